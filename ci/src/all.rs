@@ -1,0 +1,63 @@
+//! Everything, one after the other, with the time each task took.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::{check, context::Context, go, show, table, testing, tidy};
+
+/// A task: its name, whether it is of any use without root, and what it does.
+type Task = (&'static str, bool, fn(&Context) -> Result<()>);
+
+const TASKS: [Task; 8] = [
+    ("fmt", false, |context| check::fmt(context, false)),
+    ("lint", false, check::lint),
+    ("tidy", false, tidy::run),
+    ("spec", false, go::spec),
+    ("test", false, testing::test),
+    ("sanity", true, testing::sanity),
+    ("bench", true, show::bench),
+    ("demo", true, |context| {
+        show::demo(context, &show::Demo::default())
+    }),
+];
+
+/// Runs every task, also after one has failed.
+///
+/// # Errors
+/// When one failed; in a pipeline also when one was left out.
+pub(crate) fn run(context: &Context) -> Result<()> {
+    let mut rows = Vec::new();
+    let (mut passed, mut failed, mut left_out) = (0, 0, 0);
+    let start = Instant::now();
+    for (name, needs_root, task) in TASKS {
+        println!("== cargo ci {name}");
+        let began = Instant::now();
+        let result = if needs_root && !context.privileges.root {
+            left_out += 1;
+            "left out: needs root".to_owned()
+        } else if let Err(error) = task(context) {
+            failed += 1;
+            println!("{error:#}");
+            "FAILED".to_owned()
+        } else {
+            passed += 1;
+            "passed".to_owned()
+        };
+        rows.push([name.to_owned(), result, seconds(began.elapsed())]);
+    }
+    rows.push(["all".to_owned(), String::new(), seconds(start.elapsed())]);
+    println!("\n{}", table::render(["task", "result", "time"], &rows));
+    println!("{passed} passed, {failed} failed, {left_out} left out");
+    if failed > 0 {
+        bail!("{failed} of {} tasks failed", TASKS.len());
+    }
+    if left_out > 0 && context.pipeline {
+        bail!("a pipeline must run everything, and {left_out} tasks need root");
+    }
+    Ok(())
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:6.1} s", time.as_secs_f64())
+}

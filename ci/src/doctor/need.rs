@@ -1,0 +1,194 @@
+//! Which layer needs what: the table that doctor judges a machine by.
+
+use clap::ValueEnum;
+
+/// A layer of tests, or another thing one may want to do here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Layer {
+    /// All that `cargo test` runs
+    Test,
+    /// csi-sanity
+    Sanity,
+    /// Stories with block devices and mounts
+    Node,
+    /// The demo
+    Demo,
+    /// The measurements
+    Bench,
+    /// The comparison with the CSI specification
+    Spec,
+    /// Formatting and lints
+    Lint,
+    /// Every layer
+    All,
+}
+
+/// One thing a machine has or has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A cargo subcommand, with the rustup component that brings it.
+    Component(&'static str, &'static str),
+    /// The effective user is root.
+    Root,
+    /// Mounting is allowed; root in a plain container may not.
+    SysAdmin,
+    /// `/dev/loop-control` opens.
+    LoopDevices,
+    /// A Debian package, and its programs that are used.
+    Programs(&'static str, &'static [&'static str]),
+    /// A file system of the kernel.
+    Filesystem(&'static str),
+    /// A Go that can build what we pin, or fetch one that can.
+    Go,
+    /// csi-sanity in the pinned version.
+    CsiSanity,
+    /// `CAP_SYS_RESOURCE`.
+    SysResource,
+    /// The node's own iSCSI name.
+    InitiatorName,
+}
+
+/// How much a layer wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Weight {
+    /// Good to know; never in the way.
+    Note,
+    /// Indispensable for root. Without root, the tests that use it are skipped anyway.
+    WithRoot,
+    /// Indispensable.
+    Must,
+}
+
+/// Everything, in the order in which doctor lists it.
+pub(crate) const NEEDS: &[Need] = &[
+    Need::Component("fmt", "rustfmt"),
+    Need::Component("clippy", "clippy"),
+    Need::Root,
+    Need::SysAdmin,
+    Need::LoopDevices,
+    Need::Programs(
+        "e2fsprogs",
+        &["mkfs.ext4", "e2fsck", "resize2fs", "dumpe2fs"],
+    ),
+    Need::Programs("xfsprogs", &["mkfs.xfs", "xfs_growfs"]),
+    Need::Programs("btrfs-progs", &["mkfs.btrfs", "btrfs"]),
+    Need::Programs("util-linux", &["blkid", "blockdev"]),
+    Need::Programs("mount", &["mount", "umount", "losetup"]),
+    Need::Filesystem("ext4"),
+    Need::Filesystem("xfs"),
+    Need::Filesystem("btrfs"),
+    Need::Go,
+    Need::CsiSanity,
+    Need::SysResource,
+    Need::InitiatorName,
+];
+
+const SINGLE: [Layer; 7] = [
+    Layer::Test,
+    Layer::Sanity,
+    Layer::Node,
+    Layer::Demo,
+    Layer::Bench,
+    Layer::Spec,
+    Layer::Lint,
+];
+
+impl Need {
+    /// What doctor calls it.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Component(subcommand, _) => format!("cargo {subcommand}"),
+            Self::Root => "root".into(),
+            Self::SysAdmin => "CAP_SYS_ADMIN".into(),
+            Self::LoopDevices => "loop devices".into(),
+            Self::Programs(package, _) => package.into(),
+            Self::Filesystem(filesystem) => format!("{filesystem} in the kernel"),
+            Self::Go => "go".into(),
+            Self::CsiSanity => "csi-sanity".into(),
+            Self::SysResource => "CAP_SYS_RESOURCE".into(),
+            Self::InitiatorName => "initiator name".into(),
+        }
+    }
+
+    /// How much `layer` wants it; `None` when it does not care.
+    pub(crate) fn weight(self, layer: Layer) -> Option<Weight> {
+        use Layer::{All, Bench, Demo, Lint, Node, Sanity, Spec, Test};
+        if layer == All {
+            return SINGLE
+                .iter()
+                .filter_map(|&single| self.weight(single))
+                .max();
+        }
+        match self {
+            Self::Component(..) => (layer == Lint).then_some(Weight::Must),
+            Self::Go if layer == Spec => Some(Weight::Must),
+            Self::Go | Self::CsiSanity => match layer {
+                Sanity => Some(Weight::Must),
+                Test => Some(Weight::WithRoot),
+                Node | Demo | Bench | Spec | Lint | All => None,
+            },
+            Self::Root
+            | Self::SysAdmin
+            | Self::LoopDevices
+            | Self::Programs(..)
+            | Self::Filesystem(_) => match layer {
+                Sanity | Node | Demo | Bench => Some(Weight::Must),
+                Test if self == Self::Root => Some(Weight::Note),
+                Test => Some(Weight::WithRoot),
+                Spec | Lint | All => None,
+            },
+            Self::SysResource | Self::InitiatorName => {
+                (!matches!(layer, Spec | Lint)).then_some(Weight::Note)
+            }
+        }
+    }
+
+    /// The layers that cannot do without it, for people.
+    pub(crate) fn wanted_by(self) -> String {
+        let wanting = |layer: &Layer| {
+            self.weight(*layer)
+                .is_some_and(|weight| weight > Weight::Note)
+        };
+        let names: Vec<String> = SINGLE
+            .iter()
+            .filter(|layer| wanting(layer))
+            .map(|layer| layer.name())
+            .collect();
+        names.join(" ")
+    }
+}
+
+impl Layer {
+    /// As it is typed.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plain_tests_need_nothing_without_root() {
+        for need in NEEDS {
+            assert_ne!(
+                need.weight(Layer::Test),
+                Some(Weight::Must),
+                "{}",
+                need.name()
+            );
+        }
+    }
+
+    #[test]
+    fn what_one_layer_must_have_all_must_have() {
+        assert_eq!(Need::Root.weight(Layer::All), Some(Weight::Must));
+        assert_eq!(Need::Go.weight(Layer::All), Some(Weight::Must));
+        assert_eq!(Need::SysResource.weight(Layer::All), Some(Weight::Note));
+        assert_eq!(Need::Go.weight(Layer::Demo), None);
+        assert_eq!(Need::Go.wanted_by(), "test sanity spec");
+    }
+}

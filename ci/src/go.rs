@@ -1,0 +1,211 @@
+//! What is built with Go: csi-sanity, and the comparison of our csi.proto with the specification's.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+use crate::{
+    context::Context,
+    doctor::{self, machine::GoVersion, need::Layer},
+    run::Step,
+};
+
+const SANITY_MODULE: &str = "github.com/kubernetes-csi/csi-test/v5";
+const SANITY_VERSION: &str = "v5.5.0";
+
+/// The least Go that builds both.
+const NEEDED: GoVersion = GoVersion(1, 25);
+/// From here on Go fetches a newer release of itself when a module asks for one.
+const SWITCHES: GoVersion = GoVersion(1, 21);
+/// The release that an older Go fetches for us, as the module that Go releases are published as.
+const TOOLCHAIN: &str = "golang.org/toolchain@v0.0.1-go1.25.5.linux";
+
+/// A Go on this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Go {
+    program: PathBuf,
+    version: GoVersion,
+}
+
+impl Go {
+    /// The first one on the search path.
+    pub(crate) fn find(context: &Context) -> Option<Self> {
+        let program = context.find("go")?;
+        let asked = Step::new(context, &program.to_string_lossy())
+            .arg("env")
+            .arg("GOVERSION");
+        let output = asked.env("GOTOOLCHAIN", "local").output().ok()?;
+        let version = GoVersion::parse(output.stdout.trim())?;
+        Some(Self { program, version })
+    }
+
+    /// For people.
+    pub(crate) fn describe(&self) -> String {
+        let GoVersion(major, minor) = self.version;
+        let own = format!("{} {major}.{minor}", self.program.display());
+        if self.version >= NEEDED {
+            own
+        } else {
+            format!("{own}; fetches {}.{} when needed", NEEDED.0, NEEDED.1)
+        }
+    }
+
+    /// Builds the pinned csi-sanity into the tools directory.
+    ///
+    /// # Errors
+    /// When it cannot be fetched or built.
+    pub(crate) fn install_sanity(&self, context: &Context) -> Result<()> {
+        let module = format!("{SANITY_MODULE}/cmd/csi-sanity@{SANITY_VERSION}");
+        let step = self
+            .step(context)?
+            .arg("install")
+            .arg(module)
+            .env("GOBIN", context.tools());
+        step.quiet(&format!("Installing csi-sanity {SANITY_VERSION}"))
+    }
+
+    /// A Go that is new enough.
+    fn step(&self, context: &Context) -> Result<Step> {
+        let program = if self.version < SWITCHES {
+            self.fetch_newer(context)?
+        } else {
+            self.program.clone()
+        };
+        let step = Step::new(context, &program.to_string_lossy());
+        // Distributions may pin GOTOOLCHAIN to local; where the local one is too old that must not hold.
+        Ok(if self.version < NEEDED {
+            step.env("GOTOOLCHAIN", "auto")
+        } else {
+            step
+        })
+    }
+
+    /// Does by hand what a newer Go does by itself: downloads a release as a module (checked like any module) and makes
+    /// its programs executable, which modules never are.
+    fn fetch_newer(&self, context: &Context) -> Result<PathBuf> {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => bail!(
+                "no Go {}.{} known for {other}; install it by hand",
+                NEEDED.0,
+                NEEDED.1
+            ),
+        };
+        let step = Step::new(context, &self.program.to_string_lossy());
+        let mut step = step
+            .arg("mod")
+            .arg("download")
+            .arg("-json")
+            .arg(format!("{TOOLCHAIN}-{architecture}"));
+        let output = step.watch("Fetching a newer Go")?;
+        let module: Downloaded =
+            serde_json::from_str(&output.stdout).context("`go mod download -json`")?;
+        if let Some(error) = module.error {
+            bail!("cannot fetch a newer Go: {error}");
+        }
+        for directory in ["bin", "pkg/tool"] {
+            make_executable(&module.dir.join(directory))?;
+        }
+        Ok(module.dir.join("bin/go"))
+    }
+}
+
+/// What `go mod download -json` prints.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Downloaded {
+    #[serde(default)]
+    dir: PathBuf,
+    error: Option<String>,
+}
+
+fn make_executable(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            make_executable(&path)?;
+        } else {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o555))?;
+        }
+    }
+    Ok(())
+}
+
+/// csi-sanity in the tools directory, when it is the pinned version.
+pub(crate) fn installed_sanity(context: &Context) -> Option<PathBuf> {
+    let file = context.tools().join("csi-sanity");
+    if !file.is_file() {
+        return None;
+    }
+    let go = Go::find(context)?;
+    let asked = Step::new(context, &go.program.to_string_lossy())
+        .arg("version")
+        .arg("-m")
+        .arg(&file);
+    let output = asked.env("GOTOOLCHAIN", "local").output().ok()?;
+    is_pinned_sanity(&output.stdout).then_some(file)
+}
+
+/// Reads `go version -m`, whose `mod` line names the module that was built.
+fn is_pinned_sanity(build_information: &str) -> bool {
+    build_information.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        matches!(words.as_slice(), ["mod", module, version, ..] if *module == SANITY_MODULE && *version == SANITY_VERSION)
+    })
+}
+
+/// Compares proto/csi.proto with the specification: first proves that the comparison sees every kind of difference,
+/// then runs it.
+///
+/// # Errors
+/// When they differ, when Go is missing, or when a module cannot be fetched.
+pub(crate) fn spec(context: &Context) -> Result<()> {
+    doctor::ready(context, Layer::Spec)?;
+    let go = Go::find(context).context("no Go")?;
+    let compare = context.root.join("proto/compare");
+    let descriptor = context.target.join("csi.binpb");
+    let write = Step::new(
+        context,
+        "cargo run --quiet -p proto --example descriptor --",
+    )
+    .arg(&descriptor);
+    write.quiet("Compiling proto/csi.proto")?;
+    for command in [["vet", "./..."], ["test", "./..."]] {
+        let step = go.step(context)?.directory(&compare);
+        step.args(&command)
+            .quiet(&format!("go {} proto/compare", command[0]))?;
+    }
+    let run = go
+        .step(context)?
+        .directory(&compare)
+        .arg("run")
+        .arg("-buildvcs=false")
+        .arg(".")
+        .arg(&descriptor);
+    run.show()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_pinned_sanity_counts() {
+        let other = "target/tools/csi-sanity: go1.26.8\n\tpath\tgithub.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity\n\
+                     \tmod\tgithub.com/kubernetes-csi/csi-test/v5\tv5.4.0\th1:abc=\n";
+        assert!(!is_pinned_sanity(other));
+        assert!(is_pinned_sanity(&other.replace("v5.4.0", "v5.5.0")));
+        // A dependency line of that name is not the program.
+        assert!(!is_pinned_sanity(
+            &other
+                .replace("v5.4.0", "v5.5.0")
+                .replace("\tmod\t", "\tdep\t")
+        ));
+    }
+}

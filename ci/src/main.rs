@@ -1,0 +1,96 @@
+//! Every chore of this workspace: `cargo ci TASK`. A laptop, the hosted pipeline and `.ci/run` call nothing else.
+//!
+//! Each task installs what it lacks (as root), or names it and stops before it has done half of its work.
+
+#![expect(
+    clippy::print_stdout,
+    reason = "a program of chores talks to its user on stdout"
+)]
+
+mod all;
+mod check;
+mod context;
+mod doctor;
+mod go;
+mod run;
+mod show;
+mod skip;
+mod table;
+mod testing;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use context::Context;
+use doctor::need::Layer;
+
+/// Every chore of this workspace.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo ci")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// What each layer of tests needs, and what is missing here
+    Doctor {
+        /// The layer to judge
+        #[arg(value_enum, default_value = "all")]
+        layer: Layer,
+        /// Install what is missing (Debian and Ubuntu packages, Go programs); packages need root
+        #[arg(long)]
+        install: bool,
+    },
+    /// Is the code formatted?
+    Fmt {
+        /// Format it
+        #[arg(long)]
+        fix: bool,
+    },
+    /// Clippy and rustdoc; a warning is an error
+    Lint,
+    /// House rules: who may depend on whom, what lies where, nothing half-done; lists the assumptions
+    Tidy,
+    /// Is proto/csi.proto the CSI specification's?
+    Spec,
+    /// All tests; those that need root say so and are counted when there is none
+    Test,
+    /// The stories with block devices, file systems and mounts (root)
+    Node,
+    /// csi-sanity against the driver and both simulators (root)
+    Sanity,
+    /// DSM calls per CSI call, latency and memory, as a table and as JSON (root)
+    Bench,
+    /// One volume's whole life, told in under 30 lines (root)
+    Demo(show::Demo),
+    /// fmt, lint, tidy, spec, test, sanity, bench and demo, with the time each took
+    All,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = Context::read().and_then(|context| match &cli.task {
+        Task::Doctor { layer, install } => doctor::run(&context, *layer, *install),
+        Task::Fmt { fix } => check::fmt(&context, *fix),
+        Task::Lint => check::lint(&context),
+        Task::Tidy => tidy::run(&context),
+        Task::Spec => go::spec(&context),
+        Task::Test => testing::test(&context),
+        Task::Node => testing::node(&context),
+        Task::Sanity => testing::sanity(&context),
+        Task::Bench => show::bench(&context),
+        Task::Demo(demo) => show::demo(&context, demo),
+        Task::All => all::run(&context),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo ci: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What is run to be looked at: the demo and the measurements.
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use crate::{
+    context::Context,
+    doctor::{self, need::Layer},
+    run::Step,
+    testing::build_programs,
+};
+
+/// Arguments of the demo.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Demo {
+    /// File system, or raw block; without it ext4 where a mounted ext4 can be grown here, else xfs
+    #[arg(long, value_enum)]
+    fs: Option<Filesystem>,
+    /// Leave everything in place to look around
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Filesystem {
+    Ext4,
+    Xfs,
+    Btrfs,
+    Block,
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// When something is missing, or a figure was not as it should be.
+pub(crate) fn demo(context: &Context, demo: &Demo) -> Result<()> {
+    doctor::ready(context, Layer::Demo)?;
+    build_programs(context, &[])?;
+    Step::new(context, "cargo build -p e2e --bin demo").quiet("Building the demo")?;
+    let step = Step::new(context, "cargo run --quiet -p e2e --bin demo --").interactive();
+    step.args(&demo.arguments()).show()
+}
+
+impl Demo {
+    fn arguments(&self) -> Vec<String> {
+        let name = self
+            .fs
+            .and_then(|fs| Some(fs.to_possible_value()?.get_name().to_owned()));
+        let fs = name
+            .map(|name| ["--fs".to_owned(), name])
+            .into_iter()
+            .flatten();
+        fs.chain(self.keep.then(|| "--keep".to_owned())).collect()
+    }
+}
+
+/// Runs the measurements on optimized programs.
+///
+/// # Errors
+/// When something is missing, or a measurement fails.
+pub(crate) fn bench(context: &Context) -> Result<()> {
+    doctor::ready(context, Layer::Bench)?;
+    build_programs(context, &["--release"])?;
+    Step::new(context, "cargo build --release -p e2e --bin bench")
+        .quiet("Building the measurements")?;
+    Step::new(context, "cargo run --quiet --release -p e2e --bin bench").show()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_passed_on() {
+        assert!(Demo::default().arguments().is_empty());
+        let demo = Demo {
+            fs: Some(Filesystem::Btrfs),
+            keep: true,
+        };
+        assert_eq!(demo.arguments(), ["--fs", "btrfs", "--keep"]);
+    }
+}

@@ -1,0 +1,344 @@
+//! What must not be in a source file, and the assumptions that must be listed. Text in, findings out.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// A file that takes longer than one sitting to read is split.
+const LONGEST: usize = 600;
+
+/// Left behind by somebody who meant to come back. In halves, so that this file does not find itself.
+const HALF_DONE: [&str; 4] = [
+    concat!("to", "do!("),
+    concat!("unimple", "mented!("),
+    concat!("db", "g!("),
+    concat!("#[ig", "nore"),
+];
+
+/// Where developers keep their files.
+const HOMES: [&str; 3] = [
+    concat!("/ho", "me/"),
+    concat!("/Us", "ers/"),
+    concat!("/ro", "ot/"),
+];
+
+const ASSUMED: &str = concat!("// ASSU", "MED");
+const START: &str = concat!("Command", "::new(");
+const SLEEP: &str = concat!("sle", "ep(");
+/// Says why a pause in a test is not a guess at how long something takes.
+const SLEEP_REASON: &str = "// sleep:";
+
+/// A text file of the repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct File {
+    /// From the root.
+    pub(super) path: PathBuf,
+    /// All of it.
+    pub(super) text: String,
+}
+
+impl File {
+    fn is(&self, extension: &str) -> bool {
+        self.path
+            .extension()
+            .is_some_and(|found| found == extension)
+    }
+
+    fn at(&self, line: usize) -> String {
+        format!("{}:{}", self.path.display(), line + 1)
+    }
+
+    /// The line from which on this file is test code; `None` when no line is.
+    fn tests_from(&self) -> Option<usize> {
+        if self
+            .path
+            .components()
+            .any(|part| part.as_os_str() == "tests")
+            || self.path.ends_with("tests.rs")
+        {
+            return Some(0);
+        }
+        let lines: Vec<&str> = self.text.lines().collect();
+        lines.windows(2).position(|pair| {
+            pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod ") && pair[1].ends_with('{')
+        })
+    }
+}
+
+/// Everything wrong with one file.
+pub(super) fn breaches(file: &File, root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for (number, line) in file.text.lines().enumerate() {
+        if mentions_a_developers_machine(line, root) {
+            found.push(format!(
+                "{}: names a path of somebody's machine",
+                file.at(number)
+            ));
+        }
+    }
+    if (file.is("rs") || file.is("go")) && file.text.lines().count() > LONGEST {
+        found.push(format!(
+            "{}: longer than {LONGEST} lines",
+            file.path.display()
+        ));
+    }
+    if file.is("rs") {
+        found.extend(rust_breaches(file));
+    }
+    found
+}
+
+fn mentions_a_developers_machine(line: &str, root: &Path) -> bool {
+    // A workspace at / or /src would match everything.
+    let root = root.to_string_lossy();
+    HOMES.iter().any(|home| line.contains(home))
+        || (root.matches('/').count() > 1 && line.contains(root.as_ref()))
+}
+
+fn rust_breaches(file: &File) -> Vec<String> {
+    let tests_from = file.tests_from().unwrap_or(usize::MAX);
+    let mut found = Vec::new();
+    let mut reason_above = false;
+    for (number, line) in file.text.lines().enumerate() {
+        let code = code_of(line);
+        for mark in HALF_DONE {
+            if code.contains(mark) {
+                found.push(format!("{}: {mark} is half-done work", file.at(number)));
+            }
+        }
+        let reason = line.contains(SLEEP_REASON);
+        if number >= tests_from && calls(code, SLEEP) && !reason && !reason_above {
+            found.push(format!("{}: a bare pause in a test; wait for a condition, or say why after `{SLEEP_REASON}`", file.at(number)));
+        }
+        reason_above = reason || (reason_above && code.trim().is_empty());
+    }
+    found
+}
+
+/// The line without its comment. A `//` right after a colon is taken for a URL's.
+fn code_of(line: &str) -> &str {
+    let comment = line
+        .match_indices("//")
+        .find(|(at, _)| !line[..*at].ends_with(':'));
+    comment.map_or(line, |(at, _)| &line[..at])
+}
+
+/// Is `name` there as a whole word?
+fn calls(code: &str, name: &str) -> bool {
+    let inside_word = |letter: char| letter.is_alphanumeric() || letter == '_';
+    code.match_indices(name)
+        .any(|(at, _)| !code[..at].ends_with(inside_word))
+}
+
+/// Programs are started in one place per crate (and in one of its tests' places), so that each start has its deadline,
+/// its span and its log line.
+pub(super) fn command_breaches(files: &[File]) -> Vec<String> {
+    let mut places: BTreeMap<(String, bool), Vec<&File>> = BTreeMap::new();
+    for file in files
+        .iter()
+        .filter(|file| file.is("rs") && file.text.lines().any(|line| calls(code_of(line), START)))
+    {
+        let package = file
+            .path
+            .components()
+            .next()
+            .map(|part| part.as_os_str().to_string_lossy().into_owned());
+        let in_tests = file
+            .path
+            .components()
+            .nth(1)
+            .is_some_and(|part| part.as_os_str() == "tests");
+        places
+            .entry((package.unwrap_or_default(), in_tests))
+            .or_default()
+            .push(file);
+    }
+    let mut found = Vec::new();
+    for ((package, in_tests), files) in places {
+        let home = Path::new("driver/src/host/linux.rs");
+        if package == "driver" && !in_tests {
+            let strangers = files.iter().filter(|file| file.path != home);
+            found.extend(strangers.map(|file| {
+                format!(
+                    "{}: only {} starts programs",
+                    file.path.display(),
+                    home.display()
+                )
+            }));
+        } else if files.len() > 1 {
+            let names: Vec<String> = files
+                .iter()
+                .map(|file| file.path.display().to_string())
+                .collect();
+            found.push(format!(
+                "{package}: programs are started in {} places: {}",
+                files.len(),
+                names.join(", ")
+            ));
+        }
+    }
+    found
+}
+
+/// The assumptions of one file, as `file:line: what`; a mark's first sentence may go on over several comment lines.
+pub(super) fn assumed(file: &File) -> Vec<String> {
+    if !file.is("rs") {
+        return Vec::new();
+    }
+    let lines: Vec<&str> = file.text.lines().collect();
+    let marks = lines
+        .iter()
+        .enumerate()
+        .filter_map(|(number, line)| Some((number, line.split_once(ASSUMED)?.1)));
+    marks
+        .map(|(number, first)| {
+            format!(
+                "{}: {}",
+                file.at(number),
+                sentence(first, &lines[number + 1..])
+            )
+        })
+        .collect()
+}
+
+fn sentence(first: &str, following: &[&str]) -> String {
+    let mut text = first.trim_start_matches([':', ' ']).to_owned();
+    for line in following {
+        let Some(more) = line
+            .trim()
+            .strip_prefix("//")
+            .filter(|_| !line.contains(ASSUMED) && !text.ends_with('.'))
+        else {
+            break;
+        };
+        text.push(' ');
+        text.push_str(more.trim());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, text: &str) -> File {
+        File {
+            path: path.into(),
+            text: text.into(),
+        }
+    }
+
+    #[track_caller]
+    fn check(path: &str, text: &str, want: &[&str]) {
+        let found = breaches(&file(path, text), Path::new("/srv/build/clone"));
+        assert_eq!(found.len(), want.len(), "{found:?}");
+        for (breach, start) in found.iter().zip(want) {
+            assert!(
+                breach.starts_with(start),
+                "{breach} does not start with {start}"
+            );
+        }
+    }
+
+    #[test]
+    fn half_done_work_is_found_in_code_only() {
+        for mark in HALF_DONE {
+            check(
+                "driver/src/a.rs",
+                &format!("fn a() {{\n    {mark}\n}}\n"),
+                &["driver/src/a.rs:2"],
+            );
+            check("driver/src/a.rs", &format!("// not {mark}\n"), &[]);
+            check("driver/a.md", mark, &[]);
+        }
+    }
+
+    #[test]
+    fn pauses_are_for_tests_with_a_reason() {
+        let pause = format!("tokio::time::{SLEEP}second).await;\n");
+        check("e2e/tests/node.rs", &pause, &["e2e/tests/node.rs:1"]);
+        check(
+            "driver/src/node/tests.rs",
+            &pause,
+            &["driver/src/node/tests.rs:1"],
+        );
+        check("driver/src/a.rs", &pause, &[]);
+        check(
+            "driver/src/a.rs",
+            &format!("#[cfg(test)]\nmod tests {{\n{pause}}}\n"),
+            &["driver/src/a.rs:3"],
+        );
+        check(
+            "e2e/tests/node.rs",
+            &format!("{SLEEP_REASON} the writer's pace\n// and more\n{pause}"),
+            &[],
+        );
+        check("e2e/tests/node.rs", &format!("let no_{SLEEP}) = 1;\n"), &[]);
+    }
+
+    #[test]
+    fn long_files_and_paths_of_somebodys_machine_are_found() {
+        check("driver/src/a.rs", &"// x\n".repeat(LONGEST), &[]);
+        check(
+            "driver/src/a.rs",
+            &"// x\n".repeat(LONGEST + 1),
+            &["driver/src/a.rs: longer"],
+        );
+        check("README.md", &"x\n".repeat(LONGEST + 1), &[]);
+        for home in HOMES {
+            check("README.md", &format!("see {home}me/x"), &["README.md:1"]);
+        }
+        check(
+            "proto/dsm/lun_get.json",
+            "\"source\": \"/srv/build/clone/x\"",
+            &["proto/dsm/lun_get.json:1"],
+        );
+    }
+
+    #[test]
+    fn programs_start_in_one_place_per_crate() {
+        let start = format!("let it = {START}\"x\");\n");
+        let of = |paths: &[&str]| {
+            let files: Vec<File> = paths.iter().map(|path| file(path, &start)).collect();
+            command_breaches(&files)
+        };
+        assert!(
+            of(&[
+                "driver/src/host/linux.rs",
+                "ci/src/run.rs",
+                "e2e/src/run.rs",
+                "dsm-sim/tests/kill.rs"
+            ])
+            .is_empty()
+        );
+        assert_eq!(of(&["driver/src/node.rs"]).len(), 1);
+        assert_eq!(of(&["node-sim/src/a.rs", "node-sim/src/b.rs"]).len(), 1);
+        assert!(of(&["node-sim/src/a.rs", "node-sim/tests/b.rs"]).is_empty());
+        assert!(command_breaches(&[file("driver/src/a.rs", &format!("// {start}"))]).is_empty());
+    }
+
+    #[test]
+    fn assumptions_are_listed_with_their_place() {
+        let text = format!(
+            "fn a() {{\n    {ASSUMED}: locks clear\n    // at once.\n    // More.\n}}\n{ASSUMED} no colon\n"
+        );
+        let found = assumed(&file("dsm-sim/src/lun.rs", &text));
+        assert_eq!(
+            found,
+            [
+                "dsm-sim/src/lun.rs:2: locks clear at once.",
+                "dsm-sim/src/lun.rs:6: no colon"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_url_is_no_comment() {
+        assert_eq!(
+            code_of("let a = \"http://x\"; // y"),
+            "let a = \"http://x\"; "
+        );
+        assert_eq!(code_of("/// doc"), "");
+    }
+}
