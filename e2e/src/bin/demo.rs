@@ -1,0 +1,405 @@
+//! `cargo demo`: one volume's whole life, told in under 30 lines. Every figure is measured; the exit status is 0 only when
+//! all of them were right.
+
+#![expect(clippy::print_stdout, reason = "telling the story is what it is for")]
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, ValueEnum};
+use comfy_table::{Table, presets};
+use e2e::GIB;
+use e2e::ledger::Ledger;
+use e2e::life::{Content, Life};
+use e2e::skip::can_grow_mounted_ext4;
+use e2e::tools::{device_bytes, fill, fs_bytes, sha256};
+use e2e::world::{Plan, World};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A LUN is created on a simulated Synology NAS, attached, formatted, mounted, written and grown from 10 to 15 GiB.
+#[derive(Parser)]
+#[command(name = "demo", bin_name = "cargo demo")]
+struct Args {
+    /// What the volume holds; default: ext4 where a mounted ext4 can be grown, else xfs
+    #[arg(long, value_enum)]
+    fs: Option<Fs>,
+    /// Leave everything up at the end, to look around
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Fs {
+    Ext4,
+    Xfs,
+    Btrfs,
+    Block,
+}
+
+impl Fs {
+    fn content(self) -> Content {
+        match self {
+            Self::Ext4 => Content::Fs("ext4"),
+            Self::Xfs => Content::Fs("xfs"),
+            Self::Btrfs => Content::Fs("btrfs"),
+            Self::Block => Content::Block,
+        }
+    }
+}
+
+const BEFORE: i64 = 10 * GIB;
+const AFTER: i64 = 15 * GIB;
+const WRITTEN: u64 = 64 << 20;
+const NO_EXT4: &str = "a mounted ext4 cannot be grown here: the kernel asks for CAP_SYS_RESOURCE, which this process lacks";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "loop devices and mounts need root; type: sudo -E env PATH=\"$PATH\" cargo demo"
+    );
+    let content = choose(args.fs)?;
+    let mut teller = Teller::new();
+    let world = teller
+        .during("starting NAS, node and driver", Plan::whole().start())
+        .await?;
+    teller.say(
+        "NAS",
+        &format!("dsm-sim answers as DSM 7 at {}", world.nas.api),
+    );
+    let mut volume = story(&world, content, &mut teller).await?;
+    if args.keep {
+        look_around(&world, &volume)?;
+        return world.keep();
+    }
+    remove(&world, &mut volume, &mut teller).await?;
+    println!(
+        "\nWhat each CSI call cost the NAS (calls joined by + share one request):\n{}",
+        costs(&teller.ledger)
+    );
+    Ok(())
+}
+
+fn choose(asked: Option<Fs>) -> Result<Content> {
+    match asked {
+        Some(Fs::Ext4) if !can_grow_mounted_ext4() => {
+            anyhow::bail!("{NO_EXT4}; type: cargo demo --fs xfs")
+        }
+        Some(fs) => Ok(fs.content()),
+        None if can_grow_mounted_ext4() => Ok(Content::Fs("ext4")),
+        None => {
+            println!("xfs instead of ext4: {NO_EXT4}.");
+            Ok(Content::Fs("xfs"))
+        }
+    }
+}
+
+async fn story(world: &World, content: Content, teller: &mut Teller) -> Result<Life> {
+    let nas = &world.nas;
+    let created = teller
+        .call(
+            world,
+            "CreateVolume",
+            Life::create(world, "pvc-demo", BEFORE, content),
+        )
+        .await?;
+    let mut volume = created;
+    let luns = nas.luns().await?;
+    let lun = luns
+        .iter()
+        .find(|lun| lun["uuid"] == volume.uuid())
+        .context("the NAS has no such LUN")?;
+    ensure!(lun["size"] == BEFORE, "the LUN has size {}", lun["size"]);
+    teller.say(
+        "create",
+        &format!(
+            "LUN {} on {}, {}",
+            volume.uuid(),
+            lun["location"].as_str().unwrap_or("?"),
+            gib(BEFORE)
+        ),
+    );
+
+    teller
+        .call(world, "ControllerPublishVolume", volume.publish(world))
+        .await?;
+    let iqn = volume.publish_context.get("iqn").context("no iqn")?.clone();
+    teller.say(
+        "publish",
+        &format!(
+            "target …{} exports it as LUN {}",
+            &iqn[iqn.len().saturating_sub(30)..],
+            volume.publish_context["lun"]
+        ),
+    );
+
+    teller
+        .call(world, "NodeStageVolume", volume.stage(world))
+        .await?;
+    let device = volume.device(world)?;
+    let size = device_bytes(&device)?;
+    ensure!(
+        size == BEFORE.unsigned_abs(),
+        "{} has {size} bytes",
+        device.display()
+    );
+    let made = match content {
+        Content::Fs(name) => format!("mkfs.{name}, mounted"),
+        Content::Block => "left raw".to_owned(),
+    };
+    teller.say(
+        "stage",
+        &format!(
+            "login, {} appears ({}), {made}",
+            device.display(),
+            gib(size.cast_signed())
+        ),
+    );
+
+    teller
+        .call(world, "NodePublishVolume", volume.node_publish(world))
+        .await?;
+    let file = data_path(&volume);
+    let written = teller
+        .during("writing 64 MiB", async { fill(&file, WRITTEN, 1) })
+        .await?;
+    teller.say("write", &format!("64 MiB, SHA-256 {}…", &written[..16]));
+    grow(world, &volume, &device, teller).await?;
+    let read = teller
+        .during("reading 64 MiB", async { sha256(&file, WRITTEN) })
+        .await?;
+    ensure!(
+        read == written,
+        "the data changed: SHA-256 {read} after, {written} before"
+    );
+    teller.say(
+        "read",
+        &format!(
+            "64 MiB, SHA-256 {}…: equal, and the volume was never unmounted",
+            &read[..16]
+        ),
+    );
+    Ok(volume)
+}
+
+async fn grow(world: &World, volume: &Life, device: &Path, teller: &mut Teller) -> Result<()> {
+    let holds = visible_bytes(volume, device)?;
+    let answered = teller
+        .call(
+            world,
+            "ControllerExpandVolume",
+            volume.expand_lun(world, AFTER),
+        )
+        .await?;
+    ensure!(
+        answered == AFTER,
+        "ControllerExpandVolume answered {answered}"
+    );
+    teller.say(
+        "expand",
+        &format!(
+            "on the NAS the LUN grew from {} to {}",
+            gib(BEFORE),
+            gib(answered)
+        ),
+    );
+    let stale = device_bytes(device)?;
+    ensure!(
+        stale == BEFORE.unsigned_abs(),
+        "{} has {stale} bytes before the rescan",
+        device.display()
+    );
+    teller.say(
+        "",
+        &format!(
+            "before the rescan {} still has {}",
+            device.display(),
+            gib(stale.cast_signed())
+        ),
+    );
+
+    let answered = teller
+        .call(
+            world,
+            "NodeExpandVolume",
+            volume.expand_on_node(world, AFTER),
+        )
+        .await?;
+    let (fresh, now_holds) = (device_bytes(device)?, visible_bytes(volume, device)?);
+    ensure!(
+        fresh == AFTER.unsigned_abs(),
+        "{} has {fresh} bytes after the rescan",
+        device.display()
+    );
+    let least = AFTER.unsigned_abs() / 100 * 95;
+    ensure!(
+        now_holds > least.max(holds),
+        "it holds {now_holds} bytes, and held {holds} before"
+    );
+    teller.say(
+        "",
+        &format!(
+            "after the rescan {} has {}, and NodeExpandVolume answers {}",
+            device.display(),
+            gib(fresh.cast_signed()),
+            gib(answered)
+        ),
+    );
+    if let Content::Fs(name) = volume.content {
+        teller.say(
+            "",
+            &format!(
+                "{name} grew from {} to {} (df), mounted all the while",
+                gib(holds.cast_signed()),
+                gib(now_holds.cast_signed())
+            ),
+        );
+    }
+    Ok(())
+}
+
+async fn remove(world: &World, volume: &mut Life, teller: &mut Teller) -> Result<()> {
+    teller
+        .call(world, "NodeUnpublishVolume", volume.node_unpublish(world))
+        .await?;
+    teller
+        .call(world, "NodeUnstageVolume", volume.unstage(world))
+        .await?;
+    teller
+        .call(world, "ControllerUnpublishVolume", volume.unpublish(world))
+        .await?;
+    teller
+        .call(world, "DeleteVolume", volume.delete(world))
+        .await?;
+    let left = world.leftovers().await?;
+    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+    teller.say(
+        "remove",
+        "unmounted, logged out, target and LUN deleted: nothing left on NAS or node",
+    );
+    Ok(())
+}
+
+/// What a user of the volume sees: the file system's size, or the device's.
+fn visible_bytes(volume: &Life, device: &Path) -> Result<u64> {
+    match volume.content {
+        Content::Fs(_) => fs_bytes(&volume.path()),
+        Content::Block => device_bytes(device),
+    }
+}
+
+fn data_path(volume: &Life) -> PathBuf {
+    match volume.content {
+        Content::Fs(_) => volume.path().join("data"),
+        Content::Block => volume.path(),
+    }
+}
+
+/// In GiB, with two decimals where it is no whole number.
+fn gib(bytes: i64) -> String {
+    if bytes % GIB == 0 {
+        return format!("{} GiB", bytes / GIB);
+    }
+    let hundredths = bytes * 100 / GIB;
+    format!("{}.{:02} GiB", hundredths / 100, hundredths % 100)
+}
+
+fn costs(ledger: &Ledger) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    for row in &ledger.rows {
+        table.add_row([row.rpc, &format!("{} requests", row.requests), &row.story()]);
+    }
+    table.trim_fmt()
+}
+
+fn look_around(world: &World, volume: &Life) -> Result<()> {
+    println!(
+        "\nKept. Look at {} ({}), at the driver's log in {},",
+        volume.path().display(),
+        volume.device(world)?.display(),
+        world.folder().join("driver.log").display()
+    );
+    println!(
+        "at the NAS's journal (curl {}/journal), or talk CSI at unix://{}.",
+        world.nas.control,
+        world.plugin.socket.display()
+    );
+    println!(
+        "Remove all of it with:  rm {0}/keep && {1} {0} </dev/null",
+        world.folder().display(),
+        e2e::process::binary("janitor")?.display()
+    );
+    Ok(())
+}
+
+/// Tells the story line by line, with a spinner on a terminal while a step lasts.
+struct Teller {
+    ledger: Ledger,
+    spinner: ProgressBar,
+}
+
+impl Teller {
+    fn new() -> Self {
+        let spinner = if std::io::stderr().is_terminal() {
+            ProgressBar::new_spinner()
+        } else {
+            ProgressBar::hidden()
+        };
+        spinner.set_style(
+            ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+        );
+        Self {
+            ledger: Ledger::default(),
+            spinner,
+        }
+    }
+
+    fn say(&self, step: &str, text: &str) {
+        self.spinner.suspend(|| println!("{step:>8}  {text}"));
+    }
+
+    async fn during<T>(
+        &self,
+        what: &'static str,
+        step: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.spinner.reset_elapsed();
+        self.spinner.set_message(what);
+        self.spinner.enable_steady_tick(Duration::from_millis(120));
+        let outcome = step.await.context(what);
+        self.spinner.disable_steady_tick();
+        self.spinner.set_message("");
+        outcome
+    }
+
+    async fn call<T>(
+        &mut self,
+        world: &World,
+        rpc: &'static str,
+        call: impl Future<Output = Result<T, tonic::Status>>,
+    ) -> Result<T> {
+        let spinner = self.spinner.clone();
+        spinner.reset_elapsed();
+        spinner.set_message(rpc);
+        spinner.enable_steady_tick(Duration::from_millis(120));
+        let answer = self.ledger.call(&world.nas, rpc, call).await;
+        spinner.disable_steady_tick();
+        spinner.set_message("");
+        answer
+    }
+}

@@ -1,0 +1,29 @@
+//! The harness: a NAS (dsm-sim), a node (node-sim) and the shipped driver, each a real process, and the life of a volume as
+//! a story that a test or the demo tells.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`world`] | one of everything, in a folder of its own; nothing outlives it, not even after `kill -9` |
+//! | [`nas`], [`initiator`], [`plugin`] | the three processes and how to ask them |
+//! | [`life`] | a volume: create, publish, stage, write, expand, and all the way back |
+//! | [`ledger`] | what each CSI call costs the NAS |
+//! | [`tools`] | file systems and checksums as a person would look at them |
+//! | [`janitor`] | cleans up behind a world, however that ended |
+//! | [`until`], [`skip`] | waits with a bound; counts what cannot run here |
+
+pub mod initiator;
+pub mod janitor;
+pub mod ledger;
+pub mod life;
+pub mod nas;
+pub mod plugin;
+pub mod process;
+pub mod skip;
+pub mod tools;
+pub mod until;
+pub mod world;
+
+/// 2^30 bytes.
+pub const GIB: i64 = 1 << 30;
+/// 2^20 bytes.
+pub const MIB: i64 = 1 << 20;

@@ -1,0 +1,408 @@
+//! A volume's life: each step is one CSI call, with its arguments filled in as a CO would.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use proto::csi;
+use proto::csi::volume_capability::access_mode::Mode;
+use proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use tonic::Status;
+
+use crate::world::World;
+
+/// What the volume holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A file system of this type.
+    Fs(&'static str),
+    /// Raw data.
+    Block,
+}
+
+impl Content {
+    /// Every kind, in the order in which stories are told.
+    pub const ALL: [Self; 4] = [
+        Self::Fs("ext4"),
+        Self::Fs("xfs"),
+        Self::Fs("btrfs"),
+        Self::Block,
+    ];
+
+    /// Its name on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fs(name) => name,
+            Self::Block => "block",
+        }
+    }
+}
+
+/// A capability with this content and mode.
+pub fn capability(content: Content, mode: Mode) -> csi::VolumeCapability {
+    let access_type = match content {
+        Content::Fs(fs_type) => AccessType::Mount(MountVolume {
+            fs_type: fs_type.to_owned(),
+            ..MountVolume::default()
+        }),
+        Content::Block => AccessType::Block(BlockVolume {}),
+    };
+    csi::VolumeCapability {
+        access_mode: Some(AccessMode { mode: mode.into() }),
+        access_type: Some(access_type),
+    }
+}
+
+/// `capacity_range` with a required size only.
+pub fn at_least(required_bytes: i64) -> csi::CapacityRange {
+    csi::CapacityRange {
+        required_bytes,
+        limit_bytes: 0,
+    }
+}
+
+/// The StorageClass of the article.
+pub fn storage_class() -> HashMap<String, String> {
+    [("location", "/volume1"), ("type", "BLUN")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// A `CreateVolume` as the provisioner sends it.
+pub fn create_request(name: &str, size: i64, content: Content) -> csi::CreateVolumeRequest {
+    csi::CreateVolumeRequest {
+        name: name.to_owned(),
+        capacity_range: Some(at_least(size)),
+        volume_capabilities: vec![capability(content, Mode::SingleNodeWriter)],
+        parameters: storage_class(),
+        ..csi::CreateVolumeRequest::default()
+    }
+}
+
+/// A volume of the driver in a world, and how far it has come.
+#[derive(Clone, Debug)]
+pub struct Life {
+    /// The CSI name.
+    pub name: String,
+    /// What it holds.
+    pub content: Content,
+    /// The handle.
+    pub id: String,
+    /// From `CreateVolume`.
+    pub volume_context: HashMap<String, String>,
+    /// From `ControllerPublishVolume`.
+    pub publish_context: HashMap<String, String>,
+    /// From `NodeGetInfo`.
+    pub node_id: String,
+    /// Where the CO wants it staged.
+    pub staging: PathBuf,
+    /// Where the CO wants it published.
+    pub target: PathBuf,
+}
+
+impl Life {
+    /// Creates a volume of `size` bytes.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn create(
+        world: &World,
+        name: &str,
+        size: i64,
+        content: Content,
+    ) -> Result<Self, Status> {
+        let request = create_request(name, size, content);
+        let volume = world
+            .plugin
+            .controller()
+            .create_volume(request)
+            .await?
+            .into_inner()
+            .volume
+            .unwrap_or_default();
+        let kubelet = world.folder().join("kubelet").join(name);
+        let (staging, target) = (kubelet.join("staging"), kubelet.join("target"));
+        // The CO makes the staging path and the parent of the target path.
+        std::fs::create_dir_all(&staging).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Self {
+            name: name.to_owned(),
+            content,
+            id: volume.volume_id,
+            volume_context: volume.volume_context,
+            publish_context: HashMap::new(),
+            node_id: String::new(),
+            staging,
+            target,
+        })
+    }
+
+    /// The uuid of its LUN.
+    pub fn uuid(&self) -> &str {
+        self.id.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Its capability, as the CO repeats it in each call.
+    pub fn capability(&self) -> csi::VolumeCapability {
+        capability(self.content, Mode::SingleNodeWriter)
+    }
+
+    /// Where a user of the volume finds it: a directory, or a device.
+    pub fn path(&self) -> PathBuf {
+        self.target.clone()
+    }
+
+    /// `NodeGetInfo` and `ControllerPublishVolume`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn publish(&mut self, world: &World) -> Result<(), Status> {
+        self.node_id = world
+            .plugin
+            .node()
+            .node_get_info(csi::NodeGetInfoRequest {})
+            .await?
+            .into_inner()
+            .node_id;
+        self.publish_context = self.publish_to(world, &self.node_id).await?;
+        Ok(())
+    }
+
+    /// `ControllerPublishVolume` to any node.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn publish_to(
+        &self,
+        world: &World,
+        node_id: &str,
+    ) -> Result<HashMap<String, String>, Status> {
+        let request = csi::ControllerPublishVolumeRequest {
+            volume_id: self.id.clone(),
+            node_id: node_id.to_owned(),
+            volume_capability: Some(self.capability()),
+            volume_context: self.volume_context.clone(),
+            ..csi::ControllerPublishVolumeRequest::default()
+        };
+        Ok(world
+            .plugin
+            .controller()
+            .controller_publish_volume(request)
+            .await?
+            .into_inner()
+            .publish_context)
+    }
+
+    /// `NodeStageVolume`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn stage(&self, world: &World) -> Result<(), Status> {
+        let request = csi::NodeStageVolumeRequest {
+            volume_id: self.id.clone(),
+            publish_context: self.publish_context.clone(),
+            staging_target_path: text(&self.staging),
+            volume_capability: Some(self.capability()),
+            volume_context: self.volume_context.clone(),
+            ..csi::NodeStageVolumeRequest::default()
+        };
+        world
+            .plugin
+            .node()
+            .node_stage_volume(request)
+            .await
+            .map(drop)
+    }
+
+    /// `NodePublishVolume`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn node_publish(&self, world: &World) -> Result<(), Status> {
+        let request = csi::NodePublishVolumeRequest {
+            volume_id: self.id.clone(),
+            publish_context: self.publish_context.clone(),
+            staging_target_path: text(&self.staging),
+            target_path: text(&self.target),
+            volume_capability: Some(self.capability()),
+            volume_context: self.volume_context.clone(),
+            ..csi::NodePublishVolumeRequest::default()
+        };
+        world
+            .plugin
+            .node()
+            .node_publish_volume(request)
+            .await
+            .map(drop)
+    }
+
+    /// From nothing but the LUN to a mounted volume or a device at [`Life::path`].
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn attach(&mut self, world: &World) -> Result<(), Status> {
+        self.publish(world).await?;
+        self.stage(world).await?;
+        self.node_publish(world).await
+    }
+
+    /// `ControllerExpandVolume`: answers the new size.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn expand_lun(&self, world: &World, size: i64) -> Result<i64, Status> {
+        let request = csi::ControllerExpandVolumeRequest {
+            volume_id: self.id.clone(),
+            capacity_range: Some(at_least(size)),
+            volume_capability: Some(self.capability()),
+            ..csi::ControllerExpandVolumeRequest::default()
+        };
+        Ok(world
+            .plugin
+            .controller()
+            .controller_expand_volume(request)
+            .await?
+            .into_inner()
+            .capacity_bytes)
+    }
+
+    /// `NodeExpandVolume`, as the kubelet calls it: answers the new size.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn expand_on_node(&self, world: &World, size: i64) -> Result<i64, Status> {
+        let request = csi::NodeExpandVolumeRequest {
+            volume_id: self.id.clone(),
+            volume_path: text(&self.target),
+            staging_target_path: text(&self.staging),
+            capacity_range: Some(at_least(size)),
+            volume_capability: Some(self.capability()),
+            ..csi::NodeExpandVolumeRequest::default()
+        };
+        Ok(world
+            .plugin
+            .node()
+            .node_expand_volume(request)
+            .await?
+            .into_inner()
+            .capacity_bytes)
+    }
+
+    /// `NodeGetVolumeStats`: the answer.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn stats(&self, world: &World) -> Result<csi::NodeGetVolumeStatsResponse, Status> {
+        let request = csi::NodeGetVolumeStatsRequest {
+            volume_id: self.id.clone(),
+            volume_path: text(&self.target),
+            staging_target_path: text(&self.staging),
+        };
+        Ok(world
+            .plugin
+            .node()
+            .node_get_volume_stats(request)
+            .await?
+            .into_inner())
+    }
+
+    /// `NodeUnpublishVolume`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn node_unpublish(&self, world: &World) -> Result<(), Status> {
+        let request = csi::NodeUnpublishVolumeRequest {
+            volume_id: self.id.clone(),
+            target_path: text(&self.target),
+        };
+        world
+            .plugin
+            .node()
+            .node_unpublish_volume(request)
+            .await
+            .map(drop)
+    }
+
+    /// `NodeUnstageVolume`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn unstage(&self, world: &World) -> Result<(), Status> {
+        let request = csi::NodeUnstageVolumeRequest {
+            volume_id: self.id.clone(),
+            staging_target_path: text(&self.staging),
+        };
+        world
+            .plugin
+            .node()
+            .node_unstage_volume(request)
+            .await
+            .map(drop)
+    }
+
+    /// `ControllerUnpublishVolume` from this node.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn unpublish(&self, world: &World) -> Result<(), Status> {
+        self.unpublish_from(world, &self.node_id).await
+    }
+
+    /// `ControllerUnpublishVolume` from any node.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn unpublish_from(&self, world: &World, node_id: &str) -> Result<(), Status> {
+        let request = csi::ControllerUnpublishVolumeRequest {
+            volume_id: self.id.clone(),
+            node_id: node_id.to_owned(),
+            ..csi::ControllerUnpublishVolumeRequest::default()
+        };
+        world
+            .plugin
+            .controller()
+            .controller_unpublish_volume(request)
+            .await
+            .map(drop)
+    }
+
+    /// From a mounted volume back to nothing but the LUN.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn detach(&self, world: &World) -> Result<(), Status> {
+        self.node_unpublish(world).await?;
+        self.unstage(world).await?;
+        self.unpublish(world).await
+    }
+
+    /// `DeleteVolume`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn delete(&self, world: &World) -> Result<(), Status> {
+        let request = csi::DeleteVolumeRequest {
+            volume_id: self.id.clone(),
+            ..csi::DeleteVolumeRequest::default()
+        };
+        world
+            .plugin
+            .controller()
+            .delete_volume(request)
+            .await
+            .map(drop)
+    }
+
+    /// The device on the node that stands for the LUN.
+    ///
+    /// # Errors
+    /// It is not attached.
+    pub fn device(&self, world: &World) -> Result<PathBuf> {
+        world
+            .initiator()?
+            .device(self.publish_context.get("iqn").context("not published")?)
+    }
+}
+
+fn text(path: &std::path::Path) -> String {
+    path.to_string_lossy().into_owned()
+}

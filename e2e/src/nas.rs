@@ -1,0 +1,381 @@
+//! The simulated NAS as a process, and its control port.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::process::Process;
+use crate::until::until;
+
+/// The password of the simulated NAS's one account, `admin`.
+pub const PASSWORD: &str = "planted-secret-5bd1";
+
+/// How the NAS is to be.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `none` or `loop`.
+    pub export: &'static str,
+    /// `none` or `ds918`.
+    pub latency: &'static str,
+    /// `PATH=FILESYSTEM:SIZE`.
+    pub volumes: Vec<&'static str>,
+    /// More arguments of `dsm-sim serve`.
+    pub more: Vec<&'static str>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            export: "none",
+            latency: "none",
+            volumes: vec!["/volume1=btrfs:20TiB", "/volume2=ext4:2TiB"],
+            more: Vec::new(),
+        }
+    }
+}
+
+/// A running dsm-sim.
+#[derive(Debug)]
+pub struct Nas {
+    process: Process,
+    folder: PathBuf,
+    settings: Settings,
+    /// Where its Web API listens.
+    pub api: String,
+    /// Where its knobs are.
+    pub control: String,
+    http: reqwest::Client,
+}
+
+/// A call in the NAS's journal.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Entry {
+    /// Position in the journal.
+    pub seq: u64,
+    /// Number of the HTTP request that carried it.
+    pub request: u64,
+    /// For instance `SYNO.Core.ISCSI.LUN`.
+    pub api: String,
+    /// For instance `set`.
+    pub method: String,
+    /// Its parameters, secrets left out.
+    #[serde(default)]
+    pub params: Value,
+    /// DSM's error code, if any.
+    pub code: Option<u32>,
+    /// How long the NAS took, in microseconds.
+    #[serde(default)]
+    pub micros: u64,
+}
+
+impl Entry {
+    /// `LUN.set`, say.
+    pub fn short(&self) -> String {
+        format!(
+            "{}.{}",
+            self.api.rsplit('.').next().unwrap_or_default(),
+            self.method
+        )
+    }
+
+    /// A login or logout, which no CSI call counts as its own.
+    pub fn is_session(&self) -> bool {
+        self.api == "SYNO.API.Auth"
+    }
+}
+
+#[derive(Deserialize)]
+struct Endpoints {
+    api: String,
+    control: String,
+}
+
+impl Nas {
+    /// Starts one with its state in `folder/nas`.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn start(folder: &Path, settings: Settings) -> Result<Self> {
+        let folder = folder.join("nas");
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join("password"), PASSWORD)?;
+        let process = spawn(&folder, &settings)?;
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let mut nas = Self {
+            process,
+            folder,
+            settings,
+            api: String::new(),
+            control: String::new(),
+            http,
+        };
+        nas.await_endpoints().await?;
+        Ok(nas)
+    }
+
+    /// Kills it, as a power cut does, and starts it again with the same state.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        let _ = std::fs::remove_file(self.folder.join("endpoints.json"));
+        self.process = spawn(&self.folder, &self.settings)?;
+        self.await_endpoints().await
+    }
+
+    async fn await_endpoints(&mut self) -> Result<()> {
+        let file = self.folder.join("endpoints.json");
+        until(
+            "dsm-sim listens",
+            async || self.process.check().map(|()| file.exists()),
+            |listens| *listens,
+        )
+        .await?;
+        let endpoints: Endpoints = serde_json::from_slice(&std::fs::read(file)?)?;
+        (self.api, self.control) = (endpoints.api, endpoints.control);
+        Ok(())
+    }
+
+    /// The file with its account's password.
+    pub fn password_file(&self) -> PathBuf {
+        self.folder.join("password")
+    }
+
+    /// Where its targets are published for node-sim.
+    pub fn targets(&self) -> PathBuf {
+        self.folder.join("targets")
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Resident memory, in KiB.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resident_kib(&self) -> Result<u64> {
+        self.process.resident_kib()
+    }
+
+    /// Everything that the NAS remembers; equal values mean that nothing changed.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn state(&self) -> Result<Value> {
+        let mut state = self.ask(self.http.get(self.knob("state"))).await?;
+        // A login is no change of anybody's data.
+        state
+            .as_object_mut()
+            .context("state is an object")?
+            .remove("sessions");
+        Ok(state)
+    }
+
+    /// The LUNs that it remembers.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn luns(&self) -> Result<Vec<Value>> {
+        Ok(self.state().await?["luns"]
+            .as_array()
+            .context("luns")?
+            .clone())
+    }
+
+    /// The targets that it remembers.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn targets_now(&self) -> Result<Vec<Value>> {
+        Ok(self.state().await?["targets"]
+            .as_array()
+            .context("targets")?
+            .clone())
+    }
+
+    /// The calls since `seq`, and where the journal stands now.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn journal(&self, since: u64) -> Result<(Vec<Entry>, u64)> {
+        let answer = self
+            .ask(self.http.get(self.knob(&format!("journal?since={since}"))))
+            .await?;
+        let next = answer["next"].as_u64().context("next")?;
+        Ok((serde_json::from_value(answer["entries"].clone())?, next))
+    }
+
+    /// Plants a fault: `kind` as in `{"kind":"refuse","code":18990002}`, for the `nth` call from now and `times` calls.
+    ///
+    /// # Errors
+    /// It does not answer or knows no such fault.
+    pub async fn fault(
+        &self,
+        api: &str,
+        method: &str,
+        nth: u64,
+        times: u64,
+        kind: Value,
+    ) -> Result<()> {
+        let fault =
+            json!({"api": api, "method": method, "nth": nth, "times": times, "fault": kind});
+        self.ask(self.post("faults", &fault)?).await.map(drop)
+    }
+
+    /// Takes all faults away; calls that hang are answered.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn no_faults(&self) -> Result<()> {
+        self.ask(self.http.delete(self.knob("faults")))
+            .await
+            .map(drop)
+    }
+
+    /// Makes a LUN of somebody else's and answers its uuid.
+    ///
+    /// # Errors
+    /// It does not answer or refuses.
+    pub async fn foreign_lun(&self, name: &str, size: i64) -> Result<String> {
+        let lun = json!({"name": name, "size": size, "location": "/volume1", "type": "BLUN", "description": "somebody else's"});
+        let answer = self.ask(self.post("luns", &lun)?).await?;
+        Ok(answer["uuid"].as_str().context("uuid")?.to_owned())
+    }
+
+    /// Changes fields of a LUN behind everybody's back.
+    ///
+    /// # Errors
+    /// It does not answer or refuses.
+    pub async fn patch_lun(&self, uuid: &str, fields: &Value) -> Result<()> {
+        let request = self
+            .http
+            .patch(self.knob(&format!("luns/{uuid}")))
+            .header("content-type", "application/json");
+        self.ask(request.body(serde_json::to_vec(fields)?))
+            .await
+            .map(drop)
+    }
+
+    /// Changes fields of a volume of the NAS, for instance `status`.
+    ///
+    /// # Errors
+    /// It does not answer or refuses.
+    pub async fn patch_volume(&self, name: &str, fields: &Value) -> Result<()> {
+        let request = self
+            .http
+            .patch(self.knob(&format!("volumes/{name}")))
+            .header("content-type", "application/json");
+        self.ask(request.body(serde_json::to_vec(fields)?))
+            .await
+            .map(drop)
+    }
+
+    /// Adds LUNs of somebody else's.
+    ///
+    /// # Errors
+    /// It does not answer or refuses.
+    pub async fn seed(&self, luns: usize) -> Result<()> {
+        self.ask(self.post("seed", &json!({"luns": luns}))?)
+            .await
+            .map(drop)
+    }
+
+    /// Makes it forget every session.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn expire_sessions(&self) -> Result<()> {
+        self.ask(self.post("sessions/expire", &json!({}))?)
+            .await
+            .map(drop)
+    }
+
+    /// Calls the Web API itself as an administrator would, and answers DSM's whole answer.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn dsm(&self, call: &[(&str, &str)]) -> Result<Value> {
+        let login = [
+            ("api", "SYNO.API.Auth"),
+            ("version", "6"),
+            ("method", "login"),
+            ("account", "admin"),
+            ("passwd", PASSWORD),
+            ("format", "sid"),
+        ];
+        let answer = self
+            .ask(
+                self.http
+                    .post(format!("{}/webapi/auth.cgi", self.api))
+                    .form(&login),
+            )
+            .await?;
+        let sid = answer["data"]["sid"].as_str().context("no sid")?;
+        let cookie = format!("id={sid}");
+        self.ask(
+            self.http
+                .post(format!("{}/webapi/entry.cgi", self.api))
+                .header("cookie", cookie)
+                .form(call),
+        )
+        .await
+    }
+
+    fn knob(&self, path: &str) -> String {
+        format!("{}/{path}", self.control)
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Result<reqwest::RequestBuilder> {
+        Ok(self
+            .http
+            .post(self.knob(path))
+            .header("content-type", "application/json")
+            .body(serde_json::to_vec(body)?))
+    }
+
+    async fn ask(&self, request: reqwest::RequestBuilder) -> Result<Value> {
+        let response = request.send().await.context("asking dsm-sim")?;
+        let (status, body) = (response.status(), response.bytes().await?);
+        ensure!(
+            status.is_success(),
+            "dsm-sim answered {status}: {}",
+            String::from_utf8_lossy(&body)
+        );
+        if body.is_empty() {
+            Ok(Value::Null)
+        } else {
+            Ok(serde_json::from_slice(&body)?)
+        }
+    }
+}
+
+fn spawn(folder: &Path, settings: &Settings) -> Result<Process> {
+    let state = folder.to_string_lossy().into_owned();
+    let password = folder.join("password").to_string_lossy().into_owned();
+    let mut args = vec![
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--control",
+        "127.0.0.1:0",
+        "--state-dir",
+        &state,
+        "--password-file",
+        &password,
+    ];
+    args.extend(["--export", settings.export, "--latency", settings.latency]);
+    args.extend(
+        settings
+            .volumes
+            .iter()
+            .flat_map(|volume| ["--volume", volume]),
+    );
+    args.extend(&settings.more);
+    Process::start("dsm-sim", args, &folder.join("dsm-sim.log"), None)
+}

@@ -1,0 +1,131 @@
+//! The shipped driver as a process, and clients of its three services.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use hyper_util::rt::TokioIo;
+use proto::csi::ProbeRequest;
+use proto::csi::controller_client::ControllerClient;
+use proto::csi::identity_client::IdentityClient;
+use proto::csi::node_client::NodeClient;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::initiator::Initiator;
+use crate::process::Process;
+use crate::until::until;
+
+/// A running `synology-csi`.
+#[derive(Debug)]
+pub struct Plugin {
+    /// The process.
+    pub process: Process,
+    /// Its socket.
+    pub socket: PathBuf,
+    channel: Channel,
+}
+
+/// How the driver is to be started.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The world's folder.
+    pub folder: PathBuf,
+    /// The configuration's text (YAML).
+    pub config: String,
+    /// For `--node-id`.
+    pub node_name: String,
+    /// For `--log-level`.
+    pub log_level: String,
+    /// `controller`, `node` or `all`.
+    pub mode: &'static str,
+}
+
+impl Plugin {
+    /// Starts the driver on the host that `initiator` made, or on this machine's own.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn start(settings: &Settings, initiator: Option<&Initiator>) -> Result<Self> {
+        let (config, socket) = (
+            settings.folder.join("config.yaml"),
+            settings.folder.join("csi.sock"),
+        );
+        std::fs::write(&config, &settings.config)?;
+        let _ = std::fs::remove_file(&socket);
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut args = vec![
+            "--endpoint".to_owned(),
+            format!("unix://{}", text(&socket)),
+            "--config".to_owned(),
+            text(&config),
+        ];
+        args.extend(
+            [
+                "--mode",
+                settings.mode,
+                "--node-id",
+                &settings.node_name,
+                "--log-level",
+                &settings.log_level,
+            ]
+            .map(str::to_owned),
+        );
+        if let Some(initiator) = initiator {
+            args.extend(["--host-root".to_owned(), text(initiator.root())]);
+        }
+        let bin = initiator.map(Initiator::bin);
+        let mut process = Process::start(
+            "synology-csi",
+            args,
+            &settings.folder.join("driver.log"),
+            bin.as_deref(),
+        )?;
+        until(
+            "the driver opens its socket",
+            async || process.check().map(|()| socket.exists()),
+            |open| *open,
+        )
+        .await?;
+        let channel = connect(&socket).await?;
+        let plugin = Self {
+            process,
+            socket,
+            channel,
+        };
+        let ready = plugin
+            .identity()
+            .probe(ProbeRequest {})
+            .await?
+            .into_inner()
+            .ready;
+        ensure!(ready == Some(true), "the driver is not ready: {ready:?}");
+        Ok(plugin)
+    }
+
+    /// The identity service.
+    pub fn identity(&self) -> IdentityClient<Channel> {
+        IdentityClient::new(self.channel.clone())
+    }
+
+    /// The controller service.
+    pub fn controller(&self) -> ControllerClient<Channel> {
+        ControllerClient::new(self.channel.clone())
+    }
+
+    /// The node service.
+    pub fn node(&self) -> NodeClient<Channel> {
+        NodeClient::new(self.channel.clone())
+    }
+}
+
+async fn connect(socket: &Path) -> Result<Channel> {
+    let socket = socket.to_owned();
+    // The address is a formality: the connector opens the socket.
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Ok(Endpoint::from_static("http://csi")
+        .connect_with_connector(connector)
+        .await?)
+}

@@ -1,0 +1,266 @@
+//! One of everything in a folder of its own: NAS, node, driver.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::initiator::Initiator;
+use crate::janitor::{self, Janitor, mounts_below};
+use crate::nas::{self, Nas};
+use crate::plugin::{self, Plugin};
+
+/// How a world is to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The NAS.
+    pub nas: nas::Settings,
+    /// A node with an `iscsiadm` of node-sim, and the driver's node half: needs root.
+    pub node: bool,
+    /// For the driver's `--log-level`.
+    pub log_level: String,
+}
+
+impl Plan {
+    /// NAS and controller: needs no root.
+    pub fn controller() -> Self {
+        Self {
+            nas: nas::Settings::default(),
+            node: false,
+            log_level: "debug".to_owned(),
+        }
+    }
+
+    /// NAS, controller and node: LUNs become loop devices. Needs root.
+    pub fn whole() -> Self {
+        Self {
+            nas: nas::Settings {
+                export: "loop",
+                ..nas::Settings::default()
+            },
+            node: true,
+            ..Self::controller()
+        }
+    }
+
+    /// The same with the reply times of a real NAS.
+    #[must_use]
+    pub fn slow(mut self) -> Self {
+        self.nas.latency = "ds918";
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// A process does not come up; with its last words.
+    pub async fn start(self) -> Result<World> {
+        World::start(self).await
+    }
+}
+
+/// A running world. Whatever happens to it, its janitor frees what it held.
+#[derive(Debug)]
+pub struct World {
+    // Fields are dropped in this order: the processes, then the janitor, who removes the folder.
+    /// The driver.
+    pub plugin: Plugin,
+    /// The simulated node, in a world that has one.
+    pub initiator: Option<Initiator>,
+    /// The NAS.
+    pub nas: Nas,
+    plugin_settings: plugin::Settings,
+    _reporter: Reporter,
+    _janitor: Janitor,
+    folder: PathBuf,
+}
+
+impl World {
+    async fn start(plan: Plan) -> Result<Self> {
+        // Short: the path of a unix socket has at most 107 bytes.
+        let folder = TempDir::with_prefix("csi-")?.keep();
+        let janitor = Janitor::hire(&folder)?;
+        let nas = Nas::start(&folder, plan.nas).await?;
+        let initiator = plan
+            .node
+            .then(|| Initiator::init(&folder, &nas.targets()))
+            .transpose()?;
+        let plugin_settings = plugin::Settings {
+            folder: folder.clone(),
+            config: config(&folder, &nas),
+            node_name: "worker-1".to_owned(),
+            log_level: plan.log_level,
+            mode: if plan.node { "all" } else { "controller" },
+        };
+        let plugin = Plugin::start(&plugin_settings, initiator.as_ref()).await?;
+        Ok(Self {
+            plugin,
+            initiator,
+            nas,
+            plugin_settings,
+            _reporter: Reporter(folder.clone()),
+            _janitor: janitor,
+            folder,
+        })
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The node, in a world that has one.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn initiator(&self) -> Result<&Initiator> {
+        self.initiator.as_ref().context("this world has no node")
+    }
+
+    /// Kills the driver, as a crash does, and starts it again.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn restart_driver(&mut self) -> Result<()> {
+        self.plugin.process.kill();
+        self.plugin = Plugin::start(&self.plugin_settings, self.initiator.as_ref()).await?;
+        Ok(())
+    }
+
+    /// Starts a second driver on the same NAS, with another configuration text, name or mode.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn another_driver(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut plugin::Settings),
+    ) -> Result<Plugin> {
+        let folder = self.folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        let mut settings = plugin::Settings {
+            folder,
+            ..self.plugin_settings.clone()
+        };
+        change(&mut settings);
+        Plugin::start(&settings, self.initiator.as_ref()).await
+    }
+
+    /// Leaves everything as it is, processes too, to look around.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn keep(self) -> Result<()> {
+        std::fs::write(self.folder.join(janitor::KEEP), "")?;
+        std::mem::forget(self);
+        Ok(())
+    }
+
+    /// What volumes have left behind, in words: LUNs and targets on the NAS, files in its state directory, and on the node
+    /// sessions, devices, mounts and node records. Empty when all is clean.
+    ///
+    /// # Errors
+    /// Somebody does not answer.
+    pub async fn leftovers(&self) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        let mut found = |what: &str, number: usize| {
+            if number > 0 {
+                left.push(format!("{number} {what}"));
+            }
+        };
+        let state = self.nas.state().await?;
+        found(
+            "LUNs on the NAS",
+            state["luns"].as_array().map_or(0, Vec::len),
+        );
+        found(
+            "targets on the NAS",
+            state["targets"].as_array().map_or(0, Vec::len),
+        );
+        found(
+            "LUN files in the state directory",
+            files(&self.nas.folder().join("luns"))?,
+        );
+        found(
+            "exports in the state directory",
+            files(&self.nas.targets())?,
+        );
+        found("mounts", mounts_below(&self.folder)?.len());
+        if let Some(initiator) = &self.initiator {
+            found(
+                "iSCSI sessions",
+                initiator.count("sys/class/iscsi_session")?,
+            );
+            found(
+                "links to block devices",
+                initiator.count("sys/class/block")?,
+            );
+            found("node records", initiator.count("etc/iscsi/nodes")?);
+            found("loop devices", loop_devices(self.nas.folder())?);
+        }
+        Ok(left)
+    }
+}
+
+/// Loop devices whose backing file lies below `folder`.
+fn loop_devices(folder: &Path) -> Result<usize> {
+    let listed = crate::process::run(
+        "losetup",
+        ["--list", "--json", "--output", "NAME,BACK-FILE"],
+    )?;
+    let Ok(listed) = serde_json::from_str::<Value>(&listed) else {
+        return Ok(0);
+    };
+    let devices = listed["loopdevices"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let folder = folder.to_string_lossy();
+    Ok(devices
+        .iter()
+        .filter(|device| {
+            device["back-file"]
+                .as_str()
+                .is_some_and(|file| file.starts_with(&*folder))
+        })
+        .count())
+}
+
+fn files(folder: &Path) -> Result<usize> {
+    match std::fs::read_dir(folder) {
+        // Hidden files are locks, which stay.
+        Ok(entries) => Ok(entries
+            .flatten()
+            .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+            .count()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn config(folder: &Path, nas: &Nas) -> String {
+    format!(
+        "nas:\n  - name: nas1\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['127.0.0.1:3260']\nstate_file: {}\n",
+        nas.api,
+        nas.password_file().display(),
+        folder.join("refused.json").display(),
+    )
+}
+
+/// Prints the driver's last words when a test fails, before the folder goes.
+#[derive(Debug)]
+struct Reporter(PathBuf);
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.0.join("driver.log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "the driver's last words:\n{}",
+                lines[lines.len().saturating_sub(30)..].join("\n")
+            );
+        }
+    }
+}

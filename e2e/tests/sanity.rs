@@ -1,0 +1,130 @@
+//! csi-sanity, the conformance suite of the Kubernetes CSI project, against the shipped driver: with instant answers of the
+//! NAS, and with those of a real one. The specs are selected by the driver's own capabilities; there is no skip list.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use e2e::process;
+use e2e::skip::{needs_root, skip};
+use e2e::world::{Plan, World};
+
+/// Specs that ask for capabilities which design choice 25 does not advertise: snapshots, group snapshots, clones, volume
+/// modification, snapshot metadata. A change of this number is a change of what is tested.
+const SKIPPED: usize = 38;
+
+/// What the suite's last line says.
+#[derive(Debug, PartialEq)]
+struct Summary {
+    passed: usize,
+    failed: usize,
+    pending: usize,
+    skipped: usize,
+}
+
+impl Summary {
+    /// Reads `FAIL! -- 40 Passed | 2 Failed | 1 Pending | 40 Skipped`.
+    fn read(printed: &str) -> Option<Self> {
+        let line = printed
+            .lines()
+            .rev()
+            .find(|line| line.contains(" Passed |"))?;
+        let number = |word: &str| {
+            let before = line
+                .split(" | ")
+                .find(|part| part.trim_end().ends_with(word))?;
+            before
+                .trim_end()
+                .strip_suffix(word)?
+                .split_whitespace()
+                .next_back()?
+                .parse()
+                .ok()
+        };
+        Some(Self {
+            passed: number("Passed")?,
+            failed: number("Failed")?,
+            pending: number("Pending")?,
+            skipped: number("Skipped")?,
+        })
+    }
+}
+
+#[test]
+fn a_summary_is_read() {
+    let printed = "Ran 52 of 91 Specs in 9.1 seconds\nFAIL! -- 50 Passed | 2 Failed | 1 Pending | 38 Skipped\n--- FAIL\n";
+    assert_eq!(
+        Summary::read(printed),
+        Some(Summary {
+            passed: 50,
+            failed: 2,
+            pending: 1,
+            skipped: 38
+        })
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_with_instant_answers() -> Result<()> {
+    conforms("conforms_with_instant_answers", Plan::whole()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_with_the_answers_of_a_real_nas() -> Result<()> {
+    conforms(
+        "conforms_with_the_answers_of_a_real_nas",
+        Plan::whole().slow(),
+    )
+    .await
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the figures that cargo ci sanity is asked for"
+)]
+async fn conforms(test: &str, plan: Plan) -> Result<()> {
+    if needs_root(test) {
+        return Ok(());
+    }
+    let Some(suite) = suite() else {
+        skip(
+            test,
+            "csi-sanity is not installed: cargo ci sanity installs it",
+        );
+        return Ok(());
+    };
+    let world = plan.start().await?;
+    let (succeeded, printed) = process::suite(&suite, arguments(&world)?)?;
+    let summary = Summary::read(&printed);
+    println!("{test}: {summary:?}");
+    assert!(succeeded, "{printed}");
+    let summary = summary.context("csi-sanity ends with a summary")?;
+    assert_eq!((summary.failed, summary.skipped), (0, SKIPPED), "{printed}");
+    assert_eq!(world.leftovers().await?, Vec::<String>::new());
+    Ok(())
+}
+
+fn suite() -> Option<PathBuf> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the variable that cargo ci hands to this test"
+    )]
+    let named = std::env::var("CSI_SANITY");
+    named.ok().map(PathBuf::from).filter(|path| path.is_file())
+}
+
+fn arguments(world: &World) -> Result<Vec<String>> {
+    let path = |name: &str| world.folder().join(name).to_string_lossy().into_owned();
+    std::fs::write(
+        world.folder().join("parameters.yaml"),
+        "location: /volume1\ntype: BLUN\n",
+    )?;
+    Ok(vec![
+        format!("--csi.endpoint=unix://{}", world.plugin.socket.display()),
+        format!("--csi.stagingdir={}", path("sanity-staging")),
+        format!("--csi.mountdir={}", path("sanity-mount")),
+        format!("--csi.testvolumeparameters={}", path("parameters.yaml")),
+        // The defaults, which the names of the specs promise: 10 GiB, grown to 20 GiB.
+        "--ginkgo.no-color".to_owned(),
+        "--ginkgo.seed=1".to_owned(),
+    ])
+}

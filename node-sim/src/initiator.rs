@@ -1,0 +1,34 @@
+//! The initiator side: what a host with open-iscsi looks like to a program that uses it.
+//!
+//! ```text
+//! argv ──▶ argv (strict parser) ──▶ iscsiadm (the modes) ──▶ record     node records, as open-iscsi keeps them
+//!                                                       ├──▶ discovery  SendTargets
+//!                                                       └──▶ session    login, rescan, logout
+//!                                                              ├──▶ disk  loop devices
+//!                                                              └──▶ tree  the part of /sys that a driver reads
+//! ```
+//!
+//! Everything lives below one root, see [`host::Host`], and one lock orders all commands.
+//!
+//! # How it differs from a kernel with `iscsi_tcp`
+//! - Nothing happens on its own. A target that went away is noticed, and one that came back is logged in to again, by the
+//!   next command that looks: `--rescan`. The kernel notices at once, and iscsid retries for ever.
+//! - I/O goes on when the target is gone or the LUN was unmapped: a loop device cannot be told to fail. The `state` files
+//!   say `FAILED` and `transport-offline`.
+//! - A disk in use survives its logout as a loop device until it is closed for the last time; in the tree it is gone.
+//! - When another file took the place of a LUN, a rescan shows the new LUN's identity; its content is shown only if the
+//!   disk was not in use, because a loop device in use cannot change its file.
+//! - With `node.session.scan = manual` a login attaches no disk. `--rescan` does; the tree has no `scsi_host/hostN/scan`,
+//!   and writing to a device's `rescan` or `delete` file does nothing.
+
+mod argv;
+mod console;
+mod discovery;
+mod disk;
+pub mod host;
+pub mod iscsiadm;
+mod print;
+mod record;
+pub mod report;
+mod session;
+mod tree;

@@ -1,0 +1,244 @@
+//! Loop devices, by way of util-linux' `losetup`: this is the one place that starts programs.
+//!
+//! A loop device has no name tag of ours, so it is known by what it shows: the device we said we would use *and* the file
+//! we said we would put there, written down before it is done. Whoever finds that note after a crash knows what to look at.
+//! (Two host roots that attach the very same file at the same time, one of them killed between note and deed, could
+//! mistake the other's device for theirs; a disk in use would even then live on until it is closed.)
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{major, minor};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::store::Lock;
+
+/// Longest that `losetup` may take; milliseconds are normal.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How often another program may snatch a free device from under us.
+const TRIES: u32 = 50;
+
+/// A file as the kernel tells files apart: the same path may be another file tomorrow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Backing {
+    /// As it was called when it was attached.
+    pub(crate) path: PathBuf,
+    inode: u64,
+    /// `major:minor` of its file system.
+    filesystem: String,
+}
+
+impl Backing {
+    /// The file at `path` now.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let stat = std::fs::metadata(path).map_err(|wrong| {
+            io::Error::new(wrong.kind(), format!("{}: {wrong}", path.display()))
+        })?;
+        let filesystem = format!("{}:{}", major(stat.dev()), minor(stat.dev()));
+        Ok(Self {
+            path: path.to_owned(),
+            inode: stat.ino(),
+            filesystem,
+        })
+    }
+
+    /// Whether both are one file, whatever they are called.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.inode == other.inode && self.filesystem == other.filesystem
+    }
+}
+
+/// The loop devices of the machine, seen at one moment.
+#[derive(Debug)]
+pub(crate) struct Loops(Vec<(String, u64, String)>);
+
+impl Loops {
+    /// Whether `device` shows this file.
+    pub(crate) fn shows(&self, device: &str, backing: &Backing) -> bool {
+        self.0.iter().any(|(name, inode, filesystem)| {
+            name == device && *inode == backing.inode && *filesystem == backing.filesystem
+        })
+    }
+}
+
+/// Starts `losetup`, on behalf of the holder of a lock.
+#[derive(Debug)]
+pub(crate) struct Losetup<'a> {
+    lock: &'a Lock,
+}
+
+impl<'a> Losetup<'a> {
+    pub(crate) fn new(lock: &'a Lock) -> Self {
+        Self { lock }
+    }
+
+    /// What is attached now, on the whole machine.
+    pub(crate) fn list(&self) -> io::Result<Loops> {
+        parse(&self.run(&["--list", "--json", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"])?)
+    }
+
+    /// Attaches the file to a free device. `note` is told the device first; nothing is done when it fails.
+    pub(crate) fn attach(
+        &self,
+        backing: &Backing,
+        mut note: impl FnMut(&str) -> io::Result<()>,
+    ) -> io::Result<String> {
+        let control = File::open("/dev/loop-control").map_err(|wrong| {
+            io::Error::new(
+                wrong.kind(),
+                format!("/dev/loop-control: {wrong} (loop devices need root)"),
+            )
+        })?;
+        // Between asking for a free device and taking it, other host roots wait; other programs do not know of this lock.
+        control.lock()?;
+        let mut last = io::Error::other("no free loop device");
+        for _ in 0..TRIES {
+            let device = self.run(&["--find"])?.trim().to_owned();
+            note(&device)?;
+            let file = backing.path.display().to_string();
+            match self.run(&["--sector-size", "512", &device, &file]) {
+                Ok(_) => {
+                    // As an iSCSI disk would: no second copy of the data in the NAS's page cache. Not every file system can.
+                    let _ = self.run(&["--direct-io=on", &device]);
+                    return Ok(device);
+                }
+                Err(taken) if taken.to_string().contains("busy") => last = taken,
+                Err(other) => return Err(other),
+            }
+        }
+        Err(last)
+    }
+
+    /// Makes the device as large as its file is now.
+    pub(crate) fn grow(&self, device: &str) -> io::Result<()> {
+        self.run(&["--set-capacity", device]).map(drop)
+    }
+
+    /// Frees the device, now or, when somebody has it open, at its last close.
+    pub(crate) fn detach(&self, device: &str) -> io::Result<()> {
+        self.run(&["--detach", device]).map(drop)
+    }
+
+    fn run(&self, args: &[&str]) -> io::Result<String> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one place that starts programs"
+        )]
+        let mut command = Command::new("losetup");
+        // Messages are looked at, so they must not be translated.
+        command
+            .args(args)
+            .env("LC_ALL", "C")
+            .stdin(self.lock.share()?);
+        command
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let said = format!("losetup {}", args.join(" "));
+        let child = command
+            .spawn()
+            .map_err(|wrong| io::Error::new(wrong.kind(), format!("{said}: {wrong}")))?;
+        let pid = child.id();
+        let (send, receive) = mpsc::channel();
+        thread::spawn(move || send.send(child.wait_with_output()));
+        let Ok(ended) = receive.recv_timeout(DEADLINE) else {
+            // Not waited for: a program that hangs in the kernel may outlive even this.
+            let _ = i32::try_from(pid).map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{said}: no end after {} s", DEADLINE.as_secs()),
+            ));
+        };
+        let ended = ended?;
+        if ended.status.success() {
+            return Ok(String::from_utf8_lossy(&ended.stdout).into_owned());
+        }
+        Err(io::Error::other(format!(
+            "{said}: {}",
+            String::from_utf8_lossy(&ended.stderr).trim()
+        )))
+    }
+}
+
+/// Whether somebody has the device for themselves: it is mounted, swapped on, or part of another device.
+pub(crate) fn is_claimed(device: &str) -> bool {
+    // open(2): O_EXCL without O_CREAT fails with EBUSY on a block device that is in use by the system.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_EXCL)
+        .open(device);
+    opened.is_err_and(|wrong| wrong.raw_os_error() == Some(nix::libc::EBUSY))
+}
+
+/// Bytes that the device shows now; `None` when it is not attached.
+pub(crate) fn size(device: &str) -> Option<u64> {
+    let name = Path::new(device).file_name()?;
+    let mut text = String::new();
+    File::open(Path::new("/sys/class/block").join(name).join("size"))
+        .ok()?
+        .read_to_string(&mut text)
+        .ok()?;
+    // sysfs counts in units of 512 bytes whatever the sector size.
+    text.trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(512)
+        .filter(|bytes| *bytes > 0)
+}
+
+/// `losetup --list --json`. It prints nothing at all when nothing is attached; older versions print numbers as strings.
+fn parse(text: &str) -> io::Result<Loops> {
+    if text.trim().is_empty() {
+        return Ok(Loops(Vec::new()));
+    }
+    let json: Value = serde_json::from_str(text)?;
+    let rows = json["loopdevices"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let row = |row: &Value| {
+        let inode = &row["back-ino"];
+        let inode = inode
+            .as_u64()
+            .or_else(|| inode.as_str()?.trim().parse().ok())?;
+        let filesystem = row["back-maj:min"].as_str()?.replace(' ', "");
+        Some((row["name"].as_str()?.to_owned(), inode, filesystem))
+    };
+    Ok(Loops(rows.iter().filter_map(row).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_loop_devices_in_all_its_forms() {
+        let backing = Backing {
+            path: "/lun".into(),
+            inode: 42,
+            filesystem: "0:45".into(),
+        };
+        assert!(!parse("\n").unwrap().shows("/dev/loop3", &backing));
+        let new = r#"{"loopdevices": [{"name":"/dev/loop3", "back-ino":42, "back-maj:min":"0:45"}, {"name":"/dev/loop4", "back-ino":null, "back-maj:min":null}]}"#;
+        assert!(parse(new).unwrap().shows("/dev/loop3", &backing));
+        assert!(!parse(new).unwrap().shows("/dev/loop4", &backing));
+        let old =
+            r#"{"loopdevices": [{"name":"/dev/loop3", "back-ino":"42", "back-maj:min":"  0:45"}]}"#;
+        assert!(parse(old).unwrap().shows("/dev/loop3", &backing));
+        assert!(
+            !parse(&old.replace("42", "43"))
+                .unwrap()
+                .shows("/dev/loop3", &backing)
+        );
+        assert!(parse("no json").is_err());
+    }
+}

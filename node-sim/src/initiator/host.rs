@@ -1,0 +1,247 @@
+//! The host root: the folder in which a driver finds `/sys` and `/etc/iscsi`, and in which we keep what we know.
+//!
+//! ```text
+//! bin/iscsiadm                        this program under that name
+//! etc/iscsi/initiatorname.iscsi       InitiatorName=iqn.…
+//! etc/iscsi/nodes, send_targets, static   node records, see `record`
+//! etc/iscsi/node-sim.json             which targets this host can reach
+//! sys/class/…, sys/devices/…          see `tree`
+//! var/node-sim/lock                   one command at a time
+//! var/node-sim/sessions/<sid>.json    see `session`
+//! ```
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::console::{Exit, Failure};
+use crate::store::{self, Lock, Until};
+use crate::target::Target;
+use crate::target::loopdev::Targets;
+
+/// The name an initiator gets when `init` is told none; the last part is the host's own.
+const NAME_PREFIX: &str = "iqn.1993-08.org.debian:01:";
+
+/// A host root.
+#[derive(Clone, Debug)]
+pub struct Host {
+    root: PathBuf,
+}
+
+/// `etc/iscsi/node-sim.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Config {
+    /// Folders of targets: what is on the network.
+    targets: Vec<PathBuf>,
+    /// Tells this host's sessions from those of other hosts.
+    id: String,
+}
+
+impl Host {
+    /// The host root at `root`, whether it is made already or not.
+    pub fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes the host root, or makes it what it should be now: an initiator's name, once given, stays unless `name` says
+    /// otherwise. `program` becomes `bin/iscsiadm`.
+    ///
+    /// # Errors
+    /// A file or folder cannot be made.
+    pub fn init(
+        root: &Path,
+        targets: &[PathBuf],
+        name: Option<&str>,
+        program: &Path,
+    ) -> io::Result<Self> {
+        let bare = |path: &str| root.join(path);
+        let mut private = fs::DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        for folder in [
+            "sys/class/iscsi_session",
+            "sys/class/iscsi_connection",
+            "sys/class/iscsi_host",
+            "sys/class/block",
+            "bin",
+        ] {
+            fs::create_dir_all(bare(folder))?;
+        }
+        // Records may hold passwords.
+        for folder in ["etc/iscsi/nodes", "var/node-sim/sessions"] {
+            private.create(bare(folder))?;
+        }
+        let host = Self {
+            root: fs::canonicalize(root)?,
+        };
+        let lock = host.lock()?;
+
+        let id = match store::read_json::<Config>(&host.config_file())? {
+            Some(old) => old.id,
+            None => fs::read_to_string("/proc/sys/kernel/random/uuid")?
+                .chars()
+                .filter(char::is_ascii_hexdigit)
+                .take(12)
+                .collect(),
+        };
+        let targets = targets
+            .iter()
+            .map(std::path::absolute)
+            .collect::<io::Result<_>>()?;
+        lock.write_json(
+            &host.config_file(),
+            &Config {
+                targets,
+                id: id.clone(),
+            },
+            Until::Always,
+        )?;
+
+        let name = match (name, host.initiator_name()) {
+            (Some(name), _) => name.to_owned(),
+            (None, Ok(old)) => old,
+            (None, Err(_)) => format!("{NAME_PREFIX}{id}"),
+        };
+        lock.write(
+            &host.initiator_name_file(),
+            format!("InitiatorName={name}\n").as_bytes(),
+            Until::Always,
+        )?;
+        install(program, &host.root.join("bin"))?;
+        Ok(host)
+    }
+
+    /// One command at a time. The lock is free again when its holder is gone, however it went.
+    pub(crate) fn lock(&self) -> io::Result<Lock> {
+        Lock::take(&self.state_dir().join("lock")).map_err(|wrong| {
+            io::Error::new(
+                wrong.kind(),
+                format!(
+                    "{} is not a host root made by node-sim init: {wrong}",
+                    self.root.display()
+                ),
+            )
+        })
+    }
+
+    /// `etc/iscsi`.
+    pub(crate) fn iscsi_dir(&self) -> PathBuf {
+        self.root.join("etc/iscsi")
+    }
+
+    /// `sys`.
+    pub(crate) fn sys_dir(&self) -> PathBuf {
+        self.root.join("sys")
+    }
+
+    /// `var/node-sim`.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.root.join("var/node-sim")
+    }
+
+    /// The name this initiator logs in with.
+    pub(crate) fn initiator_name(&self) -> Result<String, Failure> {
+        let file = self.initiator_name_file();
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let name = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("InitiatorName="));
+        match name.map(str::trim).filter(|name| !name.is_empty()) {
+            Some(name) => Ok(name.to_owned()),
+            None => Err(Failure::invalid(format!(
+                "no InitiatorName in {}",
+                file.display()
+            ))),
+        }
+    }
+
+    /// What tells this host's sessions from others'.
+    pub(crate) fn id(&self) -> io::Result<String> {
+        Ok(self.config()?.id)
+    }
+
+    /// The network as far as this host can see it.
+    pub(crate) fn networks(&self) -> io::Result<Vec<Targets>> {
+        self.config()?
+            .targets
+            .iter()
+            .map(|dir| Targets::open(dir))
+            .collect()
+    }
+
+    /// All targets that share a portal, as one box with that address has them; none when nobody listens there. A name that
+    /// several addresses belong to is the first of them that answers.
+    pub(crate) fn listening(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> Result<Option<(SocketAddr, Targets, Vec<Target>)>, Failure> {
+        let addresses = (host, port).to_socket_addrs().map_err(|wrong| {
+            Failure::new(
+                Exit::ConnectTimeout,
+                format!("cannot resolve '{host}': {wrong}"),
+            )
+        })?;
+        let networks = self.networks()?;
+        for address in addresses {
+            for network in &networks {
+                let mut here = network.list()?;
+                here.retain(|target| {
+                    target
+                        .portals
+                        .iter()
+                        .any(|portal| listens(*portal, address))
+                });
+                if !here.is_empty() {
+                    return Ok(Some((address, network.clone(), here)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn initiator_name_file(&self) -> PathBuf {
+        self.iscsi_dir().join("initiatorname.iscsi")
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.iscsi_dir().join("node-sim.json")
+    }
+
+    fn config(&self) -> io::Result<Config> {
+        store::read_json(&self.config_file())?.ok_or_else(|| {
+            let text = format!(
+                "{} is missing: run node-sim init first",
+                self.config_file().display()
+            );
+            io::Error::new(io::ErrorKind::NotFound, text)
+        })
+    }
+}
+
+/// 0.0.0.0 and :: listen on every address.
+fn listens(portal: SocketAddr, address: SocketAddr) -> bool {
+    portal.port() == address.port() && (portal.ip() == address.ip() || portal.ip().is_unspecified())
+}
+
+/// Puts the program into `bin` as `iscsiadm`: a hard link, so that the running program sees that name as its own, or a copy.
+fn install(program: &Path, bin: &Path) -> io::Result<()> {
+    let (fresh, place) = (bin.join(".iscsiadm.new"), bin.join("iscsiadm"));
+    store::remove(&fresh)?;
+    if fs::hard_link(program, &fresh).is_err() {
+        fs::copy(program, &fresh)?;
+    }
+    fs::rename(&fresh, &place)?;
+    // Renaming a link over another link to the same file does nothing and leaves both.
+    store::remove(&fresh)
+}

@@ -1,0 +1,411 @@
+//! The part of `/sys` that shows iSCSI sessions and their disks: the files, symlinks and formats of the kernel's.
+//!
+//! ```text
+//! devices/platform/hostH/iscsi_host/hostH/…
+//! devices/platform/hostH/sessionN/iscsi_session/sessionN/{targetname,state,…,device -> ../../../sessionN}
+//! devices/platform/hostH/sessionN/connectionN:0/iscsi_connection/connectionN:0/{persistent_address,…}
+//! devices/platform/hostH/sessionN/targetH:0:0/H:0:0:LUN/{vendor,model,rev,state,wwid,vpd_pg80,vpd_pg83,rescan,delete,block/loopX}
+//! class/{iscsi_host,iscsi_session,iscsi_connection}/… -> the folders above
+//! class/block/loopX -> the real /sys/class/block/loopX
+//! ```
+//! A session appears when all of it is there (its link in `class/iscsi_session` is made last) and goes link first.
+//! Identity is a copy taken at attach and at rescan, like the kernel's: it may be stale.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::store::{self, Lock, Until};
+use crate::target::LogicalUnit;
+
+/// Below here the kernel shows the real loop devices.
+const REAL_BLOCK: &str = "/sys/class/block";
+
+/// What the tree tells of a session.
+#[derive(Debug)]
+pub(crate) struct Shown<'a> {
+    pub(crate) sid: u32,
+    pub(crate) host: u32,
+    pub(crate) iqn: &'a str,
+    pub(crate) initiator: &'a str,
+    pub(crate) address: &'a str,
+    pub(crate) port: u16,
+    pub(crate) tpgt: u16,
+    /// Seconds until I/O fails when the target is gone.
+    pub(crate) recovery_tmo: &'a str,
+}
+
+/// Whether the target is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// All is well.
+    Up,
+    /// The target does not know us any more.
+    Lost,
+}
+
+impl Link {
+    fn session(self) -> &'static str {
+        match self {
+            Link::Up => "LOGGED_IN\n",
+            Link::Lost => "FAILED\n",
+        }
+    }
+
+    fn device(self) -> &'static str {
+        match self {
+            Link::Up => "running\n",
+            Link::Lost => "transport-offline\n",
+        }
+    }
+}
+
+/// The `sys` folder of a host root.
+#[derive(Debug)]
+pub(crate) struct Tree<'a> {
+    sys: PathBuf,
+    lock: &'a Lock,
+}
+
+impl<'a> Tree<'a> {
+    pub(crate) fn new(sys: PathBuf, lock: &'a Lock) -> Self {
+        Self { sys, lock }
+    }
+
+    /// Writes the session's own folders. Nobody sees it before [`Tree::show`].
+    pub(crate) fn build(&self, shown: &Shown<'_>) -> io::Result<()> {
+        let Shown { sid, host, .. } = *shown;
+        let line = |text: &str| format!("{text}\n").into_bytes();
+        let device = self.host(host);
+        let session = device.join(format!("session{sid}/iscsi_session/session{sid}"));
+        self.files(
+            &session,
+            &[
+                ("targetname", line(shown.iqn)),
+                ("initiatorname", line(shown.initiator)),
+                ("state", Link::Up.session().into()),
+                ("recovery_tmo", line(shown.recovery_tmo)),
+                ("tpgt", line(&shown.tpgt.to_string())),
+                ("ifacename", line("default")),
+                ("creator", line("1")),
+            ],
+        )?;
+        linked(&format!("../../../session{sid}"), &session.join("device"))?;
+        let connection = device.join(format!(
+            "session{sid}/connection{sid}:0/iscsi_connection/connection{sid}:0"
+        ));
+        let port = line(&shown.port.to_string());
+        self.files(
+            &connection,
+            &[
+                ("persistent_address", line(shown.address)),
+                ("persistent_port", port.clone()),
+                ("address", line(shown.address)),
+                ("port", port),
+                ("state", line("up")),
+            ],
+        )?;
+        linked(
+            &format!("../../../connection{sid}:0"),
+            &connection.join("device"),
+        )?;
+        let place = device.join(format!("iscsi_host/host{host}"));
+        self.files(
+            &place,
+            &[
+                ("initiatorname", line(shown.initiator)),
+                ("ipaddress", line(shown.address)),
+                ("netdev", line("<NULL>")),
+            ],
+        )?;
+        linked(&format!("../../../host{host}"), &place.join("device"))
+    }
+
+    /// Makes the session visible.
+    pub(crate) fn show(&self, sid: u32, host: u32) -> io::Result<()> {
+        for (class, inner) in entries(sid, host) {
+            let name = inner.rsplit('/').next().unwrap_or_default();
+            let to = format!("../../devices/platform/host{host}/{inner}");
+            linked(&to, &self.sys.join("class").join(class).join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Takes all that shows the session away; what is gone already is no error.
+    pub(crate) fn remove(&self, sid: u32, host: u32, devices: &[String]) -> io::Result<()> {
+        for (class, inner) in entries(sid, host).iter().rev() {
+            let name = inner.rsplit('/').next().unwrap_or_default();
+            store::remove(&self.sys.join("class").join(class).join(name))?;
+        }
+        for device in devices {
+            store::remove(&self.block(device))?;
+        }
+        store::remove_tree(&self.host(host))
+    }
+
+    /// Shows a disk, or what is missing of it.
+    pub(crate) fn add_disk(
+        &self,
+        sid: u32,
+        host: u32,
+        lun: u16,
+        unit: &LogicalUnit,
+        device: &str,
+    ) -> io::Result<()> {
+        let folder = self.disk(sid, host, lun);
+        self.identify(sid, host, lun, unit)?;
+        self.files(
+            &folder,
+            &[
+                ("type", b"0\n".to_vec()),
+                ("state", Link::Up.device().into()),
+                ("queue_depth", b"32\n".to_vec()),
+                ("timeout", b"30\n".to_vec()),
+            ],
+        )?;
+        for trigger in ["rescan", "delete"] {
+            fs::write(folder.join(trigger), "")?;
+            fs::set_permissions(folder.join(trigger), fs::Permissions::from_mode(0o200))?;
+        }
+        let name = short(device);
+        let real = format!("{REAL_BLOCK}/{name}");
+        linked(&real, &self.block(device))?;
+        linked(&real, &folder.join("block").join(name))
+    }
+
+    /// Takes a disk away.
+    pub(crate) fn remove_disk(
+        &self,
+        sid: u32,
+        host: u32,
+        lun: u16,
+        device: &str,
+    ) -> io::Result<()> {
+        store::remove_tree(&self.disk(sid, host, lun))?;
+        store::remove(&self.block(device))
+    }
+
+    /// Copies what SCSI INQUIRY says of the unit now.
+    pub(crate) fn identify(
+        &self,
+        sid: u32,
+        host: u32,
+        lun: u16,
+        unit: &LogicalUnit,
+    ) -> io::Result<()> {
+        let padded = |text: &str, width: usize| format!("{text:<width$.width$}\n").into_bytes();
+        let folder = self.disk(sid, host, lun);
+        self.files(
+            &folder,
+            &[
+                ("vendor", padded(&unit.vendor, 8)),
+                ("model", padded(&unit.product, 16)),
+                ("rev", padded(&unit.revision, 4)),
+                ("wwid", format!("naa.{}\n", unit.naa).into_bytes()),
+                ("vpd_pg80", page(0x80, unit.serial.as_bytes())),
+            ],
+        )?;
+        match designator(&unit.naa) {
+            Some(bytes) => self.files(&folder, &[("vpd_pg83", page(0x83, &bytes))]),
+            None => store::remove(&folder.join("vpd_pg83")),
+        }
+    }
+
+    /// Shows whether the target is there.
+    pub(crate) fn state(
+        &self,
+        sid: u32,
+        host: u32,
+        luns: impl Iterator<Item = u16>,
+        link: Link,
+    ) -> io::Result<()> {
+        let session = self
+            .host(host)
+            .join(format!("session{sid}/iscsi_session/session{sid}"));
+        self.files(&session, &[("state", link.session().into())])?;
+        for lun in luns {
+            self.files(
+                &self.disk(sid, host, lun),
+                &[("state", link.device().into())],
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Takes away whatever no session accounts for. Only when there is none.
+    pub(crate) fn sweep(&self) -> io::Result<()> {
+        for class in ["iscsi_session", "iscsi_connection", "iscsi_host", "block"] {
+            let folder = self.sys.join("class").join(class);
+            for name in store::names(&folder)? {
+                store::remove(&folder.join(name))?;
+            }
+        }
+        store::remove_tree(&self.sys.join("devices/platform"))
+    }
+
+    /// Writes files that readers may be reading: each changes in one step, and only when it changes.
+    fn files(&self, folder: &Path, contents: &[(&str, Vec<u8>)]) -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        for (name, content) in contents {
+            let path = folder.join(name);
+            if fs::read(&path).ok().as_ref() != Some(content) {
+                self.lock.write(&path, content, Until::Reboot)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn host(&self, host: u32) -> PathBuf {
+        self.sys.join(format!("devices/platform/host{host}"))
+    }
+
+    fn disk(&self, sid: u32, host: u32, lun: u16) -> PathBuf {
+        self.host(host)
+            .join(format!("session{sid}/target{host}:0:0/{host}:0:0:{lun}"))
+    }
+
+    fn block(&self, device: &str) -> PathBuf {
+        self.sys.join("class/block").join(short(device))
+    }
+}
+
+/// Class and place of what a session shows, the session itself last.
+fn entries(sid: u32, host: u32) -> [(&'static str, String); 3] {
+    [
+        ("iscsi_host", format!("iscsi_host/host{host}")),
+        (
+            "iscsi_connection",
+            format!("session{sid}/connection{sid}:0/iscsi_connection/connection{sid}:0"),
+        ),
+        (
+            "iscsi_session",
+            format!("session{sid}/iscsi_session/session{sid}"),
+        ),
+    ]
+}
+
+/// `/dev/loop3` is `loop3`.
+fn short(device: &str) -> &str {
+    device.rsplit('/').next().unwrap_or(device)
+}
+
+/// SPC-4 section 7.8: peripheral 0, page code, length, content.
+fn page(code: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
+    let mut bytes = vec![0, code];
+    bytes.extend(length.to_be_bytes());
+    bytes.extend(&content[..usize::from(length)]);
+    bytes
+}
+
+/// SPC-4 section 7.8.6: one designator of the logical unit, binary, of type NAA. `None` for digits that are none.
+fn designator(naa: &str) -> Option<Vec<u8>> {
+    let digits = naa.as_bytes();
+    if !digits.len().is_multiple_of(2) || digits.len() > 32 {
+        return None;
+    }
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let name = digits.chunks(2).map(byte).collect::<Option<Vec<u8>>>()?;
+    let mut bytes = vec![0x01, 0x03, 0x00, u8::try_from(name.len()).ok()?];
+    bytes.extend(name);
+    Some(bytes)
+}
+
+/// Makes a link, unless it is there already: a reader must not miss it for a moment.
+fn linked(to: &str, link: &Path) -> io::Result<()> {
+    if fs::read_link(link).is_ok_and(|old| old == Path::new(to)) {
+        return Ok(());
+    }
+    store::remove(link)?;
+    if let Some(parent) = link.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    symlink(to, link)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vital_product_data_is_binary() {
+        assert_eq!(page(0x80, b"abc"), [0, 0x80, 0, 3, b'a', b'b', b'c']);
+        let naa = designator("60014050123456789abcdef012345678").unwrap();
+        assert_eq!(naa[..6], [0x01, 0x03, 0x00, 16, 0x60, 0x01]);
+        assert_eq!(naa.len(), 20);
+        assert_eq!(page(0x83, &naa)[..4], [0, 0x83, 0, 20]);
+        assert_eq!(designator("600"), None);
+        assert_eq!(designator("zz"), None);
+    }
+
+    #[test]
+    fn a_session_comes_and_goes_like_the_kernels() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::take(&dir.path().join("lock")).unwrap();
+        let tree = Tree::new(dir.path().to_owned(), &lock);
+        let shown = Shown {
+            sid: 3,
+            host: 7,
+            iqn: "iqn.t",
+            initiator: "iqn.i",
+            address: "127.0.0.1",
+            port: 3260,
+            tpgt: 1,
+            recovery_tmo: "120",
+        };
+        tree.build(&shown).unwrap();
+        let class = dir.path().join("class/iscsi_session");
+        assert!(!class.join("session3").exists());
+        tree.show(3, 7).unwrap();
+        let unit = LogicalUnit {
+            file: "/lun".into(),
+            serial: "5f1c".into(),
+            naa: "60014050123456789abcdef012345678".into(),
+            vendor: "SYNOLOGY".into(),
+            product: "Storage".into(),
+            revision: "4.0".into(),
+        };
+        tree.add_disk(3, 7, 1, &unit, "/dev/loop9").unwrap();
+        let read = |path: &str| fs::read_to_string(class.join("session3").join(path)).unwrap();
+        assert_eq!(read("targetname"), "iqn.t\n");
+        assert_eq!(read("state"), "LOGGED_IN\n");
+        let disk = "device/target7:0:0/7:0:0:1";
+        assert_eq!(read(&format!("{disk}/vendor")), "SYNOLOGY\n");
+        assert_eq!(read(&format!("{disk}/model")), "Storage         \n");
+        assert_eq!(
+            read(&format!("{disk}/wwid")),
+            "naa.60014050123456789abcdef012345678\n"
+        );
+        assert_eq!(
+            fs::read(class.join("session3").join(disk).join("vpd_pg80")).unwrap(),
+            b"\0\x80\0\x045f1c"
+        );
+        let block = class.join("session3").join(disk).join("block/loop9");
+        assert_eq!(
+            fs::read_link(block).unwrap(),
+            Path::new("/sys/class/block/loop9")
+        );
+        assert_eq!(
+            fs::read_to_string(
+                dir.path()
+                    .join("class/iscsi_connection/connection3:0/persistent_port")
+            )
+            .unwrap(),
+            "3260\n"
+        );
+        tree.state(3, 7, [1].into_iter(), Link::Lost).unwrap();
+        assert_eq!(read("state"), "FAILED\n");
+        assert_eq!(read(&format!("{disk}/state")), "transport-offline\n");
+        for _ in 0..2 {
+            tree.remove(3, 7, &["/dev/loop9".to_owned()]).unwrap();
+            assert!(store::names(&class).unwrap().is_empty());
+            assert!(
+                store::names(&dir.path().join("class/block"))
+                    .unwrap()
+                    .is_empty()
+            );
+            assert!(!dir.path().join("devices/platform/host7").exists());
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Small files that are there whole or not at all, and the lock that orders their writers.
+//!
+//! A file is written under another name, synced, renamed, and the folder is synced: `kill -9` or a power cut at any moment
+//! leaves the old content or the new one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// How long a file has to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Over a power cut.
+    Always,
+    /// As long as the kernel runs: what describes sessions, which end with it. Not synced.
+    Reboot,
+}
+
+/// Holds an advisory lock on a file until it is dropped; other processes wait. Who holds it may write.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+    /// Where a file is written before it gets its name: one place for all, so that a killed writer leaves at most one.
+    scratch: PathBuf,
+}
+
+impl Lock {
+    /// Waits for the lock on `path`, which is made when missing.
+    pub(crate) fn take(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
+        file.lock()?;
+        Ok(Self {
+            file,
+            scratch: path.with_extension("new"),
+        })
+    }
+
+    /// The lock as another process's standard input: it is then held until that process, too, has ended. So a program
+    /// we started and did not live to wait for cannot act behind the back of the next holder.
+    pub(crate) fn share(&self) -> io::Result<Stdio> {
+        Ok(Stdio::from(self.file.try_clone()?))
+    }
+
+    /// Replaces the content of `path`, which is on the lock's own file system.
+    pub(crate) fn write(&self, path: &Path, content: &[u8], until: Until) -> io::Result<()> {
+        let mut file = File::create(&self.scratch)?;
+        file.write_all(content)?;
+        if until == Until::Always {
+            file.sync_all()?;
+        }
+        fs::rename(&self.scratch, path)?;
+        match (until, path.parent()) {
+            (Until::Always, Some(folder)) => sync_folder(folder),
+            (Until::Always | Until::Reboot, _) => Ok(()),
+        }
+    }
+
+    /// Replaces `path` by `value` as JSON.
+    pub(crate) fn write_json<T: Serialize>(
+        &self,
+        path: &Path,
+        value: &T,
+        until: Until,
+    ) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(value)?;
+        text.push(b'\n');
+        self.write(path, &text, until)
+    }
+}
+
+/// Reads JSON from `path`; `None` when there is no such file.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|wrong| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{}: {wrong}", path.display()),
+            )
+        }),
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+/// Removes a file; a missing one is no error.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    gone_is_fine(fs::remove_file(path))
+}
+
+/// Removes a folder and all below it (never what a symlink points at); a missing one is no error.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    gone_is_fine(fs::remove_dir_all(path))
+}
+
+/// Makes the entries of `folder` survive a power cut.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// The names in `folder` that do not begin with a dot, sorted; none when the folder is missing.
+pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(other) => return Err(other),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        // Whatever is not UTF-8 was not written by us.
+        if let Ok(name) = entry?.file_name().into_string()
+            && !name.starts_with('.')
+        {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_lock_is_free_when_the_last_holder_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = Lock::take(&path).unwrap();
+        let childs = lock.share().unwrap();
+        let other = File::open(&path).unwrap();
+        assert!(other.try_lock().is_err());
+        // As after kill -9: the child goes on, and so does the lock.
+        drop(lock);
+        assert!(other.try_lock().is_err());
+        drop(childs);
+        other.try_lock().unwrap();
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::take(&dir.path().join("lock")).unwrap();
+        let path = dir.path().join("file");
+        for (content, until) in [("one", Until::Always), ("two", Until::Reboot)] {
+            lock.write(&path, content.as_bytes(), until).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+        assert_eq!(names(dir.path()).unwrap(), ["file", "lock"]);
+        assert_eq!(read_json::<u32>(&dir.path().join("none")).unwrap(), None);
+        assert!(
+            read_json::<u32>(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("file: ")
+        );
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+    }
+}

@@ -1,0 +1,138 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::target::LogicalUnit;
+
+const IQN: &str = "iqn.2000-01.com.synology:0a1b.node1:12345678";
+
+fn target(iqn: &str) -> Target {
+    let lun = LogicalUnit {
+        file: "/volume1/lun.img".into(),
+        serial: "0a1b".into(),
+        naa: "6001405".repeat(5)[..32].into(),
+        vendor: "SYNOLOGY".into(),
+        product: "Storage".into(),
+        revision: "4.0".into(),
+    };
+    Target {
+        iqn: iqn.into(),
+        enabled: true,
+        max_sessions: 0,
+        portals: vec!["127.0.0.1:3260".parse().unwrap()],
+        luns: BTreeMap::from([(1, lun)]),
+        chap: None,
+    }
+}
+
+fn session() -> Session {
+    Session {
+        initiator: "iqn.1993-08.org.debian:01:abc".into(),
+        address: "127.0.0.1".parse().unwrap(),
+    }
+}
+
+fn targets() -> (tempfile::TempDir, Targets) {
+    let dir = tempfile::tempdir().unwrap();
+    let targets = Targets::open(&dir.path().join("targets")).unwrap();
+    (dir, targets)
+}
+
+#[test]
+fn put_get_list_remove() {
+    let (_dir, targets) = targets();
+    assert_eq!(targets.list().unwrap(), []);
+    targets.put(&target("iqn.b")).unwrap();
+    targets.put(&target("iqn.a")).unwrap();
+    let mut changed = target("iqn.a");
+    changed.enabled = false;
+    targets.put(&changed).unwrap();
+    assert_eq!(targets.get("iqn.a").unwrap(), Some(changed.clone()));
+    assert_eq!(targets.list().unwrap(), [changed, target("iqn.b")]);
+    targets.remove("iqn.a").unwrap();
+    targets.remove("iqn.a").unwrap();
+    assert_eq!(targets.get("iqn.a").unwrap(), None);
+    assert_eq!(targets.list().unwrap(), [target("iqn.b")]);
+}
+
+#[test]
+fn strange_names_stay_in_the_folder_and_apart() {
+    let (dir, targets) = targets();
+    for iqn in [
+        "../../evil",
+        "a/b",
+        "a%2Fb",
+        ".hidden",
+        "a b",
+        "A",
+        "a",
+        "ü",
+    ] {
+        targets.put(&target(iqn)).unwrap();
+        assert_eq!(targets.get(iqn).unwrap().unwrap().iqn, iqn);
+    }
+    assert_eq!(targets.list().unwrap().len(), 8);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert!(targets.put(&target("")).is_err());
+    assert!(targets.put(&target(&"x".repeat(224))).is_err());
+    assert_eq!(targets.get(&"x".repeat(224)).unwrap(), None);
+}
+
+#[test]
+fn a_session_lives_until_logout_or_until_its_target_goes() {
+    let (_dir, targets) = targets();
+    targets.put(&target(IQN)).unwrap();
+    targets.login(IQN, "h-1", &session(), None).unwrap();
+    targets.login(IQN, "h-1", &session(), None).unwrap();
+    targets.login(IQN, "h-2", &session(), None).unwrap();
+    assert_eq!(targets.sessions(IQN).unwrap(), [session(), session()]);
+    targets.logout(IQN, "h-2").unwrap();
+    targets.logout(IQN, "h-2").unwrap();
+    assert_eq!(targets.sessions(IQN).unwrap(), [session()]);
+    targets.put(&target(IQN)).unwrap();
+    assert!(targets.attached(IQN, "h-1").unwrap().is_some());
+    targets.remove(IQN).unwrap();
+    assert_eq!(targets.sessions(IQN).unwrap(), []);
+    // A target of the same name that comes later knows nothing of the old session.
+    targets.put(&target(IQN)).unwrap();
+    assert!(targets.attached(IQN, "h-1").unwrap().is_none());
+}
+
+#[test]
+fn logins_are_turned_down_for_the_reasons_a_target_has() {
+    let (_dir, targets) = targets();
+    let login = |key, proof: Option<&Chap>| targets.login(IQN, key, &session(), proof);
+    assert!(matches!(login("k", None), Err(Refusal::NoTarget)));
+    let chap = Chap {
+        user: "u".into(),
+        password: "secret-secret".into(),
+    };
+    let wanted = Target {
+        max_sessions: 1,
+        chap: Some(chap.clone()),
+        ..target(IQN)
+    };
+    targets.put(&wanted).unwrap();
+    assert!(matches!(login("k", None), Err(Refusal::Authentication)));
+    let wrong = Chap {
+        password: "x".into(),
+        ..chap.clone()
+    };
+    assert!(matches!(
+        login("k", Some(&wrong)),
+        Err(Refusal::Authentication)
+    ));
+    login("k", Some(&chap)).unwrap();
+    assert!(matches!(
+        login("other", Some(&chap)),
+        Err(Refusal::SessionLimit)
+    ));
+    login("k", Some(&chap)).unwrap();
+    targets
+        .put(&Target {
+            enabled: false,
+            ..wanted
+        })
+        .unwrap();
+    assert!(matches!(login("k", Some(&chap)), Err(Refusal::NoTarget)));
+    assert!(!format!("{chap:?}").contains("secret"));
+}

@@ -1,0 +1,301 @@
+//! A host root, a folder of targets and LUN files in a temporary folder, and nothing left of them afterwards.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use node_sim::target::loopdev::Targets;
+use node_sim::target::{LogicalUnit, Target};
+use serde_json::Value;
+
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// One test's world.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) targets: Targets,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Bench {
+    /// `None`, and a line that says so, where loop devices cannot be had.
+    pub(crate) fn new(test: &str) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+            skip(test);
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let targets = Targets::open(&dir.path().join("targets")).unwrap();
+        let bench = Self { targets, dir };
+        let root = bench.root().display().to_string();
+        let made = node_sim(&[
+            "init",
+            "--root",
+            &root,
+            "--targets",
+            &bench.targets.dir().display().to_string(),
+        ]);
+        assert!(made.status.success(), "{made:?}");
+        Some(bench)
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A LUN's file: `size` bytes, the first of them `mark`.
+    pub(crate) fn lun(&self, mark: &str, size: u64) -> LogicalUnit {
+        let file = self.path(&format!("{mark}.img"));
+        let content = File::create(&file).unwrap();
+        content.set_len(size).unwrap();
+        content.write_all_at(mark.as_bytes(), 0).unwrap();
+        content.sync_all().unwrap();
+        LogicalUnit {
+            file,
+            serial: format!("serial-{mark}"),
+            naa: format!("6001405{:025x}", u64::from(mark.bytes().next().unwrap())),
+            vendor: "SYNOLOGY".into(),
+            product: "Storage".into(),
+            revision: "4.0".into(),
+        }
+    }
+
+    pub(crate) fn put(&self, iqn: &str, luns: &[(u16, &LogicalUnit)]) {
+        let luns: BTreeMap<u16, LogicalUnit> = luns
+            .iter()
+            .map(|(lun, unit)| (*lun, (*unit).clone()))
+            .collect();
+        let portals = vec!["127.0.0.1:3260".parse().unwrap()];
+        self.targets
+            .put(&Target {
+                iqn: iqn.into(),
+                enabled: true,
+                max_sessions: 0,
+                portals,
+                luns,
+                chap: None,
+            })
+            .unwrap();
+    }
+
+    /// Makes the record and logs in.
+    pub(crate) fn login(&self, iqn: &str) {
+        self.check(&format!("-m node -T {iqn} -p 127.0.0.1:3260,1 -o new"), 0);
+        self.check(&format!("-m node -T {iqn} -p 127.0.0.1:3260 --login"), 0);
+    }
+
+    /// Runs `iscsiadm` and expects its exit code; answers what it printed.
+    #[track_caller]
+    pub(crate) fn check(&self, line: &str, exit: i32) -> String {
+        let output = self.iscsiadm(line).output().unwrap();
+        assert_eq!(output.status.code(), Some(exit), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The host's own `iscsiadm`, not started yet.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place of these tests that starts programs"
+    )]
+    pub(crate) fn iscsiadm(&self, line: &str) -> Command {
+        let mut command = Command::new(self.root().join("bin/iscsiadm"));
+        command
+            .args(line.split_whitespace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn cleanup(&self) -> Output {
+        node_sim(&["cleanup", "--root", &self.root().display().to_string()])
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        let output = node_sim(&[
+            "status",
+            "--json",
+            "--root",
+            &self.root().display().to_string(),
+        ]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The folder of a disk, found as a driver finds it.
+    pub(crate) fn disk(&self, iqn: &str, lun: u16) -> Option<PathBuf> {
+        let class = self.root().join("sys/class/iscsi_session");
+        let is_ours = |session: &PathBuf| {
+            fs::read_to_string(session.join("targetname")).is_ok_and(|name| name.trim() == iqn)
+        };
+        let session = entries(&class).into_iter().find(is_ours)?;
+        let target = entries(&session.join("device"))
+            .into_iter()
+            .find(|path| name(path).starts_with("target"))?;
+        entries(&target)
+            .into_iter()
+            .find(|path| name(path).ends_with(&format!(":0:0:{lun}")))
+    }
+
+    /// `/dev/loopN` of a disk.
+    pub(crate) fn device(&self, iqn: &str, lun: u16) -> Option<PathBuf> {
+        let block = entries(&self.disk(iqn, lun)?.join("block"));
+        assert_eq!(block.len(), 1, "{block:?}");
+        Some(Path::new("/dev").join(name(&block[0])))
+    }
+
+    /// Bytes, as the kernel's `size` file says through the tree.
+    pub(crate) fn bytes(&self, iqn: &str, lun: u16) -> u64 {
+        let block = entries(&self.disk(iqn, lun).unwrap().join("block"));
+        fs::read_to_string(block[0].join("size"))
+            .unwrap()
+            .trim()
+            .parse::<u64>()
+            .unwrap()
+            * 512
+    }
+
+    /// Unit serial number as the tree shows it.
+    pub(crate) fn serial(&self, iqn: &str, lun: u16) -> String {
+        let page = fs::read(self.disk(iqn, lun).unwrap().join("vpd_pg80")).unwrap();
+        String::from_utf8(page[4..].to_vec()).unwrap()
+    }
+
+    /// Loop devices of the machine whose file is (or was) in this test's folder.
+    pub(crate) fn loops(&self) -> Vec<String> {
+        let mut ours = Vec::new();
+        for device in entries(Path::new("/sys/class/block")) {
+            let file = fs::read_to_string(device.join("loop/backing_file")).unwrap_or_default();
+            if file.starts_with(&*self.dir.path().to_string_lossy()) {
+                ours.push(format!("{} {}", name(&device), file.trim()));
+            }
+        }
+        ours
+    }
+
+    /// Nothing of us is left: on the machine, in the tree, at the targets.
+    #[track_caller]
+    pub(crate) fn assert_clean(&self) {
+        assert_eq!(self.loops(), Vec::<String>::new());
+        for class in ["iscsi_session", "iscsi_connection", "iscsi_host", "block"] {
+            assert_eq!(
+                entries(&self.root().join("sys/class").join(class)),
+                Vec::<PathBuf>::new()
+            );
+        }
+        assert_eq!(
+            entries(&self.root().join("sys/devices/platform")),
+            Vec::<PathBuf>::new()
+        );
+        assert_eq!(
+            entries(&self.root().join("var/node-sim/sessions")),
+            Vec::<PathBuf>::new()
+        );
+        for target in self.targets.list().unwrap() {
+            assert_eq!(self.targets.sessions(&target.iqn).unwrap(), []);
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let output = self.cleanup();
+        if thread::panicking() {
+            // What the code under test has lost must not stay on the machine either.
+            for stray in self.loops() {
+                let device = format!("/dev/{}", stray.split(' ').next().unwrap_or_default());
+                let _ = losetup(&["--detach", &device]);
+            }
+            return;
+        }
+        assert!(output.status.success(), "{output:?}");
+        self.assert_clean();
+    }
+}
+
+/// Runs `node-sim`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place of these tests that starts programs"
+)]
+pub(crate) fn node_sim(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_node-sim"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place of these tests that starts programs"
+)]
+fn losetup(args: &[&str]) -> std::io::Result<Output> {
+    Command::new("losetup").args(args).output()
+}
+
+/// The first bytes of a device, past any cache.
+pub(crate) fn mark(device: &Path) -> String {
+    let mut bytes = [0; 8];
+    File::open(device)
+        .unwrap()
+        .read_exact_at(&mut bytes, 0)
+        .unwrap();
+    String::from_utf8_lossy(&bytes)
+        .trim_end_matches('\0')
+        .to_owned()
+}
+
+/// Looks again and again until it holds.
+#[track_caller]
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < end, "{what}: not within 10 s");
+        thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "SKIP_LOG counts what a run could not test; read once per skipped test"
+)]
+fn skip(test: &str) {
+    let line = format!("SKIP: {test}: needs root\n");
+    eprint!("{line}");
+    if let Ok(log) = std::env::var("SKIP_LOG") {
+        File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap()
+            .write_all(line.as_bytes())
+            .unwrap();
+    }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}

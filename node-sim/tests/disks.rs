@@ -1,0 +1,371 @@
+//! What needs root: real loop devices behind the `iscsiadm` that a driver starts.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bench;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::process::Child;
+use std::thread;
+use std::time::Duration;
+
+use bench::{Bench, MIB, mark, node_sim, until};
+
+const IQN: &str = "iqn.2000-01.com.synology:0a1b.node1:12345678";
+
+#[test]
+fn login_shows_the_disk_and_logout_takes_it_away() {
+    let Some(bench) = Bench::new("login_shows_the_disk_and_logout_takes_it_away") else {
+        return;
+    };
+    let unit = bench.lun("alpha", 16 * MIB);
+    bench.put(IQN, &[(1, &unit)]);
+    bench.login(IQN);
+    let device = bench.device(IQN, 1).unwrap();
+    assert_eq!(mark(&device), "alpha");
+    assert_eq!(bench.bytes(IQN, 1), 16 * MIB);
+    assert_eq!(bench.serial(IQN, 1), "serial-alpha");
+    let disk = bench.disk(IQN, 1).unwrap();
+    assert_eq!(
+        fs::read_to_string(disk.join("wwid")).unwrap(),
+        format!("naa.{}\n", unit.naa)
+    );
+    assert_eq!(fs::read_to_string(disk.join("state")).unwrap(), "running\n");
+    let block = disk.join("block").join(device.file_name().unwrap());
+    assert_eq!(
+        fs::read_to_string(block.join("queue/logical_block_size")).unwrap(),
+        "512\n"
+    );
+    assert!(
+        bench
+            .root()
+            .join("sys/class/block")
+            .join(device.file_name().unwrap())
+            .join("dev")
+            .exists()
+    );
+
+    // What is written to the disk is in the LUN.
+    let written = OpenOptions::new().write(true).open(&device).unwrap();
+    written.write_all_at(b"written!", 4096).unwrap();
+    written.sync_all().unwrap();
+    drop(written);
+    let mut read = [0; 8];
+    File::open(&unit.file)
+        .unwrap()
+        .read_exact_at(&mut read, 4096)
+        .unwrap();
+    assert_eq!(&read, b"written!");
+
+    bench.check(&format!("-m node -T {IQN} -u"), 0);
+    bench.assert_clean();
+    bench.check("-m session", 21);
+}
+
+#[test]
+fn a_grown_file_is_seen_only_after_a_rescan() {
+    let Some(bench) = Bench::new("a_grown_file_is_seen_only_after_a_rescan") else {
+        return;
+    };
+    let unit = bench.lun("alpha", 16 * MIB);
+    bench.put(IQN, &[(1, &unit)]);
+    bench.login(IQN);
+    let device = bench.device(IQN, 1).unwrap();
+    // A size that is no whole number of anything but sectors, beyond 4 GiB.
+    let grown = (5 << 30) + 512;
+    OpenOptions::new()
+        .write(true)
+        .open(&unit.file)
+        .unwrap()
+        .set_len(grown)
+        .unwrap();
+    bench.check("-m session", 0);
+    bench.check(&format!("-m node -T {IQN} -p 127.0.0.1 -l"), 15);
+    assert_eq!(bench.bytes(IQN, 1), 16 * MIB);
+    assert_eq!(
+        bench.status()["sessions"][0]["disks"][0]["file_bytes"],
+        grown
+    );
+
+    let sid = bench.status()["sessions"][0]["sid"].clone();
+    bench.check(&format!("-m session -r {sid} --rescan"), 0);
+    assert_eq!(bench.bytes(IQN, 1), grown);
+    assert_eq!(bench.device(IQN, 1).unwrap(), device);
+    assert_eq!(bench.status()["sessions"][0]["disks"][0]["bytes"], grown);
+}
+
+#[test]
+fn a_rescan_attaches_new_luns_and_a_manual_login_none() {
+    let Some(bench) = Bench::new("a_rescan_attaches_new_luns_and_a_manual_login_none") else {
+        return;
+    };
+    let (one, two) = (bench.lun("alpha", MIB), bench.lun("beta", 2 * MIB));
+    bench.put(IQN, &[(1, &one)]);
+    bench.check(&format!("-m node -T {IQN} -p 127.0.0.1 -o new"), 0);
+    bench.check(
+        &format!("-m node -T {IQN} -o update -n node.session.scan -v manual"),
+        0,
+    );
+    bench.check(&format!("-m node -T {IQN} -l"), 0);
+    assert_eq!(bench.device(IQN, 1), None);
+    assert!(bench.loops().is_empty());
+    bench.check(&format!("-m node -T {IQN} -R"), 0);
+    assert_eq!(mark(&bench.device(IQN, 1).unwrap()), "alpha");
+    bench.put(IQN, &[(1, &one), (2, &two)]);
+    assert_eq!(bench.device(IQN, 2), None);
+    bench.check("-m session -R", 0);
+    assert_eq!(mark(&bench.device(IQN, 2).unwrap()), "beta");
+    assert_eq!(bench.loops().len(), 2);
+}
+
+#[test]
+fn a_target_that_is_removed_is_noticed_by_a_rescan() {
+    let Some(bench) = Bench::new("a_target_that_is_removed_is_noticed_by_a_rescan") else {
+        return;
+    };
+    let (one, other) = (bench.lun("alpha", MIB), bench.lun("beta", MIB));
+    bench.put(IQN, &[(1, &one)]);
+    bench.put("iqn.other", &[(1, &other)]);
+    bench.login(IQN);
+    let state = || fs::read_to_string(bench.disk(IQN, 1).unwrap().join("state")).unwrap();
+    bench.targets.remove(IQN).unwrap();
+    assert_eq!(state(), "running\n");
+    bench.check("-m session -R", 0);
+    assert_eq!(state(), "transport-offline\n");
+    assert_eq!(bench.status()["sessions"][0]["state"], "target lost");
+    bench.check(&format!("-m node -T {IQN} -l"), 15);
+    bench.check(&format!("-m node -T {IQN} -u"), 0);
+    bench.check(&format!("-m node -T {IQN} -l"), 19);
+    bench.assert_clean();
+}
+
+#[test]
+fn another_lun_under_the_same_number() {
+    let Some(bench) = Bench::new("another_lun_under_the_same_number") else {
+        return;
+    };
+    let (one, two) = (bench.lun("alpha", MIB), bench.lun("beta", 2 * MIB));
+    bench.put(IQN, &[(1, &one)]);
+    bench.login(IQN);
+    let device = bench.device(IQN, 1).unwrap();
+    bench.put(IQN, &[(1, &two)]);
+    assert_eq!(
+        bench.serial(IQN, 1),
+        "serial-alpha",
+        "a cache until somebody rescans"
+    );
+
+    // In use: the identity is the new one's, the content cannot be.
+    let claimed = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_EXCL)
+        .open(&device)
+        .unwrap();
+    bench.check("-m session -R", 0);
+    assert_eq!(bench.serial(IQN, 1), "serial-beta");
+    assert_eq!(mark(&bench.device(IQN, 1).unwrap()), "alpha");
+    drop(claimed);
+    bench.check("-m session -R", 0);
+    assert_eq!(bench.serial(IQN, 1), "serial-beta");
+    assert_eq!(mark(&bench.device(IQN, 1).unwrap()), "beta");
+    assert_eq!(bench.bytes(IQN, 1), 2 * MIB);
+    assert_eq!(bench.loops().len(), 1);
+
+    // Another file of the same name is another file.
+    fs::remove_file(&two.file).unwrap();
+    let again = bench.lun("beta", 3 * MIB);
+    assert_eq!(again.file, two.file);
+    bench.check("-m session -R", 0);
+    assert_eq!(bench.bytes(IQN, 1), 3 * MIB);
+    assert_eq!(bench.loops().len(), 1);
+}
+
+#[test]
+fn a_disk_in_use_outlives_its_logout_until_it_is_closed() {
+    let Some(bench) = Bench::new("a_disk_in_use_outlives_its_logout_until_it_is_closed") else {
+        return;
+    };
+    let unit = bench.lun("alpha", MIB);
+    bench.put(IQN, &[(1, &unit)]);
+    bench.login(IQN);
+    let open = File::open(bench.device(IQN, 1).unwrap()).unwrap();
+    bench.check(&format!("-m node -T {IQN} -u"), 0);
+    assert_eq!(bench.disk(IQN, 1), None);
+    assert_eq!(bench.loops().len(), 1);
+    // A new login meanwhile gets a device of its own.
+    bench.check(&format!("-m node -T {IQN} -l"), 0);
+    assert_eq!(bench.loops().len(), 2);
+    bench.check("-m session -u", 0);
+    drop(open);
+    until("the loop device is gone", || bench.loops().is_empty());
+}
+
+#[test]
+fn a_login_that_cannot_attach_leaves_nothing() {
+    let Some(bench) = Bench::new("a_login_that_cannot_attach_leaves_nothing") else {
+        return;
+    };
+    let (one, mut gone) = (bench.lun("alpha", MIB), bench.lun("beta", MIB));
+    gone.file = bench.path("missing.img");
+    bench.put(IQN, &[(1, &one), (2, &gone)]);
+    bench.check(&format!("-m node -T {IQN} -p 127.0.0.1 -o new"), 0);
+    bench.check(&format!("-m node -T {IQN} -l"), 9);
+    bench.assert_clean();
+}
+
+#[test]
+fn eight_logins_at_once() {
+    let Some(bench) = Bench::new("eight_logins_at_once") else {
+        return;
+    };
+    let iqns: Vec<String> = (0..8).map(|number| format!("iqn.t{number}")).collect();
+    for iqn in &iqns {
+        bench.put(iqn, &[(1, &bench.lun(&iqn[4..], MIB))]);
+        bench.check(&format!("-m node -T {iqn} -p 127.0.0.1 -o new"), 0);
+    }
+    let all = |line: &str| -> Vec<Option<i32>> {
+        let running: Vec<Child> = iqns
+            .iter()
+            .map(|iqn| bench.iscsiadm(&line.replace("IQN", iqn)).spawn().unwrap())
+            .collect();
+        running
+            .into_iter()
+            .map(|child| child.wait_with_output().unwrap().status.code())
+            .collect()
+    };
+    assert_eq!(all("-m node -T IQN --login"), [Some(0); 8]);
+    for iqn in &iqns {
+        assert_eq!(mark(&bench.device(iqn, 1).unwrap()), iqn[4..]);
+    }
+    assert_eq!(all("-m node -T IQN --rescan"), [Some(0); 8]);
+    assert_eq!(all("-m node -T IQN --logout"), [Some(0); 8]);
+    bench.assert_clean();
+
+    // The same target eight times: one gets it.
+    let mut codes = all("-m node -T iqn.t3 --login");
+    codes.sort();
+    assert_eq!(codes, [[Some(0)].as_slice(), &[Some(15); 7]].concat());
+    assert_eq!(bench.loops().len(), 1);
+}
+
+#[test]
+fn two_host_roots_attach_the_same_lun_and_keep_to_their_own() {
+    let Some(bench) = Bench::new("two_host_roots_attach_the_same_lun_and_keep_to_their_own") else {
+        return;
+    };
+    let Some(mut other) = Bench::new("two_host_roots_attach_the_same_lun_and_keep_to_their_own")
+    else {
+        return;
+    };
+    other.targets = bench.targets.clone();
+    let targets = bench.targets.dir().display().to_string();
+    node_sim(&[
+        "init",
+        "--root",
+        &other.root().display().to_string(),
+        "--targets",
+        &targets,
+    ]);
+    let unit = bench.lun("alpha", MIB);
+    bench.put(IQN, &[(1, &unit)]);
+    thread::scope(|scope| {
+        scope.spawn(|| bench.login(IQN));
+        scope.spawn(|| other.login(IQN));
+    });
+    assert_ne!(bench.device(IQN, 1), other.device(IQN, 1));
+    assert_eq!(bench.targets.sessions(IQN).unwrap().len(), 2);
+    assert!(other.cleanup().status.success());
+    assert_eq!(mark(&bench.device(IQN, 1).unwrap()), "alpha");
+    assert_eq!(bench.targets.sessions(IQN).unwrap().len(), 1);
+    bench.check("-m session -u", 0);
+}
+
+#[test]
+fn kill_9_at_any_moment_leaves_no_loop_device_that_nobody_knows() {
+    let Some(bench) = Bench::new("kill_9_at_any_moment_leaves_no_loop_device_that_nobody_knows")
+    else {
+        return;
+    };
+    let (one, two) = (bench.lun("alpha", MIB), bench.lun("beta", MIB));
+    bench.put(IQN, &[(1, &one), (2, &two)]);
+    bench.check(&format!("-m node -T {IQN} -p 127.0.0.1 -o new"), 0);
+    bench.check(
+        &format!("-m node -T {IQN} -o update -n node.session.scan -v manual"),
+        0,
+    );
+    let login = format!("-m node -T {IQN} --login");
+    let (mut half_made, mut undone) = (0, 0);
+    for round in 0..60_u64 {
+        // Login with scan, rescan that attaches, logout: each is killed at another moment every time.
+        let scan = if round % 2 == 0 { "auto" } else { "manual" };
+        bench.check(
+            &format!("-m node -T {IQN} -o update -n node.session.scan -v {scan}"),
+            0,
+        );
+        let after = Duration::from_micros(700 * (round / 2));
+        kill_after(bench.iscsiadm(&login).spawn().unwrap(), after);
+        half_made += usize::from(bench.status()["sessions"][0]["state"] == "half-made");
+        if round % 2 == 1 {
+            // The next login finds a whole session or none, never half of one.
+            let code = bench.iscsiadm(&login).output().unwrap().status.code();
+            assert!(matches!(code, Some(0 | 15)), "{code:?}");
+            kill_after(
+                bench.iscsiadm("-m session --rescan").spawn().unwrap(),
+                after,
+            );
+            bench.check("-m session --rescan", 0);
+            assert_eq!(mark(&bench.device(IQN, 1).unwrap()), "alpha");
+            assert_eq!(mark(&bench.device(IQN, 2).unwrap()), "beta");
+            assert_eq!(bench.loops().len(), 2);
+            kill_after(
+                bench.iscsiadm("-m session --logout").spawn().unwrap(),
+                after,
+            );
+        }
+        undone += usize::from(!bench.loops().is_empty());
+        assert!(bench.cleanup().status.success());
+        bench.assert_clean();
+    }
+    // Otherwise this test has not tested anything.
+    assert!(
+        half_made > 0 && undone > 0,
+        "half-made: {half_made}, undone: {undone}"
+    );
+}
+
+#[test]
+fn cleanup_twice_and_a_status_for_people() {
+    let Some(bench) = Bench::new("cleanup_twice_and_a_status_for_people") else {
+        return;
+    };
+    let unit = bench.lun("alpha", 16 * MIB);
+    bench.put(IQN, &[(1, &unit)]);
+    let root = bench.root().display().to_string();
+    let table = |args: &[&str]| String::from_utf8(node_sim(args).stdout).unwrap();
+    assert_eq!(
+        table(&["status", "--root", &root]),
+        "No sessions, no node records.\n"
+    );
+    bench.login(IQN);
+    let shown = table(&["status", "--root", &root]);
+    for part in [IQN, "logged in", "16 MiB", "serial-alpha", "/dev/loop"] {
+        assert!(shown.contains(part), "{part} in\n{shown}");
+    }
+    assert_eq!(
+        table(&["cleanup", "--root", &root]),
+        "1 session logged out.\n"
+    );
+    bench.assert_clean();
+    assert_eq!(
+        table(&["cleanup", "--root", &root]),
+        "Nothing to clean up.\n"
+    );
+    bench.check("-m node", 0);
+}
+
+fn kill_after(mut child: Child, after: Duration) {
+    thread::park_timeout(after);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
