@@ -36,8 +36,8 @@ enum Filesystem {
 pub(crate) fn demo(context: &Context, demo: &Demo) -> Result<()> {
     doctor::ready(context, Layer::Demo)?;
     build_programs(context, &[])?;
-    Step::new(context, "cargo build -p e2e --bin demo").quiet("Building the demo")?;
-    let step = Step::new(context, "cargo run --quiet -p e2e --bin demo --").interactive();
+    let program = context.target.join("debug/demo");
+    let step = Step::new(context, &program.to_string_lossy()).interactive();
     step.args(&demo.arguments()).show()
 }
 
@@ -61,9 +61,8 @@ impl Demo {
 pub(crate) fn bench(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Bench)?;
     build_programs(context, &["--release"])?;
-    Step::new(context, "cargo build --release -p e2e --bin bench")
-        .quiet("Building the measurements")?;
-    Step::new(context, "cargo run --quiet --release -p e2e --bin bench").show()
+    let program = context.target.join("release/bench");
+    Step::new(context, &program.to_string_lossy()).show()
 }
 
 #[cfg(test)]

@@ -47,6 +47,14 @@ impl Initiator {
         ])?)?)
     }
 
+    /// Logs out of everything and frees all loop devices that nobody uses, as the end of the kernel does. Records stay.
+    ///
+    /// # Errors
+    /// node-sim fails.
+    pub fn cleanup(&self) -> Result<()> {
+        node_sim(&["cleanup", "--root", &text(&self.root)]).map(drop)
+    }
+
     /// The loop device that stands for the LUN at `iqn`, for instance `/dev/loop3`.
     ///
     /// # Errors

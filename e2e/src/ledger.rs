@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -18,10 +19,12 @@ pub struct Row {
     pub requests: usize,
     /// Repeated looks at a LUN that was still locked or being deleted; they are bounded, and counted apart.
     pub polls: usize,
+    /// How long the caller waited.
+    pub elapsed: Duration,
 }
 
 impl Row {
-    fn new(rpc: &'static str, journal: Vec<Entry>) -> Self {
+    fn new(rpc: &'static str, elapsed: Duration, journal: Vec<Entry>) -> Self {
         let mut calls: Vec<Entry> = Vec::new();
         let mut polls = 0;
         for entry in journal.into_iter().filter(|entry| !entry.is_session()) {
@@ -46,6 +49,7 @@ impl Row {
             calls,
             requests,
             polls,
+            elapsed,
         }
     }
 
@@ -92,10 +96,13 @@ impl Ledger {
         E: std::error::Error + Send + Sync + 'static,
     {
         let (_, before) = nas.journal(u64::MAX).await?;
+        let started = Instant::now();
         let answer = call
             .await
             .map_err(|error| anyhow::Error::new(error).context(rpc))?;
-        self.rows.push(Row::new(rpc, nas.journal(before).await?.0));
+        let elapsed = started.elapsed();
+        self.rows
+            .push(Row::new(rpc, elapsed, nas.journal(before).await?.0));
         Ok(answer)
     }
 

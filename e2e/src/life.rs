@@ -86,6 +86,12 @@ pub struct Life {
     pub name: String,
     /// What it holds.
     pub content: Content,
+    /// How the CO wants to use it: `SINGLE_NODE_WRITER` unless changed.
+    pub mode: Mode,
+    /// Mount flags in its capability.
+    pub mount_flags: Vec<String>,
+    /// For `NodePublishVolume`: nothing may be written through [`Life::target`].
+    pub readonly: bool,
     /// The handle.
     pub id: String,
     /// From `CreateVolume`.
@@ -111,7 +117,19 @@ impl Life {
         size: i64,
         content: Content,
     ) -> Result<Self, Status> {
-        let request = create_request(name, size, content);
+        Self::create_as(world, create_request(name, size, content), content).await
+    }
+
+    /// Creates a volume with a request of the caller's own.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn create_as(
+        world: &World,
+        request: csi::CreateVolumeRequest,
+        content: Content,
+    ) -> Result<Self, Status> {
+        let name = request.name.clone();
         let volume = world
             .plugin
             .controller()
@@ -120,13 +138,16 @@ impl Life {
             .into_inner()
             .volume
             .unwrap_or_default();
-        let kubelet = world.folder().join("kubelet").join(name);
+        let kubelet = world.folder().join("kubelet").join(&name);
         let (staging, target) = (kubelet.join("staging"), kubelet.join("target"));
         // The CO makes the staging path and the parent of the target path.
         std::fs::create_dir_all(&staging).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Self {
-            name: name.to_owned(),
+            name,
             content,
+            mode: Mode::SingleNodeWriter,
+            mount_flags: Vec::new(),
+            readonly: false,
             id: volume.volume_id,
             volume_context: volume.volume_context,
             publish_context: HashMap::new(),
@@ -143,7 +164,11 @@ impl Life {
 
     /// Its capability, as the CO repeats it in each call.
     pub fn capability(&self) -> csi::VolumeCapability {
-        capability(self.content, Mode::SingleNodeWriter)
+        let mut capability = capability(self.content, self.mode);
+        if let Some(AccessType::Mount(mount)) = &mut capability.access_type {
+            mount.mount_flags.clone_from(&self.mount_flags);
+        }
+        capability
     }
 
     /// Where a user of the volume finds it: a directory, or a device.
@@ -224,6 +249,7 @@ impl Life {
             staging_target_path: text(&self.staging),
             target_path: text(&self.target),
             volume_capability: Some(self.capability()),
+            readonly: self.readonly,
             volume_context: self.volume_context.clone(),
             ..csi::NodePublishVolumeRequest::default()
         };

@@ -101,7 +101,7 @@ impl Nas {
         let folder = folder.join("nas");
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("password"), PASSWORD)?;
-        let process = spawn(&folder, &settings)?;
+        let process = spawn(&folder, &settings, &[ANY, ANY].map(str::to_owned))?;
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build()?;
         let mut nas = Self {
@@ -116,15 +116,22 @@ impl Nas {
         Ok(nas)
     }
 
-    /// Kills it, as a power cut does, and starts it again with the same state.
+    /// Kills it, as a power cut does, and starts it again with the same state at the same addresses.
     ///
     /// # Errors
     /// It does not come up.
     pub async fn restart(&mut self) -> Result<()> {
-        self.process.kill();
+        self.kill();
+        let address = |url: &str| url.trim_start_matches("http://").to_owned();
+        let listen = [address(&self.api), address(&self.control)];
         let _ = std::fs::remove_file(self.folder.join("endpoints.json"));
-        self.process = spawn(&self.folder, &self.settings)?;
+        self.process = spawn(&self.folder, &self.settings, &listen)?;
         self.await_endpoints().await
+    }
+
+    /// Kills it, as a power cut does. [`Nas::restart`] brings it back.
+    pub fn kill(&mut self) {
+        self.process.kill();
     }
 
     async fn await_endpoints(&mut self) -> Result<()> {
@@ -355,15 +362,18 @@ impl Nas {
     }
 }
 
-fn spawn(folder: &Path, settings: &Settings) -> Result<Process> {
+/// An address of the system's choice.
+const ANY: &str = "127.0.0.1:0";
+
+fn spawn(folder: &Path, settings: &Settings, listen: &[String; 2]) -> Result<Process> {
     let state = folder.to_string_lossy().into_owned();
     let password = folder.join("password").to_string_lossy().into_owned();
     let mut args = vec![
         "serve",
         "--listen",
-        "127.0.0.1:0",
+        &listen[0],
         "--control",
-        "127.0.0.1:0",
+        &listen[1],
         "--state-dir",
         &state,
         "--password-file",

@@ -1,0 +1,301 @@
+//! Flags and the configuration file: read once at start, unknown keys are errors. Nothing else reads the environment.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use clap::Parser;
+use secrecy::SecretString;
+use serde::Deserialize;
+use url::Url;
+
+use crate::dsm::client::Password;
+use crate::publication::Portal;
+use crate::telemetry::LogFormat;
+use crate::volume::NasName;
+
+/// A CSI driver for Synology NAS: block volumes (iSCSI LUNs) that grow.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "synology-csi", version)]
+pub struct Args {
+    /// Where to serve: a unix socket that the driver makes, as unix:///path or a bare path.
+    #[arg(long, value_parser = socket_path)]
+    pub endpoint: PathBuf,
+    /// Which services to offer: the controller speaks to the NAS, the node to this machine's kernel.
+    #[arg(long, value_enum, default_value_t = Mode::All)]
+    pub mode: Mode,
+    /// The NASes (YAML). The controller needs it, the node does not.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// This node's name, usually spec.nodeName. The node needs it.
+    #[arg(long, value_name = "NAME")]
+    pub node_id: Option<String>,
+    /// Where the host's /sys and /etc/iscsi are seen, when not at /.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub host_root: PathBuf,
+    /// The provisioner's name, which is also the owner's mark on each LUN: never change it on a NAS that has volumes.
+    #[arg(long, value_name = "NAME", default_value = "csi.synology.com", value_parser = driver_name)]
+    pub driver_name: String,
+    /// error, warn, info, debug, trace, or a filter such as info,driver::dsm=trace.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Which services a process offers. Identity is always among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// The controller service.
+    Controller,
+    /// The node service.
+    Node,
+    /// Both.
+    All,
+}
+
+impl Mode {
+    /// The controller service is offered.
+    pub fn controller(self) -> bool {
+        matches!(self, Self::Controller | Self::All)
+    }
+
+    /// The node service is offered.
+    pub fn node(self) -> bool {
+        matches!(self, Self::Node | Self::All)
+    }
+}
+
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
+    if path.starts_with('/') {
+        Ok(PathBuf::from(path))
+    } else {
+        Err("give a unix socket with an absolute path, for instance unix:///csi/csi.sock".to_owned())
+    }
+}
+
+/// CSI v1.12, `GetPluginInfo`: a domain name, 63 characters or less.
+fn driver_name(text: &str) -> Result<String, String> {
+    let well_formed = (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric());
+    if well_formed { Ok(text.to_owned()) } else { Err("give a domain name of at most 63 characters".to_owned()) }
+}
+
+/// The configuration file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The NASes; at least one.
+    pub nas: Vec<NasConfig>,
+    /// Where refused credentials are remembered across restarts. Without it they are remembered by the process alone.
+    pub state_file: Option<PathBuf>,
+}
+
+/// One NAS.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NasConfig {
+    /// Its permanent name: part of every volume id.
+    #[serde(deserialize_with = "parsed")]
+    pub name: NasName,
+    /// Names that it had before.
+    #[serde(default, deserialize_with = "all_parsed")]
+    pub aliases: Vec<NasName>,
+    /// `http://` or `https://`, host and port.
+    pub url: Url,
+    /// An administrator without second factor.
+    pub username: String,
+    password: Option<SecretString>,
+    password_file: Option<PathBuf>,
+    /// A PEM file with the authority that signed the NAS's certificate.
+    pub ca_file: Option<PathBuf>,
+    /// Where the NAS's targets listen; default: the NAS's address, port 3260.
+    #[serde(default, deserialize_with = "all_parsed")]
+    pub portals: Vec<Portal>,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the configuration {path} cannot be read")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not YAML, or not of this shape.
+    #[error("the configuration does not have the right shape")]
+    Shape(#[source] serde_yaml_ng::Error),
+    /// A value that cannot be.
+    #[error("nas {nas:?}: {problem}")]
+    Value {
+        /// The NAS.
+        nas: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// No NAS.
+    #[error("the configuration names no nas: add at least one")]
+    Empty,
+    /// A flag that this mode needs.
+    #[error("--{flag} is needed in mode {mode:?}")]
+    FlagMissing {
+        /// The flag.
+        flag: &'static str,
+        /// The mode.
+        mode: Mode,
+    },
+    /// TLS or the state file.
+    #[error("{what}")]
+    SetUp {
+        /// What could not be set up.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Config {
+    /// Reads and checks a configuration file's text.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the NAS and the key.
+    pub fn read(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = serde_yaml_ng::from_str(text).map_err(ConfigError::Shape)?;
+        if config.nas.is_empty() {
+            return Err(ConfigError::Empty);
+        }
+        let mut names = HashSet::new();
+        for nas in &config.nas {
+            nas.check()?;
+            if let Some(twice) = std::iter::once(&nas.name).chain(&nas.aliases).find(|name| !names.insert((*name).clone())) {
+                return Err(nas.problem(&format!("the name {twice} is given twice: names and aliases must be unique")));
+            }
+        }
+        Ok(config)
+    }
+}
+
+impl NasConfig {
+    /// Where the password comes from; checked to be given exactly once.
+    pub fn password(&self) -> Password {
+        match (&self.password, &self.password_file) {
+            (Some(password), _) => Password::Given(password.clone()),
+            (None, file) => Password::File(file.clone().unwrap_or_default()),
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !matches!(self.url.scheme(), "http" | "https") || self.url.host().is_none() {
+            return Err(self.problem("url must be http://HOST:PORT or https://HOST:PORT"));
+        }
+        if !self.url.username().is_empty() || self.url.password().is_some() {
+            return Err(self.problem("url must not hold a user or password: give username and password_file"));
+        }
+        if !matches!(self.url.path(), "" | "/") || self.url.query().is_some() {
+            return Err(self.problem("url must end after the port"));
+        }
+        if self.password.is_some() == self.password_file.is_some() {
+            return Err(self.problem("give either password or password_file"));
+        }
+        if self.username.is_empty() {
+            return Err(self.problem("username is empty"));
+        }
+        if self.portals.len() > 16 {
+            return Err(self.problem("more than 16 portals"));
+        }
+        Ok(())
+    }
+
+    fn problem(&self, problem: &str) -> ConfigError {
+        ConfigError::Value { nas: self.name.to_string(), problem: problem.to_owned() }
+    }
+}
+
+fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")))
+}
+
+fn all_parsed<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let parse = |text: String| text.parse().map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")));
+    texts.into_iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "
+nas:
+  - name: nas1
+    aliases: [old]
+    url: https://nas.example:5001
+    username: csi
+    password_file: /etc/synology-csi/password
+    portals: ['10.0.0.5', '[fd00::5]:3260']
+state_file: /var/lib/synology-csi/refused.json
+";
+
+    fn refusal(change: impl Fn(&str) -> String) -> String {
+        let error = Config::read(&change(GOOD)).unwrap_err();
+        format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string))
+    }
+
+    #[test]
+    fn a_good_configuration_is_read() {
+        let config = Config::read(GOOD).unwrap();
+        assert_eq!(config.nas[0].portals.len(), 2);
+        assert!(matches!(config.nas[0].password(), Password::File(_)));
+    }
+
+    #[test]
+    fn a_bad_one_is_refused_by_name() {
+        for (from, to, named) in [
+            ("username: csi", "user: csi", "user"),
+            ("name: nas1", "name: NAS_1", "NAS_1"),
+            ("aliases: [old]", "aliases: [nas1]", "twice"),
+            ("https://nas.example:5001", "ftp://nas.example", "url"),
+            ("https://nas.example:5001", "https://csi:secret@nas.example", "password_file"),
+            ("https://nas.example:5001", "https://nas.example/webapi", "port"),
+            ("password_file: /etc/synology-csi/password", "", "password"),
+            ("username: csi", "username: ''", "username"),
+            ("10.0.0.5", "nas.local", "nas.local"),
+            ("state_file", "statefile", "statefile"),
+        ] {
+            let text = refusal(|good| good.replace(from, to));
+            assert!(text.contains(named), "{to}: {text}");
+        }
+        assert!(matches!(Config::read("nas: []"), Err(ConfigError::Empty)));
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let text = GOOD.replace("password_file: /etc/synology-csi/password", "password: planted-secret");
+        assert!(!format!("{:?}", Config::read(&text).unwrap()).contains("planted-secret"));
+    }
+
+    #[test]
+    fn endpoints_are_unix_sockets() {
+        assert_eq!(socket_path("unix:///csi/csi.sock"), Ok(PathBuf::from("/csi/csi.sock")));
+        assert_eq!(socket_path("/csi/csi.sock"), Ok(PathBuf::from("/csi/csi.sock")));
+        assert!(socket_path("tcp://0.0.0.0:1").is_err());
+        assert!(socket_path("unix://csi.sock").is_err());
+    }
+}

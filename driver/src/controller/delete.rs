@@ -1,0 +1,60 @@
+//! `DeleteVolume` (design choices 2, 16 and 19).
+
+use super::{Doing as _, Shared};
+use crate::dsm::Nas;
+use crate::dsm::lun::Lun;
+use crate::error::Error;
+use crate::plan;
+use crate::volume::{Mark, VolumeId};
+
+impl Shared {
+    pub(super) async fn delete(&self, id: &VolumeId) -> Result<(), Error> {
+        let nas = self.nas(id)?;
+        let Some(lun) = nas.lun(&id.uuid).await.doing(|| format!("looking for volume {id}"))? else {
+            return prove_absent(nas, id).await;
+        };
+        self.owned(id, &lun)?;
+        if let Some(seen) = lun.not_ready() {
+            return Err(Error::Unfinished { what: format!("volume {id}"), seen });
+        }
+        refuse_published(nas, id).await?;
+        let sent = nas.delete_lun(&id.uuid).await;
+        // DSM deletes after it has answered, and a lost answer may have been a yes: what `get` says decides.
+        let left = nas.lun_until(&id.uuid, |lun| lun.is_none()).await.doing(|| format!("waiting for LUN {} to be gone", id.uuid))?;
+        match (left, sent) {
+            (None, _) => Ok(()),
+            (Some(_), Err(error)) => Err(error).doing(|| format!("deleting volume {id}")),
+            (Some(_), Ok(())) => Err(Error::Unproven { what: format!("deletion of volume {id}"), seen: "DSM still shows the LUN".to_owned() }),
+        }
+    }
+
+    /// Refuses a LUN without our mark: it is somebody else's.
+    pub(super) fn owned(&self, id: &VolumeId, lun: &Lun) -> Result<Mark, Error> {
+        Mark::read(&self.driver, &lun.description).ok_or_else(|| Error::Refused {
+            what: format!("volume {id}"),
+            seen: format!("LUN {:?} lacks the mark of {} in its description ({:?})", lun.name, self.driver, lun.description),
+            remedy: "this driver touches its own LUNs only".to_owned(),
+        })
+    }
+}
+
+/// DSM denies the LUN: success needs more than its word (design choice 16).
+async fn prove_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
+    let what = || format!("the absence of volume {id}");
+    match nas.doubt_of_absence(&id.uuid).await.doing(|| format!("proving {}", what()))? {
+        None => Ok(()),
+        Some(seen) => Err(Error::Unproven { what: what(), seen }),
+    }
+}
+
+async fn refuse_published(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
+    let targets = nas.targets_of(&id.uuid).await.doing(|| format!("asking who uses volume {id}"))?;
+    match plan::holders(&id.uuid, &targets).first() {
+        None => Ok(()),
+        Some(holder) => Err(Error::Refused {
+            what: format!("deletion of volume {id}"),
+            seen: holder.to_string(),
+            remedy: "unpublish it there first (in Kubernetes: delete the pods that use it and wait for the VolumeAttachment to go)".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,285 @@
+//! Sends calls to one NAS: the effect. Session care lives here and nowhere else (design choice 23).
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use reqwest::header::{COOKIE, HeaderValue};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
+use tracing::{Instrument as _, debug, debug_span, info, trace, warn};
+
+use super::call::Call;
+use super::credential::{Credential, Refusals};
+use super::reply::{self, Code, CompoundAnswer, DsmError, Nothing};
+use crate::volume::NasName;
+
+/// DSM creates LUNs one at a time and can take longer than 10 s under load.
+const DEADLINE: Duration = Duration::from_secs(60);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Below the 20 s after which DSM closes an idle connection.
+const KEEP_IDLE: Duration = Duration::from_secs(15);
+/// How long an address that Auto Block refuses stays silent.
+const BLOCKED_PAUSE: Duration = Duration::from_secs(600);
+
+/// Where the password comes from. A file is read at each login, so a rotated secret needs no restart.
+#[derive(Clone, Debug)]
+pub enum Password {
+    /// Stands in the configuration.
+    Given(SecretString),
+    /// Stands in a file, perhaps with a line end.
+    File(PathBuf),
+}
+
+/// What a client must know of its NAS.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// The NAS's permanent name.
+    pub nas: NasName,
+    /// For instance `https://nas.example:5001`.
+    pub url: String,
+    /// An administrator.
+    pub username: String,
+    /// Its password.
+    pub password: Password,
+}
+
+/// One NAS, one shared session.
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    account: Account,
+    refusals: std::sync::Arc<Refusals>,
+    login: Mutex<LoginState>,
+}
+
+#[derive(Debug, Default)]
+struct LoginState {
+    session: Option<Session>,
+    logins: u64,
+    blocked: Option<Instant>,
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    number: u64,
+    sid: SecretString,
+    cookie: HeaderValue,
+    token: Option<HeaderValue>,
+}
+
+impl Client {
+    /// A client that has not logged in yet. `ca` is trusted beside the system's authorities.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new(account: Account, ca: Option<reqwest::Certificate>, refusals: std::sync::Arc<Refusals>) -> reqwest::Result<Self> {
+        // The first client of the process chooses the cryptography; that it was chosen before is no error.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut http = reqwest::Client::builder()
+            // A NAS stands in the local network; a proxy of the environment is for other traffic.
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_DEADLINE)
+            .timeout(DEADLINE)
+            .pool_idle_timeout(KEEP_IDLE);
+        if let Some(ca) = ca {
+            http = http.tls_certs_merge([ca]);
+        }
+        Ok(Self { http: http.build()?, account, refusals, login: Mutex::default() })
+    }
+
+    /// Sends one call and reads its answer. A lost session is renewed once, for all who wait, and the call sent once more:
+    /// DSM refused it before it did anything.
+    ///
+    /// # Errors
+    /// [`DsmError`]; only [`DsmError::Refused`], [`DsmError::Unreachable`] and [`DsmError::Login`] prove that the call did nothing.
+    pub async fn call<T: DeserializeOwned>(&self, call: &Call) -> Result<T, DsmError> {
+        let session = self.session(None).await?;
+        match self.send_with(call, &session).await {
+            Err(DsmError::Refused { code, .. }) if code.wants_login() => {
+                let session = self.session(Some(session.number)).await?;
+                self.send_with(call, &session).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Sends two calls in one request, the second only if the first succeeds, and reads both answers. A NAS that knows no
+    /// compound requests gets them one by one.
+    ///
+    /// # Errors
+    /// Of the call that failed; then the first may have been carried out.
+    pub async fn call_both<A: DeserializeOwned, B: DeserializeOwned>(&self, first: &Call, second: &Call) -> Result<(A, B), DsmError> {
+        let both = Call::sequence(&[first.clone(), second.clone()]);
+        let answer: CompoundAnswer = match self.call(&both).await {
+            Err(DsmError::Refused { code, .. }) if code.no_compound() => {
+                return Ok((self.call(first).await?, self.call(second).await?));
+            }
+            answer => answer?,
+        };
+        let mut results = answer.result.into_iter();
+        let mut open = |call: &Call| {
+            let missing = || DsmError::Garbled { api: call.api, method: call.method, seen: "no result in a compound answer".to_owned() };
+            results.next().ok_or_else(missing).map(|envelope| (envelope, call.api, call.method))
+        };
+        let (envelope, api, method) = open(first)?;
+        let first_answer = envelope.open(api, method)?;
+        let (envelope, api, method) = open(second)?;
+        Ok((first_answer, envelope.open(api, method)?))
+    }
+
+    /// Ends the session, if there is one. A failure is only logged: the session ends by itself.
+    pub async fn logout(&self) {
+        let session = self.login.lock().await.session.take();
+        if let Some(session) = session {
+            let call = Call::new("SYNO.API.Auth", 1, "logout");
+            if let Err(error) = self.send_with::<Nothing>(&call, &session).await {
+                debug!(nas = %self.account.nas, %error, "logout failed");
+            }
+        }
+    }
+
+    /// The shared session; a new one when there is none or it is number `stale`.
+    async fn session(&self, stale: Option<u64>) -> Result<Session, DsmError> {
+        let mut login = self.login.lock().await;
+        if let Some(session) = &login.session
+            && stale != Some(session.number)
+        {
+            return Ok(session.clone());
+        }
+        login.session = None;
+        let session = self.log_in(&mut login).await?;
+        login.session = Some(session.clone());
+        Ok(session)
+    }
+
+    async fn log_in(&self, state: &mut LoginState) -> Result<Session, DsmError> {
+        let Account { nas, url, username, .. } = &self.account;
+        let password = self.password().await?;
+        let credential = Credential { url, account: username, password: &password };
+        let refused = |code, remembered| DsmError::Login { account: username.clone(), code, remembered };
+        if let Some(code) = self.refusals.code(&nas.to_string(), credential) {
+            return Err(refused(code, true));
+        }
+        if state.blocked.is_some_and(|since| since.elapsed() < BLOCKED_PAUSE) {
+            return Err(refused(Code::ADDRESS_BLOCKED, false));
+        }
+        state.logins += 1;
+        match self.send_login(&password).await {
+            Ok(answer) => {
+                info!(%nas, "logged in");
+                self.refusals.forget(&nas.to_string());
+                answer.into_session(state.logins)
+            }
+            Err(DsmError::Refused { code, .. }) => {
+                warn!(%nas, %code, "login refused");
+                if code.refuses_credential() {
+                    self.refusals.remember(&nas.to_string(), credential, code);
+                }
+                state.blocked = (code == Code::ADDRESS_BLOCKED).then(Instant::now);
+                Err(refused(code, false))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send_login(&self, password: &SecretString) -> Result<LoginAnswer, DsmError> {
+        // Version 6 is the highest that DSM 6 offers, and DSM 7 still takes it. Values are plain: this API is not JSON.
+        let form = [
+            ("api", "SYNO.API.Auth"),
+            ("version", "6"),
+            ("method", "login"),
+            ("account", &self.account.username),
+            ("passwd", password.expose_secret()),
+            ("session", "dsm"),
+            ("format", "sid"),
+            ("enable_syno_token", "yes"),
+        ];
+        let request = self.http.post(self.endpoint("auth.cgi")).form(&form);
+        self.send(request, "SYNO.API.Auth", "login").await
+    }
+
+    async fn send_with<T: DeserializeOwned>(&self, call: &Call, session: &Session) -> Result<T, DsmError> {
+        let mut form = call.form();
+        trace!(nas = %self.account.nas, ?form, "DSM call");
+        // DSM 7.1 wants the cookie, other versions are known to work with `_sid`: send both.
+        form.push(("_sid", session.sid.expose_secret().to_owned()));
+        let mut request = self.http.post(self.endpoint("entry.cgi")).header(COOKIE, session.cookie.clone()).form(&form);
+        if let Some(token) = &session.token {
+            request = request.header("X-SYNO-TOKEN", token.clone());
+        }
+        self.send(request, call.api, call.method).await
+    }
+
+    async fn send<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder, api: &'static str, method: &'static str) -> Result<T, DsmError> {
+        let started = Instant::now();
+        let answer = async {
+            let response = request.send().await.map_err(|source| self.not_answered(source, api, method))?;
+            let status = response.status();
+            let body = response.bytes().await.map_err(|source| DsmError::Lost { api, method, source: source.without_url() })?;
+            if !status.is_success() {
+                return Err(DsmError::Garbled { api, method, seen: format!("HTTP status {status}") });
+            }
+            reply::read(api, method, &body)
+        }
+        .instrument(debug_span!("dsm", nas = %self.account.nas, api, method))
+        .await;
+        let outcome = answer.as_ref().err().map_or_else(|| "ok".to_owned(), ToString::to_string);
+        debug!(nas = %self.account.nas, api, method, elapsed = ?started.elapsed(), outcome, "DSM answered");
+        answer
+    }
+
+    fn not_answered(&self, source: reqwest::Error, api: &'static str, method: &'static str) -> DsmError {
+        let connecting = source.is_connect() || source.is_builder();
+        let source = source.without_url();
+        if connecting {
+            DsmError::Unreachable { url: self.account.url.clone(), source }
+        } else {
+            DsmError::Lost { api, method, source }
+        }
+    }
+
+    async fn password(&self) -> Result<SecretString, DsmError> {
+        match &self.account.password {
+            Password::Given(password) => Ok(password.clone()),
+            Password::File(path) => {
+                let unreadable = |source| DsmError::Password { path: path.display().to_string(), source };
+                let text = tokio::fs::read_to_string(path).await.map_err(unreadable)?;
+                Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
+            }
+        }
+    }
+
+    fn endpoint(&self, cgi: &str) -> String {
+        format!("{}/webapi/{cgi}", self.account.url.trim_end_matches('/'))
+    }
+}
+
+#[derive(Deserialize)]
+struct LoginAnswer {
+    sid: SecretString,
+    synotoken: Option<SecretString>,
+}
+
+impl LoginAnswer {
+    fn into_session(self, number: u64) -> Result<Session, DsmError> {
+        let header = |text: &str| {
+            let garbled = |_| DsmError::Garbled {
+                api: "SYNO.API.Auth",
+                method: "login",
+                seen: "a sid or token that cannot stand in a header".to_owned(),
+            };
+            let mut value = HeaderValue::from_str(text).map_err(garbled)?;
+            value.set_sensitive(true);
+            Ok(value)
+        };
+        Ok(Session {
+            number,
+            cookie: header(&format!("id={}", self.sid.expose_secret()))?,
+            token: self.synotoken.map(|token| header(token.expose_secret())).transpose()?,
+            sid: self.sid,
+        })
+    }
+}

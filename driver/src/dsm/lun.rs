@@ -1,0 +1,207 @@
+//! `SYNO.Core.ISCSI.LUN` v1: calls and answers. Pure. Evidence: `proto/dsm/lun_*.json`.
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::call::Call;
+use crate::volume::{Bytes, LunUuid};
+
+const API: &str = "SYNO.Core.ISCSI.LUN";
+const ADDITIONAL: [&str; 3] = ["status", "is_action_locked", "is_mapped"];
+
+/// A LUN as `get` and `list` report it. Unknown fields are ignored.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Lun {
+    /// DSM's key, and the SCSI unit serial.
+    pub uuid: String,
+    /// Unique on the NAS.
+    pub name: String,
+    /// Provisioned size, bytes. Space used is `allocated_size`.
+    pub size: u64,
+    /// For instance `/volume1`.
+    pub location: String,
+    /// Free text: here stands the mark.
+    #[serde(default)]
+    pub description: String,
+    /// The type's integer, or its name (older answers).
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    /// The type's name (DSM 7).
+    pub type_str: Option<String>,
+    /// `normal` when all is well. Always asked for.
+    pub status: Option<String>,
+    /// Create, clone, restore or delete is under way. Always asked for.
+    pub is_action_locked: Option<bool>,
+}
+
+/// `type` in answers.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Kind {
+    /// A bit field.
+    Number(u32),
+    /// The name, as `create` takes it.
+    Name(String),
+}
+
+impl Lun {
+    /// The type's name as `create` takes it, when it can be told.
+    pub fn type_name(&self) -> Option<&str> {
+        match (&self.type_str, &self.kind) {
+            (Some(name), _) | (None, Kind::Name(name)) => Some(name),
+            // Bits: LUN 1, FILE 2, THIN 4, ADV 8, BLUN 256.
+            (None, Kind::Number(3)) => Some("FILE"),
+            (None, Kind::Number(7)) => Some("THIN"),
+            (None, Kind::Number(15)) => Some("ADV"),
+            (None, Kind::Number(259)) => Some("BLUN_THICK"),
+            (None, Kind::Number(263)) => Some("BLUN"),
+            (None, Kind::Number(_)) => None,
+        }
+    }
+
+    /// Its size.
+    pub fn size(&self) -> Bytes {
+        Bytes(self.size)
+    }
+
+    /// Why it cannot be used at present; `None` when it can. An answer that leaves out what was asked for is no assurance.
+    pub fn not_ready(&self) -> Option<String> {
+        match (self.is_action_locked, self.status.as_deref()) {
+            (Some(false), Some("normal")) => None,
+            (locked, status) => Some(format!(
+                "LUN {} has is_action_locked {} and status {:?}",
+                self.uuid,
+                locked.map_or("unknown".to_owned(), |locked| locked.to_string()),
+                status.unwrap_or("unknown")
+            )),
+        }
+    }
+}
+
+/// `data` of `get`.
+#[derive(Debug, Deserialize)]
+pub struct LunAnswer {
+    /// The LUN.
+    pub lun: Lun,
+}
+
+/// `data` of `list`.
+#[derive(Debug, Deserialize)]
+pub struct LunsAnswer {
+    /// All LUNs of the NAS: `list` has no pages.
+    pub luns: Vec<Lun>,
+}
+
+/// `data` of `create`.
+#[derive(Debug, Deserialize)]
+pub struct CreatedLun {
+    /// The new LUN's key.
+    pub uuid: String,
+}
+
+/// `get`: DSM takes a name in `uuid` too.
+pub fn get(uuid_or_name: &str) -> Call {
+    Call::new(API, 1, "get").with("uuid", uuid_or_name).with("additional", ADDITIONAL)
+}
+
+/// `list` without `types`: a filter hides some LUNs.
+pub fn list() -> Call {
+    Call::new(API, 1, "list").with("additional", ADDITIONAL)
+}
+
+/// What `create` is told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewLun {
+    /// At most 64 characters of DSM's alphabet.
+    pub name: String,
+    /// Provisioned size.
+    pub size: Bytes,
+    /// For instance `BLUN`.
+    pub kind: String,
+    /// For instance `/volume1`.
+    pub location: String,
+    /// The mark.
+    pub description: String,
+}
+
+/// `create`, with snapshots and UNMAP switched on where the type has them (design choice 11).
+pub fn create(lun: &NewLun) -> Call {
+    let call = Call::new(API, 1, "create")
+        .with("name", &lun.name)
+        .with("size", lun.size.0)
+        .with("type", &lun.kind)
+        .with("location", &lun.location)
+        .with("description", &lun.description);
+    if matches!(lun.kind.as_str(), "BLUN" | "ADV") {
+        call.with(
+            "dev_attribs",
+            [json!({"dev_attrib": "emulate_tpu", "enable": 1}), json!({"dev_attrib": "can_snapshot", "enable": 1})],
+        )
+    } else {
+        call
+    }
+}
+
+/// `set`: grows a LUN to `size`.
+pub fn set_size(uuid: &LunUuid, size: Bytes) -> Call {
+    Call::new(API, 1, "set").with("uuid", uuid.as_str()).with("new_size", size.0)
+}
+
+/// `delete`.
+pub fn delete(uuid: &LunUuid) -> Call {
+    Call::new(API, 1, "delete").with("uuid", uuid.as_str())
+}
+
+/// `map_target`: adds a target to those that export the LUN.
+pub fn map_target(uuid: &LunUuid, target_id: u64) -> Call {
+    Call::new(API, 1, "map_target").with("uuid", uuid.as_str()).with("target_ids", [target_id])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lun(extra: &str) -> Lun {
+        serde_json::from_str(&format!(
+            r#"{{"uuid":"u","name":"n","size":1073741824,"location":"/volume1","type":263,"unknown":[1]{extra}}}"#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_type_is_told_from_either_field() {
+        assert_eq!(lun("").type_name(), Some("BLUN"));
+        assert_eq!(lun(r#","type_str":"BLUN_THICK""#).type_name(), Some("BLUN_THICK"));
+        let named: Lun = serde_json::from_str(r#"{"uuid":"u","name":"n","size":1,"location":"/v","type":"THIN"}"#).unwrap();
+        assert_eq!(named.type_name(), Some("THIN"));
+    }
+
+    #[test]
+    fn choice_18_only_normal_and_unlocked_is_ready() {
+        assert_eq!(lun(r#","status":"normal","is_action_locked":false"#).not_ready(), None);
+        for extra in [
+            "",
+            r#","status":"normal""#,
+            r#","is_action_locked":false"#,
+            r#","status":"normal","is_action_locked":true"#,
+            r#","status":"creating","is_action_locked":false"#,
+        ] {
+            assert!(lun(extra).not_ready().is_some(), "{extra}");
+        }
+    }
+
+    #[test]
+    fn choice_11_thin_luns_ask_for_unmap_and_snapshots() {
+        let new = |kind: &str| NewLun {
+            name: "n".to_owned(),
+            size: Bytes::GIB,
+            kind: kind.to_owned(),
+            location: "/volume1".to_owned(),
+            description: String::new(),
+        };
+        let attributes = |kind| create(&new(kind)).form().into_iter().find(|(name, _)| *name == "dev_attribs");
+        assert!(attributes("BLUN").unwrap().1.contains("can_snapshot"));
+        assert!(attributes("BLUN").unwrap().1.contains("emulate_tpu"));
+        assert_eq!(attributes("FILE"), None);
+    }
+}

@@ -1,0 +1,18 @@
+//! The NAS, seen from its Web API. Evidence: `proto/dsm/*.json`.
+//!
+//! [`call`], [`reply`], [`lun`], [`target`] and [`location`] are pure: a request is a value, an answer is parsed by a
+//! function. [`client`] is the one effect.
+
+pub mod call;
+pub mod client;
+pub mod credential;
+pub mod location;
+pub mod lun;
+pub mod nas;
+pub mod reply;
+pub mod target;
+
+pub use call::Call;
+pub use client::Client;
+pub use nas::Nas;
+pub use reply::{Code, DsmError};

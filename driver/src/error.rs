@@ -1,0 +1,276 @@
+//! The one error table: every way in which an RPC can fail, its text and its gRPC code.
+//!
+//! A *final* code (any but ABORTED, UNAVAILABLE, CANCELLED, DEADLINE_EXCEEDED) tells the CO that nothing is in progress, and
+//! it may forget the object. So a variant with a final code is made only where the effect provably did not happen or was
+//! undone; everything else is UNAVAILABLE or ABORTED (design choice 17). Source of the codes: CSI specification v1.12, the
+//! error tables of the RPCs.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+
+use tonic::{Code, Status};
+
+use crate::dsm::DsmError;
+use crate::host::HostError;
+use crate::volume::Bytes;
+
+/// Why an RPC failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A required field is absent.
+    #[error("{field} is missing: {remedy}")]
+    Missing {
+        /// The field, as the CSI specification spells it.
+        field: &'static str,
+        /// What to put there.
+        remedy: String,
+    },
+    /// A field has a value that it may not have.
+    #[error("{field} {} is not accepted: {remedy}", shown(value))]
+    Invalid {
+        /// The field, as the CSI specification spells it; a key in brackets.
+        field: String,
+        /// What stood there.
+        value: String,
+        /// What to put there.
+        remedy: String,
+    },
+    /// No such volume: proven, not guessed (design choice 16).
+    #[error("volume {} does not exist: {seen}", shown(volume))]
+    NoSuchVolume {
+        /// The handle.
+        volume: String,
+        /// What was seen.
+        seen: String,
+    },
+    /// No node could have this id.
+    #[error("node {} does not exist: {remedy}", shown(node))]
+    NoSuchNode {
+        /// The id.
+        node: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Nothing of this volume is at the path.
+    #[error("volume {} is not at {}: {seen}", shown(volume), shown(path))]
+    NotThere {
+        /// The handle.
+        volume: String,
+        /// The path.
+        path: String,
+        /// What was seen.
+        seen: String,
+    },
+    /// The object exists, but it is another one than asked for.
+    #[error("{what} exists already and differs: {seen}; asked for {asked}")]
+    Differs {
+        /// The object.
+        what: String,
+        /// How it is.
+        seen: String,
+        /// How it should have been.
+        asked: String,
+    },
+    /// The present size is above the limit, or no size fits the range.
+    #[error("no size fits capacity_range (required_bytes {required}, limit_bytes {limit}): {seen}")]
+    OutOfRange {
+        /// `required_bytes`.
+        required: Bytes,
+        /// `limit_bytes`.
+        limit: Bytes,
+        /// What stands against it.
+        seen: String,
+    },
+    /// The state of the world forbids it; a person has to act.
+    #[error("{what}: {seen}; {remedy}")]
+    Refused {
+        /// What was refused.
+        what: String,
+        /// What was seen.
+        seen: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The NAS has no room (of any kind), and nothing was made.
+    #[error("{what}")]
+    Exhausted {
+        /// What there is no room for.
+        what: String,
+        /// DSM's answer.
+        #[source]
+        source: DsmError,
+    },
+    /// Another operation on the same volume has not ended.
+    #[error("an operation on volume {volume:?} is in progress: try again later")]
+    Busy {
+        /// The handle, or the name while there is no handle.
+        volume: String,
+    },
+    /// The NAS or the node is still at work on the object.
+    #[error("{what} is not ready: {seen}; try again later")]
+    Unfinished {
+        /// The object.
+        what: String,
+        /// What was seen.
+        seen: String,
+    },
+    /// `starting_token` is none of ours.
+    #[error("starting_token {} is not a token of this driver: list again from the start", shown(.0))]
+    BadToken(String),
+    /// The NAS did not do it, or nobody knows whether it did.
+    #[error("{doing}")]
+    Dsm {
+        /// What was being done.
+        doing: String,
+        /// What came back.
+        #[source]
+        source: DsmError,
+    },
+    /// The effect was asked for, but reading it back did not show it.
+    #[error("{what} could not be verified: {seen}; try again later")]
+    Unproven {
+        /// The effect.
+        what: String,
+        /// What was seen.
+        seen: String,
+    },
+    /// This machine did not do it, or nobody knows whether it did.
+    #[error("{doing}")]
+    Host {
+        /// What was being done.
+        doing: String,
+        /// What came back.
+        #[source]
+        source: HostError,
+    },
+    /// The task that ran the operation died; its effects are unknown.
+    #[error("the operation on volume {volume:?} broke off: this is a bug in the driver; its log says more; try again")]
+    Died {
+        /// The handle, or the name while there is no handle.
+        volume: String,
+    },
+}
+
+impl Error {
+    /// The code that the CO acts upon.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Missing { .. } | Self::Invalid { .. } => Code::InvalidArgument,
+            Self::NoSuchVolume { .. } | Self::NoSuchNode { .. } | Self::NotThere { .. } => Code::NotFound,
+            Self::Differs { .. } => Code::AlreadyExists,
+            Self::OutOfRange { .. } => Code::OutOfRange,
+            Self::Refused { .. } => Code::FailedPrecondition,
+            Self::Exhausted { .. } => Code::ResourceExhausted,
+            Self::Busy { .. } | Self::Unfinished { .. } | Self::BadToken(_) => Code::Aborted,
+            Self::Dsm { .. } | Self::Unproven { .. } | Self::Died { .. } => Code::Unavailable,
+            Self::Host { source, .. } => source.code(),
+        }
+    }
+
+    /// The whole chain in one line: what was being done, then each cause.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let _ = write!(text, ": {error}");
+            cause = error.source();
+        }
+        text
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Self::new(error.code(), cut(error.chain(), LONGEST_MESSAGE))
+    }
+}
+
+/// A status travels in HTTP headers, for which clients have 16 KiB or less; beyond that the caller would see a broken
+/// connection instead of the code. A character may take 12 bytes there.
+const LONGEST_MESSAGE: usize = 1000;
+/// More of a value than this helps nobody.
+const LONGEST_VALUE: usize = 200;
+
+/// A value as it came, in quotes, and cut when it is very long.
+fn shown(value: &str) -> String {
+    format!("{:?}", cut(value.to_owned(), LONGEST_VALUE))
+}
+
+fn cut(mut text: String, characters: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(characters) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn dsm() -> DsmError {
+        DsmError::Refused { api: "SYNO.Core.ISCSI.LUN", method: "create", code: crate::dsm::Code::NO_SPACE }
+    }
+
+    /// A row per variant, with the cell of the specification's error tables that it answers from.
+    #[test]
+    fn choice_17_the_error_table() {
+        let text = || "x".to_owned();
+        let rows = [
+            // Error Scheme: a REQUIRED field is absent.
+            (Error::Missing { field: "name", remedy: text() }, Code::InvalidArgument),
+            (Error::Invalid { field: text(), value: text(), remedy: text() }, Code::InvalidArgument),
+            // "Volume does not exist"; "Node does not exist".
+            (Error::NoSuchVolume { volume: text(), seen: text() }, Code::NotFound),
+            (Error::NoSuchNode { node: text(), remedy: "x" }, Code::NotFound),
+            (Error::NotThere { volume: text(), path: text(), seen: text() }, Code::NotFound),
+            // "Volume already exists but is incompatible".
+            (Error::Differs { what: text(), seen: text(), asked: text() }, Code::AlreadyExists),
+            // "Unsupported capacity_range".
+            (Error::OutOfRange { required: Bytes(2), limit: Bytes(1), seen: text() }, Code::OutOfRange),
+            // "Volume in use"; "Volume published to another node".
+            (Error::Refused { what: text(), seen: text(), remedy: text() }, Code::FailedPrecondition),
+            (Error::Exhausted { what: text(), source: dsm() }, Code::ResourceExhausted),
+            // "Operation pending for volume"; "Invalid starting_token".
+            (Error::Busy { volume: text() }, Code::Aborted),
+            (Error::Unfinished { what: text(), seen: text() }, Code::Aborted),
+            (Error::BadToken(text()), Code::Aborted),
+            // Not final: an effect may exist.
+            (Error::Dsm { doing: text(), source: dsm() }, Code::Unavailable),
+            (Error::Unproven { what: text(), seen: text() }, Code::Unavailable),
+            (Error::Died { volume: text() }, Code::Unavailable),
+            (
+                Error::Host { doing: text(), source: HostError::Overran { what: text(), limit: Duration::from_secs(1) } },
+                Code::Aborted,
+            ),
+        ];
+        for (error, code) in rows {
+            assert_eq!(error.code(), code, "{error:?}");
+            assert_eq!(Status::from(error).code(), code);
+        }
+    }
+
+    #[test]
+    fn a_status_fits_into_a_header() {
+        let long = "\u{10ffff}".repeat(100_000);
+        for error in [
+            Error::NoSuchVolume { volume: long.clone(), seen: "ids have a form".to_owned() },
+            Error::Invalid { field: "name".to_owned(), value: long.clone(), remedy: "choose another".to_owned() },
+            Error::Refused { what: long.clone(), seen: long.clone(), remedy: long },
+        ] {
+            assert!(Status::from(error).message().len() < 5000);
+        }
+        let error = Error::NoSuchVolume { volume: "v".repeat(300), seen: "ids have a form".to_owned() };
+        assert!(error.to_string().ends_with("vvv…\" does not exist: ids have a form"), "{error}");
+    }
+
+    #[test]
+    fn a_status_tells_the_whole_chain() {
+        let error = Error::Dsm { doing: "creating LUN csi-a".to_owned(), source: dsm() };
+        assert_eq!(
+            Status::from(error).message(),
+            "creating LUN csi-a: DSM refuses SYNO.Core.ISCSI.LUN.create with code 18990002 (no free space on the volume)"
+        );
+    }
+}

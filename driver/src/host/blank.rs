@@ -1,0 +1,79 @@
+//! Blank or not: which parts of a disk are read before `mkfs` may touch it (design choice 9). Pure.
+//!
+//! The low-level probe knows signatures; these samples find data without one (a raw database, an encrypted disk, a file
+//! system whose first blocks were destroyed). All of them must be zero, and all must be readable.
+
+use super::Span;
+use crate::volume::Bytes;
+
+const MIB: u64 = 1 << 20;
+/// Where file systems keep copies of their superblocks: btrfs at 64 MiB and 256 GiB, ext4 at the start of its groups 1, 3,
+/// 5, 7, 9, 25 and 27 (128 MiB each with 4 KiB blocks).
+const COPIES: [u64; 9] = [64, 256 << 10, 128, 3 * 128, 5 * 128, 7 * 128, 9 * 128, 25 * 128, 27 * 128];
+/// Read at the beginning and at the end: partition tables, RAID and LVM metadata, file system headers.
+const ENDS: u64 = 4 * MIB;
+/// Read elsewhere.
+const SAMPLE: u64 = 64 << 10;
+/// Samples spread evenly, so that a gap between two is 1/256 of the disk.
+const SPREAD: u64 = 256;
+
+/// The parts to read of a disk of `size`, in order, none beyond the end.
+pub fn samples(size: Bytes) -> Vec<Span> {
+    let size = size.0;
+    let ends = [(0, ENDS), (size.saturating_sub(ENDS), ENDS)];
+    // xfs puts the second to fourth superblock at quarters of the disk, which these include.
+    let spread = (1..SPREAD).map(|part| (size / SPREAD * part, SAMPLE));
+    let copies = COPIES.iter().map(|mib| (mib * MIB, SAMPLE));
+    let mut spans: Vec<Span> = ends.into_iter().chain(spread).chain(copies).filter_map(|part| whole_blocks(size, part)).collect();
+    spans.sort_by_key(|span| span.offset);
+    spans.dedup();
+    spans
+}
+
+/// Whole 4 KiB blocks within the disk; a LUN is a multiple of 1 MiB, so no tail is ever lost.
+fn whole_blocks(size: u64, (offset, length): (u64, u64)) -> Option<Span> {
+    let start = offset / 4096 * 4096;
+    let end = start.saturating_add(length).min(size / 4096 * 4096);
+    (start < end).then(|| Span { offset: start, length: usize::try_from(end - start).expect("a sample is at most 4 MiB") })
+}
+
+/// True when every byte is zero.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|chunk| chunk == &ZEROS[..chunk.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choice_9_samples_cover_ends_copies_and_the_middle() {
+        for size in [Bytes::gib(1), Bytes::mib(3001), Bytes::gib(10), Bytes(2 << 40), Bytes(4096), Bytes(5000), Bytes(0)] {
+            let samples = samples(size);
+            let covers = |at: u64| samples.iter().any(|span| span.offset <= at && at < span.offset + span.length as u64);
+            assert!(samples.iter().all(|span| span.offset + span.length as u64 <= size.0 && span.length % 4096 == 0));
+            assert!(samples.iter().all(|span| span.offset % 4096 == 0));
+            if size >= Bytes::GIB {
+                for at in [0, 1024, 65536, size.0 - 1, size.0 - (1 << 20), 64 << 20, 128 << 20, size.0 / 2, size.0 / 4 * 3] {
+                    assert!(covers(at), "{at} of {size}");
+                }
+                let read: usize = samples.iter().map(|span| span.length).sum();
+                assert!(read < 40 << 20, "{read} bytes is too much to read");
+            }
+            if size.0 > 300 << 30 {
+                assert!(covers(256 << 30));
+            }
+        }
+        assert!(samples(Bytes(0)).is_empty());
+    }
+
+    #[test]
+    fn zero_is_zero() {
+        assert!(is_zero(&[0; 512]) && is_zero(&[]));
+        assert!(!is_zero(&[0, 0, 1]));
+        let mut last = vec![0; 10_000];
+        last[9_999] = 1;
+        assert!(!is_zero(&last) && is_zero(&last[..9_999]));
+    }
+}

@@ -1,0 +1,237 @@
+//! Sessions and disks as sysfs shows them, and waiting for them.
+//!
+//! ```text
+//! /sys/class/iscsi_session/session3/{targetname,state}
+//!                                  /device/target4:0:0/4:0:0:1/{vpd_pg80,block/sdb/{dev,size,ro}}
+//! /sys/class/block/sdb/dev
+//! ```
+//! sysfs is a cache: after a rescan it is fresh, before it only says what was true once (design choice 9).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{DeviceNumber, Host, HostError, Stat, if_present};
+use crate::volume::Bytes;
+
+const SESSIONS: &str = "/sys/class/iscsi_session";
+const BLOCK: &str = "/sys/class/block";
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(100);
+
+/// A session of this node's initiator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The kernel's number, which `iscsiadm -r` takes.
+    pub id: u32,
+    /// The target's name; not necessarily one of ours.
+    pub target: String,
+    /// The target answered last time. A session that is not alive tries again until somebody logs it out.
+    pub alive: bool,
+}
+
+/// A logical unit that is a disk here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Its logical unit number.
+    pub lun: u16,
+    /// The kernel's name: `sdb`.
+    pub name: String,
+    /// The kernel's number.
+    pub number: DeviceNumber,
+    unit: String,
+}
+
+impl Disk {
+    /// The device node.
+    pub fn node(&self) -> String {
+        format!("/dev/{}", self.name)
+    }
+
+    fn attribute(&self, name: &str) -> String {
+        format!("{}/block/{}/{name}", self.unit, self.name)
+    }
+
+    /// The unit serial (VPD page 0x80) as the kernel knows it. `None` when the target gave none.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn serial(&self, host: &impl Host) -> Result<Option<String>, HostError> {
+        let page = if_present(host.read(&format!("{}/vpd_pg80", self.unit)).await)?;
+        Ok(page.as_deref().and_then(parse_serial))
+    }
+
+    /// The size as the kernel knows it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn size(&self, host: &impl Host) -> Result<Bytes, HostError> {
+        let sectors: u64 = number(host, &self.attribute("size")).await?;
+        // sysfs counts in 512 bytes, whatever the disk's own sector.
+        Ok(Bytes(sectors.saturating_mul(512)))
+    }
+
+    /// True when the block device itself is write-protected.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn is_protected(&self, host: &impl Host) -> Result<bool, HostError> {
+        Ok(number(host, &self.attribute("ro")).await? != 0)
+    }
+}
+
+/// `00 80 len_hi len_lo serial`, padded with blanks or zeros by some targets.
+fn parse_serial(page: &[u8]) -> Option<String> {
+    let [_, 0x80, high, low, serial @ ..] = page else { return None };
+    let serial = serial.get(..usize::from(u16::from_be_bytes([*high, *low])))?;
+    let serial = std::str::from_utf8(serial).ok()?.trim_matches(['\0', ' ']);
+    (!serial.is_empty()).then(|| serial.to_owned())
+}
+
+async fn number(host: &impl Host, path: &str) -> Result<u64, HostError> {
+    let text = text(host, path).await?;
+    text.parse().map_err(|_| HostError::Garbled { what: path.to_owned(), seen: text })
+}
+
+async fn text(host: &impl Host, path: &str) -> Result<String, HostError> {
+    Ok(String::from_utf8_lossy(&host.read(path).await?).trim().to_owned())
+}
+
+/// All sessions of this node, in order.
+///
+/// # Errors
+/// sysfs cannot be read.
+pub async fn sessions(host: &impl Host) -> Result<Vec<Session>, HostError> {
+    // Without the directory the kernel has no iSCSI, hence no session.
+    let names = if_present(host.list(SESSIONS).await)?.unwrap_or_default();
+    let mut sessions = Vec::new();
+    for name in names {
+        let Some(id) = name.strip_prefix("session").and_then(|id| id.parse().ok()) else { continue };
+        // A session may go between two readings.
+        let target = if_present(text(host, &format!("{SESSIONS}/{name}/targetname")).await)?;
+        let state = if_present(text(host, &format!("{SESSIONS}/{name}/state")).await)?;
+        if let (Some(target), Some(state)) = (target, state) {
+            sessions.push(Session { id, target, alive: state == "LOGGED_IN" });
+        }
+    }
+    sessions.sort_unstable_by_key(|session| session.id);
+    Ok(sessions)
+}
+
+/// The disks of a session, in order of their logical unit numbers. None when the session has gone.
+///
+/// # Errors
+/// sysfs cannot be read.
+pub async fn disks(host: &impl Host, session: u32) -> Result<Vec<Disk>, HostError> {
+    let device = format!("{SESSIONS}/session{session}/device");
+    let mut disks = Vec::new();
+    for target in if_present(host.list(&device).await)?.unwrap_or_default() {
+        if !target.starts_with("target") {
+            continue;
+        }
+        for address in if_present(host.list(&format!("{device}/{target}")).await)?.unwrap_or_default() {
+            let Some(lun) = parse_address(&address) else { continue };
+            let unit = format!("{device}/{target}/{address}");
+            for name in if_present(host.list(&format!("{unit}/block")).await)?.unwrap_or_default() {
+                let number = if_present(text(host, &format!("{unit}/block/{name}/dev")).await)?;
+                if let Some(number) = number.as_deref().and_then(DeviceNumber::parse) {
+                    disks.push(Disk { lun, name, number, unit: unit.clone() });
+                }
+            }
+        }
+    }
+    disks.sort_unstable_by_key(|disk| disk.lun);
+    Ok(disks)
+}
+
+/// The logical unit number of `host:channel:target:lun`.
+fn parse_address(text: &str) -> Option<u16> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let [host, channel, target, lun] = parts.as_slice() else { return None };
+    [host, channel, target].iter().all(|part| part.parse::<u32>().is_ok()).then(|| lun.parse().ok())?
+}
+
+/// The numbers of all block devices that the kernel has.
+///
+/// # Errors
+/// sysfs cannot be read, in whole or in part: then nothing is proven.
+pub async fn present_devices(host: &impl Host) -> Result<BTreeSet<DeviceNumber>, HostError> {
+    let mut present = BTreeSet::new();
+    for name in host.list(BLOCK).await? {
+        let number = if_present(text(host, &format!("{BLOCK}/{name}/dev")).await)?;
+        present.extend(number.as_deref().and_then(DeviceNumber::parse));
+    }
+    Ok(present)
+}
+
+/// Waits, bounded by `limit`, until `look` finds something; `None` when it never did.
+///
+/// # Errors
+/// Those of `look`.
+pub async fn until<T, F>(host: &impl Host, limit: Duration, mut look: impl FnMut() -> F + Send) -> Result<Option<T>, HostError>
+where
+    F: Future<Output = Result<Option<T>, HostError>> + Send,
+    T: Send,
+{
+    for _ in 0..limit.as_millis() / POLL.as_millis() {
+        if let Some(found) = look().await? {
+            return Ok(Some(found));
+        }
+        host.pause(POLL).await;
+    }
+    look().await
+}
+
+/// Waits for the disk of logical unit `lun`, its node in `/dev` and a size.
+///
+/// # Errors
+/// sysfs or `/dev` cannot be read.
+pub async fn wait_for_disk(host: &impl Host, session: u32, lun: u16, limit: Duration) -> Result<Option<Disk>, HostError> {
+    until(host, limit, || async {
+        let disk = disks(host, session).await?.into_iter().find(|disk| disk.lun == lun);
+        let Some(disk) = disk else { return Ok(None) };
+        let node = if_present(host.stat(&disk.node()).await)?;
+        let ready = node == Some(Stat::BlockDevice(disk.number)) && disk.size(host).await? > Bytes(0);
+        Ok(ready.then_some(disk))
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::{Fake, UUID};
+
+    #[test]
+    fn a_serial_is_read_from_its_page() {
+        let page = |serial: &str| [&[0, 0x80, 0, u8::try_from(serial.len()).unwrap()], serial.as_bytes()].concat();
+        assert_eq!(parse_serial(&page(UUID)).as_deref(), Some(UUID));
+        assert_eq!(parse_serial(&page(&format!("  {UUID} \0\0"))).as_deref(), Some(UUID));
+        assert_eq!(parse_serial(&page("")), None);
+        assert_eq!(parse_serial(&page("abc")[..5]), None, "cut short");
+        assert_eq!(parse_serial(&[0, 0x83, 0, 1, b'x']), None, "another page");
+        assert_eq!(parse_serial(&[]), None);
+    }
+
+    #[test]
+    fn a_scsi_address_has_four_numbers() {
+        assert_eq!(parse_address("4:0:0:1"), Some(1));
+        for other in ["4:0:0", "power", "a:0:0:1", "4:0:0:x", "4:0:0:1:2"] {
+            assert_eq!(parse_address(other), None, "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_and_disks_are_found() {
+        let fake = Fake::with_lun();
+        assert!(sessions(&fake).await.unwrap().is_empty());
+        fake.log_in();
+        let [session] = sessions(&fake).await.unwrap().try_into().unwrap();
+        assert!(session.alive && session.target == fake.iqn().as_str());
+        let disk = wait_for_disk(&fake, session.id, 1, Duration::from_secs(1)).await.unwrap().unwrap();
+        assert_eq!((disk.node().as_str(), disk.number.to_string().as_str()), ("/dev/sdb", "8:16"));
+        assert_eq!(disk.serial(&fake).await.unwrap().as_deref(), Some(UUID));
+        assert_eq!(disk.size(&fake).await.unwrap(), Bytes::GIB);
+        assert!(present_devices(&fake).await.unwrap().contains(&disk.number));
+        assert_eq!(wait_for_disk(&fake, session.id, 2, Duration::from_secs(1)).await.unwrap(), None);
+    }
+}

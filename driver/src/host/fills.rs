@@ -1,0 +1,173 @@
+//! When is a device full of its file system? (design choice 12) Pure.
+//!
+//! A file system cannot use every last byte: it grows by blocks, and a new allocation group must be worth its own overhead.
+//! "Fills" means that the unused tail is smaller than the least that this file system can add. One function per file
+//! system; `tests/growth.rs` compares them, MiB by MiB, with what the real tools do.
+
+use crate::volume::Bytes;
+
+/// What ext4 knows about its size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ext4 {
+    /// Its size in blocks.
+    pub blocks: u64,
+    /// Bytes in a block.
+    pub block_size: u64,
+    /// The first block that belongs to a group: 1 with blocks of 1 KiB, else 0.
+    pub first_block: u64,
+    /// Blocks in a group.
+    pub blocks_per_group: u64,
+    /// Inodes in a group.
+    pub inodes_per_group: u64,
+    /// Bytes of an inode.
+    pub inode_size: u64,
+    /// Bytes of a group descriptor.
+    pub descriptor_size: u64,
+    /// Blocks kept behind each copy of the descriptors so that they can grow.
+    pub reserved_descriptor_blocks: u64,
+}
+
+impl Ext4 {
+    /// Its size.
+    pub fn size(&self) -> Bytes {
+        Bytes(self.blocks.saturating_mul(self.block_size))
+    }
+
+    /// True when it is as large as `resize2fs` would make it on a device of this size.
+    pub fn fills(&self, device: Bytes) -> bool {
+        self.blocks >= self.largest(device)
+    }
+
+    /// The size in blocks that `resize2fs` and `mke2fs` choose: the whole device, without a last group that would hold
+    /// little more than its own bitmaps, inodes and superblock copy (e2fsprogs, `resize/main.c`, `adjust_new_size`).
+    fn largest(&self, device: Bytes) -> u64 {
+        const WORTHWHILE: u64 = 50;
+        let blocks = device.0 / self.block_size;
+        let tail = blocks.saturating_sub(self.first_block) % self.blocks_per_group;
+        let group = blocks.saturating_sub(self.first_block) / self.blocks_per_group;
+        if tail != 0 && tail < self.overhead(group).saturating_add(WORTHWHILE) { blocks - tail } else { blocks }
+    }
+
+    /// Blocks of a group that hold no data.
+    fn overhead(&self, group: u64) -> u64 {
+        let inode_blocks = self.inodes_per_group.saturating_mul(self.inode_size).div_ceil(self.block_size);
+        let descriptor_blocks = group.saturating_add(1).saturating_mul(self.descriptor_size).div_ceil(self.block_size);
+        let copy = if has_superblock(group) { 1 + descriptor_blocks + self.reserved_descriptor_blocks } else { 0 };
+        2 + inode_blocks.saturating_add(copy)
+    }
+}
+
+/// With `sparse_super`, which the pinned features hold: groups 0 and 1 and the powers of 3, 5 and 7.
+fn has_superblock(group: u64) -> bool {
+    let is_power_of = |base: u64| std::iter::successors(Some(1), |power: &u64| power.checked_mul(base)).find(|power| *power >= group) == Some(group);
+    group <= 1 || [3, 5, 7].into_iter().any(is_power_of)
+}
+
+/// What xfs knows about its size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Xfs {
+    /// Its size in blocks.
+    pub blocks: u64,
+    /// Bytes in a block.
+    pub block_size: u64,
+    /// Blocks in an allocation group.
+    pub blocks_per_group: u64,
+}
+
+impl Xfs {
+    /// Its size.
+    pub fn size(&self) -> Bytes {
+        Bytes(self.blocks.saturating_mul(self.block_size))
+    }
+
+    /// True when it is as large as the kernel would make it on a device of this size: the whole device, without a last
+    /// allocation group of less than 64 blocks (`XFS_MIN_AG_BLOCKS`).
+    pub fn fills(&self, device: Bytes) -> bool {
+        const SMALLEST_GROUP: u64 = 64;
+        let blocks = device.0 / self.block_size;
+        let tail = blocks % self.blocks_per_group;
+        let largest = if tail < SMALLEST_GROUP { blocks - tail } else { blocks };
+        self.blocks >= largest
+    }
+}
+
+/// What btrfs knows about its size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Btrfs {
+    /// Its size on its one device.
+    pub size: Bytes,
+    /// Bytes in a sector.
+    pub sector: u64,
+}
+
+impl Btrfs {
+    /// True when less than one sector is unused.
+    pub fn fills(&self, device: Bytes) -> bool {
+        self.size.0 >= device.0 / self.sector * self.sector
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ext4(mib: u64) -> Ext4 {
+        Ext4 {
+            blocks: mib * 256,
+            block_size: 4096,
+            first_block: 0,
+            blocks_per_group: 32768,
+            inodes_per_group: 8192,
+            inode_size: 256,
+            descriptor_size: 64,
+            reserved_descriptor_blocks: 127,
+        }
+    }
+
+    #[test]
+    fn choice_12_ext4_does_not_grow_into_one_or_two_mib() {
+        for (fs, device, fills) in [
+            (1024, 1024, true),
+            (1024, 1025, true),
+            (1024, 1026, true),
+            (1024, 1027, false),
+            (1027, 1027, true),
+            // Within a group every block can be added.
+            (1027, 1028, false),
+            (1024, 1024 + 128, false),
+            (1152, 1154, true),
+            // Group 25 is a power of 5: with its superblock copy it must be larger.
+            (3200, 3202, true),
+            (3200, 3203, false),
+            (10240, 15360, false),
+        ] {
+            assert_eq!(ext4(fs).fills(Bytes::mib(device)), fills, "{fs} MiB on {device} MiB");
+        }
+        let many_reserved = Ext4 { reserved_descriptor_blocks: 400, ..ext4(3200) };
+        assert!(many_reserved.fills(Bytes::mib(3203)) && !many_reserved.fills(Bytes::mib(3204)));
+    }
+
+    #[test]
+    fn superblock_copies_stand_where_sparse_super_says() {
+        let with: Vec<u64> = (0..130).filter(|group| has_superblock(*group)).collect();
+        assert_eq!(with, [0, 1, 3, 5, 7, 9, 25, 27, 49, 81, 125]);
+    }
+
+    #[test]
+    fn choice_12_xfs_does_not_grow_into_64_kib() {
+        let xfs = |mib: u64| Xfs { blocks: mib * 256, block_size: 4096, blocks_per_group: 65536 };
+        assert!(xfs(1024).fills(Bytes::mib(1024)));
+        assert!(xfs(1024).fills(Bytes((1024 << 20) + (64 << 10))));
+        assert!(xfs(1024).fills(Bytes((1024 << 20) + (252 << 10))));
+        assert!(!xfs(1024).fills(Bytes((1024 << 20) + (256 << 10))));
+        assert!(!xfs(1024).fills(Bytes::mib(1025)));
+        assert!(!xfs(1025).fills(Bytes(Bytes::mib(1025).0 + 4096)), "within a group every block can be added");
+    }
+
+    #[test]
+    fn choice_12_btrfs_uses_every_sector() {
+        let btrfs = Btrfs { size: Bytes::GIB, sector: 4096 };
+        assert!(btrfs.fills(Bytes::GIB) && btrfs.fills(Bytes(Bytes::GIB.0 + 4095)));
+        assert!(!btrfs.fills(Bytes(Bytes::GIB.0 + 4096)) && !btrfs.fills(Bytes::mib(1025)));
+    }
+}

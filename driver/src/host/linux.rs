@@ -1,0 +1,322 @@
+//! EFFECT: the real machine. The only place of the driver that starts programs.
+//!
+//! Nothing here blocks a worker: files and devices are touched on the blocking pool, programs run as children, and all have
+//! a deadline. What overruns it (a process in uninterruptible sleep, a read from a device whose target is gone) cannot be
+//! stopped: it is left to itself together with the lock of the volume it works for (design choices 10 and 22).
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::stat::{major, minor};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Child;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Via};
+use crate::in_flight;
+use crate::volume::Bytes;
+
+/// How long a file, a directory or a path may take.
+const FILE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long one read or write of a device may take. The kernel gives a dead iSCSI session 120 s before it fails I/O.
+const DEVICE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a killed command has to go.
+const GRACE: Duration = Duration::from_secs(2);
+/// As much of a command's output as is kept.
+const OUTPUT_LIMIT: usize = 256 << 10;
+/// No file that the driver reads is larger.
+const FILE_LIMIT: u64 = 16 << 20;
+/// Every logical block size divides it.
+const ALIGNMENT: usize = 4096;
+
+/// The machine that this process runs on.
+#[derive(Clone, Debug)]
+pub struct Linux {
+    root: PathBuf,
+    search: Vec<PathBuf>,
+}
+
+impl Linux {
+    /// This machine, with `/sys` and `/etc/iscsi` found below `root` (design choice 26).
+    pub fn new(root: PathBuf) -> Self {
+        let search = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
+        Self { root, search }
+    }
+
+    fn place(&self, path: &str) -> PathBuf {
+        let below_root = ["/sys", "/etc/iscsi"].iter().any(|prefix| Path::new(path).starts_with(prefix));
+        if below_root { self.root.join(path.trim_start_matches('/')) } else { PathBuf::from(path) }
+    }
+
+    async fn at<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        path: &str,
+        look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let place = self.place(path);
+        blocking(format!("{doing} {path}"), path.to_owned(), FILE_DEADLINE, move || look(&place)).await
+    }
+}
+
+impl Host for Linux {
+    async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
+        let started = std::time::Instant::now();
+        let result = run(&cmd).await;
+        let status = result.as_ref().ok().map(|exit| exit.status);
+        debug!(program = cmd.program, command = %cmd, status, seconds = started.elapsed().as_secs_f64(), "host command");
+        result
+    }
+
+    fn has(&self, program: &str) -> bool {
+        self.search.iter().any(|dir| fs::metadata(dir.join(program)).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0))
+    }
+
+    async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
+        self.at("reading", path, |path| {
+            let mut bytes = Vec::new();
+            io::Read::read_to_end(&mut io::Read::take(File::open(path)?, FILE_LIMIT), &mut bytes)?;
+            Ok(bytes)
+        })
+        .await
+    }
+
+    async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
+        self.at("listing", path, |path| {
+            let names: io::Result<Vec<_>> = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect();
+            let mut names: Vec<String> = names?.into_iter().filter_map(|name| name.into_string().ok()).collect();
+            names.sort_unstable();
+            Ok(names)
+        })
+        .await
+    }
+
+    async fn stat(&self, path: &str) -> Result<Stat, HostError> {
+        self.at("looking at", path, |path| {
+            let meta = fs::symlink_metadata(path)?;
+            Ok(match meta.file_type() {
+                kind if kind.is_dir() => Stat::Directory,
+                kind if kind.is_file() => Stat::File(meta.len()),
+                kind if kind.is_block_device() => {
+                    Stat::BlockDevice(DeviceNumber { major: major(meta.rdev()), minor: minor(meta.rdev()) })
+                }
+                _ => Stat::Other,
+            })
+        })
+        .await
+    }
+
+    async fn resolve(&self, path: &str) -> Result<String, HostError> {
+        self.at("resolving", path, |path| {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+                return Err(io::Error::from(io::ErrorKind::InvalidInput));
+            };
+            let real = fs::canonicalize(parent)?.join(name);
+            real.into_os_string().into_string().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+        })
+        .await
+    }
+
+    async fn read_device(&self, device: &str, span: Span, via: Via) -> Result<Vec<u8>, HostError> {
+        let path = PathBuf::from(device);
+        let doing = format!("reading {} bytes at {} of {device}", span.length, span.offset);
+        blocking(doing, device.to_owned(), DEVICE_DEADLINE, move || read_device(&path, span, via)).await
+    }
+
+    async fn write_device(&self, device: &str, offset: u64, data: Vec<u8>) -> Result<(), HostError> {
+        let path = PathBuf::from(device);
+        let doing = format!("writing {} bytes at {offset} of {device}", data.len());
+        blocking(doing, device.to_owned(), DEVICE_DEADLINE, move || write_device(&path, offset, &data)).await
+    }
+
+    async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
+        let path = PathBuf::from(device);
+        blocking(format!("opening {device}"), device.to_owned(), DEVICE_DEADLINE, move || {
+            match OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(path) {
+                Ok(_) => Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(true),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    async fn space(&self, path: &str) -> Result<Space, HostError> {
+        self.at("measuring", path, |path| {
+            let fs = nix::sys::statvfs::statvfs(path)?;
+            let bytes = |blocks: u64| Bytes(blocks.saturating_mul(fs.fragment_size()));
+            Ok(Space {
+                total: bytes(fs.blocks()),
+                available: bytes(fs.blocks_available()),
+                used: bytes(fs.blocks().saturating_sub(fs.blocks_free())),
+                inodes: fs.files(),
+                inodes_free: fs.files_free(),
+            })
+        })
+        .await
+    }
+
+    async fn create_dir(&self, path: &str) -> Result<(), HostError> {
+        self.at("making directory", path, |path| match fs::DirBuilder::new().mode(0o750).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(path)?.is_dir() => Ok(()),
+            other => other,
+        })
+        .await
+    }
+
+    async fn create_file(&self, path: &str) -> Result<(), HostError> {
+        self.at("making file", path, |path| match OpenOptions::new().write(true).create_new(true).mode(0o640).open(path) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(path)?.is_file() => Ok(()),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    async fn remove_dir(&self, path: &str) -> Result<(), HostError> {
+        self.at("removing directory", path, |path| absent_is_fine(fs::remove_dir(path))).await
+    }
+
+    async fn remove_file(&self, path: &str) -> Result<(), HostError> {
+        self.at("removing file", path, |path| absent_is_fine(fs::remove_file(path))).await
+    }
+
+    async fn pause(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Runs `act` on the blocking pool. When it overruns its deadline it goes on there, with the volume's lock.
+async fn blocking<T: Send + 'static>(
+    doing: String,
+    path: String,
+    deadline: Duration,
+    act: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, HostError> {
+    let lock = in_flight::current();
+    let task = tokio::task::spawn_blocking(move || {
+        let result = act();
+        drop(lock);
+        result
+    });
+    match timeout(deadline, task).await {
+        Ok(Ok(Ok(value))) => Ok(value),
+        Ok(Ok(Err(source))) if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(HostError::Absent { path })
+        }
+        Ok(Ok(Err(source))) => Err(HostError::Io { doing, source }),
+        Ok(Err(died)) => Err(HostError::Io { doing, source: io::Error::other(died) }),
+        Err(_) => Err(HostError::Overran { what: doing, limit: deadline }),
+    }
+}
+
+fn read_device(path: &Path, span: Span, via: Via) -> io::Result<Vec<u8>> {
+    let direct = |path| OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open(path);
+    let file = match via {
+        Via::Cache => File::open(path)?,
+        // A file system below a loop device may know no direct I/O; then there is nothing better than the cache.
+        Via::Disk => match direct(path) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => File::open(path)?,
+            other => other?,
+        },
+    };
+    let mut room = vec![0; span.length + ALIGNMENT];
+    let start = room.as_ptr().align_offset(ALIGNMENT);
+    file.read_exact_at(&mut room[start..start + span.length], span.offset)?;
+    room.copy_within(start..start + span.length, 0);
+    room.truncate(span.length);
+    Ok(room)
+}
+
+fn write_device(path: &Path, offset: u64, data: &[u8]) -> io::Result<()> {
+    let open = |flags: OFlag| OpenOptions::new().write(true).custom_flags((OFlag::O_EXCL | flags).bits()).open(path);
+    let file = match open(OFlag::O_DIRECT) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => open(OFlag::empty())?,
+        other => other?,
+    };
+    let mut room = vec![0; data.len() + ALIGNMENT];
+    let start = room.as_ptr().align_offset(ALIGNMENT);
+    room[start..start + data.len()].copy_from_slice(data);
+    file.write_all_at(&room[start..start + data.len()], offset)?;
+    file.sync_all()
+}
+
+async fn run(cmd: &Cmd) -> Result<Exit, HostError> {
+    let mut child = spawn(cmd).map_err(|source| HostError::NotStarted { program: cmd.program, source })?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let finish = async { tokio::join!(child.wait(), keep(out), keep(err)) };
+    if let Ok((status, stdout, stderr)) = timeout(cmd.deadline, finish).await {
+        let status = status.map_err(|source| HostError::Io { doing: format!("waiting for {}", cmd.program), source })?;
+        return Ok(Exit { status: number(status), stdout, stderr });
+    }
+    kill(&child);
+    if timeout(GRACE, child.wait()).await.is_err() {
+        abandon(cmd, child);
+    }
+    Err(HostError::Overran { what: cmd.to_string(), limit: cmd.deadline })
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that starts programs, with a deadline")]
+fn spawn(cmd: &Cmd) -> io::Result<Child> {
+    tokio::process::Command::new(cmd.program)
+        .args(&cmd.args)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Its own group: a script's children go with it.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+}
+
+fn kill(child: &Child) {
+    if let Some(group) = child.id().and_then(|id| i32::try_from(id).ok()) {
+        // It may have ended in this moment; then there is nobody to kill.
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+}
+
+/// Leaves a child that does not die to a task that holds the volume's lock until it does.
+fn abandon(cmd: &Cmd, mut child: Child) {
+    let lock = in_flight::current();
+    warn!(program = cmd.program, command = %cmd, "a host command cannot be killed and is abandoned; its volume stays locked");
+    tokio::spawn(async move {
+        let _ = child.wait().await;
+        drop(lock);
+    });
+}
+
+/// Reads to the end and keeps the beginning, so that a talkative program never waits for us.
+async fn keep(pipe: Option<impl AsyncRead + Unpin>) -> String {
+    let Some(mut pipe) = pipe else { return String::new() };
+    let (mut kept, mut chunk) = (Vec::new(), [0; 4096]);
+    while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
+        let room = OUTPUT_LIMIT.saturating_sub(kept.len());
+        kept.extend_from_slice(&chunk[..count.min(room)]);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+fn number(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,353 @@
+//! This machine, as the node half sees it: one trait for every effect, and pure builders and parsers around it.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`linux`] | EFFECT: the real machine, the only place that starts programs |
+//! | [`iscsiadm`], [`filesystem`], [`mount`] | PURE: command builders and parsers |
+//! | [`superblock`], [`fills`], [`marker`], [`blank`] | PURE: what stands on a disk, and what it means |
+//! | [`disk`] | sessions and disks, read from sysfs |
+//!
+//! **Invariant.** Nothing here knows the NAS, CSI messages or a simulator.
+
+pub mod blank;
+pub mod disk;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod filesystem;
+pub mod fills;
+pub mod iscsiadm;
+pub mod linux;
+pub mod marker;
+pub mod mount;
+pub mod superblock;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use tonic::Code;
+
+use crate::volume::Bytes;
+
+/// Everything the node half does to its machine.
+///
+/// Paths below `/sys` and `/etc/iscsi` are read below this host's root, all others as they are (design choice 26).
+/// Every call has a deadline; whatever overruns it is abandoned and keeps the volume's lock until it has really ended.
+pub trait Host: Send + Sync + 'static {
+    /// Runs `cmd` to its end. A nonzero exit is data; `Err` means that it did not start or overran.
+    fn run(&self, cmd: Cmd) -> impl Future<Output = Result<Exit, HostError>> + Send;
+
+    /// True when `program` can be started.
+    fn has(&self, program: &str) -> bool;
+
+    /// Reads a small file, e.g. `/proc/self/mountinfo`.
+    fn read(&self, path: &str) -> impl Future<Output = Result<Vec<u8>, HostError>> + Send;
+
+    /// The names in a directory, in order.
+    fn list(&self, path: &str) -> impl Future<Output = Result<Vec<String>, HostError>> + Send;
+
+    /// What is at `path`; a symbolic link is not followed.
+    fn stat(&self, path: &str) -> impl Future<Output = Result<Stat, HostError>> + Send;
+
+    /// `path` with every symbolic link resolved, except in its last part, which need not exist.
+    fn resolve(&self, path: &str) -> impl Future<Output = Result<String, HostError>> + Send;
+
+    /// Reads a block device.
+    fn read_device(&self, device: &str, span: Span, via: Via) -> impl Future<Output = Result<Vec<u8>, HostError>> + Send;
+
+    /// Writes to a block device that nobody uses, past every cache. `EBUSY` when it is mounted or otherwise claimed.
+    fn write_device(&self, device: &str, offset: u64, data: Vec<u8>) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// True when a file system, a mapping or the like has claimed the device, in whatever mount namespace.
+    fn is_claimed(&self, device: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
+
+    /// Space and inodes of the file system mounted at `path`.
+    fn space(&self, path: &str) -> impl Future<Output = Result<Space, HostError>> + Send;
+
+    /// Makes a directory (mode 0750) unless there is one.
+    fn create_dir(&self, path: &str) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// Makes an empty file (mode 0640) unless there is a file.
+    fn create_file(&self, path: &str) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// Removes a directory, which must be empty. Nothing there is fine.
+    fn remove_dir(&self, path: &str) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// Removes a file. Nothing there is fine.
+    fn remove_file(&self, path: &str) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// Lets time pass between two looks at the world.
+    fn pause(&self, time: Duration) -> impl Future<Output = ()> + Send;
+}
+
+/// A command: a program, its arguments and how long it may take. No shell sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cmd {
+    /// Found on `PATH`.
+    pub program: &'static str,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// After this it is killed.
+    pub deadline: Duration,
+}
+
+impl Cmd {
+    /// `program`, which is killed after `seconds`.
+    pub fn new(program: &'static str, seconds: u64) -> Self {
+        Self { program, args: Vec::new(), deadline: Duration::from_secs(seconds) }
+    }
+
+    /// Adds words.
+    #[must_use]
+    pub fn args<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(words.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds one word.
+    #[must_use]
+    pub fn arg(self, word: impl Into<String>) -> Self {
+        self.args([word.into()])
+    }
+}
+
+impl fmt::Display for Cmd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.program)?;
+        self.args.iter().try_for_each(|arg| write!(f, " {arg}"))
+    }
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit status; `128 + n` when signal `n` ended it.
+    pub status: i32,
+    /// What it said, at most 256 KiB.
+    pub stdout: String,
+    /// What it complained of, at most 256 KiB.
+    pub stderr: String,
+}
+
+impl Exit {
+    /// The exit of a `program` that had to succeed.
+    ///
+    /// # Errors
+    /// Any status but 0.
+    pub fn ok(self, program: &'static str) -> Result<Self, HostError> {
+        if self.status == 0 { Ok(self) } else { Err(self.failed(program)) }
+    }
+
+    /// As an error.
+    pub fn failed(&self, program: &'static str) -> HostError {
+        let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
+        // Some programs name the cause first and then explain their options; others begin with a banner.
+        let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let said = match lines.as_slice() {
+            [first, second, .., last] if lines.len() > 4 => format!("{first}; {second}; …; {last}"),
+            few => few.join("; "),
+        };
+        HostError::Failed { program, status: self.status, said }
+    }
+}
+
+/// Why this machine did not do something. Nobody knows how far it came, so no code is final (design choice 17).
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The program could not be started.
+    #[error("{program} could not be started; is it installed on this node?")]
+    NotStarted {
+        /// The program.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It took too long and may still run: the volume stays locked until it has ended.
+    #[error("{what} did not end within {limit:?}; it was given up and may still run")]
+    Overran {
+        /// The command or the reading.
+        what: String,
+        /// How long it had.
+        limit: Duration,
+    },
+    /// The program ended with an error.
+    #[error("{program} failed with exit status {status}: {said}")]
+    Failed {
+        /// The program.
+        program: &'static str,
+        /// Its exit status.
+        status: i32,
+        /// What it said about it.
+        said: String,
+    },
+    /// There is nothing at the path.
+    #[error("{path} does not exist")]
+    Absent {
+        /// The path.
+        path: String,
+    },
+    /// The system refused.
+    #[error("{doing}")]
+    Io {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// What came back makes no sense.
+    #[error("{what} is not understood: {seen:?}")]
+    Garbled {
+        /// The program or file.
+        what: String,
+        /// What came back.
+        seen: String,
+    },
+}
+
+impl HostError {
+    /// The code that the CO acts upon: never a final one.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Overran { .. } => Code::Aborted,
+            Self::NotStarted { .. } | Self::Failed { .. } | Self::Absent { .. } | Self::Io { .. } | Self::Garbled { .. } => {
+                Code::Unavailable
+            }
+        }
+    }
+
+    /// True when somebody else has claimed the device or the mount.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy)
+    }
+}
+
+/// Turns "nothing there" into `None`.
+///
+/// # Errors
+/// Every other error.
+pub fn if_present<T>(result: Result<T, HostError>) -> Result<Option<T>, HostError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(HostError::Absent { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Major and minor number of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceNumber {
+    /// The driver.
+    pub major: u64,
+    /// The unit.
+    pub minor: u64,
+}
+
+impl DeviceNumber {
+    /// Reads `8:16`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.trim().split_once(':')?;
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+}
+
+impl fmt::Display for DeviceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// What a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stat {
+    /// A directory.
+    Directory,
+    /// A regular file, of this size.
+    File(u64),
+    /// A block device.
+    BlockDevice(DeviceNumber),
+    /// A symbolic link, a character device, a socket, a pipe.
+    Other,
+}
+
+/// A part of a device: whole sectors of 4 KiB for a direct read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub length: usize,
+}
+
+/// How to read a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Past every cache: what is really on the disk.
+    Disk,
+    /// Through the page cache: what a mounted ext4 has changed in its superblock but not yet written.
+    Cache,
+}
+
+/// Space and inodes of a mounted file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Size.
+    pub total: Bytes,
+    /// Free for everybody.
+    pub available: Bytes,
+    /// In use.
+    pub used: Bytes,
+    /// Inodes; 0 when the file system has no such limit.
+    pub inodes: u64,
+    /// Free inodes.
+    pub inodes_free: u64,
+}
+
+/// The programs that the node half needs, in the order in which a life of a volume meets them.
+pub const PROGRAMS: [&str; 14] = [
+    "iscsiadm", "blkid", "blockdev", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mount", "umount", "e2fsck", "resize2fs", "xfs_info",
+    "xfs_growfs", "btrfs", "xfs_spaceman",
+];
+
+/// The programs that the node half needs and this machine lacks.
+pub fn tools_present(host: &impl Host) -> Vec<String> {
+    PROGRAMS.iter().filter(|program| !host.has(program)).map(|program| (*program).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choice_17_no_code_of_the_host_is_final() {
+        let io = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let limit = Duration::from_secs(1);
+        for (error, code) in [
+            (HostError::NotStarted { program: "p", source: io() }, Code::Unavailable),
+            (HostError::Overran { what: "w".to_owned(), limit }, Code::Aborted),
+            (HostError::Failed { program: "p", status: 1, said: String::new() }, Code::Unavailable),
+            (HostError::Absent { path: "/p".to_owned() }, Code::Unavailable),
+            (HostError::Io { doing: "d".to_owned(), source: io() }, Code::Unavailable),
+            (HostError::Garbled { what: "w".to_owned(), seen: String::new() }, Code::Unavailable),
+        ] {
+            assert_eq!(error.code(), code, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_failure_tells_what_was_said() {
+        let exit = Exit { status: 3, stdout: "out".to_owned(), stderr: "banner 1.0\n\nno such\nfile\n".to_owned() };
+        assert_eq!(exit.failed("tool").to_string(), "tool failed with exit status 3: banner 1.0; no such; file");
+        let long = Exit { stderr: "cause\nusage\n-a\n-b\n-c\n".to_owned(), ..exit.clone() };
+        assert!(long.failed("tool").to_string().ends_with(": cause; usage; …; -c"));
+        assert!(Exit { stderr: String::new(), ..exit }.failed("tool").to_string().ends_with(": out"));
+    }
+
+    #[test]
+    fn device_numbers_read_as_sysfs_writes_them() {
+        assert_eq!(DeviceNumber::parse("8:16\n"), Some(DeviceNumber { major: 8, minor: 16 }));
+        assert_eq!(DeviceNumber::parse("8"), None);
+    }
+}

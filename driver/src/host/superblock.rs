@@ -1,0 +1,226 @@
+//! What the superblocks on a disk say: ext4, xfs and btrfs, complete or left behind by an interrupted `mkfs`. Pure.
+//!
+//! Sources: the kernel's `fs/ext4/ext4.h` (`struct ext4_super_block`), `fs/xfs/libxfs/xfs_format.h` (`struct xfs_dsb`),
+//! `include/uapi/linux/btrfs_tree.h` (`struct btrfs_super_block`). How an interrupted `mkfs` looks was seen by killing it:
+//! ext4 has no magic until its end, xfs says `sb_inprogress`, btrfs bears a temporary magic.
+
+use super::Span;
+use super::fills::{Btrfs, Ext4, Xfs};
+use crate::volume::{Bytes, FsType};
+
+/// The part of a disk that holds all three superblocks: ext4's at 1 KiB, xfs's at 0, btrfs's at 64 KiB.
+pub const HEAD: Span = Span { offset: 0, length: 128 << 10 };
+
+/// A superblock that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Superblock {
+    /// Of a complete file system.
+    Complete(Geometry),
+    /// Of a file system that was never finished.
+    Begun(FsType),
+}
+
+/// How large a file system is, and what it needs to know about growth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Geometry {
+    /// ext4.
+    Ext4(Ext4),
+    /// xfs.
+    Xfs(Xfs),
+    /// btrfs.
+    Btrfs(Btrfs),
+}
+
+impl Geometry {
+    /// Which file system it is.
+    pub fn kind(&self) -> FsType {
+        match self {
+            Self::Ext4(_) => FsType::Ext4,
+            Self::Xfs(_) => FsType::Xfs,
+            Self::Btrfs(_) => FsType::Btrfs,
+        }
+    }
+
+    /// How much of the device it uses.
+    pub fn size(&self) -> Bytes {
+        match self {
+            Self::Ext4(ext4) => ext4.size(),
+            Self::Xfs(xfs) => xfs.size(),
+            Self::Btrfs(btrfs) => btrfs.size,
+        }
+    }
+
+    /// True when it cannot grow any further on a device of this size.
+    pub fn fills(&self, device: Bytes) -> bool {
+        match self {
+            Self::Ext4(ext4) => ext4.fills(device),
+            Self::Xfs(xfs) => xfs.fills(device),
+            Self::Btrfs(btrfs) => btrfs.fills(device),
+        }
+    }
+}
+
+/// Every superblock in a disk's first [`HEAD`] bytes. More than one means that one of them is a leftover.
+pub fn read(head: &[u8]) -> Vec<Superblock> {
+    [ext4(head), xfs(head), btrfs(head)].into_iter().flatten().collect()
+}
+
+/// Numbers at fixed places. A number beyond the end is absent.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.0.get(at..at + N)?.try_into().ok()
+    }
+
+    fn le16(&self, at: usize) -> Option<u16> {
+        self.bytes(at).map(u16::from_le_bytes)
+    }
+
+    fn le32(&self, at: usize) -> Option<u32> {
+        self.bytes(at).map(u32::from_le_bytes)
+    }
+
+    fn le64(&self, at: usize) -> Option<u64> {
+        self.bytes(at).map(u64::from_le_bytes)
+    }
+
+    fn be32(&self, at: usize) -> Option<u32> {
+        self.bytes(at).map(u32::from_be_bytes)
+    }
+
+    fn be64(&self, at: usize) -> Option<u64> {
+        self.bytes(at).map(u64::from_be_bytes)
+    }
+}
+
+/// `EXT4_FEATURE_INCOMPAT_EXTENTS`: without it this is an ext2 or ext3.
+const INCOMPAT_EXTENTS: u32 = 0x40;
+/// `EXT4_FEATURE_INCOMPAT_64BIT`: block numbers have a high half, group descriptors a size.
+const INCOMPAT_64BIT: u32 = 0x80;
+
+fn ext4(head: &[u8]) -> Option<Superblock> {
+    let sb = Fields(head.get(1024..)?);
+    if sb.le16(0x38)? != 0xEF53 || sb.le32(0x60)? & INCOMPAT_EXTENTS == 0 {
+        return None;
+    }
+    let wide = sb.le32(0x60)? & INCOMPAT_64BIT != 0;
+    let high = if wide { sb.le32(0x150)? } else { 0 };
+    let geometry = Ext4 {
+        blocks: u64::from(high) << 32 | u64::from(sb.le32(0x04)?),
+        block_size: 1024_u64.checked_shl(sb.le32(0x18)?).filter(|size| (1024..=65536).contains(size))?,
+        first_block: u64::from(sb.le32(0x14)?),
+        blocks_per_group: u64::from(sb.le32(0x20)?),
+        inodes_per_group: u64::from(sb.le32(0x28)?),
+        inode_size: u64::from(sb.le16(0x58)?),
+        descriptor_size: if wide { u64::from(sb.le16(0xFE)?) } else { 32 },
+        reserved_descriptor_blocks: u64::from(sb.le16(0xCE)?),
+    };
+    // mke2fs writes this block last, after everything else is on the disk.
+    let sane = geometry.blocks > 0 && geometry.blocks_per_group > 0 && geometry.inode_size > 0 && geometry.descriptor_size > 0;
+    Some(if sane { Superblock::Complete(Geometry::Ext4(geometry)) } else { Superblock::Begun(FsType::Ext4) })
+}
+
+fn xfs(head: &[u8]) -> Option<Superblock> {
+    let sb = Fields(head);
+    if sb.bytes(0)? != *b"XFSB" {
+        return None;
+    }
+    let [in_progress] = sb.bytes(126)?;
+    let geometry = Xfs {
+        block_size: u64::from(sb.be32(4)?),
+        blocks: sb.be64(8)?,
+        blocks_per_group: u64::from(sb.be32(84)?),
+    };
+    let sane = geometry.block_size > 0 && geometry.blocks > 0 && geometry.blocks_per_group > 0;
+    Some(if in_progress == 0 && sane { Superblock::Complete(Geometry::Xfs(geometry)) } else { Superblock::Begun(FsType::Xfs) })
+}
+
+fn btrfs(head: &[u8]) -> Option<Superblock> {
+    let sb = Fields(head.get(64 << 10..)?);
+    let magic: [u8; 8] = sb.bytes(64)?;
+    if magic == *b"!BHRfS_M" {
+        return Some(Superblock::Begun(FsType::Btrfs));
+    }
+    if magic != *b"_BHRfS_M" {
+        return None;
+    }
+    let geometry = Btrfs { size: Bytes(sb.le64(112)?), sector: u64::from(sb.le32(144)?) };
+    // The driver makes one-device file systems only; another kind is none that it knows.
+    let sane = sb.le64(136)? == 1 && geometry.size.0 > 0 && geometry.sector > 0;
+    Some(if sane { Superblock::Complete(Geometry::Btrfs(geometry)) } else { Superblock::Begun(FsType::Btrfs) })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    fn put(head: &mut [u8], at: usize, bytes: &[u8]) {
+        head[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// The first bytes of a disk with a complete file system of `size`, as far as this module reads them.
+    pub(crate) fn head_of(kind: FsType, size: Bytes) -> Vec<u8> {
+        let mut head = vec![0; HEAD.length];
+        let blocks = size.0 / 4096;
+        match kind {
+            FsType::Ext4 => {
+                put(&mut head, 1024 + 0x04, &u32::try_from(blocks).unwrap().to_le_bytes());
+                put(&mut head, 1024 + 0x18, &2_u32.to_le_bytes());
+                put(&mut head, 1024 + 0x20, &32768_u32.to_le_bytes());
+                put(&mut head, 1024 + 0x28, &8192_u32.to_le_bytes());
+                put(&mut head, 1024 + 0x38, &0xEF53_u16.to_le_bytes());
+                put(&mut head, 1024 + 0x58, &256_u16.to_le_bytes());
+                put(&mut head, 1024 + 0x60, &(INCOMPAT_EXTENTS | INCOMPAT_64BIT).to_le_bytes());
+                put(&mut head, 1024 + 0xFE, &64_u16.to_le_bytes());
+            }
+            FsType::Xfs => {
+                put(&mut head, 0, b"XFSB");
+                put(&mut head, 4, &4096_u32.to_be_bytes());
+                put(&mut head, 8, &blocks.to_be_bytes());
+                put(&mut head, 84, &65536_u32.to_be_bytes());
+            }
+            FsType::Btrfs => {
+                put(&mut head, 65536 + 64, b"_BHRfS_M");
+                put(&mut head, 65536 + 112, &size.0.to_le_bytes());
+                put(&mut head, 65536 + 136, &1_u64.to_le_bytes());
+                put(&mut head, 65536 + 144, &4096_u32.to_le_bytes());
+            }
+        }
+        head
+    }
+
+    #[test]
+    fn complete_superblocks_tell_their_size() {
+        for kind in [FsType::Ext4, FsType::Xfs, FsType::Btrfs] {
+            let found = read(&head_of(kind, Bytes::gib(3)));
+            let [Superblock::Complete(geometry)] = found.as_slice() else { panic!("{kind}: {found:?}") };
+            assert_eq!((geometry.kind(), geometry.size()), (kind, Bytes::gib(3)));
+            assert!(geometry.fills(Bytes::gib(3)) && !geometry.fills(Bytes::gib(4)), "{kind}");
+        }
+    }
+
+    #[test]
+    fn choice_9_unfinished_superblocks_are_known() {
+        let mut xfs = head_of(FsType::Xfs, Bytes::GIB);
+        xfs[126] = 1;
+        assert_eq!(read(&xfs), [Superblock::Begun(FsType::Xfs)]);
+        let mut btrfs = head_of(FsType::Btrfs, Bytes::GIB);
+        btrfs[65536 + 64] = b'!';
+        assert_eq!(read(&btrfs), [Superblock::Begun(FsType::Btrfs)]);
+        let mut ext4 = head_of(FsType::Ext4, Bytes::GIB);
+        put(&mut ext4, 1024 + 0x04, &[0; 4]);
+        assert_eq!(read(&ext4), [Superblock::Begun(FsType::Ext4)]);
+    }
+
+    #[test]
+    fn ext3_and_nothing_are_not_ours() {
+        let mut ext3 = head_of(FsType::Ext4, Bytes::GIB);
+        put(&mut ext3, 1024 + 0x60, &0_u32.to_le_bytes());
+        assert_eq!(read(&ext3), []);
+        assert_eq!(read(&vec![0; HEAD.length]), []);
+        assert_eq!(read(&[]), []);
+        let both = [&head_of(FsType::Xfs, Bytes::GIB)[..1024], &head_of(FsType::Ext4, Bytes::GIB)[1024..]].concat();
+        assert_eq!(read(&both).len(), 2);
+    }
+}

@@ -1,0 +1,42 @@
+//! `synology-csi`: reads its flags, serves CSI on a unix socket, ends on SIGTERM or SIGINT.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use driver::config::Args;
+use driver::server::Plugin;
+use driver::telemetry;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::error;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(problem) = telemetry::start(&args.log_level, args.log_format) {
+        eprintln!("synology-csi: --log-level {:?} is not a level or filter: {problem}", args.log_level);
+        return ExitCode::FAILURE;
+    }
+    match run(&args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            error!(problem = chain(problem.as_ref()), "cannot serve");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    Plugin::new(args)?.serve(&args.endpoint, stop).await
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(|cause| format!(": {cause}"));
+    std::iter::once(error.to_string()).chain(causes).collect()
+}

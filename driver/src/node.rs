@@ -1,0 +1,215 @@
+//! The CSI node service: the half of the driver that touches people's disks. It never speaks to a NAS (design choice 8).
+//!
+//! | module | tells the story of |
+//! |---|---|
+//! | [`stage`], [`unstage`] | a LUN that becomes a mounted file system, and back |
+//! | [`attach`] | portals, login, session, disk, identity |
+//! | [`format`] | what may be formatted, and how a format survives a crash |
+//! | [`grow`], [`expand`] | a file system that follows its device |
+//! | [`publish`], [`stats`] | one path for one pod; how full it is |
+//! | [`place`] | what is mounted where, and whose it is |
+//! | [`request`] | PURE: CSI messages to our types |
+//!
+//! **Invariants.** Every mutating call holds its volume's lock until its last effect has ended, and may be repeated after a
+//! crash at any point: nothing is remembered but what the kernel, the disk and open-iscsi's records say.
+
+mod attach;
+mod expand;
+mod format;
+mod grow;
+mod place;
+mod publish;
+mod request;
+mod stage;
+mod stats;
+mod sweep;
+mod unstage;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use proto::csi;
+use proto::csi::node_server::Node as Service;
+use proto::csi::node_service_capability::{self, Rpc, rpc};
+use tonic::{Request, Response, Status};
+
+use crate::error::Error;
+use crate::host::{Cmd, Exit, Host, HostError};
+use crate::in_flight::InFlight;
+use crate::publication::{Iqn, NodeId};
+use crate::volume::LunUuid;
+use request::{Expand, Publish, Stage, Stats, Unpublish, Unstage};
+
+/// The node service.
+#[derive(Clone, Debug)]
+pub struct Node<H> {
+    machine: Arc<Machine<H>>,
+    in_flight: InFlight,
+}
+
+/// This node: its machine and its name.
+#[derive(Debug)]
+struct Machine<H> {
+    host: H,
+    node_name: String,
+    driver_name: String,
+}
+
+impl<H: Host> Node<H> {
+    /// The service of the node `node_name`, for the driver `driver_name`.
+    pub fn new(host: H, node_name: String, driver_name: String, in_flight: InFlight) -> Self {
+        Self { machine: Arc::new(Machine { host, node_name, driver_name }), in_flight }
+    }
+
+    /// Runs `operation` with the lock of the LUN held. The lock is the LUN's, not the handle's, because a NAS may have
+    /// aliases (design choice 1).
+    async fn locked<T, F>(&self, key: &str, operation: impl FnOnce(Arc<Machine<H>>) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        self.in_flight.run(key, operation(self.machine.clone())).await
+    }
+}
+
+#[tonic::async_trait]
+impl<H: Host> Service for Node<H> {
+    async fn node_stage_volume(
+        &self,
+        request: Request<csi::NodeStageVolumeRequest>,
+    ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
+        let ask = Stage::read(&request.into_inner())?;
+        let key = ask.volume.uuid.to_string();
+        self.locked(&key, |machine| async move { machine.stage(&ask).await }).await?;
+        Ok(Response::new(csi::NodeStageVolumeResponse {}))
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        request: Request<csi::NodeUnstageVolumeRequest>,
+    ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
+        let ask = Unstage::read(&request.into_inner())?;
+        let key = ask.volume.uuid.to_string();
+        self.locked(&key, |machine| async move { machine.unstage(&ask).await }).await?;
+        Ok(Response::new(csi::NodeUnstageVolumeResponse {}))
+    }
+
+    async fn node_publish_volume(
+        &self,
+        request: Request<csi::NodePublishVolumeRequest>,
+    ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
+        let ask = Publish::read(&request.into_inner())?;
+        let key = ask.volume.uuid.to_string();
+        self.locked(&key, |machine| async move { machine.publish(&ask).await }).await?;
+        Ok(Response::new(csi::NodePublishVolumeResponse {}))
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<csi::NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
+        let ask = Unpublish::read(&request.into_inner())?;
+        if let Some(volume) = ask.volume {
+            let key = volume.uuid.to_string();
+            self.locked(&key, |machine| async move { machine.unpublish(&volume, &ask.target).await }).await?;
+        }
+        Ok(Response::new(csi::NodeUnpublishVolumeResponse {}))
+    }
+
+    /// Has a lock of its own: a hung file system holds up one call, not one thread per call, and an expansion none.
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<csi::NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
+        let ask = Stats::read(&request.into_inner())?;
+        let key = format!("stats of {}", ask.volume.uuid);
+        let usage = self.locked(&key, |machine| async move { machine.stats(&ask).await }).await?;
+        Ok(Response::new(csi::NodeGetVolumeStatsResponse { usage, volume_condition: None }))
+    }
+
+    async fn node_expand_volume(
+        &self,
+        request: Request<csi::NodeExpandVolumeRequest>,
+    ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
+        let ask = Expand::read(&request.into_inner())?;
+        let key = ask.volume.uuid.to_string();
+        let size = self.locked(&key, |machine| async move { machine.expand(&ask).await }).await?;
+        Ok(Response::new(csi::NodeExpandVolumeResponse { capacity_bytes: size.as_i64() }))
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<csi::NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<csi::NodeGetCapabilitiesResponse>, Status> {
+        use rpc::Type::{ExpandVolume, GetVolumeStats, SingleNodeMultiWriter, StageUnstageVolume};
+        let capability = |kind: rpc::Type| csi::NodeServiceCapability {
+            r#type: Some(node_service_capability::Type::Rpc(Rpc { r#type: kind.into() })),
+        };
+        let capabilities = [StageUnstageVolume, GetVolumeStats, ExpandVolume, SingleNodeMultiWriter].map(capability).to_vec();
+        Ok(Response::new(csi::NodeGetCapabilitiesResponse { capabilities }))
+    }
+
+    async fn node_get_info(
+        &self,
+        _: Request<csi::NodeGetInfoRequest>,
+    ) -> Result<Response<csi::NodeGetInfoResponse>, Status> {
+        let node_id = self.machine.node_id().await?.as_str().to_owned();
+        Ok(Response::new(csi::NodeGetInfoResponse { node_id, max_volumes_per_node: 0, accessible_topology: None }))
+    }
+}
+
+const INITIATOR_NAME: &str = "/etc/iscsi/initiatorname.iscsi";
+
+impl<H: Host> Machine<H> {
+    /// This node's id, from its name and its initiator's (design choice 4).
+    async fn node_id(&self) -> Result<NodeId, Error> {
+        let refused = |seen: String| Error::Refused {
+            what: "telling this node's id".to_owned(),
+            seen,
+            remedy: format!("install open-iscsi on the node; {INITIATOR_NAME} must hold a line InitiatorName=iqn.… (the program iscsi-iname makes one)"),
+        };
+        match self.host.read(INITIATOR_NAME).await {
+            Ok(file) => match initiator_name(&String::from_utf8_lossy(&file)) {
+                Some(name) => Ok(NodeId::derive(&self.node_name, name)),
+                None => Err(refused(format!("{INITIATOR_NAME} holds no initiator name"))),
+            },
+            Err(HostError::Absent { .. }) => Err(refused(format!("{INITIATOR_NAME} does not exist"))),
+            Err(source) => Err(Error::Host { doing: "reading the initiator name".to_owned(), source }),
+        }
+    }
+
+    /// True when `target` is the publication of the LUN `uuid` to this node. The initiator's part of the id is left out of
+    /// the comparison: a session that was made under an earlier initiator name is still this node's to end.
+    fn publishes_here(&self, target: &str, uuid: Option<&LunUuid>) -> bool {
+        let Some((lun, node)) = target.parse::<Iqn>().ok().and_then(|iqn| iqn.publication()) else { return false };
+        let id = NodeId::derive(&self.node_name, "");
+        let name = |id: &NodeId| id.as_str().rsplit_once(':').map(|(name, _)| name.to_owned());
+        name(&node) == name(&id) && uuid.is_none_or(|uuid| *uuid == lun)
+    }
+
+    /// Runs a command that has to succeed.
+    async fn run(&self, doing: &str, cmd: Cmd) -> Result<Exit, Error> {
+        let program = cmd.program;
+        self.host.run(cmd).await.and_then(|exit| exit.ok(program)).doing(doing)
+    }
+}
+
+/// The name in a line `InitiatorName=iqn.…`.
+fn initiator_name(file: &str) -> Option<&str> {
+    let name = file.lines().find_map(|line| line.trim().strip_prefix("InitiatorName")?.trim_start().strip_prefix('='))?.trim();
+    let well_formed = ["iqn.", "eui.", "naa."].iter().any(|kind| name.starts_with(kind)) && !name.contains(char::is_whitespace);
+    well_formed.then_some(name)
+}
+
+/// Says what was being done when the machine failed.
+trait Doing<T> {
+    fn doing(self, what: impl Into<String>) -> Result<T, Error>;
+}
+
+impl<T> Doing<T> for Result<T, HostError> {
+    fn doing(self, what: impl Into<String>) -> Result<T, Error> {
+        self.map_err(|source| Error::Host { doing: what.into(), source })
+    }
+}

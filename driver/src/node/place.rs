@@ -1,0 +1,180 @@
+//! What is mounted where, and whose it is. Nothing is unmounted that is provably not ours, and nothing is taken for stale
+//! that is not proven to be (design choices 9 and 10).
+
+use super::{Doing, Machine};
+use crate::error::Error;
+use crate::host::disk::{self, Disk};
+use crate::host::mount::{self, Mount};
+use crate::host::{DeviceNumber, Host, Stat, if_present};
+
+/// Loop devices: their nodes in `/dev` outlive what was attached to them, so a node proves nothing.
+const LOOP_MAJOR: u64 = 7;
+/// Mounts piled up at one path; more is not an accident.
+const PILE: usize = 16;
+
+/// What is visible at a path.
+#[derive(Clone, Debug)]
+pub(super) enum Standing {
+    /// Nothing is mounted.
+    Nothing,
+    /// A mount of one of the disks asked about.
+    Ours(Mount),
+    /// A mount whose device the kernel no longer has.
+    Gone(Mount),
+    /// A mount of something else.
+    Foreign(Mount),
+}
+
+/// What a mount shows.
+enum Backing {
+    Device(DeviceNumber),
+    Vanished,
+    NoDevice,
+}
+
+impl<H: Host> Machine<H> {
+    /// This mount namespace's table.
+    pub(super) async fn mounts(&self) -> Result<Vec<Mount>, Error> {
+        self.host.read(mount::MOUNTINFO).await.and_then(|table| mount::parse(&table)).doing("reading the mount table")
+    }
+
+    /// `path` as the mount table would spell it. `None` when even its parent does not exist.
+    pub(super) async fn resolve(&self, path: &str) -> Result<Option<String>, Error> {
+        if_present(self.host.resolve(path).await).doing(format!("resolving {path}"))
+    }
+
+    /// What is visible at `point`, where `ours` are the disks of the volume's session.
+    pub(super) async fn standing(&self, point: &str, ours: &[Disk]) -> Result<Standing, Error> {
+        let mounts = self.mounts().await?;
+        let Some(visible) = mount::at(&mounts, point).pop() else { return Ok(Standing::Nothing) };
+        let visible = visible.clone();
+        Ok(match self.backing(&visible).await? {
+            Backing::Vanished => Standing::Gone(visible),
+            Backing::Device(number) if ours.iter().any(|disk| disk.number == number) => Standing::Ours(visible),
+            Backing::Device(number) if self.is_gone(&visible, number).await? => Standing::Gone(visible),
+            Backing::Device(_) | Backing::NoDevice => Standing::Foreign(visible),
+        })
+    }
+
+    /// The block device that a mount shows.
+    async fn backing(&self, mount: &Mount) -> Result<Backing, Error> {
+        let doing = || format!("looking at what is mounted at {}", mount.point);
+        if mount.device_node().is_some() {
+            if mount.is_deleted() {
+                return Ok(Backing::Vanished);
+            }
+            return Ok(match self.host.stat(&mount.point).await.doing(doing())? {
+                Stat::BlockDevice(number) => Backing::Device(number),
+                Stat::Directory | Stat::File(_) | Stat::Other => Backing::NoDevice,
+            });
+        }
+        if mount.fs != "btrfs" {
+            // Major 0 is invented for file systems without a device: tmpfs, overlay, nfs.
+            return Ok(if mount.device.major == 0 { Backing::NoDevice } else { Backing::Device(mount.device) });
+        }
+        // btrfs has an invented number too. Its device's name cannot be given to another one while it is mounted.
+        Ok(match if_present(self.host.stat(&mount.source).await).doing(doing())? {
+            Some(Stat::BlockDevice(number)) => Backing::Device(number),
+            None => Backing::Vanished,
+            Some(Stat::Directory | Stat::File(_) | Stat::Other) => Backing::NoDevice,
+        })
+    }
+
+    /// True when the kernel no longer has the device of a mount.
+    async fn is_gone(&self, mount: &Mount, number: DeviceNumber) -> Result<bool, Error> {
+        let doing = || format!("looking for the device {number} of {}", mount.point);
+        if disk::present_devices(&self.host).await.doing(doing())?.contains(&number) {
+            return Ok(false);
+        }
+        let node = if_present(self.host.stat(&mount.source).await).doing(doing())?;
+        Ok(number.major == LOOP_MAJOR || node != Some(Stat::BlockDevice(number)))
+    }
+
+    /// True when some mount here shows a disk that the kernel no longer has. Loop devices are left out: without a disk to
+    /// compare them with, they could be anybody's.
+    pub(super) async fn any_stale_mount(&self) -> Result<bool, Error> {
+        let of_device = |mount: &Mount| mount.source.starts_with("/dev/") || mount.device_node().is_some();
+        for mount in self.mounts().await?.into_iter().filter(of_device) {
+            let stale = match self.backing(&mount).await? {
+                Backing::Vanished => true,
+                Backing::NoDevice => false,
+                Backing::Device(number) => number.major != LOOP_MAJOR && self.is_gone(&mount, number).await?,
+            };
+            if stale {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Where the disks are mounted as a whole, or bound as devices. A part bound elsewhere (a pod's `subPath`) is not a
+    /// publication of its own.
+    pub(super) async fn uses(&self, disks: &[Disk]) -> Result<Vec<String>, Error> {
+        let mut points = Vec::new();
+        for mount in self.mounts().await? {
+            let named = |name: &str| disks.iter().any(|disk| disk.name == name);
+            let candidate = match mount.device_node() {
+                Some(name) => named(name),
+                None => mount.root == "/" && (mount.device.major != 0 || mount.fs == "btrfs"),
+            };
+            if !candidate {
+                continue;
+            }
+            if let Backing::Device(number) = self.backing(&mount).await?
+                && disks.iter().any(|disk| disk.number == number)
+            {
+                points.push(mount.point);
+            }
+        }
+        Ok(points)
+    }
+
+    /// Unmounts what is visible at `point`.
+    pub(super) async fn unmount(&self, point: &str) -> Result<(), Error> {
+        self.run(&format!("unmounting {point}"), mount::unmount(point)).await.map(|_| ())
+    }
+
+    /// Unmounts what is visible at `point` and has lost its device, even if somebody still looks at it.
+    async fn unmount_gone(&self, point: &str) -> Result<(), Error> {
+        if self.unmount(point).await.is_ok() {
+            return Ok(());
+        }
+        self.run(&format!("unmounting {point} from its lost device"), mount::unmount_lazily(point)).await.map(|_| ())
+    }
+
+    /// Unmounts everything at `point` that is ours or has lost its device, and refuses to touch anything else.
+    pub(super) async fn clear(&self, point: &str, ours: &[Disk]) -> Result<(), Error> {
+        for _ in 0..PILE {
+            match self.standing(point, ours).await? {
+                Standing::Nothing => return Ok(()),
+                Standing::Ours(_) => self.unmount(point).await?,
+                Standing::Gone(_) => self.unmount_gone(point).await?,
+                Standing::Foreign(mount) => return Err(not_ours(&mount)),
+            }
+        }
+        Err(Error::Unproven { what: format!("unmounting {point}"), seen: "something is still mounted there".to_owned() })
+    }
+
+    /// Removes mounts at `point` that have lost their device, and tells what is visible then.
+    pub(super) async fn clear_gone(&self, point: &str, ours: &[Disk]) -> Result<Standing, Error> {
+        for _ in 0..PILE {
+            match self.standing(point, ours).await? {
+                Standing::Gone(mount) => {
+                    tracing::warn!(point, lost = mount.describe(), "removing a mount whose device is gone");
+                    self.unmount_gone(point).await?;
+                }
+                other @ (Standing::Nothing | Standing::Ours(_) | Standing::Foreign(_)) => return Ok(other),
+            }
+        }
+        Err(Error::Unproven { what: format!("unmounting {point}"), seen: "something is still mounted there".to_owned() })
+    }
+}
+
+/// Somebody else's mount is in the way.
+pub(super) fn not_ours(mount: &Mount) -> Error {
+    Error::Refused {
+        what: format!("using {}", mount.point),
+        seen: format!("{} is mounted there, which is not this volume", mount.describe()),
+        remedy: "unmount it if it may go".to_owned(),
+    }
+}

@@ -1,0 +1,304 @@
+//! CSI messages of the node service turned into our types: every check that needs nothing but the message. Pure.
+//!
+//! Order of the checks (design choice 1): missing required fields first, then values, then ids that we never issued.
+
+use std::collections::HashMap;
+
+use proto::csi;
+
+use crate::error::Error;
+use crate::host::filesystem::FormatOptions;
+use crate::host::mount;
+use crate::publication::{Iqn, NodeId, PublishContext};
+use crate::request::{Access, Capability, Handle, Range, fs_type, required};
+use crate::volume::{FsType, VolumeId};
+
+/// A volume as somebody wants to use it on this node.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Use {
+    /// A file system.
+    FileSystem {
+        /// Its type.
+        fs: FsType,
+        /// Mount options, `ro` among them for readers.
+        flags: Vec<String>,
+    },
+    /// The device.
+    Device,
+}
+
+/// How a volume is to be used on this node, and by how many.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Intent {
+    /// File system or device.
+    pub(crate) by: Use,
+    /// Nobody writes.
+    pub(crate) readonly: bool,
+    /// More than one target path.
+    pub(crate) shared: bool,
+}
+
+impl Intent {
+    fn read(capability: Option<&csi::VolumeCapability>, context: &HashMap<String, String>) -> Result<Self, Error> {
+        use csi::volume_capability::access_mode::Mode;
+        let capability = Capability::read("volume_capability", capability)?;
+        let readonly = capability.reader_only();
+        // CSI v1.12, NodePublishVolume, the table of second calls: the other modes allow one target path.
+        let shared = capability.multi_node() || capability.mode == Mode::SingleNodeMultiWriter;
+        let by = match capability.access {
+            Access::Block => Use::Device,
+            Access::Mount { fs_type: asked, flags } => {
+                let fs = one_fs_type(asked, context)?;
+                let mut flags = mount::parse_flags(&flags).map_err(|bad| invalid("volume_capability.mount.mount_flags", &bad.flag, bad.remedy))?;
+                if readonly && !flags.iter().any(|flag| flag == "ro") {
+                    flags.push("ro".to_owned());
+                }
+                Use::FileSystem { fs, flags }
+            }
+        };
+        Ok(Self { by, readonly, shared })
+    }
+}
+
+/// The file system that capability and volume agree on; ext4 when both are silent (design choice 24).
+fn one_fs_type(asked: Option<FsType>, context: &HashMap<String, String>) -> Result<FsType, Error> {
+    const FIELD: &str = "volume_context[fsType]";
+    let text = context.get("fsType").map_or("", String::as_str);
+    match (asked, fs_type(FIELD, text)?) {
+        (Some(asked), Some(made)) if asked != made => {
+            Err(invalid(FIELD, text, &format!("it disagrees with the fs_type {asked} of volume_capability: make them equal or leave one out")))
+        }
+        (Some(fs), _) | (None, Some(fs)) => Ok(fs),
+        (None, None) => Ok(FsType::Ext4),
+    }
+}
+
+/// `NodeStageVolume`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Stage {
+    /// The volume.
+    pub(crate) volume: VolumeId,
+    /// Where to mount a file system.
+    pub(crate) staging: String,
+    /// How it is to be used.
+    pub(crate) intent: Intent,
+    /// For mkfs.
+    pub(crate) format: FormatOptions,
+    /// Where the LUN is.
+    pub(crate) context: PublishContext,
+}
+
+impl Stage {
+    /// Reads and checks the message.
+    pub(crate) fn read(message: &csi::NodeStageVolumeRequest) -> Result<Self, Error> {
+        let handle = Handle::read(&message.volume_id)?;
+        required("staging_target_path", &message.staging_target_path, "name the directory to stage at")?;
+        let intent = Intent::read(message.volume_capability.as_ref(), &message.volume_context)?;
+        let staging = path("staging_target_path", &message.staging_target_path)?;
+        let volume = handle.ours()?;
+        let context = publish_context(&volume, &message.publish_context)?;
+        let format = match &intent.by {
+            Use::FileSystem { fs, .. } => format_options(*fs, &message.volume_context)?,
+            Use::Device => FormatOptions::default(),
+        };
+        Ok(Self { volume, staging, intent, format, context })
+    }
+
+    /// The publication is for the node `id`.
+    pub(crate) fn must_be_for(&self, id: &NodeId) -> Result<(), Error> {
+        let ours = Iqn::of_publication(&self.volume.uuid, id);
+        if self.context.iqn == ours {
+            return Ok(());
+        }
+        let remedy = format!("this node is {id:?}: pass what ControllerPublishVolume returned for it; if the node's initiator name has changed, publish again", id = id.as_str());
+        Err(invalid("publish_context[iqn]", self.context.iqn.as_str(), &remedy))
+    }
+}
+
+fn publish_context(volume: &VolumeId, map: &HashMap<String, String>) -> Result<PublishContext, Error> {
+    const REMEDY: &str = "pass the publish_context that ControllerPublishVolume returned";
+    if map.is_empty() {
+        return Err(Error::Missing { field: "publish_context", remedy: REMEDY.to_owned() });
+    }
+    let field = |key: &str| format!("publish_context[{key}]");
+    let context = PublishContext::read(map).map_err(|bad| invalid(&field(bad.key), &bad.value, &format!("it must be {}; {REMEDY}", bad.wanted)))?;
+    if context.uuid == volume.uuid {
+        Ok(context)
+    } else {
+        Err(invalid(&field("uuid"), context.uuid.as_str(), &format!("it is not the LUN of volume_id {volume}; {REMEDY}")))
+    }
+}
+
+fn format_options(fs: FsType, context: &HashMap<String, String>) -> Result<FormatOptions, Error> {
+    let text = context.get("formatOptions").map_or("", String::as_str);
+    FormatOptions::parse(fs, text).map_err(|bad| invalid("volume_context[formatOptions]", &bad.word, &bad.remedy))
+}
+
+/// `NodeUnstageVolume`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Unstage {
+    /// The volume.
+    pub(crate) volume: VolumeId,
+    /// Where it was staged.
+    pub(crate) staging: String,
+}
+
+impl Unstage {
+    /// Reads and checks the message.
+    pub(crate) fn read(message: &csi::NodeUnstageVolumeRequest) -> Result<Self, Error> {
+        let handle = Handle::read(&message.volume_id)?;
+        required("staging_target_path", &message.staging_target_path, "name the directory that the volume is staged at")?;
+        let staging = path("staging_target_path", &message.staging_target_path)?;
+        Ok(Self { volume: handle.ours()?, staging })
+    }
+}
+
+/// `NodePublishVolume`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Publish {
+    /// The volume.
+    pub(crate) volume: VolumeId,
+    /// Where it is staged.
+    pub(crate) staging: String,
+    /// The path to make.
+    pub(crate) target: String,
+    /// How it is to be used.
+    pub(crate) intent: Intent,
+    /// Nothing may be written through this path.
+    pub(crate) readonly: bool,
+}
+
+impl Publish {
+    /// Reads and checks the message.
+    pub(crate) fn read(message: &csi::NodePublishVolumeRequest) -> Result<Self, Error> {
+        let handle = Handle::read(&message.volume_id)?;
+        required("target_path", &message.target_path, "name the path to publish at")?;
+        let intent = Intent::read(message.volume_capability.as_ref(), &message.volume_context)?;
+        let target = path("target_path", &message.target_path)?;
+        let volume = handle.ours()?;
+        if message.staging_target_path.is_empty() {
+            // CSI v1.12, NodePublishVolume errors: "Staging target path not set" is FAILED_PRECONDITION.
+            return Err(Error::Refused {
+                what: format!("publishing volume {volume}"),
+                seen: "staging_target_path is missing".to_owned(),
+                remedy: "stage the volume first and name its staging path".to_owned(),
+            });
+        }
+        let staging = path("staging_target_path", &message.staging_target_path)?;
+        if target == staging {
+            return Err(invalid("target_path", &target, "it must be another path than staging_target_path"));
+        }
+        if message.readonly && intent.by == Use::Device && !intent.readonly {
+            // A read-only bind mount of a device node does not keep anybody from writing to the device.
+            return Err(invalid("readonly", "true", "a raw block volume is read-only as a whole: use an access mode for readers"));
+        }
+        let readonly = message.readonly || intent.readonly;
+        Ok(Self { volume, staging, target, intent, readonly })
+    }
+}
+
+/// `NodeUnpublishVolume`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Unpublish {
+    /// The volume; `None` when we could never have issued its id, so that nothing of it can be there (design choice 1).
+    pub(crate) volume: Option<VolumeId>,
+    /// The path to remove.
+    pub(crate) target: String,
+}
+
+impl Unpublish {
+    /// Reads and checks the message.
+    pub(crate) fn read(message: &csi::NodeUnpublishVolumeRequest) -> Result<Self, Error> {
+        let handle = Handle::read(&message.volume_id)?;
+        required("target_path", &message.target_path, "name the path to unpublish")?;
+        let target = path("target_path", &message.target_path)?;
+        Ok(Self { volume: handle.ours().ok(), target })
+    }
+}
+
+/// `NodeGetVolumeStats`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Stats {
+    /// The volume.
+    pub(crate) volume: VolumeId,
+    /// Where it is published or staged.
+    pub(crate) path: String,
+}
+
+impl Stats {
+    /// Reads and checks the message.
+    pub(crate) fn read(message: &csi::NodeGetVolumeStatsRequest) -> Result<Self, Error> {
+        let handle = Handle::read(&message.volume_id)?;
+        required("volume_path", &message.volume_path, "name a path where the volume is published or staged")?;
+        let (volume, path) = volume_at(handle, &message.volume_path)?;
+        Ok(Self { volume, path })
+    }
+}
+
+/// `NodeExpandVolume`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Expand {
+    /// The volume.
+    pub(crate) volume: VolumeId,
+    /// Where it is published or staged.
+    pub(crate) path: String,
+    /// The sizes that fit.
+    pub(crate) range: Range,
+    /// The caller says that the volume is a raw device, or that `path` is its staging path: only then may `path` have
+    /// nothing mounted, because a staged raw device leaves no trace there.
+    pub(crate) may_be_staged_device: bool,
+}
+
+impl Expand {
+    /// Reads and checks the message.
+    pub(crate) fn read(message: &csi::NodeExpandVolumeRequest) -> Result<Self, Error> {
+        let handle = Handle::read(&message.volume_id)?;
+        required("volume_path", &message.volume_path, "name a path where the volume is published or staged")?;
+        let access = match &message.volume_capability {
+            None => None,
+            capability => Some(Capability::read("volume_capability", capability.as_ref())?.access),
+        };
+        let range = Range::read(message.capacity_range.as_ref())?;
+        let (volume, path) = volume_at(handle, &message.volume_path)?;
+        let is_staging = message.staging_target_path.trim_end_matches('/') == path;
+        let may_be_staged_device = access.map_or(is_staging, |access| access == Access::Block);
+        Ok(Self { volume, path, range, may_be_staged_device })
+    }
+}
+
+/// A volume and a path to look it up at. Nothing of ours can be at a relative path.
+fn volume_at(handle: Handle, text: &str) -> Result<(VolumeId, String), Error> {
+    if !text.starts_with('/') {
+        let volume = handle.ours()?.to_string();
+        return Err(Error::NotThere { volume, path: text.to_owned(), seen: "the path is not absolute, so nothing is mounted there".to_owned() });
+    }
+    let path = path("volume_path", text)?;
+    Ok((handle.ours()?, path))
+}
+
+/// A path that can only mean one thing: absolute, not the root, no `.` or `..`, no control characters. A slash at the end is
+/// dropped.
+fn path(field: &str, text: &str) -> Result<String, Error> {
+    let plain = text.trim_end_matches('/');
+    let remedy = if !text.starts_with('/') {
+        "use an absolute path"
+    } else if plain.is_empty() {
+        "this is the root of the file system: use a directory of the volume's own"
+    } else if plain.split('/').any(|part| part == ".." || part == ".") {
+        "use a path without . and .."
+    } else if text.contains(char::is_control) {
+        "use a path without control characters"
+    } else if text.len() > 4000 {
+        "use a path of at most 4000 bytes"
+    } else {
+        return Ok(plain.split('/').filter(|part| !part.is_empty()).fold(String::new(), |path, part| path + "/" + part));
+    };
+    Err(invalid(field, &text.chars().take(200).collect::<String>(), remedy))
+}
+
+fn invalid(field: &str, value: &str, remedy: &str) -> Error {
+    Error::Invalid { field: field.to_owned(), value: value.to_owned(), remedy: remedy.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,331 @@
+//! NodeStageVolume.
+
+use super::*;
+use crate::host::{Exit, marker};
+
+const GIB2: Bytes = Bytes::gib(2);
+
+#[tokio::test]
+async fn a_blank_lun_becomes_a_mounted_file_system() {
+    for fs in ["ext4", "xfs", "btrfs"] {
+        let co = Co::with_fs(fs);
+        co.stage().await.unwrap();
+        assert_eq!(co.fake.mounted(), ["/staging"]);
+        let iqn = co.fake.iqn();
+        let record = format!("iscsiadm -m node -T {iqn} -p 10.0.0.5:3260");
+        let log = co.fake.world().log.clone();
+        let expected = [
+            format!("{record} -o new"),
+            format!("{record} -o update -n node.startup -v manual"),
+            format!("{record} --login"),
+            "iscsiadm -m session -r 1 --rescan".to_owned(),
+            "blkid -p -o export /dev/sdb".to_owned(),
+            format!("write {} marker", 63 << 20),
+        ];
+        assert_eq!(log[..6], expected);
+        assert!(log[6].starts_with(&format!("mkfs.{fs} ")), "{log:?}");
+        assert_eq!(log[7], format!("write {} zeros", 63 << 20), "the marker is erased before the mount");
+        assert_eq!(log[8], format!("mount -t {fs} /dev/sdb /staging"));
+    }
+}
+
+#[tokio::test]
+async fn staging_twice_changes_nothing() {
+    let co = Co::new();
+    co.stage().await.unwrap();
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.mounted(), ["/staging"]);
+    assert_eq!((co.fake.ran("mkfs").len(), co.fake.ran("mount").len()), (1, 1));
+    assert_eq!(co.fake.world().sessions.len(), 1);
+}
+
+#[tokio::test]
+async fn staged_otherwise_already_exists() {
+    let mut co = Co::new();
+    co.stage().await.unwrap();
+    co.fs = "xfs";
+    fails(co.stage().await, Code::AlreadyExists, "ext4");
+    (co.fs, co.mode) = ("", Mode::SingleNodeReaderOnly);
+    fails(co.stage().await, Code::AlreadyExists, "read-only");
+    (co.mode, co.flags) = (Mode::SingleNodeWriter, vec!["noatime".to_owned()]);
+    fails(co.stage().await, Code::AlreadyExists, "noatime");
+    (co.raw, co.flags) = (true, vec![]);
+    fails(co.stage().await, Code::AlreadyExists, "raw block");
+    assert_eq!(co.fake.mounted(), ["/staging"], "the volume stays staged");
+    assert_eq!(co.fake.world().sessions.len(), 1);
+}
+
+#[tokio::test]
+async fn flags_and_reader_modes_reach_mount() {
+    let mut co = Co::new();
+    (co.flags, co.mode) = (vec!["noatime".to_owned()], Mode::SingleNodeReaderOnly);
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.ran("mount"), ["mount -t ext4 -o noatime,ro /dev/sdb /staging"]);
+    co.stage().await.unwrap();
+}
+
+#[tokio::test]
+async fn choice_9_the_serial_is_read_fresh() {
+    let co = Co::new();
+    co.fake.log_in();
+    // The mapping was given to another LUN under the live session: sysfs still tells the old serial.
+    let other = "00000000-f296-4d4b-b712-a85c139f9dac";
+    co.fake.world().targets.values_mut().for_each(|target| target.serial = other.to_owned());
+    fails(co.stage().await, Code::FailedPrecondition, other);
+    assert!(co.fake.world().content.is_empty(), "nothing was written");
+    assert!(co.fake.world().sessions.is_empty() && co.fake.world().records.is_empty(), "and nobody is logged in");
+}
+
+#[tokio::test]
+async fn choice_9_only_a_blank_disk_is_formatted() {
+    let probe = |status, stdout: &str| Exit { status, stdout: stdout.to_owned(), stderr: String::new() };
+    for (put_at, blkid, cause) in [
+        (0, None, "not blank"),
+        ((1 << 30) - 1, None, "not blank"),
+        (128 << 20, None, "not blank"),
+        (500, Some(probe(0, "TYPE=LVM2_member\n")), "LVM2_member"),
+        (500, Some(probe(0, "PTTYPE=gpt\n")), "gpt"),
+        (500, Some(probe(8, "")), "several"),
+    ] {
+        let co = Co::new();
+        co.fake.write(put_at, b"x");
+        co.fake.world().blkid = blkid;
+        let before = co.fake.world().content.clone();
+        fails(co.stage().await, Code::FailedPrecondition, cause);
+        assert_eq!(co.fake.world().content, before, "nothing was written");
+        assert!(co.fake.world().sessions.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn choice_9_an_unreadable_disk_or_a_failed_probe_is_never_blank() {
+    let co = Co::new();
+    co.fake.world().unreadable = true;
+    fails(co.stage().await, Code::Unavailable, "looking for a file system");
+    co.fake.world().unreadable = false;
+    for (status, stderr) in [(1, ""), (4, "usage"), (2, "error: /dev/sdb: Input/output error")] {
+        co.fake.answer("blkid", status, stderr);
+        fails(co.stage().await, Code::Unavailable, "blkid");
+    }
+    assert!(co.fake.ran("mkfs").is_empty() && co.fake.ran("write").is_empty());
+    co.stage().await.unwrap();
+}
+
+#[tokio::test]
+async fn choice_9_another_file_system_is_left_alone() {
+    let co = Co::with_fs("ext4");
+    co.fake.put_file_system(FsType::Xfs, Bytes::GIB);
+    fails(co.stage().await, Code::FailedPrecondition, "it holds xfs, not ext4");
+    assert!(co.fake.ran("mkfs").is_empty());
+    let co = Co::with_fs("xfs");
+    co.fake.put_file_system(FsType::Xfs, Bytes::GIB);
+    co.stage().await.unwrap();
+    assert!(co.fake.ran("mkfs").is_empty());
+}
+
+#[tokio::test]
+async fn choice_9_an_interrupted_mkfs_is_started_again() {
+    let co = Co::new();
+    co.fake.hang("mkfs");
+    fails(co.stage().await, Code::Aborted, "may still run");
+    co.fake.write(700 << 20, b"inode tables, half written");
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.ran("mkfs").len(), 2);
+    let uuid = UUID.parse().unwrap();
+    let mark = co.fake.read_device("/dev/sdb", marker::PLACE, crate::host::Via::Disk).await.unwrap();
+    assert_eq!(marker::read(&mark, &uuid), marker::Seen::None);
+}
+
+#[tokio::test]
+async fn choice_9_a_crash_after_mkfs_only_erases_the_marker() {
+    let co = Co::new();
+    co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
+    co.fake.write(marker::PLACE.offset, &marker::block(&UUID.parse().unwrap()));
+    co.stage().await.unwrap();
+    assert_eq!((co.fake.ran("mkfs").len(), co.fake.ran("write").len()), (0, 1));
+}
+
+#[tokio::test]
+async fn choice_9_the_marker_of_another_volume_is_no_permission() {
+    let co = Co::new();
+    co.fake.write(marker::PLACE.offset, &marker::block(&"00000000-f296-4d4b-b712-a85c139f9dac".parse().unwrap()));
+    fails(co.stage().await, Code::FailedPrecondition, "another volume, 00000000");
+}
+
+#[tokio::test]
+async fn a_claimed_disk_is_not_written() {
+    let co = Co::new();
+    co.fake.world().claimed = true;
+    fails(co.stage().await, Code::FailedPrecondition, "claimed");
+    assert!(co.fake.ran("mkfs").is_empty());
+}
+
+#[tokio::test]
+async fn choice_12_an_mkfs_that_does_nothing_has_failed() {
+    let co = Co::new();
+    co.fake.answer("mkfs", 0, "");
+    fails(co.stage().await, Code::Unavailable, "mkfs reports success");
+}
+
+#[tokio::test]
+async fn choice_7_the_first_portal_that_accepts_is_used() {
+    let co = Co::new();
+    co.fake.answer(&format!("iscsiadm -m node -T {} -p 10.0.0.5:3260 --login", co.fake.iqn()), 8, "timed out");
+    co.stage_through(&["10.0.0.5:3260", "[fd00::5]:3261"]).await.unwrap();
+    assert_eq!(co.fake.ran("iscsiadm").iter().filter(|line| line.ends_with("--login")).count(), 2);
+    assert_eq!(co.fake.world().sessions.len(), 1);
+}
+
+#[tokio::test]
+async fn logins_that_fail_say_why() {
+    for (status, code, cause) in [
+        (8, Code::Unavailable, "does not answer"),
+        (19, Code::FailedPrecondition, "refuses the login for good"),
+        (21, Code::Unavailable, "no record"),
+        (24, Code::FailedPrecondition, "CHAP"),
+        (18, Code::Unavailable, "iscsid"),
+        (99, Code::Unavailable, "status 99"),
+    ] {
+        let co = Co::new();
+        co.fake.answer(&format!("iscsiadm -m node -T {} -p 10.0.0.5:3260 --login", co.fake.iqn()), status, "iscsiadm: Could not log into all portals");
+        fails(co.stage().await, code, cause);
+        assert!(co.fake.world().records.is_empty() && co.fake.world().sessions.is_empty(), "nothing is left");
+    }
+}
+
+#[tokio::test]
+async fn choice_17_a_login_that_hangs_is_not_final() {
+    let co = Co::new();
+    co.fake.hang(&format!("iscsiadm -m node -T {} -p 10.0.0.5:3260 --login", co.fake.iqn()));
+    fails(co.stage().await, Code::Aborted, "--login");
+}
+
+#[tokio::test]
+async fn choice_17_a_final_answer_leaves_no_session() {
+    let co = Co::new();
+    co.fake.write(0, b"somebody's data");
+    co.fake.answer("iscsiadm -m session -r 1 --logout", 9, "internal error");
+    fails(co.stage().await, Code::Unavailable, "logging out after a failure");
+    fails(co.stage().await, Code::FailedPrecondition, "not blank");
+    assert!(co.fake.world().sessions.is_empty());
+}
+
+#[tokio::test]
+async fn choice_10_a_session_without_its_target_is_replaced() {
+    let co = Co::new();
+    co.fake.log_in();
+    co.fake.world().sessions.get_mut(&1).unwrap().alive = false;
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.ran("iscsiadm -m session -r 1 --logout").len(), 1);
+    assert_eq!(co.fake.mounted(), ["/staging"]);
+    // The same with the mount that a crash left on it.
+    co.fake.world().sessions.get_mut(&1).unwrap().alive = false;
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.mounted(), ["/staging"]);
+    assert!(co.fake.world().sessions[&1].alive);
+}
+
+#[tokio::test]
+async fn choice_10_a_lost_session_in_use_is_left_alone() {
+    let co = Co::new();
+    co.stage().await.unwrap();
+    co.publish("/pods/1", false).await.unwrap();
+    co.fake.world().sessions.get_mut(&1).unwrap().alive = false;
+    fails(co.stage().await, Code::Aborted, "/pods/1");
+    assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
+}
+
+#[tokio::test]
+async fn choice_10_a_mount_without_its_device_is_removed() {
+    let co = Co::new();
+    co.stage().await.unwrap();
+    // Somebody logged out by hand, and sdb is no more.
+    co.fake.world().sessions.clear();
+    co.stage().await.unwrap();
+    assert_eq!((co.fake.mounted().len(), co.fake.ran("umount").len()), (1, 1));
+    co.fake.world().sessions.clear();
+    co.fake.answer("umount /staging", 32, "target is busy");
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.ran("umount -l").len(), 1);
+}
+
+#[tokio::test]
+async fn choice_9_somebody_elses_mount_is_left_alone() {
+    for (fs, device, source) in [("ext4", "8:0", "/dev/sda"), ("tmpfs", "0:50", "tmpfs"), ("nfs4", "0:51", "nas:/x")] {
+        let co = Co::new();
+        let table = format!("1 1 {device} / /staging rw - {fs} {source} rw\n");
+        co.fake.world().mounts = crate::host::mount::parse(table.as_bytes()).unwrap();
+        fails(co.stage().await, Code::FailedPrecondition, &format!("{fs} of {source}"));
+        fails(co.unstage().await, Code::FailedPrecondition, fs);
+        fails(co.unpublish("/staging").await, Code::FailedPrecondition, fs);
+        assert_eq!(co.fake.mounted(), ["/staging"]);
+    }
+}
+
+#[tokio::test]
+async fn two_sessions_are_ambiguous() {
+    let co = Co::new();
+    co.fake.log_in();
+    co.fake.log_in();
+    // Not final: there are sessions.
+    fails(co.stage().await, Code::Unavailable, "2 sessions");
+    fails(co.unstage().await, Code::FailedPrecondition, "2 sessions");
+    assert_eq!(co.fake.world().sessions.len(), 2);
+}
+
+#[tokio::test]
+async fn the_staging_directory_must_be_there() {
+    let co = Co::new();
+    co.fake.world().dirs.remove("/staging");
+    fails(co.stage().await, Code::FailedPrecondition, "does not exist");
+    co.fake.world().files.insert("/staging".to_owned(), vec![]);
+    fails(co.stage().await, Code::FailedPrecondition, "no directory");
+    assert!(co.fake.world().log.is_empty());
+}
+
+#[tokio::test]
+async fn choice_14_staging_grows_what_is_too_small() {
+    for fs in ["ext4", "xfs", "btrfs"] {
+        let co = Co::with_fs(fs);
+        co.fake.put_file_system(fs.parse().unwrap(), Bytes::GIB);
+        co.fake.grow_lun(GIB2);
+        co.stage().await.unwrap();
+        assert_eq!(co.fake.ran("resize2fs").len() + co.fake.ran("xfs_growfs").len() + co.fake.ran("btrfs filesystem resize").len(), 1, "{fs}");
+    }
+}
+
+#[tokio::test]
+async fn choice_14_without_the_capability_ext4_grows_unmounted() {
+    let co = Co::new();
+    co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
+    co.fake.grow_lun(GIB2);
+    co.fake.world().capable = false;
+    co.stage().await.unwrap();
+    let log = co.fake.world().log.clone();
+    let tail = ["resize2fs /dev/sdb", "umount /staging", "e2fsck -f -p /dev/sdb", "resize2fs /dev/sdb", "mount -t ext4 /dev/sdb /staging"];
+    assert_eq!(log[log.len() - 5..], tail);
+    assert_eq!(co.fake.mounted(), ["/staging"]);
+}
+
+#[tokio::test]
+async fn a_file_system_larger_than_its_disk_is_not_mounted() {
+    let co = Co::new();
+    co.fake.put_file_system(FsType::Ext4, GIB2);
+    fails(co.stage().await, Code::FailedPrecondition, "its file system is 2 GiB");
+    assert!(co.fake.mounted().is_empty());
+}
+
+#[tokio::test]
+async fn a_raw_device_is_only_attached() {
+    let mut co = Co::raw();
+    co.fake.write(0, b"somebody's data");
+    co.stage().await.unwrap();
+    co.stage().await.unwrap();
+    assert!(co.fake.mounted().is_empty() && co.fake.ran("blkid").is_empty() && co.fake.ran("write").is_empty());
+    co.mode = Mode::SingleNodeReaderOnly;
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.ran("blockdev"), ["blockdev --setro /dev/sdb"]);
+    co.mode = Mode::SingleNodeWriter;
+    co.stage().await.unwrap();
+    assert!(!co.fake.world().protected);
+}

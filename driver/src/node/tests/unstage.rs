@@ -1,0 +1,102 @@
+//! NodeUnstageVolume and the sweep.
+
+use super::*;
+
+#[tokio::test]
+async fn unstaging_leaves_nothing() {
+    for co in [Co::with_fs("ext4"), Co::with_fs("xfs"), Co::with_fs("btrfs"), Co::raw()] {
+        co.stage().await.unwrap();
+        for _ in 0..2 {
+            co.unstage().await.unwrap();
+            let world = co.fake.world();
+            assert!(world.mounts.is_empty() && world.sessions.is_empty() && world.records.is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn choice_10_unstaging_needs_neither_nas_nor_disk() {
+    let co = Co::new();
+    co.stage().await.unwrap();
+    {
+        let mut world = co.fake.world();
+        world.targets.clear();
+        world.unreadable = true;
+        world.sessions.get_mut(&1).unwrap().alive = false;
+    }
+    let before = co.fake.world().log.len();
+    co.unstage().await.unwrap();
+    let log = co.fake.world().log[before..].to_vec();
+    assert!(log.iter().all(|line| !line.contains("rescan") && !line.contains("blkid")), "{log:?}");
+    assert!(co.fake.world().sessions.is_empty() && co.fake.mounted().is_empty());
+}
+
+#[tokio::test]
+async fn choice_10_the_session_is_found_without_the_initiator_name() {
+    let co = Co::new();
+    co.stage().await.unwrap();
+    co.fake.world().files.clear();
+    co.unstage().await.unwrap();
+    assert!(co.fake.world().sessions.is_empty());
+}
+
+#[tokio::test]
+async fn a_published_volume_is_not_unstaged() {
+    let co = Co::new();
+    co.stage().await.unwrap();
+    co.publish("/pods/1", false).await.unwrap();
+    fails(co.unstage().await, Code::FailedPrecondition, "/pods/1");
+    assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
+    co.unpublish("/pods/1").await.unwrap();
+    co.unstage().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_in_use_elsewhere_is_not_logged_out() {
+    let co = Co::new();
+    co.stage().await.unwrap();
+    co.fake.world().claimed = true;
+    fails(co.unstage().await, Code::Aborted, "still uses it");
+    assert_eq!(co.fake.world().sessions.len(), 1);
+    co.fake.world().claimed = false;
+    co.unstage().await.unwrap();
+}
+
+#[tokio::test]
+async fn choice_17_an_unmount_that_hangs_is_not_final() {
+    let co = Co::new();
+    co.stage().await.unwrap();
+    co.fake.hang("umount /staging");
+    fails(co.unstage().await, Code::Aborted, "umount /staging");
+    assert_eq!(co.fake.world().sessions.len(), 1, "a session under a mount stays");
+    co.unstage().await.unwrap();
+}
+
+#[tokio::test]
+async fn records_without_a_session_go_too() {
+    let co = Co::new();
+    let (ours, other) = (co.fake.iqn().to_string(), "iqn.1993-08.org.debian:other".to_owned());
+    co.fake.world().records = [ours, other.clone()].into();
+    co.unstage().await.unwrap();
+    assert_eq!(co.fake.world().records, [other].into());
+}
+
+#[tokio::test]
+async fn choice_10_the_sweep_touches_only_records_that_nothing_hangs_on() {
+    let other_lun = "iqn.2000-01.com.synology:00000000f2964d4bb712a85c139f9dac";
+    let own = format!("{other_lun}.{}", NodeId::derive(NODE, "an earlier initiator name"));
+    let of_another_node = format!("{other_lun}.{}", NodeId::derive("worker-2", "x"));
+    let foreign = "iqn.1993-08.org.debian:other".to_owned();
+    let co = Co::new();
+    co.stage().await.unwrap();
+    let staged = co.fake.iqn().to_string();
+    co.fake.world().records.extend([own.clone(), of_another_node.clone(), foreign.clone()]);
+    co.node.sweep().await;
+    assert_eq!(co.fake.world().records, [staged, of_another_node, foreign].into());
+
+    // A mount that lost its disk might be anybody's.
+    co.fake.world().records.insert(own.clone());
+    co.fake.world().sessions.clear();
+    co.node.sweep().await;
+    assert!(co.fake.world().records.contains(&own));
+}

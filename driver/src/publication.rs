@@ -1,0 +1,258 @@
+//! One publication: a volume made reachable for one node (design choices 4, 5 and 7). Pure.
+//!
+//! Its IQN is a pure function of the LUN and the node, and it is the only record of the publication.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use crate::volume::{LunUuid, Malformed, digest};
+
+const IQN_PREFIX: &str = "iqn.2000-01.com.synology:";
+
+/// A node: `<node name>:<first 8 hexadecimal digits of the SHA-256 of its initiator name>`, at most 70 bytes of `[a-z0-9.:-]`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(String);
+
+impl NodeId {
+    /// The id of the node `name` whose initiator is `initiator`. A name beyond 61 bytes or outside `[a-z0-9.-]` is cut,
+    /// cleaned and told apart by a hash.
+    pub fn derive(name: &str, initiator: &str) -> Self {
+        let allowed = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-');
+        let name = if (1..=61).contains(&name.len()) && name.bytes().all(|b| allowed(&b)) {
+            name.to_owned()
+        } else {
+            let kept: String = name.bytes().filter(allowed).take(52).map(char::from).collect();
+            format!("{kept}-{}", digest(name, 8))
+        };
+        Self(format!("{name}:{}", digest(initiator, 8)))
+    }
+
+    /// As the CO passes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let malformed = Malformed("a node id of this driver (<node name>:<8 hexadecimal digits>)");
+        let Some((name, hash)) = text.rsplit_once(':') else { return Err(malformed) };
+        let well_formed = (1..=61).contains(&name.len())
+            && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-'))
+            && hash.len() == 8
+            && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if well_formed { Ok(Self(text.to_owned())) } else { Err(malformed) }
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An iSCSI qualified name (RFC 7143, section 4.2.7).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Iqn(String);
+
+impl Iqn {
+    /// The target of the publication of `lun` to `node`: at most 128 bytes.
+    pub fn of_publication(lun: &LunUuid, node: &NodeId) -> Self {
+        Self(format!("{IQN_PREFIX}{}.{node}", lun.digits()))
+    }
+
+    /// The publication that this target is, when it is one of ours.
+    pub fn publication(&self) -> Option<(LunUuid, NodeId)> {
+        let (digits, node) = self.0.strip_prefix(IQN_PREFIX)?.split_once('.')?;
+        Some((LunUuid::from_digits(digits).ok()?, node.parse().ok()?))
+    }
+
+    /// As it goes over the wire.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Iqn {
+    type Err = Malformed;
+
+    /// Lenient about the authority, strict about what could be mistaken for an option or a path.
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let well_formed = text.starts_with("iqn.")
+            && text.len() <= 223
+            && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b':' | b'-'));
+        if well_formed { Ok(Self(text.to_owned())) } else { Err(Malformed("an iSCSI qualified name")) }
+    }
+}
+
+impl fmt::Display for Iqn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a target listens: an address (never a name: open-iscsi's records hold addresses) and a TCP port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Portal(SocketAddr);
+
+impl Portal {
+    /// iSCSI's well-known port (RFC 7143, section 13).
+    pub const PORT: u16 = 3260;
+
+    /// `address` on the well-known port.
+    pub fn at(address: IpAddr) -> Self {
+        Self(SocketAddr::new(address, Self::PORT))
+    }
+}
+
+impl From<SocketAddr> for Portal {
+    fn from(address: SocketAddr) -> Self {
+        Self(address)
+    }
+}
+
+impl FromStr for Portal {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let bare = || text.trim_matches(['[', ']']).parse::<IpAddr>().map(Self::at);
+        text.parse().map(Self).or_else(|_| bare()).map_err(|_| Malformed("ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT"))
+    }
+}
+
+impl fmt::Display for Portal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What `ControllerPublishVolume` tells the node: where the LUN is and how to know it. Under 4 KiB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishContext {
+    /// At least one.
+    pub portals: Vec<Portal>,
+    /// The publication's target.
+    pub iqn: Iqn,
+    /// The SCSI logical unit number (DSM's `mapping_index`).
+    pub lun: u16,
+    /// The LUN, and the unit serial of the device.
+    pub uuid: LunUuid,
+}
+
+/// Why a publish context cannot be used: the key, the value and what it should be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadContext {
+    /// The key.
+    pub key: &'static str,
+    /// What stood there; empty when the key is absent.
+    pub value: String,
+    /// What it should be.
+    pub wanted: &'static str,
+}
+
+impl PublishContext {
+    /// As the CO carries it.
+    pub fn to_map(&self) -> HashMap<String, String> {
+        let portals: Vec<String> = self.portals.iter().map(Portal::to_string).collect();
+        HashMap::from([
+            ("portals".to_owned(), portals.join(",")),
+            ("iqn".to_owned(), self.iqn.to_string()),
+            ("lun".to_owned(), self.lun.to_string()),
+            ("uuid".to_owned(), self.uuid.to_string()),
+        ])
+    }
+
+    /// Reads what the CO carried.
+    ///
+    /// # Errors
+    /// A key is absent or does not parse.
+    pub fn read(map: &HashMap<String, String>) -> Result<Self, BadContext> {
+        fn value<T: FromStr>(map: &HashMap<String, String>, key: &'static str, wanted: &'static str) -> Result<T, BadContext> {
+            let value = map.get(key).cloned().unwrap_or_default();
+            value.parse().map_err(|_| BadContext { key, value, wanted })
+        }
+        let listed: String = value(map, "portals", "a comma-separated list of portals")?;
+        let portals: Result<Vec<Portal>, _> = listed.split(',').map(str::parse).collect();
+        let portals = portals.map_err(|_| BadContext { key: "portals", value: listed, wanted: "a comma-separated list of ADDRESS:PORT" })?;
+        Ok(Self {
+            portals,
+            iqn: value(map, "iqn", "the IQN of a target of this driver")?,
+            lun: value(map, "lun", "a SCSI logical unit number")?,
+            uuid: value(map, "uuid", "the uuid of the LUN")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uuid() -> LunUuid {
+        "13a3cd1e-f296-4d4b-b712-a85c139f9dac".parse().unwrap()
+    }
+
+    #[test]
+    fn choice_4_node_ids_have_one_form() {
+        let id = NodeId::derive("worker-1", "iqn.1993-08.org.debian:01:abc");
+        assert!(id.as_str().starts_with("worker-1:"));
+        for name in ["", "Worker_1", &"n".repeat(62), &"n".repeat(500), "ü"] {
+            let id = NodeId::derive(name, "iqn");
+            assert!(id.as_str().len() <= 70, "{id}");
+            assert_eq!(id.as_str().parse::<NodeId>().unwrap(), id);
+        }
+        assert_ne!(NodeId::derive("Worker_1", "i"), NodeId::derive("worker1", "i"));
+        assert_ne!(NodeId::derive("w", "i"), NodeId::derive("w", "j"));
+        for foreign in ["", "some-fake-node-id", "w:", "w:0123456", "w:0123456g", "W:01234567", ":01234567", "w/x:01234567"] {
+            assert!(foreign.parse::<NodeId>().is_err(), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn choice_5_the_iqn_is_the_record_of_the_publication() {
+        let node = NodeId::derive(&"n".repeat(100), "iqn.x");
+        let iqn = Iqn::of_publication(&uuid(), &node);
+        assert!(iqn.as_str().len() <= 128, "{}", iqn.as_str().len());
+        assert_eq!(iqn.publication(), Some((uuid(), node)));
+        assert_eq!(iqn.as_str().parse::<Iqn>().unwrap(), iqn);
+        let foreign: Iqn = "iqn.2000-01.com.synology:nas.default-target.0123".parse().unwrap();
+        assert_eq!(foreign.publication(), None);
+    }
+
+    #[test]
+    fn choice_7_portals_of_both_families() {
+        for (text, shown) in [
+            ("10.0.0.5", "10.0.0.5:3260"),
+            ("10.0.0.5:3261", "10.0.0.5:3261"),
+            ("fd00::5", "[fd00::5]:3260"),
+            ("[fd00::5]", "[fd00::5]:3260"),
+            ("[fd00::5]:3261", "[fd00::5]:3261"),
+        ] {
+            assert_eq!(text.parse::<Portal>().unwrap().to_string(), shown);
+        }
+        assert!("nas.local:3260".parse::<Portal>().is_err());
+    }
+
+    #[test]
+    fn choice_7_a_publish_context_survives_the_trip() {
+        let context = PublishContext {
+            portals: vec!["10.0.0.5".parse().unwrap(), "[fd00::5]:3261".parse().unwrap()],
+            iqn: Iqn::of_publication(&uuid(), &NodeId::derive(&"n".repeat(61), "i")),
+            lun: 1,
+            uuid: uuid(),
+        };
+        let map = context.to_map();
+        assert!(map.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() < 4096);
+        assert_eq!(PublishContext::read(&map).unwrap(), context);
+        for key in ["portals", "iqn", "lun", "uuid"] {
+            let mut broken = map.clone();
+            broken.insert(key.to_owned(), "; rm -rf /".to_owned());
+            assert_eq!(PublishContext::read(&broken).unwrap_err().key, key);
+            broken.remove(key);
+            assert_eq!(PublishContext::read(&broken).unwrap_err().key, key);
+        }
+    }
+}

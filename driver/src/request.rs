@@ -1,0 +1,540 @@
+//! CSI messages of the controller, and what both services share, turned into our types: every check that needs nothing
+//! but the message. Pure.
+//!
+//! Order of the checks (design choice 1): missing required fields first, then values, then ids that we never issued.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use proto::csi;
+use proto::csi::volume_capability::{AccessType, access_mode};
+
+use crate::dsm::Nas;
+use crate::error::Error;
+use crate::host::filesystem::FormatOptions;
+use crate::host::mount;
+use crate::volume::{Bytes, FsType, Mark, NasName, VolumeId, digest};
+
+/// How a volume is to be used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Capability {
+    /// File system or raw device.
+    pub access: Access,
+    /// By whom.
+    pub mode: access_mode::Mode,
+}
+
+/// File system or raw device.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Access {
+    /// A mounted file system.
+    Mount {
+        /// As asked for; `None` when left open.
+        fs_type: Option<FsType>,
+        /// For `mount -o`.
+        flags: Vec<String>,
+    },
+    /// The device itself.
+    Block,
+}
+
+impl Capability {
+    /// Reads a capability and refuses what this driver does not offer.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT.
+    pub fn read(field: &'static str, capability: Option<&csi::VolumeCapability>) -> Result<Self, Error> {
+        let missing = |what: &str| Error::Missing { field, remedy: what.to_owned() };
+        let capability = capability.ok_or_else(|| missing("say how the volume is to be used"))?;
+        let access = match &capability.access_type {
+            None => return Err(missing("its access_type must be block or mount")),
+            Some(AccessType::Block(_)) => Access::Block,
+            Some(AccessType::Mount(mount)) => {
+                Access::Mount { fs_type: fs_type(&format!("{field}.mount.fs_type"), &mount.fs_type)?, flags: mount.mount_flags.clone() }
+            }
+        };
+        let mode = capability.access_mode.as_ref().ok_or_else(|| missing("its access_mode must be set"))?;
+        let number = mode.mode;
+        let known = access_mode::Mode::try_from(number);
+        let value = || known.map_or_else(|_| number.to_string(), |mode| mode.as_str_name().to_owned());
+        let invalid = |remedy: &str| Error::Invalid { field: format!("{field}.access_mode"), value: value(), remedy: remedy.to_owned() };
+        let mode = known.unwrap_or(access_mode::Mode::Unknown);
+        if mode == access_mode::Mode::Unknown {
+            return Err(invalid("choose one of the access modes of CSI"));
+        }
+        let capability = Self { access, mode };
+        if capability.multi_node() && capability.access != Access::Block {
+            return Err(invalid("a file system on a LUN belongs to one node at a time: use a SINGLE_NODE mode, or volumeMode Block"));
+        }
+        Ok(capability)
+    }
+
+    /// Several nodes at once.
+    pub fn multi_node(&self) -> bool {
+        use access_mode::Mode::{MultiNodeMultiWriter, MultiNodeReaderOnly, MultiNodeSingleWriter};
+        matches!(self.mode, MultiNodeReaderOnly | MultiNodeSingleWriter | MultiNodeMultiWriter)
+    }
+
+    /// Nobody writes.
+    pub fn reader_only(&self) -> bool {
+        matches!(self.mode, access_mode::Mode::SingleNodeReaderOnly | access_mode::Mode::MultiNodeReaderOnly)
+    }
+
+    fn fs_type(&self) -> Option<FsType> {
+        match &self.access {
+            Access::Mount { fs_type, .. } => *fs_type,
+            Access::Block => None,
+        }
+    }
+
+    fn flags(&self) -> &[String] {
+        match &self.access {
+            Access::Mount { flags, .. } => flags,
+            Access::Block => &[],
+        }
+    }
+}
+
+/// A file system's name in any case; empty is `None`.
+///
+/// # Errors
+/// INVALID_ARGUMENT, naming `field`.
+pub fn fs_type(field: &str, text: &str) -> Result<Option<FsType>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |_| Error::Invalid { field: field.to_owned(), value: text.to_owned(), remedy: "use ext4, xfs or btrfs".to_owned() };
+    text.parse().map(Some).map_err(invalid)
+}
+
+/// `capacity_range`, with what cannot be a size already refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// Zero when left open.
+    pub required: Bytes,
+    /// `None` when left open.
+    pub limit: Option<Bytes>,
+}
+
+impl Range {
+    /// Reads a range; an absent one is open at both ends.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for negative sizes, OUT_OF_RANGE where no size fits.
+    pub fn read(range: Option<&csi::CapacityRange>) -> Result<Self, Error> {
+        let Some(range) = range else { return Ok(Self::default()) };
+        let size = |field: &str, bytes: i64| {
+            let negative = |_| Error::Invalid { field: format!("capacity_range.{field}"), value: bytes.to_string(), remedy: "a size is not negative".to_owned() };
+            u64::try_from(bytes).map(Bytes).map_err(negative)
+        };
+        let (required, limit) = (size("required_bytes", range.required_bytes)?, size("limit_bytes", range.limit_bytes)?);
+        let range = Self { required, limit: (limit.0 > 0).then_some(limit) };
+        if range.limit.is_some_and(|limit| limit < required) {
+            return Err(range.unmet("limit_bytes is below required_bytes: raise the limit or ask for less"));
+        }
+        if required > Bytes::MAX {
+            return Err(range.unmet(&format!("no LUN is larger than {}: ask for less", Bytes::MAX)));
+        }
+        Ok(range)
+    }
+
+    /// No size fits, and why.
+    pub fn unmet(&self, seen: &str) -> Error {
+        Error::OutOfRange { required: self.required, limit: self.limit.unwrap_or_default(), seen: seen.to_owned() }
+    }
+}
+
+/// A volume id as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Handle {
+    /// It has the form of ours.
+    Ours(VolumeId),
+    /// We could never have issued it.
+    Foreign(String),
+}
+
+impl Handle {
+    /// Reads a required volume id.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when it is empty.
+    pub fn read(text: &str) -> Result<Self, Error> {
+        required("volume_id", text, "name the volume")?;
+        Ok(text.parse().map_or_else(|_| Self::Foreign(text.to_owned()), Self::Ours))
+    }
+
+    /// Ours, or the answer to a call about a volume that cannot exist.
+    ///
+    /// # Errors
+    /// NOT_FOUND.
+    pub fn ours(self) -> Result<VolumeId, Error> {
+        match self {
+            Self::Ours(id) => Ok(id),
+            Self::Foreign(volume) => Err(Error::NoSuchVolume { volume, seen: "ids of this driver have the form <nas>/<lun uuid>".to_owned() }),
+        }
+    }
+}
+
+/// Refuses an empty required field.
+///
+/// # Errors
+/// INVALID_ARGUMENT.
+pub fn required(field: &'static str, text: &str, remedy: &str) -> Result<(), Error> {
+    if text.is_empty() { Err(Error::Missing { field, remedy: remedy.to_owned() }) } else { Ok(()) }
+}
+
+/// `CreateVolume`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateVolume {
+    /// The CSI name.
+    pub name: String,
+    /// The sizes that fit.
+    pub range: Range,
+    /// The StorageClass.
+    pub parameters: Parameters,
+}
+
+impl CreateVolume {
+    /// Reads and checks the message.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT or OUT_OF_RANGE.
+    pub fn read(message: &csi::CreateVolumeRequest) -> Result<Self, Error> {
+        required("name", &message.name, "give the volume a name")?;
+        let capabilities = capabilities(&message.volume_capabilities)?;
+        legal_name(&message.name)?;
+        if message.volume_content_source.is_some() {
+            return Err(not_offered("volume_content_source", "snapshots and clones"));
+        }
+        if !message.mutable_parameters.is_empty() {
+            return Err(not_offered("mutable_parameters", "volume modification"));
+        }
+        let parameters = Parameters::read(&message.parameters, &capabilities)?;
+        // The node reads these again; here they are refused before anything is made.
+        for flags in capabilities.iter().map(Capability::flags) {
+            mount::parse_flags(flags).map_err(|bad| Error::Invalid {
+                field: "volume_capabilities.mount.mount_flags".to_owned(),
+                value: bad.flag,
+                remedy: bad.remedy.to_owned(),
+            })?;
+        }
+        parameters.must_format()?;
+        Ok(Self { name: message.name.clone(), range: Range::read(message.capacity_range.as_ref())?, parameters })
+    }
+}
+
+fn not_offered(field: &str, what: &str) -> Error {
+    let remedy = format!("this driver does not offer {what} yet: leave it out");
+    Error::Invalid { field: field.to_owned(), value: "(set)".to_owned(), remedy }
+}
+
+/// What else `ValidateVolumeCapabilities` is asked to confirm: that the parameters are legal and that a volume with this
+/// `volume_context` has these capabilities. Keys that are not ours (the provisioner adds one) are passed over.
+///
+/// # Errors
+/// INVALID_ARGUMENT: why it is not confirmed.
+pub fn confirm(message: &csi::ValidateVolumeCapabilitiesRequest, capabilities: &[Capability]) -> Result<(), Error> {
+    const FIELD: &str = "volume_context[fsType]";
+    if !message.mutable_parameters.is_empty() {
+        return Err(not_offered("mutable_parameters", "volume modification"));
+    }
+    Parameters::read(&message.parameters, capabilities)?;
+    let text = message.volume_context.get("fsType").map_or("", String::as_str);
+    let Some(made) = fs_type(FIELD, text)? else { return Ok(()) };
+    match capabilities.iter().filter_map(Capability::fs_type).find(|asked| *asked != made) {
+        None => Ok(()),
+        Some(asked) => {
+            let remedy = format!("it disagrees with the fs_type {asked} of volume_capabilities: make them equal or leave one out");
+            Err(Error::Invalid { field: FIELD.to_owned(), value: text.to_owned(), remedy })
+        }
+    }
+}
+
+/// Reads a required list of capabilities.
+///
+/// # Errors
+/// INVALID_ARGUMENT.
+pub fn capabilities(messages: &[csi::VolumeCapability]) -> Result<Vec<Capability>, Error> {
+    const FIELD: &str = "volume_capabilities";
+    if messages.is_empty() {
+        return Err(Error::Missing { field: FIELD, remedy: "say how the volume is to be used".to_owned() });
+    }
+    messages.iter().map(|message| Capability::read(FIELD, Some(message))).collect()
+}
+
+/// What the CSI specification bans from strings, and nothing else (design choice 3).
+fn legal_name(name: &str) -> Result<(), Error> {
+    let invalid = |remedy: &str| Err(Error::Invalid { field: "name".to_owned(), value: name.chars().take(140).collect(), remedy: remedy.to_owned() });
+    if name.len() > 128 {
+        return invalid("a name has at most 128 bytes");
+    }
+    let banned = |c: char| matches!(c, '\0'..='\x08' | '\x0b' | '\x0c' | '\x0e'..='\x1f' | '\x7f'..='\u{9f}');
+    if name.contains(banned) { invalid("a name holds no control characters") } else { Ok(()) }
+}
+
+/// A LUN type as the StorageClass asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LunType {
+    /// DSM's own word: `BLUN`, `BLUN_THICK`, `ADV`, `FILE`, `THIN`.
+    Exactly(&'static str),
+    /// `thin` or nothing: what the volume's file system offers.
+    Thin,
+    /// `thick`: what the volume's file system offers.
+    Thick,
+}
+
+impl fmt::Display for LunType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exactly(word) => word,
+            Self::Thin => "thin",
+            Self::Thick => "thick",
+        })
+    }
+}
+
+const DSM_TYPES: [&str; 5] = ["BLUN", "BLUN_THICK", "ADV", "FILE", "THIN"];
+
+impl LunType {
+    /// DSM's word for it on a volume with this file system. Source: `SynologyOpenSource/synology-csi`.
+    pub fn on(&self, fs_type: &str) -> &'static str {
+        match (self, fs_type == "btrfs") {
+            (Self::Exactly(word), _) => word,
+            (Self::Thin, true) => "BLUN",
+            (Self::Thin, false) => "ADV",
+            (Self::Thick, true) => "BLUN_THICK",
+            (Self::Thick, false) => "FILE",
+        }
+    }
+}
+
+/// A StorageClass's parameters (design choice 24).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    /// The NAS: by name or alias (`nas`).
+    pub nas: Option<NasName>,
+    /// The NAS: by the host of its address (`dsm`, the official driver's word).
+    pub dsm: Option<String>,
+    /// The NAS's volume; `None` lets the driver choose.
+    pub location: Option<String>,
+    /// The LUN's type.
+    pub kind: LunType,
+    /// `type` was given.
+    pub kind_given: bool,
+    /// As asked for in the StorageClass or, failing that, in the capability.
+    pub fs_type: Option<FsType>,
+    /// Options for mkfs.
+    pub format_options: Option<String>,
+}
+
+const KNOWN: &str = "location, type, fsType, formatOptions, nas, dsm, protocol";
+
+impl Parameters {
+    /// This NAS may be meant.
+    pub fn means(&self, nas: &Nas) -> bool {
+        self.nas.as_ref().is_none_or(|name| nas.is_called(name)) && self.dsm.as_ref().is_none_or(|host| nas.host == *host)
+    }
+
+    /// Reads a StorageClass's parameters.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT.
+    pub fn read(map: &HashMap<String, String>, capabilities: &[Capability]) -> Result<Self, Error> {
+        let mut parameters = Self { nas: None, dsm: None, location: None, kind: LunType::Thin, kind_given: false, fs_type: None, format_options: None };
+        let mut sorted: Vec<_> = map.iter().collect();
+        sorted.sort_unstable();
+        for (key, value) in sorted {
+            parameters.set(key, value)?;
+        }
+        for asked in capabilities.iter().filter_map(Capability::fs_type) {
+            let told = *parameters.fs_type.get_or_insert(asked);
+            if told == asked {
+                continue;
+            }
+            let remedy = format!("it disagrees with the fs_type {asked} of volume_capabilities: make them equal or leave one out");
+            return Err(match map.get("fsType").filter(|text| !text.is_empty()) {
+                Some(text) => invalid("fsType", text, &remedy),
+                None => Error::Invalid { field: "volume_capabilities.mount.fs_type".to_owned(), value: told.to_string(), remedy },
+            });
+        }
+        Ok(parameters)
+    }
+
+    /// Refuses `formatOptions` that mkfs will not be given.
+    fn must_format(&self) -> Result<(), Error> {
+        let options = self.format_options.as_deref().unwrap_or_default();
+        match FormatOptions::parse(self.fs_type.unwrap_or(FsType::Ext4), options) {
+            Ok(_) => Ok(()),
+            Err(bad) => Err(invalid("formatOptions", options, &format!("{:?} stands in the way; {}", bad.word, bad.remedy))),
+        }
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), Error> {
+        match key {
+            "nas" => self.nas = Some(value.parse().map_err(|_| invalid(key, value, "use the name of a NAS in the driver's configuration"))?),
+            "dsm" => self.dsm = Some(value.to_owned()).filter(|host| !host.is_empty()),
+            "location" => self.location = Some(location(value)?),
+            "type" => {
+                self.kind = lun_type(value)?;
+                self.kind_given = true;
+            }
+            "fsType" => self.fs_type = fs_type("parameters[fsType]", value)?,
+            "formatOptions" => self.format_options = Some(value.to_owned()).filter(|options| !options.is_empty()),
+            "protocol" if value.eq_ignore_ascii_case("iscsi") => {}
+            "protocol" => return Err(invalid(key, value, "this driver speaks iscsi only")),
+            // The provisioner's own: names of claim and volume.
+            _ if key.starts_with("csi.storage.k8s.io/") => {}
+            _ => return Err(invalid(key, value, &format!("no such parameter; known are {KNOWN}"))),
+        }
+        Ok(())
+    }
+
+    /// The mark of a volume made with these parameters. It covers what DSM does not store, so that a second `CreateVolume`
+    /// with other parameters is told apart.
+    pub fn mark(&self, name: &str) -> Mark {
+        let stored = format!("fsType={:?} formatOptions={:?}", self.fs_type.map(FsType::as_str), self.format_options);
+        Mark { name: name.to_owned(), parameters: digest(&stored, 16) }
+    }
+
+    /// What the node must know.
+    pub fn volume_context(&self) -> HashMap<String, String> {
+        let fs_type = self.fs_type.map(|fs_type| ("fsType".to_owned(), fs_type.to_string()));
+        let options = self.format_options.clone().map(|options| ("formatOptions".to_owned(), options));
+        fs_type.into_iter().chain(options).collect()
+    }
+}
+
+fn invalid(key: &str, value: &str, remedy: &str) -> Error {
+    Error::Invalid { field: format!("parameters[{key}]"), value: value.to_owned(), remedy: remedy.to_owned() }
+}
+
+fn location(value: &str) -> Result<String, Error> {
+    let number = value.strip_prefix("/volume").unwrap_or_default();
+    if (1..=4).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit()) {
+        Ok(value.to_owned())
+    } else {
+        Err(invalid("location", value, "name a volume of the NAS, for instance /volume1"))
+    }
+}
+
+fn lun_type(value: &str) -> Result<LunType, Error> {
+    match value {
+        "thin" => Ok(LunType::Thin),
+        "thick" => Ok(LunType::Thick),
+        _ => DSM_TYPES
+            .into_iter()
+            .find(|word| *word == value)
+            .map(LunType::Exactly)
+            .ok_or_else(|| invalid("type", value, "use thin, thick or one of DSM's BLUN, BLUN_THICK, ADV, FILE, THIN")),
+    }
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Everything up to and including this uuid was shown before.
+    pub after: Option<crate::volume::LunUuid>,
+    /// At most so many; `None` for all.
+    pub size: Option<usize>,
+}
+
+impl Page {
+    /// Reads `starting_token` and `max_entries` (design choice 20).
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a negative count, ABORTED for a token that is none.
+    pub fn read(message: &csi::ListVolumesRequest) -> Result<Self, Error> {
+        let negative = |_| Error::Invalid { field: "max_entries".to_owned(), value: message.max_entries.to_string(), remedy: "a count is not negative".to_owned() };
+        let size = usize::try_from(message.max_entries).map_err(negative)?;
+        let token = &message.starting_token;
+        let after = if token.is_empty() { None } else { Some(token.parse().map_err(|_| Error::BadToken(token.clone()))?) };
+        Ok(Self { after, size: (size > 0).then_some(size) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::csi::volume_capability::{AccessMode, BlockVolume, MountVolume, access_mode::Mode};
+    use tonic::Code;
+
+    fn mount(fs_type: &str, mode: Mode) -> csi::VolumeCapability {
+        let mount = MountVolume { fs_type: fs_type.to_owned(), ..MountVolume::default() };
+        csi::VolumeCapability { access_type: Some(AccessType::Mount(mount)), access_mode: Some(AccessMode { mode: mode.into() }) }
+    }
+
+    fn create(parameters: &[(&str, &str)], fs_type: &str) -> Result<CreateVolume, Error> {
+        CreateVolume::read(&csi::CreateVolumeRequest {
+            name: "pvc-1".to_owned(),
+            volume_capabilities: vec![mount(fs_type, Mode::SingleNodeWriter)],
+            parameters: parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            ..csi::CreateVolumeRequest::default()
+        })
+    }
+
+    #[test]
+    fn choice_24_the_articles_storage_class_works() {
+        let volume = create(&[("location", "/volume1"), ("type", "BLUN"), ("csi.storage.k8s.io/pvc/name", "x")], "").unwrap();
+        assert_eq!(volume.parameters.kind, LunType::Exactly("BLUN"));
+        assert_eq!(volume.parameters.location.as_deref(), Some("/volume1"));
+        let official = create(&[("dsm", "10.0.0.5"), ("type", "thin"), ("protocol", "iscsi"), ("fsType", "XFS")], "xfs").unwrap();
+        assert_eq!(official.parameters.kind.on("ext4"), "ADV");
+        assert_eq!(official.parameters.fs_type, Some(FsType::Xfs));
+    }
+
+    #[test]
+    fn choice_24_unknown_or_contradicting_parameters_are_named() {
+        for (parameters, fs_type, named) in [
+            (&[("locatoin", "/volume1")][..], "", "location, type"),
+            (&[("fsType", "xfs")], "ext4", "disagrees"),
+            (&[("fsType", "zfs")], "", "zfs"),
+            (&[("location", "/etc")], "", "/etc"),
+            (&[("type", "blun")], "", "BLUN_THICK"),
+            (&[("protocol", "smb")], "", "iscsi"),
+        ] {
+            let error = create(parameters, fs_type).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument);
+            assert!(error.chain().contains(named), "{}", error.chain());
+        }
+    }
+
+    #[test]
+    fn multi_node_is_for_raw_block() {
+        let error = Capability::read("volume_capability", Some(&mount("", Mode::MultiNodeMultiWriter))).unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument);
+        let block = csi::VolumeCapability {
+            access_type: Some(AccessType::Block(BlockVolume {})),
+            access_mode: Some(AccessMode { mode: Mode::MultiNodeMultiWriter.into() }),
+        };
+        assert!(Capability::read("volume_capability", Some(&block)).unwrap().multi_node());
+    }
+
+    #[test]
+    fn choice_15_ranges_that_cannot_be_met_are_refused() {
+        let read = |required_bytes, limit_bytes| Range::read(Some(&csi::CapacityRange { required_bytes, limit_bytes })).map_err(|error| error.code());
+        assert_eq!(read(0, 0), Ok(Range::default()));
+        assert_eq!(read(5, 0), Ok(Range { required: Bytes(5), limit: None }));
+        assert_eq!(read(-1, 0), Err(Code::InvalidArgument));
+        assert_eq!(read(0, -1), Err(Code::InvalidArgument));
+        assert_eq!(read(5, 4), Err(Code::OutOfRange));
+        assert_eq!(read(i64::MAX, 0), Err(Code::OutOfRange));
+    }
+
+    #[test]
+    fn choice_3_only_what_the_specification_bans_is_refused() {
+        for name in ["a_b", "with blanks", "ü/€", "tab\there", &"n".repeat(128)] {
+            assert!(legal_name(name).is_ok(), "{name}");
+        }
+        for name in ["bell\x07", "\0", "\u{85}", &"n".repeat(129)] {
+            assert!(legal_name(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_mark_tells_parameters_apart() {
+        let mark = |parameters, fs_type| create(parameters, fs_type).unwrap().parameters.mark("n");
+        assert_eq!(mark(&[("fsType", "xfs")], ""), mark(&[("fsType", "XFS")], "xfs"));
+        assert_ne!(mark(&[("fsType", "xfs")], ""), mark(&[("fsType", "ext4")], ""));
+        assert_ne!(mark(&[("formatOptions", "-i 8192")], ""), mark(&[], ""));
+    }
+}

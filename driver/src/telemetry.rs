@@ -1,0 +1,57 @@
+//! Logs: one span per RPC, one line per finished RPC, facts in fields. Secrets are types that print nothing.
+
+use std::future::Future;
+use std::time::Instant;
+
+use tonic::{Response, Status};
+use tracing::{Instrument as _, info, info_span, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::error::Error;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Starts logging to standard error. `level` is a level or a filter such as `info,driver::dsm=trace`.
+///
+/// # Errors
+/// `level` is neither, or logging was started before.
+pub fn start(level: &str, format: LogFormat) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let filter = EnvFilter::try_new(level)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    }
+}
+
+/// Runs the body of one RPC in its span, logs how it ended and turns its error into a gRPC status.
+///
+/// # Errors
+/// The body's, as the error table has it.
+pub async fn rpc<T>(rpc: &'static str, volume_id: &str, body: impl Future<Output = Result<T, Error>>) -> Result<Response<T>, Status> {
+    let span = info_span!("rpc", rpc, volume_id);
+    async {
+        let started = Instant::now();
+        let outcome = body.await;
+        let elapsed = started.elapsed();
+        match outcome {
+            Ok(reply) => {
+                info!(code = "OK", ?elapsed, "finished");
+                Ok(Response::new(reply))
+            }
+            Err(error) => {
+                warn!(code = ?error.code(), ?elapsed, error = %error.chain(), "finished");
+                Err(error.into())
+            }
+        }
+    }
+    .instrument(span)
+    .await
+}

@@ -1,0 +1,286 @@
+//! What a volume is: its size, its handle, the LUN that holds it and the mark that makes the LUN ours. Pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::{Digest, Sha256};
+
+/// A size in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bytes(pub u64);
+
+impl Bytes {
+    /// 2^20 bytes: LUN sizes are whole multiples of it (design choice 15).
+    pub const MIB: Self = Self(1 << 20);
+    /// 2^30 bytes: the smallest LUN.
+    pub const GIB: Self = Self(1 << 30);
+    /// The largest LUN whose size we send: 2^60 bytes, far above any NAS and below every integer edge.
+    pub const MAX: Self = Self(1 << 60);
+
+    /// `n` gibibytes.
+    pub const fn gib(n: u64) -> Self {
+        Self(n << 30)
+    }
+
+    /// `n` mebibytes.
+    pub const fn mib(n: u64) -> Self {
+        Self(n << 20)
+    }
+
+    /// As CSI's `int64`. Sizes never pass [`Bytes::MAX`] on the way in; one that does is cut there.
+    pub fn as_i64(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(i64::MAX)
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20)] {
+            if self.0 >= 1 << shift && self.0.is_multiple_of(1 << shift) {
+                return write!(f, "{} {unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{} bytes", self.0)
+    }
+}
+
+/// DSM's key of a LUN, which is also its SCSI unit serial: 8-4-4-4-12 lower-case hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LunUuid(String);
+
+/// The text is not what it should be.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not {0}")]
+pub struct Malformed(pub &'static str);
+
+impl FromStr for LunUuid {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let groups: Vec<&str> = text.split('-').collect();
+        let well_formed = groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
+            && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+        if well_formed { Ok(Self(text.to_owned())) } else { Err(Malformed("a LUN uuid")) }
+    }
+}
+
+impl LunUuid {
+    /// As DSM writes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The 32 digits alone.
+    pub fn digits(&self) -> String {
+        self.0.replace('-', "")
+    }
+
+    /// From the 32 digits alone.
+    ///
+    /// # Errors
+    /// Other than 32 lower-case hexadecimal digits.
+    pub fn from_digits(digits: &str) -> Result<Self, Malformed> {
+        if digits.len() != 32 || !digits.is_ascii() {
+            return Err(Malformed("the 32 digits of a LUN uuid"));
+        }
+        let (d, s) = (digits, |r: std::ops::Range<usize>| &digits[r]);
+        format!("{}-{}-{}-{}-{}", s(0..8), s(8..12), s(12..16), s(16..20), &d[20..]).parse()
+    }
+}
+
+impl fmt::Display for LunUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A NAS's permanent name in the configuration: 1 to 32 characters of `[a-z0-9-]`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NasName(String);
+
+impl FromStr for NasName {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let well_formed = (1..=32).contains(&text.len())
+            && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        if well_formed { Ok(Self(text.to_owned())) } else { Err(Malformed("1 to 32 characters of [a-z0-9-]")) }
+    }
+}
+
+impl fmt::Display for NasName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A volume's handle, `<nas>/<lun uuid>` (design choice 1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VolumeId {
+    /// The NAS as the handle names it; it may be an alias.
+    pub nas: NasName,
+    /// The LUN.
+    pub uuid: LunUuid,
+}
+
+impl FromStr for VolumeId {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let malformed = Malformed("a volume id of this driver (<nas>/<lun uuid>)");
+        let Some((nas, uuid)) = text.split_once('/') else { return Err(malformed) };
+        match (nas.parse(), uuid.parse()) {
+            (Ok(nas), Ok(uuid)) => Ok(Self { nas, uuid }),
+            (Err(_), _) | (_, Err(_)) => Err(malformed),
+        }
+    }
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.nas, self.uuid)
+    }
+}
+
+/// The name that the LUN of the CSI volume `name` bears: at most 64 characters of DSM's alphabet, and no two CSI names
+/// share one (design choice 3).
+///
+/// A short name in lower case stays readable behind `csi-`. Any other becomes `csih-`, its readable part and 128 bits of
+/// its SHA-256; the prefixes keep the two kinds apart. Upper case is hashed too, because nobody has measured whether DSM
+/// tells `A` from `a`.
+pub fn lun_name(name: &str) -> String {
+    let readable = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    if !name.is_empty() && name.len() <= 60 && name.bytes().all(readable) {
+        return format!("csi-{name}");
+    }
+    let slug: String = name.bytes().filter(|b| readable(*b)).take(26).map(char::from).collect();
+    format!("csih-{slug}-{}", &hex::encode(Sha256::digest(name))[..32])
+}
+
+/// The file system of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FsType {
+    /// The default.
+    Ext4,
+    /// Grows only mounted.
+    Xfs,
+    /// Grows only mounted.
+    Btrfs,
+}
+
+impl FsType {
+    /// As `mount -t` and `blkid` spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+}
+
+impl fmt::Display for FsType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for FsType {
+    type Err = Malformed;
+
+    /// In any case (design choice 24).
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        match text.to_ascii_lowercase().as_str() {
+            "ext4" => Ok(Self::Ext4),
+            "xfs" => Ok(Self::Xfs),
+            "btrfs" => Ok(Self::Btrfs),
+            _ => Err(Malformed("one of ext4, xfs, btrfs")),
+        }
+    }
+}
+
+/// What the description of a LUN of ours says (design choice 2): the owner, the parameters that a second `CreateVolume`
+/// must repeat, and the CSI name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The CSI name, exactly as asked for.
+    pub name: String,
+    /// First 16 hexadecimal digits of the SHA-256 of the parameters that DSM does not store.
+    pub parameters: String,
+}
+
+impl Mark {
+    /// The description to give to the LUN. The name stands last, because it may hold anything.
+    pub fn description(&self, driver: &str) -> String {
+        format!("{driver} parameters={} name={}", self.parameters, self.name)
+    }
+
+    /// Reads a description; `None` when it does not bear the mark of `driver`.
+    pub fn read(driver: &str, description: &str) -> Option<Self> {
+        let rest = description.strip_prefix(driver)?.strip_prefix(" parameters=")?;
+        let (parameters, name) = rest.split_once(" name=")?;
+        Some(Self { name: name.to_owned(), parameters: parameters.to_owned() })
+    }
+}
+
+/// A short digest: the first `digits` hexadecimal digits of the SHA-256 of `text`.
+pub fn digest(text: &str, digits: usize) -> String {
+    hex::encode(Sha256::digest(text))[..digits].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "13a3cd1e-f296-4d4b-b712-a85c139f9dac";
+
+    #[test]
+    fn choice_1_only_our_own_handles_parse() {
+        let id: VolumeId = format!("nas1/{UUID}").parse().unwrap();
+        assert_eq!(id.to_string(), format!("nas1/{UUID}"));
+        for foreign in [
+            "", "nas1", UUID, "/", &format!("/{UUID}"), &format!("NAS/{UUID}"), &format!("nas1/{UUID}/x"),
+            &format!("nas1/../{UUID}"), &format!("nas1/{}", UUID.to_uppercase()), "nas1/a-lun-name",
+            &format!("nas1/{}", &UUID[1..]), &format!("{}/{UUID}", "n".repeat(33)),
+        ] {
+            assert!(foreign.parse::<VolumeId>().is_err(), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn uuids_survive_losing_their_hyphens() {
+        let uuid: LunUuid = UUID.parse().unwrap();
+        assert_eq!(LunUuid::from_digits(&uuid.digits()).unwrap(), uuid);
+        assert!(LunUuid::from_digits("13a3").is_err());
+    }
+
+    #[test]
+    fn choice_3_names_fit_dsm_and_stay_apart() {
+        assert_eq!(lun_name("pvc-7f0c"), "csi-pvc-7f0c");
+        let odd = ["a_b", "a b", "A", "a", "ab", "a/b", "é", &"x".repeat(61), &"x".repeat(128), "-a", "ä", "csih-x"];
+        let names: std::collections::HashSet<String> = odd.iter().map(|name| lun_name(name)).collect();
+        assert_eq!(names.len(), odd.len());
+        for name in names {
+            assert!(name.len() <= 64, "{name}");
+            assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b)), "{name}");
+        }
+    }
+
+    #[test]
+    fn choice_2_the_mark_survives_any_name() {
+        for name in ["pvc-1", "with blanks name=x", "ünï", "a parameters=b"] {
+            let mark = Mark { name: name.to_owned(), parameters: "0123456789abcdef".to_owned() };
+            assert_eq!(Mark::read("csi.synology.com", &mark.description("csi.synology.com")), Some(mark));
+        }
+        for foreign in ["", "my LUN", "csi.synology.com", "other.driver parameters=x name=y"] {
+            assert_eq!(Mark::read("csi.synology.com", foreign), None);
+        }
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        assert_eq!(Bytes::gib(10).to_string(), "10 GiB");
+        assert_eq!(Bytes::mib(1536).to_string(), "1536 MiB");
+        assert_eq!(Bytes(1_000_000_000).to_string(), "1000000000 bytes");
+    }
+}

@@ -1,0 +1,408 @@
+//! Replays every exchange in `proto/dsm` from the driver's end: what the driver would have sent, and what it reads in the
+//! reply. The simulator replays the same files from the other end, so a field that either side misreads fails a test.
+//!
+//! A value may be JSON or raw text (dsm-api.md 1.2): both mean the same, so values are compared as values.
+
+#[path = "exchanges/nas.rs"]
+mod nas;
+#[path = "exchanges/session.rs"]
+mod session;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use driver::dsm::location::{self, Location, LocationAnswer, LocationsAnswer};
+use driver::dsm::lun::{self, CreatedLun, Kind, Lun, LunAnswer, LunsAnswer, NewLun};
+use driver::dsm::reply::{self, Nothing};
+use driver::dsm::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
+use driver::dsm::{Call, DsmError};
+use driver::publication::Iqn;
+use driver::volume::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// A recorded exchange; who says so and what was done before are for people and for the simulator.
+#[derive(Deserialize)]
+struct Exchange {
+    request: Request,
+    reply: Value,
+}
+
+#[derive(Deserialize)]
+struct Request {
+    api: String,
+    version: u8,
+    method: String,
+    params: BTreeMap<String, String>,
+}
+
+impl Exchange {
+    fn all() -> BTreeMap<String, Self> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/dsm");
+        let read = |path: &Path| {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let text = std::fs::read(path).unwrap();
+            (
+                name,
+                serde_json::from_slice(&text)
+                    .unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+            )
+        };
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries.map(|entry| read(&entry.unwrap().path())).collect()
+    }
+
+    /// A parameter as the value that it means.
+    fn value(&self, name: &str) -> Value {
+        meant(self.request.params.get(name).map_or("", String::as_str))
+    }
+
+    fn text(&self, name: &str) -> String {
+        match self.value(name) {
+            Value::String(text) => text,
+            other => other.to_string(),
+        }
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        self.value(name)
+            .as_u64()
+            .unwrap_or_else(|| panic!("{name} is no number"))
+    }
+
+    fn body(&self) -> Vec<u8> {
+        self.reply.to_string().into_bytes()
+    }
+
+    fn read<T: DeserializeOwned>(&self) -> Result<T, DsmError> {
+        reply::read("the API", "the method", &self.body())
+    }
+
+    fn data(&self) -> &Value {
+        &self.reply["data"]
+    }
+}
+
+fn meant(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+}
+
+/// What the driver sends where the recorded client sent this request. `None`: the driver has no use for such a call.
+fn call(exchange: &Exchange) -> Option<Call> {
+    let Request { api, method, .. } = &exchange.request;
+    let uuid = || exchange.text("uuid").parse().unwrap();
+    Some(match (api.as_str(), method.as_str()) {
+        ("SYNO.Core.ISCSI.LUN", "get") => lun::get(&exchange.text("uuid")),
+        ("SYNO.Core.ISCSI.LUN", "list") => lun::list(),
+        ("SYNO.Core.ISCSI.LUN", "create") => lun::create(&NewLun {
+            name: exchange.text("name"),
+            size: Bytes(exchange.number("size")),
+            kind: exchange.text("type"),
+            location: exchange.text("location"),
+            description: exchange.text("description"),
+        }),
+        ("SYNO.Core.ISCSI.LUN", "set") => {
+            lun::set_size(&uuid(), Bytes(exchange.number("new_size")))
+        }
+        ("SYNO.Core.ISCSI.LUN", "delete") => lun::delete(&uuid()),
+        ("SYNO.Core.ISCSI.LUN", "map_target") => {
+            lun::map_target(&uuid(), exchange.value("target_ids")[0].as_u64().unwrap())
+        }
+        ("SYNO.Core.ISCSI.Target", "list") if exchange.request.params.contains_key("lun_uuid") => {
+            target::list_of(&exchange.text("lun_uuid").parse().unwrap())
+        }
+        ("SYNO.Core.ISCSI.Target", "list") => target::list(),
+        ("SYNO.Core.ISCSI.Target", "get") => target::get(&exchange.text("target_id")),
+        ("SYNO.Core.ISCSI.Target", "create") => target::create(
+            &exchange.text("name"),
+            &exchange.text("iqn").parse::<Iqn>().unwrap(),
+        ),
+        ("SYNO.Core.ISCSI.Target", "delete") => {
+            target::delete(exchange.text("target_id").parse().unwrap())
+        }
+        ("SYNO.Core.Storage.Volume", "list") => location::list(),
+        ("SYNO.Core.Storage.Volume", "get") => location::get(&exchange.text("volume_path")),
+        ("SYNO.Entry.Request", "request") => Call::sequence(&[
+            Call::new("SYNO.Core.ISCSI.LUN", 1, "list"),
+            Call::new("SYNO.Core.ISCSI.Target", 1, "get").with("target_id", "77"),
+        ]),
+        _ => return None,
+    })
+}
+
+/// Exchanges whose request the driver would never send: what is wrong with it, or how the driver does it instead. Their
+/// replies are read all the same.
+const NOT_SENT: [(&str, &str); 10] = [
+    ("lun_create_bad_attribute", "no such attribute"),
+    ("lun_create_official", "without attributes"),
+    ("lun_delete_list_form", "one LUN at a time"),
+    ("lun_list_additional_not_an_array", "an array"),
+    ("lun_map_target_strings", "numbers"),
+    ("lun_set_rename", "names are for ever"),
+    ("no_such_version", "version 1"),
+    ("target_create_bad_auth_data", "no CHAP yet"),
+    ("target_create_bad_auth_type", "auth_type 0"),
+    ("target_get_bare_number", "in quotes"),
+];
+/// Parameters that others send and the driver does not, and why.
+const LEFT_OUT: [(&str, &str); 3] = [
+    ("types", "a filter hides some LUNs"),
+    ("direct_io_pattern", "the NAS's own default"),
+    ("_sid", "the client adds it"),
+];
+/// Parameters that the driver adds to what the recorded clients sent.
+const ADDED: [&str; 4] = ["additional", "description", "dev_attribs", "max_sessions"];
+
+#[test]
+fn what_the_driver_sends_is_what_was_recorded() {
+    let exchanges = Exchange::all();
+    let mut sent = 0;
+    for (name, _) in NOT_SENT {
+        assert!(
+            exchanges.contains_key(name),
+            "{name} is in the list of exceptions and not in proto/dsm"
+        );
+    }
+    for (name, exchange) in &exchanges {
+        if NOT_SENT.iter().any(|(not_sent, _)| not_sent == name) {
+            continue;
+        }
+        let Some(call) = call(exchange) else { continue };
+        let differences = differences(exchange, &call, &askable(&exchanges, &exchange.request.api));
+        assert!(differences.is_empty(), "{name}: {}", differences.join("; "));
+        sent += 1;
+    }
+    assert!(
+        sent >= 30,
+        "only {sent} exchanges are of calls that the driver makes"
+    );
+}
+
+/// Everything that some client asked this API for in `additional`.
+fn askable(exchanges: &BTreeMap<String, Exchange>, api: &str) -> BTreeSet<String> {
+    let lists = exchanges
+        .values()
+        .filter(|exchange| exchange.request.api == api)
+        .map(|exchange| exchange.value("additional"));
+    lists
+        .flat_map(|list| list.as_array().cloned().unwrap_or_default())
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect()
+}
+
+fn differences(exchange: &Exchange, call: &Call, askable: &BTreeSet<String>) -> Vec<String> {
+    let Request {
+        api,
+        version,
+        method,
+        params,
+    } = &exchange.request;
+    let mut form: BTreeMap<&str, String> = call.form().into_iter().collect();
+    let mut differences = Vec::new();
+    for (control, recorded) in [
+        ("api", api.clone()),
+        ("version", version.to_string()),
+        ("method", method.clone()),
+    ] {
+        let sent = form.remove(control);
+        if sent.as_ref() != Some(&recorded) {
+            differences.push(format!(
+                "{control} is {recorded}, the driver sends {sent:?}"
+            ));
+        }
+    }
+    let names: BTreeSet<&str> = params
+        .keys()
+        .map(String::as_str)
+        .chain(form.keys().copied())
+        .collect();
+    for name in names {
+        match (params.get(name), form.get(name)) {
+            (Some(recorded), Some(sent)) => {
+                let (recorded, sent) = (meant(recorded), meant(sent));
+                let agree = match name {
+                    // Wanted fields: any that DSM is known to know.
+                    "additional" => sent.as_array().is_some_and(|names| {
+                        names
+                            .iter()
+                            .all(|name| name.as_str().is_some_and(|name| askable.contains(name)))
+                    }),
+                    // The recorded client wants both answers, the driver stops.
+                    "stop_when_error" => recorded.is_boolean() && sent.is_boolean(),
+                    _ => recorded == sent,
+                };
+                if !agree {
+                    differences.push(format!("{name} is {recorded}, the driver sends {sent}"));
+                }
+            }
+            (Some(recorded), None) if !LEFT_OUT.iter().any(|(left_out, _)| *left_out == name) => {
+                differences.push(format!("the driver does not send {name}={recorded}"));
+            }
+            (None, Some(sent)) if !ADDED.contains(&name) => {
+                differences.push(format!("the driver also sends {name}={sent}"))
+            }
+            _ => {}
+        }
+    }
+    differences
+}
+
+#[test]
+fn every_reply_is_read_as_it_was_recorded() {
+    for (name, exchange) in Exchange::all() {
+        let Some(seen) = seen(&exchange) else {
+            continue;
+        };
+        match (seen, exchange.reply["error"]["code"].as_u64()) {
+            (Ok(seen), None) => {
+                let mut misread = Vec::new();
+                compare("data", &seen, exchange.data(), &mut misread);
+                assert!(misread.is_empty(), "{name}: {}", misread.join("; "));
+            }
+            (Err(error), Some(code)) => {
+                let read = error.code().map(|code| u64::from(code.0));
+                assert_eq!(read, Some(code), "{name}: {error}");
+            }
+            (Ok(seen), Some(code)) => {
+                panic!("{name}: the driver reads {seen} where DSM refused with {code}")
+            }
+            (Err(error), None) => panic!("{name}: {error}"),
+        }
+    }
+}
+
+/// What the driver reads in a reply, in DSM's words. `None`: the driver has no use for such a reply.
+fn seen(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
+    fn told<T: DeserializeOwned>(
+        exchange: &Exchange,
+        tell: impl FnOnce(T) -> Value,
+    ) -> Option<Result<Value, DsmError>> {
+        Some(exchange.read::<T>().map(tell))
+    }
+    let Request { api, method, .. } = &exchange.request;
+    match (api.as_str(), method.as_str()) {
+        ("SYNO.Core.ISCSI.LUN", "get") => told(
+            exchange,
+            |answer: LunAnswer| json!({"lun": lun_told(&answer.lun)}),
+        ),
+        ("SYNO.Core.ISCSI.LUN", "list") => told(
+            exchange,
+            |answer: LunsAnswer| json!({"luns": answer.luns.iter().map(lun_told).collect::<Vec<_>>()}),
+        ),
+        ("SYNO.Core.ISCSI.LUN", "create") => {
+            told(exchange, |answer: CreatedLun| json!({"uuid": answer.uuid}))
+        }
+        ("SYNO.Core.ISCSI.Target", "get") => told(
+            exchange,
+            |answer: TargetAnswer| json!({"target": target_told(&answer.target)}),
+        ),
+        ("SYNO.Core.ISCSI.Target", "list") => told(
+            exchange,
+            |answer: TargetsAnswer| json!({"targets": answer.targets.iter().map(target_told).collect::<Vec<_>>()}),
+        ),
+        ("SYNO.Core.ISCSI.Target", "create") => told(
+            exchange,
+            |answer: CreatedTarget| json!({"target_id": answer.target_id}),
+        ),
+        ("SYNO.Core.Storage.Volume", "get") => told(
+            exchange,
+            |answer: LocationAnswer| json!({"volume": answer.volume.as_ref().map(location_told)}),
+        ),
+        ("SYNO.Core.Storage.Volume", "list") => told(
+            exchange,
+            |answer: LocationsAnswer| json!({"volumes": answer.volumes.iter().map(location_told).collect::<Vec<_>>()}),
+        ),
+        ("SYNO.Core.ISCSI.LUN" | "SYNO.Core.ISCSI.Target", _) | ("SYNO.No.Such.Api", _) => {
+            told(exchange, |_: Nothing| json!({}))
+        }
+        _ => None,
+    }
+}
+
+fn lun_told(lun: &Lun) -> Value {
+    let kind = match &lun.kind {
+        Kind::Number(number) => json!(number),
+        Kind::Name(name) => json!(name),
+    };
+    json!({
+        "uuid": lun.uuid, "name": lun.name, "size": lun.size, "location": lun.location, "description": lun.description,
+        "type": kind, "type_str": lun.type_str, "status": lun.status, "is_action_locked": lun.is_action_locked,
+    })
+}
+
+fn target_told(target: &Target) -> Value {
+    let mapping = |mapping: &target::Mapping| json!({"lun_uuid": mapping.lun_uuid, "mapping_index": mapping.mapping_index});
+    let session =
+        |session: &target::ConnectedSession| json!({"iqn": session.iqn, "ip": session.ip});
+    json!({
+        "target_id": target.target_id, "name": target.name, "iqn": target.iqn, "is_enabled": target.is_enabled,
+        "mapped_luns": target.mapped_luns.iter().map(mapping).collect::<Vec<_>>(),
+        "connected_sessions": target.connected_sessions.iter().map(session).collect::<Vec<_>>(),
+    })
+}
+
+fn location_told(location: &Location) -> Value {
+    json!({
+        "volume_path": location.path, "fs_type": location.fs_type, "status": location.status, "readonly": location.readonly,
+        "size_free_byte": location.free.0.to_string(),
+    })
+}
+
+/// Every field that the driver reads must be there as it reads it; what is not there it must read as nothing.
+fn compare(at: &str, read: &Value, recorded: &Value, misread: &mut Vec<String>) {
+    match (read, recorded) {
+        (Value::Object(read), recorded) => {
+            for (name, read) in read {
+                let nothing = read.is_null() || *read == json!("") || *read == json!([]);
+                match recorded.get(name) {
+                    Some(recorded) => compare(&format!("{at}.{name}"), read, recorded, misread),
+                    None if nothing => {}
+                    None => misread.push(format!("{at}.{name} is not there and read as {read}")),
+                }
+            }
+        }
+        (Value::Array(read), Value::Array(recorded)) if read.len() == recorded.len() => {
+            for (index, (read, recorded)) in read.iter().zip(recorded).enumerate() {
+                compare(&format!("{at}[{index}]"), read, recorded, misread);
+            }
+        }
+        (read, recorded) if read == recorded => {}
+        (read, recorded) => misread.push(format!("{at} is {recorded} and read as {read}")),
+    }
+}
+
+#[test]
+fn the_judge_sees_each_kind_of_misreading() {
+    for (read, recorded, count) in [
+        (
+            json!({"size": 1}),
+            json!({"size": 1, "allocated_size": 2}),
+            0,
+        ),
+        (
+            json!({"size": 2}),
+            json!({"size": 1, "allocated_size": 2}),
+            1,
+        ),
+        (json!({"status": null}), json!({"status": "normal"}), 1),
+        (json!({"status": null, "description": ""}), json!({}), 0),
+        (json!({"size": 0}), json!({}), 1),
+        (json!({"luns": []}), json!({"luns": [{}]}), 1),
+        (
+            json!({"luns": [{"a": 1}, {"a": 2}]}),
+            json!({"luns": [{"a": 1}, {"a": 3}]}),
+            1,
+        ),
+    ] {
+        let mut misread = Vec::new();
+        compare("data", &read, &recorded, &mut misread);
+        assert_eq!(misread.len(), count, "{read} {recorded}: {misread:?}");
+    }
+}
+
+fn exchange(name: &str) -> Exchange {
+    Exchange::all()
+        .remove(name)
+        .unwrap_or_else(|| panic!("no exchange {name}"))
+}

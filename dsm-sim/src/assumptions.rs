@@ -1,0 +1,120 @@
+//! The guesses: every comment in the sources that is marked `ASSUMED`. It is the list of what to try first on a real NAS.
+
+use serde::Serialize;
+
+/// A guess about DSM that the simulator makes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Assumption {
+    /// The source file.
+    pub file: &'static str,
+    /// The line where it starts.
+    pub line: usize,
+    /// The guess, and its reason.
+    pub text: String,
+}
+
+macro_rules! sources {
+    ($($file:literal),* $(,)?) => { [$(($file, include_str!($file))),*] };
+}
+
+/// The sources with what DSM does; a test checks that none is forgotten.
+const SOURCES: [(&str, &str); 19] = sources![
+    "api.rs",
+    "auth.rs",
+    "code.rs",
+    "compound.rs",
+    "core.rs",
+    "decode.rs",
+    "http.rs",
+    "latency.rs",
+    "lun.rs",
+    "lun_change.rs",
+    "lun_type.rs",
+    "model.rs",
+    "nas.rs",
+    "server.rs",
+    "store.rs",
+    "system.rs",
+    "target.rs",
+    "target_change.rs",
+    "volume.rs",
+];
+
+const MARK: &str = "// ASSUMED: ";
+
+/// All guesses, by file and line.
+pub fn all() -> Vec<Assumption> {
+    SOURCES
+        .iter()
+        .flat_map(|(file, text)| in_source(file, text))
+        .collect()
+}
+
+fn in_source(file: &'static str, text: &str) -> Vec<Assumption> {
+    let mut found: Vec<Assumption> = Vec::new();
+    let mut open = false;
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim_start();
+        if let Some(text) = line.strip_prefix(MARK) {
+            found.push(Assumption {
+                file,
+                line: index + 1,
+                text: text.to_owned(),
+            });
+            open = true;
+        } else if let (true, Some(text), Some(last)) =
+            (open, line.strip_prefix("// "), found.last_mut())
+        {
+            last.text.push(' ');
+            last.text.push_str(text);
+        } else {
+            open = false;
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guess_may_take_several_lines() {
+        let text =
+            "// ASSUMED: one\n// goes on\nfn f() {}\n    // not\n    // ASSUMED: two\n/// doc\n";
+        let found = in_source("x.rs", text);
+        assert_eq!(
+            found
+                .iter()
+                .map(|a| (a.line, a.text.as_str()))
+                .collect::<Vec<_>>(),
+            [(1, "one goes on"), (5, "two")]
+        );
+    }
+
+    #[test]
+    fn no_source_with_a_guess_is_forgotten() {
+        let mut folders = vec![std::path::PathBuf::from(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/src"
+        ))];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let name = path.file_name().unwrap().to_str().unwrap();
+                let marked = std::fs::read_to_string(&path)
+                    .unwrap()
+                    .lines()
+                    .any(|line| line.trim_start().starts_with(MARK));
+                assert!(
+                    !marked || SOURCES.iter().any(|(file, _)| *file == name),
+                    "{name} is not in SOURCES"
+                );
+            }
+        }
+    }
+}

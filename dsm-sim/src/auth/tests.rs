@@ -1,0 +1,268 @@
+use rand::SeedableRng;
+
+use super::*;
+use crate::decode::Params;
+use crate::nas::tests::caller;
+
+struct Door {
+    auth: Auth,
+    settings: Settings,
+    dsm: Dsm,
+    rng: StdRng,
+}
+
+impl Door {
+    fn new() -> Self {
+        let account = Account {
+            name: "admin".to_owned(),
+            password: "12345".to_owned(),
+        };
+        Self {
+            auth: Auth::new(account),
+            settings: Settings::default(),
+            dsm: Dsm::Seven,
+            rng: StdRng::seed_from_u64(7),
+        }
+    }
+
+    fn login(
+        &mut self,
+        now: Millis,
+        from: [u8; 4],
+        version: u32,
+        params: &[(&str, &str)],
+    ) -> Result<Login, u32> {
+        let params: Params = params.iter().copied().collect();
+        let call = Call {
+            api: "SYNO.API.Auth".to_owned(),
+            method: "login".to_owned(),
+            version,
+            params,
+            caller: caller(from),
+        };
+        self.auth
+            .login(now, &call, self.dsm, &self.settings, &mut self.rng)
+            .map_err(|refusal| refusal.code)
+    }
+
+    fn check(&mut self, now: Millis, from: [u8; 4], sid: &str, token: Option<&str>) -> u32 {
+        let caller = Caller {
+            cookie_sid: Some(sid.to_owned()),
+            token: token.map(str::to_owned),
+            ..caller(from)
+        };
+        self.auth
+            .check(now, &caller, self.dsm, &self.settings)
+            .map_or_else(|refusal| refusal.code, |()| 0)
+    }
+
+    fn sid(&mut self, now: Millis) -> String {
+        self.login(now, HOME, 6, &RIGHT).unwrap().data["sid"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+}
+
+const HOME: [u8; 4] = [127, 0, 0, 1];
+const AWAY: [u8; 4] = [127, 0, 0, 2];
+const RIGHT: [(&str, &str); 3] = [("account", "admin"), ("passwd", "12345"), ("format", "sid")];
+const WRONG: [(&str, &str); 2] = [("account", "admin"), ("passwd", "54321")];
+
+#[test]
+fn each_version_answers_its_own_fields() {
+    let with_token = [
+        ("account", "admin"),
+        ("passwd", "12345"),
+        ("enable_syno_token", "yes"),
+        ("enable_device_token", "yes"),
+    ];
+    for (dsm, version, names) in [
+        (Dsm::Six, 1, vec!["sid"]),
+        (Dsm::Six, 2, vec!["sid"]),
+        (Dsm::Seven, 3, vec!["sid", "synotoken"]),
+        (Dsm::Seven, 4, vec!["is_portal_port", "sid", "synotoken"]),
+        (
+            Dsm::Seven,
+            6,
+            vec!["did", "is_portal_port", "sid", "synotoken"],
+        ),
+        (
+            Dsm::Seven,
+            7,
+            vec![
+                "account",
+                "device_id",
+                "ik_message",
+                "is_portal_port",
+                "sid",
+                "synotoken",
+            ],
+        ),
+    ] {
+        let mut door = Door { dsm, ..Door::new() };
+        let login = door.login(0, HOME, version, &with_token).unwrap();
+        assert_eq!(
+            login.data.as_object().unwrap().keys().collect::<Vec<_>>(),
+            names,
+            "version {version}"
+        );
+        assert!(
+            login
+                .cookie
+                .unwrap()
+                .contains("max-age=604800;path=/;HttpOnly")
+        );
+    }
+    assert_eq!(Door::new().login(0, HOME, 2, &RIGHT).unwrap_err(), 103);
+    assert!(
+        Door::new()
+            .login(0, HOME, 6, &RIGHT)
+            .unwrap()
+            .cookie
+            .is_none(),
+        "format=sid sets no cookie"
+    );
+}
+
+#[test]
+fn three_failures_in_five_minutes_lock_one_address_out_for_a_day() {
+    // Behaviour 19 of dsm-api.md section 11.
+    let mut door = Door::new();
+    for at in [0, 1, 2] {
+        assert_eq!(door.login(at, HOME, 6, &WRONG).unwrap_err(), 400);
+    }
+    assert_eq!(door.login(3, HOME, 6, &RIGHT).unwrap_err(), 407);
+    assert!(
+        door.login(3, AWAY, 6, &RIGHT).is_ok(),
+        "other addresses are untouched"
+    );
+    assert_eq!(door.login(BLOCKED_FOR, HOME, 6, &RIGHT).unwrap_err(), 407);
+    assert!(door.login(BLOCKED_FOR + 2, HOME, 6, &RIGHT).is_ok());
+}
+
+#[test]
+fn slow_failures_do_not_lock_out() {
+    let mut door = Door::new();
+    for turn in 0..6 {
+        assert_eq!(
+            door.login(turn * WINDOW / 2, HOME, 6, &WRONG).unwrap_err(),
+            400
+        );
+    }
+    door.settings.auto_block = false;
+    for _ in 0..9 {
+        assert_eq!(door.login(0, HOME, 6, &WRONG).unwrap_err(), 400);
+    }
+}
+
+#[test]
+fn sessions_live_side_by_side_and_each_use_renews_them() {
+    // Behaviour 18 of dsm-api.md section 11.
+    let mut door = Door::new();
+    let (first, second) = (door.sid(0), door.sid(0));
+    let quarter = 15 * MINUTE;
+    assert_eq!(door.check(quarter, HOME, &first, None), 0);
+    assert_eq!(
+        door.check(2 * quarter, HOME, &first, None),
+        0,
+        "renewed by use"
+    );
+    assert_eq!(
+        door.check(2 * quarter, HOME, &second, None),
+        119,
+        "idle for too long"
+    );
+    assert_eq!(door.check(2 * quarter, HOME, "nonsense", None), 119);
+}
+
+#[test]
+fn dsm_6_says_timeout_once() {
+    let mut door = Door {
+        dsm: Dsm::Six,
+        ..Door::new()
+    };
+    let sid = door.sid(0);
+    assert_eq!(door.check(16 * MINUTE, HOME, &sid, None), 106);
+    assert_eq!(door.check(16 * MINUTE, HOME, &sid, None), 119);
+}
+
+#[test]
+fn a_session_belongs_to_its_address() {
+    let mut door = Door::new();
+    let sid = door.sid(0);
+    assert_eq!(door.check(1, AWAY, &sid, None), 150);
+    door.settings.skip_ip_checking = true;
+    assert_eq!(door.check(1, AWAY, &sid, None), 0);
+}
+
+#[test]
+fn csrf_protection_wants_the_logins_token() {
+    let mut door = Door::new();
+    door.settings.csrf_protection = true;
+    let without = door.sid(0);
+    let with = door
+        .login(
+            0,
+            HOME,
+            6,
+            &[
+                ("account", "admin"),
+                ("passwd", "12345"),
+                ("enable_syno_token", "yes"),
+            ],
+        )
+        .unwrap()
+        .data;
+    let (sid, token) = (
+        with["sid"].as_str().unwrap(),
+        with["synotoken"].as_str().unwrap(),
+    );
+    assert_eq!(door.check(1, HOME, sid, Some(token)), 0);
+    assert_eq!(door.check(1, HOME, sid, Some("other")), 105);
+    assert_eq!(door.check(1, HOME, sid, None), 105);
+    assert_eq!(
+        door.check(1, HOME, &without, None),
+        105,
+        "a login that asked for no token is of no use"
+    );
+}
+
+#[test]
+fn carriers_are_query_form_and_cookie() {
+    let all = Caller {
+        query_sid: Some("query".to_owned()),
+        form_sid: Some("form".to_owned()),
+        cookie_sid: Some("cookie".to_owned()),
+        ..caller(HOME)
+    };
+    let some = Caller {
+        query_sid: None,
+        ..all.clone()
+    };
+    assert_eq!(
+        (all.sid(true), some.sid(true), some.sid(false)),
+        (Some("query"), Some("form"), Some("cookie"))
+    );
+    assert_eq!(caller(HOME).sid(true), None);
+}
+
+#[test]
+fn a_logout_ends_its_own_session_only() {
+    let mut door = Door::new();
+    let (first, second) = (door.sid(0), door.sid(0));
+    door.auth.logout(
+        &Caller {
+            cookie_sid: Some(first.clone()),
+            ..caller(HOME)
+        },
+        &door.settings,
+    );
+    assert_eq!(
+        (
+            door.check(1, HOME, &first, None),
+            door.check(1, HOME, &second, None)
+        ),
+        (119, 0)
+    );
+}

@@ -1,0 +1,30 @@
+//! Time as the simulated NAS sees it: the machine's clock, plus whatever a test has moved it by.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A moment, in milliseconds since 1970; or a span of so many milliseconds.
+pub(crate) type Millis = u64;
+
+/// The NAS's clock.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    ahead: AtomicU64,
+}
+
+impl Clock {
+    /// The present moment.
+    pub(crate) fn now(&self) -> Millis {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        u64::try_from(since.as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_add(self.ahead.load(Ordering::Relaxed))
+    }
+
+    /// Moves the clock forward, so that tests need not wait.
+    pub(crate) fn advance(&self, by: Millis) {
+        self.ahead.fetch_add(by, Ordering::Relaxed);
+    }
+}

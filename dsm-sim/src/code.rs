@@ -1,0 +1,78 @@
+//! The error codes, each named once, and refusals made from them. Source: dsm-api.md section 10, which cites where each was seen.
+
+/// A DSM error code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Code {
+    /// `api`, `method` or `version` is missing.
+    MissingControl = 101,
+    NoSuchApi = 102,
+    /// Also what DSM 7 says to a login with version 1 or 2.
+    NoSuchMethod = 103,
+    BadVersion = 104,
+    /// No permission, or the CSRF token is missing: DSM does not tell them apart.
+    NoPermission = 105,
+    /// DSM 6, for a session that it still remembers.
+    SessionTimeout = 106,
+    BadCompound = 113,
+    MissingParameter = 114,
+    /// Internal or busy; from `Storage.Volume get`: no such volume.
+    Busy = 117,
+    /// The session id is missing, unknown or expired.
+    NoSession = 119,
+    BadParameter = 120,
+    WrongAddress = 150,
+    BadCredentials = 400,
+    Blocked = 407,
+    NoSpace = 18_990_002,
+    SanBadParameter = 18_990_004,
+    /// A name of exactly 255 characters; the LUN exists all the same.
+    NameAtLimit = 18_990_068,
+    /// A btrfs type on a volume that is not btrfs.
+    NoSubvolume = 18_990_318,
+    SpaceUnreadable = 18_990_327,
+    BadLunType = 18_990_500,
+    BadLocation = 18_990_501,
+    BadSize = 18_990_502,
+    BadName = 18_990_503,
+    BadLunUuid = 18_990_505,
+    /// A parameter of the wrong shape.
+    BadShape = 18_990_517,
+    NoSuchLun = 18_990_531,
+    LunNameExists = 18_990_538,
+    TooManyLuns = 18_990_541,
+    TooManyTargets = 18_990_542,
+    BadTypesFilter = 18_990_619,
+    BadDevAttribs = 18_990_622,
+    BadIoPolicy = 18_990_635,
+    BadTargetName = 18_990_700,
+    BadAuthType = 18_990_702,
+    BadAuthData = 18_990_708,
+    /// Not a string, or no such target.
+    BadTargetId = 18_990_710,
+    TargetNameExists = 18_990_744,
+    IqnExists = 18_990_745,
+    TypeNotHere = 18_991_205,
+}
+
+/// A call that is refused: the code goes to the client, the reason to the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: u32,
+    pub(crate) why: String,
+}
+
+impl Code {
+    /// A refusal with this code.
+    pub(crate) fn because(self, why: impl Into<String>) -> Refusal {
+        Refusal {
+            code: self as u32,
+            why: why.into(),
+        }
+    }
+
+    /// A refusal because the simulator, not the NAS, cannot do it.
+    pub(crate) fn gap(self, what: &str) -> Refusal {
+        self.because(format!("simulator gap: {what} is not simulated"))
+    }
+}

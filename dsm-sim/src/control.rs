@@ -1,0 +1,207 @@
+//! The control port: knobs for tests, next to the API and never inside it. JSON, no login.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, patch, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::Options;
+use crate::auth::Settings;
+use crate::core::Core;
+use crate::fault::Rule;
+use crate::nas::Nas;
+use crate::server::Server;
+
+mod change;
+
+/// What the routes share.
+#[derive(Debug)]
+pub(crate) struct Control {
+    server: Arc<Server>,
+    options: Options,
+}
+
+type Shared = State<Arc<Control>>;
+type Body<T> = Result<Json<T>, JsonRejection>;
+
+/// Why a knob could not be turned.
+#[derive(Debug)]
+pub(crate) struct Problem(StatusCode, String);
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self(status, text.into())
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<std::io::Error> for Problem {
+    fn from(error: std::io::Error) -> Self {
+        Self(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the change could not be saved: {error}"),
+        )
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({"error": self.1}))).into_response()
+    }
+}
+
+const ROUTES: &str = "GET /, /state, /journal?since=SEQ, /counters, /faults, /settings, /assumptions; POST /reset, /faults, /luns, /seed, \
+                      /sessions/expire, /clock; PATCH /luns/UUID, /volumes/NAME, /settings; DELETE /faults";
+
+/// The routes of the control port.
+pub(crate) fn router(server: Arc<Server>, options: Options) -> Router {
+    Router::new()
+        .route("/", get(|| async { Json(json!({"knobs": ROUTES})) }))
+        .route("/state", get(state))
+        .route("/journal", get(journal))
+        .route("/counters", get(counters))
+        .route(
+            "/assumptions",
+            get(|| async { Json(crate::assumptions::all()) }),
+        )
+        .route("/reset", post(reset))
+        .route("/faults", get(faults).post(add_fault).delete(clear_faults))
+        .route("/settings", get(settings).patch(patch_settings))
+        .route("/luns", post(change::make_lun))
+        .route("/luns/{uuid}", patch(change::patch_lun))
+        .route("/seed", post(change::seed))
+        .route("/volumes/{name}", patch(change::patch_volume))
+        .route("/sessions/expire", post(expire))
+        .route("/clock", post(clock))
+        .fallback(|| async {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                format!("there is no such knob; there are {ROUTES}"),
+            )
+        })
+        .with_state(Arc::new(Control { server, options }))
+}
+
+impl Control {
+    /// Changes the NAS and makes the change durable.
+    pub(crate) fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Nas, &dyn crate::nas::Outside) -> T,
+    ) -> Result<T, Problem> {
+        let now = self.server.clock.now();
+        Ok(tokio::task::block_in_place(|| {
+            self.server.core().change(now, change)
+        })?)
+    }
+
+    /// Ends all faults, and lets hanging calls go on.
+    fn clear_faults(&self) {
+        self.server.faults().clear();
+        self.server.release();
+    }
+
+    pub(crate) fn now(&self) -> crate::clock::Millis {
+        self.server.clock.now()
+    }
+}
+
+async fn state(State(control): Shared) -> Result<Json<Value>, Problem> {
+    let now = control.now();
+    control.change(|nas, _| nas.dump(now)).map(Json)
+}
+
+#[derive(Deserialize)]
+struct Since {
+    #[serde(default)]
+    since: u64,
+}
+
+async fn journal(State(control): Shared, Query(Since { since }): Query<Since>) -> Json<Value> {
+    let (next, entries) = control.server.journal().since(since);
+    Json(json!({"next": next, "entries": entries}))
+}
+
+async fn counters(State(control): Shared) -> Json<Value> {
+    let journal = control.server.journal();
+    let (requests, calls) = journal.counters();
+    Json(json!({"requests": requests, "calls": calls}))
+}
+
+async fn reset(State(control): Shared) -> Result<Json<Value>, Problem> {
+    control.clear_faults();
+    let options = &control.options;
+    control.change(|nas, _| {
+        nas.reset(options.volumes.iter().cloned());
+        nas.settings = options.settings.clone();
+    })?;
+    control.server.journal().clear();
+    Ok(Json(json!({})))
+}
+
+async fn faults(State(control): Shared) -> Json<Value> {
+    Json(json!({"faults": control.server.faults().rules()}))
+}
+
+async fn add_fault(State(control): Shared, rule: Body<Rule>) -> Result<Json<Value>, Problem> {
+    control.server.faults().add(rule?.0);
+    Ok(Json(json!({})))
+}
+
+async fn clear_faults(State(control): Shared) -> Json<Value> {
+    control.clear_faults();
+    Json(json!({}))
+}
+
+async fn settings(State(control): Shared) -> Json<Settings> {
+    Json(core(&control).nas.settings.clone())
+}
+
+/// Lays the given fields over the present settings.
+async fn patch_settings(
+    State(control): Shared,
+    patch: Body<Value>,
+) -> Result<Json<Settings>, Problem> {
+    let mut core = core(&control);
+    let mut merged = json!(core.nas.settings);
+    if let (Some(merged), Value::Object(patch)) = (merged.as_object_mut(), patch?.0) {
+        merged.extend(patch);
+    }
+    let settings: Settings = serde_json::from_value(merged)
+        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
+    if !settings.auto_block {
+        core.nas.auth.unblock();
+    }
+    core.nas.settings = settings.clone();
+    Ok(Json(settings))
+}
+
+async fn expire(State(control): Shared) -> Json<Value> {
+    core(&control).nas.auth.forget_sessions();
+    Json(json!({}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Advance {
+    advance_ms: u64,
+}
+
+async fn clock(State(control): Shared, advance: Body<Advance>) -> Result<Json<Value>, Problem> {
+    control.server.clock.advance(advance?.0.advance_ms);
+    Ok(Json(json!({"now_ms": control.now()})))
+}
+
+fn core(control: &Control) -> std::sync::MutexGuard<'_, Core> {
+    control.server.core()
+}

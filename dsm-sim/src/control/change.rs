@@ -1,0 +1,210 @@
+//! Knobs that change what is on the NAS: what somebody else did at DSM's own page.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Body, Problem, Shared};
+use crate::code::Refusal;
+use crate::decode::Params;
+use crate::nas::{Call, Caller, Effect, Nas, Outside};
+use crate::volume::{FileSystem, VolumeSpec};
+
+/// A LUN that somebody else makes. What is left out is what a page would offer.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewLun {
+    name: String,
+    size: Option<u64>,
+    location: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    description: String,
+}
+
+pub(crate) async fn make_lun(
+    State(control): Shared,
+    lun: Body<NewLun>,
+) -> Result<Json<Value>, Problem> {
+    let (now, lun) = (control.now(), lun?.0);
+    let uuid = control
+        .change(|nas, outside| nas.foreign_lun(now, lun, outside))?
+        .map_err(|refusal| refused(&refusal))?;
+    Ok(Json(json!({"uuid": uuid})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Seed {
+    luns: usize,
+}
+
+/// Makes LUNs that are nobody's, so that lists are long.
+pub(crate) async fn seed(State(control): Shared, seed: Body<Seed>) -> Result<Json<Value>, Problem> {
+    let (now, count) = (control.now(), seed?.0.luns);
+    let uuids = control.change(|nas, outside| {
+        let first = nas.state.luns.len();
+        let lun = |n| NewLun {
+            name: format!("foreign-{n}"),
+            size: None,
+            location: None,
+            kind: None,
+            description: "made by /seed".to_owned(),
+        };
+        (first..first + count)
+            .map(|n| nas.foreign_lun(now, lun(n), outside))
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    Ok(Json(
+        json!({"uuids": uuids.map_err(|refusal| refused(&refusal))?}),
+    ))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LunPatch {
+    description: Option<String>,
+    status: Option<String>,
+    is_action_locked: Option<bool>,
+    size: Option<u64>,
+    name: Option<String>,
+}
+
+pub(crate) async fn patch_lun(
+    State(control): Shared,
+    Path(uuid): Path<String>,
+    patch: Body<LunPatch>,
+) -> Result<Json<Value>, Problem> {
+    let patch = patch?.0;
+    let found = control.change(|nas, _| {
+        let mut lun = nas.state.luns.get(&uuid)?.clone();
+        lun.description = patch.description.unwrap_or(lun.description);
+        lun.status = patch.status.unwrap_or(lun.status);
+        lun.held = patch.is_action_locked.unwrap_or(lun.held);
+        lun.size = patch.size.unwrap_or(lun.size);
+        lun.name = patch.name.unwrap_or(lun.name);
+        nas.put_lun(lun);
+        Some(())
+    })?;
+    found.map(|()| Json(json!({}))).ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            format!("no LUN {uuid}; GET /state lists them"),
+        )
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VolumePatch {
+    status: Option<String>,
+    free: Option<u64>,
+}
+
+pub(crate) async fn patch_volume(
+    State(control): Shared,
+    Path(name): Path<String>,
+    patch: Body<VolumePatch>,
+) -> Result<Json<Value>, Problem> {
+    let patch = patch?.0;
+    let at = format!("/{name}");
+    let found = control.change(|nas, outside| nas.patch_volume(&at, &patch, outside))?;
+    found.map(|()| Json(json!({}))).ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            format!("no volume {at}; GET /state lists them"),
+        )
+    })
+}
+
+fn refused(refusal: &Refusal) -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        format!("{}: {}", refusal.code, refusal.why),
+    )
+}
+
+impl Nas {
+    /// A fresh NAS with these volumes.
+    pub(crate) fn reset(&mut self, volumes: impl Iterator<Item = VolumeSpec>) {
+        let old = std::mem::take(&mut self.state);
+        for target in old.targets.into_values() {
+            self.effect(Effect::Unexport(target.iqn));
+        }
+        for uuid in old.luns.into_keys() {
+            self.effect(Effect::Discard(uuid));
+        }
+        self.effect(Effect::Save);
+        self.state.volumes = volumes
+            .map(|spec| (spec.path.clone(), spec.into()))
+            .collect();
+        self.auth.forget_sessions();
+        self.auth.unblock();
+    }
+
+    fn foreign_lun(
+        &mut self,
+        now: u64,
+        lun: NewLun,
+        outside: &dyn Outside,
+    ) -> Result<String, Refusal> {
+        let volume = lun.location.as_ref().map_or_else(
+            || self.state.volumes.values().next(),
+            |path| self.state.volumes.get(path),
+        );
+        let usual = match volume.map(|volume| volume.fs) {
+            Some(FileSystem::Ext4) => "ADV",
+            Some(FileSystem::Btrfs) | None => "BLUN",
+        };
+        let location = lun
+            .location
+            .or(volume.map(|volume| volume.path.clone()))
+            .unwrap_or_default();
+        let params = Params::from_iter([
+            ("name", json!(lun.name).to_string()),
+            ("size", lun.size.unwrap_or(1 << 30).to_string()),
+            ("type", lun.kind.unwrap_or_else(|| usual.to_owned())),
+            ("location", json!(location).to_string()),
+            ("description", json!(lun.description).to_string()),
+        ]);
+        let caller = Caller {
+            client: std::net::Ipv4Addr::LOCALHOST.into(),
+            query_sid: None,
+            form_sid: None,
+            cookie_sid: None,
+            token: None,
+        };
+        let call = Call {
+            api: "SYNO.Core.ISCSI.LUN".to_owned(),
+            method: "create".to_owned(),
+            version: 1,
+            params,
+            caller,
+        };
+        let data = self.create_lun(now, &call, outside)?;
+        let uuid = data["uuid"].as_str().unwrap_or_default().to_owned();
+        // It was made long ago, as far as anybody can see.
+        if let Some(lun) = self.state.luns.get_mut(&uuid) {
+            lun.locked_until = 0;
+        }
+        Ok(uuid)
+    }
+
+    fn patch_volume(&mut self, at: &str, patch: &VolumePatch, outside: &dyn Outside) -> Option<()> {
+        let mut volume = self.state.volumes.get(at)?.clone();
+        if let Some(status) = &patch.status {
+            volume.status.clone_from(status);
+        }
+        if let Some(free) = patch.free {
+            volume.returning.clear();
+            let for_luns = self.state.used_by_luns(&volume, outside);
+            volume.used_elsewhere = volume.size.saturating_sub(for_luns).saturating_sub(free);
+        }
+        self.effect(Effect::Save);
+        self.state.volumes.insert(at.to_owned(), volume);
+        Some(())
+    }
+}

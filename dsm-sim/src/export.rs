@@ -1,0 +1,164 @@
+//! Targets as initiators find them, through node-sim's target side.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::str::FromStr;
+
+use node_sim::target::loopdev::Targets;
+use node_sim::target::{Chap, LogicalUnit, Session, TargetSide};
+
+use crate::backstore::Backstore;
+use crate::nas::State;
+use crate::target::Target;
+
+/// How LUNs become block devices for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExportKind {
+    /// Not at all: only the Web API.
+    #[default]
+    None,
+    /// As loop devices on this machine, through node-sim's `iscsiadm`.
+    Loop,
+}
+
+impl FromStr for ExportKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "loop" => Ok(Self::Loop),
+            _ => Err("say none or loop".to_owned()),
+        }
+    }
+}
+
+/// The exporting side.
+#[derive(Debug)]
+pub(crate) struct Export {
+    side: Option<Box<dyn TargetSide>>,
+    portals: Vec<SocketAddr>,
+}
+
+impl Export {
+    /// Opens the exporting side and removes what it exports beyond the state.
+    ///
+    /// # Errors
+    /// Its folder cannot be used.
+    pub(crate) fn open(
+        kind: ExportKind,
+        state_dir: &Path,
+        portals: Vec<SocketAddr>,
+        state: &State,
+    ) -> io::Result<Self> {
+        let side: Option<Box<dyn TargetSide>> = match kind {
+            ExportKind::None => None,
+            ExportKind::Loop => {
+                let targets = Targets::open(&state_dir.join("targets"))?;
+                for stray in targets.list()? {
+                    if !state.targets.values().any(|target| target.iqn == stray.iqn) {
+                        targets.remove(&stray.iqn)?;
+                    }
+                }
+                Some(Box::new(targets))
+            }
+        };
+        Ok(Self { side, portals })
+    }
+
+    /// Exports a target as it is now. It is up when this returns.
+    ///
+    /// # Errors
+    /// The export could not be made.
+    pub(crate) fn put(
+        &self,
+        target: &Target,
+        state: &State,
+        backstore: &Backstore,
+    ) -> io::Result<()> {
+        self.side.as_ref().map_or(Ok(()), |side| {
+            side.put(&self.described(target, state, backstore))
+        })
+    }
+
+    /// Exports a target no more, and drops its sessions.
+    ///
+    /// # Errors
+    /// The export could not be removed.
+    pub(crate) fn remove(&self, iqn: &str) -> io::Result<()> {
+        self.side.as_ref().map_or(Ok(()), |side| side.remove(iqn))
+    }
+
+    /// Who is logged in.
+    pub(crate) fn sessions(&self, iqn: &str) -> Vec<Session> {
+        let sessions = self
+            .side
+            .as_ref()
+            .map_or(Ok(Vec::new()), |side| side.sessions(iqn));
+        sessions.unwrap_or_else(|error| {
+            tracing::warn!(%error, iqn, "the sessions of a target cannot be read");
+            Vec::new()
+        })
+    }
+
+    fn described(
+        &self,
+        target: &Target,
+        state: &State,
+        backstore: &Backstore,
+    ) -> node_sim::target::Target {
+        let unit = |(&index, uuid): (&u16, &String)| (index, logical_unit(uuid, backstore));
+        node_sim::target::Target {
+            iqn: target.iqn.clone(),
+            enabled: target.enabled,
+            max_sessions: u32::try_from(target.max_sessions).unwrap_or(u32::MAX),
+            portals: self.portals.clone(),
+            luns: target
+                .luns
+                .iter()
+                .filter(|(_, uuid)| state.luns.contains_key(*uuid))
+                .map(unit)
+                .collect(),
+            chap: (target.auth_type > 0).then(|| Chap {
+                user: target.user.clone(),
+                password: target.password.clone(),
+            }),
+        }
+    }
+}
+
+/// What SCSI INQUIRY says of a LUN, measured by jt: dsm-api.md 4.11.
+fn logical_unit(uuid: &str, backstore: &Backstore) -> LogicalUnit {
+    LogicalUnit {
+        file: backstore.path(uuid),
+        serial: uuid.to_owned(),
+        naa: naa(uuid),
+        vendor: "SYNOLOGY".to_owned(),
+        product: "Storage".to_owned(),
+        revision: "4.0".to_owned(),
+    }
+}
+
+/// `6001405` and the first 25 characters of the uuid, with each hyphen written `d`.
+fn naa(uuid: &str) -> String {
+    let tail: String = uuid
+        .chars()
+        .take(25)
+        .map(|c| if c == '-' { 'd' } else { c })
+        .collect();
+    format!("6001405{tail}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wwid_is_made_by_synologys_rule() {
+        assert_eq!(
+            format!("3{}", naa("13a3cd1e-f296-4d4b-b712-a85c139f9dac")),
+            "3600140513a3cd1edf296d4d4bdb712da"
+        );
+    }
+}

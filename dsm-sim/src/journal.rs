@@ -1,0 +1,189 @@
+//! The journal: every call that came in, with what became of it. Secrets never get in.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::decode::Params;
+
+/// Entries kept in memory; older ones are dropped.
+const KEPT: usize = 100_000;
+/// Parameters that are never shown.
+const SECRETS: [&str; 6] = [
+    "passwd",
+    "password",
+    "mutual_password",
+    "otp_code",
+    "_sid",
+    "SynoToken",
+];
+
+/// One call.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Entry {
+    /// From 1, without gaps.
+    pub(crate) seq: u64,
+    /// The HTTP request that it came in; the calls of one compound share it.
+    pub(crate) request: u64,
+    pub(crate) api: String,
+    pub(crate) version: u32,
+    pub(crate) method: String,
+    pub(crate) params: BTreeMap<String, String>,
+    /// The error code; null for a success, and for a call that is still hanging.
+    pub(crate) code: Option<u32>,
+    /// The fault that hit it.
+    pub(crate) fault: Option<&'static str>,
+    /// Why it was refused, for people.
+    pub(crate) note: Option<String>,
+    /// How long it took in the simulator, latency included.
+    pub(crate) micros: u64,
+    pub(crate) client: String,
+}
+
+/// What came in.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    entries: VecDeque<Entry>,
+    last: u64,
+    requests: u64,
+    calls: BTreeMap<String, u64>,
+    file: Option<File>,
+}
+
+impl Journal {
+    /// A journal that is also written to a file, one JSON object a line.
+    pub(crate) fn to_file(file: Option<File>) -> Self {
+        Self {
+            file,
+            ..Self::default()
+        }
+    }
+
+    /// Numbers an HTTP request.
+    pub(crate) fn request(&mut self) -> u64 {
+        self.requests += 1;
+        self.requests
+    }
+
+    /// Adds an entry, and numbers it.
+    pub(crate) fn push(&mut self, mut entry: Entry) -> u64 {
+        self.last += 1;
+        entry.seq = self.last;
+        *self
+            .calls
+            .entry(format!("{}.{}", entry.api, entry.method))
+            .or_default() += 1;
+        if let Some(file) = &mut self.file
+            && let Err(error) = serde_json::to_string(&entry)
+                .map_err(Into::into)
+                .and_then(|line| writeln!(file, "{line}"))
+        {
+            tracing::warn!(%error, "the journal file cannot be written");
+        }
+        if self.entries.len() == KEPT {
+            self.entries.pop_front();
+        }
+        self.entries.push_back(entry);
+        self.last
+    }
+
+    /// Completes an entry that was added before its call had ended.
+    pub(crate) fn amend(&mut self, seq: u64, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.entries.iter_mut().rev().find(|entry| entry.seq == seq) {
+            change(entry);
+        }
+    }
+
+    /// The entries from `seq` on, and the number to ask for next.
+    pub(crate) fn since(&self, seq: u64) -> (u64, Vec<Entry>) {
+        let first = self.entries.partition_point(|entry| entry.seq < seq);
+        (
+            self.last + 1,
+            self.entries.range(first..).cloned().collect(),
+        )
+    }
+
+    /// How many HTTP requests, and how many calls of each method.
+    pub(crate) fn counters(&self) -> (u64, &BTreeMap<String, u64>) {
+        (self.requests, &self.calls)
+    }
+
+    /// Forgets everything but the numbering.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        self.calls.clear();
+        self.requests = 0;
+    }
+}
+
+/// The parameters of a call, fit to be shown.
+pub(crate) fn shown(params: &Params) -> BTreeMap<String, String> {
+    let show = |name: &str, value: &str| {
+        if SECRETS.contains(&name) {
+            "***".to_owned()
+        } else {
+            value.to_owned()
+        }
+    };
+    params
+        .iter()
+        .map(|(name, value)| (name.to_owned(), show(name, value)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(api: &str) -> Entry {
+        Entry {
+            seq: 0,
+            request: 1,
+            api: api.to_owned(),
+            version: 1,
+            method: "get".to_owned(),
+            params: BTreeMap::new(),
+            code: None,
+            fault: None,
+            note: None,
+            micros: 1,
+            client: String::new(),
+        }
+    }
+
+    #[test]
+    fn entries_are_numbered_and_bounded() {
+        let mut journal = Journal::default();
+        for _ in 0..KEPT + 5 {
+            journal.push(entry("A"));
+        }
+        let (next, entries) = journal.since(0);
+        assert_eq!(
+            (entries.len(), entries[0].seq, next),
+            (KEPT, 6, KEPT as u64 + 6)
+        );
+        assert_eq!(journal.since(next).1.len(), 0);
+        assert_eq!(journal.since(next - 2).1.len(), 2);
+        assert_eq!(journal.counters().1["A.get"], KEPT as u64 + 5);
+    }
+
+    #[test]
+    fn secrets_are_hidden() {
+        let params = Params::from_iter([
+            ("passwd", "a"),
+            ("_sid", "b"),
+            ("SynoToken", "c"),
+            ("account", "d"),
+            ("mutual_password", "e"),
+        ]);
+        let shown = shown(&params);
+        assert_eq!(shown["account"], "d");
+        assert!(
+            ["passwd", "_sid", "SynoToken", "mutual_password"]
+                .iter()
+                .all(|name| shown[*name] == "***")
+        );
+    }
+}

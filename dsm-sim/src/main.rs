@@ -1,0 +1,210 @@
+//! `dsm-sim`: the simulator as a program.
+
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use dsm_sim::{Dsm, ExportKind, Latency, Model, Options, Settings, VolumeSpec};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// A Synology NAS seen from its Web API, on one port, without a NAS.
+///
+/// Start it, then talk to it as to DSM:
+///
+///   dsm-sim serve --state-dir ./nas &
+///
+///   curl 'http://127.0.0.1:5000/webapi/query.cgi?api=SYNO.API.Info&version=1&method=query&query=all'
+///
+/// A second port has knobs for tests: faults, the journal of all calls, the clock, LUNs of somebody else.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run the NAS until Ctrl-C or SIGTERM. State is durable: kill it at any moment and start it again
+    Serve(Box<Serve>),
+    /// Print every guess about DSM that no evidence backs yet
+    Assumptions,
+}
+
+#[derive(Args)]
+struct Serve {
+    /// Where the DSM Web API listens; port 0 takes any free port
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
+    listen: SocketAddr,
+
+    /// Where the control port listens: GET / on it lists the knobs
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5080")]
+    control: SocketAddr,
+
+    /// Folder for state, LUN files and exports; made when missing
+    #[arg(long, value_name = "DIR")]
+    state_dir: PathBuf,
+
+    /// A volume, as PATH=FILESYSTEM:SIZE with btrfs or ext4; may be given several times
+    #[arg(
+        long = "volume",
+        value_name = "VOLUME",
+        default_value = "/volume1=btrfs:2TiB"
+    )]
+    volumes: Vec<VolumeSpec>,
+
+    /// How LUNs become block devices: none, or loop (through node-sim on this machine)
+    #[arg(long, value_name = "KIND", default_value = "none")]
+    export: ExportKind,
+
+    /// Where targets listen; may be given several times
+    #[arg(
+        long = "portal",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:3260"
+    )]
+    portals: Vec<SocketAddr>,
+
+    /// The one account, an administrator
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    account: String,
+
+    /// File with the account's password; without it the password is "admin"
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+
+    /// The generation of DSM: 6 or 7
+    #[arg(long, value_name = "VERSION", default_value = "7")]
+    dsm: Dsm,
+
+    /// The model, which decides how many LUNs and targets fit
+    #[arg(long, value_name = "NAME", default_value = "DS923+")]
+    model: Model,
+
+    /// How long calls take: none, or ds918 as measured on a DS918+
+    #[arg(long, value_name = "TIMING", default_value = "none")]
+    latency: Latency,
+
+    /// Switch CSRF protection on: calls must carry the login's SynoToken
+    #[arg(long)]
+    csrf: bool,
+
+    /// Refuse _sid in a form body, as jt measured on DSM 7.1.1
+    #[arg(long)]
+    strict_sid: bool,
+
+    /// Also append the journal to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    journal_file: Option<PathBuf>,
+
+    /// What is logged on stderr: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+}
+
+impl Serve {
+    fn options(self) -> anyhow::Result<Options> {
+        let mut options = Options {
+            listen: self.listen,
+            control: self.control,
+            state_dir: Some(self.state_dir),
+            volumes: self.volumes,
+            export: self.export,
+            portals: self.portals,
+            account: self.account,
+            dsm: self.dsm,
+            model: self.model,
+            latency: self.latency,
+            settings: Settings {
+                csrf_protection: self.csrf,
+                sid_in_form: !self.strict_sid,
+                ..Settings::default()
+            },
+            journal_file: self.journal_file,
+            ..Options::default()
+        };
+        if let Some(path) = self.password_file {
+            let text = std::fs::read_to_string(&path)
+                .with_context(|| format!("cannot read --password-file {}", path.display()))?;
+            text.trim_end_matches(['\r', '\n'])
+                .clone_into(&mut options.password);
+        }
+        Ok(options)
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Serve(task) => serve(*task),
+        Task::Assumptions => assumptions(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dsm-sim: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(task: Serve) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&task.log_level).with_context(|| {
+        format!(
+            "--log-level {}: say error, warn, info, debug or trace",
+            task.log_level
+        )
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    // Signals are caught before anything is started, so that an early one still ends it cleanly.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (mut terminate, mut interrupt) = {
+        let _guard = runtime.enter();
+        (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        )
+    };
+    let (model, export) = (task.model.name, task.export);
+    let running = dsm_sim::start(task.options()?)?;
+    let exported = match export {
+        ExportKind::None => "LUNs are not exported",
+        ExportKind::Loop => "LUNs are exported to node-sim",
+    };
+    writeln!(
+        io::stdout(),
+        "A simulated {model} answers at {}, its control port at {}; {exported}.",
+        running.api,
+        running.control
+    )?;
+    runtime.block_on(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
+    tracing::info!("stopping");
+    drop(running);
+    Ok(())
+}
+
+fn assumptions() -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for assumption in dsm_sim::assumptions::all() {
+        writeln!(
+            out,
+            "{}:{}: {}",
+            assumption.file, assumption.line, assumption.text
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,356 @@
+use proptest::prelude::*;
+use rand::SeedableRng;
+
+use super::*;
+use crate::volume::VolumeSpec;
+
+pub(crate) const LUN: &str = "SYNO.Core.ISCSI.LUN";
+pub(crate) const TARGET: &str = "SYNO.Core.ISCSI.Target";
+pub(crate) const GIB: u64 = 1 << 30;
+
+/// Nothing is written, nobody is logged in.
+#[derive(Debug)]
+pub(crate) struct Nothing;
+
+impl Outside for Nothing {
+    fn allocated(&self, _uuid: &str) -> u64 {
+        0
+    }
+
+    fn sessions(&self, _iqn: &str) -> Vec<node_sim::target::Session> {
+        Vec::new()
+    }
+}
+
+/// A NAS, somebody logged in, and a clock that tests move.
+pub(crate) struct Bench {
+    pub(crate) nas: Nas,
+    pub(crate) now: Millis,
+    pub(crate) caller: Caller,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self::with(Timing::default(), Dsm::Seven)
+    }
+
+    pub(crate) fn with(timing: Timing, dsm: Dsm) -> Self {
+        let config = Config {
+            dsm,
+            model: "DS423".parse().unwrap(),
+            timing,
+            portal_port: 3260,
+        };
+        let volume = |text: &str| {
+            text.parse::<VolumeSpec>()
+                .map(|spec| (spec.path.clone(), spec.into()))
+                .unwrap()
+        };
+        let volumes = ["/volume1=btrfs:100GiB", "/volume2=ext4:100GiB"].map(volume);
+        let state = State {
+            volumes: volumes.into_iter().collect(),
+            ..State::default()
+        };
+        let account = Account {
+            name: "admin".to_owned(),
+            password: "secret".to_owned(),
+        };
+        let nas = Nas::new(
+            config,
+            Settings::default(),
+            state,
+            account,
+            StdRng::seed_from_u64(1),
+        );
+        let mut bench = Self {
+            nas,
+            now: 1_000_000,
+            caller: caller([127, 0, 0, 1]),
+        };
+        let login = [
+            ("account", "admin"),
+            ("passwd", "secret"),
+            ("format", "sid"),
+        ];
+        let data = bench
+            .call("SYNO.API.Auth", 6, "login", &login)
+            .answer
+            .unwrap()
+            .unwrap();
+        bench.caller.query_sid = data["sid"].as_str().map(str::to_owned);
+        bench
+    }
+
+    pub(crate) fn call(
+        &mut self,
+        api: &str,
+        version: u32,
+        method: &str,
+        params: &[(&str, &str)],
+    ) -> Reply {
+        let call = Call {
+            api: api.to_owned(),
+            method: method.to_owned(),
+            version,
+            params: params.iter().copied().collect(),
+            caller: self.caller.clone(),
+        };
+        self.nas.apply(self.now, &call, &Nothing)
+    }
+
+    /// The data of a call that must succeed.
+    #[track_caller]
+    pub(crate) fn ok(&mut self, api: &str, method: &str, params: &[(&str, &str)]) -> Value {
+        self.call(api, 1, method, params)
+            .answer
+            .unwrap()
+            .unwrap_or_default()
+    }
+
+    /// The code of a call, 0 for a success.
+    pub(crate) fn code(&mut self, api: &str, method: &str, params: &[(&str, &str)]) -> u32 {
+        self.call(api, 1, method, params)
+            .answer
+            .map_or_else(|refusal| refusal.code, |_| 0)
+    }
+
+    #[track_caller]
+    pub(crate) fn lun(&mut self, name: &str, kind: &str, size: u64) -> String {
+        let size = size.to_string();
+        let data = self.ok(
+            LUN,
+            "create",
+            &[
+                ("name", name),
+                ("type", kind),
+                ("location", "/volume1"),
+                ("size", &size),
+            ],
+        );
+        data["uuid"].as_str().unwrap().to_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn target(&mut self, name: &str) -> u32 {
+        let iqn = format!("iqn.2000-01.com.synology:{name}");
+        let data = self.ok(TARGET, "create", &[("name", name), ("iqn", &iqn)]);
+        u32::try_from(data["target_id"].as_u64().unwrap()).unwrap()
+    }
+
+    /// One LUN as `get` shows it with these extra fields.
+    #[track_caller]
+    pub(crate) fn get(&mut self, uuid: &str, additional: &str) -> Value {
+        self.ok(LUN, "get", &[("uuid", uuid), ("additional", additional)])["lun"].clone()
+    }
+}
+
+pub(crate) fn caller(address: [u8; 4]) -> Caller {
+    Caller {
+        client: address.into(),
+        query_sid: None,
+        form_sid: None,
+        cookie_sid: None,
+        token: None,
+    }
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let mut bench = Bench::new();
+    for (api, version, method, code) in [
+        ("SYNO.Core.Share", 1, "list", 102),
+        (LUN, 2, "list", 104),
+        (LUN, 0, "list", 104),
+        (LUN, 1, "take_snapshot", 103),
+        ("SYNO.DSM.Info", 1, "getinfo", 104),
+        ("SYNO.Entry.Request", 1, "request", 113),
+    ] {
+        let refusal = bench.call(api, version, method, &[]).answer.unwrap_err();
+        assert_eq!(refusal.code, code, "{api} {version} {method}");
+    }
+    // A simulator gap is an error that names the missing call.
+    let refusal = bench.call(LUN, 1, "take_snapshot", &[]).answer.unwrap_err();
+    assert_eq!(
+        refusal.why,
+        "simulator gap: SYNO.Core.ISCSI.LUN v1 take_snapshot is not simulated"
+    );
+}
+
+#[test]
+fn changes_are_saved_and_reads_are_not() {
+    let mut bench = Bench::new();
+    let create = [
+        ("name", "a"),
+        ("type", "BLUN"),
+        ("location", "/volume1"),
+        ("size", "5"),
+    ];
+    let effects = bench.call(LUN, 1, "create", &create).effects;
+    assert!(
+        matches!(&effects[..], [Effect::Save, Effect::File(_)]),
+        "{effects:?}"
+    );
+    assert_eq!(bench.call(LUN, 1, "list", &[]).effects, []);
+    assert_eq!(
+        bench
+            .call(LUN, 1, "set", &[("uuid", "a"), ("new_size", "5")])
+            .effects,
+        []
+    );
+}
+
+/// What a client may do, in any order.
+#[derive(Clone, Debug)]
+enum Step {
+    Create { name: u8, thick: bool, gib: u64 },
+    Set { name: u8, gib: u64 },
+    Rename { from: u8, to: u8 },
+    Delete { name: u8 },
+    MakeTarget { name: u8 },
+    DropTarget { id: u32 },
+    Map { name: u8, id: u32 },
+    Unmap { name: u8, id: u32 },
+    Wait,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (name, id, gib) = (0..4_u8, 1..4_u32, 1..60_u64);
+    prop_oneof![
+        (name.clone(), any::<bool>(), gib.clone()).prop_map(|(name, thick, gib)| Step::Create {
+            name,
+            thick,
+            gib
+        }),
+        (name.clone(), gib).prop_map(|(name, gib)| Step::Set { name, gib }),
+        (name.clone(), name.clone()).prop_map(|(from, to)| Step::Rename { from, to }),
+        name.clone().prop_map(|name| Step::Delete { name }),
+        name.clone().prop_map(|name| Step::MakeTarget { name }),
+        id.clone().prop_map(|id| Step::DropTarget { id }),
+        (name.clone(), id.clone()).prop_map(|(name, id)| Step::Map { name, id }),
+        (name, id).prop_map(|(name, id)| Step::Unmap { name, id }),
+        Just(Step::Wait),
+    ]
+}
+
+fn take(bench: &mut Bench, step: &Step) {
+    let uuid_of = |bench: &Bench, name: u8| {
+        bench
+            .nas
+            .find_lun(&format!("l{name}"))
+            .map(|lun| lun.uuid.clone())
+            .unwrap_or_default()
+    };
+    // Refusals are as good as successes here: only what is left behind matters.
+    match *step {
+        Step::Create { name, thick, gib } => {
+            let kind = if thick { "BLUN_THICK" } else { "BLUN" };
+            let (name, size) = (format!("l{name}"), (gib * GIB).to_string());
+            bench.code(
+                LUN,
+                "create",
+                &[
+                    ("name", &name),
+                    ("type", kind),
+                    ("location", "/volume1"),
+                    ("size", &size),
+                ],
+            );
+        }
+        Step::Set { name, gib } => {
+            bench.code(
+                LUN,
+                "set",
+                &[
+                    ("uuid", &format!("l{name}")),
+                    ("new_size", &(gib * GIB).to_string()),
+                ],
+            );
+        }
+        Step::Rename { from, to } => {
+            bench.code(
+                LUN,
+                "set",
+                &[
+                    ("uuid", &format!("l{from}")),
+                    ("new_name", &format!("l{to}")),
+                ],
+            );
+        }
+        Step::Delete { name } => {
+            let uuid = uuid_of(bench, name);
+            bench.code(LUN, "delete", &[("uuid", &uuid)]);
+        }
+        Step::MakeTarget { name } => {
+            bench.code(
+                TARGET,
+                "create",
+                &[
+                    ("name", &format!("t{name}")),
+                    ("iqn", &format!("iqn.2000-01.x:{name}")),
+                ],
+            );
+        }
+        Step::DropTarget { id } => {
+            bench.code(TARGET, "delete", &[("target_id", &format!("\"{id}\""))]);
+        }
+        Step::Map { name, id } => {
+            let uuid = uuid_of(bench, name);
+            bench.code(
+                LUN,
+                "map_target",
+                &[("uuid", &uuid), ("target_ids", &format!("[{id}]"))],
+            );
+        }
+        Step::Unmap { name, id } => {
+            let uuid = uuid_of(bench, name);
+            bench.code(
+                TARGET,
+                "unmap_lun",
+                &[
+                    ("target_id", &format!("\"{id}\"")),
+                    ("lun_uuids", &format!("[\"{uuid}\"]")),
+                ],
+            );
+        }
+        Step::Wait => bench.now += 1_500,
+    }
+}
+
+fn sound(bench: &Bench) {
+    let state = &bench.nas.state;
+    let mut names: Vec<&str> = state.luns.values().map(|lun| lun.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), state.luns.len(), "names are unique");
+    assert!(
+        state.luns.len() <= bench.nas.config.model.max_luns
+            && state.targets.len() <= bench.nas.config.model.max_targets
+    );
+    for target in state.targets.values() {
+        for (index, uuid) in &target.luns {
+            let lun = state.luns.get(uuid).expect("a mapping leads to a LUN");
+            assert!(lun.dying.is_none() && *index >= 1, "{target:?}");
+        }
+    }
+    let volume = &state.volumes["/volume1"];
+    assert!(
+        state.used_by_luns(volume, &Nothing) <= volume.size,
+        "thick LUNs have their space"
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_order_of_calls_leaves_a_sound_nas(steps in prop::collection::vec(step(), 1..60), slow: bool) {
+        let timing = if slow { crate::Latency::Ds918.timing() } else { Timing::default() };
+        let mut bench = Bench::with(timing, Dsm::Seven);
+        for step in &steps {
+            let sizes: BTreeMap<String, u64> = bench.nas.state.luns.values().map(|lun| (lun.uuid.clone(), lun.size)).collect();
+            take(&mut bench, step);
+            sound(&bench);
+            for lun in bench.nas.state.luns.values() {
+                prop_assert!(sizes.get(&lun.uuid).is_none_or(|&before| lun.size >= before), "{} shrank", lun.name);
+            }
+        }
+    }
+}

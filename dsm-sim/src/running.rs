@@ -1,0 +1,371 @@
+//! Starting and stopping a simulator.
+
+use std::fmt;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+
+use crate::auth::{Account, Settings};
+use crate::backstore::Backstore;
+use crate::core::Core;
+use crate::export::{Export, ExportKind};
+use crate::journal::Journal;
+use crate::latency::Latency;
+use crate::listener::{CutListener, Peer};
+use crate::model::{Dsm, Model};
+use crate::nas::{Config, Nas, State};
+use crate::server::Server;
+use crate::store::{Store, sync_dir, write_atomically};
+use crate::volume::VolumeSpec;
+use crate::{control, http};
+
+const ENDPOINTS: &str = "endpoints.json";
+/// How long calls under way may take to end when the simulator stops.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What to simulate, and where.
+#[derive(Clone)]
+pub struct Options {
+    /// Where the Web API listens. Port 0 takes any free port.
+    pub listen: SocketAddr,
+    /// Where the control port listens.
+    pub control: SocketAddr,
+    /// Where state, LUNs and exports are kept. `None`: a temporary folder that goes when the simulator stops.
+    pub state_dir: Option<PathBuf>,
+    /// The volumes of the NAS.
+    pub volumes: Vec<VolumeSpec>,
+    /// How LUNs become block devices.
+    pub export: ExportKind,
+    /// Where targets are said to listen.
+    pub portals: Vec<SocketAddr>,
+    /// The one account, an administrator.
+    pub account: String,
+    /// Its password.
+    pub password: String,
+    /// The generation of DSM.
+    pub dsm: Dsm,
+    /// The model, for its limits.
+    pub model: Model,
+    /// How long calls take.
+    pub latency: Latency,
+    /// The switches to start with; a reset goes back to them.
+    pub settings: Settings,
+    /// Also write the journal to this file.
+    pub journal_file: Option<PathBuf>,
+}
+
+impl Default for Options {
+    /// A DS923+ with one btrfs volume of 2 TiB, on free ports, in a temporary folder.
+    fn default() -> Self {
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            listen: local(0),
+            control: local(0),
+            state_dir: None,
+            volumes: vec![VolumeSpec {
+                path: "/volume1".to_owned(),
+                fs: crate::FileSystem::Btrfs,
+                size: 2 << 40,
+            }],
+            export: ExportKind::None,
+            portals: vec![local(3260)],
+            account: "admin".to_owned(),
+            password: "admin".to_owned(),
+            dsm: Dsm::default(),
+            model: Model::default(),
+            latency: Latency::None,
+            settings: Settings::default(),
+            journal_file: None,
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("listen", &self.listen)
+            .field("state_dir", &self.state_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the simulator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Something about a file or folder.
+    #[error("cannot use {path}")]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else works in the folder.
+    #[error("another dsm-sim is running in {path}: stop it, or take another --state-dir")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A LUN is on a volume that was not asked for.
+    #[error("LUN {lun} is on {volume}: add --volume {volume}=…, or take an empty --state-dir")]
+    VolumeGone {
+        /// The LUN's name.
+        lun: String,
+        /// Where it is.
+        volume: String,
+    },
+    /// A port cannot be had.
+    #[error("cannot listen on {address}: take another port, or port 0 for any free one")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The system gives no threads.
+    #[error("cannot start threads")]
+    Threads(#[source] io::Error),
+}
+
+/// A simulator that is running; it stops when this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    /// The Web API, `http://127.0.0.1:PORT`.
+    pub api: String,
+    /// The control port, `http://127.0.0.1:PORT`.
+    pub control: String,
+    /// Where its state is.
+    pub state_dir: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    // Held for their drop, after the thread has ended: the folder is free for others, then gone if it was temporary.
+    _lock: File,
+    _temporary: Option<TempDir>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // The thread may have ended on its own; then there is nobody to tell.
+            let _ = stop.send(());
+        }
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            tracing::error!("the simulator's thread panicked");
+        }
+        let _ = fs::remove_file(self.state_dir.join(ENDPOINTS));
+    }
+}
+
+/// Starts a simulator in this process, on threads of its own; it may be called from async code or not.
+///
+/// # Errors
+/// The folder, a volume or a port cannot be had; see [`StartError`].
+pub fn start(options: Options) -> Result<Running, StartError> {
+    let (state_dir, temporary) = folder(&options)?;
+    let lock = lock(&state_dir)?;
+    let in_dir = |source| StartError::File {
+        path: state_dir.clone(),
+        source,
+    };
+    let server = Arc::new(prepare(&options, &state_dir)?);
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("dsm-sim")
+        .enable_all()
+        .build()
+        .map_err(StartError::Threads)?;
+    let (stop, stopped) = oneshot::channel();
+    let (tell, told) = mpsc::channel();
+    let addresses = (options.listen, options.control);
+    let thread = std::thread::Builder::new()
+        .name("dsm-sim".to_owned())
+        .spawn(move || serve(runtime, &server, addresses, &tell, stopped, options));
+    let thread = thread.map_err(StartError::Threads)?;
+    let (api, control) = told
+        .recv()
+        .unwrap_or_else(|_| Err(StartError::Threads(io::ErrorKind::BrokenPipe.into())))?;
+    let (api, control) = (format!("http://{api}"), format!("http://{control}"));
+    let endpoints = json!({"api": api, "control": control, "pid": std::process::id()}).to_string();
+    let running = Running {
+        api,
+        control,
+        state_dir: state_dir.clone(),
+        stop: Some(stop),
+        thread: Some(thread),
+        _lock: lock,
+        _temporary: temporary,
+    };
+    write_atomically(&state_dir, ENDPOINTS, endpoints.as_bytes()).map_err(in_dir)?;
+    Ok(running)
+}
+
+type Told = Result<(SocketAddr, SocketAddr), StartError>;
+
+fn serve(
+    runtime: Runtime,
+    server: &Arc<Server>,
+    (api, control): (SocketAddr, SocketAddr),
+    tell: &mpsc::Sender<Told>,
+    stopped: oneshot::Receiver<()>,
+    options: Options,
+) {
+    runtime.block_on(async {
+        let listeners = async { Ok((listen(api).await?, listen(control).await?)) };
+        let ((api, api_at), (control, control_at)) = match listeners.await {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                return;
+            }
+        };
+        let service =
+            http::router(Arc::clone(server)).into_make_service_with_connect_info::<Peer>();
+        tokio::spawn(async move { axum::serve(CutListener(api), service).await });
+        let service = control::router(Arc::clone(server), options);
+        tokio::spawn(async move { axum::serve(control, service).await });
+        let _ = tell.send(Ok((api_at, control_at)));
+        // An error means that the handle was dropped, which is a stop as well.
+        let _ = stopped.await;
+    });
+    runtime.shutdown_timeout(GRACE);
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let wrong = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(wrong)?;
+    let at = listener.local_addr().map_err(wrong)?;
+    Ok((listener, at))
+}
+
+fn folder(options: &Options) -> Result<(PathBuf, Option<TempDir>), StartError> {
+    let wrong = |path: &Path, source| StartError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let Some(dir) = &options.state_dir else {
+        let temporary = TempDir::with_prefix("dsm-sim-")
+            .map_err(|source| wrong(&std::env::temp_dir(), source))?;
+        return Ok((temporary.path().to_owned(), Some(temporary)));
+    };
+    let dir = std::path::absolute(dir).map_err(|source| wrong(dir, source))?;
+    fs::create_dir_all(&dir).map_err(|source| wrong(&dir, source))?;
+    Ok((dir, None))
+}
+
+fn lock(dir: &Path) -> Result<File, StartError> {
+    let path = dir.join("lock");
+    let file = File::create(&path).map_err(|source| StartError::File {
+        path: path.clone(),
+        source,
+    })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::InUse {
+            path: dir.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(StartError::File { path, source }),
+    }
+}
+
+/// Loads the state and makes everything else follow it.
+fn prepare(options: &Options, dir: &Path) -> Result<Server, StartError> {
+    let in_dir = |source| StartError::File {
+        path: dir.to_owned(),
+        source,
+    };
+    match fs::remove_file(dir.join(ENDPOINTS)) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(in_dir(source)),
+        Ok(()) | Err(_) => {}
+    }
+    let store = Store::new(dir);
+    let mut state = store.load().map_err(in_dir)?;
+    revive(&mut state, &options.volumes)?;
+    store.save(&state).map_err(in_dir)?;
+    let backstore = Backstore::open(dir).map_err(in_dir)?;
+    backstore.align(&state.luns).map_err(in_dir)?;
+    let export =
+        Export::open(options.export, dir, options.portals.clone(), &state).map_err(in_dir)?;
+    state
+        .targets
+        .values()
+        .try_for_each(|target| export.put(target, &state, &backstore))
+        .map_err(in_dir)?;
+    sync_dir(dir).map_err(in_dir)?;
+    let journal = options.journal_file.as_ref().map(|path| {
+        let file = File::options().create(true).append(true).open(path);
+        file.map_err(|source| StartError::File {
+            path: path.clone(),
+            source,
+        })
+    });
+    let config = Config {
+        dsm: options.dsm,
+        model: options.model,
+        timing: options.latency.timing(),
+        portal_port: options.portals.first().map_or(3260, SocketAddr::port),
+    };
+    let account = Account {
+        name: options.account.clone(),
+        password: options.password.clone(),
+    };
+    let nas = Nas::new(
+        config,
+        options.settings.clone(),
+        state,
+        account,
+        StdRng::from_rng(&mut rand::rng()),
+    );
+    Ok(Server::new(
+        Core {
+            nas,
+            store,
+            backstore,
+            export,
+        },
+        options.latency,
+        Journal::to_file(journal.transpose()?),
+    ))
+}
+
+/// A saved state after a restart: deletes that were promised are finished, and the volumes are those asked for now.
+fn revive(state: &mut State, volumes: &[VolumeSpec]) -> Result<(), StartError> {
+    state.luns.retain(|_, lun| lun.dying.is_none());
+    let old = std::mem::take(&mut state.volumes);
+    for spec in volumes {
+        let mut volume: crate::volume::Volume = spec.clone().into();
+        if let Some(old) = old.get(&spec.path) {
+            volume.status.clone_from(&old.status);
+            volume.used_elsewhere = old.used_elsewhere;
+        }
+        state.volumes.insert(spec.path.clone(), volume);
+    }
+    match state
+        .luns
+        .values()
+        .find(|lun| !state.volumes.contains_key(&lun.location))
+    {
+        Some(lun) => Err(StartError::VolumeGone {
+            lun: lun.name.clone(),
+            volume: lun.location.clone(),
+        }),
+        None => Ok(()),
+    }
+}

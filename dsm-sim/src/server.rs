@@ -1,0 +1,321 @@
+//! The NAS in motion: takes the core and adds what a NAS on a network has besides: latency, faults, a journal.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::{oneshot, watch};
+
+use crate::clock::Clock;
+use crate::code::Refusal;
+use crate::compound;
+use crate::core::Core;
+use crate::fault::{Fault, Plan};
+use crate::journal::{Entry, Journal, shown};
+use crate::latency::{Latency, Queue};
+use crate::nas::{Answer, Call, Reply};
+
+/// A request to the Web API, decoded as far as DSM's front door does.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// The call, or why the request holds none.
+    pub(crate) call: Result<Call, Refusal>,
+    pub(crate) client: String,
+}
+
+/// What goes back over the wire.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Json {
+        body: Value,
+        cookie: Option<String>,
+    },
+    /// Half a body.
+    Garbled(Value),
+    /// An HTML page with this status.
+    Page(u16),
+    /// Nothing: the connection is closed.
+    Cut,
+}
+
+/// What has come of one call.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Answered(Reply),
+    Garbled(Reply),
+    Page(u16),
+    Cut,
+}
+
+impl Step {
+    /// The answer to a request that holds just this call.
+    pub(crate) fn outcome(self) -> Outcome {
+        match self {
+            Self::Answered(reply) => Outcome::Json {
+                body: envelope(&reply.answer),
+                cookie: reply.cookie,
+            },
+            Self::Garbled(reply) => Outcome::Garbled(envelope(&reply.answer)),
+            Self::Page(status) => Outcome::Page(status),
+            Self::Cut => Outcome::Cut,
+        }
+    }
+}
+
+/// A call that is under way.
+#[derive(Debug)]
+pub(crate) struct Started {
+    at: Instant,
+    fault: Option<Fault>,
+    entry: Entry,
+    /// Its number in the journal, when it got there before its end.
+    hung: Option<u64>,
+}
+
+impl Started {
+    /// A call that begins now.
+    pub(crate) fn now(number: u64, call: &Call, fault: Option<Fault>) -> Self {
+        Self {
+            at: Instant::now(),
+            fault,
+            entry: entry(number, call, fault),
+            hung: None,
+        }
+    }
+
+    /// The fault that hits it.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+}
+
+/// The running NAS.
+#[derive(Debug)]
+pub(crate) struct Server {
+    core: Mutex<Core>,
+    pub(crate) clock: Clock,
+    latency: Latency,
+    queue: Mutex<Queue>,
+    faults: Mutex<Plan>,
+    journal: Mutex<Journal>,
+    /// Counts how often hanging calls were released.
+    released: watch::Sender<u64>,
+}
+
+impl Server {
+    pub(crate) fn new(core: Core, latency: Latency, journal: Journal) -> Self {
+        Self {
+            core: Mutex::new(core),
+            clock: Clock::default(),
+            latency,
+            queue: Mutex::default(),
+            faults: Mutex::default(),
+            journal: Mutex::new(journal),
+            released: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+        lock(&self.core)
+    }
+
+    pub(crate) fn faults(&self) -> MutexGuard<'_, Plan> {
+        lock(&self.faults)
+    }
+
+    pub(crate) fn journal(&self) -> MutexGuard<'_, Journal> {
+        lock(&self.journal)
+    }
+
+    /// Lets every hanging call go on.
+    pub(crate) fn release(&self) {
+        self.released.send_modify(|count| *count += 1);
+    }
+
+    /// Serves a request in a task of its own: a client that hangs up does not stop what it has asked for.
+    pub(crate) async fn serve(self: Arc<Self>, request: Request) -> Outcome {
+        let (answer, answered) = oneshot::channel();
+        tokio::spawn(async move {
+            let outcome = self.handle(request, &answer).await;
+            // The client may be gone by now, and then nobody wants the answer.
+            let _ = answer.send(outcome);
+        });
+        answered.await.unwrap_or(Outcome::Cut)
+    }
+
+    async fn handle(&self, request: Request, client: &oneshot::Sender<Outcome>) -> Outcome {
+        let number = self.journal().request();
+        let call = match request.call {
+            Ok(call) => call,
+            Err(refusal) => {
+                tracing::debug!(
+                    client = request.client,
+                    code = refusal.code,
+                    why = refusal.why,
+                    "refused"
+                );
+                return Outcome::Json {
+                    body: envelope(&Err(refusal)),
+                    cookie: None,
+                };
+            }
+        };
+        if call.api == compound::API {
+            return compound::serve(self, number, &call, client).await;
+        }
+        self.step(number, &call, client).await.outcome()
+    }
+
+    /// One call, with the fault that is due and the time that it takes.
+    pub(crate) async fn step(
+        &self,
+        number: u64,
+        call: &Call,
+        client: &oneshot::Sender<Outcome>,
+    ) -> Step {
+        let mut started = Started::now(number, call, self.faults().hit(&call.api, &call.method));
+        if let Some(step) = self.before(&mut started, client).await {
+            return step;
+        }
+        let reply = self.act(call).await;
+        self.after(started, reply).await
+    }
+
+    /// What a fault does before the call does anything; an answer here is the end of it.
+    pub(crate) async fn before(
+        &self,
+        started: &mut Started,
+        client: &oneshot::Sender<Outcome>,
+    ) -> Option<Step> {
+        match started.fault? {
+            Fault::Refuse { code } => {
+                let reply = refused(Refusal {
+                    code,
+                    why: "a fault that was asked for".to_owned(),
+                });
+                self.note(started, &reply);
+                Some(Step::Answered(reply))
+            }
+            Fault::Http { status } => {
+                self.note(
+                    started,
+                    &refused(Refusal {
+                        code: u32::from(status),
+                        why: "an HTTP error that was asked for".to_owned(),
+                    }),
+                );
+                Some(Step::Page(status))
+            }
+            Fault::Hang => {
+                let mut released = self.released.subscribe();
+                // A hanging call is in the journal while it hangs.
+                started.hung = Some(self.journal().push(started.entry.clone()));
+                // The sender lives as long as the server does, so this ends with a release.
+                let _ = released.changed().await;
+                client.is_closed().then_some(Step::Cut)
+            }
+            Fault::LoseReply | Fault::Delay { .. } | Fault::Garble => None,
+        }
+    }
+
+    /// What a fault does to the answer of a call that was carried out.
+    pub(crate) async fn after(&self, mut started: Started, reply: Reply) -> Step {
+        if let Some(Fault::Delay { ms }) = started.fault {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+        }
+        self.note(&mut started, &reply);
+        match started.fault {
+            Some(Fault::LoseReply) => Step::Cut,
+            Some(Fault::Garble) => Step::Garbled(reply),
+            Some(Fault::Refuse { .. } | Fault::Delay { .. } | Fault::Hang | Fault::Http { .. })
+            | None => Step::Answered(reply),
+        }
+    }
+
+    async fn act(&self, call: &Call) -> Reply {
+        if self.latency != Latency::None {
+            let luns = self.core().nas.state.luns.len();
+            let wait = lock(&self.queue).wait(
+                self.latency,
+                self.clock.now(),
+                &call.api,
+                &call.method,
+                luns,
+            );
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+        }
+        let apply = || self.core().apply(self.clock.now(), call);
+        // Changes wait for the disk; the other requests shall not wait for them.
+        if matches!(
+            call.method.as_str(),
+            "get" | "list" | "query" | "info" | "getinfo"
+        ) {
+            apply()
+        } else {
+            tokio::task::block_in_place(apply)
+        }
+    }
+
+    fn note(&self, started: &mut Started, reply: &Reply) {
+        let entry = &mut started.entry;
+        if let Err(refusal) = &reply.answer {
+            entry.code = Some(refusal.code);
+            entry.note = Some(refusal.why.clone());
+        }
+        entry.micros = u64::try_from(started.at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        tracing::debug!(
+            api = entry.api,
+            method = entry.method,
+            code = entry.code,
+            why = entry.note,
+            "call"
+        );
+        let entry = entry.clone();
+        let mut journal = self.journal();
+        match started.hung {
+            None => {
+                journal.push(entry);
+            }
+            Some(seq) => journal.amend(seq, |kept| *kept = Entry { seq, ..entry }),
+        }
+    }
+}
+
+fn entry(request: u64, call: &Call, fault: Option<Fault>) -> Entry {
+    Entry {
+        seq: 0,
+        request,
+        api: call.api.clone(),
+        version: call.version,
+        method: call.method.clone(),
+        params: shown(&call.params),
+        code: None,
+        fault: fault.map(Fault::name),
+        note: None,
+        micros: 0,
+        client: call.caller.client.to_string(),
+    }
+}
+
+/// A reply that refuses.
+pub(crate) fn refused(refusal: Refusal) -> Reply {
+    Reply {
+        answer: Err(refusal),
+        cookie: None,
+        effects: Vec::new(),
+    }
+}
+
+/// The answer as DSM wraps it: dsm-api.md 1.1. A call that returns nothing has no `data`.
+pub(crate) fn envelope(answer: &Answer) -> Value {
+    match answer {
+        Ok(Some(data)) => json!({"data": data, "success": true}),
+        Ok(None) => json!({"success": true}),
+        Err(refusal) => json!({"error": {"code": refusal.code}, "success": false}),
+    }
+}
+
+// A panic while a lock is held is a bug, but the lock's content is whole: the state is changed by plain assignments.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

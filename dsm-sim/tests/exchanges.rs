@@ -1,0 +1,212 @@
+//! Replays every recorded exchange in `proto/dsm` against the simulator: same keys, same JSON types, same codes. The
+//! driver replays the same files from the other end, so a field that is misread on either side fails.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::path::Path;
+
+use common::Sim;
+use dsm_sim::{Dsm, Options};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Exchange {
+    source: String,
+    #[expect(dead_code, reason = "for people")]
+    note: String,
+    /// R recorded, C seen in code, M measured.
+    grade: String,
+    /// The generation of DSM; 7 unless said otherwise.
+    dsm: Option<u8>,
+    /// What was done to the NAS before.
+    #[serde(default)]
+    given: Vec<Given>,
+    request: Value,
+    reply: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Given {
+    request: Option<Value>,
+    /// The uuid that the exchange knows the LUN by which this request makes.
+    called: Option<String>,
+    settings: Option<Value>,
+}
+
+#[tokio::test]
+async fn every_exchange_has_the_recorded_shape() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/dsm");
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let exchange: Exchange = serde_json::from_str(&std::fs::read_to_string(&path).unwrap())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(!exchange.source.is_empty(), "{name} names no source");
+        assert!(
+            matches!(exchange.grade.as_str(), "R" | "C" | "M"),
+            "{name}: grade {}",
+            exchange.grade
+        );
+        let live = replay(&exchange).await;
+        let mut differences = Vec::new();
+        compare("", &exchange.reply, &live, &mut differences);
+        failures.extend(
+            differences
+                .into_iter()
+                .map(|difference| format!("{name}{difference}")),
+        );
+        count += 1;
+    }
+    assert!(count >= 40, "only {count} exchanges were found");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+async fn replay(exchange: &Exchange) -> Value {
+    let volumes = [
+        "/volume1=btrfs:2TiB",
+        "/volume2=btrfs:2TiB",
+        "/volume4=ext4:2TiB",
+    ];
+    let sim = Sim::with(Options {
+        dsm: if exchange.dsm == Some(6) {
+            Dsm::Six
+        } else {
+            Dsm::Seven
+        },
+        volumes: volumes.iter().map(|text| text.parse().unwrap()).collect(),
+        ..Options::default()
+    })
+    .await;
+    let mut uuids = Vec::new();
+    for given in &exchange.given {
+        if let Some(settings) = &given.settings {
+            sim.patch("/settings", settings.clone()).await;
+        }
+        if let Some(request) = &given.request {
+            let reply = send(&sim, request, &uuids).await;
+            if let Some(called) = &given.called {
+                uuids.push((
+                    called.clone(),
+                    reply["data"]["uuid"].as_str().unwrap().to_owned(),
+                ));
+            }
+        }
+    }
+    send(&sim, &exchange.request, &uuids).await
+}
+
+async fn send(sim: &Sim, request: &Value, uuids: &[(String, String)]) -> Value {
+    let mut text = request["params"].to_string();
+    for (recorded, live) in uuids {
+        text = text.replace(recorded, live);
+    }
+    let params: Map<String, Value> = serde_json::from_str(&text).unwrap();
+    let mut pairs = vec![
+        (
+            "api".to_owned(),
+            request["api"].as_str().unwrap().to_owned(),
+        ),
+        ("version".to_owned(), request["version"].to_string()),
+        (
+            "method".to_owned(),
+            request["method"].as_str().unwrap().to_owned(),
+        ),
+    ];
+    pairs.extend(
+        params
+            .into_iter()
+            .map(|(name, value)| (name, value.as_str().unwrap().to_owned())),
+    );
+    if request["method"] != "login" && !pairs.iter().any(|pair| pair.0 == "_sid") {
+        pairs.push(("_sid".to_owned(), sim.sid.clone()));
+    }
+    sim.form(&pairs).await
+}
+
+/// Judges shapes: values may differ, except for success and codes.
+fn compare(at: &str, recorded: &Value, live: &Value, differences: &mut Vec<String>) {
+    match (recorded, live) {
+        (Value::Object(recorded), Value::Object(live)) => {
+            let mut names: Vec<&String> = recorded.keys().chain(live.keys()).collect();
+            names.sort();
+            names.dedup();
+            for name in names {
+                match (recorded.get(name), live.get(name)) {
+                    (Some(recorded), Some(live))
+                        if matches!(name.as_str(), "success" | "code" | "import_errno") =>
+                    {
+                        if recorded != live {
+                            differences.push(format!(
+                                "{at}.{name}: recorded {recorded}, simulated {live}"
+                            ));
+                        }
+                    }
+                    (Some(recorded), Some(live)) => {
+                        compare(&format!("{at}.{name}"), recorded, live, differences);
+                    }
+                    (Some(_), None) => {
+                        differences.push(format!("{at}.{name} is recorded and not simulated"));
+                    }
+                    (None, _) => {
+                        differences.push(format!("{at}.{name} is simulated and not recorded"));
+                    }
+                }
+            }
+        }
+        (Value::Array(recorded), Value::Array(live)) => {
+            if recorded.is_empty() != live.is_empty() {
+                differences.push(format!(
+                    "{at}: recorded {} entries, simulated {}",
+                    recorded.len(),
+                    live.len()
+                ));
+            }
+            for (index, live) in live.iter().enumerate() {
+                // Rows of a table have one shape; the calls of a compound have each their own.
+                let Some(recorded) = recorded.get(index).or(recorded.first()) else {
+                    continue;
+                };
+                compare(&format!("{at}[{index}]"), recorded, live, differences);
+            }
+        }
+        (Value::Number(recorded), Value::Number(live)) if recorded.is_f64() == live.is_f64() => {}
+        (Value::String(_), Value::String(_))
+        | (Value::Bool(_), Value::Bool(_))
+        | (Value::Null, Value::Null) => {}
+        _ => differences.push(format!("{at}: recorded {recorded}, simulated {live}")),
+    }
+}
+
+#[test]
+fn the_judge_sees_each_kind_of_difference() {
+    for (recorded, live, count) in [
+        (json!({"a": 1}), json!({"a": 2}), 0),
+        (json!({"a": 1}), json!({"a": "1"}), 1),
+        (json!({"a": 1}), json!({"a": 1.5}), 1),
+        (json!({"a": 1}), json!({}), 1),
+        (json!({}), json!({"a": 1}), 1),
+        (json!([{"a": 1}]), json!([{"a": 1}, {"b": 1}]), 2),
+        (json!([]), json!([1]), 1),
+        (
+            json!({"error": {"code": 1}}),
+            json!({"error": {"code": 2}}),
+            1,
+        ),
+        (json!({"a": null}), json!({"a": []}), 1),
+    ] {
+        let mut differences = Vec::new();
+        compare("", &recorded, &live, &mut differences);
+        assert_eq!(
+            differences.len(),
+            count,
+            "{recorded} {live}: {differences:?}"
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! The program: its folder, its signals, its words.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use common::{endpoints, program};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+fn serve(dir: &Path, more: &[&str]) -> Command {
+    let mut command = program(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--control",
+        "127.0.0.1:0",
+    ]);
+    command
+        .args(more)
+        .arg("--state-dir")
+        .arg(dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn run(mut command: Command) -> (bool, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
+    (
+        status.success(),
+        String::from_utf8(stdout).unwrap(),
+        String::from_utf8(stderr).unwrap(),
+    )
+}
+
+fn terminate(child: &Child) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+}
+
+#[tokio::test]
+async fn it_says_where_it_is_and_ends_cleanly_on_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let password = dir.path().join("password");
+    std::fs::write(&password, "planted-secret\n").unwrap();
+    let journal = dir.path().join("journal.jsonl");
+    let (password, journal) = (password.to_str().unwrap(), journal.to_str().unwrap());
+    let more = [
+        "--password-file",
+        password,
+        "--journal-file",
+        journal,
+        "--log-level",
+        "trace",
+        "--model",
+        "ds218play",
+    ];
+    let mut child = serve(dir.path(), &more).spawn().unwrap();
+    let endpoints = endpoints(&mut child, dir.path()).await;
+    let api = endpoints["api"].as_str().unwrap();
+    let login =
+        "api=SYNO.API.Auth&version=6&method=login&account=admin&passwd=planted-secret&format=sid";
+    let http = common::client().build().unwrap();
+    let reply = http
+        .post(format!("{api}/webapi/entry.cgi"))
+        .body(login)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    assert!(reply.contains("\"success\":true"), "{reply}");
+
+    let (fine, _, stderr) = run(serve(dir.path(), &[]));
+    assert!(
+        !fine && stderr.contains("another dsm-sim is running") && stderr.contains("--state-dir"),
+        "{stderr}"
+    );
+
+    terminate(&child);
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = child.wait_with_output().unwrap();
+    let (stdout, stderr) = (
+        String::from_utf8(stdout).unwrap(),
+        String::from_utf8(stderr).unwrap(),
+    );
+    assert!(status.success(), "{status} {stderr}");
+    assert_eq!(stdout.lines().count(), 1, "{stdout}");
+    assert!(
+        stdout.contains("DS218play") && stdout.contains(api),
+        "{stdout}"
+    );
+    assert!(!dir.path().join("endpoints.json").exists());
+    let journal = std::fs::read_to_string(journal).unwrap();
+    assert!(
+        journal.lines().count() == 1 && journal.contains("\"method\":\"login\""),
+        "{journal}"
+    );
+    for text in [&stdout, &stderr, &journal] {
+        assert!(!text.contains("planted-secret"), "{text}");
+    }
+}
+
+#[test]
+fn mistakes_name_the_next_step() {
+    let dir = tempfile::tempdir().unwrap();
+    for (more, says) in [
+        (vec!["--volume", "/volume1=xfs:1TiB"], "btrfs, ext4"),
+        (vec!["--model", "DS1"], "DS923+"),
+        (vec!["--dsm", "5"], "say 6 or 7"),
+        (vec!["--latency", "slow"], "say none or ds918"),
+        (vec!["--export", "nfs"], "say none or loop"),
+        (
+            vec!["--password-file", "missing-file"],
+            "--password-file missing-file",
+        ),
+        (vec!["--listen", "203.0.113.1:5000"], "take another port"),
+    ] {
+        let mut command = program(&["serve", "--control", "127.0.0.1:0"]);
+        command.args(&more).arg("--state-dir").arg(dir.path());
+        let (fine, _, stderr) = run(command);
+        assert!(!fine && stderr.contains(says), "{more:?}: {stderr}");
+    }
+    std::fs::write(dir.path().join("state.json"), "nonsense").unwrap();
+    let (fine, _, stderr) = run(serve(dir.path(), &[]));
+    assert!(!fine && stderr.contains("state.json"), "{stderr}");
+}
+
+#[test]
+fn a_volume_with_luns_cannot_be_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |volume: &str| {
+        let options = dsm_sim::Options {
+            state_dir: Some(dir.path().to_owned()),
+            volumes: vec![volume.parse().unwrap()],
+            ..dsm_sim::Options::default()
+        };
+        dsm_sim::start(options)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let first = start("/volume1=btrfs:1TiB").unwrap();
+    let make = common::client()
+        .build()
+        .unwrap()
+        .post(format!("{}/seed", first.control));
+    let reply = runtime
+        .block_on(
+            make.header("content-type", "application/json")
+                .body("{\"luns\":1}")
+                .send(),
+        )
+        .unwrap();
+    assert!(reply.status().is_success());
+    drop(first);
+    let error = start("/volume2=btrfs:1TiB").unwrap_err().to_string();
+    assert!(error.contains("add --volume /volume1"), "{error}");
+    assert!(start("/volume1=btrfs:4TiB").is_ok(), "a volume may grow");
+}
+
+#[test]
+fn the_guesses_can_be_printed() {
+    let (fine, stdout, _) = run(program(&["assumptions"]));
+    assert!(fine && stdout.lines().count() >= 40, "{stdout}");
+    for guess in [
+        "live sessions are dropped",
+        "18990502 for a smaller size",
+        "stop_when_error",
+    ] {
+        assert!(stdout.contains(guess), "{guess} is not in {stdout}");
+    }
+    assert!(stdout.lines().all(|line| line.contains(".rs:")), "{stdout}");
+}
+
+#[test]
+fn help_tells_how_to_begin() {
+    for (args, says) in [
+        (vec!["--help"], "curl"),
+        (vec!["serve", "--help"], "127.0.0.1:5000"),
+        (vec!["serve", "--help"], "\"admin\""),
+    ] {
+        let (fine, stdout, _) = run(program(&args));
+        assert!(fine && stdout.contains(says), "{args:?}: {stdout}");
+    }
+}
