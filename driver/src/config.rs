@@ -67,21 +67,33 @@ impl Mode {
 }
 
 fn socket_path(text: &str) -> Result<PathBuf, String> {
-    let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
+    let path = text
+        .strip_prefix("unix://")
+        .or_else(|| text.strip_prefix("unix:"))
+        .unwrap_or(text);
     if path.starts_with('/') {
         Ok(PathBuf::from(path))
     } else {
-        Err("give a unix socket with an absolute path, for instance unix:///csi/csi.sock".to_owned())
+        Err(
+            "give a unix socket with an absolute path, for instance unix:///csi/csi.sock"
+                .to_owned(),
+        )
     }
 }
 
 /// CSI v1.12, `GetPluginInfo`: a domain name, 63 characters or less.
 fn driver_name(text: &str) -> Result<String, String> {
     let well_formed = (1..=63).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.ends_with(|c: char| c.is_ascii_alphanumeric());
-    if well_formed { Ok(text.to_owned()) } else { Err("give a domain name of at most 63 characters".to_owned()) }
+    if well_formed {
+        Ok(text.to_owned())
+    } else {
+        Err("give a domain name of at most 63 characters".to_owned())
+    }
 }
 
 /// The configuration file.
@@ -175,8 +187,13 @@ impl Config {
         let mut names = HashSet::new();
         for nas in &config.nas {
             nas.check()?;
-            if let Some(twice) = std::iter::once(&nas.name).chain(&nas.aliases).find(|name| !names.insert((*name).clone())) {
-                return Err(nas.problem(&format!("the name {twice} is given twice: names and aliases must be unique")));
+            if let Some(twice) = std::iter::once(&nas.name)
+                .chain(&nas.aliases)
+                .find(|name| !names.insert((*name).clone()))
+            {
+                return Err(nas.problem(&format!(
+                    "the name {twice} is given twice: names and aliases must be unique"
+                )));
             }
         }
         Ok(config)
@@ -197,7 +214,8 @@ impl NasConfig {
             return Err(self.problem("url must be http://HOST:PORT or https://HOST:PORT"));
         }
         if !self.url.username().is_empty() || self.url.password().is_some() {
-            return Err(self.problem("url must not hold a user or password: give username and password_file"));
+            return Err(self
+                .problem("url must not hold a user or password: give username and password_file"));
         }
         if !matches!(self.url.path(), "" | "/") || self.url.query().is_some() {
             return Err(self.problem("url must end after the port"));
@@ -215,7 +233,10 @@ impl NasConfig {
     }
 
     fn problem(&self, problem: &str) -> ConfigError {
-        ConfigError::Value { nas: self.name.to_string(), problem: problem.to_owned() }
+        ConfigError::Value {
+            nas: self.name.to_string(),
+            problem: problem.to_owned(),
+        }
     }
 }
 
@@ -225,7 +246,8 @@ where
     T: std::str::FromStr<Err: std::fmt::Display>,
 {
     let text = String::deserialize(deserializer)?;
-    text.parse().map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")))
+    text.parse()
+        .map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")))
 }
 
 fn all_parsed<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
@@ -234,7 +256,10 @@ where
     T: std::str::FromStr<Err: std::fmt::Display>,
 {
     let texts = Vec::<String>::deserialize(deserializer)?;
-    let parse = |text: String| text.parse().map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")));
+    let parse = |text: String| {
+        text.parse()
+            .map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")))
+    };
     texts.into_iter().map(parse).collect()
 }
 
@@ -255,7 +280,10 @@ state_file: /var/lib/synology-csi/refused.json
 
     fn refusal(change: impl Fn(&str) -> String) -> String {
         let error = Config::read(&change(GOOD)).unwrap_err();
-        format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string))
+        format!(
+            "{error}: {:?}",
+            std::error::Error::source(&error).map(ToString::to_string)
+        )
     }
 
     #[test]
@@ -272,8 +300,16 @@ state_file: /var/lib/synology-csi/refused.json
             ("name: nas1", "name: NAS_1", "NAS_1"),
             ("aliases: [old]", "aliases: [nas1]", "twice"),
             ("https://nas.example:5001", "ftp://nas.example", "url"),
-            ("https://nas.example:5001", "https://csi:secret@nas.example", "password_file"),
-            ("https://nas.example:5001", "https://nas.example/webapi", "port"),
+            (
+                "https://nas.example:5001",
+                "https://csi:secret@nas.example",
+                "password_file",
+            ),
+            (
+                "https://nas.example:5001",
+                "https://nas.example/webapi",
+                "port",
+            ),
             ("password_file: /etc/synology-csi/password", "", "password"),
             ("username: csi", "username: ''", "username"),
             ("10.0.0.5", "nas.local", "nas.local"),
@@ -287,14 +323,23 @@ state_file: /var/lib/synology-csi/refused.json
 
     #[test]
     fn secrets_are_not_printed() {
-        let text = GOOD.replace("password_file: /etc/synology-csi/password", "password: planted-secret");
+        let text = GOOD.replace(
+            "password_file: /etc/synology-csi/password",
+            "password: planted-secret",
+        );
         assert!(!format!("{:?}", Config::read(&text).unwrap()).contains("planted-secret"));
     }
 
     #[test]
     fn endpoints_are_unix_sockets() {
-        assert_eq!(socket_path("unix:///csi/csi.sock"), Ok(PathBuf::from("/csi/csi.sock")));
-        assert_eq!(socket_path("/csi/csi.sock"), Ok(PathBuf::from("/csi/csi.sock")));
+        assert_eq!(
+            socket_path("unix:///csi/csi.sock"),
+            Ok(PathBuf::from("/csi/csi.sock"))
+        );
+        assert_eq!(
+            socket_path("/csi/csi.sock"),
+            Ok(PathBuf::from("/csi/csi.sock"))
+        );
         assert!(socket_path("tcp://0.0.0.0:1").is_err());
         assert!(socket_path("unix://csi.sock").is_err());
     }

@@ -49,7 +49,11 @@ const CAPABILITIES: [rpc::Type; 8] = [
 impl Controller {
     /// A controller for `nases`; `driver` is its name and the owner's mark.
     pub fn new(driver: String, nases: Vec<Nas>, in_flight: InFlight) -> Self {
-        Self(Arc::new(Shared { driver, nases, in_flight }))
+        Self(Arc::new(Shared {
+            driver,
+            nases,
+            in_flight,
+        }))
     }
 
     /// Ends the sessions on all NASes.
@@ -63,11 +67,18 @@ impl Controller {
 impl Shared {
     /// The NAS of a volume.
     fn nas(&self, id: &VolumeId) -> Result<&Nas, Error> {
-        self.nases.iter().find(|nas| nas.is_called(&id.nas)).ok_or_else(|| Error::Refused {
-            what: format!("volume {id}"),
-            seen: format!("no nas named {:?} is in the driver's configuration", id.nas.to_string()),
-            remedy: "add it there, or give it as an alias of the NAS that has taken its place".to_owned(),
-        })
+        self.nases
+            .iter()
+            .find(|nas| nas.is_called(&id.nas))
+            .ok_or_else(|| Error::Refused {
+                what: format!("volume {id}"),
+                seen: format!(
+                    "no nas named {:?} is in the driver's configuration",
+                    id.nas.to_string()
+                ),
+                remedy: "add it there, or give it as an alias of the NAS that has taken its place"
+                    .to_owned(),
+            })
     }
 }
 
@@ -79,28 +90,48 @@ trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, DsmError> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error> {
-        self.map_err(|source| Error::Dsm { doing: what(), source })
+        self.map_err(|source| Error::Dsm {
+            doing: what(),
+            source,
+        })
     }
 }
 
 #[tonic::async_trait]
 impl Service for Controller {
-    async fn create_volume(&self, request: Request<csi::CreateVolumeRequest>) -> Result<Response<csi::CreateVolumeResponse>, Status> {
+    async fn create_volume(
+        &self,
+        request: Request<csi::CreateVolumeRequest>,
+    ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("CreateVolume", &message.name, async {
             let asked = crate::request::CreateVolume::read(&message)?;
             let shared = self.0.clone();
-            self.0.in_flight.run(&format!("named {}", asked.name), async move { shared.create(&asked).await }).await
+            self.0
+                .in_flight
+                .run(&format!("named {}", asked.name), async move {
+                    shared.create(&asked).await
+                })
+                .await
         })
         .await
     }
 
-    async fn delete_volume(&self, request: Request<csi::DeleteVolumeRequest>) -> Result<Response<csi::DeleteVolumeResponse>, Status> {
+    async fn delete_volume(
+        &self,
+        request: Request<csi::DeleteVolumeRequest>,
+    ) -> Result<Response<csi::DeleteVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("DeleteVolume", &message.volume_id, async {
             if let Handle::Ours(id) = Handle::read(&message.volume_id)? {
                 let shared = self.0.clone();
-                self.0.in_flight.run(id.uuid.clone().as_str(), async move { shared.delete(&id).await }).await?;
+                self.0
+                    .in_flight
+                    .run(
+                        id.uuid.clone().as_str(),
+                        async move { shared.delete(&id).await },
+                    )
+                    .await?;
             }
             Ok(csi::DeleteVolumeResponse {})
         })
@@ -115,8 +146,16 @@ impl Service for Controller {
         telemetry::rpc("ControllerPublishVolume", &message.volume_id, async {
             let asked = publish::Publish::read(&message)?;
             let shared = self.0.clone();
-            let context = self.0.in_flight.run(asked.id.uuid.clone().as_str(), async move { shared.publish(&asked).await }).await?;
-            Ok(csi::ControllerPublishVolumeResponse { publish_context: context.to_map() })
+            let context = self
+                .0
+                .in_flight
+                .run(asked.id.uuid.clone().as_str(), async move {
+                    shared.publish(&asked).await
+                })
+                .await?;
+            Ok(csi::ControllerPublishVolumeResponse {
+                publish_context: context.to_map(),
+            })
         })
         .await
     }
@@ -129,7 +168,12 @@ impl Service for Controller {
         telemetry::rpc("ControllerUnpublishVolume", &message.volume_id, async {
             if let Handle::Ours(id) = Handle::read(&message.volume_id)? {
                 let shared = self.0.clone();
-                self.0.in_flight.run(id.uuid.clone().as_str(), async move { shared.unpublish(&id, &message.node_id).await }).await?;
+                self.0
+                    .in_flight
+                    .run(id.uuid.clone().as_str(), async move {
+                        shared.unpublish(&id, &message.node_id).await
+                    })
+                    .await?;
             }
             Ok(csi::ControllerUnpublishVolumeResponse {})
         })
@@ -145,11 +189,20 @@ impl Service for Controller {
         telemetry::rpc("ValidateVolumeCapabilities", &id, self.0.validate(message)).await
     }
 
-    async fn list_volumes(&self, request: Request<csi::ListVolumesRequest>) -> Result<Response<csi::ListVolumesResponse>, Status> {
-        telemetry::rpc("ListVolumes", "", async { self.0.list(&Page::read(request.get_ref())?).await }).await
+    async fn list_volumes(
+        &self,
+        request: Request<csi::ListVolumesRequest>,
+    ) -> Result<Response<csi::ListVolumesResponse>, Status> {
+        telemetry::rpc("ListVolumes", "", async {
+            self.0.list(&Page::read(request.get_ref())?).await
+        })
+        .await
     }
 
-    async fn get_capacity(&self, request: Request<csi::GetCapacityRequest>) -> Result<Response<csi::GetCapacityResponse>, Status> {
+    async fn get_capacity(
+        &self,
+        request: Request<csi::GetCapacityRequest>,
+    ) -> Result<Response<csi::GetCapacityResponse>, Status> {
         telemetry::rpc("GetCapacity", "", self.0.capacity(request.get_ref())).await
     }
 
@@ -158,7 +211,10 @@ impl Service for Controller {
         request: Request<csi::ControllerGetVolumeRequest>,
     ) -> Result<Response<csi::ControllerGetVolumeResponse>, Status> {
         let id = request.into_inner().volume_id;
-        telemetry::rpc("ControllerGetVolume", &id, async { self.0.get(&Handle::read(&id)?.ours()?).await }).await
+        telemetry::rpc("ControllerGetVolume", &id, async {
+            self.0.get(&Handle::read(&id)?.ours()?).await
+        })
+        .await
     }
 
     async fn controller_expand_volume(
@@ -169,9 +225,18 @@ impl Service for Controller {
         telemetry::rpc("ControllerExpandVolume", &message.volume_id, async {
             let (id, range) = read_expand(&message)?;
             let shared = self.0.clone();
-            let size = self.0.in_flight.run(id.uuid.clone().as_str(), async move { shared.expand(&id, range).await }).await?;
+            let size = self
+                .0
+                .in_flight
+                .run(id.uuid.clone().as_str(), async move {
+                    shared.expand(&id, range).await
+                })
+                .await?;
             // Always: the node decides by what it sees (design choice 14).
-            Ok(csi::ControllerExpandVolumeResponse { capacity_bytes: size.as_i64(), node_expansion_required: true })
+            Ok(csi::ControllerExpandVolumeResponse {
+                capacity_bytes: size.as_i64(),
+                node_expansion_required: true,
+            })
         })
         .await
     }
@@ -180,23 +245,39 @@ impl Service for Controller {
         &self,
         _: Request<csi::ControllerGetCapabilitiesRequest>,
     ) -> Result<Response<csi::ControllerGetCapabilitiesResponse>, Status> {
-        let capability = |rpc: rpc::Type| csi::ControllerServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: rpc.into() })) };
-        Ok(Response::new(csi::ControllerGetCapabilitiesResponse { capabilities: CAPABILITIES.into_iter().map(capability).collect() }))
+        let capability = |rpc: rpc::Type| csi::ControllerServiceCapability {
+            r#type: Some(Type::Rpc(Rpc { r#type: rpc.into() })),
+        };
+        Ok(Response::new(csi::ControllerGetCapabilitiesResponse {
+            capabilities: CAPABILITIES.into_iter().map(capability).collect(),
+        }))
     }
 
-    async fn create_snapshot(&self, _: Request<csi::CreateSnapshotRequest>) -> Result<Response<csi::CreateSnapshotResponse>, Status> {
+    async fn create_snapshot(
+        &self,
+        _: Request<csi::CreateSnapshotRequest>,
+    ) -> Result<Response<csi::CreateSnapshotResponse>, Status> {
         Err(not_offered("CreateSnapshot"))
     }
 
-    async fn delete_snapshot(&self, _: Request<csi::DeleteSnapshotRequest>) -> Result<Response<csi::DeleteSnapshotResponse>, Status> {
+    async fn delete_snapshot(
+        &self,
+        _: Request<csi::DeleteSnapshotRequest>,
+    ) -> Result<Response<csi::DeleteSnapshotResponse>, Status> {
         Err(not_offered("DeleteSnapshot"))
     }
 
-    async fn list_snapshots(&self, _: Request<csi::ListSnapshotsRequest>) -> Result<Response<csi::ListSnapshotsResponse>, Status> {
+    async fn list_snapshots(
+        &self,
+        _: Request<csi::ListSnapshotsRequest>,
+    ) -> Result<Response<csi::ListSnapshotsResponse>, Status> {
         Err(not_offered("ListSnapshots"))
     }
 
-    async fn get_snapshot(&self, _: Request<csi::GetSnapshotRequest>) -> Result<Response<csi::GetSnapshotResponse>, Status> {
+    async fn get_snapshot(
+        &self,
+        _: Request<csi::GetSnapshotRequest>,
+    ) -> Result<Response<csi::GetSnapshotResponse>, Status> {
         Err(not_offered("GetSnapshot"))
     }
 
@@ -209,13 +290,21 @@ impl Service for Controller {
 }
 
 fn not_offered(rpc: &str) -> Status {
-    Status::unimplemented(format!("{rpc} is not among the capabilities of this driver"))
+    Status::unimplemented(format!(
+        "{rpc} is not among the capabilities of this driver"
+    ))
 }
 
 fn read_expand(message: &csi::ControllerExpandVolumeRequest) -> Result<(VolumeId, Range), Error> {
     let handle = Handle::read(&message.volume_id)?;
-    let missing = || Error::Missing { field: "capacity_range", remedy: "say how large the volume shall be (required_bytes)".to_owned() };
-    let range = message.capacity_range.as_ref().filter(|range| range.required_bytes != 0 || range.limit_bytes != 0);
+    let missing = || Error::Missing {
+        field: "capacity_range",
+        remedy: "say how large the volume shall be (required_bytes)".to_owned(),
+    };
+    let range = message
+        .capacity_range
+        .as_ref()
+        .filter(|range| range.required_bytes != 0 || range.limit_bytes != 0);
     let range = range.ok_or_else(missing)?;
     if message.volume_capability.is_some() {
         Capability::read("volume_capability", message.volume_capability.as_ref())?;

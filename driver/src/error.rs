@@ -144,7 +144,9 @@ pub enum Error {
         source: HostError,
     },
     /// The task that ran the operation died; its effects are unknown.
-    #[error("the operation on volume {volume:?} broke off: this is a bug in the driver; its log says more; try again")]
+    #[error(
+        "the operation on volume {volume:?} broke off: this is a bug in the driver; its log says more; try again"
+    )]
     Died {
         /// The handle, or the name while there is no handle.
         volume: String,
@@ -156,7 +158,9 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Missing { .. } | Self::Invalid { .. } => Code::InvalidArgument,
-            Self::NoSuchVolume { .. } | Self::NoSuchNode { .. } | Self::NotThere { .. } => Code::NotFound,
+            Self::NoSuchVolume { .. } | Self::NoSuchNode { .. } | Self::NotThere { .. } => {
+                Code::NotFound
+            }
             Self::Differs { .. } => Code::AlreadyExists,
             Self::OutOfRange { .. } => Code::OutOfRange,
             Self::Refused { .. } => Code::FailedPrecondition,
@@ -165,6 +169,14 @@ impl Error {
             Self::Dsm { .. } | Self::Unproven { .. } | Self::Died { .. } => Code::Unavailable,
             Self::Host { source, .. } => source.code(),
         }
+    }
+
+    /// The CO may forget the object: nothing is in progress.
+    pub fn is_final(&self) -> bool {
+        !matches!(
+            self.code(),
+            Code::Aborted | Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded
+        )
     }
 
     /// The whole chain in one line: what was being done, then each cause.
@@ -210,7 +222,11 @@ mod tests {
     use std::time::Duration;
 
     fn dsm() -> DsmError {
-        DsmError::Refused { api: "SYNO.Core.ISCSI.LUN", method: "create", code: crate::dsm::Code::NO_SPACE }
+        DsmError::Refused {
+            api: "SYNO.Core.ISCSI.LUN",
+            method: "create",
+            code: crate::dsm::Code::NO_SPACE,
+        }
     }
 
     /// A row per variant, with the cell of the specification's error tables that it answers from.
@@ -219,29 +235,112 @@ mod tests {
         let text = || "x".to_owned();
         let rows = [
             // Error Scheme: a REQUIRED field is absent.
-            (Error::Missing { field: "name", remedy: text() }, Code::InvalidArgument),
-            (Error::Invalid { field: text(), value: text(), remedy: text() }, Code::InvalidArgument),
+            (
+                Error::Missing {
+                    field: "name",
+                    remedy: text(),
+                },
+                Code::InvalidArgument,
+            ),
+            (
+                Error::Invalid {
+                    field: text(),
+                    value: text(),
+                    remedy: text(),
+                },
+                Code::InvalidArgument,
+            ),
             // "Volume does not exist"; "Node does not exist".
-            (Error::NoSuchVolume { volume: text(), seen: text() }, Code::NotFound),
-            (Error::NoSuchNode { node: text(), remedy: "x" }, Code::NotFound),
-            (Error::NotThere { volume: text(), path: text(), seen: text() }, Code::NotFound),
+            (
+                Error::NoSuchVolume {
+                    volume: text(),
+                    seen: text(),
+                },
+                Code::NotFound,
+            ),
+            (
+                Error::NoSuchNode {
+                    node: text(),
+                    remedy: "x",
+                },
+                Code::NotFound,
+            ),
+            (
+                Error::NotThere {
+                    volume: text(),
+                    path: text(),
+                    seen: text(),
+                },
+                Code::NotFound,
+            ),
             // "Volume already exists but is incompatible".
-            (Error::Differs { what: text(), seen: text(), asked: text() }, Code::AlreadyExists),
+            (
+                Error::Differs {
+                    what: text(),
+                    seen: text(),
+                    asked: text(),
+                },
+                Code::AlreadyExists,
+            ),
             // "Unsupported capacity_range".
-            (Error::OutOfRange { required: Bytes(2), limit: Bytes(1), seen: text() }, Code::OutOfRange),
+            (
+                Error::OutOfRange {
+                    required: Bytes(2),
+                    limit: Bytes(1),
+                    seen: text(),
+                },
+                Code::OutOfRange,
+            ),
             // "Volume in use"; "Volume published to another node".
-            (Error::Refused { what: text(), seen: text(), remedy: text() }, Code::FailedPrecondition),
-            (Error::Exhausted { what: text(), source: dsm() }, Code::ResourceExhausted),
+            (
+                Error::Refused {
+                    what: text(),
+                    seen: text(),
+                    remedy: text(),
+                },
+                Code::FailedPrecondition,
+            ),
+            (
+                Error::Exhausted {
+                    what: text(),
+                    source: dsm(),
+                },
+                Code::ResourceExhausted,
+            ),
             // "Operation pending for volume"; "Invalid starting_token".
             (Error::Busy { volume: text() }, Code::Aborted),
-            (Error::Unfinished { what: text(), seen: text() }, Code::Aborted),
+            (
+                Error::Unfinished {
+                    what: text(),
+                    seen: text(),
+                },
+                Code::Aborted,
+            ),
             (Error::BadToken(text()), Code::Aborted),
             // Not final: an effect may exist.
-            (Error::Dsm { doing: text(), source: dsm() }, Code::Unavailable),
-            (Error::Unproven { what: text(), seen: text() }, Code::Unavailable),
+            (
+                Error::Dsm {
+                    doing: text(),
+                    source: dsm(),
+                },
+                Code::Unavailable,
+            ),
+            (
+                Error::Unproven {
+                    what: text(),
+                    seen: text(),
+                },
+                Code::Unavailable,
+            ),
             (Error::Died { volume: text() }, Code::Unavailable),
             (
-                Error::Host { doing: text(), source: HostError::Overran { what: text(), limit: Duration::from_secs(1) } },
+                Error::Host {
+                    doing: text(),
+                    source: HostError::Overran {
+                        what: text(),
+                        limit: Duration::from_secs(1),
+                    },
+                },
                 Code::Aborted,
             ),
         ];
@@ -255,19 +354,41 @@ mod tests {
     fn a_status_fits_into_a_header() {
         let long = "\u{10ffff}".repeat(100_000);
         for error in [
-            Error::NoSuchVolume { volume: long.clone(), seen: "ids have a form".to_owned() },
-            Error::Invalid { field: "name".to_owned(), value: long.clone(), remedy: "choose another".to_owned() },
-            Error::Refused { what: long.clone(), seen: long.clone(), remedy: long },
+            Error::NoSuchVolume {
+                volume: long.clone(),
+                seen: "ids have a form".to_owned(),
+            },
+            Error::Invalid {
+                field: "name".to_owned(),
+                value: long.clone(),
+                remedy: "choose another".to_owned(),
+            },
+            Error::Refused {
+                what: long.clone(),
+                seen: long.clone(),
+                remedy: long,
+            },
         ] {
             assert!(Status::from(error).message().len() < 5000);
         }
-        let error = Error::NoSuchVolume { volume: "v".repeat(300), seen: "ids have a form".to_owned() };
-        assert!(error.to_string().ends_with("vvv…\" does not exist: ids have a form"), "{error}");
+        let error = Error::NoSuchVolume {
+            volume: "v".repeat(300),
+            seen: "ids have a form".to_owned(),
+        };
+        assert!(
+            error
+                .to_string()
+                .ends_with("vvv…\" does not exist: ids have a form"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_status_tells_the_whole_chain() {
-        let error = Error::Dsm { doing: "creating LUN csi-a".to_owned(), source: dsm() };
+        let error = Error::Dsm {
+            doing: "creating LUN csi-a".to_owned(),
+            source: dsm(),
+        };
         assert_eq!(
             Status::from(error).message(),
             "creating LUN csi-a: DSM refuses SYNO.Core.ISCSI.LUN.create with code 18990002 (no free space on the volume)"

@@ -20,13 +20,20 @@ pub struct Identity<H> {
 impl<H: Host> Identity<H> {
     /// For a plugin named `driver`.
     pub fn new(driver: String, controller: bool, host: Option<H>) -> Self {
-        Self { driver, controller, host }
+        Self {
+            driver,
+            controller,
+            host,
+        }
     }
 }
 
 #[tonic::async_trait]
 impl<H: Host + 'static> Service for Identity<H> {
-    async fn get_plugin_info(&self, _: Request<csi::GetPluginInfoRequest>) -> Result<Response<csi::GetPluginInfoResponse>, Status> {
+    async fn get_plugin_info(
+        &self,
+        _: Request<csi::GetPluginInfoRequest>,
+    ) -> Result<Response<csi::GetPluginInfoResponse>, Status> {
         Ok(Response::new(csi::GetPluginInfoResponse {
             name: self.driver.clone(),
             vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -38,16 +45,33 @@ impl<H: Host + 'static> Service for Identity<H> {
         &self,
         _: Request<csi::GetPluginCapabilitiesRequest>,
     ) -> Result<Response<csi::GetPluginCapabilitiesResponse>, Status> {
-        let controller = plugin_capability::Service { r#type: service::Type::ControllerService.into() };
-        let controller = self.controller.then_some(plugin_capability::Type::Service(controller));
-        let online = VolumeExpansion { r#type: volume_expansion::Type::Online.into() };
-        let all = controller.into_iter().chain([plugin_capability::Type::VolumeExpansion(online)]);
-        let capabilities = all.map(|capability| csi::PluginCapability { r#type: Some(capability) }).collect();
-        Ok(Response::new(csi::GetPluginCapabilitiesResponse { capabilities }))
+        let controller = plugin_capability::Service {
+            r#type: service::Type::ControllerService.into(),
+        };
+        let controller = self
+            .controller
+            .then_some(plugin_capability::Type::Service(controller));
+        let online = VolumeExpansion {
+            r#type: volume_expansion::Type::Online.into(),
+        };
+        let all = controller
+            .into_iter()
+            .chain([plugin_capability::Type::VolumeExpansion(online)]);
+        let capabilities = all
+            .map(|capability| csi::PluginCapability {
+                r#type: Some(capability),
+            })
+            .collect();
+        Ok(Response::new(csi::GetPluginCapabilitiesResponse {
+            capabilities,
+        }))
     }
 
     /// The configuration was checked before the socket was opened; what can go away are the host's tools.
-    async fn probe(&self, _: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
+    async fn probe(
+        &self,
+        _: Request<csi::ProbeRequest>,
+    ) -> Result<Response<csi::ProbeResponse>, Status> {
         if let Some(host) = &self.host {
             let missing = host::tools_present(host);
             if !missing.is_empty() {

@@ -39,7 +39,11 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.shared.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.shared
+            .keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.key);
         self.shared.released.notify_waiters();
     }
 }
@@ -58,14 +62,24 @@ impl InFlight {
         let guard = self.begin(volume)?;
         tokio::spawn(CURRENT.scope(guard, operation).in_current_span())
             .await
-            .unwrap_or_else(|_| Err(Error::Died { volume: volume.to_owned() }))
+            .unwrap_or_else(|_| {
+                Err(Error::Died {
+                    volume: volume.to_owned(),
+                })
+            })
     }
 
     /// Waits until nothing is in flight.
     pub async fn idle(&self) {
         loop {
             let released = self.0.released.notified();
-            if self.0.keys.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            if self
+                .0
+                .keys
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_empty()
+            {
                 return;
             }
             released.await;
@@ -73,10 +87,21 @@ impl InFlight {
     }
 
     fn begin(&self, volume: &str) -> Result<Guard, Error> {
-        if !self.0.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(volume.to_owned()) {
-            return Err(Error::Busy { volume: volume.to_owned() });
+        if !self
+            .0
+            .keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(volume.to_owned())
+        {
+            return Err(Error::Busy {
+                volume: volume.to_owned(),
+            });
         }
-        Ok(Guard(Arc::new(Held { shared: self.0.clone(), key: volume.to_owned() })))
+        Ok(Guard(Arc::new(Held {
+            shared: self.0.clone(),
+            key: volume.to_owned(),
+        })))
     }
 }
 
@@ -115,7 +140,10 @@ mod tests {
         assert!(in_flight.run("w", async { Ok(()) }).await.is_ok());
         caller.abort();
         let _ = caller.await;
-        assert!(is_busy(&in_flight.run("v", async { Ok(()) }).await), "the lock lives as long as the effect");
+        assert!(
+            is_busy(&in_flight.run("v", async { Ok(()) }).await),
+            "the lock lives as long as the effect"
+        );
         release.send(()).unwrap();
         in_flight.idle().await;
         assert!(in_flight.run("v", async { Ok(()) }).await.is_ok());
@@ -134,7 +162,9 @@ mod tests {
     #[tokio::test]
     async fn an_operation_that_panics_frees_the_volume() {
         let in_flight = InFlight::default();
-        let died = in_flight.run::<()>("v", async { panic!("on purpose") }).await;
+        let died = in_flight
+            .run::<()>("v", async { panic!("on purpose") })
+            .await;
         assert!(matches!(died, Err(Error::Died { .. })));
         in_flight.idle().await;
         assert!(in_flight.run("v", async { Ok(()) }).await.is_ok());

@@ -1,22 +1,35 @@
 //! `synology-csi`: reads its flags, serves CSI on a unix socket, ends on SIGTERM or SIGINT.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use driver::config::Args;
 use driver::server::Plugin;
 use driver::telemetry;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// How long threads that hang in the kernel may hold up the end of the process.
+const HUNG: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
     let args = Args::parse();
     if let Err(problem) = telemetry::start(&args.log_level, args.log_format) {
-        eprintln!("synology-csi: --log-level {:?} is not a level or filter: {problem}", args.log_level);
+        eprintln!(
+            "synology-csi: --log-level {:?} is not a level or filter: {problem}",
+            args.log_level
+        );
         return ExitCode::FAILURE;
     }
-    match run(&args).await {
+    let outcome = Runtime::new().map_err(Into::into).and_then(|runtime| {
+        let outcome = runtime.block_on(run(&args));
+        // A reading of a dead device cannot be recalled; the kernel ends it with the process.
+        runtime.shutdown_timeout(HUNG);
+        outcome
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             error!(problem = chain(problem.as_ref()), "cannot serve");
@@ -26,7 +39,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -37,6 +53,7 @@ async fn run(args: &Args) -> Result<(), Box<dyn std::error::Error + Send + Sync>
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(|cause| format!(": {cause}"));
+    let causes = std::iter::successors(error.source(), |cause| cause.source())
+        .map(|cause| format!(": {cause}"));
     std::iter::once(error.to_string()).chain(causes).collect()
 }

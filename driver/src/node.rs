@@ -39,6 +39,7 @@ use crate::error::Error;
 use crate::host::{Cmd, Exit, Host, HostError};
 use crate::in_flight::InFlight;
 use crate::publication::{Iqn, NodeId};
+use crate::telemetry;
 use crate::volume::LunUuid;
 use request::{Expand, Publish, Stage, Stats, Unpublish, Unstage};
 
@@ -60,17 +61,30 @@ struct Machine<H> {
 impl<H: Host> Node<H> {
     /// The service of the node `node_name`, for the driver `driver_name`.
     pub fn new(host: H, node_name: String, driver_name: String, in_flight: InFlight) -> Self {
-        Self { machine: Arc::new(Machine { host, node_name, driver_name }), in_flight }
+        Self {
+            machine: Arc::new(Machine {
+                host,
+                node_name,
+                driver_name,
+            }),
+            in_flight,
+        }
     }
 
     /// Runs `operation` with the lock of the LUN held. The lock is the LUN's, not the handle's, because a NAS may have
     /// aliases (design choice 1).
-    async fn locked<T, F>(&self, key: &str, operation: impl FnOnce(Arc<Machine<H>>) -> F) -> Result<T, Error>
+    async fn locked<T, F>(
+        &self,
+        key: &str,
+        operation: impl FnOnce(Arc<Machine<H>>) -> F,
+    ) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        self.in_flight.run(key, operation(self.machine.clone())).await
+        self.in_flight
+            .run(key, operation(self.machine.clone()))
+            .await
     }
 }
 
@@ -80,42 +94,64 @@ impl<H: Host> Service for Node<H> {
         &self,
         request: Request<csi::NodeStageVolumeRequest>,
     ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
-        let ask = Stage::read(&request.into_inner())?;
-        let key = ask.volume.uuid.to_string();
-        self.locked(&key, |machine| async move { machine.stage(&ask).await }).await?;
-        Ok(Response::new(csi::NodeStageVolumeResponse {}))
+        let message = request.into_inner();
+        telemetry::rpc("NodeStageVolume", &message.volume_id, async {
+            let ask = Stage::read(&message)?;
+            let key = ask.volume.uuid.to_string();
+            self.locked(&key, |machine| async move { machine.stage(&ask).await })
+                .await?;
+            Ok(csi::NodeStageVolumeResponse {})
+        })
+        .await
     }
 
     async fn node_unstage_volume(
         &self,
         request: Request<csi::NodeUnstageVolumeRequest>,
     ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
-        let ask = Unstage::read(&request.into_inner())?;
-        let key = ask.volume.uuid.to_string();
-        self.locked(&key, |machine| async move { machine.unstage(&ask).await }).await?;
-        Ok(Response::new(csi::NodeUnstageVolumeResponse {}))
+        let message = request.into_inner();
+        telemetry::rpc("NodeUnstageVolume", &message.volume_id, async {
+            let ask = Unstage::read(&message)?;
+            let key = ask.volume.uuid.to_string();
+            self.locked(&key, |machine| async move { machine.unstage(&ask).await })
+                .await?;
+            Ok(csi::NodeUnstageVolumeResponse {})
+        })
+        .await
     }
 
     async fn node_publish_volume(
         &self,
         request: Request<csi::NodePublishVolumeRequest>,
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
-        let ask = Publish::read(&request.into_inner())?;
-        let key = ask.volume.uuid.to_string();
-        self.locked(&key, |machine| async move { machine.publish(&ask).await }).await?;
-        Ok(Response::new(csi::NodePublishVolumeResponse {}))
+        let message = request.into_inner();
+        telemetry::rpc("NodePublishVolume", &message.volume_id, async {
+            let ask = Publish::read(&message)?;
+            let key = ask.volume.uuid.to_string();
+            self.locked(&key, |machine| async move { machine.publish(&ask).await })
+                .await?;
+            Ok(csi::NodePublishVolumeResponse {})
+        })
+        .await
     }
 
     async fn node_unpublish_volume(
         &self,
         request: Request<csi::NodeUnpublishVolumeRequest>,
     ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
-        let ask = Unpublish::read(&request.into_inner())?;
-        if let Some(volume) = ask.volume {
-            let key = volume.uuid.to_string();
-            self.locked(&key, |machine| async move { machine.unpublish(&volume, &ask.target).await }).await?;
-        }
-        Ok(Response::new(csi::NodeUnpublishVolumeResponse {}))
+        let message = request.into_inner();
+        telemetry::rpc("NodeUnpublishVolume", &message.volume_id, async {
+            let ask = Unpublish::read(&message)?;
+            if let Some(volume) = ask.volume {
+                let key = volume.uuid.to_string();
+                self.locked(&key, |machine| async move {
+                    machine.unpublish(&volume, &ask.target).await
+                })
+                .await?;
+            }
+            Ok(csi::NodeUnpublishVolumeResponse {})
+        })
+        .await
     }
 
     /// Has a lock of its own: a hung file system holds up one call, not one thread per call, and an expansion none.
@@ -123,20 +159,37 @@ impl<H: Host> Service for Node<H> {
         &self,
         request: Request<csi::NodeGetVolumeStatsRequest>,
     ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
-        let ask = Stats::read(&request.into_inner())?;
-        let key = format!("stats of {}", ask.volume.uuid);
-        let usage = self.locked(&key, |machine| async move { machine.stats(&ask).await }).await?;
-        Ok(Response::new(csi::NodeGetVolumeStatsResponse { usage, volume_condition: None }))
+        let message = request.into_inner();
+        telemetry::rpc("NodeGetVolumeStats", &message.volume_id, async {
+            let ask = Stats::read(&message)?;
+            let key = format!("stats of {}", ask.volume.uuid);
+            let usage = self
+                .locked(&key, |machine| async move { machine.stats(&ask).await })
+                .await?;
+            Ok(csi::NodeGetVolumeStatsResponse {
+                usage,
+                volume_condition: None,
+            })
+        })
+        .await
     }
 
     async fn node_expand_volume(
         &self,
         request: Request<csi::NodeExpandVolumeRequest>,
     ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
-        let ask = Expand::read(&request.into_inner())?;
-        let key = ask.volume.uuid.to_string();
-        let size = self.locked(&key, |machine| async move { machine.expand(&ask).await }).await?;
-        Ok(Response::new(csi::NodeExpandVolumeResponse { capacity_bytes: size.as_i64() }))
+        let message = request.into_inner();
+        telemetry::rpc("NodeExpandVolume", &message.volume_id, async {
+            let ask = Expand::read(&message)?;
+            let key = ask.volume.uuid.to_string();
+            let size = self
+                .locked(&key, |machine| async move { machine.expand(&ask).await })
+                .await?;
+            Ok(csi::NodeExpandVolumeResponse {
+                capacity_bytes: size.as_i64(),
+            })
+        })
+        .await
     }
 
     async fn node_get_capabilities(
@@ -145,18 +198,36 @@ impl<H: Host> Service for Node<H> {
     ) -> Result<Response<csi::NodeGetCapabilitiesResponse>, Status> {
         use rpc::Type::{ExpandVolume, GetVolumeStats, SingleNodeMultiWriter, StageUnstageVolume};
         let capability = |kind: rpc::Type| csi::NodeServiceCapability {
-            r#type: Some(node_service_capability::Type::Rpc(Rpc { r#type: kind.into() })),
+            r#type: Some(node_service_capability::Type::Rpc(Rpc {
+                r#type: kind.into(),
+            })),
         };
-        let capabilities = [StageUnstageVolume, GetVolumeStats, ExpandVolume, SingleNodeMultiWriter].map(capability).to_vec();
-        Ok(Response::new(csi::NodeGetCapabilitiesResponse { capabilities }))
+        let capabilities = [
+            StageUnstageVolume,
+            GetVolumeStats,
+            ExpandVolume,
+            SingleNodeMultiWriter,
+        ]
+        .map(capability)
+        .to_vec();
+        Ok(Response::new(csi::NodeGetCapabilitiesResponse {
+            capabilities,
+        }))
     }
 
     async fn node_get_info(
         &self,
         _: Request<csi::NodeGetInfoRequest>,
     ) -> Result<Response<csi::NodeGetInfoResponse>, Status> {
-        let node_id = self.machine.node_id().await?.as_str().to_owned();
-        Ok(Response::new(csi::NodeGetInfoResponse { node_id, max_volumes_per_node: 0, accessible_topology: None }))
+        telemetry::rpc("NodeGetInfo", "", async {
+            let node_id = self.machine.node_id().await?.as_str().to_owned();
+            Ok(csi::NodeGetInfoResponse {
+                node_id,
+                max_volumes_per_node: 0,
+                accessible_topology: None,
+            })
+        })
+        .await
     }
 }
 
@@ -168,38 +239,66 @@ impl<H: Host> Machine<H> {
         let refused = |seen: String| Error::Refused {
             what: "telling this node's id".to_owned(),
             seen,
-            remedy: format!("install open-iscsi on the node; {INITIATOR_NAME} must hold a line InitiatorName=iqn.… (the program iscsi-iname makes one)"),
+            remedy: format!(
+                "install open-iscsi on the node; {INITIATOR_NAME} must hold a line InitiatorName=iqn.… (the program iscsi-iname makes one)"
+            ),
         };
         match self.host.read(INITIATOR_NAME).await {
             Ok(file) => match initiator_name(&String::from_utf8_lossy(&file)) {
                 Some(name) => Ok(NodeId::derive(&self.node_name, name)),
                 None => Err(refused(format!("{INITIATOR_NAME} holds no initiator name"))),
             },
-            Err(HostError::Absent { .. }) => Err(refused(format!("{INITIATOR_NAME} does not exist"))),
-            Err(source) => Err(Error::Host { doing: "reading the initiator name".to_owned(), source }),
+            Err(HostError::Absent { .. }) => {
+                Err(refused(format!("{INITIATOR_NAME} does not exist")))
+            }
+            Err(source) => Err(Error::Host {
+                doing: "reading the initiator name".to_owned(),
+                source,
+            }),
         }
     }
 
     /// True when `target` is the publication of the LUN `uuid` to this node. The initiator's part of the id is left out of
     /// the comparison: a session that was made under an earlier initiator name is still this node's to end.
     fn publishes_here(&self, target: &str, uuid: Option<&LunUuid>) -> bool {
-        let Some((lun, node)) = target.parse::<Iqn>().ok().and_then(|iqn| iqn.publication()) else { return false };
+        let Some((lun, node)) = target.parse::<Iqn>().ok().and_then(|iqn| iqn.publication()) else {
+            return false;
+        };
         let id = NodeId::derive(&self.node_name, "");
-        let name = |id: &NodeId| id.as_str().rsplit_once(':').map(|(name, _)| name.to_owned());
+        let name = |id: &NodeId| {
+            id.as_str()
+                .rsplit_once(':')
+                .map(|(name, _)| name.to_owned())
+        };
         name(&node) == name(&id) && uuid.is_none_or(|uuid| *uuid == lun)
     }
 
     /// Runs a command that has to succeed.
     async fn run(&self, doing: &str, cmd: Cmd) -> Result<Exit, Error> {
         let program = cmd.program;
-        self.host.run(cmd).await.and_then(|exit| exit.ok(program)).doing(doing)
+        self.host
+            .run(cmd)
+            .await
+            .and_then(|exit| exit.ok(program))
+            .doing(doing)
     }
 }
 
 /// The name in a line `InitiatorName=iqn.…`.
 fn initiator_name(file: &str) -> Option<&str> {
-    let name = file.lines().find_map(|line| line.trim().strip_prefix("InitiatorName")?.trim_start().strip_prefix('='))?.trim();
-    let well_formed = ["iqn.", "eui.", "naa."].iter().any(|kind| name.starts_with(kind)) && !name.contains(char::is_whitespace);
+    let name = file
+        .lines()
+        .find_map(|line| {
+            line.trim()
+                .strip_prefix("InitiatorName")?
+                .trim_start()
+                .strip_prefix('=')
+        })?
+        .trim();
+    let well_formed = ["iqn.", "eui.", "naa."]
+        .iter()
+        .any(|kind| name.starts_with(kind))
+        && !name.contains(char::is_whitespace);
     well_formed.then_some(name)
 }
 
@@ -210,6 +309,9 @@ trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, HostError> {
     fn doing(self, what: impl Into<String>) -> Result<T, Error> {
-        self.map_err(|source| Error::Host { doing: what.into(), source })
+        self.map_err(|source| Error::Host {
+            doing: what.into(),
+            source,
+        })
     }
 }

@@ -39,14 +39,18 @@ pub enum Expand {
 /// OUT_OF_RANGE.
 pub fn expand(present: Bytes, range: &Range) -> Result<Expand, Error> {
     if range.limit.is_some_and(|limit| present > limit) {
-        return Err(range.unmet(&format!("the volume has {present} already, and volumes do not shrink")));
+        return Err(range.unmet(&format!(
+            "the volume has {present} already, and volumes do not shrink"
+        )));
     }
     if range.required <= present {
         return Ok(Expand::Done(present));
     }
     let size = round_up(range.required);
     if range.limit.is_some_and(|limit| size > limit) {
-        return Err(range.unmet(&format!("LUN sizes are whole MiB, so it would become {size}: raise limit_bytes")));
+        return Err(range.unmet(&format!(
+            "LUN sizes are whole MiB, so it would become {size}: raise limit_bytes"
+        )));
     }
     Ok(Expand::Grow(size))
 }
@@ -57,42 +61,80 @@ pub fn expand(present: Bytes, range: &Range) -> Result<Expand, Error> {
 /// ALREADY_EXISTS when it is another one, ABORTED when it is not ready (design choice 18).
 pub fn adopt(driver: &str, lun: &Lun, asked: &CreateVolume) -> Result<(), Error> {
     let differs = |seen: String, wanted: String| {
-        Err(Error::Differs { what: format!("LUN {} ({})", lun.name, lun.uuid), seen, asked: wanted })
+        Err(Error::Differs {
+            what: format!("LUN {} ({})", lun.name, lun.uuid),
+            seen,
+            asked: wanted,
+        })
     };
     let wanted = asked.parameters.mark(&asked.name);
     match Mark::read(driver, &lun.description) {
-        Some(mark) if mark.name != asked.name => return differs(format!("it belongs to volume {:?}", mark.name), format!("volume {:?}", asked.name)),
+        Some(mark) if mark.name != asked.name => {
+            return differs(
+                format!("it belongs to volume {:?}", mark.name),
+                format!("volume {:?}", asked.name),
+            );
+        }
         Some(mark) if mark.parameters != wanted.parameters => {
-            return differs("it was made with another fsType or formatOptions".to_owned(), "those of this request".to_owned());
+            return differs(
+                "it was made with another fsType or formatOptions".to_owned(),
+                "those of this request".to_owned(),
+            );
         }
         Some(_) => {}
-        None => return differs(format!("its description {:?} lacks the mark of {driver}", lun.description), "a LUN of this driver".to_owned()),
+        None => {
+            return differs(
+                format!(
+                    "its description {:?} lacks the mark of {driver}",
+                    lun.description
+                ),
+                "a LUN of this driver".to_owned(),
+            );
+        }
     }
     let Range { required, limit } = asked.range;
     if lun.size() < required || limit.is_some_and(|limit| lun.size() > limit) {
         let limit = limit.map_or_else(String::new, |limit| format!(" and at most {limit}"));
-        return differs(format!("it has {}", lun.size()), format!("at least {required}{limit}"));
+        return differs(
+            format!("it has {}", lun.size()),
+            format!("at least {required}{limit}"),
+        );
     }
-    if let Some(location) = asked.parameters.location.as_deref().filter(|location| *location != lun.location) {
+    if let Some(location) = asked
+        .parameters
+        .location
+        .as_deref()
+        .filter(|location| *location != lun.location)
+    {
         return differs(format!("it lies on {}", lun.location), location.to_owned());
     }
     if asked.parameters.kind_given && !type_fits(lun, asked) {
-        return differs(format!("it has type {}", lun.type_name().unwrap_or("unknown")), format!("type {}", asked.parameters.kind));
+        return differs(
+            format!("it has type {}", lun.type_name().unwrap_or("unknown")),
+            format!("type {}", asked.parameters.kind),
+        );
     }
     match lun.not_ready() {
         None => Ok(()),
-        Some(seen) => Err(Error::Unfinished { what: format!("volume {:?}", asked.name), seen }),
+        Some(seen) => Err(Error::Unfinished {
+            what: format!("volume {:?}", asked.name),
+            seen,
+        }),
     }
 }
 
 fn type_fits(lun: &Lun, asked: &CreateVolume) -> bool {
     let kind = &asked.parameters.kind;
-    lun.type_name().is_none_or(|name| name == kind.on("btrfs") || name == kind.on("ext4"))
+    lun.type_name()
+        .is_none_or(|name| name == kind.on("btrfs") || name == kind.on("ext4"))
 }
 
 /// The volume of the NAS for a new LUN when the StorageClass names none: the one with the most free space.
 pub fn choose_location(locations: Vec<Location>) -> Option<Location> {
-    locations.into_iter().filter(Location::takes_luns).max_by_key(|location| location.free)
+    locations
+        .into_iter()
+        .filter(Location::takes_luns)
+        .max_by_key(|location| location.free)
 }
 
 /// What the targets that export a LUN say about its publication to one node.
@@ -125,10 +167,22 @@ pub struct Holder {
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.node {
-            Some(node) => write!(f, "it is published to node {node} by target {} (id {})", self.iqn, self.target_id)?,
-            None => write!(f, "target {} (id {}), which is not this driver's, exports it", self.iqn, self.target_id)?,
+            Some(node) => write!(
+                f,
+                "it is published to node {node} by target {} (id {})",
+                self.iqn, self.target_id
+            )?,
+            None => write!(
+                f,
+                "target {} (id {}), which is not this driver's, exports it",
+                self.iqn, self.target_id
+            )?,
         }
-        if self.initiators.is_empty() { Ok(()) } else { write!(f, ", logged in: {}", self.initiators.join(", ")) }
+        if self.initiators.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ", logged in: {}", self.initiators.join(", "))
+        }
     }
 }
 
@@ -136,27 +190,45 @@ impl std::fmt::Display for Holder {
 /// every row is checked.
 pub fn holders(lun: &LunUuid, targets: &[Target]) -> Vec<Holder> {
     let holder = |target: &Target| {
-        let published = target.iqn().and_then(|iqn| iqn.publication()).filter(|(published, _)| published == lun);
+        let published = target
+            .iqn()
+            .and_then(|iqn| iqn.publication())
+            .filter(|(published, _)| published == lun);
         if target.mapping_of(lun).is_none() && published.is_none() {
             return None;
         }
-        let initiators = target.connected_sessions.iter().map(|session| session.iqn.clone()).collect();
-        Some(Holder { node: published.map(|(_, node)| node), iqn: target.iqn.clone(), target_id: target.target_id, initiators })
+        let initiators = target
+            .connected_sessions
+            .iter()
+            .map(|session| session.iqn.clone())
+            .collect();
+        Some(Holder {
+            node: published.map(|(_, node)| node),
+            iqn: target.iqn.clone(),
+            target_id: target.target_id,
+            initiators,
+        })
     };
     targets.iter().filter_map(holder).collect()
 }
 
-/// Judges the rows read after mapping `lun` to the target `own` (design choice 5).
+/// Judges the rows read before and after mapping `lun` to the target `own` (design choice 5).
 pub fn published(lun: &LunUuid, own: &Iqn, multi_node: bool, targets: &[Target]) -> Published {
-    let Some(here) = targets.iter().find(|target| target.iqn == own.as_str()) else {
-        return Published::NotHere(format!("the NAS does not list target {own} among those that export the LUN"));
-    };
-    let other = holders(lun, targets).into_iter().find(|holder| holder.iqn != own.as_str() && !(multi_node && holder.node.is_some()));
+    let other = holders(lun, targets)
+        .into_iter()
+        .find(|holder| holder.iqn != own.as_str() && !(multi_node && holder.node.is_some()));
     if let Some(holder) = other {
         return Published::Conflict { holder };
     }
+    let Some(here) = targets.iter().find(|target| target.iqn == own.as_str()) else {
+        return Published::NotHere(format!(
+            "the NAS does not list target {own} among those that export the LUN"
+        ));
+    };
     match here.mapping_of(lun) {
-        _ if here.is_enabled == Some(false) => Published::NotHere(format!("target {own} is disabled: enable it in SAN Manager")),
+        _ if here.is_enabled == Some(false) => Published::NotHere(format!(
+            "target {own} is disabled: enable it in SAN Manager"
+        )),
         Some(index) => Published::Here(index),
         None => Published::NotHere(format!("target {own} does not export the LUN")),
     }

@@ -23,7 +23,12 @@ impl NodeId {
         let name = if (1..=61).contains(&name.len()) && name.bytes().all(|b| allowed(&b)) {
             name.to_owned()
         } else {
-            let kept: String = name.bytes().filter(allowed).take(52).map(char::from).collect();
+            let kept: String = name
+                .bytes()
+                .filter(allowed)
+                .take(52)
+                .map(char::from)
+                .collect();
             format!("{kept}-{}", digest(name, 8))
         };
         Self(format!("{name}:{}", digest(initiator, 8)))
@@ -40,12 +45,20 @@ impl FromStr for NodeId {
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let malformed = Malformed("a node id of this driver (<node name>:<8 hexadecimal digits>)");
-        let Some((name, hash)) = text.rsplit_once(':') else { return Err(malformed) };
+        let Some((name, hash)) = text.rsplit_once(':') else {
+            return Err(malformed);
+        };
         let well_formed = (1..=61).contains(&name.len())
-            && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-'))
+            && name
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-'))
             && hash.len() == 8
             && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if well_formed { Ok(Self(text.to_owned())) } else { Err(malformed) }
+        if well_formed {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(malformed)
+        }
     }
 }
 
@@ -84,8 +97,14 @@ impl FromStr for Iqn {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let well_formed = text.starts_with("iqn.")
             && text.len() <= 223
-            && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b':' | b'-'));
-        if well_formed { Ok(Self(text.to_owned())) } else { Err(Malformed("an iSCSI qualified name")) }
+            && text
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b':' | b'-'));
+        if well_formed {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Malformed("an iSCSI qualified name"))
+        }
     }
 }
 
@@ -119,8 +138,15 @@ impl FromStr for Portal {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let bare = || text.trim_matches(['[', ']']).parse::<IpAddr>().map(Self::at);
-        text.parse().map(Self).or_else(|_| bare()).map_err(|_| Malformed("ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT"))
+        let bare = || {
+            text.trim_matches(['[', ']'])
+                .parse::<IpAddr>()
+                .map(Self::at)
+        };
+        text.parse()
+            .map(Self)
+            .or_else(|_| bare())
+            .map_err(|_| Malformed("ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT"))
     }
 }
 
@@ -171,13 +197,21 @@ impl PublishContext {
     /// # Errors
     /// A key is absent or does not parse.
     pub fn read(map: &HashMap<String, String>) -> Result<Self, BadContext> {
-        fn value<T: FromStr>(map: &HashMap<String, String>, key: &'static str, wanted: &'static str) -> Result<T, BadContext> {
+        fn value<T: FromStr>(
+            map: &HashMap<String, String>,
+            key: &'static str,
+            wanted: &'static str,
+        ) -> Result<T, BadContext> {
             let value = map.get(key).cloned().unwrap_or_default();
             value.parse().map_err(|_| BadContext { key, value, wanted })
         }
         let listed: String = value(map, "portals", "a comma-separated list of portals")?;
         let portals: Result<Vec<Portal>, _> = listed.split(',').map(str::parse).collect();
-        let portals = portals.map_err(|_| BadContext { key: "portals", value: listed, wanted: "a comma-separated list of ADDRESS:PORT" })?;
+        let portals = portals.map_err(|_| BadContext {
+            key: "portals",
+            value: listed,
+            wanted: "a comma-separated list of ADDRESS:PORT",
+        })?;
         Ok(Self {
             portals,
             iqn: value(map, "iqn", "the IQN of a target of this driver")?,
@@ -204,9 +238,21 @@ mod tests {
             assert!(id.as_str().len() <= 70, "{id}");
             assert_eq!(id.as_str().parse::<NodeId>().unwrap(), id);
         }
-        assert_ne!(NodeId::derive("Worker_1", "i"), NodeId::derive("worker1", "i"));
+        assert_ne!(
+            NodeId::derive("Worker_1", "i"),
+            NodeId::derive("worker1", "i")
+        );
         assert_ne!(NodeId::derive("w", "i"), NodeId::derive("w", "j"));
-        for foreign in ["", "some-fake-node-id", "w:", "w:0123456", "w:0123456g", "W:01234567", ":01234567", "w/x:01234567"] {
+        for foreign in [
+            "",
+            "some-fake-node-id",
+            "w:",
+            "w:0123456",
+            "w:0123456g",
+            "W:01234567",
+            ":01234567",
+            "w/x:01234567",
+        ] {
             assert!(foreign.parse::<NodeId>().is_err(), "{foreign}");
         }
     }
@@ -218,7 +264,9 @@ mod tests {
         assert!(iqn.as_str().len() <= 128, "{}", iqn.as_str().len());
         assert_eq!(iqn.publication(), Some((uuid(), node)));
         assert_eq!(iqn.as_str().parse::<Iqn>().unwrap(), iqn);
-        let foreign: Iqn = "iqn.2000-01.com.synology:nas.default-target.0123".parse().unwrap();
+        let foreign: Iqn = "iqn.2000-01.com.synology:nas.default-target.0123"
+            .parse()
+            .unwrap();
         assert_eq!(foreign.publication(), None);
     }
 
@@ -239,7 +287,10 @@ mod tests {
     #[test]
     fn choice_7_a_publish_context_survives_the_trip() {
         let context = PublishContext {
-            portals: vec!["10.0.0.5".parse().unwrap(), "[fd00::5]:3261".parse().unwrap()],
+            portals: vec![
+                "10.0.0.5".parse().unwrap(),
+                "[fd00::5]:3261".parse().unwrap(),
+            ],
             iqn: Iqn::of_publication(&uuid(), &NodeId::derive(&"n".repeat(61), "i")),
             lun: 1,
             uuid: uuid(),

@@ -43,28 +43,45 @@ impl Capability {
     ///
     /// # Errors
     /// INVALID_ARGUMENT.
-    pub fn read(field: &'static str, capability: Option<&csi::VolumeCapability>) -> Result<Self, Error> {
-        let missing = |what: &str| Error::Missing { field, remedy: what.to_owned() };
+    pub fn read(
+        field: &'static str,
+        capability: Option<&csi::VolumeCapability>,
+    ) -> Result<Self, Error> {
+        let missing = |what: &str| Error::Missing {
+            field,
+            remedy: what.to_owned(),
+        };
         let capability = capability.ok_or_else(|| missing("say how the volume is to be used"))?;
         let access = match &capability.access_type {
             None => return Err(missing("its access_type must be block or mount")),
             Some(AccessType::Block(_)) => Access::Block,
-            Some(AccessType::Mount(mount)) => {
-                Access::Mount { fs_type: fs_type(&format!("{field}.mount.fs_type"), &mount.fs_type)?, flags: mount.mount_flags.clone() }
-            }
+            Some(AccessType::Mount(mount)) => Access::Mount {
+                fs_type: fs_type(&format!("{field}.mount.fs_type"), &mount.fs_type)?,
+                flags: mount.mount_flags.clone(),
+            },
         };
-        let mode = capability.access_mode.as_ref().ok_or_else(|| missing("its access_mode must be set"))?;
+        let mode = capability
+            .access_mode
+            .as_ref()
+            .ok_or_else(|| missing("its access_mode must be set"))?;
         let number = mode.mode;
         let known = access_mode::Mode::try_from(number);
-        let value = || known.map_or_else(|_| number.to_string(), |mode| mode.as_str_name().to_owned());
-        let invalid = |remedy: &str| Error::Invalid { field: format!("{field}.access_mode"), value: value(), remedy: remedy.to_owned() };
+        let value =
+            || known.map_or_else(|_| number.to_string(), |mode| mode.as_str_name().to_owned());
+        let invalid = |remedy: &str| Error::Invalid {
+            field: format!("{field}.access_mode"),
+            value: value(),
+            remedy: remedy.to_owned(),
+        };
         let mode = known.unwrap_or(access_mode::Mode::Unknown);
         if mode == access_mode::Mode::Unknown {
             return Err(invalid("choose one of the access modes of CSI"));
         }
         let capability = Self { access, mode };
         if capability.multi_node() && capability.access != Access::Block {
-            return Err(invalid("a file system on a LUN belongs to one node at a time: use a SINGLE_NODE mode, or volumeMode Block"));
+            return Err(invalid(
+                "a file system on a LUN belongs to one node at a time: use a SINGLE_NODE mode, or volumeMode Block",
+            ));
         }
         Ok(capability)
     }
@@ -72,12 +89,18 @@ impl Capability {
     /// Several nodes at once.
     pub fn multi_node(&self) -> bool {
         use access_mode::Mode::{MultiNodeMultiWriter, MultiNodeReaderOnly, MultiNodeSingleWriter};
-        matches!(self.mode, MultiNodeReaderOnly | MultiNodeSingleWriter | MultiNodeMultiWriter)
+        matches!(
+            self.mode,
+            MultiNodeReaderOnly | MultiNodeSingleWriter | MultiNodeMultiWriter
+        )
     }
 
     /// Nobody writes.
     pub fn reader_only(&self) -> bool {
-        matches!(self.mode, access_mode::Mode::SingleNodeReaderOnly | access_mode::Mode::MultiNodeReaderOnly)
+        matches!(
+            self.mode,
+            access_mode::Mode::SingleNodeReaderOnly | access_mode::Mode::MultiNodeReaderOnly
+        )
     }
 
     fn fs_type(&self) -> Option<FsType> {
@@ -103,7 +126,11 @@ pub fn fs_type(field: &str, text: &str) -> Result<Option<FsType>, Error> {
     if text.is_empty() {
         return Ok(None);
     }
-    let invalid = |_| Error::Invalid { field: field.to_owned(), value: text.to_owned(), remedy: "use ext4, xfs or btrfs".to_owned() };
+    let invalid = |_| Error::Invalid {
+        field: field.to_owned(),
+        value: text.to_owned(),
+        remedy: "use ext4, xfs or btrfs".to_owned(),
+    };
     text.parse().map(Some).map_err(invalid)
 }
 
@@ -122,25 +149,46 @@ impl Range {
     /// # Errors
     /// INVALID_ARGUMENT for negative sizes, OUT_OF_RANGE where no size fits.
     pub fn read(range: Option<&csi::CapacityRange>) -> Result<Self, Error> {
-        let Some(range) = range else { return Ok(Self::default()) };
+        let Some(range) = range else {
+            return Ok(Self::default());
+        };
         let size = |field: &str, bytes: i64| {
-            let negative = |_| Error::Invalid { field: format!("capacity_range.{field}"), value: bytes.to_string(), remedy: "a size is not negative".to_owned() };
+            let negative = |_| Error::Invalid {
+                field: format!("capacity_range.{field}"),
+                value: bytes.to_string(),
+                remedy: "a size is not negative".to_owned(),
+            };
             u64::try_from(bytes).map(Bytes).map_err(negative)
         };
-        let (required, limit) = (size("required_bytes", range.required_bytes)?, size("limit_bytes", range.limit_bytes)?);
-        let range = Self { required, limit: (limit.0 > 0).then_some(limit) };
+        let (required, limit) = (
+            size("required_bytes", range.required_bytes)?,
+            size("limit_bytes", range.limit_bytes)?,
+        );
+        let range = Self {
+            required,
+            limit: (limit.0 > 0).then_some(limit),
+        };
         if range.limit.is_some_and(|limit| limit < required) {
-            return Err(range.unmet("limit_bytes is below required_bytes: raise the limit or ask for less"));
+            return Err(
+                range.unmet("limit_bytes is below required_bytes: raise the limit or ask for less")
+            );
         }
         if required > Bytes::MAX {
-            return Err(range.unmet(&format!("no LUN is larger than {}: ask for less", Bytes::MAX)));
+            return Err(range.unmet(&format!(
+                "no LUN is larger than {}: ask for less",
+                Bytes::MAX
+            )));
         }
         Ok(range)
     }
 
     /// No size fits, and why.
     pub fn unmet(&self, seen: &str) -> Error {
-        Error::OutOfRange { required: self.required, limit: self.limit.unwrap_or_default(), seen: seen.to_owned() }
+        Error::OutOfRange {
+            required: self.required,
+            limit: self.limit.unwrap_or_default(),
+            seen: seen.to_owned(),
+        }
     }
 }
 
@@ -160,7 +208,9 @@ impl Handle {
     /// INVALID_ARGUMENT when it is empty.
     pub fn read(text: &str) -> Result<Self, Error> {
         required("volume_id", text, "name the volume")?;
-        Ok(text.parse().map_or_else(|_| Self::Foreign(text.to_owned()), Self::Ours))
+        Ok(text
+            .parse()
+            .map_or_else(|_| Self::Foreign(text.to_owned()), Self::Ours))
     }
 
     /// Ours, or the answer to a call about a volume that cannot exist.
@@ -170,7 +220,10 @@ impl Handle {
     pub fn ours(self) -> Result<VolumeId, Error> {
         match self {
             Self::Ours(id) => Ok(id),
-            Self::Foreign(volume) => Err(Error::NoSuchVolume { volume, seen: "ids of this driver have the form <nas>/<lun uuid>".to_owned() }),
+            Self::Foreign(volume) => Err(Error::NoSuchVolume {
+                volume,
+                seen: "ids of this driver have the form <nas>/<lun uuid>".to_owned(),
+            }),
         }
     }
 }
@@ -180,7 +233,14 @@ impl Handle {
 /// # Errors
 /// INVALID_ARGUMENT.
 pub fn required(field: &'static str, text: &str, remedy: &str) -> Result<(), Error> {
-    if text.is_empty() { Err(Error::Missing { field, remedy: remedy.to_owned() }) } else { Ok(()) }
+    if text.is_empty() {
+        Err(Error::Missing {
+            field,
+            remedy: remedy.to_owned(),
+        })
+    } else {
+        Ok(())
+    }
 }
 
 /// `CreateVolume`, checked.
@@ -219,13 +279,21 @@ impl CreateVolume {
             })?;
         }
         parameters.must_format()?;
-        Ok(Self { name: message.name.clone(), range: Range::read(message.capacity_range.as_ref())?, parameters })
+        Ok(Self {
+            name: message.name.clone(),
+            range: Range::read(message.capacity_range.as_ref())?,
+            parameters,
+        })
     }
 }
 
 fn not_offered(field: &str, what: &str) -> Error {
     let remedy = format!("this driver does not offer {what} yet: leave it out");
-    Error::Invalid { field: field.to_owned(), value: "(set)".to_owned(), remedy }
+    Error::Invalid {
+        field: field.to_owned(),
+        value: "(set)".to_owned(),
+        remedy,
+    }
 }
 
 /// What else `ValidateVolumeCapabilities` is asked to confirm: that the parameters are legal and that a volume with this
@@ -233,19 +301,37 @@ fn not_offered(field: &str, what: &str) -> Error {
 ///
 /// # Errors
 /// INVALID_ARGUMENT: why it is not confirmed.
-pub fn confirm(message: &csi::ValidateVolumeCapabilitiesRequest, capabilities: &[Capability]) -> Result<(), Error> {
+pub fn confirm(
+    message: &csi::ValidateVolumeCapabilitiesRequest,
+    capabilities: &[Capability],
+) -> Result<(), Error> {
     const FIELD: &str = "volume_context[fsType]";
     if !message.mutable_parameters.is_empty() {
         return Err(not_offered("mutable_parameters", "volume modification"));
     }
     Parameters::read(&message.parameters, capabilities)?;
-    let text = message.volume_context.get("fsType").map_or("", String::as_str);
-    let Some(made) = fs_type(FIELD, text)? else { return Ok(()) };
-    match capabilities.iter().filter_map(Capability::fs_type).find(|asked| *asked != made) {
+    let text = message
+        .volume_context
+        .get("fsType")
+        .map_or("", String::as_str);
+    let Some(made) = fs_type(FIELD, text)? else {
+        return Ok(());
+    };
+    match capabilities
+        .iter()
+        .filter_map(Capability::fs_type)
+        .find(|asked| *asked != made)
+    {
         None => Ok(()),
         Some(asked) => {
-            let remedy = format!("it disagrees with the fs_type {asked} of volume_capabilities: make them equal or leave one out");
-            Err(Error::Invalid { field: FIELD.to_owned(), value: text.to_owned(), remedy })
+            let remedy = format!(
+                "it disagrees with the fs_type {asked} of volume_capabilities: make them equal or leave one out"
+            );
+            Err(Error::Invalid {
+                field: FIELD.to_owned(),
+                value: text.to_owned(),
+                remedy,
+            })
         }
     }
 }
@@ -257,19 +343,35 @@ pub fn confirm(message: &csi::ValidateVolumeCapabilitiesRequest, capabilities: &
 pub fn capabilities(messages: &[csi::VolumeCapability]) -> Result<Vec<Capability>, Error> {
     const FIELD: &str = "volume_capabilities";
     if messages.is_empty() {
-        return Err(Error::Missing { field: FIELD, remedy: "say how the volume is to be used".to_owned() });
+        return Err(Error::Missing {
+            field: FIELD,
+            remedy: "say how the volume is to be used".to_owned(),
+        });
     }
-    messages.iter().map(|message| Capability::read(FIELD, Some(message))).collect()
+    messages
+        .iter()
+        .map(|message| Capability::read(FIELD, Some(message)))
+        .collect()
 }
 
 /// What the CSI specification bans from strings, and nothing else (design choice 3).
 fn legal_name(name: &str) -> Result<(), Error> {
-    let invalid = |remedy: &str| Err(Error::Invalid { field: "name".to_owned(), value: name.chars().take(140).collect(), remedy: remedy.to_owned() });
+    let invalid = |remedy: &str| {
+        Err(Error::Invalid {
+            field: "name".to_owned(),
+            value: name.chars().take(140).collect(),
+            remedy: remedy.to_owned(),
+        })
+    };
     if name.len() > 128 {
         return invalid("a name has at most 128 bytes");
     }
     let banned = |c: char| matches!(c, '\0'..='\x08' | '\x0b' | '\x0c' | '\x0e'..='\x1f' | '\x7f'..='\u{9f}');
-    if name.contains(banned) { invalid("a name holds no control characters") } else { Ok(()) }
+    if name.contains(banned) {
+        invalid("a name holds no control characters")
+    } else {
+        Ok(())
+    }
 }
 
 /// A LUN type as the StorageClass asks for it.
@@ -332,7 +434,8 @@ const KNOWN: &str = "location, type, fsType, formatOptions, nas, dsm, protocol";
 impl Parameters {
     /// This NAS may be meant.
     pub fn means(&self, nas: &Nas) -> bool {
-        self.nas.as_ref().is_none_or(|name| nas.is_called(name)) && self.dsm.as_ref().is_none_or(|host| nas.host == *host)
+        self.nas.as_ref().is_none_or(|name| nas.is_called(name))
+            && self.dsm.as_ref().is_none_or(|host| nas.host == *host)
     }
 
     /// Reads a StorageClass's parameters.
@@ -340,7 +443,15 @@ impl Parameters {
     /// # Errors
     /// INVALID_ARGUMENT.
     pub fn read(map: &HashMap<String, String>, capabilities: &[Capability]) -> Result<Self, Error> {
-        let mut parameters = Self { nas: None, dsm: None, location: None, kind: LunType::Thin, kind_given: false, fs_type: None, format_options: None };
+        let mut parameters = Self {
+            nas: None,
+            dsm: None,
+            location: None,
+            kind: LunType::Thin,
+            kind_given: false,
+            fs_type: None,
+            format_options: None,
+        };
         let mut sorted: Vec<_> = map.iter().collect();
         sorted.sort_unstable();
         for (key, value) in sorted {
@@ -351,10 +462,16 @@ impl Parameters {
             if told == asked {
                 continue;
             }
-            let remedy = format!("it disagrees with the fs_type {asked} of volume_capabilities: make them equal or leave one out");
+            let remedy = format!(
+                "it disagrees with the fs_type {asked} of volume_capabilities: make them equal or leave one out"
+            );
             return Err(match map.get("fsType").filter(|text| !text.is_empty()) {
                 Some(text) => invalid("fsType", text, &remedy),
-                None => Error::Invalid { field: "volume_capabilities.mount.fs_type".to_owned(), value: told.to_string(), remedy },
+                None => Error::Invalid {
+                    field: "volume_capabilities.mount.fs_type".to_owned(),
+                    value: told.to_string(),
+                    remedy,
+                },
             });
         }
         Ok(parameters)
@@ -365,13 +482,25 @@ impl Parameters {
         let options = self.format_options.as_deref().unwrap_or_default();
         match FormatOptions::parse(self.fs_type.unwrap_or(FsType::Ext4), options) {
             Ok(_) => Ok(()),
-            Err(bad) => Err(invalid("formatOptions", options, &format!("{:?} stands in the way; {}", bad.word, bad.remedy))),
+            Err(bad) => Err(invalid(
+                "formatOptions",
+                options,
+                &format!("{:?} stands in the way; {}", bad.word, bad.remedy),
+            )),
         }
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), Error> {
         match key {
-            "nas" => self.nas = Some(value.parse().map_err(|_| invalid(key, value, "use the name of a NAS in the driver's configuration"))?),
+            "nas" => {
+                self.nas = Some(value.parse().map_err(|_| {
+                    invalid(
+                        key,
+                        value,
+                        "use the name of a NAS in the driver's configuration",
+                    )
+                })?)
+            }
             "dsm" => self.dsm = Some(value.to_owned()).filter(|host| !host.is_empty()),
             "location" => self.location = Some(location(value)?),
             "type" => {
@@ -379,12 +508,20 @@ impl Parameters {
                 self.kind_given = true;
             }
             "fsType" => self.fs_type = fs_type("parameters[fsType]", value)?,
-            "formatOptions" => self.format_options = Some(value.to_owned()).filter(|options| !options.is_empty()),
+            "formatOptions" => {
+                self.format_options = Some(value.to_owned()).filter(|options| !options.is_empty())
+            }
             "protocol" if value.eq_ignore_ascii_case("iscsi") => {}
             "protocol" => return Err(invalid(key, value, "this driver speaks iscsi only")),
             // The provisioner's own: names of claim and volume.
             _ if key.starts_with("csi.storage.k8s.io/") => {}
-            _ => return Err(invalid(key, value, &format!("no such parameter; known are {KNOWN}"))),
+            _ => {
+                return Err(invalid(
+                    key,
+                    value,
+                    &format!("no such parameter; known are {KNOWN}"),
+                ));
+            }
         }
         Ok(())
     }
@@ -392,20 +529,36 @@ impl Parameters {
     /// The mark of a volume made with these parameters. It covers what DSM does not store, so that a second `CreateVolume`
     /// with other parameters is told apart.
     pub fn mark(&self, name: &str) -> Mark {
-        let stored = format!("fsType={:?} formatOptions={:?}", self.fs_type.map(FsType::as_str), self.format_options);
-        Mark { name: name.to_owned(), parameters: digest(&stored, 16) }
+        let stored = format!(
+            "fsType={:?} formatOptions={:?}",
+            self.fs_type.map(FsType::as_str),
+            self.format_options
+        );
+        Mark {
+            name: name.to_owned(),
+            parameters: digest(&stored, 16),
+        }
     }
 
     /// What the node must know.
     pub fn volume_context(&self) -> HashMap<String, String> {
-        let fs_type = self.fs_type.map(|fs_type| ("fsType".to_owned(), fs_type.to_string()));
-        let options = self.format_options.clone().map(|options| ("formatOptions".to_owned(), options));
+        let fs_type = self
+            .fs_type
+            .map(|fs_type| ("fsType".to_owned(), fs_type.to_string()));
+        let options = self
+            .format_options
+            .clone()
+            .map(|options| ("formatOptions".to_owned(), options));
         fs_type.into_iter().chain(options).collect()
     }
 }
 
 fn invalid(key: &str, value: &str, remedy: &str) -> Error {
-    Error::Invalid { field: format!("parameters[{key}]"), value: value.to_owned(), remedy: remedy.to_owned() }
+    Error::Invalid {
+        field: format!("parameters[{key}]"),
+        value: value.to_owned(),
+        remedy: remedy.to_owned(),
+    }
 }
 
 fn location(value: &str) -> Result<String, Error> {
@@ -413,7 +566,11 @@ fn location(value: &str) -> Result<String, Error> {
     if (1..=4).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit()) {
         Ok(value.to_owned())
     } else {
-        Err(invalid("location", value, "name a volume of the NAS, for instance /volume1"))
+        Err(invalid(
+            "location",
+            value,
+            "name a volume of the NAS, for instance /volume1",
+        ))
     }
 }
 
@@ -425,7 +582,13 @@ fn lun_type(value: &str) -> Result<LunType, Error> {
             .into_iter()
             .find(|word| *word == value)
             .map(LunType::Exactly)
-            .ok_or_else(|| invalid("type", value, "use thin, thick or one of DSM's BLUN, BLUN_THICK, ADV, FILE, THIN")),
+            .ok_or_else(|| {
+                invalid(
+                    "type",
+                    value,
+                    "use thin, thick or one of DSM's BLUN, BLUN_THICK, ADV, FILE, THIN",
+                )
+            }),
     }
 }
 
@@ -444,11 +607,22 @@ impl Page {
     /// # Errors
     /// INVALID_ARGUMENT for a negative count, ABORTED for a token that is none.
     pub fn read(message: &csi::ListVolumesRequest) -> Result<Self, Error> {
-        let negative = |_| Error::Invalid { field: "max_entries".to_owned(), value: message.max_entries.to_string(), remedy: "a count is not negative".to_owned() };
+        let negative = |_| Error::Invalid {
+            field: "max_entries".to_owned(),
+            value: message.max_entries.to_string(),
+            remedy: "a count is not negative".to_owned(),
+        };
         let size = usize::try_from(message.max_entries).map_err(negative)?;
         let token = &message.starting_token;
-        let after = if token.is_empty() { None } else { Some(token.parse().map_err(|_| Error::BadToken(token.clone()))?) };
-        Ok(Self { after, size: (size > 0).then_some(size) })
+        let after = if token.is_empty() {
+            None
+        } else {
+            Some(token.parse().map_err(|_| Error::BadToken(token.clone()))?)
+        };
+        Ok(Self {
+            after,
+            size: (size > 0).then_some(size),
+        })
     }
 }
 
@@ -459,25 +633,51 @@ mod tests {
     use tonic::Code;
 
     fn mount(fs_type: &str, mode: Mode) -> csi::VolumeCapability {
-        let mount = MountVolume { fs_type: fs_type.to_owned(), ..MountVolume::default() };
-        csi::VolumeCapability { access_type: Some(AccessType::Mount(mount)), access_mode: Some(AccessMode { mode: mode.into() }) }
+        let mount = MountVolume {
+            fs_type: fs_type.to_owned(),
+            ..MountVolume::default()
+        };
+        csi::VolumeCapability {
+            access_type: Some(AccessType::Mount(mount)),
+            access_mode: Some(AccessMode { mode: mode.into() }),
+        }
     }
 
     fn create(parameters: &[(&str, &str)], fs_type: &str) -> Result<CreateVolume, Error> {
         CreateVolume::read(&csi::CreateVolumeRequest {
             name: "pvc-1".to_owned(),
             volume_capabilities: vec![mount(fs_type, Mode::SingleNodeWriter)],
-            parameters: parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            parameters: parameters
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
             ..csi::CreateVolumeRequest::default()
         })
     }
 
     #[test]
     fn choice_24_the_articles_storage_class_works() {
-        let volume = create(&[("location", "/volume1"), ("type", "BLUN"), ("csi.storage.k8s.io/pvc/name", "x")], "").unwrap();
+        let volume = create(
+            &[
+                ("location", "/volume1"),
+                ("type", "BLUN"),
+                ("csi.storage.k8s.io/pvc/name", "x"),
+            ],
+            "",
+        )
+        .unwrap();
         assert_eq!(volume.parameters.kind, LunType::Exactly("BLUN"));
         assert_eq!(volume.parameters.location.as_deref(), Some("/volume1"));
-        let official = create(&[("dsm", "10.0.0.5"), ("type", "thin"), ("protocol", "iscsi"), ("fsType", "XFS")], "xfs").unwrap();
+        let official = create(
+            &[
+                ("dsm", "10.0.0.5"),
+                ("type", "thin"),
+                ("protocol", "iscsi"),
+                ("fsType", "XFS"),
+            ],
+            "xfs",
+        )
+        .unwrap();
         assert_eq!(official.parameters.kind.on("ext4"), "ADV");
         assert_eq!(official.parameters.fs_type, Some(FsType::Xfs));
     }
@@ -500,20 +700,42 @@ mod tests {
 
     #[test]
     fn multi_node_is_for_raw_block() {
-        let error = Capability::read("volume_capability", Some(&mount("", Mode::MultiNodeMultiWriter))).unwrap_err();
+        let error = Capability::read(
+            "volume_capability",
+            Some(&mount("", Mode::MultiNodeMultiWriter)),
+        )
+        .unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument);
         let block = csi::VolumeCapability {
             access_type: Some(AccessType::Block(BlockVolume {})),
-            access_mode: Some(AccessMode { mode: Mode::MultiNodeMultiWriter.into() }),
+            access_mode: Some(AccessMode {
+                mode: Mode::MultiNodeMultiWriter.into(),
+            }),
         };
-        assert!(Capability::read("volume_capability", Some(&block)).unwrap().multi_node());
+        assert!(
+            Capability::read("volume_capability", Some(&block))
+                .unwrap()
+                .multi_node()
+        );
     }
 
     #[test]
     fn choice_15_ranges_that_cannot_be_met_are_refused() {
-        let read = |required_bytes, limit_bytes| Range::read(Some(&csi::CapacityRange { required_bytes, limit_bytes })).map_err(|error| error.code());
+        let read = |required_bytes, limit_bytes| {
+            Range::read(Some(&csi::CapacityRange {
+                required_bytes,
+                limit_bytes,
+            }))
+            .map_err(|error| error.code())
+        };
         assert_eq!(read(0, 0), Ok(Range::default()));
-        assert_eq!(read(5, 0), Ok(Range { required: Bytes(5), limit: None }));
+        assert_eq!(
+            read(5, 0),
+            Ok(Range {
+                required: Bytes(5),
+                limit: None
+            })
+        );
         assert_eq!(read(-1, 0), Err(Code::InvalidArgument));
         assert_eq!(read(0, -1), Err(Code::InvalidArgument));
         assert_eq!(read(5, 4), Err(Code::OutOfRange));
@@ -533,8 +755,14 @@ mod tests {
     #[test]
     fn the_mark_tells_parameters_apart() {
         let mark = |parameters, fs_type| create(parameters, fs_type).unwrap().parameters.mark("n");
-        assert_eq!(mark(&[("fsType", "xfs")], ""), mark(&[("fsType", "XFS")], "xfs"));
-        assert_ne!(mark(&[("fsType", "xfs")], ""), mark(&[("fsType", "ext4")], ""));
+        assert_eq!(
+            mark(&[("fsType", "xfs")], ""),
+            mark(&[("fsType", "XFS")], "xfs")
+        );
+        assert_ne!(
+            mark(&[("fsType", "xfs")], ""),
+            mark(&[("fsType", "ext4")], "")
+        );
         assert_ne!(mark(&[("formatOptions", "-i 8192")], ""), mark(&[], ""));
     }
 }

@@ -17,9 +17,9 @@ use tracing::{info, warn};
 
 use crate::config::{Args, Config, ConfigError, NasConfig};
 use crate::controller::Controller;
+use crate::dsm::Nas;
 use crate::dsm::client::{Account, Client};
 use crate::dsm::credential::Refusals;
-use crate::dsm::Nas;
 use crate::host::linux::Linux;
 use crate::identity::Identity;
 use crate::in_flight::InFlight;
@@ -44,31 +44,59 @@ impl Plugin {
     /// [`ConfigError`].
     pub fn new(args: &Args) -> Result<Self, ConfigError> {
         let in_flight = InFlight::default();
-        let missing = |flag| ConfigError::FlagMissing { flag, mode: args.mode };
+        let missing = |flag| ConfigError::FlagMissing {
+            flag,
+            mode: args.mode,
+        };
         let controller = if args.mode.controller() {
             let path = args.config.as_ref().ok_or_else(|| missing("config"))?;
-            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+                path: path.clone(),
+                source,
+            })?;
             let nases = nases(&Config::read(&text)?)?;
-            Some(Controller::new(args.driver_name.clone(), nases, in_flight.clone()))
+            Some(Controller::new(
+                args.driver_name.clone(),
+                nases,
+                in_flight.clone(),
+            ))
         } else {
             None
         };
         let host = args.mode.node().then(|| Linux::new(args.host_root.clone()));
         let node = match &host {
             Some(host) => {
-                let name = args.node_id.clone().filter(|name| !name.is_empty()).ok_or_else(|| missing("node-id"))?;
-                Some(Node::new(host.clone(), name, args.driver_name.clone(), in_flight.clone()))
+                let name = args
+                    .node_id
+                    .clone()
+                    .filter(|name| !name.is_empty())
+                    .ok_or_else(|| missing("node-id"))?;
+                Some(Node::new(
+                    host.clone(),
+                    name,
+                    args.driver_name.clone(),
+                    in_flight.clone(),
+                ))
             }
             None => None,
         };
-        Ok(Self { identity: Identity::new(args.driver_name.clone(), controller.is_some(), host), controller, node, in_flight })
+        Ok(Self {
+            identity: Identity::new(args.driver_name.clone(), controller.is_some(), host),
+            controller,
+            node,
+            in_flight,
+        })
     }
 
     /// Serves on the socket at `path` until `stop` resolves, then lets operations in flight end and logs out.
     ///
     /// # Errors
     /// The socket cannot be made or served.
-    pub async fn serve(self, path: &Path, stop: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    pub async fn serve(
+        self,
+        path: &Path,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let listener = listen(path).await?;
         if let Some(node) = &self.node {
             node.sweep().await;
@@ -81,7 +109,10 @@ impl Plugin {
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
             .await?;
         info!("stopping");
-        if tokio::time::timeout(FAREWELL, self.in_flight.idle()).await.is_err() {
+        if tokio::time::timeout(FAREWELL, self.in_flight.idle())
+            .await
+            .is_err()
+        {
             warn!("operations were still in flight; each is repeated safely after the next start");
         }
         if let Some(controller) = &self.controller {
@@ -97,11 +128,19 @@ async fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
             if UnixStream::connect(path).await.is_ok() {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} is served by another process", path.display())));
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    format!("{} is served by another process", path.display()),
+                ));
             }
             std::fs::remove_file(path)?;
         }
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists and is no socket", path.display()))),
+        Ok(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("{} exists and is no socket", path.display()),
+            ));
+        }
         Err(_) => {}
     }
     if let Some(directory) = path.parent() {
@@ -111,18 +150,38 @@ async fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 fn nases(config: &Config) -> Result<Vec<Nas>, ConfigError> {
-    let set_up = |what: String| move |source: Box<dyn std::error::Error + Send + Sync>| ConfigError::SetUp { what, source };
-    let refusals = Refusals::open(config.state_file.clone()).map_err(|error| set_up("state_file cannot be read".to_owned())(error.into()))?;
+    let set_up = |what: String| {
+        move |source: Box<dyn std::error::Error + Send + Sync>| ConfigError::SetUp { what, source }
+    };
+    let refusals = Refusals::open(config.state_file.clone())
+        .map_err(|error| set_up("state_file cannot be read".to_owned())(error.into()))?;
     let refusals = Arc::new(refusals);
-    config.nas.iter().map(|nas| connect(nas, refusals.clone()).map_err(set_up(format!("nas {:?}", nas.name.to_string())))).collect()
+    config
+        .nas
+        .iter()
+        .map(|nas| {
+            connect(nas, refusals.clone())
+                .map_err(set_up(format!("nas {:?}", nas.name.to_string())))
+        })
+        .collect()
 }
 
-fn connect(nas: &NasConfig, refusals: Arc<Refusals>) -> Result<Nas, Box<dyn std::error::Error + Send + Sync>> {
+fn connect(
+    nas: &NasConfig,
+    refusals: Arc<Refusals>,
+) -> Result<Nas, Box<dyn std::error::Error + Send + Sync>> {
     let ca = nas.ca_file.as_ref().map(|path| {
-        let pem = std::fs::read(path).map_err(|error| format!("ca_file {}: {error}", path.display()))?;
-        reqwest::Certificate::from_pem(&pem).map_err(|error| format!("ca_file {}: {error}", path.display()))
+        let pem =
+            std::fs::read(path).map_err(|error| format!("ca_file {}: {error}", path.display()))?;
+        reqwest::Certificate::from_pem(&pem)
+            .map_err(|error| format!("ca_file {}: {error}", path.display()))
     });
-    let account = Account { nas: nas.name.clone(), url: nas.url.to_string(), username: nas.username.clone(), password: nas.password() };
+    let account = Account {
+        nas: nas.name.clone(),
+        url: nas.url.to_string(),
+        username: nas.username.clone(),
+        password: nas.password(),
+    };
     Ok(Nas {
         name: nas.name.clone(),
         aliases: nas.aliases.clone(),

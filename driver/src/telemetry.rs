@@ -22,9 +22,14 @@ pub enum LogFormat {
 ///
 /// # Errors
 /// `level` is neither, or logging was started before.
-pub fn start(level: &str, format: LogFormat) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub fn start(
+    level: &str,
+    format: LogFormat,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let filter = EnvFilter::try_new(level)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),
@@ -35,7 +40,11 @@ pub fn start(level: &str, format: LogFormat) -> Result<(), Box<dyn std::error::E
 ///
 /// # Errors
 /// The body's, as the error table has it.
-pub async fn rpc<T>(rpc: &'static str, volume_id: &str, body: impl Future<Output = Result<T, Error>>) -> Result<Response<T>, Status> {
+pub async fn rpc<T>(
+    rpc: &'static str,
+    volume_id: &str,
+    body: impl Future<Output = Result<T, Error>>,
+) -> Result<Response<T>, Status> {
     let span = info_span!("rpc", rpc, volume_id);
     async {
         let started = Instant::now();

@@ -59,8 +59,14 @@ impl FromStr for LunUuid {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let groups: Vec<&str> = text.split('-').collect();
         let well_formed = groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
-            && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
-        if well_formed { Ok(Self(text.to_owned())) } else { Err(Malformed("a LUN uuid")) }
+            && text
+                .bytes()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+        if well_formed {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Malformed("a LUN uuid"))
+        }
     }
 }
 
@@ -84,7 +90,15 @@ impl LunUuid {
             return Err(Malformed("the 32 digits of a LUN uuid"));
         }
         let (d, s) = (digits, |r: std::ops::Range<usize>| &digits[r]);
-        format!("{}-{}-{}-{}-{}", s(0..8), s(8..12), s(12..16), s(16..20), &d[20..]).parse()
+        format!(
+            "{}-{}-{}-{}-{}",
+            s(0..8),
+            s(8..12),
+            s(12..16),
+            s(16..20),
+            &d[20..]
+        )
+        .parse()
     }
 }
 
@@ -103,8 +117,14 @@ impl FromStr for NasName {
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let well_formed = (1..=32).contains(&text.len())
-            && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-        if well_formed { Ok(Self(text.to_owned())) } else { Err(Malformed("1 to 32 characters of [a-z0-9-]")) }
+            && text
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        if well_formed {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Malformed("1 to 32 characters of [a-z0-9-]"))
+        }
     }
 }
 
@@ -128,7 +148,9 @@ impl FromStr for VolumeId {
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let malformed = Malformed("a volume id of this driver (<nas>/<lun uuid>)");
-        let Some((nas, uuid)) = text.split_once('/') else { return Err(malformed) };
+        let Some((nas, uuid)) = text.split_once('/') else {
+            return Err(malformed);
+        };
         match (nas.parse(), uuid.parse()) {
             (Ok(nas), Ok(uuid)) => Ok(Self { nas, uuid }),
             (Err(_), _) | (_, Err(_)) => Err(malformed),
@@ -153,7 +175,12 @@ pub fn lun_name(name: &str) -> String {
     if !name.is_empty() && name.len() <= 60 && name.bytes().all(readable) {
         return format!("csi-{name}");
     }
-    let slug: String = name.bytes().filter(|b| readable(*b)).take(26).map(char::from).collect();
+    let slug: String = name
+        .bytes()
+        .filter(|b| readable(*b))
+        .take(26)
+        .map(char::from)
+        .collect();
     format!("csih-{slug}-{}", &hex::encode(Sha256::digest(name))[..32])
 }
 
@@ -217,9 +244,14 @@ impl Mark {
 
     /// Reads a description; `None` when it does not bear the mark of `driver`.
     pub fn read(driver: &str, description: &str) -> Option<Self> {
-        let rest = description.strip_prefix(driver)?.strip_prefix(" parameters=")?;
+        let rest = description
+            .strip_prefix(driver)?
+            .strip_prefix(" parameters=")?;
         let (parameters, name) = rest.split_once(" name=")?;
-        Some(Self { name: name.to_owned(), parameters: parameters.to_owned() })
+        Some(Self {
+            name: name.to_owned(),
+            parameters: parameters.to_owned(),
+        })
     }
 }
 
@@ -239,9 +271,18 @@ mod tests {
         let id: VolumeId = format!("nas1/{UUID}").parse().unwrap();
         assert_eq!(id.to_string(), format!("nas1/{UUID}"));
         for foreign in [
-            "", "nas1", UUID, "/", &format!("/{UUID}"), &format!("NAS/{UUID}"), &format!("nas1/{UUID}/x"),
-            &format!("nas1/../{UUID}"), &format!("nas1/{}", UUID.to_uppercase()), "nas1/a-lun-name",
-            &format!("nas1/{}", &UUID[1..]), &format!("{}/{UUID}", "n".repeat(33)),
+            "",
+            "nas1",
+            UUID,
+            "/",
+            &format!("/{UUID}"),
+            &format!("NAS/{UUID}"),
+            &format!("nas1/{UUID}/x"),
+            &format!("nas1/../{UUID}"),
+            &format!("nas1/{}", UUID.to_uppercase()),
+            "nas1/a-lun-name",
+            &format!("nas1/{}", &UUID[1..]),
+            &format!("{}/{UUID}", "n".repeat(33)),
         ] {
             assert!(foreign.parse::<VolumeId>().is_err(), "{foreign}");
         }
@@ -257,22 +298,51 @@ mod tests {
     #[test]
     fn choice_3_names_fit_dsm_and_stay_apart() {
         assert_eq!(lun_name("pvc-7f0c"), "csi-pvc-7f0c");
-        let odd = ["a_b", "a b", "A", "a", "ab", "a/b", "é", &"x".repeat(61), &"x".repeat(128), "-a", "ä", "csih-x"];
-        let names: std::collections::HashSet<String> = odd.iter().map(|name| lun_name(name)).collect();
+        let odd = [
+            "a_b",
+            "a b",
+            "A",
+            "a",
+            "ab",
+            "a/b",
+            "é",
+            &"x".repeat(61),
+            &"x".repeat(128),
+            "-a",
+            "ä",
+            "csih-x",
+        ];
+        let names: std::collections::HashSet<String> =
+            odd.iter().map(|name| lun_name(name)).collect();
         assert_eq!(names.len(), odd.len());
         for name in names {
             assert!(name.len() <= 64, "{name}");
-            assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b)), "{name}");
+            assert!(
+                name.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b)),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn choice_2_the_mark_survives_any_name() {
         for name in ["pvc-1", "with blanks name=x", "ünï", "a parameters=b"] {
-            let mark = Mark { name: name.to_owned(), parameters: "0123456789abcdef".to_owned() };
-            assert_eq!(Mark::read("csi.synology.com", &mark.description("csi.synology.com")), Some(mark));
+            let mark = Mark {
+                name: name.to_owned(),
+                parameters: "0123456789abcdef".to_owned(),
+            };
+            assert_eq!(
+                Mark::read("csi.synology.com", &mark.description("csi.synology.com")),
+                Some(mark)
+            );
         }
-        for foreign in ["", "my LUN", "csi.synology.com", "other.driver parameters=x name=y"] {
+        for foreign in [
+            "",
+            "my LUN",
+            "csi.synology.com",
+            "other.driver parameters=x name=y",
+        ] {
             assert_eq!(Mark::read("csi.synology.com", foreign), None);
         }
     }

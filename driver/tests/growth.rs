@@ -1,5 +1,10 @@
 //! `fills` against the real tools, MiB by MiB (design choice 12): it says "full" exactly when the tool adds nothing.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "this is a test; clippy takes its helper functions for something else"
+)]
+
 mod common;
 
 use common::{Loop, host, is_root, run};
@@ -10,7 +15,10 @@ use driver::volume::{Bytes, FsType};
 const MIB: u64 = 1 << 20;
 
 async fn on_disk(path: &str) -> Geometry {
-    let head = host().read_device(path, superblock::HEAD, Via::Cache).await.unwrap();
+    let head = host()
+        .read_device(path, superblock::HEAD, Via::Cache)
+        .await
+        .unwrap();
     match superblock::read(&head).as_slice() {
         [Superblock::Complete(geometry)] => geometry.clone(),
         found => panic!("{path}: {found:?}"),
@@ -18,14 +26,21 @@ async fn on_disk(path: &str) -> Geometry {
 }
 
 async fn make(fs: FsType, path: &str) {
-    let exit = host().run(filesystem::make(fs, path, &FormatOptions::default())).await.unwrap();
+    let exit = host()
+        .run(filesystem::make(fs, path, &FormatOptions::default()))
+        .await
+        .unwrap();
     assert_eq!(exit.status, 0, "{}", exit.stderr);
 }
 
 /// "Full" before the tool ran means that the tool could add nothing, and after it ran the disk is full.
 #[track_caller]
 fn judge(before: &Geometry, after: &Geometry, device: Bytes) {
-    assert_eq!(before.fills(device), before.size() == after.size(), "on {device}: {before:?} became {after:?}");
+    assert_eq!(
+        before.fills(device),
+        before.size() == after.size(),
+        "on {device}: {before:?} became {after:?}"
+    );
     assert!(after.fills(device), "on {device}: {after:?}");
 }
 
@@ -35,8 +50,15 @@ async fn choice_12_ext4_offline() {
     let path = dir.path().join("lun");
     let name = path.to_str().unwrap();
     // Around the ends of groups of 128 MiB, of which 9, 25 and 27 hold a superblock copy.
-    let grown = (0..=6).chain(126..=136).chain(2174..=2184).chain(2430..=2440).chain([300, 5120]);
-    for (base, add) in [1024, 1030].into_iter().flat_map(|base| grown.clone().map(move |add| (base, add))) {
+    let grown = (0..=6)
+        .chain(126..=136)
+        .chain(2174..=2184)
+        .chain(2430..=2440)
+        .chain([300, 5120]);
+    for (base, add) in [1024, 1030]
+        .into_iter()
+        .flat_map(|base| grown.clone().map(move |add| (base, add)))
+    {
         let _ = std::fs::remove_file(&path);
         common::sparse(&path, base * MIB);
         make(FsType::Ext4, name).await;
@@ -59,8 +81,14 @@ async fn mounted(fs: FsType, disk: &Loop) -> Geometry {
     let point = disk.point.to_str().unwrap();
     match fs {
         FsType::Ext4 => on_disk(&disk.node).await,
-        FsType::Xfs => filesystem::read_xfs_geometry(host().run(filesystem::xfs_geometry(point)).await.unwrap()).unwrap(),
-        FsType::Btrfs => filesystem::read_btrfs_geometry(host().run(filesystem::btrfs_geometry(point)).await.unwrap()).unwrap(),
+        FsType::Xfs => filesystem::read_xfs_geometry(
+            host().run(filesystem::xfs_geometry(point)).await.unwrap(),
+        )
+        .unwrap(),
+        FsType::Btrfs => filesystem::read_btrfs_geometry(
+            host().run(filesystem::btrfs_geometry(point)).await.unwrap(),
+        )
+        .unwrap(),
     }
 }
 
@@ -85,7 +113,10 @@ async fn choice_12_xfs_mounted() {
         return;
     }
     let kib64 = (1..=8).map(|part| Bytes::GIB.0 + part * (64 << 10));
-    let mib = (1025..1030).chain(1279..1284).chain([1536, 1537, 2048, 5120]).map(|mib| mib * MIB);
+    let mib = (1025..1030)
+        .chain(1279..1284)
+        .chain([1536, 1537, 2048, 5120])
+        .map(|mib| mib * MIB);
     online(FsType::Xfs, kib64.chain(mib)).await;
 }
 
@@ -94,7 +125,9 @@ async fn choice_12_btrfs_mounted() {
     if !is_root("choice_12_btrfs_mounted") {
         return;
     }
-    let mib = (1025..1030).chain([1279, 1280, 2048, 5120]).map(|mib| mib * MIB);
+    let mib = (1025..1030)
+        .chain([1279, 1280, 2048, 5120])
+        .map(|mib| mib * MIB);
     online(FsType::Btrfs, mib.chain([5121 * MIB + 4096])).await;
 }
 
@@ -108,12 +141,18 @@ async fn choice_12_ext4_mounted() {
     make(FsType::Ext4, &disk.node).await;
     run("mount", &[&disk.node, disk.point.to_str().unwrap()]).await;
     disk.grow(2 * Bytes::GIB.0).await;
-    let exit = host().run(Cmd::new("resize2fs", 60).arg(&disk.node)).await.unwrap();
+    let exit = host()
+        .run(Cmd::new("resize2fs", 60).arg(&disk.node))
+        .await
+        .unwrap();
     if filesystem::lacks_capability(&exit) {
         common::skip(NAME, "growth of a mounted ext4 needs CAP_SYS_RESOURCE");
         return;
     }
     drop(disk);
-    let sizes = (1025..1030).chain(1152..1158).chain([2048, 2051, 3203, 3204, 3205, 5120]).map(|mib| mib * MIB);
+    let sizes = (1025..1030)
+        .chain(1152..1158)
+        .chain([2048, 2051, 3203, 3204, 3205, 5120])
+        .map(|mib| mib * MIB);
     online(FsType::Ext4, sizes).await;
 }

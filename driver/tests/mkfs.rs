@@ -1,6 +1,11 @@
 //! The real `mkfs` programs against what the driver believes of them: the pinned options are accepted, the superblock tells
 //! a complete file system that fills its disk, and the marker's place is never written (design choices 9 and 11).
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "this is a test; clippy takes its helper functions for something else"
+)]
+
 mod common;
 
 use std::os::unix::fs::FileExt as _;
@@ -14,12 +19,17 @@ use driver::volume::{Bytes, FsType, LunUuid};
 const ALL: [FsType; 3] = [FsType::Ext4, FsType::Xfs, FsType::Btrfs];
 
 fn uuid() -> LunUuid {
-    "13a3cd1e-f296-4d4b-b712-a85c139f9dac".parse().expect("a uuid")
+    "13a3cd1e-f296-4d4b-b712-a85c139f9dac"
+        .parse()
+        .expect("a uuid")
 }
 
 fn read(path: &Path, span: driver::host::Span) -> Vec<u8> {
     let mut bytes = vec![0; span.length];
-    std::fs::File::open(path).unwrap().read_exact_at(&mut bytes, span.offset).unwrap();
+    std::fs::File::open(path)
+        .unwrap()
+        .read_exact_at(&mut bytes, span.offset)
+        .unwrap();
     bytes
 }
 
@@ -28,9 +38,13 @@ async fn formatted(path: &Path, size: Bytes, fs: FsType, options: &str) {
     let _ = std::fs::remove_file(path);
     sparse(path, size.0);
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(&marker::block(&uuid()), marker::PLACE.offset).unwrap();
+    file.write_all_at(&marker::block(&uuid()), marker::PLACE.offset)
+        .unwrap();
     let options = FormatOptions::parse(fs, options).unwrap();
-    let exit = host().run(filesystem::make(fs, path.to_str().unwrap(), &options)).await.unwrap();
+    let exit = host()
+        .run(filesystem::make(fs, path.to_str().unwrap(), &options))
+        .await
+        .unwrap();
     assert_eq!(exit.status, 0, "{fs} of {size}: {}", exit.stderr);
 }
 
@@ -39,15 +53,28 @@ async fn choice_9_no_mkfs_writes_where_the_marker_stands() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     for fs in ALL {
-        for size in [Bytes::gib(1), Bytes::mib(1025), Bytes::gib(3), Bytes::gib(10), Bytes::gib(100), Bytes::gib(2 << 10), Bytes::gib(8 << 10)] {
+        for size in [
+            Bytes::gib(1),
+            Bytes::mib(1025),
+            Bytes::gib(3),
+            Bytes::gib(10),
+            Bytes::gib(100),
+            Bytes::gib(2 << 10),
+            Bytes::gib(8 << 10),
+        ] {
             formatted(&path, size, fs, "").await;
             let block = read(&path, marker::PLACE);
             assert_eq!(block, marker::block(&uuid()), "{fs} of {size}");
             let found = superblock::read(&read(&path, superblock::HEAD));
-            let [Superblock::Complete(geometry)] = found.as_slice() else { panic!("{fs} of {size}: {found:?}") };
+            let [Superblock::Complete(geometry)] = found.as_slice() else {
+                panic!("{fs} of {size}: {found:?}")
+            };
             assert_eq!(geometry.kind(), fs);
             assert!(geometry.fills(size), "{fs} of {size}: {geometry:?}");
-            assert!(!geometry.fills(Bytes(size.0 + Bytes::GIB.0)), "{fs} of {size}");
+            assert!(
+                !geometry.fills(Bytes(size.0 + Bytes::GIB.0)),
+                "{fs} of {size}"
+            );
         }
     }
 }
@@ -68,9 +95,15 @@ async fn choice_9_options_of_the_user_leave_the_marker_or_overwrite_all_of_it() 
         formatted(&path, Bytes::gib(3), fs, options).await;
         let block = read(&path, marker::PLACE);
         let untouched = block == marker::block(&uuid());
-        assert!(untouched || marker::read(&block, &uuid()) == marker::Seen::None, "{fs} {options}");
+        assert!(
+            untouched || marker::read(&block, &uuid()) == marker::Seen::None,
+            "{fs} {options}"
+        );
         let found = superblock::read(&read(&path, superblock::HEAD));
-        assert!(matches!(found.as_slice(), [Superblock::Complete(geometry)] if geometry.fills(Bytes::gib(3))), "{fs} {options}: {found:?}");
+        assert!(
+            matches!(found.as_slice(), [Superblock::Complete(geometry)] if geometry.fills(Bytes::gib(3))),
+            "{fs} {options}: {found:?}"
+        );
     }
 }
 
@@ -79,13 +112,28 @@ async fn choice_11_an_older_kernel_can_mount_what_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     formatted(&path, Bytes::GIB, FsType::Ext4, "").await;
-    let features = common::run("dumpe2fs", &["-h", path.to_str().unwrap()]).await.stdout;
-    let features = features.lines().find(|line| line.starts_with("Filesystem features:")).unwrap().to_owned();
-    for young in ["orphan_file", "metadata_csum_seed", "casefold", "verity", "encrypt", "fast_commit"] {
+    let features = common::run("dumpe2fs", &["-h", path.to_str().unwrap()])
+        .await
+        .stdout;
+    let features = features
+        .lines()
+        .find(|line| line.starts_with("Filesystem features:"))
+        .unwrap()
+        .to_owned();
+    for young in [
+        "orphan_file",
+        "metadata_csum_seed",
+        "casefold",
+        "verity",
+        "encrypt",
+        "fast_commit",
+    ] {
         assert!(!features.contains(young), "{features}");
     }
     formatted(&path, Bytes::GIB, FsType::Xfs, "").await;
-    let geometry = common::run("xfs_db", &["-r", "-c", "version", path.to_str().unwrap()]).await.stdout;
+    let geometry = common::run("xfs_db", &["-r", "-c", "version", path.to_str().unwrap()])
+        .await
+        .stdout;
     for young in ["REFLINK", "RMAPBT", "BIGTIME", "INOBTCNT", "NREXT64"] {
         assert!(!geometry.to_uppercase().contains(young), "{geometry}");
     }
@@ -97,11 +145,23 @@ async fn choice_9_blkid_confirms_what_the_driver_reads() {
     let path = dir.path().join("lun");
     for fs in ALL {
         formatted(&path, Bytes::GIB, fs, "").await;
-        let exit = host().run(filesystem::probe(path.to_str().unwrap())).await.unwrap();
-        assert_eq!(filesystem::read_probe(exit).unwrap(), filesystem::Probe::Found(fs.to_string()));
+        let exit = host()
+            .run(filesystem::probe(path.to_str().unwrap()))
+            .await
+            .unwrap();
+        assert_eq!(
+            filesystem::read_probe(exit).unwrap(),
+            filesystem::Probe::Found(fs.to_string())
+        );
     }
     let _ = std::fs::remove_file(&path);
     sparse(&path, Bytes::GIB.0);
-    let exit = host().run(filesystem::probe(path.to_str().unwrap())).await.unwrap();
-    assert_eq!(filesystem::read_probe(exit).unwrap(), filesystem::Probe::Nothing);
+    let exit = host()
+        .run(filesystem::probe(path.to_str().unwrap()))
+        .await
+        .unwrap();
+    assert_eq!(
+        filesystem::read_probe(exit).unwrap(),
+        filesystem::Probe::Nothing
+    );
 }

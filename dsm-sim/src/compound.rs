@@ -18,7 +18,7 @@ pub(crate) async fn serve(
     server: &Server,
     number: u64,
     call: &Call,
-    client: &oneshot::Sender<Outcome>,
+    client: &mut oneshot::Sender<Outcome>,
 ) -> Outcome {
     let mut started = Started::now(
         number,
@@ -57,7 +57,7 @@ async fn run(
     number: u64,
     calls: &[Call],
     stop_when_error: bool,
-    client: &oneshot::Sender<Outcome>,
+    client: &mut oneshot::Sender<Outcome>,
 ) -> Outcome {
     let mut results = Vec::new();
     let (mut failed, mut garbled) = (false, false);

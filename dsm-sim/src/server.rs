@@ -134,16 +134,16 @@ impl Server {
 
     /// Serves a request in a task of its own: a client that hangs up does not stop what it has asked for.
     pub(crate) async fn serve(self: Arc<Self>, request: Request) -> Outcome {
-        let (answer, answered) = oneshot::channel();
+        let (mut answer, answered) = oneshot::channel();
         tokio::spawn(async move {
-            let outcome = self.handle(request, &answer).await;
+            let outcome = self.handle(request, &mut answer).await;
             // The client may be gone by now, and then nobody wants the answer.
             let _ = answer.send(outcome);
         });
         answered.await.unwrap_or(Outcome::Cut)
     }
 
-    async fn handle(&self, request: Request, client: &oneshot::Sender<Outcome>) -> Outcome {
+    async fn handle(&self, request: Request, client: &mut oneshot::Sender<Outcome>) -> Outcome {
         let number = self.journal().request();
         let call = match request.call {
             Ok(call) => call,
@@ -171,7 +171,7 @@ impl Server {
         &self,
         number: u64,
         call: &Call,
-        client: &oneshot::Sender<Outcome>,
+        client: &mut oneshot::Sender<Outcome>,
     ) -> Step {
         let mut started = Started::now(number, call, self.faults().hit(&call.api, &call.method));
         if let Some(step) = self.before(&mut started, client).await {
@@ -185,7 +185,7 @@ impl Server {
     pub(crate) async fn before(
         &self,
         started: &mut Started,
-        client: &oneshot::Sender<Outcome>,
+        client: &mut oneshot::Sender<Outcome>,
     ) -> Option<Step> {
         match started.fault? {
             Fault::Refuse { code } => {
@@ -210,9 +210,16 @@ impl Server {
                 let mut released = self.released.subscribe();
                 // A hanging call is in the journal while it hangs.
                 started.hung = Some(self.journal().push(started.entry.clone()));
-                // The sender lives as long as the server does, so this ends with a release.
-                let _ = released.changed().await;
-                client.is_closed().then_some(Step::Cut)
+                tokio::select! {
+                    // The sender lives as long as the server does, so this ends with a release.
+                    _ = released.changed() => None,
+                    () = client.closed() => {
+                        let why = "the client left while the call was hanging; nothing was done";
+                        started.entry.note = Some(why.to_owned());
+                        self.keep(started);
+                        Some(Step::Cut)
+                    }
+                }
             }
             Fault::LoseReply | Fault::Delay { .. } | Fault::Garble => None,
         }
@@ -234,13 +241,20 @@ impl Server {
 
     async fn act(&self, call: &Call) -> Reply {
         if self.latency != Latency::None {
-            let luns = self.core().nas.state.luns.len();
+            let rows = {
+                let state = &self.core().nas.state;
+                if call.api.ends_with("Target") {
+                    state.targets.len()
+                } else {
+                    state.luns.len()
+                }
+            };
             let wait = lock(&self.queue).wait(
                 self.latency,
                 self.clock.now(),
                 &call.api,
                 &call.method,
-                luns,
+                rows,
             );
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
@@ -270,7 +284,12 @@ impl Server {
             why = entry.note,
             "call"
         );
-        let entry = entry.clone();
+        self.keep(started);
+    }
+
+    /// Puts the entry into the journal, or in the place of what it was when the call began to hang.
+    fn keep(&self, started: &Started) {
+        let entry = started.entry.clone();
         let mut journal = self.journal();
         match started.hung {
             None => {

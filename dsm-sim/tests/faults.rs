@@ -132,8 +132,14 @@ async fn a_hanging_call_whose_client_left_is_never_carried_out() {
     let params = set(&uuid, "2147483648");
     let gone = tokio::time::timeout(Duration::from_millis(300), send(&sim, "set", &params)).await;
     assert!(gone.is_err());
-    // The simulator notices a client that left at its own pace.
-    pause(200).await;
+    until("the simulator notices that the client left", async || {
+        let journal = sim.get("/journal").await;
+        let note = journal["entries"].as_array()?.last()?["note"]
+            .as_str()?
+            .to_owned();
+        note.contains("the client left").then_some(())
+    })
+    .await;
     sim.control(reqwest::Method::DELETE, "/faults", None).await;
     pause(100).await;
     assert_eq!(sim.state().await["luns"][0]["size"], GIB);

@@ -11,7 +11,10 @@ use crate::request::{CreateVolume, LunType};
 use crate::volume::{Bytes, LunUuid, lun_name};
 
 impl Shared {
-    pub(super) async fn create(&self, asked: &CreateVolume) -> Result<csi::CreateVolumeResponse, Error> {
+    pub(super) async fn create(
+        &self,
+        asked: &CreateVolume,
+    ) -> Result<csi::CreateVolumeResponse, Error> {
         let size = plan::new_size(&asked.range)?;
         let nas = self.nas_for(asked)?;
         let new = self.new_lun(nas, asked, size).await?;
@@ -34,8 +37,18 @@ impl Shared {
     fn nas_for(&self, asked: &CreateVolume) -> Result<&Nas, Error> {
         let parameters = &asked.parameters;
         let mut fitting = self.nases.iter().filter(|nas| parameters.means(nas));
-        let named = format!("nas={:?} dsm={:?}", parameters.nas.as_ref().map(ToString::to_string), parameters.dsm);
-        let configured = || self.nases.iter().map(|nas| nas.name.to_string()).collect::<Vec<_>>().join(", ");
+        let named = format!(
+            "nas={:?} dsm={:?}",
+            parameters.nas.as_ref().map(ToString::to_string),
+            parameters.dsm
+        );
+        let configured = || {
+            self.nases
+                .iter()
+                .map(|nas| nas.name.to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         match (fitting.next(), fitting.next()) {
             (Some(nas), None) => Ok(nas),
             (None, _) => Err(Error::Refused {
@@ -62,17 +75,32 @@ impl Shared {
             }
         };
         let description = parameters.mark(&asked.name).description(&self.driver);
-        Ok(NewLun { name: lun_name(&asked.name), size, kind, location, description })
+        Ok(NewLun {
+            name: lun_name(&asked.name),
+            size,
+            kind,
+            location,
+            description,
+        })
     }
 }
 
-async fn find_location(nas: &Nas, path: Option<&str>) -> Result<crate::dsm::location::Location, Error> {
+async fn find_location(
+    nas: &Nas,
+    path: Option<&str>,
+) -> Result<crate::dsm::location::Location, Error> {
     let doing = || format!("looking for a volume on NAS {}", nas.name);
     match path {
-        Some(path) => nas.location(path).await.doing(doing)?.ok_or_else(|| no_location(nas, path)),
-        None => plan::choose_location(nas.locations().await.doing(doing)?).ok_or_else(|| Error::Unfinished {
-            what: format!("NAS {}", nas.name),
-            seen: "it has no volume that takes LUNs at present".to_owned(),
+        Some(path) => nas
+            .location(path)
+            .await
+            .doing(doing)?
+            .ok_or_else(|| no_location(nas, path)),
+        None => plan::choose_location(nas.locations().await.doing(doing)?).ok_or_else(|| {
+            Error::Unfinished {
+                what: format!("NAS {}", nas.name),
+                seen: "it has no volume that takes LUNs at present".to_owned(),
+            }
         }),
     }
 }
@@ -81,30 +109,80 @@ fn no_location(nas: &Nas, path: &str) -> Error {
     Error::Invalid {
         field: "parameters[location]".to_owned(),
         value: path.to_owned(),
-        remedy: format!("NAS {} has no such volume, or it takes no LUNs: name another in the StorageClass", nas.name),
+        remedy: format!(
+            "NAS {} has no such volume, or it takes no LUNs: name another in the StorageClass",
+            nas.name
+        ),
     }
 }
 
 /// Reads the LUN that was just created, until the NAS has finished with it.
 async fn read_back(nas: &Nas, uuid: &str, asked: &CreateVolume) -> Result<Lun, Error> {
     let what = || format!("the new LUN {uuid} of volume {:?}", asked.name);
-    let uuid: LunUuid = uuid.parse().map_err(|_| Error::Unproven { what: what(), seen: "DSM answered something that is no uuid".to_owned() })?;
+    let uuid: LunUuid = uuid.parse().map_err(|_| Error::Unproven {
+        what: what(),
+        seen: "DSM answered something that is no uuid".to_owned(),
+    })?;
     let ready = |lun: Option<&Lun>| lun.is_some_and(|lun| lun.not_ready().is_none());
-    let seen = nas.lun_until(&uuid, ready).await.doing(|| format!("reading back {}", what()))?;
-    seen.ok_or_else(|| Error::Unproven { what: what(), seen: "DSM does not find it".to_owned() })
+    let seen = nas
+        .lun_until(&uuid, ready)
+        .await
+        .doing(|| format!("reading back {}", what()))?;
+    seen.ok_or_else(|| Error::Unproven {
+        what: what(),
+        seen: "DSM does not find it".to_owned(),
+    })
 }
 
 /// After a failed or lost create: is the LUN there all the same?
-async fn look_up(nas: &Nas, new: &NewLun, asked: &CreateVolume, refusal: DsmError) -> Result<Lun, Error> {
-    let NewLun { name, size, location, .. } = new;
-    let doing = || format!("creating LUN {name} of {size} for volume {:?} on {location} of NAS {}", asked.name, nas.name);
+async fn look_up(
+    nas: &Nas,
+    new: &NewLun,
+    asked: &CreateVolume,
+    refusal: DsmError,
+) -> Result<Lun, Error> {
+    let NewLun {
+        name,
+        size,
+        location,
+        ..
+    } = new;
+    let doing = || {
+        format!(
+            "creating LUN {name} of {size} for volume {:?} on {location} of NAS {}",
+            asked.name, nas.name
+        )
+    };
     match nas.lun_called(name).await {
         Ok(Some(lun)) if lun.name == *name => Ok(lun),
-        Ok(_) => Err(not_made(nas, asked, refusal, doing())),
+        Ok(_) => {
+            let verdict = not_made(nas, asked, refusal, doing());
+            if matches!(verdict, Error::Dsm { .. }) {
+                Err(verdict)
+            } else {
+                Err(prove_not_made(nas, name, verdict).await)
+            }
+        }
         Err(error) => {
             tracing::warn!(refusal = %refusal, "a create failed, and the look-up after it failed too");
             Err(error).doing(doing)
         }
+    }
+}
+
+/// A final verdict lets the CO forget the volume, so no earlier try may have left a LUN that a NAS which is still coming up
+/// does not show yet (design choices 16 and 17).
+async fn prove_not_made(nas: &Nas, name: &str, verdict: Error) -> Error {
+    match nas.doubt_of_absence(|lun| lun.name == name).await {
+        Ok(None) => verdict,
+        Ok(Some(seen)) => Error::Unproven {
+            what: format!("that there is no LUN {name} ({})", verdict.chain()),
+            seen,
+        },
+        Err(source) => Error::Dsm {
+            doing: format!("proving that there is no LUN {name} ({})", verdict.chain()),
+            source,
+        },
     }
 }
 
@@ -117,11 +195,24 @@ fn not_made(nas: &Nas, asked: &CreateVolume, refusal: DsmError, doing: String) -
         remedy: format!("{remedy}: choose another type or location"),
     };
     match refusal.code() {
-        Some(Code::NO_SPACE) => Error::Exhausted { what: format!("{doing} (ask for less, or choose a thin type or another location)"), source: refusal },
-        Some(Code::TOO_MANY_LUNS) => Error::Exhausted { what: format!("{doing} (delete LUNs that nobody needs)"), source: refusal },
-        Some(Code::BAD_LOCATION) => no_location(nas, parameters.location.as_deref().unwrap_or_default()),
-        Some(Code::BAD_TYPE | Code::NOT_ON_THIS_FILE_SYSTEM | Code::TYPE_NOT_ON_VOLUME) => bad_type(&refusal.to_string()),
+        Some(Code::NO_SPACE) => Error::Exhausted {
+            what: format!("{doing} (ask for less, or choose a thin type or another location)"),
+            source: refusal,
+        },
+        Some(Code::TOO_MANY_LUNS) => Error::Exhausted {
+            what: format!("{doing} (delete LUNs that nobody needs)"),
+            source: refusal,
+        },
+        Some(Code::BAD_LOCATION) => {
+            no_location(nas, parameters.location.as_deref().unwrap_or_default())
+        }
+        Some(Code::BAD_TYPE | Code::NOT_ON_THIS_FILE_SYSTEM | Code::TYPE_NOT_ON_VOLUME) => {
+            bad_type(&refusal.to_string())
+        }
         Some(Code::BAD_SIZE) => asked.range.unmet(&refusal.to_string()),
-        Some(_) | None => Error::Dsm { doing, source: refusal },
+        Some(_) | None => Error::Dsm {
+            doing,
+            source: refusal,
+        },
     }
 }

@@ -10,21 +10,39 @@ use crate::volume::{Mark, VolumeId};
 impl Shared {
     pub(super) async fn delete(&self, id: &VolumeId) -> Result<(), Error> {
         let nas = self.nas(id)?;
-        let Some(lun) = nas.lun(&id.uuid).await.doing(|| format!("looking for volume {id}"))? else {
+        let Some(lun) = nas
+            .lun(&id.uuid)
+            .await
+            .doing(|| format!("looking for volume {id}"))?
+        else {
             return prove_absent(nas, id).await;
         };
         self.owned(id, &lun)?;
         if let Some(seen) = lun.not_ready() {
-            return Err(Error::Unfinished { what: format!("volume {id}"), seen });
+            return Err(Error::Unfinished {
+                what: format!("volume {id}"),
+                seen,
+            });
         }
         refuse_published(nas, id).await?;
         let sent = nas.delete_lun(&id.uuid).await;
-        // DSM deletes after it has answered, and a lost answer may have been a yes: what `get` says decides.
-        let left = nas.lun_until(&id.uuid, |lun| lun.is_none()).await.doing(|| format!("waiting for LUN {} to be gone", id.uuid))?;
-        match (left, sent) {
-            (None, _) => Ok(()),
+        // DSM deletes after it has answered: what `get` says decides. Without a yes there is nothing to wait for, and one look
+        // tells whether the answer alone was lost.
+        let seen = nas
+            .lun_until(&id.uuid, |lun| sent.is_err() || lun.is_none())
+            .await;
+        match (
+            seen.doing(|| format!("waiting for LUN {} to be gone", id.uuid))?,
+            sent,
+        ) {
+            (None, Ok(())) => Ok(()),
+            // DSM never said that it deletes, so that it now denies the LUN proves no more than at any other time.
+            (None, Err(_)) => prove_absent(nas, id).await,
             (Some(_), Err(error)) => Err(error).doing(|| format!("deleting volume {id}")),
-            (Some(_), Ok(())) => Err(Error::Unproven { what: format!("deletion of volume {id}"), seen: "DSM still shows the LUN".to_owned() }),
+            (Some(_), Ok(())) => Err(Error::Unproven {
+                what: format!("deletion of volume {id}"),
+                seen: "DSM still shows the LUN".to_owned(),
+            }),
         }
     }
 
@@ -32,23 +50,44 @@ impl Shared {
     pub(super) fn owned(&self, id: &VolumeId, lun: &Lun) -> Result<Mark, Error> {
         Mark::read(&self.driver, &lun.description).ok_or_else(|| Error::Refused {
             what: format!("volume {id}"),
-            seen: format!("LUN {:?} lacks the mark of {} in its description ({:?})", lun.name, self.driver, lun.description),
+            seen: format!(
+                "LUN {:?} lacks the mark of {} in its description ({:?})",
+                lun.name, self.driver, lun.description
+            ),
             remedy: "this driver touches its own LUNs only".to_owned(),
         })
     }
 }
 
-/// DSM denies the LUN: success needs more than its word (design choice 16).
+/// The answer to every call but deletion about a LUN that DSM denies: NOT_FOUND if that is proven, else UNAVAILABLE.
+pub(super) async fn denied(nas: &Nas, id: &VolumeId) -> Error {
+    match prove_absent(nas, id).await {
+        Ok(()) => Error::NoSuchVolume {
+            volume: id.to_string(),
+            seen: format!("the NAS has no LUN {}", id.uuid),
+        },
+        Err(doubt) => doubt,
+    }
+}
+
+/// DSM denies the LUN: what follows needs more than its word (design choice 16).
 async fn prove_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
     let what = || format!("the absence of volume {id}");
-    match nas.doubt_of_absence(&id.uuid).await.doing(|| format!("proving {}", what()))? {
+    match nas
+        .doubt_of_absence(|lun| lun.uuid == id.uuid.as_str())
+        .await
+        .doing(|| format!("proving {}", what()))?
+    {
         None => Ok(()),
         Some(seen) => Err(Error::Unproven { what: what(), seen }),
     }
 }
 
 async fn refuse_published(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
-    let targets = nas.targets_of(&id.uuid).await.doing(|| format!("asking who uses volume {id}"))?;
+    let targets = nas
+        .targets_of(&id.uuid)
+        .await
+        .doing(|| format!("asking who uses volume {id}"))?;
     match plan::holders(&id.uuid, &targets).first() {
         None => Ok(()),
         Some(holder) => Err(Error::Refused {

@@ -1,5 +1,6 @@
 //! `ControllerExpandVolume`: judged against what is required, and read back (design choices 12 and 13).
 
+use super::delete::denied;
 use super::{Doing as _, Shared};
 use crate::dsm::lun::Lun;
 use crate::dsm::{Code, DsmError};
@@ -11,23 +12,42 @@ use crate::volume::{Bytes, VolumeId};
 impl Shared {
     pub(super) async fn expand(&self, id: &VolumeId, range: Range) -> Result<Bytes, Error> {
         let nas = self.nas(id)?;
-        let lun = nas.lun(&id.uuid).await.doing(|| format!("looking for volume {id}"))?.ok_or_else(|| no_volume(id))?;
+        let Some(lun) = nas
+            .lun(&id.uuid)
+            .await
+            .doing(|| format!("looking for volume {id}"))?
+        else {
+            return Err(denied(nas, id).await);
+        };
         self.owned(id, &lun)?;
         let size = match plan::expand(lun.size(), &range)? {
             Expand::Done(size) => return Ok(size),
             Expand::Grow(size) => size,
         };
         if let Some(seen) = lun.not_ready() {
-            return Err(Error::Unfinished { what: format!("volume {id}"), seen });
+            return Err(Error::Unfinished {
+                what: format!("volume {id}"),
+                seen,
+            });
         }
         let sent = nas.grow_lun(&id.uuid, size).await;
         // A refused or lost `set` may have taken effect: the size that DSM now reports decides.
-        let grown = |lun: Option<&Lun>| sent.is_err() || lun.is_none_or(|lun| lun.size() >= size && lun.not_ready().is_none());
-        let seen = nas.lun_until(&id.uuid, grown).await.doing(|| format!("reading back the size of volume {id}"))?;
-        let seen = seen.ok_or_else(|| no_volume(id))?.size();
+        let grown = |lun: Option<&Lun>| {
+            sent.is_err() || lun.is_none_or(|lun| lun.size() >= size && lun.not_ready().is_none())
+        };
+        let seen = nas
+            .lun_until(&id.uuid, grown)
+            .await
+            .doing(|| format!("reading back the size of volume {id}"))?;
+        let Some(seen) = seen.map(|lun| lun.size()) else {
+            return Err(denied(nas, id).await);
+        };
         match sent {
             _ if seen >= range.required => Ok(seen),
-            Ok(()) => Err(Error::Unproven { what: format!("growth of volume {id} to {size}"), seen: format!("DSM reports {seen}") }),
+            Ok(()) => Err(Error::Unproven {
+                what: format!("growth of volume {id} to {size}"),
+                seen: format!("DSM reports {seen}"),
+            }),
             Err(error) => Err(not_grown(id, size, &range, error)),
         }
     }
@@ -37,13 +57,14 @@ impl Shared {
 fn not_grown(id: &VolumeId, size: Bytes, range: &Range, refusal: DsmError) -> Error {
     let doing = format!("growing volume {id} to {size}");
     match refusal.code() {
-        Some(Code::NO_SPACE) => Error::Exhausted { what: format!("{doing} (ask for less, or free space on the NAS)"), source: refusal },
+        Some(Code::NO_SPACE) => Error::Exhausted {
+            what: format!("{doing} (ask for less, or free space on the NAS)"),
+            source: refusal,
+        },
         Some(Code::BAD_SIZE) => range.unmet(&format!("{doing}: {refusal}")),
-        Some(_) | None => Error::Dsm { doing, source: refusal },
+        Some(_) | None => Error::Dsm {
+            doing,
+            source: refusal,
+        },
     }
-}
-
-/// DSM does not know the LUN. For all but deletion its word is enough: NOT_FOUND changes nothing.
-pub(super) fn no_volume(id: &VolumeId) -> Error {
-    Error::NoSuchVolume { volume: id.to_string(), seen: format!("the NAS knows no LUN {}", id.uuid) }
 }

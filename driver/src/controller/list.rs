@@ -6,7 +6,7 @@ use proto::csi;
 use proto::csi::controller_get_volume_response::VolumeStatus;
 use proto::csi::{list_volumes_response, validate_volume_capabilities_response::Confirmed};
 
-use super::expand::no_volume;
+use super::delete::denied;
 use super::{Doing as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::location::Location;
@@ -17,11 +17,16 @@ use crate::request::{self, Handle, Page};
 use crate::volume::{Bytes, LunUuid, Mark, VolumeId};
 
 impl Shared {
-    pub(super) async fn validate(&self, message: csi::ValidateVolumeCapabilitiesRequest) -> Result<csi::ValidateVolumeCapabilitiesResponse, Error> {
+    pub(super) async fn validate(
+        &self,
+        message: csi::ValidateVolumeCapabilitiesRequest,
+    ) -> Result<csi::ValidateVolumeCapabilitiesResponse, Error> {
         let handle = Handle::read(&message.volume_id)?;
         let unsupported = match request::capabilities(&message.volume_capabilities) {
             Err(missing @ Error::Missing { .. }) => return Err(missing),
-            read => read.and_then(|capabilities| request::confirm(&message, &capabilities)).err(),
+            read => read
+                .and_then(|capabilities| request::confirm(&message, &capabilities))
+                .err(),
         };
         let id = handle.ours()?;
         self.lun(&id).await?;
@@ -32,20 +37,46 @@ impl Shared {
             mutable_parameters: HashMap::new(),
         };
         Ok(match unsupported {
-            None => csi::ValidateVolumeCapabilitiesResponse { confirmed: Some(confirmed), message: String::new() },
-            Some(error) => csi::ValidateVolumeCapabilitiesResponse { confirmed: None, message: error.chain() },
+            None => csi::ValidateVolumeCapabilitiesResponse {
+                confirmed: Some(confirmed),
+                message: String::new(),
+            },
+            Some(error) => csi::ValidateVolumeCapabilitiesResponse {
+                confirmed: None,
+                message: error.chain(),
+            },
         })
     }
 
-    pub(super) async fn get(&self, id: &VolumeId) -> Result<csi::ControllerGetVolumeResponse, Error> {
+    pub(super) async fn get(
+        &self,
+        id: &VolumeId,
+    ) -> Result<csi::ControllerGetVolumeResponse, Error> {
         let lun = self.lun(id).await?;
-        let targets = self.nas(id)?.targets_of(&id.uuid).await.doing(|| format!("asking who uses volume {id}"))?;
-        let status = VolumeStatus { published_node_ids: published_nodes(&id.uuid, &targets), volume_condition: None };
-        Ok(csi::ControllerGetVolumeResponse { volume: Some(volume(id.to_string(), lun.size())), status: Some(status) })
+        let targets = self
+            .nas(id)?
+            .targets_of(&id.uuid)
+            .await
+            .doing(|| format!("asking who uses volume {id}"))?;
+        let status = VolumeStatus {
+            published_node_ids: published_nodes(&id.uuid, &targets),
+            volume_condition: None,
+        };
+        Ok(csi::ControllerGetVolumeResponse {
+            volume: Some(volume(id.to_string(), lun.size())),
+            status: Some(status),
+        })
     }
 
     async fn lun(&self, id: &VolumeId) -> Result<Lun, Error> {
-        let lun = self.nas(id)?.lun(&id.uuid).await.doing(|| format!("looking for volume {id}"))?.ok_or_else(|| no_volume(id))?;
+        let nas = self.nas(id)?;
+        let Some(lun) = nas
+            .lun(&id.uuid)
+            .await
+            .doing(|| format!("looking for volume {id}"))?
+        else {
+            return Err(denied(nas, id).await);
+        };
         self.owned(id, &lun)?;
         Ok(lun)
     }
@@ -63,11 +94,20 @@ impl Shared {
         let size = page.size.unwrap_or(volumes.len());
         let more = volumes.len() > size;
         volumes.truncate(size);
-        let next_token = volumes.last().filter(|_| more).map_or_else(String::new, |(uuid, _)| uuid.to_string());
-        Ok(csi::ListVolumesResponse { entries: volumes.into_iter().map(|(_, entry)| entry).collect(), next_token })
+        let next_token = volumes
+            .last()
+            .filter(|_| more)
+            .map_or_else(String::new, |(uuid, _)| uuid.to_string());
+        Ok(csi::ListVolumesResponse {
+            entries: volumes.into_iter().map(|(_, entry)| entry).collect(),
+            next_token,
+        })
     }
 
-    async fn volumes_of(&self, nas: &Nas) -> Result<Vec<(LunUuid, list_volumes_response::Entry)>, Error> {
+    async fn volumes_of(
+        &self,
+        nas: &Nas,
+    ) -> Result<Vec<(LunUuid, list_volumes_response::Entry)>, Error> {
         let doing = || format!("listing the volumes of NAS {}", nas.name);
         let luns = nas.luns().await.doing(doing)?;
         let targets = nas.targets().await.doing(doing)?;
@@ -80,15 +120,29 @@ impl Shared {
         let entry = |lun: &Lun| {
             Mark::read(&self.driver, &lun.description)?;
             let uuid: LunUuid = lun.uuid.parse().ok()?;
-            let published_node_ids = nodes.get(lun.uuid.as_str()).into_iter().flatten().filter_map(|target| node_of(&uuid, target)).collect();
-            let status = list_volumes_response::VolumeStatus { published_node_ids, volume_condition: None };
-            let entry = list_volumes_response::Entry { volume: Some(volume(format!("{}/{uuid}", nas.name), lun.size())), status: Some(status) };
+            let published_node_ids = nodes
+                .get(lun.uuid.as_str())
+                .into_iter()
+                .flatten()
+                .filter_map(|target| node_of(&uuid, target))
+                .collect();
+            let status = list_volumes_response::VolumeStatus {
+                published_node_ids,
+                volume_condition: None,
+            };
+            let entry = list_volumes_response::Entry {
+                volume: Some(volume(format!("{}/{uuid}", nas.name), lun.size())),
+                status: Some(status),
+            };
             Some((uuid, entry))
         };
         Ok(luns.iter().filter_map(entry).collect())
     }
 
-    pub(super) async fn capacity(&self, message: &csi::GetCapacityRequest) -> Result<csi::GetCapacityResponse, Error> {
+    pub(super) async fn capacity(
+        &self,
+        message: &csi::GetCapacityRequest,
+    ) -> Result<csi::GetCapacityResponse, Error> {
         let capabilities = match message.volume_capabilities.as_slice() {
             [] => Vec::new(),
             messages => request::capabilities(messages)?,
@@ -96,9 +150,23 @@ impl Shared {
         let parameters = request::Parameters::read(&message.parameters, &capabilities)?;
         let mut free = Vec::new();
         for nas in self.nases.iter().filter(|nas| parameters.means(nas)) {
-            let locations = nas.locations().await.doing(|| format!("asking NAS {} for free space", nas.name))?;
-            let fits = |location: &Location| location.takes_luns() && parameters.location.as_ref().is_none_or(|path| *path == location.path);
-            free.extend(locations.into_iter().filter(fits).map(|location| location.free));
+            let locations = nas
+                .locations()
+                .await
+                .doing(|| format!("asking NAS {} for free space", nas.name))?;
+            let fits = |location: &Location| {
+                location.takes_luns()
+                    && parameters
+                        .location
+                        .as_ref()
+                        .is_none_or(|path| *path == location.path)
+            };
+            free.extend(
+                locations
+                    .into_iter()
+                    .filter(fits)
+                    .map(|location| location.free),
+            );
         }
         let total = Bytes(free.iter().map(|free| free.0).sum());
         Ok(csi::GetCapacityResponse {
@@ -110,11 +178,17 @@ impl Shared {
 }
 
 fn volume(volume_id: String, size: Bytes) -> csi::Volume {
-    csi::Volume { capacity_bytes: size.as_i64(), volume_id, ..csi::Volume::default() }
+    csi::Volume {
+        capacity_bytes: size.as_i64(),
+        volume_id,
+        ..csi::Volume::default()
+    }
 }
 
 fn published_nodes(lun: &LunUuid, targets: &[Target]) -> Vec<String> {
-    let mapped = targets.iter().filter(|target| target.mapping_of(lun).is_some());
+    let mapped = targets
+        .iter()
+        .filter(|target| target.mapping_of(lun).is_some());
     mapped.filter_map(|target| node_of(lun, target)).collect()
 }
 

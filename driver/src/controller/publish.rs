@@ -5,12 +5,12 @@
 
 use proto::csi;
 
-use super::expand::no_volume;
+use super::delete::denied;
 use super::{Doing as _, Shared, read_node};
 use crate::dsm::target::Target;
 use crate::dsm::{Code, DsmError, Nas};
 use crate::error::Error;
-use crate::plan::{self, Published};
+use crate::plan::{self, Holder, Published};
 use crate::publication::{Iqn, NodeId, PublishContext};
 use crate::request::{Capability, Handle, required};
 use crate::volume::{LunUuid, VolumeId, digest};
@@ -26,7 +26,11 @@ pub(super) struct Publish {
 impl Publish {
     pub(super) fn read(message: &csi::ControllerPublishVolumeRequest) -> Result<Self, Error> {
         let handle = Handle::read(&message.volume_id)?;
-        required("node_id", &message.node_id, "name the node as NodeGetInfo does")?;
+        required(
+            "node_id",
+            &message.node_id,
+            "name the node as NodeGetInfo does",
+        )?;
         let capability = Capability::read("volume_capability", message.volume_capability.as_ref())?;
         if message.readonly {
             return Err(Error::Invalid {
@@ -35,7 +39,11 @@ impl Publish {
                 remedy: "this driver enforces read-only on the node: set it in NodePublishVolume or use a READER access mode".to_owned(),
             });
         }
-        Ok(Self { id: handle.ours()?, node: read_node(&message.node_id)?, multi_node: capability.multi_node() })
+        Ok(Self {
+            id: handle.ours()?,
+            node: read_node(&message.node_id)?,
+            multi_node: capability.multi_node(),
+        })
     }
 }
 
@@ -47,33 +55,75 @@ struct Own {
 
 impl Shared {
     pub(super) async fn publish(&self, asked: &Publish) -> Result<PublishContext, Error> {
-        let Publish { id, node, multi_node } = asked;
+        let Publish {
+            id,
+            node,
+            multi_node,
+        } = asked;
         let nas = self.nas(id)?;
-        let lun = nas.lun(&id.uuid).await.doing(|| format!("looking for volume {id}"))?.ok_or_else(|| no_volume(id))?;
+        let seen = nas
+            .lun_and_targets(&id.uuid)
+            .await
+            .doing(|| format!("looking for volume {id}"))?;
+        let Some((lun, targets)) = seen else {
+            return Err(denied(nas, id).await);
+        };
         self.owned(id, &lun)?;
         if let Some(seen) = lun.not_ready() {
-            return Err(Error::Unfinished { what: format!("volume {id}"), seen });
+            return Err(Error::Unfinished {
+                what: format!("volume {id}"),
+                seen,
+            });
         }
         let portals = nas.portals().await.map_err(|error| Error::Unfinished {
             what: format!("NAS {}", nas.name),
-            seen: format!("its name {:?} cannot be resolved ({error}): give portals in the configuration", nas.host),
+            seen: format!(
+                "its name {:?} cannot be resolved ({error}): give portals in the configuration",
+                nas.host
+            ),
         })?;
         let iqn = Iqn::of_publication(&id.uuid, node);
+        let what = || format!("publication of volume {id} to node {node}");
+        let conflict = |holder: &Holder| Error::Refused {
+            what: what(),
+            seen: holder.to_string(),
+            remedy: conflict_remedy(holder.node.is_some()),
+        };
+        let context = |lun| PublishContext {
+            portals,
+            iqn: iqn.clone(),
+            lun,
+            uuid: id.uuid.clone(),
+        };
+        // Looking first spares the calls when there is nothing to do, and makes nothing that would have to be taken back from
+        // beside another node's target, where a crash could leave it. What counts is still what is seen after the map.
+        match plan::published(&id.uuid, &iqn, *multi_node, &targets) {
+            Published::Here(lun) => return Ok(context(lun)),
+            Published::Conflict { holder } => {
+                return Err(take_back(nas, asked, &iqn, false, conflict(&holder)).await);
+            }
+            Published::NotHere(_) => {}
+        }
         let own = own_target(nas, &id.uuid, node, &iqn).await?;
         let targets = match nas.map_target(&id.uuid, own.target_id).await {
             Ok(targets) => targets,
-            Err(error) => return Err(undo(nas, id, &own, &iqn, Error::Dsm { doing: format!("mapping volume {id} to target {iqn}"), source: error }).await),
+            Err(source) => {
+                let failure = Error::Dsm {
+                    doing: format!("mapping volume {id} to target {iqn}"),
+                    source,
+                };
+                return Err(if own.made {
+                    take_back(nas, asked, &iqn, true, failure).await
+                } else {
+                    failure
+                });
+            }
         };
         match plan::published(&id.uuid, &iqn, *multi_node, &targets) {
-            Published::Here(lun) => Ok(PublishContext { portals, iqn, lun, uuid: id.uuid.clone() }),
-            Published::NotHere(seen) => Err(Error::Unproven { what: format!("publication of volume {id} to node {node}"), seen }),
+            Published::Here(lun) => Ok(context(lun)),
+            Published::NotHere(seen) => Err(Error::Unproven { what: what(), seen }),
             Published::Conflict { holder } => {
-                let refused = Error::Refused {
-                    what: format!("publication of volume {id} to node {node}"),
-                    seen: holder.to_string(),
-                    remedy: conflict_remedy(holder.node.is_some()),
-                };
-                Err(undo(nas, id, &own, &iqn, refused).await)
+                Err(take_back(nas, asked, &iqn, own.made, conflict(&holder)).await)
             }
         }
     }
@@ -82,16 +132,27 @@ impl Shared {
         let nas = self.nas(id)?;
         let doing = || format!("looking for the targets of volume {id}");
         if node_id.is_empty() {
-            let ours = |target: &Target| target.iqn().and_then(|iqn| iqn.publication()).is_some_and(|(lun, _)| lun == id.uuid);
+            let ours = |target: &Target| {
+                target
+                    .iqn()
+                    .and_then(|iqn| iqn.publication())
+                    .is_some_and(|(lun, _)| lun == id.uuid)
+            };
             for target in nas.targets().await.doing(doing)?.into_iter().filter(ours) {
                 withdraw(nas, &id.uuid, &target).await?;
             }
             return Ok(());
         }
         // An id that no node of ours can have never had a target.
-        let Ok(node) = node_id.parse::<NodeId>() else { return Ok(()) };
+        let Ok(node) = node_id.parse::<NodeId>() else {
+            return Ok(());
+        };
         let iqn = Iqn::of_publication(&id.uuid, &node);
-        match nas.target(&target_name(&id.uuid, &node), &iqn).await.doing(doing)? {
+        match nas
+            .target(&target_name(&id.uuid, &node), &iqn)
+            .await
+            .doing(doing)?
+        {
             Some(target) => withdraw(nas, &id.uuid, &target).await,
             None => Ok(()),
         }
@@ -115,12 +176,20 @@ fn conflict_remedy(ours: bool) -> String {
 async fn own_target(nas: &Nas, lun: &LunUuid, node: &NodeId, iqn: &Iqn) -> Result<Own, Error> {
     let name = target_name(lun, node);
     let refusal = match nas.create_target(&name, iqn).await {
-        Ok(target_id) => return Ok(Own { target_id, made: true }),
+        Ok(target_id) => {
+            return Ok(Own {
+                target_id,
+                made: true,
+            });
+        }
         Err(refusal) => refusal,
     };
     let doing = || format!("creating target {iqn}");
     match nas.target(&name, iqn).await.doing(doing)? {
-        Some(target) => Ok(Own { target_id: target.target_id, made: false }),
+        Some(target) => Ok(Own {
+            target_id: target.target_id,
+            made: false,
+        }),
         None => Err(no_target(&name, doing(), refusal)),
     }
 }
@@ -128,39 +197,76 @@ async fn own_target(nas: &Nas, lun: &LunUuid, node: &NodeId, iqn: &Iqn) -> Resul
 /// DSM refused the target and lists none of this IQN: nothing was made.
 fn no_target(name: &str, doing: String, refusal: DsmError) -> Error {
     match refusal.code() {
-        Some(Code::TOO_MANY_TARGETS) => Error::Exhausted { what: format!("{doing} (each published volume needs a target: unpublish others)"), source: refusal },
+        Some(Code::TOO_MANY_TARGETS) => Error::Exhausted {
+            what: format!("{doing} (each published volume needs a target: unpublish others)"),
+            source: refusal,
+        },
         Some(Code::TARGET_NAME_EXISTS) => Error::Refused {
             what: doing,
             seen: format!("a target named {name} with another IQN exists"),
             remedy: "delete or rename it in SAN Manager".to_owned(),
         },
-        Some(_) | None => Error::Dsm { doing, source: refusal },
+        Some(_) | None => Error::Dsm {
+            doing,
+            source: refusal,
+        },
     }
 }
 
-/// Takes back what this call made. When that cannot be proven the caller is told to come again.
-async fn undo(nas: &Nas, id: &VolumeId, own: &Own, iqn: &Iqn, failure: Error) -> Error {
-    if !own.made {
-        return failure;
-    }
-    match nas.delete_target(&id.uuid, own.target_id).await {
-        Ok(targets) if targets.iter().all(|target| target.iqn != iqn.as_str()) => failure,
-        Ok(_) => Error::Unproven { what: format!("taking back the publication of volume {id} ({})", failure.chain()), seen: format!("DSM still lists target {iqn}") },
-        Err(source) => Error::Dsm { doing: format!("taking back the publication of volume {id} ({})", failure.chain()), source },
+/// Takes the target of a publication back before `failure` is answered. One that this call did not make is left alone when it
+/// exports the LUN, because it may be in use: then, and when it cannot be proven that the target is gone, the answer is not
+/// final. Its number is read afresh, for DSM gives the numbers of deleted targets away again (design choice 6).
+async fn take_back(nas: &Nas, asked: &Publish, iqn: &Iqn, made: bool, failure: Error) -> Error {
+    let Publish { id, node, .. } = asked;
+    let doing = || format!("looking for target {iqn}");
+    let left = match nas
+        .target(&target_name(&id.uuid, node), iqn)
+        .await
+        .doing(doing)
+    {
+        Ok(None) => None,
+        Ok(Some(target)) if made || target.mapping_of(&id.uuid).is_none() => {
+            withdraw(nas, &id.uuid, &target)
+                .await
+                .err()
+                .map(|error| error.chain())
+        }
+        Ok(Some(target)) => Some(format!(
+            "target {iqn} (id {}) of this node exported it before this call and may be in use",
+            target.target_id
+        )),
+        Err(error) => Some(error.chain()),
+    };
+    match left {
+        None => failure,
+        Some(seen) => Error::Unproven {
+            what: format!("taking back a publication ({})", failure.chain()),
+            seen,
+        },
     }
 }
 
 /// Deletes a target and reads back that the LUN is no longer exported by it.
 async fn withdraw(nas: &Nas, lun: &LunUuid, target: &Target) -> Result<(), Error> {
-    let what = || format!("deletion of target {} (id {})", target.iqn, target.target_id);
+    let what = || {
+        format!(
+            "deletion of target {} (id {})",
+            target.iqn, target.target_id
+        )
+    };
     let left = match nas.delete_target(lun, target.target_id).await {
         Ok(targets) => targets,
         // Another controller may have been faster; only the full list can say so (design choice 6).
-        Err(error) if error.code().is_some_and(Code::no_target) => nas.targets().await.doing(what)?,
+        Err(error) if error.code().is_some_and(Code::no_target) => {
+            nas.targets().await.doing(what)?
+        }
         Err(error) => return Err(error).doing(what),
     };
     if left.iter().any(|row| row.iqn == target.iqn) {
-        return Err(Error::Unproven { what: what(), seen: "DSM still lists it".to_owned() });
+        return Err(Error::Unproven {
+            what: what(),
+            seen: "DSM still lists it".to_owned(),
+        });
     }
     Ok(())
 }

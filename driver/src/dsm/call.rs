@@ -21,7 +21,12 @@ pub struct Call {
 impl Call {
     /// A call without parameters.
     pub fn new(api: &'static str, version: u8, method: &'static str) -> Self {
-        Self { api, version, method, params: Vec::new() }
+        Self {
+            api,
+            version,
+            method,
+            params: Vec::new(),
+        }
     }
 
     /// Adds a parameter.
@@ -38,7 +43,11 @@ impl Call {
             ("version", self.version.to_string()),
             ("method", self.method.to_owned()),
         ];
-        fields.extend(self.params.iter().map(|(name, value)| (*name, value.to_string())));
+        fields.extend(
+            self.params
+                .iter()
+                .map(|(name, value)| (*name, value.to_string())),
+        );
         fields
     }
 
@@ -67,8 +76,14 @@ mod tests {
 
     #[test]
     fn values_are_json() {
-        let call = Call::new("SYNO.Core.ISCSI.LUN", 1, "set").with("uuid", "6f1c").with("new_size", 2_147_483_648_u64);
-        let form: Vec<String> = call.form().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let call = Call::new("SYNO.Core.ISCSI.LUN", 1, "set")
+            .with("uuid", "6f1c")
+            .with("new_size", 2_147_483_648_u64);
+        let form: Vec<String> = call
+            .form()
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         assert_eq!(
             form.join("&"),
             "api=SYNO.Core.ISCSI.LUN&version=1&method=set&uuid=\"6f1c\"&new_size=2147483648"

@@ -74,7 +74,11 @@ impl Client {
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn new(account: Account, ca: Option<reqwest::Certificate>, refusals: std::sync::Arc<Refusals>) -> reqwest::Result<Self> {
+    pub fn new(
+        account: Account,
+        ca: Option<reqwest::Certificate>,
+        refusals: std::sync::Arc<Refusals>,
+    ) -> reqwest::Result<Self> {
         // The first client of the process chooses the cryptography; that it was chosen before is no error.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder()
@@ -87,7 +91,12 @@ impl Client {
         if let Some(ca) = ca {
             http = http.tls_certs_merge([ca]);
         }
-        Ok(Self { http: http.build()?, account, refusals, login: Mutex::default() })
+        Ok(Self {
+            http: http.build()?,
+            account,
+            refusals,
+            login: Mutex::default(),
+        })
     }
 
     /// Sends one call and reads its answer. A lost session is renewed once, for all who wait, and the call sent once more:
@@ -111,7 +120,11 @@ impl Client {
     ///
     /// # Errors
     /// Of the call that failed; then the first may have been carried out.
-    pub async fn call_both<A: DeserializeOwned, B: DeserializeOwned>(&self, first: &Call, second: &Call) -> Result<(A, B), DsmError> {
+    pub async fn call_both<A: DeserializeOwned, B: DeserializeOwned>(
+        &self,
+        first: &Call,
+        second: &Call,
+    ) -> Result<(A, B), DsmError> {
         let both = Call::sequence(&[first.clone(), second.clone()]);
         let answer: CompoundAnswer = match self.call(&both).await {
             Err(DsmError::Refused { code, .. }) if code.no_compound() => {
@@ -121,8 +134,15 @@ impl Client {
         };
         let mut results = answer.result.into_iter();
         let mut open = |call: &Call| {
-            let missing = || DsmError::Garbled { api: call.api, method: call.method, seen: "no result in a compound answer".to_owned() };
-            results.next().ok_or_else(missing).map(|envelope| (envelope, call.api, call.method))
+            let missing = || DsmError::Garbled {
+                api: call.api,
+                method: call.method,
+                seen: "no result in a compound answer".to_owned(),
+            };
+            results
+                .next()
+                .ok_or_else(missing)
+                .map(|envelope| (envelope, call.api, call.method))
         };
         let (envelope, api, method) = open(first)?;
         let first_answer = envelope.open(api, method)?;
@@ -156,14 +176,27 @@ impl Client {
     }
 
     async fn log_in(&self, state: &mut LoginState) -> Result<Session, DsmError> {
-        let Account { nas, url, username, .. } = &self.account;
+        let Account {
+            nas, url, username, ..
+        } = &self.account;
         let password = self.password().await?;
-        let credential = Credential { url, account: username, password: &password };
-        let refused = |code, remembered| DsmError::Login { account: username.clone(), code, remembered };
+        let credential = Credential {
+            url,
+            account: username,
+            password: &password,
+        };
+        let refused = |code, remembered| DsmError::Login {
+            account: username.clone(),
+            code,
+            remembered,
+        };
         if let Some(code) = self.refusals.code(&nas.to_string(), credential) {
             return Err(refused(code, true));
         }
-        if state.blocked.is_some_and(|since| since.elapsed() < BLOCKED_PAUSE) {
+        if state
+            .blocked
+            .is_some_and(|since| since.elapsed() < BLOCKED_PAUSE)
+        {
             return Err(refused(Code::ADDRESS_BLOCKED, false));
         }
         state.logins += 1;
@@ -201,43 +234,82 @@ impl Client {
         self.send(request, "SYNO.API.Auth", "login").await
     }
 
-    async fn send_with<T: DeserializeOwned>(&self, call: &Call, session: &Session) -> Result<T, DsmError> {
+    async fn send_with<T: DeserializeOwned>(
+        &self,
+        call: &Call,
+        session: &Session,
+    ) -> Result<T, DsmError> {
         let mut form = call.form();
         trace!(nas = %self.account.nas, ?form, "DSM call");
         // DSM 7.1 wants the cookie, other versions are known to work with `_sid`: send both.
         form.push(("_sid", session.sid.expose_secret().to_owned()));
-        let mut request = self.http.post(self.endpoint("entry.cgi")).header(COOKIE, session.cookie.clone()).form(&form);
+        let mut request = self
+            .http
+            .post(self.endpoint("entry.cgi"))
+            .header(COOKIE, session.cookie.clone())
+            .form(&form);
         if let Some(token) = &session.token {
             request = request.header("X-SYNO-TOKEN", token.clone());
         }
         self.send(request, call.api, call.method).await
     }
 
-    async fn send<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder, api: &'static str, method: &'static str) -> Result<T, DsmError> {
+    async fn send<T: DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+        api: &'static str,
+        method: &'static str,
+    ) -> Result<T, DsmError> {
         let started = Instant::now();
         let answer = async {
-            let response = request.send().await.map_err(|source| self.not_answered(source, api, method))?;
+            let response = request
+                .send()
+                .await
+                .map_err(|source| self.not_answered(source, api, method))?;
             let status = response.status();
-            let body = response.bytes().await.map_err(|source| DsmError::Lost { api, method, source: source.without_url() })?;
+            let body = response.bytes().await.map_err(|source| DsmError::Lost {
+                api,
+                method,
+                source: source.without_url(),
+            })?;
             if !status.is_success() {
-                return Err(DsmError::Garbled { api, method, seen: format!("HTTP status {status}") });
+                return Err(DsmError::Garbled {
+                    api,
+                    method,
+                    seen: format!("HTTP status {status}"),
+                });
             }
             reply::read(api, method, &body)
         }
         .instrument(debug_span!("dsm", nas = %self.account.nas, api, method))
         .await;
-        let outcome = answer.as_ref().err().map_or_else(|| "ok".to_owned(), ToString::to_string);
+        let outcome = answer
+            .as_ref()
+            .err()
+            .map_or_else(|| "ok".to_owned(), ToString::to_string);
         debug!(nas = %self.account.nas, api, method, elapsed = ?started.elapsed(), outcome, "DSM answered");
         answer
     }
 
-    fn not_answered(&self, source: reqwest::Error, api: &'static str, method: &'static str) -> DsmError {
+    fn not_answered(
+        &self,
+        source: reqwest::Error,
+        api: &'static str,
+        method: &'static str,
+    ) -> DsmError {
         let connecting = source.is_connect() || source.is_builder();
         let source = source.without_url();
         if connecting {
-            DsmError::Unreachable { url: self.account.url.clone(), source }
+            DsmError::Unreachable {
+                url: self.account.url.clone(),
+                source,
+            }
         } else {
-            DsmError::Lost { api, method, source }
+            DsmError::Lost {
+                api,
+                method,
+                source,
+            }
         }
     }
 
@@ -245,7 +317,10 @@ impl Client {
         match &self.account.password {
             Password::Given(password) => Ok(password.clone()),
             Password::File(path) => {
-                let unreadable = |source| DsmError::Password { path: path.display().to_string(), source };
+                let unreadable = |source| DsmError::Password {
+                    path: path.display().to_string(),
+                    source,
+                };
                 let text = tokio::fs::read_to_string(path).await.map_err(unreadable)?;
                 Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
             }
@@ -278,7 +353,10 @@ impl LoginAnswer {
         Ok(Session {
             number,
             cookie: header(&format!("id={}", self.sid.expose_secret()))?,
-            token: self.synotoken.map(|token| header(token.expose_secret())).transpose()?,
+            token: self
+                .synotoken
+                .map(|token| header(token.expose_secret()))
+                .transpose()?,
             sid: self.sid,
         })
     }

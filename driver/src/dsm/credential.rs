@@ -61,19 +61,29 @@ impl Refusals {
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Some(Err(_)) | None => BTreeMap::new(),
         };
-        Ok(Self { file, known: Mutex::new(known) })
+        Ok(Self {
+            file,
+            known: Mutex::new(known),
+        })
     }
 
     /// The code with which `nas` refused this very credential.
     pub fn code(&self, nas: &str, credential: Credential<'_>) -> Option<Code> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(nas).filter(|refusal| refusal.hash == credential.hash(&refusal.salt)).map(|refusal| Code(refusal.code))
+        known
+            .get(nas)
+            .filter(|refusal| refusal.hash == credential.hash(&refusal.salt))
+            .map(|refusal| Code(refusal.code))
     }
 
     /// Remembers that `nas` refused this credential.
     pub fn remember(&self, nas: &str, credential: Credential<'_>, code: Code) {
         let salt = hex::encode(rand::random::<[u8; 16]>());
-        let refusal = Refusal { hash: credential.hash(&salt), salt, code: code.0 };
+        let refusal = Refusal {
+            hash: credential.hash(&salt),
+            salt,
+            code: code.0,
+        };
         self.change(|known| {
             known.insert(nas.to_owned(), refusal);
         });
@@ -81,7 +91,11 @@ impl Refusals {
 
     /// `nas` has accepted a credential.
     pub fn forget(&self, nas: &str) {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(nas);
+        let known = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(nas);
         if known {
             self.change(|known| {
                 known.remove(nas);
@@ -102,7 +116,10 @@ impl Refusals {
 }
 
 fn write(file: &Path, known: &BTreeMap<String, Refusal>) -> io::Result<()> {
-    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = file
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut temporary = tempfile::NamedTempFile::new_in(directory)?;
     temporary.write_all(&serde_json::to_vec_pretty(known)?)?;
     temporary.as_file().sync_all()?;
@@ -118,20 +135,39 @@ mod tests {
     fn choice_23_a_refused_credential_is_remembered_until_it_changes() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("refused.json");
-        let (wrong, right) = (SecretString::from("wrong-password"), SecretString::from("right"));
-        let with = |password| Credential { url: "http://nas", account: "csi", password };
+        let (wrong, right) = (
+            SecretString::from("wrong-password"),
+            SecretString::from("right"),
+        );
+        let with = |password| Credential {
+            url: "http://nas",
+            account: "csi",
+            password,
+        };
         let refusals = Refusals::open(Some(file.clone())).unwrap();
         assert_eq!(refusals.code("nas1", with(&wrong)), None);
         refusals.remember("nas1", with(&wrong), Code::WRONG_PASSWORD);
 
         let after_restart = Refusals::open(Some(file.clone())).unwrap();
-        assert_eq!(after_restart.code("nas1", with(&wrong)), Some(Code::WRONG_PASSWORD));
+        assert_eq!(
+            after_restart.code("nas1", with(&wrong)),
+            Some(Code::WRONG_PASSWORD)
+        );
         assert_eq!(after_restart.code("nas1", with(&right)), None);
         assert_eq!(after_restart.code("nas2", with(&wrong)), None);
-        assert!(!std::fs::read_to_string(&file).unwrap().contains("wrong-password"));
+        assert!(
+            !std::fs::read_to_string(&file)
+                .unwrap()
+                .contains("wrong-password")
+        );
 
         after_restart.forget("nas1");
-        assert_eq!(Refusals::open(Some(file)).unwrap().code("nas1", with(&wrong)), None);
+        assert_eq!(
+            Refusals::open(Some(file))
+                .unwrap()
+                .code("nas1", with(&wrong)),
+            None
+        );
     }
 
     #[test]

@@ -28,7 +28,11 @@ pub struct Location {
 impl Location {
     /// A new LUN may be put here.
     pub fn takes_luns(&self) -> bool {
-        !self.readonly && matches!(self.status.as_str(), "normal" | "has_acceptable_disk" | "degrade")
+        !self.readonly
+            && matches!(
+                self.status.as_str(),
+                "normal" | "has_acceptable_disk" | "degrade"
+            )
     }
 }
 
@@ -61,7 +65,10 @@ pub struct LocationAnswer {
 
 /// `list` of all volumes.
 pub fn list() -> Call {
-    Call::new(API, 1, "list").with("offset", 0).with("limit", -1).with("location", "all")
+    Call::new(API, 1, "list")
+        .with("offset", 0)
+        .with("limit", -1)
+        .with("location", "all")
 }
 
 /// `get`.
@@ -76,8 +83,13 @@ mod tests {
     #[test]
     fn sizes_come_as_strings() {
         for free in [r#""486521139200""#, "486521139200"] {
-            let text = format!(r#"{{"volume_path":"/volume1","fs_type":"btrfs","status":"normal","size_free_byte":{free}}}"#);
-            assert_eq!(serde_json::from_str::<Location>(&text).unwrap().free, Bytes(486_521_139_200));
+            let text = format!(
+                r#"{{"volume_path":"/volume1","fs_type":"btrfs","status":"normal","size_free_byte":{free}}}"#
+            );
+            assert_eq!(
+                serde_json::from_str::<Location>(&text).unwrap().free,
+                Bytes(486_521_139_200)
+            );
         }
     }
 }

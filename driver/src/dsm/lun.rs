@@ -101,7 +101,9 @@ pub struct CreatedLun {
 
 /// `get`: DSM takes a name in `uuid` too.
 pub fn get(uuid_or_name: &str) -> Call {
-    Call::new(API, 1, "get").with("uuid", uuid_or_name).with("additional", ADDITIONAL)
+    Call::new(API, 1, "get")
+        .with("uuid", uuid_or_name)
+        .with("additional", ADDITIONAL)
 }
 
 /// `list` without `types`: a filter hides some LUNs.
@@ -135,7 +137,10 @@ pub fn create(lun: &NewLun) -> Call {
     if matches!(lun.kind.as_str(), "BLUN" | "ADV") {
         call.with(
             "dev_attribs",
-            [json!({"dev_attrib": "emulate_tpu", "enable": 1}), json!({"dev_attrib": "can_snapshot", "enable": 1})],
+            [
+                json!({"dev_attrib": "emulate_tpu", "enable": 1}),
+                json!({"dev_attrib": "can_snapshot", "enable": 1}),
+            ],
         )
     } else {
         call
@@ -144,7 +149,9 @@ pub fn create(lun: &NewLun) -> Call {
 
 /// `set`: grows a LUN to `size`.
 pub fn set_size(uuid: &LunUuid, size: Bytes) -> Call {
-    Call::new(API, 1, "set").with("uuid", uuid.as_str()).with("new_size", size.0)
+    Call::new(API, 1, "set")
+        .with("uuid", uuid.as_str())
+        .with("new_size", size.0)
 }
 
 /// `delete`.
@@ -154,7 +161,9 @@ pub fn delete(uuid: &LunUuid) -> Call {
 
 /// `map_target`: adds a target to those that export the LUN.
 pub fn map_target(uuid: &LunUuid, target_id: u64) -> Call {
-    Call::new(API, 1, "map_target").with("uuid", uuid.as_str()).with("target_ids", [target_id])
+    Call::new(API, 1, "map_target")
+        .with("uuid", uuid.as_str())
+        .with("target_ids", [target_id])
 }
 
 #[cfg(test)]
@@ -171,14 +180,23 @@ mod tests {
     #[test]
     fn the_type_is_told_from_either_field() {
         assert_eq!(lun("").type_name(), Some("BLUN"));
-        assert_eq!(lun(r#","type_str":"BLUN_THICK""#).type_name(), Some("BLUN_THICK"));
-        let named: Lun = serde_json::from_str(r#"{"uuid":"u","name":"n","size":1,"location":"/v","type":"THIN"}"#).unwrap();
+        assert_eq!(
+            lun(r#","type_str":"BLUN_THICK""#).type_name(),
+            Some("BLUN_THICK")
+        );
+        let named: Lun = serde_json::from_str(
+            r#"{"uuid":"u","name":"n","size":1,"location":"/v","type":"THIN"}"#,
+        )
+        .unwrap();
         assert_eq!(named.type_name(), Some("THIN"));
     }
 
     #[test]
     fn choice_18_only_normal_and_unlocked_is_ready() {
-        assert_eq!(lun(r#","status":"normal","is_action_locked":false"#).not_ready(), None);
+        assert_eq!(
+            lun(r#","status":"normal","is_action_locked":false"#).not_ready(),
+            None
+        );
         for extra in [
             "",
             r#","status":"normal""#,
@@ -199,7 +217,12 @@ mod tests {
             location: "/volume1".to_owned(),
             description: String::new(),
         };
-        let attributes = |kind| create(&new(kind)).form().into_iter().find(|(name, _)| *name == "dev_attribs");
+        let attributes = |kind| {
+            create(&new(kind))
+                .form()
+                .into_iter()
+                .find(|(name, _)| *name == "dev_attribs")
+        };
         assert!(attributes("BLUN").unwrap().1.contains("can_snapshot"));
         assert!(attributes("BLUN").unwrap().1.contains("emulate_tpu"));
         assert_eq!(attributes("FILE"), None);

@@ -51,7 +51,10 @@ impl Nas {
         if let Ok(address) = bare.parse::<IpAddr>() {
             return Ok(vec![Portal::at(address)]);
         }
-        let mut addresses: Vec<Portal> = tokio::net::lookup_host((bare, Portal::PORT)).await?.map(Portal::from).collect();
+        let mut addresses: Vec<Portal> = tokio::net::lookup_host((bare, Portal::PORT))
+            .await?
+            .map(Portal::from)
+            .collect();
         addresses.sort_unstable();
         addresses.dedup();
         Ok(addresses)
@@ -63,7 +66,10 @@ impl Nas {
     /// Anything else than a LUN or that answer.
     pub async fn lun(&self, uuid: &LunUuid) -> Result<Option<Lun>, DsmError> {
         // `get` takes names too: a LUN that is merely called like this uuid is another one.
-        Ok(self.lun_called(uuid.as_str()).await?.filter(|lun| lun.uuid == uuid.as_str()))
+        Ok(self
+            .lun_called(uuid.as_str())
+            .await?
+            .filter(|lun| lun.uuid == uuid.as_str()))
     }
 
     /// The LUN with this key or name, under the same terms.
@@ -78,6 +84,27 @@ impl Nas {
         }
     }
 
+    /// The LUN with this key, under the same terms, and the targets that export it: one request.
+    ///
+    /// # Errors
+    /// Anything else than both or DSM's word that there is no such LUN.
+    pub async fn lun_and_targets(
+        &self,
+        uuid: &LunUuid,
+    ) -> Result<Option<(Lun, Vec<Target>)>, DsmError> {
+        match self
+            .client
+            .call_both::<LunAnswer, TargetsAnswer>(&lun::get(uuid.as_str()), &target::list_of(uuid))
+            .await
+        {
+            Ok((found, exports)) => {
+                Ok(Some((found.lun, exports.targets)).filter(|(lun, _)| lun.uuid == uuid.as_str()))
+            }
+            Err(error) if error.code().is_some_and(super::Code::no_lun) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Every LUN of the NAS: the answer grows with their number.
     ///
     /// # Errors
@@ -86,21 +113,38 @@ impl Nas {
         Ok(self.client.call::<LunsAnswer>(&lun::list()).await?.luns)
     }
 
-    /// Proves that there is no such LUN: the full list lacks it, and every volume is `normal`, so that the NAS is not still
-    /// coming up (design choice 16). `Some` says what stands against it.
+    /// Proves that no LUN of the NAS is the one that `get` denies: every volume is `normal`, so that the NAS is not still coming
+    /// up, and the full list lacks it (design choice 16). In this order: a volume that comes up between the two questions would
+    /// be too late for the list and in time for the proof. `Some` says what stands against it.
     ///
     /// # Errors
     /// [`DsmError`]: nothing is proven.
-    pub async fn doubt_of_absence(&self, uuid: &LunUuid) -> Result<Option<String>, DsmError> {
-        if self.luns().await?.iter().any(|lun| lun.uuid == uuid.as_str()) {
-            return Ok(Some(format!("get denies LUN {uuid}, but list shows it")));
-        }
+    pub async fn doubt_of_absence(
+        &self,
+        is_it: impl Fn(&Lun) -> bool,
+    ) -> Result<Option<String>, DsmError> {
         let locations = self.locations().await?;
         if locations.is_empty() {
-            return Ok(Some("the NAS shows no volumes: it may still be starting".to_owned()));
+            return Ok(Some(
+                "the NAS shows no volumes: it may still be starting".to_owned(),
+            ));
         }
-        let doubtful = locations.iter().find(|location| location.status != "normal");
-        Ok(doubtful.map(|location| format!("volume {} of the NAS is {:?}, so LUNs may be missing from its list", location.path, location.status)))
+        if let Some(doubtful) = locations
+            .iter()
+            .find(|location| location.status != "normal")
+        {
+            let Location { path, status, .. } = doubtful;
+            return Ok(Some(format!(
+                "volume {path} of the NAS is {status:?}, so LUNs may be missing from its list"
+            )));
+        }
+        let listed = self.luns().await?.into_iter().find(is_it);
+        Ok(listed.map(|lun| {
+            format!(
+                "get denies LUN {} ({}), but list shows it",
+                lun.name, lun.uuid
+            )
+        }))
     }
 
     /// Creates a LUN and answers its key.
@@ -108,7 +152,11 @@ impl Nas {
     /// # Errors
     /// [`DsmError`]; whatever it is, the LUN may exist: look it up by name (design choice 18).
     pub async fn create_lun(&self, new: &NewLun) -> Result<String, DsmError> {
-        Ok(self.client.call::<CreatedLun>(&lun::create(new)).await?.uuid)
+        Ok(self
+            .client
+            .call::<CreatedLun>(&lun::create(new))
+            .await?
+            .uuid)
     }
 
     /// Grows a LUN. Read its size back.
@@ -116,7 +164,10 @@ impl Nas {
     /// # Errors
     /// [`DsmError`].
     pub async fn grow_lun(&self, uuid: &LunUuid, size: Bytes) -> Result<(), DsmError> {
-        self.client.call::<Nothing>(&lun::set_size(uuid, size)).await.map(drop)
+        self.client
+            .call::<Nothing>(&lun::set_size(uuid, size))
+            .await
+            .map(drop)
     }
 
     /// Starts the deletion of a LUN, which DSM carries out after it has answered.
@@ -124,14 +175,21 @@ impl Nas {
     /// # Errors
     /// [`DsmError`].
     pub async fn delete_lun(&self, uuid: &LunUuid) -> Result<(), DsmError> {
-        self.client.call::<Nothing>(&lun::delete(uuid)).await.map(drop)
+        self.client
+            .call::<Nothing>(&lun::delete(uuid))
+            .await
+            .map(drop)
     }
 
     /// Reads a LUN until `done` accepts what `get` says, for a bounded time; answers the last that was seen.
     ///
     /// # Errors
     /// [`DsmError`] of the first reading that fails.
-    pub async fn lun_until(&self, uuid: &LunUuid, done: impl Fn(Option<&Lun>) -> bool) -> Result<Option<Lun>, DsmError> {
+    pub async fn lun_until(
+        &self,
+        uuid: &LunUuid,
+        done: impl Fn(Option<&Lun>) -> bool,
+    ) -> Result<Option<Lun>, DsmError> {
         let deadline = Instant::now() + PATIENCE;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -149,7 +207,11 @@ impl Nas {
     /// # Errors
     /// [`DsmError`].
     pub async fn targets_of(&self, uuid: &LunUuid) -> Result<Vec<Target>, DsmError> {
-        Ok(self.client.call::<TargetsAnswer>(&target::list_of(uuid)).await?.targets)
+        Ok(self
+            .client
+            .call::<TargetsAnswer>(&target::list_of(uuid))
+            .await?
+            .targets)
     }
 
     /// Every target of the NAS: the answer grows with their number.
@@ -157,7 +219,11 @@ impl Nas {
     /// # Errors
     /// [`DsmError`].
     pub async fn targets(&self) -> Result<Vec<Target>, DsmError> {
-        Ok(self.client.call::<TargetsAnswer>(&target::list()).await?.targets)
+        Ok(self
+            .client
+            .call::<TargetsAnswer>(&target::list())
+            .await?
+            .targets)
     }
 
     /// The target with this IQN, asked for by `name`; when DSM does not find it by name, the full list decides (design choice 6).
@@ -171,7 +237,11 @@ impl Nas {
             Err(error) if error.code().is_some_and(super::Code::no_target) => {}
             Err(error) => return Err(error),
         }
-        Ok(self.targets().await?.into_iter().find(|target| target.iqn == iqn.as_str()))
+        Ok(self
+            .targets()
+            .await?
+            .into_iter()
+            .find(|target| target.iqn == iqn.as_str()))
     }
 
     /// Creates a target and answers its key.
@@ -179,15 +249,29 @@ impl Nas {
     /// # Errors
     /// [`DsmError`]; whatever it is, the target may exist.
     pub async fn create_target(&self, name: &str, iqn: &Iqn) -> Result<u64, DsmError> {
-        Ok(self.client.call::<CreatedTarget>(&target::create(name, iqn)).await?.target_id)
+        Ok(self
+            .client
+            .call::<CreatedTarget>(&target::create(name, iqn))
+            .await?
+            .target_id)
     }
 
     /// Maps a LUN to a target, then reads the targets that export it.
     ///
     /// # Errors
     /// [`DsmError`]; the mapping may exist.
-    pub async fn map_target(&self, uuid: &LunUuid, target_id: u64) -> Result<Vec<Target>, DsmError> {
-        let (Nothing, answer) = self.client.call_both::<Nothing, TargetsAnswer>(&lun::map_target(uuid, target_id), &target::list_of(uuid)).await?;
+    pub async fn map_target(
+        &self,
+        uuid: &LunUuid,
+        target_id: u64,
+    ) -> Result<Vec<Target>, DsmError> {
+        let (Nothing, answer) = self
+            .client
+            .call_both::<Nothing, TargetsAnswer>(
+                &lun::map_target(uuid, target_id),
+                &target::list_of(uuid),
+            )
+            .await?;
         Ok(answer.targets)
     }
 
@@ -195,8 +279,15 @@ impl Nas {
     ///
     /// # Errors
     /// [`DsmError`]; the target may or may not exist.
-    pub async fn delete_target(&self, uuid: &LunUuid, target_id: u64) -> Result<Vec<Target>, DsmError> {
-        let (Nothing, answer) = self.client.call_both::<Nothing, TargetsAnswer>(&target::delete(target_id), &target::list_of(uuid)).await?;
+    pub async fn delete_target(
+        &self,
+        uuid: &LunUuid,
+        target_id: u64,
+    ) -> Result<Vec<Target>, DsmError> {
+        let (Nothing, answer) = self
+            .client
+            .call_both::<Nothing, TargetsAnswer>(&target::delete(target_id), &target::list_of(uuid))
+            .await?;
         Ok(answer.targets)
     }
 
@@ -205,7 +296,11 @@ impl Nas {
     /// # Errors
     /// [`DsmError`].
     pub async fn locations(&self) -> Result<Vec<Location>, DsmError> {
-        Ok(self.client.call::<LocationsAnswer>(&location::list()).await?.volumes)
+        Ok(self
+            .client
+            .call::<LocationsAnswer>(&location::list())
+            .await?
+            .volumes)
     }
 
     /// One volume of the NAS. `None`: there is no such volume.
@@ -213,12 +308,18 @@ impl Nas {
     /// # Errors
     /// [`DsmError`].
     pub async fn location(&self, path: &str) -> Result<Option<Location>, DsmError> {
-        match self.client.call::<LocationAnswer>(&location::get(path)).await {
+        match self
+            .client
+            .call::<LocationAnswer>(&location::get(path))
+            .await
+        {
             Ok(answer) => Ok(answer.volume),
             // 117 also means "busy": the list decides.
-            Err(error) if error.code() == Some(super::Code::NO_SUCH_LOCATION) => {
-                Ok(self.locations().await?.into_iter().find(|location| location.path == path))
-            }
+            Err(error) if error.code() == Some(super::Code::NO_SUCH_LOCATION) => Ok(self
+                .locations()
+                .await?
+                .into_iter()
+                .find(|location| location.path == path)),
             Err(error) => Err(error),
         }
     }

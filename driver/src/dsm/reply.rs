@@ -106,7 +106,13 @@ codes! {
 impl Code {
     /// The session is gone or lacks its token: log in once more, send once more (design choice 23).
     pub fn wants_login(self) -> bool {
-        matches!(self, Self::NO_PERMISSION | Self::SESSION_TIMEOUT | Self::SESSION_DUPLICATE | Self::SESSION_UNKNOWN)
+        matches!(
+            self,
+            Self::NO_PERMISSION
+                | Self::SESSION_TIMEOUT
+                | Self::SESSION_DUPLICATE
+                | Self::SESSION_UNKNOWN
+        )
     }
 
     /// A login with this answer is not tried again with the same credential (design choice 23).
@@ -121,7 +127,10 @@ impl Code {
 
     /// DSM says that it does not know the target. Never a proof (design choice 6).
     pub fn no_target(self) -> bool {
-        matches!(self, Self::BAD_TARGET_ID | Self::TARGET_NOT_LOADED | Self::TARGET_CONFIG_NOT_LOADED)
+        matches!(
+            self,
+            Self::BAD_TARGET_ID | Self::TARGET_NOT_LOADED | Self::TARGET_CONFIG_NOT_LOADED
+        )
     }
 
     /// The compound envelope itself was refused, before any call in it was looked at.
@@ -219,9 +228,14 @@ impl DsmError {
 ///
 /// # Errors
 /// [`DsmError::Refused`] with DSM's code; [`DsmError::Garbled`] for anything that is not a DSM answer of this shape.
-pub fn read<T: DeserializeOwned>(api: &'static str, method: &'static str, body: &[u8]) -> Result<T, DsmError> {
+pub fn read<T: DeserializeOwned>(
+    api: &'static str,
+    method: &'static str,
+    body: &[u8],
+) -> Result<T, DsmError> {
     let garbled = |seen: String| DsmError::Garbled { api, method, seen };
-    let envelope: Envelope = serde_json::from_slice(body).map_err(|error| garbled(error.to_string()))?;
+    let envelope: Envelope =
+        serde_json::from_slice(body).map_err(|error| garbled(error.to_string()))?;
     envelope.open(api, method)
 }
 
@@ -251,12 +265,24 @@ struct Refusal {
 }
 
 impl Envelope {
-    pub(crate) fn open<T: DeserializeOwned>(self, api: &'static str, method: &'static str) -> Result<T, DsmError> {
+    pub(crate) fn open<T: DeserializeOwned>(
+        self,
+        api: &'static str,
+        method: &'static str,
+    ) -> Result<T, DsmError> {
         let garbled = |seen: String| DsmError::Garbled { api, method, seen };
         match (self.success, self.error) {
-            (true, _) => serde_json::from_value(self.data).map_err(|error| garbled(error.to_string())),
-            (false, Some(refusal)) => Err(DsmError::Refused { api, method, code: Code(refusal.code) }),
-            (false, None) => Err(garbled("success is false and there is no error code".to_owned())),
+            (true, _) => {
+                serde_json::from_value(self.data).map_err(|error| garbled(error.to_string()))
+            }
+            (false, Some(refusal)) => Err(DsmError::Refused {
+                api,
+                method,
+                code: Code(refusal.code),
+            }),
+            (false, None) => Err(garbled(
+                "success is false and there is no error code".to_owned(),
+            )),
         }
     }
 }
@@ -275,16 +301,33 @@ mod tests {
     fn an_answer_is_data_or_a_code_or_garbled() {
         let read = |body: &str| read::<Value>("A", "m", body.as_bytes());
         assert_eq!(read(r#"{"data":{"x":1},"success":true}"#).unwrap()["x"], 1);
-        let refused = read(r#"{"error":{"code":18990531,"errors":[]},"success":false}"#).unwrap_err();
+        let refused =
+            read(r#"{"error":{"code":18990531,"errors":[]},"success":false}"#).unwrap_err();
         assert_eq!(refused.code(), Some(Code::NO_SUCH_LUN));
-        for garbage in ["", "<html>502</html>", "{}", r#"{"success":false}"#, r#"{"success":"yes"}"#, "[]", "null"] {
-            assert!(matches!(read(garbage), Err(DsmError::Garbled { .. })), "{garbage}");
+        for garbage in [
+            "",
+            "<html>502</html>",
+            "{}",
+            r#"{"success":false}"#,
+            r#"{"success":"yes"}"#,
+            "[]",
+            "null",
+        ] {
+            assert!(
+                matches!(read(garbage), Err(DsmError::Garbled { .. })),
+                "{garbage}"
+            );
         }
     }
 
     #[test]
     fn nothing_is_read_from_any_data() {
-        for body in [r#"{"success":true}"#, r#"{"success":true,"data":null}"#, r#"{"success":true,"data":[]}"#, r#"{"success":true,"data":{}}"#] {
+        for body in [
+            r#"{"success":true}"#,
+            r#"{"success":true,"data":null}"#,
+            r#"{"success":true,"data":[]}"#,
+            r#"{"success":true,"data":{}}"#,
+        ] {
             assert!(read::<Nothing>("A", "m", body.as_bytes()).is_ok(), "{body}");
         }
     }

@@ -51,7 +51,10 @@ pub struct ConnectedSession {
 impl Target {
     /// The logical unit number under which it exports `lun`.
     pub fn mapping_of(&self, lun: &LunUuid) -> Option<u16> {
-        self.mapped_luns.iter().find(|mapping| mapping.lun_uuid == lun.as_str()).map(|mapping| mapping.mapping_index)
+        self.mapped_luns
+            .iter()
+            .find(|mapping| mapping.lun_uuid == lun.as_str())
+            .map(|mapping| mapping.mapping_index)
     }
 
     /// Its IQN, when it has the form of one.
@@ -93,12 +96,18 @@ pub fn list_of(lun: &LunUuid) -> Call {
 
 /// `get` by name.
 pub fn get(name: &str) -> Call {
-    Call::new(API, 1, "get").with("target_id", name).with("additional", ADDITIONAL)
+    Call::new(API, 1, "get")
+        .with("target_id", name)
+        .with("additional", ADDITIONAL)
 }
 
 /// `create`, for any number of sessions (`max_sessions` 0): the publication is fenced by its own target.
 pub fn create(name: &str, iqn: &Iqn) -> Call {
-    Call::new(API, 1, "create").with("name", name).with("iqn", iqn.as_str()).with("auth_type", 0).with("max_sessions", 0)
+    Call::new(API, 1, "create")
+        .with("name", name)
+        .with("iqn", iqn.as_str())
+        .with("auth_type", 0)
+        .with("max_sessions", 0)
 }
 
 /// `delete`, by numeric id only (design choice 6).
@@ -118,6 +127,9 @@ mod tests {
     #[test]
     fn a_target_without_mapped_luns_is_not_an_answer() {
         let text = r#"{"target_id":1,"name":"n","iqn":"iqn.x","is_enabled":true}"#;
-        assert!(serde_json::from_str::<Target>(text).is_err(), "unknown is not absent");
+        assert!(
+            serde_json::from_str::<Target>(text).is_err(),
+            "unknown is not absent"
+        );
     }
 }

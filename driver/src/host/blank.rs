@@ -9,7 +9,17 @@ use crate::volume::Bytes;
 const MIB: u64 = 1 << 20;
 /// Where file systems keep copies of their superblocks: btrfs at 64 MiB and 256 GiB, ext4 at the start of its groups 1, 3,
 /// 5, 7, 9, 25 and 27 (128 MiB each with 4 KiB blocks).
-const COPIES: [u64; 9] = [64, 256 << 10, 128, 3 * 128, 5 * 128, 7 * 128, 9 * 128, 25 * 128, 27 * 128];
+const COPIES: [u64; 9] = [
+    64,
+    256 << 10,
+    128,
+    3 * 128,
+    5 * 128,
+    7 * 128,
+    9 * 128,
+    25 * 128,
+    27 * 128,
+];
 /// Read at the beginning and at the end: partition tables, RAID and LVM metadata, file system headers.
 const ENDS: u64 = 4 * MIB;
 /// Read elsewhere.
@@ -24,7 +34,12 @@ pub fn samples(size: Bytes) -> Vec<Span> {
     // xfs puts the second to fourth superblock at quarters of the disk, which these include.
     let spread = (1..SPREAD).map(|part| (size / SPREAD * part, SAMPLE));
     let copies = COPIES.iter().map(|mib| (mib * MIB, SAMPLE));
-    let mut spans: Vec<Span> = ends.into_iter().chain(spread).chain(copies).filter_map(|part| whole_blocks(size, part)).collect();
+    let mut spans: Vec<Span> = ends
+        .into_iter()
+        .chain(spread)
+        .chain(copies)
+        .filter_map(|part| whole_blocks(size, part))
+        .collect();
     spans.sort_by_key(|span| span.offset);
     spans.dedup();
     spans
@@ -34,13 +49,18 @@ pub fn samples(size: Bytes) -> Vec<Span> {
 fn whole_blocks(size: u64, (offset, length): (u64, u64)) -> Option<Span> {
     let start = offset / 4096 * 4096;
     let end = start.saturating_add(length).min(size / 4096 * 4096);
-    (start < end).then(|| Span { offset: start, length: usize::try_from(end - start).expect("a sample is at most 4 MiB") })
+    (start < end).then(|| Span {
+        offset: start,
+        length: usize::try_from(end - start).expect("a sample is at most 4 MiB"),
+    })
 }
 
 /// True when every byte is zero.
 pub fn is_zero(bytes: &[u8]) -> bool {
     const ZEROS: [u8; 4096] = [0; 4096];
-    bytes.chunks(ZEROS.len()).all(|chunk| chunk == &ZEROS[..chunk.len()])
+    bytes
+        .chunks(ZEROS.len())
+        .all(|chunk| chunk == &ZEROS[..chunk.len()])
 }
 
 #[cfg(test)]
@@ -49,13 +69,40 @@ mod tests {
 
     #[test]
     fn choice_9_samples_cover_ends_copies_and_the_middle() {
-        for size in [Bytes::gib(1), Bytes::mib(3001), Bytes::gib(10), Bytes(2 << 40), Bytes(4096), Bytes(5000), Bytes(0)] {
+        for size in [
+            Bytes::gib(1),
+            Bytes::mib(3001),
+            Bytes::gib(10),
+            Bytes(2 << 40),
+            Bytes(4096),
+            Bytes(5000),
+            Bytes(0),
+        ] {
             let samples = samples(size);
-            let covers = |at: u64| samples.iter().any(|span| span.offset <= at && at < span.offset + span.length as u64);
-            assert!(samples.iter().all(|span| span.offset + span.length as u64 <= size.0 && span.length % 4096 == 0));
+            let covers = |at: u64| {
+                samples
+                    .iter()
+                    .any(|span| span.offset <= at && at < span.offset + span.length as u64)
+            };
+            assert!(
+                samples
+                    .iter()
+                    .all(|span| span.offset + span.length as u64 <= size.0
+                        && span.length % 4096 == 0)
+            );
             assert!(samples.iter().all(|span| span.offset % 4096 == 0));
             if size >= Bytes::GIB {
-                for at in [0, 1024, 65536, size.0 - 1, size.0 - (1 << 20), 64 << 20, 128 << 20, size.0 / 2, size.0 / 4 * 3] {
+                for at in [
+                    0,
+                    1024,
+                    65536,
+                    size.0 - 1,
+                    size.0 - (1 << 20),
+                    64 << 20,
+                    128 << 20,
+                    size.0 / 2,
+                    size.0 / 4 * 3,
+                ] {
                     assert!(covers(at), "{at} of {size}");
                 }
                 let read: usize = samples.iter().map(|span| span.length).sum();

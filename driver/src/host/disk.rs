@@ -70,6 +70,15 @@ impl Disk {
         Ok(Bytes(sectors.saturating_mul(512)))
     }
 
+    /// True unless the kernel has taken the disk offline.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn is_running(&self, host: &impl Host) -> Result<bool, HostError> {
+        let state = if_present(text(host, &format!("{}/state", self.unit)).await)?;
+        Ok(state.is_none_or(|state| state == "running"))
+    }
+
     /// True when the block device itself is write-protected.
     ///
     /// # Errors
@@ -81,7 +90,9 @@ impl Disk {
 
 /// `00 80 len_hi len_lo serial`, padded with blanks or zeros by some targets.
 fn parse_serial(page: &[u8]) -> Option<String> {
-    let [_, 0x80, high, low, serial @ ..] = page else { return None };
+    let [_, 0x80, high, low, serial @ ..] = page else {
+        return None;
+    };
     let serial = serial.get(..usize::from(u16::from_be_bytes([*high, *low])))?;
     let serial = std::str::from_utf8(serial).ok()?.trim_matches(['\0', ' ']);
     (!serial.is_empty()).then(|| serial.to_owned())
@@ -89,11 +100,16 @@ fn parse_serial(page: &[u8]) -> Option<String> {
 
 async fn number(host: &impl Host, path: &str) -> Result<u64, HostError> {
     let text = text(host, path).await?;
-    text.parse().map_err(|_| HostError::Garbled { what: path.to_owned(), seen: text })
+    text.parse().map_err(|_| HostError::Garbled {
+        what: path.to_owned(),
+        seen: text,
+    })
 }
 
 async fn text(host: &impl Host, path: &str) -> Result<String, HostError> {
-    Ok(String::from_utf8_lossy(&host.read(path).await?).trim().to_owned())
+    Ok(String::from_utf8_lossy(&host.read(path).await?)
+        .trim()
+        .to_owned())
 }
 
 /// All sessions of this node, in order.
@@ -105,12 +121,18 @@ pub async fn sessions(host: &impl Host) -> Result<Vec<Session>, HostError> {
     let names = if_present(host.list(SESSIONS).await)?.unwrap_or_default();
     let mut sessions = Vec::new();
     for name in names {
-        let Some(id) = name.strip_prefix("session").and_then(|id| id.parse().ok()) else { continue };
+        let Some(id) = name.strip_prefix("session").and_then(|id| id.parse().ok()) else {
+            continue;
+        };
         // A session may go between two readings.
         let target = if_present(text(host, &format!("{SESSIONS}/{name}/targetname")).await)?;
         let state = if_present(text(host, &format!("{SESSIONS}/{name}/state")).await)?;
         if let (Some(target), Some(state)) = (target, state) {
-            sessions.push(Session { id, target, alive: state == "LOGGED_IN" });
+            sessions.push(Session {
+                id,
+                target,
+                alive: state == "LOGGED_IN",
+            });
         }
     }
     sessions.sort_unstable_by_key(|session| session.id);
@@ -128,13 +150,22 @@ pub async fn disks(host: &impl Host, session: u32) -> Result<Vec<Disk>, HostErro
         if !target.starts_with("target") {
             continue;
         }
-        for address in if_present(host.list(&format!("{device}/{target}")).await)?.unwrap_or_default() {
-            let Some(lun) = parse_address(&address) else { continue };
+        for address in
+            if_present(host.list(&format!("{device}/{target}")).await)?.unwrap_or_default()
+        {
+            let Some(lun) = parse_address(&address) else {
+                continue;
+            };
             let unit = format!("{device}/{target}/{address}");
             for name in if_present(host.list(&format!("{unit}/block")).await)?.unwrap_or_default() {
                 let number = if_present(text(host, &format!("{unit}/block/{name}/dev")).await)?;
                 if let Some(number) = number.as_deref().and_then(DeviceNumber::parse) {
-                    disks.push(Disk { lun, name, number, unit: unit.clone() });
+                    disks.push(Disk {
+                        lun,
+                        name,
+                        number,
+                        unit: unit.clone(),
+                    });
                 }
             }
         }
@@ -146,8 +177,13 @@ pub async fn disks(host: &impl Host, session: u32) -> Result<Vec<Disk>, HostErro
 /// The logical unit number of `host:channel:target:lun`.
 fn parse_address(text: &str) -> Option<u16> {
     let parts: Vec<&str> = text.split(':').collect();
-    let [host, channel, target, lun] = parts.as_slice() else { return None };
-    [host, channel, target].iter().all(|part| part.parse::<u32>().is_ok()).then(|| lun.parse().ok())?
+    let [host, channel, target, lun] = parts.as_slice() else {
+        return None;
+    };
+    [host, channel, target]
+        .iter()
+        .all(|part| part.parse::<u32>().is_ok())
+        .then(|| lun.parse().ok())?
 }
 
 /// The numbers of all block devices that the kernel has.
@@ -167,7 +203,11 @@ pub async fn present_devices(host: &impl Host) -> Result<BTreeSet<DeviceNumber>,
 ///
 /// # Errors
 /// Those of `look`.
-pub async fn until<T, F>(host: &impl Host, limit: Duration, mut look: impl FnMut() -> F + Send) -> Result<Option<T>, HostError>
+pub async fn until<T, F>(
+    host: &impl Host,
+    limit: Duration,
+    mut look: impl FnMut() -> F + Send,
+) -> Result<Option<T>, HostError>
 where
     F: Future<Output = Result<Option<T>, HostError>> + Send,
     T: Send,
@@ -185,12 +225,21 @@ where
 ///
 /// # Errors
 /// sysfs or `/dev` cannot be read.
-pub async fn wait_for_disk(host: &impl Host, session: u32, lun: u16, limit: Duration) -> Result<Option<Disk>, HostError> {
+pub async fn wait_for_disk(
+    host: &impl Host,
+    session: u32,
+    lun: u16,
+    limit: Duration,
+) -> Result<Option<Disk>, HostError> {
     until(host, limit, || async {
-        let disk = disks(host, session).await?.into_iter().find(|disk| disk.lun == lun);
+        let disk = disks(host, session)
+            .await?
+            .into_iter()
+            .find(|disk| disk.lun == lun);
         let Some(disk) = disk else { return Ok(None) };
         let node = if_present(host.stat(&disk.node()).await)?;
-        let ready = node == Some(Stat::BlockDevice(disk.number)) && disk.size(host).await? > Bytes(0);
+        let ready =
+            node == Some(Stat::BlockDevice(disk.number)) && disk.size(host).await? > Bytes(0);
         Ok(ready.then_some(disk))
     })
     .await
@@ -203,9 +252,18 @@ mod tests {
 
     #[test]
     fn a_serial_is_read_from_its_page() {
-        let page = |serial: &str| [&[0, 0x80, 0, u8::try_from(serial.len()).unwrap()], serial.as_bytes()].concat();
+        let page = |serial: &str| {
+            [
+                &[0, 0x80, 0, u8::try_from(serial.len()).unwrap()],
+                serial.as_bytes(),
+            ]
+            .concat()
+        };
         assert_eq!(parse_serial(&page(UUID)).as_deref(), Some(UUID));
-        assert_eq!(parse_serial(&page(&format!("  {UUID} \0\0"))).as_deref(), Some(UUID));
+        assert_eq!(
+            parse_serial(&page(&format!("  {UUID} \0\0"))).as_deref(),
+            Some(UUID)
+        );
         assert_eq!(parse_serial(&page("")), None);
         assert_eq!(parse_serial(&page("abc")[..5]), None, "cut short");
         assert_eq!(parse_serial(&[0, 0x83, 0, 1, b'x']), None, "another page");
@@ -227,11 +285,22 @@ mod tests {
         fake.log_in();
         let [session] = sessions(&fake).await.unwrap().try_into().unwrap();
         assert!(session.alive && session.target == fake.iqn().as_str());
-        let disk = wait_for_disk(&fake, session.id, 1, Duration::from_secs(1)).await.unwrap().unwrap();
-        assert_eq!((disk.node().as_str(), disk.number.to_string().as_str()), ("/dev/sdb", "8:16"));
+        let disk = wait_for_disk(&fake, session.id, 1, Duration::from_secs(1))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (disk.node().as_str(), disk.number.to_string().as_str()),
+            ("/dev/sdb", "8:16")
+        );
         assert_eq!(disk.serial(&fake).await.unwrap().as_deref(), Some(UUID));
         assert_eq!(disk.size(&fake).await.unwrap(), Bytes::GIB);
         assert!(present_devices(&fake).await.unwrap().contains(&disk.number));
-        assert_eq!(wait_for_disk(&fake, session.id, 2, Duration::from_secs(1)).await.unwrap(), None);
+        assert_eq!(
+            wait_for_disk(&fake, session.id, 2, Duration::from_secs(1))
+                .await
+                .unwrap(),
+            None
+        );
     }
 }

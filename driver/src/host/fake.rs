@@ -45,6 +45,10 @@ pub(crate) struct SessionState {
 
 /// Everything about the machine.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one fault that a test can switch on"
+)]
 pub(crate) struct World {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     pub(crate) dirs: BTreeSet<String>,
@@ -71,11 +75,23 @@ pub(crate) struct World {
 impl Fake {
     /// A node with an empty `/staging`, and a LUN of 1 GiB published to it.
     pub(crate) fn with_lun() -> Self {
-        let mut world = World { capable: true, ..World::default() };
-        world.dirs.extend(["/", "/dev", "/staging", "/pods"].map(str::to_owned));
-        world.files.insert("/etc/iscsi/initiatorname.iscsi".to_owned(), format!("## comment\nInitiatorName={INITIATOR}\n").into_bytes());
+        let mut world = World {
+            capable: true,
+            ..World::default()
+        };
+        world
+            .dirs
+            .extend(["/", "/dev", "/staging", "/pods"].map(str::to_owned));
+        world.files.insert(
+            "/etc/iscsi/initiatorname.iscsi".to_owned(),
+            format!("## comment\nInitiatorName={INITIATOR}\n").into_bytes(),
+        );
         let fake = Self(Arc::new(Mutex::new(world)));
-        let target = Target { serial: UUID.to_owned(), size: Bytes::GIB, lun: 1 };
+        let target = Target {
+            serial: UUID.to_owned(),
+            size: Bytes::GIB,
+            lun: 1,
+        };
         fake.world().targets.insert(fake.iqn().to_string(), target);
         fake
     }
@@ -84,6 +100,7 @@ impl Fake {
         self.0.lock().unwrap()
     }
 
+    #[expect(clippy::unused_self, reason = "it reads as a fact about the machine")]
     pub(crate) fn iqn(&self) -> Iqn {
         Iqn::of_publication(&UUID.parse().unwrap(), &NodeId::derive(NODE, INITIATOR))
     }
@@ -96,18 +113,27 @@ impl Fake {
 
     /// The next command that begins with `prefix` ends like this and does nothing.
     pub(crate) fn answer(&self, prefix: &str, status: i32, stderr: &str) {
-        let exit = Exit { status, stderr: stderr.to_owned(), ..Exit::default() };
+        let exit = Exit {
+            status,
+            stderr: stderr.to_owned(),
+            ..Exit::default()
+        };
         self.world().answers.push((prefix.to_owned(), Ok(exit)));
     }
 
     /// The next command that begins with `prefix` hangs.
     pub(crate) fn hang(&self, prefix: &str) {
-        self.world().answers.push((prefix.to_owned(), Err(Duration::from_secs(1))));
+        self.world()
+            .answers
+            .push((prefix.to_owned(), Err(Duration::from_secs(1))));
     }
 
     /// Makes the LUN larger on the NAS.
     pub(crate) fn grow_lun(&self, size: Bytes) {
-        self.world().targets.values_mut().for_each(|target| target.size = size);
+        self.world()
+            .targets
+            .values_mut()
+            .for_each(|target| target.size = size);
     }
 
     /// Writes to the LUN behind the driver's back.
@@ -122,32 +148,61 @@ impl Fake {
 
     /// The commands so far that begin with `prefix`.
     pub(crate) fn ran(&self, prefix: &str) -> Vec<String> {
-        self.world().log.iter().filter(|line| line.starts_with(prefix)).cloned().collect()
+        self.world()
+            .log
+            .iter()
+            .filter(|line| line.starts_with(prefix))
+            .cloned()
+            .collect()
     }
 
     /// Where things are mounted.
     pub(crate) fn mounted(&self) -> Vec<String> {
-        self.world().mounts.iter().map(|mount| mount.point.clone()).collect()
+        self.world()
+            .mounts
+            .iter()
+            .map(|mount| mount.point.clone())
+            .collect()
     }
 }
 
 /// The disk of session `id`: `sdb`, `sdc`, … with the numbers that `sd` gives them.
 fn disk_of(id: u32) -> (String, DeviceNumber) {
     let letter = char::from(b'a' + u8::try_from(id).unwrap());
-    (format!("sd{letter}"), DeviceNumber { major: 8, minor: u64::from(id) * 16 })
+    (
+        format!("sd{letter}"),
+        DeviceNumber {
+            major: 8,
+            minor: u64::from(id) * 16,
+        },
+    )
 }
 
 impl World {
     fn log_in(&mut self, iqn: &str) -> bool {
-        let Some(target) = self.targets.get(iqn).cloned() else { return false };
-        let id = (1..).find(|id| !self.sessions.contains_key(id)).unwrap();
-        self.sessions.insert(id, SessionState { target: iqn.to_owned(), alive: true, seen: Some(target) });
+        let Some(target) = self.targets.get(iqn).cloned() else {
+            return false;
+        };
+        let id = (1..20).find(|id| !self.sessions.contains_key(id)).unwrap();
+        self.sessions.insert(
+            id,
+            SessionState {
+                target: iqn.to_owned(),
+                alive: true,
+                seen: Some(target),
+            },
+        );
         true
     }
 
     fn session_of_node(&self, device: &str) -> Option<(u32, &SessionState)> {
-        let mut with_disk = self.sessions.iter().filter(|(_, session)| session.seen.is_some());
-        with_disk.find(|(id, _)| format!("/dev/{}", disk_of(**id).0) == device).map(|(id, session)| (*id, session))
+        let mut with_disk = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.seen.is_some());
+        with_disk
+            .find(|(id, _)| format!("/dev/{}", disk_of(**id).0) == device)
+            .map(|(id, session)| (*id, session))
     }
 
     fn write(&mut self, serial: &str, offset: u64, bytes: &[u8]) {
@@ -157,7 +212,9 @@ impl World {
             let done = usize::try_from(at - offset).unwrap();
             let within = usize::try_from(at % BLOCK as u64).unwrap();
             let count = (BLOCK - within).min(bytes.len() - done);
-            let block = content.entry(at / BLOCK as u64).or_insert_with(|| vec![0; BLOCK]);
+            let block = content
+                .entry(at / BLOCK as u64)
+                .or_insert_with(|| vec![0; BLOCK]);
             block[within..within + count].copy_from_slice(&bytes[done..done + count]);
             at += count as u64;
         }
@@ -167,7 +224,12 @@ impl World {
         let mut bytes = vec![0; span.length];
         let first = span.offset / BLOCK as u64;
         let blocks = first..first + (span.length / BLOCK) as u64;
-        for (number, block) in self.content.get(serial).into_iter().flat_map(|content| content.range(blocks.clone())) {
+        for (number, block) in self
+            .content
+            .get(serial)
+            .into_iter()
+            .flat_map(|content| content.range(blocks.clone()))
+        {
             let at = usize::try_from(number - first).unwrap() * BLOCK;
             bytes[at..at + BLOCK].copy_from_slice(block);
         }
@@ -187,54 +249,121 @@ impl World {
         tree.insert("/sys/class/block/sda/dev".to_owned(), b"8:0\n".to_vec());
         for (id, session) in &self.sessions {
             let base = format!("/sys/class/iscsi_session/session{id}");
-            tree.insert(format!("{base}/targetname"), format!("{}\n", session.target).into_bytes());
-            tree.insert(format!("{base}/state"), if session.alive { "LOGGED_IN\n" } else { "FAILED\n" }.into());
+            tree.insert(
+                format!("{base}/targetname"),
+                format!("{}\n", session.target).into_bytes(),
+            );
+            tree.insert(
+                format!("{base}/state"),
+                if session.alive {
+                    "LOGGED_IN\n"
+                } else {
+                    "FAILED\n"
+                }
+                .into(),
+            );
             let Some(seen) = &session.seen else { continue };
             let (name, number) = disk_of(*id);
             let unit = format!("{base}/device/target4:0:0/4:0:0:{}", seen.lun);
-            let page = [&[0, 0x80, 0, u8::try_from(seen.serial.len()).unwrap()], seen.serial.as_bytes()].concat();
+            tree.insert(
+                format!("{unit}/state"),
+                if session.alive {
+                    "running\n"
+                } else {
+                    "transport-offline\n"
+                }
+                .into(),
+            );
+            let page = [
+                &[0, 0x80, 0, u8::try_from(seen.serial.len()).unwrap()],
+                seen.serial.as_bytes(),
+            ]
+            .concat();
             tree.insert(format!("{unit}/vpd_pg80"), page);
-            tree.insert(format!("{unit}/block/{name}/size"), format!("{}\n", seen.size.0 / 512).into_bytes());
-            tree.insert(format!("{unit}/block/{name}/ro"), if self.protected { "1\n" } else { "0\n" }.into());
-            for link in [format!("{unit}/block/{name}/dev"), format!("/sys/class/block/{name}/dev")] {
+            tree.insert(
+                format!("{unit}/block/{name}/size"),
+                format!("{}\n", seen.size.0 / 512).into_bytes(),
+            );
+            tree.insert(
+                format!("{unit}/block/{name}/ro"),
+                if self.protected { "1\n" } else { "0\n" }.into(),
+            );
+            for link in [
+                format!("{unit}/block/{name}/dev"),
+                format!("/sys/class/block/{name}/dev"),
+            ] {
                 tree.insert(link, format!("{number}\n").into_bytes());
             }
         }
-        tree.insert(super::mount::MOUNTINFO.to_owned(), self.mounts.iter().map(line).collect::<String>().into_bytes());
+        tree.insert(
+            super::mount::MOUNTINFO.to_owned(),
+            self.mounts
+                .iter()
+                .map(line)
+                .collect::<String>()
+                .into_bytes(),
+        );
         tree
     }
 
     fn stat(&self, path: &str) -> Option<Stat> {
         if let Some(mount) = self.mounts.iter().rfind(|mount| mount.point == path) {
-            let number = mount.device_node().and_then(|name| Some(self.session_of_node(&format!("/dev/{name}"))?.0)).map(|id| disk_of(id).1);
+            let number = mount
+                .device_node()
+                .and_then(|name| Some(self.session_of_node(&format!("/dev/{name}"))?.0))
+                .map(|id| disk_of(id).1);
             return Some(number.map_or(Stat::Directory, Stat::BlockDevice));
         }
         if let Some((id, _)) = self.session_of_node(path) {
             return Some(Stat::BlockDevice(disk_of(id).1));
         }
-        let file = self.files.get(path).map(|bytes| Stat::File(bytes.len() as u64));
+        let file = self
+            .files
+            .get(path)
+            .map(|bytes| Stat::File(bytes.len() as u64));
         file.or_else(|| self.dirs.contains(path).then_some(Stat::Directory))
     }
 }
 
 fn line(mount: &Mount) -> String {
-    let Mount { device, root, point, options, fs, source, fs_options } = mount;
-    format!("1 1 {device} {root} {point} {} - {fs} {source} {}\n", options.join(","), fs_options.join(","))
+    let Mount {
+        device,
+        root,
+        point,
+        options,
+        fs,
+        source,
+        fs_options,
+    } = mount;
+    format!(
+        "1 1 {device} {root} {point} {} - {fs} {source} {}\n",
+        options.join(","),
+        fs_options.join(",")
+    )
 }
 
 fn absent<T>(path: &str) -> Result<T, HostError> {
-    Err(HostError::Absent { path: path.to_owned() })
+    Err(HostError::Absent {
+        path: path.to_owned(),
+    })
 }
 
 fn io_error(doing: &str, kind: io::ErrorKind) -> HostError {
-    HostError::Io { doing: doing.to_owned(), source: io::Error::from(kind) }
+    HostError::Io {
+        doing: doing.to_owned(),
+        source: io::Error::from(kind),
+    }
 }
 
 impl Host for Fake {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let (text, mut world) = (cmd.to_string(), self.world());
         world.log.push(text.clone());
-        if let Some(at) = world.answers.iter().position(|(prefix, _)| text.starts_with(prefix)) {
+        if let Some(at) = world
+            .answers
+            .iter()
+            .position(|(prefix, _)| text.starts_with(prefix))
+        {
             let (_, answer) = world.answers.remove(at);
             return answer.map_err(|limit| HostError::Overran { what: text, limit });
         }
@@ -246,14 +375,24 @@ impl Host for Fake {
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        self.world().tree().remove(path).map_or_else(|| absent(path), Ok)
+        self.world()
+            .tree()
+            .remove(path)
+            .map_or_else(|| absent(path), Ok)
     }
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
         let prefix = format!("{path}/");
         let tree = self.world().tree();
-        let names: BTreeSet<&str> = tree.keys().filter_map(|file| file.strip_prefix(&prefix)?.split('/').next()).collect();
-        if names.is_empty() { absent(path) } else { Ok(names.into_iter().map(str::to_owned).collect()) }
+        let names: BTreeSet<&str> = tree
+            .keys()
+            .filter_map(|file| file.strip_prefix(&prefix)?.split('/').next())
+            .collect();
+        if names.is_empty() {
+            absent(path)
+        } else {
+            Ok(names.into_iter().map(str::to_owned).collect())
+        }
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
@@ -261,27 +400,51 @@ impl Host for Fake {
     }
 
     async fn resolve(&self, path: &str) -> Result<String, HostError> {
-        let parent = path.rsplit_once('/').map_or("/", |(parent, _)| if parent.is_empty() { "/" } else { parent });
-        if self.world().dirs.contains(parent) { Ok(path.to_owned()) } else { absent(path) }
+        let parent =
+            path.rsplit_once('/').map_or(
+                "/",
+                |(parent, _)| if parent.is_empty() { "/" } else { parent },
+            );
+        if self.world().dirs.contains(parent) {
+            Ok(path.to_owned())
+        } else {
+            absent(path)
+        }
     }
 
     async fn read_device(&self, device: &str, span: Span, _: Via) -> Result<Vec<u8>, HostError> {
         let world = self.world();
-        let Some((_, session)) = world.session_of_node(device) else { return absent(device) };
+        let Some((_, session)) = world.session_of_node(device) else {
+            return absent(device);
+        };
         if world.unreadable {
             return Err(io_error("reading", io::ErrorKind::Other));
         }
         Ok(world.read(&session.seen.as_ref().unwrap().serial, span))
     }
 
-    async fn write_device(&self, device: &str, offset: u64, data: Vec<u8>) -> Result<(), HostError> {
+    async fn write_device(
+        &self,
+        device: &str,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> Result<(), HostError> {
         let mut world = self.world();
         if world.claimed || world.mounts.iter().any(|mount| mount.source == device) {
             return Err(io_error("writing", io::ErrorKind::ResourceBusy));
         }
-        let Some((_, session)) = world.session_of_node(device) else { return absent(device) };
+        let Some((_, session)) = world.session_of_node(device) else {
+            return absent(device);
+        };
         let serial = session.seen.as_ref().unwrap().serial.clone();
-        world.log.push(format!("write {offset} {}", if super::blank::is_zero(&data) { "zeros" } else { "marker" }));
+        world.log.push(format!(
+            "write {offset} {}",
+            if super::blank::is_zero(&data) {
+                "zeros"
+            } else {
+                "marker"
+            }
+        ));
         world.write(&serial, offset, &data);
         Ok(())
     }
@@ -291,7 +454,13 @@ impl Host for Fake {
     }
 
     async fn space(&self, _: &str) -> Result<Space, HostError> {
-        Ok(Space { total: Bytes(1000), available: Bytes(600), used: Bytes(300), inodes: 10, inodes_free: 7 })
+        Ok(Space {
+            total: Bytes(1000),
+            available: Bytes(600),
+            used: Bytes(300),
+            inodes: 10,
+            inodes_free: 7,
+        })
     }
 
     async fn create_dir(&self, path: &str) -> Result<(), HostError> {
@@ -306,7 +475,11 @@ impl Host for Fake {
 
     async fn remove_dir(&self, path: &str) -> Result<(), HostError> {
         let mut world = self.world();
-        if world.files.keys().any(|file| file.starts_with(&format!("{path}/"))) {
+        if world
+            .files
+            .keys()
+            .any(|file| file.starts_with(&format!("{path}/")))
+        {
             return Err(io_error("removing", io::ErrorKind::DirectoryNotEmpty));
         }
         world.dirs.remove(path);

@@ -45,21 +45,39 @@ impl Ext4 {
         let blocks = device.0 / self.block_size;
         let tail = blocks.saturating_sub(self.first_block) % self.blocks_per_group;
         let group = blocks.saturating_sub(self.first_block) / self.blocks_per_group;
-        if tail != 0 && tail < self.overhead(group).saturating_add(WORTHWHILE) { blocks - tail } else { blocks }
+        if tail != 0 && tail < self.overhead(group).saturating_add(WORTHWHILE) {
+            blocks - tail
+        } else {
+            blocks
+        }
     }
 
     /// Blocks of a group that hold no data.
     fn overhead(&self, group: u64) -> u64 {
-        let inode_blocks = self.inodes_per_group.saturating_mul(self.inode_size).div_ceil(self.block_size);
-        let descriptor_blocks = group.saturating_add(1).saturating_mul(self.descriptor_size).div_ceil(self.block_size);
-        let copy = if has_superblock(group) { 1 + descriptor_blocks + self.reserved_descriptor_blocks } else { 0 };
+        let inode_blocks = self
+            .inodes_per_group
+            .saturating_mul(self.inode_size)
+            .div_ceil(self.block_size);
+        let descriptor_blocks = group
+            .saturating_add(1)
+            .saturating_mul(self.descriptor_size)
+            .div_ceil(self.block_size);
+        let copy = if has_superblock(group) {
+            1 + descriptor_blocks + self.reserved_descriptor_blocks
+        } else {
+            0
+        };
         2 + inode_blocks.saturating_add(copy)
     }
 }
 
 /// With `sparse_super`, which the pinned features hold: groups 0 and 1 and the powers of 3, 5 and 7.
 fn has_superblock(group: u64) -> bool {
-    let is_power_of = |base: u64| std::iter::successors(Some(1), |power: &u64| power.checked_mul(base)).find(|power| *power >= group) == Some(group);
+    let is_power_of = |base: u64| {
+        std::iter::successors(Some(1), |power: &u64| power.checked_mul(base))
+            .find(|power| *power >= group)
+            == Some(group)
+    };
     group <= 1 || [3, 5, 7].into_iter().any(is_power_of)
 }
 
@@ -86,7 +104,11 @@ impl Xfs {
         const SMALLEST_GROUP: u64 = 64;
         let blocks = device.0 / self.block_size;
         let tail = blocks % self.blocks_per_group;
-        let largest = if tail < SMALLEST_GROUP { blocks - tail } else { blocks };
+        let largest = if tail < SMALLEST_GROUP {
+            blocks - tail
+        } else {
+            blocks
+        };
         self.blocks >= largest
     }
 }
@@ -141,9 +163,16 @@ mod tests {
             (3200, 3203, false),
             (10240, 15360, false),
         ] {
-            assert_eq!(ext4(fs).fills(Bytes::mib(device)), fills, "{fs} MiB on {device} MiB");
+            assert_eq!(
+                ext4(fs).fills(Bytes::mib(device)),
+                fills,
+                "{fs} MiB on {device} MiB"
+            );
         }
-        let many_reserved = Ext4 { reserved_descriptor_blocks: 400, ..ext4(3200) };
+        let many_reserved = Ext4 {
+            reserved_descriptor_blocks: 400,
+            ..ext4(3200)
+        };
         assert!(many_reserved.fills(Bytes::mib(3203)) && !many_reserved.fills(Bytes::mib(3204)));
     }
 
@@ -155,18 +184,28 @@ mod tests {
 
     #[test]
     fn choice_12_xfs_does_not_grow_into_64_kib() {
-        let xfs = |mib: u64| Xfs { blocks: mib * 256, block_size: 4096, blocks_per_group: 65536 };
+        let xfs = |mib: u64| Xfs {
+            blocks: mib * 256,
+            block_size: 4096,
+            blocks_per_group: 65536,
+        };
         assert!(xfs(1024).fills(Bytes::mib(1024)));
         assert!(xfs(1024).fills(Bytes((1024 << 20) + (64 << 10))));
         assert!(xfs(1024).fills(Bytes((1024 << 20) + (252 << 10))));
         assert!(!xfs(1024).fills(Bytes((1024 << 20) + (256 << 10))));
         assert!(!xfs(1024).fills(Bytes::mib(1025)));
-        assert!(!xfs(1025).fills(Bytes(Bytes::mib(1025).0 + 4096)), "within a group every block can be added");
+        assert!(
+            !xfs(1025).fills(Bytes(Bytes::mib(1025).0 + 4096)),
+            "within a group every block can be added"
+        );
     }
 
     #[test]
     fn choice_12_btrfs_uses_every_sector() {
-        let btrfs = Btrfs { size: Bytes::GIB, sector: 4096 };
+        let btrfs = Btrfs {
+            size: Bytes::GIB,
+            sector: 4096,
+        };
         assert!(btrfs.fills(Bytes::GIB) && btrfs.fills(Bytes(Bytes::GIB.0 + 4095)));
         assert!(!btrfs.fills(Bytes(Bytes::GIB.0 + 4096)) && !btrfs.fills(Bytes::mib(1025)));
     }

@@ -21,17 +21,26 @@ pub fn manual_startup(iqn: &Iqn, portal: &Portal) -> Cmd {
 /// Logs in to the target at one portal. open-iscsi itself gives up after about 2 minutes when nobody answers; kubelet waits
 /// as long for the whole call, so there is a deadline of our own.
 pub fn login(iqn: &Iqn, portal: &Portal) -> Cmd {
-    Cmd::new(PROGRAM, 40).args(["-m", "node", "-T", iqn.as_str(), "-p"]).arg(portal.to_string()).arg("--login")
+    Cmd::new(PROGRAM, 40)
+        .args(["-m", "node", "-T", iqn.as_str(), "-p"])
+        .arg(portal.to_string())
+        .arg("--login")
 }
 
 /// Makes the kernel ask every logical unit of the session anew: size, serial, and units that were not there before.
 pub fn rescan(session: u32) -> Cmd {
-    Cmd::new(PROGRAM, 60).args(["-m", "session", "-r"]).arg(session.to_string()).arg("--rescan")
+    Cmd::new(PROGRAM, 60)
+        .args(["-m", "session", "-r"])
+        .arg(session.to_string())
+        .arg("--rescan")
 }
 
 /// Ends one session. It needs no answer from the target: a logout request that is not answered times out after 15 s.
 pub fn logout(session: u32) -> Cmd {
-    Cmd::new(PROGRAM, 60).args(["-m", "session", "-r"]).arg(session.to_string()).arg("--logout")
+    Cmd::new(PROGRAM, 60)
+        .args(["-m", "session", "-r"])
+        .arg(session.to_string())
+        .arg("--logout")
 }
 
 /// Removes the records of a target, at whatever portals.
@@ -45,7 +54,9 @@ pub fn list_records() -> Cmd {
 }
 
 fn record(iqn: &Iqn, portal: &Portal) -> Cmd {
-    Cmd::new(PROGRAM, 15).args(["-m", "node", "-T", iqn.as_str(), "-p"]).arg(portal.to_string())
+    Cmd::new(PROGRAM, 15)
+        .args(["-m", "node", "-T", iqn.as_str(), "-p"])
+        .arg(portal.to_string())
 }
 
 /// Exit statuses that the driver tells apart.
@@ -96,13 +107,30 @@ pub fn read_login(exit: &Exit) -> Login {
     match exit.status {
         status::SUCCESS => Login::New,
         status::SESSION_EXISTS => Login::Existing,
-        status::TRANSPORT => refused("no TCP connection to the portal: check the address and the firewall", false),
+        status::TRANSPORT => refused(
+            "no TCP connection to the portal: check the address and the firewall",
+            false,
+        ),
         status::LOGIN => refused("the login failed: the log of iscsid says more", false),
-        status::TRANSPORT_TIMEOUT => refused("the portal does not answer: check the network and that iSCSI runs on the NAS", false),
-        status::ISCSID_COMMUNICATION | status::ISCSID_NOT_CONNECTED => refused("iscsid does not answer: is it running on this node?", false),
-        status::FATAL_LOGIN => refused("the target refuses the login for good: it does not exist, is disabled or has no room for a session", true),
-        status::NO_OBJECTS_FOUND => refused("no record of the target at this portal: something else removed it", false),
-        status::AUTHENTICATION => refused("the target refuses the credentials: CHAP is on for it, or its secret is another", true),
+        status::TRANSPORT_TIMEOUT => refused(
+            "the portal does not answer: check the network and that iSCSI runs on the NAS",
+            false,
+        ),
+        status::ISCSID_COMMUNICATION | status::ISCSID_NOT_CONNECTED => {
+            refused("iscsid does not answer: is it running on this node?", false)
+        }
+        status::FATAL_LOGIN => refused(
+            "the target refuses the login for good: it does not exist, is disabled or has no room for a session",
+            true,
+        ),
+        status::NO_OBJECTS_FOUND => refused(
+            "no record of the target at this portal: something else removed it",
+            false,
+        ),
+        status::AUTHENTICATION => refused(
+            "the target refuses the credentials: CHAP is on for it, or its secret is another",
+            true,
+        ),
         _ => refused("the login failed", false),
     }
 }
@@ -139,7 +167,10 @@ pub fn read_records(exit: Exit) -> Result<Vec<Iqn>, HostError> {
         return Ok(Vec::new());
     }
     let listed = exit.ok(PROGRAM)?.stdout;
-    let mut targets: Vec<Iqn> = listed.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse().ok()).collect();
+    let mut targets: Vec<Iqn> = listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse().ok())
+        .collect();
     targets.sort_unstable();
     targets.dedup();
     Ok(targets)
@@ -162,10 +193,22 @@ mod tests {
 
     #[test]
     fn commands_are_what_open_iscsi_wants() {
-        let (v4, v6) = ("10.0.0.5:3260".parse().unwrap(), "[fd00::5]:3261".parse().unwrap());
-        check(&new_record(&iqn(), &v4), "iscsiadm -m node -T IQN -p 10.0.0.5:3260 -o new");
-        check(&manual_startup(&iqn(), &v4), "iscsiadm -m node -T IQN -p 10.0.0.5:3260 -o update -n node.startup -v manual");
-        check(&login(&iqn(), &v6), "iscsiadm -m node -T IQN -p [fd00::5]:3261 --login");
+        let (v4, v6) = (
+            "10.0.0.5:3260".parse().unwrap(),
+            "[fd00::5]:3261".parse().unwrap(),
+        );
+        check(
+            &new_record(&iqn(), &v4),
+            "iscsiadm -m node -T IQN -p 10.0.0.5:3260 -o new",
+        );
+        check(
+            &manual_startup(&iqn(), &v4),
+            "iscsiadm -m node -T IQN -p 10.0.0.5:3260 -o update -n node.startup -v manual",
+        );
+        check(
+            &login(&iqn(), &v6),
+            "iscsiadm -m node -T IQN -p [fd00::5]:3261 --login",
+        );
         check(&rescan(3), "iscsiadm -m session -r 3 --rescan");
         check(&logout(3), "iscsiadm -m session -r 3 --logout");
         check(&delete_records(&iqn()), "iscsiadm -m node -T IQN -o delete");
@@ -176,13 +219,29 @@ mod tests {
     fn choice_26_every_command_has_a_deadline() {
         let portal = "10.0.0.5:3260".parse().unwrap();
         let (iqn, p) = (iqn(), &portal);
-        let all = [new_record(&iqn, p), manual_startup(&iqn, p), login(&iqn, p), rescan(1), logout(1), delete_records(&iqn), list_records()];
-        assert!(all.iter().all(|cmd| (1..=60).contains(&cmd.deadline.as_secs())));
+        let all = [
+            new_record(&iqn, p),
+            manual_startup(&iqn, p),
+            login(&iqn, p),
+            rescan(1),
+            logout(1),
+            delete_records(&iqn),
+            list_records(),
+        ];
+        assert!(
+            all.iter()
+                .all(|cmd| (1..=60).contains(&cmd.deadline.as_secs()))
+        );
     }
 
     #[test]
     fn a_login_ends_in_one_of_three_ways() {
-        let of = |status| read_login(&Exit { status, ..Exit::default() });
+        let of = |status| {
+            read_login(&Exit {
+                status,
+                ..Exit::default()
+            })
+        };
         assert_eq!((of(0), of(15)), (Login::New, Login::Existing));
         for (status, final_answer, word) in [
             (4, false, "TCP"),
@@ -194,26 +253,71 @@ mod tests {
             (24, true, "credentials"),
             (99, false, "failed"),
         ] {
-            let Login::Refused { cause, for_good } = of(status) else { panic!("{status}") };
-            assert!(cause.contains(word) && for_good == final_answer, "{status}: {cause}");
+            let Login::Refused { cause, for_good } = of(status) else {
+                panic!("{status}")
+            };
+            assert!(
+                cause.contains(word) && for_good == final_answer,
+                "{status}: {cause}"
+            );
         }
     }
 
     #[test]
     fn absent_sessions_and_records_are_no_error() {
         for status in [0, 2, 21] {
-            assert!(read_logout(Exit { status, ..Exit::default() }).is_ok());
-            assert!(read_delete(Exit { status, ..Exit::default() }).is_ok());
+            assert!(
+                read_logout(Exit {
+                    status,
+                    ..Exit::default()
+                })
+                .is_ok()
+            );
+            assert!(
+                read_delete(Exit {
+                    status,
+                    ..Exit::default()
+                })
+                .is_ok()
+            );
         }
-        assert!(read_logout(Exit { status: 9, ..Exit::default() }).is_err());
+        assert!(
+            read_logout(Exit {
+                status: 9,
+                ..Exit::default()
+            })
+            .is_err()
+        );
     }
 
     #[test]
     fn records_are_listed_once_per_target() {
-        let stdout = format!("10.0.0.5:3260,1 {IQN}\n[fd00::5]:3260,4294967295 {IQN}\n10.0.0.6:3260,1 iqn.1993-08.org.debian:x\ngarbage\n");
-        let read = read_records(Exit { stdout, ..Exit::default() }).unwrap();
-        assert_eq!(read.iter().map(Iqn::as_str).collect::<Vec<_>>(), ["iqn.1993-08.org.debian:x", IQN]);
-        assert!(read_records(Exit { status: 21, ..Exit::default() }).unwrap().is_empty());
-        assert!(read_records(Exit { status: 1, ..Exit::default() }).is_err());
+        let stdout = format!(
+            "10.0.0.5:3260,1 {IQN}\n[fd00::5]:3260,4294967295 {IQN}\n10.0.0.6:3260,1 iqn.1993-08.org.debian:x\ngarbage\n"
+        );
+        let read = read_records(Exit {
+            stdout,
+            ..Exit::default()
+        })
+        .unwrap();
+        assert_eq!(
+            read.iter().map(Iqn::as_str).collect::<Vec<_>>(),
+            ["iqn.1993-08.org.debian:x", IQN]
+        );
+        assert!(
+            read_records(Exit {
+                status: 21,
+                ..Exit::default()
+            })
+            .unwrap()
+            .is_empty()
+        );
+        assert!(
+            read_records(Exit {
+                status: 1,
+                ..Exit::default()
+            })
+            .is_err()
+        );
     }
 }

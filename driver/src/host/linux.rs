@@ -4,22 +4,18 @@
 //! a deadline. What overruns it (a process in uninterruptible sleep, a read from a device whose target is gone) cannot be
 //! stopped: it is left to itself together with the lock of the volume it works for (design choices 10 and 22).
 
+mod command;
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use nix::sys::signal::{Signal, killpg};
 use nix::sys::stat::{major, minor};
-use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Child;
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Via};
 use crate::in_flight;
@@ -29,10 +25,6 @@ use crate::volume::Bytes;
 const FILE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one read or write of a device may take. The kernel gives a dead iSCSI session 120 s before it fails I/O.
 const DEVICE_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a killed command has to go.
-const GRACE: Duration = Duration::from_secs(2);
-/// As much of a command's output as is kept.
-const OUTPUT_LIMIT: usize = 256 << 10;
 /// No file that the driver reads is larger.
 const FILE_LIMIT: u64 = 16 << 20;
 /// Every logical block size divides it.
@@ -48,13 +40,21 @@ pub struct Linux {
 impl Linux {
     /// This machine, with `/sys` and `/etc/iscsi` found below `root` (design choice 26).
     pub fn new(root: PathBuf) -> Self {
-        let search = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
+        let search = std::env::var_os("PATH")
+            .map(|path| std::env::split_paths(&path).collect())
+            .unwrap_or_default();
         Self { root, search }
     }
 
     fn place(&self, path: &str) -> PathBuf {
-        let below_root = ["/sys", "/etc/iscsi"].iter().any(|prefix| Path::new(path).starts_with(prefix));
-        if below_root { self.root.join(path.trim_start_matches('/')) } else { PathBuf::from(path) }
+        let below_root = ["/sys", "/etc/iscsi"]
+            .iter()
+            .any(|prefix| Path::new(path).starts_with(prefix));
+        if below_root {
+            self.root.join(path.trim_start_matches('/'))
+        } else {
+            PathBuf::from(path)
+        }
     }
 
     async fn at<T: Send + 'static>(
@@ -64,27 +64,39 @@ impl Linux {
         look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T, HostError> {
         let place = self.place(path);
-        blocking(format!("{doing} {path}"), path.to_owned(), FILE_DEADLINE, move || look(&place)).await
+        blocking(
+            format!("{doing} {path}"),
+            path.to_owned(),
+            FILE_DEADLINE,
+            move || look(&place),
+        )
+        .await
     }
 }
 
 impl Host for Linux {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let started = std::time::Instant::now();
-        let result = run(&cmd).await;
+        let result = command::run(&cmd).await;
         let status = result.as_ref().ok().map(|exit| exit.status);
         debug!(program = cmd.program, command = %cmd, status, seconds = started.elapsed().as_secs_f64(), "host command");
         result
     }
 
     fn has(&self, program: &str) -> bool {
-        self.search.iter().any(|dir| fs::metadata(dir.join(program)).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0))
+        self.search.iter().any(|dir| {
+            fs::metadata(dir.join(program))
+                .is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0)
+        })
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
         self.at("reading", path, |path| {
             let mut bytes = Vec::new();
-            io::Read::read_to_end(&mut io::Read::take(File::open(path)?, FILE_LIMIT), &mut bytes)?;
+            io::Read::read_to_end(
+                &mut io::Read::take(File::open(path)?, FILE_LIMIT),
+                &mut bytes,
+            )?;
             Ok(bytes)
         })
         .await
@@ -92,8 +104,13 @@ impl Host for Linux {
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
         self.at("listing", path, |path| {
-            let names: io::Result<Vec<_>> = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect();
-            let mut names: Vec<String> = names?.into_iter().filter_map(|name| name.into_string().ok()).collect();
+            let names: io::Result<Vec<_>> = fs::read_dir(path)?
+                .map(|entry| Ok(entry?.file_name()))
+                .collect();
+            let mut names: Vec<String> = names?
+                .into_iter()
+                .filter_map(|name| name.into_string().ok())
+                .collect();
             names.sort_unstable();
             Ok(names)
         })
@@ -106,9 +123,10 @@ impl Host for Linux {
             Ok(match meta.file_type() {
                 kind if kind.is_dir() => Stat::Directory,
                 kind if kind.is_file() => Stat::File(meta.len()),
-                kind if kind.is_block_device() => {
-                    Stat::BlockDevice(DeviceNumber { major: major(meta.rdev()), minor: minor(meta.rdev()) })
-                }
+                kind if kind.is_block_device() => Stat::BlockDevice(DeviceNumber {
+                    major: major(meta.rdev()),
+                    minor: minor(meta.rdev()),
+                }),
                 _ => Stat::Other,
             })
         })
@@ -120,33 +138,61 @@ impl Host for Linux {
             let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
                 return Err(io::Error::from(io::ErrorKind::InvalidInput));
             };
-            let real = fs::canonicalize(parent)?.join(name);
-            real.into_os_string().into_string().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+            let parent = fs::canonicalize(parent)?;
+            if !parent.is_dir() {
+                // Nothing can be below a file.
+                return Err(io::Error::from(io::ErrorKind::NotADirectory));
+            }
+            let real = parent.join(name);
+            real.into_os_string()
+                .into_string()
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
         })
         .await
     }
 
     async fn read_device(&self, device: &str, span: Span, via: Via) -> Result<Vec<u8>, HostError> {
         let path = PathBuf::from(device);
-        let doing = format!("reading {} bytes at {} of {device}", span.length, span.offset);
-        blocking(doing, device.to_owned(), DEVICE_DEADLINE, move || read_device(&path, span, via)).await
+        let doing = format!(
+            "reading {} bytes at {} of {device}",
+            span.length, span.offset
+        );
+        blocking(doing, device.to_owned(), DEVICE_DEADLINE, move || {
+            read_device(&path, span, via)
+        })
+        .await
     }
 
-    async fn write_device(&self, device: &str, offset: u64, data: Vec<u8>) -> Result<(), HostError> {
+    async fn write_device(
+        &self,
+        device: &str,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> Result<(), HostError> {
         let path = PathBuf::from(device);
         let doing = format!("writing {} bytes at {offset} of {device}", data.len());
-        blocking(doing, device.to_owned(), DEVICE_DEADLINE, move || write_device(&path, offset, &data)).await
+        blocking(doing, device.to_owned(), DEVICE_DEADLINE, move || {
+            write_device(&path, offset, &data)
+        })
+        .await
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
         let path = PathBuf::from(device);
-        blocking(format!("opening {device}"), device.to_owned(), DEVICE_DEADLINE, move || {
-            match OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(path) {
+        blocking(
+            format!("opening {device}"),
+            device.to_owned(),
+            DEVICE_DEADLINE,
+            move || match OpenOptions::new()
+                .read(true)
+                .custom_flags(OFlag::O_EXCL.bits())
+                .open(path)
+            {
                 Ok(_) => Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(true),
                 Err(error) => Err(error),
-            }
-        })
+            },
+        )
         .await
     }
 
@@ -166,28 +212,54 @@ impl Host for Linux {
     }
 
     async fn create_dir(&self, path: &str) -> Result<(), HostError> {
-        self.at("making directory", path, |path| match fs::DirBuilder::new().mode(0o750).create(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(path)?.is_dir() => Ok(()),
+        self.at("making directory", path, |path| match fs::DirBuilder::new()
+            .mode(0o750)
+            .create(path)
+        {
+            Err(error)
+                if error.kind() == io::ErrorKind::AlreadyExists
+                    && fs::symlink_metadata(path)?.is_dir() =>
+            {
+                Ok(())
+            }
             other => other,
         })
         .await
     }
 
     async fn create_file(&self, path: &str) -> Result<(), HostError> {
-        self.at("making file", path, |path| match OpenOptions::new().write(true).create_new(true).mode(0o640).open(path) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(path)?.is_file() => Ok(()),
-            Err(error) => Err(error),
+        self.at("making file", path, |path| {
+            match OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o640)
+                .open(path)
+            {
+                Ok(_) => Ok(()),
+                Err(error)
+                    if error.kind() == io::ErrorKind::AlreadyExists
+                        && fs::symlink_metadata(path)?.is_file() =>
+                {
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            }
         })
         .await
     }
 
     async fn remove_dir(&self, path: &str) -> Result<(), HostError> {
-        self.at("removing directory", path, |path| absent_is_fine(fs::remove_dir(path))).await
+        self.at("removing directory", path, |path| {
+            absent_is_fine(fs::remove_dir(path))
+        })
+        .await
     }
 
     async fn remove_file(&self, path: &str) -> Result<(), HostError> {
-        self.at("removing file", path, |path| absent_is_fine(fs::remove_file(path))).await
+        self.at("removing file", path, |path| {
+            absent_is_fine(fs::remove_file(path))
+        })
+        .await
     }
 
     async fn pause(&self, time: Duration) {
@@ -217,17 +289,33 @@ async fn blocking<T: Send + 'static>(
     });
     match timeout(deadline, task).await {
         Ok(Ok(Ok(value))) => Ok(value),
-        Ok(Ok(Err(source))) if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+        Ok(Ok(Err(source)))
+            if matches!(
+                source.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
             Err(HostError::Absent { path })
         }
         Ok(Ok(Err(source))) => Err(HostError::Io { doing, source }),
-        Ok(Err(died)) => Err(HostError::Io { doing, source: io::Error::other(died) }),
-        Err(_) => Err(HostError::Overran { what: doing, limit: deadline }),
+        Ok(Err(died)) => Err(HostError::Io {
+            doing,
+            source: io::Error::other(died),
+        }),
+        Err(_) => Err(HostError::Overran {
+            what: doing,
+            limit: deadline,
+        }),
     }
 }
 
 fn read_device(path: &Path, span: Span, via: Via) -> io::Result<Vec<u8>> {
-    let direct = |path| OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open(path);
+    let direct = |path| {
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlag::O_DIRECT.bits())
+            .open(path)
+    };
     let file = match via {
         Via::Cache => File::open(path)?,
         // A file system below a loop device may know no direct I/O; then there is nothing better than the cache.
@@ -245,7 +333,12 @@ fn read_device(path: &Path, span: Span, via: Via) -> io::Result<Vec<u8>> {
 }
 
 fn write_device(path: &Path, offset: u64, data: &[u8]) -> io::Result<()> {
-    let open = |flags: OFlag| OpenOptions::new().write(true).custom_flags((OFlag::O_EXCL | flags).bits()).open(path);
+    let open = |flags: OFlag| {
+        OpenOptions::new()
+            .write(true)
+            .custom_flags((OFlag::O_EXCL | flags).bits())
+            .open(path)
+    };
     let file = match open(OFlag::O_DIRECT) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => open(OFlag::empty())?,
         other => other?,
@@ -255,67 +348,6 @@ fn write_device(path: &Path, offset: u64, data: &[u8]) -> io::Result<()> {
     room[start..start + data.len()].copy_from_slice(data);
     file.write_all_at(&room[start..start + data.len()], offset)?;
     file.sync_all()
-}
-
-async fn run(cmd: &Cmd) -> Result<Exit, HostError> {
-    let mut child = spawn(cmd).map_err(|source| HostError::NotStarted { program: cmd.program, source })?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let finish = async { tokio::join!(child.wait(), keep(out), keep(err)) };
-    if let Ok((status, stdout, stderr)) = timeout(cmd.deadline, finish).await {
-        let status = status.map_err(|source| HostError::Io { doing: format!("waiting for {}", cmd.program), source })?;
-        return Ok(Exit { status: number(status), stdout, stderr });
-    }
-    kill(&child);
-    if timeout(GRACE, child.wait()).await.is_err() {
-        abandon(cmd, child);
-    }
-    Err(HostError::Overran { what: cmd.to_string(), limit: cmd.deadline })
-}
-
-#[expect(clippy::disallowed_methods, reason = "this is the one place that starts programs, with a deadline")]
-fn spawn(cmd: &Cmd) -> io::Result<Child> {
-    tokio::process::Command::new(cmd.program)
-        .args(&cmd.args)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // Its own group: a script's children go with it.
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-}
-
-fn kill(child: &Child) {
-    if let Some(group) = child.id().and_then(|id| i32::try_from(id).ok()) {
-        // It may have ended in this moment; then there is nobody to kill.
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-    }
-}
-
-/// Leaves a child that does not die to a task that holds the volume's lock until it does.
-fn abandon(cmd: &Cmd, mut child: Child) {
-    let lock = in_flight::current();
-    warn!(program = cmd.program, command = %cmd, "a host command cannot be killed and is abandoned; its volume stays locked");
-    tokio::spawn(async move {
-        let _ = child.wait().await;
-        drop(lock);
-    });
-}
-
-/// Reads to the end and keeps the beginning, so that a talkative program never waits for us.
-async fn keep(pipe: Option<impl AsyncRead + Unpin>) -> String {
-    let Some(mut pipe) = pipe else { return String::new() };
-    let (mut kept, mut chunk) = (Vec::new(), [0; 4096]);
-    while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
-        let room = OUTPUT_LIMIT.saturating_sub(kept.len());
-        kept.extend_from_slice(&chunk[..count.min(room)]);
-    }
-    String::from_utf8_lossy(&kept).into_owned()
-}
-
-fn number(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -13,7 +13,10 @@ use super::Span;
 use crate::volume::LunUuid;
 
 /// Where it stands: one block that any logical block size divides.
-pub const PLACE: Span = Span { offset: 63 << 20, length: 4096 };
+pub const PLACE: Span = Span {
+    offset: 63 << 20,
+    length: 4096,
+};
 
 const MAGIC: &[u8; 32] = b"csi.synology.com mkfs begun v1\r\n";
 const UUID_END: usize = MAGIC.len() + 36;
@@ -45,12 +48,17 @@ pub enum Seen {
 
 /// Looks for a marker in the block at [`PLACE`].
 pub fn read(block: &[u8], uuid: &LunUuid) -> Seen {
-    let Some(marker) = block.get(..LENGTH) else { return Seen::None };
+    let Some(marker) = block.get(..LENGTH) else {
+        return Seen::None;
+    };
     let (signed, checksum) = marker.split_at(UUID_END);
     if !signed.starts_with(MAGIC) || Sha256::digest(signed).as_slice() != checksum {
         return Seen::None;
     }
-    match std::str::from_utf8(&signed[MAGIC.len()..]).ok().and_then(|text| text.parse().ok()) {
+    match std::str::from_utf8(&signed[MAGIC.len()..])
+        .ok()
+        .and_then(|text| text.parse().ok())
+    {
         Some(seen) if &seen == uuid => Seen::Ours,
         Some(seen) => Seen::Other(seen),
         None => Seen::None,

@@ -11,6 +11,7 @@
 
 pub mod blank;
 pub mod disk;
+mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod filesystem;
@@ -23,10 +24,9 @@ pub mod superblock;
 
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::time::Duration;
 
-use tonic::Code;
+pub use error::{HostError, if_present};
 
 use crate::volume::Bytes;
 
@@ -54,10 +54,20 @@ pub trait Host: Send + Sync + 'static {
     fn resolve(&self, path: &str) -> impl Future<Output = Result<String, HostError>> + Send;
 
     /// Reads a block device.
-    fn read_device(&self, device: &str, span: Span, via: Via) -> impl Future<Output = Result<Vec<u8>, HostError>> + Send;
+    fn read_device(
+        &self,
+        device: &str,
+        span: Span,
+        via: Via,
+    ) -> impl Future<Output = Result<Vec<u8>, HostError>> + Send;
 
     /// Writes to a block device that nobody uses, past every cache. `EBUSY` when it is mounted or otherwise claimed.
-    fn write_device(&self, device: &str, offset: u64, data: Vec<u8>) -> impl Future<Output = Result<(), HostError>> + Send;
+    fn write_device(
+        &self,
+        device: &str,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
 
     /// True when a file system, a mapping or the like has claimed the device, in whatever mount namespace.
     fn is_claimed(&self, device: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
@@ -95,7 +105,11 @@ pub struct Cmd {
 impl Cmd {
     /// `program`, which is killed after `seconds`.
     pub fn new(program: &'static str, seconds: u64) -> Self {
-        Self { program, args: Vec::new(), deadline: Duration::from_secs(seconds) }
+        Self {
+            program,
+            args: Vec::new(),
+            deadline: Duration::from_secs(seconds),
+        }
     }
 
     /// Adds words.
@@ -136,103 +150,35 @@ impl Exit {
     /// # Errors
     /// Any status but 0.
     pub fn ok(self, program: &'static str) -> Result<Self, HostError> {
-        if self.status == 0 { Ok(self) } else { Err(self.failed(program)) }
+        if self.status == 0 {
+            Ok(self)
+        } else {
+            Err(self.failed(program))
+        }
     }
 
     /// As an error.
     pub fn failed(&self, program: &'static str) -> HostError {
-        let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
+        let said = if self.stderr.trim().is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
         // Some programs name the cause first and then explain their options; others begin with a banner.
-        let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> = said
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
         let said = match lines.as_slice() {
             [first, second, .., last] if lines.len() > 4 => format!("{first}; {second}; …; {last}"),
             few => few.join("; "),
         };
-        HostError::Failed { program, status: self.status, said }
-    }
-}
-
-/// Why this machine did not do something. Nobody knows how far it came, so no code is final (design choice 17).
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    /// The program could not be started.
-    #[error("{program} could not be started; is it installed on this node?")]
-    NotStarted {
-        /// The program.
-        program: &'static str,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// It took too long and may still run: the volume stays locked until it has ended.
-    #[error("{what} did not end within {limit:?}; it was given up and may still run")]
-    Overran {
-        /// The command or the reading.
-        what: String,
-        /// How long it had.
-        limit: Duration,
-    },
-    /// The program ended with an error.
-    #[error("{program} failed with exit status {status}: {said}")]
-    Failed {
-        /// The program.
-        program: &'static str,
-        /// Its exit status.
-        status: i32,
-        /// What it said about it.
-        said: String,
-    },
-    /// There is nothing at the path.
-    #[error("{path} does not exist")]
-    Absent {
-        /// The path.
-        path: String,
-    },
-    /// The system refused.
-    #[error("{doing}")]
-    Io {
-        /// What was being done.
-        doing: String,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-    /// What came back makes no sense.
-    #[error("{what} is not understood: {seen:?}")]
-    Garbled {
-        /// The program or file.
-        what: String,
-        /// What came back.
-        seen: String,
-    },
-}
-
-impl HostError {
-    /// The code that the CO acts upon: never a final one.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::Overran { .. } => Code::Aborted,
-            Self::NotStarted { .. } | Self::Failed { .. } | Self::Absent { .. } | Self::Io { .. } | Self::Garbled { .. } => {
-                Code::Unavailable
-            }
+        HostError::Failed {
+            program,
+            status: self.status,
+            said,
         }
-    }
-
-    /// True when somebody else has claimed the device or the mount.
-    pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy)
-    }
-}
-
-/// Turns "nothing there" into `None`.
-///
-/// # Errors
-/// Every other error.
-pub fn if_present<T>(result: Result<T, HostError>) -> Result<Option<T>, HostError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(HostError::Absent { .. }) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 
@@ -249,7 +195,10 @@ impl DeviceNumber {
     /// Reads `8:16`.
     pub fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim().split_once(':')?;
-        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+        Some(Self {
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+        })
     }
 }
 
@@ -307,47 +256,30 @@ pub struct Space {
 
 /// The programs that the node half needs, in the order in which a life of a volume meets them.
 pub const PROGRAMS: [&str; 14] = [
-    "iscsiadm", "blkid", "blockdev", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mount", "umount", "e2fsck", "resize2fs", "xfs_info",
-    "xfs_growfs", "btrfs", "xfs_spaceman",
+    "iscsiadm",
+    "blkid",
+    "blockdev",
+    "mkfs.ext4",
+    "mkfs.xfs",
+    "mkfs.btrfs",
+    "mount",
+    "umount",
+    "e2fsck",
+    "resize2fs",
+    "xfs_info",
+    "xfs_growfs",
+    "btrfs",
+    "xfs_spaceman",
 ];
 
 /// The programs that the node half needs and this machine lacks.
 pub fn tools_present(host: &impl Host) -> Vec<String> {
-    PROGRAMS.iter().filter(|program| !host.has(program)).map(|program| (*program).to_owned()).collect()
+    PROGRAMS
+        .iter()
+        .filter(|program| !host.has(program))
+        .map(|program| (*program).to_owned())
+        .collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn choice_17_no_code_of_the_host_is_final() {
-        let io = || io::Error::from(io::ErrorKind::PermissionDenied);
-        let limit = Duration::from_secs(1);
-        for (error, code) in [
-            (HostError::NotStarted { program: "p", source: io() }, Code::Unavailable),
-            (HostError::Overran { what: "w".to_owned(), limit }, Code::Aborted),
-            (HostError::Failed { program: "p", status: 1, said: String::new() }, Code::Unavailable),
-            (HostError::Absent { path: "/p".to_owned() }, Code::Unavailable),
-            (HostError::Io { doing: "d".to_owned(), source: io() }, Code::Unavailable),
-            (HostError::Garbled { what: "w".to_owned(), seen: String::new() }, Code::Unavailable),
-        ] {
-            assert_eq!(error.code(), code, "{error}");
-        }
-    }
-
-    #[test]
-    fn a_failure_tells_what_was_said() {
-        let exit = Exit { status: 3, stdout: "out".to_owned(), stderr: "banner 1.0\n\nno such\nfile\n".to_owned() };
-        assert_eq!(exit.failed("tool").to_string(), "tool failed with exit status 3: banner 1.0; no such; file");
-        let long = Exit { stderr: "cause\nusage\n-a\n-b\n-c\n".to_owned(), ..exit.clone() };
-        assert!(long.failed("tool").to_string().ends_with(": cause; usage; …; -c"));
-        assert!(Exit { stderr: String::new(), ..exit }.failed("tool").to_string().ends_with(": out"));
-    }
-
-    #[test]
-    fn device_numbers_read_as_sysfs_writes_them() {
-        assert_eq!(DeviceNumber::parse("8:16\n"), Some(DeviceNumber { major: 8, minor: 16 }));
-        assert_eq!(DeviceNumber::parse("8"), None);
-    }
-}
+mod tests;

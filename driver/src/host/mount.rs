@@ -61,7 +61,12 @@ impl Mount {
 pub fn parse(mountinfo: &[u8]) -> Result<Vec<Mount>, HostError> {
     let text = String::from_utf8_lossy(mountinfo);
     text.lines()
-        .map(|line| parse_line(line).ok_or_else(|| HostError::Garbled { what: MOUNTINFO.to_owned(), seen: line.to_owned() }))
+        .map(|line| {
+            parse_line(line).ok_or_else(|| HostError::Garbled {
+                what: MOUNTINFO.to_owned(),
+                seen: line.to_owned(),
+            })
+        })
         .collect()
 }
 
@@ -88,7 +93,9 @@ fn unescape(text: &str) -> String {
     let mut bytes = text.as_bytes();
     while let [first, rest @ ..] = bytes {
         bytes = rest;
-        let code = rest.get(..3).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        let code = rest
+            .get(..3)
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         match code {
             Some(code) if *first == b'\\' => {
                 plain.push(code);
@@ -106,7 +113,15 @@ pub fn at<'a>(mounts: &'a [Mount], point: &str) -> Vec<&'a Mount> {
 }
 
 /// Options that show up again in [`Mount::options`], so that two mounts can be told apart by them.
-const VISIBLE: [&str; 7] = ["noatime", "nodiratime", "relatime", "nosuid", "nodev", "noexec", "nosymfollow"];
+const VISIBLE: [&str; 7] = [
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "nosymfollow",
+];
 
 /// The first of `flags` that should be seen on `mount` and is not.
 pub fn lacks<'a>(mount: &Mount, flags: &'a [String]) -> Option<&'a str> {
@@ -117,7 +132,11 @@ pub fn lacks<'a>(mount: &Mount, flags: &'a [String]) -> Option<&'a str> {
 /// Mounts a file system.
 pub fn mount(fs: FsType, device: &str, point: &str, options: &[String]) -> Cmd {
     let cmd = Cmd::new("mount", 120).args(["-t", fs.as_str()]);
-    let cmd = if options.is_empty() { cmd } else { cmd.arg("-o").arg(options.join(",")) };
+    let cmd = if options.is_empty() {
+        cmd
+    } else {
+        cmd.arg("-o").arg(options.join(","))
+    };
     cmd.args([device, point])
 }
 
@@ -157,8 +176,21 @@ pub struct BadFlag {
 
 /// Words that make `mount` do something else than mounting the volume.
 const NOT_FLAGS: [&str; 15] = [
-    "bind", "rbind", "move", "remount", "loop", "offset", "sizelimit", "helper", "uhelper", "device", "logdev", "rtdev",
-    "journal_dev", "subvol", "subvolid",
+    "bind",
+    "rbind",
+    "move",
+    "remount",
+    "loop",
+    "offset",
+    "sizelimit",
+    "helper",
+    "uhelper",
+    "device",
+    "logdev",
+    "rtdev",
+    "journal_dev",
+    "subvol",
+    "subvolid",
 ];
 
 /// Reads `mount_flags`: single options, or several with commas.
@@ -168,14 +200,24 @@ const NOT_FLAGS: [&str; 15] = [
 pub fn parse_flags(flags: &[String]) -> Result<Vec<String>, BadFlag> {
     let mut parsed = Vec::new();
     for flag in flags.iter().flat_map(|flag| flag.split(',')) {
-        let bad = |remedy| BadFlag { flag: flag.to_owned(), remedy };
+        let bad = |remedy| BadFlag {
+            flag: flag.to_owned(),
+            remedy,
+        };
         let name = flag.split('=').next().unwrap_or_default();
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"_-.=:+".contains(&b);
         if name.is_empty() || !flag.bytes().all(legal) || flag.starts_with('-') {
-            return Err(bad("a mount option consists of letters, digits and _-.=:+; it names no path"));
+            return Err(bad(
+                "a mount option consists of letters, digits and _-.=:+; it names no path",
+            ));
         }
-        if NOT_FLAGS.contains(&name) || name.starts_with("make-") || name.to_ascii_lowercase().starts_with("x-") {
-            return Err(bad("this option would mount something else, or otherwise, than the volume; leave it out"));
+        if NOT_FLAGS.contains(&name)
+            || name.starts_with("make-")
+            || name.to_ascii_lowercase().starts_with("x-")
+        {
+            return Err(bad(
+                "this option would mount something else, or otherwise, than the volume; leave it out",
+            ));
         }
         parsed.push(flag.to_owned());
     }
@@ -201,21 +243,37 @@ mod tests {
         let mounts = parse(TABLE.as_bytes()).unwrap();
         assert_eq!(mounts.len(), 7);
         assert_eq!(mounts[1].point, "/var/lib/kubelet/plugins/a b/globalmount");
-        assert_eq!(mounts[1].device, DeviceNumber { major: 8, minor: 16 });
+        assert_eq!(
+            mounts[1].device,
+            DeviceNumber {
+                major: 8,
+                minor: 16
+            }
+        );
         assert_eq!(mounts[1].describe(), "ext4 of /dev/sdb (8:16)");
         let readonly: Vec<bool> = mounts.iter().map(Mount::is_readonly).collect();
         assert_eq!(readonly, [false, false, true, true, false, false, false]);
         assert!(!mounts[2].is_fs_readonly() && mounts[3].is_fs_readonly());
         assert_eq!(mounts[4].device_node(), Some("sdc"));
-        assert_eq!((mounts[5].device_node(), mounts[5].is_deleted()), (Some("sdd"), true));
+        assert_eq!(
+            (mounts[5].device_node(), mounts[5].is_deleted()),
+            (Some("sdd"), true)
+        );
         assert_eq!(mounts[1].device_node(), None);
-        assert_eq!(mounts[6].device_node(), None, "a whole tmpfs is no device node");
+        assert_eq!(
+            mounts[6].device_node(),
+            None,
+            "a whole tmpfs is no device node"
+        );
     }
 
     #[test]
     fn the_visible_mount_comes_last() {
         let mounts = parse(TABLE.as_bytes()).unwrap();
-        let there: Vec<&str> = at(&mounts, "/pods/1/mount").iter().map(|mount| mount.fs.as_str()).collect();
+        let there: Vec<&str> = at(&mounts, "/pods/1/mount")
+            .iter()
+            .map(|mount| mount.fs.as_str())
+            .collect();
         assert_eq!(there, ["ext4", "tmpfs"]);
         assert!(at(&mounts, "/pods/1").is_empty());
     }
@@ -229,22 +287,62 @@ mod tests {
     #[test]
     fn commands() {
         let flags = ["noatime".to_owned(), "ro".to_owned()];
-        assert_eq!(mount(FsType::Xfs, "/dev/sdb", "/s", &flags).to_string(), "mount -t xfs -o noatime,ro /dev/sdb /s");
-        assert_eq!(mount(FsType::Ext4, "/dev/sdb", "/s", &[]).to_string(), "mount -t ext4 /dev/sdb /s");
+        assert_eq!(
+            mount(FsType::Xfs, "/dev/sdb", "/s", &flags).to_string(),
+            "mount -t xfs -o noatime,ro /dev/sdb /s"
+        );
+        assert_eq!(
+            mount(FsType::Ext4, "/dev/sdb", "/s", &[]).to_string(),
+            "mount -t ext4 /dev/sdb /s"
+        );
         assert_eq!(bind("/s", "/t").to_string(), "mount -o bind /s /t");
-        assert_eq!(make_readonly("/t").to_string(), "mount -o remount,bind,ro /t");
+        assert_eq!(
+            make_readonly("/t").to_string(),
+            "mount -o remount,bind,ro /t"
+        );
         assert_eq!(unmount("/t").to_string(), "umount /t");
         assert_eq!(unmount_lazily("/t").to_string(), "umount -l /t");
-        assert_eq!(protect("/dev/sdb", true).to_string(), "blockdev --setro /dev/sdb");
-        assert_eq!(protect("/dev/sdb", false).to_string(), "blockdev --setrw /dev/sdb");
+        assert_eq!(
+            protect("/dev/sdb", true).to_string(),
+            "blockdev --setro /dev/sdb"
+        );
+        assert_eq!(
+            protect("/dev/sdb", false).to_string(),
+            "blockdev --setrw /dev/sdb"
+        );
     }
 
     #[test]
     fn flags_are_options_and_nothing_else() {
-        let read = |flags: &[&str]| parse_flags(&flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>());
-        assert_eq!(read(&["noatime,nodiratime", "data=ordered"]).unwrap(), ["noatime", "nodiratime", "data=ordered"]);
+        let read = |flags: &[&str]| {
+            parse_flags(
+                &flags
+                    .iter()
+                    .map(|flag| (*flag).to_owned())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(
+            read(&["noatime,nodiratime", "data=ordered"]).unwrap(),
+            ["noatime", "nodiratime", "data=ordered"]
+        );
         assert_eq!(read(&[]).unwrap(), Vec::<String>::new());
-        for bad in ["", "a b", "bind", "remount", "loop", "loop=/dev/loop1", "device=/dev/sda", "logdev=x", "-o", "a\0", "make-shared", "X-mount.mkdir", "journal_path=/x", "ro\n"] {
+        for bad in [
+            "",
+            "a b",
+            "bind",
+            "remount",
+            "loop",
+            "loop=/dev/loop1",
+            "device=/dev/sda",
+            "logdev=x",
+            "-o",
+            "a\0",
+            "make-shared",
+            "X-mount.mkdir",
+            "journal_path=/x",
+            "ro\n",
+        ] {
             assert_eq!(read(&["noatime", bad]).unwrap_err().flag, bad, "{bad}");
         }
     }
@@ -252,8 +350,16 @@ mod tests {
     #[test]
     fn options_that_can_be_seen_are_compared() {
         let mounts = parse(TABLE.as_bytes()).unwrap();
-        let flags = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let flags = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(lacks(&mounts[1], &flags(&["noatime", "discard"])), None);
-        assert_eq!(lacks(&mounts[1], &flags(&["noatime", "nodev"])), Some("nodev"));
+        assert_eq!(
+            lacks(&mounts[1], &flags(&["noatime", "nodev"])),
+            Some("nodev")
+        );
     }
 }

@@ -9,7 +9,10 @@ use super::fills::{Btrfs, Ext4, Xfs};
 use crate::volume::{Bytes, FsType};
 
 /// The part of a disk that holds all three superblocks: ext4's at 1 KiB, xfs's at 0, btrfs's at 64 KiB.
-pub const HEAD: Span = Span { offset: 0, length: 128 << 10 };
+pub const HEAD: Span = Span {
+    offset: 0,
+    length: 128 << 10,
+};
 
 /// A superblock that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +65,10 @@ impl Geometry {
 
 /// Every superblock in a disk's first [`HEAD`] bytes. More than one means that one of them is a leftover.
 pub fn read(head: &[u8]) -> Vec<Superblock> {
-    [ext4(head), xfs(head), btrfs(head)].into_iter().flatten().collect()
+    [ext4(head), xfs(head), btrfs(head)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Numbers at fixed places. A number beyond the end is absent.
@@ -108,7 +114,9 @@ fn ext4(head: &[u8]) -> Option<Superblock> {
     let high = if wide { sb.le32(0x150)? } else { 0 };
     let geometry = Ext4 {
         blocks: u64::from(high) << 32 | u64::from(sb.le32(0x04)?),
-        block_size: 1024_u64.checked_shl(sb.le32(0x18)?).filter(|size| (1024..=65536).contains(size))?,
+        block_size: 1024_u64
+            .checked_shl(sb.le32(0x18)?)
+            .filter(|size| (1024..=65536).contains(size))?,
         first_block: u64::from(sb.le32(0x14)?),
         blocks_per_group: u64::from(sb.le32(0x20)?),
         inodes_per_group: u64::from(sb.le32(0x28)?),
@@ -117,8 +125,15 @@ fn ext4(head: &[u8]) -> Option<Superblock> {
         reserved_descriptor_blocks: u64::from(sb.le16(0xCE)?),
     };
     // mke2fs writes this block last, after everything else is on the disk.
-    let sane = geometry.blocks > 0 && geometry.blocks_per_group > 0 && geometry.inode_size > 0 && geometry.descriptor_size > 0;
-    Some(if sane { Superblock::Complete(Geometry::Ext4(geometry)) } else { Superblock::Begun(FsType::Ext4) })
+    let sane = geometry.blocks > 0
+        && geometry.blocks_per_group > 0
+        && geometry.inode_size > 0
+        && geometry.descriptor_size > 0;
+    Some(if sane {
+        Superblock::Complete(Geometry::Ext4(geometry))
+    } else {
+        Superblock::Begun(FsType::Ext4)
+    })
 }
 
 fn xfs(head: &[u8]) -> Option<Superblock> {
@@ -133,7 +148,11 @@ fn xfs(head: &[u8]) -> Option<Superblock> {
         blocks_per_group: u64::from(sb.be32(84)?),
     };
     let sane = geometry.block_size > 0 && geometry.blocks > 0 && geometry.blocks_per_group > 0;
-    Some(if in_progress == 0 && sane { Superblock::Complete(Geometry::Xfs(geometry)) } else { Superblock::Begun(FsType::Xfs) })
+    Some(if in_progress == 0 && sane {
+        Superblock::Complete(Geometry::Xfs(geometry))
+    } else {
+        Superblock::Begun(FsType::Xfs)
+    })
 }
 
 fn btrfs(head: &[u8]) -> Option<Superblock> {
@@ -145,10 +164,17 @@ fn btrfs(head: &[u8]) -> Option<Superblock> {
     if magic != *b"_BHRfS_M" {
         return None;
     }
-    let geometry = Btrfs { size: Bytes(sb.le64(112)?), sector: u64::from(sb.le32(144)?) };
+    let geometry = Btrfs {
+        size: Bytes(sb.le64(112)?),
+        sector: u64::from(sb.le32(144)?),
+    };
     // The driver makes one-device file systems only; another kind is none that it knows.
     let sane = sb.le64(136)? == 1 && geometry.size.0 > 0 && geometry.sector > 0;
-    Some(if sane { Superblock::Complete(Geometry::Btrfs(geometry)) } else { Superblock::Begun(FsType::Btrfs) })
+    Some(if sane {
+        Superblock::Complete(Geometry::Btrfs(geometry))
+    } else {
+        Superblock::Begun(FsType::Btrfs)
+    })
 }
 
 #[cfg(test)]
@@ -165,13 +191,21 @@ pub(crate) mod tests {
         let blocks = size.0 / 4096;
         match kind {
             FsType::Ext4 => {
-                put(&mut head, 1024 + 0x04, &u32::try_from(blocks).unwrap().to_le_bytes());
+                put(
+                    &mut head,
+                    1024 + 0x04,
+                    &u32::try_from(blocks).unwrap().to_le_bytes(),
+                );
                 put(&mut head, 1024 + 0x18, &2_u32.to_le_bytes());
                 put(&mut head, 1024 + 0x20, &32768_u32.to_le_bytes());
                 put(&mut head, 1024 + 0x28, &8192_u32.to_le_bytes());
                 put(&mut head, 1024 + 0x38, &0xEF53_u16.to_le_bytes());
                 put(&mut head, 1024 + 0x58, &256_u16.to_le_bytes());
-                put(&mut head, 1024 + 0x60, &(INCOMPAT_EXTENTS | INCOMPAT_64BIT).to_le_bytes());
+                put(
+                    &mut head,
+                    1024 + 0x60,
+                    &(INCOMPAT_EXTENTS | INCOMPAT_64BIT).to_le_bytes(),
+                );
                 put(&mut head, 1024 + 0xFE, &64_u16.to_le_bytes());
             }
             FsType::Xfs => {
@@ -194,9 +228,14 @@ pub(crate) mod tests {
     fn complete_superblocks_tell_their_size() {
         for kind in [FsType::Ext4, FsType::Xfs, FsType::Btrfs] {
             let found = read(&head_of(kind, Bytes::gib(3)));
-            let [Superblock::Complete(geometry)] = found.as_slice() else { panic!("{kind}: {found:?}") };
+            let [Superblock::Complete(geometry)] = found.as_slice() else {
+                panic!("{kind}: {found:?}")
+            };
             assert_eq!((geometry.kind(), geometry.size()), (kind, Bytes::gib(3)));
-            assert!(geometry.fills(Bytes::gib(3)) && !geometry.fills(Bytes::gib(4)), "{kind}");
+            assert!(
+                geometry.fills(Bytes::gib(3)) && !geometry.fills(Bytes::gib(4)),
+                "{kind}"
+            );
         }
     }
 
@@ -220,7 +259,11 @@ pub(crate) mod tests {
         assert_eq!(read(&ext3), []);
         assert_eq!(read(&vec![0; HEAD.length]), []);
         assert_eq!(read(&[]), []);
-        let both = [&head_of(FsType::Xfs, Bytes::GIB)[..1024], &head_of(FsType::Ext4, Bytes::GIB)[1024..]].concat();
+        let both = [
+            &head_of(FsType::Xfs, Bytes::GIB)[..1024],
+            &head_of(FsType::Ext4, Bytes::GIB)[1024..],
+        ]
+        .concat();
         assert_eq!(read(&both).len(), 2);
     }
 }

@@ -30,13 +30,21 @@ pub(super) struct Attached {
 impl<H: Host> Machine<H> {
     /// The session of this node with the target of `uuid`. None is fine, several are not.
     pub(super) async fn session_of(&self, uuid: &LunUuid) -> Result<Option<Session>, Error> {
-        let all = disk::sessions(&self.host).await.doing("listing iSCSI sessions")?;
-        let ours: Vec<Session> = all.into_iter().filter(|session| self.publishes_here(&session.target, Some(uuid))).collect();
+        let all = disk::sessions(&self.host)
+            .await
+            .doing("listing iSCSI sessions")?;
+        let ours: Vec<Session> = all
+            .into_iter()
+            .filter(|session| self.publishes_here(&session.target, Some(uuid)))
+            .collect();
         match ours.as_slice() {
             [] => Ok(None),
             [session] => Ok(Some(session.clone())),
             several => {
-                let ids: Vec<String> = several.iter().map(|session| format!("{} ({})", session.id, session.target)).collect();
+                let ids: Vec<String> = several
+                    .iter()
+                    .map(|session| format!("{} ({})", session.id, session.target))
+                    .collect();
                 Err(Error::Refused {
                     what: format!("choosing the session of LUN {uuid}"),
                     seen: format!("there are {} sessions: {}", several.len(), ids.join(", ")),
@@ -48,8 +56,12 @@ impl<H: Host> Machine<H> {
 
     /// The disks of a session, as far as they are known without asking the target.
     pub(super) async fn disks_of(&self, session: Option<&Session>) -> Result<Vec<Disk>, Error> {
-        let Some(session) = session else { return Ok(Vec::new()) };
-        disk::disks(&self.host, session.id).await.doing(format!("listing the disks of session {}", session.id))
+        let Some(session) = session else {
+            return Ok(Vec::new());
+        };
+        disk::disks(&self.host, session.id)
+            .await
+            .doing(format!("listing the disks of session {}", session.id))
     }
 
     /// Logs in unless there is a good session, finds the disk and proves that it is the volume's.
@@ -62,22 +74,33 @@ impl<H: Host> Machine<H> {
         }
         let session = self.login(context).await?;
         self.rescan(&session).await?;
-        let disk = disk::wait_for_disk(&self.host, session.id, context.lun, DISK_APPEARS).await.doing("waiting for the disk")?;
+        let disk = disk::wait_for_disk(&self.host, session.id, context.lun, DISK_APPEARS)
+            .await
+            .doing("waiting for the disk")?;
         let disk = disk.ok_or_else(|| Error::Unproven {
             what: format!("attaching logical unit {} of {}", context.lun, context.iqn),
-            seen: format!("session {} has no such disk after {} s", session.id, DISK_APPEARS.as_secs()),
+            seen: format!(
+                "session {} has no such disk after {} s",
+                session.id,
+                DISK_APPEARS.as_secs()
+            ),
         })?;
         self.prove(disk, &context.uuid).await
     }
 
     /// The disk of a session that was there before; `None` when the session is stale and may be ended.
-    async fn reuse(&self, session: &Session, context: &PublishContext) -> Result<Option<Attached>, Error> {
+    async fn reuse(
+        &self,
+        session: &Session,
+        context: &PublishContext,
+    ) -> Result<Option<Attached>, Error> {
         let in_use = self.uses(&self.disks_of(Some(session)).await?).await?;
         // A session of another time, at another name of this initiator, would be another publication.
         let usable = session.alive && session.target == context.iqn.as_str();
-        if usable {
-            self.rescan(session).await?;
-            let disk = disk::wait_for_disk(&self.host, session.id, context.lun, DISK_APPEARS).await.doing("waiting for the disk")?;
+        if usable && self.rescan_answered(session).await? {
+            let disk = disk::wait_for_disk(&self.host, session.id, context.lun, DISK_APPEARS)
+                .await
+                .doing("waiting for the disk")?;
             if let Some(disk) = disk {
                 return self.prove(disk, &context.uuid).await.map(Some);
             }
@@ -87,25 +110,56 @@ impl<H: Host> Machine<H> {
         }
         Err(Error::Unfinished {
             what: format!("session {} with {}", session.id, session.target),
-            seen: format!("it has lost its target or disk, which is still in use at {}", in_use.join(", ")),
+            seen: format!(
+                "it has lost its target or disk, which is still in use at {}",
+                in_use.join(", ")
+            ),
         })
     }
 
-    /// Asks the target anew for sizes, serials and units: sysfs is a cache.
+    /// Asks the target anew for sizes, serials and units: sysfs is a cache. The command succeeds even when nobody answers,
+    /// so the session is looked at afterwards.
     pub(super) async fn rescan(&self, session: &Session) -> Result<(), Error> {
-        self.run(&format!("rescanning session {}", session.id), iscsiadm::rescan(session.id)).await.map(|_| ())
+        if self.rescan_answered(session).await? {
+            return Ok(());
+        }
+        Err(Error::Unfinished {
+            what: format!("session {} with {}", session.id, session.target),
+            seen: "it has lost its target, and what is known of its disk may be out of date"
+                .to_owned(),
+        })
+    }
+
+    async fn rescan_answered(&self, session: &Session) -> Result<bool, Error> {
+        let doing = format!("rescanning session {}", session.id);
+        self.run(&doing, iscsiadm::rescan(session.id)).await?;
+        let all = disk::sessions(&self.host).await.doing(&doing)?;
+        Ok(all
+            .iter()
+            .any(|other| other.id == session.id && other.alive))
     }
 
     /// The disk is the volume's, by its unit serial. To be called after [`Machine::rescan`].
     pub(super) async fn prove(&self, disk: Disk, uuid: &LunUuid) -> Result<Attached, Error> {
         let doing = || format!("identifying {}", disk.node());
+        if !disk.is_running(&self.host).await.doing(doing())? {
+            return Err(Error::Unfinished {
+                what: disk.node(),
+                seen: "it is offline, and what is known of it may be out of date".to_owned(),
+            });
+        }
         let serial = disk.serial(&self.host).await.doing(doing())?;
-        if serial.as_deref().is_none_or(|serial| !serial.eq_ignore_ascii_case(uuid.as_str())) {
+        if serial
+            .as_deref()
+            .is_none_or(|serial| !serial.eq_ignore_ascii_case(uuid.as_str()))
+        {
             let serial = serial.unwrap_or_else(|| "not given".to_owned());
             return Err(Error::Refused {
                 what: format!("using {} for LUN {uuid}", disk.node()),
                 seen: format!("its unit serial is {serial}, that of the volume is {uuid}"),
-                remedy: "another LUN is mapped at this place: check the target's mappings on the NAS".to_owned(),
+                remedy:
+                    "another LUN is mapped at this place: check the target's mappings on the NAS"
+                        .to_owned(),
             });
         }
         let size = disk.size(&self.host).await.doing(doing())?;
@@ -116,14 +170,24 @@ impl<H: Host> Machine<H> {
         let mut refusals = Vec::new();
         for portal in &context.portals {
             let doing = format!("logging in to {} at {portal}", context.iqn);
-            self.run(&doing, iscsiadm::new_record(&context.iqn, portal)).await?;
-            self.run(&doing, iscsiadm::manual_startup(&context.iqn, portal)).await?;
-            let exit = self.host.run(iscsiadm::login(&context.iqn, portal)).await.doing(&doing)?;
+            self.run(&doing, iscsiadm::new_record(&context.iqn, portal))
+                .await?;
+            self.run(&doing, iscsiadm::manual_startup(&context.iqn, portal))
+                .await?;
+            let exit = self
+                .host
+                .run(iscsiadm::login(&context.iqn, portal))
+                .await
+                .doing(&doing)?;
             match iscsiadm::read_login(&exit) {
                 Login::New | Login::Existing => return self.wait_for_session(context).await,
                 Login::Refused { cause, for_good } => {
                     tracing::warn!(%portal, target = %context.iqn, cause, status = exit.status, "login refused");
-                    refusals.push((format!("{portal}: {cause}"), for_good, exit.failed(iscsiadm::PROGRAM)));
+                    refusals.push((
+                        format!("{portal}: {cause}"),
+                        for_good,
+                        exit.failed(iscsiadm::PROGRAM),
+                    ));
                 }
             }
         }
@@ -134,17 +198,27 @@ impl<H: Host> Machine<H> {
         let doing = format!("waiting for the session with {}", context.iqn);
         let look = || async {
             let all = disk::sessions(&self.host).await?;
-            Ok(all.into_iter().find(|session| session.target == context.iqn.as_str()))
+            Ok(all
+                .into_iter()
+                .find(|session| session.target == context.iqn.as_str()))
         };
-        disk::until(&self.host, SESSION_CHANGES, look).await.doing(&doing)?.ok_or_else(|| Error::Unproven {
-            what: format!("the login to {}", context.iqn),
-            seen: "iscsiadm reports success, but the kernel has no such session".to_owned(),
-        })
+        disk::until(&self.host, SESSION_CHANGES, look)
+            .await
+            .doing(&doing)?
+            .ok_or_else(|| Error::Unproven {
+                what: format!("the login to {}", context.iqn),
+                seen: "iscsiadm reports success, but the kernel has no such session".to_owned(),
+            })
     }
 
     /// Nobody let us in. A final answer only when every portal said so for good and nothing is left behind.
-    async fn no_session(&self, context: &PublishContext, refusals: Vec<(String, bool, HostError)>) -> Error {
-        let cleaned = self.delete_records(&context.iqn).await.is_ok() && matches!(self.session_of(&context.uuid).await, Ok(None));
+    async fn no_session(
+        &self,
+        context: &PublishContext,
+        refusals: Vec<(String, bool, HostError)>,
+    ) -> Error {
+        let cleaned = self.delete_records(&context.iqn).await.is_ok()
+            && matches!(self.session_of(&context.uuid).await, Ok(None));
         let for_good = cleaned && refusals.iter().all(|(_, for_good, _)| *for_good);
         let seen: Vec<String> = refusals.iter().map(|(cause, ..)| cause.clone()).collect();
         let (what, seen) = (format!("logging in to {}", context.iqn), seen.join("; "));
@@ -153,21 +227,34 @@ impl<H: Host> Machine<H> {
             return Error::Refused { what, seen, remedy };
         }
         match refusals.into_iter().next_back() {
-            Some((.., source)) => Error::Host { doing: format!("{what}: {seen}"), source },
-            None => Error::Unproven { what, seen: "publish_context names no portal".to_owned() },
+            Some((.., source)) => Error::Host {
+                doing: format!("{what}: {seen}"),
+                source,
+            },
+            None => Error::Unproven {
+                what,
+                seen: "publish_context names no portal".to_owned(),
+            },
         }
     }
 
     /// Ends a session and removes its records. The caller knows that nobody uses its disk.
     pub(super) async fn detach(&self, session: &Session) -> Result<(), Error> {
         let doing = format!("logging out session {} with {}", session.id, session.target);
-        self.host.run(iscsiadm::logout(session.id)).await.and_then(iscsiadm::read_logout).doing(&doing)?;
+        self.host
+            .run(iscsiadm::logout(session.id))
+            .await
+            .and_then(iscsiadm::read_logout)
+            .doing(&doing)?;
         let gone = disk::until(&self.host, SESSION_CHANGES, || async {
             let all = disk::sessions(&self.host).await?;
             Ok(all.iter().all(|other| other.id != session.id).then_some(()))
         });
         if gone.await.doing(&doing)?.is_none() {
-            return Err(Error::Unproven { what: doing, seen: "the kernel still has the session".to_owned() });
+            return Err(Error::Unproven {
+                what: doing,
+                seen: "the kernel still has the session".to_owned(),
+            });
         }
         match session.target.parse() {
             Ok(iqn) => self.delete_records(&iqn).await,
@@ -177,6 +264,10 @@ impl<H: Host> Machine<H> {
 
     /// Removes the records of a target.
     pub(super) async fn delete_records(&self, iqn: &Iqn) -> Result<(), Error> {
-        self.host.run(iscsiadm::delete_records(iqn)).await.and_then(iscsiadm::read_delete).doing(format!("removing the records of {iqn}"))
+        self.host
+            .run(iscsiadm::delete_records(iqn))
+            .await
+            .and_then(iscsiadm::read_delete)
+            .doing(format!("removing the records of {iqn}"))
     }
 }

@@ -23,7 +23,10 @@ impl<H: Host> Machine<H> {
         let (disk, mount) = self.locate(ask).await?;
         let attached = self.measure(ask, &disk).await?;
         if let Some(limit) = ask.range.limit.filter(|limit| attached.size > *limit) {
-            return Err(ask.range.unmet(&format!("the volume is already {}, above the limit of {limit}: it is never made smaller", attached.size)));
+            return Err(ask.range.unmet(&format!(
+                "the volume is already {}, above the limit of {limit}: it is never made smaller",
+                attached.size
+            )));
         }
         if let Some(mount) = mount.filter(|mount| mount.device_node().is_none()) {
             self.grow_mounted(&attached, &mount).await?;
@@ -33,47 +36,80 @@ impl<H: Host> Machine<H> {
 
     /// The volume's disk, and what of it is mounted at the path: staged or published, a file system or the device.
     async fn locate(&self, ask: &Expand) -> Result<(Disk, Option<Mount>), Error> {
-        let not_there = |seen: &str| Error::NotThere { volume: ask.volume.to_string(), path: ask.path.clone(), seen: seen.to_owned() };
-        let path = self.resolve(&ask.path).await?.ok_or_else(|| not_there("the path does not exist"))?;
+        let not_there = |seen: &str| Error::NotThere {
+            volume: ask.volume.to_string(),
+            path: ask.path.clone(),
+            seen: seen.to_owned(),
+        };
+        let path = self
+            .resolve(&ask.path)
+            .await?
+            .ok_or_else(|| not_there("the path does not exist"))?;
         let session = self.session_of(&ask.volume.uuid).await?;
         let disks = self.disks_of(session.as_ref()).await?;
         match self.standing(&path, &disks).await? {
             Standing::Ours(mount) => {
                 // btrfs has a number of its own; then, as for a device node, there is one disk to choose from.
-                let disk = disks.iter().find(|disk| disk.number == mount.device).or(disks.first()).cloned();
-                Ok((disk.ok_or_else(|| not_there("the volume has no disk here"))?, Some(mount)))
+                let disk = disks
+                    .iter()
+                    .find(|disk| disk.number == mount.device)
+                    .or(disks.first())
+                    .cloned();
+                Ok((
+                    disk.ok_or_else(|| not_there("the volume has no disk here"))?,
+                    Some(mount),
+                ))
             }
             Standing::Nothing if ask.may_be_staged_device => {
-                let exists = if_present(self.host.stat(&path).await).doing(format!("looking at {path}"))?.is_some();
+                let exists = if_present(self.host.stat(&path).await)
+                    .doing(format!("looking at {path}"))?
+                    .is_some();
                 let disk = disks.into_iter().next().filter(|_| exists);
-                Ok((disk.ok_or_else(|| not_there("the volume is not staged on this node"))?, None))
+                Ok((
+                    disk.ok_or_else(|| not_there("the volume is not staged on this node"))?,
+                    None,
+                ))
             }
             Standing::Nothing => Err(not_there("nothing is mounted there")),
-            Standing::Gone(mount) => Err(not_there(&format!("{} is mounted there, whose device is gone", mount.describe()))),
-            Standing::Foreign(mount) => Err(not_there(&format!("{} is mounted there", mount.describe()))),
+            Standing::Gone(mount) => Err(not_there(&format!(
+                "{} is mounted there, whose device is gone",
+                mount.describe()
+            ))),
+            Standing::Foreign(mount) => {
+                Err(not_there(&format!("{} is mounted there", mount.describe())))
+            }
         }
     }
 
     /// Rescan, identity, size: in this order, because before a rescan the kernel only repeats what it once heard.
     async fn measure(&self, ask: &Expand, disk: &Disk) -> Result<Attached, Error> {
-        let session = self.session_of(&ask.volume.uuid).await?.ok_or_else(|| Error::Unproven {
-            what: format!("measuring {}", disk.node()),
-            seen: "its session has just ended".to_owned(),
-        })?;
+        let session = self
+            .session_of(&ask.volume.uuid)
+            .await?
+            .ok_or_else(|| Error::Unproven {
+                what: format!("measuring {}", disk.node()),
+                seen: "its session has just ended".to_owned(),
+            })?;
         self.rescan(&session).await?;
         let mut attached = self.prove(disk.clone(), &ask.volume.uuid).await?;
         let look = || async {
             let size = disk.size(&self.host).await?;
             Ok((size >= ask.range.required).then_some(size))
         };
-        match disk::until(&self.host, SIZE_APPEARS, look).await.doing(format!("measuring {}", disk.node()))? {
+        match disk::until(&self.host, SIZE_APPEARS, look)
+            .await
+            .doing(format!("measuring {}", disk.node()))?
+        {
             Some(size) => {
                 attached.size = size;
                 Ok(attached)
             }
             None => Err(Error::Unproven {
                 what: format!("the growth of {} to {}", disk.node(), ask.range.required),
-                seen: format!("after a rescan the disk is {}: has the LUN been grown on the NAS?", attached.size),
+                seen: format!(
+                    "after a rescan the disk is {}: has the LUN been grown on the NAS?",
+                    attached.size
+                ),
             }),
         }
     }
@@ -88,7 +124,11 @@ impl<H: Host> Machine<H> {
         match self.fill(attached, fs, &point).await? {
             Grown::Full => Ok(()),
             Grown::ReadOnly => {
-                tracing::warn!(point, disk = attached.disk.node(), "mounted read-only: the file system keeps its size until it is mounted writable");
+                tracing::warn!(
+                    point,
+                    disk = attached.disk.node(),
+                    "mounted read-only: the file system keeps its size until it is mounted writable"
+                );
                 Ok(())
             }
             Grown::NotPermitted => Err(not_permitted(&point)),

@@ -40,7 +40,8 @@ enum Next {
     Refuse(String, &'static str),
 }
 
-const NOT_OURS: &str = "nothing was written; if the data may go, wipe the LUN, else use the volume as what it is";
+const NOT_OURS: &str =
+    "nothing was written; if the data may go, wipe the LUN, else use the volume as what it is";
 
 impl Look {
     fn decide(&self, fs: FsType, size: Bytes) -> Next {
@@ -50,35 +51,57 @@ impl Look {
         };
         let confirmed = |found: &str| found == fs.as_str();
         match (&self.probe, complete, &self.marker) {
-            (Probe::Found(found), Some(geometry), marker) if confirmed(found) => mountable(geometry, size, marker),
+            (Probe::Found(found), Some(geometry), marker) if confirmed(found) => {
+                mountable(geometry, size, marker)
+            }
             // Begun by us and never mounted: whatever a killed mkfs leaves, it is nobody's data.
             (Probe::Nothing, _, Seen::Ours) => Next::Format,
-            (Probe::Found(found), _, Seen::Ours) if found.parse::<FsType>().is_ok() && !self.holds_another(fs) => Next::Format,
-            (Probe::Nothing, _, Seen::Other(other)) => {
-                Next::Refuse(format!("it bears the mark of a format begun for another volume, {other}"), NOT_OURS)
+            (Probe::Found(found), _, Seen::Ours)
+                if found.parse::<FsType>().is_ok() && !self.holds_another(fs) =>
+            {
+                Next::Format
             }
+            (Probe::Nothing, _, Seen::Other(other)) => Next::Refuse(
+                format!("it bears the mark of a format begun for another volume, {other}"),
+                NOT_OURS,
+            ),
             (Probe::Nothing, _, Seen::None) if self.superblocks.is_empty() => Next::FormatIfBlank,
-            (Probe::Nothing, ..) => {
-                Next::Refuse("it holds an incomplete or damaged file system".to_owned(), "nothing was written; repair it, or wipe the LUN if the data may go")
+            (Probe::Nothing, ..) => Next::Refuse(
+                "it holds an incomplete or damaged file system".to_owned(),
+                "nothing was written; repair it, or wipe the LUN if the data may go",
+            ),
+            (Probe::Several, ..) => Next::Refuse(
+                "it holds signatures of several file systems or partition tables".to_owned(),
+                NOT_OURS,
+            ),
+            (Probe::Found(found), ..) if confirmed(found) => Next::Refuse(
+                format!("it holds an incomplete or damaged {found}"),
+                "nothing was written; repair it, or wipe the LUN if the data may go",
+            ),
+            (Probe::Found(found), ..) => {
+                Next::Refuse(format!("it holds {found}, not {fs}"), NOT_OURS)
             }
-            (Probe::Several, ..) => Next::Refuse("it holds signatures of several file systems or partition tables".to_owned(), NOT_OURS),
-            (Probe::Found(found), ..) if confirmed(found) => {
-                Next::Refuse(format!("it holds an incomplete or damaged {found}"), "nothing was written; repair it, or wipe the LUN if the data may go")
-            }
-            (Probe::Found(found), ..) => Next::Refuse(format!("it holds {found}, not {fs}"), NOT_OURS),
         }
     }
 
     /// A complete file system of another kind.
     fn holds_another(&self, fs: FsType) -> bool {
-        self.superblocks.iter().any(|found| matches!(found, Superblock::Complete(geometry) if geometry.kind() != fs))
+        self.superblocks
+            .iter()
+            .any(|found| matches!(found, Superblock::Complete(geometry) if geometry.kind() != fs))
     }
 }
 
 fn mountable(geometry: &Geometry, size: Bytes, marker: &Seen) -> Next {
     if geometry.size() > size {
-        let seen = format!("its file system is {} and the disk only {size}", geometry.size());
-        return Next::Refuse(seen, "the LUN was made smaller or restored from a smaller copy: give it its old size again");
+        let seen = format!(
+            "its file system is {} and the disk only {size}",
+            geometry.size()
+        );
+        return Next::Refuse(
+            seen,
+            "the LUN was made smaller or restored from a smaller copy: give it its old size again",
+        );
     }
     match marker {
         Seen::Ours => Next::EraseMarker,
@@ -89,12 +112,21 @@ fn mountable(geometry: &Geometry, size: Bytes, marker: &Seen) -> Next {
 
 impl<H: Host> Machine<H> {
     /// Sees to it that the disk holds a complete file system, formatting it only if it is ours and blank.
-    pub(super) async fn ensure_file_system(&self, attached: &Attached, uuid: &LunUuid, fs: FsType, options: &FormatOptions) -> Result<(), Error> {
+    pub(super) async fn ensure_file_system(
+        &self,
+        attached: &Attached,
+        uuid: &LunUuid,
+        fs: FsType,
+        options: &FormatOptions,
+    ) -> Result<(), Error> {
         match self.look(attached, uuid).await?.decide(fs, attached.size) {
             Next::Mount => Ok(()),
             Next::EraseMarker => self.erase_marker(attached, uuid).await,
             Next::Format => {
-                tracing::warn!(disk = attached.disk.node(), "starting an interrupted format again");
+                tracing::warn!(
+                    disk = attached.disk.node(),
+                    "starting an interrupted format again"
+                );
                 self.format(attached, uuid, fs, options).await
             }
             Next::FormatIfBlank => {
@@ -109,33 +141,79 @@ impl<H: Host> Machine<H> {
     async fn look(&self, attached: &Attached, uuid: &LunUuid) -> Result<Look, Error> {
         let node = attached.disk.node();
         if attached.size < SMALLEST {
-            return Err(refused(attached, format!("it is only {}", attached.size), "a volume has at least 1 GiB"));
+            return Err(refused(
+                attached,
+                format!("it is only {}", attached.size),
+                "a volume has at least 1 GiB",
+            ));
         }
         let doing = format!("looking for a file system on {node}");
-        let head = self.host.read_device(&node, superblock::HEAD, Via::Disk).await.doing(&doing)?;
-        let mark = self.host.read_device(&node, marker::PLACE, Via::Disk).await.doing(&doing)?;
-        let probe = self.host.run(filesystem::probe(&node)).await.and_then(filesystem::read_probe).doing(&doing)?;
-        Ok(Look { probe, superblocks: superblock::read(&head), marker: marker::read(&mark, uuid) })
+        let head = self
+            .host
+            .read_device(&node, superblock::HEAD, Via::Disk)
+            .await
+            .doing(&doing)?;
+        let mark = self
+            .host
+            .read_device(&node, marker::PLACE, Via::Disk)
+            .await
+            .doing(&doing)?;
+        let probe = self
+            .host
+            .run(filesystem::probe(&node))
+            .await
+            .and_then(filesystem::read_probe)
+            .doing(&doing)?;
+        Ok(Look {
+            probe,
+            superblocks: superblock::read(&head),
+            marker: marker::read(&mark, uuid),
+        })
     }
 
     async fn must_be_blank(&self, attached: &Attached) -> Result<(), Error> {
         let node = attached.disk.node();
         for span in blank::samples(attached.size) {
-            let sample = self.host.read_device(&node, span, Via::Disk).await.doing(format!("making sure that {node} is blank"))?;
+            let sample = self
+                .host
+                .read_device(&node, span, Via::Disk)
+                .await
+                .doing(format!("making sure that {node} is blank"))?;
             if !blank::is_zero(&sample) {
-                return Err(refused(attached, format!("it is not blank: there is data near byte {}, of a kind unknown to blkid", span.offset), NOT_OURS));
+                return Err(refused(
+                    attached,
+                    format!(
+                        "it is not blank: there is data near byte {}, of a kind unknown to blkid",
+                        span.offset
+                    ),
+                    NOT_OURS,
+                ));
             }
         }
         Ok(())
     }
 
-    async fn format(&self, attached: &Attached, uuid: &LunUuid, fs: FsType, options: &FormatOptions) -> Result<(), Error> {
+    async fn format(
+        &self,
+        attached: &Attached,
+        uuid: &LunUuid,
+        fs: FsType,
+        options: &FormatOptions,
+    ) -> Result<(), Error> {
         if fs == FsType::Xfs && attached.size < SMALLEST_XFS {
-            return Err(refused(attached, format!("it is {}", attached.size), "xfs needs at least 300 MiB: use ext4 or a larger volume"));
+            return Err(refused(
+                attached,
+                format!("it is {}", attached.size),
+                "xfs needs at least 300 MiB: use ext4 or a larger volume",
+            ));
         }
         let node = attached.disk.node();
         self.write_mark(attached, marker::block(uuid)).await?;
-        self.run(&format!("making an {fs} on {node}"), filesystem::make(fs, &node, options)).await?;
+        self.run(
+            &format!("making an {fs} on {node}"),
+            filesystem::make(fs, &node, options),
+        )
+        .await?;
         self.must_be_formatted(attached, fs).await?;
         self.erase_marker(attached, uuid).await
     }
@@ -143,17 +221,32 @@ impl<H: Host> Machine<H> {
     /// What mkfs reports is not believed.
     async fn must_be_formatted(&self, attached: &Attached, fs: FsType) -> Result<(), Error> {
         let node = attached.disk.node();
-        let head = self.host.read_device(&node, superblock::HEAD, Via::Disk).await.doing(format!("reading back the {fs} on {node}"))?;
+        let head = self
+            .host
+            .read_device(&node, superblock::HEAD, Via::Disk)
+            .await
+            .doing(format!("reading back the {fs} on {node}"))?;
         match superblock::read(&head).as_slice() {
-            [Superblock::Complete(geometry)] if geometry.kind() == fs && geometry.fills(attached.size) => Ok(()),
-            found => Err(Error::Unproven { what: format!("making an {fs} on {node}"), seen: format!("mkfs reports success, but the disk holds {found:?}") }),
+            [Superblock::Complete(geometry)]
+                if geometry.kind() == fs && geometry.fills(attached.size) =>
+            {
+                Ok(())
+            }
+            found => Err(Error::Unproven {
+                what: format!("making an {fs} on {node}"),
+                seen: format!("mkfs reports success, but the disk holds {found:?}"),
+            }),
         }
     }
 
     /// Erases the marker if it is still there: it must never live inside a file system in use.
     async fn erase_marker(&self, attached: &Attached, uuid: &LunUuid) -> Result<(), Error> {
         let node = attached.disk.node();
-        let mark = self.host.read_device(&node, marker::PLACE, Via::Disk).await.doing(format!("reading the marker on {node}"))?;
+        let mark = self
+            .host
+            .read_device(&node, marker::PLACE, Via::Disk)
+            .await
+            .doing(format!("reading the marker on {node}"))?;
         match marker::read(&mark, uuid) {
             Seen::Ours => self.write_mark(attached, marker::blank_block()).await,
             // mkfs, with options of the user's own, has used the place.
@@ -163,17 +256,27 @@ impl<H: Host> Machine<H> {
 
     async fn write_mark(&self, attached: &Attached, block: Vec<u8>) -> Result<(), Error> {
         let node = attached.disk.node();
-        match self.host.write_device(&node, marker::PLACE.offset, block).await {
-            Err(error) if error.is_busy() => {
-                Err(refused(attached, "something on this node has claimed it (a mount, LVM, RAID)".to_owned(), "release it, then try again"))
-            }
+        match self
+            .host
+            .write_device(&node, marker::PLACE.offset, block)
+            .await
+        {
+            Err(error) if error.is_busy() => Err(refused(
+                attached,
+                "something on this node has claimed it (a mount, LVM, RAID)".to_owned(),
+                "release it, then try again",
+            )),
             other => other.doing(format!("writing the marker on {node}")),
         }
     }
 }
 
 fn refused(attached: &Attached, seen: String, remedy: &str) -> Error {
-    Error::Refused { what: format!("using {} as a file system", attached.disk.node()), seen, remedy: remedy.to_owned() }
+    Error::Refused {
+        what: format!("using {} as a file system", attached.disk.node()),
+        seen,
+        remedy: remedy.to_owned(),
+    }
 }
 
 #[cfg(test)]

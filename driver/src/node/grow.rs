@@ -22,8 +22,17 @@ pub(super) enum Grown {
 
 impl<H: Host> Machine<H> {
     /// Grows the file system mounted at `point` to the end of its disk. Does nothing when it is there already.
-    pub(super) async fn fill(&self, attached: &Attached, fs: FsType, point: &str) -> Result<Grown, Error> {
-        if self.mounted_geometry(attached, fs, point).await?.fills(attached.size) {
+    pub(super) async fn fill(
+        &self,
+        attached: &Attached,
+        fs: FsType,
+        point: &str,
+    ) -> Result<Grown, Error> {
+        if self
+            .mounted_geometry(attached, fs, point)
+            .await?
+            .fills(attached.size)
+        {
             return Ok(Grown::Full);
         }
         if self.is_readonly(attached, point).await? {
@@ -36,50 +45,113 @@ impl<H: Host> Machine<H> {
             return Ok(Grown::NotPermitted);
         }
         exit.ok(program).doing(&doing)?;
-        must_fill(attached, &self.mounted_geometry(attached, fs, point).await?, program)?;
+        must_fill(
+            attached,
+            &self.mounted_geometry(attached, fs, point).await?,
+            program,
+        )?;
         Ok(Grown::Full)
     }
 
     async fn is_readonly(&self, attached: &Attached, point: &str) -> Result<bool, Error> {
-        match self.standing(point, std::slice::from_ref(&attached.disk)).await? {
+        match self
+            .standing(point, std::slice::from_ref(&attached.disk))
+            .await?
+        {
             Standing::Ours(mount) => Ok(mount.is_readonly()),
             Standing::Nothing | Standing::Gone(_) | Standing::Foreign(_) => Ok(false),
         }
     }
 
     /// How large a mounted file system is, by its own account: what is on the disk may be stale.
-    async fn mounted_geometry(&self, attached: &Attached, fs: FsType, point: &str) -> Result<Geometry, Error> {
+    async fn mounted_geometry(
+        &self,
+        attached: &Attached,
+        fs: FsType,
+        point: &str,
+    ) -> Result<Geometry, Error> {
         let doing = format!("measuring the {fs} at {point}");
         match fs {
             FsType::Ext4 => self.superblock(attached, fs, Via::Cache).await,
-            FsType::Xfs => self.host.run(filesystem::xfs_geometry(point)).await.and_then(filesystem::read_xfs_geometry).doing(doing),
-            FsType::Btrfs => self.host.run(filesystem::btrfs_geometry(point)).await.and_then(filesystem::read_btrfs_geometry).doing(doing),
+            FsType::Xfs => self
+                .host
+                .run(filesystem::xfs_geometry(point))
+                .await
+                .and_then(filesystem::read_xfs_geometry)
+                .doing(doing),
+            FsType::Btrfs => self
+                .host
+                .run(filesystem::btrfs_geometry(point))
+                .await
+                .and_then(filesystem::read_btrfs_geometry)
+                .doing(doing),
         }
     }
 
-    async fn superblock(&self, attached: &Attached, fs: FsType, via: Via) -> Result<Geometry, Error> {
+    async fn superblock(
+        &self,
+        attached: &Attached,
+        fs: FsType,
+        via: Via,
+    ) -> Result<Geometry, Error> {
         let node = attached.disk.node();
-        let head = self.host.read_device(&node, superblock::HEAD, via).await.doing(format!("measuring the {fs} on {node}"))?;
-        let found = superblock::read(&head).into_iter().find_map(|found| match found {
-            Superblock::Complete(geometry) if geometry.kind() == fs => Some(geometry),
-            Superblock::Complete(_) | Superblock::Begun(_) => None,
-        });
-        found.ok_or_else(|| Error::Unproven { what: format!("measuring the {fs} on {node}"), seen: "its superblock is not readable".to_owned() })
+        let head = self
+            .host
+            .read_device(&node, superblock::HEAD, via)
+            .await
+            .doing(format!("measuring the {fs} on {node}"))?;
+        let found = superblock::read(&head)
+            .into_iter()
+            .find_map(|found| match found {
+                Superblock::Complete(geometry) if geometry.kind() == fs => Some(geometry),
+                Superblock::Complete(_) | Superblock::Begun(_) => None,
+            });
+        found.ok_or_else(|| Error::Unproven {
+            what: format!("measuring the {fs} on {node}"),
+            seen: "its superblock is not readable".to_owned(),
+        })
     }
 
     /// Grows an ext4 that was just mounted at `staging` and that nobody uses yet: unmount, check, grow, mount again.
-    pub(super) async fn grow_offline(&self, attached: &Attached, staging: &str, fs: FsType, flags: &[String]) -> Result<(), Error> {
+    pub(super) async fn grow_offline(
+        &self,
+        attached: &Attached,
+        staging: &str,
+        fs: FsType,
+        flags: &[String],
+    ) -> Result<(), Error> {
         let disks = std::slice::from_ref(&attached.disk);
         if self.uses(disks).await?.iter().any(|point| point != staging) {
             return Err(not_permitted(staging));
         }
         let node = attached.disk.node();
-        tracing::info!(staging, disk = node, "CAP_SYS_RESOURCE is missing: growing the ext4 unmounted");
+        tracing::info!(
+            staging,
+            disk = node,
+            "CAP_SYS_RESOURCE is missing: growing the ext4 unmounted"
+        );
         self.unmount(staging).await?;
-        self.host.run(filesystem::check(&node)).await.and_then(filesystem::read_check).doing(format!("checking the {fs} on {node}"))?;
-        self.run(&format!("growing the {fs} on {node}"), filesystem::grow(fs, &node, staging)).await?;
-        must_fill(attached, &self.superblock(attached, fs, Via::Disk).await?, "resize2fs")?;
-        self.run(&format!("mounting {node} at {staging}"), mount::mount(fs, &node, staging, flags)).await.map(|_| ())
+        self.host
+            .run(filesystem::check(&node))
+            .await
+            .and_then(filesystem::read_check)
+            .doing(format!("checking the {fs} on {node}"))?;
+        self.run(
+            &format!("growing the {fs} on {node}"),
+            filesystem::grow(fs, &node, staging),
+        )
+        .await?;
+        must_fill(
+            attached,
+            &self.superblock(attached, fs, Via::Disk).await?,
+            "resize2fs",
+        )?;
+        self.run(
+            &format!("mounting {node} at {staging}"),
+            mount::mount(fs, &node, staging, flags),
+        )
+        .await
+        .map(|_| ())
     }
 }
 
@@ -89,8 +161,16 @@ fn must_fill(attached: &Attached, geometry: &Geometry, program: &str) -> Result<
         return Ok(());
     }
     Err(Error::Unproven {
-        what: format!("growing the {} on {}", geometry.kind(), attached.disk.node()),
-        seen: format!("{program} reports success, but the file system is {} on a disk of {}", geometry.size(), attached.size),
+        what: format!(
+            "growing the {} on {}",
+            geometry.kind(),
+            attached.disk.node()
+        ),
+        seen: format!(
+            "{program} reports success, but the file system is {} on a disk of {}",
+            geometry.size(),
+            attached.size
+        ),
     })
 }
 

@@ -35,7 +35,11 @@ enum Backing {
 impl<H: Host> Machine<H> {
     /// This mount namespace's table.
     pub(super) async fn mounts(&self) -> Result<Vec<Mount>, Error> {
-        self.host.read(mount::MOUNTINFO).await.and_then(|table| mount::parse(&table)).doing("reading the mount table")
+        self.host
+            .read(mount::MOUNTINFO)
+            .await
+            .and_then(|table| mount::parse(&table))
+            .doing("reading the mount table")
     }
 
     /// `path` as the mount table would spell it. `None` when even its parent does not exist.
@@ -46,12 +50,18 @@ impl<H: Host> Machine<H> {
     /// What is visible at `point`, where `ours` are the disks of the volume's session.
     pub(super) async fn standing(&self, point: &str, ours: &[Disk]) -> Result<Standing, Error> {
         let mounts = self.mounts().await?;
-        let Some(visible) = mount::at(&mounts, point).pop() else { return Ok(Standing::Nothing) };
+        let Some(visible) = mount::at(&mounts, point).pop() else {
+            return Ok(Standing::Nothing);
+        };
         let visible = visible.clone();
         Ok(match self.backing(&visible).await? {
             Backing::Vanished => Standing::Gone(visible),
-            Backing::Device(number) if ours.iter().any(|disk| disk.number == number) => Standing::Ours(visible),
-            Backing::Device(number) if self.is_gone(&visible, number).await? => Standing::Gone(visible),
+            Backing::Device(number) if ours.iter().any(|disk| disk.number == number) => {
+                Standing::Ours(visible)
+            }
+            Backing::Device(number) if self.is_gone(&visible, number).await? => {
+                Standing::Gone(visible)
+            }
             Backing::Device(_) | Backing::NoDevice => Standing::Foreign(visible),
         })
     }
@@ -70,20 +80,30 @@ impl<H: Host> Machine<H> {
         }
         if mount.fs != "btrfs" {
             // Major 0 is invented for file systems without a device: tmpfs, overlay, nfs.
-            return Ok(if mount.device.major == 0 { Backing::NoDevice } else { Backing::Device(mount.device) });
+            return Ok(if mount.device.major == 0 {
+                Backing::NoDevice
+            } else {
+                Backing::Device(mount.device)
+            });
         }
         // btrfs has an invented number too. Its device's name cannot be given to another one while it is mounted.
-        Ok(match if_present(self.host.stat(&mount.source).await).doing(doing())? {
-            Some(Stat::BlockDevice(number)) => Backing::Device(number),
-            None => Backing::Vanished,
-            Some(Stat::Directory | Stat::File(_) | Stat::Other) => Backing::NoDevice,
-        })
+        Ok(
+            match if_present(self.host.stat(&mount.source).await).doing(doing())? {
+                Some(Stat::BlockDevice(number)) => Backing::Device(number),
+                None => Backing::Vanished,
+                Some(Stat::Directory | Stat::File(_) | Stat::Other) => Backing::NoDevice,
+            },
+        )
     }
 
     /// True when the kernel no longer has the device of a mount.
     async fn is_gone(&self, mount: &Mount, number: DeviceNumber) -> Result<bool, Error> {
         let doing = || format!("looking for the device {number} of {}", mount.point);
-        if disk::present_devices(&self.host).await.doing(doing())?.contains(&number) {
+        if disk::present_devices(&self.host)
+            .await
+            .doing(doing())?
+            .contains(&number)
+        {
             return Ok(false);
         }
         let node = if_present(self.host.stat(&mount.source).await).doing(doing())?;
@@ -93,12 +113,15 @@ impl<H: Host> Machine<H> {
     /// True when some mount here shows a disk that the kernel no longer has. Loop devices are left out: without a disk to
     /// compare them with, they could be anybody's.
     pub(super) async fn any_stale_mount(&self) -> Result<bool, Error> {
-        let of_device = |mount: &Mount| mount.source.starts_with("/dev/") || mount.device_node().is_some();
+        let of_device =
+            |mount: &Mount| mount.source.starts_with("/dev/") || mount.device_node().is_some();
         for mount in self.mounts().await?.into_iter().filter(of_device) {
             let stale = match self.backing(&mount).await? {
                 Backing::Vanished => true,
                 Backing::NoDevice => false,
-                Backing::Device(number) => number.major != LOOP_MAJOR && self.is_gone(&mount, number).await?,
+                Backing::Device(number) => {
+                    number.major != LOOP_MAJOR && self.is_gone(&mount, number).await?
+                }
             };
             if stale {
                 return Ok(true);
@@ -131,7 +154,9 @@ impl<H: Host> Machine<H> {
 
     /// Unmounts what is visible at `point`.
     pub(super) async fn unmount(&self, point: &str) -> Result<(), Error> {
-        self.run(&format!("unmounting {point}"), mount::unmount(point)).await.map(|_| ())
+        self.run(&format!("unmounting {point}"), mount::unmount(point))
+            .await
+            .map(|_| ())
     }
 
     /// Unmounts what is visible at `point` and has lost its device, even if somebody still looks at it.
@@ -139,7 +164,12 @@ impl<H: Host> Machine<H> {
         if self.unmount(point).await.is_ok() {
             return Ok(());
         }
-        self.run(&format!("unmounting {point} from its lost device"), mount::unmount_lazily(point)).await.map(|_| ())
+        self.run(
+            &format!("unmounting {point} from its lost device"),
+            mount::unmount_lazily(point),
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Unmounts everything at `point` that is ours or has lost its device, and refuses to touch anything else.
@@ -152,7 +182,10 @@ impl<H: Host> Machine<H> {
                 Standing::Foreign(mount) => return Err(not_ours(&mount)),
             }
         }
-        Err(Error::Unproven { what: format!("unmounting {point}"), seen: "something is still mounted there".to_owned() })
+        Err(Error::Unproven {
+            what: format!("unmounting {point}"),
+            seen: "something is still mounted there".to_owned(),
+        })
     }
 
     /// Removes mounts at `point` that have lost their device, and tells what is visible then.
@@ -160,13 +193,22 @@ impl<H: Host> Machine<H> {
         for _ in 0..PILE {
             match self.standing(point, ours).await? {
                 Standing::Gone(mount) => {
-                    tracing::warn!(point, lost = mount.describe(), "removing a mount whose device is gone");
+                    tracing::warn!(
+                        point,
+                        lost = mount.describe(),
+                        "removing a mount whose device is gone"
+                    );
                     self.unmount_gone(point).await?;
                 }
-                other @ (Standing::Nothing | Standing::Ours(_) | Standing::Foreign(_)) => return Ok(other),
+                other @ (Standing::Nothing | Standing::Ours(_) | Standing::Foreign(_)) => {
+                    return Ok(other);
+                }
             }
         }
-        Err(Error::Unproven { what: format!("unmounting {point}"), seen: "something is still mounted there".to_owned() })
+        Err(Error::Unproven {
+            what: format!("unmounting {point}"),
+            seen: "something is still mounted there".to_owned(),
+        })
     }
 }
 
@@ -174,7 +216,10 @@ impl<H: Host> Machine<H> {
 pub(super) fn not_ours(mount: &Mount) -> Error {
     Error::Refused {
         what: format!("using {}", mount.point),
-        seen: format!("{} is mounted there, which is not this volume", mount.describe()),
+        seen: format!(
+            "{} is mounted there, which is not this volume",
+            mount.describe()
+        ),
         remedy: "unmount it if it may go".to_owned(),
     }
 }

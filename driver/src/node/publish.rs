@@ -18,17 +18,33 @@ impl<H: Host> Machine<H> {
     /// Shows a staged volume at one more path.
     pub(super) async fn publish(&self, ask: &Publish) -> Result<(), Error> {
         let not_staged = |seen: &str| refused(&ask.volume, seen, "stage the volume first");
-        let session = self.session_of(&ask.volume.uuid).await?.ok_or_else(|| not_staged("this node has no session with its target"))?;
+        let session = self
+            .session_of(&ask.volume.uuid)
+            .await?
+            .ok_or_else(|| not_staged("this node has no session with its target"))?;
         let disks = self.disks_of(Some(&session)).await?;
-        let disk = disks.first().ok_or_else(|| not_staged("its session has no disk"))?;
-        let staging = self.resolve(&ask.staging).await?.ok_or_else(|| not_staged("the staging path does not exist"))?;
+        let disk = disks
+            .first()
+            .ok_or_else(|| not_staged("its session has no disk"))?;
+        let staging = self
+            .resolve(&ask.staging)
+            .await?
+            .ok_or_else(|| not_staged("the staging path does not exist"))?;
         let target = self.resolve(&ask.target).await?.ok_or_else(|| {
-            refused(&ask.volume, &format!("the directory that {} is in does not exist", ask.target), "make it: the CO owns it")
+            refused(
+                &ask.volume,
+                &format!("the directory that {} is in does not exist", ask.target),
+                "make it: the CO owns it",
+            )
         })?;
         let readonly = match &ask.intent.by {
             Use::FileSystem { fs, flags } => {
                 let staged = self.staged(ask, &staging, &disks, *fs, flags).await?;
-                if staged.is_readonly() { None } else { Some(ask.readonly) }
+                if staged.is_readonly() {
+                    None
+                } else {
+                    Some(ask.readonly)
+                }
             }
             Use::Device => {
                 self.rescan(&session).await?;
@@ -44,27 +60,49 @@ impl<H: Host> Machine<H> {
         }
         match (&ask.intent.by, readonly) {
             (Use::Device, _) => self.bind_file(&disk.node(), &target).await,
-            (Use::FileSystem { .. }, Some(true)) => self.bind_readonly(&staging, &target, &disks).await,
+            (Use::FileSystem { .. }, Some(true)) => {
+                self.bind_readonly(&staging, &target, &disks).await
+            }
             (Use::FileSystem { .. }, Some(false) | None) => self.bind_dir(&staging, &target).await,
         }
     }
 
     /// The staged file system, if it is what the capability says.
-    async fn staged(&self, ask: &Publish, staging: &str, disks: &[Disk], fs: FsType, flags: &[String]) -> Result<Mount, Error> {
+    async fn staged(
+        &self,
+        ask: &Publish,
+        staging: &str,
+        disks: &[Disk],
+        fs: FsType,
+        flags: &[String],
+    ) -> Result<Mount, Error> {
         let seen = match self.standing(staging, disks).await? {
-            Standing::Ours(mount) if mount.fs != fs.as_str() => format!("it is staged as {}, not {fs}", mount.fs),
+            Standing::Ours(mount) if mount.fs != fs.as_str() => {
+                format!("it is staged as {}, not {fs}", mount.fs)
+            }
             Standing::Ours(mount) => match mount::lacks(&mount, flags) {
                 Some(flag) => format!("it is staged without the mount flag {flag}"),
                 None => return Ok(mount),
             },
             Standing::Nothing => format!("nothing is mounted at {staging}"),
-            Standing::Gone(mount) | Standing::Foreign(mount) => format!("{} is mounted at {staging}", mount.describe()),
+            Standing::Gone(mount) | Standing::Foreign(mount) => {
+                format!("{} is mounted at {staging}", mount.describe())
+            }
         };
-        Err(refused(&ask.volume, &seen, "stage the volume first, with the same capability"))
+        Err(refused(
+            &ask.volume,
+            &seen,
+            "stage the volume first, with the same capability",
+        ))
     }
 
     /// True when the volume is at the target path as asked for.
-    async fn is_published(&self, ask: &Publish, target: &str, disks: &[Disk]) -> Result<bool, Error> {
+    async fn is_published(
+        &self,
+        ask: &Publish,
+        target: &str,
+        disks: &[Disk],
+    ) -> Result<bool, Error> {
         let there = match self.clear_gone(target, disks).await? {
             Standing::Ours(mount) => mount,
             Standing::Foreign(mount) => return Err(not_ours(&mount)),
@@ -76,17 +114,36 @@ impl<H: Host> Machine<H> {
             (false, false) => "a file system, read-write",
         };
         let seen = word(there.device_node().is_some(), there.is_readonly());
-        let asked = word(ask.intent.by == Use::Device, ask.readonly || matches!(&ask.intent.by, Use::FileSystem { flags, .. } if flags.iter().any(|flag| flag == "ro")));
+        let asked = word(
+            ask.intent.by == Use::Device,
+            ask.readonly
+                || matches!(&ask.intent.by, Use::FileSystem { flags, .. } if flags.iter().any(|flag| flag == "ro")),
+        );
         if seen == asked {
             return Ok(true);
         }
-        Err(Error::Differs { what: format!("the publication of volume {} at {target}", ask.volume), seen: seen.to_owned(), asked: asked.to_owned() })
+        Err(Error::Differs {
+            what: format!("the publication of volume {} at {target}", ask.volume),
+            seen: seen.to_owned(),
+            asked: asked.to_owned(),
+        })
     }
 
     /// CSI v1.12, NodePublishVolume: with these access modes a volume has one target path at a time.
-    async fn must_be_only(&self, ask: &Publish, staging: &str, target: &str, disks: &[Disk]) -> Result<(), Error> {
+    async fn must_be_only(
+        &self,
+        ask: &Publish,
+        staging: &str,
+        target: &str,
+        disks: &[Disk],
+    ) -> Result<(), Error> {
         let own = [staging, target, &self.stepping_stone(staging)];
-        match self.uses(disks).await?.into_iter().find(|point| !own.contains(&point.as_str())) {
+        match self
+            .uses(disks)
+            .await?
+            .into_iter()
+            .find(|point| !own.contains(&point.as_str()))
+        {
             None => Ok(()),
             Some(other) => Err(refused(
                 &ask.volume,
@@ -98,14 +155,30 @@ impl<H: Host> Machine<H> {
 
     async fn bind_dir(&self, from: &str, target: &str) -> Result<(), Error> {
         self.must_be_kind(target, &Stat::Directory).await?;
-        self.host.create_dir(target).await.doing(format!("publishing at {target}"))?;
-        self.run(&format!("publishing at {target}"), mount::bind(from, target)).await.map(|_| ())
+        self.host
+            .create_dir(target)
+            .await
+            .doing(format!("publishing at {target}"))?;
+        self.run(
+            &format!("publishing at {target}"),
+            mount::bind(from, target),
+        )
+        .await
+        .map(|_| ())
     }
 
     async fn bind_file(&self, device: &str, target: &str) -> Result<(), Error> {
         self.must_be_kind(target, &Stat::File(0)).await?;
-        self.host.create_file(target).await.doing(format!("publishing at {target}"))?;
-        self.run(&format!("publishing at {target}"), mount::bind(device, target)).await.map(|_| ())
+        self.host
+            .create_file(target)
+            .await
+            .doing(format!("publishing at {target}"))?;
+        self.run(
+            &format!("publishing at {target}"),
+            mount::bind(device, target),
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Something of another kind at the target path is not ours to replace.
@@ -123,11 +196,20 @@ impl<H: Host> Machine<H> {
     /// A read-only view of a writable file system. A bind mount starts as writable as its source, so the source is a mount
     /// that was made read-only before: the target is read-only from its first moment, in every mount namespace that it
     /// spreads to, and no crash can leave it writable.
-    async fn bind_readonly(&self, staging: &str, target: &str, disks: &[Disk]) -> Result<(), Error> {
+    async fn bind_readonly(
+        &self,
+        staging: &str,
+        target: &str,
+        disks: &[Disk],
+    ) -> Result<(), Error> {
         let stone = self.stepping_stone(staging);
         self.clear_stone(staging, disks).await?;
         self.bind_dir(staging, &stone).await?;
-        self.run(&format!("making {stone} read-only"), mount::make_readonly(&stone)).await?;
+        self.run(
+            &format!("making {stone} read-only"),
+            mount::make_readonly(&stone),
+        )
+        .await?;
         self.bind_dir(&stone, target).await?;
         self.clear_stone(staging, disks).await
     }
@@ -136,12 +218,17 @@ impl<H: Host> Machine<H> {
     pub(super) async fn clear_stone(&self, staging: &str, disks: &[Disk]) -> Result<(), Error> {
         let stone = self.stepping_stone(staging);
         self.clear(&stone, disks).await?;
-        self.host.remove_dir(&stone).await.doing(format!("removing {stone}"))
+        self.host
+            .remove_dir(&stone)
+            .await
+            .doing(format!("removing {stone}"))
     }
 
     /// Clears one path. Nothing there is fine; what is not ours stays.
     pub(super) async fn unpublish(&self, volume: &VolumeId, target: &str) -> Result<(), Error> {
-        let Some(target) = self.resolve(target).await? else { return Ok(()) };
+        let Some(target) = self.resolve(target).await? else {
+            return Ok(());
+        };
         let session = self.session_of(&volume.uuid).await?;
         let disks = self.disks_of(session.as_ref()).await?;
         self.clear(&target, &disks).await?;
@@ -150,7 +237,11 @@ impl<H: Host> Machine<H> {
             None => Ok(()),
             Some(Stat::File(0)) => self.host.remove_file(&target).await.doing(doing),
             Some(Stat::Directory) => match self.host.remove_dir(&target).await {
-                Err(HostError::Io { source, .. }) if source.kind() == std::io::ErrorKind::DirectoryNotEmpty => Err(not_empty(&target)),
+                Err(HostError::Io { source, .. })
+                    if source.kind() == std::io::ErrorKind::DirectoryNotEmpty =>
+                {
+                    Err(not_empty(&target))
+                }
                 other => other.doing(doing),
             },
             Some(Stat::File(_) | Stat::BlockDevice(_) | Stat::Other) => Err(not_empty(&target)),
@@ -161,11 +252,16 @@ impl<H: Host> Machine<H> {
 fn not_empty(target: &str) -> Error {
     Error::Refused {
         what: format!("removing {target}"),
-        seen: "nothing is mounted there, but it holds data or is not what the driver made".to_owned(),
+        seen: "nothing is mounted there, but it holds data or is not what the driver made"
+            .to_owned(),
         remedy: "save what is there, remove it and try again".to_owned(),
     }
 }
 
 fn refused(volume: &VolumeId, seen: &str, remedy: &str) -> Error {
-    Error::Refused { what: format!("publishing volume {volume}"), seen: seen.to_owned(), remedy: remedy.to_owned() }
+    Error::Refused {
+        what: format!("publishing volume {volume}"),
+        seen: seen.to_owned(),
+        remedy: remedy.to_owned(),
+    }
 }

@@ -39,7 +39,10 @@ pub(crate) struct Intent {
 }
 
 impl Intent {
-    fn read(capability: Option<&csi::VolumeCapability>, context: &HashMap<String, String>) -> Result<Self, Error> {
+    fn read(
+        capability: Option<&csi::VolumeCapability>,
+        context: &HashMap<String, String>,
+    ) -> Result<Self, Error> {
         use csi::volume_capability::access_mode::Mode;
         let capability = Capability::read("volume_capability", capability)?;
         let readonly = capability.reader_only();
@@ -47,16 +50,25 @@ impl Intent {
         let shared = capability.multi_node() || capability.mode == Mode::SingleNodeMultiWriter;
         let by = match capability.access {
             Access::Block => Use::Device,
-            Access::Mount { fs_type: asked, flags } => {
+            Access::Mount {
+                fs_type: asked,
+                flags,
+            } => {
                 let fs = one_fs_type(asked, context)?;
-                let mut flags = mount::parse_flags(&flags).map_err(|bad| invalid("volume_capability.mount.mount_flags", &bad.flag, bad.remedy))?;
+                let mut flags = mount::parse_flags(&flags).map_err(|bad| {
+                    invalid("volume_capability.mount.mount_flags", &bad.flag, bad.remedy)
+                })?;
                 if readonly && !flags.iter().any(|flag| flag == "ro") {
                     flags.push("ro".to_owned());
                 }
                 Use::FileSystem { fs, flags }
             }
         };
-        Ok(Self { by, readonly, shared })
+        Ok(Self {
+            by,
+            readonly,
+            shared,
+        })
     }
 }
 
@@ -65,9 +77,13 @@ fn one_fs_type(asked: Option<FsType>, context: &HashMap<String, String>) -> Resu
     const FIELD: &str = "volume_context[fsType]";
     let text = context.get("fsType").map_or("", String::as_str);
     match (asked, fs_type(FIELD, text)?) {
-        (Some(asked), Some(made)) if asked != made => {
-            Err(invalid(FIELD, text, &format!("it disagrees with the fs_type {asked} of volume_capability: make them equal or leave one out")))
-        }
+        (Some(asked), Some(made)) if asked != made => Err(invalid(
+            FIELD,
+            text,
+            &format!(
+                "it disagrees with the fs_type {asked} of volume_capability: make them equal or leave one out"
+            ),
+        )),
         (Some(fs), _) | (None, Some(fs)) => Ok(fs),
         (None, None) => Ok(FsType::Ext4),
     }
@@ -92,7 +108,11 @@ impl Stage {
     /// Reads and checks the message.
     pub(crate) fn read(message: &csi::NodeStageVolumeRequest) -> Result<Self, Error> {
         let handle = Handle::read(&message.volume_id)?;
-        required("staging_target_path", &message.staging_target_path, "name the directory to stage at")?;
+        required(
+            "staging_target_path",
+            &message.staging_target_path,
+            "name the directory to stage at",
+        )?;
         let intent = Intent::read(message.volume_capability.as_ref(), &message.volume_context)?;
         let staging = path("staging_target_path", &message.staging_target_path)?;
         let volume = handle.ours()?;
@@ -101,7 +121,13 @@ impl Stage {
             Use::FileSystem { fs, .. } => format_options(*fs, &message.volume_context)?,
             Use::Device => FormatOptions::default(),
         };
-        Ok(Self { volume, staging, intent, format, context })
+        Ok(Self {
+            volume,
+            staging,
+            intent,
+            format,
+            context,
+        })
     }
 
     /// The publication is for the node `id`.
@@ -110,28 +136,52 @@ impl Stage {
         if self.context.iqn == ours {
             return Ok(());
         }
-        let remedy = format!("this node is {id:?}: pass what ControllerPublishVolume returned for it; if the node's initiator name has changed, publish again", id = id.as_str());
-        Err(invalid("publish_context[iqn]", self.context.iqn.as_str(), &remedy))
+        let remedy = format!(
+            "this node is {id:?}: pass what ControllerPublishVolume returned for it; if the node's initiator name has changed, publish again",
+            id = id.as_str()
+        );
+        Err(invalid(
+            "publish_context[iqn]",
+            self.context.iqn.as_str(),
+            &remedy,
+        ))
     }
 }
 
-fn publish_context(volume: &VolumeId, map: &HashMap<String, String>) -> Result<PublishContext, Error> {
+fn publish_context(
+    volume: &VolumeId,
+    map: &HashMap<String, String>,
+) -> Result<PublishContext, Error> {
     const REMEDY: &str = "pass the publish_context that ControllerPublishVolume returned";
     if map.is_empty() {
-        return Err(Error::Missing { field: "publish_context", remedy: REMEDY.to_owned() });
+        return Err(Error::Missing {
+            field: "publish_context",
+            remedy: REMEDY.to_owned(),
+        });
     }
     let field = |key: &str| format!("publish_context[{key}]");
-    let context = PublishContext::read(map).map_err(|bad| invalid(&field(bad.key), &bad.value, &format!("it must be {}; {REMEDY}", bad.wanted)))?;
+    let context = PublishContext::read(map).map_err(|bad| {
+        invalid(
+            &field(bad.key),
+            &bad.value,
+            &format!("it must be {}; {REMEDY}", bad.wanted),
+        )
+    })?;
     if context.uuid == volume.uuid {
         Ok(context)
     } else {
-        Err(invalid(&field("uuid"), context.uuid.as_str(), &format!("it is not the LUN of volume_id {volume}; {REMEDY}")))
+        Err(invalid(
+            &field("uuid"),
+            context.uuid.as_str(),
+            &format!("it is not the LUN of volume_id {volume}; {REMEDY}"),
+        ))
     }
 }
 
 fn format_options(fs: FsType, context: &HashMap<String, String>) -> Result<FormatOptions, Error> {
     let text = context.get("formatOptions").map_or("", String::as_str);
-    FormatOptions::parse(fs, text).map_err(|bad| invalid("volume_context[formatOptions]", &bad.word, &bad.remedy))
+    FormatOptions::parse(fs, text)
+        .map_err(|bad| invalid("volume_context[formatOptions]", &bad.word, &bad.remedy))
 }
 
 /// `NodeUnstageVolume`, checked.
@@ -147,9 +197,16 @@ impl Unstage {
     /// Reads and checks the message.
     pub(crate) fn read(message: &csi::NodeUnstageVolumeRequest) -> Result<Self, Error> {
         let handle = Handle::read(&message.volume_id)?;
-        required("staging_target_path", &message.staging_target_path, "name the directory that the volume is staged at")?;
+        required(
+            "staging_target_path",
+            &message.staging_target_path,
+            "name the directory that the volume is staged at",
+        )?;
         let staging = path("staging_target_path", &message.staging_target_path)?;
-        Ok(Self { volume: handle.ours()?, staging })
+        Ok(Self {
+            volume: handle.ours()?,
+            staging,
+        })
     }
 }
 
@@ -172,7 +229,11 @@ impl Publish {
     /// Reads and checks the message.
     pub(crate) fn read(message: &csi::NodePublishVolumeRequest) -> Result<Self, Error> {
         let handle = Handle::read(&message.volume_id)?;
-        required("target_path", &message.target_path, "name the path to publish at")?;
+        required(
+            "target_path",
+            &message.target_path,
+            "name the path to publish at",
+        )?;
         let intent = Intent::read(message.volume_capability.as_ref(), &message.volume_context)?;
         let target = path("target_path", &message.target_path)?;
         let volume = handle.ours()?;
@@ -186,14 +247,28 @@ impl Publish {
         }
         let staging = path("staging_target_path", &message.staging_target_path)?;
         if target == staging {
-            return Err(invalid("target_path", &target, "it must be another path than staging_target_path"));
+            return Err(invalid(
+                "target_path",
+                &target,
+                "it must be another path than staging_target_path",
+            ));
         }
         if message.readonly && intent.by == Use::Device && !intent.readonly {
             // A read-only bind mount of a device node does not keep anybody from writing to the device.
-            return Err(invalid("readonly", "true", "a raw block volume is read-only as a whole: use an access mode for readers"));
+            return Err(invalid(
+                "readonly",
+                "true",
+                "a raw block volume is read-only as a whole: use an access mode for readers",
+            ));
         }
         let readonly = message.readonly || intent.readonly;
-        Ok(Self { volume, staging, target, intent, readonly })
+        Ok(Self {
+            volume,
+            staging,
+            target,
+            intent,
+            readonly,
+        })
     }
 }
 
@@ -210,9 +285,16 @@ impl Unpublish {
     /// Reads and checks the message.
     pub(crate) fn read(message: &csi::NodeUnpublishVolumeRequest) -> Result<Self, Error> {
         let handle = Handle::read(&message.volume_id)?;
-        required("target_path", &message.target_path, "name the path to unpublish")?;
+        required(
+            "target_path",
+            &message.target_path,
+            "name the path to unpublish",
+        )?;
         let target = path("target_path", &message.target_path)?;
-        Ok(Self { volume: handle.ours().ok(), target })
+        Ok(Self {
+            volume: handle.ours().ok(),
+            target,
+        })
     }
 }
 
@@ -229,7 +311,11 @@ impl Stats {
     /// Reads and checks the message.
     pub(crate) fn read(message: &csi::NodeGetVolumeStatsRequest) -> Result<Self, Error> {
         let handle = Handle::read(&message.volume_id)?;
-        required("volume_path", &message.volume_path, "name a path where the volume is published or staged")?;
+        required(
+            "volume_path",
+            &message.volume_path,
+            "name a path where the volume is published or staged",
+        )?;
         let (volume, path) = volume_at(handle, &message.volume_path)?;
         Ok(Self { volume, path })
     }
@@ -253,7 +339,11 @@ impl Expand {
     /// Reads and checks the message.
     pub(crate) fn read(message: &csi::NodeExpandVolumeRequest) -> Result<Self, Error> {
         let handle = Handle::read(&message.volume_id)?;
-        required("volume_path", &message.volume_path, "name a path where the volume is published or staged")?;
+        required(
+            "volume_path",
+            &message.volume_path,
+            "name a path where the volume is published or staged",
+        )?;
         let access = match &message.volume_capability {
             None => None,
             capability => Some(Capability::read("volume_capability", capability.as_ref())?.access),
@@ -262,7 +352,12 @@ impl Expand {
         let (volume, path) = volume_at(handle, &message.volume_path)?;
         let is_staging = message.staging_target_path.trim_end_matches('/') == path;
         let may_be_staged_device = access.map_or(is_staging, |access| access == Access::Block);
-        Ok(Self { volume, path, range, may_be_staged_device })
+        Ok(Self {
+            volume,
+            path,
+            range,
+            may_be_staged_device,
+        })
     }
 }
 
@@ -270,7 +365,11 @@ impl Expand {
 fn volume_at(handle: Handle, text: &str) -> Result<(VolumeId, String), Error> {
     if !text.starts_with('/') {
         let volume = handle.ours()?.to_string();
-        return Err(Error::NotThere { volume, path: text.to_owned(), seen: "the path is not absolute, so nothing is mounted there".to_owned() });
+        return Err(Error::NotThere {
+            volume,
+            path: text.to_owned(),
+            seen: "the path is not absolute, so nothing is mounted there".to_owned(),
+        });
     }
     let path = path("volume_path", text)?;
     Ok((handle.ours()?, path))
@@ -291,13 +390,24 @@ fn path(field: &str, text: &str) -> Result<String, Error> {
     } else if text.len() > 4000 {
         "use a path of at most 4000 bytes"
     } else {
-        return Ok(plain.split('/').filter(|part| !part.is_empty()).fold(String::new(), |path, part| path + "/" + part));
+        return Ok(plain
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .fold(String::new(), |path, part| path + "/" + part));
     };
-    Err(invalid(field, &text.chars().take(200).collect::<String>(), remedy))
+    Err(invalid(
+        field,
+        &text.chars().take(200).collect::<String>(),
+        remedy,
+    ))
 }
 
 fn invalid(field: &str, value: &str, remedy: &str) -> Error {
-    Error::Invalid { field: field.to_owned(), value: value.to_owned(), remedy: remedy.to_owned() }
+    Error::Invalid {
+        field: field.to_owned(),
+        value: value.to_owned(),
+        remedy: remedy.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,10 @@ impl<H: Host> Machine<H> {
         let attached = self.attach(&ask.context).await?;
         match &ask.intent.by {
             Use::Device => self.stage_device(&attached, ask.intent.readonly).await,
-            Use::FileSystem { fs, flags } => self.stage_file_system(ask, &attached, staging, *fs, flags).await,
+            Use::FileSystem { fs, flags } => {
+                self.stage_file_system(ask, &attached, staging, *fs, flags)
+                    .await
+            }
         }
     }
 
@@ -34,14 +37,21 @@ impl<H: Host> Machine<H> {
     async fn staging_directory(&self, path: &str) -> Result<String, Error> {
         let resolved = self.resolve(path).await?;
         let found = match &resolved {
-            Some(resolved) => if_present(self.host.stat(resolved).await).doing(format!("looking at {path}"))?,
+            Some(resolved) => {
+                if_present(self.host.stat(resolved).await).doing(format!("looking at {path}"))?
+            }
             None => None,
         };
         match (resolved, found) {
             (Some(resolved), Some(Stat::Directory)) => Ok(resolved),
             (_, found) => Err(Error::Refused {
                 what: format!("staging at {path}"),
-                seen: if found.is_some() { "it is no directory" } else { "it does not exist" }.to_owned(),
+                seen: if found.is_some() {
+                    "it is no directory"
+                } else {
+                    "it does not exist"
+                }
+                .to_owned(),
                 remedy: "staging_target_path must be an existing directory".to_owned(),
             }),
         }
@@ -57,10 +67,19 @@ impl<H: Host> Machine<H> {
             Standing::Foreign(mount) => return Err(not_ours(&mount)),
             Standing::Nothing | Standing::Gone(_) => return Ok(()),
         };
-        let others: Vec<String> = self.uses(&disks).await?.into_iter().filter(|point| point != staging).collect();
+        let others: Vec<String> = self
+            .uses(&disks)
+            .await?
+            .into_iter()
+            .filter(|point| point != staging)
+            .collect();
         match session {
             Some(session) if !session.alive && others.is_empty() => {
-                tracing::warn!(staging, session = session.id, "removing a mount whose session has lost its target");
+                tracing::warn!(
+                    staging,
+                    session = session.id,
+                    "removing a mount whose session has lost its target"
+                );
                 self.clear(staging, &disks).await?;
                 self.detach(&session).await
             }
@@ -75,30 +94,56 @@ impl<H: Host> Machine<H> {
         if attached.disk.is_protected(&self.host).await.doing(&doing)? == readonly {
             return Ok(());
         }
-        self.run(&doing, mount::protect(&node, readonly)).await.map(|_| ())
+        self.run(&doing, mount::protect(&node, readonly))
+            .await
+            .map(|_| ())
     }
 
-    async fn stage_file_system(&self, ask: &Stage, attached: &Attached, staging: &str, fs: FsType, flags: &[String]) -> Result<(), Error> {
+    async fn stage_file_system(
+        &self,
+        ask: &Stage,
+        attached: &Attached,
+        staging: &str,
+        fs: FsType,
+        flags: &[String],
+    ) -> Result<(), Error> {
         let disks = std::slice::from_ref(&attached.disk);
         let mounted = matches!(self.standing(staging, disks).await?, Standing::Ours(_));
         if !mounted {
-            self.ensure_file_system(attached, &ask.volume.uuid, fs, &ask.format).await?;
+            self.ensure_file_system(attached, &ask.volume.uuid, fs, &ask.format)
+                .await?;
             self.mount(attached, staging, fs, flags).await?;
         }
         match self.fill(attached, fs, staging).await? {
             Grown::Full => Ok(()),
             Grown::ReadOnly => {
-                tracing::info!(staging, "the file system is mounted read-only and not grown");
+                tracing::info!(
+                    staging,
+                    "the file system is mounted read-only and not grown"
+                );
                 Ok(())
             }
             Grown::NotPermitted => self.grow_offline(attached, staging, fs, flags).await,
         }
     }
 
-    pub(super) async fn mount(&self, attached: &Attached, staging: &str, fs: FsType, flags: &[String]) -> Result<(), Error> {
+    pub(super) async fn mount(
+        &self,
+        attached: &Attached,
+        staging: &str,
+        fs: FsType,
+        flags: &[String],
+    ) -> Result<(), Error> {
         let node = attached.disk.node();
-        self.run(&format!("mounting {node} at {staging}"), mount::mount(fs, &node, staging, flags)).await?;
-        match self.standing(staging, std::slice::from_ref(&attached.disk)).await? {
+        self.run(
+            &format!("mounting {node} at {staging}"),
+            mount::mount(fs, &node, staging, flags),
+        )
+        .await?;
+        match self
+            .standing(staging, std::slice::from_ref(&attached.disk))
+            .await?
+        {
             Standing::Ours(_) => Ok(()),
             Standing::Nothing | Standing::Gone(_) | Standing::Foreign(_) => Err(Error::Unproven {
                 what: format!("mounting {node} at {staging}"),
@@ -110,19 +155,30 @@ impl<H: Host> Machine<H> {
     /// After a final answer the CO may forget the volume on this node, so no session may be left (design choice 17). One
     /// whose disk is in use belongs to an earlier, successful call.
     async fn undo_if_final(&self, ask: &Stage, error: Error) -> Error {
-        use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, Unavailable};
-        if matches!(error.code(), Aborted | Cancelled | DeadlineExceeded | Unavailable) {
+        if !error.is_final() {
             return error;
         }
         let undone = async {
-            let Some(session) = self.session_of(&ask.volume.uuid).await? else { return Ok(()) };
+            let Some(session) = self.session_of(&ask.volume.uuid).await? else {
+                return Ok(());
+            };
             let disks = self.disks_of(Some(&session)).await?;
-            if self.uses(&disks).await?.is_empty() { self.detach(&session).await } else { Ok(()) }
+            if self.uses(&disks).await?.is_empty() {
+                self.detach(&session).await
+            } else {
+                Ok(())
+            }
         };
         match undone.await {
             Ok(()) => error,
-            Err(left) if left.chain() == error.chain() => Error::Unproven { what: "the state of this node".to_owned(), seen: error.chain() },
-            Err(left) => Error::Unproven { what: "logging out after a failure".to_owned(), seen: format!("{}; the failure: {}", left.chain(), error.chain()) },
+            Err(left) if left.chain() == error.chain() => Error::Unproven {
+                what: "the state of this node".to_owned(),
+                seen: error.chain(),
+            },
+            Err(left) => Error::Unproven {
+                what: "logging out after a failure".to_owned(),
+                seen: format!("{}; the failure: {}", left.chain(), error.chain()),
+            },
         }
     }
 }
@@ -130,11 +186,20 @@ impl<H: Host> Machine<H> {
 /// The volume is staged already: as asked for?
 fn compatible(ask: &Stage, mounted: &Mount) -> Result<(), Error> {
     let differs = |seen: String, asked: String| {
-        Err(Error::Differs { what: format!("the staging of volume {} at {}", ask.volume, mounted.point), seen, asked })
+        Err(Error::Differs {
+            what: format!("the staging of volume {} at {}", ask.volume, mounted.point),
+            seen,
+            asked,
+        })
     };
     match &ask.intent.by {
-        Use::Device => differs(format!("it is mounted as {}", mounted.fs), "a raw block device".to_owned()),
-        Use::FileSystem { fs, .. } if fs.as_str() != mounted.fs => differs(mounted.fs.clone(), fs.to_string()),
+        Use::Device => differs(
+            format!("it is mounted as {}", mounted.fs),
+            "a raw block device".to_owned(),
+        ),
+        Use::FileSystem { fs, .. } if fs.as_str() != mounted.fs => {
+            differs(mounted.fs.clone(), fs.to_string())
+        }
         Use::FileSystem { flags, .. } => {
             let readonly = flags.iter().any(|flag| flag == "ro");
             let word = |readonly| if readonly { "read-only" } else { "read-write" }.to_owned();

@@ -13,8 +13,14 @@ use crate::volume::Bytes;
 impl<H: Host> Machine<H> {
     /// Bytes and inodes of a file system, or the size of a raw device.
     pub(super) async fn stats(&self, ask: &Stats) -> Result<Vec<VolumeUsage>, Error> {
-        let not_there = |seen: String| Error::NotThere { volume: ask.volume.to_string(), path: ask.path.clone(), seen };
-        let Some(path) = self.resolve(&ask.path).await? else { return Err(not_there("the path does not exist".to_owned())) };
+        let not_there = |seen: String| Error::NotThere {
+            volume: ask.volume.to_string(),
+            path: ask.path.clone(),
+            seen,
+        };
+        let Some(path) = self.resolve(&ask.path).await? else {
+            return Err(not_there("the path does not exist".to_owned()));
+        };
         let session = self.session_of(&ask.volume.uuid).await?;
         let disks = self.disks_of(session.as_ref()).await?;
         let mount = match self.standing(&path, &disks).await? {
@@ -26,23 +32,45 @@ impl<H: Host> Machine<H> {
         };
         let doing = format!("measuring {path}");
         if let Some(name) = mount.device_node() {
-            let disk = disks.iter().find(|disk| disk.name == name).or(disks.first());
+            let disk = disks
+                .iter()
+                .find(|disk| disk.name == name)
+                .or(disks.first());
             let disk = disk.ok_or_else(|| not_there("the volume has no disk here".to_owned()))?;
-            return Ok(vec![usage(Unit::Bytes, disk.size(&self.host).await.doing(doing)?, None)]);
+            return Ok(vec![usage(
+                Unit::Bytes,
+                disk.size(&self.host).await.doing(doing)?,
+                None,
+            )]);
         }
         Ok(of_file_system(&self.host.space(&path).await.doing(doing)?))
     }
 }
 
 fn of_file_system(space: &Space) -> Vec<VolumeUsage> {
-    let bytes = usage(Unit::Bytes, space.total, Some((space.used, space.available)));
+    let bytes = usage(
+        Unit::Bytes,
+        space.total,
+        Some((space.used, space.available)),
+    );
     // btrfs makes inodes as it goes and reports none.
     let used = Bytes(space.inodes.saturating_sub(space.inodes_free));
-    let inodes = (space.inodes > 0).then(|| usage(Unit::Inodes, Bytes(space.inodes), Some((used, Bytes(space.inodes_free)))));
+    let inodes = (space.inodes > 0).then(|| {
+        usage(
+            Unit::Inodes,
+            Bytes(space.inodes),
+            Some((used, Bytes(space.inodes_free))),
+        )
+    });
     std::iter::once(bytes).chain(inodes).collect()
 }
 
 fn usage(unit: Unit, total: Bytes, filled: Option<(Bytes, Bytes)>) -> VolumeUsage {
     let (used, available) = filled.unwrap_or_default();
-    VolumeUsage { unit: unit.into(), total: total.as_i64(), used: used.as_i64(), available: available.as_i64() }
+    VolumeUsage {
+        unit: unit.into(),
+        total: total.as_i64(),
+        used: used.as_i64(),
+        available: available.as_i64(),
+    }
 }

@@ -15,18 +15,34 @@ impl<H: Host> Node<H> {
                     self.sweep_one(iqn).await;
                 }
             }
-            Err(error) => tracing::warn!(error = error.chain(), "node records cannot be listed; none are swept"),
+            Err(error) => tracing::warn!(
+                error = error.chain(),
+                "node records cannot be listed; none are swept"
+            ),
         }
     }
 
     async fn sweep_one(&self, iqn: Iqn) {
-        let Some((uuid, _)) = iqn.publication() else { return };
+        let Some((uuid, _)) = iqn.publication() else {
+            return;
+        };
         let (shown, key) = (iqn.to_string(), uuid.to_string());
-        let swept = self.locked(&key, |machine| async move { machine.sweep_record(&iqn, &uuid).await }).await;
+        let swept = self
+            .locked(&key, |machine| async move {
+                machine.sweep_record(&iqn, &uuid).await
+            })
+            .await;
         match swept {
-            Ok(true) => tracing::info!(target_name = shown, "removed a record without session, disk or mount"),
+            Ok(true) => tracing::info!(
+                target_name = shown,
+                "removed a record without session, disk or mount"
+            ),
             Ok(false) => {}
-            Err(error) => tracing::warn!(target_name = shown, error = error.chain(), "a record is left where it is"),
+            Err(error) => tracing::warn!(
+                target_name = shown,
+                error = error.chain(),
+                "a record is left where it is"
+            ),
         }
     }
 }
@@ -43,7 +59,18 @@ impl<H: Host> Machine<H> {
 }
 
 /// The targets of node records that are publications to this node: of one LUN, or of any.
-pub(super) async fn records_of<H: Host>(machine: &Machine<H>, uuid: Option<&LunUuid>) -> Result<Vec<Iqn>, Error> {
-    let records = machine.host.run(iscsiadm::list_records()).await.and_then(iscsiadm::read_records).doing("listing node records")?;
-    Ok(records.into_iter().filter(|iqn| machine.publishes_here(iqn.as_str(), uuid)).collect())
+pub(super) async fn records_of<H: Host>(
+    machine: &Machine<H>,
+    uuid: Option<&LunUuid>,
+) -> Result<Vec<Iqn>, Error> {
+    let records = machine
+        .host
+        .run(iscsiadm::list_records())
+        .await
+        .and_then(iscsiadm::read_records)
+        .doing("listing node records")?;
+    Ok(records
+        .into_iter()
+        .filter(|iqn| machine.publishes_here(iqn.as_str(), uuid))
+        .collect())
 }

@@ -8,7 +8,9 @@ mod unstage;
 
 use proto::csi;
 use proto::csi::node_server::Node as _;
-use proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode};
+use proto::csi::volume_capability::{
+    AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode,
+};
 use tonic::{Code, Request, Status};
 
 use super::*;
@@ -31,8 +33,21 @@ impl Co {
     /// With a blank LUN of 1 GiB.
     fn new() -> Self {
         let fake = Fake::with_lun();
-        let node = Node::new(fake.clone(), NODE.to_owned(), "csi.synology.com".to_owned(), InFlight::default());
-        Self { fake, node, volume_id: format!("nas1/{UUID}"), fs: "", flags: vec![], mode: Mode::SingleNodeMultiWriter, raw: false }
+        let node = Node::new(
+            fake.clone(),
+            NODE.to_owned(),
+            "csi.synology.com".to_owned(),
+            InFlight::default(),
+        );
+        Self {
+            fake,
+            node,
+            volume_id: format!("nas1/{UUID}"),
+            fs: "",
+            flags: vec![],
+            mode: Mode::SingleNodeMultiWriter,
+            raw: false,
+        }
     }
 
     fn with_fs(fs: &'static str) -> Self {
@@ -40,18 +55,43 @@ impl Co {
     }
 
     fn raw() -> Self {
-        Self { raw: true, ..Self::new() }
+        Self {
+            raw: true,
+            ..Self::new()
+        }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as the messages hold it")]
     fn capability(&self) -> Option<csi::VolumeCapability> {
-        let mount = || MountVolume { fs_type: self.fs.to_owned(), mount_flags: self.flags.clone(), ..MountVolume::default() };
-        let access_type = if self.raw { AccessType::Block(BlockVolume {}) } else { AccessType::Mount(mount()) };
-        Some(csi::VolumeCapability { access_mode: Some(AccessMode { mode: self.mode.into() }), access_type: Some(access_type) })
+        let mount = || MountVolume {
+            fs_type: self.fs.to_owned(),
+            mount_flags: self.flags.clone(),
+            ..MountVolume::default()
+        };
+        let access_type = if self.raw {
+            AccessType::Block(BlockVolume {})
+        } else {
+            AccessType::Mount(mount())
+        };
+        Some(csi::VolumeCapability {
+            access_mode: Some(AccessMode {
+                mode: self.mode.into(),
+            }),
+            access_type: Some(access_type),
+        })
     }
 
     fn context(&self, portals: &[&str]) -> PublishContext {
-        let portals = portals.iter().map(|portal| portal.parse().unwrap()).collect();
-        PublishContext { portals, iqn: self.fake.iqn(), lun: 1, uuid: UUID.parse().unwrap() }
+        let portals = portals
+            .iter()
+            .map(|portal| portal.parse().unwrap())
+            .collect();
+        PublishContext {
+            portals,
+            iqn: self.fake.iqn(),
+            lun: 1,
+            uuid: UUID.parse().unwrap(),
+        }
     }
 
     async fn stage(&self) -> Result<(), Status> {
@@ -66,12 +106,21 @@ impl Co {
             volume_capability: self.capability(),
             ..Default::default()
         };
-        self.node.node_stage_volume(Request::new(request)).await.map(|_| ())
+        self.node
+            .node_stage_volume(Request::new(request))
+            .await
+            .map(|_| ())
     }
 
     async fn unstage(&self) -> Result<(), Status> {
-        let request = csi::NodeUnstageVolumeRequest { volume_id: self.volume_id.clone(), staging_target_path: "/staging".to_owned() };
-        self.node.node_unstage_volume(Request::new(request)).await.map(|_| ())
+        let request = csi::NodeUnstageVolumeRequest {
+            volume_id: self.volume_id.clone(),
+            staging_target_path: "/staging".to_owned(),
+        };
+        self.node
+            .node_unstage_volume(Request::new(request))
+            .await
+            .map(|_| ())
     }
 
     async fn publish(&self, target: &str, readonly: bool) -> Result<(), Status> {
@@ -83,25 +132,51 @@ impl Co {
             readonly,
             ..Default::default()
         };
-        self.node.node_publish_volume(Request::new(request)).await.map(|_| ())
+        self.node
+            .node_publish_volume(Request::new(request))
+            .await
+            .map(|_| ())
     }
 
     async fn unpublish(&self, target: &str) -> Result<(), Status> {
-        let request = csi::NodeUnpublishVolumeRequest { volume_id: self.volume_id.clone(), target_path: target.to_owned() };
-        self.node.node_unpublish_volume(Request::new(request)).await.map(|_| ())
+        let request = csi::NodeUnpublishVolumeRequest {
+            volume_id: self.volume_id.clone(),
+            target_path: target.to_owned(),
+        };
+        self.node
+            .node_unpublish_volume(Request::new(request))
+            .await
+            .map(|_| ())
     }
 
     async fn stats(&self, path: &str) -> Result<Vec<csi::VolumeUsage>, Status> {
-        let request = csi::NodeGetVolumeStatsRequest { volume_id: self.volume_id.clone(), volume_path: path.to_owned(), ..Default::default() };
-        self.node.node_get_volume_stats(Request::new(request)).await.map(|reply| reply.into_inner().usage)
+        let request = csi::NodeGetVolumeStatsRequest {
+            volume_id: self.volume_id.clone(),
+            volume_path: path.to_owned(),
+            ..Default::default()
+        };
+        self.node
+            .node_get_volume_stats(Request::new(request))
+            .await
+            .map(|reply| reply.into_inner().usage)
     }
 
     /// With nothing but what is required.
     async fn expand(&self, path: &str, required: Bytes, limit: Bytes) -> Result<Bytes, Status> {
-        let capacity_range = Some(csi::CapacityRange { required_bytes: required.as_i64(), limit_bytes: limit.as_i64() });
-        let request = csi::NodeExpandVolumeRequest { volume_id: self.volume_id.clone(), volume_path: path.to_owned(), capacity_range, ..Default::default() };
+        let capacity_range = Some(csi::CapacityRange {
+            required_bytes: required.as_i64(),
+            limit_bytes: limit.as_i64(),
+        });
+        let request = csi::NodeExpandVolumeRequest {
+            volume_id: self.volume_id.clone(),
+            volume_path: path.to_owned(),
+            capacity_range,
+            ..Default::default()
+        };
         let reply = self.node.node_expand_volume(Request::new(request)).await?;
-        Ok(Bytes(u64::try_from(reply.into_inner().capacity_bytes).unwrap()))
+        Ok(Bytes(
+            u64::try_from(reply.into_inner().capacity_bytes).unwrap(),
+        ))
     }
 }
 
@@ -109,39 +184,89 @@ impl Co {
 fn fails<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, cause: &str) {
     let status = result.unwrap_err();
     assert_eq!(status.code(), code, "{status}");
-    assert!(status.message().contains(cause), "{:?} does not name {cause:?}", status.message());
+    assert!(
+        status.message().contains(cause),
+        "{:?} does not name {cause:?}",
+        status.message()
+    );
 }
 
 #[tokio::test]
 async fn choice_4_the_node_id_comes_from_name_and_initiator() {
     let co = Co::new();
-    let info = co.node.node_get_info(Request::new(csi::NodeGetInfoRequest {})).await.unwrap().into_inner();
-    assert_eq!(info.node_id, NodeId::derive(NODE, "iqn.1993-08.org.debian:01:abc").as_str());
-    assert_eq!((info.max_volumes_per_node, info.accessible_topology), (0, None));
-    for file in [None, Some(""), Some("# InitiatorName=iqn.x\n"), Some("InitiatorName=\n"), Some("InitiatorName=my node\n"), Some("GenerateName=yes\n")] {
+    let info = co
+        .node
+        .node_get_info(Request::new(csi::NodeGetInfoRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        info.node_id,
+        NodeId::derive(NODE, "iqn.1993-08.org.debian:01:abc").as_str()
+    );
+    assert_eq!(
+        (info.max_volumes_per_node, info.accessible_topology),
+        (0, None)
+    );
+    for file in [
+        None,
+        Some(""),
+        Some("# InitiatorName=iqn.x\n"),
+        Some("InitiatorName=\n"),
+        Some("InitiatorName=my node\n"),
+        Some("GenerateName=yes\n"),
+    ] {
         let files = &mut co.fake.world().files;
         match file {
             Some(text) => drop(files.insert(INITIATOR_NAME.to_owned(), text.as_bytes().to_vec())),
             None => drop(files.remove(INITIATOR_NAME)),
         }
     }
-    fails(co.node.node_get_info(Request::new(csi::NodeGetInfoRequest {})).await, Code::FailedPrecondition, "iscsi-iname");
-    fails(co.stage().await, Code::FailedPrecondition, "initiatorname.iscsi");
+    fails(
+        co.node
+            .node_get_info(Request::new(csi::NodeGetInfoRequest {}))
+            .await,
+        Code::FailedPrecondition,
+        "iscsi-iname",
+    );
+    fails(
+        co.stage().await,
+        Code::FailedPrecondition,
+        "initiatorname.iscsi",
+    );
 }
 
 #[test]
 fn initiator_names() {
-    assert_eq!(initiator_name("## x\nInitiatorName=iqn.1993-08.org.debian:01:abc\n"), Some("iqn.1993-08.org.debian:01:abc"));
+    assert_eq!(
+        initiator_name("## x\nInitiatorName=iqn.1993-08.org.debian:01:abc\n"),
+        Some("iqn.1993-08.org.debian:01:abc")
+    );
     assert_eq!(initiator_name("InitiatorName = iqn.x \n"), Some("iqn.x"));
-    assert_eq!(initiator_name("InitiatorName=eui.02004567A425678D"), Some("eui.02004567A425678D"));
-    for bad in ["", "#InitiatorName=iqn.x", "InitiatorName=", "InitiatorName=x", "InitiatorName=iqn.a b", "InitiatorAlias=iqn.x"] {
+    assert_eq!(
+        initiator_name("InitiatorName=eui.02004567A425678D"),
+        Some("eui.02004567A425678D")
+    );
+    for bad in [
+        "",
+        "#InitiatorName=iqn.x",
+        "InitiatorName=",
+        "InitiatorName=x",
+        "InitiatorName=iqn.a b",
+        "InitiatorAlias=iqn.x",
+    ] {
         assert_eq!(initiator_name(bad), None, "{bad}");
     }
 }
 
 #[tokio::test]
 async fn choice_25_capabilities() {
-    let reply = Co::new().node.node_get_capabilities(Request::new(csi::NodeGetCapabilitiesRequest {})).await.unwrap().into_inner();
+    let reply = Co::new()
+        .node
+        .node_get_capabilities(Request::new(csi::NodeGetCapabilitiesRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
     let names: Vec<_> = reply
         .capabilities
         .into_iter()
@@ -150,7 +275,15 @@ async fn choice_25_capabilities() {
             None => "",
         })
         .collect();
-    assert_eq!(names, ["STAGE_UNSTAGE_VOLUME", "GET_VOLUME_STATS", "EXPAND_VOLUME", "SINGLE_NODE_MULTI_WRITER"]);
+    assert_eq!(
+        names,
+        [
+            "STAGE_UNSTAGE_VOLUME",
+            "GET_VOLUME_STATS",
+            "EXPAND_VOLUME",
+            "SINGLE_NODE_MULTI_WRITER"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -170,11 +303,23 @@ async fn choice_22_one_operation_per_lun_whatever_the_alias() {
         co.volume_id = format!("{nas}/{UUID}");
         fails(co.stage().await, Code::Aborted, "in progress");
         fails(co.unstage().await, Code::Aborted, "in progress");
-        fails(co.publish("/pods/1", false).await, Code::Aborted, "in progress");
+        fails(
+            co.publish("/pods/1", false).await,
+            Code::Aborted,
+            "in progress",
+        );
         fails(co.unpublish("/pods/1").await, Code::Aborted, "in progress");
-        fails(co.expand("/staging", Bytes::GIB, Bytes(0)).await, Code::Aborted, "in progress");
+        fails(
+            co.expand("/staging", Bytes::GIB, Bytes(0)).await,
+            Code::Aborted,
+            "in progress",
+        );
         // Statistics have a lock of their own.
-        fails(co.stats("/staging").await, Code::NotFound, "nothing is mounted");
+        fails(
+            co.stats("/staging").await,
+            Code::NotFound,
+            "nothing is mounted",
+        );
     }
     release.send(()).unwrap();
     holder.await.unwrap().unwrap();
@@ -183,7 +328,10 @@ async fn choice_22_one_operation_per_lun_whatever_the_alias() {
 
 #[test]
 fn missing_tools_are_named() {
-    assert_eq!(crate::host::tools_present(&Fake::with_lun()), ["mkfs.btrfs"]);
+    assert_eq!(
+        crate::host::tools_present(&Fake::with_lun()),
+        ["mkfs.btrfs"]
+    );
 }
 
 #[test]
@@ -194,7 +342,11 @@ fn choice_8_the_node_half_never_speaks_to_dsm() {
         visit(&sources.join(part), &mut |path, text| {
             seen += 1;
             let code = !path.ends_with("tests.rs");
-            assert!(!(code && text.contains(concat!("crate::", "dsm"))), "{}", path.display());
+            assert!(
+                !(code && text.contains(concat!("crate::", "dsm"))),
+                "{}",
+                path.display()
+            );
         });
     }
     assert!(seen > 20);
@@ -202,7 +354,9 @@ fn choice_8_the_node_half_never_speaks_to_dsm() {
 
 fn visit(path: &std::path::Path, look: &mut dyn FnMut(&std::path::Path, &str)) {
     if path.is_dir() {
-        std::fs::read_dir(path).unwrap().for_each(|entry| visit(&entry.unwrap().path(), look));
+        for entry in std::fs::read_dir(path).unwrap() {
+            visit(&entry.unwrap().path(), look);
+        }
     } else {
         look(path, &std::fs::read_to_string(path).unwrap());
     }

@@ -27,9 +27,19 @@ impl<H: Host> Machine<H> {
     }
 
     /// Logging out under a pod would lose what it has written.
-    async fn must_be_unpublished(&self, ask: &Unstage, staging: &str, disks: &[Disk]) -> Result<(), Error> {
+    async fn must_be_unpublished(
+        &self,
+        ask: &Unstage,
+        staging: &str,
+        disks: &[Disk],
+    ) -> Result<(), Error> {
         let own = [staging, &self.stepping_stone(staging)];
-        let others: Vec<String> = self.uses(disks).await?.into_iter().filter(|point| !own.contains(&point.as_str())).collect();
+        let others: Vec<String> = self
+            .uses(disks)
+            .await?
+            .into_iter()
+            .filter(|point| !own.contains(&point.as_str()))
+            .collect();
         if others.is_empty() {
             return Ok(());
         }

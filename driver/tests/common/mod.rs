@@ -1,5 +1,9 @@
 //! What the tests with real tools share: sparse files, loop devices that always go again, and honest skips.
-#![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part, and so do the crate's own tests")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test binary uses its own part, and so do the crate's own tests"
+)]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,7 +19,10 @@ pub fn host() -> Linux {
 /// Runs a command that has to succeed.
 pub async fn run(program: &'static str, args: &[&str]) -> Exit {
     let cmd = Cmd::new(program, 300).args(args.iter().copied());
-    let exit = host().run(cmd.clone()).await.unwrap_or_else(|error| panic!("{cmd}: {error}"));
+    let exit = host()
+        .run(cmd.clone())
+        .await
+        .unwrap_or_else(|error| panic!("{cmd}: {error}"));
     assert_eq!(exit.status, 0, "{cmd}: {}{}", exit.stdout, exit.stderr);
     exit
 }
@@ -34,14 +41,23 @@ pub fn skip(test: &str, why: &str) {
     let line = format!("SKIP: {test}: {why}");
     eprintln!("{line}");
     if let Some(log) = std::env::var_os("SKIP_LOG") {
-        let mut log = std::fs::OpenOptions::new().append(true).create(true).open(log).expect("SKIP_LOG can be written");
+        let mut log = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(log)
+            .expect("SKIP_LOG can be written");
         writeln!(log, "{line}").expect("SKIP_LOG can be written");
     }
 }
 
 /// A sparse file of `size` bytes.
 pub fn sparse(path: &Path, size: u64) {
-    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).expect("a file can be made");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .expect("a file can be made");
     file.set_len(size).expect("a file can be sized");
 }
 
@@ -60,8 +76,20 @@ impl Loop {
         let (file, point) = (dir.path().join("lun"), dir.path().join("mount"));
         std::fs::create_dir(&point).expect("a directory can be made");
         sparse(&file, size);
-        let node = run("losetup", &["--find", "--show", &file.display().to_string()]).await.stdout.trim().to_owned();
-        Self { file, node, point, _dir: dir }
+        let node = run(
+            "losetup",
+            &["--find", "--show", &file.display().to_string()],
+        )
+        .await
+        .stdout
+        .trim()
+        .to_owned();
+        Self {
+            file,
+            node,
+            point,
+            _dir: dir,
+        }
     }
 
     /// As a grown LUN after a rescan.
@@ -73,7 +101,10 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let clean_up = [("umount", self.point.display().to_string()), ("losetup", format!("--detach={}", self.node))];
+        let clean_up = [
+            ("umount", self.point.display().to_string()),
+            ("losetup", format!("--detach={}", self.node)),
+        ];
         for (program, arg) in clean_up {
             blocking_run(Cmd::new(program, 60).arg(arg));
         }
@@ -83,7 +114,10 @@ impl Drop for Loop {
 /// Runs a command, whatever comes of it, from where nothing can be awaited.
 pub fn blocking_run(cmd: Cmd) {
     let ended = std::thread::spawn(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime can be built");
         let _ = runtime.block_on(host().run(cmd));
     });
     let _ = ended.join();

@@ -1,13 +1,19 @@
 //! The programs of the fake machine: what they do to it, and how they end.
 
-use super::{BLOCK, Bytes, Cmd, DeviceNumber, Exit, FsType, Mount, World, disk_of, head_of};
+use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Mount, World, disk_of, head_of};
 
 fn end(status: i32) -> Exit {
-    Exit { status, ..Exit::default() }
+    Exit {
+        status,
+        ..Exit::default()
+    }
 }
 
 fn say(stdout: String) -> Exit {
-    Exit { stdout, ..Exit::default() }
+    Exit {
+        stdout,
+        ..Exit::default()
+    }
 }
 
 impl World {
@@ -29,47 +35,87 @@ impl World {
             }
             "e2fsck" => end(0),
             "resize2fs" => self.resize2fs(last),
-            "xfs_growfs" => self.grow(last),
-            "xfs_info" => say(format!("meta-data=x agsize=65536 blks\ndata = bsize=4096 blocks={}, imaxpct=25\n", self.mounted_size(last).0 / 4096)),
-            "btrfs" if words.contains(&"show") => say(format!("\tdevid    1 size {} used 1 path x\n", self.mounted_size(last).0)),
-            "btrfs" => self.grow(last),
+            "xfs_info" => say(format!(
+                "meta-data=x agsize=65536 blks\ndata = bsize=4096 blocks={}, imaxpct=25\n",
+                self.mounted_size(last).0 / 4096
+            )),
+            "btrfs" if words.contains(&"show") => say(format!(
+                "\tdevid    1 size {} used 1 path x\n",
+                self.mounted_size(last).0
+            )),
+            "btrfs" | "xfs_growfs" => self.grow(last),
             other => panic!("the fake machine has no {other}"),
         }
     }
 
     fn iscsiadm(&mut self, words: &[&str]) -> Exit {
-        let after = |option: &str| words.iter().position(|word| *word == option).map(|at| words[at + 1].to_owned());
+        let after = |option: &str| {
+            words
+                .iter()
+                .position(|word| *word == option)
+                .map(|at| words[at + 1].to_owned())
+        };
         let id = after("-r").map(|id| id.parse::<u32>().unwrap());
         let iqn = after("-T").unwrap_or_default();
         match (words[1], id, words.last().copied().unwrap()) {
             ("session", Some(id), "--rescan") => match self.sessions.get_mut(&id) {
+                // It succeeds whether or not the target answers; what was known stays known.
                 Some(session) => {
-                    session.seen = self.targets.get(&session.target).cloned();
+                    session.alive = self.targets.contains_key(&session.target);
+                    session.seen = self
+                        .targets
+                        .get(&session.target)
+                        .cloned()
+                        .or(session.seen.take());
                     end(0)
                 }
                 None => end(21),
             },
-            ("session", Some(id), "--logout") => end(if self.sessions.remove(&id).is_some() { 0 } else { 21 }),
+            ("session", Some(id), "--logout") => end(if self.sessions.remove(&id).is_some() {
+                0
+            } else {
+                21
+            }),
             ("node", None, "new") => {
                 self.records.insert(iqn);
                 end(0)
             }
             ("node", None, "manual") => end(if self.records.contains(&iqn) { 0 } else { 21 }),
-            ("node", None, "--login") if self.sessions.values().any(|session| session.target == iqn) => end(15),
+            ("node", None, "--login")
+                if self.sessions.values().any(|session| session.target == iqn) =>
+            {
+                end(15)
+            }
             ("node", None, "--login") => end(if self.log_in(&iqn) { 0 } else { 19 }),
             ("node", None, "delete") => end(if self.records.remove(&iqn) { 0 } else { 21 }),
             ("node", None, "node") if self.records.is_empty() => end(21),
-            ("node", None, "node") => say(self.records.iter().map(|iqn| format!("10.0.0.5:3260,1 {iqn}\n")).collect()),
+            ("node", None, "node") => {
+                let lines: Vec<String> = self
+                    .records
+                    .iter()
+                    .map(|iqn| format!("10.0.0.5:3260,1 {iqn}"))
+                    .collect();
+                say(lines.join("\n"))
+            }
             _ => panic!("the fake iscsiadm does not know {words:?}"),
         }
     }
 
     fn serial(&self, device: &str) -> Option<String> {
-        Some(self.session_of_node(device)?.1.seen.as_ref()?.serial.clone())
+        Some(
+            self.session_of_node(device)?
+                .1
+                .seen
+                .as_ref()?
+                .serial
+                .clone(),
+        )
     }
 
     fn blkid(&self, device: &str) -> Exit {
-        let found = self.serial(device).and_then(|serial| self.file_system(&serial));
+        let found = self
+            .serial(device)
+            .and_then(|serial| self.file_system(&serial));
         match (&self.blkid, found) {
             (Some(exit), _) => exit.clone(),
             (None, Some((fs, _))) => say(format!("DEVNAME={device}\nTYPE={fs}\n")),
@@ -78,11 +124,15 @@ impl World {
     }
 
     fn size(&self, device: &str) -> Bytes {
-        self.session_of_node(device).and_then(|(_, session)| Some(session.seen.as_ref()?.size)).unwrap_or_default()
+        self.session_of_node(device)
+            .and_then(|(_, session)| Some(session.seen.as_ref()?.size))
+            .unwrap_or_default()
     }
 
     fn mkfs(&mut self, fs: FsType, device: &str) -> Exit {
-        let Some(serial) = self.serial(device) else { return end(1) };
+        let Some(serial) = self.serial(device) else {
+            return end(1);
+        };
         let head = head_of(fs, self.size(device));
         self.write(&serial, 0, &head);
         end(0)
@@ -90,13 +140,24 @@ impl World {
 
     fn mount(&mut self, words: &[&str]) -> Exit {
         let [.., from, to] = words else { return end(1) };
-        let options = words.iter().position(|word| *word == "-o").map_or("", |at| words[at + 1]);
+        let options = words
+            .iter()
+            .position(|word| *word == "-o")
+            .map_or("", |at| words[at + 1]);
         if options == "remount,bind,ro" {
-            let mount = self.mounts.iter_mut().rfind(|mount| mount.point == *to).unwrap();
+            let mount = self
+                .mounts
+                .iter_mut()
+                .rfind(|mount| mount.point == *to)
+                .unwrap();
             mount.options[0] = "ro".to_owned();
             return end(0);
         }
-        let mount = if options == "bind" { self.bound(from, to) } else { self.fresh(words[1], from, to, options) };
+        let mount = if options == "bind" {
+            self.bound(from, to)
+        } else {
+            self.fresh(words[1], from, to, options)
+        };
         let Some(mount) = mount else { return end(32) };
         self.mounts.push(mount);
         end(0)
@@ -108,10 +169,21 @@ impl World {
             let device = DeviceNumber { major: 0, minor: 5 };
             let options = || vec!["rw".to_owned()];
             let (fs, source) = ("devtmpfs".to_owned(), "udev".to_owned());
-            return Some(Mount { device, root, point: to.to_owned(), options: options(), fs, source, fs_options: options() });
+            return Some(Mount {
+                device,
+                root,
+                point: to.to_owned(),
+                options: options(),
+                fs,
+                source,
+                fs_options: options(),
+            });
         }
         let mounted = self.mounts.iter().rfind(|mount| mount.point == from)?;
-        Some(Mount { point: to.to_owned(), ..mounted.clone() })
+        Some(Mount {
+            point: to.to_owned(),
+            ..mounted.clone()
+        })
     }
 
     fn fresh(&self, fs: &str, device: &str, to: &str, options: &str) -> Option<Mount> {
@@ -120,12 +192,36 @@ impl World {
         if found.as_str() != fs {
             return None;
         }
-        let number = if found == FsType::Btrfs { DeviceNumber { major: 0, minor: 40 } } else { disk_of(id).1 };
-        let access = if options.split(',').any(|option| option == "ro") { "ro" } else { "rw" }.to_owned();
-        let flags = options.split(',').filter(|option| !matches!(*option, "ro" | "rw" | ""));
-        let options = std::iter::once(access.clone()).chain(flags.map(str::to_owned)).collect();
+        let number = if found == FsType::Btrfs {
+            DeviceNumber {
+                major: 0,
+                minor: 40,
+            }
+        } else {
+            disk_of(id).1
+        };
+        let access = if options.split(',').any(|option| option == "ro") {
+            "ro"
+        } else {
+            "rw"
+        }
+        .to_owned();
+        let flags = options
+            .split(',')
+            .filter(|option| !matches!(*option, "ro" | "rw" | ""));
+        let options = std::iter::once(access.clone())
+            .chain(flags.map(str::to_owned))
+            .collect();
         let fs_options = vec![access];
-        Some(Mount { device: number, root: "/".to_owned(), point: to.to_owned(), options, fs: fs.to_owned(), source: device.to_owned(), fs_options })
+        Some(Mount {
+            device: number,
+            root: "/".to_owned(),
+            point: to.to_owned(),
+            options,
+            fs: fs.to_owned(),
+            source: device.to_owned(),
+            fs_options,
+        })
     }
 
     fn umount(&mut self, point: &str) -> Exit {
@@ -139,25 +235,35 @@ impl World {
     }
 
     fn mounted_size(&self, point: &str) -> Bytes {
-        let source = self.mounts.iter().rfind(|mount| mount.point == point).map(|mount| mount.source.clone());
+        let source = self
+            .mounts
+            .iter()
+            .rfind(|mount| mount.point == point)
+            .map(|mount| mount.source.clone());
         let serial = source.and_then(|source| self.serial(&source));
-        serial.and_then(|serial| self.file_system(&serial)).map(|(_, size)| size).unwrap_or_default()
+        serial
+            .and_then(|serial| self.file_system(&serial))
+            .map(|(_, size)| size)
+            .unwrap_or_default()
     }
 
     fn resize2fs(&mut self, device: &str) -> Exit {
         let mounted = self.mounts.iter().any(|mount| mount.source == device);
         if mounted && !self.capable {
-            return Exit { status: 1, stderr: "resize2fs: Permission denied to resize filesystem\n".to_owned(), ..Exit::default() };
+            return Exit {
+                status: 1,
+                stderr: "resize2fs: Permission denied to resize filesystem\n".to_owned(),
+                ..Exit::default()
+            };
         }
         self.mkfs(FsType::Ext4, device)
     }
 
     fn grow(&mut self, point: &str) -> Exit {
-        let Some(mount) = self.mounts.iter().rfind(|mount| mount.point == point) else { return end(1) };
+        let Some(mount) = self.mounts.iter().rfind(|mount| mount.point == point) else {
+            return end(1);
+        };
         let (fs, device) = (mount.fs.parse().unwrap(), mount.source.clone());
         self.mkfs(fs, &device)
     }
 }
-
-/// Sectors line up with blocks.
-const _: () = assert!(BLOCK % 512 == 0);

@@ -1,5 +1,6 @@
 //! The real machine, as far as any user may touch it.
 
+use super::command::OUTPUT_LIMIT;
 use super::*;
 use crate::error::Error;
 use crate::in_flight::InFlight;
@@ -10,20 +11,45 @@ fn host() -> Linux {
 
 #[tokio::test]
 async fn a_command_gives_its_output_and_its_status() {
-    let exit = host().run(Cmd::new("sh", 5).args(["-c", "echo $LC_ALL; echo oops >&2; exit 7"])).await.unwrap();
-    assert_eq!(exit, Exit { status: 7, stdout: "C\n".to_owned(), stderr: "oops\n".to_owned() });
+    let exit = host()
+        .run(Cmd::new("sh", 5).args(["-c", "echo $LC_ALL; echo oops >&2; exit 7"]))
+        .await
+        .unwrap();
+    assert_eq!(
+        exit,
+        Exit {
+            status: 7,
+            stdout: "C.UTF-8\n".to_owned(),
+            stderr: "oops\n".to_owned()
+        }
+    );
 }
 
 #[tokio::test]
 async fn a_command_reads_nothing_and_may_talk_without_end() {
-    let exit = host().run(Cmd::new("sh", 20).args(["-c", "cat; head -c 3000000 /dev/zero"])).await.unwrap();
+    let exit = host()
+        .run(Cmd::new("sh", 20).args(["-c", "cat; head -c 3000000 /dev/zero"]))
+        .await
+        .unwrap();
     assert_eq!((exit.status, exit.stdout.len()), (0, OUTPUT_LIMIT));
 }
 
 #[tokio::test]
 async fn a_missing_program_is_named() {
-    let error = host().run(Cmd::new("no-such-program-anywhere", 5)).await.unwrap_err();
-    assert!(matches!(error, HostError::NotStarted { program: "no-such-program-anywhere", .. }), "{error}");
+    let error = host()
+        .run(Cmd::new("no-such-program-anywhere", 5))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            HostError::NotStarted {
+                program: "no-such-program-anywhere",
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -31,7 +57,10 @@ async fn choice_26_a_command_has_a_deadline_and_its_children_go_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let mark = dir.path().join("mark");
     let script = format!("(sleep 2; touch {}) & sleep 60", mark.display());
-    let error = host().run(Cmd::new("sh", 1).args(["-c", &script])).await.unwrap_err();
+    let error = host()
+        .run(Cmd::new("sh", 1).args(["-c", &script]))
+        .await
+        .unwrap_err();
     assert!(matches!(error, HostError::Overran { .. }), "{error}");
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(!mark.exists(), "the script's child outlived it");
@@ -47,14 +76,25 @@ async fn choice_10_an_overrun_keeps_the_lock_until_it_has_ended_and_blocks_nobod
                 let _ = released.recv();
                 Ok(())
             };
-            blocking("reading".to_owned(), "/p".to_owned(), Duration::from_millis(20), hung)
-                .await
-                .map_err(|source| Error::Host { doing: "d".to_owned(), source })
+            blocking(
+                "reading".to_owned(),
+                "/p".to_owned(),
+                Duration::from_millis(20),
+                hung,
+            )
+            .await
+            .map_err(|source| Error::Host {
+                doing: "d".to_owned(),
+                source,
+            })
         })
         .await;
     assert_eq!(slow.unwrap_err().code(), tonic::Code::Aborted);
     let second = in_flight.run("v", async { Ok(()) }).await;
-    assert!(matches!(second, Err(Error::Busy { .. })), "the reading still runs");
+    assert!(
+        matches!(second, Err(Error::Busy { .. })),
+        "the reading still runs"
+    );
     release.send(()).unwrap();
     in_flight.idle().await;
     assert!(in_flight.run("v", async { Ok(()) }).await.is_ok());
@@ -67,7 +107,13 @@ async fn choice_26_only_sys_and_etc_iscsi_lie_below_the_host_root() {
     for path in ["/sys/class/x", "/etc/iscsi/initiatorname.iscsi"] {
         assert_eq!(host.place(path), root.path().join(&path[1..]));
     }
-    for path in ["/proc/self/mountinfo", "/dev/sda", "/system", "/etc/iscsid", "/var/lib/kubelet/x"] {
+    for path in [
+        "/proc/self/mountinfo",
+        "/dev/sda",
+        "/system",
+        "/etc/iscsid",
+        "/var/lib/kubelet/x",
+    ] {
         assert_eq!(host.place(path), PathBuf::from(path));
     }
 }
@@ -89,7 +135,10 @@ async fn paths_are_made_and_removed_as_often_as_one_likes() {
         host.remove_dir(&at("d")).await.unwrap();
         host.remove_file(&at("f")).await.unwrap();
     }
-    assert!(matches!(host.stat(&at("d")).await, Err(HostError::Absent { .. })));
+    assert!(matches!(
+        host.stat(&at("d")).await,
+        Err(HostError::Absent { .. })
+    ));
 }
 
 #[tokio::test]
@@ -98,10 +147,22 @@ async fn a_path_is_resolved_but_for_its_last_part() {
     let real = dir.path().canonicalize().unwrap();
     fs::create_dir(real.join("real")).unwrap();
     std::os::unix::fs::symlink("real", real.join("link")).unwrap();
-    let resolved = host().resolve(&format!("{}/link/target", real.display())).await.unwrap();
+    let resolved = host()
+        .resolve(&format!("{}/link/target", real.display()))
+        .await
+        .unwrap();
     assert_eq!(resolved, format!("{}/real/target", real.display()));
-    assert_eq!(host().resolve(&format!("{}/link", real.display())).await.unwrap(), format!("{}/link", real.display()));
-    assert!(matches!(host().resolve(&format!("{}/none/x", real.display())).await, Err(HostError::Absent { .. })));
+    assert_eq!(
+        host()
+            .resolve(&format!("{}/link", real.display()))
+            .await
+            .unwrap(),
+        format!("{}/link", real.display())
+    );
+    assert!(matches!(
+        host().resolve(&format!("{}/none/x", real.display())).await,
+        Err(HostError::Absent { .. })
+    ));
 }
 
 #[tokio::test]
@@ -109,11 +170,36 @@ async fn devices_are_read_and_written_in_the_right_place() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();
     let path = file.path().to_str().unwrap();
-    host().write_device(path, 8192, vec![7; 4096]).await.unwrap();
+    host()
+        .write_device(path, 8192, vec![7; 4096])
+        .await
+        .unwrap();
     for via in [Via::Disk, Via::Cache] {
-        let seen = host().read_device(path, Span { offset: 4096, length: 12288 }, via).await.unwrap();
+        let seen = host()
+            .read_device(
+                path,
+                Span {
+                    offset: 4096,
+                    length: 12288,
+                },
+                via,
+            )
+            .await
+            .unwrap();
         assert_eq!(seen, [vec![0; 4096], vec![7; 4096], vec![0; 4096]].concat());
     }
-    let beyond = host().read_device(path, Span { offset: 1 << 20, length: 4096 }, Via::Disk).await;
-    assert!(matches!(beyond, Err(HostError::Io { .. })), "a short read is an error, never zeros");
+    let beyond = host()
+        .read_device(
+            path,
+            Span {
+                offset: 1 << 20,
+                length: 4096,
+            },
+            Via::Disk,
+        )
+        .await;
+    assert!(
+        matches!(beyond, Err(HostError::Io { .. })),
+        "a short read is an error, never zeros"
+    );
 }

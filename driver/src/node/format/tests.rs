@@ -19,10 +19,16 @@ fn complete(fs: FsType, size: Bytes) -> Vec<Superblock> {
 
 #[track_caller]
 fn check(probe: Probe, superblocks: Vec<Superblock>, marker: Seen, want: &Next) {
-    let look = Look { probe, superblocks, marker };
+    let look = Look {
+        probe,
+        superblocks,
+        marker,
+    };
     let next = look.decide(FsType::Ext4, SIZE);
     match (&next, want) {
-        (Next::Refuse(seen, _), Next::Refuse(part, _)) => assert!(seen.contains(part.as_str()), "{seen}"),
+        (Next::Refuse(seen, _), Next::Refuse(part, _)) => {
+            assert!(seen.contains(part.as_str()), "{seen}");
+        }
         _ => assert_eq!(&next, want, "{look:?}"),
     }
 }
@@ -33,11 +39,36 @@ fn refuse(part: &str) -> Next {
 
 #[test]
 fn choice_9_a_complete_file_system_is_mounted() {
-    check(found("ext4"), complete(FsType::Ext4, SIZE), Seen::None, &Next::Mount);
-    check(found("ext4"), complete(FsType::Ext4, Bytes::GIB), Seen::None, &Next::Mount);
-    check(found("ext4"), complete(FsType::Ext4, SIZE), Seen::Other(uuid()), &Next::Mount);
-    check(found("ext4"), complete(FsType::Ext4, SIZE), Seen::Ours, &Next::EraseMarker);
-    check(found("ext4"), complete(FsType::Ext4, Bytes::gib(3)), Seen::None, &refuse("only 2 GiB"));
+    check(
+        found("ext4"),
+        complete(FsType::Ext4, SIZE),
+        Seen::None,
+        &Next::Mount,
+    );
+    check(
+        found("ext4"),
+        complete(FsType::Ext4, Bytes::GIB),
+        Seen::None,
+        &Next::Mount,
+    );
+    check(
+        found("ext4"),
+        complete(FsType::Ext4, SIZE),
+        Seen::Other(uuid()),
+        &Next::Mount,
+    );
+    check(
+        found("ext4"),
+        complete(FsType::Ext4, SIZE),
+        Seen::Ours,
+        &Next::EraseMarker,
+    );
+    check(
+        found("ext4"),
+        complete(FsType::Ext4, Bytes::gib(3)),
+        Seen::None,
+        &refuse("only 2 GiB"),
+    );
 }
 
 #[test]
@@ -48,17 +79,42 @@ fn choice_9_only_our_own_unfinished_work_is_started_again() {
         check(Probe::Nothing, begun(), Seen::Ours, &Next::Format);
         check(found(fs.as_str()), begun(), Seen::Ours, &Next::Format);
         check(Probe::Nothing, begun(), Seen::None, &refuse("incomplete"));
-        check(Probe::Nothing, begun(), Seen::Other(uuid()), &refuse("another volume"));
+        check(
+            Probe::Nothing,
+            begun(),
+            Seen::Other(uuid()),
+            &refuse("another volume"),
+        );
     }
-    check(found("ext4"), vec![Superblock::Begun(FsType::Ext4)], Seen::None, &refuse("damaged ext4"));
-    check(Probe::Nothing, vec![], Seen::Other(uuid()), &refuse("00000000-f296"));
-    check(found("xfs"), complete(FsType::Xfs, SIZE), Seen::Ours, &refuse("xfs, not ext4"));
+    check(
+        found("ext4"),
+        vec![Superblock::Begun(FsType::Ext4)],
+        Seen::None,
+        &refuse("damaged ext4"),
+    );
+    check(
+        Probe::Nothing,
+        vec![],
+        Seen::Other(uuid()),
+        &refuse("00000000-f296"),
+    );
+    check(
+        found("xfs"),
+        complete(FsType::Xfs, SIZE),
+        Seen::Ours,
+        &refuse("xfs, not ext4"),
+    );
 }
 
 #[test]
 fn choice_9_nothing_else_is_formatted() {
     check(Probe::Nothing, vec![], Seen::None, &Next::FormatIfBlank);
-    check(Probe::Nothing, complete(FsType::Ext4, SIZE), Seen::None, &refuse("damaged"));
+    check(
+        Probe::Nothing,
+        complete(FsType::Ext4, SIZE),
+        Seen::None,
+        &refuse("damaged"),
+    );
     for (probe, superblocks) in [
         (found("xfs"), complete(FsType::Xfs, SIZE)),
         (found("btrfs"), complete(FsType::Btrfs, SIZE)),
@@ -71,10 +127,20 @@ fn choice_9_nothing_else_is_formatted() {
         (Probe::Several, complete(FsType::Ext4, SIZE)),
     ] {
         for marker in [Seen::None, Seen::Other(uuid())] {
-            check(probe.clone(), superblocks.clone(), marker, &refuse("it holds"));
+            check(
+                probe.clone(),
+                superblocks.clone(),
+                marker,
+                &refuse("it holds"),
+            );
         }
     }
-    check(found("LVM2_member"), vec![], Seen::Ours, &refuse("LVM2_member"));
+    check(
+        found("LVM2_member"),
+        vec![],
+        Seen::Ours,
+        &refuse("LVM2_member"),
+    );
     check(Probe::Several, vec![], Seen::Ours, &refuse("several"));
     let two = [complete(FsType::Ext4, SIZE), complete(FsType::Xfs, SIZE)].concat();
     check(found("ext4"), two, Seen::None, &refuse("damaged ext4"));

@@ -15,15 +15,27 @@ async fn staged(fs: &'static str) -> Co {
 
 #[tokio::test]
 async fn choice_12_rescan_then_identity_then_size_then_growth() {
-    for (fs, grow) in [("ext4", "resize2fs /dev/sdb"), ("xfs", "xfs_growfs -d /pods/1"), ("btrfs", "btrfs filesystem resize max /pods/1")] {
+    for (fs, grow) in [
+        ("ext4", "resize2fs /dev/sdb"),
+        ("xfs", "xfs_growfs -d /pods/1"),
+        ("btrfs", "btrfs filesystem resize max /pods/1"),
+    ] {
         let co = staged(fs).await;
         co.fake.grow_lun(GIB2);
         assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
         let log = co.fake.world().log.clone();
         assert_eq!(log[0], "iscsiadm -m session -r 1 --rescan");
-        assert_eq!(log.iter().filter(|line| **line == grow).count(), 1, "{log:?}");
+        assert_eq!(
+            log.iter().filter(|line| **line == grow).count(),
+            1,
+            "{log:?}"
+        );
         assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
-        assert_eq!(co.fake.ran(grow).len(), 1, "what fills its disk is not grown again");
+        assert_eq!(
+            co.fake.ran(grow).len(),
+            1,
+            "what fills its disk is not grown again"
+        );
     }
 }
 
@@ -32,7 +44,11 @@ async fn choice_14_staging_and_publish_paths_are_accepted() {
     for path in ["/staging", "/pods/1"] {
         let co = staged("ext4").await;
         co.fake.grow_lun(GIB2);
-        assert_eq!(co.expand(path, ANY, ANY).await.unwrap(), GIB2, "without a range: all there is");
+        assert_eq!(
+            co.expand(path, ANY, ANY).await.unwrap(),
+            GIB2,
+            "without a range: all there is"
+        );
     }
 }
 
@@ -42,25 +58,57 @@ async fn choice_13_a_smaller_retry_is_fine_and_the_limit_is_kept() {
     co.fake.grow_lun(GIB2);
     assert_eq!(co.expand("/pods/1", Bytes::GIB, ANY).await.unwrap(), GIB2);
     assert_eq!(co.expand("/pods/1", Bytes(1), GIB2).await.unwrap(), GIB2);
-    fails(co.expand("/pods/1", Bytes(1), Bytes::GIB).await, Code::OutOfRange, "already 2 GiB");
+    fails(
+        co.expand("/pods/1", Bytes(1), Bytes::GIB).await,
+        Code::OutOfRange,
+        "already 2 GiB",
+    );
+}
+
+#[tokio::test]
+async fn choice_15_the_answer_is_the_measured_size() {
+    let co = staged("btrfs").await;
+    co.fake.grow_lun(Bytes::mib(1537));
+    let required = Bytes(Bytes::mib(1536).0 + 1);
+    assert_eq!(
+        co.expand("/pods/1", required, ANY).await.unwrap(),
+        Bytes::mib(1537),
+        "a LUN is whole MiB"
+    );
 }
 
 #[tokio::test]
 async fn choice_12_a_disk_that_did_not_grow_is_not_a_success() {
     let co = staged("ext4").await;
-    fails(co.expand("/pods/1", GIB2, ANY).await, Code::Unavailable, "after a rescan the disk is 1 GiB");
+    fails(
+        co.expand("/pods/1", GIB2, ANY).await,
+        Code::Unavailable,
+        "after a rescan the disk is 1 GiB",
+    );
     assert!(co.fake.ran("resize2fs").is_empty());
 }
 
 #[tokio::test]
 async fn choice_12_a_tool_that_does_nothing_has_failed() {
-    for (fs, tool) in [("ext4", "resize2fs"), ("xfs", "xfs_growfs"), ("btrfs", "btrfs filesystem resize")] {
+    for (fs, tool) in [
+        ("ext4", "resize2fs"),
+        ("xfs", "xfs_growfs"),
+        ("btrfs", "btrfs filesystem resize"),
+    ] {
         let co = staged(fs).await;
         co.fake.grow_lun(GIB2);
         co.fake.answer(tool, 0, "");
-        fails(co.expand("/pods/1", GIB2, ANY).await, Code::Unavailable, "reports success");
+        fails(
+            co.expand("/pods/1", GIB2, ANY).await,
+            Code::Unavailable,
+            "reports success",
+        );
         co.fake.answer(tool, 1, "no such thing");
-        fails(co.expand("/pods/1", GIB2, ANY).await, Code::Unavailable, "no such thing");
+        fails(
+            co.expand("/pods/1", GIB2, ANY).await,
+            Code::Unavailable,
+            "no such thing",
+        );
         assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
     }
 }
@@ -69,8 +117,16 @@ async fn choice_12_a_tool_that_does_nothing_has_failed() {
 async fn choice_9_another_lun_is_not_grown() {
     let co = staged("ext4").await;
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
-    co.fake.world().targets.values_mut().for_each(|target| (target.serial, target.size) = (other.to_owned(), GIB2));
-    fails(co.expand("/pods/1", GIB2, ANY).await, Code::FailedPrecondition, other);
+    co.fake
+        .world()
+        .targets
+        .values_mut()
+        .for_each(|target| (target.serial, target.size) = (other.to_owned(), GIB2));
+    fails(
+        co.expand("/pods/1", GIB2, ANY).await,
+        Code::FailedPrecondition,
+        other,
+    );
     assert!(co.fake.ran("resize2fs").is_empty());
 }
 
@@ -79,8 +135,16 @@ async fn choice_14_a_missing_capability_is_named() {
     let co = staged("ext4").await;
     co.fake.grow_lun(GIB2);
     co.fake.world().capable = false;
-    fails(co.expand("/pods/1", GIB2, ANY).await, Code::FailedPrecondition, "CAP_SYS_RESOURCE");
-    assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"], "a pod's file system is not unmounted");
+    fails(
+        co.expand("/pods/1", GIB2, ANY).await,
+        Code::FailedPrecondition,
+        "CAP_SYS_RESOURCE",
+    );
+    assert_eq!(
+        co.fake.mounted(),
+        ["/staging", "/pods/1"],
+        "a pod's file system is not unmounted"
+    );
     co.fake.world().capable = true;
     assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
 }
@@ -113,25 +177,46 @@ async fn choice_14_a_raw_device_only_shows_its_size() {
     co.fake.grow_lun(GIB2);
     assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
     // Staged, a device leaves no trace: then the caller has to say what the path is.
-    fails(co.expand("/staging", GIB2, ANY).await, Code::NotFound, "nothing is mounted");
+    fails(
+        co.expand("/staging", GIB2, ANY).await,
+        Code::NotFound,
+        "nothing is mounted",
+    );
     let request = csi::NodeExpandVolumeRequest {
         volume_id: co.volume_id.clone(),
         volume_path: "/staging".to_owned(),
         staging_target_path: "/staging".to_owned(),
         ..Default::default()
     };
-    let reply = co.node.node_expand_volume(Request::new(request)).await.unwrap().into_inner();
+    let reply = co
+        .node
+        .node_expand_volume(Request::new(request))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.capacity_bytes, GIB2.as_i64());
 }
 
 #[tokio::test]
 async fn nothing_of_ours_there_is_not_found() {
     let co = staged("ext4").await;
-    fails(co.expand("/pods/2", GIB2, ANY).await, Code::NotFound, "nothing is mounted");
-    fails(co.expand("some/path", GIB2, ANY).await, Code::NotFound, "not absolute");
+    fails(
+        co.expand("/pods/2", GIB2, ANY).await,
+        Code::NotFound,
+        "nothing is mounted",
+    );
+    fails(
+        co.expand("some/path", GIB2, ANY).await,
+        Code::NotFound,
+        "not absolute",
+    );
     let table = "1 1 8:0 / /pods/3 rw - ext4 /dev/sda rw\n";
     let foreign = crate::host::mount::parse(table.as_bytes()).unwrap();
     co.fake.world().mounts.extend(foreign);
-    fails(co.expand("/pods/3", GIB2, ANY).await, Code::NotFound, "/dev/sda");
+    fails(
+        co.expand("/pods/3", GIB2, ANY).await,
+        Code::NotFound,
+        "/dev/sda",
+    );
     assert!(co.fake.world().log.is_empty());
 }

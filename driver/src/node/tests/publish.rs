@@ -13,7 +13,10 @@ async fn a_volume_is_published_and_unpublished() {
     for _ in 0..2 {
         co.unpublish("/pods/1").await.unwrap();
         assert_eq!(co.fake.mounted(), ["/staging"]);
-        assert!(!co.fake.world().dirs.contains("/pods/1"), "the directory that was made is removed");
+        assert!(
+            !co.fake.world().dirs.contains("/pods/1"),
+            "the directory that was made is removed"
+        );
     }
 }
 
@@ -24,25 +27,60 @@ async fn readonly_is_enforced_from_the_first_moment() {
     co.publish("/pods/1", true).await.unwrap();
     co.publish("/pods/1", true).await.unwrap();
     co.publish("/pods/2", false).await.unwrap();
-    let readonly: Vec<bool> = co.fake.world().mounts.iter().map(crate::host::mount::Mount::is_readonly).collect();
-    assert_eq!(co.fake.mounted(), ["/staging", "/pods/1", "/pods/2"], "no stepping stone is left");
+    let readonly: Vec<bool> = co
+        .fake
+        .world()
+        .mounts
+        .iter()
+        .map(crate::host::mount::Mount::is_readonly)
+        .collect();
+    assert_eq!(
+        co.fake.mounted(),
+        ["/staging", "/pods/1", "/pods/2"],
+        "no stepping stone is left"
+    );
     assert_eq!(readonly, [false, true, false]);
-    fails(co.publish("/pods/1", false).await, Code::AlreadyExists, "read-only");
-    fails(co.publish("/pods/2", true).await, Code::AlreadyExists, "read-write");
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::AlreadyExists,
+        "read-only",
+    );
+    fails(
+        co.publish("/pods/2", true).await,
+        Code::AlreadyExists,
+        "read-write",
+    );
     let binds = co.fake.ran("mount -o");
     let stone = "/staging.csi.synology.com-readonly";
-    assert_eq!(binds[..3], [format!("mount -o bind /staging {stone}"), format!("mount -o remount,bind,ro {stone}"), format!("mount -o bind {stone} /pods/1")]);
+    assert_eq!(
+        binds[..3],
+        [
+            format!("mount -o bind /staging {stone}"),
+            format!("mount -o remount,bind,ro {stone}"),
+            format!("mount -o bind {stone} /pods/1")
+        ]
+    );
 }
 
 #[tokio::test]
 async fn a_crash_in_a_readonly_publication_is_repaired() {
-    for broken in ["mount -o remount", "mount -o bind /staging.", "umount /staging."] {
+    for broken in [
+        "mount -o remount",
+        "mount -o bind /staging.",
+        "umount /staging.",
+    ] {
         let mut co = Co::new();
         co.mode = Mode::SingleNodeWriter;
         co.stage().await.unwrap();
         co.fake.answer(broken, 1, "killed");
         assert!(co.publish("/pods/1", true).await.is_err());
-        assert!(co.fake.world().mounts.iter().all(|mount| mount.point != "/pods/1" || mount.is_readonly()));
+        assert!(
+            co.fake
+                .world()
+                .mounts
+                .iter()
+                .all(|mount| mount.point != "/pods/1" || mount.is_readonly())
+        );
         co.publish("/pods/1", true).await.unwrap();
         co.unpublish("/pods/1").await.unwrap();
         co.unstage().await.unwrap();
@@ -58,7 +96,11 @@ async fn single_writers_have_one_path() {
             co.stage().await.unwrap();
             co.publish("/pods/1", false).await.unwrap();
             co.publish("/pods/1", false).await.unwrap();
-            fails(co.publish("/pods/2", false).await, Code::FailedPrecondition, "/pods/1");
+            fails(
+                co.publish("/pods/2", false).await,
+                Code::FailedPrecondition,
+                "/pods/1",
+            );
             co.unpublish("/pods/1").await.unwrap();
             co.publish("/pods/2", false).await.unwrap();
         }
@@ -72,16 +114,36 @@ async fn single_writers_have_one_path() {
 #[tokio::test]
 async fn only_a_staged_volume_is_published() {
     let mut co = Co::new();
-    fails(co.publish("/pods/1", false).await, Code::FailedPrecondition, "stage the volume first");
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::FailedPrecondition,
+        "stage the volume first",
+    );
     co.fake.log_in();
-    fails(co.publish("/pods/1", false).await, Code::FailedPrecondition, "nothing is mounted at /staging");
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::FailedPrecondition,
+        "nothing is mounted at /staging",
+    );
     co.stage().await.unwrap();
     co.fs = "xfs";
-    fails(co.publish("/pods/1", false).await, Code::FailedPrecondition, "staged as ext4");
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::FailedPrecondition,
+        "staged as ext4",
+    );
     (co.fs, co.flags) = ("", vec!["noexec".to_owned()]);
-    fails(co.publish("/pods/1", false).await, Code::FailedPrecondition, "noexec");
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::FailedPrecondition,
+        "noexec",
+    );
     co.flags.clear();
-    fails(co.publish("/nowhere/1", false).await, Code::FailedPrecondition, "/nowhere/1");
+    fails(
+        co.publish("/nowhere/1", false).await,
+        Code::FailedPrecondition,
+        "/nowhere/1",
+    );
     assert_eq!(co.fake.mounted(), ["/staging"]);
 }
 
@@ -89,27 +151,56 @@ async fn only_a_staged_volume_is_published() {
 async fn what_stands_at_the_target_is_not_replaced() {
     let co = Co::new();
     co.stage().await.unwrap();
-    co.fake.world().files.insert("/pods/1".to_owned(), b"data".to_vec());
-    fails(co.publish("/pods/1", false).await, Code::FailedPrecondition, "something else");
-    fails(co.unpublish("/pods/1").await, Code::FailedPrecondition, "holds data");
+    co.fake
+        .world()
+        .files
+        .insert("/pods/1".to_owned(), b"data".to_vec());
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::FailedPrecondition,
+        "something else",
+    );
+    fails(
+        co.unpublish("/pods/1").await,
+        Code::FailedPrecondition,
+        "holds data",
+    );
     co.fake.world().dirs.insert("/pods/2".to_owned());
-    co.fake.world().files.insert("/pods/2/file".to_owned(), vec![]);
-    fails(co.unpublish("/pods/2").await, Code::FailedPrecondition, "holds data");
+    co.fake
+        .world()
+        .files
+        .insert("/pods/2/file".to_owned(), vec![]);
+    fails(
+        co.unpublish("/pods/2").await,
+        Code::FailedPrecondition,
+        "holds data",
+    );
     assert!(co.fake.world().files.contains_key("/pods/2/file"));
 }
 
 #[tokio::test]
 async fn a_raw_device_is_a_file() {
     let co = Co::raw();
-    fails(co.publish("/pods/1", false).await, Code::FailedPrecondition, "no session");
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::FailedPrecondition,
+        "no session",
+    );
     co.stage().await.unwrap();
     for _ in 0..2 {
         co.publish("/pods/1", false).await.unwrap();
     }
     assert_eq!(co.fake.ran("mount"), ["mount -o bind /dev/sdb /pods/1"]);
     let usage = co.stats("/pods/1").await.unwrap();
-    assert_eq!((usage.len(), usage[0].total, usage[0].available), (1, Bytes::GIB.as_i64(), 0));
-    fails(co.stats("/staging").await, Code::NotFound, "nothing is mounted");
+    assert_eq!(
+        (usage.len(), usage[0].total, usage[0].available),
+        (1, Bytes::GIB.as_i64(), 0)
+    );
+    fails(
+        co.stats("/staging").await,
+        Code::NotFound,
+        "nothing is mounted",
+    );
     co.unpublish("/pods/1").await.unwrap();
     assert!(!co.fake.world().files.contains_key("/pods/1"));
 }
@@ -119,8 +210,16 @@ async fn choice_9_a_raw_device_is_identified_again() {
     let co = Co::raw();
     co.stage().await.unwrap();
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
-    co.fake.world().targets.values_mut().for_each(|target| target.serial = other.to_owned());
-    fails(co.publish("/pods/1", false).await, Code::FailedPrecondition, other);
+    co.fake
+        .world()
+        .targets
+        .values_mut()
+        .for_each(|target| target.serial = other.to_owned());
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::FailedPrecondition,
+        other,
+    );
 }
 
 #[tokio::test]
@@ -131,9 +230,17 @@ async fn choice_1_unpublishing_what_never_was_is_fine() {
     co.volume_id = "never issued".to_owned();
     co.unpublish("/pods/1").await.unwrap();
     fails(co.unstage().await, Code::NotFound, "never issued");
-    fails(co.publish("/pods/1", false).await, Code::NotFound, "never issued");
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::NotFound,
+        "never issued",
+    );
     fails(co.stats("/pods/1").await, Code::NotFound, "never issued");
-    fails(co.expand("/pods/1", Bytes(1), Bytes(0)).await, Code::NotFound, "never issued");
+    fails(
+        co.expand("/pods/1", Bytes(1), Bytes(0)).await,
+        Code::NotFound,
+        "never issued",
+    );
 }
 
 #[tokio::test]
@@ -141,11 +248,13 @@ async fn a_publication_that_lost_its_device_can_go() {
     for co in [Co::new(), Co::raw()] {
         co.stage().await.unwrap();
         co.publish("/pods/1", false).await.unwrap();
-        let mut world = co.fake.world();
-        world.sessions.clear();
+        co.fake.world().sessions.clear();
         // The kernel marks a device node that is no more.
-        world.mounts.iter_mut().filter(|mount| mount.fs == "devtmpfs").for_each(|mount| mount.root += "//deleted");
-        drop(world);
+        for mount in &mut co.fake.world().mounts {
+            if mount.fs == "devtmpfs" {
+                mount.root += "//deleted";
+            }
+        }
         co.unpublish("/pods/1").await.unwrap();
         assert!(!co.fake.mounted().contains(&"/pods/1".to_owned()));
     }
@@ -154,15 +263,33 @@ async fn a_publication_that_lost_its_device_can_go() {
 #[tokio::test]
 async fn stats_count_bytes_and_inodes() {
     let co = Co::new();
-    fails(co.stats("/staging").await, Code::NotFound, "nothing is mounted");
+    fails(
+        co.stats("/staging").await,
+        Code::NotFound,
+        "nothing is mounted",
+    );
     co.stage().await.unwrap();
     co.publish("/pods/1", true).await.unwrap();
     for path in ["/staging", "/pods/1"] {
         let usage = co.stats(path).await.unwrap();
-        assert_eq!((usage[0].total, usage[0].used, usage[0].available), (1000, 300, 600));
-        assert_eq!((usage[1].total, usage[1].used, usage[1].available), (10, 3, 7));
+        assert_eq!(
+            (usage[0].total, usage[0].used, usage[0].available),
+            (1000, 300, 600)
+        );
+        assert_eq!(
+            (usage[1].total, usage[1].used, usage[1].available),
+            (10, 3, 7)
+        );
     }
     fails(co.stats("some/path").await, Code::NotFound, "not absolute");
-    fails(co.stats("/pods/2").await, Code::NotFound, "nothing is mounted");
-    fails(co.stats("/nowhere/2").await, Code::NotFound, "does not exist");
+    fails(
+        co.stats("/pods/2").await,
+        Code::NotFound,
+        "nothing is mounted",
+    );
+    fails(
+        co.stats("/nowhere/2").await,
+        Code::NotFound,
+        "does not exist",
+    );
 }

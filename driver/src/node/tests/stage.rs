@@ -24,7 +24,11 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
         ];
         assert_eq!(log[..6], expected);
         assert!(log[6].starts_with(&format!("mkfs.{fs} ")), "{log:?}");
-        assert_eq!(log[7], format!("write {} zeros", 63 << 20), "the marker is erased before the mount");
+        assert_eq!(
+            log[7],
+            format!("write {} zeros", 63 << 20),
+            "the marker is erased before the mount"
+        );
         assert_eq!(log[8], format!("mount -t {fs} /dev/sdb /staging"));
     }
 }
@@ -35,7 +39,10 @@ async fn staging_twice_changes_nothing() {
     co.stage().await.unwrap();
     co.stage().await.unwrap();
     assert_eq!(co.fake.mounted(), ["/staging"]);
-    assert_eq!((co.fake.ran("mkfs").len(), co.fake.ran("mount").len()), (1, 1));
+    assert_eq!(
+        (co.fake.ran("mkfs").len(), co.fake.ran("mount").len()),
+        (1, 1)
+    );
     assert_eq!(co.fake.world().sessions.len(), 1);
 }
 
@@ -60,7 +67,10 @@ async fn flags_and_reader_modes_reach_mount() {
     let mut co = Co::new();
     (co.flags, co.mode) = (vec!["noatime".to_owned()], Mode::SingleNodeReaderOnly);
     co.stage().await.unwrap();
-    assert_eq!(co.fake.ran("mount"), ["mount -t ext4 -o noatime,ro /dev/sdb /staging"]);
+    assert_eq!(
+        co.fake.ran("mount"),
+        ["mount -t ext4 -o noatime,ro /dev/sdb /staging"]
+    );
     co.stage().await.unwrap();
 }
 
@@ -70,15 +80,26 @@ async fn choice_9_the_serial_is_read_fresh() {
     co.fake.log_in();
     // The mapping was given to another LUN under the live session: sysfs still tells the old serial.
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
-    co.fake.world().targets.values_mut().for_each(|target| target.serial = other.to_owned());
+    co.fake
+        .world()
+        .targets
+        .values_mut()
+        .for_each(|target| target.serial = other.to_owned());
     fails(co.stage().await, Code::FailedPrecondition, other);
     assert!(co.fake.world().content.is_empty(), "nothing was written");
-    assert!(co.fake.world().sessions.is_empty() && co.fake.world().records.is_empty(), "and nobody is logged in");
+    assert!(
+        co.fake.world().sessions.is_empty() && co.fake.world().records.is_empty(),
+        "and nobody is logged in"
+    );
 }
 
 #[tokio::test]
 async fn choice_9_only_a_blank_disk_is_formatted() {
-    let probe = |status, stdout: &str| Exit { status, stdout: stdout.to_owned(), stderr: String::new() };
+    let probe = |status, stdout: &str| Exit {
+        status,
+        stdout: stdout.to_owned(),
+        stderr: String::new(),
+    };
     for (put_at, blkid, cause) in [
         (0, None, "not blank"),
         ((1 << 30) - 1, None, "not blank"),
@@ -101,9 +122,17 @@ async fn choice_9_only_a_blank_disk_is_formatted() {
 async fn choice_9_an_unreadable_disk_or_a_failed_probe_is_never_blank() {
     let co = Co::new();
     co.fake.world().unreadable = true;
-    fails(co.stage().await, Code::Unavailable, "looking for a file system");
+    fails(
+        co.stage().await,
+        Code::Unavailable,
+        "looking for a file system",
+    );
     co.fake.world().unreadable = false;
-    for (status, stderr) in [(1, ""), (4, "usage"), (2, "error: /dev/sdb: Input/output error")] {
+    for (status, stderr) in [
+        (1, ""),
+        (4, "usage"),
+        (2, "error: /dev/sdb: Input/output error"),
+    ] {
         co.fake.answer("blkid", status, stderr);
         fails(co.stage().await, Code::Unavailable, "blkid");
     }
@@ -115,7 +144,11 @@ async fn choice_9_an_unreadable_disk_or_a_failed_probe_is_never_blank() {
 async fn choice_9_another_file_system_is_left_alone() {
     let co = Co::with_fs("ext4");
     co.fake.put_file_system(FsType::Xfs, Bytes::GIB);
-    fails(co.stage().await, Code::FailedPrecondition, "it holds xfs, not ext4");
+    fails(
+        co.stage().await,
+        Code::FailedPrecondition,
+        "it holds xfs, not ext4",
+    );
     assert!(co.fake.ran("mkfs").is_empty());
     let co = Co::with_fs("xfs");
     co.fake.put_file_system(FsType::Xfs, Bytes::GIB);
@@ -132,7 +165,11 @@ async fn choice_9_an_interrupted_mkfs_is_started_again() {
     co.stage().await.unwrap();
     assert_eq!(co.fake.ran("mkfs").len(), 2);
     let uuid = UUID.parse().unwrap();
-    let mark = co.fake.read_device("/dev/sdb", marker::PLACE, crate::host::Via::Disk).await.unwrap();
+    let mark = co
+        .fake
+        .read_device("/dev/sdb", marker::PLACE, crate::host::Via::Disk)
+        .await
+        .unwrap();
     assert_eq!(marker::read(&mark, &uuid), marker::Seen::None);
 }
 
@@ -140,16 +177,27 @@ async fn choice_9_an_interrupted_mkfs_is_started_again() {
 async fn choice_9_a_crash_after_mkfs_only_erases_the_marker() {
     let co = Co::new();
     co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
-    co.fake.write(marker::PLACE.offset, &marker::block(&UUID.parse().unwrap()));
+    co.fake
+        .write(marker::PLACE.offset, &marker::block(&UUID.parse().unwrap()));
     co.stage().await.unwrap();
-    assert_eq!((co.fake.ran("mkfs").len(), co.fake.ran("write").len()), (0, 1));
+    assert_eq!(
+        (co.fake.ran("mkfs").len(), co.fake.ran("write").len()),
+        (0, 1)
+    );
 }
 
 #[tokio::test]
 async fn choice_9_the_marker_of_another_volume_is_no_permission() {
     let co = Co::new();
-    co.fake.write(marker::PLACE.offset, &marker::block(&"00000000-f296-4d4b-b712-a85c139f9dac".parse().unwrap()));
-    fails(co.stage().await, Code::FailedPrecondition, "another volume, 00000000");
+    co.fake.write(
+        marker::PLACE.offset,
+        &marker::block(&"00000000-f296-4d4b-b712-a85c139f9dac".parse().unwrap()),
+    );
+    fails(
+        co.stage().await,
+        Code::FailedPrecondition,
+        "another volume, 00000000",
+    );
 }
 
 #[tokio::test]
@@ -170,9 +218,25 @@ async fn choice_12_an_mkfs_that_does_nothing_has_failed() {
 #[tokio::test]
 async fn choice_7_the_first_portal_that_accepts_is_used() {
     let co = Co::new();
-    co.fake.answer(&format!("iscsiadm -m node -T {} -p 10.0.0.5:3260 --login", co.fake.iqn()), 8, "timed out");
-    co.stage_through(&["10.0.0.5:3260", "[fd00::5]:3261"]).await.unwrap();
-    assert_eq!(co.fake.ran("iscsiadm").iter().filter(|line| line.ends_with("--login")).count(), 2);
+    co.fake.answer(
+        &format!(
+            "iscsiadm -m node -T {} -p 10.0.0.5:3260 --login",
+            co.fake.iqn()
+        ),
+        8,
+        "timed out",
+    );
+    co.stage_through(&["10.0.0.5:3260", "[fd00::5]:3261"])
+        .await
+        .unwrap();
+    assert_eq!(
+        co.fake
+            .ran("iscsiadm")
+            .iter()
+            .filter(|line| line.ends_with("--login"))
+            .count(),
+        2
+    );
     assert_eq!(co.fake.world().sessions.len(), 1);
 }
 
@@ -187,16 +251,29 @@ async fn logins_that_fail_say_why() {
         (99, Code::Unavailable, "status 99"),
     ] {
         let co = Co::new();
-        co.fake.answer(&format!("iscsiadm -m node -T {} -p 10.0.0.5:3260 --login", co.fake.iqn()), status, "iscsiadm: Could not log into all portals");
+        co.fake.answer(
+            &format!(
+                "iscsiadm -m node -T {} -p 10.0.0.5:3260 --login",
+                co.fake.iqn()
+            ),
+            status,
+            "iscsiadm: Could not log into all portals",
+        );
         fails(co.stage().await, code, cause);
-        assert!(co.fake.world().records.is_empty() && co.fake.world().sessions.is_empty(), "nothing is left");
+        assert!(
+            co.fake.world().records.is_empty() && co.fake.world().sessions.is_empty(),
+            "nothing is left"
+        );
     }
 }
 
 #[tokio::test]
 async fn choice_17_a_login_that_hangs_is_not_final() {
     let co = Co::new();
-    co.fake.hang(&format!("iscsiadm -m node -T {} -p 10.0.0.5:3260 --login", co.fake.iqn()));
+    co.fake.hang(&format!(
+        "iscsiadm -m node -T {} -p 10.0.0.5:3260 --login",
+        co.fake.iqn()
+    ));
     fails(co.stage().await, Code::Aborted, "--login");
 }
 
@@ -204,8 +281,13 @@ async fn choice_17_a_login_that_hangs_is_not_final() {
 async fn choice_17_a_final_answer_leaves_no_session() {
     let co = Co::new();
     co.fake.write(0, b"somebody's data");
-    co.fake.answer("iscsiadm -m session -r 1 --logout", 9, "internal error");
-    fails(co.stage().await, Code::Unavailable, "logging out after a failure");
+    co.fake
+        .answer("iscsiadm -m session -r 1 --logout", 9, "internal error");
+    fails(
+        co.stage().await,
+        Code::Unavailable,
+        "logging out after a failure",
+    );
     fails(co.stage().await, Code::FailedPrecondition, "not blank");
     assert!(co.fake.world().sessions.is_empty());
 }
@@ -226,6 +308,36 @@ async fn choice_10_a_session_without_its_target_is_replaced() {
 }
 
 #[tokio::test]
+async fn choice_9_what_a_lost_target_once_said_is_no_identity() {
+    let co = Co::new();
+    co.stage().await.unwrap();
+    co.publish("/pods/1", false).await.unwrap();
+    // The rescan succeeds, and sysfs still tells the right serial.
+    co.fake.world().targets.clear();
+    fails(co.stage().await, Code::Aborted, "/pods/1");
+    fails(
+        co.expand("/staging", Bytes::GIB, Bytes(0)).await,
+        Code::Aborted,
+        "lost its target",
+    );
+    assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
+    let co = Co::raw();
+    co.stage().await.unwrap();
+    co.fake.world().targets.clear();
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::Aborted,
+        "lost its target",
+    );
+    fails(
+        co.stage().await,
+        Code::FailedPrecondition,
+        "refuses the login",
+    );
+    assert!(co.fake.world().sessions.is_empty());
+}
+
+#[tokio::test]
 async fn choice_10_a_lost_session_in_use_is_left_alone() {
     let co = Co::new();
     co.stage().await.unwrap();
@@ -242,7 +354,10 @@ async fn choice_10_a_mount_without_its_device_is_removed() {
     // Somebody logged out by hand, and sdb is no more.
     co.fake.world().sessions.clear();
     co.stage().await.unwrap();
-    assert_eq!((co.fake.mounted().len(), co.fake.ran("umount").len()), (1, 1));
+    assert_eq!(
+        (co.fake.mounted().len(), co.fake.ran("umount").len()),
+        (1, 1)
+    );
     co.fake.world().sessions.clear();
     co.fake.answer("umount /staging", 32, "target is busy");
     co.stage().await.unwrap();
@@ -251,11 +366,19 @@ async fn choice_10_a_mount_without_its_device_is_removed() {
 
 #[tokio::test]
 async fn choice_9_somebody_elses_mount_is_left_alone() {
-    for (fs, device, source) in [("ext4", "8:0", "/dev/sda"), ("tmpfs", "0:50", "tmpfs"), ("nfs4", "0:51", "nas:/x")] {
+    for (fs, device, source) in [
+        ("ext4", "8:0", "/dev/sda"),
+        ("tmpfs", "0:50", "tmpfs"),
+        ("nfs4", "0:51", "nas:/x"),
+    ] {
         let co = Co::new();
         let table = format!("1 1 {device} / /staging rw - {fs} {source} rw\n");
         co.fake.world().mounts = crate::host::mount::parse(table.as_bytes()).unwrap();
-        fails(co.stage().await, Code::FailedPrecondition, &format!("{fs} of {source}"));
+        fails(
+            co.stage().await,
+            Code::FailedPrecondition,
+            &format!("{fs} of {source}"),
+        );
         fails(co.unstage().await, Code::FailedPrecondition, fs);
         fails(co.unpublish("/staging").await, Code::FailedPrecondition, fs);
         assert_eq!(co.fake.mounted(), ["/staging"]);
@@ -290,7 +413,13 @@ async fn choice_14_staging_grows_what_is_too_small() {
         co.fake.put_file_system(fs.parse().unwrap(), Bytes::GIB);
         co.fake.grow_lun(GIB2);
         co.stage().await.unwrap();
-        assert_eq!(co.fake.ran("resize2fs").len() + co.fake.ran("xfs_growfs").len() + co.fake.ran("btrfs filesystem resize").len(), 1, "{fs}");
+        assert_eq!(
+            co.fake.ran("resize2fs").len()
+                + co.fake.ran("xfs_growfs").len()
+                + co.fake.ran("btrfs filesystem resize").len(),
+            1,
+            "{fs}"
+        );
     }
 }
 
@@ -302,7 +431,13 @@ async fn choice_14_without_the_capability_ext4_grows_unmounted() {
     co.fake.world().capable = false;
     co.stage().await.unwrap();
     let log = co.fake.world().log.clone();
-    let tail = ["resize2fs /dev/sdb", "umount /staging", "e2fsck -f -p /dev/sdb", "resize2fs /dev/sdb", "mount -t ext4 /dev/sdb /staging"];
+    let tail = [
+        "resize2fs /dev/sdb",
+        "umount /staging",
+        "e2fsck -f -p /dev/sdb",
+        "resize2fs /dev/sdb",
+        "mount -t ext4 /dev/sdb /staging",
+    ];
     assert_eq!(log[log.len() - 5..], tail);
     assert_eq!(co.fake.mounted(), ["/staging"]);
 }
@@ -311,7 +446,11 @@ async fn choice_14_without_the_capability_ext4_grows_unmounted() {
 async fn a_file_system_larger_than_its_disk_is_not_mounted() {
     let co = Co::new();
     co.fake.put_file_system(FsType::Ext4, GIB2);
-    fails(co.stage().await, Code::FailedPrecondition, "its file system is 2 GiB");
+    fails(
+        co.stage().await,
+        Code::FailedPrecondition,
+        "its file system is 2 GiB",
+    );
     assert!(co.fake.mounted().is_empty());
 }
 
@@ -321,7 +460,11 @@ async fn a_raw_device_is_only_attached() {
     co.fake.write(0, b"somebody's data");
     co.stage().await.unwrap();
     co.stage().await.unwrap();
-    assert!(co.fake.mounted().is_empty() && co.fake.ran("blkid").is_empty() && co.fake.ran("write").is_empty());
+    assert!(
+        co.fake.mounted().is_empty()
+            && co.fake.ran("blkid").is_empty()
+            && co.fake.ran("write").is_empty()
+    );
     co.mode = Mode::SingleNodeReaderOnly;
     co.stage().await.unwrap();
     assert_eq!(co.fake.ran("blockdev"), ["blockdev --setro /dev/sdb"]);

@@ -4,12 +4,19 @@ use super::*;
 
 #[tokio::test]
 async fn unstaging_leaves_nothing() {
-    for co in [Co::with_fs("ext4"), Co::with_fs("xfs"), Co::with_fs("btrfs"), Co::raw()] {
+    for co in [
+        Co::with_fs("ext4"),
+        Co::with_fs("xfs"),
+        Co::with_fs("btrfs"),
+        Co::raw(),
+    ] {
         co.stage().await.unwrap();
         for _ in 0..2 {
             co.unstage().await.unwrap();
             let world = co.fake.world();
-            assert!(world.mounts.is_empty() && world.sessions.is_empty() && world.records.is_empty());
+            assert!(
+                world.mounts.is_empty() && world.sessions.is_empty() && world.records.is_empty()
+            );
         }
     }
 }
@@ -27,7 +34,11 @@ async fn choice_10_unstaging_needs_neither_nas_nor_disk() {
     let before = co.fake.world().log.len();
     co.unstage().await.unwrap();
     let log = co.fake.world().log[before..].to_vec();
-    assert!(log.iter().all(|line| !line.contains("rescan") && !line.contains("blkid")), "{log:?}");
+    assert!(
+        log.iter()
+            .all(|line| !line.contains("rescan") && !line.contains("blkid")),
+        "{log:?}"
+    );
     assert!(co.fake.world().sessions.is_empty() && co.fake.mounted().is_empty());
 }
 
@@ -68,14 +79,21 @@ async fn choice_17_an_unmount_that_hangs_is_not_final() {
     co.stage().await.unwrap();
     co.fake.hang("umount /staging");
     fails(co.unstage().await, Code::Aborted, "umount /staging");
-    assert_eq!(co.fake.world().sessions.len(), 1, "a session under a mount stays");
+    assert_eq!(
+        co.fake.world().sessions.len(),
+        1,
+        "a session under a mount stays"
+    );
     co.unstage().await.unwrap();
 }
 
 #[tokio::test]
 async fn records_without_a_session_go_too() {
     let co = Co::new();
-    let (ours, other) = (co.fake.iqn().to_string(), "iqn.1993-08.org.debian:other".to_owned());
+    let (ours, other) = (
+        co.fake.iqn().to_string(),
+        "iqn.1993-08.org.debian:other".to_owned(),
+    );
     co.fake.world().records = [ours, other.clone()].into();
     co.unstage().await.unwrap();
     assert_eq!(co.fake.world().records, [other].into());
@@ -84,15 +102,24 @@ async fn records_without_a_session_go_too() {
 #[tokio::test]
 async fn choice_10_the_sweep_touches_only_records_that_nothing_hangs_on() {
     let other_lun = "iqn.2000-01.com.synology:00000000f2964d4bb712a85c139f9dac";
-    let own = format!("{other_lun}.{}", NodeId::derive(NODE, "an earlier initiator name"));
+    let own = format!(
+        "{other_lun}.{}",
+        NodeId::derive(NODE, "an earlier initiator name")
+    );
     let of_another_node = format!("{other_lun}.{}", NodeId::derive("worker-2", "x"));
     let foreign = "iqn.1993-08.org.debian:other".to_owned();
     let co = Co::new();
     co.stage().await.unwrap();
     let staged = co.fake.iqn().to_string();
-    co.fake.world().records.extend([own.clone(), of_another_node.clone(), foreign.clone()]);
+    co.fake
+        .world()
+        .records
+        .extend([own.clone(), of_another_node.clone(), foreign.clone()]);
     co.node.sweep().await;
-    assert_eq!(co.fake.world().records, [staged, of_another_node, foreign].into());
+    assert_eq!(
+        co.fake.world().records,
+        [staged, of_another_node, foreign].into()
+    );
 
     // A mount that lost its disk might be anybody's.
     co.fake.world().records.insert(own.clone());

@@ -1,0 +1,104 @@
+//! Running programs: deadline, kill, and what becomes of a child that does not die.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Child;
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::host::{Cmd, Exit, HostError};
+use crate::in_flight;
+
+/// How long a killed command has to go.
+const GRACE: Duration = Duration::from_secs(2);
+/// As much of a command's output as is kept.
+pub(super) const OUTPUT_LIMIT: usize = 256 << 10;
+
+/// Runs a command to its end or its deadline.
+pub(super) async fn run(cmd: &Cmd) -> Result<Exit, HostError> {
+    let mut child = spawn(cmd).map_err(|source| HostError::NotStarted {
+        program: cmd.program,
+        source,
+    })?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let finish = async { tokio::join!(child.wait(), keep(out), keep(err)) };
+    if let Ok((status, stdout, stderr)) = timeout(cmd.deadline, finish).await {
+        let status = status.map_err(|source| HostError::Io {
+            doing: format!("waiting for {}", cmd.program),
+            source,
+        })?;
+        return Ok(Exit {
+            status: number(status),
+            stdout,
+            stderr,
+        });
+    }
+    kill(&child);
+    if timeout(GRACE, child.wait()).await.is_err() {
+        abandon(cmd, child);
+    }
+    Err(HostError::Overran {
+        what: cmd.to_string(),
+        limit: cmd.deadline,
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that starts programs, with a deadline"
+)]
+fn spawn(cmd: &Cmd) -> io::Result<Child> {
+    tokio::process::Command::new(cmd.program)
+        .args(&cmd.args)
+        // Messages in English, and paths outside ASCII as they are: xfs_info asks findmnt, which escapes them in plain C.
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Its own group: a script's children go with it.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+}
+
+fn kill(child: &Child) {
+    if let Some(group) = child.id().and_then(|id| i32::try_from(id).ok()) {
+        // It may have ended in this moment; then there is nobody to kill.
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+}
+
+/// Leaves a child that does not die to a task that holds the volume's lock until it does.
+fn abandon(cmd: &Cmd, mut child: Child) {
+    let lock = in_flight::current();
+    warn!(program = cmd.program, command = %cmd, "a host command cannot be killed and is abandoned; its volume stays locked");
+    tokio::spawn(async move {
+        let _ = child.wait().await;
+        drop(lock);
+    });
+}
+
+/// Reads to the end and keeps the beginning, so that a talkative program never waits for us.
+async fn keep(pipe: Option<impl AsyncRead + Unpin>) -> String {
+    let Some(mut pipe) = pipe else {
+        return String::new();
+    };
+    let (mut kept, mut chunk) = (Vec::new(), [0; 4096]);
+    while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
+        let room = OUTPUT_LIMIT.saturating_sub(kept.len());
+        kept.extend_from_slice(&chunk[..count.min(room)]);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+fn number(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
