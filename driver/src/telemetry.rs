@@ -1,6 +1,7 @@
 //! Logs: one span per RPC, one line per finished RPC, facts in fields. Secrets are types that print nothing.
 
 use std::future::Future;
+use std::io::IsTerminal as _;
 use std::time::Instant;
 
 use tonic::{Response, Status};
@@ -26,9 +27,16 @@ pub fn start(
     level: &str,
     format: LogFormat,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let filter = EnvFilter::try_new(level)?;
+    // A bare level is meant for this driver; what its libraries say of HTTP is noise below their warnings.
+    let bare = level.parse::<tracing::Level>().is_ok();
+    let filter = if bare {
+        format!("warn,driver={level},synology_csi={level}")
+    } else {
+        level.to_owned()
+    };
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(EnvFilter::try_new(filter)?)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.try_init(),

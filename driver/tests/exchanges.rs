@@ -61,24 +61,16 @@ impl Exchange {
     }
 
     fn text(&self, name: &str) -> String {
-        match self.value(name) {
-            Value::String(text) => text,
-            other => other.to_string(),
-        }
+        let value = self.value(name);
+        value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned)
     }
 
     fn number(&self, name: &str) -> u64 {
         self.value(name)
             .as_u64()
             .unwrap_or_else(|| panic!("{name} is no number"))
-    }
-
-    fn body(&self) -> Vec<u8> {
-        self.reply.to_string().into_bytes()
-    }
-
-    fn read<T: DeserializeOwned>(&self) -> Result<T, DsmError> {
-        reply::read("the API", "the method", &self.body())
     }
 
     fn data(&self) -> &Value {
@@ -242,7 +234,7 @@ fn differences(exchange: &Exchange, call: &Call, askable: &BTreeSet<String>) -> 
                 differences.push(format!("the driver does not send {name}={recorded}"));
             }
             (None, Some(sent)) if !ADDED.contains(&name) => {
-                differences.push(format!("the driver also sends {name}={sent}"))
+                differences.push(format!("the driver also sends {name}={sent}"));
             }
             _ => {}
         }
@@ -279,11 +271,16 @@ fn seen(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
     fn told<T: DeserializeOwned>(
         exchange: &Exchange,
         tell: impl FnOnce(T) -> Value,
-    ) -> Option<Result<Value, DsmError>> {
-        Some(exchange.read::<T>().map(tell))
+    ) -> Result<Value, DsmError> {
+        reply::read::<T>(
+            "the API",
+            "the method",
+            exchange.reply.to_string().as_bytes(),
+        )
+        .map(tell)
     }
     let Request { api, method, .. } = &exchange.request;
-    match (api.as_str(), method.as_str()) {
+    Some(match (api.as_str(), method.as_str()) {
         ("SYNO.Core.ISCSI.LUN", "get") => told(
             exchange,
             |answer: LunAnswer| json!({"lun": lun_told(&answer.lun)}),
@@ -315,11 +312,11 @@ fn seen(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
             exchange,
             |answer: LocationsAnswer| json!({"volumes": answer.volumes.iter().map(location_told).collect::<Vec<_>>()}),
         ),
-        ("SYNO.Core.ISCSI.LUN" | "SYNO.Core.ISCSI.Target", _) | ("SYNO.No.Such.Api", _) => {
+        ("SYNO.Core.ISCSI.LUN" | "SYNO.Core.ISCSI.Target" | "SYNO.No.Such.Api", _) => {
             told(exchange, |_: Nothing| json!({}))
         }
-        _ => None,
-    }
+        _ => return None,
+    })
 }
 
 fn lun_told(lun: &Lun) -> Value {

@@ -235,6 +235,24 @@ impl Nas {
         self.ask(self.post("faults", &fault)?).await.map(drop)
     }
 
+    /// How many calls have matched each fault that is planted.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn fault_matches(&self) -> Result<Vec<u64>> {
+        let answer = self.ask(self.http.get(self.knob("faults"))).await?;
+        let rules = answer["faults"].as_array().context("faults")?;
+        Ok(rules.iter().map(|rule| rule["seen"].as_u64().unwrap_or_default()).collect())
+    }
+
+    /// A fresh NAS: no LUNs, targets, sessions, faults, and an empty journal.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn reset(&self) -> Result<()> {
+        self.ask(self.post("reset", &json!({}))?).await.map(drop)
+    }
+
     /// Takes all faults away; calls that hang are answered.
     ///
     /// # Errors

@@ -80,12 +80,12 @@ impl Plugin {
             &settings.folder.join("driver.log"),
             bin.as_deref(),
         )?;
-        until(
-            "the driver opens its socket",
-            async || process.check().map(|()| socket.exists()),
-            |open| *open,
-        )
-        .await?;
+        // A socket that exists is bound, but perhaps not yet listened to.
+        let opens = async || {
+            process.check()?;
+            Ok(UnixStream::connect(&socket).await.is_ok())
+        };
+        until("the driver opens its socket", opens, |open| *open).await?;
         let channel = connect(&socket).await?;
         let plugin = Self {
             process,

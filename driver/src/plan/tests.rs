@@ -106,13 +106,14 @@ fn choice_15_the_same_volume_is_adopted() {
     assert!(adopt(DRIVER, &lun(&volume), &volume).is_ok());
 }
 
+type Change = fn(&mut Lun);
+
 #[test]
 fn choice_15_another_volume_is_not() {
     let volume = asked(Range {
         required: Bytes::gib(10),
         limit: Some(Bytes::gib(10)),
     });
-    type Change = fn(&mut Lun);
     let changes: [(&str, Change); 7] = [
         ("at least", |lun| lun.size -= 1),
         ("at most", |lun| lun.size += 1),
@@ -120,10 +121,10 @@ fn choice_15_another_volume_is_not() {
         ("ADV", |lun| lun.type_str = Some("ADV".to_owned())),
         ("mark", |lun| lun.description = "mine".to_owned()),
         ("pvc-2", |lun| {
-            lun.description = lun.description.replace("pvc-1", "pvc-2")
+            lun.description = lun.description.replace("pvc-1", "pvc-2");
         }),
         ("fsType", |lun| {
-            lun.description = lun.description.replace("parameters=", "parameters=0")
+            lun.description = lun.description.replace("parameters=", "parameters=0");
         }),
     ];
     for (named, change) in changes {

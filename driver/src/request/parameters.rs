@@ -1,0 +1,229 @@
+//! A StorageClass's parameters (design choice 24). Pure.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use super::{Capability, fs_type};
+use crate::dsm::Nas;
+use crate::error::Error;
+use crate::host::filesystem::FormatOptions;
+use crate::volume::{FsType, Mark, NasName, digest};
+
+/// A LUN type as the StorageClass asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LunType {
+    /// DSM's own word: `BLUN`, `BLUN_THICK`, `ADV`, `FILE`, `THIN`.
+    Exactly(&'static str),
+    /// `thin` or nothing: what the volume's file system offers.
+    Thin,
+    /// `thick`: what the volume's file system offers.
+    Thick,
+}
+
+impl fmt::Display for LunType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exactly(word) => word,
+            Self::Thin => "thin",
+            Self::Thick => "thick",
+        })
+    }
+}
+
+const DSM_TYPES: [&str; 5] = ["BLUN", "BLUN_THICK", "ADV", "FILE", "THIN"];
+
+impl LunType {
+    /// DSM's word for it on a volume with this file system. Source: `SynologyOpenSource/synology-csi`.
+    pub fn on(&self, fs_type: &str) -> &'static str {
+        match (self, fs_type == "btrfs") {
+            (Self::Exactly(word), _) => word,
+            (Self::Thin, true) => "BLUN",
+            (Self::Thin, false) => "ADV",
+            (Self::Thick, true) => "BLUN_THICK",
+            (Self::Thick, false) => "FILE",
+        }
+    }
+}
+
+/// A StorageClass's parameters (design choice 24).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    /// The NAS: by name or alias (`nas`).
+    pub nas: Option<NasName>,
+    /// The NAS: by the host of its address (`dsm`, the official driver's word).
+    pub dsm: Option<String>,
+    /// The NAS's volume; `None` lets the driver choose.
+    pub location: Option<String>,
+    /// The LUN's type.
+    pub kind: LunType,
+    /// `type` was given.
+    pub kind_given: bool,
+    /// As asked for in the StorageClass or, failing that, in the capability.
+    pub fs_type: Option<FsType>,
+    /// Options for mkfs.
+    pub format_options: Option<String>,
+}
+
+const KNOWN: &str = "location, type, fsType, formatOptions, nas, dsm, protocol";
+
+impl Parameters {
+    /// This NAS may be meant.
+    pub fn means(&self, nas: &Nas) -> bool {
+        self.nas.as_ref().is_none_or(|name| nas.is_called(name))
+            && self.dsm.as_ref().is_none_or(|host| nas.host == *host)
+    }
+
+    /// Reads a StorageClass's parameters.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT.
+    pub fn read(map: &HashMap<String, String>, capabilities: &[Capability]) -> Result<Self, Error> {
+        let mut parameters = Self {
+            nas: None,
+            dsm: None,
+            location: None,
+            kind: LunType::Thin,
+            kind_given: false,
+            fs_type: None,
+            format_options: None,
+        };
+        let mut sorted: Vec<_> = map.iter().collect();
+        sorted.sort_unstable();
+        for (key, value) in sorted {
+            parameters.set(key, value)?;
+        }
+        for asked in capabilities.iter().filter_map(Capability::fs_type) {
+            let told = *parameters.fs_type.get_or_insert(asked);
+            if told == asked {
+                continue;
+            }
+            let remedy = format!(
+                "it disagrees with the fs_type {asked} of volume_capabilities: make them equal or leave one out"
+            );
+            return Err(match map.get("fsType").filter(|text| !text.is_empty()) {
+                Some(text) => invalid("fsType", text, &remedy),
+                None => Error::Invalid {
+                    field: "volume_capabilities.mount.fs_type".to_owned(),
+                    value: told.to_string(),
+                    remedy,
+                },
+            });
+        }
+        Ok(parameters)
+    }
+
+    /// Refuses `formatOptions` that mkfs will not be given.
+    pub(super) fn must_format(&self) -> Result<(), Error> {
+        let options = self.format_options.as_deref().unwrap_or_default();
+        match FormatOptions::parse(self.fs_type.unwrap_or(FsType::Ext4), options) {
+            Ok(_) => Ok(()),
+            Err(bad) => Err(invalid(
+                "formatOptions",
+                options,
+                &format!("{:?} stands in the way; {}", bad.word, bad.remedy),
+            )),
+        }
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), Error> {
+        match key {
+            "nas" => {
+                self.nas = Some(value.parse().map_err(|_| {
+                    invalid(
+                        key,
+                        value,
+                        "use the name of a NAS in the driver's configuration",
+                    )
+                })?);
+            }
+            "dsm" => self.dsm = Some(value.to_owned()).filter(|host| !host.is_empty()),
+            "location" => self.location = Some(location(value)?),
+            "type" => {
+                self.kind = lun_type(value)?;
+                self.kind_given = true;
+            }
+            "fsType" => self.fs_type = fs_type("parameters[fsType]", value)?,
+            "formatOptions" => {
+                self.format_options = Some(value.to_owned()).filter(|options| !options.is_empty());
+            }
+            "protocol" if value.eq_ignore_ascii_case("iscsi") => {}
+            "protocol" => return Err(invalid(key, value, "this driver speaks iscsi only")),
+            // The provisioner's own: names of claim and volume.
+            _ if key.starts_with("csi.storage.k8s.io/") => {}
+            _ => {
+                return Err(invalid(
+                    key,
+                    value,
+                    &format!("no such parameter; known are {KNOWN}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The mark of a volume made with these parameters. It covers what DSM does not store, so that a second `CreateVolume`
+    /// with other parameters is told apart.
+    pub fn mark(&self, name: &str) -> Mark {
+        let stored = format!(
+            "fsType={:?} formatOptions={:?}",
+            self.fs_type.map(FsType::as_str),
+            self.format_options
+        );
+        Mark {
+            name: name.to_owned(),
+            parameters: digest(&stored, 16),
+        }
+    }
+
+    /// What the node must know.
+    pub fn volume_context(&self) -> HashMap<String, String> {
+        let fs_type = self
+            .fs_type
+            .map(|fs_type| ("fsType".to_owned(), fs_type.to_string()));
+        let options = self
+            .format_options
+            .clone()
+            .map(|options| ("formatOptions".to_owned(), options));
+        fs_type.into_iter().chain(options).collect()
+    }
+}
+
+/// A parameter that is not accepted.
+fn invalid(key: &str, value: &str, remedy: &str) -> Error {
+    Error::Invalid {
+        field: format!("parameters[{key}]"),
+        value: value.to_owned(),
+        remedy: remedy.to_owned(),
+    }
+}
+
+fn location(value: &str) -> Result<String, Error> {
+    let number = value.strip_prefix("/volume").unwrap_or_default();
+    if (1..=4).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit()) {
+        Ok(value.to_owned())
+    } else {
+        Err(invalid(
+            "location",
+            value,
+            "name a volume of the NAS, for instance /volume1",
+        ))
+    }
+}
+
+fn lun_type(value: &str) -> Result<LunType, Error> {
+    match value {
+        "thin" => Ok(LunType::Thin),
+        "thick" => Ok(LunType::Thick),
+        _ => DSM_TYPES
+            .into_iter()
+            .find(|word| *word == value)
+            .map(LunType::Exactly)
+            .ok_or_else(|| {
+                invalid(
+                    "type",
+                    value,
+                    "use thin, thick or one of DSM's BLUN, BLUN_THICK, ADV, FILE, THIN",
+                )
+            }),
+    }
+}

@@ -1,0 +1,137 @@
+use super::*;
+use proto::csi::volume_capability::{AccessMode, BlockVolume, MountVolume, access_mode::Mode};
+use tonic::Code;
+
+fn mount(fs_type: &str, mode: Mode) -> csi::VolumeCapability {
+    let mount = MountVolume {
+        fs_type: fs_type.to_owned(),
+        ..MountVolume::default()
+    };
+    csi::VolumeCapability {
+        access_type: Some(AccessType::Mount(mount)),
+        access_mode: Some(AccessMode { mode: mode.into() }),
+    }
+}
+
+fn create(parameters: &[(&str, &str)], fs_type: &str) -> Result<CreateVolume, Error> {
+    CreateVolume::read(&csi::CreateVolumeRequest {
+        name: "pvc-1".to_owned(),
+        volume_capabilities: vec![mount(fs_type, Mode::SingleNodeWriter)],
+        parameters: parameters
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..csi::CreateVolumeRequest::default()
+    })
+}
+
+#[test]
+fn choice_24_the_articles_storage_class_works() {
+    let volume = create(
+        &[
+            ("location", "/volume1"),
+            ("type", "BLUN"),
+            ("csi.storage.k8s.io/pvc/name", "x"),
+        ],
+        "",
+    )
+    .unwrap();
+    assert_eq!(volume.parameters.kind, LunType::Exactly("BLUN"));
+    assert_eq!(volume.parameters.location.as_deref(), Some("/volume1"));
+    let official = create(
+        &[
+            ("dsm", "10.0.0.5"),
+            ("type", "thin"),
+            ("protocol", "iscsi"),
+            ("fsType", "XFS"),
+        ],
+        "xfs",
+    )
+    .unwrap();
+    assert_eq!(official.parameters.kind.on("ext4"), "ADV");
+    assert_eq!(official.parameters.fs_type, Some(FsType::Xfs));
+}
+
+#[test]
+fn choice_24_unknown_or_contradicting_parameters_are_named() {
+    for (parameters, fs_type, named) in [
+        (&[("locatoin", "/volume1")][..], "", "location, type"),
+        (&[("fsType", "xfs")], "ext4", "disagrees"),
+        (&[("fsType", "zfs")], "", "zfs"),
+        (&[("location", "/etc")], "", "/etc"),
+        (&[("type", "blun")], "", "BLUN_THICK"),
+        (&[("protocol", "smb")], "", "iscsi"),
+    ] {
+        let error = create(parameters, fs_type).unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument);
+        assert!(error.chain().contains(named), "{}", error.chain());
+    }
+}
+
+#[test]
+fn multi_node_is_for_raw_block() {
+    let error = Capability::read(
+        "volume_capability",
+        Some(&mount("", Mode::MultiNodeMultiWriter)),
+    )
+    .unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    let block = csi::VolumeCapability {
+        access_type: Some(AccessType::Block(BlockVolume {})),
+        access_mode: Some(AccessMode {
+            mode: Mode::MultiNodeMultiWriter.into(),
+        }),
+    };
+    assert!(
+        Capability::read("volume_capability", Some(&block))
+            .unwrap()
+            .multi_node()
+    );
+}
+
+#[test]
+fn choice_15_ranges_that_cannot_be_met_are_refused() {
+    let read = |required_bytes, limit_bytes| {
+        Range::read(Some(&csi::CapacityRange {
+            required_bytes,
+            limit_bytes,
+        }))
+        .map_err(|error| error.code())
+    };
+    assert_eq!(read(0, 0), Ok(Range::default()));
+    assert_eq!(
+        read(5, 0),
+        Ok(Range {
+            required: Bytes(5),
+            limit: None
+        })
+    );
+    assert_eq!(read(-1, 0), Err(Code::InvalidArgument));
+    assert_eq!(read(0, -1), Err(Code::InvalidArgument));
+    assert_eq!(read(5, 4), Err(Code::OutOfRange));
+    assert_eq!(read(i64::MAX, 0), Err(Code::OutOfRange));
+}
+
+#[test]
+fn choice_3_only_what_the_specification_bans_is_refused() {
+    for name in ["a_b", "with blanks", "ü/€", "tab\there", &"n".repeat(128)] {
+        assert!(legal_name(name).is_ok(), "{name}");
+    }
+    for name in ["bell\x07", "\0", "\u{85}", &"n".repeat(129)] {
+        assert!(legal_name(name).is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn the_mark_tells_parameters_apart() {
+    let mark = |parameters, fs_type| create(parameters, fs_type).unwrap().parameters.mark("n");
+    assert_eq!(
+        mark(&[("fsType", "xfs")], ""),
+        mark(&[("fsType", "XFS")], "xfs")
+    );
+    assert_ne!(
+        mark(&[("fsType", "xfs")], ""),
+        mark(&[("fsType", "ext4")], "")
+    );
+    assert_ne!(mark(&[("formatOptions", "-i 8192")], ""), mark(&[], ""));
+}

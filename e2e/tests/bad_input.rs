@@ -1,0 +1,156 @@
+//! Bad input gets a clear error and changes nothing: a table over all RPCs. Each row is a call, the gRPC code of its answer
+//! and what the message must say (the field, its value, and what to do); NAS and node must be as they were before.
+//! Beside it the oddities that are legal and must work.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+#[path = "bad_input/call.rs"]
+mod call;
+#[path = "bad_input/controller.rs"]
+mod controller;
+#[path = "bad_input/disk.rs"]
+mod disk;
+#[path = "bad_input/legal.rs"]
+mod legal;
+#[path = "bad_input/node.rs"]
+mod node;
+#[path = "bad_input/request.rs"]
+mod request;
+#[path = "bad_input/scene.rs"]
+mod scene;
+#[path = "bad_input/staged.rs"]
+mod staged;
+#[path = "bad_input/table.rs"]
+mod table;
+
+use e2e::world::Plan;
+use proto::csi::NodeGetInfoRequest;
+use serde_json::json;
+
+use node::Node;
+use scene::Scene;
+use staged::AtWork;
+use table::Tally;
+
+#[tokio::test]
+async fn the_controller_refuses_bad_input() {
+    let world = Plan::controller().start().await.unwrap();
+    let scene = Scene::set(&world).await.unwrap();
+    let mut tally = Tally::default();
+    for rows in [
+        controller::create_messages(),
+        controller::create_state(),
+        controller::delete_rows(&scene),
+        controller::publish_rows(&scene),
+        controller::expand_rows(&scene),
+        controller::questions(&scene),
+        controller::not_offered(),
+    ] {
+        tally.refused(&world, rows).await;
+    }
+    tally.finish("bad input, controller", 250);
+}
+
+#[tokio::test]
+async fn the_controller_refuses_what_a_small_or_broken_nas_cannot_do() {
+    let mut tally = Tally::default();
+    let mut plan = Plan::controller();
+    plan.nas.more = vec!["--model", "DS223"];
+    let small = plan.start().await.unwrap();
+    tally
+        .refused(&small, controller::too_many(&small).await.unwrap())
+        .await;
+    let broken = Plan::controller().start().await.unwrap();
+    for volume in ["volume1", "volume2"] {
+        broken
+            .nas
+            .patch_volume(volume, &json!({"status": "crashed"}))
+            .await
+            .unwrap();
+    }
+    tally.refused(&broken, controller::broken()).await;
+    tally.finish("bad input, a small and a broken NAS", 5);
+}
+
+#[tokio::test]
+async fn the_controller_takes_legal_oddities() {
+    let world = Plan::controller().start().await.unwrap();
+    let mut tally = Tally::default();
+    legal::lives(&world, &mut tally).await;
+    legal::calls(&world, &mut tally).await;
+    legal::smaller_retry(&world, &mut tally).await;
+    legal::many_nodes(&world, &mut tally).await;
+    legal::alias(&world, &mut tally).await;
+    tally.finish("legal oddities, controller", 80);
+    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_node_refuses_bad_input() {
+    let world = Plan::whole().start().await.unwrap();
+    let mut tally = Tally::default();
+    let info = world
+        .plugin
+        .node()
+        .node_get_info(NodeGetInfoRequest {})
+        .await
+        .unwrap();
+    let node = Node::at(world.folder(), info.into_inner().node_id);
+    // Without any target the portal would not even answer.
+    Scene::set(&world).await.unwrap();
+    for rows in [
+        node::stage_rows(&node),
+        node::publish_rows(&node),
+        node::undo_rows(&node),
+        node::measure_rows(&node),
+    ] {
+        tally.refused(&world, rows).await;
+    }
+    let name = world
+        .initiator()
+        .unwrap()
+        .root()
+        .join("etc/iscsi/initiatorname.iscsi");
+    std::fs::remove_file(name).unwrap();
+    tally.refused(&world, node::no_initiator()).await;
+    tally.finish("bad input, node", 200);
+}
+
+#[tokio::test]
+async fn the_node_touches_no_disk_that_is_not_the_volumes() {
+    if e2e::skip::needs_root("bad input: disks") {
+        return;
+    }
+    let world = Plan::whole().start().await.unwrap();
+    let mut tally = Tally::default();
+    disk::spoiled(&world, &mut tally).await;
+    disk::unreadable(&world, &mut tally).await;
+    tally.finish("bad input, disks", 19);
+    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_node_at_work_refuses_bad_input() {
+    if e2e::skip::needs_root("bad input: a node at work") {
+        return;
+    }
+    let world = Plan::whole().start().await.unwrap();
+    let mut tally = Tally::default();
+    let at_work = AtWork::set(&world).await.unwrap();
+    tally.refused(&world, at_work.rows()).await;
+    at_work.end(&world).await.unwrap();
+    tally.finish("bad input, a node at work", 37);
+    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_node_takes_legal_oddities() {
+    if e2e::skip::needs_root("legal oddities: node") {
+        return;
+    }
+    let world = Plan::whole().start().await.unwrap();
+    let mut tally = Tally::default();
+    staged::legal(&world, &mut tally).await;
+    tally.finish("legal oddities, node", 25);
+    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+}

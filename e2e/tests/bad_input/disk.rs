@@ -1,0 +1,268 @@
+//! Disks that must not become a file system: what is on them is somebody's, they are not the volume's, or they cannot be
+//! read. Each row makes a volume, spoils it, and stages it; nothing may be written to it then.
+
+use std::fs::File;
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use e2e::life::{Content, Life};
+use e2e::world::World;
+use e2e::{GIB, MIB, process, tools};
+use serde_json::{Value, json};
+use tonic::Code::{self, FailedPrecondition, Unavailable};
+
+use crate::staged::stage;
+use crate::table::{Tally, row};
+
+/// A way to spoil a volume's disk.
+struct Spoiled {
+    name: &'static str,
+    /// What it is staged as.
+    fs: &'static str,
+    spoil: fn(&Disk) -> Result<()>,
+    code: Code,
+    says: &'static [&'static str],
+}
+
+/// What the rows reach into.
+struct Disk {
+    /// The file behind the LUN.
+    file: PathBuf,
+    /// The file that says what a login finds.
+    target: PathBuf,
+}
+
+const WIPE: &str = "nothing was written; if the data may go, wipe the LUN";
+
+#[rustfmt::skip] // A row is a line.
+const ROWS: [Spoiled; 17] = [
+    Spoiled { name: "an xfs where ext4 is wanted", fs: "ext4", spoil: |disk| disk.mkfs("mkfs.xfs", &["-q"]), code: FailedPrecondition, says: &["it holds xfs, not ext4", WIPE] },
+    Spoiled { name: "an ext4 where xfs is wanted", fs: "xfs", spoil: |disk| disk.mkfs("mkfs.ext4", &["-q"]), code: FailedPrecondition, says: &["it holds ext4, not xfs", WIPE] },
+    Spoiled { name: "an ext3 where ext4 is wanted", fs: "ext4", spoil: |disk| disk.mkfs("mkfs.ext4", &["-q", "-t", "ext3"]), code: FailedPrecondition, says: &["it holds ext3, not ext4", WIPE] },
+    Spoiled { name: "an ext4 where btrfs is wanted", fs: "btrfs", spoil: |disk| disk.mkfs("mkfs.ext4", &["-q"]), code: FailedPrecondition, says: &["it holds ext4, not btrfs", WIPE] },
+    Spoiled { name: "swap space", fs: "ext4", spoil: |disk| disk.mkfs("mkswap", &[]), code: FailedPrecondition, says: &["it holds swap, not ext4", WIPE] },
+    Spoiled { name: "a partition table", fs: "ext4", spoil: partition, code: FailedPrecondition, says: &["it holds dos partition table, not ext4", WIPE] },
+    Spoiled { name: "a LUKS header", fs: "xfs", spoil: |disk| disk.put(0, b"LUKS\xba\xbe\0\x01"), code: FailedPrecondition, says: &["it holds crypto_LUKS, not xfs", WIPE] },
+    Spoiled { name: "a physical volume of LVM", fs: "ext4", spoil: |disk| disk.put(512, &lvm_label()), code: FailedPrecondition, says: &["it holds LVM2_member, not ext4", WIPE] },
+    Spoiled { name: "several signatures", fs: "ext4", spoil: two_file_systems, code: FailedPrecondition, says: &["signatures of several", WIPE] },
+    Spoiled { name: "data that nobody knows, at the start", fs: "ext4", spoil: |disk| disk.noise(0, 4096), code: FailedPrecondition, says: &["not blank", "of a kind unknown to blkid", WIPE] },
+    Spoiled { name: "data that nobody knows, in the middle", fs: "xfs", spoil: |disk| disk.noise(GIB as u64 / 2, 64 << 20), code: FailedPrecondition, says: &["not blank", "of a kind unknown to blkid", WIPE] },
+    Spoiled { name: "data that nobody knows, at the end", fs: "btrfs", spoil: |disk| disk.noise((GIB - MIB) as u64, MIB as u64), code: FailedPrecondition, says: &["not blank", "of a kind unknown to blkid", WIPE] },
+    Spoiled { name: "an ext4 whose superblock is lost", fs: "ext4", spoil: |disk| disk.mkfs("mkfs.ext4", &["-q"]).and_then(|()| disk.put(1024, &[0; 1024])), code: FailedPrecondition, says: &["not blank", WIPE] },
+    Spoiled { name: "a file system larger than the disk", fs: "ext4", spoil: cut_short, code: FailedPrecondition, says: &["its file system is 2 GiB and the disk only 1 GiB", "give it its old size again"] },
+    Spoiled { name: "another serial: the mapping index was used again", fs: "ext4", spoil: |disk| disk.unit("serial", "0f5a1c9e-0000-4000-8000-00000000beef"), code: FailedPrecondition, says: &["its unit serial is 0f5a1c9e-0000-4000-8000-00000000beef", "check the target's mappings"] },
+    Spoiled { name: "no serial", fs: "ext4", spoil: |disk| disk.unit("serial", ""), code: FailedPrecondition, says: &["its unit serial is", "check the target's mappings"] },
+    Spoiled { name: "a target that is switched off", fs: "ext4", spoil: |disk| disk.target("enabled", json!(false)), code: FailedPrecondition, says: &["logging in to iqn.", "still published to this node"] },
+];
+
+/// Every row.
+pub(crate) async fn spoiled(world: &World, tally: &mut Tally) {
+    // A good one first: what is refused after it is refused for its disk.
+    let good = published(world, "good", "ext4").await;
+    tally.twice(world, "a blank disk", stage(&good)).await;
+    good.unstage(world).await.unwrap();
+    gone(world, &good).await;
+    for (number, spoiled) in ROWS.into_iter().enumerate() {
+        let volume = published(world, &format!("spoiled-{number}"), spoiled.fs).await;
+        let disk = Disk::of(world, &volume).unwrap();
+        let export = std::fs::read(&disk.target).unwrap();
+        (spoiled.spoil)(&disk).unwrap_or_else(|error| panic!("{}: {error:#}", spoiled.name));
+        let before = disk.fingerprint().unwrap();
+        let words = spoiled.says.iter().copied();
+        tally
+            .refused(
+                world,
+                vec![row(spoiled.name, stage(&volume), spoiled.code, words)],
+            )
+            .await;
+        tally.check(disk.fingerprint().unwrap() == before, || {
+            format!("{}: something was written to the disk", spoiled.name)
+        });
+        std::fs::write(&disk.target, export).unwrap();
+        gone(world, &volume).await;
+    }
+}
+
+/// A disk that cannot be read: the LUN's file is put behind a device that is larger than what is left of the file.
+pub(crate) async fn unreadable(world: &World, tally: &mut Tally) {
+    let volume = published(world, "unreadable", "ext4").await;
+    let disk = Disk::of(world, &volume).unwrap();
+    let (export, short) = (
+        std::fs::read(&disk.target).unwrap(),
+        world.folder().join("short.img"),
+    );
+    File::create(&short).unwrap().set_len(GIB as u64).unwrap();
+    let torn = Loop::of(&short).unwrap();
+    File::options()
+        .write(true)
+        .open(&short)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    disk.unit("file", &torn.0).unwrap();
+    let refused = row(
+        "a disk that cannot be read",
+        stage(&volume),
+        Unavailable,
+        ["/dev/loop", "Input/output error"],
+    );
+    // The answer is not final, so the session may stay for the next try.
+    tally
+        .refused_but(world, refused, &["the node's", "the loop devices"])
+        .await;
+    volume.unstage(world).await.unwrap();
+    std::fs::write(&disk.target, export).unwrap();
+    drop(torn);
+    gone(world, &volume).await;
+}
+
+/// A published volume of 1 GiB.
+pub(crate) async fn published(world: &World, name: &str, fs: &'static str) -> Life {
+    let mut volume = Life::create(world, name, GIB, Content::Fs(fs))
+        .await
+        .unwrap();
+    volume.publish(world).await.unwrap();
+    volume
+}
+
+async fn gone(world: &World, volume: &Life) {
+    volume.unpublish(world).await.unwrap();
+    volume.delete(world).await.unwrap();
+}
+
+impl Disk {
+    fn of(world: &World, volume: &Life) -> Result<Self> {
+        let folder = world.nas.folder();
+        let file = folder.join("luns").join(format!("{}.img", volume.uuid()));
+        let iqn = volume.publish_context.get("iqn").context("not published")?;
+        let exports = std::fs::read_dir(folder.join("targets"))?
+            .flatten()
+            .map(|entry| entry.path());
+        let ours = |path: &PathBuf| {
+            std::fs::read(path).is_ok_and(|text| {
+                serde_json::from_slice::<Value>(&text).is_ok_and(|target| target["iqn"] == **iqn)
+            })
+        };
+        Ok(Self {
+            file,
+            target: exports.into_iter().find(ours).context("not exported")?,
+        })
+    }
+
+    fn mkfs(&self, program: &str, args: &[&str]) -> Result<()> {
+        let file = self.file.to_string_lossy();
+        process::run(program, args.iter().copied().chain([&*file])).map(drop)
+    }
+
+    fn put(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        Ok(File::options()
+            .write(true)
+            .open(&self.file)?
+            .write_all_at(bytes, offset)?)
+    }
+
+    fn noise(&self, offset: u64, bytes: u64) -> Result<()> {
+        let noise = self.file.with_extension("noise");
+        tools::fill(&noise, bytes, 7)?;
+        let mut file = File::options().write(true).open(&self.file)?;
+        file.seek(SeekFrom::Start(offset))?;
+        file.write_all(&std::fs::read(&noise)?)?;
+        Ok(std::fs::remove_file(noise)?)
+    }
+
+    /// Changes the logical unit that a login finds.
+    fn unit(&self, field: &str, value: &str) -> Result<()> {
+        self.change(|target| {
+            for (_, unit) in target["luns"].as_object_mut().into_iter().flatten() {
+                unit[field] = json!(value);
+            }
+        })
+    }
+
+    /// Changes the target that a login finds.
+    fn target(&self, field: &str, value: Value) -> Result<()> {
+        self.change(|target| target[field] = value)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Value)) -> Result<()> {
+        let mut target = serde_json::from_slice(&std::fs::read(&self.target)?)?;
+        change(&mut target);
+        Ok(std::fs::write(&self.target, serde_json::to_vec(&target)?)?)
+    }
+
+    /// Changes with every write to the file.
+    fn fingerprint(&self) -> Result<(i64, i64, u64, u64)> {
+        let file = std::fs::metadata(&self.file)?;
+        Ok((file.mtime(), file.mtime_nsec(), file.blocks(), file.size()))
+    }
+}
+
+/// A master boot record with one Linux partition.
+fn partition(disk: &Disk) -> Result<()> {
+    let mut record = [0; 512];
+    record[450] = 0x83;
+    record[454..458].copy_from_slice(&2048_u32.to_le_bytes());
+    record[458..462].copy_from_slice(&100_000_u32.to_le_bytes());
+    record[510..].copy_from_slice(&[0x55, 0xaa]);
+    disk.put(0, &record)
+}
+
+/// The label sector of a physical volume; `blkid` wants its checksum to be right.
+fn lvm_label() -> [u8; 512] {
+    let mut label = [0; 512];
+    label[..8].copy_from_slice(b"LABELONE");
+    label[8] = 1;
+    label[20] = 32;
+    label[24..32].copy_from_slice(b"LVM2 001");
+    label[32..64].copy_from_slice(b"abcdefghijklmnopqrstuvwxyz012345");
+    let crc = label[20..].iter().fold(0xf597_a6cf_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            if crc & 1 == 1 {
+                crc >> 1 ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            }
+        })
+    });
+    label[16..20].copy_from_slice(&crc.to_le_bytes());
+    label
+}
+
+/// A btrfs, and an ext4 made over it without a look.
+fn two_file_systems(disk: &Disk) -> Result<()> {
+    let mut superblock = [0; 4096];
+    disk.mkfs("mkfs.btrfs", &["-q"])?;
+    File::open(&disk.file)?.read_exact_at(&mut superblock, 0x1_0000)?;
+    disk.mkfs("mkfs.ext4", &["-q", "-F"])?;
+    disk.put(0x1_0000, &superblock)
+}
+
+/// The first half of an ext4 of 2 GiB.
+fn cut_short(disk: &Disk) -> Result<()> {
+    let file = File::options().write(true).open(&disk.file)?;
+    file.set_len(2 * GIB as u64)?;
+    disk.mkfs("mkfs.ext4", &["-q"])?;
+    Ok(file.set_len(GIB as u64)?)
+}
+
+/// A loop device of the test's own, freed when this is dropped.
+struct Loop(String);
+
+impl Loop {
+    fn of(file: &Path) -> Result<Self> {
+        let file = file.to_string_lossy();
+        Ok(Self(
+            process::run("losetup", ["--find", "--show", &file])?
+                .trim()
+                .to_owned(),
+        ))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = process::run("losetup", ["--detach", &self.0]);
+    }
+}

@@ -1,0 +1,280 @@
+//! Requests as a CO sends them, and ways to spoil them.
+
+use std::collections::HashMap;
+
+use e2e::GIB;
+use e2e::life::{Content, at_least, capability, create_request};
+use proto::csi;
+use proto::csi::volume_capability::AccessType;
+use proto::csi::volume_capability::access_mode::Mode;
+
+/// A uuid that no LUN has.
+pub(crate) const UUID: &str = "0f5a1c9e-0000-4000-8000-000000000000";
+/// A node that is not this one.
+pub(crate) const NODE: &str = "worker-7:0123abcd";
+/// Another.
+pub(crate) const OTHER_NODE: &str = "worker-8:89ab4567";
+
+/// The handle of a volume of the configured NAS that does not exist.
+pub(crate) fn absent() -> String {
+    format!("nas1/{UUID}")
+}
+
+/// A well-formed handle of a NAS that nobody configured.
+pub(crate) fn elsewhere() -> String {
+    format!("nas9/{UUID}")
+}
+
+/// Handles that the driver can never have issued: other forms, tricks with paths, the worst that a string may hold.
+pub(crate) fn foreign_ids() -> Vec<(&'static str, String)> {
+    vec![
+        ("a word", "some-volume".to_owned()),
+        ("a bare uuid", UUID.to_owned()),
+        ("a LUN's name", "nas1/csi-pvc-1".to_owned()),
+        ("a path upwards", format!("nas1/../{UUID}")),
+        ("a path", "/etc/passwd".to_owned()),
+        ("a slash", "/".to_owned()),
+        ("no NAS", format!("/{UUID}")),
+        ("more behind it", format!("nas1/{UUID}/..")),
+        ("upper case", format!("nas1/{}", UUID.to_uppercase())),
+        ("a NAS in upper case", format!("NAS1/{UUID}")),
+        ("NUL", format!("nas1/{UUID}\0")),
+        ("a line end", format!("nas1/{UUID}\n")),
+        ("100 kB", "x".repeat(100_000)),
+    ]
+}
+
+/// `request`, changed.
+pub(crate) fn but<T>(mut request: T, change: impl FnOnce(&mut T)) -> T {
+    change(&mut request);
+    request
+}
+
+/// A map of strings.
+pub(crate) fn map<const N: usize>(entries: [(&str, &str); N]) -> HashMap<String, String> {
+    entries
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// `capacity_range`.
+pub(crate) fn range(required_bytes: i64, limit_bytes: i64) -> csi::CapacityRange {
+    csi::CapacityRange {
+        required_bytes,
+        limit_bytes,
+    }
+}
+
+/// A file system in this mode.
+pub(crate) fn mounted(mode: Mode) -> csi::VolumeCapability {
+    capability(Content::Fs("ext4"), mode)
+}
+
+/// This file system, for one writer.
+pub(crate) fn of_type(fs_type: &'static str) -> csi::VolumeCapability {
+    capability(Content::Fs(fs_type), Mode::SingleNodeWriter)
+}
+
+/// ext4 for one writer, mounted with a flag.
+pub(crate) fn flagged(flag: &str) -> csi::VolumeCapability {
+    but(of_type("ext4"), |capability| {
+        if let Some(AccessType::Mount(mount)) = &mut capability.access_type {
+            mount.mount_flags.push(flag.to_owned());
+        }
+    })
+}
+
+/// A raw device in this mode.
+pub(crate) fn device(mode: Mode) -> csi::VolumeCapability {
+    capability(Content::Block, mode)
+}
+
+/// Capabilities that no RPC may accept, with the words that say why.
+#[rustfmt::skip] // A row is a line.
+pub(crate) fn bad_capabilities() -> Vec<(&'static str, csi::VolumeCapability, Vec<&'static str>)> {
+    let of_mode = |number| {
+        but(of_type("ext4"), |capability| {
+            capability.access_mode.get_or_insert_default().mode = number;
+        })
+    };
+    let one_node = "belongs to one node at a time";
+    vec![
+        (
+            "a capability without access type",
+            but(of_type("ext4"), |c| c.access_type = None),
+            vec!["missing", "access_type must be block or mount"],
+        ),
+        (
+            "a capability without access mode",
+            but(of_type("ext4"), |c| c.access_mode = None),
+            vec!["missing", "access_mode must be set"],
+        ),
+        (
+            "access mode UNKNOWN",
+            of_mode(0),
+            vec!["access_mode", "UNKNOWN", "choose one of the access modes"],
+        ),
+        (
+            "an access mode that CSI has not",
+            of_mode(99),
+            vec!["access_mode", "99", "choose one of the access modes"],
+        ),
+        (
+            "a file system for many writers",
+            mounted(Mode::MultiNodeMultiWriter),
+            vec!["access_mode", "MULTI_NODE_MULTI_WRITER", one_node],
+        ),
+        (
+            "a file system for many readers",
+            mounted(Mode::MultiNodeReaderOnly),
+            vec!["access_mode", "MULTI_NODE_READER_ONLY", one_node],
+        ),
+        (
+            "a file system for readers and a writer",
+            mounted(Mode::MultiNodeSingleWriter),
+            vec!["access_mode", "MULTI_NODE_SINGLE_WRITER", one_node],
+        ),
+        (
+            "a file system that the driver does not make",
+            of_type("ntfs"),
+            vec!["fs_type", "ntfs", "use ext4, xfs or btrfs"],
+        ),
+        (
+            "a path for a file system",
+            of_type("../ext4"),
+            vec!["fs_type", "../ext4", "use ext4, xfs or btrfs"],
+        ),
+    ]
+}
+
+/// `CreateVolume` of 1 GiB of ext4 in the article's StorageClass.
+pub(crate) fn create(name: &str) -> csi::CreateVolumeRequest {
+    create_request(name, GIB, Content::Fs("ext4"))
+}
+
+/// `create`, with these parameters alone.
+pub(crate) fn create_with<const N: usize>(
+    name: &str,
+    parameters: [(&str, &str); N],
+) -> csi::CreateVolumeRequest {
+    but(create(name), |request| request.parameters = map(parameters))
+}
+
+/// `create`, with the article's parameters and one more.
+pub(crate) fn create_and(name: &str, key: &str, value: &str) -> csi::CreateVolumeRequest {
+    but(create(name), |request| {
+        drop(request.parameters.insert(key.to_owned(), value.to_owned()));
+    })
+}
+
+/// `create`, of this size.
+pub(crate) fn create_sized(name: &str, required: i64, limit: i64) -> csi::CreateVolumeRequest {
+    but(create(name), |request| {
+        request.capacity_range = Some(range(required, limit));
+    })
+}
+
+pub(crate) fn delete(id: &str) -> csi::DeleteVolumeRequest {
+    csi::DeleteVolumeRequest {
+        volume_id: id.to_owned(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn publish(id: &str, node: &str) -> csi::ControllerPublishVolumeRequest {
+    let (volume_id, node_id) = (id.to_owned(), node.to_owned());
+    csi::ControllerPublishVolumeRequest {
+        volume_id,
+        node_id,
+        volume_capability: Some(of_type("ext4")),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn unpublish(id: &str, node: &str) -> csi::ControllerUnpublishVolumeRequest {
+    csi::ControllerUnpublishVolumeRequest {
+        volume_id: id.to_owned(),
+        node_id: node.to_owned(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn validate(id: &str) -> csi::ValidateVolumeCapabilitiesRequest {
+    csi::ValidateVolumeCapabilitiesRequest {
+        volume_id: id.to_owned(),
+        volume_capabilities: vec![of_type("ext4")],
+        ..Default::default()
+    }
+}
+
+pub(crate) fn get(id: &str) -> csi::ControllerGetVolumeRequest {
+    csi::ControllerGetVolumeRequest {
+        volume_id: id.to_owned(),
+    }
+}
+
+pub(crate) fn expand(id: &str, required: i64) -> csi::ControllerExpandVolumeRequest {
+    csi::ControllerExpandVolumeRequest {
+        volume_id: id.to_owned(),
+        capacity_range: Some(at_least(required)),
+        ..Default::default()
+    }
+}
+
+/// `ControllerExpandVolume` with both ends of the range.
+pub(crate) fn expand_within(
+    id: &str,
+    required: i64,
+    limit: i64,
+) -> csi::ControllerExpandVolumeRequest {
+    csi::ControllerExpandVolumeRequest {
+        capacity_range: Some(range(required, limit)),
+        ..expand(id, 0)
+    }
+}
+
+pub(crate) fn list(max_entries: i32, starting_token: &str) -> csi::ListVolumesRequest {
+    csi::ListVolumesRequest {
+        max_entries,
+        starting_token: starting_token.to_owned(),
+    }
+}
+
+pub(crate) fn capacity<const N: usize>(parameters: [(&str, &str); N]) -> csi::GetCapacityRequest {
+    csi::GetCapacityRequest {
+        parameters: map(parameters),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn unstage(id: &str, staging: &str) -> csi::NodeUnstageVolumeRequest {
+    csi::NodeUnstageVolumeRequest {
+        volume_id: id.to_owned(),
+        staging_target_path: staging.to_owned(),
+    }
+}
+
+pub(crate) fn node_unpublish(id: &str, target: &str) -> csi::NodeUnpublishVolumeRequest {
+    csi::NodeUnpublishVolumeRequest {
+        volume_id: id.to_owned(),
+        target_path: target.to_owned(),
+    }
+}
+
+pub(crate) fn stats(id: &str, path: &str) -> csi::NodeGetVolumeStatsRequest {
+    csi::NodeGetVolumeStatsRequest {
+        volume_id: id.to_owned(),
+        volume_path: path.to_owned(),
+        staging_target_path: String::new(),
+    }
+}
+
+pub(crate) fn node_expand(id: &str, path: &str, required: i64) -> csi::NodeExpandVolumeRequest {
+    let (volume_id, volume_path) = (id.to_owned(), path.to_owned());
+    csi::NodeExpandVolumeRequest {
+        volume_id,
+        volume_path,
+        capacity_range: Some(at_least(required)),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,276 @@
+//! The table: rows, how they are judged, and what must not have changed when they are refused.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+use e2e::plugin::Plugin;
+use e2e::process;
+use e2e::world::World;
+use serde_json::Value;
+use tonic::Code;
+
+use crate::call::{Answer, Call};
+
+/// A call that must be answered with a code and words, and change nothing.
+pub(crate) struct Row {
+    name: &'static str,
+    call: Call,
+    code: Code,
+    says: Vec<String>,
+}
+
+/// A row: each of `says` must be in the message: the field, its value, and what to do.
+pub(crate) fn row<S: AsRef<str>>(
+    name: &'static str,
+    call: impl Into<Call>,
+    code: Code,
+    says: impl IntoIterator<Item = S>,
+) -> Row {
+    Row {
+        name,
+        call: call.into(),
+        code,
+        says: says
+            .into_iter()
+            .map(|word| word.as_ref().to_owned())
+            .collect(),
+    }
+}
+
+/// A row that is answered with OK although there is nothing to do, and nothing is done.
+pub(crate) fn nothing_to_do(name: &'static str, call: impl Into<Call>) -> Row {
+    row::<&str>(name, call, Code::Ok, [])
+}
+
+/// Counts rows, and collects what is wrong with them.
+#[derive(Default)]
+pub(crate) struct Tally {
+    rows: BTreeMap<&'static str, usize>,
+    wrong: Vec<String>,
+}
+
+impl Tally {
+    /// Makes each call and judges it: code, words, and that NAS and node are as before.
+    pub(crate) async fn refused(&mut self, world: &World, rows: Vec<Row>) {
+        for row in rows {
+            self.refused_but(world, row, &[]).await;
+        }
+    }
+
+    /// The same for one call, after which what begins with one of `may_change` need not be as before.
+    pub(crate) async fn refused_but(&mut self, world: &World, row: Row, may_change: &[&str]) {
+        let Row {
+            name,
+            call,
+            code,
+            says,
+        } = row;
+        let before = seen(world).await.unwrap();
+        let answer = call.send(&world.plugin).await;
+        let after = seen(world).await.unwrap();
+        let (got, message) = match &answer {
+            Ok(answer) => (Code::Ok, answer.unconfirmed().unwrap_or_default()),
+            Err(status) => (status.code(), status.message()),
+        };
+        self.count(call.rpc());
+        let mut wrong = changes(&before, &after);
+        wrong.retain(|what| !may_change.iter().any(|free| what.starts_with(free)));
+        if got != code {
+            wrong.push(format!("answered {got:?}, not {code:?}"));
+        }
+        let lacks = |word: &&String| !message.contains(word.as_str());
+        wrong.extend(
+            says.iter()
+                .filter(lacks)
+                .map(|word| format!("the message lacks {word:?}")),
+        );
+        self.check(wrong.is_empty(), || {
+            format!(
+                "{}, {name}: {}; it says {message:?}",
+                call.rpc(),
+                wrong.join("; ")
+            )
+        });
+    }
+
+    /// Makes the call twice: both must succeed with the same answer, and the second change nothing.
+    pub(crate) async fn twice(
+        &mut self,
+        world: &World,
+        name: &'static str,
+        call: impl Into<Call>,
+    ) -> Option<Answer> {
+        self.twice_by(world, &world.plugin, name, call.into()).await
+    }
+
+    /// The same, by another driver.
+    pub(crate) async fn twice_by(
+        &mut self,
+        world: &World,
+        plugin: &Plugin,
+        name: &'static str,
+        call: Call,
+    ) -> Option<Answer> {
+        self.count(call.rpc());
+        let first = call.send(plugin).await;
+        let before = seen(world).await.unwrap();
+        let second = call.send(plugin).await;
+        let after = seen(world).await.unwrap();
+        match (first, second) {
+            (Ok(first), Ok(second)) => {
+                self.check(first == second, || {
+                    format!("{}, {name}: first {first:?}, then {second:?}", call.rpc())
+                });
+                let changes = changes(&before, &after);
+                self.check(changes.is_empty(), || {
+                    format!(
+                        "{}, {name}, the second time: {}",
+                        call.rpc(),
+                        changes.join("; ")
+                    )
+                });
+                Some(first)
+            }
+            (first, second) => {
+                self.wrong.push(format!(
+                    "{}, {name}: first {first:?}, then {second:?}",
+                    call.rpc()
+                ));
+                None
+            }
+        }
+    }
+
+    /// Notes what is wrong unless `right`.
+    pub(crate) fn check(&mut self, right: bool, what: impl FnOnce() -> String) {
+        if !right {
+            self.wrong.push(what());
+        }
+    }
+
+    fn count(&mut self, rpc: &'static str) {
+        *self.rows.entry(rpc).or_default() += 1;
+    }
+
+    /// Prints the number of rows and fails if anything was wrong, or if rows have got lost.
+    pub(crate) fn finish(self, title: &str, at_least: usize) {
+        let rows: usize = self.rows.values().sum();
+        let by_rpc: Vec<String> = self
+            .rows
+            .iter()
+            .map(|(rpc, rows)| format!("{rpc} {rows}"))
+            .collect();
+        eprintln!("{title}: {rows} rows ({})", by_rpc.join(", "));
+        assert!(
+            self.wrong.is_empty(),
+            "{} of {rows} rows are wrong:\n{}",
+            self.wrong.len(),
+            self.wrong.join("\n")
+        );
+        assert!(
+            rows >= at_least,
+            "{title}: only {rows} rows, at least {at_least} are expected"
+        );
+    }
+}
+
+/// Everything that a refused call must leave as it is, by name.
+type Seen = Vec<(String, String)>;
+
+async fn seen(world: &World) -> Result<Seen> {
+    let state = world.nas.state().await?;
+    let parts = state.as_object().into_iter().flatten();
+    let mut seen: Seen = parts
+        .map(|(part, value)| (format!("{part} on the NAS"), lines(value)))
+        .collect();
+    if let Some(initiator) = &world.initiator {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+        let folder = world.folder().to_string_lossy().into_owned();
+        let ours = |text: String| {
+            text.lines()
+                .filter(|line| line.contains(&folder))
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        let mut see = |what: &str, text: String| seen.push((what.to_owned(), text));
+        see("the node's sessions", initiator.status()?.to_string());
+        see(
+            "the node's records",
+            tree(&initiator.root().join("etc/iscsi"))?.join("\n"),
+        );
+        see(
+            "the node's tree",
+            tree(&initiator.root().join("sys"))?.join("\n"),
+        );
+        see("the mount table", ours(mounts));
+        see(
+            "the loop devices",
+            ours(process::run(
+                "losetup",
+                [
+                    "--list",
+                    "--noheadings",
+                    "--output",
+                    "NAME,SIZELIMIT,RO,BACK-FILE",
+                ],
+            )?),
+        );
+        see(
+            "the kubelet's folder",
+            tree(&world.folder().join("kubelet"))?.join("\n"),
+        );
+    }
+    Ok(seen)
+}
+
+fn changes(before: &Seen, after: &Seen) -> Vec<String> {
+    let pairs = before.iter().zip(after).filter(|(was, is)| was != is);
+    pairs
+        .map(|((what, was), (_, is))| {
+            format!(
+                "{what} changed: gone {:?}, new {:?}",
+                lacking(was, is),
+                lacking(is, was)
+            )
+        })
+        .collect()
+}
+
+/// Lines of `text` that `other` lacks.
+fn lacking<'a>(text: &'a str, other: &str) -> Vec<&'a str> {
+    text.lines()
+        .filter(|line| !other.lines().any(|there| there == *line))
+        .collect()
+}
+
+/// A list as a line per row.
+fn lines(value: &Value) -> String {
+    match value.as_array() {
+        Some(rows) => rows
+            .iter()
+            .map(Value::to_string)
+            .collect::<Vec<_>>()
+            .join("\n"),
+        None => value.to_string(),
+    }
+}
+
+/// Names below a folder, sorted; mounts in it are not entered.
+fn tree(folder: &Path) -> Result<Vec<String>> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let text = process::run(
+        "find",
+        [
+            folder.as_os_str(),
+            "-xdev".as_ref(),
+            "-printf".as_ref(),
+            "%p %y %s %l\\n".as_ref(),
+        ],
+    )?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort_unstable();
+    Ok(lines)
+}
