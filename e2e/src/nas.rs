@@ -242,7 +242,10 @@ impl Nas {
     pub async fn fault_matches(&self) -> Result<Vec<u64>> {
         let answer = self.ask(self.http.get(self.knob("faults"))).await?;
         let rules = answer["faults"].as_array().context("faults")?;
-        Ok(rules.iter().map(|rule| rule["seen"].as_u64().unwrap_or_default()).collect())
+        Ok(rules
+            .iter()
+            .map(|rule| rule["seen"].as_u64().unwrap_or_default())
+            .collect())
     }
 
     /// A fresh NAS: no LUNs, targets, sessions, faults, and an empty journal.

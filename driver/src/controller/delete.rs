@@ -24,7 +24,7 @@ impl Shared {
                 seen,
             });
         }
-        refuse_published(nas, id).await?;
+        refuse_published(nas, id, &lun).await?;
         let sent = nas.delete_lun(&id.uuid).await;
         // DSM deletes after it has answered: what `get` says decides. Without a yes there is nothing to wait for, and one look
         // tells whether the answer alone was lost.
@@ -83,12 +83,20 @@ async fn prove_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
     }
 }
 
-async fn refuse_published(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
-    let targets = nas
-        .targets_of(&id.uuid)
-        .await
-        .doing(|| format!("asking who uses volume {id}"))?;
+/// Refuses to delete what somebody may be using. The `lun_uuid` filter of `list` is not proven: that it shows nobody counts
+/// only if the LUN itself says so too, else the full list decides.
+async fn refuse_published(nas: &Nas, id: &VolumeId, lun: &Lun) -> Result<(), Error> {
+    let doing = || format!("asking who uses volume {id}");
+    let mut targets = nas.targets_of(&id.uuid).await.doing(doing)?;
+    if lun.is_mapped != Some(false) && plan::holders(&id.uuid, &targets).is_empty() {
+        targets = nas.targets().await.doing(doing)?;
+    }
     match plan::holders(&id.uuid, &targets).first() {
+        // Fibre Channel, for instance, is not among the targets.
+        None if lun.is_mapped == Some(true) => Err(Error::Unproven {
+            what: format!("that nobody uses volume {id}"),
+            seen: "the LUN has is_mapped true, but no target exports it".to_owned(),
+        }),
         None => Ok(()),
         Some(holder) => Err(Error::Refused {
             what: format!("deletion of volume {id}"),

@@ -32,6 +32,8 @@ pub struct Lun {
     pub status: Option<String>,
     /// Create, clone, restore or delete is under way. Always asked for.
     pub is_action_locked: Option<bool>,
+    /// Something exports it. Always asked for.
+    pub is_mapped: Option<bool>,
 }
 
 /// `type` in answers.

@@ -39,6 +39,7 @@ fn lun(asked: &CreateVolume) -> Lun {
         type_str: Some("BLUN".to_owned()),
         status: Some("normal".to_owned()),
         is_action_locked: Some(false),
+        is_mapped: Some(false),
     }
 }
 

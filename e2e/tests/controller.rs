@@ -1,0 +1,20 @@
+//! The controller of the shipped driver against a simulated NAS: one test for each design choice that binds it, named after
+//! the choice. None needs root.
+
+mod controller {
+    mod attaching;
+    mod budget;
+    mod common;
+    mod contending;
+    mod creating;
+    mod deleting;
+    mod growing;
+    mod identity;
+    mod listing;
+    mod login;
+    mod losing;
+    mod rivals;
+    mod together;
+    mod unknown;
+    mod wire;
+}

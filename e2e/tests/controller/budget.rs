@@ -1,0 +1,141 @@
+//! What each CSI call costs in requests to the NAS, on one with 100 other LUNs, and that nothing but ListVolumes grows with
+//! their number. Logins are left out: there is one for each driver's life.
+
+use anyhow::Result;
+use e2e::GIB;
+use e2e::nas::{Entry, Nas};
+use e2e::world::Plan;
+
+use super::common::{Csi, LUN, NODE_A, NODE_B, TARGET, VOLUME, calls, lun_size, now, shorts};
+
+/// The requests since `since` and the calls in them.
+async fn cost(nas: &Nas, since: u64) -> Result<(usize, Vec<Entry>)> {
+    let calls = calls(nas, since).await?;
+    let mut requests: Vec<u64> = calls.iter().map(|call| call.request).collect();
+    requests.dedup();
+    Ok((requests.len(), calls))
+}
+
+/// Its answer is as long as the NAS has LUNs or targets.
+fn grows(call: &Entry) -> bool {
+    let filter = call
+        .params
+        .get("lun_uuid")
+        .and_then(serde_json::Value::as_str)
+        .is_some_and(|uuid| !uuid.trim_matches('"').is_empty());
+    call.method == "list" && (call.api == LUN || call.api == TARGET && !filter)
+}
+
+#[tokio::test]
+async fn every_call_keeps_to_its_budget() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    world.nas.seed(100).await?;
+    let mut id = String::new();
+    let published = [NODE_A.to_owned()];
+    for (call, budget) in [
+        ("create", 2),
+        ("create again", 2),
+        ("publish", 3),
+        ("publish again", 1),
+        ("validate", 1),
+        ("get", 2),
+        ("expand", 3),
+        ("expand again", 1),
+        ("expand to less", 1),
+        ("unpublish", 2),
+        ("publish to be refused", 0),
+        ("capacity", 1),
+        ("delete", 4),
+    ] {
+        let start = now(&world.nas).await?;
+        match call {
+            "create" | "create again" => id = csi.create("pvc-1", GIB).await?,
+            "publish" | "publish again" => drop(csi.publish(&id, NODE_A).await?),
+            "publish to be refused" => assert!(csi.publish(&id, "no-node").await.is_err()),
+            "validate" => assert!(csi.validate(&id).await?),
+            "get" => assert_eq!(csi.get(&id).await?, (GIB, published.to_vec())),
+            "expand" | "expand again" => assert_eq!(csi.expand(&id, 2 * GIB).await?, 2 * GIB),
+            "expand to less" => assert_eq!(csi.expand(&id, GIB).await?, 2 * GIB),
+            "unpublish" => csi.unpublish(&id, NODE_A).await?,
+            "capacity" => assert!(csi.capacity(std::collections::HashMap::new()).await? > 0),
+            "delete" => csi.delete(&id).await?,
+            other => panic!("no such call: {other}"),
+        }
+        let (requests, calls) = cost(&world.nas, start).await?;
+        eprintln!(
+            "{call:22} {requests} of {budget}: {}",
+            shorts(&calls).join(", ")
+        );
+        assert!(
+            requests <= budget,
+            "{call} makes {requests} requests: {:?}",
+            shorts(&calls)
+        );
+        assert!(call != "expand" || lun_size(&world.nas, &id).await? == 2 * GIB);
+        assert!(
+            !call.starts_with("expand ") || requests == 1,
+            "{call}: nothing to do is one look"
+        );
+        assert!(
+            !calls.iter().any(grows),
+            "{call} grows with the number of LUNs: {calls:?}"
+        );
+        assert!(
+            calls
+                .iter()
+                .all(|made| made.api != VOLUME || call == "capacity"),
+            "{call} looks at volumes"
+        );
+    }
+    assert_eq!(world.nas.luns().await?.len(), 100);
+    Ok(())
+}
+
+#[tokio::test]
+async fn listing_costs_two_requests_for_each_nas() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    world.nas.seed(100).await?;
+    csi.create("pvc-1", GIB).await?;
+    let start = now(&world.nas).await?;
+    assert_eq!(csi.list(0, "").await?.entries.len(), 1);
+    assert_eq!(
+        shorts(&calls(&world.nas, start).await?),
+        ["LUN.list", "Target.list"]
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_slow_paths_are_bounded() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    world.nas.seed(100).await?;
+    let id = csi.create("pvc-1", GIB).await?;
+    csi.publish(&id, NODE_A).await?;
+    let start = now(&world.nas).await?;
+    assert!(csi.publish(&id, NODE_B).await.is_err());
+    // One look at who has it, and the proof that nothing is left of an earlier try for this node.
+    assert_eq!(
+        shorts(&calls(&world.nas, start).await?),
+        ["LUN.get", "Target.list", "Target.get", "Target.list"]
+    );
+    csi.unpublish(&id, NODE_A).await?;
+    csi.delete(&id).await?;
+    for (call, bound) in [
+        ("delete what is gone", 3),
+        ("unpublish what is gone", 2),
+        ("publish what is gone", 3),
+    ] {
+        let start = now(&world.nas).await?;
+        match call {
+            "delete what is gone" => csi.delete(&id).await?,
+            "unpublish what is gone" => csi.unpublish(&id, NODE_A).await?,
+            _ => assert!(csi.publish(&id, NODE_A).await.is_err()),
+        }
+        let (requests, calls) = cost(&world.nas, start).await?;
+        assert!(requests <= bound, "{call}: {:?}", shorts(&calls));
+    }
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! Listing: design choice 20. Only ours, in one order, all of it or nothing.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use e2e::GIB;
+use e2e::nas::{Nas, Settings};
+use e2e::plugin::Plugin;
+use e2e::world::{Plan, World};
+use serde_json::json;
+use tonic::Code;
+
+use super::common::{Csi, LUN, NODE_A, NODE_B, TARGET, VOLUME, lose, refuse, refused, uuid};
+
+/// All volume ids, page by page.
+async fn pages(csi: &Csi, size: i32) -> Result<Vec<Vec<String>>> {
+    let (mut pages, mut token) = (Vec::new(), String::new());
+    loop {
+        let page = csi.list(size, &token).await?;
+        pages.push(
+            page.entries
+                .into_iter()
+                .map(|entry| entry.volume.unwrap_or_default().volume_id)
+                .collect(),
+        );
+        token = page.next_token;
+        if token.is_empty() {
+            return Ok(pages);
+        }
+    }
+}
+
+#[tokio::test]
+async fn choice_20_pages_hold_ours_alone_ordered_by_uuid() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let mut ids = Vec::new();
+    for n in 0..23 {
+        ids.push(csi.create(&format!("pvc-{n}"), GIB).await?);
+        world.nas.foreign_lun(&format!("foreign-{n}"), GIB).await?;
+    }
+    ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
+    for (size, sizes) in [
+        (0, vec![23]),
+        (10, vec![10, 10, 3]),
+        (23, vec![23]),
+        (100, vec![23]),
+        (22, vec![22, 1]),
+        (1, vec![1; 23]),
+    ] {
+        let pages = pages(&csi, size).await?;
+        assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), sizes);
+        assert_eq!(pages.concat(), ids);
+    }
+    // A volume that goes between two pages takes no other with it.
+    let first = csi.list(10, "").await?;
+    csi.delete(&ids[9]).await?;
+    let second = csi.list(10, &first.next_token).await?;
+    assert_eq!(
+        second.entries[0]
+            .volume
+            .clone()
+            .unwrap_or_default()
+            .volume_id,
+        ids[10]
+    );
+    for token in [
+        "x",
+        "1",
+        "nas1",
+        &ids[0],
+        &uuid(&ids[0])[1..],
+        "00000000-0000-4000-8000-00000000000G",
+    ] {
+        refused(
+            csi.list(0, token).await,
+            Code::Aborted,
+            &[token, "starting_token"],
+        );
+    }
+    refused(
+        csi.list(-1, "").await,
+        Code::InvalidArgument,
+        &["max_entries"],
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_20_entries_tell_size_and_nodes() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let [a, b] = [csi.create("a", GIB).await?, csi.create("b", 2 * GIB).await?];
+    csi.publish(&a, NODE_A).await?;
+    csi.publish(&b, NODE_B).await?;
+    csi.unpublish(&b, NODE_B).await?;
+    let listed: HashMap<String, (i64, Vec<String>)> = csi
+        .list(0, "")
+        .await?
+        .entries
+        .into_iter()
+        .map(|entry| {
+            (
+                entry.volume.unwrap_or_default(),
+                entry.status.unwrap_or_default(),
+            )
+        })
+        .map(|(volume, status)| {
+            (
+                volume.volume_id,
+                (volume.capacity_bytes, status.published_node_ids),
+            )
+        })
+        .collect();
+    assert_eq!(
+        listed,
+        HashMap::from([(a, (GIB, vec![NODE_A.to_owned()])), (b, (2 * GIB, vec![]))])
+    );
+    Ok(())
+}
+
+/// A second NAS in a folder of its own, and a driver that knows both.
+async fn two(world: &World) -> Result<(Nas, Plugin)> {
+    let folder = world.folder().join("second");
+    std::fs::create_dir_all(&folder)?;
+    let nas = Nas::start(&folder, Settings::default()).await?;
+    let more = format!(
+        "  - name: nas2\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['127.0.0.2']\nstate_file:",
+        nas.api,
+        nas.password_file().display()
+    );
+    let plugin = world
+        .another_driver("both", |settings| {
+            settings.config = settings.config.replace("state_file:", &more);
+        })
+        .await?;
+    Ok((nas, plugin))
+}
+
+#[tokio::test]
+async fn choice_20_a_nas_that_fails_fails_the_list_and_is_never_left_out() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let (second, plugin) = two(&world).await?;
+    let csi = Csi::of(&plugin);
+    let on = |name: &str, nas: &str| {
+        let mut request = e2e::life::create_request(name, GIB, e2e::life::Content::Block);
+        request.parameters.insert("nas".to_owned(), nas.to_owned());
+        request
+    };
+    refused(
+        csi.create("x", GIB).await,
+        Code::InvalidArgument,
+        &["nas1, nas2"],
+    );
+    let mut ids = Vec::new();
+    for n in 0..6 {
+        ids.push(
+            csi.create_as(on(
+                &format!("pvc-{n}"),
+                if n % 2 == 0 { "nas1" } else { "nas2" },
+            ))
+            .await?
+            .volume_id,
+        );
+    }
+    assert_eq!(
+        (world.nas.luns().await?.len(), second.luns().await?.len()),
+        (3, 3)
+    );
+    ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
+    assert_eq!(pages(&csi, 4).await?.concat(), ids);
+
+    let ways = [
+        refuse(100),
+        refuse(105),
+        refuse(117),
+        lose(),
+        json!({"kind": "garble"}),
+        json!({"kind": "http", "status": 502}),
+    ];
+    for nas in [&world.nas, &second] {
+        for (api, method) in [(LUN, "list"), (TARGET, "list")] {
+            for way in &ways {
+                nas.fault(api, method, 1, 0, way.clone()).await?;
+                refused(
+                    csi.list(0, "").await,
+                    Code::Unavailable,
+                    &["listing the volumes of NAS"],
+                );
+                nas.no_faults().await?;
+            }
+        }
+        nas.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
+        refused(
+            csi.capacity(HashMap::new()).await,
+            Code::Unavailable,
+            &["free space"],
+        );
+        nas.no_faults().await?;
+    }
+    drop(second);
+    refused(csi.list(0, "").await, Code::Unavailable, &["nas2"]);
+    // What does not concern the dead NAS goes on.
+    assert_eq!(
+        csi.get(ids.iter().find(|id| id.starts_with("nas1/")).expect("one"))
+            .await?
+            .0,
+        GIB
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn capacity_is_what_new_luns_can_have() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let on = |path: &str| HashMap::from([("location".to_owned(), path.to_owned())]);
+    let [all, first, second] = [
+        csi.capacity(HashMap::new()).await?,
+        csi.capacity(on("/volume1")).await?,
+        csi.capacity(on("/volume2")).await?,
+    ];
+    assert_eq!((first, second, all), (20 << 40, 2 << 40, 22 << 40));
+    world
+        .nas
+        .patch_volume("volume1", &json!({"status": "crashed"}))
+        .await?;
+    assert_eq!(
+        (
+            csi.capacity(HashMap::new()).await?,
+            csi.capacity(on("/volume1")).await?
+        ),
+        (2 << 40, 0)
+    );
+    world
+        .nas
+        .patch_volume("volume2", &json!({"free": 5 * GIB}))
+        .await?;
+    assert_eq!(csi.capacity(on("/volume2")).await?, 5 * GIB);
+    refused(
+        csi.capacity(on("volume1")).await,
+        Code::InvalidArgument,
+        &["location"],
+    );
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! One login, remembered refusals, no secret in sight: design choice 23.
+
+use anyhow::{Context as _, Result};
+use e2e::GIB;
+use e2e::nas::{Nas, PASSWORD, Settings};
+use e2e::until::until;
+use e2e::world::Plan;
+use futures::future::join_all;
+use serde_json::json;
+use tonic::Code;
+
+use super::common::{AUTH, Csi, LUN, NO_UUID, NODE_A, refuse, refused};
+use super::wire::wiretap;
+
+async fn logins(nas: &Nas) -> Result<usize> {
+    Ok(nas
+        .journal(0)
+        .await?
+        .0
+        .iter()
+        .filter(|entry| entry.api == AUTH && entry.method == "login")
+        .count())
+}
+
+#[tokio::test]
+async fn choice_23_one_login_serves_all_who_wait() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let made = join_all((0..20).map(|n| csi.create_owned(format!("pvc-{n}"))))
+        .await
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    assert_eq!(logins(&world.nas).await?, 1);
+    world.nas.expire_sessions().await?;
+    let seen = join_all(made.iter().map(|id| csi.get(id))).await;
+    assert!(
+        seen.iter()
+            .all(|answer| matches!(answer, Ok((size, _)) if *size == GIB)),
+        "{seen:?}"
+    );
+    assert_eq!(logins(&world.nas).await?, 2);
+    // Unknown, timed out, ended by another login, without token: each is renewed once.
+    for (round, code) in [(3, 119), (4, 106), (5, 107), (6, 105)] {
+        world.nas.fault(LUN, "get", 1, 1, refuse(code)).await?;
+        assert_eq!(csi.get(&made[0]).await?.0, GIB);
+        assert_eq!(logins(&world.nas).await?, round, "{code}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_23_a_call_is_repeated_once_after_a_login_and_no_more() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    csi.create("pvc-1", GIB).await?;
+    world.nas.fault(LUN, "list", 1, 0, refuse(119)).await?;
+    refused(csi.list(0, "").await, Code::Unavailable, &["119"]);
+    assert_eq!(logins(&world.nas).await?, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_23_a_wrong_password_is_tried_once_even_across_restarts() -> Result<()> {
+    let mut world = Plan::controller().start().await?;
+    std::fs::write(world.nas.password_file(), "wrong")?;
+    for restarts in 0..3 {
+        let csi = Csi::of(&world.plugin);
+        join_all((0..10).map(|n| csi.create_owned(format!("pvc-{n}")))).await;
+        refused(
+            csi.delete(&format!("nas1/{NO_UUID}")).await,
+            Code::Unavailable,
+            &["\"admin\"", "400", "not tried again"],
+        );
+        refused(csi.list(0, "").await, Code::Unavailable, &["password"]);
+        assert_eq!(logins(&world.nas).await?, 1, "after {restarts} restarts");
+        world
+            .plugin
+            .process
+            .check()
+            .context("a failed login ends nothing")?;
+        world.restart_driver().await?;
+    }
+    let remembered = std::fs::read_to_string(world.folder().join("refused.json"))?;
+    assert!(!remembered.contains("wrong"), "{remembered}");
+    // Another wrong one is one more try.
+    std::fs::write(world.nas.password_file(), "wrong-too\n")?;
+    let csi = Csi::of(&world.plugin);
+    for _ in 0..3 {
+        refused(csi.create("pvc-1", GIB).await, Code::Unavailable, &["400"]);
+    }
+    assert_eq!(logins(&world.nas).await?, 2);
+    // Put right, it works without a restart, and with it the address was never locked out.
+    std::fs::write(world.nas.password_file(), format!("{PASSWORD}\n"))?;
+    csi.create("pvc-1", GIB).await?;
+    assert_eq!(logins(&world.nas).await?, 3);
+    world.restart_driver().await?;
+    Csi::of(&world.plugin).create("pvc-1", GIB).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_23_a_login_that_fails_for_another_reason_is_tried_again() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    // DSM is being upgraded; a proxy answers; the connection is lost: none of them says that the password is wrong.
+    for way in [
+        refuse(498),
+        json!({"kind": "http", "status": 502}),
+        json!({"kind": "garble"}),
+        json!({"kind": "lose_reply"}),
+    ] {
+        world.nas.fault(AUTH, "login", 1, 1, way.clone()).await?;
+        refused(csi.list(0, "").await, Code::Unavailable, &[]);
+        csi.list(0, "").await.with_context(|| way.to_string())?;
+        world.nas.expire_sessions().await?;
+    }
+    // A blocked address is left alone for a while.
+    world.nas.fault(AUTH, "login", 1, 0, refuse(407)).await?;
+    let before = logins(&world.nas).await?;
+    for _ in 0..5 {
+        refused(
+            csi.list(0, "").await,
+            Code::Unavailable,
+            &["407", "block list"],
+        );
+    }
+    assert_eq!(logins(&world.nas).await?, before + 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_23_csrf_protection_and_strict_session_ids_are_no_obstacle() -> Result<()> {
+    for more in [
+        vec!["--csrf"],
+        vec!["--strict-sid"],
+        vec!["--csrf", "--strict-sid"],
+        vec!["--dsm", "6", "--csrf"],
+    ] {
+        let nas = Settings {
+            more: more.clone(),
+            ..Settings::default()
+        };
+        let world = Plan {
+            nas,
+            ..Plan::controller()
+        }
+        .start()
+        .await?;
+        let csi = Csi::of(&world.plugin);
+        let id = csi.create("pvc-1", GIB).await?;
+        csi.publish(&id, NODE_A).await?;
+        csi.expand(&id, 2 * GIB).await?;
+        csi.unpublish(&id, NODE_A).await?;
+        csi.delete(&id).await?;
+        assert_eq!(logins(&world.nas).await?, 1, "{more:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_23_the_session_is_ended_on_exit() -> Result<()> {
+    let mut world = Plan::controller().start().await?;
+    Csi::of(&world.plugin).list(0, "").await?;
+    assert!(world.plugin.process.terminate().await?);
+    let entries = world.nas.journal(0).await?.0;
+    let logout = entries.last().context("calls")?;
+    assert_eq!(
+        (logout.short().as_str(), logout.code),
+        ("Auth.logout", None)
+    );
+    Ok(())
+}
+
+/// The text behind `key` in quotes.
+fn quoted<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.split_once(&format!("\"{key}\":\""))?
+        .1
+        .split('"')
+        .next()
+}
+
+#[tokio::test]
+async fn choice_23_no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
+    let nas = Settings {
+        more: vec!["--csrf"],
+        ..Settings::default()
+    };
+    let world = Plan {
+        nas,
+        ..Plan::controller()
+    }
+    .start()
+    .await?;
+    let (url, wire) = wiretap(&world.nas.api, |_| {}).await?;
+    let mut plugin = world
+        .another_driver("tapped", |settings| {
+            settings.config = settings.config.replace(&world.nas.api, &url);
+            settings.log_level = "trace,h2=trace".to_owned();
+        })
+        .await?;
+    let csi = Csi::of(&plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    world.nas.expire_sessions().await?;
+    csi.publish(&id, NODE_A).await?;
+    let mut told = String::new();
+    for way in [
+        json!({"kind": "garble"}),
+        json!({"kind": "lose_reply"}),
+        json!({"kind": "http", "status": 500}),
+    ] {
+        world.nas.expire_sessions().await?;
+        world.nas.fault(AUTH, "login", 1, 1, way).await?;
+        told += csi.get(&id).await.expect_err("no login").message();
+    }
+    std::fs::write(world.nas.password_file(), "wrong-secret-77aa")?;
+    world.nas.expire_sessions().await?;
+    told += csi.get(&id).await.expect_err("no login").message();
+    std::fs::write(world.nas.password_file(), PASSWORD)?;
+    csi.unpublish(&id, NODE_A).await?;
+    csi.delete(&id).await?;
+    assert!(plugin.process.terminate().await?);
+    let log = std::fs::read_to_string(world.folder().join("tapped").join("driver.log"))?;
+    assert!(
+        log.contains("TRACE") && log.contains("DSM call"),
+        "the log is as talkative as can be"
+    );
+    told += &log;
+    let wire = String::from_utf8_lossy(&wire.lock().expect("not poisoned")).into_owned();
+    let mut secrets = vec![PASSWORD.to_owned(), "wrong-secret-77aa".to_owned()];
+    for answer in wire.split("\r\n\r\n") {
+        secrets.extend(
+            ["sid", "synotoken"]
+                .iter()
+                .filter_map(|key| quoted(answer, key))
+                .map(str::to_owned),
+        );
+    }
+    assert!(
+        secrets.len() >= 8,
+        "sid and token of several logins: {}",
+        secrets.len()
+    );
+    let urls: Vec<&str> = wire
+        .split("\r\n")
+        .filter(|line| line.starts_with("POST ") || line.starts_with("GET "))
+        .collect();
+    assert!(urls.len() > 10);
+    for secret in &secrets {
+        assert!(
+            !told.contains(secret.as_str()),
+            "{secret:?} is in the log or in an answer: {:?}",
+            told.lines().find(|line| line.contains(secret.as_str()))
+        );
+        assert!(
+            wire.contains(secret.as_str()) && urls.iter().all(|url| !url.contains(secret.as_str())),
+            "{secret:?} is in a URL"
+        );
+    }
+    let refusals = std::fs::read_to_string(world.folder().join("refused.json")).unwrap_or_default();
+    assert!(
+        secrets
+            .iter()
+            .all(|secret| !refusals.contains(secret.as_str())),
+        "{refusals}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_23_a_driver_whose_nas_comes_back_needs_no_restart() -> Result<()> {
+    let mut world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    world.nas.restart().await?;
+    until(
+        "the NAS answers again",
+        async || Ok(csi.get(&id).await.is_ok()),
+        |ok| *ok,
+    )
+    .await?;
+    assert_eq!(
+        logins(&world.nas).await?,
+        1,
+        "the journal begins anew with the NAS"
+    );
+    Ok(())
+}

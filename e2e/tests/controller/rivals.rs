@@ -1,0 +1,231 @@
+//! Two controllers at once, for sidecars elect their leaders one by one: design choices 5 and 22.
+
+use anyhow::Result;
+use e2e::GIB;
+use e2e::plugin::Plugin;
+use e2e::world::{Plan, World};
+use futures::future::join;
+use serde_json::json;
+use tonic::Code;
+
+use super::common::{
+    Csi, LUN, NODE_A, NODE_B, TARGET, administrator, exports, hang, iqn, iqns, lose, not_final,
+    now, refused, until_called, uuid,
+};
+
+async fn rival(world: &World) -> Result<Plugin> {
+    world.another_driver("rival", |_| {}).await
+}
+
+#[tokio::test]
+async fn choice_5_two_controllers_never_publish_to_two_nodes() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let plugin = rival(&world).await?;
+    let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
+    let id = one.create("pvc-1", GIB).await?;
+    let delay = |ms: u64| json!({"kind": "delay", "ms": ms});
+    // Whichever call is slow for whichever of the two, their calls fall between each other's in another order.
+    let slow = [
+        (LUN, "get"),
+        (TARGET, "create"),
+        (LUN, "map_target"),
+        (TARGET, "list"),
+    ];
+    let (mut won, mut neither) = (0, 0);
+    for (api, method) in slow {
+        for nth in [1, 2] {
+            world.nas.fault(api, method, nth, 1, delay(60)).await?;
+            world.nas.fault(api, method, nth + 1, 1, delay(120)).await?;
+            let (a, b) = join(one.publish(&id, NODE_A), two.publish(&id, NODE_B)).await;
+            world.nas.no_faults().await?;
+            let case = format!("{method} {nth}: {a:?} {b:?}");
+            assert!(a.is_err() || b.is_err(), "{case}");
+            let exports = exports(&world.nas, &id).await?;
+            for (answer, node) in [(&a, NODE_A), (&b, NODE_B)] {
+                assert_eq!(
+                    answer.is_ok(),
+                    exports.contains(&iqn(&id, node)),
+                    "{case}, {exports:?}"
+                );
+            }
+            won += usize::from(a.is_ok() || b.is_ok());
+            neither += usize::from(a.is_err() && b.is_err());
+            one.unpublish(&id, "").await?;
+            assert_eq!(iqns(&world.nas).await?, Vec::<String>::new());
+        }
+    }
+    assert_eq!(won + neither, 8);
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_5_two_that_map_before_either_looks_both_step_back() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let plugin = rival(&world).await?;
+    let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
+    let id = one.create("pvc-1", GIB).await?;
+    // Both have looked before either maps, both have mapped before either looks again, and neither gives way before that.
+    for (api, method) in [(TARGET, "create"), (LUN, "map_target"), (TARGET, "get")] {
+        world
+            .nas
+            .fault(api, method, 1, 2, json!({"kind": "delay", "ms": 500}))
+            .await?;
+    }
+    let (a, b) = join(one.publish(&id, NODE_A), two.publish(&id, NODE_B)).await;
+    refused(a, Code::FailedPrecondition, &[NODE_B, &iqn(&id, NODE_B)]);
+    refused(b, Code::FailedPrecondition, &[NODE_A, &iqn(&id, NODE_A)]);
+    assert_eq!(iqns(&world.nas).await?, Vec::<String>::new());
+    one.publish(&id, NODE_A).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_5_a_publication_in_use_survives_a_rival_that_is_in_the_act() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let plugin = rival(&world).await?;
+    let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
+    let id = one.create("pvc-1", GIB).await?;
+    let context = one.publish(&id, NODE_A).await?;
+    // What a controller leaves that is killed after the map: the target of another node, and nobody who was told of it.
+    administrator(
+        &world,
+        &[
+            ("api", TARGET),
+            ("version", "1"),
+            ("method", "create"),
+            ("name", "left-behind"),
+            ("iqn", &iqn(&id, NODE_B)),
+        ],
+    )
+    .await?;
+    let lun = format!("\"{}\"", uuid(&id));
+    administrator(
+        &world,
+        &[
+            ("api", LUN),
+            ("version", "1"),
+            ("method", "map_target"),
+            ("uuid", &lun),
+            ("target_ids", "[2]"),
+        ],
+    )
+    .await?;
+    let before = world.nas.state().await?;
+    for (csi, node, other) in [(&one, NODE_A, NODE_B), (&two, NODE_B, NODE_A)] {
+        // A target that was mapped before the call may be in use: it stays, and so the answer is not final.
+        let status = csi.publish(&id, node).await.expect_err("two nodes");
+        not_final(node, &status);
+        assert!(
+            status.message().contains(&iqn(&id, other)) && status.message().contains(other),
+            "{}",
+            status.message()
+        );
+    }
+    assert_eq!(world.nas.state().await?, before);
+    two.unpublish(&id, NODE_B).await?;
+    assert_eq!(one.publish(&id, NODE_A).await?, context);
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_5_a_second_node_leaves_nothing_behind_whatever_reply_is_lost() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    csi.publish(&id, NODE_A).await?;
+    let before = world.nas.state().await?;
+    for (api, method) in [
+        (LUN, "get"),
+        (TARGET, "create"),
+        (TARGET, "get"),
+        (LUN, "map_target"),
+        (TARGET, "list"),
+        (TARGET, "delete"),
+    ] {
+        world.nas.fault(api, method, 1, 1, lose()).await?;
+        let status = csi.publish(&id, NODE_B).await.expect_err("A has it");
+        if status.code() == Code::FailedPrecondition {
+            assert_eq!(
+                world.nas.state().await?,
+                before,
+                "{method}: a final answer, but something is left"
+            );
+        } else {
+            not_final(method, &status);
+        }
+        world.nas.no_faults().await?;
+        refused(
+            csi.publish(&id, NODE_B).await,
+            Code::FailedPrecondition,
+            &[NODE_A],
+        );
+        assert_eq!(world.nas.state().await?, before, "{method}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_22_two_controllers_grow_and_delete_the_same_volume() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let plugin = rival(&world).await?;
+    let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
+    let id = one.create("pvc-1", GIB).await?;
+    let start = now(&world.nas).await?;
+    // One has read 1 GiB and is about to ask for 2 when the other makes it 3: nothing may shrink.
+    world.nas.fault(LUN, "set", 1, 1, hang()).await?;
+    let slow = tokio::spawn({
+        let (one, id) = (one.clone(), id.clone());
+        async move { one.expand(&id, 2 * GIB).await }
+    });
+    until_called(&world.nas, start, "LUN.set").await?;
+    assert_eq!(two.expand(&id, 3 * GIB).await?, 3 * GIB);
+    world.nas.no_faults().await?;
+    assert_eq!(slow.await??, 3 * GIB);
+    assert_eq!(one.get(&id).await?.0, 3 * GIB);
+
+    let (a, b) = join(one.delete(&id), two.delete(&id)).await;
+    for answer in [a, b] {
+        if let Err(status) = answer {
+            not_final("delete", &status);
+        }
+    }
+    one.delete(&id).await?;
+    two.delete(&id).await?;
+    assert_eq!(world.leftovers().await?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_18_two_controllers_make_one_volume_of_one_name() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let plugin = rival(&world).await?;
+    let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
+    for name in ["a", "b", "c", "d"] {
+        let (a, b) = join(one.create(name, GIB), two.create(name, GIB)).await;
+        assert_eq!(a?, b?);
+    }
+    assert_eq!(world.nas.luns().await?.len(), 4);
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_5_two_controllers_publish_and_unpublish_the_same_publication() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let plugin = rival(&world).await?;
+    let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
+    let id = one.create("pvc-1", GIB).await?;
+    for _ in 0..4 {
+        let (a, b) = join(one.publish(&id, NODE_A), two.publish(&id, NODE_A)).await;
+        assert_eq!(a?, b?);
+        assert_eq!(iqns(&world.nas).await?, [iqn(&id, NODE_A)]);
+        let (a, b) = join(one.unpublish(&id, NODE_A), two.unpublish(&id, NODE_A)).await;
+        for answer in [a, b] {
+            if let Err(status) = answer {
+                not_final("unpublish", &status);
+            }
+        }
+        one.unpublish(&id, NODE_A).await?;
+        assert_eq!(iqns(&world.nas).await?, Vec::<String>::new());
+    }
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! Stories of the node half: the shipped driver on a simulated NAS and a simulated `iscsiadm`, with real file systems, real
+//! mounts and real loop devices. As root; elsewhere each story says that it was skipped.
+//!
+//! | stories | of |
+//! |---|---|
+//! | [`growth`], [`full`] | volumes that grow: mounted or not, in steps, full to the brim |
+//! | [`crash`], [`format`] | a driver that is killed: between two steps, at each host command, in the midst of a format |
+//! | [`again`], [`outage`] | calls that come twice, nodes that reboot, NASes that are down |
+//! | [`modes`], [`views`] | readers, mount flags, one pod or two, raw devices, statistics |
+//! | [`identity`] | disks that are not what they should be |
+//! | [`crowd`] | twenty volumes at a time |
+//!
+//! In each, no call of the node service makes the NAS hear anything ([`story::Story::node`], design choice 8), and at the end
+//! nothing is left anywhere ([`story::Story::end`]).
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+#[path = "node/again.rs"]
+mod again;
+#[path = "node/crash.rs"]
+mod crash;
+#[path = "node/crowd.rs"]
+mod crowd;
+#[path = "node/format.rs"]
+mod format;
+#[path = "node/full.rs"]
+mod full;
+#[path = "node/growth.rs"]
+mod growth;
+#[path = "node/identity.rs"]
+mod identity;
+#[path = "node/look.rs"]
+mod look;
+#[path = "node/modes.rs"]
+mod modes;
+#[path = "node/outage.rs"]
+mod outage;
+#[path = "node/story.rs"]
+mod story;
+#[path = "node/trap.rs"]
+mod trap;
+#[path = "node/views.rs"]
+mod views;
+#[path = "node/writer.rs"]
+mod writer;

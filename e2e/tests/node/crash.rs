@@ -1,0 +1,283 @@
+//! A driver that is killed. It remembers nothing, so wherever that happens the CO repeats the call, and the story goes on
+//! with nothing lost and nothing left (design choices 10, 12 and 22).
+
+use std::time::Duration;
+
+use e2e::GIB;
+use e2e::life::Content;
+use e2e::skip::can_grow_mounted_ext4;
+use e2e::until::until;
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tonic::{Code, Status};
+
+use crate::story::Story;
+use crate::trap::{Trap, When};
+
+/// Steps of a life that touch the node.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Step {
+    Stage,
+    Show,
+    GrowNode(i64),
+    Hide,
+    Unstage,
+}
+
+impl Story {
+    async fn take(&self, step: Step) -> Result<(), Status> {
+        match step {
+            Step::Stage => self.stage().await,
+            Step::Show => self.show().await,
+            Step::GrowNode(size) => self
+                .grow_node(size)
+                .await
+                .map(|seen| assert_eq!(seen, size)),
+            Step::Hide => self.hide().await,
+            Step::Unstage => self.unstage().await,
+        }
+    }
+
+    async fn restart(&mut self) {
+        self.world.restart_driver().await.unwrap();
+    }
+
+    /// Takes a step in which the driver is killed at its `nth` host command, then takes it again with the next driver.
+    /// Answers the command, or `None` when the step ended before it came to that.
+    async fn stumble(&mut self, trap: &Trap, step: Step, nth: usize, when: When) -> Option<String> {
+        trap.arm(nth, when);
+        let held = tokio::select! {
+            taken = self.take(step) => {
+                taken.unwrap();
+                None
+            }
+            held = trap.held() => Some(held.unwrap()),
+        };
+        trap.disarm();
+        let held = held?;
+        self.world.plugin.process.kill();
+        held.kill();
+        self.restart().await;
+        if let Err(status) = self.take(step).await {
+            panic!(
+                "{step:?} after a kill at {} ({nth}, {when:?}): {status}",
+                held.program
+            );
+        }
+        Some(held.program)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_with_a_new_driver_before_each_step() {
+    for content in Content::ALL {
+        let test = "crash::a_life_with_a_new_driver_before_each_step";
+        let Some(mut story) = Story::begin(test, GIB, content).await else {
+            return;
+        };
+        story.restart().await;
+        story.publish().await;
+        story.restart().await;
+        story.stage().await.unwrap();
+        story.restart().await;
+        story.show().await.unwrap();
+        story.restart().await;
+        let data = story.write("before");
+        story.grow_lun(2 * GIB).await;
+        story.restart().await;
+        if content == Content::Fs("ext4") && !can_grow_mounted_ext4() {
+            story.detach().await;
+            story.restart().await;
+            story.attach().await;
+        }
+        story.grow_node(2 * GIB).await.unwrap();
+        story.restart().await;
+        story.must_have(2 * GIB);
+        story.must_hold(&data);
+        story.hide().await.unwrap();
+        story.restart().await;
+        story.unstage().await.unwrap();
+        story.restart().await;
+        story.volume.unpublish(&story.world).await.unwrap();
+        story.restart().await;
+        story.volume.delete(&story.world).await.unwrap();
+        story.restart().await;
+        story.must_leave_nothing().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_host_command_of_an_xfs() {
+    killed_at_each_host_command(
+        "crash::killed_at_each_host_command_of_an_xfs",
+        Content::Fs("xfs"),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_host_command_of_a_btrfs() {
+    killed_at_each_host_command(
+        "crash::killed_at_each_host_command_of_a_btrfs",
+        Content::Fs("btrfs"),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_host_command_of_an_ext4() {
+    killed_at_each_host_command(
+        "crash::killed_at_each_host_command_of_an_ext4",
+        Content::Fs("ext4"),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_host_command_of_a_raw_device() {
+    killed_at_each_host_command(
+        "crash::killed_at_each_host_command_of_a_raw_device",
+        Content::Block,
+    )
+    .await;
+}
+
+/// Before the first command of each step, after it, in the midst of it, before the second, and so on.
+async fn killed_at_each_host_command(test: &str, content: Content) {
+    let Some(mut story) = Story::begin(test, GIB, content).await else {
+        return;
+    };
+    let trap = Trap::build(&story.world);
+    let mut seen = Vec::new();
+    let (mut size, mut random) = (GIB, SmallRng::seed_from_u64(7));
+    story.attach().await;
+    let data = story.write("before");
+    for kind in [
+        |_| When::Before,
+        |_| When::After,
+        |micros| When::During(micros),
+    ] as [fn(u32) -> When; 3]
+    {
+        for step in [
+            Step::GrowNode(0),
+            Step::Hide,
+            Step::Unstage,
+            Step::Stage,
+            Step::Show,
+        ] {
+            for nth in 1.. {
+                let when = kind(random.random_range(0..8_000));
+                let step = story.prepare(step, &mut size).await;
+                let Some(program) = story.stumble(&trap, step, nth, when).await else {
+                    break;
+                };
+                seen.push(program);
+                story.rewind(step).await;
+            }
+        }
+        story.must_have(size);
+        story.must_hold(&data);
+    }
+    story.end().await;
+    must_have_met(content, &seen);
+}
+
+impl Story {
+    /// Makes sure that there is something for the step to do.
+    async fn prepare(&self, step: Step, size: &mut i64) -> Step {
+        match step {
+            Step::GrowNode(_)
+                if self.volume.content != Content::Fs("ext4") || can_grow_mounted_ext4() =>
+            {
+                *size += GIB / 4;
+                self.grow_lun(*size).await;
+                Step::GrowNode(*size)
+            }
+            // What was not grown while it was mounted grows when it is staged again.
+            Step::Stage => {
+                *size += GIB / 4;
+                self.grow_lun(*size).await;
+                step
+            }
+            Step::GrowNode(_) => Step::GrowNode(*size),
+            Step::Hide | Step::Unstage | Step::Show => step,
+        }
+    }
+
+    /// Back to where the step can be taken again. `GrowNode` finds something to do each time.
+    async fn rewind(&self, step: Step) {
+        match step {
+            Step::GrowNode(_) => {}
+            Step::Hide => self.show().await.unwrap(),
+            Step::Unstage => self.stage().await.unwrap(),
+            Step::Stage => self.unstage().await.unwrap(),
+            Step::Show => self.hide().await.unwrap(),
+        }
+    }
+}
+
+/// At a moment of chance, and the commands that were under way go on without it. As the kubelet does, the step is repeated
+/// until it succeeds; until then no answer may say that all is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_moment() {
+    const SEED: u64 = 1202;
+    for content in Content::ALL {
+        let test = "crash::killed_at_any_moment";
+        let Some(mut story) = Story::begin(test, GIB, content).await else {
+            return;
+        };
+        let (mut size, mut random) = (GIB, SmallRng::seed_from_u64(SEED));
+        story.attach().await;
+        let data = story.write("before");
+        for round in 0..3 {
+            for step in [
+                Step::GrowNode(0),
+                Step::Hide,
+                Step::Unstage,
+                Step::Stage,
+                Step::Show,
+            ] {
+                let step = story.prepare(step, &mut size).await;
+                let moment = Duration::from_micros(random.random_range(0..150_000));
+                eprintln!(
+                    "seed {SEED}, round {round}: {} {step:?}, killed after {moment:?}",
+                    content.name()
+                );
+                let _ = tokio::time::timeout(moment, story.take(step)).await;
+                story.restart().await;
+                let again = async || Ok(story.take(step).await);
+                let done = until("the step is done", again, |taken| match taken {
+                    Ok(()) => true,
+                    Err(status) => {
+                        let code = status.code();
+                        assert!(
+                            matches!(code, Code::Aborted | Code::Unavailable),
+                            "{step:?}: {status}"
+                        );
+                        false
+                    }
+                });
+                done.await.unwrap().unwrap();
+            }
+            story.must_have(size);
+            story.must_hold(&data);
+        }
+        story.end().await;
+    }
+}
+
+/// The gate was really in the way.
+fn must_have_met(content: Content, seen: &[String]) {
+    let grow: &[&str] = match content.name() {
+        "ext4" => &["blkid", "mount", "umount", "resize2fs"],
+        "xfs" => &["blkid", "mount", "umount", "xfs_growfs", "xfs_info"],
+        "btrfs" => &["blkid", "mount", "umount", "btrfs"],
+        _ => &["mount", "umount"],
+    };
+    for program in grow.iter().chain(&["iscsiadm"]) {
+        assert!(
+            seen.iter().any(|met| met == program),
+            "the driver never came to {program}, only to {seen:?}"
+        );
+    }
+}

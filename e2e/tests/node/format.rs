@@ -1,0 +1,259 @@
+//! A volume's first stage: what is made of a blank LUN, and how that survives a crash (design choices 9 and 11).
+
+use e2e::GIB;
+use e2e::life::{Content, Life};
+use e2e::process::run;
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::look;
+use crate::story::Story;
+use crate::trap::{Trap, When};
+
+const EXT4: Content = Content::Fs("ext4");
+const XFS: Content = Content::Fs("xfs");
+const BTRFS: Content = Content::Fs("btrfs");
+/// Takes a `mkfs` longer than a small one.
+const LARGE: i64 = 1 << 40;
+
+impl Story {
+    /// Goes on with another volume, which is published and blank.
+    async fn next_volume(&mut self, size: i64) {
+        self.volume = Life::create(&self.world, "pvc-1", size, self.volume.content)
+            .await
+            .unwrap();
+        self.publish().await;
+    }
+
+    /// The first stage, in which the driver dies at an armed trap, and then the next driver's. Answers where that was.
+    async fn stumble_at_birth(&mut self, trap: &Trap) -> Option<String> {
+        let held = tokio::select! {
+            staged = self.stage() => {
+                staged.unwrap();
+                None
+            }
+            held = trap.held() => Some(held.unwrap()),
+        };
+        trap.disarm();
+        if let Some(held) = &held {
+            self.world.plugin.process.kill();
+            held.kill();
+            self.world.restart_driver().await.unwrap();
+            if let Err(status) = self.stage().await {
+                panic!("stage after a kill at {}: {status}", held.program);
+            }
+        }
+        held.map(|held| held.program)
+    }
+
+    /// The volume is whole: what is written to it stays, and the file system finds no fault with itself.
+    async fn must_be_sound(&self, size: i64) {
+        self.show().await.unwrap();
+        self.must_have(size);
+        let data = self.write("first");
+        let device = self.device();
+        self.hide().await.unwrap();
+        run("umount", [&self.volume.staging]).unwrap();
+        let check: &[&str] = match self.volume.content.name() {
+            "ext4" => &["e2fsck", "-f", "-n"],
+            "xfs" => &["xfs_repair", "-n"],
+            _ => &["btrfs", "check", "--readonly"],
+        };
+        let device = device.to_string_lossy();
+        run(check[0], check[1..].iter().copied().chain([&*device])).unwrap();
+        self.stage().await.unwrap();
+        self.show().await.unwrap();
+        self.must_hold(&data);
+    }
+
+    async fn delete_volume(&self) {
+        self.detach().await;
+        self.volume.delete(&self.world).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_9_a_first_stage_of_ext4_survives_a_kill_at_each_host_command() {
+    let test = "format::choice_9_a_first_stage_of_ext4_survives_a_kill_at_each_host_command";
+    killed_at_each_host_command(test, EXT4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_9_a_first_stage_of_xfs_survives_a_kill_at_each_host_command() {
+    let test = "format::choice_9_a_first_stage_of_xfs_survives_a_kill_at_each_host_command";
+    killed_at_each_host_command(test, XFS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_9_a_first_stage_of_btrfs_survives_a_kill_at_each_host_command() {
+    let test = "format::choice_9_a_first_stage_of_btrfs_survives_a_kill_at_each_host_command";
+    killed_at_each_host_command(test, BTRFS).await;
+}
+
+async fn killed_at_each_host_command(test: &str, content: Content) {
+    let Some(mut story) = Story::begin(test, GIB, content).await else {
+        return;
+    };
+    let trap = Trap::build(&story.world);
+    let mut seen = Vec::new();
+    for when in [When::Before, When::After] {
+        for nth in 1.. {
+            story.next_volume(GIB).await;
+            trap.arm(nth, when);
+            let met = story.stumble_at_birth(&trap).await;
+            // Before the first look at the disk nothing can have happened to it.
+            if met.as_deref() != Some("iscsiadm") {
+                story.must_be_sound(GIB).await;
+            }
+            story.delete_volume().await;
+            let Some(program) = met else { break };
+            seen.push(program);
+        }
+    }
+    story.end().await;
+    for program in [
+        "iscsiadm",
+        "blkid",
+        &format!("mkfs.{}", content.name()),
+        "mount",
+    ] {
+        assert!(
+            seen.iter().any(|met| met == program),
+            "the driver never came to {program}, only to {seen:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_9_a_mkfs_that_was_killed_is_done_again() {
+    // As long as each takes here, about: a kill after its end is a good story too.
+    for (content, longest) in [(EXT4, 250_000), (XFS, 15_000), (BTRFS, 100_000)] {
+        let test = "format::choice_9_a_mkfs_that_was_killed_is_done_again";
+        let Some(mut story) = Story::begin(test, LARGE, content).await else {
+            return;
+        };
+        let trap = Trap::build(&story.world);
+        let mkfs = format!("mkfs.{}", content.name());
+        let mut random = SmallRng::seed_from_u64(11);
+        for _ in 0..5 {
+            story.next_volume(LARGE).await;
+            let when = When::During(random.random_range(0..longest));
+            eprintln!("killing {mkfs} {when:?}");
+            trap.arm_for(&mkfs, when);
+            assert_eq!(story.stumble_at_birth(&trap).await, Some(mkfs.clone()));
+            story.must_be_sound(LARGE).await;
+            story.delete_volume().await;
+        }
+        story.end().await;
+    }
+}
+
+/// The driver dies and leaves a `mkfs` to itself that has not begun. When it does, the volume is in use already.
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_9_a_late_mkfs_of_a_dead_driver_harms_nobody() {
+    for content in [EXT4, XFS, BTRFS] {
+        let test = "format::choice_9_a_late_mkfs_of_a_dead_driver_harms_nobody";
+        let Some(mut story) = Story::begin(test, GIB, content).await else {
+            return;
+        };
+        let trap = Trap::build(&story.world);
+        story.publish().await;
+        trap.arm_for(&format!("mkfs.{}", content.name()), When::Before);
+        let held = tokio::select! {
+            staged = story.stage() => panic!("staged: {staged:?}"),
+            held = trap.held() => held.unwrap(),
+        };
+        story.world.restart_driver().await.unwrap();
+        story.stage().await.unwrap();
+        story.show().await.unwrap();
+        let data = story.write("before");
+        held.release().await;
+        story.must_hold(&data);
+        story.detach().await;
+        story.attach().await;
+        story.must_hold(&data);
+        story.end().await;
+    }
+}
+
+/// What `formatOptions` says is how the file system is.
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_11_format_options_have_effect() {
+    for (fs, options, tool, want) in [
+        (
+            "xfs",
+            "-m reflink=1 -L reports",
+            ["xfs_info"].as_slice(),
+            "reflink=1",
+        ),
+        (
+            "ext4",
+            "-b 4096 -i 65536",
+            &["dumpe2fs", "-h"],
+            "Inode count:              16384\n",
+        ),
+        (
+            "btrfs",
+            "-n 32768",
+            &["btrfs", "inspect-internal", "dump-super"],
+            "nodesize\t\t32768\n",
+        ),
+    ] {
+        let test = "format::choice_11_format_options_have_effect";
+        let class = [("formatOptions", options), ("fsType", fs)];
+        let Some(mut story) = Story::begin_as(test, Content::Fs(fs), &class).await else {
+            return;
+        };
+        story.attach().await;
+        let told = story.ask(tool);
+        assert!(told.contains(want), "no {want} in: {told}");
+        story.must_have(GIB);
+        story.end().await;
+    }
+}
+
+/// Without `formatOptions` nothing is made that the kernel of an older node could not mount.
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_11_the_defaults_are_conservative() {
+    for (content, tool, young) in [
+        (
+            XFS,
+            ["xfs_info"].as_slice(),
+            ["reflink=1", "bigtime=1", "nrext64=1", "rmapbt=1"].as_slice(),
+        ),
+        (
+            EXT4,
+            &["dumpe2fs", "-h"],
+            &["metadata_csum_seed", "orphan_file", "casefold", "verity"],
+        ),
+        (
+            BTRFS,
+            &["btrfs", "inspect-internal", "dump-super"],
+            &["BLOCK_GROUP_TREE", "RAID1C34", "ZONED"],
+        ),
+    ] {
+        let test = "format::choice_11_the_defaults_are_conservative";
+        let Some(mut story) = Story::begin(test, GIB, content).await else {
+            return;
+        };
+        story.attach().await;
+        let told = story.ask(tool);
+        for feature in young {
+            assert!(!told.contains(feature), "{feature} in: {told}");
+        }
+        assert!(
+            !look::options(&story.volume.target)
+                .unwrap()
+                .contains(&"ro".to_owned())
+        );
+        story.end().await;
+    }
+}
+
+impl Story {
+    fn ask(&self, tool: &[&str]) -> String {
+        let device = self.device();
+        let device = device.to_string_lossy();
+        run(tool[0], tool[1..].iter().copied().chain([&*device])).unwrap()
+    }
+}

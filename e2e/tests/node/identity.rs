@@ -1,0 +1,201 @@
+//! Disks that are not what they should be (design choice 9): identity is asked of the disk, fresh, before anything is done
+//! to it, and only what is ours *and* blank is formatted.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+
+use e2e::GIB;
+use e2e::life::{Content, Life};
+use serde_json::Value;
+use tonic::{Code, Status};
+
+use crate::look::Photo;
+use crate::story::Story;
+
+/// Another volume of the same driver, whose LUN somebody maps in the place of the story's.
+struct Impostor {
+    volume: Life,
+    unit: Value,
+    file: PathBuf,
+}
+
+impl Story {
+    async fn impostor(&self) -> Impostor {
+        let mut volume = Life::create(&self.world, "pvc-2", 2 * GIB, self.volume.content)
+            .await
+            .unwrap();
+        volume.publish(&self.world).await.unwrap();
+        let theirs = Story::unit_of(&self.target_of(&volume)).clone();
+        let file = PathBuf::from(theirs["file"].as_str().unwrap());
+        Impostor {
+            volume,
+            unit: theirs,
+            file,
+        }
+    }
+
+    fn unit_of(target: &Value) -> &Value {
+        target["luns"].as_object().unwrap().values().next().unwrap()
+    }
+
+    /// Maps the impostor's LUN where the volume's was, while the session lives.
+    fn map_instead(&self, unit: &Value) -> Value {
+        let real = self.target();
+        let mut changed = real.clone();
+        for place in changed["luns"].as_object_mut().unwrap().values_mut() {
+            place.clone_from(unit);
+        }
+        self.put_target(&changed);
+        real
+    }
+
+    #[track_caller]
+    fn must_name_both(&self, refused: &Status, impostor: &Impostor) {
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        for serial in [self.volume.uuid(), impostor.volume.uuid()] {
+            assert!(
+                refused.message().contains(serial),
+                "no {serial} in: {refused}"
+            );
+        }
+    }
+
+    /// A user of a raw device who has it for himself.
+    fn database(&self) -> File {
+        let alone = nix::libc::O_EXCL;
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(alone)
+            .open(&self.volume.target)
+            .unwrap()
+    }
+
+    async fn end_with(self, impostor: Impostor) {
+        impostor.volume.unpublish(&self.world).await.unwrap();
+        impostor.volume.delete(&self.world).await.unwrap();
+        self.end().await;
+    }
+}
+
+/// The cached serial in sysfs would pass: only a rescan tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_9_a_mapping_index_that_another_lun_took_is_not_grown() {
+    for content in [Content::Fs("xfs"), Content::Fs("btrfs"), Content::Block] {
+        let test = "identity::choice_9_a_mapping_index_that_another_lun_took_is_not_grown";
+        let Some(mut story) = Story::begin(test, GIB, content).await else {
+            return;
+        };
+        story.attach().await;
+        let data = story.write("before");
+        let impostor = story.impostor().await;
+        let photo = Photo::take(&impostor.file).unwrap();
+        // A loop device that nobody uses would be exchanged as a whole; a disk keeps its place, and so does one in use.
+        let database = (content == Content::Block).then(|| story.database());
+        let real = story.map_instead(&impostor.unit);
+
+        for size in [GIB, 2 * GIB] {
+            let refused = story.grow_node(size).await.unwrap_err();
+            story.must_name_both(&refused, &impostor);
+        }
+        let refused = story.stage().await.unwrap_err();
+        story.must_name_both(&refused, &impostor);
+        if content == Content::Block {
+            let refused = story.show().await.unwrap_err();
+            story.must_name_both(&refused, &impostor);
+        }
+        photo.must_still_be_true().unwrap();
+
+        // The mix-up is undone, and nothing has been lost.
+        story.put_target(&real);
+        story.grow_node(GIB).await.unwrap();
+        drop(database);
+        story.must_hold(&data);
+        story.detach().await;
+        story.attach().await;
+        story.must_hold(&data);
+        story.end_with(impostor).await;
+    }
+}
+
+/// A blank LUN in the place of the volume's is the worst of all: it asks to be formatted. Its serial says whose it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_9_a_blank_lun_of_another_volume_is_not_formatted() {
+    for fs in ["ext4", "xfs", "btrfs"] {
+        let test = "identity::choice_9_a_blank_lun_of_another_volume_is_not_formatted";
+        let Some(mut story) = Story::begin(test, GIB, Content::Fs(fs)).await else {
+            return;
+        };
+        story.publish().await;
+        let impostor = story.impostor().await;
+        let photo = Photo::take(&impostor.file).unwrap();
+        let real = story.map_instead(&impostor.unit);
+
+        for _ in 0..2 {
+            let refused = story.stage().await.unwrap_err();
+            story.must_name_both(&refused, &impostor);
+            // A final answer: no session may be left behind.
+            let sessions = story.world.initiator().unwrap();
+            assert_eq!(sessions.count("sys/class/iscsi_session").unwrap(), 0);
+        }
+        photo.must_still_be_true().unwrap();
+
+        story.put_target(&real);
+        story.stage().await.unwrap();
+        story.must_have(GIB);
+        story.end_with(impostor).await;
+    }
+}
+
+/// A raw device that is staged but not in use may change under the session: the disk that appears then is not shown to a pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_9_a_pod_is_not_shown_the_device_of_another_volume() {
+    let test = "identity::choice_9_a_pod_is_not_shown_the_device_of_another_volume";
+    let Some(mut story) = Story::begin(test, GIB, Content::Block).await else {
+        return;
+    };
+    story.publish().await;
+    story.stage().await.unwrap();
+    let impostor = story.impostor().await;
+    let real = story.map_instead(&impostor.unit);
+    let refused = story.show().await.unwrap_err();
+    story.must_name_both(&refused, &impostor);
+    assert!(std::fs::symlink_metadata(&story.volume.target).is_err());
+    story.put_target(&real);
+    story.stage().await.unwrap();
+    story.show().await.unwrap();
+    story.end_with(impostor).await;
+}
+
+/// What holds one file system is not made another, whatever is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_9_a_volume_with_another_file_system_is_left_alone() {
+    for (has, asked) in [("ext4", "xfs"), ("xfs", "btrfs"), ("btrfs", "ext4")] {
+        let test = "identity::choice_9_a_volume_with_another_file_system_is_left_alone";
+        let Some(mut story) = Story::begin(test, GIB, Content::Fs(has)).await else {
+            return;
+        };
+        story.attach().await;
+        let data = story.write("before");
+        let file = story.lun_file();
+        story.hide().await.unwrap();
+        story.unstage().await.unwrap();
+        let photo = Photo::take(&file).unwrap();
+        let context = std::mem::take(&mut story.volume.volume_context);
+        story.volume.content = Content::Fs(asked);
+
+        let refused = story.stage().await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        assert!(
+            refused.message().contains(&format!("holds {has}")),
+            "{refused}"
+        );
+        photo.must_still_be_true().unwrap();
+
+        (story.volume.content, story.volume.volume_context) = (Content::Fs(has), context);
+        story.stage().await.unwrap();
+        story.show().await.unwrap();
+        story.must_hold(&data);
+        story.end().await;
+    }
+}

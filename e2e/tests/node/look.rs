@@ -1,0 +1,135 @@
+//! What a person sees with the system's own tools.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::process::run;
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
+/// How many bytes of its device the mounted file system uses: all it could ever give to files and to itself.
+pub(crate) fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
+    match fs {
+        "ext4" => {
+            let told = run("dumpe2fs", ["-h".as_ref(), device.as_os_str()])?;
+            Ok(number(&told, "Block count:")? * number(&told, "Block size:")?)
+        }
+        "xfs" => {
+            let told = run("xfs_info", [point])?;
+            let data = told
+                .lines()
+                .find(|line| line.starts_with("data "))
+                .context("no data line")?;
+            Ok(number(data, "bsize=")? * number(data, "blocks=")?)
+        }
+        "btrfs" => {
+            let told = run(
+                "btrfs",
+                [
+                    "filesystem".as_ref(),
+                    "usage".as_ref(),
+                    "-b".as_ref(),
+                    point.as_os_str(),
+                ],
+            )?;
+            number(&told, "Device size:")
+        }
+        other => anyhow::bail!("what is {other}?"),
+    }
+}
+
+/// What even a file system that fills its device leaves unused at its end, at most: ext4 adds no group that would hold
+/// little more than its own tables.
+pub(crate) fn unusable(fs: &str) -> u64 {
+    if fs == "ext4" { 3 << 20 } else { 1 << 20 }
+}
+
+fn number(text: &str, after: &str) -> Result<u64> {
+    let (_, rest) = text
+        .split_once(after)
+        .with_context(|| format!("no {after} in: {text}"))?;
+    let digits: String = rest
+        .trim_start()
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    digits
+        .parse()
+        .with_context(|| format!("no number after {after} in: {text}"))
+}
+
+/// The options with which `point` is mounted.
+pub(crate) fn options(point: &Path) -> Result<Vec<String>> {
+    let told = run(
+        "findmnt",
+        [
+            "--noheadings".as_ref(),
+            "--output=OPTIONS".as_ref(),
+            "--mountpoint".as_ref(),
+            point.as_os_str(),
+        ],
+    )?;
+    Ok(told.trim().split(',').map(str::to_owned).collect())
+}
+
+/// True when something is mounted at `point`.
+pub(crate) fn is_mounted(point: &Path) -> bool {
+    run("findmnt", ["--mountpoint".as_ref(), point.as_os_str()]).is_ok()
+}
+
+/// A figure of `df`, for instance `itotal`.
+pub(crate) fn df(column: &str, point: &Path) -> Result<i64> {
+    let told = run(
+        "df",
+        [
+            "--block-size=1".as_ref(),
+            format!("--output={column}").as_ref(),
+            point.as_os_str(),
+        ],
+    )?;
+    Ok(told
+        .lines()
+        .last()
+        .context("df says nothing")?
+        .trim()
+        .trim_end_matches('-')
+        .parse()
+        .unwrap_or_default())
+}
+
+/// What is written in a LUN's file, to see later that nobody has touched it. The file is sparse, and so is this.
+#[derive(Debug)]
+pub(crate) struct Photo {
+    of: PathBuf,
+    shows: Vec<(i64, Vec<u8>)>,
+}
+
+impl Photo {
+    pub(crate) fn take(of: &Path) -> Result<Self> {
+        let (file, mut shows, mut at) = (File::open(of)?, Vec::new(), 0);
+        file.sync_all()?;
+        loop {
+            let start = match lseek(&file, at, Whence::SeekData) {
+                Err(Errno::ENXIO) => break,
+                other => other?,
+            };
+            at = lseek(&file, start, Whence::SeekHole)?;
+            let mut data = vec![0; usize::try_from(at - start)?];
+            file.read_exact_at(&mut data, start.unsigned_abs())?;
+            shows.push((start, data));
+        }
+        Ok(Self {
+            of: of.to_owned(),
+            shows,
+        })
+    }
+
+    /// Fails when a byte has changed.
+    pub(crate) fn must_still_be_true(&self) -> Result<()> {
+        let untouched = Self::take(&self.of)?.shows == self.shows;
+        ensure!(untouched, "{} has been written to", self.of.display());
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! A NAS that is down. The node half never speaks to it (design choices 8 and 10), so what it can do alone it does.
+
+use e2e::GIB;
+use e2e::life::Content;
+
+use crate::story::Story;
+use crate::writer::Writer;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_10_a_volume_is_let_go_while_the_nas_is_down() {
+    for content in Content::ALL {
+        let test = "outage::choice_10_a_volume_is_let_go_while_the_nas_is_down";
+        let Some(mut story) = Story::begin(test, GIB, content).await else {
+            return;
+        };
+        story.attach().await;
+        let data = story.write("before");
+        story.world.nas.kill();
+        // The NAS's journal is gone with it, so these calls are made without asking it what it heard.
+        story.volume.node_unpublish(&story.world).await.unwrap();
+        story.volume.unstage(&story.world).await.unwrap();
+        story.volume.unstage(&story.world).await.unwrap();
+        story.world.nas.restart().await.unwrap();
+
+        story.stage().await.unwrap();
+        story.show().await.unwrap();
+        story.must_hold(&data);
+        story.end().await;
+    }
+}
+
+/// The driver starts, stages and answers for its volumes without a NAS to talk to.
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_8_a_node_works_while_the_web_api_is_down() {
+    let test = "outage::choice_8_a_node_works_while_the_web_api_is_down";
+    let Some(mut story) = Story::begin(test, GIB, Content::Fs("xfs")).await else {
+        return;
+    };
+    story.publish().await;
+    story.world.nas.kill();
+    story.world.restart_driver().await.unwrap();
+    let (volume, world) = (&story.volume, &story.world);
+    volume.stage(world).await.unwrap();
+    volume.node_publish(world).await.unwrap();
+    volume.stats(world).await.unwrap();
+    assert_eq!(volume.expand_on_node(world, GIB).await.unwrap(), GIB);
+    volume.node_unpublish(world).await.unwrap();
+    story.world.nas.restart().await.unwrap();
+    story.end().await;
+}
+
+/// A power cut at the NAS while a pod writes: the writing goes on, and so does growing when the NAS is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_outlives_a_restart_of_the_nas() {
+    for content in [Content::Fs("xfs"), Content::Fs("btrfs"), Content::Block] {
+        let test = "outage::a_pod_outlives_a_restart_of_the_nas";
+        let Some(mut story) = Story::begin(test, GIB, content).await else {
+            return;
+        };
+        story.attach().await;
+        let file = match content {
+            Content::Fs(_) => story.volume.path().join("log"),
+            Content::Block => story.volume.path(),
+        };
+        let writer = Writer::start(&file);
+        writer.must_go_on().await;
+        story.world.nas.kill();
+        writer.must_go_on().await;
+        let refused = story.volume.expand_lun(&story.world, 2 * GIB).await;
+        assert_eq!(refused.unwrap_err().code(), tonic::Code::Unavailable);
+        story.world.nas.restart().await.unwrap();
+        writer.must_go_on().await;
+
+        story.grow_lun(2 * GIB).await;
+        assert_eq!(story.grow_node(2 * GIB).await.unwrap(), 2 * GIB);
+        writer.must_go_on().await;
+        story.must_have(2 * GIB);
+        writer.stop();
+        story.end().await;
+    }
+}

@@ -1,0 +1,268 @@
+//! One volume and the world that it lives in. Each method is a step of its life, and looks at what came of it.
+
+use std::path::{Path, PathBuf};
+
+use e2e::life::{Content, Life};
+use e2e::skip::needs_root;
+use e2e::tools::{device_bytes, fill, sha256};
+use e2e::world::{Plan, World};
+use proto::csi;
+use serde_json::Value;
+use tonic::Status;
+
+use crate::look;
+
+/// Enough to see that data survive; a checksum of more takes its time in a debug build.
+const WRITTEN: u64 = 1 << 20;
+
+/// A volume, and where it lives.
+#[derive(Debug)]
+pub(crate) struct Story {
+    pub(crate) world: World,
+    pub(crate) volume: Life,
+}
+
+/// Data of a user: where, how much, and its SHA-256.
+#[derive(Clone, Debug)]
+pub(crate) struct Data {
+    pub(crate) file: Option<&'static str>,
+    pub(crate) bytes: u64,
+    pub(crate) sha256: String,
+}
+
+impl Story {
+    /// A world, and a volume that exists on its NAS. `None`, once that was said, where stories cannot be told.
+    pub(crate) async fn begin(test: &str, size: i64, content: Content) -> Option<Self> {
+        if needs_root(test) {
+            return None;
+        }
+        let world = Plan::whole().start().await.unwrap();
+        let volume = Life::create(&world, "pvc-1", size, content).await.unwrap();
+        Some(Self { world, volume })
+    }
+
+    /// The same with more in the StorageClass.
+    pub(crate) async fn begin_as(
+        test: &str,
+        content: Content,
+        class: &[(&str, &str)],
+    ) -> Option<Self> {
+        if needs_root(test) {
+            return None;
+        }
+        let world = Plan::whole().start().await.unwrap();
+        let mut request = e2e::life::create_request("pvc-1", e2e::GIB, content);
+        request.parameters.extend(
+            class
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
+        let volume = Life::create_as(&world, request, content).await.unwrap();
+        Some(Self { world, volume })
+    }
+
+    /// Awaits a call of the node service, of which the NAS must hear nothing (design choice 8).
+    pub(crate) async fn node<T>(
+        &self,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let (_, before) = self.world.nas.journal(u64::MAX).await.unwrap();
+        let answer = call.await;
+        let (heard, _) = self.world.nas.journal(before).await.unwrap();
+        assert!(heard.is_empty(), "a node call made the NAS hear {heard:?}");
+        answer
+    }
+
+    pub(crate) async fn publish(&mut self) {
+        self.volume.publish(&self.world).await.unwrap();
+    }
+
+    pub(crate) async fn stage(&self) -> Result<(), Status> {
+        self.node(self.volume.stage(&self.world)).await
+    }
+
+    /// `NodePublishVolume`: shows the volume to its pod.
+    pub(crate) async fn show(&self) -> Result<(), Status> {
+        self.node(self.volume.node_publish(&self.world)).await
+    }
+
+    pub(crate) async fn attach(&mut self) {
+        self.publish().await;
+        self.stage().await.unwrap();
+        self.show().await.unwrap();
+    }
+
+    /// `NodeUnpublishVolume`: hides the volume from its pod.
+    pub(crate) async fn hide(&self) -> Result<(), Status> {
+        self.node(self.volume.node_unpublish(&self.world)).await
+    }
+
+    pub(crate) async fn unstage(&self) -> Result<(), Status> {
+        self.node(self.volume.unstage(&self.world)).await
+    }
+
+    pub(crate) async fn detach(&self) {
+        self.hide().await.unwrap();
+        self.unstage().await.unwrap();
+        self.volume.unpublish(&self.world).await.unwrap();
+    }
+
+    /// `ControllerExpandVolume`. The node must not see it yet: the device keeps its size, as on iron.
+    pub(crate) async fn grow_lun(&self, size: i64) {
+        let device = self.volume.device(&self.world).ok();
+        let before = device
+            .as_deref()
+            .map(|device| device_bytes(device).unwrap());
+        assert_eq!(
+            self.volume.expand_lun(&self.world, size).await.unwrap(),
+            size
+        );
+        let after = device
+            .as_deref()
+            .map(|device| device_bytes(device).unwrap());
+        assert_eq!(after, before, "the device grew without a rescan");
+    }
+
+    /// `NodeExpandVolume`, as the kubelet calls it.
+    pub(crate) async fn grow_node(&self, size: i64) -> Result<i64, Status> {
+        self.node(self.volume.expand_on_node(&self.world, size))
+            .await
+    }
+
+    /// The device has `size` bytes, and so has what is on it, but for what it cannot use.
+    pub(crate) fn must_have(&self, size: i64) {
+        let (size, device) = (size.unsigned_abs(), self.device());
+        assert_eq!(device_bytes(&device).unwrap(), size, "{}", device.display());
+        if let Content::Fs(fs) = self.volume.content {
+            let claimed = self.claimed();
+            assert!(
+                claimed <= size && size - claimed < look::unusable(fs),
+                "the {fs} is {claimed} bytes on a device of {size}"
+            );
+        }
+    }
+
+    /// How many bytes of its device the mounted file system uses.
+    pub(crate) fn claimed(&self) -> u64 {
+        look::claimed(
+            self.volume.content.name(),
+            &self.volume.staging,
+            &self.device(),
+        )
+        .unwrap()
+    }
+
+    pub(crate) fn device(&self) -> PathBuf {
+        self.volume.device(&self.world).unwrap()
+    }
+
+    /// Writes data through the pod's path.
+    pub(crate) fn write(&self, file: &'static str) -> Data {
+        let file = matches!(self.volume.content, Content::Fs(_)).then_some(file);
+        let path = place(&self.volume.path(), file);
+        let sha256 = fill(
+            &path,
+            WRITTEN,
+            WRITTEN + file.map_or(0, |name| name.len() as u64),
+        )
+        .unwrap();
+        Data {
+            file,
+            bytes: WRITTEN,
+            sha256,
+        }
+    }
+
+    /// The data are there as they were written, read from the disk.
+    pub(crate) fn must_hold(&self, data: &Data) {
+        let path = place(&self.volume.path(), data.file);
+        assert_eq!(
+            sha256(&path, data.bytes).unwrap(),
+            data.sha256,
+            "{} has changed",
+            path.display()
+        );
+    }
+
+    /// The file on the NAS that is the LUN.
+    pub(crate) fn lun_file(&self) -> PathBuf {
+        let target = self.target();
+        let units = target["luns"].as_object().unwrap();
+        PathBuf::from(units.values().next().unwrap()["file"].as_str().unwrap())
+    }
+
+    /// The target as node-sim finds it.
+    pub(crate) fn target(&self) -> Value {
+        self.target_of(&self.volume)
+    }
+
+    /// The target of another volume.
+    pub(crate) fn target_of(&self, volume: &Life) -> Value {
+        serde_json::from_slice(&std::fs::read(self.target_file(volume)).unwrap()).unwrap()
+    }
+
+    /// Makes the target another one, behind everybody's back.
+    pub(crate) fn put_target(&self, target: &Value) {
+        let (file, fresh) = (
+            self.target_file(&self.volume),
+            self.world.folder().join("target.new"),
+        );
+        std::fs::write(&fresh, target.to_string()).unwrap();
+        std::fs::rename(fresh, file).unwrap();
+    }
+
+    fn target_file(&self, volume: &Life) -> PathBuf {
+        self.world
+            .nas
+            .targets()
+            .join(format!("{}.json", volume.publish_context["iqn"]))
+    }
+
+    /// The driver's log.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.world.folder().join("driver.log")).unwrap()
+    }
+
+    /// A kubelet's request to grow, with all that may be left out left out.
+    pub(crate) fn bare_expand(&self, path: &Path) -> csi::NodeExpandVolumeRequest {
+        csi::NodeExpandVolumeRequest {
+            volume_id: self.volume.id.clone(),
+            volume_path: path.to_string_lossy().into_owned(),
+            ..csi::NodeExpandVolumeRequest::default()
+        }
+    }
+
+    /// All the way back from wherever the story stands, and nothing is left: not on the NAS, not on the node, not where
+    /// the kubelet looks.
+    pub(crate) async fn end(self) {
+        self.detach().await;
+        self.volume.delete(&self.world).await.unwrap();
+        self.must_leave_nothing().await;
+    }
+
+    pub(crate) async fn must_leave_nothing(&self) {
+        assert_eq!(self.world.leftovers().await.unwrap(), Vec::<String>::new());
+        let home = self.volume.staging.parent().unwrap();
+        assert_eq!(names(home), ["staging"], "in {}", home.display());
+        assert_eq!(
+            names(&self.volume.staging),
+            Vec::<String>::new(),
+            "in {}",
+            self.volume.staging.display()
+        );
+    }
+}
+
+fn place(path: &Path, file: Option<&str>) -> PathBuf {
+    file.map_or_else(|| path.to_owned(), |file| path.join(file))
+}
+
+/// What is in a folder.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort_unstable();
+    names
+}
