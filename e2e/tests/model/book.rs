@@ -426,6 +426,7 @@ impl<'a> Book<'a> {
 
 /// The fault planted after `before` others has been met. Faults are taken away when the driver has been killed.
 async fn hit(nas: &Nas, before: usize) -> Result<bool> {
+    // sleep: the step of a look that is repeated, with a bound, by whoever waits for the fault.
     tokio::time::sleep(Duration::from_millis(2)).await;
     Ok(nas
         .fault_matches()

@@ -62,6 +62,7 @@ async fn choice_26_a_command_has_a_deadline_and_its_children_go_with_it() {
         .await
         .unwrap_err();
     assert!(matches!(error, HostError::Overran { .. }), "{error}");
+    // sleep: what must not happen would happen 2 s after the start, 1 s of which has passed.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(!mark.exists(), "the script's child outlived it");
 }
