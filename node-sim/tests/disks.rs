@@ -6,11 +6,12 @@ mod bench;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
 use std::process::Child;
 use std::thread;
 use std::time::Duration;
 
-use bench::{Bench, MIB, mark, node_sim, until};
+use bench::{Bench, MIB, mark, node_sim, protect, until};
 
 const IQN: &str = "iqn.2000-01.com.synology:0a1b.node1:12345678";
 
@@ -61,6 +62,26 @@ fn login_shows_the_disk_and_logout_takes_it_away() {
     bench.check(&format!("-m node -T {IQN} -u"), 0);
     bench.assert_clean();
     bench.check("-m session", 21);
+}
+
+/// As a SCSI disk's, the protection ends with the disk. The loop device stays, for anybody to have next.
+#[test]
+fn write_protection_ends_with_the_disk() {
+    let Some(bench) = Bench::new("write_protection_ends_with_the_disk") else {
+        return;
+    };
+    let unit = bench.lun("alpha", 16 * MIB);
+    bench.put(IQN, &[(1, &unit)]);
+    bench.login(IQN);
+    let device = bench.device(IQN, 1).unwrap();
+    let ro = Path::new("/sys/class/block")
+        .join(device.file_name().unwrap())
+        .join("ro");
+    protect(&device);
+    assert_eq!(fs::read_to_string(&ro).unwrap(), "1\n");
+    bench.check(&format!("-m node -T {IQN} -u"), 0);
+    assert_eq!(fs::read_to_string(&ro).unwrap(), "0\n");
+    bench.assert_clean();
 }
 
 #[test]

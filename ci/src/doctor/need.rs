@@ -122,11 +122,7 @@ impl Need {
         match self {
             Self::Component(..) => (layer == Lint).then_some(Weight::Must),
             Self::Go if layer == Spec => Some(Weight::Must),
-            Self::Go | Self::CsiSanity => match layer {
-                Sanity => Some(Weight::Must),
-                Test => Some(Weight::WithRoot),
-                Node | Demo | Bench | Spec | Lint | All => None,
-            },
+            Self::Go | Self::CsiSanity => (layer == Sanity).then_some(Weight::Must),
             Self::Root
             | Self::SysAdmin
             | Self::LoopDevices
@@ -189,6 +185,6 @@ mod tests {
         assert_eq!(Need::Go.weight(Layer::All), Some(Weight::Must));
         assert_eq!(Need::SysResource.weight(Layer::All), Some(Weight::Note));
         assert_eq!(Need::Go.weight(Layer::Demo), None);
-        assert_eq!(Need::Go.wanted_by(), "test sanity spec");
+        assert_eq!(Need::Go.wanted_by(), "sanity spec");
     }
 }

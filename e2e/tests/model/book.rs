@@ -80,6 +80,10 @@ impl<'a> Book<'a> {
                 resign,
             } => self.publish(*volume, NODES[*node], *resign).await,
             Step::Unpublish { volume, node } => self.unpublish(*volume, NODES[*node]).await,
+            Step::Release { volume } => {
+                let holder = self.volumes.get(volume).and_then(|known| known.published);
+                self.unpublish(*volume, holder.unwrap_or(NODES[0])).await
+            }
             Step::UnpublishEverywhere { volume } => self.unpublish(*volume, "").await,
             Step::Delete { volume } => self.delete(*volume).await,
             Step::RestartDriver => self.world.restart_driver().await,

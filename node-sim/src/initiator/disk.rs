@@ -1,4 +1,4 @@
-//! Loop devices, by way of util-linux' `losetup`: this is the one place that starts programs.
+//! Loop devices, by way of util-linux' `losetup` and `blockdev`: this is the one place that starts programs.
 //!
 //! A loop device has no name tag of ours, so it is known by what it shows: the device we said we would use *and* the file
 //! we said we would put there, written down before it is done. Whoever finds that note after a crash knows what to look at.
@@ -71,7 +71,7 @@ impl Loops {
     }
 }
 
-/// Starts `losetup`, on behalf of the holder of a lock.
+/// Starts `losetup` and `blockdev`, on behalf of the holder of a lock.
 #[derive(Debug)]
 pub(crate) struct Losetup<'a> {
     lock: &'a Lock,
@@ -84,7 +84,7 @@ impl<'a> Losetup<'a> {
 
     /// What is attached now, on the whole machine.
     pub(crate) fn list(&self) -> io::Result<Loops> {
-        parse(&self.run(&["--list", "--json", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"])?)
+        parse(&self.losetup(&["--list", "--json", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"])?)
     }
 
     /// Attaches the file to a free device. `note` is told the device first; nothing is done when it fails.
@@ -103,13 +103,14 @@ impl<'a> Losetup<'a> {
         control.lock()?;
         let mut last = io::Error::other("no free loop device");
         for _ in 0..TRIES {
-            let device = self.run(&["--find"])?.trim().to_owned();
+            let device = self.losetup(&["--find"])?.trim().to_owned();
             note(&device)?;
             let file = backing.path.display().to_string();
-            match self.run(&["--sector-size", "512", &device, &file]) {
+            match self.losetup(&["--sector-size", "512", &device, &file]) {
                 Ok(_) => {
+                    self.unprotect(&device)?;
                     // As an iSCSI disk would: no second copy of the data in the NAS's page cache. Not every file system can.
-                    let _ = self.run(&["--direct-io=on", &device]);
+                    let _ = self.losetup(&["--direct-io=on", &device]);
                     return Ok(device);
                 }
                 Err(taken) if taken.to_string().contains("busy") => last = taken,
@@ -121,20 +122,31 @@ impl<'a> Losetup<'a> {
 
     /// Makes the device as large as its file is now.
     pub(crate) fn grow(&self, device: &str) -> io::Result<()> {
-        self.run(&["--set-capacity", device]).map(drop)
+        self.losetup(&["--set-capacity", device]).map(drop)
     }
 
     /// Frees the device, now or, when somebody has it open, at its last close.
     pub(crate) fn detach(&self, device: &str) -> io::Result<()> {
-        self.run(&["--detach", device]).map(drop)
+        self.unprotect(device)?;
+        self.losetup(&["--detach", device]).map(drop)
     }
 
-    fn run(&self, args: &[&str]) -> io::Result<String> {
+    /// A SCSI disk takes its write protection (`BLKROSET`) with it when it goes. A loop device keeps it for whoever has it
+    /// next, so it is taken away at both ends: there, as good manners, and here, because a killed command may have had none.
+    fn unprotect(&self, device: &str) -> io::Result<()> {
+        self.run("blockdev", &["--setrw", device]).map(drop)
+    }
+
+    fn losetup(&self, args: &[&str]) -> io::Result<String> {
+        self.run("losetup", args)
+    }
+
+    fn run(&self, program: &str, args: &[&str]) -> io::Result<String> {
         #[expect(
             clippy::disallowed_methods,
             reason = "the one place that starts programs"
         )]
-        let mut command = Command::new("losetup");
+        let mut command = Command::new(program);
         // Messages are looked at, so they must not be translated.
         command
             .args(args)
@@ -143,7 +155,7 @@ impl<'a> Losetup<'a> {
         command
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped());
-        let said = format!("losetup {}", args.join(" "));
+        let said = format!("{program} {}", args.join(" "));
         let child = command
             .spawn()
             .map_err(|wrong| io::Error::new(wrong.kind(), format!("{said}: {wrong}")))?;

@@ -242,6 +242,16 @@ fn losetup(args: &[&str]) -> std::io::Result<Output> {
     Command::new("losetup").args(args).output()
 }
 
+/// Write-protects a device, as a program under test may.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place of these tests that starts programs"
+)]
+pub(crate) fn protect(device: &Path) {
+    let status = Command::new("blockdev").arg("--setro").arg(device).status();
+    assert!(status.unwrap().success());
+}
+
 /// The first bytes of a device, past any cache.
 pub(crate) fn mark(device: &Path) -> String {
     let mut bytes = [0; 8];
