@@ -11,6 +11,7 @@ use proto::csi::controller_server::ControllerServer;
 use proto::csi::identity_server::IdentityServer;
 use proto::csi::node_server::NodeServer;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{info, warn};
@@ -25,7 +26,9 @@ use crate::identity::Identity;
 use crate::in_flight::InFlight;
 use crate::node::Node;
 
-/// How long operations in flight may still run after SIGTERM. Each is safe to break off; this only spares retries.
+/// How long the NAS may take to end the session.
+const LOGOUT: Duration = Duration::from_secs(3);
+/// How long operations in flight may still run after SIGTERM; Kubernetes kills after 30 s. Each is safe to break off; this only spares retries.
 const FAREWELL: Duration = Duration::from_secs(20);
 
 /// What a process offers, put together from its flags and configuration.
@@ -102,21 +105,35 @@ impl Plugin {
             node.sweep().await;
         }
         info!(socket = %path.display(), "serving");
-        Server::builder()
+        let signalled = Notify::new();
+        let stop = async {
+            stop.await;
+            info!("stopping");
+            signalled.notify_one();
+        };
+        let serving = Server::builder()
             .add_service(IdentityServer::new(self.identity))
             .add_optional_service(self.controller.clone().map(ControllerServer::new))
             .add_optional_service(self.node.map(NodeServer::new))
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
-            .await?;
-        info!("stopping");
-        if tokio::time::timeout(FAREWELL, self.in_flight.idle())
-            .await
-            .is_err()
-        {
-            warn!("operations were still in flight; each is repeated safely after the next start");
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
+        let all_done = async {
+            serving.await?;
+            self.in_flight.idle().await;
+            Ok::<(), tonic::transport::Error>(())
+        };
+        let farewell = async {
+            signalled.notified().await;
+            tokio::time::sleep(FAREWELL).await;
+        };
+        tokio::select! {
+            done = all_done => done?,
+            () = farewell => warn!(
+                "operations were still in flight; each is repeated safely after the next start"
+            ),
         }
         if let Some(controller) = &self.controller {
-            controller.logout().await;
+            // A session that is not ended here ends by itself.
+            let _ = tokio::time::timeout(LOGOUT, controller.logout()).await;
         }
         let _ = std::fs::remove_file(path);
         Ok(())

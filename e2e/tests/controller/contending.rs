@@ -220,3 +220,19 @@ async fn choice_22_sigterm_lets_an_operation_end() -> Result<()> {
     assert_eq!(logouts(&world.nas).await?, 1);
     Ok(())
 }
+
+/// Kubernetes kills 30 s after SIGTERM; the harness waits as long.
+#[tokio::test]
+async fn choice_22_sigterm_does_not_wait_for_a_nas_that_hangs() -> Result<()> {
+    let mut world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    world.nas.fault(LUN, "set", 1, 1, hang()).await?;
+    let start = now(&world.nas).await?;
+    let expansion = tokio::spawn(async move { csi.expand(&id, 2 * GIB).await });
+    until_called(&world.nas, start, "LUN.set").await?;
+    assert!(world.plugin.process.terminate().await?, "a good end");
+    assert!(expansion.await?.is_err());
+    assert_eq!(logouts(&world.nas).await?, 1);
+    Ok(())
+}
