@@ -12,14 +12,7 @@ use crate::volume::{Bytes, VolumeId};
 impl Shared {
     pub(super) async fn expand(&self, id: &VolumeId, range: Range) -> Result<Bytes, Error> {
         let nas = self.nas(id)?;
-        let Some(lun) = nas
-            .lun(&id.uuid)
-            .await
-            .doing(|| format!("looking for volume {id}"))?
-        else {
-            return Err(denied(nas, id).await);
-        };
-        self.owned(id, &lun)?;
+        let lun = self.lun(id).await?;
         let size = match plan::expand(lun.size(), &range)? {
             Expand::Done(size) => return Ok(size),
             Expand::Grow(size) => size,

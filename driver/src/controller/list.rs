@@ -68,7 +68,8 @@ impl Shared {
         })
     }
 
-    async fn lun(&self, id: &VolumeId) -> Result<Lun, Error> {
+    /// The volume's LUN, which exists and is ours.
+    pub(super) async fn lun(&self, id: &VolumeId) -> Result<Lun, Error> {
         let nas = self.nas(id)?;
         let Some(lun) = nas
             .lun(&id.uuid)
