@@ -106,19 +106,27 @@ pub(crate) struct Photo {
     shows: Vec<(i64, Vec<u8>)>,
 }
 
+/// A piece of a LUN.
+const PIECE: i64 = 64 << 10;
+
 impl Photo {
     pub(crate) fn take(of: &Path) -> Result<Self> {
         let (file, mut shows, mut at) = (File::open(of)?, Vec::new(), 0);
         file.sync_all()?;
+        let blank = vec![0; usize::try_from(PIECE)?];
         loop {
-            let start = match lseek(&file, at, Whence::SeekData) {
+            // Where there is no data there are zeros. The other way round it need not be so: what counts as data depends
+            // on what is in the page cache.
+            at = match lseek(&file, at, Whence::SeekData) {
                 Err(Errno::ENXIO) => break,
-                other => other?,
+                found => found? / PIECE * PIECE,
             };
-            at = lseek(&file, start, Whence::SeekHole)?;
-            let mut data = vec![0; usize::try_from(at - start)?];
-            file.read_exact_at(&mut data, start.unsigned_abs())?;
-            shows.push((start, data));
+            let mut piece = blank.clone();
+            file.read_exact_at(&mut piece, at.unsigned_abs())?;
+            if piece != blank {
+                shows.push((at, piece));
+            }
+            at += PIECE;
         }
         Ok(Self {
             of: of.to_owned(),
