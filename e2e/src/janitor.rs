@@ -96,7 +96,7 @@ fn patiently(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// Processes of our programs that were told of `folder`.
+/// Processes of our programs that lie in `folder` or were told of it.
 fn processes_of(folder: &Path) -> Result<Vec<Pid>> {
     let folder = folder.to_string_lossy();
     let mut found = Vec::new();
@@ -114,9 +114,11 @@ fn processes_of(folder: &Path) -> Result<Vec<Pid>> {
         let command_line = String::from_utf8_lossy(&command_line);
         let mut words = command_line.split('\0');
         let program = words
+            .clone()
             .next()
             .and_then(|program| program.rsplit('/').next())
             .unwrap_or_default();
+        // An iscsiadm is told of nothing; it lies in the folder.
         if OURS.contains(&program) && words.any(|word| word.contains(&*folder)) {
             found.push(Pid::from_raw(pid));
         }
