@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{check, context::Context, go, show, table, testing, tidy};
+use crate::{check, context::Context, go, show, table, testing, tidy, vm};
 
 /// A task: its name, whether it is of any use without root, and what it does.
 type Task = (&'static str, bool, fn(&Context) -> Result<()>);
 
-const TASKS: [Task; 8] = [
+const TASKS: [Task; 9] = [
     ("fmt", false, |context| check::fmt(context, false)),
     ("lint", false, check::lint),
     ("tidy", false, tidy::run),
@@ -17,6 +17,7 @@ const TASKS: [Task; 8] = [
     ("test", false, testing::test),
     ("sanity", true, testing::sanity),
     ("bench", true, show::bench),
+    ("vm", false, |context| vm::run(context, &vm::Vm::default())),
     ("demo", true, |context| {
         show::demo(context, &show::Demo::default())
     }),

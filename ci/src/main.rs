@@ -18,6 +18,7 @@ mod skip;
 mod table;
 mod testing;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -63,11 +64,13 @@ enum Task {
     Node,
     /// csi-sanity against the driver and both simulators (root)
     Sanity,
+    /// Stories of real iSCSI in virtual machines with a stock kernel; needs no root but for packages
+    Vm(vm::Vm),
     /// DSM calls per CSI call, latency and memory, as a table and as JSON (root)
     Bench,
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
-    /// fmt, lint, tidy, spec, test, sanity, bench and demo, with the time each took
+    /// fmt, lint, tidy, spec, test, sanity, bench, vm and demo, with the time each took
     All,
 }
 
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Task::Test => testing::test(&context),
         Task::Node => testing::node(&context),
         Task::Sanity => testing::sanity(&context),
+        Task::Vm(vm) => vm::run(&context, vm),
         Task::Bench => show::bench(&context),
         Task::Demo(demo) => show::demo(&context, demo),
         Task::All => all::run(&context),

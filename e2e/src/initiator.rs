@@ -1,4 +1,4 @@
-//! The simulated node: a host root and an `iscsiadm` for the driver.
+//! The node: a host root and an `iscsiadm` of node-sim for the driver, or this machine's own.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,11 @@ use serde_json::Value;
 
 use crate::process;
 
-/// A host root made by node-sim.
+/// A host root made by node-sim, or that of this machine.
 #[derive(Debug)]
 pub struct Initiator {
     root: PathBuf,
+    simulated: bool,
 }
 
 impl Initiator {
@@ -21,7 +22,23 @@ impl Initiator {
     pub fn init(folder: &Path, targets: &Path) -> Result<Self> {
         let root = folder.join("node");
         node_sim(&["init", "--root", &text(&root), "--targets", &text(targets)])?;
-        Ok(Self { root })
+        Ok(Self {
+            root,
+            simulated: true,
+        })
+    }
+
+    /// This machine's own.
+    pub fn real() -> Self {
+        Self {
+            root: PathBuf::from("/"),
+            simulated: false,
+        }
+    }
+
+    /// It was made by node-sim.
+    pub fn is_simulated(&self) -> bool {
+        self.simulated
     }
 
     /// For the driver's `--host-root`.

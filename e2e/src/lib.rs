@@ -7,21 +7,26 @@
 //! | [`nas`], [`initiator`], [`plugin`] | the three processes and how to ask them |
 //! | [`life`] | a volume: create, publish, stage, write, expand, and all the way back |
 //! | [`ledger`] | what each CSI call costs the NAS |
-//! | [`tools`] | file systems and checksums as a person would look at them |
+//! | [`tools`], [`look`] | file systems, checksums and LUNs as a person would look at them |
+//! | [`writer`] | a pod at work, that verifies what it reads |
 //! | [`janitor`] | cleans up behind a world, however that ended |
+//! | [`vm`] | virtual machines with real iSCSI |
 //! | [`until`], [`skip`] | waits with a bound; counts what cannot run here |
 
 pub mod initiator;
 pub mod janitor;
 pub mod ledger;
 pub mod life;
+pub mod look;
 pub mod nas;
 pub mod plugin;
 pub mod process;
 pub mod skip;
 pub mod tools;
 pub mod until;
+pub mod vm;
 pub mod world;
+pub mod writer;
 
 /// 2^30 bytes.
 pub const GIB: i64 = 1 << 30;

@@ -9,6 +9,7 @@ use proto::csi::volume_capability::access_mode::Mode;
 use proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use tonic::Status;
 
+use crate::plugin::Csi;
 use crate::world::World;
 
 /// What the volume holds.
@@ -96,6 +97,8 @@ pub struct Life {
     pub id: String,
     /// From `CreateVolume`.
     pub volume_context: HashMap<String, String>,
+    /// The Secret that the StorageClass names for `ControllerPublishVolume` and `NodeStageVolume`: CHAP, or nothing.
+    pub secrets: HashMap<String, String>,
     /// From `ControllerPublishVolume`.
     pub publish_context: HashMap<String, String>,
     /// From `NodeGetInfo`.
@@ -112,7 +115,7 @@ impl Life {
     /// # Errors
     /// The driver's.
     pub async fn create(
-        world: &World,
+        world: &impl Csi,
         name: &str,
         size: i64,
         content: Content,
@@ -125,13 +128,12 @@ impl Life {
     /// # Errors
     /// The driver's.
     pub async fn create_as(
-        world: &World,
+        world: &impl Csi,
         request: csi::CreateVolumeRequest,
         content: Content,
     ) -> Result<Self, Status> {
         let name = request.name.clone();
         let volume = world
-            .plugin
             .controller()
             .create_volume(request)
             .await?
@@ -150,6 +152,7 @@ impl Life {
             readonly: false,
             id: volume.volume_id,
             volume_context: volume.volume_context,
+            secrets: HashMap::new(),
             publish_context: HashMap::new(),
             node_id: String::new(),
             staging,
@@ -180,9 +183,8 @@ impl Life {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn publish(&mut self, world: &World) -> Result<(), Status> {
+    pub async fn publish(&mut self, world: &impl Csi) -> Result<(), Status> {
         self.node_id = world
-            .plugin
             .node()
             .node_get_info(csi::NodeGetInfoRequest {})
             .await?
@@ -198,18 +200,18 @@ impl Life {
     /// The driver's.
     pub async fn publish_to(
         &self,
-        world: &World,
+        world: &impl Csi,
         node_id: &str,
     ) -> Result<HashMap<String, String>, Status> {
         let request = csi::ControllerPublishVolumeRequest {
             volume_id: self.id.clone(),
             node_id: node_id.to_owned(),
             volume_capability: Some(self.capability()),
+            secrets: self.secrets.clone(),
             volume_context: self.volume_context.clone(),
             ..csi::ControllerPublishVolumeRequest::default()
         };
         Ok(world
-            .plugin
             .controller()
             .controller_publish_volume(request)
             .await?
@@ -221,28 +223,24 @@ impl Life {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn stage(&self, world: &World) -> Result<(), Status> {
+    pub async fn stage(&self, world: &impl Csi) -> Result<(), Status> {
         let request = csi::NodeStageVolumeRequest {
             volume_id: self.id.clone(),
             publish_context: self.publish_context.clone(),
             staging_target_path: text(&self.staging),
             volume_capability: Some(self.capability()),
+            secrets: self.secrets.clone(),
             volume_context: self.volume_context.clone(),
             ..csi::NodeStageVolumeRequest::default()
         };
-        world
-            .plugin
-            .node()
-            .node_stage_volume(request)
-            .await
-            .map(drop)
+        world.node().node_stage_volume(request).await.map(drop)
     }
 
     /// `NodePublishVolume`.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn node_publish(&self, world: &World) -> Result<(), Status> {
+    pub async fn node_publish(&self, world: &impl Csi) -> Result<(), Status> {
         let request = csi::NodePublishVolumeRequest {
             volume_id: self.id.clone(),
             publish_context: self.publish_context.clone(),
@@ -253,19 +251,14 @@ impl Life {
             volume_context: self.volume_context.clone(),
             ..csi::NodePublishVolumeRequest::default()
         };
-        world
-            .plugin
-            .node()
-            .node_publish_volume(request)
-            .await
-            .map(drop)
+        world.node().node_publish_volume(request).await.map(drop)
     }
 
     /// From nothing but the LUN to a mounted volume or a device at [`Life::path`].
     ///
     /// # Errors
     /// The driver's.
-    pub async fn attach(&mut self, world: &World) -> Result<(), Status> {
+    pub async fn attach(&mut self, world: &impl Csi) -> Result<(), Status> {
         self.publish(world).await?;
         self.stage(world).await?;
         self.node_publish(world).await
@@ -275,7 +268,7 @@ impl Life {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn expand_lun(&self, world: &World, size: i64) -> Result<i64, Status> {
+    pub async fn expand_lun(&self, world: &impl Csi, size: i64) -> Result<i64, Status> {
         let request = csi::ControllerExpandVolumeRequest {
             volume_id: self.id.clone(),
             capacity_range: Some(at_least(size)),
@@ -283,7 +276,6 @@ impl Life {
             ..csi::ControllerExpandVolumeRequest::default()
         };
         Ok(world
-            .plugin
             .controller()
             .controller_expand_volume(request)
             .await?
@@ -295,7 +287,7 @@ impl Life {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn expand_on_node(&self, world: &World, size: i64) -> Result<i64, Status> {
+    pub async fn expand_on_node(&self, world: &impl Csi, size: i64) -> Result<i64, Status> {
         let request = csi::NodeExpandVolumeRequest {
             volume_id: self.id.clone(),
             volume_path: text(&self.target),
@@ -305,7 +297,6 @@ impl Life {
             ..csi::NodeExpandVolumeRequest::default()
         };
         Ok(world
-            .plugin
             .node()
             .node_expand_volume(request)
             .await?
@@ -317,14 +308,13 @@ impl Life {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn stats(&self, world: &World) -> Result<csi::NodeGetVolumeStatsResponse, Status> {
+    pub async fn stats(&self, world: &impl Csi) -> Result<csi::NodeGetVolumeStatsResponse, Status> {
         let request = csi::NodeGetVolumeStatsRequest {
             volume_id: self.id.clone(),
             volume_path: text(&self.target),
             staging_target_path: text(&self.staging),
         };
         Ok(world
-            .plugin
             .node()
             .node_get_volume_stats(request)
             .await?
@@ -335,41 +325,31 @@ impl Life {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn node_unpublish(&self, world: &World) -> Result<(), Status> {
+    pub async fn node_unpublish(&self, world: &impl Csi) -> Result<(), Status> {
         let request = csi::NodeUnpublishVolumeRequest {
             volume_id: self.id.clone(),
             target_path: text(&self.target),
         };
-        world
-            .plugin
-            .node()
-            .node_unpublish_volume(request)
-            .await
-            .map(drop)
+        world.node().node_unpublish_volume(request).await.map(drop)
     }
 
     /// `NodeUnstageVolume`.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn unstage(&self, world: &World) -> Result<(), Status> {
+    pub async fn unstage(&self, world: &impl Csi) -> Result<(), Status> {
         let request = csi::NodeUnstageVolumeRequest {
             volume_id: self.id.clone(),
             staging_target_path: text(&self.staging),
         };
-        world
-            .plugin
-            .node()
-            .node_unstage_volume(request)
-            .await
-            .map(drop)
+        world.node().node_unstage_volume(request).await.map(drop)
     }
 
     /// `ControllerUnpublishVolume` from this node.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn unpublish(&self, world: &World) -> Result<(), Status> {
+    pub async fn unpublish(&self, world: &impl Csi) -> Result<(), Status> {
         self.unpublish_from(world, &self.node_id).await
     }
 
@@ -377,14 +357,13 @@ impl Life {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn unpublish_from(&self, world: &World, node_id: &str) -> Result<(), Status> {
+    pub async fn unpublish_from(&self, world: &impl Csi, node_id: &str) -> Result<(), Status> {
         let request = csi::ControllerUnpublishVolumeRequest {
             volume_id: self.id.clone(),
             node_id: node_id.to_owned(),
             ..csi::ControllerUnpublishVolumeRequest::default()
         };
         world
-            .plugin
             .controller()
             .controller_unpublish_volume(request)
             .await
@@ -395,7 +374,7 @@ impl Life {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn detach(&self, world: &World) -> Result<(), Status> {
+    pub async fn detach(&self, world: &impl Csi) -> Result<(), Status> {
         self.node_unpublish(world).await?;
         self.unstage(world).await?;
         self.unpublish(world).await
@@ -405,17 +384,12 @@ impl Life {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn delete(&self, world: &World) -> Result<(), Status> {
+    pub async fn delete(&self, world: &impl Csi) -> Result<(), Status> {
         let request = csi::DeleteVolumeRequest {
             volume_id: self.id.clone(),
             ..csi::DeleteVolumeRequest::default()
         };
-        world
-            .plugin
-            .controller()
-            .delete_volume(request)
-            .await
-            .map(drop)
+        world.controller().delete_volume(request).await.map(drop)
     }
 
     /// The device on the node that stands for the LUN.

@@ -15,8 +15,10 @@ pub const PASSWORD: &str = "planted-secret-5bd1";
 /// How the NAS is to be.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `none` or `loop`.
+    /// `none`, `loop`, `tgt` or `lio`.
     pub export: &'static str,
+    /// Where its targets listen.
+    pub portals: Vec<String>,
     /// `none` or `ds918`.
     pub latency: &'static str,
     /// `PATH=FILESYSTEM:SIZE`.
@@ -29,6 +31,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             export: "none",
+            portals: vec!["127.0.0.1:3260".to_owned()],
             latency: "none",
             volumes: vec!["/volume1=btrfs:20TiB", "/volume2=ext4:2TiB"],
             more: Vec::new(),
@@ -127,6 +130,11 @@ impl Nas {
         let _ = std::fs::remove_file(self.folder.join("endpoints.json"));
         self.process = spawn(&self.folder, &self.settings, &listen)?;
         self.await_endpoints().await
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Kills it, as a power cut does. [`Nas::restart`] brings it back.
@@ -406,6 +414,12 @@ fn spawn(folder: &Path, settings: &Settings, listen: &[String; 2]) -> Result<Pro
             .volumes
             .iter()
             .flat_map(|volume| ["--volume", volume]),
+    );
+    args.extend(
+        settings
+            .portals
+            .iter()
+            .flat_map(|portal| ["--portal", portal]),
     );
     args.extend(&settings.more);
     Process::start("dsm-sim", args, &folder.join("dsm-sim.log"), None)

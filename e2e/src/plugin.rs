@@ -15,6 +15,18 @@ use crate::initiator::Initiator;
 use crate::process::Process;
 use crate::until::until;
 
+/// Whom a CO speaks to: a controller, and the plugin of one node.
+pub trait Csi {
+    /// The controller service.
+    fn controller(&self) -> ControllerClient<Channel>;
+
+    /// The node's service.
+    fn node(&self) -> NodeClient<Channel>;
+
+    /// Where the CO keeps its directories on that node.
+    fn folder(&self) -> &Path;
+}
+
 /// A running `synology-csi`.
 #[derive(Debug)]
 pub struct Plugin {
@@ -38,6 +50,8 @@ pub struct Settings {
     pub log_level: String,
     /// `controller`, `node` or `all`.
     pub mode: &'static str,
+    /// More arguments.
+    pub more: Vec<String>,
 }
 
 impl Plugin {
@@ -70,10 +84,12 @@ impl Plugin {
             ]
             .map(str::to_owned),
         );
-        if let Some(initiator) = initiator {
+        let simulated = initiator.filter(|initiator| initiator.is_simulated());
+        if let Some(initiator) = simulated {
             args.extend(["--host-root".to_owned(), text(initiator.root())]);
         }
-        let bin = initiator.map(Initiator::bin);
+        args.extend(settings.more.iter().cloned());
+        let bin = simulated.map(Initiator::bin);
         let mut process = Process::start(
             "synology-csi",
             args,

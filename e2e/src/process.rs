@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -44,6 +45,24 @@ pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) ->
     said(program, output)
 }
 
+/// Runs a host tool to its end in a folder.
+///
+/// # Errors
+/// It does not start or fails; with its words.
+pub fn run_in<S: AsRef<OsStr>>(
+    folder: &Path,
+    program: &str,
+    args: impl IntoIterator<Item = S>,
+) -> Result<String> {
+    let output = command(program)
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {program}"))?;
+    said(program, output)
+}
+
 /// Runs a test suite to its end: whether it succeeded, and what it printed.
 ///
 /// # Errors
@@ -78,7 +97,7 @@ fn said(program: &str, output: Output) -> Result<String> {
 /// A process of a world. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Process {
-    name: &'static str,
+    name: String,
     child: Child,
     log: PathBuf,
 }
@@ -89,12 +108,34 @@ impl Process {
     /// # Errors
     /// It does not start.
     pub fn start<S: AsRef<OsStr>>(
-        name: &'static str,
+        name: &str,
         args: impl IntoIterator<Item = S>,
         log: &Path,
         path: Option<&Path>,
     ) -> Result<Self> {
-        let mut command = command(binary(name)?);
+        Self::start_program(&binary(name)?, args, log, path)
+    }
+
+    /// Starts a program of the host, found on `PATH` unless it is a path, with its output appended to `log`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn tool<S: AsRef<OsStr>>(
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+        log: &Path,
+    ) -> Result<Self> {
+        Self::start_program(Path::new(program), args, log, None)
+    }
+
+    fn start_program<S: AsRef<OsStr>>(
+        program: &Path,
+        args: impl IntoIterator<Item = S>,
+        log: &Path,
+        path: Option<&Path>,
+    ) -> Result<Self> {
+        let name = program.display().to_string();
+        let mut command = command(program);
         let file = OpenOptions::new().create(true).append(true).open(log)?;
         command
             .args(args)
@@ -114,6 +155,13 @@ impl Process {
             child,
             log: log.to_owned(),
         })
+    }
+
+    /// Lets it live on without an owner.
+    pub fn disown(self) {
+        let mut this = std::mem::ManuallyDrop::new(self);
+        // Whoever is not waited for stays as a zombie.
+        std::thread::spawn(move || this.child.wait());
     }
 
     /// Its id.
@@ -168,7 +216,7 @@ impl Process {
     /// It does not end in time.
     pub async fn terminate(&mut self) -> Result<bool> {
         kill(Pid::from_raw(i32::try_from(self.id())?), Signal::SIGTERM)?;
-        let name = self.name;
+        let name = self.name.clone();
         let ended = crate::until::until(
             &format!("{name} ends after SIGTERM"),
             async || Ok(self.child.try_wait()?),
@@ -182,6 +230,59 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A program whose standard output is read while it runs. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Piped(Child);
+
+impl Piped {
+    /// Starts a program of the host.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start<S: AsRef<OsStr>>(
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<Self> {
+        let child = command(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {program}"))?;
+        Ok(Self(child))
+    }
+
+    /// What it prints; to be taken once.
+    pub fn stdout(&mut self) -> Option<ChildStdout> {
+        self.0.stdout.take()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        Ok(self.0.wait()?)
+    }
+
+    /// What it said on standard error; to be asked when it has ended.
+    pub fn complaint(&mut self) -> String {
+        let mut said = String::new();
+        if let Some(mut stderr) = self.0.stderr.take() {
+            let _ = stderr.read_to_string(&mut said);
+        }
+        said.trim().to_owned()
+    }
+}
+
+impl Drop for Piped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

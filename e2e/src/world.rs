@@ -3,23 +3,39 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use proto::csi::controller_client::ControllerClient;
+use proto::csi::node_client::NodeClient;
 use serde_json::Value;
 use tempfile::TempDir;
+use tonic::transport::Channel;
 
 use crate::initiator::Initiator;
 use crate::janitor::{self, Janitor, mounts_below};
 use crate::nas::{self, Nas};
-use crate::plugin::{self, Plugin};
+use crate::plugin::{self, Csi, Plugin};
 
 /// How a world is to be.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The NAS.
     pub nas: nas::Settings,
-    /// A node with an `iscsiadm` of node-sim, and the driver's node half: needs root.
-    pub node: bool,
+    /// The node, with the driver's node half: needs root.
+    pub node: Node,
     /// For the driver's `--log-level`.
     pub log_level: String,
+    /// More arguments of the driver.
+    pub driver: Vec<String>,
+}
+
+/// What the driver's node half works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Node {
+    /// There is none.
+    None,
+    /// An `iscsiadm` of node-sim.
+    Simulated,
+    /// This machine's own open-iscsi.
+    Real,
 }
 
 impl Plan {
@@ -27,8 +43,9 @@ impl Plan {
     pub fn controller() -> Self {
         Self {
             nas: nas::Settings::default(),
-            node: false,
+            node: Node::None,
             log_level: "debug".to_owned(),
+            driver: Vec::new(),
         }
     }
 
@@ -39,7 +56,20 @@ impl Plan {
                 export: "loop",
                 ..nas::Settings::default()
             },
-            node: true,
+            node: Node::Simulated,
+            ..Self::controller()
+        }
+    }
+
+    /// NAS, controller and node over real iSCSI: `export` is `tgt` or `lio`. Needs a machine of its own.
+    pub fn real(export: &'static str, portals: &[&str]) -> Self {
+        Self {
+            nas: nas::Settings {
+                export,
+                portals: portals.iter().map(|&portal| portal.to_owned()).collect(),
+                ..nas::Settings::default()
+            },
+            node: Node::Real,
             ..Self::controller()
         }
     }
@@ -76,22 +106,42 @@ pub struct World {
     folder: PathBuf,
 }
 
+impl Csi for World {
+    fn controller(&self) -> ControllerClient<Channel> {
+        self.plugin.controller()
+    }
+
+    fn node(&self) -> NodeClient<Channel> {
+        self.plugin.node()
+    }
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
 impl World {
     async fn start(plan: Plan) -> Result<Self> {
         // Short: the path of a unix socket has at most 107 bytes.
         let folder = TempDir::with_prefix("csi-")?.keep();
         let janitor = Janitor::hire(&folder)?;
         let nas = Nas::start(&folder, plan.nas).await?;
-        let initiator = plan
-            .node
-            .then(|| Initiator::init(&folder, &nas.targets()))
-            .transpose()?;
+        let initiator = match plan.node {
+            Node::None => None,
+            Node::Simulated => Some(Initiator::init(&folder, &nas.targets())?),
+            Node::Real => Some(Initiator::real()),
+        };
         let plugin_settings = plugin::Settings {
             folder: folder.clone(),
             config: config(&folder, &nas),
             node_name: "worker-1".to_owned(),
             log_level: plan.log_level,
-            mode: if plan.node { "all" } else { "controller" },
+            mode: if plan.node == Node::None {
+                "controller"
+            } else {
+                "all"
+            },
+            more: plan.driver,
         };
         let plugin = Plugin::start(&plugin_settings, initiator.as_ref()).await?;
         Ok(Self {
@@ -192,10 +242,12 @@ impl World {
                 "iSCSI sessions",
                 initiator.count("sys/class/iscsi_session")?,
             );
-            found(
-                "links to block devices",
-                initiator.count("sys/class/block")?,
-            );
+            if initiator.is_simulated() {
+                found(
+                    "links to block devices",
+                    initiator.count("sys/class/block")?,
+                );
+            }
             found("node records", initiator.count("etc/iscsi/nodes")?);
             found("loop devices", loop_devices(self.nas.folder())?);
         }
@@ -241,9 +293,10 @@ fn files(folder: &Path) -> Result<usize> {
 
 fn config(folder: &Path, nas: &Nas) -> String {
     format!(
-        "nas:\n  - name: nas1\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['127.0.0.1:3260']\nstate_file: {}\n",
+        "nas:\n  - name: nas1\n    url: {}\n    username: admin\n    password_file: {}\n    portals: {:?}\nstate_file: {}\n",
         nas.api,
         nas.password_file().display(),
+        nas.settings().portals,
         folder.join("refused.json").display(),
     )
 }

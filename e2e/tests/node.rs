@@ -29,8 +29,6 @@ mod full;
 mod growth;
 #[path = "node/identity.rs"]
 mod identity;
-#[path = "node/look.rs"]
-mod look;
 #[path = "node/modes.rs"]
 mod modes;
 #[path = "node/outage.rs"]
@@ -41,5 +39,3 @@ mod story;
 mod trap;
 #[path = "node/views.rs"]
 mod views;
-#[path = "node/writer.rs"]
-mod writer;

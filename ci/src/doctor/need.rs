@@ -13,6 +13,8 @@ pub(crate) enum Layer {
     Node,
     /// The demo
     Demo,
+    /// Stories of real iSCSI in virtual machines
+    Vm,
     /// The measurements
     Bench,
     /// The comparison with the CSI specification
@@ -74,6 +76,15 @@ pub(crate) const NEEDS: &[Need] = &[
     Need::Programs("btrfs-progs", &["mkfs.btrfs", "btrfs"]),
     Need::Programs("util-linux", &["blkid", "blockdev"]),
     Need::Programs("mount", &["mount", "umount", "losetup"]),
+    Need::Programs("qemu-system-x86", &["qemu-system-x86_64"]),
+    Need::Programs("dpkg", &["dpkg-deb"]),
+    Need::Programs("apt", &["apt-get"]),
+    Need::Programs("kmod", &["modprobe", "depmod"]),
+    Need::Programs("udev", &["udevadm"]),
+    Need::Programs("iproute2", &["ip"]),
+    Need::Programs("open-iscsi", &["iscsiadm", "iscsid"]),
+    Need::Programs("tgt", &["tgtd", "tgtadm"]),
+    Need::Programs("multipath-tools", &["multipathd", "multipath"]),
     Need::Filesystem("ext4"),
     Need::Filesystem("xfs"),
     Need::Filesystem("btrfs"),
@@ -83,11 +94,25 @@ pub(crate) const NEEDS: &[Need] = &[
     Need::InitiatorName,
 ];
 
-const SINGLE: [Layer; 7] = [
+/// Packages that only the virtual machines use.
+const FOR_VM: [&str; 9] = [
+    "qemu-system-x86",
+    "dpkg",
+    "apt",
+    "kmod",
+    "udev",
+    "iproute2",
+    "open-iscsi",
+    "tgt",
+    "multipath-tools",
+];
+
+const SINGLE: [Layer; 8] = [
     Layer::Test,
     Layer::Sanity,
     Layer::Node,
     Layer::Demo,
+    Layer::Vm,
     Layer::Bench,
     Layer::Spec,
     Layer::Lint,
@@ -112,7 +137,7 @@ impl Need {
 
     /// How much `layer` wants it; `None` when it does not care.
     pub(crate) fn weight(self, layer: Layer) -> Option<Weight> {
-        use Layer::{All, Bench, Demo, Lint, Node, Sanity, Spec, Test};
+        use Layer::{All, Bench, Demo, Lint, Node, Sanity, Spec, Test, Vm};
         if layer == All {
             return SINGLE
                 .iter()
@@ -123,6 +148,11 @@ impl Need {
             Self::Component(..) => (layer == Lint).then_some(Weight::Must),
             Self::Go if layer == Spec => Some(Weight::Must),
             Self::Go | Self::CsiSanity => (layer == Sanity).then_some(Weight::Must),
+            // The guest has what the host has installed; it is root there, and brings its own kernel.
+            Self::Programs(package, _) if FOR_VM.contains(&package) => {
+                (layer == Vm).then_some(Weight::Must)
+            }
+            Self::Programs(..) if layer == Vm => Some(Weight::Must),
             Self::Root
             | Self::SysAdmin
             | Self::LoopDevices
@@ -131,10 +161,10 @@ impl Need {
                 Sanity | Node | Demo | Bench => Some(Weight::Must),
                 Test if self == Self::Root => Some(Weight::Note),
                 Test => Some(Weight::WithRoot),
-                Spec | Lint | All => None,
+                Spec | Lint | Vm | All => None,
             },
             Self::SysResource | Self::InitiatorName => {
-                (!matches!(layer, Spec | Lint)).then_some(Weight::Note)
+                (!matches!(layer, Spec | Lint | Vm)).then_some(Weight::Note)
             }
         }
     }

@@ -13,7 +13,7 @@ use e2e::GIB;
 use e2e::ledger::{Ledger, Row};
 use e2e::life::{Content, Life};
 use e2e::nas::Nas;
-use e2e::world::{Plan, World};
+use e2e::world::{Node, Plan, World};
 use serde::Serialize;
 
 /// LUNs of somebody else's on the NAS.
@@ -98,7 +98,7 @@ async fn main() -> Result<()> {
 
 /// Whole lives of volumes, one after the other, on a NAS with other LUNs.
 async fn rounds(plan: Plan, rounds: usize) -> Result<(World, Vec<Row>)> {
-    let node = plan.node;
+    let node = plan.node != Node::None;
     let world = plan.start().await?;
     world.nas.seed(OTHERS).await?;
     let mut ledger = Ledger::default();

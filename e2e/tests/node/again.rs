@@ -5,8 +5,8 @@ use e2e::life::{Content, Life};
 use e2e::process::run;
 use tonic::Code;
 
-use crate::look;
 use crate::story::Story;
+use e2e::look;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_node_call_twice() {

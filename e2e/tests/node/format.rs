@@ -6,9 +6,9 @@ use e2e::process::run;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::look;
 use crate::story::Story;
 use crate::trap::{Trap, When};
+use e2e::look;
 
 const EXT4: Content = Content::Fs("ext4");
 const XFS: Content = Content::Fs("xfs");

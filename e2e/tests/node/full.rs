@@ -9,9 +9,9 @@ use e2e::skip::{can_grow_mounted_ext4, skip};
 use nix::fcntl::{FallocateFlags, fallocate};
 use sha2::{Digest as _, Sha256};
 
-use crate::look;
 use crate::story::{Data, Story};
-use crate::writer::Writer;
+use e2e::look;
+use e2e::writer::Writer;
 
 /// What is left for the data that are looked at again; a checksum of more takes its time in a debug build.
 const BRIM: i64 = 24 << 20;
@@ -49,21 +49,21 @@ async fn grows_under_a_writer(test: &str, content: Content) {
     };
     story.attach().await;
     let data = story.write("before");
-    let writer = Writer::start(&story.volume.path().join("log"));
-    writer.must_go_on().await;
+    let writer = Writer::start(&story.volume.path().join("log")).unwrap();
+    writer.must_go_on().await.unwrap();
     let brim = story.fill_to_the_brim();
-    writer.must_be_stuck().await;
+    writer.must_be_stuck().await.unwrap();
 
     story.grow_lun(2 * GIB).await;
-    writer.must_be_stuck().await;
+    writer.must_be_stuck().await.unwrap();
     assert_eq!(story.grow_node(2 * GIB).await.unwrap(), 2 * GIB);
 
-    writer.must_go_on().await;
+    writer.must_go_on().await.unwrap();
     story.must_have(2 * GIB);
     story.must_hold(&data);
     story.must_hold(&brim);
-    writer.must_go_on().await;
-    writer.stop();
+    writer.must_go_on().await.unwrap();
+    writer.stop().unwrap();
     story.end().await;
 }
 
@@ -76,10 +76,10 @@ async fn a_full_ext4_grows_between_two_pods() {
     };
     story.attach().await;
     let data = story.write("before");
-    let writer = Writer::start(&story.volume.path().join("log"));
+    let writer = Writer::start(&story.volume.path().join("log")).unwrap();
     let brim = story.fill_to_the_brim();
-    writer.must_be_stuck().await;
-    writer.stop();
+    writer.must_be_stuck().await.unwrap();
+    writer.stop().unwrap();
 
     story.detach().await;
     story
@@ -92,9 +92,9 @@ async fn a_full_ext4_grows_between_two_pods() {
     story.must_have(2 * GIB);
     story.must_hold(&data);
     story.must_hold(&brim);
-    let writer = Writer::start(&story.volume.path().join("log"));
-    writer.must_go_on().await;
-    writer.stop();
+    let writer = Writer::start(&story.volume.path().join("log")).unwrap();
+    writer.must_go_on().await.unwrap();
+    writer.stop().unwrap();
     story.end().await;
 }
 

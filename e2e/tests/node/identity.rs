@@ -10,8 +10,8 @@ use e2e::life::{Content, Life};
 use serde_json::Value;
 use tonic::{Code, Status};
 
-use crate::look::Photo;
 use crate::story::Story;
+use e2e::look::Photo;
 
 /// Another volume of the same driver, whose LUN somebody maps in the place of the story's.
 struct Impostor {

@@ -10,8 +10,8 @@ use e2e::tools::{fill, fs_bytes, sha256};
 use proto::csi::volume_capability::access_mode::Mode;
 use tonic::Code;
 
-use crate::look;
 use crate::story::Story;
+use e2e::look;
 
 const XFS: Content = Content::Fs("xfs");
 

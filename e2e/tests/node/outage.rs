@@ -4,7 +4,7 @@ use e2e::GIB;
 use e2e::life::Content;
 
 use crate::story::Story;
-use crate::writer::Writer;
+use e2e::writer::Writer;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn choice_10_a_volume_is_let_go_while_the_nas_is_down() {
@@ -62,20 +62,20 @@ async fn a_pod_outlives_a_restart_of_the_nas() {
             Content::Fs(_) => story.volume.path().join("log"),
             Content::Block => story.volume.path(),
         };
-        let writer = Writer::start(&file);
-        writer.must_go_on().await;
+        let writer = Writer::start(&file).unwrap();
+        writer.must_go_on().await.unwrap();
         story.world.nas.kill();
-        writer.must_go_on().await;
+        writer.must_go_on().await.unwrap();
         let refused = story.volume.expand_lun(&story.world, 2 * GIB).await;
         assert_eq!(refused.unwrap_err().code(), tonic::Code::Unavailable);
         story.world.nas.restart().await.unwrap();
-        writer.must_go_on().await;
+        writer.must_go_on().await.unwrap();
 
         story.grow_lun(2 * GIB).await;
         assert_eq!(story.grow_node(2 * GIB).await.unwrap(), 2 * GIB);
-        writer.must_go_on().await;
+        writer.must_go_on().await.unwrap();
         story.must_have(2 * GIB);
-        writer.stop();
+        writer.stop().unwrap();
         story.end().await;
     }
 }

@@ -10,7 +10,7 @@ use proto::csi;
 use serde_json::Value;
 use tonic::Status;
 
-use crate::look;
+use e2e::look;
 
 /// Enough to see that data survive; a checksum of more takes its time in a debug build.
 const WRITTEN: u64 = 1 << 20;

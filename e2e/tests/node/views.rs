@@ -8,8 +8,8 @@ use proto::csi::VolumeUsage;
 use proto::csi::volume_usage::Unit;
 use tonic::Code;
 
-use crate::look::df;
 use crate::story::Story;
+use e2e::look::df;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_are_those_of_df() {

@@ -4,13 +4,16 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::process::run;
 use anyhow::{Context as _, Result, ensure};
-use e2e::process::run;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 /// How many bytes of its device the mounted file system uses: all it could ever give to files and to itself.
-pub(crate) fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
+///
+/// # Errors
+/// The tool fails or says something else.
+pub fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
     match fs {
         "ext4" => {
             let told = run("dumpe2fs", ["-h".as_ref(), device.as_os_str()])?;
@@ -42,7 +45,7 @@ pub(crate) fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
 
 /// What even a file system that fills its device leaves unused at its end, at most: ext4 adds no group that would hold
 /// little more than its own tables.
-pub(crate) fn unusable(fs: &str) -> u64 {
+pub fn unusable(fs: &str) -> u64 {
     if fs == "ext4" { 3 << 20 } else { 1 << 20 }
 }
 
@@ -61,7 +64,10 @@ fn number(text: &str, after: &str) -> Result<u64> {
 }
 
 /// The options with which `point` is mounted.
-pub(crate) fn options(point: &Path) -> Result<Vec<String>> {
+///
+/// # Errors
+/// The tool fails or says something else.
+pub fn options(point: &Path) -> Result<Vec<String>> {
     let told = run(
         "findmnt",
         [
@@ -75,12 +81,15 @@ pub(crate) fn options(point: &Path) -> Result<Vec<String>> {
 }
 
 /// True when something is mounted at `point`.
-pub(crate) fn is_mounted(point: &Path) -> bool {
+pub fn is_mounted(point: &Path) -> bool {
     run("findmnt", ["--mountpoint".as_ref(), point.as_os_str()]).is_ok()
 }
 
 /// A figure of `df`, for instance `itotal`.
-pub(crate) fn df(column: &str, point: &Path) -> Result<i64> {
+///
+/// # Errors
+/// The tool fails or says something else.
+pub fn df(column: &str, point: &Path) -> Result<i64> {
     let told = run(
         "df",
         [
@@ -101,7 +110,7 @@ pub(crate) fn df(column: &str, point: &Path) -> Result<i64> {
 
 /// What is written in a LUN's file, to see later that nobody has touched it. The file is sparse, and so is this.
 #[derive(Debug)]
-pub(crate) struct Photo {
+pub struct Photo {
     of: PathBuf,
     shows: Vec<(i64, Vec<u8>)>,
 }
@@ -110,7 +119,11 @@ pub(crate) struct Photo {
 const PIECE: i64 = 64 << 10;
 
 impl Photo {
-    pub(crate) fn take(of: &Path) -> Result<Self> {
+    /// Takes one of a file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn take(of: &Path) -> Result<Self> {
         let (file, mut shows, mut at) = (File::open(of)?, Vec::new(), 0);
         file.sync_all()?;
         let blank = vec![0; usize::try_from(PIECE)?];
@@ -134,8 +147,23 @@ impl Photo {
         })
     }
 
+    /// There is nothing but zeros.
+    pub fn is_blank(&self) -> bool {
+        self.shows.is_empty()
+    }
+
+    /// These bytes are in it somewhere, within one piece.
+    pub fn shows(&self, bytes: &[u8]) -> bool {
+        self.shows
+            .iter()
+            .any(|(_, piece)| piece.windows(bytes.len()).any(|window| window == bytes))
+    }
+
     /// Fails when a byte has changed.
-    pub(crate) fn must_still_be_true(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// A byte has changed.
+    pub fn must_still_be_true(&self) -> Result<()> {
         let untouched = Self::take(&self.of)?.shows == self.shows;
         ensure!(untouched, "{} has been written to", self.of.display());
         Ok(())

@@ -10,7 +10,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use e2e::until::until;
+use crate::until::until;
+use anyhow::{Result, anyhow, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 const RECORD: usize = 64 << 10;
@@ -19,7 +20,7 @@ const RECORDS: u64 = 4096;
 
 /// A pod at work.
 #[derive(Debug)]
-pub(crate) struct Writer {
+pub struct Writer {
     done: Arc<Done>,
     stop: Sender<()>,
     thread: JoinHandle<io::Result<()>>,
@@ -34,7 +35,10 @@ struct Done {
 
 impl Writer {
     /// Starts one in `file`, a file or a device, from its beginning.
-    pub(crate) fn start(file: &Path) -> Self {
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn start(file: &Path) -> Result<Self> {
         let (stop, stopped) = channel();
         let done = Arc::new(Done::default());
         let open = OpenOptions::new()
@@ -42,41 +46,63 @@ impl Writer {
             .write(true)
             .create(true)
             .truncate(false)
-            .open(file)
-            .unwrap();
+            .open(file)?;
         let shared = done.clone();
         let thread = thread::spawn(move || work(&open, &shared, &stopped));
-        Self { done, stop, thread }
+        Ok(Self { done, stop, thread })
+    }
+
+    /// Records written so far.
+    pub fn written(&self) -> u64 {
+        self.done.written.load(Ordering::Relaxed)
+    }
+
+    /// It has ended, though nobody stopped it.
+    pub fn has_failed(&self) -> bool {
+        self.thread.is_finished()
     }
 
     /// Waits until it has written something more.
-    pub(crate) async fn must_go_on(&self) {
+    ///
+    /// # Errors
+    /// It does not, or has failed.
+    pub async fn must_go_on(&self) -> Result<()> {
         let before = self.done.written.load(Ordering::Relaxed);
         let look = async || Ok(self.done.written.load(Ordering::Relaxed));
         until("the writer writes", look, |now| {
             *now > before + 8 || self.thread.is_finished()
         })
-        .await
-        .unwrap();
-        assert!(!self.thread.is_finished(), "the writer has failed");
+        .await?;
+        ensure!(!self.thread.is_finished(), "the writer has failed");
+        Ok(())
     }
 
     /// Waits until it has met the end of the disk once more.
-    pub(crate) async fn must_be_stuck(&self) {
+    ///
+    /// # Errors
+    /// It does not, or has failed.
+    pub async fn must_be_stuck(&self) -> Result<()> {
         let before = self.done.full.load(Ordering::Relaxed);
         let look = async || Ok(self.done.full.load(Ordering::Relaxed));
         until("the writer meets a full disk", look, |now| {
             *now > before + 1 || self.thread.is_finished()
         })
-        .await
-        .unwrap();
-        assert!(!self.thread.is_finished(), "the writer has failed");
+        .await?;
+        ensure!(!self.thread.is_finished(), "the writer has failed");
+        Ok(())
     }
 
     /// Ends it. Fails when it has ever read what it did not write, or an error other than a full disk.
-    pub(crate) fn stop(self) {
+    ///
+    /// # Errors
+    /// It has.
+    pub fn stop(self) -> Result<()> {
         drop(self.stop);
-        self.thread.join().unwrap().unwrap();
+        let ended = self
+            .thread
+            .join()
+            .map_err(|_| anyhow!("the writer panicked"))?;
+        Ok(ended?)
     }
 }
 

@@ -1,0 +1,131 @@
+//! The stories of real iSCSI: builds what the machines run, then lets the harness boot them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use crate::{
+    context::Context,
+    doctor::{self, need::Layer},
+    run::Step,
+    testing::build_programs,
+};
+
+/// Arguments of the virtual machines.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Vm {
+    /// Only stories whose name contains this, for instance lio/chap
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Random schedules of the wrong-disk story on each target; without it 200
+    #[arg(long)]
+    cases: Option<u32>,
+    /// Where random schedules begin; printed by each run
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Do not try KVM
+    #[arg(long)]
+    no_kvm: bool,
+    /// Boot, print how long it took, and stop
+    #[arg(long)]
+    boot_only: bool,
+}
+
+/// Tells the stories. Optimized programs: each instruction costs ten times as much without KVM.
+///
+/// # Errors
+/// When something is missing, or a story fails.
+pub(crate) fn run(context: &Context, vm: &Vm) -> Result<()> {
+    doctor::ready(context, Layer::Vm)?;
+    build_programs(context, &["--release"])?;
+    let node_tests = node_tests(context)?;
+    let program = context.target.join("release/vm");
+    Step::new(context, &program.to_string_lossy())
+        .arg("run")
+        .arg("--folder")
+        .arg(context.target.join("vm"))
+        .arg("--node-tests")
+        .arg(node_tests)
+        .args(&vm.arguments())
+        .show()
+}
+
+impl Vm {
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut add = |name: &str, value: Option<String>| {
+            arguments.extend(
+                value
+                    .map(|value| [name.to_owned(), value])
+                    .into_iter()
+                    .flatten(),
+            );
+        };
+        add("--only", self.only.clone());
+        add("--cases", self.cases.map(|cases| cases.to_string()));
+        add("--seed", self.seed.map(|seed| seed.to_string()));
+        let switches = [("--no-kvm", self.no_kvm), ("--boot-only", self.boot_only)];
+        arguments.extend(
+            switches
+                .iter()
+                .filter(|(_, on)| *on)
+                .map(|(name, _)| (*name).to_owned()),
+        );
+        arguments
+    }
+}
+
+/// The test program with the stories of the loop plane.
+fn node_tests(context: &Context) -> Result<PathBuf> {
+    let mut step = Step::new(
+        context,
+        "cargo test --release --workspace --test node --no-run --message-format json",
+    );
+    let built = step.watch("Building the stories of the loop plane")?;
+    if !built.success {
+        bail!(
+            "the stories of the loop plane do not compile:\n{}",
+            built.stderr
+        );
+    }
+    executable(&built.stdout).context("cargo names no test program")
+}
+
+/// What cargo says it has built.
+fn executable(messages: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["kind"] == serde_json::json!(["test"]))
+        .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_passed_on() {
+        assert!(Vm::default().arguments().is_empty());
+        let vm = Vm {
+            only: Some("lio/chap".to_owned()),
+            cases: Some(5),
+            no_kvm: true,
+            ..Vm::default()
+        };
+        assert_eq!(
+            vm.arguments(),
+            ["--only", "lio/chap", "--cases", "5", "--no-kvm"]
+        );
+    }
+
+    #[test]
+    fn the_test_program_is_found_among_the_messages() {
+        let messages = r#"{"target":{"kind":["bin"]},"executable":"/t/vm"}
+not json
+{"target":{"kind":["test"]},"executable":"/t/node-1"}"#;
+        assert_eq!(executable(messages), Some(PathBuf::from("/t/node-1")));
+    }
+}

@@ -1,0 +1,181 @@
+//! What a story finds: a NAS that exports over iSCSI, a controller, the node of this machine, and the second machine.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::life::{Content, Life};
+use e2e::look;
+use e2e::process::run;
+use e2e::tools::{device_bytes, fill, sha256};
+use e2e::until::until;
+use e2e::world::{Plan, World};
+
+/// How the NAS exports its LUNs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Export {
+    /// By tgtd.
+    Tgt,
+    /// By the kernel.
+    Lio,
+}
+
+impl Export {
+    pub(crate) const ALL: [Self; 2] = [Self::Tgt, Self::Lio];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tgt => "tgt",
+            Self::Lio => "lio",
+        }
+    }
+}
+
+/// The NAS's address on each of the two cables.
+pub(crate) const PORTALS: [&str; 2] = ["10.77.0.1:3260", "10.78.0.1:3260"];
+/// How long I/O waits for a NAS that does not answer, in seconds: short, so that stories are.
+pub(crate) const REPLACEMENT: u64 = 15;
+/// Enough to see that data survive.
+pub(crate) const WRITTEN: u64 = 1 << 20;
+
+/// One story's world.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) export: Export,
+    pub(crate) cases: u32,
+    pub(crate) seed: u64,
+}
+
+/// Data of a user.
+#[derive(Clone, Debug)]
+pub(crate) struct Data {
+    path: PathBuf,
+    sha256: String,
+}
+
+impl Scene {
+    pub(crate) async fn set(export: Export, cases: u32, seed: u64) -> Result<Self> {
+        let world = Plan::real(export.name(), &PORTALS[..1]).start().await?;
+        Ok(Self {
+            world,
+            export,
+            cases,
+            seed,
+        })
+    }
+
+    /// Another world in the place of this one.
+    pub(crate) async fn reset(&mut self, plan: Plan) -> Result<()> {
+        self.world = plan.start().await?;
+        Ok(())
+    }
+
+    /// A volume of 1 GiB that a pod of this node uses.
+    pub(crate) async fn volume(&self, name: &str, content: Content) -> Result<Life> {
+        let mut volume = Life::create(&self.world, name, e2e::GIB, content).await?;
+        volume.attach(&self.world).await?;
+        Ok(volume)
+    }
+
+    pub(crate) fn device(&self, volume: &Life) -> Result<PathBuf> {
+        volume.device(&self.world)
+    }
+
+    /// The device has `size` bytes, and so has what is on it, but for what it cannot use.
+    pub(crate) fn must_have(&self, volume: &Life, size: i64) -> Result<()> {
+        let (size, device) = (size.unsigned_abs(), self.device(volume)?);
+        let is = device_bytes(&device)?;
+        ensure!(is == size, "{} is {is} bytes, not {size}", device.display());
+        if let Content::Fs(fs) = volume.content {
+            let claimed = look::claimed(fs, &volume.staging, &device)?;
+            ensure!(
+                claimed <= size && size - claimed < look::unusable(fs),
+                "the {fs} is {claimed} bytes on a device of {size}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Writes data through the pod's path.
+    pub(crate) fn write(&self, volume: &Life, seed: u64) -> Result<Data> {
+        let path = match volume.content {
+            Content::Fs(_) => volume.path().join(format!("data-{seed}")),
+            Content::Block => volume.path(),
+        };
+        let sha256 = fill(&path, WRITTEN, seed)?;
+        Ok(Data { path, sha256 })
+    }
+
+    /// The data are as they were written, read from the disk.
+    pub(crate) fn must_hold(&self, data: &Data) -> Result<()> {
+        let is = sha256(&data.path, WRITTEN)?;
+        ensure!(is == data.sha256, "{} has changed", data.path.display());
+        Ok(())
+    }
+
+    /// Kills the NAS and, where it is a process, what exports its LUNs, as a power cut does.
+    pub(crate) async fn kill_nas(&mut self) -> Result<()> {
+        self.world.nas.kill();
+        Ok(())
+    }
+
+    /// The file on the NAS that is the LUN.
+    pub(crate) fn lun_file(&self, volume: &Life) -> Result<PathBuf> {
+        let luns = self.world.nas.folder().join("luns");
+        let found = std::fs::read_dir(&luns)?
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.to_string_lossy().contains(volume.uuid()));
+        found.with_context(|| format!("no file of LUN {} in {}", volume.uuid(), luns.display()))
+    }
+
+    /// Looks for words anywhere in a LUN.
+    pub(crate) fn lun_holds(&self, volume: &Life, words: &[u8]) -> Result<bool> {
+        let photo = look::Photo::take(&self.lun_file(volume)?)?;
+        Ok(photo.shows(words))
+    }
+
+    /// Nothing is left of any volume, neither here nor on the NAS. Disks go a moment after their session.
+    pub(crate) async fn strike(&self) -> Result<()> {
+        let left = async || {
+            let mut left = self.world.leftovers().await?;
+            left.extend(disks()?);
+            Ok(left)
+        };
+        until("nothing is left", left, Vec::is_empty)
+            .await
+            .map(drop)
+    }
+
+    /// Keeps what a person needs to find out what went wrong.
+    pub(crate) fn keep_logs(&self, folder: &Path) {
+        let logs = [
+            ("driver.log", self.world.folder().join("driver.log")),
+            ("dsm-sim.log", self.world.nas.folder().join("dsm-sim.log")),
+            ("iscsid.log", PathBuf::from("/run/iscsid.log")),
+        ];
+        let _ = std::fs::create_dir_all(folder);
+        for (name, log) in logs {
+            let _ = std::fs::copy(log, folder.join(name));
+        }
+        for (name, words) in [
+            ("dmesg", vec!["dmesg"]),
+            ("sessions", vec!["iscsiadm", "-m", "session", "-P", "3"]),
+            ("block", vec!["lsblk", "-o", "NAME,SIZE,SERIAL,MOUNTPOINTS"]),
+        ] {
+            let said = run(words[0], &words[1..]).unwrap_or_else(|error| format!("{error:#}"));
+            let _ = std::fs::write(folder.join(name), said);
+        }
+    }
+}
+
+/// SCSI disks of this machine: each is one of an iSCSI session.
+fn disks() -> Result<Vec<String>> {
+    let names = std::fs::read_dir("/sys/class/block").context("/sys/class/block")?;
+    let names = names.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names: Result<Vec<String>> = names.collect();
+    Ok(names?
+        .into_iter()
+        .filter(|name| name.starts_with("sd") || name.starts_with("dm-"))
+        .collect())
+}

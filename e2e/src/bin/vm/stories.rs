@@ -1,0 +1,52 @@
+//! The stories, in the order in which they are told.
+
+mod chap;
+mod fence;
+mod growth;
+mod identity;
+mod life;
+mod outage;
+mod paths;
+
+use std::pin::Pin;
+
+use anyhow::Result;
+
+use crate::scene::Scene;
+pub(crate) use fence::dirty;
+
+/// Something that must be seen.
+pub(crate) struct Story {
+    pub(crate) name: &'static str,
+    /// Answers what was seen, in a few words.
+    pub(crate) tell:
+        for<'a> fn(&'a mut Scene) -> Pin<Box<dyn Future<Output = Result<String>> + 'a>>,
+}
+
+macro_rules! story {
+    ($name:literal, $tell:path) => {
+        Story {
+            name: $name,
+            tell: |scene| Box::pin($tell(scene)),
+        }
+    };
+}
+
+pub(crate) const ALL: &[Story] = &[
+    story!("life/ext4", life::ext4),
+    story!("life/xfs", life::xfs),
+    story!("life/btrfs", life::btrfs),
+    story!("life/block", life::block),
+    story!("growth/five-times", growth::five_times),
+    story!("chap/secrets", chap::secrets),
+    story!("chap/stranger", chap::stranger),
+    story!("identity/index-reused", identity::index_reused),
+    story!("identity/blank-disk", identity::blank_disk),
+    story!("identity/stale-disk", identity::stale_disk),
+    story!("identity/schedules", identity::schedules),
+    story!("outage/nas-is-down", outage::nas_is_down),
+    story!("outage/node-reboots", outage::node_reboots),
+    story!("outage/nas-restarts", outage::nas_restarts),
+    story!("fence/late-writes", fence::late_writes),
+    story!("multipath/one-goes-away", paths::one_goes_away),
+];

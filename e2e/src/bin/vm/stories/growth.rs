@@ -1,0 +1,44 @@
+//! Expansion under load: five times in a row, while a pod writes and verifies what it reads.
+
+use anyhow::{Result, ensure};
+use e2e::GIB;
+use e2e::life::Content;
+use e2e::writer::Writer;
+
+use crate::scene::Scene;
+
+const TIMES: i64 = 5;
+
+pub(crate) async fn five_times(scene: &mut Scene) -> Result<String> {
+    let world = &scene.world;
+    let mut seen = Vec::new();
+    for content in Content::ALL {
+        let volume = scene
+            .volume(&format!("pvc-{}", content.name()), content)
+            .await?;
+        // On a raw device the old data lie beyond what the writer uses.
+        let (log, old) = match content {
+            Content::Fs(_) => (volume.path().join("log"), Some(scene.write(&volume, 7)?)),
+            Content::Block => (volume.path(), None),
+        };
+        let writer = Writer::start(&log)?;
+        for times in 1..=TIMES {
+            let size = GIB + times * GIB / 2;
+            ensure!(volume.expand_lun(world, size).await? == size);
+            ensure!(volume.expand_on_node(world, size).await? == size);
+            scene.must_have(&volume, size)?;
+            writer.must_go_on().await?;
+        }
+        seen.push(format!("{} {}", content.name(), writer.written()));
+        writer.stop()?;
+        if let Some(old) = old {
+            scene.must_hold(&old)?;
+        }
+        volume.detach(world).await?;
+        volume.delete(world).await?;
+    }
+    Ok(format!(
+        "{TIMES} expansions each; records of 64 KiB written and verified meanwhile: {}; 0 errors",
+        seen.join(", ")
+    ))
+}

@@ -1,0 +1,366 @@
+//! Wrong disk never: whatever stands where the volume's disk should be, it is used only if its serial is the volume's.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::GIB;
+use e2e::life::{Content, Life};
+use e2e::look::Photo;
+use e2e::process::run;
+use nix::fcntl::OFlag;
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tonic::{Code, Status};
+
+use crate::scene::Scene;
+
+/// Each volume says whose it is, at a place that no file system's head occupies.
+const MARK: u64 = 512 << 20;
+
+/// A volume whose LUN bears its mark, and what the LUN shows.
+struct Marked {
+    volume: Life,
+    photo: Photo,
+}
+
+impl Scene {
+    async fn marked(&self, name: &str) -> Result<Marked> {
+        let mut volume = Life::create(&self.world, name, GIB, Content::Block).await?;
+        volume.publish(&self.world).await?;
+        let file = File::options().write(true).open(self.lun_file(&volume)?)?;
+        file.write_all_at(volume.uuid().as_bytes(), MARK)?;
+        file.sync_all()?;
+        let photo = Photo::take(&self.lun_file(&volume)?)?;
+        Ok(Marked { volume, photo })
+    }
+
+    /// `LUN.map_target` or `unmap_target`, as an administrator does it behind everybody's back.
+    async fn mapping(&self, method: &str, lun: &Life, target_of: &Life) -> Result<()> {
+        let iqn = target_of
+            .publish_context
+            .get("iqn")
+            .context("not published")?;
+        let targets = self.world.nas.targets_now().await?;
+        let target = targets
+            .iter()
+            .find(|target| target["iqn"] == iqn.as_str())
+            .context("no such target")?;
+        let (uuid, ids) = (
+            format!("\"{}\"", lun.uuid()),
+            format!("[{}]", target["target_id"]),
+        );
+        let call = [
+            ("api", "SYNO.Core.ISCSI.LUN"),
+            ("version", "1"),
+            ("method", method),
+            ("uuid", &uuid),
+            ("target_ids", &ids),
+        ];
+        let answer = self.world.nas.dsm(&call).await?;
+        ensure!(answer["success"] == true, "{method}: {answer}");
+        Ok(())
+    }
+
+    /// The impostor's LUN takes the place of the volume's.
+    async fn swap(&self, volume: &Life, impostor: &Life) -> Result<()> {
+        self.mapping("unmap_target", volume, volume).await?;
+        self.mapping("map_target", impostor, volume).await
+    }
+
+    async fn swap_back(&self, volume: &Life, impostor: &Life) -> Result<()> {
+        self.mapping("unmap_target", impostor, volume).await?;
+        self.mapping("map_target", volume, volume).await
+    }
+
+    /// The device that the driver has given out shows the volume's own mark, asked of the disk and not of a cache.
+    fn must_show(&self, volume: &Life) -> Result<()> {
+        let device = File::options()
+            .read(true)
+            .custom_flags(OFlag::O_DIRECT.bits())
+            .open(self.device(volume)?)?;
+        let mut room = vec![0; 8192];
+        let start = room.as_ptr().align_offset(4096);
+        device.read_exact_at(&mut room[start..start + 4096], MARK)?;
+        let shows = String::from_utf8_lossy(&room[start..start + volume.uuid().len()]).into_owned();
+        ensure!(
+            shows == volume.uuid(),
+            "wrong disk: it bears the mark {shows:?}, the volume is {}",
+            volume.uuid()
+        );
+        Ok(())
+    }
+
+    async fn strike_marked(&self, marked: Marked) -> Result<()> {
+        marked.photo.must_still_be_true()?;
+        marked.volume.unpublish(&self.world).await?;
+        Ok(marked.volume.delete(&self.world).await?)
+    }
+}
+
+/// Refused for good, with both serials.
+fn names_both<T: std::fmt::Debug>(
+    answer: Result<T, Status>,
+    volume: &Life,
+    impostor: &Life,
+) -> Result<()> {
+    let Err(status) = answer else {
+        anyhow::bail!("not refused: {answer:?}");
+    };
+    let both = [volume, impostor]
+        .iter()
+        .all(|life| status.message().contains(life.uuid()));
+    ensure!(
+        status.code() == Code::FailedPrecondition && both,
+        "{status}"
+    );
+    Ok(())
+}
+
+/// The NAS gives the mapping index to another LUN while the session lives.
+pub(crate) async fn index_reused(scene: &mut Scene) -> Result<String> {
+    let (volume, impostor) = (scene.marked("pvc-1").await?, scene.marked("pvc-2").await?);
+    let world = &scene.world;
+    let life = &volume.volume;
+    life.stage(world).await?;
+    life.node_publish(world).await?;
+    scene.must_show(life)?;
+    scene.swap(life, &impostor.volume).await?;
+    names_both(
+        life.expand_on_node(world, GIB).await,
+        life,
+        &impostor.volume,
+    )?;
+    names_both(life.stage(world).await, life, &impostor.volume)?;
+    names_both(life.node_publish(world).await, life, &impostor.volume)?;
+    scene.swap_back(life, &impostor.volume).await?;
+    life.expand_on_node(world, GIB).await?;
+    scene.must_show(life)?;
+    life.node_unpublish(world).await?;
+    life.unstage(world).await?;
+
+    // Without a session: the first look already finds the other LUN.
+    scene.swap(life, &impostor.volume).await?;
+    names_both(life.stage(world).await, life, &impostor.volume)?;
+    ensure!(
+        scene.world.initiator()?.count("sys/class/iscsi_session")? == 0,
+        "the refused stage has left its session"
+    );
+    scene.swap_back(life, &impostor.volume).await?;
+    life.stage(world).await?;
+    scene.must_show(life)?;
+    life.unstage(world).await?;
+    scene.strike_marked(volume).await?;
+    scene.strike_marked(impostor).await?;
+    Ok("with and without a live session: expand, stage and publish refused with both serials; both LUNs untouched".to_owned())
+}
+
+/// A LUN without anything on it stands in the place of a volume with data: mkfs would be the end of them.
+pub(crate) async fn blank_disk(scene: &mut Scene) -> Result<String> {
+    for fs in ["ext4", "xfs", "btrfs"] {
+        let life = scene.volume(&format!("pvc-{fs}"), Content::Fs(fs)).await?;
+        let data = scene.write(&life, 5)?;
+        let world = &scene.world;
+        life.node_unpublish(world).await?;
+        life.unstage(world).await?;
+        let blank = Life::create(world, &format!("pvc-{fs}-blank"), GIB, Content::Fs(fs)).await?;
+        scene.swap(&life, &blank).await?;
+        names_both(life.stage(world).await, &life, &blank)?;
+        ensure!(
+            Photo::take(&scene.lun_file(&blank)?)?.is_blank(),
+            "something was written to the blank LUN"
+        );
+        scene.swap_back(&life, &blank).await?;
+        life.stage(world).await?;
+        life.node_publish(world).await?;
+        scene.must_hold(&data)?;
+        life.detach(world).await?;
+        life.delete(world).await?;
+        blank.delete(world).await?;
+    }
+    Ok("ext4, xfs, btrfs: a blank LUN is refused with both serials and stays blank; the data are there afterwards".to_owned())
+}
+
+/// Disks that the kernel still shows and the NAS no longer has.
+pub(crate) async fn stale_disk(scene: &mut Scene) -> Result<String> {
+    let (volume, other) = (scene.marked("pvc-1").await?, scene.marked("pvc-2").await?);
+    let world = &scene.world;
+    let mut life = volume.volume.clone();
+
+    // Another LUN came first: ours has the second index, and the old disk of the first index is still there.
+    life.stage(world).await?;
+    scene.swap(&life, &other.volume).await?;
+    scene.mapping("map_target", &life, &life).await?;
+    life.publish(world).await?;
+    ensure!(
+        life.publish_context["lun"] == "2",
+        "{:?}",
+        life.publish_context
+    );
+    life.stage(world).await?;
+    let device = run("lsblk", ["-n", "-d", "-o", "NAME,SERIAL"])?;
+    ensure!(device.contains(life.uuid()), "{device}");
+    life.unstage(world).await?;
+    scene.mapping("unmap_target", &other.volume, &life).await?;
+    scene.mapping("unmap_target", &life, &life).await?;
+    scene.mapping("map_target", &life, &life).await?;
+    life.publish(world).await?;
+
+    // The target went and came back under a live session: the disk of the old one is dead.
+    life.stage(world).await?;
+    life.unpublish(world).await?;
+    life.publish(world).await?;
+    life.stage(world).await?;
+    life.node_publish(world).await?;
+    scene.must_show(&life)?;
+    life.node_unpublish(world).await?;
+    life.unstage(world).await?;
+    scene.strike_marked(volume).await?;
+    scene.strike_marked(other).await?;
+    Ok("a stale disk at another index, and a dead one of a target that came back: the volume's own disk is used".to_owned())
+}
+
+/// What may happen next.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Swap,
+    SwapBack,
+    TargetGone,
+    TargetBack,
+    Stage,
+    Publish,
+    Expand,
+    Unpublish,
+    Unstage,
+}
+
+const STEPS: [Step; 9] = [
+    Step::Swap,
+    Step::SwapBack,
+    Step::TargetGone,
+    Step::TargetBack,
+    Step::Stage,
+    Step::Publish,
+    Step::Expand,
+    Step::Unpublish,
+    Step::Unstage,
+];
+
+/// Random schedules; whatever the driver gives out as the volume's bears the volume's mark.
+pub(crate) async fn schedules(scene: &mut Scene) -> Result<String> {
+    let (mut volume, impostor) = (scene.marked("pvc-1").await?, scene.marked("pvc-2").await?);
+    let (mut refused, mut given) = (0, 0);
+    for case in 0..scene.cases {
+        let seed = scene.seed.wrapping_add(u64::from(case));
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut place = Place::default();
+        let steps: Vec<Step> = (0..random.random_range(3..8))
+            .map(|_| STEPS[random.random_range(0..STEPS.len())])
+            .collect();
+        for step in &steps {
+            place
+                .take(
+                    scene,
+                    *step,
+                    &mut volume.volume,
+                    &impostor.volume,
+                    (&mut refused, &mut given),
+                )
+                .await
+                .with_context(|| format!("--seed {seed} --cases 1: {step:?} of {steps:?}"))?;
+        }
+        place
+            .tidy(scene, &mut volume.volume, &impostor.volume)
+            .await
+            .with_context(|| format!("--seed {seed}: tidying after {steps:?}"))?;
+    }
+    volume.photo.must_still_be_true()?;
+    scene.strike_marked(volume).await?;
+    scene.strike_marked(impostor).await?;
+    Ok(format!(
+        "{} schedules: {given} times the right disk, {refused} times refused, the wrong one never; both LUNs untouched",
+        scene.cases
+    ))
+}
+
+/// What the NAS exports in the volume's place.
+#[derive(Debug, Default)]
+struct Place {
+    swapped: bool,
+    gone: bool,
+}
+
+impl Place {
+    async fn take(
+        &mut self,
+        scene: &Scene,
+        step: Step,
+        life: &mut Life,
+        impostor: &Life,
+        (refused, given): (&mut u32, &mut u32),
+    ) -> Result<()> {
+        let world = &scene.world;
+        let answer = match step {
+            Step::Swap if !self.swapped && !self.gone => {
+                self.swapped = true;
+                return scene.swap(life, impostor).await;
+            }
+            Step::SwapBack if self.swapped && !self.gone => {
+                self.swapped = false;
+                return scene.swap_back(life, impostor).await;
+            }
+            Step::TargetGone if !self.gone => {
+                (self.gone, self.swapped) = (true, false);
+                return Ok(life.unpublish(world).await?);
+            }
+            Step::TargetBack if self.gone => {
+                self.gone = false;
+                return Ok(life.publish(world).await?);
+            }
+            Step::Swap | Step::SwapBack | Step::TargetGone | Step::TargetBack => return Ok(()),
+            Step::Stage => life.stage(world).await,
+            Step::Publish => life.node_publish(world).await,
+            Step::Expand => life.expand_on_node(world, GIB).await.map(drop),
+            Step::Unpublish => return Ok(life.node_unpublish(world).await?),
+            Step::Unstage => {
+                life.node_unpublish(world).await?;
+                return Ok(life.unstage(world).await?);
+            }
+        };
+        match answer {
+            Ok(()) => {
+                *given += 1;
+                ensure!(
+                    !self.swapped && !self.gone,
+                    "{step:?} succeeded on what is not the volume"
+                );
+                scene.must_show(life)
+            }
+            Err(status) => {
+                *refused += 1;
+                let known = matches!(
+                    status.code(),
+                    Code::FailedPrecondition
+                        | Code::NotFound
+                        | Code::Unavailable
+                        | Code::Aborted
+                        | Code::Internal
+                );
+                ensure!(known, "{status}");
+                Ok(())
+            }
+        }
+    }
+
+    async fn tidy(mut self, scene: &Scene, life: &mut Life, impostor: &Life) -> Result<()> {
+        let world = &scene.world;
+        life.node_unpublish(world).await?;
+        life.unstage(world).await?;
+        if std::mem::take(&mut self.gone) {
+            life.publish(world).await?;
+        } else if self.swapped {
+            scene.swap_back(life, impostor).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! A volume's whole life over iSCSI, with expansion while it is in use and while it is not.
+
+use anyhow::{Result, ensure};
+use e2e::GIB;
+use e2e::life::Content;
+use e2e::tools::device_bytes;
+
+use crate::scene::Scene;
+
+pub(crate) async fn ext4(scene: &mut Scene) -> Result<String> {
+    whole(scene, Content::Fs("ext4")).await
+}
+
+pub(crate) async fn xfs(scene: &mut Scene) -> Result<String> {
+    whole(scene, Content::Fs("xfs")).await
+}
+
+pub(crate) async fn btrfs(scene: &mut Scene) -> Result<String> {
+    whole(scene, Content::Fs("btrfs")).await
+}
+
+pub(crate) async fn block(scene: &mut Scene) -> Result<String> {
+    whole(scene, Content::Block).await
+}
+
+async fn whole(scene: &mut Scene, content: Content) -> Result<String> {
+    let mut volume = scene.volume("pvc-1", content).await?;
+    let world = &scene.world;
+    scene.must_have(&volume, GIB)?;
+    let before = scene.write(&volume, 1)?;
+
+    // Online. The rescan is necessary: the LUN has grown, the NAS says so, and the device has not.
+    ensure!(volume.expand_lun(world, 2 * GIB).await? == 2 * GIB);
+    let device = scene.device(&volume)?;
+    let stale = device_bytes(&device)?;
+    ensure!(
+        stale == GIB.unsigned_abs(),
+        "the device grew without a rescan: {stale}"
+    );
+    // And sufficient: nobody has logged in again.
+    ensure!(volume.expand_on_node(world, 2 * GIB).await? == 2 * GIB);
+    ensure!(
+        scene.device(&volume)? == device,
+        "the device is another one"
+    );
+    scene.must_have(&volume, 2 * GIB)?;
+    scene.must_hold(&before)?;
+
+    // Offline.
+    volume.detach(world).await?;
+    ensure!(volume.expand_lun(world, 3 * GIB).await? == 3 * GIB);
+    volume.attach(world).await?;
+    scene.must_have(&volume, 3 * GIB)?;
+    scene.must_hold(&before)?;
+
+    volume.detach(world).await?;
+    volume.delete(world).await?;
+    Ok("1 GiB; online 2 GiB (1 GiB before the rescan); offline 3 GiB; data equal".to_owned())
+}

@@ -1,0 +1,225 @@
+//! A NAS that goes away: for good as far as the node knows, or to come back. And a node that does.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use e2e::GIB;
+use e2e::life::Content;
+use e2e::world::Plan;
+use e2e::writer::Writer;
+
+use crate::scene::{PORTALS, REPLACEMENT, Scene};
+use crate::worker::Worker;
+
+/// Over the replacement timeout: iscsid's own look at the connection, and the file system's way out.
+const SLACK: Duration = Duration::from_secs(60);
+
+/// NodeUnpublish and NodeUnstage while the NAS cannot be reached, with data that never got there.
+pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
+    let timeout = format!("{REPLACEMENT}s");
+    let worker = Worker::start(&["--replacement-timeout", &timeout]).await?;
+    let mut volumes = Vec::new();
+    for content in Content::ALL {
+        let volume = worker
+            .volume(scene, &format!("pvc-{}", content.name()), content)
+            .await?;
+        if let Content::Fs(_) = content {
+            worker.write(&volume.path().join("kept")).await?;
+        }
+        volumes.push(volume);
+    }
+    worker.cable(0, false).await?;
+    for volume in &volumes {
+        if let Content::Fs(_) = volume.content {
+            let file = format!("of={}", volume.path().join("lost").display());
+            worker
+                .run(&[
+                    "dd",
+                    "if=/dev/urandom",
+                    &file,
+                    "bs=64k",
+                    "count=8",
+                    "status=none",
+                ])
+                .await?;
+        }
+    }
+    let (there, started) = (worker.on(&scene.world), Instant::now());
+    let bound = Duration::from_secs(REPLACEMENT) + SLACK;
+    // As a kubelet does: all at once, and again until it is done.
+    let gone = futures::future::join_all(volumes.iter().map(async |volume| {
+        loop {
+            let done = async {
+                volume.node_unpublish(&there).await?;
+                volume.unstage(&there).await
+            };
+            match done.await {
+                Ok(()) => return Ok(started.elapsed().as_secs()),
+                Err(status) if started.elapsed() < bound => {
+                    ensure!(
+                        matches!(
+                            status.code(),
+                            tonic::Code::Unavailable | tonic::Code::Aborted
+                        ),
+                        "{status}"
+                    );
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                Err(status) => anyhow::bail!(
+                    "{}: still not let go after {bound:?}: {status}",
+                    volume.name
+                ),
+            }
+        }
+    }));
+    let gone: Result<Vec<u64>> = gone.await.into_iter().collect();
+    let gone = match gone {
+        Ok(gone) => gone,
+        Err(error) => {
+            let log = worker.log().await;
+            worker.cable(0, true).await?;
+            anyhow::bail!("{error:#}\n{log}");
+        }
+    };
+    worker.cable(0, true).await?;
+    for mut volume in volumes {
+        // What was synced before is there.
+        volume.attach(&there).await?;
+        if let Content::Fs(_) = volume.content {
+            worker
+                .run(&["ls", &volume.path().join("kept").to_string_lossy()])
+                .await?;
+        }
+        volume.detach(&there).await?;
+        volume.delete(&there).await?;
+    }
+    worker.strike().await?;
+    let all: Vec<String> = Content::ALL
+        .iter()
+        .zip(gone)
+        .map(|(content, time)| format!("{} {time} s", content.name()))
+        .collect();
+    Ok(format!(
+        "let go with a replacement timeout of {REPLACEMENT} s: {}; synced data there afterwards",
+        all.join(", ")
+    ))
+}
+
+/// The power of a node fails while a volume is in use.
+pub(crate) async fn node_reboots(scene: &mut Scene) -> Result<String> {
+    let mut worker = Worker::start(&[]).await?;
+    let mut volumes = Vec::new();
+    for content in Content::ALL {
+        let volume = worker
+            .volume(scene, &format!("pvc-{}", content.name()), content)
+            .await?;
+        let file = match content {
+            Content::Fs(_) => volume.path().join("kept"),
+            Content::Block => volume.path(),
+        };
+        let sum = worker.write(&file).await?;
+        if let Content::Fs(_) = content {
+            let unsynced = format!("of={}", volume.path().join("lost").display());
+            worker
+                .run(&[
+                    "dd",
+                    "if=/dev/urandom",
+                    &unsynced,
+                    "bs=64k",
+                    "count=8",
+                    "status=none",
+                ])
+                .await?;
+        }
+        volumes.push((volume, file, sum));
+    }
+    let started = Instant::now();
+    worker.power_cycle().await?;
+    let down = started.elapsed().as_secs();
+    worker = Worker::start(&[]).await?;
+    let there = worker.on(&scene.world);
+    for (volume, file, sum) in &volumes {
+        volume.stage(&there).await?;
+        volume.node_publish(&there).await?;
+        ensure!(
+            worker.sha256(file).await? == *sum,
+            "{} has changed",
+            file.display()
+        );
+        let device =
+            (volume.content != Content::Block).then_some(worker.device(&volume.staging).await);
+        volume.node_unpublish(&there).await?;
+        if let Some(device) = device {
+            check(&worker, volume.content, &device?, &volume.staging).await?;
+        }
+        volume.unstage(&there).await?;
+        volume.unpublish(&there).await?;
+        volume.delete(&there).await?;
+    }
+    worker.strike().await?;
+    Ok(format!(
+        "up again after {down} s; staged again, file systems clean after their journals, data equal"
+    ))
+}
+
+/// The file system's own checker finds nothing wrong.
+async fn check(worker: &Worker, content: Content, device: &str, point: &Path) -> Result<()> {
+    let point = point.to_string_lossy();
+    worker.run(&["umount", &point]).await?;
+    match content {
+        Content::Fs("ext4") => worker.run(&["e2fsck", "-f", "-n", device]).await?,
+        Content::Fs("xfs") => worker.run(&["xfs_repair", "-n", device]).await?,
+        Content::Fs(_) => {
+            worker
+                .run(&["btrfs", "check", "--readonly", device])
+                .await?
+        }
+        Content::Block => String::new(),
+    };
+    Ok(())
+}
+
+/// The NAS restarts under a pod that writes; the driver goes on as it is.
+pub(crate) async fn nas_restarts(scene: &mut Scene) -> Result<String> {
+    scene
+        .reset(Plan::real(scene.export.name(), &PORTALS[..1]))
+        .await?;
+    let mut waits = Vec::new();
+    for content in [
+        Content::Fs("ext4"),
+        Content::Fs("xfs"),
+        Content::Fs("btrfs"),
+        Content::Block,
+    ] {
+        let volume = scene
+            .volume(&format!("pvc-{}", content.name()), content)
+            .await?;
+        let log = match content {
+            Content::Fs(_) => volume.path().join("log"),
+            Content::Block => volume.path(),
+        };
+        let writer = Writer::start(&log)?;
+        writer.must_go_on().await?;
+        let started = Instant::now();
+        scene.kill_nas().await?;
+        scene.world.nas.restart().await?;
+        writer.must_go_on().await?;
+        waits.push(format!(
+            "{} {:.1} s",
+            content.name(),
+            started.elapsed().as_secs_f64()
+        ));
+        let world = &scene.world;
+        ensure!(volume.expand_lun(world, 2 * GIB).await? == 2 * GIB);
+        ensure!(volume.expand_on_node(world, 2 * GIB).await? == 2 * GIB);
+        scene.must_have(&volume, 2 * GIB)?;
+        writer.stop()?;
+        volume.detach(world).await?;
+        volume.delete(world).await?;
+    }
+    Ok(format!(
+        "from the kill to the next records: {}; grown afterwards; no error, no restart of the driver",
+        waits.join(", ")
+    ))
+}

@@ -1,0 +1,157 @@
+//! Inside the first machine: tells the stories one after the other, each in a world of its own.
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::process;
+use e2e::vm::guest::{OUT, report};
+use futures::FutureExt as _;
+use serde::{Deserialize, Serialize};
+
+use crate::Choice;
+use crate::scene::{Export, Scene};
+use crate::stories::{self, Story};
+
+/// The first machine: NAS, controller and a node.
+pub(crate) const FIRST: &str = "worker-1";
+/// The second: another node.
+pub(crate) const SECOND: &str = "worker-2";
+/// Where the second does what it is asked.
+pub(crate) const SECOND_SERVES: &str = "10.79.0.2:7000";
+/// No story takes longer on a machine of this kind, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What the host is told, a line of JSON each.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// How far the machine has come.
+    Note(String),
+    /// A story was told: what was seen, or why it failed.
+    Story {
+        name: String,
+        seconds: f64,
+        outcome: Result<String, String>,
+    },
+    /// That was all.
+    Done,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Note(note) => f.write_str(note),
+            Self::Story {
+                name,
+                seconds,
+                outcome: Ok(seen),
+            } => write!(f, "ok      {seconds:6.1} s  {name}: {seen}"),
+            Self::Story {
+                name,
+                seconds,
+                outcome: Err(why),
+            } => write!(f, "FAILED  {seconds:6.1} s  {name}: {why}"),
+            Self::Done => f.write_str("done"),
+        }
+    }
+}
+
+fn tell(report_: &Report) -> Result<()> {
+    report(&serde_json::to_string(report_)?)
+}
+
+pub(crate) async fn run(choice: &Choice) -> Result<()> {
+    let uptime = std::fs::read_to_string("/proc/uptime")?;
+    let seed = choice.seed.unwrap_or_else(rand::random);
+    tell(&Report::Note(format!(
+        "modules, network and daemons of {FIRST} after {} s; --seed {seed}",
+        uptime.split(' ').next().unwrap_or_default()
+    )))?;
+    for export in Export::ALL {
+        for story in stories::ALL {
+            let name = format!("{}/{}", export.name(), story.name);
+            if name.contains(&choice.only) {
+                one(&name, export, story, choice, seed).await?;
+            }
+        }
+    }
+    if let Some(tests) = &choice.node_tests
+        && "loop/".contains(&choice.only)
+    {
+        loop_plane(tests)?;
+    }
+    tell(&Report::Done)
+}
+
+async fn one(name: &str, export: Export, story: &Story, choice: &Choice, seed: u64) -> Result<()> {
+    let started = Instant::now();
+    let outcome = match Scene::set(export, choice.cases, seed).await {
+        Err(error) => Err(format!("{error:#}")),
+        Ok(mut scene) => {
+            let told = std::panic::AssertUnwindSafe(tokio::time::timeout(
+                PATIENCE,
+                (story.tell)(&mut scene),
+            ))
+            .catch_unwind();
+            let outcome = match told.await {
+                Ok(Ok(Ok(seen))) => scene
+                    .strike()
+                    .await
+                    .map(|()| seen)
+                    .map_err(|error| format!("{error:#}")),
+                Ok(Ok(Err(error))) => Err(format!("{error:#}")),
+                Ok(Err(_)) => Err(format!("not told in {PATIENCE:?}")),
+                Err(_) => Err("it panicked".to_owned()),
+            };
+            if outcome.is_err() {
+                scene.keep_logs(&Path::new(OUT).join(name.replace('/', "-")));
+            }
+            outcome
+        }
+    };
+    tell(&Report::Story {
+        name: name.to_owned(),
+        seconds: started.elapsed().as_secs_f64(),
+        outcome,
+    })
+}
+
+/// The stories of loop devices, on a kernel that lets a mounted ext4 grow.
+fn loop_plane(tests: &Path) -> Result<()> {
+    let (_, printed) = process::suite(
+        tests,
+        ["--test-threads=4", "-Zunstable-options", "--report-time"],
+    )?;
+    std::fs::write(Path::new(OUT).join("loop-plane.log"), &printed)?;
+    let mut told = 0;
+    for line in printed.lines() {
+        let Some((name, result)) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.split_once(" ... "))
+        else {
+            continue;
+        };
+        told += 1;
+        let seconds = result
+            .split(['<', 's', '>'])
+            .find_map(|text| text.parse().ok())
+            .unwrap_or_default();
+        let outcome = if result.starts_with("ok") {
+            Ok(String::new())
+        } else {
+            Err(result.to_owned())
+        };
+        tell(&Report::Story {
+            name: format!("loop/{name}"),
+            seconds,
+            outcome,
+        })?;
+    }
+    ensure!(
+        told > 0,
+        "the loop plane told nothing: {}",
+        printed.lines().last().context("nothing at all")?
+    );
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! The second machine as a node of the cluster: the shipped driver's node half there, and what a person there would see.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::life::{Content, Life};
+use e2e::plugin::Csi;
+use e2e::until::until;
+use e2e::vm::guest::LASTING;
+use e2e::vm::remote::Remote;
+use e2e::world::World;
+use proto::csi::controller_client::ControllerClient;
+use proto::csi::node_client::NodeClient;
+use tonic::transport::Channel;
+
+use crate::scene::Scene;
+use crate::suite::{SECOND, SECOND_SERVES};
+
+const SOCKET: &str = "/run/csi.sock";
+const LOG: &str = "/run/driver.log";
+
+/// The second machine.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) remote: Remote,
+    kubelet: PathBuf,
+    driver: u32,
+    node: NodeClient<Channel>,
+}
+
+/// The world's controller, and the second machine's node.
+pub(crate) struct There<'a> {
+    world: &'a World,
+    worker: &'a Worker,
+}
+
+impl Csi for There<'_> {
+    fn controller(&self) -> ControllerClient<Channel> {
+        self.world.controller()
+    }
+
+    fn node(&self) -> NodeClient<Channel> {
+        self.worker.node.clone()
+    }
+
+    fn folder(&self) -> &Path {
+        &self.worker.kubelet
+    }
+}
+
+impl Worker {
+    /// Waits for the machine and starts the driver there, with these arguments besides the usual ones.
+    pub(crate) async fn start(more: &[&str]) -> Result<Self> {
+        let remote = Remote::at(SECOND_SERVES);
+        remote.ready().await?;
+        let kubelet = Path::new(LASTING).join("kubelet");
+        remote
+            .run(&["mkdir", "-p", &kubelet.to_string_lossy()])
+            .await?;
+        remote.run(&["rm", "-f", SOCKET]).await?;
+        let endpoint = format!("unix://{SOCKET}");
+        let usual = [
+            "synology-csi",
+            "--endpoint",
+            &endpoint,
+            "--mode",
+            "node",
+            "--node-id",
+            SECOND,
+            "--log-level",
+            "debug",
+        ];
+        let driver = remote
+            .start(&[usual.as_slice(), more].concat(), LOG)
+            .await?;
+        let channel = async || Ok(remote.channel(SOCKET).await.ok());
+        let channel = until("the other driver serves", channel, Option::is_some)
+            .await?
+            .context("a channel")?;
+        Ok(Self {
+            node: NodeClient::new(channel),
+            remote,
+            kubelet,
+            driver,
+        })
+    }
+
+    pub(crate) fn on<'a>(&'a self, world: &'a World) -> There<'a> {
+        There {
+            world,
+            worker: self,
+        }
+    }
+
+    /// A volume of 1 GiB that a pod of this node uses.
+    pub(crate) async fn volume(&self, scene: &Scene, name: &str, content: Content) -> Result<Life> {
+        let mut volume = Life::create(&scene.world, name, e2e::GIB, content).await?;
+        self.adopt(&mut volume).await?;
+        volume.attach(&self.on(&scene.world)).await?;
+        Ok(volume)
+    }
+
+    /// From now on the CO keeps this volume's directories here.
+    pub(crate) async fn adopt(&self, volume: &mut Life) -> Result<()> {
+        let home = self.kubelet.join(&volume.name);
+        (volume.staging, volume.target) = (home.join("staging"), home.join("target"));
+        self.run(&["mkdir", "-p", &volume.staging.to_string_lossy()])
+            .await
+            .map(drop)
+    }
+
+    pub(crate) async fn run(&self, words: &[&str]) -> Result<String> {
+        self.remote.run(words).await
+    }
+
+    /// Writes a file of pseudo-random data and syncs it; answers its SHA-256.
+    pub(crate) async fn write(&self, file: &Path) -> Result<String> {
+        let to = format!("of={}", file.display());
+        self.run(&[
+            "dd",
+            "if=/dev/urandom",
+            &to,
+            "bs=64k",
+            "count=16",
+            "conv=fsync,notrunc",
+            "status=none",
+        ])
+        .await?;
+        self.sha256(file).await
+    }
+
+    /// The SHA-256 of a file or of the first MiB of a device, read from the disk.
+    pub(crate) async fn sha256(&self, file: &Path) -> Result<String> {
+        self.run(&["vm", "sum", &file.to_string_lossy()]).await
+    }
+
+    /// What is mounted at a path: a device.
+    pub(crate) async fn device(&self, point: &Path) -> Result<String> {
+        let told = self
+            .run(&[
+                "findmnt",
+                "-n",
+                "-o",
+                "SOURCE",
+                "--mountpoint",
+                &point.to_string_lossy(),
+            ])
+            .await?;
+        Ok(told.trim().to_owned())
+    }
+
+    pub(crate) async fn device_bytes(&self, device: &str) -> Result<i64> {
+        Ok(self
+            .run(&["blockdev", "--getsize64", device])
+            .await?
+            .trim()
+            .parse()?)
+    }
+
+    /// Plugs the cable `a` (0) or `b` (1) in, or pulls it.
+    pub(crate) async fn cable(&self, cable: usize, plugged: bool) -> Result<()> {
+        let card = format!("eth{cable}");
+        self.run(&[
+            "ip",
+            "link",
+            "set",
+            &card,
+            if plugged { "up" } else { "down" },
+        ])
+        .await
+        .map(drop)
+    }
+
+    /// Nothing is left of any volume, and the driver has ended.
+    pub(crate) async fn strike(self) -> Result<()> {
+        let left = async || self.leftovers().await;
+        let left = until("nothing is left on the other machine", left, Vec::is_empty).await;
+        self.run(&["kill", "-9", &self.driver.to_string()]).await?;
+        left.map(drop)
+    }
+
+    async fn leftovers(&self) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        for (folder, ours) in [
+            ("/sys/class/iscsi_session", "session"),
+            ("/etc/iscsi/nodes", "iqn."),
+            ("/sys/class/block", "sd"),
+            ("/sys/class/block", "dm-"),
+        ] {
+            let names = self.run(&["ls", folder]).await.unwrap_or_default();
+            left.extend(
+                names
+                    .split_whitespace()
+                    .filter(|name| name.starts_with(ours))
+                    .map(str::to_owned),
+            );
+        }
+        let mounts = self.run(&["cat", "/proc/self/mounts"]).await?;
+        let below = self.kubelet.to_string_lossy().into_owned();
+        left.extend(
+            mounts
+                .lines()
+                .filter(|line| line.contains(&below))
+                .map(str::to_owned),
+        );
+        Ok(left)
+    }
+
+    /// Cuts the power and waits until the machine is up again. The driver has to be started anew.
+    pub(crate) async fn power_cycle(self) -> Result<()> {
+        let boot = self
+            .run(&["cat", "/proc/sys/kernel/random/boot_id"])
+            .await?;
+        // The machine goes before it can answer.
+        let reset = self.remote.start_and_forget(&["vm", "reset"]);
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), reset).await;
+        let fresh = async || {
+            let now = self
+                .remote
+                .run(&["cat", "/proc/sys/kernel/random/boot_id"])
+                .await;
+            Ok(now.is_ok_and(|now| now != boot))
+        };
+        for _ in 0..4 {
+            if until("the other machine is up again", fresh, |fresh| *fresh)
+                .await
+                .is_ok()
+            {
+                return Ok(());
+            }
+        }
+        ensure!(fresh().await?, "the other machine did not come up again");
+        Ok(())
+    }
+
+    /// The end of the driver's log there.
+    pub(crate) async fn log(&self) -> String {
+        self.run(&["tail", "-n", "40", LOG])
+            .await
+            .unwrap_or_default()
+    }
+}
+
+/// A writer on the second machine, that verifies what it reads.
+#[derive(Debug)]
+pub(crate) struct Writer<'a> {
+    worker: &'a Worker,
+    pid: String,
+    progress: String,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) async fn start(worker: &'a Worker, file: &Path) -> Result<Self> {
+        let progress = format!(
+            "/run/writer-{}",
+            file.display().to_string().replace('/', "_")
+        );
+        worker.run(&["rm", "-f", &progress]).await?;
+        let pid = worker
+            .remote
+            .start(
+                &["vm", "write", &file.to_string_lossy(), &progress],
+                "/run/writer.log",
+            )
+            .await?;
+        Ok(Self {
+            worker,
+            pid: pid.to_string(),
+            progress,
+        })
+    }
+
+    async fn written(&self) -> Result<u64> {
+        let told = self
+            .worker
+            .run(&["cat", &self.progress])
+            .await
+            .unwrap_or_default();
+        ensure!(!told.starts_with("failed"), "the writer there {told}");
+        Ok(told.trim().parse().unwrap_or_default())
+    }
+
+    pub(crate) async fn must_go_on(&self) -> Result<()> {
+        let before = self.written().await?;
+        until(
+            "the writer there writes",
+            async || self.written().await,
+            |now| *now > before + 8,
+        )
+        .await
+        .map(drop)
+    }
+
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.worker.run(&["kill", &self.pid]).await?;
+        let told = async || self.worker.run(&["cat", &self.progress]).await;
+        let told = until("the writer there stops", told, |told| {
+            told.starts_with("stopped") || told.starts_with("failed")
+        })
+        .await?;
+        ensure!(told.starts_with("stopped"), "the writer there {told}");
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! Inside a machine: the first process. It makes a Debian of the bare kernel, runs one program, buries the dead and turns the
+//! machine off when that program has ended.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, sethostname};
+use serde::{Deserialize, Serialize};
+
+use crate::process::{Process, run};
+
+/// Where the guest finds the host's folder of this run, writable: for logs that are worth keeping.
+pub const OUT: &str = "/run/out";
+/// What the guest reports goes here, a line at a time.
+const REPORT: &str = "/dev/ttyS1";
+/// The disk that survives a reset, and where it is mounted.
+const DISK: &str = "/dev/vda";
+/// On that disk: what a node keeps over a reboot.
+pub const LASTING: &str = "/var/lib/node";
+
+/// What a machine is to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Its name.
+    pub name: String,
+    /// The machine at the other end of its cables.
+    pub peer: String,
+    /// Its network cards, in order.
+    pub nics: Vec<Nic>,
+    /// Kernel modules.
+    pub modules: Vec<String>,
+    /// Its iSCSI name.
+    pub initiator: String,
+    /// The host's folder with the kernel's modules.
+    pub module_folder: PathBuf,
+    /// A reset is part of the plan.
+    pub may_reset: bool,
+    /// Has a disk that survives a reset.
+    pub disk: bool,
+    /// Runs multipathd.
+    pub multipathd: bool,
+    /// Arguments of the program that it runs.
+    pub arguments: Vec<String>,
+}
+
+/// A network card.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Nic {
+    /// The cable's name.
+    pub net: String,
+    /// Its hardware address.
+    pub mac: String,
+    /// Its address and prefix, `10.77.0.1/24`.
+    pub address: String,
+}
+
+/// What the kernel's command line handed over: the first process's environment.
+fn handed(name: &str) -> Result<PathBuf> {
+    let value = std::env::var_os(name)
+        .with_context(|| format!("the kernel's command line has no {name}="))?;
+    Ok(PathBuf::from(value))
+}
+
+/// The life of process 1.
+///
+/// # Errors
+/// Never: a machine that cannot go on says why on its console and turns itself off.
+pub fn first() -> Result<()> {
+    if let Err(error) = live() {
+        say(&format!("{error:#}"));
+    }
+    nix::unistd::sync();
+    reboot(RebootMode::RB_POWER_OFF)?;
+    Ok(())
+}
+
+fn live() -> Result<()> {
+    let (program, plan) = (handed("program")?, handed("plan")?);
+    let plan: Plan =
+        serde_json::from_slice(&fs::read(&plan).with_context(|| plan.display().to_string())?)?;
+    let _daemons = prepare(&plan)?;
+    let child = Process::tool(
+        &program.to_string_lossy(),
+        &plan.arguments,
+        Path::new("/run/program.log"),
+    )?;
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    loop {
+        // Whoever loses its parent becomes our child.
+        match waitpid(None, None) {
+            Ok(WaitStatus::Exited(ended, _) | WaitStatus::Signaled(ended, ..)) if ended == pid => {
+                break;
+            }
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let said = fs::read_to_string("/run/program.log").unwrap_or_default();
+    fs::write(Path::new(OUT).join(format!("{}.log", plan.name)), said)?;
+    Ok(())
+}
+
+/// Words for the host: on the console.
+fn say(words: &str) {
+    if let Ok(mut console) = fs::File::options().write(true).open("/dev/console") {
+        let _ = writeln!(console, "{words}");
+    }
+}
+
+/// Reports a line to the host.
+///
+/// # Errors
+/// This is no guest.
+pub fn report(line: &str) -> Result<()> {
+    let mut port = fs::File::options()
+        .write(true)
+        .open(REPORT)
+        .context(REPORT)?;
+    Ok(writeln!(port, "{line}")?)
+}
+
+fn prepare(plan: &Plan) -> Result<Vec<Process>> {
+    report("up")?;
+    mounts(plan)?;
+    sethostname(&plan.name)?;
+    network(plan)?;
+    if !plan.modules.is_empty() {
+        run(
+            "modprobe",
+            std::iter::once("-a").chain(plan.modules.iter().map(String::as_str)),
+        )?;
+    }
+    if Path::new("/sys/kernel/config").exists() {
+        put("configfs", "/sys/kernel/config", "configfs", "")?;
+    }
+    lasting(plan)?;
+    names(plan)?;
+    daemons(plan)
+}
+
+fn put(source: &str, at: &str, kind: &str, options: &str) -> Result<()> {
+    fs::create_dir_all(at)?;
+    mount(
+        Some(source),
+        at,
+        Some(kind),
+        MsFlags::empty(),
+        Some(options),
+    )
+    .with_context(|| format!("mounting {kind} at {at}"))
+}
+
+fn bind(source: &Path, at: &str) -> Result<()> {
+    fs::create_dir_all(at)?;
+    mount(
+        Some(source),
+        at,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .with_context(|| format!("binding {} at {at}", source.display()))
+}
+
+fn mounts(plan: &Plan) -> Result<()> {
+    // As systemd leaves it; otherwise nothing that is bound here is seen below.
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_SHARED | MsFlags::MS_REC,
+        None::<&str>,
+    )?;
+    put("devpts", "/dev/pts", "devpts", "mode=620,ptmxmode=666")?;
+    for (at, options) in [
+        ("/dev/shm", "mode=1777"),
+        ("/run", "mode=755"),
+        ("/tmp", "mode=1777"),
+        ("/etc/iscsi", "mode=755"),
+    ] {
+        put("tmpfs", at, "tmpfs", options)?;
+    }
+    fs::create_dir_all("/run/lock")?;
+    put(
+        "out",
+        OUT,
+        "9p",
+        "trans=virtio,version=9p2000.L,msize=512000",
+    )?;
+    bind(&plan.module_folder, "/lib/modules")
+}
+
+fn network(plan: &Plan) -> Result<()> {
+    run("ip", ["link", "set", "lo", "up"])?;
+    for (at, nic) in plan.nics.iter().enumerate() {
+        let card = format!("eth{at}");
+        let found =
+            fs::read_to_string(format!("/sys/class/net/{card}/address")).context(card.clone())?;
+        anyhow::ensure!(
+            found.trim() == nic.mac,
+            "{card} is {found}, not {}",
+            nic.mac
+        );
+        run("ip", ["address", "add", &nic.address, "dev", &card])?;
+        run("ip", ["link", "set", &card, "up"])?;
+    }
+    Ok(())
+}
+
+/// Node records and the kubelet's directory outlive a reset, as on a disk.
+fn lasting(plan: &Plan) -> Result<()> {
+    if !plan.disk {
+        return Ok(());
+    }
+    fs::create_dir_all(LASTING)?;
+    if run("mount", [DISK, LASTING]).is_err() {
+        run("mkfs.ext4", ["-q", DISK])?;
+        run("mount", [DISK, LASTING])?;
+    }
+    let records = Path::new(LASTING).join("iscsi");
+    fs::create_dir_all(&records)?;
+    bind(&records, "/etc/iscsi")
+}
+
+fn names(plan: &Plan) -> Result<()> {
+    fs::write(
+        "/etc/iscsi/initiatorname.iscsi",
+        format!("InitiatorName={}\n", plan.initiator),
+    )?;
+    // Debian's defaults, as far as a node needs them; a record says the rest.
+    fs::write("/etc/iscsi/iscsid.conf", "node.startup = manual\n")?;
+    fs::write("/etc/multipath.conf", MULTIPATH)?;
+    Ok(())
+}
+
+/// What the README recommends to those who run multipathd.
+pub const MULTIPATH: &str = "defaults {
+    user_friendly_names no
+    find_multipaths yes
+    polling_interval 2
+    no_path_retry 15
+}
+";
+
+fn daemons(plan: &Plan) -> Result<Vec<Process>> {
+    run("/usr/lib/systemd/systemd-udevd", ["--daemon"])?;
+    run(
+        "udevadm",
+        ["trigger", "--action=add", "--subsystem-match=block"],
+    )?;
+    let mut daemons = vec![Process::tool(
+        "iscsid",
+        ["-f"],
+        Path::new("/run/iscsid.log"),
+    )?];
+    if plan.multipathd {
+        daemons.push(Process::tool(
+            "multipathd",
+            ["-d", "-s"],
+            Path::new("/run/multipathd.log"),
+        )?);
+    }
+    Ok(daemons)
+}

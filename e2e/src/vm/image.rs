@@ -1,0 +1,235 @@
+//! Kernel, modules and initramfs: Debian packages, pinned, unpacked once below `target/vm`.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use cpio::newc::{Builder, trailer};
+
+use crate::process::{run, run_in};
+
+/// Debian 12's kernel, the full one: the cloud kernel has no 9p.
+const KERNEL: Package = Package {
+    name: "linux-image-6.1.0-56-amd64",
+    version: "6.1.192-2",
+    series: Some("linux-image-amd64"),
+};
+/// A shell that needs no libraries, for the initramfs.
+const BUSYBOX: Package = Package {
+    name: "busybox-static",
+    version: "1:1.35.0-4+deb12u1+b1",
+    series: None,
+};
+/// What the initramfs must load before the guest can see the host's files.
+const EARLY: [&str; 6] = [
+    "virtio_pci",
+    "9pnet_virtio",
+    "9p",
+    "overlay",
+    "virtio_net",
+    "virtio_blk",
+];
+
+/// A Debian package at a pinned version.
+struct Package {
+    name: &'static str,
+    version: &'static str,
+    /// The package that depends on the newest of its kind, for when the pinned one has left the archive.
+    series: Option<&'static str>,
+}
+
+/// What a machine boots.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+    /// To be bound over the guest's `/lib/modules`.
+    pub modules: PathBuf,
+    /// The kernel's release, for instance `6.1.0-56-amd64`.
+    pub release: String,
+}
+
+impl Image {
+    /// The image in `folder`, made there when it is not.
+    ///
+    /// # Errors
+    /// A package cannot be fetched or unpacked.
+    pub fn ready(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let kernel = unpacked(folder, &KERNEL)?;
+        let busybox = unpacked(folder, &BUSYBOX)?;
+        let modules = kernel.join("lib/modules");
+        let release = only_entry(&modules)?;
+        let image = Self {
+            kernel: kernel.join(format!("boot/vmlinuz-{release}")),
+            initramfs: kernel.join("initramfs.cpio"),
+            modules,
+            release,
+        };
+        if !kernel
+            .join("lib/modules")
+            .join(&image.release)
+            .join("modules.dep")
+            .exists()
+        {
+            run(
+                "depmod",
+                ["-b".as_ref(), kernel.as_os_str(), image.release.as_ref()],
+            )?;
+        }
+        // Cheap, and always in step with this file.
+        image.write_initramfs(&kernel, &busybox.join("bin/busybox"))?;
+        Ok(image)
+    }
+
+    fn write_initramfs(&self, kernel: &Path, busybox: &Path) -> Result<()> {
+        let fresh = self.initramfs.with_extension("new");
+        let mut archive = Archive(File::create(&fresh)?);
+        for directory in ["bin", "dev", "host", "modules", "proc", "root", "sys"] {
+            archive.add(directory, 0o040_755, &[])?;
+        }
+        archive.add("bin/busybox", 0o100_755, &fs::read(busybox)?)?;
+        for (at, module) in self.early_modules(kernel)?.iter().enumerate() {
+            archive.add(
+                &format!("modules/{at:02}.ko"),
+                0o100_644,
+                &fs::read(module)?,
+            )?;
+        }
+        archive.add("init", 0o100_755, INIT.as_bytes())?;
+        trailer(archive.0)?;
+        // A machine that boots at this moment has the old one open, or the new one.
+        fs::rename(fresh, &self.initramfs)?;
+        Ok(())
+    }
+
+    /// Files of the early modules and what they need, in the order of loading.
+    fn early_modules(&self, kernel: &Path) -> Result<Vec<PathBuf>> {
+        let mut files: Vec<PathBuf> = Vec::new();
+        for module in EARLY {
+            let told = run(
+                "modprobe",
+                [
+                    "-d".as_ref(),
+                    kernel.as_os_str(),
+                    "-S".as_ref(),
+                    self.release.as_ref(),
+                    "--show-depends".as_ref(),
+                    module.as_ref(),
+                ],
+            )?;
+            let wanted = told
+                .lines()
+                .filter_map(|line| line.strip_prefix("insmod "))
+                .map(|file| PathBuf::from(file.trim()));
+            for file in wanted {
+                if !files.contains(&file) {
+                    files.push(file);
+                }
+            }
+        }
+        ensure!(!files.is_empty(), "modprobe names no modules");
+        Ok(files)
+    }
+}
+
+/// The first process of the guest until it has found the host's files. `program` comes from the kernel's command line.
+const INIT: &str = "#!/bin/busybox sh
+set -e
+b=/bin/busybox
+$b mount -t proc proc /proc
+$b mount -t sysfs sysfs /sys
+$b mount -t devtmpfs devtmpfs /dev
+for module in /modules/*; do $b insmod $module; done
+$b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro host /host
+$b mount -t tmpfs -o size=80% tmpfs /root
+$b mkdir /root/upper /root/work /root/new
+$b mount -t overlay -o lowerdir=/host,upperdir=/root/upper,workdir=/root/work overlay /root/new
+for at in proc sys dev; do $b mount --move /$at /root/new/$at; done
+exec $b switch_root /root/new $program first
+";
+
+/// A cpio archive as the kernel unpacks it.
+struct Archive(File);
+
+impl Archive {
+    fn add(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
+        let size = u32::try_from(content.len()).context("too large for an initramfs")?;
+        let mut entry = Builder::new(name).mode(mode).write(&mut self.0, size);
+        io::Write::write_all(&mut entry, content)?;
+        entry.finish()?;
+        Ok(())
+    }
+}
+
+/// The folder into which a package is unpacked, fetched when it is not there.
+fn unpacked(folder: &Path, package: &Package) -> Result<PathBuf> {
+    let place = folder.join(format!(
+        "{}_{}",
+        package.name,
+        package.version.replace(':', "%3a")
+    ));
+    if place.exists() {
+        return Ok(place);
+    }
+    // Another folder and a rename: a killed download is not taken for a finished one.
+    let fetch = tempfile::TempDir::with_prefix_in("fetch-", folder)?;
+    download(fetch.path(), package)?;
+    let archive = fetch.path().join(only_entry(fetch.path())?);
+    let tree = tempfile::TempDir::with_prefix_in("unpack-", folder)?;
+    run(
+        "dpkg-deb",
+        ["-x".as_ref(), archive.as_os_str(), tree.path().as_os_str()],
+    )?;
+    fs::rename(tree.keep(), &place)?;
+    Ok(place)
+}
+
+/// The signature of the archive's lists, which apt checks, covers the package.
+fn download(folder: &Path, package: &Package) -> Result<()> {
+    let pinned = format!("{}={}", package.name, package.version);
+    let fetch = |what: &str| run_in(folder, "apt-get", ["download", "-q", what]);
+    if fetch(&pinned).is_ok() {
+        return Ok(());
+    }
+    if nix::unistd::geteuid().is_root() {
+        // A fresh container has no lists.
+        run("apt-get", ["update", "-q"])?;
+    }
+    let Err(refused) = fetch(&pinned) else {
+        return Ok(());
+    };
+    let newest = match package.series {
+        Some(series) => newest_of(series).with_context(|| format!("{refused:#}"))?,
+        None => package.name.to_owned(),
+    };
+    eprintln!(
+        "vm: {pinned} is not to be had ({refused}); taking {newest} as the archive has it today"
+    );
+    fetch(&newest)
+        .with_context(|| format!("is this Debian 12, and was apt-get update run? {refused:#}"))?;
+    Ok(())
+}
+
+/// What the package `series` depends on: the newest kernel.
+fn newest_of(series: &str) -> Result<String> {
+    let told = run("apt-cache", ["depends", series])?;
+    let name = told
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+    match name {
+        Some(rest) => Ok(format!("linux-image-{rest}")),
+        None => bail!("{series} depends on no kernel"),
+    }
+}
+
+fn only_entry(folder: &Path) -> Result<String> {
+    let entry = fs::read_dir(folder)
+        .with_context(|| folder.display().to_string())?
+        .next()
+        .with_context(|| format!("{} is empty", folder.display()))??;
+    Ok(entry.file_name().to_string_lossy().into_owned())
+}

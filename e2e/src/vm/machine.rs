@@ -1,0 +1,244 @@
+//! QEMU: a machine, its console and what it reports.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::guest::Plan;
+use super::image::Image;
+use crate::process::Piped;
+
+/// KVM that does not bring a kernel up within this time is taken for broken; a working one needs two seconds.
+const KVM_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How instructions are executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// By the processor.
+    Kvm,
+    /// Translated, some ten times slower, and the same everywhere.
+    Tcg,
+}
+
+impl Accelerator {
+    /// Its name for QEMU and for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+
+    fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+}
+
+/// What a machine has.
+#[derive(Clone, Debug)]
+pub struct Spec<'a> {
+    /// Kernel and initramfs.
+    pub image: &'a Image,
+    /// Processors and memory, in MiB.
+    pub size: (u32, u32),
+    /// What it is to do.
+    pub plan: &'a Plan,
+    /// The program of this workspace that is its first process.
+    pub program: &'a Path,
+    /// Where sockets, plan and console log go, and what the machine finds writable at [`super::guest::OUT`].
+    pub folder: &'a Path,
+    /// A disk that survives a reset.
+    pub disk: Option<&'a Path>,
+}
+
+/// A running machine. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Machine {
+    process: Piped,
+    lines: Receiver<String>,
+    console: PathBuf,
+    /// How its instructions are executed.
+    pub accelerator: Accelerator,
+    /// Why KVM was not used although it is there.
+    pub kvm_refused: Option<String>,
+    /// From the start of QEMU to the first word of the guest.
+    pub boot: Duration,
+}
+
+impl Machine {
+    /// Starts a machine, with KVM if that really works, and waits for the guest's first word.
+    ///
+    /// # Errors
+    /// It does not boot; with the end of its console.
+    pub fn boot(spec: &Spec<'_>, kvm: bool, patience: Duration) -> Result<Self> {
+        std::fs::write(plan_file(spec), serde_json::to_vec(spec.plan)?)?;
+        let mut refused = None;
+        if kvm
+            && File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/kvm")
+                .is_ok()
+        {
+            match Self::start(spec, Accelerator::Kvm, KVM_DEADLINE.min(patience)) {
+                Ok(machine) => return Ok(machine),
+                Err(error) => refused = format!("{error:#}").lines().next().map(str::to_owned),
+            }
+        }
+        let mut machine = Self::start(spec, Accelerator::Tcg, patience)?;
+        machine.kvm_refused = refused;
+        Ok(machine)
+    }
+
+    fn start(spec: &Spec<'_>, accelerator: Accelerator, patience: Duration) -> Result<Self> {
+        let console = spec.folder.join(format!("{}.console", spec.plan.name));
+        let started = Instant::now();
+        let mut process = Piped::start(
+            "qemu-system-x86_64",
+            arguments(spec, accelerator, &console)?,
+        )?;
+        let (sender, lines) = mpsc::channel();
+        let reader = BufReader::new(process.stdout().context("piped")?);
+        std::thread::spawn(move || {
+            for line in reader.lines().map_while(Result::ok) {
+                if sender.send(line.trim().to_owned()).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut machine = Self {
+            process,
+            lines,
+            console,
+            accelerator,
+            kvm_refused: None,
+            boot: Duration::ZERO,
+        };
+        machine
+            .line(patience)
+            .with_context(|| format!("{} does not boot", spec.plan.name))?;
+        machine.boot = started.elapsed();
+        Ok(machine)
+    }
+
+    /// The next line that the guest reports. `None` when the machine is off.
+    ///
+    /// # Errors
+    /// It says nothing for so long; with the end of its console.
+    pub fn line(&mut self, patience: Duration) -> Result<Option<String>> {
+        match self.lines.recv_timeout(patience) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Disconnected) => {
+                let end = self.process.wait()?;
+                if end.success() {
+                    Ok(None)
+                } else {
+                    bail!("QEMU ended with {end}: {}", self.process.complaint())
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => bail!(
+                "no word for {patience:?}; the end of its console ({}):\n{}",
+                self.console.display(),
+                self.last_words()
+            ),
+        }
+    }
+
+    /// The end of its console.
+    pub fn last_words(&self) -> String {
+        let text = std::fs::read(&self.console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+}
+
+fn plan_file(spec: &Spec<'_>) -> PathBuf {
+    spec.folder.join(format!("{}.plan", spec.plan.name))
+}
+
+fn arguments(spec: &Spec<'_>, accelerator: Accelerator, console: &Path) -> Result<Vec<String>> {
+    let (program, plan) = (text(spec.program)?, text(&plan_file(spec))?);
+    let folder = text(spec.folder)?;
+    let words = format!(
+        "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 program={program} plan={plan}"
+    );
+    let mut args: Vec<String> = [
+        "-M",
+        "q35",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+    ]
+    .iter()
+    .chain(&accelerator.arguments())
+    .map(|word| (*word).to_owned())
+    .collect();
+    let mut add = |option: &str, value: String| args.extend([option.to_owned(), value]);
+    add("-smp", spec.size.0.to_string());
+    add("-m", format!("{}M", spec.size.1));
+    add("-kernel", text(&spec.image.kernel)?);
+    add("-initrd", text(&spec.image.initramfs)?);
+    add("-append", words);
+    add("-serial", format!("file:{}", text(console)?));
+    add("-serial", "stdio".to_owned());
+    add("-device", "virtio-rng-pci".to_owned());
+    add(
+        "-fsdev",
+        "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap".to_owned(),
+    );
+    add(
+        "-device",
+        "virtio-9p-pci,fsdev=host,mount_tag=host".to_owned(),
+    );
+    add(
+        "-fsdev",
+        format!("local,id=out,path={folder},security_model=none"),
+    );
+    add(
+        "-device",
+        "virtio-9p-pci,fsdev=out,mount_tag=out".to_owned(),
+    );
+    for (at, nic) in spec.plan.nics.iter().enumerate() {
+        // Two ends of an Ethernet cable: datagrams between two sockets.
+        let end = |name: &str| format!("{folder}/{}-{at}.{name}", nic.net);
+        let (here, there) = (end(&spec.plan.name), end(&spec.plan.peer));
+        add(
+            "-netdev",
+            format!(
+                "dgram,id=n{at},local.type=unix,local.path={here},remote.type=unix,remote.path={there}"
+            ),
+        );
+        add(
+            "-device",
+            format!("virtio-net-pci,netdev=n{at},mac={}", nic.mac),
+        );
+    }
+    if let Some(disk) = spec.disk {
+        add(
+            "-drive",
+            format!("file={},if=virtio,format=raw,discard=unmap", text(disk)?),
+        );
+    }
+    if !spec.plan.may_reset {
+        args.push("-no-reboot".to_owned());
+    }
+    Ok(args)
+}
+
+/// QEMU and the kernel's command line split at commas and blanks.
+fn text(path: &Path) -> Result<String> {
+    let text = path.to_str().context("a path that is no UTF-8")?;
+    if text.contains([' ', ',']) {
+        bail!("{text}: move the workspace to a path without blanks and commas");
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,201 @@
+//! The second machine does what the first asks: runs programs, starts them and hands a connection through to a socket.
+//!
+//! A request is a line of JSON on a connection of its own, over a cable that carries nothing else. There is no secrecy: the
+//! cable ends in the other machine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional,
+};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::guest;
+use crate::process::{Process, run};
+use crate::until::until;
+
+/// A machine that is up takes a connection at once.
+const CONNECT: Duration = Duration::from_secs(2);
+/// Programs may wait for a NAS that is away.
+const ANSWER: Duration = Duration::from_secs(180);
+
+/// What may be asked.
+#[derive(Debug, Serialize, Deserialize)]
+enum Request {
+    /// Run a program to its end.
+    Run(Vec<String>),
+    /// Start a program of this workspace, with this log.
+    Start(Vec<String>, String),
+    /// From now on this connection is one with this unix socket.
+    Relay(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    said: Result<String, String>,
+}
+
+/// Serves requests for ever.
+///
+/// # Errors
+/// The address cannot be had.
+pub async fn serve(address: &str) -> Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| address.to_owned())?;
+    guest::report("serving")?;
+    loop {
+        let (connection, _) = listener.accept().await?;
+        tokio::spawn(async move {
+            if let Err(error) = answer(connection).await {
+                eprintln!("a request failed: {error:#}");
+            }
+        });
+    }
+}
+
+async fn answer(connection: TcpStream) -> Result<()> {
+    let mut connection = BufReader::new(connection);
+    let mut line = String::new();
+    connection.read_line(&mut line).await?;
+    let said = match serde_json::from_str(&line)? {
+        Request::Relay(socket) => {
+            let mut socket = UnixStream::connect(&socket)
+                .await
+                .with_context(|| socket.clone())?;
+            copy_bidirectional(&mut connection, &mut socket).await?;
+            return Ok(());
+        }
+        Request::Run(words) => {
+            tokio::task::spawn_blocking(move || run(&program(&words[0]), &words[1..])).await?
+        }
+        Request::Start(words, log) => start(&words, &log),
+    };
+    let answer = Answer {
+        said: said.map_err(|error| format!("{error:#}")),
+    };
+    Ok(connection.write_all(&serde_json::to_vec(&answer)?).await?)
+}
+
+/// A program of this workspace, or else of the host.
+fn program(name: &str) -> String {
+    crate::process::binary(name).map_or_else(
+        |_| name.to_owned(),
+        |path| path.to_string_lossy().into_owned(),
+    )
+}
+
+/// Answers the process id. The program belongs to nobody: it ends when it is killed, or with the machine.
+fn start(words: &[String], log: &str) -> Result<String> {
+    let program = crate::process::binary(&words[0])?;
+    let process = Process::tool(&program.to_string_lossy(), &words[1..], Path::new(log))?;
+    let id = process.id().to_string();
+    process.disown();
+    Ok(id)
+}
+
+/// The other machine.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    address: String,
+}
+
+impl Remote {
+    /// The machine that serves at `address`.
+    pub fn at(address: &str) -> Self {
+        Self {
+            address: address.to_owned(),
+        }
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ready(&self) -> Result<()> {
+        let serves = async || Ok(self.run(&["true"]).await.is_ok());
+        until("the other machine serves", serves, |serves| *serves)
+            .await
+            .map(drop)
+    }
+
+    /// Runs a program there to its end; answers what it printed.
+    ///
+    /// # Errors
+    /// It fails, or the machine does not answer.
+    pub async fn run(&self, words: &[&str]) -> Result<String> {
+        self.ask(&Request::Run(
+            words.iter().map(|word| (*word).to_owned()).collect(),
+        ))
+        .await
+    }
+
+    /// Starts a program of this workspace there; answers its process id.
+    ///
+    /// # Errors
+    /// It does not start, or the machine does not answer.
+    pub async fn start(&self, words: &[&str], log: &str) -> Result<u32> {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        Ok(self
+            .ask(&Request::Start(words, log.to_owned()))
+            .await?
+            .parse()?)
+    }
+
+    /// Starts a program of this workspace there that may end the machine before it answers.
+    ///
+    /// # Errors
+    /// The machine does not answer.
+    pub async fn start_and_forget(&self, words: &[&str]) -> Result<()> {
+        self.start(words, "/dev/null").await.map(drop)
+    }
+
+    /// gRPC to a unix socket there.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub async fn channel(&self, socket: &str) -> Result<Channel> {
+        let (address, request) = (
+            self.address.clone(),
+            serde_json::to_string(&Request::Relay(socket.to_owned()))?,
+        );
+        let connector = tower::service_fn(move |_: Uri| {
+            let (address, request) = (address.clone(), request.clone());
+            async move {
+                let mut connection = TcpStream::connect(address).await?;
+                connection
+                    .write_all(format!("{request}\n").as_bytes())
+                    .await?;
+                Ok::<_, std::io::Error>(TokioIo::new(connection))
+            }
+        });
+        Ok(Endpoint::from_static("http://csi")
+            .connect_with_connector(connector)
+            .await?)
+    }
+
+    async fn ask(&self, request: &Request) -> Result<String> {
+        let talk = async {
+            let connect = TcpStream::connect(&self.address);
+            let mut connection = tokio::time::timeout(CONNECT, connect).await??;
+            connection
+                .write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes())
+                .await?;
+            let mut answer = Vec::new();
+            connection.read_to_end(&mut answer).await?;
+            Ok::<_, anyhow::Error>(serde_json::from_slice::<Answer>(&answer)?)
+        };
+        let answer = tokio::time::timeout(ANSWER, talk)
+            .await
+            .with_context(|| format!("no answer to {request:?}"))??;
+        match answer.said {
+            Ok(said) => Ok(said),
+            Err(why) => bail!("on the other machine: {why}"),
+        }
+    }
+}
