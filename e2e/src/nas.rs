@@ -142,6 +142,14 @@ impl Nas {
         self.process.kill();
     }
 
+    /// Ends it as an administrator does: it takes its exports with it.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub async fn shut_down(&mut self) -> Result<bool> {
+        self.process.terminate().await
+    }
+
     async fn await_endpoints(&mut self) -> Result<()> {
         let file = self.folder.join("endpoints.json");
         until(

@@ -36,8 +36,10 @@ const NAS_MODULES: [&str; 3] = ["loop", "iscsi_target_mod", "target_core_iblock"
 
 pub(crate) fn run(run: &Run) -> Result<()> {
     let started = Instant::now();
-    let image = Image::ready(&run.folder.join("image"))?;
-    let logs = run.folder.join("logs");
+    fs::create_dir_all(&run.folder)?;
+    let folder = run.folder.canonicalize()?;
+    let image = Image::ready(&folder.join("image"))?;
+    let logs = folder.join("logs");
     let _ = fs::remove_dir_all(&logs);
     fs::create_dir_all(&logs)?;
     // Short, for the sockets in it; its janitor ends the machines if this process is killed.

@@ -113,10 +113,15 @@ impl Scene {
         Ok(())
     }
 
-    /// Kills the NAS and, where it is a process, what exports its LUNs, as a power cut does.
-    pub(crate) async fn kill_nas(&mut self) -> Result<()> {
-        self.world.nas.kill();
-        Ok(())
+    /// The NAS goes down, and with it what exports its LUNs. The kernel's target cannot be killed: there the NAS shuts down.
+    pub(crate) async fn nas_goes(&mut self) -> Result<()> {
+        match self.export {
+            Export::Tgt => {
+                self.world.nas.kill();
+                run("pkill", ["-KILL", "tgtd"]).map(drop)
+            }
+            Export::Lio => self.world.nas.shut_down().await.map(drop),
+        }
     }
 
     /// The file on the NAS that is the LUN.
@@ -135,16 +140,28 @@ impl Scene {
         Ok(photo.shows(words))
     }
 
-    /// Nothing is left of any volume, neither here nor on the NAS. Disks go a moment after their session.
-    pub(crate) async fn strike(&self) -> Result<()> {
+    /// Nothing is left of any volume, neither here nor on the NAS, and nothing of the NAS when it shuts down. Disks go a
+    /// moment after their session.
+    pub(crate) async fn strike(&mut self) -> Result<()> {
         let left = async || {
             let mut left = self.world.leftovers().await?;
             left.extend(disks()?);
             Ok(left)
         };
-        until("nothing is left", left, Vec::is_empty)
-            .await
-            .map(drop)
+        until("nothing is left", left, Vec::is_empty).await?;
+        ensure!(
+            self.world.nas.shut_down().await?,
+            "the NAS did not shut down in good order"
+        );
+        let left = exports()?;
+        ensure!(left.is_empty(), "the NAS has left {}", left.join(", "));
+        Ok(())
+    }
+
+    /// After a story that failed: the next one finds an empty machine.
+    pub(crate) async fn clear(&mut self) {
+        let _ = self.world.nas.shut_down().await;
+        let _ = run("pkill", ["-KILL", "tgtd"]);
     }
 
     /// Keeps what a person needs to find out what went wrong.
@@ -178,4 +195,30 @@ fn disks() -> Result<Vec<String>> {
         .into_iter()
         .filter(|name| name.starts_with("sd") || name.starts_with("dm-"))
         .collect())
+}
+
+/// What a NAS exports, or has left.
+fn exports() -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for (folder, ours) in [
+        ("/sys/kernel/config/target/iscsi", "iqn."),
+        ("/sys/kernel/config/target/core", "iblock_"),
+    ] {
+        let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        left.extend(names.filter(|name| name.starts_with(ours)));
+    }
+    left.extend(
+        run("losetup", ["--list", "--noheadings"])?
+            .lines()
+            .map(str::to_owned),
+    );
+    // pgrep fails when it finds nothing.
+    left.extend(
+        run("pgrep", ["-l", "tgtd"])
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned),
+    );
+    Ok(left)
 }

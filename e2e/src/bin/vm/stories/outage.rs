@@ -202,7 +202,7 @@ pub(crate) async fn nas_restarts(scene: &mut Scene) -> Result<String> {
         let writer = Writer::start(&log)?;
         writer.must_go_on().await?;
         let started = Instant::now();
-        scene.kill_nas().await?;
+        scene.nas_goes().await?;
         scene.world.nas.restart().await?;
         writer.must_go_on().await?;
         waits.push(format!(
