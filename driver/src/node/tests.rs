@@ -91,6 +91,7 @@ impl Co {
             iqn: self.fake.iqn(),
             lun: 1,
             uuid: UUID.parse().unwrap(),
+            auth: None,
         }
     }
 

@@ -51,6 +51,7 @@ impl Life {
             iqn: Played::iqn(),
             lun: 1,
             uuid: UUID.parse().unwrap(),
+            auth: None,
         };
         let message = csi::NodeStageVolumeRequest {
             volume_id: Self::volume_id(),
