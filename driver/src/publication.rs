@@ -127,6 +127,16 @@ impl Portal {
     pub fn at(address: IpAddr) -> Self {
         Self(SocketAddr::new(address, Self::PORT))
     }
+
+    /// Its address.
+    pub fn address(&self) -> IpAddr {
+        self.0.ip()
+    }
+
+    /// Its TCP port.
+    pub fn port(&self) -> u16 {
+        self.0.port()
+    }
 }
 
 impl From<SocketAddr> for Portal {
