@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use secrecy::SecretString;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::dsm::client::Password;
+use crate::host::linux::enter::Namespaces;
 use crate::publication::Portal;
 use crate::telemetry::LogFormat;
 use crate::volume::NasName;
@@ -32,6 +34,12 @@ pub struct Args {
     /// Where the host's /sys and /etc/iscsi are seen, when not at /.
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub host_root: PathBuf,
+    /// In whose mount and network namespaces iscsiadm and the multipath tools run, when the driver runs in a container.
+    #[arg(long, value_enum, default_value_t = Namespaces::Own)]
+    pub host_namespaces: Namespaces,
+    /// How long I/O waits for a NAS that does not answer, before it fails: 30s, 2m. Volumes staged later take it on.
+    #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = replacement_timeout)]
+    pub replacement_timeout: Duration,
     /// The provisioner's name, which is also the owner's mark on each LUN: never change it on a NAS that has volumes.
     #[arg(long, value_name = "NAME", default_value = "csi.synology.com", value_parser = driver_name)]
     pub driver_name: String,
@@ -78,6 +86,18 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
             "give a unix socket with an absolute path, for instance unix:///csi/csi.sock"
                 .to_owned(),
         )
+    }
+}
+
+/// open-iscsi takes whole seconds; 0 would fail I/O at each hiccup, and what waits for days is never seen to have failed.
+fn replacement_timeout(text: &str) -> Result<Duration, String> {
+    let told = "give whole seconds from 1s to 1day, for instance 120s or 2m";
+    let time = humantime::parse_duration(text).map_err(|_| told.to_owned())?;
+    let sound = time.subsec_nanos() == 0 && (1..=86_400).contains(&time.as_secs());
+    if sound {
+        Ok(time)
+    } else {
+        Err(told.to_owned())
     }
 }
 
@@ -328,6 +348,16 @@ state_file: /var/lib/synology-csi/refused.json
             "password: planted-secret",
         );
         assert!(!format!("{:?}", Config::read(&text).unwrap()).contains("planted-secret"));
+    }
+
+    #[test]
+    fn the_replacement_timeout_is_in_whole_seconds() {
+        for (text, seconds) in [("120s", 120), ("2m", 120), ("1s", 1), ("1day", 86_400)] {
+            assert_eq!(replacement_timeout(text), Ok(Duration::from_secs(seconds)));
+        }
+        for bad in ["0s", "120", "1500ms", "2days", "-1s", ""] {
+            assert!(replacement_timeout(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

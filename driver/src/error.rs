@@ -35,6 +35,24 @@ pub enum Error {
         /// What to put there.
         remedy: String,
     },
+    /// A key of the call's secrets is absent, unknown or has a value that it may not have. The value is not told.
+    #[error("{} is not accepted: {remedy}", cut(field.clone(), LONGEST_VALUE))]
+    BadSecret {
+        /// The key, in brackets.
+        field: String,
+        /// What to put there.
+        remedy: String,
+    },
+    /// The other side does not accept the call's secrets, and nothing was made.
+    #[error("{what}: {seen}; {remedy}")]
+    Unauthenticated {
+        /// What was refused.
+        what: String,
+        /// What was seen.
+        seen: String,
+        /// What to do.
+        remedy: String,
+    },
     /// No such volume: proven, not guessed (design choice 16).
     #[error("volume {} does not exist: {seen}", shown(volume))]
     NoSuchVolume {
@@ -157,7 +175,10 @@ impl Error {
     /// The code that the CO acts upon.
     pub fn code(&self) -> Code {
         match self {
-            Self::Missing { .. } | Self::Invalid { .. } => Code::InvalidArgument,
+            Self::Missing { .. } | Self::Invalid { .. } | Self::BadSecret { .. } => {
+                Code::InvalidArgument
+            }
+            Self::Unauthenticated { .. } => Code::Unauthenticated,
             Self::NoSuchVolume { .. } | Self::NoSuchNode { .. } | Self::NotThere { .. } => {
                 Code::NotFound
             }
@@ -253,6 +274,22 @@ mod tests {
                     remedy: text(),
                 },
                 Code::InvalidArgument,
+            ),
+            (
+                Error::BadSecret {
+                    field: text(),
+                    remedy: text(),
+                },
+                Code::InvalidArgument,
+            ),
+            // Error Scheme: "does not carry secrets that are valid for authentication".
+            (
+                Error::Unauthenticated {
+                    what: text(),
+                    seen: text(),
+                    remedy: text(),
+                },
+                Code::Unauthenticated,
             ),
             // "Volume does not exist"; "Node does not exist".
             (

@@ -73,6 +73,8 @@ impl<H: Host + 'static> Service for Identity<H> {
         _: Request<csi::ProbeRequest>,
     ) -> Result<Response<csi::ProbeResponse>, Status> {
         if let Some(host) = &self.host {
+            host.reach()
+                .map_err(|error| Status::failed_precondition(error.to_string()))?;
             let missing = host::tools_present(host);
             if !missing.is_empty() {
                 return Err(Status::failed_precondition(format!(

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`config`] | flags and the configuration file |
 //! | [`identity`], [`controller`], [`node`] | the three CSI services, one method per RPC |
-//! | [`request`], [`volume`], [`publication`], [`plan`] | pure: CSI message to our types; what to do next |
+//! | [`request`], [`volume`], [`publication`], [`chap`], [`plan`] | pure: CSI message to our types; what to do next |
 //! | [`in_flight`] | one operation per volume, in a task of its own |
 //! | [`dsm`] | the NAS: calls and replies (pure), client (effect) |
 //! | [`host`] | this machine: command builders and parsers (pure), `linux` (effect) |
@@ -20,6 +20,7 @@
 #[cfg(test)]
 extern crate self as driver;
 
+pub mod chap;
 pub mod config;
 pub mod controller;
 pub mod dsm;

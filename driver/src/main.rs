@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use driver::config::Args;
+use driver::host::linux::enter;
 use driver::server::Plugin;
 use driver::telemetry;
 use tokio::runtime::Runtime;
@@ -15,6 +16,9 @@ use tracing::error;
 const HUNG: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    if let Some(failed) = enter::run(std::env::args_os()) {
+        return failed;
+    }
     let args = Args::parse();
     if let Err(problem) = telemetry::start(&args.log_level, args.log_format) {
         eprintln!(

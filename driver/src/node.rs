@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`stage`], [`unstage`] | a LUN that becomes a mounted file system, and back |
 //! | [`attach`] | portals, login, session, disk, identity |
+//! | [`record`], [`scan`] | what a login works from; the one logical unit that it is made for |
 //! | [`format`] | what may be formatted, and how a format survives a crash |
 //! | [`grow`], [`expand`] | a file system that follows its device |
 //! | [`publish`], [`stats`] | one path for one pod; how full it is |
@@ -19,7 +20,9 @@ mod format;
 mod grow;
 mod place;
 mod publish;
+mod record;
 mod request;
+mod scan;
 mod stage;
 mod stats;
 mod sweep;
@@ -29,6 +32,7 @@ mod unstage;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::csi;
 use proto::csi::node_server::Node as Service;
@@ -56,16 +60,25 @@ struct Machine<H> {
     host: H,
     node_name: String,
     driver_name: String,
+    replacement_timeout: Duration,
 }
 
 impl<H: Host> Node<H> {
-    /// The service of the node `node_name`, for the driver `driver_name`.
-    pub fn new(host: H, node_name: String, driver_name: String, in_flight: InFlight) -> Self {
+    /// The service of the node `node_name`, for the driver `driver_name`. I/O waits `replacement_timeout` for a NAS that does
+    /// not answer, then it fails.
+    pub fn new(
+        host: H,
+        node_name: String,
+        driver_name: String,
+        replacement_timeout: Duration,
+        in_flight: InFlight,
+    ) -> Self {
         Self {
             machine: Arc::new(Machine {
                 host,
                 node_name,
                 driver_name,
+                replacement_timeout,
             }),
             in_flight,
         }

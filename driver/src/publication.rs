@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use crate::chap::Method;
 use crate::volume::{LunUuid, Malformed, digest};
 
 const IQN_PREFIX: &str = "iqn.2000-01.com.synology:";
@@ -126,6 +127,16 @@ impl Portal {
     pub fn at(address: IpAddr) -> Self {
         Self(SocketAddr::new(address, Self::PORT))
     }
+
+    /// Its address.
+    pub fn address(&self) -> IpAddr {
+        self.0.ip()
+    }
+
+    /// Its TCP port.
+    pub fn port(&self) -> u16 {
+        self.0.port()
+    }
 }
 
 impl From<SocketAddr> for Portal {
@@ -167,6 +178,8 @@ pub struct PublishContext {
     pub lun: u16,
     /// The LUN, and the unit serial of the device.
     pub uuid: LunUuid,
+    /// What a login has to prove. `None`: the publication was made before this was told, or by hand.
+    pub auth: Option<Method>,
 }
 
 /// Why a publish context cannot be used: the key, the value and what it should be.
@@ -184,18 +197,20 @@ impl PublishContext {
     /// As the CO carries it.
     pub fn to_map(&self) -> HashMap<String, String> {
         let portals: Vec<String> = self.portals.iter().map(Portal::to_string).collect();
-        HashMap::from([
+        let mut map = HashMap::from([
             ("portals".to_owned(), portals.join(",")),
             ("iqn".to_owned(), self.iqn.to_string()),
             ("lun".to_owned(), self.lun.to_string()),
             ("uuid".to_owned(), self.uuid.to_string()),
-        ])
+        ]);
+        map.extend(self.auth.map(|auth| ("auth".to_owned(), auth.to_string())));
+        map
     }
 
     /// Reads what the CO carried.
     ///
     /// # Errors
-    /// A key is absent or does not parse.
+    /// A key is absent (all but `auth` have to be there) or does not parse.
     pub fn read(map: &HashMap<String, String>) -> Result<Self, BadContext> {
         fn value<T: FromStr>(
             map: &HashMap<String, String>,
@@ -217,6 +232,10 @@ impl PublishContext {
             iqn: value(map, "iqn", "the IQN of a target of this driver")?,
             lun: value(map, "lun", "a SCSI logical unit number")?,
             uuid: value(map, "uuid", "the uuid of the LUN")?,
+            auth: map
+                .contains_key("auth")
+                .then(|| value(map, "auth", "none, chap or mutual"))
+                .transpose()?,
         })
     }
 }
@@ -294,6 +313,7 @@ mod tests {
             iqn: Iqn::of_publication(&uuid(), &NodeId::derive(&"n".repeat(61), "i")),
             lun: 1,
             uuid: uuid(),
+            auth: Some(Method::Mutual),
         };
         let map = context.to_map();
         assert!(map.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() < 4096);
@@ -305,5 +325,10 @@ mod tests {
             broken.remove(key);
             assert_eq!(PublishContext::read(&broken).unwrap_err().key, key);
         }
+        let mut older = map.clone();
+        older.remove("auth");
+        assert_eq!(PublishContext::read(&older).unwrap().auth, None);
+        older.insert("auth".to_owned(), "kerberos".to_owned());
+        assert_eq!(PublishContext::read(&older).unwrap_err().key, "auth");
     }
 }

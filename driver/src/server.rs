@@ -66,7 +66,10 @@ impl Plugin {
         } else {
             None
         };
-        let host = args.mode.node().then(|| Linux::new(args.host_root.clone()));
+        let host = args
+            .mode
+            .node()
+            .then(|| Linux::new(args.host_root.clone()).in_namespaces(args.host_namespaces));
         let node = match &host {
             Some(host) => {
                 let name = args
@@ -78,6 +81,7 @@ impl Plugin {
                     host.clone(),
                     name,
                     args.driver_name.clone(),
+                    args.replacement_timeout,
                     in_flight.clone(),
                 ))
             }

@@ -13,6 +13,7 @@ mod session;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use driver::chap::{Account, Chap};
 use driver::dsm::location::{self, Location, LocationAnswer, LocationsAnswer};
 use driver::dsm::lun::{self, CreatedLun, Kind, Lun, LunAnswer, LunsAnswer, NewLun};
 use driver::dsm::reply::{self, Nothing};
@@ -111,7 +112,12 @@ fn call(exchange: &Exchange) -> Option<Call> {
         ("SYNO.Core.ISCSI.Target", "create") => target::create(
             &exchange.text("name"),
             &exchange.text("iqn").parse::<Iqn>().unwrap(),
+            chap(exchange).as_ref(),
         ),
+        ("SYNO.Core.ISCSI.Target", "set") if exchange.request.params.contains_key("auth_type") => {
+            let id = exchange.text("target_id").parse().unwrap();
+            target::set_auth(id, chap(exchange).as_ref())
+        }
         ("SYNO.Core.ISCSI.Target", "delete") => {
             target::delete(exchange.text("target_id").parse().unwrap())
         }
@@ -125,6 +131,21 @@ fn call(exchange: &Exchange) -> Option<Call> {
     })
 }
 
+/// The proofs that a target is told of.
+fn chap(exchange: &Exchange) -> Option<Chap> {
+    let account = |user, password| Account {
+        user: exchange.text(user),
+        password: exchange.text(password).into(),
+    };
+    match exchange.number("auth_type") {
+        0 => None,
+        kind => Some(Chap {
+            initiator: account("user", "password"),
+            target: (kind == 2).then(|| account("mutual_user", "mutual_password")),
+        }),
+    }
+}
+
 /// Exchanges whose request the driver would never send: what is wrong with it, or how the driver does it instead. Their
 /// replies are read all the same.
 const NOT_SENT: [(&str, &str); 10] = [
@@ -135,8 +156,8 @@ const NOT_SENT: [(&str, &str); 10] = [
     ("lun_map_target_strings", "numbers"),
     ("lun_set_rename", "names are for ever"),
     ("no_such_version", "version 1"),
-    ("target_create_bad_auth_data", "no CHAP yet"),
-    ("target_create_bad_auth_type", "auth_type 0"),
+    ("target_create_bad_auth_data", "never without a password"),
+    ("target_create_bad_auth_type", "0, 1 or 2"),
     ("target_get_bare_number", "in quotes"),
 ];
 /// Parameters that others send and the driver does not, and why.
@@ -336,6 +357,7 @@ fn target_told(target: &Target) -> Value {
         |session: &target::ConnectedSession| json!({"iqn": session.iqn, "ip": session.ip});
     json!({
         "target_id": target.target_id, "name": target.name, "iqn": target.iqn, "is_enabled": target.is_enabled,
+        "auth_type": target.auth_type, "user": target.user, "mutual_user": target.mutual_user,
         "mapped_luns": target.mapped_luns.iter().map(mapping).collect::<Vec<_>>(),
         "connected_sessions": target.connected_sessions.iter().map(session).collect::<Vec<_>>(),
     })

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::decode::Params;
 
@@ -19,6 +20,9 @@ const SECRETS: [&str; 6] = [
     "_sid",
     "SynoToken",
 ];
+
+/// What stands in their place.
+const HIDDEN: &str = "***";
 
 /// One call.
 #[derive(Clone, Debug, Serialize)]
@@ -122,15 +126,37 @@ impl Journal {
 pub(crate) fn shown(params: &Params) -> BTreeMap<String, String> {
     let show = |name: &str, value: &str| {
         if SECRETS.contains(&name) {
-            "***".to_owned()
-        } else {
-            value.to_owned()
+            return HIDDEN.to_owned();
+        }
+        // The calls of a compound are JSON, and have parameters of their own.
+        match serde_json::from_str(value) {
+            Ok(mut nested @ (Value::Array(_) | Value::Object(_))) => {
+                hide(&mut nested);
+                nested.to_string()
+            }
+            Ok(_) | Err(_) => value.to_owned(),
         }
     };
     params
         .iter()
         .map(|(name, value)| (name.to_owned(), show(name, value)))
         .collect()
+}
+
+fn hide(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(hide),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if SECRETS.contains(&name.as_str()) {
+                    *value = HIDDEN.into();
+                } else {
+                    hide(value);
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 #[cfg(test)]
@@ -177,9 +203,20 @@ mod tests {
             ("SynoToken", "c"),
             ("account", "d"),
             ("mutual_password", "e"),
+            ("additional", r#"["mapped_lun"]"#),
+            (
+                "compound",
+                r#"[{"method":"set","user":"u","password":"planted"},{"mutual_password":["planted"]}]"#,
+            ),
         ]);
         let shown = shown(&params);
         assert_eq!(shown["account"], "d");
+        assert_eq!(shown["additional"], r#"["mapped_lun"]"#);
+        let compound = &shown["compound"];
+        assert!(
+            compound.contains("set") && !compound.contains("planted"),
+            "{compound}"
+        );
         assert!(
             ["passwd", "_sid", "SynoToken", "mutual_password"]
                 .iter()

@@ -7,6 +7,7 @@ use proto::csi;
 
 use super::delete::denied;
 use super::{Doing as _, Shared, read_node};
+use crate::chap::{self, Chap, Method};
 use crate::dsm::target::Target;
 use crate::dsm::{Code, DsmError, Nas};
 use crate::error::Error;
@@ -21,6 +22,7 @@ pub(super) struct Publish {
     pub(super) id: VolumeId,
     node: NodeId,
     multi_node: bool,
+    chap: Option<Chap>,
 }
 
 impl Publish {
@@ -39,10 +41,12 @@ impl Publish {
                 remedy: "this driver enforces read-only on the node: set it in NodePublishVolume or use a READER access mode".to_owned(),
             });
         }
+        let chap = Chap::read(&message.secrets)?;
         Ok(Self {
             id: handle.ours()?,
             node: read_node(&message.node_id)?,
             multi_node: capability.multi_node(),
+            chap,
         })
     }
 }
@@ -59,7 +63,9 @@ impl Shared {
             id,
             node,
             multi_node,
+            chap,
         } = asked;
+        let chap = chap.as_ref();
         let nas = self.nas(id)?;
         let seen = nas
             .lun_and_targets(&id.uuid)
@@ -94,17 +100,35 @@ impl Shared {
             iqn: iqn.clone(),
             lun,
             uuid: id.uuid.clone(),
+            auth: Some(Method::of(chap)),
         };
         // Looking first spares the calls when there is nothing to do, and makes nothing that would have to be taken back from
         // beside another node's target, where a crash could leave it. What counts is still what is seen after the map.
         match plan::published(&id.uuid, &iqn, *multi_node, &targets) {
-            Published::Here(lun) => return Ok(context(lun)),
+            Published::Here(lun) => {
+                let Some(target_id) = to_set(&targets, &iqn, chap) else {
+                    return Ok(context(lun));
+                };
+                let targets = match nas.set_auth(&id.uuid, target_id, chap).await {
+                    Ok(targets) => targets,
+                    Err(source) => {
+                        return Err(take_back(nas, asked, &iqn, false, refused(&iqn, source)).await);
+                    }
+                };
+                return match plan::published(&id.uuid, &iqn, *multi_node, &targets) {
+                    Published::Here(lun) => proven(&targets, &iqn, chap).map(|()| context(lun)),
+                    Published::NotHere(seen) => Err(Error::Unproven { what: what(), seen }),
+                    Published::Conflict { holder } => {
+                        Err(take_back(nas, asked, &iqn, false, conflict(&holder)).await)
+                    }
+                };
+            }
             Published::Conflict { holder } => {
                 return Err(take_back(nas, asked, &iqn, false, conflict(&holder)).await);
             }
             Published::NotHere(_) => {}
         }
-        let own = own_target(nas, &id.uuid, node, &iqn).await?;
+        let own = own_target(nas, asked, &iqn).await?;
         let targets = match nas.map_target(&id.uuid, own.target_id).await {
             Ok(targets) => targets,
             Err(source) => {
@@ -120,7 +144,7 @@ impl Shared {
             }
         };
         match plan::published(&id.uuid, &iqn, *multi_node, &targets) {
-            Published::Here(lun) => Ok(context(lun)),
+            Published::Here(lun) => proven(&targets, &iqn, chap).map(|()| context(lun)),
             Published::NotHere(seen) => Err(Error::Unproven { what: what(), seen }),
             Published::Conflict { holder } => {
                 Err(take_back(nas, asked, &iqn, own.made, conflict(&holder)).await)
@@ -172,10 +196,61 @@ fn conflict_remedy(ours: bool) -> String {
     }
 }
 
-/// Creates the target of a publication, or finds the one that an earlier call made.
-async fn own_target(nas: &Nas, lun: &LunUuid, node: &NodeId, iqn: &Iqn) -> Result<Own, Error> {
-    let name = target_name(lun, node);
-    let refusal = match nas.create_target(&name, iqn).await {
+/// The target that exports the LUN already and must be told what a login has to prove. A password cannot be read back, so
+/// with CHAP that is always so.
+fn to_set(targets: &[Target], iqn: &Iqn, chap: Option<&Chap>) -> Option<u64> {
+    targets
+        .iter()
+        .find(|target| target.iqn == iqn.as_str())
+        .filter(|target| must_set(target, chap))
+        .map(|target| target.target_id)
+}
+
+fn must_set(target: &Target, chap: Option<&Chap>) -> bool {
+    chap.is_some() || target.differs_from(chap).is_some()
+}
+
+/// The target asks for the proof that was asked for, as far as DSM tells.
+fn proven(targets: &[Target], iqn: &Iqn, chap: Option<&Chap>) -> Result<(), Error> {
+    let seen = targets
+        .iter()
+        .find(|target| target.iqn == iqn.as_str())
+        .and_then(|target| target.differs_from(chap));
+    match seen {
+        None => Ok(()),
+        Some(seen) => Err(Error::Unproven {
+            what: format!("the CHAP settings of target {iqn}"),
+            seen,
+        }),
+    }
+}
+
+/// What a failed change of the CHAP settings means. To be answered only when the target is gone.
+fn refused(iqn: &Iqn, source: DsmError) -> Error {
+    match source.code() {
+        Some(Code::BAD_AUTH_DATA) => bad_auth_data(),
+        Some(_) | None => Error::Dsm {
+            doing: format!("setting the CHAP settings of target {iqn}"),
+            source,
+        },
+    }
+}
+
+fn bad_auth_data() -> Error {
+    Error::BadSecret {
+        field: chap::field(chap::PASSWORD),
+        remedy: format!(
+            "the NAS does not take these names and passwords ({}): choose others, of letters and digits",
+            Code::BAD_AUTH_DATA
+        ),
+    }
+}
+
+/// Creates the target of a publication, or finds the one that an earlier call made and tells it what a login has to prove.
+async fn own_target(nas: &Nas, asked: &Publish, iqn: &Iqn) -> Result<Own, Error> {
+    let (lun, chap) = (&asked.id.uuid, asked.chap.as_ref());
+    let name = target_name(lun, &asked.node);
+    let refusal = match nas.create_target(&name, iqn, chap).await {
         Ok(target_id) => {
             return Ok(Own {
                 target_id,
@@ -185,13 +260,19 @@ async fn own_target(nas: &Nas, lun: &LunUuid, node: &NodeId, iqn: &Iqn) -> Resul
         Err(refusal) => refusal,
     };
     let doing = || format!("creating target {iqn}");
-    match nas.target(&name, iqn).await.doing(doing)? {
-        Some(target) => Ok(Own {
-            target_id: target.target_id,
-            made: false,
-        }),
-        None => Err(no_target(&name, doing(), refusal)),
+    let Some(target) = nas.target(&name, iqn).await.doing(doing)? else {
+        return Err(no_target(&name, doing(), refusal));
+    };
+    let target_id = target.target_id;
+    if must_set(&target, chap)
+        && let Err(source) = nas.set_auth(lun, target_id, chap).await
+    {
+        return Err(take_back(nas, asked, iqn, false, refused(iqn, source)).await);
     }
+    Ok(Own {
+        target_id,
+        made: false,
+    })
 }
 
 /// DSM refused the target and lists none of this IQN: nothing was made.
@@ -201,6 +282,7 @@ fn no_target(name: &str, doing: String, refusal: DsmError) -> Error {
             what: format!("{doing} (each published volume needs a target: unpublish others)"),
             source: refusal,
         },
+        Some(Code::BAD_AUTH_DATA) => bad_auth_data(),
         Some(Code::TARGET_NAME_EXISTS) => Error::Refused {
             what: doing,
             seen: format!("a target named {name} with another IQN exists"),

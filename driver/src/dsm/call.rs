@@ -1,5 +1,8 @@
 //! A call of the DSM Web API as a value, without I/O.
 
+use std::fmt;
+
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -15,7 +18,38 @@ pub struct Call {
     pub version: u8,
     /// For instance `set`.
     pub method: &'static str,
-    params: Vec<(&'static str, Value)>,
+    params: Vec<(&'static str, Param)>,
+}
+
+/// The value of a parameter, as the JSON text that is sent.
+#[derive(Clone)]
+enum Param {
+    Plain(Value),
+    Secret(SecretString),
+}
+
+impl Param {
+    fn sent(&self) -> String {
+        match self {
+            Self::Plain(value) => value.to_string(),
+            Self::Secret(text) => text.expose_secret().to_owned(),
+        }
+    }
+}
+
+impl PartialEq for Param {
+    fn eq(&self, other: &Self) -> bool {
+        self.sent() == other.sent()
+    }
+}
+
+impl fmt::Debug for Param {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(value) => write!(f, "{value}"),
+            Self::Secret(_) => f.write_str("***"),
+        }
+    }
 }
 
 impl Call {
@@ -32,11 +66,19 @@ impl Call {
     /// Adds a parameter.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Serialize) -> Self {
-        self.params.push((name, json!(value)));
+        self.params.push((name, Param::Plain(json!(value))));
         self
     }
 
-    /// The form fields to send.
+    /// Adds a parameter that is sent and never shown.
+    #[must_use]
+    pub fn with_secret(mut self, name: &'static str, value: &SecretString) -> Self {
+        let text = json!(value.expose_secret()).to_string();
+        self.params.push((name, Param::Secret(text.into())));
+        self
+    }
+
+    /// The form fields to send. They hold secrets: for people there is the `Debug` text of a call.
     pub fn form(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![
             ("api", self.api.to_owned()),
@@ -46,7 +88,7 @@ impl Call {
         fields.extend(
             self.params
                 .iter()
-                .map(|(name, value)| (*name, value.to_string())),
+                .map(|(name, value)| (*name, value.sent())),
         );
         fields
     }
@@ -55,16 +97,35 @@ impl Call {
     /// Source: N4S4 `synology_api` and DSM's own pages.
     pub fn sequence(calls: &[Self]) -> Self {
         let compound: Vec<Value> = calls.iter().map(Self::in_compound).collect();
-        Self::new("SYNO.Entry.Request", 1, "request")
+        let mut whole = Self::new("SYNO.Entry.Request", 1, "request")
             .with("stop_when_error", true)
-            .with("mode", "sequential")
-            .with("compound", compound)
+            .with("mode", "sequential");
+        let compound = json!(compound);
+        let secret = calls
+            .iter()
+            .flat_map(|call| &call.params)
+            .any(|(_, value)| matches!(value, Param::Secret(_)));
+        whole.params.push((
+            "compound",
+            if secret {
+                Param::Secret(compound.to_string().into())
+            } else {
+                Param::Plain(compound)
+            },
+        ));
+        whole
     }
 
     fn in_compound(&self) -> Value {
         let mut object = json!({"api": self.api, "version": self.version, "method": self.method});
         for (name, value) in &self.params {
-            object[*name] = value.clone();
+            object[*name] = match value {
+                Param::Plain(value) => value.clone(),
+                // What `with_secret` made of a string.
+                Param::Secret(text) => {
+                    serde_json::from_str(text.expose_secret()).unwrap_or_default()
+                }
+            };
         }
         object
     }
@@ -88,6 +149,24 @@ mod tests {
             form.join("&"),
             "api=SYNO.Core.ISCSI.LUN&version=1&method=set&uuid=\"6f1c\"&new_size=2147483648"
         );
+    }
+
+    #[test]
+    fn secrets_are_sent_and_not_shown() {
+        let call = Call::new("A", 1, "set")
+            .with("user", "alice")
+            .with_secret("password", &"pla\"nted".into());
+        assert_eq!(call.form()[4], ("password", r#""pla\"nted""#.to_owned()));
+        let both = Call::sequence(&[call.clone(), Call::new("A", 1, "list")]);
+        let sent: Value = serde_json::from_str(&both.form().pop().unwrap().1).unwrap();
+        assert_eq!(
+            (&sent[0]["password"], &sent[1]["method"]),
+            (&json!("pla\"nted"), &json!("list"))
+        );
+        for call in [call, both] {
+            let shown = format!("{call:?}");
+            assert!(!shown.contains("nted") && shown.contains("***"), "{shown}");
+        }
     }
 
     #[test]

@@ -240,7 +240,7 @@ impl Client {
         session: &Session,
     ) -> Result<T, DsmError> {
         let mut form = call.form();
-        trace!(nas = %self.account.nas, ?form, "DSM call");
+        trace!(nas = %self.account.nas, ?call, "DSM call");
         // DSM 7.1 wants the cookie, other versions are known to work with `_sid`: send both.
         form.push(("_sid", session.sid.expose_secret().to_owned()));
         let mut request = self

@@ -10,6 +10,7 @@ use super::location::{self, Location, LocationAnswer, LocationsAnswer};
 use super::lun::{self, CreatedLun, Lun, LunAnswer, LunsAnswer, NewLun};
 use super::reply::{DsmError, Nothing};
 use super::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
+use crate::chap::Chap;
 use crate::publication::{Iqn, Portal};
 use crate::volume::{Bytes, LunUuid, NasName};
 
@@ -248,12 +249,37 @@ impl Nas {
     ///
     /// # Errors
     /// [`DsmError`]; whatever it is, the target may exist.
-    pub async fn create_target(&self, name: &str, iqn: &Iqn) -> Result<u64, DsmError> {
+    pub async fn create_target(
+        &self,
+        name: &str,
+        iqn: &Iqn,
+        chap: Option<&Chap>,
+    ) -> Result<u64, DsmError> {
         Ok(self
             .client
-            .call::<CreatedTarget>(&target::create(name, iqn))
+            .call::<CreatedTarget>(&target::create(name, iqn, chap))
             .await?
             .target_id)
+    }
+
+    /// Sets what a login to a target of a publication of `uuid` must prove, then reads the targets that export it.
+    ///
+    /// # Errors
+    /// [`DsmError`]; what the target asks for may have changed.
+    pub async fn set_auth(
+        &self,
+        uuid: &LunUuid,
+        target_id: u64,
+        chap: Option<&Chap>,
+    ) -> Result<Vec<Target>, DsmError> {
+        let (Nothing, answer) = self
+            .client
+            .call_both::<Nothing, TargetsAnswer>(
+                &target::set_auth(target_id, chap),
+                &target::list_of(uuid),
+            )
+            .await?;
+        Ok(answer.targets)
     }
 
     /// Maps a LUN to a target, then reads the targets that export it.

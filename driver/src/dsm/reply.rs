@@ -89,6 +89,8 @@ codes! {
     TOO_MANY_TARGETS = 18_990_542, "the NAS holds as many iSCSI targets as its model allows";
     /// `map_target`.
     LOAD_FAILED = 18_990_570, "the NAS could not load the LUN";
+    /// Target `create` and `set`: a length, or a name or password missing.
+    BAD_AUTH_DATA = 18_990_708, "bad CHAP name or password";
     /// Bad id or no such target: never a proof of absence (design choice 6).
     BAD_TARGET_ID = 18_990_710, "bad target id";
     /// Never a proof of absence (design choice 6).

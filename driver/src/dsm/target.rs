@@ -5,6 +5,7 @@
 use serde::Deserialize;
 
 use super::call::Call;
+use crate::chap::{Chap, Method};
 use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
@@ -22,6 +23,12 @@ pub struct Target {
     pub iqn: String,
     /// A disabled target takes no logins.
     pub is_enabled: Option<bool>,
+    /// Who proves himself at a login: 0 nobody, 1 the initiator, 2 both.
+    pub auth_type: Option<u8>,
+    /// The name that the initiator proves. The passwords come back empty.
+    pub user: Option<String>,
+    /// The name that the target proves.
+    pub mutual_user: Option<String>,
     /// Always asked for.
     pub mapped_luns: Vec<Mapping>,
     /// Always asked for.
@@ -55,6 +62,26 @@ impl Target {
             .iter()
             .find(|mapping| mapping.lun_uuid == lun.as_str())
             .map(|mapping| mapping.mapping_index)
+    }
+
+    /// What speaks against it asking for just this proof, as far as DSM tells: it never tells a password.
+    pub fn differs_from(&self, chap: Option<&Chap>) -> Option<String> {
+        let wanted = Method::of(chap).auth_type();
+        if let Some(seen) = self.auth_type.filter(|seen| *seen != wanted) {
+            return Some(format!("auth_type is {seen}, not {wanted}"));
+        }
+        let chap = chap?;
+        let other =
+            |seen: &Option<String>, wanted: &str| seen.as_ref().is_some_and(|seen| seen != wanted);
+        if other(&self.user, &chap.initiator.user) {
+            return Some("the name of the initiator is another".to_owned());
+        }
+        match &chap.target {
+            Some(target) if other(&self.mutual_user, &target.user) => {
+                Some("the name of the target is another".to_owned())
+            }
+            Some(_) | None => None,
+        }
     }
 
     /// Its IQN, when it has the form of one.
@@ -102,12 +129,33 @@ pub fn get(name: &str) -> Call {
 }
 
 /// `create`, for any number of sessions (`max_sessions` 0): the publication is fenced by its own target.
-pub fn create(name: &str, iqn: &Iqn) -> Call {
-    Call::new(API, 1, "create")
+pub fn create(name: &str, iqn: &Iqn, chap: Option<&Chap>) -> Call {
+    let call = Call::new(API, 1, "create")
         .with("name", name)
-        .with("iqn", iqn.as_str())
-        .with("auth_type", 0)
-        .with("max_sessions", 0)
+        .with("iqn", iqn.as_str());
+    with_auth(call, chap).with("max_sessions", 0)
+}
+
+/// `set` of what a login must prove, by numeric id only (design choice 6).
+pub fn set_auth(target_id: u64, chap: Option<&Chap>) -> Call {
+    let call = Call::new(API, 1, "set").with("target_id", target_id.to_string());
+    with_auth(call, chap)
+}
+
+fn with_auth(call: Call, chap: Option<&Chap>) -> Call {
+    let call = call.with("auth_type", Method::of(chap).auth_type());
+    let Some(Chap { initiator, target }) = chap else {
+        return call;
+    };
+    let call = call
+        .with("user", &initiator.user)
+        .with_secret("password", &initiator.password);
+    match target {
+        Some(target) => call
+            .with("mutual_user", &target.user)
+            .with_secret("mutual_password", &target.password),
+        None => call,
+    }
 }
 
 /// `delete`, by numeric id only (design choice 6).
@@ -122,6 +170,60 @@ mod tests {
     #[test]
     fn choice_6_targets_are_deleted_by_a_number_in_quotes() {
         assert_eq!(delete(3).form()[3], ("target_id", "\"3\"".to_owned()));
+    }
+
+    fn chap(target: Option<&str>) -> Chap {
+        let account = |user: &str| crate::chap::Account {
+            user: user.to_owned(),
+            password: "planted-12345".into(),
+        };
+        Chap {
+            initiator: account("alice"),
+            target: target.map(account),
+        }
+    }
+
+    #[test]
+    fn a_target_is_held_against_what_was_asked() {
+        let seen = |fields: &str| {
+            let text =
+                format!(r#"{{"target_id":1,"name":"n","iqn":"iqn.x","mapped_luns":[]{fields}}}"#);
+            serde_json::from_str::<Target>(&text).unwrap()
+        };
+        let one = r#","auth_type":1,"user":"alice","mutual_user":"""#;
+        let both = r#","auth_type":2,"user":"alice","mutual_user":"nas""#;
+        for (fields, asked, differs) in [
+            (r#","auth_type":0,"user":"left over""#, None, false),
+            (one, None, true),
+            (one, Some(chap(None)), false),
+            (r#","auth_type":1,"user":"bob""#, Some(chap(None)), true),
+            (r#","auth_type":0"#, Some(chap(None)), true),
+            (both, Some(chap(Some("nas"))), false),
+            (both, Some(chap(Some("nas2"))), true),
+            (both, Some(chap(None)), true),
+            ("", Some(chap(Some("nas"))), false),
+        ] {
+            let found = seen(fields).differs_from(asked.as_ref());
+            assert_eq!(found.is_some(), differs, "{fields}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_in_the_form_and_in_no_text() {
+        for call in [
+            create("n", &"iqn.x".parse().unwrap(), Some(&chap(Some("nas")))),
+            set_auth(3, Some(&chap(Some("nas")))),
+        ] {
+            let form = call.form();
+            for name in ["password", "mutual_password"] {
+                assert!(
+                    form.contains(&(name, "\"planted-12345\"".to_owned())),
+                    "{name}"
+                );
+            }
+            assert!(form.contains(&("auth_type", "2".to_owned())));
+            assert!(!format!("{call:?}").contains("planted"));
+        }
     }
 
     #[test]

@@ -17,6 +17,12 @@ pub enum HostError {
         #[source]
         source: io::Error,
     },
+    /// The namespaces that the program belongs into cannot be entered.
+    #[error("the host's namespaces cannot be entered: {problem}")]
+    NoNamespaces {
+        /// Why, and what to do.
+        problem: String,
+    },
     /// It took too long and may still run: the volume stays locked until it has ended.
     #[error("{what} did not end within {limit:?}; it was given up and may still run")]
     Overran {
@@ -66,6 +72,7 @@ impl HostError {
         match self {
             Self::Overran { .. } => Code::Aborted,
             Self::NotStarted { .. }
+            | Self::NoNamespaces { .. }
             | Self::Failed { .. }
             | Self::Absent { .. }
             | Self::Io { .. }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use super::mount::Mount;
 use super::superblock::{self, Superblock, tests::head_of};
+use secrecy::{ExposeSecret as _, SecretString};
+
 use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Via};
 use crate::publication::{Iqn, NodeId};
 use crate::volume::{Bytes, FsType};
@@ -65,6 +67,10 @@ pub(crate) struct World {
     pub(crate) claimed: bool,
     /// `CAP_SYS_RESOURCE`.
     pub(crate) capable: bool,
+    /// SCSI hosts have their `scan` file, which node-sim's tree lacks.
+    pub(crate) scannable: bool,
+    /// The name and password that the targets want.
+    pub(crate) chap: Option<(String, String)>,
     /// What blkid says instead of the truth.
     pub(crate) blkid: Option<Exit>,
     /// The commands that ran, in order.
@@ -179,6 +185,17 @@ fn disk_of(id: u32) -> (String, DeviceNumber) {
 }
 
 impl World {
+    /// Every session asks its target anew.
+    fn see_units(&mut self) {
+        for session in self.sessions.values_mut() {
+            session.seen = self
+                .targets
+                .get(&session.target)
+                .cloned()
+                .or(session.seen.take());
+        }
+    }
+
     fn log_in(&mut self, iqn: &str) -> bool {
         let Some(target) = self.targets.get(iqn).cloned() else {
             return false;
@@ -317,6 +334,9 @@ impl World {
         if let Some((id, _)) = self.session_of_node(path) {
             return Some(Stat::BlockDevice(disk_of(id).1));
         }
+        if self.scannable && path == "/sys/class/scsi_host/host4/scan" {
+            return Some(Stat::File(4096));
+        }
         let file = self
             .files
             .get(path)
@@ -400,6 +420,12 @@ impl Host for Fake {
     }
 
     async fn resolve(&self, path: &str) -> Result<String, HostError> {
+        if let Some(inside) = path.strip_prefix("/sys/class/iscsi_session/") {
+            return Ok(format!(
+                "/sys/devices/platform/host4/{}",
+                inside.replace("/device", "")
+            ));
+        }
         let parent =
             path.rsplit_once('/').map_or(
                 "/",
@@ -488,6 +514,26 @@ impl Host for Fake {
 
     async fn remove_file(&self, path: &str) -> Result<(), HostError> {
         self.world().files.remove(path);
+        Ok(())
+    }
+
+    async fn replace_file(
+        &self,
+        path: &str,
+        aside: &str,
+        text: SecretString,
+    ) -> Result<(), HostError> {
+        let mut world = self.world();
+        world.log.push(format!("replace {path} by way of {aside}"));
+        let text = text.expose_secret().as_bytes().to_vec();
+        world.files.insert(path.to_owned(), text);
+        Ok(())
+    }
+
+    async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
+        let mut world = self.world();
+        world.log.push(format!("write {text:?} to {path}"));
+        world.see_units();
         Ok(())
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Source: open-iscsi, `man 8 iscsiadm`; the statuses are `include/iscsi_err.h`.
 
+use std::time::Duration;
+
 use super::{Cmd, Exit, HostError};
 use crate::publication::{Iqn, Portal};
 
@@ -13,9 +15,23 @@ pub fn new_record(iqn: &Iqn, portal: &Portal) -> Cmd {
     record(iqn, portal).args(["-o", "new"])
 }
 
-/// Sets `node.startup` to manual: a node that boots must not log in on its own, the CO decides where a volume is.
-pub fn manual_startup(iqn: &Iqn, portal: &Portal) -> Cmd {
-    record(iqn, portal).args(["-o", "update", "-n", "node.startup", "-v", "manual"])
+/// What a record of ours says, apart from CHAP:
+/// - a node that boots must not log in on its own: the CO decides where a volume is;
+/// - a login attaches nothing: the driver attaches the one logical unit that it wants;
+/// - I/O waits `replacement_timeout` for a target that does not answer, then it fails;
+/// - one attempt: it takes 15 s (`login_timeout`), and iscsid would go on with eight of them behind our back.
+pub fn settings(iqn: &Iqn, portal: &Portal, replacement_timeout: Duration) -> Cmd {
+    let seconds = replacement_timeout.as_secs().to_string();
+    let settings = [
+        ("node.startup", "manual"),
+        ("node.session.scan", "manual"),
+        ("node.session.timeo.replacement_timeout", &seconds),
+        ("node.session.initial_login_retry_max", "1"),
+    ];
+    let pairs = settings
+        .into_iter()
+        .flat_map(|(name, value)| ["-n", name, "-v", value]);
+    record(iqn, portal).args(["-o", "update"]).args(pairs)
 }
 
 /// Logs in to the target at one portal. open-iscsi itself gives up after about 2 minutes when nobody answers; kubelet waits
@@ -69,6 +85,8 @@ mod status {
     pub(super) const TRANSPORT: i32 = 4;
     /// `ISCSI_ERR_LOGIN`.
     pub(super) const LOGIN: i32 = 5;
+    /// `ISCSI_ERR_IDBM`: a file of the database cannot be read or written.
+    pub(super) const DATABASE: i32 = 6;
     /// `ISCSI_ERR_TRANS_TIMEOUT`: nobody answered.
     pub(super) const TRANSPORT_TIMEOUT: i32 = 8;
     /// `ISCSI_ERR_SESS_EXISTS`.
@@ -92,6 +110,8 @@ pub enum Login {
     New,
     /// There was a session already.
     Existing,
+    /// There is none: the target does not take the proofs that were sent, or none were sent and it wants some.
+    Unproven,
     /// There is none.
     Refused {
         /// Why, in words that help.
@@ -112,6 +132,10 @@ pub fn read_login(exit: &Exit) -> Login {
             false,
         ),
         status::LOGIN => refused("the login failed: the log of iscsid says more", false),
+        status::DATABASE => refused(
+            "open-iscsi's database cannot be read: is there a damaged or foreign file in /etc/iscsi/nodes?",
+            false,
+        ),
         status::TRANSPORT_TIMEOUT => refused(
             "the portal does not answer: check the network and that iSCSI runs on the NAS",
             false,
@@ -127,10 +151,7 @@ pub fn read_login(exit: &Exit) -> Login {
             "no record of the target at this portal: something else removed it",
             false,
         ),
-        status::AUTHENTICATION => refused(
-            "the target refuses the credentials: CHAP is on for it, or its secret is another",
-            true,
-        ),
+        status::AUTHENTICATION => Login::Unproven,
         _ => refused("the login failed", false),
     }
 }
@@ -202,8 +223,9 @@ mod tests {
             "iscsiadm -m node -T IQN -p 10.0.0.5:3260 -o new",
         );
         check(
-            &manual_startup(&iqn(), &v4),
-            "iscsiadm -m node -T IQN -p 10.0.0.5:3260 -o update -n node.startup -v manual",
+            &settings(&iqn(), &v4, Duration::from_secs(90)),
+            "iscsiadm -m node -T IQN -p 10.0.0.5:3260 -o update -n node.startup -v manual -n node.session.scan -v manual \
+             -n node.session.timeo.replacement_timeout -v 90 -n node.session.initial_login_retry_max -v 1",
         );
         check(
             &login(&iqn(), &v6),
@@ -221,7 +243,7 @@ mod tests {
         let (iqn, p) = (iqn(), &portal);
         let all = [
             new_record(&iqn, p),
-            manual_startup(&iqn, p),
+            settings(&iqn, p, Duration::from_secs(120)),
             login(&iqn, p),
             rescan(1),
             logout(1),
@@ -235,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_ends_in_one_of_three_ways() {
+    fn a_login_ends_in_one_of_four_ways() {
         let of = |status| {
             read_login(&Exit {
                 status,
@@ -243,14 +265,15 @@ mod tests {
             })
         };
         assert_eq!((of(0), of(15)), (Login::New, Login::Existing));
+        assert_eq!(of(24), Login::Unproven);
         for (status, final_answer, word) in [
             (4, false, "TCP"),
+            (6, false, "/etc/iscsi/nodes"),
             (8, false, "does not answer"),
             (18, false, "iscsid"),
             (19, true, "for good"),
             (20, false, "iscsid"),
             (21, false, "no record"),
-            (24, true, "credentials"),
             (99, false, "failed"),
         ] {
             let Login::Refused { cause, for_good } = of(status) else {

@@ -5,6 +5,7 @@
 //! stopped: it is left to itself together with the lock of the volume it works for (design choices 10 and 22).
 
 mod command;
+pub mod enter;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -14,10 +15,14 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{major, minor};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::record::DATABASES;
 use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Via};
+use enter::Namespaces;
+
 use crate::in_flight;
 use crate::volume::Bytes;
 
@@ -35,6 +40,7 @@ const ALIGNMENT: usize = 4096;
 pub struct Linux {
     root: PathBuf,
     search: Vec<PathBuf>,
+    namespaces: Namespaces,
 }
 
 impl Linux {
@@ -43,18 +49,31 @@ impl Linux {
         let search = std::env::var_os("PATH")
             .map(|path| std::env::split_paths(&path).collect())
             .unwrap_or_default();
-        Self { root, search }
+        Self {
+            root,
+            search,
+            namespaces: Namespaces::Own,
+        }
     }
 
-    fn place(&self, path: &str) -> PathBuf {
-        let below_root = ["/sys", "/etc/iscsi"]
-            .iter()
-            .any(|prefix| Path::new(path).starts_with(prefix));
-        if below_root {
-            self.root.join(path.trim_start_matches('/'))
+    /// The same, with the host's own programs and their files found in other namespaces.
+    #[must_use]
+    pub fn in_namespaces(self, namespaces: Namespaces) -> Self {
+        Self { namespaces, ..self }
+    }
+
+    fn place(&self, path: &str) -> Result<PathBuf, HostError> {
+        let below = |prefix: &str| Path::new(path).starts_with(prefix);
+        let bare = path.trim_start_matches('/');
+        if DATABASES.iter().any(|database| below(database)) {
+            let root = self.namespaces.root()?;
+            return Ok(root.as_ref().unwrap_or(&self.root).join(bare));
+        }
+        Ok(if below("/sys") {
+            self.root.join(bare)
         } else {
             PathBuf::from(path)
-        }
+        })
     }
 
     async fn at<T: Send + 'static>(
@@ -63,7 +82,7 @@ impl Linux {
         path: &str,
         look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T, HostError> {
-        let place = self.place(path);
+        let place = self.place(path)?;
         blocking(
             format!("{doing} {path}"),
             path.to_owned(),
@@ -77,17 +96,25 @@ impl Linux {
 impl Host for Linux {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let started = std::time::Instant::now();
-        let result = command::run(&cmd).await;
+        let process = self.namespaces.of_program(cmd.program)?;
+        let result = command::run(&cmd, process).await;
         let status = result.as_ref().ok().map(|exit| exit.status);
         debug!(program = cmd.program, command = %cmd, status, seconds = started.elapsed().as_secs_f64(), "host command");
         result
     }
 
     fn has(&self, program: &str) -> bool {
+        if let Ok(Some(_)) = self.namespaces.of_program(program) {
+            return self.namespaces.hold(program).unwrap_or(false);
+        }
         self.search.iter().any(|dir| {
             fs::metadata(dir.join(program))
                 .is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0)
         })
+    }
+
+    fn reach(&self) -> Result<(), HostError> {
+        self.namespaces.process().map(|_| ())
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
@@ -262,8 +289,54 @@ impl Host for Linux {
         .await
     }
 
+    async fn replace_file(
+        &self,
+        path: &str,
+        aside: &str,
+        text: SecretString,
+    ) -> Result<(), HostError> {
+        let aside = self.place(aside)?;
+        self.at("replacing file", path, move |path| {
+            let replaced = replace(path, &aside, text.expose_secret().as_bytes());
+            if replaced.is_err() {
+                // The error that matters is the first.
+                let _ = fs::remove_file(&aside);
+            }
+            replaced
+        })
+        .await
+    }
+
+    async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
+        let (place, text) = (self.place(path)?, text.to_owned());
+        let doing = format!("writing {text:?} to {path}");
+        // A scan asks the target, which may take its time.
+        blocking(doing, path.to_owned(), DEVICE_DEADLINE, move || {
+            let mut file = OpenOptions::new().write(true).open(place)?;
+            io::Write::write_all(&mut file, text.as_bytes())
+        })
+        .await
+    }
+
     async fn pause(&self, time: Duration) {
         tokio::time::sleep(time).await;
+    }
+}
+
+fn replace(path: &Path, aside: &Path, text: &[u8]) -> io::Result<()> {
+    // Made anew, so that nobody has it open and its mode is ours.
+    absent_is_fine(fs::remove_file(aside))?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(aside)?;
+    io::Write::write_all(&mut file, text)?;
+    file.sync_all()?;
+    fs::rename(aside, path)?;
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`linux`] | EFFECT: the real machine, the only place that starts programs |
 //! | [`iscsiadm`], [`filesystem`], [`mount`] | PURE: command builders and parsers |
+//! | [`record`] | PURE: open-iscsi's node records as files |
 //! | [`superblock`], [`fills`], [`marker`], [`blank`] | PURE: what stands on a disk, and what it means |
 //! | [`disk`] | sessions and disks, read from sysfs |
 //!
@@ -20,6 +21,7 @@ pub mod iscsiadm;
 pub mod linux;
 pub mod marker;
 pub mod mount;
+pub mod record;
 pub mod superblock;
 
 use std::fmt;
@@ -28,11 +30,13 @@ use std::time::Duration;
 
 pub use error::{HostError, if_present};
 
+use secrecy::SecretString;
+
 use crate::volume::Bytes;
 
 /// Everything the node half does to its machine.
 ///
-/// Paths below `/sys` and `/etc/iscsi` are read below this host's root, all others as they are (design choice 26).
+/// Paths below `/sys` and those of open-iscsi's database ([`record::DATABASES`]) are read below this host's root, all others as they are (design choice 26).
 /// Every call has a deadline; whatever overruns it is abandoned and keeps the volume's lock until it has really ended.
 pub trait Host: Send + Sync + 'static {
     /// Runs `cmd` to its end. A nonzero exit is data; `Err` means that it did not start or overran.
@@ -40,6 +44,14 @@ pub trait Host: Send + Sync + 'static {
 
     /// True when `program` can be started.
     fn has(&self, program: &str) -> bool;
+
+    /// Looks whether the place where the host's own programs run can be reached.
+    ///
+    /// # Errors
+    /// It cannot, and so none of them can be started.
+    fn reach(&self) -> Result<(), HostError> {
+        Ok(())
+    }
 
     /// Reads a small file, e.g. `/proc/self/mountinfo`.
     fn read(&self, path: &str) -> impl Future<Output = Result<Vec<u8>, HostError>> + Send;
@@ -86,6 +98,22 @@ pub trait Host: Send + Sync + 'static {
 
     /// Removes a file. Nothing there is fine.
     fn remove_file(&self, path: &str) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// Writes a file that only root can read to `aside`, syncs it and puts it in the place of `path`: whoever reads `path` sees
+    /// the old text or the new, also after a crash. `aside` must be in the same file system; what is there is lost.
+    fn replace_file(
+        &self,
+        path: &str,
+        aside: &str,
+        text: SecretString,
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// Writes to a file of `/sys` that exists.
+    fn write_attribute(
+        &self,
+        path: &str,
+        text: &str,
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
 
     /// Lets time pass between two looks at the world.
     fn pause(&self, time: Duration) -> impl Future<Output = ()> + Send;

@@ -17,6 +17,12 @@ fn choice_17_no_code_of_the_host_is_final() {
             Code::Unavailable,
         ),
         (
+            HostError::NoNamespaces {
+                problem: String::new(),
+            },
+            Code::Unavailable,
+        ),
+        (
             HostError::Overran {
                 what: "w".to_owned(),
                 limit,

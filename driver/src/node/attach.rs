@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use super::{Doing, Machine};
+use crate::chap::{Chap, Method, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN, field};
 use crate::error::Error;
 use crate::host::disk::{self, Disk, Session};
 use crate::host::iscsiadm::{self, Login};
 use crate::host::{Host, HostError};
-use crate::publication::{Iqn, PublishContext};
+use crate::publication::{Iqn, Portal, PublishContext};
 use crate::volume::{Bytes, LunUuid};
 
 /// How long a disk may take to appear after a login or rescan.
@@ -65,15 +66,19 @@ impl<H: Host> Machine<H> {
     }
 
     /// Logs in unless there is a good session, finds the disk and proves that it is the volume's.
-    pub(super) async fn attach(&self, context: &PublishContext) -> Result<Attached, Error> {
+    pub(super) async fn attach(
+        &self,
+        context: &PublishContext,
+        chap: Option<&Chap>,
+    ) -> Result<Attached, Error> {
         if let Some(session) = self.session_of(&context.uuid).await? {
             if let Some(attached) = self.reuse(&session, context).await? {
                 return Ok(attached);
             }
             self.detach(&session).await?;
         }
-        let session = self.login(context).await?;
-        self.rescan(&session).await?;
+        let session = self.login(context, chap).await?;
+        self.scan(&session, context.lun).await?;
         let disk = disk::wait_for_disk(&self.host, session.id, context.lun, DISK_APPEARS)
             .await
             .doing("waiting for the disk")?;
@@ -166,14 +171,11 @@ impl<H: Host> Machine<H> {
         Ok(Attached { disk, size })
     }
 
-    async fn login(&self, context: &PublishContext) -> Result<Session, Error> {
+    async fn login(&self, context: &PublishContext, chap: Option<&Chap>) -> Result<Session, Error> {
         let mut refusals = Vec::new();
         for portal in &context.portals {
             let doing = format!("logging in to {} at {portal}", context.iqn);
-            self.run(&doing, iscsiadm::new_record(&context.iqn, portal))
-                .await?;
-            self.run(&doing, iscsiadm::manual_startup(&context.iqn, portal))
-                .await?;
+            self.write_record(&context.iqn, portal, chap).await?;
             let exit = self
                 .host
                 .run(iscsiadm::login(&context.iqn, portal))
@@ -181,6 +183,8 @@ impl<H: Host> Machine<H> {
                 .doing(&doing)?;
             match iscsiadm::read_login(&exit) {
                 Login::New | Login::Existing => return self.wait_for_session(context).await,
+                // The other portals are the same target: each attempt more is one more failure in the log of the NAS.
+                Login::Unproven => return Err(self.unproven(context, portal, chap).await),
                 Login::Refused { cause, for_good } => {
                     tracing::warn!(%portal, target = %context.iqn, cause, status = exit.status, "login refused");
                     refusals.push((
@@ -188,10 +192,13 @@ impl<H: Host> Machine<H> {
                         for_good,
                         exit.failed(iscsiadm::PROGRAM),
                     ));
+                    if for_good && Method::of(chap) == Method::Mutual {
+                        break;
+                    }
                 }
             }
         }
-        Err(self.no_session(context, refusals).await)
+        Err(self.no_session(context, chap, refusals).await)
     }
 
     async fn wait_for_session(&self, context: &PublishContext) -> Result<Session, Error> {
@@ -215,15 +222,24 @@ impl<H: Host> Machine<H> {
     async fn no_session(
         &self,
         context: &PublishContext,
+        chap: Option<&Chap>,
         refusals: Vec<(String, bool, HostError)>,
     ) -> Error {
-        let cleaned = self.delete_records(&context.iqn).await.is_ok()
-            && matches!(self.session_of(&context.uuid).await, Ok(None));
-        let for_good = cleaned && refusals.iter().all(|(_, for_good, _)| *for_good);
+        let for_good =
+            self.is_clean(context).await && refusals.iter().all(|(_, for_good, _)| *for_good);
         let seen: Vec<String> = refusals.iter().map(|(cause, ..)| cause.clone()).collect();
         let (what, seen) = (format!("logging in to {}", context.iqn), seen.join("; "));
         if for_good {
-            let remedy = "check that the volume is still published to this node".to_owned();
+            let published = "check that the volume is still published to this node";
+            let remedy = match Method::of(chap) {
+                Method::None | Method::Chap => published.to_owned(),
+                // iscsiadm says 19, as for a target that does not exist, when it is we who are not convinced.
+                Method::Mutual => format!(
+                    "{published}, and that the target proves itself with {} and {}",
+                    field(USERNAME_IN),
+                    field(PASSWORD_IN)
+                ),
+            };
             return Error::Refused { what, seen, remedy };
         }
         match refusals.into_iter().next_back() {
@@ -236,6 +252,42 @@ impl<H: Host> Machine<H> {
                 seen: "publish_context names no portal".to_owned(),
             },
         }
+    }
+
+    /// The target does not take our proofs. A final answer only when nothing is left behind.
+    async fn unproven(
+        &self,
+        context: &PublishContext,
+        portal: &Portal,
+        chap: Option<&Chap>,
+    ) -> Error {
+        let what = format!("logging in to {} at {portal}", context.iqn);
+        let (seen, remedy) = match chap {
+            None => (
+                "the target wants CHAP, and this call brings no secrets".to_owned(),
+                "name its Secret in the StorageClass as csi.storage.k8s.io/controller-publish-secret-name and csi.storage.k8s.io/node-stage-secret-name".to_owned(),
+            ),
+            Some(_) => (
+                "the target does not accept the CHAP name and password".to_owned(),
+                format!(
+                    "check {} and {}: ControllerPublishVolume and NodeStageVolume must be given the same Secret, and a changed one takes effect when the volume is published again",
+                    field(USERNAME),
+                    field(PASSWORD)
+                ),
+            ),
+        };
+        if self.is_clean(context).await {
+            Error::Unauthenticated { what, seen, remedy }
+        } else {
+            let seen = format!("{seen} ({remedy}), and a session or record may be left");
+            Error::Unproven { what, seen }
+        }
+    }
+
+    /// No record and no session of this publication is left.
+    async fn is_clean(&self, context: &PublishContext) -> bool {
+        self.delete_records(&context.iqn).await.is_ok()
+            && matches!(self.session_of(&context.uuid).await, Ok(None))
     }
 
     /// Ends a session and removes its records. The caller knows that nobody uses its disk.

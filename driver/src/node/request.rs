@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use proto::csi;
 
+use crate::chap::{Chap, Method};
 use crate::error::Error;
 use crate::host::filesystem::FormatOptions;
 use crate::host::mount;
@@ -102,6 +103,8 @@ pub(crate) struct Stage {
     pub(crate) format: FormatOptions,
     /// Where the LUN is.
     pub(crate) context: PublishContext,
+    /// What the login proves.
+    pub(crate) chap: Option<Chap>,
 }
 
 impl Stage {
@@ -115,8 +118,10 @@ impl Stage {
         )?;
         let intent = Intent::read(message.volume_capability.as_ref(), &message.volume_context)?;
         let staging = path("staging_target_path", &message.staging_target_path)?;
+        let chap = Chap::read(&message.secrets)?;
         let volume = handle.ours()?;
         let context = publish_context(&volume, &message.publish_context)?;
+        must_agree(context.auth, Method::of(chap.as_ref()))?;
         let format = match &intent.by {
             Use::FileSystem { fs, .. } => format_options(*fs, &message.volume_context)?,
             Use::Device => FormatOptions::default(),
@@ -127,6 +132,7 @@ impl Stage {
             intent,
             format,
             context,
+            chap,
         })
     }
 
@@ -145,6 +151,29 @@ impl Stage {
             self.context.iqn.as_str(),
             &remedy,
         ))
+    }
+}
+
+/// Publication and staging are given the same Secret.
+fn must_agree(published: Option<Method>, brought: Method) -> Result<(), Error> {
+    let refused = |remedy: &str| {
+        Err(Error::BadSecret {
+            field: "secrets".to_owned(),
+            remedy: remedy.to_owned(),
+        })
+    };
+    match (published, brought) {
+        (None, _) => Ok(()),
+        (Some(published), brought) if published == brought => Ok(()),
+        (Some(_), Method::None) => refused(
+            "the volume was published with CHAP, and this call brings no secrets: name the Secret of csi.storage.k8s.io/controller-publish-secret-name as csi.storage.k8s.io/node-stage-secret-name too",
+        ),
+        (Some(Method::None), _) => refused(
+            "the volume was published without CHAP: name the Secret of csi.storage.k8s.io/node-stage-secret-name as csi.storage.k8s.io/controller-publish-secret-name too, or leave both out",
+        ),
+        (Some(Method::Chap | Method::Mutual), _) => refused(
+            "the volume was published with CHAP of another kind (one-way or mutual): csi.storage.k8s.io/controller-publish-secret-name and csi.storage.k8s.io/node-stage-secret-name must name the same Secret, and a changed Secret takes effect when the volume is published again",
+        ),
     }
 }
 

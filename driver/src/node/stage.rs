@@ -23,7 +23,7 @@ impl<H: Host> Machine<H> {
 
     async fn bring_up(&self, ask: &Stage, staging: &str) -> Result<(), Error> {
         self.drop_stale_state(ask, staging).await?;
-        let attached = self.attach(&ask.context).await?;
+        let attached = self.attach(&ask.context, ask.chap.as_ref()).await?;
         match &ask.intent.by {
             Use::Device => self.stage_device(&attached, ask.intent.readonly).await,
             Use::FileSystem { fs, flags } => {

@@ -9,6 +9,9 @@ use crate::volume::LunUuid;
 impl<H: Host> Node<H> {
     /// Removes records of this node's publications that have no session, hence no disk, and no mount.
     pub async fn sweep(&self) {
+        if let Err(error) = self.machine.sweep_aside().await {
+            tracing::warn!(error = error.chain(), "unfinished node records may be left");
+        }
         match records_of(&self.machine, None).await {
             Ok(records) => {
                 for iqn in records {

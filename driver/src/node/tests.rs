@@ -1,5 +1,6 @@
 //! The node service on a machine of the imagination: whole calls, every choice that binds them.
 
+mod chap;
 mod expand;
 mod publish;
 mod real;
@@ -13,7 +14,10 @@ use proto::csi::volume_capability::{
 };
 use tonic::{Code, Request, Status};
 
+use std::collections::HashMap;
+
 use super::*;
+use crate::chap::Method;
 use crate::host::fake::{Fake, NODE, UUID};
 use crate::publication::PublishContext;
 use crate::volume::{Bytes, FsType};
@@ -27,6 +31,8 @@ struct Co {
     flags: Vec<String>,
     mode: Mode,
     raw: bool,
+    secrets: HashMap<String, String>,
+    auth: Option<Method>,
 }
 
 impl Co {
@@ -37,6 +43,7 @@ impl Co {
             fake.clone(),
             NODE.to_owned(),
             "csi.synology.com".to_owned(),
+            Duration::from_secs(120),
             InFlight::default(),
         );
         Self {
@@ -47,6 +54,8 @@ impl Co {
             flags: vec![],
             mode: Mode::SingleNodeMultiWriter,
             raw: false,
+            secrets: HashMap::new(),
+            auth: None,
         }
     }
 
@@ -91,6 +100,7 @@ impl Co {
             iqn: self.fake.iqn(),
             lun: 1,
             uuid: UUID.parse().unwrap(),
+            auth: self.auth,
         }
     }
 
@@ -104,6 +114,7 @@ impl Co {
             publish_context: self.context(portals).to_map(),
             staging_target_path: "/staging".to_owned(),
             volume_capability: self.capability(),
+            secrets: self.secrets.clone(),
             ..Default::default()
         };
         self.node

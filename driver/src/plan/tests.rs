@@ -169,6 +169,9 @@ fn target(iqn: &str, maps: bool) -> Target {
         name: "t".to_owned(),
         iqn: iqn.to_owned(),
         is_enabled: Some(true),
+        auth_type: Some(0),
+        user: None,
+        mutual_user: None,
         mapped_luns,
         connected_sessions: Vec::new(),
     }

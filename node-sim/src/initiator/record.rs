@@ -255,6 +255,11 @@ pub(crate) fn list(host: &Host, pattern: &Pattern) -> Result<Vec<Record>, Failur
             // Between folder and file a record may be missing: it was never finished.
             if pattern.fits(&place) && file.is_file() {
                 let text = fs::read_to_string(&file).map_err(|wrong| database(&file, &wrong))?;
+                // open-iscsi 2.1.8 takes a last line without end for one that is too long, and stops.
+                if !text.ends_with('\n') {
+                    let cut_off = std::io::Error::other("the last line is cut off");
+                    return Err(database(&file, &cut_off));
+                }
                 records.push(Record::parse(place, tpgt, &text));
             }
         }

@@ -77,17 +77,42 @@ impl World {
                 21
             }),
             ("node", None, "new") => {
+                let portal: crate::publication::Portal = after("-p").unwrap().parse().unwrap();
+                let text = "# BEGIN RECORD\nnode.session.auth.authmethod = None\n# END RECORD\n";
+                let file = format!(
+                    "/etc/iscsi/nodes/{iqn}/{},{}",
+                    portal.address(),
+                    portal.port()
+                );
+                self.files.insert(file, text.into());
                 self.records.insert(iqn);
                 end(0)
             }
-            ("node", None, "manual") => end(if self.records.contains(&iqn) { 0 } else { 21 }),
+            ("node", None, _) if words.contains(&"update") => {
+                end(if self.records.contains(&iqn) { 0 } else { 21 })
+            }
             ("node", None, "--login")
                 if self.sessions.values().any(|session| session.target == iqn) =>
             {
                 end(15)
             }
-            ("node", None, "--login") => end(if self.log_in(&iqn) { 0 } else { 19 }),
-            ("node", None, "delete") => end(if self.records.remove(&iqn) { 0 } else { 21 }),
+            ("node", None, "--login") if !self.proves_itself(&iqn) => end(24),
+            ("node", None, "--login") => end(if self.log_in(&iqn) {
+                // node.session.scan is manual.
+                let fresh = self
+                    .sessions
+                    .values_mut()
+                    .find(|session| session.target == iqn);
+                fresh.unwrap().seen = None;
+                0
+            } else {
+                19
+            }),
+            ("node", None, "delete") => {
+                let folder = format!("/etc/iscsi/nodes/{iqn}/");
+                self.files.retain(|path, _| !path.starts_with(&folder));
+                end(if self.records.remove(&iqn) { 0 } else { 21 })
+            }
             ("node", None, "node") if self.records.is_empty() => end(21),
             ("node", None, "node") => {
                 let lines: Vec<String> = self
@@ -99,6 +124,30 @@ impl World {
             }
             _ => panic!("the fake iscsiadm does not know {words:?}"),
         }
+    }
+
+    /// The target wants no proof, or what it wants is in the record.
+    fn proves_itself(&self, iqn: &str) -> bool {
+        let Some((user, password)) = &self.chap else {
+            return true;
+        };
+        let folder = format!("/etc/iscsi/nodes/{iqn}/");
+        let records = self
+            .files
+            .iter()
+            .filter(|(path, _)| path.starts_with(&folder));
+        let wanted = [
+            "node.session.auth.authmethod = CHAP".to_owned(),
+            format!("node.session.auth.username = {user}"),
+            format!("node.session.auth.password = {password}"),
+        ];
+        records
+            .map(|(_, text)| String::from_utf8_lossy(text))
+            .any(|text| {
+                wanted
+                    .iter()
+                    .all(|line| text.lines().any(|there| there == line))
+            })
     }
 
     fn serial(&self, device: &str) -> Option<String> {

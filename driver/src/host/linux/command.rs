@@ -12,6 +12,7 @@ use tokio::process::Child;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::enter;
 use crate::host::{Cmd, Exit, HostError};
 use crate::in_flight;
 
@@ -20,9 +21,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// As much of a command's output as is kept.
 pub(super) const OUTPUT_LIMIT: usize = 256 << 10;
 
-/// Runs a command to its end or its deadline.
-pub(super) async fn run(cmd: &Cmd) -> Result<Exit, HostError> {
-    let mut child = spawn(cmd).map_err(|source| HostError::NotStarted {
+/// Runs a command to its end or its deadline; in the namespaces of `process`, if there is one.
+pub(super) async fn run(cmd: &Cmd, process: Option<u32>) -> Result<Exit, HostError> {
+    let mut child = spawn(cmd, process).map_err(|source| HostError::NotStarted {
         program: cmd.program,
         source,
     })?;
@@ -33,6 +34,11 @@ pub(super) async fn run(cmd: &Cmd) -> Result<Exit, HostError> {
             doing: format!("waiting for {}", cmd.program),
             source,
         })?;
+        if process.is_some() && status.code() == Some(enter::FAILED.into()) {
+            return Err(HostError::NoNamespaces {
+                problem: stderr.trim_end().to_owned(),
+            });
+        }
         return Ok(Exit {
             status: number(status),
             stdout,
@@ -53,8 +59,17 @@ pub(super) async fn run(cmd: &Cmd) -> Result<Exit, HostError> {
     clippy::disallowed_methods,
     reason = "this is the one place that starts programs, with a deadline"
 )]
-fn spawn(cmd: &Cmd) -> io::Result<Child> {
-    tokio::process::Command::new(cmd.program)
+fn spawn(cmd: &Cmd, process: Option<u32>) -> io::Result<Child> {
+    let mut command = match process {
+        None => tokio::process::Command::new(cmd.program),
+        Some(process) => {
+            // This program itself: it enters, and the other takes its place under the same process number.
+            let mut command = tokio::process::Command::new("/proc/self/exe");
+            command.args(enter::arguments(process, cmd.program));
+            command
+        }
+    };
+    command
         .args(&cmd.args)
         // Messages in English, and paths outside ASCII as they are: xfs_info asks findmnt, which escapes them in plain C.
         .env("LC_ALL", "C.UTF-8")

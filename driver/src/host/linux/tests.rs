@@ -106,7 +106,7 @@ async fn choice_26_only_sys_and_etc_iscsi_lie_below_the_host_root() {
     let root = tempfile::tempdir().unwrap();
     let host = Linux::new(root.path().to_owned());
     for path in ["/sys/class/x", "/etc/iscsi/initiatorname.iscsi"] {
-        assert_eq!(host.place(path), root.path().join(&path[1..]));
+        assert_eq!(host.place(path).unwrap(), root.path().join(&path[1..]));
     }
     for path in [
         "/proc/self/mountinfo",
@@ -115,7 +115,7 @@ async fn choice_26_only_sys_and_etc_iscsi_lie_below_the_host_root() {
         "/etc/iscsid",
         "/var/lib/kubelet/x",
     ] {
-        assert_eq!(host.place(path), PathBuf::from(path));
+        assert_eq!(host.place(path).unwrap(), PathBuf::from(path));
     }
 }
 
@@ -203,4 +203,48 @@ async fn devices_are_read_and_written_in_the_right_place() {
         matches!(beyond, Err(HostError::Io { .. })),
         "a short read is an error, never zeros"
     );
+}
+
+#[tokio::test]
+async fn a_secret_file_is_replaced_as_a_whole() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let root = tempfile::tempdir().unwrap();
+    let host = Linux::new(root.path().to_owned());
+    let database = root.path().join("etc/iscsi");
+    let record = database.join("nodes/iqn.x/10.0.0.5,3260");
+    fs::create_dir_all(record.parent().unwrap()).unwrap();
+    fs::write(&record, "old").unwrap();
+    // What a crash left behind, for everybody to read.
+    fs::write(database.join(".aside"), "left over").unwrap();
+    let (path, aside) = ("/etc/iscsi/nodes/iqn.x/10.0.0.5,3260", "/etc/iscsi/.aside");
+    host.replace_file(path, aside, "new\n".into())
+        .await
+        .unwrap();
+    assert_eq!(fs::read_to_string(&record).unwrap(), "new\n");
+    assert_eq!(
+        fs::metadata(&record).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert!(!database.join(".aside").exists());
+
+    fs::remove_dir_all(database.join("nodes/iqn.x")).unwrap();
+    let gone = host.replace_file(path, aside, "new\n".into()).await;
+    assert!(matches!(gone, Err(HostError::Absent { .. })), "{gone:?}");
+    assert!(!database.join(".aside").exists(), "nothing is left");
+}
+
+#[tokio::test]
+async fn an_attribute_is_written_and_never_made() {
+    let root = tempfile::tempdir().unwrap();
+    let host = Linux::new(root.path().to_owned());
+    let scan = root.path().join("sys/scan");
+    let absent = host.write_attribute("/sys/scan", "0 0 1").await;
+    assert!(
+        matches!(absent, Err(HostError::Absent { .. })),
+        "{absent:?}"
+    );
+    fs::create_dir_all(scan.parent().unwrap()).unwrap();
+    fs::write(&scan, "").unwrap();
+    host.write_attribute("/sys/scan", "0 0 1").await.unwrap();
+    assert_eq!(fs::read_to_string(&scan).unwrap(), "0 0 1");
 }

@@ -49,6 +49,7 @@ fn context() -> PublishContext {
         iqn,
         lun: 1,
         uuid,
+        auth: None,
     }
 }
 

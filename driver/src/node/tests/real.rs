@@ -28,6 +28,7 @@ impl Life {
             host: host.clone(),
             node_name: NODE.to_owned(),
             driver_name: "csi.synology.com".to_owned(),
+            replacement_timeout: Duration::from_secs(120),
         };
         let capability = if fs == "raw" {
             Co::raw().capability()
@@ -51,6 +52,7 @@ impl Life {
             iqn: Played::iqn(),
             lun: 1,
             uuid: UUID.parse().unwrap(),
+            auth: None,
         };
         let message = csi::NodeStageVolumeRequest {
             volume_id: Self::volume_id(),

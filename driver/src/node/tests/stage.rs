@@ -16,7 +16,10 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
         let log = co.fake.world().log.clone();
         let expected = [
             format!("{record} -o new"),
-            format!("{record} -o update -n node.startup -v manual"),
+            format!(
+                "{record} -o update -n node.startup -v manual -n node.session.scan -v manual \
+                 -n node.session.timeo.replacement_timeout -v 120 -n node.session.initial_login_retry_max -v 1"
+            ),
             format!("{record} --login"),
             "iscsiadm -m session -r 1 --rescan".to_owned(),
             "blkid -p -o export /dev/sdb".to_owned(),
@@ -246,7 +249,8 @@ async fn logins_that_fail_say_why() {
         (8, Code::Unavailable, "does not answer"),
         (19, Code::FailedPrecondition, "refuses the login for good"),
         (21, Code::Unavailable, "no record"),
-        (24, Code::FailedPrecondition, "CHAP"),
+        (24, Code::Unauthenticated, "wants CHAP"),
+        (6, Code::Unavailable, "/etc/iscsi/nodes"),
         (18, Code::Unavailable, "iscsid"),
         (99, Code::Unavailable, "status 99"),
     ] {

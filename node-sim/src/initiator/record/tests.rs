@@ -193,3 +193,16 @@ fn names_that_are_paths_are_refused() {
         );
     }
 }
+
+#[test]
+fn a_record_that_is_cut_off_stops_everything() {
+    let (_dir, host, lock) = host();
+    write(&host, &lock, &mut fixed("iqn.a", None)).unwrap();
+    write(&host, &lock, &mut fixed("iqn.b", None)).unwrap();
+    let file = host.iscsi_dir().join("nodes/iqn.a/127.0.0.1,3260");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, &text[..300]).unwrap();
+    let failure = list(&host, &exactly(&place("iqn.a", 3260))).unwrap_err();
+    assert_eq!(failure.exit, Exit::Database);
+    assert!(list(&host, &Pattern::default()).is_err());
+}

@@ -4,6 +4,8 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::SecretString;
+
 use super::super::*;
 use super::common;
 use crate::host::linux::Linux;
@@ -204,6 +206,19 @@ impl Host for Arc<Played> {
 
     async fn remove_file(&self, path: &str) -> Result<(), HostError> {
         self.linux.remove_file(path).await
+    }
+
+    async fn replace_file(
+        &self,
+        path: &str,
+        aside: &str,
+        text: SecretString,
+    ) -> Result<(), HostError> {
+        self.linux.replace_file(path, aside, text).await
+    }
+
+    async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
+        self.linux.write_attribute(path, text).await
     }
 
     async fn pause(&self, time: Duration) {

@@ -1,0 +1,128 @@
+//! open-iscsi's node records as files: where they lie, and the part of their text that no command line may carry. Pure.
+//!
+//! ```text
+//! /etc/iscsi/nodes/<iqn>/<address>,<port>                  what `--op new` makes
+//! /etc/iscsi/nodes/<iqn>/<address>,<port>,<tpgt>/<iface>   what a discovery makes
+//! ```
+//! Seen with open-iscsi 2.1.8. A record whose last line is cut off stops every later `iscsiadm -m node`, and so does any file
+//! beside the folders of `nodes`: so a record is replaced as a whole, by way of a file in [`DATABASES`] itself.
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::chap::{Account, Chap, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN};
+use crate::publication::{Iqn, Portal};
+
+/// Where distributions put the database: Debian and SUSE, then Fedora.
+pub const DATABASES: [&str; 2] = ["/etc/iscsi", "/var/lib/iscsi"];
+/// How the names of files begin that become records.
+pub const ASIDE: &str = ".synology-csi-";
+
+const METHOD: &str = "node.session.auth.authmethod";
+const END: &str = "# END RECORD";
+
+/// The folder of a target's records.
+pub fn folder(database: &str, iqn: &Iqn) -> String {
+    format!("{database}/nodes/{iqn}")
+}
+
+/// The name of the record that `--op new` makes for a portal.
+pub fn name(portal: &Portal) -> String {
+    format!("{},{}", portal.address(), portal.port())
+}
+
+/// The file that becomes a record of this target.
+pub fn aside(database: &str, iqn: &Iqn) -> String {
+    format!("{database}/{ASIDE}{iqn}")
+}
+
+/// A record's text with these proofs and no others; `None` when that is what it says already.
+pub fn with_auth(text: &str, chap: Option<&Chap>) -> Option<SecretString> {
+    let own = |line: &&str| {
+        let key = line.split('=').next().unwrap_or_default().trim();
+        [METHOD, USERNAME, PASSWORD, USERNAME_IN, PASSWORD_IN].contains(&key)
+    };
+    let had: Vec<&str> = text.lines().filter(own).collect();
+    let wanted = auth_lines(chap);
+    if had == wanted {
+        return None;
+    }
+    let mut lines: Vec<&str> = text.lines().filter(|line| !own(line)).collect();
+    let end = lines
+        .iter()
+        .position(|line| line.trim() == END)
+        .unwrap_or(lines.len());
+    lines.splice(end..end, wanted.iter().map(String::as_str));
+    Some(SecretString::from(lines.join("\n") + "\n"))
+}
+
+fn auth_lines(chap: Option<&Chap>) -> Vec<String> {
+    let Some(chap) = chap else {
+        return vec![format!("{METHOD} = None")];
+    };
+    let pair = |name: &str, password: &str, account: &Account| {
+        [
+            format!("{name} = {}", account.user),
+            format!("{password} = {}", account.password.expose_secret()),
+        ]
+    };
+    let mut lines = vec![format!("{METHOD} = CHAP")];
+    lines.extend(pair(USERNAME, PASSWORD, &chap.initiator));
+    if let Some(target) = &chap.target {
+        lines.extend(pair(USERNAME_IN, PASSWORD_IN, target));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRESH: &str = "# BEGIN RECORD 2.1.8\nnode.name = iqn.x\nnode.session.auth.authmethod = None\nnode.session.auth.chap_algs = MD5\nnode.session.scan = manual\n# END RECORD\n";
+
+    fn chap(mutual: bool) -> Chap {
+        let account = |user: &str, password: &str| Account {
+            user: user.to_owned(),
+            password: password.into(),
+        };
+        Chap {
+            initiator: account("alice", "planted=12345"),
+            target: mutual.then(|| account("nas", "planted-67890")),
+        }
+    }
+
+    #[test]
+    fn a_record_gets_the_proofs_and_loses_them() {
+        assert!(with_auth(FRESH, None).is_none(), "nothing to change");
+        let both = with_auth(FRESH, Some(&chap(true))).unwrap();
+        assert_eq!(
+            both.expose_secret(),
+            "# BEGIN RECORD 2.1.8\nnode.name = iqn.x\nnode.session.auth.chap_algs = MD5\nnode.session.scan = manual\n\
+             node.session.auth.authmethod = CHAP\nnode.session.auth.username = alice\nnode.session.auth.password = planted=12345\n\
+             node.session.auth.username_in = nas\nnode.session.auth.password_in = planted-67890\n# END RECORD\n"
+        );
+        assert!(with_auth(both.expose_secret(), Some(&chap(true))).is_none());
+        let one = with_auth(both.expose_secret(), Some(&chap(false))).unwrap();
+        assert!(!one.expose_secret().contains("_in"));
+        let none = with_auth(one.expose_secret(), None).unwrap();
+        assert!(
+            !none.expose_secret().contains("planted") && !none.expose_secret().contains("alice")
+        );
+        assert_eq!(none.expose_secret().lines().last(), Some(END));
+        assert!(!format!("{both:?}").contains("planted"));
+    }
+
+    #[test]
+    fn records_lie_where_open_iscsi_puts_them() {
+        let iqn: Iqn = "iqn.2000-01.com.synology:x".parse().unwrap();
+        assert_eq!(
+            folder(DATABASES[0], &iqn),
+            "/etc/iscsi/nodes/iqn.2000-01.com.synology:x"
+        );
+        assert_eq!(name(&"10.0.0.5".parse().unwrap()), "10.0.0.5,3260");
+        assert_eq!(name(&"[fd00::5]:3261".parse().unwrap()), "fd00::5,3261");
+        assert_eq!(
+            aside(DATABASES[1], &iqn),
+            "/var/lib/iscsi/.synology-csi-iqn.2000-01.com.synology:x"
+        );
+    }
+}

@@ -1,0 +1,200 @@
+//! CHAP: what the Secret of a stage call does, and what is left of it.
+
+use super::*;
+use crate::chap::{PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN};
+
+const PORTALS: [&str; 2] = ["10.0.0.5:3260", "[fd00::5]:3261"];
+
+impl Co {
+    /// A target that wants alice's password, and a call that brings `password`.
+    fn bringing(password: &str) -> Self {
+        let co = Self {
+            secrets: HashMap::from([
+                (USERNAME.to_owned(), "alice".to_owned()),
+                (PASSWORD.to_owned(), password.to_owned()),
+            ]),
+            ..Self::new()
+        };
+        co.fake.world().chap = Some(("alice".to_owned(), "planted-right".to_owned()));
+        co
+    }
+
+    fn mutual(self) -> Self {
+        let mut co = self;
+        co.secrets.extend([
+            (USERNAME_IN.to_owned(), "nas".to_owned()),
+            (PASSWORD_IN.to_owned(), "planted-other".to_owned()),
+        ]);
+        co
+    }
+
+    fn record(&self, name: &str) -> String {
+        let path = format!("/etc/iscsi/nodes/{}/{name}", self.fake.iqn());
+        let text = self.fake.world().files.get(&path).cloned();
+        String::from_utf8(text.unwrap_or_default()).unwrap()
+    }
+
+    fn logins(&self) -> usize {
+        let ran = self.fake.ran("iscsiadm");
+        ran.iter().filter(|line| line.ends_with("--login")).count()
+    }
+
+    #[track_caller]
+    fn must_be_clean(&self) {
+        let world = self.fake.world();
+        assert!(world.records.is_empty() && world.sessions.is_empty());
+        let text = world
+            .files
+            .values()
+            .map(|text| String::from_utf8_lossy(text).into_owned());
+        assert!(text.into_iter().all(|text| !text.contains("planted")));
+    }
+}
+
+#[tokio::test]
+async fn the_right_secret_logs_in_and_is_on_no_command_line() {
+    let co = Co::bringing("planted-right").mutual();
+    co.stage().await.unwrap();
+    let record = co.record("10.0.0.5,3260");
+    assert!(
+        record.contains("node.session.auth.password = planted-right\n"),
+        "{record}"
+    );
+    assert!(record.contains("node.session.auth.password_in = planted-other\n"));
+    let log = co.fake.world().log.join("\n");
+    assert!(!log.contains("planted") && !log.contains("alice"), "{log}");
+    assert!(log.contains(&format!(
+        "by way of /etc/iscsi/.synology-csi-{}",
+        co.fake.iqn()
+    )));
+    co.unstage().await.unwrap();
+    co.must_be_clean();
+}
+
+#[tokio::test]
+async fn a_wrong_secret_is_tried_once_and_leaves_nothing() {
+    let co = Co::bringing("planted-wrong");
+    let refused = co.stage_through(&PORTALS).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    for word in [
+        "secrets[node.session.auth.password]",
+        "same Secret",
+        "10.0.0.5:3260",
+    ] {
+        assert!(refused.message().contains(word), "no {word} in: {refused}");
+    }
+    assert!(!refused.message().contains("planted"));
+    assert_eq!(co.logins(), 1, "the second portal is the same target");
+    co.must_be_clean();
+    // Not final as long as something may be left.
+    let iqn = co.fake.iqn();
+    co.fake.answer(
+        &format!("iscsiadm -m node -T {iqn} -o delete"),
+        6,
+        "read-only",
+    );
+    fails(co.stage().await, Code::Unavailable, "may be left");
+    let co = Co {
+        secrets: HashMap::new(),
+        ..co
+    };
+    fails(
+        co.stage().await,
+        Code::Unauthenticated,
+        "csi.storage.k8s.io/node-stage-secret-name",
+    );
+    co.must_be_clean();
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_prove_itself_is_not_asked_again() {
+    let co = Co::bringing("planted-right").mutual();
+    let login = format!(
+        "iscsiadm -m node -T {} -p 10.0.0.5:3260 --login",
+        co.fake.iqn()
+    );
+    co.fake.answer(&login, 19, "non-retryable");
+    fails(
+        co.stage_through(&PORTALS).await,
+        Code::FailedPrecondition,
+        "secrets[node.session.auth.password_in]",
+    );
+    assert_eq!(co.logins(), 1);
+    co.must_be_clean();
+}
+
+#[tokio::test]
+async fn an_old_record_keeps_no_secret_and_no_portal_group() {
+    let co = Co::bringing("planted-right");
+    co.stage().await.unwrap();
+    co.fake.world().sessions.clear();
+    co.fake.world().mounts.clear();
+    // The Secret is gone, a discovery has been here, and a crash left an unfinished record.
+    co.fake.world().chap = None;
+    let discovered = format!("/etc/iscsi/nodes/{}/10.0.0.5,3260,1/default", co.fake.iqn());
+    co.fake.world().files.insert(discovered.clone(), Vec::new());
+    let aside = "/etc/iscsi/.synology-csi-iqn.x".to_owned();
+    co.fake
+        .world()
+        .files
+        .insert(aside.clone(), b"planted".to_vec());
+    let co = Co {
+        secrets: HashMap::new(),
+        ..co
+    };
+    co.stage().await.unwrap();
+    assert!(!co.record("10.0.0.5,3260").contains("planted"));
+    assert!(!co.fake.world().files.contains_key(&discovered));
+    co.node.sweep().await;
+    assert!(!co.fake.world().files.contains_key(&aside));
+    assert_eq!(co.fake.mounted(), ["/staging"]);
+}
+
+#[tokio::test]
+async fn publication_and_staging_must_be_given_the_same_secret() {
+    for (auth, secrets, fits) in [
+        (None, "", true),
+        (None, "chap", true),
+        (Some(Method::None), "", true),
+        (Some(Method::None), "chap", false),
+        (Some(Method::Chap), "", false),
+        (Some(Method::Chap), "chap", true),
+        (Some(Method::Chap), "mutual", false),
+        (Some(Method::Mutual), "chap", false),
+        (Some(Method::Mutual), "mutual", true),
+    ] {
+        let mut co = Co::bringing("planted-right");
+        match secrets {
+            "" => {
+                co.secrets.clear();
+                co.fake.world().chap = None;
+            }
+            "mutual" => co = co.mutual(),
+            _ => {}
+        }
+        co.auth = auth;
+        if fits {
+            co.stage().await.unwrap();
+        } else {
+            fails(
+                co.stage().await,
+                Code::InvalidArgument,
+                "csi.storage.k8s.io/node-stage-secret-name",
+            );
+            assert!(co.fake.world().log.is_empty(), "nothing was done");
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_the_volumes_logical_unit_is_attached() {
+    let co = Co::new();
+    co.fake.world().scannable = true;
+    co.stage().await.unwrap();
+    let log = co.fake.world().log.join("\n");
+    assert!(
+        log.contains("write \"0 0 1\" to /sys/class/scsi_host/host4/scan"),
+        "{log}"
+    );
+    assert!(!log.contains("--rescan"), "{log}");
+}
