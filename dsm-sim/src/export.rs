@@ -82,6 +82,15 @@ impl Export {
         Ok(export)
     }
 
+    /// An export through a side that a test made.
+    #[cfg(test)]
+    pub(crate) fn through(side: Box<dyn TargetSide>) -> Self {
+        Self {
+            side: Some(side),
+            portals: Vec::new(),
+        }
+    }
+
     /// Ends the exporting side; nothing is exported from now on, whoever asks.
     pub(crate) fn close(&mut self) {
         if let Some(side) = self.side.take()
