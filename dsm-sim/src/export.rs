@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
 
+use node_sim::target::lio::Lio;
 use node_sim::target::loopdev::Targets;
-use node_sim::target::{Chap, LogicalUnit, Session, TargetSide};
+use node_sim::target::tgt::Tgt;
+use node_sim::target::{Chap, Credential, LogicalUnit, Session, TargetSide};
 
 use crate::backstore::Backstore;
 use crate::nas::State;
@@ -20,6 +22,10 @@ pub enum ExportKind {
     None,
     /// As loop devices on this machine, through node-sim's `iscsiadm`.
     Loop,
+    /// Over iSCSI by a `tgtd` of our own, in user space.
+    Tgt,
+    /// Over iSCSI by the kernel of this machine.
+    Lio,
 }
 
 impl FromStr for ExportKind {
@@ -29,12 +35,14 @@ impl FromStr for ExportKind {
         match text {
             "none" => Ok(Self::None),
             "loop" => Ok(Self::Loop),
-            _ => Err("say none or loop".to_owned()),
+            "tgt" => Ok(Self::Tgt),
+            "lio" => Ok(Self::Lio),
+            _ => Err("say none, loop, tgt or lio".to_owned()),
         }
     }
 }
 
-/// The exporting side.
+/// The exporting side. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Export {
     side: Option<Box<dyn TargetSide>>,
@@ -42,29 +50,54 @@ pub(crate) struct Export {
 }
 
 impl Export {
-    /// Opens the exporting side and removes what it exports beyond the state.
+    /// Opens the exporting side and makes it export the state and nothing beyond, whatever an earlier life has left.
     ///
     /// # Errors
-    /// Its folder cannot be used.
+    /// This machine lacks what it takes, or a target could not be made or removed.
     pub(crate) fn open(
         kind: ExportKind,
         state_dir: &Path,
         portals: Vec<SocketAddr>,
         state: &State,
+        backstore: &Backstore,
     ) -> io::Result<Self> {
         let side: Option<Box<dyn TargetSide>> = match kind {
             ExportKind::None => None,
-            ExportKind::Loop => {
-                let targets = Targets::open(&state_dir.join("targets"))?;
-                for stray in targets.list()? {
-                    if !state.targets.values().any(|target| target.iqn == stray.iqn) {
-                        targets.remove(&stray.iqn)?;
-                    }
-                }
-                Some(Box::new(targets))
-            }
+            ExportKind::Loop => Some(Box::new(Targets::open(&state_dir.join("targets"))?)),
+            ExportKind::Tgt => Some(Box::new(Tgt::open(
+                &state_dir.join("tgt"),
+                portals.clone(),
+            )?)),
+            ExportKind::Lio => Some(Box::new(Lio::open(&state_dir.join("lio"))?)),
         };
-        Ok(Self { side, portals })
+        let export = Self { side, portals };
+        if let Some(side) = &export.side {
+            let targets: Vec<_> = state
+                .targets
+                .values()
+                .map(|target| export.described(target, state, backstore))
+                .collect();
+            side.align(&targets)?;
+        }
+        Ok(export)
+    }
+
+    /// An export through a side that a test made.
+    #[cfg(test)]
+    pub(crate) fn through(side: Box<dyn TargetSide>) -> Self {
+        Self {
+            side: Some(side),
+            portals: Vec::new(),
+        }
+    }
+
+    /// Ends the exporting side; nothing is exported from now on, whoever asks.
+    pub(crate) fn close(&mut self) {
+        if let Some(side) = self.side.take()
+            && let Err(error) = side.close()
+        {
+            tracing::error!(%error, "something of the export is left");
+        }
     }
 
     /// Exports a target as it is now. It is up when this returns.
@@ -123,8 +156,18 @@ impl Export {
             chap: (target.auth_type > 0).then(|| Chap {
                 user: target.user.clone(),
                 password: target.password.clone(),
+                mutual: (target.auth_type > 1).then(|| Credential {
+                    user: target.mutual_user.clone(),
+                    password: target.mutual_password.clone(),
+                }),
             }),
         }
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -186,6 +186,12 @@ impl Nas {
         } else {
             Effect::Save
         });
+        if resized {
+            // Whoever exports the file has to be told that it is larger now.
+            for id in self.targets_of(&lun.uuid) {
+                self.effect(Effect::Export(id));
+            }
+        }
         self.state.luns.insert(lun.uuid.clone(), lun);
     }
 
@@ -232,14 +238,7 @@ impl Nas {
             lun.dying = Some(now + timing.delete_takes);
         }
         self.effect(Effect::Save);
-        let mapped: Vec<u32> = self
-            .state
-            .targets
-            .values()
-            .filter(|target| target.maps(uuid))
-            .map(|target| target.target_id)
-            .collect();
-        for id in mapped {
+        for id in self.targets_of(uuid) {
             self.unmap(id, uuid);
         }
         if timing.space_returns > 0
@@ -251,6 +250,16 @@ impl Nas {
         }
         self.tick(now);
         Ok(())
+    }
+
+    /// The numbers of the targets that map a LUN.
+    fn targets_of(&self, uuid: &str) -> Vec<u32> {
+        self.state
+            .targets
+            .values()
+            .filter(|target| target.maps(uuid))
+            .map(|target| target.target_id)
+            .collect()
     }
 
     /// Removes a LUN for good.

@@ -57,14 +57,19 @@ struct Serve {
     )]
     volumes: Vec<VolumeSpec>,
 
-    /// How LUNs become block devices: none, or loop (through node-sim on this machine)
+    /// How LUNs become block devices: none; loop (node-sim's iscsiadm on this machine); or real iSCSI, by tgt (a tgtd of
+    /// its own; needs the package tgt) or by lio (this kernel's target; needs root, configfs, target_core_mod). What
+    /// tgtd or the kernel was given is taken back at the end; after a kill -9 it lives on until the next start, which
+    /// makes it follow the state again
     #[arg(long, value_name = "KIND", default_value = "none")]
     export: ExportKind,
 
-    /// Where targets listen; may be given several times
+    /// Where targets listen: IP:PORT, several with commas or by giving it several times. The first one's port is what the
+    /// Web API tells
     #[arg(
         long = "portal",
         value_name = "ADDRESS",
+        value_delimiter = ',',
         default_value = "127.0.0.1:3260"
     )]
     portals: Vec<SocketAddr>,
@@ -179,6 +184,8 @@ fn serve(task: Serve) -> anyhow::Result<()> {
     let exported = match export {
         ExportKind::None => "LUNs are not exported",
         ExportKind::Loop => "LUNs are exported to node-sim",
+        ExportKind::Tgt => "LUNs are exported by tgtd",
+        ExportKind::Lio => "LUNs are exported by the kernel",
     };
     writeln!(
         io::stdout(),

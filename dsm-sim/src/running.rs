@@ -48,7 +48,7 @@ pub struct Options {
     pub volumes: Vec<VolumeSpec>,
     /// How LUNs become block devices.
     pub export: ExportKind,
-    /// Where targets are said to listen.
+    /// Where targets listen; with [`ExportKind::Loop`], where they are said to.
     pub portals: Vec<SocketAddr>,
     /// The one account, an administrator.
     pub account: String,
@@ -136,6 +136,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// LUNs cannot be exported in the way that was asked for.
+    #[error("cannot export LUNs")]
+    Export(#[source] io::Error),
     /// The system gives no threads.
     #[error("cannot start threads")]
     Threads(#[source] io::Error),
@@ -246,6 +249,8 @@ fn serve(
         let _ = stopped.await;
     });
     runtime.shutdown_timeout(GRACE);
+    // A call that outlives its grace holds the core for as long as its last effect takes, and has no export after that.
+    server.core().export.close();
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -301,13 +306,14 @@ fn prepare(options: &Options, dir: &Path) -> Result<Server, StartError> {
     store.save(&state).map_err(in_dir)?;
     let backstore = Backstore::open(dir).map_err(in_dir)?;
     backstore.align(&state.luns).map_err(in_dir)?;
-    let export =
-        Export::open(options.export, dir, options.portals.clone(), &state).map_err(in_dir)?;
-    state
-        .targets
-        .values()
-        .try_for_each(|target| export.put(target, &state, &backstore))
-        .map_err(in_dir)?;
+    let export = Export::open(
+        options.export,
+        dir,
+        options.portals.clone(),
+        &state,
+        &backstore,
+    )
+    .map_err(StartError::Export)?;
     sync_dir(dir).map_err(in_dir)?;
     let journal = options.journal_file.as_ref().map(|path| {
         let file = File::options().create(true).append(true).open(path);

@@ -259,11 +259,12 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
         let apply = || self.core().apply(self.clock.now(), call);
-        // Changes wait for the disk; the other requests shall not wait for them.
-        if matches!(
+        let reads = matches!(
             call.method.as_str(),
             "get" | "list" | "query" | "info" | "getinfo"
-        ) {
+        );
+        // Changes wait for the disk, and a target's sessions are asked of a program; the other requests shall not wait.
+        if reads && call.api != "SYNO.Core.ISCSI.Target" {
             apply()
         } else {
             tokio::task::block_in_place(apply)

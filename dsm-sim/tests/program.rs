@@ -121,7 +121,7 @@ fn mistakes_name_the_next_step() {
         (vec!["--model", "DS1"], "DS923+"),
         (vec!["--dsm", "5"], "say 6 or 7"),
         (vec!["--latency", "slow"], "say none or ds918"),
-        (vec!["--export", "nfs"], "say none or loop"),
+        (vec!["--export", "nfs"], "say none, loop, tgt or lio"),
         (
             vec!["--password-file", "missing-file"],
             "--password-file missing-file",

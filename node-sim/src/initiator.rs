@@ -4,7 +4,7 @@
 //! argv ──▶ argv (strict parser) ──▶ iscsiadm (the modes) ──▶ record     node records, as open-iscsi keeps them
 //!                                                       ├──▶ discovery  SendTargets
 //!                                                       └──▶ session    login, rescan, logout
-//!                                                              ├──▶ disk  loop devices
+//!                                                              ├──▶ crate::disk  loop devices
 //!                                                              └──▶ tree  the part of /sys that a driver reads
 //! ```
 //!
@@ -24,7 +24,6 @@
 mod argv;
 mod console;
 mod discovery;
-mod disk;
 pub mod host;
 pub mod iscsiadm;
 mod print;

@@ -8,6 +8,8 @@
 //! The two meet in one folder, the one that [`target::loopdev::Targets`] opens.
 //! It knows nothing of DSM's API, of CSI or of the driver.
 
+mod disk;
 pub mod initiator;
+mod program;
 mod store;
 pub mod target;

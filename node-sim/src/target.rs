@@ -1,7 +1,30 @@
 //! The exporting side: which targets exist, and which file is behind each of their logical units.
 //!
-//! Knows nothing of how an initiator attaches them. [`loopdev`] is the export that needs no iSCSI at all; exports with a
-//! real iSCSI target (tgt, LIO) are further implementations of [`TargetSide`].
+//! Knows nothing of how an initiator attaches them. [`loopdev`] is the export that needs no iSCSI at all, [`tgt`] is a
+//! daemon in user space, [`lio`] is the kernel's own target. What each of them can do, tried on a 6.1 kernel with
+//! open-iscsi 2.1.8 and tgt 1.0.85:
+//!
+//! | | loop | tgt | lio |
+//! |---|---|---|---|
+//! | mapping index = SCSI LUN | yes | yes; LUN 0 is tgt's own controller | yes |
+//! | unit serial (VPD 0x80) | yes | yes, 36 bytes at most | yes; the page ends with a NUL |
+//! | NAA (VPD 0x83) by the caller's rule | yes | yes | **no**: `6001405` and the serial's first 25 hex digits |
+//! | vendor, product, revision | shown nowhere | yes | yes |
+//! | CHAP | yes | yes | yes |
+//! | one CHAP name with two passwords | yes | **no**: refused | yes |
+//! | mutual CHAP | yes, and checked | yes | yes |
+//! | `max_sessions` | yes | **no**: any number | **no**: any number |
+//! | disabled: live sessions go on | yes | yes | yes |
+//! | disabled: open-iscsi's login ends with | 19 | 19; 24 with CHAP | 8, after two minutes where other targets listen |
+//! | portals per target | yes | one set for all targets | yes |
+//! | sessions: initiator | yes | yes | yes |
+//! | sessions: address | yes | yes | as long as all connections to the portals come from one address |
+//! | growth under a live session | at a rescan | at a rescan; commands wait for some ms | at a rescan |
+//! | unit unmapped under a live session | I/O goes on | late I/O fails: Logical unit not supported | the same |
+//! | another unit at the same index | at a rescan | at once; its identity at a rescan | the same |
+//! | removal with live sessions | sessions are dropped | sessions are dropped | sessions are dropped |
+//! | after `kill -9` of the user | all lives on | the daemon lives on, found again | the kernel's target lives on |
+//! | after [`TargetSide::close`] | all lives on | no daemon | nothing in configfs, no loop device |
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +34,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub mod lio;
 pub mod loopdev;
+pub mod tgt;
 
 /// One iSCSI target as the exporting side wants it to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,10 +73,22 @@ pub struct LogicalUnit {
     pub revision: String,
 }
 
-/// The name and password that an initiator proves itself with.
+/// What an initiator proves itself with, and what it may ask for in return.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chap {
     /// The initiator's CHAP name.
+    pub user: String,
+    /// The shared secret.
+    pub password: String,
+    /// Mutual CHAP: what the target proves itself with to an initiator that asks.
+    #[serde(default)]
+    pub mutual: Option<Credential>,
+}
+
+/// A CHAP name and its secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    /// The name.
     pub user: String,
     /// The shared secret.
     pub password: String,
@@ -60,6 +97,16 @@ pub struct Chap {
 impl fmt::Debug for Chap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Chap")
+            .field("user", &self.user)
+            .field("password", &"***")
+            .field("mutual", &self.mutual)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential")
             .field("user", &self.user)
             .field("password", &"***")
             .finish()
@@ -75,8 +122,17 @@ pub struct Session {
     pub address: IpAddr,
 }
 
-/// A way to export targets.
+/// A way to export targets. One user at a time; what it has exported survives that user's sudden death, and the next
+/// [`TargetSide::align`] finds it again.
 pub trait TargetSide: fmt::Debug + Send + Sync {
+    /// Makes these targets and no others, whatever an earlier life has left. Sessions of targets that stay go on as far as
+    /// they can. No initiator finds the portals open before all targets are up: one that comes back would take a target
+    /// that is not there yet for one that is gone.
+    ///
+    /// # Errors
+    /// A stray could not be removed, or an export could not be made. Everything may be tried again.
+    fn align(&self, targets: &[Target]) -> io::Result<()>;
+
     /// Makes the target, or makes it what it should be now. Live sessions go on. The target is up when this returns.
     ///
     /// # Errors
@@ -94,4 +150,18 @@ pub trait TargetSide: fmt::Debug + Send + Sync {
     /// # Errors
     /// They could not be read.
     fn sessions(&self, iqn: &str) -> io::Result<Vec<Session>>;
+
+    /// Ends whatever works outside of this process. What is only noted (files in a folder) stays.
+    ///
+    /// # Errors
+    /// Something could not be ended.
+    fn close(&self) -> io::Result<()>;
+}
+
+/// The length of a unit's file, which is its capacity.
+fn capacity(unit: &LogicalUnit) -> io::Result<u64> {
+    let told = |wrong: io::Error| {
+        io::Error::new(wrong.kind(), format!("{}: {wrong}", unit.file.display()))
+    };
+    Ok(std::fs::metadata(&unit.file).map_err(told)?.len())
 }

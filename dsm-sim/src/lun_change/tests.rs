@@ -238,7 +238,11 @@ fn a_mapped_lun_grows() {
         "set",
         &[("uuid", &uuid), ("new_size", &(15 * GIB).to_string())],
     );
-    assert_eq!(reply.effects, [Effect::Save, Effect::File(uuid.clone())]);
+    // Its target is exported again: some exports have to be told that the file is larger.
+    assert_eq!(
+        reply.effects,
+        [Effect::Save, Effect::File(uuid.clone()), Effect::Export(1)]
+    );
     assert_eq!(bench.get(&uuid, "[]")["size"], 15 * GIB);
 }
 

@@ -5,10 +5,10 @@ use std::io;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use super::disk;
 use super::host::Host;
 use super::record::{self, Pattern};
 use super::session::{self, Sessions, Stage};
+use crate::disk;
 
 /// A host root at one moment.
 #[derive(Debug, Serialize)]

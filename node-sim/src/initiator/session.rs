@@ -12,13 +12,14 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::console::{Exit, Failure};
-use super::disk::{self, Backing, Loops, Losetup};
+
 use super::host::Host;
 use super::record::{Pattern, Place, Record, exactly};
 use super::tree::{Link, Shown, Tree};
+use crate::disk::{self, Backing, Loops, Losetup};
 use crate::store::{self, Lock, Until};
 use crate::target::loopdev::{Refusal, Targets};
-use crate::target::{self, Chap, LogicalUnit, Target};
+use crate::target::{self, Chap, Credential, LogicalUnit, Target};
 
 /// How far a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -360,6 +361,12 @@ fn proof(record: &Record) -> Option<Chap> {
     (record.get("node.session.auth.authmethod") == "CHAP").then(|| Chap {
         user: record.get("node.session.auth.username"),
         password: record.get("node.session.auth.password"),
+        // As open-iscsi does: whoever has a password for the target wants to hear it.
+        mutual: Some(Credential {
+            user: record.get("node.session.auth.username_in"),
+            password: record.get("node.session.auth.password_in"),
+        })
+        .filter(|asked| !asked.password.is_empty()),
     })
 }
 

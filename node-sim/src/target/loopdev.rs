@@ -138,9 +138,7 @@ impl Targets {
             .get(iqn)?
             .filter(|target| target.enabled)
             .ok_or(Refusal::NoTarget)?;
-        if let Some(wanted) = &target.chap
-            && proof != Some(wanted)
-        {
+        if !agree(target.chap.as_ref(), proof) {
             return Err(Refusal::Authentication);
         }
         let dir = self.sessions_dir(iqn)?;
@@ -195,6 +193,17 @@ impl Targets {
 }
 
 impl TargetSide for Targets {
+    fn align(&self, targets: &[Target]) -> io::Result<()> {
+        for stray in self.list()? {
+            if targets.iter().all(|target| target.iqn != stray.iqn) {
+                Targets::remove(self, &stray.iqn)?;
+            }
+        }
+        targets
+            .iter()
+            .try_for_each(|target| Targets::put(self, target))
+    }
+
     fn put(&self, target: &Target) -> io::Result<()> {
         Targets::put(self, target)
     }
@@ -206,6 +215,20 @@ impl TargetSide for Targets {
     fn sessions(&self, iqn: &str) -> io::Result<Vec<Session>> {
         Targets::sessions(self, iqn)
     }
+
+    fn close(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether both sides of a login are content. `proof` is what the initiator proves itself with and, as `mutual`, what it
+/// wants to be proven in return; a target without CHAP asks nobody and can prove nothing.
+fn agree(wanted: Option<&Chap>, proof: Option<&Chap>) -> bool {
+    let known = wanted.is_none_or(|wanted| {
+        proof.is_some_and(|proof| proof.user == wanted.user && proof.password == wanted.password)
+    });
+    let asked = proof.and_then(|proof| proof.mutual.as_ref());
+    known && asked.is_none_or(|asked| wanted.and_then(|chap| chap.mutual.as_ref()) == Some(asked))
 }
 
 /// An IQN as a file name: letters, digits, `-`, `.` and `:` stay, all else (slashes, blanks, …) is

@@ -5,7 +5,7 @@ use std::fs;
 
 use super::*;
 use crate::target::loopdev::Targets;
-use crate::target::{Chap, Target};
+use crate::target::{Chap, Credential, Target};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -335,6 +335,10 @@ fn chap() {
     let chap = Some(Chap {
         user: "me".into(),
         password: "secret-secret".into(),
+        mutual: Some(Credential {
+            user: "nas".into(),
+            password: "other-secret".into(),
+        }),
     });
     bench
         .targets
@@ -355,6 +359,14 @@ fn chap() {
     );
     let (_, out, _) = bench.run(node);
     assert!(!out.contains("secret-secret"));
+    let mutual = |password: &str| {
+        format!(
+            "{node} -o update -n node.session.auth.username_in -v nas -n node.session.auth.password_in -v {password}"
+        )
+    };
+    bench.check(&mutual("wrong"), 0, "");
+    bench.check(&format!("{node} -l"), 24, "(24 - ");
+    bench.check(&mutual("other-secret"), 0, "");
     bench.check(&format!("{node} -l"), 0, "successful");
     bench.check("-m session -P 2", 0, "username: me\n");
 }

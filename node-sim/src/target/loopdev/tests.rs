@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::target::LogicalUnit;
+use crate::target::{Credential, LogicalUnit};
 
 const IQN: &str = "iqn.2000-01.com.synology:0a1b.node1:12345678";
 
@@ -105,6 +105,7 @@ fn logins_are_turned_down_for_the_reasons_a_target_has() {
     let chap = Chap {
         user: "u".into(),
         password: "secret-secret".into(),
+        mutual: None,
     };
     let wanted = Target {
         max_sessions: 1,
@@ -135,4 +136,54 @@ fn logins_are_turned_down_for_the_reasons_a_target_has() {
         .unwrap();
     assert!(matches!(login("k", Some(&chap)), Err(Refusal::NoTarget)));
     assert!(!format!("{chap:?}").contains("secret"));
+}
+
+#[test]
+fn an_initiator_that_asks_for_proof_wants_the_right_one() {
+    let (_dir, targets) = targets();
+    let nas = |password: &str| Credential {
+        user: "nas".into(),
+        password: password.into(),
+    };
+    let chap = |mutual| Chap {
+        user: "u".into(),
+        password: "secret-secret".into(),
+        mutual,
+    };
+    let login = |proof: &Chap| targets.login(IQN, "k", &session(), Some(proof));
+    let put = |chap| {
+        targets
+            .put(&Target {
+                chap,
+                ..target(IQN)
+            })
+            .unwrap();
+    };
+    put(Some(chap(Some(nas("other-secret")))));
+    login(&chap(Some(nas("other-secret")))).unwrap();
+    login(&chap(None)).unwrap();
+    let wrong = login(&chap(Some(nas("x"))));
+    assert!(matches!(wrong, Err(Refusal::Authentication)));
+    put(Some(chap(None)));
+    let none = login(&chap(Some(nas("other-secret"))));
+    assert!(matches!(none, Err(Refusal::Authentication)));
+    put(None);
+    login(&chap(None)).unwrap();
+    assert!(!format!("{:?}", chap(Some(nas("hush")))).contains("hush"));
+}
+
+#[test]
+fn a_target_written_before_mutual_chap_is_still_read() {
+    let old = r#"{"user": "u", "password": "p"}"#;
+    let chap: Chap = serde_json::from_str(old).unwrap();
+    assert_eq!(chap.mutual, None);
+}
+
+#[test]
+fn align_makes_these_targets_and_no_others() {
+    let (_dir, targets) = targets();
+    targets.put(&target("iqn.a")).unwrap();
+    targets.put(&target("iqn.b")).unwrap();
+    targets.align(&[target("iqn.b"), target("iqn.c")]).unwrap();
+    assert_eq!(targets.list().unwrap(), [target("iqn.b"), target("iqn.c")]);
 }

@@ -1,4 +1,4 @@
-//! Loop devices, by way of util-linux' `losetup` and `blockdev`: this is the one place that starts programs.
+//! Loop devices, by way of util-linux' `losetup` and `blockdev`.
 //!
 //! A loop device has no name tag of ours, so it is known by what it shows: the device we said we would use *and* the file
 //! we said we would put there, written down before it is done. Whoever finds that note after a crash knows what to look at.
@@ -9,21 +9,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{major, minor};
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::program;
 use crate::store::Lock;
-
-/// Longest that `losetup` may take; milliseconds are normal.
-const DEADLINE: Duration = Duration::from_secs(20);
 
 /// How often another program may snatch a free device from under us.
 const TRIES: u32 = 50;
@@ -142,42 +134,7 @@ impl<'a> Losetup<'a> {
     }
 
     fn run(&self, program: &str, args: &[&str]) -> io::Result<String> {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the one place that starts programs"
-        )]
-        let mut command = Command::new(program);
-        // Messages are looked at, so they must not be translated.
-        command
-            .args(args)
-            .env("LC_ALL", "C")
-            .stdin(self.lock.share()?);
-        command
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped());
-        let said = format!("{program} {}", args.join(" "));
-        let child = command
-            .spawn()
-            .map_err(|wrong| io::Error::new(wrong.kind(), format!("{said}: {wrong}")))?;
-        let pid = child.id();
-        let (send, receive) = mpsc::channel();
-        thread::spawn(move || send.send(child.wait_with_output()));
-        let Ok(ended) = receive.recv_timeout(DEADLINE) else {
-            // Not waited for: a program that hangs in the kernel may outlive even this.
-            let _ = i32::try_from(pid).map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("{said}: no end after {} s", DEADLINE.as_secs()),
-            ));
-        };
-        let ended = ended?;
-        if ended.status.success() {
-            return Ok(String::from_utf8_lossy(&ended.stdout).into_owned());
-        }
-        Err(io::Error::other(format!(
-            "{said}: {}",
-            String::from_utf8_lossy(&ended.stderr).trim()
-        )))
+        program::run(self.lock, program, args, &[])
     }
 }
 

@@ -1,0 +1,304 @@
+//! EFFECT: the kernel's configfs tree, read as data and changed by a list of operations.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::store;
+
+/// The folder of all our backstores; each is named by its unit's serial.
+pub(super) const BACKSTORES: &str = "core/iblock_3260";
+
+/// One change of the tree. Paths are relative to its root. All but the writes may be repeated.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Op {
+    Mkdir(String),
+    Rmdir(String),
+    Write(String, String),
+    /// A write that an older kernel, or a device that cannot do it, may refuse.
+    Try(String, String),
+    Link {
+        at: String,
+        to: String,
+    },
+    Unlink(String),
+}
+
+/// What is written may be a password.
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mkdir(path) => write!(f, "mkdir {path}"),
+            Self::Rmdir(path) => write!(f, "rmdir {path}"),
+            Self::Write(path, _) | Self::Try(path, _) => write!(f, "write to {path}"),
+            Self::Link { at, to } => write!(f, "link {at} to {to}"),
+            Self::Unlink(path) => write!(f, "unlink {path}"),
+        }
+    }
+}
+
+/// A target's portal group as the kernel has it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) enabled: bool,
+    /// `attrib/*`.
+    pub(super) attribs: BTreeMap<String, String>,
+    /// `auth/*`.
+    pub(super) auth: BTreeMap<String, String>,
+    /// The name of the backstore behind each LUN; `None` = a LUN that was only begun.
+    pub(super) luns: BTreeMap<u16, Option<String>>,
+    pub(super) portals: BTreeSet<SocketAddr>,
+}
+
+/// Without the secrets.
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shown")
+            .field("enabled", &self.enabled)
+            .field("attribs", &self.attribs)
+            .field("luns", &self.luns)
+            .field("portals", &self.portals)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A backstore as the kernel has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Backstore {
+    pub(super) enabled: bool,
+    pub(super) device: String,
+    pub(super) serial: String,
+}
+
+/// `/sys/kernel/config/target`.
+#[derive(Clone, Debug)]
+pub(super) struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    pub(super) fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    /// Whether the kernel has a target at all.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let core = self.root.join("core");
+        fs::metadata(&core).map(drop).map_err(|wrong| {
+            io::Error::new(
+                wrong.kind(),
+                format!(
+                    "{}: {wrong} (it takes root, configfs, and modprobe target_core_mod)",
+                    core.display()
+                ),
+            )
+        })
+    }
+
+    /// The target's portal group; `None` when there is no such target, the default when it has no group yet.
+    pub(super) fn target(&self, iqn: &str) -> io::Result<Option<Shown>> {
+        let target = self.root.join("iscsi").join(iqn);
+        if !target.try_exists()? {
+            return Ok(None);
+        }
+        let group = target.join("tpgt_1");
+        let mut shown = Shown {
+            enabled: text(&group.join("enable"))? == "1",
+            attribs: texts(&group.join("attrib"))?,
+            auth: texts(&group.join("auth"))?,
+            ..Shown::default()
+        };
+        for portal in store::names(&group.join("np"))? {
+            shown.portals.extend(portal.parse::<SocketAddr>());
+        }
+        for name in store::names(&group.join("lun"))? {
+            if let Some(lun) = name
+                .strip_prefix("lun_")
+                .and_then(|number| number.parse().ok())
+            {
+                shown.luns.insert(lun, link(&group.join("lun").join(name))?);
+            }
+        }
+        Ok(Some(shown))
+    }
+
+    /// Names of the initiators with a session on the target, as the kernel prints them.
+    pub(super) fn dynamic_sessions(&self, iqn: &str) -> io::Result<String> {
+        text(
+            &self
+                .root
+                .join("iscsi")
+                .join(iqn)
+                .join("tpgt_1/dynamic_sessions"),
+        )
+    }
+
+    /// One of our backstores.
+    pub(super) fn backstore(&self, name: &str) -> io::Result<Option<Backstore>> {
+        let dir = self.root.join(BACKSTORES).join(name);
+        if !dir.try_exists()? {
+            return Ok(None);
+        }
+        let serial = text(&dir.join("wwn/vpd_unit_serial"))?;
+        Ok(Some(Backstore {
+            enabled: text(&dir.join("enable"))? == "1",
+            device: text(&dir.join("udev_path"))?,
+            // The kernel prints `T10 VPD Unit Serial Number: …`.
+            serial: serial
+                .rsplit(": ")
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+        }))
+    }
+
+    pub(super) fn apply(&self, ops: &[Op]) -> io::Result<()> {
+        ops.iter().try_for_each(|op| {
+            self.one(op)
+                .map_err(|wrong| io::Error::new(wrong.kind(), format!("{op:?}: {wrong}")))
+        })
+    }
+
+    fn one(&self, op: &Op) -> io::Result<()> {
+        let fine = |result: io::Result<()>, kind| match result {
+            Err(wrong) if wrong.kind() == kind => Ok(()),
+            other => other,
+        };
+        match op {
+            Op::Mkdir(path) => fine(
+                fs::create_dir(self.root.join(path)),
+                io::ErrorKind::AlreadyExists,
+            ),
+            Op::Rmdir(path) => fine(
+                fs::remove_dir(self.root.join(path)),
+                io::ErrorKind::NotFound,
+            ),
+            Op::Write(path, value) => fs::write(self.root.join(path), value),
+            Op::Try(path, value) => {
+                let _ = fs::write(self.root.join(path), value);
+                Ok(())
+            }
+            Op::Link { at, to } => fine(
+                std::os::unix::fs::symlink(self.root.join(to), self.root.join(at)),
+                io::ErrorKind::AlreadyExists,
+            ),
+            Op::Unlink(path) => fine(
+                fs::remove_file(self.root.join(path)),
+                io::ErrorKind::NotFound,
+            ),
+        }
+    }
+
+    /// Takes away the folders that all targets and backstores are in, unless somebody else's are in them too.
+    pub(super) fn leave(&self) {
+        for shared in [BACKSTORES, "iscsi"] {
+            let _ = fs::remove_dir(self.root.join(shared));
+        }
+    }
+}
+
+/// The backstore that a LUN's folder links to.
+fn link(lun: &Path) -> io::Result<Option<String>> {
+    for entry in fs::read_dir(lun)? {
+        let entry = entry?;
+        if entry.file_type()?.is_symlink() {
+            let to = fs::read_link(entry.path())?;
+            return Ok(to
+                .file_name()
+                .and_then(|name| Some(name.to_str()?.to_owned())));
+        }
+    }
+    Ok(None)
+}
+
+fn texts(dir: &Path) -> io::Result<BTreeMap<String, String>> {
+    store::names(dir)?
+        .into_iter()
+        .map(|name| {
+            let value = text(&dir.join(&name))?;
+            Ok((name, value))
+        })
+        .collect()
+}
+
+/// An attribute without its line's end; empty when the kernel does not have it.
+fn text(path: &Path) -> io::Result<String> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned()),
+        Err(wrong) if wrong.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(wrong) => Err(io::Error::new(
+            wrong.kind(),
+            format!("{}: {wrong}", path.display()),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::tests::{IQN, SERIAL, target, unit};
+    use super::super::plan::{self, Portals};
+    use super::*;
+
+    /// A folder with what the kernel would make by itself.
+    fn tree() -> (tempfile::TempDir, Tree) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("core")).unwrap();
+        let group = dir.path().join("iscsi").join(IQN).join("tpgt_1");
+        for folder in ["attrib", "auth", "lun", "np"] {
+            fs::create_dir_all(group.join(folder)).unwrap();
+        }
+        let wwn = dir.path().join(BACKSTORES).join(SERIAL).join("wwn");
+        fs::create_dir_all(wwn).unwrap();
+        let tree = Tree::at(dir.path());
+        tree.check().unwrap();
+        (dir, tree)
+    }
+
+    #[test]
+    fn what_is_applied_is_shown_and_leaves_nothing_to_do() {
+        let (_dir, tree) = tree();
+        tree.apply(&plan::backstore(&unit(), "/dev/loop7")).unwrap();
+        let shown = tree.backstore(SERIAL).unwrap();
+        assert!(plan::is_backstore(&unit(), "/dev/loop7", shown.as_ref()));
+        assert!(!plan::is_backstore(&unit(), "/dev/loop8", shown.as_ref()));
+
+        let target = target();
+        let shown = tree.target(IQN).unwrap();
+        assert_eq!(shown, Some(Shown::default()));
+        let ops = plan::target(&target, shown.as_ref(), Portals::Open);
+        tree.apply(&ops).unwrap();
+        let shown = tree.target(IQN).unwrap().unwrap();
+        assert_eq!(shown.luns[&1].as_deref(), Some(SERIAL));
+        assert_eq!(shown.portals.len(), 2);
+        assert_eq!(plan::target(&target, Some(&shown), Portals::Open), []);
+    }
+
+    #[test]
+    fn nothing_there_is_nothing_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::at(dir.path());
+        assert_eq!(tree.target(IQN).unwrap(), None);
+        assert_eq!(tree.backstore(SERIAL).unwrap(), None);
+        assert!(
+            tree.check()
+                .unwrap_err()
+                .to_string()
+                .contains("target_core_mod")
+        );
+        tree.apply(&plan::removal(IQN, &Shown::default())).unwrap();
+    }
+
+    #[test]
+    fn a_failed_write_does_not_tell_the_password() {
+        let (_dir, tree) = tree();
+        let op = Op::Write("no/auth/password".into(), "hush".into());
+        let wrong = tree.apply(&[op]).unwrap_err().to_string();
+        assert!(wrong.starts_with("write to no/auth/password: "), "{wrong}");
+    }
+}

@@ -1,0 +1,195 @@
+//! Targets of tgt, an iSCSI target in user space: a `tgtd` of our own, told what to do by `tgtadm`.
+//!
+//! ```text
+//! <dir>/control-port     the daemon's control port: `tgtadm -C <port> --op show --mode target` looks into it
+//! <dir>/lock             orders all that is done
+//! ```
+//! The daemon outlives a user that is killed. It bears the folder's name in its environment, by which it is found again; it
+//! opens its portals only after all targets are made, because an initiator that comes back to a portal without its target
+//! gives up for good. A daemon that died is started again by the next change, with all targets.
+//!
+//! # What tgt cannot do
+//! - All targets listen on all portals of the daemon, which are those of [`Tgt::open`].
+//! - A CHAP name has one password for the whole daemon: a target that wants another is refused.
+//! - A target has no limit on its sessions: `max_sessions` is not enforced.
+//! - A new unit bears tgt's own serial for the moment between two commands.
+//! - Growth takes a unit offline for some ms; the initiator's commands wait.
+//! - `tgtadm` takes passwords on its command line only, where everybody on this machine can read them. They are a
+//!   simulator's; a real NAS has its own ways.
+
+mod argv;
+mod daemon;
+mod plan;
+mod show;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use self::daemon::Daemon;
+use self::plan::Memory;
+use super::{Session, Target, TargetSide};
+use crate::store::Lock;
+
+/// A daemon of our own.
+#[derive(Debug)]
+pub struct Tgt {
+    dir: PathBuf,
+    portals: Vec<SocketAddr>,
+    /// What the daemon shall do, to the best of our knowledge: it cannot be asked for all of it.
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    wanted: BTreeMap<String, Target>,
+    memory: Memory,
+}
+
+impl Tgt {
+    /// A daemon that listens on these portals; it is started by the first change. `dir` is for notes, and is made when
+    /// missing.
+    ///
+    /// # Errors
+    /// There is no portal, or the folder cannot be made.
+    pub fn open(dir: &Path, portals: Vec<SocketAddr>) -> io::Result<Self> {
+        if portals.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "tgt wants at least one portal",
+            ));
+        }
+        fs::create_dir_all(dir)?;
+        Ok(Self {
+            dir: fs::canonicalize(dir)?,
+            portals,
+            known: Mutex::default(),
+        })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> io::Result<Lock> {
+        Lock::take(&self.dir.join("lock"))
+    }
+
+    /// Starts a daemon when there is none, and makes all that is wanted.
+    fn revive<'a>(&self, lock: &'a Lock, known: &mut Known) -> io::Result<Daemon<'a>> {
+        let daemon = Daemon::of(&self.dir, lock)?;
+        if !daemon.lives()? {
+            known.memory = Memory::default();
+            daemon.start()?;
+            for target in known.wanted.values() {
+                make(&daemon, &mut known.memory, target, &known.wanted)?;
+            }
+            daemon.listen(&self.portals)?;
+        }
+        Ok(daemon)
+    }
+}
+
+impl TargetSide for Tgt {
+    fn align(&self, targets: &[Target]) -> io::Result<()> {
+        let (lock, mut known) = (self.lock()?, self.known());
+        let known = &mut *known;
+        known.memory = Memory::default();
+        known.wanted = targets
+            .iter()
+            .map(|target| (target.iqn.clone(), target.clone()))
+            .collect();
+        let daemon = Daemon::of(&self.dir, &lock)?;
+        if daemon.lives()? {
+            // Accounts do not tell their passwords, so they are made anew; nobody logs in meanwhile.
+            daemon.listen(&[])?;
+            for step in plan::strays(
+                &show::targets(&daemon.show("target")?)?,
+                &show::accounts(&daemon.show("account")?),
+                &known.wanted,
+            ) {
+                daemon.run(&step)?;
+            }
+        } else {
+            daemon.start()?;
+        }
+        for target in targets {
+            make(&daemon, &mut known.memory, target, &known.wanted)?;
+        }
+        daemon.listen(&self.portals)
+    }
+
+    fn put(&self, target: &Target) -> io::Result<()> {
+        let (lock, mut known) = (self.lock()?, self.known());
+        let known = &mut *known;
+        plan::check(target, &known.wanted)?;
+        known.wanted.insert(target.iqn.clone(), target.clone());
+        let daemon = self.revive(&lock, known)?;
+        make(&daemon, &mut known.memory, target, &known.wanted)
+    }
+
+    fn remove(&self, iqn: &str) -> io::Result<()> {
+        let (lock, mut known) = (self.lock()?, self.known());
+        let known = &mut *known;
+        known.wanted.remove(iqn);
+        let daemon = self.revive(&lock, known)?;
+        let shown = show::targets(&daemon.show("target")?)?;
+        let Some(shown) = shown.into_iter().find(|shown| shown.iqn == iqn) else {
+            return Ok(());
+        };
+        for step in plan::removal(&shown, &known.memory, &known.wanted) {
+            daemon.run(&step)?;
+            known.memory.learn(iqn, &step);
+        }
+        let left = show::targets(&daemon.show("target")?)?;
+        if left.iter().any(|shown| shown.iqn == iqn) {
+            return Err(io::Error::other(format!("tgtd still has {iqn}")));
+        }
+        Ok(())
+    }
+
+    fn sessions(&self, iqn: &str) -> io::Result<Vec<Session>> {
+        let lock = self.lock()?;
+        let daemon = Daemon::of(&self.dir, &lock)?;
+        if !daemon.lives()? {
+            return Ok(Vec::new());
+        }
+        let shown = show::targets(&daemon.show("target")?)?;
+        let target = shown.into_iter().find(|shown| shown.iqn == iqn);
+        Ok(target.map(|target| target.sessions).unwrap_or_default())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        let (lock, mut known) = (self.lock()?, self.known());
+        *known = Known::default();
+        Daemon::of(&self.dir, &lock)?.end()
+    }
+}
+
+/// Makes a target what it should be, and looks whether the daemon has it so.
+fn make(
+    daemon: &Daemon<'_>,
+    memory: &mut Memory,
+    target: &Target,
+    wanted: &BTreeMap<String, Target>,
+) -> io::Result<()> {
+    plan::check(target, wanted)?;
+    let sizes = plan::sizes(target)?;
+    let shown = show::targets(&daemon.show("target")?)?;
+    let steps = plan::target(target, &shown, memory, wanted, &sizes);
+    if steps.is_empty() {
+        return Ok(());
+    }
+    for step in steps {
+        daemon.run(&step)?;
+        memory.learn(&target.iqn, &step);
+    }
+    let shown = show::targets(&daemon.show("target")?)?;
+    match plan::target(target, &shown, memory, wanted, &sizes).first() {
+        None => Ok(()),
+        Some(step) => Err(io::Error::other(format!("tgtd did not take {step:?}"))),
+    }
+}

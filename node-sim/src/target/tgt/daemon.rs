@@ -1,0 +1,177 @@
+//! EFFECT: the daemon's life, and `tgtadm`.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::argv::Step;
+use super::show;
+use crate::program;
+use crate::store::{self, Lock, Until};
+
+/// The daemon's environment names the folder that it works for.
+const MARK: &str = "NODE_SIM_TGT";
+/// Where tgt keeps its control sockets: `socket.<port>` and `socket.<port>.lock`.
+const SOCKETS: &str = "/var/run/tgtd";
+/// Longest that the daemon may take to answer, or to be gone.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The daemon of one folder, alive or not.
+#[derive(Debug)]
+pub(super) struct Daemon<'a> {
+    lock: &'a Lock,
+    mark: String,
+    control: String,
+}
+
+impl<'a> Daemon<'a> {
+    /// The daemon of this folder, for the holder of the folder's lock. Its control port is chosen once, and written down.
+    pub(super) fn of(dir: &Path, lock: &'a Lock) -> io::Result<Self> {
+        let note = dir.join("control-port");
+        let control = match fs::read_to_string(&note) {
+            Ok(text) => text.trim().to_owned(),
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                let control = free_control_port(dir)?;
+                lock.write(&note, control.as_bytes(), Until::Always)?;
+                control
+            }
+            Err(wrong) => return Err(wrong),
+        };
+        Ok(Self {
+            lock,
+            mark: format!("{MARK}={}", dir.display()),
+            control,
+        })
+    }
+
+    pub(super) fn lives(&self) -> io::Result<bool> {
+        Ok(!self.pids()?.is_empty())
+    }
+
+    /// Starts the daemon, with no portal that an initiator would knock at.
+    pub(super) fn start(&self) -> io::Result<()> {
+        self.sweep()?;
+        // Told of no portal it takes all of port 3260, so it gets one that nobody knows, until it is told to listen.
+        let nowhere = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        let portal = format!("portal={nowhere}");
+        let (name, value) = self.mark.split_once('=').unwrap_or_default();
+        program::run(
+            self.lock,
+            "tgtd",
+            &["-C", &self.control, "--iscsi", &portal],
+            &[(name, value)],
+        )?;
+        let mut said = String::new();
+        program::until(DEADLINE, || match self.show("system") {
+            Ok(_) => Ok(true),
+            Err(wrong) => {
+                said = wrong.to_string();
+                Ok(false)
+            }
+        })?
+        .then_some(())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, format!("tgtd: {said}")))
+    }
+
+    /// Makes the daemon listen on these portals and no others; live sessions go on.
+    pub(super) fn listen(&self, portals: &[SocketAddr]) -> io::Result<()> {
+        let now = show::portals(&self.show("portal")?);
+        for portal in now.iter().filter(|portal| !portals.contains(portal)) {
+            self.run(&Step::DeletePortal(*portal))?;
+        }
+        for portal in portals.iter().filter(|portal| !now.contains(portal)) {
+            self.run(&Step::NewPortal(*portal))?;
+        }
+        let now = show::portals(&self.show("portal")?);
+        match portals.iter().find(|portal| !now.contains(portal)) {
+            None => Ok(()),
+            Some(portal) => Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!("tgtd cannot listen on {portal}: take another portal"),
+            )),
+        }
+    }
+
+    /// `--op show --mode <mode>`.
+    pub(super) fn show(&self, mode: &str) -> io::Result<String> {
+        self.tgtadm(&["--lld", "iscsi", "--op", "show", "--mode", mode])
+    }
+
+    pub(super) fn run(&self, step: &Step) -> io::Result<()> {
+        let argv = step.argv();
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        self.tgtadm(&argv).map(drop)
+    }
+
+    fn tgtadm(&self, args: &[&str]) -> io::Result<String> {
+        let all = [&["-C", &self.control], args].concat();
+        program::run(self.lock, "tgtadm", &all, &[])
+    }
+
+    /// Ends the daemon and removes its sockets. It has nothing to save: what initiators were told is written is in the
+    /// files. (Asked politely, by SIGTERM, it stops answering and lives on.)
+    pub(super) fn end(&self) -> io::Result<()> {
+        for pid in self.pids()? {
+            // It may be gone by itself by now.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        if program::until(DEADLINE, || Ok(!self.lives()?))? {
+            self.sweep()
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "tgtd does not end when it is killed",
+            ))
+        }
+    }
+
+    fn sweep(&self) -> io::Result<()> {
+        sockets(&self.control)
+            .iter()
+            .try_for_each(|socket| store::remove(socket))
+    }
+
+    /// The daemon's processes: itself and its logger.
+    fn pids(&self) -> io::Result<Vec<Pid>> {
+        let mut pids = Vec::new();
+        for name in store::names(Path::new("/proc"))? {
+            let Ok(pid) = name.parse::<i32>() else {
+                continue;
+            };
+            let process = Path::new("/proc").join(name);
+            // A process that ends while we look is not there.
+            let is_tgtd = fs::read(process.join("comm")).is_ok_and(|comm| comm == b"tgtd\n");
+            let is_ours = || {
+                let environ = fs::read(process.join("environ")).unwrap_or_default();
+                environ
+                    .split(|byte| *byte == 0)
+                    .any(|entry| entry == self.mark.as_bytes())
+            };
+            if is_tgtd && is_ours() {
+                pids.push(Pid::from_raw(pid));
+            }
+        }
+        Ok(pids)
+    }
+}
+
+fn sockets(control: &str) -> [PathBuf; 2] {
+    ["", ".lock"].map(|end| Path::new(SOCKETS).join(format!("socket.{control}{end}")))
+}
+
+/// A control port that no daemon has. Tgt reads a signed 16-bit number.
+fn free_control_port(dir: &Path) -> io::Result<String> {
+    let mut hasher = DefaultHasher::new();
+    dir.hash(&mut hasher);
+    let first = hasher.finish() % 30_000;
+    (0..30_000)
+        .map(|step| ((first + step) % 30_000 + 1_000).to_string())
+        .find(|port| !sockets(port).iter().any(|socket| socket.exists()))
+        .ok_or_else(|| io::Error::other("tgtd has no free control port"))
+}

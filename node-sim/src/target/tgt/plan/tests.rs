@@ -1,0 +1,290 @@
+use super::*;
+use crate::target::{Chap, Credential, LogicalUnit};
+
+const IQN: &str = "iqn.t";
+const GIB: u64 = 1 << 30;
+
+fn unit(serial: &str) -> LogicalUnit {
+    LogicalUnit {
+        file: format!("/luns/{serial}.img").into(),
+        serial: serial.into(),
+        naa: format!("6001405{serial}"),
+        vendor: "SYNOLOGY".into(),
+        product: "Storage".into(),
+        revision: "4.0".into(),
+    }
+}
+
+fn wish(chap: Option<Chap>) -> Target {
+    Target {
+        iqn: IQN.into(),
+        enabled: true,
+        max_sessions: 0,
+        portals: Vec::new(),
+        luns: BTreeMap::from([(1, unit("a"))]),
+        chap,
+    }
+}
+
+fn chap(password: &str) -> Chap {
+    Chap {
+        user: "joe".into(),
+        password: password.into(),
+        mutual: Some(Credential {
+            user: "nas".into(),
+            password: "othersecret1".into(),
+        }),
+    }
+}
+
+/// The daemon, as far as a plan can see it.
+#[derive(Default)]
+struct Fake {
+    shown: Vec<Shown>,
+    memory: Memory,
+}
+
+impl Fake {
+    /// Makes a target and answers the steps; a second look must find nothing to do.
+    fn make(&mut self, wish: &Target, others: &[Target], size: u64) -> Vec<String> {
+        let wanted: BTreeMap<String, Target> = others
+            .iter()
+            .chain([wish])
+            .map(|target| (target.iqn.clone(), target.clone()))
+            .collect();
+        let sizes: BTreeMap<u16, u64> = wish.luns.keys().map(|lun| (*lun, size)).collect();
+        let steps = target(wish, &self.shown, &self.memory, &wanted, &sizes);
+        let opened: BTreeMap<u16, u64> = wish.luns.keys().map(|lun| (*lun, size)).collect();
+        for step in &steps {
+            self.take(wish, step, &opened);
+            self.memory.learn(&wish.iqn, step);
+        }
+        assert_eq!(
+            target(wish, &self.shown, &self.memory, &wanted, &sizes),
+            [],
+            "a second look"
+        );
+        steps
+            .iter()
+            .map(|step| format!("{step:?}").replace("tgtadm --lld iscsi --op ", ""))
+            .collect()
+    }
+
+    fn take(&mut self, wish: &Target, step: &Step, sizes: &BTreeMap<u16, u64>) {
+        if let Step::NewTarget { tid, iqn } = step {
+            self.shown.push(Shown {
+                tid: *tid,
+                iqn: iqn.clone(),
+                ..Shown::default()
+            });
+        }
+        let shown = self
+            .shown
+            .iter_mut()
+            .find(|shown| shown.iqn == wish.iqn)
+            .unwrap();
+        match step {
+            Step::NewUnit { lun, file, .. } => {
+                let unit = Unit {
+                    file: file.clone(),
+                    online: true,
+                    megabytes: megabytes(sizes[lun]),
+                    serial: "beaf11".into(),
+                    scsi_id: "IET".into(),
+                };
+                assert_eq!(shown.units.insert(*lun, unit), None, "a free number");
+            }
+            Step::Describe { lun, .. } => {
+                let unit = shown.units.get_mut(lun).unwrap();
+                unit.serial.clone_from(&wish.luns[lun].serial);
+                unit.scsi_id = argv::scsi_id(&wish.luns[lun]);
+            }
+            Step::Offline { lun, .. } => shown.units.get_mut(lun).unwrap().online = false,
+            Step::Reopen { lun, size, .. } => {
+                let unit = shown.units.get_mut(lun).unwrap();
+                unit.online = true;
+                unit.megabytes = megabytes(*size);
+            }
+            Step::DeleteUnit { lun, .. } => drop(shown.units.remove(lun).unwrap()),
+            Step::Bind { account, .. } => {
+                assert!(!shown.admits, "shut while accounts change");
+                assert!(self.memory.passwords.contains_key(&account.user));
+                shown.accounts.push(account.clone());
+            }
+            Step::Unbind { account, .. } => {
+                assert!(!shown.admits, "shut while accounts change");
+                shown.accounts.retain(|bound| bound != account);
+            }
+            Step::NewAccount { user, .. } => {
+                assert!(!self.memory.passwords.contains_key(user), "a free name");
+            }
+            Step::Admit { .. } => shown.admits = true,
+            Step::Shut { .. } => shown.admits = false,
+            Step::NewTarget { .. } | Step::DeleteAccount { .. } => {}
+            Step::DeleteTarget { .. } | Step::NewPortal(_) | Step::DeletePortal(_) => {
+                unreachable!()
+            }
+        }
+    }
+}
+
+#[test]
+fn a_new_target_lets_initiators_in_last() {
+    let mut fake = Fake::default();
+    assert_eq!(
+        fake.make(&wish(Some(chap("secretsecret"))), &[], GIB),
+        [
+            "new --mode target --tid 1 --targetname iqn.t",
+            "new --mode logicalunit --tid 1 --lun 1 --bstype rdwr --backing-store /luns/a.img",
+            "update --mode logicalunit --tid 1 --lun 1 --params vendor_id=SYNOLOGY,product_id=Storage,product_rev=4.0,scsi_sn=a,scsi_id=36001405a,thin_provisioning=1",
+            "new --mode account --user joe --password ********",
+            "bind --mode account --tid 1 --user joe",
+            "new --mode account --user nas --password ********",
+            "bind --mode account --tid 1 --user nas --outgoing",
+            "bind --mode target --tid 1 --initiator-address ALL",
+        ]
+    );
+}
+
+#[test]
+fn growth_opens_the_file_anew_and_goes_by_the_byte() {
+    let mut fake = Fake::default();
+    fake.make(&wish(None), &[], GIB);
+    let grown = [
+        "update --mode logicalunit --tid 1 --lun 1 --params online=0",
+        "update --mode logicalunit --tid 1 --lun 1 --params path=/luns/a.img",
+    ];
+    assert_eq!(fake.make(&wish(None), &[], 2 * GIB), grown);
+    assert_eq!(fake.make(&wish(None), &[], 2 * GIB + 512), grown);
+    assert_eq!(fake.make(&wish(None), &[], 2 * GIB + 512), [""; 0]);
+    // After a restart only what the daemon shows is known, and that it was killed in the middle.
+    fake.memory = Memory::default();
+    assert_eq!(fake.make(&wish(None), &[], 2 * GIB), [""; 0]);
+    fake.shown[0].units.get_mut(&1).unwrap().online = false;
+    fake.shown[0].units.get_mut(&1).unwrap().file = "None".into();
+    let steps = fake.make_offline();
+    assert_eq!(steps, grown);
+}
+
+impl Fake {
+    /// An offline unit shows no file until it is opened again.
+    fn make_offline(&mut self) -> Vec<String> {
+        let wish = wish(None);
+        let wanted = BTreeMap::from([(IQN.to_owned(), wish.clone())]);
+        let sizes = BTreeMap::from([(1, 2 * GIB)]);
+        target(&wish, &self.shown, &self.memory, &wanted, &sizes)
+            .iter()
+            .map(|step| format!("{step:?}").replace("tgtadm --lld iscsi --op ", ""))
+            .collect()
+    }
+}
+
+#[test]
+fn another_unit_at_the_same_index_takes_the_place_of_the_old_one() {
+    let mut fake = Fake::default();
+    fake.make(&wish(None), &[], GIB);
+    let mut changed = wish(None);
+    changed.luns.insert(1, unit("b"));
+    let steps = fake.make(&changed, &[], GIB);
+    assert_eq!(steps[0], "delete --mode logicalunit --tid 1 --lun 1");
+    assert_eq!(steps.len(), 3);
+    changed.luns.clear();
+    assert_eq!(
+        fake.make(&changed, &[], GIB),
+        ["delete --mode logicalunit --tid 1 --lun 1"]
+    );
+}
+
+#[test]
+fn a_disabled_target_lets_nobody_in() {
+    let mut fake = Fake::default();
+    fake.make(&wish(None), &[], GIB);
+    let mut disabled = wish(None);
+    disabled.enabled = false;
+    assert_eq!(
+        fake.make(&disabled, &[], GIB),
+        ["unbind --mode target --tid 1 --initiator-address ALL"]
+    );
+    assert_eq!(
+        fake.make(&wish(None), &[], GIB),
+        ["bind --mode target --tid 1 --initiator-address ALL"]
+    );
+}
+
+#[test]
+fn a_changed_password_shuts_the_target_while_it_changes() {
+    let mut fake = Fake::default();
+    fake.make(&wish(Some(chap("secretsecret"))), &[], GIB);
+    assert_eq!(
+        fake.make(&wish(Some(chap("another-secret"))), &[], GIB),
+        [
+            "unbind --mode target --tid 1 --initiator-address ALL",
+            "unbind --mode account --tid 1 --user joe",
+            "unbind --mode account --tid 1 --user nas --outgoing",
+            "delete --mode account --user joe",
+            "new --mode account --user joe --password ********",
+            "bind --mode account --tid 1 --user joe",
+            "bind --mode account --tid 1 --user nas --outgoing",
+            "bind --mode target --tid 1 --initiator-address ALL",
+        ]
+    );
+    let none = fake.make(&wish(None), &[], GIB);
+    assert!(none.contains(&"delete --mode account --user nas".to_owned()));
+    assert!(fake.memory.passwords.is_empty());
+}
+
+#[test]
+fn targets_share_an_account_and_cannot_disagree_on_its_password() {
+    let mut fake = Fake::default();
+    let first = wish(Some(chap("secretsecret")));
+    let second = Target {
+        iqn: "iqn.second".into(),
+        ..first.clone()
+    };
+    fake.make(&first, &[], GIB);
+    let steps = fake.make(&second, std::slice::from_ref(&first), GIB);
+    assert!(!steps.iter().any(|step| step.contains("new --mode account")));
+    assert!(steps.contains(&"new --mode target --tid 2 --targetname iqn.second".to_owned()));
+
+    let wanted = BTreeMap::from([(IQN.to_owned(), first.clone())]);
+    check(&second, &wanted).unwrap();
+    let other = Target {
+        chap: Some(chap("another-secret")),
+        ..second.clone()
+    };
+    let wrong = check(&other, &wanted).unwrap_err().to_string();
+    assert!(
+        wrong.contains("joe") && !wrong.contains("secret"),
+        "{wrong}"
+    );
+    // The last one with an account takes it along.
+    let shown = &fake.shown[1];
+    let steps = removal(shown, &fake.memory, &wanted);
+    assert_eq!(steps, [Step::DeleteTarget { tid: 2 }]);
+    assert_eq!(removal(shown, &fake.memory, &BTreeMap::new()).len(), 3);
+}
+
+#[test]
+fn strays_of_an_earlier_life() {
+    let shown = super::super::show::targets(super::super::show::tests::RECORDED).unwrap();
+    let wanted = BTreeMap::from([("iqn.2000-01.com.synology:t1".to_owned(), wish(None))]);
+    assert_eq!(
+        strays(&shown, &["joe".to_owned()], &wanted),
+        [
+            Step::DeleteTarget { tid: 7 },
+            Step::DeleteAccount { user: "joe".into() }
+        ]
+    );
+}
+
+#[test]
+fn a_comma_would_end_a_parameter() {
+    let check = |change: &dyn Fn(&mut LogicalUnit)| {
+        let mut target = wish(None);
+        change(target.luns.get_mut(&1).unwrap());
+        check(&target, &BTreeMap::new())
+    };
+    check(&|_| ()).unwrap();
+    check(&|unit| unit.file = "/a,b".into()).unwrap_err();
+    check(&|unit| unit.serial = "a,online=0".into()).unwrap_err();
+}
