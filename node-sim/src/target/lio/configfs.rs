@@ -160,8 +160,21 @@ impl Tree {
 
     pub(super) fn apply(&self, ops: &[Op]) -> io::Result<()> {
         ops.iter().try_for_each(|op| {
-            self.one(op)
-                .map_err(|wrong| io::Error::new(wrong.kind(), format!("{op:?}: {wrong}")))
+            self.one(op).map_err(|wrong| {
+                // The kernel says "Invalid argument" to a portal whatever is wrong with it.
+                let hint = match op {
+                    Op::Mkdir(path) if path.contains("/np/") => {
+                        "; is it an address of this machine, and free?"
+                    }
+                    Op::Mkdir(_)
+                    | Op::Rmdir(_)
+                    | Op::Write(..)
+                    | Op::Try(..)
+                    | Op::Link { .. }
+                    | Op::Unlink(_) => "",
+                };
+                io::Error::new(wrong.kind(), format!("{op:?}: {wrong}{hint}"))
+            })
         })
     }
 

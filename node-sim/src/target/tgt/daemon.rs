@@ -85,16 +85,22 @@ impl<'a> Daemon<'a> {
         for portal in now.iter().filter(|portal| !portals.contains(portal)) {
             self.run(&Step::DeletePortal(*portal))?;
         }
+        let cannot = |portal: &SocketAddr, why: &str| {
+            io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!(
+                    "tgtd cannot listen on {portal}; is it an address of this machine, and free? ({why})"
+                ),
+            )
+        };
         for portal in portals.iter().filter(|portal| !now.contains(portal)) {
-            self.run(&Step::NewPortal(*portal))?;
+            self.run(&Step::NewPortal(*portal))
+                .map_err(|wrong| cannot(portal, &wrong.to_string()))?;
         }
         let now = show::portals(&self.show("portal")?);
         match portals.iter().find(|portal| !now.contains(portal)) {
             None => Ok(()),
-            Some(portal) => Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                format!("tgtd cannot listen on {portal}: take another portal"),
-            )),
+            Some(portal) => Err(cannot(portal, "it is not among its portals")),
         }
     }
 
