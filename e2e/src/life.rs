@@ -92,6 +92,8 @@ pub struct Life {
     pub mount_flags: Vec<String>,
     /// For `NodePublishVolume`: nothing may be written through [`Life::target`].
     pub readonly: bool,
+    /// For publishing and staging: none unless changed.
+    pub secrets: HashMap<String, String>,
     /// The handle.
     pub id: String,
     /// From `CreateVolume`.
@@ -148,6 +150,7 @@ impl Life {
             mode: Mode::SingleNodeWriter,
             mount_flags: Vec::new(),
             readonly: false,
+            secrets: HashMap::new(),
             id: volume.volume_id,
             volume_context: volume.volume_context,
             publish_context: HashMap::new(),
@@ -206,6 +209,7 @@ impl Life {
             node_id: node_id.to_owned(),
             volume_capability: Some(self.capability()),
             volume_context: self.volume_context.clone(),
+            secrets: self.secrets.clone(),
             ..csi::ControllerPublishVolumeRequest::default()
         };
         Ok(world
@@ -228,7 +232,7 @@ impl Life {
             staging_target_path: text(&self.staging),
             volume_capability: Some(self.capability()),
             volume_context: self.volume_context.clone(),
-            ..csi::NodeStageVolumeRequest::default()
+            secrets: self.secrets.clone(),
         };
         world
             .plugin
