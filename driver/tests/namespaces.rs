@@ -73,10 +73,12 @@ async fn a_program_runs_in_the_namespaces_and_below_the_root_of_a_process() {
     assert!(exit.stderr.contains("the process has ended"), "{exit:?}");
 }
 
+/// The file's line, once it is written.
 async fn first_line(file: &Path) -> String {
     for _ in 0..100 {
         match std::fs::read_to_string(file) {
             Ok(text) if text.ends_with('\n') => return text.trim_end().to_owned(),
+            // sleep: between two looks at the file.
             _ => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }

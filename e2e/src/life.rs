@@ -93,6 +93,8 @@ pub struct Life {
     pub mount_flags: Vec<String>,
     /// For `NodePublishVolume`: nothing may be written through [`Life::target`].
     pub readonly: bool,
+    /// For publishing and staging: none unless changed.
+    pub secrets: HashMap<String, String>,
     /// The handle.
     pub id: String,
     /// From `CreateVolume`.
@@ -150,6 +152,7 @@ impl Life {
             mode: Mode::SingleNodeWriter,
             mount_flags: Vec::new(),
             readonly: false,
+            secrets: HashMap::new(),
             id: volume.volume_id,
             volume_context: volume.volume_context,
             secrets: HashMap::new(),
@@ -209,6 +212,7 @@ impl Life {
             volume_capability: Some(self.capability()),
             secrets: self.secrets.clone(),
             volume_context: self.volume_context.clone(),
+            secrets: self.secrets.clone(),
             ..csi::ControllerPublishVolumeRequest::default()
         };
         Ok(world
@@ -231,7 +235,7 @@ impl Life {
             volume_capability: Some(self.capability()),
             secrets: self.secrets.clone(),
             volume_context: self.volume_context.clone(),
-            ..csi::NodeStageVolumeRequest::default()
+            secrets: self.secrets.clone(),
         };
         world.node().node_stage_volume(request).await.map(drop)
     }

@@ -13,6 +13,7 @@ mod controller {
     mod listing;
     mod login;
     mod losing;
+    mod proving;
     mod rivals;
     mod together;
     mod unknown;

@@ -7,6 +7,7 @@
 //! | [`crash`], [`format`] | a driver that is killed: between two steps, at each host command, in the midst of a format |
 //! | [`again`], [`outage`] | calls that come twice, nodes that reboot, NASes that are down |
 //! | [`modes`], [`views`] | readers, mount flags, one pod or two, raw devices, statistics |
+//! | [`chap`] | secrets: right, wrong, changed, and seen nowhere |
 //! | [`identity`] | disks that are not what they should be |
 //! | [`crowd`] | twenty volumes at a time |
 //!
@@ -17,6 +18,8 @@
 
 #[path = "node/again.rs"]
 mod again;
+#[path = "node/chap.rs"]
+mod chap;
 #[path = "node/crash.rs"]
 mod crash;
 #[path = "node/crowd.rs"]

@@ -169,6 +169,9 @@ pub(crate) fn publish_rows(scene: &Scene) -> Vec<Row> {
     ];
     rows.extend(foreign_ids().into_iter().map(|(name, id)| row(name, publish(&id, NODE), NotFound, NO_SUCH_ID)));
     rows.extend(foreign_ids().into_iter().map(|(name, id)| nothing_to_do(name, unpublish(&id, NODE))));
+    rows.extend(bad_secrets().into_iter().map(|(name, bad, says)| {
+        row(name, but(publish(&scene.idle, NODE), |r| r.secrets = bad), InvalidArgument, says)
+    }));
     rows.extend(bad_capabilities().into_iter().map(|(name, capability, says)| {
         let request = but(publish(&scene.idle, NODE), |r| r.volume_capability = Some(capability));
         row(name, request, InvalidArgument, [&["volume_capability"], &says[..]].concat())

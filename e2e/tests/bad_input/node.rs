@@ -164,6 +164,21 @@ pub(crate) fn stage_rows(node: &Node) -> Vec<Row> {
     rows.extend(bad_capabilities().into_iter().map(|(name, bad, says)| {
         row(name, stage(&|r| r.volume_capability = Some(bad.clone())), InvalidArgument, [&["volume_capability"], &says[..]].concat())
     }));
+    rows.extend(bad_secrets().into_iter().map(|(name, bad, says)| {
+        row(name, stage(&|r| r.secrets.clone_from(&bad)), InvalidArgument, says)
+    }));
+    let published = |auth: &str, secrets: &[(&str, &str)]| stage(&|r| {
+        r.publish_context.insert("auth".to_owned(), auth.to_owned());
+        r.secrets = secrets.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    });
+    let chap = [("node.session.auth.username", "alice"), ("node.session.auth.password", "planted-12345")];
+    let named = "csi.storage.k8s.io/node-stage-secret-name";
+    rows.extend([
+        row("no secrets for a volume with CHAP", published("chap", &[]), InvalidArgument, ["secrets", "published with CHAP", named]),
+        row("secrets for a volume without CHAP", published("none", &chap), InvalidArgument, ["secrets", "published without CHAP", named]),
+        row("half of the secrets for mutual CHAP", published("mutual", &chap), InvalidArgument, ["secrets", "one-way or mutual", named]),
+        row("a kind of proof that iSCSI has not", published("kerberos", &chap), InvalidArgument, ["publish_context[auth]", "kerberos", "none, chap or mutual"]),
+    ]);
     rows
 }
 

@@ -221,6 +221,28 @@ pub(crate) fn expand(id: &str, required: i64) -> csi::ControllerExpandVolumeRequ
     }
 }
 
+/// Secrets that no RPC may accept, with the words that say why. No value may be told.
+#[rustfmt::skip] // A row is a line.
+pub(crate) fn bad_secrets() -> Vec<(&'static str, HashMap<String, String>, Vec<&'static str>)> {
+    const USER: (&str, &str) = ("node.session.auth.username", "alice");
+    const PASSWORD: &str = "node.session.auth.password";
+    const PASSWORD_IN: &str = "node.session.auth.password_in";
+    const USER_IN: (&str, &str) = ("node.session.auth.username_in", "nas");
+    const GOOD: (&str, &str) = (PASSWORD, "planted-12345");
+    vec![
+        ("a name without password", map([USER]), vec!["secrets[node.session.auth.password]", "missing"]),
+        ("a password without name", map([GOOD]), vec!["secrets[node.session.auth.username]", "missing"]),
+        ("a password of 11 characters", map([USER, (PASSWORD, "planted-123")]), vec!["secrets[node.session.auth.password]", "12 to 16 characters"]),
+        ("a password of 17 characters", map([USER, (PASSWORD, "planted-123456789")]), vec!["secrets[node.session.auth.password]", "12 to 16 characters"]),
+        ("a password with a line end", map([USER, (PASSWORD, "planted-12345\n")]), vec!["secrets[node.session.auth.password]", "line end"]),
+        ("a name with a blank", map([("node.session.auth.username", "al ice"), GOOD]), vec!["secrets[node.session.auth.username]", "blanks"]),
+        ("half of the mutual pair", map([USER, GOOD, USER_IN]), vec!["secrets[node.session.auth.password_in]", "missing"]),
+        ("mutual CHAP alone", map([USER_IN, (PASSWORD_IN, "planted-67890")]), vec!["secrets[node.session.auth.username]", "the initiator's pair"]),
+        ("one password for both", map([USER, GOOD, USER_IN, (PASSWORD_IN, GOOD.1)]), vec!["secrets[node.session.auth.password_in]", "another password"]),
+        ("a key of another driver", map([USER, GOOD, ("chapPassword", "planted-12345")]), vec!["secrets[chapPassword]", "leave it out", PASSWORD]),
+    ]
+}
+
 /// `ControllerExpandVolume` with both ends of the range.
 pub(crate) fn expand_within(
     id: &str,

@@ -85,6 +85,10 @@ impl Tally {
                 .filter(lacks)
                 .map(|word| format!("the message lacks {word:?}")),
         );
+        // Every password in these tables is a planted one.
+        if message.contains("planted") {
+            wrong.push("the message tells a secret".to_owned());
+        }
         self.check(wrong.is_empty(), || {
             format!(
                 "{}, {name}: {}; it says {message:?}",

@@ -1,7 +1,9 @@
 //! Running programs: deadline, kill, and what becomes of a child that does not die.
 
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -80,6 +82,18 @@ fn spawn(cmd: &Cmd, process: Option<u32>) -> io::Result<Child> {
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
+}
+
+/// Makes this process that program, and returns only when it cannot.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the deadline is that of this process, which the program takes the place of"
+)]
+pub(super) fn become_program(path: &Path, args: &[OsString], search: &str) -> io::Error {
+    std::process::Command::new(path)
+        .args(args)
+        .env("PATH", search)
+        .exec()
 }
 
 fn kill(child: &Child) {

@@ -11,13 +11,13 @@ use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{chroot, fchdir};
 
+use super::command;
 use crate::host::HostError;
 
 /// The first argument of a process that enters namespaces instead of serving.
@@ -158,10 +158,6 @@ pub(super) fn arguments(process: u32, program: &str) -> [String; 3] {
     [WORD.to_owned(), process.to_string(), program.to_owned()]
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the deadline is that of this process, which the program takes the place of"
-)]
 fn enter(process: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallible, String> {
     let place = Path::new(PROC).join(process);
     let open = |name: &str| {
@@ -190,10 +186,7 @@ fn enter(process: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallib
             SEARCH.join(", ")
         ));
     };
-    let error = std::process::Command::new(&path)
-        .args(rest)
-        .env("PATH", SEARCH.join(":"))
-        .exec();
+    let error = command::become_program(&path, rest, &SEARCH.join(":"));
     Err(format!("{} cannot be started: {error}", path.display()))
 }
 
