@@ -3,9 +3,9 @@
 //! | module | owns |
 //! |---|---|
 //! | [`linux`] | EFFECT: the real machine, the only place that starts programs |
-//! | [`iscsiadm`], [`filesystem`], [`mount`] | PURE: command builders and parsers |
+//! | [`iscsiadm`], [`multipath`], [`filesystem`], [`mount`] | PURE: command builders and parsers |
 //! | [`superblock`], [`fills`], [`marker`], [`blank`] | PURE: what stands on a disk, and what it means |
-//! | [`disk`] | sessions and disks, read from sysfs |
+//! | [`disk`], [`map`] | sessions, disks and multipath maps, read from sysfs |
 //!
 //! **Invariant.** Nothing here knows the NAS, CSI messages or a simulator.
 
@@ -18,8 +18,10 @@ pub mod filesystem;
 pub mod fills;
 pub mod iscsiadm;
 pub mod linux;
+pub mod map;
 pub mod marker;
 pub mod mount;
+pub mod multipath;
 pub mod superblock;
 
 use std::fmt;

@@ -1,6 +1,7 @@
 //! The node service on a machine of the imagination: whole calls, every choice that binds them.
 
 mod expand;
+mod multipath;
 mod publish;
 mod real;
 mod stage;
