@@ -5,6 +5,7 @@
 //! | [`stage`], [`unstage`] | a LUN that becomes a mounted file system, and back |
 //! | [`attach`] | portals, login, session, disk, identity |
 //! | [`record`], [`scan`] | what a login works from; the one logical unit that it is made for |
+//! | [`held`], [`paths`] | what this node holds of a volume; several paths and the map over them |
 //! | [`format`] | what may be formatted, and how a format survives a crash |
 //! | [`grow`], [`expand`] | a file system that follows its device |
 //! | [`publish`], [`stats`] | one path for one pod; how full it is |
@@ -18,6 +19,8 @@ mod attach;
 mod expand;
 mod format;
 mod grow;
+mod held;
+mod paths;
 mod place;
 mod publish;
 mod record;
@@ -126,8 +129,14 @@ impl<H: Host> Service for Node<H> {
         telemetry::rpc("NodeUnstageVolume", &message.volume_id, async {
             let ask = Unstage::read(&message)?;
             let key = ask.volume.uuid.to_string();
-            self.locked(&key, |machine| async move { machine.unstage(&ask).await })
-                .await?;
+            let uuid = ask.volume.uuid.clone();
+            let done = self.locked(&key, |machine| async move { machine.unstage(&ask).await });
+            let done = done.await;
+            if matches!(done, Err(Error::Busy { .. })) {
+                // What hangs there may wait for a NAS that is away.
+                self.machine.unblock(&uuid).await;
+            }
+            done?;
             Ok(csi::NodeUnstageVolumeResponse {})
         })
         .await

@@ -93,8 +93,6 @@ pub struct Life {
     pub mount_flags: Vec<String>,
     /// For `NodePublishVolume`: nothing may be written through [`Life::target`].
     pub readonly: bool,
-    /// For publishing and staging: none unless changed.
-    pub secrets: HashMap<String, String>,
     /// The handle.
     pub id: String,
     /// From `CreateVolume`.
@@ -152,7 +150,6 @@ impl Life {
             mode: Mode::SingleNodeWriter,
             mount_flags: Vec::new(),
             readonly: false,
-            secrets: HashMap::new(),
             id: volume.volume_id,
             volume_context: volume.volume_context,
             secrets: HashMap::new(),
@@ -210,7 +207,6 @@ impl Life {
             volume_id: self.id.clone(),
             node_id: node_id.to_owned(),
             volume_capability: Some(self.capability()),
-            secrets: self.secrets.clone(),
             volume_context: self.volume_context.clone(),
             secrets: self.secrets.clone(),
             ..csi::ControllerPublishVolumeRequest::default()
@@ -233,7 +229,6 @@ impl Life {
             publish_context: self.publish_context.clone(),
             staging_target_path: text(&self.staging),
             volume_capability: Some(self.capability()),
-            secrets: self.secrets.clone(),
             volume_context: self.volume_context.clone(),
             secrets: self.secrets.clone(),
         };

@@ -2,19 +2,24 @@
 //!
 //! ```text
 //! /sys/class/iscsi_session/session3/{targetname,state}
-//!                                  /device/target4:0:0/4:0:0:1/{vpd_pg80,block/sdb/{dev,size,ro}}
+//!                                  /device/target4:0:0/4:0:0:1/{state,vpd_pg80,block/sdb/{dev,size,ro}}
+//! /sys/class/iscsi_connection/connection3:0/{persistent_address,persistent_port}
 //! /sys/class/block/sdb/dev
 //! ```
 //! sysfs is a cache: after a rescan it is fresh, before it only says what was true once (design choice 9).
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::{DeviceNumber, Host, HostError, Stat, if_present};
+use crate::publication::Portal;
 use crate::volume::Bytes;
 
 const SESSIONS: &str = "/sys/class/iscsi_session";
-const BLOCK: &str = "/sys/class/block";
+const CONNECTIONS: &str = "/sys/class/iscsi_connection";
+pub(super) const BLOCK: &str = "/sys/class/block";
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -27,37 +32,34 @@ pub struct Session {
     pub target: String,
     /// The target answered last time. A session that is not alive tries again until somebody logs it out.
     pub alive: bool,
+    /// Where the target was asked; `None` when the kernel does not say.
+    pub portal: Option<Portal>,
 }
 
-/// A logical unit that is a disk here.
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "session {} with {}", self.id, self.target)?;
+        match self.portal {
+            Some(portal) => write!(f, " at {portal}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Disk {
-    /// Its logical unit number.
-    pub lun: u16,
-    /// The kernel's name: `sdb`.
+pub struct Block {
+    /// The kernel's name: `sdb`, `dm-0`.
     pub name: String,
     /// The kernel's number.
     pub number: DeviceNumber,
-    unit: String,
+    pub(super) dir: String,
 }
 
-impl Disk {
+impl Block {
     /// The device node.
     pub fn node(&self) -> String {
         format!("/dev/{}", self.name)
-    }
-
-    fn attribute(&self, name: &str) -> String {
-        format!("{}/block/{}/{name}", self.unit, self.name)
-    }
-
-    /// The unit serial (VPD page 0x80) as the kernel knows it. `None` when the target gave none.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub async fn serial(&self, host: &impl Host) -> Result<Option<String>, HostError> {
-        let page = if_present(host.read(&format!("{}/vpd_pg80", self.unit)).await)?;
-        Ok(page.as_deref().and_then(parse_serial))
     }
 
     /// The size as the kernel knows it.
@@ -65,9 +67,39 @@ impl Disk {
     /// # Errors
     /// The file cannot be read.
     pub async fn size(&self, host: &impl Host) -> Result<Bytes, HostError> {
-        let sectors: u64 = number(host, &self.attribute("size")).await?;
+        let sectors: u64 = number(host, &format!("{}/size", self.dir)).await?;
         // sysfs counts in 512 bytes, whatever the disk's own sector.
         Ok(Bytes(sectors.saturating_mul(512)))
+    }
+
+    /// True when the block device itself is write-protected.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn is_protected(&self, host: &impl Host) -> Result<bool, HostError> {
+        Ok(number(host, &format!("{}/ro", self.dir)).await? != 0)
+    }
+}
+
+/// A logical unit that is a disk here: the volume itself, or one path to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The session that it belongs to.
+    pub session: u32,
+    /// Its logical unit number.
+    pub lun: u16,
+    /// The block device.
+    pub block: Block,
+    unit: String,
+}
+
+impl Disk {
+    /// The unit serial (VPD page 0x80) as the kernel knows it. `None` when the target gave none.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn serial(&self, host: &impl Host) -> Result<Option<String>, HostError> {
+        serial(host, &self.unit).await
     }
 
     /// True unless the kernel has taken the disk offline.
@@ -78,14 +110,19 @@ impl Disk {
         let state = if_present(text(host, &format!("{}/state", self.unit)).await)?;
         Ok(state.is_none_or(|state| state == "running"))
     }
+}
 
-    /// True when the block device itself is write-protected.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub async fn is_protected(&self, host: &impl Host) -> Result<bool, HostError> {
-        Ok(number(host, &self.attribute("ro")).await? != 0)
-    }
+/// The unit serial of any SCSI disk, by its kernel name; `None` when it has none, is no SCSI disk or is not there.
+///
+/// # Errors
+/// The file cannot be read.
+pub async fn serial_of(host: &impl Host, name: &str) -> Result<Option<String>, HostError> {
+    serial(host, &format!("{BLOCK}/{name}/device")).await
+}
+
+async fn serial(host: &impl Host, unit: &str) -> Result<Option<String>, HostError> {
+    let page = if_present(host.read(&format!("{unit}/vpd_pg80")).await)?;
+    Ok(page.as_deref().and_then(parse_serial))
 }
 
 /// `00 80 len_hi len_lo serial`, padded with blanks or zeros by some targets.
@@ -106,7 +143,7 @@ async fn number(host: &impl Host, path: &str) -> Result<u64, HostError> {
     })
 }
 
-async fn text(host: &impl Host, path: &str) -> Result<String, HostError> {
+pub(super) async fn text(host: &impl Host, path: &str) -> Result<String, HostError> {
     Ok(String::from_utf8_lossy(&host.read(path).await?)
         .trim()
         .to_owned())
@@ -132,11 +169,26 @@ pub async fn sessions(host: &impl Host) -> Result<Vec<Session>, HostError> {
                 id,
                 target,
                 alive: state == "LOGGED_IN",
+                portal: portal(host, id).await?,
             });
         }
     }
     sessions.sort_unstable_by_key(|session| session.id);
     Ok(sessions)
+}
+
+/// Where session `id` was made: its only connection's address as open-iscsi was given it.
+async fn portal(host: &impl Host, id: u32) -> Result<Option<Portal>, HostError> {
+    let connection = format!("{CONNECTIONS}/connection{id}:0");
+    let address = if_present(text(host, &format!("{connection}/persistent_address")).await)?;
+    let port = if_present(text(host, &format!("{connection}/persistent_port")).await)?;
+    let (Some(address), Some(port)) = (address, port) else {
+        return Ok(None);
+    };
+    let address = address.trim_matches(['[', ']']).parse().ok();
+    Ok(address
+        .zip(port.parse().ok())
+        .map(|(address, port): (IpAddr, u16)| SocketAddr::new(address, port).into()))
 }
 
 /// The disks of a session, in order of their logical unit numbers. None when the session has gone.
@@ -160,10 +212,11 @@ pub async fn disks(host: &impl Host, session: u32) -> Result<Vec<Disk>, HostErro
             for name in if_present(host.list(&format!("{unit}/block")).await)?.unwrap_or_default() {
                 let number = if_present(text(host, &format!("{unit}/block/{name}/dev")).await)?;
                 if let Some(number) = number.as_deref().and_then(DeviceNumber::parse) {
+                    let dir = format!("{unit}/block/{name}");
                     disks.push(Disk {
+                        session,
                         lun,
-                        name,
-                        number,
+                        block: Block { name, number, dir },
                         unit: unit.clone(),
                     });
                 }
@@ -237,9 +290,10 @@ pub async fn wait_for_disk(
             .into_iter()
             .find(|disk| disk.lun == lun);
         let Some(disk) = disk else { return Ok(None) };
-        let node = if_present(host.stat(&disk.node()).await)?;
+        let Block { number, .. } = disk.block;
+        let node = if_present(host.stat(&disk.block.node()).await)?;
         let ready =
-            node == Some(Stat::BlockDevice(disk.number)) && disk.size(host).await? > Bytes(0);
+            node == Some(Stat::BlockDevice(number)) && disk.block.size(host).await? > Bytes(0);
         Ok(ready.then_some(disk))
     })
     .await
@@ -285,17 +339,26 @@ mod tests {
         fake.log_in();
         let [session] = sessions(&fake).await.unwrap().try_into().unwrap();
         assert!(session.alive && session.target == fake.iqn().as_str());
+        assert_eq!(session.portal, Some("10.0.0.5:3260".parse().unwrap()));
         let disk = wait_for_disk(&fake, session.id, 1, Duration::from_secs(1))
             .await
             .unwrap()
             .unwrap();
         assert_eq!(
-            (disk.node().as_str(), disk.number.to_string().as_str()),
+            (
+                disk.block.node().as_str(),
+                disk.block.number.to_string().as_str()
+            ),
             ("/dev/sdb", "8:16")
         );
         assert_eq!(disk.serial(&fake).await.unwrap().as_deref(), Some(UUID));
-        assert_eq!(disk.size(&fake).await.unwrap(), Bytes::GIB);
-        assert!(present_devices(&fake).await.unwrap().contains(&disk.number));
+        assert_eq!(disk.block.size(&fake).await.unwrap(), Bytes::GIB);
+        assert!(
+            present_devices(&fake)
+                .await
+                .unwrap()
+                .contains(&disk.block.number)
+        );
         assert_eq!(
             wait_for_disk(&fake, session.id, 2, Duration::from_secs(1))
                 .await

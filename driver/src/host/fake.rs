@@ -16,7 +16,10 @@ use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Via};
 use crate::publication::{Iqn, NodeId};
 use crate::volume::{Bytes, FsType};
 
+mod multipath;
 mod programs;
+
+pub(crate) use multipath::Daemon;
 
 /// The LUN that [`Fake::with_lun`] has.
 pub(crate) const UUID: &str = "13a3cd1e-f296-4d4b-b712-a85c139f9dac";
@@ -43,6 +46,7 @@ pub(crate) struct SessionState {
     pub(crate) target: String,
     pub(crate) alive: bool,
     pub(crate) seen: Option<Target>,
+    pub(crate) portal: String,
 }
 
 /// Everything about the machine.
@@ -60,6 +64,12 @@ pub(crate) struct World {
     /// By serial, so that content outlives sessions. Blocks that were never written are zero.
     pub(crate) content: BTreeMap<String, BTreeMap<u64, Vec<u8>>>,
     pub(crate) mounts: Vec<Mount>,
+    /// Portals that do not answer.
+    pub(crate) dead: BTreeSet<String>,
+    /// multipathd, when it runs.
+    pub(crate) multipathd: Option<Daemon>,
+    /// The only multipath map that this machine can have.
+    pub(crate) map: Option<multipath::MapState>,
     pub(crate) protected: bool,
     /// Reads fail.
     pub(crate) unreadable: bool,
@@ -75,6 +85,8 @@ pub(crate) struct World {
     pub(crate) blkid: Option<Exit>,
     /// The commands that ran, in order.
     pub(crate) log: Vec<String>,
+    /// So many commands are let pass before the next answer is given.
+    skip: usize,
     answers: Vec<(String, Result<Exit, Duration>)>,
 }
 
@@ -113,8 +125,12 @@ impl Fake {
 
     /// As a login by hand would.
     pub(crate) fn log_in(&self) {
+        self.log_in_at("10.0.0.5:3260");
+    }
+
+    pub(crate) fn log_in_at(&self, portal: &str) {
         let (iqn, mut world) = (self.iqn().to_string(), self.world());
-        world.log_in(&iqn);
+        world.log_in(&iqn, portal);
     }
 
     /// The next command that begins with `prefix` ends like this and does nothing.
@@ -132,6 +148,14 @@ impl Fake {
         self.world()
             .answers
             .push((prefix.to_owned(), Err(Duration::from_secs(1))));
+    }
+
+    /// The command that begins with `prefix` hangs, once `skipped` of them have ended.
+    pub(crate) fn hang_after(&self, prefix: &str, skipped: usize) {
+        let mut world = self.world();
+        let hang = Err(Duration::from_secs(1));
+        world.answers.push((prefix.to_owned(), hang));
+        world.skip = skipped;
     }
 
     /// Makes the LUN larger on the NAS.
@@ -196,7 +220,7 @@ impl World {
         }
     }
 
-    fn log_in(&mut self, iqn: &str) -> bool {
+    fn log_in(&mut self, iqn: &str, portal: &str) -> bool {
         let Some(target) = self.targets.get(iqn).cloned() else {
             return false;
         };
@@ -207,9 +231,31 @@ impl World {
                 target: iqn.to_owned(),
                 alive: true,
                 seen: Some(target),
+                portal: portal.to_owned(),
             },
         );
+        self.grab();
         true
+    }
+
+    /// The name and number of a device node, and a session that it is reached through.
+    fn block_at(&self, device: &str) -> Option<(String, DeviceNumber, &SessionState)> {
+        if let Some(map) = self.map.as_ref().filter(|_| multipath::is_map(device)) {
+            let path = map.paths.iter().find_map(|id| self.sessions.get(id))?;
+            return Some(("dm-0".to_owned(), multipath::NUMBER, path));
+        }
+        let (id, session) = self.session_of_node(device)?;
+        let (name, number) = disk_of(id);
+        Some((name, number, session))
+    }
+
+    /// A path below a map cannot be opened for itself.
+    fn is_path(&self, device: &str) -> bool {
+        let below = |map: &multipath::MapState| {
+            let node = |id: &u32| format!("/dev/{}", disk_of(*id).0);
+            map.paths.iter().any(|id| node(id) == device)
+        };
+        self.map.as_ref().is_some_and(below)
     }
 
     fn session_of_node(&self, device: &str) -> Option<(u32, &SessionState)> {
@@ -279,6 +325,16 @@ impl World {
                 }
                 .into(),
             );
+            let (address, port) = session.portal.rsplit_once(':').unwrap();
+            let connection = format!("/sys/class/iscsi_connection/connection{id}:0");
+            tree.insert(
+                format!("{connection}/persistent_address"),
+                format!("{}\n", address.trim_matches(['[', ']'])).into_bytes(),
+            );
+            tree.insert(
+                format!("{connection}/persistent_port"),
+                format!("{port}\n").into_bytes(),
+            );
             let Some(seen) = &session.seen else { continue };
             let (name, number) = disk_of(*id);
             let unit = format!("{base}/device/target4:0:0/4:0:0:{}", seen.lun);
@@ -296,6 +352,10 @@ impl World {
                 seen.serial.as_bytes(),
             ]
             .concat();
+            tree.insert(
+                format!("/sys/class/block/{name}/device/vpd_pg80"),
+                page.clone(),
+            );
             tree.insert(format!("{unit}/vpd_pg80"), page);
             tree.insert(
                 format!("{unit}/block/{name}/size"),
@@ -312,6 +372,9 @@ impl World {
                 tree.insert(link, format!("{number}\n").into_bytes());
             }
         }
+        if let Some(map) = &self.map {
+            map.show(self.protected, &mut tree);
+        }
         tree.insert(
             super::mount::MOUNTINFO.to_owned(),
             self.mounts
@@ -327,12 +390,11 @@ impl World {
         if let Some(mount) = self.mounts.iter().rfind(|mount| mount.point == path) {
             let number = mount
                 .device_node()
-                .and_then(|name| Some(self.session_of_node(&format!("/dev/{name}"))?.0))
-                .map(|id| disk_of(id).1);
+                .and_then(|name| Some(self.block_at(&format!("/dev/{name}"))?.1));
             return Some(number.map_or(Stat::Directory, Stat::BlockDevice));
         }
-        if let Some((id, _)) = self.session_of_node(path) {
-            return Some(Stat::BlockDevice(disk_of(id).1));
+        if let Some((_, number, _)) = self.block_at(path) {
+            return Some(Stat::BlockDevice(number));
         }
         if self.scannable && path == "/sys/class/scsi_host/host4/scan" {
             return Some(Stat::File(4096));
@@ -384,6 +446,10 @@ impl Host for Fake {
             .iter()
             .position(|(prefix, _)| text.starts_with(prefix))
         {
+            if world.skip > 0 {
+                world.skip -= 1;
+                return Ok(world.execute(&cmd));
+            }
             let (_, answer) = world.answers.remove(at);
             return answer.map_err(|limit| HostError::Overran { what: text, limit });
         }
@@ -440,7 +506,7 @@ impl Host for Fake {
 
     async fn read_device(&self, device: &str, span: Span, _: Via) -> Result<Vec<u8>, HostError> {
         let world = self.world();
-        let Some((_, session)) = world.session_of_node(device) else {
+        let Some((.., session)) = world.block_at(device) else {
             return absent(device);
         };
         if world.unreadable {
@@ -456,10 +522,13 @@ impl Host for Fake {
         data: Vec<u8>,
     ) -> Result<(), HostError> {
         let mut world = self.world();
-        if world.claimed || world.mounts.iter().any(|mount| mount.source == device) {
+        if world.claimed
+            || world.is_path(device)
+            || world.mounts.iter().any(|mount| mount.source == device)
+        {
             return Err(io_error("writing", io::ErrorKind::ResourceBusy));
         }
-        let Some((_, session)) = world.session_of_node(device) else {
+        let Some((.., session)) = world.block_at(device) else {
             return absent(device);
         };
         let serial = session.seen.as_ref().unwrap().serial.clone();
@@ -475,8 +544,9 @@ impl Host for Fake {
         Ok(())
     }
 
-    async fn is_claimed(&self, _: &str) -> Result<bool, HostError> {
-        Ok(self.world().claimed)
+    async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
+        let world = self.world();
+        Ok(world.claimed || world.is_path(device))
     }
 
     async fn space(&self, _: &str) -> Result<Space, HostError> {

@@ -3,10 +3,10 @@
 //! | module | owns |
 //! |---|---|
 //! | [`linux`] | EFFECT: the real machine, the only place that starts programs |
-//! | [`iscsiadm`], [`filesystem`], [`mount`] | PURE: command builders and parsers |
+//! | [`iscsiadm`], [`multipath`], [`filesystem`], [`mount`] | PURE: command builders and parsers |
 //! | [`record`] | PURE: open-iscsi's node records as files |
 //! | [`superblock`], [`fills`], [`marker`], [`blank`] | PURE: what stands on a disk, and what it means |
-//! | [`disk`] | sessions and disks, read from sysfs |
+//! | [`disk`], [`map`] | sessions, disks and multipath maps, read from sysfs |
 //!
 //! **Invariant.** Nothing here knows the NAS, CSI messages or a simulator.
 
@@ -19,8 +19,10 @@ pub mod filesystem;
 pub mod fills;
 pub mod iscsiadm;
 pub mod linux;
+pub mod map;
 pub mod marker;
 pub mod mount;
+pub mod multipath;
 pub mod record;
 pub mod superblock;
 

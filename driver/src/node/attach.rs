@@ -1,125 +1,220 @@
-//! Attaching: records, login, session, disk, identity; and letting go again (design choices 7, 9 and 10).
+//! Attaching: records, login, session, disk, identity (design choices 7, 9 and 10).
 //!
-//! Portals: the node logs in to the first that accepts. Without multipath a second session would be a second disk of the
-//! same LUN, so the other portals are only there for when the first does not answer.
+//! Portals: where multipathd runs, the node logs in to all of them and uses the map over their disks. Elsewhere it logs in to
+//! the first that accepts: a second session would be a second disk of the same LUN with nobody to choose between them, so the
+//! other portals are only there for when the first does not answer.
 
 use std::time::Duration;
 
+use super::held::{Held, SESSION_CHANGES};
 use super::{Doing, Machine};
 use crate::chap::{Chap, Method, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN, field};
 use crate::error::Error;
-use crate::host::disk::{self, Disk, Session};
+use crate::host::disk::{self, Block, Disk, Session};
 use crate::host::iscsiadm::{self, Login};
 use crate::host::{Host, HostError};
-use crate::publication::{Iqn, Portal, PublishContext};
+use crate::publication::{Portal, PublishContext};
 use crate::volume::{Bytes, LunUuid};
 
 /// How long a disk may take to appear after a login or rescan.
 const DISK_APPEARS: Duration = Duration::from_secs(15);
-/// How long a session may take to appear or vanish in sysfs.
-const SESSION_CHANGES: Duration = Duration::from_secs(10);
 
-/// A volume's disk, proven to be the volume's.
+/// A volume's device, proven to be the volume's.
 #[derive(Clone, Debug)]
 pub(super) struct Attached {
-    /// The disk.
-    pub(super) disk: Disk,
-    /// The disk's size.
+    /// A disk, or the multipath map over several.
+    pub(super) device: Block,
+    /// The device's size.
     pub(super) size: Bytes,
 }
 
 impl<H: Host> Machine<H> {
-    /// The session of this node with the target of `uuid`. None is fine, several are not.
-    pub(super) async fn session_of(&self, uuid: &LunUuid) -> Result<Option<Session>, Error> {
-        let all = disk::sessions(&self.host)
-            .await
-            .doing("listing iSCSI sessions")?;
-        let ours: Vec<Session> = all
-            .into_iter()
-            .filter(|session| self.publishes_here(&session.target, Some(uuid)))
-            .collect();
-        match ours.as_slice() {
-            [] => Ok(None),
-            [session] => Ok(Some(session.clone())),
-            several => {
-                let ids: Vec<String> = several
-                    .iter()
-                    .map(|session| format!("{} ({})", session.id, session.target))
-                    .collect();
-                Err(Error::Refused {
-                    what: format!("choosing the session of LUN {uuid}"),
-                    seen: format!("there are {} sessions: {}", several.len(), ids.join(", ")),
-                    remedy: "log out those that are not in use with iscsiadm -m session -r NUMBER --logout".to_owned(),
-                })
-            }
-        }
-    }
-
-    /// The disks of a session, as far as they are known without asking the target.
-    pub(super) async fn disks_of(&self, session: Option<&Session>) -> Result<Vec<Disk>, Error> {
-        let Some(session) = session else {
-            return Ok(Vec::new());
-        };
-        disk::disks(&self.host, session.id)
-            .await
-            .doing(format!("listing the disks of session {}", session.id))
-    }
-
-    /// Logs in unless there is a good session, finds the disk and proves that it is the volume's.
+    /// Logs in where there is no good session, finds the disks, proves that they are the volume's, and sees to the map.
     pub(super) async fn attach(
         &self,
         context: &PublishContext,
         chap: Option<&Chap>,
     ) -> Result<Attached, Error> {
-        if let Some(session) = self.session_of(&context.uuid).await? {
-            if let Some(attached) = self.reuse(&session, context).await? {
-                return Ok(attached);
-            }
-            self.detach(&session).await?;
+        let every = context.portals.len() > 1 && self.multipathd_runs().await?;
+        let (mut disks, lost) = self.reuse(context, every).await?;
+        let known = |portal: &&Portal| {
+            let at = |session: &Session| session.portal == Some(**portal);
+            lost.iter().any(at) || disks.iter().any(|(session, _)| at(session))
+        };
+        let wanted: Vec<Portal> = match (every, disks.is_empty()) {
+            (true, _) => context
+                .portals
+                .iter()
+                .filter(|at| !known(at))
+                .copied()
+                .collect(),
+            (false, true) => context.portals.clone(),
+            (false, false) => vec![],
+        };
+        for session in self
+            .login(context, chap, &wanted, (every, !disks.is_empty()))
+            .await?
+        {
+            self.scan(&session, context.lun).await?;
+            let disk = self.disk_of(&session, context).await?;
+            let disk = disk.ok_or_else(|| Error::Unproven {
+                what: format!("attaching logical unit {} of {}", context.lun, context.iqn),
+                seen: format!(
+                    "session {} has no such disk after {} s",
+                    session.id,
+                    DISK_APPEARS.as_secs()
+                ),
+            })?;
+            self.prove(&disk, &context.uuid).await?;
+            disks.push((session, disk));
         }
-        let session = self.login(context, chap).await?;
-        self.scan(&session, context.lun).await?;
-        let disk = disk::wait_for_disk(&self.host, session.id, context.lun, DISK_APPEARS)
+        let disks: Vec<Disk> = disks.into_iter().map(|(_, disk)| disk).collect();
+        self.device_over(context, &disks, every, lost.is_empty())
             .await
-            .doing("waiting for the disk")?;
-        let disk = disk.ok_or_else(|| Error::Unproven {
-            what: format!("attaching logical unit {} of {}", context.lun, context.iqn),
-            seen: format!(
-                "session {} has no such disk after {} s",
-                session.id,
-                DISK_APPEARS.as_secs()
-            ),
-        })?;
-        self.prove(disk, &context.uuid).await
     }
 
-    /// The disk of a session that was there before; `None` when the session is stale and may be ended.
+    /// The map over the volume's disks, or its disk.
+    async fn device_over(
+        &self,
+        context: &PublishContext,
+        disks: &[Disk],
+        every: bool,
+        complete: bool,
+    ) -> Result<Attached, Error> {
+        let map = if every {
+            Some(self.map_of_all(&context.uuid, disks).await?)
+        } else {
+            self.held(&context.uuid).await?.map
+        };
+        let Some(map) = map else {
+            let [disk] = disks else {
+                return Err(Error::Unproven {
+                    what: format!("the disk of LUN {}", context.uuid),
+                    seen: format!("there are {} and no multipath map", disks.len()),
+                });
+            };
+            let (device, doing) = (disk.block.clone(), format!("measuring {}", disk.block.name));
+            let size = device.size(&self.host).await.doing(doing)?;
+            return Ok(Attached { device, size });
+        };
+        let size = if complete {
+            self.fit(&map, disks).await?
+        } else {
+            // The kernel lets no map grow beyond a path that cannot be asked for its size.
+            let doing = format!("measuring map {}", map.name);
+            map.block.size(&self.host).await.doing(doing)?
+        };
+        Ok(Attached {
+            device: map.block,
+            size,
+        })
+    }
+
+    /// The sessions that were there before: those that are good, with their disks, and those that have lost their target and
+    /// are left to iscsid, because the map above them is in use. All others are ended.
     async fn reuse(
+        &self,
+        context: &PublishContext,
+        every: bool,
+    ) -> Result<(Vec<(Session, Disk)>, Vec<Session>), Error> {
+        let held = self.held(&context.uuid).await?;
+        let (mut good, mut lost) = (Vec::new(), Vec::new());
+        for session in &held.sessions {
+            match self.good_disk(session, context).await? {
+                Some(disk) => good.push((session.clone(), disk)),
+                None => lost.push(session.clone()),
+            }
+        }
+        let superfluous = !every && good.len() > 1 && held.map.is_none();
+        if lost.is_empty() && !superfluous {
+            self.restore_queueing(&held).await;
+            return Ok((good, lost));
+        }
+        let in_use = self.uses(&held.blocks()).await?;
+        if superfluous {
+            return self.start_anew(&held, &in_use).await;
+        }
+        match (good.is_empty(), in_use.is_empty()) {
+            (true, true) => {
+                self.release(&held).await?;
+                Ok((good, vec![]))
+            }
+            (true, false) => Err(Error::Unfinished {
+                what: lost
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                seen: format!(
+                    "it has lost its target or disk, which is still in use at {}",
+                    in_use.join(", ")
+                ),
+            }),
+            (false, true) => {
+                for session in &lost {
+                    self.log_out(session).await?;
+                }
+                Ok((good, vec![]))
+            }
+            (false, false) => {
+                for session in &lost {
+                    tracing::warn!(%session, "a path is lost; iscsid goes on trying");
+                }
+                self.restore_queueing(&held).await;
+                Ok((good, lost))
+            }
+        }
+    }
+
+    /// Several disks of a node whose multipathd has gone, and no map: nobody may choose one of them while another is in use.
+    async fn start_anew(
+        &self,
+        held: &Held,
+        in_use: &[String],
+    ) -> Result<(Vec<(Session, Disk)>, Vec<Session>), Error> {
+        let seen: Vec<String> = held.sessions.iter().map(ToString::to_string).collect();
+        if !in_use.is_empty() {
+            return Err(Error::Refused {
+                what: "choosing the disk of the volume".to_owned(),
+                seen: format!(
+                    "there are {} without a multipath map, and one is in use at {}",
+                    seen.join(", "),
+                    in_use.join(", ")
+                ),
+                remedy: "start multipathd, or unpublish and unstage the volume first".to_owned(),
+            });
+        }
+        self.must_be_unused(held).await?;
+        self.release(held).await?;
+        Ok((vec![], vec![]))
+    }
+
+    /// The disk of a session that answers; `None` when the session is stale.
+    async fn good_disk(
         &self,
         session: &Session,
         context: &PublishContext,
-    ) -> Result<Option<Attached>, Error> {
-        let in_use = self.uses(&self.disks_of(Some(session)).await?).await?;
+    ) -> Result<Option<Disk>, Error> {
         // A session of another time, at another name of this initiator, would be another publication.
         let usable = session.alive && session.target == context.iqn.as_str();
-        if usable && self.rescan_answered(session).await? {
-            let disk = disk::wait_for_disk(&self.host, session.id, context.lun, DISK_APPEARS)
-                .await
-                .doing("waiting for the disk")?;
-            if let Some(disk) = disk {
-                return self.prove(disk, &context.uuid).await.map(Some);
-            }
-        }
-        if in_use.is_empty() {
+        if !usable || !self.rescan_answered(session).await? {
             return Ok(None);
         }
-        Err(Error::Unfinished {
-            what: format!("session {} with {}", session.id, session.target),
-            seen: format!(
-                "it has lost its target or disk, which is still in use at {}",
-                in_use.join(", ")
-            ),
-        })
+        let disk = self.disk_of(session, context).await?;
+        if let Some(disk) = &disk {
+            self.prove(disk, &context.uuid).await?;
+        }
+        Ok(disk)
+    }
+
+    async fn disk_of(
+        &self,
+        session: &Session,
+        context: &PublishContext,
+    ) -> Result<Option<Disk>, Error> {
+        disk::wait_for_disk(&self.host, session.id, context.lun, DISK_APPEARS)
+            .await
+            .doing("waiting for the disk")
     }
 
     /// Asks the target anew for sizes, serials and units: sysfs is a cache. The command succeeds even when nobody answers,
@@ -129,13 +224,17 @@ impl<H: Host> Machine<H> {
             return Ok(());
         }
         Err(Error::Unfinished {
-            what: format!("session {} with {}", session.id, session.target),
+            what: session.to_string(),
             seen: "it has lost its target, and what is known of its disk may be out of date"
                 .to_owned(),
         })
     }
 
     async fn rescan_answered(&self, session: &Session) -> Result<bool, Error> {
+        // The rescan of a lost session would only wait until its disks are given up.
+        if !session.alive {
+            return Ok(false);
+        }
         let doing = format!("rescanning session {}", session.id);
         self.run(&doing, iscsiadm::rescan(session.id)).await?;
         let all = disk::sessions(&self.host).await.doing(&doing)?;
@@ -145,11 +244,12 @@ impl<H: Host> Machine<H> {
     }
 
     /// The disk is the volume's, by its unit serial. To be called after [`Machine::rescan`].
-    pub(super) async fn prove(&self, disk: Disk, uuid: &LunUuid) -> Result<Attached, Error> {
-        let doing = || format!("identifying {}", disk.node());
+    pub(super) async fn prove(&self, disk: &Disk, uuid: &LunUuid) -> Result<(), Error> {
+        let node = disk.block.node();
+        let doing = || format!("identifying {node}");
         if !disk.is_running(&self.host).await.doing(doing())? {
             return Err(Error::Unfinished {
-                what: disk.node(),
+                what: node,
                 seen: "it is offline, and what is known of it may be out of date".to_owned(),
             });
         }
@@ -160,29 +260,44 @@ impl<H: Host> Machine<H> {
         {
             let serial = serial.unwrap_or_else(|| "not given".to_owned());
             return Err(Error::Refused {
-                what: format!("using {} for LUN {uuid}", disk.node()),
+                what: format!("using {node} for LUN {uuid}"),
                 seen: format!("its unit serial is {serial}, that of the volume is {uuid}"),
                 remedy:
                     "another LUN is mapped at this place: check the target's mappings on the NAS"
                         .to_owned(),
             });
         }
-        let size = disk.size(&self.host).await.doing(doing())?;
-        Ok(Attached { disk, size })
+        Ok(())
     }
 
-    async fn login(&self, context: &PublishContext, chap: Option<&Chap>) -> Result<Session, Error> {
-        let mut refusals = Vec::new();
-        for portal in &context.portals {
+    /// Logs in to the first of `portals` that accepts, or to `every` one that does. When the volume is `reachable` without
+    /// them, a portal that does not answer is only worth a warning.
+    async fn login(
+        &self,
+        context: &PublishContext,
+        chap: Option<&Chap>,
+        portals: &[Portal],
+        (every, reachable): (bool, bool),
+    ) -> Result<Vec<Session>, Error> {
+        let (mut sessions, mut refusals) = (Vec::new(), Vec::new());
+        for portal in portals {
             let doing = format!("logging in to {} at {portal}", context.iqn);
             self.write_record(&context.iqn, portal, chap).await?;
-            let exit = self
-                .host
-                .run(iscsiadm::login(&context.iqn, portal))
-                .await
-                .doing(&doing)?;
+            let exit = match self.host.run(iscsiadm::login(&context.iqn, portal)).await {
+                Err(hung @ HostError::Overran { .. }) if every => {
+                    tracing::warn!(%portal, target = %context.iqn, "the portal does not answer in time");
+                    refusals.push((format!("{portal}: no answer in time"), false, hung));
+                    continue;
+                }
+                other => other.doing(&doing)?,
+            };
             match iscsiadm::read_login(&exit) {
-                Login::New | Login::Existing => return self.wait_for_session(context).await,
+                Login::New | Login::Existing => {
+                    sessions.push(self.wait_for_session(context, *portal).await?);
+                    if !every {
+                        break;
+                    }
+                }
                 // The other portals are the same target: each attempt more is one more failure in the log of the NAS.
                 Login::Unproven => return Err(self.unproven(context, portal, chap).await),
                 Login::Refused { cause, for_good } => {
@@ -198,16 +313,24 @@ impl<H: Host> Machine<H> {
                 }
             }
         }
-        Err(self.no_session(context, chap, refusals).await)
+        if sessions.is_empty() && !reachable {
+            return Err(self.no_session(context, chap, refusals).await);
+        }
+        Ok(sessions)
     }
 
-    async fn wait_for_session(&self, context: &PublishContext) -> Result<Session, Error> {
+    async fn wait_for_session(
+        &self,
+        context: &PublishContext,
+        portal: Portal,
+    ) -> Result<Session, Error> {
         let doing = format!("waiting for the session with {}", context.iqn);
         let look = || async {
             let all = disk::sessions(&self.host).await?;
-            Ok(all
-                .into_iter()
-                .find(|session| session.target == context.iqn.as_str()))
+            Ok(all.into_iter().find(|session| {
+                session.target == context.iqn.as_str()
+                    && session.portal.is_none_or(|at| at == portal)
+            }))
         };
         disk::until(&self.host, SESSION_CHANGES, look)
             .await
@@ -287,39 +410,6 @@ impl<H: Host> Machine<H> {
     /// No record and no session of this publication is left.
     async fn is_clean(&self, context: &PublishContext) -> bool {
         self.delete_records(&context.iqn).await.is_ok()
-            && matches!(self.session_of(&context.uuid).await, Ok(None))
-    }
-
-    /// Ends a session and removes its records. The caller knows that nobody uses its disk.
-    pub(super) async fn detach(&self, session: &Session) -> Result<(), Error> {
-        let doing = format!("logging out session {} with {}", session.id, session.target);
-        self.host
-            .run(iscsiadm::logout(session.id))
-            .await
-            .and_then(iscsiadm::read_logout)
-            .doing(&doing)?;
-        let gone = disk::until(&self.host, SESSION_CHANGES, || async {
-            let all = disk::sessions(&self.host).await?;
-            Ok(all.iter().all(|other| other.id != session.id).then_some(()))
-        });
-        if gone.await.doing(&doing)?.is_none() {
-            return Err(Error::Unproven {
-                what: doing,
-                seen: "the kernel still has the session".to_owned(),
-            });
-        }
-        match session.target.parse() {
-            Ok(iqn) => self.delete_records(&iqn).await,
-            Err(_) => Ok(()),
-        }
-    }
-
-    /// Removes the records of a target.
-    pub(super) async fn delete_records(&self, iqn: &Iqn) -> Result<(), Error> {
-        self.host
-            .run(iscsiadm::delete_records(iqn))
-            .await
-            .and_then(iscsiadm::read_delete)
-            .doing(format!("removing the records of {iqn}"))
+            && matches!(self.sessions_of(&context.uuid).await.as_deref(), Ok([]))
     }
 }

@@ -9,7 +9,7 @@ use super::place::Standing;
 use super::request::Expand;
 use super::{Doing, Machine};
 use crate::error::Error;
-use crate::host::disk::{self, Disk};
+use crate::host::disk::{self, Block};
 use crate::host::mount::Mount;
 use crate::host::{Host, if_present};
 use crate::volume::{Bytes, FsType};
@@ -20,8 +20,8 @@ const SIZE_APPEARS: Duration = Duration::from_secs(10);
 impl<H: Host> Machine<H> {
     /// Lets disk and file system follow the LUN; answers the disk's measured size.
     pub(super) async fn expand(&self, ask: &Expand) -> Result<Bytes, Error> {
-        let (disk, mount) = self.locate(ask).await?;
-        let attached = self.measure(ask, &disk).await?;
+        let (device, mount) = self.locate(ask).await?;
+        let attached = self.measure(ask, device).await?;
         if let Some(limit) = ask.range.limit.filter(|limit| attached.size > *limit) {
             return Err(ask.range.unmet(&format!(
                 "the volume is already {}, above the limit of {limit}: it is never made smaller",
@@ -34,8 +34,8 @@ impl<H: Host> Machine<H> {
         Ok(attached.size)
     }
 
-    /// The volume's disk, and what of it is mounted at the path: staged or published, a file system or the device.
-    async fn locate(&self, ask: &Expand) -> Result<(Disk, Option<Mount>), Error> {
+    /// The volume's device, and what of it is mounted at the path: staged or published, a file system or the device.
+    async fn locate(&self, ask: &Expand) -> Result<(Block, Option<Mount>), Error> {
         let not_there = |seen: &str| Error::NotThere {
             volume: ask.volume.to_string(),
             path: ask.path.clone(),
@@ -45,28 +45,20 @@ impl<H: Host> Machine<H> {
             .resolve(&ask.path)
             .await?
             .ok_or_else(|| not_there("the path does not exist"))?;
-        let session = self.session_of(&ask.volume.uuid).await?;
-        let disks = self.disks_of(session.as_ref()).await?;
-        match self.standing(&path, &disks).await? {
-            Standing::Ours(mount) => {
-                // btrfs has a number of its own; then, as for a device node, there is one disk to choose from.
-                let disk = disks
-                    .iter()
-                    .find(|disk| disk.number == mount.device)
-                    .or(disks.first())
-                    .cloned();
-                Ok((
-                    disk.ok_or_else(|| not_there("the volume has no disk here"))?,
-                    Some(mount),
-                ))
-            }
+        let held = self.held(&ask.volume.uuid).await?;
+        match self.standing(&path, &held.blocks()).await? {
+            Standing::Ours(mount) => Ok((
+                held.device_of(&mount)
+                    .ok_or_else(|| not_there("the volume has no disk here"))?,
+                Some(mount),
+            )),
             Standing::Nothing if ask.may_be_staged_device => {
                 let exists = if_present(self.host.stat(&path).await)
                     .doing(format!("looking at {path}"))?
                     .is_some();
-                let disk = disks.into_iter().next().filter(|_| exists);
+                let device = held.device().cloned().filter(|_| exists);
                 Ok((
-                    disk.ok_or_else(|| not_there("the volume is not staged on this node"))?,
+                    device.ok_or_else(|| not_there("the volume is not staged on this node"))?,
                     None,
                 ))
             }
@@ -81,37 +73,60 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Rescan, identity, size: in this order, because before a rescan the kernel only repeats what it once heard.
-    async fn measure(&self, ask: &Expand, disk: &Disk) -> Result<Attached, Error> {
-        let session = self
-            .session_of(&ask.volume.uuid)
-            .await?
-            .ok_or_else(|| Error::Unproven {
-                what: format!("measuring {}", disk.node()),
-                seen: "its session has just ended".to_owned(),
-            })?;
-        self.rescan(&session).await?;
-        let mut attached = self.prove(disk.clone(), &ask.volume.uuid).await?;
-        let look = || async {
-            let size = disk.size(&self.host).await?;
-            Ok((size >= ask.range.required).then_some(size))
-        };
-        match disk::until(&self.host, SIZE_APPEARS, look)
-            .await
-            .doing(format!("measuring {}", disk.node()))?
-        {
-            Some(size) => {
-                attached.size = size;
-                Ok(attached)
+    /// Rescan, identity, size, map: in this order, because before a rescan the kernel only repeats what it once heard. Every
+    /// path must answer: a map that is larger than one of its paths would lose what is written through that path.
+    async fn measure(&self, ask: &Expand, device: Block) -> Result<Attached, Error> {
+        let held = self.held(&ask.volume.uuid).await?;
+        let paths = held.paths_of(&device);
+        for session in &held.sessions {
+            self.rescan(session).await?;
+            if !paths.iter().any(|path| path.session == session.id) {
+                return Err(Error::Unfinished {
+                    what: device.node(),
+                    seen: format!("{session} is no path to it yet"),
+                });
             }
-            None => Err(Error::Unproven {
-                what: format!("the growth of {} to {}", disk.node(), ask.range.required),
-                seen: format!(
-                    "after a rescan the disk is {}: has the LUN been grown on the NAS?",
-                    attached.size
-                ),
-            }),
         }
+        if paths.is_empty() {
+            return Err(Error::Unproven {
+                what: format!("measuring {}", device.node()),
+                seen: "its session has just ended".to_owned(),
+            });
+        }
+        for path in &paths {
+            self.prove(path, &ask.volume.uuid).await?;
+            self.must_have_grown(ask, &path.block).await?;
+        }
+        let size = match &held.map {
+            Some(map) if map.block == device => self.fit(map, &paths).await?,
+            _ => {
+                let doing = format!("measuring {}", device.node());
+                device.size(&self.host).await.doing(doing)?
+            }
+        };
+        Ok(Attached { device, size })
+    }
+
+    async fn must_have_grown(&self, ask: &Expand, block: &Block) -> Result<(), Error> {
+        let doing = format!("measuring {}", block.node());
+        let look = || async {
+            let size = block.size(&self.host).await?;
+            Ok((size >= ask.range.required).then_some(()))
+        };
+        if disk::until(&self.host, SIZE_APPEARS, look)
+            .await
+            .doing(&doing)?
+            .is_some()
+        {
+            return Ok(());
+        }
+        Err(Error::Unproven {
+            what: format!("the growth of {} to {}", block.node(), ask.range.required),
+            seen: format!(
+                "after a rescan the disk is {}: has the LUN been grown on the NAS?",
+                block.size(&self.host).await.doing(doing)?
+            ),
+        })
     }
 
     async fn grow_mounted(&self, attached: &Attached, mount: &Mount) -> Result<(), Error> {
@@ -126,7 +141,7 @@ impl<H: Host> Machine<H> {
             Grown::ReadOnly => {
                 tracing::warn!(
                     point,
-                    disk = attached.disk.node(),
+                    disk = attached.device.node(),
                     "mounted read-only: the file system keeps its size until it is mounted writable"
                 );
                 Ok(())
@@ -141,9 +156,9 @@ impl<H: Host> Machine<H> {
         if !mount.is_readonly() {
             return Ok(mount.point.clone());
         }
-        let disks = std::slice::from_ref(&attached.disk);
-        for point in self.uses(disks).await? {
-            if let Standing::Ours(other) = self.standing(&point, disks).await?
+        let device = std::slice::from_ref(&attached.device);
+        for point in self.uses(device).await? {
+            if let Standing::Ours(other) = self.standing(&point, device).await?
                 && !other.is_readonly()
             {
                 return Ok(point);

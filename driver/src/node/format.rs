@@ -124,7 +124,7 @@ impl<H: Host> Machine<H> {
             Next::EraseMarker => self.erase_marker(attached, uuid).await,
             Next::Format => {
                 tracing::warn!(
-                    disk = attached.disk.node(),
+                    disk = attached.device.node(),
                     "starting an interrupted format again"
                 );
                 self.format(attached, uuid, fs, options).await
@@ -139,7 +139,7 @@ impl<H: Host> Machine<H> {
 
     /// Reads what decides. Our own reads come first: `blkid` finds nothing on a disk that it cannot open.
     async fn look(&self, attached: &Attached, uuid: &LunUuid) -> Result<Look, Error> {
-        let node = attached.disk.node();
+        let node = attached.device.node();
         if attached.size < SMALLEST {
             return Err(refused(
                 attached,
@@ -172,7 +172,7 @@ impl<H: Host> Machine<H> {
     }
 
     async fn must_be_blank(&self, attached: &Attached) -> Result<(), Error> {
-        let node = attached.disk.node();
+        let node = attached.device.node();
         for span in blank::samples(attached.size) {
             let sample = self
                 .host
@@ -207,7 +207,7 @@ impl<H: Host> Machine<H> {
                 "xfs needs at least 300 MiB: use ext4 or a larger volume",
             ));
         }
-        let node = attached.disk.node();
+        let node = attached.device.node();
         self.write_mark(attached, marker::block(uuid)).await?;
         self.run(
             &format!("making an {fs} on {node}"),
@@ -220,7 +220,7 @@ impl<H: Host> Machine<H> {
 
     /// What mkfs reports is not believed.
     async fn must_be_formatted(&self, attached: &Attached, fs: FsType) -> Result<(), Error> {
-        let node = attached.disk.node();
+        let node = attached.device.node();
         let head = self
             .host
             .read_device(&node, superblock::HEAD, Via::Disk)
@@ -241,7 +241,7 @@ impl<H: Host> Machine<H> {
 
     /// Erases the marker if it is still there: it must never live inside a file system in use.
     async fn erase_marker(&self, attached: &Attached, uuid: &LunUuid) -> Result<(), Error> {
-        let node = attached.disk.node();
+        let node = attached.device.node();
         let mark = self
             .host
             .read_device(&node, marker::PLACE, Via::Disk)
@@ -255,7 +255,7 @@ impl<H: Host> Machine<H> {
     }
 
     async fn write_mark(&self, attached: &Attached, block: Vec<u8>) -> Result<(), Error> {
-        let node = attached.disk.node();
+        let node = attached.device.node();
         match self
             .host
             .write_device(&node, marker::PLACE.offset, block)
@@ -273,7 +273,7 @@ impl<H: Host> Machine<H> {
 
 fn refused(attached: &Attached, seen: String, remedy: &str) -> Error {
     Error::Refused {
-        what: format!("using {} as a file system", attached.disk.node()),
+        what: format!("using {} as a file system", attached.device.node()),
         seen,
         remedy: remedy.to_owned(),
     }

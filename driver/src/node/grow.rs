@@ -38,7 +38,7 @@ impl<H: Host> Machine<H> {
         if self.is_readonly(attached, point).await? {
             return Ok(Grown::ReadOnly);
         }
-        let cmd = filesystem::grow(fs, &attached.disk.node(), point);
+        let cmd = filesystem::grow(fs, &attached.device.node(), point);
         let (program, doing) = (cmd.program, format!("growing the {fs} at {point}"));
         let exit = self.host.run(cmd).await.doing(&doing)?;
         if fs == FsType::Ext4 && filesystem::lacks_capability(&exit) {
@@ -55,7 +55,7 @@ impl<H: Host> Machine<H> {
 
     async fn is_readonly(&self, attached: &Attached, point: &str) -> Result<bool, Error> {
         match self
-            .standing(point, std::slice::from_ref(&attached.disk))
+            .standing(point, std::slice::from_ref(&attached.device))
             .await?
         {
             Standing::Ours(mount) => Ok(mount.is_readonly()),
@@ -94,7 +94,7 @@ impl<H: Host> Machine<H> {
         fs: FsType,
         via: Via,
     ) -> Result<Geometry, Error> {
-        let node = attached.disk.node();
+        let node = attached.device.node();
         let head = self
             .host
             .read_device(&node, superblock::HEAD, via)
@@ -120,11 +120,16 @@ impl<H: Host> Machine<H> {
         fs: FsType,
         flags: &[String],
     ) -> Result<(), Error> {
-        let disks = std::slice::from_ref(&attached.disk);
-        if self.uses(disks).await?.iter().any(|point| point != staging) {
+        let device = std::slice::from_ref(&attached.device);
+        if self
+            .uses(device)
+            .await?
+            .iter()
+            .any(|point| point != staging)
+        {
             return Err(not_permitted(staging));
         }
-        let node = attached.disk.node();
+        let node = attached.device.node();
         tracing::info!(
             staging,
             disk = node,
@@ -164,7 +169,7 @@ fn must_fill(attached: &Attached, geometry: &Geometry, program: &str) -> Result<
         what: format!(
             "growing the {} on {}",
             geometry.kind(),
-            attached.disk.node()
+            attached.device.node()
         ),
         seen: format!(
             "{program} reports success, but the file system is {} on a disk of {}",

@@ -3,7 +3,8 @@
 
 use super::{Doing, Machine};
 use crate::error::Error;
-use crate::host::disk::{self, Disk};
+use crate::host::disk::{self, Block};
+use crate::host::map;
 use crate::host::mount::{self, Mount};
 use crate::host::{DeviceNumber, Host, Stat, if_present};
 
@@ -17,7 +18,7 @@ const PILE: usize = 16;
 pub(super) enum Standing {
     /// Nothing is mounted.
     Nothing,
-    /// A mount of one of the disks asked about.
+    /// A mount of one of the devices asked about.
     Ours(Mount),
     /// A mount whose device the kernel no longer has.
     Gone(Mount),
@@ -47,8 +48,8 @@ impl<H: Host> Machine<H> {
         if_present(self.host.resolve(path).await).doing(format!("resolving {path}"))
     }
 
-    /// What is visible at `point`, where `ours` are the disks of the volume's session.
-    pub(super) async fn standing(&self, point: &str, ours: &[Disk]) -> Result<Standing, Error> {
+    /// What is visible at `point`, where `ours` are the devices of the volume.
+    pub(super) async fn standing(&self, point: &str, ours: &[Block]) -> Result<Standing, Error> {
         let mounts = self.mounts().await?;
         let Some(visible) = mount::at(&mounts, point).pop() else {
             return Ok(Standing::Nothing);
@@ -56,7 +57,7 @@ impl<H: Host> Machine<H> {
         let visible = visible.clone();
         Ok(match self.backing(&visible).await? {
             Backing::Vanished => Standing::Gone(visible),
-            Backing::Device(number) if ours.iter().any(|disk| disk.number == number) => {
+            Backing::Device(number) if ours.iter().any(|block| block.number == number) => {
                 Standing::Ours(visible)
             }
             Backing::Device(number) if self.is_gone(&visible, number).await? => {
@@ -87,6 +88,11 @@ impl<H: Host> Machine<H> {
             });
         }
         // btrfs has an invented number too. Its device's name cannot be given to another one while it is mounted.
+        if let Some(name) = mount.source.strip_prefix("/dev/mapper/") {
+            // Usually a symbolic link, and not always there in a container.
+            let number = map::number_of(&self.host, name).await.doing(doing())?;
+            return Ok(number.map_or(Backing::Vanished, Backing::Device));
+        }
         Ok(
             match if_present(self.host.stat(&mount.source).await).doing(doing())? {
                 Some(Stat::BlockDevice(number)) => Backing::Device(number),
@@ -130,12 +136,12 @@ impl<H: Host> Machine<H> {
         Ok(false)
     }
 
-    /// Where the disks are mounted as a whole, or bound as devices. A part bound elsewhere (a pod's `subPath`) is not a
+    /// Where the devices are mounted as a whole, or bound as devices. A part bound elsewhere (a pod's `subPath`) is not a
     /// publication of its own.
-    pub(super) async fn uses(&self, disks: &[Disk]) -> Result<Vec<String>, Error> {
+    pub(super) async fn uses(&self, blocks: &[Block]) -> Result<Vec<String>, Error> {
         let mut points = Vec::new();
         for mount in self.mounts().await? {
-            let named = |name: &str| disks.iter().any(|disk| disk.name == name);
+            let named = |name: &str| blocks.iter().any(|block| block.name == name);
             let candidate = match mount.device_node() {
                 Some(name) => named(name),
                 None => mount.root == "/" && (mount.device.major != 0 || mount.fs == "btrfs"),
@@ -144,7 +150,7 @@ impl<H: Host> Machine<H> {
                 continue;
             }
             if let Backing::Device(number) = self.backing(&mount).await?
-                && disks.iter().any(|disk| disk.number == number)
+                && blocks.iter().any(|block| block.number == number)
             {
                 points.push(mount.point);
             }
@@ -173,7 +179,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// Unmounts everything at `point` that is ours or has lost its device, and refuses to touch anything else.
-    pub(super) async fn clear(&self, point: &str, ours: &[Disk]) -> Result<(), Error> {
+    pub(super) async fn clear(&self, point: &str, ours: &[Block]) -> Result<(), Error> {
         for _ in 0..PILE {
             match self.standing(point, ours).await? {
                 Standing::Nothing => return Ok(()),
@@ -189,7 +195,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// Removes mounts at `point` that have lost their device, and tells what is visible then.
-    pub(super) async fn clear_gone(&self, point: &str, ours: &[Disk]) -> Result<Standing, Error> {
+    pub(super) async fn clear_gone(&self, point: &str, ours: &[Block]) -> Result<Standing, Error> {
         for _ in 0..PILE {
             match self.standing(point, ours).await? {
                 Standing::Gone(mount) => {

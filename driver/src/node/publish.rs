@@ -1,13 +1,14 @@
 //! NodePublishVolume and NodeUnpublishVolume: one path for one pod.
 
+use super::held::Held;
 use super::place::{Standing, not_ours};
 use super::request::{Publish, Use};
 use super::{Doing, Machine};
 use crate::error::Error;
-use crate::host::disk::Disk;
+use crate::host::disk::Block;
 use crate::host::mount::{self, Mount};
 use crate::host::{Host, HostError, Stat, if_present};
-use crate::volume::{FsType, VolumeId};
+use crate::volume::{FsType, LunUuid, VolumeId};
 
 impl<H: Host> Machine<H> {
     /// Beside the staging path: where a mount is made read-only before it is shown at the target path.
@@ -18,14 +19,14 @@ impl<H: Host> Machine<H> {
     /// Shows a staged volume at one more path.
     pub(super) async fn publish(&self, ask: &Publish) -> Result<(), Error> {
         let not_staged = |seen: &str| refused(&ask.volume, seen, "stage the volume first");
-        let session = self
-            .session_of(&ask.volume.uuid)
-            .await?
-            .ok_or_else(|| not_staged("this node has no session with its target"))?;
-        let disks = self.disks_of(Some(&session)).await?;
-        let disk = disks
-            .first()
-            .ok_or_else(|| not_staged("its session has no disk"))?;
+        let held = self.held(&ask.volume.uuid).await?;
+        if held.sessions.is_empty() {
+            return Err(not_staged("this node has no session with its target"));
+        }
+        let device = held.device().ok_or_else(|| {
+            not_staged("its session has no disk, or it has several and no multipath map")
+        })?;
+        let blocks = held.blocks();
         let staging = self
             .resolve(&ask.staging)
             .await?
@@ -39,7 +40,7 @@ impl<H: Host> Machine<H> {
         })?;
         let readonly = match &ask.intent.by {
             Use::FileSystem { fs, flags } => {
-                let staged = self.staged(ask, &staging, &disks, *fs, flags).await?;
+                let staged = self.staged(ask, &staging, &blocks, *fs, flags).await?;
                 if staged.is_readonly() {
                     None
                 } else {
@@ -47,24 +48,42 @@ impl<H: Host> Machine<H> {
                 }
             }
             Use::Device => {
-                self.rescan(&session).await?;
-                self.prove(disk.clone(), &ask.volume.uuid).await?;
+                self.prove_device(&ask.volume.uuid, &held, device).await?;
                 None
             }
         };
-        if self.is_published(ask, &target, &disks).await? {
+        if self.is_published(ask, &target, &blocks).await? {
             return Ok(());
         }
         if !ask.intent.shared {
-            self.must_be_only(ask, &staging, &target, &disks).await?;
+            self.must_be_only(ask, &staging, &target, &blocks).await?;
         }
         match (&ask.intent.by, readonly) {
-            (Use::Device, _) => self.bind_file(&disk.node(), &target).await,
+            (Use::Device, _) => self.bind_file(&device.node(), &target).await,
             (Use::FileSystem { .. }, Some(true)) => {
-                self.bind_readonly(&staging, &target, &disks).await
+                self.bind_readonly(&staging, &target, &blocks).await
             }
             (Use::FileSystem { .. }, Some(false) | None) => self.bind_dir(&staging, &target).await,
         }
+    }
+
+    /// A raw device is the volume's: of a map every path that answers, and at least one.
+    async fn prove_device(&self, uuid: &LunUuid, held: &Held, device: &Block) -> Result<(), Error> {
+        let lost = held.is_alive();
+        for disk in held.paths_of(device) {
+            let session = held
+                .sessions
+                .iter()
+                .find(|session| session.id == disk.session);
+            match session {
+                Some(session) if session.alive || !lost => {
+                    self.rescan(session).await?;
+                    self.prove(&disk, uuid).await?;
+                }
+                _ => tracing::warn!(path = disk.block.name, "a path is lost"),
+            }
+        }
+        Ok(())
     }
 
     /// The staged file system, if it is what the capability says.
@@ -72,11 +91,11 @@ impl<H: Host> Machine<H> {
         &self,
         ask: &Publish,
         staging: &str,
-        disks: &[Disk],
+        blocks: &[Block],
         fs: FsType,
         flags: &[String],
     ) -> Result<Mount, Error> {
-        let seen = match self.standing(staging, disks).await? {
+        let seen = match self.standing(staging, blocks).await? {
             Standing::Ours(mount) if mount.fs != fs.as_str() => {
                 format!("it is staged as {}, not {fs}", mount.fs)
             }
@@ -101,9 +120,9 @@ impl<H: Host> Machine<H> {
         &self,
         ask: &Publish,
         target: &str,
-        disks: &[Disk],
+        blocks: &[Block],
     ) -> Result<bool, Error> {
-        let there = match self.clear_gone(target, disks).await? {
+        let there = match self.clear_gone(target, blocks).await? {
             Standing::Ours(mount) => mount,
             Standing::Foreign(mount) => return Err(not_ours(&mount)),
             Standing::Nothing | Standing::Gone(_) => return Ok(false),
@@ -135,11 +154,11 @@ impl<H: Host> Machine<H> {
         ask: &Publish,
         staging: &str,
         target: &str,
-        disks: &[Disk],
+        blocks: &[Block],
     ) -> Result<(), Error> {
         let own = [staging, target, &self.stepping_stone(staging)];
         match self
-            .uses(disks)
+            .uses(blocks)
             .await?
             .into_iter()
             .find(|point| !own.contains(&point.as_str()))
@@ -200,10 +219,10 @@ impl<H: Host> Machine<H> {
         &self,
         staging: &str,
         target: &str,
-        disks: &[Disk],
+        blocks: &[Block],
     ) -> Result<(), Error> {
         let stone = self.stepping_stone(staging);
-        self.clear_stone(staging, disks).await?;
+        self.clear_stone(staging, blocks).await?;
         self.bind_dir(staging, &stone).await?;
         self.run(
             &format!("making {stone} read-only"),
@@ -211,13 +230,13 @@ impl<H: Host> Machine<H> {
         )
         .await?;
         self.bind_dir(&stone, target).await?;
-        self.clear_stone(staging, disks).await
+        self.clear_stone(staging, blocks).await
     }
 
     /// Removes the stepping stone, also one that a crash left.
-    pub(super) async fn clear_stone(&self, staging: &str, disks: &[Disk]) -> Result<(), Error> {
+    pub(super) async fn clear_stone(&self, staging: &str, blocks: &[Block]) -> Result<(), Error> {
         let stone = self.stepping_stone(staging);
-        self.clear(&stone, disks).await?;
+        self.clear(&stone, blocks).await?;
         self.host
             .remove_dir(&stone)
             .await
@@ -229,9 +248,8 @@ impl<H: Host> Machine<H> {
         let Some(target) = self.resolve(target).await? else {
             return Ok(());
         };
-        let session = self.session_of(&volume.uuid).await?;
-        let disks = self.disks_of(session.as_ref()).await?;
-        self.clear(&target, &disks).await?;
+        let blocks = self.held(&volume.uuid).await?.blocks();
+        self.clear(&target, &blocks).await?;
         let doing = format!("removing {target}");
         match if_present(self.host.stat(&target).await).doing(&doing)? {
             None => Ok(()),

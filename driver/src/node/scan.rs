@@ -2,16 +2,17 @@
 
 use super::{Doing, Machine};
 use crate::error::Error;
-use crate::host::disk::Session;
+use crate::host::disk::{self, Session};
 use crate::host::{Host, if_present};
 
 impl<H: Host> Machine<H> {
     /// Attaches the logical unit `lun` of a session and no other; or asks it anew, when there are disks already.
     pub(super) async fn scan(&self, session: &Session, lun: u16) -> Result<(), Error> {
-        if !self.disks_of(Some(session)).await?.is_empty() {
+        let doing = format!("attaching logical unit {lun} of {session}");
+        let known = disk::disks(&self.host, session.id).await.doing(&doing)?;
+        if !known.is_empty() {
             return self.rescan(session).await;
         }
-        let doing = format!("attaching logical unit {lun} of session {}", session.id);
         let file = match self.scsi_host(session).await? {
             Some(host) => format!("/sys/class/scsi_host/{host}/scan"),
             None => return self.rescan(session).await,

@@ -60,38 +60,38 @@ impl<H: Host> Machine<H> {
     /// Removes what a crash left behind: a mount without a device, a mount and session whose target is lost. What is
     /// mounted there and in order must be what is asked for.
     async fn drop_stale_state(&self, ask: &Stage, staging: &str) -> Result<(), Error> {
-        let session = self.session_of(&ask.volume.uuid).await?;
-        let disks = self.disks_of(session.as_ref()).await?;
-        let mounted = match self.clear_gone(staging, &disks).await? {
+        let held = self.held(&ask.volume.uuid).await?;
+        let blocks = held.blocks();
+        let mounted = match self.clear_gone(staging, &blocks).await? {
             Standing::Ours(mount) => mount,
             Standing::Foreign(mount) => return Err(not_ours(&mount)),
             Standing::Nothing | Standing::Gone(_) => return Ok(()),
         };
         let others: Vec<String> = self
-            .uses(&disks)
+            .uses(&blocks)
             .await?
             .into_iter()
             .filter(|point| point != staging)
             .collect();
-        match session {
-            Some(session) if !session.alive && others.is_empty() => {
-                tracing::warn!(
-                    staging,
-                    session = session.id,
-                    "removing a mount whose session has lost its target"
-                );
-                self.clear(staging, &disks).await?;
-                self.detach(&session).await
-            }
-            _ => compatible(ask, &mounted),
+        if held.is_alive() || held.sessions.is_empty() || !others.is_empty() {
+            return compatible(ask, &mounted);
         }
+        tracing::warn!(
+            staging,
+            sessions = held.sessions.len(),
+            "removing a mount whose sessions have lost their target"
+        );
+        self.give_up_queueing(&held).await;
+        self.clear(staging, &blocks).await?;
+        self.release(&held).await
     }
 
     /// A raw device needs nothing more than the right write protection.
     async fn stage_device(&self, attached: &Attached, readonly: bool) -> Result<(), Error> {
-        let node = attached.disk.node();
+        let node = attached.device.node();
         let doing = format!("setting the write protection of {node}");
-        if attached.disk.is_protected(&self.host).await.doing(&doing)? == readonly {
+        let is_protected = attached.device.is_protected(&self.host).await;
+        if is_protected.doing(&doing)? == readonly {
             return Ok(());
         }
         self.run(&doing, mount::protect(&node, readonly))
@@ -107,8 +107,8 @@ impl<H: Host> Machine<H> {
         fs: FsType,
         flags: &[String],
     ) -> Result<(), Error> {
-        let disks = std::slice::from_ref(&attached.disk);
-        let mounted = matches!(self.standing(staging, disks).await?, Standing::Ours(_));
+        let device = std::slice::from_ref(&attached.device);
+        let mounted = matches!(self.standing(staging, device).await?, Standing::Ours(_));
         if !mounted {
             self.ensure_file_system(attached, &ask.volume.uuid, fs, &ask.format)
                 .await?;
@@ -134,14 +134,14 @@ impl<H: Host> Machine<H> {
         fs: FsType,
         flags: &[String],
     ) -> Result<(), Error> {
-        let node = attached.disk.node();
+        let node = attached.device.node();
         self.run(
             &format!("mounting {node} at {staging}"),
             mount::mount(fs, &node, staging, flags),
         )
         .await?;
         match self
-            .standing(staging, std::slice::from_ref(&attached.disk))
+            .standing(staging, std::slice::from_ref(&attached.device))
             .await?
         {
             Standing::Ours(_) => Ok(()),
@@ -159,12 +159,9 @@ impl<H: Host> Machine<H> {
             return error;
         }
         let undone = async {
-            let Some(session) = self.session_of(&ask.volume.uuid).await? else {
-                return Ok(());
-            };
-            let disks = self.disks_of(Some(&session)).await?;
-            if self.uses(&disks).await?.is_empty() {
-                self.detach(&session).await
+            let held = self.held(&ask.volume.uuid).await?;
+            if !held.sessions.is_empty() && self.uses(&held.blocks()).await?.is_empty() {
+                self.release(&held).await
             } else {
                 Ok(())
             }

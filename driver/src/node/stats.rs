@@ -21,9 +21,9 @@ impl<H: Host> Machine<H> {
         let Some(path) = self.resolve(&ask.path).await? else {
             return Err(not_there("the path does not exist".to_owned()));
         };
-        let session = self.session_of(&ask.volume.uuid).await?;
-        let disks = self.disks_of(session.as_ref()).await?;
-        let mount = match self.standing(&path, &disks).await? {
+        let held = self.held(&ask.volume.uuid).await?;
+        let blocks = held.blocks();
+        let mount = match self.standing(&path, &blocks).await? {
             Standing::Ours(mount) => mount,
             Standing::Nothing => return Err(not_there("nothing is mounted there".to_owned())),
             Standing::Gone(mount) | Standing::Foreign(mount) => {
@@ -32,14 +32,13 @@ impl<H: Host> Machine<H> {
         };
         let doing = format!("measuring {path}");
         if let Some(name) = mount.device_node() {
-            let disk = disks
-                .iter()
-                .find(|disk| disk.name == name)
-                .or(disks.first());
-            let disk = disk.ok_or_else(|| not_there("the volume has no disk here".to_owned()))?;
+            let named = blocks.iter().find(|block| block.name == name);
+            let device = named
+                .or(held.device())
+                .ok_or_else(|| not_there("the volume has no disk here".to_owned()))?;
             return Ok(vec![usage(
                 Unit::Bytes,
-                disk.size(&self.host).await.doing(doing)?,
+                device.size(&self.host).await.doing(doing)?,
                 None,
             )]);
         }

@@ -53,7 +53,7 @@ impl<H: Host> Node<H> {
 impl<H: Host> Machine<H> {
     async fn sweep_record(&self, iqn: &Iqn, uuid: &LunUuid) -> Result<bool, Error> {
         // A mount that has lost its disk cannot be told by its volume, so any such mount keeps all records.
-        if self.session_of(uuid).await?.is_some() || self.any_stale_mount().await? {
+        if !self.sessions_of(uuid).await?.is_empty() || self.any_stale_mount().await? {
             return Ok(false);
         }
         self.delete_records(iqn).await?;

@@ -2,6 +2,7 @@
 
 mod chap;
 mod expand;
+mod multipath;
 mod publish;
 mod real;
 mod stage;

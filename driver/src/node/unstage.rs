@@ -1,29 +1,35 @@
 //! NodeUnstageVolume: unmount, log out, forget. It needs neither a NAS nor a readable disk (design choice 10).
 
 use super::Machine;
+use super::held::Held;
 use super::request::Unstage;
 use super::sweep::records_of;
 use crate::error::Error;
 use crate::host::Host;
-use crate::host::disk::{Disk, Session};
+use crate::host::disk::Block;
 
 impl<H: Host> Machine<H> {
     /// Lets a volume go. What is gone already is fine.
     pub(super) async fn unstage(&self, ask: &Unstage) -> Result<(), Error> {
-        let session = self.session_of(&ask.volume.uuid).await?;
-        let disks = self.disks_of(session.as_ref()).await?;
+        let act = Box::pin(self.let_go(ask));
+        self.unblocking(&ask.volume.uuid, act).await
+    }
+
+    async fn let_go(&self, ask: &Unstage) -> Result<(), Error> {
+        let held = self.held(&ask.volume.uuid).await?;
+        let blocks = held.blocks();
         if let Some(staging) = self.resolve(&ask.staging).await? {
-            self.must_be_unpublished(ask, &staging, &disks).await?;
-            self.clear_stone(&staging, &disks).await?;
-            self.clear(&staging, &disks).await?;
+            self.must_be_unpublished(ask, &staging, &blocks).await?;
+            self.give_up_queueing(&held).await;
+            self.clear_stone(&staging, &blocks).await?;
+            self.clear(&staging, &blocks).await?;
         }
-        match session {
-            Some(session) => {
-                self.must_be_unused(&session, &disks).await?;
-                self.detach(&session).await
-            }
-            None => self.forget(ask).await,
+        self.must_be_unused(&held).await?;
+        self.release(&held).await?;
+        if held.sessions.is_empty() {
+            return self.forget(ask).await;
         }
+        Ok(())
     }
 
     /// Logging out under a pod would lose what it has written.
@@ -31,11 +37,11 @@ impl<H: Host> Machine<H> {
         &self,
         ask: &Unstage,
         staging: &str,
-        disks: &[Disk],
+        blocks: &[Block],
     ) -> Result<(), Error> {
         let own = [staging, &self.stepping_stone(staging)];
         let others: Vec<String> = self
-            .uses(disks)
+            .uses(blocks)
             .await?
             .into_iter()
             .filter(|point| !own.contains(&point.as_str()))
@@ -52,12 +58,20 @@ impl<H: Host> Machine<H> {
 
     /// A file system may live on in a mount namespace that is not ours; the kernel knows. Asked only of a session that
     /// answers: a lost target cannot be waited for, and nothing can be written to it any more.
-    async fn must_be_unused(&self, session: &Session, disks: &[Disk]) -> Result<(), Error> {
-        for disk in disks.iter().filter(|_| session.alive) {
+    pub(super) async fn must_be_unused(&self, held: &Held) -> Result<(), Error> {
+        if !held.is_alive() {
+            return Ok(());
+        }
+        let used: Vec<String> = match &held.map {
+            // Its paths are claimed by the map itself.
+            Some(map) => vec![map.block.node()],
+            None => held.disks.iter().map(|disk| disk.block.node()).collect(),
+        };
+        for node in used {
             // An error says that the disk cannot even be opened, and so cannot be in use.
-            if matches!(self.host.is_claimed(&disk.node()).await, Ok(true)) {
+            if matches!(self.host.is_claimed(&node).await, Ok(true)) {
                 return Err(Error::Unfinished {
-                    what: format!("the release of {}", disk.node()),
+                    what: format!("the release of {node}"),
                     seen: "it is unmounted here, but something on this node still uses it (a container that has not ended, LVM, RAID)".to_owned(),
                 });
             }

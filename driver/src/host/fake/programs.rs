@@ -1,15 +1,15 @@
 //! The programs of the fake machine: what they do to it, and how they end.
 
-use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Mount, World, disk_of, head_of};
+use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Mount, SessionState, World, head_of};
 
-fn end(status: i32) -> Exit {
+pub(super) fn end(status: i32) -> Exit {
     Exit {
         status,
         ..Exit::default()
     }
 }
 
-fn say(stdout: String) -> Exit {
+pub(super) fn say(stdout: String) -> Exit {
     Exit {
         stdout,
         ..Exit::default()
@@ -23,6 +23,8 @@ impl World {
         let last = words.last().copied().unwrap_or_default();
         match cmd.program {
             "iscsiadm" => self.iscsiadm(&words),
+            "multipathd" => self.multipathd(&words),
+            "multipath" => self.multipath(&words),
             "blkid" => self.blkid(last),
             "mkfs.ext4" => self.mkfs(FsType::Ext4, last),
             "mkfs.xfs" => self.mkfs(FsType::Xfs, last),
@@ -61,21 +63,22 @@ impl World {
             ("session", Some(id), "--rescan") => match self.sessions.get_mut(&id) {
                 // It succeeds whether or not the target answers; what was known stays known.
                 Some(session) => {
-                    session.alive = self.targets.contains_key(&session.target);
-                    session.seen = self
-                        .targets
-                        .get(&session.target)
-                        .cloned()
-                        .or(session.seen.take());
+                    let there = self.targets.get(&session.target);
+                    let there = there.filter(|_| !self.dead.contains(&session.portal));
+                    session.alive = there.is_some();
+                    session.seen = there.cloned().or(session.seen.take());
                     end(0)
                 }
                 None => end(21),
             },
-            ("session", Some(id), "--logout") => end(if self.sessions.remove(&id).is_some() {
-                0
-            } else {
-                21
-            }),
+            ("session", Some(id), "--logout") => {
+                self.lose_path(id);
+                end(if self.sessions.remove(&id).is_some() {
+                    0
+                } else {
+                    21
+                })
+            }
             ("node", None, "new") => {
                 let portal: crate::publication::Portal = after("-p").unwrap().parse().unwrap();
                 let text = "# BEGIN RECORD\nnode.session.auth.authmethod = None\n# END RECORD\n";
@@ -91,23 +94,30 @@ impl World {
             ("node", None, _) if words.contains(&"update") => {
                 end(if self.records.contains(&iqn) { 0 } else { 21 })
             }
-            ("node", None, "--login")
-                if self.sessions.values().any(|session| session.target == iqn) =>
-            {
-                end(15)
-            }
-            ("node", None, "--login") if !self.proves_itself(&iqn) => end(24),
-            ("node", None, "--login") => end(if self.log_in(&iqn) {
+            ("node", None, "--login") => {
+                let portal = after("-p").unwrap();
+                let same =
+                    |session: &SessionState| session.target == iqn && session.portal == portal;
+                if self.sessions.values().any(same) {
+                    return end(15);
+                }
+                if self.dead.contains(&portal) {
+                    return end(8);
+                }
+                if !self.proves_itself(&iqn) {
+                    return end(24);
+                }
+                if !self.log_in(&iqn, &portal) {
+                    return end(19);
+                }
                 // node.session.scan is manual.
-                let fresh = self
-                    .sessions
+                self.sessions
                     .values_mut()
-                    .find(|session| session.target == iqn);
-                fresh.unwrap().seen = None;
-                0
-            } else {
-                19
-            }),
+                    .find(|session| same(session))
+                    .unwrap()
+                    .seen = None;
+                end(0)
+            }
             ("node", None, "delete") => {
                 let folder = format!("/etc/iscsi/nodes/{iqn}/");
                 self.files.retain(|path, _| !path.starts_with(&folder));
@@ -151,14 +161,8 @@ impl World {
     }
 
     fn serial(&self, device: &str) -> Option<String> {
-        Some(
-            self.session_of_node(device)?
-                .1
-                .seen
-                .as_ref()?
-                .serial
-                .clone(),
-        )
+        let (.., session) = self.block_at(device)?;
+        Some(session.seen.as_ref()?.serial.clone())
     }
 
     fn blkid(&self, device: &str) -> Exit {
@@ -173,9 +177,12 @@ impl World {
     }
 
     fn size(&self, device: &str) -> Bytes {
-        self.session_of_node(device)
-            .and_then(|(_, session)| Some(session.seen.as_ref()?.size))
-            .unwrap_or_default()
+        let map = self
+            .map
+            .as_ref()
+            .filter(|_| super::multipath::is_map(device));
+        let disk = || Some(self.block_at(device)?.2.seen.as_ref()?.size);
+        map.map(|map| map.size).or_else(disk).unwrap_or_default()
     }
 
     fn mkfs(&mut self, fs: FsType, device: &str) -> Exit {
@@ -213,8 +220,8 @@ impl World {
     }
 
     fn bound(&self, from: &str, to: &str) -> Option<Mount> {
-        if let Some((id, _)) = self.session_of_node(from) {
-            let root = format!("/{}", disk_of(id).0);
+        if let Some((name, ..)) = self.block_at(from) {
+            let root = format!("/{name}");
             let device = DeviceNumber { major: 0, minor: 5 };
             let options = || vec!["rw".to_owned()];
             let (fs, source) = ("devtmpfs".to_owned(), "udev".to_owned());
@@ -236,7 +243,10 @@ impl World {
     }
 
     fn fresh(&self, fs: &str, device: &str, to: &str, options: &str) -> Option<Mount> {
-        let (id, _) = self.session_of_node(device)?;
+        let (_, shown, _) = self.block_at(device)?;
+        if self.is_path(device) {
+            return None;
+        }
         let (found, _) = self.file_system(&self.serial(device)?)?;
         if found.as_str() != fs {
             return None;
@@ -247,7 +257,7 @@ impl World {
                 minor: 40,
             }
         } else {
-            disk_of(id).1
+            shown
         };
         let access = if options.split(',').any(|option| option == "ro") {
             "ro"
@@ -268,7 +278,12 @@ impl World {
             point: to.to_owned(),
             options,
             fs: fs.to_owned(),
-            source: device.to_owned(),
+            // As mount(8) does, and as btrfs is told by udev.
+            source: if device == super::multipath::NODE {
+                super::multipath::ALIAS.to_owned()
+            } else {
+                device.to_owned()
+            },
             fs_options,
         })
     }
@@ -297,7 +312,10 @@ impl World {
     }
 
     fn resize2fs(&mut self, device: &str) -> Exit {
-        let mounted = self.mounts.iter().any(|mount| mount.source == device);
+        let same = |source: &str| {
+            source == device || super::multipath::is_map(source) && super::multipath::is_map(device)
+        };
+        let mounted = self.mounts.iter().any(|mount| same(&mount.source));
         if mounted && !self.capable {
             return Exit {
                 status: 1,

@@ -34,11 +34,6 @@ impl Co {
         String::from_utf8(text.unwrap_or_default()).unwrap()
     }
 
-    fn logins(&self) -> usize {
-        let ran = self.fake.ran("iscsiadm");
-        ran.iter().filter(|line| line.ends_with("--login")).count()
-    }
-
     #[track_caller]
     fn must_be_clean(&self) {
         let world = self.fake.world();

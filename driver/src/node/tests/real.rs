@@ -236,9 +236,9 @@ async fn survive_kills(test: &str, fs: &'static str, check: &'static str, check_
                 Some(whole.mul_f64(random.random_range(0.05..1.0)));
             match life.stage().await {
                 Ok(()) => break,
-                Err(error) => assert_eq!(
-                    error.code(),
-                    Code::Aborted,
+                // ABORTED; or UNAVAILABLE, when what was killed still holds the disk for a moment. Never a final code.
+                Err(error) => assert!(
+                    !error.is_final(),
                     "seed {seed}, round {round}: {}",
                     error.chain()
                 ),

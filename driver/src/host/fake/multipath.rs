@@ -1,0 +1,175 @@
+//! The fake machine's multipathd and its one map.
+
+use std::collections::BTreeMap;
+
+use super::programs::{end, say};
+use super::{Bytes, DeviceNumber, Exit, Fake, UUID, World, disk_of};
+use crate::host::map::wwids;
+
+pub(super) const NODE: &str = "/dev/dm-0";
+/// What mount tables call it.
+pub(super) const ALIAS: &str = "/dev/mapper/mpatha";
+pub(super) const NUMBER: DeviceNumber = DeviceNumber {
+    major: 253,
+    minor: 0,
+};
+
+/// The daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Daemon {
+    /// It makes a map when it is asked to.
+    Strict,
+    /// It makes a map over every disk that appears.
+    Greedy,
+    /// Its configuration excludes the disks.
+    Excluding,
+}
+
+/// A map.
+#[derive(Clone, Debug)]
+pub(crate) struct MapState {
+    /// The sessions that its paths belong to.
+    pub(crate) paths: Vec<u32>,
+    pub(crate) size: Bytes,
+    pub(crate) queueing: bool,
+    /// The kernel name of a path that is none of ours.
+    pub(crate) foreign: Option<String>,
+}
+
+impl MapState {
+    pub(super) fn show(&self, protected: bool, tree: &mut BTreeMap<String, Vec<u8>>) {
+        let [wwid, _] = wwids(&UUID.parse().unwrap());
+        let mut put = |name: &str, text: String| {
+            tree.insert(
+                format!("/sys/class/block/dm-0/{name}"),
+                format!("{text}\n").into_bytes(),
+            );
+        };
+        put("dev", NUMBER.to_string());
+        put("size", (self.size.0 / 512).to_string());
+        put("ro", u8::from(protected).to_string());
+        put("dm/name", "mpatha".to_owned());
+        put("dm/uuid", format!("mpath-{wwid}"));
+        for name in self.names() {
+            put(&format!("slaves/{name}/dev"), String::new());
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let own = self.paths.iter().map(|id| disk_of(*id).0);
+        own.chain(self.foreign.clone()).collect()
+    }
+}
+
+pub(super) fn is_map(device: &str) -> bool {
+    device == NODE || device == ALIAS
+}
+
+impl Fake {
+    /// multipathd runs, as Debian configures it.
+    pub(crate) fn start_multipathd(&self) {
+        self.world().multipathd = Some(Daemon::Strict);
+    }
+
+    /// A map over all disks.
+    pub(crate) fn make_map(&self) {
+        self.world().make_map();
+    }
+}
+
+impl World {
+    fn make_map(&mut self) {
+        let paths: Vec<u32> = self.sessions.keys().copied().collect();
+        let seen = paths.first().and_then(|id| self.sessions[id].seen.as_ref());
+        let Some(size) = seen.map(|seen| seen.size) else {
+            return;
+        };
+        self.map = Some(MapState {
+            paths,
+            size,
+            queueing: true,
+            foreign: None,
+        });
+    }
+
+    /// What the daemon does when a disk appears: below a map that there is already, it belongs at once.
+    pub(super) fn grab(&mut self) {
+        match (self.multipathd, &mut self.map) {
+            (Some(Daemon::Strict | Daemon::Greedy), Some(map)) => {
+                map.paths = self.sessions.keys().copied().collect();
+            }
+            (Some(Daemon::Greedy), None) => self.make_map(),
+            _ => {}
+        }
+    }
+
+    pub(super) fn lose_path(&mut self, id: u32) {
+        if let Some(map) = &mut self.map {
+            map.paths.retain(|path| *path != id);
+        }
+    }
+
+    pub(super) fn multipathd(&mut self, words: &[&str]) -> Exit {
+        let Some(daemon) = self.multipathd else {
+            return end(1);
+        };
+        let known = daemon != Daemon::Excluding;
+        match (words, &mut self.map) {
+            (["show", "daemon"], _) => say("pid 375 idle\n".to_owned()),
+            (["show", "paths", ..], _) => {
+                let [wwid, _] = wwids(&UUID.parse().unwrap());
+                let ids = self.sessions.keys().filter(|_| known);
+                {
+                    let lines: Vec<String> =
+                        ids.map(|id| format!("{} {wwid}", disk_of(*id).0)).collect();
+                    say(lines.join(
+                        "
+",
+                    ))
+                }
+            }
+            (["add", "map", _], None) if known => {
+                self.make_map();
+                say("ok\n".to_owned())
+            }
+            (["add", "path", _], Some(map)) if known => {
+                map.paths = self.sessions.keys().copied().collect();
+                say("ok\n".to_owned())
+            }
+            (["resize", "map", "dm-0"], Some(map)) => {
+                let sizes = map
+                    .paths
+                    .iter()
+                    .filter_map(|id| Some(self.sessions[id].seen.as_ref()?.size));
+                map.size = sizes.min().unwrap_or(map.size);
+                say("ok\n".to_owned())
+            }
+            ([change, "map", "dm-0"], Some(map)) if change.ends_with("queueing") => {
+                map.queueing = *change == "restorequeueing";
+                say("ok\n".to_owned())
+            }
+            _ => Exit {
+                status: 1,
+                ..say("fail\n".to_owned())
+            },
+        }
+    }
+
+    pub(super) fn multipath(&mut self, words: &[&str]) -> Exit {
+        let ["-f", "mpatha"] = words else {
+            panic!("the fake multipath does not know {words:?}");
+        };
+        let used = self
+            .mounts
+            .iter()
+            .any(|mount| mount.source == ALIAS || mount.device_node() == Some("dm-0"));
+        if self.claimed || used || self.map.is_none() {
+            return Exit {
+                stderr: "mpatha: map in use".to_owned(),
+                ..end(1)
+            };
+        }
+        self.map = None;
+        end(0)
+    }
+}

@@ -1,0 +1,118 @@
+//! dm-multipath maps as sysfs shows them: one block device over all paths to a LUN.
+//!
+//! ```text
+//! /sys/class/block/dm-0/{dev,size,ro}
+//!                      /dm/{name,uuid}       mpatha, mpath-36001405…
+//!                      /slaves/{sdb,sdc}
+//! ```
+
+use super::disk::{BLOCK, Block, text};
+use super::{DeviceNumber, Host, HostError, if_present};
+use crate::volume::LunUuid;
+
+/// A multipath map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// What the volume is used through.
+    pub block: Block,
+    /// device-mapper's name, which is in `/dev/mapper`: the WWID or an alias.
+    pub name: String,
+    /// What multipathd knows the LUN by.
+    pub wwid: String,
+    /// The kernel names of its paths; none when all have been logged out.
+    pub paths: Vec<String>,
+}
+
+/// All multipath maps of this node.
+///
+/// # Errors
+/// sysfs cannot be read.
+pub async fn maps(host: &impl Host) -> Result<Vec<Map>, HostError> {
+    let mut maps = Vec::new();
+    for device in if_present(host.list(BLOCK).await)?.unwrap_or_default() {
+        if !device.starts_with("dm-") {
+            continue;
+        }
+        let dir = format!("{BLOCK}/{device}");
+        // A map may go between two readings.
+        let uuid = if_present(text(host, &format!("{dir}/dm/uuid")).await)?;
+        let name = if_present(text(host, &format!("{dir}/dm/name")).await)?;
+        let number = if_present(text(host, &format!("{dir}/dev")).await)?;
+        let wwid = uuid.as_deref().and_then(|uuid| uuid.strip_prefix("mpath-"));
+        let number = number.as_deref().and_then(DeviceNumber::parse);
+        let (Some(wwid), Some(name), Some(number)) = (wwid, name, number) else {
+            continue;
+        };
+        maps.push(Map {
+            wwid: wwid.to_owned(),
+            name,
+            paths: if_present(host.list(&format!("{dir}/slaves")).await)?.unwrap_or_default(),
+            block: Block {
+                name: device,
+                number,
+                dir,
+            },
+        });
+    }
+    Ok(maps)
+}
+
+/// The number of the device that device-mapper calls `name`.
+///
+/// # Errors
+/// sysfs cannot be read.
+pub async fn number_of(host: &impl Host, name: &str) -> Result<Option<DeviceNumber>, HostError> {
+    for device in if_present(host.list(BLOCK).await)?.unwrap_or_default() {
+        let dir = format!("{BLOCK}/{device}");
+        if device.starts_with("dm-")
+            && if_present(text(host, &format!("{dir}/dm/name")).await)?.as_deref() == Some(name)
+        {
+            let number = if_present(text(host, &format!("{dir}/dev")).await)?;
+            return Ok(number.as_deref().and_then(DeviceNumber::parse));
+        }
+    }
+    Ok(None)
+}
+
+/// The WWIDs that a LUN can have: an NAA identifier (hence the 3) of LIO's vendor, filled up with the beginning of the unit
+/// serial, in which Synology writes hyphens as `d` (measured, two samples) and a stock LIO leaves them out.
+pub fn wwids(uuid: &LunUuid) -> [String; 2] {
+    let of = |serial: String| format!("36001405{}", &serial[..25]);
+    let uuid = uuid.as_str().to_ascii_lowercase();
+    [of(uuid.replace('-', "d")), of(uuid.replace('-', ""))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::{Fake, UUID};
+
+    #[test]
+    fn a_wwid_follows_from_the_uuid() {
+        let [synology, lio] = wwids(&UUID.parse().unwrap());
+        assert_eq!(synology, "3600140513a3cd1edf296d4d4bdb712da");
+        assert_eq!(lio, "3600140513a3cd1ef2964d4bb712a85c1");
+    }
+
+    #[tokio::test]
+    async fn maps_are_found_with_their_paths() {
+        let fake = Fake::with_lun();
+        assert!(maps(&fake).await.unwrap().is_empty());
+        fake.start_multipathd();
+        fake.log_in_at("10.0.0.5:3260");
+        fake.log_in_at("10.0.1.5:3260");
+        fake.make_map();
+        let [map] = maps(&fake).await.unwrap().try_into().unwrap();
+        assert_eq!(
+            (map.name.as_str(), map.block.node().as_str()),
+            ("mpatha", "/dev/dm-0")
+        );
+        assert_eq!(map.paths, ["sdb", "sdc"]);
+        assert!(wwids(&UUID.parse().unwrap()).contains(&map.wwid));
+        assert_eq!(
+            number_of(&fake, "mpatha").await.unwrap(),
+            Some(map.block.number)
+        );
+        assert_eq!(number_of(&fake, "mpathb").await.unwrap(), None);
+    }
+}

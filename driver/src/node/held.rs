@@ -1,0 +1,214 @@
+//! What this node holds of a volume, read from the kernel: sessions, their disks, the multipath map over these; and letting
+//! all of it go again.
+
+use super::{Doing, Machine};
+use crate::error::Error;
+use crate::host::disk::{self, Block, Disk, Session};
+use crate::host::map::{self, Map};
+use crate::host::mount::Mount;
+use crate::host::{Host, iscsiadm};
+use crate::publication::Iqn;
+use crate::volume::LunUuid;
+
+/// How long a session may take to appear or vanish in sysfs.
+pub(super) const SESSION_CHANGES: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A volume as this node holds it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held {
+    /// The sessions with its target: one, or one at each of several portals.
+    pub(super) sessions: Vec<Session>,
+    /// Their disks.
+    pub(super) disks: Vec<Disk>,
+    /// The map over these disks, or one that has outlived them.
+    pub(super) map: Option<Map>,
+}
+
+impl Held {
+    /// Everything that a mount of the volume may show.
+    pub(super) fn blocks(&self) -> Vec<Block> {
+        let disks = self.disks.iter().map(|disk| disk.block.clone());
+        disks
+            .chain(self.map.iter().map(|map| map.block.clone()))
+            .collect()
+    }
+
+    /// What the volume is used through: the map, or else its only disk. A path below a map is never used by itself, and of
+    /// several disks without a map none is.
+    pub(super) fn device(&self) -> Option<&Block> {
+        match (&self.map, self.sessions.as_slice()) {
+            (Some(map), _) => Some(&map.block),
+            (None, [_]) => self.disks.first().map(|disk| &disk.block),
+            (None, _) => None,
+        }
+    }
+
+    /// The device that a mount shows. btrfs and device nodes have no number of their own; then it is the volume's.
+    pub(super) fn device_of(&self, mount: &Mount) -> Option<Block> {
+        let shown = self
+            .blocks()
+            .into_iter()
+            .find(|block| block.number == mount.device);
+        shown.or_else(|| self.device().cloned())
+    }
+
+    /// The disks below a device: itself, or a map's paths.
+    pub(super) fn paths_of(&self, device: &Block) -> Vec<Disk> {
+        let below = |disk: &&Disk| match &self.map {
+            Some(map) if map.block == *device => map.paths.contains(&disk.block.name),
+            _ => disk.block == *device,
+        };
+        self.disks.iter().filter(below).cloned().collect()
+    }
+
+    /// Some session has its target. Without one there is nobody left to write to.
+    pub(super) fn is_alive(&self) -> bool {
+        self.sessions.iter().any(|session| session.alive)
+    }
+}
+
+impl<H: Host> Machine<H> {
+    /// What this node holds of the volume. No session is fine; several must be paths to one target.
+    pub(super) async fn held(&self, uuid: &LunUuid) -> Result<Held, Error> {
+        let sessions = self.sessions_of(uuid).await?;
+        if !are_paths(&sessions) {
+            let seen: Vec<String> = sessions.iter().map(ToString::to_string).collect();
+            return Err(Error::Refused {
+                what: format!("choosing the session of LUN {uuid}"),
+                seen: format!("there are {} sessions: {}", sessions.len(), seen.join(", ")),
+                remedy:
+                    "log out those that are not in use with iscsiadm -m session -r NUMBER --logout"
+                        .to_owned(),
+            });
+        }
+        let mut disks = Vec::new();
+        for session in &sessions {
+            let of_session = disk::disks(&self.host, session.id)
+                .await
+                .doing(format!("listing the disks of session {}", session.id))?;
+            disks.extend(of_session);
+        }
+        let map = self.map_over(uuid, &disks).await?;
+        Ok(Held {
+            sessions,
+            disks,
+            map,
+        })
+    }
+
+    /// The sessions of this node with the target of `uuid`.
+    pub(super) async fn sessions_of(&self, uuid: &LunUuid) -> Result<Vec<Session>, Error> {
+        let all = disk::sessions(&self.host)
+            .await
+            .doing("listing iSCSI sessions")?;
+        let ours = |session: &Session| self.publishes_here(&session.target, Some(uuid));
+        Ok(all.into_iter().filter(ours).collect())
+    }
+
+    /// The multipath map over some of `disks`. A map that nobody can reach any more is known by the volume's WWID.
+    pub(super) async fn map_over(
+        &self,
+        uuid: &LunUuid,
+        disks: &[Disk],
+    ) -> Result<Option<Map>, Error> {
+        let ours = |name: &String| disks.iter().any(|disk| disk.block.name == *name);
+        let wwids = map::wwids(uuid);
+        let mut over = map::maps(&self.host)
+            .await
+            .doing("listing multipath maps")?;
+        over.retain(|map| {
+            map.paths.iter().any(ours) || map.paths.is_empty() && wwids.contains(&map.wwid)
+        });
+        let foreign = over.iter().any(|map| !map.paths.iter().all(ours));
+        if over.len() < 2 && !foreign {
+            return Ok(over.pop());
+        }
+        let mut seen = Vec::new();
+        for map in &over {
+            let mut paths = Vec::new();
+            for name in &map.paths {
+                let serial = disk::serial_of(&self.host, name)
+                    .await
+                    .doing(format!("identifying {name}"))?;
+                let serial = serial.unwrap_or_else(|| "not given".to_owned());
+                paths.push(format!("{name} (unit serial {serial})"));
+            }
+            seen.push(format!("map {} lies over {}", map.name, paths.join(", ")));
+        }
+        let own: Vec<&str> = disks.iter().map(|disk| disk.block.name.as_str()).collect();
+        Err(Error::Refused {
+            what: format!("choosing the multipath map of LUN {uuid}"),
+            seen: format!("{}; the volume's disks are {}", seen.join("; "), own.join(", ")),
+            remedy: "let multipathd make one map of just these disks: check its configuration, and end what is not the volume's".to_owned(),
+        })
+    }
+
+    /// Lets the volume go: map, sessions, records. The caller knows that nobody uses it. What a crash leaves of it is let go
+    /// by the next call.
+    pub(super) async fn release(&self, held: &Held) -> Result<(), Error> {
+        self.give_up_queueing(held).await;
+        if let Some(map) = &held.map {
+            self.flush(map).await?;
+        }
+        for session in &held.sessions {
+            self.log_out(session).await?;
+        }
+        if let Some(map) = &held.map {
+            // A daemon that grabs every disk may have made it anew in between.
+            self.must_be_flushed(map).await?;
+        }
+        let targets = held.sessions.iter().map(|session| session.target.parse());
+        let mut targets: Vec<Iqn> = targets.flatten().collect();
+        targets.dedup();
+        for iqn in targets {
+            self.delete_records(&iqn).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends one session. Its records stay.
+    pub(super) async fn log_out(&self, session: &Session) -> Result<(), Error> {
+        let doing = format!("logging out {session}");
+        self.host
+            .run(iscsiadm::logout(session.id))
+            .await
+            .and_then(iscsiadm::read_logout)
+            .doing(&doing)?;
+        let gone = disk::until(&self.host, SESSION_CHANGES, || async {
+            let all = disk::sessions(&self.host).await?;
+            Ok(all.iter().all(|other| other.id != session.id).then_some(()))
+        });
+        if gone.await.doing(&doing)?.is_none() {
+            return Err(Error::Unproven {
+                what: doing,
+                seen: "the kernel still has the session".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Removes the records of a target.
+    pub(super) async fn delete_records(&self, iqn: &Iqn) -> Result<(), Error> {
+        self.host
+            .run(iscsiadm::delete_records(iqn))
+            .await
+            .and_then(iscsiadm::read_delete)
+            .doing(format!("removing the records of {iqn}"))
+    }
+}
+
+/// One session, or several with one target, each at another portal. Two at the same portal are nothing that we make.
+fn are_paths(sessions: &[Session]) -> bool {
+    let distinct = |at: usize, session: &Session| {
+        session.target == sessions[0].target
+            && session.portal.is_some()
+            && sessions[..at]
+                .iter()
+                .all(|other| other.portal != session.portal)
+    };
+    sessions.len() < 2
+        || sessions
+            .iter()
+            .enumerate()
+            .all(|(at, session)| distinct(at, session))
+}

@@ -1,0 +1,265 @@
+//! Several portals: one map over all paths, made by multipathd (design choice 7). Its configuration is the operator's.
+//!
+//! Recommended in `/etc/multipath.conf`:
+//! ```text
+//! defaults {
+//!     find_multipaths      strict   # no map but those that the driver asks for
+//!     user_friendly_names  yes
+//!     no_path_retry        12       # × polling_interval 5 s; "queue" holds the processes of a pod for as long as the NAS is away
+//!     recheck_wwid         yes      # a path that comes back as another LUN is not used
+//! }
+//! ```
+//! `find_multipaths` may be anything. The driver asks for its map, and where every disk is grabbed it uses that map even for
+//! one portal. `no_path_retry queue` is survived: an unstage whose paths are all lost stops the queueing.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::held::Held;
+use super::{Doing, Machine};
+use crate::error::Error;
+use crate::host::disk::{self, Disk};
+use crate::host::map::{self, Map};
+use crate::host::{Host, HostError, Stat, if_present, multipath};
+use crate::volume::{Bytes, LunUuid};
+
+/// How long multipathd may take to put a new disk below its map.
+const MAP_APPEARS: Duration = Duration::from_secs(5);
+/// Between two times of asking it.
+const ASKED_AGAIN: usize = 4;
+/// How long a map may take to vanish or grow.
+const MAP_CHANGES: Duration = Duration::from_secs(5);
+/// Between two looks for lost paths while an unstage goes on.
+const WATCH: Duration = Duration::from_secs(5);
+
+impl<H: Host> Machine<H> {
+    /// True when multipathd runs on this node.
+    pub(super) async fn multipathd_runs(&self) -> Result<bool, Error> {
+        multipath::read_daemon(self.host.run(multipath::show_daemon()).await)
+            .doing("asking whether multipathd runs")
+    }
+
+    /// Waits for the map over all of `disks`, and asks multipathd for what is missing.
+    pub(super) async fn map_of_all(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<Map, Error> {
+        let mut map = None;
+        for _ in 0..ASKED_AGAIN {
+            map = self.held(uuid).await?.map;
+            let lacks = |disk: &&Disk| {
+                map.as_ref()
+                    .is_none_or(|map| !map.paths.contains(&disk.block.name))
+            };
+            let Some(missing) = disks.iter().find(lacks) else {
+                break;
+            };
+            self.ask_for(missing, map.is_some()).await?;
+            let doing = "waiting for the multipath map";
+            let look = || async {
+                let maps = map::maps(&self.host).await?;
+                let has = |map: &Map| map.paths.contains(&missing.block.name);
+                Ok(maps.iter().any(has).then_some(()))
+            };
+            disk::until(&self.host, MAP_APPEARS, look)
+                .await
+                .doing(doing)?;
+        }
+        let complete = |map: &Map| {
+            disks
+                .iter()
+                .all(|disk| map.paths.contains(&disk.block.name))
+        };
+        match map {
+            Some(map) if complete(&map) => {
+                self.wait_for_node(&map).await?;
+                Ok(map)
+            }
+            other => {
+                let names: Vec<&str> = disks.iter().map(|disk| disk.block.name.as_str()).collect();
+                let made = other.map_or_else(
+                    || "none".to_owned(),
+                    |map| format!("only map {} over {}", map.name, map.paths.join(", ")),
+                );
+                Err(Error::Unproven {
+                    what: format!("the multipath map over {}", names.join(", ")),
+                    seen: format!(
+                        "multipathd has made {made}; does its configuration exclude the disks (multipathd show blacklist)? With one portal configured no map is needed"
+                    ),
+                })
+            }
+        }
+    }
+
+    /// What multipathd answers is not believed; sysfs shows what came of it.
+    async fn ask_for(&self, disk: &Disk, has_map: bool) -> Result<(), Error> {
+        let name = &disk.block.name;
+        let doing = format!("asking multipathd for a map over {name}");
+        let wwid = self
+            .host
+            .run(multipath::show_paths())
+            .await
+            .and_then(|exit| multipath::read_wwid(exit, name))
+            .doing(&doing)?;
+        let cmd = match wwid {
+            Some(wwid) if !has_map => multipath::add_map(&wwid),
+            _ => multipath::add_path(name),
+        };
+        self.host.run(cmd).await.doing(&doing).map(|_| ())
+    }
+
+    async fn wait_for_node(&self, map: &Map) -> Result<(), Error> {
+        let (node, number) = (map.block.node(), map.block.number);
+        let look = || async {
+            let there = if_present(self.host.stat(&node).await)?;
+            Ok((there == Some(Stat::BlockDevice(number))).then_some(()))
+        };
+        disk::until(&self.host, MAP_APPEARS, look)
+            .await
+            .doing(format!("waiting for {node}"))?
+            .ok_or_else(|| Error::Unproven {
+                what: format!("the map {}", map.name),
+                seen: format!("{node} does not appear"),
+            })
+    }
+
+    /// Makes a map as large as its paths, which must agree; answers that size.
+    pub(super) async fn fit(&self, map: &Map, paths: &[Disk]) -> Result<Bytes, Error> {
+        let doing = format!("measuring map {}", map.name);
+        let mut sizes = Vec::new();
+        for path in paths {
+            sizes.push((
+                path.block.size(&self.host).await.doing(&doing)?,
+                path.block.name.as_str(),
+            ));
+        }
+        let Some((size, _)) = sizes.first().copied() else {
+            return Err(Error::Unfinished {
+                what: format!("map {}", map.name),
+                seen: "it has no path".to_owned(),
+            });
+        };
+        if sizes.iter().any(|(other, _)| *other != size) {
+            let sizes: Vec<String> = sizes
+                .iter()
+                .map(|(size, name)| format!("{name} is {size}"))
+                .collect();
+            return Err(Error::Unproven {
+                what: format!("the size of map {}", map.name),
+                seen: format!("its paths differ: {}", sizes.join(", ")),
+            });
+        }
+        if map.block.size(&self.host).await.doing(&doing)? < size {
+            let doing = format!("resizing map {}", map.name);
+            self.run(&doing, multipath::resize(&map.block.name)).await?;
+        }
+        let look = || async {
+            let seen = map.block.size(&self.host).await?;
+            Ok((seen == size).then_some(()))
+        };
+        if disk::until(&self.host, MAP_CHANGES, look)
+            .await
+            .doing(&doing)?
+            .is_none()
+        {
+            let seen = map.block.size(&self.host).await.doing(&doing)?;
+            return Err(Error::Unproven {
+                what: format!("the size of map {}", map.name),
+                seen: format!("it is {seen}, and its paths are {size}"),
+            });
+        }
+        Ok(size)
+    }
+
+    /// Removes a map. udev may still hold it for a moment, so it is tried a few times.
+    pub(super) async fn flush(&self, map: &Map) -> Result<(), Error> {
+        let doing = format!("removing map {}", map.name);
+        let mut said = String::new();
+        for _ in 0..ASKED_AGAIN {
+            let exit = self
+                .host
+                .run(multipath::flush(&map.name))
+                .await
+                .doing(&doing)?;
+            if exit.status == 0 {
+                return self.must_be_flushed(map).await;
+            }
+            if !self.is_there(map).await.doing(&doing)? {
+                return Ok(());
+            }
+            said = exit.failed(multipath::PROGRAM).to_string();
+            self.host.pause(Duration::from_secs(1)).await;
+        }
+        Err(Error::Unfinished {
+            what: format!("the release of map {}", map.name),
+            seen: format!(
+                "something on this node still uses it (a container that has not ended, LVM, RAID): {said}"
+            ),
+        })
+    }
+
+    pub(super) async fn must_be_flushed(&self, map: &Map) -> Result<(), Error> {
+        let doing = format!("removing map {}", map.name);
+        let look = || async { Ok((!self.is_there(map).await?).then_some(())) };
+        let gone = disk::until(&self.host, MAP_CHANGES, look)
+            .await
+            .doing(&doing)?;
+        gone.ok_or_else(|| Error::Unproven {
+            what: doing,
+            seen: "the kernel still has it".to_owned(),
+        })
+    }
+
+    async fn is_there(&self, map: &Map) -> Result<bool, HostError> {
+        let all = map::maps(&self.host).await?;
+        Ok(all.iter().any(|other| other.wwid == map.wwid))
+    }
+
+    /// Lets the I/O of a map fail whose paths are all lost: else an unmount waits for as long as the NAS is away. Until the
+    /// sessions' replacement timeout has passed nothing fails, and a NAS that comes back in time is still written to.
+    pub(super) async fn give_up_queueing(&self, held: &Held) {
+        let Some(map) = held.map.as_ref().filter(|_| !held.is_alive()) else {
+            return;
+        };
+        let exit = self
+            .host
+            .run(multipath::disable_queueing(&map.block.name))
+            .await;
+        // Without its daemon a map does not queue.
+        if let Err(error) = exit.and_then(|exit| exit.ok(multipath::DAEMON)) {
+            tracing::warn!(map = map.name, %error, "the map may go on queueing");
+        }
+    }
+
+    /// Lets a map that is used again do what its configuration says.
+    pub(super) async fn restore_queueing(&self, held: &Held) {
+        if let Some(map) = &held.map {
+            let exit = self
+                .host
+                .run(multipath::restore_queueing(&map.block.name))
+                .await;
+            if let Err(error) = exit.and_then(|exit| exit.ok(multipath::DAEMON)) {
+                tracing::warn!(map = map.name, %error, "the map may not queue");
+            }
+        }
+    }
+
+    /// As [`Machine::give_up_queueing`], for a volume that somebody else is at work upon.
+    pub(super) async fn unblock(&self, uuid: &LunUuid) {
+        if let Ok(held) = self.held(uuid).await {
+            self.give_up_queueing(&held).await;
+        }
+    }
+
+    /// Runs `act`, and stops the queueing of the volume's map should its last path be lost meanwhile.
+    pub(super) async fn unblocking<T>(
+        &self,
+        uuid: &LunUuid,
+        mut act: Pin<Box<impl Future<Output = T> + Send>>,
+    ) -> T {
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut act => return done,
+                () = self.host.pause(WATCH) => Box::pin(self.unblock(uuid)).await,
+            }
+        }
+    }
+}

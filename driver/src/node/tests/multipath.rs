@@ -1,0 +1,456 @@
+//! Several portals: one map over all paths.
+
+use super::*;
+use crate::host::fake::Daemon;
+
+const GIB2: Bytes = Bytes::gib(2);
+const ANY: Bytes = Bytes(0);
+const PORTALS: [&str; 2] = ["10.0.0.5:3260", "[fd00::5]:3261"];
+
+impl Co {
+    /// With two portals, on a node that runs multipathd.
+    fn multipath() -> Self {
+        let co = Self::new();
+        co.fake.start_multipathd();
+        co
+    }
+
+    async fn stage_both(&self) -> Result<(), Status> {
+        self.stage_through(&PORTALS).await
+    }
+
+    fn lose(&self, portal: &str) {
+        let mut world = self.fake.world();
+        world.dead.insert(portal.to_owned());
+        let lost = |session: &&mut crate::host::fake::SessionState| session.portal == portal;
+        world
+            .sessions
+            .values_mut()
+            .filter(lost)
+            .for_each(|session| session.alive = false);
+    }
+
+    fn find(&self, portal: &str) {
+        let mut world = self.fake.world();
+        world.dead.remove(portal);
+        let found = |session: &&mut crate::host::fake::SessionState| session.portal == portal;
+        world
+            .sessions
+            .values_mut()
+            .filter(found)
+            .for_each(|session| session.alive = true);
+    }
+
+    pub(super) fn logins(&self) -> usize {
+        let lines = self.fake.ran("iscsiadm");
+        lines
+            .iter()
+            .filter(|line| line.ends_with("--login"))
+            .count()
+    }
+
+    fn nothing_is_left(&self) {
+        let world = self.fake.world();
+        assert!(world.mounts.is_empty() && world.map.is_none());
+        assert!(world.sessions.is_empty() && world.records.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn choice_7_every_portal_is_a_path_to_one_map() {
+    for fs in ["ext4", "xfs", "btrfs"] {
+        let co = Co {
+            fs,
+            ..Co::multipath()
+        };
+        for _ in 0..2 {
+            co.stage_both().await.unwrap();
+            assert_eq!(co.fake.world().sessions.len(), 2);
+            assert_eq!(co.logins(), 2);
+            assert_eq!(co.fake.mounted(), ["/staging"]);
+        }
+        let mkfs = co.fake.ran("mkfs");
+        assert!(
+            mkfs.len() == 1 && mkfs[0].ends_with("/dev/dm-0"),
+            "{mkfs:?}"
+        );
+        assert_eq!(
+            co.fake.ran("mount"),
+            [format!("mount -t {fs} /dev/dm-0 /staging")]
+        );
+        co.publish("/pods/1", false).await.unwrap();
+        fails(co.unstage().await, Code::FailedPrecondition, "/pods/1");
+        co.unpublish("/pods/1").await.unwrap();
+        for _ in 0..2 {
+            co.unstage().await.unwrap();
+            co.nothing_is_left();
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_multipathd_one_portal_is_used() {
+    let co = Co::new();
+    co.stage_both().await.unwrap();
+    assert_eq!(co.fake.world().sessions.len(), 1);
+    assert_eq!(co.fake.ran("mount"), ["mount -t ext4 /dev/sdb /staging"]);
+    // One portal needs no question.
+    let co = Co::multipath();
+    co.stage().await.unwrap();
+    assert!(co.fake.ran("multipath").is_empty());
+}
+
+#[tokio::test]
+async fn choice_16_a_daemon_that_hangs_is_not_absent() {
+    let co = Co::multipath();
+    co.fake
+        .answer("multipathd show daemon", 1, "timeout receiving packet");
+    fails(
+        co.stage_both().await,
+        Code::Unavailable,
+        "timeout receiving packet",
+    );
+    assert_eq!(co.logins(), 0);
+}
+
+#[tokio::test]
+async fn one_portal_below_a_daemon_that_grabs_every_disk() {
+    for raw in [false, true] {
+        let co = Co { raw, ..Co::new() };
+        co.fake.world().multipathd = Some(Daemon::Greedy);
+        co.stage().await.unwrap();
+        co.publish("/pods/1", false).await.unwrap();
+        if raw {
+            assert_eq!(co.fake.ran("mount"), ["mount -o bind /dev/dm-0 /pods/1"]);
+        } else {
+            assert_eq!(co.fake.ran("mount")[0], "mount -t ext4 /dev/dm-0 /staging");
+        }
+        co.fake.grow_lun(GIB2);
+        assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
+        assert_eq!(co.fake.world().map.as_ref().unwrap().size, GIB2);
+        co.unpublish("/pods/1").await.unwrap();
+        co.unstage().await.unwrap();
+        co.nothing_is_left();
+    }
+}
+
+#[tokio::test]
+async fn a_raw_map_is_published_protected_and_measured() {
+    let mut co = Co {
+        raw: true,
+        ..Co::multipath()
+    };
+    co.mode = Mode::SingleNodeReaderOnly;
+    co.stage_both().await.unwrap();
+    assert_eq!(co.fake.ran("blockdev"), ["blockdev --setro /dev/dm-0"]);
+    co.publish("/pods/1", true).await.unwrap();
+    assert_eq!(co.fake.ran("mount"), ["mount -o bind /dev/dm-0 /pods/1"]);
+    assert_eq!(
+        co.stats("/pods/1").await.unwrap()[0].total,
+        Bytes::GIB.as_i64()
+    );
+    // Every path that answers must be the volume's, and one must answer.
+    co.lose(PORTALS[0]);
+    co.publish("/pods/1", true).await.unwrap();
+    co.lose(PORTALS[1]);
+    fails(
+        co.publish("/pods/1", true).await,
+        Code::Aborted,
+        "lost its target",
+    );
+}
+
+#[tokio::test]
+async fn a_portal_that_does_not_answer_is_no_hindrance_and_is_used_later() {
+    for portal in PORTALS {
+        let co = Co::multipath();
+        co.lose(portal);
+        co.stage_both().await.unwrap();
+        assert_eq!(co.fake.world().map.as_ref().unwrap().paths.len(), 1);
+        co.find(portal);
+        co.stage_both().await.unwrap();
+        assert_eq!(co.fake.world().map.as_ref().unwrap().paths.len(), 2);
+        assert_eq!(co.fake.ran("mkfs").len(), 1);
+        co.unstage().await.unwrap();
+        co.nothing_is_left();
+    }
+    let co = Co::multipath();
+    for portal in PORTALS {
+        co.lose(portal);
+    }
+    fails(co.stage_both().await, Code::Unavailable, "does not answer");
+    co.nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_login_that_hangs_at_one_portal_is_no_hindrance() {
+    let co = Co::multipath();
+    let iqn = co.fake.iqn();
+    co.fake.hang(&format!(
+        "iscsiadm -m node -T {iqn} -p {} --login",
+        PORTALS[0]
+    ));
+    co.stage_both().await.unwrap();
+    assert_eq!(co.fake.mounted(), ["/staging"]);
+}
+
+#[tokio::test]
+async fn a_lost_path_in_use_is_left_to_iscsid_and_otherwise_replaced() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    co.lose(PORTALS[0]);
+    co.stage_both().await.unwrap();
+    assert!(co.fake.ran("iscsiadm -m session -r 1 --logout").is_empty());
+    assert_eq!(co.logins(), 2);
+    // Nobody uses the map: the stale session ends, and its portal is asked again.
+    co.fake.world().mounts.clear();
+    co.fake.world().dead.clear();
+    co.stage_both().await.unwrap();
+    assert_eq!(co.fake.ran("iscsiadm -m session -r 1 --logout").len(), 1);
+    assert_eq!(co.fake.world().map.as_ref().unwrap().paths.len(), 2);
+}
+
+#[tokio::test]
+async fn a_daemon_that_excludes_the_disks_is_named() {
+    let co = Co::multipath();
+    co.fake.world().multipathd = Some(Daemon::Excluding);
+    fails(co.stage_both().await, Code::Unavailable, "blacklist");
+    assert!(co.fake.ran("mkfs").is_empty() && co.fake.mounted().is_empty());
+    co.unstage().await.unwrap();
+    co.nothing_is_left();
+}
+
+#[tokio::test]
+async fn choice_9_a_map_over_a_foreign_path_is_refused_with_its_serial() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    let other = "00000000-f296-4d4b-b712-a85c139f9dac";
+    {
+        let mut world = co.fake.world();
+        world.map.as_mut().unwrap().foreign = Some("sdz".to_owned());
+        let page = [&[0, 0x80, 0, 36][..], other.as_bytes()].concat();
+        world
+            .files
+            .insert("/sys/class/block/sdz/device/vpd_pg80".to_owned(), page);
+    }
+    for seen in [other, UUID, "sdb", "sdz"] {
+        fails(co.unstage().await, Code::FailedPrecondition, seen);
+    }
+    fails(co.stage_both().await, Code::Unavailable, other);
+    assert_eq!(co.fake.mounted(), ["/staging"]);
+}
+
+#[tokio::test]
+async fn choice_9_every_path_is_proven() {
+    let co = Co::multipath();
+    co.fake.log_in_at(PORTALS[1]);
+    co.fake
+        .world()
+        .sessions
+        .get_mut(&1)
+        .unwrap()
+        .seen
+        .as_mut()
+        .unwrap()
+        .serial = "stale".to_owned();
+    // The rescan shows the truth.
+    co.stage_both().await.unwrap();
+    co.unstage().await.unwrap();
+    let other = "00000000-f296-4d4b-b712-a85c139f9dac";
+    co.stage_both().await.unwrap();
+    co.fake
+        .world()
+        .targets
+        .values_mut()
+        .for_each(|target| target.serial = other.to_owned());
+    fails(
+        co.expand("/staging", Bytes::GIB, ANY).await,
+        Code::FailedPrecondition,
+        other,
+    );
+}
+
+#[tokio::test]
+async fn choice_12_all_paths_and_the_map_grow_or_nothing_is_reported() {
+    for fs in ["ext4", "xfs", "btrfs"] {
+        let co = Co {
+            fs,
+            ..Co::multipath()
+        };
+        co.stage_both().await.unwrap();
+        co.fake.grow_lun(GIB2);
+        co.lose(PORTALS[1]);
+        for _ in 0..2 {
+            fails(
+                co.expand("/staging", GIB2, ANY).await,
+                Code::Aborted,
+                PORTALS[1],
+            );
+            assert_eq!(co.fake.world().map.as_ref().unwrap().size, Bytes::GIB);
+        }
+        co.find(PORTALS[1]);
+        // A daemon that says yes and does nothing.
+        co.fake.answer("multipathd resize", 0, "");
+        fails(
+            co.expand("/staging", GIB2, ANY).await,
+            Code::Unavailable,
+            "its paths are 2 GiB",
+        );
+        assert_eq!(co.expand("/staging", GIB2, ANY).await.unwrap(), GIB2);
+        assert_eq!(co.fake.world().map.as_ref().unwrap().size, GIB2);
+        assert_eq!(co.expand("/staging", GIB2, ANY).await.unwrap(), GIB2);
+        assert_eq!(co.fake.ran("multipathd resize map dm-0").len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn choice_14_staging_again_lets_the_map_follow() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    co.fake.grow_lun(GIB2);
+    co.stage_both().await.unwrap();
+    assert_eq!(co.fake.world().map.as_ref().unwrap().size, GIB2);
+    assert_eq!(co.fake.ran("resize2fs").len(), 1);
+}
+
+#[tokio::test]
+async fn choice_10_unstaging_needs_no_nas_and_ends_the_queueing() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    for portal in PORTALS {
+        co.lose(portal);
+    }
+    co.fake.world().targets.clear();
+    let before = co.fake.world().log.len();
+    co.unstage().await.unwrap();
+    co.nothing_is_left();
+    let log = co.fake.world().log[before..].to_vec();
+    assert_eq!(
+        log[..2],
+        ["multipathd disablequeueing map dm-0", "umount /staging"]
+    );
+    assert!(log.iter().all(|line| !line.contains("rescan")), "{log:?}");
+}
+
+#[tokio::test]
+async fn choice_10_a_crash_between_any_two_steps_of_unstaging_is_made_good() {
+    for step in [
+        "umount /staging",
+        "multipath -f",
+        "iscsiadm -m session -r 1 --logout",
+        "iscsiadm -m session -r 2 --logout",
+        "iscsiadm -m node -T",
+    ] {
+        let co = Co::multipath();
+        co.stage_both().await.unwrap();
+        co.fake.hang(step);
+        fails(co.unstage().await, Code::Aborted, "may still run");
+        co.unstage().await.unwrap();
+        co.nothing_is_left();
+    }
+}
+
+#[tokio::test]
+async fn choice_10_a_crash_between_any_two_steps_of_staging_is_made_good() {
+    for (step, count) in [
+        ("iscsiadm", 8),
+        ("multipathd", 3),
+        ("mkfs", 1),
+        ("mount", 1),
+    ] {
+        for skipped in 0..count {
+            let co = Co::multipath();
+            // One login that hangs is no hindrance.
+            let broken = |staged: Result<(), Status>| match (step, skipped) {
+                ("iscsiadm", 2 | 5) => staged.unwrap(),
+                _ => fails(staged, Code::Aborted, "may still run"),
+            };
+            co.fake.hang_after(step, skipped);
+            broken(co.stage_both().await);
+            // Unstaged from there, or staged again.
+            let unstaged = co.unstage().await;
+            unstaged.unwrap_or_else(|status| panic!("{step} {skipped}: {status}"));
+            co.nothing_is_left();
+            co.fake.hang_after(step, skipped);
+            broken(co.stage_both().await);
+            co.stage_both().await.unwrap();
+            assert_eq!(co.fake.mounted(), ["/staging"]);
+            assert_eq!(co.fake.world().map.as_ref().unwrap().paths.len(), 2);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_map_that_outlived_its_sessions_is_removed() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    {
+        let mut world = co.fake.world();
+        world.sessions.clear();
+        world.map.as_mut().unwrap().paths.clear();
+    }
+    co.unstage().await.unwrap();
+    co.nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_map_in_use_elsewhere_is_not_removed() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    co.fake.world().claimed = true;
+    fails(co.unstage().await, Code::Aborted, "still uses it");
+    assert_eq!(co.fake.world().sessions.len(), 2);
+    co.fake.world().claimed = false;
+    co.fake.answer("multipath -f", 1, "map in use");
+    co.unstage().await.unwrap();
+    co.nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_busy_volume_without_paths_is_unblocked_by_its_unstaging() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    for portal in PORTALS {
+        co.lose(portal);
+    }
+    let (release, released) = tokio::sync::oneshot::channel::<()>();
+    let busy = co.node.in_flight.clone();
+    let holder = tokio::spawn(async move {
+        busy.run(UUID, async {
+            let _ = released.await;
+            Ok(())
+        })
+        .await
+    });
+    tokio::task::yield_now().await;
+    fails(co.unstage().await, Code::Aborted, "in progress");
+    assert!(!co.fake.world().map.as_ref().unwrap().queueing);
+    release.send(()).unwrap();
+    holder.await.unwrap().unwrap();
+    // Used again, it queues again.
+    for portal in PORTALS {
+        co.find(portal);
+    }
+    co.stage_both().await.unwrap();
+    assert!(co.fake.world().map.as_ref().unwrap().queueing);
+}
+
+#[tokio::test]
+async fn two_disks_and_no_multipathd_are_ended_unless_in_use() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    {
+        let mut world = co.fake.world();
+        (world.multipathd, world.map) = (None, None);
+        world.mounts.clear();
+    }
+    co.stage_both().await.unwrap();
+    assert_eq!(co.fake.world().sessions.len(), 1);
+    co.fake.log_in_at(PORTALS[1]);
+    fails(
+        co.stage_both().await,
+        Code::FailedPrecondition,
+        "without a multipath map",
+    );
+    assert_eq!(co.fake.world().sessions.len(), 2);
+}
