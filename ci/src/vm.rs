@@ -25,6 +25,9 @@ pub(crate) struct Vm {
     /// Where random schedules begin; printed by each run
     #[arg(long)]
     seed: Option<u64>,
+    /// Keep the logs of stories that went well, too
+    #[arg(long)]
+    keep_logs: bool,
     /// Do not try KVM
     #[arg(long)]
     no_kvm: bool,
@@ -66,7 +69,11 @@ impl Vm {
         add("--only", self.only.clone());
         add("--cases", self.cases.map(|cases| cases.to_string()));
         add("--seed", self.seed.map(|seed| seed.to_string()));
-        let switches = [("--no-kvm", self.no_kvm), ("--boot-only", self.boot_only)];
+        let switches = [
+            ("--keep-logs", self.keep_logs),
+            ("--no-kvm", self.no_kvm),
+            ("--boot-only", self.boot_only),
+        ];
         arguments.extend(
             switches
                 .iter()

@@ -39,6 +39,8 @@ enum Role {
     /// Inside: the suite
     #[command(hide = true)]
     Suite {
+        /// How the NAS exports: tgt or lio
+        export: scene::Export,
         /// [`Choice`] as JSON
         choice: String,
     },
@@ -100,6 +102,9 @@ struct Choice {
     /// Where random schedules begin; printed by each run
     #[arg(long)]
     seed: Option<u64>,
+    /// Keep the logs of stories that went well, too
+    #[arg(long)]
+    keep_logs: bool,
     /// The test program with the stories of the loop plane
     #[arg(long, value_name = "FILE")]
     node_tests: Option<PathBuf>,
@@ -109,8 +114,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().role {
         Role::Run(run) => host::run(&run),
         Role::First => e2e::vm::guest::first(),
-        Role::Suite { choice } => {
-            block_on(async { suite::run(&serde_json::from_str(&choice)?).await })
+        Role::Suite { export, choice } => {
+            block_on(async { suite::run(export, &serde_json::from_str(&choice)?).await })
         }
         Role::Serve { address } => block_on(e2e::vm::remote::serve(&address)),
         Role::Write { file, progress } => block_on(write(&file, &progress)),

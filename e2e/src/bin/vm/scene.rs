@@ -11,7 +11,7 @@ use e2e::until::until;
 use e2e::world::{Plan, World};
 
 /// How the NAS exports its LUNs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Export {
     /// By tgtd.
     Tgt,

@@ -64,29 +64,48 @@ fn tell(report_: &Report) -> Result<()> {
     report(&serde_json::to_string(report_)?)
 }
 
-pub(crate) async fn run(choice: &Choice) -> Result<()> {
+/// The machines with this export have something to tell.
+pub(crate) fn has_stories(export: Export, choice: &Choice) -> bool {
+    let mut names = stories::ALL.iter().map(|story| name(export, story));
+    names.any(|name| name.contains(&choice.only)) || tells_loop_plane(export, choice)
+}
+
+/// One pair of machines is enough for what needs no iSCSI.
+fn tells_loop_plane(export: Export, choice: &Choice) -> bool {
+    export == Export::Lio
+        && choice.node_tests.is_some()
+        && (choice.only.is_empty() || choice.only.starts_with("loop"))
+}
+
+fn name(export: Export, story: &Story) -> String {
+    format!("{}/{}", export.name(), story.name)
+}
+
+pub(crate) async fn run(export: Export, choice: &Choice) -> Result<()> {
     let uptime = std::fs::read_to_string("/proc/uptime")?;
-    let seed = choice.seed.unwrap_or_else(rand::random);
     tell(&Report::Note(format!(
-        "modules, network and daemons of {FIRST} after {} s; --seed {seed}",
+        "{}: modules, network and daemons after {} s",
+        export.name(),
         uptime.split(' ').next().unwrap_or_default()
     )))?;
-    for export in Export::ALL {
-        for story in stories::ALL {
-            let name = format!("{}/{}", export.name(), story.name);
-            if name.contains(&choice.only) {
-                one(&name, export, story, choice, seed).await?;
-            }
+    for story in stories::ALL {
+        if name(export, story).contains(&choice.only) {
+            one(export, story, choice).await?;
         }
     }
-    if let Some(tests) = &choice.node_tests {
+    if let Some(tests) = choice
+        .node_tests
+        .as_ref()
+        .filter(|_| tells_loop_plane(export, choice))
+    {
         loop_plane(tests, &choice.only).await?;
     }
     tell(&Report::Done)
 }
 
-async fn one(name: &str, export: Export, story: &Story, choice: &Choice, seed: u64) -> Result<()> {
-    let started = Instant::now();
+async fn one(export: Export, story: &Story, choice: &Choice) -> Result<()> {
+    let (name, started) = (name(export, story), Instant::now());
+    let seed = choice.seed.unwrap_or_default();
     let outcome = match Scene::set(export, choice.cases, seed).await {
         Err(error) => Err(format!("{error:#}")),
         Ok(mut scene) => {
@@ -105,15 +124,17 @@ async fn one(name: &str, export: Export, story: &Story, choice: &Choice, seed: u
                 Ok(Err(_)) => Err(format!("not told in {PATIENCE:?}")),
                 Err(_) => Err("it panicked".to_owned()),
             };
-            if outcome.is_err() {
+            if outcome.is_err() || choice.keep_logs {
                 scene.keep_logs(&Path::new(OUT).join(name.replace('/', "-")));
+            }
+            if outcome.is_err() {
                 scene.clear().await;
             }
             outcome
         }
     };
     tell(&Report::Story {
-        name: name.to_owned(),
+        name,
         seconds: started.elapsed().as_secs_f64(),
         outcome,
     })
