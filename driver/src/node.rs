@@ -102,6 +102,20 @@ impl<H: Host> Node<H> {
             .run(key, operation(self.machine.clone()))
             .await
     }
+
+    /// What keeps a volume busy that the CO wants to be let go may wait for a NAS that is away.
+    fn unblock_later(&self, uuid: LunUuid) {
+        let (machine, in_flight) = (self.machine.clone(), self.in_flight.clone());
+        tokio::spawn(async move {
+            let key = format!("unblocking of {uuid}");
+            let watch = async move {
+                machine.unblock(&uuid).await;
+                Ok(())
+            };
+            // Busy: one is at it already.
+            let _: Result<(), Error> = in_flight.run(&key, watch).await;
+        });
+    }
 }
 
 #[tonic::async_trait]
@@ -130,11 +144,10 @@ impl<H: Host> Service for Node<H> {
             let ask = Unstage::read(&message)?;
             let key = ask.volume.uuid.to_string();
             let uuid = ask.volume.uuid.clone();
-            let done = self.locked(&key, |machine| async move { machine.unstage(&ask).await });
-            let done = done.await;
+            let work = self.locked(&key, |machine| async move { machine.unstage(&ask).await });
+            let done = work.await;
             if matches!(done, Err(Error::Busy { .. })) {
-                // What hangs there may wait for a NAS that is away.
-                self.machine.unblock(&uuid).await;
+                self.unblock_later(uuid);
             }
             done?;
             Ok(csi::NodeUnstageVolumeResponse {})

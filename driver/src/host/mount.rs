@@ -150,9 +150,10 @@ pub fn make_readonly(point: &str) -> Cmd {
     Cmd::new("mount", 30).args(["-o", "remount,bind,ro", point])
 }
 
-/// Unmounts. A file system flushes what it holds, hence the time.
+/// Unmounts. A file system flushes what it holds, and waits for a NAS that is away until its session is given up (120 s, and
+/// 10 s until the kernel notices), hence the time.
 pub fn unmount(point: &str) -> Cmd {
-    Cmd::new("umount", 120).arg(point)
+    Cmd::new("umount", 180).arg(point)
 }
 
 /// Unmounts from a device that is gone: the name space now, the rest when its last user ends.

@@ -29,8 +29,11 @@ const MAP_APPEARS: Duration = Duration::from_secs(5);
 const ASKED_AGAIN: usize = 4;
 /// How long a map may take to vanish or grow.
 const MAP_CHANGES: Duration = Duration::from_secs(5);
-/// Between two looks for lost paths while an unstage goes on.
+/// Between two looks at the paths of a map that is being let go.
 const WATCH: Duration = Duration::from_secs(5);
+/// How long a NAS may be away before what was not written to it is given up: open-iscsi's own default for a single path.
+/// (multipathd lowers that of a map's sessions to its `fast_io_fail_tmo`, 5 s, and queues instead.)
+const PATIENCE: Duration = Duration::from_secs(120);
 
 impl<H: Host> Machine<H> {
     /// True when multipathd runs on this node.
@@ -92,17 +95,23 @@ impl<H: Host> Machine<H> {
     async fn ask_for(&self, disk: &Disk, has_map: bool) -> Result<(), Error> {
         let name = &disk.block.name;
         let doing = format!("asking multipathd for a map over {name}");
-        let wwid = self
-            .host
-            .run(multipath::show_paths())
-            .await
-            .and_then(|exit| multipath::read_wwid(exit, name))
-            .doing(&doing)?;
-        let cmd = match wwid {
-            Some(wwid) if !has_map => multipath::add_map(&wwid),
-            _ => multipath::add_path(name),
+        if has_map {
+            let asked = self.host.run(multipath::add_path(name)).await;
+            return asked.doing(&doing).map(|_| ());
+        }
+        // It learns of a new disk from udev, a little later than we do.
+        let look = || async {
+            let listed = self.host.run(multipath::show_paths()).await?;
+            multipath::read_wwid(listed, name)
         };
-        self.host.run(cmd).await.doing(&doing).map(|_| ())
+        let wwid = disk::until(&self.host, MAP_APPEARS, look)
+            .await
+            .doing(&doing)?;
+        if let Some(wwid) = wwid {
+            let asked = self.host.run(multipath::add_map(&wwid)).await;
+            asked.doing(&doing)?;
+        }
+        Ok(())
     }
 
     async fn wait_for_node(&self, map: &Map) -> Result<(), Error> {
@@ -212,8 +221,7 @@ impl<H: Host> Machine<H> {
         Ok(all.iter().any(|other| other.wwid == map.wwid))
     }
 
-    /// Lets the I/O of a map fail whose paths are all lost: else an unmount waits for as long as the NAS is away. Until the
-    /// sessions' replacement timeout has passed nothing fails, and a NAS that comes back in time is still written to.
+    /// Lets the I/O of a map fail whose paths are all lost: else an unmount waits for as long as the NAS is away.
     pub(super) async fn give_up_queueing(&self, held: &Held) {
         let Some(map) = held.map.as_ref().filter(|_| !held.is_alive()) else {
             return;
@@ -241,14 +249,22 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// As [`Machine::give_up_queueing`], for a volume that somebody else is at work upon.
+    /// Stops the queueing of the volume's map once all its paths have been lost for as long as a single one may be. Ends when
+    /// there is nothing to wait for.
     pub(super) async fn unblock(&self, uuid: &LunUuid) {
+        for _ in 0..PATIENCE.as_secs() / WATCH.as_secs() {
+            match self.held(uuid).await {
+                Ok(held) if held.map.is_none() || held.is_alive() => return,
+                Ok(_) | Err(_) => self.host.pause(WATCH).await,
+            }
+        }
         if let Ok(held) = self.held(uuid).await {
+            tracing::warn!(%uuid, "the NAS has been away for too long: what was not written to it is lost");
             self.give_up_queueing(&held).await;
         }
     }
 
-    /// Runs `act`, and stops the queueing of the volume's map should its last path be lost meanwhile.
+    /// Runs `act`, which lets a volume go, and [`Machine::unblock`]s it meanwhile.
     pub(super) async fn unblocking<T>(
         &self,
         uuid: &LunUuid,
@@ -258,7 +274,12 @@ impl<H: Host> Machine<H> {
             tokio::select! {
                 biased;
                 done = &mut act => return done,
-                () = self.host.pause(WATCH) => Box::pin(self.unblock(uuid)).await,
+                () = Box::pin(self.unblock(uuid)) => {}
+            }
+            tokio::select! {
+                biased;
+                done = &mut act => return done,
+                () = self.host.pause(WATCH) => {}
             }
         }
     }

@@ -81,8 +81,8 @@ impl<H: Host> Machine<H> {
             sessions = held.sessions.len(),
             "removing a mount whose sessions have lost their target"
         );
-        self.give_up_queueing(&held).await;
-        self.clear(staging, &blocks).await?;
+        let act = Box::pin(self.clear(staging, &blocks));
+        self.unblocking(&ask.volume.uuid, act).await?;
         self.release(&held).await
     }
 

@@ -20,7 +20,6 @@ impl<H: Host> Machine<H> {
         let blocks = held.blocks();
         if let Some(staging) = self.resolve(&ask.staging).await? {
             self.must_be_unpublished(ask, &staging, &blocks).await?;
-            self.give_up_queueing(&held).await;
             self.clear_stone(&staging, &blocks).await?;
             self.clear(&staging, &blocks).await?;
         }
