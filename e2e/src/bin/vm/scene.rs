@@ -97,7 +97,7 @@ impl Scene {
     }
 
     /// Writes data through the pod's path.
-    pub(crate) fn write(&self, volume: &Life, seed: u64) -> Result<Data> {
+    pub(crate) fn write(volume: &Life, seed: u64) -> Result<Data> {
         let path = match volume.content {
             Content::Fs(_) => volume.path().join(format!("data-{seed}")),
             Content::Block => volume.path(),
@@ -107,7 +107,7 @@ impl Scene {
     }
 
     /// The data are as they were written, read from the disk.
-    pub(crate) fn must_hold(&self, data: &Data) -> Result<()> {
+    pub(crate) fn must_hold(data: &Data) -> Result<()> {
         let is = sha256(&data.path, WRITTEN)?;
         ensure!(is == data.sha256, "{} has changed", data.path.display());
         Ok(())

@@ -15,12 +15,14 @@ use anyhow::Result;
 use crate::scene::Scene;
 pub(crate) use fence::dirty;
 
+/// What comes of telling a story.
+type Told<'a> = Pin<Box<dyn Future<Output = Result<String>> + 'a>>;
+
 /// Something that must be seen.
 pub(crate) struct Story {
     pub(crate) name: &'static str,
     /// Answers what was seen, in a few words.
-    pub(crate) tell:
-        for<'a> fn(&'a mut Scene) -> Pin<Box<dyn Future<Output = Result<String>> + 'a>>,
+    pub(crate) tell: for<'a> fn(&'a mut Scene) -> Told<'a>,
 }
 
 macro_rules! story {

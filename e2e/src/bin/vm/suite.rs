@@ -21,7 +21,7 @@ pub(crate) const SECOND: &str = "worker-2";
 /// Where the second does what it is asked.
 pub(crate) const SECOND_SERVES: &str = "10.79.0.2:7000";
 /// No story takes longer on a machine of this kind, unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Stories of loop devices at a time.
 const AT_A_TIME: usize = 3;
@@ -115,10 +115,10 @@ async fn one(export: Export, story: &Story, choice: &Choice) -> Result<()> {
             ))
             .catch_unwind();
             let outcome = match told.await {
-                Ok(Ok(Ok(seen))) => scene
+                Ok(Ok(Ok(words))) => scene
                     .strike()
                     .await
-                    .map(|()| seen)
+                    .map(|()| words)
                     .map_err(|error| format!("{error:#}")),
                 Ok(Ok(Err(error))) => Err(format!("{error:#}")),
                 Ok(Err(_)) => Err(format!("not told in {PATIENCE:?}")),

@@ -44,7 +44,7 @@ pub(crate) async fn secrets(scene: &mut Scene) -> Result<String> {
             .attach(world)
             .await
             .with_context(|| format!("{name}: the right secret"))?;
-        let data = scene.write(&volume, 3)?;
+        let data = Scene::write(&volume, 3)?;
         let level = scene
             .world
             .nas
@@ -80,7 +80,7 @@ pub(crate) async fn secrets(scene: &mut Scene) -> Result<String> {
             .await
             .with_context(|| format!("{name}: the right secret after the wrong one"))?;
         volume.node_publish(world).await?;
-        scene.must_hold(&data)?;
+        Scene::must_hold(&data)?;
         volume.detach(world).await?;
         volume.delete(world).await?;
     }

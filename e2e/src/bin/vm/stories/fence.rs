@@ -76,7 +76,7 @@ async fn one(scene: &Scene, worker: &Worker, content: Content) -> Result<()> {
     };
     std::fs::create_dir_all(&ours.staging)?;
     ours.attach(world).await?;
-    let before = scene.write(&ours, 11)?;
+    let before = Scene::write(&ours, 11)?;
 
     // The network returns. The first node tries to log in again, finds no target, and gives its pages up.
     let refused = refusals(worker).await?;
@@ -88,16 +88,16 @@ async fn one(scene: &Scene, worker: &Worker, content: Content) -> Result<()> {
     )
     .await?;
     worker.run(&["sync"]).await?;
-    let after = scene.write(&ours, 12)?;
+    let after = Scene::write(&ours, 12)?;
 
     // This node's volume is as this node left it.
     ours.expand_lun(world, 2 * GIB).await?;
     ours.expand_on_node(world, 2 * GIB).await?;
     scene.must_have(&ours, 2 * GIB)?;
     if content != Content::Block {
-        scene.must_hold(&before)?;
+        Scene::must_hold(&before)?;
     }
-    scene.must_hold(&after)?;
+    Scene::must_hold(&after)?;
     let device = scene.device(&ours)?;
     ours.node_unpublish(world).await?;
     if let Content::Fs(fs) = content {

@@ -18,7 +18,7 @@ pub(crate) async fn five_times(scene: &mut Scene) -> Result<String> {
             .await?;
         // On a raw device the old data lie beyond what the writer uses.
         let (log, old) = match content {
-            Content::Fs(_) => (volume.path().join("log"), Some(scene.write(&volume, 7)?)),
+            Content::Fs(_) => (volume.path().join("log"), Some(Scene::write(&volume, 7)?)),
             Content::Block => (volume.path(), None),
         };
         let writer = Writer::start(&log)?;
@@ -32,7 +32,7 @@ pub(crate) async fn five_times(scene: &mut Scene) -> Result<String> {
         seen.push(format!("{} {}", content.name(), writer.written()));
         writer.stop()?;
         if let Some(old) = old {
-            scene.must_hold(&old)?;
+            Scene::must_hold(&old)?;
         }
         volume.detach(world).await?;
         volume.delete(world).await?;

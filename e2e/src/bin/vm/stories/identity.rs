@@ -159,7 +159,7 @@ pub(crate) async fn index_reused(scene: &mut Scene) -> Result<String> {
 pub(crate) async fn blank_disk(scene: &mut Scene) -> Result<String> {
     for fs in ["ext4", "xfs", "btrfs"] {
         let life = scene.volume(&format!("pvc-{fs}"), Content::Fs(fs)).await?;
-        let data = scene.write(&life, 5)?;
+        let data = Scene::write(&life, 5)?;
         let world = &scene.world;
         life.node_unpublish(world).await?;
         life.unstage(world).await?;
@@ -173,7 +173,7 @@ pub(crate) async fn blank_disk(scene: &mut Scene) -> Result<String> {
         scene.swap_back(&life, &blank).await?;
         life.stage(world).await?;
         life.node_publish(world).await?;
-        scene.must_hold(&data)?;
+        Scene::must_hold(&data)?;
         life.detach(world).await?;
         life.delete(world).await?;
         blank.delete(world).await?;

@@ -27,7 +27,7 @@ async fn whole(scene: &mut Scene, content: Content) -> Result<String> {
     let mut volume = scene.volume("pvc-1", content).await?;
     let world = &scene.world;
     scene.must_have(&volume, GIB)?;
-    let before = scene.write(&volume, 1)?;
+    let before = Scene::write(&volume, 1)?;
 
     // Online. The rescan is necessary: the LUN has grown, the NAS says so, and the device has not.
     ensure!(volume.expand_lun(world, 2 * GIB).await? == 2 * GIB);
@@ -44,14 +44,14 @@ async fn whole(scene: &mut Scene, content: Content) -> Result<String> {
         "the device is another one"
     );
     scene.must_have(&volume, 2 * GIB)?;
-    scene.must_hold(&before)?;
+    Scene::must_hold(&before)?;
 
     // Offline.
     volume.detach(world).await?;
     ensure!(volume.expand_lun(world, 3 * GIB).await? == 3 * GIB);
     volume.attach(world).await?;
     scene.must_have(&volume, 3 * GIB)?;
-    scene.must_hold(&before)?;
+    Scene::must_hold(&before)?;
 
     volume.detach(world).await?;
     volume.delete(world).await?;
