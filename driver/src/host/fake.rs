@@ -75,6 +75,8 @@ pub(crate) struct World {
     pub(crate) unreadable: bool,
     /// Somebody else has the disk open exclusively.
     pub(crate) claimed: bool,
+    /// The kernel has taken the present disks offline.
+    pub(crate) offline: bool,
     /// `CAP_SYS_RESOURCE`.
     pub(crate) capable: bool,
     /// SCSI hosts have their `scan` file, which node-sim's tree lacks.
@@ -340,10 +342,10 @@ impl World {
             let unit = format!("{base}/device/target4:0:0/4:0:0:{}", seen.lun);
             tree.insert(
                 format!("{unit}/state"),
-                if session.alive {
-                    "running\n"
-                } else {
-                    "transport-offline\n"
+                match (session.alive, self.offline) {
+                    (true, true) => "offline\n",
+                    (true, false) => "running\n",
+                    (false, _) => "transport-offline\n",
                 }
                 .into(),
             );

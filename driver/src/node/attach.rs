@@ -200,11 +200,16 @@ impl<H: Host> Machine<H> {
         if !usable || !self.rescan_answered(session).await? {
             return Ok(None);
         }
-        let disk = self.disk_of(session, context).await?;
-        if let Some(disk) = &disk {
-            self.prove(disk, &context.uuid).await?;
+        let Some(disk) = self.disk_of(session, context).await? else {
+            return Ok(None);
+        };
+        // A disk that the kernel has taken offline stays so; another login gives another disk.
+        let doing = || format!("looking at {}", disk.block.node());
+        if !disk.is_running(&self.host).await.doing(doing())? {
+            return Ok(None);
         }
-        Ok(disk)
+        self.prove(&disk, &context.uuid).await?;
+        Ok(Some(disk))
     }
 
     async fn disk_of(
@@ -251,6 +256,16 @@ impl<H: Host> Machine<H> {
             return Err(Error::Unfinished {
                 what: node,
                 seen: "it is offline, and what is known of it may be out of date".to_owned(),
+            });
+        }
+        // A unit that is no longer mapped keeps its old serial in sysfs, but has lost its size (seen with Linux 6.1).
+        if disk.block.size(&self.host).await.doing(doing())? == Bytes(0) {
+            return Err(Error::Unfinished {
+                what: node,
+                seen: format!(
+                    "it has no size: logical unit {} is not mapped on the NAS any more",
+                    disk.lun
+                ),
             });
         }
         let serial = disk.serial(&self.host).await.doing(doing())?;

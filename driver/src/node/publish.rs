@@ -69,21 +69,29 @@ impl<H: Host> Machine<H> {
 
     /// A raw device is the volume's: of a map every path that answers, and at least one.
     async fn prove_device(&self, uuid: &LunUuid, held: &Held, device: &Block) -> Result<(), Error> {
-        let lost = held.is_alive();
+        let alive = held.is_alive();
+        let mut proven = 0;
         for disk in held.paths_of(device) {
             let session = held
                 .sessions
                 .iter()
                 .find(|session| session.id == disk.session);
             match session {
-                Some(session) if session.alive || !lost => {
+                Some(session) if session.alive || !alive => {
                     self.rescan(session).await?;
                     self.prove(&disk, uuid).await?;
+                    proven += 1;
                 }
                 _ => tracing::warn!(path = disk.block.name, "a path is lost"),
             }
         }
-        Ok(())
+        if proven > 0 {
+            return Ok(());
+        }
+        Err(Error::Unfinished {
+            what: device.node(),
+            seen: "no path of it answers".to_owned(),
+        })
     }
 
     /// The staged file system, if it is what the capability says.

@@ -73,6 +73,7 @@ impl World {
             },
             ("session", Some(id), "--logout") => {
                 self.lose_path(id);
+                self.offline = false;
                 end(if self.sessions.remove(&id).is_some() {
                     0
                 } else {

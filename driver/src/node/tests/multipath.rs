@@ -161,6 +161,40 @@ async fn a_raw_map_is_published_protected_and_measured() {
 }
 
 #[tokio::test]
+async fn choice_9_a_device_without_a_path_or_a_size_is_not_published() {
+    let co = Co {
+        raw: true,
+        ..Co::multipath()
+    };
+    co.stage_both().await.unwrap();
+    co.fake.world().map.as_mut().unwrap().paths.clear();
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::Aborted,
+        "no path of it answers",
+    );
+    let co = Co::raw();
+    co.stage().await.unwrap();
+    co.fake.grow_lun(Bytes(0));
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::Aborted,
+        "not mapped",
+    );
+    assert!(co.fake.mounted().is_empty());
+}
+
+#[tokio::test]
+async fn an_offline_disk_that_nobody_uses_is_replaced() {
+    let co = Co::raw();
+    co.stage().await.unwrap();
+    co.fake.world().offline = true;
+    fails(co.publish("/pods/1", false).await, Code::Aborted, "offline");
+    co.stage().await.unwrap();
+    assert_eq!((co.logins(), co.fake.world().sessions.len()), (2, 1));
+}
+
+#[tokio::test]
 async fn a_portal_that_does_not_answer_is_no_hindrance_and_is_used_later() {
     for portal in PORTALS {
         let co = Co::multipath();
