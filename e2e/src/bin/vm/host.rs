@@ -297,7 +297,7 @@ fn conclude(run: &Run, told: &[Report], time: Duration, logs: &Path) -> Result<(
         );
     }
     if passed == 0 {
-        bail!("no story is called {:?}", run.choice.only);
+        bail!("no story is called {}", run.choice.only.join(" or "));
     }
     Ok(())
 }

@@ -93,9 +93,9 @@ struct Run {
 /// What to tell.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 struct Choice {
-    /// Only stories whose name contains this, for instance lio/chap
-    #[arg(long, default_value = "")]
-    only: String,
+    /// Only stories whose name contains this, for instance lio/chap; may be given several times
+    #[arg(long)]
+    only: Vec<String>,
     /// Random schedules of the wrong-disk story, on each target
     #[arg(long, default_value_t = 200)]
     cases: u32,
@@ -108,6 +108,13 @@ struct Choice {
     /// The test program with the stories of the loop plane
     #[arg(long, value_name = "FILE")]
     node_tests: Option<PathBuf>,
+}
+
+impl Choice {
+    /// This story is to be told.
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| name.contains(part))
+    }
 }
 
 fn main() -> ExitCode {
