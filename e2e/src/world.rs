@@ -293,10 +293,10 @@ fn files(folder: &Path) -> Result<usize> {
 
 fn config(folder: &Path, nas: &Nas) -> String {
     format!(
-        "nas:\n  - name: nas1\n    url: {}\n    username: admin\n    password_file: {}\n    portals: {:?}\nstate_file: {}\n",
+        "nas:\n  - name: nas1\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['{}']\nstate_file: {}\n",
         nas.api,
         nas.password_file().display(),
-        nas.settings().portals,
+        nas.settings().portals.join("', '"),
         folder.join("refused.json").display(),
     )
 }
