@@ -445,6 +445,16 @@ async fn a_map_in_use_elsewhere_is_not_removed() {
 }
 
 #[tokio::test]
+async fn a_map_that_queues_without_a_path_is_let_go_all_the_same() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    // The LUN is unmapped on the NAS: the sessions live, and something waits for an answer of the map.
+    co.fake.world().map.as_mut().unwrap().paths.clear();
+    co.unstage().await.unwrap();
+    co.nothing_is_left();
+}
+
+#[tokio::test]
 async fn a_busy_volume_without_paths_is_unblocked_by_its_unstaging() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
