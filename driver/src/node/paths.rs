@@ -156,7 +156,7 @@ impl<H: Host> Machine<H> {
             });
         }
         if map.block.size(&self.host).await.doing(&doing)? < size {
-            let doing = format!("resizing map {}", map.name);
+            let doing = format!("resizing map {} (does multipathd run?)", map.name);
             self.run(&doing, multipath::resize(&map.block.name)).await?;
         }
         let look = || async {
