@@ -156,7 +156,7 @@ impl<H: Host> Machine<H> {
             });
         }
         if map.block.size(&self.host).await.doing(&doing)? < size {
-            let doing = format!("resizing map {}", map.name);
+            let doing = format!("resizing map {} (does multipathd run?)", map.name);
             self.run(&doing, multipath::resize(&map.block.name)).await?;
         }
         let look = || async {
@@ -221,9 +221,10 @@ impl<H: Host> Machine<H> {
         Ok(all.iter().any(|other| other.wwid == map.wwid))
     }
 
-    /// Lets the I/O of a map fail whose paths are all lost: else an unmount waits for as long as the NAS is away.
+    /// Lets the I/O of a map fail when no path of it works: else an unmount waits for as long as the NAS is away, and udev's
+    /// look at a map keeps it in use for as long.
     pub(super) async fn give_up_queueing(&self, held: &Held) {
-        let Some(map) = held.map.as_ref().filter(|_| !held.is_alive()) else {
+        let Some(map) = &held.map else {
             return;
         };
         let exit = self
@@ -249,17 +250,17 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Stops the queueing of the volume's map once all its paths have been lost for as long as a single one may be. Ends when
-    /// there is nothing to wait for.
+    /// Stops the queueing of the volume's map when it has not been let go for as long as a single path may be lost. Sessions
+    /// tell nothing: they also live on when their LUN is unmapped. Of a map with a working path nothing fails by it.
     pub(super) async fn unblock(&self, uuid: &LunUuid) {
         for _ in 0..PATIENCE.as_secs() / WATCH.as_secs() {
             match self.held(uuid).await {
-                Ok(held) if held.map.is_none() || held.is_alive() => return,
+                Ok(held) if held.map.is_none() => return,
                 Ok(_) | Err(_) => self.host.pause(WATCH).await,
             }
         }
         if let Ok(held) = self.held(uuid).await {
-            tracing::warn!(%uuid, "the NAS has been away for too long: what was not written to it is lost");
+            tracing::warn!(%uuid, "the volume takes too long to be let go: what cannot be written now is lost");
             self.give_up_queueing(&held).await;
         }
     }
@@ -270,17 +271,11 @@ impl<H: Host> Machine<H> {
         uuid: &LunUuid,
         mut act: Pin<Box<impl Future<Output = T> + Send>>,
     ) -> T {
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut act => return done,
-                () = Box::pin(self.unblock(uuid)) => {}
-            }
-            tokio::select! {
-                biased;
-                done = &mut act => return done,
-                () = self.host.pause(WATCH) => {}
-            }
+        tokio::select! {
+            biased;
+            done = &mut act => return done,
+            () = Box::pin(self.unblock(uuid)) => {}
         }
+        act.await
     }
 }

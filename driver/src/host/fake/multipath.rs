@@ -163,7 +163,9 @@ impl World {
             .mounts
             .iter()
             .any(|mount| mount.source == ALIAS || mount.device_node() == Some("dm-0"));
-        if self.claimed || used || self.map.is_none() {
+        // udev looks at a map, and waits as long as it queues.
+        let stuck = |map: &MapState| map.queueing && map.paths.is_empty();
+        if self.claimed || used || self.map.as_ref().is_none_or(stuck) {
             return Exit {
                 stderr: "mpatha: map in use".to_owned(),
                 ..end(1)

@@ -1,0 +1,105 @@
+//! What the fake machine shows below `/sys`, and its mount table.
+
+use std::collections::BTreeMap;
+
+use super::{Mount, World, disk_of};
+use crate::host::mount::MOUNTINFO;
+
+impl World {
+    /// `/sys` and the mount table, as files.
+    pub(super) fn tree(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut tree = self.files.clone();
+        tree.insert("/sys/class/block/sda/dev".to_owned(), b"8:0\n".to_vec());
+        for (id, session) in &self.sessions {
+            let base = format!("/sys/class/iscsi_session/session{id}");
+            tree.insert(
+                format!("{base}/targetname"),
+                format!("{}\n", session.target).into_bytes(),
+            );
+            tree.insert(
+                format!("{base}/state"),
+                if session.alive {
+                    "LOGGED_IN\n"
+                } else {
+                    "FAILED\n"
+                }
+                .into(),
+            );
+            let (address, port) = session.portal.rsplit_once(':').unwrap();
+            let connection = format!("/sys/class/iscsi_connection/connection{id}:0");
+            tree.insert(
+                format!("{connection}/persistent_address"),
+                format!("{}\n", address.trim_matches(['[', ']'])).into_bytes(),
+            );
+            tree.insert(
+                format!("{connection}/persistent_port"),
+                format!("{port}\n").into_bytes(),
+            );
+            let Some(seen) = &session.seen else { continue };
+            let (name, number) = disk_of(*id);
+            let unit = format!("{base}/device/target4:0:0/4:0:0:{}", seen.lun);
+            tree.insert(
+                format!("{unit}/state"),
+                match (session.alive, self.offline) {
+                    (true, true) => "offline\n",
+                    (true, false) => "running\n",
+                    (false, _) => "transport-offline\n",
+                }
+                .into(),
+            );
+            let page = [
+                &[0, 0x80, 0, u8::try_from(seen.serial.len()).unwrap()],
+                seen.serial.as_bytes(),
+            ]
+            .concat();
+            tree.insert(
+                format!("/sys/class/block/{name}/device/vpd_pg80"),
+                page.clone(),
+            );
+            tree.insert(format!("{unit}/vpd_pg80"), page);
+            tree.insert(
+                format!("{unit}/block/{name}/size"),
+                format!("{}\n", seen.size.0 / 512).into_bytes(),
+            );
+            tree.insert(
+                format!("{unit}/block/{name}/ro"),
+                if self.protected { "1\n" } else { "0\n" }.into(),
+            );
+            for link in [
+                format!("{unit}/block/{name}/dev"),
+                format!("/sys/class/block/{name}/dev"),
+            ] {
+                tree.insert(link, format!("{number}\n").into_bytes());
+            }
+        }
+        if let Some(map) = &self.map {
+            map.show(self.protected, &mut tree);
+        }
+        tree.insert(
+            MOUNTINFO.to_owned(),
+            self.mounts
+                .iter()
+                .map(line)
+                .collect::<String>()
+                .into_bytes(),
+        );
+        tree
+    }
+}
+
+fn line(mount: &Mount) -> String {
+    let Mount {
+        device,
+        root,
+        point,
+        options,
+        fs,
+        source,
+        fs_options,
+    } = mount;
+    format!(
+        "1 1 {device} {root} {point} {} - {fs} {source} {}\n",
+        options.join(","),
+        fs_options.join(",")
+    )
+}

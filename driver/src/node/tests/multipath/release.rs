@@ -1,0 +1,164 @@
+//! Letting a map go, whatever has become of its paths.
+
+use super::*;
+
+#[tokio::test]
+async fn choice_10_unstaging_needs_no_nas_and_ends_the_queueing() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    for portal in PORTALS {
+        co.lose(portal);
+    }
+    co.fake.world().targets.clear();
+    let before = co.fake.world().log.len();
+    co.unstage().await.unwrap();
+    co.nothing_is_left();
+    let log = co.fake.world().log[before..].to_vec();
+    assert_eq!(
+        log[..3],
+        [
+            "umount /staging",
+            "multipathd disablequeueing map dm-0",
+            "multipath -f mpatha"
+        ]
+    );
+    assert!(log.iter().all(|line| !line.contains("rescan")), "{log:?}");
+}
+
+#[tokio::test]
+async fn choice_10_a_crash_between_any_two_steps_of_unstaging_is_made_good() {
+    for step in [
+        "umount /staging",
+        "multipath -f",
+        "iscsiadm -m session -r 1 --logout",
+        "iscsiadm -m session -r 2 --logout",
+        "iscsiadm -m node -T",
+    ] {
+        let co = Co::multipath();
+        co.stage_both().await.unwrap();
+        co.fake.hang(step);
+        fails(co.unstage().await, Code::Aborted, "may still run");
+        co.unstage().await.unwrap();
+        co.nothing_is_left();
+    }
+}
+
+#[tokio::test]
+async fn choice_10_a_crash_between_any_two_steps_of_staging_is_made_good() {
+    for (step, count) in [
+        ("iscsiadm", 8),
+        ("multipathd", 3),
+        ("mkfs", 1),
+        ("mount", 1),
+    ] {
+        for skipped in 0..count {
+            let co = Co::multipath();
+            // One login that hangs is no hindrance.
+            let broken = |staged: Result<(), Status>| match (step, skipped) {
+                ("iscsiadm", 2 | 5) => staged.unwrap(),
+                _ => fails(staged, Code::Aborted, "may still run"),
+            };
+            co.fake.hang_after(step, skipped);
+            broken(co.stage_both().await);
+            // Unstaged from there, or staged again.
+            let unstaged = co.unstage().await;
+            unstaged.unwrap_or_else(|status| panic!("{step} {skipped}: {status}"));
+            co.nothing_is_left();
+            co.fake.hang_after(step, skipped);
+            broken(co.stage_both().await);
+            co.stage_both().await.unwrap();
+            assert_eq!(co.fake.mounted(), ["/staging"]);
+            assert_eq!(co.fake.world().map.as_ref().unwrap().paths.len(), 2);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_map_that_outlived_its_sessions_is_removed() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    {
+        let mut world = co.fake.world();
+        world.sessions.clear();
+        world.map.as_mut().unwrap().paths.clear();
+    }
+    co.unstage().await.unwrap();
+    co.nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_map_in_use_elsewhere_is_not_removed() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    co.fake.world().claimed = true;
+    fails(co.unstage().await, Code::Aborted, "still uses it");
+    assert_eq!(co.fake.world().sessions.len(), 2);
+    co.fake.world().claimed = false;
+    co.fake.answer("multipath -f", 1, "map in use");
+    co.unstage().await.unwrap();
+    co.nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_map_that_queues_without_a_path_is_let_go_all_the_same() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    // The LUN is unmapped on the NAS: the sessions live, and something waits for an answer of the map.
+    co.fake.world().map.as_mut().unwrap().paths.clear();
+    co.unstage().await.unwrap();
+    co.nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_busy_volume_without_paths_is_unblocked_by_its_unstaging() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    for portal in PORTALS {
+        co.lose(portal);
+    }
+    let (release, released) = tokio::sync::oneshot::channel::<()>();
+    let busy = co.node.in_flight.clone();
+    let holder = tokio::spawn(async move {
+        busy.run(UUID, async {
+            let _ = released.await;
+            Ok(())
+        })
+        .await
+    });
+    tokio::task::yield_now().await;
+    fails(co.unstage().await, Code::Aborted, "in progress");
+    // Not at once: the NAS may come back.
+    assert!(co.fake.world().map.as_ref().unwrap().queueing);
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!co.fake.world().map.as_ref().unwrap().queueing);
+    release.send(()).unwrap();
+    holder.await.unwrap().unwrap();
+    // Used again, it queues again.
+    for portal in PORTALS {
+        co.find(portal);
+    }
+    co.stage_both().await.unwrap();
+    assert!(co.fake.world().map.as_ref().unwrap().queueing);
+}
+
+#[tokio::test]
+async fn two_disks_and_no_multipathd_are_ended_unless_in_use() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    {
+        let mut world = co.fake.world();
+        (world.multipathd, world.map) = (None, None);
+        world.mounts.clear();
+    }
+    co.stage_both().await.unwrap();
+    assert_eq!(co.fake.world().sessions.len(), 1);
+    co.fake.log_in_at(PORTALS[1]);
+    fails(
+        co.stage_both().await,
+        Code::FailedPrecondition,
+        "without a multipath map",
+    );
+    assert_eq!(co.fake.world().sessions.len(), 2);
+}
