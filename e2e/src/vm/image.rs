@@ -88,7 +88,7 @@ impl Image {
     fn write_initramfs(&self, kernel: &Path, busybox: &Path) -> Result<()> {
         let fresh = self.initramfs.with_extension("new");
         let mut archive = Archive(File::create(&fresh)?);
-        for directory in ["bin", "dev", "host", "modules", "proc", "root", "sys"] {
+        for directory in ["bin", "dev", "host", "modules", "own", "proc", "sys"] {
             archive.add(directory, 0o040_755, &[])?;
         }
         archive.add("bin/busybox", 0o100_755, &fs::read(busybox)?)?;
@@ -145,11 +145,11 @@ $b mount -t sysfs sysfs /sys
 $b mount -t devtmpfs devtmpfs /dev
 for module in /modules/*; do $b insmod $module; done
 $b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro host /host
-$b mount -t tmpfs -o size=80% tmpfs /root
-$b mkdir /root/upper /root/work /root/new
-$b mount -t overlay -o lowerdir=/host,upperdir=/root/upper,workdir=/root/work overlay /root/new
-for at in proc sys dev; do $b mount --move /$at /root/new/$at; done
-exec $b switch_root /root/new $program first
+$b mount -t tmpfs -o size=80% tmpfs /own
+$b mkdir /own/upper /own/work /own/new
+$b mount -t overlay -o lowerdir=/host,upperdir=/own/upper,workdir=/own/work overlay /own/new
+for at in proc sys dev; do $b mount --move /$at /own/new/$at; done
+exec $b switch_root /own/new $program first
 ";
 
 /// A cpio archive as the kernel unpacks it.
