@@ -55,13 +55,12 @@ pub(crate) fn run(context: &Context, vm: &Vm) -> Result<()> {
 }
 
 impl Vm {
-    /// What the pipeline tells, in the ten minutes that it has for this without KVM. The stories of outages, fencing and
-    /// several paths take longer and are told by hand; so are those of the loop plane, which `cargo ci test` tells natively.
+    /// What the pipeline tells: the stories that were seen to pass again and again, in well under ten minutes without KVM.
+    /// The others are told by hand until they are as reliable and as fast.
     pub(crate) fn pipeline() -> Self {
-        let told = ["life", "growth", "chap", "identity"];
+        let told = ["life", "chap", "identity/index-reused"];
         Self {
             only: told.iter().map(|&part| part.to_owned()).collect(),
-            cases: Some(10),
             ..Self::default()
         }
     }

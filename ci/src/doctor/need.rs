@@ -149,6 +149,8 @@ impl Need {
             Self::Go if layer == Spec => Some(Weight::Must),
             Self::Go | Self::CsiSanity => (layer == Sanity).then_some(Weight::Must),
             // The guest has what the host has installed; it is root there, and brings its own kernel.
+            // The tests of node-sim's target side start a tgtd.
+            Self::Programs("tgt", _) if layer == Test => Some(Weight::WithRoot),
             Self::Programs(package, _) if FOR_VM.contains(&package) => {
                 (layer == Vm).then_some(Weight::Must)
             }

@@ -220,6 +220,7 @@ fn listen(mut nas: Machine) -> Result<Vec<Report>> {
 
 /// Whatever the guests left, but sockets and the disk.
 fn keep_logs(scratch: &Path, logs: &Path) -> Result<()> {
+    fs::create_dir_all(logs)?;
     for entry in fs::read_dir(scratch)? {
         let path = entry?.path();
         let name = path.file_name().context("a name")?;
