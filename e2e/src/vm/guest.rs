@@ -238,8 +238,8 @@ fn names(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// What the README recommends to those who run multipathd.
-pub const MULTIPATH: &str = "defaults {
+/// Queues for as long as a story takes, and looks often.
+const MULTIPATH: &str = "defaults {
     user_friendly_names no
     find_multipaths yes
     polling_interval 2

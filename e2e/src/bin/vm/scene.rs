@@ -64,8 +64,9 @@ impl Scene {
         })
     }
 
-    /// Another world in the place of this one.
+    /// Another world in the place of this one, whose NAS gives its portals free first.
     pub(crate) async fn reset(&mut self, plan: Plan) -> Result<()> {
+        self.world.nas.shut_down().await?;
         self.world = plan.start().await?;
         Ok(())
     }

@@ -32,12 +32,7 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
     let timeout = format!("{REPLACEMENT}s");
     let worker = Worker::start(&["--replacement-timeout", &timeout]).await?;
     let mut seen = Vec::new();
-    for content in [
-        Content::Fs("ext4"),
-        Content::Fs("xfs"),
-        Content::Fs("btrfs"),
-        Content::Block,
-    ] {
+    for content in Content::ALL {
         one(scene, &worker, content).await?;
         seen.push(content.name());
     }

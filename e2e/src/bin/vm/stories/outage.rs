@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use e2e::GIB;
 use e2e::life::Content;
-use e2e::world::Plan;
 use e2e::writer::Writer;
 
-use crate::scene::{PORTALS, REPLACEMENT, Scene};
+use crate::scene::{REPLACEMENT, Scene};
 use crate::worker::Worker;
 
 /// Over the replacement timeout: iscsid's own look at the connection, and the file system's way out.
@@ -19,14 +18,16 @@ const SLACK: Duration = Duration::from_secs(60);
 pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
     let timeout = format!("{REPLACEMENT}s");
     let worker = Worker::start(&["--replacement-timeout", &timeout]).await?;
-    let mut volumes = Vec::new();
+    let (mut volumes, mut sums) = (Vec::new(), Vec::new());
     for content in Content::ALL {
         let volume = worker
             .volume(scene, &format!("pvc-{}", content.name()), content)
             .await?;
-        if let Content::Fs(_) = content {
-            worker.write(&volume.path().join("kept")).await?;
-        }
+        let kept = match content {
+            Content::Fs(_) => volume.path().join("kept"),
+            Content::Block => volume.path(),
+        };
+        sums.push((worker.write(&kept).await?, kept));
         volumes.push(volume);
     }
     worker.cable(0, false).await?;
@@ -83,14 +84,14 @@ pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
         }
     };
     worker.cable(0, true).await?;
-    for mut volume in volumes {
-        // What was synced before is there.
+    for (mut volume, (sum, kept)) in volumes.into_iter().zip(sums) {
+        // What was synced before is as it was.
         volume.attach(&there).await?;
-        if let Content::Fs(_) = volume.content {
-            worker
-                .run(&["ls", &volume.path().join("kept").to_string_lossy()])
-                .await?;
-        }
+        ensure!(
+            worker.sha256(&kept).await? == sum,
+            "{} has changed",
+            kept.display()
+        );
         volume.detach(&there).await?;
         volume.delete(&there).await?;
     }
@@ -101,7 +102,7 @@ pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
         .map(|(content, time)| format!("{} {time} s", content.name()))
         .collect();
     Ok(format!(
-        "let go with a replacement timeout of {REPLACEMENT} s: {}; synced data there afterwards",
+        "let go with a replacement timeout of {REPLACEMENT} s: {}; synced data equal afterwards",
         all.join(", ")
     ))
 }
@@ -182,16 +183,8 @@ async fn check(worker: &Worker, content: Content, device: &str, point: &Path) ->
 
 /// The NAS restarts under a pod that writes; the driver goes on as it is.
 pub(crate) async fn nas_restarts(scene: &mut Scene) -> Result<String> {
-    scene
-        .reset(Plan::real(scene.export.name(), &PORTALS[..1]))
-        .await?;
     let mut waits = Vec::new();
-    for content in [
-        Content::Fs("ext4"),
-        Content::Fs("xfs"),
-        Content::Fs("btrfs"),
-        Content::Block,
-    ] {
+    for content in Content::ALL {
         let volume = scene
             .volume(&format!("pvc-{}", content.name()), content)
             .await?;

@@ -19,12 +19,7 @@ pub(crate) async fn one_goes_away(scene: &mut Scene) -> Result<String> {
         .await?;
     let worker = Worker::start(&["--replacement-timeout", "5s"]).await?;
     let mut seen = Vec::new();
-    for content in [
-        Content::Fs("ext4"),
-        Content::Fs("xfs"),
-        Content::Fs("btrfs"),
-        Content::Block,
-    ] {
+    for content in Content::ALL {
         let volume = worker
             .volume(scene, &format!("pvc-{}", content.name()), content)
             .await?;
