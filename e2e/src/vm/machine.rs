@@ -36,7 +36,18 @@ impl Accelerator {
     fn arguments(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            // A repeated byte instruction is translated into a loop over bytes: better if the guest uses none.
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,-erms,-fsrm"],
+        }
+    }
+
+    /// For the guest kernel's command line.
+    fn kernel_words(self) -> &'static str {
+        match self {
+            Self::Kvm => "",
+            // The same for long words; and code that is found at the same address again need not be translated again.
+            // Together they halve the time that starting a program takes.
+            Self::Tcg => "clearcpuid=rep_good init_on_alloc=0 norandmaps nokaslr",
         }
     }
 }
@@ -168,7 +179,8 @@ fn arguments(spec: &Spec<'_>, accelerator: Accelerator, console: &Path) -> Resul
     let (program, plan) = (text(spec.program)?, text(&plan_file(spec))?);
     let folder = text(spec.folder)?;
     let words = format!(
-        "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 program={program} plan={plan}"
+        "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 {} program={program} plan={plan}",
+        accelerator.kernel_words()
     );
     let mut args: Vec<String> = [
         "-M",

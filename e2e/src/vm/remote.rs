@@ -31,7 +31,11 @@ enum Request {
     Run(Vec<String>),
     /// Start a program of this workspace, with this log.
     Start(Vec<String>, String),
-    /// From now on this connection is one with this unix socket.
+    /// Answer what a file holds.
+    Read(String),
+    /// Answer the names in a folder, a line each.
+    List(String),
+    /// Answer an empty line; from then on this connection is one with this unix socket.
     Relay(String),
 }
 
@@ -68,6 +72,7 @@ async fn answer(connection: TcpStream) -> Result<()> {
             let mut socket = UnixStream::connect(&socket)
                 .await
                 .with_context(|| socket.clone())?;
+            connection.write_all(b"\n").await?;
             copy_bidirectional(&mut connection, &mut socket).await?;
             return Ok(());
         }
@@ -75,6 +80,8 @@ async fn answer(connection: TcpStream) -> Result<()> {
             tokio::task::spawn_blocking(move || run(&program(&words[0]), &words[1..])).await?
         }
         Request::Start(words, log) => start(&words, &log),
+        Request::Read(file) => read(&file),
+        Request::List(folder) => list(&folder),
     };
     let answer = Answer {
         said: said.map_err(|error| format!("{error:#}")),
@@ -88,6 +95,21 @@ fn program(name: &str) -> String {
         |_| name.to_owned(),
         |path| path.to_string_lossy().into_owned(),
     )
+}
+
+fn read(file: &str) -> Result<String> {
+    let bytes = std::fs::read(file).with_context(|| file.to_owned())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn list(folder: &str) -> Result<String> {
+    let entries = std::fs::read_dir(folder).with_context(|| folder.to_owned())?;
+    let mut names = String::new();
+    for entry in entries {
+        names += &entry?.file_name().to_string_lossy();
+        names.push('\n');
+    }
+    Ok(names)
 }
 
 /// Answers the process id. The program belongs to nobody: it ends when it is killed, or with the machine.
@@ -118,7 +140,7 @@ impl Remote {
     /// # Errors
     /// It does not.
     pub async fn ready(&self) -> Result<()> {
-        let serves = async || Ok(self.run(&["true"]).await.is_ok());
+        let serves = async || Ok(self.list("/").await.is_ok());
         until("the other machine serves", serves, |serves| *serves)
             .await
             .map(drop)
@@ -133,6 +155,23 @@ impl Remote {
             words.iter().map(|word| (*word).to_owned()).collect(),
         ))
         .await
+    }
+
+    /// What a file there holds. Costs no process, as `cat` does: for looking again and again.
+    ///
+    /// # Errors
+    /// It cannot be read, or the machine does not answer.
+    pub async fn read(&self, file: &str) -> Result<String> {
+        self.ask(&Request::Read(file.to_owned())).await
+    }
+
+    /// The names in a folder there.
+    ///
+    /// # Errors
+    /// It cannot be listed, or the machine does not answer.
+    pub async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let names = self.ask(&Request::List(folder.to_owned())).await?;
+        Ok(names.lines().map(str::to_owned).collect())
     }
 
     /// Starts a program of this workspace there; answers its process id.
@@ -171,6 +210,8 @@ impl Remote {
                 connection
                     .write_all(format!("{request}\n").as_bytes())
                     .await?;
+                // Otherwise a socket that nobody serves yet would pass for a connection that broke.
+                connection.read_u8().await?;
                 Ok::<_, std::io::Error>(TokioIo::new(connection))
             }
         });

@@ -10,6 +10,8 @@ use e2e::tools::{device_bytes, fill, sha256};
 use e2e::until::until;
 use e2e::world::{Plan, World};
 
+use crate::worker;
+
 /// How the NAS exports its LUNs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Export {
@@ -159,10 +161,22 @@ impl Scene {
         Ok(())
     }
 
-    /// After a story that failed: the next one finds an empty machine.
+    /// After a story that failed: the next one finds two empty machines.
     pub(crate) async fn clear(&mut self) {
+        for point in mounts_below(self.world.folder()).into_iter().rev() {
+            let _ = run("umount", ["--lazy", &point]);
+        }
+        for words in [
+            ["-m", "session", "-u"].as_slice(),
+            &["-m", "node", "-o", "delete"],
+        ] {
+            let _ = run("iscsiadm", words);
+        }
         let _ = self.world.nas.shut_down().await;
         let _ = run("pkill", ["-KILL", "tgtd"]);
+        if let Err(error) = worker::wipe().await {
+            eprintln!("the second machine is as it was: {error:#}");
+        }
     }
 
     /// Keeps what a person needs to find out what went wrong.
@@ -185,6 +199,16 @@ impl Scene {
             let _ = std::fs::write(folder.join(name), said);
         }
     }
+}
+
+/// Where something is mounted below a folder, in the order of mounting.
+fn mounts_below(folder: &Path) -> Vec<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    points
+        .filter(|point| Path::new(point).starts_with(folder))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// SCSI disks of this machine: each is one of an iSCSI session.

@@ -7,6 +7,7 @@ mod identity;
 mod life;
 mod outage;
 mod paths;
+mod schedules;
 
 use std::pin::Pin;
 
@@ -45,7 +46,7 @@ pub(crate) const ALL: &[Story] = &[
     story!("identity/index-reused", identity::index_reused),
     story!("identity/blank-disk", identity::blank_disk),
     story!("identity/stale-disk", identity::stale_disk),
-    story!("identity/schedules", identity::schedules),
+    story!("identity/schedules", schedules::schedules),
     story!("outage/nas-is-down", outage::nas_is_down),
     story!("outage/node-reboots", outage::node_reboots),
     story!("outage/nas-restarts", outage::nas_restarts),

@@ -1,8 +1,9 @@
 //! The second machine as a node of the cluster: the shipped driver's node half there, and what a person there would see.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use e2e::life::{Content, Life};
 use e2e::plugin::Csi;
 use e2e::until::until;
@@ -18,6 +19,10 @@ use crate::suite::{SECOND, SECOND_SERVES};
 
 const SOCKET: &str = "/run/csi.sock";
 const LOG: &str = "/run/driver.log";
+/// Longer than any machine needs.
+const BOOT: Duration = Duration::from_secs(180);
+/// Another one after each boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The second machine.
 #[derive(Debug)]
@@ -104,7 +109,11 @@ impl Worker {
     pub(crate) async fn adopt(&self, volume: &mut Life) -> Result<()> {
         let home = self.kubelet.join(&volume.name);
         (volume.staging, volume.target) = (home.join("staging"), home.join("target"));
-        self.run(&["mkdir", "-p", &volume.staging.to_string_lossy()])
+        self.make(&volume.staging).await
+    }
+
+    pub(crate) async fn make(&self, folder: &Path) -> Result<()> {
+        self.run(&["mkdir", "-p", &folder.to_string_lossy()])
             .await
             .map(drop)
     }
@@ -187,15 +196,10 @@ impl Worker {
             ("/sys/class/block", "sd"),
             ("/sys/class/block", "dm-"),
         ] {
-            let names = self.run(&["ls", folder]).await.unwrap_or_default();
-            left.extend(
-                names
-                    .split_whitespace()
-                    .filter(|name| name.starts_with(ours))
-                    .map(str::to_owned),
-            );
+            let names = self.remote.list(folder).await.unwrap_or_default();
+            left.extend(names.into_iter().filter(|name| name.starts_with(ours)));
         }
-        let mounts = self.run(&["cat", "/proc/self/mounts"]).await?;
+        let mounts = self.remote.read("/proc/self/mounts").await?;
         let below = self.kubelet.to_string_lossy().into_owned();
         left.extend(
             mounts
@@ -206,39 +210,43 @@ impl Worker {
         Ok(left)
     }
 
-    /// Cuts the power and waits until the machine is up again. The driver has to be started anew.
-    pub(crate) async fn power_cycle(self) -> Result<()> {
-        let boot = self
-            .run(&["cat", "/proc/sys/kernel/random/boot_id"])
-            .await?;
-        // The machine goes before it can answer.
-        let reset = self.remote.start_and_forget(&["vm", "reset"]);
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), reset).await;
-        let fresh = async || {
-            let now = self
-                .remote
-                .run(&["cat", "/proc/sys/kernel/random/boot_id"])
-                .await;
-            Ok(now.is_ok_and(|now| now != boot))
-        };
-        for _ in 0..4 {
-            if until("the other machine is up again", fresh, |fresh| *fresh)
-                .await
-                .is_ok()
-            {
-                return Ok(());
-            }
-        }
-        ensure!(fresh().await?, "the other machine did not come up again");
-        Ok(())
-    }
-
     /// The end of the driver's log there.
     pub(crate) async fn log(&self) -> String {
         self.run(&["tail", "-n", "40", LOG])
             .await
             .unwrap_or_default()
     }
+}
+
+/// Cuts the power of the second machine and waits until it is up again. The driver has to be started anew.
+pub(crate) async fn power_cycle() -> Result<()> {
+    let remote = Remote::at(SECOND_SERVES);
+    let boot = remote.read(BOOT_ID).await?;
+    // The machine goes before it can answer.
+    let reset = remote.start_and_forget(&["vm", "reset"]);
+    let _ = tokio::time::timeout(Duration::from_secs(5), reset).await;
+    let started = Instant::now();
+    while started.elapsed() < BOOT {
+        let fresh = async || Ok(remote.read(BOOT_ID).await.is_ok_and(|now| now != boot));
+        if until("the other machine is up again", fresh, |fresh| *fresh)
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+    }
+    bail!("the other machine did not come up again within {BOOT:?}")
+}
+
+/// After a story that failed: the second machine knows nothing of it.
+pub(crate) async fn wipe() -> Result<()> {
+    power_cycle().await?;
+    let remote = Remote::at(SECOND_SERVES);
+    for folder in ["kubelet", "iscsi/nodes", "iscsi/send_targets"] {
+        let folder = format!("{LASTING}/{folder}");
+        remote.run(&["rm", "-rf", &folder]).await?;
+    }
+    Ok(())
 }
 
 /// A writer on the second machine, that verifies what it reads.
@@ -273,7 +281,8 @@ impl<'a> Writer<'a> {
     async fn written(&self) -> Result<u64> {
         let told = self
             .worker
-            .run(&["cat", &self.progress])
+            .remote
+            .read(&self.progress)
             .await
             .unwrap_or_default();
         ensure!(!told.starts_with("failed"), "the writer there {told}");
@@ -293,7 +302,7 @@ impl<'a> Writer<'a> {
 
     pub(crate) async fn stop(self) -> Result<()> {
         self.worker.run(&["kill", &self.pid]).await?;
-        let told = async || self.worker.run(&["cat", &self.progress]).await;
+        let told = async || self.worker.remote.read(&self.progress).await;
         let told = until("the writer there stops", told, |told| {
             told.starts_with("stopped") || told.starts_with("failed")
         })

@@ -19,6 +19,8 @@ use crate::store::{self, Lock, Until};
 const MARK: &str = "NODE_SIM_TGT";
 /// Where tgt keeps its control sockets: `socket.<port>` and `socket.<port>.lock`.
 const SOCKETS: &str = "/var/run/tgtd";
+/// What `tgtadm` says of a unit with a command under way.
+const STILL_ACTIVE: &str = "this logical unit is still active";
 /// Longest that the daemon may take to answer, or to be gone.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -109,10 +111,22 @@ impl<'a> Daemon<'a> {
         self.tgtadm(&["--lld", "iscsi", "--op", "show", "--mode", mode])
     }
 
+    /// A unit that an initiator's command is busy with can be taken away a moment later.
     pub(super) fn run(&self, step: &Step) -> io::Result<()> {
         let argv = step.argv();
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-        self.tgtadm(&argv).map(drop)
+        let mut busy = None;
+        let done = program::until(DEADLINE, || match self.tgtadm(&argv) {
+            Err(wrong) if wrong.to_string().contains(STILL_ACTIVE) => {
+                busy = Some(wrong);
+                Ok(false)
+            }
+            answer => answer.map(|_| true),
+        })?;
+        match busy {
+            Some(busy) if !done => Err(busy),
+            _ => Ok(()),
+        }
     }
 
     fn tgtadm(&self, args: &[&str]) -> io::Result<String> {

@@ -130,7 +130,8 @@ async fn one(scene: &Scene, worker: &Worker, content: Content) -> Result<()> {
 /// How often a target has refused the second machine.
 async fn refusals(worker: &Worker) -> Result<usize> {
     Ok(worker
-        .run(&["cat", "/run/iscsid.log"])
+        .remote
+        .read("/run/iscsid.log")
         .await?
         .matches("login rejected")
         .count())

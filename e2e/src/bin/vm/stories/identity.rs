@@ -9,8 +9,6 @@ use e2e::life::{Content, Life};
 use e2e::look::Photo;
 use e2e::process::run;
 use nix::fcntl::OFlag;
-use rand::rngs::SmallRng;
-use rand::{RngExt as _, SeedableRng as _};
 use tonic::{Code, Status};
 
 use crate::scene::Scene;
@@ -19,13 +17,13 @@ use crate::scene::Scene;
 const MARK: u64 = 512 << 20;
 
 /// A volume whose LUN bears its mark, and what the LUN shows.
-struct Marked {
-    volume: Life,
-    photo: Photo,
+pub(super) struct Marked {
+    pub(super) volume: Life,
+    pub(super) photo: Photo,
 }
 
 impl Scene {
-    async fn marked(&self, name: &str) -> Result<Marked> {
+    pub(super) async fn marked(&self, name: &str) -> Result<Marked> {
         let mut volume = Life::create(&self.world, name, GIB, Content::Block).await?;
         volume.publish(&self.world).await?;
         let file = File::options().write(true).open(self.lun_file(&volume)?)?;
@@ -63,18 +61,18 @@ impl Scene {
     }
 
     /// The impostor's LUN takes the place of the volume's.
-    async fn swap(&self, volume: &Life, impostor: &Life) -> Result<()> {
+    pub(super) async fn swap(&self, volume: &Life, impostor: &Life) -> Result<()> {
         self.mapping("unmap_target", volume, volume).await?;
         self.mapping("map_target", impostor, volume).await
     }
 
-    async fn swap_back(&self, volume: &Life, impostor: &Life) -> Result<()> {
+    pub(super) async fn swap_back(&self, volume: &Life, impostor: &Life) -> Result<()> {
         self.mapping("unmap_target", impostor, volume).await?;
         self.mapping("map_target", volume, volume).await
     }
 
     /// The device that the driver has given out shows the volume's own mark, asked of the disk and not of a cache.
-    fn must_show(&self, volume: &Life) -> Result<()> {
+    pub(super) fn must_show(&self, volume: &Life) -> Result<()> {
         let device = File::options()
             .read(true)
             .custom_flags(OFlag::O_DIRECT.bits())
@@ -91,7 +89,7 @@ impl Scene {
         Ok(())
     }
 
-    async fn strike_marked(&self, marked: Marked) -> Result<()> {
+    pub(super) async fn strike_marked(&self, marked: Marked) -> Result<()> {
         marked.photo.must_still_be_true()?;
         marked.volume.unpublish(&self.world).await?;
         Ok(marked.volume.delete(&self.world).await?)
@@ -218,149 +216,4 @@ pub(crate) async fn stale_disk(scene: &mut Scene) -> Result<String> {
     scene.strike_marked(volume).await?;
     scene.strike_marked(other).await?;
     Ok("a stale disk at another index, and a dead one of a target that came back: the volume's own disk is used".to_owned())
-}
-
-/// What may happen next.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Swap,
-    SwapBack,
-    TargetGone,
-    TargetBack,
-    Stage,
-    Publish,
-    Expand,
-    Unpublish,
-    Unstage,
-}
-
-const STEPS: [Step; 9] = [
-    Step::Swap,
-    Step::SwapBack,
-    Step::TargetGone,
-    Step::TargetBack,
-    Step::Stage,
-    Step::Publish,
-    Step::Expand,
-    Step::Unpublish,
-    Step::Unstage,
-];
-
-/// Random schedules; whatever the driver gives out as the volume's bears the volume's mark.
-pub(crate) async fn schedules(scene: &mut Scene) -> Result<String> {
-    let (mut volume, impostor) = (scene.marked("pvc-1").await?, scene.marked("pvc-2").await?);
-    let (mut refused, mut given) = (0, 0);
-    for case in 0..scene.cases {
-        let seed = scene.seed.wrapping_add(u64::from(case));
-        let mut random = SmallRng::seed_from_u64(seed);
-        let mut place = Place::default();
-        let steps: Vec<Step> = (0..random.random_range(3..8))
-            .map(|_| STEPS[random.random_range(0..STEPS.len())])
-            .collect();
-        for step in &steps {
-            place
-                .take(
-                    scene,
-                    *step,
-                    &mut volume.volume,
-                    &impostor.volume,
-                    (&mut refused, &mut given),
-                )
-                .await
-                .with_context(|| format!("--seed {seed} --cases 1: {step:?} of {steps:?}"))?;
-        }
-        place
-            .tidy(scene, &mut volume.volume, &impostor.volume)
-            .await
-            .with_context(|| format!("--seed {seed}: tidying after {steps:?}"))?;
-    }
-    volume.photo.must_still_be_true()?;
-    scene.strike_marked(volume).await?;
-    scene.strike_marked(impostor).await?;
-    Ok(format!(
-        "{} schedules: {given} times the right disk, {refused} times refused, the wrong one never; both LUNs untouched",
-        scene.cases
-    ))
-}
-
-/// What the NAS exports in the volume's place.
-#[derive(Debug, Default)]
-struct Place {
-    swapped: bool,
-    gone: bool,
-}
-
-impl Place {
-    async fn take(
-        &mut self,
-        scene: &Scene,
-        step: Step,
-        life: &mut Life,
-        impostor: &Life,
-        (refused, given): (&mut u32, &mut u32),
-    ) -> Result<()> {
-        let world = &scene.world;
-        let answer = match step {
-            Step::Swap if !self.swapped && !self.gone => {
-                self.swapped = true;
-                return scene.swap(life, impostor).await;
-            }
-            Step::SwapBack if self.swapped && !self.gone => {
-                self.swapped = false;
-                return scene.swap_back(life, impostor).await;
-            }
-            Step::TargetGone if !self.gone => {
-                (self.gone, self.swapped) = (true, false);
-                return Ok(life.unpublish(world).await?);
-            }
-            Step::TargetBack if self.gone => {
-                self.gone = false;
-                return Ok(life.publish(world).await?);
-            }
-            Step::Swap | Step::SwapBack | Step::TargetGone | Step::TargetBack => return Ok(()),
-            Step::Stage => life.stage(world).await,
-            Step::Publish => life.node_publish(world).await,
-            Step::Expand => life.expand_on_node(world, GIB).await.map(drop),
-            Step::Unpublish => return Ok(life.node_unpublish(world).await?),
-            Step::Unstage => {
-                life.node_unpublish(world).await?;
-                return Ok(life.unstage(world).await?);
-            }
-        };
-        match answer {
-            Ok(()) => {
-                *given += 1;
-                ensure!(
-                    !self.swapped && !self.gone,
-                    "{step:?} succeeded on what is not the volume"
-                );
-                scene.must_show(life)
-            }
-            Err(status) => {
-                *refused += 1;
-                let known = matches!(
-                    status.code(),
-                    Code::FailedPrecondition
-                        | Code::NotFound
-                        | Code::Unavailable
-                        | Code::Aborted
-                        | Code::Internal
-                );
-                ensure!(known, "{status}");
-                Ok(())
-            }
-        }
-    }
-
-    async fn tidy(mut self, scene: &Scene, life: &mut Life, impostor: &Life) -> Result<()> {
-        let world = &scene.world;
-        life.node_unpublish(world).await?;
-        life.unstage(world).await?;
-        if std::mem::take(&mut self.gone) {
-            life.publish(world).await?;
-        } else if self.swapped {
-            scene.swap_back(life, impostor).await?;
-        }
-        Ok(())
-    }
 }

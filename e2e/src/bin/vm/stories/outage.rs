@@ -9,7 +9,7 @@ use e2e::life::Content;
 use e2e::writer::Writer;
 
 use crate::scene::{REPLACEMENT, Scene};
-use crate::worker::Worker;
+use crate::worker::{Worker, power_cycle};
 
 /// Over the replacement timeout: iscsid's own look at the connection, and the file system's way out.
 const SLACK: Duration = Duration::from_secs(60);
@@ -109,7 +109,7 @@ pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
 
 /// The power of a node fails while a volume is in use.
 pub(crate) async fn node_reboots(scene: &mut Scene) -> Result<String> {
-    let mut worker = Worker::start(&[]).await?;
+    let worker = Worker::start(&[]).await?;
     let mut volumes = Vec::new();
     for content in Content::ALL {
         let volume = worker
@@ -136,11 +136,13 @@ pub(crate) async fn node_reboots(scene: &mut Scene) -> Result<String> {
         volumes.push((volume, file, sum));
     }
     let started = Instant::now();
-    worker.power_cycle().await?;
+    power_cycle().await?;
     let down = started.elapsed().as_secs();
-    worker = Worker::start(&[]).await?;
+    let worker = Worker::start(&[]).await?;
     let there = worker.on(&scene.world);
     for (volume, file, sum) in &volumes {
+        // A kubelet makes the directory, which the power cut may have undone.
+        worker.make(&volume.staging).await?;
         volume.stage(&there).await?;
         volume.node_publish(&there).await?;
         ensure!(

@@ -119,29 +119,27 @@ struct Map {
 
 async fn map_of(worker: &Worker, volume: &Life) -> Result<Map> {
     let serial = volume.uuid().replace('-', "");
-    let maps = worker.run(&["ls", "/sys/class/block"]).await?;
-    for name in maps
-        .split_whitespace()
-        .filter(|name| name.starts_with("dm-"))
-    {
-        let slaves = worker
-            .run(&["ls", &format!("/sys/class/block/{name}/slaves")])
+    let disks = worker.remote.list("/sys/class/block").await?;
+    for name in disks.iter().filter(|name| name.starts_with("dm-")) {
+        let paths = worker
+            .remote
+            .list(&format!("/sys/class/block/{name}/slaves"))
             .await?;
-        let paths: Vec<String> = slaves.split_whitespace().map(str::to_owned).collect();
         for path in &paths {
             let page = worker
-                .run(&["cat", &format!("/sys/class/block/{path}/device/vpd_pg80")])
+                .remote
+                .read(&format!("/sys/class/block/{path}/device/vpd_pg80"))
                 .await
                 .unwrap_or_default();
             if page.replace('-', "").contains(&serial) {
                 return Ok(Map {
-                    name: name.to_owned(),
+                    name: name.clone(),
                     paths,
                 });
             }
         }
     }
-    anyhow::bail!("no map of {} among {maps}", volume.uuid())
+    anyhow::bail!("no map of {} among {disks:?}", volume.uuid())
 }
 
 async fn sizes(worker: &Worker, map: &Map) -> Result<Vec<(String, i64)>> {

@@ -1,0 +1,167 @@
+//! Wrong disk never, at random: the NAS changes what it exports while a CO goes on asking.
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::GIB;
+use e2e::life::Life;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use tonic::{Code, Status};
+
+use crate::scene::Scene;
+
+/// What may happen next.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Swap,
+    SwapBack,
+    TargetGone,
+    TargetBack,
+    Stage,
+    Publish,
+    Expand,
+    Unpublish,
+    Unstage,
+}
+
+/// How often each happens, beside the others.
+const STEPS: [(Step, u32); 9] = [
+    (Step::Swap, 4),
+    (Step::SwapBack, 3),
+    (Step::TargetGone, 1),
+    (Step::TargetBack, 1),
+    (Step::Stage, 3),
+    (Step::Publish, 3),
+    (Step::Expand, 4),
+    (Step::Unpublish, 1),
+    (Step::Unstage, 1),
+];
+
+/// What the NAS exports in the volume's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Volume,
+    Impostor,
+    Nothing,
+}
+
+/// Schedules, one after the other, each from a volume in use.
+struct Schedules<'a> {
+    scene: &'a Scene,
+    volume: Life,
+    impostor: Life,
+    place: Place,
+    given: u32,
+    refused: u32,
+}
+
+/// Whatever the driver gives out as the volume's bears the volume's mark.
+pub(crate) async fn schedules(scene: &mut Scene) -> Result<String> {
+    let (volume, impostor) = (scene.marked("pvc-1").await?, scene.marked("pvc-2").await?);
+    let mut told = Schedules {
+        scene,
+        volume: volume.volume.clone(),
+        impostor: impostor.volume.clone(),
+        place: Place::Volume,
+        given: 0,
+        refused: 0,
+    };
+    told.use_volume().await?;
+    for case in 0..scene.cases {
+        let seed = scene.seed.wrapping_add(u64::from(case));
+        let mut random = SmallRng::seed_from_u64(seed);
+        let count = random.random_range(3..7);
+        let steps = STEPS.choose_weighted_iter(&mut random, |(_, weight)| *weight)?;
+        let steps: Vec<Step> = steps.take(count).map(|(step, _)| *step).collect();
+        told.tell(&steps)
+            .await
+            .with_context(|| format!("--seed {seed} --cases 1: {steps:?}"))?;
+    }
+    told.let_go().await?;
+    let Schedules { given, refused, .. } = told;
+    volume.photo.must_still_be_true()?;
+    scene.strike_marked(volume).await?;
+    scene.strike_marked(impostor).await?;
+    Ok(format!(
+        "{} schedules: {given} times the right disk, {refused} times refused, the wrong one never; both LUNs untouched",
+        scene.cases
+    ))
+}
+
+impl Schedules<'_> {
+    /// Afterwards the NAS exports what it should, and the driver has to find back by itself.
+    async fn tell(&mut self, steps: &[Step]) -> Result<()> {
+        for step in steps {
+            self.take(*step)
+                .await
+                .with_context(|| format!("{step:?}"))?;
+        }
+        if self.place == Place::Nothing {
+            // The disk of a target that went is dead, and a pod that holds it open has to let go: a person restarts it.
+            self.let_go().await?;
+        }
+        self.export_volume().await?;
+        self.use_volume().await.context("when all is well again")
+    }
+
+    async fn take(&mut self, step: Step) -> Result<()> {
+        let world = &self.scene.world;
+        let answer = match step {
+            Step::Swap if self.place == Place::Volume => {
+                self.place = Place::Impostor;
+                return self.scene.swap(&self.volume, &self.impostor).await;
+            }
+            Step::SwapBack if self.place == Place::Impostor => return self.export_volume().await,
+            Step::TargetBack if self.place == Place::Nothing => return self.export_volume().await,
+            Step::TargetGone if self.place != Place::Nothing => {
+                self.place = Place::Nothing;
+                return Ok(self.volume.unpublish(world).await?);
+            }
+            Step::Swap | Step::SwapBack | Step::TargetGone | Step::TargetBack => return Ok(()),
+            Step::Stage => self.volume.stage(world).await,
+            Step::Publish => self.volume.node_publish(world).await,
+            Step::Expand => self.volume.expand_on_node(world, GIB).await.map(drop),
+            Step::Unpublish => return Ok(self.volume.node_unpublish(world).await?),
+            Step::Unstage => return self.let_go().await,
+        };
+        self.judge(answer)
+    }
+
+    fn judge(&mut self, answer: Result<(), Status>) -> Result<()> {
+        let Err(status) = answer else {
+            self.given += 1;
+            ensure!(
+                self.place == Place::Volume,
+                "success, and in the volume's place is: {:?}",
+                self.place
+            );
+            return self.scene.must_show(&self.volume);
+        };
+        self.refused += 1;
+        let known = matches!(
+            status.code(),
+            Code::FailedPrecondition | Code::NotFound | Code::Unavailable | Code::Aborted
+        );
+        ensure!(known, "{status}");
+        Ok(())
+    }
+
+    async fn export_volume(&mut self) -> Result<()> {
+        match std::mem::replace(&mut self.place, Place::Volume) {
+            Place::Volume => Ok(()),
+            Place::Impostor => self.scene.swap_back(&self.volume, &self.impostor).await,
+            Place::Nothing => Ok(self.volume.publish(&self.scene.world).await?),
+        }
+    }
+
+    async fn let_go(&self) -> Result<()> {
+        self.volume.node_unpublish(&self.scene.world).await?;
+        Ok(self.volume.unstage(&self.scene.world).await?)
+    }
+
+    async fn use_volume(&self) -> Result<()> {
+        self.volume.stage(&self.scene.world).await?;
+        self.volume.node_publish(&self.scene.world).await?;
+        self.scene.must_show(&self.volume)
+    }
+}
