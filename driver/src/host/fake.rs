@@ -80,6 +80,8 @@ pub(crate) struct World {
     pub(crate) offline: bool,
     /// `CAP_SYS_RESOURCE`.
     pub(crate) capable: bool,
+    /// What was waited, all together; it takes no time.
+    pub(crate) paused: Duration,
     /// SCSI hosts have their `scan` file, which node-sim's tree lacks.
     pub(crate) scannable: bool,
     /// The name and password that the targets want.
@@ -513,7 +515,8 @@ impl Host for Fake {
         Ok(())
     }
 
-    async fn pause(&self, _: Duration) {
+    async fn pause(&self, time: Duration) {
+        self.world().paused += time;
         tokio::task::yield_now().await;
     }
 }

@@ -31,9 +31,6 @@ const ASKED_AGAIN: usize = 4;
 const MAP_CHANGES: Duration = Duration::from_secs(5);
 /// Between two looks at the paths of a map that is being let go.
 const WATCH: Duration = Duration::from_secs(5);
-/// How long a NAS may be away before what was not written to it is given up: open-iscsi's own default for a single path.
-/// (multipathd lowers that of a map's sessions to its `fast_io_fail_tmo`, 5 s, and queues instead.)
-const PATIENCE: Duration = Duration::from_secs(120);
 
 impl<H: Host> Machine<H> {
     /// True when multipathd runs on this node.
@@ -253,7 +250,8 @@ impl<H: Host> Machine<H> {
     /// Stops the queueing of the volume's map when it has not been let go for as long as a single path may be lost. Sessions
     /// tell nothing: they also live on when their LUN is unmapped. Of a map with a working path nothing fails by it.
     pub(super) async fn unblock(&self, uuid: &LunUuid) {
-        for _ in 0..PATIENCE.as_secs() / WATCH.as_secs() {
+        // (multipathd lowers that of a map's sessions to its `fast_io_fail_tmo`, 5 s, and queues instead.)
+        for _ in 0..self.replacement_timeout.as_secs().div_ceil(WATCH.as_secs()) {
             match self.held(uuid).await {
                 Ok(held) if held.map.is_none() => return,
                 Ok(_) | Err(_) => self.host.pause(WATCH).await,

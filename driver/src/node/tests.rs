@@ -36,15 +36,33 @@ struct Co {
     auth: Option<Method>,
 }
 
+/// An operation under way.
+struct Operation {
+    release: tokio::sync::oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<Result<(), Error>>,
+}
+
+impl Operation {
+    async fn end(self) {
+        self.release.send(()).unwrap();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
 impl Co {
     /// With a blank LUN of 1 GiB.
     fn new() -> Self {
+        Self::patient(Duration::from_secs(120))
+    }
+
+    /// With this replacement timeout.
+    fn patient(replacement_timeout: Duration) -> Self {
         let fake = Fake::with_lun();
         let node = Node::new(
             fake.clone(),
             NODE.to_owned(),
             "csi.synology.com".to_owned(),
-            Duration::from_secs(120),
+            replacement_timeout,
             InFlight::default(),
         );
         Self {
@@ -69,6 +87,21 @@ impl Co {
             raw: true,
             ..Self::new()
         }
+    }
+
+    /// An operation on the LUN that does not come to its end by itself.
+    async fn occupy(&self) -> Operation {
+        let (release, released) = tokio::sync::oneshot::channel::<()>();
+        let busy = self.node.in_flight.clone();
+        let task = tokio::spawn(async move {
+            busy.run(UUID, async {
+                let _ = released.await;
+                Ok(())
+            })
+            .await
+        });
+        tokio::task::yield_now().await;
+        Operation { release, task }
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "as the messages hold it")]
@@ -301,16 +334,7 @@ async fn choice_25_capabilities() {
 #[tokio::test]
 async fn choice_22_one_operation_per_lun_whatever_the_alias() {
     let mut co = Co::new();
-    let (release, released) = tokio::sync::oneshot::channel::<()>();
-    let busy = co.node.in_flight.clone();
-    let holder = tokio::spawn(async move {
-        busy.run(UUID, async {
-            let _ = released.await;
-            Ok(())
-        })
-        .await
-    });
-    tokio::task::yield_now().await;
+    let operation = co.occupy().await;
     for nas in ["nas1", "alias"] {
         co.volume_id = format!("{nas}/{UUID}");
         fails(co.stage().await, Code::Aborted, "in progress");
@@ -333,8 +357,7 @@ async fn choice_22_one_operation_per_lun_whatever_the_alias() {
             "nothing is mounted",
         );
     }
-    release.send(()).unwrap();
-    holder.await.unwrap().unwrap();
+    operation.end().await;
     co.stage().await.unwrap();
 }
 

@@ -9,10 +9,13 @@ const GIB2: Bytes = Bytes::gib(2);
 const ANY: Bytes = Bytes(0);
 const PORTALS: [&str; 2] = ["10.0.0.5:3260", "[fd00::5]:3261"];
 
+const REPLACEMENT: Duration = Duration::from_secs(35);
+
 impl Co {
     /// With two portals, on a node that runs multipathd.
     fn multipath() -> Self {
-        let co = Self::new();
+        // Another than the default.
+        let co = Self::patient(REPLACEMENT);
         co.fake.start_multipathd();
         co
     }

@@ -116,16 +116,8 @@ async fn a_busy_volume_without_paths_is_unblocked_by_its_unstaging() {
     for portal in PORTALS {
         co.lose(portal);
     }
-    let (release, released) = tokio::sync::oneshot::channel::<()>();
-    let busy = co.node.in_flight.clone();
-    let holder = tokio::spawn(async move {
-        busy.run(UUID, async {
-            let _ = released.await;
-            Ok(())
-        })
-        .await
-    });
-    tokio::task::yield_now().await;
+    let operation = co.occupy().await;
+    let before = co.fake.world().paused;
     fails(co.unstage().await, Code::Aborted, "in progress");
     // Not at once: the NAS may come back.
     assert!(co.fake.world().map.as_ref().unwrap().queueing);
@@ -133,8 +125,8 @@ async fn a_busy_volume_without_paths_is_unblocked_by_its_unstaging() {
         tokio::task::yield_now().await;
     }
     assert!(!co.fake.world().map.as_ref().unwrap().queueing);
-    release.send(()).unwrap();
-    holder.await.unwrap().unwrap();
+    assert_eq!(co.fake.world().paused - before, REPLACEMENT);
+    operation.end().await;
     // Used again, it queues again.
     for portal in PORTALS {
         co.find(portal);
