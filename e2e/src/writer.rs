@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::until::until;
 use anyhow::{Result, anyhow, ensure};
@@ -17,6 +17,8 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 const RECORD: usize = 64 << 10;
 /// Records are written round and round, so that a long story does not fill a disk.
 const RECORDS: u64 = 4096;
+/// Between two records.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A pod at work.
 #[derive(Debug)]
@@ -108,6 +110,7 @@ impl Writer {
 
 fn work(file: &File, done: &Done, stopped: &Receiver<()>) -> io::Result<()> {
     for round in 0_u64.. {
+        let started = Instant::now();
         loop {
             match file
                 .write_all_at(&record(round), place(round))
@@ -127,7 +130,9 @@ fn work(file: &File, done: &Done, stopped: &Receiver<()>) -> io::Result<()> {
         done.written.fetch_add(1, Ordering::Relaxed);
         verify(file, round / 2)?;
         verify(file, round)?;
-        if stopped.recv_timeout(Duration::from_micros(500)) == Err(RecvTimeoutError::Disconnected) {
+        // A pod among others: what is tested needs the processor, too.
+        let pause = (2 * started.elapsed()).min(LONGEST_PAUSE);
+        if stopped.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
             return Ok(());
         }
     }

@@ -78,10 +78,12 @@ pub(crate) const NEEDS: &[Need] = &[
     Need::Programs("mount", &["mount", "umount", "losetup"]),
     Need::Programs("qemu-system-x86", &["qemu-system-x86_64"]),
     Need::Programs("dpkg", &["dpkg-deb"]),
+    Need::Programs("xz-utils", &["xz"]),
     Need::Programs("apt", &["apt-get"]),
     Need::Programs("kmod", &["modprobe", "depmod"]),
     Need::Programs("udev", &["udevadm"]),
     Need::Programs("iproute2", &["ip"]),
+    Need::Programs("procps", &["pkill", "pgrep"]),
     Need::Programs("open-iscsi", &["iscsiadm", "iscsid"]),
     Need::Programs("tgt", &["tgtd", "tgtadm"]),
     Need::Programs("multipath-tools", &["multipathd", "multipath"]),
@@ -95,13 +97,15 @@ pub(crate) const NEEDS: &[Need] = &[
 ];
 
 /// Packages that only the virtual machines use.
-const FOR_VM: [&str; 9] = [
+const FOR_VM: [&str; 11] = [
     "qemu-system-x86",
     "dpkg",
+    "xz-utils",
     "apt",
     "kmod",
     "udev",
     "iproute2",
+    "procps",
     "open-iscsi",
     "tgt",
     "multipath-tools",

@@ -10,6 +10,7 @@ use e2e::tools::{device_bytes, fill, sha256};
 use e2e::until::until;
 use e2e::world::{Plan, World};
 
+use crate::suite::SECOND;
 use crate::worker;
 
 /// How the NAS exports its LUNs.
@@ -38,6 +39,15 @@ pub(crate) const PORTALS: [&str; 2] = ["10.77.0.1:3260", "10.78.0.1:3260"];
 pub(crate) const REPLACEMENT: u64 = 15;
 /// Enough to see that data survive.
 pub(crate) const WRITTEN: u64 = 1 << 20;
+
+/// The command that looks over a file system and changes nothing; the device comes last.
+pub(crate) fn checker(fs: &str) -> &'static [&'static str] {
+    match fs {
+        "ext4" => &["e2fsck", "-f", "-n"],
+        "xfs" => &["xfs_repair", "-n"],
+        _ => &["btrfs", "check", "--readonly"],
+    }
+}
 
 /// One story's world.
 #[derive(Debug)]
@@ -180,7 +190,7 @@ impl Scene {
     }
 
     /// Keeps what a person needs to find out what went wrong.
-    pub(crate) fn keep_logs(&self, folder: &Path) {
+    pub(crate) async fn keep_logs(&self, folder: &Path) {
         let logs = [
             ("driver.log", self.world.folder().join("driver.log")),
             ("dsm-sim.log", self.world.nas.folder().join("dsm-sim.log")),
@@ -198,6 +208,7 @@ impl Scene {
             let said = run(words[0], &words[1..]).unwrap_or_else(|error| format!("{error:#}"));
             let _ = std::fs::write(folder.join(name), said);
         }
+        worker::keep_logs(&folder.join(SECOND)).await;
     }
 }
 

@@ -125,7 +125,9 @@ async fn one(export: Export, story: &Story, choice: &Choice) -> Result<()> {
                 Err(_) => Err("it panicked".to_owned()),
             };
             if outcome.is_err() || choice.keep_logs {
-                scene.keep_logs(&Path::new(OUT).join(name.replace('/', "-")));
+                scene
+                    .keep_logs(&Path::new(OUT).join(name.replace('/', "-")))
+                    .await;
             }
             if outcome.is_err() {
                 scene.clear().await;

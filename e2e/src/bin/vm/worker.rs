@@ -209,12 +209,24 @@ impl Worker {
         );
         Ok(left)
     }
+}
 
-    /// The end of the driver's log there.
-    pub(crate) async fn log(&self) -> String {
-        self.run(&["tail", "-n", "40", LOG])
-            .await
-            .unwrap_or_default()
+/// Keeps what a person needs to find out what went wrong on the second machine.
+pub(crate) async fn keep_logs(folder: &Path) {
+    let remote = Remote::at(SECOND_SERVES);
+    let _ = std::fs::create_dir_all(folder);
+    for log in [
+        LOG,
+        "/run/iscsid.log",
+        "/run/multipathd.log",
+        "/run/writer.log",
+    ] {
+        if let (Ok(words), Some(name)) = (remote.read(log).await, Path::new(log).file_name()) {
+            let _ = std::fs::write(folder.join(name), words);
+        }
+    }
+    if let Ok(words) = remote.run(&["dmesg"]).await {
+        let _ = std::fs::write(folder.join("dmesg"), words);
     }
 }
 

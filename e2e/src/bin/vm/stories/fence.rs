@@ -1,5 +1,6 @@
 //! A node that is cut off loses its volume to another, and comes back.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -10,13 +11,16 @@ use e2e::life::{Content, Life};
 use e2e::process::run;
 use e2e::until::until;
 
-use crate::scene::{REPLACEMENT, Scene};
+use crate::scene::{Data, Scene, checker};
 use crate::worker::Worker;
 
 /// What only the cut-off node ever wrote.
 pub(crate) const LATE: &[u8; 16] = b"written too late";
 /// How much of it, and where in a file or device: beyond what the other node writes to a raw device.
 const DIRTY: (usize, u64) = (2 << 20, 8 << 20);
+
+/// Longer than it takes to give all volumes to the other node.
+const GIVES_UP: &str = "120s";
 
 /// Writes what is to come too late, and leaves it in memory.
 pub(crate) fn dirty(file: &Path) -> Result<()> {
@@ -28,111 +32,138 @@ pub(crate) fn dirty(file: &Path) -> Result<()> {
     Ok(file.write_all_at(&LATE.repeat(DIRTY.0 / LATE.len()), DIRTY.1)?)
 }
 
-pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
-    let timeout = format!("{REPLACEMENT}s");
-    let worker = Worker::start(&["--replacement-timeout", &timeout]).await?;
-    let mut seen = Vec::new();
-    for content in Content::ALL {
-        one(scene, &worker, content).await?;
-        seen.push(content.name());
-    }
-    worker.strike().await?;
-    Ok(format!(
-        "{}: dirty pages of the cut-off node never arrived; the other node's data equal, file systems clean",
-        seen.join(", ")
-    ))
+/// A volume that moves from the cut-off node to this one.
+struct Moved {
+    theirs: Life,
+    ours: Life,
+    before: Data,
 }
 
-async fn one(scene: &Scene, worker: &Worker, content: Content) -> Result<()> {
-    let world = &scene.world;
-    let theirs = worker
-        .volume(scene, &format!("pvc-{}", content.name()), content)
-        .await?;
-    let file = match content {
-        Content::Fs(_) => theirs.path().join("late"),
-        Content::Block => theirs.path(),
-    };
-    // The first node: synced data, then the network goes, then pages that stay dirty.
-    if let Content::Fs(_) = content {
-        worker.write(&theirs.path().join("shared")).await?;
+pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
+    let worker = Worker::start(&["--replacement-timeout", GIVES_UP]).await?;
+    let mut volumes = Vec::new();
+    for content in Content::ALL {
+        let volume = worker
+            .volume(scene, &format!("pvc-{}", content.name()), content)
+            .await?;
+        if let Content::Fs(_) = content {
+            worker.write(&volume.path().join("shared")).await?;
+        }
+        volumes.push(volume);
     }
-    worker.cable(0, false).await?;
-    worker
-        .run(&["vm", "dirty", &file.to_string_lossy()])
-        .await?;
 
-    // The CO gives the volume to this node. The first one's target goes, and that is the fence.
-    theirs.unpublish(world).await?;
-    let home = world.folder().join("kubelet").join(&theirs.name);
-    let mut ours = Life {
-        staging: home.join("staging"),
-        target: home.join("target"),
-        ..theirs.clone()
-    };
-    std::fs::create_dir_all(&ours.staging)?;
-    ours.attach(world).await?;
-    let before = Scene::write(&ours, 11)?;
+    // The network goes; then come pages that stay dirty.
+    worker.cable(0, false).await?;
+    for volume in &volumes {
+        let file = match volume.content {
+            Content::Fs(_) => volume.path().join("late"),
+            Content::Block => volume.path(),
+        };
+        worker
+            .run(&["vm", "dirty", &file.to_string_lossy()])
+            .await?;
+    }
+
+    // The CO gives the volumes to this node. Their targets for the first one go, and that is the fence.
+    let mut moved = Vec::new();
+    for theirs in volumes {
+        moved.push(Moved::take(scene, theirs).await?);
+    }
 
     // The network returns. The first node tries to log in again, finds no target, and gives its pages up.
-    let refused = refusals(worker).await?;
+    must_still_hope(&worker).await?;
+    let refused = refusals(&worker).await?;
     worker.cable(0, true).await?;
     until(
         "the first node is refused",
-        async || refusals(worker).await,
+        async || refusals(&worker).await,
         |now| *now > refused,
     )
     .await?;
     worker.run(&["sync"]).await?;
-    let after = Scene::write(&ours, 12)?;
 
-    // This node's volume is as this node left it.
-    ours.expand_lun(world, 2 * GIB).await?;
-    ours.expand_on_node(world, 2 * GIB).await?;
-    scene.must_have(&ours, 2 * GIB)?;
-    if content != Content::Block {
-        Scene::must_hold(&before)?;
+    for volume in &moved {
+        volume.must_be_ours(scene).await?;
     }
-    Scene::must_hold(&after)?;
-    let device = scene.device(&ours)?;
-    ours.node_unpublish(world).await?;
-    if let Content::Fs(fs) = content {
-        run("umount", [&ours.staging])?;
-        match fs {
-            "ext4" => run("e2fsck", ["-f".as_ref(), "-n".as_ref(), device.as_os_str()])?,
-            "xfs" => run("xfs_repair", ["-n".as_ref(), device.as_os_str()])?,
-            _ => run(
-                "btrfs",
-                ["check".as_ref(), "--readonly".as_ref(), device.as_os_str()],
-            )?,
-        };
-    }
-    ensure!(
-        !scene.lun_holds(&ours, LATE)?,
-        "the cut-off node's pages have arrived"
-    );
-    ours.unstage(world).await?;
-    ours.unpublish(world).await?;
-
     // The first node lets go of what it has lost.
-    let there = worker.on(world);
-    let let_go = async || {
-        let done = async {
-            theirs.node_unpublish(&there).await?;
-            theirs.unstage(&there).await
+    let there = worker.on(&scene.world);
+    for Moved { theirs, ours, .. } in moved {
+        let let_go = async || {
+            let done = async {
+                theirs.node_unpublish(&there).await?;
+                theirs.unstage(&there).await
+            };
+            Ok(done.await.err().map(|status| status.to_string()))
         };
-        Ok(done.await.err().map(|status| status.to_string()))
-    };
-    until("the first node lets go", let_go, Option::is_none).await?;
-    ours.delete(world).await?;
+        until("the first node lets go", let_go, Option::is_none).await?;
+        ours.delete(&there).await?;
+    }
+    worker.strike().await?;
+    let seen = Content::ALL.map(Content::name).join(", ");
+    Ok(format!(
+        "{seen}: dirty pages of the cut-off node never arrived; the other node's data equal, file systems clean"
+    ))
+}
+
+impl Moved {
+    async fn take(scene: &Scene, theirs: Life) -> Result<Self> {
+        let world = &scene.world;
+        theirs.unpublish(world).await?;
+        let home = world.folder().join("kubelet").join(&theirs.name);
+        let mut ours = Life {
+            staging: home.join("staging"),
+            target: home.join("target"),
+            ..theirs.clone()
+        };
+        std::fs::create_dir_all(&ours.staging)?;
+        ours.attach(world).await?;
+        let before = Scene::write(&ours, 11)?;
+        Ok(Self {
+            theirs,
+            ours,
+            before,
+        })
+    }
+
+    /// This node's volume is as this node left it, and goes on.
+    async fn must_be_ours(&self, scene: &Scene) -> Result<()> {
+        let (world, ours) = (&scene.world, &self.ours);
+        Scene::must_hold(&self.before)?;
+        let after = Scene::write(ours, 12)?;
+        ours.expand_lun(world, 2 * GIB).await?;
+        ours.expand_on_node(world, 2 * GIB).await?;
+        scene.must_have(ours, 2 * GIB)?;
+        Scene::must_hold(&after)?;
+        let device = scene.device(ours)?;
+        ours.node_unpublish(world).await?;
+        if let Content::Fs(fs) = ours.content {
+            run("umount", [&ours.staging])?;
+            let words = checker(fs).iter().map(OsStr::new);
+            run("env", words.chain([device.as_os_str()]))?;
+        }
+        ensure!(
+            !scene.lun_holds(ours, LATE)?,
+            "the cut-off node's pages have arrived"
+        );
+        ours.unstage(world).await?;
+        Ok(ours.unpublish(world).await?)
+    }
+}
+
+/// No session of the first node has given up: its pages are still waiting.
+async fn must_still_hope(worker: &Worker) -> Result<()> {
+    let sessions = worker.remote.list("/sys/class/iscsi_session").await?;
+    ensure!(sessions.len() == Content::ALL.len(), "{sessions:?}");
+    for session in sessions {
+        let state = format!("/sys/class/iscsi_session/{session}/state");
+        let state = worker.remote.read(&state).await?;
+        ensure!(state.trim() != "FREE", "{session} has given up too early");
+    }
     Ok(())
 }
 
 /// How often a target has refused the second machine.
 async fn refusals(worker: &Worker) -> Result<usize> {
-    Ok(worker
-        .remote
-        .read("/run/iscsid.log")
-        .await?
-        .matches("login rejected")
-        .count())
+    let log = worker.remote.read("/run/iscsid.log").await?;
+    Ok(log.matches("login rejected").count())
 }

@@ -8,7 +8,7 @@ use e2e::GIB;
 use e2e::life::Content;
 use e2e::writer::Writer;
 
-use crate::scene::{REPLACEMENT, Scene};
+use crate::scene::{REPLACEMENT, Scene, checker};
 use crate::worker::{Worker, power_cycle};
 
 /// Over the replacement timeout: iscsid's own look at the connection, and the file system's way out.
@@ -75,14 +75,7 @@ pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
         }
     }));
     let gone: Result<Vec<u64>> = gone.await.into_iter().collect();
-    let gone = match gone {
-        Ok(gone) => gone,
-        Err(error) => {
-            let log = worker.log().await;
-            worker.cable(0, true).await?;
-            anyhow::bail!("{error:#}\n{log}");
-        }
-    };
+    let gone = gone?;
     worker.cable(0, true).await?;
     for (mut volume, (sum, kept)) in volumes.into_iter().zip(sums) {
         // What was synced before is as it was.
@@ -168,24 +161,16 @@ pub(crate) async fn node_reboots(scene: &mut Scene) -> Result<String> {
 
 /// The file system's own checker finds nothing wrong.
 async fn check(worker: &Worker, content: Content, device: &str, point: &Path) -> Result<()> {
-    let point = point.to_string_lossy();
-    worker.run(&["umount", &point]).await?;
-    match content {
-        Content::Fs("ext4") => worker.run(&["e2fsck", "-f", "-n", device]).await?,
-        Content::Fs("xfs") => worker.run(&["xfs_repair", "-n", device]).await?,
-        Content::Fs(_) => {
-            worker
-                .run(&["btrfs", "check", "--readonly", device])
-                .await?
-        }
-        Content::Block => String::new(),
-    };
+    worker.run(&["umount", &point.to_string_lossy()]).await?;
+    if let Content::Fs(fs) = content {
+        worker.run(&[checker(fs), &[device]].concat()).await?;
+    }
     Ok(())
 }
 
-/// The NAS restarts under a pod that writes; the driver goes on as it is.
+/// The NAS restarts under pods that write; the driver goes on as it is.
 pub(crate) async fn nas_restarts(scene: &mut Scene) -> Result<String> {
-    let mut waits = Vec::new();
+    let mut pods = Vec::new();
     for content in Content::ALL {
         let volume = scene
             .volume(&format!("pvc-{}", content.name()), content)
@@ -194,18 +179,22 @@ pub(crate) async fn nas_restarts(scene: &mut Scene) -> Result<String> {
             Content::Fs(_) => volume.path().join("log"),
             Content::Block => volume.path(),
         };
-        let writer = Writer::start(&log)?;
+        pods.push((volume, Writer::start(&log)?));
+    }
+    for (_, writer) in &pods {
         writer.must_go_on().await?;
-        let started = Instant::now();
-        scene.nas_goes().await?;
-        scene.world.nas.restart().await?;
+    }
+    let started = Instant::now();
+    scene.nas_goes().await?;
+    scene.world.nas.restart().await?;
+    let waits = pods.iter().map(async |(volume, writer)| {
         writer.must_go_on().await?;
-        waits.push(format!(
-            "{} {:.1} s",
-            content.name(),
-            started.elapsed().as_secs_f64()
-        ));
-        let world = &scene.world;
+        let seconds = started.elapsed().as_secs_f64();
+        Ok::<_, anyhow::Error>(format!("{} {seconds:.1} s", volume.content.name()))
+    });
+    let waits = futures::future::try_join_all(waits).await?;
+    let world = &scene.world;
+    for (volume, writer) in pods {
         ensure!(volume.expand_lun(world, 2 * GIB).await? == 2 * GIB);
         ensure!(volume.expand_on_node(world, 2 * GIB).await? == 2 * GIB);
         scene.must_have(&volume, 2 * GIB)?;

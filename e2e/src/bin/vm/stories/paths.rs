@@ -2,40 +2,63 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, bail, ensure};
 use e2e::GIB;
 use e2e::life::{Content, Life};
 use e2e::world::Plan;
+use futures::future::try_join_all;
+use tonic::Code;
 
 use crate::scene::{PORTALS, Scene};
-use crate::worker::{Worker, Writer};
+use crate::worker::{There, Worker, Writer};
 
 /// A path that comes back is seen within this time: iscsid's next try, multipathd's next look.
 const RETURNS: Duration = Duration::from_secs(90);
+
+/// A volume over two paths, and a pod that writes to it.
+struct Pod<'a> {
+    volume: Life,
+    writer: Writer<'a>,
+}
 
 pub(crate) async fn one_goes_away(scene: &mut Scene) -> Result<String> {
     scene
         .reset(Plan::real(scene.export.name(), &PORTALS))
         .await?;
     let worker = Worker::start(&["--replacement-timeout", "5s"]).await?;
-    let mut seen = Vec::new();
+    let mut pods = Vec::new();
     for content in Content::ALL {
-        let volume = worker
-            .volume(scene, &format!("pvc-{}", content.name()), content)
-            .await?;
-        let result = one(scene, &worker, &volume).await;
-        for cable in 0..PORTALS.len() {
-            worker.cable(cable, true).await?;
-        }
-        let waited = result.with_context(|| format!("{} over two paths", content.name()));
-        let waited = match waited {
-            Ok(waited) => waited,
-            Err(error) => anyhow::bail!("{error:#}\n{}", worker.log().await),
-        };
-        seen.push(format!("{} {waited} s", content.name()));
-        let there = worker.on(&scene.world);
-        volume.detach(&there).await?;
-        volume.delete(&there).await?;
+        pods.push(Pod::start(scene, &worker, content).await?);
+    }
+    let there = worker.on(&scene.world);
+
+    // During I/O.
+    worker.cable(1, false).await?;
+    all_go_on(&pods).await?;
+
+    // During an expansion: no success while a path cannot be asked.
+    try_join_all(pods.iter().map(|pod| pod.must_not_grow(&there))).await?;
+    all_go_on(&pods).await?;
+    worker.cable(1, true).await?;
+    let waited = try_join_all(pods.iter().map(|pod| pod.grow(&there))).await?;
+    for pod in &pods {
+        let sizes = sizes(&worker, &map_of(&worker, &pod.volume).await?).await?;
+        ensure!(
+            sizes.len() == 3 && sizes.iter().all(|(_, size)| *size == 2 * GIB),
+            "not all are grown: {sizes:?}"
+        );
+    }
+
+    // And the other one, now that the first carries everything.
+    worker.cable(0, false).await?;
+    all_go_on(&pods).await?;
+    worker.cable(0, true).await?;
+    let mut seen = Vec::new();
+    for (pod, waited) in pods.into_iter().zip(waited) {
+        pod.writer.stop().await?;
+        pod.volume.detach(&there).await?;
+        pod.volume.delete(&there).await?;
+        seen.push(format!("{} {waited} s", pod.volume.content.name()));
     }
     worker.strike().await?;
     Ok(format!(
@@ -44,70 +67,54 @@ pub(crate) async fn one_goes_away(scene: &mut Scene) -> Result<String> {
     ))
 }
 
-/// Answers how long the expansion waited for the second path.
-async fn one(scene: &Scene, worker: &Worker, volume: &Life) -> Result<u64> {
-    let there = worker.on(&scene.world);
-    let map = map_of(worker, volume).await?;
-    ensure!(map.paths.len() == 2, "{map:?} has not two paths");
-    let file = match volume.content {
-        Content::Fs(_) => volume.path().join("log"),
-        Content::Block => volume.path(),
-    };
-    let writer = Writer::start(worker, &file).await?;
-    writer.must_go_on().await?;
+async fn all_go_on(pods: &[Pod<'_>]) -> Result<()> {
+    try_join_all(pods.iter().map(|pod| pod.writer.must_go_on()))
+        .await
+        .map(drop)
+}
 
-    // During I/O.
-    worker.cable(1, false).await?;
-    writer.must_go_on().await?;
+impl<'a> Pod<'a> {
+    async fn start(scene: &Scene, worker: &'a Worker, content: Content) -> Result<Self> {
+        let volume = worker
+            .volume(scene, &format!("pvc-{}", content.name()), content)
+            .await?;
+        let map = map_of(worker, &volume).await?;
+        ensure!(map.paths.len() == 2, "{map:?} has not two paths");
+        let file = match content {
+            Content::Fs(_) => volume.path().join("log"),
+            Content::Block => volume.path(),
+        };
+        let writer = Writer::start(worker, &file).await?;
+        writer.must_go_on().await?;
+        Ok(Self { volume, writer })
+    }
 
-    // During an expansion: no success while a path cannot be asked.
-    ensure!(volume.expand_lun(&there, 2 * GIB).await? == 2 * GIB);
-    let early = volume.expand_on_node(&there, 2 * GIB).await;
-    let Err(refused) = early else {
-        anyhow::bail!(
-            "success with one path down: {:?}",
-            sizes(worker, &map).await?
-        );
-    };
-    ensure!(
-        matches!(
-            refused.code(),
-            tonic::Code::Unavailable | tonic::Code::Aborted
-        ),
-        "with one path down: {refused}"
-    );
-    writer.must_go_on().await?;
+    async fn must_not_grow(&self, there: &There<'_>) -> Result<()> {
+        ensure!(self.volume.expand_lun(there, 2 * GIB).await? == 2 * GIB);
+        match self.volume.expand_on_node(there, 2 * GIB).await {
+            Ok(size) => bail!("{} has {size} with one path down", self.volume.name),
+            Err(status) if matches!(status.code(), Code::Unavailable | Code::Aborted) => Ok(()),
+            Err(status) => bail!("with one path down: {status}"),
+        }
+    }
 
-    worker.cable(1, true).await?;
-    let started = Instant::now();
-    loop {
-        match volume.expand_on_node(&there, 2 * GIB).await {
-            Ok(size) => {
-                ensure!(size == 2 * GIB, "{size}");
-                break;
-            }
-            Err(status) => {
-                ensure!(
-                    started.elapsed() < RETURNS,
-                    "still after {RETURNS:?}: {status}"
-                );
-                tokio::time::sleep(Duration::from_millis(500)).await;
+    /// As a kubelet does: again until it is done. Answers the seconds.
+    async fn grow(&self, there: &There<'_>) -> Result<u64> {
+        let started = Instant::now();
+        loop {
+            match self.volume.expand_on_node(there, 2 * GIB).await {
+                Ok(size) => {
+                    ensure!(size == 2 * GIB, "{size}");
+                    return Ok(started.elapsed().as_secs());
+                }
+                Err(status) => {
+                    let waited = started.elapsed();
+                    ensure!(waited < RETURNS, "still after {waited:?}: {status}");
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
             }
         }
     }
-    let waited = started.elapsed().as_secs();
-    let sizes = sizes(worker, &map_of(worker, volume).await?).await?;
-    ensure!(
-        sizes.len() == 3 && sizes.iter().all(|(_, size)| *size == 2 * GIB),
-        "not all are grown: {sizes:?}"
-    );
-
-    // And the other one, now that the first carries everything.
-    worker.cable(0, false).await?;
-    writer.must_go_on().await?;
-    worker.cable(0, true).await?;
-    writer.stop().await?;
-    Ok(waited)
 }
 
 /// A multipath map and its paths, as sysfs has them.
@@ -139,7 +146,7 @@ async fn map_of(worker: &Worker, volume: &Life) -> Result<Map> {
             }
         }
     }
-    anyhow::bail!("no map of {} among {disks:?}", volume.uuid())
+    bail!("no map of {} among {disks:?}", volume.uuid())
 }
 
 async fn sizes(worker: &Worker, map: &Map) -> Result<Vec<(String, i64)>> {
