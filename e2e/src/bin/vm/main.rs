@@ -6,6 +6,7 @@
     reason = "a program that talks to its user on stdout"
 )]
 
+mod container;
 mod host;
 mod scene;
 mod stories;
@@ -70,6 +71,13 @@ enum Role {
         /// A file or device
         file: PathBuf,
     },
+    /// Inside: become a program of this workspace in a container
+    #[command(hide = true)]
+    Contained {
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Inside: a power cut
     #[command(hide = true)]
     Reset,
@@ -130,6 +138,7 @@ fn main() -> ExitCode {
             e2e::tools::sha256(&file, scene::WRITTEN).map(|sum| println!("{sum}"))
         }
         Role::Dirty { file } => stories::dirty(&file),
+        Role::Contained { words } => container::become_program(&words),
         // No file system is synced.
         Role::Reset => std::fs::write("/proc/sysrq-trigger", "b").map_err(Into::into),
     };

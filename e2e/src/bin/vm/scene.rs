@@ -223,7 +223,7 @@ fn mounts_below(folder: &Path) -> Vec<String> {
 }
 
 /// SCSI disks of this machine: each is one of an iSCSI session.
-fn disks() -> Result<Vec<String>> {
+pub(crate) fn disks() -> Result<Vec<String>> {
     let names = std::fs::read_dir("/sys/class/block").context("/sys/class/block")?;
     let names = names.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     let names: Result<Vec<String>> = names.collect();

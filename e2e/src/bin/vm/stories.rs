@@ -5,6 +5,7 @@ mod fence;
 mod growth;
 mod identity;
 mod life;
+mod namespaces;
 mod outage;
 mod paths;
 mod schedules;
@@ -47,6 +48,7 @@ pub(crate) const ALL: &[Story] = &[
     story!("identity/blank-disk", identity::blank_disk),
     story!("identity/stale-disk", identity::stale_disk),
     story!("identity/schedules", schedules::schedules),
+    story!("namespaces/of-the-host", namespaces::of_the_host),
     story!("outage/nas-is-down", outage::nas_is_down),
     story!("outage/node-reboots", outage::node_reboots),
     story!("outage/nas-restarts", outage::nas_restarts),

@@ -56,6 +56,15 @@ impl Csi for There<'_> {
 impl Worker {
     /// Waits for the machine and starts the driver there, with these arguments besides the usual ones.
     pub(crate) async fn start(more: &[&str]) -> Result<Self> {
+        Self::start_by(&[], more).await
+    }
+
+    /// The same in a container.
+    pub(crate) async fn start_contained(more: &[&str]) -> Result<Self> {
+        Self::start_by(&["vm", "contained"], more).await
+    }
+
+    async fn start_by(starter: &[&str], more: &[&str]) -> Result<Self> {
         let remote = Remote::at(SECOND_SERVES);
         remote.ready().await?;
         let kubelet = Path::new(LASTING).join("kubelet");
@@ -75,9 +84,7 @@ impl Worker {
             "--log-level",
             "debug",
         ];
-        let driver = remote
-            .start(&[usual.as_slice(), more].concat(), LOG)
-            .await?;
+        let driver = remote.start(&[starter, &usual, more].concat(), LOG).await?;
         let channel = async || Ok(remote.channel(SOCKET).await.ok());
         let channel = until("the other driver serves", channel, Option::is_some)
             .await?

@@ -11,7 +11,7 @@ use e2e::process::run;
 use nix::fcntl::OFlag;
 use tonic::{Code, Status};
 
-use crate::scene::Scene;
+use crate::scene::{Scene, disks};
 
 /// Each volume says whose it is, at a place that no file system's head occupies.
 const MARK: u64 = 512 << 20;
@@ -198,6 +198,11 @@ pub(crate) async fn stale_disk(scene: &mut Scene) -> Result<String> {
     life.stage(world).await?;
     let device = run("lsblk", ["-n", "-d", "-o", "NAME,SERIAL"])?;
     ensure!(device.contains(life.uuid()), "{device}");
+    life.unstage(world).await?;
+    // A new session attaches the volume's unit and not the other one.
+    life.stage(world).await?;
+    let disks = disks()?;
+    ensure!(disks.len() == 1, "attached: {disks:?}");
     life.unstage(world).await?;
     scene.mapping("unmap_target", &other.volume, &life).await?;
     scene.mapping("unmap_target", &life, &life).await?;

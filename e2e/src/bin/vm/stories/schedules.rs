@@ -51,6 +51,10 @@ struct Schedules<'a> {
     volume: Life,
     impostor: Life,
     place: Place,
+    /// The target has been away: what was attached through it is dead.
+    dead: bool,
+    /// A pod has it.
+    used: bool,
     given: u32,
     refused: u32,
 }
@@ -63,6 +67,8 @@ pub(crate) async fn schedules(scene: &mut Scene) -> Result<String> {
         volume: volume.volume.clone(),
         impostor: impostor.volume.clone(),
         place: Place::Volume,
+        dead: false,
+        used: false,
         given: 0,
         refused: 0,
     };
@@ -70,7 +76,7 @@ pub(crate) async fn schedules(scene: &mut Scene) -> Result<String> {
     for case in 0..scene.cases {
         let seed = scene.seed.wrapping_add(u64::from(case));
         let mut random = SmallRng::seed_from_u64(seed);
-        let count = random.random_range(3..7);
+        let count = random.random_range(2..6);
         let steps = STEPS.choose_weighted_iter(&mut random, |(_, weight)| *weight)?;
         let steps: Vec<Step> = steps.take(count).map(|(step, _)| *step).collect();
         told.tell(&steps)
@@ -96,8 +102,8 @@ impl Schedules<'_> {
                 .await
                 .with_context(|| format!("{step:?}"))?;
         }
-        if self.place == Place::Nothing {
-            // The disk of a target that went is dead, and a pod that holds it open has to let go: a person restarts it.
+        if self.dead {
+            // A pod that holds a dead disk open has to let go: a person restarts it.
             self.let_go().await?;
         }
         self.export_volume().await?;
@@ -114,14 +120,21 @@ impl Schedules<'_> {
             Step::SwapBack if self.place == Place::Impostor => return self.export_volume().await,
             Step::TargetBack if self.place == Place::Nothing => return self.export_volume().await,
             Step::TargetGone if self.place != Place::Nothing => {
-                self.place = Place::Nothing;
+                (self.place, self.dead) = (Place::Nothing, true);
                 return Ok(self.volume.unpublish(world).await?);
             }
             Step::Swap | Step::SwapBack | Step::TargetGone | Step::TargetBack => return Ok(()),
             Step::Stage => self.volume.stage(world).await,
-            Step::Publish => self.volume.node_publish(world).await,
+            Step::Publish => {
+                let published = self.volume.node_publish(world).await;
+                self.used |= published.is_ok();
+                published
+            }
             Step::Expand => self.volume.expand_on_node(world, GIB).await.map(drop),
-            Step::Unpublish => return Ok(self.volume.node_unpublish(world).await?),
+            Step::Unpublish => {
+                self.used = false;
+                return Ok(self.volume.node_unpublish(world).await?);
+            }
             Step::Unstage => return self.let_go().await,
         };
         self.judge(answer)
@@ -154,14 +167,22 @@ impl Schedules<'_> {
         }
     }
 
-    async fn let_go(&self) -> Result<()> {
+    async fn let_go(&mut self) -> Result<()> {
+        (self.dead, self.used) = (false, false);
         self.volume.node_unpublish(&self.scene.world).await?;
         Ok(self.volume.unstage(&self.scene.world).await?)
     }
 
-    async fn use_volume(&self) -> Result<()> {
-        self.volume.stage(&self.scene.world).await?;
-        self.volume.node_publish(&self.scene.world).await?;
+    /// Whatever was refused before is given now.
+    async fn use_volume(&mut self) -> Result<()> {
+        let world = &self.scene.world;
+        if self.used {
+            self.volume.expand_on_node(world, GIB).await?;
+        } else {
+            self.volume.stage(world).await?;
+            self.volume.node_publish(world).await?;
+            self.used = true;
+        }
         self.scene.must_show(&self.volume)
     }
 }

@@ -1,0 +1,44 @@
+//! A container of the kind in which the driver runs: a network of its own, and none of the host's iSCSI tools and records.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use e2e::process::binary;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::execv;
+
+/// What the image does not have.
+const TOOLS: [&str; 3] = [
+    "/usr/sbin/iscsiadm",
+    "/usr/sbin/multipath",
+    "/usr/sbin/multipathd",
+];
+const RECORDS: &str = "/etc/iscsi";
+
+/// Becomes a program of this workspace in such a container.
+pub(crate) fn become_program(words: &[String]) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+    for point in ["/", RECORDS] {
+        // Not what is mounted below: the kubelet's directory stays shared, as `mountPropagation: Bidirectional` has it.
+        change(point, None, None, MsFlags::MS_PRIVATE)?;
+    }
+    for tool in TOOLS {
+        let tool = fs::canonicalize(tool).context(tool)?;
+        let tool = tool.to_str().context("a path in UTF-8")?;
+        change(tool, Some("/dev/null"), None, MsFlags::MS_BIND)?;
+    }
+    change(RECORDS, Some("tmpfs"), Some("tmpfs"), MsFlags::empty())?;
+    let program = binary(words.first().context("no program")?)?;
+    let argument = |word: &[u8]| Ok::<_, anyhow::Error>(CString::new(word)?);
+    let words: Result<Vec<CString>> = words.iter().map(|word| argument(word.as_bytes())).collect();
+    execv(&argument(program.as_os_str().as_bytes())?, &words?)?;
+    Ok(())
+}
+
+fn change(at: &str, source: Option<&str>, kind: Option<&str>, flags: MsFlags) -> Result<()> {
+    mount(source, Path::new(at), kind, flags, None::<&str>).with_context(|| at.to_owned())
+}
