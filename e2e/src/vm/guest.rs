@@ -247,7 +247,26 @@ const MULTIPATH: &str = "defaults {
 }
 ";
 
+/// udev's rules that start several programs for each event of a disk, and that a node need not have: sg3-utils' names.
+const NOT_NEEDED: [&str; 2] = ["55-scsi-sg3_id.rules", "58-scsi-sg3_symlink.rules"];
+/// And those of a node without multipathd.
+const OF_MULTIPATH: [&str; 1] = ["60-multipath.rules"];
+
+/// udev takes an empty file in this folder for the rules of the same name.
+fn mask_rules(names: &[&str]) -> Result<()> {
+    let folder = Path::new("/run/udev/rules.d");
+    fs::create_dir_all(folder)?;
+    for name in names {
+        fs::write(folder.join(name), "")?;
+    }
+    Ok(())
+}
+
 fn daemons(plan: &Plan) -> Result<Vec<Process>> {
+    mask_rules(&NOT_NEEDED)?;
+    if !plan.multipathd {
+        mask_rules(&OF_MULTIPATH)?;
+    }
     run("/usr/lib/systemd/systemd-udevd", ["--daemon"])?;
     run(
         "udevadm",

@@ -20,7 +20,7 @@ pub(crate) const LATE: &[u8; 16] = b"written too late";
 const DIRTY: (usize, u64) = (2 << 20, 8 << 20);
 
 /// Longer than it takes to give all volumes to the other node.
-const GIVES_UP: &str = "120s";
+const GIVES_UP: &str = "45s";
 
 /// Writes what is to come too late, and leaves it in memory.
 pub(crate) fn dirty(file: &Path) -> Result<()> {

@@ -2,7 +2,10 @@
 
 use anyhow::{Result, bail, ensure};
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::Content;
+use e2e::plugin::Csi as _;
+use proto::csi::NodeGetInfoRequest;
+use tonic::Code;
 
 use crate::scene::Scene;
 use crate::worker::Worker;
@@ -17,21 +20,20 @@ pub(crate) async fn of_the_host(scene: &mut Scene) -> Result<String> {
     ))
 }
 
-/// The container's own namespaces lack everything. Answers why it was refused.
+/// The container's own namespaces lack everything. Answers why the node does not even say its name.
 async fn without(scene: &Scene) -> Result<String> {
     let worker = Worker::start_contained(&["--host-namespaces", "own"]).await?;
     let there = worker.on(&scene.world);
-    let mut volume = Life::create(&there, "pvc-own", GIB, Content::Fs("ext4")).await?;
-    worker.adopt(&mut volume).await?;
-    volume.publish(&there).await?;
-    let Err(refused) = volume.stage(&there).await else {
-        bail!("staged without iscsiadm");
+    let info = there.node().node_get_info(NodeGetInfoRequest {}).await;
+    let Err(refused) = info else {
+        bail!("a node without an initiator name: {info:?}");
     };
-    volume.unstage(&there).await?;
-    volume.unpublish(&there).await?;
-    volume.delete(&there).await?;
+    ensure!(
+        refused.code() == Code::FailedPrecondition && refused.message().contains("open-iscsi"),
+        "{refused}"
+    );
     worker.strike().await?;
-    Ok(format!("{}: {}", refused.code(), refused.message()))
+    Ok(refused.message().to_owned())
 }
 
 async fn within(scene: &Scene, namespaces: &str, content: Content) -> Result<()> {
