@@ -19,7 +19,7 @@ pub(crate) struct Vm {
     /// Only stories whose name contains this, for instance lio/chap; may be given several times
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// Random schedules of the wrong-disk story on each target; without it 200
+    /// Random schedules of the wrong-disk story on each target; without it 100
     #[arg(long)]
     cases: Option<u32>,
     /// Where random schedules begin; printed by each run
@@ -55,16 +55,6 @@ pub(crate) fn run(context: &Context, vm: &Vm) -> Result<()> {
 }
 
 impl Vm {
-    /// What the pipeline tells: the stories that were seen to pass again and again, in well under ten minutes without KVM.
-    /// The others are told by hand until they are as reliable and as fast.
-    pub(crate) fn pipeline() -> Self {
-        let told = ["life", "chap", "identity/index-reused"];
-        Self {
-            only: told.iter().map(|&part| part.to_owned()).collect(),
-            ..Self::default()
-        }
-    }
-
     fn arguments(&self) -> Vec<String> {
         let mut arguments = Vec::new();
         let mut add = |name: &str, value: Option<String>| {

@@ -1,7 +1,9 @@
-//! Outside: boots two machines, prints what they report as it comes, and keeps logs of what failed.
+//! Outside: boots machines, prints what they report as it comes, and keeps logs of what failed.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -12,8 +14,7 @@ use e2e::vm::image::Image;
 use e2e::vm::machine::{Machine, Spec};
 use serde_json::json;
 
-use crate::scene::Export;
-use crate::suite::{self, FIRST, Report, SECOND, SECOND_SERVES};
+use crate::suite::{self, Cast, FIRST, Report, SECOND, SECOND_SERVES};
 use crate::{Choice, Run};
 
 /// A machine that does not come up in this time, on the slowest of hosts, never will.
@@ -49,31 +50,34 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     let seed = *choice.seed.get_or_insert_with(rand::random);
     println!("{}; --seed {seed}", image.release);
 
-    // A pair of machines for each kind of target, side by side: a story mostly waits.
-    let wanted = Export::ALL
-        .into_iter()
-        .filter(|export| suite::has_stories(*export, &choice));
+    let wanted = Cast::all().filter(|cast| suite::has_stories(*cast, &choice));
+    let queue = Mutex::new(wanted.collect::<VecDeque<_>>());
+    let next = || queue.lock().ok()?.pop_front();
+    // One more at a time than there are processors: a story that waits for a timeout leaves its own to another.
+    let at_a_time = std::thread::available_parallelism()?.get() + 1;
     let told = std::thread::scope(|scope| {
-        let pairs: Vec<_> = wanted
-            .map(|export| {
-                let pair = Pair {
+        let tell_some = || {
+            let stages = std::iter::from_fn(next).map(|cast| {
+                let stage = Stage {
                     run,
                     choice: &choice,
-                    export,
+                    cast,
                     image: &image,
-                    folder: scratch.join(export.name()),
+                    folder: scratch.join(cast.name()),
                 };
-                let logs = logs.join(export.name());
-                scope.spawn(move || pair.tell(&logs))
-            })
-            .collect();
-        let told = pairs
+                stage.tell(&logs.join(cast.name()))
+            });
+            // All come to their end, also when one has failed.
+            stages.collect::<Vec<Result<Vec<Report>>>>()
+        };
+        let tellers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(tell_some)).collect();
+        let told = tellers
             .into_iter()
-            .map(|pair| pair.join().map_err(|_| anyhow!("a thread panicked"))?);
-        // Both come to their end, also when one has failed.
-        told.collect::<Vec<Result<Vec<Report>>>>()
-    });
-    let told: Result<Vec<Vec<Report>>> = told.into_iter().collect();
+            .map(|teller| teller.join().map_err(|_| anyhow!("a thread panicked")));
+        told.collect::<Result<Vec<_>>>()
+    })?;
+    let told = told.into_iter().flatten();
+    let told: Result<Vec<Vec<Report>>> = told.collect();
     let told = told?.concat();
     if run.boot_only {
         return Ok(());
@@ -81,16 +85,16 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     conclude(run, &told, started.elapsed(), &logs)
 }
 
-/// Two machines whose NAS exports in one way.
-struct Pair<'a> {
+/// One or two machines whose NAS exports in one way.
+struct Stage<'a> {
     run: &'a Run,
     choice: &'a Choice,
-    export: Export,
+    cast: Cast,
     image: &'a Image,
     folder: PathBuf,
 }
 
-impl Pair<'_> {
+impl Stage<'_> {
     /// Boots them, prints what they report, and keeps their logs.
     fn tell(&self, logs: &Path) -> Result<Vec<Report>> {
         fs::create_dir_all(&self.folder)?;
@@ -99,7 +103,7 @@ impl Pair<'_> {
         told.with_context(|| {
             format!(
                 "{} (consoles and logs are in {})",
-                self.export.name(),
+                self.cast.name(),
                 logs.display()
             )
         })
@@ -107,8 +111,6 @@ impl Pair<'_> {
 
     fn boot_and_listen(&self) -> Result<Vec<Report>> {
         let program = std::env::current_exe()?;
-        let disk = self.folder.join("worker-2.disk");
-        fs::File::create(&disk)?.set_len(DISK)?;
         let (nas, worker) = self.plans()?;
         let boot = |plan: &Plan, memory, disk| {
             let spec = Spec {
@@ -121,18 +123,30 @@ impl Pair<'_> {
             };
             Machine::boot(&spec, !self.run.no_kvm, BOOT)
         };
-        let (nas, worker) = std::thread::scope(|scope| {
-            let worker = scope.spawn(|| boot(&worker, 1024, Some(disk.as_path())));
-            let nas = boot(&nas, 4096, None);
-            let worker = worker.join().map_err(|_| anyhow!("a thread panicked"));
-            Ok::<_, anyhow::Error>((nas?, worker??))
+        let disk = self.folder.join("worker-2.disk");
+        let boot_second = || {
+            fs::File::create(&disk)?.set_len(DISK)?;
+            boot(&worker, 1024, Some(disk.as_path()))
+        };
+        let (nas, second) = std::thread::scope(|scope| {
+            let second = self.cast.second.then(|| scope.spawn(boot_second));
+            let nas = boot(&nas, 4096, None)?;
+            let second = second.map(|machine| {
+                let booted = machine.join();
+                booted.map_err(|_| anyhow!("a thread panicked"))?
+            });
+            Ok::<_, anyhow::Error>((nas, second.transpose()?))
         })?;
+        let up = |name: &str, machine: &Machine| {
+            format!("{name} up after {:.1} s", machine.boot.as_secs_f64())
+        };
+        let mut words = vec![up(FIRST, &nas)];
+        words.extend(second.as_ref().map(|machine| up(SECOND, machine)));
         println!(
-            "{}: by {}, {FIRST} up after {:.1} s, {SECOND} after {:.1} s",
-            self.export.name(),
+            "{}: by {}, {}",
+            self.cast.name(),
             nas.accelerator.name(),
-            nas.boot.as_secs_f64(),
-            worker.boot.as_secs_f64()
+            words.join(", ")
         );
         if let Some(why) = &nas.kvm_refused {
             println!("KVM is there but does not work ({why}): instructions are translated");
@@ -172,11 +186,12 @@ impl Pair<'_> {
             may_reset: false,
             disk: false,
             multipathd: false,
-            arguments: vec![
-                "suite".to_owned(),
-                self.export.name().to_owned(),
-                serde_json::to_string(self.choice)?,
-            ],
+            arguments: [
+                owned(&["suite", self.cast.export.name()]),
+                owned(if self.cast.second { &["--second"] } else { &[] }),
+                vec![serde_json::to_string(self.choice)?],
+            ]
+            .concat(),
         };
         let worker = Plan {
             name: SECOND.to_owned(),

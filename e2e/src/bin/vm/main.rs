@@ -42,6 +42,9 @@ enum Role {
     Suite {
         /// How the NAS exports: tgt or lio
         export: scene::Export,
+        /// There is a second machine
+        #[arg(long)]
+        second: bool,
         /// [`Choice`] as JSON
         choice: String,
     },
@@ -105,7 +108,7 @@ struct Choice {
     #[arg(long)]
     only: Vec<String>,
     /// Random schedules of the wrong-disk story, on each target
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 100)]
     cases: u32,
     /// Where random schedules begin; printed by each run
     #[arg(long)]
@@ -129,8 +132,13 @@ fn main() -> ExitCode {
     let done = match Cli::parse().role {
         Role::Run(run) => host::run(&run),
         Role::First => e2e::vm::guest::first(),
-        Role::Suite { export, choice } => {
-            block_on(async { suite::run(export, &serde_json::from_str(&choice)?).await })
+        Role::Suite {
+            export,
+            second,
+            choice,
+        } => {
+            let cast = suite::Cast { export, second };
+            block_on(async { suite::run(cast, &serde_json::from_str(&choice)?).await })
         }
         Role::Serve { address } => block_on(e2e::vm::remote::serve(&address)),
         Role::Write { file, progress } => block_on(write(&file, &progress)),

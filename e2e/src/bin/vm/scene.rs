@@ -10,7 +10,7 @@ use e2e::tools::{device_bytes, fill, sha256};
 use e2e::until::until;
 use e2e::world::{Plan, World};
 
-use crate::suite::SECOND;
+use crate::suite::{Cast, SECOND};
 use crate::worker;
 
 /// How the NAS exports its LUNs.
@@ -54,6 +54,7 @@ pub(crate) fn checker(fs: &str) -> &'static [&'static str] {
 pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) export: Export,
+    second: bool,
     pub(crate) cases: u32,
     pub(crate) seed: u64,
 }
@@ -66,11 +67,14 @@ pub(crate) struct Data {
 }
 
 impl Scene {
-    pub(crate) async fn set(export: Export, cases: u32, seed: u64) -> Result<Self> {
-        let world = Plan::real(export.name(), &PORTALS[..1]).start().await?;
+    pub(crate) async fn set(cast: Cast, cases: u32, seed: u64) -> Result<Self> {
+        let world = Plan::real(cast.export.name(), &PORTALS[..1])
+            .start()
+            .await?;
         Ok(Self {
             world,
-            export,
+            export: cast.export,
+            second: cast.second,
             cases,
             seed,
         })
@@ -184,7 +188,9 @@ impl Scene {
         }
         let _ = self.world.nas.shut_down().await;
         let _ = run("pkill", ["-KILL", "tgtd"]);
-        if let Err(error) = worker::wipe().await {
+        if self.second
+            && let Err(error) = worker::wipe().await
+        {
             eprintln!("the second machine is as it was: {error:#}");
         }
     }
@@ -208,7 +214,9 @@ impl Scene {
             let said = run(words[0], &words[1..]).unwrap_or_else(|error| format!("{error:#}"));
             let _ = std::fs::write(folder.join(name), said);
         }
-        worker::keep_logs(&folder.join(SECOND)).await;
+        if self.second {
+            worker::keep_logs(&folder.join(SECOND)).await;
+        }
     }
 }
 

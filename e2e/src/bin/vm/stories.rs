@@ -23,14 +23,23 @@ type Told<'a> = Pin<Box<dyn Future<Output = Result<String>> + 'a>>;
 /// Something that must be seen.
 pub(crate) struct Story {
     pub(crate) name: &'static str,
+    /// It needs another node, on a second machine.
+    pub(crate) second: bool,
     /// Answers what was seen, in a few words.
     pub(crate) tell: for<'a> fn(&'a mut Scene) -> Told<'a>,
 }
 
 macro_rules! story {
     ($name:literal, $tell:path) => {
+        story!($name, $tell, false)
+    };
+    ($name:literal, $tell:path, second) => {
+        story!($name, $tell, true)
+    };
+    ($name:literal, $tell:path, $second:literal) => {
         Story {
             name: $name,
+            second: $second,
             tell: |scene| Box::pin($tell(scene)),
         }
     };
@@ -43,15 +52,15 @@ pub(crate) const ALL: &[Story] = &[
     story!("life/block", life::block),
     story!("growth/five-times", growth::five_times),
     story!("chap/secrets", chap::secrets),
-    story!("chap/stranger", chap::stranger),
+    story!("chap/stranger", chap::stranger, second),
     story!("identity/index-reused", identity::index_reused),
     story!("identity/blank-disk", identity::blank_disk),
     story!("identity/stale-disk", identity::stale_disk),
     story!("identity/schedules", schedules::schedules),
-    story!("namespaces/of-the-host", namespaces::of_the_host),
-    story!("outage/nas-is-down", outage::nas_is_down),
-    story!("outage/node-reboots", outage::node_reboots),
+    story!("namespaces/of-the-host", namespaces::of_the_host, second),
+    story!("outage/nas-is-down", outage::nas_is_down, second),
+    story!("outage/node-reboots", outage::node_reboots, second),
     story!("outage/nas-restarts", outage::nas_restarts),
-    story!("fence/late-writes", fence::late_writes),
-    story!("multipath/one-goes-away", paths::one_goes_away),
+    story!("fence/late-writes", fence::late_writes, second),
+    story!("multipath/one-goes-away", paths::one_goes_away, second),
 ];
