@@ -20,7 +20,7 @@ use crate::{Choice, Run};
 /// A machine that does not come up in this time, on the slowest of hosts, never will.
 const BOOT: Duration = Duration::from_secs(180);
 /// No story is silent for longer.
-const SILENCE: Duration = Duration::from_secs(700);
+const SILENCE: Duration = Duration::from_secs(1300);
 /// The second machine's disk, sparse.
 const DISK: u64 = 256 << 20;
 

@@ -21,7 +21,7 @@ pub(crate) const SECOND: &str = "worker-2";
 /// Where the second does what it is asked.
 pub(crate) const SECOND_SERVES: &str = "10.79.0.2:7000";
 /// No story takes longer on a machine of this kind, unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// The stories of loop devices that are told here unless others are asked for: many a kernel refuses what they need. `cargo ci
 /// node` tells all of them; some take minutes, and tell nothing else here.
