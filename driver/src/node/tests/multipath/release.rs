@@ -125,7 +125,7 @@ async fn a_busy_volume_without_paths_is_unblocked_by_its_unstaging() {
         tokio::task::yield_now().await;
     }
     assert!(!co.fake.world().map.as_ref().unwrap().queueing);
-    assert_eq!(co.fake.world().paused - before, REPLACEMENT);
+    assert_eq!(co.fake.world().paused, before + REPLACEMENT);
     operation.end().await;
     // Used again, it queues again.
     for portal in PORTALS {

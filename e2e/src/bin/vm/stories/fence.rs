@@ -21,8 +21,8 @@ const DIRTY: (usize, u64) = (2 << 20, 8 << 20);
 
 /// What the volumes hold.
 const CONTENTS: [Content; 3] = [Content::Fs("ext4"), Content::Fs("xfs"), Content::Block];
-/// Longer than it takes to give all volumes to the other node.
-const GIVES_UP: &str = "45s";
+/// Longer than it takes to give all volumes to the other node, also on a slow machine.
+const GIVES_UP: &str = "90s";
 
 /// Writes what is to come too late, and leaves it in memory.
 pub(crate) fn dirty(file: &Path) -> Result<()> {

@@ -8,6 +8,7 @@ use e2e::GIB;
 use e2e::life::{Content, Life};
 use e2e::look::Photo;
 use e2e::process::run;
+use e2e::until::until;
 use nix::fcntl::OFlag;
 use tonic::{Code, Status};
 
@@ -196,8 +197,12 @@ pub(crate) async fn stale_disk(scene: &mut Scene) -> Result<String> {
         life.publish_context
     );
     life.stage(world).await?;
-    let device = run("lsblk", ["-n", "-d", "-o", "NAME,SERIAL"])?;
-    ensure!(device.contains(life.uuid()), "{device}");
+    let serials = async || run("lsblk", ["-n", "-d", "-o", "NAME,SERIAL"]);
+    // lsblk knows serials from udev, which looks at a new disk in its own time.
+    until("both disks are there", serials, |serials| {
+        serials.contains(life.uuid())
+    })
+    .await?;
     life.unstage(world).await?;
     // A new session attaches the volume's unit and not the other one.
     life.stage(world).await?;
