@@ -179,6 +179,14 @@ impl Life {
         self.target.clone()
     }
 
+    /// Where a user of the volume keeps data: a file of this name, or else the device itself.
+    pub fn file(&self, name: &str) -> PathBuf {
+        match self.content {
+            Content::Fs(_) => self.path().join(name),
+            Content::Block => self.path(),
+        }
+    }
+
     /// `NodeGetInfo` and `ControllerPublishVolume`.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 #![expect(clippy::print_stdout, reason = "telling the story is what it is for")]
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -172,7 +172,7 @@ async fn story(world: &World, content: Content, teller: &mut Teller) -> Result<L
     teller
         .call(world, "NodePublishVolume", volume.node_publish(world))
         .await?;
-    let file = data_path(&volume);
+    let file = volume.file("data");
     let written = teller
         .during("writing 64 MiB", async { fill(&file, WRITTEN, 1) })
         .await?;
@@ -298,13 +298,6 @@ fn visible_bytes(volume: &Life, device: &Path) -> Result<u64> {
     match volume.content {
         Content::Fs(_) => fs_bytes(&volume.path()),
         Content::Block => device_bytes(device),
-    }
-}
-
-fn data_path(volume: &Life) -> PathBuf {
-    match volume.content {
-        Content::Fs(_) => volume.path().join("data"),
-        Content::Block => volume.path(),
     }
 }
 

@@ -155,17 +155,21 @@ fn uncompressed(kernel: &Path) -> Result<PathBuf> {
     if !payload.starts_with(b"\xfd7zXZ\0") {
         return Ok(kernel.to_owned());
     }
-    let packed = place.with_extension("xz");
+    // Another name and a rename: a killed xz is not taken for a finished one.
+    let fresh = place.with_extension("new");
+    let packed = place.with_extension("new.xz");
     fs::write(&packed, payload)?;
     // The payload's last four bytes are its size.
     run(
         "xz",
         [
             "--decompress".as_ref(),
+            "--force".as_ref(),
             "--single-stream".as_ref(),
             packed.as_os_str(),
         ],
     )?;
+    fs::rename(fresh, &place)?;
     Ok(place)
 }
 

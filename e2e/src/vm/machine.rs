@@ -51,8 +51,8 @@ impl Accelerator {
     fn kernel_words(self) -> &'static str {
         match self {
             Self::Kvm => "",
-            // No repeated instructions for long words either; and code that is found at the same address again need not be translated again.
-            // Together they halve the time that starting a program takes.
+            // No repeated instructions for long words either; and code that is found at the same address again need not be
+            // translated again. Together they halve the time that starting a program takes.
             Self::Tcg => "clearcpuid=rep_good init_on_alloc=0 norandmaps nokaslr",
         }
     }

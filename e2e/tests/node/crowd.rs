@@ -54,10 +54,7 @@ async fn live(world: &World, number: usize) -> Result<()> {
     let mut volume = Life::create(world, &format!("pvc-{number}"), GIB, content).await?;
     volume.attach(world).await?;
     let device = volume.device(world)?;
-    let file = match content {
-        Content::Fs(_) => volume.path().join("data"),
-        Content::Block => volume.path(),
-    };
+    let file = volume.file("data");
     let written = fill(&file, 1 << 20, number as u64)?;
     volume.expand_lun(world, 2 * GIB).await?;
     // A mounted ext4 may not grow everywhere; `growth` tells those stories.

@@ -58,10 +58,7 @@ async fn a_pod_outlives_a_restart_of_the_nas() {
             return;
         };
         story.attach().await;
-        let file = match content {
-            Content::Fs(_) => story.volume.path().join("log"),
-            Content::Block => story.volume.path(),
-        };
+        let file = story.volume.file("log");
         let writer = Writer::start(&file).unwrap();
         writer.must_go_on().await.unwrap();
         story.world.nas.kill();

@@ -115,10 +115,7 @@ impl Scene {
 
     /// Writes data through the pod's path.
     pub(crate) fn write(volume: &Life, seed: u64) -> Result<Data> {
-        let path = match volume.content {
-            Content::Fs(_) => volume.path().join(format!("data-{seed}")),
-            Content::Block => volume.path(),
-        };
+        let path = volume.file(&format!("data-{seed}"));
         let sha256 = fill(&path, WRITTEN, seed)?;
         Ok(Data { path, sha256 })
     }

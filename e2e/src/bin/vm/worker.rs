@@ -145,6 +145,21 @@ impl Worker {
         self.sha256(file).await
     }
 
+    /// Writes a file and leaves it in memory.
+    pub(crate) async fn write_unsynced(&self, file: &Path) -> Result<()> {
+        let to = format!("of={}", file.display());
+        self.run(&[
+            "dd",
+            "if=/dev/urandom",
+            &to,
+            "bs=64k",
+            "count=8",
+            "status=none",
+        ])
+        .await
+        .map(drop)
+    }
+
     /// The SHA-256 of a file or of the first MiB of a device, read from the disk.
     pub(crate) async fn sha256(&self, file: &Path) -> Result<String> {
         self.run(&["vm", "sum", &file.to_string_lossy()]).await

@@ -57,10 +57,7 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
     // The network goes; then come pages that stay dirty.
     worker.cable(0, false).await?;
     for volume in &volumes {
-        let file = match volume.content {
-            Content::Fs(_) => volume.path().join("late"),
-            Content::Block => volume.path(),
-        };
+        let file = volume.file("late");
         worker
             .run(&["vm", "dirty", &file.to_string_lossy()])
             .await?;

@@ -42,10 +42,7 @@ async fn within(scene: &Scene, namespaces: &str, content: Content) -> Result<()>
     let volume = worker
         .volume(scene, &format!("pvc-{namespaces}"), content)
         .await?;
-    let file = match content {
-        Content::Fs(_) => volume.path().join("kept"),
-        Content::Block => volume.path(),
-    };
+    let file = volume.file("kept");
     let sum = worker.write(&file).await?;
     ensure!(volume.expand_lun(&there, 2 * GIB).await? == 2 * GIB);
     ensure!(volume.expand_on_node(&there, 2 * GIB).await? == 2 * GIB);

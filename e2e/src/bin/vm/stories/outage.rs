@@ -23,27 +23,14 @@ pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
         let volume = worker
             .volume(scene, &format!("pvc-{}", content.name()), content)
             .await?;
-        let kept = match content {
-            Content::Fs(_) => volume.path().join("kept"),
-            Content::Block => volume.path(),
-        };
+        let kept = volume.file("kept");
         sums.push((worker.write(&kept).await?, kept));
         volumes.push(volume);
     }
     worker.cable(0, false).await?;
     for volume in &volumes {
         if let Content::Fs(_) = volume.content {
-            let file = format!("of={}", volume.path().join("lost").display());
-            worker
-                .run(&[
-                    "dd",
-                    "if=/dev/urandom",
-                    &file,
-                    "bs=64k",
-                    "count=8",
-                    "status=none",
-                ])
-                .await?;
+            worker.write_unsynced(&volume.file("lost")).await?;
         }
     }
     let (there, started) = (worker.on(&scene.world), Instant::now());
@@ -108,23 +95,10 @@ pub(crate) async fn node_reboots(scene: &mut Scene) -> Result<String> {
         let volume = worker
             .volume(scene, &format!("pvc-{}", content.name()), content)
             .await?;
-        let file = match content {
-            Content::Fs(_) => volume.path().join("kept"),
-            Content::Block => volume.path(),
-        };
+        let file = volume.file("kept");
         let sum = worker.write(&file).await?;
         if let Content::Fs(_) = content {
-            let unsynced = format!("of={}", volume.path().join("lost").display());
-            worker
-                .run(&[
-                    "dd",
-                    "if=/dev/urandom",
-                    &unsynced,
-                    "bs=64k",
-                    "count=8",
-                    "status=none",
-                ])
-                .await?;
+            worker.write_unsynced(&volume.file("lost")).await?;
         }
         volumes.push((volume, file, sum));
     }
@@ -175,10 +149,7 @@ pub(crate) async fn nas_restarts(scene: &mut Scene) -> Result<String> {
         let volume = scene
             .volume(&format!("pvc-{}", content.name()), content)
             .await?;
-        let log = match content {
-            Content::Fs(_) => volume.path().join("log"),
-            Content::Block => volume.path(),
-        };
+        let log = volume.file("log");
         pods.push((volume, Writer::start(&log)?));
     }
     for (_, writer) in &pods {

@@ -80,10 +80,7 @@ impl<'a> Pod<'a> {
             .await?;
         let map = map_of(worker, &volume).await?;
         ensure!(map.paths.len() == 2, "{map:?} has not two paths");
-        let file = match content {
-            Content::Fs(_) => volume.path().join("log"),
-            Content::Block => volume.path(),
-        };
+        let file = volume.file("log");
         let writer = Writer::start(worker, &file).await?;
         writer.must_go_on().await?;
         Ok(Self { volume, writer })
