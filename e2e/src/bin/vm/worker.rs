@@ -21,6 +21,8 @@ const SOCKET: &str = "/run/csi.sock";
 const LOG: &str = "/run/driver.log";
 /// Longer than any machine needs.
 const BOOT: Duration = Duration::from_secs(180);
+/// A machine that is up reads a file in less.
+const ALIVE: Duration = Duration::from_secs(5);
 /// Another one after each boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -258,10 +260,14 @@ pub(crate) async fn power_cycle() -> Result<()> {
     let boot = remote.read(BOOT_ID).await?;
     // The machine goes before it can answer.
     let reset = remote.start_and_forget(&["vm", "reset"]);
-    let _ = tokio::time::timeout(Duration::from_secs(5), reset).await;
+    let _ = tokio::time::timeout(ALIVE, reset).await;
     let started = Instant::now();
     while started.elapsed() < BOOT {
-        let fresh = async || Ok(remote.read(BOOT_ID).await.is_ok_and(|now| now != boot));
+        let fresh = async || {
+            // Asked in its last moment, it never answers: the machine that comes up knows nothing of the connection.
+            let now = tokio::time::timeout(ALIVE, remote.read(BOOT_ID)).await;
+            Ok(now.is_ok_and(|now| now.is_ok_and(|now| now != boot)))
+        };
         if until("the other machine is up again", fresh, |fresh| *fresh)
             .await
             .is_ok()
