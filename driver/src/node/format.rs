@@ -9,6 +9,8 @@
 //! format = marker written and synced ─▶ mkfs ─▶ superblock read back ─▶ marker erased and synced
 //! ```
 
+use futures::StreamExt as _;
+
 use super::attach::Attached;
 use super::{Doing, Machine};
 use crate::error::Error;
@@ -20,6 +22,8 @@ use crate::volume::{Bytes, FsType, LunUuid};
 
 /// Nothing smaller can hold the marker.
 const SMALLEST: Bytes = Bytes::mib(64);
+/// Samples of a disk that are read at the same time: a NAS answers them together, and disks in it choose the order.
+const READS_AT_A_TIME: usize = 8;
 
 /// What stands on a disk.
 #[derive(Debug)]
@@ -173,12 +177,13 @@ impl<H: Host> Machine<H> {
 
     async fn must_be_blank(&self, attached: &Attached) -> Result<(), Error> {
         let node = attached.device.node();
-        for span in blank::samples(attached.size) {
-            let sample = self
-                .host
-                .read_device(&node, span, Via::Disk)
-                .await
-                .doing(format!("making sure that {node} is blank"))?;
+        let reads = blank::samples(attached.size).into_iter().map(async |span| {
+            let read = self.host.read_device(&node, span, Via::Disk).await;
+            read.map(|sample| (span, sample))
+        });
+        let mut reads = futures::stream::iter(reads).buffered(READS_AT_A_TIME);
+        while let Some(read) = reads.next().await {
+            let (span, sample) = read.doing(format!("making sure that {node} is blank"))?;
             if !blank::is_zero(&sample) {
                 return Err(refused(
                     attached,
