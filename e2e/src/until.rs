@@ -7,7 +7,9 @@ use anyhow::{Result, bail};
 
 /// How long anything in the harness may take to come up or go away.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks: at first, and after a long wait.
 const PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Looks at the world with `probe` until `holds` accepts what is seen.
 ///
@@ -18,15 +20,17 @@ pub async fn until<T: Debug>(
     mut probe: impl AsyncFnMut() -> Result<T>,
     holds: impl Fn(&T) -> bool,
 ) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let started = Instant::now();
     loop {
         let seen = probe().await?;
         if holds(&seen) {
             return Ok(seen);
         }
-        if Instant::now() > deadline {
+        let waited = started.elapsed();
+        if waited > PATIENCE {
             bail!("waited {PATIENCE:?} for: {what}; last seen: {seen:?}");
         }
-        tokio::time::sleep(PAUSE).await;
+        // Whoever looks all the time takes the processor from those it waits for.
+        tokio::time::sleep((waited / 10).clamp(PAUSE, LONGEST_PAUSE)).await;
     }
 }

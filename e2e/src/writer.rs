@@ -18,7 +18,7 @@ const RECORD: usize = 64 << 10;
 /// Records are written round and round, so that a long story does not fill a disk.
 const RECORDS: u64 = 4096;
 /// Between two records.
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
 /// A pod at work.
 #[derive(Debug)]

@@ -42,8 +42,8 @@ pub struct Plan {
     pub may_reset: bool,
     /// Has a disk that survives a reset.
     pub disk: bool,
-    /// Runs multipathd.
-    pub multipathd: bool,
+    /// Files and folders of the host that it looks at again and again.
+    pub warm: Vec<PathBuf>,
     /// Arguments of the program that it runs.
     pub arguments: Vec<String>,
 }
@@ -83,7 +83,7 @@ fn live() -> Result<()> {
     let (program, plan) = (handed("program")?, handed("plan")?);
     let plan: Plan =
         serde_json::from_slice(&fs::read(&plan).with_context(|| plan.display().to_string())?)?;
-    let _daemons = prepare(&plan)?;
+    let _iscsid = prepare(&plan)?;
     let child = Process::tool(
         &program.to_string_lossy(),
         &plan.arguments,
@@ -124,8 +124,10 @@ pub fn report(line: &str) -> Result<()> {
     Ok(writeln!(port, "{line}")?)
 }
 
-fn prepare(plan: &Plan) -> Result<Vec<Process>> {
+/// Answers the daemon that lives as long as the machine.
+fn prepare(plan: &Plan) -> Result<Process> {
     report("up")?;
+    warm(&plan.warm)?;
     mounts(plan)?;
     sethostname(&plan.name)?;
     network(plan)?;
@@ -140,7 +142,26 @@ fn prepare(plan: &Plan) -> Result<Vec<Process>> {
     }
     lasting(plan)?;
     names(plan)?;
-    daemons(plan)
+    daemons()
+}
+
+/// Copies files and folders into the upper folder of the root, which is in memory: each look at one that is the host's asks the
+/// host, and a program opens a dozen of them before it does anything.
+fn warm(paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        copy_up(path).with_context(|| format!("copying {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// An overlay copies what is about to change.
+fn copy_up(path: &Path) -> std::io::Result<()> {
+    let found = fs::metadata(path)?;
+    fs::set_permissions(path, found.permissions())?;
+    if found.is_file() {
+        fs::File::options().append(true).open(path)?;
+    }
+    Ok(())
 }
 
 fn put(source: &str, at: &str, kind: &str, options: &str) -> Result<()> {
@@ -249,40 +270,25 @@ const MULTIPATH: &str = "defaults {
 
 /// udev's rules that start several programs for each event of a disk, and that a node need not have: sg3-utils' names.
 const NOT_NEEDED: [&str; 2] = ["55-scsi-sg3_id.rules", "58-scsi-sg3_symlink.rules"];
-/// And those of a node without multipathd.
-const OF_MULTIPATH: [&str; 1] = ["60-multipath.rules"];
-
+/// And those of multipathd, which runs only while a story needs it.
+pub const OF_MULTIPATH: &str = "60-multipath.rules";
 /// udev takes an empty file in this folder for the rules of the same name.
-fn mask_rules(names: &[&str]) -> Result<()> {
-    let folder = Path::new("/run/udev/rules.d");
-    fs::create_dir_all(folder)?;
-    for name in names {
-        fs::write(folder.join(name), "")?;
+pub const MASKS: &str = "/run/udev/rules.d";
+
+fn mask_rules() -> Result<()> {
+    fs::create_dir_all(MASKS)?;
+    for name in NOT_NEEDED.iter().chain([&OF_MULTIPATH]) {
+        fs::write(Path::new(MASKS).join(name), "")?;
     }
     Ok(())
 }
 
-fn daemons(plan: &Plan) -> Result<Vec<Process>> {
-    mask_rules(&NOT_NEEDED)?;
-    if !plan.multipathd {
-        mask_rules(&OF_MULTIPATH)?;
-    }
+fn daemons() -> Result<Process> {
+    mask_rules()?;
     run("/usr/lib/systemd/systemd-udevd", ["--daemon"])?;
     run(
         "udevadm",
         ["trigger", "--action=add", "--subsystem-match=block"],
     )?;
-    let mut daemons = vec![Process::tool(
-        "iscsid",
-        ["-f"],
-        Path::new("/run/iscsid.log"),
-    )?];
-    if plan.multipathd {
-        daemons.push(Process::tool(
-            "multipathd",
-            ["-d", "-s"],
-            Path::new("/run/multipathd.log"),
-        )?);
-    }
-    Ok(daemons)
+    Process::tool("iscsid", ["-f"], Path::new("/run/iscsid.log"))
 }

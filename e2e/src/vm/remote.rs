@@ -29,7 +29,7 @@ const ANSWER: Duration = Duration::from_secs(180);
 enum Request {
     /// Run a program to its end.
     Run(Vec<String>),
-    /// Start a program of this workspace, with this log.
+    /// Start a program, with this log.
     Start(Vec<String>, String),
     /// Answer what a file holds.
     Read(String),
@@ -114,8 +114,7 @@ fn list(folder: &str) -> Result<String> {
 
 /// Answers the process id. The program belongs to nobody: it ends when it is killed, or with the machine.
 fn start(words: &[String], log: &str) -> Result<String> {
-    let program = crate::process::binary(&words[0])?;
-    let process = Process::tool(&program.to_string_lossy(), &words[1..], Path::new(log))?;
+    let process = Process::tool(&program(&words[0]), &words[1..], Path::new(log))?;
     let id = process.id().to_string();
     process.disown();
     Ok(id)
@@ -174,7 +173,7 @@ impl Remote {
         Ok(names.lines().map(str::to_owned).collect())
     }
 
-    /// Starts a program of this workspace there; answers its process id.
+    /// Starts a program there; answers its process id.
     ///
     /// # Errors
     /// It does not start, or the machine does not answer.
@@ -186,7 +185,7 @@ impl Remote {
             .parse()?)
     }
 
-    /// Starts a program of this workspace there that may end the machine before it answers.
+    /// Starts a program there that may end the machine before it answers.
     ///
     /// # Errors
     /// The machine does not answer.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use comfy_table::{Table, presets};
 use e2e::janitor::Janitor;
 use e2e::vm::guest::{Nic, Plan};
-use e2e::vm::image::Image;
+use e2e::vm::image::{self, Image};
 use e2e::vm::machine::{Machine, Spec};
 use serde_json::json;
 
@@ -34,6 +34,23 @@ const NODE_MODULES: [&str; 7] = [
     "xfs",
     "btrfs",
 ];
+/// What nodes and NAS run again and again.
+const OFTEN: [&str; 14] = [
+    "blkid",
+    "iscsiadm",
+    "ip",
+    "losetup",
+    "mkfs.btrfs",
+    "mkfs.ext4",
+    "mkfs.xfs",
+    "mount",
+    "pgrep",
+    "resize2fs",
+    "tgtadm",
+    "umount",
+    "dsm-sim",
+    "synology-csi",
+];
 const NAS_MODULES: [&str; 3] = ["loop", "iscsi_target_mod", "target_core_iblock"];
 
 pub(crate) fn run(run: &Run) -> Result<()> {
@@ -53,8 +70,8 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     let wanted = Cast::all().filter(|cast| suite::has_stories(*cast, &choice));
     let queue = Mutex::new(wanted.collect::<VecDeque<_>>());
     let next = || queue.lock().ok()?.pop_front();
-    // One more at a time than there are processors: a story that waits for a timeout leaves its own to another.
-    let at_a_time = std::thread::available_parallelism()?.get() + 1;
+    // More at a time than there are processors: a story that waits for a timeout leaves its own to another.
+    let at_a_time = std::thread::available_parallelism()?.get() + 2;
     let told = std::thread::scope(|scope| {
         let tell_some = || {
             let stages = std::iter::from_fn(next).map(|cast| {
@@ -185,7 +202,7 @@ impl Stage<'_> {
             module_folder: self.image.modules.clone(),
             may_reset: false,
             disk: false,
-            multipathd: false,
+            warm: image::with_libraries(&OFTEN)?,
             arguments: [
                 owned(&["suite", self.cast.export.name()]),
                 owned(if self.cast.second { &["--second"] } else { &[] }),
@@ -201,7 +218,6 @@ impl Stage<'_> {
             initiator: format!("iqn.1993-08.org.debian:01:{SECOND}"),
             may_reset: true,
             disk: true,
-            multipathd: true,
             arguments: owned(&["serve", SECOND_SERVES]),
             ..nas.clone()
         };

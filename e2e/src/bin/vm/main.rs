@@ -68,7 +68,7 @@ enum Role {
         /// A file or device
         file: PathBuf,
     },
-    /// Inside: write without syncing
+    /// Inside: write without syncing, and wait for the end
     #[command(hide = true)]
     Dirty {
         /// A file or device

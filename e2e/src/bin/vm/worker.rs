@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use e2e::life::{Content, Life};
 use e2e::plugin::Csi;
 use e2e::until::until;
-use e2e::vm::guest::LASTING;
+use e2e::vm::guest::{LASTING, MASKS, OF_MULTIPATH};
 use e2e::vm::remote::Remote;
 use e2e::world::World;
 use proto::csi::controller_client::ControllerClient;
@@ -190,6 +190,13 @@ impl Worker {
             .parse()?)
     }
 
+    /// The NAS cannot be reached any more. Synced before: a journal that is being committed at this moment would keep everybody
+    /// waiting who wants to write after it.
+    pub(crate) async fn cut_off(&self) -> Result<()> {
+        self.run(&["sync"]).await?;
+        self.cable(0, false).await
+    }
+
     /// Plugs the cable `a` (0) or `b` (1) in, or pulls it.
     pub(crate) async fn cable(&self, cable: usize, plugged: bool) -> Result<()> {
         let card = format!("eth{cable}");
@@ -202,6 +209,18 @@ impl Worker {
         ])
         .await
         .map(drop)
+    }
+
+    /// Starts multipathd there, with udev's rules for it; answers its process id.
+    pub(crate) async fn multipathd(&self) -> Result<u32> {
+        let mask = format!("{MASKS}/{OF_MULTIPATH}");
+        self.run(&["rm", &mask]).await?;
+        self.run(&["udevadm", "control", "--reload"]).await?;
+        let words = ["multipathd", "-d", "-s"];
+        let daemon = self.remote.start(&words, "/run/multipathd.log").await?;
+        let answers = async || Ok(self.run(&["multipathd", "show", "daemon"]).await.is_ok());
+        until("multipathd answers", answers, |answers| *answers).await?;
+        Ok(daemon)
     }
 
     /// Nothing is left of any volume, and the driver has ended.

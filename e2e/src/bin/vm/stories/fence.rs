@@ -22,16 +22,32 @@ const DIRTY: (usize, u64) = (2 << 20, 8 << 20);
 /// What the volumes hold.
 const CONTENTS: [Content; 3] = [Content::Fs("ext4"), Content::Fs("xfs"), Content::Block];
 /// Longer than it takes to give all volumes to the other node, also on a slow machine.
-const GIVES_UP: &str = "90s";
+const GIVES_UP: &str = "60s";
 
-/// Writes what is to come too late, and leaves it in memory.
+/// A pod that writes what is to come too late, leaves it in memory and keeps the file open: the last one to close a device
+/// waits until everything is on the disk.
 pub(crate) fn dirty(file: &Path) -> Result<()> {
     let file = File::options()
         .write(true)
         .create(true)
         .truncate(false)
         .open(file)?;
-    Ok(file.write_all_at(&LATE.repeat(DIRTY.0 / LATE.len()), DIRTY.1)?)
+    file.write_all_at(&LATE.repeat(DIRTY.0 / LATE.len()), DIRTY.1)?;
+    println!("written");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Starts such a pod on the second machine; answers its process id.
+async fn start_dirty(worker: &Worker, volume: &Life) -> Result<u32> {
+    let log = format!("/run/dirty-{}.log", volume.name);
+    let file = volume.file("late");
+    let words = ["vm", "dirty", &file.to_string_lossy()];
+    let pod = worker.remote.start(&words, &log).await?;
+    let said = async || worker.remote.read(&log).await;
+    until("the pages are dirty", said, |said| said.contains("written")).await?;
+    Ok(pod)
 }
 
 /// A volume that moves from the cut-off node to this one.
@@ -55,12 +71,10 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
     }
 
     // The network goes; then come pages that stay dirty.
-    worker.cable(0, false).await?;
+    worker.cut_off().await?;
+    let mut pods = Vec::new();
     for volume in &volumes {
-        let file = volume.file("late");
-        worker
-            .run(&["vm", "dirty", &file.to_string_lossy()])
-            .await?;
+        pods.push(start_dirty(&worker, volume).await?);
     }
 
     // The CO gives the volumes to this node. Their targets for the first one go, and that is the fence.
@@ -85,6 +99,9 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
         volume.must_be_ours(scene).await?;
     }
     // The first node lets go of what it has lost.
+    for pod in pods {
+        worker.run(&["kill", "-9", &pod.to_string()]).await?;
+    }
     let there = worker.on(&scene.world);
     for Moved { theirs, ours, .. } in moved {
         let let_go = async || {

@@ -27,7 +27,7 @@ pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
         sums.push((worker.write(&kept).await?, kept));
         volumes.push(volume);
     }
-    worker.cable(0, false).await?;
+    worker.cut_off().await?;
     for volume in &volumes {
         if let Content::Fs(_) = volume.content {
             worker.write_unsynced(&volume.file("lost")).await?;

@@ -26,6 +26,7 @@ pub(crate) async fn one_goes_away(scene: &mut Scene) -> Result<String> {
         .reset(Plan::real(scene.export.name(), &PORTALS))
         .await?;
     let worker = Worker::start(&["--replacement-timeout", "5s"]).await?;
+    let multipathd = worker.multipathd().await?;
     let mut pods = Vec::new();
     for content in [Content::Fs("ext4"), Content::Block] {
         pods.push(Pod::start(scene, &worker, content).await?);
@@ -60,6 +61,7 @@ pub(crate) async fn one_goes_away(scene: &mut Scene) -> Result<String> {
         pod.volume.delete(&there).await?;
         seen.push(format!("{} {waited} s", pod.volume.content.name()));
     }
+    worker.run(&["kill", &multipathd.to_string()]).await?;
     worker.strike().await?;
     Ok(format!(
         "no I/O error; success only with both paths and the map grown, after the path's return: {}",
