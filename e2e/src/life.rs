@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
 use proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use tonic::Status;
 
+use crate::look;
 use crate::plugin::Csi;
+use crate::tools::device_bytes;
 use crate::world::World;
 
 /// What the volume holds.
@@ -407,6 +409,24 @@ impl Life {
         world
             .initiator()?
             .device(self.publish_context.get("iqn").context("not published")?)
+    }
+
+    /// The device has `size` bytes, and so has what is on it, but for what it cannot use.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn must_have(&self, world: &World, size: i64) -> Result<()> {
+        let (size, device) = (size.unsigned_abs(), self.device(world)?);
+        let is = device_bytes(&device)?;
+        ensure!(is == size, "{} is {is} bytes, not {size}", device.display());
+        if let Content::Fs(fs) = self.content {
+            let claimed = look::claimed(fs, &self.staging, &device)?;
+            ensure!(
+                claimed <= size && size - claimed < look::unusable(fs),
+                "the {fs} is {claimed} bytes on a device of {size}"
+            );
+        }
+        Ok(())
     }
 }
 

@@ -131,15 +131,7 @@ impl Story {
 
     /// The device has `size` bytes, and so has what is on it, but for what it cannot use.
     pub(crate) fn must_have(&self, size: i64) {
-        let (size, device) = (size.unsigned_abs(), self.device());
-        assert_eq!(device_bytes(&device).unwrap(), size, "{}", device.display());
-        if let Content::Fs(fs) = self.volume.content {
-            let claimed = self.claimed();
-            assert!(
-                claimed <= size && size - claimed < look::unusable(fs),
-                "the {fs} is {claimed} bytes on a device of {size}"
-            );
-        }
+        self.volume.must_have(&self.world, size).unwrap();
     }
 
     /// How many bytes of its device the mounted file system uses.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::life::{Content, Life};
 use e2e::look;
 use e2e::process::run;
-use e2e::tools::{device_bytes, fill, sha256};
+use e2e::tools::{fill, sha256};
 use e2e::until::until;
 use e2e::world::{Plan, World};
 
@@ -96,21 +96,6 @@ impl Scene {
 
     pub(crate) fn device(&self, volume: &Life) -> Result<PathBuf> {
         volume.device(&self.world)
-    }
-
-    /// The device has `size` bytes, and so has what is on it, but for what it cannot use.
-    pub(crate) fn must_have(&self, volume: &Life, size: i64) -> Result<()> {
-        let (size, device) = (size.unsigned_abs(), self.device(volume)?);
-        let is = device_bytes(&device)?;
-        ensure!(is == size, "{} is {is} bytes, not {size}", device.display());
-        if let Content::Fs(fs) = volume.content {
-            let claimed = look::claimed(fs, &volume.staging, &device)?;
-            ensure!(
-                claimed <= size && size - claimed < look::unusable(fs),
-                "the {fs} is {claimed} bytes on a device of {size}"
-            );
-        }
-        Ok(())
     }
 
     /// Writes data through the pod's path.

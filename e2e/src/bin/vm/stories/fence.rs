@@ -148,7 +148,7 @@ impl Moved {
         let after = Scene::write(ours, 12)?;
         ours.expand_lun(world, 2 * GIB).await?;
         ours.expand_on_node(world, 2 * GIB).await?;
-        scene.must_have(ours, 2 * GIB)?;
+        ours.must_have(world, 2 * GIB)?;
         Scene::must_hold(&after)?;
         let device = scene.device(ours)?;
         ours.node_unpublish(world).await?;

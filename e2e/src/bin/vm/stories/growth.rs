@@ -26,7 +26,7 @@ pub(crate) async fn five_times(scene: &mut Scene) -> Result<String> {
             let size = GIB + times * GIB / 2;
             ensure!(volume.expand_lun(world, size).await? == size);
             ensure!(volume.expand_on_node(world, size).await? == size);
-            scene.must_have(&volume, size)?;
+            volume.must_have(world, size)?;
             writer.must_go_on().await?;
         }
         seen.push(format!("{} {}", content.name(), writer.written()));

@@ -26,7 +26,7 @@ pub(crate) async fn block(scene: &mut Scene) -> Result<String> {
 async fn whole(scene: &mut Scene, content: Content) -> Result<String> {
     let mut volume = scene.volume("pvc-1", content).await?;
     let world = &scene.world;
-    scene.must_have(&volume, GIB)?;
+    volume.must_have(world, GIB)?;
     let before = Scene::write(&volume, 1)?;
 
     // Online. The rescan is necessary: the LUN has grown, the NAS says so, and the device has not.
@@ -43,14 +43,14 @@ async fn whole(scene: &mut Scene, content: Content) -> Result<String> {
         scene.device(&volume)? == device,
         "the device is another one"
     );
-    scene.must_have(&volume, 2 * GIB)?;
+    volume.must_have(world, 2 * GIB)?;
     Scene::must_hold(&before)?;
 
     // Offline.
     volume.detach(world).await?;
     ensure!(volume.expand_lun(world, 3 * GIB).await? == 3 * GIB);
     volume.attach(world).await?;
-    scene.must_have(&volume, 3 * GIB)?;
+    volume.must_have(world, 3 * GIB)?;
     Scene::must_hold(&before)?;
 
     volume.detach(world).await?;

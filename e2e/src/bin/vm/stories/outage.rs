@@ -168,7 +168,7 @@ pub(crate) async fn nas_restarts(scene: &mut Scene) -> Result<String> {
     for (volume, writer) in pods {
         ensure!(volume.expand_lun(world, 2 * GIB).await? == 2 * GIB);
         ensure!(volume.expand_on_node(world, 2 * GIB).await? == 2 * GIB);
-        scene.must_have(&volume, 2 * GIB)?;
+        volume.must_have(world, 2 * GIB)?;
         writer.stop()?;
         volume.detach(world).await?;
         volume.delete(world).await?;
