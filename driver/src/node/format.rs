@@ -9,7 +9,7 @@
 //! format = marker written and synced ─▶ mkfs ─▶ superblock read back ─▶ marker erased and synced
 //! ```
 
-use futures::StreamExt as _;
+use futures::future::join_all;
 
 use super::attach::Attached;
 use super::{Doing, Machine};
@@ -177,22 +177,23 @@ impl<H: Host> Machine<H> {
 
     async fn must_be_blank(&self, attached: &Attached) -> Result<(), Error> {
         let node = attached.device.node();
-        let reads = blank::samples(attached.size).into_iter().map(async |span| {
-            let read = self.host.read_device(&node, span, Via::Disk).await;
-            read.map(|sample| (span, sample))
-        });
-        let mut reads = futures::stream::iter(reads).buffered(READS_AT_A_TIME);
-        while let Some(read) = reads.next().await {
-            let (span, sample) = read.doing(format!("making sure that {node} is blank"))?;
-            if !blank::is_zero(&sample) {
-                return Err(refused(
-                    attached,
-                    format!(
-                        "it is not blank: there is data near byte {}, of a kind unknown to blkid",
-                        span.offset
-                    ),
-                    NOT_OURS,
-                ));
+        for spans in blank::samples(attached.size).chunks(READS_AT_A_TIME) {
+            let reads = spans
+                .iter()
+                .map(|span| self.host.read_device(&node, *span, Via::Disk));
+            // All of them come to their end: none may still be under way when a refusal has the disk taken away.
+            for (span, sample) in spans.iter().zip(join_all(reads).await) {
+                let sample = sample.doing(format!("making sure that {node} is blank"))?;
+                if !blank::is_zero(&sample) {
+                    return Err(refused(
+                        attached,
+                        format!(
+                            "it is not blank: there is data near byte {}, of a kind unknown to blkid",
+                            span.offset
+                        ),
+                        NOT_OURS,
+                    ));
+                }
             }
         }
         Ok(())

@@ -121,6 +121,19 @@ async fn choice_9_only_a_blank_disk_is_formatted() {
     }
 }
 
+/// The last samples, too: there are not always as many as are read at a time.
+#[tokio::test]
+async fn choice_9_the_end_of_a_disk_of_any_size_is_looked_at() {
+    for size in [Bytes::gib(1), Bytes::mib(3001), Bytes::gib(10)] {
+        let co = Co::new();
+        for target in co.fake.world().targets.values_mut() {
+            target.size = size;
+        }
+        co.fake.write(size.0 - 1, b"x");
+        fails(co.stage().await, Code::FailedPrecondition, "not blank");
+    }
+}
+
 #[tokio::test]
 async fn choice_9_an_unreadable_disk_or_a_failed_probe_is_never_blank() {
     let co = Co::new();
