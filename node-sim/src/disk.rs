@@ -79,10 +79,12 @@ impl<'a> Losetup<'a> {
         parse(&self.losetup(&["--list", "--json", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"])?)
     }
 
-    /// Attaches the file to a free device. `note` is told the device first; nothing is done when it fails.
+    /// Attaches the file: in the place of what the `occupied` device shows, so that a disk keeps its name when another unit takes
+    /// its index, else to a free device. `note` is told the device first; nothing is attached when it fails.
     pub(crate) fn attach(
         &self,
         backing: &Backing,
+        mut occupied: Option<&str>,
         mut note: impl FnMut(&str) -> io::Result<()>,
     ) -> io::Result<String> {
         let control = File::open("/dev/loop-control").map_err(|wrong| {
@@ -93,9 +95,16 @@ impl<'a> Losetup<'a> {
         })?;
         // Between asking for a free device and taking it, other host roots wait; other programs do not know of this lock.
         control.lock()?;
+        if let Some(device) = occupied {
+            self.detach(device)?;
+        }
         let mut last = io::Error::other("no free loop device");
         for _ in 0..TRIES {
-            let device = self.losetup(&["--find"])?.trim().to_owned();
+            // Somebody may have it open still: then it is freed later, and another one has to do.
+            let device = match occupied.take() {
+                Some(device) => device.to_owned(),
+                None => self.losetup(&["--find"])?.trim().to_owned(),
+            };
             note(&device)?;
             let file = backing.path.display().to_string();
             match self.losetup(&["--sector-size", "512", &device, &file]) {

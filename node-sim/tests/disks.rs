@@ -202,6 +202,28 @@ fn another_lun_under_the_same_number() {
     assert_eq!(bench.loops().len(), 1);
 }
 
+/// As a SCSI disk does: whoever has looked it up before the rescan finds the new identity under the old name.
+#[test]
+fn a_disk_keeps_its_name_when_another_lun_takes_its_number() {
+    let Some(bench) = Bench::new("a_disk_keeps_its_name_when_another_lun_takes_its_number") else {
+        return;
+    };
+    let other = "iqn.2000-01.com.synology:other";
+    let luns = ["alpha", "beta", "gamma"].map(|name| bench.lun(name, MIB));
+    bench.put(other, &[(1, &luns[0])]);
+    bench.login(other);
+    bench.put(IQN, &[(1, &luns[1])]);
+    bench.login(IQN);
+    let device = bench.device(IQN, 1).unwrap();
+    // From now on a free device is one with a lower number.
+    bench.check(&format!("-m node -T {other} -u"), 0);
+    bench.put(IQN, &[(1, &luns[2])]);
+    bench.check("-m session -R", 0);
+    assert_eq!(bench.device(IQN, 1).unwrap(), device);
+    assert_eq!(mark(&device), "gamma");
+    assert_eq!(bench.loops().len(), 1);
+}
+
 #[test]
 fn a_disk_in_use_outlives_its_logout_until_it_is_closed() {
     let Some(bench) = Bench::new("a_disk_in_use_outlives_its_logout_until_it_is_closed") else {

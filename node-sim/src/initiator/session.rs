@@ -180,7 +180,7 @@ impl<'a> Sessions<'a> {
         })?;
         if record.get("node.session.scan") == "auto" {
             for (lun, unit) in &target.luns {
-                self.attach(session, *lun, unit)?;
+                self.attach(session, *lun, unit, None)?;
             }
         }
         self.tree.show(session.sid, session.host)?;
@@ -218,7 +218,7 @@ impl<'a> Sessions<'a> {
         for (lun, unit) in &target.luns {
             match session.disks.get(lun).cloned() {
                 Some(disk) => self.look(session, &loops, *lun, unit, &disk)?,
-                None => self.attach(session, *lun, unit)?,
+                None => self.attach(session, *lun, unit, None)?,
             }
         }
         // A unit that is no longer mapped stays as it was: nothing answers, so nothing is learned.
@@ -265,10 +265,8 @@ impl<'a> Sessions<'a> {
         } else {
             self.tree
                 .remove_disk(session.sid, session.host, lun, &disk.device)?;
-            if attached {
-                self.losetup.detach(&disk.device)?;
-            }
-            return self.attach(session, lun, unit);
+            let occupied = attached.then_some(disk.device.as_str());
+            return self.attach(session, lun, unit, occupied);
         }
         if let Some(disk) = session.disks.get_mut(&lun) {
             disk.unit = unit.clone();
@@ -287,9 +285,16 @@ impl<'a> Sessions<'a> {
         self.tree.sweep()
     }
 
-    fn attach(&self, session: &mut Session, lun: u16, unit: &LogicalUnit) -> Result<(), Failure> {
+    /// Shows the unit as a disk, in the place of what the `occupied` device shows, if there is one.
+    fn attach(
+        &self,
+        session: &mut Session,
+        lun: u16,
+        unit: &LogicalUnit,
+        occupied: Option<&str>,
+    ) -> Result<(), Failure> {
         let backing = Backing::of(&unit.file)?;
-        let device = self.losetup.attach(&backing, |device| {
+        let device = self.losetup.attach(&backing, occupied, |device| {
             let disk = Disk {
                 device: device.to_owned(),
                 backing: backing.clone(),

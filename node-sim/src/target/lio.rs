@@ -210,7 +210,7 @@ impl Work<'_> {
         if !good {
             self.detach(&unit.serial)?;
             let (notes, side, lock) = (&mut self.notes, self.side, self.lock);
-            self.losetup.attach(&backing, |device| {
+            self.losetup.attach(&backing, None, |device| {
                 let attached = Attached {
                     device: device.to_owned(),
                     backing: backing.clone(),
