@@ -12,6 +12,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, sethostname};
 use serde::{Deserialize, Serialize};
 
+use super::warm;
 use crate::process::{Process, run};
 
 /// Where the guest finds the host's folder of this run, writable: for logs that are worth keeping.
@@ -42,7 +43,7 @@ pub struct Plan {
     pub may_reset: bool,
     /// Has a disk that survives a reset.
     pub disk: bool,
-    /// Files and folders of the host that it looks at again and again.
+    /// What [`warm::paths`] has found on the host.
     pub warm: Vec<PathBuf>,
     /// Arguments of the program that it runs.
     pub arguments: Vec<String>,
@@ -127,7 +128,7 @@ pub fn report(line: &str) -> Result<()> {
 /// Answers the daemon that lives as long as the machine.
 fn prepare(plan: &Plan) -> Result<Process> {
     report("up")?;
-    warm(&plan.warm)?;
+    warm::copy_up(&plan.warm)?;
     mounts(plan)?;
     sethostname(&plan.name)?;
     network(plan)?;
@@ -143,25 +144,6 @@ fn prepare(plan: &Plan) -> Result<Process> {
     lasting(plan)?;
     names(plan)?;
     daemons()
-}
-
-/// Copies files and folders into the upper folder of the root, which is in memory: each look at one that is the host's asks the
-/// host, and a program opens a dozen of them before it does anything.
-fn warm(paths: &[PathBuf]) -> Result<()> {
-    for path in paths {
-        copy_up(path).with_context(|| format!("copying {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// An overlay copies what is about to change.
-fn copy_up(path: &Path) -> std::io::Result<()> {
-    let found = fs::metadata(path)?;
-    fs::set_permissions(path, found.permissions())?;
-    if found.is_file() {
-        fs::File::options().append(true).open(path)?;
-    }
-    Ok(())
 }
 
 fn put(source: &str, at: &str, kind: &str, options: &str) -> Result<()> {

@@ -1,6 +1,5 @@
 //! Kernel, modules and initramfs: Debian packages, pinned, unpacked once below `target/vm`.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use cpio::newc::{Builder, trailer};
 
-use crate::process::{binary, run, run_in};
+use crate::process::{run, run_in};
 
 /// Debian 12's kernel, the full one: the cloud kernel has no 9p.
 const KERNEL: Package = Package {
@@ -172,51 +171,6 @@ fn uncompressed(kernel: &Path) -> Result<PathBuf> {
     )?;
     fs::rename(fresh, &place)?;
     Ok(place)
-}
-
-/// What else a program or udev looks at each time.
-const OTHERS: [&str; 12] = [
-    "/etc/ld.so.cache",
-    "/etc/udev/rules.d",
-    "/usr/lib/locale/C.utf8",
-    "/usr/lib/locale/C.utf8/LC_COLLATE",
-    "/usr/lib/locale/C.utf8/LC_CTYPE",
-    "/usr/lib/locale/C.utf8/LC_MESSAGES",
-    "/usr/lib/locale/C.utf8/LC_MESSAGES/SYS_LC_MESSAGES",
-    "/usr/lib/systemd/network",
-    "/usr/lib/udev/rules.d",
-    "/usr/lib/udev/scsi_id",
-    "/usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache",
-    "/usr/sbin/blockdev",
-];
-
-/// Where these programs are, and everything that is loaded to start one.
-///
-/// # Errors
-/// One of them is not there.
-pub fn with_libraries(programs: &[&str]) -> Result<Vec<PathBuf>> {
-    let places = programs.iter().map(|name| {
-        // The machine's own folders, whatever the host's PATH says.
-        let mut there = ["/usr/sbin", "/usr/bin"]
-            .map(|folder| Path::new(folder).join(name))
-            .into_iter();
-        let place = there.find(|file| file.is_file());
-        place.map_or_else(|| binary(name), Ok)
-    });
-    let places: Result<BTreeSet<PathBuf>> = places.collect();
-    let mut files = places?;
-    let told = run("ldd", &files)?;
-    // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, `/lib64/ld-linux-x86-64.so.2 (0x…)`
-    let libraries = told
-        .lines()
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-        .filter(|word| !word.ends_with(':'));
-    for library in libraries {
-        files.insert(fs::canonicalize(library)?);
-    }
-    let others = OTHERS.map(PathBuf::from);
-    files.extend(others.into_iter().filter(|path| path.exists()));
-    Ok(files.into_iter().collect())
 }
 
 /// The first process of the guest until it has found the host's files. `program` comes from the kernel's command line.

@@ -10,8 +10,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use comfy_table::{Table, presets};
 use e2e::janitor::Janitor;
 use e2e::vm::guest::{Nic, Plan};
-use e2e::vm::image::{self, Image};
+use e2e::vm::image::Image;
 use e2e::vm::machine::{Machine, Spec};
+use e2e::vm::warm;
 use serde_json::json;
 
 use crate::suite::{self, Cast, FIRST, Report, SECOND, SECOND_SERVES};
@@ -34,30 +35,13 @@ const NODE_MODULES: [&str; 7] = [
     "xfs",
     "btrfs",
 ];
-/// What nodes and NAS run again and again.
-const OFTEN: [&str; 14] = [
-    "blkid",
-    "iscsiadm",
-    "ip",
-    "losetup",
-    "mkfs.btrfs",
-    "mkfs.ext4",
-    "mkfs.xfs",
-    "mount",
-    "pgrep",
-    "resize2fs",
-    "tgtadm",
-    "umount",
-    "dsm-sim",
-    "synology-csi",
-];
 const NAS_MODULES: [&str; 3] = ["loop", "iscsi_target_mod", "target_core_iblock"];
 
 pub(crate) fn run(run: &Run) -> Result<()> {
     let started = Instant::now();
     fs::create_dir_all(&run.folder)?;
     let folder = run.folder.canonicalize()?;
-    let image = Image::ready(&folder.join("image"))?;
+    let (image, warm) = (Image::ready(&folder.join("image"))?, warm::paths()?);
     let logs = folder.join("logs");
     let _ = fs::remove_dir_all(&logs);
     // Short, for the sockets in it; its janitor ends the machines if this process is killed.
@@ -80,6 +64,7 @@ pub(crate) fn run(run: &Run) -> Result<()> {
                     choice: &choice,
                     cast,
                     image: &image,
+                    warm: &warm,
                     folder: scratch.join(cast.name()),
                 };
                 stage.tell(&logs.join(cast.name()))
@@ -108,6 +93,7 @@ struct Stage<'a> {
     choice: &'a Choice,
     cast: Cast,
     image: &'a Image,
+    warm: &'a [PathBuf],
     folder: PathBuf,
 }
 
@@ -202,7 +188,7 @@ impl Stage<'_> {
             module_folder: self.image.modules.clone(),
             may_reset: false,
             disk: false,
-            warm: image::with_libraries(&OFTEN)?,
+            warm: self.warm.to_vec(),
             arguments: [
                 owned(&["suite", self.cast.export.name()]),
                 owned(if self.cast.second { &["--second"] } else { &[] }),
