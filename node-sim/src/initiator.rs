@@ -18,8 +18,8 @@
 //! - A disk in use survives its logout as a loop device until it is closed for the last time; in the tree it is gone.
 //! - When another file took the place of a LUN, a rescan shows the new LUN's identity; its content is shown only if the
 //!   disk was not in use, because a loop device in use cannot change its file.
-//! - With `node.session.scan = manual` a login attaches no disk. `--rescan` does; the tree has no `scsi_host/hostN/scan`,
-//!   and writing to a device's `rescan` or `delete` file does nothing.
+//! - With `node.session.scan = manual` a login attaches no disk. `--rescan` does. Files that a kernel would obey are not in
+//!   the tree, where nobody obeys them: `scsi_host/hostN/scan`, and a device's `rescan` and `delete`.
 
 mod argv;
 mod console;

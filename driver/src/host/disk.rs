@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /sys/class/iscsi_session/session3/{targetname,state}
-//!                                  /device/target4:0:0/4:0:0:1/{state,vpd_pg80,block/sdb/{dev,size,ro}}
+//!                                  /device/target4:0:0/4:0:0:1/{state,vpd_pg80,rescan,block/sdb/{dev,size,ro}}
 //! /sys/class/iscsi_connection/connection3:0/{persistent_address,persistent_port}
 //! /sys/class/block/sdb/dev
 //! ```
@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -109,6 +110,35 @@ impl Disk {
     pub async fn is_running(&self, host: &impl Host) -> Result<bool, HostError> {
         let state = if_present(text(host, &format!("{}/state", self.unit)).await)?;
         Ok(state.is_none_or(|state| state == "running"))
+    }
+
+    /// Makes the kernel ask the unit anew for its size and serial; false where this process may not tell it to.
+    ///
+    /// # Errors
+    /// The kernel did not come back from asking, or gave an error.
+    pub async fn rescan(&self, host: &impl Host) -> Result<bool, HostError> {
+        tell_kernel(host, &format!("{}/rescan", self.unit), "1").await
+    }
+}
+
+/// Writes to a file of sysfs that makes the kernel do something; false where this process may not (a container with a
+/// read-only `/sys`) or there is no such file (node-sim's tree).
+///
+/// # Errors
+/// Any other than those.
+pub async fn tell_kernel(host: &impl Host, file: &str, text: &str) -> Result<bool, HostError> {
+    match host.write_attribute(file, text).await {
+        Ok(()) => Ok(true),
+        Err(HostError::Absent { .. }) => Ok(false),
+        Err(HostError::Io { source, .. })
+            if matches!(
+                source.kind(),
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(other) => Err(other),
     }
 }
 

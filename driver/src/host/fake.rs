@@ -82,8 +82,8 @@ pub(crate) struct World {
     pub(crate) capable: bool,
     /// What was waited, all together; it takes no time.
     pub(crate) paused: Duration,
-    /// SCSI hosts have their `scan` file, which node-sim's tree lacks.
-    pub(crate) scannable: bool,
+    /// What comes of writing to sysfs, if not success.
+    pub(crate) sealed: Option<io::ErrorKind>,
     /// The name and password that the targets want.
     pub(crate) chap: Option<(String, String)>,
     /// What blkid says instead of the truth.
@@ -214,6 +214,19 @@ fn disk_of(id: u32) -> (String, DeviceNumber) {
 }
 
 impl World {
+    /// How the test says that this ends, if it says so.
+    fn forced(&mut self, line: &str) -> Option<Result<Exit, HostError>> {
+        let meant = |(prefix, _): &(String, _)| line.starts_with(prefix);
+        let at = self.answers.iter().position(meant)?;
+        if self.skip > 0 {
+            self.skip -= 1;
+            return None;
+        }
+        let what = line.to_owned();
+        let (_, answer) = self.answers.remove(at);
+        Some(answer.map_err(|limit| HostError::Overran { what, limit }))
+    }
+
     /// Every session asks its target anew.
     fn see_units(&mut self) {
         for session in self.sessions.values_mut() {
@@ -223,6 +236,17 @@ impl World {
                 .cloned()
                 .or(session.seen.take());
         }
+    }
+
+    /// One session asks its target anew. Nobody says so when there is no answer; what was known stays known.
+    fn rescan(&mut self, id: u32) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let there = self.targets.get(&session.target);
+        let there = there.filter(|_| !self.dead.contains(&session.portal));
+        session.alive = there.is_some();
+        session.seen = there.cloned().or(session.seen.take());
     }
 
     fn log_in(&mut self, iqn: &str, portal: &str) -> bool {
@@ -321,9 +345,6 @@ impl World {
         if let Some((_, number, _)) = self.block_at(path) {
             return Some(Stat::BlockDevice(number));
         }
-        if self.scannable && path == "/sys/class/scsi_host/host4/scan" {
-            return Some(Stat::File(4096));
-        }
         let file = self
             .files
             .get(path)
@@ -349,19 +370,8 @@ impl Host for Fake {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let (text, mut world) = (cmd.to_string(), self.world());
         world.log.push(text.clone());
-        if let Some(at) = world
-            .answers
-            .iter()
-            .position(|(prefix, _)| text.starts_with(prefix))
-        {
-            if world.skip > 0 {
-                world.skip -= 1;
-                return Ok(world.execute(&cmd));
-            }
-            let (_, answer) = world.answers.remove(at);
-            return answer.map_err(|limit| HostError::Overran { what: text, limit });
-        }
-        Ok(world.execute(&cmd))
+        let forced = world.forced(&text);
+        forced.unwrap_or_else(|| Ok(world.execute(&cmd)))
     }
 
     fn has(&self, program: &str) -> bool {
@@ -510,8 +520,24 @@ impl Host for Fake {
 
     async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
         let mut world = self.world();
-        world.log.push(format!("write {text:?} to {path}"));
-        world.see_units();
+        match world.sealed {
+            Some(io::ErrorKind::NotFound) => return absent(path),
+            Some(kind) => return Err(io_error("writing", kind)),
+            None => {}
+        }
+        let line = format!("echo {text} > {path}");
+        world.log.push(line.clone());
+        if let Some(forced) = world.forced(&line) {
+            return forced.map(drop);
+        }
+        let unit = path
+            .strip_prefix("/sys/class/iscsi_session/session")
+            .and_then(|rest| rest.strip_suffix("/rescan"));
+        let session = unit.and_then(|unit| unit.split('/').next()?.parse().ok());
+        match session {
+            Some(id) => world.rescan(id),
+            None => world.see_units(),
+        }
         Ok(())
     }
 

@@ -310,6 +310,7 @@ impl Host for Linux {
     async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
         let (place, text) = (self.place(path)?, text.to_owned());
         let doing = format!("writing {text:?} to {path}");
+        debug!(path, text, "telling the kernel");
         // A scan asks the target, which may take its time.
         blocking(doing, path.to_owned(), DEVICE_DEADLINE, move || {
             let mut file = OpenOptions::new().write(true).open(place)?;

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::held::{Held, SESSION_CHANGES};
+use super::scan::no_answer;
 use super::{Doing, Machine};
 use crate::chap::{Chap, Method, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN, field};
 use crate::error::Error;
@@ -55,7 +56,9 @@ impl<H: Host> Machine<H> {
             .login(context, chap, &wanted, (every, !disks.is_empty()))
             .await?
         {
-            self.scan(&session, context.lun).await?;
+            if !self.scan(&session, context.lun).await? {
+                return Err(no_answer(&session));
+            }
             let disk = self.disk_of(&session, context).await?;
             let disk = disk.ok_or_else(|| Error::Unproven {
                 what: format!("attaching logical unit {} of {}", context.lun, context.iqn),
@@ -197,7 +200,7 @@ impl<H: Host> Machine<H> {
     ) -> Result<Option<Disk>, Error> {
         // A session of another time, at another name of this initiator, would be another publication.
         let usable = session.alive && session.target == context.iqn.as_str();
-        if !usable || !self.rescan_answered(session).await? {
+        if !usable || !self.scan(session, context.lun).await? {
             return Ok(None);
         }
         let Some(disk) = self.disk_of(session, context).await? else {
@@ -220,32 +223,6 @@ impl<H: Host> Machine<H> {
         disk::wait_for_disk(&self.host, session.id, context.lun, DISK_APPEARS)
             .await
             .doing("waiting for the disk")
-    }
-
-    /// Asks the target anew for sizes, serials and units: sysfs is a cache. The command succeeds even when nobody answers,
-    /// so the session is looked at afterwards.
-    pub(super) async fn rescan(&self, session: &Session) -> Result<(), Error> {
-        if self.rescan_answered(session).await? {
-            return Ok(());
-        }
-        Err(Error::Unfinished {
-            what: session.to_string(),
-            seen: "it has lost its target, and what is known of its disk may be out of date"
-                .to_owned(),
-        })
-    }
-
-    async fn rescan_answered(&self, session: &Session) -> Result<bool, Error> {
-        // The rescan of a lost session would only wait until its disks are given up.
-        if !session.alive {
-            return Ok(false);
-        }
-        let doing = format!("rescanning session {}", session.id);
-        self.run(&doing, iscsiadm::rescan(session.id)).await?;
-        let all = disk::sessions(&self.host).await.doing(&doing)?;
-        Ok(all
-            .iter()
-            .any(|other| other.id == session.id && other.alive))
     }
 
     /// The disk is the volume's, by its unit serial. To be called after [`Machine::rescan`].

@@ -1,33 +1,74 @@
-//! Attaching one logical unit. The session was made with `node.session.scan=manual`, so the login attached nothing.
+//! Asking a target anew. sysfs is a cache of what the kernel once heard, so each unit is asked again before it is believed;
+//! and a session made with `node.session.scan=manual` has no unit at all until one is asked for.
+//!
+//! The kernel is told through sysfs: that reaches the volume's own units and no other, and starts no program. Where this
+//! process may not write there, `iscsiadm --rescan` has to do, which attaches whatever the target has.
 
 use super::{Doing, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Session};
-use crate::host::{Host, if_present};
+use crate::host::{Host, if_present, iscsiadm};
 
 impl<H: Host> Machine<H> {
-    /// Attaches the logical unit `lun` of a session and no other; or asks it anew, when there are disks already.
-    pub(super) async fn scan(&self, session: &Session, lun: u16) -> Result<(), Error> {
+    /// Attaches the logical unit `lun` of a session and no other; or asks it anew, when it is there already. False when the
+    /// session has lost its target.
+    pub(super) async fn scan(&self, session: &Session, lun: u16) -> Result<bool, Error> {
         let doing = format!("attaching logical unit {lun} of {session}");
+        if !self.rescan_answered(session).await? {
+            return Ok(false);
+        }
         let known = disk::disks(&self.host, session.id).await.doing(&doing)?;
-        if !known.is_empty() {
-            return self.rescan(session).await;
+        if known.iter().any(|disk| disk.lun == lun) {
+            return Ok(true);
         }
-        let file = match self.scsi_host(session).await? {
-            Some(host) => format!("/sys/class/scsi_host/{host}/scan"),
-            None => return self.rescan(session).await,
+        let told = match self.scsi_host(session).await? {
+            // Channel and target are 0: iscsi_tcp makes a SCSI host for each session.
+            Some(host) => {
+                let file = format!("/sys/class/scsi_host/{host}/scan");
+                let unit = format!("0 0 {lun}");
+                disk::tell_kernel(&self.host, &file, &unit)
+                    .await
+                    .doing(&doing)?
+            }
+            None => false,
         };
-        if if_present(self.host.stat(&file).await)
-            .doing(&doing)?
-            .is_none()
-        {
-            return self.rescan(session).await;
+        if !told {
+            self.run(&doing, iscsiadm::rescan(session.id)).await?;
         }
-        // Channel and target are 0: iscsi_tcp makes a SCSI host for each session.
-        self.host
-            .write_attribute(&file, &format!("0 0 {lun}"))
-            .await
-            .doing(&doing)
+        self.is_alive(session).await
+    }
+
+    /// Asks the disks of a session anew for their size and serial.
+    pub(super) async fn rescan(&self, session: &Session) -> Result<(), Error> {
+        if self.rescan_answered(session).await? {
+            Ok(())
+        } else {
+            Err(no_answer(session))
+        }
+    }
+
+    /// The kernel is content also when nobody answers, so the session is looked at afterwards.
+    async fn rescan_answered(&self, session: &Session) -> Result<bool, Error> {
+        // The rescan of a lost session would only wait until its disks are given up.
+        if !session.alive {
+            return Ok(false);
+        }
+        let doing = format!("rescanning session {}", session.id);
+        for disk in disk::disks(&self.host, session.id).await.doing(&doing)? {
+            if !disk.rescan(&self.host).await.doing(&doing)? {
+                self.run(&doing, iscsiadm::rescan(session.id)).await?;
+                break;
+            }
+        }
+        self.is_alive(session).await
+    }
+
+    async fn is_alive(&self, session: &Session) -> Result<bool, Error> {
+        let doing = format!("looking at {session}");
+        let all = disk::sessions(&self.host).await.doing(doing)?;
+        Ok(all
+            .iter()
+            .any(|other| other.id == session.id && other.alive))
     }
 
     /// The session's SCSI host: `host4`.
@@ -38,6 +79,14 @@ impl<H: Host> Machine<H> {
         let real = if_present(self.host.resolve(&inside).await)
             .doing(format!("looking for the SCSI host of {name}"))?;
         Ok(real.as_deref().and_then(|path| host_in(path, &name)))
+    }
+}
+
+/// What is known of the session's disks may be out of date.
+pub(super) fn no_answer(session: &Session) -> Error {
+    Error::Unfinished {
+        what: session.to_string(),
+        seen: "it has lost its target, and what is known of its disk may be out of date".to_owned(),
     }
 }
 

@@ -13,7 +13,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::store::{self, Lock, Until};
@@ -164,10 +164,6 @@ impl<'a> Tree<'a> {
                 ("timeout", b"30\n".to_vec()),
             ],
         )?;
-        for trigger in ["rescan", "delete"] {
-            fs::write(folder.join(trigger), "")?;
-            fs::set_permissions(folder.join(trigger), fs::Permissions::from_mode(0o200))?;
-        }
         let name = short(device);
         let real = format!("{REAL_BLOCK}/{name}");
         linked(&real, &self.block(device))?;

@@ -60,17 +60,11 @@ impl World {
         let id = after("-r").map(|id| id.parse::<u32>().unwrap());
         let iqn = after("-T").unwrap_or_default();
         match (words[1], id, words.last().copied().unwrap()) {
-            ("session", Some(id), "--rescan") => match self.sessions.get_mut(&id) {
-                // It succeeds whether or not the target answers; what was known stays known.
-                Some(session) => {
-                    let there = self.targets.get(&session.target);
-                    let there = there.filter(|_| !self.dead.contains(&session.portal));
-                    session.alive = there.is_some();
-                    session.seen = there.cloned().or(session.seen.take());
-                    end(0)
-                }
-                None => end(21),
-            },
+            ("session", Some(id), "--rescan") if self.sessions.contains_key(&id) => {
+                self.rescan(id);
+                end(0)
+            }
+            ("session", Some(_), "--rescan") => end(21),
             ("session", Some(id), "--logout") => {
                 self.lose_path(id);
                 self.offline = false;

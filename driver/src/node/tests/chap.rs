@@ -184,11 +184,10 @@ async fn publication_and_staging_must_be_given_the_same_secret() {
 #[tokio::test]
 async fn only_the_volumes_logical_unit_is_attached() {
     let co = Co::new();
-    co.fake.world().scannable = true;
     co.stage().await.unwrap();
     let log = co.fake.world().log.join("\n");
     assert!(
-        log.contains("write \"0 0 1\" to /sys/class/scsi_host/host4/scan"),
+        log.contains("echo 0 0 1 > /sys/class/scsi_host/host4/scan"),
         "{log}"
     );
     assert!(!log.contains("--rescan"), "{log}");

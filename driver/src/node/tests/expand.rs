@@ -1,5 +1,7 @@
 //! NodeExpandVolume.
 
+use std::io::ErrorKind;
+
 use super::*;
 
 const GIB2: Bytes = Bytes::gib(2);
@@ -24,7 +26,10 @@ async fn choice_12_rescan_then_identity_then_size_then_growth() {
         co.fake.grow_lun(GIB2);
         assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
         let log = co.fake.world().log.clone();
-        assert_eq!(log[0], "iscsiadm -m session -r 1 --rescan");
+        assert_eq!(
+            log[0],
+            "echo 1 > /sys/class/iscsi_session/session1/device/target4:0:0/4:0:0:1/rescan"
+        );
         assert_eq!(
             log.iter().filter(|line| **line == grow).count(),
             1,
@@ -37,6 +42,33 @@ async fn choice_12_rescan_then_identity_then_size_then_growth() {
             "what fills its disk is not grown again"
         );
     }
+}
+
+/// A container with a read-only `/sys`: iscsiadm writes there in the host's namespaces.
+#[tokio::test]
+async fn choice_12_where_sysfs_may_not_be_written_iscsiadm_rescans() {
+    for kind in [
+        ErrorKind::ReadOnlyFilesystem,
+        ErrorKind::PermissionDenied,
+        ErrorKind::NotFound,
+    ] {
+        let co = Co::new();
+        co.fake.world().sealed = Some(kind);
+        co.stage().await.unwrap();
+        co.fake.grow_lun(GIB2);
+        assert_eq!(co.expand("/staging", GIB2, ANY).await.unwrap(), GIB2);
+        let rescans = co.fake.ran("iscsiadm -m session -r 1 --rescan");
+        assert_eq!(rescans.len(), 2, "stage and expand: {kind}");
+    }
+    let co = staged("ext4").await;
+    co.fake.grow_lun(GIB2);
+    co.fake.world().sealed = Some(ErrorKind::ResourceBusy);
+    fails(
+        co.expand("/staging", GIB2, ANY).await,
+        Code::Unavailable,
+        "rescanning session 1",
+    );
+    assert!(co.fake.ran("resize2fs").is_empty());
 }
 
 #[tokio::test]

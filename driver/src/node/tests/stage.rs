@@ -21,7 +21,7 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
                  -n node.session.timeo.replacement_timeout -v 120 -n node.session.initial_login_retry_max -v 1"
             ),
             format!("{record} --login"),
-            "iscsiadm -m session -r 1 --rescan".to_owned(),
+            "echo 0 0 1 > /sys/class/scsi_host/host4/scan".to_owned(),
             "blkid -p -o export /dev/sdb".to_owned(),
             format!("write {} marker", 63 << 20),
         ];

@@ -46,7 +46,8 @@ async fn choice_10_a_crash_between_any_two_steps_of_unstaging_is_made_good() {
 #[tokio::test]
 async fn choice_10_a_crash_between_any_two_steps_of_staging_is_made_good() {
     for (step, count) in [
-        ("iscsiadm", 8),
+        ("iscsiadm", 6),
+        ("echo", 2),
         ("multipathd", 3),
         ("mkfs", 1),
         ("mount", 1),
