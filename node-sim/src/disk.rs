@@ -6,7 +6,7 @@
 //! mistake the other's device for theirs; a disk in use would even then live on until it is closed.)
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -111,7 +111,9 @@ impl<'a> Losetup<'a> {
                 Ok(_) => {
                     self.unprotect(&device)?;
                     // As an iSCSI disk would: no second copy of the data in the NAS's page cache. Not every file system can.
-                    let _ = self.losetup(&["--direct-io=on", &device]);
+                    if is_direct(&backing.path) {
+                        let _ = self.losetup(&["--direct-io=on", &device]);
+                    }
                     return Ok(device);
                 }
                 Err(taken) if taken.to_string().contains("busy") => last = taken,
@@ -135,6 +137,9 @@ impl<'a> Losetup<'a> {
     /// A SCSI disk takes its write protection (`BLKROSET`) with it when it goes. A loop device keeps it for whoever has it
     /// next, so it is taken away at both ends: there, as good manners, and here, because a killed command may have had none.
     fn unprotect(&self, device: &str) -> io::Result<()> {
+        if number(device, "ro") == Some(0) {
+            return Ok(());
+        }
         self.run("blockdev", &["--setrw", device]).map(drop)
     }
 
@@ -157,20 +162,27 @@ pub(crate) fn is_claimed(device: &str) -> bool {
     opened.is_err_and(|wrong| wrong.raw_os_error() == Some(nix::libc::EBUSY))
 }
 
+/// Whether the file's file system lets anyone past its page cache.
+fn is_direct(file: &Path) -> bool {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(nix::libc::O_DIRECT);
+    options.open(file).is_ok()
+}
+
 /// Bytes that the device shows now; `None` when it is not attached.
 pub(crate) fn size(device: &str) -> Option<u64> {
-    let name = Path::new(device).file_name()?;
-    let mut text = String::new();
-    File::open(Path::new("/sys/class/block").join(name).join("size"))
-        .ok()?
-        .read_to_string(&mut text)
-        .ok()?;
     // sysfs counts in units of 512 bytes whatever the sector size.
-    text.trim()
-        .parse::<u64>()
-        .ok()?
+    number(device, "size")?
         .checked_mul(512)
         .filter(|bytes| *bytes > 0)
+}
+
+/// What sysfs says of a device; `None` when it does not.
+fn number(device: &str, attribute: &str) -> Option<u64> {
+    let name = Path::new(device).file_name()?;
+    let file = Path::new("/sys/class/block").join(name).join(attribute);
+    let text = std::fs::read_to_string(file).ok()?;
+    text.trim().parse().ok()
 }
 
 /// `losetup --list --json`. It prints nothing at all when nothing is attached; older versions print numbers as strings.
