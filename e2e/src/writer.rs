@@ -17,8 +17,10 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 const RECORD: usize = 64 << 10;
 /// Records are written round and round, so that a long story does not fill a disk.
 const RECORDS: u64 = 4096;
+/// Of so many more records one at least was begun, and one verified, afterwards.
+pub const MORE: u64 = 3;
 /// Between two records.
-const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+const LONGEST_PAUSE: Duration = Duration::from_millis(150);
 
 /// A pod at work.
 #[derive(Debug)]
@@ -64,7 +66,7 @@ impl Writer {
         self.thread.is_finished()
     }
 
-    /// Waits until it has written something more.
+    /// Waits until it has written and verified something more.
     ///
     /// # Errors
     /// It does not, or has failed.
@@ -72,7 +74,7 @@ impl Writer {
         let before = self.done.written.load(Ordering::Relaxed);
         let look = async || Ok(self.done.written.load(Ordering::Relaxed));
         until("the writer writes", look, |now| {
-            *now > before + 8 || self.thread.is_finished()
+            *now >= before + MORE || self.thread.is_finished()
         })
         .await?;
         ensure!(!self.thread.is_finished(), "the writer has failed");

@@ -210,7 +210,7 @@ fn network(plan: &Plan) -> Result<()> {
             nic.mac
         );
         run("ip", ["address", "add", &nic.address, "dev", &card])?;
-        run("ip", ["link", "set", &card, "up"])?;
+        run("ip", ["link", "set", &card, "mtu", MTU, "up"])?;
     }
     Ok(())
 }
@@ -250,17 +250,34 @@ const MULTIPATH: &str = "defaults {
 }
 ";
 
-/// udev's rules that start several programs for each event of a disk, and that a node need not have: sg3-utils' names.
-const NOT_NEEDED: [&str; 2] = ["55-scsi-sg3_id.rules", "58-scsi-sg3_symlink.rules"];
-/// And those of multipathd, which runs only while a story needs it.
+/// Bytes of a frame: each costs both machines the same, whatever is in it.
+const MTU: &str = "61440";
+
+/// What udev does for the disks of a node. The other rules of a host are looked through for each of the dozen events that
+/// a session brings, and some start programs.
+const NEEDED: [&str; 9] = [
+    "50-udev-default.rules",
+    "55-dm.rules",
+    "56-dm-mpath.rules",
+    "60-block.rules",
+    "60-persistent-storage-dm.rules",
+    "60-persistent-storage.rules",
+    "64-btrfs-dm.rules",
+    "64-btrfs.rules",
+    "95-dm-notify.rules",
+];
+/// Those of multipathd, which runs only while a story needs it.
 pub const OF_MULTIPATH: &str = "60-multipath.rules";
 /// udev takes an empty file in this folder for the rules of the same name.
 pub const MASKS: &str = "/run/udev/rules.d";
 
 fn mask_rules() -> Result<()> {
     fs::create_dir_all(MASKS)?;
-    for name in NOT_NEEDED.iter().chain([&OF_MULTIPATH]) {
-        fs::write(Path::new(MASKS).join(name), "")?;
+    for rules in fs::read_dir("/usr/lib/udev/rules.d")? {
+        let name = rules?.file_name();
+        if !NEEDED.iter().any(|needed| name == *needed) {
+            fs::write(Path::new(MASKS).join(name), "")?;
+        }
     }
     Ok(())
 }

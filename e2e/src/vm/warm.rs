@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -11,11 +12,16 @@ use anyhow::{Context as _, Result};
 use crate::process::{binary, run};
 
 /// Programs of the host, wherever the machine finds them.
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 24] = [
     "blkid",
     "blockdev",
-    "iscsiadm",
+    "btrfs",
+    "dash",
+    "dumpe2fs",
+    "e2fsck",
+    "findmnt",
     "ip",
+    "iscsiadm",
     "losetup",
     "mkfs.btrfs",
     "mkfs.ext4",
@@ -23,25 +29,35 @@ const PROGRAMS: [&str; 13] = [
     "mount",
     "pgrep",
     "resize2fs",
+    "setsid",
+    "tail",
     "tgtadm",
+    "udevadm",
     "umount",
+    "xfs_growfs",
+    "xfs_spaceman",
+    "xfs_repair",
 ];
 /// Programs of this workspace, but for the one that copies: a running program cannot be opened for writing.
-const OURS: [&str; 2] = ["dsm-sim", "synology-csi"];
-/// What else a program or udev looks at each time.
-const OTHERS: [&str; 11] = [
+const OURS: [&str; 3] = ["dsm-sim", "janitor", "synology-csi"];
+/// What else a program or udev looks at each time, with all that is in it.
+const OTHERS: [&str; 12] = [
+    "/bin/sh",
     "/etc/ld.so.cache",
-    "/etc/udev/rules.d",
+    "/etc/locale.alias",
+    "/etc/modprobe.d",
+    "/etc/passwd",
+    "/etc/udev",
     "/usr/lib/locale/C.utf8",
-    "/usr/lib/locale/C.utf8/LC_COLLATE",
-    "/usr/lib/locale/C.utf8/LC_CTYPE",
-    "/usr/lib/locale/C.utf8/LC_MESSAGES",
-    "/usr/lib/locale/C.utf8/LC_MESSAGES/SYS_LC_MESSAGES",
-    "/usr/lib/systemd/network",
-    "/usr/lib/udev/rules.d",
+    "/usr/lib/modprobe.d",
     "/usr/lib/udev/scsi_id",
     "/usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache",
+    "/usr/sbin/xfs_info",
+    "/usr/share/locale/locale.alias",
 ];
+
+/// Where they are links, half of all paths begin with them.
+const LINKS: [&str; 4] = ["/bin", "/lib", "/lib64", "/sbin"];
 
 /// On the host: all of that is there, with the libraries of the programs.
 ///
@@ -63,10 +79,12 @@ pub fn paths() -> Result<Vec<PathBuf>> {
         .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
         .filter(|word| !word.ends_with(':'));
     for library in libraries {
-        paths.insert(fs::canonicalize(library)?);
+        paths.extend([PathBuf::from(library), fs::canonicalize(library)?]);
     }
     let others = OTHERS.map(PathBuf::from);
     paths.extend(others.into_iter().filter(|path| path.exists()));
+    let links = LINKS.map(PathBuf::from);
+    paths.extend(links.into_iter().filter(|path| path.is_symlink()));
     Ok(paths.into_iter().collect())
 }
 
@@ -80,10 +98,15 @@ pub(super) fn copy_up(paths: &[PathBuf]) -> Result<()> {
 
 /// An overlay copies what is about to change.
 fn touch(path: &Path) -> io::Result<()> {
-    let found = fs::metadata(path)?;
-    fs::set_permissions(path, found.permissions())?;
+    let found = fs::symlink_metadata(path)?;
+    lchown(path, Some(found.uid()), Some(found.gid()))?;
     if found.is_file() {
         File::options().append(true).open(path)?;
+    }
+    if found.is_dir() {
+        for entry in fs::read_dir(path)? {
+            touch(&entry?.path())?;
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use e2e::until::until;
 use e2e::vm::guest::{LASTING, MASKS, OF_MULTIPATH};
 use e2e::vm::remote::Remote;
 use e2e::world::World;
+use e2e::writer::MORE;
 use proto::csi::controller_client::ControllerClient;
 use proto::csi::node_client::NodeClient;
 use tonic::transport::Channel;
@@ -353,7 +354,7 @@ impl<'a> Writer<'a> {
         until(
             "the writer there writes",
             async || self.written().await,
-            |now| *now > before + 8,
+            |now| *now >= before + MORE,
         )
         .await
         .map(drop)
