@@ -17,7 +17,7 @@ const TASKS: [Task; 9] = [
     ("test", false, testing::test),
     ("sanity", true, testing::sanity),
     ("bench", true, show::bench),
-    ("vm", false, |context| vm::run(context, &vm::Vm::pipeline())),
+    ("vm", false, |context| vm::run(context, &vm::Vm::default())),
     ("demo", true, |context| {
         show::demo(context, &show::Demo::default())
     }),

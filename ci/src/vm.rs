@@ -55,23 +55,6 @@ pub(crate) fn run(context: &Context, vm: &Vm) -> Result<()> {
 }
 
 impl Vm {
-    /// What the pipeline tells until all of them need less than ten minutes without KVM: no long waits, few schedules.
-    pub(crate) fn pipeline() -> Self {
-        let told = [
-            "life",
-            "growth/",
-            "chap",
-            "identity",
-            "namespaces",
-            "outage/no",
-        ];
-        Self {
-            only: told.iter().map(|&part| part.to_owned()).collect(),
-            cases: Some(20),
-            ..Self::default()
-        }
-    }
-
     fn arguments(&self) -> Vec<String> {
         let mut arguments = Vec::new();
         let mut add = |name: &str, value: Option<String>| {
