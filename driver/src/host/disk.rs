@@ -112,34 +112,46 @@ impl Disk {
         Ok(state.is_none_or(|state| state == "running"))
     }
 
-    /// Makes the kernel ask the unit anew for its size and serial; false where this process may not tell it to.
+    /// Makes the kernel ask the unit anew for its size and serial.
     ///
     /// # Errors
     /// The kernel did not come back from asking, or gave an error.
-    pub async fn rescan(&self, host: &impl Host) -> Result<bool, HostError> {
+    pub async fn rescan(&self, host: &impl Host) -> Result<Told, HostError> {
         tell_kernel(host, &format!("{}/rescan", self.unit), "1").await
     }
 }
 
-/// Writes to a file of sysfs that makes the kernel do something; false where this process may not (a container with a
-/// read-only `/sys`) or there is no such file (node-sim's tree).
+/// What came of telling the kernel to do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It has done it, whether or not anybody answered.
+    Obeyed,
+    /// Linux asks only a disk that runs, since 6.6: this one is offline or blocked.
+    NotRunning,
+    /// This process may not write there (a container with a read-only `/sys`), or there is no such file (node-sim's tree).
+    NotAllowed,
+}
+
+/// Writes to a file of sysfs that makes the kernel do something.
 ///
 /// # Errors
-/// Any other than those.
-pub async fn tell_kernel(host: &impl Host, file: &str, text: &str) -> Result<bool, HostError> {
-    match host.write_attribute(file, text).await {
-        Ok(()) => Ok(true),
-        Err(HostError::Absent { .. }) => Ok(false),
+/// The kernel did not come back, or gave an error that means none of [`Told`].
+pub async fn tell_kernel(host: &impl Host, file: &str, text: &str) -> Result<Told, HostError> {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, WouldBlock};
+    let written = host.write_attribute(file, text).await;
+    match &written {
+        Err(HostError::Absent { .. }) => return Ok(Told::NotAllowed),
         Err(HostError::Io { source, .. })
-            if matches!(
-                source.kind(),
-                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
-            ) =>
+            if matches!(source.kind(), ReadOnlyFilesystem | PermissionDenied) =>
         {
-            Ok(false)
+            return Ok(Told::NotAllowed);
         }
-        Err(other) => Err(other),
+        Err(HostError::Io { source, .. }) if source.kind() == WouldBlock => {
+            return Ok(Told::NotRunning);
+        }
+        Ok(()) | Err(_) => {}
     }
+    written.map(|()| Told::Obeyed)
 }
 
 /// The unit serial of any SCSI disk, by its kernel name; `None` when it has none, is no SCSI disk or is not there.

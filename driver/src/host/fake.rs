@@ -78,6 +78,8 @@ pub(crate) struct World {
     pub(crate) claimed: bool,
     /// The kernel has taken the present disks offline.
     pub(crate) offline: bool,
+    /// The kernel does not ask a disk that is offline; before Linux 6.6 it did.
+    pub(crate) since_6_6: bool,
     /// `CAP_SYS_RESOURCE`.
     pub(crate) capable: bool,
     /// What was waited, all together; it takes no time.
@@ -535,6 +537,9 @@ impl Host for Fake {
             .and_then(|rest| rest.strip_suffix("/rescan"));
         let session = unit.and_then(|unit| unit.split('/').next()?.parse().ok());
         match session {
+            Some(_) if world.offline && world.since_6_6 => {
+                return Err(io_error("writing", io::ErrorKind::WouldBlock));
+            }
             Some(id) => world.rescan(id),
             None => world.see_units(),
         }

@@ -6,12 +6,12 @@
 
 use super::{Doing, Machine};
 use crate::error::Error;
-use crate::host::disk::{self, Session};
+use crate::host::disk::{self, Session, Told};
 use crate::host::{Host, if_present, iscsiadm};
 
 impl<H: Host> Machine<H> {
     /// Attaches the logical unit `lun` of a session and no other; or asks it anew, when it is there already. False when the
-    /// session has lost its target.
+    /// session has lost its target, or its disk does not run.
     pub(super) async fn scan(&self, session: &Session, lun: u16) -> Result<bool, Error> {
         let doing = format!("attaching logical unit {lun} of {session}");
         if !self.rescan_answered(session).await? {
@@ -30,9 +30,9 @@ impl<H: Host> Machine<H> {
                     .await
                     .doing(&doing)?
             }
-            None => false,
+            None => Told::NotAllowed,
         };
-        if !told {
+        if told == Told::NotAllowed {
             self.run(&doing, iscsiadm::rescan(session.id)).await?;
         }
         self.is_alive(session).await
@@ -47,7 +47,7 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// The kernel is content also when nobody answers, so the session is looked at afterwards.
+    /// The kernel obeys also when nobody answers, so the session is looked at afterwards.
     async fn rescan_answered(&self, session: &Session) -> Result<bool, Error> {
         // The rescan of a lost session would only wait until its disks are given up.
         if !session.alive {
@@ -55,9 +55,13 @@ impl<H: Host> Machine<H> {
         }
         let doing = format!("rescanning session {}", session.id);
         for disk in disk::disks(&self.host, session.id).await.doing(&doing)? {
-            if !disk.rescan(&self.host).await.doing(&doing)? {
-                self.run(&doing, iscsiadm::rescan(session.id)).await?;
-                break;
+            match disk.rescan(&self.host).await.doing(&doing)? {
+                Told::Obeyed => {}
+                Told::NotRunning => return Ok(false),
+                Told::NotAllowed => {
+                    self.run(&doing, iscsiadm::rescan(session.id)).await?;
+                    break;
+                }
             }
         }
         self.is_alive(session).await
@@ -86,7 +90,8 @@ impl<H: Host> Machine<H> {
 pub(super) fn no_answer(session: &Session) -> Error {
     Error::Unfinished {
         what: session.to_string(),
-        seen: "it has lost its target, and what is known of its disk may be out of date".to_owned(),
+        seen: "it has lost its target, or its disk does not run: what is known of it may be out of date"
+            .to_owned(),
     }
 }
 

@@ -191,12 +191,15 @@ async fn choice_9_a_device_without_a_path_or_a_size_is_not_published() {
 
 #[tokio::test]
 async fn an_offline_disk_that_nobody_uses_is_replaced() {
-    let co = Co::raw();
-    co.stage().await.unwrap();
-    co.fake.world().offline = true;
-    fails(co.publish("/pods/1", false).await, Code::Aborted, "offline");
-    co.stage().await.unwrap();
-    assert_eq!((co.logins(), co.fake.world().sessions.len()), (2, 1));
+    for (since_6_6, seen) in [(false, "offline"), (true, "does not run")] {
+        let co = Co::raw();
+        co.fake.world().since_6_6 = since_6_6;
+        co.stage().await.unwrap();
+        co.fake.world().offline = true;
+        fails(co.publish("/pods/1", false).await, Code::Aborted, seen);
+        co.stage().await.unwrap();
+        assert_eq!((co.logins(), co.fake.world().sessions.len()), (2, 1));
+    }
 }
 
 #[tokio::test]
