@@ -316,7 +316,7 @@ where
     look().await
 }
 
-/// Waits for the disk of logical unit `lun`, its node in `/dev` and a size.
+/// Waits for the disk of logical unit `lun`, its node in `/dev` and a size, until it can be opened.
 ///
 /// # Errors
 /// sysfs or `/dev` cannot be read.
@@ -333,9 +333,11 @@ pub async fn wait_for_disk(
             .find(|disk| disk.lun == lun);
         let Some(disk) = disk else { return Ok(None) };
         let Block { number, .. } = disk.block;
-        let node = if_present(host.stat(&disk.block.node()).await)?;
-        let ready =
-            node == Some(Stat::BlockDevice(number)) && disk.block.size(host).await? > Bytes(0);
+        let node = disk.block.node();
+        let there = if_present(host.stat(&node).await)? == Some(Stat::BlockDevice(number));
+        let has_size = there && disk.block.size(host).await? > Bytes(0);
+        // A disk that does not run cannot be opened, however long one waits.
+        let ready = has_size && (!disk.is_running(host).await? || host.opens(&node).await?);
         Ok(ready.then_some(disk))
     })
     .await

@@ -74,6 +74,8 @@ pub(crate) struct World {
     pub(crate) protected: bool,
     /// Reads fail.
     pub(crate) unreadable: bool,
+    /// At the first look the kernel has not made the disk whose node it shows.
+    pub(crate) half_made: bool,
     /// Somebody else has the disk open exclusively.
     pub(crate) claimed: bool,
     /// The kernel has taken the present disks offline.
@@ -429,7 +431,7 @@ impl Host for Fake {
         let Some((.., session)) = world.block_at(device) else {
             return absent(device);
         };
-        if world.unreadable {
+        if world.unreadable || world.half_made {
             return Err(io_error("reading", io::ErrorKind::Other));
         }
         Ok(world.read(&session.seen.as_ref().unwrap().serial, span))
@@ -462,6 +464,10 @@ impl Host for Fake {
         ));
         world.write(&serial, offset, &data);
         Ok(())
+    }
+
+    async fn opens(&self, _: &str) -> Result<bool, HostError> {
+        Ok(!std::mem::take(&mut self.world().half_made))
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {

@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOp
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{major, minor};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -202,6 +203,17 @@ impl Host for Linux {
             write_device(&path, offset, &data)
         })
         .await
+    }
+
+    async fn opens(&self, device: &str) -> Result<bool, HostError> {
+        let path = PathBuf::from(device);
+        let doing = format!("opening {device}");
+        let open = move || match File::open(path) {
+            Ok(_) => Ok(true),
+            Err(none) if none.raw_os_error() == Some(Errno::ENXIO as i32) => Ok(false),
+            Err(error) => Err(error),
+        };
+        blocking(doing, device.to_owned(), DEVICE_DEADLINE, open).await
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {

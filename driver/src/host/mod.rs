@@ -83,6 +83,9 @@ pub trait Host: Send + Sync + 'static {
         data: Vec<u8>,
     ) -> impl Future<Output = Result<(), HostError>> + Send;
 
+    /// False while the kernel shows the device's node and has not made the device itself yet, or has it no more.
+    fn opens(&self, device: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
+
     /// True when a file system, a mapping or the like has claimed the device, in whatever mount namespace.
     fn is_claimed(&self, device: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
 

@@ -36,6 +36,15 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
     }
 }
 
+/// Between the node in `/dev` and the device there is a moment; a slow machine was seen in it.
+#[tokio::test]
+async fn a_disk_is_waited_for_until_it_can_be_opened() {
+    let co = Co::new();
+    co.fake.world().half_made = true;
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.mounted(), ["/staging"]);
+}
+
 #[tokio::test]
 async fn staging_twice_changes_nothing() {
     let co = Co::new();

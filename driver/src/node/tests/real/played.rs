@@ -184,6 +184,10 @@ impl Host for Arc<Played> {
         self.linux.write_device(device, offset, data).await
     }
 
+    async fn opens(&self, device: &str) -> Result<bool, HostError> {
+        self.linux.opens(device).await
+    }
+
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
         self.linux.is_claimed(device).await
     }
