@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`stage`], [`unstage`] | a LUN that becomes a mounted file system, and back |
 //! | [`attach`] | portals, login, session, disk, identity |
-//! | [`record`], [`scan`] | what a login works from; the one logical unit that it is made for |
+//! | [`record`], [`scan`] | what a login works from; the one logical unit that it is made for, and asking its disk anew |
 //! | [`held`], [`paths`] | what this node holds of a volume; several paths and the map over them |
 //! | [`format`] | what may be formatted, and how a format survives a crash |
 //! | [`grow`], [`expand`] | a file system that follows its device |

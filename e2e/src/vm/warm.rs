@@ -35,8 +35,8 @@ const PROGRAMS: [&str; 24] = [
     "udevadm",
     "umount",
     "xfs_growfs",
-    "xfs_spaceman",
     "xfs_repair",
+    "xfs_spaceman",
 ];
 /// Programs of this workspace, but for the one that copies: a running program cannot be opened for writing.
 const OURS: [&str; 3] = ["dsm-sim", "janitor", "synology-csi"];
