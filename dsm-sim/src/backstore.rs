@@ -1,38 +1,48 @@
-//! The data of the LUNs: one sparse file each, `luns/<uuid>.img`, of exactly the LUN's size.
+//! The data of LUNs and snapshots: one sparse file each, `luns/<uuid>.img` of exactly the LUN's size, and
+//! `snapshots/<uuid>.img`.
 
-use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::lun::Lun;
-use crate::store::sync_dir;
+use crate::nas::Image;
+use crate::sparse;
+use crate::state::State;
 
-/// The folder of the files.
+/// The folders of the files.
 #[derive(Debug)]
 pub(crate) struct Backstore {
-    dir: PathBuf,
+    luns: PathBuf,
+    snapshots: PathBuf,
 }
 
 impl Backstore {
-    /// Opens the folder, and makes it when it is missing.
+    /// Opens the folders, and makes them when they are missing.
     ///
     /// # Errors
-    /// It can be neither found nor made.
+    /// They can be neither found nor made.
     pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
-        // An absolute path, because it is told to others: loop devices and iSCSI targets.
-        let dir = std::path::absolute(state_dir)?.join("luns");
-        fs::create_dir_all(&dir)?;
-        Ok(Self { dir })
+        // Absolute paths, because they are told to others: loop devices and iSCSI targets.
+        let dir = std::path::absolute(state_dir)?;
+        let store = Self {
+            luns: dir.join("luns"),
+            snapshots: dir.join("snapshots"),
+        };
+        fs::create_dir_all(&store.luns)?;
+        fs::create_dir_all(&store.snapshots)?;
+        Ok(store)
     }
 
-    /// The file of a LUN.
-    pub(crate) fn path(&self, uuid: &str) -> PathBuf {
-        self.dir.join(format!("{uuid}.img"))
+    /// The file of an image.
+    pub(crate) fn path(&self, image: &Image) -> PathBuf {
+        match image {
+            Image::Lun(uuid) => self.luns.join(format!("{uuid}.img")),
+            Image::Snapshot(uuid) => self.snapshots.join(format!("{uuid}.img")),
+        }
     }
 
-    /// Makes the file, or gives it this size; what is in it stays.
+    /// Makes a LUN's file, or gives it this size; what is in it stays.
     ///
     /// # Errors
     /// The disk is full, or a file of this size cannot be.
@@ -41,48 +51,74 @@ impl Backstore {
             .write(true)
             .create(true)
             .truncate(false)
-            .open(self.path(uuid))?;
+            .open(self.path(&Image::Lun(uuid.to_owned())))?;
         if file.metadata()?.len() != size {
             file.set_len(size)?;
         }
-        file.sync_all()?;
-        sync_dir(&self.dir)
+        Ok(())
     }
 
-    /// Removes the file of a LUN that is gone.
+    /// Makes an image a copy of another, with this size. Until it is whole, the old one is there. The new one is another
+    /// file, so whoever has the old one open must open it again.
+    ///
+    /// # Errors
+    /// The disk is full, or the source cannot be read.
+    pub(crate) fn copy(&self, from: &Image, to: &Image, size: u64) -> io::Result<()> {
+        let path = self.path(to);
+        // `align` removes it after a kill.
+        let unfinished = path.with_extension("new");
+        let copied = (|| {
+            let (from, to) = (File::open(self.path(from))?, File::create(&unfinished)?);
+            sparse::copy(&from, &to)?;
+            to.set_len(size)?;
+            fs::rename(&unfinished, &path)
+        })();
+        if copied.is_err() {
+            let _ = fs::remove_file(&unfinished);
+        }
+        copied
+    }
+
+    /// Removes the file of something that is gone.
     ///
     /// # Errors
     /// It is there and cannot be removed.
-    pub(crate) fn discard(&self, uuid: &str) -> io::Result<()> {
-        match fs::remove_file(self.path(uuid)) {
+    pub(crate) fn discard(&self, image: &Image) -> io::Result<()> {
+        match fs::remove_file(self.path(image)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
     }
 
     /// Bytes on disk; 0 when there is no file.
-    pub(crate) fn allocated(&self, uuid: &str) -> u64 {
-        fs::metadata(self.path(uuid)).map_or(0, |meta| meta.blocks() * 512)
+    pub(crate) fn allocated(&self, image: &Image) -> u64 {
+        fs::metadata(self.path(image)).map_or(0, |meta| meta.blocks() * 512)
     }
 
-    /// Makes the files follow the state, after a crash at any moment: files without a LUN go, missing ones come, and
-    /// each gets its LUN's size. A file that is too long was grown for a call that nobody got an answer to.
+    /// Makes the files follow the state, after a crash at any moment: files of nothing go, missing ones come, and
+    /// each LUN's gets its size. A file that is too long was grown for a call that nobody got an answer to.
     ///
     /// # Errors
-    /// The folder cannot be read, or a file cannot be made right.
-    pub(crate) fn align(&self, luns: &BTreeMap<String, Lun>) -> io::Result<()> {
-        for entry in fs::read_dir(&self.dir)? {
-            let path = entry?.path();
-            let uuid = path
-                .file_stem()
-                .and_then(|stem| stem.to_str())
-                .unwrap_or_default();
-            if !luns.contains_key(uuid) {
-                tracing::info!(path = %path.display(), "removing a file that belongs to no LUN");
-                fs::remove_file(&path)?;
+    /// A folder cannot be read, or a file cannot be made right.
+    pub(crate) fn align(&self, state: &State) -> io::Result<()> {
+        type Named = fn(String) -> Image;
+        for (dir, image) in [
+            (&self.luns, Image::Lun as Named),
+            (&self.snapshots, Image::Snapshot),
+        ] {
+            for entry in fs::read_dir(dir)? {
+                let path = entry?.path();
+                let stem = path.file_stem().and_then(|stem| stem.to_str());
+                let image = image(stem.unwrap_or_default().to_owned());
+                if !state.has(&image) || self.path(&image) != path {
+                    tracing::info!(path = %path.display(), "removing a file of nothing");
+                    fs::remove_file(&path)?;
+                }
             }
         }
-        luns.values()
-            .try_for_each(|lun| self.size(&lun.uuid, lun.size))
+        for lun in state.luns.values() {
+            self.size(&lun.uuid, lun.size)?;
+        }
+        Ok(())
     }
 }

@@ -36,12 +36,19 @@ pub(crate) enum Code {
     BadSize = 18_990_502,
     BadName = 18_990_503,
     BadLunUuid = 18_990_505,
+    /// A parameter that the call cannot do without; only `restore_snapshot` was seen to say so.
+    SanMissingParameter = 18_990_508,
+    SnapshotNameExists = 18_990_513,
     /// A parameter of the wrong shape.
     BadShape = 18_990_517,
     NoSuchLun = 18_990_531,
+    NoSuchSnapshot = 18_990_532,
     LunNameExists = 18_990_538,
+    /// An item of a success: this snapshot is still there.
+    SnapshotNotDeleted = 18_990_540,
     TooManyLuns = 18_990_541,
     TooManyTargets = 18_990_542,
+    TooManySnapshots = 18_990_543,
     BadTypesFilter = 18_990_619,
     BadDevAttribs = 18_990_622,
     BadIoPolicy = 18_990_635,

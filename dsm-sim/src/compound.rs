@@ -1,5 +1,7 @@
 //! `SYNO.Entry.Request`: many calls in one request. Source: dsm-api.md 1.2, rule 7.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
@@ -43,7 +45,7 @@ pub(crate) async fn serve(
                     Reply {
                         answer: Ok(data),
                         cookie: None,
-                        effects: Vec::new(),
+                        effects: BTreeSet::new(),
                     },
                 )
                 .await

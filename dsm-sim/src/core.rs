@@ -1,15 +1,17 @@
 //! The state machine with everything that must follow it: files, exports, the saved state. One call at a time, and each
 //! is durable before it is answered.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use crate::backstore::Backstore;
 use crate::clock::Millis;
 use crate::code::Code;
 use crate::export::Export;
-use crate::nas::{Call, Effect, Nas, Outside, Reply, State};
+use crate::nas::{Call, Effect, Image, Nas, Outside, Reply};
 use crate::server::refused;
 use crate::store::Store;
+use crate::table::Term;
 
 /// The state machine and everything that must follow it.
 #[derive(Debug)]
@@ -26,8 +28,8 @@ struct Seen<'a> {
 }
 
 impl Outside for Seen<'_> {
-    fn allocated(&self, uuid: &str) -> u64 {
-        self.backstore.allocated(uuid)
+    fn allocated(&self, image: &Image) -> u64 {
+        self.backstore.allocated(image)
     }
 
     fn sessions(&self, iqn: &str) -> Vec<node_sim::target::Session> {
@@ -69,32 +71,30 @@ impl Core {
 
     // The order makes a kill at any point harmless: a file is there before the state names it, an export changes only
     // after the state has, and a file goes last. Whatever is missing after a restart follows from the state.
-    fn settle(&mut self, effects: &[Effect]) -> io::Result<()> {
-        let exports = effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Export(_) | Effect::Unexport(_)));
-        // An export may be refused after the new state is saved, and then the old one is saved again.
-        let old = exports.then(|| self.store.load()).transpose()?;
+    fn settle(&mut self, effects: &BTreeSet<Effect>) -> io::Result<()> {
         let result = self.make(effects);
         if let Err(error) = &result {
-            tracing::error!(%error, "an effect failed; going back to the saved state");
-            self.go_back(effects, old)?;
+            tracing::error!(%error, "an effect failed; going back to the state before");
+            self.go_back(effects)?;
         }
+        self.nas.state.commit();
         result
     }
 
-    fn make(&self, effects: &[Effect]) -> io::Result<()> {
+    fn make(&mut self, effects: &BTreeSet<Effect>) -> io::Result<()> {
         let state = &self.nas.state;
         for effect in effects {
-            if let Effect::File(uuid) = effect
-                && let Some(lun) = state.luns.get(uuid)
-            {
-                self.backstore.size(uuid, lun.size)?;
+            match effect {
+                Effect::File(uuid) => {
+                    if let Some(lun) = state.luns.get(uuid) {
+                        self.backstore.size(uuid, lun.size)?;
+                    }
+                }
+                Effect::Copy { from, to } => self.copy(from, to)?,
+                Effect::Unexport(_) | Effect::Export(_) | Effect::Discard(_) => {}
             }
         }
-        if effects.contains(&Effect::Save) {
-            self.store.save(state)?;
-        }
+        self.store.append(state)?;
         for effect in effects {
             if let Effect::Unexport(iqn) = effect {
                 self.export.remove(iqn)?;
@@ -108,46 +108,66 @@ impl Core {
             }
         }
         for effect in effects {
-            if let Effect::Discard(uuid) = effect {
-                self.backstore.discard(uuid)?;
+            if let Effect::Discard(image) = effect {
+                self.backstore.discard(image)?;
             }
         }
         Ok(())
     }
 
-    /// Returns to the state that was saved before, and makes everything follow it that the effects may have touched.
-    fn go_back(&mut self, effects: &[Effect], old: Option<State>) -> io::Result<()> {
-        let touched: Vec<String> = effects
-            .iter()
-            .filter_map(|effect| match effect {
-                Effect::Export(id) => Some(self.nas.state.targets.get(id)?.iqn.clone()),
-                Effect::Unexport(iqn) => Some(iqn.clone()),
-                Effect::File(_) | Effect::Discard(_) | Effect::Save => None,
-            })
-            .collect();
-        if let Some(old) = old {
-            self.store.save(&old)?;
+    /// Fills an image from another. Initiators lose a LUN whose data is replaced, until it is exported again.
+    fn copy(&self, from: &Image, to: &Image) -> io::Result<()> {
+        let state = &self.nas.state;
+        let size = match to {
+            Image::Lun(uuid) => {
+                for target in state.targets.find(&Term::Lun(uuid.clone())) {
+                    self.export.remove(&target.iqn)?;
+                }
+                state.luns.get(uuid).map(|lun| lun.size)
+            }
+            Image::Snapshot(uuid) => state.snapshots.get(uuid).map(|snapshot| snapshot.size),
+        };
+        size.map_or(Ok(()), |size| self.backstore.copy(from, to, size))
+    }
+
+    /// Returns to the state before, and makes everything follow it that the effects may have touched.
+    fn go_back(&mut self, effects: &BTreeSet<Effect>) -> io::Result<()> {
+        let mut touched = BTreeSet::new();
+        for effect in effects {
+            match effect {
+                Effect::Unexport(iqn) => {
+                    touched.insert(iqn.clone());
+                }
+                Effect::Export(id) => {
+                    touched.extend(self.nas.state.targets.get(id).map(|it| it.iqn.clone()));
+                }
+                Effect::File(_) | Effect::Copy { .. } | Effect::Discard(_) => {}
+            }
         }
-        self.nas.state = self.store.load()?;
+        self.nas.state.undo();
+        self.store.append(&self.nas.state)?;
         let state = &self.nas.state;
         for effect in effects {
             match effect {
-                Effect::File(uuid) | Effect::Discard(uuid) => match state.luns.get(uuid) {
+                Effect::File(uuid) => match state.luns.get(uuid) {
                     Some(lun) => self.backstore.size(uuid, lun.size)?,
-                    None => self.backstore.discard(uuid)?,
+                    None => self.backstore.discard(&Image::Lun(uuid.clone()))?,
                 },
-                Effect::Save | Effect::Unexport(_) | Effect::Export(_) => {}
+                // A restore that failed has put the old data back in full, or not touched it.
+                Effect::Copy { to, .. } if !state.has(to) => self.backstore.discard(to)?,
+                Effect::Export(id) => {
+                    touched.extend(state.targets.get(id).map(|it| it.iqn.clone()));
+                }
+                Effect::Copy { .. } | Effect::Discard(_) | Effect::Unexport(_) => {}
             }
         }
         for iqn in touched {
-            if state.targets.values().all(|target| target.iqn != iqn) {
-                self.export.remove(&iqn)?;
+            match state.targets.find(&Term::Iqn(iqn.clone())).next() {
+                Some(target) => self.export.put(target, state, &self.backstore)?,
+                None => self.export.remove(&iqn)?,
             }
         }
-        state
-            .targets
-            .values()
-            .try_for_each(|target| self.export.put(target, state, &self.backstore))
+        Ok(())
     }
 }
 
@@ -164,7 +184,6 @@ fn code_of(error: &io::Error) -> Code {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::path::Path;
     use std::sync::{Arc, Mutex};
 
@@ -178,6 +197,7 @@ mod tests {
     use crate::latency::Latency;
     use crate::model::{Dsm, Model};
     use crate::nas::Config;
+    use crate::state::State;
 
     /// Exports all but one target, and knows which it exports.
     #[derive(Debug, Default)]
@@ -223,9 +243,10 @@ mod tests {
             password: "admin".into(),
         };
         let rng = StdRng::seed_from_u64(1);
+        let (store, state) = Store::open(dir).unwrap();
         Core {
-            nas: Nas::new(config, Settings::default(), State::default(), account, rng),
-            store: Store::new(dir),
+            nas: Nas::new(config, Settings::default(), state, account, rng),
+            store,
             backstore: Backstore::open(dir).unwrap(),
             export: Export::through(Box::new(side)),
         }
@@ -247,7 +268,7 @@ mod tests {
         let mut core = core(dir.path(), Picky(Arc::clone(&exported)));
         for (id, iqn) in [(1, "iqn.fine"), (2, "iqn.refused")] {
             let change = |nas: &mut Nas, _: &dyn Outside| {
-                nas.state.targets.insert(id, target(id, iqn));
+                nas.state.targets.put(target(id, iqn));
                 nas.effect(Effect::Export(id));
             };
             assert_eq!(core.change(Millis::default(), change).is_ok(), id == 1);
@@ -257,7 +278,7 @@ mod tests {
             targets.map(|target| target.iqn.clone()).collect()
         };
         assert_eq!(names(&core.nas.state), ["iqn.fine"]);
-        assert_eq!(names(&core.store.load().unwrap()), ["iqn.fine"]);
+        assert_eq!(names(&Store::open(dir.path()).unwrap().1), ["iqn.fine"]);
         let left = exported.lock().unwrap().clone();
         assert_eq!(left, BTreeSet::from(["iqn.fine".to_owned()]));
         drop(core);

@@ -71,6 +71,18 @@ impl Params {
             .ok_or_else(|| wrong.because(format!("{name}={value} is not a whole number")))
     }
 
+    /// A switch, off when it is missing.
+    // ASSUMED: Python's `True` counts too, as N4S4 sends it; any other text is off.
+    pub(crate) fn boolean(&self, name: &str) -> bool {
+        match self.value(name) {
+            Some(Value::Bool(on)) => on,
+            Some(Value::String(text)) => text.eq_ignore_ascii_case("true"),
+            Some(Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_)) | None => {
+                false
+            }
+        }
+    }
+
     /// A JSON array of strings; any other shape is refused with `wrong`. Entries that are no strings are left out.
     pub(crate) fn strings(&self, name: &str, wrong: Code) -> Result<Option<Vec<String>>, Refusal> {
         match self.value(name) {

@@ -11,7 +11,8 @@ use node_sim::target::tgt::Tgt;
 use node_sim::target::{Chap, Credential, LogicalUnit, Session, TargetSide};
 
 use crate::backstore::Backstore;
-use crate::nas::State;
+use crate::nas::Image;
+use crate::state::State;
 use crate::target::Target;
 
 /// How LUNs become block devices for others.
@@ -150,7 +151,7 @@ impl Export {
             luns: target
                 .luns
                 .iter()
-                .filter(|(_, uuid)| state.luns.contains_key(*uuid))
+                .filter(|(_, uuid)| state.luns.get(uuid).is_some())
                 .map(unit)
                 .collect(),
             chap: (target.auth_type > 0).then(|| Chap {
@@ -174,7 +175,7 @@ impl Drop for Export {
 /// What SCSI INQUIRY says of a LUN, measured by jt: dsm-api.md 4.11.
 fn logical_unit(uuid: &str, backstore: &Backstore) -> LogicalUnit {
     LogicalUnit {
-        file: backstore.path(uuid),
+        file: backstore.path(&Image::Lun(uuid.to_owned())),
         serial: uuid.to_owned(),
         naa: naa(uuid),
         vendor: "SYNOLOGY".to_owned(),

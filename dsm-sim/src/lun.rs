@@ -4,11 +4,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::clock::Millis;
+use crate::clone::Family;
 use crate::code::{Code, Refusal};
 use crate::decode::Additional;
 use crate::lun_type::{DevAttribs, LunType};
 use crate::model::Dsm;
-use crate::nas::{Answer, Call, Nas, Outside};
+use crate::nas::{Answer, Call, Image, Nas, Outside};
+use crate::table::{Row, Term};
+use crate::volume::Volume;
 
 /// A LUN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,22 +34,69 @@ pub(crate) struct Lun {
     /// Locked by DSM's own work until then.
     #[serde(skip)]
     pub(crate) locked_until: Millis,
+    /// A clone that DSM is still making, until then. A restart before it ends it.
+    pub(crate) half_done_until: Option<Millis>,
     /// Deleted, and gone at that moment.
     pub(crate) dying: Option<Millis>,
+    /// Where it comes from, when it is a clone.
+    pub(crate) family: Family,
+    /// Epoch second of the last restore, or 0.
+    pub(crate) restored_time: u64,
+    /// The number of its newest snapshot, also of one that is gone.
+    pub(crate) last_snapshot_id: u32,
+}
+
+impl Row for Lun {
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.uuid.clone()
+    }
+
+    fn terms(&self) -> Vec<Term> {
+        vec![Term::Name(self.name.clone())]
+    }
+
+    fn number(&self) -> Option<u32> {
+        Some(self.lun_id)
+    }
 }
 
 impl Lun {
-    /// Bytes that it takes on its volume.
+    /// `allocated_size`. Measured: what a clone shares with its source counts in each of them, but a clone from a snapshot
+    /// starts with 0.
     // ASSUMED: a thick LUN reports its whole size as allocated.
-    pub(crate) fn allocated(&self, outside: &dyn Outside) -> u64 {
-        if self.kind.is_thin() {
-            outside.allocated(&self.uuid)
-        } else {
-            self.size
+    fn allocated(&self, outside: &dyn Outside) -> u64 {
+        match (
+            self.kind.is_thin(),
+            self.family.parent_snapshot_uuid.is_empty(),
+        ) {
+            (false, _) => self.size,
+            (true, true) => self.on_disk(outside),
+            (true, false) => self.on_disk(outside).saturating_sub(self.family.shared),
         }
     }
 
-    fn is_action_locked(&self, now: Millis) -> bool {
+    /// Bytes that it takes from its volume.
+    // ASSUMED: a block that was shared at first counts as shared for ever, and a snapshot takes no space of its own.
+    pub(crate) fn uses(&self, outside: &dyn Outside) -> u64 {
+        match (self.kind.is_thin(), self.kind.is_btrfs()) {
+            (false, _) => self.size,
+            (true, false) => self.on_disk(outside),
+            (true, true) => self.on_disk(outside).saturating_sub(self.family.shared),
+        }
+    }
+
+    fn on_disk(&self, outside: &dyn Outside) -> u64 {
+        outside.allocated(&Image::Lun(self.uuid.clone()))
+    }
+
+    /// Whether DSM is still cloning it from another.
+    pub(crate) fn is_half_done(&self, now: Millis) -> bool {
+        self.half_done_until.is_some_and(|until| now < until)
+    }
+
+    pub(crate) fn is_action_locked(&self, now: Millis) -> bool {
         self.held || self.dying.is_some() || now < self.locked_until
     }
 
@@ -64,6 +114,8 @@ impl Lun {
             "direct_io_pattern": self.direct_io_pattern,
             "status": self.status,
             "is_action_locked": self.is_action_locked(now),
+            "family_config": self.family.json(),
+            "restored_time": self.restored_time,
         })
     }
 }
@@ -84,7 +136,15 @@ impl Nas {
             "set" => self.set_lun(call, outside).map(|()| None),
             "delete" => self.delete_luns(now, call, outside),
             "map_target" => self.map_target(call).map(|()| None),
-            _ => self.unmap_target(call).map(|()| None),
+            "unmap_target" => self.unmap_target(call).map(|()| None),
+            "clone" => self.clone_lun(now, call, outside).map(Some),
+            "stop_clone" => self.stop_clone(now, call).map(|()| None),
+            "take_snapshot" => self.take_snapshot(now, call).map(Some),
+            "list_snapshot" => self.list_snapshots(call).map(Some),
+            "get_snapshot" => self.get_snapshot(call).map(Some),
+            "delete_snapshot" => self.delete_snapshots(call),
+            "restore_snapshot" => self.restore_snapshot(now, call).map(|()| None),
+            _ => self.clone_snapshot(now, call, outside).map(Some),
         }
     }
 
@@ -98,12 +158,18 @@ impl Nas {
 
     /// The LUN with this uuid or, as `get` and `set` allow, of this name.
     pub(crate) fn find_lun(&self, key: &str) -> Result<&Lun, Refusal> {
+        let key = key.to_owned();
         let lun = self
             .state
             .luns
-            .get(key)
-            .or_else(|| self.state.luns.values().find(|lun| lun.name == key));
-        lun.ok_or_else(|| self.no_such_lun(key))
+            .get(&key)
+            .or_else(|| self.state.luns.find(&Term::Name(key.clone())).next());
+        lun.ok_or_else(|| self.no_such_lun(&key))
+    }
+
+    /// The volume that a LUN is on.
+    pub(crate) fn volume_of(&self, lun: &Lun) -> Option<&Volume> {
+        self.state.volumes.get(&lun.location)
     }
 
     pub(crate) fn no_such_lun(&self, key: &str) -> Refusal {
@@ -180,7 +246,7 @@ impl Nas {
             "location": lun.location,
             "lun_id": lun.lun_id,
             "name": lun.name,
-            "restored_time": 0,
+            "restored_time": lun.restored_time,
             "size": lun.size,
             "type": lun.kind.bits(),
             "uuid": lun.uuid,
@@ -195,7 +261,7 @@ impl Nas {
         }
         // ASSUMED: `get` always says how many snapshots there may be; the one recording asked for everything.
         if form == Form::Get {
-            row["max_snapshot_count"] = json!(256);
+            row["max_snapshot_count"] = json!(self.config.model.max_snapshots);
         }
         if form == Form::Get && additional.has("sync_progress") {
             put_sync(&mut row);
@@ -223,12 +289,7 @@ impl Nas {
             row["is_action_locked"] = json!(lun.is_action_locked(now));
         }
         if additional.has("is_mapped") {
-            row["is_mapped"] = json!(
-                self.state
-                    .targets
-                    .values()
-                    .any(|target| target.maps(&lun.uuid))
-            );
+            row["is_mapped"] = json!(!self.targets_of(&lun.uuid).is_empty());
         }
         if additional.has("extent_size") {
             row["extent_size"] = json!(0);
@@ -238,10 +299,13 @@ impl Nas {
             row["flashcache_id"] = json!(-1);
         }
         if additional.has("family_config") {
-            row["family_config"] = json!({"parent_lun_name": "", "parent_lun_uuid": "", "parent_snapshot_time": 0, "parent_snapshot_uuid": ""});
+            row["family_config"] = lun.family.json();
         }
         if additional.has("snapshot_info") && form == Form::List {
-            row["snapshots"] = json!([]);
+            row["snapshots"] = self
+                .snapshots_of(&lun.uuid)
+                .map(|snapshot| snapshot.info(lun))
+                .collect();
         }
         if additional.has("is_bound") && form == Form::Get {
             row["is_bound"] = json!(false);

@@ -3,15 +3,17 @@
 use serde_json::{Value, json};
 
 use crate::clock::Millis;
+use crate::clone::Family;
 use crate::code::{Code, Refusal};
 use crate::decode::{Params, missing};
 use crate::lun::Lun;
 use crate::lun_type::{DevAttribs, LunType};
-use crate::nas::{Answer, Call, Effect, Nas, Outside};
+use crate::nas::{Answer, Call, Effect, Image, Nas, Outside};
+use crate::table::Term;
 use crate::target;
 
 /// A name of this length is created and reported as a failure; a longer one is refused. Measured by jt.
-const NAME_LIMIT: usize = 255;
+pub(crate) const NAME_LIMIT: usize = 255;
 
 impl Nas {
     // ASSUMED: the order of the checks: parameters one by one, then the name's uniqueness, the ceiling, the type on this
@@ -49,30 +51,28 @@ impl Nas {
         let dev_attribs = with_attributes(DevAttribs::default_for(kind), kind, params)?;
         let direct_io_pattern = io_policy(params)?.unwrap_or(0);
         self.check_name_free(&name)?;
-        if self.state.luns.len() >= self.config.model.max_luns {
-            return Err(Code::TooManyLuns.because(format!(
-                "a {} holds {} LUNs",
-                self.config.model.name, self.config.model.max_luns
-            )));
-        }
+        self.check_lun_ceiling()?;
         kind.fits(volume.fs)?;
         volume.writable()?;
         // ASSUMED: a thin LUN may be larger than the volume's free space, without a bound.
-        if !kind.is_thin() && size > self.state.free(volume, outside) {
+        if !kind.is_thin() && size > self.free(volume, outside) {
             return Err(
                 Code::NoSpace.because(format!("{location} has no {size} bytes for a thick LUN"))
             );
         }
         let description = params.string("description").unwrap_or_default();
         let lun = Lun {
-            uuid: uuid::Builder::from_random_bytes(rand::RngExt::random(&mut self.rng))
-                .into_uuid()
-                .to_string(),
-            lun_id: self.free_lun_id(),
+            uuid: self.new_uuid(),
+            // ASSUMED: the lowest free number, as for targets and mappings.
+            lun_id: self.state.luns.free_number(),
             status: "normal".to_owned(),
             held: false,
             locked_until: now + self.config.timing.lock_after_create,
+            half_done_until: None,
             dying: None,
+            family: Family::default(),
+            restored_time: 0,
+            last_snapshot_id: 0,
             name,
             size,
             kind,
@@ -84,7 +84,7 @@ impl Nas {
         let data = json!({"lun_id": lun.lun_id, "uuid": lun.uuid});
         let at_limit = lun.name.len() == NAME_LIMIT;
         self.effect(Effect::File(lun.uuid.clone()));
-        self.state.luns.insert(lun.uuid.clone(), lun);
+        self.state.luns.put(lun);
         if at_limit {
             return Err(
                 Code::NameAtLimit.because("a name of 255 characters: the LUN exists all the same")
@@ -93,15 +93,25 @@ impl Nas {
         Ok(data)
     }
 
-    // ASSUMED: the lowest free number, as for targets and mappings.
-    fn free_lun_id(&self) -> u32 {
-        (1..u32::MAX)
-            .find(|&id| self.state.luns.values().all(|lun| lun.lun_id != id))
-            .unwrap_or(u32::MAX)
+    /// A uuid for a new LUN or snapshot.
+    pub(crate) fn new_uuid(&mut self) -> String {
+        uuid::Builder::from_random_bytes(rand::RngExt::random(&mut self.rng))
+            .into_uuid()
+            .to_string()
     }
 
-    fn check_name_free(&self, name: &str) -> Result<(), Refusal> {
-        if self.state.luns.values().any(|lun| lun.name == name) {
+    pub(crate) fn check_lun_ceiling(&self) -> Result<(), Refusal> {
+        let model = self.config.model;
+        if self.state.luns.len() >= model.max_luns {
+            return Err(Code::TooManyLuns
+                .because(format!("a {} holds {} LUNs", model.name, model.max_luns)));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_name_free(&self, name: &str) -> Result<(), Refusal> {
+        let term = Term::Name(name.to_owned());
+        if self.state.luns.find(&term).next().is_some() {
             return Err(Code::LunNameExists.because(format!("there is a LUN {name}")));
         }
         Ok(())
@@ -165,7 +175,7 @@ impl Nas {
             volume.writable()?;
         }
         // ASSUMED: growing a thin LUN needs no free space.
-        if !lun.kind.is_thin() && growth > self.state.free(volume, outside) {
+        if !lun.kind.is_thin() && growth > self.free(volume, outside) {
             return Err(Code::NoSpace.because(format!(
                 "{} has no {growth} bytes more for a thick LUN",
                 lun.location
@@ -181,18 +191,14 @@ impl Nas {
             return;
         }
         let resized = old.is_none_or(|old| old.size != lun.size);
-        self.effect(if resized {
-            Effect::File(lun.uuid.clone())
-        } else {
-            Effect::Save
-        });
         if resized {
+            self.effect(Effect::File(lun.uuid.clone()));
             // Whoever exports the file has to be told that it is larger now.
             for id in self.targets_of(&lun.uuid) {
                 self.effect(Effect::Export(id));
             }
         }
-        self.state.luns.insert(lun.uuid.clone(), lun);
+        self.state.luns.put(lun);
     }
 
     /// Both forms: `uuid="…"`, and `uuid=""` with `uuids=[…]`. A mapped LUN goes too, and its mappings with it.
@@ -232,40 +238,42 @@ impl Nas {
         outside: &dyn Outside,
     ) -> Result<(), Refusal> {
         let timing = self.config.timing;
-        let lun = self.living_lun(uuid)?;
-        let (location, allocated) = (lun.location.clone(), lun.allocated(outside));
-        if let Some(lun) = self.state.luns.get_mut(uuid) {
-            lun.dying = Some(now + timing.delete_takes);
-        }
-        self.effect(Effect::Save);
+        let mut lun = self.living_lun(uuid)?.clone();
+        let (location, used) = (lun.location.clone(), lun.uses(outside));
+        lun.dying = Some(now + timing.delete_takes);
+        self.finish_at(now + timing.delete_takes, uuid);
+        self.state.luns.put(lun);
         for id in self.targets_of(uuid) {
             self.unmap(id, uuid);
         }
-        if timing.space_returns > 0
-            && let Some(volume) = self.state.volumes.get_mut(&location)
-        {
-            volume
-                .returning
-                .push((now + timing.delete_takes + timing.space_returns, allocated));
+        if timing.space_returns > 0 {
+            let at = now + timing.delete_takes + timing.space_returns;
+            self.space_returns(at, location, used);
         }
         self.tick(now);
         Ok(())
     }
 
     /// The numbers of the targets that map a LUN.
-    fn targets_of(&self, uuid: &str) -> Vec<u32> {
-        self.state
-            .targets
-            .values()
-            .filter(|target| target.maps(uuid))
-            .map(|target| target.target_id)
-            .collect()
+    pub(crate) fn targets_of(&self, uuid: &str) -> Vec<u32> {
+        let mapping = self.state.targets.find(&Term::Lun(uuid.to_owned()));
+        mapping.map(|target| target.target_id).collect()
     }
 
-    /// Removes a LUN for good.
+    /// Removes a LUN for good, and its snapshots with it.
     pub(crate) fn bury(&mut self, uuid: &str) {
-        if self.state.luns.remove(uuid).is_some() {
-            self.effect(Effect::Discard(uuid.to_owned()));
+        for id in self.targets_of(uuid) {
+            self.unmap(id, uuid);
+        }
+        let snapshots: Vec<String> = self
+            .snapshots_of(uuid)
+            .map(|snapshot| snapshot.uuid.clone())
+            .collect();
+        for snapshot in snapshots {
+            self.drop_snapshot(&snapshot);
+        }
+        if self.state.luns.remove(&uuid.to_owned()).is_some() {
+            self.effect(Effect::Discard(Image::Lun(uuid.to_owned())));
         }
     }
 
@@ -273,7 +281,7 @@ impl Nas {
     pub(crate) fn living_lun(&self, uuid: &str) -> Result<&Lun, Refusal> {
         self.state
             .luns
-            .get(uuid)
+            .get(&uuid.to_owned())
             .filter(|lun| lun.dying.is_none())
             .ok_or_else(|| self.no_such_lun(uuid))
     }
@@ -309,7 +317,7 @@ impl Nas {
             .ok_or_else(|| Code::BadShape.because("target_ids is not an array"))?;
         self.living_lun(&uuid)?;
         let known =
-            |id: &Value| target::number(id).filter(|id| self.state.targets.contains_key(id));
+            |id: &Value| target::number(id).filter(|id| self.state.targets.get(id).is_some());
         let ids: Option<Vec<u32>> = ids.iter().map(known).collect();
         Ok((
             uuid,
@@ -322,7 +330,7 @@ impl Nas {
 
 /// Letters, digits, `-`, `.`, `:` and `\`; at most 255. Measured by jt with 33 characters.
 // ASSUMED: letters of ASCII only.
-fn check_name(name: &str) -> Result<(), Refusal> {
+pub(crate) fn check_name(name: &str) -> Result<(), Refusal> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '\\');
     if name.is_empty() || name.len() > NAME_LIMIT || !name.chars().all(legal) {
         return Err(Code::BadName.because(format!("{name:?} is not a legal LUN name")));

@@ -68,7 +68,7 @@ impl LunType {
         self.bits() & 4 != 0
     }
 
-    fn is_btrfs(self) -> bool {
+    pub(crate) fn is_btrfs(self) -> bool {
         self.bits() & 256 != 0
     }
 
@@ -167,6 +167,11 @@ impl DevAttribs {
             bits = if enable { bits | bit } else { bits & !bit };
         }
         Ok(Self(bits))
+    }
+
+    /// Whether snapshots may be taken.
+    pub(crate) fn can_snapshot(self) -> bool {
+        self.0 & SNAPSHOT != 0
     }
 
     /// The integer of all attributes.

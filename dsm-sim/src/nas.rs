@@ -1,11 +1,10 @@
 //! The NAS as a state machine: a call and a moment go in, an answer and the effects still to be made come out.
 //! No clock, no sockets, no files.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use rand::rngs::StdRng;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::{self, Api};
@@ -16,8 +15,11 @@ use crate::decode::Params;
 use crate::latency::Timing;
 use crate::lun::Lun;
 use crate::model::{Dsm, Model};
+use crate::snapshot::Snapshot;
+use crate::state::State;
+use crate::table::Row;
 use crate::target::Target;
-use crate::volume::Volume;
+use crate::volume::{Returning, Volume, VolumeSpec};
 
 /// One call of one API method.
 #[derive(Clone, Debug)]
@@ -62,41 +64,37 @@ pub(crate) struct Reply {
     /// A `Set-Cookie` value.
     pub(crate) cookie: Option<String>,
     /// To be made, in this order of kinds, before the answer is sent.
-    pub(crate) effects: Vec<Effect>,
+    pub(crate) effects: BTreeSet<Effect>,
 }
 
 /// Something outside of the state that must follow it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Effect {
     /// The LUN's file is to have the LUN's size.
     File(String),
-    /// The state is to be saved.
-    Save,
+    /// An image is to become a copy of another, of its LUN's size; who has it open loses it.
+    Copy { from: Image, to: Image },
     /// The target of this IQN is to be exported no more.
     Unexport(String),
     /// The target of this number is to be exported as it is now.
     Export(u32),
-    /// The file of a LUN that is gone is to go.
-    Discard(String),
+    /// A file that nothing of the state names any more is to go.
+    Discard(Image),
+}
+
+/// Data on disk, by the uuid of what it is the data of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Image {
+    Lun(String),
+    Snapshot(String),
 }
 
 /// What the state machine may look up outside of itself.
 pub(crate) trait Outside {
-    /// Bytes that a LUN's data takes on disk.
-    fn allocated(&self, uuid: &str) -> u64;
+    /// Bytes that data takes on disk.
+    fn allocated(&self, image: &Image) -> u64;
     /// Who is logged in to a target.
     fn sessions(&self, iqn: &str) -> Vec<node_sim::target::Session>;
-}
-
-/// All that survives a restart.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct State {
-    /// By uuid.
-    pub(crate) luns: BTreeMap<String, Lun>,
-    /// By number.
-    pub(crate) targets: BTreeMap<u32, Target>,
-    /// By path.
-    pub(crate) volumes: BTreeMap<String, Volume>,
 }
 
 /// What does not change while the NAS runs.
@@ -117,7 +115,10 @@ pub(crate) struct Nas {
     pub(crate) state: State,
     pub(crate) auth: Auth,
     pub(crate) rng: StdRng,
-    effects: Vec<Effect>,
+    pub(crate) returning: Vec<Returning>,
+    /// When DSM is done with what it does to LUNs after its answers. The LUNs themselves know best.
+    agenda: BTreeSet<(Millis, String)>,
+    effects: BTreeSet<Effect>,
 }
 
 impl Nas {
@@ -134,7 +135,9 @@ impl Nas {
             state,
             auth: Auth::new(account),
             rng,
-            effects: Vec::new(),
+            returning: Vec::new(),
+            agenda: BTreeSet::new(),
+            effects: BTreeSet::new(),
         }
     }
 
@@ -152,33 +155,80 @@ impl Nas {
 
     /// Lets time pass: what DSM finishes on its own is finished.
     pub(crate) fn tick(&mut self, now: Millis) {
-        let dead: Vec<String> = self
+        self.tick_volumes(now);
+        while let Some((at, uuid)) = self.agenda.first().filter(|row| row.0 <= now).cloned() {
+            self.finish(&uuid, at);
+            self.agenda.remove(&(at, uuid));
+        }
+    }
+
+    /// At that moment DSM is done with a LUN that is being deleted or cloned.
+    pub(crate) fn finish_at(&mut self, at: Millis, uuid: &str) {
+        self.agenda.insert((at, uuid.to_owned()));
+    }
+
+    fn finish(&mut self, uuid: &str, at: Millis) {
+        let Some(mut lun) = self.state.luns.get(&uuid.to_owned()).cloned() else {
+            return;
+        };
+        if lun.dying == Some(at) {
+            self.bury(uuid);
+        } else if lun.half_done_until == Some(at) {
+            lun.half_done_until = None;
+            self.state.luns.put(lun);
+        }
+    }
+
+    /// Wakes up after a restart: deletes that were promised are finished, clones that were not finished are gone, and
+    /// the volumes are those asked for now. Everything outside is to be aligned with the state afterwards.
+    ///
+    /// # Errors
+    /// The name of a LUN whose volume is not asked for, and that volume.
+    // ASSUMED: of a clone that a restart has interrupted nothing is left; nobody has tried.
+    pub(crate) fn revive(
+        &mut self,
+        now: Millis,
+        volumes: &[VolumeSpec],
+    ) -> Result<(), (String, String)> {
+        let over = |lun: &&Lun| lun.dying.is_some() || lun.is_half_done(now);
+        let over: Vec<String> = self
             .state
             .luns
             .values()
-            .filter(|lun| lun.dying.is_some_and(|at| at <= now))
-            .map(|lun| lun.uuid.clone())
+            .filter(over)
+            .map(Row::key)
             .collect();
-        for uuid in dead {
+        for uuid in over {
             self.bury(&uuid);
         }
-        for volume in self.state.volumes.values_mut() {
-            volume.returning.retain(|&(at, _)| now < at);
+        let old: Vec<Volume> = self.state.volumes.values().cloned().collect();
+        for volume in &old {
+            self.state.volumes.remove(&volume.path);
         }
+        for spec in volumes {
+            let mut volume: Volume = spec.clone().into();
+            if let Some(old) = old.iter().find(|old| old.path == volume.path) {
+                volume.status.clone_from(&old.status);
+                volume.used_elsewhere = old.used_elsewhere;
+            }
+            self.state.volumes.put(volume);
+        }
+        let lost = |lun: &&Lun| self.volume_of(lun).is_none();
+        if let Some(lun) = self.state.luns.values().find(lost) {
+            return Err((lun.name.clone(), lun.location.clone()));
+        }
+        self.take_effects();
+        Ok(())
     }
 
     /// The effects that are still to be made.
-    pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
+    pub(crate) fn take_effects(&mut self) -> BTreeSet<Effect> {
         std::mem::take(&mut self.effects)
     }
 
-    /// Notes an effect. Every change of the state is saved.
+    /// Notes an effect. That the state is saved goes without saying.
     pub(crate) fn effect(&mut self, effect: Effect) {
-        for effect in [Effect::Save, effect] {
-            if !self.effects.contains(&effect) {
-                self.effects.push(effect);
-            }
-        }
+        self.effects.insert(effect);
     }
 
     /// Who may call at all: the checks before any parameter is read.
@@ -235,6 +285,7 @@ impl Nas {
     pub(crate) fn dump(&self, now: Millis) -> Value {
         json!({
             "luns": self.luns_by_number().map(|lun| lun.dump(now)).collect::<Vec<_>>(),
+            "snapshots": self.state.snapshots.values().map(Snapshot::dump).collect::<Vec<_>>(),
             "targets": self.state.targets.values().map(Target::dump).collect::<Vec<_>>(),
             "volumes": self.state.volumes.values().collect::<Vec<_>>(),
             "sessions": self.auth.sessions(),

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -19,19 +19,23 @@ use tokio::sync::oneshot;
 
 use crate::auth::{Account, Settings};
 use crate::backstore::Backstore;
+use crate::clock::Clock;
 use crate::core::Core;
 use crate::export::{Export, ExportKind};
 use crate::journal::Journal;
 use crate::latency::Latency;
 use crate::listener::{CutListener, Peer};
 use crate::model::{Dsm, Model};
-use crate::nas::{Config, Nas, State};
+use crate::nas::{Config, Nas};
+
 use crate::server::Server;
-use crate::store::{Store, sync_dir, write_atomically};
+use crate::store::{Store, write_atomically};
 use crate::volume::VolumeSpec;
 use crate::{control, http};
 
 const ENDPOINTS: &str = "endpoints.json";
+/// How long one that is just ending, or has been killed, may still hold its folder.
+const PREDECESSOR: Duration = Duration::from_secs(1);
 /// How long calls under way may take to end when the simulator stops.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -281,13 +285,27 @@ fn lock(dir: &Path) -> Result<File, StartError> {
         path: path.clone(),
         source,
     })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StartError::InUse {
-            path: dir.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) => Err(StartError::File { path, source }),
+    let until = Instant::now() + PREDECESSOR;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => pause(),
+            Err(TryLockError::WouldBlock) => {
+                return Err(StartError::InUse {
+                    path: dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(StartError::File { path, source }),
+        }
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the start is synchronous, and a lock can only be tried again"
+)]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(10));
 }
 
 /// Loads the state and makes everything else follow it.
@@ -300,28 +318,7 @@ fn prepare(options: &Options, dir: &Path) -> Result<Server, StartError> {
         Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(in_dir(source)),
         Ok(()) | Err(_) => {}
     }
-    let store = Store::new(dir);
-    let mut state = store.load().map_err(in_dir)?;
-    revive(&mut state, &options.volumes)?;
-    store.save(&state).map_err(in_dir)?;
-    let backstore = Backstore::open(dir).map_err(in_dir)?;
-    backstore.align(&state.luns).map_err(in_dir)?;
-    let export = Export::open(
-        options.export,
-        dir,
-        options.portals.clone(),
-        &state,
-        &backstore,
-    )
-    .map_err(StartError::Export)?;
-    sync_dir(dir).map_err(in_dir)?;
-    let journal = options.journal_file.as_ref().map(|path| {
-        let file = File::options().create(true).append(true).open(path);
-        file.map_err(|source| StartError::File {
-            path: path.clone(),
-            source,
-        })
-    });
+    let (mut store, state) = Store::open(dir).map_err(in_dir)?;
     let config = Config {
         dsm: options.dsm,
         model: options.model,
@@ -332,13 +329,29 @@ fn prepare(options: &Options, dir: &Path) -> Result<Server, StartError> {
         name: options.account.clone(),
         password: options.password.clone(),
     };
-    let nas = Nas::new(
-        config,
-        options.settings.clone(),
-        state,
-        account,
-        StdRng::from_rng(&mut rand::rng()),
-    );
+    let rng = StdRng::from_rng(&mut rand::rng());
+    let mut nas = Nas::new(config, options.settings.clone(), state, account, rng);
+    nas.revive(Clock::default().now(), &options.volumes)
+        .map_err(|(lun, volume)| StartError::VolumeGone { lun, volume })?;
+    store.append(&nas.state).map_err(in_dir)?;
+    nas.state.commit();
+    let backstore = Backstore::open(dir).map_err(in_dir)?;
+    backstore.align(&nas.state).map_err(in_dir)?;
+    let export = Export::open(
+        options.export,
+        dir,
+        options.portals.clone(),
+        &nas.state,
+        &backstore,
+    )
+    .map_err(StartError::Export)?;
+    let journal = options.journal_file.as_ref().map(|path| {
+        let file = File::options().create(true).append(true).open(path);
+        file.map_err(|source| StartError::File {
+            path: path.clone(),
+            source,
+        })
+    });
     Ok(Server::new(
         Core {
             nas,
@@ -349,29 +362,4 @@ fn prepare(options: &Options, dir: &Path) -> Result<Server, StartError> {
         options.latency,
         Journal::to_file(journal.transpose()?),
     ))
-}
-
-/// A saved state after a restart: deletes that were promised are finished, and the volumes are those asked for now.
-fn revive(state: &mut State, volumes: &[VolumeSpec]) -> Result<(), StartError> {
-    state.luns.retain(|_, lun| lun.dying.is_none());
-    let old = std::mem::take(&mut state.volumes);
-    for spec in volumes {
-        let mut volume: crate::volume::Volume = spec.clone().into();
-        if let Some(old) = old.get(&spec.path) {
-            volume.status.clone_from(&old.status);
-            volume.used_elsewhere = old.used_elsewhere;
-        }
-        state.volumes.insert(spec.path.clone(), volume);
-    }
-    match state
-        .luns
-        .values()
-        .find(|lun| !state.volumes.contains_key(&lun.location))
-    {
-        Some(lun) => Err(StartError::VolumeGone {
-            lun: lun.name.clone(),
-            volume: lun.location.clone(),
-        }),
-        None => Ok(()),
-    }
 }

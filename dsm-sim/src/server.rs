@@ -1,5 +1,6 @@
 //! The NAS in motion: takes the core and adds what a NAS on a network has besides: latency, faults, a journal.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -322,7 +323,7 @@ pub(crate) fn refused(refusal: Refusal) -> Reply {
     Reply {
         answer: Err(refusal),
         cookie: None,
-        effects: Vec::new(),
+        effects: BTreeSet::new(),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::code::{Code, Refusal};
 use crate::decode::{Additional, missing};
 use crate::model::Dsm;
 use crate::nas::{Answer, Call, Nas, Outside};
+use crate::table::{Row, Term};
 
 /// A target.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +38,24 @@ pub(crate) struct Target {
 impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Target({} {} {:?})", self.target_id, self.iqn, self.luns)
+    }
+}
+
+impl Row for Target {
+    type Key = u32;
+
+    fn key(&self) -> u32 {
+        self.target_id
+    }
+
+    fn terms(&self) -> Vec<Term> {
+        let names = [Term::Name(self.name.clone()), Term::Iqn(self.iqn.clone())];
+        let luns = self.luns.values().map(|uuid| Term::Lun(uuid.clone()));
+        names.into_iter().chain(luns).collect()
+    }
+
+    fn number(&self) -> Option<u32> {
+        Some(self.target_id)
     }
 }
 
@@ -102,9 +121,9 @@ impl Nas {
         }
     }
 
-    /// The number of the target that a call means by `target_id`.
+    /// The target that a call means by `target_id`.
     // ASSUMED: an unknown id is 18990710 like a bad one; 18990722 and 18990724 are only guesses of a client's table.
-    pub(crate) fn named_target(&self, call: &Call, names: Names) -> Result<u32, Refusal> {
+    pub(crate) fn named_target(&self, call: &Call, names: Names) -> Result<&Target, Refusal> {
         let value = call
             .params
             .value("target_id")
@@ -113,17 +132,10 @@ impl Nas {
         let text = value.as_str().ok_or_else(|| {
             Code::BadTargetId.because(format!("target_id={value} is not a JSON string"))
         })?;
-        let by_number = text
-            .parse()
-            .ok()
-            .filter(|id| self.state.targets.contains_key(id));
+        let targets = &self.state.targets;
+        let by_number = text.parse().ok().and_then(|id| targets.get(&id));
         let by_name = || match names {
-            Names::Taken => self
-                .state
-                .targets
-                .values()
-                .find(|target| target.name == text)
-                .map(|target| target.target_id),
+            Names::Taken => targets.find(&Term::Name(text.to_owned())).next(),
             Names::Refused => None,
         };
         by_number
@@ -136,21 +148,21 @@ impl Nas {
     fn list_targets(&self, call: &Call, outside: &dyn Outside) -> Result<Value, Refusal> {
         let additional = call.params.additional()?;
         let lun = call.params.string("lun_uuid");
-        let wanted = |target: &&Target| lun.as_ref().is_none_or(|uuid| target.maps(uuid));
-        let rows: Vec<Value> = self
-            .state
-            .targets
-            .values()
-            .filter(wanted)
+        let targets = &self.state.targets;
+        let wanted: Box<dyn Iterator<Item = &Target>> = match lun {
+            Some(uuid) => Box::new(targets.find(&Term::Lun(uuid))),
+            None => Box::new(targets.values()),
+        };
+        let rows: Vec<Value> = wanted
             .map(|target| self.target_json(target, &additional, outside, -1))
             .collect();
         Ok(json!({"targets": rows}))
     }
 
     fn get_target(&self, call: &Call, outside: &dyn Outside) -> Result<Value, Refusal> {
-        let id = self.named_target(call, Names::Taken)?;
+        let target = self.named_target(call, Names::Taken)?;
         let additional = call.params.additional()?;
-        Ok(json!({"target": self.target_json(&self.state.targets[&id], &additional, outside, 0)}))
+        Ok(json!({"target": self.target_json(target, &additional, outside, 0)}))
     }
 
     // `mapping_index` on the top level is -1 in a list and 0 in a get, recorded by N4S4. Passwords come back empty.

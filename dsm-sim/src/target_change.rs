@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::code::{Code, Refusal};
 use crate::decode::{Params, missing};
 use crate::nas::{Call, Effect, Nas};
+use crate::table::Term;
 use crate::target::{Names, Target};
 
 /// What a target's parameters are held against.
@@ -46,9 +47,7 @@ impl Nas {
             )));
         }
         // DSM reuses the numbers of targets that are gone.
-        target.target_id = (1..u32::MAX)
-            .find(|id| !self.state.targets.contains_key(id))
-            .unwrap_or(u32::MAX);
+        target.target_id = self.state.targets.free_number();
         let data = json!({"target_id": target.target_id});
         self.put_target(target);
         Ok(data)
@@ -62,8 +61,8 @@ impl Nas {
         } else {
             Names::Refused
         };
-        let id = self.named_target(call, names)?;
-        let mut target = self.state.targets[&id].clone();
+        let mut target = self.named_target(call, names)?.clone();
+        let id = target.target_id;
         match method {
             "set" => target = self.with_params(target, &call.params)?,
             "enable" => target.enabled = true,
@@ -82,27 +81,21 @@ impl Nas {
     /// A target with the parameters of a call laid over it, if they may be.
     // ASSUMED: the order of the checks.
     fn with_params(&self, mut target: Target, params: &Params) -> Result<Target, Refusal> {
-        let others = || {
-            self.state
-                .targets
-                .values()
-                .filter(|other| other.target_id != target.target_id)
+        let id = target.target_id;
+        let another_has = |term: Term| {
+            let mut found = self.state.targets.find(&term);
+            found.any(|other| other.target_id != id)
         };
         if let Some(name) = params.string("name") {
             check_name(&name)?;
-            if others().any(|other| other.name == name) {
+            if another_has(Term::Name(name.clone())) {
                 return Err(Code::TargetNameExists.because(format!("there is a target {name}")));
             }
             target.name = name;
         }
         if let Some(iqn) = params.string("iqn") {
             check_iqn(&iqn)?;
-            if self
-                .state
-                .targets
-                .values()
-                .any(|other| other.target_id != target.target_id && other.iqn == iqn)
-            {
+            if another_has(Term::Iqn(iqn.clone())) {
                 return Err(
                     Code::IqnExists.because(format!("there is a target with the IQN {iqn}"))
                 );
@@ -153,12 +146,12 @@ impl Nas {
             self.effect(Effect::Unexport(iqn));
         }
         self.effect(Effect::Export(target.target_id));
-        self.state.targets.insert(target.target_id, target);
+        self.state.targets.put(target);
     }
 
     /// Deletes a target; LUNs that it maps stay.
     // ASSUMED: live sessions are dropped and the call succeeds.
-    fn delete_target(&mut self, id: u32) {
+    pub(crate) fn delete_target(&mut self, id: u32) {
         if let Some(target) = self.state.targets.remove(&id) {
             self.effect(Effect::Unexport(target.iqn));
         }
@@ -185,32 +178,24 @@ impl Nas {
     /// Maps a LUN to a target under the lowest free index from 1, measured by jt. A mapping that is there stays.
     // ASSUMED: mapping a pair that is mapped already is a success.
     pub(crate) fn map(&mut self, id: u32, uuid: &str) {
-        let Some(target) = self
-            .state
-            .targets
-            .get_mut(&id)
-            .filter(|target| !target.maps(uuid))
-        else {
+        let Some(mut target) = self.state.targets.get(&id).cloned() else {
             return;
         };
+        if target.maps(uuid) {
+            return;
+        }
         if let Some(index) = (1..=u16::MAX).find(|index| !target.luns.contains_key(index)) {
             target.luns.insert(index, uuid.to_owned());
-            self.effect(Effect::Export(id));
+            self.put_target(target);
         }
     }
 
     /// Takes a LUN from a target.
     pub(crate) fn unmap(&mut self, id: u32, uuid: &str) {
-        let Some(target) = self
-            .state
-            .targets
-            .get_mut(&id)
-            .filter(|target| target.maps(uuid))
-        else {
-            return;
-        };
-        target.luns.retain(|_, mapped| mapped != uuid);
-        self.effect(Effect::Export(id));
+        if let Some(mut target) = self.state.targets.get(&id).cloned() {
+            target.luns.retain(|_, mapped| mapped != uuid);
+            self.put_target(target);
+        }
     }
 }
 

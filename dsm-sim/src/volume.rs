@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::clock::Millis;
 use crate::code::{Code, Refusal};
 use crate::model::Dsm;
-use crate::nas::{Answer, Call, Nas, Outside, State};
+use crate::nas::{Answer, Call, Nas, Outside};
+use crate::table::{Row, Term};
 
 /// The file system of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,9 +93,30 @@ pub(crate) struct Volume {
     pub(crate) status: String,
     /// Bytes that files other than LUNs take.
     pub(crate) used_elsewhere: u64,
-    /// Bytes of deleted LUNs that come back only later: the moment, and how many.
-    #[serde(skip)]
-    pub(crate) returning: Vec<(Millis, u64)>,
+}
+
+/// Space of a deleted LUN that comes back only later.
+#[derive(Debug)]
+pub(crate) struct Returning {
+    at: Millis,
+    pub(crate) volume: String,
+    bytes: u64,
+}
+
+impl Row for Volume {
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.path.clone()
+    }
+
+    fn terms(&self) -> Vec<Term> {
+        Vec::new()
+    }
+
+    fn number(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl From<VolumeSpec> for Volume {
@@ -106,7 +128,6 @@ impl From<VolumeSpec> for Volume {
             size: spec.size,
             status,
             used_elsewhere: 0,
-            returning: Vec::new(),
         }
     }
 }
@@ -123,17 +144,17 @@ impl Volume {
         }
     }
 
-    fn json(&self, state: &State, outside: &dyn Outside) -> Value {
+    fn json(&self, nas: &Nas, outside: &dyn Outside) -> Value {
         json!({
             "container": "internal",
             "display_name": format!("Volume {}", volume_number(&self.path).unwrap_or_default()),
-            "eppool_used_byte": state.used_by_luns(self, outside).to_string(),
+            "eppool_used_byte": nas.used_by_luns(self, outside).to_string(),
             "fs_type": self.fs,
             "location": "internal",
             "raid_type": "raid_1",
             "readonly": self.status == "read_only",
             "single_volume": true,
-            "size_free_byte": state.free(self, outside).to_string(),
+            "size_free_byte": nas.free(self, outside).to_string(),
             "size_total_byte": self.size.to_string(),
             "status": self.status,
             "volume_id": volume_number(&self.path).unwrap_or_default(),
@@ -142,20 +163,22 @@ impl Volume {
     }
 }
 
-impl State {
+impl Nas {
     /// Bytes that LUNs take: thick ones all of their size, thin ones what was written.
     pub(crate) fn used_by_luns(&self, volume: &Volume, outside: &dyn Outside) -> u64 {
-        let here = self.luns.values().filter(|lun| lun.location == volume.path);
-        here.map(|lun| lun.allocated(outside))
+        let luns = self.state.luns.values();
+        let here = luns.filter(|lun| lun.location == volume.path);
+        here.map(|lun| lun.uses(outside))
             .fold(0, u64::saturating_add)
     }
 
     /// Bytes free on a volume.
     pub(crate) fn free(&self, volume: &Volume, outside: &dyn Outside) -> u64 {
-        let returning = volume
+        let returning = self
             .returning
             .iter()
-            .map(|row| row.1)
+            .filter(|row| row.volume == volume.path)
+            .map(|row| row.bytes)
             .fold(0, u64::saturating_add);
         volume
             .size
@@ -163,9 +186,17 @@ impl State {
             .saturating_sub(volume.used_elsewhere)
             .saturating_sub(returning)
     }
-}
 
-impl Nas {
+    /// Space that a deleted LUN took comes back at that moment.
+    pub(crate) fn space_returns(&mut self, at: Millis, volume: String, bytes: u64) {
+        self.returning.push(Returning { at, volume, bytes });
+    }
+
+    /// Lets space come back.
+    pub(crate) fn tick_volumes(&mut self, now: Millis) {
+        self.returning.retain(|row| now < row.at);
+    }
+
     pub(crate) fn volume_call(&self, call: &Call, outside: &dyn Outside) -> Answer {
         match call.method.as_str() {
             "list" => Ok(Some(self.list_volumes(outside))),
@@ -186,7 +217,7 @@ impl Nas {
     // DSM 6 as recorded in jparklab's volume_test.go, where a list has no eppool_used_byte.
     // ASSUMED: the values of what DSM 7 adds, and that its list keeps eppool_used_byte; just names were written down.
     fn listed_volume(&self, volume: &Volume, outside: &dyn Outside) -> Value {
-        let mut row = volume.json(&self.state, outside);
+        let mut row = volume.json(self, outside);
         row["atime_checked"] = json!(false);
         row["atime_opt"] = json!("relatime");
         row["crashed"] = json!(volume.status == "crashed");
@@ -210,7 +241,7 @@ impl Nas {
     fn get_volume(&self, call: &Call, outside: &dyn Outside) -> Result<Value, Refusal> {
         let path = call.params.required("volume_path")?;
         if let Some(volume) = self.state.volumes.get(&path) {
-            return Ok(json!({"volume": volume.json(&self.state, outside)}));
+            return Ok(json!({"volume": volume.json(self, outside)}));
         }
         // Measured: an unknown /volumeN is 117, anything that is no volume path a success without a volume.
         match volume_number(&path) {

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::{Body, Problem, Shared};
 use crate::code::Refusal;
 use crate::decode::Params;
-use crate::nas::{Call, Caller, Effect, Nas, Outside};
+use crate::nas::{Call, Caller, Nas, Outside};
+use crate::table::Row;
 use crate::volume::{FileSystem, VolumeSpec};
 
 /// A LUN that somebody else makes. What is left out is what a page would offer.
@@ -130,17 +131,22 @@ fn refused(refusal: &Refusal) -> Problem {
 impl Nas {
     /// A fresh NAS with these volumes.
     pub(crate) fn reset(&mut self, volumes: impl Iterator<Item = VolumeSpec>) {
-        let old = std::mem::take(&mut self.state);
-        for target in old.targets.into_values() {
-            self.effect(Effect::Unexport(target.iqn));
+        let targets: Vec<u32> = self.state.targets.values().map(Row::key).collect();
+        for id in targets {
+            self.delete_target(id);
         }
-        for uuid in old.luns.into_keys() {
-            self.effect(Effect::Discard(uuid));
+        let luns: Vec<String> = self.state.luns.values().map(Row::key).collect();
+        for uuid in luns {
+            self.bury(&uuid);
         }
-        self.effect(Effect::Save);
-        self.state.volumes = volumes
-            .map(|spec| (spec.path.clone(), spec.into()))
-            .collect();
+        let old: Vec<String> = self.state.volumes.values().map(Row::key).collect();
+        for path in old {
+            self.state.volumes.remove(&path);
+        }
+        for spec in volumes {
+            self.state.volumes.put(spec.into());
+        }
+        self.returning.clear();
         self.auth.forget_sessions();
         self.auth.unblock();
     }
@@ -187,24 +193,24 @@ impl Nas {
         let data = self.create_lun(now, &call, outside)?;
         let uuid = data["uuid"].as_str().unwrap_or_default().to_owned();
         // It was made long ago, as far as anybody can see.
-        if let Some(lun) = self.state.luns.get_mut(&uuid) {
+        if let Some(mut lun) = self.state.luns.get(&uuid).cloned() {
             lun.locked_until = 0;
+            self.state.luns.put(lun);
         }
         Ok(uuid)
     }
 
     fn patch_volume(&mut self, at: &str, patch: &VolumePatch, outside: &dyn Outside) -> Option<()> {
-        let mut volume = self.state.volumes.get(at)?.clone();
+        let mut volume = self.state.volumes.get(&at.to_owned())?.clone();
         if let Some(status) = &patch.status {
             volume.status.clone_from(status);
         }
         if let Some(free) = patch.free {
-            volume.returning.clear();
-            let for_luns = self.state.used_by_luns(&volume, outside);
+            self.returning.retain(|row| row.volume != at);
+            let for_luns = self.used_by_luns(&volume, outside);
             volume.used_elsewhere = volume.size.saturating_sub(for_luns).saturating_sub(free);
         }
-        self.effect(Effect::Save);
-        self.state.volumes.insert(at.to_owned(), volume);
+        self.state.volumes.put(volume);
         Some(())
     }
 }

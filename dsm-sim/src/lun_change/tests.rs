@@ -1,7 +1,9 @@
+use std::collections::BTreeSet;
+
 use crate::Latency;
 use crate::model::Dsm;
-use crate::nas::Effect;
 use crate::nas::tests::{Bench, GIB, LUN, TARGET};
+use crate::nas::{Effect, Image};
 
 /// A create with these parameters laid over good ones.
 fn create(bench: &mut Bench, over: &[(&str, &str)]) -> u32 {
@@ -48,7 +50,7 @@ fn create_refuses_each_bad_parameter_with_its_code() {
         let mut bench = Bench::new();
         assert_eq!(create(&mut bench, &over), code, "{over:?}");
         assert!(
-            bench.nas.state.luns.is_empty(),
+            bench.nas.state.luns.len() == 0,
             "{over:?} left a LUN behind"
         );
     }
@@ -112,10 +114,7 @@ fn a_name_of_255_characters_is_created_and_reported_as_a_failure() {
         ],
     );
     assert_eq!(reply.answer.unwrap_err().code, 18_990_068);
-    assert!(matches!(
-        &reply.effects[..],
-        [Effect::Save, Effect::File(_)]
-    ));
+    assert!(matches!(reply.effects.first(), Some(Effect::File(_))));
     assert_eq!(bench.get(&name, "[]")["size"], 5);
 }
 
@@ -241,7 +240,7 @@ fn a_mapped_lun_grows() {
     // Its target is exported again: some exports have to be told that the file is larger.
     assert_eq!(
         reply.effects,
-        [Effect::Save, Effect::File(uuid.clone()), Effect::Export(1)]
+        BTreeSet::from([Effect::File(uuid.clone()), Effect::Export(1)])
     );
     assert_eq!(bench.get(&uuid, "[]")["size"], 15 * GIB);
 }
@@ -320,7 +319,10 @@ fn a_deleted_lun_is_listed_for_a_while() {
     bench.now += 2_000;
     let reply = bench.call(LUN, 1, "get", &[("uuid", &uuid)]);
     assert_eq!(reply.answer.unwrap_err().code, 18_990_531);
-    assert_eq!(reply.effects, [Effect::Save, Effect::Discard(uuid)]);
+    assert_eq!(
+        reply.effects,
+        BTreeSet::from([Effect::Discard(Image::Lun(uuid))])
+    );
     assert_eq!(
         create(
             &mut bench,
@@ -349,7 +351,7 @@ fn a_mapped_lun_may_be_deleted_and_its_mappings_vanish() {
     let effects = bench.call(LUN, 1, "delete", &[("uuid", &uuid)]).effects;
     assert_eq!(
         effects,
-        [Effect::Save, Effect::Export(1), Effect::Discard(uuid)]
+        BTreeSet::from([Effect::Export(1), Effect::Discard(Image::Lun(uuid))])
     );
     let target = bench.ok(
         TARGET,
@@ -439,7 +441,10 @@ fn a_broken_volume_takes_no_luns() {
         ("read_only", 18_990_327),
         ("degrade", 0),
     ] {
-        bench.nas.state.volumes.get_mut("/volume1").unwrap().status = status.to_owned();
+        let volumes = &mut bench.nas.state.volumes;
+        let mut volume = volumes.get(&"/volume1".to_owned()).unwrap().clone();
+        volume.status = status.to_owned();
+        volumes.put(volume);
         assert_eq!(create(&mut bench, &[]), code, "{status}");
     }
 }

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use rand::SeedableRng;
 
@@ -8,13 +10,13 @@ pub(crate) const LUN: &str = "SYNO.Core.ISCSI.LUN";
 pub(crate) const TARGET: &str = "SYNO.Core.ISCSI.Target";
 pub(crate) const GIB: u64 = 1 << 30;
 
-/// Nothing is written, nobody is logged in.
+/// So many bytes are written in every image; nobody is logged in.
 #[derive(Debug)]
-pub(crate) struct Nothing;
+pub(crate) struct Written(pub(crate) u64);
 
-impl Outside for Nothing {
-    fn allocated(&self, _uuid: &str) -> u64 {
-        0
+impl Outside for Written {
+    fn allocated(&self, _image: &Image) -> u64 {
+        self.0
     }
 
     fn sessions(&self, _iqn: &str) -> Vec<node_sim::target::Session> {
@@ -27,6 +29,8 @@ pub(crate) struct Bench {
     pub(crate) nas: Nas,
     pub(crate) now: Millis,
     pub(crate) caller: Caller,
+    /// Bytes in every image.
+    pub(crate) written: u64,
 }
 
 impl Bench {
@@ -41,11 +45,7 @@ impl Bench {
             timing,
             portal_port: 3260,
         };
-        let volume = |text: &str| {
-            text.parse::<VolumeSpec>()
-                .map(|spec| (spec.path.clone(), spec.into()))
-                .unwrap()
-        };
+        let volume = |text: &str| text.parse::<VolumeSpec>().unwrap().into();
         let volumes = ["/volume1=btrfs:100GiB", "/volume2=ext4:100GiB"].map(volume);
         let state = State {
             volumes: volumes.into_iter().collect(),
@@ -66,6 +66,7 @@ impl Bench {
             nas,
             now: 1_000_000,
             caller: caller([127, 0, 0, 1]),
+            written: 0,
         };
         let login = [
             ("account", "admin"),
@@ -95,7 +96,7 @@ impl Bench {
             params: params.iter().copied().collect(),
             caller: self.caller.clone(),
         };
-        self.nas.apply(self.now, &call, &Nothing)
+        self.nas.apply(self.now, &call, &Written(self.written))
     }
 
     /// The data of a call that must succeed.
@@ -161,7 +162,7 @@ fn what_is_not_there_is_named() {
         ("SYNO.Core.Share", 1, "list", 102),
         (LUN, 2, "list", 104),
         (LUN, 0, "list", 104),
-        (LUN, 1, "take_snapshot", 103),
+        (LUN, 1, "revert_snapshot", 103),
         ("SYNO.DSM.Info", 1, "getinfo", 104),
         ("SYNO.Entry.Request", 1, "request", 113),
     ] {
@@ -169,10 +170,10 @@ fn what_is_not_there_is_named() {
         assert_eq!(refusal.code, code, "{api} {version} {method}");
     }
     // A simulator gap is an error that names the missing call.
-    let refusal = bench.call(LUN, 1, "take_snapshot", &[]).answer.unwrap_err();
+    let refusal = bench.call(LUN, 1, "import", &[]).answer.unwrap_err();
     assert_eq!(
         refusal.why,
-        "simulator gap: SYNO.Core.ISCSI.LUN v1 take_snapshot is not simulated"
+        "simulator gap: SYNO.Core.ISCSI.LUN v1 import is not simulated"
     );
 }
 
@@ -187,16 +188,16 @@ fn changes_are_saved_and_reads_are_not() {
     ];
     let effects = bench.call(LUN, 1, "create", &create).effects;
     assert!(
-        matches!(&effects[..], [Effect::Save, Effect::File(_)]),
-        "{effects:?}"
+        effects
+            .iter()
+            .all(|effect| matches!(effect, Effect::File(_)))
     );
-    assert_eq!(bench.call(LUN, 1, "list", &[]).effects, []);
-    assert_eq!(
-        bench
-            .call(LUN, 1, "set", &[("uuid", "a"), ("new_size", "5")])
-            .effects,
-        []
-    );
+    assert!(!bench.nas.state.changes().is_empty());
+    bench.nas.state.commit();
+    assert!(bench.call(LUN, 1, "list", &[]).effects.is_empty());
+    let same = [("uuid", "a"), ("new_size", "5")];
+    assert!(bench.call(LUN, 1, "set", &same).effects.is_empty());
+    assert!(bench.nas.state.changes().is_empty());
 }
 
 /// What a client may do, in any order.
@@ -210,7 +211,35 @@ enum Step {
     DropTarget { id: u32 },
     Map { name: u8, id: u32 },
     Unmap { name: u8, id: u32 },
+    Copy(Copying),
     Wait,
+}
+
+/// What a client may do with snapshots and clones.
+#[derive(Clone, Debug)]
+enum Copying {
+    Snapshot { name: u8 },
+    DropSnapshot { name: u8 },
+    Clone { from: u8, to: u8, of_snapshot: bool },
+    Stop { name: u8 },
+    Restore { name: u8 },
+}
+
+fn copying() -> impl Strategy<Value = Copying> {
+    let name = 0..4_u8;
+    prop_oneof![
+        name.clone().prop_map(|name| Copying::Snapshot { name }),
+        name.clone().prop_map(|name| Copying::DropSnapshot { name }),
+        (name.clone(), name.clone(), any::<bool>()).prop_map(|(from, to, of_snapshot)| {
+            Copying::Clone {
+                from,
+                to,
+                of_snapshot,
+            }
+        }),
+        name.clone().prop_map(|name| Copying::Stop { name }),
+        name.prop_map(|name| Copying::Restore { name }),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -227,7 +256,8 @@ fn step() -> impl Strategy<Value = Step> {
         name.clone().prop_map(|name| Step::MakeTarget { name }),
         id.clone().prop_map(|id| Step::DropTarget { id }),
         (name.clone(), id.clone()).prop_map(|(name, id)| Step::Map { name, id }),
-        (name, id).prop_map(|(name, id)| Step::Unmap { name, id }),
+        (name.clone(), id).prop_map(|(name, id)| Step::Unmap { name, id }),
+        copying().prop_map(Step::Copy),
         Just(Step::Wait),
     ]
 }
@@ -313,7 +343,58 @@ fn take(bench: &mut Bench, step: &Step) {
             );
         }
         Step::Wait => bench.now += 1_500,
+        Step::Copy(ref copying) => copy(bench, copying),
     }
+}
+
+/// The steps about snapshots and clones.
+fn copy(bench: &mut Bench, copying: &Copying) {
+    match *copying {
+        Copying::Snapshot { name } => {
+            let source = format!("l{name}");
+            bench.code(LUN, "take_snapshot", &[("src_lun_uuid", &source)]);
+        }
+        Copying::DropSnapshot { name } => {
+            let snapshot = newest(bench, name);
+            bench.code(LUN, "delete_snapshot", &[("snapshot_uuid", &snapshot)]);
+        }
+        Copying::Clone {
+            from,
+            to,
+            of_snapshot,
+        } => {
+            let (source, name) = (format!("l{from}"), format!("l{to}"));
+            let snapshot = newest(bench, from);
+            if of_snapshot {
+                let params = [
+                    ("src_lun_uuid", &*source),
+                    ("snapshot_uuid", &snapshot),
+                    ("cloned_lun_name", &name),
+                ];
+                bench.code(LUN, "clone_snapshot", &params);
+            } else {
+                let params = [("src_lun_uuid", &*source), ("dst_lun_name", &name)];
+                bench.code(LUN, "clone", &params);
+            }
+        }
+        Copying::Stop { name } => {
+            let source = format!("l{name}");
+            bench.code(LUN, "stop_clone", &[("src_lun_uuid", &source)]);
+        }
+        Copying::Restore { name } => {
+            let (source, snapshot) = (format!("l{name}"), newest(bench, name));
+            let params = [("src_lun_uuid", &*source), ("snapshot_uuid", &snapshot)];
+            bench.code(LUN, "restore_snapshot", &params);
+        }
+    }
+}
+
+/// The uuid of a LUN's newest snapshot, or nothing that is one.
+fn newest(bench: &Bench, name: u8) -> String {
+    let lun = bench.nas.find_lun(&format!("l{name}"));
+    lun.ok()
+        .and_then(|lun| bench.nas.snapshots_of(&lun.uuid).last())
+        .map_or("none".to_owned(), |snapshot| snapshot.uuid.clone())
 }
 
 fn sound(bench: &Bench) {
@@ -332,9 +413,12 @@ fn sound(bench: &Bench) {
             assert!(lun.dying.is_none() && *index >= 1, "{target:?}");
         }
     }
-    let volume = &state.volumes["/volume1"];
+    for snapshot in state.snapshots.values() {
+        assert!(state.luns.get(&snapshot.parent).is_some(), "{snapshot:?}");
+    }
+    let volume = state.volumes.get(&"/volume1".to_owned()).unwrap();
     assert!(
-        state.used_by_luns(volume, &Nothing) <= volume.size,
+        bench.nas.used_by_luns(volume, &Written(0)) <= volume.size,
         "thick LUNs have their space"
     );
 }
@@ -344,12 +428,14 @@ proptest! {
     fn any_order_of_calls_leaves_a_sound_nas(steps in prop::collection::vec(step(), 1..60), slow: bool) {
         let timing = if slow { crate::Latency::Ds918.timing() } else { Timing::default() };
         let mut bench = Bench::with(timing, Dsm::Seven);
+        bench.written = GIB;
         for step in &steps {
             let sizes: BTreeMap<String, u64> = bench.nas.state.luns.values().map(|lun| (lun.uuid.clone(), lun.size)).collect();
             take(&mut bench, step);
             sound(&bench);
             for lun in bench.nas.state.luns.values() {
-                prop_assert!(sizes.get(&lun.uuid).is_none_or(|&before| lun.size >= before), "{} shrank", lun.name);
+                let restored = matches!(step, Step::Copy(Copying::Restore { .. }));
+                prop_assert!(restored || sizes.get(&lun.uuid).is_none_or(|&before| lun.size >= before), "{} shrank", lun.name);
             }
         }
     }
