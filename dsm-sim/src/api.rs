@@ -3,142 +3,137 @@
 use serde_json::{Map, Value, json};
 
 use crate::decode::missing;
-use crate::model::Dsm;
+use crate::model::Generation;
 use crate::nas::{Answer, Call};
 
 /// One API.
 #[derive(Debug)]
 pub(crate) struct Api {
     pub(crate) name: &'static str,
-    /// Highest version on DSM 6 and on DSM 7.
-    max: [u32; 2],
-    min: u32,
+    /// Lowest and highest version on DSM 6 and on DSM 7; 0 where the API is not there.
+    versions: [(u32, u32); 2],
+    /// Those that are simulated. A NAS says which APIs it has, not which methods.
     pub(crate) methods: &'static [&'static str],
-    /// Whether a call needs a session.
-    pub(crate) session: bool,
 }
 
-// The versions are those of the DSM 6 and DSM 7 fixtures of mib1185/py-synologydsm-api.
-const APIS: [Api; 9] = [
+/// An API with these highest versions on DSM 6 and 7.
+const fn api(name: &'static str, six: u32, seven: u32, methods: &'static [&'static str]) -> Api {
     Api {
-        name: "SYNO.API.Info",
-        max: [1, 1],
-        min: 1,
-        methods: &["query"],
-        session: false,
+        name,
+        versions: [(1, six), (1, seven)],
+        methods,
+    }
+}
+
+const LUN: &[&str] = &[
+    "list",
+    "get",
+    "create",
+    "set",
+    "delete",
+    "map_target",
+    "unmap_target",
+    "clone",
+    "stop_clone",
+    "take_snapshot",
+    "list_snapshot",
+    "get_snapshot",
+    "delete_snapshot",
+    "clone_snapshot",
+    "restore_snapshot",
+];
+const TARGET: &[&str] = &[
+    "list",
+    "get",
+    "create",
+    "set",
+    "delete",
+    "map_lun",
+    "unmap_lun",
+    "enable",
+    "disable",
+];
+
+/// The APIs of which dsm-api.md tells; a NAS has hundreds more. The versions are those of the DSM 6 and DSM 7 fixtures of
+/// mib1185/py-synologydsm-api.
+static APIS: &[Api] = &[
+    api("SYNO.API.Auth", 6, 7, &["login", "logout"]),
+    api("SYNO.API.Encryption", 1, 1, &[]),
+    api("SYNO.API.Info", 1, 1, &["query"]),
+    api("SYNO.API.OTP", 1, 1, &[]),
+    api("SYNO.Core.CurrentConnection", 1, 1, &[]),
+    api("SYNO.Core.FileServ.NFS", 2, 3, &["get"]),
+    api("SYNO.Core.FileServ.NFS.SharePrivilege", 1, 1, &["load"]),
+    api("SYNO.Core.FileServ.SMB", 3, 3, &[]),
+    api("SYNO.Core.ISCSI.FCTarget", 0, 1, &[]),
+    api("SYNO.Core.ISCSI.Host", 0, 1, &["list", "get"]),
+    api("SYNO.Core.ISCSI.LUN", 1, 1, LUN),
+    api("SYNO.Core.ISCSI.Lunbkp", 1, 1, &[]),
+    api("SYNO.Core.ISCSI.Node", 1, 1, &["list"]),
+    api("SYNO.Core.ISCSI.Replication", 1, 1, &[]),
+    api("SYNO.Core.ISCSI.Target", 1, 1, TARGET),
+    api("SYNO.Core.ISCSI.VLUN", 1, 0, &[]),
+    api("SYNO.Core.ISCSI.VMware", 0, 1, &[]),
+    api("SYNO.Core.Network", 1, 2, &[]),
+    api("SYNO.Core.Network.Interface", 1, 1, &["list"]),
+    api("SYNO.Core.Security.DSM", 4, 5, &["get"]),
+    api("SYNO.Core.Share", 1, 1, &["list", "get"]),
+    api("SYNO.Core.Share.Permission", 1, 1, &[]),
+    api("SYNO.Core.Share.Snapshot", 2, 2, &["list"]),
+    api("SYNO.Core.Storage.Disk", 1, 1, &[]),
+    api("SYNO.Core.Storage.Pool", 1, 1, &[]),
+    api("SYNO.Core.Storage.Volume", 1, 1, &["list", "get"]),
+    api("SYNO.Core.Storage.iSCSILUN", 1, 1, &[]),
+    api("SYNO.Core.System", 3, 3, &["info"]),
+    api("SYNO.Core.System.Utilization", 1, 1, &["get"]),
+    api("SYNO.Core.User", 1, 1, &[]),
+    Api {
+        versions: [(2, 2), (2, 2)],
+        ..api("SYNO.DSM.Info", 2, 2, &["getinfo"])
     },
     Api {
-        name: "SYNO.API.Auth",
-        max: [6, 7],
-        min: 1,
-        methods: &["login", "logout"],
-        session: false,
+        versions: [(2, 2), (2, 2)],
+        ..api("SYNO.DSM.Network", 2, 2, &["list"])
     },
-    Api {
-        name: "SYNO.Entry.Request",
-        max: [2, 2],
-        min: 1,
-        methods: &["request"],
-        session: true,
-    },
-    Api {
-        name: "SYNO.Core.ISCSI.LUN",
-        max: [1, 1],
-        min: 1,
-        methods: &[
-            "list",
-            "get",
-            "create",
-            "set",
-            "delete",
-            "map_target",
-            "unmap_target",
-            "clone",
-            "stop_clone",
-            "take_snapshot",
-            "list_snapshot",
-            "get_snapshot",
-            "delete_snapshot",
-            "clone_snapshot",
-            "restore_snapshot",
-        ],
-        session: true,
-    },
-    Api {
-        name: "SYNO.Core.ISCSI.Target",
-        max: [1, 1],
-        min: 1,
-        methods: &[
-            "list",
-            "get",
-            "create",
-            "set",
-            "delete",
-            "map_lun",
-            "unmap_lun",
-            "enable",
-            "disable",
-        ],
-        session: true,
-    },
-    Api {
-        name: "SYNO.Core.Storage.Volume",
-        max: [1, 1],
-        min: 1,
-        methods: &["list", "get"],
-        session: true,
-    },
-    Api {
-        name: "SYNO.Core.System",
-        max: [3, 3],
-        min: 1,
-        methods: &["info"],
-        session: true,
-    },
-    Api {
-        name: "SYNO.DSM.Info",
-        max: [2, 2],
-        min: 2,
-        methods: &["getinfo"],
-        session: true,
-    },
-    Api {
-        name: "SYNO.Core.Security.DSM",
-        max: [4, 5],
-        min: 1,
-        methods: &["get"],
-        session: true,
-    },
+    api("SYNO.Entry.Request", 2, 2, &["request"]),
+    api("SYNO.Storage.CGI.Storage", 1, 1, &["load_info"]),
 ];
 
 impl Api {
-    /// The API of this name.
-    pub(crate) fn named(name: &str) -> Option<&'static Self> {
-        APIS.iter().find(|api| api.name == name)
+    /// The API of this name, if this generation of DSM has it.
+    pub(crate) fn named(name: &str, dsm: Generation) -> Option<&'static Self> {
+        APIS.iter()
+            .find(|api| api.name == name)
+            .filter(|api| api.highest(dsm) > 0)
     }
 
     /// Whether this version exists.
-    pub(crate) fn has_version(&self, version: u32, dsm: Dsm) -> bool {
-        (self.min..=self.max_version(dsm)).contains(&version)
+    pub(crate) fn has_version(&self, version: u32, dsm: Generation) -> bool {
+        let (lowest, highest) = self.versions[dsm as usize];
+        (lowest..=highest).contains(&version)
     }
 
-    fn max_version(&self, dsm: Dsm) -> u32 {
-        match dsm {
-            Dsm::Six => self.max[0],
-            Dsm::Seven => self.max[1],
-        }
+    /// Whether a call needs a session.
+    pub(crate) fn needs_session(&self) -> bool {
+        !self.name.starts_with("SYNO.API.")
     }
 
-    fn info(&self, dsm: Dsm) -> Value {
+    fn highest(&self, dsm: Generation) -> u32 {
+        self.versions[dsm as usize].1
+    }
+
+    fn info(&self, dsm: Generation) -> Value {
         let path = match (dsm, self.name) {
-            (Dsm::Six, "SYNO.API.Info") => "query.cgi",
-            (Dsm::Six, "SYNO.API.Auth") => "auth.cgi",
+            (Generation::Six, "SYNO.API.Info") => "query.cgi",
+            (Generation::Six, "SYNO.API.Auth") => "auth.cgi",
+            (Generation::Six, "SYNO.API.Encryption") => "encryption.cgi",
+            (_, "SYNO.API.OTP") => "otp.cgi",
             _ => "entry.cgi",
         };
-        let mut info =
-            json!({"maxVersion": self.max_version(dsm), "minVersion": self.min, "path": path});
-        let plain = self.name == "SYNO.API.Auth" || path != "entry.cgi";
-        if !plain {
+        let (lowest, highest) = self.versions[dsm as usize];
+        let mut info = json!({"maxVersion": highest, "minVersion": lowest, "path": path});
+        // Recorded: the old paths and the login know no JSON.
+        if path == "entry.cgi" && self.name != "SYNO.API.Auth" {
             info["requestFormat"] = json!("JSON");
         }
         info
@@ -146,7 +141,7 @@ impl Api {
 }
 
 /// `SYNO.API.Info query`. Names that do not exist are left out, and that is no error.
-pub(crate) fn query(call: &Call, dsm: Dsm) -> Answer {
+pub(crate) fn query(call: &Call, dsm: Generation) -> Answer {
     let asked = call
         .params
         .string("query")
@@ -155,8 +150,54 @@ pub(crate) fn query(call: &Call, dsm: Dsm) -> Answer {
     let wanted = |api: &&Api| all || asked.split(',').any(|name| name.trim() == api.name);
     let rows: Map<String, Value> = APIS
         .iter()
+        .filter(|api| api.highest(dsm) > 0)
         .filter(wanted)
         .map(|api| (api.name.to_owned(), api.info(dsm)))
         .collect();
     Ok(Some(Value::Object(rows)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_generation_has_its_own_apis() {
+        // dsm-api.md 2 and 11.1.
+        for (name, six, seven) in [
+            ("SYNO.Core.ISCSI.VLUN", true, false),
+            ("SYNO.Core.ISCSI.Host", false, true),
+            ("SYNO.Core.ISCSI.LUN", true, true),
+            ("SYNO.Core.ISCSI.LUN.Snapshot.Schedule", false, false),
+        ] {
+            let has = |dsm| Api::named(name, dsm).is_some();
+            assert_eq!(
+                (has(Generation::Six), has(Generation::Seven)),
+                (six, seven),
+                "{name}"
+            );
+        }
+        let nfs = |dsm| {
+            Api::named("SYNO.Core.FileServ.NFS", dsm)
+                .unwrap()
+                .has_version(3, dsm)
+        };
+        assert!(!nfs(Generation::Six) && nfs(Generation::Seven));
+    }
+
+    #[test]
+    fn each_api_tells_where_it_is() {
+        for (name, dsm, path, json) in [
+            ("SYNO.API.Auth", Generation::Six, "auth.cgi", false),
+            ("SYNO.API.Auth", Generation::Seven, "entry.cgi", false),
+            ("SYNO.API.Info", Generation::Six, "query.cgi", false),
+            ("SYNO.API.Info", Generation::Seven, "entry.cgi", true),
+            ("SYNO.API.Encryption", Generation::Seven, "entry.cgi", true),
+            ("SYNO.Core.ISCSI.LUN", Generation::Six, "entry.cgi", true),
+        ] {
+            let info = Api::named(name, dsm).unwrap().info(dsm);
+            assert_eq!(info["path"], path, "{name} {dsm:?}");
+            assert_eq!(info.get("requestFormat").is_some(), json, "{name} {dsm:?}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::clock::Millis;
 use crate::code::{Code, Refusal};
-use crate::model::Dsm;
+use crate::model::Generation;
 use crate::nas::{Call, Caller};
 
 const MINUTE: Millis = 60_000;
@@ -125,13 +125,13 @@ impl Auth {
         &mut self,
         now: Millis,
         call: &Call,
-        dsm: Dsm,
+        dsm: Generation,
         settings: &Settings,
         rng: &mut StdRng,
     ) -> Result<Login, Refusal> {
         // Recorded for version 2 (N4S4 #74): DSM 7 says "no such method" although Info says minVersion 1.
         // ASSUMED: version 1 likewise.
-        if dsm == Dsm::Seven && call.version < 3 {
+        if dsm == Generation::Seven && call.version < 3 {
             return Err(
                 Code::NoSuchMethod.because("DSM 7 takes no login below version 3; use 6 or 7")
             );
@@ -197,7 +197,7 @@ impl Auth {
         &mut self,
         now: Millis,
         caller: &Caller,
-        dsm: Dsm,
+        dsm: Generation,
         settings: &Settings,
     ) -> Result<(), Refusal> {
         let sid = caller
@@ -211,8 +211,8 @@ impl Auth {
             self.sessions.remove(sid);
             // ASSUMED: DSM 6 says 106 once and 119 from then on; 106 is only known to be "session timeout" on older DSM.
             return Err(match dsm {
-                Dsm::Six => Code::SessionTimeout,
-                Dsm::Seven => Code::NoSession,
+                Generation::Six => Code::SessionTimeout,
+                Generation::Seven => Code::NoSession,
             }
             .because("the session has expired"));
         }

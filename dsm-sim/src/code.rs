@@ -23,7 +23,11 @@ pub(crate) enum Code {
     BadParameter = 120,
     WrongAddress = 150,
     BadCredentials = 400,
+    /// From APIs of shared folders; from a login: permission denied.
+    NoSuchShare = 402,
     Blocked = 407,
+    /// The share is gone, or its lock was held too long.
+    NfsShareGone = 2_370,
     NoSpace = 18_990_002,
     SanBadParameter = 18_990_004,
     /// A name of exactly 255 characters; the LUN exists all the same.
@@ -49,6 +53,8 @@ pub(crate) enum Code {
     TooManyLuns = 18_990_541,
     TooManyTargets = 18_990_542,
     TooManySnapshots = 18_990_543,
+    /// The LUN is in "load fail", and cannot be mapped.
+    LoadFailed = 18_990_570,
     BadTypesFilter = 18_990_619,
     BadDevAttribs = 18_990_622,
     BadIoPolicy = 18_990_635,

@@ -234,9 +234,10 @@ mod tests {
     fn core(dir: &Path, side: Picky) -> Core {
         let config = Config {
             dsm: Dsm::default(),
+            generation: Dsm::default().generation,
             model: Model::default(),
             timing: Latency::None.timing(),
-            portal_port: 3260,
+            portal: ([127, 0, 0, 1], 3260).into(),
         };
         let account = Account {
             name: "admin".into(),

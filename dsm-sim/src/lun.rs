@@ -8,7 +8,7 @@ use crate::clone::Family;
 use crate::code::{Code, Refusal};
 use crate::decode::Additional;
 use crate::lun_type::{DevAttribs, LunType};
-use crate::model::Dsm;
+use crate::model::Generation;
 use crate::nas::{Answer, Call, Image, Nas, Outside};
 use crate::table::{Row, Term};
 use crate::volume::Volume;
@@ -110,7 +110,7 @@ impl Lun {
             "type": self.kind.name(),
             "location": self.location,
             "description": self.description,
-            "dev_attribs": self.dev_attribs.list(Dsm::Seven),
+            "dev_attribs": self.dev_attribs.list(Generation::Seven),
             "direct_io_pattern": self.direct_io_pattern,
             "status": self.status,
             "is_action_locked": self.is_action_locked(now),
@@ -238,7 +238,7 @@ impl Nas {
             "block_size": 512,
             "create_from": "",
             "description": lun.description,
-            "dev_attribs": lun.dev_attribs.list(self.config.dsm),
+            "dev_attribs": lun.dev_attribs.list(self.config.generation),
             "dev_attribs_bitmap": lun.dev_attribs.bitmap(),
             "dev_config": "",
             "dev_qos": {"dev_limit": 0, "dev_reservation": 0, "dev_weight": 0, "iops_enable": 0},
@@ -252,7 +252,7 @@ impl Nas {
             "uuid": lun.uuid,
             "vpd_unit_sn": lun.uuid,
         });
-        if self.config.dsm == Dsm::Seven {
+        if self.config.generation == Generation::Seven {
             row["type_str"] = lun.kind.name();
             if form == Form::List {
                 row["retention"] = Value::Null;
@@ -314,7 +314,7 @@ impl Nas {
             row["is_vhost_mapped"] = json!(false);
         }
         // ASSUMED: the access list of a LUN that nobody restricted lets the default initiator read and write.
-        if additional.has("acls") && self.config.dsm == Dsm::Seven {
+        if additional.has("acls") && self.config.generation == Generation::Seven {
             row["acls"] =
                 json!([{"iqn": "iqn.2000-01.com.synology:default.acl", "permission": "rw"}]);
         }

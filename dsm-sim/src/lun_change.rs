@@ -290,6 +290,7 @@ impl Nas {
     // ASSUMED: one unknown target refuses them all; map and unmap take uuids only, not names.
     pub(crate) fn map_target(&mut self, call: &Call) -> Result<(), Refusal> {
         let (uuid, targets) = self.mapping(call)?;
+        self.check_loads(&uuid)?;
         for id in targets {
             self.map(id, &uuid);
         }
@@ -302,6 +303,15 @@ impl Nas {
         let (uuid, targets) = self.mapping(call)?;
         for id in targets {
             self.unmap(id, &uuid);
+        }
+        Ok(())
+    }
+
+    /// Refuses to map what DSM cannot load: an ADV LUN on DSM 7.0, recorded in official #23.
+    pub(crate) fn check_loads(&self, uuid: &str) -> Result<(), Refusal> {
+        let lun = self.living_lun(uuid)?;
+        if lun.kind == LunType::Adv && self.config.dsm.version == "7.0" {
+            return Err(Code::LoadFailed.because(format!("{} is in load fail", lun.name)));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::code::{Code, Refusal};
-use crate::model::Dsm;
+use crate::model::Generation;
 use crate::volume::FileSystem;
 
 /// A type of LUN, named as in `create` and in the `types` filter.
@@ -180,10 +180,10 @@ impl DevAttribs {
     }
 
     /// As answers list them.
-    pub(crate) fn list(self, dsm: Dsm) -> Value {
+    pub(crate) fn list(self, dsm: Generation) -> Value {
         let shown = match dsm {
-            Dsm::Six => 4,
-            Dsm::Seven => ATTRIBUTES.len(),
+            Generation::Six => 4,
+            Generation::Seven => ATTRIBUTES.len(),
         };
         let row = |(name, bit): &(&str, u8)| json!({"dev_attrib": name, "enable": u8::from(self.0 & bit != 0)});
         ATTRIBUTES[..shown].iter().map(row).collect()
@@ -238,8 +238,8 @@ mod tests {
             .unwrap();
         assert_eq!(all.bitmap(), 31);
         assert_eq!(DevAttribs::default_for(LunType::BlunThick).bitmap(), 2);
-        assert_eq!(all.list(Dsm::Seven).as_array().unwrap().len(), 7);
-        assert_eq!(all.list(Dsm::Six).as_array().unwrap().len(), 4);
+        assert_eq!(all.list(Generation::Seven).as_array().unwrap().len(), 7);
+        assert_eq!(all.list(Generation::Six).as_array().unwrap().len(), 4);
     }
 
     #[test]

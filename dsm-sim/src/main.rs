@@ -82,11 +82,11 @@ struct Serve {
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 
-    /// The generation of DSM: 6 or 7
+    /// The release of DSM: 6.2, 7.0 … 7.4; 6 and 7 mean 6.2 and 7.2
     #[arg(long, value_name = "VERSION", default_value = "7")]
     dsm: Dsm,
 
-    /// The model, which decides how many LUNs and targets fit
+    /// The model, which decides how many LUNs and targets fit; "unlimited" is none that can be bought
     #[arg(long, value_name = "NAME", default_value = "DS923+")]
     model: Model,
 

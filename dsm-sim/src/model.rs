@@ -2,35 +2,58 @@
 
 use std::str::FromStr;
 
-/// A generation of DSM. Where they differ: dsm-api.md 11.1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dsm {
-    /// DSM 6.2.
+/// A generation of DSM: what most differences go by. Which they are: dsm-api.md 11.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Generation {
     Six,
-    /// DSM 7.
-    #[default]
     Seven,
+}
+
+/// A release of DSM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dsm {
+    /// `7.2`.
+    pub version: &'static str,
+    /// As `SYNO.Core.System info` spells it.
+    pub firmware: &'static str,
+    pub(crate) generation: Generation,
+}
+
+const fn release(version: &'static str, firmware: &'static str, generation: Generation) -> Dsm {
+    Dsm {
+        version,
+        firmware,
+        generation,
+    }
+}
+
+/// The first one of a generation is meant when just the generation is named.
+const RELEASES: [Dsm; 6] = [
+    release("6.2", "DSM 6.2.4-25556 Update 7", Generation::Six),
+    release("7.2", "DSM 7.2.1-69057 Update 5", Generation::Seven),
+    release("7.0", "DSM 7.0.1-42218 Update 6", Generation::Seven),
+    release("7.1", "DSM 7.1.1-42962 Update 9", Generation::Seven),
+    release("7.3", "DSM 7.3.2-86009 Update 4", Generation::Seven),
+    release("7.4", "DSM 7.4.1-90080", Generation::Seven),
+];
+
+impl Default for Dsm {
+    /// DSM 7.2.
+    fn default() -> Self {
+        RELEASES[1]
+    }
 }
 
 impl FromStr for Dsm {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "6" => Ok(Self::Six),
-            "7" => Ok(Self::Seven),
-            _ => Err("say 6 or 7".to_owned()),
-        }
-    }
-}
-
-impl Dsm {
-    /// As `SYNO.Core.System info` spells it.
-    pub(crate) fn firmware(self) -> &'static str {
-        match self {
-            Self::Six => "DSM 6.2.4-25556 Update 7",
-            Self::Seven => "DSM 7.2.1-69057 Update 5",
-        }
+        let meant = |dsm: &&Dsm| dsm.version == text || dsm.version.split('.').next() == Some(text);
+        RELEASES.iter().find(meant).copied().ok_or_else(|| {
+            let mut known = RELEASES.map(|dsm| dsm.version);
+            known.sort_unstable();
+            format!("say 6, 7 or one of {}", known.join(", "))
+        })
     }
 }
 
@@ -133,6 +156,15 @@ impl FromStr for Model {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_is_named_in_full_or_by_its_generation() {
+        let named = |text: &str| text.parse::<Dsm>().map(|dsm| dsm.version);
+        assert_eq!(named("7"), Ok("7.2"));
+        assert_eq!(named("7.0"), Ok("7.0"));
+        assert_eq!(named("6"), Ok("6.2"));
+        assert!(named("7.9").unwrap_err().contains("7.0, 7.1, 7.2"));
+    }
 
     #[test]
     fn ceilings_follow_the_model() {

@@ -2,7 +2,7 @@
 //! No clock, no sockets, no files.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
@@ -14,7 +14,9 @@ use crate::code::{Code, Refusal};
 use crate::decode::Params;
 use crate::latency::Timing;
 use crate::lun::Lun;
-use crate::model::{Dsm, Model};
+use crate::model::{Dsm, Generation, Model};
+use crate::san;
+use crate::share;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::table::Row;
@@ -101,10 +103,11 @@ pub(crate) trait Outside {
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) dsm: Dsm,
+    pub(crate) generation: Generation,
     pub(crate) model: Model,
     pub(crate) timing: Timing,
-    /// The port that targets say they listen on.
-    pub(crate) portal_port: u16,
+    /// Where targets listen: an address of the NAS, and the port that targets tell.
+    pub(crate) portal: SocketAddr,
 }
 
 /// A NAS.
@@ -235,16 +238,17 @@ impl Nas {
     // ASSUMED: in this order: API, version, method, session.
     pub(crate) fn admit(&mut self, now: Millis, call: &Call) -> Result<(), Refusal> {
         let name = format!("{} v{} {}", call.api, call.version, call.method);
-        let api = Api::named(&call.api).ok_or_else(|| Code::NoSuchApi.gap(&name))?;
-        if !api.has_version(call.version, self.config.dsm) {
+        let api = Api::named(&call.api, self.config.generation)
+            .ok_or_else(|| Code::NoSuchApi.gap(&name))?;
+        if !api.has_version(call.version, self.config.generation) {
             return Err(Code::BadVersion.because(format!("{name}: no such version")));
         }
         if !api.methods.contains(&call.method.as_str()) {
             return Err(Code::NoSuchMethod.gap(&name));
         }
-        if api.session {
+        if api.needs_session() {
             self.auth
-                .check(now, &call.caller, self.config.dsm, &self.settings)
+                .check(now, &call.caller, self.config.generation, &self.settings)
         } else {
             Ok(())
         }
@@ -259,11 +263,15 @@ impl Nas {
     ) -> Answer {
         self.admit(now, call)?;
         match call.api.as_str() {
-            "SYNO.API.Info" => api::query(call, self.config.dsm),
+            "SYNO.API.Info" => api::query(call, self.config.generation),
             "SYNO.API.Auth" if call.method == "login" => {
-                let login =
-                    self.auth
-                        .login(now, call, self.config.dsm, &self.settings, &mut self.rng)?;
+                let login = self.auth.login(
+                    now,
+                    call,
+                    self.config.generation,
+                    &self.settings,
+                    &mut self.rng,
+                )?;
                 *cookie = login.cookie;
                 Ok(Some(login.data))
             }
@@ -275,7 +283,17 @@ impl Nas {
             "SYNO.Core.ISCSI.LUN" => self.lun_call(now, call, outside),
             "SYNO.Core.ISCSI.Target" => self.target_call(call, outside),
             "SYNO.Core.Storage.Volume" => self.volume_call(call, outside),
+            "SYNO.Core.ISCSI.Node" | "SYNO.Core.ISCSI.Host" => san::call(call),
             "SYNO.Core.System" | "SYNO.DSM.Info" => self.system_call(now, call),
+            "SYNO.Core.System.Utilization" => Ok(Some(self.utilization(now))),
+            "SYNO.Storage.CGI.Storage" => Ok(Some(self.load_info(outside))),
+            "SYNO.Core.Network.Interface" => Ok(Some(self.interfaces())),
+            "SYNO.DSM.Network" => Ok(Some(self.network())),
+            name if name.starts_with("SYNO.Core.Share")
+                || name.starts_with("SYNO.Core.FileServ") =>
+            {
+                share::call(call)
+            }
             // The calls inside are taken out and applied one by one by the shell, so it never comes here.
             _ => Err(Code::BadCompound.because("a compound inside a compound")),
         }

@@ -58,7 +58,7 @@ pub struct Options {
     pub account: String,
     /// Its password.
     pub password: String,
-    /// The generation of DSM.
+    /// The release of DSM.
     pub dsm: Dsm,
     /// The model, for its limits.
     pub model: Model,
@@ -321,9 +321,10 @@ fn prepare(options: &Options, dir: &Path) -> Result<Server, StartError> {
     let (mut store, state) = Store::open(dir).map_err(in_dir)?;
     let config = Config {
         dsm: options.dsm,
+        generation: options.dsm.generation,
         model: options.model,
         timing: options.latency.timing(),
-        portal_port: options.portals.first().map_or(3260, SocketAddr::port),
+        portal: portal(&options.portals),
     };
     let account = Account {
         name: options.account.clone(),
@@ -362,4 +363,14 @@ fn prepare(options: &Options, dir: &Path) -> Result<Server, StartError> {
         options.latency,
         Journal::to_file(journal.transpose()?),
     ))
+}
+
+/// The first portal; where it is any address of this machine, the one that is always there.
+fn portal(portals: &[SocketAddr]) -> SocketAddr {
+    let local = SocketAddr::from(([127, 0, 0, 1], 3260));
+    let mut portal = portals.first().copied().unwrap_or(local);
+    if portal.ip().is_unspecified() {
+        portal.set_ip(local.ip());
+    }
+    portal
 }

@@ -4,11 +4,13 @@ use serde_json::{Value, json};
 
 use crate::clock::Millis;
 use crate::code::Code;
-use crate::model::Dsm;
+use crate::model::Generation;
 use crate::nas::{Answer, Call, Nas};
 
-const HOSTNAME: &str = "dsm-sim";
+pub(crate) const HOSTNAME: &str = "dsm-sim";
 const SERIAL: &str = "SIM0000000001";
+/// The NAS itself, among those that replicate to each other.
+pub(crate) const NODE_UUID: &str = "0d51a1a0-5e1f-4c1d-9a8e-000000000001";
 
 impl Nas {
     pub(crate) fn system_call(&self, now: Millis, call: &Call) -> Answer {
@@ -17,8 +19,8 @@ impl Nas {
         }
         match call.params.string("type").as_deref() {
             None | Some("") => Ok(Some(self.info(now))),
-            Some("network") => Ok(Some(json!({"hostname": HOSTNAME}))),
-            Some("firmware") => Ok(Some(json!({"firmware_ver": self.config.dsm.firmware()}))),
+            Some("network") => Ok(Some(self.network_page())),
+            Some("firmware") => Ok(Some(json!({"firmware_ver": self.config.dsm.firmware}))),
             Some("define") => Ok(Some(self.define())),
             Some(other) => {
                 Err(Code::BadParameter.gap(&format!("SYNO.Core.System info type={other}")))
@@ -37,7 +39,7 @@ impl Nas {
             "cpu_vendor": "AMD",
             "enabled_ntp": true,
             "firmware_date": "2024/05/08",
-            "firmware_ver": self.config.dsm.firmware(),
+            "firmware_ver": self.config.dsm.firmware,
             "model": self.config.model.name,
             "ntp_server": "time.google.com",
             "ram_size": 4096,
@@ -60,7 +62,7 @@ impl Nas {
         let build = self
             .config
             .dsm
-            .firmware()
+            .firmware
             .split(['-', ' '])
             .nth(2)
             .unwrap_or_default();
@@ -74,7 +76,7 @@ impl Nas {
             "time": date(now).c(),
             "uptime": 360_000,
             "version": build,
-            "version_string": self.config.dsm.firmware(),
+            "version_string": self.config.dsm.firmware,
         })
     }
 
@@ -95,7 +97,7 @@ impl Nas {
             "supportsnapshot": "yes",
             "usbstation": "no",
         });
-        if self.config.dsm == Dsm::Seven {
+        if self.config.generation == Generation::Seven {
             keys["max_snapshot_per_lun_v2"] = json!("128");
             keys["max_snapshots_per_share_v2"] = json!("512");
         }

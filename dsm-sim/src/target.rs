@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::code::{Code, Refusal};
 use crate::decode::{Additional, missing};
-use crate::model::Dsm;
+use crate::model::Generation;
 use crate::nas::{Answer, Call, Nas, Outside};
 use crate::table::{Row, Term};
 
@@ -186,12 +186,12 @@ impl Nas {
             "mutual_password": "",
             "mutual_user": target.mutual_user,
             "name": target.name,
-            "network_portals": [{"interface_name": "all", "ip": "", "port": self.config.portal_port}],
+            "network_portals": [{"interface_name": "all", "ip": "", "port": self.config.portal.port()}],
             "password": "",
             "target_id": target.target_id,
             "user": target.user,
         });
-        if self.config.dsm == Dsm::Seven {
+        if self.config.generation == Generation::Seven {
             row["is_default_target"] = json!(false);
         }
         if additional.has("mapped_lun") {
@@ -208,7 +208,7 @@ impl Nas {
         if additional.has("status") {
             row["status"] = json!(if target.enabled { "online" } else { "offline" });
         }
-        if additional.has("acls") && self.config.dsm == Dsm::Six {
+        if additional.has("acls") && self.config.generation == Generation::Six {
             row["acls"] =
                 json!([{"iqn": "iqn.2000-01.com.synology:default.acl", "permission": "rw"}]);
         }

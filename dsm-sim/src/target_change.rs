@@ -165,6 +165,9 @@ impl Nas {
         // ASSUMED: one unknown LUN refuses them all.
         for uuid in &uuids {
             self.living_lun(uuid)?;
+            if method == "map_lun" {
+                self.check_loads(uuid)?;
+            }
         }
         for uuid in &uuids {
             match method {

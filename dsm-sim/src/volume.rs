@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::clock::Millis;
 use crate::code::{Code, Refusal};
-use crate::model::Dsm;
+use crate::model::Generation;
 use crate::nas::{Answer, Call, Nas, Outside};
 use crate::table::{Row, Term};
 
@@ -223,12 +223,12 @@ impl Nas {
         row["crashed"] = json!(volume.status == "crashed");
         row["description"] = json!("");
         row["pool_path"] = json!("reuse_1");
-        match self.config.dsm {
-            Dsm::Six => {
+        match self.config.generation {
+            Generation::Six => {
                 row.as_object_mut()
                     .map(|row| row.remove("eppool_used_byte"));
             }
-            Dsm::Seven => {
+            Generation::Seven => {
                 row["deduped"] = json!(false);
                 row["is_encrypted"] = json!(false);
                 row["volume_attribute"] = json!("generic");

@@ -8,7 +8,7 @@ mod common;
 use std::path::Path;
 
 use common::Sim;
-use dsm_sim::{Dsm, Options};
+use dsm_sim::Options;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -75,11 +75,7 @@ async fn replay(exchange: &Exchange) -> Value {
         "/volume4=ext4:2TiB",
     ];
     let sim = Sim::with(Options {
-        dsm: if exchange.dsm == Some(6) {
-            Dsm::Six
-        } else {
-            Dsm::Seven
-        },
+        dsm: exchange.dsm.unwrap_or(7).to_string().parse().unwrap(),
         volumes: volumes.iter().map(|text| text.parse().unwrap()).collect(),
         ..Options::default()
     })

@@ -251,7 +251,7 @@ async fn the_journal_has_every_call_and_no_secret() {
             .await,
         0
     );
-    assert_eq!(sim.code("SYNO.Core.Share", "list", &[]).await, 102);
+    assert_eq!(sim.code("SYNO.FileStation.List", "list", &[]).await, 102);
     let journal = sim.get("/journal").await;
     let entries = journal["entries"].as_array().unwrap();
     let calls: Vec<(&str, &str)> = entries
@@ -269,10 +269,10 @@ async fn the_journal_has_every_call_and_no_secret() {
             (AUTH, "login"),
             (TARGET, "create"),
             (TARGET, "set"),
-            ("SYNO.Core.Share", "list")
+            ("SYNO.FileStation.List", "list")
         ]
     );
-    let gap = "simulator gap: SYNO.Core.Share v1 list is not simulated";
+    let gap = "simulator gap: SYNO.FileStation.List v1 list is not simulated";
     assert_eq!(
         (&entries[3]["code"], &entries[3]["note"]),
         (&json!(102), &json!(gap))

@@ -119,7 +119,7 @@ fn mistakes_name_the_next_step() {
     for (more, says) in [
         (vec!["--volume", "/volume1=xfs:1TiB"], "btrfs, ext4"),
         (vec!["--model", "DS1"], "DS923+"),
-        (vec!["--dsm", "5"], "say 6 or 7"),
+        (vec!["--dsm", "5"], "say 6, 7 or one of 6.2, 7.0"),
         (vec!["--latency", "slow"], "say none or ds918"),
         (vec!["--export", "nfs"], "say none, loop, tgt or lio"),
         (

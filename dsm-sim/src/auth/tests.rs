@@ -7,7 +7,7 @@ use crate::nas::tests::caller;
 struct Door {
     auth: Auth,
     settings: Settings,
-    dsm: Dsm,
+    dsm: Generation,
     rng: StdRng,
 }
 
@@ -20,7 +20,7 @@ impl Door {
         Self {
             auth: Auth::new(account),
             settings: Settings::default(),
-            dsm: Dsm::Seven,
+            dsm: Generation::Seven,
             rng: StdRng::seed_from_u64(7),
         }
     }
@@ -78,17 +78,21 @@ fn each_version_answers_its_own_fields() {
         ("enable_device_token", "yes"),
     ];
     for (dsm, version, names) in [
-        (Dsm::Six, 1, vec!["sid"]),
-        (Dsm::Six, 2, vec!["sid"]),
-        (Dsm::Seven, 3, vec!["sid", "synotoken"]),
-        (Dsm::Seven, 4, vec!["is_portal_port", "sid", "synotoken"]),
+        (Generation::Six, 1, vec!["sid"]),
+        (Generation::Six, 2, vec!["sid"]),
+        (Generation::Seven, 3, vec!["sid", "synotoken"]),
         (
-            Dsm::Seven,
+            Generation::Seven,
+            4,
+            vec!["is_portal_port", "sid", "synotoken"],
+        ),
+        (
+            Generation::Seven,
             6,
             vec!["did", "is_portal_port", "sid", "synotoken"],
         ),
         (
-            Dsm::Seven,
+            Generation::Seven,
             7,
             vec![
                 "account",
@@ -179,7 +183,7 @@ fn sessions_live_side_by_side_and_each_use_renews_them() {
 #[test]
 fn dsm_6_says_timeout_once() {
     let mut door = Door {
-        dsm: Dsm::Six,
+        dsm: Generation::Six,
         ..Door::new()
     };
     let sid = door.sid(0);

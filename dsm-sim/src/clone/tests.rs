@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use crate::Latency;
-use crate::model::Dsm;
+use crate::model::Generation;
 use crate::nas::tests::{Bench, GIB, LUN};
 use crate::nas::{Effect, Image};
 
@@ -9,7 +9,7 @@ const MIB: u64 = 1 << 20;
 const LOCKED: &str = r#"["is_action_locked","allocated_size","family_config"]"#;
 
 fn slow() -> Bench {
-    Bench::with(Latency::Ds918.timing(), Dsm::Seven)
+    Bench::with(Latency::Ds918.timing(), Generation::Seven)
 }
 
 /// Clones `a`; the clone's uuid.

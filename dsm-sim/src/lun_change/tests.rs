@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use crate::Latency;
-use crate::model::Dsm;
+use crate::model::Generation;
 use crate::nas::tests::{Bench, GIB, LUN, TARGET};
 use crate::nas::{Effect, Image};
 
@@ -282,7 +282,7 @@ fn set_describes_renames_and_changes_attributes() {
 #[test]
 fn a_new_lun_is_locked_for_a_while_and_may_be_deleted_meanwhile() {
     // Behaviour 1 of dsm-api.md section 11.
-    let mut bench = Bench::with(Latency::Ds918.timing(), Dsm::Seven);
+    let mut bench = Bench::with(Latency::Ds918.timing(), Generation::Seven);
     let uuid = bench.lun("a", "BLUN", GIB);
     let locked = |bench: &mut Bench| {
         bench.get(&uuid, "[\"is_action_locked\",\"status\"]")["is_action_locked"].clone()
@@ -297,7 +297,7 @@ fn a_new_lun_is_locked_for_a_while_and_may_be_deleted_meanwhile() {
 #[test]
 fn a_deleted_lun_is_listed_for_a_while() {
     // Behaviours 3 and 13 of dsm-api.md section 11.
-    let mut bench = Bench::with(Latency::Ds918.timing(), Dsm::Seven);
+    let mut bench = Bench::with(Latency::Ds918.timing(), Generation::Seven);
     let uuid = bench.lun("a", "BLUN_THICK", 40 * GIB);
     assert_eq!(bench.code(LUN, "delete", &[("uuid", &uuid)]), 0);
     assert_eq!(
@@ -509,7 +509,7 @@ fn get_takes_a_uuid_or_a_name() {
 #[test]
 fn dsm_6_shows_less() {
     // dsm-api.md 11.1.
-    let mut bench = Bench::with(crate::latency::Timing::default(), Dsm::Six);
+    let mut bench = Bench::with(crate::latency::Timing::default(), Generation::Six);
     bench.lun("a", "BLUN", GIB);
     let lun = bench.ok(LUN, "list", &[("additional", "[\"acls\"]")])["luns"][0].clone();
     assert!(
@@ -519,4 +519,23 @@ fn dsm_6_shows_less() {
         "{lun}"
     );
     assert_eq!(lun["dev_attribs"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn dsm_7_0_does_not_load_adv_luns() {
+    // dsm-api.md 11.1.
+    for (dsm, code) in [("7.0", 18_990_570), ("7.2", 0), ("6.2", 0)] {
+        let mut bench = Bench::new();
+        bench.nas.config.dsm = dsm.parse().unwrap();
+        let on_ext4 = [("type", "ADV"), ("location", "/volume2"), ("name", "a")];
+        assert_eq!(create(&mut bench, &on_ext4), 0);
+        let uuid = bench.nas.find_lun("a").unwrap().uuid.clone();
+        bench.target("t");
+        let map = [("uuid", &*uuid), ("target_ids", "[1]")];
+        assert_eq!(bench.code(LUN, "map_target", &map), code, "{dsm}");
+        let uuids = format!("[\"{uuid}\"]");
+        let map = [("target_id", "\"1\""), ("lun_uuids", &*uuids)];
+        assert_eq!(bench.code(TARGET, "map_lun", &map), code, "{dsm}");
+        assert_eq!(bench.code(TARGET, "unmap_lun", &map), 0, "{dsm}");
+    }
 }

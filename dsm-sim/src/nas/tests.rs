@@ -35,15 +35,16 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self::with(Timing::default(), Dsm::Seven)
+        Self::with(Timing::default(), Generation::Seven)
     }
 
-    pub(crate) fn with(timing: Timing, dsm: Dsm) -> Self {
+    pub(crate) fn with(timing: Timing, dsm: Generation) -> Self {
         let config = Config {
-            dsm,
+            dsm: Dsm::default(),
+            generation: dsm,
             model: "DS423".parse().unwrap(),
             timing,
-            portal_port: 3260,
+            portal: ([192, 0, 2, 5], 3261).into(),
         };
         let volume = |text: &str| text.parse::<VolumeSpec>().unwrap().into();
         let volumes = ["/volume1=btrfs:100GiB", "/volume2=ext4:100GiB"].map(volume);
@@ -159,7 +160,7 @@ pub(crate) fn caller(address: [u8; 4]) -> Caller {
 fn what_is_not_there_is_named() {
     let mut bench = Bench::new();
     for (api, version, method, code) in [
-        ("SYNO.Core.Share", 1, "list", 102),
+        ("SYNO.FileStation.List", 1, "list", 102),
         (LUN, 2, "list", 104),
         (LUN, 0, "list", 104),
         (LUN, 1, "revert_snapshot", 103),
@@ -427,7 +428,7 @@ proptest! {
     #[test]
     fn any_order_of_calls_leaves_a_sound_nas(steps in prop::collection::vec(step(), 1..60), slow: bool) {
         let timing = if slow { crate::Latency::Ds918.timing() } else { Timing::default() };
-        let mut bench = Bench::with(timing, Dsm::Seven);
+        let mut bench = Bench::with(timing, Generation::Seven);
         bench.written = GIB;
         for step in &steps {
             let sizes: BTreeMap<String, u64> = bench.nas.state.luns.values().map(|lun| (lun.uuid.clone(), lun.size)).collect();

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::model::Dsm;
+use crate::model::Generation;
 use crate::nas::Effect;
 use crate::nas::tests::{Bench, GIB, LUN, TARGET};
 
@@ -288,7 +288,7 @@ fn lists_filter_by_lun() {
 
 #[test]
 fn dsm_6_has_the_access_list_on_the_target() {
-    let mut bench = Bench::with(crate::latency::Timing::default(), Dsm::Six);
+    let mut bench = Bench::with(crate::latency::Timing::default(), Generation::Six);
     bench.target("t");
     let row = bench.ok(TARGET, "list", &[("additional", "[\"acls\"]")])["targets"][0].clone();
     assert!(
