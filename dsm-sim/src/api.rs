@@ -58,7 +58,8 @@ const TARGET: &[&str] = &[
 /// mib1185/py-synologydsm-api.
 static APIS: &[Api] = &[
     api("SYNO.API.Auth", 6, 7, &["login", "logout"]),
-    api("SYNO.API.Encryption", 1, 1, &[]),
+    api("SYNO.API.Auth.UIConfig", 0, 1, &["get"]),
+    api("SYNO.API.Encryption", 1, 1, &["getinfo"]),
     api("SYNO.API.Info", 1, 1, &["query"]),
     api("SYNO.API.OTP", 1, 1, &[]),
     api("SYNO.Core.CurrentConnection", 1, 1, &[]),

@@ -19,6 +19,7 @@ macro_rules! sources {
 
 /// The sources with what DSM does; a test checks that none is forgotten.
 const SOURCES: &[(&str, &str)] = &sources![
+    "account.rs",
     "api.rs",
     "auth.rs",
     "clone.rs",
@@ -26,6 +27,7 @@ const SOURCES: &[(&str, &str)] = &sources![
     "compound.rs",
     "core.rs",
     "decode.rs",
+    "encryption.rs",
     "http.rs",
     "latency.rs",
     "lun.rs",

@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::account::{self, Account, Device};
 use crate::clock::Millis;
 use crate::code::{Code, Refusal};
+use crate::encryption::Cipher;
 use crate::model::Generation;
 use crate::nas::{Call, Caller};
+use crate::table::Table;
 
 const MINUTE: Millis = 60_000;
 /// Measured (jt docs/TESTING.md): three failures in five minutes lock an address out for a day.
@@ -59,30 +64,19 @@ impl Default for Settings {
     }
 }
 
-/// An account that may log in. A second factor would be one more field here and one more step in [`Auth::login`].
-#[derive(Clone)]
-pub(crate) struct Account {
-    pub(crate) name: String,
-    pub(crate) password: String,
-}
-
-impl std::fmt::Debug for Account {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Account({})", self.name)
-    }
-}
-
 #[derive(Debug)]
 struct Session {
     client: IpAddr,
     token: Option<String>,
     used: Millis,
+    administrator: bool,
 }
 
 /// Everything about who may call. It forgets all sessions when the NAS restarts.
 #[derive(Debug)]
 pub(crate) struct Auth {
     accounts: Vec<Account>,
+    cipher: Cipher,
     sessions: BTreeMap<String, Session>,
     failures: BTreeMap<IpAddr, Vec<Millis>>,
     blocked: BTreeMap<IpAddr, Millis>,
@@ -96,13 +90,25 @@ pub(crate) struct Login {
 }
 
 impl Auth {
-    pub(crate) fn new(account: Account) -> Self {
+    pub(crate) fn new(accounts: Vec<Account>) -> Self {
         Self {
-            accounts: vec![account],
+            accounts,
+            cipher: Cipher::default(),
             sessions: BTreeMap::new(),
             failures: BTreeMap::new(),
             blocked: BTreeMap::new(),
         }
+    }
+
+    /// Adds an account, or changes the one of this name.
+    pub(crate) fn put_account(&mut self, account: Account) {
+        self.accounts.retain(|other| other.name != account.name);
+        self.accounts.push(account);
+    }
+
+    /// `SYNO.API.Encryption getinfo`.
+    pub(crate) fn encryption(&mut self, now: Millis, rng: &mut StdRng) -> Result<Value, Refusal> {
+        self.cipher.info(now, rng)
     }
 
     /// How many sessions there are.
@@ -127,6 +133,7 @@ impl Auth {
         call: &Call,
         dsm: Generation,
         settings: &Settings,
+        devices: &mut Table<Device>,
         rng: &mut StdRng,
     ) -> Result<Login, Refusal> {
         // Recorded for version 2 (N4S4 #74): DSM 7 says "no such method" although Info says minVersion 1.
@@ -142,28 +149,38 @@ impl Auth {
                 "{client} is locked out after {FAILURES} failed logins"
             )));
         }
+        let call = &Call {
+            params: self.cipher.open(&call.params)?,
+            ..call.clone()
+        };
         // The login is the one API whose values are never JSON: a password may well look like a number.
         // ASSUMED: a missing name or password is a failed login like any other.
         let name = call.params.raw("account").unwrap_or_default();
         let password = call.params.raw("passwd").unwrap_or_default();
-        if !self
-            .accounts
-            .iter()
-            .any(|account| account.name == name && account.password == password)
-        {
+        let right = |account: &&Account| account.name == name && account.password == password;
+        let Some(account) = self.accounts.iter().find(right).cloned() else {
             self.failed(now, client, settings);
             return Err(Code::BadCredentials.because("wrong account or password"));
+        };
+        // ASSUMED: a wrong second factor counts like a wrong password; other refusals do not.
+        if let Err(refusal) = account::judge(&account, call, now, devices) {
+            if refusal.code == Code::OtpWrong as u32 {
+                self.failed(now, client, settings);
+            }
+            return Err(refusal);
         }
         let token = (call.version >= 3 && call.params.raw("enable_syno_token") == Some("yes"))
             .then(|| random_text(rng, 13));
         let sid = random_text(rng, 64);
-        let data = login_data(call, name, &sid, token.as_deref(), rng);
+        let device = account::device(&account, call, devices, rng);
+        let data = login_data(call, name, &sid, token.as_deref(), &device);
         self.sessions.insert(
             sid.clone(),
             Session {
                 client,
                 token,
                 used: now,
+                administrator: account.administrator,
             },
         );
         let cookie = (call.params.raw("format") != Some("sid")).then(|| cookie(now, &sid));
@@ -226,25 +243,33 @@ impl Auth {
                 .because("CSRF protection is on and the SynoToken is missing or wrong"));
         }
         session.used = now;
+        // Measured by jt: a plain account is refused per call. It can still end its session.
+        if !session.administrator {
+            return Err(Code::NoPermission.because("the account is no administrator"));
+        }
         Ok(())
     }
 }
 
 // ASSUMED: version 7 always answers `device_id`, version 6 its `did` only when a device token is asked for; recordings of
 // version 6 have it only there.
-fn login_data(call: &Call, name: &str, sid: &str, token: Option<&str>, rng: &mut StdRng) -> Value {
+fn login_data(call: &Call, name: &str, sid: &str, token: Option<&str>, device: &str) -> Value {
     let mut data = json!({"sid": sid});
     if call.version >= 4 {
         data["is_portal_port"] = json!(false);
     }
     match call.version {
         6 if call.params.raw("enable_device_token") == Some("yes") => {
-            data["did"] = json!(random_text(rng, 86));
+            data["did"] = json!(device);
         }
         7 => {
             data["account"] = json!(name);
-            data["device_id"] = json!(random_text(rng, 86));
-            data["ik_message"] = json!("");
+            data["device_id"] = json!(device);
+            // ASSUMED: nothing, where a client has sent one: a browser's handshake (Noise IK) is not simulated, and N4S4
+            // does without. The recorded answer to a client that sends none is this.
+            if call.params.raw("ik_message").is_none() {
+                data["ik_message"] = json!("");
+            }
         }
         _ => {}
     }
@@ -263,6 +288,13 @@ pub(crate) fn security(settings: &Settings) -> Value {
     })
 }
 
+/// A cookie as the login page of DSM 7 sets it: what a browser takes for the NAS's public key (32 bytes in base64).
+// ASSUMED: nobody has the private key, see `ik_message`.
+pub(crate) fn page_cookie(rng: &mut StdRng) -> String {
+    let key: [u8; 32] = rng.random();
+    format!("_SSID={};path=/;HttpOnly", URL_SAFE_NO_PAD.encode(key))
+}
+
 fn cookie(now: Millis, sid: &str) -> String {
     let life = std::time::Duration::from_secs(COOKIE_LIFE_SECONDS);
     let expires = httpdate::fmt_http_date(
@@ -271,7 +303,7 @@ fn cookie(now: Millis, sid: &str) -> String {
     format!("id={sid};expires={expires};max-age={COOKIE_LIFE_SECONDS};path=/;HttpOnly")
 }
 
-fn random_text(rng: &mut StdRng, length: usize) -> String {
+pub(crate) fn random_text(rng: &mut StdRng, length: usize) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     (0..length)
         .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
@@ -279,4 +311,4 @@ fn random_text(rng: &mut StdRng, length: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -23,8 +23,10 @@ pub(crate) enum Code {
     BadParameter = 120,
     WrongAddress = 150,
     BadCredentials = 400,
-    /// From APIs of shared folders; from a login: permission denied.
-    NoSuchShare = 402,
+    /// From a login. From APIs of shared folders it is [`Code::NO_SUCH_SHARE`].
+    NotAllowed = 402,
+    OtpRequired = 403,
+    OtpWrong = 404,
     Blocked = 407,
     /// The share is gone, or its lock was held too long.
     NfsShareGone = 2_370,
@@ -76,6 +78,9 @@ pub(crate) struct Refusal {
 }
 
 impl Code {
+    /// The same number means another thing there.
+    pub(crate) const NO_SUCH_SHARE: Self = Self::NotAllowed;
+
     /// A refusal with this code.
     pub(crate) fn because(self, why: impl Into<String>) -> Refusal {
         Refusal {

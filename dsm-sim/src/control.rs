@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Options;
+use crate::account::Account;
 use crate::auth::Settings;
 use crate::core::Core;
 use crate::fault::Rule;
@@ -62,7 +63,7 @@ impl IntoResponse for Problem {
 }
 
 const ROUTES: &str = "GET /, /state, /journal?since=SEQ, /counters, /faults, /settings, /assumptions; POST /reset, /faults, /luns, /seed, \
-                      /sessions/expire, /clock; PATCH /luns/UUID, /volumes/NAME, /settings; DELETE /faults";
+                      /accounts, /sessions/expire, /clock; PATCH /luns/UUID, /volumes/NAME, /settings; DELETE /faults";
 
 /// The routes of the control port.
 pub(crate) fn router(server: Arc<Server>, options: Options) -> Router {
@@ -82,6 +83,7 @@ pub(crate) fn router(server: Arc<Server>, options: Options) -> Router {
         .route("/luns/{uuid}", patch(change::patch_lun))
         .route("/seed", post(change::seed))
         .route("/volumes/{name}", patch(change::patch_volume))
+        .route("/accounts", post(put_account))
         .route("/sessions/expire", post(expire))
         .route("/clock", post(clock))
         .fallback(|| async {
@@ -184,6 +186,19 @@ async fn patch_settings(
     }
     core.nas.settings = settings.clone();
     Ok(Json(settings))
+}
+
+/// Adds an account, or changes one.
+async fn put_account(
+    State(control): Shared,
+    account: Body<Account>,
+) -> Result<Json<Value>, Problem> {
+    let account = account?.0;
+    account
+        .check()
+        .map_err(|why| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why))?;
+    core(&control).nas.auth.put_account(account);
+    Ok(Json(json!({})))
 }
 
 async fn expire(State(control): Shared) -> Json<Value> {

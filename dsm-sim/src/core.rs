@@ -193,10 +193,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::auth::{Account, Settings};
+    use crate::account::Account;
+    use crate::auth::Settings;
     use crate::latency::Latency;
     use crate::model::{Dsm, Model};
-    use crate::nas::Config;
+    use crate::nas::{Call, Config, tests::caller};
     use crate::state::State;
 
     /// Exports all but one target, and knows which it exports.
@@ -239,14 +240,11 @@ mod tests {
             timing: Latency::None.timing(),
             portal: ([127, 0, 0, 1], 3260).into(),
         };
-        let account = Account {
-            name: "admin".into(),
-            password: "admin".into(),
-        };
+        let accounts = vec![Account::new("admin", "admin")];
         let rng = StdRng::seed_from_u64(1);
         let (store, state) = Store::open(dir).unwrap();
         Core {
-            nas: Nas::new(config, Settings::default(), state, account, rng),
+            nas: Nas::new(config, Settings::default(), state, accounts, rng),
             store,
             backstore: Backstore::open(dir).unwrap(),
             export: Export::through(Box::new(side)),
@@ -284,5 +282,38 @@ mod tests {
         assert_eq!(left, BTreeSet::from(["iqn.fine".to_owned()]));
         drop(core);
         assert!(exported.lock().unwrap().is_empty(), "closed with the core");
+    }
+
+    #[test]
+    fn a_device_token_survives_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let login = |params: &[(&str, &str)], code: &str| {
+            let mut core = core(dir.path(), Picky::default());
+            core.nas.auth.put_account(Account {
+                otp_secret: Some("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP".to_owned()),
+                ..Account::new("admin", "admin")
+            });
+            let always = [
+                ("account", "admin"),
+                ("passwd", "admin"),
+                ("otp_code", code),
+            ];
+            let call = Call {
+                api: "SYNO.API.Auth".to_owned(),
+                method: "login".to_owned(),
+                version: 6,
+                params: always.iter().chain(params).copied().collect(),
+                caller: caller([127, 0, 0, 1]),
+            };
+            core.apply(0, &call).answer
+        };
+        // Of that secret in 1970, computed with Python's hmac.
+        let otp = "702218";
+        let data = login(&[("enable_device_token", "yes")], otp)
+            .unwrap()
+            .unwrap();
+        let token = data["did"].as_str().unwrap();
+        assert_eq!(login(&[], "").unwrap_err().code, 403);
+        assert!(login(&[("device_id", token)], "").is_ok());
     }
 }

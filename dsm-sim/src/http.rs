@@ -87,7 +87,10 @@ async fn respond(
     body: &Bytes,
 ) -> Response {
     // The old paths still work on DSM 7: dsm-api.md 2.
-    if !matches!(cgi, "entry.cgi" | "query.cgi" | "auth.cgi") {
+    if !matches!(
+        cgi,
+        "entry.cgi" | "query.cgi" | "auth.cgi" | "encryption.cgi"
+    ) {
         return page(StatusCode::NOT_FOUND);
     }
     let call = decode(peer, cgi, api, query, headers, body);
@@ -167,6 +170,7 @@ fn decode(
     let served = match cgi {
         "query.cgi" => api == "SYNO.API.Info",
         "auth.cgi" => api == "SYNO.API.Auth",
+        "encryption.cgi" => api == "SYNO.API.Encryption",
         _ => true,
     };
     if !served {

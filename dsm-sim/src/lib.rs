@@ -9,6 +9,7 @@
 //! What DSM does is written down, with its evidence, in `dsm-api.md`; every guess is a comment marked `ASSUMED`, and
 //! [`assumptions`] lists them. It knows nothing of CSI or of any driver.
 
+mod account;
 mod api;
 pub mod assumptions;
 mod auth;
@@ -20,6 +21,7 @@ mod compound;
 mod control;
 mod core;
 mod decode;
+mod encryption;
 mod export;
 mod fault;
 mod http;
@@ -47,6 +49,7 @@ mod target;
 mod target_change;
 mod volume;
 
+pub use account::Account;
 pub use auth::Settings;
 pub use export::ExportKind;
 pub use latency::Latency;

@@ -74,9 +74,13 @@ struct Serve {
     )]
     portals: Vec<SocketAddr>,
 
-    /// The one account, an administrator
+    /// The account, an administrator; the control port takes more
     #[arg(long, value_name = "NAME", default_value = "admin")]
     account: String,
+
+    /// The base32 secret of the account's second factor (RFC 6238, 6 digits, 30 s); at least 128 bits
+    #[arg(long, value_name = "SECRET")]
+    otp_secret: Option<String>,
 
     /// File with the account's password; without it the password is "admin"
     #[arg(long, value_name = "FILE")]
@@ -121,6 +125,7 @@ impl Serve {
             export: self.export,
             portals: self.portals,
             account: self.account,
+            otp_secret: self.otp_secret,
             dsm: self.dsm,
             model: self.model,
             latency: self.latency,

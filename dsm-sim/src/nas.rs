@@ -7,8 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
+use crate::account::Account;
 use crate::api::{self, Api};
-use crate::auth::{self, Account, Auth, Settings};
+use crate::auth::{self, Auth, Settings};
 use crate::clock::Millis;
 use crate::code::{Code, Refusal};
 use crate::decode::Params;
@@ -129,14 +130,14 @@ impl Nas {
         config: Config,
         settings: Settings,
         state: State,
-        account: Account,
+        accounts: Vec<Account>,
         rng: StdRng,
     ) -> Self {
         Self {
             config,
             settings,
             state,
-            auth: Auth::new(account),
+            auth: Auth::new(accounts),
             rng,
             returning: Vec::new(),
             agenda: BTreeSet::new(),
@@ -270,15 +271,22 @@ impl Nas {
                     call,
                     self.config.generation,
                     &self.settings,
+                    &mut self.state.devices,
                     &mut self.rng,
                 )?;
                 *cookie = login.cookie;
                 Ok(Some(login.data))
             }
+            // ASSUMED: what it answers; N4S4 reads only the cookie.
+            "SYNO.API.Auth.UIConfig" => {
+                *cookie = Some(auth::page_cookie(&mut self.rng));
+                Ok(Some(json!({})))
+            }
             "SYNO.API.Auth" => {
                 self.auth.logout(&call.caller, &self.settings);
                 Ok(None)
             }
+            "SYNO.API.Encryption" => self.auth.encryption(now, &mut self.rng).map(Some),
             "SYNO.Core.Security.DSM" => Ok(Some(auth::security(&self.settings))),
             "SYNO.Core.ISCSI.LUN" => self.lun_call(now, call, outside),
             "SYNO.Core.ISCSI.Target" => self.target_call(call, outside),

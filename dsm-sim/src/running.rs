@@ -17,7 +17,8 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use crate::auth::{Account, Settings};
+use crate::account::Account;
+use crate::auth::Settings;
 use crate::backstore::Backstore;
 use crate::clock::Clock;
 use crate::core::Core;
@@ -54,10 +55,14 @@ pub struct Options {
     pub export: ExportKind,
     /// Where targets listen; with [`ExportKind::Loop`], where they are said to.
     pub portals: Vec<SocketAddr>,
-    /// The one account, an administrator.
+    /// The first account, an administrator.
     pub account: String,
     /// Its password.
     pub password: String,
+    /// The base32 secret of its second factor, if it has one.
+    pub otp_secret: Option<String>,
+    /// Further accounts.
+    pub accounts: Vec<Account>,
     /// The release of DSM.
     pub dsm: Dsm,
     /// The model, for its limits.
@@ -87,6 +92,8 @@ impl Default for Options {
             portals: vec![local(3260)],
             account: "admin".to_owned(),
             password: "admin".to_owned(),
+            otp_secret: None,
+            accounts: Vec::new(),
             dsm: Dsm::default(),
             model: Model::default(),
             latency: Latency::None,
@@ -131,6 +138,9 @@ pub enum StartError {
         /// Where it is.
         volume: String,
     },
+    /// An account cannot be.
+    #[error("{0}")]
+    Account(String),
     /// A port cannot be had.
     #[error("cannot listen on {address}: take another port, or port 0 for any free one")]
     Listen {
@@ -326,12 +336,16 @@ fn prepare(options: &Options, dir: &Path) -> Result<Server, StartError> {
         timing: options.latency.timing(),
         portal: portal(&options.portals),
     };
-    let account = Account {
-        name: options.account.clone(),
-        password: options.password.clone(),
-    };
+    let mut accounts = vec![Account {
+        otp_secret: options.otp_secret.clone(),
+        ..Account::new(&options.account, &options.password)
+    }];
+    accounts.extend(options.accounts.iter().cloned());
+    for account in &accounts {
+        account.check().map_err(StartError::Account)?;
+    }
     let rng = StdRng::from_rng(&mut rand::rng());
-    let mut nas = Nas::new(config, options.settings.clone(), state, account, rng);
+    let mut nas = Nas::new(config, options.settings.clone(), state, accounts, rng);
     nas.revive(Clock::default().now(), &options.volumes)
         .map_err(|(lun, volume)| StartError::VolumeGone { lun, volume })?;
     store.append(&nas.state).map_err(in_dir)?;

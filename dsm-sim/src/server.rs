@@ -264,8 +264,10 @@ impl Server {
             call.method.as_str(),
             "get" | "list" | "query" | "info" | "getinfo"
         );
-        // Changes wait for the disk, and a target's sessions are asked of a program; the other requests shall not wait.
-        if reads && call.api != "SYNO.Core.ISCSI.Target" {
+        // Changes wait for the disk, a target's sessions are asked of a program, a key takes long to make; the other
+        // requests shall not wait.
+        let slow = ["SYNO.Core.ISCSI.Target", "SYNO.API.Encryption"];
+        if reads && !slow.contains(&call.api.as_str()) {
             apply()
         } else {
             tokio::task::block_in_place(apply)

@@ -14,7 +14,7 @@ pub(crate) fn call(call: &Call) -> Answer {
         ("SYNO.Core.FileServ.NFS.SharePrivilege", _) => {
             named(call, "share_name", Code::NfsShareGone)
         }
-        _ => named(call, "name", Code::NoSuchShare),
+        _ => named(call, "name", Code::NO_SUCH_SHARE),
     }
 }
 

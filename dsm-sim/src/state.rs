@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::account::Device;
 use crate::lun::Lun;
 use crate::nas::Image;
 use crate::snapshot::Snapshot;
@@ -21,6 +22,8 @@ pub(crate) struct State {
     pub(crate) targets: Table<Target>,
     /// By path.
     pub(crate) volumes: Table<Volume>,
+    /// By token.
+    pub(crate) devices: Table<Device>,
 }
 
 /// What turns the state of the last commit into this one.
@@ -35,6 +38,8 @@ pub(crate) struct Changes {
     targets: Change<Target>,
     #[serde(skip_serializing_if = "Change::is_empty")]
     volumes: Change<Volume>,
+    #[serde(skip_serializing_if = "Change::is_empty")]
+    devices: Change<Device>,
 }
 
 impl Changes {
@@ -43,6 +48,7 @@ impl Changes {
             && self.snapshots.is_empty()
             && self.targets.is_empty()
             && self.volumes.is_empty()
+            && self.devices.is_empty()
     }
 }
 
@@ -62,6 +68,7 @@ impl State {
             snapshots: self.snapshots.change(),
             targets: self.targets.change(),
             volumes: self.volumes.change(),
+            devices: self.devices.change(),
         }
     }
 
@@ -71,6 +78,7 @@ impl State {
         self.snapshots.commit();
         self.targets.commit();
         self.volumes.commit();
+        self.devices.commit();
     }
 
     /// Takes back what has changed since the last commit; [`State::changes`] then tells how to follow.
@@ -79,6 +87,7 @@ impl State {
         self.snapshots.undo();
         self.targets.undo();
         self.volumes.undo();
+        self.devices.undo();
     }
 
     /// Applies what was committed in an earlier life.
@@ -87,5 +96,6 @@ impl State {
         self.snapshots.apply(changes.snapshots);
         self.targets.apply(changes.targets);
         self.volumes.apply(changes.volumes);
+        self.devices.apply(changes.devices);
     }
 }

@@ -2,30 +2,29 @@ use rand::SeedableRng;
 
 use super::*;
 use crate::decode::Params;
+use crate::encryption::{CIPHER_KEY, tests::seal};
 use crate::nas::tests::caller;
 
-struct Door {
-    auth: Auth,
+pub(crate) struct Door {
+    pub(crate) auth: Auth,
+    pub(crate) devices: Table<Device>,
     settings: Settings,
     dsm: Generation,
     rng: StdRng,
 }
 
 impl Door {
-    fn new() -> Self {
-        let account = Account {
-            name: "admin".to_owned(),
-            password: "12345".to_owned(),
-        };
+    pub(crate) fn new() -> Self {
         Self {
-            auth: Auth::new(account),
+            auth: Auth::new(vec![Account::new("admin", "12345")]),
+            devices: Table::default(),
             settings: Settings::default(),
             dsm: Generation::Seven,
             rng: StdRng::seed_from_u64(7),
         }
     }
 
-    fn login(
+    pub(crate) fn login(
         &mut self,
         now: Millis,
         from: [u8; 4],
@@ -40,12 +39,19 @@ impl Door {
             params,
             caller: caller(from),
         };
+        let (devices, rng) = (&mut self.devices, &mut self.rng);
         self.auth
-            .login(now, &call, self.dsm, &self.settings, &mut self.rng)
+            .login(now, &call, self.dsm, &self.settings, devices, rng)
             .map_err(|refusal| refusal.code)
     }
 
-    fn check(&mut self, now: Millis, from: [u8; 4], sid: &str, token: Option<&str>) -> u32 {
+    pub(crate) fn check(
+        &mut self,
+        now: Millis,
+        from: [u8; 4],
+        sid: &str,
+        token: Option<&str>,
+    ) -> u32 {
         let caller = Caller {
             cookie_sid: Some(sid.to_owned()),
             token: token.map(str::to_owned),
@@ -64,8 +70,8 @@ impl Door {
     }
 }
 
-const HOME: [u8; 4] = [127, 0, 0, 1];
-const AWAY: [u8; 4] = [127, 0, 0, 2];
+pub(crate) const HOME: [u8; 4] = [127, 0, 0, 1];
+pub(crate) const AWAY: [u8; 4] = [127, 0, 0, 2];
 const RIGHT: [(&str, &str); 3] = [("account", "admin"), ("passwd", "12345"), ("format", "sid")];
 const WRONG: [(&str, &str); 2] = [("account", "admin"), ("passwd", "54321")];
 
@@ -230,6 +236,43 @@ fn csrf_protection_wants_the_logins_token() {
         105,
         "a login that asked for no token is of no use"
     );
+}
+
+#[test]
+fn a_login_can_be_encrypted() {
+    let mut door = Door::new();
+    let info = door.auth.encryption(0, &mut door.rng).unwrap();
+    let sealed = seal(
+        &info,
+        "account=admin&passwd=12345&session=dsm&format=sid",
+        &mut door.rng,
+    );
+    assert!(door.login(0, HOME, 6, &[(CIPHER_KEY, &sealed)]).is_ok());
+    let wrong = seal(&info, "account=admin&passwd=54321", &mut door.rng);
+    assert_eq!(
+        door.login(0, HOME, 6, &[(CIPHER_KEY, &wrong)]).unwrap_err(),
+        400
+    );
+    assert_eq!(
+        door.login(0, HOME, 6, &[(CIPHER_KEY, "{}")]).unwrap_err(),
+        120
+    );
+}
+
+#[test]
+fn a_browsers_handshake_is_not_answered() {
+    let with = [RIGHT[0], RIGHT[1], ("ik_message", "AAAA")];
+    let answer = |params: &[(&str, &str)]| Door::new().login(0, HOME, 7, params).unwrap().data;
+    assert_eq!(answer(&RIGHT)["ik_message"], "");
+    assert!(answer(&with).get("ik_message").is_none());
+    let cookie = page_cookie(&mut Door::new().rng);
+    let (key, rest) = cookie
+        .strip_prefix("_SSID=")
+        .unwrap()
+        .split_once(';')
+        .unwrap();
+    assert_eq!(URL_SAFE_NO_PAD.decode(key).unwrap().len(), 32);
+    assert_eq!(rest, "path=/;HttpOnly");
 }
 
 #[test]

@@ -52,15 +52,12 @@ impl Bench {
             volumes: volumes.into_iter().collect(),
             ..State::default()
         };
-        let account = Account {
-            name: "admin".to_owned(),
-            password: "secret".to_owned(),
-        };
+        let accounts = vec![Account::new("admin", "secret")];
         let nas = Nas::new(
             config,
             Settings::default(),
             state,
-            account,
+            accounts,
             StdRng::seed_from_u64(1),
         );
         let mut bench = Self {
