@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, patch, post};
+use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,10 +17,12 @@ use crate::account::Account;
 use crate::auth::Settings;
 use crate::core::Core;
 use crate::fault::Rule;
+use crate::journal::filter::{self, Filter};
 use crate::nas::Nas;
 use crate::server::Server;
 
 mod change;
+mod guard;
 
 /// What the routes share.
 #[derive(Debug)]
@@ -62,8 +65,9 @@ impl IntoResponse for Problem {
     }
 }
 
-const ROUTES: &str = "GET /, /state, /journal?since=SEQ, /counters, /faults, /settings, /assumptions; POST /reset, /faults, /luns, /seed, \
-                      /accounts, /sessions/expire, /clock; PATCH /luns/UUID, /volumes/NAME, /settings; DELETE /faults";
+const ROUTES: &str = "GET /, /state, /journal?since=SEQ&newest=N&text=WORDS&api=PART&failed=true&faulted=true, /counters, /faults, \
+                      /targets/ID/sessions, /settings, /assumptions; POST /reset, /faults, /luns, /seed, /accounts, /sessions/expire, /clock; \
+                      PATCH /luns/UUID, /volumes/NAME, /settings; DELETE /faults, /faults/ID";
 
 /// The routes of the control port.
 pub(crate) fn router(server: Arc<Server>, options: Options) -> Router {
@@ -78,6 +82,8 @@ pub(crate) fn router(server: Arc<Server>, options: Options) -> Router {
         )
         .route("/reset", post(reset))
         .route("/faults", get(faults).post(add_fault).delete(clear_faults))
+        .route("/faults/{id}", delete(remove_fault))
+        .route("/targets/{id}/sessions", get(sessions))
         .route("/settings", get(settings).patch(patch_settings))
         .route("/luns", post(change::make_lun))
         .route("/luns/{uuid}", patch(change::patch_lun))
@@ -92,6 +98,7 @@ pub(crate) fn router(server: Arc<Server>, options: Options) -> Router {
                 format!("there is no such knob; there are {ROUTES}"),
             )
         })
+        .layer(from_fn(guard::guard))
         .with_state(Arc::new(Control { server, options }))
 }
 
@@ -105,12 +112,6 @@ impl Control {
         Ok(tokio::task::block_in_place(|| {
             self.server.core().change(now, change)
         })?)
-    }
-
-    /// Ends all faults, and lets hanging calls go on.
-    fn clear_faults(&self) {
-        self.server.faults().clear();
-        self.server.release();
     }
 
     pub(crate) fn now(&self) -> crate::clock::Millis {
@@ -127,10 +128,21 @@ async fn state(State(control): Shared) -> Result<Json<Value>, Problem> {
 struct Since {
     #[serde(default)]
     since: u64,
+    /// At most so many, the newest; all when it is left out.
+    newest: Option<usize>,
 }
 
-async fn journal(State(control): Shared, Query(Since { since }): Query<Since>) -> Json<Value> {
-    let (next, entries) = control.server.journal().since(since);
+async fn journal(
+    State(control): Shared,
+    Query(Since { since, newest }): Query<Since>,
+    Query(wanted): Query<Filter>,
+) -> Json<Value> {
+    let (next, entries) = if newest.is_none() && wanted.is_idle() {
+        control.server.journal().since(since)
+    } else {
+        let most = newest.unwrap_or(usize::MAX);
+        filter::newest(|| control.server.journal(), &wanted, since, most)
+    };
     Json(json!({"next": next, "entries": entries}))
 }
 
@@ -141,7 +153,7 @@ async fn counters(State(control): Shared) -> Json<Value> {
 }
 
 async fn reset(State(control): Shared) -> Result<Json<Value>, Problem> {
-    control.clear_faults();
+    control.server.clear_faults();
     let options = &control.options;
     control.change(|nas, _| {
         nas.reset(options.volumes.iter().cloned());
@@ -156,13 +168,51 @@ async fn faults(State(control): Shared) -> Json<Value> {
 }
 
 async fn add_fault(State(control): Shared, rule: Body<Rule>) -> Result<Json<Value>, Problem> {
-    control.server.faults().add(rule?.0);
-    Ok(Json(json!({})))
+    let id = control.server.faults().add(rule?.0);
+    Ok(Json(json!({"id": id})))
+}
+
+/// Ends one fault; a call that hangs because of it goes on.
+async fn remove_fault(State(control): Shared, Path(id): Path<u64>) -> Result<Json<Value>, Problem> {
+    if control.server.remove_fault(id) {
+        Ok(Json(json!({})))
+    } else {
+        Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            format!("no fault {id}; GET /faults lists them"),
+        ))
+    }
 }
 
 async fn clear_faults(State(control): Shared) -> Json<Value> {
-    control.clear_faults();
+    control.server.clear_faults();
     Json(json!({}))
+}
+
+/// Who is logged in to a target.
+async fn sessions(State(control): Shared, Path(id): Path<u32>) -> Result<Json<Value>, Problem> {
+    let (iqn, sessions) = {
+        let core = core(&control);
+        let iqn = core
+            .nas
+            .state
+            .targets
+            .get(&id)
+            .map(|target| target.iqn.clone());
+        (iqn, core.export.watch())
+    };
+    let iqn = iqn.ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            format!("no target {id}; GET /state lists them"),
+        )
+    })?;
+    let rows: Vec<Value> = tokio::task::block_in_place(|| sessions.of(&[iqn]))
+        .into_iter()
+        .flatten()
+        .map(|session| json!({"iqn": session.initiator, "ip": session.address}))
+        .collect();
+    Ok(Json(json!({"sessions": rows})))
 }
 
 async fn settings(State(control): Shared) -> Json<Settings> {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use node_sim::target::lio::Lio;
 use node_sim::target::loopdev::Targets;
@@ -46,7 +47,7 @@ impl FromStr for ExportKind {
 /// The exporting side. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Export {
-    side: Option<Box<dyn TargetSide>>,
+    side: Option<Arc<dyn TargetSide>>,
     portals: Vec<SocketAddr>,
 }
 
@@ -62,14 +63,14 @@ impl Export {
         state: &State,
         backstore: &Backstore,
     ) -> io::Result<Self> {
-        let side: Option<Box<dyn TargetSide>> = match kind {
+        let side: Option<Arc<dyn TargetSide>> = match kind {
             ExportKind::None => None,
-            ExportKind::Loop => Some(Box::new(Targets::open(&state_dir.join("targets"))?)),
-            ExportKind::Tgt => Some(Box::new(Tgt::open(
+            ExportKind::Loop => Some(Arc::new(Targets::open(&state_dir.join("targets"))?)),
+            ExportKind::Tgt => Some(Arc::new(Tgt::open(
                 &state_dir.join("tgt"),
                 portals.clone(),
             )?)),
-            ExportKind::Lio => Some(Box::new(Lio::open(&state_dir.join("lio"))?)),
+            ExportKind::Lio => Some(Arc::new(Lio::open(&state_dir.join("lio"))?)),
         };
         let export = Self { side, portals };
         if let Some(side) = &export.side {
@@ -87,7 +88,7 @@ impl Export {
     #[cfg(test)]
     pub(crate) fn through(side: Box<dyn TargetSide>) -> Self {
         Self {
-            side: Some(side),
+            side: Some(side.into()),
             portals: Vec::new(),
         }
     }
@@ -136,6 +137,11 @@ impl Export {
         })
     }
 
+    /// Looks at sessions later, when the NAS is free for others.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch(self.side.clone())
+    }
+
     fn described(
         &self,
         target: &Target,
@@ -163,6 +169,24 @@ impl Export {
                 }),
             }),
         }
+    }
+}
+
+/// Looks at sessions; nothing waits for it but who looks.
+#[derive(Debug)]
+pub(crate) struct Watch(Option<Arc<dyn TargetSide>>);
+
+impl Watch {
+    /// Who is logged in to each of these targets. What cannot be read is empty.
+    pub(crate) fn of(&self, iqns: &[String]) -> Vec<Vec<Session>> {
+        let sessions = self.0.as_ref().map(|side| side.sessions_of(iqns));
+        sessions
+            .transpose()
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, "sessions cannot be read");
+                None
+            })
+            .unwrap_or_else(|| vec![Vec::new(); iqns.len()])
     }
 }
 

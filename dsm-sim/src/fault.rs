@@ -12,7 +12,7 @@ pub(crate) enum Fault {
     LoseReply,
     /// Everything is done at once; the answer comes later.
     Delay { ms: u64 },
-    /// Nothing happens until the faults are deleted; then it is done and answered, unless the client has left.
+    /// Nothing happens until this fault is deleted; then it is done and answered, unless the client has left.
     Hang,
     /// Everything is done; the answer is half a JSON text.
     Garble,
@@ -39,19 +39,19 @@ impl Fault {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rule {
     /// An API's name, or `*`.
-    api: String,
+    pub(crate) api: String,
     /// A method, or `*`.
-    method: String,
+    pub(crate) method: String,
     /// The first matching call from now that is hit; 1 = the next.
     #[serde(default = "one")]
-    nth: u64,
+    pub(crate) nth: u64,
     /// How many matching calls in a row are hit; 0 = all from then on.
     #[serde(default = "one")]
-    times: u64,
-    fault: Fault,
+    pub(crate) times: u64,
+    pub(crate) fault: Fault,
     /// Matching calls so far.
     #[serde(default, skip_deserializing)]
-    seen: u64,
+    pub(crate) seen: u64,
 }
 
 fn one() -> u64 {
@@ -71,42 +71,89 @@ impl Rule {
     }
 }
 
+/// A rule that is set.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Planned {
+    /// From 1; never used again.
+    pub(crate) id: u64,
+    #[serde(flatten)]
+    pub(crate) rule: Rule,
+}
+
+/// What hits a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hit {
+    /// The rule that says so.
+    pub(crate) id: u64,
+    pub(crate) fault: Fault,
+}
+
 /// All faults that are set.
 #[derive(Debug, Default)]
-pub(crate) struct Plan(Vec<Rule>);
+pub(crate) struct Plan {
+    rules: Vec<Planned>,
+    last: u64,
+}
 
 impl Plan {
-    pub(crate) fn add(&mut self, rule: Rule) {
-        self.0.push(rule);
+    /// Sets a rule, and numbers it.
+    pub(crate) fn add(&mut self, rule: Rule) -> u64 {
+        self.last += 1;
+        self.rules.push(Planned {
+            id: self.last,
+            rule,
+        });
+        self.last
     }
 
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.rules.clear();
     }
 
-    pub(crate) fn rules(&self) -> &[Rule] {
-        &self.0
+    /// Removes a rule; whether it was there.
+    pub(crate) fn remove(&mut self, id: u64) -> bool {
+        let before = self.rules.len();
+        self.rules.retain(|planned| planned.id != id);
+        self.rules.len() < before
+    }
+
+    pub(crate) fn has(&self, id: u64) -> bool {
+        self.rules.iter().any(|planned| planned.id == id)
+    }
+
+    pub(crate) fn rules(&self) -> &[Planned] {
+        &self.rules
     }
 
     /// The fault for a compound as a whole: `*` means the calls inside, so only a rule that names the compound counts.
-    pub(crate) fn hit_by_name(&mut self, api: &str, method: &str) -> Option<Fault> {
-        let mut found = None;
-        for rule in self.0.iter_mut().filter(|rule| rule.api == api) {
-            let hit = rule.hit(api, method);
-            found = found.or(hit.then_some(rule.fault));
-        }
-        found
+    pub(crate) fn hit_by_name(&mut self, api: &str, method: &str) -> Option<Hit> {
+        let named = self
+            .rules
+            .iter_mut()
+            .filter(|planned| planned.rule.api == api);
+        first_hit(named, api, method)
     }
 
     /// The fault for this call, if any. Every rule counts the call; the rule that was set first wins.
-    pub(crate) fn hit(&mut self, api: &str, method: &str) -> Option<Fault> {
-        let mut found = None;
-        for rule in &mut self.0 {
-            let hit = rule.hit(api, method);
-            found = found.or(hit.then_some(rule.fault));
-        }
-        found
+    pub(crate) fn hit(&mut self, api: &str, method: &str) -> Option<Hit> {
+        first_hit(self.rules.iter_mut(), api, method)
     }
+}
+
+fn first_hit<'a>(
+    rules: impl Iterator<Item = &'a mut Planned>,
+    api: &str,
+    method: &str,
+) -> Option<Hit> {
+    let mut found = None;
+    for Planned { id, rule } in rules {
+        let hit = rule.hit(api, method);
+        found = found.or(hit.then_some(Hit {
+            id: *id,
+            fault: rule.fault,
+        }));
+    }
+    found
 }
 
 #[cfg(test)]
@@ -133,15 +180,30 @@ mod tests {
         plan.add(rule(
             json!({"api": "*", "method": "set", "times": 0, "fault": {"kind": "hang"}}),
         ));
-        assert!((0..4).all(|_| plan.hit("A", "set") == Some(Fault::Hang)));
+        let hit = |plan: &mut Plan| plan.hit("A", "set").map(|hit| hit.fault);
+        assert!((0..4).all(|_| hit(&mut plan) == Some(Fault::Hang)));
         plan.clear();
         plan.add(rule(
             json!({"api": "A", "method": "set", "fault": {"kind": "delay", "ms": 3}}),
         ));
         assert_eq!(
-            (plan.hit("A", "set"), plan.hit("A", "set")),
+            (hit(&mut plan), hit(&mut plan)),
             (Some(Fault::Delay { ms: 3 }), None)
         );
+    }
+
+    #[test]
+    fn a_rule_is_removed_by_its_number() {
+        let mut plan = Plan::default();
+        let always = |kind: &str| {
+            rule(json!({"api": "A", "method": "*", "times": 0, "fault": {"kind": kind}}))
+        };
+        let (first, second) = (plan.add(always("garble")), plan.add(always("hang")));
+        assert_eq!(plan.hit("A", "get").map(|hit| hit.id), Some(first));
+        assert!(plan.remove(first) && !plan.remove(first) && plan.has(second));
+        assert_eq!(plan.hit("A", "get").map(|hit| hit.id), Some(second));
+        plan.clear();
+        assert_eq!(plan.add(always("hang")), 3, "numbers are not used again");
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::io::Write;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::clock::Millis;
 use crate::decode::Params;
+
+pub(crate) mod filter;
 
 /// Entries kept in memory; older ones are dropped.
 const KEPT: usize = 100_000;
@@ -31,6 +34,8 @@ pub(crate) struct Entry {
     pub(crate) seq: u64,
     /// The HTTP request that it came in; the calls of one compound share it.
     pub(crate) request: u64,
+    /// When it came in, by the NAS's clock.
+    pub(crate) at: Millis,
     pub(crate) api: String,
     pub(crate) version: u32,
     pub(crate) method: String,
@@ -109,6 +114,18 @@ impl Journal {
         )
     }
 
+    /// The entries of these numbers that are still there: from the first, up to and without the second.
+    fn between(&self, begin: u64, end: u64) -> std::collections::vec_deque::Iter<'_, Entry> {
+        let at = |seq| self.entries.partition_point(|entry| entry.seq < seq);
+        self.entries.range(at(begin)..at(end))
+    }
+
+    /// The newest entry with a smaller number.
+    fn last_before(&self, seq: u64) -> Option<&Entry> {
+        let at = self.entries.partition_point(|entry| entry.seq < seq);
+        self.entries.get(at.checked_sub(1)?)
+    }
+
     /// How many HTTP requests, and how many calls of each method.
     pub(crate) fn counters(&self) -> (u64, &BTreeMap<String, u64>) {
         (self.requests, &self.calls)
@@ -160,13 +177,14 @@ fn hide(value: &mut Value) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn entry(api: &str) -> Entry {
+    pub(crate) fn entry(api: &str) -> Entry {
         Entry {
             seq: 0,
             request: 1,
+            at: 0,
             api: api.to_owned(),
             version: 1,
             method: "get".to_owned(),

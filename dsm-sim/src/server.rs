@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Millis};
 use crate::code::Refusal;
 use crate::compound;
 use crate::core::Core;
-use crate::fault::{Fault, Plan};
+use crate::fault::{Fault, Hit, Plan};
 use crate::journal::{Entry, Journal, shown};
 use crate::latency::{Latency, Queue};
 use crate::nas::{Answer, Call, Reply};
@@ -67,7 +67,7 @@ impl Step {
 #[derive(Debug)]
 pub(crate) struct Started {
     at: Instant,
-    fault: Option<Fault>,
+    hit: Option<Hit>,
     entry: Entry,
     /// Its number in the journal, when it got there before its end.
     hung: Option<u64>,
@@ -75,18 +75,18 @@ pub(crate) struct Started {
 
 impl Started {
     /// A call that begins now.
-    pub(crate) fn now(number: u64, call: &Call, fault: Option<Fault>) -> Self {
+    pub(crate) fn now(number: u64, now: Millis, call: &Call, hit: Option<Hit>) -> Self {
         Self {
             at: Instant::now(),
-            fault,
-            entry: entry(number, call, fault),
+            hit,
+            entry: entry(number, now, call, hit),
             hung: None,
         }
     }
 
     /// The fault that hits it.
     pub(crate) fn fault(&self) -> Option<Fault> {
-        self.fault
+        self.hit.map(|hit| hit.fault)
     }
 }
 
@@ -99,8 +99,8 @@ pub(crate) struct Server {
     queue: Mutex<Queue>,
     faults: Mutex<Plan>,
     journal: Mutex<Journal>,
-    /// Counts how often hanging calls were released.
-    released: watch::Sender<u64>,
+    /// Tells hanging calls to look whether their fault is still there.
+    removed: watch::Sender<()>,
 }
 
 impl Server {
@@ -112,7 +112,7 @@ impl Server {
             queue: Mutex::default(),
             faults: Mutex::default(),
             journal: Mutex::new(journal),
-            released: watch::Sender::new(0),
+            removed: watch::Sender::new(()),
         }
     }
 
@@ -128,9 +128,26 @@ impl Server {
         lock(&self.journal)
     }
 
-    /// Lets every hanging call go on.
-    pub(crate) fn release(&self) {
-        self.released.send_modify(|count| *count += 1);
+    /// Ends all faults; calls that hang because of one go on.
+    pub(crate) fn clear_faults(&self) {
+        self.faults().clear();
+        self.removed.send_replace(());
+    }
+
+    /// Ends one fault; whether it was there.
+    pub(crate) fn remove_fault(&self, id: u64) -> bool {
+        let was_there = self.faults().remove(id);
+        self.removed.send_replace(());
+        was_there
+    }
+
+    /// Waits until this fault is no more.
+    async fn removal_of(&self, id: u64) {
+        let mut removed = self.removed.subscribe();
+        while self.faults().has(id) {
+            // The sender lives as long as the server does, so this ends with a removal.
+            let _ = removed.changed().await;
+        }
     }
 
     /// Serves a request in a task of its own: a client that hangs up does not stop what it has asked for.
@@ -174,7 +191,8 @@ impl Server {
         call: &Call,
         client: &mut oneshot::Sender<Outcome>,
     ) -> Step {
-        let mut started = Started::now(number, call, self.faults().hit(&call.api, &call.method));
+        let hit = self.faults().hit(&call.api, &call.method);
+        let mut started = Started::now(number, self.clock.now(), call, hit);
         if let Some(step) = self.before(&mut started, client).await {
             return step;
         }
@@ -188,7 +206,8 @@ impl Server {
         started: &mut Started,
         client: &mut oneshot::Sender<Outcome>,
     ) -> Option<Step> {
-        match started.fault? {
+        let hit = started.hit?;
+        match hit.fault {
             Fault::Refuse { code } => {
                 let reply = refused(Refusal {
                     code,
@@ -208,12 +227,10 @@ impl Server {
                 Some(Step::Page(status))
             }
             Fault::Hang => {
-                let mut released = self.released.subscribe();
                 // A hanging call is in the journal while it hangs.
                 started.hung = Some(self.journal().push(started.entry.clone()));
                 tokio::select! {
-                    // The sender lives as long as the server does, so this ends with a release.
-                    _ = released.changed() => None,
+                    () = self.removal_of(hit.id) => None,
                     () = client.closed() => {
                         let why = "the client left while the call was hanging; nothing was done";
                         started.entry.note = Some(why.to_owned());
@@ -228,11 +245,11 @@ impl Server {
 
     /// What a fault does to the answer of a call that was carried out.
     pub(crate) async fn after(&self, mut started: Started, reply: Reply) -> Step {
-        if let Some(Fault::Delay { ms }) = started.fault {
+        if let Some(Fault::Delay { ms }) = started.fault() {
             tokio::time::sleep(Duration::from_millis(ms)).await;
         }
         self.note(&mut started, &reply);
-        match started.fault {
+        match started.fault() {
             Some(Fault::LoseReply) => Step::Cut,
             Some(Fault::Garble) => Step::Garbled(reply),
             Some(Fault::Refuse { .. } | Fault::Delay { .. } | Fault::Hang | Fault::Http { .. })
@@ -304,16 +321,17 @@ impl Server {
     }
 }
 
-fn entry(request: u64, call: &Call, fault: Option<Fault>) -> Entry {
+fn entry(request: u64, at: Millis, call: &Call, hit: Option<Hit>) -> Entry {
     Entry {
         seq: 0,
         request,
+        at,
         api: call.api.clone(),
         version: call.version,
         method: call.method.clone(),
         params: shown(&call.params),
         code: None,
-        fault: fault.map(Fault::name),
+        fault: hit.map(|hit| hit.fault.name()),
         note: None,
         micros: 0,
         client: call.caller.client.to_string(),

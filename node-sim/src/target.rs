@@ -151,6 +151,14 @@ pub trait TargetSide: fmt::Debug + Send + Sync {
     /// They could not be read.
     fn sessions(&self, iqn: &str) -> io::Result<Vec<Session>>;
 
+    /// The sessions that live on each of these targets, in their order.
+    ///
+    /// # Errors
+    /// They could not be read.
+    fn sessions_of(&self, iqns: &[String]) -> io::Result<Vec<Vec<Session>>> {
+        iqns.iter().map(|iqn| self.sessions(iqn)).collect()
+    }
+
     /// Ends whatever works outside of this process. What is only noted (files in a folder) stays.
     ///
     /// # Errors

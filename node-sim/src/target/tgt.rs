@@ -152,14 +152,23 @@ impl TargetSide for Tgt {
     }
 
     fn sessions(&self, iqn: &str) -> io::Result<Vec<Session>> {
+        let mut all = self.sessions_of(&[iqn.to_owned()])?;
+        Ok(all.pop().unwrap_or_default())
+    }
+
+    fn sessions_of(&self, iqns: &[String]) -> io::Result<Vec<Vec<Session>>> {
         let lock = self.lock()?;
         let daemon = Daemon::of(&self.dir, &lock)?;
-        if !daemon.lives()? {
-            return Ok(Vec::new());
-        }
-        let shown = show::targets(&daemon.show("target")?)?;
-        let target = shown.into_iter().find(|shown| shown.iqn == iqn);
-        Ok(target.map(|target| target.sessions).unwrap_or_default())
+        let shown = if daemon.lives()? {
+            show::targets(&daemon.show("target")?)?
+        } else {
+            Vec::new()
+        };
+        let of = |iqn: &String| {
+            let target = shown.iter().find(|shown| shown.iqn == *iqn);
+            target.map(|target| target.sessions.clone())
+        };
+        Ok(iqns.iter().map(|iqn| of(iqn).unwrap_or_default()).collect())
     }
 
     fn close(&self) -> io::Result<()> {

@@ -1,0 +1,116 @@
+//! Who may turn knobs. The control port has no login, so a web page that somebody has open must not reach it: browsers
+//! let any page send forms anywhere, but say where they come from, and ask before they send JSON or a DELETE.
+
+use axum::extract::Request;
+use axum::http::uri::Uri;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::Problem;
+
+/// Refuses what changes something and may come from a web page of somebody else.
+pub(super) async fn guard(request: Request, next: Next) -> Response {
+    match judge(request.method(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn judge(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    if method.is_safe() {
+        return Ok(());
+    }
+    if let Some(origin) = headers.get(header::ORIGIN)
+        && !is_own(origin, headers.get(header::HOST))
+    {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "this comes from a web page of another origin",
+        ));
+    }
+    // A DELETE has no body to describe; no page sends one to another host without asking first, and nobody answers.
+    let kind = headers.get(header::CONTENT_TYPE);
+    if kind.map_or(method != Method::DELETE, |kind| !is_json(kind)) {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "say Content-Type: application/json, which no form of a web page can",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a page of this origin was served by the host that the request is for.
+fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+    let origin = origin
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse::<Uri>().ok());
+    let authority = origin.as_ref().and_then(Uri::authority);
+    let host = host.and_then(|host| host.to_str().ok());
+    authority
+        .zip(host)
+        .is_some_and(|(authority, host)| authority.as_str().eq_ignore_ascii_case(host))
+}
+
+fn is_json(kind: &HeaderValue) -> bool {
+    let essence = kind.to_str().ok().and_then(|text| text.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(method: &Method, headers: &[(&'static str, &'static str)], want: Option<u16>) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, HeaderValue::from_static(value));
+        }
+        let refused = judge(method, &map).err();
+        assert_eq!(
+            refused.map(|problem| problem.into_response().status().as_u16()),
+            want,
+            "{method} {headers:?}"
+        );
+    }
+
+    #[test]
+    fn forms_and_strangers_are_turned_away() {
+        let json = ("content-type", "application/json");
+        let host = ("host", "127.0.0.1:5080");
+        check(&Method::GET, &[("origin", "http://evil.example")], None);
+        check(&Method::POST, &[json], None);
+        check(
+            &Method::PATCH,
+            &[("content-type", "Application/JSON; charset=utf-8")],
+            None,
+        );
+        for kind in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=application/json",
+            "",
+        ] {
+            check(&Method::POST, &[("content-type", kind)], Some(415));
+            check(&Method::DELETE, &[("content-type", kind)], Some(415));
+        }
+        check(&Method::POST, &[], Some(415));
+        check(&Method::PATCH, &[], Some(415));
+        check(&Method::DELETE, &[], None);
+        let own = ("origin", "http://127.0.0.1:5080");
+        check(&Method::POST, &[json, host, own], None);
+        for origin in [
+            "http://evil.example",
+            "http://127.0.0.1:5081",
+            "http://127.0.0.1",
+            "null",
+            "",
+        ] {
+            check(&Method::POST, &[json, host, ("origin", origin)], Some(403));
+            check(&Method::DELETE, &[host, ("origin", origin)], Some(403));
+        }
+        check(&Method::POST, &[json, own], Some(403));
+    }
+}

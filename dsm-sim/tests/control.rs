@@ -1,0 +1,158 @@
+//! The control port: one fault at a time, the journal's filter, sessions, and who may turn knobs.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{LUN, Sim, TARGET, until};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// The numbers of the journal's entries that a query finds.
+async fn seqs(sim: &Sim, query: &str) -> Vec<u64> {
+    let journal = sim.get(&format!("/journal?{query}")).await;
+    let entries = journal["entries"].as_array().unwrap();
+    entries
+        .iter()
+        .map(|entry| entry["seq"].as_u64().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn one_fault_is_removed_and_only_its_call_goes_on() {
+    let sim = Sim::new().await;
+    let hang = |method: &str| json!({"api": LUN, "method": method, "fault": {"kind": "hang"}});
+    let first = sim.post("/faults", hang("list")).await["id"].clone();
+    let second = sim.post("/faults", hang("get")).await["id"].clone();
+    let hanging = async || {
+        let journal = sim.get("/journal?faulted=true").await;
+        journal["entries"].as_array().unwrap().clone()
+    };
+    let lists = sim.call(LUN, "list", &[]);
+    let gets = sim.call(LUN, "get", &[("uuid", "none")]);
+    let remove = async {
+        until("both hang", async || {
+            (hanging().await.len() == 2).then_some(())
+        })
+        .await;
+        sim.control(Method::DELETE, &format!("/faults/{first}"), None)
+            .await;
+        // The other one goes on hanging until its own fault goes.
+        until("the first has ended", async || {
+            let ended = |entry: &Value| entry["micros"].as_u64().unwrap() > 0;
+            let by_method = |name: &str, entries: &[Value]| {
+                ended(
+                    entries
+                        .iter()
+                        .find(|entry| entry["method"] == name)
+                        .unwrap(),
+                )
+            };
+            let entries = hanging().await;
+            assert!(!by_method("get", &entries), "{entries:?}");
+            by_method("list", &entries).then_some(())
+        })
+        .await;
+        let rules = sim.get("/faults").await;
+        assert_eq!(
+            (
+                rules["faults"].as_array().unwrap().len(),
+                &rules["faults"][0]["id"]
+            ),
+            (1, &second)
+        );
+        sim.control(Method::DELETE, &format!("/faults/{second}"), None)
+            .await;
+    };
+    let (list, get, ()) = tokio::join!(lists, gets, remove);
+    assert_eq!(
+        (&list["success"], &get["success"]),
+        (&json!(true), &json!(false))
+    );
+}
+
+#[tokio::test]
+async fn the_journal_is_filtered_and_bounded() {
+    let sim = Sim::new().await;
+    sim.lun("pvc-1", "BLUN", 1 << 30).await;
+    sim.code(LUN, "get", &[("uuid", "pvc-2")]).await;
+    sim.fault(TARGET, "list", json!({"kind": "refuse", "code": 109}))
+        .await;
+    sim.code(TARGET, "list", &[]).await;
+    sim.code("SYNO.DSM.Info", "getinfo", &[]).await;
+    // 1 is the login; getinfo is called with a version that is not there.
+    for (query, want) in [
+        ("", vec![1, 2, 3, 4, 5]),
+        ("newest=2", vec![4, 5]),
+        ("failed=true", vec![3, 4, 5]),
+        ("failed=true&newest=1&since=4", vec![5]),
+        ("faulted=true", vec![4]),
+        ("api=iscsi.LUN", vec![2, 3]),
+        ("api=Target&failed=true", vec![4]),
+        ("text=PVC-", vec![2, 3]),
+        ("text=pvc%2018990531", vec![3]),
+        ("text=admin&since=2", vec![]),
+    ] {
+        assert_eq!(seqs(&sim, query).await, want, "{query}");
+    }
+    assert!(
+        sim.get("/journal").await["entries"][0]["at"]
+            .as_u64()
+            .unwrap()
+            > 1_600_000_000_000
+    );
+}
+
+#[tokio::test]
+async fn knobs_for_things_that_are_not_there_say_so() {
+    let sim = Sim::new().await;
+    sim.target("t").await;
+    assert_eq!(
+        sim.get("/targets/1/sessions").await,
+        json!({"sessions": []})
+    );
+    for (method, path, says) in [
+        (Method::GET, "/targets/2/sessions", "GET /state"),
+        (Method::DELETE, "/faults/7", "GET /faults"),
+    ] {
+        let url = format!("{}{path}", sim.running.control);
+        let reply = sim.http.request(method, url).send().await.unwrap();
+        assert_eq!(reply.status().as_u16(), 404, "{path}");
+        assert!(reply.text().await.unwrap().contains(says), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn web_pages_of_others_turn_no_knob() {
+    let sim = Sim::new().await;
+    sim.lun("a", "BLUN", 1 << 30).await;
+    let before = sim.state().await;
+    let own = sim.running.control.clone();
+    let send = async |method: Method, path: &str, headers: &[(&str, &str)]| {
+        let mut request = sim.http.request(method, format!("{own}{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body("{}").send().await.unwrap().status().as_u16()
+    };
+    // What a form can send, and what a script may try.
+    for kind in ["text/plain", "application/x-www-form-urlencoded"] {
+        assert_eq!(
+            send(Method::POST, "/reset", &[("content-type", kind)]).await,
+            415
+        );
+    }
+    assert_eq!(send(Method::POST, "/reset", &[]).await, 415);
+    let json = ("content-type", "application/json");
+    let stranger = [json, ("origin", "http://evil.example")];
+    assert_eq!(send(Method::POST, "/reset", &stranger).await, 403);
+    assert_eq!(send(Method::DELETE, "/faults", &stranger).await, 403);
+    assert_eq!(send(Method::PATCH, "/settings", &stranger).await, 403);
+    assert_eq!(sim.state().await, before);
+    assert_eq!(
+        send(Method::PATCH, "/settings", &[json, ("origin", &own)]).await,
+        200
+    );
+    assert_eq!(send(Method::POST, "/reset", &[json]).await, 200);
+    assert_ne!(sim.state().await, before);
+}
