@@ -22,6 +22,7 @@ const SOURCES: &[(&str, &str)] = &sources![
     "account.rs",
     "api.rs",
     "auth.rs",
+    "boot.rs",
     "clone.rs",
     "code.rs",
     "compound.rs",

@@ -22,7 +22,7 @@ pub(crate) async fn serve(
     call: &Call,
     client: &mut oneshot::Sender<Outcome>,
 ) -> Outcome {
-    let hit = server.faults().hit_by_name(&call.api, &call.method);
+    let hit = server.faults().hit_by_name(call);
     let mut started = Started::now(number, server.clock.now(), call, hit);
     if let Some(step) = server.before(&mut started, client).await {
         return step.outcome();

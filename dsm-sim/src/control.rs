@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use crate::Options;
 use crate::account::Account;
 use crate::auth::Settings;
+use crate::boot::Loading;
+use crate::clock::Millis;
 use crate::core::Core;
 use crate::fault::Rule;
 use crate::journal::filter::{self, Filter};
@@ -66,7 +68,7 @@ impl IntoResponse for Problem {
 }
 
 const ROUTES: &str = "GET /, /state, /journal?since=SEQ&newest=N&text=WORDS&api=PART&failed=true&faulted=true, /counters, /faults, \
-                      /targets/ID/sessions, /settings, /assumptions; POST /reset, /faults, /luns, /seed, /accounts, /sessions/expire, /clock; \
+                      /targets/ID/sessions, /settings, /assumptions; POST /reset, /faults, /luns, /seed, /accounts, /sessions/expire, /boot, /clock; \
                       PATCH /luns/UUID, /volumes/NAME, /settings; DELETE /faults, /faults/ID";
 
 /// The routes of the control port.
@@ -91,6 +93,7 @@ pub(crate) fn router(server: Arc<Server>, options: Options) -> Router {
         .route("/volumes/{name}", patch(change::patch_volume))
         .route("/accounts", post(put_account))
         .route("/sessions/expire", post(expire))
+        .route("/boot", post(boot))
         .route("/clock", post(clock))
         .fallback(|| async {
             Problem::new(
@@ -168,7 +171,10 @@ async fn faults(State(control): Shared) -> Json<Value> {
 }
 
 async fn add_fault(State(control): Shared, rule: Body<Rule>) -> Result<Json<Value>, Problem> {
-    let id = control.server.faults().add(rule?.0);
+    let rule = rule?.0;
+    rule.check()
+        .map_err(|why| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why))?;
+    let id = control.server.faults().add(rule);
     Ok(Json(json!({"id": id})))
 }
 
@@ -254,6 +260,21 @@ async fn put_account(
 async fn expire(State(control): Shared) -> Json<Value> {
     core(&control).nas.auth.forget_sessions();
     Json(json!({}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Restart {
+    loading: Loading,
+    for_ms: Millis,
+}
+
+/// What a restart of the NAS looks like from outside.
+async fn boot(State(control): Shared, restart: Body<Restart>) -> Result<Json<Value>, Problem> {
+    let Restart { loading, for_ms } = restart?.0;
+    let until = control.now().saturating_add(for_ms);
+    core(&control).nas.boot(loading, until);
+    Ok(Json(json!({})))
 }
 
 #[derive(Deserialize)]

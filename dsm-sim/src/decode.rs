@@ -54,6 +54,19 @@ impl Params {
         }
     }
 
+    /// Whether any parameter is this text or number, or a list that holds it.
+    pub(crate) fn mention(&self, text: &str) -> bool {
+        let is = |value: &Value| match value {
+            Value::String(found) => found == text,
+            Value::Number(found) => found.to_string() == text,
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => false,
+        };
+        self.0
+            .keys()
+            .filter_map(|name| self.value(name))
+            .any(|value| is(&value) || value.as_array().is_some_and(|items| items.iter().any(is)))
+    }
+
     /// A string that the call cannot do without.
     pub(crate) fn required(&self, name: &str) -> Result<String, Refusal> {
         self.string(name).ok_or_else(|| missing(name))

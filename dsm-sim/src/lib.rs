@@ -14,6 +14,7 @@ mod api;
 pub mod assumptions;
 mod auth;
 mod backstore;
+mod boot;
 mod clock;
 mod clone;
 mod code;

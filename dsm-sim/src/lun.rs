@@ -164,7 +164,8 @@ impl Nas {
             .luns
             .get(&key)
             .or_else(|| self.state.luns.find(&Term::Name(key.clone())).next());
-        lun.ok_or_else(|| self.no_such_lun(&key))
+        lun.filter(|lun| self.is_loaded(lun.lun_id))
+            .ok_or_else(|| self.no_such_lun(&key))
     }
 
     /// The volume that a LUN is on.
@@ -189,7 +190,8 @@ impl Nas {
             .map(|names| parse_types(&names))
             .transpose()?;
         let wanted = |lun: &&Lun| {
-            types.as_ref().is_none_or(|types| types.contains(&lun.kind))
+            self.is_loaded(lun.lun_id)
+                && types.as_ref().is_none_or(|types| types.contains(&lun.kind))
                 && location
                     .as_ref()
                     .is_none_or(|location| *location == lun.location)

@@ -282,7 +282,7 @@ impl Nas {
         self.state
             .luns
             .get(&uuid.to_owned())
-            .filter(|lun| lun.dying.is_none())
+            .filter(|lun| lun.dying.is_none() && self.is_loaded(lun.lun_id))
             .ok_or_else(|| self.no_such_lun(uuid))
     }
 
@@ -326,8 +326,10 @@ impl Nas {
             .as_array()
             .ok_or_else(|| Code::BadShape.because("target_ids is not an array"))?;
         self.living_lun(&uuid)?;
-        let known =
-            |id: &Value| target::number(id).filter(|id| self.state.targets.get(id).is_some());
+        let known = |id: &Value| {
+            target::number(id)
+                .filter(|id| self.is_loaded(*id) && self.state.targets.get(id).is_some())
+        };
         let ids: Option<Vec<u32>> = ids.iter().map(known).collect();
         Ok((
             uuid,

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::account::Account;
 use crate::api::{self, Api};
 use crate::auth::{self, Auth, Settings};
+use crate::boot::Boot;
 use crate::clock::Millis;
 use crate::code::{Code, Refusal};
 use crate::decode::Params;
@@ -120,6 +121,7 @@ pub(crate) struct Nas {
     pub(crate) auth: Auth,
     pub(crate) rng: StdRng,
     pub(crate) returning: Vec<Returning>,
+    pub(crate) boot: Option<Boot>,
     /// When DSM is done with what it does to LUNs after its answers. The LUNs themselves know best.
     agenda: BTreeSet<(Millis, String)>,
     effects: BTreeSet<Effect>,
@@ -140,6 +142,7 @@ impl Nas {
             auth: Auth::new(accounts),
             rng,
             returning: Vec::new(),
+            boot: None,
             agenda: BTreeSet::new(),
             effects: BTreeSet::new(),
         }
@@ -160,6 +163,7 @@ impl Nas {
     /// Lets time pass: what DSM finishes on its own is finished.
     pub(crate) fn tick(&mut self, now: Millis) {
         self.tick_volumes(now);
+        self.tick_boot(now);
         while let Some((at, uuid)) = self.agenda.first().filter(|row| row.0 <= now).cloned() {
             self.finish(&uuid, at);
             self.agenda.remove(&(at, uuid));
@@ -263,6 +267,12 @@ impl Nas {
         cookie: &mut Option<String>,
     ) -> Answer {
         self.admit(now, call)?;
+        if matches!(
+            call.api.as_str(),
+            "SYNO.Core.ISCSI.LUN" | "SYNO.Core.ISCSI.Target"
+        ) {
+            self.check_booted(call)?;
+        }
         match call.api.as_str() {
             "SYNO.API.Info" => api::query(call, self.config.generation),
             "SYNO.API.Auth" if call.method == "login" => {

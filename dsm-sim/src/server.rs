@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
@@ -104,13 +106,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(core: Core, latency: Latency, journal: Journal) -> Self {
+    pub(crate) fn new(mut core: Core, latency: Latency, journal: Journal) -> Self {
+        let luck = StdRng::from_rng(&mut core.nas.rng);
         Self {
             core: Mutex::new(core),
             clock: Clock::default(),
             latency,
             queue: Mutex::default(),
-            faults: Mutex::default(),
+            faults: Mutex::new(Plan::new(luck)),
             journal: Mutex::new(journal),
             removed: watch::Sender::new(()),
         }
@@ -191,7 +194,7 @@ impl Server {
         call: &Call,
         client: &mut oneshot::Sender<Outcome>,
     ) -> Step {
-        let hit = self.faults().hit(&call.api, &call.method);
+        let hit = self.faults().hit(call);
         let mut started = Started::now(number, self.clock.now(), call, hit);
         if let Some(step) = self.before(&mut started, client).await {
             return step;
@@ -208,23 +211,22 @@ impl Server {
     ) -> Option<Step> {
         let hit = started.hit?;
         match hit.fault {
-            Fault::Refuse { code } => {
-                let reply = refused(Refusal {
-                    code,
-                    why: "a fault that was asked for".to_owned(),
-                });
+            Fault::Refuse { code, after: false } => {
+                let reply = refused(asked_for(code));
                 self.note(started, &reply);
                 Some(Step::Answered(reply))
             }
-            Fault::Http { status } => {
-                self.note(
-                    started,
-                    &refused(Refusal {
-                        code: u32::from(status),
-                        why: "an HTTP error that was asked for".to_owned(),
-                    }),
-                );
+            Fault::Http {
+                status,
+                after: false,
+            } => {
+                self.note(started, &refused(asked_for(status.into())));
                 Some(Step::Page(status))
+            }
+            Fault::LoseCall => {
+                started.entry.note = Some("the call was lost; nothing was done".to_owned());
+                self.keep(started);
+                Some(Step::Cut)
             }
             Fault::Hang => {
                 // A hanging call is in the journal while it hangs.
@@ -239,7 +241,11 @@ impl Server {
                     }
                 }
             }
-            Fault::LoseReply | Fault::Delay { .. } | Fault::Garble => None,
+            Fault::Refuse { after: true, .. }
+            | Fault::Http { after: true, .. }
+            | Fault::LoseReply
+            | Fault::Delay { .. }
+            | Fault::Garble => None,
         }
     }
 
@@ -248,11 +254,17 @@ impl Server {
         if let Some(Fault::Delay { ms }) = started.fault() {
             tokio::time::sleep(Duration::from_millis(ms)).await;
         }
+        let fault = started.fault();
+        let reply = match fault {
+            Some(Fault::Refuse { code, after: true }) => refused(asked_for(code)),
+            Some(_) | None => reply,
+        };
         self.note(&mut started, &reply);
-        match started.fault() {
+        match fault {
             Some(Fault::LoseReply) => Step::Cut,
             Some(Fault::Garble) => Step::Garbled(reply),
-            Some(Fault::Refuse { .. } | Fault::Delay { .. } | Fault::Hang | Fault::Http { .. })
+            Some(Fault::Http { status, .. }) => Step::Page(status),
+            Some(Fault::Refuse { .. } | Fault::Delay { .. } | Fault::Hang | Fault::LoseCall)
             | None => Step::Answered(reply),
         }
     }
@@ -335,6 +347,14 @@ fn entry(request: u64, at: Millis, call: &Call, hit: Option<Hit>) -> Entry {
         note: None,
         micros: 0,
         client: call.caller.client.to_string(),
+    }
+}
+
+/// The refusal of a fault.
+fn asked_for(code: u32) -> Refusal {
+    Refusal {
+        code,
+        why: "a fault that was asked for".to_owned(),
     }
 }
 

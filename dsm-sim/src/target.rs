@@ -140,6 +140,7 @@ impl Nas {
         };
         by_number
             .or_else(by_name)
+            .filter(|target| self.is_loaded(target.target_id))
             .ok_or_else(|| Code::BadTargetId.because(format!("no target {text}")))
     }
 
@@ -154,6 +155,7 @@ impl Nas {
             None => Box::new(targets.values()),
         };
         let rows: Vec<Value> = wanted
+            .filter(|target| self.is_loaded(target.target_id))
             .map(|target| self.target_json(target, &additional, outside, -1))
             .collect();
         Ok(json!({"targets": rows}))

@@ -156,7 +156,7 @@ impl Volume {
             "single_volume": true,
             "size_free_byte": nas.free(self, outside).to_string(),
             "size_total_byte": self.size.to_string(),
-            "status": self.status,
+            "status": if nas.boot.is_some() { "background" } else { &self.status },
             "volume_id": volume_number(&self.path).unwrap_or_default(),
             "volume_path": self.path,
         })

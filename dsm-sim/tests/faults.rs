@@ -456,3 +456,81 @@ async fn wrong_knobs_are_named() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_fault_comes_before_the_effect_or_after_it() {
+    let sim = Sim::new().await;
+    let uuid = sim.lun("a", "BLUN", GIB).await;
+    let mut size = GIB;
+    for (kind, done, status) in [
+        (json!({"kind": "lose_call"}), false, None),
+        (json!({"kind": "lose_reply"}), true, None),
+        (json!({"kind": "http", "status": 504}), false, Some(504)),
+        (
+            json!({"kind": "http", "status": 504, "after": true}),
+            true,
+            Some(504),
+        ),
+        (json!({"kind": "refuse", "code": 117}), false, Some(200)),
+        (
+            json!({"kind": "refuse", "code": 117, "after": true}),
+            true,
+            Some(200),
+        ),
+    ] {
+        sim.fault(LUN, "set", kind.clone()).await;
+        let new_size = (size + GIB).to_string();
+        let reply = send(&sim, "set", &set(&uuid, &new_size)).await;
+        assert_eq!(reply.as_ref().ok().map(|reply| reply.0), status, "{kind}");
+        if status == Some(200) {
+            assert!(reply.unwrap().1.contains("117"), "{kind}");
+        }
+        if done {
+            size += GIB;
+        }
+        assert_eq!(sim.state().await["luns"][0]["size"], size, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_fault_can_be_for_one_lun() {
+    let sim = Sim::new().await;
+    let (hit, spared) = (
+        sim.lun("a", "BLUN", GIB).await,
+        sim.lun("b", "BLUN", GIB).await,
+    );
+    let rule = json!({"api": LUN, "method": "get", "object": hit, "times": 0, "fault": {"kind": "refuse", "code": 117}});
+    sim.post("/faults", rule).await;
+    assert_eq!(sim.code(LUN, "get", &[("uuid", &hit)]).await, 117);
+    assert_eq!(sim.code(LUN, "get", &[("uuid", &spared)]).await, 0);
+    let impossible =
+        json!({"api": LUN, "method": "get", "probability": 2, "fault": {"kind": "hang"}});
+    let reply = sim
+        .http
+        .post(format!("{}/faults", sim.running.control))
+        .header("content-type", "application/json")
+        .body(impossible.to_string())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(reply.status(), 422);
+    assert!(reply.text().await.unwrap().contains("probability 2"));
+}
+
+#[tokio::test]
+async fn a_nas_that_boots_does_not_know_all_of_its_luns() {
+    let sim = Sim::new().await;
+    let uuid = sim.lun("a", "BLUN", GIB).await;
+    sim.post("/boot", json!({"loading": "absent", "for_ms": 60_000}))
+        .await;
+    let get = [("uuid", &*uuid)];
+    assert_eq!(sim.code(LUN, "get", &get).await, 119, "sessions are over");
+    let sid = sim.login().await["data"]["sid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let sim = Sim { sid, ..sim };
+    assert_eq!(sim.code(LUN, "get", &get).await, 18_990_531);
+    sim.post("/clock", json!({"advance_ms": 60_000})).await;
+    assert_eq!(sim.code(LUN, "get", &get).await, 0);
+}

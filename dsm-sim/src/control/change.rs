@@ -147,6 +147,7 @@ impl Nas {
             self.state.volumes.put(spec.into());
         }
         self.returning.clear();
+        self.boot = None;
         self.auth.forget_sessions();
         self.auth.unblock();
     }

@@ -66,18 +66,19 @@ impl Bench {
             caller: caller([127, 0, 0, 1]),
             written: 0,
         };
+        bench.log_in();
+        bench
+    }
+
+    pub(crate) fn log_in(&mut self) {
         let login = [
             ("account", "admin"),
             ("passwd", "secret"),
             ("format", "sid"),
         ];
-        let data = bench
-            .call("SYNO.API.Auth", 6, "login", &login)
-            .answer
-            .unwrap()
-            .unwrap();
-        bench.caller.query_sid = data["sid"].as_str().map(str::to_owned);
-        bench
+        let reply = self.call("SYNO.API.Auth", 6, "login", &login);
+        let data = reply.answer.unwrap().unwrap();
+        self.caller.query_sid = data["sid"].as_str().map(str::to_owned);
     }
 
     pub(crate) fn call(
