@@ -9,7 +9,7 @@ use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::Options;
@@ -20,6 +20,7 @@ use crate::clock::Millis;
 use crate::core::Core;
 use crate::fault::Rule;
 use crate::journal::filter::{self, Filter};
+use crate::latency::Latency;
 use crate::nas::Nas;
 use crate::server::Server;
 
@@ -68,8 +69,8 @@ impl IntoResponse for Problem {
 }
 
 const ROUTES: &str = "GET /, /state, /journal?since=SEQ&newest=N&text=WORDS&api=PART&failed=true&faulted=true, /counters, /faults, \
-                      /targets/ID/sessions, /settings, /assumptions; POST /reset, /faults, /luns, /seed, /accounts, /sessions/expire, /boot, /clock; \
-                      PATCH /luns/UUID, /volumes/NAME, /settings; DELETE /faults, /faults/ID";
+                      /targets/ID/sessions, /settings, /latency, /assumptions; POST /reset, /faults, /luns, /seed, /accounts, /sessions/expire, /boot, /clock; \
+                      PATCH /luns/UUID, /volumes/NAME, /settings, /latency; DELETE /faults, /faults/ID";
 
 /// The routes of the control port.
 pub(crate) fn router(server: Arc<Server>, options: Options) -> Router {
@@ -91,6 +92,7 @@ pub(crate) fn router(server: Arc<Server>, options: Options) -> Router {
         .route("/luns/{uuid}", patch(change::patch_lun))
         .route("/seed", post(change::seed))
         .route("/volumes/{name}", patch(change::patch_volume))
+        .route("/latency", get(latency).patch(patch_latency))
         .route("/accounts", post(put_account))
         .route("/sessions/expire", post(expire))
         .route("/boot", post(boot))
@@ -158,6 +160,7 @@ async fn counters(State(control): Shared) -> Json<Value> {
 async fn reset(State(control): Shared) -> Result<Json<Value>, Problem> {
     control.server.clear_faults();
     let options = &control.options;
+    control.server.set_latency(options.latency);
     control.change(|nas, _| {
         nas.reset(options.volumes.iter().cloned());
         nas.settings = options.settings.clone();
@@ -242,6 +245,26 @@ async fn patch_settings(
     }
     core.nas.settings = settings.clone();
     Ok(Json(settings))
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Profile {
+    profile: Latency,
+}
+
+async fn latency(State(control): Shared) -> Json<Profile> {
+    let profile = control.server.latency();
+    Json(Profile { profile })
+}
+
+async fn patch_latency(
+    State(control): Shared,
+    wanted: Body<Profile>,
+) -> Result<Json<Profile>, Problem> {
+    let wanted = wanted?.0;
+    control.server.set_latency(wanted.profile);
+    Ok(Json(wanted))
 }
 
 /// Adds an account, or changes one.

@@ -237,7 +237,7 @@ mod tests {
             dsm: Dsm::default(),
             generation: Dsm::default().generation,
             model: Model::default(),
-            timing: Latency::None.timing(),
+            timing: Latency::Instant.timing(),
             portal: ([127, 0, 0, 1], 3260).into(),
         };
         let accounts = vec![Account::new("admin", "admin")];

@@ -2,15 +2,18 @@
 
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Millis;
 use crate::lun_type::LunType;
 
 /// Which timing to imitate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Latency {
     /// Answers at once, and everything is done when the answer comes.
     #[default]
-    None,
+    Instant,
     /// A DS918+ as jt measured it: `jasoncheng7115/jt-pve-storage-synology: docs/TESTING.md`, cited in dsm-api.md.
     Ds918,
 }
@@ -20,9 +23,9 @@ impl FromStr for Latency {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "none" => Ok(Self::None),
+            "instant" => Ok(Self::Instant),
             "ds918" => Ok(Self::Ds918),
-            _ => Err("say none or ds918".to_owned()),
+            _ => Err("say instant or ds918".to_owned()),
         }
     }
 }
@@ -56,7 +59,7 @@ impl Timing {
 impl Latency {
     pub(crate) fn timing(self) -> Timing {
         match self {
-            Self::None => Timing::default(),
+            Self::Instant => Timing::default(),
             Self::Ds918 => Timing {
                 // Measured: 1.2 s for a 1 GiB BLUN (behaviour 1).
                 lock_after_create: 1_200,
@@ -75,7 +78,7 @@ impl Latency {
 
     /// How long one call takes where its `list` has so many rows.
     fn takes(self, api: &str, method: &str, rows: usize) -> Millis {
-        if self == Self::None {
+        if self == Self::Instant {
             return 0;
         }
         let rows = Millis::try_from(rows).unwrap_or(Millis::MAX);
@@ -136,7 +139,10 @@ mod tests {
             Queue::default().wait(Latency::Ds918, 0, LUN, "list", 7),
             600
         );
-        assert_eq!(Queue::default().wait(Latency::None, 0, LUN, "list", 7), 0);
+        assert_eq!(
+            Queue::default().wait(Latency::Instant, 0, LUN, "list", 7),
+            0
+        );
     }
 
     #[test]

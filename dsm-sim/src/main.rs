@@ -94,8 +94,8 @@ struct Serve {
     #[arg(long, value_name = "NAME", default_value = "DS923+")]
     model: Model,
 
-    /// How long calls take: none, or ds918 as measured on a DS918+
-    #[arg(long, value_name = "TIMING", default_value = "none")]
+    /// How long calls take: instant, or ds918 as measured on a DS918+
+    #[arg(long, value_name = "TIMING", default_value = "instant")]
     latency: Latency,
 
     /// Switch CSRF protection on: calls must carry the login's SynoToken

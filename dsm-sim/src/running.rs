@@ -96,7 +96,7 @@ impl Default for Options {
             accounts: Vec::new(),
             dsm: Dsm::default(),
             model: Model::default(),
-            latency: Latency::None,
+            latency: Latency::Instant,
             settings: Settings::default(),
             journal_file: None,
         }

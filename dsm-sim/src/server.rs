@@ -97,7 +97,7 @@ impl Started {
 pub(crate) struct Server {
     core: Mutex<Core>,
     pub(crate) clock: Clock,
-    latency: Latency,
+    latency: Mutex<Latency>,
     queue: Mutex<Queue>,
     faults: Mutex<Plan>,
     journal: Mutex<Journal>,
@@ -111,7 +111,7 @@ impl Server {
         Self {
             core: Mutex::new(core),
             clock: Clock::default(),
-            latency,
+            latency: Mutex::new(latency),
             queue: Mutex::default(),
             faults: Mutex::new(Plan::new(luck)),
             journal: Mutex::new(journal),
@@ -129,6 +129,16 @@ impl Server {
 
     pub(crate) fn journal(&self) -> MutexGuard<'_, Journal> {
         lock(&self.journal)
+    }
+
+    pub(crate) fn latency(&self) -> Latency {
+        *lock(&self.latency)
+    }
+
+    /// From now on calls take so long.
+    pub(crate) fn set_latency(&self, latency: Latency) {
+        *lock(&self.latency) = latency;
+        self.core().nas.config.timing = latency.timing();
     }
 
     /// Ends all faults; calls that hang because of one go on.
@@ -270,7 +280,8 @@ impl Server {
     }
 
     async fn act(&self, call: &Call) -> Reply {
-        if self.latency != Latency::None {
+        let latency = self.latency();
+        if latency != Latency::Instant {
             let rows = {
                 let state = &self.core().nas.state;
                 if call.api.ends_with("Target") {
@@ -279,13 +290,8 @@ impl Server {
                     state.luns.len()
                 }
             };
-            let wait = lock(&self.queue).wait(
-                self.latency,
-                self.clock.now(),
-                &call.api,
-                &call.method,
-                rows,
-            );
+            let wait =
+                lock(&self.queue).wait(latency, self.clock.now(), &call.api, &call.method, rows);
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
         let apply = || self.core().apply(self.clock.now(), call);

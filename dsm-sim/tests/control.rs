@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{LUN, Sim, TARGET, until};
+use common::{LUN, Sim, TARGET, ok, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -155,4 +155,20 @@ async fn web_pages_of_others_turn_no_knob() {
     );
     assert_eq!(send(Method::POST, "/reset", &[json]).await, 200);
     assert_ne!(sim.state().await, before);
+}
+
+#[tokio::test]
+async fn a_nas_becomes_slow_and_fast_again() {
+    let sim = Sim::new().await;
+    let locked = async |name: &str| {
+        let uuid = sim.lun(name, "BLUN", 1 << 30).await;
+        let get = [("uuid", &*uuid), ("additional", "[\"is_action_locked\"]")];
+        ok(&sim.call(LUN, "get", &get).await)["lun"]["is_action_locked"].clone()
+    };
+    assert_eq!(locked("a").await, false);
+    sim.patch("/latency", json!({"profile": "ds918"})).await;
+    assert_eq!(sim.get("/latency").await["profile"], "ds918");
+    assert_eq!(locked("b").await, true);
+    sim.post("/reset", json!({})).await;
+    assert_eq!(sim.get("/latency").await["profile"], "instant");
 }

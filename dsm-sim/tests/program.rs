@@ -120,7 +120,7 @@ fn mistakes_name_the_next_step() {
         (vec!["--volume", "/volume1=xfs:1TiB"], "btrfs, ext4"),
         (vec!["--model", "DS1"], "DS923+"),
         (vec!["--dsm", "5"], "say 6, 7 or one of 6.2, 7.0"),
-        (vec!["--latency", "slow"], "say none or ds918"),
+        (vec!["--latency", "slow"], "say instant or ds918"),
         (vec!["--export", "nfs"], "say none, loop, tgt or lio"),
         (
             vec!["--password-file", "missing-file"],

@@ -32,7 +32,7 @@ impl Default for Settings {
         Self {
             export: "none",
             portals: vec!["127.0.0.1:3260".to_owned()],
-            latency: "none",
+            latency: "instant",
             volumes: vec!["/volume1=btrfs:20TiB", "/volume2=ext4:2TiB"],
             more: Vec::new(),
         }
