@@ -1,6 +1,7 @@
 //! House rules that no compiler checks.
 
 mod dependency;
+mod dsm;
 mod source;
 
 use std::{
@@ -55,6 +56,11 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     for mark in &assumed {
         println!("  {mark}");
     }
+    let proof = dsm::proof(&files);
+    for line in proof.lines() {
+        println!("{line}");
+    }
+    breaches.extend(proof.breaches);
     for breach in &breaches {
         println!("tidy: {breach}");
     }

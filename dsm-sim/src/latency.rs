@@ -153,6 +153,9 @@ mod tests {
             .map(|_| queue.wait(Latency::Ds918, 5_000, LUN, "create", 0))
             .collect();
         assert_eq!(waits, [1_000, 2_000, 3_000]);
+        // Behaviour 26: more than 10 s when many come at once, and a client that waits less is told that its LUN exists.
+        let last = (0..8).map(|_| queue.wait(Latency::Ds918, 5_000, LUN, "create", 0));
+        assert_eq!(last.last(), Some(11_000));
         assert_eq!(queue.wait(Latency::Ds918, 5_000, LUN, "get", 0), 200);
         assert_eq!(queue.wait(Latency::Ds918, 60_000, LUN, "create", 0), 1_000);
     }

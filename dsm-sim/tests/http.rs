@@ -92,6 +92,7 @@ async fn the_front_door_refuses_what_is_no_call() {
             format!("entry.cgi?api=%22{LUN}%22&version=%221%22&method=%22list%22&_sid=%22{sid}%22"),
             0,
         ),
+        // Behaviour 23 of dsm-api.md section 11: what nobody knows never matters.
         (
             format!(
                 "entry.cgi?api={LUN}&version=1&method=list&_sid={sid}&path=entry.cgi&unknown=[1"

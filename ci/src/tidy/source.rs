@@ -39,7 +39,7 @@ pub(super) struct File {
 }
 
 impl File {
-    fn is(&self, extension: &str) -> bool {
+    pub(super) fn is(&self, extension: &str) -> bool {
         self.path
             .extension()
             .is_some_and(|found| found == extension)
@@ -50,7 +50,7 @@ impl File {
     }
 
     /// The line from which on this file is test code; `None` when no line is.
-    fn tests_from(&self) -> Option<usize> {
+    pub(super) fn tests_from(&self) -> Option<usize> {
         if self
             .path
             .components()
@@ -61,7 +61,11 @@ impl File {
         }
         let lines: Vec<&str> = self.text.lines().collect();
         lines.windows(2).position(|pair| {
-            pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod ") && pair[1].ends_with('{')
+            pair[0] == "#[cfg(test)]"
+                && pair[1]
+                    .trim_start_matches("pub(crate) ")
+                    .starts_with("mod ")
+                && pair[1].ends_with('{')
         })
     }
 }

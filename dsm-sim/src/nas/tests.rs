@@ -155,6 +155,20 @@ pub(crate) fn caller(address: [u8; 4]) -> Caller {
 }
 
 #[test]
+fn a_lun_that_was_never_imported_says_so() {
+    // Code 18990593 is no error: what `import_errno` is without an import.
+    let mut bench = Bench::new();
+    let uuid = bench.lun("a", "BLUN", GIB);
+    let get = [("uuid", &*uuid), ("additional", "[\"import_status\"]")];
+    let data = bench.ok(LUN, "get", &get);
+    assert_eq!(data["import_errno"], 18_990_593);
+    assert_eq!(
+        (&data["import_done"], &data["import_total"]),
+        (&json!(0), &json!(0))
+    );
+}
+
+#[test]
 fn what_is_not_there_is_named() {
     let mut bench = Bench::new();
     for (api, version, method, code) in [

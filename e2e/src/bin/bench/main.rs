@@ -3,6 +3,8 @@
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 
+mod capacity;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -34,6 +36,8 @@ struct Report {
     grown_after_ms: BTreeMap<&'static str, f64>,
     /// Requests per second that dsm-sim answers to four clients.
     dsm_sim_requests_per_second: f64,
+    /// dsm-sim with more and more LUNs.
+    dsm_sim_capacity: capacity::Capacity,
     /// Create, expand twice, delete: such lives per second against the instant NAS.
     expand_sequences_per_second: f64,
     /// The node half was measured (needs root).
@@ -74,6 +78,8 @@ async fn main() -> Result<()> {
     ]);
     drop(world);
     let (_, slow) = rounds(plan().slow(), SLOW_ROUNDS).await?;
+    let folder = tempfile::tempdir()?;
+    let dsm_sim_capacity = capacity::measure(folder.path()).await?;
     let report = Report {
         instant: lines(&fast),
         ds918: lines(&slow),
@@ -83,6 +89,7 @@ async fn main() -> Result<()> {
             ("like a DS918+", grown_after(&slow)),
         ]),
         dsm_sim_requests_per_second: speed,
+        dsm_sim_capacity,
         expand_sequences_per_second: sequences,
         node,
     };
@@ -289,6 +296,9 @@ fn print(report: &Report) {
         "\nEach CSI call on a NAS with {OTHERS} other LUNs (calls joined by + share one request)"
     );
     println!("{}", costs(report));
+    println!("\ndsm-sim with many LUNs (sixteen clients on the same processors)");
+    println!("{}", capacity::table(&report.dsm_sim_capacity));
+    println!("{}", report.dsm_sim_capacity.memory());
     println!(
         "\nresident memory   {}",
         list(&report.resident_kib, |kib| format!(

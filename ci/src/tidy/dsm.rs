@@ -1,0 +1,209 @@
+//! What a NAS does must be proved on dsm-sim by a test that cites it, or be listed here as not simulated. The numbers are
+//! those of dsm-api.md: behaviours of section 11, error codes of section 10.3. Text in, findings out.
+
+use std::collections::BTreeSet;
+
+use super::source::File;
+
+/// There is no 29.
+const BEHAVIOURS: std::ops::RangeInclusive<u32> = 1..=30;
+const NO_BEHAVIOUR: u32 = 29;
+const CODES: [u32; 34] = [
+    18_990_002, 18_990_004, 18_990_068, 18_990_318, 18_990_327, 18_990_500, 18_990_501, 18_990_502,
+    18_990_503, 18_990_505, 18_990_508, 18_990_513, 18_990_517, 18_990_531, 18_990_532, 18_990_538,
+    18_990_540, 18_990_541, 18_990_542, 18_990_543, 18_990_570, 18_990_593, 18_990_619, 18_990_622,
+    18_990_635, 18_990_700, 18_990_702, 18_990_708, 18_990_710, 18_990_722, 18_990_724, 18_990_744,
+    18_990_745, 18_991_205,
+];
+/// In halves, so that this file does not cite anything.
+const CITES: &str = concat!("ehav", "iour");
+
+/// What is simulated but for a part, and which.
+const IN_PART: [(u32, &str); 1] = [(
+    11,
+    "an initiator's writes fail when the machine's own disk is full, not when the volume is: images are sparse files",
+)];
+
+/// What is not simulated, and why not.
+const NOT_SIMULATED: [(u32, &str); 5] = [
+    (
+        21,
+        "tgt listens on 3260 from its own start; with LIO a portal comes and goes with its target, as on a NAS",
+    ),
+    (
+        27,
+        "how long a discard takes is up to the machine's file system; the driver never discards while it formats",
+    ),
+    (
+        28,
+        "NFS privileges, users and groups are not there; they come with file volumes",
+    ),
+    (
+        18_990_722,
+        "a guess in a client's table; an unknown target is 18990710, as measured",
+    ),
+    (
+        18_990_724,
+        "a guess in a client's table for a target whose file on the NAS is broken",
+    ),
+];
+
+/// What is proved, what is not simulated, and what is neither.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Proof {
+    proved: usize,
+    pub(super) breaches: Vec<String>,
+}
+
+impl Proof {
+    /// For people.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let list = NOT_SIMULATED.iter().chain(&IN_PART);
+        let list = list.map(|(number, why)| format!("  {}: {why}", name(*number)));
+        let first = format!(
+            "{} of what a NAS does has a test on dsm-sim; not simulated, or not all of it:",
+            self.proved
+        );
+        std::iter::once(first).chain(list).collect()
+    }
+}
+
+/// Compares the tests with what a NAS is known to do.
+pub(super) fn proof(files: &[File]) -> Proof {
+    let cited = cited(files);
+    let known = BEHAVIOURS
+        .filter(|number| *number != NO_BEHAVIOUR)
+        .chain(CODES);
+    let known: BTreeSet<u32> = known.collect();
+    let excused: BTreeSet<u32> = NOT_SIMULATED.iter().map(|row| row.0).collect();
+    let mut breaches = Vec::new();
+    for number in &known {
+        match (cited.contains(number), excused.contains(number)) {
+            (false, false) => breaches.push(format!(
+                "{} of a NAS has no test that cites it; write one, or say in ci/src/tidy/dsm.rs why it is not simulated",
+                name(*number)
+            )),
+            (true, true) => breaches.push(format!(
+                "{} is said not to be simulated, but a test cites it",
+                name(*number)
+            )),
+            (true, false) | (false, true) => {}
+        }
+    }
+    Proof {
+        proved: known.intersection(&cited).count(),
+        breaches,
+    }
+}
+
+fn name(number: u32) -> String {
+    if BEHAVIOURS.contains(&number) {
+        format!("behaviour {number}")
+    } else {
+        format!("code {number}")
+    }
+}
+
+/// What tests of dsm-sim cite, and stories that use it; those may set any code as a fault, so their codes do not count.
+fn cited(files: &[File]) -> BTreeSet<u32> {
+    let mut cited = BTreeSet::new();
+    for file in files.iter().filter(|file| file.is("rs")) {
+        let in_e2e = file.path.starts_with("e2e");
+        let first = file
+            .tests_from()
+            .filter(|_| file.path.starts_with("dsm-sim"));
+        let Some(first) = first.or(in_e2e.then_some(0)) else {
+            continue;
+        };
+        for line in file.text.lines().skip(first) {
+            cited.extend(behaviours(line));
+            if in_e2e {
+                continue;
+            }
+            let digits = line.replace('_', "");
+            cited.extend(
+                CODES
+                    .iter()
+                    .filter(|code| digits.contains(&code.to_string())),
+            );
+        }
+    }
+    cited
+}
+
+/// The numbers after the word, up to anything that is no list of numbers.
+fn behaviours(line: &str) -> Vec<u32> {
+    let Some((_, list)) = line.split_once(CITES) else {
+        return Vec::new();
+    };
+    let list = list.trim_start_matches('s');
+    let words = list
+        .split([' ', ',', ':', ';', '.'])
+        .filter(|word| !word.is_empty());
+    let numbers = words.map_while(|word| match word {
+        "and" => Some(None),
+        word => word.parse().ok().map(Some),
+    });
+    numbers.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, text: &str) -> File {
+        File {
+            path: path.into(),
+            text: text.into(),
+        }
+    }
+
+    #[test]
+    fn a_list_of_numbers_is_read_to_its_end() {
+        for (line, want) in [
+            (format!("// B{CITES} 7: a target"), vec![7]),
+            (
+                format!("// B{CITES}s 3, 4 and 13 of dsm-api.md section 11."),
+                vec![3, 4, 13],
+            ),
+            (format!("// the b{CITES} of a NAS"), vec![]),
+            ("// nothing".to_owned(), vec![]),
+        ] {
+            assert_eq!(behaviours(&line), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn only_tests_of_the_simulator_count() {
+        let text = format!("// B{CITES} 5\n18_990_531\n");
+        for (path, found) in [
+            ("dsm-sim/tests/a.rs", vec![5, 18_990_531]),
+            ("dsm-sim/src/lun/tests.rs", vec![5, 18_990_531]),
+            ("e2e/src/bin/vm/stories/a.rs", vec![5]),
+            ("dsm-sim/src/lun.rs", vec![]),
+            ("driver/tests/a.rs", vec![]),
+            ("dsm-sim/tests/a.md", vec![]),
+        ] {
+            let cited: Vec<u32> = cited(&[file(path, &text)]).into_iter().collect();
+            assert_eq!(cited, found, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_neither_tested_nor_excused_is_a_breach() {
+        let all = |except: u32| {
+            let known = BEHAVIOURS.chain(CODES);
+            let cited = known.filter(|number| {
+                ![except, NO_BEHAVIOUR].contains(number)
+                    && NOT_SIMULATED.iter().all(|row| row.0 != *number)
+            });
+            let line = |number: u32| format!("// B{CITES} {number}\n// {number}\n");
+            file("dsm-sim/tests/a.rs", &cited.map(line).collect::<String>())
+        };
+        assert_eq!(proof(&[all(0)]).breaches, Vec::<String>::new());
+        assert!(proof(&[all(12)]).breaches[0].starts_with("behaviour 12"));
+        assert!(proof(&[all(18_990_004)]).breaches[0].starts_with("code 18990004"));
+        let too_much = file("dsm-sim/tests/b.rs", "18_990_724");
+        assert!(proof(&[all(0), too_much]).breaches[0].contains("is said not to be"));
+    }
+}
