@@ -33,7 +33,7 @@ struct Exchange {
 #[serde(deny_unknown_fields)]
 struct Given {
     request: Option<Value>,
-    /// The uuid that the exchange knows the LUN by which this request makes.
+    /// The uuid that the exchange knows the LUN or snapshot by which this request makes.
     called: Option<String>,
     settings: Option<Value>,
 }
@@ -88,10 +88,10 @@ async fn replay(exchange: &Exchange) -> Value {
         if let Some(request) = &given.request {
             let reply = send(&sim, request, &uuids).await;
             if let Some(called) = &given.called {
-                uuids.push((
-                    called.clone(),
-                    reply["data"]["uuid"].as_str().unwrap().to_owned(),
-                ));
+                let made = ["uuid", "snapshot_uuid"]
+                    .into_iter()
+                    .find_map(|name| reply["data"][name].as_str());
+                uuids.push((called.clone(), made.unwrap().to_owned()));
             }
         }
     }
