@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use futures::stream;
@@ -37,6 +38,10 @@ const HEADERS: [(&str, &str); 10] = [
 // ASSUMED: its words; only the header's name was written down.
 const P3P: &str = "CP=\"IDC DSP COR ADM DEVi TAIi PSA PSD IVAi IVDi CONi HIS OUR IND CNT\"";
 
+/// What HTTPS answers carry besides.
+// ASSUMED: half a year; only the header's name was written down.
+const HSTS: &str = "max-age=15768000";
+
 /// The routes of the Web API.
 pub(crate) fn router(server: Arc<Server>) -> Router {
     Router::new()
@@ -44,6 +49,17 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/webapi/{cgi}/{api}", get(named).post(named))
         .fallback(|| async { page(StatusCode::NOT_FOUND) })
         .with_state(server)
+}
+
+/// The same routes over HTTPS.
+pub(crate) fn secured(router: Router) -> Router {
+    router.layer(map_response(async |mut response: Response| {
+        response.headers_mut().insert(
+            header::STRICT_TRANSPORT_SECURITY,
+            HeaderValue::from_static(HSTS),
+        );
+        response
+    }))
 }
 
 async fn plain(

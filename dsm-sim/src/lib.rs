@@ -48,6 +48,7 @@ mod system;
 mod table;
 mod target;
 mod target_change;
+mod tls;
 mod volume;
 
 pub use account::Account;
@@ -56,4 +57,5 @@ pub use export::ExportKind;
 pub use latency::Latency;
 pub use model::{Dsm, Model};
 pub use running::{Options, Running, StartError, start};
+pub use tls::{Certificate, Https, TlsError};
 pub use volume::{FileSystem, VolumeSpec};

@@ -10,7 +10,10 @@ use std::task::{Context, Poll};
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::tls::stream::TlsConnection;
 
 /// Who is at the other end, and the way to cut them off.
 #[derive(Clone, Debug)]
@@ -27,13 +30,20 @@ impl Peer {
 }
 
 /// A TCP listener whose connections can be cut.
-#[derive(Debug)]
-pub(crate) struct CutListener(pub(crate) TcpListener);
+pub(crate) struct CutListener {
+    pub(crate) tcp: TcpListener,
+    /// With this its connections are TLS.
+    pub(crate) tls: Option<TlsAcceptor>,
+}
+
+/// What carries the bytes.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 /// A connection that can be cut.
-#[derive(Debug)]
 pub(crate) struct CutStream {
-    stream: TcpStream,
+    wire: Box<dyn Wire>,
     cut: Arc<AtomicBool>,
 }
 
@@ -42,14 +52,18 @@ impl Listener for CutListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (CutStream, SocketAddr) {
-        let (stream, address) = Listener::accept(&mut self.0).await;
+        let (stream, address) = Listener::accept(&mut self.tcp).await;
         // Answers are small and wanted at once.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
+        let wire: Box<dyn Wire> = match &self.tls {
+            None => Box::new(stream),
+            Some(acceptor) => Box::new(TlsConnection::new(acceptor, stream)),
+        };
         (
             CutStream {
-                stream,
+                wire,
                 cut: Arc::default(),
             },
             address,
@@ -57,7 +71,7 @@ impl Listener for CutListener {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.tcp.local_addr()
     }
 }
 
@@ -76,7 +90,7 @@ impl AsyncRead for CutStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        Pin::new(&mut self.wire).poll_read(cx, buf)
     }
 }
 
@@ -97,7 +111,7 @@ impl AsyncWrite for CutStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        Pin::new(&mut self.wire).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -106,18 +120,18 @@ impl AsyncWrite for CutStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.wire).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.wire.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.wire).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.wire).poll_shutdown(cx)
     }
 }

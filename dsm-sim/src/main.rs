@@ -1,17 +1,17 @@
 //! `dsm-sim`: the simulator as a program.
 
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use dsm_sim::{Dsm, ExportKind, Latency, Model, Options, Settings, VolumeSpec};
+use dsm_sim::{Certificate, Dsm, ExportKind, Https, Latency, Model, Options, Settings, VolumeSpec};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// A Synology NAS seen from its Web API, on one port, without a NAS.
+/// A Synology NAS seen from its Web API, without a NAS.
 ///
 /// Start it, then talk to it as to DSM:
 ///
@@ -113,6 +113,57 @@ struct Serve {
     /// What is logged on stderr: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
+
+    #[command(flatten)]
+    https: HttpsFlags,
+}
+
+/// Where HTTPS listens unless told otherwise.
+const HTTPS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5001);
+
+#[derive(Args)]
+#[command(next_help_heading = "HTTPS (off unless one of these is given)")]
+struct HttpsFlags {
+    /// Answer HTTPS here too, 127.0.0.1:5001 unless told otherwise; port 0 takes any free port
+    #[arg(long, value_name = "ADDRESS")]
+    https: Option<SocketAddr>,
+
+    /// Where the certificate is kept: ca.pem (for clients to trust), cert.pem and key.pem. They are made on the first start,
+    /// by a private CA, for localhost, 127.0.0.1 and ::1. Without this it is the folder "tls" in --state-dir
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["tls_cert", "tls_key"])]
+    tls_self_signed: Option<PathBuf>,
+
+    /// A name or address besides those that the made certificate is for; may be given several times
+    #[arg(long = "tls-name", value_name = "NAME", conflicts_with_all = ["tls_cert", "tls_key"])]
+    tls_names: Vec<String>,
+
+    /// A certificate of your own in PEM form, with its chain
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Its key in PEM form
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl HttpsFlags {
+    fn options(self, state_dir: &Path) -> Option<Https> {
+        let asked = self.https.is_some()
+            || self.tls_self_signed.is_some()
+            || self.tls_cert.is_some()
+            || !self.tls_names.is_empty();
+        let certificate = match self.tls_cert.zip(self.tls_key) {
+            Some((cert, key)) => Certificate::Files { cert, key },
+            None => Certificate::SelfSigned {
+                dir: self.tls_self_signed.unwrap_or(state_dir.join("tls")),
+                names: self.tls_names,
+            },
+        };
+        asked.then_some(Https {
+            listen: self.https.unwrap_or(HTTPS),
+            certificate,
+        })
+    }
 }
 
 impl Serve {
@@ -120,6 +171,7 @@ impl Serve {
         let mut options = Options {
             listen: self.listen,
             control: self.control,
+            https: self.https.options(&self.state_dir),
             state_dir: Some(self.state_dir),
             volumes: self.volumes,
             export: self.export,
@@ -192,9 +244,14 @@ fn serve(task: Serve) -> anyhow::Result<()> {
         ExportKind::Tgt => "LUNs are exported by tgtd",
         ExportKind::Lio => "LUNs are exported by the kernel",
     };
+    let https = match (&running.https, &running.ca_file) {
+        (Some(https), Some(ca)) => format!(" and {https} (trust {})", ca.display()),
+        (Some(https), None) => format!(" and {https}"),
+        (None, _) => String::new(),
+    };
     writeln!(
         io::stdout(),
-        "A simulated {model} answers at {}, its control port at {}; {exported}.",
+        "A simulated {model} answers at {}{https}, its control port at {}; {exported}.",
         running.api,
         running.control
     )?;

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
 use crate::account::Account;
 use crate::auth::Settings;
@@ -28,9 +29,9 @@ use crate::latency::Latency;
 use crate::listener::{CutListener, Peer};
 use crate::model::{Dsm, Model};
 use crate::nas::{Config, Nas};
-
 use crate::server::Server;
 use crate::store::{Store, write_atomically};
+use crate::tls::{Https, TlsError};
 use crate::volume::VolumeSpec;
 use crate::{control, http};
 
@@ -47,6 +48,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Where the control port listens.
     pub control: SocketAddr,
+    /// Answers HTTPS too.
+    pub https: Option<Https>,
     /// Where state, LUNs and exports are kept. `None`: a temporary folder that goes when the simulator stops.
     pub state_dir: Option<PathBuf>,
     /// The volumes of the NAS.
@@ -82,6 +85,7 @@ impl Default for Options {
         Self {
             listen: local(0),
             control: local(0),
+            https: None,
             state_dir: None,
             volumes: vec![VolumeSpec {
                 path: "/volume1".to_owned(),
@@ -153,6 +157,9 @@ pub enum StartError {
     /// LUNs cannot be exported in the way that was asked for.
     #[error("cannot export LUNs")]
     Export(#[source] io::Error),
+    /// HTTPS was asked for and cannot be had.
+    #[error("cannot serve HTTPS")]
+    Tls(#[source] TlsError),
     /// The system gives no threads.
     #[error("cannot start threads")]
     Threads(#[source] io::Error),
@@ -165,6 +172,10 @@ pub struct Running {
     pub api: String,
     /// The control port, `http://127.0.0.1:PORT`.
     pub control: String,
+    /// The Web API again, `https://127.0.0.1:PORT`, when HTTPS was asked for.
+    pub https: Option<String>,
+    /// The authority to trust there, when the simulator made the certificate itself.
+    pub ca_file: Option<PathBuf>,
     /// Where its state is.
     pub state_dir: PathBuf,
     stop: Option<oneshot::Sender<()>>,
@@ -202,6 +213,7 @@ pub fn start(options: Options) -> Result<Running, StartError> {
         path: state_dir.clone(),
         source,
     };
+    let (tls, ca_file) = certificate(&options)?;
     let server = Arc::new(prepare(&options, &state_dir)?);
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
@@ -211,60 +223,113 @@ pub fn start(options: Options) -> Result<Running, StartError> {
         .map_err(StartError::Threads)?;
     let (stop, stopped) = oneshot::channel();
     let (tell, told) = mpsc::channel();
-    let addresses = (options.listen, options.control);
     let thread = std::thread::Builder::new()
         .name("dsm-sim".to_owned())
-        .spawn(move || serve(runtime, &server, addresses, &tell, stopped, options));
+        .spawn(move || serve(runtime, &server, tls, &tell, stopped, options));
     let thread = thread.map_err(StartError::Threads)?;
-    let (api, control) = told
+    let at = told
         .recv()
         .unwrap_or_else(|_| Err(StartError::Threads(io::ErrorKind::BrokenPipe.into())))?;
-    let (api, control) = (format!("http://{api}"), format!("http://{control}"));
-    let endpoints = json!({"api": api, "control": control, "pid": std::process::id()}).to_string();
     let running = Running {
-        api,
-        control,
+        api: format!("http://{}", at.api),
+        control: format!("http://{}", at.control),
+        https: at.https.map(|at| format!("https://{at}")),
+        ca_file,
         state_dir: state_dir.clone(),
         stop: Some(stop),
         thread: Some(thread),
         _lock: lock,
         _temporary: temporary,
     };
+    let endpoints = running.endpoints().to_string();
     write_atomically(&state_dir, ENDPOINTS, endpoints.as_bytes()).map_err(in_dir)?;
     Ok(running)
 }
 
-type Told = Result<(SocketAddr, SocketAddr), StartError>;
+/// Where it listens.
+struct Addresses {
+    api: SocketAddr,
+    control: SocketAddr,
+    https: Option<SocketAddr>,
+}
+
+impl Running {
+    /// What a client must know, for those who did not start it.
+    fn endpoints(&self) -> serde_json::Value {
+        let mut endpoints =
+            json!({"api": self.api, "control": self.control, "pid": std::process::id()});
+        if let Some(https) = &self.https {
+            endpoints["https"] = json!(https);
+        }
+        if let Some(ca) = &self.ca_file {
+            endpoints["ca_file"] = json!(ca);
+        }
+        endpoints
+    }
+}
 
 fn serve(
     runtime: Runtime,
     server: &Arc<Server>,
-    (api, control): (SocketAddr, SocketAddr),
-    tell: &mpsc::Sender<Told>,
+    tls: Option<TlsAcceptor>,
+    tell: &mpsc::Sender<Result<Addresses, StartError>>,
     stopped: oneshot::Receiver<()>,
     options: Options,
 ) {
     runtime.block_on(async {
-        let listeners = async { Ok((listen(api).await?, listen(control).await?)) };
-        let ((api, api_at), (control, control_at)) = match listeners.await {
-            Ok(listeners) => listeners,
-            Err(error) => {
-                let _ = tell.send(Err(error));
-                return;
-            }
-        };
-        let service =
-            http::router(Arc::clone(server)).into_make_service_with_connect_info::<Peer>();
-        tokio::spawn(async move { axum::serve(CutListener(api), service).await });
-        let service = control::router(Arc::clone(server), options);
-        tokio::spawn(async move { axum::serve(control, service).await });
-        let _ = tell.send(Ok((api_at, control_at)));
-        // An error means that the handle was dropped, which is a stop as well.
-        let _ = stopped.await;
+        let at = open(server, tls, options).await;
+        let fine = at.is_ok();
+        if tell.send(at).is_ok() && fine {
+            // An error means that the handle was dropped, which is a stop as well.
+            let _ = stopped.await;
+        }
     });
     runtime.shutdown_timeout(GRACE);
     // A call that outlives its grace holds the core for as long as its last effect takes, and has no export after that.
     server.core().export.close();
+}
+
+/// Opens the ports and serves them.
+async fn open(
+    server: &Arc<Server>,
+    tls: Option<TlsAcceptor>,
+    options: Options,
+) -> Result<Addresses, StartError> {
+    let (api, api_at) = listen(options.listen).await?;
+    let (control, control_at) = listen(options.control).await?;
+    let https = match (&options.https, tls) {
+        (Some(https), Some(tls)) => Some((listen(https.listen).await?, tls)),
+        _ => None,
+    };
+    let at = Addresses {
+        api: api_at,
+        control: control_at,
+        https: https.as_ref().map(|((_, at), _)| *at),
+    };
+    let router = http::router(Arc::clone(server));
+    if let Some(((tcp, _), tls)) = https {
+        let tls = Some(tls);
+        answer(CutListener { tcp, tls }, http::secured(router.clone()));
+    }
+    let tls = None;
+    answer(CutListener { tcp: api, tls }, router);
+    let service = control::router(Arc::clone(server), options);
+    tokio::spawn(async move { axum::serve(control, service).await });
+    Ok(at)
+}
+
+fn answer(listener: CutListener, router: axum::Router) {
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    tokio::spawn(async move { axum::serve(listener, service).await });
+}
+
+/// The certificate for HTTPS, and the authority that clients must trust.
+fn certificate(options: &Options) -> Result<(Option<TlsAcceptor>, Option<PathBuf>), StartError> {
+    let Some(https) = &options.https else {
+        return Ok((None, None));
+    };
+    let identity = https.certificate.open().map_err(StartError::Tls)?;
+    Ok((Some(identity.acceptor), identity.ca))
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -113,6 +113,27 @@ async fn it_says_where_it_is_and_ends_cleanly_on_sigterm() {
     }
 }
 
+#[tokio::test]
+async fn https_needs_one_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = serve(dir.path(), &["--https", "127.0.0.1:0"])
+        .spawn()
+        .unwrap();
+    let endpoints = endpoints(&mut child, dir.path()).await;
+    let ca = dir.path().join("tls/ca.pem");
+    assert_eq!(endpoints["ca_file"], ca.to_str().unwrap());
+    let https = endpoints["https"].as_str().unwrap();
+    let ca = reqwest::Certificate::from_pem(&std::fs::read(&ca).unwrap()).unwrap();
+    let http = common::client().tls_certs_only([ca]).build().unwrap();
+    let query = "api=SYNO.API.Info&version=1&method=query&query=all";
+    let reply = http.get(format!("{https}/webapi/query.cgi?{query}"));
+    assert!(reply.send().await.unwrap().status().is_success());
+    terminate(&child);
+    let said = child.wait_with_output().unwrap().stdout;
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains(https) && said.contains("ca.pem"), "{said}");
+}
+
 #[test]
 fn mistakes_name_the_next_step() {
     let dir = tempfile::tempdir().unwrap();
@@ -127,6 +148,9 @@ fn mistakes_name_the_next_step() {
             "--password-file missing-file",
         ),
         (vec!["--listen", "203.0.113.1:5000"], "take another port"),
+        (vec!["--tls-cert", "cert.pem"], "--tls-key"),
+        (vec!["--tls-cert", "no.pem", "--tls-key", "k"], "no.pem"),
+        (vec!["--tls-cert", "c", "--tls-name", "n"], "cannot be used"),
     ] {
         let mut command = program(&["serve", "--control", "127.0.0.1:0"]);
         command.args(&more).arg("--state-dir").arg(dir.path());
@@ -192,6 +216,7 @@ fn help_tells_how_to_begin() {
         (vec!["--help"], "curl"),
         (vec!["serve", "--help"], "127.0.0.1:5000"),
         (vec!["serve", "--help"], "\"admin\""),
+        (vec!["serve", "--help"], "ca.pem"),
     ] {
         let (fine, stdout, _) = run(program(&args));
         assert!(fine && stdout.contains(says), "{args:?}: {stdout}");

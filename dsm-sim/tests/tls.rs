@@ -1,0 +1,270 @@
+//! HTTPS next to HTTP: certificates that are made, kept, given and wrong; lost replies; clients that do not greet.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use common::{LUN, Sim, client, code, ok};
+use dsm_sim::{Certificate, Https, Options, Running, start};
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn self_signed(dir: &Path, names: &[&str]) -> Options {
+    with(Certificate::SelfSigned {
+        dir: dir.to_owned(),
+        names: names.iter().copied().map(str::to_owned).collect(),
+    })
+}
+
+fn with(certificate: Certificate) -> Options {
+    Options {
+        https: Some(Https {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            certificate,
+        }),
+        ..Options::default()
+    }
+}
+
+/// A client that trusts just this authority.
+fn trusting(ca: &Path) -> Client {
+    let ca = reqwest::Certificate::from_pem(&fs::read(ca).unwrap()).unwrap();
+    client().tls_certs_only([ca]).build().unwrap()
+}
+
+async fn list(http: &Client, base: &str, sid: &str) -> reqwest::Result<Response> {
+    let form = [
+        ("api", LUN),
+        ("version", "1"),
+        ("method", "list"),
+        ("_sid", sid),
+    ];
+    let url = format!("{base}/webapi/entry.cgi");
+    http.post(url).form(&form).send().await
+}
+
+async fn json(response: Response) -> Value {
+    serde_json::from_str(&response.text().await.unwrap()).unwrap()
+}
+
+fn https(running: &Running) -> &str {
+    running.https.as_deref().unwrap()
+}
+
+#[tokio::test]
+async fn https_and_http_are_one_nas() {
+    let dir = tempfile::tempdir().unwrap();
+    let sim = Sim::with(self_signed(dir.path(), &["nas.test"])).await;
+    let ca = sim.running.ca_file.as_deref().unwrap();
+    assert_eq!(ca, dir.path().join("ca.pem"));
+    let http = trusting(ca);
+    sim.lun("one", "BLUN", 1 << 30).await;
+
+    let secure = list(&http, https(&sim.running), &sim.sid).await.unwrap();
+    assert!(secure.headers().contains_key("strict-transport-security"));
+    let plain = list(&http, &sim.running.api, &sim.sid).await.unwrap();
+    assert!(!plain.headers().contains_key("strict-transport-security"));
+    let (secure, plain) = (json(secure).await, json(plain).await);
+    assert_eq!(ok(&secure)["luns"][0]["name"], "one");
+    assert_eq!(secure, plain);
+
+    // Each name that the certificate is for leads to the NAS; nobody trusts it unasked.
+    let at: url::Url = https(&sim.running).parse().unwrap();
+    let at = SocketAddr::from(([127, 0, 0, 1], at.port().unwrap()));
+    for name in ["localhost", "nas.test"] {
+        let there = client()
+            .tls_certs_only([reqwest::Certificate::from_pem(&fs::read(ca).unwrap()).unwrap()])
+            .resolve(name, at)
+            .build()
+            .unwrap();
+        let base = format!("https://{name}:{}", at.port());
+        assert_eq!(
+            code(&json(list(&there, &base, &sim.sid).await.unwrap()).await),
+            0,
+            "{name}"
+        );
+    }
+    let stranger = client().tls_certs_only([]).build().unwrap();
+    assert!(
+        list(&stranger, https(&sim.running), &sim.sid)
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_lost_reply_cuts_a_tls_connection_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let sim = Sim::with(self_signed(dir.path(), &[])).await;
+    let http = trusting(&dir.path().join("ca.pem"));
+    let form = [
+        ("api", LUN),
+        ("version", "1"),
+        ("method", "create"),
+        ("name", "lost"),
+        ("type", "BLUN"),
+        ("location", "/volume1"),
+        ("size", "1073741824"),
+        ("_sid", &sim.sid),
+    ];
+    sim.fault(LUN, "create", json!({"kind": "lose_reply"}))
+        .await;
+    let url = format!("{}/webapi/entry.cgi", https(&sim.running));
+    let lost = http.post(url).form(&form).send().await.unwrap_err();
+    assert!(
+        lost.is_request() && !lost.is_timeout() && !lost.is_connect(),
+        "{lost:?}"
+    );
+    let luns = json(list(&http, https(&sim.running), &sim.sid).await.unwrap()).await;
+    assert_eq!(ok(&luns)["luns"][0]["name"], "lost", "the effect is there");
+}
+
+#[tokio::test]
+async fn who_does_not_greet_disturbs_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let sim = Sim::with(self_signed(dir.path(), &[])).await;
+    let http = trusting(&dir.path().join("ca.pem"));
+    let at = https(&sim.running)
+        .trim_start_matches("https://")
+        .to_owned();
+
+    let mut silent = Vec::new();
+    for _ in 0..50 {
+        silent.push(TcpStream::connect(&at).await.unwrap());
+    }
+    // The start of a handshake that never goes on.
+    silent[0].write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
+    let mut babbling = TcpStream::connect(&at).await.unwrap();
+    babbling
+        .write_all(b"GET /webapi/query.cgi HTTP/1.1\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    // The end of the connection may come as an error; both are an end.
+    let _ = babbling.read_to_end(&mut answer).await;
+    assert!(
+        !String::from_utf8_lossy(&answer).contains("HTTP"),
+        "{answer:?}"
+    );
+    drop(TcpStream::connect(&at).await.unwrap());
+
+    for _ in 0..3 {
+        let luns = json(list(&http, https(&sim.running), &sim.sid).await.unwrap()).await;
+        assert_eq!(code(&luns), 0);
+    }
+    for mut silent in silent {
+        let still = silent.read_u8();
+        let soon = std::time::Duration::from_millis(1);
+        assert!(
+            tokio::time::timeout(soon, still).await.is_err(),
+            "it is waited for"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_certificate_is_made_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = dir.path().join("deep/tls");
+    let read = || ["ca.pem", "cert.pem", "key.pem"].map(|name| fs::read(tls.join(name)).unwrap());
+    drop(start(self_signed(&tls, &["nas.test", "192.0.2.7"])).unwrap());
+    let first = read();
+    let mode = fs::metadata(tls.join("key.pem"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+    assert_eq!(fs::read_dir(&tls).unwrap().count(), 3);
+
+    let sim = Sim::with(self_signed(&tls, &["nas.test"])).await;
+    assert_eq!(read(), first);
+    let http = trusting(&tls.join("ca.pem"));
+    list(&http, https(&sim.running), "").await.unwrap();
+    drop(sim);
+
+    // The user's own files: here those that were just made.
+    let certificate = Certificate::Files {
+        cert: tls.join("cert.pem"),
+        key: tls.join("key.pem"),
+    };
+    let given = start(with(certificate)).unwrap();
+    assert_eq!(given.ca_file, None);
+    list(&http, https(&given), "").await.unwrap();
+}
+
+/// Everything that an error says, down to its cause.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+#[test]
+fn a_bad_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for (folder, names) in [("a", &["nas.test"][..]), ("b", &[])] {
+        drop(start(self_signed(&at(folder), names)).unwrap());
+    }
+    fs::write(at("text.pem"), "no certificate").unwrap();
+    fs::write(at("torn.pem"), "-----BEGIN PRIVATE KEY-----\nMIGH\n").unwrap();
+    let files = |cert: &str, key: &str| {
+        with(Certificate::Files {
+            cert: at(cert),
+            key: at(key),
+        })
+    };
+    let says = |options: Options, words: &[&str]| {
+        let error = chain(&start(options).unwrap_err());
+        for word in words {
+            assert!(error.contains(word), "{word} is not in: {error}");
+        }
+    };
+    says(
+        files("a/cert.pem", "none.pem"),
+        &["none.pem", "No such file"],
+    );
+    says(
+        files("none.pem", "a/key.pem"),
+        &["none.pem", "No such file"],
+    );
+    says(
+        files("text.pem", "a/key.pem"),
+        &["text.pem holds no certificate"],
+    );
+    says(
+        files("a/cert.pem", "torn.pem"),
+        &["torn.pem holds no private key"],
+    );
+    says(
+        files("a/cert.pem", "a/cert.pem"),
+        &["cert.pem holds no private key"],
+    );
+    says(
+        files("a/cert.pem", "b/key.pem"),
+        &["a/cert.pem", "b/key.pem"],
+    );
+    says(
+        self_signed(&at("b"), &["nas.test"]),
+        &["b/cert.pem is not for nas.test", "remove"],
+    );
+    says(
+        self_signed(&at("c"), &["no name"]),
+        &["\"no name\" is neither"],
+    );
+    assert!(!at("c").exists(), "nothing is made for a wrong name");
+    says(self_signed(&at("text.pem"), &[]), &["text.pem"]);
+    fs::remove_file(at("a/key.pem")).unwrap();
+    says(self_signed(&at("a"), &[]), &["a/key.pem"]);
+    fs::remove_file(at("b/ca.pem")).unwrap();
+    says(self_signed(&at("b"), &[]), &["b/ca.pem"]);
+}
