@@ -12,12 +12,11 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::Options;
 use crate::account::Account;
 use crate::auth::Settings;
 use crate::boot::Loading;
+use crate::builder::Builder;
 use crate::clock::Millis;
-use crate::core::Core;
 use crate::fault::Rule;
 use crate::journal::filter::{self, Filter};
 use crate::latency::Latency;
@@ -31,7 +30,7 @@ mod guard;
 #[derive(Debug)]
 pub(crate) struct Control {
     server: Arc<Server>,
-    options: Options,
+    options: Builder,
 }
 
 type Shared = State<Arc<Control>>;
@@ -73,7 +72,7 @@ const ROUTES: &str = "GET /, /state, /journal?since=SEQ&newest=N&text=WORDS&api=
                       PATCH /luns/UUID, /volumes/NAME, /settings, /latency; DELETE /faults, /faults/ID";
 
 /// The routes of the control port.
-pub(crate) fn router(server: Arc<Server>, options: Options) -> Router {
+pub(crate) fn router(server: Arc<Server>, options: Builder) -> Router {
     Router::new()
         .route("/", get(|| async { Json(json!({"knobs": ROUTES})) }))
         .route("/state", get(state))
@@ -158,14 +157,7 @@ async fn counters(State(control): Shared) -> Json<Value> {
 }
 
 async fn reset(State(control): Shared) -> Result<Json<Value>, Problem> {
-    control.server.clear_faults();
-    let options = &control.options;
-    control.server.set_latency(options.latency);
-    control.change(|nas, _| {
-        nas.reset(options.volumes.iter().cloned());
-        nas.settings = options.settings.clone();
-    })?;
-    control.server.journal().clear();
+    tokio::task::block_in_place(|| control.server.reset(&control.options))?;
     Ok(Json(json!({})))
 }
 
@@ -201,7 +193,7 @@ async fn clear_faults(State(control): Shared) -> Json<Value> {
 /// Who is logged in to a target.
 async fn sessions(State(control): Shared, Path(id): Path<u32>) -> Result<Json<Value>, Problem> {
     let (iqn, sessions) = {
-        let core = core(&control);
+        let core = control.server.core();
         let iqn = core
             .nas
             .state
@@ -225,7 +217,7 @@ async fn sessions(State(control): Shared, Path(id): Path<u32>) -> Result<Json<Va
 }
 
 async fn settings(State(control): Shared) -> Json<Settings> {
-    Json(core(&control).nas.settings.clone())
+    Json(control.server.change_settings(|settings| settings.clone()))
 }
 
 /// Lays the given fields over the present settings.
@@ -233,18 +225,16 @@ async fn patch_settings(
     State(control): Shared,
     patch: Body<Value>,
 ) -> Result<Json<Settings>, Problem> {
-    let mut core = core(&control);
-    let mut merged = json!(core.nas.settings);
-    if let (Some(merged), Value::Object(patch)) = (merged.as_object_mut(), patch?.0) {
-        merged.extend(patch);
-    }
-    let settings: Settings = serde_json::from_value(merged)
-        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
-    if !settings.auto_block {
-        core.nas.auth.unblock();
-    }
-    core.nas.settings = settings.clone();
-    Ok(Json(settings))
+    let patch = patch?.0;
+    control.server.change_settings(|settings| {
+        let mut merged = json!(settings);
+        if let (Some(merged), Value::Object(patch)) = (merged.as_object_mut(), patch) {
+            merged.extend(patch);
+        }
+        *settings = serde_json::from_value(merged)
+            .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
+        Ok(Json(settings.clone()))
+    })
 }
 
 #[derive(Serialize, Deserialize)]
@@ -276,12 +266,12 @@ async fn put_account(
     account
         .check()
         .map_err(|why| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why))?;
-    core(&control).nas.auth.put_account(account);
+    control.server.core().nas.auth.put_account(account);
     Ok(Json(json!({})))
 }
 
 async fn expire(State(control): Shared) -> Json<Value> {
-    core(&control).nas.auth.forget_sessions();
+    control.server.core().nas.auth.forget_sessions();
     Json(json!({}))
 }
 
@@ -296,7 +286,7 @@ struct Restart {
 async fn boot(State(control): Shared, restart: Body<Restart>) -> Result<Json<Value>, Problem> {
     let Restart { loading, for_ms } = restart?.0;
     let until = control.now().saturating_add(for_ms);
-    core(&control).nas.boot(loading, until);
+    control.server.core().nas.boot(loading, until);
     Ok(Json(json!({})))
 }
 
@@ -309,8 +299,4 @@ struct Advance {
 async fn clock(State(control): Shared, advance: Body<Advance>) -> Result<Json<Value>, Problem> {
     control.server.clock.advance(advance?.0.advance_ms);
     Ok(Json(json!({"now_ms": control.now()})))
-}
-
-fn core(control: &Control) -> std::sync::MutexGuard<'_, Core> {
-    control.server.core()
 }

@@ -9,10 +9,12 @@ use crate::nas::Call;
 /// What goes wrong with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The answer is this code; nothing is done, or everything.
     Refuse {
+        /// As DSM would give it.
         code: u32,
+        /// Whether everything is done before.
         #[serde(default)]
         after: bool,
     },
@@ -21,14 +23,19 @@ pub(crate) enum Fault {
     /// Nothing is done; the connection closes without an answer, as in a crash just before the effect.
     LoseCall,
     /// Everything is done at once; the answer comes later.
-    Delay { ms: u64 },
+    Delay {
+        /// Milliseconds.
+        ms: u64,
+    },
     /// Nothing happens until this fault is deleted; then it is done and answered, unless the client has left.
     Hang,
     /// Everything is done; the answer is half a JSON text.
     Garble,
     /// The answer is an HTML page with this HTTP status; nothing is done, or everything.
     Http {
+        /// Of the page.
         status: u16,
+        /// Whether everything is done before.
         #[serde(default)]
         after: bool,
     },
@@ -49,10 +56,10 @@ impl Fault {
     }
 }
 
-/// A fault and the calls that it hits.
+/// A fault and the calls that it hits: [`Rule::new`] means the next matching call.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Rule {
+pub struct Rule {
     /// An API's name, or `*`.
     pub(crate) api: String,
     /// A method, or `*`.
@@ -84,6 +91,49 @@ fn always() -> f64 {
 }
 
 impl Rule {
+    /// Hits the next call of this method; `*` stands for any API or method.
+    #[must_use]
+    pub fn new(api: impl Into<String>, method: impl Into<String>, fault: Fault) -> Self {
+        Self {
+            api: api.into(),
+            method: method.into(),
+            object: None,
+            nth: one(),
+            times: one(),
+            probability: always(),
+            fault,
+            seen: 0,
+        }
+    }
+
+    /// Hits only calls with a parameter that is this uuid, name, number or path, or a list that holds it.
+    #[must_use]
+    pub fn object(mut self, object: impl Into<String>) -> Self {
+        self.object = Some(object.into());
+        self
+    }
+
+    /// Hits the nth matching call instead of the next.
+    #[must_use]
+    pub fn nth(mut self, nth: u64) -> Self {
+        self.nth = nth;
+        self
+    }
+
+    /// Hits so many matching calls in a row; 0 = all from then on.
+    #[must_use]
+    pub fn times(mut self, times: u64) -> Self {
+        self.times = times;
+        self
+    }
+
+    /// Hits each of them only so likely, 0 to 1; more or less is taken for 1 or 0.
+    #[must_use]
+    pub fn probability(mut self, probability: f64) -> Self {
+        self.probability = probability.clamp(0.0, 1.0);
+        self
+    }
+
     /// Refuses a rule that cannot be meant.
     pub(crate) fn check(&self) -> Result<(), String> {
         if (0.0..=1.0).contains(&self.probability) {

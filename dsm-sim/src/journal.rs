@@ -27,28 +27,33 @@ const SECRETS: [&str; 6] = [
 /// What stands in their place.
 const HIDDEN: &str = "***";
 
-/// One call.
+/// One call, and what became of it.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// From 1, without gaps.
-    pub(crate) seq: u64,
+    pub seq: u64,
     /// The HTTP request that it came in; the calls of one compound share it.
-    pub(crate) request: u64,
-    /// When it came in, by the NAS's clock.
-    pub(crate) at: Millis,
-    pub(crate) api: String,
-    pub(crate) version: u32,
-    pub(crate) method: String,
-    pub(crate) params: BTreeMap<String, String>,
+    pub request: u64,
+    /// When it came in, by the NAS's clock: milliseconds since 1970.
+    pub at: Millis,
+    /// `SYNO.Core.ISCSI.LUN`.
+    pub api: String,
+    /// The API's version.
+    pub version: u32,
+    /// `create`.
+    pub method: String,
+    /// As they came, secrets hidden.
+    pub params: BTreeMap<String, String>,
     /// The error code; null for a success, and for a call that is still hanging.
-    pub(crate) code: Option<u32>,
+    pub code: Option<u32>,
     /// The fault that hit it.
-    pub(crate) fault: Option<&'static str>,
+    pub fault: Option<&'static str>,
     /// Why it was refused, for people.
-    pub(crate) note: Option<String>,
+    pub note: Option<String>,
     /// How long it took in the simulator, latency included.
-    pub(crate) micros: u64,
-    pub(crate) client: String,
+    pub micros: u64,
+    /// Address and port of who called.
+    pub client: String,
 }
 
 /// What came in.

@@ -2,12 +2,14 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use dsm_sim::{Certificate, Dsm, ExportKind, Https, Latency, Model, Options, Settings, VolumeSpec};
+use dsm_sim::{
+    Builder, Certificate, Dsm, DsmSim, ExportKind, Https, Latency, Model, Settings, VolumeSpec,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -147,7 +149,7 @@ struct HttpsFlags {
 }
 
 impl HttpsFlags {
-    fn options(self, state_dir: &Path) -> Option<Https> {
+    fn asked(self) -> Option<Https> {
         let asked = self.https.is_some()
             || self.tls_self_signed.is_some()
             || self.tls_cert.is_some()
@@ -155,7 +157,7 @@ impl HttpsFlags {
         let certificate = match self.tls_cert.zip(self.tls_key) {
             Some((cert, key)) => Certificate::Files { cert, key },
             None => Certificate::SelfSigned {
-                dir: self.tls_self_signed.unwrap_or(state_dir.join("tls")),
+                dir: self.tls_self_signed,
                 names: self.tls_names,
             },
         };
@@ -167,35 +169,42 @@ impl HttpsFlags {
 }
 
 impl Serve {
-    fn options(self) -> anyhow::Result<Options> {
-        let mut options = Options {
-            listen: self.listen,
-            control: self.control,
-            https: self.https.options(&self.state_dir),
-            state_dir: Some(self.state_dir),
-            volumes: self.volumes,
-            export: self.export,
-            portals: self.portals,
-            account: self.account,
-            otp_secret: self.otp_secret,
-            dsm: self.dsm,
-            model: self.model,
-            latency: self.latency,
-            settings: Settings {
-                csrf_protection: self.csrf,
-                sid_in_form: !self.strict_sid,
-                ..Settings::default()
-            },
-            journal_file: self.journal_file,
-            ..Options::default()
+    fn builder(self) -> anyhow::Result<Builder> {
+        let password = match self.password_file {
+            None => "admin".to_owned(),
+            Some(path) => {
+                let text = std::fs::read_to_string(&path)
+                    .with_context(|| format!("cannot read --password-file {}", path.display()))?;
+                text.trim_end_matches(['\r', '\n']).to_owned()
+            }
         };
-        if let Some(path) = self.password_file {
-            let text = std::fs::read_to_string(&path)
-                .with_context(|| format!("cannot read --password-file {}", path.display()))?;
-            text.trim_end_matches(['\r', '\n'])
-                .clone_into(&mut options.password);
+        let settings = Settings {
+            csrf_protection: self.csrf,
+            sid_in_form: !self.strict_sid,
+            ..Settings::default()
+        };
+        let mut builder = DsmSim::builder()
+            .listen(self.listen)
+            .control(self.control)
+            .state_dir(self.state_dir)
+            .volumes(self.volumes)
+            .export(self.export)
+            .portals(self.portals)
+            .account(self.account, password)
+            .dsm(self.dsm)
+            .model(self.model)
+            .latency(self.latency)
+            .settings(settings);
+        if let Some(secret) = self.otp_secret {
+            builder = builder.otp_secret(secret);
         }
-        Ok(options)
+        if let Some(https) = self.https.asked() {
+            builder = builder.https(https);
+        }
+        if let Some(path) = self.journal_file {
+            builder = builder.journal_file(path);
+        }
+        Ok(builder)
     }
 }
 
@@ -237,14 +246,14 @@ fn serve(task: Serve) -> anyhow::Result<()> {
         )
     };
     let (model, export) = (task.model.name, task.export);
-    let running = dsm_sim::start(task.options()?)?;
+    let nas = runtime.block_on(task.builder()?.start())?;
     let exported = match export {
         ExportKind::None => "LUNs are not exported",
         ExportKind::Loop => "LUNs are exported to node-sim",
         ExportKind::Tgt => "LUNs are exported by tgtd",
         ExportKind::Lio => "LUNs are exported by the kernel",
     };
-    let https = match (&running.https, &running.ca_file) {
+    let https = match (nas.https(), nas.ca_file()) {
         (Some(https), Some(ca)) => format!(" and {https} (trust {})", ca.display()),
         (Some(https), None) => format!(" and {https}"),
         (None, _) => String::new(),
@@ -252,8 +261,8 @@ fn serve(task: Serve) -> anyhow::Result<()> {
     writeln!(
         io::stdout(),
         "A simulated {model} answers at {}{https}, its control port at {}; {exported}.",
-        running.api,
-        running.control
+        nas.api(),
+        nas.control()
     )?;
     runtime.block_on(async {
         tokio::select! {
@@ -262,7 +271,7 @@ fn serve(task: Serve) -> anyhow::Result<()> {
         }
     });
     tracing::info!("stopping");
-    drop(running);
+    drop(nas);
     Ok(())
 }
 

@@ -1,11 +1,10 @@
-//! Starting and stopping a simulator.
+//! A running simulator: starting it, where it is, and its end.
 
-use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,25 +13,21 @@ use rand::rngs::StdRng;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
-use tokio_rustls::TlsAcceptor;
 
 use crate::account::Account;
-use crate::auth::Settings;
 use crate::backstore::Backstore;
+use crate::builder::Builder;
 use crate::clock::Clock;
 use crate::core::Core;
-use crate::export::{Export, ExportKind};
+use crate::export::Export;
 use crate::journal::Journal;
-use crate::latency::Latency;
 use crate::listener::{CutListener, Peer};
-use crate::model::{Dsm, Model};
 use crate::nas::{Config, Nas};
 use crate::server::Server;
 use crate::store::{Store, write_atomically};
-use crate::tls::{Https, TlsError};
-use crate::volume::VolumeSpec;
+use crate::tls::{Identity, TlsError};
 use crate::{control, http};
 
 const ENDPOINTS: &str = "endpoints.json";
@@ -40,81 +35,6 @@ const ENDPOINTS: &str = "endpoints.json";
 const PREDECESSOR: Duration = Duration::from_secs(1);
 /// How long calls under way may take to end when the simulator stops.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// What to simulate, and where.
-#[derive(Clone)]
-pub struct Options {
-    /// Where the Web API listens. Port 0 takes any free port.
-    pub listen: SocketAddr,
-    /// Where the control port listens.
-    pub control: SocketAddr,
-    /// Answers HTTPS too.
-    pub https: Option<Https>,
-    /// Where state, LUNs and exports are kept. `None`: a temporary folder that goes when the simulator stops.
-    pub state_dir: Option<PathBuf>,
-    /// The volumes of the NAS.
-    pub volumes: Vec<VolumeSpec>,
-    /// How LUNs become block devices.
-    pub export: ExportKind,
-    /// Where targets listen; with [`ExportKind::Loop`], where they are said to.
-    pub portals: Vec<SocketAddr>,
-    /// The first account, an administrator.
-    pub account: String,
-    /// Its password.
-    pub password: String,
-    /// The base32 secret of its second factor, if it has one.
-    pub otp_secret: Option<String>,
-    /// Further accounts.
-    pub accounts: Vec<Account>,
-    /// The release of DSM.
-    pub dsm: Dsm,
-    /// The model, for its limits.
-    pub model: Model,
-    /// How long calls take.
-    pub latency: Latency,
-    /// The switches to start with; a reset goes back to them.
-    pub settings: Settings,
-    /// Also write the journal to this file.
-    pub journal_file: Option<PathBuf>,
-}
-
-impl Default for Options {
-    /// A DS923+ with one btrfs volume of 2 TiB, on free ports, in a temporary folder.
-    fn default() -> Self {
-        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Self {
-            listen: local(0),
-            control: local(0),
-            https: None,
-            state_dir: None,
-            volumes: vec![VolumeSpec {
-                path: "/volume1".to_owned(),
-                fs: crate::FileSystem::Btrfs,
-                size: 2 << 40,
-            }],
-            export: ExportKind::None,
-            portals: vec![local(3260)],
-            account: "admin".to_owned(),
-            password: "admin".to_owned(),
-            otp_secret: None,
-            accounts: Vec::new(),
-            dsm: Dsm::default(),
-            model: Model::default(),
-            latency: Latency::Instant,
-            settings: Settings::default(),
-            journal_file: None,
-        }
-    }
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("listen", &self.listen)
-            .field("state_dir", &self.state_dir)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Why the simulator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -165,27 +85,60 @@ pub enum StartError {
     Threads(#[source] io::Error),
 }
 
-/// A simulator that is running; it stops when this is dropped.
+/// A simulator that is running, on threads of its own. It stops when this is dropped, within seconds, and the drop waits
+/// for that.
 #[derive(Debug)]
-pub struct Running {
-    /// The Web API, `http://127.0.0.1:PORT`.
-    pub api: String,
-    /// The control port, `http://127.0.0.1:PORT`.
-    pub control: String,
-    /// The Web API again, `https://127.0.0.1:PORT`, when HTTPS was asked for.
-    pub https: Option<String>,
-    /// The authority to trust there, when the simulator made the certificate itself.
-    pub ca_file: Option<PathBuf>,
-    /// Where its state is.
-    pub state_dir: PathBuf,
+pub struct DsmSim {
+    pub(crate) server: Arc<Server>,
+    pub(crate) builder: Builder,
+    at: Addresses,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    // Held for their drop, after the thread has ended: the folder is free for others, then gone if it was temporary.
-    _lock: File,
-    _temporary: Option<TempDir>,
 }
 
-impl Drop for Running {
+/// Where everything is.
+#[derive(Debug)]
+struct Addresses {
+    api: String,
+    control: String,
+    https: Option<String>,
+    ca_file: Option<PathBuf>,
+    state_dir: PathBuf,
+}
+
+impl DsmSim {
+    /// A DS923+ on DSM 7, unless told otherwise.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The Web API, `http://127.0.0.1:PORT`.
+    pub fn api(&self) -> &str {
+        &self.at.api
+    }
+
+    /// The Web API again, `https://127.0.0.1:PORT`, when HTTPS was asked for.
+    pub fn https(&self) -> Option<&str> {
+        self.at.https.as_deref()
+    }
+
+    /// The authority to trust there, when the simulator made the certificate itself.
+    pub fn ca_file(&self) -> Option<&Path> {
+        self.at.ca_file.as_deref()
+    }
+
+    /// The control port, `http://127.0.0.1:PORT`: all knobs, over HTTP.
+    pub fn control(&self) -> &str {
+        &self.at.control
+    }
+
+    /// Where its state is.
+    pub fn state_dir(&self) -> &Path {
+        &self.at.state_dir
+    }
+}
+
+impl Drop for DsmSim {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
             // The thread may have ended on its own; then there is nobody to tell.
@@ -198,64 +151,110 @@ impl Drop for Running {
         {
             tracing::error!("the simulator's thread panicked");
         }
-        let _ = fs::remove_file(self.state_dir.join(ENDPOINTS));
     }
 }
 
-/// Starts a simulator in this process, on threads of its own; it may be called from async code or not.
-///
-/// # Errors
-/// The folder, a volume or a port cannot be had; see [`StartError`].
-pub fn start(options: Options) -> Result<Running, StartError> {
-    let (state_dir, temporary) = folder(&options)?;
-    let lock = lock(&state_dir)?;
-    let in_dir = |source| StartError::File {
-        path: state_dir.clone(),
-        source,
-    };
-    let (tls, ca_file) = certificate(&options)?;
-    let server = Arc::new(prepare(&options, &state_dir)?);
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("dsm-sim")
-        .enable_all()
-        .build()
-        .map_err(StartError::Threads)?;
+/// Starts a simulator in this process.
+pub(crate) async fn start(builder: Builder) -> Result<DsmSim, StartError> {
     let (stop, stopped) = oneshot::channel();
-    let (tell, told) = mpsc::channel();
+    let (tell, told) = oneshot::channel();
+    let options = builder.clone();
     let thread = std::thread::Builder::new()
         .name("dsm-sim".to_owned())
-        .spawn(move || serve(runtime, &server, tls, &tell, stopped, options));
-    let thread = thread.map_err(StartError::Threads)?;
-    let at = told
-        .recv()
+        .spawn(move || run(&options, tell, stopped))
+        .map_err(StartError::Threads)?;
+    let (server, at) = told
+        .await
         .unwrap_or_else(|_| Err(StartError::Threads(io::ErrorKind::BrokenPipe.into())))?;
-    let running = Running {
-        api: format!("http://{}", at.api),
-        control: format!("http://{}", at.control),
-        https: at.https.map(|at| format!("https://{at}")),
-        ca_file,
-        state_dir: state_dir.clone(),
+    Ok(DsmSim {
+        server,
+        builder,
+        at,
         stop: Some(stop),
         thread: Some(thread),
-        _lock: lock,
-        _temporary: temporary,
+    })
+}
+
+/// The thread of a simulator: it ends when it is told to, when nobody wants it any more, or when it cannot begin.
+fn run(
+    options: &Builder,
+    tell: oneshot::Sender<Result<(Arc<Server>, Addresses), StartError>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let begun = match Begun::new(options) {
+        Ok(begun) => begun,
+        Err(error) => {
+            let _ = tell.send(Err(error));
+            return;
+        }
     };
-    let endpoints = running.endpoints().to_string();
-    write_atomically(&state_dir, ENDPOINTS, endpoints.as_bytes()).map_err(in_dir)?;
-    Ok(running)
+    let Begun {
+        server,
+        runtime,
+        at,
+        lock,
+        temporary,
+    } = begun;
+    let endpoints = at.state_dir.join(ENDPOINTS);
+    if tell.send(Ok((Arc::clone(&server), at))).is_ok() {
+        // An error means that the handle was dropped, which is a stop as well.
+        let _ = runtime.block_on(stopped);
+    }
+    runtime.shutdown_timeout(GRACE);
+    // A call that outlives its grace holds the core for as long as its last effect takes, and has no export after that.
+    server.core().export.close();
+    let _ = fs::remove_file(endpoints);
+    // From now on the folder is free for others, or gone if it was temporary.
+    drop((lock, temporary));
 }
 
-/// Where it listens.
-struct Addresses {
-    api: SocketAddr,
-    control: SocketAddr,
-    https: Option<SocketAddr>,
+/// A simulator that answers.
+struct Begun {
+    server: Arc<Server>,
+    runtime: Runtime,
+    at: Addresses,
+    lock: File,
+    temporary: Option<TempDir>,
 }
 
-impl Running {
-    /// What a client must know, for those who did not start it.
-    fn endpoints(&self) -> serde_json::Value {
+impl Begun {
+    fn new(options: &Builder) -> Result<Self, StartError> {
+        let (state_dir, temporary) = folder(options)?;
+        let lock = lock(&state_dir)?;
+        let identity = match &options.https {
+            None => None,
+            Some(https) => Some(
+                https
+                    .certificate
+                    .open(&state_dir)
+                    .map_err(StartError::Tls)?,
+            ),
+        };
+        let server = Arc::new(prepare(options, &state_dir)?);
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("dsm-sim")
+            .enable_all()
+            .build()
+            .map_err(StartError::Threads)?;
+        let at = runtime.block_on(open(&server, options, identity, state_dir))?;
+        at.tell().map_err(|source| StartError::File {
+            path: at.state_dir.clone(),
+            source,
+        })?;
+        Ok(Self {
+            server,
+            runtime,
+            at,
+            lock,
+            temporary,
+        })
+    }
+}
+
+impl Addresses {
+    /// Writes down what a client must know, for those who did not start it.
+    fn tell(&self) -> io::Result<()> {
         let mut endpoints =
             json!({"api": self.api, "control": self.control, "pid": std::process::id()});
         if let Some(https) = &self.https {
@@ -264,56 +263,38 @@ impl Running {
         if let Some(ca) = &self.ca_file {
             endpoints["ca_file"] = json!(ca);
         }
-        endpoints
+        let text = endpoints.to_string();
+        write_atomically(&self.state_dir, ENDPOINTS, text.as_bytes())
     }
-}
-
-fn serve(
-    runtime: Runtime,
-    server: &Arc<Server>,
-    tls: Option<TlsAcceptor>,
-    tell: &mpsc::Sender<Result<Addresses, StartError>>,
-    stopped: oneshot::Receiver<()>,
-    options: Options,
-) {
-    runtime.block_on(async {
-        let at = open(server, tls, options).await;
-        let fine = at.is_ok();
-        if tell.send(at).is_ok() && fine {
-            // An error means that the handle was dropped, which is a stop as well.
-            let _ = stopped.await;
-        }
-    });
-    runtime.shutdown_timeout(GRACE);
-    // A call that outlives its grace holds the core for as long as its last effect takes, and has no export after that.
-    server.core().export.close();
 }
 
 /// Opens the ports and serves them.
 async fn open(
     server: &Arc<Server>,
-    tls: Option<TlsAcceptor>,
-    options: Options,
+    options: &Builder,
+    identity: Option<Identity>,
+    state_dir: PathBuf,
 ) -> Result<Addresses, StartError> {
     let (api, api_at) = listen(options.listen).await?;
     let (control, control_at) = listen(options.control).await?;
-    let https = match (&options.https, tls) {
-        (Some(https), Some(tls)) => Some((listen(https.listen).await?, tls)),
-        _ => None,
-    };
-    let at = Addresses {
-        api: api_at,
-        control: control_at,
-        https: https.as_ref().map(|((_, at), _)| *at),
+    let mut at = Addresses {
+        api: format!("http://{api_at}"),
+        control: format!("http://{control_at}"),
+        https: None,
+        ca_file: None,
+        state_dir,
     };
     let router = http::router(Arc::clone(server));
-    if let Some(((tcp, _), tls)) = https {
-        let tls = Some(tls);
+    if let (Some(https), Some(identity)) = (&options.https, identity) {
+        let (tcp, https_at) = listen(https.listen).await?;
+        let tls = Some(identity.acceptor);
         answer(CutListener { tcp, tls }, http::secured(router.clone()));
+        at.https = Some(format!("https://{https_at}"));
+        at.ca_file = identity.ca;
     }
     let tls = None;
     answer(CutListener { tcp: api, tls }, router);
-    let service = control::router(Arc::clone(server), options);
+    let service = control::router(Arc::clone(server), options.clone());
     tokio::spawn(async move { axum::serve(control, service).await });
     Ok(at)
 }
@@ -323,15 +304,6 @@ fn answer(listener: CutListener, router: axum::Router) {
     tokio::spawn(async move { axum::serve(listener, service).await });
 }
 
-/// The certificate for HTTPS, and the authority that clients must trust.
-fn certificate(options: &Options) -> Result<(Option<TlsAcceptor>, Option<PathBuf>), StartError> {
-    let Some(https) = &options.https else {
-        return Ok((None, None));
-    };
-    let identity = https.certificate.open().map_err(StartError::Tls)?;
-    Ok((Some(identity.acceptor), identity.ca))
-}
-
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let wrong = |source| StartError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(wrong)?;
@@ -339,7 +311,7 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartE
     Ok((listener, at))
 }
 
-fn folder(options: &Options) -> Result<(PathBuf, Option<TempDir>), StartError> {
+fn folder(options: &Builder) -> Result<(PathBuf, Option<TempDir>), StartError> {
     let wrong = |path: &Path, source| StartError::File {
         path: path.to_owned(),
         source,
@@ -384,7 +356,7 @@ fn pause() {
 }
 
 /// Loads the state and makes everything else follow it.
-fn prepare(options: &Options, dir: &Path) -> Result<Server, StartError> {
+fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
     let in_dir = |source| StartError::File {
         path: dir.to_owned(),
         source,

@@ -1,6 +1,7 @@
 //! The NAS in motion: takes the core and adds what a NAS on a network has besides: latency, faults, a journal.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,8 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
+use crate::auth::Settings;
+use crate::builder::Builder;
 use crate::clock::{Clock, Millis};
 use crate::code::Refusal;
 use crate::compound;
@@ -161,6 +164,28 @@ impl Server {
             // The sender lives as long as the server does, so this ends with a removal.
             let _ = removed.changed().await;
         }
+    }
+
+    /// Turns switches; they count from the next call on.
+    pub(crate) fn change_settings<T>(&self, change: impl FnOnce(&mut Settings) -> T) -> T {
+        let nas = &mut self.core().nas;
+        let result = change(&mut nas.settings);
+        if !nas.settings.auto_block {
+            nas.auth.unblock();
+        }
+        result
+    }
+
+    /// Makes it a fresh NAS, as it was first started.
+    pub(crate) fn reset(&self, builder: &Builder) -> io::Result<()> {
+        self.clear_faults();
+        self.set_latency(builder.latency);
+        self.core().change(self.clock.now(), |nas, _| {
+            nas.reset(builder.volumes.iter().cloned());
+            nas.settings = builder.settings.clone();
+        })?;
+        self.journal().clear();
+        Ok(())
     }
 
     /// Serves a request in a task of its own: a client that hangs up does not stop what it has asked for.

@@ -36,14 +36,27 @@ pub struct Https {
     pub certificate: Certificate,
 }
 
+impl Default for Https {
+    /// Any free port, and a certificate for this machine that is kept in the state folder.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            certificate: Certificate::SelfSigned {
+                dir: None,
+                names: Vec::new(),
+            },
+        }
+    }
+}
+
 /// Where the certificate comes from.
 #[derive(Clone, Debug)]
 pub enum Certificate {
     /// Made once by a private authority, and kept: `ca.pem` (what clients trust), `cert.pem` and `key.pem` in `dir`. The
     /// authority's own key is thrown away, so it signs nothing else ever.
     SelfSigned {
-        /// The folder; made when missing.
-        dir: PathBuf,
+        /// The folder, made when missing; `tls` in the state folder unless told otherwise.
+        dir: Option<PathBuf>,
         /// Names and addresses besides localhost, 127.0.0.1 and ::1.
         names: Vec<String>,
     },
@@ -118,13 +131,16 @@ impl Certificate {
     ///
     /// # Errors
     /// [`TlsError`] names the file.
-    pub(crate) fn open(&self) -> Result<Identity, TlsError> {
+    pub(crate) fn open(&self, state_dir: &Path) -> Result<Identity, TlsError> {
         match self {
             Self::Files { cert, key } => Ok(Identity {
                 acceptor: acceptor(cert, key)?,
                 ca: None,
             }),
-            Self::SelfSigned { dir, names } => kept(dir, names),
+            Self::SelfSigned { dir, names } => match dir {
+                Some(dir) => kept(dir, names),
+                None => kept(&state_dir.join("tls"), names),
+            },
         }
     }
 }

@@ -115,7 +115,7 @@ async fn knobs_for_things_that_are_not_there_say_so() {
         (Method::GET, "/targets/2/sessions", "GET /state"),
         (Method::DELETE, "/faults/7", "GET /faults"),
     ] {
-        let url = format!("{}{path}", sim.running.control);
+        let url = format!("{}{path}", sim.nas.control());
         let reply = sim.http.request(method, url).send().await.unwrap();
         assert_eq!(reply.status().as_u16(), 404, "{path}");
         assert!(reply.text().await.unwrap().contains(says), "{path}");
@@ -127,7 +127,7 @@ async fn web_pages_of_others_turn_no_knob() {
     let sim = Sim::new().await;
     sim.lun("a", "BLUN", 1 << 30).await;
     let before = sim.state().await;
-    let own = sim.running.control.clone();
+    let own = sim.nas.control().to_owned();
     let send = async |method: Method, path: &str, headers: &[(&str, &str)]| {
         let mut request = sim.http.request(method, format!("{own}{path}"));
         for (name, value) in headers {

@@ -8,7 +8,7 @@ mod common;
 use std::path::Path;
 
 use common::Sim;
-use dsm_sim::Options;
+use dsm_sim::{Dsm, DsmSim};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -74,12 +74,9 @@ async fn replay(exchange: &Exchange) -> Value {
         "/volume2=btrfs:2TiB",
         "/volume4=ext4:2TiB",
     ];
-    let sim = Sim::with(Options {
-        dsm: exchange.dsm.unwrap_or(7).to_string().parse().unwrap(),
-        volumes: volumes.iter().map(|text| text.parse().unwrap()).collect(),
-        ..Options::default()
-    })
-    .await;
+    let dsm: Dsm = exchange.dsm.unwrap_or(7).to_string().parse().unwrap();
+    let volumes = volumes.map(|text| text.parse().unwrap());
+    let sim = Sim::with(DsmSim::builder().dsm(dsm).volumes(volumes)).await;
     let mut uuids = Vec::new();
     for given in &exchange.given {
         if let Some(settings) = &given.settings {

@@ -410,7 +410,7 @@ async fn a_reset_leaves_a_fresh_nas() {
         "no faults, and the settings of the start"
     );
     assert_eq!(
-        std::fs::read_dir(sim.running.state_dir.join("luns"))
+        std::fs::read_dir(sim.nas.state_dir().join("luns"))
             .unwrap()
             .count(),
         0
@@ -442,7 +442,7 @@ async fn wrong_knobs_are_named() {
         ("POST", "/luns", "{\"name\":\"a_b\"}", 409, "18990503"),
         ("POST", "/seed", "{\"luns\":1000}", 409, "18990541"),
     ] {
-        let url = format!("{}{path}", sim.running.control);
+        let url = format!("{}{path}", sim.nas.control());
         let request = sim
             .http
             .request(method.parse().unwrap(), url)
@@ -507,7 +507,7 @@ async fn a_fault_can_be_for_one_lun() {
         json!({"api": LUN, "method": "get", "probability": 2, "fault": {"kind": "hang"}});
     let reply = sim
         .http
-        .post(format!("{}/faults", sim.running.control))
+        .post(format!("{}/faults", sim.nas.control()))
         .header("content-type", "application/json")
         .body(impossible.to_string())
         .send()

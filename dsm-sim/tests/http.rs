@@ -21,7 +21,7 @@ async fn answers_carry_the_recorded_headers() {
     let query = "api=SYNO.API.Info&version=1&method=query&query=all";
     let reply = sim
         .http
-        .get(format!("{}/webapi/query.cgi?{query}", sim.running.api))
+        .get(format!("{}/webapi/query.cgi?{query}", sim.nas.api()))
         .send()
         .await
         .unwrap();
@@ -53,7 +53,7 @@ async fn answers_carry_the_recorded_headers() {
 #[tokio::test]
 async fn the_front_door_refuses_what_is_no_call() {
     let sim = Sim::new().await;
-    let base = format!("{}/webapi", sim.running.api);
+    let base = format!("{}/webapi", sim.nas.api());
     let sid = &sim.sid;
     for (path, want) in [
         ("entry.cgi".to_owned(), 101),

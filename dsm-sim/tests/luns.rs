@@ -5,7 +5,7 @@
 mod common;
 
 use common::{LUN, Sim, TARGET, ok};
-use dsm_sim::{ExportKind, Latency, Options};
+use dsm_sim::{DsmSim, ExportKind, Latency};
 use node_sim::target::Session;
 use node_sim::target::loopdev::Targets;
 use serde_json::json;
@@ -46,11 +46,7 @@ async fn sixteen_creates_at_once_all_succeed() {
 
 #[tokio::test]
 async fn real_timing_can_be_switched_on() {
-    let sim = Sim::with(Options {
-        latency: Latency::Ds918,
-        ..Options::default()
-    })
-    .await;
+    let sim = Sim::with(DsmSim::builder().latency(Latency::Ds918)).await;
     let started = std::time::Instant::now();
     let uuid = sim.lun("a", "BLUN", GIB).await;
     assert!(
@@ -67,15 +63,11 @@ async fn real_timing_can_be_switched_on() {
 
 #[tokio::test]
 async fn luns_are_exported_before_the_answer() {
-    let sim = Sim::with(Options {
-        export: ExportKind::Loop,
-        ..Options::default()
-    })
-    .await;
+    let sim = Sim::with(DsmSim::builder().export(ExportKind::Loop)).await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     let id = sim.target("t").await;
     let ids = format!("[{}]", id.trim_matches('"'));
-    let targets = Targets::open(&sim.running.state_dir.join("targets")).unwrap();
+    let targets = Targets::open(&sim.nas.state_dir().join("targets")).unwrap();
     let exported = || targets.get("iqn.2000-01.com.synology:t").unwrap();
     assert!(exported().unwrap().luns.is_empty());
     assert_eq!(
@@ -112,7 +104,7 @@ async fn luns_are_exported_before_the_answer() {
 async fn thin_luns_report_what_was_written() {
     let sim = Sim::new().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
-    let path = sim.running.state_dir.join(format!("luns/{uuid}.img"));
+    let path = sim.nas.state_dir().join(format!("luns/{uuid}.img"));
     let allocated = async || {
         let reply = sim
             .call(
@@ -143,7 +135,7 @@ async fn a_size_that_cannot_be_leaves_nothing_behind() {
     assert_eq!(sim.code(LUN, "create", &create).await, 18_990_502);
     assert_eq!(sim.state().await, fresh);
     assert_eq!(
-        std::fs::read_dir(sim.running.state_dir.join("luns"))
+        std::fs::read_dir(sim.nas.state_dir().join("luns"))
             .unwrap()
             .count(),
         0
@@ -157,13 +149,9 @@ async fn a_size_that_cannot_be_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn sessions_come_from_the_target_side() {
-    let sim = Sim::with(Options {
-        export: ExportKind::Loop,
-        ..Options::default()
-    })
-    .await;
+    let sim = Sim::with(DsmSim::builder().export(ExportKind::Loop)).await;
     let id = sim.target("t").await;
-    let targets = Targets::open(&sim.running.state_dir.join("targets")).unwrap();
+    let targets = Targets::open(&sim.nas.state_dir().join("targets")).unwrap();
     let session = Session {
         initiator: "iqn.1993-08.org.debian:01:x".to_owned(),
         address: [192, 0, 2, 7].into(),

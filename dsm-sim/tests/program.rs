@@ -162,38 +162,29 @@ fn mistakes_name_the_next_step() {
     assert!(!fine && stderr.contains("state.json"), "{stderr}");
 }
 
-#[test]
-fn a_volume_with_luns_cannot_be_left_out() {
+#[tokio::test]
+async fn a_volume_with_luns_cannot_be_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let start = |volume: &str| {
-        let options = dsm_sim::Options {
-            state_dir: Some(dir.path().to_owned()),
-            volumes: vec![volume.parse().unwrap()],
-            ..dsm_sim::Options::default()
-        };
-        dsm_sim::start(options)
+        let nas = dsm_sim::DsmSim::builder().state_dir(dir.path());
+        nas.volumes([volume.parse().unwrap()]).start()
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let first = start("/volume1=btrfs:1TiB").unwrap();
-    let make = common::client()
+    let first = start("/volume1=btrfs:1TiB").await.unwrap();
+    let reply = common::client()
         .build()
         .unwrap()
-        .post(format!("{}/seed", first.control));
-    let reply = runtime
-        .block_on(
-            make.header("content-type", "application/json")
-                .body("{\"luns\":1}")
-                .send(),
-        )
+        .post(format!("{}/seed", first.control()))
+        .header("content-type", "application/json")
+        .body("{\"luns\":1}")
+        .send()
+        .await
         .unwrap();
     assert!(reply.status().is_success());
     drop(first);
-    let error = start("/volume2=btrfs:1TiB").unwrap_err().to_string();
+    let error = start("/volume2=btrfs:1TiB").await.unwrap_err().to_string();
     assert!(error.contains("add --volume /volume1"), "{error}");
-    start("/volume1=btrfs:4TiB").expect("a volume may grow");
+    let grown = start("/volume1=btrfs:4TiB").await;
+    grown.expect("a volume may grow");
 }
 
 #[test]

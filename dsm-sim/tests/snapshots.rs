@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use common::{LUN, Sim, TARGET, ok};
-use dsm_sim::{ExportKind, Options};
+use dsm_sim::{DsmSim, ExportKind};
 use node_sim::target::loopdev::Targets;
 use node_sim::target::{LogicalUnit, Session};
 
@@ -19,15 +19,11 @@ const IQN: &str = "iqn.2000-01.com.synology:t";
 
 /// A NAS whose LUNs initiators on this machine can attach.
 async fn exporting() -> Sim {
-    Sim::with(Options {
-        export: ExportKind::Loop,
-        ..Options::default()
-    })
-    .await
+    Sim::with(DsmSim::builder().export(ExportKind::Loop)).await
 }
 
 fn file(sim: &Sim, uuid: &str) -> PathBuf {
-    sim.running.state_dir.join(format!("luns/{uuid}.img"))
+    sim.nas.state_dir().join(format!("luns/{uuid}.img"))
 }
 
 fn write(path: PathBuf, text: &str) {
@@ -56,7 +52,7 @@ async fn unit(sim: &Sim, target: &str, uuid: &str) -> LogicalUnit {
     let ids = format!("[{}]", target.trim_matches('"'));
     let map = [("uuid", uuid), ("target_ids", &*ids)];
     assert_eq!(sim.code(LUN, "map_target", &map).await, 0);
-    let targets = Targets::open(&sim.running.state_dir.join("targets")).unwrap();
+    let targets = Targets::open(&sim.nas.state_dir().join("targets")).unwrap();
     let target = targets.get(IQN).unwrap().unwrap();
     let unit = target.luns.into_values().find(|unit| unit.serial == uuid);
     unit.unwrap()
@@ -109,7 +105,7 @@ async fn a_clone_of_a_snapshot_has_what_was_there_then() {
         assert_eq!(sim.code(LUN, method, &[(params.0, params.1)]).await, 0);
     }
     assert_eq!(read(attached.file), "own");
-    let left = std::fs::read_dir(sim.running.state_dir.join("snapshots")).unwrap();
+    let left = std::fs::read_dir(sim.nas.state_dir().join("snapshots")).unwrap();
     assert_eq!(left.count(), 0);
 }
 
@@ -125,7 +121,7 @@ async fn a_restore_brings_the_data_back_and_ends_the_sessions() {
     write(before.file, "new");
     let grow = [("uuid", &*uuid), ("new_size", "5368709120")];
     assert_eq!(sim.code(LUN, "set", &grow).await, 0);
-    let targets = Targets::open(&sim.running.state_dir.join("targets")).unwrap();
+    let targets = Targets::open(&sim.nas.state_dir().join("targets")).unwrap();
     let session = Session {
         initiator: "iqn.1993-08.org.debian:01:x".to_owned(),
         address: [192, 0, 2, 7].into(),
@@ -148,10 +144,7 @@ async fn a_restore_brings_the_data_back_and_ends_the_sessions() {
 #[tokio::test]
 async fn snapshots_survive_a_restart_and_unfinished_files_do_not() {
     let dir = tempfile::tempdir().unwrap();
-    let options = || Options {
-        state_dir: Some(dir.path().to_owned()),
-        ..Options::default()
-    };
+    let options = || DsmSim::builder().state_dir(dir.path());
     let sim = Sim::with(options()).await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     write(file(&sim, &uuid), "old");
@@ -194,7 +187,7 @@ async fn a_clone_that_cannot_be_made_leaves_nothing() {
     assert_eq!(sim.code(LUN, "take_snapshot", &params).await, 117);
     assert_eq!(sim.state().await, before);
     for folder in ["luns", "snapshots"] {
-        let left = std::fs::read_dir(sim.running.state_dir.join(folder)).unwrap();
+        let left = std::fs::read_dir(sim.nas.state_dir().join(folder)).unwrap();
         assert_eq!(left.count(), 0, "{folder}");
     }
 }

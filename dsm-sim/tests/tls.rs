@@ -10,27 +10,24 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::{LUN, Sim, client, code, ok};
-use dsm_sim::{Certificate, Https, Options, Running, start};
+use dsm_sim::{Builder, Certificate, DsmSim, Https};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-fn self_signed(dir: &Path, names: &[&str]) -> Options {
+fn self_signed(dir: &Path, names: &[&str]) -> Builder {
     with(Certificate::SelfSigned {
-        dir: dir.to_owned(),
+        dir: Some(dir.to_owned()),
         names: names.iter().copied().map(str::to_owned).collect(),
     })
 }
 
-fn with(certificate: Certificate) -> Options {
-    Options {
-        https: Some(Https {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            certificate,
-        }),
-        ..Options::default()
-    }
+fn with(certificate: Certificate) -> Builder {
+    DsmSim::builder().https(Https {
+        certificate,
+        ..Https::default()
+    })
 }
 
 /// A client that trusts just this authority.
@@ -54,29 +51,29 @@ async fn json(response: Response) -> Value {
     serde_json::from_str(&response.text().await.unwrap()).unwrap()
 }
 
-fn https(running: &Running) -> &str {
-    running.https.as_deref().unwrap()
+fn https(nas: &DsmSim) -> &str {
+    nas.https().unwrap()
 }
 
 #[tokio::test]
 async fn https_and_http_are_one_nas() {
     let dir = tempfile::tempdir().unwrap();
     let sim = Sim::with(self_signed(dir.path(), &["nas.test"])).await;
-    let ca = sim.running.ca_file.as_deref().unwrap();
+    let ca = sim.nas.ca_file().unwrap();
     assert_eq!(ca, dir.path().join("ca.pem"));
     let http = trusting(ca);
     sim.lun("one", "BLUN", 1 << 30).await;
 
-    let secure = list(&http, https(&sim.running), &sim.sid).await.unwrap();
+    let secure = list(&http, https(&sim.nas), &sim.sid).await.unwrap();
     assert!(secure.headers().contains_key("strict-transport-security"));
-    let plain = list(&http, &sim.running.api, &sim.sid).await.unwrap();
+    let plain = list(&http, sim.nas.api(), &sim.sid).await.unwrap();
     assert!(!plain.headers().contains_key("strict-transport-security"));
     let (secure, plain) = (json(secure).await, json(plain).await);
     assert_eq!(ok(&secure)["luns"][0]["name"], "one");
     assert_eq!(secure, plain);
 
     // Each name that the certificate is for leads to the NAS; nobody trusts it unasked.
-    let at: url::Url = https(&sim.running).parse().unwrap();
+    let at: url::Url = https(&sim.nas).parse().unwrap();
     let at = SocketAddr::from(([127, 0, 0, 1], at.port().unwrap()));
     for name in ["localhost", "nas.test"] {
         let there = client()
@@ -92,11 +89,7 @@ async fn https_and_http_are_one_nas() {
         );
     }
     let stranger = client().tls_certs_only([]).build().unwrap();
-    assert!(
-        list(&stranger, https(&sim.running), &sim.sid)
-            .await
-            .is_err()
-    );
+    assert!(list(&stranger, https(&sim.nas), &sim.sid).await.is_err());
 }
 
 #[tokio::test]
@@ -116,13 +109,13 @@ async fn a_lost_reply_cuts_a_tls_connection_too() {
     ];
     sim.fault(LUN, "create", json!({"kind": "lose_reply"}))
         .await;
-    let url = format!("{}/webapi/entry.cgi", https(&sim.running));
+    let url = format!("{}/webapi/entry.cgi", https(&sim.nas));
     let lost = http.post(url).form(&form).send().await.unwrap_err();
     assert!(
         lost.is_request() && !lost.is_timeout() && !lost.is_connect(),
         "{lost:?}"
     );
-    let luns = json(list(&http, https(&sim.running), &sim.sid).await.unwrap()).await;
+    let luns = json(list(&http, https(&sim.nas), &sim.sid).await.unwrap()).await;
     assert_eq!(ok(&luns)["luns"][0]["name"], "lost", "the effect is there");
 }
 
@@ -131,9 +124,7 @@ async fn who_does_not_greet_disturbs_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let sim = Sim::with(self_signed(dir.path(), &[])).await;
     let http = trusting(&dir.path().join("ca.pem"));
-    let at = https(&sim.running)
-        .trim_start_matches("https://")
-        .to_owned();
+    let at = https(&sim.nas).trim_start_matches("https://").to_owned();
 
     let mut silent = Vec::new();
     for _ in 0..50 {
@@ -156,7 +147,7 @@ async fn who_does_not_greet_disturbs_nobody() {
     drop(TcpStream::connect(&at).await.unwrap());
 
     for _ in 0..3 {
-        let luns = json(list(&http, https(&sim.running), &sim.sid).await.unwrap()).await;
+        let luns = json(list(&http, https(&sim.nas), &sim.sid).await.unwrap()).await;
         assert_eq!(code(&luns), 0);
     }
     for mut silent in silent {
@@ -174,7 +165,12 @@ async fn the_certificate_is_made_once() {
     let dir = tempfile::tempdir().unwrap();
     let tls = dir.path().join("deep/tls");
     let read = || ["ca.pem", "cert.pem", "key.pem"].map(|name| fs::read(tls.join(name)).unwrap());
-    drop(start(self_signed(&tls, &["nas.test", "192.0.2.7"])).unwrap());
+    drop(
+        self_signed(&tls, &["nas.test", "192.0.2.7"])
+            .start()
+            .await
+            .unwrap(),
+    );
     let first = read();
     let mode = fs::metadata(tls.join("key.pem"))
         .unwrap()
@@ -186,7 +182,7 @@ async fn the_certificate_is_made_once() {
     let sim = Sim::with(self_signed(&tls, &["nas.test"])).await;
     assert_eq!(read(), first);
     let http = trusting(&tls.join("ca.pem"));
-    list(&http, https(&sim.running), "").await.unwrap();
+    list(&http, https(&sim.nas), "").await.unwrap();
     drop(sim);
 
     // The user's own files: here those that were just made.
@@ -194,8 +190,8 @@ async fn the_certificate_is_made_once() {
         cert: tls.join("cert.pem"),
         key: tls.join("key.pem"),
     };
-    let given = start(with(certificate)).unwrap();
-    assert_eq!(given.ca_file, None);
+    let given = with(certificate).start().await.unwrap();
+    assert_eq!(given.ca_file(), None);
     list(&http, https(&given), "").await.unwrap();
 }
 
@@ -208,12 +204,12 @@ fn chain(error: &dyn std::error::Error) -> String {
         .join("; ")
 }
 
-#[test]
-fn a_bad_file_is_named() {
+#[tokio::test]
+async fn a_bad_file_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     for (folder, names) in [("a", &["nas.test"][..]), ("b", &[])] {
-        drop(start(self_signed(&at(folder), names)).unwrap());
+        drop(self_signed(&at(folder), names).start().await.unwrap());
     }
     fs::write(at("text.pem"), "no certificate").unwrap();
     fs::write(at("torn.pem"), "-----BEGIN PRIVATE KEY-----\nMIGH\n").unwrap();
@@ -223,8 +219,8 @@ fn a_bad_file_is_named() {
             key: at(key),
         })
     };
-    let says = |options: Options, words: &[&str]| {
-        let error = chain(&start(options).unwrap_err());
+    let says = async |nas: Builder, words: &[&str]| {
+        let error = chain(&nas.start().await.unwrap_err());
         for word in words {
             assert!(error.contains(word), "{word} is not in: {error}");
         }
@@ -232,39 +228,47 @@ fn a_bad_file_is_named() {
     says(
         files("a/cert.pem", "none.pem"),
         &["none.pem", "No such file"],
-    );
+    )
+    .await;
     says(
         files("none.pem", "a/key.pem"),
         &["none.pem", "No such file"],
-    );
+    )
+    .await;
     says(
         files("text.pem", "a/key.pem"),
         &["text.pem holds no certificate"],
-    );
+    )
+    .await;
     says(
         files("a/cert.pem", "torn.pem"),
         &["torn.pem holds no private key"],
-    );
+    )
+    .await;
     says(
         files("a/cert.pem", "a/cert.pem"),
         &["cert.pem holds no private key"],
-    );
+    )
+    .await;
     says(
         files("a/cert.pem", "b/key.pem"),
         &["a/cert.pem", "b/key.pem"],
-    );
+    )
+    .await;
     says(
         self_signed(&at("b"), &["nas.test"]),
         &["b/cert.pem is not for nas.test", "remove"],
-    );
+    )
+    .await;
     says(
         self_signed(&at("c"), &["no name"]),
         &["\"no name\" is neither"],
-    );
+    )
+    .await;
     assert!(!at("c").exists(), "nothing is made for a wrong name");
-    says(self_signed(&at("text.pem"), &[]), &["text.pem"]);
+    says(self_signed(&at("text.pem"), &[]), &["text.pem"]).await;
     fs::remove_file(at("a/key.pem")).unwrap();
-    says(self_signed(&at("a"), &[]), &["a/key.pem"]);
+    says(self_signed(&at("a"), &[]), &["a/key.pem"]).await;
     fs::remove_file(at("b/ca.pem")).unwrap();
-    says(self_signed(&at("b"), &[]), &["b/ca.pem"]);
+    says(self_signed(&at("b"), &[]), &["b/ca.pem"]).await;
 }

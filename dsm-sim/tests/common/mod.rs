@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use dsm_sim::{Options, Running, start};
+use dsm_sim::{Builder, DsmSim};
 use serde_json::{Value, json};
 
 /// LUNs.
@@ -18,7 +18,7 @@ pub const AUTH: &str = "SYNO.API.Auth";
 /// A simulator, and somebody logged in to it.
 pub struct Sim {
     /// The simulator.
-    pub running: Running,
+    pub nas: DsmSim,
     /// Talks HTTP.
     pub http: reqwest::Client,
     /// The session.
@@ -35,13 +35,13 @@ pub fn client() -> reqwest::ClientBuilder {
 impl Sim {
     /// With the defaults.
     pub async fn new() -> Self {
-        Self::with(Options::default()).await
+        Self::with(DsmSim::builder()).await
     }
 
     /// As asked for.
-    pub async fn with(options: Options) -> Self {
+    pub async fn with(builder: Builder) -> Self {
         let mut sim = Self {
-            running: start(options).unwrap(),
+            nas: builder.start().await.unwrap(),
             http: client().build().unwrap(),
             sid: String::new(),
         };
@@ -68,7 +68,7 @@ impl Sim {
 
     /// The Web API's entry.
     pub fn entry(&self) -> String {
-        format!("{}/webapi/entry.cgi", self.running.api)
+        format!("{}/webapi/entry.cgi", self.nas.api())
     }
 
     /// Posts a form and reads the JSON answer.
@@ -144,7 +144,7 @@ impl Sim {
     pub async fn control(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
         let mut request = self
             .http
-            .request(method, format!("{}{path}", self.running.control));
+            .request(method, format!("{}{path}", self.nas.control()));
         if let Some(body) = body {
             request = request
                 .header("content-type", "application/json")
