@@ -33,6 +33,8 @@ pub struct Builder {
     pub(crate) latency: Latency,
     pub(crate) settings: Settings,
     pub(crate) journal_file: Option<PathBuf>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) clock: Option<u64>,
 }
 
 impl Default for Builder {
@@ -59,6 +61,8 @@ impl Default for Builder {
             latency: Latency::Instant,
             settings: Settings::default(),
             journal_file: None,
+            seed: None,
+            clock: None,
         }
     }
 }
@@ -169,6 +173,21 @@ impl Builder {
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// Draws uuids, session ids and the luck of faults from this seed, so that the same calls have the same answers. Ids
+    /// that can be guessed are for tests only.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Lets the NAS's clock stand still at this moment, in milliseconds since 1970, until it is moved.
+    #[must_use]
+    pub fn clock(mut self, stands_at: u64) -> Self {
+        self.clock = Some(stands_at);
         self
     }
 

@@ -100,6 +100,14 @@ struct Serve {
     #[arg(long, value_name = "TIMING", default_value = "instant")]
     latency: Latency,
 
+    /// Draw uuids and session ids from this seed: the same calls then have the same answers, byte for byte with --clock
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+
+    /// Let the NAS's clock stand still at this moment until POST /clock moves it: milliseconds since 1970
+    #[arg(long, value_name = "MS")]
+    clock: Option<u64>,
+
     /// Switch CSRF protection on: calls must carry the login's SynoToken
     #[arg(long)]
     csrf: bool,
@@ -195,6 +203,12 @@ impl Serve {
             .model(self.model)
             .latency(self.latency)
             .settings(settings);
+        if let Some(seed) = self.seed {
+            builder = builder.seed(seed);
+        }
+        if let Some(moment) = self.clock {
+            builder = builder.clock(moment);
+        }
         if let Some(secret) = self.otp_secret {
             builder = builder.otp_secret(secret);
         }

@@ -381,9 +381,14 @@ fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
     for account in &accounts {
         account.check().map_err(StartError::Account)?;
     }
-    let rng = StdRng::from_rng(&mut rand::rng());
+    // Each life draws other numbers, or a uuid would come twice.
+    let rng = match options.seed {
+        Some(seed) => StdRng::seed_from_u64(seed.wrapping_add(store.lines())),
+        None => StdRng::from_rng(&mut rand::rng()),
+    };
+    let clock = Clock::new(options.clock);
     let mut nas = Nas::new(config, options.settings.clone(), state, accounts, rng);
-    nas.revive(Clock::default().now(), &options.volumes)
+    nas.revive(clock.now(), &options.volumes)
         .map_err(|(lun, volume)| StartError::VolumeGone { lun, volume })?;
     store.append(&nas.state).map_err(in_dir)?;
     nas.state.commit();
@@ -411,6 +416,7 @@ fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
             backstore,
             export,
         },
+        clock,
         options.latency,
         Journal::to_file(journal.transpose()?),
     ))

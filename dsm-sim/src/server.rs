@@ -109,11 +109,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(mut core: Core, latency: Latency, journal: Journal) -> Self {
+    pub(crate) fn new(mut core: Core, clock: Clock, latency: Latency, journal: Journal) -> Self {
         let luck = StdRng::from_rng(&mut core.nas.rng);
         Self {
             core: Mutex::new(core),
-            clock: Clock::default(),
+            clock,
             latency: Mutex::new(latency),
             queue: Mutex::default(),
             faults: Mutex::new(Plan::new(luck)),

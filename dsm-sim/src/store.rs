@@ -91,6 +91,11 @@ impl Store {
         Ok((store, saved.state))
     }
 
+    /// How many lines were written in all lives so far.
+    pub(crate) fn lines(&self) -> u64 {
+        self.line
+    }
+
     /// Keeps what has changed in the state: when this returns, it survives a kill.
     ///
     /// # Errors

@@ -11,6 +11,52 @@ use std::time::Duration;
 use common::{AUTH, LUN, Sim, code};
 use dsm_sim::{DsmSim, Fault, Rule, Settings, StartError};
 
+/// Everything that a NAS answers to the same calls, and what it keeps.
+async fn life(seed: u64, dir: &std::path::Path) -> Vec<String> {
+    let builder = DsmSim::builder().seed(seed).clock(1_700_000_000_000);
+    let sim = Sim::with(builder.state_dir(dir)).await;
+    let mut said = vec![sim.sid.clone(), sim.login().await.to_string()];
+    let size = [
+        ("name", "a"),
+        ("type", "BLUN"),
+        ("location", "/volume1"),
+        ("size", "1048576"),
+    ];
+    let made = sim.call(LUN, "create", &size).await;
+    let uuid = made["data"]["uuid"].as_str().unwrap().to_owned();
+    said.push(made.to_string());
+    for (method, name) in [
+        ("take_snapshot", "src_lun_uuid"),
+        ("list_snapshot", "src_lun_uuid"),
+        ("get", "uuid"),
+    ] {
+        said.push(sim.call(LUN, method, &[(name, &uuid)]).await.to_string());
+    }
+    drop(sim);
+    said.push(std::fs::read_to_string(dir.join("state.log")).unwrap());
+    said
+}
+
+#[tokio::test]
+async fn a_seed_repeats_a_life_byte_for_byte() {
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let first = life(5, dirs[0].path()).await;
+    assert_eq!(first, life(5, dirs[1].path()).await);
+    let other = life(6, dirs[2].path()).await;
+    assert!(
+        first
+            .iter()
+            .zip(&other)
+            .all(|(first, other)| first != other)
+    );
+    // The next life in the same folder is another one: no id comes twice.
+    let builder = DsmSim::builder().seed(5).clock(1_700_000_000_000);
+    let sim = Sim::with(builder.state_dir(dirs[0].path())).await;
+    assert!(first.iter().all(|said| !said.contains(&sim.sid)));
+    let uuid = sim.lun("b", "BLUN", 1 << 20).await;
+    assert!(first.iter().all(|said| !said.contains(&uuid)));
+}
+
 #[tokio::test]
 async fn knobs_turn() {
     let sim = Sim::new().await;
