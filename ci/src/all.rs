@@ -9,12 +9,13 @@ use crate::{check, context::Context, go, show, table, testing, tidy, vm};
 /// A task: its name, whether it is of any use without root, and what it does.
 type Task = (&'static str, bool, fn(&Context) -> Result<()>);
 
-const TASKS: [Task; 9] = [
+const TASKS: [Task; 10] = [
     ("fmt", false, |context| check::fmt(context, false)),
     ("lint", false, check::lint),
     ("tidy", false, tidy::run),
     ("spec", false, go::spec),
     ("test", false, testing::test),
+    ("clients", false, testing::clients),
     ("sanity", true, testing::sanity),
     ("bench", true, show::bench),
     ("vm", false, |context| vm::run(context, &vm::Vm::default())),

@@ -64,13 +64,15 @@ enum Task {
     Node,
     /// csi-sanity against the driver and both simulators (root)
     Sanity,
+    /// A Python library and a browser, made by others, against dsm-sim; installs them
+    Clients,
     /// Stories of real iSCSI in virtual machines with a stock kernel; needs no root but for packages
     Vm(vm::Vm),
     /// DSM calls per CSI call, latency and memory, as a table and as JSON (root)
     Bench,
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
-    /// fmt, lint, tidy, spec, test, sanity, bench, vm and demo, with the time each took
+    /// fmt, lint, tidy, spec, test, clients, sanity, bench, vm and demo, with the time each took
     All,
 }
 
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         Task::Test => testing::test(&context),
         Task::Node => testing::node(&context),
         Task::Sanity => testing::sanity(&context),
+        Task::Clients => testing::clients(&context),
         Task::Vm(vm) => vm::run(&context, vm),
         Task::Bench => show::bench(&context),
         Task::Demo(demo) => show::demo(&context, demo),

@@ -1,6 +1,7 @@
 //! The tests: all of them, or the layers that need root.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -23,8 +24,8 @@ pub(crate) fn test(context: &Context) -> Result<()> {
         );
     }
     doctor::ready(context, Layer::Test)?;
-    // The conformance suite takes minutes and has a task of its own.
-    let rest = ["--skip", "conforms_with"];
+    // The conformance suite takes minutes, other people's programs are many packages; both have tasks of their own.
+    let rest = ["--skip", "conforms_with", "--skip", "outsider_"];
     run(context, "cargo test --workspace --no-fail-fast --", &rest)
 }
 
@@ -54,6 +55,45 @@ pub(crate) fn sanity(context: &Context) -> Result<()> {
     )
 }
 
+/// Other people's programs against dsm-sim: a Python library and a browser.
+///
+/// # Errors
+/// See [`test()`]; or the library cannot be fetched.
+pub(crate) fn clients(context: &Context) -> Result<()> {
+    doctor::ready(context, Layer::Clients)?;
+    python(context)?;
+    run(
+        context,
+        "cargo test --workspace --test clients --no-fail-fast --",
+        &["--nocapture"],
+    )
+}
+
+/// A Python of its own with N4S4's library in it.
+fn python(context: &Context) -> Result<PathBuf> {
+    let folder = context.tools().join("python");
+    let python = folder.join("bin/python");
+    // The last thing that an installation makes.
+    let installed = folder.join(SYNOLOGY_API);
+    if !installed.is_file() {
+        Step::new(context, "virtualenv --clear --quiet")
+            .arg(&folder)
+            .quiet("Making a Python environment")?;
+        Step::new(context, &python.to_string_lossy())
+            .args(&[
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                SYNOLOGY_API,
+            ])
+            .quiet(&format!("Installing {SYNOLOGY_API}"))?;
+        fs::write(&installed, "")?;
+    }
+    Ok(python)
+}
+
 /// Builds all programs, the whole workspace at once: a part of it would be built with other features, and twice.
 ///
 /// # Errors
@@ -63,6 +103,9 @@ pub(crate) fn build_programs(context: &Context, profile: &[&str]) -> Result<()> 
         .args(profile)
         .quiet("Building the driver, the simulators and the harness")
 }
+
+/// The release of N4S4's library that is tested with.
+const SYNOLOGY_API: &str = "synology-api==0.9.4";
 
 fn run(context: &Context, command: &str, more: &[&str]) -> Result<()> {
     build_programs(context, &[])?;
@@ -74,6 +117,10 @@ fn run(context: &Context, command: &str, more: &[&str]) -> Result<()> {
     step = step.args(more).env("SKIP_LOG", &log);
     if let Some(sanity) = go::installed_sanity(context) {
         step = step.env("CSI_SANITY", sanity);
+    }
+    let python = context.tools().join("python/bin/python");
+    if python.is_file() {
+        step = step.env("CLIENTS_PYTHON", python);
     }
     let mut counts = Counts::default();
     let passed = step.tee(|line| counts.read(line))?;

@@ -141,6 +141,15 @@ impl Api {
     }
 }
 
+/// The APIs that can be called, with their methods.
+pub(crate) fn simulated(
+    dsm: Generation,
+) -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    let here = APIS.iter().filter(move |api| api.highest(dsm) > 0);
+    here.filter(|api| !api.methods.is_empty())
+        .map(|api| (api.name, api.methods))
+}
+
 /// `SYNO.API.Info query`. Names that do not exist are left out, and that is no error.
 pub(crate) fn query(call: &Call, dsm: Generation) -> Answer {
     let asked = call

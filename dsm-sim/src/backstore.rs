@@ -11,7 +11,7 @@ use crate::sparse;
 use crate::state::State;
 
 /// The folders of the files.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Backstore {
     luns: PathBuf,
     snapshots: PathBuf,

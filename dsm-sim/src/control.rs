@@ -21,6 +21,7 @@ use crate::fault::Rule;
 use crate::journal::filter::{self, Filter};
 use crate::latency::Latency;
 use crate::nas::Nas;
+use crate::page;
 use crate::server::Server;
 
 mod change;
@@ -67,14 +68,14 @@ impl IntoResponse for Problem {
     }
 }
 
-const ROUTES: &str = "GET /, /state, /journal?since=SEQ&newest=N&text=WORDS&api=PART&failed=true&faulted=true, /counters, /faults, \
+const ROUTES: &str = "GET / (a page, for a browser), /state, /journal?since=SEQ&newest=N&text=WORDS&api=PART&failed=true&faulted=true, /counters, /faults, \
                       /targets/ID/sessions, /settings, /latency, /assumptions; POST /reset, /faults, /luns, /seed, /accounts, /sessions/expire, /boot, /clock; \
                       PATCH /luns/UUID, /volumes/NAME, /settings, /latency; DELETE /faults, /faults/ID";
 
 /// The routes of the control port.
 pub(crate) fn router(server: Arc<Server>, options: Builder) -> Router {
+    let page = page::router(Arc::clone(&server), ROUTES);
     Router::new()
-        .route("/", get(|| async { Json(json!({"knobs": ROUTES})) }))
         .route("/state", get(state))
         .route("/journal", get(journal))
         .route("/counters", get(counters))
@@ -102,8 +103,9 @@ pub(crate) fn router(server: Arc<Server>, options: Builder) -> Router {
                 format!("there is no such knob; there are {ROUTES}"),
             )
         })
-        .layer(from_fn(guard::guard))
         .with_state(Arc::new(Control { server, options }))
+        .merge(page)
+        .layer(from_fn(guard::guard))
 }
 
 impl Control {

@@ -34,7 +34,8 @@
 //! - `server` lets `latency` and `fault` have their say, and notes each call in the `journal`.
 //! - `core` takes calls one at a time: `nas` answers, and the effects are made durable (`store`, `backstore`, `export`).
 //! - `nas` with `auth`, `lun`, `target`, `volume` and `system` is a pure state machine: no clock, no sockets, no files.
-//! - `control` is a second port for tests, `knobs` the same from Rust: state, journal, faults, clock.
+//! - `control` is a second port for tests, `knobs` the same from Rust: state, journal, faults, clock; `page`
+//!   shows it all to people.
 
 mod account;
 mod api;
@@ -65,6 +66,7 @@ mod model;
 mod monitor;
 mod nas;
 mod network;
+mod page;
 mod running;
 mod san;
 mod server;

@@ -66,7 +66,7 @@ impl Lun {
     /// `allocated_size`. Measured: what a clone shares with its source counts in each of them, but a clone from a snapshot
     /// starts with 0.
     // ASSUMED: a thick LUN reports its whole size as allocated.
-    fn allocated(&self, outside: &dyn Outside) -> u64 {
+    pub(crate) fn allocated(&self, outside: &dyn Outside) -> u64 {
         match (
             self.kind.is_thin(),
             self.family.parent_snapshot_uuid.is_empty(),

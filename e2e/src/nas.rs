@@ -93,6 +93,7 @@ impl Entry {
 struct Endpoints {
     api: String,
     control: String,
+    https: Option<String>,
 }
 
 impl Nas {
@@ -163,6 +164,25 @@ impl Nas {
         let endpoints: Endpoints = serde_json::from_slice(&std::fs::read(file)?)?;
         (self.api, self.control) = (endpoints.api, endpoints.control);
         Ok(())
+    }
+
+    /// Where its Web API listens for HTTPS.
+    ///
+    /// # Errors
+    /// It was not asked to.
+    pub fn https(&self) -> Result<String> {
+        let file = self.folder.join("endpoints.json");
+        let endpoints: Endpoints = serde_json::from_slice(&std::fs::read(file)?)?;
+        endpoints.https.context("no HTTPS")
+    }
+
+    /// How long its calls take: a profile's name.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn latency(&self) -> Result<String> {
+        let answer = self.ask(self.http.get(self.knob("latency"))).await?;
+        Ok(answer["profile"].as_str().context("profile")?.to_owned())
     }
 
     /// The file with its account's password.

@@ -15,6 +15,8 @@ pub(crate) enum Layer {
     Demo,
     /// Stories of real iSCSI in virtual machines
     Vm,
+    /// Other people's programs against dsm-sim
+    Clients,
     /// The measurements
     Bench,
     /// The comparison with the CSI specification
@@ -87,6 +89,9 @@ pub(crate) const NEEDS: &[Need] = &[
     Need::Programs("open-iscsi", &["iscsiadm", "iscsid"]),
     Need::Programs("tgt", &["tgtd", "tgtadm"]),
     Need::Programs("multipath-tools", &["multipathd", "multipath"]),
+    Need::Programs("chromium", &["chromium"]),
+    Need::Programs("chromium-driver", &["chromedriver"]),
+    Need::Programs("virtualenv", &["virtualenv"]),
     Need::Filesystem("ext4"),
     Need::Filesystem("xfs"),
     Need::Filesystem("btrfs"),
@@ -111,12 +116,16 @@ const FOR_VM: [&str; 11] = [
     "multipath-tools",
 ];
 
-const SINGLE: [Layer; 8] = [
+/// Packages that only other people's programs use.
+const FOR_CLIENTS: [&str; 3] = ["chromium", "chromium-driver", "virtualenv"];
+
+const SINGLE: [Layer; 9] = [
     Layer::Test,
     Layer::Sanity,
     Layer::Node,
     Layer::Demo,
     Layer::Vm,
+    Layer::Clients,
     Layer::Bench,
     Layer::Spec,
     Layer::Lint,
@@ -141,7 +150,7 @@ impl Need {
 
     /// How much `layer` wants it; `None` when it does not care.
     pub(crate) fn weight(self, layer: Layer) -> Option<Weight> {
-        use Layer::{All, Bench, Demo, Lint, Node, Sanity, Spec, Test, Vm};
+        use Layer::{All, Bench, Clients, Demo, Lint, Node, Sanity, Spec, Test, Vm};
         if layer == All {
             return SINGLE
                 .iter()
@@ -155,6 +164,9 @@ impl Need {
             // The guest has what the host has installed; it is root there, and brings its own kernel.
             // The tests of node-sim's target side start a tgtd.
             Self::Programs("tgt", _) if layer == Test => Some(Weight::WithRoot),
+            Self::Programs(package, _) if FOR_CLIENTS.contains(&package) => {
+                (layer == Clients).then_some(Weight::Must)
+            }
             Self::Programs(package, _) if FOR_VM.contains(&package) => {
                 (layer == Vm).then_some(Weight::Must)
             }
@@ -167,10 +179,10 @@ impl Need {
                 Sanity | Node | Demo | Bench => Some(Weight::Must),
                 Test if self == Self::Root => Some(Weight::Note),
                 Test => Some(Weight::WithRoot),
-                Spec | Lint | Vm | All => None,
+                Spec | Lint | Vm | Clients | All => None,
             },
             Self::SysResource | Self::InitiatorName => {
-                (!matches!(layer, Spec | Lint | Vm)).then_some(Weight::Note)
+                (!matches!(layer, Spec | Lint | Vm | Clients)).then_some(Weight::Note)
             }
         }
     }

@@ -14,13 +14,13 @@ const STEP: u64 = 2_000;
 #[serde(default)]
 pub(crate) struct Filter {
     /// Words that are somewhere in it, in any case.
-    text: String,
+    pub(crate) text: String,
     /// A part of its API's or method's name.
-    api: String,
+    pub(crate) api: String,
     /// It was refused.
-    failed: bool,
+    pub(crate) failed: bool,
     /// A fault hit it.
-    faulted: bool,
+    pub(crate) faulted: bool,
 }
 
 impl Filter {

@@ -1,0 +1,54 @@
+//! Other people's programs, unmodified, against dsm-sim: they never heard of it, so they do not share our mistakes.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::nas::{Nas, PASSWORD, Settings};
+use e2e::process;
+use e2e::skip::skip;
+
+#[path = "clients/browser.rs"]
+mod browser;
+
+/// The Python that `cargo ci clients` has put N4S4's library into.
+fn python() -> Option<PathBuf> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the variable that cargo ci hands to this test"
+    )]
+    let named = std::env::var("CLIENTS_PYTHON");
+    named.ok().map(PathBuf::from).filter(|path| path.is_file())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outsider_n4s4_lives_a_whole_life() -> Result<()> {
+    let Some(python) = python() else {
+        skip(
+            "outsider_n4s4_lives_a_whole_life",
+            "N4S4's library is not installed: cargo ci clients installs it",
+        );
+        return Ok(());
+    };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/n4s4.py");
+    for dsm in ["7.2", "6.2"] {
+        let folder = tempfile::tempdir()?;
+        let settings = Settings {
+            more: vec!["--dsm", dsm, "--https", "127.0.0.1:0"],
+            ..Settings::default()
+        };
+        let nas = Nas::start(folder.path(), settings).await?;
+        let https = nas.https()?;
+        let generation = &dsm[..1];
+        for (address, more) in [(&nas.api, None), (&https, Some("--https"))] {
+            let address = address.split_once("://").context("a URL")?.1;
+            let args = [script, address, "--password", PASSWORD, "--dsm", generation];
+            let (fine, said) = process::suite(&python, args.into_iter().chain(more))?;
+            ensure!(fine, "DSM {dsm} at {address}: {said}");
+            ensure!(said.trim_end().ends_with("logout"), "{said}");
+            let left = nas.state().await?;
+            assert_eq!(left["luns"], serde_json::json!([]), "DSM {dsm}");
+            assert_eq!(left["targets"], serde_json::json!([]), "DSM {dsm}");
+        }
+    }
+    Ok(())
+}

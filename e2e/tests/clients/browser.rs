@@ -1,0 +1,238 @@
+//! The page at the control port, in a browser: what it shows, and that its knobs turn.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::nas::{Nas, Settings};
+use e2e::process::Process;
+use e2e::skip::skip;
+use e2e::until::until;
+use fantoccini::{Client, ClientBuilder, Locator};
+use serde_json::json;
+
+const LUN: &str = "SYNO.Core.ISCSI.LUN";
+const LISTENS: &str = "started successfully on port ";
+/// A browser that ran it would have another title.
+const HOSTILE: &str = "<script>document.title='owned'</script><b>&\"'";
+
+/// A browser without a window, and the program that it is driven by.
+struct Browser {
+    client: Client,
+    // Dropped after the client; ends the browser too.
+    _driver: Process,
+}
+
+impl Browser {
+    async fn start(folder: &Path) -> Result<Self> {
+        let log = folder.join("chromedriver.log");
+        let driver = Process::tool("chromedriver", ["--port=0"], &log)?;
+        let said = until(
+            "chromedriver listens",
+            async || Ok(std::fs::read_to_string(&log)?),
+            |said| said.contains(LISTENS),
+        );
+        let said = said.await?;
+        let port = said
+            .split(LISTENS)
+            .nth(1)
+            .and_then(|rest| rest.split('.').next());
+        let url = format!("http://127.0.0.1:{}", port.context("chromedriver's port")?);
+        let profile = folder.join("profile");
+        // A root's browser, and one in a container, has no sandbox; it sees nothing but our page.
+        let options = json!({"goog:chromeOptions": {"args": [
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,1600",
+            format!("--user-data-dir={}", profile.display()),
+        ]}});
+        let capabilities = options.as_object().cloned().context("an object")?;
+        let mut builder =
+            ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new());
+        let client = builder.capabilities(capabilities).connect(&url).await?;
+        Ok(Self {
+            client,
+            _driver: driver,
+        })
+    }
+
+    /// The text of what is found, once it holds `want`.
+    async fn shows(&self, selector: &str, want: &str) -> Result<String> {
+        until(
+            &format!("{selector} shows {want}"),
+            async || self.text(selector).await,
+            |text| text.contains(want),
+        )
+        .await
+    }
+
+    async fn text(&self, selector: &str) -> Result<String> {
+        let element = self.client.find(Locator::Css(selector)).await?;
+        // The page may replace it just now.
+        Ok(element.text().await.unwrap_or_default())
+    }
+
+    async fn fill(&self, selector: &str, text: &str) -> Result<()> {
+        let element = self.client.find(Locator::Css(selector)).await?;
+        element.clear().await?;
+        Ok(element.send_keys(text).await?)
+    }
+
+    /// Clicks a thing that the page may replace at any moment.
+    async fn click(&self, selector: &str) -> Result<()> {
+        until(
+            &format!("{selector} is clicked"),
+            async || {
+                let element = self.client.find(Locator::Css(selector)).await?;
+                Ok(element.click().await.is_ok())
+            },
+            |clicked| *clicked,
+        )
+        .await
+        .map(drop)
+    }
+}
+
+/// A call that must succeed; its data.
+async fn call(
+    nas: &Nas,
+    api: &str,
+    method: &str,
+    params: &[(&str, &str)],
+) -> Result<serde_json::Value> {
+    let control = [("api", api), ("version", "1"), ("method", method)];
+    let mut answer = nas.dsm(&[&control, params].concat()).await?;
+    ensure!(answer["success"] == true, "{method}: {answer}");
+    Ok(answer["data"].take())
+}
+
+async fn furnish(nas: &Nas) -> Result<String> {
+    let uuid = call(
+        nas,
+        LUN,
+        "create",
+        &[
+            ("name", "pvc-1"),
+            ("type", "BLUN"),
+            ("location", "/volume1"),
+            ("size", "1073741824"),
+            ("description", HOSTILE),
+        ],
+    );
+    let uuid = uuid.await?["uuid"].as_str().context("uuid")?.to_owned();
+    let target = [("name", "t-1"), ("iqn", "iqn.2000-01.com.synology:t-1")];
+    call(nas, "SYNO.Core.ISCSI.Target", "create", &target).await?;
+    call(
+        nas,
+        LUN,
+        "map_target",
+        &[("uuid", &uuid), ("target_ids", "[1]")],
+    )
+    .await?;
+    let take = [("src_lun_uuid", &*uuid), ("snapshot_name", HOSTILE)];
+    call(nas, LUN, "take_snapshot", &take).await?;
+    Ok(uuid)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outsider_chromium_sees_the_nas_and_turns_its_knobs() -> Result<()> {
+    if e2e::process::run("chromedriver", ["--version"]).is_err() {
+        skip(
+            "outsider_chromium_sees_the_nas_and_turns_its_knobs",
+            "chromedriver is not installed: cargo ci clients installs it",
+        );
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let nas = Nas::start(folder.path(), Settings::default()).await?;
+    let uuid = furnish(&nas).await?;
+    let browser = Browser::start(folder.path()).await?;
+    let seen = looks(&browser, &nas, &uuid).await;
+    // Also of a failure.
+    let picture = browser.client.screenshot().await?;
+    std::fs::write(screenshot()?, picture)?;
+    browser.client.clone().close().await?;
+    seen
+}
+
+/// Where the picture stays, for people and as an artefact of a pipeline.
+fn screenshot() -> Result<std::path::PathBuf> {
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(3).context("target/")?;
+    Ok(target.join("dsm-sim-page.png"))
+}
+
+async fn looks(browser: &Browser, nas: &Nas, uuid: &str) -> Result<()> {
+    browser.client.goto(&nas.control).await?;
+    let overview = browser.shows("#overview", "pvc-1").await?;
+    for want in [
+        "/volume1",
+        "btrfs",
+        "BLUN",
+        "1.0 GiB",
+        "t-1",
+        "iqn.2000-01.com.synology:t-1",
+        "1: pvc-1",
+    ] {
+        ensure!(overview.contains(want), "{want} is not in {overview}");
+    }
+    browser.click("#overview details summary").await?;
+    browser.shows("#overview details", HOSTILE).await?;
+    ensure!(
+        browser.client.title().await? == "dsm-sim",
+        "a name of a snapshot was run"
+    );
+    let text = browser.shows("#journal", "take_snapshot").await?;
+    ensure!(
+        text.contains("LUN.create") && !text.contains(e2e::nas::PASSWORD),
+        "{text}"
+    );
+    fault(browser, nas, uuid).await?;
+    journal(browser).await?;
+    knobs(browser, nas).await
+}
+
+/// A fault that is set by hand hits, is seen, and goes away.
+async fn fault(browser: &Browser, nas: &Nas, uuid: &str) -> Result<()> {
+    browser.fill("#fault [name=method]", "get").await?;
+    browser.fill("#fault [name=object]", uuid).await?;
+    browser.fill("#fault [name=times]", "0").await?;
+    browser.fill("#fault [name=number]", "18990531").await?;
+    browser.click("#fault button").await?;
+    browser.shows("#overview", "refuse with 18990531").await?;
+    let refused = call(nas, LUN, "get", &[("uuid", uuid)]).await;
+    ensure!(refused.is_err(), "the fault did nothing");
+    browser
+        .shows("#journal", "a fault that was asked for")
+        .await?;
+    browser.click("[data-remove-fault]").await?;
+    browser
+        .shows("#overview", "None: the NAS does what it is asked to.")
+        .await?;
+    call(nas, LUN, "get", &[("uuid", uuid)]).await?;
+    Ok(())
+}
+
+async fn journal(browser: &Browser) -> Result<()> {
+    browser.fill("#look [name=api]", "LUN.take").await?;
+    browser.click("#look button").await?;
+    until(
+        "only snapshots are listed",
+        async || browser.text("#journal").await,
+        |text| text.contains("take_snapshot") && !text.contains("create"),
+    )
+    .await
+    .map(drop)
+}
+
+async fn knobs(browser: &Browser, nas: &Nas) -> Result<()> {
+    let choose = async || {
+        let select = browser.client.find(Locator::Css("[data-latency]")).await?;
+        Ok(select.select_by_label("ds918").await.is_ok())
+    };
+    until("the profile is chosen", choose, |chosen| *chosen).await?;
+    until(
+        "the NAS is slow",
+        async || nas.latency().await,
+        |profile| profile == "ds918",
+    )
+    .await
+    .map(drop)
+}
