@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{check, context::Context, go, show, table, testing, tidy, vm};
+use crate::{check, context::Context, go, peers, show, table, testing, tidy, vm};
 
 /// A task: its name, whether it is of any use without root, and what it does.
 type Task = (&'static str, bool, fn(&Context) -> Result<()>);
 
-const TASKS: [Task; 10] = [
+const TASKS: [Task; 11] = [
     ("fmt", false, |context| check::fmt(context, false)),
     ("lint", false, check::lint),
     ("tidy", false, tidy::run),
@@ -17,6 +17,9 @@ const TASKS: [Task; 10] = [
     ("test", false, testing::test),
     ("clients", false, testing::clients),
     ("sanity", true, testing::sanity),
+    ("peers", false, |context| {
+        peers::run(context, &peers::Peers::default())
+    }),
     ("bench", true, show::bench),
     ("vm", false, |context| vm::run(context, &vm::Vm::default())),
     ("demo", true, |context| {

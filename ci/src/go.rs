@@ -1,4 +1,4 @@
-//! What is built with Go: csi-sanity, and the comparison of our csi.proto with the specification's.
+//! What is built with Go: csi-sanity, the official driver, and the comparison of our csi.proto with the specification's.
 
 use std::{
     fs,
@@ -18,7 +18,11 @@ use crate::{
 const SANITY_MODULE: &str = "github.com/kubernetes-csi/csi-test/v5";
 const SANITY_VERSION: &str = "v5.5.0";
 
-/// The least Go that builds both.
+const OFFICIAL_MODULE: &str = "github.com/SynologyOpenSource/synology-csi";
+/// The newest one that the module proxy serves, and that starts outside of Kubernetes.
+const OFFICIAL_VERSION: &str = "v1.1.1";
+
+/// The least Go that builds them all.
 const NEEDED: GoVersion = GoVersion(1, 25);
 /// From here on Go fetches a newer release of itself when a module asks for one.
 const SWITCHES: GoVersion = GoVersion(1, 21);
@@ -67,6 +71,39 @@ impl Go {
             .arg(module)
             .env("GOBIN", context.tools());
         step.quiet(&format!("Installing csi-sanity {SANITY_VERSION}"))
+    }
+
+    /// Builds the official driver, unmodified, into the tools directory; its version.
+    ///
+    /// # Errors
+    /// When it cannot be fetched or built.
+    pub(crate) fn install_official(&self, context: &Context) -> Result<(PathBuf, &'static str)> {
+        let program = context.tools().join("official-synology-csi");
+        if self.is_built_from(context, &program, OFFICIAL_MODULE, OFFICIAL_VERSION) {
+            return Ok((program, OFFICIAL_VERSION));
+        }
+        // `go install module@version` asks for a list of versions, which not every proxy has; a module that requires it
+        // does not.
+        let folder = context.target.join("peers");
+        fs::create_dir_all(&folder)?;
+        let module =
+            format!("module peers\n\ngo 1.25\n\nrequire {OFFICIAL_MODULE} {OFFICIAL_VERSION}\n");
+        fs::write(folder.join("go.mod"), module)?;
+        let step = self.step(context)?.directory(&folder);
+        step.args(&["build", "-mod=mod", "-o"])
+            .arg(&program)
+            .arg(OFFICIAL_MODULE)
+            .quiet(&format!("Building the official driver {OFFICIAL_VERSION}"))?;
+        Ok((program, OFFICIAL_VERSION))
+    }
+
+    fn is_built_from(&self, context: &Context, file: &Path, module: &str, version: &str) -> bool {
+        let asked = Step::new(context, &self.program.to_string_lossy())
+            .arg("version")
+            .arg("-m")
+            .arg(file);
+        let told = asked.env("GOTOOLCHAIN", "local").output();
+        file.is_file() && told.is_ok_and(|told| names(&told.stdout, module, version))
     }
 
     /// A Go that is new enough.
@@ -144,20 +181,20 @@ pub(crate) fn installed_sanity(context: &Context) -> Option<PathBuf> {
         return None;
     }
     let go = Go::find(context)?;
-    let asked = Step::new(context, &go.program.to_string_lossy())
-        .arg("version")
-        .arg("-m")
-        .arg(&file);
-    let output = asked.env("GOTOOLCHAIN", "local").output().ok()?;
-    is_pinned_sanity(&output.stdout).then_some(file)
+    go.is_built_from(context, &file, SANITY_MODULE, SANITY_VERSION)
+        .then_some(file)
 }
 
-/// Reads `go version -m`, whose `mod` line names the module that was built.
-fn is_pinned_sanity(build_information: &str) -> bool {
-    build_information.lines().any(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        matches!(words.as_slice(), ["mod", module, version, ..] if *module == SANITY_MODULE && *version == SANITY_VERSION)
-    })
+/// Reads `go version -m`: its `path` line names the package that was built, a `mod` or `dep` line the module it is of.
+fn names(build_information: &str, module: &str, version: &str) -> bool {
+    let lines = || {
+        build_information
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+    };
+    let is_of = |path: &str| path == module || path.starts_with(&format!("{module}/"));
+    lines().any(|words| matches!(words.as_slice(), ["path", path] if is_of(path)))
+        && lines().any(|words| matches!(words.as_slice(), ["mod" | "dep", name, built, ..] if *name == module && *built == version))
 }
 
 /// Compares proto/csi.proto with the specification: first proves that the comparison sees every kind of difference,
@@ -196,16 +233,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_program_built_through_another_module_is_known() {
+        let told = format!(
+            "official: go1.26.8\n\tpath\t{OFFICIAL_MODULE}\n\tdep\t{OFFICIAL_MODULE}\t{OFFICIAL_VERSION}\th1:abc=\n"
+        );
+        assert!(names(&told, OFFICIAL_MODULE, OFFICIAL_VERSION));
+        assert!(!names(&told, OFFICIAL_MODULE, "v1.0.0"));
+    }
+
+    #[test]
     fn only_the_pinned_sanity_counts() {
         let other = "target/tools/csi-sanity: go1.26.8\n\tpath\tgithub.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity\n\
                      \tmod\tgithub.com/kubernetes-csi/csi-test/v5\tv5.4.0\th1:abc=\n";
-        assert!(!is_pinned_sanity(other));
-        assert!(is_pinned_sanity(&other.replace("v5.4.0", "v5.5.0")));
-        // A dependency line of that name is not the program.
-        assert!(!is_pinned_sanity(
-            &other
-                .replace("v5.4.0", "v5.5.0")
-                .replace("\tmod\t", "\tdep\t")
-        ));
+        let is_pinned = |text: &str| names(text, SANITY_MODULE, SANITY_VERSION);
+        assert!(!is_pinned(other));
+        let pinned = other.replace("v5.4.0", "v5.5.0");
+        assert!(is_pinned(&pinned));
+        // A program that merely uses it is not the program.
+        assert!(!is_pinned(&pinned.replace(
+            "path\tgithub.com/kubernetes-csi",
+            "path\texample.org"
+        )));
     }
 }

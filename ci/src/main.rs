@@ -12,6 +12,7 @@ mod check;
 mod context;
 mod doctor;
 mod go;
+mod peers;
 mod run;
 mod show;
 mod skip;
@@ -68,11 +69,13 @@ enum Task {
     Clients,
     /// Stories of real iSCSI in virtual machines with a stock kernel; needs no root but for packages
     Vm(vm::Vm),
+    /// Other drivers, unmodified, against dsm-sim: what they cost a NAS next to ours, as a table and as JSON
+    Peers(peers::Peers),
     /// DSM calls per CSI call, latency and memory, as a table and as JSON (root)
     Bench,
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
-    /// fmt, lint, tidy, spec, test, clients, sanity, bench, vm and demo, with the time each took
+    /// fmt, lint, tidy, spec, test, clients, sanity, peers, bench, vm and demo, with the time each took
     All,
 }
 
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Task::Sanity => testing::sanity(&context),
         Task::Clients => testing::clients(&context),
         Task::Vm(vm) => vm::run(&context, vm),
+        Task::Peers(peers) => peers::run(&context, peers),
         Task::Bench => show::bench(&context),
         Task::Demo(demo) => show::demo(&context, demo),
         Task::All => all::run(&context),

@@ -154,8 +154,13 @@ async fn journal(
 
 async fn counters(State(control): Shared) -> Json<Value> {
     let journal = control.server.journal();
-    let (requests, calls) = journal.counters();
-    Json(json!({"requests": requests, "calls": calls}))
+    let (carried, calls) = journal.counters();
+    Json(json!({
+        "requests": carried.requests,
+        "received": carried.received,
+        "sent": carried.sent,
+        "calls": calls,
+    }))
 }
 
 async fn reset(State(control): Shared) -> Result<Json<Value>, Problem> {

@@ -109,15 +109,18 @@ async fn respond(
     ) {
         return page(StatusCode::NOT_FOUND);
     }
+    let received = query.map_or(0, str::len) + body.len();
     let call = decode(peer, cgi, api, query, headers, body);
-    match server
-        .serve(Request {
-            call,
-            client: peer.address.to_string(),
-        })
-        .await
-    {
-        Outcome::Json { body, cookie } => json(body.to_string(), cookie),
+    let outcome = Arc::clone(&server).serve(Request {
+        call,
+        client: peer.address.to_string(),
+    });
+    match outcome.await {
+        Outcome::Json { body, cookie } => {
+            let text = body.to_string();
+            server.journal().carry(received, text.len());
+            json(text, cookie)
+        }
         Outcome::Garbled(body) => {
             let mut text = body.to_string();
             text.truncate(text.len() / 2);

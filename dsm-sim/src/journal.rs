@@ -56,12 +56,23 @@ pub struct Entry {
     pub client: String,
 }
 
+/// What went over the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// HTTP requests.
+    pub(crate) requests: u64,
+    /// Bytes of their queries and bodies.
+    pub(crate) received: u64,
+    /// Bytes of the answers' bodies.
+    pub(crate) sent: u64,
+}
+
 /// What came in.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     entries: VecDeque<Entry>,
     last: u64,
-    requests: u64,
+    carried: Carried,
     calls: BTreeMap<String, u64>,
     file: Option<File>,
 }
@@ -77,8 +88,14 @@ impl Journal {
 
     /// Numbers an HTTP request.
     pub(crate) fn request(&mut self) -> u64 {
-        self.requests += 1;
-        self.requests
+        self.carried.requests += 1;
+        self.carried.requests
+    }
+
+    /// Counts the bytes of a request and of its answer.
+    pub(crate) fn carry(&mut self, received: usize, sent: usize) {
+        self.carried.received += received as u64;
+        self.carried.sent += sent as u64;
     }
 
     /// Adds an entry, and numbers it.
@@ -131,16 +148,16 @@ impl Journal {
         self.entries.get(at.checked_sub(1)?)
     }
 
-    /// How many HTTP requests, and how many calls of each method.
-    pub(crate) fn counters(&self) -> (u64, &BTreeMap<String, u64>) {
-        (self.requests, &self.calls)
+    /// What was carried, and how many calls of each method.
+    pub(crate) fn counters(&self) -> (Carried, &BTreeMap<String, u64>) {
+        (self.carried, &self.calls)
     }
 
     /// Forgets everything but the numbering.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
         self.calls.clear();
-        self.requests = 0;
+        self.carried = Carried::default();
     }
 }
 

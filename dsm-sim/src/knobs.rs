@@ -14,6 +14,10 @@ use crate::running::DsmSim;
 pub struct Counters {
     /// HTTP requests.
     pub requests: u64,
+    /// Bytes of their queries and bodies.
+    pub received: u64,
+    /// Bytes of the answers' bodies.
+    pub sent: u64,
     /// Calls by `API.method`; the calls of a compound count one by one.
     pub calls: BTreeMap<String, u64>,
 }
@@ -43,9 +47,11 @@ impl DsmSim {
     /// How many requests came in, and how many calls of each method.
     pub fn counters(&self) -> Counters {
         let journal = self.server.journal();
-        let (requests, calls) = journal.counters();
+        let (carried, calls) = journal.counters();
         Counters {
-            requests,
+            requests: carried.requests,
+            received: carried.received,
+            sent: carried.sent,
             calls: calls.clone(),
         }
     }

@@ -355,8 +355,10 @@ fn with_attributes(
     kind: LunType,
     params: &Params,
 ) -> Result<DevAttribs, Refusal> {
+    // The official driver (v1.1.1) says null where its StorageClass says nothing.
     params
         .value("dev_attribs")
+        .filter(|asked| !asked.is_null())
         .map_or(Ok(present), |asked| present.with(kind, &asked))
 }
 

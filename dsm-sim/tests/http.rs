@@ -404,3 +404,24 @@ async fn a_compound_may_be_refused_as_a_whole() {
         113
     );
 }
+
+#[tokio::test]
+async fn the_bytes_of_requests_and_answers_are_counted() {
+    let sim = Sim::new().await;
+    let count = async || {
+        let counters = sim.get("/counters").await;
+        ["received", "sent"].map(|name| counters[name].as_u64().unwrap())
+    };
+    let before = count().await;
+    let query = format!("api={LUN}&version=1&method=list&_sid={}", sim.sid);
+    let answer = sim
+        .http
+        .get(format!("{}?{query}", sim.entry()))
+        .send()
+        .await
+        .unwrap();
+    let answer = answer.text().await.unwrap();
+    let after = count().await;
+    assert_eq!(after[0] - before[0], query.len() as u64);
+    assert_eq!(after[1] - before[1], answer.len() as u64);
+}

@@ -89,6 +89,17 @@ impl Entry {
     }
 }
 
+/// What a NAS was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Counters {
+    /// HTTP requests.
+    pub requests: u64,
+    /// Bytes of their queries and bodies.
+    pub received: u64,
+    /// Bytes of the answers' bodies.
+    pub sent: u64,
+}
+
 #[derive(Deserialize)]
 struct Endpoints {
     api: String,
@@ -174,6 +185,33 @@ impl Nas {
         let file = self.folder.join("endpoints.json");
         let endpoints: Endpoints = serde_json::from_slice(&std::fs::read(file)?)?;
         endpoints.https.context("no HTTPS")
+    }
+
+    /// What it was asked since the start or the last reset.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn counters(&self) -> Result<Counters> {
+        let answer = self.ask(self.http.get(self.knob("counters"))).await?;
+        Ok(serde_json::from_value(answer)?)
+    }
+
+    /// Lets it be as after a restart: for so long none of its LUNs and targets is there.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn boot(&self, for_ms: u64) -> Result<()> {
+        let boot = json!({"loading": "absent", "for_ms": for_ms});
+        self.ask(self.post("boot", &boot)?).await.map(drop)
+    }
+
+    /// Moves its clock.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn advance(&self, ms: u64) -> Result<()> {
+        let by = json!({"advance_ms": ms});
+        self.ask(self.post("clock", &by)?).await.map(drop)
     }
 
     /// How long its calls take: a profile's name.
@@ -362,11 +400,11 @@ impl Nas {
             .map(drop)
     }
 
-    /// Calls the Web API itself as an administrator would, and answers DSM's whole answer.
+    /// Logs in to the Web API as an administrator would.
     ///
     /// # Errors
     /// It does not answer.
-    pub async fn dsm(&self, call: &[(&str, &str)]) -> Result<Value> {
+    pub async fn session(&self) -> Result<Session<'_>> {
         let login = [
             ("api", "SYNO.API.Auth"),
             ("version", "6"),
@@ -375,22 +413,21 @@ impl Nas {
             ("passwd", PASSWORD),
             ("format", "sid"),
         ];
-        let answer = self
-            .ask(
-                self.http
-                    .post(format!("{}/webapi/auth.cgi", self.api))
-                    .form(&login),
-            )
-            .await?;
+        let url = format!("{}/webapi/auth.cgi", self.api);
+        let answer = self.ask(self.http.post(url).form(&login)).await?;
         let sid = answer["data"]["sid"].as_str().context("no sid")?;
-        let cookie = format!("id={sid}");
-        self.ask(
-            self.http
-                .post(format!("{}/webapi/entry.cgi", self.api))
-                .header("cookie", cookie)
-                .form(call),
-        )
-        .await
+        Ok(Session {
+            nas: self,
+            cookie: format!("id={sid}"),
+        })
+    }
+
+    /// Calls the Web API itself as an administrator would, and answers DSM's whole answer.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn dsm(&self, call: &[(&str, &str)]) -> Result<Value> {
+        self.session().await?.ask(call).await
     }
 
     fn knob(&self, path: &str) -> String {
@@ -418,6 +455,36 @@ impl Nas {
         } else {
             Ok(serde_json::from_slice(&body)?)
         }
+    }
+}
+
+/// An administrator at the Web API.
+#[derive(Debug)]
+pub struct Session<'a> {
+    nas: &'a Nas,
+    cookie: String,
+}
+
+impl Session<'_> {
+    /// DSM's whole answer.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn ask(&self, call: &[(&str, &str)]) -> Result<Value> {
+        let url = format!("{}/webapi/entry.cgi", self.nas.api);
+        let request = self.nas.http.post(url).header("cookie", &self.cookie);
+        self.nas.ask(request.form(call)).await
+    }
+
+    /// A call that must succeed; its data.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub async fn call(&self, api: &str, method: &str, params: &[(&str, &str)]) -> Result<Value> {
+        let control = [("api", api), ("version", "1"), ("method", method)];
+        let mut answer = self.ask(&[&control, params].concat()).await?;
+        ensure!(answer["success"] == true, "{api} {method}: {answer}");
+        Ok(answer["data"].take())
     }
 }
 

@@ -134,7 +134,11 @@ impl Plugin {
     }
 }
 
-async fn connect(socket: &Path) -> Result<Channel> {
+/// A channel to whoever listens at a Unix socket.
+///
+/// # Errors
+/// Nobody does.
+pub async fn connect(socket: &Path) -> Result<Channel> {
     let socket = socket.to_owned();
     // The address is a formality: the connector opens the socket.
     let connector = tower::service_fn(move |_: Uri| {

@@ -17,6 +17,8 @@ pub(crate) enum Layer {
     Vm,
     /// Other people's programs against dsm-sim
     Clients,
+    /// Other drivers against dsm-sim
+    Peers,
     /// The measurements
     Bench,
     /// The comparison with the CSI specification
@@ -119,13 +121,14 @@ const FOR_VM: [&str; 11] = [
 /// Packages that only other people's programs use.
 const FOR_CLIENTS: [&str; 3] = ["chromium", "chromium-driver", "virtualenv"];
 
-const SINGLE: [Layer; 9] = [
+const SINGLE: [Layer; 10] = [
     Layer::Test,
     Layer::Sanity,
     Layer::Node,
     Layer::Demo,
     Layer::Vm,
     Layer::Clients,
+    Layer::Peers,
     Layer::Bench,
     Layer::Spec,
     Layer::Lint,
@@ -150,7 +153,7 @@ impl Need {
 
     /// How much `layer` wants it; `None` when it does not care.
     pub(crate) fn weight(self, layer: Layer) -> Option<Weight> {
-        use Layer::{All, Bench, Clients, Demo, Lint, Node, Sanity, Spec, Test, Vm};
+        use Layer::{All, Bench, Clients, Demo, Lint, Node, Peers, Sanity, Spec, Test, Vm};
         if layer == All {
             return SINGLE
                 .iter()
@@ -160,7 +163,7 @@ impl Need {
         match self {
             Self::Component(..) => (layer == Lint).then_some(Weight::Must),
             Self::Go if layer == Spec => Some(Weight::Must),
-            Self::Go | Self::CsiSanity => (layer == Sanity).then_some(Weight::Must),
+            Self::Go | Self::CsiSanity => matches!(layer, Sanity | Peers).then_some(Weight::Must),
             // The guest has what the host has installed; it is root there, and brings its own kernel.
             // The tests of node-sim's target side start a tgtd.
             Self::Programs("tgt", _) if layer == Test => Some(Weight::WithRoot),
@@ -179,10 +182,10 @@ impl Need {
                 Sanity | Node | Demo | Bench => Some(Weight::Must),
                 Test if self == Self::Root => Some(Weight::Note),
                 Test => Some(Weight::WithRoot),
-                Spec | Lint | Vm | Clients | All => None,
+                Spec | Lint | Vm | Clients | Peers | All => None,
             },
             Self::SysResource | Self::InitiatorName => {
-                (!matches!(layer, Spec | Lint | Vm | Clients)).then_some(Weight::Note)
+                (!matches!(layer, Spec | Lint | Vm | Clients | Peers)).then_some(Weight::Note)
             }
         }
     }
@@ -233,6 +236,6 @@ mod tests {
         assert_eq!(Need::Go.weight(Layer::All), Some(Weight::Must));
         assert_eq!(Need::SysResource.weight(Layer::All), Some(Weight::Note));
         assert_eq!(Need::Go.weight(Layer::Demo), None);
-        assert_eq!(Need::Go.wanted_by(), "sanity spec");
+        assert_eq!(Need::Go.wanted_by(), "sanity peers spec");
     }
 }

@@ -78,6 +78,7 @@ fn create_takes_what_dsm_takes() {
         vec![("name", "\"quoted\"")],
         vec![("name", &*name_200)],
         vec![("size", "1")],
+        vec![("dev_attribs", "null")],
         vec![("size", "1073741825")],
         vec![("size", "9007199254740993")],
         vec![("type", "ADV"), ("location", "/volume2")],

@@ -90,22 +90,9 @@ impl Browser {
     }
 }
 
-/// A call that must succeed; its data.
-async fn call(
-    nas: &Nas,
-    api: &str,
-    method: &str,
-    params: &[(&str, &str)],
-) -> Result<serde_json::Value> {
-    let control = [("api", api), ("version", "1"), ("method", method)];
-    let mut answer = nas.dsm(&[&control, params].concat()).await?;
-    ensure!(answer["success"] == true, "{method}: {answer}");
-    Ok(answer["data"].take())
-}
-
 async fn furnish(nas: &Nas) -> Result<String> {
-    let uuid = call(
-        nas,
+    let session = nas.session().await?;
+    let uuid = session.call(
         LUN,
         "create",
         &[
@@ -118,16 +105,14 @@ async fn furnish(nas: &Nas) -> Result<String> {
     );
     let uuid = uuid.await?["uuid"].as_str().context("uuid")?.to_owned();
     let target = [("name", "t-1"), ("iqn", "iqn.2000-01.com.synology:t-1")];
-    call(nas, "SYNO.Core.ISCSI.Target", "create", &target).await?;
-    call(
-        nas,
-        LUN,
-        "map_target",
-        &[("uuid", &uuid), ("target_ids", "[1]")],
-    )
-    .await?;
+    session
+        .call("SYNO.Core.ISCSI.Target", "create", &target)
+        .await?;
+    session
+        .call(LUN, "map_target", &[("uuid", &uuid), ("target_ids", "[1]")])
+        .await?;
     let take = [("src_lun_uuid", &*uuid), ("snapshot_name", HOSTILE)];
-    call(nas, LUN, "take_snapshot", &take).await?;
+    session.call(LUN, "take_snapshot", &take).await?;
     Ok(uuid)
 }
 
@@ -197,7 +182,11 @@ async fn fault(browser: &Browser, nas: &Nas, uuid: &str) -> Result<()> {
     browser.fill("#fault [name=number]", "18990531").await?;
     browser.click("#fault button").await?;
     browser.shows("#overview", "refuse with 18990531").await?;
-    let refused = call(nas, LUN, "get", &[("uuid", uuid)]).await;
+    let refused = nas
+        .session()
+        .await?
+        .call(LUN, "get", &[("uuid", uuid)])
+        .await;
     ensure!(refused.is_err(), "the fault did nothing");
     browser
         .shows("#journal", "a fault that was asked for")
@@ -206,7 +195,10 @@ async fn fault(browser: &Browser, nas: &Nas, uuid: &str) -> Result<()> {
     browser
         .shows("#overview", "None: the NAS does what it is asked to.")
         .await?;
-    call(nas, LUN, "get", &[("uuid", uuid)]).await?;
+    nas.session()
+        .await?
+        .call(LUN, "get", &[("uuid", uuid)])
+        .await?;
     Ok(())
 }
 

@@ -1,0 +1,114 @@
+//! What a driver answers to DeleteVolume while the NAS does not know its LUNs: a real one does not either, for a while
+//! after its start, and a driver that takes "unknown" for "absent" leaks the LUN.
+
+use anyhow::{Context as _, Result, ensure};
+use comfy_table::{Table, presets};
+use e2e::GIB;
+use e2e::life::{Content, create_request};
+use proto::csi;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::peer::{Kind, Peer};
+
+const MINUTE: u64 = 60_000;
+
+/// What the NAS does meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Trouble {
+    ListsAreRefused,
+    Boots,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Line {
+    driver: String,
+    trouble: Trouble,
+    /// The gRPC code.
+    answer: String,
+    /// The LUN is there when the trouble is over.
+    lun_is_left: bool,
+}
+
+impl Line {
+    /// The CO was told that the volume is gone, and it is not.
+    fn leaks(&self) -> bool {
+        self.answer == "Ok" && self.lun_is_left
+    }
+}
+
+/// One driver, in each trouble.
+pub(crate) async fn run(kind: &Kind) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for trouble in [Trouble::ListsAreRefused, Trouble::Boots] {
+        let peer = Peer::start(kind, "7.2").await?;
+        let mut controller = peer.controller.clone();
+        let request = csi::CreateVolumeRequest {
+            parameters: kind.parameters(),
+            ..create_request("kept", GIB, Content::Fs("ext4"))
+        };
+        let made = controller.create_volume(request).await?.into_inner();
+        let volume_id = made.volume.context("no volume")?.volume_id;
+        let nas = peer.nas();
+        match trouble {
+            Trouble::ListsAreRefused => {
+                let refuse = json!({"kind": "refuse", "code": 117});
+                nas.fault("*", "list", 1, 0, refuse).await?;
+            }
+            Trouble::Boots => nas.boot(MINUTE).await?,
+        }
+        let delete = csi::DeleteVolumeRequest {
+            volume_id,
+            ..csi::DeleteVolumeRequest::default()
+        };
+        let answer = controller.delete_volume(delete).await;
+        let answer =
+            answer.map_or_else(|status| format!("{:?}", status.code()), |_| "Ok".to_owned());
+        nas.no_faults().await?;
+        nas.advance(MINUTE).await?;
+        lines.push(Line {
+            driver: kind.to_string(),
+            trouble,
+            answer,
+            lun_is_left: !nas.luns().await?.is_empty(),
+        });
+    }
+    Ok(lines)
+}
+
+/// For people.
+pub(crate) fn table(lines: &[Line]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["driver", "the NAS", "answers", "the LUN afterwards"]);
+    for line in lines {
+        let trouble = match line.trouble {
+            Trouble::ListsAreRefused => "refuses lists (117)",
+            Trouble::Boots => "boots: knows no LUN yet",
+        };
+        let left = match (line.lun_is_left, line.leaks()) {
+            (_, true) => "LEAKED",
+            (true, false) => "is there",
+            (false, _) => "is gone",
+        };
+        table.add_row([&line.driver, trouble, &line.answer, left]);
+    }
+    table
+}
+
+/// Ours never leaks; that another one does proves that dsm-sim fails it where a NAS does.
+pub(crate) fn check(lines: &[Line]) -> Result<()> {
+    let leaking = |driver: &str| {
+        lines
+            .iter()
+            .any(|line| line.driver == driver && line.leaks())
+    };
+    ensure!(!leaking("ours"), "our own driver has leaked a LUN");
+    ensure!(
+        leaking("official"),
+        "the official driver is said to leak a LUN here (dsm-api.md 11.2) and did not: look why"
+    );
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! A driver with a NAS of its own.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use e2e::nas::{Nas, PASSWORD, Settings};
+use e2e::plugin::connect;
+use e2e::process::Process;
+use e2e::until::until;
+use e2e::world::{Plan, World};
+use proto::csi::controller_client::ControllerClient;
+use tempfile::TempDir;
+use tokio::net::UnixStream;
+use tonic::transport::Channel;
+
+/// Whose driver it is.
+#[derive(Clone, Debug)]
+pub(crate) enum Kind {
+    Ours,
+    Official(PathBuf),
+    Community(PathBuf),
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ours => "ours",
+            Self::Official(_) => "official",
+            Self::Community(_) => "community",
+        })
+    }
+}
+
+/// A driver and its NAS.
+pub(crate) struct Peer {
+    pub(crate) controller: ControllerClient<Channel>,
+    pub(crate) socket: PathBuf,
+    host: Host,
+}
+
+/// What is running for it. Fields are dropped in their order: the driver before its NAS, the folder at last.
+enum Host {
+    Ours(Box<World>),
+    Other(Box<Other>),
+}
+
+struct Other {
+    driver: Process,
+    nas: Nas,
+    folder: TempDir,
+}
+
+impl Peer {
+    /// Starts a driver on a fresh NAS of this release of DSM, with as many LUNs as one likes.
+    pub(crate) async fn start(kind: &Kind, dsm: &'static str) -> Result<Self> {
+        let settings = Settings {
+            more: vec!["--model", "unlimited", "--dsm", dsm],
+            ..Settings::default()
+        };
+        match kind {
+            Kind::Ours => Self::ours(settings).await,
+            Kind::Official(program) => Self::other(program, settings, official).await,
+            Kind::Community(program) => Self::other(program, settings, community).await,
+        }
+    }
+
+    async fn ours(nas: Settings) -> Result<Self> {
+        let world = Plan {
+            nas,
+            ..Plan::controller()
+        };
+        let world = world.start().await?;
+        Ok(Self {
+            controller: world.plugin.controller(),
+            socket: world.plugin.socket.clone(),
+            host: Host::Ours(Box::new(world)),
+        })
+    }
+
+    async fn other(
+        program: &Path,
+        settings: Settings,
+        arguments: fn(&Path, &str) -> Result<Vec<String>>,
+    ) -> Result<Self> {
+        let folder = TempDir::with_prefix("csi-")?;
+        let nas = Nas::start(folder.path(), settings).await?;
+        let socket = folder.path().join("csi.sock");
+        let port = nas.api.rsplit(':').next().unwrap_or_default();
+        let mut args = arguments(folder.path(), port)?;
+        args.extend([
+            "--endpoint".to_owned(),
+            format!("unix://{}", socket.display()),
+        ]);
+        let log = folder.path().join("driver.log");
+        let mut driver = Process::tool(&program.to_string_lossy(), args, &log)?;
+        let opens = async || {
+            driver.check()?;
+            Ok(UnixStream::connect(&socket).await.is_ok())
+        };
+        until("the driver opens its socket", opens, |open| *open).await?;
+        Ok(Self {
+            // A list of a thousand volumes is longer than what is taken by default.
+            controller: ControllerClient::new(connect(&socket).await?)
+                .max_decoding_message_size(64 << 20),
+            socket,
+            host: Host::Other(Box::new(Other {
+                driver,
+                nas,
+                folder,
+            })),
+        })
+    }
+
+    pub(crate) fn nas(&self) -> &Nas {
+        match &self.host {
+            Host::Ours(world) => &world.nas,
+            Host::Other(other) => &other.nas,
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        match &self.host {
+            Host::Ours(world) => world.folder(),
+            Host::Other(other) => other.folder.path(),
+        }
+    }
+
+    /// What its driver said last.
+    pub(crate) fn last_words(&self) -> String {
+        match &self.host {
+            Host::Ours(world) => world.plugin.process.last_words(),
+            Host::Other(other) => other.driver.last_words(),
+        }
+    }
+}
+
+/// How the official driver is told of a NAS: its config/client-info-template.yml.
+fn official(folder: &Path, port: &str) -> Result<Vec<String>> {
+    let file = folder.join("client-info.yml");
+    let text = format!(
+        "clients:\n  - host: 127.0.0.1\n    port: {port}\n    https: false\n    username: admin\n    password: {PASSWORD}\n"
+    );
+    std::fs::write(&file, text)?;
+    Ok(vec!["--client-info".to_owned(), file.display().to_string()])
+}
+
+/// How the community driver is told: its syno-config.yml. DSM 7 takes no login of version 2, its default.
+fn community(folder: &Path, port: &str) -> Result<Vec<String>> {
+    let file = folder.join("syno-config.yml");
+    let text = format!(
+        "---\nhost: 127.0.0.1\nport: {port}\nsslVerify: false\nusername: admin\npassword: {PASSWORD}\nloginApiVersion: 3\n\
+         sessionName: Core\n"
+    );
+    std::fs::write(&file, text)?;
+    let file = file.display().to_string();
+    Ok(["--nodeid", "node", "--synology-config", &file]
+        .map(str::to_owned)
+        .to_vec())
+}
+
+impl Kind {
+    /// Parameters of a StorageClass for a thin LUN on the first volume.
+    pub(crate) fn parameters(&self) -> HashMap<String, String> {
+        let pairs: &[(&str, &str)] = match self {
+            Self::Ours | Self::Community(_) => &[("location", "/volume1"), ("type", "BLUN")],
+            Self::Official(_) => &[
+                ("location", "/volume1"),
+                ("protocol", "iscsi"),
+                ("dsm", "127.0.0.1"),
+            ],
+        };
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        pairs.iter().map(pair).collect()
+    }
+
+    /// What its LUNs' and targets' names begin with, so that those of others count as its own.
+    pub(crate) fn prefix(&self) -> &'static str {
+        match self {
+            Self::Ours => "other",
+            Self::Official(_) => "k8s-csi",
+            Self::Community(_) => "kube-csi",
+        }
+    }
+}
