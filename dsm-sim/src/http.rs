@@ -122,7 +122,7 @@ async fn respond(
             json(text, cookie)
         }
         Outcome::Garbled(body) => {
-            let mut text = body.to_string();
+            let mut text = body.to_string().into_bytes();
             text.truncate(text.len() / 2);
             json(text, None)
         }
@@ -222,8 +222,10 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
         .map(|pair| pair.1.to_owned())
 }
 
-fn json(text: String, cookie: Option<String>) -> Response {
-    let body = Body::from_stream(stream::iter([Ok::<_, std::convert::Infallible>(text)]));
+fn json(text: impl Into<Bytes>, cookie: Option<String>) -> Response {
+    let body = Body::from_stream(stream::iter([Ok::<_, std::convert::Infallible>(
+        text.into(),
+    )]));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     for (name, value) in HEADERS {

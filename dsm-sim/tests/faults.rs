@@ -84,6 +84,18 @@ async fn garble_and_http_errors_are_no_json() {
         status == 502 && text.starts_with("<html>"),
         "{status} {text}"
     );
+    // Half of an answer may end within a letter.
+    for before in 0..4 {
+        let description = format!("{}{}", "x".repeat(before), "é".repeat(400));
+        sim.patch(
+            &format!("/luns/{uuid}"),
+            json!({"description": description}),
+        )
+        .await;
+        sim.fault(LUN, "get", json!({"kind": "garble"})).await;
+        let (status, _) = send(&sim, "get", &[("uuid", &uuid)]).await.unwrap();
+        assert_eq!(status, 200);
+    }
     assert_eq!(sim.state().await["luns"][0]["size"], 2_147_483_648_u64);
 }
 
