@@ -4,17 +4,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{check, context::Context, go, peers, show, table, testing, tidy, vm};
+use crate::{check, context::Context, fuzz, go, peers, show, table, testing, tidy, vm};
 
 /// A task: its name, whether it is of any use without root, and what it does.
 type Task = (&'static str, bool, fn(&Context) -> Result<()>);
 
-const TASKS: [Task; 11] = [
+const TASKS: [Task; 12] = [
     ("fmt", false, |context| check::fmt(context, false)),
     ("lint", false, check::lint),
     ("tidy", false, tidy::run),
     ("spec", false, go::spec),
     ("test", false, testing::test),
+    ("fuzz", false, |context| {
+        fuzz::run(context, &fuzz::Fuzz::default())
+    }),
     ("clients", false, testing::clients),
     ("sanity", true, testing::sanity),
     ("peers", false, |context| {

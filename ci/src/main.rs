@@ -11,6 +11,7 @@ mod all;
 mod check;
 mod context;
 mod doctor;
+mod fuzz;
 mod go;
 mod peers;
 mod run;
@@ -67,6 +68,8 @@ enum Task {
     Sanity,
     /// A Python library and a browser, made by others, against dsm-sim; installs them
     Clients,
+    /// Random requests against dsm-sim: it answers all, and what it refuses changes nothing
+    Fuzz(fuzz::Fuzz),
     /// Stories of real iSCSI in virtual machines with a stock kernel; needs no root but for packages
     Vm(vm::Vm),
     /// Other drivers, unmodified, against dsm-sim: what they cost a NAS next to ours, as a table and as JSON
@@ -75,7 +78,7 @@ enum Task {
     Bench,
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
-    /// fmt, lint, tidy, spec, test, clients, sanity, peers, bench, vm and demo, with the time each took
+    /// fmt, lint, tidy, spec, test, fuzz, clients, sanity, peers, bench, vm and demo, with the time each took
     All,
 }
 
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Task::Test => testing::test(&context),
         Task::Node => testing::node(&context),
         Task::Sanity => testing::sanity(&context),
+        Task::Fuzz(fuzz) => fuzz::run(&context, fuzz),
         Task::Clients => testing::clients(&context),
         Task::Vm(vm) => vm::run(&context, vm),
         Task::Peers(peers) => peers::run(&context, peers),

@@ -1,0 +1,260 @@
+//! Sends the steps, and judges what comes back.
+
+use std::collections::BTreeSet;
+
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_TYPE, COOKIE, HeaderValue};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use url::form_urlencoded::byte_serialize;
+
+use super::step::{Call, Sent, Session, Step};
+use crate::common::{AUTH, Sim, client};
+
+/// The one refusal with an effect: behaviour 24 of dsm-api.md section 11.
+const NAME_AT_LIMIT: u64 = 18_990_068;
+/// Statuses of a request that is no call. DSM itself answers 200.
+const NO_CALL: [u16; 6] = [400, 404, 405, 413, 414, 431];
+
+/// A body of so many bytes is read; axum's default.
+const LONGEST: usize = 2 << 20;
+
+/// What has happened.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Requests.
+    pub(crate) sent: u64,
+    /// Answered with a success.
+    pub(crate) succeeded: u64,
+    /// Refused by the API.
+    pub(crate) refused: u64,
+    /// No call.
+    pub(crate) no_call: u64,
+    /// Methods that succeeded.
+    pub(crate) reached: BTreeSet<String>,
+}
+
+/// A case under way.
+pub(crate) struct Play<'a> {
+    sim: &'a Sim,
+    /// Takes a new connection for each request: what was refused half-way leaves one that ends.
+    http: reqwest::Client,
+    sid: String,
+    state: Value,
+}
+
+impl<'a> Play<'a> {
+    /// Plays a case on a fresh NAS.
+    pub(crate) async fn of(sim: &'a Sim, steps: &[Step], tally: &mut Tally) -> Result<(), String> {
+        sim.post("/reset", json!({})).await;
+        let login = sim.login().await;
+        let mut play = Self {
+            sim,
+            http: client().pool_max_idle_per_host(0).build().unwrap(),
+            sid: login["data"]["sid"]
+                .as_str()
+                .ok_or("no session")?
+                .to_owned(),
+            state: state(sim).await,
+        };
+        for step in steps {
+            tally.sent += 1;
+            let told = match step {
+                Step::Call(call, sent) => play.send(call, sent, tally).await,
+                Step::Compound(calls, sent) => {
+                    let inner: Vec<Value> =
+                        calls.iter().map(|call| call.inner(&play.state)).collect();
+                    play.send(&compound(&inner), sent, tally).await
+                }
+                Step::Bytes(bytes) => play.pour(bytes).await,
+            };
+            told.map_err(|why| format!("{why}\nafter {step:?}"))?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, call: &Call, sent: &Sent, tally: &mut Tally) -> Result<(), String> {
+        let reply = self.request(call, sent).send().await;
+        // It hangs up on too long a body, and the answer may be lost with the rest.
+        let reply = match reply {
+            Err(_) if sent.tail.len() > LONGEST => return self.unchanged().await,
+            reply => reply.map_err(|error| format!("no answer: {error:?}"))?,
+        };
+        let status = reply.status().as_u16();
+        let json_type = reply
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        let body = reply
+            .bytes()
+            .await
+            .map_err(|error| format!("no body: {error:?}"))?;
+        let after = state(self.sim).await;
+        let may_change = if status != 200 {
+            tally.no_call += 1;
+            if !NO_CALL.contains(&status) {
+                return Err(format!("status {status}"));
+            }
+            false
+        } else if sent.http == "HEAD" {
+            // What is asked for is done, and only the answer has no body.
+            true
+        } else {
+            let answer: Value = serde_json::from_slice(&body)
+                .map_err(|error| format!("no JSON: {error}: {}", String::from_utf8_lossy(&body)))?;
+            let may_change = judge(&answer, json_type, tally)?;
+            if answer["success"] == true {
+                tally.reached.insert(call.method.clone());
+            }
+            may_change
+        };
+        if !may_change && after != self.state {
+            return Err(format!(
+                "refused, but changed the state\nbefore {}\nafter  {after}\nanswer {}",
+                self.state,
+                String::from_utf8_lossy(&body)
+            ));
+        }
+        self.state = after;
+        // Who has logged itself out comes back, or the rest of the case is one long refusal.
+        if call.api == AUTH
+            && call.method == "logout"
+            && let Some(sid) = self.sim.login().await["data"]["sid"].as_str()
+        {
+            sid.clone_into(&mut self.sid);
+        }
+        Ok(())
+    }
+
+    fn request(&self, call: &Call, sent: &Sent) -> reqwest::RequestBuilder {
+        let control = |text: &str| {
+            if sent.quoted {
+                json!(text).to_string()
+            } else {
+                text.to_owned()
+            }
+        };
+        let mut pairs: Vec<(String, Vec<u8>)> = [
+            ("api", &call.api),
+            ("version", &call.version),
+            ("method", &call.method),
+        ]
+        .into_iter()
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(name, text)| (name.to_owned(), control(text).into_bytes()))
+        .collect();
+        pairs.extend(
+            call.params
+                .iter()
+                .map(|(name, wire)| (name.clone(), wire.bytes(&self.state))),
+        );
+        let sid = match sent.session {
+            Session::Wrong => "wrong",
+            Session::Cookie | Session::Param | Session::Nowhere => &self.sid,
+        };
+        if matches!(sent.session, Session::Param | Session::Wrong) {
+            pairs.push(("_sid".to_owned(), sid.into()));
+        }
+        let in_query = |at: usize| sent.http == "GET" || sent.in_query >> (at % 32) & 1 == 1;
+        let encode = |wanted: bool| {
+            let chosen = pairs.iter().enumerate().filter(|(at, (_, value))| {
+                // No server takes a line of any length.
+                (in_query(*at) && value.len() < 4_000) == wanted
+            });
+            let pair = |(_, (name, value)): (usize, &(String, Vec<u8>))| {
+                let name: String = byte_serialize(name.as_bytes()).collect();
+                format!("{name}={}", byte_serialize(value).collect::<String>())
+            };
+            chosen.map(pair).collect::<Vec<_>>().join("&")
+        };
+        let url = format!(
+            "{}/webapi/{}?{}",
+            self.sim.nas.api(),
+            sent.path,
+            encode(true)
+        );
+        let method = reqwest::Method::from_bytes(sent.http.as_bytes()).unwrap();
+        let body = [encode(false).as_bytes(), &sent.tail].concat();
+        let mut request = self.http.request(method, url).body(body);
+        if let Some(kind) = sent.kind {
+            request = request.header(CONTENT_TYPE, kind);
+        }
+        if matches!(sent.session, Session::Cookie) {
+            request = request.header(COOKIE, format!("stay_login=1; id={sid}"));
+        }
+        for (name, value) in &sent.headers {
+            // A promise of a body's end or of a pause is HTTP's own matter.
+            if *name != "expect" && *name != ACCEPT_ENCODING.as_str() {
+                request = request.header(*name, HeaderValue::from_bytes(value).unwrap());
+            }
+        }
+        request
+    }
+
+    /// Whatever it makes of these bytes, it does nothing and lives on.
+    async fn pour(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let address = self.sim.nas.api().trim_start_matches("http://");
+        let mut stream = tokio::net::TcpStream::connect(address)
+            .await
+            .map_err(|error| error.to_string())?;
+        // It may close before it has read everything; what counts is what it says.
+        let _ = stream.write_all(bytes).await;
+        let _ = stream.shutdown().await;
+        let mut said = Vec::new();
+        let _ = stream.read_to_end(&mut said).await;
+        let text = String::from_utf8_lossy(&said);
+        // "HTTP Version Not Supported" is what HTTP wants there.
+        if text.starts_with("HTTP/1.1 5") && !text.starts_with("HTTP/1.1 505") {
+            return Err(text.into_owned());
+        }
+        self.unchanged().await
+    }
+
+    async fn unchanged(&self) -> Result<(), String> {
+        let after = state(self.sim).await;
+        if after != self.state {
+            return Err(format!(
+                "what is no request changed the state\nbefore {}\nafter  {after}",
+                self.state
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether an answer with this body may have changed something.
+fn judge(answer: &Value, json_type: bool, tally: &mut Tally) -> Result<bool, String> {
+    if !json_type {
+        return Err("JSON without its type".to_owned());
+    }
+    match answer["success"].as_bool() {
+        Some(true) => {
+            tally.succeeded += 1;
+            Ok(true)
+        }
+        Some(false) => {
+            tally.refused += 1;
+            let code = answer["error"]["code"]
+                .as_u64()
+                .ok_or("a refusal without a code")?;
+            Ok(code == NAME_AT_LIMIT)
+        }
+        None => Err(format!("no envelope: {answer}")),
+    }
+}
+
+fn compound(inner: &[Value]) -> Call {
+    use super::wire::Wire;
+    Call {
+        api: "SYNO.Entry.Request".to_owned(),
+        version: "2".to_owned(),
+        method: "request".to_owned(),
+        params: vec![("compound".to_owned(), Wire::Json(json!(inner)))],
+    }
+}
+
+/// What persists. A login is no change of anybody's data.
+async fn state(sim: &Sim) -> Value {
+    let mut state = sim.state().await;
+    state.as_object_mut().unwrap().remove("sessions");
+    state
+}
