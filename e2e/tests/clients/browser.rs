@@ -25,7 +25,9 @@ struct Browser {
 impl Browser {
     async fn start(folder: &Path) -> Result<Self> {
         let log = folder.join("chromedriver.log");
-        let driver = Process::tool("chromedriver", ["--port=0"], &log)?;
+        // What Chromium writes beside its profile, crash reports, stays in the folder too.
+        let config = format!("XDG_CONFIG_HOME={}", folder.display());
+        let driver = Process::tool("env", [&config, "chromedriver", "--port=0"], &log)?;
         let said = until(
             "chromedriver listens",
             async || Ok(std::fs::read_to_string(&log)?),
