@@ -1,8 +1,10 @@
 //! Who may turn knobs. The control port has no login, so a web page that somebody has open must not reach it: browsers
 //! let any page send forms anywhere, but say where they come from, and ask before they send JSON or a DELETE.
 
+use std::net::IpAddr;
+
 use axum::extract::Request;
-use axum::http::uri::Uri;
+use axum::http::uri::{Authority, Uri};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -48,9 +50,14 @@ fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
         .and_then(|text| text.parse::<Uri>().ok());
     let authority = origin.as_ref().and_then(Uri::authority);
     let host = host.and_then(|host| host.to_str().ok());
-    authority
-        .zip(host)
-        .is_some_and(|(authority, host)| authority.as_str().eq_ignore_ascii_case(host))
+    // A name of somebody else's may be made to lead here after its page was loaded; an address cannot.
+    let fixed = |authority: &Authority| {
+        let name = authority.host().trim_matches(['[', ']']);
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    };
+    authority.zip(host).is_some_and(|(authority, host)| {
+        authority.as_str().eq_ignore_ascii_case(host) && fixed(authority)
+    })
 }
 
 fn is_json(kind: &HeaderValue) -> bool {
@@ -112,5 +119,17 @@ mod tests {
             check(&Method::DELETE, &[host, ("origin", origin)], Some(403));
         }
         check(&Method::POST, &[json, own], Some(403));
+        for (host, origin, want) in [
+            ("localhost:5080", "http://localhost:5080", None),
+            ("[::1]:5080", "http://[::1]:5080", None),
+            // A name that was made to lead here after its page was loaded.
+            ("evil.example:5080", "http://evil.example:5080", Some(403)),
+        ] {
+            check(
+                &Method::POST,
+                &[json, ("host", host), ("origin", origin)],
+                want,
+            );
+        }
     }
 }

@@ -132,10 +132,10 @@ async fn outsider_chromium_sees_the_nas_and_turns_its_knobs() -> Result<()> {
     let uuid = furnish(&nas).await?;
     let browser = Browser::start(folder.path()).await?;
     let seen = looks(&browser, &nas, &uuid).await;
-    // Also of a failure.
-    let picture = browser.client.screenshot().await?;
-    std::fs::write(screenshot()?, picture)?;
+    // Also of a failure; and the browser ends in any case.
+    let picture = browser.client.screenshot().await;
     browser.client.clone().close().await?;
+    std::fs::write(screenshot()?, picture?)?;
     seen
 }
 
