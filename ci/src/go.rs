@@ -19,8 +19,8 @@ const SANITY_MODULE: &str = "github.com/kubernetes-csi/csi-test/v5";
 const SANITY_VERSION: &str = "v5.5.0";
 
 const OFFICIAL_MODULE: &str = "github.com/SynologyOpenSource/synology-csi";
-/// The newest one that the module proxy serves, and that starts outside of Kubernetes.
-const OFFICIAL_VERSION: &str = "v1.1.1";
+/// The newest one that the module proxy serves.
+const OFFICIAL_VERSION: &str = "v1.3.0";
 
 /// The least Go that builds them all.
 const NEEDED: GoVersion = GoVersion(1, 25);

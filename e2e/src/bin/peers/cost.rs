@@ -32,6 +32,14 @@ pub(crate) struct Line {
 /// Fills a NAS step by step, and makes each operation once at each step.
 pub(crate) async fn measure(kind: &Kind) -> Result<Vec<Line>> {
     let peer = Peer::start(kind, "7.2").await?;
+    // Ours logs in when it is first asked.
+    let capacity = csi::GetCapacityRequest {
+        parameters: kind.parameters(),
+        ..csi::GetCapacityRequest::default()
+    };
+    if matches!(kind, Kind::Ours) {
+        peer.controller.clone().get_capacity(capacity).await?;
+    }
     let started = peer.nas().counters().await?;
     let mut lines = vec![Line {
         driver: kind.to_string(),
