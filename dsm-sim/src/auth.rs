@@ -47,6 +47,14 @@ pub struct Settings {
     pub target_names_in_changes: bool,
     /// The code for a LUN that is not there: 18990531, or 18990505 as Cinder expects.
     pub missing_lun_code: u32,
+    /// The code for a `new_size` below the present size.
+    pub shrink_code: u32,
+    /// Refuse to grow a thin LUN beyond what its volume has free (18990002), as is done for thick ones.
+    pub thin_growth_needs_space: bool,
+    /// Let ADV LUNs start with `can_snapshot` on.
+    pub adv_can_snapshot: bool,
+    /// Snapshots that a LUN may have: 256, or 128 as DSM's other figure says.
+    pub snapshots_per_lun: usize,
 }
 
 impl Default for Settings {
@@ -60,6 +68,15 @@ impl Default for Settings {
             sid_in_form: true,
             target_names_in_changes: false,
             missing_lun_code: Code::NoSuchLun as u32,
+            // ASSUMED: 18990502; every driver refuses to shrink, nobody recorded DSM's own answer.
+            shrink_code: Code::BadSize as u32,
+            // ASSUMED: growing a thin LUN needs no free space.
+            thin_growth_needs_space: false,
+            // ASSUMED: on; one report says so, another the contrary (official #23, #22).
+            adv_can_snapshot: true,
+            // ASSUMED: 256, as `max_snapshot_per_lun` says; `max_snapshot_per_lun_v2` says 128, and nobody has found out
+            // which of them binds.
+            snapshots_per_lun: 256,
         }
     }
 }

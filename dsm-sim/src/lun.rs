@@ -263,7 +263,7 @@ impl Nas {
         }
         // ASSUMED: `get` always says how many snapshots there may be; the one recording asked for everything.
         if form == Form::Get {
-            row["max_snapshot_count"] = json!(self.config.model.max_snapshots);
+            row["max_snapshot_count"] = json!(self.settings.snapshots_per_lun);
         }
         if form == Form::Get && additional.has("sync_progress") {
             put_sync(&mut row);

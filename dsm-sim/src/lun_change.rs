@@ -48,7 +48,10 @@ impl Nas {
         {
             return Err(Code::SanBadParameter.gap("a LUN made from an image file"));
         }
-        let dev_attribs = with_attributes(DevAttribs::default_for(kind), kind, params)?;
+        let dev_attribs = {
+            let default = DevAttribs::default_for(kind, self.settings.adv_can_snapshot);
+            with_attributes(default, kind, params)?
+        };
         let direct_io_pattern = io_policy(params)?.unwrap_or(0);
         self.check_name_free(&name)?;
         self.check_lun_ceiling()?;
@@ -163,10 +166,10 @@ impl Nas {
 
     fn check_growth(&self, lun: &Lun, size: u64, outside: &dyn Outside) -> Result<(), Refusal> {
         let Some(growth) = size.checked_sub(lun.size) else {
-            // ASSUMED: 18990502 for a smaller size; every driver refuses to shrink, nobody recorded DSM's own answer.
-            return Err(
-                Code::BadSize.because(format!("{size} is less than the present size {}", lun.size))
-            );
+            return Err(Refusal {
+                code: self.settings.shrink_code,
+                why: format!("{size} is less than the present size {}", lun.size),
+            });
         };
         let Some(volume) = self.state.volumes.get(&lun.location) else {
             return Ok(());
@@ -174,12 +177,10 @@ impl Nas {
         if growth > 0 {
             volume.writable()?;
         }
-        // ASSUMED: growing a thin LUN needs no free space.
-        if !lun.kind.is_thin() && growth > self.free(volume, outside) {
-            return Err(Code::NoSpace.because(format!(
-                "{} has no {growth} bytes more for a thick LUN",
-                lun.location
-            )));
+        let counts = !lun.kind.is_thin() || self.settings.thin_growth_needs_space;
+        if counts && growth > self.free(volume, outside) {
+            let why = format!("{} has no {growth} bytes more", lun.location);
+            return Err(Code::NoSpace.because(why));
         }
         Ok(())
     }

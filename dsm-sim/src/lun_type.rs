@@ -134,9 +134,11 @@ pub(crate) struct DevAttribs(u8);
 impl DevAttribs {
     /// What a LUN starts with when nothing is asked for.
     // ASSUMED: reports conflict; thin types start with snapshots on and UNMAP off, thick ones with caw alone.
-    pub(crate) fn default_for(kind: LunType) -> Self {
+    pub(crate) fn default_for(kind: LunType, adv_can_snapshot: bool) -> Self {
         if kind == LunType::Thin {
             Self(0)
+        } else if kind == LunType::Adv && !adv_can_snapshot {
+            Self(XCOPY | WRITE_SAME | CAW)
         } else if kind.is_thin() {
             Self(SNAPSHOT | XCOPY | WRITE_SAME | CAW)
         } else {
@@ -229,7 +231,7 @@ mod tests {
 
     #[test]
     fn attributes_are_laid_over_the_defaults() {
-        let blun = DevAttribs::default_for(LunType::Blun);
+        let blun = DevAttribs::default_for(LunType::Blun, true);
         let all = blun
             .with(
                 LunType::Blun,
@@ -237,14 +239,17 @@ mod tests {
             )
             .unwrap();
         assert_eq!(all.bitmap(), 31);
-        assert_eq!(DevAttribs::default_for(LunType::BlunThick).bitmap(), 2);
+        assert_eq!(
+            DevAttribs::default_for(LunType::BlunThick, true).bitmap(),
+            2
+        );
         assert_eq!(all.list(Generation::Seven).as_array().unwrap().len(), 7);
         assert_eq!(all.list(Generation::Six).as_array().unwrap().len(), 4);
     }
 
     #[test]
     fn attributes_that_cannot_be_are_refused() {
-        let thick = DevAttribs::default_for(LunType::BlunThick);
+        let thick = DevAttribs::default_for(LunType::BlunThick, true);
         for bad in [
             json!([{"dev_attrib": "can_snapshot", "enable": 1}]),
             json!([{"dev_attrib": "nonsense", "enable": 1}]),

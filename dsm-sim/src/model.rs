@@ -66,13 +66,7 @@ pub struct Model {
     pub max_luns: usize,
     /// Most targets on the NAS.
     pub max_targets: usize,
-    /// Most snapshots of one LUN.
-    pub max_snapshots: usize,
 }
-
-/// Snapshots of one LUN: `max_snapshot_per_lun` of every model that was asked.
-// ASSUMED: 256; `max_snapshot_per_lun_v2` says 128, and nobody has found out which of them binds.
-const MAX_SNAPSHOTS: usize = 256;
 
 /// LUNs and targets per model, as published by Synology. Source: dsm-api.md 12 (jt docs/LIMITS.md).
 const CEILINGS: [(usize, usize, &[&str]); 6] = [
@@ -119,7 +113,6 @@ impl Default for Model {
             name: "DS923+",
             max_luns: 256,
             max_targets: 128,
-            max_snapshots: MAX_SNAPSHOTS,
         }
     }
 }
@@ -138,7 +131,6 @@ impl FromStr for Model {
                     name,
                     max_luns,
                     max_targets,
-                    max_snapshots: MAX_SNAPSHOTS,
                 });
             }
         }

@@ -118,7 +118,7 @@ impl Nas {
             return Err(Code::BadLunType.because(format!("{} has can_snapshot 0", lun.name)));
         }
         let taken = self.snapshots_of(&lun.uuid).count();
-        if taken >= self.config.model.max_snapshots {
+        if taken >= self.settings.snapshots_per_lun {
             return Err(Code::TooManySnapshots.because(format!("{} has {taken}", lun.name)));
         }
         self.volume_of(&lun)

@@ -540,3 +540,32 @@ fn dsm_7_0_does_not_load_adv_luns() {
         assert_eq!(bench.code(TARGET, "unmap_lun", &map), 0, "{dsm}");
     }
 }
+
+#[test]
+fn what_is_not_known_can_be_switched() {
+    // dsm-api.md 15, and 4.2 for ADV.
+    let mut bench = Bench::new();
+    let thin = bench.lun("thin", "BLUN", GIB);
+    let shrink = [("uuid", &*thin), ("new_size", "1")];
+    let grow = [("uuid", &*thin), ("new_size", "1099511627776")];
+    assert_eq!(bench.code(LUN, "set", &shrink), 18_990_502);
+    assert_eq!(bench.code(LUN, "set", &grow), 0, "beyond its volume");
+    bench.nas.settings.shrink_code = 120;
+    bench.nas.settings.thin_growth_needs_space = true;
+    assert_eq!(bench.code(LUN, "set", &shrink), 120);
+    let more = [("uuid", &*thin), ("new_size", "2199023255552")];
+    assert_eq!(bench.code(LUN, "set", &more), 18_990_002);
+    for (can, code) in [(true, 0), (false, 18_990_500)] {
+        bench.nas.settings.adv_can_snapshot = can;
+        let name = format!("adv-{can}");
+        let create = [
+            ("name", &*name),
+            ("type", "ADV"),
+            ("location", "/volume2"),
+            ("size", "1073741824"),
+        ];
+        let data = bench.ok(LUN, "create", &create);
+        let take = [("src_lun_uuid", data["uuid"].as_str().unwrap())];
+        assert_eq!(bench.code(LUN, "take_snapshot", &take), code);
+    }
+}

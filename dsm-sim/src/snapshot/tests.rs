@@ -108,7 +108,7 @@ fn what_cannot_be_snapshotted_is_refused() {
     assert_eq!(take(&mut bench, "gone"), 18_990_531);
     assert_eq!(bench.code(LUN, "take_snapshot", &[]), 114);
     bench.lun("a", "BLUN", GIB);
-    bench.nas.config.model.max_snapshots = 2;
+    bench.nas.settings.snapshots_per_lun = 2;
     assert_eq!([0, 0, 18_990_543], [(); 3].map(|()| take(&mut bench, "a")));
 }
 
