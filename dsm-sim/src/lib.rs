@@ -34,6 +34,8 @@
 //! - `server` lets `latency` and `fault` have their say, and notes each call in the `journal`.
 //! - `core` takes calls one at a time: `nas` answers, and the effects are made durable (`store`, `backstore`, `export`).
 //! - `nas` with `auth`, `lun`, `target`, `volume` and `system` is a pure state machine: no clock, no sockets, no files.
+//! - `diff` asks a real NAS and a simulated one the same, and `shape` judges their answers; `record` writes down what
+//!   a NAS says, `upstream` is that NAS.
 //! - `control` is a second port for tests, `knobs` the same from Rust: state, journal, faults, clock; `page`
 //!   shows it all to people.
 
@@ -51,6 +53,7 @@ mod compound;
 mod control;
 mod core;
 mod decode;
+pub mod diff;
 mod encryption;
 mod export;
 mod fault;
@@ -67,9 +70,11 @@ mod monitor;
 mod nas;
 mod network;
 mod page;
+pub mod record;
 mod running;
 mod san;
 mod server;
+pub mod shape;
 mod share;
 mod snapshot;
 mod sparse;
@@ -80,6 +85,7 @@ mod table;
 mod target;
 mod target_change;
 mod tls;
+mod upstream;
 mod volume;
 
 pub use account::Account;
@@ -93,4 +99,5 @@ pub use latency::Latency;
 pub use model::{Dsm, Model};
 pub use running::{DsmSim, StartError};
 pub use tls::{Certificate, Https, TlsError};
+pub use upstream::{Trust, Upstream};
 pub use volume::{FileSystem, VolumeSpec};

@@ -1,5 +1,7 @@
 //! `dsm-sim`: the simulator as a program.
 
+mod remote;
+
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -33,6 +35,10 @@ struct Cli {
 enum Task {
     /// Run the NAS until Ctrl-C or SIGTERM. State is durable: kill it at any moment and start it again
     Serve(Box<Serve>),
+    /// Ask a NAS what it can be asked without changing it, and tell where the simulator would answer otherwise
+    Diff(remote::Diff),
+    /// Stand between a client and a NAS, and write down what they say, without secrets
+    Record(remote::Record),
     /// Print every guess about DSM that no evidence backs yet
     Assumptions,
 }
@@ -180,11 +186,7 @@ impl Serve {
     fn builder(self) -> anyhow::Result<Builder> {
         let password = match self.password_file {
             None => "admin".to_owned(),
-            Some(path) => {
-                let text = std::fs::read_to_string(&path)
-                    .with_context(|| format!("cannot read --password-file {}", path.display()))?;
-                text.trim_end_matches(['\r', '\n']).to_owned()
-            }
+            Some(path) => remote::password(&path)?,
         };
         let settings = Settings {
             csrf_protection: self.csrf,
@@ -225,6 +227,8 @@ impl Serve {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Serve(task) => serve(*task),
+        Task::Diff(task) => return remote::diff(task),
+        Task::Record(task) => remote::record(task),
         Task::Assumptions => assumptions(),
     };
     match result {

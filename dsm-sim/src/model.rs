@@ -37,6 +37,13 @@ const RELEASES: [Dsm; 6] = [
     release("7.4", "DSM 7.4.1-90080", Generation::Seven),
 ];
 
+impl Dsm {
+    /// Every release that can be simulated.
+    pub(crate) fn all() -> [Self; 6] {
+        RELEASES
+    }
+}
+
 impl Default for Dsm {
     /// DSM 7.2.
     fn default() -> Self {

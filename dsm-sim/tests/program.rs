@@ -193,7 +193,7 @@ fn the_guesses_can_be_printed() {
     assert!(fine && stdout.lines().count() >= 40, "{stdout}");
     for guess in [
         "live sessions are dropped",
-        "18990502 for a smaller size",
+        "18990502; every driver refuses to shrink",
         "stop_when_error",
     ] {
         assert!(stdout.contains(guess), "{guess} is not in {stdout}");

@@ -1,0 +1,238 @@
+//! `dsm-sim record` in front of a second simulator: everything passes, everything is written down, no secret is.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use common::{AUTH, LUN, TARGET, client, ok};
+use dsm_sim::shape::compare;
+use dsm_sim::{DsmSim, Https, Trust, Upstream, record};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Exchange {
+    source: String,
+    note: String,
+    grade: String,
+    request: Request,
+    reply: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    api: String,
+    version: u32,
+    method: String,
+    params: Map<String, Value>,
+}
+
+const ACCOUNT: &str = "grace.hopper";
+const PASSWORD: &str = "Pa\"ss w\\örd&1=2";
+const PORTAL: &str = "10.77.3.21:3260";
+
+/// A client that keeps what it was told.
+struct Client {
+    http: reqwest::Client,
+    base: String,
+    sid: String,
+    said: Vec<Value>,
+}
+
+impl Client {
+    async fn call(&mut self, api: &str, method: &str, params: &[(&str, &str)]) -> Value {
+        let version = if api == AUTH { "7" } else { "1" };
+        let mut form = vec![("api", api), ("version", version), ("method", method)];
+        form.extend_from_slice(params);
+        let url = format!("{}/webapi/entry.cgi?_sid={}", self.base, self.sid);
+        let reply = self.http.post(url).form(&form).send().await.unwrap();
+        assert_eq!(reply.status(), 200);
+        assert_eq!(reply.headers()["x-content-type-options"], "nosniff");
+        let reply: Value = serde_json::from_str(&reply.text().await.unwrap()).unwrap();
+        self.said.push(reply.clone());
+        reply
+    }
+}
+
+async fn recorder(nas: &DsmSim, out: &Path) -> String {
+    let upstream = Upstream {
+        url: nas.https().unwrap().parse().unwrap(),
+        trust: Trust::File(nas.ca_file().unwrap().to_owned()),
+    };
+    let router = record::proxy(upstream, out).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
+    base
+}
+
+/// A session with everything secret in it; the secrets.
+async fn session(client: &mut Client) -> Vec<String> {
+    let login = [
+        ("account", ACCOUNT),
+        ("passwd", PASSWORD),
+        ("enable_syno_token", "yes"),
+    ];
+    // Before the login, so that the account is not known yet when it is written.
+    let early = [("query", ACCOUNT)];
+    client.call("SYNO.API.Info", "query", &early).await;
+    let login = ok(&client.call(AUTH, "login", &login).await);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    client.sid = text(&login["sid"]);
+    let description = format!("lun of {ACCOUNT} at 10.77.3.99");
+    let quoted = json!(description).to_string();
+    let create = [
+        ("name", "\"one\""),
+        ("description", quoted.as_str()),
+        ("type", "BLUN"),
+        ("location", "/volume1"),
+        ("size", "1073741824"),
+        (
+            "dev_attribs",
+            r#"[{"dev_attrib":"can_snapshot","enable":1}]"#,
+        ),
+    ];
+    let uuid = text(&ok(&client.call(LUN, "create", &create).await)["uuid"]);
+    let quoted = json!(uuid).to_string();
+    let target = [
+        ("name", "t"),
+        ("iqn", "iqn.2000-01.com.synology:vault.t-1"),
+        ("auth_type", "2"),
+        ("user", "chapuser77"),
+        ("password", "chap\\\"secret42"),
+        ("mutual_user", "mutual88"),
+        ("mutual_password", "\"mutual-sec99\""),
+    ];
+    let target = ok(&client.call(TARGET, "create", &target).await);
+    let ids = format!("[{}]", target["target_id"]);
+    let map = [("uuid", quoted.as_str()), ("target_ids", &ids)];
+    ok(&client.call(LUN, "map_target", &map).await);
+    let snapshot = [
+        ("src_lun_uuid", quoted.as_str()),
+        ("snapshot_name", "\"s\""),
+        ("taken_by", "\"us\""),
+    ];
+    ok(&client.call(LUN, "take_snapshot", &snapshot).await);
+    let of = [("src_lun_uuid", quoted.as_str())];
+    ok(&client.call(LUN, "list_snapshot", &of).await);
+    client.call(LUN, "list", &[]).await;
+    client.call(TARGET, "list", &[]).await;
+    client.call("SYNO.Core.System", "info", &[]).await;
+    let network = [("type", "network")];
+    let network = ok(&client.call("SYNO.Core.System", "info", &network).await);
+    client
+        .call("SYNO.Core.Network.Interface", "list", &[])
+        .await;
+    client.call(AUTH, "logout", &[]).await;
+    let mut secrets = vec![ACCOUNT.to_owned(), PASSWORD.to_owned(), uuid];
+    secrets.extend([
+        client.sid.clone(),
+        text(&login["synotoken"]),
+        text(&login["device_id"]),
+        text(&network["hostname"]),
+        text(&network["nif"][0]["mac"]),
+    ]);
+    secrets.extend(
+        [
+            "chapuser77",
+            "secret42",
+            "mutual88",
+            "mutual-sec99",
+            "vault",
+            "10.77.3.21",
+            "10.77.3.99",
+            "SIM0000000001",
+        ]
+        .map(str::to_owned),
+    );
+    secrets
+}
+
+fn forms(secret: &str) -> BTreeSet<String> {
+    let escape = |text: &str| {
+        let json = json!(text).to_string();
+        json[1..json.len() - 1].to_owned()
+    };
+    let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let percent = form.replace('+', "%20");
+    let escaped = escape(secret);
+    let twice = escape(&escaped);
+    [secret.to_owned(), escaped, twice, form, percent].into()
+}
+
+#[tokio::test]
+async fn everything_passes_and_no_secret_is_written() {
+    let out = tempfile::tempdir().unwrap();
+    let nas = DsmSim::builder()
+        .account(ACCOUNT, PASSWORD)
+        .portals([PORTAL.parse().unwrap()])
+        .https(Https::default())
+        .start()
+        .await
+        .unwrap();
+    let base = recorder(&nas, out.path()).await;
+    let http = client().build().unwrap();
+    let mut client = Client {
+        http,
+        base,
+        sid: String::new(),
+        said: Vec::new(),
+    };
+    let secrets = session(&mut client).await;
+    assert_eq!(nas.journal().len(), client.said.len());
+
+    let mut paths: Vec<_> = std::fs::read_dir(out.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    assert_eq!(paths.len(), client.said.len());
+    let mut all = String::new();
+    for (path, said) in paths.iter().zip(&client.said) {
+        let text = std::fs::read_to_string(path).unwrap();
+        let exchange: Exchange = serde_json::from_str(&text).unwrap();
+        assert!(!exchange.source.is_empty() && !exchange.note.is_empty());
+        assert_eq!(exchange.grade, "R");
+        let request = &exchange.request;
+        assert!(request.version > 0 && !request.api.is_empty() && !request.method.is_empty());
+        assert!(request.params.values().all(Value::is_string), "{text}");
+        assert_eq!(compare(&exchange.reply, said), [], "{}", path.display());
+        all += path.to_str().unwrap();
+        all += &text;
+    }
+    for secret in secrets {
+        for form in forms(&secret) {
+            let at = all.to_lowercase().find(&form.to_lowercase());
+            assert!(at.is_none(), "{form}: {}", &all[at.unwrap()..][..60]);
+        }
+    }
+    // One original has one replacement, alone and inside other text.
+    let (account, address) = ("account-0001", "198.18.0.");
+    assert!(
+        all.contains(&format!("\"account\": \"{account}\"")),
+        "{all}"
+    );
+    assert!(
+        all.contains(&format!("lun of {account} at {address}")),
+        "{all}"
+    );
+    assert!(all.contains(&format!("\"query\": \"{account}\"")), "{all}");
+    assert!(all.contains("iqn.2000-01.com.synology:name-0001"));
+}
+
+#[tokio::test]
+async fn a_folder_with_something_in_it_is_left_alone() {
+    let out = tempfile::tempdir().unwrap();
+    std::fs::write(out.path().join("mine"), "mine").unwrap();
+    let upstream = Upstream {
+        url: "http://127.0.0.1:1".parse().unwrap(),
+        trust: Trust::Platform,
+    };
+    let error = record::proxy(upstream, out.path()).unwrap_err();
+    assert!(error.to_string().contains("is not empty"));
+}
