@@ -1,5 +1,6 @@
 //! The simulated NAS as a process, and its control port.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -90,7 +91,7 @@ impl Entry {
 }
 
 /// What a NAS was asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Counters {
     /// HTTP requests.
     pub requests: u64,
@@ -98,6 +99,20 @@ pub struct Counters {
     pub received: u64,
     /// Bytes of the answers' bodies.
     pub sent: u64,
+    /// Calls of each method: one request may carry many.
+    pub calls: BTreeMap<String, u64>,
+}
+
+impl Counters {
+    /// Bytes both ways.
+    pub fn bytes(&self) -> u64 {
+        self.received + self.sent
+    }
+
+    /// Calls of all methods.
+    pub fn all_calls(&self) -> u64 {
+        self.calls.values().sum()
+    }
 }
 
 #[derive(Deserialize)]

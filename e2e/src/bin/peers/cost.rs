@@ -25,6 +25,8 @@ pub(crate) struct Line {
     luns: usize,
     /// HTTP requests; `None`: it has no such operation.
     requests: Option<u64>,
+    /// Calls in them: a compound carries many.
+    calls: Option<u64>,
     /// Bytes of queries and bodies, both ways.
     bytes: Option<u64>,
 }
@@ -46,7 +48,8 @@ pub(crate) async fn measure(kind: &Kind) -> Result<Vec<Line>> {
         operation: "start and log in",
         luns: 0,
         requests: Some(started.requests),
-        bytes: Some(started.received + started.sent),
+        calls: Some(started.all_calls()),
+        bytes: Some(started.bytes()),
     }];
     let mut there = 0;
     for luns in SIZES {
@@ -112,13 +115,14 @@ impl Meter<'_> {
         let before = self.nas.counters().await?;
         let answer = call.await;
         let after = self.nas.counters().await?;
-        let (requests, bytes, answer) = match answer {
+        let (requests, calls, bytes, answer) = match answer {
             Ok(answer) => (
                 Some(after.requests - before.requests),
-                Some(after.received + after.sent - before.received - before.sent),
+                Some(after.all_calls() - before.all_calls()),
+                Some(after.bytes() - before.bytes()),
                 Some(answer.into_inner()),
             ),
-            Err(status) if status.code() == Code::Unimplemented => (None, None, None),
+            Err(status) if status.code() == Code::Unimplemented => (None, None, None, None),
             Err(status) => return Err(anyhow::Error::new(status).context(operation)),
         };
         self.lines.push(Line {
@@ -126,6 +130,7 @@ impl Meter<'_> {
             operation,
             luns: self.luns,
             requests,
+            calls,
             bytes,
         });
         Ok(answer)
@@ -249,7 +254,7 @@ pub(crate) fn table(lines: &[Line]) -> Table {
     header.extend(
         SIZES
             .iter()
-            .flat_map(|luns| [luns.to_string(), "KiB".to_owned()]),
+            .flat_map(|luns| [luns.to_string(), "calls".to_owned(), "KiB".to_owned()]),
     );
     table.set_header(header);
     let mut rows: Vec<(&str, &str)> = Vec::new();
@@ -270,6 +275,7 @@ pub(crate) fn table(lines: &[Line]) -> Table {
             let shown =
                 |number: Option<u64>| number.map_or("–".to_owned(), |number| number.to_string());
             row.push(shown(line.and_then(|line| line.requests)));
+            row.push(shown(line.and_then(|line| line.calls)));
             row.push(shown(
                 line.and_then(|line| line.bytes)
                     .map(|bytes| bytes.div_ceil(1024)),
@@ -281,4 +287,29 @@ pub(crate) fn table(lines: &[Line]) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// Ours asks the same whatever is on the NAS; the official driver asks once more for each LUN that is mapped. Were it not
+/// so, dsm-sim would not show it what it looks for (dsm-api.md 13.1).
+pub(crate) fn check(lines: &[Line]) -> Result<()> {
+    let (few, many) = (SIZES[0], SIZES[SIZES.len() - 1]);
+    let more = u64::try_from(many - few)?;
+    for line in lines.iter().filter(|line| line.luns == many) {
+        let before = lines.iter().find(|before| {
+            (&before.driver, before.operation, before.luns) == (&line.driver, line.operation, few)
+        });
+        let before = before.context("measured at one size only")?;
+        let (Some(before), Some(after)) = (before.calls, line.calls) else {
+            continue;
+        };
+        match (line.driver.as_str(), line.operation) {
+            ("ours", _) => ensure!(before == after, "grows, from {before} calls: {line:?}"),
+            ("official", "create" | "expand" | "delete") => ensure!(
+                before + more == after,
+                "from {before} calls, and not one more for each LUN: {line:?}"
+            ),
+            _ => {}
+        }
+    }
+    Ok(())
 }

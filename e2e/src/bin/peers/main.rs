@@ -10,12 +10,17 @@ mod peer;
 mod releases;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
 use serde::Serialize;
 
 use peer::Kind;
+
+/// Tried on 26 November 2026: the list of its versions, `@latest` and `@5990be4`; the module proxy refused each.
+const NO_COMMUNITY: &str = "The community driver (jparklab/synology-csi) is left out: the Go module proxy refuses every version \
+     of it that was asked for (403), so nothing could be built from there; --community PROGRAM names one built by hand.";
 
 #[derive(Parser)]
 struct Cli {
@@ -39,6 +44,8 @@ struct Cli {
 #[derive(Serialize)]
 struct Report {
     official_version: String,
+    /// Why the community driver is missing, where it is.
+    community_left_out: Option<&'static str>,
     costs: Vec<cost::Line>,
     releases: releases::Outcome,
     hazards: Vec<hazard::Line>,
@@ -46,18 +53,19 @@ struct Report {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let cli = Cli::parse();
+    let (cli, started) = (Cli::parse(), Instant::now());
     let mut peers = vec![Kind::Ours, Kind::Official(cli.official.clone())];
+    let community_left_out = cli.community.is_none().then_some(NO_COMMUNITY);
     match cli.community {
         Some(program) => peers.push(Kind::Community(program)),
-        None => println!("The community driver is left out: --community PROGRAM names it."),
+        None => println!("{NO_COMMUNITY}"),
     }
     let mut costs = Vec::new();
     for kind in &peers {
         costs.extend(cost::measure(kind).await?);
     }
     println!(
-        "\nHTTP requests, and KiB both ways, by LUNs on the NAS (official {})",
+        "\nHTTP requests, the calls in them, and KiB both ways, by LUNs on the NAS (official {})",
         cli.official_version
     );
     println!("{}", cost::table(&costs));
@@ -71,6 +79,7 @@ async fn main() -> Result<()> {
     println!("{}", hazard::table(&hazards));
     let report = Report {
         official_version: cli.official_version,
+        community_left_out,
         costs,
         releases,
         hazards,
@@ -80,5 +89,7 @@ async fn main() -> Result<()> {
     }
     std::fs::write(&cli.report, serde_json::to_vec_pretty(&report)?)?;
     println!("\nWritten to {}", cli.report.display());
+    println!("Took {:.1} s", started.elapsed().as_secs_f64());
+    cost::check(&report.costs)?;
     hazard::check(&report.hazards)
 }
