@@ -77,7 +77,7 @@ async fn run(official: &Path, sanity: &Path, dsm: &'static str) -> Result<Specs>
         format!("--csi.stagingdir={}", path("staging")),
         format!("--csi.mountdir={}", path("mount")),
         format!("--csi.testvolumeparameters={}", path("parameters.yaml")),
-        "--ginkgo.focus=Controller Service".to_owned(),
+        "--ginkgo.focus=\\[Controller Server\\]".to_owned(),
         // Calls of the node half belong to a node, which is not there.
         "--ginkgo.skip=Node Service".to_owned(),
         "--ginkgo.seed=1".to_owned(),
