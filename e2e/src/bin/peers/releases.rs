@@ -116,7 +116,7 @@ impl Outcome {
         let passed = self.passed.iter().map(|name| ("passed", name));
         let failed = self.failed.iter().map(|name| ("failed", name));
         for (state, name) in passed.chain(failed) {
-            words += &format!("\n  {state}: {name}");
+            words.extend(["\n  ", state, ": ", name.as_str()]);
         }
         words
     }
