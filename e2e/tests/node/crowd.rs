@@ -7,8 +7,10 @@ use e2e::GIB;
 use e2e::life::{Content, Life};
 use e2e::skip::needs_root;
 use e2e::tools::{device_bytes, fill, sha256};
+use e2e::until::until;
 use e2e::world::{Plan, World};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tonic::Code;
 
 const VOLUMES: usize = 20;
 const AT_A_TIME: usize = 5;
@@ -48,11 +50,24 @@ async fn twenty_volumes_come_and_go() {
     assert_eq!(calls_since(&world, from).await, expected);
 }
 
+/// Attaches a volume as a kubelet does: what is unavailable is asked again. The loop devices of all worlds of this machine
+/// share their numbers, and one was once found busy with what another world had just given back.
+async fn attach(world: &World, volume: &mut Life) -> Result<()> {
+    volume.publish(world).await?;
+    let stage = async || match volume.stage(world).await {
+        Ok(()) => Ok(None),
+        Err(status) if status.code() == Code::Unavailable => Ok(Some(status)),
+        Err(status) => Err(status.into()),
+    };
+    until("the volume is staged", stage, Option::is_none).await?;
+    Ok(volume.node_publish(world).await?)
+}
+
 /// From nothing to nothing.
 async fn live(world: &World, number: usize) -> Result<()> {
     let content = Content::ALL[number % Content::ALL.len()];
     let mut volume = Life::create(world, &format!("pvc-{number}"), GIB, content).await?;
-    volume.attach(world).await?;
+    attach(world, &mut volume).await?;
     let device = volume.device(world)?;
     let file = volume.file("data");
     let written = fill(&file, 1 << 20, number as u64)?;
