@@ -20,7 +20,7 @@ pub struct Settings {
     pub export: &'static str,
     /// Where its targets listen.
     pub portals: Vec<String>,
-    /// `none` or `ds918`.
+    /// `instant` or `ds918`.
     pub latency: &'static str,
     /// `PATH=FILESYSTEM:SIZE`.
     pub volumes: Vec<&'static str>,
