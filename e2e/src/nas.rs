@@ -433,7 +433,7 @@ impl Nas {
         let sid = answer["data"]["sid"].as_str().context("no sid")?;
         Ok(Session {
             nas: self,
-            cookie: format!("id={sid}"),
+            sid: sid.to_owned(),
         })
     }
 
@@ -477,7 +477,8 @@ impl Nas {
 #[derive(Debug)]
 pub struct Session<'a> {
     nas: &'a Nas,
-    cookie: String,
+    /// Its id.
+    pub sid: String,
 }
 
 impl Session<'_> {
@@ -487,7 +488,11 @@ impl Session<'_> {
     /// It does not answer.
     pub async fn ask(&self, call: &[(&str, &str)]) -> Result<Value> {
         let url = format!("{}/webapi/entry.cgi", self.nas.api);
-        let request = self.nas.http.post(url).header("cookie", &self.cookie);
+        let request = self
+            .nas
+            .http
+            .post(url)
+            .header("cookie", format!("id={}", self.sid));
         self.nas.ask(request.form(call)).await
     }
 

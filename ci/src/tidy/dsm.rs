@@ -151,13 +151,6 @@ fn behaviours(line: &str) -> Vec<u32> {
 mod tests {
     use super::*;
 
-    fn file(path: &str, text: &str) -> File {
-        File {
-            path: path.into(),
-            text: text.into(),
-        }
-    }
-
     #[test]
     fn a_list_of_numbers_is_read_to_its_end() {
         for (line, want) in [
@@ -184,7 +177,7 @@ mod tests {
             ("driver/tests/a.rs", vec![]),
             ("dsm-sim/tests/a.md", vec![]),
         ] {
-            let cited: Vec<u32> = cited(&[file(path, &text)]).into_iter().collect();
+            let cited: Vec<u32> = cited(&[File::new(path, &text)]).into_iter().collect();
             assert_eq!(cited, found, "{path}");
         }
     }
@@ -198,12 +191,12 @@ mod tests {
                     && NOT_SIMULATED.iter().all(|row| row.0 != *number)
             });
             let line = |number: u32| format!("// B{CITES} {number}\n// {number}\n");
-            file("dsm-sim/tests/a.rs", &cited.map(line).collect::<String>())
+            File::new("dsm-sim/tests/a.rs", &cited.map(line).collect::<String>())
         };
         assert_eq!(proof(&[all(0)]).breaches, Vec::<String>::new());
         assert!(proof(&[all(12)]).breaches[0].starts_with("behaviour 12"));
         assert!(proof(&[all(18_990_004)]).breaches[0].starts_with("code 18990004"));
-        let too_much = file("dsm-sim/tests/b.rs", "18_990_724");
+        let too_much = File::new("dsm-sim/tests/b.rs", "18_990_724");
         assert!(proof(&[all(0), too_much]).breaches[0].contains("is said not to be"));
     }
 }

@@ -39,6 +39,14 @@ pub(super) struct File {
 }
 
 impl File {
+    #[cfg(test)]
+    pub(super) fn new(path: &str, text: &str) -> Self {
+        Self {
+            path: path.into(),
+            text: text.into(),
+        }
+    }
+
     pub(super) fn is(&self, extension: &str) -> bool {
         self.path
             .extension()
@@ -226,16 +234,9 @@ fn sentence(first: &str, following: &[&str]) -> String {
 mod tests {
     use super::*;
 
-    fn file(path: &str, text: &str) -> File {
-        File {
-            path: path.into(),
-            text: text.into(),
-        }
-    }
-
     #[track_caller]
     fn check(path: &str, text: &str, want: &[&str]) {
-        let found = breaches(&file(path, text), Path::new("/srv/build/clone"));
+        let found = breaches(&File::new(path, text), Path::new("/srv/build/clone"));
         assert_eq!(found.len(), want.len(), "{found:?}");
         for (breach, start) in found.iter().zip(want) {
             assert!(
@@ -304,7 +305,7 @@ mod tests {
     fn programs_start_in_one_place_per_crate() {
         let start = format!("let it = {START}\"x\");\n");
         let of = |paths: &[&str]| {
-            let files: Vec<File> = paths.iter().map(|path| file(path, &start)).collect();
+            let files: Vec<File> = paths.iter().map(|path| File::new(path, &start)).collect();
             command_breaches(&files)
         };
         assert!(
@@ -319,7 +320,9 @@ mod tests {
         assert_eq!(of(&["driver/src/node.rs"]).len(), 1);
         assert_eq!(of(&["node-sim/src/a.rs", "node-sim/src/b.rs"]).len(), 1);
         assert!(of(&["node-sim/src/a.rs", "node-sim/tests/b.rs"]).is_empty());
-        assert!(command_breaches(&[file("driver/src/a.rs", &format!("// {start}"))]).is_empty());
+        assert!(
+            command_breaches(&[File::new("driver/src/a.rs", &format!("// {start}"))]).is_empty()
+        );
     }
 
     #[test]
@@ -327,7 +330,7 @@ mod tests {
         let text = format!(
             "fn a() {{\n    {ASSUMED}: locks clear\n    // at once.\n    // More.\n}}\n{ASSUMED} no colon\n"
         );
-        let found = assumed(&file("dsm-sim/src/lun.rs", &text));
+        let found = assumed(&File::new("dsm-sim/src/lun.rs", &text));
         assert_eq!(
             found,
             [

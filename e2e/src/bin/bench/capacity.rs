@@ -75,7 +75,7 @@ pub(crate) async fn measure(folder: &std::path::Path) -> Result<Capacity> {
             format!("create&name=lun-{n}&type=BLUN&location=/volume1&size=1073741824")
         });
         for answer in made.await? {
-            uuids.push(text(&answer, "uuid")?);
+            uuids.push(answer["uuid"].as_str().context("uuid")?.to_owned());
         }
         let create_us = micros_each(started.elapsed(), luns - before);
         let gets_per_second = clients.gets(&uuids).await?;
@@ -123,18 +123,11 @@ impl Clients {
             tokio::spawn(connection);
             anyhow::Ok(sender)
         }));
-        let mut clients = Self {
+        Ok(Self {
             connections: connections.await?,
             host,
-            sid: String::new(),
-        };
-        let login = format!(
-            "?api=SYNO.API.Auth&version=6&method=login&account=admin&passwd={}&format=sid",
-            e2e::nas::PASSWORD
-        );
-        let answer = ask(&mut clients.connections[0], &clients.host, &login).await?;
-        clients.sid = text(&data(&answer)?, "sid")?;
-        Ok(clients)
+            sid: nas.session().await?.sid,
+        })
     }
 
     /// Makes these calls of `SYNO.Core.ISCSI.LUN`, the clients side by side; the data of each, in order.
@@ -237,10 +230,6 @@ fn data(answer: &Bytes) -> Result<Value> {
     let mut answer: Value = serde_json::from_slice(answer)?;
     ensure!(answer["success"] == true, "refused: {answer}");
     Ok(answer["data"].take())
-}
-
-fn text(data: &Value, name: &str) -> Result<String> {
-    Ok(data[name].as_str().context("no text")?.to_owned())
 }
 
 fn micros_each(all: Duration, count: usize) -> f64 {

@@ -5,7 +5,7 @@ use std::future::Future;
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use e2e::GIB;
-use e2e::life::{Content, at_least, capability, create_request};
+use e2e::life::{Content, at_least, capability};
 use e2e::nas::Nas;
 use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
@@ -146,10 +146,7 @@ async fn life(kind: &Kind, peer: &Peer, luns: usize) -> Result<Vec<Line>> {
         lines: Vec::new(),
     };
     let mut controller = peer.controller.clone();
-    let request = csi::CreateVolumeRequest {
-        parameters: kind.parameters(),
-        ..create_request(&format!("measured-{luns}"), GIB, Content::Fs("ext4"))
-    };
+    let request = kind.create(&format!("measured-{luns}"));
     let made = meter
         .call("create", controller.create_volume(request.clone()))
         .await?;

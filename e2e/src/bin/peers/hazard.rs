@@ -3,8 +3,6 @@
 
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{Table, presets};
-use e2e::GIB;
-use e2e::life::{Content, create_request};
 use proto::csi;
 use serde::Serialize;
 use serde_json::json;
@@ -45,11 +43,8 @@ pub(crate) async fn run(kind: &Kind) -> Result<Vec<Line>> {
     for trouble in [Trouble::ListsAreRefused, Trouble::Boots] {
         let peer = Peer::start(kind, "7.2").await?;
         let mut controller = peer.controller.clone();
-        let request = csi::CreateVolumeRequest {
-            parameters: kind.parameters(),
-            ..create_request("kept", GIB, Content::Fs("ext4"))
-        };
-        let made = controller.create_volume(request).await?.into_inner();
+        let made = controller.create_volume(kind.create("kept"));
+        let made = made.await?.into_inner();
         let volume_id = made.volume.context("no volume")?.volume_id;
         let nas = peer.nas();
         match trouble {

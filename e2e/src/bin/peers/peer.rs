@@ -5,11 +5,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use e2e::GIB;
+use e2e::life::{Content, create_request};
 use e2e::nas::{Nas, PASSWORD, Settings};
 use e2e::plugin::connect;
 use e2e::process::Process;
 use e2e::until::until;
 use e2e::world::{Plan, World};
+use proto::csi::CreateVolumeRequest;
 use proto::csi::controller_client::ControllerClient;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
@@ -182,6 +185,14 @@ impl Kind {
         };
         let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         pairs.iter().map(pair).collect()
+    }
+
+    /// A request for a volume of 1 GiB of this name.
+    pub(crate) fn create(&self, name: &str) -> CreateVolumeRequest {
+        CreateVolumeRequest {
+            parameters: self.parameters(),
+            ..create_request(name, GIB, Content::Fs("ext4"))
+        }
     }
 
     /// What its LUNs' and targets' names begin with, so that those of others count as its own.
