@@ -117,6 +117,11 @@ impl Auth {
         }
     }
 
+    /// From now on there are these accounts and no others.
+    pub(crate) fn set_accounts(&mut self, accounts: Vec<Account>) {
+        self.accounts = accounts;
+    }
+
     /// Adds an account, or changes the one of this name.
     pub(crate) fn put_account(&mut self, account: Account) {
         self.accounts.retain(|other| other.name != account.name);

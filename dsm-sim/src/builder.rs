@@ -77,6 +77,17 @@ impl Builder {
         running::start(self).await
     }
 
+    /// The first account and the further ones.
+    pub(crate) fn all_accounts(&self) -> Vec<Account> {
+        let first = Account {
+            otp_secret: self.otp_secret.clone(),
+            ..Account::new(&self.account, &self.password)
+        };
+        std::iter::once(first)
+            .chain(self.accounts.clone())
+            .collect()
+    }
+
     /// Where the Web API listens. Port 0 takes any free port.
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {

@@ -16,7 +16,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
 
-use crate::account::Account;
 use crate::backstore::Backstore;
 use crate::builder::Builder;
 use crate::clock::Clock;
@@ -373,11 +372,7 @@ fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
         timing: options.latency.timing(),
         portal: portal(&options.portals),
     };
-    let mut accounts = vec![Account {
-        otp_secret: options.otp_secret.clone(),
-        ..Account::new(&options.account, &options.password)
-    }];
-    accounts.extend(options.accounts.iter().cloned());
+    let accounts = options.all_accounts();
     for account in &accounts {
         account.check().map_err(StartError::Account)?;
     }

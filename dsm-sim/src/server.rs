@@ -183,6 +183,7 @@ impl Server {
         self.core().change(self.clock.now(), |nas, _| {
             nas.reset(builder.volumes.iter().cloned());
             nas.settings = builder.settings.clone();
+            nas.auth.set_accounts(builder.all_accounts());
         })?;
         self.journal().clear();
         Ok(())

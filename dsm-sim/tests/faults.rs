@@ -399,6 +399,42 @@ async fn somebody_else_changes_luns_and_volumes() {
 }
 
 #[tokio::test]
+async fn a_reset_forgets_accounts_and_devices() {
+    let secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
+    let sim = Sim::new().await;
+    let login = async |params: &[(&str, &str)]| {
+        let always = [
+            ("api", AUTH),
+            ("version", "6"),
+            ("method", "login"),
+            ("account", "anna"),
+            ("passwd", "x"),
+        ];
+        sim.form(&[&always, params].concat()).await
+    };
+    let plain = json!({"name": "anna", "password": "x"});
+    let guarded = json!({"name": "anna", "password": "x", "otp_secret": secret});
+    sim.post("/accounts", plain).await;
+    let known = ok(&login(&[("enable_device_token", "yes")]).await);
+    let device = [("device_id", known["did"].as_str().unwrap())];
+    sim.post("/accounts", guarded.clone()).await;
+    assert_eq!(code(&login(&[]).await), 403);
+    assert_eq!(code(&login(&device).await), 0);
+    sim.post("/reset", json!({})).await;
+    assert_eq!(
+        code(&login(&device).await),
+        400,
+        "an account of a test that is over"
+    );
+    sim.post("/accounts", guarded).await;
+    assert_eq!(
+        code(&login(&device).await),
+        403,
+        "a device of a test that is over"
+    );
+}
+
+#[tokio::test]
 async fn a_reset_leaves_a_fresh_nas() {
     let sim = Sim::new().await;
     let fresh = sim.state().await;

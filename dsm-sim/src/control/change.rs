@@ -146,6 +146,10 @@ impl Nas {
         for spec in volumes {
             self.state.volumes.put(spec.into());
         }
+        let devices: Vec<String> = self.state.devices.values().map(Row::key).collect();
+        for token in devices {
+            self.state.devices.remove(&token);
+        }
         self.returning.clear();
         self.boot = None;
         self.auth.forget_sessions();
