@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::account::Account;
 use crate::auth::Settings;
+use crate::embedded::Embedded;
 use crate::export::ExportKind;
 use crate::latency::Latency;
 use crate::model::{Dsm, Model};
@@ -75,6 +76,15 @@ impl Builder {
     /// The folder, a volume, a port or a certificate cannot be had; see [`StartError`].
     pub async fn start(self) -> Result<DsmSim, StartError> {
         running::start(self).await
+    }
+
+    /// Makes the simulator a value inside of its caller, without ports and threads: see [`Embedded`]. The caller's tokio
+    /// runtime carries what has to wait.
+    ///
+    /// # Errors
+    /// As [`Builder::start`], ports apart.
+    pub fn embed(&self) -> Result<Embedded, StartError> {
+        Embedded::new(self)
     }
 
     /// The first account and the further ones.

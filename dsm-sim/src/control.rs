@@ -22,7 +22,7 @@ use crate::journal::filter::{self, Filter};
 use crate::latency::Latency;
 use crate::nas::Nas;
 use crate::page;
-use crate::server::Server;
+use crate::server::{Server, aside};
 
 mod change;
 mod guard;
@@ -115,7 +115,7 @@ impl Control {
         change: impl FnOnce(&mut Nas, &dyn crate::nas::Outside) -> T,
     ) -> Result<T, Problem> {
         let now = self.server.clock.now();
-        Ok(tokio::task::block_in_place(|| {
+        Ok(aside(|| {
             self.server.core().change(now, change)
         })?)
     }
@@ -164,7 +164,7 @@ async fn counters(State(control): Shared) -> Json<Value> {
 }
 
 async fn reset(State(control): Shared) -> Result<Json<Value>, Problem> {
-    tokio::task::block_in_place(|| control.server.reset(&control.options))?;
+    aside(|| control.server.reset(&control.options))?;
     Ok(Json(json!({})))
 }
 
@@ -215,7 +215,7 @@ async fn sessions(State(control): Shared, Path(id): Path<u32>) -> Result<Json<Va
             format!("no target {id}; GET /state lists them"),
         )
     })?;
-    let rows: Vec<Value> = tokio::task::block_in_place(|| sessions.of(&[iqn]))
+    let rows: Vec<Value> = aside(|| sessions.of(&[iqn]))
         .into_iter()
         .flatten()
         .map(|session| json!({"iqn": session.initiator, "ip": session.address}))

@@ -2,12 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::Settings;
+use crate::builder::Builder;
 use crate::fault::Rule;
 use crate::journal::Entry;
-use crate::running::DsmSim;
+use crate::server::Server;
+
+/// What tests turn most often at a simulator of either kind, [`DsmSim`](crate::DsmSim) and
+/// [`Embedded`](crate::Embedded).
+#[derive(Debug)]
+pub struct Knobs {
+    pub(crate) server: Arc<Server>,
+    pub(crate) builder: Builder,
+}
 
 /// How much was asked of the NAS since the start or the last reset.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +32,7 @@ pub struct Counters {
     pub calls: BTreeMap<String, u64>,
 }
 
-impl DsmSim {
+impl Knobs {
     /// Lets something go wrong with calls to come.
     pub fn add_fault(&self, rule: Rule) {
         self.server.faults().add(rule);

@@ -36,6 +36,7 @@
 //! - `nas` with `auth`, `lun`, `target`, `volume` and `system` is a pure state machine: no clock, no sockets, no files.
 //! - `diff` asks a real NAS and a simulated one the same, and `shape` judges their answers; `record` writes down what
 //!   a NAS says, `upstream` is that NAS.
+//! - `embedded` is all of this without ports and threads.
 //! - `control` is a second port for tests, `knobs` the same from Rust: state, journal, faults, clock; `page`
 //!   shows it all to people.
 
@@ -54,6 +55,7 @@ mod control;
 mod core;
 mod decode;
 pub mod diff;
+mod embedded;
 mod encryption;
 mod export;
 mod fault;
@@ -91,10 +93,11 @@ mod volume;
 pub use account::Account;
 pub use auth::Settings;
 pub use builder::Builder;
+pub use embedded::Embedded;
 pub use export::ExportKind;
 pub use fault::{Fault, Rule};
 pub use journal::Entry;
-pub use knobs::Counters;
+pub use knobs::{Counters, Knobs};
 pub use latency::Latency;
 pub use model::{Dsm, Model};
 pub use running::{DsmSim, StartError};

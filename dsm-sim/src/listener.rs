@@ -23,6 +23,19 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// Somebody who has not been cut off.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            cut: Arc::default(),
+        }
+    }
+
+    /// Whether they have been.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
     /// No more byte is written on this connection.
     pub(crate) fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);

@@ -20,7 +20,7 @@ use self::usage::Usage;
 use self::view::{Lines, Overview};
 use crate::api;
 use crate::journal::filter::{self, Filter};
-use crate::server::Server;
+use crate::server::{Server, aside};
 
 mod look;
 mod text;
@@ -134,7 +134,7 @@ async fn journal(
 impl Page {
     fn overview(&self, wanted: &Wanted) -> Overview {
         // Files are looked at, and programs asked for sessions; the other requests shall not wait.
-        let seen = tokio::task::block_in_place(|| {
+        let seen = aside(|| {
             let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
             look::look(&self.server, &mut usage, wanted)
         });

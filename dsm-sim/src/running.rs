@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,6 +23,7 @@ use crate::clock::Clock;
 use crate::core::Core;
 use crate::export::Export;
 use crate::journal::Journal;
+use crate::knobs::Knobs;
 use crate::listener::{CutListener, Peer};
 use crate::nas::{Config, Nas};
 use crate::server::Server;
@@ -88,8 +90,7 @@ pub enum StartError {
 /// for that.
 #[derive(Debug)]
 pub struct DsmSim {
-    pub(crate) server: Arc<Server>,
-    pub(crate) builder: Builder,
+    knobs: Knobs,
     at: Addresses,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -137,6 +138,14 @@ impl DsmSim {
     }
 }
 
+impl Deref for DsmSim {
+    type Target = Knobs;
+
+    fn deref(&self) -> &Knobs {
+        &self.knobs
+    }
+}
+
 impl Drop for DsmSim {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
@@ -166,8 +175,7 @@ pub(crate) async fn start(builder: Builder) -> Result<DsmSim, StartError> {
         .await
         .unwrap_or_else(|_| Err(StartError::Threads(io::ErrorKind::BrokenPipe.into())))?;
     Ok(DsmSim {
-        server,
-        builder,
+        knobs: Knobs { server, builder },
         at,
         stop: Some(stop),
         thread: Some(thread),
@@ -191,8 +199,7 @@ fn run(
         server,
         runtime,
         at,
-        lock,
-        temporary,
+        folder,
     } = begun;
     let endpoints = at.state_dir.join(ENDPOINTS);
     if tell.send(Ok((Arc::clone(&server), at))).is_ok() {
@@ -204,7 +211,37 @@ fn run(
     server.core().export.close();
     let _ = fs::remove_file(endpoints);
     // From now on the folder is free for others, or gone if it was temporary.
-    drop((lock, temporary));
+    drop(folder);
+}
+
+/// A simulator that could answer: everything but ports and threads.
+pub(crate) struct Prepared {
+    pub(crate) server: Arc<Server>,
+    pub(crate) folder: Folder,
+}
+
+/// A folder that is ours alone. Dropping it frees it for others, or removes it if it was temporary.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    _lock: File,
+    _temporary: Option<TempDir>,
+}
+
+impl Prepared {
+    pub(crate) fn new(options: &Builder) -> Result<Self, StartError> {
+        let (path, temporary) = folder(options)?;
+        let lock = lock(&path)?;
+        let server = Arc::new(prepare(options, &path)?);
+        Ok(Self {
+            server,
+            folder: Folder {
+                path,
+                _lock: lock,
+                _temporary: temporary,
+            },
+        })
+    }
 }
 
 /// A simulator that answers.
@@ -212,14 +249,13 @@ struct Begun {
     server: Arc<Server>,
     runtime: Runtime,
     at: Addresses,
-    lock: File,
-    temporary: Option<TempDir>,
+    folder: Folder,
 }
 
 impl Begun {
     fn new(options: &Builder) -> Result<Self, StartError> {
-        let (state_dir, temporary) = folder(options)?;
-        let lock = lock(&state_dir)?;
+        let Prepared { server, folder } = Prepared::new(options)?;
+        let state_dir = folder.path.clone();
         let identity = match &options.https {
             None => None,
             Some(https) => Some(
@@ -229,7 +265,6 @@ impl Begun {
                     .map_err(StartError::Tls)?,
             ),
         };
-        let server = Arc::new(prepare(options, &state_dir)?);
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("dsm-sim")
@@ -245,8 +280,7 @@ impl Begun {
             server,
             runtime,
             at,
-            lock,
-            temporary,
+            folder,
         })
     }
 }

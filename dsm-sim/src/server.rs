@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{oneshot, watch};
+use tokio::task::block_in_place;
 
 use crate::auth::Settings;
 use crate::builder::Builder;
@@ -335,7 +337,7 @@ impl Server {
         if reads && !slow.contains(&call.api.as_str()) {
             apply()
         } else {
-            tokio::task::block_in_place(apply)
+            aside(apply)
         }
     }
 
@@ -409,6 +411,15 @@ pub(crate) fn envelope(answer: &Answer) -> Value {
         Ok(Some(data)) => json!({"data": data, "success": true}),
         Ok(None) => json!({"success": true}),
         Err(refusal) => json!({"error": {"code": refusal.code}, "success": false}),
+    }
+}
+
+/// Does what takes a while, and lets other tasks go on; on a runtime of one thread there is nobody to go on.
+pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
+    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        work()
+    } else {
+        block_in_place(work)
     }
 }
 

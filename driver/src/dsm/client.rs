@@ -1,25 +1,26 @@
 //! Sends calls to one NAS: the effect. Session care lives here and nowhere else (design choice 23).
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use reqwest::header::{COOKIE, HeaderValue};
+use http::header::{CONTENT_TYPE, COOKIE, HeaderValue};
+use http::request::Builder;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 use tracing::{Instrument as _, debug, debug_span, info, trace, warn};
 
 use super::call::Call;
 use super::credential::{Credential, Refusals};
 use super::reply::{self, Code, CompoundAnswer, DsmError, Nothing};
+use super::wire::{Failure, Http, Wire};
 use crate::volume::NasName;
 
 /// DSM creates LUNs one at a time and can take longer than 10 s under load.
 const DEADLINE: Duration = Duration::from_secs(60);
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-/// Below the 20 s after which DSM closes an idle connection.
-const KEEP_IDLE: Duration = Duration::from_secs(15);
 /// How long an address that Auto Block refuses stays silent.
 const BLOCKED_PAUSE: Duration = Duration::from_secs(600);
 
@@ -48,9 +49,9 @@ pub struct Account {
 /// One NAS, one shared session.
 #[derive(Debug)]
 pub struct Client {
-    http: reqwest::Client,
+    wire: Arc<dyn Wire>,
     account: Account,
-    refusals: std::sync::Arc<Refusals>,
+    refusals: Arc<Refusals>,
     login: Mutex<LoginState>,
 }
 
@@ -77,29 +78,20 @@ impl Client {
     pub fn new(
         account: Account,
         ca: Option<reqwest::Certificate>,
-        refusals: std::sync::Arc<Refusals>,
+        refusals: Arc<Refusals>,
     ) -> reqwest::Result<Self> {
-        // The first client of the process chooses the cryptography; that it was chosen before is no error.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut http = reqwest::Client::builder()
-            // A NAS stands in the local network; a proxy of the environment is for other traffic.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_DEADLINE)
-            .timeout(DEADLINE)
-            .pool_idle_timeout(KEEP_IDLE);
-        if account.url.starts_with("http://") {
-            // The system's authorities are hundreds of files, and nobody would ask them.
-            http = http.tls_certs_only([]);
-        } else if let Some(ca) = ca {
-            http = http.tls_certs_merge([ca]);
-        }
-        Ok(Self {
-            http: http.build()?,
+        let http = Http::new(&account.url, ca)?;
+        Ok(Self::over(Arc::new(http), account, refusals))
+    }
+
+    /// The same over a wire of the caller's.
+    pub fn over(wire: Arc<dyn Wire>, account: Account, refusals: Arc<Refusals>) -> Self {
+        Self {
+            wire,
             account,
             refusals,
             login: Mutex::default(),
-        })
+        }
     }
 
     /// Sends one call and reads its answer. A lost session is renewed once, for all who wait, and the call sent once more:
@@ -233,8 +225,8 @@ impl Client {
             ("format", "sid"),
             ("enable_syno_token", "yes"),
         ];
-        let request = self.http.post(self.endpoint("auth.cgi")).form(&form);
-        self.send(request, "SYNO.API.Auth", "login").await
+        let request = self.request("auth.cgi");
+        self.send(request, &form, "SYNO.API.Auth", "login").await
     }
 
     async fn send_with<T: DeserializeOwned>(
@@ -247,42 +239,41 @@ impl Client {
         // DSM 7.1 wants the cookie, other versions are known to work with `_sid`: send both.
         form.push(("_sid", session.sid.expose_secret().to_owned()));
         let mut request = self
-            .http
-            .post(self.endpoint("entry.cgi"))
-            .header(COOKIE, session.cookie.clone())
-            .form(&form);
+            .request("entry.cgi")
+            .header(COOKIE, session.cookie.clone());
         if let Some(token) = &session.token {
             request = request.header("X-SYNO-TOKEN", token.clone());
         }
-        self.send(request, call.api, call.method).await
+        self.send(request, &form, call.api, call.method).await
     }
 
     async fn send<T: DeserializeOwned>(
         &self,
-        request: reqwest::RequestBuilder,
+        request: Builder,
+        form: &[(impl AsRef<str>, impl AsRef<str>)],
         api: &'static str,
         method: &'static str,
     ) -> Result<T, DsmError> {
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(form)
+            .finish();
+        let unfit = |error: http::Error| self.not_answered(Failure::Unreachable(error.into()), api, method);
+        let request = request.body(form).map_err(unfit)?;
         let started = Instant::now();
         let answer = async {
-            let response = request
-                .send()
-                .await
-                .map_err(|source| self.not_answered(source, api, method))?;
-            let status = response.status();
-            let body = response.bytes().await.map_err(|source| DsmError::Lost {
-                api,
-                method,
-                source: source.without_url(),
-            })?;
-            if !status.is_success() {
+            let late = |late: tokio::time::error::Elapsed| Err(Failure::Lost(late.into()));
+            let answer = timeout(DEADLINE, self.wire.send(request)).await;
+            let answer = answer
+                .unwrap_or_else(late)
+                .map_err(|failure| self.not_answered(failure, api, method))?;
+            if !answer.status().is_success() {
                 return Err(DsmError::Garbled {
                     api,
                     method,
-                    seen: format!("HTTP status {status}"),
+                    seen: format!("HTTP status {}", answer.status()),
                 });
             }
-            reply::read(api, method, &body)
+            reply::read(api, method, answer.body())
         }
         .instrument(debug_span!("dsm", nas = %self.account.nas, api, method))
         .await;
@@ -296,23 +287,20 @@ impl Client {
 
     fn not_answered(
         &self,
-        source: reqwest::Error,
+        failure: Failure,
         api: &'static str,
         method: &'static str,
     ) -> DsmError {
-        let connecting = source.is_connect() || source.is_builder();
-        let source = source.without_url();
-        if connecting {
-            DsmError::Unreachable {
+        match failure {
+            Failure::Unreachable(source) => DsmError::Unreachable {
                 url: self.account.url.clone(),
                 source,
-            }
-        } else {
-            DsmError::Lost {
+            },
+            Failure::Lost(source) => DsmError::Lost {
                 api,
                 method,
                 source,
-            }
+            },
         }
     }
 
@@ -330,8 +318,10 @@ impl Client {
         }
     }
 
-    fn endpoint(&self, cgi: &str) -> String {
-        format!("{}/webapi/{cgi}", self.account.url.trim_end_matches('/'))
+    fn request(&self, cgi: &str) -> Builder {
+        let url = self.account.url.trim_end_matches('/');
+        http::Request::post(format!("{url}/webapi/{cgi}"))
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
     }
 }
 

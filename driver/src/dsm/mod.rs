@@ -1,7 +1,7 @@
 //! The NAS, seen from its Web API. Evidence: `proto/dsm/*.json`.
 //!
 //! [`call`], [`reply`], [`lun`], [`target`] and [`location`] are pure: a request is a value, an answer is parsed by a
-//! function. [`client`] is the one effect.
+//! function. [`client`] is the one effect, over a [`wire`].
 
 pub mod call;
 pub mod client;
@@ -11,6 +11,7 @@ pub mod lun;
 pub mod nas;
 pub mod reply;
 pub mod target;
+pub mod wire;
 
 pub use call::Call;
 pub use client::Client;

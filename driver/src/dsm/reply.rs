@@ -157,7 +157,7 @@ pub enum DsmError {
         url: String,
         /// Why.
         #[source]
-        source: reqwest::Error,
+        source: super::wire::Cause,
     },
     /// Sent, but no answer: it may have been carried out.
     #[error("{api}.{method} was sent to the NAS, and no answer came")]
@@ -168,7 +168,7 @@ pub enum DsmError {
         method: &'static str,
         /// Why.
         #[source]
-        source: reqwest::Error,
+        source: super::wire::Cause,
     },
     /// An answer, but not one of DSM: a proxy, a booting or an upgrading NAS. It may have been carried out.
     #[error("{api}.{method} was answered with something that is not a DSM answer: {seen}")]

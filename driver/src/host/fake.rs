@@ -2,6 +2,18 @@
 //!
 //! It has targets, sessions with a cached view of them, disks with content, a mount table, and the programs of the node
 //! half as far as the driver uses them. Faults: [`Fake::answer`] makes the next matching command end as the test says.
+//!
+//! Other crates have it with the feature `fake`, and see it through [`around`](Fake::node).
+
+#![cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        clippy::missing_panics_doc,
+        clippy::unwrap_used,
+        reason = "for tests only, those of this crate and of others"
+    )
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -9,17 +21,23 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::mount::Mount;
-use super::superblock::{self, Superblock, tests::head_of};
+use super::superblock::{self, Superblock};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Via};
 use crate::publication::{Iqn, NodeId};
 use crate::volume::{Bytes, FsType};
 
+mod around;
+mod head;
 mod multipath;
 mod programs;
 mod tree;
 
+pub use around::{Export, Mounted, Seen};
+pub(crate) use head::head_of;
+#[cfg(test)]
+pub(crate) use head::put;
 pub(crate) use multipath::Daemon;
 
 /// The LUN that [`Fake::with_lun`] has.
@@ -31,7 +49,10 @@ const BLOCK: usize = 4096;
 
 /// The machine. Clones are the same machine.
 #[derive(Clone, Debug)]
-pub(crate) struct Fake(Arc<Mutex<World>>);
+pub struct Fake(Arc<Mutex<World>>);
+
+/// By number; a block that was never written is zero.
+pub(crate) type Blocks = BTreeMap<u64, Vec<u8>>;
 
 /// What a NAS exports as one target.
 #[derive(Clone, Debug)]
@@ -62,8 +83,8 @@ pub(crate) struct World {
     pub(crate) targets: BTreeMap<String, Target>,
     pub(crate) sessions: BTreeMap<u32, SessionState>,
     pub(crate) records: BTreeSet<String>,
-    /// By serial, so that content outlives sessions. Blocks that were never written are zero.
-    pub(crate) content: BTreeMap<String, BTreeMap<u64, Vec<u8>>>,
+    /// By serial, so that content outlives sessions; all nodes of a cluster see the same.
+    pub(crate) content: Arc<Mutex<BTreeMap<String, Blocks>>>,
     pub(crate) mounts: Vec<Mount>,
     /// Portals that do not answer.
     pub(crate) dead: BTreeSet<String>,
@@ -102,18 +123,7 @@ pub(crate) struct World {
 impl Fake {
     /// A node with an empty `/staging`, and a LUN of 1 GiB published to it.
     pub(crate) fn with_lun() -> Self {
-        let mut world = World {
-            capable: true,
-            ..World::default()
-        };
-        world
-            .dirs
-            .extend(["/", "/dev", "/staging", "/pods"].map(str::to_owned));
-        world.files.insert(
-            "/etc/iscsi/initiatorname.iscsi".to_owned(),
-            format!("## comment\nInitiatorName={INITIATOR}\n").into_bytes(),
-        );
-        let fake = Self(Arc::new(Mutex::new(world)));
+        let fake = Self::node(INITIATOR);
         let target = Target {
             serial: UUID.to_owned(),
             size: Bytes::GIB,
@@ -183,6 +193,11 @@ impl Fake {
     /// A complete file system on the LUN.
     pub(crate) fn put_file_system(&self, fs: FsType, size: Bytes) {
         self.write(0, &head_of(fs, size));
+    }
+
+    /// What is on all LUNs.
+    pub(crate) fn content(&self) -> BTreeMap<String, Blocks> {
+        self.world().content.lock().unwrap().clone()
     }
 
     /// The commands so far that begin with `prefix`.
@@ -302,7 +317,8 @@ impl World {
     }
 
     fn write(&mut self, serial: &str, offset: u64, bytes: &[u8]) {
-        let content = self.content.entry(serial.to_owned()).or_default();
+        let mut all = self.content.lock().unwrap();
+        let content = all.entry(serial.to_owned()).or_default();
         let mut at = offset;
         while at < offset + bytes.len() as u64 {
             let done = usize::try_from(at - offset).unwrap();
@@ -320,8 +336,8 @@ impl World {
         let mut bytes = vec![0; span.length];
         let first = span.offset / BLOCK as u64;
         let blocks = first..first + (span.length / BLOCK) as u64;
-        for (number, block) in self
-            .content
+        let all = self.content.lock().unwrap();
+        for (number, block) in all
             .get(serial)
             .into_iter()
             .flat_map(|content| content.range(blocks.clone()))
@@ -472,7 +488,8 @@ impl Host for Fake {
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
         let world = self.world();
-        Ok(world.claimed || world.is_path(device))
+        let mounted = world.mounts.iter().any(|mount| mount.source == device);
+        Ok(world.claimed || mounted || world.is_path(device))
     }
 
     async fn space(&self, _: &str) -> Result<Space, HostError> {

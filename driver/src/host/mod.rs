@@ -13,8 +13,8 @@
 pub mod blank;
 pub mod disk;
 mod error;
-#[cfg(test)]
-pub(crate) mod fake;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod filesystem;
 pub mod fills;
 pub mod iscsiadm;

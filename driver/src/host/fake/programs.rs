@@ -1,5 +1,6 @@
 //! The programs of the fake machine: what they do to it, and how they end.
 
+use super::around::DATA;
 use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Mount, SessionState, World, head_of};
 
 pub(super) fn end(status: i32) -> Exit {
@@ -155,7 +156,7 @@ impl World {
             })
     }
 
-    fn serial(&self, device: &str) -> Option<String> {
+    pub(super) fn serial(&self, device: &str) -> Option<String> {
         let (.., session) = self.block_at(device)?;
         Some(session.seen.as_ref()?.serial.clone())
     }
@@ -184,9 +185,23 @@ impl World {
         let Some(serial) = self.serial(device) else {
             return end(1);
         };
-        let head = head_of(fs, self.size(device));
-        self.write(&serial, 0, &head);
+        // Other signatures go, and nobody finds the files of before; the rest of the disk is not touched.
+        if let Some(blocks) = self.content.lock().unwrap().get_mut(&serial) {
+            blocks.retain(|number, _| (32..DATA / 4096).contains(number));
+        }
+        self.put_head(&serial, fs, self.size(device));
         end(0)
+    }
+
+    /// The superblock says that the file system fills the disk; what else is on it stays.
+    fn put_head(&mut self, serial: &str, fs: FsType, size: Bytes) {
+        let (start, length) = match fs {
+            FsType::Ext4 => (1024, 4096),
+            FsType::Xfs => (0, 512),
+            FsType::Btrfs => (64 << 10, 4096),
+        };
+        let head = head_of(fs, size);
+        self.write(serial, start as u64, &head[start..start + length]);
     }
 
     fn mount(&mut self, words: &[&str]) -> Exit {
@@ -318,7 +333,13 @@ impl World {
                 ..Exit::default()
             };
         }
-        self.mkfs(FsType::Ext4, device)
+        match self.serial(device) {
+            Some(serial) if self.file_system(&serial).is_some() => {
+                self.put_head(&serial, FsType::Ext4, self.size(device));
+                end(0)
+            }
+            _ => end(1),
+        }
     }
 
     fn grow(&mut self, point: &str) -> Exit {
@@ -326,6 +347,10 @@ impl World {
             return end(1);
         };
         let (fs, device) = (mount.fs.parse().unwrap(), mount.source.clone());
-        self.mkfs(fs, &device)
+        let Some(serial) = self.serial(&device) else {
+            return end(1);
+        };
+        self.put_head(&serial, fs, self.size(&device));
+        end(0)
     }
 }

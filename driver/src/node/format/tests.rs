@@ -1,7 +1,7 @@
 //! The table of what may be formatted.
 
 use super::*;
-use crate::host::superblock::tests::head_of;
+use crate::host::fake::head_of;
 
 const SIZE: Bytes = Bytes::gib(2);
 

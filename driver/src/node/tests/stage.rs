@@ -98,7 +98,7 @@ async fn choice_9_the_serial_is_read_fresh() {
         .values_mut()
         .for_each(|target| target.serial = other.to_owned());
     fails(co.stage().await, Code::FailedPrecondition, other);
-    assert!(co.fake.world().content.is_empty(), "nothing was written");
+    assert!(co.fake.content().is_empty(), "nothing was written");
     assert!(
         co.fake.world().sessions.is_empty() && co.fake.world().records.is_empty(),
         "and nobody is logged in"
@@ -123,9 +123,9 @@ async fn choice_9_only_a_blank_disk_is_formatted() {
         let co = Co::new();
         co.fake.write(put_at, b"x");
         co.fake.world().blkid = blkid;
-        let before = co.fake.world().content.clone();
+        let before = co.fake.content();
         fails(co.stage().await, Code::FailedPrecondition, cause);
-        assert_eq!(co.fake.world().content, before, "nothing was written");
+        assert_eq!(co.fake.content(), before, "nothing was written");
         assert!(co.fake.world().sessions.is_empty());
     }
 }
