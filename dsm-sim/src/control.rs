@@ -115,9 +115,7 @@ impl Control {
         change: impl FnOnce(&mut Nas, &dyn crate::nas::Outside) -> T,
     ) -> Result<T, Problem> {
         let now = self.server.clock.now();
-        Ok(aside(|| {
-            self.server.core().change(now, change)
-        })?)
+        Ok(aside(|| self.server.core().change(now, change))?)
     }
 
     pub(crate) fn now(&self) -> crate::clock::Millis {

@@ -1,8 +1,10 @@
 //! `DeleteVolume` (design choices 2, 16 and 19).
 
+use super::publish::targets_that;
 use super::{Doing as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::lun::Lun;
+use crate::dsm::target::Target;
 use crate::error::Error;
 use crate::plan;
 use crate::volume::{Mark, VolumeId};
@@ -89,7 +91,8 @@ async fn refuse_published(nas: &Nas, id: &VolumeId, lun: &Lun) -> Result<(), Err
     let doing = || format!("asking who uses volume {id}");
     let mut targets = nas.targets_of(&id.uuid).await.doing(doing)?;
     if lun.is_mapped != Some(false) && plan::holders(&id.uuid, &targets).is_empty() {
-        targets = nas.targets().await.doing(doing)?;
+        let exports = |target: &Target| target.mapping_of(&id.uuid).is_some();
+        targets = targets_that(nas, doing, exports).await?;
     }
     match plan::holders(&id.uuid, &targets).first() {
         // Fibre Channel, for instance, is not among the targets.

@@ -110,7 +110,13 @@ impl Shared {
         nas: &Nas,
     ) -> Result<Vec<(LunUuid, list_volumes_response::Entry)>, Error> {
         let doing = || format!("listing the volumes of NAS {}", nas.name);
-        let luns = nas.luns().await.doing(doing)?;
+        let (luns, doubt) = nas.all_luns().await.doing(doing)?;
+        if let Some(seen) = doubt {
+            return Err(Error::Unproven {
+                what: doing(),
+                seen,
+            });
+        }
         let targets = nas.targets().await.doing(doing)?;
         let mut nodes: HashMap<&str, Vec<&Target>> = HashMap::new();
         for target in &targets {

@@ -162,21 +162,18 @@ impl Shared {
                     .and_then(|iqn| iqn.publication())
                     .is_some_and(|(lun, _)| lun == id.uuid)
             };
-            for target in nas.targets().await.doing(doing)?.into_iter().filter(ours) {
+            let (targets, doubt) = nas.all_targets().await.doing(doing)?;
+            for target in targets.into_iter().filter(ours) {
                 withdraw(nas, &id.uuid, &target).await?;
             }
-            return Ok(());
+            return doubt.map_or(Ok(()), |seen| Err(doubtful(doing(), seen)));
         }
         // An id that no node of ours can have never had a target.
         let Ok(node) = node_id.parse::<NodeId>() else {
             return Ok(());
         };
         let iqn = Iqn::of_publication(&id.uuid, &node);
-        match nas
-            .target(&target_name(&id.uuid, &node), &iqn)
-            .await
-            .doing(doing)?
-        {
+        match find(nas, &target_name(&id.uuid, &node), &iqn).await? {
             Some(target) => withdraw(nas, &id.uuid, &target).await,
             None => Ok(()),
         }
@@ -259,9 +256,8 @@ async fn own_target(nas: &Nas, asked: &Publish, iqn: &Iqn) -> Result<Own, Error>
         }
         Err(refusal) => refusal,
     };
-    let doing = || format!("creating target {iqn}");
-    let Some(target) = nas.target(&name, iqn).await.doing(doing)? else {
-        return Err(no_target(&name, doing(), refusal));
+    let Some(target) = find(nas, &name, iqn).await? else {
+        return Err(no_target(&name, format!("creating target {iqn}"), refusal));
     };
     let target_id = target.target_id;
     if must_set(&target, chap)
@@ -300,12 +296,7 @@ fn no_target(name: &str, doing: String, refusal: DsmError) -> Error {
 /// final. Its number is read afresh, for DSM gives the numbers of deleted targets away again (design choice 6).
 async fn take_back(nas: &Nas, asked: &Publish, iqn: &Iqn, made: bool, failure: Error) -> Error {
     let Publish { id, node, .. } = asked;
-    let doing = || format!("looking for target {iqn}");
-    let left = match nas
-        .target(&target_name(&id.uuid, node), iqn)
-        .await
-        .doing(doing)
-    {
+    let left = match find(nas, &target_name(&id.uuid, node), iqn).await {
         Ok(None) => None,
         Ok(Some(target)) if made || target.mapping_of(&id.uuid).is_none() => {
             withdraw(nas, &id.uuid, &target)
@@ -328,6 +319,35 @@ async fn take_back(nas: &Nas, asked: &Publish, iqn: &Iqn, made: bool, failure: E
     }
 }
 
+/// The target of a publication. `None` is proven: DSM does not find it by name, and the full list lacks it (design choice 6).
+async fn find(nas: &Nas, name: &str, iqn: &Iqn) -> Result<Option<Target>, Error> {
+    let doing = || format!("looking for target {iqn}");
+    if let Some(target) = nas.target(name, iqn).await.doing(doing)? {
+        return Ok(Some(target));
+    }
+    let is_it = |target: &Target| target.iqn == iqn.as_str();
+    Ok(targets_that(nas, doing, is_it).await?.pop())
+}
+
+/// The targets of the NAS that `is_it` accepts. None is an answer only if the NAS has loaded them all: a publication whose
+/// target it does not show yet would else be taken for ended, and the target would stay (design choice 16).
+pub(super) async fn targets_that(
+    nas: &Nas,
+    doing: impl Fn() -> String,
+    is_it: impl Fn(&Target) -> bool,
+) -> Result<Vec<Target>, Error> {
+    let (mut targets, doubt) = nas.all_targets().await.doing(&doing)?;
+    targets.retain(is_it);
+    match doubt {
+        Some(seen) if targets.is_empty() => Err(doubtful(doing(), seen)),
+        Some(_) | None => Ok(targets),
+    }
+}
+
+fn doubtful(what: String, seen: String) -> Error {
+    Error::Unproven { what, seen }
+}
+
 /// Deletes a target and reads back that the LUN is no longer exported by it.
 async fn withdraw(nas: &Nas, lun: &LunUuid, target: &Target) -> Result<(), Error> {
     let what = || {
@@ -340,7 +360,7 @@ async fn withdraw(nas: &Nas, lun: &LunUuid, target: &Target) -> Result<(), Error
         Ok(targets) => targets,
         // Another controller may have been faster; only the full list can say so (design choice 6).
         Err(error) if error.code().is_some_and(Code::no_target) => {
-            nas.targets().await.doing(what)?
+            targets_that(nas, what, |row| row.iqn == target.iqn).await?
         }
         Err(error) => return Err(error).doing(what),
     };

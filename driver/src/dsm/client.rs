@@ -139,10 +139,20 @@ impl Client {
                 .ok_or_else(missing)
                 .map(|envelope| (envelope, call.api, call.method))
         };
+        let lost = |error: &DsmError| error.code().is_some_and(Code::wants_login);
         let (envelope, api, method) = open(first)?;
-        let first_answer = envelope.open(api, method)?;
+        let first_answer = match envelope.open(api, method) {
+            // A session may be missed inside of a compound as well. What is sent by itself renews it.
+            Err(error) if lost(&error) => {
+                return Ok((self.call(first).await?, self.call(second).await?));
+            }
+            answer => answer?,
+        };
         let (envelope, api, method) = open(second)?;
-        Ok((first_answer, envelope.open(api, method)?))
+        match envelope.open(api, method) {
+            Err(error) if lost(&error) => Ok((first_answer, self.call(second).await?)),
+            answer => Ok((first_answer, answer?)),
+        }
     }
 
     /// Ends the session, if there is one. A failure is only logged: the session ends by itself.
@@ -257,7 +267,8 @@ impl Client {
         let form = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(form)
             .finish();
-        let unfit = |error: http::Error| self.not_answered(Failure::Unreachable(error.into()), api, method);
+        let unfit =
+            |error: http::Error| self.not_answered(Failure::Unreachable(error.into()), api, method);
         let request = request.body(form).map_err(unfit)?;
         let started = Instant::now();
         let answer = async {
@@ -285,12 +296,7 @@ impl Client {
         answer
     }
 
-    fn not_answered(
-        &self,
-        failure: Failure,
-        api: &'static str,
-        method: &'static str,
-    ) -> DsmError {
+    fn not_answered(&self, failure: Failure, api: &'static str, method: &'static str) -> DsmError {
         match failure {
             Failure::Unreachable(source) => DsmError::Unreachable {
                 url: self.account.url.clone(),

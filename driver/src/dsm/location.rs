@@ -36,6 +36,40 @@ impl Location {
     }
 }
 
+/// What stands against the NAS's showing all of its LUNs: a volume that is not `normal` may hold some that are not loaded
+/// (design choice 16).
+pub fn hides_luns(volumes: &[Location]) -> Option<String> {
+    doubt(volumes, "LUNs", |status| status == "normal")
+}
+
+/// What stands against the NAS's having come up, which its volumes tell by a status of their own. Until then it shows a part of
+/// its LUNs and targets; afterwards only LUNs of a volume that has crashed can be missing, and no target: they stand in the
+/// NAS's own configuration.
+pub fn is_coming_up(volumes: &[Location]) -> Option<String> {
+    let settled = [
+        "normal",
+        "has_acceptable_disk",
+        "degrade",
+        "crashed",
+        "read_only",
+        "deleting",
+    ];
+    doubt(volumes, "LUNs and targets", |status| {
+        settled.contains(&status)
+    })
+}
+
+fn doubt(volumes: &[Location], what: &str, settled: impl Fn(&str) -> bool) -> Option<String> {
+    if volumes.is_empty() {
+        return Some("the NAS shows no volumes: it may still be starting".to_owned());
+    }
+    let doubtful = volumes.iter().find(|volume| !settled(&volume.status))?;
+    Some(format!(
+        "volume {} of the NAS is {:?}, so {what} may be missing from its list",
+        doubtful.path, doubtful.status
+    ))
+}
+
 fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -79,6 +113,29 @@ pub fn get(path: &str) -> Call {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn choice_16_a_nas_that_is_coming_up_proves_nothing() {
+        let volume = |status: &str| Location {
+            path: "/volume1".to_owned(),
+            fs_type: "btrfs".to_owned(),
+            status: status.to_owned(),
+            readonly: false,
+            free: Bytes(0),
+        };
+        for (status, luns, targets) in [
+            ("normal", true, true),
+            ("degrade", false, true),
+            ("crashed", false, true),
+            ("background", false, false),
+            ("", false, false),
+        ] {
+            let volumes = [volume("normal"), volume(status)];
+            assert_eq!(hides_luns(&volumes).is_none(), luns, "{status}");
+            assert_eq!(is_coming_up(&volumes).is_none(), targets, "{status}");
+        }
+        assert!(hides_luns(&[]).is_some() && is_coming_up(&[]).is_some());
+    }
 
     #[test]
     fn sizes_come_as_strings() {

@@ -114,6 +114,18 @@ impl Nas {
         Ok(self.client.call::<LunsAnswer>(&lun::list()).await?.luns)
     }
 
+    /// Every LUN of the NAS, and what stands against its being every one; see [`Nas::all_targets`].
+    ///
+    /// # Errors
+    /// [`DsmError`]: nothing is known.
+    pub async fn all_luns(&self) -> Result<(Vec<Lun>, Option<String>), DsmError> {
+        let (volumes, luns) = self
+            .client
+            .call_both::<LocationsAnswer, LunsAnswer>(&location::list(), &lun::list())
+            .await?;
+        Ok((luns.luns, location::is_coming_up(&volumes.volumes)))
+    }
+
     /// Proves that no LUN of the NAS is the one that `get` denies: every volume is `normal`, so that the NAS is not still coming
     /// up, and the full list lacks it (design choice 16). In this order: a volume that comes up between the two questions would
     /// be too late for the list and in time for the proof. `Some` says what stands against it.
@@ -124,20 +136,8 @@ impl Nas {
         &self,
         is_it: impl Fn(&Lun) -> bool,
     ) -> Result<Option<String>, DsmError> {
-        let locations = self.locations().await?;
-        if locations.is_empty() {
-            return Ok(Some(
-                "the NAS shows no volumes: it may still be starting".to_owned(),
-            ));
-        }
-        if let Some(doubtful) = locations
-            .iter()
-            .find(|location| location.status != "normal")
-        {
-            let Location { path, status, .. } = doubtful;
-            return Ok(Some(format!(
-                "volume {path} of the NAS is {status:?}, so LUNs may be missing from its list"
-            )));
+        if let Some(doubt) = location::hides_luns(&self.locations().await?) {
+            return Ok(Some(doubt));
         }
         let listed = self.luns().await?.into_iter().find(is_it);
         Ok(listed.map(|lun| {
@@ -227,22 +227,30 @@ impl Nas {
             .targets)
     }
 
-    /// The target with this IQN, asked for by `name`; when DSM does not find it by name, the full list decides (design choice 6).
+    /// The target with this IQN, asked for by `name`. `None` is DSM's word and no proof (design choice 6).
     ///
     /// # Errors
-    /// [`DsmError`]: nothing is proven.
+    /// [`DsmError`]: nothing is known.
     pub async fn target(&self, name: &str, iqn: &Iqn) -> Result<Option<Target>, DsmError> {
         match self.client.call::<TargetAnswer>(&target::get(name)).await {
-            Ok(answer) if answer.target.iqn == iqn.as_str() => return Ok(Some(answer.target)),
-            Ok(_) => {}
-            Err(error) if error.code().is_some_and(super::Code::no_target) => {}
-            Err(error) => return Err(error),
+            Ok(answer) => Ok(Some(answer.target).filter(|target| target.iqn == iqn.as_str())),
+            Err(error) if error.code().is_some_and(super::Code::no_target) => Ok(None),
+            Err(error) => Err(error),
         }
-        Ok(self
-            .targets()
-            .await?
-            .into_iter()
-            .find(|target| target.iqn == iqn.as_str()))
+    }
+
+    /// Every target of the NAS, and what stands against its being every one: a NAS that is still coming up lists a part of
+    /// them (design choice 16). One request, in this order: a volume that comes up between the two questions would be too
+    /// late for the list and in time for the proof.
+    ///
+    /// # Errors
+    /// [`DsmError`]: nothing is known.
+    pub async fn all_targets(&self) -> Result<(Vec<Target>, Option<String>), DsmError> {
+        let (volumes, targets) = self
+            .client
+            .call_both::<LocationsAnswer, TargetsAnswer>(&location::list(), &target::list())
+            .await?;
+        Ok((targets.targets, location::is_coming_up(&volumes.volumes)))
     }
 
     /// Creates a target and answers its key.

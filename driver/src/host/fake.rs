@@ -3,16 +3,13 @@
 //! It has targets, sessions with a cached view of them, disks with content, a mount table, and the programs of the node
 //! half as far as the driver uses them. Faults: [`Fake::answer`] makes the next matching command end as the test says.
 //!
-//! Other crates have it with the feature `fake`, and see it through [`around`](Fake::node).
+//! Other crates have it with the feature `fake`; what they turn and see stands in `fake/around.rs`.
 
-#![cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        clippy::missing_panics_doc,
-        clippy::unwrap_used,
-        reason = "for tests only, those of this crate and of others"
-    )
+#![allow(
+    dead_code,
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "for tests only, those of this crate and of others"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +17,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::mount::Mount;
+use super::mount::{MOUNTINFO, Mount};
 use super::superblock::{self, Superblock};
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -220,16 +217,19 @@ impl Fake {
     }
 }
 
-/// The disk of session `id`: `sdb`, `sdc`, … with the numbers that `sd` gives them.
+/// The disk of session `id`: `sdb`, …, `sdz`, `sdaa`, … with the numbers that `sd` gives them.
 fn disk_of(id: u32) -> (String, DeviceNumber) {
-    let letter = char::from(b'a' + u8::try_from(id).unwrap());
-    (
-        format!("sd{letter}"),
-        DeviceNumber {
-            major: 8,
-            minor: u64::from(id) * 16,
-        },
-    )
+    let letter = |number: u32| char::from_digit(number % 26 + 10, 36).unwrap();
+    let mut name = "sd".to_owned();
+    if id >= 26 {
+        name.push(letter(id / 26 - 1));
+    }
+    name.push(letter(id));
+    let number = DeviceNumber {
+        major: 8,
+        minor: u64::from(id) * 16,
+    };
+    (name, number)
 }
 
 impl World {
@@ -272,7 +272,7 @@ impl World {
         let Some(target) = self.targets.get(iqn).cloned() else {
             return false;
         };
-        let id = (1..20).find(|id| !self.sessions.contains_key(id)).unwrap();
+        let id = (1..400).find(|id| !self.sessions.contains_key(id)).unwrap();
         self.sessions.insert(
             id,
             SessionState {
@@ -399,17 +399,27 @@ impl Host for Fake {
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        self.world()
-            .tree()
-            .remove(path)
+        let world = self.world();
+        let found = match path {
+            MOUNTINFO => Some(world.mount_table()),
+            _ => world.files.get(path).cloned(),
+        };
+        found
+            .or_else(|| world.tree(path).remove(path))
             .map_or_else(|| absent(path), Ok)
     }
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
         let prefix = format!("{path}/");
-        let tree = self.world().tree();
+        let world = self.world();
+        let tree = if path.starts_with("/sys/") {
+            world.tree(path)
+        } else {
+            BTreeMap::new()
+        };
         let names: BTreeSet<&str> = tree
             .keys()
+            .chain(world.files.keys())
             .filter_map(|file| file.strip_prefix(&prefix)?.split('/').next())
             .collect();
         if names.is_empty() {

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::host::disk::{self, Block, Disk, Session};
 use crate::host::map::{self, Map};
 use crate::host::mount::Mount;
-use crate::host::{Host, iscsiadm};
+use crate::host::{Host, if_present, iscsiadm, record};
 use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
@@ -189,11 +189,24 @@ impl<H: Host> Machine<H> {
 
     /// Removes the records of a target.
     pub(super) async fn delete_records(&self, iqn: &Iqn) -> Result<(), Error> {
+        let doing = format!("removing the records of {iqn}");
         self.host
             .run(iscsiadm::delete_records(iqn))
             .await
             .and_then(iscsiadm::read_delete)
-            .doing(format!("removing the records of {iqn}"))
+            .doing(&doing)?;
+        // They hold secrets, and whoever starts open-iscsi anew logs in to what there are records of.
+        for database in record::DATABASES {
+            let folder = record::folder(database, iqn);
+            let left = if_present(self.host.list(&folder).await).doing(&doing)?;
+            if left.is_some_and(|names| !names.is_empty()) {
+                return Err(Error::Unproven {
+                    what: doing,
+                    seen: format!("iscsiadm reports success, but {folder} is still there"),
+                });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -53,18 +53,25 @@ impl<H: Host> Machine<H> {
             }
         };
         if self.is_published(ask, &target, &blocks).await? {
-            return Ok(());
+            // An earlier call may have got as far as the target, and no further.
+            return self.clear_stone(&staging, &blocks).await;
         }
         if !ask.intent.shared {
             self.must_be_only(ask, &staging, &target, &blocks).await?;
         }
         match (&ask.intent.by, readonly) {
-            (Use::Device, _) => self.bind_file(&device.node(), &target).await,
+            (Use::Device, _) => self.bind_file(&device.node(), &target).await?,
             (Use::FileSystem { .. }, Some(true)) => {
-                self.bind_readonly(&staging, &target, &blocks).await
+                self.bind_readonly(&staging, &target, &blocks).await?;
             }
-            (Use::FileSystem { .. }, Some(false) | None) => self.bind_dir(&staging, &target).await,
+            (Use::FileSystem { .. }, Some(false) | None) => {
+                self.bind_dir(&staging, &target).await?;
+            }
         }
+        if self.is_published(ask, &target, &blocks).await? {
+            return Ok(());
+        }
+        Err(unseen(format!("publishing at {target}")))
     }
 
     /// A raw device is the volume's: of a map every path that answers, and at least one.
@@ -237,6 +244,13 @@ impl<H: Host> Machine<H> {
             mount::make_readonly(&stone),
         )
         .await?;
+        // What mount reports is not believed: the target would be writable, and no later call would change that.
+        match self.standing(&stone, blocks).await? {
+            Standing::Ours(mount) if mount.is_readonly() => {}
+            Standing::Ours(_) | Standing::Nothing | Standing::Gone(_) | Standing::Foreign(_) => {
+                return Err(unseen(format!("making {stone} read-only")));
+            }
+        }
         self.bind_dir(&stone, target).await?;
         self.clear_stone(staging, blocks).await
     }
@@ -258,6 +272,10 @@ impl<H: Host> Machine<H> {
         };
         let blocks = self.held(&volume.uuid).await?.blocks();
         self.clear(&target, &blocks).await?;
+        // What a publication that came to no end has left beside the staging path.
+        for staging in self.uses(&blocks).await? {
+            self.clear_stone(&staging, &blocks).await?;
+        }
         let doing = format!("removing {target}");
         match if_present(self.host.stat(&target).await).doing(&doing)? {
             None => Ok(()),
@@ -272,6 +290,13 @@ impl<H: Host> Machine<H> {
             },
             Some(Stat::File(_) | Stat::BlockDevice(_) | Stat::Other) => Err(not_empty(&target)),
         }
+    }
+}
+
+fn unseen(what: String) -> Error {
+    Error::Unproven {
+        what,
+        seen: "mount reports success, but the mount table does not show it".to_owned(),
     }
 }
 

@@ -94,9 +94,15 @@ impl<H: Host> Machine<H> {
         if is_protected.doing(&doing)? == readonly {
             return Ok(());
         }
-        self.run(&doing, mount::protect(&node, readonly))
-            .await
-            .map(|_| ())
+        self.run(&doing, mount::protect(&node, readonly)).await?;
+        let is_protected = attached.device.is_protected(&self.host).await;
+        if is_protected.doing(&doing)? == readonly {
+            return Ok(());
+        }
+        Err(Error::Unproven {
+            what: doing,
+            seen: "blockdev reports success, but the kernel does not show it".to_owned(),
+        })
     }
 
     async fn stage_file_system(

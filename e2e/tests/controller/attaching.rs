@@ -288,11 +288,11 @@ async fn choice_6_a_denied_target_is_looked_for_in_the_full_list() -> Result<()>
         assert_eq!(iqns(&world.nas).await?, Vec::<String>::new(), "{code}");
         let calls = calls(&world.nas, start).await?;
         assert_eq!(
-            shorts(&calls)[..3],
-            ["Target.get", "Target.list", "Target.delete"]
+            shorts(&calls)[..4],
+            ["Target.get", "Volume.list", "Target.list", "Target.delete"]
         );
         assert_eq!(
-            calls[2].params["target_id"], "\"1\"",
+            calls[3].params["target_id"], "\"1\"",
             "by number, and as a JSON string"
         );
         world.nas.no_faults().await?;

@@ -100,10 +100,9 @@ async fn listing_costs_two_requests_for_each_nas() -> Result<()> {
     csi.create("pvc-1", GIB).await?;
     let start = now(&world.nas).await?;
     assert_eq!(csi.list(0, "").await?.entries.len(), 1);
-    assert_eq!(
-        shorts(&calls(&world.nas, start).await?),
-        ["LUN.list", "Target.list"]
-    );
+    let (requests, calls) = cost(&world.nas, start).await?;
+    assert_eq!(requests, 2);
+    assert_eq!(shorts(&calls), ["Volume.list", "LUN.list", "Target.list"]);
     Ok(())
 }
 
@@ -119,7 +118,13 @@ async fn the_slow_paths_are_bounded() -> Result<()> {
     // One look at who has it, and the proof that nothing is left of an earlier try for this node.
     assert_eq!(
         shorts(&calls(&world.nas, start).await?),
-        ["LUN.get", "Target.list", "Target.get", "Target.list"]
+        [
+            "LUN.get",
+            "Target.list",
+            "Target.get",
+            "Volume.list",
+            "Target.list"
+        ]
     );
     csi.unpublish(&id, NODE_A).await?;
     csi.delete(&id).await?;

@@ -160,7 +160,11 @@ async fn choice_16_absence_needs_a_full_list_and_volumes_that_are_normal() -> Re
             .await?;
         for (call, answer) in csi.every(&id).await {
             match call {
-                "unpublish" => assert!(answer.is_ok(), "{answer:?}"),
+                // Targets stand on no volume: they are there once the NAS has come up, which a status that nobody knows
+                // does not tell.
+                "unpublish" if matches!(status, "crashed" | "degrade") => {
+                    assert!(answer.is_ok(), "{answer:?}");
+                }
                 _ => refused(answer, Code::Unavailable, &["/volume1", status]),
             }
         }

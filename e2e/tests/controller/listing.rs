@@ -244,3 +244,17 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
     );
     Ok(())
 }
+
+/// A NAS that is coming up shows a part of what it has, and says so only at its volumes.
+#[tokio::test]
+async fn choice_20_a_nas_that_is_coming_up_is_not_listed() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    csi.create("pvc-1", GIB).await?;
+    world.nas.boot(60_000).await?;
+    let words = ["/volume1", "background"];
+    refused(csi.list(0, "").await, Code::Unavailable, &words);
+    world.nas.advance(60_000).await?;
+    assert_eq!(csi.list(0, "").await?.entries.len(), 1);
+    Ok(())
+}

@@ -144,3 +144,21 @@ async fn choice_16_a_nas_that_was_restarted_is_found_again() -> Result<()> {
     }
     Ok(())
 }
+
+/// A NAS that is coming up denies targets that it has: whoever believed it would leave them there for ever.
+#[tokio::test]
+async fn choice_16_a_target_that_is_not_loaded_is_not_gone() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    csi.publish(&id, NODE_A).await?;
+    world.nas.boot(60_000).await?;
+    for node in [NODE_A, ""] {
+        let answer = csi.unpublish(&id, node).await;
+        refused(answer, Code::Unavailable, &["/volume1", "background"]);
+    }
+    world.nas.advance(60_000).await?;
+    csi.unpublish(&id, NODE_A).await?;
+    assert!(world.nas.targets_now().await?.is_empty());
+    csi.delete(&id).await.map_err(Into::into)
+}

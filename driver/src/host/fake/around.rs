@@ -12,6 +12,10 @@ use crate::volume::{Bytes, FsType};
 /// Where a pod's data stand, well behind everything that a `mkfs` writes here and within the first GiB.
 pub(super) const DATA: u64 = 512 << 20;
 
+/// Where a driver looks that makes sure that a disk is blank: a copy of ext4's superblock may be here.
+const COPY: u64 = 128 << 20;
+const SCRIBBLE: &[u8] = b"a database without a file system";
+
 /// A target that exports one logical unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
@@ -75,7 +79,14 @@ impl Fake {
         let mut world = self.world();
         world.targets = exports
             .into_iter()
-            .map(|Export { iqn, serial, size, lun }| (iqn, Target { serial, size, lun }))
+            .map(
+                |Export {
+                     iqn,
+                     serial,
+                     size,
+                     lun,
+                 }| (iqn, Target { serial, size, lun }),
+            )
             .collect();
         let World {
             sessions, targets, ..
@@ -109,6 +120,7 @@ impl Fake {
     }
 
     /// Another node at the same NAS.
+    #[must_use]
     pub fn beside(&self, initiator: &str) -> Self {
         let other = Self::node(initiator);
         other.world().content = Arc::clone(&self.world().content);
@@ -119,6 +131,25 @@ impl Fake {
     pub fn keep_content(&self, of: impl Fn(&str) -> bool) {
         let content = Arc::clone(&self.world().content);
         content.lock().unwrap().retain(|serial, _| of(serial));
+    }
+
+    /// Somebody writes to a LUN, behind everybody's back, what no probe knows.
+    pub fn scribble(&self, serial: &str) {
+        self.world().write(serial, COPY, SCRIBBLE);
+    }
+
+    /// Whether that is there.
+    pub fn is_scribbled(&self, serial: &str) -> bool {
+        let span = Span {
+            offset: COPY,
+            length: BLOCK,
+        };
+        self.world().read(serial, span).starts_with(SCRIBBLE)
+    }
+
+    /// Nothing was ever written to this LUN.
+    pub fn is_blank(&self, serial: &str) -> bool {
+        !self.world().content.lock().unwrap().contains_key(serial)
     }
 
     /// A pod writes through the mount at `point`. False: it could not.

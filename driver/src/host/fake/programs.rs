@@ -90,6 +90,7 @@ impl World {
             ("node", None, _) if words.contains(&"update") => {
                 end(if self.records.contains(&iqn) { 0 } else { 21 })
             }
+            ("node", None, "--login") if !self.records.contains(&iqn) => end(21),
             ("node", None, "--login") => {
                 let portal = after("-p").unwrap();
                 let same =
@@ -113,6 +114,10 @@ impl World {
                     .unwrap()
                     .seen = None;
                 end(0)
+            }
+            // As open-iscsi does: log out first.
+            ("node", None, "delete") if self.sessions.values().any(|it| it.target == iqn) => {
+                end(15)
             }
             ("node", None, "delete") => {
                 let folder = format!("/etc/iscsi/nodes/{iqn}/");
@@ -216,7 +221,7 @@ impl World {
                 .iter_mut()
                 .rfind(|mount| mount.point == *to)
                 .unwrap();
-            mount.options[0] = "ro".to_owned();
+            "ro".clone_into(&mut mount.options[0]);
             return end(0);
         }
         let mount = if options == "bind" {

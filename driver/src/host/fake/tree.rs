@@ -3,14 +3,25 @@
 use std::collections::BTreeMap;
 
 use super::{Mount, World, disk_of};
-use crate::host::mount::MOUNTINFO;
 
 impl World {
-    /// `/sys` and the mount table, as files.
-    pub(super) fn tree(&self) -> BTreeMap<String, Vec<u8>> {
-        let mut tree = self.files.clone();
+    /// `/proc/self/mountinfo`.
+    pub(super) fn mount_table(&self) -> Vec<u8> {
+        let lines: String = self.mounts.iter().map(line).collect();
+        lines.into_bytes()
+    }
+
+    /// `/sys`, as files: what there is of it below or at `path`, and perhaps more.
+    pub(super) fn tree(&self, path: &str) -> BTreeMap<String, Vec<u8>> {
+        let mut tree = BTreeMap::new();
+        let of_one = ["/session", "/connection"].iter().find_map(|kind| {
+            let (_, rest) = path.split_once(kind)?;
+            let digits = rest.split(|it: char| !it.is_ascii_digit()).next()?;
+            digits.parse::<u32>().ok()
+        });
         tree.insert("/sys/class/block/sda/dev".to_owned(), b"8:0\n".to_vec());
-        for (id, session) in &self.sessions {
+        let meant = |id: &u32| of_one.is_none_or(|one| one == *id);
+        for (id, session) in self.sessions.iter().filter(|(id, _)| meant(id)) {
             let base = format!("/sys/class/iscsi_session/session{id}");
             tree.insert(
                 format!("{base}/targetname"),
@@ -75,14 +86,6 @@ impl World {
         if let Some(map) = &self.map {
             map.show(self.protected, &mut tree);
         }
-        tree.insert(
-            MOUNTINFO.to_owned(),
-            self.mounts
-                .iter()
-                .map(line)
-                .collect::<String>()
-                .into_bytes(),
-        );
         tree
     }
 }
