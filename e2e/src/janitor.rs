@@ -66,8 +66,7 @@ pub fn clean(folder: &Path) -> Result<()> {
         }
         Ok(mounts_below(folder)?.is_empty())
     })?;
-    let node = folder.join("node");
-    if node.exists() {
+    for node in host_roots(folder)? {
         patiently("its loop devices are free", || {
             let root = node.to_string_lossy().into_owned();
             Ok(process::run(
@@ -79,6 +78,16 @@ pub fn clean(folder: &Path) -> Result<()> {
     }
     fs::remove_dir_all(folder)?;
     Ok(())
+}
+
+/// A world's one, or one for each of its nodes.
+fn host_roots(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut roots = vec![folder.join("node")];
+    for entry in fs::read_dir(folder)? {
+        roots.push(entry?.path().join("node"));
+    }
+    roots.retain(|root| root.join("var/node-sim").exists());
+    Ok(roots)
 }
 
 fn patiently(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {

@@ -142,12 +142,27 @@ impl Life {
             .into_inner()
             .volume
             .unwrap_or_default();
-        let kubelet = world.folder().join("kubelet").join(&name);
+        Self::of(world, &name, content, volume)
+    }
+
+    /// The life of a volume that was created.
+    ///
+    /// # Errors
+    /// The CO cannot make its directories.
+    pub fn of(
+        world: &impl Csi,
+        name: &str,
+        content: Content,
+        volume: csi::Volume,
+    ) -> Result<Self, Status> {
+        let kubelet = world.folder().join("kubelet").join(name);
         let (staging, target) = (kubelet.join("staging"), kubelet.join("target"));
         // The CO makes the staging path and the parent of the target path.
-        std::fs::create_dir_all(&staging).map_err(|error| Status::internal(error.to_string()))?;
+        world
+            .make_dir(&staging)
+            .map_err(|error| Status::internal(error.to_string()))?;
         Ok(Self {
-            name,
+            name: name.to_owned(),
             content,
             mode: Mode::SingleNodeWriter,
             mount_flags: Vec::new(),

@@ -69,6 +69,9 @@ pub struct Entry {
     pub params: Value,
     /// DSM's error code, if any.
     pub code: Option<u32>,
+    /// The fault that hit it, if any.
+    #[serde(default)]
+    pub fault: Option<String>,
     /// How long the NAS took, in microseconds.
     #[serde(default)]
     pub micros: u64,
@@ -132,17 +135,13 @@ impl Nas {
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("password"), PASSWORD)?;
         let process = spawn(&folder, &settings, &[ANY, ANY].map(str::to_owned))?;
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        // Plain HTTP: the system's authorities, hundreds of files, are not read.
-        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]);
-        let http = http.build()?;
         let mut nas = Self {
             process,
             folder,
             settings,
             api: String::new(),
             control: String::new(),
-            http,
+            http: client()?,
         };
         nas.await_endpoints().await?;
         Ok(nas)
@@ -158,6 +157,8 @@ impl Nas {
         let listen = [address(&self.api), address(&self.control)];
         let _ = std::fs::remove_file(self.folder.join("endpoints.json"));
         self.process = spawn(&self.folder, &self.settings, &listen)?;
+        // The old one may have connections that it does not know to be dead.
+        self.http = client()?;
         self.await_endpoints().await
     }
 
@@ -372,13 +373,7 @@ impl Nas {
     /// # Errors
     /// It does not answer or refuses.
     pub async fn patch_lun(&self, uuid: &str, fields: &Value) -> Result<()> {
-        let request = self
-            .http
-            .patch(self.knob(&format!("luns/{uuid}")))
-            .header("content-type", "application/json");
-        self.ask(request.body(serde_json::to_vec(fields)?))
-            .await
-            .map(drop)
+        self.patch(&format!("luns/{uuid}"), fields).await.map(drop)
     }
 
     /// Changes fields of a volume of the NAS, for instance `status`.
@@ -386,11 +381,7 @@ impl Nas {
     /// # Errors
     /// It does not answer or refuses.
     pub async fn patch_volume(&self, name: &str, fields: &Value) -> Result<()> {
-        let request = self
-            .http
-            .patch(self.knob(&format!("volumes/{name}")))
-            .header("content-type", "application/json");
-        self.ask(request.body(serde_json::to_vec(fields)?))
+        self.patch(&format!("volumes/{name}"), fields)
             .await
             .map(drop)
     }
@@ -403,6 +394,22 @@ impl Nas {
         self.ask(self.post("seed", &json!({"luns": luns}))?)
             .await
             .map(drop)
+    }
+
+    /// Changes settings until its end or its reset.
+    ///
+    /// # Errors
+    /// It does not answer or knows no such setting.
+    pub async fn patch_settings(&self, fields: &Value) -> Result<()> {
+        self.patch("settings", fields).await.map(drop)
+    }
+
+    /// Turns any knob: a POST to this path.
+    ///
+    /// # Errors
+    /// It does not answer or refuses.
+    pub async fn turn(&self, path: &str, body: &Value) -> Result<Value> {
+        self.ask(self.post(path, body)?).await
     }
 
     /// Makes it forget every session.
@@ -447,6 +454,18 @@ impl Nas {
 
     fn knob(&self, path: &str) -> String {
         format!("{}/{path}", self.control)
+    }
+
+    /// Lays fields over what is at a knob.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub async fn patch(&self, path: &str, fields: &Value) -> Result<Value> {
+        let request = self
+            .http
+            .patch(self.knob(path))
+            .header("content-type", "application/json");
+        self.ask(request.body(serde_json::to_vec(fields)?)).await
     }
 
     fn post(&self, path: &str, body: &Value) -> Result<reqwest::RequestBuilder> {
@@ -506,6 +525,13 @@ impl Session<'_> {
         ensure!(answer["success"] == true, "{api} {method}: {answer}");
         Ok(answer["data"].take())
     }
+}
+
+fn client() -> Result<reqwest::Client> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // Plain HTTP: the system's authorities, hundreds of files, are not read.
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only([]);
+    Ok(http.build()?)
 }
 
 /// An address of the system's choice.

@@ -9,22 +9,40 @@ use proto::csi::controller_client::ControllerClient;
 use proto::csi::identity_client::IdentityClient;
 use proto::csi::node_client::NodeClient;
 use tokio::net::UnixStream;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
+use tower::ServiceExt as _;
+use tower::util::BoxCloneSyncService;
 
 use crate::initiator::Initiator;
 use crate::process::Process;
 use crate::until::until;
 
+/// What carries gRPC to a driver: a channel to a process, or a call to a service in this one.
+pub type Line = BoxCloneSyncService<
+    http::Request<tonic::body::Body>,
+    http::Response<tonic::body::Body>,
+    Status,
+>;
+
 /// Whom a CO speaks to: a controller, and the plugin of one node.
 pub trait Csi {
     /// The controller service.
-    fn controller(&self) -> ControllerClient<Channel>;
+    fn controller(&self) -> ControllerClient<Line>;
 
     /// The node's service.
-    fn node(&self) -> NodeClient<Channel>;
+    fn node(&self) -> NodeClient<Line>;
 
     /// Where the CO keeps its directories on that node.
     fn folder(&self) -> &Path;
+
+    /// Makes a directory on that node, with those above it.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    fn make_dir(&self, path: &Path) -> std::io::Result<()> {
+        std::fs::create_dir_all(path)
+    }
 }
 
 /// A running `synology-csi`.
@@ -124,14 +142,24 @@ impl Plugin {
     }
 
     /// The controller service.
-    pub fn controller(&self) -> ControllerClient<Channel> {
-        ControllerClient::new(self.channel.clone())
+    pub fn controller(&self) -> ControllerClient<Line> {
+        ControllerClient::new(self.line())
     }
 
     /// The node service.
-    pub fn node(&self) -> NodeClient<Channel> {
-        NodeClient::new(self.channel.clone())
+    pub fn node(&self) -> NodeClient<Line> {
+        NodeClient::new(self.line())
     }
+
+    /// What carries calls to all of its services.
+    pub fn line(&self) -> Line {
+        line(self.channel.clone())
+    }
+}
+
+/// A channel as a line.
+pub fn line(channel: Channel) -> Line {
+    Line::new(channel.map_err(|error| Status::from_error(error.into())))
 }
 
 /// A channel to whoever listens at a Unix socket.

@@ -184,6 +184,16 @@ impl Process {
         Ok(())
     }
 
+    /// It has not ended, killed or by itself.
+    pub fn is_alive(&self) -> bool {
+        // proc(5): the state comes after the name in parentheses. Who has ended and was not waited for is a zombie.
+        let told = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        let state = told
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.trim_start().chars().next());
+        state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    }
+
     /// The end of its log.
     pub fn last_words(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

@@ -7,12 +7,11 @@ use proto::csi::controller_client::ControllerClient;
 use proto::csi::node_client::NodeClient;
 use serde_json::Value;
 use tempfile::TempDir;
-use tonic::transport::Channel;
 
 use crate::initiator::Initiator;
 use crate::janitor::{self, Janitor, mounts_below};
 use crate::nas::{self, Nas};
-use crate::plugin::{self, Csi, Plugin};
+use crate::plugin::{self, Csi, Line, Plugin};
 
 /// How a world is to be.
 #[derive(Clone, Debug)]
@@ -107,11 +106,11 @@ pub struct World {
 }
 
 impl Csi for World {
-    fn controller(&self) -> ControllerClient<Channel> {
+    fn controller(&self) -> ControllerClient<Line> {
         self.plugin.controller()
     }
 
-    fn node(&self) -> NodeClient<Channel> {
+    fn node(&self) -> NodeClient<Line> {
         self.plugin.node()
     }
 

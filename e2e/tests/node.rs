@@ -38,7 +38,5 @@ mod modes;
 mod outage;
 #[path = "node/story.rs"]
 mod story;
-#[path = "node/trap.rs"]
-mod trap;
 #[path = "node/views.rs"]
 mod views;

@@ -7,13 +7,12 @@ use anyhow::Result;
 use e2e::GIB;
 use e2e::life::{Content, at_least, capability, create_request};
 use e2e::nas::{Entry, Nas};
-use e2e::plugin::Plugin;
+use e2e::plugin::{Line, Plugin};
 use e2e::world::World;
 use proto::csi;
 use proto::csi::controller_client::ControllerClient;
 use proto::csi::volume_capability::access_mode::Mode;
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 pub(crate) const LUN: &str = "SYNO.Core.ISCSI.LUN";
@@ -27,7 +26,7 @@ pub(crate) const NO_UUID: &str = "00000000-0000-4000-8000-000000000000";
 
 /// The controller of a driver, with the arguments that most tests do not care about filled in.
 #[derive(Clone)]
-pub(crate) struct Csi(pub(crate) ControllerClient<Channel>);
+pub(crate) struct Csi(pub(crate) ControllerClient<Line>);
 
 impl Csi {
     pub(crate) fn of(plugin: &Plugin) -> Self {

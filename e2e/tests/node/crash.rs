@@ -12,7 +12,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tonic::{Code, Status};
 
 use crate::story::Story;
-use crate::trap::{Trap, When};
+use e2e::trap::{Trap, When};
 
 /// Steps of a life that touch the node.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,7 +45,7 @@ impl Story {
     /// Takes a step in which the driver is killed at its `nth` host command, then takes it again with the next driver.
     /// Answers the command, or `None` when the step ended before it came to that.
     async fn stumble(&mut self, trap: &Trap, step: Step, nth: usize, when: When) -> Option<String> {
-        trap.arm(nth, when);
+        trap.arm(nth, when).unwrap();
         let held = tokio::select! {
             taken = self.take(step) => {
                 taken.unwrap();
@@ -53,7 +53,7 @@ impl Story {
             }
             held = trap.held() => Some(held.unwrap()),
         };
-        trap.disarm();
+        trap.disarm().unwrap();
         let held = held?;
         self.world.plugin.process.kill();
         held.kill();
@@ -147,7 +147,7 @@ async fn killed_at_each_host_command(test: &str, content: Content) {
     let Some(mut story) = Story::begin(test, GIB, content).await else {
         return;
     };
-    let trap = Trap::build(&story.world);
+    let trap = story.trap();
     let mut seen = Vec::new();
     let (mut size, mut random) = (GIB, SmallRng::seed_from_u64(7));
     story.attach().await;

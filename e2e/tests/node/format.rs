@@ -7,8 +7,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::story::Story;
-use crate::trap::{Trap, When};
 use e2e::look;
+use e2e::trap::{Trap, When};
 
 const EXT4: Content = Content::Fs("ext4");
 const XFS: Content = Content::Fs("xfs");
@@ -34,7 +34,7 @@ impl Story {
             }
             held = trap.held() => Some(held.unwrap()),
         };
-        trap.disarm();
+        trap.disarm().unwrap();
         if let Some(held) = &held {
             self.world.plugin.process.kill();
             held.kill();
@@ -94,12 +94,12 @@ async fn killed_at_each_host_command(test: &str, content: Content) {
     let Some(mut story) = Story::begin(test, GIB, content).await else {
         return;
     };
-    let trap = Trap::build(&story.world);
+    let trap = story.trap();
     let mut seen = Vec::new();
     for when in [When::Before, When::After] {
         for nth in 1.. {
             story.next_volume(GIB).await;
-            trap.arm(nth, when);
+            trap.arm(nth, when).unwrap();
             let met = story.stumble_at_birth(&trap).await;
             // Before the first look at the disk nothing can have happened to it.
             if met.as_deref() != Some("iscsiadm") {
@@ -132,14 +132,14 @@ async fn choice_9_a_mkfs_that_was_killed_is_done_again() {
         let Some(mut story) = Story::begin(test, LARGE, content).await else {
             return;
         };
-        let trap = Trap::build(&story.world);
+        let trap = story.trap();
         let mkfs = format!("mkfs.{}", content.name());
         let mut random = SmallRng::seed_from_u64(11);
         for _ in 0..5 {
             story.next_volume(LARGE).await;
             let when = When::During(random.random_range(0..longest));
             eprintln!("killing {mkfs} {when:?}");
-            trap.arm_for(&mkfs, when);
+            trap.arm_for(&mkfs, when).unwrap();
             assert_eq!(story.stumble_at_birth(&trap).await, Some(mkfs.clone()));
             story.must_be_sound(LARGE).await;
             story.delete_volume().await;
@@ -156,9 +156,10 @@ async fn choice_9_a_late_mkfs_of_a_dead_driver_harms_nobody() {
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
-        let trap = Trap::build(&story.world);
+        let trap = story.trap();
         story.publish().await;
-        trap.arm_for(&format!("mkfs.{}", content.name()), When::Before);
+        trap.arm_for(&format!("mkfs.{}", content.name()), When::Before)
+            .unwrap();
         let held = tokio::select! {
             staged = story.stage() => panic!("staged: {staged:?}"),
             held = trap.held() => held.unwrap(),
@@ -167,7 +168,7 @@ async fn choice_9_a_late_mkfs_of_a_dead_driver_harms_nobody() {
         story.stage().await.unwrap();
         story.show().await.unwrap();
         let data = story.write("before");
-        held.release().await;
+        held.release().await.unwrap();
         story.must_hold(&data);
         story.detach().await;
         story.attach().await;

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tonic::Status;
 
 use e2e::look;
+use e2e::trap::Trap;
 
 /// Enough to see that data survive; a checksum of more takes its time in a debug build.
 const WRITTEN: u64 = 1 << 20;
@@ -213,6 +214,12 @@ impl Story {
     /// The driver's log.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.world.folder().join("driver.log")).unwrap()
+    }
+
+    /// A gate before all host commands.
+    pub(crate) fn trap(&self) -> Trap {
+        let bin = self.world.initiator().unwrap().bin();
+        Trap::build(&self.world.folder().join("trap"), &bin).unwrap()
     }
 
     /// A kubelet's request to grow, with all that may be left out left out.

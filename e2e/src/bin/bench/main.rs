@@ -6,7 +6,7 @@
 mod capacity;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -14,7 +14,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use e2e::GIB;
 use e2e::ledger::{Ledger, Row};
 use e2e::life::{Content, Life};
+use e2e::model::figures::{FIGURES, Figures};
 use e2e::nas::Nas;
+use e2e::process::run;
 use e2e::world::{Node, Plan, World};
 use serde::Serialize;
 
@@ -23,6 +25,8 @@ const OTHERS: usize = 100;
 const FAST_ROUNDS: usize = 30;
 const SLOW_ROUNDS: usize = 3;
 const MEASURED: Duration = Duration::from_secs(3);
+/// Sequences of the model.
+const MODELLED: &str = "1000";
 
 #[derive(Serialize)]
 struct Report {
@@ -40,6 +44,8 @@ struct Report {
     dsm_sim_capacity: capacity::Capacity,
     /// Create, expand twice, delete: such lives per second against the instant NAS.
     expand_sequences_per_second: f64,
+    /// The model in memory: random sequences of calls and mishaps, with a look at everything after each step.
+    model: Figures,
     /// The node half was measured (needs root).
     node: bool,
 }
@@ -91,6 +97,7 @@ async fn main() -> Result<()> {
         dsm_sim_requests_per_second: speed,
         dsm_sim_capacity,
         expand_sequences_per_second: sequences,
+        model: model(folder.path())?,
         node,
     };
     print(&report);
@@ -291,6 +298,25 @@ async fn sequences_per_second(world: &World) -> Result<f64> {
     Ok(f64::from(lives) / started.elapsed().as_secs_f64())
 }
 
+/// Lets the program next to this one play.
+fn model(folder: &Path) -> Result<Figures> {
+    let program = std::env::current_exe()?.with_file_name("model");
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let nothing_kept = folder.join("none");
+    let arguments = [
+        "--cases",
+        MODELLED,
+        "--report",
+        &text(folder),
+        "--regressions",
+        &text(&nothing_kept),
+    ];
+    run(&text(&program), arguments)?;
+    Ok(serde_json::from_slice(&std::fs::read(
+        folder.join(FIGURES),
+    )?)?)
+}
+
 fn print(report: &Report) {
     println!(
         "\nEach CSI call on a NAS with {OTHERS} other LUNs (calls joined by + share one request)"
@@ -318,6 +344,7 @@ fn print(report: &Report) {
         "lives             {:.1} create + 2 expand + delete per second",
         report.expand_sequences_per_second
     );
+    println!("model             {}", report.model);
 }
 
 fn costs(report: &Report) -> Table {

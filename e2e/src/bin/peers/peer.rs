@@ -8,7 +8,7 @@ use anyhow::Result;
 use e2e::GIB;
 use e2e::life::{Content, create_request};
 use e2e::nas::{Nas, PASSWORD, Settings};
-use e2e::plugin::connect;
+use e2e::plugin::{Line, connect, line};
 use e2e::process::Process;
 use e2e::until::until;
 use e2e::world::{Plan, World};
@@ -16,7 +16,6 @@ use proto::csi::CreateVolumeRequest;
 use proto::csi::controller_client::ControllerClient;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
-use tonic::transport::Channel;
 
 /// The official driver starts only where it finds a pod's token and the address of an API server, which its controller half
 /// then never calls: so it has them, in a mount namespace of its own.
@@ -44,7 +43,7 @@ impl fmt::Display for Kind {
 
 /// A driver and its NAS.
 pub(crate) struct Peer {
-    pub(crate) controller: ControllerClient<Channel>,
+    pub(crate) controller: ControllerClient<Line>,
     pub(crate) socket: PathBuf,
     host: Host,
 }
@@ -114,7 +113,7 @@ impl Peer {
         until("the driver opens its socket", opens, |open| *open).await?;
         Ok(Self {
             // A list of a thousand volumes is longer than what is taken by default.
-            controller: ControllerClient::new(connect(&socket).await?)
+            controller: ControllerClient::new(line(connect(&socket).await?))
                 .max_decoding_message_size(64 << 20),
             socket,
             host: Host::Other(Box::new(Other {

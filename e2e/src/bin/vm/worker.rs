@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::life::{Content, Life};
-use e2e::plugin::Csi;
+use e2e::plugin::{Csi, Line, line};
 use e2e::until::until;
 use e2e::vm::guest::{LASTING, MASKS, OF_MULTIPATH};
 use e2e::vm::remote::Remote;
@@ -13,7 +13,6 @@ use e2e::world::World;
 use e2e::writer::MORE;
 use proto::csi::controller_client::ControllerClient;
 use proto::csi::node_client::NodeClient;
-use tonic::transport::Channel;
 
 use crate::scene::Scene;
 use crate::suite::{SECOND, SECOND_SERVES};
@@ -33,7 +32,7 @@ pub(crate) struct Worker {
     pub(crate) remote: Remote,
     kubelet: PathBuf,
     driver: u32,
-    node: NodeClient<Channel>,
+    node: NodeClient<Line>,
 }
 
 /// The world's controller, and the second machine's node.
@@ -43,11 +42,11 @@ pub(crate) struct There<'a> {
 }
 
 impl Csi for There<'_> {
-    fn controller(&self) -> ControllerClient<Channel> {
+    fn controller(&self) -> ControllerClient<Line> {
         self.world.controller()
     }
 
-    fn node(&self) -> NodeClient<Channel> {
+    fn node(&self) -> NodeClient<Line> {
         self.worker.node.clone()
     }
 
@@ -93,7 +92,7 @@ impl Worker {
             .await?
             .context("a channel")?;
         Ok(Self {
-            node: NodeClient::new(channel),
+            node: NodeClient::new(line(channel)),
             remote,
             kubelet,
             driver,

@@ -1,0 +1,193 @@
+//! The matrix of what goes wrong while a volume grows: every fault, with every kind of volume, in use and not. While a
+//! fault lasts a call may be refused, but it may not claim what is not so; once it has ended one repetition must do.
+
+#![expect(
+    clippy::print_stdout,
+    reason = "a program that talks to its user on stdout"
+)]
+
+mod cell;
+mod fault;
+mod plan;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+use clap::Parser;
+use e2e::grounds::{Choice, Grounds, InMemory, OnDevices, each};
+use e2e::life::Content;
+use e2e::model::step::Kind;
+use e2e::plane::Plane as _;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use fault::{Fault, Way, What};
+use plan::Cell;
+use report::{LeftOut, Report};
+
+/// Failures that are told in full; of the others there is a number.
+const TOLD: usize = 3;
+
+/// Lets things go wrong while volumes grow, and looks what comes of it
+#[derive(Debug, Parser)]
+#[command(name = "faults")]
+struct Cli {
+    /// Where it is played
+    #[arg(long, value_enum, default_value = "memory")]
+    plane: Choice,
+    /// Only faults, kinds or ways with this in their names
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Where the matrix is written, as Markdown and as JSON
+    #[arg(long, value_name = "FOLDER", default_value = "target/faults")]
+    report: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.plane {
+        Choice::Memory => run(&cli, &InMemory),
+        Choice::Real => run(&cli, &OnDevices::default()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("faults: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli, grounds: &impl Grounds) -> Result<()> {
+    let start = Instant::now();
+    let (cells, left_out) = cells(grounds, cli.only.as_deref())?;
+    ensure!(!cells.is_empty(), "there is no such cell");
+    let bar = ProgressBar::new(cells.len() as u64).with_style(ProgressStyle::with_template(
+        "{pos}/{len} cells, {elapsed} {bar:20} {wide_msg}",
+    )?);
+    let results = each(grounds.width(), &cells, |cell| {
+        bar.set_message(cell.place());
+        let result = cell::play(grounds, cell)?;
+        bar.inc(1);
+        Ok(result)
+    })?;
+    bar.finish_and_clear();
+    let mut report = Report {
+        plane: grounds.name(),
+        cells: Vec::new(),
+        left_out,
+        failures: Vec::new(),
+    };
+    for result in results {
+        match result {
+            Ok(line) => report.cells.push(line),
+            Err(failure) => report.failures.push(failure),
+        }
+    }
+    report.write(&cli.report)?;
+    tell(cli, &cells, &report);
+    println!("took {:.1} s", start.elapsed().as_secs_f64());
+    verdict(&cells, &report)
+}
+
+fn tell(cli: &Cli, cells: &[Cell], report: &Report) {
+    println!("{}", report.table(&faults_of(cells)));
+    println!("online / offline; in full in {}", cli.report.display());
+    for failure in report.failures.iter().take(TOLD) {
+        println!(
+            "{}: {}\n  the end of the journal:",
+            failure.cell, failure.reason
+        );
+        for line in &failure.journal {
+            println!("    {line}");
+        }
+    }
+    for cell in &report.left_out {
+        let (kind, way) = (cell.kind, cell.way.name());
+        println!("left out: {}, {kind}, {way}: {}", cell.fault, cell.reason);
+    }
+}
+
+fn verdict(cells: &[Cell], report: &Report) -> Result<()> {
+    if let Some(first) = report.failures.first() {
+        let count = report.failures.len();
+        bail!(
+            "{count} of {} cells fail; the first: {}: {}",
+            cells.len(),
+            first.cell,
+            first.reason
+        );
+    }
+    let leaks = report.cells.iter().find(|line| !line.leftovers.is_empty());
+    if let Some(line) = leaks {
+        let (kind, way) = (line.kind, line.way.name());
+        bail!(
+            "{} things are left over; the first: {}, {kind}, {way}: {}",
+            report.leftovers(),
+            line.fault,
+            line.leftovers.join(", ")
+        );
+    }
+    println!(
+        "{} cells, {} faults, 0 leftovers",
+        cells.len(),
+        faults_of(cells).len()
+    );
+    Ok(())
+}
+
+/// In their order.
+fn faults_of(cells: &[Cell]) -> Vec<Fault> {
+    let mut faults: Vec<Fault> = cells.iter().map(|cell| cell.fault).collect();
+    faults.dedup_by_key(|fault| fault.name);
+    faults
+}
+
+/// What is played, and what this plane cannot.
+fn cells(grounds: &impl Grounds, only: Option<&str>) -> Result<(Vec<Cell>, Vec<LeftOut>)> {
+    let mut cells = Vec::new();
+    let mut left_out = Vec::new();
+    let grows = grounds.play(async |plane| {
+        Ok(Kind::ALL.map(|kind| match kind.content() {
+            Content::Fs(fs) => plane.grows_mounted(fs),
+            Content::Block => true,
+        }))
+    })?;
+    for fault in fault::all() {
+        for (at, kind) in Kind::ALL.into_iter().enumerate() {
+            for way in Way::ALL {
+                let cell = Cell { fault, kind, way };
+                let wanted = only.is_none_or(|text| cell.place().contains(text));
+                if !wanted || !fault.kinds.contains(&kind) || !fault.ways.contains(&way) {
+                    continue;
+                }
+                match obstacle(grounds, &cell, grows[at]) {
+                    None => cells.push(cell),
+                    Some(reason) => left_out.push(LeftOut {
+                        fault: fault.name,
+                        kind: kind.content().name(),
+                        way,
+                        reason,
+                    }),
+                }
+            }
+        }
+    }
+    Ok((cells, left_out))
+}
+
+/// Why a cell cannot be played.
+fn obstacle(grounds: &impl Grounds, cell: &Cell, grows_mounted: bool) -> Option<String> {
+    let kind = cell.kind.content().name();
+    if cell.way == Way::Online && !grows_mounted {
+        return Some(format!("a mounted {kind} cannot be grown here"));
+    }
+    if let What::Host(tool, _) = cell.fault.what
+        && tool.text(cell.kind, grounds).is_none()
+    {
+        return Some("nothing of the kind is run here".to_owned());
+    }
+    None
+}

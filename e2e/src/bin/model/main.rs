@@ -1,0 +1,233 @@
+//! Plays sequences of calls and mishaps against the shipped driver: in memory, or on block devices.
+
+#![expect(
+    clippy::print_stdout,
+    reason = "a program that talks to its user on stdout"
+)]
+
+mod chunk;
+mod place;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use e2e::model::figures::{FIGURES, Figures};
+use e2e::model::player::Tally;
+use e2e::model::step::Step;
+use indicatif::{ProgressBar, ProgressStyle};
+use sha2::{Digest as _, Sha256};
+
+use chunk::{Broken, Chunk, Outcome};
+use place::Place;
+
+/// Plays sequences of calls and mishaps against the shipped driver, and looks after each step whether all is as it must be
+#[derive(Debug, Parser)]
+#[command(name = "model")]
+struct Cli {
+    /// How many sequences; 2000, or 500 with --real
+    #[arg(long)]
+    cases: Option<usize>,
+    /// Where luck begins: the same seed is the same run, byte for byte
+    #[arg(long, default_value_t = 918)]
+    seed: u64,
+    /// Steps of the longest sequence, the shortest has a quarter of them; 40, or 24 with --real
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Does it all twice, and compares the journals
+    #[arg(long, conflicts_with = "real")]
+    twice: bool,
+    /// On processes and block devices, as root, instead of in memory
+    #[arg(long)]
+    real: bool,
+    /// How many seconds to look for a shorter sequence that fails too
+    #[arg(long, default_value_t = 60)]
+    shrink: u32,
+    /// Plays one sequence that was kept, and prints its journal
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
+    /// Sequences that once found a bug; they are played first
+    #[arg(long, value_name = "FOLDER", default_value = "e2e/regressions")]
+    regressions: PathBuf,
+    /// Where figures and a sequence that fails are written
+    #[arg(long, value_name = "FOLDER", default_value = "target/model")]
+    report: PathBuf,
+}
+
+/// Sequences that are made from one piece of luck.
+const CHUNK: usize = 50;
+/// The same where one takes half a second: nobody should wait for the last of them.
+const REAL_CHUNK: usize = 5;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("model: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<bool> {
+    if let Some(file) = &cli.replay {
+        let outcome = chunk::replay(&Place::open(cli.real)?, &read(file)?, true)?;
+        println!("{}", outcome.journal.join("\n"));
+        return Ok(report(cli, outcome.broken.as_ref()));
+    }
+    let (place, files) = (Place::open(cli.real)?, kept(cli)?);
+    for file in files {
+        if let Some(broken) = chunk::replay(&place, &read(&file)?, false)?.broken {
+            println!("{}: it is back", file.display());
+            return Ok(report(cli, Some(&broken)));
+        }
+    }
+    drop(place);
+    let (first, broken) = all(cli)?;
+    if broken.is_some() {
+        return Ok(report(cli, broken.as_ref()));
+    }
+    if cli.twice {
+        let (second, _) = all(cli)?;
+        if first != second {
+            eprintln!("the same seed has been two runs: journals {first} and {second}");
+            return Ok(false);
+        }
+        println!("the same seed is the same run: journal {first} twice");
+    }
+    Ok(true)
+}
+
+fn read(file: &std::path::Path) -> Result<Vec<Step>> {
+    let text = std::fs::read(file).with_context(|| file.display().to_string())?;
+    serde_json::from_slice(&text).with_context(|| file.display().to_string())
+}
+
+fn kept(cli: &Cli) -> Result<Vec<PathBuf>> {
+    let Ok(entries) = std::fs::read_dir(&cli.regressions) else {
+        return Ok(Vec::new());
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        files.push(entry?.path());
+    }
+    files.retain(|file| file.extension().is_some_and(|end| end == "json"));
+    files.sort();
+    Ok(files)
+}
+
+/// All sequences, on as many threads as there are processors. The hash of all journals does not depend on their number.
+fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
+    let (size, cases, steps) = if cli.real {
+        (
+            REAL_CHUNK,
+            cli.cases.unwrap_or(500),
+            cli.steps.unwrap_or(24),
+        )
+    } else {
+        (CHUNK, cli.cases.unwrap_or(2000), cli.steps.unwrap_or(40))
+    };
+    let chunks: Vec<Chunk> = (0..cases.div_ceil(size))
+        .map(|number| Chunk {
+            seed: cli.seed,
+            number: number as u64,
+            cases: size.min(cases - number * size),
+            steps,
+            shrink: cli.shrink,
+        })
+        .collect();
+    let bar = ProgressBar::new(cases as u64).with_style(ProgressStyle::with_template(
+        "{pos}/{len} sequences, {elapsed} {bar:30}",
+    )?);
+    let (next, start) = (AtomicUsize::new(0), Instant::now());
+    let done: Mutex<Vec<(usize, Outcome)>> = Mutex::default();
+    let broken: Mutex<Option<Broken>> = Mutex::default();
+    let work = || -> Result<()> {
+        let place = Place::open(cli.real)?;
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(chunk) = chunks.get(at) else {
+                return Ok(());
+            };
+            let outcome = chunk.play(&place, || bar.inc(1))?;
+            if let Some(found) = outcome.broken.clone() {
+                next.store(chunks.len(), Ordering::Relaxed);
+                lock(&broken).get_or_insert(found);
+            }
+            lock(&done).push((at, outcome));
+        }
+    };
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // Where time is real, a world waits for half of it.
+    let threads = if cli.real { 2 * processors } else { processors };
+    std::thread::scope(|scope| -> Result<()> {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            worker
+                .join()
+                .expect("a worker reports, and does not panic")?;
+        }
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    let mut done = std::mem::take(&mut *lock(&done));
+    done.sort_by_key(|(at, _)| *at);
+    let mut hash = Sha256::new();
+    let (mut cases, mut steps, mut tally) = (0, 0, Tally::default());
+    for (_, outcome) in &done {
+        hash.update(outcome.hash);
+        cases += outcome.cases;
+        steps += outcome.steps;
+        tally += outcome.tally;
+    }
+    let hash = hex::encode(hash.finalize());
+    let figures = Figures::new(cases, steps, tally.calls, start.elapsed().as_secs_f64());
+    println!("seed {}: {figures}; journal {}", cli.seed, &hash[..16]);
+    println!("{} deaths, {} faults of commands", tally.deaths, tally.hits);
+    if cli.real {
+        return Ok((hash, lock(&broken).take()));
+    }
+    std::fs::create_dir_all(&cli.report)?;
+    let text = serde_json::to_vec_pretty(&figures)?;
+    std::fs::write(cli.report.join(FIGURES), text)?;
+    Ok((hash, lock(&broken).take()))
+}
+
+/// Tells what was found; true if nothing was.
+fn report(cli: &Cli, broken: Option<&Broken>) -> bool {
+    let Some(broken) = broken else {
+        return true;
+    };
+    let file = cli.report.join("failed.json");
+    let kept = std::fs::create_dir_all(&cli.report).and_then(|()| {
+        let text = serde_json::to_vec_pretty(&broken.steps).map_err(std::io::Error::other)?;
+        std::fs::write(&file, text)
+    });
+    println!("the journal of the shortest sequence that was found, its end:");
+    let tail = broken.journal.len().saturating_sub(60);
+    for line in &broken.journal[tail..] {
+        println!("  {line}");
+    }
+    println!("the sequence:\n{:#?}", broken.steps);
+    println!(
+        "seed {} (sequences {} and on); the sequence is in {}: play it with --replay, and keep it in {} when its bug is mended",
+        cli.seed,
+        broken.number,
+        kept.map_or_else(|error| error.to_string(), |()| file.display().to_string()),
+        cli.regressions.display()
+    );
+    eprintln!("{}", broken.reason);
+    false
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

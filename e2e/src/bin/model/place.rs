@@ -1,0 +1,133 @@
+//! Where sequences are played: each in a world of its own in memory, or one after the other in a world of processes.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::memory::Memory;
+use e2e::model::player::{Player, SECRET, Tally};
+use e2e::model::step::Step;
+use e2e::plane::Plane;
+use e2e::real::Real;
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::{Builder, Runtime};
+
+/// The longest that a sequence may take in a world of processes.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Where sequences are played.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// In this process, with a time of its own.
+    Memory,
+    /// On processes and block devices.
+    Real(Box<Stage>),
+}
+
+/// A world of processes, and what drives its wires.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    // Dropped first: its tasks need the runtime.
+    world: RefCell<Real>,
+    runtime: Runtime,
+}
+
+/// What came of a sequence.
+pub(crate) struct Played {
+    pub(crate) result: Result<(), String>,
+    pub(crate) hash: [u8; 32],
+    pub(crate) tally: Tally,
+    pub(crate) journal: Vec<String>,
+}
+
+impl Place {
+    /// Makes one.
+    pub(crate) fn open(real: bool) -> Result<Self> {
+        if !real {
+            return Ok(Self::Memory);
+        }
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let world = RefCell::new(runtime.block_on(Real::start())?);
+        Ok(Self::Real(Box::new(Stage { world, runtime })))
+    }
+
+    /// Plays a sequence, and keeps its journal if it fails, or if it shall be kept. `seen` counts the steps that are taken.
+    pub(crate) fn play(
+        &self,
+        steps: &[Step],
+        seen: Option<&AtomicUsize>,
+        keep: bool,
+    ) -> Result<Played> {
+        match self {
+            Self::Memory => {
+                let mut runtime = Builder::new_current_thread();
+                let runtime = runtime.enable_time().start_paused(true).build()?;
+                runtime.block_on(async {
+                    let mut world = Memory::start(steps.len() as u64).await?;
+                    let result = take(&mut world, steps, seen).await;
+                    let journal = world.journal().await?;
+                    let texts = world.texts();
+                    let quiet = silent(texts.iter().chain(&journal));
+                    let result = result.and_then(|tally| quiet.map(|()| tally));
+                    Ok(played(result, journal, keep))
+                })
+            }
+            Self::Real(stage) => {
+                let world = &mut *stage.world.borrow_mut();
+                stage.runtime.block_on(play_on(world, steps, seen, keep))
+            }
+        }
+    }
+}
+
+async fn play_on(
+    world: &mut Real,
+    steps: &[Step],
+    seen: Option<&AtomicUsize>,
+    keep: bool,
+) -> Result<Played> {
+    world.reset().await.context("making the world fresh")?;
+    let result = tokio::time::timeout(PATIENCE, take(world, steps, seen)).await;
+    let result = result.unwrap_or_else(|_| anyhow::bail!("it has no end in {PATIENCE:?}"));
+    let mut journal = world.journal().await?;
+    if keep || result.is_err() {
+        journal.extend(world.logs()?);
+    }
+    Ok(played(result, journal, keep))
+}
+
+/// No command, file or call tells a secret.
+fn silent<'a>(mut told: impl Iterator<Item = &'a String>) -> Result<()> {
+    let loud = told.find(|text| text.contains(SECRET));
+    ensure!(loud.is_none(), "a secret is told: {loud:?}");
+    Ok(())
+}
+
+fn played(result: Result<Tally>, journal: Vec<String>, keep: bool) -> Played {
+    let mut hash = Sha256::new();
+    for line in &journal {
+        hash.update(line);
+    }
+    let kept = keep || result.is_err();
+    Played {
+        tally: result.as_ref().copied().unwrap_or_default(),
+        result: result.map(drop).map_err(|error| format!("{error:#}")),
+        hash: hash.finalize().into(),
+        journal: if kept { journal } else { Vec::new() },
+    }
+}
+
+async fn take(world: &mut impl Plane, steps: &[Step], seen: Option<&AtomicUsize>) -> Result<Tally> {
+    let mut player = Player::start(world).await?;
+    for (number, step) in steps.iter().enumerate() {
+        if let Some(seen) = seen {
+            seen.fetch_add(1, Ordering::SeqCst);
+        }
+        player
+            .take(step)
+            .await
+            .with_context(|| format!("step {number}, {step:?}"))?;
+    }
+    player.end().await
+}

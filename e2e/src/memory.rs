@@ -1,0 +1,488 @@
+//! A whole world in this process: the shipped driver's services, dsm-sim without ports, and machines of the imagination.
+//! Time is tokio's and stands still while somebody works, so that a minute of waiting costs nothing and a run can be
+//! repeated byte for byte. It needs no root and leaves nothing but a folder in memory, which goes with it.
+
+mod gate;
+mod mortal;
+mod nas;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use driver::controller::Controller;
+use driver::dsm;
+use driver::dsm::client::{Account, Client, Password};
+use driver::dsm::credential::Refusals;
+use driver::host::fake::{Fake, Mounted};
+use driver::in_flight::InFlight;
+use driver::node::Node;
+use driver::volume::Bytes;
+use http::Method;
+use proto::csi::controller_client::ControllerClient;
+use proto::csi::controller_server::ControllerServer;
+use proto::csi::node_client::NodeClient;
+use proto::csi::node_server::NodeServer;
+use serde_json::{Value, json};
+use tonic::Status;
+
+use crate::life::{Content, Life};
+use crate::plane::{HostFault, LunSeen, MountSeen, NodeSeen, Plane, Process, Seen, When};
+use crate::plugin::{Csi, Line};
+use gate::Gate;
+use mortal::Mortal;
+use nas::Nas;
+
+const DRIVER: &str = "csi.synology.com";
+const NAS: &str = "nas1";
+const PORTAL: &str = "10.0.0.5:3260";
+const NODES: [&str; 2] = ["worker-0", "worker-1"];
+const CONTROLLERS: usize = 2;
+/// The driver's own default.
+const REPLACEMENT: Duration = Duration::from_secs(120);
+
+/// The password that the driver has for the NAS. It must not be seen anywhere.
+pub const PASSWORD: &str = "admin";
+
+/// A world in memory.
+#[derive(Debug)]
+pub struct Memory {
+    nas: Arc<Nas>,
+    machines: Vec<Fake>,
+    processes: BTreeMap<Process, Running>,
+    /// Effects and hits of processes that have died.
+    past: Vec<(Process, Arc<Mortal>)>,
+    password: String,
+    kubelets: Vec<PathBuf>,
+}
+
+/// A process in one of its lives.
+#[derive(Debug)]
+struct Running {
+    mortal: Arc<Mortal>,
+    line: Line,
+    /// Where its effects were counted from when a trip was set.
+    armed: Option<(usize, usize)>,
+}
+
+/// A CO in memory.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    controller: Line,
+    node: Line,
+    kubelet: PathBuf,
+    machine: Fake,
+}
+
+impl Csi for Seat {
+    fn controller(&self) -> ControllerClient<Line> {
+        ControllerClient::new(self.controller.clone())
+    }
+
+    fn node(&self) -> NodeClient<Line> {
+        NodeClient::new(self.node.clone())
+    }
+
+    fn folder(&self) -> &Path {
+        &self.kubelet
+    }
+
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        self.machine.make_dir(&path.to_string_lossy());
+        Ok(())
+    }
+}
+
+/// A folder in memory if this machine has one.
+fn scratch() -> PathBuf {
+    let shared = PathBuf::from("/dev/shm");
+    if shared.is_dir() {
+        shared
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+impl Memory {
+    /// A world with this luck. It needs a runtime of one thread whose time is paused.
+    ///
+    /// # Errors
+    /// There is no place for its files.
+    pub async fn start(seed: u64) -> Result<Self> {
+        let first = Fake::node("iqn.1993-08.org.debian:01:0");
+        let second = first.beside("iqn.1993-08.org.debian:01:1");
+        let machines = vec![first, second];
+        let nas = Arc::new(Nas::start(seed, machines.clone())?);
+        let kubelets = NODES.map(|name| PathBuf::from(format!("/{name}"))).to_vec();
+        let mut world = Self {
+            nas,
+            machines,
+            processes: BTreeMap::new(),
+            past: Vec::new(),
+            password: PASSWORD.to_owned(),
+            kubelets,
+        };
+        let controllers = (0..CONTROLLERS).map(Process::Controller);
+        for process in controllers.chain((0..NODES.len()).map(Process::Node)) {
+            world.restart(process).await?;
+        }
+        Ok(world)
+    }
+
+    fn controller(&self, number: usize, mortal: &Arc<Mortal>) -> Result<Line> {
+        let wire = nas::Line {
+            nas: self.nas.clone(),
+            mortal: mortal.clone(),
+        };
+        let name: driver::volume::NasName = NAS.parse().ok().context("a name")?;
+        let account = Account {
+            nas: name.clone(),
+            url: "http://nas.example:5000".to_owned(),
+            username: "admin".to_owned(),
+            password: Password::Given(self.password.clone().into()),
+        };
+        let refusals = self.nas.folder().join(format!("refused-{number}.json"));
+        let refusals = Arc::new(Refusals::open(Some(refusals))?);
+        let nas = dsm::Nas {
+            name,
+            aliases: vec![],
+            host: "nas.example".to_owned(),
+            portals: vec![PORTAL.parse().ok().context("a portal")?],
+            client: Client::over(Arc::new(wire), account, refusals),
+        };
+        let service = Controller::new(DRIVER.to_owned(), vec![nas], InFlight::default());
+        let server = ControllerServer::new(service);
+        Ok(self.line(server, mortal))
+    }
+
+    async fn node(&self, number: usize, mortal: &Arc<Mortal>) -> Line {
+        let host = Gate {
+            machine: self.machines[number].clone(),
+            mortal: mortal.clone(),
+        };
+        let node = Node::new(
+            host,
+            NODES[number].to_owned(),
+            DRIVER.to_owned(),
+            REPLACEMENT,
+            InFlight::default(),
+        );
+        tokio::select! {
+            () = node.sweep() => {}
+            () = mortal.death() => {}
+        }
+        self.line(NodeServer::new(node), mortal)
+    }
+
+    /// A line to a service of a process: cut when the process dies.
+    fn line<S>(&self, service: S, mortal: &Arc<Mortal>) -> Line
+    where
+        S: tower::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<tonic::body::Body>,
+                Error = std::convert::Infallible,
+            > + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+    {
+        let (mortal, nas) = (mortal.clone(), self.nas.clone());
+        Line::new(tower::service_fn(move |request| {
+            let (mut service, mortal, nas) = (service.clone(), mortal.clone(), nas.clone());
+            async move {
+                // What was done on the NAS without anybody waiting for it is seen by all.
+                nas.export()
+                    .await
+                    .map_err(|error| Status::internal(error.to_string()))?;
+                tokio::select! {
+                    biased;
+                    () = mortal.death() => Err(Status::unavailable("the process has died")),
+                    Ok(answer) = service.call(request) => Ok(answer),
+                }
+            }
+        }))
+    }
+
+    fn running(&self, process: Process) -> &Running {
+        &self.processes[&process]
+    }
+
+    fn machine_sees(&self, number: usize) -> NodeSeen {
+        let seen = self.machines[number].seen();
+        let mount = |mounted: Mounted| MountSeen {
+            uuid: mounted.serial,
+            raw: mounted.raw,
+            readonly: mounted.readonly,
+        };
+        let kubelet = format!("{}/kubelet/", self.kubelets[number].display());
+        // The kubelet makes a directory for each volume, and the staging path in it.
+        let is_drivers = |path: &String| {
+            let inside = path.strip_prefix(&kubelet).unwrap_or_default();
+            let part = inside.split_once('/').map(|(_, part)| part);
+            part.is_some_and(|part| part != "staging")
+        };
+        NodeSeen {
+            sessions: seen.sessions,
+            records: seen.records,
+            disks: seen
+                .disks
+                .into_iter()
+                .map(|(uuid, size)| (uuid, size.0))
+                .collect(),
+            mount_count: seen.mount_count,
+            mounts: seen
+                .mounts
+                .into_iter()
+                .map(|(point, mounted)| (point, mount(mounted)))
+                .collect(),
+            paths: seen.paths.into_iter().filter(is_drivers).collect(),
+        }
+    }
+
+    /// Everything that may have been written down somewhere: whoever looks for secrets looks here.
+    pub fn texts(&self) -> Vec<String> {
+        let commands = self.machines.iter().flat_map(Fake::commands);
+        let files = self.machines.iter().flat_map(Fake::texts);
+        commands.chain(files).collect()
+    }
+}
+
+impl Plane for Memory {
+    type Seat = Seat;
+
+    fn seat(&self, controller: usize, node: usize) -> Seat {
+        Seat {
+            controller: self.running(Process::Controller(controller)).line.clone(),
+            node: self.running(Process::Node(node)).line.clone(),
+            kubelet: self.kubelets[node].clone(),
+            machine: self.machines[node].clone(),
+        }
+    }
+
+    fn nodes(&self) -> usize {
+        NODES.len()
+    }
+
+    fn grows_mounted(&self, _: &str) -> bool {
+        true
+    }
+
+    async fn see(&self) -> Result<Seen> {
+        nas::settle().await;
+        let state = self.nas.state().await?;
+        let mut seen = Seen::of_nas(&state);
+        seen.nodes = (0..NODES.len())
+            .map(|number| self.machine_sees(number))
+            .collect();
+        Ok(seen)
+    }
+
+    fn fills(&self, life: &Life, node: usize, size: u64) -> Result<bool> {
+        let Content::Fs(fs) = life.content else {
+            return Ok(true);
+        };
+        let found = self.machines[node].file_system(life.uuid(), Bytes(size));
+        let (kind, _, fills) = found.context("there is no file system")?;
+        ensure!(kind.as_str() == fs, "it is {kind} and not {fs}");
+        Ok(fills)
+    }
+
+    fn write(&self, life: &Life, node: usize, data: u64) -> Result<()> {
+        let target = life.target.to_string_lossy();
+        ensure!(
+            self.machines[node].write_data(&target, data),
+            "nothing can be written at {target}"
+        );
+        Ok(())
+    }
+
+    fn read(&self, life: &Life, node: usize) -> Result<u64> {
+        let target = life.target.to_string_lossy();
+        self.machines[node]
+            .read_data(&target)
+            .with_context(|| format!("nothing can be read at {target}"))
+    }
+
+    fn scribble(&self, life: &Life) -> Result<()> {
+        self.machines[0].scribble(life.uuid());
+        Ok(())
+    }
+
+    fn is_scribbled(&self, life: &Life) -> Result<bool> {
+        Ok(self.machines[0].is_scribbled(life.uuid()))
+    }
+
+    async fn disguise(&mut self, life: &Life, on: bool) -> Result<bool> {
+        self.nas.disguise(life.uuid(), on);
+        self.nas.export().await?;
+        Ok(true)
+    }
+
+    fn is_disguise_untouched(&self, _: &Life) -> Result<bool> {
+        Ok(self.machines[0].is_blank(nas::STRANGER))
+    }
+
+    fn set_password(&mut self, password: &str) -> Result<()> {
+        password.clone_into(&mut self.password);
+        Ok(())
+    }
+
+    async fn refused_logins(&self) -> Result<usize> {
+        let journal = self.nas.journal();
+        // Whose answer was lost, the driver cannot know of.
+        let refused = |line: &&String| line.contains("Auth.login") && line.ends_with("Some(400) ");
+        Ok(journal.iter().filter(refused).count())
+    }
+
+    async fn restart(&mut self, process: Process) -> Result<()> {
+        if let Some(old) = self.processes.remove(&process) {
+            old.mortal.die();
+            self.past.push((process, old.mortal));
+        }
+        let mortal = Arc::new(Mortal::born());
+        let line = match process {
+            Process::Controller(number) => self.controller(number, &mortal)?,
+            Process::Node(number) => self.node(number, &mortal).await,
+        };
+        let armed = None;
+        self.processes.insert(
+            process,
+            Running {
+                mortal,
+                line,
+                armed,
+            },
+        );
+        Ok(())
+    }
+
+    fn dead(&self) -> Vec<Process> {
+        let dead = self
+            .processes
+            .iter()
+            .filter(|(_, running)| running.mortal.is_dead());
+        dead.map(|(process, _)| *process).collect()
+    }
+
+    async fn trip(&mut self, process: Process, nth: usize, when: When) -> Result<()> {
+        let running = self.processes.get_mut(&process).context("it never lived")?;
+        running.armed = Some((running.mortal.effects().len(), nth));
+        running.mortal.trip(nth, when);
+        Ok(())
+    }
+
+    async fn tripped(&mut self, process: Process) -> Result<Option<String>> {
+        let running = self.processes.get_mut(&process).context("it never lived")?;
+        let Some((before, nth)) = running.armed.take() else {
+            return Ok(None);
+        };
+        let met = running.mortal.effects().get(before + nth - 1).cloned();
+        if met.is_none() {
+            running.mortal.clear();
+        }
+        Ok(met)
+    }
+
+    async fn reboot(&mut self, node: usize) -> Result<()> {
+        if let Some(running) = self.processes.get(&Process::Node(node)) {
+            running.mortal.die();
+        }
+        self.machines[node].reboot();
+        self.restart(Process::Node(node)).await
+    }
+
+    async fn restart_nas(&mut self, loading: Option<&str>) -> Result<()> {
+        self.nas.restart()?;
+        if let Some(loading) = loading {
+            self.knob("/boot", json!({"loading": loading, "for_ms": 5000}))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn knob(&self, path: &str, body: Value) -> Result<Value> {
+        Ok(self.nas.control(Method::POST, path, &body).await?)
+    }
+
+    async fn patch(&self, path: &str, body: Value) -> Result<Value> {
+        Ok(self.nas.control(Method::PATCH, path, &body).await?)
+    }
+
+    fn let_grow_mounted(&mut self, allowed: bool) -> bool {
+        for machine in &self.machines {
+            machine.set_capable(allowed);
+        }
+        true
+    }
+
+    fn plant(&mut self, node: usize, fault: HostFault) -> Result<()> {
+        self.running(Process::Node(node)).mortal.plant(fault);
+        Ok(())
+    }
+
+    async fn clear(&mut self) -> Result<()> {
+        for running in self.processes.values() {
+            running.mortal.clear();
+        }
+        self.nas
+            .control(Method::DELETE, "/faults", &json!(null))
+            .await?;
+        Ok(())
+    }
+
+    fn hits(&self) -> Result<usize> {
+        let now = self.processes.values().map(|running| &running.mortal);
+        let all = now.chain(self.past.iter().map(|(_, mortal)| mortal));
+        Ok(all.map(|mortal| mortal.hits()).sum())
+    }
+
+    async fn pause(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    async fn journal(&self) -> Result<Vec<String>> {
+        let mut lines = self.nas.journal();
+        for (machine, name) in self.machines.iter().zip(NODES) {
+            let commands = machine.commands();
+            lines.extend(commands.iter().map(|line| format!("{name}: {line}")));
+        }
+        Ok(lines)
+    }
+
+    fn kubelet(&self, node: usize) -> &Path {
+        &self.kubelets[node]
+    }
+}
+
+impl Seen {
+    /// The NAS's half, from dsm-sim's state.
+    pub fn of_nas(state: &Value) -> Self {
+        let rows = |name: &str| state[name].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let lun = |lun: &Value| LunSeen {
+            name: text(&lun["name"]),
+            size: lun["size"].as_u64().unwrap_or_default(),
+            ours: text(&lun["description"]).starts_with(DRIVER),
+        };
+        let mapped = |target: &Value| {
+            let luns = target["mapped_luns"].as_array().cloned();
+            let luns = luns.unwrap_or_default();
+            luns.iter().map(|lun| text(&lun["lun_uuid"])).collect()
+        };
+        Self {
+            luns: rows("luns")
+                .iter()
+                .map(|row| (text(&row["uuid"]), lun(row)))
+                .collect(),
+            targets: rows("targets")
+                .iter()
+                .map(|row| (text(&row["iqn"]), mapped(row)))
+                .collect(),
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The host of one process: the machine of the imagination behind a gate that counts effects, lets the process die at one
+//! of them, and lets commands end as a fault says.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use driver::host::fake::Fake;
+use driver::host::{Cmd, Exit, Host, HostError, Space, Span, Stat, Via};
+use secrecy::SecretString;
+
+use super::mortal::Mortal;
+use crate::plane::Failing;
+
+/// The file system calls that a fault can name.
+const FILES: &str = "files";
+
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    pub(super) machine: Fake,
+    pub(super) mortal: Arc<Mortal>,
+}
+
+/// What nobody's parser was made for.
+const GARBAGE: &str = "\u{fffd}\u{7}%$ blocks= size TYPE 0x00\n\n=\n";
+
+fn failed(what: &str) -> HostError {
+    HostError::Io {
+        doing: format!("{what}, which a fault was asked for"),
+        source: io::Error::from(io::ErrorKind::Other),
+    }
+}
+
+impl Gate {
+    async fn command(&self, cmd: &Cmd) -> Result<Exit, HostError> {
+        let text = cmd.to_string();
+        let Some(fault) = self.mortal.fault_of(&text) else {
+            return self.machine.run(cmd.clone()).await;
+        };
+        let late = || HostError::Overran {
+            what: text.clone(),
+            limit: cmd.deadline,
+        };
+        match fault.failing {
+            Failing::Fails => Ok(Exit {
+                status: 1,
+                stderr: "it fails, as a fault says".to_owned(),
+                ..Exit::default()
+            }),
+            Failing::FailsAfterwards => {
+                let done = self.machine.run(cmd.clone()).await?;
+                Ok(Exit { status: 1, ..done })
+            }
+            Failing::Hangs => {
+                tokio::time::sleep(cmd.deadline).await;
+                Err(late())
+            }
+            Failing::HangsAfterwards => {
+                self.machine.run(cmd.clone()).await?;
+                tokio::time::sleep(cmd.deadline).await;
+                Err(late())
+            }
+            Failing::SaysGarbage => Ok(Exit {
+                stdout: GARBAGE.to_owned(),
+                ..self.machine.run(cmd.clone()).await?
+            }),
+            Failing::DoesNothing => Ok(Exit::default()),
+        }
+    }
+
+    /// A system call that changes something.
+    async fn change(
+        &self,
+        name: String,
+        act: impl Future<Output = Result<(), HostError>>,
+    ) -> Result<(), HostError> {
+        let fault = self
+            .mortal
+            .fault_of(&name)
+            .or_else(|| self.mortal.fault_of(FILES));
+        let act = async {
+            match fault.map(|fault| fault.failing) {
+                None => act.await,
+                // The kernel may take a word and do nothing; of files and disks it does not lie.
+                Some(Failing::DoesNothing) if name.starts_with("echo") => Ok(()),
+                Some(Failing::FailsAfterwards | Failing::HangsAfterwards) => {
+                    act.await?;
+                    Err(failed(&name))
+                }
+                Some(
+                    Failing::Fails | Failing::Hangs | Failing::SaysGarbage | Failing::DoesNothing,
+                ) => Err(failed(&name)),
+            }
+        };
+        self.mortal.effect(name.clone(), act, || {}).await
+    }
+}
+
+impl Host for Gate {
+    async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
+        let begin = || self.machine.begin(&cmd);
+        self.mortal
+            .effect(cmd.to_string(), self.command(&cmd), begin)
+            .await
+    }
+
+    fn has(&self, program: &str) -> bool {
+        self.machine.has(program)
+    }
+
+    async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
+        self.mortal.look(self.machine.read(path)).await
+    }
+
+    async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
+        self.mortal.look(self.machine.list(path)).await
+    }
+
+    async fn stat(&self, path: &str) -> Result<Stat, HostError> {
+        self.mortal.look(self.machine.stat(path)).await
+    }
+
+    async fn resolve(&self, path: &str) -> Result<String, HostError> {
+        self.mortal.look(self.machine.resolve(path)).await
+    }
+
+    async fn read_device(&self, device: &str, span: Span, via: Via) -> Result<Vec<u8>, HostError> {
+        self.mortal
+            .look(self.machine.read_device(device, span, via))
+            .await
+    }
+
+    async fn write_device(
+        &self,
+        device: &str,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> Result<(), HostError> {
+        let act = self.machine.write_device(device, offset, data);
+        self.change(format!("write {device} at {offset}"), act)
+            .await
+    }
+
+    async fn opens(&self, device: &str) -> Result<bool, HostError> {
+        self.mortal.look(self.machine.opens(device)).await
+    }
+
+    async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
+        self.mortal.look(self.machine.is_claimed(device)).await
+    }
+
+    async fn space(&self, path: &str) -> Result<Space, HostError> {
+        self.mortal.look(self.machine.space(path)).await
+    }
+
+    async fn create_dir(&self, path: &str) -> Result<(), HostError> {
+        self.change(format!("mkdir {path}"), self.machine.create_dir(path))
+            .await
+    }
+
+    async fn create_file(&self, path: &str) -> Result<(), HostError> {
+        self.change(format!("touch {path}"), self.machine.create_file(path))
+            .await
+    }
+
+    async fn remove_dir(&self, path: &str) -> Result<(), HostError> {
+        self.change(format!("rmdir {path}"), self.machine.remove_dir(path))
+            .await
+    }
+
+    async fn remove_file(&self, path: &str) -> Result<(), HostError> {
+        self.change(format!("rm {path}"), self.machine.remove_file(path))
+            .await
+    }
+
+    async fn replace_file(
+        &self,
+        path: &str,
+        aside: &str,
+        text: SecretString,
+    ) -> Result<(), HostError> {
+        let act = self.machine.replace_file(path, aside, text);
+        self.change(format!("replace {path}"), act).await
+    }
+
+    async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
+        let act = self.machine.write_attribute(path, text);
+        self.change(format!("echo {text} > {path}"), act).await
+    }
+
+    async fn pause(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+}

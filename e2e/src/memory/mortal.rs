@@ -1,0 +1,159 @@
+//! A process that can die: at any of its effects, before it or after it. What has died does nothing any more, and whoever
+//! waits for it learns that.
+
+use std::future::{Future, pending};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::plane::{HostFault, When};
+
+/// One life of one process of the driver.
+#[derive(Debug)]
+pub(super) struct Mortal {
+    inner: Mutex<Inner>,
+    dead: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The effects so far, in words.
+    effects: Vec<String>,
+    /// The process dies at this one, counted like `effects`.
+    trip: Option<(usize, When)>,
+    faults: Vec<HostFault>,
+    /// Faults of the host that were met.
+    hits: usize,
+}
+
+impl Mortal {
+    pub(super) fn born() -> Self {
+        Self {
+            inner: Mutex::default(),
+            dead: watch::Sender::new(false),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn die(&self) {
+        self.dead.send_replace(true);
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        *self.dead.borrow()
+    }
+
+    /// Waits for the end.
+    pub(super) async fn death(&self) {
+        // The sender lives in `self`, so this ends with a death.
+        let _ = self.dead.subscribe().wait_for(|dead| *dead).await;
+    }
+
+    /// Lets the process die at its `nth` effect from now; the first is 1.
+    pub(super) fn trip(&self, nth: usize, when: When) {
+        let mut inner = self.inner();
+        inner.trip = Some((inner.effects.len() + nth, when));
+    }
+
+    pub(super) fn effects(&self) -> Vec<String> {
+        self.inner().effects.clone()
+    }
+
+    pub(super) fn hits(&self) -> usize {
+        self.inner().hits
+    }
+
+    pub(super) fn plant(&self, fault: HostFault) {
+        self.inner().faults.push(fault);
+    }
+
+    pub(super) fn clear(&self) {
+        let mut inner = self.inner();
+        inner.faults.clear();
+        inner.trip = None;
+    }
+
+    /// The fault that hits this command, which is then used up by one.
+    pub(super) fn fault_of(&self, command: &str) -> Option<HostFault> {
+        let mut inner = self.inner();
+        let meant = |fault: &HostFault| command.contains(&fault.command);
+        let at = inner.faults.iter().position(meant)?;
+        inner.hits += 1;
+        let fault = inner.faults[at].clone();
+        if fault.times == 1 {
+            inner.faults.remove(at);
+        } else {
+            inner.faults[at].times = fault.times.saturating_sub(1);
+        }
+        Some(fault)
+    }
+
+    /// Does something to the world, unless the process is dead or dies of it.
+    pub(super) async fn effect<T>(
+        &self,
+        name: String,
+        effect: impl Future<Output = T>,
+        begin: impl FnOnce(),
+    ) -> T {
+        let (due, number) = {
+            let mut inner = self.inner();
+            if !self.is_dead() {
+                inner.effects.push(name);
+            }
+            let now = inner.effects.len();
+            let due = inner
+                .trip
+                .filter(|(at, _)| *at == now)
+                .map(|(_, when)| when);
+            if due.is_some() {
+                inner.trip = None;
+            }
+            (due, now)
+        };
+        match due {
+            Some(When::Before) => self.die(),
+            Some(When::During) => {
+                begin();
+                self.die();
+            }
+            Some(When::After) | None => {}
+        }
+        if self.is_dead() {
+            return pending().await;
+        }
+        let lasting = async {
+            // Others come in between, before it and after it.
+            tokio::time::sleep(span(number)).await;
+            let done = effect.await;
+            tokio::time::sleep(span(number + 1)).await;
+            done
+        };
+        let done = tokio::select! {
+            biased;
+            () = self.death() => pending().await,
+            done = lasting => done,
+        };
+        if due == Some(When::After) {
+            self.die();
+            return pending().await;
+        }
+        done
+    }
+
+    /// Looks at the world, which a dead process does not.
+    pub(super) async fn look<T>(&self, look: impl Future<Output = T>) -> T {
+        if self.is_dead() {
+            return pending().await;
+        }
+        look.await
+    }
+}
+
+/// How long a half of the nth effect takes: never the same as its neighbours, and always the same again.
+fn span(number: usize) -> Duration {
+    Duration::from_micros((number as u64 * 7_919) % 9_973)
+}

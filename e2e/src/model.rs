@@ -1,0 +1,21 @@
+//! The model: what a CO may rely upon, whatever sequence of calls and mishaps comes.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`book`] | PURE: volumes as the CO believes them to be, and what each call must come to |
+//! | [`step`] | PURE: what can happen, how often, and how a sequence is made |
+//! | [`player`] | EFFECT: takes steps on a [`Plane`](crate::plane::Plane), and repeats calls as a CO does |
+//! | [`detour`] | PURE: other calls in the place of those that a plane cannot have |
+//! | [`ordeal`] | EFFECT: steps that are stories of their own |
+//! | [`figures`] | PURE: how fast it was |
+//! | [`judge`] | PURE: compares the book with what is seen |
+//!
+//! A sequence is the same for every plane, and a value: one that found a bug is kept as JSON in `e2e/regressions`.
+
+pub mod book;
+mod detour;
+pub mod figures;
+pub mod judge;
+mod ordeal;
+pub mod player;
+pub mod step;

@@ -1,0 +1,34 @@
+//! What a CO does where a plane cannot do all that a NAS and its nodes can. Nothing is left out: what is grown the one way
+//! instead of the other is judged the same.
+
+use super::player::Player;
+use super::step::Act;
+use crate::life::Content;
+use crate::plane::Plane;
+
+impl<P: Plane> Player<'_, P> {
+    /// What has to be done before a call that grows a file system, on a plane where it cannot be grown while it is mounted:
+    /// it is unmounted and mounted again, which grows it too, and the call itself finds nothing to do.
+    pub(super) fn instead(&self, volume: u8, act: Act) -> Vec<Act> {
+        let Some(known) = self.book.volumes.get(&volume) else {
+            return Vec::new();
+        };
+        let grows = act == Act::ExpandNode && known.shown || act == Act::Stage && known.staged;
+        let Content::Fs(fs) = known.kind.content() else {
+            return Vec::new();
+        };
+        if !grows || known.promised == known.size || self.plane.grows_mounted(fs) {
+            return Vec::new();
+        }
+        let show = if known.readonly {
+            Act::ShowReadonly
+        } else {
+            Act::Show
+        };
+        if known.shown {
+            vec![Act::Hide, Act::Unstage, Act::Stage, show]
+        } else {
+            vec![Act::Unstage, Act::Stage]
+        }
+    }
+}

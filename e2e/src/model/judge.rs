@@ -1,0 +1,201 @@
+//! Compares the book with what is seen. Pure, but for what only the plane can tell of a file system and its data.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Result, ensure};
+
+use super::book::{Book, Volume};
+use super::step::Kind;
+use crate::life::{Content, Life};
+use crate::plane::{MountSeen, NodeSeen, Plane, Seen};
+
+/// Everything must be as the book has it, and nothing may be that no volume explains.
+///
+/// # Errors
+/// What is not.
+pub fn judge(
+    book: &Book,
+    lives: &BTreeMap<u8, Life>,
+    foreign: &Seen,
+    node_ids: &[String],
+    plane: &impl Plane,
+    seen: &Seen,
+) -> Result<()> {
+    let known: Vec<(&Volume, &Life)> = book
+        .volumes
+        .iter()
+        .filter_map(|(number, volume)| Some((volume, lives.get(number)?)))
+        .collect();
+    luns(&known, foreign, seen)?;
+    targets(&known, foreign, node_ids, seen)?;
+    for (volume, life) in known.iter().filter(|(volume, _)| volume.scribbled) {
+        let kept = volume.kind == Kind::Raw || plane.is_scribbled(life)?;
+        ensure!(
+            kept,
+            "{}: what somebody had written to its LUN is gone",
+            life.name
+        );
+    }
+    for (number, node) in seen.nodes.iter().enumerate() {
+        let here: Vec<(&Volume, &Life)> = known
+            .iter()
+            .filter(|(volume, _)| volume.published == Some(number))
+            .copied()
+            .collect();
+        on_node(&here, &node_ids[number], node, number)?;
+        for (volume, life) in here {
+            if volume.staged {
+                grown(volume, life, node, number, plane)?;
+            }
+            if let (true, Some(data)) = (volume.shown, volume.data) {
+                let read = plane.read(life, number)?;
+                ensure!(
+                    read == data,
+                    "{}: {read} is read where {data} was written",
+                    life.name
+                );
+            }
+        }
+    }
+    ensure!(seen.rest.is_empty(), "left: {}", seen.rest.join(", "));
+    Ok(())
+}
+
+/// What there is of volumes once all of them are gone, in words.
+pub fn leftovers(foreign: &Seen, seen: &Seen) -> Vec<String> {
+    let mut left: Vec<String> = seen.rest.clone();
+    let luns = seen
+        .luns
+        .iter()
+        .filter(|(uuid, _)| !foreign.luns.contains_key(*uuid));
+    left.extend(luns.map(|(uuid, lun)| format!("LUN {} ({uuid})", lun.name)));
+    let targets = seen
+        .targets
+        .keys()
+        .filter(|iqn| !foreign.targets.contains_key(*iqn));
+    left.extend(targets.map(|iqn| format!("target {iqn}")));
+    for (number, node) in seen.nodes.iter().enumerate() {
+        let on = |what: &str, name: &str| format!("{what} {name} of node {number}");
+        left.extend(node.sessions.iter().map(|iqn| on("session", iqn)));
+        left.extend(node.records.iter().map(|iqn| on("record", iqn)));
+        left.extend(node.disks.keys().map(|uuid| on("disk", uuid)));
+        left.extend(node.mounts.keys().map(|point| on("mount", point)));
+        left.extend(node.paths.iter().map(|path| on("path", path)));
+        if node.mount_count > node.mounts.len() {
+            left.push(on("mounts that are hidden", &node.mount_count.to_string()));
+        }
+    }
+    left
+}
+
+fn luns(known: &[(&Volume, &Life)], foreign: &Seen, seen: &Seen) -> Result<()> {
+    let sizes = |seen: &Seen, ours: bool| -> BTreeMap<String, u64> {
+        let luns = seen.luns.iter().filter(|(_, lun)| lun.ours == ours);
+        luns.map(|(uuid, lun)| (uuid.clone(), lun.size)).collect()
+    };
+    let wanted: BTreeMap<String, u64> = known
+        .iter()
+        .map(|(volume, life)| (life.uuid().to_owned(), volume.size.unsigned_abs()))
+        .collect();
+    let ours = sizes(seen, true);
+    ensure!(
+        ours == wanted,
+        "LUNs of ours are {ours:?}, volumes {wanted:?}"
+    );
+    let (before, now) = (sizes(foreign, false), sizes(seen, false));
+    ensure!(before == now, "LUNs of others were {before:?}, are {now:?}");
+    Ok(())
+}
+
+fn targets(
+    known: &[(&Volume, &Life)],
+    foreign: &Seen,
+    node_ids: &[String],
+    seen: &Seen,
+) -> Result<()> {
+    let published = known.iter().filter_map(|(volume, life)| {
+        let iqn = Seen::iqn(life.uuid(), &node_ids[volume.published?]);
+        Some((iqn, vec![life.uuid().to_owned()]))
+    });
+    let mut wanted: BTreeMap<String, Vec<String>> = published.collect();
+    wanted.extend(foreign.targets.clone());
+    ensure!(
+        seen.targets == wanted,
+        "targets are {:?}, publications {wanted:?}",
+        seen.targets
+    );
+    Ok(())
+}
+
+fn on_node(here: &[(&Volume, &Life)], node_id: &str, node: &NodeSeen, number: usize) -> Result<()> {
+    let staged = || here.iter().filter(|(volume, _)| volume.staged);
+    let wanted: BTreeSet<String> = staged()
+        .map(|(_, life)| Seen::iqn(life.uuid(), node_id))
+        .collect();
+    let mut sessions = node.sessions.clone();
+    sessions.sort_unstable();
+    ensure!(
+        sessions.iter().eq(wanted.iter()),
+        "sessions of node {number} are {sessions:?}, staged is {wanted:?}"
+    );
+    ensure!(
+        node.records == wanted,
+        "records of node {number} are {:?}, staged is {wanted:?}",
+        node.records
+    );
+    let mut mounts = BTreeMap::new();
+    let mut paths = BTreeSet::new();
+    for (volume, life) in here {
+        let shown = MountSeen {
+            uuid: Some(life.uuid().to_owned()),
+            raw: life.content == Content::Block,
+            readonly: false,
+        };
+        let target = life.target.to_string_lossy().into_owned();
+        if volume.staged && life.content != Content::Block {
+            mounts.insert(life.staging.to_string_lossy().into_owned(), shown.clone());
+        }
+        if volume.shown {
+            let readonly = volume.readonly;
+            mounts.insert(target.clone(), MountSeen { readonly, ..shown });
+        }
+        if volume.shown || volume.stale {
+            paths.insert(target);
+        }
+    }
+    ensure!(
+        node.mounts == mounts && node.mount_count == mounts.len(),
+        "mounts of node {number} are {} in all, {:?}; should be {mounts:?}",
+        node.mount_count,
+        node.mounts
+    );
+    ensure!(
+        node.paths == paths,
+        "paths of node {number} are {:?}, should be {paths:?}",
+        node.paths
+    );
+    Ok(())
+}
+
+/// The device has what was promised, and no more than there is; its file system fills it that far.
+fn grown(
+    volume: &Volume,
+    life: &Life,
+    node: &NodeSeen,
+    number: usize,
+    plane: &impl Plane,
+) -> Result<()> {
+    let (promised, size) = (volume.promised.unsigned_abs(), volume.size.unsigned_abs());
+    let disk = node.disks.get(life.uuid()).copied().unwrap_or_default();
+    ensure!(
+        (promised..=size).contains(&disk),
+        "{}: the device on node {number} has {disk} bytes, promised are {promised}, the LUN has {size}",
+        life.name
+    );
+    ensure!(
+        plane.fills(life, number, promised)?,
+        "{}: the file system on node {number} does not fill the {promised} bytes that were promised",
+        life.name
+    );
+    Ok(())
+}

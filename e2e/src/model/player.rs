@@ -1,0 +1,568 @@
+//! Takes steps on a plane, and repeats calls as a CO does: until they have come to what is due.
+
+mod single;
+
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use proto::csi;
+use serde_json::json;
+use tonic::{Code, Status};
+
+use super::book::{Book, Due};
+use super::judge::judge;
+use super::step::{Act, How, Mishap, Step};
+use crate::life::{Life, create_request};
+use crate::plane::{HostFault, Plane, Process, Seen};
+use crate::plugin::Csi;
+use crate::{GIB, MIB};
+
+/// Far more tries than there are mishaps in a sequence.
+pub(super) const TRIES: usize = 60;
+/// Between the first two of them; it doubles as a sidecar's does, up to a minute.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
+/// Nothing that was begun is still under way after this.
+const SETTLED: Duration = Duration::from_secs(300);
+const NEVER_MADE: &str = "nas1/00000000-0000-4000-8000-000000000000";
+/// LUNs of somebody else's; the last has the name that the driver would choose for `pvc-9`.
+const FOREIGN: [&str; 3] = ["finance", "csi-not-ours", "csi-pvc-9"];
+/// More than a NAS of a plane has.
+const BEYOND: i64 = 4 << 40;
+/// The CHAP password of every publication of volume 1. It must not be seen anywhere but in records and at the NAS.
+pub const SECRET: &str = "planted-chap";
+
+/// What was answered; equal answers are equal promises.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Answer {
+    Volume(csi::Volume),
+    Size(i64),
+    Context(BTreeMap<String, String>),
+    Done,
+}
+
+/// What a sequence came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// CSI calls, repetitions included.
+    pub calls: usize,
+    /// Processes that have died of one of their effects.
+    pub deaths: usize,
+    /// Faults of commands that were met.
+    pub hits: usize,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.deaths += other.deaths;
+        self.hits += other.hits;
+    }
+}
+
+/// A CO that keeps a book.
+#[derive(Debug)]
+pub struct Player<'a, P> {
+    pub(super) plane: &'a mut P,
+    pub(super) book: Book,
+    /// Also of volumes that are gone.
+    pub(super) lives: BTreeMap<u8, Life>,
+    /// How often the password was changed.
+    pub(super) rotations: u32,
+    pub(super) foreign: Seen,
+    pub(super) node_ids: Vec<String>,
+    /// Two calls were made at a time, and only one of them is in the book yet.
+    beside: bool,
+    /// What the driver has said of its failures.
+    pub(super) said: Vec<String>,
+    tally: Tally,
+}
+
+impl<'a, P: Plane> Player<'a, P> {
+    /// Takes its seat at a fresh plane.
+    ///
+    /// # Errors
+    /// The plane is not in order.
+    pub async fn start(plane: &'a mut P) -> Result<Self> {
+        for name in FOREIGN {
+            let lun = json!({"name": name, "size": 3 * GIB});
+            plane.knob("/luns", lun).await?;
+        }
+        let mut node_ids = Vec::new();
+        for node in 0..plane.nodes() {
+            let info = csi::NodeGetInfoRequest {};
+            let answer = plane.seat(0, node).node().node_get_info(info).await?;
+            node_ids.push(answer.into_inner().node_id);
+        }
+        let foreign = plane.see().await?;
+        Ok(Self {
+            plane,
+            book: Book::default(),
+            lives: BTreeMap::new(),
+            rotations: 0,
+            foreign,
+            node_ids,
+            beside: false,
+            said: Vec::new(),
+            tally: Tally::default(),
+        })
+    }
+
+    /// Takes a step, and looks at everything.
+    ///
+    /// # Errors
+    /// A property does not hold.
+    pub async fn take(&mut self, step: &Step) -> Result<()> {
+        let acts = self.book.acts(step);
+        if let Step::GrowBeside { volume, mib, act } = step {
+            self.beside(*volume, *mib, *act).await?;
+            self.beside = true;
+        }
+        for (volume, act) in acts {
+            let (how, controller) = if let Step::Call {
+                how, controller, ..
+            } = step
+            {
+                (*how, *controller)
+            } else {
+                (How::Once, 0)
+            };
+            self.settle(volume, act, how, controller, TRIES)
+                .await
+                .with_context(|| format!("{act:?}"))?;
+        }
+        self.beside = false;
+        match step {
+            Step::Write { volume } => self.write(*volume)?,
+            Step::Fence { volume } => self.fence(*volume).await?,
+            Step::Race { volume } => self.race(*volume).await?,
+            Step::Mishap(mishap) => self.arrange(mishap).await?,
+            Step::Restart { node } => self.plane.restart(process(*node)).await?,
+            Step::Reboot { node } => {
+                self.plane.reboot(*node).await?;
+                self.book.take(step);
+            }
+            Step::RestartNas { loading } => self.plane.restart_nas(loading.as_deref()).await?,
+            Step::List => self.list(TRIES).await?,
+            Step::Expire => {
+                self.plane.knob("/sessions/expire", json!({})).await?;
+            }
+            Step::Scribble { volume } => self.scribble(*volume)?,
+            Step::Disguise { volume } => self.disguise(*volume).await?,
+            Step::Trespass { call } => self.trespass(*call).await?,
+            Step::Rotate => self.rotate().await?,
+            Step::Call { .. }
+            | Step::Attach { .. }
+            | Step::Detach { .. }
+            | Step::Grow { .. }
+            | Step::GrowBeside { .. } => {}
+        }
+        self.look().await
+    }
+
+    /// Everything must be as the book has it.
+    ///
+    /// # Errors
+    /// It is not.
+    pub async fn look(&self) -> Result<()> {
+        let seen = self.plane.see().await?;
+        judge(
+            &self.book,
+            &self.lives,
+            &self.foreign,
+            &self.node_ids,
+            self.plane,
+            &seen,
+        )
+    }
+
+    /// Without faults everything is answered after at most one repetition; then all is taken away, and nothing is left.
+    ///
+    /// # Errors
+    /// A property does not hold.
+    pub async fn end(mut self) -> Result<Tally> {
+        self.plane.clear().await?;
+        self.revive().await?;
+        self.plane.pause(SETTLED).await;
+        self.list(2).await?;
+        self.take_away().await?;
+        self.look().await.context("in the end")?;
+        let told = self.said.iter().find(|text| text.contains(SECRET));
+        ensure!(told.is_none(), "a secret is told: {told:?}");
+        self.tally.hits = self.plane.hits()?;
+        Ok(self.tally)
+    }
+
+    /// The way back of every volume, with one repetition at most.
+    async fn take_away(&mut self) -> Result<()> {
+        for volume in self.book.volumes.keys().copied().collect::<Vec<_>>() {
+            let node = self.book.volumes[&volume].published.unwrap_or(0);
+            for act in [
+                Act::Hide,
+                Act::Unstage,
+                Act::Unpublish { node },
+                Act::Delete,
+            ] {
+                self.settle(volume, act, How::Once, 0, 2)
+                    .await
+                    .with_context(|| format!("in the end, volume {volume}, {act:?}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn arrange(&mut self, mishap: &Mishap) -> Result<()> {
+        match mishap {
+            Mishap::Nas { on, trouble, times } => {
+                let (api, method) = on.names();
+                let rule =
+                    json!({"api": api, "method": method, "times": times, "fault": trouble.fault()});
+                self.plane.knob("/faults", rule).await.map(drop)
+            }
+            Mishap::Host {
+                node,
+                command,
+                failing,
+                times,
+            } => self.plane.plant(
+                *node,
+                HostFault {
+                    command: command.clone(),
+                    failing: *failing,
+                    times: *times,
+                },
+            ),
+            Mishap::Death { node, nth, when } => self.plane.trip(process(*node), *nth, *when).await,
+        }
+    }
+
+    fn write(&mut self, volume: u8) -> Result<()> {
+        self.book.take(&Step::Write { volume });
+        let known = self.book.volumes.get(&volume);
+        let Some((node, data)) = known
+            .filter(|known| known.shown && !known.readonly)
+            .and_then(|known| Some((known.published?, known.data?)))
+        else {
+            return Ok(());
+        };
+        self.plane.write(&self.lives[&volume], node, data)
+    }
+
+    /// Starts what has died again. Whether anything had.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn revive(&mut self) -> Result<bool> {
+        let dead = self.plane.dead();
+        self.tally.deaths += dead.len();
+        for process in &dead {
+            self.plane.restart(*process).await?;
+        }
+        Ok(!dead.is_empty())
+    }
+
+    /// Makes a call until it has come to what is due, and then once more: the same call, the same answer.
+    pub(super) async fn settle(
+        &mut self,
+        volume: u8,
+        act: Act,
+        how: How,
+        controller: usize,
+        tries: usize,
+    ) -> Result<()> {
+        for other in self.instead(volume, act) {
+            Box::pin(self.settle(volume, other, how, controller, tries))
+                .await
+                .with_context(|| format!("{other:?} instead of {act:?}"))?;
+        }
+        let due = self.book.due(volume, act);
+        if due == Due::Idle {
+            return Ok(());
+        }
+        self.prepare(volume, act)?;
+        let first = self.until(volume, act, how, controller, due, tries).await?;
+        self.note(volume, act, first.as_ref())?;
+        if !self.beside {
+            // Before a repetition could make good what the first answer promised.
+            self.look().await?;
+        }
+        // After a deletion it is another call: for a volume that is not there.
+        let due = self.book.due(volume, act);
+        let again = self
+            .until(volume, act, How::Once, controller, due, tries)
+            .await
+            .context("the same call again")?;
+        let same = first == again;
+        ensure!(same, "it was answered {first:?}, then {again:?}");
+        Ok(())
+    }
+
+    /// What a CO does before a call.
+    pub(super) fn prepare(&mut self, volume: u8, act: Act) -> Result<()> {
+        if let (
+            Act::Publish { .. }
+            | Act::Expand { .. }
+            | Act::Beyond
+            | Act::Delete
+            | Act::Unpublish { .. },
+            None,
+        ) = (act, self.lives.get(&volume))
+        {
+            let seat = self.plane.seat(0, 0);
+            let never = csi::Volume {
+                volume_id: NEVER_MADE.to_owned(),
+                ..csi::Volume::default()
+            };
+            let life = Life::of(&seat, "pvc-never", super::step::Kind::Ext4.content(), never)?;
+            self.lives.insert(volume, life);
+        }
+        if let (Act::Stage, Some(life)) = (act, self.lives.get(&volume)) {
+            let node = self.book.volumes[&volume].published.unwrap_or(0);
+            self.plane.seat(0, node).make_dir(&life.staging)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a call until it has come to what is due. `None` for a failure that was due.
+    pub(super) async fn until(
+        &mut self,
+        volume: u8,
+        act: Act,
+        how: How,
+        controller: usize,
+        due: Due,
+        tries: usize,
+    ) -> Result<Option<Answer>> {
+        let mut last = None;
+        for attempt in 0..tries {
+            let how = if attempt == 0 { how } else { How::Once };
+            let hits = self.plane.hits()?;
+            let answers = self.attempt(volume, act, how, controller).await;
+            let mut done = None;
+            for answer in answers {
+                match answer {
+                    Ok(answer) => {
+                        meets(&answer, due)?;
+                        done = Some(Some(answer));
+                    }
+                    Err(status) => {
+                        self.said.push(status.message().to_owned());
+                        if transient(&status) {
+                            last = Some(status);
+                        } else if wanted(due).contains(&status.code()) {
+                            done.get_or_insert(None);
+                        } else {
+                            self.gave_up(&status, hits).await?;
+                            last = Some(status);
+                        }
+                    }
+                }
+            }
+            let died = self.revive().await?;
+            if let Some(done) = done {
+                return Ok(done);
+            }
+            if attempt + 1 < tries && !died {
+                self.plane.pause(PAUSE * (1 << attempt.min(6))).await;
+            }
+        }
+        bail!("it does not come to {due:?} in {tries} tries; the last answer: {last:?}")
+    }
+
+    /// After a final code the CO may forget the matter: it must have had a reason, and all must be as before.
+    async fn gave_up(&mut self, status: &Status, hits: usize) -> Result<()> {
+        ensure!(
+            self.plane.hits()? > hits,
+            "a final code, and nothing has gone wrong on the node: {status:?}"
+        );
+        let left = || {
+            format!(
+                "after the final code {:?}: {}",
+                status.code(),
+                status.message()
+            )
+        };
+        self.look().await.with_context(left)
+    }
+
+    async fn attempt(
+        &mut self,
+        volume: u8,
+        act: Act,
+        how: How,
+        controller: usize,
+    ) -> Vec<Result<Answer, Status>> {
+        let life = self.lives.get(&volume).cloned();
+        let node = self
+            .book
+            .volumes
+            .get(&volume)
+            .and_then(|known| known.published);
+        let node_id = if let Act::Publish { node } | Act::Unpublish { node } = act {
+            self.node_ids[node].clone()
+        } else {
+            String::new()
+        };
+        let size = self.book.volumes.get(&volume).map_or(0, |known| known.size);
+        let one = |controller: usize| {
+            let seat = self.plane.seat(controller, node.unwrap_or(0));
+            let (life, node_id) = (life.clone(), node_id.clone());
+            async move { call(&seat, volume, life, act, &node_id, size).await }
+        };
+        match how {
+            How::Once => {
+                self.tally.calls += 1;
+                vec![one(controller).await]
+            }
+            How::Twice | How::Rivals => {
+                self.tally.calls += 2;
+                let other = if how == How::Rivals {
+                    1 - controller
+                } else {
+                    controller
+                };
+                let (first, second) = futures::join!(one(controller), one(other));
+                vec![first, second]
+            }
+            How::Cancelled(millis) => {
+                self.tally.calls += 1;
+                let call = tokio::time::timeout(Duration::from_millis(millis), one(controller));
+                let late = |_| Err(Status::unavailable("the CO did not wait"));
+                vec![call.await.unwrap_or_else(late)]
+            }
+        }
+    }
+
+    /// Writes down what has been achieved.
+    pub(super) fn note(&mut self, volume: u8, act: Act, answer: Option<&Answer>) -> Result<()> {
+        let node = if let Act::Publish { node } = act {
+            node
+        } else {
+            0
+        };
+        match answer {
+            Some(Answer::Volume(made)) if !self.book.volumes.contains_key(&volume) => {
+                let Act::Create { kind, .. } = act else {
+                    bail!("a volume was answered to {act:?}");
+                };
+                let old = self.lives.get(&volume);
+                ensure!(
+                    old.is_none_or(|old| old.id != made.volume_id),
+                    "{} was a volume before",
+                    made.volume_id
+                );
+                let seat = self.plane.seat(0, 0);
+                let mut life = Life::of(&seat, &name(volume), kind.content(), made.clone())?;
+                if volume == 1 {
+                    life.secrets = [("username", "alice"), ("password", SECRET)]
+                        .map(|(key, value)| (format!("node.session.auth.{key}"), value.to_owned()))
+                        .into();
+                }
+                self.lives.insert(volume, life);
+            }
+            Some(Answer::Volume(made)) => {
+                let id = &self.lives[&volume].id;
+                ensure!(*id == made.volume_id, "another volume: {made:?}, was {id}");
+            }
+            Some(Answer::Context(context)) => {
+                let folder = self.plane.kubelet(node).join("kubelet").join(name(volume));
+                let life = self.lives.get_mut(&volume).context("published")?;
+                ensure!(
+                    context.get("uuid").is_some_and(|uuid| *uuid == life.uuid()),
+                    "{context:?} for {}",
+                    life.id
+                );
+                life.publish_context = context.clone().into_iter().collect();
+                life.node_id.clone_from(&self.node_ids[node]);
+                life.staging = folder.join("staging");
+                life.target = folder.join("target");
+            }
+            Some(Answer::Size(_) | Answer::Done) | None => {}
+        }
+        self.book.settle(volume, act);
+        Ok(())
+    }
+}
+
+fn name(volume: u8) -> String {
+    format!("pvc-{volume}")
+}
+
+fn process(node: Option<usize>) -> Process {
+    node.map_or(Process::Controller(0), Process::Node)
+}
+
+pub(super) fn transient(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Aborted)
+}
+
+/// The code of a failure that is due.
+fn wanted(due: Due) -> &'static [Code] {
+    match due {
+        Due::NotFound => &[Code::NotFound],
+        Due::Exists => &[Code::AlreadyExists],
+        Due::Refused => &[Code::FailedPrecondition],
+        Due::TooMuch => &[Code::ResourceExhausted, Code::OutOfRange],
+        Due::Done | Due::Size(_) | Due::Idle => &[],
+    }
+}
+
+/// A success must be due, and with this size.
+pub(super) fn meets(answer: &Answer, due: Due) -> Result<()> {
+    let size = match answer {
+        Answer::Volume(volume) => Some(volume.capacity_bytes),
+        Answer::Size(size) => Some(*size),
+        Answer::Context(_) | Answer::Done => None,
+    };
+    let meets = match due {
+        Due::Done => size.is_none(),
+        Due::Size(wanted) => size == Some(wanted),
+        Due::NotFound | Due::Exists | Due::Refused | Due::TooMuch | Due::Idle => false,
+    };
+    ensure!(meets, "{due:?} is due, and it was answered {answer:?}");
+    Ok(())
+}
+
+/// One try.
+pub(super) async fn call(
+    seat: &impl Csi,
+    volume: u8,
+    life: Option<Life>,
+    act: Act,
+    node_id: &str,
+    size: i64,
+) -> Result<Answer, Status> {
+    if let Act::Create { mib, kind } = act {
+        let request = create_request(&name(volume), mib * MIB, kind.content());
+        let answer = seat.controller().create_volume(request).await?.into_inner();
+        return Ok(Answer::Volume(answer.volume.unwrap_or_default()));
+    }
+    let life = life.ok_or_else(|| Status::internal("the harness knows no such volume"))?;
+    match act {
+        Act::Create { .. } => unreachable!("see above"),
+        Act::Delete => life.delete(seat).await.map(|()| Answer::Done),
+        Act::Expand { mib } => life.expand_lun(seat, mib * MIB).await.map(Answer::Size),
+        Act::Publish { .. } => {
+            let context = life.publish_to(seat, node_id).await?;
+            Ok(Answer::Context(context.into_iter().collect()))
+        }
+        Act::Unpublish { .. } => {
+            life.unpublish_from(seat, node_id).await?;
+            Ok(Answer::Done)
+        }
+        Act::Stage => life.stage(seat).await.map(|()| Answer::Done),
+        Act::Beyond => life.expand_lun(seat, BEYOND).await.map(Answer::Size),
+        Act::Show => life.node_publish(seat).await.map(|()| Answer::Done),
+        Act::ShowReadonly => {
+            let reader = Life {
+                readonly: true,
+                ..life
+            };
+            reader.node_publish(seat).await.map(|()| Answer::Done)
+        }
+        Act::ExpandNode => life.expand_on_node(seat, size).await.map(Answer::Size),
+        Act::Hide => life.node_unpublish(seat).await.map(|()| Answer::Done),
+        Act::Unstage => life.unstage(seat).await.map(|()| Answer::Done),
+    }
+}

@@ -1,0 +1,303 @@
+//! A place where the driver's processes, a NAS and nodes live, and where everything may go wrong: what the model, the crash
+//! search and the fault matrix are played on. [`memory`](crate::memory) is one in this process, with a time of its own;
+//! [`real`](crate::real) has processes, block devices and file systems.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::life::Life;
+use crate::plugin::Csi;
+
+/// A process of the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Process {
+    /// One of the controllers.
+    Controller(usize),
+    /// The plugin of a node.
+    Node(usize),
+}
+
+/// When a process dies, as seen from one of its effects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum When {
+    /// The effect does not happen.
+    Before,
+    /// It is broken off. Only some commands can be; with others it is like [`When::Before`].
+    During,
+    /// It has happened, and the process does not know it.
+    After,
+}
+
+impl When {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Before, Self::During, Self::After];
+}
+
+/// What is wrong with a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Failing {
+    /// It does nothing and exits with 1.
+    Fails,
+    /// It does all and exits with 1.
+    FailsAfterwards,
+    /// It does nothing until its deadline.
+    Hangs,
+    /// It does all, and then nothing until its deadline.
+    HangsAfterwards,
+    /// It does all, exits with 0 and prints nonsense.
+    SaysGarbage,
+    /// It does nothing and exits with 0.
+    DoesNothing,
+}
+
+impl Failing {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Fails,
+        Self::FailsAfterwards,
+        Self::Hangs,
+        Self::HangsAfterwards,
+        Self::SaysGarbage,
+        Self::DoesNothing,
+    ];
+}
+
+/// A command of a node that goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostFault {
+    /// A part of the command line, by which it is known: `resize2fs`, `--login`. `files`: any change of a file or directory.
+    pub command: String,
+    /// What is wrong with it.
+    pub failing: Failing,
+    /// How many of such commands; 0 = all of them from now on.
+    pub times: u32,
+}
+
+/// A LUN on the NAS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LunSeen {
+    /// Its name.
+    pub name: String,
+    /// Its size, bytes.
+    pub size: u64,
+    /// It bears the driver's mark.
+    pub ours: bool,
+}
+
+/// What is visible at a mount point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountSeen {
+    /// The uuid of the LUN, or nothing when its device is gone.
+    pub uuid: Option<String>,
+    /// A block device and not a file system.
+    pub raw: bool,
+    /// Nothing can be written through it.
+    pub readonly: bool,
+}
+
+/// A node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeSeen {
+    /// The targets that it has sessions with, one entry a session.
+    pub sessions: Vec<String>,
+    /// The targets that it has records of.
+    pub records: BTreeSet<String>,
+    /// The sizes of its disks by the uuids of their LUNs, bytes.
+    pub disks: BTreeMap<String, u64>,
+    /// What is mounted where the CO may see it.
+    pub mounts: BTreeMap<String, MountSeen>,
+    /// The number of all mounts that have to do with volumes.
+    pub mount_count: usize,
+    /// What there is below the CO's directories, those that the CO makes left out.
+    pub paths: BTreeSet<String>,
+}
+
+/// Everything, by ways that do not lead through the driver.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// By uuid.
+    pub luns: BTreeMap<String, LunSeen>,
+    /// The uuids of what is mapped, by IQN.
+    pub targets: BTreeMap<String, Vec<String>>,
+    /// In their order.
+    pub nodes: Vec<NodeSeen>,
+    /// More that is left of volumes: files, exports, devices; in words.
+    pub rest: Vec<String>,
+}
+
+impl Seen {
+    /// The target of a publication, by the driver's own rule (design choice 5).
+    pub fn iqn(uuid: &str, node_id: &str) -> String {
+        format!(
+            "iqn.2000-01.com.synology:{}.{node_id}",
+            uuid.replace('-', "")
+        )
+    }
+}
+
+/// A world of two controllers on one NAS and a few nodes.
+pub trait Plane {
+    /// Who calls, and whom.
+    type Seat: Csi + Send + Sync + 'static;
+
+    /// A CO that speaks to one of the controllers and to one of the nodes, in their present life.
+    fn seat(&self, controller: usize, node: usize) -> Self::Seat;
+
+    /// How many nodes there are.
+    fn nodes(&self) -> usize;
+
+    /// Whether a file system of this type can be grown while it is mounted.
+    fn grows_mounted(&self, fs: &str) -> bool;
+
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// It cannot be seen.
+    fn see(&self) -> impl Future<Output = Result<Seen>>;
+
+    /// Whether the file system on a volume that is attached to a node fills a device of `size` bytes.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be asked.
+    fn fills(&self, life: &Life, node: usize, size: u64) -> Result<bool>;
+
+    /// A pod writes.
+    ///
+    /// # Errors
+    /// It cannot.
+    fn write(&self, life: &Life, node: usize, data: u64) -> Result<()>;
+
+    /// A pod reads what was written last.
+    ///
+    /// # Errors
+    /// It cannot.
+    fn read(&self, life: &Life, node: usize) -> Result<u64>;
+
+    /// Somebody writes to a LUN that bears nothing yet, what no probe knows.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn scribble(&self, life: &Life) -> Result<()>;
+
+    /// Whether that is still there.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn is_scribbled(&self, life: &Life) -> Result<bool>;
+
+    /// Shows another LUN in the place of this volume's to the nodes, or takes that back. False where that cannot be done.
+    ///
+    /// # Errors
+    /// It was begun and not done.
+    fn disguise(&mut self, life: &Life, on: bool) -> impl Future<Output = Result<bool>>;
+
+    /// Whether that other LUN is as it was.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn is_disguise_untouched(&self, life: &Life) -> Result<bool>;
+
+    /// From their next start on, the controllers have this password.
+    ///
+    /// # Errors
+    /// They cannot be told.
+    fn set_password(&mut self, password: &str) -> Result<()>;
+
+    /// Logins that the NAS has refused because of their password.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    fn refused_logins(&self) -> impl Future<Output = Result<usize>>;
+
+    /// Kills a process, if it still lives, and starts it again.
+    ///
+    /// # Errors
+    /// It does not come up.
+    fn restart(&mut self, process: Process) -> impl Future<Output = Result<()>>;
+
+    /// The processes that have died and were not started again.
+    fn dead(&self) -> Vec<Process>;
+
+    /// Lets a process die at its `nth` effect from now: the first is 1.
+    ///
+    /// # Errors
+    /// It cannot be arranged.
+    fn trip(
+        &mut self,
+        process: Process,
+        nth: usize,
+        when: When,
+    ) -> impl Future<Output = Result<()>>;
+
+    /// Whether the last [`Plane::trip`] has come to its effect; it is taken away. Its name.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    fn tripped(&mut self, process: Process) -> impl Future<Output = Result<Option<String>>>;
+
+    /// The power of a node fails, and comes back.
+    ///
+    /// # Errors
+    /// Its driver does not come up.
+    fn reboot(&mut self, node: usize) -> impl Future<Output = Result<()>>;
+
+    /// The NAS restarts; its LUNs are loaded in a while: `busy`, `partial` or `absent` until then.
+    ///
+    /// # Errors
+    /// It does not come up.
+    fn restart_nas(&mut self, loading: Option<&str>) -> impl Future<Output = Result<()>>;
+
+    /// Turns a knob of dsm-sim: a POST to this path.
+    ///
+    /// # Errors
+    /// The knob's.
+    fn knob(&self, path: &str, body: Value) -> impl Future<Output = Result<Value>>;
+
+    /// Turns a knob of dsm-sim that lays fields over what is there: a PATCH to this path.
+    ///
+    /// # Errors
+    /// The knob's.
+    fn patch(&self, path: &str, body: Value) -> impl Future<Output = Result<Value>>;
+
+    /// Lets no node grow an ext4 that is mounted, as if its driver lacked `CAP_SYS_RESOURCE`; or lets it again. Whether it
+    /// is as was asked for.
+    fn let_grow_mounted(&mut self, allowed: bool) -> bool {
+        allowed == self.grows_mounted("ext4")
+    }
+
+    /// Lets a command on a node go wrong.
+    ///
+    /// # Errors
+    /// It cannot be arranged.
+    fn plant(&mut self, node: usize, fault: HostFault) -> Result<()>;
+
+    /// Ends all faults, of the NAS and of all nodes.
+    ///
+    /// # Errors
+    /// The NAS does not answer.
+    fn clear(&mut self) -> impl Future<Output = Result<()>>;
+
+    /// How many faults of nodes were met so far.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    fn hits(&self) -> Result<usize>;
+
+    /// A CO waits before it tries again.
+    fn pause(&self, time: Duration) -> impl Future<Output = ()>;
+
+    /// What was asked of the NAS and of the nodes' commands, in order.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn journal(&self) -> impl Future<Output = Result<Vec<String>>>;
+
+    /// The CO's directories of a node.
+    fn kubelet(&self, node: usize) -> &Path;
+}
