@@ -4,17 +4,28 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{check, context::Context, fuzz, go, peers, show, table, testing, tidy, vm};
+use crate::{
+    check, context::Context, crash, faults, fuzz, go, model, peers, sabotage, show, table, testing,
+    tidy, vm,
+};
 
 /// A task: its name, whether it is of any use without root, and what it does.
 type Task = (&'static str, bool, fn(&Context) -> Result<()>);
 
-const TASKS: [Task; 12] = [
+const TASKS: [Task; 16] = [
     ("fmt", false, |context| check::fmt(context, false)),
     ("lint", false, check::lint),
     ("tidy", false, tidy::run),
     ("spec", false, go::spec),
     ("test", false, testing::test),
+    ("model", false, model::sample),
+    ("crash", false, |context| {
+        crash::run(context, &crash::Crash::default())
+    }),
+    ("faults", false, |context| {
+        faults::run(context, &faults::Faults::default())
+    }),
+    ("sabotage", false, sabotage::sample),
     ("fuzz", false, |context| {
         fuzz::run(context, &fuzz::Fuzz::default())
     }),

@@ -10,11 +10,16 @@
 mod all;
 mod check;
 mod context;
+mod crash;
 mod doctor;
+mod faults;
 mod fuzz;
 mod go;
+mod model;
 mod peers;
+mod plane;
 mod run;
+mod sabotage;
 mod show;
 mod skip;
 mod table;
@@ -70,15 +75,23 @@ enum Task {
     Clients,
     /// Random requests against dsm-sim: it answers all, and what it refuses changes nothing
     Fuzz(fuzz::Fuzz),
+    /// Sequences of calls and mishaps against the shipped driver, and a look at everything after each step
+    Model(model::Model),
+    /// The driver's processes die at each of their effects, in every call: does it do any harm?
+    Crash(crash::Crash),
+    /// A matrix of what goes wrong while a volume grows, and what comes of it; as Markdown and as JSON
+    Faults(faults::Faults),
     /// Stories of real iSCSI in virtual machines with a stock kernel; needs no root but for packages
     Vm(vm::Vm),
     /// Other drivers, unmodified, against dsm-sim: what they cost a NAS next to ours, as a table and as JSON
     Peers(peers::Peers),
+    /// Do the properties catch bugs? Deliberate bugs in a copy of the driver, and who notices each; the copy is built for each
+    Sabotage(sabotage::Sabotage),
     /// DSM calls per CSI call, latency and memory, as a table and as JSON (root)
     Bench,
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
-    /// fmt, lint, tidy, spec, test, fuzz, clients, sanity, peers, bench, vm and demo, with the time each took
+    /// fmt, lint, tidy, spec, test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, peers, bench, vm and demo, with the time each took
     All,
 }
 
@@ -95,8 +108,12 @@ fn main() -> ExitCode {
         Task::Sanity => testing::sanity(&context),
         Task::Fuzz(fuzz) => fuzz::run(&context, fuzz),
         Task::Clients => testing::clients(&context),
+        Task::Model(model) => model::run(&context, model),
+        Task::Crash(crash) => crash::run(&context, crash),
+        Task::Faults(faults) => faults::run(&context, faults),
         Task::Vm(vm) => vm::run(&context, vm),
         Task::Peers(peers) => peers::run(&context, peers),
+        Task::Sabotage(sabotage) => sabotage::run(&context, sabotage),
         Task::Bench => show::bench(&context),
         Task::Demo(demo) => show::demo(&context, demo),
         Task::All => all::run(&context),

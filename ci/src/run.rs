@@ -3,16 +3,24 @@
 use std::{
     ffi::OsStr,
     io::{self, BufRead, BufReader, Read, Write as _},
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{self, RecvTimeoutError, Sender},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 
 use crate::context::Context;
+
+/// How long what a killed program has said may take to arrive.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// One program to run, from the workspace's root and without input.
 #[derive(Debug)]
@@ -20,6 +28,7 @@ pub(crate) struct Step {
     command: Command,
     shown: String,
     terminal: bool,
+    limit: Option<Duration>,
 }
 
 /// What a program said.
@@ -27,6 +36,10 @@ pub(crate) struct Step {
 pub(crate) struct Output {
     /// It ended with exit code 0.
     pub(crate) success: bool,
+    /// Its exit code; `None` when a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// It was killed because it took longer than [`Step::within`] allows.
+    pub(crate) overran: bool,
     /// Its standard output.
     pub(crate) stdout: String,
     /// Its standard error.
@@ -66,6 +79,7 @@ impl Step {
             command,
             shown: line.to_owned(),
             terminal: context.terminal,
+            limit: None,
         }
     }
 
@@ -92,6 +106,13 @@ impl Step {
     /// Lets the program read what the user types.
     pub(crate) fn interactive(mut self) -> Self {
         self.command.stdin(Stdio::inherit());
+        self
+    }
+
+    /// Lets [`Step::quiet`] and [`Step::watch`] kill it, and what it has started, when it takes longer.
+    pub(crate) fn within(mut self, limit: Duration) -> Self {
+        self.command.process_group(0);
+        self.limit = Some(limit);
         self
     }
 
@@ -142,19 +163,10 @@ impl Step {
     /// When it cannot be started.
     pub(crate) fn watch(&mut self, title: &str) -> Result<Output> {
         let mut child = self.spawn(Stdio::piped(), Stdio::piped())?;
-        let (sender, receiver) = mpsc::channel();
-        forward(
-            child.stdout.take().context("standard output is piped")?,
-            sender.clone(),
-            Said::Out,
-        );
-        forward(
-            child.stderr.take().context("standard error is piped")?,
-            sender,
-            Said::Err,
-        );
+        let receiver = listen(&mut child)?;
         let mut progress = Progress::start(title, self.terminal);
         let (mut stdout, mut stderr) = (String::new(), String::new());
+        let mut overran = false;
         loop {
             match receiver.recv_timeout(Duration::from_millis(200)) {
                 Ok(Said::Out(line)) => keep(&mut stdout, &line),
@@ -165,11 +177,22 @@ impl Step {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            let time = progress.since.elapsed();
+            if overran && self.limit.is_some_and(|limit| time > limit + LAST_WORDS) {
+                break;
+            }
+            if !overran && self.limit.is_some_and(|limit| time > limit) {
+                overran = true;
+                kill_group(&child)?;
+            }
             progress.draw();
         }
         progress.end();
+        let status = child.wait()?;
         Ok(Output {
-            success: child.wait()?.success(),
+            success: status.success(),
+            code: status.code(),
+            overran,
             stdout,
             stderr,
         })
@@ -185,9 +208,10 @@ impl Step {
             .output()
             .with_context(|| format!("cannot start `{}`", self.shown))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let success = output.status.success();
         Ok(Output {
-            success,
+            success: output.status.success(),
+            code: output.status.code(),
+            overran: false,
             stdout: text(&output.stdout),
             stderr: text(&output.stderr),
         })
@@ -206,9 +230,26 @@ fn success(status: ExitStatus, shown: &str) -> Result<()> {
     Ok(())
 }
 
+/// Kills a program that [`Step::within`] made the leader of its group, and the group.
+fn kill_group(child: &Child) -> Result<()> {
+    // It has not been waited for, so its number is still its own; an error says that it has ended just now.
+    let _ = killpg(Pid::from_raw(child.id().try_into()?), Signal::SIGKILL);
+    Ok(())
+}
+
 enum Said {
     Out(String),
     Err(String),
+}
+
+/// Everything that a program says, line by line, until nobody is left who could say more.
+fn listen(child: &mut Child) -> Result<Receiver<Said>> {
+    let (sender, receiver) = mpsc::channel();
+    let stdout = child.stdout.take().context("standard output is piped")?;
+    let stderr = child.stderr.take().context("standard error is piped")?;
+    forward(stdout, sender.clone(), Said::Out);
+    forward(stderr, sender, Said::Err);
+    Ok(receiver)
 }
 
 fn forward(from: impl Read + Send + 'static, to: Sender<Said>, said: fn(String) -> Said) {

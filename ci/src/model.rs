@@ -1,0 +1,78 @@
+//! Sequences of calls and mishaps against the shipped driver.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    context::Context,
+    doctor::{self, need::Layer},
+    run::Step,
+    testing::build_programs,
+};
+
+/// Arguments of the model. What is not named here is the program's own: see `cargo ci model -- --help`.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Model {
+    /// How many sequences
+    #[arg(long)]
+    cases: Option<usize>,
+    /// Where luck begins: the same seed is the same sequences, and in memory the same run, byte for byte
+    #[arg(long)]
+    seed: Option<u64>,
+    /// With processes, block devices and file systems (root)
+    #[arg(long)]
+    real: bool,
+    /// For the program itself
+    #[arg(last = true)]
+    more: Vec<String>,
+}
+
+/// The part of it that a pipeline has time for: in memory twice, to see that it is the same run, then with real devices.
+///
+/// # Errors
+/// See [`run`].
+pub(crate) fn sample(context: &Context) -> Result<()> {
+    let in_memory = Model {
+        cases: Some(2000),
+        more: vec!["--twice".to_owned()],
+        ..Model::default()
+    };
+    run(context, &in_memory)?;
+    if !context.privileges.root {
+        println!("Not root: the sequences with real devices are left out.");
+        return Ok(());
+    }
+    let real = Model {
+        cases: Some(500),
+        real: true,
+        ..Model::default()
+    };
+    run(context, &real)
+}
+
+/// Plays them.
+///
+/// # Errors
+/// When a property is broken, or something is missing.
+pub(crate) fn run(context: &Context, model: &Model) -> Result<()> {
+    let program = if model.real {
+        doctor::ready(context, Layer::Node)?;
+        build_programs(context, &[])?;
+        "debug/model"
+    } else {
+        let build = Step::new(context, "cargo build --release -p e2e --bin model");
+        build.quiet("Building the model")?;
+        "release/model"
+    };
+    let mut step = Step::new(context, &context.target.join(program).to_string_lossy());
+    if let Some(cases) = model.cases {
+        step = step.arg("--cases").arg(cases.to_string());
+    }
+    if let Some(seed) = model.seed {
+        step = step.arg("--seed").arg(seed.to_string());
+    }
+    if model.real {
+        step = step.arg("--real");
+    }
+    step.args(&model.more).show()
+}

@@ -1,0 +1,381 @@
+//! The bugs: each is a patch of the driver's source and says what a user would suffer from it.
+//!
+//! The order is that of `--sample`: neighbours differ in the half of the driver they break and in how they can be noticed. A
+//! patch that does not fit the source any more is a failed test, so that the list follows the driver.
+
+use anyhow::{Result, bail};
+
+/// A deliberate bug.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bug {
+    /// For `--only` and for the table.
+    pub(super) name: &'static str,
+    /// From the workspace's root.
+    pub(super) file: &'static str,
+    /// Stands exactly once in that file.
+    pub(super) find: &'static str,
+    /// Takes its place.
+    pub(super) replace: &'static str,
+    /// What a user would suffer.
+    pub(super) what: &'static str,
+}
+
+impl Bug {
+    /// The file with the bug in it.
+    ///
+    /// # Errors
+    /// When the file has moved on from what the patch was written for.
+    pub(super) fn patch(&self, source: &str) -> Result<String> {
+        let seen = source.matches(self.find).count();
+        if seen != 1 {
+            bail!(
+                "the bug {} is to replace a text that stands {seen} times in {}, not once: ci/src/sabotage/bugs.rs must follow the source",
+                self.name,
+                self.file
+            );
+        }
+        Ok(source.replacen(self.find, self.replace, 1))
+    }
+}
+
+/// All of them.
+pub(super) const BUGS: [Bug; 36] = [
+    Bug {
+        name: "growth-tool-believed",
+        file: "driver/src/node/grow.rs",
+        find: "if geometry.fills(attached.size) {",
+        replace: "if geometry.fills(attached.size) || !program.is_empty() {",
+        what: "resize2fs ends with 0 and does nothing: the claim shows 20 GiB, the pod's disk is full at 10",
+    },
+    Bug {
+        name: "create-without-look-up",
+        file: "driver/src/controller/create.rs",
+        find: "Err(refusal) => look_up(nas, &new, asked, refusal).await?,",
+        replace: r#"Err(source) => {
+                return Err(Error::Dsm {
+                    doing: format!("creating LUN {}", new.name),
+                    source,
+                });
+            }"#,
+        what: "a reply is lost once, and the claim waits for ever for a LUN that the NAS says exists already",
+    },
+    Bug {
+        name: "unstage-keeps-session",
+        file: "driver/src/node/held.rs",
+        find: "self.log_out(session).await?;",
+        replace: "let _ = session;",
+        what: "the node stays logged in to a volume that it has let go: two nodes can write to one disk",
+    },
+    Bug {
+        name: "absence-not-proven",
+        file: "driver/src/dsm/nas.rs",
+        find: "if let Some(doubt) = location::hides_luns(&self.locations().await?) {",
+        replace: r"if true {
+            return Ok(None);
+        }
+        if let Some(doubt) = location::hides_luns(&self.locations().await?) {",
+        what: "a NAS that is still starting denies a LUN: its volume counts as deleted, and the LUN stays for ever",
+    },
+    Bug {
+        name: "mount-believed",
+        file: "driver/src/node/stage.rs",
+        find: "Standing::Ours(_) => Ok(()),",
+        replace: "Standing::Ours(_) | Standing::Nothing => Ok(()),",
+        what: "mount ends with 0 and does nothing: the pod writes into the node's own disk, and the data stays there",
+    },
+    Bug {
+        name: "publish-to-two-nodes",
+        file: "driver/src/plan.rs",
+        find: "if let Some(holder) = other {",
+        replace: "if let Some(holder) = other.filter(|_| multi_node) {",
+        what: "two nodes mount one ext4, and destroy it",
+    },
+    Bug {
+        name: "expand-without-rescan",
+        file: "driver/src/node/expand.rs",
+        find: "self.rescan(session).await?;",
+        replace: "",
+        what: "the kernel never learns that the LUN has grown: the claim stays in Resizing for ever",
+    },
+    Bug {
+        name: "refused-login-forgotten",
+        file: "driver/src/dsm/client.rs",
+        find: "self.refusals.remember(&nas.to_string(), credential, code);",
+        replace: "let _ = credential;",
+        what: "a mistyped password is tried again and again, and the NAS locks the driver's address out for a day",
+    },
+    Bug {
+        name: "unmount-believed",
+        file: "driver/src/node/place.rs",
+        find: "Standing::Ours(_) => self.unmount(point).await?,",
+        replace: "Standing::Ours(_) => return self.unmount(point).await,",
+        what: "umount ends with 0 and does nothing: the session is ended below a mounted file system, which loses what is unwritten",
+    },
+    Bug {
+        name: "delete-takes-failure-for-absence",
+        file: "driver/src/controller/delete.rs",
+        find: r"let Some(lun) = nas
+            .lun(&id.uuid)
+            .await
+",
+        replace: r"let seen = nas.lun(&id.uuid).await;
+        if seen.is_err() {
+            return Ok(());
+        }
+        let Some(lun) = seen
+",
+        what: "the NAS answers 502 once: Kubernetes forgets a volume whose LUN goes on filling the NAS",
+    },
+    Bug {
+        name: "two-operations-at-once",
+        file: "driver/src/in_flight.rs",
+        find: ".insert(volume.to_owned())",
+        replace: ".insert(volume.to_owned()) && false",
+        what: "a repeated NodeStage starts a second mkfs while the first is still running",
+    },
+    Bug {
+        name: "mkfs-on-data",
+        file: "driver/src/node/format.rs",
+        find: "self.must_be_blank(attached).await?;",
+        replace: "",
+        what: "a disk with data of a kind that blkid does not know is formatted",
+    },
+    Bug {
+        name: "controller-expand-believed",
+        file: "driver/src/controller/expand.rs",
+        find: "let sent = nas.grow_lun(&id.uuid, size).await;",
+        replace: r"let sent = nas.grow_lun(&id.uuid, size).await;
+        if sent.as_ref().err().and_then(DsmError::code).is_none() {
+            return Ok(size);
+        }",
+        what: "a lost request counts as growth: the claim shows a size that the LUN never had",
+    },
+    Bug {
+        name: "unstage-keeps-record",
+        file: "driver/src/node/held.rs",
+        find: "self.delete_records(&iqn).await?;",
+        replace: "let _ = iqn;",
+        what: "the node keeps a record, with its CHAP password, of every volume that it has ever had",
+    },
+    Bug {
+        name: "delete-foreign-lun",
+        file: "driver/src/controller/delete.rs",
+        find: "self.owned(id, &lun)?;",
+        replace: "",
+        what: "a handle with a wrong uuid deletes a LUN that was never Kubernetes'",
+    },
+    Bug {
+        name: "expand-without-growth",
+        file: "driver/src/node/expand.rs",
+        find: "match self.fill(attached, fs, &point).await? {",
+        replace: r"let _ = fs;
+        match Grown::Full {",
+        what: "the claim shows its new size, and the pod's file system keeps the old one",
+    },
+    Bug {
+        name: "unpublish-keeps-target",
+        file: "driver/src/controller/publish.rs",
+        find: "Some(target) => withdraw(nas, &id.uuid, &target).await,",
+        replace: "Some(_) => Ok(()),",
+        what: "nothing fences a node that comes back from the dead: it logs in again and writes to another node's volume",
+    },
+    Bug {
+        name: "identity-not-checked",
+        file: "driver/src/node/attach.rs",
+        find: ".is_none_or(|serial| !serial.eq_ignore_ascii_case(uuid.as_str()))",
+        replace: ".is_some_and(|serial| serial.is_empty())",
+        what: "DSM maps another LUN in the volume's place: the pod gets another application's data",
+    },
+    Bug {
+        name: "failure-is-final",
+        file: "driver/src/error.rs",
+        find: "Self::Dsm { .. } | Self::Unproven { .. } | Self::Died { .. } => Code::Unavailable,",
+        replace: "Self::Dsm { .. } | Self::Unproven { .. } | Self::Died { .. } => Code::Internal,",
+        what: "after a lost reply to CreateVolume Kubernetes may forget the volume, and its LUN stays for ever",
+    },
+    Bug {
+        name: "sweep-removes-records-in-use",
+        file: "driver/src/node/sweep.rs",
+        find: "if !self.sessions_of(uuid).await?.is_empty() || self.any_stale_mount().await? {",
+        replace: "if self.any_stale_mount().await? {",
+        what: "a restart of the node plugin takes away the records that iscsid needs to log in again after an outage",
+    },
+    Bug {
+        name: "lock-dies-with-its-caller",
+        file: "driver/src/in_flight.rs",
+        find: "tokio::spawn(CURRENT.scope(guard, operation).in_current_span())",
+        replace: r"async { Ok::<_, tokio::task::JoinError>(CURRENT.scope(guard, operation).in_current_span().await) }",
+        what: "kubelet's deadline passes during mkfs: the next try begins while the first mkfs is still writing",
+    },
+    Bug {
+        name: "pod-unpublished-and-still-mounted",
+        file: "driver/src/node/publish.rs",
+        find: "self.clear(&target, &blocks).await?;",
+        replace: r"if !blocks.is_empty() {
+            return Ok(());
+        }",
+        what: "mounts of pods that have gone pile up, and the volume can never be unstaged",
+    },
+    Bug {
+        name: "expand-shrinks",
+        file: "driver/src/plan.rs",
+        find: "if range.required <= present {",
+        replace: "if range.required == present {",
+        what: "after a failed growth to 100 GiB the retry with 20 asks the NAS to cut a LUN of 50 GiB",
+    },
+    Bug {
+        name: "expand-answers-what-was-asked",
+        file: "driver/src/node/expand.rs",
+        find: "Ok(attached.size)",
+        replace: "Ok(ask.range.required)",
+        what: "the claim shows the size that was asked for, not the one that the pod has",
+    },
+    Bug {
+        name: "target-denied-is-gone",
+        file: "driver/src/controller/publish.rs",
+        find: "targets_that(nas, what, |row| row.iqn == target.iqn).await?",
+        replace: "Vec::new()",
+        what: "DSM says \"cannot be loaded\" of a target that it has: the volume counts as detached, and the node can still write",
+    },
+    Bug {
+        name: "target-not-loaded-is-gone",
+        file: "driver/src/controller/publish.rs",
+        find: "Some(seen) if targets.is_empty() => Err(doubtful(doing(), seen)),",
+        replace: "Some(seen) if seen.is_empty() => Err(doubtful(doing(), seen)),",
+        what: "a NAS that is still starting does not show a target: the volume counts as detached, and the target stays for ever",
+    },
+    Bug {
+        name: "half-a-nas-is-listed",
+        file: "driver/src/controller/list.rs",
+        find: "if let Some(seen) = doubt {",
+        replace: "if let Some(seen) = doubt.filter(String::is_empty) {",
+        what: "a NAS that is still starting shows half of its LUNs: Kubernetes takes the other volumes for detached",
+    },
+    Bug {
+        name: "publication-believed",
+        file: "driver/src/node/publish.rs",
+        find: r"if self.is_published(ask, &target, &blocks).await? {
+            return Ok(());
+        }
+        Err(unseen(",
+        replace: r"if true {
+            return Ok(());
+        }
+        Err(unseen(",
+        what: "mount ends with 0 and does nothing: the pod writes into the node's own disk",
+    },
+    Bug {
+        name: "record-removal-believed",
+        file: "driver/src/node/held.rs",
+        find: "if left.is_some_and(|names| !names.is_empty()) {",
+        replace: "if left.is_some_and(|names| names.len() > 1000) {",
+        what: "iscsiadm ends with 0 and does nothing: a record with its secret stays on the node, which logs in again at its next start",
+    },
+    Bug {
+        name: "pod-directory-left",
+        file: "driver/src/node/publish.rs",
+        find: "Some(Stat::Directory) => match self.host.remove_dir(&target).await {",
+        replace: r"Some(Stat::Directory) if !target.is_empty() => Ok(()),
+            Some(Stat::Directory) => match self.host.remove_dir(&target).await {",
+        what: "kubelet finds a directory where the volume was, and the pod stays in Terminating",
+    },
+    Bug {
+        name: "session-not-renewed",
+        file: "driver/src/dsm/client.rs",
+        find: "Err(DsmError::Refused { code, .. }) if code.wants_login() => {",
+        replace: "Err(DsmError::Refused { code, .. }) if code.wants_login() && call.api.is_empty() => {",
+        what: "the NAS restarts, and until the driver is restarted too every call fails",
+    },
+    Bug {
+        name: "mkfs-at-every-stage",
+        file: "driver/src/node/format.rs",
+        find: "match self.look(attached, uuid).await?.decide(fs, attached.size) {",
+        replace: r"let _ = self.look(attached, uuid).await?.decide(fs, attached.size);
+        match Next::Format {",
+        what: "a pod that moves to another node finds its volume empty",
+    },
+    Bug {
+        name: "delete-what-is-published",
+        file: "driver/src/controller/delete.rs",
+        find: "refuse_published(nas, id, &lun).await?;",
+        replace: "",
+        what: "a volume is deleted under the pod that is using it",
+    },
+    Bug {
+        name: "readonly-is-writable",
+        file: "driver/src/node/publish.rs",
+        find: "Some(ask.readonly)",
+        replace: "Some(false)",
+        what: "a pod that may only read can write",
+    },
+    Bug {
+        name: "create-adopts-anything",
+        file: "driver/src/controller/create.rs",
+        find: "plan::adopt(&self.driver, &lun, asked)?;",
+        replace: "",
+        what: "a claim of 20 GiB is given a LUN of 10 that happens to have its name",
+    },
+    Bug {
+        name: "unstage-under-a-pod",
+        file: "driver/src/node/unstage.rs",
+        find: "self.must_be_unpublished(ask, &staging, &blocks).await?;",
+        replace: "",
+        what: "the disk is taken from under a running pod, which loses what it has written",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    fn source(bug: &Bug) -> String {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        fs::read_to_string(root.join(bug.file)).unwrap()
+    }
+
+    #[test]
+    fn every_bug_fits_the_present_sources() {
+        for bug in BUGS {
+            let good = source(&bug);
+            let bad = bug.patch(&good).unwrap();
+            assert_ne!(good, bad, "{} changes nothing", bug.name);
+        }
+    }
+
+    #[test]
+    fn bugs_lie_in_code_that_is_shipped() {
+        for bug in BUGS {
+            let source = source(&bug);
+            let at = source.find(bug.find).unwrap();
+            let tests = source.find("#[cfg(test)]\nmod ").unwrap_or(source.len());
+            assert!(at < tests, "{} is in a test", bug.name);
+        }
+    }
+
+    #[test]
+    fn every_bug_has_a_name_of_its_own_and_says_what_it_does() {
+        let names: BTreeSet<&str> = BUGS.iter().map(|bug| bug.name).collect();
+        assert_eq!(names.len(), BUGS.len());
+        for bug in BUGS {
+            assert!(
+                !bug.what.is_empty() && !bug.what.ends_with('.'),
+                "{}",
+                bug.name
+            );
+        }
+    }
+
+    #[test]
+    fn a_patch_that_does_not_fit_is_named() {
+        let bug = BUGS[0];
+        for source in [String::new(), bug.find.repeat(2)] {
+            let error = bug.patch(&source).unwrap_err().to_string();
+            assert!(
+                error.contains(bug.name) && error.contains(bug.file),
+                "{error}"
+            );
+        }
+    }
+}
