@@ -129,20 +129,12 @@ impl Shared {
             Published::NotHere(_) => {}
         }
         let own = own_target(nas, asked, &iqn).await?;
-        let targets = match nas.map_target(&id.uuid, own.target_id).await {
-            Ok(targets) => targets,
-            Err(source) => {
-                let failure = Error::Dsm {
-                    doing: format!("mapping volume {id} to target {iqn}"),
-                    source,
-                };
-                return Err(if own.made {
-                    take_back(nas, asked, &iqn, true, failure).await
-                } else {
-                    failure
-                });
-            }
-        };
+        // Nothing is taken back when this fails: another controller may have found the target, and answered for it. The CO
+        // repeats the call, or unpublishes.
+        let targets = nas
+            .map_target(&id.uuid, own.target_id)
+            .await
+            .doing(|| format!("mapping volume {id} to target {iqn}"))?;
         match plan::published(&id.uuid, &iqn, *multi_node, &targets) {
             Published::Here(lun) => proven(&targets, &iqn, chap).map(|()| context(lun)),
             Published::NotHere(seen) => Err(Error::Unproven { what: what(), seen }),
