@@ -2,7 +2,7 @@
 //! file systems on loop devices. It needs root. What differs from the world [in memory](crate::memory), because time is real:
 //!
 //! - what hangs does so for a moment: a command for 300 ms, until it ends as the driver's deadline would end it; a call of
-//!   the NAS until the [wire](wire) breaks; delays and the loading of LUNs are as short,
+//!   the NAS until the [wire] breaks; delays and the loading of LUNs are as short,
 //! - a CO waits less than it says ([`Plane::pause`]),
 //! - faults and deaths of a node are met by its commands alone: a fault of a change of files hits the next command instead,
 //! - a mounted ext4 cannot be grown where this process may not ([`can_grow_mounted_ext4`]).
