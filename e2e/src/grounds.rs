@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::memory::Memory;
+use crate::memory::{self, Memory};
 use crate::plane::Plane;
 use crate::real::Real;
 
@@ -82,14 +82,7 @@ impl Grounds for InMemory {
     }
 
     fn play<T>(&self, play: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()?;
-        runtime.block_on(async {
-            let mut world = Memory::start(LUCK).await?;
-            play(&mut world).await
-        })
+        memory::play(LUCK, play)
     }
 }
 
@@ -99,14 +92,16 @@ pub struct OnDevices(Mutex<Vec<Stage>>);
 
 /// A world of processes, and what drives its wires.
 #[derive(Debug)]
-struct Stage {
+pub struct Stage {
     // Dropped first: its tasks need the runtime.
-    world: Real,
-    runtime: Runtime,
+    /// The world.
+    pub world: Real,
+    /// Its runtime.
+    pub runtime: Runtime,
 }
 
-/// The longest that one play may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// The longest that one play may take in a world of processes.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 impl Grounds for OnDevices {
     type Plane = Real;
@@ -148,7 +143,11 @@ impl Grounds for OnDevices {
 }
 
 impl Stage {
-    fn open() -> Result<Self> {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// A process does not come up.
+    pub fn open() -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let world = runtime.block_on(Real::start())?;
         Ok(Self { world, runtime })

@@ -27,6 +27,7 @@ use proto::csi::controller_server::ControllerServer;
 use proto::csi::node_client::NodeClient;
 use proto::csi::node_server::NodeServer;
 use serde_json::{Value, json};
+use tokio::runtime::Builder;
 use tonic::Status;
 
 use crate::life::{Content, Life};
@@ -54,7 +55,7 @@ pub struct Memory {
     machines: Vec<Fake>,
     processes: BTreeMap<Process, Running>,
     /// Effects and hits of processes that have died.
-    past: Vec<(Process, Arc<Mortal>)>,
+    past: Vec<Arc<Mortal>>,
     password: String,
     kubelets: Vec<PathBuf>,
 }
@@ -97,13 +98,25 @@ impl Csi for Seat {
 }
 
 /// A folder in memory if this machine has one.
-fn scratch() -> PathBuf {
+pub(crate) fn scratch() -> PathBuf {
     let shared = PathBuf::from("/dev/shm");
     if shared.is_dir() {
         shared
     } else {
         std::env::temp_dir()
     }
+}
+
+/// Plays in a fresh world with this luck, on a runtime of one thread whose time is paused.
+///
+/// # Errors
+/// There is no place for its files, or the play's.
+pub fn play<T>(seed: u64, play: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()?;
+    runtime.block_on(async { play(&mut Memory::start(seed).await?).await })
 }
 
 impl Memory {
@@ -341,7 +354,7 @@ impl Plane for Memory {
     async fn restart(&mut self, process: Process) -> Result<()> {
         if let Some(old) = self.processes.remove(&process) {
             old.mortal.die();
-            self.past.push((process, old.mortal));
+            self.past.push(old.mortal);
         }
         let mortal = Arc::new(Mortal::born());
         let line = match process {
@@ -436,7 +449,7 @@ impl Plane for Memory {
 
     fn hits(&self) -> Result<usize> {
         let now = self.processes.values().map(|running| &running.mortal);
-        let all = now.chain(self.past.iter().map(|(_, mortal)| mortal));
+        let all = now.chain(&self.past);
         Ok(all.map(|mortal| mortal.hits()).sum())
     }
 

@@ -26,6 +26,7 @@ use tempfile::TempDir;
 
 use crate::janitor::Janitor;
 use crate::life::Life;
+use crate::memory::scratch;
 use crate::nas::{self, Nas, PASSWORD};
 use crate::plane::{HostFault, Plane, Process, Seen, When};
 use crate::plugin::{self, Plugin};
@@ -44,8 +45,6 @@ const HASTE: u32 = 200;
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 /// What a CO waits, once the NAS is there, when it does not wait for an answer: every call has come to its end before.
 const LAST_PAUSE: Duration = Duration::from_millis(20);
-/// Room for what must not outlive the world, in memory if this machine has such a place.
-const SHARED: &str = "/dev/shm";
 
 /// A world of processes.
 #[derive(Debug)]
@@ -79,14 +78,8 @@ impl Real {
     /// # Errors
     /// A process does not come up; with its last words.
     pub async fn start() -> Result<Self> {
-        let shared = Path::new(SHARED);
-        let scratch = if shared.is_dir() {
-            shared.to_owned()
-        } else {
-            std::env::temp_dir()
-        };
         // Short: the path of a unix socket has at most 107 bytes.
-        let folder = TempDir::with_prefix_in("csi-", scratch)?.keep();
+        let folder = TempDir::with_prefix_in("csi-", scratch())?.keep();
         let janitor = Janitor::hire(&folder)?;
         let settings = nas::Settings {
             export: "loop",

@@ -23,28 +23,17 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use driver::host::PROGRAMS;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::plane::HostFault;
 use crate::until::until;
 
-/// What the driver starts, with the exception of what these programs start themselves.
-const PROGRAMS: [&str; 13] = [
-    "iscsiadm",
-    "blkid",
-    "blockdev",
-    "mkfs.ext4",
-    "mkfs.xfs",
-    "mkfs.btrfs",
-    "mount",
-    "umount",
-    "e2fsck",
-    "resize2fs",
-    "xfs_info",
-    "xfs_growfs",
-    "btrfs",
-];
+/// What the driver starts itself: `xfs_spaceman` is started by `xfs_info`.
+fn programs() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.into_iter().filter(|name| *name != "xfs_spaceman")
+}
 
 /// Where a command is held.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +100,7 @@ impl Trap {
         let search: Vec<PathBuf> = std::iter::once(aside)
             .chain(std::env::split_paths(&path))
             .collect();
-        for program in PROGRAMS {
+        for program in programs() {
             let real = search
                 .iter()
                 .map(|folder| folder.join(program))

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use super::{BLOCK, Fake, Target, World, disk_of};
+use super::{BLOCK, Fake, SessionState, Target, World};
 use crate::host::superblock::{self, Superblock};
 use crate::host::{Cmd, Span};
 use crate::volume::{Bytes, FsType};
@@ -271,13 +271,11 @@ impl World {
     /// The same, if its target answers.
     fn reachable(&self, point: &str) -> Option<String> {
         let serial = self.serial_of(point)?;
-        let answers = |(id, session): (&u32, &super::SessionState)| {
+        let answers = |session: &SessionState| {
             let seen = session.seen.as_ref();
-            session.alive
-                && seen.is_some_and(|target| target.serial == serial)
-                && !disk_of(*id).0.is_empty()
+            session.alive && seen.is_some_and(|target| target.serial == serial)
         };
-        self.sessions.iter().any(answers).then_some(serial)
+        self.sessions.values().any(answers).then_some(serial)
     }
 
     fn is_readonly(&self, point: &str) -> bool {

@@ -11,11 +11,12 @@ mod place;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use e2e::grounds::each;
 use e2e::model::figures::{FIGURES, Figures};
 use e2e::model::player::Tally;
 use e2e::model::step::Step;
@@ -145,42 +146,29 @@ fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
     let bar = ProgressBar::new(cases as u64).with_style(ProgressStyle::with_template(
         "{pos}/{len} sequences, {elapsed} {bar:30}",
     )?);
-    let (next, start) = (AtomicUsize::new(0), Instant::now());
-    let done: Mutex<Vec<(usize, Outcome)>> = Mutex::default();
-    let broken: Mutex<Option<Broken>> = Mutex::default();
-    let work = || -> Result<()> {
-        let place = Place::open(cli.real)?;
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(chunk) = chunks.get(at) else {
-                return Ok(());
-            };
-            let outcome = chunk.play(&place, || bar.inc(1))?;
-            if let Some(found) = outcome.broken.clone() {
-                next.store(chunks.len(), Ordering::Relaxed);
-                lock(&broken).get_or_insert(found);
-            }
-            lock(&done).push((at, outcome));
-        }
-    };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     // Where time is real, a world waits for half of it.
     let threads = if cli.real { 2 * processors } else { processors };
-    std::thread::scope(|scope| -> Result<()> {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            worker
-                .join()
-                .expect("a worker reports, and does not panic")?;
+    let (start, idle, found) = (
+        Instant::now(),
+        Mutex::<Vec<Place>>::default(),
+        AtomicBool::new(false),
+    );
+    let done = each(threads, &chunks, |chunk| {
+        if found.load(Ordering::Relaxed) {
+            return Ok(Outcome::default());
         }
-        Ok(())
+        let place = lock(&idle).pop();
+        let place = place.map_or_else(|| Place::open(cli.real), Ok)?;
+        let outcome = chunk.play(&place, || bar.inc(1))?;
+        found.fetch_or(outcome.broken.is_some(), Ordering::Relaxed);
+        lock(&idle).push(place);
+        Ok(outcome)
     })?;
     bar.finish_and_clear();
-    let mut done = std::mem::take(&mut *lock(&done));
-    done.sort_by_key(|(at, _)| *at);
     let mut hash = Sha256::new();
     let (mut cases, mut steps, mut tally) = (0, 0, Tally::default());
-    for (_, outcome) in &done {
+    for outcome in &done {
         hash.update(outcome.hash);
         cases += outcome.cases;
         steps += outcome.steps;
@@ -190,13 +178,14 @@ fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
     let figures = Figures::new(cases, steps, tally.calls, start.elapsed().as_secs_f64());
     println!("seed {}: {figures}; journal {}", cli.seed, &hash[..16]);
     println!("{} deaths, {} faults of commands", tally.deaths, tally.hits);
+    let broken = done.into_iter().find_map(|outcome| outcome.broken);
     if cli.real {
-        return Ok((hash, lock(&broken).take()));
+        return Ok((hash, broken));
     }
     std::fs::create_dir_all(&cli.report)?;
     let text = serde_json::to_vec_pretty(&figures)?;
     std::fs::write(cli.report.join(FIGURES), text)?;
-    Ok((hash, lock(&broken).take()))
+    Ok((hash, broken))
 }
 
 /// Tells what was found; true if nothing was.

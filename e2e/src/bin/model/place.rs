@@ -2,19 +2,15 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::memory::Memory;
+use e2e::grounds::{PATIENCE, Stage};
+use e2e::memory;
 use e2e::model::player::{Player, SECRET, Tally};
 use e2e::model::step::Step;
 use e2e::plane::Plane;
 use e2e::real::Real;
 use sha2::{Digest as _, Sha256};
-use tokio::runtime::{Builder, Runtime};
-
-/// The longest that a sequence may take in a world of processes.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Where sequences are played.
 #[derive(Debug)]
@@ -22,15 +18,7 @@ pub(crate) enum Place {
     /// In this process, with a time of its own.
     Memory,
     /// On processes and block devices.
-    Real(Box<Stage>),
-}
-
-/// A world of processes, and what drives its wires.
-#[derive(Debug)]
-pub(crate) struct Stage {
-    // Dropped first: its tasks need the runtime.
-    world: RefCell<Real>,
-    runtime: Runtime,
+    Real(Box<RefCell<Stage>>),
 }
 
 /// What came of a sequence.
@@ -47,9 +35,7 @@ impl Place {
         if !real {
             return Ok(Self::Memory);
         }
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let world = RefCell::new(runtime.block_on(Real::start())?);
-        Ok(Self::Real(Box::new(Stage { world, runtime })))
+        Ok(Self::Real(Box::new(RefCell::new(Stage::open()?))))
     }
 
     /// Plays a sequence, and keeps its journal if it fails, or if it shall be kept. `seen` counts the steps that are taken.
@@ -60,22 +46,17 @@ impl Place {
         keep: bool,
     ) -> Result<Played> {
         match self {
-            Self::Memory => {
-                let mut runtime = Builder::new_current_thread();
-                let runtime = runtime.enable_time().start_paused(true).build()?;
-                runtime.block_on(async {
-                    let mut world = Memory::start(steps.len() as u64).await?;
-                    let result = take(&mut world, steps, seen).await;
-                    let journal = world.journal().await?;
-                    let texts = world.texts();
-                    let quiet = silent(texts.iter().chain(&journal));
-                    let result = result.and_then(|tally| quiet.map(|()| tally));
-                    Ok(played(result, journal, keep))
-                })
-            }
+            Self::Memory => memory::play(steps.len() as u64, async |world| {
+                let result = take(world, steps, seen).await;
+                let journal = world.journal().await?;
+                let texts = world.texts();
+                let quiet = silent(texts.iter().chain(&journal));
+                let result = result.and_then(|tally| quiet.map(|()| tally));
+                Ok(played(result, journal, keep))
+            }),
             Self::Real(stage) => {
-                let world = &mut *stage.world.borrow_mut();
-                stage.runtime.block_on(play_on(world, steps, seen, keep))
+                let Stage { world, runtime } = &mut *stage.borrow_mut();
+                runtime.block_on(play_on(world, steps, seen, keep))
             }
         }
     }
