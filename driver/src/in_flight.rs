@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 use crate::error::Error;
 
 tokio::task_local! {
-    static CURRENT: Guard;
+    static CURRENT: Option<Guard>;
 }
 
 /// The volumes that are being worked upon.
@@ -60,7 +60,7 @@ impl InFlight {
         operation: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         let guard = self.begin(volume)?;
-        tokio::spawn(CURRENT.scope(guard, operation).in_current_span())
+        tokio::spawn(CURRENT.scope(Some(guard), operation).in_current_span())
             .await
             .unwrap_or_else(|_| {
                 Err(Error::Died {
@@ -108,7 +108,13 @@ impl InFlight {
 /// The lock that the current operation holds. Whoever leaves an effect behind that cannot be stopped (a host command in
 /// uninterruptible sleep) keeps a clone until that effect has ended.
 pub fn current() -> Option<Guard> {
-    CURRENT.try_with(Clone::clone).ok()
+    CURRENT.try_with(Clone::clone).ok().flatten()
+}
+
+/// Runs a look that is given up as soon as its operation has ended. It changes nothing, so what is left of it then keeps no
+/// lock: else the next call would be refused for a moment, after this one was answered.
+pub async fn unlocked<T>(look: impl Future<Output = T>) -> T {
+    CURRENT.scope(None, look).await
 }
 
 #[cfg(test)]
@@ -157,6 +163,14 @@ mod tests {
         assert!(is_busy(&in_flight.run("v", async { Ok(()) }).await));
         drop(guard);
         assert!(in_flight.run("v", async { Ok(()) }).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn choice_22_a_look_that_is_given_up_keeps_no_lock() {
+        let in_flight = InFlight::default();
+        let look = unlocked(async { Ok(current()) });
+        let none = in_flight.run("v", look).await.unwrap();
+        assert!(none.is_none());
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::host::disk::{self, Disk};
 use crate::host::map::{self, Map};
 use crate::host::{Host, HostError, Stat, if_present, multipath};
+use crate::in_flight;
 use crate::volume::{Bytes, LunUuid};
 
 /// How long multipathd may take to put a new disk below its map.
@@ -252,12 +253,12 @@ impl<H: Host> Machine<H> {
     pub(super) async fn unblock(&self, uuid: &LunUuid) {
         // (multipathd lowers that of a map's sessions to its `fast_io_fail_tmo`, 5 s, and queues instead.)
         for _ in 0..self.replacement_timeout.as_secs().div_ceil(WATCH.as_secs()) {
-            match self.held(uuid).await {
+            match in_flight::unlocked(self.held(uuid)).await {
                 Ok(held) if held.map.is_none() => return,
                 Ok(_) | Err(_) => self.host.pause(WATCH).await,
             }
         }
-        if let Ok(held) = self.held(uuid).await {
+        if let Ok(held) = in_flight::unlocked(self.held(uuid)).await {
             tracing::warn!(%uuid, "the volume takes too long to be let go: what cannot be written now is lost");
             self.give_up_queueing(&held).await;
         }

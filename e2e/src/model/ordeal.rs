@@ -155,6 +155,10 @@ impl<P: Plane> Player<'_, P> {
         );
         self.revive().await?;
         self.plane.disguise(&life, false).await?;
+        if !self.instead(volume, act).is_empty() {
+            // What is done instead does not look at the disk, which is still another's for the node. So this does.
+            let _ = call(&seat, volume, Some(life), act, "", known.size).await;
+        }
         self.settle(volume, act, How::Once, 0, TRIES)
             .await
             .with_context(|| format!("{act:?} with the volume in its place again"))

@@ -1,6 +1,7 @@
 //! NodeUnstageVolume and the sweep.
 
 use super::*;
+use crate::host::linux::Linux;
 
 #[tokio::test]
 async fn unstaging_leaves_nothing() {
@@ -126,4 +127,28 @@ async fn choice_10_the_sweep_touches_only_records_that_nothing_hangs_on() {
     co.fake.world().sessions.clear();
     co.node.sweep().await;
     assert!(co.fake.world().records.contains(&own));
+}
+
+/// The watch over a queueing map reads on for a moment after the call that it stands by is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_22_a_volume_is_free_when_its_unstaging_is_answered() {
+    let root = tempfile::tempdir().unwrap();
+    let in_flight = InFlight::default();
+    let node = Node::new(
+        Linux::new(root.path().to_owned()),
+        NODE.to_owned(),
+        "csi.synology.com".to_owned(),
+        Duration::from_secs(120),
+        in_flight.clone(),
+    );
+    for turn in 0..300 {
+        let request = csi::NodeUnstageVolumeRequest {
+            volume_id: format!("nas1/{UUID}"),
+            staging_target_path: "/none".to_owned(),
+        };
+        // Without iscsiadm it fails; what counts is that it is over.
+        let _ = node.node_unstage_volume(Request::new(request)).await;
+        let free = in_flight.run(UUID, async { Ok(()) }).await;
+        assert!(free.is_ok(), "turn {turn}: {free:?}");
+    }
 }
