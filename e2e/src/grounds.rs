@@ -9,7 +9,9 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::life::Content;
 use crate::memory::{self, Memory};
+use crate::model::step::Kind;
 use crate::plane::Plane;
 use crate::real::Real;
 
@@ -152,6 +154,20 @@ impl Stage {
         let world = runtime.block_on(Real::start())?;
         Ok(Self { world, runtime })
     }
+}
+
+/// The kinds of volumes that can be grown on these grounds while they are in use.
+///
+/// # Errors
+/// There is no world.
+pub fn grow_in_use(grounds: &impl Grounds) -> Result<Vec<Kind>> {
+    grounds.play(async |plane| {
+        let grows = |kind: &Kind| match kind.content() {
+            Content::Fs(fs) => plane.grows_mounted(fs),
+            Content::Block => true,
+        };
+        Ok(Kind::ALL.into_iter().filter(grows).collect())
+    })
 }
 
 /// Does something to each item, so many at a time; the results are in the items' order. The first error ends it all.

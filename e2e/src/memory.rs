@@ -31,6 +31,7 @@ use tokio::runtime::Builder;
 use tonic::Status;
 
 use crate::life::{Content, Life};
+use crate::nas::PASSWORD;
 use crate::plane::{HostFault, LunSeen, MountSeen, NodeSeen, Plane, Process, Seen, When};
 use crate::plugin::{Csi, Line};
 use gate::Gate;
@@ -44,9 +45,6 @@ const NODES: [&str; 2] = ["worker-0", "worker-1"];
 const CONTROLLERS: usize = 2;
 /// The driver's own default.
 const REPLACEMENT: Duration = Duration::from_secs(120);
-
-/// The password that the driver has for the NAS. It must not be seen anywhere.
-pub const PASSWORD: &str = "admin";
 
 /// A world in memory.
 #[derive(Debug)]
@@ -256,6 +254,12 @@ impl Memory {
         }
     }
 
+    /// Every process that there is or was.
+    fn mortals(&self) -> impl Iterator<Item = &Arc<Mortal>> {
+        let now = self.processes.values().map(|running| &running.mortal);
+        now.chain(&self.past)
+    }
+
     /// Everything that may have been written down somewhere: whoever looks for secrets looks here.
     pub fn texts(&self) -> Vec<String> {
         let commands = self.machines.iter().flat_map(Fake::commands);
@@ -291,6 +295,9 @@ impl Plane for Memory {
         seen.nodes = (0..NODES.len())
             .map(|number| self.machine_sees(number))
             .collect();
+        let broken_off = self.mortals().flat_map(|mortal| mortal.broken_off());
+        seen.rest
+            .extend(broken_off.map(|name| format!("{name}, begun and given up half-way")));
         Ok(seen)
     }
 
@@ -448,9 +455,7 @@ impl Plane for Memory {
     }
 
     fn hits(&self) -> Result<usize> {
-        let now = self.processes.values().map(|running| &running.mortal);
-        let all = now.chain(&self.past);
-        Ok(all.map(|mortal| mortal.hits()).sum())
+        Ok(self.mortals().map(|mortal| mortal.hits()).sum())
     }
 
     async fn pause(&self, time: Duration) {

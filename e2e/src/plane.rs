@@ -14,6 +14,13 @@ use serde_json::Value;
 use crate::life::Life;
 use crate::plugin::Csi;
 
+/// Every password of a plane begins with it, and nothing else does: whoever looks for secrets that are told looks for this.
+pub const PLANTED: &str = "planted-";
+
+/// The code with which the NAS of a plane refuses to make a LUN smaller, and nothing else: nobody knows what a real one would
+/// do, so nobody may ask it to.
+pub const SHRINKS: u32 = 18_990_599;
+
 /// A process of the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Process {

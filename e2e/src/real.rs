@@ -28,7 +28,7 @@ use crate::janitor::Janitor;
 use crate::life::Life;
 use crate::memory::scratch;
 use crate::nas::{self, Nas, PASSWORD};
-use crate::plane::{HostFault, Plane, Process, Seen, When};
+use crate::plane::{HostFault, Plane, Process, SHRINKS, Seen, When};
 use crate::plugin::{self, Plugin};
 use crate::skip::can_grow_mounted_ext4;
 use machine::Machine;
@@ -188,7 +188,7 @@ impl Real {
 
     /// What is not known at its start.
     async fn settle_nas(&self) -> Result<()> {
-        let settings = json!({"thin_growth_needs_space": true});
+        let settings = json!({"thin_growth_needs_space": true, "shrink_code": SHRINKS});
         self.nas.patch_settings(&settings).await
     }
 

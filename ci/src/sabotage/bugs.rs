@@ -39,7 +39,7 @@ impl Bug {
 }
 
 /// All of them.
-pub(super) const BUGS: [Bug; 36] = [
+pub(super) const BUGS: [Bug; 35] = [
     Bug {
         name: "growth-tool-believed",
         file: "driver/src/node/grow.rs",
@@ -192,13 +192,6 @@ pub(super) const BUGS: [Bug; 36] = [
         find: "Self::Dsm { .. } | Self::Unproven { .. } | Self::Died { .. } => Code::Unavailable,",
         replace: "Self::Dsm { .. } | Self::Unproven { .. } | Self::Died { .. } => Code::Internal,",
         what: "after a lost reply to CreateVolume Kubernetes may forget the volume, and its LUN stays for ever",
-    },
-    Bug {
-        name: "sweep-removes-records-in-use",
-        file: "driver/src/node/sweep.rs",
-        find: "if !self.sessions_of(uuid).await?.is_empty() || self.any_stale_mount().await? {",
-        replace: "if self.any_stale_mount().await? {",
-        what: "a restart of the node plugin takes away the records that iscsid needs to log in again after an outage",
     },
     Bug {
         name: "lock-dies-with-its-caller",

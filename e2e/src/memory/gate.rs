@@ -92,16 +92,17 @@ impl Gate {
                 ) => Err(failed(&name)),
             }
         };
-        self.mortal.effect(name.clone(), act, || {}).await
+        let effect = self.mortal.effect(name.clone(), act, || {});
+        self.mortal.whole(&name, effect).await
     }
 }
 
 impl Host for Gate {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let begin = || self.machine.begin(&cmd);
-        self.mortal
-            .effect(cmd.to_string(), self.command(&cmd), begin)
-            .await
+        let name = cmd.to_string();
+        let effect = self.mortal.effect(name.clone(), self.command(&cmd), begin);
+        self.mortal.whole(&name, effect).await
     }
 
     fn has(&self, program: &str) -> bool {

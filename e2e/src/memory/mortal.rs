@@ -9,6 +9,22 @@ use tokio::sync::watch;
 
 use crate::plane::{HostFault, When};
 
+/// Something that has begun; it has ended when it has no name any more.
+struct Half<'a> {
+    mortal: &'a Mortal,
+    name: Option<String>,
+}
+
+impl Drop for Half<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = self.name.take()
+            && !self.mortal.is_dead()
+        {
+            self.mortal.inner().broken_off.push(name);
+        }
+    }
+}
+
 /// One life of one process of the driver.
 #[derive(Debug)]
 pub(super) struct Mortal {
@@ -25,6 +41,8 @@ struct Inner {
     faults: Vec<HostFault>,
     /// Faults of the host that were met.
     hits: usize,
+    /// What was begun and given up half-way, though the process lives.
+    broken_off: Vec<String>,
 }
 
 impl Mortal {
@@ -51,6 +69,22 @@ impl Mortal {
     pub(super) async fn death(&self) {
         // The sender lives in `self`, so this ends with a death.
         let _ = self.dead.subscribe().wait_for(|dead| *dead).await;
+    }
+
+    /// What was begun and given up half-way, though the process lives.
+    pub(super) fn broken_off(&self) -> Vec<String> {
+        self.inner().broken_off.clone()
+    }
+
+    /// Does what has to come to its end, whatever becomes of the call that it was begun for.
+    pub(super) async fn whole<T>(&self, name: &str, act: impl Future<Output = T>) -> T {
+        let mut half = Half {
+            mortal: self,
+            name: Some(name.to_owned()),
+        };
+        let done = act.await;
+        half.name = None;
+        done
     }
 
     /// Lets the process die at its `nth` effect from now; the first is 1.

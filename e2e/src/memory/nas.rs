@@ -20,6 +20,8 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::mortal::Mortal;
+use crate::nas::PASSWORD;
+use crate::plane::SHRINKS;
 
 /// The LUN that stands in the place of others.
 pub(super) const STRANGER: &str = "5ca1ab1e-0000-4000-8000-000000000000";
@@ -76,7 +78,7 @@ impl Nas {
             restless_until: Mutex::new(Instant::now()),
             state: Mutex::default(),
             disguised: Mutex::default(),
-            password: Mutex::new(super::PASSWORD.to_owned()),
+            password: Mutex::new(PASSWORD.to_owned()),
             // Half of the worlds are as fast as they can be, so that clients are what one waits for.
             latency: if seed.is_multiple_of(2) {
                 Latency::Instant
@@ -97,6 +99,7 @@ impl Nas {
             .latency(self.latency)
             .settings(Settings {
                 thin_growth_needs_space: true,
+                shrink_code: SHRINKS,
                 ..Settings::default()
             })
             .embed()

@@ -11,7 +11,7 @@ use super::book::Due;
 use super::player::{PAUSE, Player, TRIES, call, meets, transient};
 use super::step::{Act, How, Kind, Step};
 use crate::life::{Life, create_request};
-use crate::plane::{Plane, Process, Seen};
+use crate::plane::{PLANTED, Plane, Process, Seen};
 use crate::plugin::Csi as _;
 use crate::{GIB, MIB};
 
@@ -255,7 +255,7 @@ impl<P: Plane> Player<'_, P> {
         // Of an answer that is lost the driver does not know, and three of them would lock it out.
         self.plane.clear().await?;
         self.rotations += 1;
-        let password = format!("rotated-{}", self.rotations);
+        let password = format!("{PLANTED}rotated-{}", self.rotations);
         let account = json!({"name": "admin", "password": password});
         self.plane.knob("/accounts", account).await?;
         self.plane.knob("/sessions/expire", json!({})).await?;

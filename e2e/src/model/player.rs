@@ -15,7 +15,7 @@ use super::book::{Book, Due};
 use super::judge::judge;
 use super::step::{Act, How, Mishap, Step};
 use crate::life::{Life, create_request};
-use crate::plane::{HostFault, Plane, Process, Seen};
+use crate::plane::{HostFault, PLANTED, Plane, Process, SHRINKS, Seen};
 use crate::plugin::Csi;
 use crate::{GIB, MIB};
 
@@ -31,7 +31,7 @@ const FOREIGN: [&str; 3] = ["finance", "csi-not-ours", "csi-pvc-9"];
 /// More than a NAS of a plane has.
 const BEYOND: i64 = 4 << 40;
 /// The CHAP password of every publication of volume 1. It must not be seen anywhere but in records and at the NAS.
-pub const SECRET: &str = "planted-chap";
+const SECRET: &str = "planted-chap";
 
 /// What was answered; equal answers are equal promises.
 #[derive(Clone, Debug, PartialEq)]
@@ -188,10 +188,20 @@ impl<'a, P: Plane> Player<'a, P> {
         self.list(2).await?;
         self.take_away().await?;
         self.look().await.context("in the end")?;
-        let told = self.said.iter().find(|text| text.contains(SECRET));
-        ensure!(told.is_none(), "a secret is told: {told:?}");
+        self.must_have_behaved().await?;
         self.tally.hits = self.plane.hits()?;
         Ok(self.tally)
+    }
+
+    /// What it has said and asked, whatever came of it.
+    async fn must_have_behaved(&self) -> Result<()> {
+        let told = self.said.iter().find(|text| text.contains(PLANTED));
+        ensure!(told.is_none(), "a secret is told: {told:?}");
+        let refused = format!("-> Some({SHRINKS})");
+        let journal = self.plane.journal().await?;
+        let shrunk = journal.iter().find(|line| line.contains(&refused));
+        ensure!(shrunk.is_none(), "a LUN was to shrink: {shrunk:?}");
+        Ok(())
     }
 
     /// The way back of every volume, with one repetition at most.
@@ -561,7 +571,8 @@ pub(super) async fn call(
             };
             reader.node_publish(seat).await.map(|()| Answer::Done)
         }
-        Act::ExpandNode => life.expand_on_node(seat, size).await.map(Answer::Size),
+        // A claim need not be of whole MiB, as LUNs are; what is answered is what there is.
+        Act::ExpandNode => life.expand_on_node(seat, size - 1).await.map(Answer::Size),
         Act::Hide => life.node_unpublish(seat).await.map(|()| Answer::Done),
         Act::Unstage => life.unstage(seat).await.map(|()| Answer::Done),
     }

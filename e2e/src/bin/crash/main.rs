@@ -17,7 +17,7 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use e2e::grounds::{Choice, Grounds, InMemory, OnDevices};
+use e2e::grounds::{Choice, Grounds, InMemory, OnDevices, grow_in_use};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use point::Then;
@@ -71,6 +71,11 @@ fn run(cli: &Cli, grounds: &impl Grounds) -> Result<()> {
     let mut scenes = scene::all();
     if let Some(text) = &cli.only {
         scenes.retain(|scene| scene.call.contains(text) || scene.variant.contains(text));
+    }
+    let grow = grow_in_use(grounds)?;
+    for scene in scenes.extract_if(.., |scene| !scene.is_possible(&grow)) {
+        let (call, kind) = (scene.call, scene.kind.content().name());
+        println!("left out: {call} of {kind}: what is mounted cannot be grown here");
     }
     ensure!(!scenes.is_empty(), "there is no such call");
     for scene in &mut scenes {

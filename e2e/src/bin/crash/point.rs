@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use e2e::grounds::Grounds;
 use e2e::model::player::Player;
-use e2e::model::step::Step;
+use e2e::model::step::{Act, Step};
 use e2e::plane::{Plane, When};
 
 use crate::scene::{Move, Scene};
@@ -184,6 +184,8 @@ async fn turn_round<P: Plane>(player: &mut Player<'_, P>, scene: &Scene) -> Resu
 async fn go<P: Plane>(player: &mut Player<'_, P>, scene: &Scene, step: Move) -> Result<()> {
     let volume = scene.volume;
     match step {
+        // Where it cannot be grown in use, something else is done instead.
+        Move::Call(act @ Act::ExpandNode) => player.perform(volume, act).await,
         Move::Call(act) => player
             .once(volume, act)
             .await?

@@ -27,7 +27,9 @@ pub(crate) enum Move {
 pub(crate) struct Scene {
     /// The call's name.
     pub(crate) call: &'static str,
-    /// What the volume holds, and in which state it is.
+    /// What the volume holds.
+    pub(crate) kind: Kind,
+    /// The same in words, and in which state it is.
     pub(crate) variant: String,
     /// The number of the volume.
     pub(crate) volume: u8,
@@ -58,6 +60,11 @@ impl Scene {
             | Act::Hide
             | Act::Unstage => Process::Node(NODE),
         }
+    }
+
+    /// Whether the call can succeed where only these kinds `grow` in use.
+    pub(crate) fn is_possible(&self, grow: &[Kind]) -> bool {
+        self.act != Act::ExpandNode || grow.contains(&self.kind)
     }
 
     /// The rest of the way to a pod that has written, as far as the call is on it.
@@ -129,6 +136,7 @@ fn grown_aside(kind: Kind) -> Vec<Move> {
 fn scene(call: &'static str, kind: Kind, before: Vec<Move>, act: Act) -> Scene {
     Scene {
         call,
+        kind,
         variant: kind.content().name().to_owned(),
         volume: 0,
         before,

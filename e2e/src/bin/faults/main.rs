@@ -17,10 +17,8 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
-use e2e::grounds::{Choice, Grounds, InMemory, OnDevices, each};
-use e2e::life::Content;
+use e2e::grounds::{Choice, Grounds, InMemory, OnDevices, each, grow_in_use};
 use e2e::model::step::Kind;
-use e2e::plane::Plane as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use fault::{Fault, Way, What};
@@ -149,21 +147,16 @@ fn faults_of(cells: &[Cell]) -> Vec<Fault> {
 fn cells(grounds: &impl Grounds, only: Option<&str>) -> Result<(Vec<Cell>, Vec<LeftOut>)> {
     let mut cells = Vec::new();
     let mut left_out = Vec::new();
-    let grows = grounds.play(async |plane| {
-        Ok(Kind::ALL.map(|kind| match kind.content() {
-            Content::Fs(fs) => plane.grows_mounted(fs),
-            Content::Block => true,
-        }))
-    })?;
+    let grow = grow_in_use(grounds)?;
     for fault in fault::all() {
-        for (at, kind) in Kind::ALL.into_iter().enumerate() {
+        for kind in Kind::ALL {
             for way in Way::ALL {
                 let cell = Cell { fault, kind, way };
                 let wanted = only.is_none_or(|text| cell.place().contains(text));
                 if !wanted || !fault.kinds.contains(&kind) || !fault.ways.contains(&way) {
                     continue;
                 }
-                match obstacle(grounds, &cell, grows[at]) {
+                match obstacle(grounds, &cell, grow.contains(&kind)) {
                     None => cells.push(cell),
                     Some(reason) => left_out.push(LeftOut {
                         fault: fault.name,

@@ -16,6 +16,8 @@ use crate::place::Place;
 pub(crate) struct Chunk {
     pub(crate) seed: u64,
     pub(crate) number: u64,
+    /// The number of its first sequence.
+    pub(crate) first: usize,
     pub(crate) cases: usize,
     pub(crate) steps: usize,
     /// How many seconds to look for a shorter one.
@@ -36,7 +38,8 @@ pub(crate) struct Outcome {
 /// A property that does not hold, and the shortest sequence that was found to break it.
 #[derive(Clone, Debug)]
 pub(crate) struct Broken {
-    pub(crate) number: u64,
+    /// The number of the sequence.
+    pub(crate) number: usize,
     pub(crate) reason: String,
     pub(crate) steps: Vec<Step>,
     pub(crate) journal: Vec<String>,
@@ -68,6 +71,10 @@ impl Chunk {
             let played = place.play(&steps, seen.as_deref(), false);
             let played = played.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
             let mut tally = tally.borrow_mut();
+            let number = tally
+                .broken
+                .as_ref()
+                .map_or(self.first + tally.cases, |it| it.number);
             tally.cases += 1;
             tally.steps += steps.len();
             tally.tally += played.tally;
@@ -78,7 +85,7 @@ impl Chunk {
             };
             // The last that fails is the shortest. It is kept as it was: where time is real, no two runs are the same.
             tally.broken = Some(Broken {
-                number: self.number * self.cases as u64,
+                number,
                 reason: reason.clone(),
                 steps,
                 journal: played.journal,

@@ -138,6 +138,7 @@ fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
         .map(|number| Chunk {
             seed: cli.seed,
             number: number as u64,
+            first: number * size,
             cases: size.min(cases - number * size),
             steps,
             shrink: cli.shrink,
@@ -205,7 +206,7 @@ fn report(cli: &Cli, broken: Option<&Broken>) -> bool {
     }
     println!("the sequence:\n{:#?}", broken.steps);
     println!(
-        "seed {} (sequences {} and on); the sequence is in {}: play it with --replay, and keep it in {} when its bug is mended",
+        "seed {}, sequence {}; the shortest is in {}: play it with --replay, and keep it in {} when its bug is mended",
         cli.seed,
         broken.number,
         kept.map_or_else(|error| error.to_string(), |()| file.display().to_string()),

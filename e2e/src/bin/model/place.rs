@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context as _, Result, ensure};
 use e2e::grounds::{PATIENCE, Stage};
 use e2e::memory;
-use e2e::model::player::{Player, SECRET, Tally};
+use e2e::model::player::{Player, Tally};
 use e2e::model::step::Step;
-use e2e::plane::Plane;
+use e2e::plane::{PLANTED, Plane};
 use e2e::real::Real;
 use sha2::{Digest as _, Sha256};
 
@@ -72,15 +72,18 @@ async fn play_on(
     let result = tokio::time::timeout(PATIENCE, take(world, steps, seen)).await;
     let result = result.unwrap_or_else(|_| anyhow::bail!("it has no end in {PATIENCE:?}"));
     let mut journal = world.journal().await?;
+    let logs = world.logs()?;
+    let quiet = silent(journal.iter().chain(&logs));
+    let result = result.and_then(|tally| quiet.map(|()| tally));
     if keep || result.is_err() {
-        journal.extend(world.logs()?);
+        journal.extend(logs);
     }
     Ok(played(result, journal, keep))
 }
 
-/// No command, file or call tells a secret.
+/// No command, file, call or line of a log tells a secret.
 fn silent<'a>(mut told: impl Iterator<Item = &'a String>) -> Result<()> {
-    let loud = told.find(|text| text.contains(SECRET));
+    let loud = told.find(|text| text.contains(PLANTED));
     ensure!(loud.is_none(), "a secret is told: {loud:?}");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use tonic::Status;
 
-use super::{Player, SECRET, meets, transient};
+use super::{Player, meets, transient};
 use crate::life::Life;
 use crate::model::book::{Book, Due};
 use crate::model::judge;
@@ -119,8 +119,7 @@ impl<P: Plane> Player<'_, P> {
         if left.is_empty() {
             self.look().await.context("in the end")?;
         }
-        let told = self.said.iter().find(|text| text.contains(SECRET));
-        ensure!(told.is_none(), "a secret is told: {told:?}");
+        self.must_have_behaved().await?;
         Ok(left)
     }
 }
