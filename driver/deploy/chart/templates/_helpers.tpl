@@ -1,0 +1,143 @@
+{{- define "synology-csi.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "synology-csi.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* By what a controller finds its pods: never changes. Takes a list: the root and the component's name. */}}
+{{- define "synology-csi.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "synology-csi.name" $root }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{/* Takes a list: the root and the component's name. */}}
+{{- define "synology-csi.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "synology-csi.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Where an image is. Takes a list: the root, the image and what it is called in the values. */}}
+{{- define "synology-csi.image" -}}
+{{- $root := index . 0 }}
+{{- $image := index . 1 }}
+{{- $repository := required (printf "%s.repository: no image is published yet; build it and name it here" (index . 2)) $image.repository }}
+{{- $name := ternary (printf "%s/%s" $image.registry $repository) $repository (ne $image.registry "") }}
+{{- if $image.digest }}
+{{- printf "%s@%s" $name $image.digest }}
+{{- else }}
+{{- printf "%s:%s" $name (default $root.Chart.AppVersion $image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- define "synology-csi.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Where pods of a component may run. Takes its values. */}}
+{{- define "synology-csi.placement" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* What needs no privilege at all gets none. */}}
+{{- define "synology-csi.unprivileged" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{/* The NASes, as a YAML list: those of the values, or the simulated one. */}}
+{{- define "synology-csi.nas" -}}
+{{- if .Values.sim.enabled }}
+{{- if .Values.nas }}
+{{- fail "sim.enabled: nodes with a simulated iscsiadm reach no real NAS; leave nas empty" }}
+{{- end }}
+- name: sim
+  url: http://{{ include "synology-csi.fullname" . }}-dsm-sim.{{ .Release.Namespace }}.svc:5000
+  username: admin
+  password: admin
+  # No packet goes there: node-sim finds by it the targets of the one NAS that it knows.
+  portals: ["127.0.0.1:3260"]
+{{- else }}
+{{- if not .Values.nas }}
+{{- fail "nas: name at least one NAS" }}
+{{- end }}
+{{- $seen := dict }}
+{{- range .Values.nas }}
+{{- if eq (empty .password) (empty .passwordSecret) }}
+{{- fail (printf "nas %s: give either passwordSecret or password" .name) }}
+{{- end }}
+{{- if and .ca .caConfigMap }}
+{{- fail (printf "nas %s: give either ca or caConfigMap" .name) }}
+{{- end }}
+{{- range prepend (default list .aliases) .name }}
+{{- if hasKey $seen . }}
+{{- fail (printf "nas %s: a name or alias is given twice" .) }}
+{{- end }}
+{{- $_ := set $seen . true }}
+{{- end }}
+{{- end }}
+{{- toYaml .Values.nas }}
+{{- end }}
+{{- end }}
+
+{{/* The driver's configuration file. It holds no secret: passwords are files beside it. */}}
+{{- define "synology-csi.config" -}}
+nas:
+{{- range include "synology-csi.nas" . | fromYamlArray }}
+  - name: {{ .name }}
+    {{- with .aliases }}
+    aliases: {{ toJson . }}
+    {{- end }}
+    url: {{ .url | quote }}
+    username: {{ .username | quote }}
+    password_file: /etc/synology-csi/passwords/{{ .name }}
+    {{- if or .ca .caConfigMap }}
+    ca_file: /etc/synology-csi/ca/{{ .name }}.crt
+    {{- end }}
+    {{- with .portals }}
+    portals: {{ toJson . }}
+    {{- end }}
+{{- end }}
+# A refused password is not tried again until it changes. The directory lives as long as the pod: it survives the driver's restarts.
+state_file: /var/lib/synology-csi/refused.json
+{{- end }}
+
+{{/* Flags that every sidecar which speaks to the API server has. Takes a list: the root and the sidecar's values. */}}
+{{- define "synology-csi.sidecarArgs" -}}
+{{- $root := index . 0 }}
+{{- $own := index . 1 -}}
+- --csi-address=/csi/csi.sock
+- --v={{ $root.Values.sidecars.verbosity }}
+- --timeout={{ $own.timeout }}
+- --retry-interval-max={{ $own.retryIntervalMax }}
+- --kube-api-qps={{ $root.Values.sidecars.kubeApiQps }}
+- --kube-api-burst={{ $root.Values.sidecars.kubeApiBurst }}
+{{- if ge (int $root.Values.controller.replicas) 2 }}
+- --leader-election
+{{- end }}
+{{- end }}
