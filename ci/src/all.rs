@@ -5,18 +5,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::{
-    check, context::Context, crash, faults, fuzz, go, model, peers, sabotage, show, table, testing,
-    tidy, vm,
+    chart, check, context::Context, crash, faults, fuzz, go, model, peers, sabotage, show, table,
+    testing, tidy, vm,
 };
 
 /// A task: its name, whether it is of any use without root, and what it does.
 type Task = (&'static str, bool, fn(&Context) -> Result<()>);
 
-const TASKS: [Task; 16] = [
+const TASKS: [Task; 17] = [
     ("fmt", false, |context| check::fmt(context, false)),
     ("lint", false, check::lint),
     ("tidy", false, tidy::run),
     ("spec", false, go::spec),
+    ("chart", false, |context| {
+        chart::run(context, &chart::Chart::default())
+    }),
     ("test", false, testing::test),
     ("model", false, model::sample),
     ("crash", false, |context| {

@@ -15,15 +15,32 @@ use crate::{
     run::Step,
 };
 
-const SANITY_MODULE: &str = "github.com/kubernetes-csi/csi-test/v5";
-const SANITY_VERSION: &str = "v5.5.0";
+/// A program that one `go install` builds.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    /// As it is called in the tools directory.
+    pub(crate) name: &'static str,
+    /// The module that it is of.
+    pub(crate) module: &'static str,
+    /// The folder of the program in the module.
+    pub(crate) folder: &'static str,
+    /// The module's version.
+    pub(crate) version: &'static str,
+}
+
+const SANITY: Pinned = Pinned {
+    name: "csi-sanity",
+    module: "github.com/kubernetes-csi/csi-test/v5",
+    folder: "cmd/csi-sanity",
+    version: "v5.5.0",
+};
 
 const OFFICIAL_MODULE: &str = "github.com/SynologyOpenSource/synology-csi";
 /// The newest one that the module proxy serves.
 const OFFICIAL_VERSION: &str = "v1.3.0";
 
 /// The least Go that builds them all.
-const NEEDED: GoVersion = GoVersion(1, 25);
+const NEEDED: GoVersion = GoVersion(1, 26);
 /// From here on Go fetches a newer release of itself when a module asks for one.
 const SWITCHES: GoVersion = GoVersion(1, 21);
 /// The release that an older Go fetches for us, as the module that Go releases are published as.
@@ -64,13 +81,42 @@ impl Go {
     /// # Errors
     /// When it cannot be fetched or built.
     pub(crate) fn install_sanity(&self, context: &Context) -> Result<()> {
-        let module = format!("{SANITY_MODULE}/cmd/csi-sanity@{SANITY_VERSION}");
-        let step = self
-            .step(context)?
-            .arg("install")
-            .arg(module)
-            .env("GOBIN", context.tools());
-        step.quiet(&format!("Installing csi-sanity {SANITY_VERSION}"))
+        self.install(context, &SANITY).map(drop)
+    }
+
+    /// Builds a program into the tools directory, unless it is there in this version.
+    ///
+    /// # Errors
+    /// When it cannot be fetched or built.
+    pub(crate) fn install(&self, context: &Context, pinned: &Pinned) -> Result<PathBuf> {
+        let Pinned {
+            name,
+            module,
+            folder,
+            version,
+        } = pinned;
+        let program = context.tools().join(name);
+        if !self.is_built_from(context, &program, module, version) {
+            let step = self
+                .step(context)?
+                .arg("install")
+                .arg(format!("{module}/{folder}@{version}"))
+                .env("GOBIN", context.tools());
+            step.quiet(&format!("Installing {name} {version}"))?;
+        }
+        Ok(program)
+    }
+
+    /// The folder with a module's files, which is fetched when it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be fetched.
+    pub(crate) fn module(&self, context: &Context, module: &str, version: &str) -> Result<PathBuf> {
+        let step = self.step(context)?;
+        let mut step = step
+            .args(&["mod", "download", "-json"])
+            .arg(format!("{module}@{version}"));
+        downloaded(&mut step, &format!("Fetching {module} {version}"))
     }
 
     /// Builds the official driver, unmodified, into the tools directory; its version.
@@ -140,16 +186,11 @@ impl Go {
             .arg("download")
             .arg("-json")
             .arg(format!("{TOOLCHAIN}-{architecture}"));
-        let output = step.watch("Fetching a newer Go")?;
-        let module: Downloaded =
-            serde_json::from_str(&output.stdout).context("`go mod download -json`")?;
-        if let Some(error) = module.error {
-            bail!("cannot fetch a newer Go: {error}");
-        }
+        let folder = downloaded(&mut step, "Fetching a newer Go")?;
         for directory in ["bin", "pkg/tool"] {
-            make_executable(&module.dir.join(directory))?;
+            make_executable(&folder.join(directory))?;
         }
-        Ok(module.dir.join("bin/go"))
+        Ok(folder.join("bin/go"))
     }
 }
 
@@ -160,6 +201,17 @@ struct Downloaded {
     #[serde(default)]
     dir: PathBuf,
     error: Option<String>,
+}
+
+/// Runs `go mod download -json` for one module; the folder with its files.
+fn downloaded(step: &mut Step, title: &str) -> Result<PathBuf> {
+    let output = step.watch(title)?;
+    let module: Downloaded = serde_json::from_str(&output.stdout)
+        .with_context(|| format!("{title}: {}", output.stderr.trim()))?;
+    match module.error {
+        Some(error) => bail!("{title}: {error}"),
+        None => Ok(module.dir),
+    }
 }
 
 fn make_executable(directory: &Path) -> Result<()> {
@@ -176,12 +228,17 @@ fn make_executable(directory: &Path) -> Result<()> {
 
 /// csi-sanity in the tools directory, when it is the pinned version.
 pub(crate) fn installed_sanity(context: &Context) -> Option<PathBuf> {
-    let file = context.tools().join("csi-sanity");
+    installed(context, &SANITY)
+}
+
+/// A program in the tools directory, when it is the pinned version.
+pub(crate) fn installed(context: &Context, pinned: &Pinned) -> Option<PathBuf> {
+    let file = context.tools().join(pinned.name);
     if !file.is_file() {
         return None;
     }
     let go = Go::find(context)?;
-    go.is_built_from(context, &file, SANITY_MODULE, SANITY_VERSION)
+    go.is_built_from(context, &file, pinned.module, pinned.version)
         .then_some(file)
 }
 
@@ -245,7 +302,7 @@ mod tests {
     fn only_the_pinned_sanity_counts() {
         let other = "target/tools/csi-sanity: go1.26.8\n\tpath\tgithub.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity\n\
                      \tmod\tgithub.com/kubernetes-csi/csi-test/v5\tv5.4.0\th1:abc=\n";
-        let is_pinned = |text: &str| names(text, SANITY_MODULE, SANITY_VERSION);
+        let is_pinned = |text: &str| names(text, SANITY.module, SANITY.version);
         assert!(!is_pinned(other));
         let pinned = other.replace("v5.4.0", "v5.5.0");
         assert!(is_pinned(&pinned));

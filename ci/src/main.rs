@@ -8,6 +8,7 @@
 )]
 
 mod all;
+mod chart;
 mod check;
 mod context;
 mod crash;
@@ -65,6 +66,8 @@ enum Task {
     Tidy,
     /// Is proto/csi.proto the CSI specification's?
     Spec,
+    /// The Helm chart: lint, what comes of sets of values, the schemas of two releases of Kubernetes, the plain manifests
+    Chart(chart::Chart),
     /// All tests; those that need root say so and are counted when there is none
     Test,
     /// The stories with block devices, file systems and mounts (root)
@@ -91,7 +94,7 @@ enum Task {
     Bench,
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
-    /// fmt, lint, tidy, spec, test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, peers, bench, vm and demo, with the time each took
+    /// fmt, lint, tidy, spec, chart, test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, peers, bench, vm and demo, with the time each took
     All,
 }
 
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
         Task::Lint => check::lint(&context),
         Task::Tidy => tidy::run(&context),
         Task::Spec => go::spec(&context),
+        Task::Chart(chart) => chart::run(&context, chart),
         Task::Test => testing::test(&context),
         Task::Node => testing::node(&context),
         Task::Sanity => testing::sanity(&context),

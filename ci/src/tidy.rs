@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{context::Context, run::Step};
+use crate::{chart, context::Context, run::Step};
 use source::File;
 
 /// What lies at the top of the repository, dot-files and build output apart.
@@ -61,6 +61,12 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         println!("{line}");
     }
     breaches.extend(proof.breaches);
+    match chart::stale_manifests(context)? {
+        Some(stale) => breaches.extend(stale),
+        None => println!(
+            "the plain manifests were not compared with the chart: no helm yet (cargo ci chart installs it)"
+        ),
+    }
     for breach in &breaches {
         println!("tidy: {breach}");
     }

@@ -23,6 +23,8 @@ pub(crate) enum Layer {
     Bench,
     /// The comparison with the CSI specification
     Spec,
+    /// The Helm chart
+    Chart,
     /// Formatting and lints
     Lint,
     /// Every layer
@@ -121,7 +123,7 @@ const FOR_VM: [&str; 11] = [
 /// Packages that only other people's programs use.
 const FOR_CLIENTS: [&str; 3] = ["chromium", "chromium-driver", "virtualenv"];
 
-const SINGLE: [Layer; 10] = [
+const SINGLE: [Layer; 11] = [
     Layer::Test,
     Layer::Sanity,
     Layer::Node,
@@ -131,6 +133,7 @@ const SINGLE: [Layer; 10] = [
     Layer::Peers,
     Layer::Bench,
     Layer::Spec,
+    Layer::Chart,
     Layer::Lint,
 ];
 
@@ -153,7 +156,7 @@ impl Need {
 
     /// How much `layer` wants it; `None` when it does not care.
     pub(crate) fn weight(self, layer: Layer) -> Option<Weight> {
-        use Layer::{All, Bench, Clients, Demo, Lint, Node, Peers, Sanity, Spec, Test, Vm};
+        use Layer::{All, Bench, Chart, Clients, Demo, Lint, Node, Peers, Sanity, Spec, Test, Vm};
         if layer == All {
             return SINGLE
                 .iter()
@@ -162,7 +165,7 @@ impl Need {
         }
         match self {
             Self::Component(..) => (layer == Lint).then_some(Weight::Must),
-            Self::Go if layer == Spec => Some(Weight::Must),
+            Self::Go if matches!(layer, Spec | Chart) => Some(Weight::Must),
             Self::Go | Self::CsiSanity => matches!(layer, Sanity | Peers).then_some(Weight::Must),
             // The guest has what the host has installed; it is root there, and brings its own kernel.
             // The tests of node-sim's target side start a tgtd.
@@ -182,10 +185,11 @@ impl Need {
                 Sanity | Node | Demo | Bench => Some(Weight::Must),
                 Test if self == Self::Root => Some(Weight::Note),
                 Test => Some(Weight::WithRoot),
-                Spec | Lint | Vm | Clients | Peers | All => None,
+                Spec | Chart | Lint | Vm | Clients | Peers | All => None,
             },
             Self::SysResource | Self::InitiatorName => {
-                (!matches!(layer, Spec | Lint | Vm | Clients | Peers)).then_some(Weight::Note)
+                (!matches!(layer, Spec | Chart | Lint | Vm | Clients | Peers))
+                    .then_some(Weight::Note)
             }
         }
     }
@@ -236,6 +240,6 @@ mod tests {
         assert_eq!(Need::Go.weight(Layer::All), Some(Weight::Must));
         assert_eq!(Need::SysResource.weight(Layer::All), Some(Weight::Note));
         assert_eq!(Need::Go.weight(Layer::Demo), None);
-        assert_eq!(Need::Go.wanted_by(), "sanity peers spec");
+        assert_eq!(Need::Go.wanted_by(), "sanity peers spec chart");
     }
 }

@@ -1,0 +1,373 @@
+//! The Helm chart in `driver/deploy`: what comes of it, and whether Kubernetes would take it.
+//!
+//! ```text
+//! driver/deploy/tests/*.yaml ─▶ helm template ─▶ what the set expects, what holds for all (rule)
+//!                                     └────────▶ kubeconform, by the schemas of two releases of Kubernetes (schema)
+//! driver/deploy/manifests   ◀─ compared, or written with --write
+//! ```
+//! The schemas are made from the OpenAPI documents that Kubernetes' own module carries, so nothing but the Go module proxy
+//! is needed, and that only once.
+
+mod case;
+mod rule;
+mod schema;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use serde_json::Value;
+
+use crate::{
+    context::Context,
+    doctor::{self, need::Layer},
+    go::{self, Go, Pinned},
+    run::Step,
+    table,
+};
+use case::Case;
+
+const HELM: Pinned = Pinned {
+    name: "helm",
+    module: "helm.sh/helm/v3",
+    folder: "cmd/helm",
+    version: "v3.22.0",
+};
+
+const KUBECONFORM: Pinned = Pinned {
+    name: "kubeconform",
+    module: "github.com/yannh/kubeconform",
+    folder: "cmd/kubeconform",
+    version: "v0.8.0",
+};
+
+/// The releases of Kubernetes by whose schemas everything is judged, the newest last.
+const RELEASES: [&str; 2] = ["1.36.3", "1.37.2"];
+const KUBERNETES: &str = "k8s.io/kubernetes";
+
+/// The release and namespace that everything is rendered for.
+const NAME: &str = "synology-csi";
+
+/// The plain manifests, and the values that each is rendered with; below `driver/deploy`.
+const MANIFESTS: [(&str, &str); 2] = [
+    ("manifests/synology-csi.yaml", "manifests/values.yaml"),
+    ("manifests/synology-csi-sim.yaml", "chart/values-sim.yaml"),
+];
+
+/// Arguments of the chart's checks.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Chart {
+    /// Write the plain manifests anew instead of comparing them
+    #[arg(long)]
+    write: bool,
+}
+
+/// Lints and renders the chart, judges what comes of it, and compares the plain manifests.
+///
+/// # Errors
+/// When something is not as it should be, or a tool or a schema cannot be had.
+pub(crate) fn run(context: &Context, chart: &Chart) -> Result<()> {
+    doctor::ready(context, Layer::Chart)?;
+    let go = Go::find(context).context("no Go")?;
+    let bench = Bench::set_up(context, &go)?;
+    bench.lint()?;
+    if chart.write {
+        bench.helm.write_manifests()?;
+    }
+    let mut wrong = bench.helm.stale()?;
+    let (rows, failed) = bench.all_cases()?;
+    println!(
+        "{}",
+        table::render(["values", "objects", "expectations", "result"], &rows)
+    );
+    wrong.extend(failed);
+    wrong.extend(bench.validate()?);
+    for problem in &wrong {
+        println!("chart: {problem}");
+    }
+    println!(
+        "{} sets of values, Kubernetes {}, {} problems",
+        rows.len(),
+        RELEASES.join(" and "),
+        wrong.len()
+    );
+    ensure!(
+        wrong.is_empty(),
+        "{} problems with the chart; those of plain manifests are mended by `cargo ci chart --write`",
+        wrong.len()
+    );
+    Ok(())
+}
+
+/// What is wrong with the plain manifests; `None` where no helm is installed to tell.
+///
+/// # Errors
+/// When the chart cannot be rendered.
+pub(crate) fn stale_manifests(context: &Context) -> Result<Option<Vec<String>>> {
+    go::installed(context, &HELM)
+        .map(|program| Helm { context, program }.stale())
+        .transpose()
+}
+
+/// The pinned helm, and the chart.
+struct Helm<'a> {
+    context: &'a Context,
+    program: PathBuf,
+}
+
+impl Helm<'_> {
+    fn deploy(&self) -> PathBuf {
+        self.context.root.join("driver/deploy")
+    }
+
+    /// Renders the chart; an error is helm's refusal.
+    fn render(&self, release: &str, values: &[PathBuf]) -> Result<Result<String, String>> {
+        let mut step = Step::new(self.context, &self.program.to_string_lossy())
+            .args(&["template", NAME, "--namespace", NAME])
+            .args(&["--kube-version", release])
+            .arg(self.deploy().join("chart"));
+        for file in values {
+            step = step.arg("--values").arg(file);
+        }
+        let output = step.output()?;
+        Ok(if output.success {
+            Ok(output.stdout)
+        } else {
+            Err(output.stderr)
+        })
+    }
+
+    /// The text that a plain manifest should have.
+    fn manifest(&self, values: &str) -> Result<String> {
+        let file = self.deploy().join(values);
+        let newest = RELEASES[RELEASES.len() - 1];
+        let objects = self
+            .render(newest, &[file])?
+            .map_err(|refusal| anyhow::anyhow!("driver/deploy/{values}: {refusal}"))?;
+        Ok(format!(
+            "# Rendered from driver/deploy/chart with driver/deploy/{values} by `cargo ci chart --write`: do not edit.\n\
+             # Put your own image and NAS in the place of these, then: kubectl apply --filename FILE\n\
+             apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAME}\n  labels:\n    \
+             # The pods of the nodes mount for others, which takes privileged containers.\n    \
+             pod-security.kubernetes.io/enforce: privileged\n{objects}"
+        ))
+    }
+
+    fn stale(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for (manifest, values) in MANIFESTS {
+            let is = fs::read_to_string(self.deploy().join(manifest)).unwrap_or_default();
+            if is != self.manifest(values)? {
+                found.push(format!(
+                    "driver/deploy/{manifest}: not what the chart renders: cargo ci chart --write"
+                ));
+            }
+        }
+        Ok(found)
+    }
+
+    fn write_manifests(&self) -> Result<()> {
+        for (manifest, values) in MANIFESTS {
+            fs::write(self.deploy().join(manifest), self.manifest(values)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Tools, schemas, and a folder to render into.
+struct Bench<'a> {
+    helm: Helm<'a>,
+    kubeconform: PathBuf,
+    folder: PathBuf,
+}
+
+impl<'a> Bench<'a> {
+    fn set_up(context: &'a Context, go: &Go) -> Result<Self> {
+        let folder = context.target.join("chart");
+        for release in RELEASES {
+            let schemas = schemas(&folder, release);
+            if !schemas.join(schema::COMPLETE).is_file() {
+                let module = go.module(context, KUBERNETES, &format!("v{release}"))?;
+                schema::write(&module.join("api/openapi-spec/swagger.json"), &schemas)?;
+            }
+            let rendered = rendered(&folder, release);
+            if rendered.exists() {
+                fs::remove_dir_all(&rendered)?;
+            }
+            fs::create_dir_all(&rendered)?;
+        }
+        Ok(Self {
+            helm: Helm {
+                context,
+                program: go.install(context, &HELM)?,
+            },
+            kubeconform: go.install(context, &KUBECONFORM)?,
+            folder,
+        })
+    }
+
+    /// `helm lint --strict` without values, and with each set that we hand out.
+    fn lint(&self) -> Result<()> {
+        let deploy = self.helm.deploy();
+        for values in [
+            None,
+            Some("manifests/values.yaml"),
+            Some("chart/values-sim.yaml"),
+        ] {
+            let mut step = Step::new(self.helm.context, &self.helm.program.to_string_lossy())
+                .args(&["lint", "--strict", "--quiet", "--kube-version", RELEASES[0]])
+                .arg(deploy.join("chart"));
+            if let Some(values) = values {
+                step = step.arg("--values").arg(deploy.join(values));
+            }
+            let output = step.output()?;
+            if !output.success {
+                bail!("helm lint: {}{}", output.stdout, output.stderr);
+            }
+        }
+        Ok(())
+    }
+
+    /// A row for each set of values, and what is wrong.
+    fn all_cases(&self) -> Result<(Vec<[String; 4]>, Vec<String>)> {
+        let cases = case::read_all(&self.helm.deploy().join("tests"))?;
+        ensure!(
+            !cases.is_empty(),
+            "driver/deploy/tests holds no set of values"
+        );
+        let (mut rows, mut wrong) = (Vec::new(), Vec::new());
+        for (name, case) in cases {
+            let mut problems = Vec::new();
+            let mut objects = 0;
+            for release in RELEASES {
+                let found = self.try_case(&name, &case, release)?;
+                objects = found.objects;
+                problems.extend(found.problems);
+            }
+            problems.sort();
+            problems.dedup();
+            let result = match (problems.is_empty(), case.refused.is_some()) {
+                (true, true) => "refused, as it should",
+                (true, false) => "as expected",
+                (false, _) => "WRONG",
+            };
+            rows.push([
+                name.clone(),
+                objects.to_string(),
+                case.expectations().to_string(),
+                result.to_owned(),
+            ]);
+            wrong.extend(problems.iter().map(|problem| format!("{name}: {problem}")));
+        }
+        Ok((rows, wrong))
+    }
+
+    fn try_case(&self, name: &str, case: &Case, release: &str) -> Result<Found> {
+        let given = self.folder.join(format!("{name}.values.yaml"));
+        fs::write(&given, serde_json::to_string(&case.values)?)?;
+        let deploy = self.helm.deploy();
+        let mut files = Vec::new();
+        if !case.bare {
+            files.push(deploy.join("manifests/values.yaml"));
+        }
+        files.extend(
+            case.files
+                .iter()
+                .map(|file| deploy.join("chart").join(file)),
+        );
+        files.push(given);
+        match (self.helm.render(release, &files)?, &case.refused) {
+            (Ok(_), Some(_)) => Ok(Found::problem("helm took it")),
+            (Err(said), Some(why)) if said.contains(why.as_str()) => Ok(Found::default()),
+            (Err(said), _) => Ok(Found::problem(&format!("helm refused it: {}", said.trim()))),
+            (Ok(text), None) => {
+                let file = rendered(&self.folder, release).join(format!("{name}.yaml"));
+                fs::write(file, &text)?;
+                let objects = objects(&text)?;
+                let mut problems = case.judge(&objects);
+                problems.extend(rule::breaches(&objects, NAME));
+                Ok(Found {
+                    objects: objects.len(),
+                    problems,
+                })
+            }
+        }
+    }
+
+    /// All that was rendered, and the plain manifests, by the schemas; and whether these see a field that nobody knows.
+    fn validate(&self) -> Result<Vec<String>> {
+        let mut wrong = Vec::new();
+        let deploy = self.helm.deploy();
+        let unknown = self.folder.join("unknown-field.yaml");
+        fs::write(&unknown, UNKNOWN_FIELD)?;
+        for release in RELEASES {
+            let mut paths = vec![rendered(&self.folder, release)];
+            paths.extend(MANIFESTS.map(|(manifest, _)| deploy.join(manifest)));
+            let (valid, said) = self.kubeconform(release, &paths)?;
+            println!("Kubernetes {release}: {}", said.trim());
+            if !valid {
+                wrong.push(format!("Kubernetes {release} would not take it all"));
+            }
+            if self.kubeconform(release, std::slice::from_ref(&unknown))?.0 {
+                wrong.push(format!(
+                    "the schemas of {release} let an unknown field pass"
+                ));
+            }
+        }
+        Ok(wrong)
+    }
+
+    fn kubeconform(&self, release: &str, paths: &[PathBuf]) -> Result<(bool, String)> {
+        let location = schemas(&self.folder, release).join("{{.ResourceKind}}{{.KindSuffix}}.json");
+        let step = Step::new(self.helm.context, &self.kubeconform.to_string_lossy())
+            .args(&["-strict", "-summary", "-schema-location"])
+            .arg(location)
+            .args(paths);
+        let output = step.output()?;
+        Ok((output.success, output.stdout + &output.stderr))
+    }
+}
+
+/// A typing error that an API server would only warn of.
+const UNKNOWN_FIELD: &str = "apiVersion: storage.k8s.io/v1\nkind: CSIDriver\nmetadata:\n  name: x\nspec:\n  attachRequire: true\n";
+
+/// What came of a set of values.
+#[derive(Debug, Default)]
+struct Found {
+    objects: usize,
+    problems: Vec<String>,
+}
+
+impl Found {
+    fn problem(text: &str) -> Self {
+        Self {
+            objects: 0,
+            problems: vec![text.to_owned()],
+        }
+    }
+}
+
+fn schemas(folder: &Path, release: &str) -> PathBuf {
+    folder.join(format!("schemas-{release}"))
+}
+
+fn rendered(folder: &Path, release: &str) -> PathBuf {
+    folder.join(format!("rendered-{release}"))
+}
+
+/// The objects of a rendered text; documents of comments alone are none.
+fn objects(text: &str) -> Result<Vec<Value>> {
+    use serde::Deserialize as _;
+
+    let mut objects = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let object = Value::deserialize(document).context("what helm rendered is no YAML")?;
+        if !object.is_null() {
+            objects.push(object);
+        }
+    }
+    Ok(objects)
+}
