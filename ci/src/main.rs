@@ -16,6 +16,7 @@ mod doctor;
 mod faults;
 mod fuzz;
 mod go;
+mod images;
 mod model;
 mod peers;
 mod plane;
@@ -92,6 +93,9 @@ enum Task {
     Sabotage(sabotage::Sabotage),
     /// DSM calls per CSI call, latency and memory, as a table and as JSON (root)
     Bench,
+    /// Builds the images of the driver and both simulators, starts every program in them, and tells what is inside (root, where no
+    /// Docker engine runs)
+    Images(images::Images),
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
     /// fmt, lint, tidy, spec, chart, test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, peers, bench, vm and demo, with the time each took
@@ -119,6 +123,7 @@ fn main() -> ExitCode {
         Task::Peers(peers) => peers::run(&context, peers),
         Task::Sabotage(sabotage) => sabotage::run(&context, sabotage),
         Task::Bench => show::bench(&context),
+        Task::Images(images) => images::run(&context, images),
         Task::Demo(demo) => show::demo(&context, demo),
         Task::All => all::run(&context),
     });

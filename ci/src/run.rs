@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    fs::File,
     io::{self, BufRead, BufReader, Read, Write as _},
     os::unix::process::CommandExt as _,
     path::Path,
@@ -196,6 +197,15 @@ impl Step {
             stdout,
             stderr,
         })
+    }
+
+    /// Starts it and goes on; what it says goes to a file.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn background(mut self, log: &Path) -> Result<Child> {
+        let log = File::create(log).with_context(|| log.display().to_string())?;
+        self.spawn(log.try_clone()?.into(), log.into())
     }
 
     /// Runs it unseen.

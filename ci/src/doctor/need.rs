@@ -25,6 +25,8 @@ pub(crate) enum Layer {
     Spec,
     /// The Helm chart
     Chart,
+    /// The images of the programs
+    Images,
     /// Formatting and lints
     Lint,
     /// Every layer
@@ -96,6 +98,8 @@ pub(crate) const NEEDS: &[Need] = &[
     Need::Programs("chromium", &["chromium"]),
     Need::Programs("chromium-driver", &["chromedriver"]),
     Need::Programs("virtualenv", &["virtualenv"]),
+    Need::Programs("docker.io", &["docker", "dockerd"]),
+    Need::Programs("mmdebstrap", &["mmdebstrap"]),
     Need::Filesystem("ext4"),
     Need::Filesystem("xfs"),
     Need::Filesystem("btrfs"),
@@ -120,10 +124,13 @@ const FOR_VM: [&str; 11] = [
     "multipath-tools",
 ];
 
+/// Packages that only images are made with.
+const FOR_IMAGES: [&str; 2] = ["docker.io", "mmdebstrap"];
+
 /// Packages that only other people's programs use.
 const FOR_CLIENTS: [&str; 3] = ["chromium", "chromium-driver", "virtualenv"];
 
-const SINGLE: [Layer; 11] = [
+const SINGLE: [Layer; 12] = [
     Layer::Test,
     Layer::Sanity,
     Layer::Node,
@@ -134,6 +141,7 @@ const SINGLE: [Layer; 11] = [
     Layer::Bench,
     Layer::Spec,
     Layer::Chart,
+    Layer::Images,
     Layer::Lint,
 ];
 
@@ -156,7 +164,9 @@ impl Need {
 
     /// How much `layer` wants it; `None` when it does not care.
     pub(crate) fn weight(self, layer: Layer) -> Option<Weight> {
-        use Layer::{All, Bench, Chart, Clients, Demo, Lint, Node, Peers, Sanity, Spec, Test, Vm};
+        use Layer::{
+            All, Bench, Chart, Clients, Demo, Images, Lint, Node, Peers, Sanity, Spec, Test, Vm,
+        };
         if layer == All {
             return SINGLE
                 .iter()
@@ -170,6 +180,9 @@ impl Need {
             // The guest has what the host has installed; it is root there, and brings its own kernel.
             // The tests of node-sim's target side start a tgtd.
             Self::Programs("tgt", _) if layer == Test => Some(Weight::WithRoot),
+            Self::Programs(package, _) if FOR_IMAGES.contains(&package) => {
+                (layer == Images).then_some(Weight::Must)
+            }
             Self::Programs(package, _) if FOR_CLIENTS.contains(&package) => {
                 (layer == Clients).then_some(Weight::Must)
             }
@@ -185,10 +198,10 @@ impl Need {
                 Sanity | Node | Demo | Bench => Some(Weight::Must),
                 Test if self == Self::Root => Some(Weight::Note),
                 Test => Some(Weight::WithRoot),
-                Spec | Chart | Lint | Vm | Clients | Peers | All => None,
+                Spec | Chart | Images | Lint | Vm | Clients | Peers | All => None,
             },
             Self::SysResource | Self::InitiatorName => {
-                (!matches!(layer, Spec | Chart | Lint | Vm | Clients | Peers))
+                (!matches!(layer, Spec | Chart | Images | Lint | Vm | Clients | Peers))
                     .then_some(Weight::Note)
             }
         }
