@@ -30,11 +30,6 @@ use nix::unistd::Pid;
 use crate::plane::HostFault;
 use crate::until::until;
 
-/// What the driver starts itself: `xfs_spaceman` is started by `xfs_info`.
-fn programs() -> impl Iterator<Item = &'static str> {
-    PROGRAMS.into_iter().filter(|name| *name != "xfs_spaceman")
-}
-
 /// Where a command is held.
 #[derive(Clone, Copy, Debug)]
 pub enum When {
@@ -100,7 +95,7 @@ impl Trap {
         let search: Vec<PathBuf> = std::iter::once(aside)
             .chain(std::env::split_paths(&path))
             .collect();
-        for program in programs() {
+        for program in PROGRAMS {
             let real = search
                 .iter()
                 .map(|folder| folder.join(program))

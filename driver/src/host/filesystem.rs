@@ -246,9 +246,10 @@ pub fn read_check(exit: Exit) -> Result<(), HostError> {
     }
 }
 
-/// Asks a mounted xfs for its geometry. The superblock on the disk is stale after growth.
+/// Asks a mounted xfs for its geometry. The superblock on the disk is stale after growth. (`xfs_info` is a script around the
+/// same, and would bring a shell into the image.)
 pub fn xfs_geometry(point: &str) -> Cmd {
-    Cmd::new("xfs_info", 60).arg(point)
+    Cmd::new("xfs_spaceman", 60).args(["-c", "info", point])
 }
 
 /// Reads the output of [`xfs_geometry`].
@@ -256,7 +257,7 @@ pub fn xfs_geometry(point: &str) -> Cmd {
 /// # Errors
 /// It failed, or is not understood.
 pub fn read_xfs_geometry(exit: Exit) -> Result<Geometry, HostError> {
-    let text = exit.ok("xfs_info")?.stdout;
+    let text = exit.ok("xfs_spaceman")?.stdout;
     let number = |line: &str, key: &str| {
         let word = text
             .lines()
@@ -279,7 +280,7 @@ pub fn read_xfs_geometry(exit: Exit) -> Result<Geometry, HostError> {
             }))
         }
         _ => Err(HostError::Garbled {
-            what: "the output of xfs_info".to_owned(),
+            what: "the output of xfs_spaceman -c info".to_owned(),
             seen: text,
         }),
     }

@@ -288,7 +288,7 @@ pub struct Space {
 }
 
 /// The programs that the node half needs, in the order in which a life of a volume meets them.
-pub const PROGRAMS: [&str; 14] = [
+pub const PROGRAMS: [&str; 13] = [
     "iscsiadm",
     "blkid",
     "blockdev",
@@ -299,7 +299,6 @@ pub const PROGRAMS: [&str; 14] = [
     "umount",
     "e2fsck",
     "resize2fs",
-    "xfs_info",
     "xfs_growfs",
     "btrfs",
     "xfs_spaceman",

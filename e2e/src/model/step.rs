@@ -234,7 +234,7 @@ pub const COMMANDS: [&str; 26] = [
     "blockdev",
     "e2fsck",
     "resize2fs",
-    "xfs_info",
+    "xfs_spaceman",
     "xfs_growfs",
     "btrfs filesystem resize",
     "btrfs filesystem show",

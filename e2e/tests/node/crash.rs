@@ -270,7 +270,7 @@ async fn killed_at_any_moment() {
 fn must_have_met(content: Content, seen: &[String]) {
     let grow: &[&str] = match content.name() {
         "ext4" => &["blkid", "mount", "umount", "resize2fs"],
-        "xfs" => &["blkid", "mount", "umount", "xfs_growfs", "xfs_info"],
+        "xfs" => &["blkid", "mount", "umount", "xfs_growfs", "xfs_spaceman"],
         "btrfs" => &["blkid", "mount", "umount", "btrfs"],
         _ => &["mount", "umount"],
     };

@@ -38,7 +38,7 @@ impl World {
             }
             "e2fsck" => end(0),
             "resize2fs" => self.resize2fs(last),
-            "xfs_info" => say(format!(
+            "xfs_spaceman" => say(format!(
                 "meta-data=x agsize=65536 blks\ndata = bsize=4096 blocks={}, imaxpct=25\n",
                 self.mounted_size(last).0 / 4096
             )),

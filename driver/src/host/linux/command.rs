@@ -73,7 +73,7 @@ fn spawn(cmd: &Cmd, process: Option<u32>) -> io::Result<Child> {
     };
     command
         .args(&cmd.args)
-        // Messages in English, and paths outside ASCII as they are: xfs_info asks findmnt, which escapes them in plain C.
+        // Messages in English, and paths outside ASCII as they are: some tools escape them in plain C.
         .env("LC_ALL", "C.UTF-8")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

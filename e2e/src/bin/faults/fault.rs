@@ -52,7 +52,7 @@ impl Tool {
             (Self::Resize, Kind::Ext4) => Some("resize2fs"),
             (Self::Resize, Kind::Xfs) => Some("xfs_growfs"),
             (Self::Resize, Kind::Btrfs) => Some("btrfs filesystem resize"),
-            (Self::Query, Kind::Xfs) => Some("xfs_info"),
+            (Self::Query, Kind::Xfs) => Some("xfs_spaceman"),
             (Self::Query, Kind::Btrfs) => Some("btrfs filesystem show"),
             // The superblock is read without a tool.
             (Self::Query, Kind::Ext4) | (Self::Resize | Self::Query, Kind::Raw) => None,
