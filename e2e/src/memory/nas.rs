@@ -32,6 +32,13 @@ const RESTLESS: Duration = Duration::from_secs(30);
 /// How long a call may hang whose client has left.
 const SOON: Duration = Duration::from_millis(1);
 
+/// What dsm-sim has told of its state.
+struct Told {
+    state: Arc<Value>,
+    /// Nothing was under way: it is so until the next call.
+    lasts: bool,
+}
+
 /// A NAS that can be switched off and on, and the machines that its targets are exported to.
 pub(super) struct Nas {
     folder: TempDir,
@@ -47,8 +54,8 @@ pub(super) struct Nas {
     under_way: AtomicUsize,
     /// Something may change until then: a call goes on when its client has left.
     restless_until: Mutex<Instant>,
-    /// Its state since nothing has changed it.
-    state: Mutex<Option<Arc<Value>>>,
+    /// Its state, as far as it was told.
+    state: Mutex<Option<Told>>,
     /// The uuids of LUNs in whose place another is shown.
     disguised: Mutex<BTreeSet<String>>,
     latency: Latency,
@@ -165,7 +172,8 @@ impl Nas {
     pub(super) async fn state(&self) -> io::Result<Arc<Value>> {
         self.export().await?;
         lock(&self.state)
-            .clone()
+            .as_ref()
+            .map(|told| Arc::clone(&told.state))
             .ok_or_else(|| io::Error::other("the NAS has no state"))
     }
 
@@ -173,11 +181,14 @@ impl Nas {
     pub(super) async fn export(&self) -> io::Result<()> {
         let quiet = self.under_way.load(Ordering::Relaxed) == 0
             && Instant::now() > *lock(&self.restless_until);
-        if quiet && lock(&self.state).is_some() {
+        if quiet && lock(&self.state).as_ref().is_some_and(|told| told.lasts) {
             return Ok(());
         }
         let state = self.control(Method::GET, "/state", &json!(null)).await?;
-        *lock(&self.state) = Some(Arc::new(state.clone()));
+        *lock(&self.state) = Some(Told {
+            state: Arc::new(state.clone()),
+            lasts: quiet,
+        });
         let mut exports = exports(&state);
         let disguised = lock(&self.disguised).clone();
         for export in &mut exports {
