@@ -184,7 +184,7 @@ async fn choice_11_format_options_have_effect() {
         (
             "xfs",
             "-m reflink=1 -L reports",
-            ["xfs_spaceman"].as_slice(),
+            ["xfs_info"].as_slice(),
             "reflink=1",
         ),
         (
@@ -219,7 +219,7 @@ async fn choice_11_the_defaults_are_conservative() {
     for (content, tool, young) in [
         (
             XFS,
-            ["xfs_spaceman"].as_slice(),
+            ["xfs_info"].as_slice(),
             ["reflink=1", "bigtime=1", "nrext64=1", "rmapbt=1"].as_slice(),
         ),
         (
