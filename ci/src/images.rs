@@ -26,14 +26,14 @@ const SUITE: &str = "bookworm";
 const PULL: Duration = Duration::from_secs(60);
 
 /// Arguments of the images.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct Images {
     /// Only this image: synology-csi, dsm-sim or node-sim
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// What they are built upon: a Debian with a C library that is as new as this machine's
     #[arg(long, value_name = "IMAGE", default_value = BASE)]
-    base: Option<String>,
+    base: String,
 }
 
 /// An image.
@@ -108,7 +108,7 @@ pub(crate) fn run(context: &Context, images: &Images) -> Result<()> {
     doctor::ready(context, Layer::Images)?;
     build_programs(context, &["--release"])?;
     let engine = Engine::reach(context)?;
-    let base = images.base.as_deref().unwrap_or(BASE);
+    let base = &images.base;
     provide_base(context, &engine, base)?;
     let mut contents = Vec::new();
     for image in &chosen {
