@@ -40,6 +40,10 @@ pub struct Args {
     /// How long I/O waits for a NAS that does not answer, before it fails: 30s, 2m. Volumes staged later take it on.
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = replacement_timeout)]
     pub replacement_timeout: Duration,
+    /// How many volumes the CO may attach to this node at once; 0 leaves it to the CO. Linux has no low bound of its own, and
+    /// what a NAS allows it allows all nodes together.
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = max_volumes)]
+    pub max_volumes_per_node: u32,
     /// The provisioner's name, which is also the owner's mark on each LUN: never change it on a NAS that has volumes.
     #[arg(long, value_name = "NAME", default_value = "csi.synology.com", value_parser = driver_name)]
     pub driver_name: String,
@@ -99,6 +103,15 @@ fn replacement_timeout(text: &str) -> Result<Duration, String> {
     } else {
         Err(told.to_owned())
     }
+}
+
+/// CSI v1.12, `NodeGetInfo`: not negative. Kubernetes keeps the number in 32 bits with a sign.
+fn max_volumes(text: &str) -> Result<u32, String> {
+    let told = "give a whole number from 1 to 2147483647, or 0 to leave it to the CO";
+    let number = text.parse::<i32>().ok();
+    number
+        .and_then(|number| u32::try_from(number).ok())
+        .ok_or_else(|| told.to_owned())
 }
 
 /// CSI v1.12, `GetPluginInfo`: a domain name, 63 characters or less.
@@ -357,6 +370,35 @@ state_file: /var/lib/synology-csi/refused.json
         }
         for bad in ["0s", "120", "1500ms", "2days", "-1s", ""] {
             assert!(replacement_timeout(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_volumes_is_told_or_left_to_the_co() {
+        let given = |flags: &[&str]| {
+            let words = ["synology-csi", "--endpoint=/csi.sock"];
+            Args::try_parse_from(words.iter().chain(flags))
+                .map(|args| args.max_volumes_per_node)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(given(&[]), Ok(0));
+        assert_eq!(given(&["--max-volumes-per-node=0"]), Ok(0));
+        assert_eq!(given(&["--max-volumes-per-node", "64"]), Ok(64));
+        assert_eq!(
+            given(&["--max-volumes-per-node=2147483647"]),
+            Ok(2_147_483_647)
+        );
+        for bad in ["-1", "2147483648", "many", "1.5", ""] {
+            let text = given(&["--max-volumes-per-node", bad]).unwrap_err();
+            for part in [
+                "--max-volumes-per-node",
+                &format!("'{bad}'"),
+                "from 1 to 2147483647",
+            ] {
+                // clap says of an empty value that it is missing.
+                let told = bad.is_empty() || text.contains(part);
+                assert!(told, "{bad}: {text}");
+            }
         }
     }
 

@@ -55,6 +55,7 @@ use request::{Expand, Publish, Stage, Stats, Unpublish, Unstage};
 pub struct Node<H> {
     machine: Arc<Machine<H>>,
     in_flight: InFlight,
+    max_volumes: u32,
 }
 
 /// This node: its machine and its name.
@@ -84,6 +85,16 @@ impl<H: Host> Node<H> {
                 replacement_timeout,
             }),
             in_flight,
+            max_volumes: 0,
+        }
+    }
+
+    /// The same, with a bound on how many volumes the CO may attach to this node; 0 leaves it to the CO.
+    #[must_use]
+    pub fn with_max_volumes(self, max_volumes: u32) -> Self {
+        Self {
+            max_volumes,
+            ..self
         }
     }
 
@@ -258,7 +269,7 @@ impl<H: Host> Service for Node<H> {
             let node_id = self.machine.node_id().await?.as_str().to_owned();
             Ok(csi::NodeGetInfoResponse {
                 node_id,
-                max_volumes_per_node: 0,
+                max_volumes_per_node: self.max_volumes.into(),
                 accessible_topology: None,
             })
         })

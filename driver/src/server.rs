@@ -77,13 +77,14 @@ impl Plugin {
                     .clone()
                     .filter(|name| !name.is_empty())
                     .ok_or_else(|| missing("node-id"))?;
-                Some(Node::new(
+                let node = Node::new(
                     host.clone(),
                     name,
                     args.driver_name.clone(),
                     args.replacement_timeout,
                     in_flight.clone(),
-                ))
+                );
+                Some(node.with_max_volumes(args.max_volumes_per_node))
             }
             None => None,
         };

@@ -253,6 +253,10 @@ async fn choice_4_the_node_id_comes_from_name_and_initiator() {
         (info.max_volumes_per_node, info.accessible_topology),
         (0, None)
     );
+    let bounded = co.node.clone().with_max_volumes(64);
+    let info = bounded.node_get_info(Request::new(csi::NodeGetInfoRequest {}));
+    let info = info.await.unwrap().into_inner();
+    assert_eq!(info.max_volumes_per_node, 64);
     for file in [
         None,
         Some(""),
