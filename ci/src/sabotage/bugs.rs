@@ -79,8 +79,9 @@ pub(super) const BUGS: [Bug; 35] = [
     Bug {
         name: "mount-believed",
         file: "driver/src/node/stage.rs",
-        find: "Standing::Ours(_) => Ok(()),",
-        replace: "Standing::Ours(_) | Standing::Nothing => Ok(()),",
+        find: "Standing::Nothing | Standing::Gone(_) | Standing::Foreign(_) => Err(Error::Unproven {",
+        replace: "Standing::Nothing => Ok(()),
+            Standing::Gone(_) | Standing::Foreign(_) => Err(Error::Unproven {",
         what: "mount ends with 0 and does nothing: the pod writes into the node's own disk, and the data stays there",
     },
     Bug {

@@ -100,6 +100,8 @@ pub(crate) struct World {
     pub(crate) offline: bool,
     /// The kernel does not ask a disk that is offline; before Linux 6.6 it did.
     pub(crate) since_6_6: bool,
+    /// SELinux runs, and mount(8) knows it.
+    pub(crate) selinux: bool,
     /// `CAP_SYS_RESOURCE`.
     pub(crate) capable: bool,
     /// What was waited, all together; it takes no time.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`linux`] | EFFECT: the real machine, the only place that starts programs |
 //! | [`iscsiadm`], [`multipath`], [`filesystem`], [`mount`] | PURE: command builders and parsers |
+//! | [`selinux`] | PURE: labels among mount options |
 //! | [`record`] | PURE: open-iscsi's node records as files |
 //! | [`superblock`], [`fills`], [`marker`], [`blank`] | PURE: what stands on a disk, and what it means |
 //! | [`disk`], [`map`] | sessions, disks and multipath maps, read from sysfs |
@@ -24,6 +25,7 @@ pub mod marker;
 pub mod mount;
 pub mod multipath;
 pub mod record;
+pub mod selinux;
 pub mod superblock;
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Mounts: what `/proc/self/mountinfo` says, and the commands that change it. Pure.
 
-use super::{Cmd, DeviceNumber, HostError};
+use super::{Cmd, DeviceNumber, HostError, selinux};
 use crate::volume::FsType;
 
 /// The kernel's table of this mount namespace (`man 5 proc_pid_mountinfo`).
@@ -48,6 +48,11 @@ impl Mount {
         self.root.ends_with("//deleted")
     }
 
+    /// The SELinux label that all files of the file system have by its mount, whatever is written in them.
+    pub fn context(&self) -> Option<&str> {
+        selinux::context(self.fs_options.iter())
+    }
+
     /// For messages: `ext4 of /dev/sdb (8:16)`.
     pub fn describe(&self) -> String {
         format!("{} of {} ({})", self.fs, self.source, self.device)
@@ -75,7 +80,11 @@ fn parse_line(line: &str) -> Option<Mount> {
     let (mount, filesystem) = line.split_once(" - ")?;
     let mut mount = mount.split(' ').skip(2);
     let mut filesystem = filesystem.split(' ');
-    let list = |text: &str| text.split(',').map(str::to_owned).collect();
+    // Other people's mounts may show a lonely quote, for instance in a path of an overlay.
+    let list = |text: &str| {
+        let parts = selinux::split(text).unwrap_or_else(|| text.split(',').collect());
+        parts.into_iter().map(str::to_owned).collect()
+    };
     Some(Mount {
         device: DeviceNumber::parse(mount.next()?)?,
         root: unescape(mount.next()?),
@@ -194,35 +203,60 @@ const NOT_FLAGS: [&str; 15] = [
     "subvolid",
 ];
 
-/// Reads `mount_flags`: single options, or several with commas.
+/// Reads `mount_flags`: single options, or several with commas. A label keeps its quotes, as mount(8) wants them.
 ///
 /// # Errors
-/// An option that names another device or path, that makes it another kind of mount, or that is no option at all.
+/// An option that names another device or path, that makes it another kind of mount, that is no option at all, or two labels
+/// where the kernel takes one.
 pub fn parse_flags(flags: &[String]) -> Result<Vec<String>, BadFlag> {
-    let mut parsed = Vec::new();
-    for flag in flags.iter().flat_map(|flag| flag.split(',')) {
-        let bad = |remedy| BadFlag {
-            flag: flag.to_owned(),
-            remedy,
-        };
-        let name = flag.split('=').next().unwrap_or_default();
-        let legal = |b: u8| b.is_ascii_alphanumeric() || b"_-.=:+".contains(&b);
-        if name.is_empty() || !flag.bytes().all(legal) || flag.starts_with('-') {
-            return Err(bad(
-                "a mount option consists of letters, digits and _-.=:+; it names no path",
-            ));
+    let mut parsed: Vec<String> = Vec::new();
+    for text in flags {
+        let options = selinux::split(text).ok_or_else(|| BadFlag {
+            flag: text.clone(),
+            remedy: "a double quote has no end",
+        })?;
+        for option in options {
+            let name = name_of(option);
+            let again = || parsed.iter().any(|flag| name_of(flag) == name);
+            let fault = if selinux::LABELS.contains(&name) && again() {
+                Some(
+                    "it is given twice, and a mount has one label: leave it out of the StorageClass's or volume's mountOptions, where the kubelet gives it",
+                )
+            } else {
+                fault(option)
+            };
+            if let Some(remedy) = fault {
+                return Err(BadFlag {
+                    flag: option.to_owned(),
+                    remedy,
+                });
+            }
+            parsed.push(option.to_owned());
         }
-        if NOT_FLAGS.contains(&name)
-            || name.starts_with("make-")
-            || name.to_ascii_lowercase().starts_with("x-")
-        {
-            return Err(bad(
-                "this option would mount something else, or otherwise, than the volume; leave it out",
-            ));
-        }
-        parsed.push(flag.to_owned());
     }
     Ok(parsed)
+}
+
+fn name_of(option: &str) -> &str {
+    option.split('=').next().unwrap_or_default()
+}
+
+/// Why an option is not passed to mount.
+fn fault(option: &str) -> Option<&'static str> {
+    let name = name_of(option);
+    if selinux::LABELS.contains(&name) || option.contains('"') {
+        return selinux::fault(option);
+    }
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"_-.=:+".contains(&b);
+    if name.is_empty() || !option.bytes().all(legal) || option.starts_with('-') {
+        return Some("a mount option consists of letters, digits and _-.=:+; it names no path");
+    }
+    let other = NOT_FLAGS.contains(&name)
+        || name.starts_with("make-")
+        || name.to_ascii_lowercase().starts_with("x-");
+    other.then_some(
+        "this option would mount something else, or otherwise, than the volume; leave it out",
+    )
 }
 
 #[cfg(test)]
@@ -343,9 +377,55 @@ mod tests {
             "X-mount.mkdir",
             "journal_path=/x",
             "ro\n",
+            "context=\"u:r:t:s0:c1",
+            "context=\"u:r:t\n\"",
+            "context",
+            "data=\"ordered\"",
         ] {
             assert_eq!(read(&["noatime", bad]).unwrap_err().flag, bad, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_label_passes_once_and_whole() {
+        let read = |flags: &[&str]| {
+            parse_flags(
+                &flags
+                    .iter()
+                    .map(|flag| (*flag).to_owned())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let label = r#"context="system_u:object_r:container_file_t:s0:c0,c1""#;
+        assert_eq!(
+            read(&["noatime,nodev", label]).unwrap(),
+            ["noatime", "nodev", label]
+        );
+        assert_eq!(
+            mount(FsType::Xfs, "/dev/sdb", "/s", &read(&[label]).unwrap()).args[3],
+            label
+        );
+        for (first, second) in [
+            (label, label),
+            ("context=u:r:t", label),
+            (label, "context=u:r:t"),
+        ] {
+            let bad = read(&[first, second]).unwrap_err();
+            assert_eq!(bad.flag, second);
+            assert!(bad.remedy.contains("twice"), "{bad:?}");
+        }
+        assert!(read(&["fscontext=u:r:t,rootcontext=u:r:t"]).is_ok());
+    }
+
+    #[test]
+    fn a_label_in_the_table_is_one_option() {
+        let line = "40 28 8:16 / /s rw,noatime shared:20 - ext4 /dev/sdb rw,context=\"u:r:t:s0:c0,c1\",errors=continue\n";
+        let mounts = parse(line.as_bytes()).unwrap();
+        assert_eq!(mounts[0].context(), Some("u:r:t:s0:c0,c1"));
+        assert_eq!(mounts[0].fs_options.len(), 3);
+        assert_eq!(parse(TABLE.as_bytes()).unwrap()[1].context(), None);
+        let overlay = "41 28 0:60 / /o rw - overlay overlay rw,lowerdir=/a\"b,upperdir=/c\n";
+        assert_eq!(parse(overlay.as_bytes()).unwrap()[0].fs_options.len(), 3);
     }
 
     #[test]

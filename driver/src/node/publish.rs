@@ -3,6 +3,7 @@
 use super::held::Held;
 use super::place::{Standing, not_ours};
 use super::request::{Publish, Use};
+use super::stage::label_differs;
 use super::{Doing, Machine};
 use crate::error::Error;
 use crate::host::disk::Block;
@@ -114,10 +115,15 @@ impl<H: Host> Machine<H> {
             Standing::Ours(mount) if mount.fs != fs.as_str() => {
                 format!("it is staged as {}, not {fs}", mount.fs)
             }
-            Standing::Ours(mount) => match mount::lacks(&mount, flags) {
-                Some(flag) => format!("it is staged without the mount flag {flag}"),
-                None => return Ok(mount),
-            },
+            Standing::Ours(mount) => {
+                match (mount::lacks(&mount, flags), label_differs(&mount, flags)) {
+                    (Some(flag), _) => format!("it is staged without the mount flag {flag}"),
+                    (None, Some((seen, asked))) => {
+                        format!("it is staged with {seen}, not with {asked}")
+                    }
+                    (None, None) => return Ok(mount),
+                }
+            }
             Standing::Nothing => format!("nothing is mounted at {staging}"),
             Standing::Gone(mount) | Standing::Foreign(mount) => {
                 format!("{} is mounted at {staging}", mount.describe())

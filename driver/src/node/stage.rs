@@ -7,7 +7,7 @@ use super::request::{Stage, Use};
 use super::{Doing, Machine};
 use crate::error::Error;
 use crate::host::mount::{self, Mount};
-use crate::host::{Host, Stat, if_present};
+use crate::host::{Host, Stat, if_present, selinux};
 use crate::volume::FsType;
 
 impl<H: Host> Machine<H> {
@@ -150,12 +150,26 @@ impl<H: Host> Machine<H> {
             .standing(staging, std::slice::from_ref(&attached.device))
             .await?
         {
-            Standing::Ours(_) => Ok(()),
+            Standing::Ours(mount) => self.must_be_labelled(&mount, flags).await,
             Standing::Nothing | Standing::Gone(_) | Standing::Foreign(_) => Err(Error::Unproven {
                 what: format!("mounting {node} at {staging}"),
                 seen: "mount reports success, but the mount table does not show it".to_owned(),
             }),
         }
+    }
+
+    /// mount(8) leaves a label out, without a word, where it believes that SELinux does not run: a pod would then find files
+    /// that it may not open. Such a mount does not stay.
+    async fn must_be_labelled(&self, mount: &Mount, flags: &[String]) -> Result<(), Error> {
+        let Some((seen, asked)) = label_differs(mount, flags) else {
+            return Ok(());
+        };
+        self.unmount(&mount.point).await?;
+        Err(Error::Refused {
+            what: format!("mounting {} with {asked}", mount.source),
+            seen: format!("mount reports success, and the kernel shows {seen}"),
+            remedy: "let the driver's container see the host's /sys/fs/selinux and /etc/selinux (the chart's node.seLinuxType: spc_t), or set CSIDriver.seLinuxMount to false".to_owned(),
+        })
     }
 
     /// After a final answer the CO may forget the volume on this node, so no session may be left (design choice 17). One
@@ -186,6 +200,18 @@ impl<H: Host> Machine<H> {
     }
 }
 
+/// The label that a mount has and the one that flags ask for, when they are not the same.
+pub(super) fn label_differs(mount: &Mount, flags: &[String]) -> Option<(String, String)> {
+    let (seen, asked) = (mount.context(), selinux::context(flags.iter()));
+    let word = |label: Option<&str>| {
+        label.map_or_else(
+            || "no SELinux label of the mount".to_owned(),
+            |label| format!("the SELinux label {label}"),
+        )
+    };
+    (!selinux::same(seen, asked)).then(|| (word(seen), word(asked)))
+}
+
 /// The volume is staged already: as asked for?
 fn compatible(ask: &Stage, mounted: &Mount) -> Result<(), Error> {
     let differs = |seen: String, asked: String| {
@@ -208,6 +234,9 @@ fn compatible(ask: &Stage, mounted: &Mount) -> Result<(), Error> {
             let word = |readonly| if readonly { "read-only" } else { "read-write" }.to_owned();
             if readonly != mounted.is_readonly() {
                 return differs(word(mounted.is_readonly()), word(readonly));
+            }
+            if let Some((seen, asked)) = label_differs(mounted, flags) {
+                return differs(seen, asked);
             }
             match mount::lacks(mounted, flags) {
                 Some(flag) => differs(mounted.options.join(","), flag.to_owned()),

@@ -5,6 +5,7 @@ mod expand;
 mod multipath;
 mod publish;
 mod real;
+mod selinux;
 mod stage;
 mod unstage;
 

@@ -2,6 +2,7 @@
 
 use super::around::DATA;
 use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Mount, SessionState, World, head_of};
+use crate::host::selinux;
 
 pub(super) fn end(status: i32) -> Exit {
     Exit {
@@ -274,19 +275,21 @@ impl World {
         } else {
             shown
         };
-        let access = if options.split(',').any(|option| option == "ro") {
-            "ro"
-        } else {
-            "rw"
-        }
-        .to_owned();
-        let flags = options
-            .split(',')
-            .filter(|option| !matches!(*option, "ro" | "rw" | ""));
-        let options = std::iter::once(access.clone())
-            .chain(flags.map(str::to_owned))
+        let options = selinux::split(options)?;
+        let is_label = |option: &&str| option.starts_with("context=");
+        let access = if options.contains(&"ro") { "ro" } else { "rw" }.to_owned();
+        let labels = options
+            .iter()
+            .filter(|option| self.selinux && is_label(option));
+        let fs_options = std::iter::once(access.clone())
+            .chain(labels.map(|option| (*option).to_owned()))
             .collect();
-        let fs_options = vec![access];
+        let flags = options
+            .iter()
+            .filter(|option| !matches!(**option, "ro" | "rw" | "") && !is_label(option));
+        let options = std::iter::once(access)
+            .chain(flags.map(|option| (*option).to_owned()))
+            .collect();
         Some(Mount {
             device: number,
             root: "/".to_owned(),
