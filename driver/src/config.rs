@@ -1,6 +1,7 @@
 //! Flags and the configuration file: read once at start, unknown keys are errors. Nothing else reads the environment.
 
 use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,6 +45,9 @@ pub struct Args {
     /// what a NAS allows it allows all nodes together.
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = max_volumes)]
     pub max_volumes_per_node: u32,
+    /// Where to show metrics for Prometheus, at /metrics over plain HTTP. Default: nowhere.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = metrics_address)]
+    pub metrics_address: Option<SocketAddr>,
     /// The provisioner's name, which is also the owner's mark on each LUN: never change it on a NAS that has volumes.
     #[arg(long, value_name = "NAME", default_value = "csi.synology.com", value_parser = driver_name)]
     pub driver_name: String,
@@ -103,6 +107,21 @@ fn replacement_timeout(text: &str) -> Result<Duration, String> {
     } else {
         Err(told.to_owned())
     }
+}
+
+/// Brackets around an IPv6 address may be left out: a pod learns its own without them.
+fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    let read = || {
+        let (address, port) = text.rsplit_once(':')?;
+        let inside = address
+            .strip_prefix('[')
+            .and_then(|it| it.strip_suffix(']'));
+        let address: IpAddr = inside.unwrap_or(address).parse().ok()?;
+        Some(SocketAddr::new(address, port.parse().ok()?))
+    };
+    read().ok_or_else(|| {
+        "give an address and a port, for instance 127.0.0.1:9810 or [::]:9810".to_owned()
+    })
 }
 
 /// CSI v1.12, `NodeGetInfo`: not negative. Kubernetes keeps the number in 32 bits with a sign.
@@ -370,6 +389,31 @@ state_file: /var/lib/synology-csi/refused.json
         }
         for bad in ["0s", "120", "1500ms", "2days", "-1s", ""] {
             assert!(replacement_timeout(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn metrics_have_an_address() {
+        for (text, read) in [
+            ("127.0.0.1:9810", "127.0.0.1:9810"),
+            ("[fd00::5]:0", "[fd00::5]:0"),
+            ("fd00::5:9810", "[fd00::5]:9810"),
+            (":::9810", "[::]:9810"),
+        ] {
+            assert_eq!(metrics_address(text), Ok(read.parse().unwrap()), "{text}");
+        }
+        for bad in [
+            ":9810",
+            "9810",
+            "localhost:9810",
+            "127.0.0.1:",
+            "127.0.0.1:70000",
+            "[::1:9810",
+        ] {
+            assert!(
+                metrics_address(bad).unwrap_err().contains("[::]:9810"),
+                "{bad}"
+            );
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tracing::Instrument as _;
 
 use crate::error::Error;
+use crate::metrics;
 
 tokio::task_local! {
     static CURRENT: Option<Guard>;
@@ -44,6 +45,7 @@ impl Drop for Held {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.key);
+        metrics::of_process().ended();
         self.shared.released.notify_waiters();
     }
 }
@@ -98,6 +100,7 @@ impl InFlight {
                 volume: volume.to_owned(),
             });
         }
+        metrics::of_process().begun();
         Ok(Guard(Arc::new(Held {
             shared: self.0.clone(),
             key: volume.to_owned(),

@@ -11,7 +11,7 @@
 //! | [`dsm`] | the NAS: calls and replies (pure), client (effect) |
 //! | [`host`] | this machine: command builders and parsers (pure), `linux` (effect) |
 //! | [`error`] | every error and its gRPC code |
-//! | [`telemetry`] | logs |
+//! | [`telemetry`], [`metrics`] | logs; counts and times |
 //!
 //! **Invariants.** `node` and `host` never import `dsm`. `plan`, `request`, `volume` and `publication` are synchronous
 //! and do no I/O. No module imports a simulator.
@@ -28,6 +28,7 @@ pub mod error;
 pub mod host;
 pub mod identity;
 pub mod in_flight;
+pub mod metrics;
 pub mod node;
 pub mod plan;
 pub mod publication;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::dsm::credential::Refusals;
 use crate::host::linux::Linux;
 use crate::identity::Identity;
 use crate::in_flight::InFlight;
+use crate::metrics::{self, serve::Endpoint};
 use crate::node::Node;
 
 /// How long the NAS may take to end the session.
@@ -38,6 +40,7 @@ pub struct Plugin {
     controller: Option<Controller>,
     node: Option<Node<Linux>>,
     in_flight: InFlight,
+    metrics: Option<Endpoint>,
 }
 
 impl Plugin {
@@ -88,12 +91,28 @@ impl Plugin {
             }
             None => None,
         };
+        let bind = |address| {
+            Endpoint::bind(address).map_err(|source| ConfigError::SetUp {
+                what: format!(
+                    "--metrics-address {address}: nothing can listen there; give an address of this machine and a free port"
+                ),
+                source: source.into(),
+            })
+        };
         Ok(Self {
             identity: Identity::new(args.driver_name.clone(), controller.is_some(), host),
             controller,
             node,
             in_flight,
+            metrics: args.metrics_address.map(bind).transpose()?,
         })
+    }
+
+    /// Where metrics are shown.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
+            .as_ref()
+            .and_then(|endpoint| endpoint.address().ok())
     }
 
     /// Serves on the socket at `path` until `stop` resolves, then lets operations in flight end and logs out.
@@ -109,7 +128,8 @@ impl Plugin {
         if let Some(node) = &self.node {
             node.sweep().await;
         }
-        info!(socket = %path.display(), "serving");
+        let address = self.metrics_address().map(tracing::field::display);
+        info!(socket = %path.display(), metrics = address, "serving");
         let signalled = Notify::new();
         let stop = async {
             stop.await;
@@ -130,8 +150,15 @@ impl Plugin {
             signalled.notified().await;
             tokio::time::sleep(FAREWELL).await;
         };
+        let metrics = async {
+            match self.metrics {
+                Some(endpoint) => endpoint.serve(metrics::of_process()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             done = all_done => done?,
+            ended = metrics => match ended? {},
             () = farewell => warn!(
                 "operations were still in flight; each is repeated safely after the next start"
             ),

@@ -4,11 +4,12 @@ use std::future::Future;
 use std::io::IsTerminal as _;
 use std::time::Instant;
 
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 use tracing::{Instrument as _, info, info_span, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::error::Error;
+use crate::metrics;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -55,8 +56,9 @@ pub async fn rpc<T>(
 ) -> Result<Response<T>, Status> {
     let span = info_span!("rpc", rpc, volume_id);
     async {
-        let started = Instant::now();
+        let (started, timer) = (Instant::now(), metrics::of_process().rpc(rpc));
         let outcome = body.await;
+        timer.ended(outcome.as_ref().map_or_else(Error::code, |_| Code::Ok));
         let elapsed = started.elapsed();
         match outcome {
             Ok(reply) => {

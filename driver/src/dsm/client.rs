@@ -1,5 +1,6 @@
 //! Sends calls to one NAS: the effect. Session care lives here and nowhere else (design choice 23).
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::call::Call;
 use super::credential::{Credential, Refusals};
 use super::reply::{self, Code, CompoundAnswer, DsmError, Nothing};
 use super::wire::{Failure, Http, Wire};
+use crate::metrics;
 use crate::volume::NasName;
 
 /// DSM creates LUNs one at a time and can take longer than 10 s under load.
@@ -288,6 +290,11 @@ impl Client {
         }
         .instrument(debug_span!("dsm", nas = %self.account.nas, api, method))
         .await;
+        let label = answer
+            .as_ref()
+            .err()
+            .map_or(Cow::Borrowed("ok"), DsmError::label);
+        metrics::of_process().dsm(api, method, label, started.elapsed());
         let outcome = answer
             .as_ref()
             .err()

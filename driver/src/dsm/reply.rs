@@ -1,5 +1,6 @@
 //! DSM's answers: the envelope, the error codes and every way in which an answer can fail to be one. Pure.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -212,6 +213,19 @@ pub enum DsmError {
 }
 
 impl DsmError {
+    /// A word or code for metrics: bounded, and nothing of the message.
+    pub fn label(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Refused { code, .. } | Self::Login { code, .. } => {
+                return Cow::Owned(code.0.to_string());
+            }
+            Self::Unreachable { .. } => "unreachable",
+            Self::Lost { .. } => "lost",
+            Self::Garbled { .. } => "garbled",
+            Self::Password { .. } => "no_password",
+        })
+    }
+
     /// DSM's code, when DSM refused the call itself.
     pub fn code(&self) -> Option<Code> {
         match self {

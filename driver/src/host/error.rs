@@ -1,5 +1,6 @@
 //! Why the machine did not do something.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
@@ -78,6 +79,18 @@ impl HostError {
             | Self::Io { .. }
             | Self::Garbled { .. } => Code::Unavailable,
         }
+    }
+
+    /// A word or exit status for metrics.
+    pub fn label(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Failed { status, .. } => return Cow::Owned(status.to_string()),
+            Self::NotStarted { .. } | Self::NoNamespaces { .. } | Self::Absent { .. } => {
+                "not_started"
+            }
+            Self::Overran { .. } => "overran",
+            Self::Io { .. } | Self::Garbled { .. } => "lost",
+        })
     }
 
     /// True when somebody else has claimed the device or the mount.

@@ -25,6 +25,7 @@ use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Via};
 use enter::Namespaces;
 
 use crate::in_flight;
+use crate::metrics;
 use crate::volume::Bytes;
 
 /// How long a file, a directory or a path may take.
@@ -97,8 +98,14 @@ impl Linux {
 impl Host for Linux {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let started = std::time::Instant::now();
-        let process = self.namespaces.of_program(cmd.program)?;
-        let result = command::run(&cmd, process).await;
+        let result = match self.namespaces.of_program(cmd.program) {
+            Ok(process) => command::run(&cmd, process).await,
+            Err(unreachable) => Err(unreachable),
+        };
+        let exit = result
+            .as_ref()
+            .map_or_else(HostError::label, |exit| exit.status.to_string().into());
+        metrics::of_process().host(cmd.program, exit, started.elapsed());
         let status = result.as_ref().ok().map(|exit| exit.status);
         debug!(program = cmd.program, command = %cmd, status, seconds = started.elapsed().as_secs_f64(), "host command");
         result
