@@ -1,12 +1,20 @@
 //! The CSI identity service. `Probe` reports this process and never calls a NAS: an outage of the NAS must not restart
 //! pods (design choice 21).
+//!
+//! What the host lacks is no reason either: the liveness sidecar takes an error and `ready: false` alike, the kubelet then
+//! starts the container again, for ever, and nothing is installed by that. So it is a warning in the log, a metric, and the
+//! refusal of the call that needs it; a node without an initiator's name is not even registered (`NodeGetInfo`).
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::csi;
 use proto::csi::identity_server::Identity as Service;
 use proto::csi::plugin_capability::{self, VolumeExpansion, service, volume_expansion};
 use tonic::{Request, Response, Status};
+use tracing::{info, warn};
 
 use crate::host::{self, Host};
+use crate::metrics;
 
 /// The identity service.
 #[derive(Clone, Debug)]
@@ -15,6 +23,8 @@ pub struct Identity<H> {
     controller: bool,
     /// The node's machine, when the node service is offered.
     host: Option<H>,
+    /// What the log says that the machine lacks.
+    told: Arc<Mutex<Option<String>>>,
 }
 
 impl<H: Host> Identity<H> {
@@ -24,8 +34,54 @@ impl<H: Host> Identity<H> {
             driver,
             controller,
             host,
+            told: Arc::default(),
         }
     }
+
+    /// Looks for what the node's machine lacks, and tells it to the log when that has changed.
+    pub fn look(&self) {
+        let Some(host) = &self.host else { return };
+        match self.news(host) {
+            Some(News::Lacks(lack)) => warn!(lack, "this node can do only a part of its work"),
+            Some(News::Complete) => info!("this node has everything that it needs"),
+            None => {}
+        }
+    }
+
+    /// What has changed since the last look.
+    fn news(&self, host: &H) -> Option<News> {
+        let lack = lack(host);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told == lack {
+            return None;
+        }
+        told.clone_from(&lack);
+        Some(lack.map_or(News::Complete, News::Lacks))
+    }
+}
+
+/// How a node's machine is now.
+#[derive(Debug, PartialEq)]
+enum News {
+    /// This is missing, and this is to be done.
+    Lacks(String),
+    /// Nothing is missing any more.
+    Complete,
+}
+
+/// What this machine lacks and what to do.
+fn lack(host: &impl Host) -> Option<String> {
+    let missing = host::tools_present(host);
+    metrics::of_process().missing_programs(missing.len());
+    if let Err(error) = host.reach() {
+        return Some(error.to_string());
+    }
+    (!missing.is_empty()).then(|| {
+        format!(
+            "programs are missing on this node: {}: install them (Debian: open-iscsi e2fsprogs xfsprogs btrfs-progs util-linux)",
+            missing.join(", ")
+        )
+    })
 }
 
 #[tonic::async_trait]
@@ -67,22 +123,54 @@ impl<H: Host + 'static> Service for Identity<H> {
         }))
     }
 
-    /// The configuration was checked before the socket was opened; what can go away are the host's tools.
+    /// The configuration was checked before the socket was opened: a process that answers is as ready as it can be.
     async fn probe(
         &self,
         _: Request<csi::ProbeRequest>,
     ) -> Result<Response<csi::ProbeResponse>, Status> {
-        if let Some(host) = &self.host {
-            host.reach()
-                .map_err(|error| Status::failed_precondition(error.to_string()))?;
-            let missing = host::tools_present(host);
-            if !missing.is_empty() {
-                return Err(Status::failed_precondition(format!(
-                    "programs are missing on this node: {}: install them (Debian: open-iscsi e2fsprogs xfsprogs btrfs-progs util-linux)",
-                    missing.join(", ")
-                )));
-            }
-        }
+        self.look();
         Ok(Response::new(csi::ProbeResponse { ready: Some(true) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::Fake;
+
+    #[tokio::test]
+    async fn what_the_host_lacks_is_told_once_and_restarts_nothing() {
+        let fake = Fake::with_lun();
+        let identity = Identity::new("csi.synology.com".to_owned(), false, Some(fake.clone()));
+        let ready = async || {
+            let answer = identity.probe(Request::new(csi::ProbeRequest {})).await;
+            answer.unwrap().into_inner().ready
+        };
+        let said = || identity.told.lock().unwrap().clone().unwrap_or_default();
+
+        fake.world().unreachable = true;
+        assert_eq!(ready().await, Some(true));
+        assert!(said().contains("namespaces"), "{}", said());
+        assert_eq!(identity.news(&fake), None, "it was told");
+
+        fake.world().unreachable = false;
+        let Some(News::Lacks(news)) = identity.news(&fake) else {
+            panic!("programs are missing");
+        };
+        assert!(
+            news.contains("mkfs.btrfs") && news.contains("install"),
+            "{news}"
+        );
+        assert!(!news.contains("mkfs.ext4"), "{news}");
+        assert_eq!(ready().await, Some(true));
+        assert_eq!(identity.news(&fake), None);
+
+        fake.world().complete = true;
+        assert_eq!(
+            identity.news(&fake),
+            Some(News::Complete),
+            "that it is mended is told, too"
+        );
+        assert_eq!(ready().await, Some(true));
     }
 }

@@ -128,6 +128,7 @@ impl Plugin {
         if let Some(node) = &self.node {
             node.sweep().await;
         }
+        self.identity.look();
         let address = self.metrics_address().map(tracing::field::display);
         info!(socket = %path.display(), metrics = address, "serving");
         let signalled = Notify::new();

@@ -100,6 +100,10 @@ pub(crate) struct World {
     pub(crate) offline: bool,
     /// The kernel does not ask a disk that is offline; before Linux 6.6 it did.
     pub(crate) since_6_6: bool,
+    /// It has mkfs.btrfs, too.
+    pub(crate) complete: bool,
+    /// The namespaces of the host's programs cannot be entered.
+    pub(crate) unreachable: bool,
     /// SELinux runs, and mount(8) knows it.
     pub(crate) selinux: bool,
     /// `CAP_SYS_RESOURCE`.
@@ -397,7 +401,15 @@ impl Host for Fake {
     }
 
     fn has(&self, program: &str) -> bool {
-        program != "mkfs.btrfs"
+        program != "mkfs.btrfs" || self.world().complete
+    }
+
+    fn reach(&self) -> Result<(), HostError> {
+        if self.world().unreachable {
+            let problem = "no process is called iscsid".to_owned();
+            return Err(HostError::NoNamespaces { problem });
+        }
+        Ok(())
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
