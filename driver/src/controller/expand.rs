@@ -50,10 +50,11 @@ impl Shared {
 fn not_grown(id: &VolumeId, size: Bytes, range: &Range, refusal: DsmError) -> Error {
     let doing = format!("growing volume {id} to {size}");
     match refusal.code() {
-        Some(Code::NO_SPACE) => Error::Exhausted {
-            what: format!("{doing} (ask for less, or free space on the NAS)"),
-            source: refusal,
-        },
+        // RESOURCE_EXHAUSTED says to the resizer that the growth may still go on: it would ask for the same size for ever, and
+        // a claim that was edited to less would not be heard.
+        Some(Code::NO_SPACE) => range.unmet(&format!(
+            "{doing} (ask for less, or free space on the NAS): {refusal}"
+        )),
         Some(Code::BAD_SIZE) => range.unmet(&format!("{doing}: {refusal}")),
         Some(_) | None => Error::Dsm {
             doing,

@@ -200,7 +200,7 @@ pub(crate) fn expand_rows(scene: &Scene) -> Vec<Row> {
         row("a LUN without our mark, to its own size", expand(&scene.unmarked, GIB), FailedPrecondition, NO_MARK),
         row("a locked volume", expand(&scene.locked, 2 * GIB), Aborted, [uuid(&scene.locked), "is_action_locked true", "try again later"]),
         row("a crashed volume", expand(&scene.crashed, 2 * GIB), Aborted, [uuid(&scene.crashed), "status \"crashed\"", "try again later"]),
-        row("no space", expand(&scene.thick, 30 * TIB), ResourceExhausted, [uuid(&scene.thick), "to 30 TiB", "no free space", "ask for less"]),
+        row("no space", expand(&scene.thick, 30 * TIB), OutOfRange, [uuid(&scene.thick), "to 30 TiB", "no free space", "ask for less"]),
     ];
     rows.extend(foreign_ids().into_iter().map(|(name, id)| row(name, expand(&id, GIB), NotFound, NO_SUCH_ID)));
     rows.extend(bad_capabilities().into_iter().map(|(name, capability, says)| {

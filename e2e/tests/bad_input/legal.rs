@@ -195,7 +195,7 @@ pub(crate) async fn smaller_retry(world: &World, tally: &mut Tally) {
             vec![row(
                 "far too much",
                 expand(&id, 30 << 40),
-                tonic::Code::ResourceExhausted,
+                tonic::Code::OutOfRange,
                 ["no free space"],
             )],
         )

@@ -156,7 +156,7 @@ async fn choice_12_a_full_nas_keeps_the_old_size_and_a_smaller_wish_succeeds() -
     let before = world.nas.state().await?;
     refused(
         csi.expand(&id, 4096 * GIB).await,
-        Code::ResourceExhausted,
+        Code::OutOfRange,
         &["18990002", "4 TiB"],
     );
     assert_eq!(world.nas.state().await?, before);

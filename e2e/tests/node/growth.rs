@@ -273,7 +273,7 @@ async fn choice_13_a_growth_that_the_nas_refused_is_retried_smaller() {
         .expand_lun(&story.world, 100 << 40)
         .await
         .unwrap_err();
-    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
     story.must_have(GIB);
 
     story.grow_lun(2 * GIB).await;

@@ -272,7 +272,7 @@ impl<P: Plane, G: Grounds> Course<'_, '_, P, G> {
     /// The codes that are promised to users.
     fn judge(&self, stuck: bool) -> Result<()> {
         let wanted = if self.cell.fault.what == What::Full {
-            Code::ResourceExhausted
+            Code::OutOfRange
         } else if self.cell.fault.what == What::Incapable {
             Code::FailedPrecondition
         } else {
