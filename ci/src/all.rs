@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::{
-    chart, check, context::Context, crash, faults, fuzz, go, model, peers, sabotage, show, table,
-    testing, tidy, vm,
+    chart, check, context::Context, crash, faults, fuzz, go, k8s, model, peers, sabotage, show,
+    table, testing, tidy, vm,
 };
 
 /// A task: its name, whether it is of any use without root, and what it does.
 type Task = (&'static str, bool, fn(&Context) -> Result<()>);
 
-const TASKS: [Task; 17] = [
+const TASKS: [Task; 18] = [
     ("fmt", false, |context| check::fmt(context, false)),
     ("lint", false, check::lint),
     ("tidy", false, tidy::run),
@@ -34,6 +34,7 @@ const TASKS: [Task; 17] = [
     }),
     ("clients", false, testing::clients),
     ("sanity", true, testing::sanity),
+    ("k8s", true, k8s::sample),
     ("peers", false, |context| {
         peers::run(context, &peers::Peers::default())
     }),

@@ -109,6 +109,14 @@ pub(crate) fn run(context: &Context, chart: &Chart) -> Result<()> {
     Ok(())
 }
 
+/// The pinned helm, built when it is missing.
+///
+/// # Errors
+/// When it cannot be built.
+pub(crate) fn helm(context: &Context, go: &Go) -> Result<PathBuf> {
+    go.install(context, &HELM)
+}
+
 /// What is wrong with the plain manifests; `None` where no helm is installed to tell.
 ///
 /// # Errors
@@ -209,7 +217,7 @@ impl<'a> Bench<'a> {
         Ok(Self {
             helm: Helm {
                 context,
-                program: go.install(context, &HELM)?,
+                program: helm(context, go)?,
             },
             kubeconform: go.install(context, &KUBECONFORM)?,
             folder,

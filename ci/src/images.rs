@@ -36,6 +36,15 @@ pub(crate) struct Images {
     base: String,
 }
 
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            only: None,
+            base: BASE.to_owned(),
+        }
+    }
+}
+
 /// An image.
 struct Image {
     /// Its name, which is its program's.
@@ -91,6 +100,11 @@ const IMAGES: [Image; 3] = [
 /// The image's full name: of this machine, and of this version.
 fn tag(name: &str) -> String {
     format!("localhost/{name}:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The full names of all of them.
+pub(crate) fn tags() -> impl Iterator<Item = String> {
+    IMAGES.iter().map(|image| tag(image.name))
 }
 
 /// Builds them, starts each program in them, and tells what is inside.

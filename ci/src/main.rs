@@ -17,6 +17,7 @@ mod faults;
 mod fuzz;
 mod go;
 mod images;
+mod k8s;
 mod model;
 mod peers;
 mod plane;
@@ -75,6 +76,8 @@ enum Task {
     Node,
     /// csi-sanity against the driver and both simulators (root)
     Sanity,
+    /// The stories of claims, pods and sidecars: on a cluster, on one that kind makes, or on a stand-in
+    K8s(k8s::K8s),
     /// A Python library and a browser, made by others, against dsm-sim; installs them
     Clients,
     /// Random requests against dsm-sim: it answers all, and what it refuses changes nothing
@@ -120,6 +123,7 @@ fn main() -> ExitCode {
         Task::Crash(crash) => crash::run(&context, crash),
         Task::Faults(faults) => faults::run(&context, faults),
         Task::Vm(vm) => vm::run(&context, vm),
+        Task::K8s(k8s) => k8s::run(&context, k8s),
         Task::Peers(peers) => peers::run(&context, peers),
         Task::Sabotage(sabotage) => sabotage::run(&context, sabotage),
         Task::Bench => show::bench(&context),

@@ -262,6 +262,14 @@ impl Nas {
         self.process.resident_kib()
     }
 
+    /// Reads a knob by its path.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn look(&self, path: &str) -> Result<Value> {
+        self.ask(self.http.get(self.knob(path))).await
+    }
+
     /// Everything that the NAS remembers; equal values mean that nothing changed.
     ///
     /// # Errors

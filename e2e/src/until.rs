@@ -17,6 +17,19 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// The probe's own, at once; or the last thing seen, after [`PATIENCE`].
 pub async fn until<T: Debug>(
     what: &str,
+    probe: impl AsyncFnMut() -> Result<T>,
+    holds: impl Fn(&T) -> bool,
+) -> Result<T> {
+    until_within(PATIENCE, what, probe, holds).await
+}
+
+/// The same with a patience of the caller's own.
+///
+/// # Errors
+/// The probe's own, at once; or the last thing seen, after `patience`.
+pub async fn until_within<T: Debug>(
+    patience: Duration,
+    what: &str,
     mut probe: impl AsyncFnMut() -> Result<T>,
     holds: impl Fn(&T) -> bool,
 ) -> Result<T> {
@@ -27,8 +40,8 @@ pub async fn until<T: Debug>(
             return Ok(seen);
         }
         let waited = started.elapsed();
-        if waited > PATIENCE {
-            bail!("waited {PATIENCE:?} for: {what}; last seen: {seen:?}");
+        if waited > patience {
+            bail!("waited {patience:?} for: {what}; last seen: {seen:?}");
         }
         // Whoever looks all the time takes the processor from those it waits for.
         tokio::time::sleep((waited / 10).clamp(PAUSE, LONGEST_PAUSE)).await;

@@ -255,7 +255,10 @@ impl World {
 }
 
 /// Loop devices whose backing file lies below `folder`.
-fn loop_devices(folder: &Path) -> Result<usize> {
+///
+/// # Errors
+/// losetup fails.
+pub fn loop_devices(folder: &Path) -> Result<usize> {
     let listed = crate::process::run(
         "losetup",
         ["--list", "--json", "--output", "NAME,BACK-FILE"],

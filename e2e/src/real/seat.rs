@@ -20,7 +20,7 @@ pub struct Seat {
 
 impl Seat {
     /// `None` for who does not live.
-    pub(super) fn take(controller: Option<Line>, node: Option<Line>, folder: &Path) -> Self {
+    pub fn take(controller: Option<Line>, node: Option<Line>, folder: &Path) -> Self {
         Self {
             controller: mortal(controller),
             node: mortal(node),
