@@ -45,8 +45,9 @@ const KUBECONFORM: Pinned = Pinned {
 };
 
 /// The releases of Kubernetes by whose schemas everything is judged, the newest last.
-const RELEASES: [&str; 2] = ["1.36.3", "1.37.2"];
-const KUBERNETES: &str = "k8s.io/kubernetes";
+pub(crate) const RELEASES: [&str; 2] = ["1.36.3", "1.37.2"];
+/// The module that Kubernetes is published as.
+pub(crate) const KUBERNETES: &str = "k8s.io/kubernetes";
 
 /// The release and namespace that everything is rendered for.
 const NAME: &str = "synology-csi";
@@ -100,6 +101,14 @@ pub(crate) fn run(context: &Context, chart: &Chart) -> Result<()> {
         wrong.len()
     );
     Ok(())
+}
+
+/// The pinned helm, built when it is missing.
+///
+/// # Errors
+/// When it cannot be built.
+pub(crate) fn helm(context: &Context, go: &Go) -> Result<PathBuf> {
+    go.install(context, &HELM)
 }
 
 /// What is wrong with the plain manifests; `None` where no helm is installed to tell.
@@ -202,7 +211,7 @@ impl<'a> Bench<'a> {
         Ok(Self {
             helm: Helm {
                 context,
-                program: go.install(context, &HELM)?,
+                program: helm(context, go)?,
             },
             kubeconform: go.install(context, &KUBECONFORM)?,
             folder,

@@ -93,6 +93,11 @@ fn tag(name: &str) -> String {
     format!("localhost/{name}:{}", env!("CARGO_PKG_VERSION"))
 }
 
+/// The full names of all of them.
+pub(crate) fn tags() -> impl Iterator<Item = String> {
+    IMAGES.iter().map(|image| tag(image.name))
+}
+
 /// Builds them, starts each program in them, and tells what is inside.
 ///
 /// # Errors
