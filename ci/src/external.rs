@@ -55,9 +55,9 @@ pub(crate) struct External {
     /// Only compare our files with the suite's source; needs no cluster
     #[arg(long)]
     check: bool,
-    /// The StorageClass whose volumes are tested
-    #[arg(long, value_name = "NAME", default_value = External::CLASS)]
-    class: String,
+    /// A StorageClass of the cluster whose volumes are tested, instead of the one in e2e/k8s
+    #[arg(long, value_name = "NAME")]
+    class: Option<String>,
     /// Only specs whose name matches this; may be given several times
     #[arg(long, value_name = "REGEX")]
     only: Vec<String>,
@@ -76,7 +76,6 @@ pub(crate) struct External {
 }
 
 impl External {
-    const CLASS: &str = "synology";
     const PARALLEL: u8 = 4;
 }
 
@@ -108,7 +107,7 @@ pub(crate) fn run(context: &Context, external: &External) -> Result<()> {
     let folder = context.target.join("external");
     fs::create_dir_all(&folder)?;
     let file = folder.join("testdriver.json");
-    fs::write(&file, definition.for_class(&external.class)?)?;
+    fs::write(&file, definition.for_class(external.class.as_deref())?)?;
     let useless = useless(context, &program, &file, &skips)?;
     ensure!(
         useless.is_empty(),
@@ -117,7 +116,14 @@ pub(crate) fn run(context: &Context, external: &External) -> Result<()> {
     );
     let ginkgo = go.install(context, &GINKGO)?;
     let mut step = Step::new(context, &ginkgo.to_string_lossy())
-        .args(&["run", "--no-color", "--timeout", "4h", "--procs"])
+        .args(&[
+            "run",
+            "--no-color",
+            "--silence-skips",
+            "--timeout",
+            "4h",
+            "--procs",
+        ])
         .arg(external.parallel.to_string());
     for focus in external.focus() {
         step = step.arg("--focus").arg(focus);
@@ -129,6 +135,8 @@ pub(crate) fn run(context: &Context, external: &External) -> Result<()> {
         .arg(&program)
         .arg("--")
         .arg(format!("-storage.testdriver={}", file.display()))
+        // Where the definition's own file names begin.
+        .arg(format!("-repo-root={}", context.root.display()))
         .arg(format!("-report-dir={}", folder.join("report").display()));
     if let Some(kubeconfig) = &external.kubeconfig {
         step = step.arg(format!("-kubeconfig={}", kubeconfig.display()));
@@ -179,6 +187,10 @@ fn prepared(context: &Context, go: &Go) -> Result<(Definition, Vec<Skip>)> {
     let skips = skips::parse(&read(SKIPS)?).context(SKIPS)?;
     let mut wrong = definition.problems(&known);
     wrong.extend(skips::problems(&skips));
+    let class = definition.class_file();
+    if !class.is_some_and(|file| context.root.join(file).is_file()) {
+        wrong.push(format!("StorageClass.FromFile: {class:?} is no file"));
+    }
     for problem in &wrong {
         println!("external: {problem}");
     }

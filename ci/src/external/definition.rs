@@ -38,6 +38,11 @@ impl Definition {
         found
     }
 
+    /// The file with the StorageClass, from the workspace's root.
+    pub(super) fn class_file(&self) -> Option<&str> {
+        self.0["StorageClass"]["FromFile"].as_str()
+    }
+
     /// How many capabilities the driver has.
     pub(super) fn granted(&self) -> usize {
         let capabilities = self.0["DriverInfo"]["Capabilities"].as_object();
@@ -48,17 +53,17 @@ impl Definition {
         })
     }
 
-    /// As the suite reads it, for volumes of this StorageClass.
+    /// As the suite reads it: for volumes of its own StorageClass, or of one that the cluster has.
     ///
     /// # Errors
     /// When it is no object.
-    pub(super) fn for_class(&self, class: &str) -> Result<String> {
+    pub(super) fn for_class(&self, existing: Option<&str>) -> Result<String> {
         let mut definition = self.0.clone();
         let object = definition.as_object_mut().context("it is no object")?;
-        object.insert(
-            "StorageClass".to_owned(),
-            serde_json::json!({"FromExistingClassName": class}),
-        );
+        if let Some(class) = existing {
+            let class = serde_json::json!({"FromExistingClassName": class});
+            object.insert("StorageClass".to_owned(), class);
+        }
         Ok(serde_json::to_string_pretty(&definition)?)
     }
 }
@@ -78,7 +83,7 @@ fn unknown(object: &Value, known: &BTreeSet<String>, what: &str) -> Vec<String> 
 mod tests {
     use super::*;
 
-    const GOOD: &str = "StorageClass: {FromExistingClassName: a}\n\
+    const GOOD: &str = "StorageClass: {FromFile: a.yaml}\n\
                         DriverInfo: {Name: x.example, Capabilities: {block: true, RWX: false}}\n";
 
     fn known() -> Known {
@@ -106,6 +111,7 @@ mod tests {
         let definition = Definition::parse(GOOD).unwrap();
         assert_eq!(definition.problems(&known()), Vec::<String>::new());
         assert_eq!(definition.granted(), 1);
+        assert_eq!(definition.class_file(), Some("a.yaml"));
     }
 
     #[test]
@@ -124,10 +130,17 @@ mod tests {
 
     #[test]
     fn volumes_are_of_the_class_that_is_asked_for() {
-        let text = Definition::parse(GOOD).unwrap().for_class("b").unwrap();
-        let again: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(again["StorageClass"]["FromExistingClassName"], "b");
-        assert_eq!(again["DriverInfo"]["Name"], "x.example");
-        assert!(Definition::parse("[]").unwrap().for_class("b").is_err());
+        let class = |existing| {
+            let text = Definition::parse(GOOD).unwrap().for_class(existing);
+            let again: Value = serde_json::from_str(&text.unwrap()).unwrap();
+            assert_eq!(again["DriverInfo"]["Name"], "x.example");
+            again["StorageClass"].clone()
+        };
+        assert_eq!(class(None), serde_json::json!({"FromFile": "a.yaml"}));
+        assert_eq!(
+            class(Some("b")),
+            serde_json::json!({"FromExistingClassName": "b"})
+        );
+        assert!(Definition::parse("[]").unwrap().for_class(None).is_err());
     }
 }
