@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::{
-    chart, check, context::Context, crash, faults, fuzz, go, k8s, model, peers, sabotage, show,
-    table, testing, tidy, vm,
+    chart, check, context::Context, crash, external, faults, fuzz, go, k8s, model, peers, sabotage,
+    show, table, testing, tidy, vm, workflows,
 };
 
 /// A task: its name, whether it is of any use without root, and what it does.
 type Task = (&'static str, bool, fn(&Context) -> Result<()>);
 
-const TASKS: [Task; 18] = [
+const TASKS: [Task; 20] = [
     ("fmt", false, |context| check::fmt(context, false)),
     ("lint", false, check::lint),
     ("tidy", false, tidy::run),
@@ -20,6 +20,8 @@ const TASKS: [Task; 18] = [
     ("chart", false, |context| {
         chart::run(context, &chart::Chart::default())
     }),
+    ("workflows", false, workflows::run),
+    ("external", false, external::check),
     ("test", false, testing::test),
     ("model", false, model::sample),
     ("crash", false, |context| {
@@ -44,6 +46,11 @@ const TASKS: [Task; 18] = [
         show::demo(context, &show::Demo::default())
     }),
 ];
+
+/// The names of all of them.
+pub(crate) fn names() -> Vec<&'static str> {
+    TASKS.iter().map(|(name, ..)| *name).collect()
+}
 
 /// Runs every task, also after one has failed.
 ///

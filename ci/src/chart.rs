@@ -45,8 +45,9 @@ const KUBECONFORM: Pinned = Pinned {
 };
 
 /// The releases of Kubernetes by whose schemas everything is judged, the newest last.
-const RELEASES: [&str; 2] = ["1.36.3", "1.37.2"];
-const KUBERNETES: &str = "k8s.io/kubernetes";
+pub(crate) const RELEASES: [&str; 2] = ["1.36.3", "1.37.2"];
+/// The module that Kubernetes is published as.
+pub(crate) const KUBERNETES: &str = "k8s.io/kubernetes";
 
 /// What no schema is looked for: kinds of the Prometheus operator, which Kubernetes knows nothing of. What the sets of values expect
 /// of them is all that holds.

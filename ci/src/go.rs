@@ -153,7 +153,10 @@ impl Go {
     }
 
     /// A Go that is new enough.
-    fn step(&self, context: &Context) -> Result<Step> {
+    ///
+    /// # Errors
+    /// When a newer one is needed and cannot be fetched.
+    pub(crate) fn step(&self, context: &Context) -> Result<Step> {
         let program = if self.version < SWITCHES {
             self.fetch_newer(context)?
         } else {

@@ -13,6 +13,7 @@ mod check;
 mod context;
 mod crash;
 mod doctor;
+mod external;
 mod faults;
 mod fuzz;
 mod go;
@@ -21,6 +22,7 @@ mod k8s;
 mod model;
 mod peers;
 mod plane;
+mod release;
 mod run;
 mod sabotage;
 mod show;
@@ -29,6 +31,7 @@ mod table;
 mod testing;
 mod tidy;
 mod vm;
+mod workflows;
 
 use std::process::ExitCode;
 
@@ -70,6 +73,10 @@ enum Task {
     Spec,
     /// The Helm chart: lint, what comes of sets of values, the schemas of two releases of Kubernetes, the plain manifests
     Chart(chart::Chart),
+    /// The hosted pipeline: actionlint, and whether it calls tasks that there are
+    Workflows,
+    /// Kubernetes' own storage suite on the cluster that KUBECONFIG names; with --check only whether its files fit it
+    External(external::External),
     /// All tests; those that need root say so and are counted when there is none
     Test,
     /// The stories with block devices, file systems and mounts (root)
@@ -99,9 +106,11 @@ enum Task {
     /// Builds the images of the driver and both simulators, starts every program in them, and tells what is inside (root, where no
     /// Docker engine runs)
     Images(images::Images),
+    /// What a tag publishes, for the hosted pipeline: images for two kinds of processor, the chart, signatures
+    Release(release::Release),
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
-    /// fmt, lint, tidy, spec, chart, test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, peers, bench, vm and demo, with the time each took
+    /// fmt, lint, tidy, spec, chart, workflows, external (its check), test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, peers, bench, vm and demo, with the time each took
     All,
 }
 
@@ -114,6 +123,8 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(&context),
         Task::Spec => go::spec(&context),
         Task::Chart(chart) => chart::run(&context, chart),
+        Task::Workflows => workflows::run(&context),
+        Task::External(external) => external::run(&context, external),
         Task::Test => testing::test(&context),
         Task::Node => testing::node(&context),
         Task::Sanity => testing::sanity(&context),
@@ -128,6 +139,7 @@ fn main() -> ExitCode {
         Task::Sabotage(sabotage) => sabotage::run(&context, sabotage),
         Task::Bench => show::bench(&context),
         Task::Images(images) => images::run(&context, images),
+        Task::Release(release) => release::run(&context, release),
         Task::Demo(demo) => show::demo(&context, demo),
         Task::All => all::run(&context),
     });

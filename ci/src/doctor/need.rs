@@ -25,6 +25,10 @@ pub(crate) enum Layer {
     Spec,
     /// The Helm chart
     Chart,
+    /// The hosted pipeline
+    Workflows,
+    /// Kubernetes' own storage suite
+    External,
     /// The images of the programs
     Images,
     /// Formatting and lints
@@ -130,7 +134,7 @@ const FOR_IMAGES: [&str; 2] = ["docker.io", "mmdebstrap"];
 /// Packages that only other people's programs use.
 const FOR_CLIENTS: [&str; 3] = ["chromium", "chromium-driver", "virtualenv"];
 
-const SINGLE: [Layer; 12] = [
+const SINGLE: [Layer; 14] = [
     Layer::Test,
     Layer::Sanity,
     Layer::Node,
@@ -141,6 +145,8 @@ const SINGLE: [Layer; 12] = [
     Layer::Bench,
     Layer::Spec,
     Layer::Chart,
+    Layer::Workflows,
+    Layer::External,
     Layer::Images,
     Layer::Lint,
 ];
@@ -165,7 +171,8 @@ impl Need {
     /// How much `layer` wants it; `None` when it does not care.
     pub(crate) fn weight(self, layer: Layer) -> Option<Weight> {
         use Layer::{
-            All, Bench, Chart, Clients, Demo, Images, Lint, Node, Peers, Sanity, Spec, Test, Vm,
+            All, Bench, Chart, Clients, Demo, External, Images, Lint, Node, Peers, Sanity, Spec,
+            Test, Vm, Workflows,
         };
         if layer == All {
             return SINGLE
@@ -175,7 +182,7 @@ impl Need {
         }
         match self {
             Self::Component(..) => (layer == Lint).then_some(Weight::Must),
-            Self::Go if matches!(layer, Spec | Chart) => Some(Weight::Must),
+            Self::Go if matches!(layer, Spec | Chart | Workflows | External) => Some(Weight::Must),
             Self::Go | Self::CsiSanity => matches!(layer, Sanity | Peers).then_some(Weight::Must),
             // The guest has what the host has installed; it is root there, and brings its own kernel.
             // The tests of node-sim's target side start a tgtd.
@@ -198,12 +205,14 @@ impl Need {
                 Sanity | Node | Demo | Bench => Some(Weight::Must),
                 Test if self == Self::Root => Some(Weight::Note),
                 Test => Some(Weight::WithRoot),
-                Spec | Chart | Images | Lint | Vm | Clients | Peers | All => None,
+                Spec | Chart | Workflows | External | Images | Lint | Vm | Clients | Peers
+                | All => None,
             },
-            Self::SysResource | Self::InitiatorName => {
-                (!matches!(layer, Spec | Chart | Images | Lint | Vm | Clients | Peers))
-                    .then_some(Weight::Note)
-            }
+            Self::SysResource | Self::InitiatorName => (!matches!(
+                layer,
+                Spec | Chart | Workflows | External | Images | Lint | Vm | Clients | Peers
+            ))
+            .then_some(Weight::Note),
         }
     }
 
@@ -253,6 +262,9 @@ mod tests {
         assert_eq!(Need::Go.weight(Layer::All), Some(Weight::Must));
         assert_eq!(Need::SysResource.weight(Layer::All), Some(Weight::Note));
         assert_eq!(Need::Go.weight(Layer::Demo), None);
-        assert_eq!(Need::Go.wanted_by(), "sanity peers spec chart");
+        assert_eq!(
+            Need::Go.wanted_by(),
+            "sanity peers spec chart workflows external"
+        );
     }
 }
