@@ -26,12 +26,11 @@ pub(super) const RELEASE: &str = "synology-csi";
 /// How long everything may take to come up: images are fetched.
 const COMES_UP: &str = "8m";
 
-/// What the stories want besides `values-sim.yaml`: a volume of the NAS that is soon full, and no class of the chart's own.
+/// What the stories want besides `values-sim.yaml`: a volume of the NAS that is soon full.
 const VALUES: &str = "\
 sim:
   dsmSim:
     volumes: ['/volume1=btrfs:2TiB', '/volume2=ext4:4GiB']
-storageClasses: []
 ";
 
 impl Kubernetes {
