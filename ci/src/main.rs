@@ -10,6 +10,7 @@
 mod all;
 mod chart;
 mod check;
+mod containers;
 mod context;
 mod crash;
 mod doctor;
@@ -96,9 +97,11 @@ enum Task {
     /// Builds the images of the driver and both simulators, starts every program in them, and tells what is inside (root, where no
     /// Docker engine runs)
     Images(images::Images),
+    /// Builds the images, then starts them as the chart does: a volume's life over TLS, restarts, rights (root)
+    Containers,
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
-    /// fmt, lint, tidy, spec, chart, test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, peers, bench, vm and demo, with the time each took
+    /// fmt, lint, tidy, spec, chart, test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, peers, bench, containers, vm and demo, with the time each took
     All,
 }
 
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
         Task::Sabotage(sabotage) => sabotage::run(&context, sabotage),
         Task::Bench => show::bench(&context),
         Task::Images(images) => images::run(&context, images),
+        Task::Containers => containers::run(&context),
         Task::Demo(demo) => show::demo(&context, demo),
         Task::All => all::run(&context),
     });
