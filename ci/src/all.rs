@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::{
-    chart, check, context::Context, crash, external, faults, fuzz, go, k8s, model, peers, sabotage,
-    show, table, testing, tidy, vm, workflows,
+    chart, check, containers, context::Context, crash, external, faults, fuzz, go, k8s, model,
+    peers, sabotage, show, table, testing, tidy, vm, workflows,
 };
 
 /// A task: its name, whether it is of any use without root, and what it does.
 type Task = (&'static str, bool, fn(&Context) -> Result<()>);
 
-const TASKS: [Task; 20] = [
+const TASKS: [Task; 21] = [
     ("fmt", false, |context| check::fmt(context, false)),
     ("lint", false, check::lint),
     ("tidy", false, tidy::run),
@@ -41,6 +41,7 @@ const TASKS: [Task; 20] = [
         peers::run(context, &peers::Peers::default())
     }),
     ("bench", true, show::bench),
+    ("containers", true, containers::run),
     ("vm", false, |context| vm::run(context, &vm::Vm::default())),
     ("demo", true, |context| {
         show::demo(context, &show::Demo::default())

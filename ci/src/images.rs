@@ -1,6 +1,6 @@
 //! The images of the three programs: built by a local Docker engine, each tried, and looked through.
 
-mod engine;
+pub(crate) mod engine;
 mod scan;
 
 use std::{fs, path::Path, time::Duration};
@@ -15,7 +15,7 @@ use crate::{
     table,
     testing::build_programs,
 };
-use engine::Engine;
+use engine::{Engine, Network};
 use scan::Content;
 
 /// What the Dockerfiles begin with unless told otherwise.
@@ -121,7 +121,7 @@ pub(crate) fn run(context: &Context, images: &Images) -> Result<()> {
     );
     doctor::ready(context, Layer::Images)?;
     build_programs(context, &["--release"])?;
-    let engine = Engine::reach(context)?;
+    let engine = Engine::reach(context, Network::Machine)?;
     let base = &images.base;
     provide_base(context, &engine, base)?;
     let mut contents = Vec::new();

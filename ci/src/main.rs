@@ -10,6 +10,7 @@
 mod all;
 mod chart;
 mod check;
+mod containers;
 mod context;
 mod crash;
 mod doctor;
@@ -108,9 +109,11 @@ enum Task {
     Images(images::Images),
     /// What a tag publishes, for the hosted pipeline: images for two kinds of processor, the chart, signatures
     Release(release::Release),
+    /// Builds the images, then starts them as the chart does: a volume's life over TLS, restarts, rights (root)
+    Containers,
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
-    /// fmt, lint, tidy, spec, chart, workflows, external (its check), test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, peers, bench, vm and demo, with the time each took
+    /// fmt, lint, tidy, spec, chart, workflows, external (its check), test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, k8s (on the stand-in), peers, bench, containers, vm and demo, with the time each took
     All,
 }
 
@@ -140,6 +143,7 @@ fn main() -> ExitCode {
         Task::Bench => show::bench(&context),
         Task::Images(images) => images::run(&context, images),
         Task::Release(release) => release::run(&context, release),
+        Task::Containers => containers::run(&context),
         Task::Demo(demo) => show::demo(&context, demo),
         Task::All => all::run(&context),
     });

@@ -24,9 +24,10 @@ pub(crate) fn test(context: &Context) -> Result<()> {
         );
     }
     doctor::ready(context, Layer::Test)?;
-    // The conformance suite takes minutes, other people's programs are many packages; both have tasks of their own.
-    let rest = ["--skip", "conforms_with", "--skip", "outsider_"];
-    run(context, "cargo test --workspace --no-fail-fast --", &rest)
+    // The conformance suite takes minutes, other people's programs are many packages, images take an engine: each has a task of its own.
+    let rest = ["conforms_with", "outsider_", "contained_"].map(|part| ["--skip", part]);
+    let tests = Step::new(context, "cargo test --workspace --no-fail-fast --");
+    run(context, tests, rest.as_flattened())
 }
 
 /// The stories with block devices.
@@ -35,11 +36,7 @@ pub(crate) fn test(context: &Context) -> Result<()> {
 /// See [`test()`]; root is indispensable.
 pub(crate) fn node(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Node)?;
-    run(
-        context,
-        "cargo test --workspace --test node --no-fail-fast --",
-        &[],
-    )
+    run(context, one(context, "node"), &[])
 }
 
 /// csi-sanity.
@@ -48,11 +45,7 @@ pub(crate) fn node(context: &Context) -> Result<()> {
 /// See [`test()`]; root and Go are indispensable.
 pub(crate) fn sanity(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Sanity)?;
-    run(
-        context,
-        "cargo test --workspace --test sanity --no-fail-fast --",
-        &["--nocapture"],
-    )
+    run(context, one(context, "sanity"), &["--nocapture"])
 }
 
 /// Other people's programs against dsm-sim: a Python library and a browser.
@@ -62,11 +55,7 @@ pub(crate) fn sanity(context: &Context) -> Result<()> {
 pub(crate) fn clients(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Clients)?;
     python(context)?;
-    run(
-        context,
-        "cargo test --workspace --test clients --no-fail-fast --",
-        &["--nocapture"],
-    )
+    run(context, one(context, "clients"), &["--nocapture"])
 }
 
 /// A Python of its own with N4S4's library in it.
@@ -107,11 +96,21 @@ pub(crate) fn build_programs(context: &Context, profile: &[&str]) -> Result<()> 
 /// The release of N4S4's library that is tested with.
 const SYNOLOGY_API: &str = "synology-api==0.9.4";
 
-fn run(context: &Context, command: &str, more: &[&str]) -> Result<()> {
+/// One program of tests.
+fn one(context: &Context, name: &str) -> Step {
+    let line = format!("cargo test --workspace --test {name} --no-fail-fast --");
+    Step::new(context, &line)
+}
+
+/// Builds everything, runs a `cargo test` that ends with `--` with `more` after that, and counts.
+///
+/// # Errors
+/// When one fails, when one is skipped that could have run, or when none ran.
+pub(crate) fn run(context: &Context, step: Step, more: &[&str]) -> Result<()> {
     build_programs(context, &[])?;
     let log = context.target.join("skips.log");
     fs::write(&log, "").with_context(|| format!("{}: was it made by root?", log.display()))?;
-    let mut step = Step::new(context, command)
+    let mut step = step
         .arg("--color")
         .arg(if context.terminal { "always" } else { "never" });
     step = step.args(more).env("SKIP_LOG", &log);

@@ -31,6 +31,8 @@ pub(crate) enum Layer {
     External,
     /// The images of the programs
     Images,
+    /// The images, started as the chart starts them
+    Containers,
     /// Formatting and lints
     Lint,
     /// Every layer
@@ -134,7 +136,7 @@ const FOR_IMAGES: [&str; 2] = ["docker.io", "mmdebstrap"];
 /// Packages that only other people's programs use.
 const FOR_CLIENTS: [&str; 3] = ["chromium", "chromium-driver", "virtualenv"];
 
-const SINGLE: [Layer; 14] = [
+const SINGLE: [Layer; 15] = [
     Layer::Test,
     Layer::Sanity,
     Layer::Node,
@@ -148,6 +150,7 @@ const SINGLE: [Layer; 14] = [
     Layer::Workflows,
     Layer::External,
     Layer::Images,
+    Layer::Containers,
     Layer::Lint,
 ];
 
@@ -171,8 +174,8 @@ impl Need {
     /// How much `layer` wants it; `None` when it does not care.
     pub(crate) fn weight(self, layer: Layer) -> Option<Weight> {
         use Layer::{
-            All, Bench, Chart, Clients, Demo, External, Images, Lint, Node, Peers, Sanity, Spec,
-            Test, Vm, Workflows,
+            All, Bench, Chart, Clients, Containers, Demo, External, Images, Lint, Node, Peers,
+            Sanity, Spec, Test, Vm, Workflows,
         };
         if layer == All {
             return SINGLE
@@ -188,8 +191,10 @@ impl Need {
             // The tests of node-sim's target side start a tgtd.
             Self::Programs("tgt", _) if layer == Test => Some(Weight::WithRoot),
             Self::Programs(package, _) if FOR_IMAGES.contains(&package) => {
-                (layer == Images).then_some(Weight::Must)
+                matches!(layer, Images | Containers).then_some(Weight::Must)
             }
+            // It brings up the network of the engine.
+            Self::Programs("iproute2", _) if layer == Containers => Some(Weight::Must),
             Self::Programs(package, _) if FOR_CLIENTS.contains(&package) => {
                 (layer == Clients).then_some(Weight::Must)
             }
@@ -203,6 +208,8 @@ impl Need {
             | Self::Programs(..)
             | Self::Filesystem(_) => match layer {
                 Sanity | Node | Demo | Bench => Some(Weight::Must),
+                // The driver's image brings its tools; the kernel is the machine's.
+                Containers => (!matches!(self, Self::Programs(..))).then_some(Weight::Must),
                 Test if self == Self::Root => Some(Weight::Note),
                 Test => Some(Weight::WithRoot),
                 Spec | Chart | Workflows | External | Images | Lint | Vm | Clients | Peers

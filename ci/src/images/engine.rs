@@ -1,7 +1,8 @@
 //! A Docker engine: the one that runs on this machine, or a private one for as long as it is needed.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io,
     path::Path,
     process::Child,
     thread::sleep,
@@ -20,24 +21,42 @@ use crate::{context::Context, run::Step};
 const STARTS: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+/// Which network a private engine gives its containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// The machine's, and no other: builds fetch packages.
+    Machine,
+    /// One that the machine does not see: bridges, addresses and ports are the engine's own, and end with it. No way leads out
+    /// of it, and in only with [`Engine::runner`].
+    Own,
+}
+
 /// An engine that answers.
 pub(crate) struct Engine<'a> {
     context: &'a Context,
-    /// Where the client finds it, when that is not where it looks by itself.
-    host: Option<String>,
-    daemon: Option<Child>,
+    private: Option<Private>,
+}
+
+/// An engine that was started here.
+struct Private {
+    /// Where the client finds it.
+    host: String,
+    /// `unshare`: what it started, and whatever that has started, ends with it.
+    keeper: Child,
+    network: Network,
+    /// Nobody else may start one with the same data.
+    _lock: File,
 }
 
 impl<'a> Engine<'a> {
-    /// Finds one, or starts one below the target directory. It has no network of its own: builds use the machine's.
+    /// Finds one, or starts one below the target directory.
     ///
     /// # Errors
     /// When none runs and none can be started.
-    pub(crate) fn reach(context: &'a Context) -> Result<Self> {
+    pub(crate) fn reach(context: &'a Context, network: Network) -> Result<Self> {
         let mut engine = Self {
             context,
-            host: None,
-            daemon: None,
+            private: None,
         };
         if engine.answers()? {
             return Ok(engine);
@@ -48,22 +67,15 @@ impl<'a> Engine<'a> {
         );
         let folder = context.target.join("docker");
         fs::create_dir_all(&folder)?;
-        let host = format!("unix://{}", folder.join("docker.sock").display());
         let log = folder.join("log");
-        // It ends with this process, however that ends, and what it has mounted goes with it.
-        let daemon = Step::new(context, "unshare --mount setpriv --pdeathsig TERM dockerd")
-            .args(&["--bridge", "none", "--iptables=false", "--ip6tables=false"])
-            .args(&["--host", &host])
-            .arg("--data-root")
-            .arg(folder.join("data"))
-            .arg("--exec-root")
-            .arg(folder.join("exec"))
-            .arg("--pidfile")
-            .arg(folder.join("pid"))
-            .background(&log)?;
-        engine.host = Some(host);
-        engine.daemon = Some(daemon);
+        engine.private = Some(Private::start(context, &folder, &log, network)?);
         engine.wait(&log)?;
+        if network == Network::Own {
+            let inside = engine.runner()?;
+            Step::new(context, &inside.join(" "))
+                .args(&["ip", "link", "set", "lo", "up"])
+                .quiet("Giving the engine a network of its own")?;
+        }
         Ok(engine)
     }
 
@@ -74,7 +86,8 @@ impl<'a> Engine<'a> {
     fn wait(&mut self, log: &Path) -> Result<()> {
         let start = Instant::now();
         while !self.answers()? {
-            let ended = self.daemon.as_mut().map(Child::try_wait).transpose()?;
+            let keeper = self.private.as_mut().map(|private| &mut private.keeper);
+            let ended = keeper.map(Child::try_wait).transpose()?;
             if start.elapsed() > STARTS || ended.flatten().is_some() {
                 let said = fs::read_to_string(log).unwrap_or_default();
                 let last: Vec<&str> = said.lines().rev().take(5).collect();
@@ -92,11 +105,30 @@ impl<'a> Engine<'a> {
 
     /// A call of its client; `line` is split at blanks.
     pub(crate) fn step(&self, line: &str) -> Step {
-        let step = Step::new(self.context, &format!("docker {line}"));
-        match &self.host {
-            Some(host) => step.env("DOCKER_HOST", host),
+        self.known_to(Step::new(self.context, &format!("docker {line}")))
+    }
+
+    /// Tells a program where the engine is, when that is not where it looks by itself.
+    pub(crate) fn known_to(&self, step: Step) -> Step {
+        match &self.private {
+            Some(private) => step.env("DOCKER_HOST", &private.host),
             None => step,
         }
+    }
+
+    /// What a program that speaks with containers is to be started by. Nothing, when it reaches them from where it is.
+    ///
+    /// # Errors
+    /// When the engine has ended.
+    pub(crate) fn runner(&self) -> Result<Vec<String>> {
+        let own = self
+            .private
+            .as_ref()
+            .filter(|it| it.network == Network::Own);
+        own.map_or(Ok(Vec::new()), |private| {
+            let network = format!("--net=/proc/{}/ns/net", private.daemon()?);
+            Ok(vec!["nsenter".to_owned(), network])
+        })
     }
 
     /// `docker build`. Some clients lack the plugin that the newer builder needs; the older one does too.
@@ -114,17 +146,74 @@ impl<'a> Engine<'a> {
     }
 }
 
-impl Drop for Engine<'_> {
-    fn drop(&mut self) {
-        let Some(mut daemon) = self.daemon.take() else {
-            return;
+impl Private {
+    fn start(context: &Context, folder: &Path, log: &Path, network: Network) -> Result<Self> {
+        let host = format!("unix://{}", folder.join("docker.sock").display());
+        let lock = File::create(folder.join("lock"))?;
+        lock.try_lock()
+            .context("another cargo ci has started a Docker engine with the same data")?;
+        // One that was killed leaves its number, which in its own namespace was that of a process that each machine has.
+        let number = folder.join("pid");
+        remove(&number, |it| fs::remove_file(it))?;
+        // And networks, which the next one would bring to life again, perhaps on the machine.
+        remove(&folder.join("data/network"), |it| fs::remove_dir_all(it))?;
+        // However this process ends, unshare ends with it, and with unshare its child, which is the first process of a
+        // namespace: the kernel ends all others in it. Mounts and networks go with the last of them.
+        let keeper =
+            "setpriv --pdeathsig KILL unshare --fork --pid --kill-child --mount --mount-proc";
+        let mut step = Step::new(context, keeper);
+        step = match network {
+            Network::Machine => step.args(&["dockerd", "--bridge", "none"]),
+            // Ports are forwarded by a process, and not by rules: it takes no part of the kernel that may be missing.
+            Network::Own => step.args(&["--net", "dockerd", "--ip-forward=false"]),
         };
-        let stopped = i32::try_from(daemon.id())
-            .context("a process number")
-            .and_then(|pid| Ok(kill(Pid::from_raw(pid), Signal::SIGTERM)?));
-        // It has not been waited for, so its number is still its own; an error says that it has ended just now.
-        if stopped.is_ok() {
-            let _ = daemon.wait();
+        let keeper = step
+            .args(&["--iptables=false", "--ip6tables=false"])
+            .args(&["--host", &host])
+            .arg("--data-root")
+            .arg(folder.join("data"))
+            .arg("--exec-root")
+            .arg(folder.join("exec"))
+            .arg("--pidfile")
+            .arg(&number)
+            .background(log)?;
+        Ok(Self {
+            host,
+            keeper,
+            network,
+            _lock: lock,
+        })
+    }
+
+    /// The engine's process, as the machine counts them.
+    fn daemon(&self) -> Result<Pid> {
+        let keeper = self.keeper.id();
+        let file = format!("/proc/{keeper}/task/{keeper}/children");
+        let children = fs::read_to_string(&file).context(file)?;
+        let first = children.split_whitespace().next();
+        let number = first.context("the Docker engine has ended")?.parse()?;
+        Ok(Pid::from_raw(number))
+    }
+}
+
+fn remove(path: &Path, how: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+    match how(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
         }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        // It stops its containers and writes down what it knows. unshare ends when it has ended.
+        let asked = self
+            .daemon()
+            .and_then(|pid| Ok(kill(pid, Signal::SIGTERM)?));
+        if asked.is_err() {
+            let _ = self.keeper.kill();
+        }
+        let _ = self.keeper.wait();
     }
 }
