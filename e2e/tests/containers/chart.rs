@@ -23,16 +23,26 @@ pub(crate) struct Container {
     pub(crate) user: String,
     /// Its root cannot be written to.
     pub(crate) read_only: bool,
-    /// It has all rights, devices included.
-    pub(crate) privileged: bool,
-    /// A program in it cannot get more rights than whoever starts it.
-    pub(crate) no_new_privileges: bool,
-    /// Capabilities that it has not.
-    pub(crate) drop: Vec<String>,
+    /// What it may do.
+    pub(crate) privileges: Privileges,
     /// It is in the node's own network.
     pub(crate) host_network: bool,
     /// What is mounted where.
     pub(crate) mounts: Vec<Mount>,
+}
+
+/// What a container may do.
+#[derive(Clone, Debug)]
+pub(crate) enum Privileges {
+    /// Everything, with devices too.
+    All,
+    /// What an engine gives, less some.
+    Fewer {
+        /// Capabilities that it has not.
+        drop: Vec<String>,
+        /// A program in it can get more rights than whoever starts it.
+        escalation: bool,
+    },
 }
 
 /// A volume in a container.
@@ -90,6 +100,14 @@ impl Container {
         let user = id("runAsUser").context("runAsUser")?;
         let env = sequence(&container["env"]).filter(|it| it["value"].is_string());
         let mounts = sequence(&container["volumeMounts"]).map(|mount| Mount::of(pod, mount));
+        let privileges = if own["privileged"] == true {
+            Privileges::All
+        } else {
+            Privileges::Fewer {
+                drop: texts(&own["capabilities"]["drop"])?,
+                escalation: own["allowPrivilegeEscalation"] != false,
+            }
+        };
         Ok(Self {
             image: text(&container["image"])?,
             args: texts(&container["args"])?,
@@ -99,9 +117,7 @@ impl Container {
             // Kubernetes, too, takes group 0 for a user that is named without one.
             user: format!("{user}:{}", id("runAsGroup").unwrap_or(0)),
             read_only: own["readOnlyRootFilesystem"] == true,
-            privileged: own["privileged"] == true,
-            no_new_privileges: own["allowPrivilegeEscalation"] == false,
-            drop: texts(&own["capabilities"]["drop"])?,
+            privileges,
             host_network: pod["hostNetwork"] == true,
             mounts: mounts.collect::<Result<_>>()?,
         })

@@ -14,7 +14,7 @@ use testcontainers::core::Mount as Mounted;
 use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, ContainerRequest, GenericImage, ImageExt as _};
 
-use crate::chart::{Container, Volume};
+use crate::chart::{Container, Privileges, Volume};
 
 /// The chart's node: what `spec.nodeName` says.
 pub(crate) const NODE: &str = "worker-1";
@@ -119,17 +119,9 @@ impl Scene {
             .with_cmd(args)
             .with_user(&container.user)
             .with_readonly_rootfs(container.read_only);
-        if container.privileged {
-            request = privileged(request);
-        }
+        request = with(request, &container.privileges);
         for (name, value) in &container.env {
             request = request.with_env_var(name, value);
-        }
-        for capability in &container.drop {
-            request = request.with_cap_drop(capability);
-        }
-        if container.no_new_privileges {
-            request = request.with_security_opt("no-new-privileges");
         }
         for mount in &container.mounts {
             let source = match &mount.volume {
@@ -152,6 +144,25 @@ impl Scene {
             });
         }
         Ok(request)
+    }
+}
+
+fn with(
+    mut request: ContainerRequest<GenericImage>,
+    privileges: &Privileges,
+) -> ContainerRequest<GenericImage> {
+    match privileges {
+        Privileges::All => privileged(request),
+        Privileges::Fewer { drop, escalation } => {
+            for capability in drop {
+                request = request.with_cap_drop(capability);
+            }
+            if *escalation {
+                request
+            } else {
+                request.with_security_opt("no-new-privileges")
+            }
+        }
     }
 }
 
