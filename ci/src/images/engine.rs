@@ -152,9 +152,11 @@ impl Private {
         let lock = File::create(folder.join("lock"))?;
         lock.try_lock()
             .context("another cargo ci has started a Docker engine with the same data")?;
-        // One that was killed leaves its number, which in its own namespace was that of a process that each machine has.
-        let number = folder.join("pid");
+        // One that was killed leaves its number and its containerd's, which count in a namespace that is gone: the next one would
+        // take its own processes for those.
+        let (number, exec) = (folder.join("pid"), folder.join("exec"));
         remove(&number, |it| fs::remove_file(it))?;
+        remove(&exec, |it| fs::remove_dir_all(it))?;
         // And networks, which the next one would bring to life again, perhaps on the machine.
         remove(&folder.join("data/network"), |it| fs::remove_dir_all(it))?;
         // However this process ends, unshare ends with it, and with unshare its child, which is the first process of a
@@ -173,7 +175,7 @@ impl Private {
             .arg("--data-root")
             .arg(folder.join("data"))
             .arg("--exec-root")
-            .arg(folder.join("exec"))
+            .arg(&exec)
             .arg("--pidfile")
             .arg(&number)
             .background(log)?;
