@@ -203,6 +203,8 @@ impl Shared {
     fn look_after_pods(&self) {
         let mut store = self.store();
         let mut processes = lock(&self.pods);
+        let has_all = |(name, pod): (&String, &Running)| store.has_all(pod).then(|| name.clone());
+        let ready: HashSet<String> = store.pods.iter().filter_map(has_all).collect();
         for (name, running) in &mut store.pods {
             if running.stopping {
                 processes.remove(name);
@@ -217,7 +219,7 @@ impl Shared {
                 running.restarts += 1;
             }
             let published = running.published == Some(store::Stands::Done);
-            if published && !processes.contains_key(name) {
+            if published && ready.contains(name) && !processes.contains_key(name) {
                 let node = running.node.as_deref().unwrap_or_default();
                 let target = act::target_of(self, node, name);
                 let started = start(&target, running.pod.works.unwrap_or(IDLE));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use e2e::life::{Content, Life, at_least, create_request};
+use e2e::life::{Content, Life, at_least, capability, create_request};
 use e2e::plugin::Csi as _;
 use e2e::real::Seat;
 use proto::csi;
@@ -17,6 +17,8 @@ use crate::co::Class;
 
 /// How long a call may take: as the chart tells its sidecars.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// What `ReadWriteOnce` is for a driver that knows the difference between one pod and one node.
+const MODE: Mode = Mode::SingleNodeMultiWriter;
 /// What the file system is for those whose class names none: as the chart tells the provisioner.
 const DEFAULT_FS: &str = "ext4";
 
@@ -109,7 +111,8 @@ async fn create(shared: &Shared, claim: &str) -> Result<(), Status> {
             .ok_or_else(|| Status::invalid_argument("there is no such StorageClass"))?;
         claimed.begun = true;
         let content = content(claimed.claim.block, class);
-        let request = create_request(&claimed.volume, claimed.asked, content);
+        let mut request = create_request(&claimed.volume, claimed.asked, content);
+        request.volume_capabilities = vec![capability(content, MODE)];
         (request, class.clone(), content)
     };
     request.parameters = class.parameters.into_iter().collect();
@@ -229,8 +232,10 @@ fn failed(store: &mut Store, deed: &Deed, status: &Status) {
     let doubt = leaves_doubt(status);
     match deed {
         Deed::Create { claim } => {
+            // The provisioner alone takes a lack of room for an end.
+            let ended = !doubt || status.code() == Code::ResourceExhausted;
             if let Some(claimed) = store.claims.get_mut(claim) {
-                claimed.begun = doubt;
+                claimed.begun = !ended;
             }
         }
         Deed::Stage { volume, node } if !doubt => {
@@ -301,7 +306,7 @@ fn life(shared: &Shared, name: &str, node: Option<&str>) -> Result<Life, Status>
     Ok(Life {
         name: name.to_owned(),
         content: volume.content,
-        mode: Mode::SingleNodeWriter,
+        mode: MODE,
         mount_flags: Vec::new(),
         readonly: false,
         id: volume.handle.clone(),

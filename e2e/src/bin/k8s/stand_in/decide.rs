@@ -1,7 +1,5 @@
 //! What a CO does next: a pure function of what it knows. Which of its programs does what is written beside each deed.
 
-use e2e::life::Content;
-
 use super::store::{Running, Stands, Store};
 use crate::co::Reclaim;
 
@@ -20,9 +18,9 @@ pub(super) enum Deed {
     Grow { claim: String },
     /// The kubelet, once it is attached.
     Stage { volume: String, node: String },
-    /// The kubelet, once it is staged, and as large as it should be.
+    /// The kubelet, once it is staged.
     Publish { pod: String },
-    /// The kubelet, before or while a pod uses what has grown.
+    /// The kubelet, once it is published: before the pod starts, or while it runs.
     GrowOnNode { volume: String, node: String },
     /// The kubelet, after the pod's processes have ended.
     Unpublish { pod: String },
@@ -123,15 +121,14 @@ fn start(store: &Store, name: &str, pod: &Running) -> Option<Deed> {
         let (volume, node) = place();
         return Some(Deed::Stage { volume, node });
     }
-    let published = pod.published == Some(Stands::Done);
-    let capacity = store.claims.get(&pod.pod.claim)?.capacity;
-    // A device grows after it was handed to its pod, a file system before, unless a pod has it already.
-    if capacity < volume.bytes && (published || volume.content != Content::Block) {
-        let (volume, node) = place();
-        return Some(Deed::GrowOnNode { volume, node });
+    if pod.published != Some(Stands::Done) {
+        return Some(Deed::Publish {
+            pod: name.to_owned(),
+        });
     }
-    (!published).then(|| Deed::Publish {
-        pod: name.to_owned(),
+    (!store.has_all(pod)).then(|| {
+        let (volume, node) = place();
+        Deed::GrowOnNode { volume, node }
     })
 }
 
@@ -140,6 +137,7 @@ mod tests {
     use std::collections::{BTreeMap, HashMap};
 
     use e2e::GIB;
+    use e2e::life::Content;
 
     use super::super::store::{Claimed, Volume};
     use super::*;
@@ -296,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_grows_before_a_pod_gets_it_and_under_one_that_has_it() {
+    fn what_has_grown_is_grown_on_the_node_once_it_is_published() {
         let mut store = store();
         store.claims.get_mut("c").unwrap().asked = 2 * GIB;
         assert_eq!(due(&store)[0], Deed::Grow { claim: "c".into() });
@@ -304,18 +302,18 @@ mod tests {
         grown.bytes = 2 * GIB;
         grown.attached.insert("a".into(), Some(HashMap::new()));
         grown.staged.insert("a".into(), Stands::Done);
+        assert_eq!(due(&store), [Deed::Publish { pod: "p".into() }]);
+        store.pods.get_mut("p").unwrap().published = Some(Stands::Done);
         let (volume_, node) = on("a");
         let grow = Deed::GrowOnNode {
             volume: volume_,
             node,
         };
-        assert_eq!(due(&store), std::slice::from_ref(&grow));
-        store.pods.get_mut("p").unwrap().published = Some(Stands::Done);
         assert_eq!(due(&store), [grow]);
-        // A device is handed over first.
-        volume(&mut store).content = Content::Block;
-        store.pods.get_mut("p").unwrap().published = None;
-        assert_eq!(due(&store), [Deed::Publish { pod: "p".into() }]);
+        assert!(!store.has_all(&store.pods["p"]));
+        store.claims.get_mut("c").unwrap().capacity = 2 * GIB;
+        assert_eq!(due(&store), []);
+        assert!(store.has_all(&store.pods["p"]));
     }
 
     #[test]

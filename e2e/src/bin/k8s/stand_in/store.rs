@@ -55,6 +55,7 @@ pub(super) enum Stands {
 pub(super) struct Volume {
     pub(super) handle: String,
     pub(super) context: HashMap<String, String>,
+    /// What its pods get.
     pub(super) content: Content,
     /// What the LUN has, bytes.
     pub(super) bytes: i64,
@@ -91,6 +92,14 @@ impl Store {
             .filter(|claim| claim.bound)?;
         let (name, volume) = self.volumes.get_key_value(&claim.volume)?;
         Some((name, volume))
+    }
+
+    /// What a pod's volume has, its claim has too: nothing is left to be grown on its node.
+    pub(super) fn has_all(&self, pod: &Running) -> bool {
+        let claim = self.claims.get(&pod.pod.claim);
+        claim
+            .zip(self.volume_of(pod))
+            .is_some_and(|(claim, (_, volume))| claim.capacity >= volume.bytes)
     }
 
     /// The pods that use a volume on a node, also those that are being stopped.
