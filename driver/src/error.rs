@@ -90,12 +90,12 @@ pub enum Error {
         asked: String,
     },
     /// The present size is above the limit, or no size fits the range.
-    #[error("no size fits capacity_range (required_bytes {required}, limit_bytes {limit}): {seen}")]
+    #[error("no size fits capacity_range (required_bytes {required}{}): {seen}", limited(*.limit))]
     OutOfRange {
         /// `required_bytes`.
         required: Bytes,
-        /// `limit_bytes`.
-        limit: Bytes,
+        /// `limit_bytes`; `None` where there is none.
+        limit: Option<Bytes>,
         /// What stands against it.
         seen: String,
     },
@@ -169,6 +169,10 @@ pub enum Error {
         /// The handle, or the name while there is no handle.
         volume: String,
     },
+}
+
+fn limited(limit: Option<Bytes>) -> String {
+    limit.map_or_else(String::new, |limit| format!(", limit_bytes {limit}"))
 }
 
 impl Error {
@@ -327,7 +331,7 @@ mod tests {
             (
                 Error::OutOfRange {
                     required: Bytes(2),
-                    limit: Bytes(1),
+                    limit: Some(Bytes(1)),
                     seen: text(),
                 },
                 Code::OutOfRange,

@@ -185,7 +185,7 @@ impl Range {
     pub fn unmet(&self, seen: &str) -> Error {
         Error::OutOfRange {
             required: self.required,
-            limit: self.limit.unwrap_or_default(),
+            limit: self.limit,
             seen: seen.to_owned(),
         }
     }
