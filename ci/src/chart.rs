@@ -71,6 +71,10 @@ pub(crate) struct Chart {
     /// Write the plain manifests anew instead of comparing them
     #[arg(long)]
     write: bool,
+    /// Show everything to the API server of the cluster that KUBECONFIG names as well (kubectl; nothing is changed there);
+    /// one without the driver, because a StorageClass of the same name cannot become another
+    #[arg(long)]
+    server: bool,
 }
 
 /// Lints and renders the chart, judges what comes of it, and compares the plain manifests.
@@ -93,6 +97,9 @@ pub(crate) fn run(context: &Context, chart: &Chart) -> Result<()> {
     );
     wrong.extend(failed);
     wrong.extend(bench.validate()?);
+    if chart.server {
+        wrong.extend(bench.show_server()?);
+    }
     for problem in &wrong {
         println!("chart: {problem}");
     }
@@ -334,6 +341,40 @@ impl<'a> Bench<'a> {
                 ));
             }
         }
+        Ok(wrong)
+    }
+
+    /// What an API server refuses of what was rendered. Its namespaces need not be there: everything is shown as one's of `default`.
+    fn show_server(&self) -> Result<Vec<String>> {
+        let (mut wrong, mut shown) = (Vec::new(), 0);
+        for file in fs::read_dir(rendered(&self.folder, RELEASES[0]))? {
+            let file = file?.path();
+            let mut items = objects(&fs::read_to_string(&file)?)?;
+            items.retain(|object| {
+                let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
+                let kind = format!("{}/{}", text("apiVersion"), text("kind"));
+                !NOT_JUDGED.contains(&kind.as_str())
+            });
+            for object in &mut items {
+                if let Some(namespace) = object.pointer_mut("/metadata/namespace") {
+                    *namespace = "default".into();
+                }
+            }
+            shown += items.len();
+            let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});
+            let given = self.folder.join("shown.json");
+            fs::write(&given, list.to_string())?;
+            let step = Step::new(
+                self.helm.context,
+                "kubectl apply --dry-run=server --validate=strict --filename",
+            );
+            let output = step.arg(&given).output()?;
+            if !output.success {
+                let name = file.file_name().unwrap_or_default().to_string_lossy();
+                wrong.push(format!("{name}: the server: {}", output.stderr.trim()));
+            }
+        }
+        println!("{shown} objects shown to the API server");
         Ok(wrong)
     }
 

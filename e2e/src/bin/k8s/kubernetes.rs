@@ -5,6 +5,7 @@ mod eyes;
 mod install;
 mod object;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, 
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::api::{Api, AttachParams, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Client, Resource, ResourceExt as _};
+use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -102,6 +103,15 @@ impl Kubernetes {
             format!("app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component={component}");
         let those = ListParams::default().labels(&labels);
         Ok(self.home().list(&those).await?.items)
+    }
+
+    /// Where the driver runs.
+    async fn nodes_with_driver(&self) -> Result<BTreeSet<String>> {
+        let pods = self.parts("node").await?;
+        Ok(pods
+            .into_iter()
+            .filter_map(|pod| pod.spec?.node_name)
+            .collect())
     }
 
     /// Ends pods as a crash does: after a second, whatever they are at.
@@ -282,16 +292,15 @@ fn gone_is_well<T>(deleted: kube::Result<T>) -> Result<()> {
 
 impl Co for Kubernetes {
     async fn nodes(&self) -> Result<Vec<String>> {
-        // The nodes that have the driver: a control plane may be closed to it.
-        let mut names: Vec<String> = self
-            .parts("node")
-            .await?
-            .into_iter()
-            .filter_map(|pod| pod.spec?.node_name)
+        let nodes = self.all::<Node>().list(&ListParams::default()).await?;
+        // The driver is on a control plane as well, but the stories' pods may not be.
+        let closed: BTreeSet<String> = nodes
+            .iter()
+            .filter(|node| object::is_closed(node))
+            .map(ResourceExt::name_any)
             .collect();
-        names.sort();
-        names.dedup();
-        Ok(names)
+        let with_driver = self.nodes_with_driver().await?;
+        Ok(with_driver.difference(&closed).cloned().collect())
     }
 
     async fn class(&self, class: &Class) -> Result<()> {
@@ -454,7 +463,7 @@ impl Co for Kubernetes {
     }
 
     async fn clear(&self) -> Result<()> {
-        for node in self.nodes().await? {
+        for node in self.nodes_with_driver().await? {
             self.cordon(&node, false).await?;
         }
         self.delete_all::<Deployment>(self.ours()).await?;

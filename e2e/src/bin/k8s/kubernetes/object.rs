@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, bail};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod as PodObject};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod as PodObject};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::de::DeserializeOwned;
@@ -132,6 +132,12 @@ pub(super) fn pod_seen(pod: &PodObject) -> PodSeen {
     }
 }
 
+/// No pod gets onto it that does not ask for that: a control plane, or a node that is being drained.
+pub(super) fn is_closed(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    taints.is_some_and(|all| all.iter().any(|taint| taint.effect != "PreferNoSchedule"))
+}
+
 /// The driver's volumes; `attachments` are those of the cluster.
 pub(super) fn volumes_seen(
     volumes: Vec<PersistentVolume>,
@@ -217,6 +223,18 @@ mod tests {
             seen.conditions,
             expected.map(|(a, b)| (a.to_owned(), b.to_owned())).into()
         );
+    }
+
+    #[test]
+    fn a_control_plane_is_closed() {
+        let node = |taints: Value| {
+            object::<Node>(json!({"metadata": {"name": "n"}, "spec": {"taints": taints}})).unwrap()
+        };
+        let taint = |effect: &str| json!([{"key": "k", "effect": effect}]);
+        assert!(is_closed(&node(taint("NoSchedule"))));
+        assert!(is_closed(&node(taint("NoExecute"))));
+        assert!(!is_closed(&node(taint("PreferNoSchedule"))));
+        assert!(!is_closed(&node(Value::Null)));
     }
 
     #[test]
