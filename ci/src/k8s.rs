@@ -136,7 +136,7 @@ impl<'a> Cluster<'a> {
         let kind = go.install(context, &KIND)?;
         let folder = context.target.join("k8s");
         // As its nodes' mounts say in e2e/k8s/kind.yaml.
-        fs::create_dir_all(context.root.join("target/k8s/nas"))?;
+        let nas = context.root.join("target/k8s/nas");
         fs::create_dir_all(&folder)?;
         let cluster = Self {
             context,
@@ -145,6 +145,11 @@ impl<'a> Cluster<'a> {
             keep: k8s.keep,
         };
         cluster.delete()?;
+        // The NAS of a cluster before has LUNs that nobody knows.
+        if nas.exists() {
+            fs::remove_dir_all(&nas)?;
+        }
+        fs::create_dir_all(&nas)?;
         let mut create = cluster.step("create");
         if let Some(image) = &k8s.node_image {
             create = create.arg("--image").arg(image);

@@ -28,7 +28,6 @@ struct Part {
 /// All processes.
 pub(super) struct Parts {
     nas: Mutex<Nas>,
-    /// For the NAS's address while nobody answers there.
     controller: Mutex<Part>,
     nodes: BTreeMap<String, Mutex<Part>>,
     folder: PathBuf,
@@ -110,10 +109,10 @@ impl Parts {
         Seat::take(line(&self.controller).await, plugin, &home)
     }
 
-    /// Kills a part; answers a future that starts it again a moment later.
+    /// Kills a part. [`Parts::bring_back`] starts it again.
     ///
     /// # Errors
-    /// There is no such node; later, it does not come up.
+    /// There is no such node.
     pub(super) async fn kill(&self, half: &Half) -> Result<()> {
         let mut part = self.part(half)?.lock().await;
         part.plugin = None;
