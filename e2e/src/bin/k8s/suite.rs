@@ -16,6 +16,9 @@ use crate::times::Times;
 /// No story takes longer, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(900);
 
+/// Lines of each file of evidence that are printed.
+const SHOWN: usize = 12;
+
 /// Tells those that are `only` wanted (all of them by default), prints what was seen, and the table of times.
 ///
 /// # Errors
@@ -77,7 +80,12 @@ async fn one<C: Co>(scene: &Scene<C>, story: &Story<C>, folder: &Path) -> Result
     };
     if told.is_err() {
         let evidence = folder.join(story.name.replace('/', "-"));
-        if let Err(error) = scene.co.evidence(&evidence).await {
+        let shown = scene
+            .co
+            .evidence(&evidence)
+            .await
+            .and_then(|()| show(&evidence));
+        if let Err(error) = shown {
             println!("no evidence: {error:#}");
         }
         if let Err(error) = scene.co.clear().await {
@@ -85,6 +93,21 @@ async fn one<C: Co>(scene: &Scene<C>, story: &Story<C>, folder: &Path) -> Result
         }
     }
     told
+}
+
+/// Prints the end of what is written line by line: events, calls, logs. The rest is for whoever opens the folder.
+fn show(evidence: &Path) -> Result<()> {
+    for file in std::fs::read_dir(evidence)? {
+        let file = file?.path();
+        if file.extension().is_some_and(|kind| kind == "json") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file)?;
+        let lines: Vec<&str> = text.lines().collect();
+        let last = &lines[lines.len().saturating_sub(SHOWN)..];
+        println!("-- {}\n{}", file.display(), last.join("\n"));
+    }
+    Ok(())
 }
 
 /// What a story has made goes with it; some of that takes its time.
