@@ -208,7 +208,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn counters(&self) -> Result<Counters> {
-        let answer = self.ask(self.http.get(self.knob("counters"))).await?;
+        let answer = self.look("counters").await?;
         Ok(serde_json::from_value(answer)?)
     }
 
@@ -235,7 +235,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn latency(&self) -> Result<String> {
-        let answer = self.ask(self.http.get(self.knob("latency"))).await?;
+        let answer = self.look("latency").await?;
         Ok(answer["profile"].as_str().context("profile")?.to_owned())
     }
 
@@ -275,7 +275,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn state(&self) -> Result<Value> {
-        let mut state = self.ask(self.http.get(self.knob("state"))).await?;
+        let mut state = self.look("state").await?;
         // A login is no change of anybody's data.
         state
             .as_object_mut()
@@ -311,9 +311,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn journal(&self, since: u64) -> Result<(Vec<Entry>, u64)> {
-        let answer = self
-            .ask(self.http.get(self.knob(&format!("journal?since={since}"))))
-            .await?;
+        let answer = self.look(&format!("journal?since={since}")).await?;
         let next = answer["next"].as_u64().context("next")?;
         Ok((serde_json::from_value(answer["entries"].clone())?, next))
     }
@@ -340,7 +338,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn fault_matches(&self) -> Result<Vec<u64>> {
-        let answer = self.ask(self.http.get(self.knob("faults"))).await?;
+        let answer = self.look("faults").await?;
         let rules = answer["faults"].as_array().context("faults")?;
         Ok(rules
             .iter()

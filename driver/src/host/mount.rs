@@ -347,16 +347,13 @@ mod tests {
         );
     }
 
+    fn read(flags: &[&str]) -> Result<Vec<String>, BadFlag> {
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        parse_flags(&flags)
+    }
+
     #[test]
     fn flags_are_options_and_nothing_else() {
-        let read = |flags: &[&str]| {
-            parse_flags(
-                &flags
-                    .iter()
-                    .map(|flag| (*flag).to_owned())
-                    .collect::<Vec<_>>(),
-            )
-        };
         assert_eq!(
             read(&["noatime,nodiratime", "data=ordered"]).unwrap(),
             ["noatime", "nodiratime", "data=ordered"]
@@ -388,14 +385,6 @@ mod tests {
 
     #[test]
     fn a_label_passes_once_and_whole() {
-        let read = |flags: &[&str]| {
-            parse_flags(
-                &flags
-                    .iter()
-                    .map(|flag| (*flag).to_owned())
-                    .collect::<Vec<_>>(),
-            )
-        };
         let label = r#"context="system_u:object_r:container_file_t:s0:c0,c1""#;
         assert_eq!(
             read(&["noatime,nodev", label]).unwrap(),

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -10,6 +11,9 @@ use serde_json::Value;
 
 /// The driver's name in these stories.
 pub(crate) const DRIVER: &str = "csi.synology.com";
+
+/// How long [`Co::clear`] tries.
+pub(crate) const CLEARS: Duration = Duration::from_secs(60);
 
 /// What happens to a volume when its claim goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

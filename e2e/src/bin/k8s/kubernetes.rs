@@ -5,7 +5,7 @@ mod eyes;
 mod install;
 mod object;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
-use crate::co::{Claim, ClaimSeen, Class, Co, DRIVER, Half, Pod, PodSeen, Reclaim, VolumeSeen};
+use crate::co::{
+    CLEARS, Claim, ClaimSeen, Class, Co, DRIVER, Half, Pod, PodSeen, Reclaim, VolumeSeen,
+};
 use install::{HOME, RELEASE};
 use object::{CONTAINER, NAMESPACE};
 
 /// Everything that the stories make bears it.
 const MARK: &str = "synology-csi-stories=made";
-/// How long it may take to clear everything away.
-const CLEARS: Duration = Duration::from_secs(60);
 
 /// How the driver gets onto the cluster.
 #[derive(Clone, Debug)]
@@ -269,9 +269,11 @@ impl Kubernetes {
 }
 
 /// The label of what the stories make.
-fn marked() -> Value {
-    let (key, value) = MARK.split_once('=').unwrap_or_default();
-    json!({key: value})
+fn marked() -> BTreeMap<String, String> {
+    let mark = MARK.split_once('=');
+    mark.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into_iter()
+        .collect()
 }
 
 /// What is there already is no error.
@@ -305,15 +307,13 @@ impl Co for Kubernetes {
 
     async fn class(&self, class: &Class) -> Result<()> {
         let mut object: StorageClass = serde_yaml_ng::from_str(&class.text)?;
-        object.labels_mut().extend(serde_json::from_value::<
-            std::collections::BTreeMap<String, String>,
-        >(marked())?);
+        object.labels_mut().extend(marked());
         there_is_well(self.all().create(&PostParams::default(), &object).await)
     }
 
     async fn claim(&self, claim: &Claim) -> Result<()> {
         let mut object = object::claim(claim)?;
-        object.metadata.labels = Some(serde_json::from_value(marked())?);
+        object.metadata.labels = Some(marked());
         there_is_well(self.ours().create(&PostParams::default(), &object).await)
     }
 
@@ -360,7 +360,7 @@ impl Co for Kubernetes {
 
     async fn start(&self, pod: &Pod) -> Result<()> {
         let mut object = object::pod(pod, &self.settings.pod_image)?;
-        object.metadata.labels = Some(serde_json::from_value(marked())?);
+        object.metadata.labels = Some(marked());
         there_is_well(self.ours().create(&PostParams::default(), &object).await)
     }
 

@@ -14,17 +14,24 @@ use crate::times::Times;
 /// How long anything may take: kubelets and sidecars wait up to a minute before they ask again.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
-/// A StorageClass of the stories: on the NAS's large volume, thin, with this file system.
-pub(crate) fn class_of(fs_type: &str) -> Result<Class> {
+/// A StorageClass of the stories: the end of its name, its parameters as YAML has them between braces, and its `reclaimPolicy`.
+pub(crate) fn class(name: &str, parameters: &str, reclaim: &str) -> Result<Class> {
     Class::read(&format!(
         "apiVersion: storage.k8s.io/v1
 kind: StorageClass
-metadata: {{name: stories-{fs_type}}}
+metadata: {{name: stories-{name}}}
 provisioner: csi.synology.com
-parameters: {{location: /volume1, type: BLUN, fsType: {fs_type}}}
+parameters: {{{parameters}}}
 allowVolumeExpansion: true
+reclaimPolicy: {reclaim}
 "
     ))
+}
+
+/// On the NAS's large volume, thin, with this file system.
+fn class_of(fs_type: &str) -> Result<Class> {
+    let parameters = format!("location: /volume1, type: BLUN, fsType: {fs_type}");
+    class(fs_type, &parameters, "Delete")
 }
 
 /// A claim that is used by one pod; both have one name.

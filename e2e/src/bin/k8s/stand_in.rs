@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::co::{Claim, ClaimSeen, Class, Co, Half, Pod, PodSeen, Reclaim, VolumeSeen};
+use crate::co::{CLEARS, Claim, ClaimSeen, Class, Co, Half, Pod, PodSeen, Reclaim, VolumeSeen};
 use backoff::Backoff;
 use decide::Deed;
 use parts::Parts;
@@ -38,14 +38,11 @@ const NODES: [&str; 2] = ["worker-1", "worker-2"];
 const IDLE: &str = "exec sleep 2147483647";
 /// How often the CO looks by itself.
 const LOOKS: Duration = Duration::from_millis(50);
-/// How long it may take to clear everything away.
-const CLEARS: Duration = Duration::from_secs(60);
 
 /// A CO on this machine.
 pub(crate) struct StandIn {
     shared: Arc<Shared>,
     works: JoinHandle<()>,
-    folder: PathBuf,
     // The last to go: it frees what is left.
     _janitor: Janitor,
 }
@@ -103,7 +100,6 @@ impl StandIn {
         Ok(Self {
             shared,
             works,
-            folder,
             _janitor: janitor,
         })
     }
@@ -442,7 +438,7 @@ impl Co for StandIn {
             .unwrap_or_else(|error| json!(error.to_string()));
         std::fs::write(folder.join("nas-journal.json"), journal.to_string())?;
         for part in NODES.into_iter().chain(["controller"]) {
-            let log = self.folder.join(part).join("driver.log");
+            let log = self.shared.parts.folder.join(part).join("driver.log");
             std::fs::copy(log, folder.join(format!("{part}.log")))?;
         }
         Ok(())

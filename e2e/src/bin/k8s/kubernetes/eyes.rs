@@ -7,8 +7,8 @@ use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
 use super::object::{CONTAINER, object, pod_seen};
-use super::{CLEARS, Kubernetes, gone_is_well, there_is_well};
-use crate::co::Co as _;
+use super::{Kubernetes, gone_is_well, there_is_well};
+use crate::co::{CLEARS, Co as _};
 
 /// Where the chart has its simulators' files.
 const SIMULATORS: &str = "/var/lib/synology-csi-sim";

@@ -80,7 +80,7 @@ async fn call(shared: &Shared, deed: &Deed) -> Result<(), Status> {
             shared.with_volume(volume, |volume| volume.staged.remove(node));
             Ok(())
         }
-        Deed::GrowOnNode { volume, node } => grow_on_node(shared, volume, node).await,
+        Deed::GrowOnNode { pod } => grow_on_node(shared, pod).await,
         Deed::Publish { pod } => {
             let (seat, life) = pods_life(shared, pod).await?;
             make(life.target.parent())?;
@@ -200,27 +200,12 @@ async fn grow(shared: &Shared, claim: &str) -> Result<(), Status> {
     Ok(())
 }
 
-async fn grow_on_node(shared: &Shared, volume: &str, node: &str) -> Result<(), Status> {
-    let (bytes, target) = {
-        let store = shared.store();
-        let known = store.volumes.get(volume).ok_or_else(gone)?;
-        let published = |pod: &&super::store::Running| pod.published == Some(Stands::Done);
-        let pod = store.users(volume, node).find(published);
-        (known.bytes, pod.map(|pod| pod.pod.name.clone()))
-    };
-    let seat = shared.parts.seat(Some(node)).await;
-    let mut life = life(shared, volume, Some(node))?;
-    life.target = match target {
-        Some(pod) => target_of(shared, node, &pod),
-        None => life.staging.clone(),
-    };
+async fn grow_on_node(shared: &Shared, pod: &str) -> Result<(), Status> {
+    let (seat, life) = pods_life(shared, pod).await?;
+    let volume = shared.with_volume(&life.name, |volume| volume.bytes);
+    let bytes = volume.ok_or_else(gone)?;
     life.expand_on_node(&seat, bytes).await?;
-    let mut store = shared.store();
-    let claim = store
-        .volumes
-        .get(volume)
-        .and_then(|known| known.claim.clone());
-    if let Some(claimed) = claim.and_then(|claim| store.claims.get_mut(&claim)) {
+    if let Some(claimed) = shared.store().claim_of(pod) {
         claimed.capacity = bytes;
         claimed.conditions.clear();
     }
@@ -259,12 +244,8 @@ fn failed(store: &mut Store, deed: &Deed, status: &Status) {
                 claimed.allocated = None;
             }
         }
-        Deed::GrowOnNode { volume, .. } => {
-            let claim = store
-                .volumes
-                .get(volume)
-                .and_then(|known| known.claim.clone());
-            if let Some(claimed) = claim.and_then(|claim| store.claims.get_mut(&claim)) {
+        Deed::GrowOnNode { pod } => {
+            if let Some(claimed) = store.claim_of(pod) {
                 let message = status.message().to_owned();
                 claimed
                     .conditions

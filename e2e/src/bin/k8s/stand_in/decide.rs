@@ -21,7 +21,7 @@ pub(super) enum Deed {
     /// The kubelet, once it is staged.
     Publish { pod: String },
     /// The kubelet, once it is published: before the pod starts, or while it runs.
-    GrowOnNode { volume: String, node: String },
+    GrowOnNode { pod: String },
     /// The kubelet, after the pod's processes have ended.
     Unpublish { pod: String },
     /// The kubelet, after the last pod of the node.
@@ -116,20 +116,15 @@ fn start(store: &Store, name: &str, pod: &Running) -> Option<Deed> {
     let (volume_name, volume) = store.volume_of(pod)?;
     let node = pod.node.clone()?;
     volume.attached.get(&node)?.as_ref()?;
-    let place = || (volume_name.to_owned(), node.clone());
     if volume.staged.get(&node) != Some(&Stands::Done) {
-        let (volume, node) = place();
+        let volume = volume_name.to_owned();
         return Some(Deed::Stage { volume, node });
     }
+    let pod_name = name.to_owned();
     if pod.published != Some(Stands::Done) {
-        return Some(Deed::Publish {
-            pod: name.to_owned(),
-        });
+        return Some(Deed::Publish { pod: pod_name });
     }
-    (!store.has_all(pod)).then(|| {
-        let (volume, node) = place();
-        Deed::GrowOnNode { volume, node }
-    })
+    (!store.has_all(pod)).then_some(Deed::GrowOnNode { pod: pod_name })
 }
 
 #[cfg(test)]
@@ -304,12 +299,7 @@ mod tests {
         grown.staged.insert("a".into(), Stands::Done);
         assert_eq!(due(&store), [Deed::Publish { pod: "p".into() }]);
         store.pods.get_mut("p").unwrap().published = Some(Stands::Done);
-        let (volume_, node) = on("a");
-        let grow = Deed::GrowOnNode {
-            volume: volume_,
-            node,
-        };
-        assert_eq!(due(&store), [grow]);
+        assert_eq!(due(&store), [Deed::GrowOnNode { pod: "p".into() }]);
         assert!(!store.has_all(&store.pods["p"]));
         store.claims.get_mut("c").unwrap().capacity = 2 * GIB;
         assert_eq!(due(&store), []);

@@ -30,7 +30,8 @@ pub(super) struct Parts {
     nas: Mutex<Nas>,
     controller: Mutex<Part>,
     nodes: BTreeMap<String, Mutex<Part>>,
-    folder: PathBuf,
+    /// Where each of them has a folder of its own.
+    pub(super) folder: PathBuf,
 }
 
 impl Part {

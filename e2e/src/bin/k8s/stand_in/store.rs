@@ -102,6 +102,12 @@ impl Store {
             .is_some_and(|(claim, (_, volume))| claim.capacity >= volume.bytes)
     }
 
+    /// The claim of a pod, by the pod's name.
+    pub(super) fn claim_of(&mut self, pod: &str) -> Option<&mut Claimed> {
+        let pod = self.pods.get(pod)?;
+        self.claims.get_mut(&pod.pod.claim)
+    }
+
     /// The pods that use a volume on a node, also those that are being stopped.
     pub(super) fn users<'a>(
         &'a self,

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
 
 use crate::co::{Class, Co, Reclaim};
-use crate::scene::{Scene, Used};
+use crate::scene::{Scene, Used, class};
 
 /// MiB that are written.
 const WRITTEN: u32 = 32;
@@ -84,16 +84,8 @@ pub(super) async fn reclaim_delete<C: Co>(scene: &Scene<C>) -> Result<String> {
 
 /// A retained volume stays until an administrator says otherwise.
 pub(super) async fn reclaim_retain<C: Co>(scene: &Scene<C>) -> Result<String> {
-    let class = Class::read(
-        "apiVersion: storage.k8s.io/v1
-kind: StorageClass
-metadata: {name: stories-retain}
-provisioner: csi.synology.com
-parameters: {location: /volume1, type: BLUN, fsType: xfs}
-allowVolumeExpansion: true
-reclaimPolicy: Retain
-",
-    )?;
+    let parameters = "location: /volume1, type: BLUN, fsType: xfs";
+    let class = class("retain", parameters, "Retain")?;
     scene.co.class(&class).await?;
     let used = Used::new("retained", &class, GIB);
     scene.begin(&used).await?;

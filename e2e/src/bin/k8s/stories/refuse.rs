@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
 
-use crate::co::{Class, Co};
-use crate::scene::{Scene, Used};
+use crate::co::Co;
+use crate::scene::{Scene, Used, class};
 
 /// MiB that are written.
 const WRITTEN: u32 = 32;
@@ -12,15 +12,8 @@ const WRITTEN: u32 = 32;
 /// The NAS is full for a claim that wants too much; one that wants less afterwards gets it.
 pub(super) async fn then_smaller<C: Co>(scene: &Scene<C>) -> Result<String> {
     // /volume2 has 4 GiB, and a thick LUN takes its size from it.
-    let class = Class::read(
-        "apiVersion: storage.k8s.io/v1
-kind: StorageClass
-metadata: {name: stories-thick}
-provisioner: csi.synology.com
-parameters: {location: /volume2, type: thick, fsType: xfs}
-allowVolumeExpansion: true
-",
-    )?;
+    let parameters = "location: /volume2, type: thick, fsType: xfs";
+    let class = class("thick", parameters, "Delete")?;
     scene.co.class(&class).await?;
     let used = Used::new("refused", &class, GIB);
     scene.begin(&used).await?;
