@@ -1,4 +1,5 @@
-//! CHAP: what initiator and target prove to each other at a login, as the Secret of a CSI call brings it. Pure.
+//! CHAP: what initiator and target prove to each other at a login. Pure. By default each publication has proofs of its own
+//! ([`keys`]); a Secret that the StorageClass names takes their place.
 //!
 //! One Secret serves `ControllerPublishVolume`, which sets it on the target, and `NodeStageVolume`, which logs in with it.
 //! Its keys are those of Kubernetes' own Secrets of type `kubernetes.io/iscsi-chap`, which are open-iscsi's names.
@@ -12,6 +13,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::error::Error;
 use crate::volume::Malformed;
+
+pub mod keys;
 
 /// The name that the initiator proves.
 pub const USERNAME: &str = "node.session.auth.username";
@@ -36,6 +39,19 @@ pub struct Account {
     pub user: String,
     /// 12 to 16 characters.
     pub password: SecretString,
+}
+
+impl Account {
+    /// A name and password that a node record can hold; `None` for others.
+    pub fn read(user: &str, password: &str) -> Option<Self> {
+        let fits = |text: &str, length: &std::ops::RangeInclusive<usize>| {
+            length.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+        };
+        (fits(user, &NAME_LENGTH) && fits(password, &PASSWORD_LENGTH)).then(|| Self {
+            user: user.to_owned(),
+            password: password.into(),
+        })
+    }
 }
 
 impl PartialEq for Account {

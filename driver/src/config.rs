@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
@@ -10,6 +10,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
+use crate::chap::Method;
+use crate::chap::keys::{self, Key, Keys};
 use crate::dsm::client::Password;
 use crate::host::linux::enter::Namespaces;
 use crate::publication::Portal;
@@ -154,8 +156,29 @@ fn driver_name(text: &str) -> Result<String, String> {
 pub struct Config {
     /// The NASes; at least one.
     pub nas: Vec<NasConfig>,
+    /// Who proves itself at a login to a target: both sides, the initiator alone, or nobody.
+    #[serde(default)]
+    pub chap: ChapMode,
+    /// The key from which the proofs of each publication are derived: the same for all controllers, and nobody else's.
+    pub chap_key_file: Option<PathBuf>,
+    /// Keys that were used before. Publications that were made with them go on.
+    #[serde(default)]
+    pub chap_former_key_files: Vec<PathBuf>,
     /// Where refused credentials are remembered across restarts. Without it they are remembered by the process alone.
     pub state_file: Option<PathBuf>,
+}
+
+/// `chap` in the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChapMode {
+    /// Initiator and target.
+    #[default]
+    Mutual,
+    /// The initiator.
+    OneWay,
+    /// Nobody: whoever reaches the portal may log in.
+    Off,
 }
 
 /// One NAS.
@@ -207,6 +230,22 @@ pub enum ConfigError {
     /// No NAS.
     #[error("the configuration names no nas: add at least one")]
     Empty,
+    /// No key, and proofs are wanted.
+    #[error(
+        "chap_key_file is missing: without it whoever reaches port 3260 could log in to published volumes. Make a key once, for all controllers (head -c 32 /dev/urandom > FILE; the chart makes one), or say chap: off"
+    )]
+    NoKey,
+    /// A key that could be guessed.
+    #[error(
+        "the key {path} has {bytes} bytes, and {} is the least: head -c 32 /dev/urandom > FILE makes one",
+        keys::LEAST
+    )]
+    ShortKey {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        bytes: usize,
+    },
     /// A flag that this mode needs.
     #[error("--{flag} is needed in mode {mode:?}")]
     FlagMissing {
@@ -250,6 +289,35 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+impl Config {
+    /// The keys of the proofs, read from their files.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is too short; none where one is needed.
+    pub fn keys(&self) -> Result<Keys, ConfigError> {
+        let former = self.chap_former_key_files.iter().map(|path| key(path));
+        let former = former.collect::<Result<_, _>>()?;
+        let method = match self.chap {
+            ChapMode::Off => return Ok(Keys::off(former)),
+            ChapMode::OneWay => Method::Chap,
+            ChapMode::Mutual => Method::Mutual,
+        };
+        let path = self.chap_key_file.as_ref().ok_or(ConfigError::NoKey)?;
+        Ok(Keys::new(method, key(path)?, former))
+    }
+}
+
+fn key(path: &Path) -> Result<Key, ConfigError> {
+    let bytes = std::fs::read(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    Key::read(&bytes).ok_or_else(|| ConfigError::ShortKey {
+        path: path.to_owned(),
+        bytes: bytes.len(),
+    })
 }
 
 impl NasConfig {

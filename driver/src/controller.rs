@@ -9,16 +9,21 @@ mod expand;
 mod list;
 mod publish;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::csi;
 use proto::csi::controller_server::Controller as Service;
 use proto::csi::controller_service_capability::{Rpc, Type, rpc};
+use rand::rngs::StdRng;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use crate::chap::keys::Keys;
 use crate::dsm::{DsmError, Nas};
 use crate::error::Error;
 use crate::in_flight::InFlight;
+use crate::publication::Nonce;
 use crate::request::{Capability, Handle, Page, Range, required};
 use crate::telemetry;
 use crate::volume::VolumeId;
@@ -31,6 +36,12 @@ pub struct Controller(Arc<Shared>);
 struct Shared {
     driver: String,
     nases: Vec<Nas>,
+    keys: Keys,
+    /// Names of targets are drawn from it.
+    random: Mutex<StdRng>,
+    /// Since when nobody was seen to be logged in to targets whose password is not known, by IQN. Lost with the process, which only
+    /// makes the wait longer.
+    unused: Mutex<HashMap<String, Instant>>,
     in_flight: InFlight,
 }
 
@@ -47,11 +58,21 @@ const CAPABILITIES: [rpc::Type; 8] = [
 ];
 
 impl Controller {
-    /// A controller for `nases`; `driver` is its name and the owner's mark.
-    pub fn new(driver: String, nases: Vec<Nas>, in_flight: InFlight) -> Self {
+    /// A controller for `nases`; `driver` is its name and the owner's mark. `keys` make the proofs of publications, and `random` the
+    /// names of their targets: nobody else may draw the same.
+    pub fn new(
+        driver: String,
+        nases: Vec<Nas>,
+        keys: Keys,
+        random: StdRng,
+        in_flight: InFlight,
+    ) -> Self {
         Self(Arc::new(Shared {
             driver,
             nases,
+            keys,
+            random: Mutex::new(random),
+            unused: Mutex::default(),
             in_flight,
         }))
     }
@@ -65,6 +86,12 @@ impl Controller {
 }
 
 impl Shared {
+    /// What tells a new target from all others of its LUN and node.
+    fn nonce(&self) -> Nonce {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        Nonce::draw(&mut *random)
+    }
+
     /// The NAS of a volume.
     fn nas(&self, id: &VolumeId) -> Result<&Nas, Error> {
         self.nases

@@ -40,6 +40,7 @@ pub struct Metrics {
     host: Times<HostLabels>,
     in_flight: Gauge,
     missing_programs: Gauge<u64, AtomicU64>,
+    open_targets: Gauge,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -70,6 +71,7 @@ impl Metrics {
             host: times(),
             in_flight: Gauge::default(),
             missing_programs: Gauge::default(),
+            open_targets: Gauge::default(),
         };
         let registry = &mut metrics.registry;
         registry.register_with_unit(
@@ -100,7 +102,17 @@ impl Metrics {
             "Programs that this node needs and lacks, at the last Probe; the log names them",
             metrics.missing_programs.clone(),
         );
+        registry.register(
+            "csi_targets_without_chap",
+            "1 when new targets let in whoever reaches the portal (chap: off in the configuration)",
+            metrics.open_targets.clone(),
+        );
         metrics
+    }
+
+    /// Whether a login to a new target takes a proof.
+    pub fn chap_is(&self, on: bool) {
+        self.open_targets.set(i64::from(!on));
     }
 
     /// Starts the clock of a CSI call. Unless it is told how the call ended, it says that the caller gave up.

@@ -5,6 +5,7 @@
 //! | [`stage`], [`unstage`] | a LUN that becomes a mounted file system, and back |
 //! | [`attach`] | portals, login, session, disk, identity |
 //! | [`record`], [`scan`] | what a login works from; the one logical unit that it is made for, and asking its disk anew |
+//! | [`ended`] | what an ended publication has left, and how it goes without writing anything |
 //! | [`held`], [`paths`] | what this node holds of a volume; several paths and the map over them |
 //! | [`format`] | what may be formatted, and how a format survives a crash |
 //! | [`grow`], [`expand`] | a file system that follows its device |
@@ -16,6 +17,7 @@
 //! crash at any point: nothing is remembered but what the kernel, the disk and open-iscsi's records say.
 
 mod attach;
+mod ended;
 mod expand;
 mod format;
 mod grow;

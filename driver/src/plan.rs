@@ -137,18 +137,54 @@ pub fn choose_location(locations: Vec<Location>) -> Option<Location> {
         .max_by_key(|location| location.free)
 }
 
-/// What the targets that export a LUN say about its publication to one node.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Published {
-    /// To this node, under this logical unit number, and to nobody who may not have it.
-    Here(u16),
-    /// Not to this node.
-    NotHere(String),
-    /// To somebody else too.
-    Conflict {
-        /// Whom.
-        holder: Holder,
-    },
+/// What all targets of a NAS say about the publication of a LUN to one node.
+#[derive(Debug, Default)]
+pub struct Publication<'a> {
+    /// Targets of this LUN and node that export the LUN, in the order in which they count: one with a session, the least name.
+    /// One, save after two controllers at a time.
+    pub exporting: Vec<(&'a Target, u16)>,
+    /// Targets of this LUN and node that do not export it, in the order of their names: begun and not ended.
+    pub idle: Vec<&'a Target>,
+    /// Somebody else who may not have the LUN, and has it.
+    pub conflict: Option<Holder>,
+}
+
+impl Publication<'_> {
+    /// The publication has a target besides `mine`.
+    pub fn has_another(&self, mine: &Iqn) -> bool {
+        let exporting = self.exporting.iter().map(|(target, _)| *target);
+        let mut all = exporting.chain(self.idle.iter().copied());
+        all.any(|target| target.iqn != mine.as_str())
+    }
+}
+
+/// Reads all targets of a NAS.
+pub fn publication<'a>(
+    lun: &LunUuid,
+    node: &NodeId,
+    multi_node: bool,
+    targets: &'a [Target],
+) -> Publication<'a> {
+    let mut seen = Publication::default();
+    for target in targets {
+        let ours = target
+            .iqn()
+            .and_then(|iqn| iqn.publication())
+            .is_some_and(|(published, to)| published == *lun && to == *node);
+        match (ours, target.mapping_of(lun)) {
+            (true, Some(unit)) => seen.exporting.push((target, unit)),
+            (true, None) => seen.idle.push(target),
+            (false, _) => {}
+        }
+    }
+    let in_use = |target: &Target| !target.connected_sessions.is_empty();
+    seen.exporting
+        .sort_unstable_by_key(|(target, _)| (!in_use(target), &target.iqn));
+    seen.idle.sort_unstable_by_key(|target| &target.iqn);
+    seen.conflict = holders(lun, targets)
+        .into_iter()
+        .find(|holder| holder.exports && !holder.may_share(node, multi_node));
+    seen
 }
 
 /// Who else a LUN is exported to.
@@ -156,12 +192,23 @@ pub enum Published {
 pub struct Holder {
     /// The node, when the target is a publication of ours.
     pub node: Option<NodeId>,
+    /// The target exports the LUN.
+    pub exports: bool,
     /// The target.
     pub iqn: String,
     /// DSM's key of the target.
     pub target_id: u64,
     /// Initiators that are logged in.
     pub initiators: Vec<String>,
+}
+
+impl Holder {
+    /// It may have the LUN beside `node`.
+    fn may_share(&self, node: &NodeId, multi_node: bool) -> bool {
+        self.node
+            .as_ref()
+            .is_some_and(|holder| multi_node || holder == node)
+    }
 }
 
 impl std::fmt::Display for Holder {
@@ -204,34 +251,13 @@ pub fn holders(lun: &LunUuid, targets: &[Target]) -> Vec<Holder> {
             .collect();
         Some(Holder {
             node: published.map(|(_, node)| node),
+            exports: target.mapping_of(lun).is_some(),
             iqn: target.iqn.clone(),
             target_id: target.target_id,
             initiators,
         })
     };
     targets.iter().filter_map(holder).collect()
-}
-
-/// Judges the rows read before and after mapping `lun` to the target `own` (design choice 5).
-pub fn published(lun: &LunUuid, own: &Iqn, multi_node: bool, targets: &[Target]) -> Published {
-    let other = holders(lun, targets)
-        .into_iter()
-        .find(|holder| holder.iqn != own.as_str() && !(multi_node && holder.node.is_some()));
-    if let Some(holder) = other {
-        return Published::Conflict { holder };
-    }
-    let Some(here) = targets.iter().find(|target| target.iqn == own.as_str()) else {
-        return Published::NotHere(format!(
-            "the NAS does not list target {own} among those that export the LUN"
-        ));
-    };
-    match here.mapping_of(lun) {
-        _ if here.is_enabled == Some(false) => Published::NotHere(format!(
-            "target {own} is disabled: enable it in SAN Manager"
-        )),
-        Some(index) => Published::Here(index),
-        None => Published::NotHere(format!("target {own} does not export the LUN")),
-    }
 }
 
 #[cfg(test)]

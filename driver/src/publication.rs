@@ -1,13 +1,16 @@
-//! One publication: a volume made reachable for one node (design choices 4, 5 and 7). Pure.
+//! One publication: a volume made reachable for one node (design.md, "Fencing: one publication, one name"). Pure.
 //!
-//! Its IQN is a pure function of the LUN and the node, and it is the only record of the publication.
+//! Its target bears a name that is never made twice, and is the only record of the publication.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use crate::chap::Method;
+use rand::{Rng, RngExt as _};
+use secrecy::ExposeSecret as _;
+
+use crate::chap::{Account, Chap, Method};
 use crate::volume::{LunUuid, Malformed, digest};
 
 const IQN_PREFIX: &str = "iqn.2000-01.com.synology:";
@@ -69,20 +72,95 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// What tells two publications of a LUN to a node apart: a letter from `g` on, then 6 digits of base 36.
+///
+/// The letter keeps the names in which it stands apart from those that end in a hexadecimal digit there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nonce(String);
+
+/// Digits of a nonce.
+const NONCE: usize = 7;
+/// Digits of a uuid in base 36: 36^25 > 2^128.
+const UUID: usize = 25;
+
+impl Nonce {
+    /// A new one: 4 × 10¹⁰ are equally likely.
+    pub fn draw(random: &mut impl Rng) -> Self {
+        let first = random.random_range(16..36);
+        let rest = (1..NONCE).map(|_| random.random_range(0..36));
+        let digits: Vec<u32> = std::iter::once(first).chain(rest).collect();
+        Self(
+            digits
+                .into_iter()
+                .filter_map(|digit| char::from_digit(digit, 36))
+                .collect(),
+        )
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The uuid of a LUN as a number of 25 digits.
+fn in_base_36(lun: &LunUuid) -> String {
+    let digits = in_base(36, lun.number(), UUID);
+    digits.into_iter().map(char::from).collect()
+}
+
+/// The uuid and the nonce that stand together in a name.
+fn from_base_36(name: &str) -> Option<LunUuid> {
+    let (uuid, nonce) = name.split_at_checked(UUID)?;
+    let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'z');
+    let well_formed = uuid.bytes().chain(nonce.bytes()).all(is_digit)
+        && nonce.len() == NONCE
+        && nonce.starts_with(|c: char| c >= 'g');
+    let number = well_formed.then(|| u128::from_str_radix(uuid, 36).ok())??;
+    Some(LunUuid::from_number(number))
+}
+
+/// The last `digits` digits of `number`: ASCII digits, then lower-case and upper-case letters.
+pub(crate) fn in_base(base: u128, mut number: u128, digits: usize) -> Vec<u8> {
+    const DIGITS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let mut text = vec![b'0'; digits];
+    for digit in text.iter_mut().rev() {
+        let value = usize::try_from(number % base).unwrap_or_default();
+        *digit = DIGITS[value];
+        number /= base;
+    }
+    text
+}
+
+/// The name of a publication's target in DSM, where it is unique too. Unlike the IQN it shows the uuid as DSM does.
+pub fn target_name(lun: &LunUuid, nonce: &Nonce) -> String {
+    format!("csi-{}-{nonce}", lun.digits())
+}
+
 /// An iSCSI qualified name (RFC 7143, section 4.2.7).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Iqn(String);
 
 impl Iqn {
-    /// The target of the publication of `lun` to `node`: at most 128 bytes.
-    pub fn of_publication(lun: &LunUuid, node: &NodeId) -> Self {
+    /// The target of a publication of `lun` to `node`: at most 128 bytes.
+    pub fn of_publication(lun: &LunUuid, node: &NodeId, nonce: &Nonce) -> Self {
+        Self(format!("{IQN_PREFIX}{}{nonce}.{node}", in_base_36(lun)))
+    }
+
+    /// What releases before 0.2 called it: without a nonce, so that the same name came back.
+    pub fn without_nonce(lun: &LunUuid, node: &NodeId) -> Self {
         Self(format!("{IQN_PREFIX}{}.{node}", lun.digits()))
     }
 
-    /// The publication that this target is, when it is one of ours.
+    /// The publication that this target is, in either form, when it is one of ours.
     pub fn publication(&self) -> Option<(LunUuid, NodeId)> {
-        let (digits, node) = self.0.strip_prefix(IQN_PREFIX)?.split_once('.')?;
-        Some((LunUuid::from_digits(digits).ok()?, node.parse().ok()?))
+        let (name, node) = self.0.strip_prefix(IQN_PREFIX)?.split_once('.')?;
+        let lun = match LunUuid::from_digits(name) {
+            Ok(lun) => lun,
+            Err(_) => from_base_36(name)?,
+        };
+        Some((lun, node.parse().ok()?))
     }
 
     /// As it goes over the wire.
@@ -168,7 +246,7 @@ impl fmt::Display for Portal {
 }
 
 /// What `ControllerPublishVolume` tells the node: where the LUN is and how to know it. Under 4 KiB.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PublishContext {
     /// At least one.
     pub portals: Vec<Portal>,
@@ -180,6 +258,8 @@ pub struct PublishContext {
     pub uuid: LunUuid,
     /// What a login has to prove. `None`: the publication was made before this was told, or by hand.
     pub auth: Option<Method>,
+    /// The proofs of this very publication. `None`: nothing is to be proven, or a Secret of the class holds the proofs.
+    pub chap: Option<Chap>,
 }
 
 /// Why a publish context cannot be used: the key, the value and what it should be.
@@ -204,6 +284,18 @@ impl PublishContext {
             ("uuid".to_owned(), self.uuid.to_string()),
         ]);
         map.extend(self.auth.map(|auth| ("auth".to_owned(), auth.to_string())));
+        let initiator = self.chap.as_ref().map(|chap| &chap.initiator);
+        let target = self.chap.as_ref().and_then(|chap| chap.target.as_ref());
+        for (account, [name, password]) in [(initiator, INITIATOR), (target, TARGET)] {
+            if let Some(Account {
+                user,
+                password: secret,
+            }) = account
+            {
+                map.insert(name.to_owned(), user.clone());
+                map.insert(password.to_owned(), secret.expose_secret().to_owned());
+            }
+        }
         map
     }
 
@@ -236,12 +328,41 @@ impl PublishContext {
                 .contains_key("auth")
                 .then(|| value(map, "auth", "none, chap or mutual"))
                 .transpose()?,
+            chap: proofs(map)?,
         })
     }
 }
 
+/// The keys of what the initiator proves, and of what the target proves.
+const INITIATOR: [&str; 2] = ["chap_username", "chap_password"];
+const TARGET: [&str; 2] = ["chap_username_in", "chap_password_in"];
+
+fn proofs(map: &HashMap<String, String>) -> Result<Option<Chap>, BadContext> {
+    let account = |[name, password]: [&'static str; 2]| {
+        match (map.get(name), map.get(password)) {
+        (None, None) => Ok(None),
+        (user, secret) => Account::read(
+            user.map_or("", String::as_str),
+            secret.map_or("", String::as_str),
+        )
+        .map(Some)
+        .ok_or(BadContext {
+            key: if user.is_some() { password } else { name },
+            // It may be a password.
+            value: "***".to_owned(),
+            wanted: "one half of a CHAP name and its password, as ControllerPublishVolume told them",
+        }),
+    }
+    };
+    let (initiator, target) = (account(INITIATOR)?, account(TARGET)?);
+    Ok(initiator.map(|initiator| Chap { initiator, target }))
+}
+
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
     use super::*;
 
     fn uuid() -> LunUuid {
@@ -279,10 +400,37 @@ mod tests {
     #[test]
     fn choice_5_the_iqn_is_the_record_of_the_publication() {
         let node = NodeId::derive(&"n".repeat(100), "iqn.x");
-        let iqn = Iqn::of_publication(&uuid(), &node);
-        assert!(iqn.as_str().len() <= 128, "{}", iqn.as_str().len());
-        assert_eq!(iqn.publication(), Some((uuid(), node)));
-        assert_eq!(iqn.as_str().parse::<Iqn>().unwrap(), iqn);
+        let mut random = StdRng::seed_from_u64(7);
+        let nonce = Nonce::draw(&mut random);
+        for lun in [
+            uuid(),
+            LunUuid::from_number(0),
+            LunUuid::from_number(u128::MAX),
+        ] {
+            for iqn in [
+                Iqn::of_publication(&lun, &node, &nonce),
+                Iqn::without_nonce(&lun, &node),
+            ] {
+                assert!(iqn.as_str().len() <= 128, "{}", iqn.as_str().len());
+                assert_eq!(iqn.publication(), Some((lun.clone(), node.clone())));
+                assert_eq!(iqn.as_str().parse::<Iqn>().unwrap(), iqn);
+            }
+        }
+        for _ in 0..1000 {
+            let nonce = Nonce::draw(&mut random);
+            let name = format!("{}{nonce}", in_base_36(&uuid()));
+            assert!(LunUuid::from_digits(&name).is_err(), "{name}");
+            assert_eq!(from_base_36(&name), Some(uuid()));
+        }
+        // Beyond 2^128, without the letter, too short, in capitals.
+        for foreign in [
+            format!("{}g000000", "z".repeat(25)),
+            format!("{}f000000", in_base_36(&uuid())),
+            format!("{}g00000", in_base_36(&uuid())),
+            format!("{}G000000", in_base_36(&uuid())),
+        ] {
+            assert_eq!(from_base_36(&foreign), None, "{foreign}");
+        }
         let foreign: Iqn = "iqn.2000-01.com.synology:nas.default-target.0123"
             .parse()
             .unwrap();
@@ -310,10 +458,18 @@ mod tests {
                 "10.0.0.5".parse().unwrap(),
                 "[fd00::5]:3261".parse().unwrap(),
             ],
-            iqn: Iqn::of_publication(&uuid(), &NodeId::derive(&"n".repeat(61), "i")),
+            iqn: Iqn::of_publication(
+                &uuid(),
+                &NodeId::derive(&"n".repeat(61), "i"),
+                &Nonce::draw(&mut StdRng::seed_from_u64(7)),
+            ),
             lun: 1,
             uuid: uuid(),
             auth: Some(Method::Mutual),
+            chap: Some(Chap {
+                initiator: Account::read("csi", "planted-12345").unwrap(),
+                target: Account::read("nas", "planted-67890"),
+            }),
         };
         let map = context.to_map();
         assert!(map.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() < 4096);
@@ -325,6 +481,13 @@ mod tests {
             broken.remove(key);
             assert_eq!(PublishContext::read(&broken).unwrap_err().key, key);
         }
+        for key in INITIATOR.into_iter().chain(TARGET) {
+            let mut broken = map.clone();
+            broken.insert(key.to_owned(), "two\nlines".to_owned());
+            let bad = PublishContext::read(&broken).unwrap_err();
+            assert!(!format!("{bad:?}").contains("lines"), "{bad:?}");
+        }
+        assert!(!format!("{context:?}").contains("planted"));
         let mut older = map.clone();
         older.remove("auth");
         assert_eq!(PublishContext::read(&older).unwrap().auth, None);

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use proto::csi::controller_server::ControllerServer;
@@ -17,7 +18,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
-use crate::config::{Args, Config, ConfigError, NasConfig};
+use crate::config::{Args, ChapMode, Config, ConfigError, NasConfig};
 use crate::controller::Controller;
 use crate::dsm::Nas;
 use crate::dsm::client::{Account, Client};
@@ -60,10 +61,19 @@ impl Plugin {
                 path: path.clone(),
                 source,
             })?;
-            let nases = nases(&Config::read(&text)?)?;
+            let config = Config::read(&text)?;
+            let keys = config.keys()?;
+            if config.chap == ChapMode::Off {
+                warn!(
+                    "chap is off: whoever reaches port 3260 of the NAS can log in to published volumes"
+                );
+            }
+            metrics::of_process().chap_is(config.chap != ChapMode::Off);
             Some(Controller::new(
                 args.driver_name.clone(),
-                nases,
+                nases(&config)?,
+                keys,
+                rand::make_rng(),
                 in_flight.clone(),
             ))
         } else {
@@ -238,5 +248,6 @@ fn connect(
         host: nas.url.host_str().unwrap_or_default().to_owned(),
         portals: nas.portals.clone(),
         client: Client::new(account, ca.transpose()?, refusals)?,
+        goes_on: AtomicBool::default(),
     })
 }

@@ -81,24 +81,39 @@ impl LunUuid {
         self.0.replace('-', "")
     }
 
+    /// As a number of 128 bits.
+    pub fn number(&self) -> u128 {
+        // 32 hexadecimal digits fit exactly.
+        u128::from_str_radix(&self.digits(), 16).unwrap_or_default()
+    }
+
+    /// From a number of 128 bits.
+    pub fn from_number(number: u128) -> Self {
+        let d = format!("{number:032x}");
+        Self(format!(
+            "{}-{}-{}-{}-{}",
+            &d[..8],
+            &d[8..12],
+            &d[12..16],
+            &d[16..20],
+            &d[20..]
+        ))
+    }
+
     /// From the 32 digits alone.
     ///
     /// # Errors
     /// Other than 32 lower-case hexadecimal digits.
     pub fn from_digits(digits: &str) -> Result<Self, Malformed> {
-        if digits.len() != 32 || !digits.is_ascii() {
-            return Err(Malformed("the 32 digits of a LUN uuid"));
-        }
-        let (d, s) = (digits, |r: std::ops::Range<usize>| &digits[r]);
-        format!(
-            "{}-{}-{}-{}-{}",
-            s(0..8),
-            s(8..12),
-            s(12..16),
-            s(16..20),
-            &d[20..]
-        )
-        .parse()
+        let well_formed = digits.len() == 32
+            && digits
+                .bytes()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        well_formed
+            .then(|| u128::from_str_radix(digits, 16).ok())
+            .flatten()
+            .map(Self::from_number)
+            .ok_or(Malformed("the 32 digits of a LUN uuid"))
     }
 }
 

@@ -10,9 +10,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use driver::chap::Method;
+use driver::chap::keys::{Key, Keys};
 use driver::controller::Controller;
 use driver::dsm;
 use driver::dsm::client::{Account, Client, Password};
@@ -21,17 +24,18 @@ use driver::host::fake::{Fake, Mounted};
 use driver::in_flight::InFlight;
 use driver::node::Node;
 use driver::volume::Bytes;
-use http::Method;
 use proto::csi::controller_client::ControllerClient;
 use proto::csi::controller_server::ControllerServer;
 use proto::csi::node_client::NodeClient;
 use proto::csi::node_server::NodeServer;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 use tonic::Status;
 
 use crate::life::{Content, Life};
-use crate::nas::PASSWORD;
+use crate::nas::{CHAP_KEY, PASSWORD};
 use crate::plane::{HostFault, LunSeen, MountSeen, NodeSeen, Plane, Process, Seen, When};
 use crate::plugin::{Csi, Line};
 use gate::Gate;
@@ -163,8 +167,14 @@ impl Memory {
             host: "nas.example".to_owned(),
             portals: vec![PORTAL.parse().ok().context("a portal")?],
             client: Client::over(Arc::new(wire), account, refusals),
+            goes_on: AtomicBool::default(),
         };
-        let service = Controller::new(DRIVER.to_owned(), vec![nas], InFlight::default());
+        let keys = Key::read(CHAP_KEY.as_bytes()).context("a key")?;
+        let keys = Keys::new(Method::Mutual, keys, vec![]);
+        // Each life draws other names, and the same ones when the world is played again.
+        let random = StdRng::seed_from_u64(self.nas.draw());
+        let nases = vec![nas];
+        let service = Controller::new(DRIVER.to_owned(), nases, keys, random, InFlight::default());
         let server = ControllerServer::new(service);
         Ok(self.line(server, mortal))
     }
@@ -425,11 +435,11 @@ impl Plane for Memory {
     }
 
     async fn knob(&self, path: &str, body: Value) -> Result<Value> {
-        Ok(self.nas.control(Method::POST, path, &body).await?)
+        Ok(self.nas.control(http::Method::POST, path, &body).await?)
     }
 
     async fn patch(&self, path: &str, body: Value) -> Result<Value> {
-        Ok(self.nas.control(Method::PATCH, path, &body).await?)
+        Ok(self.nas.control(http::Method::PATCH, path, &body).await?)
     }
 
     fn let_grow_mounted(&mut self, allowed: bool) -> bool {
@@ -449,7 +459,7 @@ impl Plane for Memory {
             running.mortal.clear();
         }
         self.nas
-            .control(Method::DELETE, "/faults", &json!(null))
+            .control(http::Method::DELETE, "/faults", &json!(null))
             .await?;
         Ok(())
     }

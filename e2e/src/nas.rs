@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use crate::process::Process;
 use crate::until::until;
 
+/// The key that the proofs of publications are derived from.
+pub const CHAP_KEY: &str = "planted-key-of-the-controllers-1234";
 /// The password of the simulated NAS's one account, `admin`.
 pub const PASSWORD: &str = "planted-secret-5bd1";
 
@@ -134,6 +136,7 @@ impl Nas {
         let folder = folder.join("nas");
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("password"), PASSWORD)?;
+        std::fs::write(folder.join("chap-key"), CHAP_KEY)?;
         let process = spawn(&folder, &settings, &[ANY, ANY].map(str::to_owned))?;
         let mut nas = Self {
             process,
@@ -237,6 +240,11 @@ impl Nas {
     pub async fn latency(&self) -> Result<String> {
         let answer = self.look("latency").await?;
         Ok(answer["profile"].as_str().context("profile")?.to_owned())
+    }
+
+    /// The file with the key of the proofs of publications.
+    pub fn chap_key_file(&self) -> PathBuf {
+        self.folder.join("chap-key")
     }
 
     /// The file with its account's password.

@@ -139,13 +139,20 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The target of a publication, by the driver's own rule (design choice 5).
-    pub fn iqn(uuid: &str, node_id: &str) -> String {
-        format!(
-            "iqn.2000-01.com.synology:{}.{node_id}",
-            uuid.replace('-', "")
-        )
+    /// The targets of a LUN's publications to a node, by the driver's own rule (design.md, "Fencing").
+    pub fn publications(&self, uuid: &str, node_id: &str) -> Vec<String> {
+        let is_it = |iqn: &&String| {
+            publication(iqn).is_some_and(|it| it == (uuid.to_owned(), node_id.to_owned()))
+        };
+        self.targets.keys().filter(is_it).cloned().collect()
     }
+}
+
+/// The LUN and the node that a target publishes one to the other.
+pub fn publication(iqn: &str) -> Option<(String, String)> {
+    let iqn: driver::publication::Iqn = iqn.parse().ok()?;
+    let (lun, node) = iqn.publication()?;
+    Some((lun.to_string(), node.to_string()))
 }
 
 /// A world of two controllers on one NAS and a few nodes.

@@ -242,10 +242,11 @@ impl Real {
         };
         let settings = plugin::Settings {
             config: format!(
-                "nas:\n  - name: nas1\n    url: {url}\n    username: admin\n    password: {}\n    portals: ['{}']\nstate_file: {}\n",
+                "nas:\n  - name: nas1\n    url: {url}\n    username: admin\n    password: {}\n    portals: ['{}']\nstate_file: {}\nchap_key_file: {}\n",
                 self.password,
                 self.nas.settings().portals.join("', '"),
                 folder.join("refused.json").display(),
+                self.nas.chap_key_file().display(),
             ),
             folder,
             node_name: match process {

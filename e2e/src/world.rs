@@ -295,11 +295,12 @@ fn files(folder: &Path) -> Result<usize> {
 
 fn config(folder: &Path, nas: &Nas) -> String {
     format!(
-        "nas:\n  - name: nas1\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['{}']\nstate_file: {}\n",
+        "nas:\n  - name: nas1\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['{}']\nstate_file: {}\nchap_key_file: {}\n",
         nas.api,
         nas.password_file().display(),
         nas.settings().portals.join("', '"),
         folder.join("refused.json").display(),
+        nas.chap_key_file().display(),
     )
 }
 

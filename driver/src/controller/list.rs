@@ -1,6 +1,6 @@
 //! The questions: `ValidateVolumeCapabilities`, `ListVolumes`, `ControllerGetVolume`, `GetCapacity`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use proto::csi;
 use proto::csi::controller_get_volume_response::VolumeStatus;
@@ -132,6 +132,8 @@ impl Shared {
                 .into_iter()
                 .flatten()
                 .filter_map(|target| node_of(&uuid, target))
+                .collect::<BTreeSet<_>>()
+                .into_iter()
                 .collect();
             let status = list_volumes_response::VolumeStatus {
                 published_node_ids,
@@ -196,7 +198,9 @@ fn published_nodes(lun: &LunUuid, targets: &[Target]) -> Vec<String> {
     let mapped = targets
         .iter()
         .filter(|target| target.mapping_of(lun).is_some());
-    mapped.filter_map(|target| node_of(lun, target)).collect()
+    // Two controllers at a time may have made two targets for one node.
+    let nodes: BTreeSet<String> = mapped.filter_map(|target| node_of(lun, target)).collect();
+    nodes.into_iter().collect()
 }
 
 fn node_of(lun: &LunUuid, target: &Target) -> Option<String> {

@@ -1,20 +1,31 @@
-//! `ControllerPublishVolume` and `ControllerUnpublishVolume`: one target per publication (design choices 4 to 7).
+//! `ControllerPublishVolume` and `ControllerUnpublishVolume`: one target per publication, under a name that is never made twice
+//! (design.md, "Fencing: one publication, one name").
 //!
-//! The target's IQN is the only record of the publication, and its absence is the fence: a node that comes back from the
-//! dead finds no target to log in to.
+//! The target's IQN is the only record of the publication, and its absence is the fence: what a node still holds of an earlier
+//! publication finds no target to log in to.
+
+use std::sync::PoisonError;
+use std::time::Duration;
 
 use proto::csi;
+use tokio::time::{Instant, sleep};
 
 use super::delete::denied;
 use super::{Doing as _, Shared, read_node};
 use crate::chap::{self, Chap, Method};
 use crate::dsm::target::Target;
-use crate::dsm::{Code, DsmError, Nas};
+use crate::dsm::{Acted, Code, DsmError, Nas};
 use crate::error::Error;
-use crate::plan::{self, Holder, Published};
-use crate::publication::{Iqn, NodeId, PublishContext};
+use crate::plan::{self, Holder};
+use crate::publication::{Iqn, NodeId, PublishContext, target_name};
 use crate::request::{Capability, Handle, required};
-use crate::volume::{LunUuid, VolumeId, digest};
+use crate::volume::{LunUuid, VolumeId};
+
+/// How often another controller's target is looked for that is about to export the LUN, and the time between two looks.
+const LOOKS: usize = 8;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+/// How long nobody may have been logged in before a target's password is changed.
+pub(super) const UNUSED_FOR: Duration = Duration::from_secs(60);
 
 /// `ControllerPublishVolume`, checked.
 #[derive(Debug)]
@@ -51,21 +62,39 @@ impl Publish {
     }
 }
 
-/// A target of this publication, and whether this call made it.
-struct Own {
-    target_id: u64,
-    made: bool,
+impl Publish {
+    fn what(&self) -> String {
+        format!("publication of volume {} to node {}", self.id, self.node)
+    }
+
+    fn seen<'a>(&self, targets: &'a [Target]) -> plan::Publication<'a> {
+        plan::publication(&self.id.uuid, &self.node, self.multi_node, targets)
+    }
+
+    fn conflict(&self, holder: &Holder) -> Error {
+        let remedy = if holder.node.is_some() {
+            "if that node no longer needs it, call ControllerUnpublishVolume for it (in Kubernetes: kubectl get volumeattachment, then delete the one of that node)"
+        } else {
+            "unmap it there in SAN Manager"
+        };
+        Error::Refused {
+            what: self.what(),
+            seen: holder.to_string(),
+            remedy: remedy.to_owned(),
+        }
+    }
+}
+
+/// The target of a publication and what its login takes.
+struct Exported {
+    iqn: Iqn,
+    lun: u16,
+    chap: Option<Chap>,
 }
 
 impl Shared {
     pub(super) async fn publish(&self, asked: &Publish) -> Result<PublishContext, Error> {
-        let Publish {
-            id,
-            node,
-            multi_node,
-            chap,
-        } = asked;
-        let chap = chap.as_ref();
+        let id = &asked.id;
         let nas = self.nas(id)?;
         let seen = nas
             .lun_and_targets(&id.uuid)
@@ -88,140 +117,400 @@ impl Shared {
                 nas.host
             ),
         })?;
-        let iqn = Iqn::of_publication(&id.uuid, node);
-        let what = || format!("publication of volume {id} to node {node}");
-        let conflict = |holder: &Holder| Error::Refused {
-            what: what(),
-            seen: holder.to_string(),
-            remedy: conflict_remedy(holder.node.is_some()),
-        };
-        let context = |lun| PublishContext {
+        let exported = self.export(nas, asked, &targets, lun.is_mapped).await?;
+        let chap = exported.chap.as_ref();
+        Ok(PublishContext {
             portals,
-            iqn: iqn.clone(),
-            lun,
+            iqn: exported.iqn,
+            lun: exported.lun,
             uuid: id.uuid.clone(),
             auth: Some(Method::of(chap)),
-        };
+            // A Secret of the class reaches the node by itself.
+            chap: chap.filter(|_| asked.chap.is_none()).cloned(),
+        })
+    }
+
+    /// Finds the target of the publication, or makes one.
+    async fn export(
+        &self,
+        nas: &Nas,
+        asked: &Publish,
+        targets: &[Target],
+        is_mapped: Option<bool>,
+    ) -> Result<Exported, Error> {
         // Looking first spares the calls when there is nothing to do, and makes nothing that would have to be taken back from
         // beside another node's target, where a crash could leave it. What counts is still what is seen after the map.
-        match plan::published(&id.uuid, &iqn, *multi_node, &targets) {
-            Published::Here(lun) => {
-                let Some(target_id) = to_set(&targets, &iqn, chap) else {
-                    return Ok(context(lun));
-                };
-                let targets = match nas.set_auth(&id.uuid, target_id, chap).await {
-                    Ok(targets) => targets,
-                    Err(source) => {
-                        return Err(take_back(nas, asked, &iqn, false, refused(&iqn, source)).await);
-                    }
-                };
-                return match plan::published(&id.uuid, &iqn, *multi_node, &targets) {
-                    Published::Here(lun) => proven(&targets, &iqn, chap).map(|()| context(lun)),
-                    Published::NotHere(seen) => Err(Error::Unproven { what: what(), seen }),
-                    Published::Conflict { holder } => {
-                        Err(take_back(nas, asked, &iqn, false, conflict(&holder)).await)
-                    }
-                };
-            }
-            Published::Conflict { holder } => {
-                return Err(take_back(nas, asked, &iqn, false, conflict(&holder)).await);
-            }
-            Published::NotHere(_) => {}
+        let seen = asked.seen(targets);
+        if let Some(holder) = &seen.conflict {
+            return Err(self
+                .give_up(nas, asked, targets, asked.conflict(holder))
+                .await);
         }
-        let own = own_target(nas, asked, &iqn).await?;
+        if let Some((target, unit)) = seen.exporting.first() {
+            return self.keep(nas, asked, target, *unit).await;
+        }
+        if !seen.idle.is_empty() {
+            return self.go_on(nas, asked, targets).await;
+        }
+        if is_mapped == Some(true) {
+            return Err(Error::Unproven {
+                what: asked.what(),
+                seen: "the LUN has is_mapped true, and the NAS lists no target that exports it: it may still be starting"
+                    .to_owned(),
+            });
+        }
+        self.make(nas, asked).await
+    }
+
+    /// Makes a target and maps the LUN to it. Of two controllers the one that finds the target of the other beside its own takes its
+    /// own back, which was never mapped, so that nobody can have answered it.
+    async fn make(&self, nas: &Nas, asked: &Publish) -> Result<Exported, Error> {
+        let nonce = self.nonce();
+        let iqn = Iqn::of_publication(&asked.id.uuid, &asked.node, &nonce);
+        let name = target_name(&asked.id.uuid, &nonce);
+        let chap = asked.chap.clone().or_else(|| self.keys.proofs(&iqn));
+        let targets = match nas.create_target(&name, &iqn, chap.as_ref()).await {
+            Ok(targets) => targets,
+            Err(refusal) => made_all_the_same(nas, &name, &iqn, refusal).await?,
+        };
+        let Some(mine) = targets.iter().find(|target| target.iqn == iqn.as_str()) else {
+            return Err(Error::Unproven {
+                what: format!("creating target {iqn}"),
+                seen: "DSM does not list it".to_owned(),
+            });
+        };
+        if asked.seen(&targets).has_another(&iqn) {
+            let left = withdraw(nas, &asked.id.uuid, mine).await?;
+            return self.wait_for_another(nas, asked, left).await;
+        }
+        self.map(nas, asked, mine, chap, true).await
+    }
+
+    /// Another controller is making the target.
+    async fn wait_for_another(
+        &self,
+        nas: &Nas,
+        asked: &Publish,
+        mut targets: Vec<Target>,
+    ) -> Result<Exported, Error> {
+        for _ in 0..LOOKS {
+            let seen = asked.seen(&targets);
+            if let Some(holder) = &seen.conflict {
+                return Err(asked.conflict(holder));
+            }
+            if let Some((target, unit)) = seen.exporting.first() {
+                return self.keep(nas, asked, target, *unit).await;
+            }
+            if seen.idle.is_empty() {
+                break;
+            }
+            sleep(BETWEEN_LOOKS).await;
+            let doing = || format!("waiting for the target of the {}", asked.what());
+            targets = nas.targets().await.doing(doing)?;
+        }
+        Err(Error::Unfinished {
+            what: asked.what(),
+            seen: "another controller is making its target".to_owned(),
+        })
+    }
+
+    /// There are targets that a call has made and not mapped. It may have died, or be about to map: so each is given another name
+    /// first, and the guard of a call that knows the old one fails. The first then is the publication's; the others go.
+    async fn go_on(
+        &self,
+        nas: &Nas,
+        asked: &Publish,
+        targets: &[Target],
+    ) -> Result<Exported, Error> {
+        let targets = self.take_over(nas, asked, targets).await?;
+        let seen = asked.seen(&targets);
+        if let Some(holder) = &seen.conflict {
+            return Err(self
+                .give_up(nas, asked, &targets, asked.conflict(holder))
+                .await);
+        }
+        if let Some((target, unit)) = seen.exporting.first() {
+            return self.keep(nas, asked, target, *unit).await;
+        }
+        let [own, others @ ..] = seen.idle.as_slice() else {
+            return Err(Error::Unfinished {
+                what: asked.what(),
+                seen: "somebody else ends it at the same time".to_owned(),
+            });
+        };
+        for other in others {
+            withdraw(nas, &asked.id.uuid, other).await?;
+        }
+        let chap = self.prove(nas, asked, own).await?;
+        self.map(nas, asked, own, chap, false).await
+    }
+
+    /// Gives every target of the publication that does not export the LUN a name that only this call knows; answers all targets as
+    /// they are then.
+    async fn take_over(
+        &self,
+        nas: &Nas,
+        asked: &Publish,
+        targets: &[Target],
+    ) -> Result<Vec<Target>, Error> {
+        let mut now = targets.to_vec();
+        for begun in asked.seen(targets).idle {
+            let name = target_name(&asked.id.uuid, &self.nonce());
+            let what = || format!("giving target {} another name", begun.iqn);
+            match nas.rename_target(begun, &name).await.doing(what)? {
+                Acted::Done(targets) => now = targets,
+                Acted::NotThere(_) => {
+                    return Err(Error::Unfinished {
+                        what: what(),
+                        seen: "another controller is at it".to_owned(),
+                    });
+                }
+                Acted::UponAnother { holder, .. } => {
+                    return Err(upon_another(what(), begun, holder));
+                }
+            }
+        }
+        Ok(now)
+    }
+
+    /// Maps the LUN to a target of this publication, which this call `made` or has taken over.
+    async fn map(
+        &self,
+        nas: &Nas,
+        asked: &Publish,
+        own: &Target,
+        chap: Option<Chap>,
+        made: bool,
+    ) -> Result<Exported, Error> {
+        let (uuid, iqn) = (&asked.id.uuid, &own.iqn);
+        let doing = || format!("mapping volume {} to target {iqn}", asked.id);
         // Nothing is taken back when this fails: another controller may have found the target, and answered for it. The CO
         // repeats the call, or unpublishes.
-        let targets = nas
-            .map_target(&id.uuid, own.target_id)
-            .await
-            .doing(|| format!("mapping volume {id} to target {iqn}"))?;
-        match plan::published(&id.uuid, &iqn, *multi_node, &targets) {
-            Published::Here(lun) => proven(&targets, &iqn, chap).map(|()| context(lun)),
-            Published::NotHere(seen) => Err(Error::Unproven { what: what(), seen }),
-            Published::Conflict { holder } => {
-                Err(take_back(nas, asked, &iqn, own.made, conflict(&holder)).await)
+        let targets = match nas.map_target(uuid, own).await.doing(doing)? {
+            Acted::Done(targets) => targets,
+            Acted::NotThere(_) => {
+                return Err(Error::Unfinished {
+                    what: doing(),
+                    seen: "the target is gone, or another controller has taken it over".to_owned(),
+                });
             }
+            Acted::UponAnother { holder, .. } => {
+                return Err(take_out(nas, uuid, own, holder).await);
+            }
+        };
+        let seen = asked.seen(&targets);
+        if let Some(holder) = &seen.conflict {
+            let failure = asked.conflict(holder);
+            if made {
+                return Err(taken_back(nas, asked, own, failure).await);
+            }
+            return Err(self.give_up(nas, asked, &targets, failure).await);
+        }
+        let here = seen.exporting.iter().find(|(target, _)| target.is(own));
+        let Some((target, unit)) = here else {
+            return Err(Error::Unproven {
+                what: asked.what(),
+                seen: format!("target {iqn} does not export the LUN"),
+            });
+        };
+        enabled(asked, target)?;
+        proven(target, chap.as_ref())?;
+        Ok(Exported {
+            iqn: ours(asked, target)?,
+            lun: *unit,
+            chap,
+        })
+    }
+
+    /// The publication that there is.
+    async fn keep(
+        &self,
+        nas: &Nas,
+        asked: &Publish,
+        target: &Target,
+        unit: u16,
+    ) -> Result<Exported, Error> {
+        enabled(asked, target)?;
+        let chap = self.prove(nas, asked, target).await?;
+        Ok(Exported {
+            iqn: ours(asked, target)?,
+            lun: unit,
+            chap,
+        })
+    }
+
+    /// What a login to a target of an earlier call has to prove; it is set where that is needed.
+    async fn prove(
+        &self,
+        nas: &Nas,
+        asked: &Publish,
+        target: &Target,
+    ) -> Result<Option<Chap>, Error> {
+        let what = || format!("the CHAP settings of target {}", target.iqn);
+        let wanted = match &asked.chap {
+            // DSM tells no password, so one that somebody else chose has to be set each time.
+            Some(chap) => chap.clone(),
+            None => {
+                let user = target.user.as_deref().unwrap_or_default();
+                let (Some(iqn), Some(auth_type)) = (target.iqn(), target.auth_type) else {
+                    return Err(Error::Unproven {
+                        what: what(),
+                        seen: "DSM does not tell them".to_owned(),
+                    });
+                };
+                // Made by a release that asked for no proof, or while that was switched off: so it stays until it ends.
+                if auth_type == Method::None.auth_type() {
+                    return Ok(None);
+                }
+                if let Some(chap) = self.keys.known(&iqn, auth_type, user) {
+                    return Ok(Some(chap));
+                }
+                if !self.is_idle_for_long(target) {
+                    return Err(Error::Unproven {
+                        what: what(),
+                        seen: "they were made with a key that this controller does not have, and a node may be logged in with them: give the old key as one of chap_former_key_files, or delete the pods that use the volume. Without a session they are set anew after a minute".to_owned(),
+                    });
+                }
+                match self.keys.proofs(&iqn) {
+                    Some(chap) => chap,
+                    None => return self.set(nas, target, None).await.map(|()| None),
+                }
+            }
+        };
+        self.set(nas, target, Some(&wanted)).await?;
+        Ok(Some(wanted))
+    }
+
+    async fn set(&self, nas: &Nas, target: &Target, chap: Option<&Chap>) -> Result<(), Error> {
+        let what = || format!("setting the CHAP settings of target {}", target.iqn);
+        match nas.set_auth(target, chap).await {
+            Ok(Acted::Done(targets)) => {
+                let now = targets.iter().find(|row| row.is(target));
+                now.map_or(Ok(()), |now| proven(now, chap))
+            }
+            Ok(Acted::NotThere(_)) => Err(Error::Unfinished {
+                what: what(),
+                seen: "the target is gone".to_owned(),
+            }),
+            Ok(Acted::UponAnother { holder, .. }) => Err(upon_another(what(), target, holder)),
+            Err(source) if source.code() == Some(Code::BAD_AUTH_DATA) => Err(Error::Unproven {
+                what: what(),
+                seen: bad_auth_data().chain(),
+            }),
+            Err(source) => Err(source).doing(what),
+        }
+    }
+
+    /// Nobody was logged in to the target at two looks that are a minute apart. One look proves nothing: after a restart of the NAS
+    /// nobody is connected for seconds, and a changed password would keep running pods out.
+    fn is_idle_for_long(&self, target: &Target) -> bool {
+        let mut seen = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
+        if !target.connected_sessions.is_empty() {
+            seen.remove(&target.iqn);
+            return false;
+        }
+        let since = *seen.entry(target.iqn.clone()).or_insert_with(Instant::now);
+        since.elapsed() >= UNUSED_FOR
+    }
+
+    /// Somebody else has the LUN. Own targets that do not export it go before `failure` is answered; one that does may be in use:
+    /// then, and when it cannot be proven that the others are gone, the answer is not final.
+    async fn give_up(
+        &self,
+        nas: &Nas,
+        asked: &Publish,
+        targets: &[Target],
+        failure: Error,
+    ) -> Error {
+        let targets = match self.take_over(nas, asked, targets).await {
+            Ok(targets) => targets,
+            Err(error) => return not_final(&failure, error.chain()),
+        };
+        let seen = asked.seen(&targets);
+        for begun in &seen.idle {
+            if let Err(error) = withdraw(nas, &asked.id.uuid, begun).await {
+                return not_final(&failure, error.chain());
+            }
+        }
+        match seen.exporting.first() {
+            None => failure,
+            Some((target, _)) => not_final(
+                &failure,
+                format!(
+                    "target {} (id {}) of node {} exports it too and may be in use",
+                    target.iqn, target.target_id, asked.node
+                ),
+            ),
         }
     }
 
     pub(super) async fn unpublish(&self, id: &VolumeId, node_id: &str) -> Result<(), Error> {
         let nas = self.nas(id)?;
-        let doing = || format!("looking for the targets of volume {id}");
-        if node_id.is_empty() {
-            let ours = |target: &Target| {
-                target
-                    .iqn()
-                    .and_then(|iqn| iqn.publication())
-                    .is_some_and(|(lun, _)| lun == id.uuid)
-            };
-            let (targets, doubt) = nas.all_targets().await.doing(doing)?;
-            for target in targets.into_iter().filter(ours) {
-                withdraw(nas, &id.uuid, &target).await?;
-            }
-            return doubt.map_or(Ok(()), |seen| Err(doubtful(doing(), seen)));
-        }
-        // An id that no node of ours can have never had a target.
-        let Ok(node) = node_id.parse::<NodeId>() else {
-            return Ok(());
+        // An id that no node of ours can have never had a target; an empty one means all nodes.
+        let node = match node_id {
+            "" => None,
+            id => match id.parse::<NodeId>() {
+                Ok(node) => Some(node),
+                Err(_) => return Ok(()),
+            },
         };
-        let iqn = Iqn::of_publication(&id.uuid, &node);
-        match find(nas, &target_name(&id.uuid, &node), &iqn).await? {
-            Some(target) => withdraw(nas, &id.uuid, &target).await,
-            None => Ok(()),
+        let ours = |target: &Target| {
+            let publication = target.iqn().and_then(|iqn| iqn.publication());
+            publication.is_some_and(|(lun, to)| {
+                lun == id.uuid && node.as_ref().is_none_or(|node| *node == to)
+            })
+        };
+        let doing = || format!("looking for the targets of volume {id}");
+        let (targets, doubt) = nas.all_targets().await.doing(doing)?;
+        let (mut withdrawn, mut left) = (0, 0);
+        for target in targets.iter().filter(|target| ours(target)) {
+            left = withdraw(nas, &id.uuid, target)
+                .await?
+                .iter()
+                .filter(|row| ours(row))
+                .count();
+            withdrawn += 1;
+        }
+        match doubt {
+            Some(seen) if withdrawn == 0 || node.is_none() => Err(doubtful(doing(), seen)),
+            Some(_) | None if left > 0 => Err(Error::Unfinished {
+                what: format!("unpublishing volume {id}"),
+                seen: "somebody publishes it at the same time".to_owned(),
+            }),
+            Some(_) | None => Ok(()),
         }
     }
 }
 
-/// The target's name, by which DSM finds it in one call. Unlike the IQN it has to be short.
-fn target_name(lun: &LunUuid, node: &NodeId) -> String {
-    format!("csi-{}-{}", lun.digits(), digest(node.as_str(), 12))
+fn ours(asked: &Publish, target: &Target) -> Result<Iqn, Error> {
+    target.iqn().ok_or_else(|| Error::Unproven {
+        what: asked.what(),
+        seen: format!("{} is no name that this driver makes", target.iqn),
+    })
 }
 
-fn conflict_remedy(ours: bool) -> String {
-    if ours {
-        "if that node no longer needs it, call ControllerUnpublishVolume for it (in Kubernetes: kubectl get volumeattachment, then delete the one of that node)".to_owned()
-    } else {
-        "unmap it there in SAN Manager".to_owned()
+/// A target that a person has disabled exports nothing. It is not enabled here, for it may be a fence.
+fn enabled(asked: &Publish, target: &Target) -> Result<(), Error> {
+    if target.is_enabled == Some(false) {
+        return Err(Error::Unproven {
+            what: asked.what(),
+            seen: format!(
+                "target {} is disabled: enable it in SAN Manager",
+                target.iqn
+            ),
+        });
     }
-}
-
-/// The target that exports the LUN already and must be told what a login has to prove. A password cannot be read back, so
-/// with CHAP that is always so.
-fn to_set(targets: &[Target], iqn: &Iqn, chap: Option<&Chap>) -> Option<u64> {
-    targets
-        .iter()
-        .find(|target| target.iqn == iqn.as_str())
-        .filter(|target| must_set(target, chap))
-        .map(|target| target.target_id)
-}
-
-fn must_set(target: &Target, chap: Option<&Chap>) -> bool {
-    chap.is_some() || target.differs_from(chap).is_some()
+    Ok(())
 }
 
 /// The target asks for the proof that was asked for, as far as DSM tells.
-fn proven(targets: &[Target], iqn: &Iqn, chap: Option<&Chap>) -> Result<(), Error> {
-    let seen = targets
-        .iter()
-        .find(|target| target.iqn == iqn.as_str())
-        .and_then(|target| target.differs_from(chap));
-    match seen {
+fn proven(target: &Target, chap: Option<&Chap>) -> Result<(), Error> {
+    match target.differs_from(chap) {
         None => Ok(()),
         Some(seen) => Err(Error::Unproven {
-            what: format!("the CHAP settings of target {iqn}"),
+            what: format!("the CHAP settings of target {}", target.iqn),
             seen,
         }),
-    }
-}
-
-/// What a failed change of the CHAP settings means. To be answered only when the target is gone.
-fn refused(iqn: &Iqn, source: DsmError) -> Error {
-    match source.code() {
-        Some(Code::BAD_AUTH_DATA) => bad_auth_data(),
-        Some(_) | None => Error::Dsm {
-            doing: format!("setting the CHAP settings of target {iqn}"),
-            source,
-        },
     }
 }
 
@@ -235,90 +524,65 @@ fn bad_auth_data() -> Error {
     }
 }
 
-/// Creates the target of a publication, or finds the one that an earlier call made and tells it what a login has to prove.
-async fn own_target(nas: &Nas, asked: &Publish, iqn: &Iqn) -> Result<Own, Error> {
-    let (lun, chap) = (&asked.id.uuid, asked.chap.as_ref());
-    let name = target_name(lun, &asked.node);
-    let refusal = match nas.create_target(&name, iqn, chap).await {
-        Ok(target_id) => {
-            return Ok(Own {
-                target_id,
-                made: true,
-            });
-        }
-        Err(refusal) => refusal,
-    };
-    let Some(target) = find(nas, &name, iqn).await? else {
-        return Err(no_target(&name, format!("creating target {iqn}"), refusal));
-    };
-    let target_id = target.target_id;
-    if must_set(&target, chap)
-        && let Err(source) = nas.set_auth(lun, target_id, chap).await
-    {
-        return Err(take_back(nas, asked, iqn, false, refused(iqn, source)).await);
+/// DSM has not said that it made the target. All targets, if it is among them; else what that means.
+async fn made_all_the_same(
+    nas: &Nas,
+    name: &str,
+    iqn: &Iqn,
+    refusal: DsmError,
+) -> Result<Vec<Target>, Error> {
+    let doing = || format!("creating target {iqn}");
+    let (targets, doubt) = nas.all_targets().await.doing(doing)?;
+    if targets.iter().any(|target| target.iqn == iqn.as_str()) {
+        return Ok(targets);
     }
-    Ok(Own {
-        target_id,
-        made: false,
-    })
-}
-
-/// DSM refused the target and lists none of this IQN: nothing was made.
-fn no_target(name: &str, doing: String, refusal: DsmError) -> Error {
-    match refusal.code() {
+    if let Some(seen) = doubt {
+        return Err(doubtful(doing(), seen));
+    }
+    Err(match refusal.code() {
         Some(Code::TOO_MANY_TARGETS) => Error::Exhausted {
-            what: format!("{doing} (each published volume needs a target: unpublish others)"),
+            what: format!(
+                "{} (each published volume needs a target: unpublish others)",
+                doing()
+            ),
             source: refusal,
         },
         Some(Code::BAD_AUTH_DATA) => bad_auth_data(),
-        Some(Code::TARGET_NAME_EXISTS) => Error::Refused {
-            what: doing,
-            seen: format!("a target named {name} with another IQN exists"),
-            remedy: "delete or rename it in SAN Manager".to_owned(),
+        Some(Code::TARGET_NAME_EXISTS) => Error::Unfinished {
+            what: doing(),
+            seen: format!("a target named {name} exists; the next try uses another name"),
         },
         Some(_) | None => Error::Dsm {
-            doing,
+            doing: doing(),
             source: refusal,
         },
-    }
+    })
 }
 
-/// Takes the target of a publication back before `failure` is answered. One that this call did not make is left alone when it
-/// exports the LUN, because it may be in use: then, and when it cannot be proven that the target is gone, the answer is not
-/// final. Its number is read afresh, for DSM gives the numbers of deleted targets away again (design choice 6).
-async fn take_back(nas: &Nas, asked: &Publish, iqn: &Iqn, made: bool, failure: Error) -> Error {
-    let Publish { id, node, .. } = asked;
-    let left = match find(nas, &target_name(&id.uuid, node), iqn).await {
-        Ok(None) => None,
-        Ok(Some(target)) if made || target.mapping_of(&id.uuid).is_none() => {
-            withdraw(nas, &id.uuid, &target)
-                .await
-                .err()
-                .map(|error| error.chain())
+/// Takes back the target that this call has made before `failure` is answered.
+async fn taken_back(nas: &Nas, asked: &Publish, own: &Target, failure: Error) -> Error {
+    match withdraw(nas, &asked.id.uuid, own).await {
+        Err(error) => not_final(&failure, error.chain()),
+        Ok(targets) => {
+            let seen = asked.seen(&targets);
+            // What another controller has made for this node meanwhile is its own to judge.
+            if seen.exporting.is_empty() {
+                failure
+            } else {
+                not_final(
+                    &failure,
+                    "another target of this node exports it".to_owned(),
+                )
+            }
         }
-        Ok(Some(target)) => Some(format!(
-            "target {iqn} (id {}) of this node exported it before this call and may be in use",
-            target.target_id
-        )),
-        Err(error) => Some(error.chain()),
-    };
-    match left {
-        None => failure,
-        Some(seen) => Error::Unproven {
-            what: format!("taking back a publication ({})", failure.chain()),
-            seen,
-        },
     }
 }
 
-/// The target of a publication. `None` is proven: DSM does not find it by name, and the full list lacks it (design choice 6).
-async fn find(nas: &Nas, name: &str, iqn: &Iqn) -> Result<Option<Target>, Error> {
-    let doing = || format!("looking for target {iqn}");
-    if let Some(target) = nas.target(name, iqn).await.doing(doing)? {
-        return Ok(Some(target));
+fn not_final(failure: &Error, seen: String) -> Error {
+    Error::Unproven {
+        what: format!("taking back a publication ({})", failure.chain()),
+        seen,
     }
-    let is_it = |target: &Target| target.iqn == iqn.as_str();
-    Ok(targets_that(nas, doing, is_it).await?.pop())
 }
 
 /// The targets of the NAS that `is_it` accepts. None is an answer only if the NAS has loaded them all: a publication whose
@@ -340,21 +604,19 @@ fn doubtful(what: String, seen: String) -> Error {
     Error::Unproven { what, seen }
 }
 
-/// Deletes a target and reads back that the LUN is no longer exported by it.
-async fn withdraw(nas: &Nas, lun: &LunUuid, target: &Target) -> Result<(), Error> {
+/// Deletes a target and reads back that it is gone; answers all others.
+async fn withdraw(nas: &Nas, lun: &LunUuid, target: &Target) -> Result<Vec<Target>, Error> {
     let what = || {
         format!(
             "deletion of target {} (id {})",
             target.iqn, target.target_id
         )
     };
-    let left = match nas.delete_target(lun, target.target_id).await {
-        Ok(targets) => targets,
-        // Another controller may have been faster; only the full list can say so (design choice 6).
-        Err(error) if error.code().is_some_and(Code::no_target) => {
-            targets_that(nas, what, |row| row.iqn == target.iqn).await?
-        }
-        Err(error) => return Err(error).doing(what),
+    let left = match nas.delete_target(lun, target).await.doing(what)? {
+        Acted::Done(left) => left,
+        // Another controller may have been faster; only the full list of a NAS that is up can say so (design choice 6).
+        Acted::NotThere(_) => targets_that(nas, what, |_| true).await?,
+        Acted::UponAnother { holder, .. } => return Err(upon_another(what(), target, holder)),
     };
     if left.iter().any(|row| row.iqn == target.iqn) {
         return Err(Error::Unproven {
@@ -362,5 +624,44 @@ async fn withdraw(nas: &Nas, lun: &LunUuid, target: &Target) -> Result<(), Error
             seen: "DSM still lists it".to_owned(),
         });
     }
-    Ok(())
+    Ok(left)
+}
+
+/// DSM went on after a call that failed, and acted upon a target that is somebody else's by now.
+fn upon_another(what: String, target: &Target, holder: Option<Target>) -> Error {
+    let whose = holder.map_or_else(
+        || "another's, it does not say whose".to_owned(),
+        |holder| format!("that of target {} ({})", holder.iqn, holder.name),
+    );
+    let seen = format!(
+        "the number {} was {whose} by then, and DSM carried the call out all the same, for it goes on after a call that fails: look in SAN Manager whether that target is there and as it was, and report this",
+        target.target_id
+    );
+    tracing::error!(what, seen, "a target of somebody else was changed");
+    Error::Unproven { what, seen }
+}
+
+/// The LUN was mapped into a target that is somebody else's: that is undone.
+async fn take_out(nas: &Nas, lun: &LunUuid, own: &Target, holder: Option<Target>) -> Error {
+    let what = format!("mapping LUN {lun} to target {}", own.iqn);
+    // A mapping that was there before stays: somebody wanted it.
+    let Some(stranger) = holder.filter(|holder| holder.mapping_of(lun).is_none()) else {
+        return upon_another(what, own, None);
+    };
+    match nas.unmap_target(lun, &stranger).await {
+        Ok(Acted::Done(targets))
+            if targets
+                .iter()
+                .all(|row| !row.is(&stranger) || row.mapping_of(lun).is_none()) =>
+        {
+            Error::Unfinished {
+                what,
+                seen: format!(
+                    "its number {} was target {}'s by then; the LUN was taken out of that again",
+                    own.target_id, stranger.iqn
+                ),
+            }
+        }
+        Ok(_) | Err(_) => upon_another(what, own, Some(stranger)),
+    }
 }

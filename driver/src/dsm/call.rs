@@ -6,6 +6,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::reply::{Code, DsmError};
+
 /// One call: API, version, method and parameters.
 ///
 /// Every value is JSON: APIs with `requestFormat: JSON` (all of `SYNO.Core.*`) decode it, and a quoted string can never be
@@ -76,6 +78,15 @@ impl Call {
         let text = json!(value.expose_secret()).to_string();
         self.params.push((name, Param::Secret(text.into())));
         self
+    }
+
+    /// As if DSM had refused it with this code.
+    pub(super) fn refused(&self, code: Code) -> DsmError {
+        DsmError::Refused {
+            api: self.api,
+            method: self.method,
+            code,
+        }
     }
 
     /// The form fields to send. They hold secrets: for people there is the `Debug` text of a call.

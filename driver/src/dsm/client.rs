@@ -16,7 +16,7 @@ use tracing::{Instrument as _, debug, debug_span, info, trace, warn};
 
 use super::call::Call;
 use super::credential::{Credential, Refusals};
-use super::reply::{self, Code, CompoundAnswer, DsmError, Nothing};
+use super::reply::{self, Code, CompoundAnswer, DsmError, Nothing, Results};
 use super::wire::{Failure, Http, Wire};
 use crate::metrics;
 use crate::volume::NasName;
@@ -155,6 +155,31 @@ impl Client {
             Err(error) if lost(&error) => Ok((first_answer, self.call(second).await?)),
             answer => Ok((first_answer, answer?)),
         }
+    }
+
+    /// Sends calls in one request that stops at the first that fails, and answers as many results as DSM gives. It is never sent
+    /// in parts: for sequences of which a later call is right only because an earlier one has just been answered.
+    ///
+    /// # Errors
+    /// The request itself failed; only [`DsmError::Refused`], [`DsmError::Unreachable`] and [`DsmError::Login`] prove that no
+    /// call was carried out.
+    pub async fn call_sequence(&self, calls: &[Call]) -> Result<Results, DsmError> {
+        let whole = Call::sequence(calls);
+        let answer = self.call::<CompoundAnswer>(&whole).await?;
+        let results = Results::of(calls, answer);
+        let lost = |error: &DsmError| error.code().is_some_and(Code::wants_login);
+        // A session may be missed inside of a compound as well. Nothing was carried out then but questions, so all of it may be sent
+        // anew, once the session is renewed by a question.
+        if results.first_refusal().is_some_and(lost) && results.has_only_asked() {
+            let asked = self.call::<Nothing>(&calls[0]).await;
+            if let Err(error) = asked
+                && error.code().is_none_or(Code::wants_login)
+            {
+                return Err(error);
+            }
+            return Ok(Results::of(calls, self.call(&whole).await?));
+        }
+        Ok(results)
     }
 
     /// Ends the session, if there is one. A failure is only logged: the session ends by itself.

@@ -168,6 +168,16 @@ pub fn map_target(uuid: &LunUuid, target_id: u64) -> Call {
         .with("target_ids", [target_id])
 }
 
+/// The method of [`unmap_target`].
+pub(super) const UNMAP: &str = "unmap_target";
+
+/// `unmap_target`: takes a target from those that export the LUN.
+pub fn unmap_target(uuid: &LunUuid, target_id: u64) -> Call {
+    Call::new(API, 1, UNMAP)
+        .with("uuid", uuid.as_str())
+        .with("target_ids", [target_id])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,5 +15,5 @@ pub mod wire;
 
 pub use call::Call;
 pub use client::Client;
-pub use nas::Nas;
+pub use nas::{Acted, Nas};
 pub use reply::{Code, DsmError};

@@ -1,14 +1,16 @@
 //! One configured NAS and what the controller asks of it. Each method is one question or one effect with its read-back.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::call::Call;
 use super::client::Client;
 use super::location::{self, Location, LocationAnswer, LocationsAnswer};
 use super::lun::{self, CreatedLun, Lun, LunAnswer, LunsAnswer, NewLun};
-use super::reply::{DsmError, Nothing};
+use super::reply::{DsmError, Nothing, Results};
 use super::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
 use crate::chap::Chap;
 use crate::publication::{Iqn, Portal};
@@ -18,6 +20,22 @@ use crate::volume::{Bytes, LunUuid, NasName};
 const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+
+/// What came of an act upon a target.
+#[derive(Debug)]
+pub enum Acted {
+    /// It is done; all targets afterwards.
+    Done(Vec<Target>),
+    /// The target is not there any more, and nothing was done; all targets.
+    NotThere(Vec<Target>),
+    /// DSM has carried it out although the number is another target's by now.
+    UponAnother {
+        /// Whose the number was just before, if anybody said so.
+        holder: Option<Target>,
+        /// All targets afterwards.
+        all: Vec<Target>,
+    },
+}
 
 /// A NAS of the configuration.
 #[derive(Debug)]
@@ -32,6 +50,8 @@ pub struct Nas {
     pub portals: Vec<Portal>,
     /// The effect.
     pub client: Client,
+    /// It was seen to go on with a compound request after a call that failed.
+    pub goes_on: AtomicBool,
 }
 
 impl Nas {
@@ -85,7 +105,8 @@ impl Nas {
         }
     }
 
-    /// The LUN with this key, under the same terms, and the targets that export it: one request.
+    /// The LUN with this key, under the same terms, and all targets of the NAS: one request. Those that were never mapped are not
+    /// among the targets of a LUN.
     ///
     /// # Errors
     /// Anything else than both or DSM's word that there is no such LUN.
@@ -95,11 +116,11 @@ impl Nas {
     ) -> Result<Option<(Lun, Vec<Target>)>, DsmError> {
         match self
             .client
-            .call_both::<LunAnswer, TargetsAnswer>(&lun::get(uuid.as_str()), &target::list_of(uuid))
+            .call_both::<LunAnswer, TargetsAnswer>(&lun::get(uuid.as_str()), &target::list())
             .await
         {
-            Ok((found, exports)) => {
-                Ok(Some((found.lun, exports.targets)).filter(|(lun, _)| lun.uuid == uuid.as_str()))
+            Ok((found, all)) => {
+                Ok(Some((found.lun, all.targets)).filter(|(lun, _)| lun.uuid == uuid.as_str()))
             }
             Err(error) if error.code().is_some_and(super::Code::no_lun) => Ok(None),
             Err(error) => Err(error),
@@ -227,18 +248,6 @@ impl Nas {
             .targets)
     }
 
-    /// The target with this IQN, asked for by `name`. `None` is DSM's word and no proof (design choice 6).
-    ///
-    /// # Errors
-    /// [`DsmError`]: nothing is known.
-    pub async fn target(&self, name: &str, iqn: &Iqn) -> Result<Option<Target>, DsmError> {
-        match self.client.call::<TargetAnswer>(&target::get(name)).await {
-            Ok(answer) => Ok(Some(answer.target).filter(|target| target.iqn == iqn.as_str())),
-            Err(error) if error.code().is_some_and(super::Code::no_target) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Every target of the NAS, and what stands against its being every one: a NAS that is still coming up lists a part of
     /// them (design choice 16). One request, in this order: a volume that comes up between the two questions would be too
     /// late for the list and in time for the proof.
@@ -253,7 +262,7 @@ impl Nas {
         Ok((targets.targets, location::is_coming_up(&volumes.volumes)))
     }
 
-    /// Creates a target and answers its key.
+    /// Creates a target, then reads all targets.
     ///
     /// # Errors
     /// [`DsmError`]; whatever it is, the target may exist.
@@ -262,67 +271,167 @@ impl Nas {
         name: &str,
         iqn: &Iqn,
         chap: Option<&Chap>,
-    ) -> Result<u64, DsmError> {
-        Ok(self
-            .client
-            .call::<CreatedTarget>(&target::create(name, iqn, chap))
-            .await?
-            .target_id)
-    }
-
-    /// Sets what a login to a target of a publication of `uuid` must prove, then reads the targets that export it.
-    ///
-    /// # Errors
-    /// [`DsmError`]; what the target asks for may have changed.
-    pub async fn set_auth(
-        &self,
-        uuid: &LunUuid,
-        target_id: u64,
-        chap: Option<&Chap>,
     ) -> Result<Vec<Target>, DsmError> {
-        let (Nothing, answer) = self
+        let (CreatedTarget { .. }, all) = self
             .client
-            .call_both::<Nothing, TargetsAnswer>(
-                &target::set_auth(target_id, chap),
-                &target::list_of(uuid),
+            .call_both::<CreatedTarget, TargetsAnswer>(
+                &target::create(name, iqn, chap),
+                &target::list(),
             )
             .await?;
-        Ok(answer.targets)
+        Ok(all.targets)
     }
 
-    /// Maps a LUN to a target, then reads the targets that export it.
+    /// Sets what a login to a target must prove.
     ///
     /// # Errors
-    /// [`DsmError`]; the mapping may exist.
-    pub async fn map_target(
-        &self,
-        uuid: &LunUuid,
-        target_id: u64,
-    ) -> Result<Vec<Target>, DsmError> {
-        let (Nothing, answer) = self
-            .client
-            .call_both::<Nothing, TargetsAnswer>(
-                &lun::map_target(uuid, target_id),
-                &target::list_of(uuid),
-            )
-            .await?;
-        Ok(answer.targets)
+    /// See [`Nas::act`].
+    pub async fn set_auth(&self, target: &Target, chap: Option<&Chap>) -> Result<Acted, DsmError> {
+        self.act(target, target::set_auth(target.target_id, chap))
+            .await
     }
 
-    /// Deletes a target of a publication of `uuid`, then reads the targets that still export it.
+    /// Maps a LUN to a target.
     ///
     /// # Errors
-    /// [`DsmError`]; the target may or may not exist.
-    pub async fn delete_target(
+    /// See [`Nas::act`].
+    pub async fn map_target(&self, uuid: &LunUuid, target: &Target) -> Result<Acted, DsmError> {
+        self.act(target, lun::map_target(uuid, target.target_id))
+            .await
+    }
+
+    /// Takes a LUN from a target.
+    ///
+    /// # Errors
+    /// See [`Nas::act`].
+    pub async fn unmap_target(&self, uuid: &LunUuid, target: &Target) -> Result<Acted, DsmError> {
+        self.act(target, lun::unmap_target(uuid, target.target_id))
+            .await
+    }
+
+    /// Gives a target another name.
+    ///
+    /// # Errors
+    /// See [`Nas::act`].
+    pub async fn rename_target(&self, target: &Target, name: &str) -> Result<Acted, DsmError> {
+        self.act(target, target::rename(target.target_id, name))
+            .await
+    }
+
+    /// Deletes a target. `lun` is taken out of it first: what `delete` does to a live session is not known, and a unit that is not
+    /// mapped takes no more writes.
+    ///
+    /// # Errors
+    /// See [`Nas::act`].
+    pub async fn delete_target(&self, lun: &LunUuid, target: &Target) -> Result<Acted, DsmError> {
+        let delete = target::delete(target.target_id);
+        if target.mapping_of(lun).is_none() {
+            return self.act(target, delete).await;
+        }
+        let unmap = lun::unmap_target(lun, target.target_id);
+        match self.act_in_order(target, &[unmap, delete.clone()]).await {
+            // Somebody was faster, or DSM does not take a LUN from a target in use.
+            Err(DsmError::Refused {
+                method: lun::UNMAP, ..
+            }) => self.act(target, delete).await,
+            acted => acted,
+        }
+    }
+
+    /// Acts upon a target that was seen in an earlier request. DSM gives the numbers of deleted targets away again, so the request
+    /// that acts by the number finds the target by its name first, and stops if it is gone.
+    ///
+    /// # Errors
+    /// [`DsmError`]; unless DSM refused, the act may have been carried out.
+    async fn act(&self, target: &Target, act: Call) -> Result<Acted, DsmError> {
+        self.act_in_order(target, &[act]).await
+    }
+
+    async fn act_in_order(&self, target: &Target, acts: &[Call]) -> Result<Acted, DsmError> {
+        // On a NAS that goes on after a call that fails, the guard only guards when it is asked before.
+        if self.goes_on.load(Ordering::Relaxed)
+            && let Some(all) = self.absent(target).await?
+        {
+            return Ok(Acted::NotThere(all));
+        }
+        let calls = target::guarded(target, true, acts);
+        let mut results = self.client.call_sequence(&calls).await?;
+        let refusal = match results.next::<TargetAnswer>() {
+            Some(Ok(_)) => return self.acted(target, acts, results).await,
+            Some(Err(refusal)) if refusal.code().is_some_and(super::Code::no_target) => refusal,
+            Some(Err(error)) => return Err(error),
+            None => return Err(target::no_result(&calls[0])),
+        };
+        if !results.is_empty() {
+            self.goes_on.store(true, Ordering::Relaxed);
+            tracing::warn!(nas = %self.name, %refusal, "DSM goes on with a compound request after a call that fails");
+            return self.acted(target, acts, results).await;
+        }
+        if let Some(all) = self.absent(target).await? {
+            return Ok(Acted::NotThere(all));
+        }
+        // It is there, and `get` does not find it by its name: that DSM takes names there was only ever seen by others.
+        let calls = target::guarded(target, false, acts);
+        let results = self.client.call_sequence(&calls).await?;
+        self.acted(target, acts, results).await
+    }
+
+    /// All targets, if this one is not among them any more under its name.
+    async fn absent(&self, target: &Target) -> Result<Option<Vec<Target>>, DsmError> {
+        let all = self.targets().await?;
+        let there = |row: &Target| row.is(target) && row.name == target.name;
+        Ok((!all.iter().any(there)).then_some(all))
+    }
+
+    /// What came of the acts, and upon whom: the results of `get` by number, the acts, `list`.
+    async fn acted(
         &self,
-        uuid: &LunUuid,
-        target_id: u64,
-    ) -> Result<Vec<Target>, DsmError> {
-        let (Nothing, answer) = self
-            .client
-            .call_both::<Nothing, TargetsAnswer>(&target::delete(target_id), &target::list_of(uuid))
-            .await?;
-        Ok(answer.targets)
+        target: &Target,
+        acts: &[Call],
+        mut results: Results,
+    ) -> Result<Acted, DsmError> {
+        let holder = match results.next::<TargetAnswer>() {
+            None => return Err(target::no_result(&target::list())),
+            Some(holder) => holder.map(|answer| answer.target),
+        };
+        let mut done = Ok(());
+        let mut any = false;
+        for act in acts {
+            match (results.next::<Nothing>(), &done) {
+                (Some(Ok(Nothing)), _) => any = true,
+                (Some(Err(refusal)), Ok(())) => done = Err(refusal),
+                // Stopped: the number is nobody's.
+                (None, Ok(())) => {
+                    let code = holder.as_ref().err().and_then(DsmError::code);
+                    let refused = code.map(|code| act.refused(code));
+                    done = Err(refused.unwrap_or_else(|| target::no_result(act)));
+                }
+                (None | Some(Err(_)), Err(_)) => {}
+            }
+        }
+        let mine = |row: &Target| row.is(target);
+        if any && !holder.as_ref().is_ok_and(mine) {
+            let all = self.listed(&mut results).await?;
+            return Ok(Acted::UponAnother {
+                holder: holder.ok(),
+                all,
+            });
+        }
+        match done {
+            Ok(()) => Ok(Acted::Done(self.listed(&mut results).await?)),
+            Err(refusal) if refusal.code().is_some_and(super::Code::no_target) => {
+                Ok(Acted::NotThere(self.listed(&mut results).await?))
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// The list that a sequence ends with; asked for by itself where it is missing.
+    async fn listed(&self, results: &mut Results) -> Result<Vec<Target>, DsmError> {
+        match results.next::<TargetsAnswer>() {
+            Some(Ok(all)) => Ok(all.targets),
+            None | Some(Err(_)) => self.targets().await,
+        }
     }
 
     /// All volumes of the NAS.

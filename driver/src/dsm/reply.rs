@@ -34,6 +34,8 @@ codes! {
     SESSION_TIMEOUT = 106, "the session timed out";
     /// Ended by another login.
     SESSION_DUPLICATE = 107, "the session was ended by another login";
+    /// Of a call in a compound: one before it failed.
+    STOPPED = 112, "not carried out, because a call before it failed";
     /// `Storage.Volume get` says this of a volume that does not exist.
     NO_SUCH_LOCATION = 117, "no such volume, or the NAS is busy";
     /// DSM 7, also after a restart.
@@ -307,6 +309,58 @@ impl Envelope {
 #[derive(Debug, Deserialize)]
 pub(crate) struct CompoundAnswer {
     pub(crate) result: Vec<Envelope>,
+}
+
+/// The results of calls that were sent in one request. There are fewer than calls when DSM stopped at one that failed.
+#[derive(Debug)]
+pub struct Results(Vec<(&'static str, &'static str, Result<Value, DsmError>)>);
+
+impl Results {
+    pub(crate) fn of(calls: &[super::call::Call], answer: CompoundAnswer) -> Self {
+        let read = calls.iter().zip(answer.result).map(|(call, envelope)| {
+            let result = envelope.open(call.api, call.method);
+            (call.api, call.method, result)
+        });
+        // DSM may name the calls that it did not make, with a code of their own.
+        let made = |(.., result): &(_, _, Result<Value, DsmError>)| {
+            result.as_ref().err().and_then(DsmError::code) != Some(Code::STOPPED)
+        };
+        Self(read.take_while(made).collect())
+    }
+
+    /// The next result. `None`: the call was not made.
+    ///
+    /// # Errors
+    /// [`DsmError`] of this call.
+    pub fn next<T: DeserializeOwned>(&mut self) -> Option<Result<T, DsmError>> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let (api, method, result) = self.0.remove(0);
+        let garbled = |error: serde_json::Error| DsmError::Garbled {
+            api,
+            method,
+            seen: error.to_string(),
+        };
+        Some(result.and_then(|data| serde_json::from_value(data).map_err(garbled)))
+    }
+
+    /// No call was made beyond those whose results were taken.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn first_refusal(&self) -> Option<&DsmError> {
+        self.0.iter().find_map(|(.., result)| result.as_ref().err())
+    }
+
+    /// Nothing but questions was answered.
+    pub(crate) fn has_only_asked(&self) -> bool {
+        let asks = |method: &str| matches!(method, "get" | "list");
+        self.0
+            .iter()
+            .all(|(_, method, result)| asks(method) || result.is_err())
+    }
 }
 
 #[cfg(test)]

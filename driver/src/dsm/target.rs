@@ -5,6 +5,7 @@
 use serde::Deserialize;
 
 use super::call::Call;
+use super::reply::DsmError;
 use crate::chap::{Chap, Method};
 use crate::publication::Iqn;
 use crate::volume::LunUuid;
@@ -84,9 +85,23 @@ impl Target {
         }
     }
 
+    /// It is the same target, as seen at another time.
+    pub fn is(&self, other: &Self) -> bool {
+        self.target_id == other.target_id && self.iqn == other.iqn
+    }
+
     /// Its IQN, when it has the form of one.
     pub fn iqn(&self) -> Option<Iqn> {
         self.iqn.parse().ok()
+    }
+}
+
+/// A compound answer lacks the result of a call that must have been made.
+pub(super) fn no_result(call: &Call) -> DsmError {
+    DsmError::Garbled {
+        api: call.api,
+        method: call.method,
+        seen: "no result in a compound answer".to_owned(),
     }
 }
 
@@ -128,6 +143,24 @@ pub fn get(name: &str) -> Call {
         .with("additional", ADDITIONAL)
 }
 
+/// `get` by number.
+fn get_numbered(target_id: u64) -> Call {
+    get(&target_id.to_string())
+}
+
+/// What is sent to act upon a target by its number, all in one request that stops at the first error: `get` by its name, which
+/// is never made twice, so that the target is there; `get` by the number, which tells whose it is; the acts; the list.
+///
+/// Without the name for a NAS whose `get` does not take names.
+pub fn guarded(target: &Target, by_name: bool, acts: &[Call]) -> Vec<Call> {
+    let name = by_name.then(|| get(&target.name));
+    name.into_iter()
+        .chain([get_numbered(target.target_id)])
+        .chain(acts.iter().cloned())
+        .chain([list()])
+        .collect()
+}
+
 /// `create`, for any number of sessions (`max_sessions` 0): the publication is fenced by its own target.
 pub fn create(name: &str, iqn: &Iqn, chap: Option<&Chap>) -> Call {
     let call = Call::new(API, 1, "create")
@@ -156,6 +189,13 @@ fn with_auth(call: Call, chap: Option<&Chap>) -> Call {
             .with_secret("mutual_password", &target.password),
         None => call,
     }
+}
+
+/// `set` of the name.
+pub fn rename(target_id: u64, name: &str) -> Call {
+    Call::new(API, 1, "set")
+        .with("target_id", target_id.to_string())
+        .with("name", name)
 }
 
 /// `delete`, by numeric id only (design choice 6).

@@ -21,6 +21,7 @@ use crate::volume::Bytes;
 const SESSIONS: &str = "/sys/class/iscsi_session";
 const CONNECTIONS: &str = "/sys/class/iscsi_connection";
 pub(super) const BLOCK: &str = "/sys/class/block";
+const FILE_SYSTEMS: &str = "/sys/fs";
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -110,6 +111,28 @@ impl Disk {
     pub async fn is_running(&self, host: &impl Host) -> Result<bool, HostError> {
         let state = if_present(text(host, &format!("{}/state", self.unit)).await)?;
         Ok(state.is_none_or(|state| state == "running"))
+    }
+
+    /// Makes every read and write of the disk fail from now on, whatever its target does. False: it could not be done.
+    ///
+    /// # Errors
+    /// The kernel did not come back, or its answer cannot be read.
+    pub async fn take_offline(&self, host: &impl Host) -> Result<bool, HostError> {
+        let told = tell_kernel(host, &format!("{}/state", self.unit), "offline").await;
+        // A disk that is blocked, or that the kernel has given up, may not change its state: then the state decides.
+        if let Err(hung @ HostError::Overran { .. }) = told {
+            return Err(hung);
+        }
+        self.is_offline(host).await
+    }
+
+    /// Nothing can be read or written.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn is_offline(&self, host: &impl Host) -> Result<bool, HostError> {
+        let state = if_present(text(host, &format!("{}/state", self.unit)).await)?;
+        Ok(state.is_some_and(|state| state == "offline" || state == "transport-offline"))
     }
 
     /// Makes the kernel ask the unit anew for its size and serial.
@@ -292,6 +315,29 @@ pub async fn present_devices(host: &impl Host) -> Result<BTreeSet<DeviceNumber>,
         present.extend(number.as_deref().and_then(DeviceNumber::parse));
     }
     Ok(present)
+}
+
+/// A file system of the device lives, in whatever mount namespace it is mounted: the kernel lists those of ext4 and xfs by the
+/// names of their devices, and those of btrfs with the names of theirs.
+///
+/// # Errors
+/// sysfs cannot be read.
+pub async fn is_mounted_anywhere(host: &impl Host, block: &Block) -> Result<bool, HostError> {
+    for fs in ["ext4", "xfs"] {
+        let names = if_present(host.list(&format!("{FILE_SYSTEMS}/{fs}")).await)?;
+        if names.unwrap_or_default().contains(&block.name) {
+            return Ok(true);
+        }
+    }
+    let all = if_present(host.list(&format!("{FILE_SYSTEMS}/btrfs")).await)?;
+    for id in all.unwrap_or_default() {
+        let devices = format!("{FILE_SYSTEMS}/btrfs/{id}/devices");
+        let names = if_present(host.list(&devices).await)?;
+        if names.unwrap_or_default().contains(&block.name) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Waits, bounded by `limit`, until `look` finds something; `None` when it never did.

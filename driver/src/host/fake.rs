@@ -19,13 +19,16 @@ use std::time::Duration;
 
 use super::mount::{MOUNTINFO, Mount};
 use super::superblock::{self, Superblock};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Via};
-use crate::publication::{Iqn, NodeId};
+use crate::publication::{Iqn, NodeId, Nonce};
 use crate::volume::{Bytes, FsType};
 
 mod around;
+mod cache;
 mod head;
 mod multipath;
 mod programs;
@@ -66,6 +69,8 @@ pub(crate) struct SessionState {
     pub(crate) alive: bool,
     pub(crate) seen: Option<Target>,
     pub(crate) portal: String,
+    /// Its disk was taken offline.
+    pub(crate) offline: bool,
 }
 
 /// Everything about the machine.
@@ -83,6 +88,12 @@ pub(crate) struct World {
     /// By serial, so that content outlives sessions; all nodes of a cluster see the same.
     pub(crate) content: Arc<Mutex<BTreeMap<String, Blocks>>>,
     pub(crate) mounts: Vec<Mount>,
+    /// What pods see of disks, by the kernel's names of these.
+    pub(crate) caches: BTreeMap<String, cache::Cache>,
+    /// File systems that live on in mount namespaces of others: type and device.
+    pub(crate) pinned: BTreeSet<(String, String)>,
+    /// How often the volume was published anew.
+    pub(crate) publications: u64,
     /// Portals that do not answer.
     pub(crate) dead: BTreeSet<String>,
     /// multipathd, when it runs.
@@ -127,12 +138,8 @@ impl Fake {
     /// A node with an empty `/staging`, and a LUN of 1 GiB published to it.
     pub(crate) fn with_lun() -> Self {
         let fake = Self::node(INITIATOR);
-        let target = Target {
-            serial: UUID.to_owned(),
-            size: Bytes::GIB,
-            lun: 1,
-        };
-        fake.world().targets.insert(fake.iqn().to_string(), target);
+        let iqn = fake.iqn().to_string();
+        fake.world().targets.insert(iqn, cache::lun());
         fake
     }
 
@@ -140,9 +147,14 @@ impl Fake {
         self.0.lock().unwrap()
     }
 
-    #[expect(clippy::unused_self, reason = "it reads as a fact about the machine")]
+    /// The target of the present publication.
     pub(crate) fn iqn(&self) -> Iqn {
-        Iqn::of_publication(&UUID.parse().unwrap(), &NodeId::derive(NODE, INITIATOR))
+        let mut random = StdRng::seed_from_u64(self.world().publications);
+        Iqn::of_publication(
+            &UUID.parse().unwrap(),
+            &NodeId::derive(NODE, INITIATOR),
+            &Nonce::draw(&mut random),
+        )
     }
 
     /// As a login by hand would.
@@ -278,7 +290,7 @@ impl World {
         let Some(target) = self.targets.get(iqn).cloned() else {
             return false;
         };
-        let id = (1..400).find(|id| !self.sessions.contains_key(id)).unwrap();
+        let id = self.free_number();
         self.sessions.insert(
             id,
             SessionState {
@@ -286,6 +298,7 @@ impl World {
                 alive: true,
                 seen: Some(target),
                 portal: portal.to_owned(),
+                offline: false,
             },
         );
         self.grab();
@@ -579,18 +592,7 @@ impl Host for Fake {
         if let Some(forced) = world.forced(&line) {
             return forced.map(drop);
         }
-        let unit = path
-            .strip_prefix("/sys/class/iscsi_session/session")
-            .and_then(|rest| rest.strip_suffix("/rescan"));
-        let session = unit.and_then(|unit| unit.split('/').next()?.parse().ok());
-        match session {
-            Some(_) if world.offline && world.since_6_6 => {
-                return Err(io_error("writing", io::ErrorKind::WouldBlock));
-            }
-            Some(id) => world.rescan(id),
-            None => world.see_units(),
-        }
-        Ok(())
+        world.obey(path, text)
     }
 
     async fn pause(&self, time: Duration) {

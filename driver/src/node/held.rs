@@ -61,6 +61,15 @@ impl Held {
         self.disks.iter().filter(below).cloned().collect()
     }
 
+    /// The targets that there are sessions with.
+    pub(super) fn targets(&self) -> Vec<Iqn> {
+        let targets = self.sessions.iter().map(|session| session.target.parse());
+        let mut targets: Vec<Iqn> = targets.flatten().collect();
+        targets.sort_unstable();
+        targets.dedup();
+        targets
+    }
+
     /// Some session has its target. Without one there is nobody left to write to.
     pub(super) fn is_alive(&self) -> bool {
         self.sessions.iter().any(|session| session.alive)
@@ -71,6 +80,24 @@ impl<H: Host> Machine<H> {
     /// What this node holds of the volume. No session is fine; several must be paths to one target.
     pub(super) async fn held(&self, uuid: &LunUuid) -> Result<Held, Error> {
         let sessions = self.sessions_of(uuid).await?;
+        self.held_by(uuid, sessions).await
+    }
+
+    /// The same for each publication: one, save when a node was not told that the one before has ended.
+    pub(super) async fn held_by_publication(&self, uuid: &LunUuid) -> Result<Vec<Held>, Error> {
+        let mut sessions = self.sessions_of(uuid).await?;
+        sessions.sort_by(|a, b| a.target.cmp(&b.target));
+        let mut held = Vec::new();
+        for of_one in sessions.chunk_by(|a, b| a.target == b.target) {
+            held.push(self.held_by(uuid, of_one.to_vec()).await?);
+        }
+        if held.is_empty() {
+            held.push(self.held_by(uuid, vec![]).await?);
+        }
+        Ok(held)
+    }
+
+    async fn held_by(&self, uuid: &LunUuid, sessions: Vec<Session>) -> Result<Held, Error> {
         if !are_paths(&sessions) {
             let seen: Vec<String> = sessions.iter().map(ToString::to_string).collect();
             return Err(Error::Refused {
@@ -157,10 +184,7 @@ impl<H: Host> Machine<H> {
             // A daemon that grabs every disk may have made it anew in between.
             self.must_be_flushed(map).await?;
         }
-        let targets = held.sessions.iter().map(|session| session.target.parse());
-        let mut targets: Vec<Iqn> = targets.flatten().collect();
-        targets.dedup();
-        for iqn in targets {
+        for iqn in held.targets() {
             self.delete_records(&iqn).await?;
         }
         Ok(())

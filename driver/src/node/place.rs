@@ -139,14 +139,28 @@ impl<H: Host> Machine<H> {
     /// Where the devices are mounted as a whole, or bound as devices. A part bound elsewhere (a pod's `subPath`) is not a
     /// publication of its own.
     pub(super) async fn uses(&self, blocks: &[Block]) -> Result<Vec<String>, Error> {
+        let whole = |mount: &Mount| mount.device_node().is_some() || mount.root == "/";
+        self.mounts_of(blocks, whole).await
+    }
+
+    /// Where the devices are mounted or bound, parts of them included.
+    pub(super) async fn shows(&self, blocks: &[Block]) -> Result<Vec<String>, Error> {
+        self.mounts_of(blocks, |_| true).await
+    }
+
+    async fn mounts_of(
+        &self,
+        blocks: &[Block],
+        counts: impl Fn(&Mount) -> bool,
+    ) -> Result<Vec<String>, Error> {
         let mut points = Vec::new();
         for mount in self.mounts().await? {
             let named = |name: &str| blocks.iter().any(|block| block.name == name);
             let candidate = match mount.device_node() {
                 Some(name) => named(name),
-                None => mount.root == "/" && (mount.device.major != 0 || mount.fs == "btrfs"),
+                None => mount.device.major != 0 || mount.fs == "btrfs",
             };
-            if !candidate {
+            if !candidate || !counts(&mount) {
                 continue;
             }
             if let Backing::Device(number) = self.backing(&mount).await?

@@ -20,7 +20,11 @@ impl<H: Host> Machine<H> {
     /// Shows a staged volume at one more path.
     pub(super) async fn publish(&self, ask: &Publish) -> Result<(), Error> {
         let not_staged = |seen: &str| refused(&ask.volume, seen, "stage the volume first");
-        let held = self.held(&ask.volume.uuid).await?;
+        let staging = self
+            .resolve(&ask.staging)
+            .await?
+            .ok_or_else(|| not_staged("the staging path does not exist"))?;
+        let held = self.staged_now(ask, &staging).await?;
         if held.sessions.is_empty() {
             return Err(not_staged("this node has no session with its target"));
         }
@@ -28,10 +32,6 @@ impl<H: Host> Machine<H> {
             not_staged("its session has no disk, or it has several and no multipath map")
         })?;
         let blocks = held.blocks();
-        let staging = self
-            .resolve(&ask.staging)
-            .await?
-            .ok_or_else(|| not_staged("the staging path does not exist"))?;
         let target = self.resolve(&ask.target).await?.ok_or_else(|| {
             refused(
                 &ask.volume,
@@ -73,6 +73,37 @@ impl<H: Host> Machine<H> {
             return Ok(());
         }
         Err(unseen(format!("publishing at {target}")))
+    }
+
+    /// What this node holds of the volume under this publication. It is staged anew where an earlier publication, or a call that was
+    /// broken off while it took that down, has left nothing of use: the CO does not stage what it believes to be staged.
+    async fn staged_now(&self, ask: &Publish, staging: &str) -> Result<Held, Error> {
+        let ended = self
+            .take_down_ended(&ask.volume.uuid, &ask.context.iqn, staging)
+            .await?;
+        let held = self.held(&ask.volume.uuid).await?;
+        let mounted = match &ask.intent.by {
+            Use::Device => true,
+            Use::FileSystem { .. } => !matches!(
+                self.standing(staging, &held.blocks()).await?,
+                Standing::Nothing | Standing::Gone(_)
+            ),
+        };
+        if mounted && !held.sessions.is_empty() {
+            return Ok(held);
+        }
+        match ask.staging() {
+            Some(stage) => {
+                tracing::warn!(volume = %ask.volume, staging, "staging from a publish call what is not staged under this publication");
+                Box::pin(self.stage(&stage)).await?;
+                self.held(&ask.volume.uuid).await
+            }
+            None if ended => Err(Error::Unfinished {
+                what: format!("publishing volume {}", ask.volume),
+                seen: "an earlier publication of it was taken down here, and only NodeStageVolume brings the Secret to log in anew: delete the pod".to_owned(),
+            }),
+            None => Ok(held),
+        }
     }
 
     /// A raw device is the volume's: of a map every path that answers, and at least one.

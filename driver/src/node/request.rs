@@ -10,7 +10,7 @@ use crate::chap::{Chap, Method};
 use crate::error::Error;
 use crate::host::filesystem::FormatOptions;
 use crate::host::mount;
-use crate::publication::{Iqn, NodeId, PublishContext};
+use crate::publication::{NodeId, PublishContext};
 use crate::request::{Access, Capability, Handle, Range, fs_type, required};
 use crate::volume::{FsType, VolumeId};
 
@@ -103,7 +103,7 @@ pub(crate) struct Stage {
     pub(crate) format: FormatOptions,
     /// Where the LUN is.
     pub(crate) context: PublishContext,
-    /// What the login proves.
+    /// What the login proves, by a Secret of the class.
     pub(crate) chap: Option<Chap>,
 }
 
@@ -121,11 +121,15 @@ impl Stage {
         let chap = Chap::read(&message.secrets)?;
         let volume = handle.ours()?;
         let context = publish_context(&volume, &message.publish_context)?;
-        must_agree(context.auth, Method::of(chap.as_ref()))?;
-        let format = match &intent.by {
-            Use::FileSystem { fs, .. } => format_options(*fs, &message.volume_context)?,
-            Use::Device => FormatOptions::default(),
-        };
+        if context.chap.is_none() {
+            must_agree(context.auth, Method::of(chap.as_ref()))?;
+        } else if chap.is_some() {
+            return Err(Error::BadSecret {
+                field: "secrets".to_owned(),
+                remedy: "the volume was published with proofs of its own: name the Secret of csi.storage.k8s.io/node-stage-secret-name as csi.storage.k8s.io/controller-publish-secret-name too, or leave both out".to_owned(),
+            });
+        }
+        let format = format_of(&intent, &message.volume_context)?;
         Ok(Self {
             volume,
             staging,
@@ -136,10 +140,14 @@ impl Stage {
         })
     }
 
+    /// What a login proves: a Secret of the class, or the proofs of this very publication.
+    pub(crate) fn proofs(&self) -> Option<&Chap> {
+        self.chap.as_ref().or(self.context.chap.as_ref())
+    }
+
     /// The publication is for the node `id`.
     pub(crate) fn must_be_for(&self, id: &NodeId) -> Result<(), Error> {
-        let ours = Iqn::of_publication(&self.volume.uuid, id);
-        if self.context.iqn == ours {
+        if self.context.iqn.publication() == Some((self.volume.uuid.clone(), id.clone())) {
             return Ok(());
         }
         let remedy = format!(
@@ -252,6 +260,10 @@ pub(crate) struct Publish {
     pub(crate) intent: Intent,
     /// Nothing may be written through this path.
     pub(crate) readonly: bool,
+    /// For mkfs, should it have to be staged anew.
+    pub(crate) format: FormatOptions,
+    /// The publication that it must be staged from.
+    pub(crate) context: PublishContext,
 }
 
 impl Publish {
@@ -291,13 +303,38 @@ impl Publish {
             ));
         }
         let readonly = message.readonly || intent.readonly;
+        let context = publish_context(&volume, &message.publish_context)?;
+        let format = format_of(&intent, &message.volume_context)?;
         Ok(Self {
             volume,
             staging,
             target,
             intent,
             readonly,
+            format,
+            context,
         })
+    }
+
+    /// The staging that this publication needs. `None`: the login takes a Secret that only `NodeStageVolume` brings.
+    pub(crate) fn staging(&self) -> Option<Stage> {
+        let proven = self.context.chap.is_some()
+            || !matches!(self.context.auth, Some(Method::Chap | Method::Mutual));
+        proven.then(|| Stage {
+            volume: self.volume.clone(),
+            staging: self.staging.clone(),
+            intent: self.intent.clone(),
+            format: self.format.clone(),
+            context: self.context.clone(),
+            chap: None,
+        })
+    }
+}
+
+fn format_of(intent: &Intent, context: &HashMap<String, String>) -> Result<FormatOptions, Error> {
+    match &intent.by {
+        Use::FileSystem { fs, .. } => format_options(*fs, context),
+        Use::Device => Ok(FormatOptions::default()),
     }
 }
 

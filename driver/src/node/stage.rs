@@ -22,8 +22,12 @@ impl<H: Host> Machine<H> {
     }
 
     async fn bring_up(&self, ask: &Stage, staging: &str) -> Result<(), Error> {
+        self.take_down_ended(&ask.volume.uuid, &ask.context.iqn, staging)
+            .await?;
+        self.forget_ended(&ask.volume.uuid, &ask.context.iqn)
+            .await?;
         self.drop_stale_state(ask, staging).await?;
-        let attached = self.attach(&ask.context, ask.chap.as_ref()).await?;
+        let attached = self.attach(&ask.context, ask.proofs()).await?;
         match &ask.intent.by {
             Use::Device => self.stage_device(&attached, ask.intent.readonly).await,
             Use::FileSystem { fs, flags } => {

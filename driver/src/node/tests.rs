@@ -1,6 +1,7 @@
 //! The node service on a machine of the imagination: whole calls, every choice that binds them.
 
 mod chap;
+mod ended;
 mod expand;
 mod multipath;
 mod publish;
@@ -58,7 +59,15 @@ impl Co {
 
     /// With this replacement timeout.
     fn patient(replacement_timeout: Duration) -> Self {
-        let fake = Fake::with_lun();
+        Self::with(Fake::with_lun(), replacement_timeout)
+    }
+
+    /// On this machine.
+    fn on(fake: Fake) -> Self {
+        Self::with(fake, Duration::from_secs(120))
+    }
+
+    fn with(fake: Fake, replacement_timeout: Duration) -> Self {
         let node = Node::new(
             fake.clone(),
             NODE.to_owned(),
@@ -136,6 +145,7 @@ impl Co {
             lun: 1,
             uuid: UUID.parse().unwrap(),
             auth: self.auth,
+            chap: None,
         }
     }
 
@@ -144,9 +154,13 @@ impl Co {
     }
 
     async fn stage_through(&self, portals: &[&str]) -> Result<(), Status> {
+        self.stage_by(&self.context(portals)).await
+    }
+
+    async fn stage_by(&self, context: &PublishContext) -> Result<(), Status> {
         let request = csi::NodeStageVolumeRequest {
             volume_id: self.volume_id.clone(),
-            publish_context: self.context(portals).to_map(),
+            publish_context: context.to_map(),
             staging_target_path: "/staging".to_owned(),
             volume_capability: self.capability(),
             secrets: self.secrets.clone(),
@@ -170,8 +184,27 @@ impl Co {
     }
 
     async fn publish(&self, target: &str, readonly: bool) -> Result<(), Status> {
+        let context = self.context(&["10.0.0.5:3260"]);
+        self.publish_as(&context, target, readonly).await
+    }
+
+    async fn publish_by(&self, context: &PublishContext, target: &str) -> Result<(), Status> {
+        self.publish_as(context, target, false).await
+    }
+
+    async fn publish_through(&self, portals: &[&str], target: &str) -> Result<(), Status> {
+        self.publish_as(&self.context(portals), target, false).await
+    }
+
+    async fn publish_as(
+        &self,
+        context: &PublishContext,
+        target: &str,
+        readonly: bool,
+    ) -> Result<(), Status> {
         let request = csi::NodePublishVolumeRequest {
             volume_id: self.volume_id.clone(),
+            publish_context: context.to_map(),
             staging_target_path: "/staging".to_owned(),
             target_path: target.to_owned(),
             volume_capability: self.capability(),

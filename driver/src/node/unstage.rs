@@ -16,19 +16,19 @@ impl<H: Host> Machine<H> {
     }
 
     async fn let_go(&self, ask: &Unstage) -> Result<(), Error> {
-        let held = self.held(&ask.volume.uuid).await?;
-        let blocks = held.blocks();
+        let all = self.held_by_publication(&ask.volume.uuid).await?;
+        let blocks: Vec<Block> = all.iter().flat_map(Held::blocks).collect();
         if let Some(staging) = self.resolve(&ask.staging).await? {
             self.must_be_unpublished(ask, &staging, &blocks).await?;
             self.clear_stone(&staging, &blocks).await?;
             self.clear(&staging, &blocks).await?;
         }
-        self.must_be_unused(&held).await?;
-        self.release(&held).await?;
-        if held.sessions.is_empty() {
-            return self.forget(ask).await;
+        for held in &all {
+            self.must_be_unused(held).await?;
+            self.release(held).await?;
         }
-        Ok(())
+        // Without a session there may still be records, and those of an earlier publication beside it.
+        self.forget(ask).await
     }
 
     /// Logging out under a pod would lose what it has written.
@@ -78,7 +78,6 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    /// Without a session there may still be records.
     async fn forget(&self, ask: &Unstage) -> Result<(), Error> {
         for iqn in records_of(self, Some(&ask.volume.uuid)).await? {
             self.delete_records(&iqn).await?;

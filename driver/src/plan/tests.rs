@@ -1,8 +1,11 @@
 use super::*;
 use crate::dsm::lun::Kind;
-use crate::dsm::target::Mapping;
+use crate::dsm::target::{ConnectedSession, Mapping};
+use crate::publication::Nonce;
 use crate::request::{LunType, Parameters};
 use proptest::prelude::*;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use tonic::Code;
 
 const DRIVER: &str = "csi.synology.com";
@@ -177,55 +180,83 @@ fn target(iqn: &str, maps: bool) -> Target {
     }
 }
 
-fn own() -> Iqn {
-    Iqn::of_publication(&uuid(), &NodeId::derive("a", "i"))
+fn node(name: &str) -> NodeId {
+    NodeId::derive(name, "i")
+}
+
+fn iqn(node_name: &str, nonce: u64) -> Iqn {
+    let mut random = StdRng::seed_from_u64(nonce);
+    Iqn::of_publication(&uuid(), &node(node_name), &Nonce::draw(&mut random))
 }
 
 fn other() -> Iqn {
-    Iqn::of_publication(&uuid(), &NodeId::derive("b", "i"))
+    iqn("b", 1)
 }
 
 #[test]
 fn choice_5_a_publication_is_judged_by_every_row() {
-    let judge = |multi, targets: &[Target]| published(&uuid(), &own(), multi, targets);
-    let (mine, theirs) = (target(own().as_str(), true), target(other().as_str(), true));
-    assert_eq!(
-        judge(false, std::slice::from_ref(&mine)),
-        Published::Here(1)
-    );
-    assert!(matches!(judge(false, &[]), Published::NotHere(_)));
-    assert!(matches!(
-        judge(false, &[target(own().as_str(), false)]),
-        Published::NotHere(_)
-    ));
-    assert!(matches!(
-        judge(false, &[mine.clone(), theirs.clone()]),
-        Published::Conflict { .. }
-    ));
-    assert_eq!(
-        judge(true, &[mine.clone(), theirs.clone()]),
-        Published::Here(1)
-    );
-    // Before anything is made: another node has it, or nobody.
-    assert!(matches!(
-        judge(false, std::slice::from_ref(&theirs)),
-        Published::Conflict { .. }
-    ));
-    assert!(matches!(judge(true, &[theirs]), Published::NotHere(_)));
-    // A target of another node that has yet to be mapped is a publication under way.
-    assert!(matches!(
-        judge(false, &[mine.clone(), target(other().as_str(), false)]),
-        Published::Conflict { .. }
-    ));
+    let judge = |multi, targets: &[Target]| {
+        let seen = publication(&uuid(), &node("a"), multi, targets);
+        (
+            seen.exporting.len(),
+            seen.idle.len(),
+            seen.conflict.is_some(),
+        )
+    };
+    let own = iqn("a", 1);
+    let (mine, theirs) = (target(own.as_str(), true), target(other().as_str(), true));
+    let begun = target(iqn("a", 2).as_str(), false);
+    let old = target(Iqn::without_nonce(&uuid(), &node("a")).as_str(), true);
     let foreign = target("iqn.2000-01.com.synology:nas.default-target.1", true);
-    assert!(matches!(
-        judge(true, &[mine.clone(), foreign]),
-        Published::Conflict { .. }
-    ));
-    // Rows about other LUNs say nothing, whatever the filter let through.
+    // Rows about other LUNs say nothing.
     let mut unrelated = target("iqn.2000-01.com.synology:nas.x", true);
     unrelated.mapped_luns[0].lun_uuid = "00000000-0000-0000-0000-000000000000".to_owned();
-    assert_eq!(judge(false, &[unrelated, mine]), Published::Here(1));
+    for (multi, targets, seen) in [
+        (false, vec![], (0, 0, false)),
+        (false, vec![&mine], (1, 0, false)),
+        (false, vec![&old], (1, 0, false)),
+        (false, vec![&begun], (0, 1, false)),
+        (false, vec![&mine, &begun, &unrelated], (1, 1, false)),
+        (false, vec![&mine, &theirs], (1, 0, true)),
+        (true, vec![&mine, &theirs], (1, 0, false)),
+        (false, vec![&theirs], (0, 0, true)),
+        (true, vec![&theirs], (0, 0, false)),
+        (true, vec![&mine, &foreign], (1, 0, true)),
+        // Who has not mapped its target yet sees ours when it does, and gives up.
+        (
+            false,
+            vec![&mine, &target(other().as_str(), false)],
+            (1, 0, false),
+        ),
+    ] {
+        let rows: Vec<Target> = targets.into_iter().cloned().collect();
+        assert_eq!(judge(multi, &rows), seen, "{rows:?}");
+    }
+}
+
+#[test]
+fn of_several_targets_the_one_in_use_counts() {
+    let [mut one, mut two] = [1, 2].map(|nonce| target(iqn("a", nonce).as_str(), true));
+    let first = |targets: &[Target]| {
+        let seen = publication(&uuid(), &node("a"), false, targets);
+        seen.exporting[0].0.iqn.clone()
+    };
+    let least = one.iqn.clone().min(two.iqn.clone());
+    assert_eq!(first(&[one.clone(), two.clone()]), least);
+    for used in [&mut one, &mut two] {
+        used.connected_sessions.push(ConnectedSession {
+            iqn: "iqn.x".to_owned(),
+            ip: String::new(),
+        });
+        let name = used.iqn.clone();
+        let rows = [used.clone(), target(iqn("a", 3).as_str(), true)];
+        assert_eq!(first(&rows), name);
+    }
+    let seen = |mine: &str| {
+        let rows = [one.clone()];
+        publication(&uuid(), &node("a"), false, &rows).has_another(&mine.parse().unwrap())
+    };
+    assert!(!seen(&one.iqn) && seen(&two.iqn));
 }
 
 #[test]

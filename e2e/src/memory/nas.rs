@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ struct Told {
 pub(super) struct Nas {
     folder: TempDir,
     seed: u64,
+    drawn: AtomicU64,
     running: Mutex<Option<Arc<Embedded>>>,
     machines: Vec<Fake>,
     started: Instant,
@@ -76,6 +77,7 @@ impl Nas {
         let nas = Self {
             folder,
             seed,
+            drawn: AtomicU64::default(),
             running: Mutex::default(),
             machines,
             started: Instant::now(),
@@ -143,6 +145,12 @@ impl Nas {
         } else {
             disguised.remove(uuid);
         }
+    }
+
+    /// A number that no other call gives.
+    pub(super) fn draw(&self) -> u64 {
+        let drawn = self.drawn.fetch_add(1, Ordering::Relaxed);
+        self.seed.wrapping_mul(1_000_003).wrapping_add(drawn)
     }
 
     /// The folder, for what else must not outlive the world.

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::book::{Book, Volume};
 use super::step::Kind;
 use crate::life::{Content, Life};
-use crate::plane::{MountSeen, NodeSeen, Plane, Seen};
+use crate::plane::{MountSeen, NodeSeen, Plane, Seen, publication};
 
 /// Everything must be as the book has it, and nothing may be that no volume explains.
 ///
@@ -42,7 +42,7 @@ pub fn judge(
             .filter(|(volume, _)| volume.published == Some(number))
             .copied()
             .collect();
-        on_node(&here, &node_ids[number], node, number)?;
+        on_node(&here, &node_ids[number], seen, number)?;
         for (volume, life) in here {
             if volume.staged {
                 grown(volume, life, node, number, plane)?;
@@ -113,24 +113,41 @@ fn targets(
     node_ids: &[String],
     seen: &Seen,
 ) -> Result<()> {
+    // The name of a publication's target is new each time: what it is of counts, and that there is one.
     let published = known.iter().filter_map(|(volume, life)| {
-        let iqn = Seen::iqn(life.uuid(), &node_ids[volume.published?]);
-        Some((iqn, vec![life.uuid().to_owned()]))
+        let node_id = &node_ids[volume.published?];
+        let of = (life.uuid().to_owned(), node_id.clone());
+        Some((Some(of), vec![life.uuid().to_owned()]))
     });
-    let mut wanted: BTreeMap<String, Vec<String>> = published.collect();
-    wanted.extend(foreign.targets.clone());
+    let of_others = foreign.targets.values().map(|luns| (None, luns.clone()));
+    let mut wanted: Vec<_> = published.chain(of_others).collect();
+    let mut there: Vec<_> = seen
+        .targets
+        .iter()
+        .map(|(iqn, luns)| (publication(iqn), luns.clone()))
+        .collect();
+    wanted.sort_unstable();
+    there.sort_unstable();
     ensure!(
-        seen.targets == wanted,
+        there == wanted,
         "targets are {:?}, publications {wanted:?}",
+        seen.targets
+    );
+    let kept = |(iqn, luns): (&String, &Vec<String>)| seen.targets.get(iqn) == Some(luns);
+    ensure!(
+        foreign.targets.iter().all(kept),
+        "targets of others were {:?}, are {:?}",
+        foreign.targets,
         seen.targets
     );
     Ok(())
 }
 
-fn on_node(here: &[(&Volume, &Life)], node_id: &str, node: &NodeSeen, number: usize) -> Result<()> {
-    let staged = || here.iter().filter(|(volume, _)| volume.staged);
-    let wanted: BTreeSet<String> = staged()
-        .map(|(_, life)| Seen::iqn(life.uuid(), node_id))
+fn on_node(here: &[(&Volume, &Life)], node_id: &str, seen: &Seen, number: usize) -> Result<()> {
+    let node = &seen.nodes[number];
+    let staged = here.iter().filter(|(volume, _)| volume.staged);
+    let wanted: BTreeSet<String> = staged
+        .flat_map(|(_, life)| seen.publications(life.uuid(), node_id))
         .collect();
     let mut sessions = node.sessions.clone();
     sessions.sort_unstable();

@@ -11,7 +11,7 @@ use super::book::Due;
 use super::player::{PAUSE, Player, TRIES, call, meets, transient};
 use super::step::{Act, How, Kind, Step};
 use crate::life::{Life, create_request};
-use crate::plane::{PLANTED, Plane, Process, Seen};
+use crate::plane::{PLANTED, Plane, Process};
 use crate::plugin::Csi as _;
 use crate::{GIB, MIB};
 
@@ -33,8 +33,8 @@ impl<P: Plane> Player<'_, P> {
             .await
             .context("taking it from the dead node")?;
         let seen = self.plane.see().await?;
-        let left = Seen::iqn(there.uuid(), &self.node_ids[old]);
-        ensure!(!seen.targets.contains_key(&left), "{left} is still there");
+        let left = seen.publications(there.uuid(), &self.node_ids[old]);
+        ensure!(left.is_empty(), "{left:?} is still there");
         // Back from the dead: nothing there needs the NAS.
         for act in [Act::Hide, Act::Unstage] {
             self.until(volume, act, How::Once, 0, Due::Done, TRIES)

@@ -145,13 +145,14 @@ impl Driver {
         let chart = Container::read("Deployment", "synology-csi-controller", "driver")?;
         let mounted = "/etc/synology-csi";
         let config = format!(
-            "nas:\n  - name: {NAS}\n    url: {}\n    username: admin\n    password_file: {mounted}/passwords/{NAS}\n    ca_file: {mounted}/ca/{NAS}.crt\n    portals: ['127.0.0.1:3260']\nstate_file: /var/lib/synology-csi/refused.json\n",
+            "nas:\n  - name: {NAS}\n    url: {}\n    username: admin\n    password_file: {mounted}/passwords/{NAS}\n    ca_file: {mounted}/ca/{NAS}.crt\n    portals: ['127.0.0.1:3260']\nstate_file: /var/lib/synology-csi/refused.json\nchap_key_file: {mounted}/chap/key\n",
             access.url
         );
         for (path, text) in [
             ("config.yaml", config.as_str()),
             ("passwords/sim", PASSWORD),
             ("ca/sim.crt", access.authority),
+            ("chap/key", CHAP_KEY),
         ] {
             scene.file("controller", "config", path, text)?;
         }

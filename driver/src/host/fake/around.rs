@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use super::{BLOCK, Fake, SessionState, Target, World};
+use super::{BLOCK, Fake, Target, World};
 use crate::host::superblock::{self, Superblock};
 use crate::host::{Cmd, Span};
 use crate::volume::{Bytes, FsType};
@@ -88,12 +88,7 @@ impl Fake {
                  }| (iqn, Target { serial, size, lun }),
             )
             .collect();
-        let World {
-            sessions, targets, ..
-        } = &mut *world;
-        for session in sessions.values_mut() {
-            session.alive = targets.contains_key(&session.target);
-        }
+        world.sessions_live_or_die();
     }
 
     /// Whether a mounted ext4 may be grown here (`CAP_SYS_RESOURCE`).
@@ -106,6 +101,8 @@ impl Fake {
         let mut world = self.world();
         world.sessions.clear();
         world.mounts.clear();
+        world.caches.clear();
+        world.pinned.clear();
         world.map = None;
         world.protected = false;
     }
@@ -150,28 +147,6 @@ impl Fake {
     /// Nothing was ever written to this LUN.
     pub fn is_blank(&self, serial: &str) -> bool {
         !self.world().content.lock().unwrap().contains_key(serial)
-    }
-
-    /// A pod writes through the mount at `point`. False: it could not.
-    pub fn write_data(&self, point: &str, data: u64) -> bool {
-        let mut world = self.world();
-        let Some(serial) = world.reachable(point).filter(|_| !world.is_readonly(point)) else {
-            return false;
-        };
-        world.write(&serial, DATA, &data.to_le_bytes());
-        true
-    }
-
-    /// A pod reads through the mount at `point`. `None`: it could not.
-    pub fn read_data(&self, point: &str) -> Option<u64> {
-        let world = self.world();
-        let serial = world.reachable(point)?;
-        let span = Span {
-            offset: DATA,
-            length: BLOCK,
-        };
-        let bytes = world.read(&serial, span);
-        Some(u64::from_le_bytes(bytes[..8].try_into().unwrap()))
     }
 
     /// How large the file system on a LUN says that it is, and whether it fills a disk of `size`. `None`: there is none.
@@ -268,17 +243,7 @@ impl World {
         Some(session.seen.as_ref()?.serial.clone())
     }
 
-    /// The same, if its target answers.
-    fn reachable(&self, point: &str) -> Option<String> {
-        let serial = self.serial_of(point)?;
-        let answers = |session: &SessionState| {
-            let seen = session.seen.as_ref();
-            session.alive && seen.is_some_and(|target| target.serial == serial)
-        };
-        self.sessions.values().any(answers).then_some(serial)
-    }
-
-    fn is_readonly(&self, point: &str) -> bool {
+    pub(super) fn is_readonly(&self, point: &str) -> bool {
         let mount = self.mounts.iter().rfind(|mount| mount.point == point);
         mount.is_none_or(super::Mount::is_readonly)
     }

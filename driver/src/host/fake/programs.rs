@@ -67,15 +67,7 @@ impl World {
                 end(0)
             }
             ("session", Some(_), "--rescan") => end(21),
-            ("session", Some(id), "--logout") => {
-                self.lose_path(id);
-                self.offline = false;
-                end(if self.sessions.remove(&id).is_some() {
-                    0
-                } else {
-                    21
-                })
-            }
+            ("session", Some(id), "--logout") => end(if self.log_out(id) { 0 } else { 21 }),
             ("node", None, "new") => {
                 let portal: crate::publication::Portal = after("-p").unwrap().parse().unwrap();
                 let text = "# BEGIN RECORD\nnode.session.auth.authmethod = None\n# END RECORD\n";
@@ -307,13 +299,7 @@ impl World {
     }
 
     fn umount(&mut self, point: &str) -> Exit {
-        match self.mounts.iter().rposition(|mount| mount.point == point) {
-            Some(at) => {
-                self.mounts.remove(at);
-                end(0)
-            }
-            None => end(32),
-        }
+        end(if self.unmount(point) { 0 } else { 32 })
     }
 
     fn mounted_size(&self, point: &str) -> Bytes {

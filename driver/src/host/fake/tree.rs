@@ -51,7 +51,7 @@ impl World {
             let unit = format!("{base}/device/target4:0:0/4:0:0:{}", seen.lun);
             tree.insert(
                 format!("{unit}/state"),
-                match (session.alive, self.offline) {
+                match (session.alive, self.offline || session.offline) {
                     (true, true) => "offline\n",
                     (true, false) => "running\n",
                     (false, _) => "transport-offline\n",
@@ -82,6 +82,9 @@ impl World {
             ] {
                 tree.insert(link, format!("{number}\n").into_bytes());
             }
+        }
+        if path.starts_with("/sys/fs") {
+            tree.extend(self.file_systems().into_iter().map(|file| (file, vec![])));
         }
         if let Some(map) = &self.map {
             map.show(self.protected, &mut tree);

@@ -43,13 +43,14 @@ fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
 
 fn context() -> PublishContext {
     let uuid = UUID.parse().unwrap();
-    let iqn = Iqn::of_publication(&uuid, &NodeId::derive(NODE, "iqn.x"));
+    let iqn = crate::publication::Iqn::without_nonce(&uuid, &NodeId::derive(NODE, "iqn.x"));
     PublishContext {
         portals: vec!["10.0.0.5:3260".parse().unwrap()],
         iqn,
         lun: 1,
         uuid,
         auth: None,
+        chap: None,
     }
 }
 
@@ -66,6 +67,7 @@ fn stage() -> csi::NodeStageVolumeRequest {
 fn publish() -> csi::NodePublishVolumeRequest {
     csi::NodePublishVolumeRequest {
         volume_id: id(),
+        publish_context: context().to_map(),
         staging_target_path: "/staging".to_owned(),
         target_path: "/pods/1".to_owned(),
         volume_capability: mounted("", &[], Mode::SingleNodeWriter),

@@ -46,17 +46,21 @@ impl Life {
         format!("nas1/{UUID}")
     }
 
-    async fn stage(&self) -> Result<(), Error> {
-        let context = PublishContext {
+    fn context() -> PublishContext {
+        PublishContext {
             portals: vec!["127.0.0.1:3260".parse().unwrap()],
             iqn: Played::iqn(),
             lun: 1,
             uuid: UUID.parse().unwrap(),
             auth: None,
-        };
+            chap: None,
+        }
+    }
+
+    async fn stage(&self) -> Result<(), Error> {
         let message = csi::NodeStageVolumeRequest {
             volume_id: Self::volume_id(),
-            publish_context: context.to_map(),
+            publish_context: Self::context().to_map(),
             staging_target_path: self.host.path("staging"),
             volume_capability: self.capability.clone(),
             ..Default::default()
@@ -67,6 +71,7 @@ impl Life {
     async fn publish(&self, target: &str, readonly: bool) -> Result<(), Error> {
         let message = csi::NodePublishVolumeRequest {
             volume_id: Self::volume_id(),
+            publish_context: Self::context().to_map(),
             staging_target_path: self.host.path("staging"),
             target_path: self.host.path(target),
             volume_capability: self.capability.clone(),

@@ -73,7 +73,7 @@ impl Played {
     }
 
     pub(super) fn iqn() -> Iqn {
-        Iqn::of_publication(&UUID.parse().unwrap(), &NodeId::derive(NODE, "iqn.x"))
+        Iqn::without_nonce(&UUID.parse().unwrap(), &NodeId::derive(NODE, "iqn.x"))
     }
 
     fn log_in(&self) -> i32 {

@@ -54,11 +54,12 @@ impl Parts {
         };
         let nas = Nas::start(folder, settings).await?;
         let config = format!(
-            "nas:\n  - name: sim\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['{}']\nstate_file: {}\n",
+            "nas:\n  - name: sim\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['{}']\nstate_file: {}\nchap_key_file: {}\n",
             nas.api,
             nas.password_file().display(),
             nas.settings().portals.join("', '"),
             folder.join("refused.json").display(),
+            nas.chap_key_file().display(),
         );
         let part = async |name: &str, mode, initiator| {
             let home = folder.join(name);

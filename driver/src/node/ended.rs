@@ -1,0 +1,209 @@
+//! What an ended publication has left on this node: sessions under a name that is never made again, their disks, a map over
+//! these, mounts with a stale page cache (design.md, "Fencing: one publication, one name").
+//!
+//! A volume that was forced away from this node, used elsewhere and given back comes under another name. Whatever looks right
+//! here may be out of date, and what it still holds to be written would destroy what others have written since.
+
+use super::held::Held;
+use super::{Doing, Machine};
+use crate::error::Error;
+use crate::host::disk::{self, Disk};
+use crate::host::{Host, if_present, mount, record};
+use crate::publication::Iqn;
+use crate::volume::LunUuid;
+
+impl<H: Host> Machine<H> {
+    /// Takes down what publications of the LUN other than `present` have left here. True: there was something.
+    ///
+    /// Nothing is touched while a pod still has it.
+    pub(super) async fn take_down_ended(
+        &self,
+        uuid: &LunUuid,
+        present: &Iqn,
+        staging: &str,
+    ) -> Result<bool, Error> {
+        let ended = self.ended(uuid, present).await?;
+        if ended.sessions.is_empty() && ended.map.is_none() {
+            return Ok(false);
+        }
+        self.must_be_out_of_use(uuid, &ended, staging).await?;
+        tracing::warn!(
+            %uuid,
+            sessions = ?ended.sessions.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "taking down what an ended publication has left on this node"
+        );
+        self.stop_writes(&ended).await?;
+        let blocks = ended.blocks();
+        let dead = !ended.is_alive();
+        if dead {
+            // Nobody can log in again after this, and I/O that waits fails: an unmount would wait for it.
+            self.log_out_all(&ended).await?;
+        } else {
+            self.must_be_offline(&ended).await?;
+        }
+        self.clear_stone(staging, &blocks).await?;
+        self.clear_ended(staging, &ended).await?;
+        if let Some(map) = &ended.map {
+            self.flush(map).await?;
+        }
+        if !dead {
+            self.log_out_all(&ended).await?;
+        }
+        if let Some(map) = &ended.map {
+            // A daemon that grabs every disk may have made it anew in between.
+            self.must_be_flushed(map).await?;
+        }
+        self.must_have_let_go(uuid, &ended).await?;
+        self.forget_ended(uuid, present).await?;
+        Ok(true)
+    }
+
+    /// Removes the records of the LUN's ended publications that have no session any more: they hold secrets.
+    pub(super) async fn forget_ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<(), Error> {
+        for database in record::DATABASES {
+            let folder = format!("{database}/nodes");
+            let names = if_present(self.host.list(&folder).await)
+                .doing(format!("listing {folder}"))?
+                .unwrap_or_default();
+            for iqn in names.iter().filter_map(|name| name.parse::<Iqn>().ok()) {
+                if iqn != *present && self.publishes_here(iqn.as_str(), Some(uuid)) {
+                    self.delete_records(&iqn).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is here of the LUN under other names. A map without paths is of no publication that lasts.
+    async fn ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<Held, Error> {
+        let mut sessions = self.sessions_of(uuid).await?;
+        let is_present = !sessions
+            .iter()
+            .all(|session| session.target != present.as_str());
+        sessions.retain(|session| session.target != present.as_str());
+        let mut disks = Vec::new();
+        for session in &sessions {
+            let of_session = disk::disks(&self.host, session.id)
+                .await
+                .doing(format!("listing the disks of session {}", session.id))?;
+            disks.extend(of_session);
+        }
+        let map = if sessions.is_empty() && is_present {
+            None
+        } else {
+            self.map_over(uuid, &disks).await?
+        };
+        Ok(Held {
+            sessions,
+            disks,
+            map,
+        })
+    }
+
+    /// The pods that have it go first: what they have written and not synced is lost either way, but they must not be left with a
+    /// file system that fails for no reason that they could see.
+    async fn must_be_out_of_use(
+        &self,
+        uuid: &LunUuid,
+        ended: &Held,
+        staging: &str,
+    ) -> Result<(), Error> {
+        let own = [staging, &self.stepping_stone(staging)];
+        let others: Vec<String> = self
+            .shows(&ended.blocks())
+            .await?
+            .into_iter()
+            .filter(|point| !own.contains(&point.as_str()))
+            .collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = ended.targets().iter().map(ToString::to_string).collect();
+        Err(Error::Unfinished {
+            what: format!("using LUN {uuid} anew"),
+            seen: format!(
+                "an earlier publication ({}) has ended and is still mounted at {}: delete the pods that use it there",
+                names.join(", "),
+                others.join(", ")
+            ),
+        })
+    }
+
+    /// From here on nothing is written: an unmount and a logout both flush.
+    async fn stop_writes(&self, ended: &Held) -> Result<(), Error> {
+        for disk in &ended.disks {
+            let doing = format!("taking {} offline", disk.block.node());
+            disk.take_offline(&self.host).await.doing(doing)?;
+        }
+        self.give_up_queueing(ended).await;
+        Ok(())
+    }
+
+    /// A disk whose target still answers must be offline before anything is unmounted from it.
+    async fn must_be_offline(&self, ended: &Held) -> Result<(), Error> {
+        let alive = |disk: &&Disk| {
+            let of = |session: &disk::Session| session.id == disk.session && session.alive;
+            ended.sessions.iter().any(of)
+        };
+        for disk in ended.disks.iter().filter(alive) {
+            let node = disk.block.node();
+            let doing = format!("looking at {node}");
+            if !disk.is_offline(&self.host).await.doing(doing)? {
+                return Err(Error::Unfinished {
+                    what: format!("taking {node} offline"),
+                    seen: "the kernel does not show it offline: the driver's container needs a writable /sys (privileged: true)".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Unmounts the staging path; the name goes at once where the file system cannot end yet.
+    async fn clear_ended(&self, staging: &str, ended: &Held) -> Result<(), Error> {
+        let blocks = ended.blocks();
+        let Err(failure) = self.clear(staging, &blocks).await else {
+            return Ok(());
+        };
+        if !self
+            .shows(&blocks)
+            .await?
+            .iter()
+            .any(|point| point == staging)
+        {
+            return Err(failure);
+        }
+        tracing::warn!(staging, error = failure.chain(), "unmounting lazily");
+        let doing = format!("unmounting {staging} from an ended publication");
+        self.run(&doing, mount::unmount_lazily(staging))
+            .await
+            .map(drop)
+    }
+
+    async fn log_out_all(&self, ended: &Held) -> Result<(), Error> {
+        for session in &ended.sessions {
+            self.log_out(session).await?;
+        }
+        Ok(())
+    }
+
+    /// A file system lives on for as long as anybody has it mounted, in whatever mount namespace, and the kernel would give its stale
+    /// pages to the next who mounts the same one.
+    async fn must_have_let_go(&self, uuid: &LunUuid, ended: &Held) -> Result<(), Error> {
+        for block in ended.blocks() {
+            let doing = format!("looking whether {} is still mounted", block.node());
+            if disk::is_mounted_anywhere(&self.host, &block)
+                .await
+                .doing(doing)?
+            {
+                return Err(Error::Unfinished {
+                    what: format!("using LUN {uuid} anew"),
+                    seen: format!(
+                        "the kernel still has the file system of {}, which an earlier publication has left: something on this node holds it (a container that has not ended)",
+                        block.node()
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}
