@@ -419,7 +419,7 @@ impl Host for Fake {
 
     fn reach(&self) -> Result<(), HostError> {
         if self.world().unreachable {
-            let problem = "no process is called iscsid".to_owned();
+            let problem = "nobody listens on iscsid's socket".to_owned();
             return Err(HostError::NoNamespaces { problem });
         }
         Ok(())

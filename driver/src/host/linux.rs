@@ -5,7 +5,9 @@
 //! stopped: it is left to itself together with the lock of the volume it works for (design choices 10 and 22).
 
 mod command;
+mod daemon;
 pub mod enter;
+mod trust;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -22,7 +24,8 @@ use tracing::debug;
 
 use super::record::DATABASES;
 use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Via};
-use enter::Namespaces;
+use daemon::Kept;
+use enter::{Namespaces, Root};
 
 use crate::in_flight;
 use crate::metrics;
@@ -43,6 +46,14 @@ pub struct Linux {
     root: PathBuf,
     search: Vec<PathBuf>,
     namespaces: Namespaces,
+    kept: Kept,
+}
+
+/// Where a file is, for as long as this is kept.
+struct Place {
+    path: PathBuf,
+    /// The process below whose root it is must not be forgotten meanwhile.
+    _below: Option<Root>,
 }
 
 impl Linux {
@@ -55,6 +66,7 @@ impl Linux {
             root,
             search,
             namespaces: Namespaces::Own,
+            kept: Kept::default(),
         }
     }
 
@@ -64,18 +76,30 @@ impl Linux {
         Self { namespaces, ..self }
     }
 
-    fn place(&self, path: &str) -> Result<PathBuf, HostError> {
+    async fn place(&self, path: &str) -> Result<Place, HostError> {
         let below = |prefix: &str| Path::new(path).starts_with(prefix);
         let bare = path.trim_start_matches('/');
-        if DATABASES.iter().any(|database| below(database)) {
-            let root = self.namespaces.root()?;
-            return Ok(root.as_ref().unwrap_or(&self.root).join(bare));
+        let of_open_iscsi = DATABASES.iter().any(|database| below(database));
+        if let (true, Some(whose)) = (of_open_iscsi, self.namespaces.of_files()) {
+            let kept = self.kept.clone();
+            // It may have to ask a daemon, which may be slow.
+            let root = tokio::task::spawn_blocking(move || Root::of(whose, &kept))
+                .await
+                .map_err(|died| HostError::Io {
+                    doing: format!("finding {path}"),
+                    source: io::Error::other(died),
+                })??;
+            return Ok(Place {
+                path: root.path.join(bare),
+                _below: Some(root),
+            });
         }
-        Ok(if below("/sys") {
+        let path = if of_open_iscsi || below("/sys") {
             self.root.join(bare)
         } else {
             PathBuf::from(path)
-        })
+        };
+        Ok(Place { path, _below: None })
     }
 
     async fn at<T: Send + 'static>(
@@ -84,12 +108,12 @@ impl Linux {
         path: &str,
         look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T, HostError> {
-        let place = self.place(path)?;
+        let place = self.place(path).await?;
         blocking(
             format!("{doing} {path}"),
             path.to_owned(),
             FILE_DEADLINE,
-            move || look(&place),
+            move || look(&place.path),
         )
         .await
     }
@@ -98,10 +122,7 @@ impl Linux {
 impl Host for Linux {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let started = std::time::Instant::now();
-        let result = match self.namespaces.of_program(cmd.program) {
-            Ok(process) => command::run(&cmd, process).await,
-            Err(unreachable) => Err(unreachable),
-        };
+        let result = command::run(&cmd, self.namespaces.of_program(cmd.program)).await;
         let exit = result
             .as_ref()
             .map_or_else(HostError::label, |exit| exit.status.to_string().into());
@@ -112,8 +133,8 @@ impl Host for Linux {
     }
 
     fn has(&self, program: &str) -> bool {
-        if let Ok(Some(_)) = self.namespaces.of_program(program) {
-            return self.namespaces.hold(program).unwrap_or(false);
+        if let Some(whose) = self.namespaces.of_program(program) {
+            return Root::of(whose, &self.kept).is_ok_and(|root| root.has(program));
         }
         self.search.iter().any(|dir| {
             fs::metadata(dir.join(program))
@@ -122,7 +143,10 @@ impl Host for Linux {
     }
 
     fn reach(&self) -> Result<(), HostError> {
-        self.namespaces.process().map(|_| ())
+        match self.namespaces.of_files() {
+            Some(whose) => Root::of(whose, &self.kept).map(|_| ()),
+            None => Ok(()),
+        }
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
@@ -314,12 +338,12 @@ impl Host for Linux {
         aside: &str,
         text: SecretString,
     ) -> Result<(), HostError> {
-        let aside = self.place(aside)?;
+        let aside = self.place(aside).await?;
         self.at("replacing file", path, move |path| {
-            let replaced = replace(path, &aside, text.expose_secret().as_bytes());
+            let replaced = replace(path, &aside.path, text.expose_secret().as_bytes());
             if replaced.is_err() {
                 // The error that matters is the first.
-                let _ = fs::remove_file(&aside);
+                let _ = fs::remove_file(&aside.path);
             }
             replaced
         })
@@ -327,12 +351,12 @@ impl Host for Linux {
     }
 
     async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
-        let (place, text) = (self.place(path)?, text.to_owned());
+        let (place, text) = (self.place(path).await?, text.to_owned());
         let doing = format!("writing {text:?} to {path}");
         debug!(path, text, "telling the kernel");
         // A scan asks the target, which may take its time.
         blocking(doing, path.to_owned(), DEVICE_DEADLINE, move || {
-            let mut file = OpenOptions::new().write(true).open(place)?;
+            let mut file = OpenOptions::new().write(true).open(&place.path)?;
             io::Write::write_all(&mut file, text.as_bytes())
         })
         .await

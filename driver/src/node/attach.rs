@@ -36,7 +36,11 @@ impl<H: Host> Machine<H> {
         context: &PublishContext,
         chap: Option<&Chap>,
     ) -> Result<Attached, Error> {
-        let every = context.portals.len() > 1 && self.multipathd_runs().await?;
+        let several = context.portals.len() > 1;
+        let every = several && self.multipathd_runs().await?;
+        if several && !every {
+            tracing::warn!(target = %context.iqn, "multipathd does not run on this node: one portal of several is used, and I/O waits when its path is lost");
+        }
         let (mut disks, lost) = self.reuse(context, every).await?;
         let known = |portal: &&Portal| {
             let at = |session: &Session| session.portal == Some(**portal);

@@ -14,7 +14,7 @@ use tokio::process::Child;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::enter;
+use super::enter::{self, Whose};
 use crate::host::{Cmd, Exit, HostError};
 use crate::in_flight;
 
@@ -23,9 +23,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// As much of a command's output as is kept.
 pub(super) const OUTPUT_LIMIT: usize = 256 << 10;
 
-/// Runs a command to its end or its deadline; in the namespaces of `process`, if there is one.
-pub(super) async fn run(cmd: &Cmd, process: Option<u32>) -> Result<Exit, HostError> {
-    let mut child = spawn(cmd, process).map_err(|source| HostError::NotStarted {
+/// Runs a command to its end or its deadline; in the namespaces of `whose`, if it is another's.
+pub(super) async fn run(cmd: &Cmd, whose: Option<Whose>) -> Result<Exit, HostError> {
+    let mut child = spawn(cmd, whose).map_err(|source| HostError::NotStarted {
         program: cmd.program,
         source,
     })?;
@@ -36,16 +36,15 @@ pub(super) async fn run(cmd: &Cmd, process: Option<u32>) -> Result<Exit, HostErr
             doing: format!("waiting for {}", cmd.program),
             source,
         })?;
-        if process.is_some() && status.code() == Some(enter::FAILED.into()) {
-            return Err(HostError::NoNamespaces {
-                problem: stderr.trim_end().to_owned(),
-            });
-        }
-        return Ok(Exit {
+        let exit = Exit {
             status: number(status),
             stdout,
             stderr,
-        });
+        };
+        return match whose {
+            Some(_) => entered(cmd, exit),
+            None => Ok(exit),
+        };
     }
     kill(&child);
     if timeout(GRACE, child.wait()).await.is_err() {
@@ -57,17 +56,30 @@ pub(super) async fn run(cmd: &Cmd, process: Option<u32>) -> Result<Exit, HostErr
     })
 }
 
+/// What a process that had to enter other namespaces first has come to.
+fn entered(cmd: &Cmd, exit: Exit) -> Result<Exit, HostError> {
+    let problem = || exit.stderr.trim_end().to_owned();
+    match u8::try_from(exit.status) {
+        Ok(enter::FAILED) => Err(HostError::NoNamespaces { problem: problem() }),
+        Ok(enter::NOTHING) => Err(HostError::NotStarted {
+            program: cmd.program,
+            source: io::Error::new(io::ErrorKind::NotFound, problem()),
+        }),
+        _ => Ok(exit),
+    }
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the one place that starts programs, with a deadline"
 )]
-fn spawn(cmd: &Cmd, process: Option<u32>) -> io::Result<Child> {
-    let mut command = match process {
+fn spawn(cmd: &Cmd, whose: Option<Whose>) -> io::Result<Child> {
+    let mut command = match whose {
         None => tokio::process::Command::new(cmd.program),
-        Some(process) => {
+        Some(whose) => {
             // This program itself: it enters, and the other takes its place under the same process number.
             let mut command = tokio::process::Command::new("/proc/self/exe");
-            command.args(enter::arguments(process, cmd.program));
+            command.args(enter::arguments(whose, cmd.program));
             command
         }
     };
@@ -130,4 +142,46 @@ fn number(status: ExitStatus) -> i32 {
     status
         .code()
         .unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::multipath;
+
+    fn ended(program: &'static str, status: i32, stderr: &str) -> Result<Exit, HostError> {
+        let exit = Exit {
+            status,
+            stderr: format!("{stderr}\n"),
+            ..Exit::default()
+        };
+        entered(&Cmd::new(program, 1), exit)
+    }
+
+    #[test]
+    fn choice_28_without_multipathd_there_is_one_path_and_a_pretender_is_an_error() {
+        let daemon = |status, stderr| multipath::read_daemon(ended("multipathd", status, stderr));
+        assert!(!daemon(127, "nobody listens").unwrap());
+        let pretends = daemon(125, "process 7 is in a pod").unwrap_err();
+        assert!(
+            matches!(&pretends, HostError::NoNamespaces { problem } if problem == "process 7 is in a pod"),
+            "{pretends}"
+        );
+        assert!(daemon(1, "timeout receiving packet").is_err());
+        assert!(daemon(0, "").unwrap());
+    }
+
+    #[test]
+    fn what_the_program_itself_says_is_kept() {
+        for status in [0, 1, 21, 124, 126, 137] {
+            assert_eq!(ended("iscsiadm", status, "").unwrap().status, status);
+        }
+        assert!(matches!(
+            ended("iscsiadm", 127, "iscsiadm is in none of"),
+            Err(HostError::NotStarted {
+                program: "iscsiadm",
+                ..
+            })
+        ));
+    }
 }

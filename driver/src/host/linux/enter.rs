@@ -2,28 +2,33 @@
 //! it through an abstract socket, which belongs to a network namespace, and shares its files.
 //!
 //! ```text
-//! driver ──▶ /proc/self/exe enter-namespaces PID iscsiadm …    one thread: setns(net), setns(mnt), chroot, exec
+//! driver ──▶ /proc/self/exe enter-namespaces WHOSE iscsiadm …    one thread: proof, setns(net), setns(mnt), chroot, exec
 //! ```
-//! The process is looked up for each command, so an iscsid that starts anew is found again. Only the mount and the network
-//! namespace are entered; no shell and no `nsenter` is needed on either side.
+//! The process is looked up and proven for each command, by the process that enters and just before it does; so an iscsid that
+//! starts anew is found again, and nobody takes its place in between. Only the mount and the network namespace are entered; no
+//! shell and no `nsenter` is needed on either side.
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{chroot, fchdir};
 
 use super::command;
+use super::daemon::{Daemon, Kept, PROC, Process, Unproven};
 use crate::host::HostError;
 
 /// The first argument of a process that enters namespaces instead of serving.
 pub(super) const WORD: &str = "enter-namespaces";
 /// Its exit status when it did not come to run the program; the reason is on its standard error.
 pub(super) const FAILED: u8 = 125;
+/// The same when there is nothing to run: no such program, or nobody whom it would speak to. A shell says so by this number.
+pub(super) const NOTHING: u8 = 127;
 /// Where programs are looked for inside: what distributions use, Talos and NixOS among them.
 const SEARCH: [&str; 7] = [
     "/usr/local/sbin",
@@ -34,9 +39,6 @@ const SEARCH: [&str; 7] = [
     "/bin",
     "/run/current-system/sw/bin",
 ];
-/// The programs that belong to daemons of the host.
-const PROGRAMS: [&str; 3] = ["iscsiadm", "multipath", "multipathd"];
-const PROC: &str = "/proc";
 
 /// In whose mount and network namespaces the host's iscsiadm and multipath tools run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -46,80 +48,118 @@ pub enum Namespaces {
     Own,
     /// Those of process 1 of the host. The pod needs hostPID and must be privileged.
     Init,
-    /// Those of the process called iscsid, as on Talos. The pod needs hostPID and must be privileged.
+    /// Those of the process that listens on iscsid's socket in the host's network, and on multipathd's for the multipath tools, as
+    /// on Talos: a root process of the host in no pod, whatever its name. The pod needs hostPID and must be privileged.
     Iscsid,
+}
+
+/// A process whose namespaces are entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// Process 1. Nobody else can have this number: the kernel gives it to the process that a process namespace begins with, and
+    /// never again. With hostPID the namespace is the host's; without it, it begins with the driver itself or a process of its
+    /// pod, and [`init_is_another`] refuses the driver itself.
+    Init,
+    /// The one that is proven to be this daemon.
+    Daemon(Daemon),
+}
+
+impl Whose {
+    const ALL: [Self; 3] = [
+        Self::Init,
+        Self::Daemon(Daemon::Iscsid),
+        Self::Daemon(Daemon::Multipathd),
+    ];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Daemon(daemon) => daemon.name(),
+        }
+    }
+
+    /// The process, for one that enters its namespaces next.
+    fn process(self) -> Result<Process, Unproven> {
+        match self {
+            Self::Init => {
+                init_is_another(Path::new(PROC))?;
+                Process::init().map_err(|error| Unproven::Refused(unseen(&error)))
+            }
+            // A node does without multipath tools, and not without iscsid.
+            Self::Daemon(Daemon::Iscsid) => Daemon::Iscsid
+                .prove()
+                .map_err(|error| Unproven::Refused(error.into_text())),
+            Self::Daemon(Daemon::Multipathd) => Daemon::Multipathd.prove(),
+        }
+    }
 }
 
 impl Namespaces {
     /// The process in whose namespaces `program` runs; `None` for the driver's own.
-    pub(super) fn of_program(self, program: &str) -> Result<Option<u32>, HostError> {
-        if PROGRAMS.contains(&program) {
-            self.process()
-        } else {
-            Ok(None)
+    pub(super) fn of_program(self, program: &str) -> Option<Whose> {
+        match (self, program) {
+            (Self::Init, "iscsiadm" | "multipath" | "multipathd") => Some(Whose::Init),
+            (Self::Iscsid, "iscsiadm") => Some(Whose::Daemon(Daemon::Iscsid)),
+            // A container of iscsid's alone has no /dev with the disks (Talos).
+            (Self::Iscsid, "multipath" | "multipathd") => Some(Whose::Daemon(Daemon::Multipathd)),
+            _ => None,
         }
     }
 
-    /// The process that has these namespaces; `None`: the driver.
-    pub(super) fn process(self) -> Result<Option<u32>, HostError> {
-        self.process_in(Path::new(PROC))
+    /// The process whose files open-iscsi's are; `None`: the driver.
+    pub(super) fn of_files(self) -> Option<Whose> {
+        self.of_program("iscsiadm")
     }
+}
 
-    /// The root folder of these namespaces, as it is seen from here; `None`: the driver's.
-    pub(super) fn root(self) -> Result<Option<PathBuf>, HostError> {
-        Ok(self
-            .process()?
-            .map(|process| root_of(Path::new(PROC), process)))
+/// The root folder of a process, as it is seen from here while this is kept.
+#[derive(Clone, Debug)]
+pub(super) struct Root {
+    pub(super) path: PathBuf,
+    /// The path leads through a descriptor of it.
+    _held: Option<Arc<Process>>,
+}
+
+impl Root {
+    /// That of `whose`.
+    ///
+    /// # Errors
+    /// [`HostError::NoNamespaces`]
+    pub(super) fn of(whose: Whose, kept: &Kept) -> Result<Self, HostError> {
+        let held = match whose {
+            Whose::Init => init_is_another(Path::new(PROC)).map(|()| None),
+            Whose::Daemon(daemon) => kept.daemon(daemon).map(Some),
+        };
+        let held = held.map_err(|error| HostError::NoNamespaces {
+            problem: error.into_text(),
+        })?;
+        let path = held
+            .as_ref()
+            .map_or_else(|| Path::new(PROC).join("1/root"), |process| process.root());
+        Ok(Self { path, _held: held })
     }
 
     /// True when the program is where [`run`] would find it.
-    pub(super) fn hold(self, program: &str) -> Result<bool, HostError> {
-        let root = self.root()?.unwrap_or_else(|| PathBuf::from("/"));
-        Ok(find(&root, program.as_ref()).is_some())
-    }
-
-    fn process_in(self, proc: &Path) -> Result<Option<u32>, HostError> {
-        let problem = |problem: &str| HostError::NoNamespaces {
-            problem: problem.to_owned(),
-        };
-        match self {
-            Self::Own => Ok(None),
-            Self::Init => {
-                let mounts = |process: &str| fs::read_link(proc.join(process).join("ns/mnt"));
-                match (mounts("1"), mounts("self")) {
-                    (Ok(init), Ok(own)) if init != own => Ok(Some(1)),
-                    (Ok(_), Ok(_)) => Err(problem(
-                        "process 1, as the driver sees it, has the driver's own: give the pod hostPID: true, or --host-namespaces own to a driver that runs on the host itself",
-                    )),
-                    (Err(error), _) | (_, Err(error)) => Err(problem(&format!(
-                        "those of process 1 cannot be looked at ({error}): the driver's container must be privileged"
-                    ))),
-                }
-            }
-            Self::Iscsid => named(proc, "iscsid").map(Some).ok_or_else(|| {
-                problem(
-                    "no process is called iscsid: start it on the node, and give the pod hostPID: true so that the driver can see it",
-                )
-            }),
-        }
+    pub(super) fn has(&self, program: &str) -> bool {
+        find(&self.path, program.as_ref()).is_some()
     }
 }
 
-/// The first process of this name. A daemon and its helpers share their namespaces.
-fn named(proc: &Path, name: &str) -> Option<u32> {
-    fs::read_dir(proc)
-        .ok()?
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let number = entry.file_name().to_str()?.parse().ok()?;
-            let called = fs::read_to_string(entry.path().join("comm")).ok()?;
-            (called.trim_end() == name).then_some(number)
-        })
-        .min()
+/// Makes sure that process 1 is not the driver.
+fn init_is_another(proc: &Path) -> Result<(), Unproven> {
+    let mounts = |process: &str| fs::read_link(proc.join(process).join("ns/mnt"));
+    let problem = match (mounts("1"), mounts("self")) {
+        (Ok(init), Ok(own)) if init != own => return Ok(()),
+        (Ok(_), Ok(_)) => "process 1, as the driver sees it, has the driver's own: give the pod hostPID: true, or --host-namespaces own to a driver that runs on the host itself".to_owned(),
+        (Err(error), _) | (_, Err(error)) => unseen(&error),
+    };
+    Err(Unproven::Refused(problem))
 }
 
-fn root_of(proc: &Path, process: u32) -> PathBuf {
-    proc.join(process.to_string()).join("root")
+fn unseen(error: &std::io::Error) -> String {
+    format!(
+        "those of process 1 cannot be looked at ({error}): the driver's container must be privileged"
+    )
 }
 
 /// The path of a program below `root`, without it.
@@ -142,52 +182,63 @@ fn find(root: &Path, program: &OsStr) -> Option<PathBuf> {
 /// that failed; `None`: the arguments ask for something else. To be called before any thread is started.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let arguments: Vec<OsString> = arguments.skip(1).collect();
-    let [word, process, program, rest @ ..] = arguments.as_slice() else {
+    let [word, whose, program, rest @ ..] = arguments.as_slice() else {
         return None;
     };
     if word != WORD {
         return None;
     }
-    let Err(problem) = enter(process, program, rest);
-    eprintln!("{problem}");
-    Some(ExitCode::from(FAILED))
+    let Err(problem) = enter(whose, program, rest);
+    let status = match problem {
+        Unproven::Nobody(_) => NOTHING,
+        Unproven::Refused(_) => FAILED,
+    };
+    eprintln!("{}", problem.into_text());
+    Some(ExitCode::from(status))
 }
 
 /// What the driver starts instead of `program`.
-pub(super) fn arguments(process: u32, program: &str) -> [String; 3] {
-    [WORD.to_owned(), process.to_string(), program.to_owned()]
+pub(super) fn arguments(whose: Whose, program: &str) -> [String; 3] {
+    [WORD, whose.word(), program].map(str::to_owned)
 }
 
-fn enter(process: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallible, String> {
-    let place = Path::new(PROC).join(process);
-    let open = |name: &str| {
-        File::open(place.join(name)).map_err(|error| {
-            format!(
-                "{}/{name} cannot be opened ({error}): the process has ended, or the driver's container is not privileged",
-                place.display()
-            )
-        })
-    };
-    // All of them first: afterwards there is another /proc, or none.
-    let (root, mounts, network) = (open("root")?, open("ns/mnt")?, open("ns/net")?);
+fn enter(whose: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallible, Unproven> {
+    let whose = Whose::ALL
+        .into_iter()
+        .find(|known| whose == known.word())
+        .ok_or_else(|| {
+            Unproven::Refused(format!(
+                "whose namespaces {} are is unknown",
+                whose.display()
+            ))
+        })?;
+    // All that is entered is open already: afterwards there is another /proc, or none.
+    let process = whose.process()?;
     let refused = |what: &'static str| {
         move |error: nix::Error| {
-            format!("{what} failed ({error}): the driver's container must be privileged")
+            Unproven::Refused(format!(
+                "{what} failed ({error}): the driver's container must be privileged"
+            ))
         }
     };
-    setns(&network, CloneFlags::CLONE_NEWNET).map_err(refused("entering the network namespace"))?;
-    setns(&mounts, CloneFlags::CLONE_NEWNS).map_err(refused("entering the mount namespace"))?;
-    fchdir(&root).map_err(refused("entering the root folder"))?;
+    setns(&process.network, CloneFlags::CLONE_NEWNET)
+        .map_err(refused("entering the network namespace"))?;
+    setns(&process.mounts, CloneFlags::CLONE_NEWNS)
+        .map_err(refused("entering the mount namespace"))?;
+    fchdir(&process.root).map_err(refused("entering the root folder"))?;
     chroot(".").map_err(refused("changing the root folder"))?;
     let Some(path) = find(Path::new("/"), program) else {
-        return Err(format!(
+        return Err(Unproven::Nobody(format!(
             "{} is in none of {}: install it there",
             program.display(),
             SEARCH.join(", ")
-        ));
+        )));
     };
     let error = command::become_program(&path, rest, &SEARCH.join(":"));
-    Err(format!("{} cannot be started: {error}", path.display()))
+    Err(Unproven::Refused(format!(
+        "{} cannot be started: {error}",
+        path.display()
+    )))
 }
 
 #[cfg(test)]
@@ -196,54 +247,59 @@ mod tests {
 
     use super::*;
 
-    /// A `/proc` with these processes: number, name, mount namespace.
-    fn proc(processes: &[(&str, &str, &str)]) -> tempfile::TempDir {
-        let proc = tempfile::tempdir().unwrap();
-        for (number, name, mounts) in processes {
-            let folder = proc.path().join(number);
-            fs::create_dir_all(folder.join("ns")).unwrap();
-            fs::write(folder.join("comm"), format!("{name}\n")).unwrap();
-            symlink(mounts, folder.join("ns/mnt")).unwrap();
-        }
-        proc
-    }
-
-    #[track_caller]
-    fn refused(namespaces: Namespaces, proc: &tempfile::TempDir, says: &str) {
-        let error = namespaces.process_in(proc.path()).unwrap_err().to_string();
-        assert!(error.contains(says), "{error}");
+    #[test]
+    fn process_1_is_the_hosts_or_it_is_explained() {
+        let proc = |processes: &[(&str, &str)]| {
+            let proc = tempfile::tempdir().unwrap();
+            for (number, mounts) in processes {
+                let folder = proc.path().join(number).join("ns");
+                fs::create_dir_all(&folder).unwrap();
+                symlink(mounts, folder.join("mnt")).unwrap();
+            }
+            init_is_another(proc.path()).map_err(Unproven::into_text)
+        };
+        let container = proc(&[("1", "mnt:[1]"), ("self", "mnt:[2]")]);
+        assert_eq!(container, Ok(()));
+        let alone = proc(&[("1", "mnt:[2]"), ("self", "mnt:[2]")]);
+        assert!(alone.unwrap_err().contains("hostPID: true"));
+        assert!(proc(&[]).unwrap_err().contains("must be privileged"));
     }
 
     #[test]
-    fn the_process_is_found_or_its_absence_explained() {
-        let host = proc(&[
-            ("1", "systemd", "mnt:[1]"),
-            ("77", "iscsid", "mnt:[3]"),
-            ("76", "iscsid", "mnt:[3]"),
-            ("9", "iscsid-helper", "mnt:[3]"),
-            ("self", "synology-csi", "mnt:[2]"),
-        ]);
-        for (namespaces, process) in [
-            (Namespaces::Own, None),
-            (Namespaces::Init, Some(1)),
-            (Namespaces::Iscsid, Some(76)),
+    fn choice_28_each_program_runs_with_the_daemon_that_it_speaks_to() {
+        let (iscsid, multipathd) = (
+            Some(Whose::Daemon(Daemon::Iscsid)),
+            Some(Whose::Daemon(Daemon::Multipathd)),
+        );
+        for (program, of_init, of_daemon) in [
+            ("iscsiadm", Some(Whose::Init), iscsid),
+            ("multipath", Some(Whose::Init), multipathd),
+            ("multipathd", Some(Whose::Init), multipathd),
+            ("mkfs.ext4", None, None),
         ] {
-            assert_eq!(namespaces.process_in(host.path()).unwrap(), process);
+            assert_eq!(Namespaces::Own.of_program(program), None);
+            assert_eq!(Namespaces::Init.of_program(program), of_init, "{program}");
+            assert_eq!(
+                Namespaces::Iscsid.of_program(program),
+                of_daemon,
+                "{program}"
+            );
         }
-        let alone = proc(&[
-            ("1", "synology-csi", "mnt:[2]"),
-            ("self", "synology-csi", "mnt:[2]"),
-        ]);
-        refused(Namespaces::Init, &alone, "hostPID: true");
-        refused(Namespaces::Iscsid, &alone, "no process is called iscsid");
-        refused(Namespaces::Init, &proc(&[]), "must be privileged");
+        assert_eq!(Namespaces::Iscsid.of_files(), iscsid);
+        for whose in Whose::ALL {
+            assert_eq!(
+                arguments(whose, "iscsiadm"),
+                [WORD, whose.word(), "iscsiadm"]
+            );
+        }
     }
 
     #[test]
-    fn only_the_programs_of_the_hosts_daemons_run_there() {
-        assert_eq!(Namespaces::Iscsid.of_program("mkfs.ext4").unwrap(), None);
-        assert_eq!(Namespaces::Own.of_program("iscsiadm").unwrap(), None);
-        assert_eq!(arguments(7, "iscsiadm"), [WORD, "7", "iscsiadm"]);
+    fn choice_28_a_number_is_nobodys_proof() {
+        for whose in ["1", "77", "self", "", "systemd"] {
+            let Err(refused) = enter(whose.as_ref(), "iscsiadm".as_ref(), &[]);
+            assert!(refused.into_text().contains("is unknown"), "{whose}");
+        }
     }
 
     #[test]

@@ -106,7 +106,10 @@ async fn choice_26_only_sys_and_etc_iscsi_lie_below_the_host_root() {
     let root = tempfile::tempdir().unwrap();
     let host = Linux::new(root.path().to_owned());
     for path in ["/sys/class/x", "/etc/iscsi/initiatorname.iscsi"] {
-        assert_eq!(host.place(path).unwrap(), root.path().join(&path[1..]));
+        assert_eq!(
+            host.place(path).await.unwrap().path,
+            root.path().join(&path[1..])
+        );
     }
     for path in [
         "/proc/self/mountinfo",
@@ -115,7 +118,7 @@ async fn choice_26_only_sys_and_etc_iscsi_lie_below_the_host_root() {
         "/etc/iscsid",
         "/var/lib/kubelet/x",
     ] {
-        assert_eq!(host.place(path).unwrap(), PathBuf::from(path));
+        assert_eq!(host.place(path).await.unwrap().path, PathBuf::from(path));
     }
 }
 
