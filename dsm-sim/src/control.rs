@@ -232,11 +232,8 @@ async fn patch_settings(
 ) -> Result<Json<Settings>, Problem> {
     let patch = patch?.0;
     control.server.change_settings(|settings| {
-        let mut merged = json!(settings);
-        if let (Some(merged), Value::Object(patch)) = (merged.as_object_mut(), patch) {
-            merged.extend(patch);
-        }
-        *settings = serde_json::from_value(merged)
+        *settings = settings
+            .patched(patch)
             .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
         Ok(Json(settings.clone()))
     })
