@@ -47,6 +47,9 @@ pub struct Settings {
     pub target_names_in_changes: bool,
     /// Take target names, not only numbers, in `Target.get`; else a name answers 18990710.
     pub target_get_takes_names: bool,
+    /// Let sessions go on when their target is deleted, until they end by themselves or the NAS restarts; new logins are
+    /// turned away.
+    pub deleted_targets_keep_sessions: bool,
     /// Carry a compound with `stop_when_error` on after a failing call all the same.
     pub compounds_go_on: bool,
     /// After a stop, put the calls that were not made into a compound's `result`, each refused with 112.
@@ -77,6 +80,8 @@ impl Default for Settings {
             target_names_in_changes: false,
             // ASSUMED: taken; the official driver asks so for what it has just made, but nobody recorded the answer.
             target_get_takes_names: true,
+            // ASSUMED: live sessions are dropped and the call succeeds; nobody has looked at the initiator's end.
+            deleted_targets_keep_sessions: false,
             // ASSUMED: stop_when_error stops, as its name says; nobody recorded a compound that had an error inside.
             compounds_go_on: false,
             // ASSUMED: the calls after the failing one are left out of `result`.

@@ -63,6 +63,7 @@ mod http;
 mod journal;
 mod knobs;
 mod latency;
+mod lingering;
 mod listener;
 mod lun;
 mod lun_change;

@@ -117,7 +117,7 @@ impl Nas {
             "list" => self.list_targets(call, outside).map(Some),
             "get" => self.get_target(call, outside).map(Some),
             "create" => self.create_target(call).map(Some),
-            method => self.change_target(call, method).map(|()| None),
+            method => self.change_target(call, method, outside).map(|()| None),
         }
     }
 
