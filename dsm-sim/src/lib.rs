@@ -80,7 +80,6 @@ mod server;
 pub mod shape;
 mod share;
 mod snapshot;
-mod sparse;
 mod state;
 mod store;
 mod system;
