@@ -4,10 +4,14 @@
 
 mod common;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
 use common::{LUN, Sim, TARGET, ok};
 use dsm_sim::{DsmSim, ExportKind, Settings};
 use node_sim::target::Session;
 use node_sim::target::loopdev::{Refusal, Targets};
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use serde_json::{Value, json};
 
 const GIB: u64 = 1 << 30;
@@ -210,6 +214,56 @@ async fn a_restart_ends_what_lingers() {
     let sim = Sim::with(builder).await;
     assert_eq!(targets.get(T).unwrap(), None);
     assert_eq!(lingering(&sim).await, json!([]));
+}
+
+/// The session is dropped, and what it writes late is not in the LUN; that the file is another one is nobody's business.
+#[tokio::test]
+async fn what_a_dropped_session_writes_is_not_in_the_lun() {
+    let (sim, uuid) = keeping_sessions(ExportKind::Loop).await;
+    sim.patch("/settings", json!({"deleted_targets_keep_sessions": false}))
+        .await;
+    let targets = Targets::open(&sim.nas.state_dir().join("targets")).unwrap();
+    targets.login(T, "old", &session(), None).unwrap();
+    let path = sim.nas.state_dir().join(format!("luns/{uuid}.img"));
+    let device = File::options().write(true).open(&path).unwrap();
+    device.write_all_at(b"early", 0).unwrap();
+    delete(&sim).await;
+    // It fails, or it goes nowhere.
+    let _ = device.write_all_at(b"later", 4096);
+    let lun = File::open(&path).unwrap();
+    let mut read = [0; 5];
+    lun.read_exact_at(&mut read, 0).unwrap();
+    assert_eq!(&read, b"early");
+    lun.read_exact_at(&mut read, 4096).unwrap();
+    assert_eq!(read, [0; 5]);
+
+    let grow = [("uuid", &*uuid), ("new_size", &*(2 * GIB).to_string())];
+    assert_eq!(sim.code(LUN, "set", &grow).await, 0);
+    assert_eq!(lun.metadata().unwrap().len(), 2 * GIB);
+    assert_eq!(device.metadata().unwrap().len(), GIB);
+}
+
+/// As `kill -9` leaves a LUN whose file was just being replaced.
+#[tokio::test]
+async fn a_lun_that_was_being_parted_is_whole_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = DsmSim::builder()
+        .export(ExportKind::Loop)
+        .state_dir(dir.path());
+    let sim = Sim::with(builder.clone()).await;
+    let uuid = sim.lun("a", "BLUN", GIB).await;
+    drop(sim);
+    let path = dir.path().join(format!("luns/{uuid}.img"));
+    let fresh = dir.path().join(format!("luns/{uuid}.img.fresh"));
+    std::fs::write(&fresh, b"half").unwrap();
+    // Without root it stays as it is, and the rest is tested all the same.
+    let lun = File::open(&path).unwrap();
+    let _ = ioctl_getflags(&lun).and_then(|flags| ioctl_setflags(&lun, flags | IFlags::IMMUTABLE));
+    let sim = Sim::with(builder).await;
+    assert!(!fresh.exists());
+    let uuid = json!(uuid).to_string();
+    assert_eq!(sim.code(LUN, "delete", &[("uuid", &uuid)]).await, 0);
+    assert!(!path.exists());
 }
 
 #[tokio::test]
