@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::account::{self, Account, Device};
 use crate::clock::Millis;
@@ -45,6 +45,17 @@ pub struct Settings {
     pub sid_in_form: bool,
     /// Take target names, not only numbers, in calls that change a target.
     pub target_names_in_changes: bool,
+    /// Take target names, not only numbers, in `Target.get`; else a name answers 18990710.
+    pub target_get_takes_names: bool,
+    /// Let sessions go on when their target is deleted, until they end by themselves or the NAS restarts; new logins are
+    /// turned away.
+    pub deleted_targets_keep_sessions: bool,
+    /// Carry a compound with `stop_when_error` on after a failing call all the same.
+    pub compounds_go_on: bool,
+    /// After a stop, put the calls that were not made into a compound's `result`, each refused with 112.
+    pub compound_fills_stopped: bool,
+    /// Let other requests get in between the calls of a compound.
+    pub compounds_interleave: bool,
     /// The code for a LUN that is not there: 18990531, or 18990505 as Cinder expects.
     pub missing_lun_code: u32,
     /// The code for a `new_size` below the present size.
@@ -67,6 +78,17 @@ impl Default for Settings {
             // ASSUMED: accepted; measurements disagree, so it can be switched off.
             sid_in_form: true,
             target_names_in_changes: false,
+            // ASSUMED: taken; the official driver asks so for what it has just made, but nobody recorded the answer.
+            target_get_takes_names: true,
+            // ASSUMED: live sessions are dropped and the call succeeds; nobody has looked at the initiator's end.
+            deleted_targets_keep_sessions: false,
+            // ASSUMED: stop_when_error stops, as its name says; nobody recorded a compound that had an error inside.
+            compounds_go_on: false,
+            // ASSUMED: the calls after the failing one are left out of `result`.
+            compound_fills_stopped: false,
+            // ASSUMED: they get in, wherever a call waits; DSM's own page shows no sign of a lock, and a client that is
+            // right here is right on a NAS that holds the others back, too.
+            compounds_interleave: true,
             missing_lun_code: Code::NoSuchLun as u32,
             // ASSUMED: 18990502; every driver refuses to shrink, nobody recorded DSM's own answer.
             shrink_code: Code::BadSize as u32,
@@ -78,6 +100,18 @@ impl Default for Settings {
             // which of them binds.
             snapshots_per_lun: 256,
         }
+    }
+}
+
+impl Settings {
+    /// These settings with the fields of a JSON object laid over them.
+    ///
+    /// # Errors
+    /// It is no object, a field is unknown, or a value is of the wrong type.
+    pub fn patched(&self, patch: Value) -> serde_json::Result<Self> {
+        let mut fields = serde_json::from_value::<Map<String, Value>>(json!(self))?;
+        fields.extend(serde_json::from_value::<Map<String, Value>>(patch)?);
+        serde_json::from_value(Value::Object(fields))
     }
 }
 

@@ -6,8 +6,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use node_sim::sparse;
+use node_sim::target::loopdev;
+
 use crate::nas::Image;
-use crate::sparse;
 use crate::state::State;
 
 /// The folders of the files.
@@ -108,6 +110,7 @@ impl Backstore {
         ] {
             for entry in fs::read_dir(dir)? {
                 let path = entry?.path();
+                loopdev::thaw(&path)?;
                 let stem = path.file_stem().and_then(|stem| stem.to_str());
                 let image = image(stem.unwrap_or_default().to_owned());
                 if !state.has(&image) || self.path(&image) != path {

@@ -31,6 +31,7 @@ impl Nas {
     /// Goes through a restart: nobody is logged in any more, and LUNs and targets come back only at that moment.
     pub(crate) fn boot(&mut self, loading: Loading, until: Millis) {
         self.auth.forget_sessions();
+        self.drop_all_lingering();
         self.boot = Some(Boot { loading, until });
     }
 

@@ -14,6 +14,8 @@ pub(crate) enum Code {
     NoPermission = 105,
     /// DSM 6, for a session that it still remembers.
     SessionTimeout = 106,
+    /// A call of a compound that was not made, because one before it failed.
+    CompoundStopped = 112,
     BadCompound = 113,
     MissingParameter = 114,
     /// Internal or busy; from `Storage.Volume get`: no such volume.

@@ -8,14 +8,15 @@ use tokio::sync::oneshot;
 use crate::code::{Code, Refusal};
 use crate::decode::{Params, missing};
 use crate::nas::{Call, Reply};
-use crate::server::{Outcome, Server, Started, Step, envelope, refused};
+use crate::server::{Outcome, Server, Started, Step, Turn, envelope, refused};
 
 /// The API's name.
 pub(crate) const API: &str = "SYNO.Entry.Request";
 
 /// Serves a compound. Its calls are in the journal one by one and share the request's number; the compound itself is
 /// there only when it is refused, or hit by a fault, as a whole.
-// ASSUMED: the calls run one after the other, in their order, in `parallel` mode too.
+// ASSUMED: the calls run one after the other, in their order, in `parallel` mode too. Each is whole, but between two of
+// them another request may get in, as soon as its own thread does or while a call waits (latency, a delay, a hang).
 pub(crate) async fn serve(
     server: &Server,
     number: u64,
@@ -58,10 +59,13 @@ async fn run(
     stop_when_error: bool,
     client: &mut oneshot::Sender<Outcome>,
 ) -> Outcome {
+    let _turn = server.compounds_turn().await;
+    let settings = server.change_settings(|settings| settings.clone());
+    let stops = stop_when_error && !settings.compounds_go_on;
     let mut results = Vec::new();
     let (mut failed, mut garbled) = (false, false);
     for call in calls {
-        let reply = match server.step(number, call, client).await {
+        let reply = match server.step(number, call, Turn::Compound, client).await {
             Step::Answered(reply) => reply,
             Step::Garbled(reply) => {
                 garbled = true;
@@ -73,10 +77,15 @@ async fn run(
         };
         failed |= reply.answer.is_err();
         results.push(result(call, &reply));
-        // ASSUMED: with stop_when_error the calls after the failing one are left out of `result`.
-        if reply.answer.is_err() && stop_when_error {
+        if reply.answer.is_err() && stops {
             break;
         }
+    }
+    if settings.compound_fills_stopped {
+        let stopped = Code::CompoundStopped.because("a call before it failed");
+        let reply = refused(stopped);
+        let rest = &calls[results.len()..];
+        results.extend(rest.iter().map(|call| result(call, &reply)));
     }
     let body = json!({"data": {"has_fail": failed, "result": results}, "success": true});
     if garbled {

@@ -26,6 +26,7 @@ use crate::server::{Server, aside};
 
 mod change;
 mod guard;
+mod person;
 
 /// What the routes share.
 #[derive(Debug)]
@@ -69,7 +70,8 @@ impl IntoResponse for Problem {
 }
 
 const ROUTES: &str = "GET / (a page, for a browser), /state, /journal?since=SEQ&newest=N&text=WORDS&api=PART&failed=true&faulted=true, /counters, /faults, \
-                      /targets/ID/sessions, /settings, /latency, /assumptions; POST /reset, /faults, /luns, /seed, /accounts, /sessions/expire, /boot, /clock; \
+                      /targets/ID/sessions, /settings, /latency, /assumptions; POST /reset, /faults, /luns, /seed, /accounts, /sessions/expire, /boot, /clock, \
+                      /san/targets/{delete,disable,enable,map,unmap,create}, /lingering/forget; \
                       PATCH /luns/UUID, /volumes/NAME, /settings, /latency; DELETE /faults, /faults/ID";
 
 /// The routes of the control port.
@@ -91,6 +93,8 @@ pub(crate) fn router(server: Arc<Server>, options: Builder) -> Router {
         .route("/luns", post(change::make_lun))
         .route("/luns/{uuid}", patch(change::patch_lun))
         .route("/seed", post(change::seed))
+        .route("/san/targets/{act}", post(person::act))
+        .route("/lingering/forget", post(person::forget))
         .route("/volumes/{name}", patch(change::patch_volume))
         .route("/latency", get(latency).patch(patch_latency))
         .route("/accounts", post(put_account))
@@ -232,11 +236,8 @@ async fn patch_settings(
 ) -> Result<Json<Settings>, Problem> {
     let patch = patch?.0;
     control.server.change_settings(|settings| {
-        let mut merged = json!(settings);
-        if let (Some(merged), Value::Object(patch)) = (merged.as_object_mut(), patch) {
-            merged.extend(patch);
-        }
-        *settings = serde_json::from_value(merged)
+        *settings = settings
+            .patched(patch)
             .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
         Ok(Json(settings.clone()))
     })
@@ -291,7 +292,7 @@ struct Restart {
 async fn boot(State(control): Shared, restart: Body<Restart>) -> Result<Json<Value>, Problem> {
     let Restart { loading, for_ms } = restart?.0;
     let until = control.now().saturating_add(for_ms);
-    control.server.core().nas.boot(loading, until);
+    control.change(|nas, _| nas.boot(loading, until))?;
     Ok(Json(json!({})))
 }
 

@@ -1,7 +1,7 @@
 //! The state machine with everything that must follow it: files, exports, the saved state. One call at a time, and each
 //! is durable before it is answered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::backstore::Backstore;
@@ -12,6 +12,7 @@ use crate::nas::{Call, Effect, Image, Nas, Outside, Reply};
 use crate::server::refused;
 use crate::store::Store;
 use crate::table::Term;
+use crate::target::Target;
 
 /// The state machine and everything that must follow it.
 #[derive(Debug)]
@@ -21,6 +22,9 @@ pub(crate) struct Core {
     pub(crate) backstore: Backstore,
     pub(crate) export: Export,
 }
+
+/// Deleted targets that keep their sessions, by IQN.
+type Lingering = BTreeMap<String, Target>;
 
 struct Seen<'a> {
     backstore: &'a Backstore,
@@ -35,6 +39,10 @@ impl Outside for Seen<'_> {
     fn sessions(&self, iqn: &str) -> Vec<node_sim::target::Session> {
         self.export.sessions(iqn)
     }
+
+    fn may_be_in_use(&self, iqn: &str) -> bool {
+        self.export.may_be_in_use(iqn)
+    }
 }
 
 impl Core {
@@ -44,8 +52,9 @@ impl Core {
             backstore: &self.backstore,
             export: &self.export,
         };
+        let before = self.nas.lingering.clone();
         let mut reply = self.nas.apply(now, call, &outside);
-        if let Err(error) = self.settle(&std::mem::take(&mut reply.effects)) {
+        if let Err(error) = self.settle(&std::mem::take(&mut reply.effects), before) {
             return refused(
                 code_of(&error).because(format!("the simulator could not do it: {error}")),
             );
@@ -63,18 +72,21 @@ impl Core {
             backstore: &self.backstore,
             export: &self.export,
         };
+        let before = self.nas.lingering.clone();
         self.nas.tick(now);
+        self.nas.end_lingering(&outside);
         let result = change(&mut self.nas, &outside);
         let effects = self.nas.take_effects();
-        self.settle(&effects).map(|()| result)
+        self.settle(&effects, before).map(|()| result)
     }
 
     // The order makes a kill at any point harmless: a file is there before the state names it, an export changes only
     // after the state has, and a file goes last. Whatever is missing after a restart follows from the state.
-    fn settle(&mut self, effects: &BTreeSet<Effect>) -> io::Result<()> {
+    fn settle(&mut self, effects: &BTreeSet<Effect>, before: Lingering) -> io::Result<()> {
         let result = self.make(effects);
         if let Err(error) = &result {
             tracing::error!(%error, "an effect failed; going back to the state before");
+            self.nas.lingering = before;
             self.go_back(effects)?;
         }
         self.nas.state.commit();
@@ -91,13 +103,21 @@ impl Core {
                     }
                 }
                 Effect::Copy { from, to } => self.copy(from, to)?,
-                Effect::Unexport(_) | Effect::Export(_) | Effect::Discard(_) => {}
+                Effect::Unexport(_)
+                | Effect::Linger(_)
+                | Effect::Export(_)
+                | Effect::Discard(_) => {}
             }
         }
         self.store.append(state)?;
         for effect in effects {
             if let Effect::Unexport(iqn) = effect {
                 self.export.remove(iqn)?;
+            }
+        }
+        for effect in effects {
+            if let Effect::Linger(iqn) = effect {
+                self.linger(iqn)?;
             }
         }
         for effect in effects {
@@ -115,12 +135,28 @@ impl Core {
         Ok(())
     }
 
+    /// Exports a deleted target so that its sessions go on and no other can begin.
+    fn linger(&self, iqn: &str) -> io::Result<()> {
+        let Some(target) = self.nas.lingering.get(iqn) else {
+            return Ok(());
+        };
+        let closed = Target {
+            enabled: false,
+            ..target.clone()
+        };
+        self.export.put(&closed, &self.nas.state, &self.backstore)
+    }
+
     /// Fills an image from another. Initiators lose a LUN whose data is replaced, until it is exported again.
     fn copy(&self, from: &Image, to: &Image) -> io::Result<()> {
         let state = &self.nas.state;
         let size = match to {
             Image::Lun(uuid) => {
                 for target in state.targets.find(&Term::Lun(uuid.clone())) {
+                    self.export.remove(&target.iqn)?;
+                }
+                // Nothing brings these back: the next look finds them without a session.
+                for target in self.nas.lingering.values().filter(|it| it.maps(uuid)) {
                     self.export.remove(&target.iqn)?;
                 }
                 state.luns.get(uuid).map(|lun| lun.size)
@@ -135,7 +171,7 @@ impl Core {
         let mut touched = BTreeSet::new();
         for effect in effects {
             match effect {
-                Effect::Unexport(iqn) => {
+                Effect::Unexport(iqn) | Effect::Linger(iqn) => {
                     touched.insert(iqn.clone());
                 }
                 Effect::Export(id) => {
@@ -158,12 +194,16 @@ impl Core {
                 Effect::Export(id) => {
                     touched.extend(state.targets.get(id).map(|it| it.iqn.clone()));
                 }
-                Effect::Copy { .. } | Effect::Discard(_) | Effect::Unexport(_) => {}
+                Effect::Copy { .. }
+                | Effect::Discard(_)
+                | Effect::Unexport(_)
+                | Effect::Linger(_) => {}
             }
         }
         for iqn in touched {
             match state.targets.find(&Term::Iqn(iqn.clone())).next() {
                 Some(target) => self.export.put(target, state, &self.backstore)?,
+                None if self.nas.lingering.contains_key(&iqn) => self.linger(&iqn)?,
                 None => self.export.remove(&iqn)?,
             }
         }
@@ -187,7 +227,7 @@ mod tests {
     use std::path::Path;
     use std::sync::{Arc, Mutex};
 
-    use node_sim::target::{Session, Target, TargetSide};
+    use node_sim::target::{Session, Target as Exported, TargetSide};
     use rand::SeedableRng;
     use rand::rngs::StdRng;
     use serde_json::json;
@@ -205,11 +245,11 @@ mod tests {
     struct Picky(Arc<Mutex<BTreeSet<String>>>);
 
     impl TargetSide for Picky {
-        fn align(&self, targets: &[Target]) -> io::Result<()> {
+        fn align(&self, targets: &[Exported]) -> io::Result<()> {
             targets.iter().try_for_each(|target| self.put(target))
         }
 
-        fn put(&self, target: &Target) -> io::Result<()> {
+        fn put(&self, target: &Exported) -> io::Result<()> {
             self.0.lock().unwrap().insert(target.iqn.clone());
             if target.iqn == "iqn.refused" {
                 return Err(io::ErrorKind::InvalidInput.into());
@@ -251,7 +291,7 @@ mod tests {
         }
     }
 
-    fn target(id: u32, iqn: &str) -> crate::target::Target {
+    fn target(id: u32, iqn: &str) -> Target {
         serde_json::from_value(json!({
             "target_id": id, "name": iqn, "iqn": iqn, "auth_type": 0, "user": "", "password": "", "mutual_user": "",
             "mutual_password": "", "max_sessions": 0, "has_header_checksum": false, "has_data_checksum": false,

@@ -137,6 +137,15 @@ impl Export {
         })
     }
 
+    /// Whether somebody is logged in. Without an exporting side others play the initiators, and only they know.
+    pub(crate) fn may_be_in_use(&self, iqn: &str) -> bool {
+        let sessions = self.side.as_ref().map(|side| side.sessions(iqn));
+        match sessions {
+            None | Some(Err(_)) => true,
+            Some(Ok(sessions)) => !sessions.is_empty(),
+        }
+    }
+
     /// Looks at sessions later, when the NAS is free for others.
     pub(crate) fn watch(&self) -> Watch {
         Watch(self.side.clone())

@@ -33,7 +33,7 @@
 //! - A request comes in at `http` (axum; `tls` and `listener` below it), is decoded by `decode`, and becomes a call.
 //! - `server` lets `latency` and `fault` have their say, and notes each call in the `journal`.
 //! - `core` takes calls one at a time: `nas` answers, and the effects are made durable (`store`, `backstore`, `export`).
-//! - `nas` with `auth`, `lun`, `target`, `volume` and `system` is a pure state machine: no clock, no sockets, no files.
+//! - `nas` with `auth`, `lun`, `target`, `lingering`, `volume` and `system` is a pure state machine: no clock, no sockets, no files.
 //! - `diff` asks a real NAS and a simulated one the same, and `shape` judges their answers; `record` writes down what
 //!   a NAS says, `upstream` is that NAS.
 //! - `embedded` is all of this without ports and threads.
@@ -63,6 +63,7 @@ mod http;
 mod journal;
 mod knobs;
 mod latency;
+mod lingering;
 mod listener;
 mod lun;
 mod lun_change;
@@ -79,7 +80,6 @@ mod server;
 pub mod shape;
 mod share;
 mod snapshot;
-mod sparse;
 mod state;
 mod store;
 mod system;

@@ -266,6 +266,7 @@ impl Nas {
         for id in self.targets_of(uuid) {
             self.unmap(id, uuid);
         }
+        self.unmap_lingering(uuid);
         let snapshots: Vec<String> = self
             .snapshots_of(uuid)
             .map(|snapshot| snapshot.uuid.clone())

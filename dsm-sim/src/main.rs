@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use dsm_sim::{
     Builder, Certificate, Dsm, DsmSim, ExportKind, Https, Latency, Model, Settings, VolumeSpec,
 };
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -122,6 +123,11 @@ struct Serve {
     #[arg(long)]
     strict_sid: bool,
 
+    /// Turn a switch for what is not known of DSM, as NAME=VALUE: GET /settings on the control port lists them, PATCH
+    /// /settings turns them later; may be given several times
+    #[arg(long = "setting", value_name = "SWITCH", value_parser = switch)]
+    switches: Vec<(String, Value)>,
+
     /// Also append the journal to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     journal_file: Option<PathBuf>,
@@ -193,6 +199,9 @@ impl Serve {
             sid_in_form: !self.strict_sid,
             ..Settings::default()
         };
+        let settings = settings
+            .patched(self.switches.into_iter().collect())
+            .context("--setting")?;
         let mut builder = DsmSim::builder()
             .listen(self.listen)
             .control(self.control)
@@ -222,6 +231,15 @@ impl Serve {
         }
         Ok(builder)
     }
+}
+
+/// `NAME=VALUE`, the value in JSON.
+fn switch(text: &str) -> Result<(String, Value), String> {
+    let parsed = text.split_once('=').and_then(|(name, value)| {
+        let value = serde_json::from_str(value).ok()?;
+        Some((name.to_owned(), value))
+    });
+    parsed.ok_or_else(|| "say NAME=true, NAME=false or NAME=NUMBER".to_owned())
 }
 
 fn main() -> ExitCode {

@@ -1,7 +1,7 @@
 //! The NAS as a state machine: a call and a moment go in, an answer and the effects still to be made come out.
 //! No clock, no sockets, no files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use rand::rngs::StdRng;
@@ -80,6 +80,8 @@ pub(crate) enum Effect {
     Copy { from: Image, to: Image },
     /// The target of this IQN is to be exported no more.
     Unexport(String),
+    /// The target of this IQN was deleted, and turns new logins away; its sessions go on.
+    Linger(String),
     /// The target of this number is to be exported as it is now.
     Export(u32),
     /// A file that nothing of the state names any more is to go.
@@ -99,6 +101,8 @@ pub(crate) trait Outside {
     fn allocated(&self, image: &Image) -> u64;
     /// Who is logged in to a target.
     fn sessions(&self, iqn: &str) -> Vec<node_sim::target::Session>;
+    /// Whether somebody is logged in to a target, as far as can be known: where nobody can tell, somebody may be.
+    fn may_be_in_use(&self, iqn: &str) -> bool;
 }
 
 /// What does not change while the NAS runs.
@@ -122,6 +126,8 @@ pub(crate) struct Nas {
     pub(crate) rng: StdRng,
     pub(crate) returning: Vec<Returning>,
     pub(crate) boot: Option<Boot>,
+    /// Deleted targets that keep their sessions, by IQN; see `lingering`. A restart ends them.
+    pub(crate) lingering: BTreeMap<String, Target>,
     /// When DSM is done with what it does to LUNs after its answers. The LUNs themselves know best.
     agenda: BTreeSet<(Millis, String)>,
     effects: BTreeSet<Effect>,
@@ -143,6 +149,7 @@ impl Nas {
             rng,
             returning: Vec::new(),
             boot: None,
+            lingering: BTreeMap::new(),
             agenda: BTreeSet::new(),
             effects: BTreeSet::new(),
         }
@@ -151,6 +158,7 @@ impl Nas {
     /// Answers one call.
     pub(crate) fn apply(&mut self, now: Millis, call: &Call, outside: &dyn Outside) -> Reply {
         self.tick(now);
+        self.end_lingering(outside);
         let mut cookie = None;
         let answer = self.answer(now, call, outside, &mut cookie);
         Reply {
@@ -323,6 +331,7 @@ impl Nas {
             "luns": self.luns_by_number().map(|lun| lun.dump(now)).collect::<Vec<_>>(),
             "snapshots": self.state.snapshots.values().map(Snapshot::dump).collect::<Vec<_>>(),
             "targets": self.state.targets.values().map(Target::dump).collect::<Vec<_>>(),
+            "lingering_targets": self.lingering.values().map(Target::dump).collect::<Vec<_>>(),
             "volumes": self.state.volumes.values().collect::<Vec<_>>(),
             "sessions": self.auth.sessions(),
         })

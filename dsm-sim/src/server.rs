@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{RwLock, RwLockWriteGuard, oneshot, watch};
 use tokio::task::block_in_place;
 
 use crate::auth::Settings;
@@ -70,6 +70,15 @@ impl Step {
     }
 }
 
+/// In whose turn a call is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// In its own: it waits while a compound holds others back.
+    Own,
+    /// In that of the compound it is part of.
+    Compound,
+}
+
 /// A call that is under way.
 #[derive(Debug)]
 pub(crate) struct Started {
@@ -106,6 +115,8 @@ pub(crate) struct Server {
     queue: Mutex<Queue>,
     faults: Mutex<Plan>,
     journal: Mutex<Journal>,
+    /// Shared by all calls; a compound that lets nobody in has it alone.
+    turns: RwLock<()>,
     /// Tells hanging calls to look whether their fault is still there.
     removed: watch::Sender<()>,
 }
@@ -120,6 +131,7 @@ impl Server {
             queue: Mutex::default(),
             faults: Mutex::new(Plan::new(luck)),
             journal: Mutex::new(journal),
+            turns: RwLock::default(),
             removed: watch::Sender::new(()),
         }
     }
@@ -226,7 +238,17 @@ impl Server {
         if call.api == compound::API {
             return compound::serve(self, number, &call, client).await;
         }
-        self.step(number, &call, client).await.outcome()
+        self.step(number, &call, Turn::Own, client).await.outcome()
+    }
+
+    /// Holds other calls back, where the settings say that a compound does so.
+    pub(crate) async fn compounds_turn(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        let alone = !self.core().nas.settings.compounds_interleave;
+        if alone {
+            Some(self.turns.write().await)
+        } else {
+            None
+        }
     }
 
     /// One call, with the fault that is due and the time that it takes.
@@ -234,6 +256,7 @@ impl Server {
         &self,
         number: u64,
         call: &Call,
+        turn: Turn,
         client: &mut oneshot::Sender<Outcome>,
     ) -> Step {
         let hit = self.faults().hit(call);
@@ -241,7 +264,13 @@ impl Server {
         if let Some(step) = self.before(&mut started, client).await {
             return step;
         }
-        let reply = self.act(call).await;
+        let reply = {
+            let _turn = match turn {
+                Turn::Own => Some(self.turns.read().await),
+                Turn::Compound => None,
+            };
+            self.act(call).await
+        };
         self.after(started, reply).await
     }
 

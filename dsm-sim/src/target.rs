@@ -117,7 +117,7 @@ impl Nas {
             "list" => self.list_targets(call, outside).map(Some),
             "get" => self.get_target(call, outside).map(Some),
             "create" => self.create_target(call).map(Some),
-            method => self.change_target(call, method).map(|()| None),
+            method => self.change_target(call, method, outside).map(|()| None),
         }
     }
 
@@ -162,7 +162,12 @@ impl Nas {
     }
 
     fn get_target(&self, call: &Call, outside: &dyn Outside) -> Result<Value, Refusal> {
-        let target = self.named_target(call, Names::Taken)?;
+        let names = if self.settings.target_get_takes_names {
+            Names::Taken
+        } else {
+            Names::Refused
+        };
+        let target = self.named_target(call, names)?;
         let additional = call.params.additional()?;
         Ok(json!({"target": self.target_json(target, &additional, outside, 0)}))
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::code::{Code, Refusal};
 use crate::decode::{Params, missing};
-use crate::nas::{Call, Effect, Nas};
+use crate::nas::{Call, Effect, Nas, Outside};
 use crate::table::Term;
 use crate::target::{Names, Target};
 
@@ -53,7 +53,12 @@ impl Nas {
         Ok(data)
     }
 
-    pub(crate) fn change_target(&mut self, call: &Call, method: &str) -> Result<(), Refusal> {
+    pub(crate) fn change_target(
+        &mut self,
+        call: &Call,
+        method: &str,
+        outside: &dyn Outside,
+    ) -> Result<(), Refusal> {
         // ASSUMED: names are for `get` alone. The official driver was seen to look up by name, and everything that
         // changes a target to say its number; so a client that deletes by name is told at once.
         let names = if self.settings.target_names_in_changes {
@@ -69,7 +74,7 @@ impl Nas {
             // ASSUMED: disabling leaves live sessions alone and turns new logins away.
             "disable" => target.enabled = false,
             "delete" => {
-                self.delete_target(id);
+                self.delete_target(id, outside);
                 return Ok(());
             }
             _ => return self.map_luns(id, call, method),
@@ -134,7 +139,9 @@ impl Nas {
     }
 
     /// Puts a new or changed target in the place of the old one.
-    fn put_target(&mut self, target: Target) {
+    pub(crate) fn put_target(&mut self, target: Target) {
+        // Sessions of a deleted target of this IQN are sessions of this one from now on.
+        self.lingering.remove(&target.iqn);
         let old = self.state.targets.get(&target.target_id);
         if old == Some(&target) {
             return;
@@ -147,14 +154,6 @@ impl Nas {
         }
         self.effect(Effect::Export(target.target_id));
         self.state.targets.put(target);
-    }
-
-    /// Deletes a target; LUNs that it maps stay.
-    // ASSUMED: live sessions are dropped and the call succeeds.
-    pub(crate) fn delete_target(&mut self, id: u32) {
-        if let Some(target) = self.state.targets.remove(&id) {
-            self.effect(Effect::Unexport(target.iqn));
-        }
     }
 
     fn map_luns(&mut self, id: u32, call: &Call, method: &str) -> Result<(), Refusal> {

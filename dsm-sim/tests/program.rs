@@ -134,6 +134,26 @@ async fn https_needs_one_flag() {
     assert!(said.contains(https) && said.contains("ca.pem"), "{said}");
 }
 
+#[tokio::test]
+async fn switches_are_turned_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        "--setting=compounds_go_on=true",
+        "--setting=timeout_minutes=3",
+    ];
+    let mut child = serve(dir.path(), &more).spawn().unwrap();
+    let endpoints = endpoints(&mut child, dir.path()).await;
+    let url = format!("{}/settings", endpoints["control"].as_str().unwrap());
+    let http = common::client().build().unwrap();
+    let reply = http.get(url).send().await.unwrap().text().await.unwrap();
+    let settings: serde_json::Value = serde_json::from_str(&reply).unwrap();
+    assert_eq!(settings["compounds_go_on"], true);
+    assert_eq!(settings["timeout_minutes"], 3);
+    assert_eq!(settings["target_get_takes_names"], true);
+    terminate(&child);
+    child.wait().unwrap();
+}
+
 #[test]
 fn mistakes_name_the_next_step() {
     let dir = tempfile::tempdir().unwrap();
@@ -147,6 +167,8 @@ fn mistakes_name_the_next_step() {
             vec!["--password-file", "missing-file"],
             "--password-file missing-file",
         ),
+        (vec!["--setting", "csrf"], "say NAME=true"),
+        (vec!["--setting", "nonsense=true"], "compounds_go_on"),
         (vec!["--listen", "203.0.113.1:5000"], "take another port"),
         (vec!["--tls-cert", "cert.pem"], "--tls-key"),
         (vec!["--tls-cert", "no.pem", "--tls-key", "k"], "no.pem"),
@@ -208,6 +230,7 @@ fn help_tells_how_to_begin() {
         (vec!["serve", "--help"], "127.0.0.1:5000"),
         (vec!["serve", "--help"], "\"admin\""),
         (vec!["serve", "--help"], "ca.pem"),
+        (vec!["serve", "--help"], "GET /settings"),
     ] {
         let (fine, stdout, _) = run(program(&args));
         assert!(fine && stdout.contains(says), "{args:?}: {stdout}");

@@ -11,5 +11,6 @@
 mod disk;
 pub mod initiator;
 mod program;
+pub mod sparse;
 mod store;
 pub mod target;

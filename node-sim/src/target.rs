@@ -23,6 +23,8 @@
 //! | unit unmapped under a live session | I/O goes on | late I/O fails: Logical unit not supported | the same |
 //! | another unit at the same index | at a rescan | at once; its identity at a rescan | the same |
 //! | removal with live sessions | sessions are dropped | sessions are dropped | sessions are dropped |
+//! | late writes of a dropped session | fail, or reach no LUN; reads go on | fail | fail |
+//! | a session whose target is back | logs in at a rescan, unless its disk is in use | logs in by itself | the same |
 //! | after `kill -9` of the user | all lives on | the daemon lives on, found again | the kernel's target lives on |
 //! | after [`TargetSide::close`] | all lives on | no daemon | nothing in configfs, no loop device |
 

@@ -5,7 +5,7 @@
 mod bench;
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::process::Child;
 use std::thread;
@@ -159,6 +159,93 @@ fn a_target_that_is_removed_is_noticed_by_a_rescan() {
     bench.check(&format!("-m node -T {IQN} -u"), 0);
     bench.check(&format!("-m node -T {IQN} -l"), 19);
     bench.assert_clean();
+}
+
+/// A node that was cut off must not write into the LUN when it flushes what it has.
+#[test]
+fn what_a_cut_off_node_writes_does_not_reach_the_lun() {
+    let Some(bench) = Bench::new("what_a_cut_off_node_writes_does_not_reach_the_lun") else {
+        return;
+    };
+    let unit = bench.lun("alpha", MIB);
+    bench.put(IQN, &[(1, &unit)]);
+    bench.login(IQN);
+    let device = bench.device(IQN, 1).unwrap();
+    // As a mounted file system has it.
+    let mounted = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_EXCL)
+        .open(&device)
+        .unwrap();
+    mounted.write_all_at(b"early", 4096).unwrap();
+    mounted.sync_all().unwrap();
+    bench.targets.remove(IQN).unwrap();
+    let late = mounted.write_all_at(b"later", 8192);
+    let _ = late.and_then(|()| mounted.sync_all());
+    let holds = |at: u64| {
+        let mut bytes = [0; 5];
+        let file = File::open(&unit.file).unwrap();
+        file.read_exact_at(&mut bytes, at).unwrap();
+        bytes
+    };
+    assert_eq!(&holds(4096), b"early", "what was synced before is there");
+    assert_eq!(holds(8192), [0; 5]);
+
+    // The target comes back under its name: who has the disk in use stays out.
+    bench.put(IQN, &[(1, &unit)]);
+    let state = || fs::read_to_string(bench.disk(IQN, 1).unwrap().join("state")).unwrap();
+    for _ in 0..2 {
+        bench.check("-m session -R", 0);
+        assert_eq!(state(), "transport-offline\n");
+        assert_eq!(bench.status()["sessions"][0]["state"], "target lost");
+        assert_eq!(bench.targets.sessions(IQN).unwrap(), []);
+    }
+    let _ = mounted.write_all_at(b"later", 12288);
+    drop(mounted);
+    // Nobody uses it any more: the session logs in again and shows the LUN as it is now.
+    File::options()
+        .write(true)
+        .open(&unit.file)
+        .unwrap()
+        .write_all_at(b"other", 0)
+        .unwrap();
+    bench.check("-m session -R", 0);
+    assert_eq!(state(), "running\n");
+    assert_eq!(mark(&bench.device(IQN, 1).unwrap()), "other");
+    assert_eq!(holds(12288), [0; 5]);
+    assert_eq!(bench.loops().len(), 1);
+}
+
+#[test]
+fn a_lun_that_another_session_has_keeps_its_file() {
+    let Some(bench) = Bench::new("a_lun_that_another_session_has_keeps_its_file") else {
+        return;
+    };
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let unit = bench.lun("alpha", MIB);
+    let other = "iqn.2000-01.com.synology:other";
+    for iqn in [IQN, other] {
+        bench.put(iqn, &[(1, &unit)]);
+        bench.login(iqn);
+    }
+    let before = inode(&unit.file);
+    bench.targets.remove(IQN).unwrap();
+    assert_eq!(inode(&unit.file), before);
+    let device = bench.device(other, 1).unwrap();
+    let written = OpenOptions::new().write(true).open(&device).unwrap();
+    written.write_all_at(b"written!", 0).unwrap();
+    written.sync_all().unwrap();
+    assert_eq!(&fs::read(&unit.file).unwrap()[..8], b"written!");
+    bench.targets.remove(other).unwrap();
+    assert_ne!(inode(&unit.file), before);
+    assert_eq!(&fs::read(&unit.file).unwrap()[..8], b"written!");
+
+    // Without a session there is nobody to part from.
+    let before = inode(&unit.file);
+    bench.put(IQN, &[(1, &unit)]);
+    bench.targets.remove(IQN).unwrap();
+    assert_eq!(inode(&unit.file), before);
 }
 
 #[test]

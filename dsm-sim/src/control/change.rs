@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Body, Problem, Shared};
 use crate::code::Refusal;
 use crate::decode::Params;
-use crate::nas::{Call, Caller, Nas, Outside};
+use crate::nas::{Call, Caller, Effect, Nas, Outside};
 use crate::table::Row;
 use crate::volume::{FileSystem, VolumeSpec};
 
@@ -121,7 +121,28 @@ pub(crate) async fn patch_volume(
     })
 }
 
-fn refused(refusal: &Refusal) -> Problem {
+/// The call that DSM's page makes for somebody who sits at it.
+pub(super) fn by_hand<const N: usize>(
+    api: &str,
+    method: &str,
+    params: [(&'static str, String); N],
+) -> Call {
+    Call {
+        api: api.to_owned(),
+        method: method.to_owned(),
+        version: 1,
+        params: Params::from_iter(params),
+        caller: Caller {
+            client: std::net::Ipv4Addr::LOCALHOST.into(),
+            query_sid: None,
+            form_sid: None,
+            cookie_sid: None,
+            token: None,
+        },
+    }
+}
+
+pub(super) fn refused(refusal: &Refusal) -> Problem {
     Problem::new(
         StatusCode::CONFLICT,
         format!("{}: {}", refusal.code, refusal.why),
@@ -133,8 +154,11 @@ impl Nas {
     pub(crate) fn reset(&mut self, volumes: impl Iterator<Item = VolumeSpec>) {
         let targets: Vec<u32> = self.state.targets.values().map(Row::key).collect();
         for id in targets {
-            self.delete_target(id);
+            if let Some(target) = self.state.targets.remove(&id) {
+                self.effect(Effect::Unexport(target.iqn));
+            }
         }
+        self.drop_all_lingering();
         let luns: Vec<String> = self.state.luns.values().map(Row::key).collect();
         for uuid in luns {
             self.bury(&uuid);
@@ -174,27 +198,14 @@ impl Nas {
             .location
             .or(volume.map(|volume| volume.path.clone()))
             .unwrap_or_default();
-        let params = Params::from_iter([
+        let params = [
             ("name", json!(lun.name).to_string()),
             ("size", lun.size.unwrap_or(1 << 30).to_string()),
             ("type", lun.kind.unwrap_or_else(|| usual.to_owned())),
             ("location", json!(location).to_string()),
             ("description", json!(lun.description).to_string()),
-        ]);
-        let caller = Caller {
-            client: std::net::Ipv4Addr::LOCALHOST.into(),
-            query_sid: None,
-            form_sid: None,
-            cookie_sid: None,
-            token: None,
-        };
-        let call = Call {
-            api: "SYNO.Core.ISCSI.LUN".to_owned(),
-            method: "create".to_owned(),
-            version: 1,
-            params,
-            caller,
-        };
+        ];
+        let call = by_hand("SYNO.Core.ISCSI.LUN", "create", params);
         let data = self.create_lun(now, &call, outside)?;
         let uuid = data["uuid"].as_str().unwrap_or_default().to_owned();
         // It was made long ago, as far as anybody can see.

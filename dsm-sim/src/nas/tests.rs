@@ -10,13 +10,17 @@ pub(crate) const LUN: &str = "SYNO.Core.ISCSI.LUN";
 pub(crate) const TARGET: &str = "SYNO.Core.ISCSI.Target";
 pub(crate) const GIB: u64 = 1 << 30;
 
-/// So many bytes are written in every image; nobody is logged in.
-#[derive(Debug)]
-pub(crate) struct Written(pub(crate) u64);
+/// So many bytes are written in every image, and these targets have sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Written(pub(crate) u64, BTreeSet<String>);
 
 impl Outside for Written {
     fn allocated(&self, _image: &Image) -> u64 {
         self.0
+    }
+
+    fn may_be_in_use(&self, iqn: &str) -> bool {
+        self.1.contains(iqn)
     }
 
     fn sessions(&self, _iqn: &str) -> Vec<node_sim::target::Session> {
@@ -31,6 +35,8 @@ pub(crate) struct Bench {
     pub(crate) caller: Caller,
     /// Bytes in every image.
     pub(crate) written: u64,
+    /// The IQNs of targets that somebody is logged in to.
+    pub(crate) in_use: BTreeSet<String>,
 }
 
 impl Bench {
@@ -65,6 +71,7 @@ impl Bench {
             now: 1_000_000,
             caller: caller([127, 0, 0, 1]),
             written: 0,
+            in_use: BTreeSet::new(),
         };
         bench.log_in();
         bench
@@ -95,7 +102,8 @@ impl Bench {
             params: params.iter().copied().collect(),
             caller: self.caller.clone(),
         };
-        self.nas.apply(self.now, &call, &Written(self.written))
+        let outside = Written(self.written, self.in_use.clone());
+        self.nas.apply(self.now, &call, &outside)
     }
 
     /// The data of a call that must succeed.
@@ -431,7 +439,7 @@ fn sound(bench: &Bench) {
     }
     let volume = state.volumes.get(&"/volume1".to_owned()).unwrap();
     assert!(
-        bench.nas.used_by_luns(volume, &Written(0)) <= volume.size,
+        bench.nas.used_by_luns(volume, &Written::default()) <= volume.size,
         "thick LUNs have their space"
     );
 }

@@ -68,6 +68,10 @@ impl Outside for Usage {
     fn sessions(&self, _: &str) -> Vec<Session> {
         Vec::new()
     }
+
+    fn may_be_in_use(&self, _: &str) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

@@ -200,6 +200,8 @@ impl<'a> Sessions<'a> {
         let network = Targets::open(&session.network)?;
         let target = match network.attached(&session.iqn, &session.key)? {
             Some(target) => Some(target),
+            // What somebody has mounted cannot be swapped for the file that the LUN has now, so such a session stays out.
+            None if self.is_cut_off(&network, session)? => None,
             // A session whose target went away tries to log in again and again, so it succeeds when the target is back.
             None => self.knock_again(&network, session)?,
         };
@@ -223,6 +225,28 @@ impl<'a> Sessions<'a> {
         }
         // A unit that is no longer mapped stays as it was: nothing answers, so nothing is learned.
         Ok(())
+    }
+
+    /// Whether a disk in use shows the file that its unit had when the target was removed, and the target that is back
+    /// has another one for the same unit.
+    fn is_cut_off(&self, network: &Targets, session: &Session) -> io::Result<bool> {
+        let Some(target) = network.get(&session.iqn)? else {
+            return Ok(false);
+        };
+        let loops = self.losetup.list()?;
+        for (lun, disk) in &session.disks {
+            let unit = target.luns.get(lun);
+            let Some(unit) = unit.filter(|unit| unit.serial == disk.unit.serial) else {
+                continue;
+            };
+            if loops.shows(&disk.device, &disk.backing)
+                && !disk.backing.is_same(&Backing::of(&unit.file)?)
+                && disk::is_claimed(&disk.device)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn knock_again(&self, network: &Targets, session: &Session) -> Result<Option<Target>, Failure> {

@@ -6,7 +6,11 @@
 //! <dir>/.targets.lock             orders all writers
 //! ```
 //! Readers take no lock: every file appears and changes in one step.
+//!
+//! A disk of a session is a loop device over the LUN's own file, so a target that is removed cannot simply drop its
+//! sessions: what an initiator writes afterwards would still reach the LUN. So the LUN gets another file, see [`divorce`].
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -14,6 +18,10 @@ use std::path::{Path, PathBuf};
 
 use super::{Chap, Session, Target, TargetSide};
 use crate::store::{self, Lock, Until};
+
+mod divorce;
+
+pub use divorce::thaw;
 
 /// The targets in one folder.
 #[derive(Clone, Debug)]
@@ -65,16 +73,39 @@ impl Targets {
         lock.write_json(&path, target, Until::Always)
     }
 
-    /// Removes the target and drops its sessions. A target that is not there is no error.
+    /// Removes the target and drops its sessions. What these write from now on does not reach its LUNs, unless a session of
+    /// another target has the LUN, too. A target that is not there is no error.
     ///
     /// # Errors
-    /// The name is none a target can have, or the files could not be removed.
+    /// The name is none a target can have, a LUN's file could not be replaced, or the files could not be removed.
     pub fn remove(&self, iqn: &str) -> io::Result<()> {
         let (path, sessions) = (self.file(iqn)?, self.sessions_dir(iqn)?);
         let _lock = self.lock()?;
+        // First of all: who is killed afterwards removes the target next time, and these files again.
+        for file in self.files_cut_off(iqn)? {
+            divorce::divorce(&file)?;
+        }
         store::remove(&path)?;
         store::remove_tree(&sessions)?;
         store::sync_folder(&self.dir)
+    }
+
+    /// The files that sessions of this target write to, and those of no other.
+    fn files_cut_off(&self, iqn: &str) -> io::Result<Vec<PathBuf>> {
+        let Some(target) = self.get(iqn)? else {
+            return Ok(Vec::new());
+        };
+        if self.sessions(iqn)?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut others = BTreeSet::new();
+        for other in self.list()? {
+            if other.iqn != iqn && !self.sessions(&other.iqn)?.is_empty() {
+                others.extend(other.luns.into_values().map(|unit| unit.file));
+            }
+        }
+        let files = target.luns.into_values().map(|unit| unit.file);
+        Ok(files.filter(|file| !others.contains(file)).collect())
     }
 
     /// One target; `None` when there is none of this name.

@@ -14,7 +14,7 @@ const BLOCK: usize = 1 << 20;
 ///
 /// # Errors
 /// One of them cannot be read or written.
-pub(crate) fn copy(from: &File, to: &File) -> io::Result<()> {
+pub fn copy(from: &File, to: &File) -> io::Result<()> {
     // Whatever keeps it from sharing blocks (another file system, no support) does not keep it from copying them.
     if ioctl_ficlone(to, from).is_ok() {
         return Ok(());
