@@ -20,7 +20,7 @@
 //! | sessions: initiator | yes | yes | yes |
 //! | sessions: address | yes | yes | as long as all connections to the portals come from one address |
 //! | growth under a live session | at a rescan | at a rescan; commands wait for some ms | at a rescan |
-//! | unit unmapped under a live session | I/O goes on | late I/O fails: Logical unit not supported | the same |
+//! | unit unmapped under a live session | late writes fail, reads go on | late I/O fails: Logical unit not supported | the same |
 //! | another unit at the same index | at a rescan | at once; its identity at a rescan | the same |
 //! | removal with live sessions | sessions are dropped | sessions are dropped | sessions are dropped |
 //! | late writes of a dropped session | fail, or reach no LUN; reads go on | fail | fail |

@@ -246,6 +246,14 @@ fn a_lun_that_another_session_has_keeps_its_file() {
     bench.put(IQN, &[(1, &unit)]);
     bench.targets.remove(IQN).unwrap();
     assert_eq!(inode(&unit.file), before);
+
+    // A unit that is taken out of a target takes no more writes either.
+    bench.put(IQN, &[(1, &unit)]);
+    bench.login(IQN);
+    bench.put(IQN, &[(1, &unit)]);
+    assert_eq!(inode(&unit.file), before, "nothing has changed");
+    bench.put(IQN, &[]);
+    assert_ne!(inode(&unit.file), before);
 }
 
 #[test]

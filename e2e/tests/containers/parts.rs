@@ -152,7 +152,7 @@ impl Driver {
             ("config.yaml", config.as_str()),
             ("passwords/sim", PASSWORD),
             ("ca/sim.crt", access.authority),
-            ("chap/key", CHAP_KEY),
+            ("chap/key", e2e::nas::CHAP_KEY),
         ] {
             scene.file("controller", "config", path, text)?;
         }

@@ -63,13 +63,20 @@ impl Targets {
         &self.dir
     }
 
-    /// Makes the target, or makes it what it should be now; live sessions go on and notice at their next rescan.
+    /// Makes the target, or makes it what it should be now; live sessions go on and notice at their next rescan. What they write to a
+    /// unit that is taken out of the target does not reach its LUN from now on.
     ///
     /// # Errors
     /// The name is none a target can have, or the file could not be written; then the old one is still there.
     pub fn put(&self, target: &Target) -> io::Result<()> {
         let path = self.file(&target.iqn)?;
         let lock = self.lock()?;
+        let kept = |file: &PathBuf| target.luns.values().any(|unit| unit.file == *file);
+        for file in self.files_cut_off(&target.iqn)? {
+            if !kept(&file) {
+                divorce::divorce(&file)?;
+            }
+        }
         lock.write_json(&path, target, Until::Always)
     }
 
