@@ -11,10 +11,12 @@ mod publish;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use proto::csi;
 use proto::csi::controller_server::Controller as Service;
 use proto::csi::controller_service_capability::{Rpc, Type, rpc};
+use rand::RngExt as _;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -90,6 +92,12 @@ impl Shared {
     fn nonce(&self) -> Nonce {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         Nonce::draw(&mut *random)
+    }
+
+    /// Some time up to `longest`, so that two who have met do not meet again.
+    fn up_to(&self, longest: Duration) -> Duration {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        longest.mul_f64(random.random())
     }
 
     /// The NAS of a volume.

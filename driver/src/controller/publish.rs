@@ -23,6 +23,8 @@ use crate::volume::{LunUuid, VolumeId};
 
 /// How often another controller's target is looked for that is about to export the LUN, and the time between two looks.
 const LOOKS: usize = 8;
+/// How often a target is made when two controllers step back before each other.
+const TRIES: usize = 4;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 /// How long nobody may have been logged in before a target's password is changed.
 pub(super) const UNUSED_FOR: Duration = Duration::from_secs(60);
@@ -152,7 +154,8 @@ impl Shared {
         if !seen.idle.is_empty() {
             return self.go_on(nas, asked, targets).await;
         }
-        if is_mapped == Some(true) {
+        let is_exported = |target: &Target| target.mapping_of(&asked.id.uuid).is_some();
+        if is_mapped == Some(true) && !targets.iter().any(is_exported) {
             return Err(Error::Unproven {
                 what: asked.what(),
                 seen: "the LUN has is_mapped true, and the NAS lists no target that exports it: it may still be starting"
@@ -163,46 +166,55 @@ impl Shared {
     }
 
     /// Makes a target and maps the LUN to it. Of two controllers the one that finds the target of the other beside its own takes its
-    /// own back, which was never mapped, so that nobody can have answered it.
+    /// own back, which was never mapped, so that nobody can have answered it. Both may do so; then luck decides who is first.
     async fn make(&self, nas: &Nas, asked: &Publish) -> Result<Exported, Error> {
-        let nonce = self.nonce();
-        let iqn = Iqn::of_publication(&asked.id.uuid, &asked.node, &nonce);
-        let name = target_name(&asked.id.uuid, &nonce);
-        let chap = asked.chap.clone().or_else(|| self.keys.proofs(&iqn));
-        let targets = match nas.create_target(&name, &iqn, chap.as_ref()).await {
-            Ok(targets) => targets,
-            Err(refusal) => made_all_the_same(nas, &name, &iqn, refusal).await?,
-        };
-        let Some(mine) = targets.iter().find(|target| target.iqn == iqn.as_str()) else {
-            return Err(Error::Unproven {
-                what: format!("creating target {iqn}"),
-                seen: "DSM does not list it".to_owned(),
-            });
-        };
-        if asked.seen(&targets).has_another(&iqn) {
+        for _ in 0..TRIES {
+            let nonce = self.nonce();
+            let iqn = Iqn::of_publication(&asked.id.uuid, &asked.node, &nonce);
+            let name = target_name(&asked.id.uuid, &nonce);
+            let chap = asked.chap.clone().or_else(|| self.keys.proofs(&iqn));
+            let targets = match nas.create_target(&name, &iqn, chap.as_ref()).await {
+                Ok(targets) => targets,
+                Err(refusal) => made_all_the_same(nas, &name, &iqn, refusal).await?,
+            };
+            let Some(mine) = targets.iter().find(|target| target.iqn == iqn.as_str()) else {
+                return Err(Error::Unproven {
+                    what: format!("creating target {iqn}"),
+                    seen: "DSM does not list it".to_owned(),
+                });
+            };
+            if !asked.seen(&targets).has_another(&iqn) {
+                return self.map(nas, asked, mine, chap, true).await;
+            }
             let left = withdraw(nas, &asked.id.uuid, mine).await?;
-            return self.wait_for_another(nas, asked, left).await;
+            if let Some(exported) = self.wait_for_another(nas, asked, left).await? {
+                return Ok(exported);
+            }
+            sleep(self.up_to(BETWEEN_LOOKS)).await;
         }
-        self.map(nas, asked, mine, chap, true).await
+        Err(Error::Unfinished {
+            what: asked.what(),
+            seen: "another controller is making its target".to_owned(),
+        })
     }
 
-    /// Another controller is making the target.
+    /// Another controller is making the target. `None`: it has stepped back, too.
     async fn wait_for_another(
         &self,
         nas: &Nas,
         asked: &Publish,
         mut targets: Vec<Target>,
-    ) -> Result<Exported, Error> {
+    ) -> Result<Option<Exported>, Error> {
         for _ in 0..LOOKS {
             let seen = asked.seen(&targets);
             if let Some(holder) = &seen.conflict {
                 return Err(asked.conflict(holder));
             }
             if let Some((target, unit)) = seen.exporting.first() {
-                return self.keep(nas, asked, target, *unit).await;
+                return self.keep(nas, asked, target, *unit).await.map(Some);
             }
             if seen.idle.is_empty() {
-                break;
+                return Ok(None);
             }
             sleep(BETWEEN_LOOKS).await;
             let doing = || format!("waiting for the target of the {}", asked.what());
@@ -210,7 +222,7 @@ impl Shared {
         }
         Err(Error::Unfinished {
             what: asked.what(),
-            seen: "another controller is making its target".to_owned(),
+            seen: "another controller has begun to make its target".to_owned(),
         })
     }
 

@@ -8,11 +8,12 @@ use e2e::life::{Content, capability, create_request};
 use e2e::nas::Settings;
 use e2e::world::Plan;
 use proto::csi::volume_capability::access_mode::Mode;
+use serde_json::json;
 use tonic::Code;
 
 use super::common::{
-    Csi, LUN, NODE_A, NODE_B, TARGET, administrator, calls, exports, iqn, iqns, lose, now, refuse,
-    refused, shorts, uuid,
+    Csi, LUN, NODE_A, NODE_B, TARGET, administrator, calls, exports, iqn, lose, now, publication,
+    publications, refuse, refused, shorts, uuid,
 };
 
 #[tokio::test]
@@ -61,7 +62,10 @@ async fn choice_4_an_empty_node_id_unpublishes_from_all_nodes() -> Result<()> {
     csi.publish(&other, NODE_A).await?;
     csi.unpublish(&shared, "").await?;
     csi.unpublish(&shared, "").await?;
-    assert_eq!(iqns(&world.nas).await?, [iqn(&other, NODE_A)]);
+    assert_eq!(
+        publications(&world.nas).await?,
+        [publication(&other, NODE_A)]
+    );
     Ok(())
 }
 
@@ -71,14 +75,14 @@ async fn choice_5_a_publication_is_one_target_and_unpublishing_is_its_end() -> R
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     assert_eq!(
-        iqns(&world.nas).await?,
+        publications(&world.nas).await?,
         Vec::<String>::new(),
         "an idle volume needs no target"
     );
     let first = csi.publish(&id, NODE_A).await?;
     assert_eq!(
         (first["iqn"].as_str(), first["uuid"].as_str()),
-        (iqn(&id, NODE_A).as_str(), uuid(&id))
+        (iqn(&world.nas, &id, NODE_A).await?.as_str(), uuid(&id))
     );
     let target = &world.nas.targets_now().await?[0];
     assert_eq!(target["max_sessions"], 0);
@@ -94,8 +98,14 @@ async fn choice_5_a_publication_is_one_target_and_unpublishing_is_its_end() -> R
 
     csi.unpublish(&id, NODE_A).await?;
     csi.unpublish(&id, NODE_A).await?;
-    assert_eq!(iqns(&world.nas).await?, Vec::<String>::new());
+    assert_eq!(publications(&world.nas).await?, Vec::<String>::new());
     assert_eq!(csi.get(&id).await?.1, Vec::<String>::new());
+
+    // What a node still holds of it finds no target, now and later.
+    let again = csi.publish(&id, NODE_A).await?;
+    for key in ["iqn", "chap_username", "chap_password", "chap_password_in"] {
+        assert_ne!(again[key], first[key], "{key}");
+    }
     Ok(())
 }
 
@@ -119,7 +129,7 @@ async fn choice_5_a_second_node_is_refused_and_its_target_taken_back() -> Result
                 Code::FailedPrecondition,
                 &[
                     NODE_A,
-                    &iqn(&id, NODE_A),
+                    &iqn(&world.nas, &id, NODE_A).await?,
                     "ControllerUnpublishVolume",
                     "volumeattachment",
                 ],
@@ -130,7 +140,7 @@ async fn choice_5_a_second_node_is_refused_and_its_target_taken_back() -> Result
     // Never broken automatically: only unpublishing lets the other node in.
     csi.unpublish(&id, NODE_A).await?;
     csi.publish(&id, NODE_B).await?;
-    assert_eq!(iqns(&world.nas).await?, [iqn(&id, NODE_B)]);
+    assert_eq!(publications(&world.nas).await?, [publication(&id, NODE_B)]);
     Ok(())
 }
 
@@ -256,7 +266,10 @@ async fn choice_5_a_model_with_two_targets_holds_four_volumes() -> Result<()> {
         &["18990542", "unpublish"],
     );
     assert_eq!(
-        (world.nas.luns().await?.len(), iqns(&world.nas).await?.len()),
+        (
+            world.nas.luns().await?.len(),
+            publications(&world.nas).await?.len()
+        ),
         (4, 2)
     );
     csi.unpublish(&ids[0], NODE_A).await?;
@@ -274,28 +287,67 @@ async fn choice_6_a_denied_target_is_looked_for_in_the_full_list() -> Result<()>
     let id = csi.create("pvc-1", GIB).await?;
     for code in DENIALS {
         csi.publish(&id, NODE_A).await?;
-        world.nas.fault(TARGET, "get", 1, 0, refuse(code)).await?;
+        world.nas.fault(TARGET, "get", 1, 1, refuse(code)).await?;
         // The list is refused as well: nothing is proven, so nothing is claimed.
-        world.nas.fault(TARGET, "list", 1, 1, refuse(117)).await?;
+        world.nas.fault(TARGET, "list", 2, 1, refuse(117)).await?;
         refused(
             csi.unpublish(&id, NODE_A).await,
             Code::Unavailable,
             &["117"],
         );
-        assert_eq!(iqns(&world.nas).await?, [iqn(&id, NODE_A)]);
+        assert_eq!(publications(&world.nas).await?, [publication(&id, NODE_A)]);
+        world.nas.no_faults().await?;
+        world.nas.fault(TARGET, "get", 1, 1, refuse(code)).await?;
         let start = now(&world.nas).await?;
         csi.unpublish(&id, NODE_A).await?;
-        assert_eq!(iqns(&world.nas).await?, Vec::<String>::new(), "{code}");
-        let calls = calls(&world.nas, start).await?;
         assert_eq!(
-            shorts(&calls)[..4],
-            ["Target.get", "Volume.list", "Target.list", "Target.delete"]
+            publications(&world.nas).await?,
+            Vec::<String>::new(),
+            "{code}"
         );
+        let calls = calls(&world.nas, start).await?;
+        let wanted = [
+            "Volume.list",
+            "Target.list",
+            "Target.get",
+            "Target.list",
+            "Target.get",
+            "LUN.unmap_target",
+            "Target.delete",
+            "Target.list",
+        ];
+        assert_eq!(shorts(&calls), wanted);
         assert_eq!(
-            calls[3].params["target_id"], "\"1\"",
+            calls[6].params["target_id"], "\"1\"",
             "by number, and as a JSON string"
         );
-        world.nas.no_faults().await?;
+    }
+    Ok(())
+}
+
+/// That `get` takes names, and that a compound stops at the first error, was only ever seen by others.
+#[tokio::test]
+async fn choice_6_whatever_a_nas_makes_of_guards_a_publication_lives() -> Result<()> {
+    for switches in [
+        json!({"target_get_takes_names": false}),
+        json!({"compounds_go_on": true}),
+        json!({"compound_fills_stopped": true}),
+        json!({"compounds_go_on": true, "target_get_takes_names": false}),
+        json!({"deleted_targets_keep_sessions": true}),
+    ] {
+        let world = Plan::controller().start().await?;
+        let csi = Csi::of(&world.plugin);
+        world.nas.patch_settings(&switches).await?;
+        let id = csi.create("pvc-1", GIB).await?;
+        for _ in 0..2 {
+            let context = csi.publish(&id, NODE_A).await?;
+            assert_eq!(csi.publish(&id, NODE_A).await?, context, "{switches}");
+            assert_eq!(exports(&world.nas, &id).await?, [publication(&id, NODE_A)]);
+            csi.unpublish(&id, NODE_A).await?;
+            csi.unpublish(&id, NODE_A).await?;
+            assert_eq!(publications(&world.nas).await?, Vec::<String>::new());
+        }
+        csi.delete(&id).await?;
     }
     Ok(())
 }
@@ -314,9 +366,9 @@ async fn choice_6_a_denied_deletion_is_no_deletion() -> Result<()> {
         refused(
             csi.unpublish(&id, NODE_A).await,
             Code::Unavailable,
-            &[&iqn(&id, NODE_A)],
+            &[&iqn(&world.nas, &id, NODE_A).await?],
         );
-        assert_eq!(exports(&world.nas, &id).await?, [iqn(&id, NODE_A)]);
+        assert_eq!(publications(&world.nas).await?, [publication(&id, NODE_A)]);
     }
     csi.unpublish(&id, NODE_A).await?;
     Ok(())
@@ -336,7 +388,7 @@ async fn choice_22_a_mapping_whose_answer_is_lost_is_not_taken_back() -> Result<
         Code::Unavailable,
         &["mapping", "no answer"],
     );
-    assert_eq!(iqns(&world.nas).await?, [iqn(&id, NODE_A)]);
+    assert_eq!(publications(&world.nas).await?, [publication(&id, NODE_A)]);
     csi.publish(&id, NODE_A).await?;
     let calls = shorts(&calls(&world.nas, start).await?);
     let count = |name: &str| calls.iter().filter(|call| *call == name).count();
@@ -346,7 +398,7 @@ async fn choice_22_a_mapping_whose_answer_is_lost_is_not_taken_back() -> Result<
         "{calls:?}"
     );
     csi.unpublish(&id, NODE_A).await?;
-    assert_eq!(iqns(&world.nas).await?, Vec::<String>::new());
+    assert_eq!(publications(&world.nas).await?, Vec::<String>::new());
     Ok(())
 }
 

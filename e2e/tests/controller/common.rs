@@ -220,12 +220,33 @@ pub(crate) fn uuid(id: &str) -> &str {
     id.rsplit('/').next().unwrap_or_default()
 }
 
-/// The IQN of a publication, as design choice 5 has it.
-pub(crate) fn iqn(id: &str, node: &str) -> String {
+/// A publication in words: the names of its targets are new each time.
+pub(crate) fn publication(id: &str, node: &str) -> String {
+    format!("{} to {node}", uuid(id))
+}
+
+/// What an IQN is the target of, in the same words; itself when that is no publication.
+fn told(iqn: &str) -> String {
+    e2e::plane::publication(iqn)
+        .map_or_else(|| iqn.to_owned(), |(lun, node)| format!("{lun} to {node}"))
+}
+
+/// The IQN of the release before, which had no nonce.
+pub(crate) fn old_iqn(id: &str, node: &str) -> String {
     format!(
         "iqn.2000-01.com.synology:{}.{node}",
         uuid(id).replace('-', "")
     )
+}
+
+/// The IQN of the only target of a publication.
+pub(crate) async fn iqn(nas: &Nas, id: &str, node: &str) -> Result<String> {
+    let targets = nas.targets_now().await?;
+    let names = targets.iter().filter_map(|target| target["iqn"].as_str());
+    let mut of_it = names.filter(|iqn| told(iqn) == publication(id, node));
+    let found = of_it.next().map(str::to_owned);
+    anyhow::ensure!(of_it.next().is_none(), "two targets of one publication");
+    found.ok_or_else(|| anyhow::anyhow!("no target of {}", publication(id, node)))
 }
 
 /// Asserts that a call was refused with `code`, in words that name all of `words`.
@@ -278,17 +299,17 @@ pub(crate) fn shorts(entries: &[Entry]) -> Vec<String> {
     entries.iter().map(Entry::short).collect()
 }
 
-/// The IQNs of all targets on the NAS.
-pub(crate) async fn iqns(nas: &Nas) -> Result<Vec<String>> {
+/// The publications, or else the IQNs, of all targets on the NAS.
+pub(crate) async fn publications(nas: &Nas) -> Result<Vec<String>> {
     Ok(nas
         .targets_now()
         .await?
         .iter()
-        .map(|target| target["iqn"].as_str().unwrap_or_default().to_owned())
+        .map(|target| told(target["iqn"].as_str().unwrap_or_default()))
         .collect())
 }
 
-/// The IQNs of the targets to which a LUN is mapped.
+/// The same of the targets to which a LUN is mapped.
 pub(crate) async fn exports(nas: &Nas, id: &str) -> Result<Vec<String>> {
     let maps = |target: &&Value| {
         target["mapped_luns"]
@@ -299,7 +320,7 @@ pub(crate) async fn exports(nas: &Nas, id: &str) -> Result<Vec<String>> {
     Ok(targets
         .iter()
         .filter(maps)
-        .map(|target| target["iqn"].as_str().unwrap_or_default().to_owned())
+        .map(|target| told(target["iqn"].as_str().unwrap_or_default()))
         .collect())
 }
 

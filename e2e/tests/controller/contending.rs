@@ -11,7 +11,8 @@ use proto::csi;
 use tonic::Code;
 
 use super::common::{
-    AUTH, Csi, LUN, NODE_A, TARGET, hang, iqn, iqns, lun, lun_size, now, refused, until_called,
+    AUTH, Csi, LUN, NODE_A, TARGET, hang, lun, lun_size, now, publication, publications, refused,
+    until_called,
 };
 
 /// Every mutating call about a volume is refused while another one is under way, and the ones that only look are not.
@@ -151,7 +152,7 @@ async fn choice_22_an_operation_outlives_its_caller_and_keeps_the_lock() -> Resu
     until(
         "it is published all the same",
         async || super::common::exports(&world.nas, &id).await,
-        |seen| *seen == [iqn(&id, NODE_A)],
+        |seen| *seen == [publication(&id, NODE_A)],
     )
     .await?;
     until(
@@ -160,7 +161,7 @@ async fn choice_22_an_operation_outlives_its_caller_and_keeps_the_lock() -> Resu
         |free| *free,
     )
     .await?;
-    assert_eq!(iqns(&world.nas).await?, Vec::<String>::new());
+    assert_eq!(publications(&world.nas).await?, Vec::<String>::new());
 
     world.nas.fault(LUN, "create", 1, 1, hang()).await?;
     let create = e2e::life::create_request("pvc-2", GIB, e2e::life::Content::Block);

@@ -25,7 +25,7 @@ async fn choice_19_a_published_volume_is_not_deleted() -> Result<()> {
     refused(
         csi.delete(&id).await,
         Code::FailedPrecondition,
-        &[NODE_A, &iqn(&id, NODE_A), "unpublish"],
+        &[NODE_A, &iqn(&world.nas, &id, NODE_A).await?, "unpublish"],
     );
     // Nobody knows who uses it: nothing is deleted.
     world.nas.fault(TARGET, "list", 1, 1, refuse(117)).await?;
@@ -299,7 +299,7 @@ async fn choice_19_a_filter_that_shows_nobody_deletes_nothing() -> Result<()> {
     refused(
         blind.delete(&id).await,
         Code::FailedPrecondition,
-        &[NODE_A, &iqn(&id, NODE_A)],
+        &[NODE_A, &iqn(&world.nas, &id, NODE_A).await?],
     );
     assert_eq!(world.nas.state().await?, before);
     csi.unpublish(&id, NODE_A).await?;

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use super::common::{
-    Csi, NODE_A, calls, exports, iqn, iqns, lose, lun, lun_size, not_final, now, refuse,
+    Csi, NODE_A, calls, exports, lose, lun, lun_size, not_final, now, publication, publications,
+    refuse,
 };
 
 /// The ways in which a call can fail. After a lost or garbled reply it was carried out.
@@ -24,7 +25,7 @@ fn ways() -> [Value; 6] {
 }
 
 /// More calls than any RPC makes.
-const MOST_CALLS: u64 = 8;
+const MOST_CALLS: u64 = 10;
 
 /// Runs `rpc` with its n-th call failing, for every n and way. `prepare` makes the volume for it and answers its id, and
 /// `done` checks the NAS once `rpc` has answered OK.
@@ -116,9 +117,12 @@ async fn choice_17_publish_loses_each_call_once() -> Result<()> {
         Ok(id.clone())
     };
     let done = async |id: &str| {
-        let (targets, exports) = (iqns(&world.nas).await?, exports(&world.nas, id).await?);
+        let (targets, exports) = (
+            publications(&world.nas).await?,
+            exports(&world.nas, id).await?,
+        );
         ensure!(
-            targets == [iqn(id, NODE_A)] && exports == targets,
+            targets == [publication(id, NODE_A)] && exports == targets,
             "{targets:?}, mapped: {exports:?}"
         );
         Ok(())
@@ -142,7 +146,7 @@ async fn choice_17_unpublish_loses_each_call_once() -> Result<()> {
         Ok(id.clone())
     };
     let done = async |_: &str| {
-        let targets = iqns(&world.nas).await?;
+        let targets = publications(&world.nas).await?;
         ensure!(targets.is_empty(), "{targets:?}");
         Ok(())
     };

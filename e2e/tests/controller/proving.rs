@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use e2e::GIB;
 use e2e::life::{Content, capability};
+use e2e::plugin::Plugin;
 use e2e::world::{Plan, World};
 use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
@@ -50,6 +51,14 @@ async fn a_repeated_publication_tells_the_target_again() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
+    let set = vec![
+        "LUN.get",
+        "Target.list",
+        "Target.get",
+        "Target.get",
+        "Target.set",
+        "Target.list",
+    ];
     for (password, auth, auth_type, wanted) in [
         (
             "planted-right",
@@ -59,36 +68,98 @@ async fn a_repeated_publication_tells_the_target_again() -> Result<()> {
                 "LUN.get",
                 "Target.list",
                 "Target.create",
+                "Target.list",
+                "Target.get",
+                "Target.get",
                 "LUN.map_target",
                 "Target.list",
             ],
         ),
         // A password cannot be read back.
-        (
-            "planted-right",
-            "chap",
-            1,
-            vec!["LUN.get", "Target.list", "Target.set", "Target.list"],
-        ),
-        (
-            "",
-            "none",
-            0,
-            vec!["LUN.get", "Target.list", "Target.set", "Target.list"],
-        ),
-        ("", "none", 0, vec!["LUN.get", "Target.list"]),
-        (
-            "planted-other",
-            "chap",
-            1,
-            vec!["LUN.get", "Target.list", "Target.set", "Target.list"],
-        ),
+        ("planted-right", "chap", 1, set.clone()),
+        ("planted-other", "chap", 1, set.clone()),
     ] {
         let since = now(&world.nas).await?;
         assert_eq!(publish(&csi, &id, password).await?, auth);
         assert_eq!(shorts(&calls(&world.nas, since).await?), wanted);
         assert_eq!(auth_types(&world).await?, [auth_type]);
     }
+    // Whoever made these proofs, a node may be logged in with them: they are not changed on one look.
+    refused(
+        publish(&csi, &id, "").await,
+        Code::Unavailable,
+        &["chap_former_key_files", "delete the pods"],
+    );
+    assert_eq!(auth_types(&world).await?, [1]);
+    csi.unpublish(&id, NODE_A).await?;
+    assert_eq!(publish(&csi, &id, "").await?, "mutual");
+    Ok(())
+}
+
+/// A driver with another configuration of proofs.
+async fn with(world: &World, name: &str, chap: &str) -> Result<Plugin> {
+    let key = world.nas.chap_key_file();
+    let line = format!("chap_key_file: {}\n", key.display());
+    world
+        .another_driver(name, |settings| {
+            settings.config = settings.config.replace(&line, chap);
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    let context = csi.publish(&id, NODE_A).await?;
+    assert_eq!(context["auth"], "mutual");
+    let old = world.nas.chap_key_file();
+    let new = old.with_file_name("new-key");
+    std::fs::write(&new, "planted-another-key-of-the-controllers")?;
+    let (old, new) = (old.display(), new.display());
+    for (name, chap) in [
+        (
+            "rotated",
+            format!("chap_key_file: {new}\nchap_former_key_files: ['{old}']\n"),
+        ),
+        ("one-way", format!("chap: one-way\nchap_key_file: {old}\n")),
+        (
+            "off",
+            format!("chap: off\nchap_former_key_files: ['{old}']\n"),
+        ),
+    ] {
+        let plugin = with(&world, name, &chap).await?;
+        assert_eq!(
+            Csi::of(&plugin).publish(&id, NODE_A).await?,
+            context,
+            "{name}"
+        );
+    }
+    // Nobody has the key any more, and nobody was seen to be logged in.
+    let lost = with(&world, "lost", &format!("chap_key_file: {new}\n")).await?;
+    let lost = Csi::of(&lost);
+    refused(
+        lost.publish(&id, NODE_A).await,
+        Code::Unavailable,
+        &["former"],
+    );
+    assert_eq!(
+        csi.publish(&id, NODE_A).await?,
+        context,
+        "nothing was changed"
+    );
+
+    // What was made without proofs stays so until it ends, and what is made is as the configuration says.
+    csi.unpublish(&id, NODE_A).await?;
+    let off = with(&world, "open", "chap: off\n").await?;
+    let open = Csi::of(&off).publish(&id, NODE_A).await?;
+    assert_eq!(
+        (open["auth"].as_str(), open.contains_key("chap_password")),
+        ("none", false)
+    );
+    assert_eq!(csi.publish(&id, NODE_A).await?, open);
+    assert_eq!(auth_types(&world).await?, [0]);
     Ok(())
 }
 
@@ -109,21 +180,12 @@ async fn choice_17_bad_auth_data_is_final_only_when_nothing_was_made() -> Result
     );
     assert_eq!(auth_types(&world).await?, Vec::<u64>::new());
 
-    // The reply is lost, and the target that was made takes no other auth data: it exports nothing and goes.
+    // The reply is lost: the target that was made has these names and passwords.
     world.nas.fault(TARGET, "create", 1, 1, lose()).await?;
-    world
-        .nas
-        .fault(TARGET, "set", 1, 1, refuse(BAD_AUTH_DATA))
-        .await?;
-    refused(
-        publish(&csi, &id, "planted-right").await,
-        Code::InvalidArgument,
-        &[field],
-    );
-    assert_eq!(auth_types(&world).await?, Vec::<u64>::new());
+    publish(&csi, &id, "planted-right").await?;
+    assert_eq!(auth_types(&world).await?, [1]);
 
     // A publication that may be in use stays.
-    publish(&csi, &id, "planted-right").await?;
     world
         .nas
         .fault(TARGET, "set", 1, 1, refuse(BAD_AUTH_DATA))
@@ -131,7 +193,7 @@ async fn choice_17_bad_auth_data_is_final_only_when_nothing_was_made() -> Result
     refused(
         publish(&csi, &id, "planted-other").await,
         Code::Unavailable,
-        &[field, "may be in use"],
+        &[field, "CHAP settings of target"],
     );
     assert_eq!(auth_types(&world).await?, [1]);
     world

@@ -8,7 +8,7 @@ use e2e::world::Plan;
 use futures::future::join_all;
 use tonic::Code;
 
-use super::common::{Csi, NODE_A, iqn, iqns, refused};
+use super::common::{Csi, NODE_A, publication, publications, refused};
 
 #[tokio::test]
 async fn twenty_volumes_at_once() -> Result<()> {
@@ -20,9 +20,12 @@ async fn twenty_volumes_at_once() -> Result<()> {
     assert_eq!((ids.len(), world.nas.luns().await?.len()), (20, 20));
     let published = join_all(ids.iter().map(|id| csi.publish(id, NODE_A))).await;
     published.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let wanted: HashSet<String> = ids.iter().map(|id| iqn(id, NODE_A)).collect();
+    let wanted: HashSet<String> = ids.iter().map(|id| publication(id, NODE_A)).collect();
     assert_eq!(
-        iqns(&world.nas).await?.into_iter().collect::<HashSet<_>>(),
+        publications(&world.nas)
+            .await?
+            .into_iter()
+            .collect::<HashSet<_>>(),
         wanted
     );
     let grown = join_all(ids.iter().map(|id| csi.expand(id, 2 * GIB))).await;

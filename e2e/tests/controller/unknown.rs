@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 use super::common::{
-    Csi, LUN, NODE_A, NODE_B, TARGET, calls, exports, hang, iqn, lose, now, refuse, refused,
-    until_called,
+    Csi, LUN, NODE_A, NODE_B, TARGET, calls, exports, hang, lose, now, publication, refuse,
+    refused, until_called,
 };
 
 /// The ways in which a question fails, for ever, without an effect of its own.
@@ -70,7 +70,10 @@ async fn choice_16_no_answer_is_ever_taken_for_absence() -> Result<()> {
             }
             // Unpublishing is the one change that may have succeeded: it does not need that call.
             csi.publish(&used, NODE_B).await?;
-            assert_eq!(exports(&world.nas, &used).await?, [iqn(&used, NODE_B)]);
+            assert_eq!(
+                exports(&world.nas, &used).await?,
+                [publication(&used, NODE_B)]
+            );
             assert_eq!(
                 world.nas.luns().await?,
                 before["luns"].as_array().cloned().unwrap_or_default()

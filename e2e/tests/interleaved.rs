@@ -1,0 +1,389 @@
+//! Two controllers on one NAS, interleaved at every request, while every number that becomes free is given to somebody else's
+//! target at once: no target of others is touched, and what was answered stays (design.md, "Fencing").
+//!
+//! `INTERLEAVED_SEED` and `INTERLEAVED_CASES` choose the schedules; a failure prints its seed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use axum::body::Body;
+use bytes::Bytes;
+use driver::chap::Method;
+use driver::chap::keys::{Key, Keys};
+use driver::controller::Controller;
+use driver::dsm;
+use driver::dsm::client::{Account, Client, Password};
+use driver::dsm::credential::Refusals;
+use driver::dsm::wire::{Failure, Wire};
+use driver::in_flight::InFlight;
+use dsm_sim::{DsmSim, Embedded, Settings};
+use e2e::life::{Content, capability, create_request};
+use e2e::nas::{CHAP_KEY, PASSWORD};
+use e2e::plane::publication;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use proto::csi;
+use proto::csi::controller_server::Controller as _;
+use proto::csi::volume_capability::access_mode::Mode;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+const NODES: [&str; 2] = ["worker-a:0000000a", "worker-b:0000000b"];
+
+/// Requests that wait to be let through, by the controller that sends them.
+#[derive(Debug, Default)]
+struct Queue(Mutex<Vec<(usize, oneshot::Sender<oneshot::Sender<()>>)>>);
+
+impl Queue {
+    fn lock(
+        &self,
+    ) -> std::sync::MutexGuard<'_, Vec<(usize, oneshot::Sender<oneshot::Sender<()>>)>> {
+        self.0.lock().unwrap()
+    }
+}
+
+#[derive(Debug)]
+struct Line {
+    nas: Arc<Embedded>,
+    queue: Arc<Queue>,
+    who: usize,
+}
+
+impl Wire for Line {
+    fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
+        Box::pin(async move {
+            let (sender, turn) = oneshot::channel();
+            self.queue.lock().push((self.who, sender));
+            let done = turn.await.map_err(|error| Failure::Lost(error.into()))?;
+            let answer = self.nas.answer(request.map(Body::from)).await;
+            let _ = done.send(());
+            match answer {
+                Ok(Some(answer)) => Ok(answer),
+                Ok(None) => Err(Failure::Lost("cut".into())),
+                Err(error) => Err(Failure::Lost(error.into())),
+            }
+        })
+    }
+}
+
+/// A world for one schedule.
+struct World {
+    nas: Arc<Embedded>,
+    queue: Arc<Queue>,
+    controllers: Vec<Controller>,
+    random: StdRng,
+    /// Targets of others, as they were made.
+    foreign: BTreeMap<String, Value>,
+    /// A person maps the volume's own LUN nowhere; this one is theirs.
+    others_lun: String,
+    made: u64,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn start(seed: u64, settings: Settings) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let nas = DsmSim::builder()
+            .state_dir(folder.path())
+            .seed(seed)
+            .clock(1_767_225_600_000)
+            .account("admin", PASSWORD)
+            .settings(settings)
+            .embed()
+            .map_err(anyhow::Error::msg)?;
+        let nas = Arc::new(nas);
+        let queue = Arc::new(Queue::default());
+        let controller = |who: usize| -> Result<Controller> {
+            let name: driver::volume::NasName = "nas1".parse().ok().context("a name")?;
+            let account = Account {
+                nas: name.clone(),
+                url: "http://nas.example:5000".to_owned(),
+                username: "admin".to_owned(),
+                password: Password::Given(PASSWORD.to_owned().into()),
+            };
+            let wire = Line {
+                nas: nas.clone(),
+                queue: queue.clone(),
+                who,
+            };
+            let nas = dsm::Nas {
+                name,
+                aliases: vec![],
+                host: "nas.example".to_owned(),
+                portals: vec!["10.0.0.5:3260".parse().ok().context("a portal")?],
+                client: Client::over(Arc::new(wire), account, Arc::new(Refusals::open(None)?)),
+                goes_on: false.into(),
+            };
+            let key = Key::read(CHAP_KEY.as_bytes()).context("a key")?;
+            Ok(Controller::new(
+                "csi.synology.com".to_owned(),
+                vec![nas],
+                Keys::new(Method::Mutual, key, vec![]),
+                StdRng::seed_from_u64(seed.wrapping_mul(31) + who as u64),
+                InFlight::default(),
+            ))
+        };
+        let controllers = vec![controller(0)?, controller(1)?];
+        let lun = json!({"name": "theirs", "type": "BLUN", "size": 1 << 30, "location": "/volume1", "description": "no mark"});
+        let made = nas.control(http::Method::POST, "/luns", &lun).await?;
+        let others_lun = made["uuid"].as_str().context("a uuid")?.to_owned();
+        Ok(Self {
+            nas,
+            queue,
+            controllers,
+            random: StdRng::seed_from_u64(seed),
+            foreign: BTreeMap::new(),
+            others_lun,
+            made: 0,
+            _folder: folder,
+        })
+    }
+
+    async fn targets(&self) -> Result<Vec<Value>> {
+        let state = self
+            .nas
+            .control(http::Method::GET, "/state", &json!(null))
+            .await?;
+        Ok(state["targets"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Somebody takes every number that is free below the highest in use, and the one after that.
+    async fn take_free_numbers(&mut self) -> Result<()> {
+        let numbers: BTreeSet<u64> = self
+            .targets()
+            .await?
+            .iter()
+            .filter_map(|row| row["target_id"].as_u64())
+            .collect();
+        let free = (1..=6).filter(|number| !numbers.contains(number)).count();
+        for _ in 0..free {
+            if self.random.random_bool(0.3) {
+                continue;
+            }
+            self.made += 1;
+            let iqn = format!("iqn.2000-01.com.synology:theirs-{}", self.made);
+            let create = json!({"name": format!("theirs-{}", self.made), "iqn": iqn});
+            self.nas
+                .control(http::Method::POST, "/san/targets/create", &create)
+                .await?;
+            let map = json!({"iqn": iqn, "lun_uuid": self.others_lun});
+            self.nas
+                .control(http::Method::POST, "/san/targets/map", &map)
+                .await?;
+            let rows = self.targets().await?;
+            let row = rows.into_iter().find(|row| row["iqn"] == iqn);
+            self.foreign.insert(iqn, row.context("the new target")?);
+        }
+        Ok(())
+    }
+
+    /// Somebody deletes a target of his own, so that its number is free.
+    async fn free_a_number(&mut self) -> Result<()> {
+        let names: Vec<String> = self.foreign.keys().cloned().collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let name = &names[self.random.random_range(0..names.len())];
+        let body = json!({ "iqn": name });
+        self.nas
+            .control(http::Method::POST, "/san/targets/delete", &body)
+            .await?;
+        self.foreign.remove(name);
+        Ok(())
+    }
+
+    async fn nobody_else_is_touched(&self) -> Result<()> {
+        let rows = self.targets().await?;
+        let theirs: BTreeMap<String, Value> = rows
+            .into_iter()
+            .filter_map(|row| Some((row["iqn"].as_str()?.to_owned(), row)))
+            .filter(|(iqn, _)| publication(iqn).is_none())
+            .collect();
+        ensure!(
+            theirs == self.foreign,
+            "targets of others were {:?}, are {theirs:?}",
+            self.foreign
+        );
+        Ok(())
+    }
+
+    /// Lets requests through, one at a time and in an order that luck chooses, until the calls have ended.
+    async fn play<T: Send + 'static>(
+        &mut self,
+        calls: Vec<tokio::task::JoinHandle<T>>,
+    ) -> Result<Vec<T>> {
+        while !calls.iter().all(tokio::task::JoinHandle::is_finished) {
+            let waiting = self.queue.lock().len();
+            if waiting == 0 {
+                // Somebody works, or waits between two looks: time is tokio's.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            }
+            let chosen = self.random.random_range(0..waiting);
+            let (_, turn) = self.queue.lock().remove(chosen);
+            let (done, ended) = oneshot::channel();
+            if turn.send(done).is_ok() {
+                let _ = ended.await;
+            }
+            self.nobody_else_is_touched().await?;
+            if self.random.random_bool(0.3) {
+                self.free_a_number().await?;
+            }
+            if self.random.random_bool(0.7) {
+                self.take_free_numbers().await?;
+            }
+        }
+        let mut answers = Vec::new();
+        for call in calls {
+            answers.push(call.await?);
+        }
+        Ok(answers)
+    }
+}
+
+type Answer = Result<Option<String>, tonic::Status>;
+
+/// `ControllerPublishVolume`, or its counterpart, repeated a few times as a CO does.
+async fn insist(controller: Controller, id: String, node: &'static str, publish: bool) -> Answer {
+    let mut last = None;
+    for _ in 0..6 {
+        let answer = if publish {
+            let request = csi::ControllerPublishVolumeRequest {
+                volume_id: id.clone(),
+                node_id: node.to_owned(),
+                volume_capability: Some(capability(Content::Block, Mode::SingleNodeWriter)),
+                ..Default::default()
+            };
+            let answer = controller
+                .controller_publish_volume(tonic::Request::new(request))
+                .await;
+            answer.map(|answer| answer.into_inner().publish_context.remove("iqn"))
+        } else {
+            let request = csi::ControllerUnpublishVolumeRequest {
+                volume_id: id.clone(),
+                node_id: node.to_owned(),
+                ..Default::default()
+            };
+            let answer = controller
+                .controller_unpublish_volume(tonic::Request::new(request))
+                .await;
+            answer.map(|_| None)
+        };
+        match answer {
+            Err(status)
+                if matches!(
+                    status.code(),
+                    tonic::Code::Aborted | tonic::Code::Unavailable
+                ) =>
+            {
+                last = Some(status);
+            }
+            other => return other,
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    Err(last.unwrap_or_else(|| tonic::Status::internal("no try")))
+}
+
+async fn schedule(seed: u64, settings: Settings) -> Result<()> {
+    let mut world = World::start(seed, settings).await?;
+    let create = create_request("pvc-1", 1 << 30, Content::Block);
+    let controller = world.controllers[0].clone();
+    let made =
+        tokio::spawn(async move { controller.create_volume(tonic::Request::new(create)).await });
+    let made = world.play(vec![made]).await?.remove(0)?;
+    let id = made.into_inner().volume.unwrap_or_default().volume_id;
+    world.take_free_numbers().await?;
+    let mut names = BTreeSet::new();
+    for _ in 0..3 {
+        let (first, second) = (NODES[0], NODES[usize::from(world.random.random_bool(0.2))]);
+        let both = world.random.random_bool(0.8);
+        let calls = [(0, first, true), (1, second, both)].map(|(who, node, publish)| {
+            let controller = world.controllers[who].clone();
+            tokio::spawn(insist(controller, id.clone(), node, publish))
+        });
+        let answers = world.play(calls.into()).await?;
+        let rows = world.targets().await?;
+        let exported: BTreeSet<String> = rows
+            .iter()
+            .filter(|row| {
+                row["mapped_luns"]
+                    .as_array()
+                    .is_some_and(|luns| !luns.is_empty())
+            })
+            .filter_map(|row| row["iqn"].as_str().map(str::to_owned))
+            .filter(|iqn| publication(iqn).is_some())
+            .collect();
+        if both {
+            let told: BTreeSet<String> = answers.iter().flatten().flatten().cloned().collect();
+            ensure!(told.len() <= 1, "two answers: {answers:?}");
+            ensure!(
+                told.is_subset(&exported),
+                "answered {told:?}, exported {exported:?}: {answers:?}"
+            );
+            ensure!(
+                first != second || !told.is_empty(),
+                "neither has an answer: {answers:?}"
+            );
+            ensure!(names.is_disjoint(&told), "{told:?} was there before");
+            names.extend(told);
+        }
+        for node in NODES {
+            let controllers = world.controllers.clone();
+            let calls = controllers
+                .into_iter()
+                .map(|controller| tokio::spawn(insist(controller, id.clone(), node, false)));
+            for answer in world.play(calls.collect()).await? {
+                answer?;
+            }
+        }
+        let left = world.targets().await?;
+        let ours = |row: &&Value| row["iqn"].as_str().and_then(publication).is_some();
+        ensure!(!left.iter().any(|row| ours(&row)), "left: {left:?}");
+    }
+    Ok(())
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever looks for more schedules says so there"
+    )]
+    let given = std::env::var(name).ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn play_all(settings: &Settings, what: &str) {
+    let first = number("INTERLEAVED_SEED", 2026);
+    let cases = number("INTERLEAVED_CASES", 150);
+    for seed in first..first + cases {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let played = runtime.block_on(schedule(seed, settings.clone()));
+        if let Err(error) = played {
+            panic!("{what}, INTERLEAVED_SEED={seed} INTERLEAVED_CASES=1: {error:#}");
+        }
+    }
+    eprintln!("{what}: {cases} schedules from seed {first}");
+}
+
+#[test]
+fn nobody_elses_target_is_touched() {
+    play_all(&Settings::default(), "as documented");
+}
+
+#[test]
+fn nor_on_a_nas_that_names_the_calls_that_it_stopped() {
+    let settings = Settings {
+        compound_fills_stopped: true,
+        ..Settings::default()
+    };
+    play_all(&settings, "with the calls that were stopped");
+}
