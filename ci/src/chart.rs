@@ -59,10 +59,22 @@ const NOT_JUDGED: [&str; 2] = [
 /// The release and namespace that everything is rendered for.
 const NAME: &str = "synology-csi";
 
-/// The plain manifests, and the values that each is rendered with; below `driver/deploy`.
-const MANIFESTS: [(&str, &str); 2] = [
-    ("manifests/synology-csi.yaml", "manifests/values.yaml"),
-    ("manifests/synology-csi-sim.yaml", "chart/values-sim.yaml"),
+/// The plain manifests, the values that each is rendered with, and what whoever applies it has to do; files below `driver/deploy`.
+const MANIFESTS: [(&str, &str, &str); 2] = [
+    (
+        "manifests/synology-csi.yaml",
+        "manifests/values.yaml",
+        "# Put your own image and NAS in the place of these, then: kubectl apply --filename FILE\n\
+         # The controller's pod stays in ContainerCreating, and its events name what is missing, until there are these two Secrets:\n\
+         #   kubectl -n synology-csi create secret generic nas1 --from-file=password=FILE\n\
+         #   head -c 32 /dev/urandom | kubectl -n synology-csi create secret generic synology-csi-chap-key --from-file=key=/dev/stdin\n\
+         # The second one, once and for all: the proofs of every volume that is published are derived from it. Keep a copy.\n",
+    ),
+    (
+        "manifests/synology-csi-sim.yaml",
+        "chart/values-sim.yaml",
+        "# Put your own images in the place of these, then: kubectl apply --filename FILE\n",
+    ),
 ];
 
 /// Arguments of the chart's checks.
@@ -164,7 +176,7 @@ impl Helm<'_> {
     }
 
     /// The text that a plain manifest should have.
-    fn manifest(&self, values: &str) -> Result<String> {
+    fn manifest(&self, values: &str, steps: &str) -> Result<String> {
         let file = self.deploy().join(values);
         let newest = RELEASES[RELEASES.len() - 1];
         let objects = self
@@ -172,7 +184,7 @@ impl Helm<'_> {
             .map_err(|refusal| anyhow::anyhow!("driver/deploy/{values}: {refusal}"))?;
         Ok(format!(
             "# Rendered from driver/deploy/chart with driver/deploy/{values} by `cargo ci chart --write`: do not edit.\n\
-             # Put your own image and NAS in the place of these, then: kubectl apply --filename FILE\n\
+             {steps}\
              apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAME}\n  labels:\n    \
              # The pods of the nodes mount for others, which takes privileged containers.\n    \
              pod-security.kubernetes.io/enforce: privileged\n{objects}"
@@ -181,9 +193,9 @@ impl Helm<'_> {
 
     fn stale(&self) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        for (manifest, values) in MANIFESTS {
+        for (manifest, values, steps) in MANIFESTS {
             let is = fs::read_to_string(self.deploy().join(manifest)).unwrap_or_default();
-            if is != self.manifest(values)? {
+            if is != self.manifest(values, steps)? {
                 found.push(format!(
                     "driver/deploy/{manifest}: not what the chart renders: cargo ci chart --write"
                 ));
@@ -193,8 +205,8 @@ impl Helm<'_> {
     }
 
     fn write_manifests(&self) -> Result<()> {
-        for (manifest, values) in MANIFESTS {
-            fs::write(self.deploy().join(manifest), self.manifest(values)?)?;
+        for (manifest, values, steps) in MANIFESTS {
+            fs::write(self.deploy().join(manifest), self.manifest(values, steps)?)?;
         }
         Ok(())
     }
@@ -329,7 +341,7 @@ impl<'a> Bench<'a> {
         fs::write(&unknown, UNKNOWN_FIELD)?;
         for release in RELEASES {
             let mut paths = vec![rendered(&self.folder, release)];
-            paths.extend(MANIFESTS.map(|(manifest, _)| deploy.join(manifest)));
+            paths.extend(MANIFESTS.map(|(manifest, ..)| deploy.join(manifest)));
             let (valid, said) = self.kubeconform(release, &paths)?;
             println!("Kubernetes {release}: {}", said.trim());
             if !valid {

@@ -11,6 +11,9 @@ const PRIVILEGED: (&str, &str, &str) = ("DaemonSet/", "-node", "driver");
 /// And of the one whose pods are held to the strictest of the Pod Security Standards.
 const RESTRICTED: (&str, &str) = ("Deployment/", "-controller");
 
+/// The fewest bytes that the driver takes for a key of CHAP.
+const LEAST: usize = 32;
+
 /// Everything that is wrong with these objects, rendered for a release in `namespace`.
 pub(super) fn breaches(objects: &[Value], namespace: &str) -> Vec<String> {
     let mut found = Vec::new();
@@ -22,14 +25,100 @@ pub(super) fn breaches(objects: &[Value], namespace: &str) -> Vec<String> {
             found.push(format!("{name}: there are two"));
         }
         // Secrets with CHAP names lie with those who use them, and so do the roles to read them.
-        if place.is_some_and(|place| place != namespace) && !name.contains("-chap-") {
+        let is_role_for_chap = name.starts_with("Role") && name.contains("-chap-");
+        if place.is_some_and(|place| place != namespace) && !is_role_for_chap {
             found.push(format!("{name}: in another namespace than the release"));
         }
         if let Some(pod) = look(object, "/spec/template") {
             found.extend(pod_breaches(&name, object, pod));
+            if !is(&name, RESTRICTED.0, RESTRICTED.1) && mounts_secret(&pod["spec"]) {
+                found.push(format!("{name}: only the controller's pods have Secrets"));
+            }
+        }
+    }
+    found.extend(told_keys(objects));
+    found
+}
+
+/// No volume of a Secret, and no variable from one.
+fn mounts_secret(pod: &Value) -> bool {
+    let of_secret = |volume: &Value| {
+        let sources = list(&volume["projected"]["sources"]);
+        volume.get("secret").is_some() || sources.iter().any(|it| it.get("secret").is_some())
+    };
+    let reads_secret = |container: &Value| {
+        let one = |it: &Value| it["valueFrom"].get("secretKeyRef").is_some();
+        let all = |it: &Value| it.get("secretRef").is_some();
+        list(&container["env"]).iter().any(one) || list(&container["envFrom"]).iter().any(all)
+    };
+    list(&pod["volumes"]).iter().any(of_secret)
+        || ["containers", "initContainers"]
+            .iter()
+            .flat_map(|containers| list(&pod[containers]))
+            .any(reads_secret)
+}
+
+/// Keys of CHAP that stand anywhere but in their Secret: as they are, or as a Secret writes them.
+fn told_keys(objects: &[Value]) -> Vec<String> {
+    let is_secret = |object: &Value| object["kind"] == "Secret";
+    let mut found = Vec::new();
+    for secret in objects.iter().filter(|it| is_secret(it)) {
+        let name = name_of(secret);
+        if !name.contains("-chap-") {
+            continue;
+        }
+        let written = secret["data"].as_object().into_iter().flatten();
+        for encoded in written.filter_map(|(_, value)| value.as_str()) {
+            let key = decoded(encoded).unwrap_or_default();
+            if key.len() < LEAST {
+                found.push(format!("{name}: holds what is no key"));
+                continue;
+            }
+            let tells = |text: &str| text.contains(encoded) || text.contains(&key);
+            for object in objects.iter().filter(|it| !is_secret(it)) {
+                if any_text(object, &tells) {
+                    found.push(format!("{}: tells the key in {name}", name_of(object)));
+                }
+            }
         }
     }
     found
+}
+
+fn any_text(value: &Value, holds: &impl Fn(&str) -> bool) -> bool {
+    match value {
+        Value::String(text) => holds(text),
+        Value::Array(elements) => elements.iter().any(|element| any_text(element, holds)),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(key, value)| holds(key) || any_text(value, holds)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// The text that a Secret holds; `None` when it is no base64, or no text.
+fn decoded(base64: &str) -> Option<String> {
+    let digit = |byte: u8| {
+        let digit = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        Some(u32::from(digit))
+    };
+    let (mut bytes, mut held, mut bits) = (Vec::new(), 0_u32, 0);
+    for byte in base64.trim_end_matches('=').bytes() {
+        held = held << 6 | digit(byte)?;
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push(u8::try_from(held >> bits & 0xff).ok()?);
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn pod_breaches(name: &str, object: &Value, pod: &Value) -> Vec<String> {
@@ -170,5 +259,50 @@ mod tests {
             assert_eq!(breaches(&[bad], "ns").len(), 1, "{path}");
         }
         assert_eq!(breaches(&[controller(), controller()], "ns").len(), 1);
+    }
+
+    #[test]
+    fn secrets_are_for_the_controller_alone() {
+        for (path, value) in [
+            ("volumes/0", json!({"secret": {}})),
+            (
+                "volumes/0",
+                json!({"projected": {"sources": [{"secret": {}}]}}),
+            ),
+            (
+                "containers/0/env",
+                json!([{"valueFrom": {"secretKeyRef": {}}}]),
+            ),
+            ("containers/0/envFrom", json!([{"secretRef": {}}])),
+        ] {
+            let mut pod = controller()["spec"]["template"]["spec"].clone();
+            assert!(!mounts_secret(&pod));
+            let (parent, key) = path.rsplit_once('/').unwrap();
+            let parent = pod.pointer_mut(&format!("/{parent}")).unwrap();
+            match key.parse::<usize>() {
+                Ok(number) => parent[number] = value,
+                Err(_) => parent[key] = value,
+            }
+            assert!(mounts_secret(&pod), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_nowhere_but_in_its_secret() {
+        let secret = json!({
+            "kind": "Secret", "metadata": {"name": "x-chap-key", "namespace": "ns"},
+            "data": {"key": "YS1wbGFudGVkLWtleS1vZi10aGlydHktdHdvLWJ5dGVzIQ=="},
+        });
+        let map = |text: &str| json!({"kind": "ConfigMap", "metadata": {"name": "x", "namespace": "ns"}, "data": {"config.yaml": text}});
+        let found = |text: &str| breaches(&[secret.clone(), map(text)], "ns").len();
+        assert_eq!(found("chap: mutual"), 0);
+        assert_eq!(found("key: a-planted-key-of-thirty-two-bytes!"), 1);
+        assert_eq!(
+            found("key: YS1wbGFudGVkLWtleS1vZi10aGlydHktdHdvLWJ5dGVzIQ=="),
+            1
+        );
+        let mut short = secret.clone();
+        short["data"]["key"] = json!("c2hvcnQ=");
+        assert_eq!(breaches(&[short], "ns").len(), 1);
     }
 }

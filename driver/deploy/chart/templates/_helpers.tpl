@@ -105,7 +105,7 @@ capabilities:
 {{- end }}
 {{- end }}
 
-{{/* The driver's configuration file. It holds no secret: passwords are files beside it. */}}
+{{/* The driver's configuration file. It holds no secret: passwords and keys are files beside it. */}}
 {{- define "synology-csi.config" -}}
 nas:
 {{- range include "synology-csi.nas" . | fromYamlArray }}
@@ -125,6 +125,85 @@ nas:
 {{- end }}
 # A refused password is not tried again until it changes. The directory lives as long as the pod: it survives the driver's restarts.
 state_file: /var/lib/synology-csi/refused.json
+{{- $chap := include "synology-csi.chap" . | fromYaml }}
+# Who proves itself at a login to a target. The keys are files beside this one.
+chap: {{ $chap.mode | quote }}
+{{- $former := list }}
+{{- if eq $chap.mode "off" }}
+{{- if $chap.keySecret }}
+{{- $former = append $former "/etc/synology-csi/chap/key" }}
+{{- end }}
+{{- else }}
+chap_key_file: /etc/synology-csi/chap/key
+{{- end }}
+{{- range $index, $key := $chap.former }}
+{{- $former = append $former (printf "/etc/synology-csi/chap/former-%d" $index) }}
+{{- end }}
+{{- with $former }}
+chap_former_key_files: {{ toJson . }}
+{{- end }}
+{{- end }}
+
+{{/*
+CHAP for each publication, as a YAML object:
+  mode       mutual, one-way or off
+  keySecret  name and key of the Secret that holds the key; nothing where none is needed: mode off, and there never was one
+  data       what the chart writes into that Secret, in base64; nothing where somebody else made it
+  isNew      the key was made by this call: each call makes another one, so whoever writes it down calls once (controller.yaml)
+  former     name and key of the Secret of each former key
+  formerData what the chart writes into its own Secret of former keys: those that stand in the values
+*/}}
+{{- define "synology-csi.chap" -}}
+{{- $fullname := include "synology-csi.fullname" . }}
+{{- $values := .Values.chap }}
+{{- /* YAML takes a bare off for false. */}}
+{{- $mode := ternary "off" (default "mutual" $values.mode) (kindIs "bool" $values.mode) }}
+{{- $former := list }}
+{{- $formerData := dict }}
+{{- range $index, $it := $values.formerKeys }}
+{{- if eq (empty $it.key) (empty $it.keySecret) }}
+{{- fail (printf "chap.formerKeys[%d]: give either key or keySecret" $index) }}
+{{- end }}
+{{- if $it.key }}
+{{- $_ := set $formerData (printf "former-%d" $index) ($it.key | b64enc) }}
+{{- $former = append $former (dict "name" (printf "%s-chap-former" $fullname) "key" (printf "former-%d" $index)) }}
+{{- else }}
+{{- $former = append $former (dict "name" $it.keySecret.name "key" (default "key" $it.keySecret.key)) }}
+{{- end }}
+{{- end }}
+{{- $own := dict "name" (printf "%s-chap-key" $fullname) "key" "key" }}
+{{- $keySecret := dict }}
+{{- $data := "" }}
+{{- $isNew := false }}
+{{- $named := default dict $values.keySecret }}
+{{- if $named.name }}
+{{- if $values.key }}
+{{- fail "chap: give either key or keySecret" }}
+{{- end }}
+{{- $keySecret = dict "name" $named.name "key" (default "key" $named.key) }}
+{{- else }}
+{{- /* Where no cluster is asked (helm template), nothing is found. */}}
+{{- $found := dig "data" "key" "" (lookup "v1" "Secret" .Release.Namespace $own.name) }}
+{{- if $values.key }}
+{{- $keySecret = $own }}
+{{- $data = $values.key | b64enc }}
+{{- /* A key that is written over is gone, and with it the proofs of all that is published. Former keys in Secrets of their own may be this one. */}}
+{{- if and $found (ne $found $data) (not (has $found (values $formerData))) (eq (len $former) (len $formerData)) }}
+{{- fail (printf "chap.key: the Secret %s holds another key, by which volumes may be published now: name that one in chap.formerKeys (kubectl -n %s get secret %s -o jsonpath={.data.key} | base64 -d), or delete the Secret first" $own.name .Release.Namespace $own.name) }}
+{{- end }}
+{{- else if $found }}
+{{- if lt (len (b64dec $found)) 32 }}
+{{- fail (printf "the key in the Secret %s is shorter than 32 bytes: delete the Secret, and a new one is made" $own.name) }}
+{{- end }}
+{{- $keySecret = $own }}
+{{- $data = $found }}
+{{- else if ne $mode "off" }}
+{{- $keySecret = $own }}
+{{- $data = randAlphaNum 64 | b64enc }}
+{{- $isNew = true }}
+{{- end }}
+{{- end }}
+{{- toYaml (dict "mode" $mode "keySecret" $keySecret "data" $data "isNew" $isNew "former" $former "formerData" $formerData) }}
 {{- end }}
 
 {{/* Flags that every sidecar which speaks to the API server has. Takes a list: the root and the sidecar's values. */}}
