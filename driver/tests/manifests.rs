@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory as _, Parser as _};
-use driver::config::{Args, Config, Mode};
+use driver::config::{Args, ChapMode, Config, Mode};
 use serde::Deserialize as _;
 use serde_yaml_ng::Value;
 
@@ -126,7 +126,25 @@ fn the_driver_reads_the_configurations_of_the_manifests() {
         let config =
             Config::read(config).unwrap_or_else(|no| panic!("{}: {no}: {no:?}", path.display()));
         assert!(config.state_file.is_some(), "{}", path.display());
+        assert!(config.chap_key_file.is_some(), "{}", path.display());
         read += 1;
     }
     assert_eq!(read, 2, "one in each of the two manifests");
+}
+
+#[test]
+fn the_driver_knows_every_word_of_the_chart_for_chap() {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/chart/values.schema.json");
+    let schema: Value = serde_yaml_ng::from_str(&std::fs::read_to_string(chart).unwrap()).unwrap();
+    let words = list(&schema["properties"]["chap"]["properties"]["mode"]["enum"]);
+    let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
+    let read = words.iter().map(|word| {
+        let nas = "{name: a, url: 'https://a', username: a, password: a}";
+        let config = Config::read(&format!("nas: [{nas}]\nchap: {word}\n"));
+        config.unwrap_or_else(|no| panic!("{word}: {no:?}")).chap
+    });
+    assert_eq!(
+        read.collect::<Vec<_>>(),
+        [ChapMode::Mutual, ChapMode::OneWay, ChapMode::Off]
+    );
 }

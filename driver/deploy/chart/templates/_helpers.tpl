@@ -187,6 +187,11 @@ CHAP for each publication, as a YAML object:
 {{- if $values.key }}
 {{- $keySecret = $own }}
 {{- $data = $values.key | b64enc }}
+{{- range $former }}
+{{- if eq .name $own.name }}
+{{- fail (printf "chap.formerKeys: chap.key is written into the Secret %s, over the former key: put that one under another name first, or give the new one as chap.keySecret" .name) }}
+{{- end }}
+{{- end }}
 {{- /* A key that is written over is gone, and with it the proofs of all that is published. Former keys in Secrets of their own may be this one. */}}
 {{- if and $found (ne $found $data) (not (has $found (values $formerData))) (eq (len $former) (len $formerData)) }}
 {{- fail (printf "chap.key: the Secret %s holds another key, by which volumes may be published now: name that one in chap.formerKeys (kubectl -n %s get secret %s -o jsonpath={.data.key} | base64 -d), or delete the Secret first" $own.name .Release.Namespace $own.name) }}
