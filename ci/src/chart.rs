@@ -9,6 +9,7 @@
 //! is needed, and that only once.
 
 mod case;
+mod cluster;
 mod rule;
 mod schema;
 
@@ -29,6 +30,7 @@ use crate::{
     table,
 };
 use case::Case;
+use cluster::Cluster;
 
 const HELM: Pinned = Pinned {
     name: "helm",
@@ -159,13 +161,28 @@ impl Helm<'_> {
     }
 
     /// Renders the chart; an error is helm's refusal.
-    fn render(&self, release: &str, values: &[PathBuf]) -> Result<Result<String, String>> {
+    fn render(
+        &self,
+        release: &str,
+        values: &[PathBuf],
+        cluster: Option<&Cluster>,
+    ) -> Result<Result<String, String>> {
         let mut step = Step::new(self.context, &self.program.to_string_lossy())
             .args(&["template", NAME, "--namespace", NAME])
             .args(&["--kube-version", release])
             .arg(self.deploy().join("chart"));
         for file in values {
             step = step.arg("--values").arg(file);
+        }
+        if let Some(cluster) = cluster {
+            step = step
+                .args(&["--dry-run=server", "--kube-apiserver"])
+                .arg(cluster.url())
+                // Whoever has a cluster does not have its credentials shown to another.
+                .env(
+                    "KUBECONFIG",
+                    self.context.target.join("chart/no-kubeconfig"),
+                );
         }
         let output = step.output()?;
         Ok(if output.success {
@@ -180,7 +197,7 @@ impl Helm<'_> {
         let file = self.deploy().join(values);
         let newest = RELEASES[RELEASES.len() - 1];
         let objects = self
-            .render(newest, &[file])?
+            .render(newest, &[file], None)?
             .map_err(|refusal| anyhow::anyhow!("driver/deploy/{values}: {refusal}"))?;
         Ok(format!(
             "# Rendered from driver/deploy/chart with driver/deploy/{values} by `cargo ci chart --write`: do not edit.\n\
@@ -314,7 +331,18 @@ impl<'a> Bench<'a> {
                 .map(|file| deploy.join("chart").join(file)),
         );
         files.push(given);
-        match (self.helm.render(release, &files)?, &case.refused) {
+        let cluster = case.there.as_ref().map(|there| {
+            let secrets = there.iter().map(|(name, data)| {
+                serde_json::json!({
+                    "apiVersion": "v1", "kind": "Secret", "data": data,
+                    "metadata": {"name": name, "namespace": NAME},
+                })
+            });
+            Cluster::start(release, secrets.collect())
+        });
+        let cluster = cluster.transpose()?;
+        let rendered_text = self.helm.render(release, &files, cluster.as_ref())?;
+        match (rendered_text, &case.refused) {
             (Ok(_), Some(_)) => Ok(Found::problem("helm took it")),
             (Err(said), Some(why)) if said.contains(why.as_str()) => Ok(Found::default()),
             (Err(said), _) => Ok(Found::problem(&format!("helm refused it: {}", said.trim()))),

@@ -5,6 +5,7 @@
 //! files: [values-talos.yaml]     # of the chart, before the values
 //! bare: true                     # not on top of driver/deploy/manifests/values.yaml
 //! values: {controller: {replicas: 2}}
+//! there: {synology-csi-chap-key: {key: a2V5}}    # Secrets that the cluster has; without, helm asks no cluster
 //! refused: text                  # helm refuses it, and says this; or
 //! expect:
 //!   - in: Deployment/synology-csi-controller
@@ -14,7 +15,7 @@
 //!     absent: true
 //! ```
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
@@ -35,6 +36,8 @@ pub(super) struct Case {
     /// The values.
     #[serde(default = "nothing")]
     pub(super) values: Value,
+    /// The Secrets that the cluster has in the release's namespace: names, and their data. `None`: there is no cluster to ask.
+    pub(super) there: Option<BTreeMap<String, Value>>,
     /// What helm says when it refuses the set.
     pub(super) refused: Option<String>,
     #[serde(default)]
