@@ -8,6 +8,8 @@ mod delete;
 mod expand;
 mod list;
 mod publish;
+mod target;
+mod unpublish;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

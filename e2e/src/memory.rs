@@ -330,6 +330,10 @@ impl Plane for Memory {
         Ok(())
     }
 
+    fn write_unsynced(&self, life: &Life, node: usize, data: u64) {
+        self.machines[node].write_unsynced(&life.target.to_string_lossy(), data);
+    }
+
     fn read(&self, life: &Life, node: usize) -> Result<u64> {
         let target = life.target.to_string_lossy();
         self.machines[node]

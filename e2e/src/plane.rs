@@ -187,6 +187,9 @@ pub trait Plane {
     /// It cannot.
     fn write(&self, life: &Life, node: usize, data: u64) -> Result<()>;
 
+    /// A pod writes and does not sync. Only where somebody decides when that is written back.
+    fn write_unsynced(&self, _: &Life, _: usize, _: u64) {}
+
     /// A pod reads what was written last.
     ///
     /// # Errors

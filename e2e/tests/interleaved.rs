@@ -32,6 +32,10 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+/// How time goes on while nobody asks the NAS: somebody waits between two looks.
+const TICK: Duration = Duration::from_millis(1);
+/// After this a CO tries again.
+const AGAIN: Duration = Duration::from_secs(1);
 const NODES: [&str; 2] = ["worker-a:0000000a", "worker-b:0000000b"];
 
 /// Requests that wait to be let through, by the controller that sends them.
@@ -42,7 +46,7 @@ impl Queue {
     fn lock(
         &self,
     ) -> std::sync::MutexGuard<'_, Vec<(usize, oneshot::Sender<oneshot::Sender<()>>)>> {
-        self.0.lock().unwrap()
+        self.0.lock().expect("nobody panics while holding it")
     }
 }
 
@@ -219,8 +223,8 @@ impl World {
         while !calls.iter().all(tokio::task::JoinHandle::is_finished) {
             let waiting = self.queue.lock().len();
             if waiting == 0 {
-                // Somebody works, or waits between two looks: time is tokio's.
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                // sleep: time stands still until nobody works, and then goes on to whoever waits between two looks
+                tokio::time::sleep(TICK).await;
                 continue;
             }
             let chosen = self.random.random_range(0..waiting);
@@ -284,7 +288,8 @@ async fn insist(controller: Controller, id: String, node: &'static str, publish:
             }
             other => return other,
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // sleep: as a CO does between two tries; it costs no time
+        tokio::time::sleep(AGAIN).await;
     }
     Err(last.unwrap_or_else(|| tonic::Status::internal("no try")))
 }
@@ -365,7 +370,7 @@ fn play_all(settings: &Settings, what: &str) {
             .enable_time()
             .start_paused(true)
             .build()
-            .unwrap();
+            .expect("a runtime needs nothing");
         let played = runtime.block_on(schedule(seed, settings.clone()));
         if let Err(error) = played {
             panic!("{what}, INTERLEAVED_SEED={seed} INTERLEAVED_CASES=1: {error:#}");

@@ -1,6 +1,6 @@
 //! `DeleteVolume` (design choices 2, 16 and 19).
 
-use super::publish::targets_that;
+use super::target::targets_that;
 use super::{Doing as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::lun::Lun;

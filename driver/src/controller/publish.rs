@@ -1,4 +1,4 @@
-//! `ControllerPublishVolume` and `ControllerUnpublishVolume`: one target per publication, under a name that is never made twice
+//! `ControllerPublishVolume`: one target per publication, under a name that is never made twice
 //! (design.md, "Fencing: one publication, one name").
 //!
 //! The target's IQN is the only record of the publication, and its absence is the fence: what a node still holds of an earlier
@@ -11,6 +11,7 @@ use proto::csi;
 use tokio::time::{Instant, sleep};
 
 use super::delete::denied;
+use super::target::{doubtful, take_out, upon_another, withdraw};
 use super::{Doing as _, Shared, read_node};
 use crate::chap::{self, Chap, Method};
 use crate::dsm::target::Target;
@@ -19,7 +20,7 @@ use crate::error::Error;
 use crate::plan::{self, Holder};
 use crate::publication::{Iqn, NodeId, PublishContext, target_name};
 use crate::request::{Capability, Handle, required};
-use crate::volume::{LunUuid, VolumeId};
+use crate::volume::VolumeId;
 
 /// How often another controller's target is looked for that is about to export the LUN, and the time between two looks.
 const LOOKS: usize = 8;
@@ -359,38 +360,34 @@ impl Shared {
         target: &Target,
     ) -> Result<Option<Chap>, Error> {
         let what = || format!("the CHAP settings of target {}", target.iqn);
-        let wanted = match &asked.chap {
-            // DSM tells no password, so one that somebody else chose has to be set each time.
-            Some(chap) => chap.clone(),
-            None => {
-                let user = target.user.as_deref().unwrap_or_default();
-                let (Some(iqn), Some(auth_type)) = (target.iqn(), target.auth_type) else {
-                    return Err(Error::Unproven {
-                        what: what(),
-                        seen: "DSM does not tell them".to_owned(),
-                    });
-                };
-                // Made by a release that asked for no proof, or while that was switched off: so it stays until it ends.
-                if auth_type == Method::None.auth_type() {
-                    return Ok(None);
-                }
-                if let Some(chap) = self.keys.known(&iqn, auth_type, user) {
-                    return Ok(Some(chap));
-                }
-                if !self.is_idle_for_long(target) {
-                    return Err(Error::Unproven {
-                        what: what(),
-                        seen: "they were made with a key that this controller does not have, and a node may be logged in with them: give the old key as one of chap_former_key_files, or delete the pods that use the volume. Without a session they are set anew after a minute".to_owned(),
-                    });
-                }
-                match self.keys.proofs(&iqn) {
-                    Some(chap) => chap,
-                    None => return self.set(nas, target, None).await.map(|()| None),
-                }
-            }
+        // DSM tells no password, so one that somebody else chose has to be set each time.
+        if let Some(chap) = &asked.chap {
+            self.set(nas, target, Some(chap)).await?;
+            return Ok(Some(chap.clone()));
+        }
+        let user = target.user.as_deref().unwrap_or_default();
+        let (Some(iqn), Some(auth_type)) = (target.iqn(), target.auth_type) else {
+            return Err(Error::Unproven {
+                what: what(),
+                seen: "DSM does not tell them".to_owned(),
+            });
         };
-        self.set(nas, target, Some(&wanted)).await?;
-        Ok(Some(wanted))
+        // Made by a release that asked for no proof, or while that was switched off: so it stays until it ends.
+        if auth_type == Method::None.auth_type() {
+            return Ok(None);
+        }
+        if let Some(chap) = self.keys.known(&iqn, auth_type, user) {
+            return Ok(Some(chap));
+        }
+        if !self.is_idle_for_long(target) {
+            return Err(Error::Unproven {
+                what: what(),
+                seen: "they were made with a key that this controller does not have, and a node may be logged in with them: give the old key as one of chap_former_key_files, or delete the pods that use the volume. Without a session they are set anew after a minute".to_owned(),
+            });
+        }
+        let chap = self.keys.proofs(&iqn);
+        self.set(nas, target, chap.as_ref()).await?;
+        Ok(chap)
     }
 
     async fn set(&self, nas: &Nas, target: &Target, chap: Option<&Chap>) -> Result<(), Error> {
@@ -453,43 +450,6 @@ impl Shared {
                     target.iqn, target.target_id, asked.node
                 ),
             ),
-        }
-    }
-
-    pub(super) async fn unpublish(&self, id: &VolumeId, node_id: &str) -> Result<(), Error> {
-        let nas = self.nas(id)?;
-        // An id that no node of ours can have never had a target; an empty one means all nodes.
-        let node = match node_id {
-            "" => None,
-            id => match id.parse::<NodeId>() {
-                Ok(node) => Some(node),
-                Err(_) => return Ok(()),
-            },
-        };
-        let ours = |target: &Target| {
-            let publication = target.iqn().and_then(|iqn| iqn.publication());
-            publication.is_some_and(|(lun, to)| {
-                lun == id.uuid && node.as_ref().is_none_or(|node| *node == to)
-            })
-        };
-        let doing = || format!("looking for the targets of volume {id}");
-        let (targets, doubt) = nas.all_targets().await.doing(doing)?;
-        let (mut withdrawn, mut left) = (0, 0);
-        for target in targets.iter().filter(|target| ours(target)) {
-            left = withdraw(nas, &id.uuid, target)
-                .await?
-                .iter()
-                .filter(|row| ours(row))
-                .count();
-            withdrawn += 1;
-        }
-        match doubt {
-            Some(seen) if withdrawn == 0 || node.is_none() => Err(doubtful(doing(), seen)),
-            Some(_) | None if left > 0 => Err(Error::Unfinished {
-                what: format!("unpublishing volume {id}"),
-                seen: "somebody publishes it at the same time".to_owned(),
-            }),
-            Some(_) | None => Ok(()),
         }
     }
 }
@@ -594,86 +554,5 @@ fn not_final(failure: &Error, seen: String) -> Error {
     Error::Unproven {
         what: format!("taking back a publication ({})", failure.chain()),
         seen,
-    }
-}
-
-/// The targets of the NAS that `is_it` accepts. None is an answer only if the NAS has loaded them all: a publication whose
-/// target it does not show yet would else be taken for ended, and the target would stay (design choice 16).
-pub(super) async fn targets_that(
-    nas: &Nas,
-    doing: impl Fn() -> String,
-    is_it: impl Fn(&Target) -> bool,
-) -> Result<Vec<Target>, Error> {
-    let (mut targets, doubt) = nas.all_targets().await.doing(&doing)?;
-    targets.retain(is_it);
-    match doubt {
-        Some(seen) if targets.is_empty() => Err(doubtful(doing(), seen)),
-        Some(_) | None => Ok(targets),
-    }
-}
-
-fn doubtful(what: String, seen: String) -> Error {
-    Error::Unproven { what, seen }
-}
-
-/// Deletes a target and reads back that it is gone; answers all others.
-async fn withdraw(nas: &Nas, lun: &LunUuid, target: &Target) -> Result<Vec<Target>, Error> {
-    let what = || {
-        format!(
-            "deletion of target {} (id {})",
-            target.iqn, target.target_id
-        )
-    };
-    let left = match nas.delete_target(lun, target).await.doing(what)? {
-        Acted::Done(left) => left,
-        // Another controller may have been faster; only the full list of a NAS that is up can say so (design choice 6).
-        Acted::NotThere(_) => targets_that(nas, what, |_| true).await?,
-        Acted::UponAnother { holder, .. } => return Err(upon_another(what(), target, holder)),
-    };
-    if left.iter().any(|row| row.iqn == target.iqn) {
-        return Err(Error::Unproven {
-            what: what(),
-            seen: "DSM still lists it".to_owned(),
-        });
-    }
-    Ok(left)
-}
-
-/// DSM went on after a call that failed, and acted upon a target that is somebody else's by now.
-fn upon_another(what: String, target: &Target, holder: Option<Target>) -> Error {
-    let whose = holder.map_or_else(
-        || "another's, it does not say whose".to_owned(),
-        |holder| format!("that of target {} ({})", holder.iqn, holder.name),
-    );
-    let seen = format!(
-        "the number {} was {whose} by then, and DSM carried the call out all the same, for it goes on after a call that fails: look in SAN Manager whether that target is there and as it was, and report this",
-        target.target_id
-    );
-    tracing::error!(what, seen, "a target of somebody else was changed");
-    Error::Unproven { what, seen }
-}
-
-/// The LUN was mapped into a target that is somebody else's: that is undone.
-async fn take_out(nas: &Nas, lun: &LunUuid, own: &Target, holder: Option<Target>) -> Error {
-    let what = format!("mapping LUN {lun} to target {}", own.iqn);
-    // A mapping that was there before stays: somebody wanted it.
-    let Some(stranger) = holder.filter(|holder| holder.mapping_of(lun).is_none()) else {
-        return upon_another(what, own, None);
-    };
-    match nas.unmap_target(lun, &stranger).await {
-        Ok(Acted::Done(targets))
-            if targets
-                .iter()
-                .all(|row| !row.is(&stranger) || row.mapping_of(lun).is_none()) =>
-        {
-            Error::Unfinished {
-                what,
-                seen: format!(
-                    "its number {} was target {}'s by then; the LUN was taken out of that again",
-                    own.target_id, stranger.iqn
-                ),
-            }
-        }
-        Ok(_) | Err(_) => upon_another(what, own, Some(stranger)),
     }
 }

@@ -356,7 +356,7 @@ impl Nas {
         }
         let calls = target::guarded(target, true, acts);
         let mut results = self.client.call_sequence(&calls).await?;
-        let refusal = match results.next::<TargetAnswer>() {
+        let refusal = match results.take::<TargetAnswer>() {
             Some(Ok(_)) => return self.acted(target, acts, results).await,
             Some(Err(refusal)) if refusal.code().is_some_and(super::Code::no_target) => refusal,
             Some(Err(error)) => return Err(error),
@@ -390,14 +390,14 @@ impl Nas {
         acts: &[Call],
         mut results: Results,
     ) -> Result<Acted, DsmError> {
-        let holder = match results.next::<TargetAnswer>() {
+        let holder = match results.take::<TargetAnswer>() {
             None => return Err(target::no_result(&target::list())),
             Some(holder) => holder.map(|answer| answer.target),
         };
         let mut done = Ok(());
         let mut any = false;
         for act in acts {
-            match (results.next::<Nothing>(), &done) {
+            match (results.take::<Nothing>(), &done) {
                 (Some(Ok(Nothing)), _) => any = true,
                 (Some(Err(refusal)), Ok(())) => done = Err(refusal),
                 // Stopped: the number is nobody's.
@@ -428,7 +428,7 @@ impl Nas {
 
     /// The list that a sequence ends with; asked for by itself where it is missing.
     async fn listed(&self, results: &mut Results) -> Result<Vec<Target>, DsmError> {
-        match results.next::<TargetsAnswer>() {
+        match results.take::<TargetsAnswer>() {
             Some(Ok(all)) => Ok(all.targets),
             None | Some(Err(_)) => self.targets().await,
         }

@@ -332,7 +332,7 @@ impl Results {
     ///
     /// # Errors
     /// [`DsmError`] of this call.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Option<Result<T, DsmError>> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> Option<Result<T, DsmError>> {
         if self.0.is_empty() {
             return None;
         }

@@ -209,30 +209,6 @@ impl Fake {
     pub(crate) fn put_file_system(&self, fs: FsType, size: Bytes) {
         self.write(0, &head_of(fs, size));
     }
-
-    /// What is on all LUNs.
-    pub(crate) fn content(&self) -> BTreeMap<String, Blocks> {
-        self.world().content.lock().unwrap().clone()
-    }
-
-    /// The commands so far that begin with `prefix`.
-    pub(crate) fn ran(&self, prefix: &str) -> Vec<String> {
-        self.world()
-            .log
-            .iter()
-            .filter(|line| line.starts_with(prefix))
-            .cloned()
-            .collect()
-    }
-
-    /// Where things are mounted.
-    pub(crate) fn mounted(&self) -> Vec<String> {
-        self.world()
-            .mounts
-            .iter()
-            .map(|mount| mount.point.clone())
-            .collect()
-    }
 }
 
 /// The disk of session `id`: `sdb`, …, `sdz`, `sdaa`, … with the numbers that `sd` gives them.

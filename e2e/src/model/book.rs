@@ -100,6 +100,21 @@ fn on_node(known: &Volume, act: Act) -> Due {
 }
 
 impl Book {
+    /// The volume was taken from its node, and the node was not told.
+    pub(super) fn take_from_node(&mut self, volume: u8) {
+        if let Some(known) = self.volumes.get_mut(&volume) {
+            (known.published, known.staged, known.shown) = (None, false, false);
+            known.promised = 0;
+        }
+    }
+
+    /// A pod was shown the volume, and so it is staged.
+    pub(super) fn staged_by_show(&mut self, volume: u8) {
+        if let Some(known) = self.volumes.get_mut(&volume) {
+            (known.staged, known.promised) = (true, known.size);
+        }
+    }
+
     /// What this call must come to.
     pub fn due(&self, volume: u8, act: Act) -> Due {
         let known = self.volumes.get(&volume);
@@ -228,6 +243,7 @@ impl Book {
             | Step::Trespass { .. }
             | Step::Rotate
             | Step::Fence { .. }
+            | Step::Away { .. }
             | Step::Race { .. }
             | Step::Mishap(_)
             | Step::Restart { .. }
@@ -295,6 +311,7 @@ impl Book {
             | Step::Disguise { .. }
             | Step::Trespass { .. }
             | Step::Rotate
+            | Step::Away { .. }
             | Step::Mishap(_)
             | Step::Restart { .. }
             | Step::RestartNas { .. }

@@ -50,6 +50,70 @@ impl<P: Plane> Player<'_, P> {
         self.note(volume, given, context.as_ref())
     }
 
+    /// Taken from its node without the node's knowing, used elsewhere, and given back: what was written elsewhere is there.
+    pub(super) async fn away(
+        &mut self,
+        volume: u8,
+        stage: bool,
+        unsynced: bool,
+        restart: bool,
+    ) -> Result<()> {
+        let Some(known) = self.book.volumes.get(&volume).cloned() else {
+            return Ok(());
+        };
+        let Some(node) = known.published.filter(|_| known.staged && !known.stale) else {
+            return Ok(());
+        };
+        let here = self.lives[&volume].clone();
+        if unsynced && known.shown && !known.readonly {
+            self.plane.write_unsynced(&here, node, u64::MAX);
+        }
+        self.come_to(volume, Act::Unpublish { node })
+            .await
+            .context("taking it from its node")?;
+        self.book.take_from_node(volume);
+        let other = 1 - node;
+        for act in [Act::Publish { node: other }, Act::Stage, Act::Show] {
+            self.come_to(volume, act)
+                .await
+                .with_context(|| format!("{act:?} on the other node"))?;
+        }
+        self.write(volume)?;
+        for act in [Act::Hide, Act::Unstage, Act::Unpublish { node: other }] {
+            self.come_to(volume, act)
+                .await
+                .with_context(|| format!("{act:?} on the other node"))?;
+        }
+        if restart {
+            self.plane.restart(Process::Node(node)).await?;
+        }
+        self.come_to(volume, Act::Publish { node }).await?;
+        if known.shown {
+            self.come_to(volume, Act::Hide)
+                .await
+                .context("the pod of before goes")?;
+        }
+        // A Secret of the class comes with the staging.
+        if stage || !here.secrets.is_empty() {
+            self.come_to(volume, Act::Stage)
+                .await
+                .context("staging it where it was")?;
+        }
+        self.book.staged_by_show(volume);
+        self.come_to(volume, Act::Show)
+            .await
+            .context("showing it where it was")
+    }
+
+    /// Makes a call until it is done, and writes that down.
+    async fn come_to(&mut self, volume: u8, act: Act) -> Result<()> {
+        self.prepare(volume, act)?;
+        let answer = self
+            .until(volume, act, How::Once, 0, Due::Done, TRIES)
+            .await?;
+        self.note(volume, act, answer.as_ref())
+    }
+
     /// Two controllers publish to two nodes at once: at most one may win.
     pub(super) async fn race(&mut self, volume: u8) -> Result<()> {
         let Some(known) = self.book.volumes.get(&volume) else {

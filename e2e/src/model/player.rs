@@ -74,6 +74,8 @@ pub struct Player<'a, P> {
     pub(super) node_ids: Vec<String>,
     /// Two calls were made at a time, and only one of them is in the book yet.
     beside: bool,
+    /// A step that is a story is being told: the book says what will be.
+    amid: bool,
     /// What the driver has said of its failures.
     pub(super) said: Vec<String>,
     tally: Tally,
@@ -104,6 +106,7 @@ impl<'a, P: Plane> Player<'a, P> {
             foreign,
             node_ids,
             beside: false,
+            amid: false,
             said: Vec::new(),
             tally: Tally::default(),
         })
@@ -136,6 +139,16 @@ impl<'a, P: Plane> Player<'a, P> {
         match step {
             Step::Write { volume } => self.write(*volume)?,
             Step::Fence { volume } => self.fence(*volume).await?,
+            Step::Away {
+                volume,
+                stage,
+                unsynced,
+                restart,
+            } => {
+                self.amid = true;
+                self.away(*volume, *stage, *unsynced, *restart).await?;
+                self.amid = false;
+            }
             Step::Race { volume } => self.race(*volume).await?,
             Step::Mishap(mishap) => self.arrange(mishap).await?,
             Step::Restart { node } => self.plane.restart(process(*node)).await?,
@@ -247,7 +260,7 @@ impl<'a, P: Plane> Player<'a, P> {
         }
     }
 
-    fn write(&mut self, volume: u8) -> Result<()> {
+    pub(super) fn write(&mut self, volume: u8) -> Result<()> {
         self.book.take(&Step::Write { volume });
         let known = self.book.volumes.get(&volume);
         let Some((node, data)) = known
@@ -386,6 +399,9 @@ impl<'a, P: Plane> Player<'a, P> {
             self.plane.hits()? > hits,
             "a final code, and nothing has gone wrong on the node: {status:?}"
         );
+        if self.amid {
+            return Ok(());
+        }
         let left = || {
             format!(
                 "after the final code {:?}: {}",

@@ -350,6 +350,17 @@ pub enum Step {
         /// The number of the volume.
         volume: u8,
     },
+    /// The volume is taken from its node without the node's knowing, used by the other, and given back.
+    Away {
+        /// The number of the volume.
+        volume: u8,
+        /// The CO stages it again; else it believes it to be staged.
+        stage: bool,
+        /// A pod of before has written what was not synced.
+        unsynced: bool,
+        /// The node's driver is started anew meanwhile.
+        restart: bool,
+    },
     /// Two controllers publish it to two nodes at a time; then it is unpublished from both.
     Race {
         /// The number of the volume.
@@ -405,6 +416,9 @@ impl ReferenceStateMachine for Steps {
             3 => (0..VOLUMES).prop_map(|volume| Step::Write { volume }),
             2 => (0..VOLUMES).prop_map(|volume| Step::Detach { volume }),
             1 => (0..VOLUMES).prop_map(|volume| Step::Fence { volume }),
+            2 => (0..VOLUMES, any::<[bool; 3]>()).prop_map(|(volume, [stage, unsynced, restart])| {
+                Step::Away { volume, stage, unsynced, restart }
+            }),
             1 => (0..VOLUMES).prop_map(|volume| Step::Race { volume }),
             9 => mishap().prop_map(Step::Mishap),
             1 => process().prop_map(|node| Step::Restart { node }),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use super::{BLOCK, Fake, Target, World};
+use super::{BLOCK, Blocks, Fake, Target, World};
 use crate::host::superblock::{self, Superblock};
 use crate::host::{Cmd, Span};
 use crate::volume::{Bytes, FsType};
@@ -228,6 +228,32 @@ impl Fake {
                 .cloned()
                 .collect(),
         }
+    }
+}
+
+impl Fake {
+    /// What is on all LUNs.
+    pub(crate) fn content(&self) -> BTreeMap<String, Blocks> {
+        self.world().content.lock().unwrap().clone()
+    }
+
+    /// The commands so far that begin with `prefix`.
+    pub(crate) fn ran(&self, prefix: &str) -> Vec<String> {
+        self.world()
+            .log
+            .iter()
+            .filter(|line| line.starts_with(prefix))
+            .cloned()
+            .collect()
+    }
+
+    /// Where things are mounted.
+    pub(crate) fn mounted(&self) -> Vec<String> {
+        self.world()
+            .mounts
+            .iter()
+            .map(|mount| mount.point.clone())
+            .collect()
     }
 }
 

@@ -1,0 +1,97 @@
+//! Targets as the controller finds them and ends them, and what it says when DSM did something else than was meant (design choice 6).
+
+use super::Doing as _;
+use crate::dsm::target::Target;
+use crate::dsm::{Acted, Nas};
+use crate::error::Error;
+use crate::volume::LunUuid;
+
+/// The targets of the NAS that `is_it` accepts. None is an answer only if the NAS has loaded them all: a publication whose
+/// target it does not show yet would else be taken for ended, and the target would stay (design choice 16).
+pub(super) async fn targets_that(
+    nas: &Nas,
+    doing: impl Fn() -> String,
+    is_it: impl Fn(&Target) -> bool,
+) -> Result<Vec<Target>, Error> {
+    let (mut targets, doubt) = nas.all_targets().await.doing(&doing)?;
+    targets.retain(is_it);
+    match doubt {
+        Some(seen) if targets.is_empty() => Err(doubtful(doing(), seen)),
+        Some(_) | None => Ok(targets),
+    }
+}
+
+pub(super) fn doubtful(what: String, seen: String) -> Error {
+    Error::Unproven { what, seen }
+}
+
+/// Deletes a target and reads back that it is gone; answers all others.
+pub(super) async fn withdraw(
+    nas: &Nas,
+    lun: &LunUuid,
+    target: &Target,
+) -> Result<Vec<Target>, Error> {
+    let what = || {
+        format!(
+            "deletion of target {} (id {})",
+            target.iqn, target.target_id
+        )
+    };
+    let left = match nas.delete_target(lun, target).await.doing(what)? {
+        Acted::Done(left) => left,
+        // Another controller may have been faster; only the full list of a NAS that is up can say so (design choice 6).
+        Acted::NotThere(_) => targets_that(nas, what, |_| true).await?,
+        Acted::UponAnother { holder, .. } => return Err(upon_another(what(), target, holder)),
+    };
+    if left.iter().any(|row| row.iqn == target.iqn) {
+        return Err(Error::Unproven {
+            what: what(),
+            seen: "DSM still lists it".to_owned(),
+        });
+    }
+    Ok(left)
+}
+
+/// DSM went on after a call that failed, and acted upon a target that is somebody else's by now.
+pub(super) fn upon_another(what: String, target: &Target, holder: Option<Target>) -> Error {
+    let whose = holder.map_or_else(
+        || "another's, it does not say whose".to_owned(),
+        |holder| format!("that of target {} ({})", holder.iqn, holder.name),
+    );
+    let seen = format!(
+        "the number {} was {whose} by then, and DSM carried the call out all the same, for it goes on after a call that fails: look in SAN Manager whether that target is there and as it was, and report this",
+        target.target_id
+    );
+    tracing::error!(what, seen, "a target of somebody else was changed");
+    Error::Unproven { what, seen }
+}
+
+/// The LUN was mapped into a target that is somebody else's: that is undone.
+pub(super) async fn take_out(
+    nas: &Nas,
+    lun: &LunUuid,
+    own: &Target,
+    holder: Option<Target>,
+) -> Error {
+    let what = format!("mapping LUN {lun} to target {}", own.iqn);
+    // A mapping that was there before stays: somebody wanted it.
+    let Some(stranger) = holder.filter(|holder| holder.mapping_of(lun).is_none()) else {
+        return upon_another(what, own, None);
+    };
+    match nas.unmap_target(lun, &stranger).await {
+        Ok(Acted::Done(targets))
+            if targets
+                .iter()
+                .all(|row| !row.is(&stranger) || row.mapping_of(lun).is_none()) =>
+        {
+            Error::Unfinished {
+                what,
+                seen: format!(
+                    "its number {} was target {}'s by then; the LUN was taken out of that again",
+                    own.target_id, stranger.iqn
+                ),
+            }
+        }
+        Ok(_) | Err(_) => upon_another(what, own, Some(stranger)),
+    }
+}

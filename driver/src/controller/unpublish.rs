@@ -1,0 +1,47 @@
+//! `ControllerUnpublishVolume`: every target of a LUN and a node goes, whatever it is called.
+
+use super::target::{doubtful, withdraw};
+use super::{Doing as _, Shared};
+use crate::dsm::target::Target;
+use crate::error::Error;
+use crate::publication::NodeId;
+use crate::volume::VolumeId;
+
+impl Shared {
+    pub(super) async fn unpublish(&self, id: &VolumeId, node_id: &str) -> Result<(), Error> {
+        let nas = self.nas(id)?;
+        // An id that no node of ours can have never had a target; an empty one means all nodes.
+        let node = match node_id {
+            "" => None,
+            id => match id.parse::<NodeId>() {
+                Ok(node) => Some(node),
+                Err(_) => return Ok(()),
+            },
+        };
+        let ours = |target: &Target| {
+            let publication = target.iqn().and_then(|iqn| iqn.publication());
+            publication.is_some_and(|(lun, to)| {
+                lun == id.uuid && node.as_ref().is_none_or(|node| *node == to)
+            })
+        };
+        let doing = || format!("looking for the targets of volume {id}");
+        let (targets, doubt) = nas.all_targets().await.doing(doing)?;
+        let (mut withdrawn, mut left) = (0, 0);
+        for target in targets.iter().filter(|target| ours(target)) {
+            left = withdraw(nas, &id.uuid, target)
+                .await?
+                .iter()
+                .filter(|row| ours(row))
+                .count();
+            withdrawn += 1;
+        }
+        match doubt {
+            Some(seen) if withdrawn == 0 || node.is_none() => Err(doubtful(doing(), seen)),
+            Some(_) | None if left > 0 => Err(Error::Unfinished {
+                what: format!("unpublishing volume {id}"),
+                seen: "somebody publishes it at the same time".to_owned(),
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
