@@ -1,4 +1,4 @@
-//! The driver's processes die at each of their effects.
+//! The driver's processes die at each of their effects; two controllers overlap at each of their requests.
 
 use anyhow::Result;
 use clap::Args;
@@ -37,5 +37,21 @@ pub(crate) fn run(context: &Context, crash: &Crash) -> Result<()> {
             step = step.arg(option).arg(number.to_string());
         }
     }
-    step.args(&crash.more).show()
+    step.args(&crash.more).show()?;
+    match crash.plane {
+        Plane::Memory => interleaved(context),
+        // There the harness does not decide whose request is next.
+        Plane::Real => Ok(()),
+    }
+}
+
+/// Schedules of two controllers in the pipeline. More of them: `target/release/interleaved --cases N --seed N`.
+const SCHEDULES: &str = "1000";
+
+fn interleaved(context: &Context) -> Result<()> {
+    Plane::Memory.ready(context, "interleaved")?;
+    let program = context.target.join("release/interleaved");
+    Step::new(context, &program.to_string_lossy())
+        .args(&["--cases", SCHEDULES])
+        .show()
 }

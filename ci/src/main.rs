@@ -92,7 +92,8 @@ enum Task {
     Fuzz(fuzz::Fuzz),
     /// Sequences of calls and mishaps against the shipped driver, and a look at everything after each step
     Model(model::Model),
-    /// The driver's processes die at each of their effects, in every call: does it do any harm?
+    /// The driver's processes die at each of their effects, in every call, and two controllers overlap at each of their requests:
+    /// does it do any harm?
     Crash(crash::Crash),
     /// A matrix of what goes wrong while a volume grows, and what comes of it; as Markdown and as JSON
     Faults(faults::Faults),

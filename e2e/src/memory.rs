@@ -334,6 +334,24 @@ impl Plane for Memory {
         self.machines[node].write_unsynced(&life.target.to_string_lossy(), data);
     }
 
+    async fn keeps_sessions(&mut self, keeps: bool) -> Result<bool> {
+        self.patch("/settings", json!({"deleted_targets_keep_sessions": keeps}))
+            .await?;
+        if keeps {
+            // Else the driver takes the LUN out of the target before it deletes that.
+            let refuse = json!({"api": "SYNO.Core.ISCSI.LUN", "method": "unmap_target", "times": 1, "fault": {"kind": "refuse", "code": 18_990_505}});
+            self.knob("/faults", refuse).await?;
+        } else {
+            let state = self.nas.state().await?;
+            let left = state["lingering_targets"].as_array().cloned();
+            for target in left.unwrap_or_default() {
+                let iqn = json!({"iqn": target["iqn"]});
+                self.knob("/lingering/forget", iqn).await?;
+            }
+        }
+        Ok(keeps)
+    }
+
     fn read(&self, life: &Life, node: usize) -> Result<u64> {
         let target = life.target.to_string_lossy();
         self.machines[node]

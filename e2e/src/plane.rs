@@ -190,6 +190,15 @@ pub trait Plane {
     /// A pod writes and does not sync. Only where somebody decides when that is written back.
     fn write_unsynced(&self, _: &Life, _: usize, _: u64) {}
 
+    /// Lets the NAS go on serving the sessions of targets that it deletes, and keep what is mapped there; or not any more, and ends
+    /// what it still serves. False where the nodes could not be kept from writing.
+    ///
+    /// # Errors
+    /// The knob's.
+    fn keeps_sessions(&mut self, _: bool) -> impl Future<Output = Result<bool>> {
+        async { Ok(false) }
+    }
+
     /// A pod reads what was written last.
     ///
     /// # Errors

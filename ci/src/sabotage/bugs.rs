@@ -39,7 +39,63 @@ impl Bug {
 }
 
 /// All of them.
-pub(super) const BUGS: [Bug; 35] = [
+pub(super) const BUGS: [Bug; 41] = [
+    Bug {
+        name: "ended-publication-not-seen",
+        file: "driver/src/node/ended.rs",
+        find: "sessions.retain(|session| session.target != present.as_str());",
+        replace: "sessions.clear();",
+        what: "a volume that was forced away and comes back is used with the old session: what others have written is lost",
+    },
+    Bug {
+        name: "number-used-without-its-name",
+        file: "driver/src/dsm/nas.rs",
+        find: "let calls = target::guarded(target, true, acts);",
+        replace: r"if self.absent(target).await?.is_none() {
+            let calls = target::guarded(target, false, acts);
+            let results = self.client.call_sequence(&calls).await?;
+            return self.acted(target, acts, results).await;
+        }
+        let calls = target::guarded(target, true, acts);",
+        what: "between a look and an act the number becomes another volume's: its target is deleted under a running pod",
+    },
+    Bug {
+        name: "target-open-to-all",
+        file: "driver/src/controller/publish.rs",
+        find: "let chap = asked.chap.clone().or_else(|| self.keys.proofs(&iqn));",
+        replace: "let chap = asked.chap.clone();",
+        what: "whoever reaches port 3260 of the NAS reads and writes every published volume",
+    },
+    Bug {
+        name: "any-process-is-the-daemon",
+        file: "driver/src/host/linux/trust.rs",
+        find: ".try_for_each(|cgroup| outside_of_pods(cgroup, own))",
+        replace: ".try_for_each(|cgroup| outside_of_pods(cgroup, own).or(Ok(())))",
+        what: "a pod that takes iscsid's name becomes root on the node, and is told the passwords of volumes",
+    },
+    Bug {
+        name: "stale-pages-written",
+        file: "driver/src/node/ended.rs",
+        find: r"        self.stop_writes(&ended).await?;
+        let blocks = ended.blocks();
+        let dead = !ended.is_alive();
+        if dead {
+            // Nobody can log in again after this, and I/O that waits fails: an unmount would wait for it.
+            self.log_out_all(&ended).await?;
+        } else {
+            self.must_be_offline(&ended).await?;
+        }",
+        replace: r"        let blocks = ended.blocks();
+        let dead = !ended.is_alive();",
+        what: "what a cut-off node has kept in memory is written over what another node has written since",
+    },
+    Bug {
+        name: "ended-publication-taken-from-a-pod",
+        file: "driver/src/node/ended.rs",
+        find: "self.must_be_out_of_use(uuid, &ended, staging).await?;",
+        replace: "",
+        what: "a pod that still has the volume finds its disk gone, for no reason that it could see",
+    },
     Bug {
         name: "growth-tool-believed",
         file: "driver/src/node/grow.rs",
@@ -87,8 +143,8 @@ pub(super) const BUGS: [Bug; 35] = [
     Bug {
         name: "publish-to-two-nodes",
         file: "driver/src/plan.rs",
-        find: "if let Some(holder) = other {",
-        replace: "if let Some(holder) = other.filter(|_| multi_node) {",
+        find: ".find(|holder| holder.exports && !holder.may_share(node, multi_node));",
+        replace: ".find(|holder| holder.exports && multi_node && !holder.may_share(node, multi_node));",
         what: "two nodes mount one ext4, and destroy it",
     },
     Bug {
@@ -175,9 +231,9 @@ pub(super) const BUGS: [Bug; 35] = [
     },
     Bug {
         name: "unpublish-keeps-target",
-        file: "driver/src/controller/publish.rs",
-        find: "Some(target) => withdraw(nas, &id.uuid, &target).await,",
-        replace: "Some(_) => Ok(()),",
+        file: "driver/src/controller/unpublish.rs",
+        find: "for target in targets.iter().filter(|target| ours(target)) {",
+        replace: "for target in targets.iter().filter(|target| ours(target)).skip(1) {",
         what: "nothing fences a node that comes back from the dead: it logs in again and writes to another node's volume",
     },
     Bug {
@@ -226,15 +282,15 @@ pub(super) const BUGS: [Bug; 35] = [
     },
     Bug {
         name: "target-denied-is-gone",
-        file: "driver/src/controller/publish.rs",
-        find: "targets_that(nas, what, |row| row.iqn == target.iqn).await?",
-        replace: "Vec::new()",
+        file: "driver/src/controller/target.rs",
+        find: "if left.iter().any(|row| row.iqn == target.iqn) {",
+        replace: "if left.len() > 1000 {",
         what: "DSM says \"cannot be loaded\" of a target that it has: the volume counts as detached, and the node can still write",
     },
     Bug {
         name: "target-not-loaded-is-gone",
-        file: "driver/src/controller/publish.rs",
-        find: "Some(seen) if targets.is_empty() => Err(doubtful(doing(), seen)),",
+        file: "driver/src/controller/unpublish.rs",
+        find: "Some(seen) if withdrawn == 0 || node.is_none() => Err(doubtful(doing(), seen)),",
         replace: "Some(seen) if seen.is_empty() => Err(doubtful(doing(), seen)),",
         what: "a NAS that is still starting does not show a target: the volume counts as detached, and the target stays for ever",
     },

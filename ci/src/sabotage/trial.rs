@@ -16,11 +16,14 @@ use crate::{
 };
 
 /// The programs of the properties, quickest first; all of them live in the crate e2e.
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
+    ("interleaved", "--cases 300 --seed 1"),
     ("model", "--cases 1500 --seed 1 --shrink 0"),
     ("crash", "--plane memory"),
     ("faults", "--plane memory"),
 ];
+/// Where the effects upon a real machine are.
+const HOST: &str = "driver/src/host/linux/";
 /// A program that takes longer hangs; each takes seconds when all is well.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -196,8 +199,33 @@ impl<'a> Trial<'a> {
                 Verdict::Hangs => others.push(format!("{by} hangs")),
             }
         }
+        if bug.file.starts_with(HOST) {
+            match self.unit_tests(bug, title)? {
+                Verdict::Broken(evidence) => {
+                    let by = "unit tests";
+                    return Ok(Outcome::Caught { by, evidence });
+                }
+                verdict @ (Verdict::Holds | Verdict::Hangs | Verdict::Failed(_)) => {
+                    others.push(format!("unit tests: {verdict:?}"));
+                }
+            }
+        }
         let evidence = others.join(", ");
         Ok(Outcome::Missed { evidence })
+    }
+
+    /// What the driver does to a real machine no program of the properties has: they bring machines of their own.
+    fn unit_tests(&self, bug: &Bug, title: &str) -> Result<Verdict> {
+        let mut step = Step::new(self.context, "cargo test -p driver --lib host::linux")
+            .directory(&self.tree.root)
+            .env("CARGO_TARGET_DIR", &self.build);
+        let output = step.watch(&format!("{title}: unit tests"))?;
+        self.log(bug.name, "unit-tests", &output)?;
+        // What cargo says when a test fails.
+        Ok(match output.code {
+            Some(101) => Verdict::Broken(last_line(&output)),
+            _ => Verdict::of(&output),
+        })
     }
 
     fn compile(&self, title: &str) -> Result<Output> {

@@ -60,6 +60,8 @@ pub(crate) struct Target {
     pub(crate) serial: String,
     pub(crate) size: Bytes,
     pub(crate) lun: u16,
+    /// Deleted, and its sessions go on: nobody else may log in.
+    pub(crate) lingering: bool,
 }
 
 /// A session, with what the kernel once heard of its disk.
@@ -263,7 +265,8 @@ impl World {
     }
 
     fn log_in(&mut self, iqn: &str, portal: &str) -> bool {
-        let Some(target) = self.targets.get(iqn).cloned() else {
+        let there = self.targets.get(iqn).filter(|target| !target.lingering);
+        let Some(target) = there.cloned() else {
             return false;
         };
         let id = self.free_number();

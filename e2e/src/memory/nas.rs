@@ -298,7 +298,7 @@ fn exports(state: &Value) -> Vec<Export> {
         .iter()
         .filter_map(|lun| Some((lun["uuid"].as_str()?.to_owned(), lun["size"].as_u64()?)))
         .collect();
-    let export = |target: &Value| {
+    let export = |(target, lingering): (&Value, bool)| {
         let mapped = rows(&target["mapped_luns"]).into_iter().next()?;
         let uuid = mapped["lun_uuid"].as_str()?.to_owned();
         Some(Export {
@@ -306,9 +306,13 @@ fn exports(state: &Value) -> Vec<Export> {
             size: Bytes(*sizes.get(&uuid)?),
             lun: u16::try_from(mapped["mapping_index"].as_u64()?).ok()?,
             serial: uuid,
+            lingering,
         })
     };
-    rows(&state["targets"]).iter().filter_map(export).collect()
+    let (targets, deleted) = (rows(&state["targets"]), rows(&state["lingering_targets"]));
+    let deleted = deleted.iter().map(|target| (target, true));
+    let present = targets.iter().map(|target| (target, false));
+    deleted.chain(present).filter_map(export).collect()
 }
 
 /// The value of a field of a form, as far as names of calls go.

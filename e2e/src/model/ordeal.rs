@@ -9,7 +9,7 @@ use tonic::Code;
 
 use super::book::Due;
 use super::player::{PAUSE, Player, TRIES, call, meets, transient};
-use super::step::{Act, How, Kind, Step};
+use super::step::{Absence, Act, How, Kind, Step};
 use crate::life::{Life, create_request};
 use crate::plane::{PLANTED, Plane, Process};
 use crate::plugin::Csi as _;
@@ -51,13 +51,7 @@ impl<P: Plane> Player<'_, P> {
     }
 
     /// Taken from its node without the node's knowing, used elsewhere, and given back: what was written elsewhere is there.
-    pub(super) async fn away(
-        &mut self,
-        volume: u8,
-        stage: bool,
-        unsynced: bool,
-        restart: bool,
-    ) -> Result<()> {
+    pub(super) async fn away(&mut self, volume: u8, how: Absence) -> Result<()> {
         let Some(known) = self.book.volumes.get(&volume).cloned() else {
             return Ok(());
         };
@@ -65,6 +59,9 @@ impl<P: Plane> Player<'_, P> {
             return Ok(());
         };
         let here = self.lives[&volume].clone();
+        let kept = how.kept && self.plane.keeps_sessions(true).await?;
+        // The pages of a raw device are written when its last pod goes, and a NAS that keeps the session takes them.
+        let unsynced = how.unsynced && !(kept && known.kind == Kind::Raw);
         if unsynced && known.shown && !known.readonly {
             self.plane.write_unsynced(&here, node, u64::MAX);
         }
@@ -84,17 +81,27 @@ impl<P: Plane> Player<'_, P> {
                 .await
                 .with_context(|| format!("{act:?} on the other node"))?;
         }
-        if restart {
+        if how.restart {
             self.plane.restart(Process::Node(node)).await?;
         }
         self.come_to(volume, Act::Publish { node }).await?;
         if known.shown {
+            for act in [Act::Stage, Act::Show] {
+                let life = Some(self.lives[&volume].clone());
+                let seat = self.plane.seat(0, node);
+                let answer = call(&seat, volume, life, act, "", known.size).await;
+                self.revive().await?;
+                ensure!(
+                    answer.is_err(),
+                    "{act:?} while a pod has it under an ended publication is answered {answer:?}"
+                );
+            }
             self.come_to(volume, Act::Hide)
                 .await
                 .context("the pod of before goes")?;
         }
         // A Secret of the class comes with the staging.
-        if stage || !here.secrets.is_empty() {
+        if how.stage || !here.secrets.is_empty() {
             self.come_to(volume, Act::Stage)
                 .await
                 .context("staging it where it was")?;
@@ -102,7 +109,8 @@ impl<P: Plane> Player<'_, P> {
         self.book.staged_by_show(volume);
         self.come_to(volume, Act::Show)
             .await
-            .context("showing it where it was")
+            .context("showing it where it was")?;
+        self.plane.keeps_sessions(false).await.map(drop)
     }
 
     /// Makes a call until it is done, and writes that down.

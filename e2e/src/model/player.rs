@@ -139,14 +139,9 @@ impl<'a, P: Plane> Player<'a, P> {
         match step {
             Step::Write { volume } => self.write(*volume)?,
             Step::Fence { volume } => self.fence(*volume).await?,
-            Step::Away {
-                volume,
-                stage,
-                unsynced,
-                restart,
-            } => {
+            Step::Away { volume, how } => {
                 self.amid = true;
-                self.away(*volume, *stage, *unsynced, *restart).await?;
+                self.away(*volume, *how).await?;
                 self.amid = false;
             }
             Step::Race { volume } => self.race(*volume).await?,

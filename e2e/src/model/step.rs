@@ -281,6 +281,23 @@ pub enum Mishap {
     },
 }
 
+/// How a volume is away from a node that was not told.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each may happen or not, whatever the others do"
+)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Absence {
+    /// The CO stages it again afterwards; else it believes it to be staged.
+    pub stage: bool,
+    /// A pod of before has written what was not synced.
+    pub unsynced: bool,
+    /// The node's driver is started anew meanwhile.
+    pub restart: bool,
+    /// The NAS serves the node's session after it has deleted the target. Only where machines are told so.
+    pub kept: bool,
+}
+
 /// One step of a sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Step {
@@ -354,12 +371,8 @@ pub enum Step {
     Away {
         /// The number of the volume.
         volume: u8,
-        /// The CO stages it again; else it believes it to be staged.
-        stage: bool,
-        /// A pod of before has written what was not synced.
-        unsynced: bool,
-        /// The node's driver is started anew meanwhile.
-        restart: bool,
+        /// What else happens.
+        how: Absence,
     },
     /// Two controllers publish it to two nodes at a time; then it is unpublished from both.
     Race {
@@ -416,8 +429,9 @@ impl ReferenceStateMachine for Steps {
             3 => (0..VOLUMES).prop_map(|volume| Step::Write { volume }),
             2 => (0..VOLUMES).prop_map(|volume| Step::Detach { volume }),
             1 => (0..VOLUMES).prop_map(|volume| Step::Fence { volume }),
-            2 => (0..VOLUMES, any::<[bool; 3]>()).prop_map(|(volume, [stage, unsynced, restart])| {
-                Step::Away { volume, stage, unsynced, restart }
+             2 => (0..VOLUMES, any::<[bool; 4]>()).prop_map(|(volume, [stage, unsynced, restart, kept])| {
+                let how = Absence { stage, unsynced, restart, kept };
+                Step::Away { volume, how }
             }),
             1 => (0..VOLUMES).prop_map(|volume| Step::Race { volume }),
             9 => mishap().prop_map(Step::Mishap),

@@ -27,6 +27,8 @@ pub struct Export {
     pub size: Bytes,
     /// The unit's number.
     pub lun: u16,
+    /// The target was deleted, and its sessions go on.
+    pub lingering: bool,
 }
 
 /// A mount.
@@ -85,7 +87,16 @@ impl Fake {
                      serial,
                      size,
                      lun,
-                 }| (iqn, Target { serial, size, lun }),
+                     lingering,
+                 }| {
+                    let target = Target {
+                        serial,
+                        size,
+                        lun,
+                        lingering,
+                    };
+                    (iqn, target)
+                },
             )
             .collect();
         world.sessions_live_or_die();

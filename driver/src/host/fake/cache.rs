@@ -124,6 +124,7 @@ pub(super) fn lun() -> Target {
         serial: UUID.to_owned(),
         size: Bytes::GIB,
         lun: 1,
+        lingering: false,
     }
 }
 
@@ -141,13 +142,16 @@ impl World {
             .unwrap()
     }
 
-    /// A session whose target is gone is dead; one whose target is there lives, and what waits for it is written.
+    /// A session whose target is gone is dead. One whose target is back lives, and what has waited for it is written.
     pub(crate) fn sessions_live_or_die(&mut self) {
+        let mut back = false;
         for session in self.sessions.values_mut() {
-            session.alive = self.targets.contains_key(&session.target);
+            let alive = self.targets.contains_key(&session.target);
+            back |= alive && !session.alive;
+            session.alive = alive;
         }
         let waiting: Vec<String> = self.caches.keys().cloned().collect();
-        for device in waiting {
+        for device in waiting.into_iter().filter(|_| back) {
             self.write_back(&device);
         }
     }
