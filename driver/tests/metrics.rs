@@ -78,7 +78,7 @@ async fn calls_requests_and_programs_are_counted_and_no_secret_is_told() {
         folder.path().join("csi.sock"),
     );
     let text = format!(
-        "nas: [{{name: nas1, url: '{}', username: csi, password: {PASSWORD}}}]",
+        "nas: [{{name: nas1, url: '{}', username: csi, password: {PASSWORD}}}]\nchap: off\n",
         nas.api()
     );
     std::fs::write(&config, text).unwrap();

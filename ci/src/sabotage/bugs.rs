@@ -67,13 +67,6 @@ pub(super) const BUGS: [Bug; 41] = [
         what: "whoever reaches port 3260 of the NAS reads and writes every published volume",
     },
     Bug {
-        name: "any-process-is-the-daemon",
-        file: "driver/src/host/linux/trust.rs",
-        find: ".try_for_each(|cgroup| outside_of_pods(cgroup, own))",
-        replace: ".try_for_each(|cgroup| outside_of_pods(cgroup, own).or(Ok(())))",
-        what: "a pod that takes iscsid's name becomes root on the node, and is told the passwords of volumes",
-    },
-    Bug {
         name: "stale-pages-written",
         file: "driver/src/node/ended.rs",
         find: r"        self.stop_writes(&ended).await?;
@@ -95,6 +88,13 @@ pub(super) const BUGS: [Bug; 41] = [
         find: "self.must_be_out_of_use(uuid, &ended, staging).await?;",
         replace: "",
         what: "a pod that still has the volume finds its disk gone, for no reason that it could see",
+    },
+    Bug {
+        name: "any-process-is-the-daemon",
+        file: "driver/src/host/linux/trust.rs",
+        find: ".try_for_each(|cgroup| outside_of_pods(cgroup, own))",
+        replace: ".try_for_each(|cgroup| outside_of_pods(cgroup, own).or(Ok(())))",
+        what: "a pod that takes iscsid's name becomes root on the node, and is told the passwords of volumes",
     },
     Bug {
         name: "growth-tool-believed",

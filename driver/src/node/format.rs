@@ -115,29 +115,35 @@ fn mountable(geometry: &Geometry, size: Bytes, marker: &Seen) -> Next {
 }
 
 impl<H: Host> Machine<H> {
-    /// Sees to it that the disk holds a complete file system, formatting it only if it is ours and blank.
+    /// Sees to it that the disk holds a complete file system, formatting it only if it is ours and blank, and there are `options`.
     pub(super) async fn ensure_file_system(
         &self,
         attached: &Attached,
         uuid: &LunUuid,
         fs: FsType,
-        options: &FormatOptions,
+        options: Option<&FormatOptions>,
     ) -> Result<(), Error> {
-        match self.look(attached, uuid).await?.decide(fs, attached.size) {
-            Next::Mount => Ok(()),
-            Next::EraseMarker => self.erase_marker(attached, uuid).await,
-            Next::Format => {
+        let next = self.look(attached, uuid).await?.decide(fs, attached.size);
+        match (next, options) {
+            (Next::Mount, _) => Ok(()),
+            (Next::EraseMarker, _) => self.erase_marker(attached, uuid).await,
+            (Next::Format | Next::FormatIfBlank, None) => Err(refused(
+                attached,
+                "it holds no file system".to_owned(),
+                "stage the volume first: only NodeStageVolume makes one",
+            )),
+            (Next::Format, Some(options)) => {
                 tracing::warn!(
                     disk = attached.device.node(),
                     "starting an interrupted format again"
                 );
                 self.format(attached, uuid, fs, options).await
             }
-            Next::FormatIfBlank => {
+            (Next::FormatIfBlank, Some(options)) => {
                 self.must_be_blank(attached).await?;
                 self.format(attached, uuid, fs, options).await
             }
-            Next::Refuse(seen, remedy) => Err(refused(attached, seen, remedy)),
+            (Next::Refuse(seen, remedy), _) => Err(refused(attached, seen, remedy)),
         }
     }
 

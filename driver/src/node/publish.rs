@@ -89,7 +89,9 @@ impl<H: Host> Machine<H> {
                 Standing::Nothing | Standing::Gone(_)
             ),
         };
-        if mounted && !held.sessions.is_empty() {
+        // Somebody uses the device as something else.
+        let used = !mounted && !self.uses(&held.blocks()).await?.is_empty();
+        if used || mounted && !held.sessions.is_empty() {
             return Ok(held);
         }
         match ask.staging() {

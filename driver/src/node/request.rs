@@ -99,8 +99,8 @@ pub(crate) struct Stage {
     pub(crate) staging: String,
     /// How it is to be used.
     pub(crate) intent: Intent,
-    /// For mkfs.
-    pub(crate) format: FormatOptions,
+    /// For mkfs. `None`: nothing is formatted.
+    pub(crate) format: Option<FormatOptions>,
     /// Where the LUN is.
     pub(crate) context: PublishContext,
     /// What the login proves, by a Secret of the class.
@@ -129,12 +129,15 @@ impl Stage {
                 remedy: "the volume was published with proofs of its own: name the Secret of csi.storage.k8s.io/node-stage-secret-name as csi.storage.k8s.io/controller-publish-secret-name too, or leave both out".to_owned(),
             });
         }
-        let format = format_of(&intent, &message.volume_context)?;
+        let format = match &intent.by {
+            Use::FileSystem { fs, .. } => format_options(*fs, &message.volume_context)?,
+            Use::Device => FormatOptions::default(),
+        };
         Ok(Self {
             volume,
             staging,
             intent,
-            format,
+            format: Some(format),
             context,
             chap,
         })
@@ -260,8 +263,6 @@ pub(crate) struct Publish {
     pub(crate) intent: Intent,
     /// Nothing may be written through this path.
     pub(crate) readonly: bool,
-    /// For mkfs, should it have to be staged anew.
-    pub(crate) format: FormatOptions,
     /// The publication that it must be staged from.
     pub(crate) context: PublishContext,
 }
@@ -304,14 +305,12 @@ impl Publish {
         }
         let readonly = message.readonly || intent.readonly;
         let context = publish_context(&volume, &message.publish_context)?;
-        let format = format_of(&intent, &message.volume_context)?;
         Ok(Self {
             volume,
             staging,
             target,
             intent,
             readonly,
-            format,
             context,
         })
     }
@@ -324,17 +323,11 @@ impl Publish {
             volume: self.volume.clone(),
             staging: self.staging.clone(),
             intent: self.intent.clone(),
-            format: self.format.clone(),
+            // It was staged before, or it has not been used by a pod yet: nobody but NodeStageVolume formats.
+            format: None,
             context: self.context.clone(),
             chap: None,
         })
-    }
-}
-
-fn format_of(intent: &Intent, context: &HashMap<String, String>) -> Result<FormatOptions, Error> {
-    match &intent.by {
-        Use::FileSystem { fs, .. } => format_options(*fs, context),
-        Use::Device => Ok(FormatOptions::default()),
     }
 }
 

@@ -120,7 +120,7 @@ impl<H: Host> Machine<H> {
         let device = std::slice::from_ref(&attached.device);
         let mounted = matches!(self.standing(staging, device).await?, Standing::Ours(_));
         if !mounted {
-            self.ensure_file_system(attached, &ask.volume.uuid, fs, &ask.format)
+            self.ensure_file_system(attached, &ask.volume.uuid, fs, ask.format.as_ref())
                 .await?;
             self.mount(attached, staging, fs, flags).await?;
         }

@@ -141,7 +141,7 @@ impl AtWork {
             row("published as another file system than staged", republish(|r| (r.volume_capability, r.volume_context) = (Some(of_type("ext4")), map([]))), FailedPrecondition, ["staged as xfs, not ext4", "with the same capability"]),
             row("a mount flag that it was not staged with", but(publish(staged), |r| r.volume_capability = Some(flagged("noatime"))), FailedPrecondition, ["without the mount flag noatime", "with the same capability"]),
             row("another volume's staging path", but(publish(staged), |r| staging.clone_into(&mut r.staging_target_path)), FailedPrecondition, [&*staged.id, &staging, "stage the volume first"]),
-            row("before it is staged", publish(fresh), FailedPrecondition, [&*fresh.id, "no session", "stage the volume first"]),
+            row("before it is staged", publish(fresh), FailedPrecondition, ["no file system", "stage the volume first"]),
             row("something else is mounted at the target path", publish_at(&occupied), FailedPrecondition, [&*occupied, "tmpfs of somebodys", "unmount it if it may go"]),
             row("another volume is published at the target path", publish_at(&target), FailedPrecondition, [&*target, "not this volume", "unmount it if it may go"]),
             row("the target path is a file", publish_at(&file), FailedPrecondition, [&*file, "something else already", "remove it if it may go"]),

@@ -114,6 +114,14 @@ async fn single_writers_have_one_path() {
 #[tokio::test]
 async fn a_volume_is_published_as_it_is_staged() {
     let mut co = Co::new();
+    // Only a staging formats.
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::FailedPrecondition,
+        "stage the volume first",
+    );
+    assert!(co.fake.ran("mkfs").is_empty() && co.fake.world().sessions.is_empty());
+    co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
     // The CO may believe a volume to be staged that an ended publication has taken along.
     co.publish("/pods/1", false).await.unwrap();
     assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
