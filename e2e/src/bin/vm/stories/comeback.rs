@@ -11,7 +11,7 @@ use e2e::world::Plan;
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::fence::{GIVES_UP, LATE, refusals, start_dirty};
+use super::fence::{GIVES_UP, LATE, start_dirty};
 use crate::scene::{Data, PORTALS, Scene, checker};
 use crate::worker::{There, Worker};
 
@@ -124,12 +124,12 @@ async fn comes_back(scene: &mut Scene, contents: &[Content], loss: Loss) -> Resu
 
     // The network returns. Nobody may log in under the old names any more.
     if let Loss::CutOff(cables) = loss {
-        let refused = refusals(&worker).await?;
+        let before = knocks(&worker).await?;
         plug(&worker, cables, true).await?;
         until(
-            "the first node is refused",
-            async || refusals(&worker).await,
-            |now| *now > refused,
+            "the first node is turned away",
+            async || knocks(&worker).await,
+            |now| *now > before,
         )
         .await?;
     }
@@ -408,4 +408,15 @@ async fn writeback(worker: &Worker, centiseconds: u32) -> Result<()> {
         .run(&["sysctl", "-q", "-w", &setting])
         .await
         .map(drop)
+}
+
+/// How often the first node was turned away: by a target, or where there is none left, by LIO's portal, or by tgt, which hangs up.
+async fn knocks(worker: &Worker) -> Result<usize> {
+    let log = worker.remote.read("/run/iscsid.log").await?;
+    let refused = [
+        "login rejected",
+        "(Connection refused)",
+        "TCP connection closed",
+    ];
+    Ok(refused.iter().map(|words| log.matches(words).count()).sum())
 }
