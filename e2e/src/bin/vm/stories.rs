@@ -79,8 +79,23 @@ pub(crate) const ALL: &[Story] = &[
     story!("fence/comes-back/block", comeback::block, second, Tgt),
     story!("fence/comes-back/two-paths", comeback::two_paths, second,),
     story!(
-        "fence/comes-back/sessions-go-on",
-        comeback::sessions_go_on,
+        "fence/session-goes-on/ext4",
+        comeback::session_goes_on_ext4,
+        second,
+    ),
+    story!(
+        "fence/session-goes-on/xfs",
+        comeback::session_goes_on_xfs,
+        second,
+    ),
+    story!(
+        "fence/session-goes-on/btrfs",
+        comeback::session_goes_on_btrfs,
+        second,
+    ),
+    story!(
+        "fence/session-goes-on/block",
+        comeback::session_goes_on_block,
         second,
     ),
     story!("multipath/one-goes-away", paths::one_goes_away, second),

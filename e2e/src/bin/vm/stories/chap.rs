@@ -216,54 +216,7 @@ pub(crate) async fn default(scene: &mut Scene) -> Result<String> {
     let discovery: Vec<&str> = discovery.split(' ').chain([PORTALS[0]]).collect();
     let listed = worker.run(&discovery).await?;
     let listed = listed.contains(&proofs.iqn);
-    let strangers = [
-        ("no proofs", Vec::new()),
-        (
-            "wrong proofs",
-            vec![("username", proofs.user.as_str()), ("password", WRONG)],
-        ),
-        (
-            "the target's own",
-            vec![
-                ("username", &proofs.user_in),
-                ("password", &proofs.password_in),
-            ],
-        ),
-    ];
-    let record = [
-        "iscsiadm",
-        "-m",
-        "node",
-        "-T",
-        &proofs.iqn,
-        "-p",
-        PORTALS[0],
-    ];
-    let on = async |more: &[&str]| worker.run(&[record.as_slice(), more].concat()).await;
-    on(&["-o", "new"]).await?;
-    for (what, fields) in strangers {
-        if !fields.is_empty() {
-            on(&[
-                "-o",
-                "update",
-                "-n",
-                "node.session.auth.authmethod",
-                "-v",
-                "CHAP",
-            ])
-            .await?;
-        }
-        for (name, value) in fields {
-            let name = format!("node.session.auth.{name}");
-            on(&["-o", "update", "-n", &name, "-v", value]).await?;
-        }
-        let Err(refusal) = on(&["--login"]).await else {
-            bail!("a stranger with {what} was let in");
-        };
-        let refusal = format!("{refusal:#}");
-        ensure!(refusal.contains("exit status: 24"), "{what}: {refusal}");
-    }
-    on(&["-o", "delete"]).await?;
+    must_refuse_strangers(&worker, &proofs).await?;
     worker
         .run(&["rm", "-rf", "/etc/iscsi/send_targets"])
         .await?;
@@ -324,6 +277,59 @@ pub(crate) async fn default(scene: &mut Scene) -> Result<String> {
         noticed.join(", "),
         seen.len()
     ))
+}
+
+/// Logins with wrong proofs or none.
+async fn must_refuse_strangers(worker: &Worker, proofs: &Proofs) -> Result<()> {
+    let strangers = [
+        ("no proofs", Vec::new()),
+        (
+            "wrong proofs",
+            vec![("username", proofs.user.as_str()), ("password", WRONG)],
+        ),
+        (
+            "the target's own",
+            vec![
+                ("username", &proofs.user_in),
+                ("password", &proofs.password_in),
+            ],
+        ),
+    ];
+    let record = [
+        "iscsiadm",
+        "-m",
+        "node",
+        "-T",
+        &proofs.iqn,
+        "-p",
+        PORTALS[0],
+    ];
+    let on = async |more: &[&str]| worker.run(&[record.as_slice(), more].concat()).await;
+    on(&["-o", "new"]).await?;
+    for (what, fields) in strangers {
+        if !fields.is_empty() {
+            on(&[
+                "-o",
+                "update",
+                "-n",
+                "node.session.auth.authmethod",
+                "-v",
+                "CHAP",
+            ])
+            .await?;
+        }
+        for (name, value) in fields {
+            let name = format!("node.session.auth.{name}");
+            on(&["-o", "update", "-n", &name, "-v", value]).await?;
+        }
+        let Err(refusal) = on(&["--login"]).await else {
+            bail!("a stranger with {what} was let in");
+        };
+        let refusal = format!("{refusal:#}");
+        ensure!(refusal.contains("exit status: 24"), "{what}: {refusal}");
+    }
+    on(&["-o", "delete"]).await?;
+    Ok(())
 }
 
 /// Where something stands in for the NAS: the second machine.
