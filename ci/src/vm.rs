@@ -16,7 +16,7 @@ use crate::{
 /// Arguments of the virtual machines.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Vm {
-    /// Only stories whose name contains this, for instance lio/chap; may be given several times
+    /// Only stories whose name contains this, for instance lio/chap, and / for all; may be given several times
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
     /// Random schedules of the wrong-disk story on each target; without it 100

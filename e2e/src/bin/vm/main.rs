@@ -104,7 +104,7 @@ struct Run {
 /// What to tell.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 struct Choice {
-    /// Only stories whose name contains this, for instance lio/chap; may be given several times
+    /// Only stories whose name contains this, for instance lio/chap, and / for all; may be given several times
     #[arg(long)]
     only: Vec<String>,
     /// Random schedules of the wrong-disk story, on each target

@@ -66,6 +66,18 @@ pub(crate) struct Data {
     sha256: String,
 }
 
+impl Data {
+    /// The file's name.
+    pub(crate) fn name(&self) -> &str {
+        let name = self.path.file_name().and_then(|name| name.to_str());
+        name.unwrap_or_default()
+    }
+
+    pub(crate) fn sha256(&self) -> &str {
+        &self.sha256
+    }
+}
+
 impl Scene {
     pub(crate) async fn set(cast: Cast, cases: u32, seed: u64) -> Result<Self> {
         let world = Plan::real(cast.export.name(), &PORTALS[..1])
@@ -92,6 +104,19 @@ impl Scene {
         let mut volume = Life::create(&self.world, name, e2e::GIB, content).await?;
         volume.attach(&self.world).await?;
         Ok(volume)
+    }
+
+    /// A volume of another node that a pod of this node uses now.
+    pub(crate) async fn adopt(&self, theirs: &Life) -> Result<Life> {
+        let home = self.world.folder().join("kubelet").join(&theirs.name);
+        let mut ours = Life {
+            staging: home.join("staging"),
+            target: home.join("target"),
+            ..theirs.clone()
+        };
+        std::fs::create_dir_all(&ours.staging)?;
+        ours.attach(&self.world).await?;
+        Ok(ours)
     }
 
     pub(crate) fn device(&self, volume: &Life) -> Result<PathBuf> {

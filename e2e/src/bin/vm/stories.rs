@@ -1,6 +1,7 @@
 //! The stories, in the order in which they are told.
 
 mod chap;
+mod comeback;
 mod fence;
 mod growth;
 mod identity;
@@ -14,7 +15,7 @@ use std::pin::Pin;
 
 use anyhow::Result;
 
-use crate::scene::Scene;
+use crate::scene::{Export, Scene};
 pub(crate) use fence::dirty;
 
 /// What comes of telling a story.
@@ -25,6 +26,8 @@ pub(crate) struct Story {
     pub(crate) name: &'static str,
     /// It needs another node, on a second machine.
     pub(crate) second: bool,
+    /// The exports with which it is told to those who ask for no stories in particular.
+    pub(crate) unasked: &'static [Export],
     /// Answers what was seen, in a few words.
     pub(crate) tell: for<'a> fn(&'a mut Scene) -> Told<'a>,
 }
@@ -36,10 +39,17 @@ macro_rules! story {
     ($name:literal, $tell:path, second) => {
         story!($name, $tell, true)
     };
+    ($name:literal, $tell:path, second, $($export:ident)*) => {
+        story!($name, $tell, true, &[$(Export::$export),*])
+    };
     ($name:literal, $tell:path, $second:literal) => {
+        story!($name, $tell, $second, &Export::ALL)
+    };
+    ($name:literal, $tell:path, $second:literal, $unasked:expr) => {
         Story {
             name: $name,
             second: $second,
+            unasked: $unasked,
             tell: |scene| Box::pin($tell(scene)),
         }
     };
@@ -53,6 +63,7 @@ pub(crate) const ALL: &[Story] = &[
     story!("growth/five-times", growth::five_times),
     story!("chap/secrets", chap::secrets),
     story!("chap/stranger", chap::stranger, second),
+    story!("chap/default", chap::default, second, Lio),
     story!("identity/index-reused", identity::index_reused),
     story!("identity/blank-disk", identity::blank_disk),
     story!("identity/stale-disk", identity::stale_disk),
@@ -62,5 +73,30 @@ pub(crate) const ALL: &[Story] = &[
     story!("outage/node-reboots", outage::node_reboots, second),
     story!("outage/nas-restarts", outage::nas_restarts),
     story!("fence/late-writes", fence::late_writes, second),
+    story!("fence/comes-back/ext4", comeback::ext4, second, Lio),
+    story!("fence/comes-back/xfs", comeback::xfs, second,),
+    story!("fence/comes-back/btrfs", comeback::btrfs, second,),
+    story!("fence/comes-back/block", comeback::block, second, Tgt),
+    story!("fence/comes-back/two-paths", comeback::two_paths, second,),
+    story!(
+        "fence/session-goes-on/ext4",
+        comeback::session_goes_on_ext4,
+        second,
+    ),
+    story!(
+        "fence/session-goes-on/xfs",
+        comeback::session_goes_on_xfs,
+        second,
+    ),
+    story!(
+        "fence/session-goes-on/btrfs",
+        comeback::session_goes_on_btrfs,
+        second,
+    ),
+    story!(
+        "fence/session-goes-on/block",
+        comeback::session_goes_on_block,
+        second,
+    ),
     story!("multipath/one-goes-away", paths::one_goes_away, second),
 ];

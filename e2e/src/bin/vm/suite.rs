@@ -100,7 +100,12 @@ impl Cast {
 
     fn stories(self, choice: &Choice) -> impl Iterator<Item = &'static Story> {
         stories::ALL.iter().filter(move |story| {
-            story.second == self.second && choice.wants(&name(self.export, story))
+            let wanted = if choice.only.is_empty() {
+                story.unasked.contains(&self.export)
+            } else {
+                choice.wants(&name(self.export, story))
+            };
+            story.second == self.second && wanted
         })
     }
 }

@@ -1,13 +1,18 @@
 //! CHAP: who knows the secret gets in, who does not is refused once and told why. Behaviour 22 of dsm-api.md section 11.
 
 use std::collections::{BTreeSet, HashMap};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use e2e::GIB;
 use e2e::life::{Content, Life};
+use e2e::nas::CHAP_KEY;
+use e2e::until::until;
+use e2e::vm::guest::OUT;
 use serde_json::Value;
 use tonic::Code;
 
@@ -192,6 +197,290 @@ pub(crate) async fn stranger(scene: &mut Scene) -> Result<String> {
         "refused without a secret and with a wrong one ({})",
         answers.join("; ")
     ))
+}
+
+/// Without a Secret of the class: each publication has proofs of its own, which a node is told and nobody else.
+pub(crate) async fn default(scene: &mut Scene) -> Result<String> {
+    let watch = Watch::start();
+    let worker = Worker::start(&[]).await?;
+    let world = &scene.world;
+    let mut volume = Life::create(world, "pvc-1", GIB, Content::Fs("ext4")).await?;
+    volume.attach(world).await?;
+    let data = Scene::write(&volume, 3)?;
+    let proofs = Proofs::of(&volume)?;
+    let level = world.nas.targets_now().await?[0]["auth_type"].clone();
+    ensure!(level == 2, "auth_type is {level}");
+
+    // It would write records of its own.
+    let discovery = "iscsiadm -m discovery -o nonpersistent -t st -p";
+    let discovery: Vec<&str> = discovery.split(' ').chain([PORTALS[0]]).collect();
+    let listed = worker.run(&discovery).await?;
+    let listed = listed.contains(&proofs.iqn);
+    must_refuse_strangers(&worker, &proofs).await?;
+    worker
+        .run(&["rm", "-rf", "/etc/iscsi/send_targets"])
+        .await?;
+    Scene::must_hold(&data)?;
+    must_be_told_to_nobody(scene, &proofs)?;
+
+    // Whoever stands in for the NAS has to know what only the NAS knows.
+    volume.node_unpublish(world).await?;
+    volume.unstage(world).await?;
+    let mut noticed = Vec::new();
+    for (what, mutual) in [
+        ("no proof of its own", None),
+        ("a wrong proof", Some(WRONG_OF_TARGET)),
+    ] {
+        let spoof = Spoof::start(&worker, &proofs, mutual).await?;
+        let mut elsewhere = volume.clone();
+        elsewhere
+            .publish_context
+            .insert("portals".to_owned(), SPOOF.to_owned());
+        let Err(status) = elsewhere.stage(world).await else {
+            bail!("a target with {what} was taken for the NAS's");
+        };
+        spoof.stop(&worker).await?;
+        let left = world.initiator()?;
+        ensure!(
+            left.count("sys/class/iscsi_session")? == 0 && left.count("etc/iscsi/nodes")? == 0,
+            "{what}: a session or record is left"
+        );
+        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        let staging = volume.staging.to_string_lossy();
+        ensure!(
+            !mounts.contains(&*staging),
+            "{what}: something is mounted: {mounts}"
+        );
+        noticed.push(format!("{what}: {:?}", status.code()));
+    }
+    volume.stage(world).await.context("the NAS itself")?;
+    volume.node_publish(world).await?;
+    Scene::must_hold(&data)?;
+    must_be_told_to_nobody(scene, &proofs)?;
+    volume.detach(world).await?;
+    volume.delete(world).await?;
+    worker.strike().await?;
+    let seen = watch.stop()?;
+    for word in proofs.secrets() {
+        ensure!(
+            !seen.iter().any(|line| line.contains(word)),
+            "a proof on a command line: {seen:?}"
+        );
+    }
+    Ok(format!(
+        "discovery {}; strangers refused (24); a spoofed target noticed ({}); no proof in {} command lines, logs or files but the record",
+        if listed {
+            "lists it"
+        } else {
+            "does not list it"
+        },
+        noticed.join(", "),
+        seen.len()
+    ))
+}
+
+/// Logins with wrong proofs or none.
+async fn must_refuse_strangers(worker: &Worker, proofs: &Proofs) -> Result<()> {
+    let strangers = [
+        ("no proofs", Vec::new()),
+        (
+            "wrong proofs",
+            vec![("username", proofs.user.as_str()), ("password", WRONG)],
+        ),
+        (
+            "the target's own",
+            vec![
+                ("username", &proofs.user_in),
+                ("password", &proofs.password_in),
+            ],
+        ),
+    ];
+    let record = [
+        "iscsiadm",
+        "-m",
+        "node",
+        "-T",
+        &proofs.iqn,
+        "-p",
+        PORTALS[0],
+    ];
+    let on = async |more: &[&str]| worker.run(&[record.as_slice(), more].concat()).await;
+    on(&["-o", "new"]).await?;
+    for (what, fields) in strangers {
+        if !fields.is_empty() {
+            on(&[
+                "-o",
+                "update",
+                "-n",
+                "node.session.auth.authmethod",
+                "-v",
+                "CHAP",
+            ])
+            .await?;
+        }
+        for (name, value) in fields {
+            let name = format!("node.session.auth.{name}");
+            on(&["-o", "update", "-n", &name, "-v", value]).await?;
+        }
+        let Err(refusal) = on(&["--login"]).await else {
+            bail!("a stranger with {what} was let in");
+        };
+        let refusal = format!("{refusal:#}");
+        ensure!(refusal.contains("exit status: 24"), "{what}: {refusal}");
+    }
+    on(&["-o", "delete"]).await?;
+    Ok(())
+}
+
+/// Where something stands in for the NAS: the second machine.
+const SPOOF: &str = "10.77.0.2:3260";
+/// Its `tgtd`'s control port.
+const SPOOF_CONTROL: &str = "7";
+const WRONG_OF_TARGET: &str = "planted-wrong-4";
+
+/// The proofs of a publication.
+struct Proofs {
+    iqn: String,
+    user: String,
+    password: String,
+    user_in: String,
+    password_in: String,
+}
+
+impl Proofs {
+    fn of(volume: &Life) -> Result<Self> {
+        let told = |key: &str| {
+            let value = volume.publish_context.get(key).cloned();
+            value.with_context(|| format!("publish_context[{key}]"))
+        };
+        Ok(Self {
+            iqn: told("iqn")?,
+            user: told("chap_username")?,
+            password: told("chap_password")?,
+            user_in: told("chap_username_in")?,
+            password_in: told("chap_password_in")?,
+        })
+    }
+
+    fn secrets(&self) -> [&str; 3] {
+        [CHAP_KEY, &self.password, &self.password_in]
+    }
+}
+
+/// A target with the same name somewhere else, that lets the node in and proves itself by whatever it has.
+struct Spoof(u32);
+
+impl Spoof {
+    async fn start(worker: &Worker, proofs: &Proofs, mutual: Option<&str>) -> Result<Self> {
+        let portal = format!("portal={SPOOF}");
+        let words = ["tgtd", "-f", "-C", SPOOF_CONTROL, "--iscsi", &portal];
+        let daemon = worker.remote.start(&words, "/run/spoof.log").await?;
+        let admin = async |words: &str| {
+            let usual = ["tgtadm", "-C", SPOOF_CONTROL, "--lld", "iscsi"];
+            let words: Vec<&str> = usual.into_iter().chain(words.split(' ')).collect();
+            worker.run(&words).await
+        };
+        let answers = async || Ok(admin("--op show --mode system").await.is_ok());
+        until("the spoofed target's daemon answers", answers, |answers| {
+            *answers
+        })
+        .await?;
+        worker
+            .run(&["truncate", "-s", "1G", "/run/spoof.img"])
+            .await?;
+        let Proofs {
+            iqn,
+            user,
+            password,
+            user_in,
+            ..
+        } = proofs;
+        admin(&format!(
+            "--op new --mode target --tid 1 --targetname {iqn}"
+        ))
+        .await?;
+        admin("--op new --mode logicalunit --tid 1 --lun 1 --backing-store /run/spoof.img").await?;
+        admin("--op bind --mode target --tid 1 --initiator-address ALL").await?;
+        admin(&format!(
+            "--op new --mode account --user {user} --password {password}"
+        ))
+        .await?;
+        admin(&format!("--op bind --mode account --tid 1 --user {user}")).await?;
+        if let Some(mutual) = mutual {
+            admin(&format!(
+                "--op new --mode account --user {user_in} --password {mutual}"
+            ))
+            .await?;
+            admin(&format!(
+                "--op bind --mode account --tid 1 --user {user_in} --outgoing"
+            ))
+            .await?;
+        }
+        Ok(Self(daemon))
+    }
+
+    async fn stop(self, worker: &Worker) -> Result<()> {
+        worker.run(&["kill", "-9", &self.0.to_string()]).await?;
+        let gone = async || {
+            let names = worker.remote.list("/proc").await?;
+            Ok(!names.contains(&self.0.to_string()))
+        };
+        until("the spoofed target is gone", gone, |gone| *gone).await?;
+        worker.run(&["rm", "-f", "/run/spoof.img"]).await.map(drop)
+    }
+}
+
+/// Logs and files of the node and the driver hold no proof, but open-iscsi's own record, which only root may read.
+fn must_be_told_to_nobody(scene: &Scene, proofs: &Proofs) -> Result<()> {
+    let nas = scene.world.nas.folder();
+    let kubelet = scene.world.folder().join("kubelet");
+    let mut folders = vec![
+        scene.world.folder().to_owned(),
+        "/etc/iscsi".into(),
+        "/run".into(),
+        "/var/lib/iscsi".into(),
+    ];
+    let mut records = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let (path, metadata) = (entry.path(), entry.metadata()?);
+            // The NAS knows its own secrets; a volume's data are its user's; the host's folder has other machines' logs.
+            if path == nas || path == kubelet || path == Path::new(OUT) {
+                continue;
+            }
+            if metadata.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if !metadata.is_file() {
+                continue;
+            }
+            let held = std::fs::read(&path)?;
+            let tells = |word: &str| held.windows(word.len()).any(|part| part == word.as_bytes());
+            if !proofs.secrets().into_iter().any(tells) {
+                continue;
+            }
+            let mode = metadata.permissions().mode() & 0o777;
+            let is_record = path
+                .to_string_lossy()
+                .contains(&format!("nodes/{}/", proofs.iqn));
+            ensure!(
+                is_record && mode == 0o600 && !tells(CHAP_KEY),
+                "{} (mode {mode:o}) tells a proof or the key",
+                path.display()
+            );
+            records += 1;
+        }
+    }
+    ensure!(
+        records > 0,
+        "no record of the login was found: the look is blind"
+    );
+    let said = e2e::process::run("dmesg", [""; 0])?;
+    for word in proofs.secrets() {
+        ensure!(!said.contains(word), "the kernel's log tells a proof");
+    }
+    Ok(())
 }
 
 /// Looks at every command line of the machine, as often as it can.

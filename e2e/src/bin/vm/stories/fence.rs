@@ -22,7 +22,7 @@ const DIRTY: (usize, u64) = (2 << 20, 8 << 20);
 /// What the volumes hold.
 const CONTENTS: [Content; 3] = [Content::Fs("ext4"), Content::Fs("xfs"), Content::Block];
 /// Longer than it takes to give all volumes to the other node, also on a slow machine.
-const GIVES_UP: &str = "60s";
+pub(super) const GIVES_UP: &str = "60s";
 
 /// A pod that writes what is to come too late, leaves it in memory and keeps the file open: the last one to close a device
 /// waits until everything is on the disk.
@@ -40,7 +40,7 @@ pub(crate) fn dirty(file: &Path) -> Result<()> {
 }
 
 /// Starts such a pod on the second machine; answers its process id.
-async fn start_dirty(worker: &Worker, volume: &Life) -> Result<u32> {
+pub(super) async fn start_dirty(worker: &Worker, volume: &Life) -> Result<u32> {
     let log = format!("/run/dirty-{}.log", volume.name);
     let file = volume.file("late");
     let words = ["vm", "dirty", &file.to_string_lossy()];
@@ -125,14 +125,7 @@ impl Moved {
     async fn take(scene: &Scene, theirs: Life) -> Result<Self> {
         let world = &scene.world;
         theirs.unpublish(world).await?;
-        let home = world.folder().join("kubelet").join(&theirs.name);
-        let mut ours = Life {
-            staging: home.join("staging"),
-            target: home.join("target"),
-            ..theirs.clone()
-        };
-        std::fs::create_dir_all(&ours.staging)?;
-        ours.attach(world).await?;
+        let ours = scene.adopt(&theirs).await?;
         let before = Scene::write(&ours, 11)?;
         Ok(Self {
             theirs,
