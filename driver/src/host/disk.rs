@@ -118,7 +118,8 @@ impl Disk {
     /// # Errors
     /// The kernel did not come back, or its answer cannot be read.
     pub async fn take_offline(&self, host: &impl Host) -> Result<bool, HostError> {
-        let told = tell_kernel(host, &format!("{}/state", self.unit), "offline").await;
+        // Without the end of the line the kernel takes it for no state at all (EINVAL).
+        let told = tell_kernel(host, &format!("{}/state", self.unit), "offline\n").await;
         // A disk that is blocked, or that the kernel has given up, may not change its state: then the state decides.
         if let Err(hung @ HostError::Overran { .. }) = told {
             return Err(hung);

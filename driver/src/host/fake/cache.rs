@@ -273,7 +273,7 @@ impl World {
         let Some(session) = self.sessions.get_mut(&id).filter(|it| it.seen.is_some()) else {
             return absent(path);
         };
-        if !session.alive || text != "offline" {
+        if !session.alive || text != "offline\n" {
             return Err(io_error("writing", io::ErrorKind::InvalidInput));
         }
         session.offline = true;
