@@ -14,6 +14,11 @@ impl<H: Host> Machine<H> {
     /// Stages a volume. May be repeated after a crash at any point.
     pub(super) async fn stage(&self, ask: &Stage) -> Result<(), Error> {
         ask.must_be_for(&self.node_id().await?)?;
+        // First of all: a file system that an ended publication has left may not even let its mount point be looked at.
+        if let Some(staging) = self.resolve(&ask.staging).await? {
+            self.take_down_ended(&ask.volume.uuid, &ask.context.iqn, &staging)
+                .await?;
+        }
         let staging = self.staging_directory(&ask.staging).await?;
         match self.bring_up(ask, &staging).await {
             Err(error) => Err(self.undo_if_final(ask, error).await),
@@ -22,8 +27,6 @@ impl<H: Host> Machine<H> {
     }
 
     async fn bring_up(&self, ask: &Stage, staging: &str) -> Result<(), Error> {
-        self.take_down_ended(&ask.volume.uuid, &ask.context.iqn, staging)
-            .await?;
         self.forget_ended(&ask.volume.uuid, &ask.context.iqn)
             .await?;
         self.drop_stale_state(ask, staging).await?;
