@@ -115,10 +115,8 @@ async fn a_part_that_a_pod_has_counts() {
     let co = Co::new();
     co.stage().await.unwrap();
     let mut part = co.fake.world().mounts[0].clone();
-    (
-        "/data".clone_into(&mut part.root),
-        "/pods/sub".clone_into(&mut part.point),
-    );
+    "/data".clone_into(&mut part.root);
+    "/pods/sub".clone_into(&mut part.point);
     co.fake.world().mounts.push(part);
     co.fake.publish_anew();
     fails(co.stage().await, Code::Aborted, "/pods/sub");
