@@ -339,9 +339,9 @@ pub(super) const BUGS: [Bug; 41] = [
     Bug {
         name: "mkfs-at-every-stage",
         file: "driver/src/node/format.rs",
-        find: "match self.look(attached, uuid).await?.decide(fs, attached.size) {",
-        replace: r"let _ = self.look(attached, uuid).await?.decide(fs, attached.size);
-        match Next::Format {",
+        find: "match (next, options) {",
+        replace: r"let _ = next;
+        match (Next::Format, options) {",
         what: "a pod that moves to another node finds its volume empty",
     },
     Bug {
