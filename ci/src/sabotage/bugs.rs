@@ -41,62 +41,6 @@ impl Bug {
 /// All of them.
 pub(super) const BUGS: [Bug; 41] = [
     Bug {
-        name: "ended-publication-not-seen",
-        file: "driver/src/node/ended.rs",
-        find: "sessions.retain(|session| session.target != present.as_str());",
-        replace: "sessions.clear();",
-        what: "a volume that was forced away and comes back is used with the old session: what others have written is lost",
-    },
-    Bug {
-        name: "number-used-without-its-name",
-        file: "driver/src/dsm/nas.rs",
-        find: "let calls = target::guarded(target, true, acts);",
-        replace: r"if self.absent(target).await?.is_none() {
-            let calls = target::guarded(target, false, acts);
-            let results = self.client.call_sequence(&calls).await?;
-            return self.acted(target, acts, results).await;
-        }
-        let calls = target::guarded(target, true, acts);",
-        what: "between a look and an act the number becomes another volume's: its target is deleted under a running pod",
-    },
-    Bug {
-        name: "target-open-to-all",
-        file: "driver/src/controller/publish.rs",
-        find: "let chap = asked.chap.clone().or_else(|| self.keys.proofs(&iqn));",
-        replace: "let chap = asked.chap.clone();",
-        what: "whoever reaches port 3260 of the NAS reads and writes every published volume",
-    },
-    Bug {
-        name: "stale-pages-written",
-        file: "driver/src/node/ended.rs",
-        find: r"        self.stop_writes(&ended).await?;
-        let blocks = ended.blocks();
-        let dead = !ended.is_alive();
-        if dead {
-            // Nobody can log in again after this, and I/O that waits fails: an unmount would wait for it.
-            self.log_out_all(&ended).await?;
-        } else {
-            self.must_be_offline(&ended).await?;
-        }",
-        replace: r"        let blocks = ended.blocks();
-        let dead = !ended.is_alive();",
-        what: "what a cut-off node has kept in memory is written over what another node has written since",
-    },
-    Bug {
-        name: "ended-publication-taken-from-a-pod",
-        file: "driver/src/node/ended.rs",
-        find: "self.must_be_out_of_use(uuid, &ended, staging).await?;",
-        replace: "",
-        what: "a pod that still has the volume finds its disk gone, for no reason that it could see",
-    },
-    Bug {
-        name: "any-process-is-the-daemon",
-        file: "driver/src/host/linux/trust.rs",
-        find: ".try_for_each(|cgroup| outside_of_pods(cgroup, own))",
-        replace: ".try_for_each(|cgroup| outside_of_pods(cgroup, own).or(Ok(())))",
-        what: "a pod that takes iscsid's name becomes root on the node, and is told the passwords of volumes",
-    },
-    Bug {
         name: "growth-tool-believed",
         file: "driver/src/node/grow.rs",
         find: "if geometry.fills(attached.size) {",
@@ -371,6 +315,62 @@ pub(super) const BUGS: [Bug; 41] = [
         find: "self.must_be_unpublished(ask, &staging, &blocks).await?;",
         replace: "",
         what: "the disk is taken from under a running pod, which loses what it has written",
+    },
+    Bug {
+        name: "ended-publication-not-seen",
+        file: "driver/src/node/ended.rs",
+        find: "sessions.retain(|session| session.target != present.as_str());",
+        replace: "sessions.clear();",
+        what: "a volume that was forced away and comes back is used with the old session: what others have written is lost",
+    },
+    Bug {
+        name: "number-used-without-its-name",
+        file: "driver/src/dsm/nas.rs",
+        find: "let calls = target::guarded(target, true, acts);",
+        replace: r"if self.absent(target).await?.is_none() {
+            let calls = target::guarded(target, false, acts);
+            let results = self.client.call_sequence(&calls).await?;
+            return self.acted(target, acts, results).await;
+        }
+        let calls = target::guarded(target, true, acts);",
+        what: "between a look and an act the number becomes another volume's: its target is deleted under a running pod",
+    },
+    Bug {
+        name: "target-open-to-all",
+        file: "driver/src/controller/publish.rs",
+        find: "let chap = asked.chap.clone().or_else(|| self.keys.proofs(&iqn));",
+        replace: "let chap = asked.chap.clone();",
+        what: "whoever reaches port 3260 of the NAS reads and writes every published volume",
+    },
+    Bug {
+        name: "stale-pages-written",
+        file: "driver/src/node/ended.rs",
+        find: r"        self.stop_writes(&ended).await?;
+        let blocks = ended.blocks();
+        let dead = !ended.is_alive();
+        if dead {
+            // Nobody can log in again after this, and I/O that waits fails: an unmount would wait for it.
+            self.log_out_all(&ended).await?;
+        } else {
+            self.must_be_offline(&ended).await?;
+        }",
+        replace: r"        let blocks = ended.blocks();
+        let dead = !ended.is_alive();",
+        what: "what a cut-off node has kept in memory is written over what another node has written since",
+    },
+    Bug {
+        name: "ended-publication-taken-from-a-pod",
+        file: "driver/src/node/ended.rs",
+        find: "self.must_be_out_of_use(uuid, &ended, staging).await?;",
+        replace: "",
+        what: "a pod that still has the volume finds its disk gone, for no reason that it could see",
+    },
+    Bug {
+        name: "any-process-is-the-daemon",
+        file: "driver/src/host/linux/trust.rs",
+        find: ".try_for_each(|cgroup| outside_of_pods(cgroup, own))",
+        replace: ".try_for_each(|cgroup| outside_of_pods(cgroup, own).or(Ok(())))",
+        what: "a pod that takes iscsid's name becomes root on the node, and is told the passwords of volumes",
     },
 ];
 
