@@ -83,7 +83,8 @@ impl<H: Host> Machine<H> {
             .await?;
         let held = self.held(&ask.volume.uuid).await?;
         let mounted = match &ask.intent.by {
-            Use::Device => true,
+            // A call that was broken off after its login has not looked for the disk.
+            Use::Device => held.device().is_some(),
             Use::FileSystem { .. } => !matches!(
                 self.standing(staging, &held.blocks()).await?,
                 Standing::Nothing | Standing::Gone(_)

@@ -300,3 +300,15 @@ async fn unstage_lets_all_publications_go() {
         "{before}"
     );
 }
+
+#[tokio::test]
+async fn a_session_without_a_disk_is_not_staged() {
+    let co = Co::raw();
+    // The driver died after its login.
+    co.fake.log_in();
+    for session in co.fake.world().sessions.values_mut() {
+        session.seen = None;
+    }
+    co.publish("/pods/1", false).await.unwrap();
+    assert_eq!(co.fake.mounted(), ["/pods/1"]);
+}
