@@ -81,13 +81,7 @@ impl<H: Host> Machine<H> {
             .iter()
             .all(|session| session.target != present.as_str());
         sessions.retain(|session| session.target != present.as_str());
-        let mut disks = Vec::new();
-        for session in &sessions {
-            let of_session = disk::disks(&self.host, session.id)
-                .await
-                .doing(format!("listing the disks of session {}", session.id))?;
-            disks.extend(of_session);
-        }
+        let disks = self.disks_of(&sessions).await?;
         let map = if sessions.is_empty() && is_present {
             None
         } else {

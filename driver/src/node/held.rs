@@ -108,19 +108,25 @@ impl<H: Host> Machine<H> {
                         .to_owned(),
             });
         }
-        let mut disks = Vec::new();
-        for session in &sessions {
-            let of_session = disk::disks(&self.host, session.id)
-                .await
-                .doing(format!("listing the disks of session {}", session.id))?;
-            disks.extend(of_session);
-        }
+        let disks = self.disks_of(&sessions).await?;
         let map = self.map_over(uuid, &disks).await?;
         Ok(Held {
             sessions,
             disks,
             map,
         })
+    }
+
+    /// The disks of these sessions.
+    pub(super) async fn disks_of(&self, sessions: &[Session]) -> Result<Vec<Disk>, Error> {
+        let mut disks = Vec::new();
+        for session in sessions {
+            let of_session = disk::disks(&self.host, session.id)
+                .await
+                .doing(format!("listing the disks of session {}", session.id))?;
+            disks.extend(of_session);
+        }
+        Ok(disks)
     }
 
     /// The sessions of this node with the target of `uuid`.
