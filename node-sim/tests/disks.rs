@@ -247,9 +247,10 @@ fn a_lun_that_another_session_has_keeps_its_file() {
     bench.targets.remove(IQN).unwrap();
     assert_eq!(inode(&unit.file), before);
 
-    // A unit that is taken out of a target takes no more writes either.
+    // A unit that is taken out of a target takes no more writes either: the node's session is back by a rescan.
     bench.put(IQN, &[(1, &unit)]);
-    bench.login(IQN);
+    bench.check("-m session -R", 0);
+    assert_eq!(bench.targets.sessions(IQN).unwrap().len(), 1);
     bench.put(IQN, &[(1, &unit)]);
     assert_eq!(inode(&unit.file), before, "nothing has changed");
     bench.put(IQN, &[]);

@@ -19,6 +19,8 @@ use crate::process::{Process, run};
 pub const OUT: &str = "/run/out";
 /// What the guest reports goes here, a line at a time.
 const REPORT: &str = "/dev/ttyS1";
+/// Where every node of Kubernetes has its cgroups.
+pub const CGROUPS: &str = "/sys/fs/cgroup";
 /// The disk that survives a reset, and where it is mounted.
 const DISK: &str = "/dev/vda";
 /// On that disk: what a node keeps over a reboot.
@@ -180,6 +182,7 @@ fn mounts(plan: &Plan) -> Result<()> {
         None::<&str>,
     )?;
     put("devpts", "/dev/pts", "devpts", "mode=620,ptmxmode=666")?;
+    put("cgroup2", CGROUPS, "cgroup2", "")?;
     for (at, options) in [
         ("/dev/shm", "mode=1777"),
         ("/run", "mode=755"),

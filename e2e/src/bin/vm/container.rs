@@ -1,4 +1,5 @@
-//! A container of the kind in which the driver runs: a network of its own, and none of the host's iSCSI tools and records.
+//! A container of the kind in which the driver runs: in a pod's cgroup, with a network of its own, and without the host's iSCSI
+//! tools and records.
 
 use std::ffi::CString;
 use std::fs;
@@ -7,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use e2e::process::binary;
+use e2e::vm::guest::CGROUPS;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::execv;
@@ -18,10 +20,16 @@ const TOOLS: [&str; 3] = [
     "/usr/sbin/multipathd",
 ];
 const RECORDS: &str = "/etc/iscsi";
+/// Where the kubelet puts a pod without limits.
+const POD: &str = "kubepods/besteffort/pod-synology-csi";
 
 /// Becomes a program of this workspace in such a container.
 pub(crate) fn become_program(words: &[String]) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+    let pod = Path::new(CGROUPS).join(POD);
+    fs::create_dir_all(&pod)?;
+    // 0 is who writes it.
+    fs::write(pod.join("cgroup.procs"), "0")?;
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWCGROUP)?;
     for point in ["/", RECORDS] {
         // Not what is mounted below: the kubelet's directory stays shared, as `mountPropagation: Bidirectional` has it.
         change(point, None, None, MsFlags::MS_PRIVATE)?;
