@@ -330,8 +330,13 @@ impl Plane for Memory {
         Ok(())
     }
 
-    fn write_unsynced(&self, life: &Life, node: usize, data: u64) {
-        self.machines[node].write_unsynced(&life.target.to_string_lossy(), data);
+    fn write_unsynced(&self, life: &Life, node: usize, data: u64) -> Result<()> {
+        let target = life.target.to_string_lossy();
+        ensure!(
+            self.machines[node].write_unsynced(&target, data),
+            "nothing can be written at {target}"
+        );
+        Ok(())
     }
 
     async fn keeps_sessions(&mut self, keeps: bool) -> Result<bool> {

@@ -187,8 +187,11 @@ pub trait Plane {
     /// It cannot.
     fn write(&self, life: &Life, node: usize, data: u64) -> Result<()>;
 
-    /// A pod writes and does not sync. Only where somebody decides when that is written back.
-    fn write_unsynced(&self, _: &Life, _: usize, _: u64) {}
+    /// A pod writes and does not sync.
+    ///
+    /// # Errors
+    /// It cannot.
+    fn write_unsynced(&self, life: &Life, node: usize, data: u64) -> Result<()>;
 
     /// Lets the NAS go on serving the sessions of targets that it deletes, and keep what is mapped there; or not any more, and ends
     /// what it still serves. False where the nodes could not be kept from writing.

@@ -316,6 +316,13 @@ impl Plane for Real {
         disk::write(life, data).with_context(|| format!("writing to {}", life.name))
     }
 
+    fn write_unsynced(&self, life: &Life, _: usize, data: u64) -> Result<()> {
+        let written = disk::write_unsynced(life, data);
+        written
+            .map(drop)
+            .with_context(|| format!("writing to {}", life.name))
+    }
+
     fn read(&self, life: &Life, _: usize) -> Result<u64> {
         disk::read(life).with_context(|| format!("reading from {}", life.name))
     }

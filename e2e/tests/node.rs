@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`growth`], [`full`] | volumes that grow: mounted or not, in steps, full to the brim |
 //! | [`crash`], [`format`] | a driver that is killed: between two steps, at each host command, in the midst of a format |
+//! | [`comeback`] | a volume that is forced away from its node, used elsewhere, and given back |
 //! | [`again`], [`outage`] | calls that come twice, nodes that reboot, NASes that are down |
 //! | [`modes`], [`views`] | readers, mount flags, one pod or two, raw devices, statistics |
 //! | [`chap`] | secrets: right, wrong, changed, and seen nowhere |
@@ -20,6 +21,8 @@
 mod again;
 #[path = "node/chap.rs"]
 mod chap;
+#[path = "node/comeback.rs"]
+mod comeback;
 #[path = "node/crash.rs"]
 mod crash;
 #[path = "node/crowd.rs"]

@@ -63,7 +63,7 @@ impl<P: Plane> Player<'_, P> {
         // The pages of a raw device are written when its last pod goes, and a NAS that keeps the session takes them.
         let unsynced = how.unsynced && !(kept && known.kind == Kind::Raw);
         if unsynced && known.shown && !known.readonly {
-            self.plane.write_unsynced(&here, node, u64::MAX);
+            self.plane.write_unsynced(&here, node, u64::MAX)?;
         }
         self.come_to(volume, Act::Unpublish { node })
             .await

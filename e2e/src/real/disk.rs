@@ -75,6 +75,11 @@ fn number(disk: &File, at: u64) -> io::Result<[u8; 4]> {
 /// # Errors
 /// It cannot.
 pub(super) fn write(life: &Life, data: u64) -> Result<()> {
+    Ok(write_unsynced(life, data)?.sync_all()?)
+}
+
+/// The same, and leaves it to the kernel when that comes to the disk.
+pub(super) fn write_unsynced(life: &Life, data: u64) -> Result<File> {
     let (path, at) = place(life);
     let file = OpenOptions::new()
         .write(true)
@@ -82,7 +87,7 @@ pub(super) fn write(life: &Life, data: u64) -> Result<()> {
         .truncate(false)
         .open(path)?;
     file.write_all_at(&data.to_le_bytes().repeat(BLOCK / 8), at)?;
-    Ok(file.sync_all()?)
+    Ok(file)
 }
 
 /// A pod reads: from the disk, as far as that can be asked for.
