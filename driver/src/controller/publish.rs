@@ -149,8 +149,8 @@ impl Shared {
                 .give_up(nas, asked, targets, asked.conflict(holder))
                 .await);
         }
-        if let Some((target, unit)) = seen.exporting.first() {
-            return self.keep(nas, asked, target, *unit).await;
+        if let Some(exported) = self.keep(nas, asked, &seen).await? {
+            return Ok(exported);
         }
         if !seen.idle.is_empty() {
             return self.go_on(nas, asked, targets).await;
@@ -211,8 +211,8 @@ impl Shared {
             if let Some(holder) = &seen.conflict {
                 return Err(asked.conflict(holder));
             }
-            if let Some((target, unit)) = seen.exporting.first() {
-                return self.keep(nas, asked, target, *unit).await.map(Some);
+            if let Some(exported) = self.keep(nas, asked, &seen).await? {
+                return Ok(Some(exported));
             }
             if seen.idle.is_empty() {
                 return Ok(None);
@@ -242,8 +242,8 @@ impl Shared {
                 .give_up(nas, asked, &targets, asked.conflict(holder))
                 .await);
         }
-        if let Some((target, unit)) = seen.exporting.first() {
-            return self.keep(nas, asked, target, *unit).await;
+        if let Some(exported) = self.keep(nas, asked, &seen).await? {
+            return Ok(exported);
         }
         let [own, others @ ..] = seen.idle.as_slice() else {
             return Err(Error::Unfinished {
@@ -335,21 +335,28 @@ impl Shared {
         })
     }
 
-    /// The publication that there is.
+    /// The publication that there is, and nothing beside it: whoever has made another target has found this one, and so has not
+    /// mapped the LUN to its own. It steps back, or has died before it could.
     async fn keep(
         &self,
         nas: &Nas,
         asked: &Publish,
-        target: &Target,
-        unit: u16,
-    ) -> Result<Exported, Error> {
+        seen: &plan::Publication<'_>,
+    ) -> Result<Option<Exported>, Error> {
+        let Some((target, unit)) = seen.exporting.first() else {
+            return Ok(None);
+        };
+        let unused = |target: &&&Target| target.connected_sessions.is_empty();
+        for other in seen.idle.iter().filter(unused) {
+            withdraw(nas, &asked.id.uuid, other).await?;
+        }
         enabled(asked, target)?;
         let chap = self.prove(nas, asked, target).await?;
-        Ok(Exported {
+        Ok(Some(Exported {
             iqn: ours(asked, target)?,
-            lun: unit,
+            lun: *unit,
             chap,
-        })
+        }))
     }
 
     /// What a login to a target of an earlier call has to prove; it is set where that is needed.

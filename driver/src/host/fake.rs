@@ -384,12 +384,27 @@ fn io_error(doing: &str, kind: io::ErrorKind) -> HostError {
     }
 }
 
+/// How often others may do something while a command waits.
+const PATIENCE: usize = 10_000;
+
 impl Host for Fake {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
-        let (text, mut world) = (cmd.to_string(), self.world());
-        world.log.push(text.clone());
-        let forced = world.forced(&text);
-        forced.unwrap_or_else(|| Ok(world.execute(&cmd)))
+        let text = cmd.to_string();
+        self.world().log.push(text.clone());
+        let forced = self.world().forced(&text);
+        if let Some(forced) = forced {
+            return forced;
+        }
+        for _ in 0..PATIENCE {
+            if !self.world().waits_for_a_path(&cmd) {
+                return Ok(self.world().execute(&cmd));
+            }
+            tokio::task::yield_now().await;
+        }
+        Err(HostError::Overran {
+            what: text,
+            limit: Duration::from_secs(180),
+        })
     }
 
     fn has(&self, program: &str) -> bool {

@@ -33,7 +33,6 @@ impl<H: Host> Machine<H> {
             "taking down what an ended publication has left on this node"
         );
         self.stop_writes(&ended).await?;
-        let blocks = ended.blocks();
         let dead = !ended.is_alive();
         if dead {
             // Nobody can log in again after this, and I/O that waits fails: an unmount would wait for it.
@@ -41,11 +40,8 @@ impl<H: Host> Machine<H> {
         } else {
             self.must_be_offline(&ended).await?;
         }
-        self.clear_stone(staging, &blocks).await?;
-        self.clear_ended(staging, &ended).await?;
-        if let Some(map) = &ended.map {
-            self.flush(map).await?;
-        }
+        let act = Box::pin(self.clear_all(staging, &ended));
+        self.failing_io(&ended, act).await?;
         if !dead {
             self.log_out_all(&ended).await?;
         }
@@ -129,7 +125,16 @@ impl<H: Host> Machine<H> {
             let doing = format!("taking {} offline", disk.block.node());
             disk.take_offline(&self.host).await.doing(doing)?;
         }
-        self.give_up_queueing(ended).await;
+        Ok(())
+    }
+
+    /// Mounts, then the map.
+    async fn clear_all(&self, staging: &str, ended: &Held) -> Result<(), Error> {
+        self.clear_stone(staging, &ended.blocks()).await?;
+        self.clear_ended(staging, ended).await?;
+        if let Some(map) = &ended.map {
+            self.flush(map).await?;
+        }
         Ok(())
     }
 

@@ -32,6 +32,8 @@ const ASKED_AGAIN: usize = 4;
 const MAP_CHANGES: Duration = Duration::from_secs(5);
 /// Between two looks at the paths of a map that is being let go.
 const WATCH: Duration = Duration::from_secs(5);
+/// Between two times of letting the I/O of a map fail.
+const SOON: Duration = Duration::from_secs(1);
 
 impl<H: Host> Machine<H> {
     /// True when multipathd runs on this node.
@@ -248,6 +250,26 @@ impl<H: Host> Machine<H> {
         }
     }
 
+    /// Runs `act`, which ends the use of disks that are gone, and lets the I/O of the map over them fail meanwhile. Once is not
+    /// enough: multipathd queues again when it takes a path out of a map (0.9.4).
+    pub(super) async fn failing_io<T>(
+        &self,
+        held: &Held,
+        mut act: Pin<Box<impl Future<Output = T> + Send>>,
+    ) -> T {
+        if held.map.is_none() {
+            return act.await;
+        }
+        loop {
+            self.give_up_queueing(held).await;
+            tokio::select! {
+                biased;
+                done = &mut act => return done,
+                () = self.host.pause(SOON) => {}
+            }
+        }
+    }
+
     /// Stops the queueing of the volume's map when it has not been let go for as long as a single path may be lost. Sessions
     /// tell nothing: they also live on when their LUN is unmapped. Of a map with a working path nothing fails by it.
     pub(super) async fn unblock(&self, uuid: &LunUuid) {
@@ -264,17 +286,25 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Runs `act`, which lets a volume go, and [`Machine::unblock`]s it meanwhile.
+    /// Runs `act`, which lets a volume go, and [`Machine::unblock`]s it meanwhile, again and again.
     pub(super) async fn unblocking<T>(
         &self,
         uuid: &LunUuid,
         mut act: Pin<Box<impl Future<Output = T> + Send>>,
     ) -> T {
+        let unblock = Box::pin(async {
+            self.unblock(uuid).await;
+            loop {
+                self.host.pause(WATCH).await;
+                if let Ok(held) = in_flight::unlocked(self.held(uuid)).await {
+                    self.give_up_queueing(&held).await;
+                }
+            }
+        });
         tokio::select! {
             biased;
-            done = &mut act => return done,
-            () = Box::pin(self.unblock(uuid)) => {}
+            done = &mut act => done,
+            () = unblock => act.await,
         }
-        act.await
     }
 }

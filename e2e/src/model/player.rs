@@ -352,24 +352,29 @@ impl<'a, P: Plane> Player<'a, P> {
         due: Due,
         tries: usize,
     ) -> Result<Option<Answer>> {
-        let mut last = None;
+        let (mut last, mut answered) = (None, None);
         for attempt in 0..tries {
             let how = if attempt == 0 { how } else { How::Once };
             let hits = self.plane.hits()?;
             let answers = self.attempt(volume, act, how, controller).await;
-            let mut done = None;
+            // Each of two callers asks until it is answered.
+            let mut open = false;
             for answer in answers {
                 match answer {
                     Ok(answer) => {
                         meets(&answer, due)?;
-                        done = Some(Some(answer));
+                        if let Some(Some(before)) = &answered {
+                            ensure!(*before == answer, "{before:?} before, and now {answer:?}");
+                        }
+                        answered = Some(Some(answer));
                     }
                     Err(status) => {
                         self.said.push(status.message().to_owned());
                         if transient(&status) {
+                            open = true;
                             last = Some(status);
                         } else if wanted(due).contains(&status.code()) {
-                            done.get_or_insert(None);
+                            answered.get_or_insert(None);
                         } else {
                             self.gave_up(&status, hits).await?;
                             last = Some(status);
@@ -378,8 +383,8 @@ impl<'a, P: Plane> Player<'a, P> {
                 }
             }
             let died = self.revive().await?;
-            if let Some(done) = done {
-                return Ok(done);
+            if let (Some(done), false) = (&answered, open) {
+                return Ok(done.clone());
             }
             if attempt + 1 < tries && !died {
                 self.plane.pause(PAUSE * (1 << attempt.min(6))).await;

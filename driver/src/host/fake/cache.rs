@@ -173,7 +173,7 @@ impl World {
     }
 
     /// The unit behind a device, if it answers.
-    fn answering(&self, device: &str) -> Option<String> {
+    pub(super) fn answering(&self, device: &str) -> Option<String> {
         let paths: Vec<u32> = match &self.map {
             Some(map) if device == "dm-0" => map.paths.clone(),
             _ => self.sessions.keys().copied().collect(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::programs::{end, say};
-use super::{Bytes, DeviceNumber, Exit, Fake, UUID, World, disk_of};
+use super::{Bytes, Cmd, DeviceNumber, Exit, Fake, UUID, World, disk_of};
 use crate::host::map::wwids;
 
 pub(super) const NODE: &str = "/dev/dm-0";
@@ -103,10 +103,28 @@ impl World {
         }
     }
 
+    /// The daemon loads the map anew, as its configuration has it: it queues again, whatever somebody has asked for before
+    /// (multipath-tools 0.9.4: `reload [0 2097152 multipath 1 queue_if_no_path 0 0 0]` after `disablequeueing`).
     pub(super) fn lose_path(&mut self, id: u32) {
         if let Some(map) = &mut self.map {
             map.paths.retain(|path| *path != id);
+            map.queueing |= self.multipathd.is_some();
         }
+    }
+
+    /// A file system that ends is written to its disk, and a map that queues holds that for as long as no path works.
+    pub(super) fn waits_for_a_path(&self, cmd: &Cmd) -> bool {
+        let words: Vec<String> = cmd.to_string().split(' ').map(str::to_owned).collect();
+        let [program, point] = words.as_slice() else {
+            return false;
+        };
+        let of_map = |mount: &&super::Mount| mount.device_node().is_none() && is_map(&mount.source);
+        let mut mounts = self.mounts.iter().filter(of_map);
+        let last = mounts.next().filter(|_| mounts.next().is_none());
+        program == "umount"
+            && last.is_some_and(|mount| mount.point == *point)
+            && self.map.as_ref().is_some_and(|map| map.queueing)
+            && self.answering("dm-0").is_none()
     }
 
     pub(super) fn multipathd(&mut self, words: &[&str]) -> Exit {

@@ -14,10 +14,12 @@ async fn choice_10_unstaging_needs_no_nas_and_ends_the_queueing() {
     co.unstage().await.unwrap();
     co.nothing_is_left();
     let log = co.fake.world().log[before..].to_vec();
+    // The unmount waits until the queueing ends.
     assert_eq!(
-        log[..3],
+        log[..4],
         [
             "umount /staging",
+            "multipathd disablequeueing map dm-0",
             "multipathd disablequeueing map dm-0",
             "multipath -f mpatha"
         ]
