@@ -8,7 +8,7 @@
     reason = "a program that talks to its user on stdout"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -259,7 +259,12 @@ impl World {
 type Answer = Result<Option<String>, tonic::Status>;
 
 /// `ControllerPublishVolume`, or its counterpart, repeated a few times as a CO does.
-async fn insist(controller: Controller, id: String, node: &'static str, publish: bool) -> Answer {
+async fn insist(
+    controller: Controller,
+    (id, secrets): (String, HashMap<String, String>),
+    node: &'static str,
+    publish: bool,
+) -> Answer {
     let mut last = None;
     for _ in 0..6 {
         let answer = if publish {
@@ -267,6 +272,7 @@ async fn insist(controller: Controller, id: String, node: &'static str, publish:
                 volume_id: id.clone(),
                 node_id: node.to_owned(),
                 volume_capability: Some(capability(Content::Block, Mode::SingleNodeWriter)),
+                secrets: secrets.clone(),
                 ..Default::default()
             };
             let answer = controller
@@ -301,6 +307,13 @@ async fn insist(controller: Controller, id: String, node: &'static str, publish:
     Err(last.unwrap_or_else(|| tonic::Status::internal("no try")))
 }
 
+/// Half of the classes name a Secret, so that each Publish sets what the target asks for.
+fn secrets(seed: u64) -> HashMap<String, String> {
+    let named = [("username", "alice"), ("password", "alice-1234567")];
+    let named = named.map(|(key, value)| (format!("node.session.auth.{key}"), value.to_owned()));
+    named.into_iter().filter(|_| seed % 4 >= 2).collect()
+}
+
 async fn schedule(seed: u64, settings: Settings) -> Result<()> {
     let mut world = World::start(seed, settings).await?;
     let create = create_request("pvc-1", 1 << 30, Content::Block);
@@ -309,6 +322,9 @@ async fn schedule(seed: u64, settings: Settings) -> Result<()> {
         tokio::spawn(async move { controller.create_volume(tonic::Request::new(create)).await });
     let made = world.play(vec![made]).await?.remove(0)?;
     let id = made.into_inner().volume.unwrap_or_default().volume_id;
+    let secrets = secrets(seed);
+    let proof = if secrets.is_empty() { 2 } else { 1 };
+    let volume = (id, secrets);
     world.take_free_numbers().await?;
     let mut names = BTreeSet::new();
     for _ in 0..3 {
@@ -316,7 +332,7 @@ async fn schedule(seed: u64, settings: Settings) -> Result<()> {
         let both = world.random.random_bool(0.8);
         let calls = [(0, first, true), (1, second, both)].map(|(who, node, publish)| {
             let controller = world.controllers[who].clone();
-            tokio::spawn(insist(controller, id.clone(), node, publish))
+            tokio::spawn(insist(controller, volume.clone(), node, publish))
         });
         let answers = world.play(calls.into()).await?;
         let rows = world.targets().await?;
@@ -331,7 +347,7 @@ async fn schedule(seed: u64, settings: Settings) -> Result<()> {
             .filter(|iqn| publication(iqn).is_some())
             .collect();
         let open = rows.iter().find(|row| {
-            row["auth_type"] != 2 && row["iqn"].as_str().and_then(publication).is_some()
+            row["auth_type"] != proof && row["iqn"].as_str().and_then(publication).is_some()
         });
         ensure!(open.is_none(), "a target takes any login: {open:?}");
         if both {
@@ -352,7 +368,7 @@ async fn schedule(seed: u64, settings: Settings) -> Result<()> {
             let controllers = world.controllers.clone();
             let calls = controllers
                 .into_iter()
-                .map(|controller| tokio::spawn(insist(controller, id.clone(), node, false)));
+                .map(|controller| tokio::spawn(insist(controller, volume.clone(), node, false)));
             for answer in world.play(calls.collect()).await? {
                 answer?;
             }
