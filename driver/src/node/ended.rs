@@ -98,13 +98,7 @@ impl<H: Host> Machine<H> {
         ended: &Held,
         staging: &str,
     ) -> Result<(), Error> {
-        let own = [staging, &self.stepping_stone(staging)];
-        let others: Vec<String> = self
-            .shows(&ended.blocks())
-            .await?
-            .into_iter()
-            .filter(|point| !own.contains(&point.as_str()))
-            .collect();
+        let others = self.of_pods(staging, self.shows(&ended.blocks()).await?);
         if others.is_empty() {
             return Ok(());
         }

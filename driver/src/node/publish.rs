@@ -17,6 +17,13 @@ impl<H: Host> Machine<H> {
         format!("{staging}.{}-readonly", self.driver_name)
     }
 
+    /// Those of the mount points that are not the driver's own for a volume staged at `staging`: pods'.
+    pub(super) fn of_pods(&self, staging: &str, mut points: Vec<String>) -> Vec<String> {
+        let own = [staging, &self.stepping_stone(staging)];
+        points.retain(|point| !own.contains(&point.as_str()));
+        points
+    }
+
     /// Shows a staged volume at one more path.
     pub(super) async fn publish(&self, ask: &Publish) -> Result<(), Error> {
         let not_staged = |seen: &str| refused(&ask.volume, seen, "stage the volume first");

@@ -38,13 +38,7 @@ impl<H: Host> Machine<H> {
         staging: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
-        let own = [staging, &self.stepping_stone(staging)];
-        let others: Vec<String> = self
-            .uses(blocks)
-            .await?
-            .into_iter()
-            .filter(|point| !own.contains(&point.as_str()))
-            .collect();
+        let others = self.of_pods(staging, self.uses(blocks).await?);
         if others.is_empty() {
             return Ok(());
         }

@@ -108,6 +108,18 @@ impl Book {
         }
     }
 
+    /// The size that the node has promised, bytes.
+    pub(super) fn promised(&self, volume: u8) -> i64 {
+        self.volumes.get(&volume).map_or(0, |known| known.promised)
+    }
+
+    /// The node has promised no more than this, bytes.
+    pub(super) fn promise(&mut self, volume: u8, promised: i64) {
+        if let Some(known) = self.volumes.get_mut(&volume) {
+            known.promised = promised;
+        }
+    }
+
     /// A pod was shown the volume, and so it is staged.
     pub(super) fn staged_by_show(&mut self, volume: u8) {
         if let Some(known) = self.volumes.get_mut(&volume) {

@@ -299,8 +299,14 @@ impl<'a, P: Plane> Player<'a, P> {
             return Ok(());
         }
         self.prepare(volume, act)?;
+        let (hits, promised) = (self.plane.hits()?, self.book.promised(volume));
         let first = self.until(volume, act, how, controller, due, tries).await?;
         self.note(volume, act, first.as_ref())?;
+        let misled = act == Act::Stage && self.plane.hits()? > hits;
+        if misled {
+            // A kernel that takes the word to ask a disk anew, and does not, cannot be seen through by a call that names no size.
+            self.book.promise(volume, promised);
+        }
         if !self.beside {
             // Before a repetition could make good what the first answer promised.
             self.look().await?;
