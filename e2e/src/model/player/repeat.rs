@@ -43,13 +43,17 @@ impl<P: Plane> Player<'_, P> {
             self.look().await?;
         }
         // After a deletion it is another call: for a volume that is not there.
-        let due = self.book.due(volume, act);
+        let (hits, due) = (self.plane.hits()?, self.book.due(volume, act));
         let again = self
             .until(volume, act, How::Once, controller, due, tries)
             .await
             .context("the same call again")?;
         let same = first == again;
         ensure!(same, "it was answered {first:?}, then {again:?}");
+        if misled && self.plane.hits()? == hits {
+            // Nothing has misled this one: what it answered is a promise.
+            self.book.settle(volume, act);
+        }
         Ok(())
     }
 
