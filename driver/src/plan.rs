@@ -2,10 +2,10 @@
 
 use crate::dsm::location::Location;
 use crate::dsm::lun::Lun;
-use crate::dsm::target::Target;
+use crate::dsm::target::{Mapping, Target};
 use crate::error::Error;
 use crate::publication::{Iqn, NodeId};
-use crate::request::{CreateVolume, Range};
+use crate::request::{CreateVolume, LunType, Range};
 use crate::volume::{Bytes, LunUuid, Mark};
 
 /// The size of a new LUN (design choice 15): at least 1 GiB, a whole number of MiB, within the range.
@@ -129,12 +129,17 @@ fn type_fits(lun: &Lun, asked: &CreateVolume) -> bool {
         .is_none_or(|name| name == kind.on("btrfs") || name == kind.on("ext4"))
 }
 
-/// The volume of the NAS for a new LUN when the StorageClass names none: the one with the most free space.
-pub fn choose_location(locations: Vec<Location>) -> Option<Location> {
+/// The volume of the NAS for a new LUN when the StorageClass names none: the one with the most free space of those that may be.
+pub fn choose_location(locations: Vec<Location>, kind: &LunType) -> Option<Location> {
     locations
         .into_iter()
-        .filter(Location::takes_luns)
+        .filter(|location| may_choose(location, kind))
         .max_by_key(|location| location.free)
+}
+
+/// A volume of the NAS that the StorageClass does not name may hold a LUN of this type.
+pub fn may_choose(location: &Location, kind: &LunType) -> bool {
+    location.takes_luns() && !location.is_external() && kind.fits(&location.fs_type)
 }
 
 /// What all targets of a NAS say about the publication of a LUN to one node.
@@ -142,7 +147,7 @@ pub fn choose_location(locations: Vec<Location>) -> Option<Location> {
 pub struct Publication<'a> {
     /// Targets of this LUN and node that export the LUN, in the order in which they count: one with a session, the least name.
     /// One, save after two controllers at a time.
-    pub exporting: Vec<(&'a Target, u16)>,
+    pub exporting: Vec<(&'a Target, &'a Mapping)>,
     /// Targets of this LUN and node that do not export it, in the order of their names: begun and not ended.
     pub idle: Vec<&'a Target>,
     /// Somebody else who may not have the LUN, and has it.
@@ -172,7 +177,7 @@ pub fn publication<'a>(
             .and_then(|iqn| iqn.publication())
             .is_some_and(|(published, to)| published == *lun && to == *node);
         match (ours, target.mapping_of(lun)) {
-            (true, Some(unit)) => seen.exporting.push((target, unit)),
+            (true, Some(mapping)) => seen.exporting.push((target, mapping)),
             (true, None) => seen.idle.push(target),
             (false, _) => {}
         }

@@ -5,8 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proto::csi::controller_server::ControllerServer;
@@ -23,6 +23,7 @@ use crate::controller::Controller;
 use crate::dsm::Nas;
 use crate::dsm::client::{Account, Client};
 use crate::dsm::credential::Refusals;
+use crate::dsm::told::Told;
 use crate::host::linux::Linux;
 use crate::identity::Identity;
 use crate::in_flight::InFlight;
@@ -249,5 +250,7 @@ fn connect(
         portals: nas.portals.clone(),
         client: Client::new(account, ca.transpose()?, refusals)?,
         goes_on: AtomicBool::default(),
+        told: Told::default(),
+        memory: Mutex::default(),
     })
 }

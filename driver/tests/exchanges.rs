@@ -308,7 +308,7 @@ fn seen(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
         ),
         ("SYNO.Core.ISCSI.LUN", "list") => told(
             exchange,
-            |answer: LunsAnswer| json!({"luns": answer.luns.iter().map(lun_told).collect::<Vec<_>>()}),
+            |answer: LunsAnswer| json!({"luns": answer.luns.fit.iter().map(lun_told).collect::<Vec<_>>()}),
         ),
         ("SYNO.Core.ISCSI.LUN", "create") => {
             told(exchange, |answer: CreatedLun| json!({"uuid": answer.uuid}))
@@ -319,7 +319,7 @@ fn seen(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
         ),
         ("SYNO.Core.ISCSI.Target", "list") => told(
             exchange,
-            |answer: TargetsAnswer| json!({"targets": answer.targets.iter().map(target_told).collect::<Vec<_>>()}),
+            |answer: TargetsAnswer| json!({"targets": answer.targets.fit.iter().map(target_told).collect::<Vec<_>>()}),
         ),
         ("SYNO.Core.ISCSI.Target", "create") => told(
             exchange,
@@ -331,7 +331,7 @@ fn seen(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
         ),
         ("SYNO.Core.Storage.Volume", "list") => told(
             exchange,
-            |answer: LocationsAnswer| json!({"volumes": answer.volumes.iter().map(location_told).collect::<Vec<_>>()}),
+            |answer: LocationsAnswer| json!({"volumes": answer.volumes.fit.iter().map(location_told).collect::<Vec<_>>()}),
         ),
         ("SYNO.Core.ISCSI.LUN" | "SYNO.Core.ISCSI.Target" | "SYNO.No.Such.Api", _) => {
             told(exchange, |_: Nothing| json!({}))
@@ -366,7 +366,7 @@ fn target_told(target: &Target) -> Value {
 fn location_told(location: &Location) -> Value {
     json!({
         "volume_path": location.path, "fs_type": location.fs_type, "status": location.status, "readonly": location.readonly,
-        "size_free_byte": location.free.0.to_string(),
+        "size_free_byte": location.free.map(|free| free.0.to_string()),
     })
 }
 

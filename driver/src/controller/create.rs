@@ -3,7 +3,9 @@
 use proto::csi;
 
 use super::{Doing as _, Shared};
+use crate::dsm::location::Location;
 use crate::dsm::lun::{Lun, NewLun};
+use crate::dsm::rows::Unfit;
 use crate::dsm::{Code, DsmError, Nas};
 use crate::error::Error;
 use crate::plan;
@@ -70,7 +72,7 @@ impl Shared {
         let (location, kind) = match (&parameters.location, &parameters.kind) {
             (Some(path), LunType::Exactly(word)) => (path.clone(), (*word).to_owned()),
             (path, kind) => {
-                let location = find_location(nas, path.as_deref()).await?;
+                let location = find_location(nas, path.as_deref(), kind).await?;
                 (location.path.clone(), kind.on(&location.fs_type).to_owned())
             }
         };
@@ -85,24 +87,21 @@ impl Shared {
     }
 }
 
-async fn find_location(
-    nas: &Nas,
-    path: Option<&str>,
-) -> Result<crate::dsm::location::Location, Error> {
+async fn find_location(nas: &Nas, path: Option<&str>, kind: &LunType) -> Result<Location, Error> {
     let doing = || format!("looking for a volume on NAS {}", nas.name);
-    match path {
-        Some(path) => nas
-            .location(path)
-            .await
-            .doing(doing)?
-            .ok_or_else(|| no_location(nas, path)),
-        None => plan::choose_location(nas.locations().await.doing(doing)?).ok_or_else(|| {
-            Error::Unfinished {
-                what: format!("NAS {}", nas.name),
-                seen: "it has no volume that takes LUNs at present".to_owned(),
-            }
-        }),
+    if let Some(path) = path {
+        let found = nas.location(path).await.doing(doing)?;
+        return found.ok_or_else(|| no_location(nas, path));
     }
+    let all = nas.locations().await.doing(doing)?;
+    let seen: Vec<String> = all.iter().map(ToString::to_string).collect();
+    plan::choose_location(all, kind).ok_or_else(|| Error::Unfinished {
+        what: format!("NAS {}", nas.name),
+        seen: format!(
+            "none of its volumes takes a LUN of type {kind} unless it is named: give location in the StorageClass, or repair one; they are {}",
+            seen.join(", ")
+        ),
+    })
 }
 
 fn no_location(nas: &Nas, path: &str) -> Error {
@@ -173,7 +172,9 @@ async fn look_up(
 /// A final verdict lets the CO forget the volume, so no earlier try may have left a LUN that a NAS which is still coming up
 /// does not show yet (design choices 16 and 17).
 async fn prove_not_made(nas: &Nas, name: &str, verdict: Error) -> Error {
-    match nas.doubt_of_absence(|lun| lun.name == name).await {
+    let is_it = |lun: &Lun| lun.name == name;
+    let could_be = |row: &Unfit| row.text("name").is_none_or(|seen| seen == name);
+    match nas.doubt_of_absence(is_it, could_be).await {
         Ok(None) => verdict,
         Ok(Some(seen)) => Error::Unproven {
             what: format!("that there is no LUN {name} ({})", verdict.chain()),

@@ -1,6 +1,6 @@
 //! `DeleteVolume` (design choices 2, 16 and 19).
 
-use super::target::targets_that;
+use super::target::targets_with;
 use super::{Doing as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::lun::Lun;
@@ -20,7 +20,8 @@ impl Shared {
             return prove_absent(nas, id).await;
         };
         self.owned(id, &lun)?;
-        if let Some(seen) = lun.not_ready() {
+        // A LUN that is broken may be deleted, one at which DSM is at work not yet.
+        if let Some(seen) = lun.locked() {
             return Err(Error::Unfinished {
                 what: format!("volume {id}"),
                 seen,
@@ -76,7 +77,10 @@ pub(super) async fn denied(nas: &Nas, id: &VolumeId) -> Error {
 async fn prove_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
     let what = || format!("the absence of volume {id}");
     match nas
-        .doubt_of_absence(|lun| lun.uuid == id.uuid.as_str())
+        .doubt_of_absence(
+            |lun| lun.uuid == id.uuid.as_str(),
+            |row| row.text("uuid").is_none_or(|uuid| uuid == id.uuid.as_str()),
+        )
         .await
         .doing(|| format!("proving {}", what()))?
     {
@@ -92,7 +96,7 @@ async fn refuse_published(nas: &Nas, id: &VolumeId, lun: &Lun) -> Result<(), Err
     let mut targets = nas.targets_of(&id.uuid).await.doing(doing)?;
     if lun.is_mapped != Some(false) && plan::holders(&id.uuid, &targets).is_empty() {
         let exports = |target: &Target| target.mapping_of(&id.uuid).is_some();
-        targets = targets_that(nas, doing, exports).await?;
+        targets = targets_with(nas, &id.uuid, doing, exports).await?;
     }
     match plan::holders(&id.uuid, &targets).first() {
         // Fibre Channel, for instance, is not among the targets.

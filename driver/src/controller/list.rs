@@ -10,9 +10,11 @@ use super::delete::denied;
 use super::{Doing as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::location::Location;
-use crate::dsm::lun::Lun;
+use crate::dsm::lun::{Lun, may_be_ours};
+use crate::dsm::rows::Unfit;
 use crate::dsm::target::Target;
 use crate::error::Error;
+use crate::plan;
 use crate::request::{self, Handle, Page};
 use crate::volume::{Bytes, LunUuid, Mark, VolumeId};
 
@@ -110,14 +112,14 @@ impl Shared {
         nas: &Nas,
     ) -> Result<Vec<(LunUuid, list_volumes_response::Entry)>, Error> {
         let doing = || format!("listing the volumes of NAS {}", nas.name);
-        let (luns, doubt) = nas.all_luns().await.doing(doing)?;
+        let could_be = |row: &Unfit| may_be_ours(&self.driver, row);
+        let (luns, targets, doubt) = nas.all_luns(could_be).await.doing(doing)?;
         if let Some(seen) = doubt {
             return Err(Error::Unproven {
                 what: doing(),
                 seen,
             });
         }
-        let targets = nas.targets().await.doing(doing)?;
         let mut nodes: HashMap<&str, Vec<&Target>> = HashMap::new();
         for target in &targets {
             for mapping in &target.mapped_luns {
@@ -163,19 +165,12 @@ impl Shared {
                 .locations()
                 .await
                 .doing(|| format!("asking NAS {} for free space", nas.name))?;
-            let fits = |location: &Location| {
-                location.takes_luns()
-                    && parameters
-                        .location
-                        .as_ref()
-                        .is_none_or(|path| *path == location.path)
+            let fits = |location: &Location| match &parameters.location {
+                Some(path) => location.takes_luns() && *path == location.path,
+                None => plan::may_choose(location, &parameters.kind),
             };
-            free.extend(
-                locations
-                    .into_iter()
-                    .filter(fits)
-                    .map(|location| location.free),
-            );
+            let fitting = locations.into_iter().filter(fits);
+            free.extend(fitting.filter_map(|location| location.free));
         }
         let total = Bytes(free.iter().map(|free| free.0).sum());
         Ok(csi::GetCapacityResponse {

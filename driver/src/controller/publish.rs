@@ -11,16 +11,16 @@ use proto::csi;
 use tokio::time::{Instant, sleep};
 
 use super::delete::denied;
-use super::target::{doubtful, take_out, upon_another, withdraw};
+use super::target::{take_out, targets_with, upon_another, withdraw};
 use super::{Doing as _, Shared, read_node};
 use crate::chap::{self, Chap, Method};
-use crate::dsm::target::Target;
+use crate::dsm::target::{Mapping, Target};
 use crate::dsm::{Acted, Code, DsmError, Nas};
 use crate::error::Error;
 use crate::plan::{self, Holder};
 use crate::publication::{Iqn, NodeId, PublishContext, target_name};
 use crate::request::{Capability, Handle, required};
-use crate::volume::VolumeId;
+use crate::volume::{LunUuid, VolumeId};
 
 /// How often another controller's target is looked for that is about to export the LUN, and the time between two looks.
 const LOOKS: usize = 8;
@@ -174,9 +174,14 @@ impl Shared {
             let iqn = Iqn::of_publication(&asked.id.uuid, &asked.node, &nonce);
             let name = target_name(&asked.id.uuid, &nonce);
             let chap = asked.chap.clone().or_else(|| self.keys.proofs(&iqn));
-            let targets = match nas.create_target(&name, &iqn, chap.as_ref()).await {
+            let targets = match nas
+                .create_target(&asked.id.uuid, &name, &iqn, chap.as_ref())
+                .await
+            {
                 Ok(targets) => targets,
-                Err(refusal) => made_all_the_same(nas, &name, &iqn, refusal).await?,
+                Err(refusal) => {
+                    made_all_the_same(nas, &asked.id.uuid, &name, &iqn, refusal).await?
+                }
             };
             let Some(mine) = targets.iter().find(|target| target.iqn == iqn.as_str()) else {
                 return Err(Error::Unproven {
@@ -219,7 +224,7 @@ impl Shared {
             }
             sleep(BETWEEN_LOOKS).await;
             let doing = || format!("waiting for the target of the {}", asked.what());
-            targets = nas.targets().await.doing(doing)?;
+            targets = nas.targets(&asked.id.uuid).await.doing(doing)?;
         }
         Err(Error::Unfinished {
             what: asked.what(),
@@ -270,7 +275,11 @@ impl Shared {
         for begun in asked.seen(targets).idle {
             let name = target_name(&asked.id.uuid, &self.nonce());
             let what = || format!("giving target {} another name", begun.iqn);
-            match nas.rename_target(begun, &name).await.doing(what)? {
+            match nas
+                .rename_target(&asked.id.uuid, begun, &name)
+                .await
+                .doing(what)?
+            {
                 Acted::Done(targets) => now = targets,
                 Acted::NotThere(_) => {
                     return Err(Error::Unfinished {
@@ -320,7 +329,7 @@ impl Shared {
             return Err(self.give_up(nas, asked, &targets, failure).await);
         }
         let here = seen.exporting.iter().find(|(target, _)| target.is(own));
-        let Some((target, unit)) = here else {
+        let Some((target, mapping)) = here else {
             return Err(Error::Unproven {
                 what: asked.what(),
                 seen: format!("target {iqn} does not export the LUN"),
@@ -328,11 +337,7 @@ impl Shared {
         };
         enabled(asked, target)?;
         proven(target, chap.as_ref())?;
-        Ok(Exported {
-            iqn: ours(asked, target)?,
-            lun: *unit,
-            chap,
-        })
+        exported(asked, target, mapping, chap)
     }
 
     /// The publication that there is, and nothing beside it: whoever has made another target has found this one, and so has not
@@ -343,7 +348,7 @@ impl Shared {
         asked: &Publish,
         seen: &plan::Publication<'_>,
     ) -> Result<Option<Exported>, Error> {
-        let Some((target, unit)) = seen.exporting.first() else {
+        let Some((target, mapping)) = seen.exporting.first() else {
             return Ok(None);
         };
         let unused = |target: &&&Target| target.connected_sessions.is_empty();
@@ -352,11 +357,7 @@ impl Shared {
         }
         enabled(asked, target)?;
         let chap = self.prove(nas, asked, target).await?;
-        Ok(Some(Exported {
-            iqn: ours(asked, target)?,
-            lun: *unit,
-            chap,
-        }))
+        exported(asked, target, mapping, chap).map(Some)
     }
 
     /// What a login to a target of an earlier call has to prove; it is set where that is needed.
@@ -369,7 +370,7 @@ impl Shared {
         let what = || format!("the CHAP settings of target {}", target.iqn);
         // DSM tells no password, so one that somebody else chose has to be set each time.
         if let Some(chap) = &asked.chap {
-            self.set(nas, target, Some(chap)).await?;
+            self.set(nas, asked, target, Some(chap)).await?;
             return Ok(Some(chap.clone()));
         }
         let user = target.user.as_deref().unwrap_or_default();
@@ -393,13 +394,19 @@ impl Shared {
             });
         }
         let chap = self.keys.proofs(&iqn);
-        self.set(nas, target, chap.as_ref()).await?;
+        self.set(nas, asked, target, chap.as_ref()).await?;
         Ok(chap)
     }
 
-    async fn set(&self, nas: &Nas, target: &Target, chap: Option<&Chap>) -> Result<(), Error> {
+    async fn set(
+        &self,
+        nas: &Nas,
+        asked: &Publish,
+        target: &Target,
+        chap: Option<&Chap>,
+    ) -> Result<(), Error> {
         let what = || format!("setting the CHAP settings of target {}", target.iqn);
-        match nas.set_auth(target, chap).await {
+        match nas.set_auth(&asked.id.uuid, target, chap).await {
             Ok(Acted::Done(targets)) => {
                 let now = targets.iter().find(|row| row.is(target));
                 now.map_or(Ok(()), |now| proven(now, chap))
@@ -461,11 +468,26 @@ impl Shared {
     }
 }
 
-fn ours(asked: &Publish, target: &Target) -> Result<Iqn, Error> {
-    target.iqn().ok_or_else(|| Error::Unproven {
+fn exported(
+    asked: &Publish,
+    target: &Target,
+    mapping: &Mapping,
+    chap: Option<Chap>,
+) -> Result<Exported, Error> {
+    let unproven = |seen: String| Error::Unproven {
         what: asked.what(),
-        seen: format!("{} is no name that this driver makes", target.iqn),
-    })
+        seen,
+    };
+    let iqn = target
+        .iqn()
+        .ok_or_else(|| unproven(format!("{} is no name that this driver makes", target.iqn)))?;
+    let lun = mapping.unit().ok_or_else(|| {
+        unproven(format!(
+            "target {iqn} has the LUN under number {}, so the NAS has not loaded it: look at it in SAN Manager",
+            mapping.mapping_index
+        ))
+    })?;
+    Ok(Exported { iqn, lun, chap })
 }
 
 /// A target that a person has disabled exports nothing. It is not enabled here, for it may be a fence.
@@ -506,17 +528,16 @@ fn bad_auth_data() -> Error {
 /// DSM has not said that it made the target. All targets, if it is among them; else what that means.
 async fn made_all_the_same(
     nas: &Nas,
+    lun: &LunUuid,
     name: &str,
     iqn: &Iqn,
     refusal: DsmError,
 ) -> Result<Vec<Target>, Error> {
     let doing = || format!("creating target {iqn}");
-    let (targets, doubt) = nas.all_targets().await.doing(doing)?;
-    if targets.iter().any(|target| target.iqn == iqn.as_str()) {
+    let is_it = |target: &Target| target.iqn == iqn.as_str();
+    let targets = targets_with(nas, lun, doing, is_it).await?;
+    if targets.iter().any(is_it) {
         return Ok(targets);
-    }
-    if let Some(seen) = doubt {
-        return Err(doubtful(doing(), seen));
     }
     Err(match refusal.code() {
         Some(Code::TOO_MANY_TARGETS) => Error::Exhausted {

@@ -1,24 +1,29 @@
 //! Targets as the controller finds them and ends them, and what it says when DSM did something else than was meant (design choice 6).
 
+use tokio::time::Instant;
+
 use super::Doing as _;
 use crate::dsm::target::Target;
 use crate::dsm::{Acted, Nas};
 use crate::error::Error;
 use crate::volume::LunUuid;
 
-/// The targets of the NAS that `is_it` accepts. None is an answer only if the NAS has loaded them all: a publication whose
-/// target it does not show yet would else be taken for ended, and the target would stay (design choice 16).
-pub(super) async fn targets_that(
+/// All targets of the NAS. That there is none that `is_it` accepts is an answer only if the NAS has loaded them all: a publication
+/// whose target it does not show yet would else be taken for ended, and the target would stay (design choice 16).
+pub(super) async fn targets_with(
     nas: &Nas,
+    lun: &LunUuid,
     doing: impl Fn() -> String,
     is_it: impl Fn(&Target) -> bool,
 ) -> Result<Vec<Target>, Error> {
-    let (mut targets, doubt) = nas.all_targets().await.doing(&doing)?;
-    targets.retain(is_it);
-    match doubt {
-        Some(seen) if targets.is_empty() => Err(doubtful(doing(), seen)),
-        Some(_) | None => Ok(targets),
+    let asked = Instant::now();
+    let targets = nas.targets(lun).await.doing(&doing)?;
+    if !targets.iter().any(is_it)
+        && let Some(seen) = nas.doubt_of_targets(asked, &targets).await.doing(&doing)?
+    {
+        return Err(doubtful(doing(), seen));
     }
+    Ok(targets)
 }
 
 pub(super) fn doubtful(what: String, seen: String) -> Error {
@@ -40,7 +45,7 @@ pub(super) async fn withdraw(
     let left = match nas.delete_target(lun, target).await.doing(what)? {
         Acted::Done(left) => left,
         // Another controller may have been faster; only the full list of a NAS that is up can say so (design choice 6).
-        Acted::NotThere(_) => targets_that(nas, what, |_| true).await?,
+        Acted::NotThere(_) => targets_with(nas, lun, what, |row| row.iqn == target.iqn).await?,
         Acted::UponAnother { holder, .. } => return Err(upon_another(what(), target, holder)),
     };
     if left.iter().any(|row| row.iqn == target.iqn) {

@@ -1,5 +1,7 @@
 //! `ControllerUnpublishVolume`: every target of a LUN and a node goes, whatever it is called.
 
+use tokio::time::Instant;
+
 use super::target::{doubtful, withdraw};
 use super::{Doing as _, Shared};
 use crate::dsm::target::Target;
@@ -25,7 +27,8 @@ impl Shared {
             })
         };
         let doing = || format!("looking for the targets of volume {id}");
-        let (targets, doubt) = nas.all_targets().await.doing(doing)?;
+        let asked = Instant::now();
+        let targets = nas.targets(&id.uuid).await.doing(doing)?;
         let (mut withdrawn, mut left) = (0, 0);
         for target in targets.iter().filter(|target| ours(target)) {
             left = withdraw(nas, &id.uuid, target)
@@ -35,13 +38,18 @@ impl Shared {
                 .count();
             withdrawn += 1;
         }
-        match doubt {
-            Some(seen) if withdrawn == 0 || node.is_none() => Err(doubtful(doing(), seen)),
-            Some(_) | None if left > 0 => Err(Error::Unfinished {
+        if left > 0 {
+            return Err(Error::Unfinished {
                 what: format!("unpublishing volume {id}"),
                 seen: "somebody publishes it at the same time".to_owned(),
-            }),
-            Some(_) | None => Ok(()),
+            });
         }
+        // There is one target for a node, save after two controllers at a time: who has found it need not look for more.
+        if (withdrawn == 0 || node.is_none())
+            && let Some(seen) = nas.doubt_of_targets(asked, &targets).await.doing(doing)?
+        {
+            return Err(doubtful(doing(), seen));
+        }
+        Ok(())
     }
 }

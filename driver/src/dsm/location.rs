@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer};
 
 use super::call::Call;
+use super::rows::{self, Rows};
 use crate::volume::Bytes;
 
 const API: &str = "SYNO.Core.Storage.Volume";
@@ -14,80 +15,126 @@ pub struct Location {
     #[serde(rename = "volume_path")]
     pub path: String,
     /// `btrfs` or `ext4`.
+    #[serde(default, deserialize_with = "rows::word")]
     pub fs_type: String,
-    /// `normal` when all is well.
+    /// One of DSM's words, of which nobody knows all: `normal`, `attention`, `background`, `degrade`, `crashed`, …
+    #[serde(default, deserialize_with = "rows::word")]
     pub status: String,
     /// No writes.
     #[serde(default)]
     pub readonly: bool,
-    /// DSM writes a string of bytes.
-    #[serde(rename = "size_free_byte", deserialize_with = "bytes")]
-    pub free: Bytes,
+    /// DSM writes a string of bytes, and nothing for a volume that has crashed.
+    #[serde(rename = "size_free_byte", default, deserialize_with = "bytes")]
+    pub free: Option<Bytes>,
+    /// `internal`, or `external` for one in a unit beside the NAS.
+    #[serde(default = "internal", deserialize_with = "rows::word")]
+    pub location: String,
 }
 
+fn internal() -> String {
+    "internal".to_owned()
+}
+
+/// States in which a volume shows no LUNs that lie on it. Source: the reference's lists of words (part 2, section G.1).
+/// ASSUMED: the words for one that is encrypted and locked.
+const HIDES: [&str; 8] = [
+    "crashed",
+    "locked",
+    "unmounted",
+    "offline",
+    "missing",
+    "broken",
+    "failed",
+    "failure",
+];
+
+/// States besides in which a volume takes no new LUN.
+const TAKES_NONE: [&str; 3] = ["read_only", "deleting", "creating"];
+
 impl Location {
-    /// A new LUN may be put here.
+    /// A new LUN may be put here. Only what is known to be bad stands against it: DSM's words are many, and a volume that is
+    /// merely full, being checked or with a disk that Synology has not verified says so with a word of its own.
     pub fn takes_luns(&self) -> bool {
-        !self.readonly
-            && matches!(
-                self.status.as_str(),
-                "normal" | "has_acceptable_disk" | "degrade"
-            )
+        let known_bad = |words: &[&str]| words.contains(&self.status.as_str());
+        !self.readonly && !known_bad(&HIDES) && !known_bad(&TAKES_NONE)
+    }
+
+    /// Words that are known to be harmless: there is nothing to say about them.
+    pub fn has_known_status(&self) -> bool {
+        let harmless = [
+            "normal",
+            "attention",
+            "background",
+            "background_optimizing",
+            "data_scrubbing",
+            "degrade",
+            "expanding",
+            "has_acceptable_disk",
+            "has_unverified_disk",
+            "migrate_to_shr2",
+            "raid_syncing",
+            "syncing",
+        ];
+        let word = self.status.as_str();
+        harmless.contains(&word) || HIDES.contains(&word) || TAKES_NONE.contains(&word)
+    }
+
+    /// It lies in a unit that can be unplugged, so it is used only where it is named.
+    pub fn is_external(&self) -> bool {
+        self.location != "internal"
     }
 }
 
-/// What stands against the NAS's showing all of its LUNs: a volume that is not `normal` may hold some that are not loaded
-/// (design choice 16).
-pub fn hides_luns(volumes: &[Location]) -> Option<String> {
-    doubt(volumes, "LUNs", |status| status == "normal")
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            path,
+            fs_type,
+            status,
+            ..
+        } = self;
+        write!(f, "{path} ({fs_type}, {status:?}")?;
+        if self.readonly {
+            write!(f, ", read-only")?;
+        }
+        if self.is_external() {
+            write!(f, ", {}", self.location)?;
+        }
+        write!(f, ")")
+    }
 }
 
-/// What stands against the NAS's having come up, which its volumes tell by a status of their own. Until then it shows a part of
-/// its LUNs and targets; afterwards only LUNs of a volume that has crashed can be missing, and no target: they stand in the
-/// NAS's own configuration.
-pub fn is_coming_up(volumes: &[Location]) -> Option<String> {
-    let settled = [
-        "normal",
-        "has_acceptable_disk",
-        "degrade",
-        "crashed",
-        "read_only",
-        "deleting",
-    ];
-    doubt(volumes, "LUNs and targets", |status| {
-        settled.contains(&status)
+/// What stands against the NAS's showing all LUNs that it has loaded: a volume that has crashed or is locked shows none of its own
+/// (design choice 16). A word that nobody knows is no doubt.
+pub fn hides_luns(volumes: &Rows<Location>) -> Option<String> {
+    if let Some(row) = volumes.unfit.first() {
+        return Some(format!(
+            "of the volumes of the NAS, {}, so LUNs may be missing from its list",
+            row.seen()
+        ));
+    }
+    if volumes.fit.is_empty() {
+        return Some("the NAS shows no volumes: look in Storage Manager".to_owned());
+    }
+    let hides = |volume: &&Location| HIDES.contains(&volume.status.as_str());
+    volumes.fit.iter().find(hides).map(|volume| {
+        format!(
+            "volume {} of the NAS is {:?}, and its LUNs may be missing from the list: repair or unlock it in Storage Manager, or remove it there if it is lost",
+            volume.path, volume.status
+        )
     })
 }
 
-fn doubt(volumes: &[Location], what: &str, settled: impl Fn(&str) -> bool) -> Option<String> {
-    if volumes.is_empty() {
-        return Some("the NAS shows no volumes: it may still be starting".to_owned());
-    }
-    let doubtful = volumes.iter().find(|volume| !settled(&volume.status))?;
-    Some(format!(
-        "volume {} of the NAS is {:?}, so {what} may be missing from its list",
-        doubtful.path, doubtful.status
-    ))
-}
-
-fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Text(String),
-        Number(u64),
-    }
-    match Written::deserialize(deserializer)? {
-        Written::Number(number) => Ok(Bytes(number)),
-        Written::Text(text) => text.parse().map(Bytes).map_err(serde::de::Error::custom),
-    }
+fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
+    let text = rows::word(deserializer)?;
+    Ok(text.parse().ok().map(Bytes))
 }
 
 /// `data` of `list`.
 #[derive(Debug, Deserialize)]
 pub struct LocationsAnswer {
     /// All volumes.
-    pub volumes: Vec<Location>,
+    pub volumes: Rows<Location>,
 }
 
 /// `data` of `get`: without `volume` when the path is not one of a volume (measured).
@@ -112,41 +159,59 @@ pub fn get(path: &str) -> Call {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
+    fn volumes(rows: &serde_json::Value) -> Rows<Location> {
+        serde_json::from_value(rows.clone()).unwrap()
+    }
+
     #[test]
-    fn choice_16_a_nas_that_is_coming_up_proves_nothing() {
-        let volume = |status: &str| Location {
-            path: "/volume1".to_owned(),
-            fs_type: "btrfs".to_owned(),
-            status: status.to_owned(),
-            readonly: false,
-            free: Bytes(0),
-        };
-        for (status, luns, targets) in [
-            ("normal", true, true),
-            ("degrade", false, true),
-            ("crashed", false, true),
-            ("background", false, false),
-            ("", false, false),
+    fn choice_16_only_what_is_known_to_hide_luns_is_a_doubt() {
+        for (status, takes, hides) in [
+            (json!("normal"), true, false),
+            (json!("degrade"), true, false),
+            (json!("attention"), true, false),
+            (json!("has_unverified_disk"), true, false),
+            (json!("background"), true, false),
+            (json!("a word of DSM 8"), true, false),
+            (json!(""), true, false),
+            (json!(7), true, false),
+            (json!(null), true, false),
+            (json!("read_only"), false, false),
+            (json!("deleting"), false, false),
+            (json!("crashed"), false, true),
+            (json!("locked"), false, true),
         ] {
-            let volumes = [volume("normal"), volume(status)];
-            assert_eq!(hides_luns(&volumes).is_none(), luns, "{status}");
-            assert_eq!(is_coming_up(&volumes).is_none(), targets, "{status}");
+            let rows = volumes(&json!([
+                {"volume_path": "/volume1", "fs_type": "btrfs", "status": "normal", "size_free_byte": "1"},
+                {"volume_path": "/volume2", "status": status},
+            ]));
+            assert_eq!(rows.fit[1].takes_luns(), takes, "{status}");
+            let doubt = hides_luns(&rows);
+            assert_eq!(doubt.is_some(), hides, "{status}");
+            assert!(
+                doubt.is_none_or(|doubt| doubt.contains("/volume2")),
+                "{status}"
+            );
         }
-        assert!(hides_luns(&[]).is_some() && is_coming_up(&[]).is_some());
+        for nothing in [json!([]), json!([{"volume_path": 1}])] {
+            assert!(hides_luns(&volumes(&nothing)).is_some(), "{nothing}");
+        }
     }
 
     #[test]
     fn sizes_come_as_strings() {
-        for free in [r#""486521139200""#, "486521139200"] {
-            let text = format!(
-                r#"{{"volume_path":"/volume1","fs_type":"btrfs","status":"normal","size_free_byte":{free}}}"#
-            );
-            assert_eq!(
-                serde_json::from_str::<Location>(&text).unwrap().free,
-                Bytes(486_521_139_200)
-            );
+        for (free, read) in [
+            (json!("486521139200"), Some(486_521_139_200)),
+            (json!(486_521_139_200_u64), Some(486_521_139_200)),
+            (json!(""), None),
+            (json!(null), None),
+            (json!(-1), None),
+        ] {
+            let rows = volumes(&json!([{"volume_path": "/volume1", "size_free_byte": free}]));
+            assert_eq!(rows.fit[0].free, read.map(Bytes), "{free}");
         }
     }
 }

@@ -4,7 +4,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::call::Call;
-use crate::volume::{Bytes, LunUuid};
+use super::rows::{Rows, Unfit, word};
+use crate::volume::{Bytes, LunUuid, Mark};
 
 const API: &str = "SYNO.Core.ISCSI.LUN";
 const ADDITIONAL: [&str; 3] = ["status", "is_action_locked", "is_mapped"];
@@ -28,8 +29,9 @@ pub struct Lun {
     pub kind: Kind,
     /// The type's name (DSM 7).
     pub type_str: Option<String>,
-    /// `normal` when all is well. Always asked for.
-    pub status: Option<String>,
+    /// One of DSM's words, of which nobody knows all; `normal` when all is well. Always asked for.
+    #[serde(default, deserialize_with = "word")]
+    pub status: String,
     /// Create, clone, restore or delete is under way. Always asked for.
     pub is_action_locked: Option<bool>,
     /// Something exports it. Always asked for.
@@ -66,17 +68,70 @@ impl Lun {
         Bytes(self.size)
     }
 
-    /// Why it cannot be used at present; `None` when it can. An answer that leaves out what was asked for is no assurance.
+    /// Why nothing can be done with it at present; `None` when something can. This is DSM's own sign for create, clone, restore and
+    /// delete. An answer that leaves it out is no assurance.
+    pub fn locked(&self) -> Option<String> {
+        let seen = match self.is_action_locked {
+            Some(false) => return None,
+            Some(true) => "true",
+            None => "unknown",
+        };
+        Some(format!(
+            "LUN {} has is_action_locked {seen} and status {:?}",
+            self.uuid, self.status
+        ))
+    }
+
+    /// Why it cannot be used at present; `None` when it can. Only words that are known to be bad count: DSM's are many.
     pub fn not_ready(&self) -> Option<String> {
-        match (self.is_action_locked, self.status.as_deref()) {
-            (Some(false), Some("normal")) => None,
-            (locked, status) => Some(format!(
-                "LUN {} has is_action_locked {} and status {:?}",
-                self.uuid,
-                locked.map_or("unknown".to_owned(), |locked| locked.to_string()),
-                status.unwrap_or("unknown")
-            )),
+        if let Some(seen) = self.locked() {
+            return Some(seen);
         }
+        UNUSABLE.contains(&self.status.as_str()).then(|| {
+            format!(
+                "LUN {} has status {:?}: look at it and its volume {} in SAN Manager",
+                self.uuid, self.status, self.location
+            )
+        })
+    }
+
+    /// Its status is one about which there is nothing to say.
+    pub fn has_known_status(&self) -> bool {
+        let word = self.status.as_str();
+        HARMLESS.contains(&word) || UNUSABLE.contains(&word)
+    }
+}
+
+/// States in which a LUN takes no reads or writes. Source: the reference, part 2, section G.1.
+const UNUSABLE: [&str; 8] = [
+    "crashed",
+    "unhealthy",
+    "unavailable",
+    "unavailabling",
+    "volume_offline",
+    "broken",
+    "creating",
+    "deleting",
+];
+
+/// The others of that list.
+const HARMLESS: [&str; 8] = [
+    "",
+    "normal",
+    "finished",
+    "soft_limit_reach",
+    "hard_limit_reach",
+    "defragging",
+    "expanding",
+    "processing",
+];
+
+/// A row that cannot be read could be a LUN of this driver's: it bears the mark, or nobody can tell.
+pub fn may_be_ours(driver: &str, row: &Unfit) -> bool {
+    match (row.text("description"), row.text("name")) {
+        (Some(description), _) => Mark::read(driver, description).is_some(),
+        (None, Some(name)) => name.starts_with("csi"),
+        (None, None) => true,
     }
 }
 
@@ -91,7 +146,7 @@ pub struct LunAnswer {
 #[derive(Debug, Deserialize)]
 pub struct LunsAnswer {
     /// All LUNs of the NAS: `list` has no pages.
-    pub luns: Vec<Lun>,
+    pub luns: Rows<Lun>,
 }
 
 /// `data` of `create`.
@@ -204,19 +259,63 @@ mod tests {
     }
 
     #[test]
-    fn choice_18_only_normal_and_unlocked_is_ready() {
-        assert_eq!(
-            lun(r#","status":"normal","is_action_locked":false"#).not_ready(),
-            None
-        );
-        for extra in [
-            "",
-            r#","status":"normal""#,
-            r#","is_action_locked":false"#,
-            r#","status":"normal","is_action_locked":true"#,
-            r#","status":"creating","is_action_locked":false"#,
+    fn choice_18_a_lock_decides_and_only_words_known_to_be_bad_count() {
+        for (extra, locked, ready) in [
+            (
+                r#","status":"normal","is_action_locked":false"#,
+                false,
+                true,
+            ),
+            (r#","is_action_locked":false"#, false, true),
+            (r#","status":null,"is_action_locked":false"#, false, true),
+            (r#","status":3,"is_action_locked":false"#, false, true),
+            (
+                r#","status":"soft_limit_reach","is_action_locked":false"#,
+                false,
+                true,
+            ),
+            (
+                r#","status":"a word of DSM 8","is_action_locked":false"#,
+                false,
+                true,
+            ),
+            (
+                r#","status":"creating","is_action_locked":false"#,
+                false,
+                false,
+            ),
+            (
+                r#","status":"crashed","is_action_locked":false"#,
+                false,
+                false,
+            ),
+            ("", true, false),
+            (r#","status":"normal""#, true, false),
+            (r#","status":"normal","is_action_locked":true"#, true, false),
         ] {
-            assert!(lun(extra).not_ready().is_some(), "{extra}");
+            let lun = lun(extra);
+            assert_eq!(lun.locked().is_some(), locked, "{extra}");
+            assert_eq!(lun.not_ready().is_none(), ready, "{extra}");
+        }
+    }
+
+    #[test]
+    fn whose_an_unfit_row_is() {
+        let mark = "csi.synology.com parameters=x name=y";
+        for (row, ours) in [
+            (json!({"name": "vm", "description": "my LUN"}), false),
+            (json!({"name": "vm"}), false),
+            (json!({"name": "csi-pvc-1"}), true),
+            (json!({"name": "vm", "description": mark}), true),
+            (json!({"uuid": "u"}), true),
+            (json!(null), true),
+        ] {
+            let rows: Rows<Lun> = serde_json::from_value(json!([row])).unwrap();
+            assert_eq!(
+                may_be_ours("csi.synology.com", &rows.unfit[0]),
+                ours,
+                "{row}"
+            );
         }
     }
 

@@ -1,6 +1,7 @@
 //! One configured NAS and what the controller asks of it. Each method is one question or one effect with its read-back.
 
 use std::net::IpAddr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use tokio::time::{Instant, sleep};
 use super::call::Call;
 use super::client::Client;
 use super::location::{self, Location, LocationAnswer, LocationsAnswer};
-use super::lun::{self, CreatedLun, Lun, LunAnswer, LunsAnswer, NewLun};
+use super::lun::{self, CreatedLun, Lun, LunAnswer, NewLun};
 use super::reply::{DsmError, Nothing, Results};
 use super::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
+use super::told::Told;
+use super::whole::Memory;
 use crate::chap::Chap;
 use crate::publication::{Iqn, Portal};
 use crate::volume::{Bytes, LunUuid, NasName};
@@ -52,6 +55,10 @@ pub struct Nas {
     pub client: Client,
     /// It was seen to go on with a compound request after a call that failed.
     pub goes_on: AtomicBool,
+    /// What was said of it already.
+    pub told: Told,
+    /// What was seen of it, if it does not tell how long it has been up.
+    pub memory: Mutex<Memory>,
 }
 
 impl Nas {
@@ -99,7 +106,7 @@ impl Nas {
     /// Anything else than a LUN or DSM's word that there is none.
     pub async fn lun_called(&self, name: &str) -> Result<Option<Lun>, DsmError> {
         match self.client.call::<LunAnswer>(&lun::get(name)).await {
-            Ok(answer) => Ok(Some(answer.lun)),
+            Ok(answer) => Ok(Some(self.seen(answer.lun))),
             Err(error) if error.code().is_some_and(super::Code::no_lun) => Ok(None),
             Err(error) => Err(error),
         }
@@ -120,53 +127,21 @@ impl Nas {
             .await
         {
             Ok((found, all)) => {
-                Ok(Some((found.lun, all.targets)).filter(|(lun, _)| lun.uuid == uuid.as_str()))
+                let targets = self.targets_about(uuid, all.targets)?;
+                let found = Some((self.seen(found.lun), targets));
+                Ok(found.filter(|(lun, _)| lun.uuid == uuid.as_str()))
             }
             Err(error) if error.code().is_some_and(super::Code::no_lun) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Every LUN of the NAS: the answer grows with their number.
-    ///
-    /// # Errors
-    /// [`DsmError`].
-    pub async fn luns(&self) -> Result<Vec<Lun>, DsmError> {
-        Ok(self.client.call::<LunsAnswer>(&lun::list()).await?.luns)
-    }
-
-    /// Every LUN of the NAS, and what stands against its being every one; see [`Nas::all_targets`].
-    ///
-    /// # Errors
-    /// [`DsmError`]: nothing is known.
-    pub async fn all_luns(&self) -> Result<(Vec<Lun>, Option<String>), DsmError> {
-        let (volumes, luns) = self
-            .client
-            .call_both::<LocationsAnswer, LunsAnswer>(&location::list(), &lun::list())
-            .await?;
-        Ok((luns.luns, location::is_coming_up(&volumes.volumes)))
-    }
-
-    /// Proves that no LUN of the NAS is the one that `get` denies: every volume is `normal`, so that the NAS is not still coming
-    /// up, and the full list lacks it (design choice 16). In this order: a volume that comes up between the two questions would
-    /// be too late for the list and in time for the proof. `Some` says what stands against it.
-    ///
-    /// # Errors
-    /// [`DsmError`]: nothing is proven.
-    pub async fn doubt_of_absence(
-        &self,
-        is_it: impl Fn(&Lun) -> bool,
-    ) -> Result<Option<String>, DsmError> {
-        if let Some(doubt) = location::hides_luns(&self.locations().await?) {
-            return Ok(Some(doubt));
+    /// A word for a LUN's state that nobody knows is worth a line in the log, and nothing else.
+    fn seen(&self, lun: Lun) -> Lun {
+        if !lun.has_known_status() && self.told.first(&lun.status) {
+            tracing::info!(nas = %self.name, lun = lun.uuid, status = lun.status, "DSM has a word for a LUN that this driver does not know; it goes on");
         }
-        let listed = self.luns().await?.into_iter().find(is_it);
-        Ok(listed.map(|lun| {
-            format!(
-                "get denies LUN {} ({}), but list shows it",
-                lun.name, lun.uuid
-            )
-        }))
+        lun
     }
 
     /// Creates a LUN and answers its key.
@@ -227,39 +202,19 @@ impl Nas {
     /// The targets that export `uuid`.
     ///
     /// # Errors
-    /// [`DsmError`].
+    /// [`DsmError`]; a row that cannot be read and may concern the LUN is one.
     pub async fn targets_of(&self, uuid: &LunUuid) -> Result<Vec<Target>, DsmError> {
-        Ok(self
-            .client
-            .call::<TargetsAnswer>(&target::list_of(uuid))
-            .await?
-            .targets)
+        let answer: TargetsAnswer = self.client.call(&target::list_of(uuid)).await?;
+        self.targets_about(uuid, answer.targets)
     }
 
-    /// Every target of the NAS: the answer grows with their number.
+    /// Every target of the NAS that can be read: the answer grows with their number.
     ///
     /// # Errors
-    /// [`DsmError`].
-    pub async fn targets(&self) -> Result<Vec<Target>, DsmError> {
-        Ok(self
-            .client
-            .call::<TargetsAnswer>(&target::list())
-            .await?
-            .targets)
-    }
-
-    /// Every target of the NAS, and what stands against its being every one: a NAS that is still coming up lists a part of
-    /// them (design choice 16). One request, in this order: a volume that comes up between the two questions would be too
-    /// late for the list and in time for the proof.
-    ///
-    /// # Errors
-    /// [`DsmError`]: nothing is known.
-    pub async fn all_targets(&self) -> Result<(Vec<Target>, Option<String>), DsmError> {
-        let (volumes, targets) = self
-            .client
-            .call_both::<LocationsAnswer, TargetsAnswer>(&location::list(), &target::list())
-            .await?;
-        Ok((targets.targets, location::is_coming_up(&volumes.volumes)))
+    /// [`DsmError`]; a row that cannot be read and may concern `lun` is one.
+    pub async fn targets(&self, lun: &LunUuid) -> Result<Vec<Target>, DsmError> {
+        let answer: TargetsAnswer = self.client.call(&target::list()).await?;
+        self.targets_about(lun, answer.targets)
     }
 
     /// Creates a target, then reads all targets.
@@ -268,6 +223,7 @@ impl Nas {
     /// [`DsmError`]; whatever it is, the target may exist.
     pub async fn create_target(
         &self,
+        lun: &LunUuid,
         name: &str,
         iqn: &Iqn,
         chap: Option<&Chap>,
@@ -279,15 +235,20 @@ impl Nas {
                 &target::list(),
             )
             .await?;
-        Ok(all.targets)
+        self.targets_about(lun, all.targets)
     }
 
     /// Sets what a login to a target must prove.
     ///
     /// # Errors
     /// See [`Nas::act`].
-    pub async fn set_auth(&self, target: &Target, chap: Option<&Chap>) -> Result<Acted, DsmError> {
-        self.act(target, target::set_auth(target.target_id, chap))
+    pub async fn set_auth(
+        &self,
+        lun: &LunUuid,
+        target: &Target,
+        chap: Option<&Chap>,
+    ) -> Result<Acted, DsmError> {
+        self.act(lun, target, target::set_auth(target.target_id, chap))
             .await
     }
 
@@ -296,7 +257,7 @@ impl Nas {
     /// # Errors
     /// See [`Nas::act`].
     pub async fn map_target(&self, uuid: &LunUuid, target: &Target) -> Result<Acted, DsmError> {
-        self.act(target, lun::map_target(uuid, target.target_id))
+        self.act(uuid, target, lun::map_target(uuid, target.target_id))
             .await
     }
 
@@ -305,7 +266,7 @@ impl Nas {
     /// # Errors
     /// See [`Nas::act`].
     pub async fn unmap_target(&self, uuid: &LunUuid, target: &Target) -> Result<Acted, DsmError> {
-        self.act(target, lun::unmap_target(uuid, target.target_id))
+        self.act(uuid, target, lun::unmap_target(uuid, target.target_id))
             .await
     }
 
@@ -313,8 +274,13 @@ impl Nas {
     ///
     /// # Errors
     /// See [`Nas::act`].
-    pub async fn rename_target(&self, target: &Target, name: &str) -> Result<Acted, DsmError> {
-        self.act(target, target::rename(target.target_id, name))
+    pub async fn rename_target(
+        &self,
+        lun: &LunUuid,
+        target: &Target,
+        name: &str,
+    ) -> Result<Acted, DsmError> {
+        self.act(lun, target, target::rename(target.target_id, name))
             .await
     }
 
@@ -326,38 +292,44 @@ impl Nas {
     pub async fn delete_target(&self, lun: &LunUuid, target: &Target) -> Result<Acted, DsmError> {
         let delete = target::delete(target.target_id);
         if target.mapping_of(lun).is_none() {
-            return self.act(target, delete).await;
+            return self.act(lun, target, delete).await;
         }
         let unmap = lun::unmap_target(lun, target.target_id);
-        match self.act_in_order(target, &[unmap, delete.clone()]).await {
+        let both = [unmap, delete.clone()];
+        match self.act_in_order(lun, target, &both).await {
             // Somebody was faster, or DSM does not take a LUN from a target in use.
             Err(DsmError::Refused {
                 method: lun::UNMAP, ..
-            }) => self.act(target, delete).await,
+            }) => self.act(lun, target, delete).await,
             acted => acted,
         }
     }
 
-    /// Acts upon a target that was seen in an earlier request. DSM gives the numbers of deleted targets away again, so the request
+    /// Acts upon a target, a publication of `lun`, that was seen in an earlier request. DSM gives the numbers of deleted targets away again, so the request
     /// that acts by the number finds the target by its name first, and stops if it is gone.
     ///
     /// # Errors
     /// [`DsmError`]; unless DSM refused, the act may have been carried out.
-    async fn act(&self, target: &Target, act: Call) -> Result<Acted, DsmError> {
-        self.act_in_order(target, &[act]).await
+    async fn act(&self, lun: &LunUuid, target: &Target, act: Call) -> Result<Acted, DsmError> {
+        self.act_in_order(lun, target, &[act]).await
     }
 
-    async fn act_in_order(&self, target: &Target, acts: &[Call]) -> Result<Acted, DsmError> {
+    async fn act_in_order(
+        &self,
+        lun: &LunUuid,
+        target: &Target,
+        acts: &[Call],
+    ) -> Result<Acted, DsmError> {
         // On a NAS that goes on after a call that fails, the guard only guards when it is asked before.
         if self.goes_on.load(Ordering::Relaxed)
-            && let Some(all) = self.absent(target).await?
+            && let Some(all) = self.absent(lun, target).await?
         {
             return Ok(Acted::NotThere(all));
         }
         let calls = target::guarded(target, true, acts);
         let mut results = self.client.call_sequence(&calls).await?;
         let refusal = match results.take::<TargetAnswer>() {
-            Some(Ok(_)) => return self.acted(target, acts, results).await,
+            Some(Ok(_)) => return self.acted(lun, target, acts, results).await,
             Some(Err(refusal)) if refusal.code().is_some_and(super::Code::no_target) => refusal,
             Some(Err(error)) => return Err(error),
             None => return Err(target::no_result(&calls[0])),
@@ -365,20 +337,24 @@ impl Nas {
         if !results.is_empty() {
             self.goes_on.store(true, Ordering::Relaxed);
             tracing::warn!(nas = %self.name, %refusal, "DSM goes on with a compound request after a call that fails");
-            return self.acted(target, acts, results).await;
+            return self.acted(lun, target, acts, results).await;
         }
-        if let Some(all) = self.absent(target).await? {
+        if let Some(all) = self.absent(lun, target).await? {
             return Ok(Acted::NotThere(all));
         }
         // It is there, and `get` does not find it by its name: that DSM takes names there was only ever seen by others.
         let calls = target::guarded(target, false, acts);
         let results = self.client.call_sequence(&calls).await?;
-        self.acted(target, acts, results).await
+        self.acted(lun, target, acts, results).await
     }
 
     /// All targets, if this one is not among them any more under its name.
-    async fn absent(&self, target: &Target) -> Result<Option<Vec<Target>>, DsmError> {
-        let all = self.targets().await?;
+    async fn absent(
+        &self,
+        lun: &LunUuid,
+        target: &Target,
+    ) -> Result<Option<Vec<Target>>, DsmError> {
+        let all = self.targets(lun).await?;
         let there = |row: &Target| row.is(target) && row.name == target.name;
         Ok((!all.iter().any(there)).then_some(all))
     }
@@ -386,6 +362,7 @@ impl Nas {
     /// What came of the acts, and upon whom: the results of `get` by number, the acts, `list`.
     async fn acted(
         &self,
+        lun: &LunUuid,
         target: &Target,
         acts: &[Call],
         mut results: Results,
@@ -411,39 +388,47 @@ impl Nas {
         }
         let mine = |row: &Target| row.is(target);
         if any && !holder.as_ref().is_ok_and(mine) {
-            let all = self.listed(&mut results).await?;
+            let all = self.listed(lun, &mut results).await?;
             return Ok(Acted::UponAnother {
                 holder: holder.ok(),
                 all,
             });
         }
         match done {
-            Ok(()) => Ok(Acted::Done(self.listed(&mut results).await?)),
+            Ok(()) => Ok(Acted::Done(self.listed(lun, &mut results).await?)),
             Err(refusal) if refusal.code().is_some_and(super::Code::no_target) => {
-                Ok(Acted::NotThere(self.listed(&mut results).await?))
+                Ok(Acted::NotThere(self.listed(lun, &mut results).await?))
             }
             Err(refusal) => Err(refusal),
         }
     }
 
     /// The list that a sequence ends with; asked for by itself where it is missing.
-    async fn listed(&self, results: &mut Results) -> Result<Vec<Target>, DsmError> {
+    async fn listed(&self, lun: &LunUuid, results: &mut Results) -> Result<Vec<Target>, DsmError> {
         match results.take::<TargetsAnswer>() {
-            Some(Ok(all)) => Ok(all.targets),
-            None | Some(Err(_)) => self.targets().await,
+            Some(Ok(all)) => self.targets_about(lun, all.targets),
+            None | Some(Err(_)) => self.targets(lun).await,
         }
     }
 
-    /// All volumes of the NAS.
+    /// All volumes of the NAS that can be read.
     ///
     /// # Errors
     /// [`DsmError`].
     pub async fn locations(&self) -> Result<Vec<Location>, DsmError> {
-        Ok(self
-            .client
-            .call::<LocationsAnswer>(&location::list())
-            .await?
-            .volumes)
+        let answer: LocationsAnswer = self.client.call(&location::list()).await?;
+        let volumes = answer.volumes;
+        self.report(&volumes);
+        for Location { path, status, .. } in volumes
+            .fit
+            .iter()
+            .filter(|volume| !volume.has_known_status())
+        {
+            if self.told.first(status) {
+                tracing::info!(nas = %self.name, volume = path, status, "DSM has a word for a volume that this driver does not know; it goes on");
+            }
+        }
+        Ok(volumes.fit)
     }
 
     /// One volume of the NAS. `None`: there is no such volume.

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::call::Call;
 use super::reply::DsmError;
+use super::rows::{Rows, Unfit};
 use crate::chap::{Chap, Method};
 use crate::publication::Iqn;
 use crate::volume::LunUuid;
@@ -42,8 +43,15 @@ pub struct Target {
 pub struct Mapping {
     /// The LUN's key.
     pub lun_uuid: String,
-    /// The SCSI logical unit number.
-    pub mapping_index: u16,
+    /// The SCSI logical unit number; −1 was seen of a target that is not loaded.
+    pub mapping_index: i64,
+}
+
+impl Mapping {
+    /// The SCSI logical unit number, if it can be one.
+    pub fn unit(&self) -> Option<u16> {
+        u16::try_from(self.mapping_index).ok()
+    }
 }
 
 /// An initiator that is logged in.
@@ -57,12 +65,11 @@ pub struct ConnectedSession {
 }
 
 impl Target {
-    /// The logical unit number under which it exports `lun`.
-    pub fn mapping_of(&self, lun: &LunUuid) -> Option<u16> {
+    /// Under which number it exports `lun`.
+    pub fn mapping_of(&self, lun: &LunUuid) -> Option<&Mapping> {
         self.mapped_luns
             .iter()
             .find(|mapping| mapping.lun_uuid == lun.as_str())
-            .map(|mapping| mapping.mapping_index)
     }
 
     /// What speaks against it asking for just this proof, as far as DSM tells: it never tells a password.
@@ -96,6 +103,32 @@ impl Target {
     }
 }
 
+/// A row that cannot be read could concern `lun`: it is a publication of it or names it, or nobody can tell. A person's target that does
+/// not say which LUNs it exports is passed over: that somebody exports the LUN, DSM says of the LUN, too (`is_mapped`).
+pub fn may_concern(row: &Unfit, lun: &LunUuid) -> bool {
+    match publication_in(row) {
+        None => true,
+        Some(Some(published)) if published == *lun => true,
+        Some(_) => row.mentions(lun.as_str()),
+    }
+}
+
+/// A row that cannot be read could be a publication of this driver's.
+pub fn may_be_ours(row: &Unfit) -> bool {
+    publication_in(row).is_none_or(|published| published.is_some())
+}
+
+/// Which LUN the target of a row is a publication of; `Some(None)`: of none. `None`: it has no legible IQN.
+fn publication_in(row: &Unfit) -> Option<Option<LunUuid>> {
+    let iqn = row.text("iqn")?;
+    let iqn: Result<Iqn, _> = iqn.parse();
+    Some(
+        iqn.ok()
+            .and_then(|iqn| iqn.publication())
+            .map(|(lun, _)| lun),
+    )
+}
+
 /// A compound answer lacks the result of a call that must have been made.
 pub(super) fn no_result(call: &Call) -> DsmError {
     DsmError::Garbled {
@@ -116,7 +149,7 @@ pub struct TargetAnswer {
 #[derive(Debug, Deserialize)]
 pub struct TargetsAnswer {
     /// The targets.
-    pub targets: Vec<Target>,
+    pub targets: Rows<Target>,
 }
 
 /// `data` of `create`.
@@ -273,5 +306,46 @@ mod tests {
             serde_json::from_str::<Target>(text).is_err(),
             "unknown is not absent"
         );
+    }
+
+    #[test]
+    fn a_row_of_somebody_else_blinds_nobody() {
+        use serde_json::json;
+        const UUID: &str = "13a3cd1e-f296-4d4b-b712-a85c139f9dac";
+        let (lun, other): (LunUuid, LunUuid) = (
+            UUID.parse().unwrap(),
+            "00000000-0000-4000-8000-000000000001".parse().unwrap(),
+        );
+        let node = "node-a:0123abcd".parse().unwrap();
+        let nonce = crate::publication::Nonce::draw(&mut rand::rng());
+        let ours = Iqn::of_publication(&lun, &node, &nonce);
+        for (row, concerns, may_be) in [
+            (json!({"iqn": "iqn.2000-01.com.synology:vm"}), false, false),
+            (
+                json!({"iqn": "iqn.2000-01.com.synology:vm", "mapped_luns": 1}),
+                false,
+                false,
+            ),
+            (
+                json!({"iqn": "iqn.2000-01.com.synology:vm", "mapped_luns": [{"lun_uuid": UUID}]}),
+                true,
+                false,
+            ),
+            (json!({"iqn": ours.as_str()}), true, true),
+            (json!({"name": "no iqn"}), true, true),
+            (json!(17), true, true),
+        ] {
+            let rows: Rows<Target> = serde_json::from_value(json!([row])).unwrap();
+            assert_eq!(may_concern(&rows.unfit[0], &lun), concerns, "{row}");
+            assert_eq!(may_be_ours(&rows.unfit[0]), may_be, "{row}");
+            if row.get("iqn").is_some() {
+                assert!(!may_concern(&rows.unfit[0], &other), "{row}");
+            }
+        }
+        let odd = json!([{
+            "target_id": 7, "name": "vm", "iqn": "iqn.x", "mapped_luns": [{"lun_uuid": UUID, "mapping_index": -1}],
+        }]);
+        let rows: Rows<Target> = serde_json::from_value(odd).unwrap();
+        assert_eq!(rows.fit[0].mapping_of(&lun).unwrap().unit(), None);
     }
 }

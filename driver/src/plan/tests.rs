@@ -40,7 +40,7 @@ fn lun(asked: &CreateVolume) -> Lun {
         description: asked.parameters.mark(&asked.name).description(DRIVER),
         kind: Kind::Number(263),
         type_str: Some("BLUN".to_owned()),
-        status: Some("normal".to_owned()),
+        status: "normal".to_owned(),
         is_action_locked: Some(false),
         is_mapped: Some(false),
     }
@@ -144,13 +144,13 @@ fn choice_15_another_volume_is_not() {
 fn choice_18_a_locked_lun_is_not_handed_out() {
     let volume = asked(Range::default());
     for (locked, status) in [
-        (Some(true), Some("normal")),
-        (None, Some("normal")),
-        (Some(false), Some("creating")),
-        (Some(false), None),
+        (Some(true), "normal"),
+        (None, "normal"),
+        (Some(false), "creating"),
+        (Some(false), "crashed"),
     ] {
         let mut other = lun(&volume);
-        (other.is_action_locked, other.status) = (locked, status.map(str::to_owned));
+        (other.is_action_locked, other.status) = (locked, status.to_owned());
         assert_eq!(
             adopt(DRIVER, &other, &volume).unwrap_err().code(),
             Code::Aborted
@@ -263,4 +263,66 @@ fn of_several_targets_the_one_in_use_counts() {
 fn choice_19_a_holder_is_described() {
     let text = holders(&uuid(), &[target(other().as_str(), true)])[0].to_string();
     assert!(text.contains("node b:"), "{text}");
+}
+
+#[test]
+fn a_volume_is_chosen_that_the_type_fits() {
+    let volume = |path: &str, fs_type: &str, free: Option<u64>, more: serde_json::Value| {
+        let mut row =
+            serde_json::json!({"volume_path": path, "fs_type": fs_type, "status": "normal"});
+        if let Some(free) = free {
+            row["size_free_byte"] = free.to_string().into();
+        }
+        for (field, value) in more.as_object().unwrap() {
+            row[field] = value.clone();
+        }
+        serde_json::from_value::<crate::dsm::location::Location>(row).unwrap()
+    };
+    let plain = || serde_json::json!({});
+    let all = vec![
+        volume("/volume1", "ext4", Some(9), plain()),
+        volume(
+            "/volume2",
+            "btrfs",
+            Some(5),
+            serde_json::json!({"status": "attention"}),
+        ),
+        volume(
+            "/volume3",
+            "btrfs",
+            Some(7),
+            serde_json::json!({"location": "external"}),
+        ),
+        volume(
+            "/volume4",
+            "btrfs",
+            None,
+            serde_json::json!({"status": "crashed"}),
+        ),
+        volume(
+            "/volume5",
+            "btrfs",
+            Some(6),
+            serde_json::json!({"readonly": true}),
+        ),
+        volume("/volume6", "btrfs", None, plain()),
+    ];
+    let chosen = |kind: LunType, volumes: &[crate::dsm::location::Location]| {
+        choose_location(volumes.to_vec(), &kind).map(|location| location.path)
+    };
+    for (kind, path) in [
+        (LunType::Exactly("BLUN"), "/volume2"),
+        (LunType::Exactly("BLUN_THICK"), "/volume2"),
+        (LunType::Exactly("ADV"), "/volume1"),
+        (LunType::Exactly("THIN"), "/volume1"),
+        (LunType::Thin, "/volume1"),
+    ] {
+        assert_eq!(chosen(kind, &all).as_deref(), Some(path));
+    }
+    assert_eq!(chosen(LunType::Exactly("BLUN"), &all[2..5]), None);
+    // Of those that do not tell, one is better than none.
+    assert_eq!(
+        chosen(LunType::Thin, &all[4..]).as_deref(),
+        Some("/volume6")
+    );
 }

@@ -43,6 +43,15 @@ impl LunType {
             (Self::Thick, false) => "FILE",
         }
     }
+
+    /// It can be on a volume with this file system. Source: the reference, section 4.1.
+    pub fn fits(&self, fs_type: &str) -> bool {
+        match self {
+            Self::Exactly("BLUN" | "BLUN_THICK") => fs_type == "btrfs",
+            Self::Exactly("ADV") => fs_type == "ext4",
+            Self::Exactly(_) | Self::Thin | Self::Thick => true,
+        }
+    }
 }
 
 /// A StorageClass's parameters (design choice 24).

@@ -38,7 +38,7 @@ async fn the_login_is_as_recorded_and_its_session_is_carried() {
         let (client, nas) = client(&[login, "lun_list_empty", "auth_logout"]);
         let answer: LunsAnswer = client.call(&lun::list()).await.unwrap();
         client.logout().await;
-        assert_eq!(answer.luns, []);
+        assert_eq!(answer.luns.fit, []);
         let [first, second, third] = nas.seen().try_into().unwrap();
         let recorded = exchange("auth_login_v6");
         let mut sent = parameters(&first);
@@ -146,7 +146,7 @@ async fn a_nas_without_compound_requests_is_asked_one_by_one() {
             .await
             .unwrap();
         assert_eq!(
-            (luns.luns.len(), targets.targets.len()),
+            (luns.luns.fit.len(), targets.targets.fit.len()),
             (0, 2),
             "{refusal}"
         );

@@ -1,0 +1,249 @@
+//! Whether a list of a NAS is all that the NAS has (design choice 16). A NAS that has just started answers before it has loaded its
+//! LUNs and targets, and LUNs of a volume that has crashed or is locked are on no list.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::location::{self, LocationsAnswer};
+use super::lun::{self, Lun, LunsAnswer};
+use super::nas::Nas;
+use super::reply::DsmError;
+use super::rows::{Rows, Unfit};
+use super::system::{self, SystemAnswer};
+use super::target::{self, Target};
+use crate::volume::LunUuid;
+
+/// How long after its start a NAS may still be loading its LUNs and targets.
+const LOADING: Duration = Duration::from_secs(15 * 60);
+/// How far apart two lists have to be that are compared where the NAS does not tell how long it has been up; and how far at most.
+const APART: Duration = Duration::from_secs(60);
+const TOO_FAR_APART: Duration = Duration::from_secs(15 * 60);
+
+/// What this process has seen of a NAS that does not tell how long it has been up.
+#[derive(Debug, Default)]
+pub struct Memory {
+    volumes: BTreeSet<String>,
+    lists: BTreeMap<&'static str, (Instant, BTreeSet<String>)>,
+}
+
+impl Memory {
+    /// What stands against `list` of `what` being whole: it is, when it was the same a minute ago and no volume is missing that was
+    /// there before.
+    fn doubt(
+        &mut self,
+        what: &'static str,
+        now: Instant,
+        list: BTreeSet<String>,
+        volumes: BTreeSet<String>,
+    ) -> Option<String> {
+        let missing = self.volumes.difference(&volumes).next().cloned();
+        self.volumes.extend(volumes);
+        if let Some(volume) = missing {
+            self.lists.remove(what);
+            return Some(format!(
+                "volume {volume}, which was there before, is missing"
+            ));
+        }
+        let wait = |left: Duration| {
+            Some(format!(
+                "its list of {what} is compared with another one in {} s",
+                left.as_secs().max(1)
+            ))
+        };
+        match self.lists.get(what) {
+            Some((at, before)) if *before == list && now - *at <= TOO_FAR_APART => APART
+                .checked_sub(now - *at)
+                .filter(|left| !left.is_zero())
+                .and_then(wait),
+            Some(_) | None => {
+                self.lists.insert(what, (now, list));
+                wait(APART)
+            }
+        }
+    }
+}
+
+impl Nas {
+    /// Proves that no LUN of the NAS is the one that `get` denies: the full list lacks it, no volume is in a state that hides LUNs, and
+    /// the NAS has been up for long enough to have loaded all of them (design choice 16). `Some` says what stands against it.
+    ///
+    /// # Errors
+    /// [`DsmError`]: nothing is proven. A row that cannot be read and `could_be` the LUN is such an error.
+    pub async fn doubt_of_absence(
+        &self,
+        is_it: impl Fn(&Lun) -> bool,
+        could_be: impl Fn(&Unfit) -> bool,
+    ) -> Result<Option<String>, DsmError> {
+        let asked = Instant::now();
+        // In this order: a volume that comes up between the two would be too late for the list and in time for the proof.
+        let (volumes, luns) = self
+            .client
+            .call_both::<LocationsAnswer, LunsAnswer>(&location::list(), &lun::list())
+            .await?;
+        if let Some(doubt) = location::hides_luns(&volumes.volumes) {
+            return Ok(Some(doubt));
+        }
+        let luns = self.luns_unless(luns.luns, could_be)?;
+        if let Some(lun) = luns.iter().find(|lun| is_it(lun)) {
+            return Ok(Some(format!(
+                "get denies LUN {} ({}), but list shows it",
+                lun.name, lun.uuid
+            )));
+        }
+        let uuids = luns.into_iter().map(|lun| lun.uuid).collect();
+        self.doubt_of_list("LUNs", asked, uuids).await
+    }
+
+    /// Every LUN of the NAS that can be read, and what stands against there being others; every target.
+    ///
+    /// # Errors
+    /// [`DsmError`]: nothing is known. A LUN's row that cannot be read and `could_be` one that is asked for is such an error, and a
+    /// target's that could be a publication of this driver's.
+    pub async fn all_luns(
+        &self,
+        could_be: impl Fn(&Unfit) -> bool,
+    ) -> Result<(Vec<Lun>, Vec<Target>, Option<String>), DsmError> {
+        let asked = Instant::now();
+        let (luns, targets) = self
+            .client
+            .call_both::<LunsAnswer, target::TargetsAnswer>(&lun::list(), &target::list())
+            .await?;
+        let luns = self.luns_unless(luns.luns, could_be)?;
+        let targets = self.targets_unless(targets.targets, target::may_be_ours)?;
+        let uuids = luns.iter().map(|lun| lun.uuid.clone()).collect();
+        let doubt = self.doubt_of_list("LUNs", asked, uuids).await?;
+        Ok((luns, targets, doubt))
+    }
+
+    /// What stands against `targets`, which were asked for at `asked`, being all that the NAS has. No volume's state is a doubt: targets
+    /// stand in the NAS's own configuration.
+    ///
+    /// # Errors
+    /// [`DsmError`]: nothing is known.
+    pub async fn doubt_of_targets(
+        &self,
+        asked: Instant,
+        targets: &[Target],
+    ) -> Result<Option<String>, DsmError> {
+        let names = targets.iter().map(|target| target.iqn.clone()).collect();
+        self.doubt_of_list("targets", asked, names).await
+    }
+
+    /// What stands against a list that was asked for at `asked` being whole.
+    async fn doubt_of_list(
+        &self,
+        what: &'static str,
+        asked: Instant,
+        list: BTreeSet<String>,
+    ) -> Result<Option<String>, DsmError> {
+        let why = match self.client.call::<SystemAnswer>(&system::info()).await {
+            Ok(answer) => match answer.up_time() {
+                Some(up) => return Ok(starting(up.saturating_sub(asked.elapsed()))),
+                None => "its up_time cannot be read".to_owned(),
+            },
+            Err(refusal @ DsmError::Refused { .. }) => refusal.to_string(),
+            Err(error) => return Err(error),
+        };
+        let volumes = self.locations().await?.into_iter();
+        let volumes = volumes.map(|volume| volume.path).collect();
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let doubt = memory.doubt(what, Instant::now(), list, volumes);
+        Ok(doubt.map(|doubt| {
+            format!("the NAS may just have started, it does not tell ({why}), so {doubt}")
+        }))
+    }
+
+    /// The LUNs of a list, if no row that cannot be read `could_be` what is looked for.
+    pub(super) fn luns_unless(
+        &self,
+        luns: Rows<Lun>,
+        could_be: impl Fn(&Unfit) -> bool,
+    ) -> Result<Vec<Lun>, DsmError> {
+        self.report(&luns);
+        luns.unless(&lun::list(), could_be)
+    }
+
+    /// The targets of a list, if no row that cannot be read concerns this LUN.
+    pub(super) fn targets_about(
+        &self,
+        lun: &LunUuid,
+        targets: Rows<Target>,
+    ) -> Result<Vec<Target>, DsmError> {
+        self.targets_unless(targets, |row| target::may_concern(row, lun))
+    }
+
+    fn targets_unless(
+        &self,
+        targets: Rows<Target>,
+        could_be: impl Fn(&Unfit) -> bool,
+    ) -> Result<Vec<Target>, DsmError> {
+        self.report(&targets);
+        targets.unless(&target::list(), could_be)
+    }
+
+    /// Says once of each row that it is passed over.
+    pub(super) fn report<T>(&self, rows: &Rows<T>) {
+        for row in &rows.unfit {
+            let seen = row.seen();
+            if self.told.first(&seen) {
+                tracing::warn!(nas = %self.name, seen, "a row of a list is not as expected; it is passed over where it cannot be ours");
+            }
+        }
+    }
+}
+
+/// What stands against a NAS's having loaded everything that has been `up` for so long.
+fn starting(up: Duration) -> Option<String> {
+    (up < LOADING).then(|| {
+        format!(
+            "the NAS has been up for {} s only and may still be loading: wait until it has been up for {} minutes",
+            up.as_secs(),
+            LOADING.as_secs() / 60
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nas_that_has_just_started_proves_nothing() {
+        for (up, whole) in [(0, false), (899, false), (900, true), (360_000, true)] {
+            assert_eq!(starting(Duration::from_secs(up)).is_none(), whole, "{up}");
+        }
+    }
+
+    fn set(words: &[&str]) -> BTreeSet<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn two_equal_lists_a_minute_apart_are_whole() {
+        let mut memory = Memory::default();
+        let start = Instant::now();
+        let mut look = |seconds: u64, list: &[&str], volumes: &[&str]| {
+            let now = start + Duration::from_secs(seconds);
+            memory.doubt("LUNs", now, set(list), set(volumes)).is_none()
+        };
+        let volumes = &["/volume1", "/volume2"];
+        assert!(!look(0, &["a"], volumes), "one look proves nothing");
+        assert!(!look(59, &["a"], volumes));
+        assert!(look(60, &["a"], volumes));
+        assert!(!look(70, &["a", "b"], volumes), "it is still growing");
+        assert!(look(130, &["a", "b"], volumes));
+        assert!(
+            !look(140, &["a", "b"], &["/volume1"]),
+            "a volume is missing"
+        );
+        assert!(
+            !look(150, &["a", "b"], volumes),
+            "and counts anew afterwards"
+        );
+        assert!(look(210, &["a", "b"], volumes));
+        assert!(!look(2000, &["a", "b"], volumes), "too long ago");
+    }
+}
