@@ -6,7 +6,9 @@
 mod create;
 mod delete;
 mod expand;
+mod former;
 mod list;
+mod proof;
 mod publish;
 mod target;
 mod unpublish;

@@ -150,6 +150,8 @@ pub struct Publication<'a> {
     pub exporting: Vec<(&'a Target, &'a Mapping)>,
     /// Targets of this LUN and node that do not export it, in the order of their names: begun and not ended.
     pub idle: Vec<&'a Target>,
+    /// Targets of this LUN and of this node under another initiator name.
+    pub former: Vec<&'a Target>,
     /// Somebody else who may not have the LUN, and has it.
     pub conflict: Option<Holder>,
 }
@@ -172,10 +174,16 @@ pub fn publication<'a>(
 ) -> Publication<'a> {
     let mut seen = Publication::default();
     for target in targets {
-        let ours = target
-            .iqn()
-            .and_then(|iqn| iqn.publication())
-            .is_some_and(|(published, to)| published == *lun && to == *node);
+        let published = target.iqn().and_then(|iqn| iqn.publication());
+        let to = published.filter(|(published, _)| published == lun);
+        let to = to.map(|(_, to)| to);
+        if to
+            .as_ref()
+            .is_some_and(|to| to != node && to.is_same_node(node))
+        {
+            seen.former.push(target);
+        }
+        let ours = to.is_some_and(|to| to == *node);
         match (ours, target.mapping_of(lun)) {
             (true, Some(mapping)) => seen.exporting.push((target, mapping)),
             (true, None) => seen.idle.push(target),

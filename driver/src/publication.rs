@@ -42,6 +42,12 @@ impl NodeId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// It has the same name, whatever initiator name it was registered with.
+    pub fn is_same_node(&self, other: &Self) -> bool {
+        let name = |id: &Self| id.0.rsplit_once(':').map(|(name, _)| name.to_owned());
+        name(self) == name(other)
+    }
 }
 
 impl FromStr for NodeId {

@@ -5,8 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::csi::controller_server::ControllerServer;
@@ -23,7 +22,6 @@ use crate::controller::Controller;
 use crate::dsm::Nas;
 use crate::dsm::client::{Account, Client};
 use crate::dsm::credential::Refusals;
-use crate::dsm::told::Told;
 use crate::host::linux::Linux;
 use crate::identity::Identity;
 use crate::in_flight::InFlight;
@@ -243,14 +241,10 @@ fn connect(
         username: nas.username.clone(),
         password: nas.password(),
     };
-    Ok(Nas {
-        name: nas.name.clone(),
-        aliases: nas.aliases.clone(),
-        host: nas.url.host_str().unwrap_or_default().to_owned(),
-        portals: nas.portals.clone(),
-        client: Client::new(account, ca.transpose()?, refusals)?,
-        goes_on: AtomicBool::default(),
-        told: Told::default(),
-        memory: Mutex::default(),
-    })
+    let host = nas.url.host_str().unwrap_or_default().to_owned();
+    let client = Client::new(account, ca.transpose()?, refusals)?;
+    let mut made = Nas::new(nas.name.clone(), host, client);
+    made.aliases.clone_from(&nas.aliases);
+    made.portals.clone_from(&nas.portals);
+    Ok(made)
 }

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -161,14 +160,9 @@ impl Memory {
         };
         let refusals = self.nas.folder().join(format!("refused-{number}.json"));
         let refusals = Arc::new(Refusals::open(Some(refusals))?);
-        let nas = dsm::Nas {
-            name,
-            aliases: vec![],
-            host: "nas.example".to_owned(),
-            portals: vec![PORTAL.parse().ok().context("a portal")?],
-            client: Client::over(Arc::new(wire), account, refusals),
-            goes_on: AtomicBool::default(),
-        };
+        let client = Client::over(Arc::new(wire), account, refusals);
+        let mut nas = dsm::Nas::new(name, "nas.example".to_owned(), client);
+        nas.portals = vec![PORTAL.parse().ok().context("a portal")?];
         let keys = Key::read(CHAP_KEY.as_bytes()).context("a key")?;
         let keys = Keys::new(Method::Mutual, keys, vec![]);
         // Each life draws other names, and the same ones when the world is played again.

@@ -8,6 +8,8 @@ mod controller {
     mod contending;
     mod creating;
     mod deleting;
+    mod edited;
+    mod former;
     mod growing;
     mod identity;
     mod listing;

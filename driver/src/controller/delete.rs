@@ -3,7 +3,7 @@
 use super::target::targets_with;
 use super::{Doing as _, Shared};
 use crate::dsm::Nas;
-use crate::dsm::lun::Lun;
+use crate::dsm::lun::{Lun, may_be};
 use crate::dsm::target::Target;
 use crate::error::Error;
 use crate::plan;
@@ -79,7 +79,7 @@ async fn prove_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
     match nas
         .doubt_of_absence(
             |lun| lun.uuid == id.uuid.as_str(),
-            |row| row.text("uuid").is_none_or(|uuid| uuid == id.uuid.as_str()),
+            |row| may_be(&id.uuid, row),
         )
         .await
         .doing(|| format!("proving {}", what()))?

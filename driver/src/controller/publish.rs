@@ -4,16 +4,16 @@
 //! The target's IQN is the only record of the publication, and its absence is the fence: what a node still holds of an earlier
 //! publication finds no target to log in to.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use proto::csi;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::delete::denied;
+use super::proof::{bad_auth_data, proven};
 use super::target::{take_out, targets_with, upon_another, withdraw};
 use super::{Doing as _, Shared, read_node};
-use crate::chap::{self, Chap, Method};
+use crate::chap::{Chap, Method};
 use crate::dsm::target::{Mapping, Target};
 use crate::dsm::{Acted, Code, DsmError, Nas};
 use crate::error::Error;
@@ -27,16 +27,14 @@ const LOOKS: usize = 8;
 /// How often a target is made when two controllers step back before each other.
 const TRIES: usize = 4;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
-/// How long nobody may have been logged in before a target's password is changed.
-pub(super) const UNUSED_FOR: Duration = Duration::from_secs(60);
 
 /// `ControllerPublishVolume`, checked.
 #[derive(Debug)]
 pub(super) struct Publish {
     pub(super) id: VolumeId,
-    node: NodeId,
+    pub(super) node: NodeId,
     multi_node: bool,
-    chap: Option<Chap>,
+    pub(super) chap: Option<Chap>,
 }
 
 impl Publish {
@@ -66,11 +64,11 @@ impl Publish {
 }
 
 impl Publish {
-    fn what(&self) -> String {
+    pub(super) fn what(&self) -> String {
         format!("publication of volume {} to node {}", self.id, self.node)
     }
 
-    fn seen<'a>(&self, targets: &'a [Target]) -> plan::Publication<'a> {
+    pub(super) fn seen<'a>(&self, targets: &'a [Target]) -> plan::Publication<'a> {
         plan::publication(&self.id.uuid, &self.node, self.multi_node, targets)
     }
 
@@ -120,7 +118,11 @@ impl Shared {
                 nas.host
             ),
         })?;
-        let exported = self.export(nas, asked, &targets, lun.is_mapped).await?;
+        let exported = match self.end_former(nas, asked, &targets).await? {
+            None => self.export(nas, asked, &targets, lun.is_mapped).await?,
+            // The LUN was mapped to what is gone now.
+            Some(left) => self.export(nas, asked, &left, None).await?,
+        };
         let chap = exported.chap.as_ref();
         Ok(PublishContext {
             portals,
@@ -360,82 +362,6 @@ impl Shared {
         exported(asked, target, mapping, chap).map(Some)
     }
 
-    /// What a login to a target of an earlier call has to prove; it is set where that is needed.
-    async fn prove(
-        &self,
-        nas: &Nas,
-        asked: &Publish,
-        target: &Target,
-    ) -> Result<Option<Chap>, Error> {
-        let what = || format!("the CHAP settings of target {}", target.iqn);
-        // DSM tells no password, so one that somebody else chose has to be set each time.
-        if let Some(chap) = &asked.chap {
-            self.set(nas, asked, target, Some(chap)).await?;
-            return Ok(Some(chap.clone()));
-        }
-        let user = target.user.as_deref().unwrap_or_default();
-        let (Some(iqn), Some(auth_type)) = (target.iqn(), target.auth_type) else {
-            return Err(Error::Unproven {
-                what: what(),
-                seen: "DSM does not tell them".to_owned(),
-            });
-        };
-        // Made by a release that asked for no proof, or while that was switched off: so it stays until it ends.
-        if auth_type == Method::None.auth_type() {
-            return Ok(None);
-        }
-        if let Some(chap) = self.keys.known(&iqn, auth_type, user) {
-            return Ok(Some(chap));
-        }
-        if !self.is_idle_for_long(target) {
-            return Err(Error::Unproven {
-                what: what(),
-                seen: "they were made with a key that this controller does not have, and a node may be logged in with them: give the old key as one of chap_former_key_files, or delete the pods that use the volume. Without a session they are set anew after a minute".to_owned(),
-            });
-        }
-        let chap = self.keys.proofs(&iqn);
-        self.set(nas, asked, target, chap.as_ref()).await?;
-        Ok(chap)
-    }
-
-    async fn set(
-        &self,
-        nas: &Nas,
-        asked: &Publish,
-        target: &Target,
-        chap: Option<&Chap>,
-    ) -> Result<(), Error> {
-        let what = || format!("setting the CHAP settings of target {}", target.iqn);
-        match nas.set_auth(&asked.id.uuid, target, chap).await {
-            Ok(Acted::Done(targets)) => {
-                let now = targets.iter().find(|row| row.is(target));
-                now.map_or(Ok(()), |now| proven(now, chap))
-            }
-            Ok(Acted::NotThere(_)) => Err(Error::Unfinished {
-                what: what(),
-                seen: "the target is gone".to_owned(),
-            }),
-            Ok(Acted::UponAnother { holder, .. }) => Err(upon_another(what(), target, holder)),
-            Err(source) if source.code() == Some(Code::BAD_AUTH_DATA) => Err(Error::Unproven {
-                what: what(),
-                seen: bad_auth_data().chain(),
-            }),
-            Err(source) => Err(source).doing(what),
-        }
-    }
-
-    /// Nobody was logged in to the target at two looks that are a minute apart. One look proves nothing: after a restart of the NAS
-    /// nobody is connected for seconds, and a changed password would keep running pods out.
-    fn is_idle_for_long(&self, target: &Target) -> bool {
-        let mut seen = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
-        if !target.connected_sessions.is_empty() {
-            seen.remove(&target.iqn);
-            return false;
-        }
-        let since = *seen.entry(target.iqn.clone()).or_insert_with(Instant::now);
-        since.elapsed() >= UNUSED_FOR
-    }
-
     /// Somebody else has the LUN. Own targets that do not export it go before `failure` is answered; one that does may be in use:
     /// then, and when it cannot be proven that the others are gone, the answer is not final.
     async fn give_up(
@@ -502,27 +428,6 @@ fn enabled(asked: &Publish, target: &Target) -> Result<(), Error> {
         });
     }
     Ok(())
-}
-
-/// The target asks for the proof that was asked for, as far as DSM tells.
-fn proven(target: &Target, chap: Option<&Chap>) -> Result<(), Error> {
-    match target.differs_from(chap) {
-        None => Ok(()),
-        Some(seen) => Err(Error::Unproven {
-            what: format!("the CHAP settings of target {}", target.iqn),
-            seen,
-        }),
-    }
-}
-
-fn bad_auth_data() -> Error {
-    Error::BadSecret {
-        field: chap::field(chap::PASSWORD),
-        remedy: format!(
-            "the NAS does not take these names and passwords ({}): choose others, of letters and digits",
-            Code::BAD_AUTH_DATA
-        ),
-    }
 }
 
 /// DSM has not said that it made the target. All targets, if it is among them; else what that means.

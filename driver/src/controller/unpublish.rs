@@ -1,4 +1,5 @@
-//! `ControllerUnpublishVolume`: every target of a LUN and a node goes, whatever it is called.
+//! `ControllerUnpublishVolume`: every target of a LUN and a node goes, whatever it is called. A node is meant by its name: it may have
+//! been installed anew since, and the CO then names it by the new id.
 
 use tokio::time::Instant;
 
@@ -23,7 +24,7 @@ impl Shared {
         let ours = |target: &Target| {
             let publication = target.iqn().and_then(|iqn| iqn.publication());
             publication.is_some_and(|(lun, to)| {
-                lun == id.uuid && node.as_ref().is_none_or(|node| *node == to)
+                lun == id.uuid && node.as_ref().is_none_or(|node| node.is_same_node(&to))
             })
         };
         let doing = || format!("looking for the targets of volume {id}");

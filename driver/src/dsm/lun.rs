@@ -126,11 +126,23 @@ const HARMLESS: [&str; 8] = [
     "processing",
 ];
 
+/// A row that cannot be read could be the LUN of this key.
+pub fn may_be(uuid: &LunUuid, row: &Unfit) -> bool {
+    match (row.text("uuid"), row.text("name")) {
+        (Some(seen), _) => seen == uuid.as_str(),
+        (None, Some(name)) => name.starts_with(PREFIX),
+        (None, None) => true,
+    }
+}
+
+/// All names that this driver gives to LUNs begin so.
+const PREFIX: &str = "csi";
+
 /// A row that cannot be read could be a LUN of this driver's: it bears the mark, or nobody can tell.
 pub fn may_be_ours(driver: &str, row: &Unfit) -> bool {
     match (row.text("description"), row.text("name")) {
         (Some(description), _) => Mark::read(driver, description).is_some(),
-        (None, Some(name)) => name.starts_with("csi"),
+        (None, Some(name)) => name.starts_with(PREFIX),
         (None, None) => true,
     }
 }

@@ -54,14 +54,28 @@ pub struct Nas {
     /// The effect.
     pub client: Client,
     /// It was seen to go on with a compound request after a call that failed.
-    pub goes_on: AtomicBool,
+    goes_on: AtomicBool,
     /// What was said of it already.
-    pub told: Told,
+    pub(super) told: Told,
     /// What was seen of it, if it does not tell how long it has been up.
-    pub memory: Mutex<Memory>,
+    pub(super) memory: Mutex<Memory>,
 }
 
 impl Nas {
+    /// A NAS without aliases and configured portals.
+    pub fn new(name: NasName, host: String, client: Client) -> Self {
+        Self {
+            name,
+            aliases: Vec::new(),
+            host,
+            portals: Vec::new(),
+            client,
+            goes_on: AtomicBool::default(),
+            told: Told::default(),
+            memory: Mutex::default(),
+        }
+    }
+
     /// It is known under this name.
     pub fn is_called(&self, name: &NasName) -> bool {
         self.name == *name || self.aliases.contains(name)

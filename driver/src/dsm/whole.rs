@@ -132,6 +132,18 @@ impl Nas {
         self.doubt_of_list("targets", asked, names).await
     }
 
+    /// How long the NAS has been up. `None`: it does not tell.
+    ///
+    /// # Errors
+    /// [`DsmError`] of another kind than a refusal.
+    pub async fn up_time(&self) -> Result<Option<Duration>, DsmError> {
+        match self.client.call::<SystemAnswer>(&system::info()).await {
+            Ok(answer) => Ok(answer.up_time()),
+            Err(DsmError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What stands against a list that was asked for at `asked` being whole.
     async fn doubt_of_list(
         &self,
@@ -139,20 +151,17 @@ impl Nas {
         asked: Instant,
         list: BTreeSet<String>,
     ) -> Result<Option<String>, DsmError> {
-        let why = match self.client.call::<SystemAnswer>(&system::info()).await {
-            Ok(answer) => match answer.up_time() {
-                Some(up) => return Ok(starting(up.saturating_sub(asked.elapsed()))),
-                None => "its up_time cannot be read".to_owned(),
-            },
-            Err(refusal @ DsmError::Refused { .. }) => refusal.to_string(),
-            Err(error) => return Err(error),
-        };
+        if let Some(up) = self.up_time().await? {
+            return Ok(starting(up.saturating_sub(asked.elapsed())));
+        }
         let volumes = self.locations().await?.into_iter();
         let volumes = volumes.map(|volume| volume.path).collect();
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let doubt = memory.doubt(what, Instant::now(), list, volumes);
         Ok(doubt.map(|doubt| {
-            format!("the NAS may just have started, it does not tell ({why}), so {doubt}")
+            format!(
+                "the NAS may just have started, and SYNO.Core.System info does not tell, so {doubt}"
+            )
         }))
     }
 

@@ -121,14 +121,10 @@ impl World {
                 queue: queue.clone(),
                 who,
             };
-            let nas = dsm::Nas {
-                name,
-                aliases: vec![],
-                host: "nas.example".to_owned(),
-                portals: vec!["10.0.0.5:3260".parse().ok().context("a portal")?],
-                client: Client::over(Arc::new(wire), account, Arc::new(Refusals::open(None)?)),
-                goes_on: false.into(),
-            };
+            let refusals = Arc::new(Refusals::open(None)?);
+            let client = Client::over(Arc::new(wire), account, refusals);
+            let mut nas = dsm::Nas::new(name, "nas.example".to_owned(), client);
+            nas.portals = vec!["10.0.0.5:3260".parse().ok().context("a portal")?];
             let key = Key::read(CHAP_KEY.as_bytes()).context("a key")?;
             Ok(Controller::new(
                 "csi.synology.com".to_owned(),
