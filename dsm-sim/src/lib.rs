@@ -76,6 +76,7 @@ mod page;
 pub mod record;
 mod running;
 mod san;
+mod secret;
 mod server;
 pub mod shape;
 mod share;
