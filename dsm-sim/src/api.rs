@@ -2,9 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::decode::missing;
 use crate::model::Generation;
-use crate::nas::{Answer, Call};
+use crate::nas::Call;
 
 /// One API.
 #[derive(Debug)]
@@ -150,13 +149,12 @@ pub(crate) fn simulated(
         .map(|api| (api.name, api.methods))
 }
 
-/// `SYNO.API.Info query`. Names that do not exist are left out, and that is no error.
-pub(crate) fn query(call: &Call, dsm: Generation) -> Answer {
-    let asked = call
-        .params
-        .string("query")
-        .ok_or_else(|| missing("query"))?;
-    let all = asked == "all";
+/// `SYNO.API.Info query`. Names that do not exist are left out, and that is no error; without `query` all are meant, which is
+/// how Home Assistant asks.
+// ASSUMED: an empty `query` means all, too.
+pub(crate) fn query(call: &Call, dsm: Generation) -> Value {
+    let asked = call.params.string("query").unwrap_or_default();
+    let all = matches!(asked.as_str(), "" | "all");
     let wanted = |api: &&Api| all || asked.split(',').any(|name| name.trim() == api.name);
     let rows: Map<String, Value> = APIS
         .iter()
@@ -164,12 +162,13 @@ pub(crate) fn query(call: &Call, dsm: Generation) -> Answer {
         .filter(wanted)
         .map(|api| (api.name.to_owned(), api.info(dsm)))
         .collect();
-    Ok(Some(Value::Object(rows)))
+    Value::Object(rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nas::tests::Bench;
 
     #[test]
     fn each_generation_has_its_own_apis() {
@@ -193,6 +192,17 @@ mod tests {
                 .has_version(3, dsm)
         };
         assert!(!nfs(Generation::Six) && nfs(Generation::Seven));
+    }
+
+    #[test]
+    fn without_a_query_all_are_meant() {
+        let mut bench = Bench::new();
+        let api = "SYNO.API.Info";
+        let all = bench.ok(api, "query", &[("query", "all")]);
+        assert!(all.as_object().unwrap().len() > 20);
+        assert_eq!(bench.ok(api, "query", &[]), all);
+        let one = bench.ok(api, "query", &[("query", "SYNO.API.Auth,SYNO.No")]);
+        assert_eq!(one.as_object().unwrap().len(), 1);
     }
 
     #[test]

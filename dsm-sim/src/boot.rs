@@ -1,6 +1,7 @@
 //! The time after a start in which DSM has not loaded all of its LUNs and targets yet.
-// ASSUMED: all of it; known is only that a NAS answers before it is whole. A volume says `background` so long, which is how
-// a careful client can tell that what is not listed may be there all the same.
+// ASSUMED: all of it; known is only that a NAS answers before it is whole. What a careful client can tell it by is how long the
+// NAS has been up. What volumes say meanwhile nobody has written down: they say what they always do, or a word that is asked for.
+// (`background` is none of a boot's own: it is a disk check or scrubbing on a NAS that runs.)
 
 use serde::{Deserialize, Serialize};
 
@@ -21,27 +22,40 @@ pub(crate) enum Loading {
 }
 
 /// A boot that is going on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Boot {
     pub(crate) loading: Loading,
     pub(crate) until: Millis,
+    /// What volumes say so long, if not what they always do.
+    pub(crate) status: Option<String>,
 }
 
 impl Nas {
-    /// Goes through a restart: nobody is logged in any more, and LUNs and targets come back only at that moment.
-    pub(crate) fn boot(&mut self, loading: Loading, until: Millis) {
+    /// Goes through a restart: nobody is logged in any more, the NAS has just come up, and LUNs and targets come back only at
+    /// that moment.
+    pub(crate) fn boot(&mut self, now: Millis, boot: Boot) {
         self.auth.forget_sessions();
         self.drop_all_lingering();
-        self.boot = Some(Boot { loading, until });
+        self.set_uptime(now, 0);
+        self.boot = Some(boot);
     }
 
     pub(crate) fn tick_boot(&mut self, now: Millis) {
-        self.boot = self.boot.filter(|boot| now < boot.until);
+        self.boot.take_if(|boot| boot.until <= now);
+    }
+
+    /// The word that volumes say while the NAS boots, if they have one for that.
+    pub(crate) fn boot_word(&self) -> Option<&String> {
+        self.boot.as_ref()?.status.as_ref()
+    }
+
+    fn loading(&self) -> Option<Loading> {
+        self.boot.as_ref().map(|boot| boot.loading)
     }
 
     /// Whether a LUN or target of this number is loaded.
     pub(crate) fn is_loaded(&self, number: u32) -> bool {
-        match self.boot.map(|boot| boot.loading) {
+        match self.loading() {
             None | Some(Loading::Busy) => true,
             Some(Loading::Partial) => number % 2 == 1,
             Some(Loading::Absent) => false,
@@ -51,7 +65,7 @@ impl Nas {
     /// Refuses what cannot be done while loading: a new name or number could be one that is not loaded.
     pub(crate) fn check_booted(&self, call: &Call) -> Result<(), Refusal> {
         let makes = matches!(call.method.as_str(), "create" | "clone" | "clone_snapshot");
-        match self.boot.map(|boot| boot.loading) {
+        match self.loading() {
             Some(Loading::Busy) => Err(Code::Busy.because("LUNs and targets are being loaded")),
             Some(Loading::Partial | Loading::Absent) if makes => {
                 Err(Code::Busy
@@ -77,8 +91,12 @@ mod tests {
             let iqn = format!("iqn.2000-01.com.synology:{name}");
             bench.ok(TARGET, "create", &[("name", name), ("iqn", &iqn)]);
         }
-        let until = bench.now + 5_000;
-        bench.nas.boot(loading, until);
+        let boot = Boot {
+            loading,
+            until: bench.now + 5_000,
+            status: None,
+        };
+        bench.nas.boot(bench.now, boot);
         let old = bench.caller.query_sid.clone();
         assert_eq!(bench.code(LUN, "list", &[]), 119, "a restart ends sessions");
         bench.log_in();
@@ -106,10 +124,31 @@ mod tests {
         ] {
             assert_eq!(bench.code(api, method, &params), 117, "{api} {method}");
         }
-        assert_eq!(volume(&mut bench), "background");
         bench.now += 5_000;
         assert_eq!(listed(&mut bench, LUN, "luns"), 2);
+    }
+
+    #[test]
+    fn a_boot_shows_in_how_long_the_nas_is_up_and_in_no_volume() {
+        let mut bench = Bench::new();
+        let up = |bench: &mut Bench| {
+            let long = bench.ok("SYNO.Core.System", "info", &[])["up_time"].take();
+            let short = bench.call("SYNO.DSM.Info", 2, "getinfo", &[]).answer;
+            (long, short.unwrap().unwrap()["uptime"].clone())
+        };
+        bench.nas.set_uptime(bench.now, 360_000_000);
+        assert_eq!(up(&mut bench), ("100:0:0".into(), 360_000.into()));
+        let (mut bench, _) = booting(Loading::Absent);
+        assert_eq!(up(&mut bench), ("0:0:0".into(), 0.into()));
         assert_eq!(volume(&mut bench), "normal");
+        bench.nas.boot.as_mut().unwrap().status = Some("background".to_owned());
+        assert_eq!(volume(&mut bench), "background");
+        bench.now += 4_000_000;
+        bench.log_in();
+        assert_eq!(up(&mut bench), ("1:6:40".into(), 4_000.into()));
+        assert_eq!(volume(&mut bench), "normal");
+        bench.nas.settings.up_time_shown = false;
+        assert_eq!(up(&mut bench), (Value::Null, 4_000.into()));
     }
 
     #[test]
@@ -120,7 +159,7 @@ mod tests {
             assert_eq!(listed(&mut bench, TARGET, "targets"), seen, "{loading:?}");
             for (api, method, params, code) in [
                 (LUN, "get", vec![("uuid", &*uuids[1])], 18_990_531),
-                (LUN, "get", vec![("uuid", "b")], 18_990_531),
+                (LUN, "get", vec![("uuid", "b")], 18_990_505),
                 (LUN, "delete", vec![("uuid", &*uuids[1])], 18_990_531),
                 (
                     LUN,
@@ -151,7 +190,6 @@ mod tests {
                     "{loading:?} {api} {method}"
                 );
             }
-            assert_eq!(volume(&mut bench), "background");
             bench.now += 5_000;
             assert_eq!(listed(&mut bench, LUN, "luns"), 2, "{loading:?}");
             assert_eq!(listed(&mut bench, TARGET, "targets"), 2, "{loading:?}");

@@ -3,14 +3,15 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::account::Account;
-use crate::auth::Settings;
 use crate::embedded::Embedded;
 use crate::export::ExportKind;
 use crate::latency::Latency;
 use crate::model::{Dsm, Model};
 use crate::running::{self, DsmSim, StartError};
+use crate::settings::Settings;
 use crate::tls::Https;
 use crate::volume::{FileSystem, VolumeSpec};
 
@@ -20,6 +21,7 @@ use crate::volume::{FileSystem, VolumeSpec};
 pub struct Builder {
     pub(crate) listen: SocketAddr,
     pub(crate) control: SocketAddr,
+    pub(crate) control_names: Vec<String>,
     pub(crate) https: Option<Https>,
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) volumes: Vec<VolumeSpec>,
@@ -36,6 +38,7 @@ pub struct Builder {
     pub(crate) journal_file: Option<PathBuf>,
     pub(crate) seed: Option<u64>,
     pub(crate) clock: Option<u64>,
+    pub(crate) uptime: Duration,
 }
 
 impl Default for Builder {
@@ -44,12 +47,14 @@ impl Default for Builder {
         Self {
             listen: local(0),
             control: local(0),
+            control_names: Vec::new(),
             https: None,
             state_dir: None,
             volumes: vec![VolumeSpec {
                 path: "/volume1".to_owned(),
                 fs: FileSystem::Btrfs,
                 size: 2 << 40,
+                status: None,
             }],
             export: ExportKind::None,
             portals: vec![local(3260)],
@@ -64,6 +69,7 @@ impl Default for Builder {
             journal_file: None,
             seed: None,
             clock: None,
+            uptime: Duration::from_secs(360_000),
         }
     }
 }
@@ -109,6 +115,14 @@ impl Builder {
     #[must_use]
     pub fn control(mut self, address: SocketAddr) -> Self {
         self.control = address;
+        self
+    }
+
+    /// Names under which the control port may be asked, besides addresses and localhost. It has no login, so a name of
+    /// somebody else's, made to lead to it, would let their web page read it.
+    #[must_use]
+    pub fn control_names(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.control_names = names.into_iter().collect();
         self
     }
 
@@ -209,6 +223,13 @@ impl Builder {
     #[must_use]
     pub fn clock(mut self, stands_at: u64) -> Self {
         self.clock = Some(stands_at);
+        self
+    }
+
+    /// How long the NAS has been up when the simulator starts: 100 hours, unless told otherwise.
+    #[must_use]
+    pub fn uptime(mut self, uptime: Duration) -> Self {
+        self.uptime = uptime;
         self
     }
 

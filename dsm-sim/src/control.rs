@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::middleware::from_fn;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::account::Account;
-use crate::auth::Settings;
-use crate::boot::Loading;
+use crate::boot::{Boot, Loading};
 use crate::builder::Builder;
 use crate::clock::Millis;
 use crate::fault::Rule;
@@ -23,6 +22,7 @@ use crate::latency::Latency;
 use crate::nas::Nas;
 use crate::page;
 use crate::server::{Server, aside};
+use crate::settings::Settings;
 
 mod change;
 mod guard;
@@ -70,13 +70,15 @@ impl IntoResponse for Problem {
 }
 
 const ROUTES: &str = "GET / (a page, for a browser), /state, /journal?since=SEQ&newest=N&text=WORDS&api=PART&failed=true&faulted=true, /counters, /faults, \
-                      /targets/ID/sessions, /settings, /latency, /assumptions; POST /reset, /faults, /luns, /seed, /accounts, /sessions/expire, /boot, /clock, \
-                      /san/targets/{delete,disable,enable,map,unmap,create}, /lingering/forget; \
+                      /targets/ID/sessions, /settings, /latency, /assumptions; POST /reset, /faults, /luns, /seed, /accounts, /sessions/expire, /sessions/move, /boot, /uptime, /clock, \
+                      /san/targets/{delete,disable,enable,rename,map,unmap,create}, /san/luns/{rename,describe,snapshot,unsnapshot,delete}, \
+                      /lingering/forget; \
                       PATCH /luns/UUID, /volumes/NAME, /settings, /latency; DELETE /faults, /faults/ID";
 
 /// The routes of the control port.
 pub(crate) fn router(server: Arc<Server>, options: Builder) -> Router {
     let page = page::router(Arc::clone(&server), ROUTES);
+    let names: guard::Names = options.control_names.clone().into();
     Router::new()
         .route("/state", get(state))
         .route("/journal", get(journal))
@@ -94,12 +96,15 @@ pub(crate) fn router(server: Arc<Server>, options: Builder) -> Router {
         .route("/luns/{uuid}", patch(change::patch_lun))
         .route("/seed", post(change::seed))
         .route("/san/targets/{act}", post(person::act))
+        .route("/san/luns/{act}", post(person::act_on_lun))
         .route("/lingering/forget", post(person::forget))
         .route("/volumes/{name}", patch(change::patch_volume))
         .route("/latency", get(latency).patch(patch_latency))
         .route("/accounts", post(put_account))
         .route("/sessions/expire", post(expire))
+        .route("/sessions/move", post(move_clients))
         .route("/boot", post(boot))
+        .route("/uptime", post(uptime))
         .route("/clock", post(clock))
         .fallback(|| async {
             Problem::new(
@@ -109,7 +114,7 @@ pub(crate) fn router(server: Arc<Server>, options: Builder) -> Router {
         })
         .with_state(Arc::new(Control { server, options }))
         .merge(page)
-        .layer(from_fn(guard::guard))
+        .layer(from_fn_with_state(names, guard::guard))
 }
 
 impl Control {
@@ -281,18 +286,47 @@ async fn expire(State(control): Shared) -> Json<Value> {
     Json(json!({}))
 }
 
+async fn move_clients(State(control): Shared) -> Json<Value> {
+    control.server.core().nas.auth.move_clients();
+    Json(json!({}))
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Restart {
     loading: Loading,
     for_ms: Millis,
+    /// What volumes say so long.
+    status: Option<String>,
 }
 
 /// What a restart of the NAS looks like from outside.
 async fn boot(State(control): Shared, restart: Body<Restart>) -> Result<Json<Value>, Problem> {
-    let Restart { loading, for_ms } = restart?.0;
-    let until = control.now().saturating_add(for_ms);
-    control.change(|nas, _| nas.boot(loading, until))?;
+    let Restart {
+        loading,
+        for_ms,
+        status,
+    } = restart?.0;
+    let now = control.now();
+    let boot = Boot {
+        loading,
+        until: now.saturating_add(for_ms),
+        status,
+    };
+    control.change(|nas, _| nas.boot(now, boot))?;
+    Ok(Json(json!({})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Uptime {
+    seconds: u64,
+}
+
+/// How long the NAS has been up; nothing else of a restart.
+async fn uptime(State(control): Shared, up: Body<Uptime>) -> Result<Json<Value>, Problem> {
+    let (now, up) = (control.now(), up?.0.seconds.saturating_mul(1_000));
+    control.change(|nas, _| nas.set_uptime(now, up))?;
     Ok(Json(json!({})))
 }
 

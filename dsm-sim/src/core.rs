@@ -234,10 +234,10 @@ mod tests {
 
     use super::*;
     use crate::account::Account;
-    use crate::auth::Settings;
     use crate::latency::Latency;
     use crate::model::{Dsm, Model};
     use crate::nas::{Call, Config, tests::caller};
+    use crate::settings::Settings;
     use crate::state::State;
 
     /// Exports all but one target, and knows which it exports.

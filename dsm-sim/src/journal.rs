@@ -9,22 +9,13 @@ use serde_json::Value;
 
 use crate::clock::Millis;
 use crate::decode::Params;
+use crate::secret::is_secret;
 
 pub(crate) mod filter;
 
 /// Entries kept in memory; older ones are dropped.
 const KEPT: usize = 100_000;
-/// Parameters that are never shown.
-const SECRETS: [&str; 6] = [
-    "passwd",
-    "password",
-    "mutual_password",
-    "otp_code",
-    "_sid",
-    "SynoToken",
-];
-
-/// What stands in their place.
+/// What stands in the place of a secret.
 const HIDDEN: &str = "***";
 
 /// One call, and what became of it.
@@ -164,7 +155,7 @@ impl Journal {
 /// The parameters of a call, fit to be shown.
 pub(crate) fn shown(params: &Params) -> BTreeMap<String, String> {
     let show = |name: &str, value: &str| {
-        if SECRETS.contains(&name) {
+        if is_secret(name) {
             return HIDDEN.to_owned();
         }
         // The calls of a compound are JSON, and have parameters of their own.
@@ -187,7 +178,7 @@ fn hide(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(hide),
         Value::Object(fields) => {
             for (name, value) in fields {
-                if SECRETS.contains(&name.as_str()) {
+                if is_secret(name) {
                     *value = HIDDEN.into();
                 } else {
                     hide(value);
@@ -233,6 +224,17 @@ pub(crate) mod tests {
         assert_eq!(journal.since(next).1.len(), 0);
         assert_eq!(journal.since(next - 2).1.len(), 2);
         assert_eq!(journal.counters().1["A.get"], KEPT as u64 + 5);
+    }
+
+    #[test]
+    fn whatever_a_secret_is_called_it_is_hidden_alone_and_in_a_compound() {
+        for name in crate::secret::tests::NAMES {
+            let compound = serde_json::json!([{"method": "set", name: ["planted"]}]).to_string();
+            let params = Params::from_iter([(name, "planted"), ("compound", &compound)]);
+            let shown = shown(&params);
+            assert_eq!(shown[name], HIDDEN, "{name}");
+            assert!(!shown["compound"].contains("planted"), "{shown:?}");
+        }
     }
 
     #[test]

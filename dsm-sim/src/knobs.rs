@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::auth::Settings;
 use crate::builder::Builder;
 use crate::fault::Rule;
 use crate::journal::Entry;
 use crate::server::Server;
+use crate::settings::Settings;
 
 /// What tests turn most often at a simulator of either kind, [`DsmSim`](crate::DsmSim) and
 /// [`Embedded`](crate::Embedded).

@@ -66,7 +66,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::boot::Loading;
+    use crate::boot::{Boot, Loading};
     use crate::nas::tests::{Bench, GIB, LUN, TARGET};
 
     const T: &str = "iqn.2000-01.com.synology:t";
@@ -142,7 +142,12 @@ mod tests {
         let (mut bench, _) = mapped();
         bench.in_use.insert(T.to_owned());
         delete(&mut bench);
-        bench.nas.boot(Loading::Absent, bench.now);
+        let boot = Boot {
+            loading: Loading::Absent,
+            until: bench.now,
+            status: None,
+        };
+        bench.nas.boot(bench.now, boot);
         assert_eq!(bench.nas.take_effects(), gone);
         assert_eq!(lingering(&bench), json!([]));
     }

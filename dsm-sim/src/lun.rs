@@ -122,7 +122,7 @@ impl Lun {
 
 /// The form of an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub(crate) enum Form {
     List,
     Get,
 }
@@ -164,8 +164,13 @@ impl Nas {
             .luns
             .get(&key)
             .or_else(|| self.state.luns.find(&Term::Name(key.clone())).next());
-        lun.filter(|lun| self.is_loaded(lun.lun_id))
+        lun.filter(|lun| self.is_shown(lun))
             .ok_or_else(|| self.no_such_lun(&key))
+    }
+
+    /// Whether the NAS knows of it at present: it is loaded, and its volume does not hide it.
+    pub(crate) fn is_shown(&self, lun: &Lun) -> bool {
+        self.is_loaded(lun.lun_id) && !self.volume_of(lun).is_some_and(|volume| volume.hides_luns)
     }
 
     /// The volume that a LUN is on.
@@ -173,9 +178,15 @@ impl Nas {
         self.state.volumes.get(&lun.location)
     }
 
+    /// Which code it is goes by what was asked for: a uuid that no LUN has, or what is no uuid.
     pub(crate) fn no_such_lun(&self, key: &str) -> Refusal {
+        let code = if is_uuid(key) {
+            self.settings.missing_lun_code
+        } else {
+            self.settings.unknown_lun_name_code
+        };
         Refusal {
-            code: self.settings.missing_lun_code,
+            code,
             why: format!("no LUN {key}"),
         }
     }
@@ -190,17 +201,22 @@ impl Nas {
             .map(|names| parse_types(&names))
             .transpose()?;
         let wanted = |lun: &&Lun| {
-            self.is_loaded(lun.lun_id)
+            self.is_shown(lun)
                 && types.as_ref().is_none_or(|types| types.contains(&lun.kind))
                 && location
                     .as_ref()
                     .is_none_or(|location| *location == lun.location)
         };
-        let luns: Vec<Value> = self
-            .luns_by_number()
-            .filter(wanted)
-            .map(|lun| self.lun_json(lun, now, &additional, outside, Form::List))
-            .collect();
+        // What is not understood comes first: whoever stops there sees none of what is there.
+        let mut luns = match &types {
+            Some(types) if !types.contains(&LunType::Blun) => Vec::new(),
+            Some(_) | None => self.odd_luns(now, &additional, outside, location.as_deref()),
+        };
+        luns.extend(
+            self.luns_by_number()
+                .filter(wanted)
+                .map(|lun| self.lun_json(lun, now, &additional, outside, Form::List)),
+        );
         Ok(json!({"luns": luns}))
     }
 
@@ -228,7 +244,7 @@ impl Nas {
         Ok(data)
     }
 
-    fn lun_json(
+    pub(crate) fn lun_json(
         &self,
         lun: &Lun,
         now: Millis,
@@ -285,7 +301,12 @@ impl Nas {
             row["allocated_size"] = json!(lun.allocated(outside));
         }
         if additional.has("status") {
-            row["status"] = json!(lun.status);
+            let healthy = lun.status == "normal";
+            row["status"] = json!(if healthy {
+                &self.settings.lun_status
+            } else {
+                &lun.status
+            });
         }
         if additional.has("is_action_locked") {
             row["is_action_locked"] = json!(lun.is_action_locked(now));
@@ -321,6 +342,11 @@ impl Nas {
                 json!([{"iqn": "iqn.2000-01.com.synology:default.acl", "permission": "rw"}]);
         }
     }
+}
+
+/// 8-4-4-4-12 hex digits. The parser takes other forms, too.
+fn is_uuid(key: &str) -> bool {
+    key.len() == 36 && uuid::Uuid::try_parse(key).is_ok()
 }
 
 fn parse_types(names: &[String]) -> Result<Vec<LunType>, Refusal> {

@@ -284,7 +284,7 @@ impl Nas {
         self.state
             .luns
             .get(&uuid.to_owned())
-            .filter(|lun| lun.dying.is_none() && self.is_loaded(lun.lun_id))
+            .filter(|lun| lun.dying.is_none() && self.is_shown(lun))
             .ok_or_else(|| self.no_such_lun(uuid))
     }
 

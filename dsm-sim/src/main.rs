@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -45,6 +46,7 @@ enum Task {
 }
 
 #[derive(Args)]
+#[command(after_help = switches_help())]
 struct Serve {
     /// Where the DSM Web API listens; port 0 takes any free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
@@ -54,11 +56,17 @@ struct Serve {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5080")]
     control: SocketAddr,
 
+    /// A name under which the control port may be asked, besides addresses and localhost; may be given several times. It has
+    /// no login, so no other name is answered: a web page could have made it lead there
+    #[arg(long = "control-name", value_name = "NAME")]
+    control_names: Vec<String>,
+
     /// Folder for state, LUN files and exports; made when missing
     #[arg(long, value_name = "DIR")]
     state_dir: PathBuf,
 
-    /// A volume, as PATH=FILESYSTEM:SIZE with btrfs or ext4; may be given several times
+    /// A volume, as PATH=FILESYSTEM:SIZE or PATH=FILESYSTEM:SIZE:STATUS, with btrfs or ext4 and any word of DSM's
+    /// (attention, background, crashed …); may be given several times
     #[arg(
         long = "volume",
         value_name = "VOLUME",
@@ -115,6 +123,10 @@ struct Serve {
     #[arg(long, value_name = "MS")]
     clock: Option<u64>,
 
+    /// How many seconds the NAS has been up when this starts; SYNO.Core.System tells it
+    #[arg(long, value_name = "SECONDS", default_value_t = 360_000)]
+    uptime: u64,
+
     /// Switch CSRF protection on: calls must carry the login's SynoToken
     #[arg(long)]
     csrf: bool,
@@ -123,8 +135,8 @@ struct Serve {
     #[arg(long)]
     strict_sid: bool,
 
-    /// Turn a switch for what is not known of DSM, as NAME=VALUE: GET /settings on the control port lists them, PATCH
-    /// /settings turns them later; may be given several times
+    /// Turn a switch, as NAME=VALUE: they are listed below, and explained in docs/knobs.md; PATCH /settings on the control port
+    /// turns them later; may be given several times
     #[arg(long = "setting", value_name = "SWITCH", value_parser = switch)]
     switches: Vec<(String, Value)>,
 
@@ -205,6 +217,7 @@ impl Serve {
         let mut builder = DsmSim::builder()
             .listen(self.listen)
             .control(self.control)
+            .control_names(self.control_names)
             .state_dir(self.state_dir)
             .volumes(self.volumes)
             .export(self.export)
@@ -213,6 +226,7 @@ impl Serve {
             .dsm(self.dsm)
             .model(self.model)
             .latency(self.latency)
+            .uptime(Duration::from_secs(self.uptime))
             .settings(settings);
         if let Some(seed) = self.seed {
             builder = builder.seed(seed);
@@ -233,13 +247,30 @@ impl Serve {
     }
 }
 
-/// `NAME=VALUE`, the value in JSON.
+/// `NAME=VALUE`, the value in JSON, or a bare word.
 fn switch(text: &str) -> Result<(String, Value), String> {
     let parsed = text.split_once('=').and_then(|(name, value)| {
-        let value = serde_json::from_str(value).ok()?;
+        // A word is a text without quotes.
+        let word = || {
+            let letter = |c: char| c.is_ascii_alphabetic() || c == '_';
+            let word = !value.is_empty() && value.chars().all(letter);
+            word.then(|| Value::from(value))
+        };
+        let value = serde_json::from_str(value).ok().or_else(word)?;
         Some((name.to_owned(), value))
     });
-    parsed.ok_or_else(|| "say NAME=true, NAME=false or NAME=NUMBER".to_owned())
+    parsed.ok_or_else(|| "say NAME=true, NAME=false, NAME=NUMBER or NAME=WORD".to_owned())
+}
+
+/// Every switch, as it is unless it is turned.
+fn switches_help() -> String {
+    let all = serde_json::to_value(Settings::default()).unwrap_or_default();
+    let rows = all.as_object().into_iter().flatten();
+    let rows: Vec<String> = rows
+        .map(|(name, value)| format!("  {name}={value}"))
+        .collect();
+    let rows = rows.join("\n");
+    format!("Switches for --setting, and what they are unless they are turned:\n{rows}")
 }
 
 fn main() -> ExitCode {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::account::Account;
 use crate::api::{self, Api};
-use crate::auth::{self, Auth, Settings};
+use crate::auth::{self, Auth};
 use crate::boot::Boot;
 use crate::clock::Millis;
 use crate::code::{Code, Refusal};
@@ -18,6 +18,7 @@ use crate::latency::Timing;
 use crate::lun::Lun;
 use crate::model::{Dsm, Generation, Model};
 use crate::san;
+use crate::settings::Settings;
 use crate::share;
 use crate::snapshot::Snapshot;
 use crate::state::State;
@@ -126,6 +127,8 @@ pub(crate) struct Nas {
     pub(crate) rng: StdRng,
     pub(crate) returning: Vec<Returning>,
     pub(crate) boot: Option<Boot>,
+    /// When it came up, in milliseconds since 1970; before that, where a clock stands early.
+    booted: i64,
     /// Deleted targets that keep their sessions, by IQN; see `lingering`. A restart ends them.
     pub(crate) lingering: BTreeMap<String, Target>,
     /// When DSM is done with what it does to LUNs after its answers. The LUNs themselves know best.
@@ -149,6 +152,7 @@ impl Nas {
             rng,
             returning: Vec::new(),
             boot: None,
+            booted: 0,
             lingering: BTreeMap::new(),
             agenda: BTreeSet::new(),
             effects: BTreeSet::new(),
@@ -224,8 +228,12 @@ impl Nas {
         for spec in volumes {
             let mut volume: Volume = spec.clone().into();
             if let Some(old) = old.iter().find(|old| old.path == volume.path) {
-                volume.status.clone_from(&old.status);
-                volume.used_elsewhere = old.used_elsewhere;
+                volume = Volume {
+                    status: spec.status.clone().unwrap_or_else(|| old.status.clone()),
+                    fs: volume.fs,
+                    size: volume.size,
+                    ..old.clone()
+                };
             }
             self.state.volumes.put(volume);
         }
@@ -235,6 +243,18 @@ impl Nas {
         }
         self.take_effects();
         Ok(())
+    }
+
+    /// From now on it has been up for so long.
+    pub(crate) fn set_uptime(&mut self, now: Millis, up: Millis) {
+        let signed = |millis| i64::try_from(millis).unwrap_or(i64::MAX);
+        self.booted = signed(now).saturating_sub(signed(up));
+    }
+
+    /// Seconds since it came up.
+    pub(crate) fn uptime(&self, now: Millis) -> u64 {
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        u64::try_from(now.saturating_sub(self.booted)).unwrap_or(0) / 1_000
     }
 
     /// The effects that are still to be made.
@@ -282,7 +302,7 @@ impl Nas {
             self.check_booted(call)?;
         }
         match call.api.as_str() {
-            "SYNO.API.Info" => api::query(call, self.config.generation),
+            "SYNO.API.Info" => Ok(Some(api::query(call, self.config.generation))),
             "SYNO.API.Auth" if call.method == "login" => {
                 let login = self.auth.login(
                     now,

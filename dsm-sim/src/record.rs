@@ -1,6 +1,7 @@
 //! Stands between a client and a NAS, passes every call through, and writes down what was said, without what its owner
 //! would not tell a stranger: exchanges as in `proto/dsm`.
 
+mod known;
 mod redact;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use axum::routing::any;
 use serde_json::{Map, Value, json};
 
 use crate::upstream::Upstream;
+use known::is_api;
 use redact::Redactor;
 
 /// What belongs to one connection; and what would make the NAS compress what is to be written down.
@@ -215,18 +217,30 @@ impl Recording {
             reply,
             ..
         } = &self.exchanges[index];
+        let mut note = format!(
+            "Call {}. How the session was carried is left out.",
+            index + 1
+        );
+        let (mut params, mut said) = (request["params"].clone(), reply.clone());
+        if !is_api(api) {
+            note += " So is what was said: the API is none of those that are written down.";
+            params = json!({});
+            if let Value::Object(said) = &mut said {
+                said.remove("data");
+            }
+        }
         let request = json!({
             "api": self.redactor.text(api),
             "version": request["version"],
             "method": self.redactor.text(method),
-            "params": self.redactor.redact(&request["params"]),
+            "params": self.redactor.redact(&params),
         });
         let text = serde_json::to_string_pretty(&json!({
             "source": "a recording of a NAS through a proxy",
-            "note": format!("Call {}. How the session was carried is left out.", index + 1),
+            "note": note,
             "grade": "R",
             "request": request,
-            "reply": self.redactor.redact(reply),
+            "reply": self.redactor.redact(&said),
         }))?;
         let path = self.out.join(file_name(index, &request));
         std::fs::write(&path, text + "\n").with_context(|| path.display().to_string())

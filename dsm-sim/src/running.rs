@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::backstore::Backstore;
 use crate::builder::Builder;
-use crate::clock::Clock;
+use crate::clock::{Clock, Millis};
 use crate::core::Core;
 use crate::export::Export;
 use crate::journal::Journal;
@@ -417,6 +417,7 @@ fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
     };
     let clock = Clock::new(options.clock);
     let mut nas = Nas::new(config, options.settings.clone(), state, accounts, rng);
+    nas.set_uptime(clock.now(), millis(options.uptime));
     nas.revive(clock.now(), &options.volumes)
         .map_err(|(lun, volume)| StartError::VolumeGone { lun, volume })?;
     store.append(&nas.state).map_err(in_dir)?;
@@ -449,6 +450,11 @@ fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
         options.latency,
         Journal::to_file(journal.transpose()?),
     ))
+}
+
+/// A span as the clock counts it.
+pub(crate) fn millis(span: Duration) -> Millis {
+    Millis::try_from(span.as_millis()).unwrap_or(Millis::MAX)
 }
 
 /// The first portal; where it is any address of this machine, the one that is always there.

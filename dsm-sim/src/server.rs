@@ -12,7 +12,6 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{RwLock, RwLockWriteGuard, oneshot, watch};
 use tokio::task::block_in_place;
 
-use crate::auth::Settings;
 use crate::builder::Builder;
 use crate::clock::{Clock, Millis};
 use crate::code::Refusal;
@@ -22,6 +21,8 @@ use crate::fault::{Fault, Hit, Plan};
 use crate::journal::{Entry, Journal, shown};
 use crate::latency::{Latency, Queue};
 use crate::nas::{Answer, Call, Reply};
+use crate::running::millis;
+use crate::settings::Settings;
 
 /// A request to the Web API, decoded as far as DSM's front door does.
 #[derive(Debug)]
@@ -194,8 +195,10 @@ impl Server {
     pub(crate) fn reset(&self, builder: &Builder) -> io::Result<()> {
         self.clear_faults();
         self.set_latency(builder.latency);
-        self.core().change(self.clock.now(), |nas, _| {
+        let now = self.clock.now();
+        self.core().change(now, |nas, _| {
             nas.reset(builder.volumes.iter().cloned());
+            nas.set_uptime(now, millis(builder.uptime));
             nas.settings = builder.settings.clone();
             nas.auth.set_accounts(builder.all_accounts());
         })?;

@@ -222,10 +222,11 @@ impl Nas {
     }
 
     /// Puts a LUN back to what it was. Its uuid and its newer snapshots stay; who is connected is asked to log out.
-    // ASSUMED: the LUN gets the size that it had at that moment. A LUN that is locked cannot be restored (18990531 says
+    // ASSUMED: an unknown snapshot of a LUN that is there is 18990532, as everywhere else. The LUN gets the size that it had
+    // at that moment. A LUN that is locked cannot be restored (18990531 says
     // nothing of it; 18990004 is the nearest "not now").
     pub(crate) fn restore_snapshot(&mut self, now: Millis, call: &Call) -> Result<(), Refusal> {
-        // Measured by jt: 18990508 without src_lun_uuid, 18990505 for a snapshot that is not there.
+        // Measured by jt: 18990508 without src_lun_uuid; 18990505 where that is no uuid, before the snapshot is looked for.
         if call.params.raw("src_lun_uuid").is_none() {
             return Err(Code::SanMissingParameter.because("src_lun_uuid is missing"));
         }
@@ -237,7 +238,7 @@ impl Nas {
             .get(&uuid)
             .filter(|snapshot| snapshot.parent == lun.uuid)
             .ok_or_else(|| {
-                Code::BadLunUuid.because(format!("{} has no snapshot {uuid}", lun.name))
+                Code::NoSuchSnapshot.because(format!("{} has no snapshot {uuid}", lun.name))
             })?;
         if lun.is_action_locked(now) {
             return Err(Code::SanBadParameter.because(format!("{} is locked", lun.name)));

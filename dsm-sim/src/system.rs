@@ -31,7 +31,8 @@ impl Nas {
     // Names and types as recorded from a DS918+ with DSM 6.2.3 (mib1185/py-synologydsm-api).
     // ASSUMED: DSM 7 has the same fields.
     fn info(&self, now: Millis) -> Value {
-        json!({
+        let up = self.uptime(now);
+        let mut info = json!({
             "cpu_clock_speed": 2600,
             "cpu_cores": "2",
             "cpu_family": "Ryzen",
@@ -53,9 +54,14 @@ impl Nas {
             "time": date(now).iso(),
             "time_zone": "London",
             "time_zone_desc": "(GMT) Dublin, Edinburgh, Lisbon, London",
-            "up_time": "100:0:0",
+            // Recorded: `75:12:9`, hours first.
+            "up_time": format!("{}:{}:{}", up / 3_600, up / 60 % 60, up % 60),
             "usb_dev": [],
-        })
+        });
+        if !self.settings.up_time_shown {
+            info.as_object_mut().map(|info| info.remove("up_time"));
+        }
+        info
     }
 
     fn getinfo(&self, now: Millis) -> Value {
@@ -74,7 +80,7 @@ impl Nas {
             "temperature": 40,
             "temperature_warn": false,
             "time": date(now).c(),
-            "uptime": 360_000,
+            "uptime": self.uptime(now),
             "version": build,
             "version_string": self.config.dsm.firmware,
         })

@@ -150,14 +150,19 @@ impl Nas {
         let additional = call.params.additional()?;
         let lun = call.params.string("lun_uuid");
         let targets = &self.state.targets;
+        let mut rows = match lun {
+            Some(_) => Vec::new(),
+            None => self.odd_targets(&additional, outside),
+        };
         let wanted: Box<dyn Iterator<Item = &Target>> = match lun {
             Some(uuid) => Box::new(targets.find(&Term::Lun(uuid))),
             None => Box::new(targets.values()),
         };
-        let rows: Vec<Value> = wanted
-            .filter(|target| self.is_loaded(target.target_id))
-            .map(|target| self.target_json(target, &additional, outside, -1))
-            .collect();
+        rows.extend(
+            wanted
+                .filter(|target| self.is_loaded(target.target_id))
+                .map(|target| self.target_json(target, &additional, outside, -1)),
+        );
         Ok(json!({"targets": rows}))
     }
 
@@ -173,7 +178,7 @@ impl Nas {
     }
 
     // `mapping_index` on the top level is -1 in a list and 0 in a get, recorded by N4S4. Passwords come back empty.
-    fn target_json(
+    pub(crate) fn target_json(
         &self,
         target: &Target,
         additional: &Additional,

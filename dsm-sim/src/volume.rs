@@ -30,15 +30,20 @@ pub struct VolumeSpec {
     pub fs: FileSystem,
     /// Its size in bytes.
     pub size: u64,
+    /// DSM's word for how it is; `normal`, or what it was, when nothing is said.
+    pub status: Option<String>,
 }
 
 impl FromStr for VolumeSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let hint = "write it like /volume1=btrfs:2TiB or /volume2=ext4:500GiB";
+        let hint = "write it like /volume1=btrfs:2TiB, /volume2=ext4:500GiB or /volume3=btrfs:1TiB:attention";
         let (path, rest) = text.split_once('=').ok_or(hint)?;
         let (fs, size) = rest.split_once(':').ok_or(hint)?;
+        let (size, status) = size
+            .split_once(':')
+            .map_or((size, None), |(size, status)| (size, Some(status)));
         volume_number(path).ok_or_else(|| format!("{path} is not a volume path; {hint}"))?;
         let fs = match fs {
             "btrfs" => FileSystem::Btrfs,
@@ -56,6 +61,7 @@ impl FromStr for VolumeSpec {
             path: path.to_owned(),
             fs,
             size,
+            status: status.map(str::to_owned),
         })
     }
 }
@@ -89,10 +95,23 @@ pub(crate) struct Volume {
     pub(crate) path: String,
     pub(crate) fs: FileSystem,
     pub(crate) size: u64,
-    /// `normal`, `degrade`, `crashed`, `read_only`, …
+    /// `normal`, `attention`, `crashed`, `background`, … or a word that nobody has ever seen.
     pub(crate) status: String,
     /// Bytes that files other than LUNs take.
     pub(crate) used_elsewhere: u64,
+    /// `internal`, or `external` for a unit that is plugged in.
+    #[serde(default = "internal")]
+    pub(crate) container: String,
+    /// Fields that its rows lack, as those of a crashed one lack what cannot be read.
+    #[serde(default)]
+    pub(crate) without: Vec<String>,
+    /// Whether its LUNs are not known, because they cannot be read.
+    #[serde(default)]
+    pub(crate) hides_luns: bool,
+}
+
+fn internal() -> String {
+    "internal".to_owned()
 }
 
 /// Space of a deleted LUN that comes back only later.
@@ -121,13 +140,15 @@ impl Row for Volume {
 
 impl From<VolumeSpec> for Volume {
     fn from(spec: VolumeSpec) -> Self {
-        let status = "normal".to_owned();
         Self {
             path: spec.path,
             fs: spec.fs,
             size: spec.size,
-            status,
+            status: spec.status.unwrap_or_else(|| "normal".to_owned()),
             used_elsewhere: 0,
+            container: internal(),
+            without: Vec::new(),
+            hides_luns: false,
         }
     }
 }
@@ -145,21 +166,30 @@ impl Volume {
     }
 
     fn json(&self, nas: &Nas, outside: &dyn Outside) -> Value {
-        json!({
-            "container": "internal",
+        let mut row = json!({
+            "container": self.container,
             "display_name": format!("Volume {}", volume_number(&self.path).unwrap_or_default()),
             "eppool_used_byte": nas.used_by_luns(self, outside).to_string(),
             "fs_type": self.fs,
-            "location": "internal",
+            "location": self.container,
             "raid_type": "raid_1",
             "readonly": self.status == "read_only",
             "single_volume": true,
             "size_free_byte": nas.free(self, outside).to_string(),
             "size_total_byte": self.size.to_string(),
-            "status": if nas.boot.is_some() { "background" } else { &self.status },
+            "status": nas.boot_word().unwrap_or(&self.status),
             "volume_id": volume_number(&self.path).unwrap_or_default(),
             "volume_path": self.path,
-        })
+        });
+        self.leave_out(&mut row);
+        row
+    }
+
+    /// Takes out of a row what cannot be told of this volume.
+    fn leave_out(&self, row: &mut Value) {
+        if let Some(row) = row.as_object_mut() {
+            row.retain(|name, _| !self.without.contains(name));
+        }
     }
 }
 
@@ -205,12 +235,9 @@ impl Nas {
     }
 
     fn list_volumes(&self, outside: &dyn Outside) -> Value {
-        let volumes: Vec<Value> = self
-            .state
-            .volumes
-            .values()
-            .map(|volume| self.listed_volume(volume, outside))
-            .collect();
+        let own = self.state.volumes.values();
+        let own = own.map(|volume| self.listed_volume(volume, outside));
+        let volumes: Vec<Value> = self.odd_volumes().into_iter().chain(own).collect();
         json!({"offset": 0, "total": volumes.len(), "volumes": volumes})
     }
 
@@ -235,6 +262,7 @@ impl Nas {
                 row["volume_quota_status"] = json!("v2");
             }
         }
+        volume.leave_out(&mut row);
         row
     }
 
@@ -263,8 +291,14 @@ mod tests {
             VolumeSpec {
                 path: "/volume1".into(),
                 fs: FileSystem::Btrfs,
-                size: 2 << 40
+                size: 2 << 40,
+                status: None,
             }
+        );
+        let worn: VolumeSpec = "/volume2=ext4:1GiB:attention".parse().unwrap();
+        assert_eq!(
+            (worn.size, worn.status.as_deref()),
+            (1 << 30, Some("attention"))
         );
         assert_eq!(
             "/volume12=ext4:1048576".parse::<VolumeSpec>().unwrap().size,

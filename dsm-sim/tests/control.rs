@@ -90,7 +90,7 @@ async fn the_journal_is_filtered_and_bounded() {
         ("api=iscsi.LUN", vec![2, 3]),
         ("api=Target&failed=true", vec![4]),
         ("text=PVC-", vec![2, 3]),
-        ("text=pvc%2018990531", vec![3]),
+        ("text=pvc%2018990505", vec![3]),
         ("text=admin&since=2", vec![]),
     ] {
         assert_eq!(seqs(&sim, query).await, want, "{query}");

@@ -65,7 +65,7 @@ async fn the_front_door_refuses_what_is_no_call() {
         ),
         (
             "entry.cgi?api=SYNO.API.Info&version=1&method=query".to_owned(),
-            114,
+            0,
         ),
         (
             "entry.cgi?api=SYNO.API.Info&version=1&method=nonsense".to_owned(),

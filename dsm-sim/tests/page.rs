@@ -96,12 +96,12 @@ async fn its_journal_shows_what_the_filter_takes() {
     sim.call(LUN, "get", &[("uuid", "none")]).await;
     let refused = page(&sim, "/page/journal?failed=true").await;
     assert!(
-        refused.contains("18990531") && !refused.contains("login"),
+        refused.contains("18990505") && !refused.contains("login"),
         "{refused}"
     );
     let logins = page(&sim, "/page/journal?api=auth.login").await;
     assert!(
-        logins.contains("login") && !logins.contains("18990531"),
+        logins.contains("login") && !logins.contains("18990505"),
         "{logins}"
     );
 }

@@ -230,7 +230,7 @@ fn help_tells_how_to_begin() {
         (vec!["serve", "--help"], "127.0.0.1:5000"),
         (vec!["serve", "--help"], "\"admin\""),
         (vec!["serve", "--help"], "ca.pem"),
-        (vec!["serve", "--help"], "GET /settings"),
+        (vec!["serve", "--help"], "PATCH /settings"),
     ] {
         let (fine, stdout, _) = run(program(&args));
         assert!(fine && stdout.contains(says), "{args:?}: {stdout}");

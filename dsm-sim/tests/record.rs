@@ -236,3 +236,113 @@ async fn a_folder_with_something_in_it_is_left_alone() {
     let error = record::proxy(upstream, out.path()).unwrap_err();
     assert!(error.to_string().contains("is not empty"));
 }
+
+/// A NAS that says the same to everybody.
+async fn parrot(reply: Value) -> String {
+    let answer = move || {
+        let reply = reply.clone();
+        async move { axum::Json(reply) }
+    };
+    let router = axum::Router::new().route("/webapi/{*path}", axum::routing::any(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
+    base
+}
+
+/// Names that this project never heard of, one of each kind, with a secret under each.
+const STRANGE: [&str; 24] = [
+    "enc_passwd",
+    "passphrase",
+    "chap_password",
+    "access_token",
+    "refreshToken",
+    "private_key",
+    "apiKey",
+    "client_secret",
+    "otpSeed",
+    "recovery_code",
+    "psk",
+    "wifi_pwd",
+    "cookie",
+    "pin",
+    "mfa_code",
+    "value",
+    "answer",
+    "phone",
+    "contact",
+    "note_to_self",
+    "ssid",
+    "license",
+    "owner",
+    "mobile",
+];
+
+#[tokio::test]
+async fn what_stands_under_a_name_that_nobody_knows_is_not_written() {
+    let secret = |n: usize| format!("planted-{n:02}-secret");
+    let fields = |list: &[&str], at: usize| -> Map<String, Value> {
+        let pairs = list.iter().enumerate();
+        pairs
+            .map(|(n, name)| ((*name).to_owned(), Value::from(secret(at + n))))
+            .collect()
+    };
+    let flat = fields(&STRANGE, 0);
+    let nested =
+        json!({"list": [{"deep": flat}], "secret": {"name": secret(50)}, "serial": 99_887_766});
+    let text = json!(flat).to_string();
+    let reply = json!({
+        "data": {"luns": [flat], "nested": nested, "text": text, "odd_number": 55_443_322, "is_fine": true, "name": "kept"},
+        "success": true,
+    });
+    for (api, full) in [(LUN, true), ("SYNO.Core.User", false)] {
+        let out = tempfile::tempdir().unwrap();
+        let upstream = Upstream {
+            url: parrot(reply.clone()).await.parse().unwrap(),
+            trust: Trust::Platform,
+        };
+        let router = record::proxy(upstream, out.path()).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
+        let compound =
+            json!([{"api": "SYNO.Core.User", "method": "get", "version": 1, "name": secret(60)}]);
+        let mut params: Vec<(String, String)> = fields(&STRANGE, 100)
+            .into_iter()
+            .map(|(name, value)| (name, value.as_str().unwrap().to_owned()))
+            .collect();
+        params.push(("name".to_owned(), "kept".to_owned()));
+        params.push(("code".to_owned(), secret(70)));
+        params.push(("compound".to_owned(), compound.to_string()));
+        let params: Vec<(&str, &str)> = params
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(ask(&base, api, &params).await, reply, "all of it passes");
+        let file = std::fs::read_dir(out.path()).unwrap().next().unwrap();
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for leak in ["planted", "55443322", "99887766"] {
+            let at = text.find(leak);
+            assert!(at.is_none(), "{api}: {}", &text[at.unwrap()..][..40]);
+        }
+        let written: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(written["reply"]["success"], true);
+        assert_eq!(written["reply"]["data"]["name"] == "kept", full, "{text}");
+        assert_eq!(written["request"]["params"]["name"] == "kept", full);
+        if full {
+            let differences = compare(&written["reply"], &reply);
+            assert_eq!(differences, [], "names and types stay");
+            assert_eq!(written["reply"]["data"]["is_fine"], true);
+        }
+    }
+}
+
+/// What the NAS says to a call with these parameters.
+async fn ask(base: &str, api: &str, params: &[(&str, &str)]) -> Value {
+    let mut form = vec![("api", api), ("version", "1"), ("method", "get")];
+    form.extend_from_slice(params);
+    let url = format!("{base}/webapi/entry.cgi");
+    let http = client().build().unwrap();
+    let reply = http.post(url).form(&form).send().await.unwrap();
+    serde_json::from_str(&reply.text().await.unwrap()).unwrap()
+}

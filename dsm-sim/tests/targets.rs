@@ -89,7 +89,7 @@ async fn acts_that_cannot_be_say_why() {
             "/san/targets/map",
             json!({"iqn": T, "lun_uuid": "x"}),
             409,
-            "18990531",
+            "18990505",
         ),
         (
             "/san/targets/create",

@@ -449,8 +449,8 @@ impl Plane for Memory {
     async fn restart_nas(&mut self, loading: Option<&str>) -> Result<()> {
         self.nas.restart()?;
         if let Some(loading) = loading {
-            self.knob("/boot", json!({"loading": loading, "for_ms": 5000}))
-                .await?;
+            let boot = json!({"loading": loading, "for_ms": 5000, "status": "background"});
+            self.knob("/boot", boot).await?;
         }
         Ok(())
     }

@@ -409,8 +409,8 @@ impl Plane for Real {
         self.nas.restart().await?;
         self.settle_nas().await?;
         if let Some(loading) = loading {
-            self.knob("/boot", json!({"loading": loading, "for_ms": MOMENT}))
-                .await?;
+            let boot = json!({"loading": loading, "for_ms": MOMENT, "status": "background"});
+            self.knob("/boot", boot).await?;
             self.loaded = Instant::now() + Duration::from_millis(MOMENT);
         }
         Ok(())

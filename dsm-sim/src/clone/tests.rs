@@ -157,7 +157,7 @@ fn a_clone_is_refused_like_a_create() {
         ),
         (
             vec![("dst_lun_name", "b"), ("src_lun_uuid", "gone")],
-            18_990_531,
+            18_990_505,
         ),
         (
             vec![("dst_lun_name", "b"), ("dst_address", "10.0.0.2")],

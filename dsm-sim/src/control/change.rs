@@ -103,6 +103,12 @@ pub(crate) async fn patch_lun(
 pub(crate) struct VolumePatch {
     status: Option<String>,
     free: Option<u64>,
+    /// `internal` or `external`.
+    container: Option<String>,
+    /// Fields that its rows lack.
+    without: Option<Vec<String>>,
+    /// Whether its LUNs are not known.
+    hides_luns: Option<bool>,
 }
 
 pub(crate) async fn patch_volume(
@@ -122,10 +128,10 @@ pub(crate) async fn patch_volume(
 }
 
 /// The call that DSM's page makes for somebody who sits at it.
-pub(super) fn by_hand<const N: usize>(
+pub(super) fn by_hand(
     api: &str,
     method: &str,
-    params: [(&'static str, String); N],
+    params: impl IntoIterator<Item = (&'static str, String)>,
 ) -> Call {
     Call {
         api: api.to_owned(),
@@ -221,6 +227,13 @@ impl Nas {
         if let Some(status) = &patch.status {
             volume.status.clone_from(status);
         }
+        if let Some(container) = &patch.container {
+            volume.container.clone_from(container);
+        }
+        if let Some(without) = &patch.without {
+            volume.without.clone_from(without);
+        }
+        volume.hides_luns = patch.hides_luns.unwrap_or(volume.hides_luns);
         if let Some(free) = patch.free {
             self.returning.retain(|row| row.volume != at);
             let for_luns = self.used_by_luns(&volume, outside);

@@ -1,4 +1,4 @@
-//! Knobs that do to targets what a person does in SAN Manager, behind a client's back. As with LUNs of somebody else,
+//! Knobs that do to targets and LUNs what a person does in SAN Manager, behind a client's back. As with LUNs of somebody else,
 //! nothing of it is in the journal: that has what came in by the Web API.
 
 use axum::Json;
@@ -9,11 +9,13 @@ use serde_json::{Value, json};
 
 use super::change::{by_hand, refused};
 use super::{Body, Problem, Shared};
+use crate::clock::Millis;
 use crate::code::Refusal;
 use crate::nas::{Nas, Outside};
 use crate::table::Term;
 
-const ACTS: &str = "delete, disable, enable, map, unmap and create";
+const ACTS: &str = "delete, disable, enable, rename, map, unmap and create";
+const LUN_ACTS: &str = "rename, describe, snapshot, unsnapshot and delete";
 
 /// What is done to which target.
 #[derive(Deserialize)]
@@ -23,8 +25,24 @@ pub(crate) struct Act {
     target_id: Option<u32>,
     /// What to map or unmap.
     lun_uuid: Option<String>,
-    /// Of a new target.
+    /// Of a new target, or the new one of an old target.
     name: Option<String>,
+}
+
+/// What is done to which LUN.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LunAct {
+    uuid: Option<String>,
+    /// Its new name, or that of a snapshot.
+    name: Option<String>,
+    /// Its new description, or that of a snapshot.
+    description: Option<String>,
+    /// Whether a snapshot is locked.
+    #[serde(default)]
+    locked: bool,
+    /// Of the snapshot that is deleted.
+    snapshot_uuid: Option<String>,
 }
 
 pub(crate) async fn act(
@@ -35,6 +53,17 @@ pub(crate) async fn act(
     let act = act?.0;
     control
         .change(|nas, outside| nas.by_person(&name, &act, outside))?
+        .map(Json)
+}
+
+pub(crate) async fn act_on_lun(
+    State(control): Shared,
+    Path(name): Path<String>,
+    act: Body<LunAct>,
+) -> Result<Json<Value>, Problem> {
+    let (now, act) = (control.now(), act?.0);
+    control
+        .change(|nas, outside| nas.lun_by_person(now, &name, &act, outside))?
         .map(Json)
 }
 
@@ -73,6 +102,7 @@ impl Nas {
         match name {
             "delete" => self.delete_target(id, outside),
             "enable" | "disable" => self.switch_target(id, name == "enable"),
+            "rename" => self.rename_target(id, act, outside)?,
             "map" | "unmap" => self.map_by_person(id, act, name == "map")?,
             _ => {
                 return Err(Problem::new(
@@ -115,6 +145,70 @@ impl Nas {
             .map_err(|refusal| refused(&refusal))?;
         made["iqn"] = json!(iqn);
         Ok(made)
+    }
+
+    /// The name of a target; its IQN stays.
+    fn rename_target(&mut self, id: u32, act: &Act, outside: &dyn Outside) -> Result<(), Problem> {
+        let name = act.name.as_ref().ok_or_else(|| unsaid("name"))?;
+        let params = [
+            ("target_id", json!(id.to_string()).to_string()),
+            ("name", json!(name).to_string()),
+        ];
+        let call = by_hand("SYNO.Core.ISCSI.Target", "set", params);
+        self.change_target(&call, "set", outside)
+            .map_err(|refusal| refused(&refusal))
+    }
+
+    /// Through the calls that SAN Manager makes, with all their checks.
+    fn lun_by_person(
+        &mut self,
+        now: Millis,
+        name: &str,
+        act: &LunAct,
+        outside: &dyn Outside,
+    ) -> Result<Value, Problem> {
+        let quoted = |what: &str, value: &Option<String>| {
+            let value = value.as_ref().ok_or_else(|| unsaid(what))?;
+            Ok::<_, Problem>(json!(value).to_string())
+        };
+        let uuid = quoted("uuid", &act.uuid);
+        let text = |value: &Option<String>| json!(value.clone().unwrap_or_default()).to_string();
+        let (method, params) = match name {
+            "rename" => {
+                let params = vec![("uuid", uuid?), ("new_name", quoted("name", &act.name)?)];
+                ("set", params)
+            }
+            "describe" => {
+                let description = quoted("description", &act.description)?;
+                ("set", vec![("uuid", uuid?), ("description", description)])
+            }
+            "snapshot" => {
+                let params = vec![
+                    ("src_lun_uuid", uuid?),
+                    ("snapshot_name", text(&act.name)),
+                    ("description", text(&act.description)),
+                    ("is_locked", json!(act.locked).to_string()),
+                    ("taken_by", json!("user").to_string()),
+                ];
+                ("take_snapshot", params)
+            }
+            "unsnapshot" => {
+                let snapshot = quoted("snapshot_uuid", &act.snapshot_uuid)?;
+                ("delete_snapshot", vec![("snapshot_uuid", snapshot)])
+            }
+            "delete" => ("delete", vec![("uuid", uuid?)]),
+            _ => {
+                return Err(Problem::new(
+                    StatusCode::NOT_FOUND,
+                    format!("nobody can {name} a LUN; there are {LUN_ACTS}"),
+                ));
+            }
+        };
+        let call = by_hand("SYNO.Core.ISCSI.LUN", method, params);
+        let made = self.lun_call(now, &call, outside);
+        Ok(made
+            .map_err(|refusal| refused(&refusal))?
+            .unwrap_or(json!({})))
     }
 
     fn switch_target(&mut self, id: u32, enabled: bool) {

@@ -268,7 +268,7 @@ fn set_describes_renames_and_changes_attributes() {
     assert_eq!(lun["description"], "{\"json\": \"kept as it came\"}");
     assert_eq!(
         bench.code(LUN, "set", &[("uuid", "nobody"), ("new_size", "5")]),
-        18_990_531
+        18_990_505
     );
     assert_eq!(
         bench.code(LUN, "set", &[("uuid", "b"), ("new_type", "BLUN_THICK")]),
@@ -371,10 +371,10 @@ fn the_list_form_of_delete_names_what_failed() {
         .call(LUN, 1, "delete", &[("uuid", "\"\""), ("uuids", &uuids)])
         .answer
         .unwrap();
-    assert_eq!(answer, Some(serde_json::json!([{"gone": 18_990_531}])));
+    assert_eq!(answer, Some(serde_json::json!([{"gone": 18_990_505}])));
     assert_eq!(
         bench.code(LUN, "delete", &[("uuid", "a")]),
-        18_990_531,
+        18_990_505,
         "by uuid alone, not by name"
     );
     assert_eq!(bench.code(LUN, "delete", &[]), 114);
@@ -418,8 +418,8 @@ fn mapping_adds_and_unmapping_removes_only_what_is_named() {
     );
     assert_eq!(mapped(&bench), [false, true]);
     for (uuid, ids, code) in [
-        ("gone", "[1]", 18_990_531),
-        ("a", "[1]", 18_990_531),
+        ("gone", "[1]", 18_990_505),
+        ("a", "[1]", 18_990_505),
         (&*uuid, "[1, 9]", 18_990_710),
         (&*uuid, "[\"t\"]", 18_990_710),
         (&*uuid, "1", 18_990_517),
@@ -500,11 +500,31 @@ fn get_takes_a_uuid_or_a_name() {
         bench.get("a", "[]").get("status").is_none(),
         "only when asked for"
     );
-    assert_eq!(bench.code(LUN, "get", &[("uuid", "b")]), 18_990_531);
     assert_eq!(bench.code(LUN, "get", &[("uuid", "\"\"")]), 18_990_505);
     assert_eq!(bench.code(LUN, "get", &[]), 114);
+}
+
+#[test]
+fn what_is_no_uuid_is_a_bad_one() {
+    let mut bench = Bench::new();
+    bench.lun("a", "BLUN", GIB);
+    let nobody = "0f5a1c9e-0000-4000-8000-000000000000";
+    // The string that jt asked a DS918+ with: of a uuid's length, and none.
+    let probe = "00000000-0000-0000-0000-0000pveprobe";
+    let code = |bench: &mut Bench, uuid: &str| bench.code(LUN, "get", &[("uuid", uuid)]);
+    for (uuid, want) in [
+        (nobody, 18_990_531),
+        (&nobody.to_uppercase(), 18_990_531),
+        (probe, 18_990_505),
+        ("b", 18_990_505),
+        (&nobody.replace('-', ""), 18_990_505),
+    ] {
+        assert_eq!(code(&mut bench, uuid), want, "{uuid}");
+    }
     bench.nas.settings.missing_lun_code = 18_990_505;
-    assert_eq!(bench.code(LUN, "get", &[("uuid", "b")]), 18_990_505);
+    bench.nas.settings.unknown_lun_name_code = 18_990_531;
+    assert_eq!(code(&mut bench, nobody), 18_990_505);
+    assert_eq!(code(&mut bench, "b"), 18_990_531);
 }
 
 #[test]

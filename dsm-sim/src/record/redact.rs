@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Context;
 use regex::{Captures, Regex};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
+
+use super::known::{is_api, is_field};
+use crate::secret::is_secret;
 
 /// What a value is, by the name that it stands under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,12 @@ const LEAST: usize = 3;
 /// Addresses, names and numbers that look like what they are.
 const PATTERNS: &str = r"(?i)(?P<iqn>\biqn\.[0-9]{4}-[0-9]{2}\.[a-z0-9.-]+(?::[^\s\x22'\\,;&/]*)?)|(?P<uuid>\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b)|(?P<hex>\b[0-9a-f]{32}\b)|(?P<mac>\b[0-9a-f]{2}(?:(?::[0-9a-f]{2}){5}|(?:-[0-9a-f]{2}){5})\b)|(?P<six>(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}:)+(?::[0-9a-f]{1,4})+|(?:[0-9a-f]{1,4}:){2,}:)|(?P<four>\b[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b)";
 
+/// What may be seen of a call whose API is none of ours.
+const OUTLINE: [&str; 5] = ["api", "method", "version", "success", "error"];
+
+/// Texts that say nothing of anybody, whatever they stand under.
+const HARMLESS: [&str; 3] = ["", "yes", "no"];
+
 /// Who names targets and initiators without telling whose they are.
 const AUTHORITIES: [&str; 5] = [
     "com.synology",
@@ -41,6 +50,8 @@ const AUTHORITIES: [&str; 5] = [
 pub(super) struct Redactor {
     known: BTreeMap<String, String>,
     matched: HashMap<String, String>,
+    /// What stood under a name that nobody knows.
+    unknown: HashMap<String, String>,
     counts: HashMap<&'static str, usize>,
     finder: Regex,
 }
@@ -61,7 +72,8 @@ impl Kind {
             | "fqdn" | "domain" | "dns_name" | "ddns" => Self::Host,
             "__ciphertext" | "ik_message" | "public_key" | "secret" => Self::Secret,
             // Of the NAS, of disks, of whatever else has one.
-            key if key.contains("serial") => Self::Serial,
+            lower if lower.contains("serial") => Self::Serial,
+            _ if is_secret(key) => Self::Secret,
             _ => return None,
         })
     }
@@ -86,6 +98,7 @@ impl Redactor {
         Ok(Self {
             known: BTreeMap::new(),
             matched: HashMap::new(),
+            unknown: HashMap::new(),
             counts: HashMap::new(),
             finder: finder(&BTreeMap::new())?,
         })
@@ -108,7 +121,7 @@ impl Redactor {
         match value {
             Value::Object(map) => map
                 .iter()
-                .for_each(|(key, value)| self.look(Some(key), value)),
+                .for_each(|(inner, value)| self.look(Some(under(key, inner)), value)),
             Value::Array(values) => values.iter().for_each(|value| self.look(key, value)),
             Value::String(text) => match (inner(text), key.and_then(Kind::of)) {
                 (Some(inner @ (Value::Object(_) | Value::Array(_))), _) => self.look(key, &inner),
@@ -151,18 +164,27 @@ impl Redactor {
 
     fn value(&mut self, key: Option<&str>, value: &Value) -> Value {
         match value {
-            Value::Object(map) => Value::Object(self.object(map)),
+            Value::Object(map) => Value::Object(self.object(key, map)),
             Value::Array(values) => values.iter().map(|value| self.value(key, value)).collect(),
             Value::String(text) => Value::String(self.keyed(key, text)),
-            Value::Number(_) if key.and_then(Kind::of).is_some() => json!(0),
+            Value::Number(number) if key.is_none_or(hides) => nought(number),
             Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
         }
     }
 
-    fn object(&mut self, map: &Map<String, Value>) -> Map<String, Value> {
+    fn object(&mut self, at: Option<&str>, map: &Map<String, Value>) -> Map<String, Value> {
+        // A call of a compound, or its answer.
+        let api = map.get("api").and_then(Value::as_str);
+        let foreign = api.is_some_and(|api| !is_api(api));
         map.iter()
+            .filter(|(key, _)| !foreign || OUTLINE.contains(&key.as_str()))
             .map(|(key, value)| {
-                let value = self.value(Some(key), value);
+                let code = value.get("code").filter(|code| code.is_u64());
+                let mut value = self.value(Some(under(at, key)), value);
+                // The one place where a code is no secret of anybody.
+                if let (Some(code), "error") = (code, key.as_str()) {
+                    value["code"] = code.clone();
+                }
                 // Keys are DSM's own words, unless they are an address or a secret as a whole.
                 let known = self.known.get(key).cloned();
                 (known.unwrap_or_else(|| self.patterns(key)), value)
@@ -190,8 +212,26 @@ impl Redactor {
             (_, Some(kind)) if !text.is_empty() && text.chars().count() < LEAST => {
                 format!("{}-0000", kind.word())
             }
+            (_, None) if key.is_none_or(|key| !is_field(key)) => self.unknown(text),
             _ => self.text(text),
         }
+    }
+
+    /// What stands in the place of a text under a name that nobody knows. It is not looked for elsewhere: it may be a word
+    /// like any other.
+    fn unknown(&mut self, text: &str) -> String {
+        if HARMLESS.contains(&text) {
+            return text.to_owned();
+        }
+        if let Some(known) = self.known.get(text) {
+            return known.clone();
+        }
+        if let Some(replacement) = self.unknown.get(text) {
+            return replacement.clone();
+        }
+        let replacement = self.next("text");
+        self.unknown.insert(text.to_owned(), replacement.clone());
+        replacement
     }
 
     /// Text without the secrets that are known and without what looks like an address.
@@ -260,6 +300,25 @@ impl Redactor {
             format!("198.18.{}.{}", number / 254, number % 254 + 1)
         }
     }
+}
+
+/// Whether a number under this name is not to be seen.
+fn hides(key: &str) -> bool {
+    Kind::of(key).is_some() || !is_field(key)
+}
+
+/// A number of the same type that says nothing.
+fn nought(number: &Number) -> Value {
+    if number.is_f64() {
+        json!(0.0)
+    } else {
+        json!(0)
+    }
+}
+
+/// The name that decides of a value: what is inside of a secret is secret.
+fn under<'a>(at: Option<&'a str>, key: &'a str) -> &'a str {
+    at.filter(|at| Kind::of(at).is_some()).unwrap_or(key)
 }
 
 /// What a text is that is JSON itself.
