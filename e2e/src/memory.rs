@@ -449,7 +449,7 @@ impl Plane for Memory {
     async fn restart_nas(&mut self, loading: Option<&str>) -> Result<()> {
         self.nas.restart()?;
         if let Some(loading) = loading {
-            let boot = json!({"loading": loading, "for_ms": 5000, "status": "background"});
+            let boot = json!({"loading": loading, "for_ms": 5000});
             self.knob("/boot", boot).await?;
         }
         Ok(())

@@ -220,8 +220,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn boot(&self, for_ms: u64) -> Result<()> {
-        // The driver still tells by this word that a NAS is coming up; dsm-sim's own volumes say it no more.
-        let boot = json!({"loading": "absent", "for_ms": for_ms, "status": "background"});
+        let boot = json!({"loading": "absent", "for_ms": for_ms});
         self.ask(self.post("boot", &boot)?).await.map(drop)
     }
 

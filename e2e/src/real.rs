@@ -409,7 +409,7 @@ impl Plane for Real {
         self.nas.restart().await?;
         self.settle_nas().await?;
         if let Some(loading) = loading {
-            let boot = json!({"loading": loading, "for_ms": MOMENT, "status": "background"});
+            let boot = json!({"loading": loading, "for_ms": MOMENT});
             self.knob("/boot", boot).await?;
             self.loaded = Instant::now() + Duration::from_millis(MOMENT);
         }
@@ -460,6 +460,10 @@ impl Plane for Real {
         };
         // sleep: a CO waits before it tries again, a bounded number of times.
         tokio::time::sleep(short).await;
+        if time >= LONGEST_PAUSE && Instant::now() >= self.loaded {
+            // Hours in a CO's life. One who cannot be told so now is asked again.
+            let _ = self.nas.turn("uptime", &json!({"seconds": 360_000})).await;
+        }
     }
 
     async fn journal(&self) -> Result<Vec<String>> {

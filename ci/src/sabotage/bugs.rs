@@ -39,7 +39,7 @@ impl Bug {
 }
 
 /// All of them.
-pub(super) const BUGS: [Bug; 41] = [
+pub(super) const BUGS: [Bug; 44] = [
     Bug {
         name: "growth-tool-believed",
         file: "driver/src/node/grow.rs",
@@ -68,12 +68,9 @@ pub(super) const BUGS: [Bug; 41] = [
     },
     Bug {
         name: "absence-not-proven",
-        file: "driver/src/dsm/nas.rs",
-        find: "if let Some(doubt) = location::hides_luns(&self.locations().await?) {",
-        replace: r"if true {
-            return Ok(None);
-        }
-        if let Some(doubt) = location::hides_luns(&self.locations().await?) {",
+        file: "driver/src/dsm/whole.rs",
+        find: "(up < LOADING).then(|| {",
+        replace: "(up < LOADING && up.is_zero()).then(|| {",
         what: "a NAS that is still starting denies a LUN: its volume counts as deleted, and the LUN stays for ever",
     },
     Bug {
@@ -369,6 +366,27 @@ pub(super) const BUGS: [Bug; 41] = [
         find: ".try_for_each(|cgroup| outside_of_pods(cgroup, own))",
         replace: ".try_for_each(|cgroup| outside_of_pods(cgroup, own).or(Ok(())))",
         what: "a pod that takes iscsid's name becomes root on the node, and is told the passwords of volumes",
+    },
+    Bug {
+        name: "unknown-word-stops",
+        file: "driver/src/dsm/location.rs",
+        find: "!self.readonly && !known_bad(&HIDES) && !known_bad(&TAKES_NONE)",
+        replace: "!self.readonly && !known_bad(&HIDES) && self.status == \"normal\"",
+        what: "a volume that is merely rather full says attention, and no claim is bound any more",
+    },
+    Bug {
+        name: "unfit-row-passed-over",
+        file: "driver/src/dsm/rows.rs",
+        find: "match self.unfit.iter().find(|row| could_be(row)) {",
+        replace: "match self.unfit.iter().find(|row| could_be(row) && row.row.is_null()) {",
+        what: "the row of an own target cannot be read, Unpublish takes it for absent, and the old node keeps the disk",
+    },
+    Bug {
+        name: "new-initiator-is-another-node",
+        file: "driver/src/controller/unpublish.rs",
+        find: "node.is_same_node(&to)",
+        replace: "*node == to",
+        what: "a node is installed anew, and none of its volumes can be attached or deleted any more",
     },
 ];
 

@@ -149,23 +149,29 @@ async fn gone_by_other_hands(world: &World, csi: &Csi) -> Result<String> {
 }
 
 #[tokio::test]
-async fn choice_16_absence_needs_a_full_list_and_volumes_that_are_normal() -> Result<()> {
+async fn choice_16_absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = gone_by_other_hands(&world, &csi).await?;
-    for status in ["crashed", "degrade", "creating", "unmounted"] {
+    for (status, hides) in [
+        ("crashed", true),
+        ("unmounted", true),
+        ("degrade", false),
+        ("attention", false),
+        ("background", false),
+        ("a word of DSM 8", false),
+    ] {
         world
             .nas
             .patch_volume("volume1", &json!({"status": status}))
             .await?;
         for (call, answer) in csi.every(&id).await {
             match call {
-                // Targets stand on no volume: they are there once the NAS has come up, which a status that nobody knows
-                // does not tell.
-                "unpublish" if matches!(status, "crashed" | "degrade") => {
-                    assert!(answer.is_ok(), "{answer:?}");
-                }
-                _ => refused(answer, Code::Unavailable, &["/volume1", status]),
+                // Targets stand on no volume.
+                "unpublish" => assert!(answer.is_ok(), "{answer:?}"),
+                _ if hides => refused(answer, Code::Unavailable, &["/volume1", status]),
+                "delete" => assert!(answer.is_ok(), "{answer:?}"),
+                _ => refused(answer, Code::NotFound, &[uuid(&id)]),
             }
         }
     }
@@ -203,7 +209,10 @@ async fn choice_16_the_volumes_are_looked_at_before_the_list_that_they_vouch_for
     csi.delete(&format!("nas1/{NO_UUID}")).await?;
     // The other way round a volume could come up in between: too late for the list, in time for the proof.
     let calls = calls(&world.nas, start).await?;
-    assert_eq!(shorts(&calls), ["LUN.get", "Volume.list", "LUN.list"]);
+    assert_eq!(
+        shorts(&calls),
+        ["LUN.get", "Volume.list", "LUN.list", "System.info"]
+    );
     assert_eq!(
         calls[2].params.get("types"),
         None,
@@ -224,30 +233,41 @@ async fn choice_19_a_lost_reply_of_delete_is_made_good_by_proof() -> Result<()> 
 }
 
 #[tokio::test]
-async fn choice_18_a_locked_or_sick_lun_is_aborted_for_all_that_would_change_it() -> Result<()> {
+async fn choice_18_a_locked_lun_is_aborted_for_all_that_would_change_it() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    for (patch, seen) in [
-        (json!({"is_action_locked": true}), "is_action_locked true"),
-        (
-            json!({"is_action_locked": false, "status": "crashed"}),
-            "crashed",
-        ),
-    ] {
-        world.nas.patch_lun(uuid(&id), &patch).await?;
-        let before = world.nas.state().await?;
-        for (call, answer) in csi.every(&id).await {
-            match call {
-                "unpublish" | "get" | "validate" => assert!(answer.is_ok(), "{call}: {answer:?}"),
-                _ => refused(answer, Code::Aborted, &[seen]),
-            }
+    let patch = json!({"is_action_locked": true});
+    world.nas.patch_lun(uuid(&id), &patch).await?;
+    let before = world.nas.state().await?;
+    let seen = ["is_action_locked true"];
+    for (call, answer) in csi.every(&id).await {
+        match call {
+            "unpublish" | "get" | "validate" => assert!(answer.is_ok(), "{call}: {answer:?}"),
+            _ => refused(answer, Code::Aborted, &seen),
         }
-        refused(csi.create("pvc-1", GIB).await, Code::Aborted, &[seen]);
-        // What is large enough needs no change, so the lock is no obstacle.
-        assert_eq!(csi.expand(&id, GIB).await?, GIB);
-        assert_eq!(world.nas.state().await?, before);
     }
+    refused(csi.create("pvc-1", GIB).await, Code::Aborted, &seen);
+    // What is large enough needs no change, so the lock is no obstacle.
+    assert_eq!(csi.expand(&id, GIB).await?, GIB);
+    assert_eq!(world.nas.state().await?, before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_18_a_sick_lun_is_not_used_and_can_be_deleted() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    let patch = json!({"status": "crashed"});
+    world.nas.patch_lun(uuid(&id), &patch).await?;
+    let seen = ["crashed", "SAN Manager"];
+    refused(csi.create("pvc-1", GIB).await, Code::Aborted, &seen);
+    refused(csi.publish(&id, NODE_A).await, Code::Aborted, &seen);
+    refused(csi.expand(&id, 2 * GIB).await, Code::Aborted, &seen);
+    assert_eq!(csi.get(&id).await?.0, GIB);
+    csi.delete(&id).await?;
+    assert_eq!(lun(&world.nas, &id).await?, None);
     Ok(())
 }
 

@@ -245,16 +245,18 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
     Ok(())
 }
 
-/// A NAS that is coming up shows a part of what it has, and says so only at its volumes.
+/// A NAS that is coming up shows a part of what it has, and nothing says so but how long it has been up.
 #[tokio::test]
 async fn choice_20_a_nas_that_is_coming_up_is_not_listed() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     csi.create("pvc-1", GIB).await?;
     world.nas.boot(60_000).await?;
-    let words = ["/volume1", "background"];
+    let words = ["has been up for", "15 minutes"];
     refused(csi.list(0, "").await, Code::Unavailable, &words);
     world.nas.advance(60_000).await?;
+    refused(csi.list(0, "").await, Code::Unavailable, &words);
+    world.nas.advance(15 * 60_000).await?;
     assert_eq!(csi.list(0, "").await?.entries.len(), 1);
     Ok(())
 }

@@ -158,10 +158,23 @@ async fn choice_16_a_target_that_is_not_loaded_is_not_gone() -> Result<()> {
     world.nas.boot(60_000).await?;
     for node in [NODE_A, ""] {
         let answer = csi.unpublish(&id, node).await;
-        refused(answer, Code::Unavailable, &["/volume1", "background"]);
+        refused(
+            answer,
+            Code::Unavailable,
+            &["has been up for", "15 minutes"],
+        );
     }
+    // All is there again, but nobody can tell yet.
     world.nas.advance(60_000).await?;
+    let answer = csi.unpublish(&id, NODE_B).await;
+    refused(
+        answer,
+        Code::Unavailable,
+        &["has been up for", "15 minutes"],
+    );
     csi.unpublish(&id, NODE_A).await?;
     assert!(world.nas.targets_now().await?.is_empty());
+    world.nas.advance(15 * 60_000).await?;
+    csi.unpublish(&id, NODE_B).await?;
     csi.delete(&id).await.map_err(Into::into)
 }
