@@ -14,6 +14,7 @@ use crate::chap::Method;
 use crate::chap::keys::{self, Key, Keys};
 use crate::dsm::client::Password;
 use crate::host::linux::enter::Namespaces;
+use crate::mark::Cluster;
 use crate::publication::Portal;
 use crate::telemetry::LogFormat;
 use crate::volume::NasName;
@@ -164,6 +165,10 @@ pub struct Config {
     /// Keys that were used before. Publications that were made with them go on.
     #[serde(default)]
     pub chap_former_key_files: Vec<PathBuf>,
+    /// Which of several clusters this is that keep volumes on the same NASes under the same driver name. Volumes made in another one are
+    /// not touched; those made before it was set are this one's.
+    #[serde(default, deserialize_with = "maybe_parsed")]
+    pub cluster: Option<Cluster>,
     /// Where refused credentials are remembered across restarts. Without it they are remembered by the process alone.
     pub state_file: Option<PathBuf>,
 }
@@ -368,6 +373,14 @@ where
     let text = String::deserialize(deserializer)?;
     text.parse()
         .map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")))
+}
+
+fn maybe_parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    parsed(deserializer).map(Some)
 }
 
 fn all_parsed<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>

@@ -29,6 +29,7 @@ use crate::chap::keys::Keys;
 use crate::dsm::{DsmError, Nas};
 use crate::error::Error;
 use crate::in_flight::InFlight;
+use crate::mark::Owner;
 use crate::publication::Nonce;
 use crate::request::{Capability, Handle, Page, Range, required};
 use crate::telemetry;
@@ -40,7 +41,7 @@ pub struct Controller(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    driver: String,
+    owner: Owner,
     nases: Vec<Nas>,
     keys: Keys,
     /// Names of targets are drawn from it.
@@ -64,17 +65,17 @@ const CAPABILITIES: [rpc::Type; 8] = [
 ];
 
 impl Controller {
-    /// A controller for `nases`; `driver` is its name and the owner's mark. `keys` make the proofs of publications, and `random` the
+    /// A controller for `nases`; `owner` marks its LUNs. `keys` make the proofs of publications, and `random` the
     /// names of their targets: nobody else may draw the same.
     pub fn new(
-        driver: String,
+        owner: Owner,
         nases: Vec<Nas>,
         keys: Keys,
         random: StdRng,
         in_flight: InFlight,
     ) -> Self {
         Self(Arc::new(Shared {
-            driver,
+            owner,
             nases,
             keys,
             random: Mutex::new(random),

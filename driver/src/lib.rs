@@ -28,6 +28,7 @@ pub mod error;
 pub mod host;
 pub mod identity;
 pub mod in_flight;
+pub mod mark;
 pub mod metrics;
 pub mod node;
 pub mod plan;

@@ -4,24 +4,34 @@ use crate::dsm::location::Location;
 use crate::dsm::lun::Lun;
 use crate::dsm::target::{Mapping, Target};
 use crate::error::Error;
+use crate::mark::{NotOurs, Owner};
 use crate::publication::{Iqn, NodeId};
 use crate::request::{CreateVolume, LunType, Range};
-use crate::volume::{Bytes, LunUuid, Mark};
+use crate::volume::{Bytes, LunUuid};
 
-/// The size of a new LUN (design choice 15): at least 1 GiB, a whole number of MiB, within the range.
+/// The size of a new LUN (design choice 15): at least 1 GiB, of whole blocks, within the range.
 ///
 /// # Errors
 /// OUT_OF_RANGE.
 pub fn new_size(range: &Range) -> Result<Bytes, Error> {
-    let size = round_up(range.required.max(Bytes::GIB));
-    if range.limit.is_some_and(|limit| size > limit) {
-        return Err(range.unmet(&format!("a LUN has at least 1 GiB and a whole number of MiB, so this one would have {size}: raise limit_bytes")));
-    }
-    Ok(size)
+    let least = range.required.max(Bytes::GIB);
+    whole_blocks(least, range.limit).ok_or_else(|| {
+        range.unmet(&format!(
+            "a LUN has at least 1 GiB and whole blocks of {BLOCK} bytes, so this one would have {}: raise limit_bytes",
+            Bytes(least.0.next_multiple_of(BLOCK))
+        ))
+    })
 }
 
-fn round_up(size: Bytes) -> Bytes {
-    Bytes(size.0.next_multiple_of(Bytes::MIB.0))
+/// The smallest block of a LUN, in bytes: what it is exported in.
+const BLOCK: u64 = 512;
+
+/// `least` rounded up to whole MiB if `limit` leaves room for it, else to whole blocks of 4096 or 512 bytes. `None`: there is no such size.
+fn whole_blocks(least: Bytes, limit: Option<Bytes>) -> Option<Bytes> {
+    [Bytes::MIB.0, 4096, BLOCK]
+        .into_iter()
+        .map(|unit| Bytes(least.0.next_multiple_of(unit)))
+        .find(|size| limit.is_none_or(|limit| *size <= limit))
 }
 
 /// What `ControllerExpandVolume` has to do.
@@ -46,20 +56,21 @@ pub fn expand(present: Bytes, range: &Range) -> Result<Expand, Error> {
     if range.required <= present {
         return Ok(Expand::Done(present));
     }
-    let size = round_up(range.required);
-    if range.limit.is_some_and(|limit| size > limit) {
-        return Err(range.unmet(&format!(
-            "LUN sizes are whole MiB, so it would become {size}: raise limit_bytes"
-        )));
-    }
-    Ok(Expand::Grow(size))
+    whole_blocks(range.required, range.limit)
+        .map(Expand::Grow)
+        .ok_or_else(|| {
+            range.unmet(&format!(
+                "LUNs have whole blocks of {BLOCK} bytes, so it would become {}: raise limit_bytes",
+                Bytes(range.required.0.next_multiple_of(BLOCK))
+            ))
+        })
 }
 
 /// Whether a LUN that bears the name of the volume asked for *is* that volume (design choice 15), and may be handed out.
 ///
 /// # Errors
 /// ALREADY_EXISTS when it is another one, ABORTED when it is not ready (design choice 18).
-pub fn adopt(driver: &str, lun: &Lun, asked: &CreateVolume) -> Result<(), Error> {
+pub fn adopt(owner: &Owner, lun: &Lun, asked: &CreateVolume) -> Result<(), Error> {
     let differs = |seen: String, wanted: String| {
         Err(Error::Differs {
             what: format!("LUN {} ({})", lun.name, lun.uuid),
@@ -67,27 +78,24 @@ pub fn adopt(driver: &str, lun: &Lun, asked: &CreateVolume) -> Result<(), Error>
             asked: wanted,
         })
     };
-    let wanted = asked.parameters.mark(&asked.name);
-    match Mark::read(driver, &lun.description) {
-        Some(mark) if mark.name != asked.name => {
+    match owner.read(&lun.description) {
+        Ok(mark) if !mark.is_of(&asked.name) => {
             return differs(
-                format!("it belongs to volume {:?}", mark.name),
+                format!("its description {:?} is another volume's", lun.description),
                 format!("volume {:?}", asked.name),
             );
         }
-        Some(mark) if mark.parameters != wanted.parameters => {
+        Ok(mark) if !mark.has(&asked.parameters.digest()) => {
             return differs(
                 "it was made with another fsType or formatOptions".to_owned(),
                 "those of this request".to_owned(),
             );
         }
-        Some(_) => {}
-        None => {
+        Ok(_) => {}
+        Err(not) => {
+            let (seen, remedy) = not_ours(owner, &not, lun);
             return differs(
-                format!(
-                    "its description {:?} lacks the mark of {driver}",
-                    lun.description
-                ),
+                format!("{seen} ({remedy})"),
                 "a LUN of this driver".to_owned(),
             );
         }
@@ -120,6 +128,24 @@ pub fn adopt(driver: &str, lun: &Lun, asked: &CreateVolume) -> Result<(), Error>
             what: format!("volume {:?}", asked.name),
             seen,
         }),
+    }
+}
+
+/// A LUN is not this driver's, and so is not touched: what was seen, and what to do about it.
+pub fn not_ours(owner: &Owner, not: &NotOurs, lun: &Lun) -> (String, String) {
+    match not {
+        NotOurs::Unmarked => (
+            format!("LUN {} lacks the mark of {}", lun.name, owner.driver()),
+            format!(
+                "this driver touches its own LUNs only; if somebody has edited its description, write {:?} at the beginning of it in SAN Manager; it is {:?}",
+                owner.short(),
+                lun.description
+            ),
+        ),
+        NotOurs::OfCluster(cluster) => (
+            format!("LUN {} belongs to cluster {cluster:?}", lun.name),
+            "if that is this one, name it so in the driver's configuration (cluster)".to_owned(),
+        ),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::dsm::credential::Refusals;
 use crate::host::linux::Linux;
 use crate::identity::Identity;
 use crate::in_flight::InFlight;
+use crate::mark::Owner;
 use crate::metrics::{self, serve::Endpoint};
 use crate::node::Node;
 
@@ -69,7 +70,7 @@ impl Plugin {
             }
             metrics::of_process().chap_is(config.chap != ChapMode::Off);
             Some(Controller::new(
-                args.driver_name.clone(),
+                Owner::new(args.driver_name.clone(), config.cluster.clone()),
                 nases(&config)?,
                 keys,
                 rand::make_rng(),

@@ -1,4 +1,4 @@
-//! What a volume is: its size, its handle, the LUN that holds it and the mark that makes the LUN ours. Pure.
+//! What a volume is: its size, its handle and the LUN that holds it. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -241,35 +241,6 @@ impl FromStr for FsType {
     }
 }
 
-/// What the description of a LUN of ours says (design choice 2): the owner, the parameters that a second `CreateVolume`
-/// must repeat, and the CSI name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The CSI name, exactly as asked for.
-    pub name: String,
-    /// First 16 hexadecimal digits of the SHA-256 of the parameters that DSM does not store.
-    pub parameters: String,
-}
-
-impl Mark {
-    /// The description to give to the LUN. The name stands last, because it may hold anything.
-    pub fn description(&self, driver: &str) -> String {
-        format!("{driver} parameters={} name={}", self.parameters, self.name)
-    }
-
-    /// Reads a description; `None` when it does not bear the mark of `driver`.
-    pub fn read(driver: &str, description: &str) -> Option<Self> {
-        let rest = description
-            .strip_prefix(driver)?
-            .strip_prefix(" parameters=")?;
-        let (parameters, name) = rest.split_once(" name=")?;
-        Some(Self {
-            name: name.to_owned(),
-            parameters: parameters.to_owned(),
-        })
-    }
-}
-
 /// A short digest: the first `digits` hexadecimal digits of the SHA-256 of `text`.
 pub fn digest(text: &str, digits: usize) -> String {
     hex::encode(Sha256::digest(text))[..digits].to_owned()
@@ -337,28 +308,6 @@ mod tests {
                     .all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b)),
                 "{name}"
             );
-        }
-    }
-
-    #[test]
-    fn choice_2_the_mark_survives_any_name() {
-        for name in ["pvc-1", "with blanks name=x", "ünï", "a parameters=b"] {
-            let mark = Mark {
-                name: name.to_owned(),
-                parameters: "0123456789abcdef".to_owned(),
-            };
-            assert_eq!(
-                Mark::read("csi.synology.com", &mark.description("csi.synology.com")),
-                Some(mark)
-            );
-        }
-        for foreign in [
-            "",
-            "my LUN",
-            "csi.synology.com",
-            "other.driver parameters=x name=y",
-        ] {
-            assert_eq!(Mark::read("csi.synology.com", foreign), None);
         }
     }
 

@@ -21,6 +21,7 @@ use driver::dsm::client::{Account, Client, Password};
 use driver::dsm::credential::Refusals;
 use driver::host::fake::{Fake, Mounted};
 use driver::in_flight::InFlight;
+use driver::mark::Owner;
 use driver::node::Node;
 use driver::volume::Bytes;
 use proto::csi::controller_client::ControllerClient;
@@ -168,7 +169,13 @@ impl Memory {
         // Each life draws other names, and the same ones when the world is played again.
         let random = StdRng::seed_from_u64(self.nas.draw());
         let nases = vec![nas];
-        let service = Controller::new(DRIVER.to_owned(), nases, keys, random, InFlight::default());
+        let service = Controller::new(
+            Owner::new(DRIVER.to_owned(), None),
+            nases,
+            keys,
+            random,
+            InFlight::default(),
+        );
         let server = ControllerServer::new(service);
         Ok(self.line(server, mortal))
     }

@@ -21,10 +21,19 @@ impl Shared {
         let nas = self.nas_for(asked)?;
         let new = self.new_lun(nas, asked, size).await?;
         let lun = match nas.create_lun(&new).await {
-            Ok(uuid) => read_back(nas, &uuid, asked).await?,
-            Err(refusal) => look_up(nas, &new, asked, refusal).await?,
+            Ok(uuid) => {
+                let lun = read_back(nas, &uuid, asked).await?;
+                if let Err(differs) = plan::adopt(&self.owner, &lun, asked) {
+                    return Err(taken_back(nas, &lun, &new, differs).await);
+                }
+                lun
+            }
+            Err(refusal) => {
+                let lun = look_up(nas, &new, asked, refusal).await?;
+                plan::adopt(&self.owner, &lun, asked)?;
+                lun
+            }
         };
-        plan::adopt(&self.driver, &lun, asked)?;
         Ok(csi::CreateVolumeResponse {
             volume: Some(csi::Volume {
                 capacity_bytes: lun.size().as_i64(),
@@ -76,7 +85,10 @@ impl Shared {
                 (location.path.clone(), kind.on(&location.fs_type).to_owned())
             }
         };
-        let description = parameters.mark(&asked.name).description(&self.driver);
+        let claim = parameters.claim();
+        let description =
+            self.owner
+                .description(&asked.name, &parameters.digest(), claim.as_deref());
         Ok(NewLun {
             name: lun_name(&asked.name),
             size,
@@ -131,6 +143,47 @@ async fn read_back(nas: &Nas, uuid: &str, asked: &CreateVolume) -> Result<Lun, E
         what: what(),
         seen: "DSM does not find it".to_owned(),
     })
+}
+
+/// The LUN that this very call has made is not as it was asked for. It holds nothing yet: it goes, and nobody is told of it.
+async fn taken_back(nas: &Nas, lun: &Lun, new: &NewLun, differs: Error) -> Error {
+    if !differs.is_final() {
+        return differs;
+    }
+    let what = format!(
+        "DSM has made LUN {} otherwise than asked for ({}; its description is {:?}, not {:?}), and taking it back",
+        lun.uuid,
+        differs.chain(),
+        lun.description,
+        new.description
+    );
+    let made = |uuid: &LunUuid| lun.name == new.name && lun.uuid == uuid.as_str();
+    let uuid = lun.uuid.parse::<LunUuid>().ok().filter(made);
+    let Some(uuid) = uuid.filter(|_| lun.is_mapped == Some(false)) else {
+        return Error::Unproven {
+            what,
+            seen: "it is not certain that it is this one".to_owned(),
+        };
+    };
+    let sent = nas.delete_lun(&uuid).await;
+    match nas
+        .lun_until(&uuid, |lun| sent.is_err() || lun.is_none())
+        .await
+    {
+        Ok(None) if sent.is_ok() => Error::Refused {
+            what: format!("volume of LUN {}", lun.name),
+            seen: format!("DSM makes it otherwise than asked for: {}", differs.chain()),
+            remedy: "it was deleted again; report this with the release of DSM".to_owned(),
+        },
+        Ok(_) => Error::Unproven {
+            what,
+            seen: "DSM still shows it, or has not said that it deletes it".to_owned(),
+        },
+        Err(source) => Error::Dsm {
+            doing: what,
+            source,
+        },
+    }
 }
 
 /// After a failed or lost create: is the LUN there all the same?

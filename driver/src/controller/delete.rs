@@ -7,7 +7,7 @@ use crate::dsm::lun::{Lun, may_be};
 use crate::dsm::target::Target;
 use crate::error::Error;
 use crate::plan;
-use crate::volume::{Mark, VolumeId};
+use crate::volume::VolumeId;
 
 impl Shared {
     pub(super) async fn delete(&self, id: &VolumeId) -> Result<(), Error> {
@@ -50,14 +50,15 @@ impl Shared {
     }
 
     /// Refuses a LUN without our mark: it is somebody else's.
-    pub(super) fn owned(&self, id: &VolumeId, lun: &Lun) -> Result<Mark, Error> {
-        Mark::read(&self.driver, &lun.description).ok_or_else(|| Error::Refused {
+    pub(super) fn owned(&self, id: &VolumeId, lun: &Lun) -> Result<(), Error> {
+        let Err(not) = self.owner.read(&lun.description) else {
+            return Ok(());
+        };
+        let (seen, remedy) = plan::not_ours(&self.owner, &not, lun);
+        Err(Error::Refused {
             what: format!("volume {id}"),
-            seen: format!(
-                "LUN {:?} lacks the mark of {} in its description ({:?})",
-                lun.name, self.driver, lun.description
-            ),
-            remedy: "this driver touches its own LUNs only".to_owned(),
+            seen,
+            remedy,
         })
     }
 }

@@ -16,7 +16,7 @@ use crate::dsm::target::Target;
 use crate::error::Error;
 use crate::plan;
 use crate::request::{self, Handle, Page};
-use crate::volume::{Bytes, LunUuid, Mark, VolumeId};
+use crate::volume::{Bytes, LunUuid, VolumeId};
 
 impl Shared {
     pub(super) async fn validate(
@@ -112,7 +112,7 @@ impl Shared {
         nas: &Nas,
     ) -> Result<Vec<(LunUuid, list_volumes_response::Entry)>, Error> {
         let doing = || format!("listing the volumes of NAS {}", nas.name);
-        let could_be = |row: &Unfit| may_be_ours(&self.driver, row);
+        let could_be = |row: &Unfit| may_be_ours(&self.owner, row);
         let (luns, targets, doubt) = nas.all_luns(could_be).await.doing(doing)?;
         if let Some(seen) = doubt {
             return Err(Error::Unproven {
@@ -127,7 +127,7 @@ impl Shared {
             }
         }
         let entry = |lun: &Lun| {
-            Mark::read(&self.driver, &lun.description)?;
+            self.owner.read(&lun.description).ok()?;
             let uuid: LunUuid = lun.uuid.parse().ok()?;
             let published_node_ids = nodes
                 .get(lun.uuid.as_str())

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::call::Call;
 use super::rows::{Rows, Unfit, word};
-use crate::volume::{Bytes, LunUuid, Mark};
+use crate::mark::Owner;
+use crate::volume::{Bytes, LunUuid};
 
 const API: &str = "SYNO.Core.ISCSI.LUN";
 const ADDITIONAL: [&str; 3] = ["status", "is_action_locked", "is_mapped"];
@@ -139,9 +140,9 @@ pub fn may_be(uuid: &LunUuid, row: &Unfit) -> bool {
 const PREFIX: &str = "csi";
 
 /// A row that cannot be read could be a LUN of this driver's: it bears the mark, or nobody can tell.
-pub fn may_be_ours(driver: &str, row: &Unfit) -> bool {
+pub fn may_be_ours(owner: &Owner, row: &Unfit) -> bool {
     match (row.text("description"), row.text("name")) {
-        (Some(description), _) => Mark::read(driver, description).is_some(),
+        (Some(description), _) => owner.read(description).is_ok(),
         (None, Some(name)) => name.starts_with(PREFIX),
         (None, None) => true,
     }
@@ -313,7 +314,8 @@ mod tests {
 
     #[test]
     fn whose_an_unfit_row_is() {
-        let mark = "csi.synology.com parameters=x name=y";
+        let owner = Owner::new("csi.synology.com".to_owned(), None);
+        let mark = owner.short();
         for (row, ours) in [
             (json!({"name": "vm", "description": "my LUN"}), false),
             (json!({"name": "vm"}), false),
@@ -323,11 +325,7 @@ mod tests {
             (json!(null), true),
         ] {
             let rows: Rows<Lun> = serde_json::from_value(json!([row])).unwrap();
-            assert_eq!(
-                may_be_ours("csi.synology.com", &rows.unfit[0]),
-                ours,
-                "{row}"
-            );
+            assert_eq!(may_be_ours(&owner, &rows.unfit[0]), ours, "{row}");
         }
     }
 

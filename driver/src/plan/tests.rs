@@ -8,8 +8,6 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tonic::Code;
 
-const DRIVER: &str = "csi.synology.com";
-
 fn uuid() -> LunUuid {
     "13a3cd1e-f296-4d4b-b712-a85c139f9dac".parse().unwrap()
 }
@@ -23,6 +21,7 @@ fn asked(range: Range) -> CreateVolume {
         kind_given: true,
         fs_type: None,
         format_options: None,
+        claim: (None, None),
     };
     CreateVolume {
         name: "pvc-1".to_owned(),
@@ -31,13 +30,17 @@ fn asked(range: Range) -> CreateVolume {
     }
 }
 
+fn owner() -> Owner {
+    Owner::new("csi.synology.com".to_owned(), None)
+}
+
 fn lun(asked: &CreateVolume) -> Lun {
     Lun {
         uuid: uuid().to_string(),
         name: "csi-pvc-1".to_owned(),
         size: Bytes::gib(10).0,
         location: "/volume1".to_owned(),
-        description: asked.parameters.mark(&asked.name).description(DRIVER),
+        description: owner().description(&asked.name, &asked.parameters.digest(), None),
         kind: Kind::Number(263),
         type_str: Some("BLUN".to_owned()),
         status: "normal".to_owned(),
@@ -59,6 +62,19 @@ fn choice_15_new_sizes() {
     assert_eq!(size(1, None), Ok(Bytes::GIB));
     assert_eq!(size((1 << 30) + 1, None), Ok(Bytes::mib(1025)));
     assert_eq!(size(0, Some(1 << 29)), Err(Code::OutOfRange));
+    // At the limit itself.
+    assert_eq!(size(1 << 30, Some(1 << 30)), Ok(Bytes::GIB));
+    assert_eq!(size(0, Some(1 << 30)), Ok(Bytes::GIB));
+    assert_eq!(size((1 << 30) + 1, Some(1025 << 20)), Ok(Bytes::mib(1025)));
+    // Exact sizes, of blocks of 4096 and of 512 bytes.
+    let exact = 10_000_003_072;
+    assert_eq!(size(exact, Some(exact)), Ok(Bytes(exact)));
+    assert_eq!(
+        size(10_000_000_000, Some(10_000_000_000)),
+        Ok(Bytes(10_000_000_000))
+    );
+    assert_eq!(size(exact - 4095, Some(exact)), Ok(Bytes(exact)));
+    assert_eq!(size(exact - 4095, Some(exact - 1)), Ok(Bytes(exact - 3584)));
     assert_eq!(
         size((1 << 30) + 1, Some((1 << 30) + 2)),
         Err(Code::OutOfRange)
@@ -73,6 +89,15 @@ fn choice_13_a_smaller_expansion_is_done_already() {
     assert_eq!(plan(Bytes::gib(5), None), Ok(Expand::Done(Bytes::gib(10))));
     assert_eq!(plan(Bytes::gib(10), None), Ok(Expand::Done(Bytes::gib(10))));
     assert_eq!(plan(Bytes::gib(15), None), Ok(Expand::Grow(Bytes::gib(15))));
+    // At the limit itself.
+    for required in [5, 10] {
+        let done = plan(Bytes::gib(required), Some(Bytes::gib(10)));
+        assert_eq!(done, Ok(Expand::Done(Bytes::gib(10))));
+    }
+    let exact = Bytes(12_000_000_000);
+    for (required, size) in [(Bytes::gib(15), Bytes::gib(15)), (exact, exact)] {
+        assert_eq!(plan(required, Some(size)), Ok(Expand::Grow(size)));
+    }
     assert_eq!(
         plan(Bytes::gib(5), Some(Bytes::gib(9))),
         Err(Code::OutOfRange)
@@ -107,7 +132,7 @@ fn choice_15_the_same_volume_is_adopted() {
         required: Bytes::gib(10),
         limit: None,
     });
-    assert!(adopt(DRIVER, &lun(&volume), &volume).is_ok());
+    assert!(adopt(&owner(), &lun(&volume), &volume).is_ok());
 }
 
 type Change = fn(&mut Lun);
@@ -124,19 +149,43 @@ fn choice_15_another_volume_is_not() {
         ("/volume2", |lun| lun.location = "/volume2".to_owned()),
         ("ADV", |lun| lun.type_str = Some("ADV".to_owned())),
         ("mark", |lun| lun.description = "mine".to_owned()),
-        ("pvc-2", |lun| {
-            lun.description = lun.description.replace("pvc-1", "pvc-2");
+        ("another volume's", |lun| {
+            lun.description = lun.description.replace("n=", "n=0");
         }),
         ("fsType", |lun| {
-            lun.description = lun.description.replace("parameters=", "parameters=0");
+            lun.description = lun.description.replace("p=", "p=0");
         }),
     ];
     for (named, change) in changes {
         let mut other = lun(&volume);
         change(&mut other);
-        let error = adopt(DRIVER, &other, &volume).unwrap_err();
+        let error = adopt(&owner(), &other, &volume).unwrap_err();
         assert_eq!(error.code(), Code::AlreadyExists, "{named}");
         assert!(error.chain().contains(named), "{}", error.chain());
+    }
+}
+
+#[test]
+fn choice_15_a_word_for_a_type_means_one_of_two() {
+    for (kind, fitting) in [
+        (LunType::Thin, ["BLUN", "ADV"]),
+        (LunType::Thick, ["BLUN_THICK", "FILE"]),
+        (LunType::Exactly("THIN"), ["THIN", "THIN"]),
+    ] {
+        let mut volume = asked(Range::default());
+        volume.parameters.kind = kind;
+        volume.parameters.kind_given = true;
+        for name in ["BLUN", "BLUN_THICK", "ADV", "FILE", "THIN"] {
+            let mut other = lun(&volume);
+            other.type_str = Some(name.to_owned());
+            let adopted = adopt(&owner(), &other, &volume).is_ok();
+            assert_eq!(
+                adopted,
+                fitting.contains(&name),
+                "{name} for {:?}",
+                volume.parameters.kind
+            );
+        }
     }
 }
 
@@ -152,7 +201,7 @@ fn choice_18_a_locked_lun_is_not_handed_out() {
         let mut other = lun(&volume);
         (other.is_action_locked, other.status) = (locked, status.to_owned());
         assert_eq!(
-            adopt(DRIVER, &other, &volume).unwrap_err().code(),
+            adopt(&owner(), &other, &volume).unwrap_err().code(),
             Code::Aborted
         );
     }

@@ -7,7 +7,7 @@ use super::{Capability, fs_type};
 use crate::dsm::Nas;
 use crate::error::Error;
 use crate::host::filesystem::FormatOptions;
-use crate::volume::{FsType, Mark, NasName, digest};
+use crate::volume::{FsType, NasName, digest};
 
 /// A LUN type as the StorageClass asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub struct Parameters {
     pub fs_type: Option<FsType>,
     /// Options for mkfs.
     pub format_options: Option<String>,
+    /// Namespace and name of the claim, if the provisioner tells them (`--extra-create-metadata`); for people.
+    pub claim: (Option<String>, Option<String>),
 }
 
 const KNOWN: &str = "location, type, fsType, formatOptions, nas, dsm, protocol";
@@ -95,6 +97,7 @@ impl Parameters {
             kind_given: false,
             fs_type: None,
             format_options: None,
+            claim: (None, None),
         };
         let mut sorted: Vec<_> = map.iter().collect();
         sorted.sort_unstable();
@@ -157,7 +160,9 @@ impl Parameters {
             }
             "protocol" if value.eq_ignore_ascii_case("iscsi") => {}
             "protocol" => return Err(invalid(key, value, "this driver speaks iscsi only")),
-            // The provisioner's own: names of claim and volume.
+            "csi.storage.k8s.io/pvc/namespace" => self.claim.0 = Some(value.to_owned()),
+            "csi.storage.k8s.io/pvc/name" => self.claim.1 = Some(value.to_owned()),
+            // The provisioner's own.
             _ if key.starts_with("csi.storage.k8s.io/") => {}
             _ => {
                 return Err(invalid(
@@ -170,18 +175,22 @@ impl Parameters {
         Ok(())
     }
 
-    /// The mark of a volume made with these parameters. It covers what DSM does not store, so that a second `CreateVolume`
-    /// with other parameters is told apart.
-    pub fn mark(&self, name: &str) -> Mark {
+    /// A digest of what DSM does not store of them, so that a second `CreateVolume` with others is told apart: 16 hexadecimal digits.
+    pub fn digest(&self) -> String {
         let stored = format!(
             "fsType={:?} formatOptions={:?}",
             self.fs_type.map(FsType::as_str),
             self.format_options
         );
-        Mark {
-            name: name.to_owned(),
-            parameters: digest(&stored, 16),
-        }
+        digest(&stored, 16)
+    }
+
+    /// The claim as people name it.
+    pub fn claim(&self) -> Option<String> {
+        let (Some(namespace), Some(name)) = &self.claim else {
+            return None;
+        };
+        Some(format!("{namespace}/{name}"))
     }
 
     /// What the node must know.

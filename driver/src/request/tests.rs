@@ -124,7 +124,7 @@ fn choice_3_only_what_the_specification_bans_is_refused() {
 
 #[test]
 fn the_mark_tells_parameters_apart() {
-    let mark = |parameters, fs_type| create(parameters, fs_type).unwrap().parameters.mark("n");
+    let mark = |parameters, fs_type| create(parameters, fs_type).unwrap().parameters.digest();
     assert_eq!(
         mark(&[("fsType", "xfs")], ""),
         mark(&[("fsType", "XFS")], "xfs")

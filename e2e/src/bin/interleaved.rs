@@ -25,6 +25,7 @@ use driver::dsm::client::{Account, Client, Password};
 use driver::dsm::credential::Refusals;
 use driver::dsm::wire::{Failure, Wire};
 use driver::in_flight::InFlight;
+use driver::mark::Owner;
 use dsm_sim::{DsmSim, Embedded, Settings};
 use e2e::life::{Content, capability, create_request};
 use e2e::nas::{CHAP_KEY, PASSWORD};
@@ -127,7 +128,7 @@ impl World {
             nas.portals = vec!["10.0.0.5:3260".parse().ok().context("a portal")?];
             let key = Key::read(CHAP_KEY.as_bytes()).context("a key")?;
             Ok(Controller::new(
-                "csi.synology.com".to_owned(),
+                Owner::new("csi.synology.com".to_owned(), None),
                 vec![nas],
                 Keys::new(Method::Mutual, key, vec![]),
                 StdRng::seed_from_u64(seed.wrapping_mul(31) + who as u64),

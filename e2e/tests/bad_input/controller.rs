@@ -54,7 +54,7 @@ pub(crate) fn create_messages() -> Vec<Row> {
         sized("8 EiB", i64::MAX, 0, OutOfRange, &["required_bytes 9223372036854775807 bytes", "ask for less"]),
         sized("2 EiB", 1 << 61, 0, OutOfRange, &["required_bytes 2097152 TiB", "ask for less"]),
         sized("less than the smallest LUN", 1, GIB - 1, OutOfRange, &["limit_bytes 1073741823 bytes", "at least 1 GiB", "raise limit_bytes"]),
-        sized("no whole MiB fits", GIB + 1, GIB + 2, OutOfRange, &["limit_bytes 1073741826 bytes", "1025 MiB", "raise limit_bytes"]),
+        sized("no whole block fits", GIB + 1, GIB + 2, OutOfRange, &["limit_bytes 1073741826 bytes", "1073742336 bytes", "raise limit_bytes"]),
         parameter("an unknown parameter", "locatoin", "/volume1", "known are location, type, fsType"),
         parameter("a parameter in another case", "fstype", "ext4", "known are location, type, fsType"),
         parameter("nearly a key of Kubernetes", "csi.storage.k8s.io", "x", "known are location"),
@@ -101,7 +101,7 @@ pub(crate) fn create_state() -> Vec<Row> {
         row("no space for a thick LUN", whole("/volume1", "BLUN_THICK", 30 * TIB), ResourceExhausted, ["csi-new of 30 TiB", "no free space", "ask for less"]),
         row("no space for a thick LUN on ext4", whole("/volume2", "thick", 3 * TIB), ResourceExhausted, ["csi-new of 3 TiB", "no free space", "ask for less"]),
         exists("a LUN of this name without our mark", create("taken"), &["csi-taken", "somebody else's", "a LUN of this driver"]),
-        exists("a LUN of this name of another volume", create("misnamed"), &["csi-misnamed", "\"another\"", "\"misnamed\""]),
+        exists("a LUN of this name of another volume", create("misnamed"), &["csi-misnamed", "name=another", "\"misnamed\""]),
         exists("the same name, larger", create_sized("idle", 2 * GIB, 0), &["csi-idle", "it has 1 GiB", "at least 2 GiB"]),
         row("the same name, a limit below it", create_sized("idle", 1, GIB - 1), OutOfRange, ["at least 1 GiB", "raise limit_bytes"]),
         exists("the same name, another location", with(create("idle"), "/volume2", "ADV"), &["csi-idle", "/volume1", "/volume2"]),
@@ -123,7 +123,6 @@ pub(crate) fn delete_rows(scene: &Scene) -> Vec<Row> {
         row("a published volume", delete(&scene.published), FailedPrecondition, ["deletion of volume nas1/", NODE, "unpublish it there first"]),
         row("a volume that somebody else exports", delete(&scene.exported), FailedPrecondition, ["iqn.2025-01.org.example:theirs", "not this driver's"]),
         row("a locked volume", delete(&scene.locked), Aborted, [uuid(&scene.locked), "is_action_locked true", "try again later"]),
-        row("a crashed volume", delete(&scene.crashed), Aborted, [uuid(&scene.crashed), "status \"crashed\"", "try again later"]),
         nothing_to_do("a volume that is gone", delete(&absent())),
     ];
     rows.extend(foreign_ids().into_iter().map(|(name, id)| nothing_to_do(name, delete(&id))));
@@ -193,7 +192,7 @@ pub(crate) fn expand_rows(scene: &Scene) -> Vec<Row> {
         idle("8 EiB", i64::MAX, 0, OutOfRange, &["required_bytes 9223372036854775807 bytes", "ask for less"]),
         idle("the present size is above the limit", 1, GIB / 2, OutOfRange, &["limit_bytes 512 MiB", "has 1 GiB already", "do not shrink"]),
         idle("the present size is above a limit alone", 0, GIB - 1, OutOfRange, &["limit_bytes 1073741823 bytes", "has 1 GiB already"]),
-        idle("no whole MiB fits", GIB + 1, GIB + 2, OutOfRange, &["1025 MiB", "raise limit_bytes"]),
+        idle("no whole block fits", GIB + 1, GIB + 2, OutOfRange, &["1073742336 bytes", "raise limit_bytes"]),
         row("a NAS that is not configured", expand(&elsewhere(), GIB), FailedPrecondition, NO_SUCH_NAS),
         row("a volume that does not exist", expand(&absent(), GIB), NotFound, NO_SUCH_LUN),
         row("a LUN without our mark", expand(&scene.unmarked, 2 * GIB), FailedPrecondition, NO_MARK),
@@ -292,7 +291,7 @@ pub(crate) async fn too_many(small: &World) -> Result<Vec<Row>> {
 pub(crate) fn broken() -> Vec<Row> {
     vec![
         row("a volume that seems to be gone", delete(&absent()), Unavailable, [UUID, "/volume1", "\"crashed\"", "try again later"]),
-        row("a volume anywhere", create_with("new", []), Aborted, ["NAS nas1", "no volume that takes LUNs", "try again later"]),
+        row("a volume anywhere", create_with("new", []), Aborted, ["NAS nas1", "none of its volumes takes a LUN", "try again later"]),
         row("a volume on a broken one", create_with("new", [("location", "/volume1"), ("type", "thin")]), Unavailable, ["csi-new of 1 GiB", "/volume1 of NAS nas1", "cannot read its space information"]),
     ]
 }

@@ -16,6 +16,7 @@ use driver::dsm::client::{Account, Client, Password};
 use driver::dsm::credential::Refusals;
 use driver::dsm::wire::{Failure, Wire};
 use driver::in_flight::InFlight;
+use driver::mark::Owner;
 use dsm_sim::{DsmSim, Embedded};
 use e2e::GIB;
 use e2e::life::{Content, capability, create_request};
@@ -138,7 +139,7 @@ impl Edited {
         nas.portals = vec!["10.0.0.5:3260".parse().ok().context("a portal")?];
         let key = Key::read(CHAP_KEY.as_bytes()).context("a key")?;
         let controller = Controller::new(
-            "csi.synology.com".to_owned(),
+            Owner::new("csi.synology.com".to_owned(), None),
             vec![nas],
             Keys::new(Method::Mutual, key, vec![]),
             StdRng::seed_from_u64(7),
@@ -513,4 +514,89 @@ async fn choice_16_a_volume_that_has_crashed_may_hold_what_is_missing() -> Resul
         assert!(world.capacity().await? > 0);
     }
     Ok(())
+}
+
+/// DSM stores less of a description than was sent.
+#[tokio::test(start_paused = true)]
+async fn what_a_create_has_made_otherwise_is_not_left_behind() -> Result<()> {
+    let world = Edited::start()?;
+    for (length, made) in [(200, true), (64, true), (10, false), (0, false)] {
+        world.edit(move |api, method, answer| {
+            let lun = &mut answer["data"]["lun"];
+            if (api, method) == (LUN, "get") && lun.is_object() {
+                let text = lun["description"].as_str().unwrap_or_default();
+                lun["description"] = text.chars().take(length).collect::<String>().into();
+            }
+        });
+        let name = format!("pvc-{length}");
+        if made {
+            let id = world.create(&name, &[]).await?;
+            assert_eq!(world.create(&name, &[]).await?, id, "{length}");
+            world.delete(&id).await?;
+        } else {
+            let words = ["otherwise than asked for", "csi2 o=", "deleted again"];
+            refused(
+                world.create(&name, &[]).await,
+                Code::FailedPrecondition,
+                &words,
+            );
+        }
+        let state = world
+            .line
+            .nas
+            .control(http::Method::GET, "/state", &json!(null));
+        assert_eq!(state.await?["luns"], json!([]), "{length}");
+    }
+    Ok(())
+}
+
+/// A person writes into a description, before and behind, or instead; and writes back what the message says.
+#[tokio::test(start_paused = true)]
+async fn a_mark_that_a_person_has_edited_is_written_back_as_the_message_says() -> Result<()> {
+    let world = Edited::start()?;
+    let id = world.create("pvc-1", &[]).await?;
+    let path = format!("/luns/{}", id.rsplit('/').next().unwrap_or_default());
+    let describe = async |text: &str| {
+        let description = json!({"description": text});
+        let changed = world
+            .line
+            .nas
+            .control(http::Method::PATCH, &path, &description);
+        changed.await.map(drop)
+    };
+    let state = world
+        .line
+        .nas
+        .control(http::Method::GET, "/state", &json!(null));
+    let mark = state.await?["luns"][0]["description"].clone();
+    let mark = mark.as_str().context("a description")?.to_owned();
+    for text in [
+        format!("Finance! {mark}"),
+        format!("{mark}\nAsk Eve first."),
+    ] {
+        describe(&text).await?;
+        world.publish(&id, NODE_A).await?;
+        world.unpublish(&id, NODE_A).await?;
+    }
+    describe("Finance, do not touch").await?;
+    let words = ["lacks the mark", "SAN Manager", "Finance, do not touch"];
+    for answer in [
+        world.publish(&id, NODE_A).await.map(drop),
+        world.delete(&id).await,
+        world.expand(&id, 2 * GIB).await.map(drop),
+    ] {
+        refused(answer, Code::FailedPrecondition, &words);
+    }
+    let message = world
+        .delete(&id)
+        .await
+        .expect_err("refused")
+        .message()
+        .to_owned();
+    let typed = message.split('"').nth(1).context("what to type")?;
+    describe(&format!("{typed} Finance, do not touch")).await?;
+    world.publish(&id, NODE_A).await?;
+    assert_eq!(world.create("pvc-1", &[]).await?, id);
+    world.unpublish(&id, NODE_A).await?;
+    world.delete(&id).await.map_err(Into::into)
 }
