@@ -33,7 +33,7 @@ use crate::mark::Owner;
 use crate::publication::Nonce;
 use crate::request::{Capability, Handle, Page, Range, required};
 use crate::telemetry;
-use crate::volume::VolumeId;
+use crate::volume::{NasName, VolumeId};
 
 /// The controller service.
 #[derive(Clone, Debug)]
@@ -49,6 +49,8 @@ struct Shared {
     /// Since when nobody was seen to be logged in to targets whose password is not known, by IQN. Lost with the process, which only
     /// makes the wait longer.
     unused: Mutex<HashMap<String, Instant>>,
+    /// The volumes of each NAS when it was last listed, for when it does not answer and another does.
+    listed: Mutex<HashMap<NasName, Vec<list::Listed>>>,
     in_flight: InFlight,
 }
 
@@ -80,6 +82,7 @@ impl Controller {
             keys,
             random: Mutex::new(random),
             unused: Mutex::default(),
+            listed: Mutex::default(),
             in_flight,
         }))
     }
@@ -190,7 +193,8 @@ impl Service for Controller {
                 .0
                 .in_flight
                 .run(asked.id.uuid.clone().as_str(), async move {
-                    shared.publish(&asked).await
+                    // It is large, and waits in several places at a time.
+                    Box::pin(shared.publish(&asked)).await
                 })
                 .await?;
             Ok(csi::ControllerPublishVolumeResponse {

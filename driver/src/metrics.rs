@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::{EncodeLabelSet, prometheus_text};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -40,6 +41,7 @@ pub struct Metrics {
     host: Times<HostLabels>,
     in_flight: Gauge,
     missing_programs: Gauge<u64, AtomicU64>,
+    luns_without_flush: Counter,
     open_targets: Gauge,
 }
 
@@ -72,6 +74,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             missing_programs: Gauge::default(),
             open_targets: Gauge::default(),
+            luns_without_flush: Counter::default(),
         };
         let registry = &mut metrics.registry;
         registry.register_with_unit(
@@ -107,7 +110,17 @@ impl Metrics {
             "1 when new targets let in whoever reaches the portal (chap: off in the configuration)",
             metrics.open_targets.clone(),
         );
+        registry.register(
+            "csi_luns_without_flush",
+            "LUNs made on which flushes do not count, because DSM has no such attributes for them",
+            metrics.luns_without_flush.clone(),
+        );
         metrics
+    }
+
+    /// A LUN was made on which flushes do not count.
+    pub fn lun_without_flush(&self) {
+        self.luns_without_flush.inc();
     }
 
     /// Whether a login to a new target takes a proof.

@@ -96,6 +96,7 @@ fn call(exchange: &Exchange) -> Option<Call> {
             kind: exchange.text("type"),
             location: exchange.text("location"),
             description: exchange.text("description"),
+            flushes: false,
         }),
         ("SYNO.Core.ISCSI.LUN", "set") => {
             lun::set_size(&uuid(), Bytes(exchange.number("new_size")))

@@ -8,6 +8,7 @@ use crate::dsm::lun::{Lun, NewLun};
 use crate::dsm::rows::Unfit;
 use crate::dsm::{Code, DsmError, Nas};
 use crate::error::Error;
+use crate::metrics;
 use crate::plan;
 use crate::request::{CreateVolume, LunType};
 use crate::volume::{Bytes, LunUuid, lun_name};
@@ -19,8 +20,8 @@ impl Shared {
     ) -> Result<csi::CreateVolumeResponse, Error> {
         let size = plan::new_size(&asked.range)?;
         let nas = self.nas_for(asked)?;
-        let new = self.new_lun(nas, asked, size).await?;
-        let lun = match nas.create_lun(&new).await {
+        let mut new = self.new_lun(nas, asked, size).await?;
+        let lun = match create_lun(nas, &mut new, asked).await {
             Ok(uuid) => {
                 let lun = read_back(nas, &uuid, asked).await?;
                 if let Err(differs) = plan::adopt(&self.owner, &lun, asked) {
@@ -67,10 +68,13 @@ impl Shared {
                 seen: format!("no configured NAS is meant by the parameters ({named})"),
                 remedy: format!("configured are: {}", configured()),
             }),
-            (Some(_), Some(_)) => Err(Error::Invalid {
-                field: "parameters[nas]".to_owned(),
-                value: named,
-                remedy: format!("several NASes fit: name one of {}", configured()),
+            // Not final: a volume that an earlier call has made, when there was one NAS only, would be forgotten.
+            (Some(_), Some(_)) => Err(Error::Unfinished {
+                what: format!("volume {:?}", asked.name),
+                seen: format!(
+                    "several NASes fit the parameters ({named}): name one of them as nas in the StorageClass ({})",
+                    configured()
+                ),
             }),
         }
     }
@@ -95,7 +99,25 @@ impl Shared {
             kind,
             location,
             description,
+            flushes: parameters.flushes.unwrap_or(true),
         })
+    }
+}
+
+/// Creates the LUN; without the attributes that make flushes count if DSM does not have them and the class does not insist.
+async fn create_lun(nas: &Nas, new: &mut NewLun, asked: &CreateVolume) -> Result<String, DsmError> {
+    match nas.create_lun(new).await {
+        Err(refusal)
+            if refusal.code() == Some(Code::BAD_ATTRIBUTE)
+                && new.flushes
+                && asked.parameters.flushes.is_none() =>
+        {
+            tracing::warn!(nas = %nas.name, lun = new.name, kind = new.kind, "DSM has no emulate_fua_write and emulate_sync_cache for this LUN: what a pod has flushed may not survive a power cut of the NAS");
+            metrics::of_process().lun_without_flush();
+            new.flushes = false;
+            nas.create_lun(new).await
+        }
+        made => made,
     }
 }
 
@@ -263,6 +285,13 @@ fn not_made(nas: &Nas, asked: &CreateVolume, refusal: DsmError, doing: String) -
         Some(Code::BAD_TYPE | Code::NOT_ON_THIS_FILE_SYSTEM | Code::TYPE_NOT_ON_VOLUME) => {
             bad_type(&refusal.to_string())
         }
+        Some(Code::BAD_ATTRIBUTE) => Error::Invalid {
+            field: "parameters[enableFuaSyncCache]".to_owned(),
+            value: "true".to_owned(),
+            remedy: format!(
+                "the NAS has it not for this type ({refusal}): leave it out, or choose another type"
+            ),
+        },
         Some(Code::BAD_SIZE) => asked.range.unmet(&refusal.to_string()),
         Some(_) | None => Error::Dsm {
             doing,

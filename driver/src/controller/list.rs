@@ -1,6 +1,7 @@
 //! The questions: `ValidateVolumeCapabilities`, `ListVolumes`, `ControllerGetVolume`, `GetCapacity`.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::{MutexGuard, PoisonError};
 
 use proto::csi;
 use proto::csi::controller_get_volume_response::VolumeStatus;
@@ -16,7 +17,10 @@ use crate::dsm::target::Target;
 use crate::error::Error;
 use crate::plan;
 use crate::request::{self, Handle, Page};
-use crate::volume::{Bytes, LunUuid, VolumeId};
+use crate::volume::{Bytes, LunUuid, NasName, VolumeId};
+
+/// A volume as it is listed.
+pub(super) type Listed = (LunUuid, list_volumes_response::Entry);
 
 impl Shared {
     pub(super) async fn validate(
@@ -84,12 +88,9 @@ impl Shared {
         Ok(lun)
     }
 
-    /// Only ours, ordered by uuid, all NASes or none (design choice 20).
+    /// Only ours, ordered by uuid, of all NASes (design choice 20).
     pub(super) async fn list(&self, page: &Page) -> Result<csi::ListVolumesResponse, Error> {
-        let mut volumes = Vec::new();
-        for nas in &self.nases {
-            volumes.extend(self.volumes_of(nas).await?);
-        }
+        let mut volumes = self.all_volumes().await?;
         volumes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         if let Some(after) = &page.after {
             volumes.retain(|(uuid, _)| uuid > after);
@@ -107,10 +108,36 @@ impl Shared {
         })
     }
 
-    async fn volumes_of(
-        &self,
-        nas: &Nas,
-    ) -> Result<Vec<(LunUuid, list_volumes_response::Entry)>, Error> {
+    /// A NAS that does not answer while another does is told of as it was when it last did: nothing is left out, and what is on the other is
+    /// listed all the same.
+    async fn all_volumes(&self) -> Result<Vec<Listed>, Error> {
+        let (mut all, mut silent, mut heard) = (Vec::new(), Vec::new(), false);
+        for nas in &self.nases {
+            match self.volumes_of(nas).await {
+                Ok(volumes) => {
+                    heard = true;
+                    self.listed().insert(nas.name.clone(), volumes.clone());
+                    all.extend(volumes);
+                }
+                Err(error) => silent.push((nas, error)),
+            }
+        }
+        for (nas, error) in silent {
+            let before = self.listed().get(&nas.name).cloned();
+            let Some(before) = before.filter(|_| heard) else {
+                return Err(error);
+            };
+            tracing::warn!(nas = %nas.name, error = error.chain(), "a NAS cannot be listed: its volumes are told of as they were");
+            all.extend(before);
+        }
+        Ok(all)
+    }
+
+    fn listed(&self) -> MutexGuard<'_, HashMap<NasName, Vec<Listed>>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn volumes_of(&self, nas: &Nas) -> Result<Vec<Listed>, Error> {
         let doing = || format!("listing the volumes of NAS {}", nas.name);
         let could_be = |row: &Unfit| may_be_ours(&self.owner, row);
         let (luns, targets, doubt) = nas.all_luns(could_be).await.doing(doing)?;
@@ -159,18 +186,27 @@ impl Shared {
             messages => request::capabilities(messages)?,
         };
         let parameters = request::Parameters::read(&message.parameters, &capabilities)?;
-        let mut free = Vec::new();
+        let (mut free, mut silent, mut heard) = (Vec::new(), None, false);
         for nas in self.nases.iter().filter(|nas| parameters.means(nas)) {
-            let locations = nas
-                .locations()
-                .await
-                .doing(|| format!("asking NAS {} for free space", nas.name))?;
+            let doing = || format!("asking NAS {} for free space", nas.name);
+            let locations = match nas.locations().await.doing(doing) {
+                Ok(locations) => locations,
+                Err(error) => {
+                    silent.get_or_insert(error);
+                    continue;
+                }
+            };
+            heard = true;
             let fits = |location: &Location| match &parameters.location {
                 Some(path) => location.takes_luns() && *path == location.path,
                 None => plan::may_choose(location, &parameters.kind),
             };
             let fitting = locations.into_iter().filter(fits);
             free.extend(fitting.filter_map(|location| location.free));
+        }
+        // One that does not answer has no room at present; the others have theirs.
+        if let Some(error) = silent.filter(|_| !heard) {
+            return Err(error);
         }
         let total = Bytes(free.iter().map(|free| free.0).sum());
         Ok(csi::GetCapacityResponse {

@@ -1,7 +1,7 @@
 //! `SYNO.Core.ISCSI.LUN` v1: calls and answers. Pure. Evidence: `proto/dsm/lun_*.json`.
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::call::Call;
 use super::rows::{Rows, Unfit, word};
@@ -194,6 +194,9 @@ pub struct NewLun {
     pub location: String,
     /// The mark.
     pub description: String,
+    /// A node's flushes reach the NAS's disks before they are answered: off unless it is asked for, and then nothing can switch it on
+    /// but `set`.
+    pub flushes: bool,
 }
 
 /// `create`, with snapshots and UNMAP switched on where the type has them (design choice 11).
@@ -204,17 +207,21 @@ pub fn create(lun: &NewLun) -> Call {
         .with("type", &lun.kind)
         .with("location", &lun.location)
         .with("description", &lun.description);
+    let mut on = Vec::new();
     if matches!(lun.kind.as_str(), "BLUN" | "ADV") {
-        call.with(
-            "dev_attribs",
-            [
-                json!({"dev_attrib": "emulate_tpu", "enable": 1}),
-                json!({"dev_attrib": "can_snapshot", "enable": 1}),
-            ],
-        )
-    } else {
-        call
+        on.extend(["emulate_tpu", "can_snapshot"]);
     }
+    if lun.flushes {
+        on.extend(["emulate_fua_write", "emulate_sync_cache"]);
+    }
+    if on.is_empty() {
+        return call;
+    }
+    let on = on.into_iter();
+    let attributes: Vec<Value> = on
+        .map(|name| json!({"dev_attrib": name, "enable": 1}))
+        .collect();
+    call.with("dev_attribs", attributes)
 }
 
 /// `set`: grows a LUN to `size`.
@@ -337,15 +344,32 @@ mod tests {
             kind: kind.to_owned(),
             location: "/volume1".to_owned(),
             description: String::new(),
+            flushes: false,
         };
-        let attributes = |kind| {
-            create(&new(kind))
-                .form()
-                .into_iter()
-                .find(|(name, _)| *name == "dev_attribs")
+        let attributes = |kind, flushes| {
+            let new = NewLun {
+                flushes,
+                ..new(kind)
+            };
+            let form = create(&new).form().into_iter();
+            form.filter(|(name, _)| *name == "dev_attribs")
+                .map(|(_, text)| text)
+                .next()
+                .unwrap_or_default()
         };
-        assert!(attributes("BLUN").unwrap().1.contains("can_snapshot"));
-        assert!(attributes("BLUN").unwrap().1.contains("emulate_tpu"));
-        assert_eq!(attributes("FILE"), None);
+        for (kind, thin) in [("BLUN", true), ("FILE", false)] {
+            for flushes in [true, false] {
+                let sent = attributes(kind, flushes);
+                for (name, on) in [
+                    ("can_snapshot", thin),
+                    ("emulate_tpu", thin),
+                    ("emulate_fua_write", flushes),
+                    ("emulate_sync_cache", flushes),
+                ] {
+                    assert_eq!(sent.contains(name), on, "{kind} {flushes} {name}: {sent}");
+                }
+            }
+        }
+        assert_eq!(attributes("FILE", false), "");
     }
 }

@@ -92,6 +92,8 @@ codes! {
     TOO_MANY_TARGETS = 18_990_542, "the NAS holds as many iSCSI targets as its model allows";
     /// `map_target`.
     LOAD_FAILED = 18_990_570, "the NAS could not load the LUN";
+    /// LUN `create`: one of `dev_attribs` that this type or release does not have.
+    BAD_ATTRIBUTE = 18_990_622, "bad device attribute";
     /// Target `create` and `set`: a length, or a name or password missing.
     BAD_AUTH_DATA = 18_990_708, "bad CHAP name or password";
     /// Bad id or no such target: never a proof of absence (design choice 6).

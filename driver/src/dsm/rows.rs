@@ -92,7 +92,9 @@ pub(super) fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
     Ok(match Value::deserialize(deserializer)? {
         Value::String(word) => word,
         Value::Null => String::new(),
-        other => other.to_string(),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            other.to_string()
+        }
     })
 }
 

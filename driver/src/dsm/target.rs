@@ -106,27 +106,21 @@ impl Target {
 /// A row that cannot be read could concern `lun`: it is a publication of it or names it, or nobody can tell. A person's target that does
 /// not say which LUNs it exports is passed over: that somebody exports the LUN, DSM says of the LUN, too (`is_mapped`).
 pub fn may_concern(row: &Unfit, lun: &LunUuid) -> bool {
-    match publication_in(row) {
-        None => true,
-        Some(Some(published)) if published == *lun => true,
-        Some(_) => row.mentions(lun.as_str()),
-    }
+    row.text("iqn").is_none_or(|iqn| {
+        publication_of(iqn).is_some_and(|published| published == *lun) || row.mentions(lun.as_str())
+    })
 }
 
 /// A row that cannot be read could be a publication of this driver's.
 pub fn may_be_ours(row: &Unfit) -> bool {
-    publication_in(row).is_none_or(|published| published.is_some())
+    row.text("iqn")
+        .is_none_or(|iqn| publication_of(iqn).is_some())
 }
 
-/// Which LUN the target of a row is a publication of; `Some(None)`: of none. `None`: it has no legible IQN.
-fn publication_in(row: &Unfit) -> Option<Option<LunUuid>> {
-    let iqn = row.text("iqn")?;
-    let iqn: Result<Iqn, _> = iqn.parse();
-    Some(
-        iqn.ok()
-            .and_then(|iqn| iqn.publication())
-            .map(|(lun, _)| lun),
-    )
+/// Which LUN the target of this name is a publication of.
+fn publication_of(iqn: &str) -> Option<LunUuid> {
+    let iqn: Iqn = iqn.parse().ok()?;
+    iqn.publication().map(|(lun, _)| lun)
 }
 
 /// A compound answer lacks the result of a call that must have been made.

@@ -21,6 +21,7 @@ fn asked(range: Range) -> CreateVolume {
         kind_given: true,
         fs_type: None,
         format_options: None,
+        flushes: None,
         claim: (None, None),
     };
     CreateVolume {

@@ -71,11 +71,13 @@ pub struct Parameters {
     pub fs_type: Option<FsType>,
     /// Options for mkfs.
     pub format_options: Option<String>,
+    /// A node's flushes must reach the NAS's disks (`enableFuaSyncCache`); `None`: where DSM can.
+    pub flushes: Option<bool>,
     /// Namespace and name of the claim, if the provisioner tells them (`--extra-create-metadata`); for people.
     pub claim: (Option<String>, Option<String>),
 }
 
-const KNOWN: &str = "location, type, fsType, formatOptions, nas, dsm, protocol";
+const KNOWN: &str = "location, type, fsType, formatOptions, nas, dsm, protocol, enableFuaSyncCache";
 
 impl Parameters {
     /// This NAS may be meant.
@@ -97,6 +99,7 @@ impl Parameters {
             kind_given: false,
             fs_type: None,
             format_options: None,
+            flushes: None,
             claim: (None, None),
         };
         let mut sorted: Vec<_> = map.iter().collect();
@@ -157,6 +160,11 @@ impl Parameters {
             "fsType" => self.fs_type = fs_type("parameters[fsType]", value)?,
             "formatOptions" => {
                 self.format_options = Some(value.to_owned()).filter(|options| !options.is_empty());
+            }
+            "enableFuaSyncCache" => {
+                let asked = value.to_ascii_lowercase().parse();
+                let remedy = "say true or false, or leave it out: then it is on where the NAS can";
+                self.flushes = Some(asked.map_err(|_| invalid(key, value, remedy))?);
             }
             "protocol" if value.eq_ignore_ascii_case("iscsi") => {}
             "protocol" => return Err(invalid(key, value, "this driver speaks iscsi only")),

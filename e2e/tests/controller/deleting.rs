@@ -188,7 +188,8 @@ async fn choice_16_absence_needs_a_full_list_and_volumes_that_hide_nothing() -> 
     ] {
         for (api, method) in [(LUN, "get"), (LUN, "list"), (VOLUME, "list")] {
             world.nas.fault(api, method, 1, 1, kind.clone()).await?;
-            refused(csi.delete(&id).await, Code::Unavailable, &[method]);
+            let doing = if method == "get" { "get" } else { "absence" };
+            refused(csi.delete(&id).await, Code::Unavailable, &[doing]);
         }
     }
     csi.delete(&id).await?;

@@ -257,7 +257,7 @@ impl Edited {
         for _ in 0..2 {
             assert_eq!(self.expand(&id, 2 * GIB).await?, 2 * GIB);
         }
-        assert_eq!(self.list().await?, [id.clone()]);
+        assert_eq!(self.list().await?, std::slice::from_ref(&id));
         for _ in 0..2 {
             self.unpublish(&id, NODE_A).await?;
         }
@@ -508,7 +508,7 @@ async fn choice_16_a_volume_that_has_crashed_may_hold_what_is_missing() -> Resul
         world.unpublish(&id, NODE_A).await?;
         world.unpublish(&id, NODE_A).await?;
         world.publish(&id, NODE_A).await?;
-        assert_eq!(world.list().await?, [id.clone()]);
+        assert_eq!(world.list().await?, std::slice::from_ref(&id));
         let other = world.create("pvc-3", &[]).await?;
         world.delete(&other).await?;
         assert!(world.capacity().await? > 0);
@@ -599,4 +599,61 @@ async fn a_mark_that_a_person_has_edited_is_written_back_as_the_message_says() -
     assert_eq!(world.create("pvc-1", &[]).await?, id);
     world.unpublish(&id, NODE_A).await?;
     world.delete(&id).await.map_err(Into::into)
+}
+
+#[tokio::test(start_paused = true)]
+async fn flushes_count_where_the_nas_can() -> Result<()> {
+    let world = Edited::start()?;
+    let flushes = async |uuid: &str| -> Result<u64> {
+        let state = world
+            .line
+            .nas
+            .control(http::Method::GET, "/state", &json!(null));
+        let luns = state.await?["luns"].as_array().cloned().unwrap_or_default();
+        let lun = luns
+            .iter()
+            .find(|lun| lun["uuid"] == uuid)
+            .context("the LUN")?
+            .clone();
+        let rows = lun["dev_attribs"].as_array().cloned().unwrap_or_default();
+        let on = |name: &str| {
+            rows.iter()
+                .any(|row| row["dev_attrib"] == name && row["enable"] == 1)
+        };
+        Ok(u64::from(on("emulate_fua_write")) + u64::from(on("emulate_sync_cache")))
+    };
+    let uuid = |id: &str| id.rsplit('/').next().unwrap_or_default().to_owned();
+    let class = |word: &'static str| [("location", "/volume1"), ("enableFuaSyncCache", word)];
+    let on = world.create("on", &[]).await?;
+    let off = world.create("off", &class("false")).await?;
+    assert_eq!(
+        (flushes(&uuid(&on)).await?, flushes(&uuid(&off)).await?),
+        (2, 0)
+    );
+    // An older release, or a type that does not have them.
+    let refuse = json!({"api": LUN, "method": "create", "nth": 1, "times": 1, "fault": {"kind": "refuse", "code": 18_990_622}});
+    let fault = async || {
+        world
+            .line
+            .nas
+            .control(http::Method::POST, "/faults", &refuse)
+            .await
+    };
+    fault().await?;
+    let without = world.create("without", &[]).await?;
+    assert_eq!(flushes(&uuid(&without)).await?, 0);
+    fault().await?;
+    let insists = world.create("insists", &class("true")).await;
+    refused(
+        insists,
+        Code::InvalidArgument,
+        &["enableFuaSyncCache", "18990622"],
+    );
+    let no_word = world.create("no-word", &class("maybe")).await;
+    refused(
+        no_word,
+        Code::InvalidArgument,
+        &["enableFuaSyncCache", "maybe", "true or false"],
+    );
+    Ok(())
 }

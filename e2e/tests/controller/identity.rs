@@ -200,7 +200,7 @@ async fn choice_3_any_legal_name_is_one_volume_of_its_own() -> Result<()> {
         assert!(
             found["description"]
                 .as_str()
-                .is_some_and(|text| text.starts_with("csi2 o=") && text.contains(&name[..1])),
+                .is_some_and(|text| text.starts_with("csi2 o=") && text.contains(" n=")),
             "{found}"
         );
         assert!(

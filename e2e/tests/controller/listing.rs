@@ -124,21 +124,26 @@ async fn two(world: &World) -> Result<(Nas, Plugin)> {
     let folder = world.folder().join("second");
     std::fs::create_dir_all(&folder)?;
     let nas = Nas::start(&folder, Settings::default()).await?;
+    let plugin = knowing(world, "both", &nas).await?;
+    Ok((nas, plugin))
+}
+
+/// A driver that knows the world's NAS and this one.
+async fn knowing(world: &World, name: &str, nas: &Nas) -> Result<Plugin> {
     let more = format!(
         "  - name: nas2\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['127.0.0.2']\nstate_file:",
         nas.api,
         nas.password_file().display()
     );
-    let plugin = world
-        .another_driver("both", |settings| {
+    world
+        .another_driver(name, |settings| {
             settings.config = settings.config.replace("state_file:", &more);
         })
-        .await?;
-    Ok((nas, plugin))
+        .await
 }
 
 #[tokio::test]
-async fn choice_20_a_nas_that_fails_fails_the_list_and_is_never_left_out() -> Result<()> {
+async fn choice_20_a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()> {
     let world = Plan::controller().start().await?;
     let (second, plugin) = two(&world).await?;
     let csi = Csi::of(&plugin);
@@ -147,11 +152,7 @@ async fn choice_20_a_nas_that_fails_fails_the_list_and_is_never_left_out() -> Re
         request.parameters.insert("nas".to_owned(), nas.to_owned());
         request
     };
-    refused(
-        csi.create("x", GIB).await,
-        Code::InvalidArgument,
-        &["nas1, nas2"],
-    );
+    refused(csi.create("x", GIB).await, Code::Aborted, &["nas1, nas2"]);
     let mut ids = Vec::new();
     for n in 0..6 {
         ids.push(
@@ -182,24 +183,42 @@ async fn choice_20_a_nas_that_fails_fails_the_list_and_is_never_left_out() -> Re
         for (api, method) in [(LUN, "list"), (TARGET, "list")] {
             for way in &ways {
                 nas.fault(api, method, 1, 0, way.clone()).await?;
-                refused(
-                    csi.list(0, "").await,
-                    Code::Unavailable,
-                    &["listing the volumes of NAS"],
-                );
+                // It is told of as it was, and the other as it is.
+                assert_eq!(pages(&csi, 4).await?.concat(), ids);
                 nas.no_faults().await?;
             }
         }
-        nas.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
-        refused(
-            csi.capacity(HashMap::new()).await,
-            Code::Unavailable,
-            &["free space"],
-        );
+    }
+    // Neither answers: there is nothing to tell.
+    for nas in [&world.nas, &second] {
+        nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
+    }
+    refused(
+        csi.list(0, "").await,
+        Code::Unavailable,
+        &["listing the volumes of NAS"],
+    );
+    for nas in [&world.nas, &second] {
         nas.no_faults().await?;
     }
+    let on_both = csi.capacity(HashMap::new()).await?;
+    second.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
+    assert_eq!(csi.capacity(HashMap::new()).await?, on_both / 2);
+    world.nas.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
+    refused(
+        csi.capacity(HashMap::new()).await,
+        Code::Unavailable,
+        &["free space"],
+    );
+    for nas in [&world.nas, &second] {
+        nas.no_faults().await?;
+    }
+    let fresh = knowing(&world, "fresh", &second).await?;
     drop(second);
-    refused(csi.list(0, "").await, Code::Unavailable, &["nas2"]);
+    assert_eq!(pages(&csi, 4).await?.concat(), ids);
+    // Who has never heard the dead one cannot tell of it.
+    let fresh = Csi::of(&fresh);
+    refused(fresh.list(0, "").await, Code::Unavailable, &["nas2"]);
     // What does not concern the dead NAS goes on.
     assert_eq!(
         csi.get(ids.iter().find(|id| id.starts_with("nas1/")).expect("one"))
