@@ -20,6 +20,15 @@ impl Nas {
             "SYNO.Core.SecurityScan.Status" => security_scan(),
             // As recorded (mib1185/py-synologydsm-api) from a NAS that is up to date.
             "SYNO.Core.Upgrade.Server" => json!({"update": {"available": false}}),
+            "SYNO.Core.ExternalDevice.Storage.USB" => json!({"devices": []}),
+            // As recorded (mib1185/py-synologydsm-api).
+            "SYNO.Core.Hardware.FanSpeed" => json!({
+                "all_disk_temp_fail": "no",
+                "cool_fan": "yes",
+                "dual_fan_speed": "coolfan",
+                "fan_support_adjust_by_ext_nic": "no",
+                "fan_type": 11,
+            }),
             "SYNO.Core.CurrentConnection" => json!({"items": [], "systime": "", "total": 0}),
             "SYNO.Core.ISCSI.FCTarget" => json!({"targets": []}),
             "SYNO.Core.ISCSI.Replication" => json!({"tasks": []}),
@@ -207,6 +216,10 @@ mod tests {
         assert_eq!(scan["items"]["network"]["failSeverity"], "safe");
         let upgrade = bench.ok("SYNO.Core.Upgrade.Server", "check", &[]);
         assert_eq!(upgrade["update"]["available"], false);
+        let fan = bench.ok("SYNO.Core.Hardware.FanSpeed", "get", &[]);
+        assert_eq!(fan["dual_fan_speed"], "coolfan");
+        let usb = bench.ok("SYNO.Core.ExternalDevice.Storage.USB", "list", &[]);
+        assert_eq!(usb["devices"].as_array().unwrap().len(), 0);
         let nobody = [("name", "x")];
         assert_eq!(
             bench.code("SYNO.Core.Share.Permission", "list", &nobody),
