@@ -37,7 +37,7 @@ const SANITY: Pinned = Pinned {
 
 const OFFICIAL_MODULE: &str = "github.com/SynologyOpenSource/synology-csi";
 /// The newest one that the module proxy serves.
-const OFFICIAL_VERSION: &str = "v1.3.0";
+const OFFICIAL_VERSION: &str = "v1.3.1";
 
 /// The least Go that builds them all.
 const NEEDED: GoVersion = GoVersion(1, 26);

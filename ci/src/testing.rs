@@ -48,22 +48,22 @@ pub(crate) fn sanity(context: &Context) -> Result<()> {
     run(context, one(context, "sanity"), &["--nocapture"])
 }
 
-/// Other people's programs against dsm-sim: a Python library and a browser.
+/// Other people's programs against dsm-sim: two Python libraries and a browser.
 ///
 /// # Errors
-/// See [`test()`]; or the library cannot be fetched.
+/// See [`test()`]; or a library cannot be fetched.
 pub(crate) fn clients(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Clients)?;
     python(context)?;
     run(context, one(context, "clients"), &["--nocapture"])
 }
 
-/// A Python of its own with N4S4's library in it.
+/// A Python of its own with the libraries in it.
 fn python(context: &Context) -> Result<PathBuf> {
     let folder = context.tools().join("python");
     let python = folder.join("bin/python");
     // The last thing that an installation makes.
-    let installed = folder.join(SYNOLOGY_API);
+    let installed = folder.join(LIBRARIES.join(","));
     if !installed.is_file() {
         Step::new(context, "virtualenv --clear --quiet")
             .arg(&folder)
@@ -75,9 +75,9 @@ fn python(context: &Context) -> Result<PathBuf> {
                 "install",
                 "--quiet",
                 "--disable-pip-version-check",
-                SYNOLOGY_API,
             ])
-            .quiet(&format!("Installing {SYNOLOGY_API}"))?;
+            .args(&LIBRARIES)
+            .quiet(&format!("Installing {}", LIBRARIES.join(", ")))?;
         fs::write(&installed, "")?;
     }
     Ok(python)
@@ -93,8 +93,8 @@ pub(crate) fn build_programs(context: &Context, profile: &[&str]) -> Result<()> 
         .quiet("Building the driver, the simulators and the harness")
 }
 
-/// The release of N4S4's library that is tested with.
-const SYNOLOGY_API: &str = "synology-api==0.9.4";
+/// The releases of N4S4's and of Home Assistant's library that are tested with.
+const LIBRARIES: [&str; 2] = ["synology-api==0.9.4", "py-synologydsm-api==2.11.0"];
 
 /// One program of tests.
 fn one(context: &Context, name: &str) -> Step {

@@ -113,6 +113,7 @@ pub(crate) fn judge(
         return Err(Refusal {
             code,
             why: format!("{} was told to be refused", account.name),
+            errors: None,
         });
     }
     let session = call.params.raw("session").unwrap_or_default();
@@ -159,6 +160,7 @@ pub(crate) fn device(
 mod tests {
     use super::*;
     use crate::auth::tests::{AWAY, Door, HOME};
+    use crate::model::Generation;
 
     /// 160 bits, as authenticators have them.
     const SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
@@ -192,23 +194,63 @@ mod tests {
                 .map_or_else(|code| code, |_| 0)
         };
         assert_eq!(login("", now), 403);
-        assert_eq!(login(&code_at(now), now), 0);
         assert_eq!(login(&code_at(now), now + 30_000), 0, "clocks differ");
-        assert_eq!(login(&code_at(now), now + 90_000), 404, "too old");
-        assert_eq!(login("000000", now), 404);
-        assert_eq!(login("", now), 403, "which is no failure");
-        assert_eq!(login("000000", now), 404);
-        assert_eq!(login(&code_at(now), now), 407, "three wrong codes");
+        let later = now + 300_000;
+        assert_eq!(login(&code_at(now), later), 404, "too old");
+        assert_eq!(login("000000", later), 404);
+        assert_eq!(login("", later), 403, "which is no failure");
+        assert_eq!(login("000000", later), 404);
+        assert_eq!(login(&code_at(later), later), 407, "three wrong codes");
+    }
+
+    #[test]
+    fn a_code_of_the_second_factor_is_good_for_one_login() {
+        let now = 1_700_000_000_000;
+        let again = |door: &mut Door, at| {
+            let otp = code_at(now);
+            let params = [PLAIN[0], PLAIN[1], ("otp_code", &*otp)];
+            door.login(at, HOME, 6, &params)
+                .map_or_else(|code| code, |_| 0)
+        };
+        let mut door = door(guarded());
+        assert_eq!(again(&mut door, now), 0);
+        assert_eq!(again(&mut door, now + 20_000), 404);
+        door.settings.otp_codes_once = false;
+        assert_eq!(again(&mut door, now + 20_000), 0);
+        // Who needs no code may send one.
+        let mut door = self::door(Account::new("anna", "x"));
+        assert_eq!([0, 0], [again(&mut door, now), again(&mut door, now)]);
+    }
+
+    #[test]
+    fn dsm_7_says_which_second_factors_there_are() {
+        for (dsm, tells) in [(Generation::Seven, true), (Generation::Six, false)] {
+            let mut door = door(guarded());
+            door.dsm = dsm;
+            let refusal = door.refusal(0, HOME, 6, &PLAIN).unwrap();
+            assert_eq!(refusal.code, 403);
+            assert_eq!(refusal.errors.is_some(), tells, "{dsm:?}");
+            if let Some(errors) = refusal.errors {
+                assert!(errors["token"].as_str().unwrap().len() > 20);
+                let types = serde_json::json!([{"type": "authenticator"}, {"type": "fido"}, {"type": "otp"}]);
+                assert_eq!(errors["types"], types);
+            }
+        }
     }
 
     #[test]
     fn a_device_token_replaces_the_second_factor() {
         let mut door = door(guarded());
         let now = 1_700_000_000_000;
-        let otp = code_at(now);
+        let (otp, next) = (code_at(now), code_at(now + 30_000));
         let first = [PLAIN[0], PLAIN[1], ("otp_code", &otp)];
         let forgotten = door.login(now, HOME, 7, &first).unwrap().data;
-        let asked = [first.as_slice(), &[("enable_device_token", "yes")]].concat();
+        let asked = [
+            PLAIN[0],
+            PLAIN[1],
+            ("otp_code", &next),
+            ("enable_device_token", "yes"),
+        ];
         let known = door.login(now, HOME, 6, &asked).unwrap().data;
         let mut again = |account: [(&str, &str); 2], token: &str| {
             let params = [account[0], account[1], ("device_id", token)];

@@ -39,6 +39,7 @@ const SOURCES: &[(&str, &str)] = &sources![
     "nas.rs",
     "network.rs",
     "odd.rs",
+    "rest.rs",
     "server.rs",
     "settings.rs",
     "share.rs",

@@ -24,6 +24,8 @@ const FAILURES: usize = 3;
 const WINDOW: Millis = 5 * MINUTE;
 const BLOCKED_FOR: Millis = 24 * 60 * MINUTE;
 const COOKIE_LIFE_SECONDS: u64 = 604_800;
+/// A code is right for 30 s, and for as long before and after because clocks differ.
+const CODE_LIFE: Millis = 90_000;
 /// An address that no client has: RFC 5737 keeps it for documents.
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 254));
 
@@ -43,6 +45,8 @@ pub(crate) struct Auth {
     sessions: BTreeMap<String, Session>,
     failures: BTreeMap<IpAddr, Vec<Millis>>,
     blocked: BTreeMap<IpAddr, Millis>,
+    /// Codes of a second factor that were taken, by account, and how long they are remembered.
+    used_codes: BTreeMap<(String, String), Millis>,
 }
 
 /// A login that went well.
@@ -60,6 +64,7 @@ impl Auth {
             sessions: BTreeMap::new(),
             failures: BTreeMap::new(),
             blocked: BTreeMap::new(),
+            used_codes: BTreeMap::new(),
         }
     }
 
@@ -77,6 +82,11 @@ impl Auth {
     /// `SYNO.API.Encryption getinfo`.
     pub(crate) fn encryption(&mut self, now: Millis, rng: &mut StdRng) -> Result<Value, Refusal> {
         self.cipher.info(now, rng)
+    }
+
+    /// Who can log in.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.accounts.iter().map(|account| account.name.as_str())
     }
 
     /// How many sessions there are.
@@ -100,6 +110,7 @@ impl Auth {
     pub(crate) fn unblock(&mut self) {
         self.failures.clear();
         self.blocked.clear();
+        self.used_codes.clear();
     }
 
     pub(crate) fn login(
@@ -138,14 +149,22 @@ impl Auth {
             return Err(Code::BadCredentials.because("wrong account or password"));
         };
         // ASSUMED: a wrong second factor counts like a wrong password; other refusals do not.
-        if let Err(refusal) = account::judge(&account, call, now, devices) {
+        let judged = account::judge(&account, call, now, devices)
+            .and_then(|()| self.use_code(now, call, settings, &account));
+        if let Err(mut refusal) = judged {
             if refusal.code == Code::OtpWrong as u32 {
                 self.failed(now, client, settings);
             }
+            // DSM 7 says which second factors there are, and gives a token for the ways that are no code.
+            if refusal.code == Code::OtpRequired as u32 && dsm == Generation::Seven {
+                let types = ["authenticator", "fido", "otp"].map(|kind| json!({"type": kind}));
+                refusal.errors = Some(json!({"token": random_text(rng, 64), "types": types}));
+            }
             return Err(refusal);
         }
-        let token = (call.version >= 3 && call.params.raw("enable_syno_token") == Some("yes"))
-            .then(|| random_text(rng, 13));
+        let asked = call.params.raw("enable_syno_token") == Some("yes");
+        let given = asked || (settings.csrf_protection && settings.token_unasked);
+        let token = (call.version >= 3 && given).then(|| random_text(rng, 13));
         let sid = random_text(rng, 64);
         let device = account::device(&account, call, devices, rng);
         let data = login_data(call, name, &sid, token.as_deref(), &device);
@@ -160,6 +179,30 @@ impl Auth {
         );
         let cookie = (call.params.raw("format") != Some("sid")).then(|| cookie(now, &sid));
         Ok(Login { data, cookie })
+    }
+
+    /// Uses a code of the second factor up.
+    // ASSUMED: one that was taken is not taken again while it would still be right (pvulgaris measured 30 s); a code that was
+    // not asked for is none.
+    fn use_code(
+        &mut self,
+        now: Millis,
+        call: &Call,
+        settings: &Settings,
+        account: &Account,
+    ) -> Result<(), Refusal> {
+        self.used_codes.retain(|_, until| now < *until);
+        let otp = call.params.raw("otp_code").filter(|otp| !otp.is_empty());
+        let Some(otp) = otp.filter(|_| account.otp_secret.is_some()) else {
+            return Ok(());
+        };
+        let used = self
+            .used_codes
+            .insert((account.name.clone(), otp.to_owned()), now + CODE_LIFE);
+        if used.is_some() && settings.otp_codes_once {
+            return Err(Code::OtpWrong.because("otp_code was used before"));
+        }
+        Ok(())
     }
 
     // ASSUMED: the third failure itself still says 400, a good login does not wipe earlier failures out, and calls of a

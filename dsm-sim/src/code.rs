@@ -1,5 +1,7 @@
 //! The error codes, each named once, and refusals made from them. Source: dsm-api.md section 10, which cites where each was seen.
 
+use serde_json::Value;
+
 /// A DSM error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -77,6 +79,8 @@ pub(crate) enum Code {
 pub(crate) struct Refusal {
     pub(crate) code: u32,
     pub(crate) why: String,
+    /// What stands beside the code, under `errors`.
+    pub(crate) errors: Option<Value>,
 }
 
 impl Code {
@@ -88,6 +92,7 @@ impl Code {
         Refusal {
             code: self as u32,
             why: why.into(),
+            errors: None,
         }
     }
 

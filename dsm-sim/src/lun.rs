@@ -188,6 +188,7 @@ impl Nas {
         Refusal {
             code,
             why: format!("no LUN {key}"),
+            errors: None,
         }
     }
 
@@ -202,6 +203,7 @@ impl Nas {
             .transpose()?;
         let wanted = |lun: &&Lun| {
             self.is_shown(lun)
+                && (lun.dying.is_none() || self.settings.deleted_luns_stay_listed)
                 && types.as_ref().is_none_or(|types| types.contains(&lun.kind))
                 && location
                     .as_ref()
@@ -228,6 +230,9 @@ impl Nas {
             return Err(Code::BadLunUuid.because("uuid is empty"));
         }
         let lun = self.find_lun(&key)?;
+        if lun.dying.is_some() && !self.settings.deleted_luns_answer_get {
+            return Err(self.no_such_lun(&key));
+        }
         let mut data = json!({"lun": self.lun_json(lun, now, &additional, outside, Form::Get)});
         if additional.has("import_status") {
             data["import_done"] = json!(0);

@@ -28,7 +28,7 @@ impl Nas {
         let name = params.required("name")?;
         check_name(&name)?;
         let kind = params.required("type")?;
-        let kind = LunType::named(&kind)
+        let mut kind = LunType::named(&kind)
             .ok_or_else(|| Code::BadLunType.because(format!("type={kind}")))?;
         let location = params.required("location")?;
         let volume = self
@@ -36,6 +36,9 @@ impl Nas {
             .volumes
             .get(&location)
             .ok_or_else(|| Code::BadLocation.because(format!("no volume {location}")))?;
+        if !self.settings.cinder_on_btrfs_refused {
+            kind = kind.on(volume.fs);
+        }
         let size = params
             .number("size", Code::BadSize)?
             .ok_or_else(|| missing("size"))?;
@@ -50,7 +53,7 @@ impl Nas {
         }
         let dev_attribs = {
             let default = DevAttribs::default_for(kind, self.settings.adv_can_snapshot);
-            with_attributes(default, kind, params)?
+            self.with_attributes(default, kind, params)?
         };
         let direct_io_pattern = io_policy(params)?.unwrap_or(0);
         self.check_name_free(&name)?;
@@ -155,7 +158,7 @@ impl Nas {
         {
             return Err(Code::BadLocation.gap("a move of a LUN to another volume"));
         }
-        lun.dev_attribs = with_attributes(lun.dev_attribs, lun.kind, params)?;
+        lun.dev_attribs = self.with_attributes(lun.dev_attribs, lun.kind, params)?;
         lun.direct_io_pattern = io_policy(params)?.unwrap_or(lun.direct_io_pattern);
         if let Some(description) = params.string("description") {
             lun.description = description;
@@ -169,6 +172,7 @@ impl Nas {
             return Err(Refusal {
                 code: self.settings.shrink_code,
                 why: format!("{size} is less than the present size {}", lun.size),
+                errors: None,
             });
         };
         let Some(volume) = self.state.volumes.get(&lun.location) else {
@@ -309,10 +313,25 @@ impl Nas {
         Ok(())
     }
 
-    /// Refuses to map what DSM cannot load: an ADV LUN on DSM 7.0, recorded in official #23.
+    fn with_attributes(
+        &self,
+        present: DevAttribs,
+        kind: LunType,
+        params: &Params,
+    ) -> Result<DevAttribs, Refusal> {
+        let thin = self.settings.thin_can_snapshot;
+        // The official driver (v1.1.1) says null where its StorageClass says nothing.
+        params
+            .value("dev_attribs")
+            .filter(|asked| !asked.is_null())
+            .map_or(Ok(present), |asked| present.with(kind, &asked, thin))
+    }
+
+    /// Refuses to map what DSM cannot load, where it is to be so: an ADV LUN on DSM 7.0, recorded in official #23.
     pub(crate) fn check_loads(&self, uuid: &str) -> Result<(), Refusal> {
         let lun = self.living_lun(uuid)?;
-        if lun.kind == LunType::Adv && self.config.dsm.version == "7.0" {
+        let unmappable = self.settings.adv_unmappable_on_7_0 && self.config.dsm.version == "7.0";
+        if lun.kind == LunType::Adv && unmappable {
             return Err(Code::LoadFailed.because(format!("{} is in load fail", lun.name)));
         }
         Ok(())
@@ -350,18 +369,6 @@ pub(crate) fn check_name(name: &str) -> Result<(), Refusal> {
         return Err(Code::BadName.because(format!("{name:?} is not a legal LUN name")));
     }
     Ok(())
-}
-
-fn with_attributes(
-    present: DevAttribs,
-    kind: LunType,
-    params: &Params,
-) -> Result<DevAttribs, Refusal> {
-    // The official driver (v1.1.1) says null where its StorageClass says nothing.
-    params
-        .value("dev_attribs")
-        .filter(|asked| !asked.is_null())
-        .map_or(Ok(present), |asked| present.with(kind, &asked))
 }
 
 fn io_policy(params: &Params) -> Result<Option<u64>, Refusal> {

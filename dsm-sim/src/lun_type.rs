@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::code::{Code, Refusal};
 use crate::model::Generation;
+use crate::settings::Asked;
 use crate::volume::FileSystem;
 
 /// A type of LUN, named as in `create` and in the `types` filter.
@@ -68,6 +69,14 @@ impl LunType {
         self.bits() & 4 != 0
     }
 
+    /// The type that is made of it on a volume of this file system.
+    pub(crate) fn on(self, fs: FileSystem) -> Self {
+        match (self, fs) {
+            (Self::Cinder, FileSystem::Btrfs) => Self::CinderBlun,
+            _ => self,
+        }
+    }
+
     pub(crate) fn is_btrfs(self) -> bool {
         self.bits() & 256 != 0
     }
@@ -86,7 +95,7 @@ impl LunType {
             | Self::BkpAdv => Err(Code::BadLunType.because("this type is not for create")),
             // ASSUMED: on ext4 as on btrfs (measured there): DSM 7 has no raw pools left to put a BLOCK LUN on.
             Self::Block => Err(Code::TypeNotHere.because("BLOCK wants a raw pool")),
-            // ASSUMED: ADV and CINDER only on ext4, as clients and DSM's pages pair them; nobody recorded the refusal.
+            // ASSUMED: ADV and (as a switch) CINDER only on ext4, as clients and DSM's pages pair them; nobody recorded the refusal.
             Self::Adv | Self::Cinder if on == FileSystem::Btrfs => {
                 Err(Code::TypeNotHere.because("ADV and CINDER want ext4"))
             }
@@ -147,7 +156,12 @@ impl DevAttribs {
     }
 
     /// These attributes with the wire value of `dev_attribs` laid over them.
-    pub(crate) fn with(self, kind: LunType, asked: &Value) -> Result<Self, Refusal> {
+    pub(crate) fn with(
+        self,
+        kind: LunType,
+        asked: &Value,
+        thin_can_snapshot: Asked,
+    ) -> Result<Self, Refusal> {
         let wrong = |what: &str| Code::BadDevAttribs.because(format!("dev_attribs: {what}"));
         let mut bits = self.0;
         for item in asked.as_array().ok_or_else(|| wrong("not an array"))? {
@@ -163,7 +177,14 @@ impl DevAttribs {
                 Some(1) => true,
                 _ => return Err(wrong("enable is neither 0 nor 1")),
             };
-            if enable != (bits & bit != 0) && settable(kind) & bit == 0 {
+            if kind == LunType::Thin && *bit == SNAPSHOT && thin_can_snapshot == Asked::Ignored {
+                continue;
+            }
+            let granted = match thin_can_snapshot {
+                Asked::Granted if kind == LunType::Thin => SNAPSHOT,
+                Asked::Granted | Asked::Ignored | Asked::Refused => 0,
+            };
+            if enable != (bits & bit != 0) && (settable(kind) | granted) & bit == 0 {
                 return Err(wrong(&format!("{name} cannot be changed on this type")));
             }
             bits = if enable { bits | bit } else { bits & !bit };
@@ -236,6 +257,7 @@ mod tests {
             .with(
                 LunType::Blun,
                 &json!([{"dev_attrib": "emulate_tpu", "enable": 1}]),
+                Asked::Refused,
             )
             .unwrap();
         assert_eq!(all.bitmap(), 31);
@@ -245,6 +267,23 @@ mod tests {
         );
         assert_eq!(all.list(Generation::Seven).as_array().unwrap().len(), 7);
         assert_eq!(all.list(Generation::Six).as_array().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_thin_lun_may_be_asked_for_snapshots() {
+        let thin = DevAttribs::default_for(LunType::Thin, true);
+        let asked = json!([{"dev_attrib": "can_snapshot", "enable": 1}]);
+        for (thin_can_snapshot, want) in [
+            (Asked::Ignored, Ok(false)),
+            (Asked::Granted, Ok(true)),
+            (Asked::Refused, Err(18_990_622)),
+        ] {
+            let made = thin.with(LunType::Thin, &asked, thin_can_snapshot);
+            let made = made.map(DevAttribs::can_snapshot).map_err(|no| no.code);
+            assert_eq!(made, want, "{thin_can_snapshot:?}");
+            let other = json!([{"dev_attrib": "emulate_tpu", "enable": 1}]);
+            assert!(thin.with(LunType::Thin, &other, thin_can_snapshot).is_err());
+        }
     }
 
     #[test]
@@ -258,7 +297,10 @@ mod tests {
             json!({"dev_attrib": "emulate_caw", "enable": 1}),
         ] {
             assert_eq!(
-                thick.with(LunType::BlunThick, &bad).unwrap_err().code,
+                thick
+                    .with(LunType::BlunThick, &bad, Asked::Granted)
+                    .unwrap_err()
+                    .code,
                 18_990_622,
                 "{bad}"
             );

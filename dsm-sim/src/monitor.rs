@@ -99,12 +99,12 @@ impl Nas {
             })
         };
         let volumes = self.state.volumes.values();
-        let (volumes, pools): (Vec<Value>, Vec<Value>) = volumes
-            .map(|volume| (self.stored_volume(volume, outside), pool(volume)))
-            .unzip();
+        let volumes: Vec<Value> = volumes
+            .map(|volume| self.stored_volume(volume, outside))
+            .collect();
         json!({
             "detected_pools": [],
-            "disks": [],
+            "disks": self.disks(),
             "env": {"batchtask": {"max_task": 64, "remain_task": 64}, "bay_number": "4", "ebox": []},
             "iscsiLuns": self.luns_by_number().map(lun).collect::<Vec<_>>(),
             "iscsiTargets": self.state.targets.values().map(target).collect::<Vec<_>>(),
@@ -112,7 +112,7 @@ impl Nas {
             "ports": [],
             "sharedCaches": [],
             "ssdCaches": [],
-            "storagePools": pools,
+            "storagePools": self.pools(),
             "volumes": volumes,
         })
     }
@@ -165,27 +165,6 @@ impl Nas {
             "vol_path": volume.path,
         })
     }
-}
-
-fn pool(volume: &Volume) -> Value {
-    let number = volume_number(&volume.path).unwrap_or_default();
-    json!({
-        "cacheStatus": "",
-        "can_do": {"data_scrubbing": true, "delete": true},
-        "container": "internal",
-        "deploy_path": format!("volume_{number}"),
-        "desc": "",
-        "device_type": "raid_1",
-        "disk_failure_number": 0,
-        "disks": [],
-        "drive_type": 0,
-        "id": format!("reuse_{number}"),
-        "num_id": number,
-        "pool_path": format!("reuse_{number}"),
-        "raidType": "single",
-        "size": {"total": volume.size.to_string(), "used": volume.size.to_string()},
-        "status": "normal",
-    })
 }
 
 #[cfg(test)]

@@ -301,6 +301,9 @@ impl Nas {
         ) {
             self.check_booted(call)?;
         }
+        if let Some(answer) = self.rest_call(call) {
+            return answer;
+        }
         match call.api.as_str() {
             "SYNO.API.Info" => Ok(Some(api::query(call, self.config.generation))),
             "SYNO.API.Auth" if call.method == "login" => {

@@ -425,6 +425,7 @@ fn asked_for(code: u32) -> Refusal {
     Refusal {
         code,
         why: "a fault that was asked for".to_owned(),
+        errors: None,
     }
 }
 
@@ -442,7 +443,13 @@ pub(crate) fn envelope(answer: &Answer) -> Value {
     match answer {
         Ok(Some(data)) => json!({"data": data, "success": true}),
         Ok(None) => json!({"success": true}),
-        Err(refusal) => json!({"error": {"code": refusal.code}, "success": false}),
+        Err(refusal) => {
+            let mut error = json!({"code": refusal.code});
+            if let Some(errors) = &refusal.errors {
+                error["errors"] = errors.clone();
+            }
+            json!({"error": error, "success": false})
+        }
     }
 }
 

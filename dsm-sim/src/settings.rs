@@ -6,6 +6,18 @@ use serde_json::{Map, Value, json};
 
 use crate::code::Code;
 
+/// What DSM does with a wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Asked {
+    /// It is as wished.
+    Granted,
+    /// It is as it was, and that is no error.
+    Ignored,
+    /// The call is refused.
+    Refused,
+}
+
 /// What an administrator can switch on the security page, and switches for what is not known of DSM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -49,6 +61,20 @@ pub struct Settings {
     pub adv_can_snapshot: bool,
     /// Snapshots that a LUN may have: 256, or 128 as DSM's other figure says.
     pub snapshots_per_lun: usize,
+    /// Refuse a code of the second factor that was used before (404).
+    pub otp_codes_once: bool,
+    /// Under CSRF protection, give the login's token to clients that do not ask for it, too.
+    pub token_unasked: bool,
+    /// Let `LUN.list` show a deleted LUN for as long as DSM works on it (see the latency); off, it is gone at once.
+    pub deleted_luns_stay_listed: bool,
+    /// Let `LUN.get` find it so long, too.
+    pub deleted_luns_answer_get: bool,
+    /// On DSM 7.0, refuse to map ADV LUNs (18990570).
+    pub adv_unmappable_on_7_0: bool,
+    /// Refuse to create a CINDER LUN on btrfs (18991205) instead of making it a CINDER_BLUN.
+    pub cinder_on_btrfs_refused: bool,
+    /// What becomes of `can_snapshot` 1 on a THIN LUN.
+    pub thin_can_snapshot: Asked,
     /// The `status` of LUNs that nothing is the matter with.
     pub lun_status: String,
     /// List LUNs, targets and volumes of others besides, whose rows fit no client's types but tell whose they are.
@@ -93,6 +119,20 @@ impl Default for Settings {
             // ASSUMED: 256, as `max_snapshot_per_lun` says; `max_snapshot_per_lun_v2` says 128, and nobody has found out
             // which of them binds.
             snapshots_per_lun: 256,
+            // ASSUMED: refused, as pvulgaris measured within 30 s on DSM 7.
+            otp_codes_once: true,
+            // ASSUMED: only who asks gets it. Fixtures of pysyno, which does not ask, have one all the same.
+            token_unasked: false,
+            // ASSUMED: `list` lags and `get` does not. democratic and N4S4 poll the list after a delete; jt asks with `get`
+            // at once, on the very model that this timing is of, and would fail if it still found the LUN.
+            deleted_luns_stay_listed: true,
+            deleted_luns_answer_get: false,
+            // ASSUMED: off; it was one user's box (official #23), whose LUN was in "load fail" for a reason of its own.
+            adv_unmappable_on_7_0: false,
+            // ASSUMED: off; Cinder sends `CINDER` whatever the volume is, and is used on btrfs, so it becomes the btrfs type.
+            cinder_on_btrfs_refused: false,
+            // ASSUMED: ignored; LUNs of this type were seen without snapshots (official #83), a refusal was not.
+            thin_can_snapshot: Asked::Ignored,
             // ASSUMED: `normal` is the only word that was ever recorded; SAN Manager's own script knows a dozen more.
             lun_status: "normal".to_owned(),
             odd_rows: false,
@@ -111,5 +151,118 @@ impl Settings {
         let mut fields = serde_json::from_value::<Map<String, Value>>(json!(self))?;
         fields.extend(serde_json::from_value::<Map<String, Value>>(patch)?);
         serde_json::from_value(Value::Object(fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Latency;
+    use crate::model::Generation;
+    use crate::nas::tests::{Bench, GIB, LUN, TARGET};
+
+    /// The uuid of a new LUN of this type.
+    #[track_caller]
+    fn made(bench: &mut Bench, kind: &str, volume: &str) -> String {
+        let create = [
+            ("name", "a"),
+            ("type", kind),
+            ("location", volume),
+            ("size", "1073741824"),
+        ];
+        let data = bench.ok(LUN, "create", &create);
+        data["uuid"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn adv_luns_can_be_mapped_and_on_dsm_7_0_they_need_not_be() {
+        // dsm-api.md 11.1.
+        for (dsm, refused, code) in [
+            ("7.0", false, 0),
+            ("7.0", true, 18_990_570),
+            ("7.2", true, 0),
+            ("6.2", true, 0),
+        ] {
+            let mut bench = Bench::new();
+            bench.nas.config.dsm = dsm.parse().unwrap();
+            bench.nas.settings.adv_unmappable_on_7_0 = refused;
+            let uuid = made(&mut bench, "ADV", "/volume2");
+            bench.target("t");
+            let map = [("uuid", &*uuid), ("target_ids", "[1]")];
+            assert_eq!(bench.code(LUN, "map_target", &map), code, "{dsm}");
+            let uuids = format!("[\"{uuid}\"]");
+            let map = [("target_id", "\"1\""), ("lun_uuids", &*uuids)];
+            assert_eq!(bench.code(TARGET, "map_lun", &map), code, "{dsm}");
+            assert_eq!(bench.code(TARGET, "unmap_lun", &map), 0, "{dsm}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_can_be_switched() {
+        // dsm-api.md 15, and 4.2 for ADV.
+        let mut bench = Bench::new();
+        let thin = bench.lun("thin", "BLUN", GIB);
+        let shrink = [("uuid", &*thin), ("new_size", "1")];
+        let grow = [("uuid", &*thin), ("new_size", "1099511627776")];
+        assert_eq!(bench.code(LUN, "set", &shrink), 18_990_502);
+        assert_eq!(bench.code(LUN, "set", &grow), 0, "beyond its volume");
+        bench.nas.settings.shrink_code = 120;
+        bench.nas.settings.thin_growth_needs_space = true;
+        assert_eq!(bench.code(LUN, "set", &shrink), 120);
+        let more = [("uuid", &*thin), ("new_size", "2199023255552")];
+        assert_eq!(bench.code(LUN, "set", &more), 18_990_002);
+        for (can, code) in [(true, 0), (false, 18_990_500)] {
+            bench.nas.settings.adv_can_snapshot = can;
+            let name = format!("adv-{can}");
+            let create = [
+                ("name", &*name),
+                ("type", "ADV"),
+                ("location", "/volume2"),
+                ("size", "1073741824"),
+            ];
+            let data = bench.ok(LUN, "create", &create);
+            let take = [("src_lun_uuid", data["uuid"].as_str().unwrap())];
+            assert_eq!(bench.code(LUN, "take_snapshot", &take), code);
+        }
+    }
+
+    #[test]
+    fn a_cinder_lun_becomes_what_its_volume_has() {
+        for (volume, refused, want) in [
+            ("/volume1", false, Ok(391)),
+            ("/volume1", true, Err(18_991_205)),
+            ("/volume2", true, Ok(143)),
+            ("/volume2", false, Ok(143)),
+        ] {
+            let mut bench = Bench::new();
+            bench.nas.settings.cinder_on_btrfs_refused = refused;
+            let create = [
+                ("name", "a"),
+                ("type", "CINDER"),
+                ("location", volume),
+                ("size", "1073741824"),
+            ];
+            let made = match bench.code(LUN, "create", &create) {
+                0 => Ok(bench.get("a", "[]")["type"].as_u64().unwrap()),
+                code => Err(code),
+            };
+            assert_eq!(made, want, "{volume} {refused}");
+        }
+    }
+
+    #[test]
+    fn a_deleted_lun_lags_in_the_list_and_nowhere_else() {
+        for (listed, got) in [(true, false), (false, false), (true, true)] {
+            let mut bench = Bench::with(Latency::Ds918.timing(), Generation::Seven);
+            bench.nas.settings.deleted_luns_stay_listed = listed;
+            bench.nas.settings.deleted_luns_answer_get = got;
+            let uuid = bench.lun("a", "BLUN", GIB);
+            assert_eq!(bench.code(LUN, "delete", &[("uuid", &uuid)]), 0);
+            let rows = bench.ok(LUN, "list", &[])["luns"].take();
+            assert_eq!(rows.as_array().unwrap().len(), usize::from(listed));
+            for key in [&*uuid, "a"] {
+                let code = bench.code(LUN, "get", &[("uuid", key)]);
+                assert_eq!(code == 0, got, "{key}: {code}");
+            }
+        }
     }
 }

@@ -20,7 +20,10 @@ impl Nas {
         match call.params.string("type").as_deref() {
             None | Some("") => Ok(Some(self.info(now))),
             Some("network") => Ok(Some(self.network_page())),
-            Some("firmware") => Ok(Some(json!({"firmware_ver": self.config.dsm.firmware}))),
+            Some("firmware") => Ok(Some(json!({
+                "firmware_ver": self.config.dsm.firmware,
+                "model": self.config.model.name,
+            }))),
             Some("define") => Ok(Some(self.define())),
             Some(other) => {
                 Err(Code::BadParameter.gap(&format!("SYNO.Core.System info type={other}")))
@@ -98,6 +101,8 @@ impl Nas {
             "max_snapshots_per_share": "1024",
             "support_iscsi_btrfs_lun": "yes",
             "support_iscsi_target": "yes",
+            // Measured: a DS918+ has no `SYNO.San.Nvme.*`, and this NAS has none either.
+            "support_nvmeof": "no",
             "support_storage_mgr": "yes",
             "support_vaai": "yes",
             "supportsnapshot": "yes",

@@ -10,7 +10,7 @@ use e2e::skip::skip;
 #[path = "clients/browser.rs"]
 mod browser;
 
-/// The Python that `cargo ci clients` has put N4S4's library into.
+/// The Python that `cargo ci clients` has put N4S4's and Home Assistant's libraries into.
 fn python() -> Option<PathBuf> {
     #[expect(
         clippy::disallowed_methods,
@@ -48,6 +48,57 @@ async fn outsider_n4s4_lives_a_whole_life() -> Result<()> {
             let left = nas.state().await?;
             assert_eq!(left["luns"], serde_json::json!([]), "DSM {dsm}");
             assert_eq!(left["targets"], serde_json::json!([]), "DSM {dsm}");
+        }
+    }
+    Ok(())
+}
+
+/// A second factor's secret, of 160 bits.
+const OTP_SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outsider_home_assistant_takes_the_nas() -> Result<()> {
+    let Some(python) = python() else {
+        skip(
+            "outsider_home_assistant_takes_the_nas",
+            "Home Assistant's library is not installed: cargo ci clients installs it",
+        );
+        return Ok(());
+    };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/home_assistant.py");
+    // It asks for no CSRF token, and lives with protection on where it is given one all the same.
+    let csrf = vec!["--csrf", "--setting", "token_unasked=true"];
+    let otp = vec!["--otp-secret", OTP_SECRET];
+    for dsm in ["7.2", "6.2"] {
+        for more in [Vec::new(), csrf.clone(), otp.clone()] {
+            let folder = tempfile::tempdir()?;
+            let settings = Settings {
+                more: [vec!["--dsm", dsm, "--https", "127.0.0.1:0"], more.clone()].concat(),
+                ..Settings::default()
+            };
+            let nas = Nas::start(folder.path(), settings).await?;
+            let https = nas.https()?;
+            let secure = more.is_empty();
+            let address = if secure { &https } else { &nas.api };
+            let address = address.split_once("://").context("a URL")?.1;
+            let mut args = vec![
+                script,
+                address,
+                "--password",
+                PASSWORD,
+                "--control",
+                &nas.control,
+            ];
+            args.extend(secure.then_some("--https"));
+            if more == otp {
+                args.extend(otp.clone());
+            }
+            let (fine, said) = process::suite(&python, args)?;
+            ensure!(fine, "DSM {dsm} {more:?}: {said}");
+            ensure!(said.trim_end().ends_with("logout"), "{said}");
+            let journal = nas.journal(0).await?.1;
+            let shown = format!("{journal:?}");
+            ensure!(!shown.contains(PASSWORD), "a password in the journal");
         }
     }
     Ok(())

@@ -8,8 +8,8 @@ use crate::nas::tests::caller;
 pub(crate) struct Door {
     pub(crate) auth: Auth,
     pub(crate) devices: Table<Device>,
-    settings: Settings,
-    dsm: Generation,
+    pub(crate) settings: Settings,
+    pub(crate) dsm: Generation,
     rng: StdRng,
 }
 
@@ -31,6 +31,28 @@ impl Door {
         version: u32,
         params: &[(&str, &str)],
     ) -> Result<Login, u32> {
+        self.knock(now, from, version, params)
+            .map_err(|refusal| refusal.code)
+    }
+
+    /// Why a login is refused, if it is.
+    pub(crate) fn refusal(
+        &mut self,
+        now: Millis,
+        from: [u8; 4],
+        version: u32,
+        params: &[(&str, &str)],
+    ) -> Option<Refusal> {
+        self.knock(now, from, version, params).err()
+    }
+
+    fn knock(
+        &mut self,
+        now: Millis,
+        from: [u8; 4],
+        version: u32,
+        params: &[(&str, &str)],
+    ) -> Result<Login, Refusal> {
         let params: Params = params.iter().copied().collect();
         let call = Call {
             api: "SYNO.API.Auth".to_owned(),
@@ -42,7 +64,6 @@ impl Door {
         let (devices, rng) = (&mut self.devices, &mut self.rng);
         self.auth
             .login(now, &call, self.dsm, &self.settings, devices, rng)
-            .map_err(|refusal| refusal.code)
     }
 
     pub(crate) fn check(
@@ -204,6 +225,21 @@ fn a_session_belongs_to_its_address() {
     assert_eq!(door.check(1, AWAY, &sid, None), 150);
     door.settings.skip_ip_checking = true;
     assert_eq!(door.check(1, AWAY, &sid, None), 0);
+}
+
+#[test]
+fn who_does_not_ask_for_a_token_may_get_one_all_the_same() {
+    for (csrf, unasked, given) in [
+        (true, false, false),
+        (true, true, true),
+        (false, true, false),
+    ] {
+        let mut door = Door::new();
+        door.settings.csrf_protection = csrf;
+        door.settings.token_unasked = unasked;
+        let data = door.login(0, HOME, 6, &RIGHT).unwrap().data;
+        assert_eq!(data.get("synotoken").is_some(), given, "{csrf} {unasked}");
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@ struct Report {
     /// Why the community driver is missing, where it is.
     community_left_out: Option<&'static str>,
     costs: Vec<cost::Line>,
-    releases: releases::Outcome,
+    releases: Vec<releases::Outcome>,
     hazards: Vec<hazard::Line>,
 }
 
@@ -70,7 +70,9 @@ async fn main() -> Result<()> {
     );
     println!("{}", cost::table(&costs));
     let releases = releases::compare(&cli.official, &cli.sanity).await?;
-    println!("\n{}", releases.words());
+    for outcome in &releases {
+        println!("\n{}", outcome.words());
+    }
     let mut hazards = Vec::new();
     for kind in &peers {
         hazards.extend(hazard::run(kind).await?);
@@ -91,5 +93,6 @@ async fn main() -> Result<()> {
     println!("\nWritten to {}", cli.report.display());
     println!("Took {:.1} s", started.elapsed().as_secs_f64());
     cost::check(&report.costs)?;
+    releases::check(&report.releases)?;
     hazard::check(&report.hazards)
 }

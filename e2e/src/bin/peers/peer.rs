@@ -61,12 +61,20 @@ struct Other {
 }
 
 impl Peer {
-    /// Starts a driver on a fresh NAS of this release of DSM, with as many LUNs as one likes.
+    /// Starts a driver on a fresh NAS of this release of DSM, with as many LUNs as one likes, on btrfs.
     pub(crate) async fn start(kind: &Kind, dsm: &'static str) -> Result<Self> {
-        let settings = Settings {
+        Self::start_on(kind, dsm, "btrfs").await
+    }
+
+    /// The same, where the volume that it is told of has this file system.
+    pub(crate) async fn start_on(kind: &Kind, dsm: &'static str, fs: &str) -> Result<Self> {
+        let mut settings = Settings {
             more: vec!["--model", "unlimited", "--dsm", dsm],
             ..Settings::default()
         };
+        if fs == "ext4" {
+            settings.volumes = vec!["/volume1=ext4:20TiB", "/volume2=btrfs:2TiB"];
+        }
         match kind {
             Kind::Ours => Self::ours(settings).await,
             Kind::Official(program) => Self::other(program, settings, official).await,
