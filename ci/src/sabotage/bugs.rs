@@ -39,7 +39,7 @@ impl Bug {
 }
 
 /// All of them.
-pub(super) const BUGS: [Bug; 41] = [
+pub(super) const BUGS: [Bug; 42] = [
     Bug {
         name: "growth-tool-believed",
         file: "driver/src/node/grow.rs",
@@ -100,9 +100,9 @@ pub(super) const BUGS: [Bug; 41] = [
     },
     Bug {
         name: "refused-login-forgotten",
-        file: "driver/src/dsm/client.rs",
-        find: "self.refusals.remember(&nas.to_string(), credential, code);",
-        replace: "let _ = credential;",
+        file: "driver/src/dsm/session.rs",
+        find: "let next = self.refusals.remember(&nas, credential, code);",
+        replace: "let next = None;",
         what: "a mistyped password is tried again and again, and the NAS locks the driver's address out for a day",
     },
     Bug {
@@ -276,8 +276,8 @@ pub(super) const BUGS: [Bug; 41] = [
     Bug {
         name: "session-not-renewed",
         file: "driver/src/dsm/client.rs",
-        find: "Err(DsmError::Refused { code, .. }) if code.wants_login() => {",
-        replace: "Err(DsmError::Refused { code, .. }) if code.wants_login() && call.api.is_empty() => {",
+        find: "Err(DsmError::Refused { api, method, code }) if code.wants_login() => {",
+        replace: "Err(DsmError::Refused { api, method, code }) if code.wants_login() && api.is_empty() => {",
         what: "the NAS restarts, and until the driver is restarted too every call fails",
     },
     Bug {
@@ -369,6 +369,13 @@ pub(super) const BUGS: [Bug; 41] = [
         find: ".try_for_each(|cgroup| outside_of_pods(cgroup, own))",
         replace: ".try_for_each(|cgroup| outside_of_pods(cgroup, own).or(Ok(())))",
         what: "a pod that takes iscsid's name becomes root on the node, and is told the passwords of volumes",
+    },
+    Bug {
+        name: "refused-login-final",
+        file: "driver/src/dsm/credential.rs",
+        find: "(now < self.next && self.knows(credential)).then(|| {",
+        replace: "self.knows(credential).then(|| {",
+        what: "the account is put into administrators, as the message says, and the driver never tries it again",
     },
 ];
 

@@ -10,6 +10,7 @@ pub mod location;
 pub mod lun;
 pub mod nas;
 pub mod reply;
+mod session;
 pub mod target;
 pub mod wire;
 

@@ -123,7 +123,7 @@ nas:
     portals: {{ toJson . }}
     {{- end }}
 {{- end }}
-# A refused password is not tried again until it changes. The directory lives as long as the pod: it survives the driver's restarts.
+# Which logins were refused, and when. The directory lives as long as the pod: it survives the driver's restarts.
 state_file: /var/lib/synology-csi/refused.json
 {{- $chap := include "synology-csi.chap" . | fromYaml }}
 # Who proves itself at a login to a target. The keys are files beside this one.
