@@ -10,6 +10,7 @@ mod controller {
     mod deleting;
     mod growing;
     mod identity;
+    mod installing;
     mod listing;
     mod login;
     mod losing;

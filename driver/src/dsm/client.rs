@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, COOKIE};
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, COOKIE, LOCATION};
 use http::request::Builder;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument as _, debug, debug_span, trace};
@@ -16,7 +17,8 @@ use super::call::Call;
 use super::credential::Refusals;
 use super::reply::{self, Code, CompoundAnswer, DsmError, Nothing, Results};
 use super::session::{Logins, Session};
-use super::wire::{Failure, Http, Wire};
+use super::trust::{Complaint, Trust};
+use super::wire::{Cause, Failure, Http, Wire};
 use crate::metrics::{self, DsmCall};
 use crate::volume::NasName;
 
@@ -55,16 +57,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that has not logged in yet. `ca` is trusted beside the system's authorities.
+    /// A client that has not logged in yet, for a NAS that is trusted on these terms.
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn new(
-        account: Account,
-        ca: Option<reqwest::Certificate>,
-        refusals: Arc<Refusals>,
-    ) -> reqwest::Result<Self> {
-        let http = Http::new(&account.url, ca)?;
+    pub fn new(account: Account, trust: Trust, refusals: Arc<Refusals>) -> Result<Self, Cause> {
+        let http = Http::new(&account.url, trust)?;
         Ok(Self::over(Arc::new(http), account, refusals))
     }
 
@@ -114,7 +112,7 @@ impl Client {
             }
             answer => answer?,
         };
-        let mut results = answer.result.into_iter();
+        let mut results = answer.into_results();
         let mut open = |call: &Call| {
             let missing = || DsmError::Garbled {
                 api: call.api,
@@ -124,19 +122,19 @@ impl Client {
             results
                 .next()
                 .ok_or_else(missing)
-                .map(|envelope| (envelope, call.api, call.method))
+                .map(|text| (text, call.api, call.method))
         };
         let lost = |error: &DsmError| error.code().is_some_and(Code::wants_login);
-        let (envelope, api, method) = open(first)?;
-        let first_answer = match envelope.open(api, method) {
+        let (text, api, method) = open(first)?;
+        let first_answer = match reply::read(api, method, text.get().as_bytes()) {
             // A session may be missed inside of a compound as well. What is sent by itself renews it.
             Err(error) if lost(&error) => {
                 return Ok((self.call(first).await?, self.call(second).await?));
             }
             answer => answer?,
         };
-        let (envelope, api, method) = open(second)?;
-        match envelope.open(api, method) {
+        let (text, api, method) = open(second)?;
+        match reply::read(api, method, text.get().as_bytes()) {
             Err(error) if lost(&error) => Ok((first_answer, self.call(second).await?)),
             answer => Ok((first_answer, answer?)),
         }
@@ -180,9 +178,9 @@ impl Client {
         if let Some(token) = session.token() {
             request = request.header("X-SYNO-TOKEN", token);
         }
-        let answer = self
-            .send(request, &form, call.api, call.method, DEADLINE)
-            .await;
+        // On the heap: several of these wait in one call of the CO, one after the other.
+        let sent = Box::pin(self.send(request, &form, call.api, call.method, DEADLINE));
+        let answer = sent.await;
         session.judge(&answer);
         answer
     }
@@ -209,11 +207,13 @@ impl Client {
                 .unwrap_or_else(late)
                 .map_err(|failure| self.not_answered(failure, api, method))?;
             if !answer.status().is_success() {
-                return Err(DsmError::Garbled {
-                    api,
-                    method,
-                    seen: format!("HTTP status {}", answer.status()),
-                });
+                return Err(misplaced(&self.account.url, &answer).unwrap_or_else(|| {
+                    DsmError::Garbled {
+                        api,
+                        method,
+                        seen: format!("HTTP status {}", answer.status()),
+                    }
+                }));
             }
             reply::read(api, method, answer.body())
         }
@@ -245,6 +245,19 @@ impl Client {
                 url: self.account.url.clone(),
                 source: source.into(),
             },
+            Failure::Refused(Complaint::Untrusted(seen)) => DsmError::Untrusted {
+                url: self.account.url.clone(),
+                seen,
+            },
+            Failure::Refused(Complaint::NoTls) => DsmError::Misplaced {
+                url: self.account.url.clone(),
+                seen: "speaks no TLS at that port: write the port of its HTTPS, 5001 unless somebody changed it (Control Panel, Login Portal)".to_owned(),
+            },
+            Failure::TooLarge(limit) => DsmError::Garbled {
+                api,
+                method,
+                seen: format!("more than {} MiB", limit >> 20),
+            },
             Failure::Lost(source) => DsmError::Lost {
                 api,
                 method,
@@ -262,7 +275,15 @@ impl Client {
                     source: Arc::new(source),
                 };
                 let text = tokio::fs::read_to_string(path).await.map_err(unreadable)?;
-                Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
+                let text = SecretString::from(text);
+                let password = bare(text.expose_secret());
+                if password.is_empty() {
+                    // Sent, it would be a failed login, and Auto Block would count it.
+                    return Err(unreadable(std::io::Error::other(
+                        "the file is empty: write the account's password into it (in Kubernetes: into the Secret)",
+                    )));
+                }
+                Ok(SecretString::from(password))
             }
         }
     }
@@ -272,4 +293,37 @@ impl Client {
         http::Request::post(format!("{url}/webapi/{cgi}"))
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
     }
+}
+
+/// A password without what editors put around it: a byte-order mark, a line end.
+fn bare(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}')
+        .trim_end_matches(['\r', '\n'])
+}
+
+/// What an answer without success says about the address: then nothing was done.
+fn misplaced(url: &str, answer: &http::Response<bytes::Bytes>) -> Option<DsmError> {
+    let told = |seen| {
+        Some(DsmError::Misplaced {
+            url: url.to_owned(),
+            seen,
+        })
+    };
+    if answer.status().is_redirection() {
+        let place = answer.headers().get(LOCATION)?.to_str().ok()?;
+        // Without its path: that is a page for people.
+        let place = url::Url::parse(url).ok()?.join(place).ok()?.origin();
+        return told(format!(
+            "sends its callers elsewhere: write url: {} into the configuration",
+            place.ascii_serialization()
+        ));
+    }
+    // ASSUMED: DSM's web server says so when it hears plain HTTP where it expects TLS, as any nginx does.
+    let plain = url.starts_with("http://") && answer.status() == StatusCode::BAD_REQUEST;
+    let host = url.trim_start_matches("http://").trim_end_matches('/');
+    plain.then_some(()).and_then(|()| {
+        told(format!(
+            "answers plain HTTP with status 400, as the port of HTTPS does: write url: https://{host} into the configuration"
+        ))
+    })
 }

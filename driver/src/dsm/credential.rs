@@ -214,6 +214,8 @@ impl Refusals {
     /// The file exists and cannot be read or understood.
     pub fn open(file: Option<PathBuf>) -> io::Result<Self> {
         let known = match file.as_deref().map(std::fs::read) {
+            // A crash of the machine may leave the name without the bytes.
+            Some(Ok(text)) if text.trim_ascii().is_empty() => BTreeMap::new(),
             Some(Ok(text)) => serde_json::from_slice(&text)?,
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Some(Err(_)) | None => BTreeMap::new(),

@@ -12,6 +12,7 @@ pub mod nas;
 pub mod reply;
 mod session;
 pub mod target;
+pub mod trust;
 pub mod wire;
 
 pub use call::Call;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::value::RawValue;
 
 /// An error code of the DSM Web API. The numbers and their grades stand in the reference; named here are those that the
 /// driver acts upon or explains.
@@ -205,6 +205,22 @@ pub enum DsmError {
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// No connection, because of the NAS's certificate: the call was not sent.
+    #[error("the certificate of the NAS at {url} is not trusted: {seen}")]
+    Untrusted {
+        /// Where.
+        url: String,
+        /// Why, and what to type.
+        seen: String,
+    },
+    /// Who is at that address does not take calls there: the call was not carried out.
+    #[error("the NAS at {url} {seen}")]
+    Misplaced {
+        /// Where.
+        url: String,
+        /// What was seen, and what to type.
+        seen: String,
+    },
     /// Sent, but no answer: it may have been carried out.
     #[error("{api}.{method} was sent to the NAS, and no answer came")]
     Lost {
@@ -294,6 +310,8 @@ impl DsmError {
                 return Cow::Owned(code.0.to_string());
             }
             Self::Unreachable { .. } => "unreachable",
+            Self::Untrusted { .. } => "untrusted",
+            Self::Misplaced { .. } => "misplaced",
             Self::Lost { .. } => "lost",
             Self::Garbled { .. } => "garbled",
             Self::Password { .. } => "no_password",
@@ -305,6 +323,8 @@ impl DsmError {
         match self {
             Self::Refused { .. } | Self::Login { .. } => true,
             Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::Misplaced { .. }
             | Self::Lost { .. }
             | Self::Garbled { .. }
             | Self::Password { .. } => false,
@@ -316,6 +336,8 @@ impl DsmError {
         match self {
             Self::Refused { code, .. } => Some(*code),
             Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::Misplaced { .. }
             | Self::Lost { .. }
             | Self::Garbled { .. }
             | Self::Login { .. }
@@ -335,28 +357,30 @@ pub fn read<T: DeserializeOwned>(
     body: &[u8],
 ) -> Result<T, DsmError> {
     let garbled = |seen: String| DsmError::Garbled { api, method, seen };
-    let envelope: Envelope =
+    let envelope: Envelope<'_> =
         serde_json::from_slice(body).map_err(|error| garbled(error.to_string()))?;
     envelope.open(api, method)
 }
 
 /// The `data` of a call that returns nothing: absent, `null`, an object or an array, all the same.
 #[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(from = "Value")]
+#[serde(from = "IgnoredAny")]
 pub struct Nothing;
 
-impl From<Value> for Nothing {
-    fn from(_: Value) -> Self {
+impl From<IgnoredAny> for Nothing {
+    fn from(_: IgnoredAny) -> Self {
         Self
     }
 }
 
 /// `{"success":true,"data":…}` or `{"success":false,"error":{"code":N}}`, also inside a compound answer.
+///
+/// What is in it is looked at once its type is known: a tree of values of any kind takes sixty times the room of its text.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Envelope {
+struct Envelope<'a> {
     success: bool,
-    #[serde(default)]
-    data: Value,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
     error: Option<Refusal>,
 }
 
@@ -365,17 +389,16 @@ struct Refusal {
     code: u32,
 }
 
-impl Envelope {
-    pub(crate) fn open<T: DeserializeOwned>(
+impl<'a> Envelope<'a> {
+    fn open<T: Deserialize<'a>>(
         self,
         api: &'static str,
         method: &'static str,
     ) -> Result<T, DsmError> {
         let garbled = |seen: String| DsmError::Garbled { api, method, seen };
         match (self.success, self.error) {
-            (true, _) => {
-                serde_json::from_value(self.data).map_err(|error| garbled(error.to_string()))
-            }
+            (true, _) => serde_json::from_str(self.data.map_or("null", RawValue::get))
+                .map_err(|error| garbled(error.to_string())),
             (false, Some(refusal)) => Err(DsmError::Refused {
                 api,
                 method,
@@ -391,22 +414,44 @@ impl Envelope {
 /// The answer of `SYNO.Entry.Request`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct CompoundAnswer {
-    pub(crate) result: Vec<Envelope>,
+    result: Vec<Box<RawValue>>,
+}
+
+impl CompoundAnswer {
+    /// The results, one after the other, each with its own envelope.
+    pub(crate) fn into_results(self) -> impl Iterator<Item = Box<RawValue>> {
+        self.result.into_iter()
+    }
 }
 
 /// The results of calls that were sent in one request. There are fewer than calls when DSM stopped at one that failed.
 #[derive(Debug)]
-pub struct Results(Vec<(&'static str, &'static str, Result<Value, DsmError>)>);
+pub struct Results(Vec<Answered>);
+
+/// The result of a call, whose type is not known yet.
+#[derive(Debug)]
+struct Answered {
+    api: &'static str,
+    method: &'static str,
+    result: Result<Box<RawValue>, DsmError>,
+}
 
 impl Results {
     pub(crate) fn of(calls: &[super::call::Call], answer: CompoundAnswer) -> Self {
-        let read = calls.iter().zip(answer.result).map(|(call, envelope)| {
-            let result = envelope.open(call.api, call.method);
-            (call.api, call.method, result)
-        });
+        let read = |(call, text): (&super::call::Call, Box<RawValue>)| {
+            let (api, method) = (call.api, call.method);
+            let result = read::<Option<Box<RawValue>>>(api, method, text.get().as_bytes());
+            Answered {
+                api,
+                method,
+                result: result.map(Option::unwrap_or_default),
+            }
+        };
+        let read = calls.iter().zip(answer.into_results()).map(read);
         // DSM may name the calls that it did not make, with a code of their own.
-        let made = |(.., result): &(_, _, Result<Value, DsmError>)| {
-            result.as_ref().err().and_then(DsmError::code) != Some(Code::STOPPED)
+        let made = |answered: &Answered| {
+            let refusal = answered.result.as_ref().err();
+            refusal.and_then(DsmError::code) != Some(Code::STOPPED)
         };
         Self(read.take_while(made).collect())
     }
@@ -419,13 +464,17 @@ impl Results {
         if self.0.is_empty() {
             return None;
         }
-        let (api, method, result) = self.0.remove(0);
+        let Answered {
+            api,
+            method,
+            result,
+        } = self.0.remove(0);
         let garbled = |error: serde_json::Error| DsmError::Garbled {
             api,
             method,
             seen: error.to_string(),
         };
-        Some(result.and_then(|data| serde_json::from_value(data).map_err(garbled)))
+        Some(result.and_then(|data| serde_json::from_str(data.get()).map_err(garbled)))
     }
 
     /// No call was made beyond those whose results were taken.
@@ -434,7 +483,7 @@ impl Results {
     }
 
     pub(crate) fn first_refusal(&self) -> Option<&DsmError> {
-        self.0.iter().find_map(|(.., result)| result.as_ref().err())
+        self.0.iter().find_map(|one| one.result.as_ref().err())
     }
 
     /// Nothing but questions was answered.
@@ -442,13 +491,14 @@ impl Results {
         let asks = |method: &str| matches!(method, "get" | "list");
         self.0
             .iter()
-            .all(|(_, method, result)| asks(method) || result.is_err())
+            .all(|one| asks(one.method) || one.result.is_err())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     #[test]
     fn an_answer_is_data_or_a_code_or_garbled() {

@@ -105,10 +105,10 @@ impl State {
 impl Client {
     /// The shared session; a new one when there is none.
     pub(super) async fn session(&self) -> Result<Session, DsmError> {
-        let mut state = self.after_logins().await?;
-        match &state.session {
+        let mut logins = self.after_logins().await?;
+        match &logins.session {
             Some(session) => Ok(session.clone()),
-            None => self.log_in(&mut state, false).await,
+            None => Box::pin(self.log_in(&mut logins, false)).await,
         }
     }
 
@@ -119,20 +119,20 @@ impl Client {
         stale: &Session,
         code: Code,
     ) -> Result<Option<Session>, DsmError> {
-        let mut state = self.after_logins().await?;
-        if let Some(session) = &state.session
+        let mut logins = self.after_logins().await?;
+        if let Some(session) = &logins.session
             && session.number != stale.number
         {
             return Ok(Some(session.clone()));
         }
-        if !state.may_renew(stale, code) {
+        if !logins.may_renew(stale, code) {
             return Ok(None);
         }
-        state.session = None;
-        let fresh = self.log_in(&mut state, true).await?;
+        logins.session = None;
+        let fresh = Box::pin(self.log_in(&mut logins, true)).await?;
         if code.session() == SessionLoss::Perhaps {
-            state.doubted = Some(Instant::now());
-            drop(state);
+            logins.doubted = Some(Instant::now());
+            drop(logins);
             // It may live on, and a NAS has room for so many.
             self.end(stale).await;
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use driver::dsm::client::{Account, Password};
 use driver::dsm::lun::{self, LunsAnswer};
 use driver::dsm::target::{self, TargetAnswer, TargetsAnswer};
+use driver::dsm::trust::Trust;
 use driver::dsm::{Client, DsmError};
 
 use crate::exchange;
@@ -20,7 +21,10 @@ fn client(replies: &[&str]) -> (Client, Nas) {
         username: "admin".to_owned(),
         password: Password::Given("admin".into()),
     };
-    (Client::new(account, None, Arc::default()).unwrap(), nas)
+    (
+        Client::new(account, Trust::default(), Arc::default()).unwrap(),
+        nas,
+    )
 }
 
 fn parameters(seen: &Seen) -> BTreeMap<String, String> {

@@ -184,5 +184,13 @@ fn a_state_file_that_cannot_be_understood_is_named_not_overwritten() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("refused.json");
     std::fs::write(&file, "not json").unwrap();
-    assert!(Refusals::open(Some(file)).is_err());
+    assert!(Refusals::open(Some(file.clone())).is_err());
+    for nothing in ["", "\n", "\0"] {
+        std::fs::write(&file, nothing).unwrap();
+        assert_eq!(
+            Refusals::open(Some(file.clone())).is_ok(),
+            nothing != "\0",
+            "{nothing:?}"
+        );
+    }
 }

@@ -189,3 +189,33 @@ async fn choice_23_an_account_put_right_on_the_nas_works_without_a_restart() {
         ask(&client).await.unwrap();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_password_file_is_read_as_it_is_meant_and_an_empty_one_costs_no_login() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("password");
+    let (nas, client) = client(healthy());
+    let account = Account {
+        password: Password::File(path.clone()),
+        ..client.account.clone()
+    };
+    let client = Client::over(nas.clone(), account, Arc::new(Refusals::default()));
+    for nothing in ["", "\n", "\u{feff}", "\u{feff}\r\n"] {
+        std::fs::write(&path, nothing).unwrap();
+        let error = ask(&client).await.unwrap_err();
+        assert!(
+            matches!(error, DsmError::Password { .. }),
+            "{nothing:?}: {error}"
+        );
+    }
+    assert_eq!(nas.count("login"), 0);
+    for text in ["right", "right\n", "right\r\n", "\u{feff}right\n"] {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(client.password().await.unwrap().expose_secret(), "right");
+    }
+    std::fs::write(&path, " two words \n").unwrap();
+    assert_eq!(
+        client.password().await.unwrap().expose_secret(),
+        " two words "
+    );
+}
