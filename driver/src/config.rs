@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use secrecy::SecretString;
+use rustls::pki_types::ServerName;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use url::Url;
+use url::{Host, Url};
 
 use crate::chap::Method;
 use crate::chap::keys::{self, Key, Keys};
 use crate::dsm::client::Password;
+use crate::dsm::trust::{self, CertificateFileError, Pin, Trust};
 use crate::host::linux::enter::Namespaces;
 use crate::mark::Cluster;
 use crate::publication::Portal;
@@ -202,8 +204,17 @@ pub struct NasConfig {
     pub username: String,
     password: Option<SecretString>,
     password_file: Option<PathBuf>,
-    /// A PEM file with the authority that signed the NAS's certificate.
+    /// A PEM file with the authority that signed the NAS's certificate, or with that very certificate.
     pub ca_file: Option<PathBuf>,
+    /// The name that the NAS's certificate must be for, where it is not that of `url`.
+    #[serde(default, deserialize_with = "server_name")]
+    pub tls_server_name: Option<ServerName<'static>>,
+    /// The public keys that the NAS's certificate may have: then neither who signed it nor its name matters.
+    #[serde(default, deserialize_with = "all_parsed")]
+    pub tls_pins: Vec<Pin>,
+    /// `http://` is meant, though the password can be read on its way.
+    #[serde(default)]
+    pub plain_http: bool,
     /// Where the NAS's targets listen; default: the NAS's address, port 3260.
     #[serde(default, deserialize_with = "all_parsed")]
     pub portals: Vec<Portal>,
@@ -334,6 +345,34 @@ impl NasConfig {
         }
     }
 
+    /// Whom to take for the NAS.
+    ///
+    /// # Errors
+    /// `ca_file` is none.
+    pub fn trust(&self) -> Result<Trust, CertificateFileError> {
+        let certificates = self
+            .ca_file
+            .as_deref()
+            .map(trust::certificates)
+            .transpose()?;
+        Ok(Trust {
+            certificates: certificates.unwrap_or_default(),
+            server_name: self.tls_server_name.clone(),
+            pins: self.tls_pins.clone(),
+        })
+    }
+
+    /// The password would go over a network as it is.
+    pub fn tells_password(&self) -> bool {
+        let here = match self.url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        self.url.scheme() == "http" && !here
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         if !matches!(self.url.scheme(), "http" | "https") || self.url.host().is_none() {
             return Err(self.problem("url must be http://HOST:PORT or https://HOST:PORT"));
@@ -342,11 +381,33 @@ impl NasConfig {
             return Err(self
                 .problem("url must not hold a user or password: give username and password_file"));
         }
+        if self.tells_password() && !self.plain_http {
+            return Err(self.problem(&format!(
+                "url: {} would send the administrator's password and the proofs of all volumes in the clear: write https:// (port 5001; driver/docs/tls.md), or plain_http: true beside it (plainHttp in the chart's values)",
+                self.url
+            )));
+        }
+        if self.url.scheme() == "http"
+            && (self.tls_server_name.is_some() || !self.tls_pins.is_empty())
+        {
+            return Err(self.problem(
+                "tls_server_name and tls_pins say whom to trust over https://, and url is http://",
+            ));
+        }
+        if !self.tls_pins.is_empty() && (self.tls_server_name.is_some() || self.ca_file.is_some()) {
+            return Err(self.problem(
+                "tls_pins takes the place of ca_file and tls_server_name: give one or the other",
+            ));
+        }
         if !matches!(self.url.path(), "" | "/") || self.url.query().is_some() {
             return Err(self.problem("url must end after the port"));
         }
         if self.password.is_some() == self.password_file.is_some() {
             return Err(self.problem("give either password or password_file"));
+        }
+        let empty = |password: &SecretString| password.expose_secret().is_empty();
+        if self.password.as_ref().is_some_and(empty) {
+            return Err(self.problem("password is empty"));
         }
         if self.username.is_empty() {
             return Err(self.problem("username is empty"));
@@ -363,6 +424,21 @@ impl NasConfig {
             problem: problem.to_owned(),
         }
     }
+}
+
+fn server_name<'de, D>(deserializer: D) -> Result<Option<ServerName<'static>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let name = String::deserialize(deserializer)?;
+    let told = || {
+        serde::de::Error::custom(format!(
+            "tls_server_name {name:?}: give a host name or an address, for instance synology"
+        ))
+    };
+    ServerName::try_from(name.clone())
+        .map(Some)
+        .map_err(|_| told())
 }
 
 fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
@@ -397,147 +473,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = "
-nas:
-  - name: nas1
-    aliases: [old]
-    url: https://nas.example:5001
-    username: csi
-    password_file: /etc/synology-csi/password
-    portals: ['10.0.0.5', '[fd00::5]:3260']
-state_file: /var/lib/synology-csi/refused.json
-";
-
-    fn refusal(change: impl Fn(&str) -> String) -> String {
-        let error = Config::read(&change(GOOD)).unwrap_err();
-        format!(
-            "{error}: {:?}",
-            std::error::Error::source(&error).map(ToString::to_string)
-        )
-    }
-
-    #[test]
-    fn a_good_configuration_is_read() {
-        let config = Config::read(GOOD).unwrap();
-        assert_eq!(config.nas[0].portals.len(), 2);
-        assert!(matches!(config.nas[0].password(), Password::File(_)));
-    }
-
-    #[test]
-    fn a_bad_one_is_refused_by_name() {
-        for (from, to, named) in [
-            ("username: csi", "user: csi", "user"),
-            ("name: nas1", "name: NAS_1", "NAS_1"),
-            ("aliases: [old]", "aliases: [nas1]", "twice"),
-            ("https://nas.example:5001", "ftp://nas.example", "url"),
-            (
-                "https://nas.example:5001",
-                "https://csi:secret@nas.example",
-                "password_file",
-            ),
-            (
-                "https://nas.example:5001",
-                "https://nas.example/webapi",
-                "port",
-            ),
-            ("password_file: /etc/synology-csi/password", "", "password"),
-            ("username: csi", "username: ''", "username"),
-            ("10.0.0.5", "nas.local", "nas.local"),
-            ("state_file", "statefile", "statefile"),
-        ] {
-            let text = refusal(|good| good.replace(from, to));
-            assert!(text.contains(named), "{to}: {text}");
-        }
-        assert!(matches!(Config::read("nas: []"), Err(ConfigError::Empty)));
-    }
-
-    #[test]
-    fn secrets_are_not_printed() {
-        let text = GOOD.replace(
-            "password_file: /etc/synology-csi/password",
-            "password: planted-secret",
-        );
-        assert!(!format!("{:?}", Config::read(&text).unwrap()).contains("planted-secret"));
-    }
-
-    #[test]
-    fn the_replacement_timeout_is_in_whole_seconds() {
-        for (text, seconds) in [("120s", 120), ("2m", 120), ("1s", 1), ("1day", 86_400)] {
-            assert_eq!(replacement_timeout(text), Ok(Duration::from_secs(seconds)));
-        }
-        for bad in ["0s", "120", "1500ms", "2days", "-1s", ""] {
-            assert!(replacement_timeout(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn metrics_have_an_address() {
-        for (text, read) in [
-            ("127.0.0.1:9810", "127.0.0.1:9810"),
-            ("[fd00::5]:0", "[fd00::5]:0"),
-            ("fd00::5:9810", "[fd00::5]:9810"),
-            (":::9810", "[::]:9810"),
-        ] {
-            assert_eq!(metrics_address(text), Ok(read.parse().unwrap()), "{text}");
-        }
-        for bad in [
-            ":9810",
-            "9810",
-            "localhost:9810",
-            "127.0.0.1:",
-            "127.0.0.1:70000",
-            "[::1:9810",
-        ] {
-            assert!(
-                metrics_address(bad).unwrap_err().contains("[::]:9810"),
-                "{bad}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_number_of_volumes_is_told_or_left_to_the_co() {
-        let given = |flags: &[&str]| {
-            let words = ["synology-csi", "--endpoint=/csi.sock"];
-            Args::try_parse_from(words.iter().chain(flags))
-                .map(|args| args.max_volumes_per_node)
-                .map_err(|error| error.to_string())
-        };
-        assert_eq!(given(&[]), Ok(0));
-        assert_eq!(given(&["--max-volumes-per-node=0"]), Ok(0));
-        assert_eq!(given(&["--max-volumes-per-node", "64"]), Ok(64));
-        assert_eq!(
-            given(&["--max-volumes-per-node=2147483647"]),
-            Ok(2_147_483_647)
-        );
-        for bad in ["-1", "2147483648", "many", "1.5", ""] {
-            let text = given(&["--max-volumes-per-node", bad]).unwrap_err();
-            for part in [
-                "--max-volumes-per-node",
-                &format!("'{bad}'"),
-                "from 1 to 2147483647",
-            ] {
-                // clap says of an empty value that it is missing.
-                let told = bad.is_empty() || text.contains(part);
-                assert!(told, "{bad}: {text}");
-            }
-        }
-    }
-
-    #[test]
-    fn endpoints_are_unix_sockets() {
-        assert_eq!(
-            socket_path("unix:///csi/csi.sock"),
-            Ok(PathBuf::from("/csi/csi.sock"))
-        );
-        assert_eq!(
-            socket_path("/csi/csi.sock"),
-            Ok(PathBuf::from("/csi/csi.sock"))
-        );
-        assert!(socket_path("tcp://0.0.0.0:1").is_err());
-        assert!(socket_path("unix://csi.sock").is_err());
-    }
-}
+mod tests;

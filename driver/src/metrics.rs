@@ -1,13 +1,14 @@
 //! Counts and times of this process, like its logs: how calls of the CO, requests to NASes and programs of the host ended.
 //!
-//! Labels are names from the source, codes and exit statuses: nothing of a message, a volume or a secret, so that their number
-//! is bounded. [`serve`] shows them.
+//! Labels are names from the source, codes, exit statuses and the NASes' names in the configuration: nothing of a message, a
+//! volume or a secret, so that their number is bounded. [`serve`] shows them.
 
 pub mod serve;
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::{EncodeLabelSet, prometheus_text};
@@ -38,6 +39,10 @@ pub struct Metrics {
     registry: Registry,
     rpc: Times<RpcLabels>,
     dsm: Times<DsmLabels>,
+    answers: Family<NasLabels, Gauge>,
+    refused: Family<RefusedLabels, Gauge>,
+    /// The codes that `refused` shows.
+    codes: Mutex<BTreeMap<String, u32>>,
     host: Times<HostLabels>,
     in_flight: Gauge,
     missing_programs: Gauge<u64, AtomicU64>,
@@ -53,9 +58,21 @@ struct RpcLabels {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct DsmLabels {
+    nas: String,
     api: &'static str,
     method: &'static str,
     code: Cow<'static, str>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct NasLabels {
+    nas: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RefusedLabels {
+    nas: String,
+    code: u32,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -64,12 +81,26 @@ struct HostLabels {
     exit: Cow<'static, str>,
 }
 
+/// A request to a NAS, as metrics name it.
+#[derive(Clone, Copy, Debug)]
+pub struct DsmCall<'a> {
+    /// The NAS's permanent name.
+    pub nas: &'a str,
+    /// The API.
+    pub api: &'static str,
+    /// The method.
+    pub method: &'static str,
+}
+
 impl Metrics {
     fn new() -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
             rpc: times(),
             dsm: times(),
+            answers: Family::default(),
+            refused: Family::default(),
+            codes: Mutex::default(),
             host: times(),
             in_flight: Gauge::default(),
             missing_programs: Gauge::default(),
@@ -88,6 +119,16 @@ impl Metrics {
             "Requests to NASes, by DSM's code, ok, or what became of the answer",
             Unit::Seconds,
             metrics.dsm.clone(),
+        );
+        registry.register(
+            "dsm_answers",
+            "1 when the last request to this NAS was answered by DSM; idle drivers send none",
+            metrics.answers.clone(),
+        );
+        registry.register(
+            "dsm_login_refused",
+            "1 while DSM refuses the login with this code: the log says what to change, and when it is tried again",
+            metrics.refused.clone(),
         );
         registry.register_with_unit(
             "host_command",
@@ -138,16 +179,35 @@ impl Metrics {
         }
     }
 
-    /// A request to a NAS has ended. `code`: DSM's, or a word.
-    pub fn dsm(
-        &self,
-        api: &'static str,
-        method: &'static str,
-        code: Cow<'static, str>,
-        took: Duration,
-    ) {
-        let labels = DsmLabels { api, method, code };
+    /// A request to a NAS has ended. `code`: DSM's, or a word. `answered`: by DSM.
+    pub fn dsm(&self, call: DsmCall<'_>, code: Cow<'static, str>, answered: bool, took: Duration) {
+        let DsmCall { nas, api, method } = call;
+        let nas = nas.to_owned();
+        let answers = NasLabels { nas: nas.clone() };
+        self.answers.get_or_create(&answers).set(answered.into());
+        let labels = DsmLabels {
+            nas,
+            api,
+            method,
+            code,
+        };
         self.dsm.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// What DSM last said to a login: `None`, or the code with which it refuses it.
+    pub fn login(&self, nas: &str, refused: Option<u32>) {
+        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let labels = |code| RefusedLabels {
+            nas: nas.to_owned(),
+            code,
+        };
+        if let Some(code) = codes.remove(nas) {
+            self.refused.remove(&labels(code));
+        }
+        if let Some(code) = refused {
+            codes.insert(nas.to_owned(), code);
+            self.refused.get_or_create(&labels(code)).set(1);
+        }
     }
 
     /// A program has ended. `exit`: its status, or a word.
@@ -227,7 +287,20 @@ mod tests {
         metrics.rpc("CreateVolume").ended(tonic::Code::NotFound);
         drop(metrics.rpc("NodeStageVolume"));
         let took = Duration::from_millis(200);
-        metrics.dsm("SYNO.Core.ISCSI.LUN", "set", Cow::Borrowed("117"), took);
+        let call = DsmCall {
+            nas: "nas1",
+            api: "SYNO.Core.ISCSI.LUN",
+            method: "set",
+        };
+        metrics.dsm(call, Cow::Borrowed("117"), true, took);
+        let lost = DsmCall {
+            nas: "nas2",
+            ..call
+        };
+        metrics.dsm(lost, Cow::Borrowed("lost"), false, took);
+        metrics.login("nas1", Some(402));
+        metrics.login("nas1", Some(400));
+        metrics.login("nas2", Some(407));
         metrics.host("mount", Cow::Borrowed("32"), took);
         metrics.begun();
         metrics.missing_programs(2);
@@ -237,7 +310,11 @@ mod tests {
             "csi_rpc_seconds_count{rpc=\"CreateVolume\",code=\"OK\"} 1",
             "csi_rpc_seconds_count{rpc=\"CreateVolume\",code=\"NotFound\"} 1",
             "csi_rpc_seconds_count{rpc=\"NodeStageVolume\",code=\"Cancelled\"} 1",
-            "dsm_request_seconds_sum{api=\"SYNO.Core.ISCSI.LUN\",method=\"set\",code=\"117\"} 0.2",
+            "dsm_request_seconds_sum{nas=\"nas1\",api=\"SYNO.Core.ISCSI.LUN\",method=\"set\",code=\"117\"} 0.2",
+            "dsm_answers{nas=\"nas1\"} 1",
+            "dsm_answers{nas=\"nas2\"} 0",
+            "dsm_login_refused{nas=\"nas1\",code=\"400\"} 1",
+            "dsm_login_refused{nas=\"nas2\",code=\"407\"} 1",
             "host_command_seconds_bucket{program=\"mount\",exit=\"32\",le=\"0.1\"} 0",
             "host_command_seconds_bucket{program=\"mount\",exit=\"32\",le=\"0.3\"} 1",
             "csi_in_flight 1",
@@ -246,6 +323,9 @@ mod tests {
             assert!(text.lines().any(|there| there == line), "{line}\n{text}");
         }
         metrics.ended();
-        assert!(metrics.text().contains("csi_in_flight 0"));
+        metrics.login("nas1", None);
+        let text = metrics.text();
+        assert!(text.contains("csi_in_flight 0"));
+        assert!(!text.contains("nas=\"nas1\",code=\"40"), "{text}");
     }
 }

@@ -213,8 +213,14 @@ fn nases(config: &Config) -> Result<Vec<Nas>, ConfigError> {
     let set_up = |what: String| {
         move |source: Box<dyn std::error::Error + Send + Sync>| ConfigError::SetUp { what, source }
     };
-    let refusals = Refusals::open(config.state_file.clone())
-        .map_err(|error| set_up("state_file cannot be read".to_owned())(error.into()))?;
+    let path = config.state_file.clone().unwrap_or_default();
+    let refusals = Refusals::open(config.state_file.clone()).map_err(|error| {
+        let path = path.display();
+        let what = format!(
+            "state_file {path} cannot be read, or was not written by the driver; if it was, it holds nothing but when logins were refused: rm {path}"
+        );
+        set_up(what)(error.into())
+    })?;
     let refusals = Arc::new(refusals);
     config
         .nas
@@ -230,12 +236,13 @@ fn connect(
     nas: &NasConfig,
     refusals: Arc<Refusals>,
 ) -> Result<Nas, Box<dyn std::error::Error + Send + Sync>> {
-    let ca = nas.ca_file.as_ref().map(|path| {
-        let pem =
-            std::fs::read(path).map_err(|error| format!("ca_file {}: {error}", path.display()))?;
-        reqwest::Certificate::from_pem(&pem)
-            .map_err(|error| format!("ca_file {}: {error}", path.display()))
-    });
+    if nas.tells_password() {
+        warn!(
+            nas = %nas.name,
+            "plain_http: the administrator's password and the proofs of all volumes go over the network in the clear"
+        );
+    }
+    let trust = nas.trust()?;
     let account = Account {
         nas: nas.name.clone(),
         url: nas.url.to_string(),
@@ -243,7 +250,7 @@ fn connect(
         password: nas.password(),
     };
     let host = nas.url.host_str().unwrap_or_default().to_owned();
-    let client = Client::new(account, ca.transpose()?, refusals)?;
+    let client = Client::new(account, trust, refusals)?;
     let mut made = Nas::new(nas.name.clone(), host, client);
     made.aliases.clone_from(&nas.aliases);
     made.portals.clone_from(&nas.portals);

@@ -12,6 +12,7 @@ mod controller {
     mod former;
     mod growing;
     mod identity;
+    mod installing;
     mod listing;
     mod login;
     mod losing;

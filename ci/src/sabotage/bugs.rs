@@ -39,7 +39,7 @@ impl Bug {
 }
 
 /// All of them.
-pub(super) const BUGS: [Bug; 44] = [
+pub(super) const BUGS: [Bug; 45] = [
     Bug {
         name: "growth-tool-believed",
         file: "driver/src/node/grow.rs",
@@ -97,9 +97,9 @@ pub(super) const BUGS: [Bug; 44] = [
     },
     Bug {
         name: "refused-login-forgotten",
-        file: "driver/src/dsm/client.rs",
-        find: "self.refusals.remember(&nas.to_string(), credential, code);",
-        replace: "let _ = credential;",
+        file: "driver/src/dsm/session.rs",
+        find: "let next = self.refusals.remember(&nas, credential, code);",
+        replace: "let next = None;",
         what: "a mistyped password is tried again and again, and the NAS locks the driver's address out for a day",
     },
     Bug {
@@ -273,8 +273,8 @@ pub(super) const BUGS: [Bug; 44] = [
     Bug {
         name: "session-not-renewed",
         file: "driver/src/dsm/client.rs",
-        find: "Err(DsmError::Refused { code, .. }) if code.wants_login() => {",
-        replace: "Err(DsmError::Refused { code, .. }) if code.wants_login() && call.api.is_empty() => {",
+        find: "Err(DsmError::Refused { api, method, code }) if code.wants_login() => {",
+        replace: "Err(DsmError::Refused { api, method, code }) if code.wants_login() && api.is_empty() => {",
         what: "the NAS restarts, and until the driver is restarted too every call fails",
     },
     Bug {
@@ -387,6 +387,13 @@ pub(super) const BUGS: [Bug; 44] = [
         find: "node.is_same_node(&to)",
         replace: "*node == to",
         what: "a node is installed anew, and none of its volumes can be attached or deleted any more",
+    },
+    Bug {
+        name: "refused-login-final",
+        file: "driver/src/dsm/credential.rs",
+        find: "(now < self.next && self.knows(credential)).then(|| {",
+        replace: "self.knows(credential).then(|| {",
+        what: "the account is put into administrators, as the message says, and the driver never tries it again",
     },
 ];
 

@@ -1,30 +1,29 @@
-//! Sends calls to one NAS: the effect. Session care lives here and nowhere else (design choice 23).
+//! Sends calls to one NAS: the effect. Session care lives in [`super::session`] and nowhere else (design choice 23).
 
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, COOKIE, HeaderValue};
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, COOKIE, LOCATION};
 use http::request::Builder;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
-use tracing::{Instrument as _, debug, debug_span, info, trace, warn};
+use tracing::{Instrument as _, debug, debug_span, trace};
 
 use super::call::Call;
-use super::credential::{Credential, Refusals};
+use super::credential::Refusals;
 use super::reply::{self, Code, CompoundAnswer, DsmError, Nothing, Results};
-use super::wire::{Failure, Http, Wire};
-use crate::metrics;
+use super::session::{Logins, Session};
+use super::trust::{Complaint, Trust};
+use super::wire::{Cause, Failure, Http, Wire};
+use crate::metrics::{self, DsmCall};
 use crate::volume::NasName;
 
 /// DSM creates LUNs one at a time and can take longer than 10 s under load.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// How long an address that Auto Block refuses stays silent.
-const BLOCKED_PAUSE: Duration = Duration::from_secs(600);
 
 /// Where the password comes from. A file is read at each login, so a rotated secret needs no restart.
 #[derive(Clone, Debug)]
@@ -52,37 +51,18 @@ pub struct Account {
 #[derive(Debug)]
 pub struct Client {
     wire: Arc<dyn Wire>,
-    account: Account,
-    refusals: Arc<Refusals>,
-    login: Mutex<LoginState>,
-}
-
-#[derive(Debug, Default)]
-struct LoginState {
-    session: Option<Session>,
-    logins: u64,
-    blocked: Option<Instant>,
-}
-
-#[derive(Clone, Debug)]
-struct Session {
-    number: u64,
-    sid: SecretString,
-    cookie: HeaderValue,
-    token: Option<HeaderValue>,
+    pub(super) account: Account,
+    pub(super) refusals: Arc<Refusals>,
+    pub(super) logins: Logins,
 }
 
 impl Client {
-    /// A client that has not logged in yet. `ca` is trusted beside the system's authorities.
+    /// A client that has not logged in yet, for a NAS that is trusted on these terms.
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn new(
-        account: Account,
-        ca: Option<reqwest::Certificate>,
-        refusals: Arc<Refusals>,
-    ) -> reqwest::Result<Self> {
-        let http = Http::new(&account.url, ca)?;
+    pub fn new(account: Account, trust: Trust, refusals: Arc<Refusals>) -> Result<Self, Cause> {
+        let http = Http::new(&account.url, trust)?;
         Ok(Self::over(Arc::new(http), account, refusals))
     }
 
@@ -92,21 +72,24 @@ impl Client {
             wire,
             account,
             refusals,
-            login: Mutex::default(),
+            logins: Logins::default(),
         }
     }
 
     /// Sends one call and reads its answer. A lost session is renewed once, for all who wait, and the call sent once more:
-    /// DSM refused it before it did anything.
+    /// DSM refused it before it did anything. Where another login may not help it is not tried again and again: then the
+    /// refusal is the answer.
     ///
     /// # Errors
     /// [`DsmError`]; only [`DsmError::Refused`], [`DsmError::Unreachable`] and [`DsmError::Login`] prove that the call did nothing.
     pub async fn call<T: DeserializeOwned>(&self, call: &Call) -> Result<T, DsmError> {
-        let session = self.session(None).await?;
+        let session = self.session().await?;
         match self.send_with(call, &session).await {
-            Err(DsmError::Refused { code, .. }) if code.wants_login() => {
-                let session = self.session(Some(session.number)).await?;
-                self.send_with(call, &session).await
+            Err(DsmError::Refused { api, method, code }) if code.wants_login() => {
+                match self.renew(&session, code).await? {
+                    Some(session) => self.send_with(call, &session).await,
+                    None => Err(DsmError::Refused { api, method, code }),
+                }
             }
             answer => answer,
         }
@@ -129,7 +112,7 @@ impl Client {
             }
             answer => answer?,
         };
-        let mut results = answer.result.into_iter();
+        let mut results = answer.into_results();
         let mut open = |call: &Call| {
             let missing = || DsmError::Garbled {
                 api: call.api,
@@ -139,19 +122,19 @@ impl Client {
             results
                 .next()
                 .ok_or_else(missing)
-                .map(|envelope| (envelope, call.api, call.method))
+                .map(|text| (text, call.api, call.method))
         };
         let lost = |error: &DsmError| error.code().is_some_and(Code::wants_login);
-        let (envelope, api, method) = open(first)?;
-        let first_answer = match envelope.open(api, method) {
+        let (text, api, method) = open(first)?;
+        let first_answer = match reply::read(api, method, text.get().as_bytes()) {
             // A session may be missed inside of a compound as well. What is sent by itself renews it.
             Err(error) if lost(&error) => {
                 return Ok((self.call(first).await?, self.call(second).await?));
             }
             answer => answer?,
         };
-        let (envelope, api, method) = open(second)?;
-        match envelope.open(api, method) {
+        let (text, api, method) = open(second)?;
+        match reply::read(api, method, text.get().as_bytes()) {
             Err(error) if lost(&error) => Ok((first_answer, self.call(second).await?)),
             answer => Ok((first_answer, answer?)),
         }
@@ -182,91 +165,7 @@ impl Client {
         Ok(results)
     }
 
-    /// Ends the session, if there is one. A failure is only logged: the session ends by itself.
-    pub async fn logout(&self) {
-        let session = self.login.lock().await.session.take();
-        if let Some(session) = session {
-            let call = Call::new("SYNO.API.Auth", 1, "logout");
-            if let Err(error) = self.send_with::<Nothing>(&call, &session).await {
-                debug!(nas = %self.account.nas, %error, "logout failed");
-            }
-        }
-    }
-
-    /// The shared session; a new one when there is none or it is number `stale`.
-    async fn session(&self, stale: Option<u64>) -> Result<Session, DsmError> {
-        let mut login = self.login.lock().await;
-        if let Some(session) = &login.session
-            && stale != Some(session.number)
-        {
-            return Ok(session.clone());
-        }
-        login.session = None;
-        let session = self.log_in(&mut login).await?;
-        login.session = Some(session.clone());
-        Ok(session)
-    }
-
-    async fn log_in(&self, state: &mut LoginState) -> Result<Session, DsmError> {
-        let Account {
-            nas, url, username, ..
-        } = &self.account;
-        let password = self.password().await?;
-        let credential = Credential {
-            url,
-            account: username,
-            password: &password,
-        };
-        let refused = |code, remembered| DsmError::Login {
-            account: username.clone(),
-            code,
-            remembered,
-        };
-        if let Some(code) = self.refusals.code(&nas.to_string(), credential) {
-            return Err(refused(code, true));
-        }
-        if state
-            .blocked
-            .is_some_and(|since| since.elapsed() < BLOCKED_PAUSE)
-        {
-            return Err(refused(Code::ADDRESS_BLOCKED, false));
-        }
-        state.logins += 1;
-        match self.send_login(&password).await {
-            Ok(answer) => {
-                info!(%nas, "logged in");
-                self.refusals.forget(&nas.to_string());
-                answer.into_session(state.logins)
-            }
-            Err(DsmError::Refused { code, .. }) => {
-                warn!(%nas, %code, "login refused");
-                if code.refuses_credential() {
-                    self.refusals.remember(&nas.to_string(), credential, code);
-                }
-                state.blocked = (code == Code::ADDRESS_BLOCKED).then(Instant::now);
-                Err(refused(code, false))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn send_login(&self, password: &SecretString) -> Result<LoginAnswer, DsmError> {
-        // Version 6 is the highest that DSM 6 offers, and DSM 7 still takes it. Values are plain: this API is not JSON.
-        let form = [
-            ("api", "SYNO.API.Auth"),
-            ("version", "6"),
-            ("method", "login"),
-            ("account", &self.account.username),
-            ("passwd", password.expose_secret()),
-            ("session", "dsm"),
-            ("format", "sid"),
-            ("enable_syno_token", "yes"),
-        ];
-        let request = self.request("auth.cgi");
-        self.send(request, &form, "SYNO.API.Auth", "login").await
-    }
-
-    async fn send_with<T: DeserializeOwned>(
+    pub(super) async fn send_with<T: DeserializeOwned>(
         &self,
         call: &Call,
         session: &Session,
@@ -274,22 +173,25 @@ impl Client {
         let mut form = call.form();
         trace!(nas = %self.account.nas, ?call, "DSM call");
         // DSM 7.1 wants the cookie, other versions are known to work with `_sid`: send both.
-        form.push(("_sid", session.sid.expose_secret().to_owned()));
-        let mut request = self
-            .request("entry.cgi")
-            .header(COOKIE, session.cookie.clone());
-        if let Some(token) = &session.token {
-            request = request.header("X-SYNO-TOKEN", token.clone());
+        form.push(("_sid", session.sid().to_owned()));
+        let mut request = self.request("entry.cgi").header(COOKIE, session.cookie());
+        if let Some(token) = session.token() {
+            request = request.header("X-SYNO-TOKEN", token);
         }
-        self.send(request, &form, call.api, call.method).await
+        // On the heap: several of these wait in one call of the CO, one after the other.
+        let sent = Box::pin(self.send(request, &form, call.api, call.method, DEADLINE));
+        let answer = sent.await;
+        session.judge(&answer);
+        answer
     }
 
-    async fn send<T: DeserializeOwned>(
+    pub(super) async fn send<T: DeserializeOwned>(
         &self,
         request: Builder,
         form: &[(impl AsRef<str>, impl AsRef<str>)],
         api: &'static str,
         method: &'static str,
+        deadline: Duration,
     ) -> Result<T, DsmError> {
         let form = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(form)
@@ -300,16 +202,18 @@ impl Client {
         let started = Instant::now();
         let answer = async {
             let late = |late: tokio::time::error::Elapsed| Err(Failure::Lost(late.into()));
-            let answer = timeout(DEADLINE, self.wire.send(request)).await;
+            let answer = timeout(deadline, self.wire.send(request)).await;
             let answer = answer
                 .unwrap_or_else(late)
                 .map_err(|failure| self.not_answered(failure, api, method))?;
             if !answer.status().is_success() {
-                return Err(DsmError::Garbled {
-                    api,
-                    method,
-                    seen: format!("HTTP status {}", answer.status()),
-                });
+                return Err(misplaced(&self.account.url, &answer).unwrap_or_else(|| {
+                    DsmError::Garbled {
+                        api,
+                        method,
+                        seen: format!("HTTP status {}", answer.status()),
+                    }
+                }));
             }
             reply::read(api, method, answer.body())
         }
@@ -319,7 +223,14 @@ impl Client {
             .as_ref()
             .err()
             .map_or(Cow::Borrowed("ok"), DsmError::label);
-        metrics::of_process().dsm(api, method, label, started.elapsed());
+        let answered = answer.as_ref().err().is_none_or(DsmError::is_of_dsm);
+        let nas = self.account.nas.to_string();
+        let call = DsmCall {
+            nas: &nas,
+            api,
+            method,
+        };
+        metrics::of_process().dsm(call, label, answered, started.elapsed());
         let outcome = answer
             .as_ref()
             .err()
@@ -332,63 +243,87 @@ impl Client {
         match failure {
             Failure::Unreachable(source) => DsmError::Unreachable {
                 url: self.account.url.clone(),
-                source,
+                source: source.into(),
+            },
+            Failure::Refused(Complaint::Untrusted(seen)) => DsmError::Untrusted {
+                url: self.account.url.clone(),
+                seen,
+            },
+            Failure::Refused(Complaint::NoTls) => DsmError::Misplaced {
+                url: self.account.url.clone(),
+                seen: "speaks no TLS at that port: write the port of its HTTPS, 5001 unless somebody changed it (Control Panel, Login Portal)".to_owned(),
+            },
+            Failure::TooLarge(limit) => DsmError::Garbled {
+                api,
+                method,
+                seen: format!("more than {} MiB", limit >> 20),
             },
             Failure::Lost(source) => DsmError::Lost {
                 api,
                 method,
-                source,
+                source: source.into(),
             },
         }
     }
 
-    async fn password(&self) -> Result<SecretString, DsmError> {
+    pub(super) async fn password(&self) -> Result<SecretString, DsmError> {
         match &self.account.password {
             Password::Given(password) => Ok(password.clone()),
             Password::File(path) => {
-                let unreadable = |source| DsmError::Password {
+                let unreadable = |source: std::io::Error| DsmError::Password {
                     path: path.display().to_string(),
-                    source,
+                    source: Arc::new(source),
                 };
                 let text = tokio::fs::read_to_string(path).await.map_err(unreadable)?;
-                Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
+                let text = SecretString::from(text);
+                let password = bare(text.expose_secret());
+                if password.is_empty() {
+                    // Sent, it would be a failed login, and Auto Block would count it.
+                    return Err(unreadable(std::io::Error::other(
+                        "the file is empty: write the account's password into it (in Kubernetes: into the Secret)",
+                    )));
+                }
+                Ok(SecretString::from(password))
             }
         }
     }
 
-    fn request(&self, cgi: &str) -> Builder {
+    pub(super) fn request(&self, cgi: &str) -> Builder {
         let url = self.account.url.trim_end_matches('/');
         http::Request::post(format!("{url}/webapi/{cgi}"))
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
     }
 }
 
-#[derive(Deserialize)]
-struct LoginAnswer {
-    sid: SecretString,
-    synotoken: Option<SecretString>,
+/// A password without what editors put around it: a byte-order mark, a line end.
+fn bare(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}')
+        .trim_end_matches(['\r', '\n'])
 }
 
-impl LoginAnswer {
-    fn into_session(self, number: u64) -> Result<Session, DsmError> {
-        let header = |text: &str| {
-            let garbled = |_| DsmError::Garbled {
-                api: "SYNO.API.Auth",
-                method: "login",
-                seen: "a sid or token that cannot stand in a header".to_owned(),
-            };
-            let mut value = HeaderValue::from_str(text).map_err(garbled)?;
-            value.set_sensitive(true);
-            Ok(value)
-        };
-        Ok(Session {
-            number,
-            cookie: header(&format!("id={}", self.sid.expose_secret()))?,
-            token: self
-                .synotoken
-                .map(|token| header(token.expose_secret()))
-                .transpose()?,
-            sid: self.sid,
+/// What an answer without success says about the address: then nothing was done.
+fn misplaced(url: &str, answer: &http::Response<bytes::Bytes>) -> Option<DsmError> {
+    let told = |seen| {
+        Some(DsmError::Misplaced {
+            url: url.to_owned(),
+            seen,
         })
+    };
+    if answer.status().is_redirection() {
+        let place = answer.headers().get(LOCATION)?.to_str().ok()?;
+        // Without its path: that is a page for people.
+        let place = url::Url::parse(url).ok()?.join(place).ok()?.origin();
+        return told(format!(
+            "sends its callers elsewhere: write url: {} into the configuration",
+            place.ascii_serialization()
+        ));
     }
+    // ASSUMED: DSM's web server says so when it hears plain HTTP where it expects TLS, as any nginx does.
+    let plain = url.starts_with("http://") && answer.status() == StatusCode::BAD_REQUEST;
+    let host = url.trim_start_matches("http://").trim_end_matches('/');
+    plain.then_some(()).and_then(|()| {
+        told(format!(
+            "answers plain HTTP with status 400, as the port of HTTPS does: write url: https://{host} into the configuration"
+        ))
+    })
 }

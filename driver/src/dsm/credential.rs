@@ -1,31 +1,88 @@
-//! Refused credentials are remembered and not tried again until they change (design choice 23): three failed logins lock
-//! the driver's address out of the NAS for a day.
+//! The memory of refused logins (design choice 23): what is tried again, and when.
+//!
+//! Auto Block locks an address out after a few wrong passwords, three in five minutes by what was measured; both numbers are
+//! settings of the NAS, and the way out is a person's. What DSM says after a right password is not counted, and a person puts
+//! it right on the NAS, where the driver sees nothing of it but the answer to the next try.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 
-use super::reply::Code;
+use super::reply::{Code, LoginRefusal, NextTry};
 
-/// The memory of refused credentials of all NASes, kept in a file where one is configured, so that a pod that restarts
-/// does not spend the next try.
-#[derive(Debug, Default)]
-pub struct Refusals {
-    file: Option<PathBuf>,
-    known: Mutex<BTreeMap<String, Refusal>>,
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+/// How long an address that Auto Block refuses stays silent.
+const BLOCKED: u64 = 10 * MINUTE;
+/// In which time so many failures that Auto Block counts may fall: no more than without any restart ([`pause`]).
+const BOUNDS: [(u64, usize); 2] = [(HOUR, 2), (DAY, 4)];
+/// Refused passwords that are known beside the last one: whoever goes back to one of them has not changed it.
+const FORMER: usize = 8;
+
+/// How long a credential rests that was refused so many times in a row.
+fn pause(kind: LoginRefusal, times: u32) -> u64 {
+    match (kind, times) {
+        (LoginRefusal::Passing, _) => 0,
+        (LoginRefusal::Credential, ..=1) => 15 * MINUTE,
+        (LoginRefusal::Credential, 2) => HOUR,
+        (LoginRefusal::Credential, 3) => 6 * HOUR,
+        (LoginRefusal::Credential, _) => DAY,
+        (LoginRefusal::Account, ..=1) => MINUTE,
+        (LoginRefusal::Account, 2) => 2 * MINUTE,
+        (LoginRefusal::Account, _) => 5 * MINUTE,
+        (LoginRefusal::Address, _) => BLOCKED,
+    }
 }
 
-/// A salted hash of one refused credential; the file is readable by its owner alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Refusal {
+/// The memory of refused logins of all NASes, kept in a file where one is configured, so that a driver that restarts again and
+/// again does not spend a try each time.
+#[derive(Debug)]
+pub struct Refusals {
+    file: Option<PathBuf>,
+    known: Mutex<BTreeMap<String, Record>>,
+    started: (u64, Instant),
+}
+
+/// What is known of one NAS. Times are seconds since 1970; the file is readable by its owner alone. The first three fields are what
+/// the version before wrote and reads.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Record {
+    #[serde(flatten)]
+    last: Hash,
+    code: u32,
+    /// How often it was refused in a row, for what this code stands for.
+    #[serde(default)]
+    times: u32,
+    /// When last.
+    #[serde(default)]
+    at: u64,
+    /// The failures of the last day that Auto Block counts.
+    #[serde(default)]
+    counted: Vec<u64>,
+    /// When DSM last said that it blocks this address.
+    #[serde(default)]
+    blocked: Option<u64>,
+    /// Refused before the last one.
+    #[serde(default)]
+    former: Vec<Hash>,
+    /// When a known credential is tried next.
+    #[serde(skip)]
+    next: u64,
+}
+
+/// A salted hash of a refused credential.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Hash {
     salt: String,
     hash: String,
-    code: u32,
 }
 
 /// A credential as one NAS sees it.
@@ -48,74 +105,188 @@ impl Credential<'_> {
         }
         hex::encode(hasher.finalize())
     }
+
+    fn salted(&self) -> Hash {
+        let salt = hex::encode(rand::random::<[u8; 16]>());
+        Hash {
+            hash: self.hash(&salt),
+            salt,
+        }
+    }
+
+    fn is(&self, known: &Hash) -> bool {
+        known.hash == self.hash(&known.salt)
+    }
+}
+
+impl Record {
+    fn kind(&self) -> LoginRefusal {
+        Code(self.code).login()
+    }
+
+    fn knows(&self, credential: Credential<'_>) -> bool {
+        std::iter::once(&self.last)
+            .chain(&self.former)
+            .any(|hash| credential.is(hash))
+    }
+
+    /// When a process that has just started may try: at once, unless DSM blocks the address, or a wrong password was tried
+    /// as often as without restarts. Then it waits for whichever comes first, its turn or room within the bounds.
+    fn after_restart(&self, now: u64) -> u64 {
+        if self.kind() != LoginRefusal::Credential {
+            return now;
+        }
+        let room = BOUNDS.map(|(span, most)| {
+            let newest_first = self.counted.iter().rev();
+            newest_first
+                .skip(most - 1)
+                .map(|at| at + span)
+                .next()
+                .unwrap_or(now)
+        });
+        let turn = self.at + pause(self.kind(), self.times);
+        room.into_iter().max().unwrap_or(now).min(turn).max(now)
+    }
+
+    /// Whether and until when nothing is sent.
+    fn rest(&self, credential: Credential<'_>, now: u64) -> Option<(Code, NextTry)> {
+        if let Some(at) = self.blocked.map(|at| at + BLOCKED)
+            && now < at
+        {
+            let restart = false;
+            return Some((Code::ADDRESS_BLOCKED, NextTry { at, restart }));
+        }
+        (now < self.next && self.knows(credential)).then(|| {
+            let restart = self.after_restart(now) == now;
+            let at = self.next;
+            (Code(self.code), NextTry { at, restart })
+        })
+    }
+
+    fn refuse(&mut self, credential: Credential<'_>, code: Code, now: u64) {
+        let kind = code.login();
+        if kind == LoginRefusal::Address {
+            self.blocked = Some(now);
+            return;
+        }
+        if kind == LoginRefusal::Credential {
+            self.counted.retain(|at| now < at + DAY);
+            self.counted.push(now);
+        }
+        let again = self.knows(credential) && self.kind() == kind;
+        self.times = if again { self.times + 1 } else { 1 };
+        if !credential.is(&self.last) {
+            self.former.retain(|hash| !credential.is(hash));
+            let last = std::mem::replace(&mut self.last, credential.salted());
+            if !last.hash.is_empty() {
+                self.former.push(last);
+            }
+            let surplus = self.former.len().saturating_sub(FORMER);
+            self.former.drain(..surplus);
+        }
+        (self.code, self.at) = (code.0, now);
+        self.next = now + pause(kind, self.times);
+    }
+
+    /// As read from a file, by a process that starts now. A clock that was set back makes nothing wait for longer.
+    fn read(mut self, now: u64) -> Self {
+        self.at = self.at.min(now);
+        self.blocked = self.blocked.map(|at| at.min(now));
+        for at in &mut self.counted {
+            *at = (*at).min(now);
+        }
+        self.counted.retain(|at| now < at + DAY);
+        self.next = self.after_restart(now);
+        self
+    }
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self::with(None, BTreeMap::new())
+    }
 }
 
 impl Refusals {
-    /// The memory in `file`; one that does not exist is empty.
+    /// The memory in `file`; one that does not exist, or that nothing was written to, is empty.
     ///
     /// # Errors
     /// The file exists and cannot be read or understood.
     pub fn open(file: Option<PathBuf>) -> io::Result<Self> {
         let known = match file.as_deref().map(std::fs::read) {
+            // A crash of the machine may leave the name without the bytes.
+            Some(Ok(text)) if text.trim_ascii().is_empty() => BTreeMap::new(),
             Some(Ok(text)) => serde_json::from_slice(&text)?,
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Some(Err(_)) | None => BTreeMap::new(),
         };
-        Ok(Self {
+        Ok(Self::with(file, known))
+    }
+
+    fn with(file: Option<PathBuf>, known: BTreeMap<String, Record>) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |since| since.as_secs());
+        let known = known
+            .into_iter()
+            .map(|(nas, record)| (nas, record.read(now)))
+            .collect();
+        Self {
             file,
             known: Mutex::new(known),
-        })
+            started: (now, Instant::now()),
+        }
     }
 
-    /// The code with which `nas` refused this very credential.
-    pub fn code(&self, nas: &str, credential: Credential<'_>) -> Option<Code> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .get(nas)
-            .filter(|refusal| refusal.hash == credential.hash(&refusal.salt))
-            .map(|refusal| Code(refusal.code))
+    /// What `nas` last said to a login with this credential, if it is not yet time to ask again.
+    pub fn rest(&self, nas: &str, credential: Credential<'_>) -> Option<(Code, NextTry)> {
+        self.known().get(nas)?.rest(credential, self.now())
     }
 
-    /// Remembers that `nas` refused this credential.
-    pub fn remember(&self, nas: &str, credential: Credential<'_>, code: Code) {
-        let salt = hex::encode(rand::random::<[u8; 16]>());
-        let refusal = Refusal {
-            hash: credential.hash(&salt),
-            salt,
-            code: code.0,
-        };
+    /// Remembers that `nas` refused this credential, and answers when it is to be tried again. `None`: with the next call.
+    pub fn remember(&self, nas: &str, credential: Credential<'_>, code: Code) -> Option<NextTry> {
+        if code.login() == LoginRefusal::Passing {
+            return None;
+        }
+        let now = self.now();
         self.change(|known| {
-            known.insert(nas.to_owned(), refusal);
+            let record = known.entry(nas.to_owned()).or_default();
+            record.refuse(credential, code, now);
         });
+        self.rest(nas, credential).map(|(_, next)| next)
     }
 
     /// `nas` has accepted a credential.
     pub fn forget(&self, nas: &str) {
-        let known = self
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains_key(nas);
-        if known {
+        if self.known().contains_key(nas) {
             self.change(|known| {
                 known.remove(nas);
             });
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Refusal>)) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Seconds since 1970. A clock that is set while the driver runs changes no pause.
+    fn now(&self) -> u64 {
+        let (then, since) = self.started;
+        then + since.elapsed().as_secs()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Record>)) {
+        let mut known = self.known();
         change(&mut known);
         if let Some(file) = &self.file
             && let Err(error) = write(file, &known)
         {
             // The memory of this process still protects the account.
-            tracing::warn!(file = %file.display(), %error, "refused credentials cannot be written to state_file");
+            tracing::warn!(file = %file.display(), %error, "refused logins cannot be written to state_file");
         }
     }
 }
 
-fn write(file: &Path, known: &BTreeMap<String, Refusal>) -> io::Result<()> {
+fn write(file: &Path, known: &BTreeMap<String, Record>) -> io::Result<()> {
     let directory = file
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
@@ -128,53 +299,4 @@ fn write(file: &Path, known: &BTreeMap<String, Refusal>) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn choice_23_a_refused_credential_is_remembered_until_it_changes() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("refused.json");
-        let (wrong, right) = (
-            SecretString::from("wrong-password"),
-            SecretString::from("right"),
-        );
-        let with = |password| Credential {
-            url: "http://nas",
-            account: "csi",
-            password,
-        };
-        let refusals = Refusals::open(Some(file.clone())).unwrap();
-        assert_eq!(refusals.code("nas1", with(&wrong)), None);
-        refusals.remember("nas1", with(&wrong), Code::WRONG_PASSWORD);
-
-        let after_restart = Refusals::open(Some(file.clone())).unwrap();
-        assert_eq!(
-            after_restart.code("nas1", with(&wrong)),
-            Some(Code::WRONG_PASSWORD)
-        );
-        assert_eq!(after_restart.code("nas1", with(&right)), None);
-        assert_eq!(after_restart.code("nas2", with(&wrong)), None);
-        assert!(
-            !std::fs::read_to_string(&file)
-                .unwrap()
-                .contains("wrong-password")
-        );
-
-        after_restart.forget("nas1");
-        assert_eq!(
-            Refusals::open(Some(file))
-                .unwrap()
-                .code("nas1", with(&wrong)),
-            None
-        );
-    }
-
-    #[test]
-    fn a_state_file_that_cannot_be_understood_is_named_not_overwritten() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("refused.json");
-        std::fs::write(&file, "not json").unwrap();
-        assert!(Refusals::open(Some(file)).is_err());
-    }
-}
+mod tests;

@@ -11,9 +11,11 @@ pub mod lun;
 pub mod nas;
 pub mod reply;
 pub mod rows;
+mod session;
 pub mod system;
 pub mod target;
 pub mod told;
+pub mod trust;
 pub mod whole;
 pub mod wire;
 

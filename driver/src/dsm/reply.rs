@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::value::RawValue;
 
 /// An error code of the DSM Web API. The numbers and their grades stand in the reference; named here are those that the
 /// driver acts upon or explains.
@@ -20,6 +22,7 @@ macro_rules! codes {
             fn text(self) -> &'static str {
                 match self.0 {
                     $($number => $text,)*
+                    122..=127 => "no permission, or the session has ended: the account must be an administrator",
                     _ => "no text known for this code",
                 }
             }
@@ -40,28 +43,34 @@ codes! {
     NO_SUCH_LOCATION = 117, "no such volume, or the NAS is busy";
     /// DSM 7, also after a restart.
     SESSION_UNKNOWN = 119, "the session is unknown or expired";
+    /// Bound to another source address than the call's.
+    WRONG_ADDRESS = 150, "the session belongs to another source address: let the controller's address be the same for all calls, or switch the check of addresses off (Control Panel, Security)";
+    /// The account lacks an application's privilege.
+    NO_APPLICATION = 160, "the account may not use this application: allow it (Control Panel, Application Privileges), or add the account to the group administrators";
     /// Auth: counts towards Auto Block.
-    WRONG_PASSWORD = 400, "wrong account or password";
+    WRONG_PASSWORD = 400, "wrong account or password: correct it here, or set this password on the NAS (Control Panel, User & Group)";
     /// Auth.
-    ACCOUNT_DISABLED = 401, "the account is disabled";
+    ACCOUNT_DISABLED = 401, "the account is disabled: enable it on the NAS (Control Panel, User & Group)";
     /// Auth.
-    PERMISSION_DENIED = 402, "the account may not log in: it must be an administrator";
+    PERMISSION_DENIED = 402, "the account may not log in: add it to the group administrators on the NAS (Control Panel, User & Group)";
     /// Auth.
-    OTP_REQUIRED = 403, "the account asks for a second factor, which a driver cannot give: use an account without it";
+    OTP_REQUIRED = 403, "the account asks for a second factor, which a driver cannot give: switch it off for this account on the NAS";
+    /// Auth: counts towards Auto Block.
+    OTP_WRONG = 404, "the second factor is wrong, and a driver cannot give one: switch it off for this account on the NAS";
     /// Auth.
-    OTP_WRONG = 404, "the second factor is wrong";
+    PORTAL_REFUSED = 405, "the NAS's login portal refuses the account: look at Control Panel, Login Portal";
     /// Auth.
-    OTP_ENFORCED = 406, "a second factor is enforced for the account: exempt it";
+    OTP_ENFORCED = 406, "a second factor is enforced for the account: exempt it on the NAS (Control Panel, Security, Account)";
     /// Auth: Auto Block, per source address, a day by default.
     ADDRESS_BLOCKED = 407, "the NAS blocks this address after failed logins: remove it from the block list (Control Panel, Security)";
     /// Auth.
-    PASSWORD_EXPIRED = 408, "the password has expired";
+    PASSWORD_EXPIRED = 408, "the password has expired: set it anew on the NAS, without an expiry (Control Panel, User & Group)";
     /// Auth.
-    PASSWORD_EXPIRED_TOO = 409, "the password has expired";
+    PASSWORD_EXPIRED_TOO = 409, "the password has expired: set it anew on the NAS, without an expiry (Control Panel, User & Group)";
     /// Auth.
-    PASSWORD_MUST_CHANGE = 410, "the password must be changed";
+    PASSWORD_MUST_CHANGE = 410, "the password must be changed: log in to DSM once with this account";
     /// Auth.
-    ACCOUNT_LOCKED = 411, "the account is locked";
+    ACCOUNT_LOCKED = 411, "the account is locked: unlock it on the NAS (Control Panel, Security, Protection)";
     /// Auth: not a credential error.
     UPGRADING = 498, "DSM is being upgraded";
     /// Thick LUNs only.
@@ -111,20 +120,30 @@ codes! {
 }
 
 impl Code {
-    /// The session is gone or lacks its token: log in once more, send once more (design choice 23).
-    pub fn wants_login(self) -> bool {
-        matches!(
-            self,
-            Self::NO_PERMISSION
-                | Self::SESSION_TIMEOUT
-                | Self::SESSION_DUPLICATE
-                | Self::SESSION_UNKNOWN
-        )
+    /// The session cannot be used for this call: what there is to do about it (design choice 23).
+    pub fn session(self) -> SessionLoss {
+        match self.0 {
+            106 | 107 | 119 => SessionLoss::Gone,
+            // Clients list 122 to 127 as privilege or timeout, without telling which is which.
+            105 | 122..=127 | 150 => SessionLoss::Perhaps,
+            _ => SessionLoss::No,
+        }
     }
 
-    /// A login with this answer is not tried again with the same credential (design choice 23).
-    pub fn refuses_credential(self) -> bool {
-        (400..=411).contains(&self.0) && self != Self::ADDRESS_BLOCKED
+    /// DSM may have meant the session and not the call.
+    pub fn wants_login(self) -> bool {
+        self.session() != SessionLoss::No
+    }
+
+    /// What a refused login with this answer was refused for.
+    pub fn login(self) -> LoginRefusal {
+        match self.0 {
+            400 | 404 => LoginRefusal::Credential,
+            407 => LoginRefusal::Address,
+            // Unknown ones among them: they are of the same kind, and asking at each call would help nobody.
+            401..=497 => LoginRefusal::Account,
+            _ => LoginRefusal::Passing,
+        }
     }
 
     /// DSM says that it does not know the LUN. Not yet a proof (design choice 16).
@@ -146,14 +165,38 @@ impl Code {
     }
 }
 
+/// Whether a refused call was refused for its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionLoss {
+    /// For something else.
+    No,
+    /// The session is gone: another login helps.
+    Gone,
+    /// Another login may help, or the account lacks a right and it never will.
+    Perhaps,
+}
+
+/// What a login was refused for, as far as the next try is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginRefusal {
+    /// The password, or another factor, is wrong: Auto Block counts it.
+    Credential,
+    /// The password was right; something about the account stands against it, which can change on the NAS.
+    Account,
+    /// The source address is blocked.
+    Address,
+    /// Nothing of these: DSM starts, is upgraded, or is busy.
+    Passing,
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.0, self.text())
     }
 }
 
-/// Why a call has no good answer.
-#[derive(Debug, thiserror::Error)]
+/// Why a call has no good answer. It can be told to several: those who wait for one login share what becomes of it.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum DsmError {
     /// No connection: the call was not sent.
     #[error("the NAS at {url} cannot be reached: check its address, port and certificate")]
@@ -162,7 +205,23 @@ pub enum DsmError {
         url: String,
         /// Why.
         #[source]
-        source: super::wire::Cause,
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// No connection, because of the NAS's certificate: the call was not sent.
+    #[error("the certificate of the NAS at {url} is not trusted: {seen}")]
+    Untrusted {
+        /// Where.
+        url: String,
+        /// Why, and what to type.
+        seen: String,
+    },
+    /// Who is at that address does not take calls there: the call was not carried out.
+    #[error("the NAS at {url} {seen}")]
+    Misplaced {
+        /// Where.
+        url: String,
+        /// What was seen, and what to type.
+        seen: String,
     },
     /// Sent, but no answer: it may have been carried out.
     #[error("{api}.{method} was sent to the NAS, and no answer came")]
@@ -173,7 +232,7 @@ pub enum DsmError {
         method: &'static str,
         /// Why.
         #[source]
-        source: super::wire::Cause,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// An answer, but not one of DSM: a proxy, a booting or an upgrading NAS. It may have been carried out.
     #[error("{api}.{method} was answered with something that is not a DSM answer: {seen}")]
@@ -196,14 +255,14 @@ pub enum DsmError {
         code: Code,
     },
     /// DSM refused the login, now or earlier.
-    #[error("DSM refuses the login of {account:?} with code {code}{}", if *.remembered { "; the same credential is not tried again, because three failures lock this address out: change the password in the configuration" } else { "" })]
+    #[error("DSM refuses the login of {account:?} with code {code}{}", told(*.code, *.next))]
     Login {
         /// The account.
         account: String,
         /// Its code.
         code: Code,
-        /// Nothing was sent this time.
-        remembered: bool,
+        /// When it is tried again. `None`: with the next call.
+        next: Option<NextTry>,
     },
     /// The password cannot be read.
     #[error("the password of the NAS cannot be read from {path}")]
@@ -212,8 +271,37 @@ pub enum DsmError {
         path: String,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
+}
+
+/// When a refused login is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextTry {
+    /// In seconds since 1970.
+    pub at: u64,
+    /// A restart of the controller would try at once.
+    pub restart: bool,
+}
+
+/// A time and no span: the same failure has the same text, so that Kubernetes counts its events instead of keeping each.
+fn told(code: Code, next: Option<NextTry>) -> String {
+    let Some(next) = next else {
+        return String::new();
+    };
+    let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(next.at));
+    let mut text = format!("; next try at {at}");
+    match code.login() {
+        LoginRefusal::Credential => {
+            text += ", since failures lock this address out; at once with another password here";
+        }
+        LoginRefusal::Address => text += ", and not sooner",
+        LoginRefusal::Account | LoginRefusal::Passing => {}
+    }
+    if next.restart {
+        text += "; at once after kubectl -n NAMESPACE rollout restart deployment -l app.kubernetes.io/component=controller";
+    }
+    text
 }
 
 impl DsmError {
@@ -224,10 +312,25 @@ impl DsmError {
                 return Cow::Owned(code.0.to_string());
             }
             Self::Unreachable { .. } => "unreachable",
+            Self::Untrusted { .. } => "untrusted",
+            Self::Misplaced { .. } => "misplaced",
             Self::Lost { .. } => "lost",
             Self::Garbled { .. } => "garbled",
             Self::Password { .. } => "no_password",
         })
+    }
+
+    /// DSM itself said so.
+    pub fn is_of_dsm(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::Login { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::Misplaced { .. }
+            | Self::Lost { .. }
+            | Self::Garbled { .. }
+            | Self::Password { .. } => false,
+        }
     }
 
     /// DSM's code, when DSM refused the call itself.
@@ -235,6 +338,8 @@ impl DsmError {
         match self {
             Self::Refused { code, .. } => Some(*code),
             Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::Misplaced { .. }
             | Self::Lost { .. }
             | Self::Garbled { .. }
             | Self::Login { .. }
@@ -254,28 +359,30 @@ pub fn read<T: DeserializeOwned>(
     body: &[u8],
 ) -> Result<T, DsmError> {
     let garbled = |seen: String| DsmError::Garbled { api, method, seen };
-    let envelope: Envelope =
+    let envelope: Envelope<'_> =
         serde_json::from_slice(body).map_err(|error| garbled(error.to_string()))?;
     envelope.open(api, method)
 }
 
 /// The `data` of a call that returns nothing: absent, `null`, an object or an array, all the same.
 #[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(from = "Value")]
+#[serde(from = "IgnoredAny")]
 pub struct Nothing;
 
-impl From<Value> for Nothing {
-    fn from(_: Value) -> Self {
+impl From<IgnoredAny> for Nothing {
+    fn from(_: IgnoredAny) -> Self {
         Self
     }
 }
 
 /// `{"success":true,"data":…}` or `{"success":false,"error":{"code":N}}`, also inside a compound answer.
+///
+/// What is in it is looked at once its type is known: a tree of values of any kind takes sixty times the room of its text.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Envelope {
+struct Envelope<'a> {
     success: bool,
-    #[serde(default)]
-    data: Value,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
     error: Option<Refusal>,
 }
 
@@ -284,17 +391,16 @@ struct Refusal {
     code: u32,
 }
 
-impl Envelope {
-    pub(crate) fn open<T: DeserializeOwned>(
+impl<'a> Envelope<'a> {
+    fn open<T: Deserialize<'a>>(
         self,
         api: &'static str,
         method: &'static str,
     ) -> Result<T, DsmError> {
         let garbled = |seen: String| DsmError::Garbled { api, method, seen };
         match (self.success, self.error) {
-            (true, _) => {
-                serde_json::from_value(self.data).map_err(|error| garbled(error.to_string()))
-            }
+            (true, _) => serde_json::from_str(self.data.map_or("null", RawValue::get))
+                .map_err(|error| garbled(error.to_string())),
             (false, Some(refusal)) => Err(DsmError::Refused {
                 api,
                 method,
@@ -310,22 +416,44 @@ impl Envelope {
 /// The answer of `SYNO.Entry.Request`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct CompoundAnswer {
-    pub(crate) result: Vec<Envelope>,
+    result: Vec<Box<RawValue>>,
+}
+
+impl CompoundAnswer {
+    /// The results, one after the other, each with its own envelope.
+    pub(crate) fn into_results(self) -> impl Iterator<Item = Box<RawValue>> {
+        self.result.into_iter()
+    }
 }
 
 /// The results of calls that were sent in one request. There are fewer than calls when DSM stopped at one that failed.
 #[derive(Debug)]
-pub struct Results(Vec<(&'static str, &'static str, Result<Value, DsmError>)>);
+pub struct Results(Vec<Answered>);
+
+/// The result of a call, whose type is not known yet.
+#[derive(Debug)]
+struct Answered {
+    api: &'static str,
+    method: &'static str,
+    result: Result<Box<RawValue>, DsmError>,
+}
 
 impl Results {
     pub(crate) fn of(calls: &[super::call::Call], answer: CompoundAnswer) -> Self {
-        let read = calls.iter().zip(answer.result).map(|(call, envelope)| {
-            let result = envelope.open(call.api, call.method);
-            (call.api, call.method, result)
-        });
+        let read = |(call, text): (&super::call::Call, Box<RawValue>)| {
+            let (api, method) = (call.api, call.method);
+            let result = read::<Option<Box<RawValue>>>(api, method, text.get().as_bytes());
+            Answered {
+                api,
+                method,
+                result: result.map(Option::unwrap_or_default),
+            }
+        };
+        let read = calls.iter().zip(answer.into_results()).map(read);
         // DSM may name the calls that it did not make, with a code of their own.
-        let made = |(.., result): &(_, _, Result<Value, DsmError>)| {
-            result.as_ref().err().and_then(DsmError::code) != Some(Code::STOPPED)
+        let made = |answered: &Answered| {
+            let refusal = answered.result.as_ref().err();
+            refusal.and_then(DsmError::code) != Some(Code::STOPPED)
         };
         Self(read.take_while(made).collect())
     }
@@ -338,13 +466,17 @@ impl Results {
         if self.0.is_empty() {
             return None;
         }
-        let (api, method, result) = self.0.remove(0);
+        let Answered {
+            api,
+            method,
+            result,
+        } = self.0.remove(0);
         let garbled = |error: serde_json::Error| DsmError::Garbled {
             api,
             method,
             seen: error.to_string(),
         };
-        Some(result.and_then(|data| serde_json::from_value(data).map_err(garbled)))
+        Some(result.and_then(|data| serde_json::from_str(data.get()).map_err(garbled)))
     }
 
     /// No call was made beyond those whose results were taken.
@@ -353,7 +485,7 @@ impl Results {
     }
 
     pub(crate) fn first_refusal(&self) -> Option<&DsmError> {
-        self.0.iter().find_map(|(.., result)| result.as_ref().err())
+        self.0.iter().find_map(|one| one.result.as_ref().err())
     }
 
     /// Nothing but questions was answered.
@@ -361,13 +493,14 @@ impl Results {
         let asks = |method: &str| matches!(method, "get" | "list");
         self.0
             .iter()
-            .all(|(_, method, result)| asks(method) || result.is_err())
+            .all(|one| asks(one.method) || one.result.is_err())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     #[test]
     fn an_answer_is_data_or_a_code_or_garbled() {
@@ -405,12 +538,43 @@ mod tests {
     }
 
     #[test]
-    fn choice_23_only_wrong_credentials_are_remembered() {
-        for code in [400, 401, 402, 403, 404, 406, 408, 410, 411] {
-            assert!(Code(code).refuses_credential(), "{code}");
+    fn choice_23_each_refused_login_is_of_one_kind() {
+        for (kind, codes) in [
+            (LoginRefusal::Credential, &[400, 404][..]),
+            (
+                LoginRefusal::Account,
+                &[401, 402, 403, 405, 406, 408, 409, 410, 411, 412],
+            ),
+            (LoginRefusal::Address, &[407]),
+            (LoginRefusal::Passing, &[498, 119, 100]),
+        ] {
+            for code in codes {
+                assert_eq!(Code(*code).login(), kind, "{code}");
+            }
         }
-        for code in [407, 498, 119, 100] {
-            assert!(!Code(code).refuses_credential(), "{code}");
+    }
+
+    #[test]
+    fn choice_23_a_refused_login_says_what_to_change_and_when_it_is_tried_again() {
+        for (code, words) in [
+            (400, ["on the NAS", "at once with another password"]),
+            (402, ["administrators", "at once after kubectl"]),
+            (407, ["block list", "not sooner"]),
+        ] {
+            let error = DsmError::Login {
+                account: "csi".to_owned(),
+                code: Code(code),
+                next: Some(NextTry {
+                    at: 1_767_225_600,
+                    restart: code != 407,
+                }),
+            };
+            let text = error.to_string();
+            for word in words.iter().chain(&["2026-01-01T00:00:00Z"]) {
+                assert!(text.contains(word), "{word}: {text}");
+            }
+            let remedy = text.find(words[0]).unwrap();
+            assert!(remedy < 150, "within what an event shows: {text}");
         }
     }
 }

@@ -4,12 +4,18 @@
 use std::fmt;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
+use http::header::LOCATION;
 use http::{Request, Response};
+
+use super::trust::{self, Complaint, Trust};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Below the 20 s after which DSM closes an idle connection.
 const KEEP_IDLE: Duration = Duration::from_secs(15);
+/// More than any NAS has to say: a LUN takes 2 KiB of a list, and the largest models have some hundreds.
+const LARGEST: usize = 16 << 20;
 
 /// Why there is no answer, in the wire's own words.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -19,17 +25,18 @@ pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 pub enum Failure {
     /// No connection: nothing was sent.
     Unreachable(Cause),
+    /// No connection, for a reason that says what to type: nothing was sent.
+    Refused(Complaint),
     /// Sent, as far as one can tell, and no whole answer came.
     Lost(Cause),
+    /// An answer of more than so many bytes, the rest of which was not read.
+    TooLarge(usize),
 }
 
 /// Carries requests to one NAS. There is no deadline here: the client has one.
 pub trait Wire: fmt::Debug + Send + Sync {
-    /// Sends a request with an absolute URL and a form as its body, and reads the whole answer.
-    fn send(
-        &self,
-        request: Request<String>,
-    ) -> BoxFuture<'_, Result<Response<bytes::Bytes>, Failure>>;
+    /// Sends a request with an absolute URL and a form as its body, and reads the whole answer: status, body, and where else to go.
+    fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>>;
 }
 
 /// HTTP, with or without TLS.
@@ -37,11 +44,11 @@ pub trait Wire: fmt::Debug + Send + Sync {
 pub struct Http(reqwest::Client);
 
 impl Http {
-    /// For a NAS at `url`. `ca` is trusted beside the system's authorities.
+    /// For a NAS at `url`, which is trusted on these terms.
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn new(url: &str, ca: Option<reqwest::Certificate>) -> reqwest::Result<Self> {
+    pub fn new(url: &str, trust: Trust) -> Result<Self, Cause> {
         // The first client of the process chooses the cryptography; that it was chosen before is no error.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder()
@@ -53,32 +60,44 @@ impl Http {
         if url.starts_with("http://") {
             // The system's authorities are hundreds of files, and nobody would ask them.
             http = http.tls_certs_only([]);
-        } else if let Some(ca) = ca {
-            http = http.tls_certs_merge([ca]);
+        } else {
+            let nobody = |error| {
+                format!(
+                    "there is nobody to trust: give ca_file, or tls_pins (driver/docs/tls.md): {error}"
+                )
+            };
+            http = http.tls_backend_preconfigured(trust.client().map_err(nobody)?);
         }
-        http.build().map(Self)
+        Ok(Self(http.build()?))
     }
 }
 
 impl Wire for Http {
-    fn send(
-        &self,
-        request: Request<String>,
-    ) -> BoxFuture<'_, Result<Response<bytes::Bytes>, Failure>> {
+    fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
         Box::pin(async {
             let request = reqwest::Request::try_from(request).map_err(not_sent)?;
-            let answer = self.0.execute(request).await.map_err(not_sent)?;
-            let status = answer.status();
-            let body = answer.bytes().await.map_err(lost)?;
-            let mut answer = Response::new(body);
-            *answer.status_mut() = status;
-            Ok(answer)
+            let mut answer = self.0.execute(request).await.map_err(not_sent)?;
+            let mut body = BytesMut::new();
+            while let Some(chunk) = answer.chunk().await.map_err(lost)? {
+                if body.len() + chunk.len() > LARGEST {
+                    return Err(Failure::TooLarge(LARGEST));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            let mut whole = Response::new(body.freeze());
+            *whole.status_mut() = answer.status();
+            if let Some(place) = answer.headers_mut().remove(LOCATION) {
+                whole.headers_mut().insert(LOCATION, place);
+            }
+            Ok(whole)
         })
     }
 }
 
 fn not_sent(error: reqwest::Error) -> Failure {
-    if error.is_connect() || error.is_builder() {
+    if let Some(complaint) = trust::complaint(&error) {
+        Failure::Refused(complaint)
+    } else if error.is_connect() || error.is_builder() {
         Failure::Unreachable(error.without_url().into())
     } else {
         lost(error)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use driver::dsm::client::{Account, Password};
 use driver::dsm::lun::{self, LunsAnswer};
 use driver::dsm::target::{self, TargetAnswer, TargetsAnswer};
+use driver::dsm::trust::Trust;
 use driver::dsm::{Client, DsmError};
 
 use crate::exchange;
@@ -20,7 +21,10 @@ fn client(replies: &[&str]) -> (Client, Nas) {
         username: "admin".to_owned(),
         password: Password::Given("admin".into()),
     };
-    (Client::new(account, None, Arc::default()).unwrap(), nas)
+    (
+        Client::new(account, Trust::default(), Arc::default()).unwrap(),
+        nas,
+    )
 }
 
 fn parameters(seen: &Seen) -> BTreeMap<String, String> {
@@ -85,12 +89,7 @@ async fn a_refused_login_is_known_by_its_code() {
         let (client, nas) = client(&[name]);
         let error = client.call::<LunsAnswer>(&lun::list()).await.unwrap_err();
         let recorded = exchange(name).reply["error"]["code"].as_u64();
-        let DsmError::Login {
-            code,
-            remembered: false,
-            ..
-        } = error
-        else {
+        let DsmError::Login { code, .. } = error else {
             panic!("{name}: {error}")
         };
         assert_eq!(Some(u64::from(code.0)), recorded, "{name}");
@@ -100,17 +99,24 @@ async fn a_refused_login_is_known_by_its_code() {
 
 #[tokio::test]
 async fn choice_23_a_lost_session_is_renewed_once() {
-    for refusal in ["session_unknown", "csrf_token_missing"] {
-        let (client, nas) = client(&["auth_login_v6", refusal, "auth_login_v6", "lun_list_empty"]);
+    // A session whose token is missing lives on, and is ended.
+    for (refusal, ended) in [
+        ("session_unknown", &[][..]),
+        ("csrf_token_missing", &["auth_logout"]),
+    ] {
+        let first = ["auth_login_v6", refusal, "auth_login_v6"];
+        let (client, nas) = client(&[&first, ended, &["lun_list_empty"]].concat());
         assert!(
             client.call::<LunsAnswer>(&lun::list()).await.is_ok(),
             "{refusal}"
         );
-        let methods: Vec<String> = nas
+        let mut methods: Vec<String> = nas
             .seen()
             .iter()
             .map(|seen| seen.form["method"].clone())
             .collect();
+        assert_eq!(methods.len(), 4 + ended.len(), "{refusal}");
+        methods.retain(|method| method != "logout");
         assert_eq!(methods, ["login", "list", "login", "list"], "{refusal}");
     }
 }

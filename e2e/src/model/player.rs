@@ -69,6 +69,8 @@ pub struct Player<'a, P> {
     pub(super) book: Book,
     /// Also of volumes that are gone.
     pub(super) lives: BTreeMap<u8, Life>,
+    /// What the driver logs in with.
+    pub(super) password: String,
     /// How often the password was changed.
     pub(super) rotations: u32,
     pub(super) foreign: Seen,
@@ -108,6 +110,7 @@ impl<'a, P: Plane> Player<'a, P> {
             node_ids,
             beside: false,
             amid: false,
+            password: crate::nas::PASSWORD.to_owned(),
             said: Vec::new(),
             tally: Tally::default(),
         })

@@ -78,6 +78,8 @@ capabilities:
 {{- end }}
 - name: sim
   url: http://{{ include "synology-csi.fullname" . }}-dsm-sim.{{ .Release.Namespace }}.svc:5000
+  # It stays within the cluster, and there is nothing to steal.
+  plainHttp: true
   username: admin
   password: admin
   # No packet goes there: node-sim finds by it the targets of the one NAS that it knows.
@@ -93,6 +95,12 @@ capabilities:
 {{- end }}
 {{- if and .ca .caConfigMap }}
 {{- fail (printf "nas %s: give either ca or caConfigMap" .name) }}
+{{- end }}
+{{- if and .tlsPins (or .ca .caConfigMap .tlsServerName) }}
+{{- fail (printf "nas %s: tlsPins takes the place of ca, caConfigMap and tlsServerName" .name) }}
+{{- end }}
+{{- if and (hasPrefix "http://" .url) (not .plainHttp) }}
+{{- fail (printf "nas %s: url: %s would send the administrator's password in the clear; write https:// (port 5001; driver/docs/tls.md), or plainHttp: true" .name .url) }}
 {{- end }}
 {{- range prepend (default list .aliases) .name }}
 {{- if hasKey $seen . }}
@@ -119,11 +127,20 @@ nas:
     {{- if or .ca .caConfigMap }}
     ca_file: /etc/synology-csi/ca/{{ .name }}.crt
     {{- end }}
+    {{- with .tlsServerName }}
+    tls_server_name: {{ . | quote }}
+    {{- end }}
+    {{- with .tlsPins }}
+    tls_pins: {{ toJson . }}
+    {{- end }}
+    {{- if .plainHttp }}
+    plain_http: true
+    {{- end }}
     {{- with .portals }}
     portals: {{ toJson . }}
     {{- end }}
 {{- end }}
-# A refused password is not tried again until it changes. The directory lives as long as the pod: it survives the driver's restarts.
+# Which logins were refused, and when. The directory lives as long as the pod: it survives the driver's restarts.
 state_file: /var/lib/synology-csi/refused.json
 {{- $chap := include "synology-csi.chap" . | fromYaml }}
 # Who proves itself at a login to a target. The keys are files beside this one.

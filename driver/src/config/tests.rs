@@ -1,0 +1,203 @@
+use super::*;
+
+const GOOD: &str = "
+nas:
+  - name: nas1
+    aliases: [old]
+    url: https://nas.example:5001
+    username: csi
+    password_file: /etc/synology-csi/password
+    portals: ['10.0.0.5', '[fd00::5]:3260']
+state_file: /var/lib/synology-csi/refused.json
+";
+
+fn refusal(change: impl Fn(&str) -> String) -> String {
+    let error = Config::read(&change(GOOD)).unwrap_err();
+    format!(
+        "{error}: {:?}",
+        std::error::Error::source(&error).map(ToString::to_string)
+    )
+}
+
+#[test]
+fn a_good_configuration_is_read() {
+    let config = Config::read(GOOD).unwrap();
+    assert_eq!(config.nas[0].portals.len(), 2);
+    assert!(matches!(config.nas[0].password(), Password::File(_)));
+}
+
+#[test]
+fn a_bad_one_is_refused_by_name() {
+    for (from, to, named) in [
+        ("username: csi", "user: csi", "user"),
+        ("name: nas1", "name: NAS_1", "NAS_1"),
+        ("aliases: [old]", "aliases: [nas1]", "twice"),
+        ("https://nas.example:5001", "ftp://nas.example", "url"),
+        (
+            "https://nas.example:5001",
+            "https://csi:secret@nas.example",
+            "password_file",
+        ),
+        (
+            "https://nas.example:5001",
+            "https://nas.example/webapi",
+            "port",
+        ),
+        ("password_file: /etc/synology-csi/password", "", "password"),
+        ("username: csi", "username: ''", "username"),
+        (
+            "password_file: /etc/synology-csi/password",
+            "password: ''",
+            "password is empty",
+        ),
+        ("10.0.0.5", "nas.local", "nas.local"),
+        ("state_file", "statefile", "statefile"),
+        (
+            "url: https://nas.example:5001",
+            "url: http://nas.example:5000",
+            "plain_http: true",
+        ),
+        (
+            "url: https://nas.example:5001",
+            "url: http://10.0.0.5:5000",
+            "in the clear",
+        ),
+        (
+            "username: csi",
+            "username: csi\n    tls_pins: [AAAA]",
+            "sha256//",
+        ),
+        (
+            "username: csi",
+            "username: csi\n    tls_server_name: 'a b'",
+            "give a host name",
+        ),
+        (
+            "username: csi",
+            "username: csi\n    tls_server_name: synology\n    tls_pins: ['sha256//paWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaU=']",
+            "takes the place",
+        ),
+        (
+            "url: https://nas.example:5001",
+            "url: http://127.0.0.1:5000\n    tls_server_name: synology",
+            "over https://",
+        ),
+    ] {
+        let text = refusal(|good| good.replace(from, to));
+        assert!(text.contains(named), "{to}: {text}");
+    }
+    assert!(matches!(Config::read("nas: []"), Err(ConfigError::Empty)));
+}
+
+#[test]
+fn plain_http_leaves_this_machine_only_by_the_word() {
+    let told = |url: &str| {
+        let text = GOOD.replace("https://nas.example:5001", url);
+        Config::read(&text).map(|config| config.nas[0].tells_password())
+    };
+    for url in [
+        "http://127.0.0.1:5000",
+        "http://[::1]:5000",
+        "http://localhost:5000",
+    ] {
+        assert!(!told(url).unwrap(), "{url}");
+    }
+    for url in [
+        "http://nas",
+        "http://192.168.1.2:5000",
+        "http://localhost.example",
+        "http://[fd00::5]",
+    ] {
+        told(url).unwrap_err();
+        let word = format!("{url}\n    plain_http: true");
+        assert!(told(&word).unwrap(), "{url}");
+    }
+    assert!(!told("https://nas.example\n    plain_http: true").unwrap());
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let text = GOOD.replace(
+        "password_file: /etc/synology-csi/password",
+        "password: planted-secret",
+    );
+    assert!(!format!("{:?}", Config::read(&text).unwrap()).contains("planted-secret"));
+}
+
+#[test]
+fn the_replacement_timeout_is_in_whole_seconds() {
+    for (text, seconds) in [("120s", 120), ("2m", 120), ("1s", 1), ("1day", 86_400)] {
+        assert_eq!(replacement_timeout(text), Ok(Duration::from_secs(seconds)));
+    }
+    for bad in ["0s", "120", "1500ms", "2days", "-1s", ""] {
+        assert!(replacement_timeout(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn metrics_have_an_address() {
+    for (text, read) in [
+        ("127.0.0.1:9810", "127.0.0.1:9810"),
+        ("[fd00::5]:0", "[fd00::5]:0"),
+        ("fd00::5:9810", "[fd00::5]:9810"),
+        (":::9810", "[::]:9810"),
+    ] {
+        assert_eq!(metrics_address(text), Ok(read.parse().unwrap()), "{text}");
+    }
+    for bad in [
+        ":9810",
+        "9810",
+        "localhost:9810",
+        "127.0.0.1:",
+        "127.0.0.1:70000",
+        "[::1:9810",
+    ] {
+        assert!(
+            metrics_address(bad).unwrap_err().contains("[::]:9810"),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn the_number_of_volumes_is_told_or_left_to_the_co() {
+    let given = |flags: &[&str]| {
+        let words = ["synology-csi", "--endpoint=/csi.sock"];
+        Args::try_parse_from(words.iter().chain(flags))
+            .map(|args| args.max_volumes_per_node)
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(given(&[]), Ok(0));
+    assert_eq!(given(&["--max-volumes-per-node=0"]), Ok(0));
+    assert_eq!(given(&["--max-volumes-per-node", "64"]), Ok(64));
+    assert_eq!(
+        given(&["--max-volumes-per-node=2147483647"]),
+        Ok(2_147_483_647)
+    );
+    for bad in ["-1", "2147483648", "many", "1.5", ""] {
+        let text = given(&["--max-volumes-per-node", bad]).unwrap_err();
+        for part in [
+            "--max-volumes-per-node",
+            &format!("'{bad}'"),
+            "from 1 to 2147483647",
+        ] {
+            // clap says of an empty value that it is missing.
+            let told = bad.is_empty() || text.contains(part);
+            assert!(told, "{bad}: {text}");
+        }
+    }
+}
+
+#[test]
+fn endpoints_are_unix_sockets() {
+    assert_eq!(
+        socket_path("unix:///csi/csi.sock"),
+        Ok(PathBuf::from("/csi/csi.sock"))
+    );
+    assert_eq!(
+        socket_path("/csi/csi.sock"),
+        Ok(PathBuf::from("/csi/csi.sock"))
+    );
+    assert!(socket_path("tcp://0.0.0.0:1").is_err());
+    assert!(socket_path("unix://csi.sock").is_err());
+}

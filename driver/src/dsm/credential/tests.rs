@@ -1,0 +1,196 @@
+//! Time is paused: it goes on when a test says so.
+
+use std::time::Duration;
+
+use tokio::time::advance;
+
+use super::*;
+
+const WRONG: &str = "wrong-password";
+
+fn with(password: &SecretString) -> Credential<'_> {
+    Credential {
+        url: "http://nas",
+        account: "csi",
+        password,
+    }
+}
+
+async fn pass(seconds: u64) {
+    advance(Duration::from_secs(seconds)).await;
+}
+
+/// How long after each refusal with this code the same credential is tried again, in seconds.
+async fn pauses(code: u32, times: usize) -> Vec<u64> {
+    let (refusals, wrong) = (Refusals::default(), SecretString::from(WRONG));
+    let mut seen = Vec::new();
+    for _ in 0..times {
+        let now = refusals.now();
+        let next = refusals.remember("nas1", with(&wrong), Code(code)).unwrap();
+        let after = next.at - now;
+        pass(after - 1).await;
+        assert!(refusals.rest("nas1", with(&wrong)).is_some(), "not before");
+        pass(1).await;
+        assert_eq!(refusals.rest("nas1", with(&wrong)), None, "not later");
+        seen.push(after);
+    }
+    seen
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_23_what_can_change_on_the_nas_is_tried_again() {
+    assert_eq!(pauses(400, 5).await, [900, 3_600, 21_600, 86_400, 86_400]);
+    assert_eq!(pauses(404, 2).await, [900, 3_600]);
+    for code in [401, 402, 403, 405, 406, 408, 409, 410, 411] {
+        assert_eq!(pauses(code, 4).await, [60, 120, 300, 300], "{code}");
+    }
+    assert_eq!(pauses(407, 3).await, [600, 600, 600]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_23_what_passes_is_not_remembered() {
+    let (refusals, wrong) = (Refusals::default(), SecretString::from(WRONG));
+    assert_eq!(refusals.remember("nas1", with(&wrong), Code(498)), None);
+    assert_eq!(refusals.rest("nas1", with(&wrong)), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_23_another_credential_is_tried_at_once_and_the_same_one_is_not_another() {
+    let refusals = Refusals::default();
+    let [one, two, right] = ["one", "two", "right"].map(SecretString::from);
+    refusals.remember("nas1", with(&one), Code(400));
+    assert!(refusals.rest("nas1", with(&one)).is_some());
+    assert_eq!(refusals.rest("nas2", with(&one)), None);
+    assert_eq!(refusals.rest("nas1", with(&two)), None);
+    refusals.remember("nas1", with(&two), Code(400));
+    // A file that goes to and fro between two of them gives no more than one try each.
+    assert!(refusals.rest("nas1", with(&one)).is_some());
+    assert_eq!(refusals.rest("nas1", with(&right)), None);
+    // An address that is blocked is blocked for each of them.
+    refusals.remember("nas1", with(&right), Code(407));
+    for password in [&one, &two, &right] {
+        let (code, next) = refusals.rest("nas1", with(password)).unwrap();
+        assert_eq!((code, next.restart), (Code::ADDRESS_BLOCKED, false));
+    }
+    pass(600).await;
+    assert_eq!(refusals.rest("nas1", with(&right)), None);
+    assert!(refusals.rest("nas1", with(&one)).is_some());
+    refusals.forget("nas1");
+    assert_eq!(refusals.rest("nas1", with(&one)), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_23_the_password_put_right_on_the_nas_begins_anew_with_what_stands_behind_it() {
+    let (refusals, wrong) = (Refusals::default(), SecretString::from(WRONG));
+    for _ in 0..3 {
+        refusals.remember("nas1", with(&wrong), Code(400));
+        pass(DAY).await;
+    }
+    let now = refusals.now();
+    let next = refusals.remember("nas1", with(&wrong), Code(402)).unwrap();
+    assert_eq!(next.at - now, 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_23_a_restart_tries_at_once_and_never_more_often_than_auto_block_allows() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("refused.json");
+    let open = || Refusals::open(Some(file.clone())).unwrap();
+    let wrong = SecretString::from(WRONG);
+    for code in [401, 402, 403, 411] {
+        open().remember("nas1", with(&wrong), Code(code));
+        for _ in 0..3 {
+            assert_eq!(open().rest("nas1", with(&wrong)), None, "{code}");
+        }
+    }
+    open().forget("nas1");
+    // A driver that is started again and again with a wrong password: once more, and then as seldom as one that runs on.
+    for tries in 1..=2 {
+        let refusals = open();
+        assert_eq!(refusals.rest("nas1", with(&wrong)), None, "{tries}");
+        let next = refusals.remember("nas1", with(&wrong), Code(400)).unwrap();
+        assert_eq!(next.restart, tries < 2, "it promises what is so");
+    }
+    let refusals = open();
+    let (code, next) = refusals.rest("nas1", with(&wrong)).unwrap();
+    assert_eq!((code, next.restart), (Code::WRONG_PASSWORD, false));
+    assert!(next.at - refusals.now() <= HOUR);
+    assert!(
+        !std::fs::read_to_string(&file).unwrap().contains(WRONG),
+        "the file holds no password"
+    );
+    // A blocked address has its ten minutes, whatever is restarted.
+    refusals.remember("nas1", with(&wrong), Code(407));
+    let (code, next) = open().rest("nas1", with(&wrong)).unwrap();
+    assert_eq!(code, Code::ADDRESS_BLOCKED);
+    assert!((590..=600).contains(&(next.at - refusals.now())));
+}
+
+/// However often it is restarted, and whenever: in an hour two failures, in a day four.
+#[test]
+fn choice_23_no_order_of_restarts_adds_failures() {
+    let (wrong, mut tried) = (SecretString::from(WRONG), Vec::new());
+    let mut record = Record::default();
+    let start = 1_767_225_600;
+    for minute in 0..3 * 24 * 60 {
+        let now = start + minute * MINUTE;
+        // It restarts each minute, in some hours not at all.
+        if minute / 60 % 5 != 3 {
+            record = record.read(now);
+        }
+        if record.rest(with(&wrong), now).is_none() {
+            tried.push(now);
+            record.refuse(with(&wrong), Code(400), now);
+        }
+    }
+    assert!(tried.len() >= 4, "it does not give up: {tried:?}");
+    for (span, most) in BOUNDS {
+        for from in &tried {
+            let within = tried.iter().filter(|at| (*from..from + span).contains(at));
+            assert!(within.count() <= most, "{span} s from {from}: {tried:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_file_of_the_version_before_is_read_and_a_clock_set_back_blocks_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("refused.json");
+    std::fs::write(
+        &file,
+        r#"{"nas1": {"salt": "00", "hash": "11", "code": 402}}"#,
+    )
+    .unwrap();
+    let (refusals, wrong) = (
+        Refusals::open(Some(file.clone())).unwrap(),
+        SecretString::from(WRONG),
+    );
+    assert_eq!(refusals.rest("nas1", with(&wrong)), None);
+    refusals.remember("nas1", with(&wrong), Code(407));
+    let text = std::fs::read_to_string(&file).unwrap();
+    let mut known: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(known["nas1"]["code"], 402, "what the version before reads");
+    known["nas1"]["blocked"] = (refusals.now() + 10 * DAY).into();
+    std::fs::write(&file, known.to_string()).unwrap();
+    let (_, next) = Refusals::open(Some(file))
+        .unwrap()
+        .rest("nas1", with(&wrong))
+        .unwrap();
+    assert!(next.at <= refusals.now() + BLOCKED);
+}
+
+#[test]
+fn a_state_file_that_cannot_be_understood_is_named_not_overwritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("refused.json");
+    std::fs::write(&file, "not json").unwrap();
+    assert!(Refusals::open(Some(file.clone())).is_err());
+    for nothing in ["", "\n", "\0"] {
+        std::fs::write(&file, nothing).unwrap();
+        assert_eq!(
+            Refusals::open(Some(file.clone())).is_ok(),
+            nothing != "\0",
+            "{nothing:?}"
+        );
+    }
+}

@@ -1,0 +1,264 @@
+//! Session care (design choice 23): one session of a NAS for all who call, one login for all who wait for it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::header::HeaderValue;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use super::call::Call;
+use super::client::Client;
+use super::credential::Credential;
+use super::reply::{Code, DsmError, Nothing, SessionLoss};
+use crate::metrics;
+
+/// A login needs no disk but those that sleep. A NAS that hangs is told of before its caller gives up.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long one may take to end: it ends by itself.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// How often a session is renewed that another login may not help.
+const SELDOM: Duration = Duration::from_secs(60);
+
+/// The logins to one NAS.
+#[derive(Debug, Default)]
+pub(super) struct Logins {
+    state: Mutex<State>,
+    /// How many of them have failed.
+    failed: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    session: Option<Session>,
+    count: u64,
+    /// The last one that failed: its number, and why.
+    failure: Option<(u64, DsmError)>,
+    /// When a session was last renewed of which one cannot know whether it was to blame.
+    doubted: Option<Instant>,
+}
+
+/// A session.
+#[derive(Clone)]
+pub(super) struct Session {
+    number: u64,
+    sid: SecretString,
+    cookie: HeaderValue,
+    token: Option<HeaderValue>,
+    since: Instant,
+    /// It was made in the place of another.
+    renewed: bool,
+    /// A call was answered in it.
+    worked: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    pub(super) fn sid(&self) -> &str {
+        self.sid.expose_secret()
+    }
+
+    pub(super) fn cookie(&self) -> HeaderValue {
+        self.cookie.clone()
+    }
+
+    pub(super) fn token(&self) -> Option<HeaderValue> {
+        self.token.clone()
+    }
+
+    /// Learns from the answer to a call.
+    pub(super) fn judge<T>(&self, answer: &Result<T, DsmError>) {
+        let worked = answer.as_ref().map_or_else(
+            |error| error.code().is_some_and(|code| !code.wants_login()),
+            |_| true,
+        );
+        if worked {
+            self.worked.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl State {
+    /// Another login in the place of this session is worth a try.
+    fn may_renew(&self, stale: &Session, code: Code) -> bool {
+        let seldom = |at: Instant| at.elapsed() >= SELDOM;
+        match code.session() {
+            SessionLoss::No => false,
+            SessionLoss::Gone => {
+                !stale.renewed || stale.worked.load(Ordering::Relaxed) || seldom(stale.since)
+            }
+            SessionLoss::Perhaps => self.doubted.is_none_or(seldom),
+        }
+    }
+}
+
+impl Client {
+    /// The shared session; a new one when there is none.
+    pub(super) async fn session(&self) -> Result<Session, DsmError> {
+        let mut logins = self.after_logins().await?;
+        match &logins.session {
+            Some(session) => Ok(session.clone()),
+            None => Box::pin(self.log_in(&mut logins, false)).await,
+        }
+    }
+
+    /// Another session than this one, in which a call was refused with `code`. `None`: another one was tried only just now, and
+    /// may have helped nothing.
+    pub(super) async fn renew(
+        &self,
+        stale: &Session,
+        code: Code,
+    ) -> Result<Option<Session>, DsmError> {
+        let mut logins = self.after_logins().await?;
+        if let Some(session) = &logins.session
+            && session.number != stale.number
+        {
+            return Ok(Some(session.clone()));
+        }
+        if !logins.may_renew(stale, code) {
+            return Ok(None);
+        }
+        logins.session = None;
+        let fresh = Box::pin(self.log_in(&mut logins, true)).await?;
+        if code.session() == SessionLoss::Perhaps {
+            logins.doubted = Some(Instant::now());
+            drop(logins);
+            // It may live on, and a NAS has room for so many.
+            self.end(stale).await;
+        }
+        Ok(Some(fresh))
+    }
+
+    /// Ends the session, if there is one. A failure is only logged: the session ends by itself.
+    pub async fn logout(&self) {
+        let session = self.logins.state.lock().await.session.take();
+        if let Some(session) = session {
+            self.end(&session).await;
+        }
+    }
+
+    async fn end(&self, session: &Session) {
+        let call = Call::new("SYNO.API.Auth", 1, "logout");
+        let ended = timeout(FAREWELL, self.send_with::<Nothing>(&call, session)).await;
+        if !matches!(ended, Ok(Ok(Nothing))) {
+            debug!(nas = %self.account.nas, ?ended, "logout failed");
+        }
+    }
+
+    /// Waits for a login that is under way, and shares its failure: who waits for a NAS that hangs waits once.
+    async fn after_logins(&self) -> Result<MutexGuard<'_, State>, DsmError> {
+        let known = self.logins.failed.load(Ordering::Relaxed);
+        let state = self.logins.state.lock().await;
+        match &state.failure {
+            Some((number, error)) if *number > known => Err(error.clone()),
+            Some(_) | None => Ok(state),
+        }
+    }
+
+    async fn log_in(&self, state: &mut State, renewed: bool) -> Result<Session, DsmError> {
+        let nas = self.account.nas.to_string();
+        let password = self.password().await?;
+        let credential = Credential {
+            url: &self.account.url,
+            account: &self.account.username,
+            password: &password,
+        };
+        let refused = |code, next| DsmError::Login {
+            account: self.account.username.clone(),
+            code,
+            next,
+        };
+        if let Some((code, next)) = self.refusals.rest(&nas, credential) {
+            metrics::of_process().login(&nas, Some(code.0));
+            return Err(refused(code, Some(next)));
+        }
+        state.count += 1;
+        let made = match self.send_login(&password).await {
+            Ok(answer) => {
+                info!(nas, "logged in");
+                self.refusals.forget(&nas);
+                metrics::of_process().login(&nas, None);
+                answer.into_session(state.count, renewed)
+            }
+            Err(DsmError::Refused { code, .. }) => {
+                let next = self.refusals.remember(&nas, credential, code);
+                metrics::of_process().login(&nas, Some(code.0));
+                let error = refused(code, next);
+                warn!(nas, %error, "login refused");
+                Err(error)
+            }
+            Err(error) => Err(error),
+        };
+        match &made {
+            Ok(session) => state.session = Some(session.clone()),
+            Err(error) => {
+                let number = self.logins.failed.fetch_add(1, Ordering::Relaxed) + 1;
+                state.failure = Some((number, error.clone()));
+            }
+        }
+        made
+    }
+
+    async fn send_login(&self, password: &SecretString) -> Result<LoginAnswer, DsmError> {
+        // Version 6 is the highest that DSM 6 offers, and DSM 7 still takes it. Values are plain: this API is not JSON.
+        let form = [
+            ("api", "SYNO.API.Auth"),
+            ("version", "6"),
+            ("method", "login"),
+            ("account", &self.account.username),
+            ("passwd", password.expose_secret()),
+            ("session", "dsm"),
+            ("format", "sid"),
+            ("enable_syno_token", "yes"),
+        ];
+        let request = self.request("auth.cgi");
+        self.send(request, &form, "SYNO.API.Auth", "login", DEADLINE)
+            .await
+    }
+}
+
+#[derive(Deserialize)]
+struct LoginAnswer {
+    sid: SecretString,
+    synotoken: Option<SecretString>,
+}
+
+impl LoginAnswer {
+    fn into_session(self, number: u64, renewed: bool) -> Result<Session, DsmError> {
+        let header = |text: &str| {
+            let garbled = |_| DsmError::Garbled {
+                api: "SYNO.API.Auth",
+                method: "login",
+                seen: "a sid or token that cannot stand in a header".to_owned(),
+            };
+            let mut value = HeaderValue::from_str(text).map_err(garbled)?;
+            value.set_sensitive(true);
+            Ok(value)
+        };
+        Ok(Session {
+            number,
+            cookie: header(&format!("id={}", self.sid.expose_secret()))?,
+            token: self
+                .synotoken
+                .map(|token| header(token.expose_secret()))
+                .transpose()?,
+            sid: self.sid,
+            since: Instant::now(),
+            renewed,
+            worked: Arc::default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+//! A NAS that is played, in paused time.
+
+use std::sync::Mutex as Plain;
+
+use futures::future::{BoxFuture, join_all};
+use http::{Request, Response};
+use tokio::time::advance;
+
+use super::*;
+use crate::dsm::client::{Account, Password};
+use crate::dsm::credential::Refusals;
+use crate::dsm::wire::{Failure, Wire};
+
+/// Says the body of the answer to a method; `None`: never.
+type Script = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+struct Played {
+    script: Plain<Script>,
+    seen: Plain<Vec<String>>,
+}
+
+impl fmt::Debug for Played {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Played")
+    }
+}
+
+impl Wire for Played {
+    fn send(
+        &self,
+        request: Request<String>,
+    ) -> BoxFuture<'_, Result<Response<bytes::Bytes>, Failure>> {
+        Box::pin(async move {
+            let mut pairs = url::form_urlencoded::parse(request.body().as_bytes());
+            let method = pairs.find(|(key, _)| key == "method").unwrap().1;
+            self.seen.lock().unwrap().push(method.clone().into_owned());
+            let body = (self.script.lock().unwrap())(&method);
+            // So that others come to wait.
+            tokio::task::yield_now().await;
+            match body {
+                Some(body) => Ok(Response::new(body.into())),
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+const LOGGED_IN: &str = r#"{"success":true,"data":{"sid":"s","synotoken":"t"}}"#;
+const OK: &str = r#"{"success":true}"#;
+
+fn refused(code: u32) -> String {
+    format!(r#"{{"success":false,"error":{{"code":{code}}}}}"#)
+}
+
+/// Logins go well, and calls are refused with this code.
+fn refusing(code: u32) -> Script {
+    Box::new(move |method| {
+        Some(match method {
+            "login" => LOGGED_IN.to_owned(),
+            "logout" => OK.to_owned(),
+            _ => refused(code),
+        })
+    })
+}
+
+fn healthy() -> Script {
+    Box::new(|method| Some(if method == "login" { LOGGED_IN } else { OK }.to_owned()))
+}
+
+fn client(script: Script) -> (Arc<Played>, Client) {
+    let wire = Arc::new(Played {
+        script: Plain::new(script),
+        seen: Plain::default(),
+    });
+    let account = Account {
+        nas: "nas1".parse().unwrap(),
+        url: "http://nas.example:5000".to_owned(),
+        username: "csi".to_owned(),
+        password: Password::Given("right".into()),
+    };
+    (
+        wire.clone(),
+        Client::over(wire, account, Arc::new(Refusals::default())),
+    )
+}
+
+impl Played {
+    fn play(&self, script: Script) {
+        *self.script.lock().unwrap() = script;
+    }
+
+    fn count(&self, method: &str) -> usize {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().filter(|seen| *seen == method).count()
+    }
+}
+
+async fn ask(client: &Client) -> Result<(), DsmError> {
+    let call = Call::new("SYNO.Core.ISCSI.LUN", 1, "list");
+    client.call::<Nothing>(&call).await.map(drop)
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_23_a_changed_address_takes_a_new_session_once_a_minute() {
+    for code in [150, 105, 122, 127] {
+        let (nas, client) = client(healthy());
+        ask(&client).await.unwrap();
+        // Once: the address has changed, or the CSRF protection was switched on.
+        let first = std::sync::atomic::AtomicBool::new(true);
+        nas.play(Box::new(move |method| {
+            Some(match method {
+                "login" => LOGGED_IN.to_owned(),
+                "list" if first.swap(false, Ordering::Relaxed) => refused(code),
+                _ => OK.to_owned(),
+            })
+        }));
+        ask(&client).await.unwrap();
+        assert_eq!(nas.count("login"), 2, "{code}");
+        // For ever: the address changes with each call, or the account lacks the right.
+        nas.play(refusing(code));
+        for _ in 0..20 {
+            let error = ask(&client).await.unwrap_err();
+            assert_eq!(error.code(), Some(Code(code)));
+            advance(Duration::from_secs(2)).await;
+        }
+        assert_eq!(nas.count("login"), 2, "{code}");
+        advance(Duration::from_secs(20)).await;
+        ask(&client).await.unwrap_err();
+        ask(&client).await.unwrap_err();
+        assert_eq!(nas.count("login"), 3, "{code}");
+        assert_eq!(
+            nas.count("logout"),
+            2,
+            "{code}: the NAS is not filled with sessions"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_23_a_nas_that_knows_no_session_is_not_logged_in_to_with_each_call() {
+    let (nas, client) = client(refusing(119));
+    for _ in 0..10 {
+        let error = ask(&client).await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::SESSION_UNKNOWN));
+    }
+    assert_eq!(nas.count("login"), 2);
+    nas.play(healthy());
+    ask(&client).await.unwrap();
+    nas.play(refusing(119));
+    ask(&client).await.unwrap_err();
+    assert_eq!(
+        nas.count("login"),
+        3,
+        "a session that has worked is renewed at once"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_23_who_waits_for_one_login_shares_what_becomes_of_it() {
+    let (nas, client) = client(Box::new(|_| None));
+    let started = Instant::now();
+    for answer in join_all((0..5).map(|_| ask(&client))).await {
+        let error = answer.unwrap_err();
+        assert!(matches!(error, DsmError::Lost { .. }), "{error}");
+    }
+    assert_eq!((started.elapsed(), nas.count("login")), (DEADLINE, 1));
+    nas.play(Box::new(|_| Some(refused(498))));
+    for answer in join_all((0..5).map(|_| ask(&client))).await {
+        assert!(matches!(answer, Err(DsmError::Login { .. })), "{answer:?}");
+    }
+    assert_eq!(nas.count("login"), 2);
+    // Who comes afterwards tries anew.
+    nas.play(healthy());
+    ask(&client).await.unwrap();
+    assert_eq!(nas.count("login"), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_23_an_account_put_right_on_the_nas_works_without_a_restart() {
+    for code in [401, 402, 403, 406, 410, 411] {
+        let (nas, client) = client(Box::new(move |_| Some(refused(code))));
+        for _ in 0..3 {
+            let error = ask(&client).await.unwrap_err();
+            assert!(error.to_string().contains("next try at"), "{error}");
+        }
+        assert_eq!(nas.count("login"), 1, "{code}");
+        nas.play(healthy());
+        advance(Duration::from_secs(60)).await;
+        ask(&client).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_file_is_read_as_it_is_meant_and_an_empty_one_costs_no_login() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("password");
+    let (nas, client) = client(healthy());
+    let account = Account {
+        password: Password::File(path.clone()),
+        ..client.account.clone()
+    };
+    let client = Client::over(nas.clone(), account, Arc::new(Refusals::default()));
+    for nothing in ["", "\n", "\u{feff}", "\u{feff}\r\n"] {
+        std::fs::write(&path, nothing).unwrap();
+        let error = ask(&client).await.unwrap_err();
+        assert!(
+            matches!(error, DsmError::Password { .. }),
+            "{nothing:?}: {error}"
+        );
+    }
+    assert_eq!(nas.count("login"), 0);
+    for text in ["right", "right\n", "right\r\n", "\u{feff}right\n"] {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(client.password().await.unwrap().expose_secret(), "right");
+    }
+    std::fs::write(&path, " two words \n").unwrap();
+    assert_eq!(
+        client.password().await.unwrap().expose_secret(),
+        " two words "
+    );
+}
