@@ -39,7 +39,7 @@ impl Bug {
 }
 
 /// All of them.
-pub(super) const BUGS: [Bug; 41] = [
+pub(super) const BUGS: [Bug; 43] = [
     Bug {
         name: "growth-tool-believed",
         file: "driver/src/node/grow.rs",
@@ -260,7 +260,7 @@ pub(super) const BUGS: [Bug; 41] = [
     },
     Bug {
         name: "record-removal-believed",
-        file: "driver/src/node/held.rs",
+        file: "driver/src/node/record.rs",
         find: "if left.is_some_and(|names| !names.is_empty()) {",
         replace: "if left.is_some_and(|names| names.len() > 1000) {",
         what: "iscsiadm ends with 0 and does nothing: a record with its secret stays on the node, which logs in again at its next start",
@@ -369,6 +369,20 @@ pub(super) const BUGS: [Bug; 41] = [
         find: ".try_for_each(|cgroup| outside_of_pods(cgroup, own))",
         replace: ".try_for_each(|cgroup| outside_of_pods(cgroup, own).or(Ok(())))",
         what: "a pod that takes iscsid's name becomes root on the node, and is told the passwords of volumes",
+    },
+    Bug {
+        name: "unreadable-list-is-empty",
+        file: "driver/src/node/record.rs",
+        find: r#"if_present(self.host.list(&nodes).await).doing(format!("listing {nodes}"))?;"#,
+        replace: "Some(self.host.list(&nodes).await.unwrap_or_default());",
+        what: "a folder cannot be read for a moment, and a record with its password stays on the node for ever",
+    },
+    Bug {
+        name: "sessions-as-iscsid-conf-says",
+        file: "driver/src/host/iscsiadm.rs",
+        find: "        (\"node.session.nr_sessions\", \"1\"),\n",
+        replace: "",
+        what: "a node whose iscsid.conf asks for two sessions has two disks of each volume",
     },
 ];
 

@@ -30,6 +30,7 @@ use crate::volume::{Bytes, FsType};
 mod around;
 mod cache;
 mod head;
+mod initiator;
 mod multipath;
 mod programs;
 mod tree;
@@ -87,6 +88,12 @@ pub(crate) struct World {
     pub(crate) targets: BTreeMap<String, Target>,
     pub(crate) sessions: BTreeMap<u32, SessionState>,
     pub(crate) records: BTreeSet<String>,
+    /// Those of them that iscsiadm takes for none: a power cut has left their files empty.
+    pub(crate) cut_short: BTreeSet<String>,
+    /// What `iscsiadm -m node` lists of a database at a place that nobody knows; `None`: it is where it should be.
+    pub(crate) elsewhere: Option<String>,
+    /// Directories and files that cannot be read.
+    pub(crate) unseen: BTreeSet<String>,
     /// By serial, so that content outlives sessions; all nodes of a cluster see the same.
     pub(crate) content: Arc<Mutex<BTreeMap<String, Blocks>>>,
     pub(crate) mounts: Vec<Mount>,
@@ -242,48 +249,6 @@ impl World {
         Some(answer.map_err(|limit| HostError::Overran { what, limit }))
     }
 
-    /// Every session asks its target anew.
-    fn see_units(&mut self) {
-        for session in self.sessions.values_mut() {
-            session.seen = self
-                .targets
-                .get(&session.target)
-                .cloned()
-                .or(session.seen.take());
-        }
-    }
-
-    /// One session asks its target anew. Nobody says so when there is no answer; what was known stays known.
-    fn rescan(&mut self, id: u32) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        let there = self.targets.get(&session.target);
-        let there = there.filter(|_| !self.dead.contains(&session.portal));
-        session.alive = there.is_some();
-        session.seen = there.cloned().or(session.seen.take());
-    }
-
-    fn log_in(&mut self, iqn: &str, portal: &str) -> bool {
-        let there = self.targets.get(iqn).filter(|target| !target.lingering);
-        let Some(target) = there.cloned() else {
-            return false;
-        };
-        let id = self.free_number();
-        self.sessions.insert(
-            id,
-            SessionState {
-                target: iqn.to_owned(),
-                alive: true,
-                seen: Some(target),
-                portal: portal.to_owned(),
-                offline: false,
-            },
-        );
-        self.grab();
-        true
-    }
-
     /// The name and number of a device node, and a session that it is reached through.
     fn block_at(&self, device: &str) -> Option<(String, DeviceNumber, &SessionState)> {
         if let Some(map) = self.map.as_ref().filter(|_| multipath::is_map(device)) {
@@ -421,6 +386,9 @@ impl Host for Fake {
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
         let world = self.world();
+        if world.unseen.contains(path) {
+            return Err(io_error(path, io::ErrorKind::PermissionDenied));
+        }
         let found = match path {
             MOUNTINFO => Some(world.mount_table()),
             _ => world.files.get(path).cloned(),
@@ -433,6 +401,12 @@ impl Host for Fake {
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
         let prefix = format!("{path}/");
         let world = self.world();
+        if world.unseen.contains(path) {
+            return Err(io_error(path, io::ErrorKind::PermissionDenied));
+        }
+        if path == initiator::NODES && world.elsewhere.is_none() {
+            return Ok(world.record_names().into_iter().collect());
+        }
         let tree = if path.starts_with("/sys/") {
             world.tree(path)
         } else {
@@ -553,11 +527,14 @@ impl Host for Fake {
             return Err(io_error("removing", io::ErrorKind::DirectoryNotEmpty));
         }
         world.dirs.remove(path);
+        world.forget_record(path);
         Ok(())
     }
 
     async fn remove_file(&self, path: &str) -> Result<(), HostError> {
-        self.world().files.remove(path);
+        let mut world = self.world();
+        world.files.remove(path);
+        world.forget_record(path);
         Ok(())
     }
 

@@ -150,13 +150,18 @@ impl Host for Linux {
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        self.at("reading", path, |path| {
+        let of_sysfs = path.starts_with("/sys/");
+        self.at("reading", path, move |path| {
             let mut bytes = Vec::new();
-            io::Read::read_to_end(
-                &mut io::Read::take(File::open(path)?, FILE_LIMIT),
-                &mut bytes,
-            )?;
-            Ok(bytes)
+            let file = &mut io::Read::take(File::open(path)?, FILE_LIMIT);
+            match io::Read::read_to_end(file, &mut bytes) {
+                Ok(_) => Ok(bytes),
+                // What a file of sysfs says whose object has gone since it was opened.
+                Err(gone) if of_sysfs && gone.raw_os_error() == Some(Errno::ENODEV as i32) => {
+                    Err(io::ErrorKind::NotFound.into())
+                }
+                Err(error) => Err(error),
+            }
         })
         .await
     }
@@ -166,9 +171,10 @@ impl Host for Linux {
             let names: io::Result<Vec<_>> = fs::read_dir(path)?
                 .map(|entry| Ok(entry?.file_name()))
                 .collect();
+            // A name that is no text is shown as well as can be: a folder that holds it is not empty.
             let mut names: Vec<String> = names?
                 .into_iter()
-                .filter_map(|name| name.into_string().ok())
+                .map(|name| name.to_string_lossy().into_owned())
                 .collect();
             names.sort_unstable();
             Ok(names)

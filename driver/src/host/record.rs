@@ -17,8 +17,17 @@ pub const DATABASES: [&str; 2] = ["/etc/iscsi", "/var/lib/iscsi"];
 /// How the names of files begin that become records.
 pub const ASIDE: &str = ".synology-csi-";
 
+/// iscsid never gives a session up: the driver ends sessions, and a NAS may be away for long. open-iscsi before 2.0.877 does not
+/// know the setting, and would not read a record that has it.
+pub const REOPEN: (&str, &str) = ("node.session.reopen_max", "0");
+
 const METHOD: &str = "node.session.auth.authmethod";
 const END: &str = "# END RECORD";
+
+/// The folder of all records of a database.
+pub fn nodes(database: &str) -> String {
+    format!("{database}/nodes")
+}
 
 /// The folder of a target's records.
 pub fn folder(database: &str, iqn: &Iqn) -> String {
@@ -35,14 +44,26 @@ pub fn aside(database: &str, iqn: &Iqn) -> String {
     format!("{database}/{ASIDE}{iqn}")
 }
 
-/// A record's text with these proofs and no others; `None` when that is what it says already.
+/// A record's text with [`REOPEN`] where it has that setting, and with these proofs and no others; `None` when that is what it
+/// says already.
 pub fn with_auth(text: &str, chap: Option<&Chap>) -> Option<SecretString> {
+    let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
     let own = |line: &&str| {
-        let key = line.split('=').next().unwrap_or_default().trim();
-        [METHOD, USERNAME, PASSWORD, USERNAME_IN, PASSWORD_IN].contains(&key)
+        let ours = [
+            METHOD,
+            USERNAME,
+            PASSWORD,
+            USERNAME_IN,
+            PASSWORD_IN,
+            REOPEN.0,
+        ];
+        ours.contains(&key(line).as_str())
     };
     let had: Vec<&str> = text.lines().filter(own).collect();
-    let wanted = auth_lines(chap);
+    let mut wanted = auth_lines(chap);
+    if had.iter().any(|line| key(line) == REOPEN.0) {
+        wanted.push(format!("{} = {}", REOPEN.0, REOPEN.1));
+    }
     if had == wanted {
         return None;
     }
@@ -109,6 +130,17 @@ mod tests {
         );
         assert_eq!(none.expose_secret().lines().last(), Some(END));
         assert!(!format!("{both:?}").contains("planted"));
+    }
+
+    #[test]
+    fn a_session_is_never_given_up_where_that_can_be_said() {
+        let other = FRESH.replace("# END", "node.session.reopen_max = 5\n# END");
+        let text = with_auth(&other, None).unwrap();
+        assert!(
+            text.expose_secret()
+                .ends_with("node.session.reopen_max = 0\n# END RECORD\n")
+        );
+        assert!(with_auth(text.expose_secret(), None).is_none());
     }
 
     #[test]

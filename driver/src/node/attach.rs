@@ -139,7 +139,7 @@ impl<H: Host> Machine<H> {
         }
         let in_use = self.uses(&held.blocks()).await?;
         if superfluous {
-            return self.start_anew(&held, &in_use).await;
+            return self.one_of(&held, good, &in_use).await;
         }
         match (good.is_empty(), in_use.is_empty()) {
             (true, true) => {
@@ -173,27 +173,50 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Several disks of a node whose multipathd has gone, and no map: nobody may choose one of them while another is in use.
-    async fn start_anew(
+    /// Several disks and no map: their multipathd has gone, or a record asked for more than one session. The one in use stays;
+    /// where none is, all is begun anew. Nobody may choose while several are in use.
+    async fn one_of(
         &self,
         held: &Held,
+        good: Vec<(Session, Disk)>,
         in_use: &[String],
     ) -> Result<(Vec<(Session, Disk)>, Vec<Session>), Error> {
-        let seen: Vec<String> = held.sessions.iter().map(ToString::to_string).collect();
-        if !in_use.is_empty() {
+        if in_use.is_empty() {
+            self.must_be_unused(held).await?;
+            self.release(held).await?;
+            return Ok((vec![], vec![]));
+        }
+        let (mut used, mut idle) = (Vec::new(), Vec::new());
+        for (session, disk) in good {
+            let node = disk.block.node();
+            let mounted = !self
+                .uses(std::slice::from_ref(&disk.block))
+                .await?
+                .is_empty();
+            let claimed = self.host.is_claimed(&node).await;
+            if mounted || claimed.doing(format!("looking who uses {node}"))? {
+                used.push((session, disk));
+            } else {
+                idle.push(session);
+            }
+        }
+        if used.len() != 1 {
+            let seen: Vec<String> = held.sessions.iter().map(ToString::to_string).collect();
             return Err(Error::Refused {
                 what: "choosing the disk of the volume".to_owned(),
                 seen: format!(
-                    "there are {} without a multipath map, and one is in use at {}",
+                    "there are {} without a multipath map, and several are in use, at {}",
                     seen.join(", "),
                     in_use.join(", ")
                 ),
                 remedy: "start multipathd, or unpublish and unstage the volume first".to_owned(),
             });
         }
-        self.must_be_unused(held).await?;
-        self.release(held).await?;
-        Ok((vec![], vec![]))
+        for session in &idle {
+            tracing::warn!(%session, "ending a session that nobody uses: there is another, and no multipath map over both");
+            self.log_out(session).await?;
+        }
+        Ok((used, vec![]))
     }
 
     /// The disk of a session that answers; `None` when the session is stale.

@@ -68,6 +68,14 @@ impl Gate {
         }
     }
 
+    /// A look at a file or a folder. Only such faults are meant for it as name it.
+    fn unseen(&self, name: &str) -> Result<(), HostError> {
+        match self.mortal.fault_of(name) {
+            None => Ok(()),
+            Some(_) => Err(failed(name)),
+        }
+    }
+
     /// A system call that changes something.
     async fn change(
         &self,
@@ -110,11 +118,19 @@ impl Host for Gate {
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        self.mortal.look(self.machine.read(path)).await
+        let look = async {
+            self.unseen(&format!("read {path}"))?;
+            self.machine.read(path).await
+        };
+        self.mortal.look(look).await
     }
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
-        self.mortal.look(self.machine.list(path)).await
+        let look = async {
+            self.unseen(&format!("list {path}"))?;
+            self.machine.list(path).await
+        };
+        self.mortal.look(look).await
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
