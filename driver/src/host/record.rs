@@ -14,6 +14,9 @@ use crate::publication::{Iqn, Portal};
 
 /// Where distributions put the database: Debian and SUSE, then Fedora.
 pub const DATABASES: [&str; 2] = ["/etc/iscsi", "/var/lib/iscsi"];
+/// The lock of the database: a hard link to the file `lock` beside it, made by whoever works on records and removed afterwards.
+/// One who is killed leaves it; open-iscsi waits 30 s for it, and then takes no notice of it (until 2.1.9) or fails (since).
+pub const LOCK: &str = "/run/lock/iscsi/lock.write";
 /// How the names of files begin that become records.
 pub const ASIDE: &str = ".synology-csi-";
 

@@ -19,8 +19,7 @@ impl<H: Host> Machine<H> {
         let names = match self.record_names().await? {
             Some(names) => names,
             None => self
-                .host
-                .run(iscsiadm::list_records())
+                .run_on_records(iscsiadm::list_records())
                 .await
                 .and_then(iscsiadm::read_records)
                 .doing("listing node records")?,
@@ -54,8 +53,7 @@ impl<H: Host> Machine<H> {
     pub(super) async fn delete_records(&self, iqn: &Iqn) -> Result<(), Error> {
         let doing = format!("removing the records of {iqn}");
         let failed = self
-            .host
-            .run(iscsiadm::delete_records(iqn))
+            .run_on_records(iscsiadm::delete_records(iqn))
             .await
             .and_then(iscsiadm::read_delete)
             .doing(&doing)?;
@@ -115,9 +113,12 @@ impl<H: Host> Machine<H> {
         self.forget_discovered(iqn).await?;
         let doing = format!("writing the record of {iqn} at {portal}");
         // It takes the place of an older one, with all settings as iscsid.conf has them.
-        self.run(&doing, iscsiadm::new_record(iqn, portal)).await?;
         let settings = iscsiadm::settings(iqn, portal, self.replacement_timeout);
-        self.run(&doing, settings).await?;
+        for cmd in [iscsiadm::new_record(iqn, portal), settings] {
+            let exit = self.run_on_records(cmd).await;
+            exit.and_then(|exit| exit.ok(iscsiadm::PROGRAM))
+                .doing(&doing)?;
+        }
         self.write_auth(iqn, portal, chap).await
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use driver::host::fake::Fake;
-use driver::host::{Cmd, Exit, Host, HostError, Space, Span, Stat, Via};
+use driver::host::{Cmd, Exit, Host, HostError, Space, Span, Stat, Touched, Via, Who};
 use secrecy::SecretString;
 
 use super::mortal::Mortal;
@@ -203,6 +203,18 @@ impl Host for Gate {
     async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
         let act = self.machine.write_attribute(path, text);
         self.change(format!("echo {text} > {path}"), act).await
+    }
+
+    async fn touched(&self, path: &str) -> Result<Touched, HostError> {
+        self.mortal.look(self.machine.touched(path)).await
+    }
+
+    async fn runs(&self, program: &'static str, who: Who) -> Result<bool, HostError> {
+        self.mortal.look(self.machine.runs(program, who)).await
+    }
+
+    async fn wake_iscsid(&self) -> Result<bool, HostError> {
+        self.mortal.look(self.machine.wake_iscsid()).await
     }
 
     async fn pause(&self, time: Duration) {

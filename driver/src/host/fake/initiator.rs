@@ -78,6 +78,13 @@ impl World {
         let id = after("-r").map(|id| id.parse::<u32>().unwrap());
         let iqn = after("-T").unwrap_or_default();
         let file = after("-p").map(|portal| record(&iqn, &portal));
+        if words[1] == "node" && self.locked.is_some() {
+            // Since 2.1.10: it waits 30 s, and leaves the lock where it is.
+            return Exit {
+                stderr: "iscsiadm: Timeout on acquiring lock on DB: /run/lock/iscsi/lock.write: 17: File exists\n".to_owned(),
+                ..end(6)
+            };
+        }
         match (words[1], id, words.last().copied().unwrap()) {
             ("session", Some(id), "--rescan") if self.sessions.contains_key(&id) => {
                 self.rescan(id);
