@@ -90,7 +90,7 @@ pub(crate) struct World {
     pub(crate) targets: BTreeMap<String, Target>,
     pub(crate) sessions: BTreeMap<u32, SessionState>,
     pub(crate) records: BTreeSet<String>,
-    /// Those of them that iscsiadm takes for none: a power cut has left their files empty.
+    /// Those of them that iscsiadm can neither delete nor make anew: a power cut has left a part of them.
     pub(crate) cut_short: BTreeSet<String>,
     /// What `iscsiadm -m node` lists of a database at a place that nobody knows; `None`: it is where it should be.
     pub(crate) elsewhere: Option<String>,

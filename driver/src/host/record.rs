@@ -4,8 +4,10 @@
 //! /etc/iscsi/nodes/<iqn>/<address>,<port>                  what `--op new` makes
 //! /etc/iscsi/nodes/<iqn>/<address>,<port>,<tpgt>/<iface>   what a discovery makes
 //! ```
-//! Seen with open-iscsi 2.1.8. A record whose last line is cut off stops every later `iscsiadm -m node`, and so does any file
-//! beside the folders of `nodes`: so a record is replaced as a whole, by way of a file in [`DATABASES`] itself.
+//! Seen with open-iscsi 2.1.8. A last line without end is left out; a record that has lost its portal by that (a power cut: iscsiadm does
+//! not sync) is listed as `[]:3260,…`, and can neither be deleted nor made anew: 6. A setting that this release does not know
+//! makes `-m node` end with 7 and list nothing, whosever record has it. A file beside the folders of `nodes` stops every
+//! `-m node`: so a record is replaced as a whole, by way of a file in [`DATABASES`] itself.
 
 use secrecy::{ExposeSecret as _, SecretString};
 

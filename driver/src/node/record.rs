@@ -113,13 +113,30 @@ impl<H: Host> Machine<H> {
         self.forget_discovered(iqn).await?;
         let doing = format!("writing the record of {iqn} at {portal}");
         // It takes the place of an older one, with all settings as iscsid.conf has them.
-        let settings = iscsiadm::settings(iqn, portal, self.replacement_timeout);
-        for cmd in [iscsiadm::new_record(iqn, portal), settings] {
-            let exit = self.run_on_records(cmd).await;
-            exit.and_then(|exit| exit.ok(iscsiadm::PROGRAM))
-                .doing(&doing)?;
+        let made = self.new_record(iqn, portal).await;
+        if matches!(made, Err(HostError::Failed { .. })) {
+            // What a power cut has left of the older one is in the way.
+            for database in record::DATABASES {
+                let path = format!("{}/{}", record::folder(database, iqn), record::name(portal));
+                self.host.remove_file(&path).await.doing(&doing)?;
+            }
+            self.new_record(iqn, portal).await.doing(&doing)?;
+        } else {
+            made.doing(&doing)?;
         }
+        let settings = iscsiadm::settings(iqn, portal, self.replacement_timeout);
+        self.run_on_records(settings)
+            .await
+            .and_then(|exit| exit.ok(iscsiadm::PROGRAM))
+            .doing(&doing)?;
         self.write_auth(iqn, portal, chap).await
+    }
+
+    async fn new_record(&self, iqn: &Iqn, portal: &Portal) -> Result<(), HostError> {
+        self.run_on_records(iscsiadm::new_record(iqn, portal))
+            .await
+            .and_then(|exit| exit.ok(iscsiadm::PROGRAM))
+            .map(drop)
     }
 
     /// A record that somebody's discovery made stands beside ours, and a login would use both.

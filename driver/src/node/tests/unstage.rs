@@ -137,15 +137,26 @@ async fn choice_16_what_iscsiadm_lists_is_believed_as_a_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_record_that_iscsiadm_takes_for_none_is_removed_without_it() {
+async fn a_record_that_a_power_cut_has_left_is_in_nobodys_way() {
     let co = Co::new();
     co.stage().await.unwrap();
     let iqn = co.fake.iqn().to_string();
-    co.fake.world().cut_short.insert(iqn.clone());
+    let cut_short = || {
+        co.fake.world().cut_short.insert(iqn.clone());
+    };
+    cut_short();
     co.unstage().await.unwrap();
-    let world = co.fake.world();
-    assert!(world.records.is_empty());
-    assert!(!world.files.keys().any(|path| path.contains(&iqn)));
+    {
+        let world = co.fake.world();
+        assert!(world.records.is_empty());
+        assert!(!world.files.keys().any(|path| path.contains(&iqn)));
+    }
+    // And it is met when the volume is staged.
+    let file = format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260");
+    co.fake.world().files.insert(file, vec![]);
+    co.fake.world().records.insert(iqn.clone());
+    cut_short();
+    co.stage().await.unwrap();
 }
 
 #[tokio::test]
