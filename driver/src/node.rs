@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`stage`], [`unstage`] | a LUN that becomes a mounted file system, and back |
 //! | [`attach`] | portals, login, session, disk, identity |
+//! | [`database`] | open-iscsi's, and a lock that nobody holds any more |
 //! | [`record`], [`scan`] | what a login works from; the one logical unit that it is made for, and asking its disk anew |
 //! | [`ended`] | what an ended publication has left, and how it goes without writing anything |
 //! | [`held`], [`paths`] | what this node holds of a volume; several paths and the map over them |
@@ -17,6 +18,7 @@
 //! crash at any point: nothing is remembered but what the kernel, the disk and open-iscsi's records say.
 
 mod attach;
+mod database;
 mod ended;
 mod expand;
 mod format;
@@ -42,10 +44,11 @@ use std::time::Duration;
 use proto::csi;
 use proto::csi::node_server::Node as Service;
 use proto::csi::node_service_capability::{self, Rpc, rpc};
+use tokio::sync::RwLock;
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
-use crate::host::{Cmd, Exit, Host, HostError};
+use crate::host::{Cmd, Exit, Host, HostError, if_present};
 use crate::in_flight::InFlight;
 use crate::publication::{Iqn, NodeId};
 use crate::telemetry;
@@ -67,6 +70,8 @@ struct Machine<H> {
     node_name: String,
     driver_name: String,
     replacement_timeout: Duration,
+    /// Held by each command that works on open-iscsi's records.
+    database: RwLock<()>,
 }
 
 impl<H: Host> Node<H> {
@@ -85,6 +90,7 @@ impl<H: Host> Node<H> {
                 node_name,
                 driver_name,
                 replacement_timeout,
+                database: RwLock::default(),
             }),
             in_flight,
             max_volumes: 0,
@@ -280,30 +286,49 @@ impl<H: Host> Service for Node<H> {
 }
 
 const INITIATOR_NAME: &str = "/etc/iscsi/initiatorname.iscsi";
+/// How long iscsid may take to start and to make the initiator's name.
+const NAMED: Duration = Duration::from_secs(10);
+/// Between two looks for it.
+const LOOK: Duration = Duration::from_millis(200);
 
 impl<H: Host> Machine<H> {
     /// This node's id, from its name and its initiator's (design choice 4).
     async fn node_id(&self) -> Result<NodeId, Error> {
-        let refused = |seen: String| Error::Refused {
-            what: "telling this node's id".to_owned(),
-            seen,
-            remedy: format!(
-                "install open-iscsi on the node; {INITIATOR_NAME} must hold a line InitiatorName=iqn.… (the program iscsi-iname makes one)"
-            ),
-        };
-        match self.host.read(INITIATOR_NAME).await {
-            Ok(file) => match initiator_name(&String::from_utf8_lossy(&file)) {
-                Some(name) => Ok(NodeId::derive(&self.node_name, name)),
-                None => Err(refused(format!("{INITIATOR_NAME} holds no initiator name"))),
-            },
-            Err(HostError::Absent { .. }) => {
-                Err(refused(format!("{INITIATOR_NAME} does not exist")))
-            }
-            Err(source) => Err(Error::Host {
-                doing: "reading the initiator name".to_owned(),
-                source,
-            }),
+        if let Some(name) = self.initiator_name().await? {
+            return Ok(NodeId::derive(&self.node_name, &name));
         }
+        // Some distributions make the name when iscsid starts for the first time, and start it when somebody calls.
+        let called = self.host.wake_iscsid().await;
+        tracing::info!(?called, "there is no initiator name yet: calling iscsid");
+        let looks = if matches!(called, Ok(true)) {
+            NAMED.as_millis() / LOOK.as_millis()
+        } else {
+            1
+        };
+        for _ in 0..looks {
+            self.host.pause(LOOK).await;
+            if let Some(name) = self.initiator_name().await? {
+                return Ok(NodeId::derive(&self.node_name, &name));
+            }
+        }
+        let iscsid = match called {
+            Ok(true) => "iscsid was called and has made none".to_owned(),
+            Ok(false) => "nobody listens on iscsid's socket".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(Error::Refused {
+            what: "telling this node's id".to_owned(),
+            seen: format!("{INITIATOR_NAME} holds no InitiatorName, and {iscsid}"),
+            remedy: "on the node: systemctl start iscsid (where open-iscsi is not installed, install it; iscsi-iname makes a name)".to_owned(),
+        })
+    }
+
+    /// `None` while none was made.
+    async fn initiator_name(&self) -> Result<Option<String>, Error> {
+        let file = if_present(self.host.read(INITIATOR_NAME).await)
+            .doing("reading the initiator name")?
+            .unwrap_or_default();
+        Ok(initiator_name(&String::from_utf8_lossy(&file)).map(str::to_owned))
     }
 
     /// True when `target` is the publication of the LUN `uuid` to this node. The initiator's part of the id is left out of
@@ -357,9 +382,14 @@ trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, HostError> {
     fn doing(self, what: impl Into<String>) -> Result<T, Error> {
-        self.map_err(|source| Error::Host {
-            doing: what.into(),
-            source,
+        self.map_err(|source| {
+            // Whatever was to be done with the database; the remedy shall not stand behind the names of that.
+            let doing = if matches!(source, HostError::Locked { .. }) {
+                "using open-iscsi's database".to_owned()
+            } else {
+                what.into()
+            };
+            Error::Host { doing, source }
         })
     }
 }

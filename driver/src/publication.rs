@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use rand::{Rng, RngExt as _};
@@ -12,6 +11,10 @@ use secrecy::ExposeSecret as _;
 
 use crate::chap::{Account, Chap, Method};
 use crate::volume::{LunUuid, Malformed, digest};
+
+mod portal;
+
+pub use portal::{MOST_PORTALS, Portal, portals_among};
 
 const IQN_PREFIX: &str = "iqn.2000-01.com.synology:";
 
@@ -199,58 +202,6 @@ impl fmt::Display for Iqn {
     }
 }
 
-/// Where a target listens: an address (never a name: open-iscsi's records hold addresses) and a TCP port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Portal(SocketAddr);
-
-impl Portal {
-    /// iSCSI's well-known port (RFC 7143, section 13).
-    pub const PORT: u16 = 3260;
-
-    /// `address` on the well-known port.
-    pub fn at(address: IpAddr) -> Self {
-        Self(SocketAddr::new(address, Self::PORT))
-    }
-
-    /// Its address.
-    pub fn address(&self) -> IpAddr {
-        self.0.ip()
-    }
-
-    /// Its TCP port.
-    pub fn port(&self) -> u16 {
-        self.0.port()
-    }
-}
-
-impl From<SocketAddr> for Portal {
-    fn from(address: SocketAddr) -> Self {
-        Self(address)
-    }
-}
-
-impl FromStr for Portal {
-    type Err = Malformed;
-
-    fn from_str(text: &str) -> Result<Self, Malformed> {
-        let bare = || {
-            text.trim_matches(['[', ']'])
-                .parse::<IpAddr>()
-                .map(Self::at)
-        };
-        text.parse()
-            .map(Self)
-            .or_else(|_| bare())
-            .map_err(|_| Malformed("ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT"))
-    }
-}
-
-impl fmt::Display for Portal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 /// What `ControllerPublishVolume` tells the node: where the LUN is and how to know it. Under 4 KiB.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PublishContext {
@@ -325,6 +276,20 @@ impl PublishContext {
             value: listed,
             wanted: "a comma-separated list of ADDRESS:PORT",
         })?;
+        if let Some(bad) = portals.iter().find(|portal| portal.is_useless()) {
+            return Err(BadContext {
+                key: "portals",
+                value: bad.to_string(),
+                wanted: "addresses that a NAS can listen at: not link-local, multicast or unspecified",
+            });
+        }
+        if portals.len() > MOST_PORTALS {
+            return Err(BadContext {
+                key: "portals",
+                value: format!("{} portals", portals.len()),
+                wanted: "at most 16 portals",
+            });
+        }
         Ok(Self {
             portals,
             iqn: value(map, "iqn", "the IQN of a target of this driver")?,
@@ -444,17 +409,31 @@ mod tests {
     }
 
     #[test]
-    fn choice_7_portals_of_both_families() {
-        for (text, shown) in [
-            ("10.0.0.5", "10.0.0.5:3260"),
-            ("10.0.0.5:3261", "10.0.0.5:3261"),
-            ("fd00::5", "[fd00::5]:3260"),
-            ("[fd00::5]", "[fd00::5]:3260"),
-            ("[fd00::5]:3261", "[fd00::5]:3261"),
+    fn choice_7_a_publish_context_is_held_to_what_a_portal_can_be() {
+        let with = |portals: &str| {
+            let mut map = HashMap::from([
+                ("iqn".to_owned(), "iqn.2000-01.com.synology:x".to_owned()),
+                ("lun".to_owned(), "1".to_owned()),
+                ("uuid".to_owned(), uuid().to_string()),
+            ]);
+            map.insert("portals".to_owned(), portals.to_owned());
+            PublishContext::read(&map)
+        };
+        assert!(with("10.0.0.5:3260,[fd00::5]:3260").is_ok());
+        let many: Vec<String> = (0..17).map(|host| format!("10.0.0.{host}:3260")).collect();
+        assert!(with(&many[1..].join(",")).is_ok());
+        for bad in [
+            &many.join(","),
+            "[fe80::1]:3260",
+            "169.254.1.1:3260",
+            "0.0.0.0:3260",
+            "[::]:3260",
+            "[::ffff:0.0.0.0]:3260",
+            "224.0.0.1:3260",
+            "10.0.0.5:0",
         ] {
-            assert_eq!(text.parse::<Portal>().unwrap().to_string(), shown);
+            assert_eq!(with(bad).unwrap_err().key, "portals", "{bad}");
         }
-        assert!("nas.local:3260".parse::<Portal>().is_err());
     }
 
     #[test]

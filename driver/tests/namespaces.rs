@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use driver::host::linux::Linux;
 use driver::host::linux::enter::Namespaces;
-use driver::host::{Cmd, Exit, Host as _, HostError};
+use driver::host::{Cmd, Exit, Host as _, HostError, Who};
 
 const DRIVER: &str = env!("CARGO_BIN_EXE_synology-csi");
 const NAME: &str = "/etc/iscsi/initiatorname.iscsi";
@@ -379,6 +379,50 @@ async fn choice_28_multipath_tools_run_where_multipathd_does() {
     for one in [multipathd, pod, iscsid] {
         one.ends().await;
     }
+}
+
+#[tokio::test]
+async fn choice_28_a_pod_called_multipathd_does_not_run_on_the_host() {
+    let test = "choice_28_a_pod_called_multipathd_does_not_run_on_the_host";
+    if !on_its_own(test).await {
+        return;
+    }
+    let linux = Linux::new(PathBuf::from("/")).in_namespaces(Namespaces::Init);
+    let runs = async |who| linux.runs("multipathd", who).await.unwrap();
+    assert!(!runs(Who::Anybody).await);
+    let pod = Doing {
+        by: "setpriv --bounding-set=-sys_admin",
+        ..pod_called("multipathd")
+    };
+    let pod = Someone::starts(test, pod).await;
+    assert!(runs(Who::Anybody).await && !runs(Who::Host).await);
+    // Without a socket, as one that hangs while it starts.
+    let multipathd = Someone::starts(test, pod_called("multipathd")).await;
+    assert!(runs(Who::Host).await);
+    multipathd.ends().await;
+    assert!(!runs(Who::Host).await);
+    pod.ends().await;
+    assert!(!runs(Who::Anybody).await);
+}
+
+/// systemd listens at iscsid's socket, and starts it when somebody calls.
+#[tokio::test]
+async fn iscsid_is_called_in_the_network_of_the_host() {
+    let test = "iscsid_is_called_in_the_network_of_the_host";
+    if !on_its_own(test).await {
+        return;
+    }
+    let linux = Linux::new(PathBuf::from("/")).in_namespaces(Namespaces::Init);
+    assert!(!linux.wake_iscsid().await.unwrap());
+    let systemd = Someone::starts(test, real(ISCSID, "real")).await;
+    assert!(linux.wake_iscsid().await.unwrap());
+    let own = Linux::new(PathBuf::from("/"));
+    assert!(
+        !own.wake_iscsid().await.unwrap(),
+        "it is in another network"
+    );
+    systemd.ends().await;
+    assert!(!linux.wake_iscsid().await.unwrap());
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@
 
 mod argv;
 mod console;
+mod database;
 mod discovery;
 pub mod host;
 pub mod iscsiadm;

@@ -188,8 +188,8 @@ impl Need {
             Self::Go if matches!(layer, Spec | Chart | Workflows | External) => Some(Weight::Must),
             Self::Go | Self::CsiSanity => matches!(layer, Sanity | Peers).then_some(Weight::Must),
             // The guest has what the host has installed; it is root there, and brings its own kernel.
-            // The tests of node-sim's target side start a tgtd.
-            Self::Programs("tgt", _) if layer == Test => Some(Weight::WithRoot),
+            // The tests of node-sim's target side start a tgtd; its initiator side is compared with the real iscsiadm.
+            Self::Programs("tgt" | "open-iscsi", _) if layer == Test => Some(Weight::WithRoot),
             Self::Programs(package, _) if FOR_IMAGES.contains(&package) => {
                 matches!(layer, Images | Containers).then_some(Weight::Must)
             }

@@ -39,7 +39,7 @@ impl Bug {
 }
 
 /// All of them.
-pub(super) const BUGS: [Bug; 45] = [
+pub(super) const BUGS: [Bug; 47] = [
     Bug {
         name: "growth-tool-believed",
         file: "driver/src/node/grow.rs",
@@ -257,7 +257,7 @@ pub(super) const BUGS: [Bug; 45] = [
     },
     Bug {
         name: "record-removal-believed",
-        file: "driver/src/node/held.rs",
+        file: "driver/src/node/record.rs",
         find: "if left.is_some_and(|names| !names.is_empty()) {",
         replace: "if left.is_some_and(|names| names.len() > 1000) {",
         what: "iscsiadm ends with 0 and does nothing: a record with its secret stays on the node, which logs in again at its next start",
@@ -394,6 +394,20 @@ pub(super) const BUGS: [Bug; 45] = [
         find: "(now < self.next && self.knows(credential)).then(|| {",
         replace: "self.knows(credential).then(|| {",
         what: "the account is put into administrators, as the message says, and the driver never tries it again",
+    },
+    Bug {
+        name: "unreadable-list-is-empty",
+        file: "driver/src/node/record.rs",
+        find: r#"if_present(self.host.list(&nodes).await).doing(format!("listing {nodes}"))?;"#,
+        replace: "Some(self.host.list(&nodes).await.unwrap_or_default());",
+        what: "a folder cannot be read for a moment, and a record with its password stays on the node for ever",
+    },
+    Bug {
+        name: "sessions-as-iscsid-conf-says",
+        file: "driver/src/host/iscsiadm.rs",
+        find: "        (\"node.session.nr_sessions\", \"1\"),\n",
+        replace: "",
+        what: "a node whose iscsid.conf asks for two sessions has two disks of each volume",
     },
 ];
 

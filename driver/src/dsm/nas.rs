@@ -16,7 +16,7 @@ use super::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
 use super::told::Told;
 use super::whole::Memory;
 use crate::chap::Chap;
-use crate::publication::{Iqn, Portal};
+use crate::publication::{Iqn, Portal, portals_among};
 use crate::volume::{Bytes, LunUuid, NasName};
 
 /// How long a LUN may stay locked, or a deleted one visible, before the caller is told to come again.
@@ -93,13 +93,14 @@ impl Nas {
         if let Ok(address) = bare.parse::<IpAddr>() {
             return Ok(vec![Portal::at(address)]);
         }
-        let mut addresses: Vec<Portal> = tokio::net::lookup_host((bare, Portal::PORT))
-            .await?
-            .map(Portal::from)
-            .collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        Ok(addresses)
+        let resolved = tokio::net::lookup_host((bare, Portal::PORT)).await?;
+        let portals = portals_among(resolved.map(Portal::from).collect());
+        if portals.is_empty() {
+            return Err(std::io::Error::other(
+                "it has only addresses that other machines cannot use",
+            ));
+        }
+        Ok(portals)
     }
 
     /// The LUN with this key. `None`: DSM says that it does not know it, which alone is no proof (design choice 16).

@@ -209,6 +209,21 @@ async fn number(host: &impl Host, path: &str) -> Result<u64, HostError> {
     })
 }
 
+/// The number of the device whose folder this is; `None` when it has just gone.
+pub(super) async fn device_number(
+    host: &impl Host,
+    dir: &str,
+) -> Result<Option<DeviceNumber>, HostError> {
+    let path = format!("{dir}/dev");
+    let Some(seen) = if_present(text(host, &path).await)? else {
+        return Ok(None);
+    };
+    match DeviceNumber::parse(&seen) {
+        Some(number) => Ok(Some(number)),
+        None => Err(HostError::Garbled { what: path, seen }),
+    }
+}
+
 pub(super) async fn text(host: &impl Host, path: &str) -> Result<String, HostError> {
     Ok(String::from_utf8_lossy(&host.read(path).await?)
         .trim()
@@ -220,8 +235,11 @@ pub(super) async fn text(host: &impl Host, path: &str) -> Result<String, HostErr
 /// # Errors
 /// sysfs cannot be read.
 pub async fn sessions(host: &impl Host) -> Result<Vec<Session>, HostError> {
-    // Without the directory the kernel has no iSCSI, hence no session.
-    let names = if_present(host.list(SESSIONS).await)?.unwrap_or_default();
+    let names = match if_present(host.list(SESSIONS).await)? {
+        Some(names) => names,
+        // Without the directory the kernel has no iSCSI, hence no session; if sysfs is what is looked at.
+        None => host.list(BLOCK).await.map(|_| Vec::new())?,
+    };
     let mut sessions = Vec::new();
     for name in names {
         let Some(id) = name.strip_prefix("session").and_then(|id| id.parse().ok()) else {
@@ -276,8 +294,7 @@ pub async fn disks(host: &impl Host, session: u32) -> Result<Vec<Disk>, HostErro
             };
             let unit = format!("{device}/{target}/{address}");
             for name in if_present(host.list(&format!("{unit}/block")).await)?.unwrap_or_default() {
-                let number = if_present(text(host, &format!("{unit}/block/{name}/dev")).await)?;
-                if let Some(number) = number.as_deref().and_then(DeviceNumber::parse) {
+                if let Some(number) = device_number(host, &format!("{unit}/block/{name}")).await? {
                     let dir = format!("{unit}/block/{name}");
                     disks.push(Disk {
                         session,
@@ -312,8 +329,7 @@ fn parse_address(text: &str) -> Option<u16> {
 pub async fn present_devices(host: &impl Host) -> Result<BTreeSet<DeviceNumber>, HostError> {
     let mut present = BTreeSet::new();
     for name in host.list(BLOCK).await? {
-        let number = if_present(text(host, &format!("{BLOCK}/{name}/dev")).await)?;
-        present.extend(number.as_deref().and_then(DeviceNumber::parse));
+        present.extend(device_number(host, &format!("{BLOCK}/{name}")).await?);
     }
     Ok(present)
 }

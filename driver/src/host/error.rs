@@ -57,6 +57,18 @@ pub enum HostError {
         #[source]
         source: io::Error,
     },
+    /// The lock of open-iscsi's database stands still, and may still be somebody's.
+    #[error(
+        "it has been locked for {seconds} s, and {seen}; when none is at work on the node: rm {path}"
+    )]
+    Locked {
+        /// The lock.
+        path: String,
+        /// How long it was watched.
+        seconds: u64,
+        /// Why it was not removed.
+        seen: String,
+    },
     /// What came back makes no sense.
     #[error("{what} is not understood: {seen:?}")]
     Garbled {
@@ -76,6 +88,7 @@ impl HostError {
             | Self::NoNamespaces { .. }
             | Self::Failed { .. }
             | Self::Absent { .. }
+            | Self::Locked { .. }
             | Self::Io { .. }
             | Self::Garbled { .. } => Code::Unavailable,
         }
@@ -89,6 +102,7 @@ impl HostError {
                 "not_started"
             }
             Self::Overran { .. } => "overran",
+            Self::Locked { .. } => "locked",
             Self::Io { .. } | Self::Garbled { .. } => "lost",
         })
     }

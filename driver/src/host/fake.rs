@@ -18,18 +18,20 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::mount::{MOUNTINFO, Mount};
-use super::superblock::{self, Superblock};
+use super::record::LOCK;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Via};
+use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Touched, Via, Who};
 use crate::publication::{Iqn, NodeId, Nonce};
 use crate::volume::{Bytes, FsType};
 
 mod around;
 mod cache;
+mod content;
 mod head;
+mod initiator;
 mod multipath;
 mod programs;
 mod tree;
@@ -45,6 +47,7 @@ pub(crate) const UUID: &str = "13a3cd1e-f296-4d4b-b712-a85c139f9dac";
 /// The node that the LUN is published to.
 pub(crate) const NODE: &str = "worker-1";
 const INITIATOR: &str = "iqn.1993-08.org.debian:01:abc";
+const INITIATOR_NAME: &str = "/etc/iscsi/initiatorname.iscsi";
 const BLOCK: usize = 4096;
 
 /// The machine. Clones are the same machine.
@@ -87,6 +90,20 @@ pub(crate) struct World {
     pub(crate) targets: BTreeMap<String, Target>,
     pub(crate) sessions: BTreeMap<u32, SessionState>,
     pub(crate) records: BTreeSet<String>,
+    /// Those of them that iscsiadm can neither delete nor make anew: a power cut has left a part of them.
+    pub(crate) cut_short: BTreeSet<String>,
+    /// What `iscsiadm -m node` lists of a database at a place that nobody knows; `None`: it is where it should be.
+    pub(crate) elsewhere: Option<String>,
+    /// open-iscsi's database is locked, and when it was.
+    pub(crate) locked: Option<i64>,
+    /// Somebody locks it anew at each look.
+    pub(crate) restless: bool,
+    /// The names of processes; `None`: they cannot be seen.
+    pub(crate) processes: Option<Vec<&'static str>>,
+    /// The name that the initiator gets when iscsid is called; it makes none otherwise.
+    pub(crate) unnamed: Option<String>,
+    /// Directories and files that cannot be read.
+    pub(crate) unseen: BTreeSet<String>,
     /// By serial, so that content outlives sessions; all nodes of a cluster see the same.
     pub(crate) content: Arc<Mutex<BTreeMap<String, Blocks>>>,
     pub(crate) mounts: Vec<Mount>,
@@ -100,6 +117,8 @@ pub(crate) struct World {
     pub(crate) dead: BTreeSet<String>,
     /// multipathd, when it runs.
     pub(crate) multipathd: Option<Daemon>,
+    /// What its client says when it does not.
+    pub(crate) client_says: String,
     /// The only multipath map that this machine can have.
     pub(crate) map: Option<multipath::MapState>,
     pub(crate) protected: bool,
@@ -242,48 +261,6 @@ impl World {
         Some(answer.map_err(|limit| HostError::Overran { what, limit }))
     }
 
-    /// Every session asks its target anew.
-    fn see_units(&mut self) {
-        for session in self.sessions.values_mut() {
-            session.seen = self
-                .targets
-                .get(&session.target)
-                .cloned()
-                .or(session.seen.take());
-        }
-    }
-
-    /// One session asks its target anew. Nobody says so when there is no answer; what was known stays known.
-    fn rescan(&mut self, id: u32) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        let there = self.targets.get(&session.target);
-        let there = there.filter(|_| !self.dead.contains(&session.portal));
-        session.alive = there.is_some();
-        session.seen = there.cloned().or(session.seen.take());
-    }
-
-    fn log_in(&mut self, iqn: &str, portal: &str) -> bool {
-        let there = self.targets.get(iqn).filter(|target| !target.lingering);
-        let Some(target) = there.cloned() else {
-            return false;
-        };
-        let id = self.free_number();
-        self.sessions.insert(
-            id,
-            SessionState {
-                target: iqn.to_owned(),
-                alive: true,
-                seen: Some(target),
-                portal: portal.to_owned(),
-                offline: false,
-            },
-        );
-        self.grab();
-        true
-    }
-
     /// The name and number of a device node, and a session that it is reached through.
     fn block_at(&self, device: &str) -> Option<(String, DeviceNumber, &SessionState)> {
         if let Some(map) = self.map.as_ref().filter(|_| multipath::is_map(device)) {
@@ -312,45 +289,6 @@ impl World {
         with_disk
             .find(|(id, _)| format!("/dev/{}", disk_of(**id).0) == device)
             .map(|(id, session)| (*id, session))
-    }
-
-    fn write(&mut self, serial: &str, offset: u64, bytes: &[u8]) {
-        let mut all = self.content.lock().unwrap();
-        let content = all.entry(serial.to_owned()).or_default();
-        let mut at = offset;
-        while at < offset + bytes.len() as u64 {
-            let done = usize::try_from(at - offset).unwrap();
-            let within = usize::try_from(at % BLOCK as u64).unwrap();
-            let count = (BLOCK - within).min(bytes.len() - done);
-            let block = content
-                .entry(at / BLOCK as u64)
-                .or_insert_with(|| vec![0; BLOCK]);
-            block[within..within + count].copy_from_slice(&bytes[done..done + count]);
-            at += count as u64;
-        }
-    }
-
-    fn read(&self, serial: &str, span: Span) -> Vec<u8> {
-        let mut bytes = vec![0; span.length];
-        let first = span.offset / BLOCK as u64;
-        let blocks = first..first + (span.length / BLOCK) as u64;
-        let all = self.content.lock().unwrap();
-        for (number, block) in all
-            .get(serial)
-            .into_iter()
-            .flat_map(|content| content.range(blocks.clone()))
-        {
-            let at = usize::try_from(number - first).unwrap() * BLOCK;
-            bytes[at..at + BLOCK].copy_from_slice(block);
-        }
-        bytes
-    }
-
-    fn file_system(&self, serial: &str) -> Option<(FsType, Bytes)> {
-        match superblock::read(&self.read(serial, superblock::HEAD)).as_slice() {
-            [Superblock::Complete(geometry)] => Some((geometry.kind(), geometry.size())),
-            _ => None,
-        }
     }
 
     fn stat(&self, path: &str) -> Option<Stat> {
@@ -421,6 +359,9 @@ impl Host for Fake {
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
         let world = self.world();
+        if world.unseen.contains(path) {
+            return Err(io_error(path, io::ErrorKind::PermissionDenied));
+        }
         let found = match path {
             MOUNTINFO => Some(world.mount_table()),
             _ => world.files.get(path).cloned(),
@@ -433,6 +374,12 @@ impl Host for Fake {
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
         let prefix = format!("{path}/");
         let world = self.world();
+        if world.unseen.contains(path) {
+            return Err(io_error(path, io::ErrorKind::PermissionDenied));
+        }
+        if path == initiator::NODES && world.elsewhere.is_none() {
+            return Ok(world.record_names().into_iter().collect());
+        }
         let tree = if path.starts_with("/sys/") {
             world.tree(path)
         } else {
@@ -553,11 +500,17 @@ impl Host for Fake {
             return Err(io_error("removing", io::ErrorKind::DirectoryNotEmpty));
         }
         world.dirs.remove(path);
+        world.forget_record(path);
         Ok(())
     }
 
     async fn remove_file(&self, path: &str) -> Result<(), HostError> {
-        self.world().files.remove(path);
+        let mut world = self.world();
+        if path == LOCK {
+            world.locked = None;
+        }
+        world.files.remove(path);
+        world.forget_record(path);
         Ok(())
     }
 
@@ -587,6 +540,39 @@ impl Host for Fake {
             return forced.map(drop);
         }
         world.obey(path, text)
+    }
+
+    async fn touched(&self, path: &str) -> Result<Touched, HostError> {
+        let mut world = self.world();
+        let Some(at) = world.locked.filter(|_| path == LOCK) else {
+            return absent(path);
+        };
+        world.locked = Some(at + i64::from(world.restless));
+        Ok(Touched {
+            inode: 7,
+            changed: (at, 0),
+        })
+    }
+
+    async fn runs(&self, program: &'static str, _: Who) -> Result<bool, HostError> {
+        let world = self.world();
+        let Some(processes) = &world.processes else {
+            let problem = "give the pod hostPID: true".to_owned();
+            return Err(HostError::NoNamespaces { problem });
+        };
+        let daemon = world.multipathd.is_some() && program == "multipathd";
+        Ok(daemon || processes.contains(&program))
+    }
+
+    async fn wake_iscsid(&self) -> Result<bool, HostError> {
+        let mut world = self.world();
+        world.log.push("call iscsid".to_owned());
+        let Some(name) = world.unnamed.take() else {
+            return Ok(false);
+        };
+        let text = format!("InitiatorName={name}\n").into_bytes();
+        world.files.insert(INITIATOR_NAME.to_owned(), text);
+        Ok(true)
     }
 
     async fn pause(&self, time: Duration) {

@@ -10,23 +10,35 @@ use crate::publication::{Iqn, Portal};
 /// The program.
 pub const PROGRAM: &str = "iscsiadm";
 
+/// How long a command on records may take, seconds: iscsiadm waits 30 s for the lock of its database, and whoever is killed
+/// while it holds that lock leaves it to the others for ever (see [`super::lock`]).
+const RECORDS: u64 = 45;
+
 /// A record of the target at one portal, written without discovery: DSM's SendTargets would list every target of the NAS.
 pub fn new_record(iqn: &Iqn, portal: &Portal) -> Cmd {
     record(iqn, portal).args(["-o", "new"])
 }
 
-/// What a record of ours says, apart from CHAP:
-/// - a node that boots must not log in on its own: the CO decides where a volume is;
+/// What a record of ours says, apart from CHAP, whatever `iscsid.conf` makes of new ones:
+/// - a node that boots must not log in on its own: the CO decides where a volume is (both `startup`: either is enough for
+///   `--loginall`; and a leading login takes place at boot, too);
+/// - a login makes one session: a second at the same portal would be a second disk that nobody asked for;
 /// - a login attaches nothing: the driver attaches the one logical unit that it wants;
 /// - I/O waits `replacement_timeout` for a target that does not answer, then it fails;
 /// - one attempt: it takes 15 s (`login_timeout`), and iscsid would go on with eight of them behind our back.
+///
+/// That iscsid never gives up a session is [`super::record::REOPEN`]: open-iscsi before 2.0.877 does not know the setting.
 pub fn settings(iqn: &Iqn, portal: &Portal, replacement_timeout: Duration) -> Cmd {
     let seconds = replacement_timeout.as_secs().to_string();
     let settings = [
         ("node.startup", "manual"),
+        ("node.conn[0].startup", "manual"),
+        ("node.leading_login", "No"),
+        ("node.session.nr_sessions", "1"),
         ("node.session.scan", "manual"),
         ("node.session.timeo.replacement_timeout", &seconds),
         ("node.session.initial_login_retry_max", "1"),
+        ("node.conn[0].timeo.login_timeout", "15"),
     ];
     let pairs = settings
         .into_iter()
@@ -35,9 +47,9 @@ pub fn settings(iqn: &Iqn, portal: &Portal, replacement_timeout: Duration) -> Cm
 }
 
 /// Logs in to the target at one portal. open-iscsi itself gives up after about 2 minutes when nobody answers; kubelet waits
-/// as long for the whole call, so there is a deadline of our own.
+/// as long for the whole call, so there is a deadline of our own: 30 s for the lock of the database, and 40 s to log in.
 pub fn login(iqn: &Iqn, portal: &Portal) -> Cmd {
-    Cmd::new(PROGRAM, 40)
+    Cmd::new(PROGRAM, 70)
         .args(["-m", "node", "-T", iqn.as_str(), "-p"])
         .arg(portal.to_string())
         .arg("--login")
@@ -61,16 +73,17 @@ pub fn logout(session: u32) -> Cmd {
 
 /// Removes the records of a target, at whatever portals.
 pub fn delete_records(iqn: &Iqn) -> Cmd {
-    Cmd::new(PROGRAM, 15).args(["-m", "node", "-T", iqn.as_str(), "-o", "delete"])
+    Cmd::new(PROGRAM, RECORDS).args(["-m", "node", "-T", iqn.as_str(), "-o", "delete"])
 }
 
-/// Lists all node records.
+/// Lists all node records. One of another product that this release cannot read makes it fail and list none, so the driver looks
+/// for records by their names where it knows the place ([`super::record::DATABASES`]).
 pub fn list_records() -> Cmd {
-    Cmd::new(PROGRAM, 15).args(["-m", "node"])
+    Cmd::new(PROGRAM, RECORDS).args(["-m", "node"])
 }
 
 fn record(iqn: &Iqn, portal: &Portal) -> Cmd {
-    Cmd::new(PROGRAM, 15)
+    Cmd::new(PROGRAM, RECORDS)
         .args(["-m", "node", "-T", iqn.as_str(), "-p"])
         .arg(portal.to_string())
 }
@@ -99,6 +112,8 @@ mod status {
     pub(super) const ISCSID_NOT_CONNECTED: i32 = 20;
     /// `ISCSI_ERR_NO_OBJS_FOUND`.
     pub(super) const NO_OBJECTS_FOUND: i32 = 21;
+    /// `ISCSI_ERR_SYSFS_LOOKUP`: what `-m session -r N` says when sysfs has no session N (2.1.8).
+    pub(super) const NOT_IN_SYSFS: i32 = 22;
     /// `ISCSI_ERR_LOGIN_AUTH_FAILED`.
     pub(super) const AUTHENTICATION: i32 = 24;
 }
@@ -161,37 +176,62 @@ pub fn read_login(exit: &Exit) -> Login {
 /// # Errors
 /// Any other failure.
 pub fn read_logout(exit: Exit) -> Result<(), HostError> {
-    absent_is_fine(exit)
-}
-
-/// The exit of [`delete_records`]; records that are not there are deleted.
-///
-/// # Errors
-/// Any other failure.
-pub fn read_delete(exit: Exit) -> Result<(), HostError> {
-    absent_is_fine(exit)
-}
-
-fn absent_is_fine(exit: Exit) -> Result<(), HostError> {
     match exit.status {
-        status::SESSION_NOT_FOUND | status::NO_OBJECTS_FOUND => Ok(()),
+        status::SESSION_NOT_FOUND | status::NO_OBJECTS_FOUND | status::NOT_IN_SYSFS => Ok(()),
         _ => exit.ok(PROGRAM).map(|_| ()),
     }
 }
 
-/// The targets of the records that [`list_records`] printed: lines of `10.0.0.5:3260,1 iqn.…`. Others are left out.
+/// The exit of [`delete_records`]. Records that are not there are deleted; `Some` is why it says that it could not, which is
+/// nothing to give up for: a record of ours can be removed without it.
 ///
 /// # Errors
-/// It failed otherwise than by finding none.
-pub fn read_records(exit: Exit) -> Result<Vec<Iqn>, HostError> {
+/// There is a session with the target.
+pub fn read_delete(exit: Exit) -> Result<Option<HostError>, HostError> {
+    match exit.status {
+        status::SESSION_NOT_FOUND | status::NO_OBJECTS_FOUND => Ok(None),
+        status::SESSION_EXISTS => Err(exit.failed(PROGRAM)),
+        _ => Ok(exit.ok(PROGRAM).err()),
+    }
+}
+
+/// True when a command ended for want of the database: it may be locked.
+pub fn is_kept_from_database(exit: &Exit) -> bool {
+    exit.status == status::DATABASE
+}
+
+/// The targets of the records that [`list_records`] printed: lines of `10.0.0.5:3260,1 iqn.…`.
+///
+/// # Errors
+/// It failed otherwise than by finding none, or a line is not understood: then nothing is known, rather than "no record".
+pub fn read_records(exit: Exit) -> Result<Vec<String>, HostError> {
     if exit.status == status::NO_OBJECTS_FOUND {
         return Ok(Vec::new());
     }
     let listed = exit.ok(PROGRAM)?.stdout;
-    let mut targets: Vec<Iqn> = listed
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(1)?.parse().ok())
-        .collect();
+    let target = |line: &str| {
+        let (portal, target) = line.split_once(' ')?;
+        let (place, group) = portal.rsplit_once(',')?;
+        let well_formed = place.rsplit_once(':')?.1.parse::<u16>().is_ok()
+            && group.parse::<u32>().is_ok()
+            && !target.is_empty()
+            && !target.contains(char::is_whitespace);
+        well_formed.then(|| target.to_owned())
+    };
+    let mut targets = Vec::new();
+    for line in listed.lines() {
+        targets.push(target(line).ok_or_else(|| HostError::Garbled {
+            what: "what iscsiadm -m node lists".to_owned(),
+            seen: line.to_owned(),
+        })?);
+    }
+    if targets.is_empty() {
+        // It says so by another status.
+        return Err(HostError::Garbled {
+            what: "what iscsiadm -m node lists".to_owned(),
+            seen: listed,
+        });
+    }
     targets.sort_unstable();
     targets.dedup();
     Ok(targets)
@@ -224,8 +264,10 @@ mod tests {
         );
         check(
             &settings(&iqn(), &v4, Duration::from_secs(90)),
-            "iscsiadm -m node -T IQN -p 10.0.0.5:3260 -o update -n node.startup -v manual -n node.session.scan -v manual \
-             -n node.session.timeo.replacement_timeout -v 90 -n node.session.initial_login_retry_max -v 1",
+            "iscsiadm -m node -T IQN -p 10.0.0.5:3260 -o update -n node.startup -v manual -n node.conn[0].startup -v manual \
+             -n node.leading_login -v No -n node.session.nr_sessions -v 1 -n node.session.scan -v manual \
+             -n node.session.timeo.replacement_timeout -v 90 -n node.session.initial_login_retry_max -v 1 \
+             -n node.conn[0].timeo.login_timeout -v 15",
         );
         check(
             &login(&iqn(), &v6),
@@ -252,8 +294,11 @@ mod tests {
         ];
         assert!(
             all.iter()
-                .all(|cmd| (1..=60).contains(&cmd.deadline.as_secs()))
+                .all(|cmd| (1..=70).contains(&cmd.deadline.as_secs()))
         );
+        // Each of these waits 30 s for the lock of the database.
+        let of_records = all.iter().filter(|cmd| cmd.args[1] == "node");
+        assert!(of_records.map(|cmd| cmd.deadline.as_secs()).min() > Some(35));
     }
 
     #[test]
@@ -286,61 +331,49 @@ mod tests {
         }
     }
 
-    #[test]
-    fn absent_sessions_and_records_are_no_error() {
-        for status in [0, 2, 21] {
-            assert!(
-                read_logout(Exit {
-                    status,
-                    ..Exit::default()
-                })
-                .is_ok()
-            );
-            assert!(
-                read_delete(Exit {
-                    status,
-                    ..Exit::default()
-                })
-                .is_ok()
-            );
+    fn ended(status: i32) -> Exit {
+        Exit {
+            status,
+            ..Exit::default()
         }
-        assert!(
-            read_logout(Exit {
-                status: 9,
-                ..Exit::default()
-            })
-            .is_err()
-        );
     }
 
     #[test]
-    fn records_are_listed_once_per_target() {
-        let stdout = format!(
-            "10.0.0.5:3260,1 {IQN}\n[fd00::5]:3260,4294967295 {IQN}\n10.0.0.6:3260,1 iqn.1993-08.org.debian:x\ngarbage\n"
-        );
-        let read = read_records(Exit {
-            stdout,
-            ..Exit::default()
-        })
-        .unwrap();
-        assert_eq!(
-            read.iter().map(Iqn::as_str).collect::<Vec<_>>(),
-            ["iqn.1993-08.org.debian:x", IQN]
-        );
-        assert!(
+    fn absent_sessions_and_records_are_no_error() {
+        for status in [0, 2, 21, 22] {
+            assert!(read_logout(ended(status)).is_ok(), "{status}");
+        }
+        assert!(read_logout(ended(9)).is_err());
+        for status in [0, 2, 21] {
+            assert!(read_delete(ended(status)).unwrap().is_none(), "{status}");
+        }
+        assert!(read_delete(ended(7)).unwrap().is_some());
+        assert!(read_delete(ended(15)).is_err(), "there is a session");
+    }
+
+    #[test]
+    fn choice_16_a_list_that_is_not_understood_is_not_empty() {
+        let read = |stdout: &str| {
             read_records(Exit {
-                status: 21,
+                stdout: stdout.to_owned(),
                 ..Exit::default()
             })
-            .unwrap()
-            .is_empty()
-        );
-        assert!(
-            read_records(Exit {
-                status: 1,
-                ..Exit::default()
-            })
-            .is_err()
-        );
+        };
+        let listed = read(&format!(
+            "10.0.0.5:3260,1 {IQN}\n[fd00::5]:3260,4294967295 {IQN}\n10.0.0.6:3260,1 iqn.1993-08.org.debian:X\n"
+        ));
+        assert_eq!(listed.unwrap(), ["iqn.1993-08.org.debian:X", IQN]);
+        assert!(read_records(ended(21)).unwrap().is_empty());
+        assert!(read_records(ended(1)).is_err());
+        // The second is what 2.1.8 lists of an empty record.
+        for garbage in [
+            "garbage\n",
+            "[]:3260,4294967295 \n",
+            "\n",
+            "",
+            "a:1,2 b c\n",
+        ] {
+            assert!(read(garbage).is_err(), "{garbage:?}");
+        }
     }
 }

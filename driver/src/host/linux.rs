@@ -7,6 +7,7 @@
 mod command;
 mod daemon;
 pub mod enter;
+mod process;
 mod trust;
 
 use std::fs::{self, File, OpenOptions};
@@ -22,8 +23,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::record::DATABASES;
-use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Via};
+use super::record::{DATABASES, LOCK};
+use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Touched, Via, Who};
 use daemon::Kept;
 use enter::{Namespaces, Root};
 
@@ -79,7 +80,7 @@ impl Linux {
     async fn place(&self, path: &str) -> Result<Place, HostError> {
         let below = |prefix: &str| Path::new(path).starts_with(prefix);
         let bare = path.trim_start_matches('/');
-        let of_open_iscsi = DATABASES.iter().any(|database| below(database));
+        let of_open_iscsi = DATABASES.iter().any(|database| below(database)) || path == LOCK;
         if let (true, Some(whose)) = (of_open_iscsi, self.namespaces.of_files()) {
             let kept = self.kept.clone();
             // It may have to ask a daemon, which may be slow.
@@ -150,13 +151,18 @@ impl Host for Linux {
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        self.at("reading", path, |path| {
+        let of_sysfs = path.starts_with("/sys/");
+        self.at("reading", path, move |path| {
             let mut bytes = Vec::new();
-            io::Read::read_to_end(
-                &mut io::Read::take(File::open(path)?, FILE_LIMIT),
-                &mut bytes,
-            )?;
-            Ok(bytes)
+            let file = &mut io::Read::take(File::open(path)?, FILE_LIMIT);
+            match io::Read::read_to_end(file, &mut bytes) {
+                Ok(_) => Ok(bytes),
+                // What a file of sysfs says whose object has gone since it was opened.
+                Err(gone) if of_sysfs && gone.raw_os_error() == Some(Errno::ENODEV as i32) => {
+                    Err(io::ErrorKind::NotFound.into())
+                }
+                Err(error) => Err(error),
+            }
         })
         .await
     }
@@ -166,9 +172,10 @@ impl Host for Linux {
             let names: io::Result<Vec<_>> = fs::read_dir(path)?
                 .map(|entry| Ok(entry?.file_name()))
                 .collect();
+            // A name that is no text is shown as well as can be: a folder that holds it is not empty.
             let mut names: Vec<String> = names?
                 .into_iter()
-                .filter_map(|name| name.into_string().ok())
+                .map(|name| name.to_string_lossy().into_owned())
                 .collect();
             names.sort_unstable();
             Ok(names)
@@ -362,8 +369,54 @@ impl Host for Linux {
         .await
     }
 
+    async fn touched(&self, path: &str) -> Result<Touched, HostError> {
+        self.at("looking at", path, |path| {
+            let meta = fs::symlink_metadata(path)?;
+            Ok(Touched {
+                inode: meta.ino(),
+                changed: (meta.ctime(), meta.ctime_nsec()),
+            })
+        })
+        .await
+    }
+
+    async fn runs(&self, program: &'static str, who: Who) -> Result<bool, HostError> {
+        let namespaces = self.namespaces;
+        aside(format!("looking whether {program} runs"), move || {
+            process::runs(program, who, namespaces)
+        })
+        .await
+    }
+
+    async fn wake_iscsid(&self) -> Result<bool, HostError> {
+        let namespaces = self.namespaces;
+        aside("calling iscsid".to_owned(), move || {
+            process::wake_iscsid(namespaces)
+        })
+        .await
+    }
+
     async fn pause(&self, time: Duration) {
         tokio::time::sleep(time).await;
+    }
+}
+
+/// Asks the kernel on the blocking pool.
+async fn aside<T: Send + 'static>(
+    doing: String,
+    ask: impl FnOnce() -> Result<T, HostError> + Send + 'static,
+) -> Result<T, HostError> {
+    let task = tokio::task::spawn_blocking(ask);
+    match timeout(FILE_DEADLINE, task).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(died)) => Err(HostError::Io {
+            doing,
+            source: io::Error::other(died),
+        }),
+        Err(_) => Err(HostError::Overran {
+            what: doing,
+            limit: FILE_DEADLINE,
+        }),
     }
 }
 

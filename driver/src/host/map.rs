@@ -6,7 +6,7 @@
 //!                      /slaves/{sdb,sdc}
 //! ```
 
-use super::disk::{BLOCK, Block, text};
+use super::disk::{self, BLOCK, Block, text};
 use super::{DeviceNumber, Host, HostError, if_present};
 use crate::volume::LunUuid;
 
@@ -29,7 +29,7 @@ pub struct Map {
 /// sysfs cannot be read.
 pub async fn maps(host: &impl Host) -> Result<Vec<Map>, HostError> {
     let mut maps = Vec::new();
-    for device in if_present(host.list(BLOCK).await)?.unwrap_or_default() {
+    for device in host.list(BLOCK).await? {
         if !device.starts_with("dm-") {
             continue;
         }
@@ -37,9 +37,8 @@ pub async fn maps(host: &impl Host) -> Result<Vec<Map>, HostError> {
         // A map may go between two readings.
         let uuid = if_present(text(host, &format!("{dir}/dm/uuid")).await)?;
         let name = if_present(text(host, &format!("{dir}/dm/name")).await)?;
-        let number = if_present(text(host, &format!("{dir}/dev")).await)?;
+        let number = disk::device_number(host, &dir).await?;
         let wwid = uuid.as_deref().and_then(|uuid| uuid.strip_prefix("mpath-"));
-        let number = number.as_deref().and_then(DeviceNumber::parse);
         let (Some(wwid), Some(name), Some(number)) = (wwid, name, number) else {
             continue;
         };
@@ -62,13 +61,12 @@ pub async fn maps(host: &impl Host) -> Result<Vec<Map>, HostError> {
 /// # Errors
 /// sysfs cannot be read.
 pub async fn number_of(host: &impl Host, name: &str) -> Result<Option<DeviceNumber>, HostError> {
-    for device in if_present(host.list(BLOCK).await)?.unwrap_or_default() {
+    for device in host.list(BLOCK).await? {
         let dir = format!("{BLOCK}/{device}");
         if device.starts_with("dm-")
             && if_present(text(host, &format!("{dir}/dm/name")).await)?.as_deref() == Some(name)
         {
-            let number = if_present(text(host, &format!("{dir}/dev")).await)?;
-            return Ok(number.as_deref().and_then(DeviceNumber::parse));
+            return disk::device_number(host, &dir).await;
         }
     }
     Ok(None)

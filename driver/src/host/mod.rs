@@ -40,7 +40,7 @@ use crate::volume::Bytes;
 
 /// Everything the node half does to its machine.
 ///
-/// Paths below `/sys` and those of open-iscsi's database ([`record::DATABASES`]) are read below this host's root, all others as they are (design choice 26).
+/// Paths below `/sys` and those of open-iscsi's database and its lock ([`record::DATABASES`], [`record::LOCK`]) are read below this host's root, all others as they are (design choice 26).
 /// Every call has a deadline; whatever overruns it is abandoned and keeps the volume's lock until it has really ended.
 pub trait Host: Send + Sync + 'static {
     /// Runs `cmd` to its end. A nonzero exit is data; `Err` means that it did not start or overran.
@@ -121,6 +121,21 @@ pub trait Host: Send + Sync + 'static {
         path: &str,
         text: &str,
     ) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// Which file `path` is and when it was made, linked or changed; a symbolic link is not followed.
+    fn touched(&self, path: &str) -> impl Future<Output = Result<Touched, HostError>> + Send;
+
+    /// True when a process of this name runs on the host.
+    ///
+    /// Errors: the processes of the host cannot be seen from here, so that nobody knows.
+    fn runs(
+        &self,
+        program: &'static str,
+        who: Who,
+    ) -> impl Future<Output = Result<bool, HostError>> + Send;
+
+    /// Calls at iscsid's socket, as iscsiadm does: an init system that listens there for it starts it then. False: nobody listens.
+    fn wake_iscsid(&self) -> impl Future<Output = Result<bool, HostError>> + Send;
 
     /// Lets time pass between two looks at the world.
     fn pause(&self, time: Duration) -> impl Future<Output = ()> + Send;
@@ -254,6 +269,25 @@ pub enum Stat {
     BlockDevice(DeviceNumber),
     /// A symbolic link, a character device, a socket, a pipe.
     Other,
+}
+
+/// Equal: nobody has made, linked, unlinked or changed the file in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// The file's number in its file system.
+    pub inode: u64,
+    /// Its ctime: seconds since 1970, and nanoseconds.
+    pub changed: (i64, i64),
+}
+
+/// Whose process is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Anybody's, a pod's too.
+    Anybody,
+    /// One that is the host's (design choice 28). A driver that shares no namespace of the host has nobody but itself to ask:
+    /// then there is none.
+    Host,
 }
 
 /// A part of a device: whole sectors of 4 KiB for a direct read.

@@ -1,7 +1,8 @@
 //! `multipathd` and `multipath`: command builders and the meaning of their answers. Pure.
 //!
 //! Seen with multipath-tools 0.9.4: the client ends with status 1 and says nothing when no daemon runs, and says `timeout
-//! receiving packet` when one does not answer; `add map` wants a WWID, all other commands the kernel's name (`dm-0`) or the
+//! receiving packet` when one does not answer (since 0.11 it says that it failed to connect, and where Red Hat's finds no
+//! configuration, several lines about that: so its words tell nothing, and whether there is a daemon is looked up); `add map` wants a WWID, all other commands the kernel's name (`dm-0`) or the
 //! map's, and no WWID when the map has an alias. The default `find_multipaths strict` makes no map that nobody asked for.
 
 use super::{Cmd, Exit, HostError};
@@ -16,22 +17,38 @@ pub fn show_daemon() -> Cmd {
     multipathd().args(["show", "daemon"])
 }
 
-/// Whether the daemon runs.
+/// What came of asking the daemon.
+#[derive(Debug)]
+pub enum Daemon {
+    /// It runs.
+    Runs,
+    /// There is no such program.
+    Missing,
+    /// It does not answer: it may not run, or hang.
+    Silent(HostError),
+}
+
+/// What came of [`show_daemon`].
 ///
 /// # Errors
-/// It runs, but does not answer.
-pub fn read_daemon(exit: Result<Exit, HostError>) -> Result<bool, HostError> {
+/// Nobody could ask.
+pub fn read_daemon(exit: Result<Exit, HostError>) -> Result<Daemon, HostError> {
     match exit {
         Err(HostError::NotStarted { source, .. })
             if source.kind() == std::io::ErrorKind::NotFound =>
         {
-            Ok(false)
+            Ok(Daemon::Missing)
         }
+        Err(hung @ HostError::Overran { .. }) => Ok(Daemon::Silent(hung)),
         Err(other) => Err(other),
-        Ok(exit) if exit.status == 0 => Ok(true),
-        Ok(exit) if exit.stdout.trim().is_empty() && exit.stderr.trim().is_empty() => Ok(false),
-        Ok(exit) => Err(exit.failed(DAEMON)),
+        Ok(exit) if exit.status == 0 => Ok(Daemon::Runs),
+        Ok(exit) => Ok(Daemon::Silent(exit.failed(DAEMON))),
     }
+}
+
+/// True when what [`add_path`] said is that the daemon's configuration excludes the disk.
+pub fn is_excluded(exit: &Exit) -> bool {
+    exit.stdout.trim() == "blacklisted"
 }
 
 /// Lists every disk that the daemon does not ignore, with its WWID.
@@ -122,18 +139,32 @@ mod tests {
     }
 
     #[test]
-    fn choice_16_a_daemon_that_does_not_answer_is_not_absent() {
-        assert!(read_daemon(Ok(exit(0, "pid 375 idle\n"))).unwrap());
-        assert!(!read_daemon(Ok(exit(1, "\n"))).unwrap());
-        assert!(read_daemon(Ok(exit(1, "timeout receiving packet\n"))).is_err());
+    fn what_the_client_says_tells_nothing() {
+        assert!(matches!(
+            read_daemon(Ok(exit(0, "pid 375 idle\n"))),
+            Ok(Daemon::Runs)
+        ));
+        for said in [
+            "\n",
+            "timeout receiving packet\n",
+            "ERROR: failed to connect to multipathd\n",
+            "/etc/multipath.conf does not exist, blacklisting all devices.\n",
+        ] {
+            let read = read_daemon(Ok(exit(1, said)));
+            assert!(matches!(read, Ok(Daemon::Silent(_))), "{said}");
+        }
         let not_started = |kind: std::io::ErrorKind| {
             Err(HostError::NotStarted {
                 program: DAEMON,
                 source: kind.into(),
             })
         };
-        assert!(!read_daemon(not_started(std::io::ErrorKind::NotFound)).unwrap());
+        assert!(matches!(
+            read_daemon(not_started(std::io::ErrorKind::NotFound)),
+            Ok(Daemon::Missing)
+        ));
         assert!(read_daemon(not_started(std::io::ErrorKind::PermissionDenied)).is_err());
+        assert!(is_excluded(&exit(1, "blacklisted\n")) && !is_excluded(&exit(1, "fail\n")));
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! /etc/iscsi/nodes/<iqn>/<address>,<port>                  what `--op new` makes
 //! /etc/iscsi/nodes/<iqn>/<address>,<port>,<tpgt>/<iface>   what a discovery makes
 //! ```
-//! Seen with open-iscsi 2.1.8. A record whose last line is cut off stops every later `iscsiadm -m node`, and so does any file
-//! beside the folders of `nodes`: so a record is replaced as a whole, by way of a file in [`DATABASES`] itself.
+//! Seen with open-iscsi 2.1.8. A last line without end is left out; a record that has lost its portal by that (a power cut: iscsiadm does
+//! not sync) is listed as `[]:3260,…`, and can neither be deleted nor made anew: 6. A setting that this release does not know
+//! makes `-m node` end with 7 and list nothing, whosever record has it. A file beside the folders of `nodes` stops every
+//! `-m node`: so a record is replaced as a whole, by way of a file in [`DATABASES`] itself.
 
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -14,11 +16,23 @@ use crate::publication::{Iqn, Portal};
 
 /// Where distributions put the database: Debian and SUSE, then Fedora.
 pub const DATABASES: [&str; 2] = ["/etc/iscsi", "/var/lib/iscsi"];
+/// The lock of the database: a hard link to the file `lock` beside it, made by whoever works on records and removed afterwards.
+/// One who is killed leaves it; open-iscsi waits 30 s for it, and then takes no notice of it (until 2.1.9) or fails (since).
+pub const LOCK: &str = "/run/lock/iscsi/lock.write";
 /// How the names of files begin that become records.
 pub const ASIDE: &str = ".synology-csi-";
 
+/// iscsid never gives a session up: the driver ends sessions, and a NAS may be away for long. open-iscsi before 2.0.877 does not
+/// know the setting, and would not read a record that has it.
+pub const REOPEN: (&str, &str) = ("node.session.reopen_max", "0");
+
 const METHOD: &str = "node.session.auth.authmethod";
 const END: &str = "# END RECORD";
+
+/// The folder of all records of a database.
+pub fn nodes(database: &str) -> String {
+    format!("{database}/nodes")
+}
 
 /// The folder of a target's records.
 pub fn folder(database: &str, iqn: &Iqn) -> String {
@@ -35,14 +49,26 @@ pub fn aside(database: &str, iqn: &Iqn) -> String {
     format!("{database}/{ASIDE}{iqn}")
 }
 
-/// A record's text with these proofs and no others; `None` when that is what it says already.
+/// A record's text with [`REOPEN`] where it has that setting, and with these proofs and no others; `None` when that is what it
+/// says already.
 pub fn with_auth(text: &str, chap: Option<&Chap>) -> Option<SecretString> {
+    let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
     let own = |line: &&str| {
-        let key = line.split('=').next().unwrap_or_default().trim();
-        [METHOD, USERNAME, PASSWORD, USERNAME_IN, PASSWORD_IN].contains(&key)
+        let ours = [
+            METHOD,
+            USERNAME,
+            PASSWORD,
+            USERNAME_IN,
+            PASSWORD_IN,
+            REOPEN.0,
+        ];
+        ours.contains(&key(line).as_str())
     };
     let had: Vec<&str> = text.lines().filter(own).collect();
-    let wanted = auth_lines(chap);
+    let mut wanted = auth_lines(chap);
+    if had.iter().any(|line| key(line) == REOPEN.0) {
+        wanted.push(format!("{} = {}", REOPEN.0, REOPEN.1));
+    }
     if had == wanted {
         return None;
     }
@@ -109,6 +135,17 @@ mod tests {
         );
         assert_eq!(none.expose_secret().lines().last(), Some(END));
         assert!(!format!("{both:?}").contains("planted"));
+    }
+
+    #[test]
+    fn a_session_is_never_given_up_where_that_can_be_said() {
+        let other = FRESH.replace("# END", "node.session.reopen_max = 5\n# END");
+        let text = with_auth(&other, None).unwrap();
+        assert!(
+            text.expose_secret()
+                .ends_with("node.session.reopen_max = 0\n# END RECORD\n")
+        );
+        assert!(with_auth(text.expose_secret(), None).is_none());
     }
 
     #[test]

@@ -51,6 +51,14 @@ fn choice_17_no_code_of_the_host_is_final() {
             Code::Unavailable,
         ),
         (
+            HostError::Locked {
+                path: "/p".to_owned(),
+                seconds: 60,
+                seen: "s".to_owned(),
+            },
+            Code::Unavailable,
+        ),
+        (
             HostError::Garbled {
                 what: "w".to_owned(),
                 seen: String::new(),

@@ -29,6 +29,11 @@ pub(super) struct Attached {
     pub(super) size: Bytes,
 }
 
+/// Without a map over them, only one of several portals can be used.
+fn one_path(context: &PublishContext, why: &str) {
+    tracing::warn!(target = %context.iqn, why, "one portal of several is used, and I/O waits when its path is lost");
+}
+
 impl<H: Host> Machine<H> {
     /// Logs in where there is no good session, finds the disks, proves that they are the volume's, and sees to the map.
     pub(super) async fn attach(
@@ -37,11 +42,21 @@ impl<H: Host> Machine<H> {
         chap: Option<&Chap>,
     ) -> Result<Attached, Error> {
         let several = context.portals.len() > 1;
-        let every = several && self.multipathd_runs().await?;
+        let mut every = several && self.multipathd_runs().await?;
         if several && !every {
-            tracing::warn!(target = %context.iqn, "multipathd does not run on this node: one portal of several is used, and I/O waits when its path is lost");
+            one_path(context, "multipathd does not run on this node");
         }
         let (mut disks, lost) = self.reuse(context, every).await?;
+        if every && lost.is_empty() {
+            let alone: Vec<Disk> = disks.iter().map(|(_, disk)| disk.clone()).collect();
+            if self.is_alone(&context.uuid, &alone).await? {
+                one_path(
+                    context,
+                    "its disk is in use without multipathd, or excluded from it",
+                );
+                every = false;
+            }
+        }
         let known = |portal: &&Portal| {
             let at = |session: &Session| session.portal == Some(**portal);
             lost.iter().any(at) || disks.iter().any(|(session, _)| at(session))
@@ -75,7 +90,19 @@ impl<H: Host> Machine<H> {
             self.prove(&disk, &context.uuid).await?;
             disks.push((session, disk));
         }
-        let disks: Vec<Disk> = disks.into_iter().map(|(_, disk)| disk).collect();
+        let sessions: Vec<Session> = disks.iter().map(|(session, _)| session.clone()).collect();
+        let mut disks: Vec<Disk> = disks.into_iter().map(|(_, disk)| disk).collect();
+        if every && lost.is_empty() && self.is_excluded(&context.uuid, &disks).await? {
+            one_path(
+                context,
+                "the configuration of multipathd excludes its disks (multipathd show blacklist)",
+            );
+            for session in sessions.iter().skip(1) {
+                self.log_out(session).await?;
+            }
+            disks.truncate(1);
+            every = false;
+        }
         self.device_over(context, &disks, every, lost.is_empty())
             .await
     }
@@ -139,7 +166,7 @@ impl<H: Host> Machine<H> {
         }
         let in_use = self.uses(&held.blocks()).await?;
         if superfluous {
-            return self.start_anew(&held, &in_use).await;
+            return self.one_of(&held, good, &in_use).await;
         }
         match (good.is_empty(), in_use.is_empty()) {
             (true, true) => {
@@ -173,27 +200,50 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Several disks of a node whose multipathd has gone, and no map: nobody may choose one of them while another is in use.
-    async fn start_anew(
+    /// Several disks and no map: their multipathd has gone, or a record asked for more than one session. The one in use stays;
+    /// where none is, all is begun anew. Nobody may choose while several are in use.
+    async fn one_of(
         &self,
         held: &Held,
+        good: Vec<(Session, Disk)>,
         in_use: &[String],
     ) -> Result<(Vec<(Session, Disk)>, Vec<Session>), Error> {
-        let seen: Vec<String> = held.sessions.iter().map(ToString::to_string).collect();
-        if !in_use.is_empty() {
+        if in_use.is_empty() {
+            self.must_be_unused(held).await?;
+            self.release(held).await?;
+            return Ok((vec![], vec![]));
+        }
+        let (mut used, mut idle) = (Vec::new(), Vec::new());
+        for (session, disk) in good {
+            let node = disk.block.node();
+            let mounted = !self
+                .uses(std::slice::from_ref(&disk.block))
+                .await?
+                .is_empty();
+            let claimed = self.host.is_claimed(&node).await;
+            if mounted || claimed.doing(format!("looking who uses {node}"))? {
+                used.push((session, disk));
+            } else {
+                idle.push(session);
+            }
+        }
+        if used.len() != 1 {
+            let seen: Vec<String> = held.sessions.iter().map(ToString::to_string).collect();
             return Err(Error::Refused {
                 what: "choosing the disk of the volume".to_owned(),
                 seen: format!(
-                    "there are {} without a multipath map, and one is in use at {}",
+                    "there are {} without a multipath map, and several are in use, at {}",
                     seen.join(", "),
                     in_use.join(", ")
                 ),
                 remedy: "start multipathd, or unpublish and unstage the volume first".to_owned(),
             });
         }
-        self.must_be_unused(held).await?;
-        self.release(held).await?;
-        Ok((vec![], vec![]))
+        for session in &idle {
+            tracing::warn!(%session, "ending a session that nobody uses: there is another, and no multipath map over both");
+            self.log_out(session).await?;
+        }
+        Ok((used, vec![]))
     }
 
     /// The disk of a session that answers; `None` when the session is stale.
@@ -279,7 +329,8 @@ impl<H: Host> Machine<H> {
         for portal in portals {
             let doing = format!("logging in to {} at {portal}", context.iqn);
             self.write_record(&context.iqn, portal, chap).await?;
-            let exit = match self.host.run(iscsiadm::login(&context.iqn, portal)).await {
+            let login = iscsiadm::login(&context.iqn, portal);
+            let exit = match self.run_on_records(login).await {
                 Err(hung @ HostError::Overran { .. }) if every => {
                     tracing::warn!(%portal, target = %context.iqn, "the portal does not answer in time");
                     refusals.push((format!("{portal}: no answer in time"), false, hung));

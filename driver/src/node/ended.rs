@@ -8,7 +8,7 @@ use super::held::Held;
 use super::{Doing, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Disk};
-use crate::host::{Host, if_present, mount, record};
+use crate::host::{Host, mount};
 use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
@@ -56,15 +56,9 @@ impl<H: Host> Machine<H> {
 
     /// Removes the records of the LUN's ended publications that have no session any more: they hold secrets.
     pub(super) async fn forget_ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<(), Error> {
-        for database in record::DATABASES {
-            let folder = format!("{database}/nodes");
-            let names = if_present(self.host.list(&folder).await)
-                .doing(format!("listing {folder}"))?
-                .unwrap_or_default();
-            for iqn in names.iter().filter_map(|name| name.parse::<Iqn>().ok()) {
-                if iqn != *present && self.publishes_here(iqn.as_str(), Some(uuid)) {
-                    self.delete_records(&iqn).await?;
-                }
+        for iqn in self.records_of(Some(uuid)).await? {
+            if iqn != *present {
+                self.delete_records(&iqn).await?;
             }
         }
         Ok(())

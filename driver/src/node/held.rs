@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::host::disk::{self, Block, Disk, Session};
 use crate::host::map::{self, Map};
 use crate::host::mount::Mount;
-use crate::host::{Host, if_present, iscsiadm, record};
+use crate::host::{Host, iscsiadm};
 use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
@@ -16,7 +16,8 @@ pub(super) const SESSION_CHANGES: std::time::Duration = std::time::Duration::fro
 /// A volume as this node holds it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Held {
-    /// The sessions with its target: one, or one at each of several portals.
+    /// The sessions with its target: one, or one at each of several portals. More were made by somebody else, or from a record
+    /// that said so; they are ended with the others, and nobody is kept from that by their number.
     pub(super) sessions: Vec<Session>,
     /// Their disks.
     pub(super) disks: Vec<Disk>,
@@ -77,7 +78,7 @@ impl Held {
 }
 
 impl<H: Host> Machine<H> {
-    /// What this node holds of the volume. No session is fine; several must be paths to one target.
+    /// What this node holds of the volume, however many sessions that are.
     pub(super) async fn held(&self, uuid: &LunUuid) -> Result<Held, Error> {
         let sessions = self.sessions_of(uuid).await?;
         self.held_by(uuid, sessions).await
@@ -98,16 +99,6 @@ impl<H: Host> Machine<H> {
     }
 
     async fn held_by(&self, uuid: &LunUuid, sessions: Vec<Session>) -> Result<Held, Error> {
-        if !are_paths(&sessions) {
-            let seen: Vec<String> = sessions.iter().map(ToString::to_string).collect();
-            return Err(Error::Refused {
-                what: format!("choosing the session of LUN {uuid}"),
-                seen: format!("there are {} sessions: {}", sessions.len(), seen.join(", ")),
-                remedy:
-                    "log out those that are not in use with iscsiadm -m session -r NUMBER --logout"
-                        .to_owned(),
-            });
-        }
         let disks = self.disks_of(&sessions).await?;
         let map = self.map_over(uuid, &disks).await?;
         Ok(Held {
@@ -216,42 +207,4 @@ impl<H: Host> Machine<H> {
         }
         Ok(())
     }
-
-    /// Removes the records of a target.
-    pub(super) async fn delete_records(&self, iqn: &Iqn) -> Result<(), Error> {
-        let doing = format!("removing the records of {iqn}");
-        self.host
-            .run(iscsiadm::delete_records(iqn))
-            .await
-            .and_then(iscsiadm::read_delete)
-            .doing(&doing)?;
-        // They hold secrets, and whoever starts open-iscsi anew logs in to what there are records of.
-        for database in record::DATABASES {
-            let folder = record::folder(database, iqn);
-            let left = if_present(self.host.list(&folder).await).doing(&doing)?;
-            if left.is_some_and(|names| !names.is_empty()) {
-                return Err(Error::Unproven {
-                    what: doing,
-                    seen: format!("iscsiadm reports success, but {folder} is still there"),
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// One session, or several with one target, each at another portal. Two at the same portal are nothing that we make.
-fn are_paths(sessions: &[Session]) -> bool {
-    let distinct = |at: usize, session: &Session| {
-        session.target == sessions[0].target
-            && session.portal.is_some()
-            && sessions[..at]
-                .iter()
-                .all(|other| other.portal != session.portal)
-    };
-    sessions.len() < 2
-        || sessions
-            .iter()
-            .enumerate()
-            .all(|(at, session)| distinct(at, session))
 }

@@ -20,7 +20,8 @@ use super::{Doing, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Disk};
 use crate::host::map::{self, Map};
-use crate::host::{Host, HostError, Stat, if_present, multipath};
+use crate::host::multipath::Daemon;
+use crate::host::{Host, HostError, Stat, Who, if_present, multipath};
 use crate::in_flight;
 use crate::volume::{Bytes, LunUuid};
 
@@ -36,10 +37,63 @@ const WATCH: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(1);
 
 impl<H: Host> Machine<H> {
-    /// True when multipathd runs on this node.
+    /// True when multipathd runs on this node. That it is not installed or not started is as ordinary as that it is; whether one
+    /// that says nothing of use runs is looked up, for its words differ between releases.
     pub(super) async fn multipathd_runs(&self) -> Result<bool, Error> {
-        multipath::read_daemon(self.host.run(multipath::show_daemon()).await)
-            .doing("asking whether multipathd runs")
+        let doing = "asking whether multipathd runs";
+        match multipath::read_daemon(self.host.run(multipath::show_daemon()).await).doing(doing)? {
+            Daemon::Runs => Ok(true),
+            Daemon::Missing => Ok(false),
+            Daemon::Silent(source) => {
+                let runs = self.host.runs(multipath::DAEMON, Who::Host).await;
+                if !runs.doing(doing)? {
+                    return Ok(false);
+                }
+                let doing = "asking multipathd, which runs on this node and does not answer: systemctl restart multipathd".to_owned();
+                Err(Error::Host { doing, source })
+            }
+        }
+    }
+
+    /// True when the only disk there is is used as it is and can be below no map any more.
+    pub(super) async fn is_alone(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<bool, Error> {
+        let [disk] = disks else {
+            return Ok(false);
+        };
+        if self.map_over(uuid, disks).await?.is_some() {
+            return Ok(false);
+        }
+        let node = disk.block.node();
+        let claimed = self.host.is_claimed(&node).await;
+        Ok(claimed.doing(format!("looking who uses {node}"))?
+            || !self
+                .uses(std::slice::from_ref(&disk.block))
+                .await?
+                .is_empty()
+            || self.is_excluded(uuid, disks).await?)
+    }
+
+    /// True when multipathd's configuration keeps it from the disks. Only its own word counts: a disk may be new to it.
+    pub(super) async fn is_excluded(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<bool, Error> {
+        let Some(disk) = disks.first() else {
+            return Ok(false);
+        };
+        if self.map_over(uuid, disks).await?.is_some() {
+            return Ok(false);
+        }
+        let name = &disk.block.name;
+        let doing = format!("asking multipathd for {name}");
+        let listed = self.host.run(multipath::show_paths()).await;
+        let wwid = listed.and_then(|listed| multipath::read_wwid(listed, name));
+        if wwid.doing(&doing)?.is_some() {
+            return Ok(false);
+        }
+        let asked = self
+            .host
+            .run(multipath::add_path(name))
+            .await
+            .doing(doing)?;
+        Ok(multipath::is_excluded(&asked))
     }
 
     /// Waits for the map over all of `disks`, and asks multipathd for what is missing.

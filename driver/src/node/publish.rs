@@ -35,7 +35,10 @@ impl<H: Host> Machine<H> {
         if held.sessions.is_empty() {
             return Err(not_staged("this node has no session with its target"));
         }
-        let device = held.device().ok_or_else(|| {
+        // A file system's mount says itself which of several disks it is on.
+        let mounted = held.disks.first().map(|disk| &disk.block);
+        let mounted = mounted.filter(|_| ask.intent.by != Use::Device);
+        let device = held.device().or(mounted).ok_or_else(|| {
             not_staged("its session has no disk, or it has several and no multipath map")
         })?;
         let blocks = held.blocks();

@@ -6,10 +6,103 @@
 use super::{Doing, Machine};
 use crate::chap::Chap;
 use crate::error::Error;
-use crate::host::{Host, if_present, iscsiadm, record};
+use crate::host::{Host, HostError, Stat, if_present, iscsiadm, record};
 use crate::publication::{Iqn, Portal};
+use crate::volume::LunUuid;
 
 impl<H: Host> Machine<H> {
+    /// The targets of node records that are publications to this node: of one LUN, or of any.
+    ///
+    /// They are found by their names. `iscsiadm -m node` lists nothing when one record, somebody else's, cannot be read by this
+    /// release; it is asked where the database lies at a place that the driver does not know.
+    pub(super) async fn records_of(&self, uuid: Option<&LunUuid>) -> Result<Vec<Iqn>, Error> {
+        let names = match self.record_names().await? {
+            Some(names) => names,
+            None => self
+                .run_on_records(iscsiadm::list_records())
+                .await
+                .and_then(iscsiadm::read_records)
+                .doing("listing node records")?,
+        };
+        // What is no name of a target is no record of ours.
+        let targets = names.iter().filter_map(|name| name.parse::<Iqn>().ok());
+        let mut targets: Vec<Iqn> = targets
+            .filter(|iqn| self.publishes_here(iqn.as_str(), uuid))
+            .collect();
+        targets.sort_unstable();
+        targets.dedup();
+        Ok(targets)
+    }
+
+    /// The names of the folders of records; `None` when there is no database where one is looked for.
+    async fn record_names(&self) -> Result<Option<Vec<String>>, Error> {
+        let mut all = None;
+        for database in record::DATABASES {
+            let nodes = record::nodes(database);
+            let names =
+                if_present(self.host.list(&nodes).await).doing(format!("listing {nodes}"))?;
+            if let Some(names) = names {
+                all.get_or_insert_with(Vec::new).extend(names);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes the records of a target. They hold secrets, and whoever starts open-iscsi anew logs in to what there are records
+    /// of; so what iscsiadm leaves, because a power cut or another release has made it unreadable, is removed without it.
+    pub(super) async fn delete_records(&self, iqn: &Iqn) -> Result<(), Error> {
+        let doing = format!("removing the records of {iqn}");
+        let failed = self
+            .run_on_records(iscsiadm::delete_records(iqn))
+            .await
+            .and_then(iscsiadm::read_delete)
+            .doing(&doing)?;
+        let Some(left) = self.left_of(iqn).await.doing(&doing)? else {
+            return Ok(());
+        };
+        tracing::warn!(
+            folder = left,
+            error = failed.map(|error| error.to_string()),
+            "iscsiadm leaves records: removing their files"
+        );
+        self.remove_records(&left).await.doing(&doing)?;
+        match self.left_of(iqn).await.doing(&doing)? {
+            None => Ok(()),
+            Some(left) => Err(Error::Unproven {
+                what: doing,
+                seen: format!("{left} is still there: look who writes to it"),
+            }),
+        }
+    }
+
+    /// The folder of a target's records, if there is anything in it.
+    async fn left_of(&self, iqn: &Iqn) -> Result<Option<String>, HostError> {
+        for database in record::DATABASES {
+            let folder = record::folder(database, iqn);
+            let left = if_present(self.host.list(&folder).await)?;
+            if left.is_some_and(|names| !names.is_empty()) {
+                return Ok(Some(folder));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A record is a file, or a folder of files.
+    async fn remove_records(&self, folder: &str) -> Result<(), HostError> {
+        for name in self.host.list(folder).await? {
+            let path = format!("{folder}/{name}");
+            if self.host.stat(&path).await? == Stat::Directory {
+                for inner in if_present(self.host.list(&path).await)?.unwrap_or_default() {
+                    self.host.remove_file(&format!("{path}/{inner}")).await?;
+                }
+                self.host.remove_dir(&path).await?;
+            } else {
+                self.host.remove_file(&path).await?;
+            }
+        }
+        self.host.remove_dir(folder).await
+    }
+
     /// Makes the record of the target at one portal what it has to be: our settings, these proofs and no others.
     pub(super) async fn write_record(
         &self,
@@ -20,10 +113,30 @@ impl<H: Host> Machine<H> {
         self.forget_discovered(iqn).await?;
         let doing = format!("writing the record of {iqn} at {portal}");
         // It takes the place of an older one, with all settings as iscsid.conf has them.
-        self.run(&doing, iscsiadm::new_record(iqn, portal)).await?;
+        let made = self.new_record(iqn, portal).await;
+        if matches!(made, Err(HostError::Failed { .. })) {
+            // What a power cut has left of the older one is in the way.
+            for database in record::DATABASES {
+                let path = format!("{}/{}", record::folder(database, iqn), record::name(portal));
+                self.host.remove_file(&path).await.doing(&doing)?;
+            }
+            self.new_record(iqn, portal).await.doing(&doing)?;
+        } else {
+            made.doing(&doing)?;
+        }
         let settings = iscsiadm::settings(iqn, portal, self.replacement_timeout);
-        self.run(&doing, settings).await?;
+        self.run_on_records(settings)
+            .await
+            .and_then(|exit| exit.ok(iscsiadm::PROGRAM))
+            .doing(&doing)?;
         self.write_auth(iqn, portal, chap).await
+    }
+
+    async fn new_record(&self, iqn: &Iqn, portal: &Portal) -> Result<(), HostError> {
+        self.run_on_records(iscsiadm::new_record(iqn, portal))
+            .await
+            .and_then(|exit| exit.ok(iscsiadm::PROGRAM))
+            .map(drop)
     }
 
     /// A record that somebody's discovery made stands beside ours, and a login would use both.

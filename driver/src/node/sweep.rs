@@ -1,8 +1,8 @@
 //! The sweep at start: node records that a crash left behind (design choice 10). Best effort; nothing but records is touched.
 
-use super::{Doing, Machine, Node};
+use super::{Machine, Node};
 use crate::error::Error;
-use crate::host::{Host, iscsiadm};
+use crate::host::Host;
 use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
@@ -12,7 +12,7 @@ impl<H: Host> Node<H> {
         if let Err(error) = self.machine.sweep_aside().await {
             tracing::warn!(error = error.chain(), "unfinished node records may be left");
         }
-        match records_of(&self.machine, None).await {
+        match self.machine.records_of(None).await {
             Ok(records) => {
                 for iqn in records {
                     self.sweep_one(iqn).await;
@@ -59,21 +59,4 @@ impl<H: Host> Machine<H> {
         self.delete_records(iqn).await?;
         Ok(true)
     }
-}
-
-/// The targets of node records that are publications to this node: of one LUN, or of any.
-pub(super) async fn records_of<H: Host>(
-    machine: &Machine<H>,
-    uuid: Option<&LunUuid>,
-) -> Result<Vec<Iqn>, Error> {
-    let records = machine
-        .host
-        .run(iscsiadm::list_records())
-        .await
-        .and_then(iscsiadm::read_records)
-        .doing("listing node records")?;
-    Ok(records
-        .into_iter()
-        .filter(|iqn| machine.publishes_here(iqn.as_str(), uuid))
-        .collect())
 }

@@ -1,6 +1,7 @@
 //! The node service on a machine of the imagination: whole calls, every choice that binds them.
 
 mod chap;
+mod database;
 mod ended;
 mod expand;
 mod multipath;
@@ -310,13 +311,39 @@ async fn choice_4_the_node_id_comes_from_name_and_initiator() {
             .node_get_info(Request::new(csi::NodeGetInfoRequest {}))
             .await,
         Code::FailedPrecondition,
-        "iscsi-iname",
+        "systemctl start iscsid",
     );
     fails(
         co.stage().await,
         Code::FailedPrecondition,
         "initiatorname.iscsi",
     );
+}
+
+/// As Ubuntu's cloud images are before iscsid has started, and others.
+#[tokio::test]
+async fn a_fresh_node_has_its_name_made() {
+    for file in [Some("GenerateName=yes\n"), Some(""), None] {
+        let co = Co::new();
+        {
+            let mut world = co.fake.world();
+            world.files.remove(INITIATOR_NAME);
+            world
+                .files
+                .extend(file.map(|text| (INITIATOR_NAME.to_owned(), text.into())));
+            world.unnamed = Some("iqn.1993-08.org.debian:01:fresh".to_owned());
+        }
+        let info = co
+            .node
+            .node_get_info(Request::new(csi::NodeGetInfoRequest {}));
+        let id = NodeId::derive(NODE, "iqn.1993-08.org.debian:01:fresh");
+        assert_eq!(info.await.unwrap().into_inner().node_id, id.as_str());
+        let again = co
+            .node
+            .node_get_info(Request::new(csi::NodeGetInfoRequest {}));
+        assert_eq!(again.await.unwrap().into_inner().node_id, id.as_str());
+        assert_eq!(co.fake.ran("call iscsid").len(), 1);
+    }
 }
 
 #[test]

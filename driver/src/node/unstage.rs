@@ -3,7 +3,6 @@
 use super::Machine;
 use super::held::Held;
 use super::request::Unstage;
-use super::sweep::records_of;
 use crate::error::Error;
 use crate::host::Host;
 use crate::host::disk::Block;
@@ -73,7 +72,7 @@ impl<H: Host> Machine<H> {
     }
 
     async fn forget(&self, ask: &Unstage) -> Result<(), Error> {
-        for iqn in records_of(self, Some(&ask.volume.uuid)).await? {
+        for iqn in self.records_of(Some(&ask.volume.uuid)).await? {
             self.delete_records(&iqn).await?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use driver::host::fake::Fake;
-use driver::host::{Cmd, Exit, Host, HostError, Space, Span, Stat, Via};
+use driver::host::{Cmd, Exit, Host, HostError, Space, Span, Stat, Touched, Via, Who};
 use secrecy::SecretString;
 
 use super::mortal::Mortal;
@@ -68,6 +68,14 @@ impl Gate {
         }
     }
 
+    /// A look at a file or a folder. Only such faults are meant for it as name it.
+    fn unseen(&self, name: &str) -> Result<(), HostError> {
+        match self.mortal.fault_of(name) {
+            None => Ok(()),
+            Some(_) => Err(failed(name)),
+        }
+    }
+
     /// A system call that changes something.
     async fn change(
         &self,
@@ -110,11 +118,19 @@ impl Host for Gate {
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        self.mortal.look(self.machine.read(path)).await
+        let look = async {
+            self.unseen(&format!("read {path}"))?;
+            self.machine.read(path).await
+        };
+        self.mortal.look(look).await
     }
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
-        self.mortal.look(self.machine.list(path)).await
+        let look = async {
+            self.unseen(&format!("list {path}"))?;
+            self.machine.list(path).await
+        };
+        self.mortal.look(look).await
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
@@ -187,6 +203,18 @@ impl Host for Gate {
     async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
         let act = self.machine.write_attribute(path, text);
         self.change(format!("echo {text} > {path}"), act).await
+    }
+
+    async fn touched(&self, path: &str) -> Result<Touched, HostError> {
+        self.mortal.look(self.machine.touched(path)).await
+    }
+
+    async fn runs(&self, program: &'static str, who: Who) -> Result<bool, HostError> {
+        self.mortal.look(self.machine.runs(program, who)).await
+    }
+
+    async fn wake_iscsid(&self) -> Result<bool, HostError> {
+        self.mortal.look(self.machine.wake_iscsid()).await
     }
 
     async fn pause(&self, time: Duration) {

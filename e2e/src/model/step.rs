@@ -217,8 +217,8 @@ const DENIALS: [(On, u32); 5] = [
     (On::TargetDelete, 18_990_710),
 ];
 
-/// Parts of the commands that the node half runs, by which faults find them; and its own changes of files.
-pub const COMMANDS: [&str; 26] = [
+/// Parts of the commands that the node half runs, by which faults find them; its own changes of files, and its looks at them.
+pub const COMMANDS: [&str; 29] = [
     "iscsiadm",
     "-o new",
     "-o update",
@@ -245,6 +245,9 @@ pub const COMMANDS: [&str; 26] = [
     "rm ",
     "write",
     "files",
+    "list /etc",
+    "list /sys",
+    "read /",
 ];
 
 /// Something that is arranged and happens later.

@@ -15,8 +15,19 @@ use crate::plane::{HostFault, When};
 use crate::trap::{self, Trap};
 use crate::until::until;
 
-/// What a fault calls changes of files. They pass no gate, so it hits the next command instead, whatever that is.
-const NO_COMMANDS: [&str; 7] = ["echo", "mkdir", "rmdir", "touch", "rm ", "write", "files"];
+/// What a fault calls changes of files, and looks at them. They pass no gate, so it hits the next command instead, whatever that is.
+const NO_COMMANDS: [&str; 10] = [
+    "echo",
+    "mkdir",
+    "rmdir",
+    "touch",
+    "rm ",
+    "write",
+    "files",
+    "list /etc",
+    "list /sys",
+    "read /",
+];
 
 /// A node.
 #[derive(Debug)]

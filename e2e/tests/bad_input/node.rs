@@ -280,8 +280,8 @@ pub(crate) fn measure_rows(node: &Node) -> Vec<Row> {
 pub(crate) fn no_initiator() -> Vec<Row> {
     let words = [
         "/etc/iscsi/initiatorname.iscsi",
-        "install open-iscsi on the node",
-        "InitiatorName=",
+        "holds no InitiatorName",
+        "systemctl start iscsid",
     ];
     vec![row(
         "no initiator",

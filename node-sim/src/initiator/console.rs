@@ -9,6 +9,8 @@ use std::io::{self, Write};
 pub(crate) enum Exit {
     /// All done.
     Success = 0,
+    /// Something went wrong that has no number of its own.
+    Error = 1,
     /// The node database cannot be read or written.
     Database = 6,
     /// The command makes no sense.
@@ -35,6 +37,7 @@ impl Exit {
     fn reason(self) -> &'static str {
         match self {
             Exit::Success => "no error",
+            Exit::Error => "error",
             Exit::Database => "node database failure",
             Exit::Invalid => "invalid argument",
             Exit::ConnectTimeout => "nobody answers at the portal",

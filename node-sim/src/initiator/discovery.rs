@@ -77,7 +77,9 @@ pub(crate) fn discover(
                 address: address.to_string(),
                 port: portal.port(),
             };
-            found.push(Record::new(place, Some(1), source.origin()));
+            let mut record = Record::new(place, Some(1), source.origin());
+            record.take_defaults(&host.defaults());
+            found.push(record);
         }
     }
     if found.is_empty() {

@@ -4,7 +4,9 @@
 //! bin/iscsiadm                        this program under that name
 //! etc/iscsi/initiatorname.iscsi       InitiatorName=iqn.…
 //! etc/iscsi/nodes, send_targets, static   node records, see `record`
-//! etc/iscsi/node-sim.json             which targets this host can reach
+//! etc/iscsi/node-sim.json             which targets this host can reach, and how long the lock of the database is waited for
+//! etc/iscsi/iscsid.conf               if it is there: what new records say
+//! run/lock/iscsi/lock.write           see `database`
 //! sys/class/…, sys/devices/…          see `tree`
 //! var/node-sim/lock                   one command at a time
 //! var/node-sim/sessions/<sid>.json    see `session`
@@ -39,6 +41,16 @@ struct Config {
     targets: Vec<PathBuf>,
     /// Tells this host's sessions from those of other hosts.
     id: String,
+    /// How long `iscsiadm` waits for the lock of its database, milliseconds.
+    #[serde(default = "thirty_seconds")]
+    lock_wait: u64,
+    /// It never takes the lock of somebody else, as since 2.1.10.
+    #[serde(default)]
+    stays_locked: bool,
+}
+
+fn thirty_seconds() -> u64 {
+    30_000
 }
 
 impl Host {
@@ -86,7 +98,11 @@ impl Host {
         };
         let lock = host.lock()?;
 
-        let id = match store::read_json::<Config>(&host.config_file())? {
+        let old = store::read_json::<Config>(&host.config_file())?;
+        let (lock_wait, stays_locked) = old.as_ref().map_or((thirty_seconds(), false), |old| {
+            (old.lock_wait, old.stays_locked)
+        });
+        let id = match old {
             Some(old) => old.id,
             None => fs::read_to_string("/proc/sys/kernel/random/uuid")?
                 .chars()
@@ -103,6 +119,8 @@ impl Host {
             &Config {
                 targets,
                 id: id.clone(),
+                lock_wait,
+                stays_locked,
             },
             Until::Always,
         )?;
@@ -132,6 +150,38 @@ impl Host {
                 ),
             )
         })
+    }
+
+    /// How long the lock of the database is waited for, in milliseconds, and whether one that is left stays.
+    pub(crate) fn patience(&self) -> io::Result<(u64, bool)> {
+        let config = self.config()?;
+        Ok((config.lock_wait, config.stays_locked))
+    }
+
+    /// Changes that: 30,000 ms are open-iscsi's, `stays_locked` is how it is since 2.1.10.
+    ///
+    /// # Errors
+    /// There is no host root, or its file cannot be written.
+    pub fn set_patience(&self, lock_wait: u64, stays_locked: bool) -> io::Result<()> {
+        let config = Config {
+            lock_wait,
+            stays_locked,
+            ..self.config()?
+        };
+        self.lock()?
+            .write_json(&self.config_file(), &config, Until::Always)
+    }
+
+    /// What `iscsid.conf` says, in order; nothing where there is none.
+    pub(crate) fn defaults(&self) -> Vec<(String, String)> {
+        let text = fs::read_to_string(self.iscsi_dir().join("iscsid.conf")).unwrap_or_default();
+        let lines = text.lines().map(str::trim);
+        let pairs = lines
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split_once('='));
+        pairs
+            .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+            .collect()
     }
 
     /// `etc/iscsi`.

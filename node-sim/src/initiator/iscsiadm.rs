@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::argv::{self, Mode, Op, Options};
 use super::console::{Console, Exit, Failure};
+use super::database::Database;
 use super::host::Host;
 use super::print;
 use super::record::{self, IFACE, Origin, Pattern, Place, Record, VERSION, exactly};
@@ -51,6 +52,11 @@ fn answer(host: &Host, args: &[String], console: &mut Console<'_>) -> Result<Exi
             options.iface.unwrap_or_default()
         )));
     }
+    // Before the simulator's own lock: who waits for this one keeps nobody from logging out.
+    let _database = match of_records(&options) {
+        Some(lists) => Some(Database::open(host, lists)?),
+        None => None,
+    };
     let lock = host.lock()?;
     let sessions = Sessions::open(host, &lock)?;
     let mut command = Command {
@@ -66,6 +72,24 @@ fn answer(host: &Host, args: &[String], console: &mut Console<'_>) -> Result<Exi
         Some(Mode::Host) => command.hosts(),
         Some(Mode::Iface) => command.ifaces(&options),
         None => Err(Failure::invalid("no mode specified")),
+    }
+}
+
+/// Whether a command works on the database of records, and then whether it only reads it.
+fn of_records(options: &Options) -> Option<bool> {
+    let acts = options.logout || options.rescan;
+    let reads = !options.login
+        && options
+            .ops
+            .iter()
+            .all(|op| matches!(op, Op::Show | Op::NonPersistent));
+    match options.mode? {
+        Mode::Node => (!acts).then_some(reads),
+        Mode::Session => {
+            (!acts && options.sid.is_some() && !options.ops.is_empty()).then_some(reads)
+        }
+        Mode::Discovery | Mode::DiscoveryDb => Some(false),
+        Mode::Host | Mode::Iface => None,
     }
 }
 
@@ -136,8 +160,23 @@ impl Command<'_, '_> {
         if options.logout {
             return self.logout(pattern);
         }
-        let records = record::list(self.host, pattern)?;
+        let shows = !options.login && matches!(options.op()?, None | Some(Op::Show));
+        if shows {
+            record::must_be_readable(self.host)?;
+        }
+        let records = record::list(self.host, pattern).map_err(|failure| {
+            if shows || failure.exit != Exit::Error {
+                return failure;
+            }
+            Failure::new(
+                Exit::Database,
+                "Could not execute operation on all records: encountered iSCSI database failure",
+            )
+        })?;
         if records.is_empty() {
+            if options.op()? == Some(Op::Delete) {
+                record::must_not_be_torn(self.host, pattern)?;
+            }
             return Err(Failure::new(Exit::NoObjects, "No records found"));
         }
         if options.login {
@@ -168,7 +207,9 @@ impl Command<'_, '_> {
             port: portal.port.unwrap_or(DEFAULT_PORT),
         };
         // One that is there is replaced: its settings are the defaults again.
+        record::must_not_be_torn(self.host, &exactly(&place))?;
         let mut record = Record::new(place, portal.tpgt, Origin::Static);
+        record.take_defaults(&self.host.defaults());
         if let Some(tpgt) = record.tpgt {
             for old in record::list(self.host, &exactly(&record.place))?
                 .iter()
@@ -191,9 +232,14 @@ impl Command<'_, '_> {
                 "Invalid info level {level}. Try 0 or 1."
             )));
         }
+        record::must_be_readable(self.host)?;
         let records = record::list(self.host, &Pattern::default())?;
-        if records.is_empty() {
+        let torn = record::torn(self.host)?;
+        if records.is_empty() && torn.is_empty() {
             return Err(Failure::new(Exit::NoObjects, "No records found"));
+        }
+        for torn in torn.iter().filter(|_| level == 0) {
+            self.console.say(print::torn(torn.name.as_deref()));
         }
         if level == 1 {
             self.console.say(print::nodes(&records));

@@ -15,6 +15,11 @@ pub(crate) fn node(record: &Record) -> String {
     format!("{},{tpgt} {}", record.place.portal(), record.place.iqn)
 }
 
+/// What is listed of a record that has lost its portal, and perhaps its name.
+pub(crate) fn torn(name: Option<&str>) -> String {
+    format!("[]:3260,{} {}", u32::MAX, name.unwrap_or_default())
+}
+
 /// Print level 1 of node mode: targets, their portals, their interfaces.
 pub(crate) fn nodes(records: &[Record]) -> String {
     let mut text = String::new();

@@ -168,6 +168,18 @@ impl Record {
         Ok(())
     }
 
+    /// What `iscsid.conf` says takes the place of our defaults; what makes no sense there is left out, as with a warning.
+    pub(crate) fn take_defaults(&mut self, defaults: &[(String, String)]) {
+        for (name, value) in defaults {
+            // Not `set`: nobody is told what a file has that is not about records.
+            if let Ok(setting) = find(name)
+                && setting.accept(value).is_ok()
+            {
+                self.settings.insert(setting.name, value.clone());
+            }
+        }
+    }
+
     /// As `--op show` prints it; passwords are starred unless `secrets`.
     pub(crate) fn print(&self, secrets: bool) -> String {
         let mut text = format!("# BEGIN RECORD {VERSION}\n");
@@ -195,12 +207,7 @@ impl Record {
         )
     }
 
-    fn parse(place: Place, tpgt: Option<u16>, text: &str) -> Self {
-        let lines = text
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .filter_map(|line| line.split_once(" = "));
-        let read: BTreeMap<&str, &str> = lines.collect();
+    fn parse(place: Place, tpgt: Option<u16>, read: &BTreeMap<&str, &str>) -> Self {
         let origin = match (
             read.get("node.discovery_address"),
             read.get("node.discovery_port"),
@@ -237,35 +244,129 @@ fn find(name: &str) -> Result<&'static Setting, Failure> {
     }
 }
 
-/// All records that fit, by target and portal.
+/// A record that has lost a part of its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Torn {
+    /// The target's name, as the file has it.
+    pub(crate) name: Option<String>,
+    place: Place,
+}
+
+/// A record's file.
+struct Filed {
+    place: Place,
+    tpgt: Option<u16>,
+    path: PathBuf,
+    text: String,
+}
+
+impl Filed {
+    /// A last line without an end is left out.
+    fn lines(&self) -> impl Iterator<Item = (&str, &str)> {
+        let whole = self.text.rfind('\n').map_or("", |end| &self.text[..end]);
+        let lines = whole.lines().filter(|line| !line.starts_with('#'));
+        lines.filter_map(|line| line.split_once(" = "))
+    }
+
+    fn says(&self, name: &str) -> Option<&str> {
+        let mut lines = self.lines();
+        lines.find_map(|(key, value)| (key == name).then_some(value))
+    }
+
+    fn is_torn(&self) -> bool {
+        self.says("node.conn[0].address").is_none()
+    }
+}
+
+/// All records that fit, by target and portal. What is torn is none; settings that are not known are left out.
 pub(crate) fn list(host: &Host, pattern: &Pattern) -> Result<Vec<Record>, Failure> {
+    let mut filed = filed(host)?;
+    filed.retain(|filed| pattern.fits(&filed.place) && !filed.is_torn());
+    let mut records: Vec<Record> = filed
+        .iter()
+        .map(|filed| Record::parse(filed.place.clone(), filed.tpgt, &filed.lines().collect()))
+        .collect();
+    records.sort_by(|a, b| (&a.place, a.tpgt).cmp(&(&b.place, b.tpgt)));
+    Ok(records)
+}
+
+/// The records that are torn.
+pub(crate) fn torn(host: &Host) -> Result<Vec<Torn>, Failure> {
+    let torn = filed(host)?.into_iter().filter(Filed::is_torn);
+    Ok(torn
+        .map(|filed| Torn {
+            name: filed.says("node.name").map(str::to_owned),
+            place: filed.place,
+        })
+        .collect())
+}
+
+/// Whatever is shown, all records are read for it, and one of another release keeps all from being shown (2.1.8).
+pub(crate) fn must_be_readable(host: &Host) -> Result<(), Failure> {
+    for filed in filed(host)? {
+        let known = |name: &str| {
+            name.starts_with("iface.") || SETTINGS.iter().any(|setting| setting.name == name)
+        };
+        if let Some((name, _)) = filed.lines().find(|(name, _)| !known(name)) {
+            return Err(Failure::invalid(format!(
+                "Unknown parameter name {name}: config file {} invalid.",
+                filed.path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// One that is torn behind its name can neither be deleted nor made anew.
+pub(crate) fn must_not_be_torn(host: &Host, pattern: &Pattern) -> Result<(), Failure> {
+    let named = |torn: &&Torn| torn.name.is_some() && pattern.fits(&torn.place);
+    match torn(host)?.iter().find(named) {
+        None => Ok(()),
+        Some(torn) => Err(Failure::new(
+            Exit::Database,
+            format!(
+                "Could not stat {}/,3260,-1/{IFACE} to delete node: No such file or directory",
+                nodes(host).join(&torn.place.iqn).display()
+            ),
+        )),
+    }
+}
+
+/// The files of all records.
+fn filed(host: &Host) -> Result<Vec<Filed>, Failure> {
     let nodes = nodes(host);
-    let mut records = Vec::new();
+    let mut all = Vec::new();
     for iqn in names(&nodes)? {
-        for name in names(&nodes.join(&iqn))? {
+        let folder = nodes.join(&iqn);
+        if !folder.is_dir() {
+            return Err(Failure::new(
+                Exit::Error,
+                format!("Got ENOTDIR error when scandir {}", folder.display()),
+            ));
+        }
+        for name in names(&folder)? {
             let Some((place, tpgt)) = place_of(&iqn, &name) else {
                 continue;
             };
-            let path = nodes.join(&iqn).join(&name);
-            let file = if path.is_dir() {
+            let path = folder.join(&name);
+            let path = if path.is_dir() {
                 path.join(IFACE)
             } else {
                 path
             };
             // Between folder and file a record may be missing: it was never finished.
-            if pattern.fits(&place) && file.is_file() {
-                let text = fs::read_to_string(&file).map_err(|wrong| database(&file, &wrong))?;
-                // open-iscsi 2.1.8 takes a last line without end for one that is too long, and stops.
-                if !text.ends_with('\n') {
-                    let cut_off = std::io::Error::other("the last line is cut off");
-                    return Err(database(&file, &cut_off));
-                }
-                records.push(Record::parse(place, tpgt, &text));
+            if path.is_file() {
+                let text = fs::read_to_string(&path).map_err(|wrong| database(&path, &wrong))?;
+                all.push(Filed {
+                    place,
+                    tpgt,
+                    path,
+                    text,
+                });
             }
         }
     }
-    records.sort_by(|a, b| (&a.place, a.tpgt).cmp(&(&b.place, b.tpgt)));
-    Ok(records)
+    Ok(all)
 }
 
 /// Writes a record as it is. One without a portal group tag takes over the tag of a record for the same portal.

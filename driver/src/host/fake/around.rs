@@ -64,6 +64,7 @@ impl Fake {
     pub fn node(initiator: &str) -> Self {
         let mut world = World {
             capable: true,
+            processes: Some(vec![]),
             ..World::default()
         };
         world

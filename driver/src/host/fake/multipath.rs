@@ -129,7 +129,10 @@ impl World {
 
     pub(super) fn multipathd(&mut self, words: &[&str]) -> Exit {
         let Some(daemon) = self.multipathd else {
-            return end(1);
+            return Exit {
+                stderr: self.client_says.clone(),
+                ..end(1)
+            };
         };
         let known = daemon != Daemon::Excluding;
         match (words, &mut self.map) {
@@ -146,6 +149,10 @@ impl World {
                     ))
                 }
             }
+            (["add", "path", _], _) if !known => Exit {
+                status: 1,
+                ..say("blacklisted\n".to_owned())
+            },
             (["add", "map", _], None) if known => {
                 self.make_map();
                 say("ok\n".to_owned())

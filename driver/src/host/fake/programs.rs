@@ -1,7 +1,7 @@
 //! The programs of the fake machine: what they do to it, and how they end.
 
 use super::around::DATA;
-use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Mount, SessionState, World, head_of};
+use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Mount, World, head_of};
 use crate::host::selinux;
 
 pub(super) fn end(status: i32) -> Exit {
@@ -50,108 +50,6 @@ impl World {
             "btrfs" | "xfs_growfs" => self.grow(last),
             other => panic!("the fake machine has no {other}"),
         }
-    }
-
-    fn iscsiadm(&mut self, words: &[&str]) -> Exit {
-        let after = |option: &str| {
-            words
-                .iter()
-                .position(|word| *word == option)
-                .map(|at| words[at + 1].to_owned())
-        };
-        let id = after("-r").map(|id| id.parse::<u32>().unwrap());
-        let iqn = after("-T").unwrap_or_default();
-        match (words[1], id, words.last().copied().unwrap()) {
-            ("session", Some(id), "--rescan") if self.sessions.contains_key(&id) => {
-                self.rescan(id);
-                end(0)
-            }
-            ("session", Some(_), "--rescan") => end(21),
-            ("session", Some(id), "--logout") => end(if self.log_out(id) { 0 } else { 21 }),
-            ("node", None, "new") => {
-                let portal: crate::publication::Portal = after("-p").unwrap().parse().unwrap();
-                let text = "# BEGIN RECORD\nnode.session.auth.authmethod = None\n# END RECORD\n";
-                let file = format!(
-                    "/etc/iscsi/nodes/{iqn}/{},{}",
-                    portal.address(),
-                    portal.port()
-                );
-                self.files.insert(file, text.into());
-                self.records.insert(iqn);
-                end(0)
-            }
-            ("node", None, _) if words.contains(&"update") => {
-                end(if self.records.contains(&iqn) { 0 } else { 21 })
-            }
-            ("node", None, "--login") if !self.records.contains(&iqn) => end(21),
-            ("node", None, "--login") => {
-                let portal = after("-p").unwrap();
-                let same =
-                    |session: &SessionState| session.target == iqn && session.portal == portal;
-                if self.sessions.values().any(same) {
-                    return end(15);
-                }
-                if self.dead.contains(&portal) {
-                    return end(8);
-                }
-                if !self.proves_itself(&iqn) {
-                    return end(24);
-                }
-                if !self.log_in(&iqn, &portal) {
-                    return end(19);
-                }
-                // node.session.scan is manual.
-                self.sessions
-                    .values_mut()
-                    .find(|session| same(session))
-                    .unwrap()
-                    .seen = None;
-                end(0)
-            }
-            // As open-iscsi does: log out first.
-            ("node", None, "delete") if self.sessions.values().any(|it| it.target == iqn) => {
-                end(15)
-            }
-            ("node", None, "delete") => {
-                let folder = format!("/etc/iscsi/nodes/{iqn}/");
-                self.files.retain(|path, _| !path.starts_with(&folder));
-                end(if self.records.remove(&iqn) { 0 } else { 21 })
-            }
-            ("node", None, "node") if self.records.is_empty() => end(21),
-            ("node", None, "node") => {
-                let lines: Vec<String> = self
-                    .records
-                    .iter()
-                    .map(|iqn| format!("10.0.0.5:3260,1 {iqn}"))
-                    .collect();
-                say(lines.join("\n"))
-            }
-            _ => panic!("the fake iscsiadm does not know {words:?}"),
-        }
-    }
-
-    /// The target wants no proof, or what it wants is in the record.
-    fn proves_itself(&self, iqn: &str) -> bool {
-        let Some((user, password)) = &self.chap else {
-            return true;
-        };
-        let folder = format!("/etc/iscsi/nodes/{iqn}/");
-        let records = self
-            .files
-            .iter()
-            .filter(|(path, _)| path.starts_with(&folder));
-        let wanted = [
-            "node.session.auth.authmethod = CHAP".to_owned(),
-            format!("node.session.auth.username = {user}"),
-            format!("node.session.auth.password = {password}"),
-        ];
-        records
-            .map(|(_, text)| String::from_utf8_lossy(text))
-            .any(|text| {
-                wanted
-                    .iter()
-                    .all(|line| text.lines().any(|there| there == line))
-            })
     }
 
     pub(super) fn serial(&self, device: &str) -> Option<String> {

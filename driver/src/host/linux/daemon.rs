@@ -228,6 +228,48 @@ fn prove_aside(daemon: Daemon) -> Result<Process, Unproven> {
         .unwrap_or_else(|_| Err(Unproven::Refused("the driver failed to look".to_owned())))
 }
 
+/// True when this process may be believed to be one of the host's; false when it has just ended, too.
+pub(super) fn is_of_host(number: u32) -> Result<bool, Unproven> {
+    let asked = thread::spawn(move || {
+        let own = join_init()?;
+        let judged = facts(number).and_then(|facts| Ok((facts, self::facts(1)?)));
+        match judged {
+            Ok((facts, init)) => Ok(trust::judge(&facts, &init, &own).is_ok()),
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Unproven::Refused(format!(
+                "process {number} cannot be looked at ({error}): the driver's container must be privileged"
+            ))),
+        }
+    });
+    asked
+        .join()
+        .unwrap_or_else(|_| Err(Unproven::Refused("the driver failed to look".to_owned())))
+}
+
+/// Calls at the daemon's socket in this thread's network namespace, or in that of process 1. False: nobody listens.
+pub(super) fn call_at(daemon: Daemon, of_init: bool) -> Result<bool, Unproven> {
+    let called = thread::spawn(move || {
+        if of_init {
+            join_init()?;
+        }
+        for address in daemon.addresses() {
+            let answer = call(&address).map_err(|error| {
+                Unproven::Refused(format!(
+                    "{0}'s socket takes no connection ({error}): is {0} stuck? Start it anew",
+                    daemon.name()
+                ))
+            })?;
+            if answer.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    });
+    called
+        .join()
+        .unwrap_or_else(|_| Err(Unproven::Refused("the driver failed to call".to_owned())))
+}
+
 /// Joins the network namespace of process 1, which the daemons listen in, and its cgroup namespace, which a cgroup's whole path
 /// is seen from. Answers the driver's own cgroups.
 fn join_init() -> Result<Vec<Cgroup>, Unproven> {

@@ -146,7 +146,7 @@ impl Root {
 }
 
 /// Makes sure that process 1 is not the driver.
-fn init_is_another(proc: &Path) -> Result<(), Unproven> {
+pub(super) fn init_is_another(proc: &Path) -> Result<(), Unproven> {
     let mounts = |process: &str| fs::read_link(proc.join(process).join("ns/mnt"));
     let problem = match (mounts("1"), mounts("self")) {
         (Ok(init), Ok(own)) if init != own => return Ok(()),

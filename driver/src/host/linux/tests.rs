@@ -105,7 +105,11 @@ async fn choice_10_an_overrun_keeps_the_lock_until_it_has_ended_and_blocks_nobod
 async fn choice_26_only_sys_and_etc_iscsi_lie_below_the_host_root() {
     let root = tempfile::tempdir().unwrap();
     let host = Linux::new(root.path().to_owned());
-    for path in ["/sys/class/x", "/etc/iscsi/initiatorname.iscsi"] {
+    for path in [
+        "/sys/class/x",
+        "/etc/iscsi/initiatorname.iscsi",
+        crate::host::record::LOCK,
+    ] {
         assert_eq!(
             host.place(path).await.unwrap().path,
             root.path().join(&path[1..])
@@ -120,6 +124,33 @@ async fn choice_26_only_sys_and_etc_iscsi_lie_below_the_host_root() {
     ] {
         assert_eq!(host.place(path).await.unwrap().path, PathBuf::from(path));
     }
+}
+
+#[tokio::test]
+async fn a_file_that_is_linked_anew_has_been_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = host();
+    let path = format!("{}/lock.write", dir.path().display());
+    let absent = host.touched(&path).await;
+    assert!(matches!(absent, Err(HostError::Absent { .. })));
+    let lock = dir.path().join("lock");
+    fs::write(&lock, "").unwrap();
+    fs::hard_link(&lock, &path).unwrap();
+    let first = host.touched(&path).await.unwrap();
+    assert_eq!(host.touched(&path).await.unwrap(), first);
+    host.remove_file(&path).await.unwrap();
+    // sleep: the kernel's clock for files goes in steps of some milliseconds.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    fs::hard_link(&lock, &path).unwrap();
+    let second = host.touched(&path).await.unwrap();
+    assert_eq!(second.inode, first.inode, "it is the same file");
+    assert_ne!(second, first);
+}
+
+#[tokio::test]
+async fn a_driver_of_its_own_asks_nobody_else_for_daemons() {
+    let none = host().runs("no-such-daemon", Who::Host).await;
+    assert!(!none.unwrap());
 }
 
 #[tokio::test]

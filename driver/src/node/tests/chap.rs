@@ -83,11 +83,8 @@ async fn a_wrong_secret_is_tried_once_and_leaves_nothing() {
     co.must_be_clean();
     // Not final as long as something may be left.
     let iqn = co.fake.iqn();
-    co.fake.answer(
-        &format!("iscsiadm -m node -T {iqn} -o delete"),
-        6,
-        "read-only",
-    );
+    co.fake
+        .hang(&format!("iscsiadm -m node -T {iqn} -o delete"));
     fails(co.stage().await, Code::Unavailable, "may be left");
     let co = Co {
         secrets: HashMap::new(),

@@ -253,13 +253,64 @@ async fn a_lost_path_in_use_is_left_to_iscsid_and_otherwise_replaced() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_excludes_the_disks_is_named() {
-    let co = Co::multipath();
-    co.fake.world().multipathd = Some(Daemon::Excluding);
-    fails(co.stage_both().await, Code::Unavailable, "blacklist");
-    assert!(co.fake.ran("mkfs").is_empty() && co.fake.mounted().is_empty());
-    co.unstage().await.unwrap();
-    co.nothing_is_left();
+async fn a_daemon_that_excludes_the_disks_leaves_one_path() {
+    for raw in [false, true] {
+        let co = Co {
+            raw,
+            ..Co::multipath()
+        };
+        co.fake.world().multipathd = Some(Daemon::Excluding);
+        for _ in 0..2 {
+            co.stage_both().await.unwrap();
+            assert_eq!(co.fake.world().sessions.len(), 1);
+            // Not again: it is known by the first disk.
+            assert_eq!(co.logins(), 2);
+        }
+        co.publish_through(&PORTALS, "/pods/1").await.unwrap();
+        co.unpublish("/pods/1").await.unwrap();
+        co.unstage().await.unwrap();
+        co.nothing_is_left();
+    }
+}
+
+/// The texts of 0.9, of 0.11 and of Red Hat's without a configuration; and whatever may come.
+#[tokio::test]
+async fn without_multipathd_there_is_one_path_whatever_its_client_says() {
+    for said in [
+        "",
+        "ERROR: failed to connect to multipathd\n",
+        "/etc/multipath.conf does not exist, blacklisting all devices.\nYou can run \"/sbin/mpathconf --enable\" to create\n/etc/multipath.conf. See man mpathconf(8) for more details\n",
+        "timeout receiving packet\n",
+    ] {
+        let co = Co::new();
+        said.clone_into(&mut co.fake.world().client_says);
+        co.stage_both().await.unwrap();
+        assert_eq!(co.fake.world().sessions.len(), 1, "{said}");
+        assert_eq!(co.fake.ran("mount"), ["mount -t ext4 /dev/sdb /staging"]);
+
+        // It runs: then it is no question of one path or two.
+        let co = Co::new();
+        said.clone_into(&mut co.fake.world().client_says);
+        co.fake.world().processes = Some(vec!["multipathd"]);
+        let says = "systemctl restart multipathd";
+        fails(co.stage_both().await, Code::Unavailable, says);
+        assert_eq!(co.logins(), 0);
+        co.fake.world().processes = None;
+        fails(co.stage_both().await, Code::Unavailable, "hostPID");
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_in_use_when_multipathd_is_started_stays_alone() {
+    for raw in [false, true] {
+        let co = Co { raw, ..Co::new() };
+        co.stage_both().await.unwrap();
+        co.publish_through(&PORTALS, "/pods/1").await.unwrap();
+        co.fake.start_multipathd();
+        co.stage_both().await.unwrap();
+        let world = co.fake.world();
+        assert!(world.sessions.len() == 1 && world.map.is_none());
+    }
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ impl Life {
             host: host.clone(),
             node_name: NODE.to_owned(),
             driver_name: "csi.synology.com".to_owned(),
+            database: RwLock::default(),
             replacement_timeout: Duration::from_secs(120),
         };
         let capability = if fs == "raw" {

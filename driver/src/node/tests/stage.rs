@@ -17,22 +17,37 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
         let expected = [
             format!("{record} -o new"),
             format!(
-                "{record} -o update -n node.startup -v manual -n node.session.scan -v manual \
-                 -n node.session.timeo.replacement_timeout -v 120 -n node.session.initial_login_retry_max -v 1"
+                "{record} -o update -n node.startup -v manual -n node.conn[0].startup -v manual -n node.leading_login -v No \
+                 -n node.session.nr_sessions -v 1 -n node.session.scan -v manual \
+                 -n node.session.timeo.replacement_timeout -v 120 -n node.session.initial_login_retry_max -v 1 \
+                 -n node.conn[0].timeo.login_timeout -v 15"
+            ),
+            // iscsid.conf would let iscsid give the session up.
+            format!(
+                "replace /etc/iscsi/nodes/{iqn}/10.0.0.5,3260 by way of /etc/iscsi/.synology-csi-{iqn}"
             ),
             format!("{record} --login"),
             "echo 0 0 1 > /sys/class/scsi_host/host4/scan".to_owned(),
             "blkid -p -o export /dev/sdb".to_owned(),
             format!("write {} marker", 63 << 20),
         ];
-        assert_eq!(log[..6], expected);
-        assert!(log[6].starts_with(&format!("mkfs.{fs} ")), "{log:?}");
+        assert_eq!(log[..7], expected);
+        assert!(log[7].starts_with(&format!("mkfs.{fs} ")), "{log:?}");
         assert_eq!(
-            log[7],
+            log[8],
             format!("write {} zeros", 63 << 20),
             "the marker is erased before the mount"
         );
-        assert_eq!(log[8], format!("mount -t {fs} /dev/sdb /staging"));
+        assert_eq!(log[9], format!("mount -t {fs} /dev/sdb /staging"));
+        let world = co.fake.world();
+        let text =
+            String::from_utf8_lossy(&world.files[&format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260")]);
+        for line in [
+            "node.session.nr_sessions = 1\n",
+            "node.session.reopen_max = 0\n",
+        ] {
+            assert!(text.contains(line), "no {line} in {text}");
+        }
     }
 }
 
@@ -412,14 +427,23 @@ async fn choice_9_somebody_elses_mount_is_left_alone() {
 }
 
 #[tokio::test]
-async fn two_sessions_are_ambiguous() {
-    let co = Co::new();
-    co.fake.log_in();
-    co.fake.log_in();
-    // Not final: there are sessions.
-    fails(co.stage().await, Code::Unavailable, "2 sessions");
-    fails(co.unstage().await, Code::FailedPrecondition, "2 sessions");
-    assert_eq!(co.fake.world().sessions.len(), 2);
+async fn sessions_that_somebody_else_has_made_do_not_block() {
+    for raw in [false, true] {
+        let co = Co { raw, ..Co::new() };
+        for _ in 0..3 {
+            co.fake.log_in();
+        }
+        co.stage().await.unwrap();
+        assert_eq!(co.fake.world().sessions.len(), 1);
+        co.publish("/pods/1", false).await.unwrap();
+        co.fake.log_in();
+        co.stage().await.unwrap();
+        assert_eq!(co.fake.world().sessions.len(), 1);
+        co.fake.log_in();
+        co.unpublish("/pods/1").await.unwrap();
+        co.unstage().await.unwrap();
+        assert!(co.fake.world().sessions.is_empty());
+    }
 }
 
 #[tokio::test]

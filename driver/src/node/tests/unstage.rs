@@ -101,6 +101,79 @@ async fn records_without_a_session_go_too() {
 }
 
 #[tokio::test]
+async fn choice_16_a_list_that_cannot_be_read_is_not_empty() {
+    for unseen in ["/etc/iscsi/nodes", "/sys/class/block"] {
+        let co = Co::new();
+        let ours = co.fake.iqn().to_string();
+        co.fake.world().records = [ours.clone()].into();
+        co.fake.world().unseen.insert(unseen.to_owned());
+        fails(co.unstage().await, Code::Unavailable, unseen);
+        assert!(co.fake.world().records.contains(&ours));
+        co.fake.world().unseen.clear();
+        co.unstage().await.unwrap();
+        assert!(co.fake.world().records.is_empty());
+    }
+}
+
+/// A database where the driver does not look for one.
+#[tokio::test]
+async fn choice_16_what_iscsiadm_lists_is_believed_as_a_whole_or_not_at_all() {
+    let co = Co::new();
+    let ours = co.fake.iqn().to_string();
+    let lists = |listed: String| {
+        co.fake.world().records = [ours.clone()].into();
+        co.fake.world().elsewhere = Some(listed);
+    };
+    for garbage in ["blocks= TYPE 0x00\n\n=\n", "[]:3260,4294967295 \n"] {
+        lists(garbage.to_owned());
+        fails(co.unstage().await, Code::Unavailable, "not understood");
+        assert!(co.fake.world().records.contains(&ours), "{garbage}");
+    }
+    lists(format!("10.0.0.5:3260,1 {ours}\n10.0.0.9:3260,1 Foreign\n"));
+    co.unstage().await.unwrap();
+    assert!(co.fake.world().records.is_empty());
+    lists(String::new());
+    co.unstage().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_record_that_a_power_cut_has_left_is_in_nobodys_way() {
+    let co = Co::new();
+    co.stage().await.unwrap();
+    let iqn = co.fake.iqn().to_string();
+    let cut_short = || {
+        co.fake.world().cut_short.insert(iqn.clone());
+    };
+    cut_short();
+    co.unstage().await.unwrap();
+    {
+        let world = co.fake.world();
+        assert!(world.records.is_empty());
+        assert!(!world.files.keys().any(|path| path.contains(&iqn)));
+    }
+    // And it is met when the volume is staged.
+    let file = format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260");
+    co.fake.world().files.insert(file, vec![]);
+    co.fake.world().records.insert(iqn.clone());
+    cut_short();
+    co.stage().await.unwrap();
+}
+
+#[tokio::test]
+async fn any_number_of_sessions_is_released() {
+    let co = Co::new();
+    co.stage().await.unwrap();
+    for _ in 0..2 {
+        co.fake.log_in();
+    }
+    co.publish("/pods/1", false).await.unwrap();
+    co.unpublish("/pods/1").await.unwrap();
+    co.unstage().await.unwrap();
+    let world = co.fake.world();
+    assert!(world.sessions.is_empty() && world.records.is_empty());
+}
+
+#[tokio::test]
 async fn choice_10_the_sweep_touches_only_records_that_nothing_hangs_on() {
     let other_lun = "iqn.2000-01.com.synology:00000000f2964d4bb712a85c139f9dac";
     let own = format!(

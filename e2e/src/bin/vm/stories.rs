@@ -3,6 +3,7 @@
 mod chap;
 mod comeback;
 mod fence;
+mod fresh;
 mod growth;
 mod identity;
 mod life;
@@ -69,6 +70,7 @@ pub(crate) const ALL: &[Story] = &[
     story!("identity/stale-disk", identity::stale_disk),
     story!("identity/schedules", schedules::schedules),
     story!("namespaces/of-the-host", namespaces::of_the_host, second),
+    story!("fresh/node", fresh::node, second, Lio),
     story!("outage/nas-is-down", outage::nas_is_down, second),
     story!("outage/node-reboots", outage::node_reboots, second),
     story!("outage/nas-restarts", outage::nas_restarts),

@@ -195,14 +195,57 @@ fn names_that_are_paths_are_refused() {
 }
 
 #[test]
-fn a_record_that_is_cut_off_stops_everything() {
+fn a_record_that_a_power_cut_has_torn_is_none_and_in_the_way() {
     let (_dir, host, lock) = host();
     write(&host, &lock, &mut fixed("iqn.a", None)).unwrap();
     write(&host, &lock, &mut fixed("iqn.b", None)).unwrap();
     let file = host.iscsi_dir().join("nodes/iqn.a/127.0.0.1,3260");
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, &text[..300]).unwrap();
-    let failure = list(&host, &exactly(&place("iqn.a", 3260))).unwrap_err();
-    assert_eq!(failure.exit, Exit::Database);
-    assert!(list(&host, &Pattern::default()).is_err());
+    // A last line without an end is left out, and no harm comes of it.
+    fs::write(&file, format!("{text}node.session.scan = ")).unwrap();
+    assert_eq!(list(&host, &Pattern::default()).unwrap().len(), 2);
+    let a = exactly(&place("iqn.a", 3260));
+    for (left, name) in [(300, Some("iqn.a".to_owned())), (0, None)] {
+        fs::write(&file, &text[..left]).unwrap();
+        assert_eq!(list(&host, &Pattern::default()).unwrap().len(), 1);
+        assert_eq!(torn(&host).unwrap()[0].name, name);
+        let blocks = must_not_be_torn(&host, &a).is_err();
+        assert_eq!(blocks, name.is_some());
+        must_not_be_torn(&host, &exactly(&place("iqn.b", 3260))).unwrap();
+    }
+}
+
+#[test]
+fn a_record_of_another_release_keeps_all_from_being_shown() {
+    let (_dir, host, lock) = host();
+    write(&host, &lock, &mut fixed("iqn.a", None)).unwrap();
+    write(&host, &lock, &mut fixed("iqn.b", None)).unwrap();
+    must_be_readable(&host).unwrap();
+    let file = host.iscsi_dir().join("nodes/iqn.b/127.0.0.1,3260");
+    let text = fs::read_to_string(&file).unwrap() + "node.future = 1\n";
+    fs::write(&file, text).unwrap();
+    let failure = must_be_readable(&host).unwrap_err();
+    assert_eq!(failure.exit, Exit::Invalid);
+    assert!(failure.text.contains("node.future"));
+    // Who changes or deletes records does not mind.
+    assert_eq!(list(&host, &Pattern::default()).unwrap().len(), 2);
+    fs::write(host.iscsi_dir().join("nodes/stray"), "").unwrap();
+    assert_eq!(
+        list(&host, &Pattern::default()).unwrap_err().exit,
+        Exit::Error
+    );
+}
+
+#[test]
+fn iscsid_conf_leaks_into_new_records() {
+    let (_dir, host, _lock) = host();
+    let conf = "# node.session.nr_sessions = 9\nnode.session.nr_sessions = 2\nnode.startup=automatic\nnode.name = x\nnode.session.scan = never\niscsid.startup = y\n";
+    fs::create_dir_all(host.iscsi_dir()).unwrap();
+    fs::write(host.iscsi_dir().join("iscsid.conf"), conf).unwrap();
+    let mut record = fixed("iqn.a", None);
+    record.take_defaults(&host.defaults());
+    assert_eq!(record.get("node.session.nr_sessions"), "2");
+    assert_eq!(record.get("node.startup"), "automatic");
+    assert_eq!(record.get("node.session.scan"), "auto");
+    assert_eq!(record.get("node.name"), "iqn.a");
 }

@@ -139,7 +139,7 @@ async fn a_busy_volume_without_paths_is_unblocked_by_its_unstaging() {
 }
 
 #[tokio::test]
-async fn two_disks_and_no_multipathd_are_ended_unless_in_use() {
+async fn of_two_disks_and_no_multipathd_the_one_in_use_stays() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     {
@@ -149,7 +149,18 @@ async fn two_disks_and_no_multipathd_are_ended_unless_in_use() {
     }
     co.stage_both().await.unwrap();
     assert_eq!(co.fake.world().sessions.len(), 1);
+    let staged = co.fake.world().mounts.clone();
+    // Somebody logs in at the other portal, and at the same once more.
+    for portal in [PORTALS[1], PORTALS[0]] {
+        co.fake.log_in_at(portal);
+        assert_eq!(co.fake.world().sessions.len(), 2);
+        co.stage_both().await.unwrap();
+        assert_eq!(co.fake.world().sessions.len(), 1, "{portal}");
+        assert_eq!(co.fake.world().mounts, staged);
+    }
+    // Nobody chooses between two that are in use.
     co.fake.log_in_at(PORTALS[1]);
+    co.fake.world().claimed = true;
     fails(
         co.stage_both().await,
         Code::FailedPrecondition,

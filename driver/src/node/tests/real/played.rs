@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use super::super::*;
 use super::common;
 use crate::host::linux::Linux;
-use crate::host::{Space, Span, Stat, Via};
+use crate::host::{Space, Span, Stat, Touched, Via, Who};
 
 /// The real machine with a played initiator: one target, whose LUN is a loop device.
 #[derive(Debug)]
@@ -223,6 +223,18 @@ impl Host for Arc<Played> {
 
     async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
         self.linux.write_attribute(path, text).await
+    }
+
+    async fn touched(&self, path: &str) -> Result<Touched, HostError> {
+        self.linux.touched(path).await
+    }
+
+    async fn runs(&self, program: &'static str, who: Who) -> Result<bool, HostError> {
+        self.linux.runs(program, who).await
+    }
+
+    async fn wake_iscsid(&self) -> Result<bool, HostError> {
+        self.linux.wake_iscsid().await
     }
 
     async fn pause(&self, time: Duration) {

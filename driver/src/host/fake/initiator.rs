@@ -1,0 +1,232 @@
+//! The fake machine's open-iscsi: its records, and an `iscsid.conf` that says of each setting what the driver does not want.
+
+use std::collections::BTreeSet;
+
+use super::programs::{end, say};
+use super::{Exit, SessionState, World};
+use crate::publication::Portal;
+
+/// Where its records lie.
+pub(super) const NODES: &str = "/etc/iscsi/nodes";
+/// A record of another product, which this release cannot read.
+const FOREIGN: &str = "iqn.2001-05.com.example:array-7";
+/// What a new record says.
+const NEW: &str = "# BEGIN RECORD
+node.startup = automatic
+node.leading_login = Yes
+node.session.nr_sessions = 2
+node.session.reopen_max = 5
+node.session.scan = auto
+node.session.initial_login_retry_max = 8
+node.session.timeo.replacement_timeout = 5
+node.session.auth.authmethod = None
+node.conn[0].startup = automatic
+node.conn[0].timeo.login_timeout = 120
+# END RECORD
+";
+
+impl World {
+    /// Every session asks its target anew.
+    pub(super) fn see_units(&mut self) {
+        for session in self.sessions.values_mut() {
+            session.seen = self
+                .targets
+                .get(&session.target)
+                .cloned()
+                .or(session.seen.take());
+        }
+    }
+
+    /// One session asks its target anew. Nobody says so when there is no answer; what was known stays known.
+    pub(super) fn rescan(&mut self, id: u32) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let there = self.targets.get(&session.target);
+        let there = there.filter(|_| !self.dead.contains(&session.portal));
+        session.alive = there.is_some();
+        session.seen = there.cloned().or(session.seen.take());
+    }
+
+    pub(super) fn log_in(&mut self, iqn: &str, portal: &str) -> bool {
+        let there = self.targets.get(iqn).filter(|target| !target.lingering);
+        let Some(target) = there.cloned() else {
+            return false;
+        };
+        let id = self.free_number();
+        self.sessions.insert(
+            id,
+            SessionState {
+                target: iqn.to_owned(),
+                alive: true,
+                seen: Some(target),
+                portal: portal.to_owned(),
+                offline: false,
+            },
+        );
+        self.grab();
+        true
+    }
+
+    pub(super) fn iscsiadm(&mut self, words: &[&str]) -> Exit {
+        let after = |option: &str| {
+            words
+                .iter()
+                .position(|word| *word == option)
+                .map(|at| words[at + 1].to_owned())
+        };
+        let id = after("-r").map(|id| id.parse::<u32>().unwrap());
+        let iqn = after("-T").unwrap_or_default();
+        let file = after("-p").map(|portal| record(&iqn, &portal));
+        if words[1] == "node" && self.locked.is_some() {
+            // Since 2.1.10: it waits 30 s, and leaves the lock where it is.
+            return Exit {
+                stderr: "iscsiadm: Timeout on acquiring lock on DB: /run/lock/iscsi/lock.write: 17: File exists\n".to_owned(),
+                ..end(6)
+            };
+        }
+        match (words[1], id, words.last().copied().unwrap()) {
+            ("session", Some(id), "--rescan") if self.sessions.contains_key(&id) => {
+                self.rescan(id);
+                end(0)
+            }
+            ("session", Some(_), "--rescan") => end(22),
+            ("session", Some(id), "--logout") => end(if self.log_out(id) { 0 } else { 22 }),
+            ("node", None, "new") if self.cut_short.contains(&iqn) => end(6),
+            ("node", None, "new") => {
+                self.files.insert(file.unwrap(), NEW.into());
+                self.records.insert(iqn);
+                end(0)
+            }
+            ("node", None, _) if words.contains(&"update") => {
+                end(if self.update(&file.unwrap(), words) {
+                    0
+                } else {
+                    21
+                })
+            }
+            ("node", None, "--login") => self.login(&iqn, &after("-p").unwrap(), &file.unwrap()),
+            // As open-iscsi does: log out first.
+            ("node", None, "delete") if self.sessions.values().any(|it| it.target == iqn) => {
+                end(15)
+            }
+            // "Could not stat /etc/iscsi/nodes/IQN/,3260,-1/default to delete node" (2.1.8); of an empty file: 21.
+            ("node", None, "delete") if self.cut_short.contains(&iqn) => end(6),
+            ("node", None, "delete") => {
+                let folder = format!("{NODES}/{iqn}/");
+                self.files.retain(|path, _| !path.starts_with(&folder));
+                end(if self.records.remove(&iqn) { 0 } else { 21 })
+            }
+            ("node", None, "node") if self.elsewhere.is_none() => Exit {
+                stderr: format!(
+                    "iSCSI ERROR: config file {NODES}/{FOREIGN}/10.0.0.9,3260 invalid.\n"
+                ),
+                ..end(7)
+            },
+            ("node", None, "node") => match self.elsewhere.clone().unwrap() {
+                listed if listed.is_empty() => end(21),
+                listed => say(listed),
+            },
+            _ => panic!("the fake iscsiadm does not know {words:?}"),
+        }
+    }
+
+    fn update(&mut self, file: &str, words: &[&str]) -> bool {
+        let Some(text) = self.files.get_mut(file) else {
+            return false;
+        };
+        let mut lines: Vec<String> = String::from_utf8_lossy(text)
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        for pair in words.windows(4).filter(|pair| pair[0] == "-n") {
+            let key = format!("{} = ", pair[1]);
+            let line = lines.iter_mut().find(|line| line.starts_with(&key));
+            *line.unwrap_or_else(|| panic!("a record has no {}", pair[1])) = key + pair[3];
+        }
+        *text = (lines.join("\n") + "\n").into_bytes();
+        true
+    }
+
+    fn login(&mut self, iqn: &str, portal: &str, file: &str) -> Exit {
+        let Some(text) = self.files.get(file) else {
+            return end(21);
+        };
+        let count = String::from_utf8_lossy(text)
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("node.session.nr_sessions = ")?
+                    .parse()
+                    .ok()
+            })
+            .unwrap_or(1_usize);
+        let same = |session: &SessionState| session.target == iqn && session.portal == portal;
+        if self.sessions.values().filter(|it| same(it)).count() >= count {
+            return end(15);
+        }
+        if self.dead.contains(portal) {
+            return end(8);
+        }
+        if !self.proves_itself(iqn) {
+            return end(24);
+        }
+        for _ in 0..count {
+            if !self.log_in(iqn, portal) {
+                return end(19);
+            }
+            // node.session.scan is manual.
+            let newest = self.sessions.values_mut().rfind(|session| same(session));
+            newest.unwrap().seen = None;
+        }
+        end(0)
+    }
+
+    /// The target wants no proof, or what it wants is in the record.
+    fn proves_itself(&self, iqn: &str) -> bool {
+        let Some((user, password)) = &self.chap else {
+            return true;
+        };
+        let folder = format!("{NODES}/{iqn}/");
+        let records = self
+            .files
+            .iter()
+            .filter(|(path, _)| path.starts_with(&folder));
+        let wanted = [
+            "node.session.auth.authmethod = CHAP".to_owned(),
+            format!("node.session.auth.username = {user}"),
+            format!("node.session.auth.password = {password}"),
+        ];
+        records
+            .map(|(_, text)| String::from_utf8_lossy(text))
+            .any(|text| {
+                wanted
+                    .iter()
+                    .all(|line| text.lines().any(|there| there == line))
+            })
+    }
+
+    /// What is in the folder of all records.
+    pub(super) fn record_names(&self) -> BTreeSet<String> {
+        let mut names = self.records.clone();
+        names.insert(FOREIGN.to_owned());
+        names
+    }
+
+    /// Somebody has removed a file, perhaps a target's last record.
+    pub(super) fn forget_record(&mut self, path: &str) {
+        let Some(rest) = path.strip_prefix(NODES) else {
+            return;
+        };
+        let iqn = rest.trim_matches('/').split('/').next().unwrap_or_default();
+        let folder = format!("{NODES}/{iqn}/");
+        if !self.files.keys().any(|file| file.starts_with(&folder)) {
+            self.records.remove(iqn);
+            self.cut_short.remove(iqn);
+        }
+    }
+}
+
+fn record(iqn: &str, portal: &str) -> String {
+    let portal: Portal = portal.parse().unwrap();
+    format!("{NODES}/{iqn}/{},{}", portal.address(), portal.port())
+}

@@ -1,0 +1,126 @@
+//! Which processes run on the host, as `/proc` tells. EFFECT.
+//!
+//! A name proves nothing of who somebody is (see [`super::trust`]); that a name is nobody's proves that its program does not run.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::daemon::{self, Daemon, PROC};
+use super::enter::{self, Namespaces};
+use crate::host::{HostError, Who};
+
+/// The kernel's first process namespace, of which all others are parts (`PROC_PID_INIT_INO`).
+const OF_THE_MACHINE: &str = "pid:[4026531836]";
+
+/// See [`Host::runs`](crate::host::Host::runs).
+pub(super) fn runs(program: &str, who: Who, namespaces: Namespaces) -> Result<bool, HostError> {
+    match (visible(namespaces), who, namespaces) {
+        (Ok(()), ..) => {}
+        (Err(_), Who::Host, Namespaces::Own) => return Ok(false),
+        (Err(problem), ..) => return Err(HostError::NoNamespaces { problem }),
+    }
+    for number in named(Path::new(PROC), program)? {
+        // A driver in no container is one of the host's processes itself, and cannot be told from them.
+        let counts = match (who, namespaces) {
+            (Who::Anybody, _) | (Who::Host, Namespaces::Own) => true,
+            (Who::Host, Namespaces::Init | Namespaces::Iscsid) => daemon::is_of_host(number)
+                .map_err(|error| HostError::NoNamespaces {
+                    problem: error.into_text(),
+                })?,
+        };
+        if counts {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// See [`Host::wake_iscsid`](crate::host::Host::wake_iscsid).
+pub(super) fn wake_iscsid(namespaces: Namespaces) -> Result<bool, HostError> {
+    daemon::call_at(Daemon::Iscsid, namespaces != Namespaces::Own).map_err(|error| {
+        HostError::NoNamespaces {
+            problem: error.into_text(),
+        }
+    })
+}
+
+/// All processes of the host are in this `/proc`, or it is said why not.
+fn visible(namespaces: Namespaces) -> Result<(), String> {
+    match namespaces {
+        Namespaces::Init | Namespaces::Iscsid => {
+            enter::init_is_another(Path::new(PROC)).map_err(daemon::Unproven::into_text)
+        }
+        Namespaces::Own => match fs::read_link(Path::new(PROC).join("self/ns/pid")) {
+            Ok(own) if own == Path::new(OF_THE_MACHINE) => Ok(()),
+            Ok(_) => Err(
+                "the driver sees the processes of its own container only: give the pod hostPID: true"
+                    .to_owned(),
+            ),
+            Err(error) => Err(format!("its own process namespace cannot be looked at ({error})")),
+        },
+    }
+}
+
+/// The numbers of the processes of this name that have not ended.
+fn named(proc: &Path, program: &str) -> Result<Vec<u32>, HostError> {
+    let failed = |source| HostError::Io {
+        doing: format!("looking whether {program} runs"),
+        source,
+    };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(proc).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let status = proc.join(&name).join("status");
+        match fs::read_to_string(status) {
+            Ok(status) if is_alive(&status, program) => found.push(number),
+            Ok(_) => {}
+            Err(gone) if has_ended(&gone) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(found)
+}
+
+/// It may end between two looks.
+fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
+}
+
+/// `/proc/N/status`: the name, and a state that is neither zombie nor dead.
+fn is_alive(status: &str, program: &str) -> bool {
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(value.trim())
+    };
+    let ended = field("State:").is_some_and(|state| state.starts_with(['Z', 'X', 'x']));
+    field("Name:") == Some(program) && !ended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_name_until_it_ends() {
+        let proc = tempfile::tempdir().unwrap();
+        for (number, status) in [
+            ("7", "Name:\tiscsiadm\nState:\tS (sleeping)\n"),
+            ("8", "Name:\tiscsiadm\nState:\tZ (zombie)\n"),
+            ("9", "Name:\tiscsiadm2\nState:\tR (running)\n"),
+            ("self", "Name:\tiscsiadm\nState:\tR (running)\n"),
+        ] {
+            fs::create_dir(proc.path().join(number)).unwrap();
+            fs::write(proc.path().join(number).join("status"), status).unwrap();
+        }
+        // It has ended since the folder was listed.
+        fs::create_dir(proc.path().join("10")).unwrap();
+        assert_eq!(named(proc.path(), "iscsiadm").unwrap(), [7]);
+        assert!(named(proc.path(), "multipathd").unwrap().is_empty());
+        assert!(named(&proc.path().join("none"), "iscsiadm").is_err());
+    }
+}

@@ -1,0 +1,59 @@
+//! open-iscsi's database, locked by one who was killed.
+
+use super::*;
+
+impl Co {
+    fn locked() -> Self {
+        let co = Self::new();
+        co.fake.world().locked = Some(7);
+        co
+    }
+
+    fn is_locked(&self) -> bool {
+        self.fake.world().locked.is_some()
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_nobody_holds_is_removed_after_a_minute() {
+    let co = Co::locked();
+    co.stage().await.unwrap();
+    assert!(!co.is_locked());
+    let paused = co.fake.world().paused;
+    assert!(paused >= Duration::from_secs(60), "{paused:?}");
+    // Records of another volume, and of this one again.
+    co.fake.world().locked = Some(8);
+    co.unstage().await.unwrap();
+    assert!(!co.is_locked() && co.fake.world().records.is_empty());
+}
+
+#[tokio::test]
+async fn a_lock_that_may_be_held_stays_and_is_named() {
+    for (processes, why) in [
+        (Some(vec!["iscsiadm"]), "an iscsiadm runs"),
+        (None, "hostPID: true"),
+    ] {
+        let co = Co::locked();
+        co.fake.world().processes = processes;
+        let refused = co.stage().await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+        let said = refused.message();
+        assert!(said.contains(why), "{said}");
+        assert!(said.ends_with("rm /run/lock/iscsi/lock.write"), "{said}");
+        assert!(said.len() <= 200 || why.contains("hostPID"), "{said}");
+        assert!(co.is_locked());
+        co.fake.world().processes = Some(vec![]);
+        co.stage().await.unwrap();
+    }
+}
+
+/// Somebody is at work, whether or not its processes can be seen.
+#[tokio::test]
+async fn a_lock_that_changes_stays() {
+    let co = Co::locked();
+    co.fake.world().restless = true;
+    fails(co.stage().await, Code::Unavailable, "acquiring lock");
+    assert!(co.is_locked());
+    let paused = co.fake.world().paused;
+    assert!(paused < Duration::from_secs(60), "{paused:?}");
+}

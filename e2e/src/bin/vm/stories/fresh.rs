@@ -1,0 +1,122 @@
+//! A node as its image leaves it: the initiator has no name yet, iscsid has never run and is started by whoever calls first, there are
+//! no multipath tools, and the NAS has two portals. Nobody does anything by hand.
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::GIB;
+use e2e::life::Content;
+use e2e::plugin::Csi as _;
+use e2e::until::until;
+use e2e::vm::remote::Remote;
+use e2e::world::Plan;
+use proto::csi::NodeGetInfoRequest;
+
+use crate::scene::{PORTALS, Scene};
+use crate::suite::SECOND_SERVES;
+use crate::worker::Worker;
+
+const NAME: &str = "/etc/iscsi/initiatorname.iscsi";
+const MULTIPATH: [&str; 2] = ["/usr/sbin/multipath", "/usr/sbin/multipathd"];
+/// Debian's `iscsid.socket`.
+const SOCKET: &str = "@ISCSIADM_ABSTRACT_NAMESPACE";
+/// Debian's `iscsid.service`.
+const SERVICE: &str = "/lib/open-iscsi/startup-checks.sh && exec iscsid -f";
+const LOG: &str = "/run/iscsid.log";
+
+/// The second machine, made fresh.
+struct Fresh {
+    remote: Remote,
+    /// What the initiator was called before.
+    named: String,
+    /// What waits for the first caller, and then is iscsid.
+    service: u32,
+}
+
+impl Fresh {
+    async fn make() -> Result<Self> {
+        let remote = Remote::at(SECOND_SERVES);
+        remote.ready().await?;
+        let named = remote.read(NAME).await?;
+        remote.run(&["pkill", "-KILL", "-x", "iscsid"]).await?;
+        no_iscsid(&remote).await?;
+        let unnamed = format!("echo GenerateName=yes >{NAME}");
+        remote.run(&["sh", "-c", &unnamed]).await?;
+        for tool in MULTIPATH {
+            remote.run(&["mount", "--bind", "/dev/null", tool]).await?;
+        }
+        // What systemd does: it listens, and starts the service with the first connection.
+        let systemd = ["systemd-socket-activate", "--listen", SOCKET];
+        let words = [&systemd[..], &["sh", "-c", SERVICE]].concat();
+        let service = remote.start(&words, LOG).await?;
+        let listens = async || {
+            let sockets = remote.read("/proc/net/unix").await?;
+            Ok(sockets.contains(SOCKET))
+        };
+        until("somebody listens for iscsid", listens, |listens| *listens).await?;
+        Ok(Self {
+            remote,
+            named,
+            service,
+        })
+    }
+
+    /// For the next story.
+    async fn undo(self) -> Result<()> {
+        let remote = &self.remote;
+        for tool in MULTIPATH {
+            remote.run(&["umount", tool]).await?;
+        }
+        remote
+            .run(&["kill", "-9", &self.service.to_string()])
+            .await?;
+        no_iscsid(remote).await?;
+        let name = format!("echo '{}' >{NAME}", self.named.trim());
+        remote.run(&["sh", "-c", &name]).await?;
+        remote.start(&["iscsid", "-f"], LOG).await.map(drop)
+    }
+}
+
+async fn no_iscsid(remote: &Remote) -> Result<()> {
+    let sockets = async || remote.read("/proc/net/unix").await;
+    let gone = |sockets: &String| !sockets.contains(SOCKET);
+    until("iscsid is gone", sockets, gone).await.map(drop)
+}
+
+pub(crate) async fn node(scene: &mut Scene) -> Result<String> {
+    scene
+        .reset(Plan::real(scene.export.name(), &PORTALS))
+        .await?;
+    let fresh = Fresh::make().await?;
+    let worker = Worker::start_contained(&["--host-namespaces", "init"]).await?;
+    let there = worker.on(&scene.world);
+
+    // The kubelet registers it.
+    let info = there.node().node_get_info(NodeGetInfoRequest {}).await?;
+    let name = worker.remote.read(NAME).await?;
+    let name = name
+        .lines()
+        .find_map(|line| line.strip_prefix("InitiatorName="))
+        .with_context(|| format!("no name was made: {name}"))?;
+    ensure!(
+        name.starts_with("iqn.") && !fresh.named.contains(name),
+        "{name} is no new name"
+    );
+
+    let volume = worker
+        .volume(scene, "pvc-fresh", Content::Fs("ext4"))
+        .await?;
+    let sessions = worker.remote.list("/sys/class/iscsi_session").await?;
+    ensure!(sessions.len() == 1, "not one path: {sessions:?}");
+    let file = volume.file("kept");
+    let sum = worker.write(&file).await?;
+    ensure!(volume.expand_lun(&there, 2 * GIB).await? == 2 * GIB);
+    ensure!(volume.expand_on_node(&there, 2 * GIB).await? == 2 * GIB);
+    ensure!(worker.sha256(&file).await? == sum, "the data have changed");
+    volume.detach(&there).await?;
+    volume.delete(&there).await?;
+    worker.strike().await?;
+    fresh.undo().await?;
+    Ok(format!(
+        "registered as {}, one path of two portals, grown online, data equal",
+        info.into_inner().node_id
+    ))
+}
