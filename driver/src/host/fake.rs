@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::mount::{MOUNTINFO, Mount};
-use super::superblock::{self, Superblock};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -29,12 +28,14 @@ use crate::volume::{Bytes, FsType};
 
 mod around;
 mod cache;
+mod dead;
 mod head;
 mod multipath;
 mod programs;
 mod tree;
 
 pub use around::{Export, Mounted, Seen};
+pub use dead::Death;
 pub(crate) use head::head_of;
 #[cfg(test)]
 pub(crate) use head::put;
@@ -94,6 +95,10 @@ pub(crate) struct World {
     pub(crate) caches: BTreeMap<String, cache::Cache>,
     /// File systems that live on in mount namespaces of others: type and device.
     pub(crate) pinned: BTreeSet<(String, String)>,
+    /// File systems that have died, by the kernel's names of their disks.
+    pub(crate) deaths: BTreeMap<String, Death>,
+    /// Whatever is bound elsewhere can only be read there.
+    pub(crate) binds_readonly: bool,
     /// How often the volume was published anew.
     pub(crate) publications: u64,
     /// Portals that do not answer.
@@ -314,45 +319,6 @@ impl World {
             .map(|(id, session)| (*id, session))
     }
 
-    fn write(&mut self, serial: &str, offset: u64, bytes: &[u8]) {
-        let mut all = self.content.lock().unwrap();
-        let content = all.entry(serial.to_owned()).or_default();
-        let mut at = offset;
-        while at < offset + bytes.len() as u64 {
-            let done = usize::try_from(at - offset).unwrap();
-            let within = usize::try_from(at % BLOCK as u64).unwrap();
-            let count = (BLOCK - within).min(bytes.len() - done);
-            let block = content
-                .entry(at / BLOCK as u64)
-                .or_insert_with(|| vec![0; BLOCK]);
-            block[within..within + count].copy_from_slice(&bytes[done..done + count]);
-            at += count as u64;
-        }
-    }
-
-    fn read(&self, serial: &str, span: Span) -> Vec<u8> {
-        let mut bytes = vec![0; span.length];
-        let first = span.offset / BLOCK as u64;
-        let blocks = first..first + (span.length / BLOCK) as u64;
-        let all = self.content.lock().unwrap();
-        for (number, block) in all
-            .get(serial)
-            .into_iter()
-            .flat_map(|content| content.range(blocks.clone()))
-        {
-            let at = usize::try_from(number - first).unwrap() * BLOCK;
-            bytes[at..at + BLOCK].copy_from_slice(block);
-        }
-        bytes
-    }
-
-    fn file_system(&self, serial: &str) -> Option<(FsType, Bytes)> {
-        match superblock::read(&self.read(serial, superblock::HEAD)).as_slice() {
-            [Superblock::Complete(geometry)] => Some((geometry.kind(), geometry.size())),
-            _ => None,
-        }
-    }
-
     fn stat(&self, path: &str) -> Option<Stat> {
         if let Some(mount) = self.mounts.iter().rfind(|mount| mount.point == path) {
             let number = mount
@@ -451,6 +417,12 @@ impl Host for Fake {
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
+        if self.world().death_at(path) == Some(Death::ShutDown) {
+            return Err(HostError::Io {
+                doing: format!("looking at {path}"),
+                source: io::Error::from_raw_os_error(nix::errno::Errno::EIO as i32),
+            });
+        }
         self.world().stat(path).map_or_else(|| absent(path), Ok)
     }
 

@@ -194,6 +194,15 @@ impl Exit {
 
     /// As an error.
     pub fn failed(&self, program: &'static str) -> HostError {
+        HostError::Failed {
+            program,
+            status: self.status,
+            said: self.said(),
+        }
+    }
+
+    /// What it said, in one line: its complaints, if there are any.
+    pub fn said(&self) -> String {
         let said = if self.stderr.trim().is_empty() {
             &self.stdout
         } else {
@@ -205,14 +214,9 @@ impl Exit {
             .map(str::trim)
             .filter(|line| !line.is_empty())
             .collect();
-        let said = match lines.as_slice() {
+        match lines.as_slice() {
             [first, second, .., last] if lines.len() > 4 => format!("{first}; {second}; …; {last}"),
             few => few.join("; "),
-        };
-        HostError::Failed {
-            program,
-            status: self.status,
-            said,
         }
     }
 }

@@ -36,6 +36,21 @@ impl Mount {
         self.fs_options.iter().any(|option| option == "ro")
     }
 
+    /// Why the kernel writes nothing to this file system any more, as far as the table tells. Who mounts read-only, and who mounts
+    /// from a write-protected disk, has `ro` among the options of the mount, too.
+    pub fn death(&self) -> Option<&'static str> {
+        let has = |options: &[String], word: &str| options.iter().any(|option| option == word);
+        if has(&self.fs_options, "emergency_ro") {
+            Some("after an error the kernel writes nothing more to it: emergency_ro")
+        } else if has(&self.fs_options, "shutdown") {
+            Some("it was shut down")
+        } else if self.is_fs_readonly() && has(&self.options, "rw") {
+            Some("after an error the kernel has made it read-only")
+        } else {
+            None
+        }
+    }
+
     /// The name of the device node, when this is a bind mount of one.
     pub fn device_node(&self) -> Option<&str> {
         let root = self.root.strip_suffix("//deleted").unwrap_or(&self.root);
@@ -300,6 +315,44 @@ mod tests {
             None,
             "a whole tmpfs is no device node"
         );
+    }
+
+    /// Each line as Linux 6.18 shows it.
+    #[test]
+    fn what_the_kernel_has_given_up_shows_in_the_table() {
+        let dies = |options: &str, fs: &str, fs_options: &str| {
+            let line = format!("42 27 7:0 / /m {options} - {fs} /dev/loop0 {fs_options}\n");
+            parse(line.as_bytes()).unwrap()[0].death().is_some()
+        };
+        assert!(dies(
+            "rw,relatime",
+            "ext4",
+            "rw,errors=remount-ro,emergency_ro"
+        ));
+        assert!(dies("rw,relatime", "ext4", "rw,abort,emergency_ro"));
+        assert!(
+            dies("ro,relatime", "ext4", "rw,emergency_ro"),
+            "a reader's path"
+        );
+        assert!(dies("rw,relatime", "ext4", "rw,shutdown"));
+        // ext4 before Linux 6.15; btrfs.
+        assert!(dies("rw,relatime", "ext4", "ro,errors=remount-ro"));
+        assert!(dies(
+            "rw,relatime",
+            "btrfs",
+            "ro,space_cache=v2,subvolid=5,subvol=/"
+        ));
+        for (options, fs_options) in [
+            ("rw,relatime", "rw"),
+            ("ro,relatime", "rw"),
+            // Asked to be read-only, or from a write-protected disk.
+            ("ro,relatime", "ro"),
+            ("ro,relatime", "ro,errors=remount-ro"),
+        ] {
+            assert!(!dies(options, "ext4", fs_options), "{options} {fs_options}");
+        }
+        let node = parse(TABLE.as_bytes()).unwrap();
+        assert!(node[4].death().is_none() && node[3].death().is_some());
     }
 
     #[test]

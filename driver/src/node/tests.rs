@@ -1,6 +1,7 @@
 //! The node service on a machine of the imagination: whole calls, every choice that binds them.
 
 mod chap;
+mod dead;
 mod ended;
 mod expand;
 mod multipath;
@@ -229,6 +230,14 @@ impl Co {
     }
 
     async fn stats(&self, path: &str) -> Result<Vec<csi::VolumeUsage>, Status> {
+        self.stats_and_condition(path).await.map(|told| told.0)
+    }
+
+    /// Usage, and what is wrong if anything is.
+    async fn stats_and_condition(
+        &self,
+        path: &str,
+    ) -> Result<(Vec<csi::VolumeUsage>, Option<String>), Status> {
         let request = csi::NodeGetVolumeStatsRequest {
             volume_id: self.volume_id.clone(),
             volume_path: path.to_owned(),
@@ -237,7 +246,12 @@ impl Co {
         self.node
             .node_get_volume_stats(Request::new(request))
             .await
-            .map(|reply| reply.into_inner().usage)
+            .map(|reply| {
+                let reply = reply.into_inner();
+                let condition = reply.volume_condition.unwrap();
+                let wrong = condition.abnormal.then_some(condition.message);
+                (reply.usage, wrong)
+            })
     }
 
     /// With nothing but what is required.
@@ -364,6 +378,7 @@ async fn choice_25_capabilities() {
             "STAGE_UNSTAGE_VOLUME",
             "GET_VOLUME_STATS",
             "EXPAND_VOLUME",
+            "VOLUME_CONDITION",
             "SINGLE_NODE_MULTI_WRITER"
         ]
     );

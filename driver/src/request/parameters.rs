@@ -115,7 +115,7 @@ impl Parameters {
     /// Refuses `formatOptions` that mkfs will not be given.
     pub(super) fn must_format(&self) -> Result<(), Error> {
         let options = self.format_options.as_deref().unwrap_or_default();
-        match FormatOptions::parse(self.fs_type.unwrap_or(FsType::Ext4), options) {
+        match FormatOptions::accept(self.fs_type.unwrap_or(FsType::Ext4), options) {
             Ok(_) => Ok(()),
             Err(bad) => Err(invalid(
                 "formatOptions",
