@@ -8,6 +8,7 @@
 //! | [`ended`] | what an ended publication has left, and how it goes without writing anything |
 //! | [`dead`] | file systems that the kernel has given up, and how they come back |
 //! | [`held`], [`paths`] | what this node holds of a volume; several paths and the map over them |
+//! | [`holders`] | who else on this node has its device |
 //! | [`format`], [`check`] | what may be formatted, and how a format survives a crash; what is checked before it is mounted |
 //! | [`grow`], [`expand`] | a file system that follows its device |
 //! | [`publish`], [`stats`] | one path for one pod; how full it is |
@@ -25,6 +26,7 @@ mod expand;
 mod format;
 mod grow;
 mod held;
+mod holders;
 mod paths;
 mod place;
 mod publish;

@@ -153,8 +153,29 @@ pub fn lacks<'a>(mount: &Mount, flags: &'a [String]) -> Option<&'a str> {
     flags.iter().find(seen).map(String::as_str)
 }
 
+/// What a tenant's file system is mounted with unless an option says otherwise: nothing on it becomes a device or gives rights, and
+/// an ext4 that finds an error in itself is written no more, whatever it says of that on its disk (it might say `panic`).
+fn with_defaults(fs: FsType, options: &[String]) -> Vec<String> {
+    let asks = |names: &[&str]| {
+        let mut asked = options.iter().map(|option| name_of(option));
+        asked.any(|name| names.contains(&name))
+    };
+    let mut all: Vec<String> = Vec::new();
+    for (default, instead) in [("nodev", ["nodev", "dev"]), ("nosuid", ["nosuid", "suid"])] {
+        if !asks(&instead) {
+            all.push(default.to_owned());
+        }
+    }
+    if fs == FsType::Ext4 && !asks(&["errors"]) {
+        all.push("errors=remount-ro".to_owned());
+    }
+    all.extend(options.iter().cloned());
+    all
+}
+
 /// Mounts a file system.
 pub fn mount(fs: FsType, device: &str, point: &str, options: &[String]) -> Cmd {
+    let options = with_defaults(fs, options);
     let cmd = Cmd::new("mount", 120).args(["-t", fs.as_str()]);
     let cmd = if options.is_empty() {
         cmd
@@ -199,8 +220,35 @@ pub struct BadFlag {
     pub remedy: &'static str,
 }
 
+/// Of each of these a mount has one; `lacks` would miss the other for ever.
+const ONE_OF: [&[&str]; 10] = [
+    &["ro", "rw"],
+    &["atime", "noatime", "relatime", "strictatime"],
+    &["diratime", "nodiratime"],
+    &["suid", "nosuid"],
+    &["dev", "nodev"],
+    &["exec", "noexec"],
+    &["symfollow", "nosymfollow"],
+    &["sync", "async"],
+    &["lazytime", "nolazytime"],
+    &["discard", "nodiscard"],
+];
+
+/// Words of mount(8) about how mounts spread: the driver binds what it has staged, and kubelet says how that spreads.
+const PROPAGATION: [&str; 8] = [
+    "private",
+    "rprivate",
+    "shared",
+    "rshared",
+    "slave",
+    "rslave",
+    "unbindable",
+    "runbindable",
+];
+
 /// Words that make `mount` do something else than mounting the volume.
-const NOT_FLAGS: [&str; 15] = [
+const NOT_FLAGS: [&str; 16] = [
+    "abort",
     "bind",
     "rbind",
     "move",
@@ -233,7 +281,19 @@ pub fn parse_flags(flags: &[String]) -> Result<Vec<String>, BadFlag> {
         for option in options {
             let name = name_of(option);
             let again = || parsed.iter().any(|flag| name_of(flag) == name);
-            let fault = if selinux::LABELS.contains(&name) && again() {
+            let contradicts = ONE_OF
+                .iter()
+                .filter(|group| group.contains(&name))
+                .any(|group| {
+                    let other =
+                        |flag: &String| name_of(flag) != name && group.contains(&name_of(flag));
+                    parsed.iter().any(other)
+                });
+            let fault = if contradicts {
+                Some(
+                    "it contradicts another of the options, and a mount has one of the two: leave one out",
+                )
+            } else if selinux::LABELS.contains(&name) && again() {
                 Some(
                     "it is given twice, and a mount has one label: leave it out of the StorageClass's or volume's mountOptions, where the kubelet gives it",
                 )
@@ -265,6 +325,19 @@ fn fault(option: &str) -> Option<&'static str> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"_-.=:+".contains(&b);
     if name.is_empty() || !option.bytes().all(legal) || option.starts_with('-') {
         return Some("a mount option consists of letters, digits and _-.=:+; it names no path");
+    }
+    if PROPAGATION.contains(&name) {
+        return Some(
+            "how a mount spreads is not the volume's to say (a pod has mountPropagation); leave it out",
+        );
+    }
+    if option == "errors=panic" {
+        return Some(
+            "an error in this volume would stop the whole node; use errors=remount-ro or leave it out",
+        );
+    }
+    if matches!(name, "ro" | "rw") && option != name {
+        return Some("use ro or rw alone");
     }
     let other = NOT_FLAGS.contains(&name)
         || name.starts_with("make-")
@@ -377,11 +450,16 @@ mod tests {
         let flags = ["noatime".to_owned(), "ro".to_owned()];
         assert_eq!(
             mount(FsType::Xfs, "/dev/sdb", "/s", &flags).to_string(),
-            "mount -t xfs -o noatime,ro /dev/sdb /s"
+            "mount -t xfs -o nodev,nosuid,noatime,ro /dev/sdb /s"
         );
         assert_eq!(
             mount(FsType::Ext4, "/dev/sdb", "/s", &[]).to_string(),
-            "mount -t ext4 /dev/sdb /s"
+            "mount -t ext4 -o nodev,nosuid,errors=remount-ro /dev/sdb /s"
+        );
+        let instead = ["suid", "dev", "errors=continue"].map(str::to_owned);
+        assert_eq!(
+            mount(FsType::Ext4, "/dev/sdb", "/s", &instead).to_string(),
+            "mount -t ext4 -o suid,dev,errors=continue /dev/sdb /s"
         );
         assert_eq!(bind("/s", "/t").to_string(), "mount -o bind /s /t");
         assert_eq!(
@@ -431,9 +509,32 @@ mod tests {
             "context=\"u:r:t\n\"",
             "context",
             "data=\"ordered\"",
+            "private",
+            "rshared",
+            "slave",
+            "unbindable",
+            "errors=panic",
+            "ro=fs",
+            "abort",
+            // What was staged with both could never be published.
+            "relatime",
+            "strictatime",
+            "atime",
         ] {
             assert_eq!(read(&["noatime", bad]).unwrap_err().flag, bad, "{bad}");
         }
+        for (first, second) in [
+            ("ro", "rw"),
+            ("nosuid", "suid"),
+            ("dev", "nodev"),
+            ("noexec", "exec"),
+            ("noatime,nodiratime", "diratime"),
+        ] {
+            let bad = read(&[first, second]).unwrap_err();
+            assert_eq!(bad.flag, second);
+            assert!(bad.remedy.contains("contradicts"), "{bad:?}");
+        }
+        assert!(read(&["noatime", "noatime", "ro,ro", "errors=remount-ro"]).is_ok());
     }
 
     #[test]
@@ -445,7 +546,7 @@ mod tests {
         );
         assert_eq!(
             mount(FsType::Xfs, "/dev/sdb", "/s", &read(&[label]).unwrap()).args[3],
-            label
+            format!("nodev,nosuid,{label}")
         );
         for (first, second) in [
             (label, label),

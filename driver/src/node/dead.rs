@@ -86,7 +86,10 @@ impl<H: Host> Machine<H> {
         }
         Err(Error::Unfinished {
             what: format!("mounting {} anew", block.node()),
-            seen: "its file system is dead, and something on this node still holds it (a container that has not ended)".to_owned(),
+            seen: format!(
+                "its file system is dead, and something on this node still holds it: {}",
+                self.who_holds(block).await
+            ),
         })
     }
 }

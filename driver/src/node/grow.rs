@@ -34,8 +34,8 @@ impl<H: Host> Machine<H> {
         fs: FsType,
         point: &str,
     ) -> Result<Grown, Error> {
-        let geometry = self.mounted_geometry(attached, fs, point).await?;
-        if geometry.fills(attached.size) {
+        let present = self.mounted_geometry(attached, fs, point).await?;
+        if present.fills(attached.size) {
             return Ok(Grown::Full);
         }
         if self.is_readonly(attached, point).await? {
@@ -45,7 +45,7 @@ impl<H: Host> Machine<H> {
         let (program, doing) = (cmd.program, format!("growing the {fs} at {point}"));
         let exit = self.host.run(cmd).await.doing(&doing)?;
         if let Some(cannot) = filesystem::cannot_grow(fs, &exit) {
-            return Ok(for_good(cannot, &geometry, &exit));
+            return Ok(for_good(cannot, &present, &exit));
         }
         exit.ok(program).doing(&doing)?;
         must_fill(

@@ -57,6 +57,7 @@ impl<H: Host> Machine<H> {
             }
             Use::Device => {
                 self.prove_device(&ask.volume.uuid, &held, device).await?;
+                self.must_be_unclaimed(device).await?;
                 Show::Device(device.node())
             }
         };

@@ -60,6 +60,8 @@ impl Intent {
                     invalid("volume_capability.mount.mount_flags", &bad.flag, bad.remedy)
                 })?;
                 if readonly && !flags.iter().any(|flag| flag == "ro") {
+                    // The access mode decides.
+                    flags.retain(|flag| flag != "rw");
                     flags.push("ro".to_owned());
                 }
                 Use::FileSystem { fs, flags }

@@ -289,6 +289,7 @@ impl<H: Host> Machine<H> {
         let undone = async {
             let held = self.held(&ask.volume.uuid).await?;
             if !held.sessions.is_empty() && self.uses(&held.blocks()).await?.is_empty() {
+                self.must_be_alone(&held).await?;
                 self.release(&held).await
             } else {
                 Ok(())

@@ -4,6 +4,7 @@ mod chap;
 mod dead;
 mod ended;
 mod expand;
+mod holders;
 mod multipath;
 mod publish;
 mod real;
@@ -270,6 +271,14 @@ impl Co {
         Ok(Bytes(
             u64::try_from(reply.into_inner().capacity_bytes).unwrap(),
         ))
+    }
+}
+
+/// The options that a file system is mounted with by default.
+fn default_options(fs: &str) -> &'static str {
+    match fs {
+        "ext4" => "nodev,nosuid,errors=remount-ro",
+        _ => "nodev,nosuid",
     }
 }
 

@@ -32,7 +32,7 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
             format!("write {} zeros", 63 << 20),
             "the marker is erased before the mount"
         );
-        let mount = format!("mount -t {fs} /dev/sdb /staging");
+        let mount = format!("mount -t {fs} -o {} /dev/sdb /staging", default_options(fs));
         let last: &[&str] = match fs {
             "ext4" => &["e2fsck -p /dev/sdb", &mount],
             _ => &[&mount],
@@ -87,7 +87,7 @@ async fn flags_and_reader_modes_reach_mount() {
     co.stage().await.unwrap();
     assert_eq!(
         co.fake.ran("mount"),
-        ["mount -t ext4 -o noatime,ro /dev/sdb /staging"]
+        ["mount -t ext4 -o nodev,nosuid,errors=remount-ro,noatime,ro /dev/sdb /staging"]
     );
     co.stage().await.unwrap();
 }
@@ -509,7 +509,7 @@ async fn choice_14_without_the_capability_ext4_grows_unmounted() {
         "umount /staging",
         "e2fsck -f -p /dev/sdb",
         "resize2fs /dev/sdb",
-        "mount -t ext4 /dev/sdb /staging",
+        "mount -t ext4 -o nodev,nosuid,errors=remount-ro /dev/sdb /staging",
     ];
     assert_eq!(log[log.len() - 5..], tail);
     assert_eq!(co.fake.mounted(), ["/staging"]);
