@@ -561,6 +561,13 @@ impl Host for Fake {
         world.obey(path, text)
     }
 
+    async fn kernel_log(&self) -> Result<Vec<String>, HostError> {
+        let log = self.world().files.get("/dev/kmsg").cloned();
+        let log = log.unwrap_or_default();
+        let text = String::from_utf8_lossy(&log);
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
     async fn pause(&self, time: Duration) {
         self.world().paused += time;
         tokio::task::yield_now().await;

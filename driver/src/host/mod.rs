@@ -122,6 +122,11 @@ pub trait Host: Send + Sync + 'static {
         text: &str,
     ) -> impl Future<Output = Result<(), HostError>> + Send;
 
+    /// What the kernel has said of late, oldest first: lines without their time.
+    fn kernel_log(&self) -> impl Future<Output = Result<Vec<String>, HostError>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
+
     /// Lets time pass between two looks at the world.
     fn pause(&self, time: Duration) -> impl Future<Output = ()> + Send;
 }

@@ -123,7 +123,8 @@ impl<H: Host> Machine<H> {
         fs: FsType,
         flags: &[String],
     ) -> Result<Grown, Error> {
-        self.unmount(staging).await?;
+        let device = std::slice::from_ref(&attached.device);
+        self.clear(staging, device).await?;
         let grown = self.grow_unmounted(attached, fs).await?;
         self.mount(attached, staging, fs, flags).await?;
         Ok(grown)
@@ -151,7 +152,8 @@ impl<H: Host> Machine<H> {
         );
         let program = cmd.program;
         let exit = self.host.run(cmd).await.doing(&doing)?;
-        if filesystem::cannot_grow(fs, &exit).is_some() {
+        // What it says of a mounted one would only mean that somebody has it mounted after all.
+        if filesystem::cannot_grow(fs, &exit) == Some(Cannot::Never) {
             return Ok(Grown::Never(words(&exit)));
         }
         exit.ok(program).doing(&doing)?;

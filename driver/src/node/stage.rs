@@ -212,11 +212,15 @@ impl<H: Host> Machine<H> {
         flags: &[String],
     ) -> Result<(), Error> {
         let node = attached.device.node();
-        self.run(
-            &format!("mounting {node} at {staging}"),
-            mount::mount(fs, &node, staging, flags),
-        )
-        .await?;
+        let mounted = self
+            .run(
+                &format!("mounting {node} at {staging}"),
+                mount::mount(fs, &node, staging, flags),
+            )
+            .await;
+        if let Err(failure) = mounted {
+            return Err(self.explained(attached, fs, failure).await);
+        }
         match self
             .standing(staging, std::slice::from_ref(&attached.device))
             .await?
@@ -239,11 +243,14 @@ impl<H: Host> Machine<H> {
         mount: &Mount,
         flags: &[String],
     ) -> Result<(), Error> {
-        let node = attached.device.node();
+        let (node, device) = (
+            attached.device.node(),
+            std::slice::from_ref(&attached.device),
+        );
         let what = format!("mounting {node} to be written");
         if let Some(seen) = self.death_of(mount).await? {
             // Somebody else had it mounted still; or it has died anew.
-            self.unmount(&mount.point).await?;
+            self.clear(&mount.point, device).await?;
             self.must_be_forgotten(&attached.device).await?;
             return Err(Error::Unproven { what, seen });
         }
@@ -252,7 +259,7 @@ impl<H: Host> Machine<H> {
         }
         let is_protected = attached.device.is_protected(&self.host).await;
         let is_protected = is_protected.doing(format!("looking at {node}"))?;
-        self.unmount(&mount.point).await?;
+        self.clear(&mount.point, device).await?;
         if is_protected {
             return Err(Error::Refused {
                 what,

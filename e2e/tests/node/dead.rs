@@ -148,6 +148,33 @@ async fn a_damaged_ext4_is_repaired_or_refused() {
     story.end().await;
 }
 
+/// mount(8) says the same of everything that it cannot mount; the kernel knows better.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_that_fails_says_what_the_kernel_said() {
+    let test = "dead::a_mount_that_fails_says_what_the_kernel_said";
+    let Some(mut story) = Story::begin(test, GIB, EXT4).await else {
+        return;
+    };
+    story.attach().await;
+    story.detach().await;
+    let name = format!("luns/{}.img", story.volume.uuid());
+    let file = story.world.nas.folder().join(name);
+    let file = file.to_string_lossy();
+    // Made by a system of the future.
+    run("debugfs", ["-w", "-R", "feature FEATURE_I30", &*file]).unwrap();
+    story.publish().await;
+    let refused = story.stage().await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    if File::open("/dev/kmsg").is_ok() {
+        let told = refused.message();
+        assert!(told.contains("unsupported optional features"), "{told}");
+    }
+    run("debugfs", ["-w", "-R", "feature -FEATURE_I30", &*file]).unwrap();
+    story.stage().await.unwrap();
+    story.show().await.unwrap();
+    story.end().await;
+}
+
 /// Devices and rights on a tenant's file system mean nothing, unless an option says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_file_system_has_no_devices_and_gives_no_rights() {

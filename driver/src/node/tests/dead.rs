@@ -92,6 +92,51 @@ async fn statistics_tell_what_is_wrong() {
     }
 }
 
+/// mount(8) says the same of everything that it cannot mount.
+#[tokio::test]
+async fn a_mount_that_fails_says_what_the_kernel_said() {
+    const SAID: &str = "mount: /staging: wrong fs type, bad option, bad superblock on /dev/sdb, missing codepage or helper program, or other error.";
+    let log = |co: &Co, lines: &str| {
+        let file = ("/dev/kmsg".to_owned(), lines.as_bytes().to_vec());
+        co.fake.world().files.extend([file]);
+    };
+    let co = Co::new();
+    log(
+        &co,
+        "EXT4-fs (sdb): an older line\nEXT4-fs (sdbc): of another disk\nEXT4-fs (sdb): couldn't mount because of unsupported optional features (20000)\nusb 1-1: new device\n",
+    );
+    co.fake.answer("mount -t", 32, SAID);
+    let status = co.stage().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(
+        status.message().contains("unsupported optional features"),
+        "{status}"
+    );
+    assert!(!status.message().contains("another disk") && !status.message().contains("usb"));
+
+    let co = Co::with_fs("xfs");
+    log(&co, "xfs: Unknown parameter 'errors'\n");
+    co.fake.answer("mount -t", 32, SAID);
+    fails(
+        co.stage().await,
+        Code::Unavailable,
+        "Unknown parameter 'errors'",
+    );
+
+    let co = Co::with_fs("xfs");
+    co.fake.answer(
+        "mount -t",
+        32,
+        "mount: /staging: mount(2) system call failed: Structure needs cleaning.",
+    );
+    let status = co.stage().await.unwrap_err();
+    let begin: String = status.message().chars().take(200).collect();
+    for word in ["damaged", "scale the pods to 0", "xfs_repair"] {
+        assert!(begin.contains(word), "{word}: {begin}");
+    }
+    co.stage().await.unwrap();
+}
+
 /// `blockdev --setro`, or a LUN that the NAS has made read-only: mount(8) mounts it read-only, with a warning.
 #[tokio::test]
 async fn a_write_protected_disk_is_not_a_dead_file_system() {
