@@ -24,6 +24,8 @@ pub const PASSWORD: &str = "node.session.auth.password";
 pub const USERNAME_IN: &str = "node.session.auth.username_in";
 /// The password that the target proves, for mutual CHAP.
 pub const PASSWORD_IN: &str = "node.session.auth.password_in";
+/// A Secret of type `kubernetes.io/iscsi-chap` may also hold what a discovery proves; the driver makes none.
+const DISCOVERY: &str = "discovery.sendtargets.auth.";
 const KEYS: [&str; 4] = [USERNAME, PASSWORD, USERNAME_IN, PASSWORD_IN];
 
 /// Characters of a password. RFC 7143, section 9.2.1 wants 96 bits at least, which are 12 characters; that DSM takes no more
@@ -136,7 +138,7 @@ impl Chap {
         // In order, so that the same Secret is always refused for the same reason.
         let mut unknown: Vec<&String> = secrets
             .keys()
-            .filter(|key| !KEYS.contains(&key.as_str()))
+            .filter(|key| !KEYS.contains(&key.as_str()) && !key.starts_with(DISCOVERY))
             .collect();
         unknown.sort_unstable();
         if let Some(key) = unknown.first() {

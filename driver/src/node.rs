@@ -7,8 +7,10 @@
 //! | [`database`] | open-iscsi's, and a lock that nobody holds any more |
 //! | [`record`], [`scan`] | what a login works from; the one logical unit that it is made for, and asking its disk anew |
 //! | [`ended`] | what an ended publication has left, and how it goes without writing anything |
+//! | [`dead`] | file systems that the kernel has given up, and how they come back |
 //! | [`held`], [`paths`] | what this node holds of a volume; several paths and the map over them |
-//! | [`format`] | what may be formatted, and how a format survives a crash |
+//! | [`holders`] | who else on this node has its device |
+//! | [`format`], [`check`] | what may be formatted, and how a format survives a crash; what is checked before it is mounted |
 //! | [`grow`], [`expand`] | a file system that follows its device |
 //! | [`publish`], [`stats`] | one path for one pod; how full it is |
 //! | [`place`] | what is mounted where, and whose it is |
@@ -18,12 +20,15 @@
 //! crash at any point: nothing is remembered but what the kernel, the disk and open-iscsi's records say.
 
 mod attach;
+mod check;
 mod database;
+mod dead;
 mod ended;
 mod expand;
 mod format;
 mod grow;
 mod held;
+mod holders;
 mod paths;
 mod place;
 mod publish;
@@ -217,12 +222,12 @@ impl<H: Host> Service for Node<H> {
         telemetry::rpc("NodeGetVolumeStats", &message.volume_id, async {
             let ask = Stats::read(&message)?;
             let key = format!("stats of {}", ask.volume.uuid);
-            let usage = self
+            let (usage, condition) = self
                 .locked(&key, |machine| async move { machine.stats(&ask).await })
                 .await?;
             Ok(csi::NodeGetVolumeStatsResponse {
                 usage,
-                volume_condition: None,
+                volume_condition: Some(condition),
             })
         })
         .await
@@ -250,7 +255,10 @@ impl<H: Host> Service for Node<H> {
         &self,
         _: Request<csi::NodeGetCapabilitiesRequest>,
     ) -> Result<Response<csi::NodeGetCapabilitiesResponse>, Status> {
-        use rpc::Type::{ExpandVolume, GetVolumeStats, SingleNodeMultiWriter, StageUnstageVolume};
+        use rpc::Type::{
+            ExpandVolume, GetVolumeStats, SingleNodeMultiWriter, StageUnstageVolume,
+            VolumeCondition,
+        };
         let capability = |kind: rpc::Type| csi::NodeServiceCapability {
             r#type: Some(node_service_capability::Type::Rpc(Rpc {
                 r#type: kind.into(),
@@ -260,6 +268,7 @@ impl<H: Host> Service for Node<H> {
             StageUnstageVolume,
             GetVolumeStats,
             ExpandVolume,
+            VolumeCondition,
             SingleNodeMultiWriter,
         ]
         .map(capability)

@@ -8,8 +8,9 @@
 mod common;
 
 use common::{Loop, host, is_root, run};
+use driver::host::filesystem::{self, Cannot, FormatOptions};
 use driver::host::superblock::{self, Geometry, Superblock};
-use driver::host::{Cmd, Host as _, Via, filesystem, filesystem::FormatOptions};
+use driver::host::{Cmd, Host as _, Via};
 use driver::volume::{Bytes, FsType};
 
 const MIB: u64 = 1 << 20;
@@ -74,6 +75,32 @@ async fn choice_12_ext4_offline() {
         common::sparse(&path, mib * MIB);
         make(FsType::Ext4, name).await;
         assert!(on_disk(name).await.fills(Bytes::mib(mib)), "{mib} MiB");
+    }
+}
+
+/// What the real tool says of an ext4 that it does not grow unmounted is understood; its features tell it before.
+#[tokio::test]
+async fn choice_14_what_never_grows_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lun");
+    let name = path.to_str().unwrap();
+    for (options, cannot) in [
+        ("-O bigalloc -C 65536", Some(Cannot::Never)),
+        ("-O sparse_super2", None),
+        ("-O ^resize_inode", None),
+    ] {
+        let _ = std::fs::remove_file(&path);
+        common::sparse(&path, Bytes::GIB.0);
+        let options = FormatOptions::parse(FsType::Ext4, options).unwrap();
+        let cmd = filesystem::make(FsType::Ext4, name, &options);
+        assert_eq!(host().run(cmd).await.unwrap().status, 0);
+        common::sparse(&path, 2 * Bytes::GIB.0);
+        let exit = host().run(filesystem::grow_unmounted(name)).await.unwrap();
+        let seen = filesystem::cannot_grow(FsType::Ext4, &exit);
+        assert_eq!(seen, cannot, "{options:?}: {exit:?}");
+        let geometry = on_disk(name).await;
+        assert_eq!(geometry.grows_unmounted(), cannot.is_none());
+        assert_eq!(geometry.fills(Bytes::gib(2)), cannot.is_none());
     }
 }
 
@@ -145,7 +172,7 @@ async fn choice_12_ext4_mounted() {
         .run(Cmd::new("resize2fs", 60).arg(&disk.node))
         .await
         .unwrap();
-    if filesystem::lacks_capability(&exit) {
+    if filesystem::cannot_grow(FsType::Ext4, &exit) == Some(Cannot::NotPermitted) {
         common::skip(NAME, "growth of a mounted ext4 needs CAP_SYS_RESOURCE");
         return;
     }

@@ -90,6 +90,16 @@ async fn choice_9_options_of_the_user_leave_the_marker_or_overwrite_all_of_it() 
         (FsType::Ext4, "-J size=512"),
         (FsType::Xfs, "-d agcount=2 -m reflink=1,rmapbt=1"),
         (FsType::Xfs, "-l size=512m"),
+        (
+            FsType::Xfs,
+            "-m bigtime=1,inobtcount=1 -i nrext64=1,size=1024 -b size=2048",
+        ),
+        (FsType::Ext4, "-O quota,project,^metadata_csum"),
+        (FsType::Ext4, "-O ^has_journal -T largefile -e remount-ro"),
+        (
+            FsType::Btrfs,
+            "-O ^no-holes,^skinny-metadata --nodiscard -n 65536",
+        ),
         (FsType::Btrfs, "-m single --csum xxhash"),
     ] {
         formatted(&path, Bytes::gib(3), fs, options).await;
@@ -104,6 +114,28 @@ async fn choice_9_options_of_the_user_leave_the_marker_or_overwrite_all_of_it() 
             matches!(found.as_slice(), [Superblock::Complete(geometry)] if geometry.fills(Bytes::gib(3))),
             "{fs} {options}: {found:?}"
         );
+    }
+}
+
+/// A last allocation group of less than 16 MiB is left out by `mkfs.xfs`: that is no failure of it.
+#[tokio::test]
+async fn choice_12_an_xfs_with_a_small_last_group_is_as_it_was_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lun");
+    for (size, options) in [
+        (Bytes::mib(1024 + 8), "-d agsize=512m"),
+        (Bytes::mib(1024 + 15), "-d agsize=512m"),
+        (Bytes::mib(1024 + 16), "-d agsize=512m"),
+        (Bytes((4 << 40) + Bytes::mib(8).0), ""),
+    ] {
+        formatted(&path, size, FsType::Xfs, options).await;
+        let found = superblock::read(&read(&path, superblock::HEAD));
+        let [Superblock::Complete(geometry)] = found.as_slice() else {
+            panic!("{size}: {found:?}")
+        };
+        assert!(geometry.is_as_made_for(size), "{size}: {geometry:?}");
+        let whole = size >= Bytes::mib(1024 + 16) && !options.is_empty();
+        assert_eq!(geometry.fills(size), whole, "{size}: {geometry:?}");
     }
 }
 

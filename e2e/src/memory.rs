@@ -374,6 +374,15 @@ impl Plane for Memory {
         Ok(self.machines[0].is_scribbled(life.uuid()))
     }
 
+    fn stiffen(&self, life: &Life) -> Result<bool> {
+        Ok(self.machines[0].stiffen(life.uuid()))
+    }
+
+    fn kill_file_system(&self, life: &Life, node: usize) -> Result<bool> {
+        let staging = life.staging.to_string_lossy();
+        Ok(self.machines[node].kill_file_system(&staging))
+    }
+
     async fn disguise(&mut self, life: &Life, on: bool) -> Result<bool> {
         self.nas.disguise(life.uuid(), on);
         self.nas.export().await?;

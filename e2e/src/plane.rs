@@ -220,6 +220,23 @@ pub trait Plane {
     /// It cannot be read.
     fn is_scribbled(&self, life: &Life) -> Result<bool>;
 
+    /// The ext4 on a volume is one that nothing grows, and always was. False where that cannot be played.
+    ///
+    /// # Errors
+    /// It was begun and not done.
+    fn stiffen(&self, _: &Life) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// The file system of a volume dies on the node that has it mounted, as after an error of its disk. False where that cannot
+    /// be played.
+    ///
+    /// # Errors
+    /// It was begun and not done.
+    fn kill_file_system(&self, _: &Life, _: usize) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Shows another LUN in the place of this volume's to the nodes, or takes that back. False where that cannot be done.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! | [`crash`], [`format`] | a driver that is killed: between two steps, at each host command, in the midst of a format |
 //! | [`comeback`] | a volume that is forced away from its node, used elsewhere, and given back |
 //! | [`again`], [`outage`] | calls that come twice, nodes that reboot, NASes that are down |
+//! | [`dead`] | file systems that die under their pods, or come damaged |
 //! | [`modes`], [`views`] | readers, mount flags, one pod or two, raw devices, statistics |
 //! | [`chap`] | secrets: right, wrong, changed, and seen nowhere |
 //! | [`identity`] | disks that are not what they should be |
@@ -27,6 +28,8 @@ mod comeback;
 mod crash;
 #[path = "node/crowd.rs"]
 mod crowd;
+#[path = "node/dead.rs"]
+mod dead;
 #[path = "node/format.rs"]
 mod format;
 #[path = "node/full.rs"]

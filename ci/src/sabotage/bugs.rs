@@ -39,7 +39,7 @@ impl Bug {
 }
 
 /// All of them.
-pub(super) const BUGS: [Bug; 47] = [
+pub(super) const BUGS: [Bug; 50] = [
     Bug {
         name: "growth-tool-believed",
         file: "driver/src/node/grow.rs",
@@ -245,7 +245,7 @@ pub(super) const BUGS: [Bug; 47] = [
     Bug {
         name: "publication-believed",
         file: "driver/src/node/publish.rs",
-        find: r"if self.is_published(ask, &target, &blocks).await? {
+        find: r"if self.is_published(ask, target, blocks).await? {
             return Ok(());
         }
         Err(unseen(",
@@ -265,9 +265,9 @@ pub(super) const BUGS: [Bug; 47] = [
     Bug {
         name: "pod-directory-left",
         file: "driver/src/node/publish.rs",
-        find: "Some(Stat::Directory) => match self.host.remove_dir(&target).await {",
+        find: "Some(Stat::Directory) => match self.host.remove_dir(target).await {",
         replace: r"Some(Stat::Directory) if !target.is_empty() => Ok(()),
-            Some(Stat::Directory) => match self.host.remove_dir(&target).await {",
+            Some(Stat::Directory) => match self.host.remove_dir(target).await {",
         what: "kubelet finds a directory where the volume was, and the pod stays in Terminating",
     },
     Bug {
@@ -295,8 +295,8 @@ pub(super) const BUGS: [Bug; 47] = [
     Bug {
         name: "readonly-is-writable",
         file: "driver/src/node/publish.rs",
-        find: "Some(ask.readonly)",
-        replace: "Some(false)",
+        find: "if staged.is_readonly() || !ask.readonly {",
+        replace: "if staged.is_readonly() || !target.is_empty() {",
         what: "a pod that may only read can write",
     },
     Bug {
@@ -408,6 +408,37 @@ pub(super) const BUGS: [Bug; 47] = [
         find: "        (\"node.session.nr_sessions\", \"1\"),\n",
         replace: "",
         what: "a node whose iscsid.conf asks for two sessions has two disks of each volume",
+    },
+    Bug {
+        name: "final-answer-keeps-session",
+        file: "driver/src/node/stage.rs",
+        find: r"if !error.is_final() {
+            return error;",
+        replace: r"if !error.chain().is_empty() {
+            return error;",
+        what: "a volume that cannot be staged is forgotten by the kubelet, and its node stays logged in to it for ever",
+    },
+    Bug {
+        name: "staged-only-if-it-grows",
+        file: "driver/src/node/stage.rs",
+        find: r"        match grown {
+            Grown::Full => {}",
+        replace: r"        match grown {
+            Grown::Never(seen) => {
+                return Err(Error::Unproven {
+                    what: staging.to_owned(),
+                    seen,
+                });
+            }
+            Grown::Full => {}",
+        what: "a volume whose file system cannot grow is enlarged once, and no pod can have its data any more",
+    },
+    Bug {
+        name: "dead-file-system-published",
+        file: "driver/src/node/dead.rs",
+        find: "if let Some(why) = mount.death() {",
+        replace: "if let Some(why) = mount.death().filter(|_| mount.point.is_empty()) {",
+        what: "an ext4 that the kernel has given up looks healthy: each new pod fails at its first write, and nothing says why",
     },
 ];
 

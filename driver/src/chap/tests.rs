@@ -83,6 +83,20 @@ fn what_is_wrong_is_named_and_no_value_is_told() {
     }
 }
 
+/// As Kubernetes' own iSCSI volumes have it: a Secret of type kubernetes.io/iscsi-chap.
+#[test]
+fn what_a_discovery_would_prove_is_passed_over() {
+    let discovery = [
+        ("discovery.sendtargets.auth.username", "bob"),
+        ("discovery.sendtargets.auth.password", "planted-56789"),
+    ];
+    let both = [&[USER, PASS], &discovery[..]].concat();
+    assert_eq!(read(&both).unwrap(), read(&[USER, PASS]).unwrap());
+    // Nothing but these is no proof: then somebody has forgotten the other half.
+    let text = read(&discovery).unwrap_err().to_string();
+    assert!(text.starts_with(&format!("secrets[{USERNAME}]")), "{text}");
+}
+
 #[test]
 fn passwords_are_not_printed() {
     let chap = read(&[USER, PASS, USER_IN, PASS_IN]).unwrap();

@@ -334,6 +334,28 @@ pub async fn present_devices(host: &impl Host) -> Result<BTreeSet<DeviceNumber>,
     Ok(present)
 }
 
+/// What has claimed the device or a part of it, by the kernel's lists: `dm-1 (vg-data)`, `md127`.
+///
+/// # Errors
+/// sysfs cannot be read.
+pub async fn holders(host: &impl Host, block: &Block) -> Result<Vec<String>, HostError> {
+    let inside = if_present(host.list(&block.dir).await)?.unwrap_or_default();
+    let parts = inside.iter().filter(|name| name.starts_with(&block.name));
+    let folders = std::iter::once(format!("{}/holders", block.dir))
+        .chain(parts.map(|part| format!("{}/{part}/holders", block.dir)));
+    let mut holders = Vec::new();
+    for folder in folders {
+        for name in if_present(host.list(&folder).await)?.unwrap_or_default() {
+            let told = text(host, &format!("{BLOCK}/{name}/dm/name")).await;
+            holders.push(match if_present(told)? {
+                Some(told) => format!("{name} ({told})"),
+                None => name,
+            });
+        }
+    }
+    Ok(holders)
+}
+
 /// A file system of the device lives, in whatever mount namespace it is mounted: the kernel lists those of ext4 and xfs by the
 /// names of their devices, and those of btrfs with the names of theirs.
 ///

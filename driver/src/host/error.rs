@@ -107,6 +107,12 @@ impl HostError {
         })
     }
 
+    /// True when the system said EIO.
+    pub fn is_io(&self) -> bool {
+        let eio = nix::errno::Errno::EIO as i32;
+        matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(eio))
+    }
+
     /// True when somebody else has claimed the device or the mount.
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy)

@@ -29,7 +29,7 @@ use crate::volume::{Bytes, FsType};
 
 mod around;
 mod cache;
-mod content;
+mod dead;
 mod head;
 mod initiator;
 mod multipath;
@@ -37,6 +37,7 @@ mod programs;
 mod tree;
 
 pub use around::{Export, Mounted, Seen};
+pub use dead::Death;
 pub(crate) use head::head_of;
 #[cfg(test)]
 pub(crate) use head::put;
@@ -111,6 +112,10 @@ pub(crate) struct World {
     pub(crate) caches: BTreeMap<String, cache::Cache>,
     /// File systems that live on in mount namespaces of others: type and device.
     pub(crate) pinned: BTreeSet<(String, String)>,
+    /// File systems that have died, by the kernel's names of their disks.
+    pub(crate) deaths: BTreeMap<String, Death>,
+    /// Whatever is bound elsewhere can only be read there.
+    pub(crate) binds_readonly: bool,
     /// How often the volume was published anew.
     pub(crate) publications: u64,
     /// Portals that do not answer.
@@ -398,6 +403,12 @@ impl Host for Fake {
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
+        if self.world().death_at(path) == Some(Death::ShutDown) {
+            return Err(HostError::Io {
+                doing: format!("looking at {path}"),
+                source: io::Error::from_raw_os_error(nix::errno::Errno::EIO as i32),
+            });
+        }
         self.world().stat(path).map_or_else(|| absent(path), Ok)
     }
 
@@ -573,6 +584,13 @@ impl Host for Fake {
         let text = format!("InitiatorName={name}\n").into_bytes();
         world.files.insert(INITIATOR_NAME.to_owned(), text);
         Ok(true)
+    }
+
+    async fn kernel_log(&self) -> Result<Vec<String>, HostError> {
+        let log = self.world().files.get("/dev/kmsg").cloned();
+        let log = log.unwrap_or_default();
+        let text = String::from_utf8_lossy(&log);
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
     async fn pause(&self, time: Duration) {

@@ -1,170 +1,54 @@
 //! File systems: making, measuring, growing and checking them; command builders and parsers. Pure.
 
+mod options;
+
 use super::fills::{Btrfs, Xfs};
 use super::superblock::Geometry;
 use super::{Cmd, Exit, HostError};
 use crate::volume::{Bytes, FsType};
 
+pub use options::{BadFormatOption, FormatOptions};
+
+/// For work that takes the longer the larger a disk is, seconds. Who is killed half-way starts again from the beginning, or has done
+/// harm; meanwhile the volume stays locked.
+const AS_LONG_AS_IT_TAKES: u64 = 24 * 3600;
+
 /// `mkfs.xfs` refuses less.
 pub const SMALLEST_XFS: Bytes = Bytes::mib(300);
-
-/// The features of an ext4 that every kernel since 3.18 mounts; newer `mke2fs` would add `metadata_csum_seed` and
-/// `orphan_file`, which older kernels refuse (design choice 11). No blocks are kept for root: a volume has no root.
-const PINNED_EXT4: &[&str] = &[
-    "-b",
-    "4096",
-    "-I",
-    "256",
-    "-m",
-    "0",
-    "-O",
-    "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
-];
-/// The features of an xfs that every kernel since 4.2 mounts; newer `mkfs.xfs` would add `reflink`, `bigtime`,
-/// `inobtcount`, `nrext64` and `rmapbt`.
-const PINNED_XFS: &[&str] = &[
-    "-m",
-    "crc=1,finobt=1,rmapbt=0,reflink=0,bigtime=0,inobtcount=0",
-    "-i",
-    "sparse=1,nrext64=0",
-    "-n",
-    "ftype=1",
-];
-/// The features of a btrfs that every kernel since 4.5 mounts. Metadata is kept twice, as for any single disk.
-const PINNED_BTRFS: &[&str] = &[
-    "--csum",
-    "crc32c",
-    "-n",
-    "16384",
-    "-s",
-    "4096",
-    "-d",
-    "single",
-    "-m",
-    "dup",
-    "-O",
-    "extref,skinny-metadata,no-holes",
-];
-
-/// Words of `formatOptions`, known to be harmless.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FormatOptions(Vec<String>);
-
-/// Why `formatOptions` cannot be accepted.
-#[derive(Debug, PartialEq, Eq)]
-pub struct BadFormatOption {
-    /// The word.
-    pub word: String,
-    /// What is accepted instead.
-    pub remedy: String,
-}
-
-/// The options that may be set, each with a value: none of them names a device or file, forces, or discards.
-fn allowed(fs: FsType) -> &'static [&'static str] {
-    match fs {
-        FsType::Ext4 => &[
-            "-b", "-C", "-E", "-e", "-g", "-G", "-i", "-I", "-J", "-L", "-m", "-N", "-O", "-T",
-            "-U",
-        ],
-        FsType::Xfs => &["-b", "-d", "-i", "-l", "-L", "-m", "-n", "-s"],
-        FsType::Btrfs => &[
-            "--csum",
-            "--checksum",
-            "-d",
-            "-L",
-            "-m",
-            "-n",
-            "-O",
-            "-R",
-            "-s",
-            "-U",
-        ],
-    }
-}
-
-/// Keys in the value of an option that would put a part of the file system elsewhere or beyond the disk.
-const ELSEWHERE: [&str; 10] = [
-    "device",
-    "offset",
-    "logdev",
-    "rtdev",
-    "name",
-    "file",
-    "test_fs",
-    "discard",
-    "size",
-    "root_owner",
-];
-
-impl FormatOptions {
-    /// Reads the words of `formatOptions`, which take the place of the pinned features.
-    ///
-    /// # Errors
-    /// A word that is no allowed option or no plain value.
-    pub fn parse(fs: FsType, text: &str) -> Result<Self, BadFormatOption> {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        for pair in words.chunks(2) {
-            let [option, value] = pair else {
-                return Err(bad(fs, pair[0]));
-            };
-            if !allowed(fs).contains(option) {
-                return Err(bad(fs, option));
-            }
-            let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.=:,^".contains(&b);
-            let names_elsewhere =
-                |part: &str| ELSEWHERE.contains(&part.split('=').next().unwrap_or_default());
-            // A journal's or log's size is fine, a file system's is not: it has to fill the device.
-            let sized = matches!(*option, "-J" | "-l" | "-s" | "-b" | "-i" | "-n");
-            let elsewhere = value
-                .split(',')
-                .any(|part| names_elsewhere(part) && !(sized && part.starts_with("size=")));
-            if value.starts_with('-') || !value.bytes().all(plain) || elsewhere {
-                return Err(bad(fs, value));
-            }
-        }
-        Ok(Self(words.into_iter().map(str::to_owned).collect()))
-    }
-}
-
-fn bad(fs: FsType, word: &str) -> BadFormatOption {
-    let remedy = format!(
-        "mkfs.{fs} options are OPTION VALUE pairs, with OPTION one of {}, and a VALUE that names no device, path, offset or file system size",
-        allowed(fs).join(" ")
-    );
-    BadFormatOption {
-        word: word.to_owned(),
-        remedy,
-    }
-}
 
 /// Makes a file system, without discarding anything. The caller knows that the device is ours and blank, so the tool's
 /// own caution (which would ask a terminal) is switched off.
 pub fn make(fs: FsType, device: &str, options: &FormatOptions) -> Cmd {
-    let (program, always, pinned): (_, &[&str], _) = match fs {
-        FsType::Ext4 => ("mkfs.ext4", &["-F", "-q"], PINNED_EXT4),
-        FsType::Xfs => ("mkfs.xfs", &["-f", "-q", "-K"], PINNED_XFS),
-        FsType::Btrfs => ("mkfs.btrfs", &["-f", "-q", "-K"], PINNED_BTRFS),
+    let (program, always): (_, &[&str]) = match fs {
+        FsType::Ext4 => ("mkfs.ext4", &["-F", "-q"]),
+        FsType::Xfs => ("mkfs.xfs", &["-f", "-q", "-K"]),
+        FsType::Btrfs => ("mkfs.btrfs", &["-f", "-q", "-K"]),
     };
-    let asked: Vec<&str> = options.0.iter().map(String::as_str).collect();
-    let words = if asked.is_empty() { pinned } else { &asked };
-    let cmd = Cmd::new(program, 600).args(always.iter().copied());
+    let words = options.words(fs);
+    let cmd = Cmd::new(program, AS_LONG_AS_IT_TAKES).args(always.iter().copied());
     let cmd = if fs == FsType::Ext4 {
-        with_one_extended_option(cmd, words)
+        with_one_extended_option(cmd, &words)
     } else {
-        cmd.args(words.iter().copied())
+        words
+            .into_iter()
+            .fold(cmd, |cmd, (option, value)| cmd.args([option, value]))
     };
     cmd.arg(device)
 }
 
 /// `mke2fs` heeds only the last `-E`, and it discards unless that one says otherwise: so there is one, with everything in it.
-fn with_one_extended_option(cmd: Cmd, words: &[&str]) -> Cmd {
-    let (extended, others): (Vec<_>, Vec<_>) = words.chunks(2).partition(|pair| pair[0] == "-E");
-    let extended = extended.iter().filter_map(|pair| pair.get(1)).copied();
+fn with_one_extended_option(cmd: Cmd, words: &[(String, String)]) -> Cmd {
+    let (extended, others): (Vec<_>, Vec<_>) = words.iter().partition(|(option, _)| option == "-E");
+    let extended = extended.iter().map(|(_, value)| value.as_str());
     let all: Vec<&str> = ["nodiscard,lazy_itable_init=1,lazy_journal_init=0"]
         .into_iter()
         .chain(extended)
         .collect();
-    cmd.arg("-E").arg(all.join(",")).args(others.concat())
+    others
+        .into_iter()
+        .fold(cmd.arg("-E").arg(all.join(",")), |cmd, (option, value)| {
+            cmd.args([option, value])
+        })
 }
 
 /// Looks for signatures of any kind, past every cache.
@@ -211,7 +95,7 @@ pub fn read_probe(exit: Exit) -> Result<Probe, HostError> {
     }
 }
 
-/// Grows a file system to the end of its device: a mounted one at `point`, or ext4 on its device alone.
+/// Grows a mounted file system to the end of its device.
 pub fn grow(fs: FsType, device: &str, point: &str) -> Cmd {
     match fs {
         FsType::Ext4 => Cmd::new("resize2fs", 600).arg(device),
@@ -220,29 +104,98 @@ pub fn grow(fs: FsType, device: &str, point: &str) -> Cmd {
     }
 }
 
-/// True when `resize2fs` was refused by the kernel: growing a mounted ext4 takes `CAP_SYS_RESOURCE`. It exits with 1
-/// whatever the cause, so the text has to be looked at (e2fsprogs, `resize/online.c`).
-pub fn lacks_capability(exit: &Exit) -> bool {
-    exit.status != 0
-        && exit
-            .stderr
-            .contains("Permission denied to resize filesystem")
+/// Grows an ext4 that is not mounted, which moves blocks out of the way: it is not killed half-way, however large the disk is.
+pub fn grow_unmounted(device: &str) -> Cmd {
+    Cmd::new("resize2fs", AS_LONG_AS_IT_TAKES).arg(device)
 }
 
-/// Checks an unmounted ext4 and repairs what can be repaired safely; `resize2fs` insists on it.
-pub fn check(device: &str) -> Cmd {
-    Cmd::new("e2fsck", 600).args(["-f", "-p", device])
+/// Why a file system did not grow, as far as another try changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cannot {
+    /// Not while it is mounted: the kernel asks for `CAP_SYS_RESOURCE`.
+    NotPermitted,
+    /// Not while it is mounted: its features do not allow it.
+    OnlyUnmounted,
+    /// Never.
+    Never,
 }
 
-/// The exit of [`check`]: 0 clean, 1 repaired (`man 8 e2fsck`).
+/// What `resize2fs` says when it is refused by the kernel. It exits with 1 whatever the cause, so the text has to be looked at
+/// (e2fsprogs, `resize/online.c`).
+const NOT_PERMITTED: &str = "permission denied to resize filesystem";
+/// What it says of features that the kernel does not grow while mounted (`resize/online.c`).
+const ONLY_UNMOUNTED: [&str; 7] = [
+    "does not support online resizing",
+    "not enough reserved gdt blocks",
+    "does not support online resize",
+    "does not support on-line resizing",
+    "does not support resizing a file system this large",
+    "operation not supported while checking for on-line resizing",
+    "invalid argument while checking for on-line resizing",
+];
+/// What it says of features that it does not grow at all (`resize/main.c`).
+const NEVER: [&str; 5] = [
+    "has not been fully tested",
+    "too large to be expressed in 32 bits",
+    "unsupported feature",
+    "features is not supported by resize2fs",
+    "unsupported read-only feature",
+];
+
+/// True growth that another try cannot bring, by the tool's own words. `None`: it went well, or may go well next time.
+pub fn cannot_grow(fs: FsType, exit: &Exit) -> Option<Cannot> {
+    if fs != FsType::Ext4 || exit.status == 0 {
+        return None;
+    }
+    // It breaks its lines where they are full.
+    let said = format!("{} {}", exit.stdout, exit.stderr).to_lowercase();
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let says = |texts: &[&str]| texts.iter().any(|text| said.contains(text));
+    if says(&[NOT_PERMITTED]) {
+        Some(Cannot::NotPermitted)
+    } else if says(&ONLY_UNMOUNTED) {
+        Some(Cannot::OnlyUnmounted)
+    } else if says(&NEVER) {
+        Some(Cannot::Never)
+    } else {
+        None
+    }
+}
+
+/// Checks an ext4 that is about to be mounted: replays its journal, and if it says that it has faults, repairs what can be repaired
+/// safely. For a reader it is only looked at.
+pub fn check(device: &str, readonly: bool) -> Cmd {
+    let how = if readonly { "-n" } else { "-p" };
+    Cmd::new("e2fsck", AS_LONG_AS_IT_TAKES).args([how, device])
+}
+
+/// Checks an unmounted ext4 throughout and repairs what can be repaired safely; `resize2fs` insists on it.
+pub fn check_throughout(device: &str) -> Cmd {
+    Cmd::new("e2fsck", AS_LONG_AS_IT_TAKES).args(["-f", "-p", device])
+}
+
+/// What a check has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// No fault, or none any more.
+    Sound,
+    /// Faults that only a person may repair, in the tool's words.
+    Damaged(String),
+    /// It could not be checked, in the tool's words: features that the tool does not know, a disk that may only be read.
+    Unchecked(String),
+}
+
+/// The exit of a check, bit by bit (`man 8 e2fsck`): 1 and 2 repaired, 4 faults are left, 8 and above it did not work.
 ///
 /// # Errors
-/// Errors are left, or it did not run.
-pub fn read_check(exit: Exit) -> Result<(), HostError> {
-    if exit.status == 1 {
-        Ok(())
-    } else {
-        exit.ok("e2fsck").map(|_| ())
+/// A signal ended it: then it has to be done again.
+pub fn read_check(exit: &Exit) -> Result<Checked, HostError> {
+    match exit.status {
+        // `128 + n` for signal n; 128 alone is a library that is missing.
+        status if !(0..=128).contains(&status) => Err(exit.failed("e2fsck")),
+        status if status & 4 != 0 => Ok(Checked::Damaged(exit.said())),
+        status if status >= 8 => Ok(Checked::Unchecked(exit.said())),
+        _ => Ok(Checked::Sound),
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Ext4 {
     pub descriptor_size: u64,
     /// Blocks kept behind each copy of the descriptors so that they can grow.
     pub reserved_descriptor_blocks: u64,
+    /// It hands out clusters of blocks, which `resize2fs` does not grow.
+    pub bigalloc: bool,
 }
 
 impl Ext4 {
@@ -102,14 +104,25 @@ impl Xfs {
     /// allocation group of less than 64 blocks (`XFS_MIN_AG_BLOCKS`).
     pub fn fills(&self, device: Bytes) -> bool {
         const SMALLEST_GROUP: u64 = 64;
+        self.blocks >= self.largest(device, SMALLEST_GROUP)
+    }
+
+    /// True when it is as large as `mkfs.xfs` makes it on a device of this size: it leaves out a last allocation group of less than
+    /// 16 MiB (`XFS_AG_MIN_BYTES`), which the kernel would add.
+    pub fn is_as_made_for(&self, device: Bytes) -> bool {
+        const SMALLEST_MADE: u64 = 16 << 20;
+        self.blocks >= self.largest(device, SMALLEST_MADE / self.block_size)
+    }
+
+    /// In blocks, without a last allocation group that would be smaller than this.
+    fn largest(&self, device: Bytes, smallest_group: u64) -> u64 {
         let blocks = device.0 / self.block_size;
         let tail = blocks % self.blocks_per_group;
-        let largest = if tail < SMALLEST_GROUP {
+        if tail < smallest_group {
             blocks - tail
         } else {
             blocks
-        };
-        self.blocks >= largest
+        }
     }
 }
 
@@ -143,6 +156,7 @@ mod tests {
             inode_size: 256,
             descriptor_size: 64,
             reserved_descriptor_blocks: 127,
+            bigalloc: false,
         }
     }
 
@@ -198,6 +212,20 @@ mod tests {
             !xfs(1025).fills(Bytes(Bytes::mib(1025).0 + 4096)),
             "within a group every block can be added"
         );
+    }
+
+    #[test]
+    fn choice_12_mkfs_xfs_leaves_out_a_small_last_group_which_the_kernel_adds() {
+        let xfs = |blocks_per_group: u64| Xfs {
+            blocks: 1024 * 256,
+            block_size: 4096,
+            blocks_per_group,
+        };
+        let small_tail = Bytes::mib(1024 + 15);
+        assert!(xfs(65536).is_as_made_for(small_tail) && !xfs(65536).fills(small_tail));
+        assert!(!xfs(65536).is_as_made_for(Bytes::mib(1024 + 16)));
+        // Within a group mkfs takes every block.
+        assert!(!xfs(65537).is_as_made_for(small_tail));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod command;
 mod daemon;
 pub mod enter;
+mod place;
 mod process;
 mod trust;
 
@@ -27,6 +28,7 @@ use super::record::{DATABASES, LOCK};
 use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Touched, Via, Who};
 use daemon::Kept;
 use enter::{Namespaces, Root};
+use place::Place;
 
 use crate::in_flight;
 use crate::metrics;
@@ -38,6 +40,9 @@ const FILE_DEADLINE: Duration = Duration::from_secs(10);
 const DEVICE_DEADLINE: Duration = Duration::from_secs(30);
 /// No file that the driver reads is larger.
 const FILE_LIMIT: u64 = 16 << 20;
+const KERNEL_LOG: &str = "/dev/kmsg";
+/// What the kernel has said before is not about what has just failed.
+const LATELY: Duration = Duration::from_secs(150);
 /// Every logical block size divides it.
 const ALIGNMENT: usize = 4096;
 
@@ -48,13 +53,6 @@ pub struct Linux {
     search: Vec<PathBuf>,
     namespaces: Namespaces,
     kept: Kept,
-}
-
-/// Where a file is, for as long as this is kept.
-struct Place {
-    path: PathBuf,
-    /// The process below whose root it is must not be forgotten meanwhile.
-    _below: Option<Root>,
 }
 
 impl Linux {
@@ -90,17 +88,29 @@ impl Linux {
                     doing: format!("finding {path}"),
                     source: io::Error::other(died),
                 })??;
-            return Ok(Place {
-                path: root.path.join(bare),
-                _below: Some(root),
-            });
+            return Ok(Place::within(root.path.clone(), bare, Some(root)));
         }
-        let path = if of_open_iscsi || below("/sys") {
-            self.root.join(bare)
+        Ok(if of_open_iscsi && self.root != Path::new("/") {
+            Place::within(self.root.clone(), bare, None)
+        } else if of_open_iscsi || below("/sys") {
+            // Links of sysfs lead to sysfs.
+            Place::plain(self.root.join(bare))
         } else {
-            PathBuf::from(path)
-        };
-        Ok(Place { path, _below: None })
+            Place::plain(PathBuf::from(path))
+        })
+    }
+
+    /// Looks at what a path leads to.
+    async fn read_at<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        path: &str,
+        look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let place = self.place(path).await?;
+        let (doing, name) = (format!("{doing} {path}"), path.to_owned());
+        let look = move || look(&place.followed()?.path);
+        blocking(doing, name, FILE_DEADLINE, look).await
     }
 
     async fn at<T: Send + 'static>(
@@ -114,7 +124,7 @@ impl Linux {
             format!("{doing} {path}"),
             path.to_owned(),
             FILE_DEADLINE,
-            move || look(&place.path),
+            move || look(&place.named()?.path),
         )
         .await
     }
@@ -152,7 +162,7 @@ impl Host for Linux {
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
         let of_sysfs = path.starts_with("/sys/");
-        self.at("reading", path, move |path| {
+        self.read_at("reading", path, move |path| {
             let mut bytes = Vec::new();
             let file = &mut io::Read::take(File::open(path)?, FILE_LIMIT);
             match io::Read::read_to_end(file, &mut bytes) {
@@ -168,7 +178,7 @@ impl Host for Linux {
     }
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
-        self.at("listing", path, |path| {
+        self.read_at("listing", path, |path| {
             let names: io::Result<Vec<_>> = fs::read_dir(path)?
                 .map(|entry| Ok(entry?.file_name()))
                 .collect();
@@ -347,6 +357,7 @@ impl Host for Linux {
     ) -> Result<(), HostError> {
         let aside = self.place(aside).await?;
         self.at("replacing file", path, move |path| {
+            let aside = aside.named()?;
             let replaced = replace(path, &aside.path, text.expose_secret().as_bytes());
             if replaced.is_err() {
                 // The error that matters is the first.
@@ -363,6 +374,7 @@ impl Host for Linux {
         debug!(path, text, "telling the kernel");
         // A scan asks the target, which may take its time.
         blocking(doing, path.to_owned(), DEVICE_DEADLINE, move || {
+            let place = place.followed()?;
             let mut file = OpenOptions::new().write(true).open(&place.path)?;
             io::Write::write_all(&mut file, text.as_bytes())
         })
@@ -396,6 +408,11 @@ impl Host for Linux {
         .await
     }
 
+    async fn kernel_log(&self) -> Result<Vec<String>, HostError> {
+        let doing = "reading the kernel's log".to_owned();
+        blocking(doing, KERNEL_LOG.to_owned(), FILE_DEADLINE, kernel_log).await
+    }
+
     async fn pause(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
@@ -417,6 +434,37 @@ async fn aside<T: Send + 'static>(
             what: doing,
             limit: FILE_DEADLINE,
         }),
+    }
+}
+
+/// What the kernel has said within [`LATELY`]. Each reading gives one record: `priority,number,microseconds,…;text` and a line end
+/// (Linux, `Documentation/ABI/testing/dev-kmsg`).
+fn kernel_log() -> io::Result<Vec<String>> {
+    let uptime = fs::read_to_string("/proc/uptime")?;
+    let seconds = uptime.split('.').next().and_then(|it| it.parse().ok());
+    let since = Duration::from_secs(seconds.unwrap_or_default()).saturating_sub(LATELY);
+    let mut log = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(KERNEL_LOG)?;
+    let (mut lines, mut record) = (Vec::new(), [0; 8192]);
+    loop {
+        let length = match io::Read::read(&mut log, &mut record) {
+            Ok(0) => return Ok(lines),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(lines),
+            // What was to be read next has been overwritten: there is more behind it.
+            Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => continue,
+            Err(error) => return Err(error),
+        };
+        let record = String::from_utf8_lossy(&record[..length]);
+        let Some((head, text)) = record.split_once(';') else {
+            continue;
+        };
+        let time = head.split(',').nth(2).and_then(|it| it.parse().ok());
+        if time.is_none_or(|time| Duration::from_micros(time) >= since) {
+            lines.push(text.lines().next().unwrap_or_default().to_owned());
+        }
     }
 }
 

@@ -137,6 +137,11 @@ pub trait Host: Send + Sync + 'static {
     /// Calls at iscsid's socket, as iscsiadm does: an init system that listens there for it starts it then. False: nobody listens.
     fn wake_iscsid(&self) -> impl Future<Output = Result<bool, HostError>> + Send;
 
+    /// What the kernel has said of late, oldest first: lines without their time.
+    fn kernel_log(&self) -> impl Future<Output = Result<Vec<String>, HostError>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
+
     /// Lets time pass between two looks at the world.
     fn pause(&self, time: Duration) -> impl Future<Output = ()> + Send;
 }
@@ -209,6 +214,15 @@ impl Exit {
 
     /// As an error.
     pub fn failed(&self, program: &'static str) -> HostError {
+        HostError::Failed {
+            program,
+            status: self.status,
+            said: self.said(),
+        }
+    }
+
+    /// What it said, in one line: its complaints, if there are any.
+    pub fn said(&self) -> String {
         let said = if self.stderr.trim().is_empty() {
             &self.stdout
         } else {
@@ -220,14 +234,9 @@ impl Exit {
             .map(str::trim)
             .filter(|line| !line.is_empty())
             .collect();
-        let said = match lines.as_slice() {
+        match lines.as_slice() {
             [first, second, .., last] if lines.len() > 4 => format!("{first}; {second}; …; {last}"),
             few => few.join("; "),
-        };
-        HostError::Failed {
-            program,
-            status: self.status,
-            said,
         }
     }
 }

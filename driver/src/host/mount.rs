@@ -36,6 +36,21 @@ impl Mount {
         self.fs_options.iter().any(|option| option == "ro")
     }
 
+    /// Why the kernel writes nothing to this file system any more, as far as the table tells. Who mounts read-only, and who mounts
+    /// from a write-protected disk, has `ro` among the options of the mount, too.
+    pub fn death(&self) -> Option<&'static str> {
+        let has = |options: &[String], word: &str| options.iter().any(|option| option == word);
+        if has(&self.fs_options, "emergency_ro") {
+            Some("after an error the kernel writes nothing more to it: emergency_ro")
+        } else if has(&self.fs_options, "shutdown") {
+            Some("it was shut down")
+        } else if self.is_fs_readonly() && has(&self.options, "rw") {
+            Some("after an error the kernel has made it read-only")
+        } else {
+            None
+        }
+    }
+
     /// The name of the device node, when this is a bind mount of one.
     pub fn device_node(&self) -> Option<&str> {
         let root = self.root.strip_suffix("//deleted").unwrap_or(&self.root);
@@ -138,8 +153,29 @@ pub fn lacks<'a>(mount: &Mount, flags: &'a [String]) -> Option<&'a str> {
     flags.iter().find(seen).map(String::as_str)
 }
 
+/// What a tenant's file system is mounted with unless an option says otherwise: nothing on it becomes a device or gives rights, and
+/// an ext4 that finds an error in itself is written no more, whatever it says of that on its disk (it might say `panic`).
+fn with_defaults(fs: FsType, options: &[String]) -> Vec<String> {
+    let asks = |names: &[&str]| {
+        let mut asked = options.iter().map(|option| name_of(option));
+        asked.any(|name| names.contains(&name))
+    };
+    let mut all: Vec<String> = Vec::new();
+    for (default, instead) in [("nodev", ["nodev", "dev"]), ("nosuid", ["nosuid", "suid"])] {
+        if !asks(&instead) {
+            all.push(default.to_owned());
+        }
+    }
+    if fs == FsType::Ext4 && !asks(&["errors"]) {
+        all.push("errors=remount-ro".to_owned());
+    }
+    all.extend(options.iter().cloned());
+    all
+}
+
 /// Mounts a file system.
 pub fn mount(fs: FsType, device: &str, point: &str, options: &[String]) -> Cmd {
+    let options = with_defaults(fs, options);
     let cmd = Cmd::new("mount", 120).args(["-t", fs.as_str()]);
     let cmd = if options.is_empty() {
         cmd
@@ -184,8 +220,35 @@ pub struct BadFlag {
     pub remedy: &'static str,
 }
 
+/// Of each of these a mount has one; `lacks` would miss the other for ever.
+const ONE_OF: [&[&str]; 10] = [
+    &["ro", "rw"],
+    &["atime", "noatime", "relatime", "strictatime"],
+    &["diratime", "nodiratime"],
+    &["suid", "nosuid"],
+    &["dev", "nodev"],
+    &["exec", "noexec"],
+    &["symfollow", "nosymfollow"],
+    &["sync", "async"],
+    &["lazytime", "nolazytime"],
+    &["discard", "nodiscard"],
+];
+
+/// Words of mount(8) about how mounts spread: the driver binds what it has staged, and kubelet says how that spreads.
+const PROPAGATION: [&str; 8] = [
+    "private",
+    "rprivate",
+    "shared",
+    "rshared",
+    "slave",
+    "rslave",
+    "unbindable",
+    "runbindable",
+];
+
 /// Words that make `mount` do something else than mounting the volume.
-const NOT_FLAGS: [&str; 15] = [
+const NOT_FLAGS: [&str; 16] = [
+    "abort",
     "bind",
     "rbind",
     "move",
@@ -218,7 +281,19 @@ pub fn parse_flags(flags: &[String]) -> Result<Vec<String>, BadFlag> {
         for option in options {
             let name = name_of(option);
             let again = || parsed.iter().any(|flag| name_of(flag) == name);
-            let fault = if selinux::LABELS.contains(&name) && again() {
+            let contradicts = ONE_OF
+                .iter()
+                .filter(|group| group.contains(&name))
+                .any(|group| {
+                    let other =
+                        |flag: &String| name_of(flag) != name && group.contains(&name_of(flag));
+                    parsed.iter().any(other)
+                });
+            let fault = if contradicts {
+                Some(
+                    "it contradicts another of the options, and a mount has one of the two: leave one out",
+                )
+            } else if selinux::LABELS.contains(&name) && again() {
                 Some(
                     "it is given twice, and a mount has one label: leave it out of the StorageClass's or volume's mountOptions, where the kubelet gives it",
                 )
@@ -250,6 +325,19 @@ fn fault(option: &str) -> Option<&'static str> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"_-.=:+".contains(&b);
     if name.is_empty() || !option.bytes().all(legal) || option.starts_with('-') {
         return Some("a mount option consists of letters, digits and _-.=:+; it names no path");
+    }
+    if PROPAGATION.contains(&name) {
+        return Some(
+            "how a mount spreads is not the volume's to say (a pod has mountPropagation); leave it out",
+        );
+    }
+    if option == "errors=panic" {
+        return Some(
+            "an error in this volume would stop the whole node; use errors=remount-ro or leave it out",
+        );
+    }
+    if matches!(name, "ro" | "rw") && option != name {
+        return Some("use ro or rw alone");
     }
     let other = NOT_FLAGS.contains(&name)
         || name.starts_with("make-")
@@ -302,6 +390,44 @@ mod tests {
         );
     }
 
+    /// Each line as Linux 6.18 shows it.
+    #[test]
+    fn what_the_kernel_has_given_up_shows_in_the_table() {
+        let dies = |options: &str, fs: &str, fs_options: &str| {
+            let line = format!("42 27 7:0 / /m {options} - {fs} /dev/loop0 {fs_options}\n");
+            parse(line.as_bytes()).unwrap()[0].death().is_some()
+        };
+        assert!(dies(
+            "rw,relatime",
+            "ext4",
+            "rw,errors=remount-ro,emergency_ro"
+        ));
+        assert!(dies("rw,relatime", "ext4", "rw,abort,emergency_ro"));
+        assert!(
+            dies("ro,relatime", "ext4", "rw,emergency_ro"),
+            "a reader's path"
+        );
+        assert!(dies("rw,relatime", "ext4", "rw,shutdown"));
+        // ext4 before Linux 6.15; btrfs.
+        assert!(dies("rw,relatime", "ext4", "ro,errors=remount-ro"));
+        assert!(dies(
+            "rw,relatime",
+            "btrfs",
+            "ro,space_cache=v2,subvolid=5,subvol=/"
+        ));
+        for (options, fs_options) in [
+            ("rw,relatime", "rw"),
+            ("ro,relatime", "rw"),
+            // Asked to be read-only, or from a write-protected disk.
+            ("ro,relatime", "ro"),
+            ("ro,relatime", "ro,errors=remount-ro"),
+        ] {
+            assert!(!dies(options, "ext4", fs_options), "{options} {fs_options}");
+        }
+        let node = parse(TABLE.as_bytes()).unwrap();
+        assert!(node[4].death().is_none() && node[3].death().is_some());
+    }
+
     #[test]
     fn the_visible_mount_comes_last() {
         let mounts = parse(TABLE.as_bytes()).unwrap();
@@ -324,11 +450,16 @@ mod tests {
         let flags = ["noatime".to_owned(), "ro".to_owned()];
         assert_eq!(
             mount(FsType::Xfs, "/dev/sdb", "/s", &flags).to_string(),
-            "mount -t xfs -o noatime,ro /dev/sdb /s"
+            "mount -t xfs -o nodev,nosuid,noatime,ro /dev/sdb /s"
         );
         assert_eq!(
             mount(FsType::Ext4, "/dev/sdb", "/s", &[]).to_string(),
-            "mount -t ext4 /dev/sdb /s"
+            "mount -t ext4 -o nodev,nosuid,errors=remount-ro /dev/sdb /s"
+        );
+        let instead = ["suid", "dev", "errors=continue"].map(str::to_owned);
+        assert_eq!(
+            mount(FsType::Ext4, "/dev/sdb", "/s", &instead).to_string(),
+            "mount -t ext4 -o suid,dev,errors=continue /dev/sdb /s"
         );
         assert_eq!(bind("/s", "/t").to_string(), "mount -o bind /s /t");
         assert_eq!(
@@ -378,9 +509,32 @@ mod tests {
             "context=\"u:r:t\n\"",
             "context",
             "data=\"ordered\"",
+            "private",
+            "rshared",
+            "slave",
+            "unbindable",
+            "errors=panic",
+            "ro=fs",
+            "abort",
+            // What was staged with both could never be published.
+            "relatime",
+            "strictatime",
+            "atime",
         ] {
             assert_eq!(read(&["noatime", bad]).unwrap_err().flag, bad, "{bad}");
         }
+        for (first, second) in [
+            ("ro", "rw"),
+            ("nosuid", "suid"),
+            ("dev", "nodev"),
+            ("noexec", "exec"),
+            ("noatime,nodiratime", "diratime"),
+        ] {
+            let bad = read(&[first, second]).unwrap_err();
+            assert_eq!(bad.flag, second);
+            assert!(bad.remedy.contains("contradicts"), "{bad:?}");
+        }
+        assert!(read(&["noatime", "noatime", "ro,ro", "errors=remount-ro"]).is_ok());
     }
 
     #[test]
@@ -392,7 +546,7 @@ mod tests {
         );
         assert_eq!(
             mount(FsType::Xfs, "/dev/sdb", "/s", &read(&[label]).unwrap()).args[3],
-            label
+            format!("nodev,nosuid,{label}")
         );
         for (first, second) in [
             (label, label),

@@ -53,6 +53,19 @@ impl Geometry {
         }
     }
 
+    /// True when `mkfs` makes it so on a device of this size: it may leave more at the end than growth would.
+    pub fn is_as_made_for(&self, device: Bytes) -> bool {
+        match self {
+            Self::Xfs(xfs) => xfs.is_as_made_for(device),
+            Self::Ext4(_) | Self::Btrfs(_) => self.fills(device),
+        }
+    }
+
+    /// False for what no tool grows while it is not mounted, as ext4 alone is grown.
+    pub fn grows_unmounted(&self) -> bool {
+        matches!(self, Self::Ext4(ext4) if !ext4.bigalloc)
+    }
+
     /// True when it cannot grow any further on a device of this size.
     pub fn fills(&self, device: Bytes) -> bool {
         match self {
@@ -102,6 +115,8 @@ impl Fields<'_> {
 
 /// `EXT4_FEATURE_INCOMPAT_EXTENTS`: without it this is an ext2 or ext3.
 pub(super) const INCOMPAT_EXTENTS: u32 = 0x40;
+/// `EXT4_FEATURE_RO_COMPAT_BIGALLOC`: blocks are handed out in clusters.
+pub(super) const RO_COMPAT_BIGALLOC: u32 = 0x200;
 /// `EXT4_FEATURE_INCOMPAT_64BIT`: block numbers have a high half, group descriptors a size.
 pub(super) const INCOMPAT_64BIT: u32 = 0x80;
 
@@ -123,6 +138,7 @@ fn ext4(head: &[u8]) -> Option<Superblock> {
         inode_size: u64::from(sb.le16(0x58)?),
         descriptor_size: if wide { u64::from(sb.le16(0xFE)?) } else { 32 },
         reserved_descriptor_blocks: u64::from(sb.le16(0xCE)?),
+        bigalloc: sb.le32(0x64)? & RO_COMPAT_BIGALLOC != 0,
     };
     // mke2fs writes this block last, after everything else is on the disk.
     let sane = geometry.blocks > 0

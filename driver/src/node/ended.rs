@@ -80,6 +80,7 @@ impl<H: Host> Machine<H> {
         Ok(Held {
             sessions,
             disks,
+            strangers: vec![],
             map,
         })
     }
@@ -185,8 +186,9 @@ impl<H: Host> Machine<H> {
                 return Err(Error::Unfinished {
                     what: format!("using LUN {uuid} anew"),
                     seen: format!(
-                        "the kernel still has the file system of {}, which an earlier publication has left: something on this node holds it (a container that has not ended)",
-                        block.node()
+                        "the kernel still has the file system of {}, which an earlier publication has left: something on this node holds it: {}",
+                        block.node(),
+                        self.who_holds(&block).await
                     ),
                 });
             }

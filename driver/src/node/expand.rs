@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::attach::Attached;
-use super::grow::{Grown, not_permitted};
+use super::grow::{COPY_IT, Grown, kept};
 use super::place::Standing;
 use super::request::Expand;
 use super::{Doing, Machine};
@@ -135,6 +135,14 @@ impl<H: Host> Machine<H> {
             seen: format!("it is {}", mount.fs),
             remedy: "this driver grows ext4, xfs and btrfs".to_owned(),
         })?;
+        if let Some(why) = self.death_of(mount).await? {
+            return Err(Error::Unfinished {
+                what: format!("growing the {fs} at {}", mount.point),
+                seen: format!(
+                    "it is dead ({why}): delete the pods that use it, and it is mounted anew and grows"
+                ),
+            });
+        }
         let point = self.writable_mount(attached, mount).await?;
         match self.fill(attached, fs, &point).await? {
             Grown::Full => Ok(()),
@@ -146,7 +154,8 @@ impl<H: Host> Machine<H> {
                 );
                 Ok(())
             }
-            Grown::NotPermitted => Err(not_permitted(&point)),
+            Grown::OnlyUnmounted(seen, remedy) => Err(kept(fs, &point, seen, remedy)),
+            Grown::Never(seen) => Err(kept(fs, &point, seen, COPY_IT)),
         }
     }
 

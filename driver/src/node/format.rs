@@ -116,21 +116,29 @@ fn mountable(geometry: &Geometry, size: Bytes, marker: &Seen) -> Next {
 
 impl<H: Host> Machine<H> {
     /// Sees to it that the disk holds a complete file system, formatting it only if it is ours and blank, and there are `options`.
+    /// For a reader nothing is written.
     pub(super) async fn ensure_file_system(
         &self,
         attached: &Attached,
         uuid: &LunUuid,
         fs: FsType,
         options: Option<&FormatOptions>,
+        readonly: bool,
     ) -> Result<(), Error> {
         let next = self.look(attached, uuid).await?.decide(fs, attached.size);
         match (next, options) {
             (Next::Mount, _) => Ok(()),
+            // Nobody has written to it since it was made, and a reader does not either: the next writer erases it.
+            (Next::EraseMarker, _) if readonly => Ok(()),
             (Next::EraseMarker, _) => self.erase_marker(attached, uuid).await,
             (Next::Format | Next::FormatIfBlank, None) => Err(refused(
                 attached,
                 "it holds no file system".to_owned(),
-                "stage the volume first: only NodeStageVolume makes one",
+                if readonly {
+                    "nobody formats for a reader: stage it once to be written (ReadWriteOnce, without ro among the mountOptions)"
+                } else {
+                    "stage the volume first: only NodeStageVolume makes one"
+                },
             )),
             (Next::Format, Some(options)) => {
                 tracing::warn!(
@@ -240,7 +248,7 @@ impl<H: Host> Machine<H> {
             .doing(format!("reading back the {fs} on {node}"))?;
         match superblock::read(&head).as_slice() {
             [Superblock::Complete(geometry)]
-                if geometry.kind() == fs && geometry.fills(attached.size) =>
+                if geometry.kind() == fs && geometry.is_as_made_for(attached.size) =>
             {
                 Ok(())
             }

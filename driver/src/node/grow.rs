@@ -1,24 +1,30 @@
 //! Growing a file system until it fills its disk, proven by asking it (design choices 12 and 14).
 
 use super::attach::Attached;
+use super::check::damaged;
 use super::place::Standing;
 use super::{Doing, Machine};
 use crate::error::Error;
-use crate::host::filesystem;
+use crate::host::filesystem::{self, Cannot, Checked};
 use crate::host::superblock::{self, Geometry, Superblock};
-use crate::host::{Host, Via, mount};
+use crate::host::{Exit, Host, Via};
 use crate::volume::FsType;
 
-/// How it went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How it went. Whatever another try may bring is an error instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Grown {
     /// The file system fills its disk.
     Full,
     /// It could grow, but is mounted read-only.
     ReadOnly,
-    /// It could grow, but the kernel does not let this process do it while it is mounted.
-    NotPermitted,
+    /// It can grow only while it is not mounted: why, and what would change that.
+    OnlyUnmounted(String, &'static str),
+    /// It keeps its size for good: why.
+    Never(String),
 }
+
+const WHEN_STAGED_AGAIN: &str =
+    "end the pods that use the volume: it grows, unmounted, when it is staged again";
 
 impl<H: Host> Machine<H> {
     /// Grows the file system mounted at `point` to the end of its disk. Does nothing when it is there already.
@@ -28,11 +34,8 @@ impl<H: Host> Machine<H> {
         fs: FsType,
         point: &str,
     ) -> Result<Grown, Error> {
-        if self
-            .mounted_geometry(attached, fs, point)
-            .await?
-            .fills(attached.size)
-        {
+        let present = self.mounted_geometry(attached, fs, point).await?;
+        if present.fills(attached.size) {
             return Ok(Grown::Full);
         }
         if self.is_readonly(attached, point).await? {
@@ -41,8 +44,8 @@ impl<H: Host> Machine<H> {
         let cmd = filesystem::grow(fs, &attached.device.node(), point);
         let (program, doing) = (cmd.program, format!("growing the {fs} at {point}"));
         let exit = self.host.run(cmd).await.doing(&doing)?;
-        if fs == FsType::Ext4 && filesystem::lacks_capability(&exit) {
-            return Ok(Grown::NotPermitted);
+        if let Some(cannot) = filesystem::cannot_grow(fs, &exit) {
+            return Ok(for_good(cannot, &present, &exit));
         }
         exit.ok(program).doing(&doing)?;
         must_fill(
@@ -88,7 +91,7 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    async fn superblock(
+    pub(super) async fn superblock(
         &self,
         attached: &Attached,
         fs: FsType,
@@ -112,52 +115,81 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// Grows an ext4 that was just mounted at `staging` and that nobody uses yet: unmount, check, grow, mount again.
+    /// Grows an ext4 that was just mounted at `staging` and that nobody else uses: unmount, check, grow, mount again.
     pub(super) async fn grow_offline(
         &self,
         attached: &Attached,
         staging: &str,
         fs: FsType,
         flags: &[String],
-    ) -> Result<(), Error> {
+    ) -> Result<Grown, Error> {
         let device = std::slice::from_ref(&attached.device);
-        if self
-            .uses(device)
-            .await?
-            .iter()
-            .any(|point| point != staging)
-        {
-            return Err(not_permitted(staging));
-        }
+        self.clear(staging, device).await?;
+        let grown = self.grow_unmounted(attached, fs).await?;
+        self.mount(attached, staging, fs, flags).await?;
+        Ok(grown)
+    }
+
+    async fn grow_unmounted(&self, attached: &Attached, fs: FsType) -> Result<Grown, Error> {
         let node = attached.device.node();
-        tracing::info!(
-            staging,
-            disk = node,
-            "CAP_SYS_RESOURCE is missing: growing the ext4 unmounted"
+        let checking = format!("checking the {fs} on {node}");
+        let checked = self.host.run(filesystem::check_throughout(&node)).await;
+        match checked
+            .and_then(|exit| filesystem::read_check(&exit))
+            .doing(checking)?
+        {
+            Checked::Sound => {}
+            Checked::Damaged(said) => return Err(damaged(attached, &said)),
+            Checked::Unchecked(said) => {
+                return Ok(Grown::Never(format!(
+                    "it cannot be checked before ({said})"
+                )));
+            }
+        }
+        let (cmd, doing) = (
+            filesystem::grow_unmounted(&node),
+            format!("growing the {fs} on {node}"),
         );
-        self.unmount(staging).await?;
-        self.host
-            .run(filesystem::check(&node))
-            .await
-            .and_then(filesystem::read_check)
-            .doing(format!("checking the {fs} on {node}"))?;
-        self.run(
-            &format!("growing the {fs} on {node}"),
-            filesystem::grow(fs, &node, staging),
-        )
-        .await?;
+        let program = cmd.program;
+        let exit = self.host.run(cmd).await.doing(&doing)?;
+        // What it says of a mounted one would only mean that somebody has it mounted after all.
+        if filesystem::cannot_grow(fs, &exit) == Some(Cannot::Never) {
+            return Ok(Grown::Never(words(&exit)));
+        }
+        exit.ok(program).doing(&doing)?;
         must_fill(
             attached,
             &self.superblock(attached, fs, Via::Disk).await?,
-            "resize2fs",
+            program,
         )?;
-        self.run(
-            &format!("mounting {node} at {staging}"),
-            mount::mount(fs, &node, staging, flags),
-        )
-        .await
-        .map(|_| ())
+        Ok(Grown::Full)
     }
+}
+
+/// What the tool's refusal means for this file system.
+fn for_good(cannot: Cannot, geometry: &Geometry, exit: &Exit) -> Grown {
+    match cannot {
+        Cannot::Never => Grown::Never(words(exit)),
+        Cannot::NotPermitted | Cannot::OnlyUnmounted if !geometry.grows_unmounted() => {
+            let why = "it is made with bigalloc, which resize2fs does not grow";
+            Grown::Never(format!("{why} ({})", words(exit)))
+        }
+        Cannot::NotPermitted => Grown::OnlyUnmounted(
+            "the kernel refuses it (EPERM): the driver's process lacks CAP_SYS_RESOURCE".to_owned(),
+            "grant CAP_SYS_RESOURCE to the node plugin's container; or end the pods that use the volume: it grows, unmounted, when it is staged again",
+        ),
+        Cannot::OnlyUnmounted => Grown::OnlyUnmounted(words(exit), WHEN_STAGED_AGAIN),
+    }
+}
+
+/// What `resize2fs` has said, without its banner.
+fn words(exit: &Exit) -> String {
+    let said = format!("{}\n{}", exit.stderr, exit.stdout);
+    let lines = said.lines().map(str::trim);
+    let lines: Vec<&str> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with("resize2fs 1."))
+        .collect();
+    lines.join(" ")
 }
 
 /// A tool that says yes and does nothing has failed.
@@ -179,11 +211,14 @@ fn must_fill(attached: &Attached, geometry: &Geometry, program: &str) -> Result<
     })
 }
 
-/// The kernel refuses to grow a mounted ext4.
-pub(super) fn not_permitted(point: &str) -> Error {
+/// A file system that was to grow and keeps its size.
+pub(super) fn kept(fs: FsType, point: &str, seen: String, remedy: &str) -> Error {
     Error::Refused {
-        what: format!("growing the mounted ext4 at {point}"),
-        seen: "the kernel refuses it (EPERM): the driver's process lacks CAP_SYS_RESOURCE".to_owned(),
-        remedy: "grant CAP_SYS_RESOURCE to the node plugin's container; or end the pods that use the volume: it grows, unmounted, when it is staged again".to_owned(),
+        what: format!("growing the {fs} at {point}"),
+        seen,
+        remedy: remedy.to_owned(),
     }
 }
+
+/// What to do about one that never grows.
+pub(super) const COPY_IT: &str = "its data are intact and it can be used as it is; for more room copy them into a new volume, whose StorageClass has no such formatOptions";

@@ -19,8 +19,10 @@ pub(super) struct Held {
     /// The sessions with its target: one, or one at each of several portals. More were made by somebody else, or from a record
     /// that said so; they are ended with the others, and nobody is kept from that by their number.
     pub(super) sessions: Vec<Session>,
-    /// Their disks.
+    /// Their disks that are the volume's.
     pub(super) disks: Vec<Disk>,
+    /// Other logical units that somebody has mapped to the volume's target. They go with its session.
+    pub(super) strangers: Vec<Disk>,
     /// The map over these disks, or one that has outlived them.
     pub(super) map: Option<Map>,
 }
@@ -99,13 +101,36 @@ impl<H: Host> Machine<H> {
     }
 
     async fn held_by(&self, uuid: &LunUuid, sessions: Vec<Session>) -> Result<Held, Error> {
-        let disks = self.disks_of(&sessions).await?;
+        let all = self.disks_of(&sessions).await?;
+        let (disks, strangers) = self.own(uuid, all).await?;
         let map = self.map_over(uuid, &disks).await?;
         Ok(Held {
             sessions,
             disks,
+            strangers,
             map,
         })
+    }
+
+    /// The disks that bear the volume's serial, as far as the kernel knows, and those that bear another. Where none bears it they are
+    /// all the volume's until the proof of identity says what they are.
+    async fn own(&self, uuid: &LunUuid, all: Vec<Disk>) -> Result<(Vec<Disk>, Vec<Disk>), Error> {
+        let mut units: Vec<u32> = all.iter().map(|disk| disk.session).collect();
+        units.dedup();
+        if units.len() == all.len() {
+            return Ok((all, vec![]));
+        }
+        let (mut own, mut others) = (Vec::new(), Vec::new());
+        for disk in all {
+            let doing = format!("identifying {}", disk.block.node());
+            let serial = disk.serial(&self.host).await.doing(doing)?;
+            let ours = serial.is_some_and(|it| it.eq_ignore_ascii_case(uuid.as_str()));
+            if ours { &mut own } else { &mut others }.push(disk);
+        }
+        if own.is_empty() {
+            return Ok((others, vec![]));
+        }
+        Ok((own, others))
     }
 
     /// The disks of these sessions.

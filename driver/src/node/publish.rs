@@ -3,7 +3,7 @@
 use super::held::Held;
 use super::place::{Standing, not_ours};
 use super::request::{Publish, Use};
-use super::stage::label_differs;
+use super::stage::{is_readonly, label_differs};
 use super::{Doing, Machine};
 use crate::error::Error;
 use crate::host::disk::Block;
@@ -31,6 +31,13 @@ impl<H: Host> Machine<H> {
             .resolve(&ask.staging)
             .await?
             .ok_or_else(|| not_staged("the staging path does not exist"))?;
+        let target = self.resolve(&ask.target).await?.ok_or_else(|| {
+            refused(
+                &ask.volume,
+                &format!("the directory that {} is in does not exist", ask.target),
+                "make it: the CO owns it",
+            )
+        })?;
         let held = self.staged_now(ask, &staging).await?;
         if held.sessions.is_empty() {
             return Err(not_staged("this node has no session with its target"));
@@ -42,25 +49,19 @@ impl<H: Host> Machine<H> {
             not_staged("its session has no disk, or it has several and no multipath map")
         })?;
         let blocks = held.blocks();
-        let target = self.resolve(&ask.target).await?.ok_or_else(|| {
-            refused(
-                &ask.volume,
-                &format!("the directory that {} is in does not exist", ask.target),
-                "make it: the CO owns it",
-            )
-        })?;
-        let readonly = match &ask.intent.by {
+        let show = match &ask.intent.by {
             Use::FileSystem { fs, flags } => {
                 let staged = self.staged(ask, &staging, &blocks, *fs, flags).await?;
-                if staged.is_readonly() {
-                    None
+                if staged.is_readonly() || !ask.readonly {
+                    Show::Staged
                 } else {
-                    Some(ask.readonly)
+                    Show::Readonly
                 }
             }
             Use::Device => {
                 self.prove_device(&ask.volume.uuid, &held, device).await?;
-                None
+                self.must_be_unclaimed(device).await?;
+                Show::Device(device.node())
             }
         };
         if self.is_published(ask, &target, &blocks).await? {
@@ -70,19 +71,60 @@ impl<H: Host> Machine<H> {
         if !ask.intent.shared {
             self.must_be_only(ask, &staging, &target, &blocks).await?;
         }
-        match (&ask.intent.by, readonly) {
-            (Use::Device, _) => self.bind_file(&device.node(), &target).await?,
-            (Use::FileSystem { .. }, Some(true)) => {
-                self.bind_readonly(&staging, &target, &blocks).await?;
-            }
-            (Use::FileSystem { .. }, Some(false) | None) => {
-                self.bind_dir(&staging, &target).await?;
-            }
+        let was_there = self.must_be_kind(&target, show.kind()).await?;
+        // All that can be decided is decided: after a final answer the CO forgets the path (design choice 17).
+        let shown = self.show(ask, &show, &staging, &target, &blocks).await;
+        match shown {
+            Err(error) if error.is_final() => Err(self
+                .take_back(&staging, &target, &blocks, was_there, error)
+                .await),
+            other => other,
         }
-        if self.is_published(ask, &target, &blocks).await? {
+    }
+
+    async fn show(
+        &self,
+        ask: &Publish,
+        show: &Show,
+        staging: &str,
+        target: &str,
+        blocks: &[Block],
+    ) -> Result<(), Error> {
+        match show {
+            Show::Device(node) => self.bind_file(node, target).await?,
+            Show::Readonly => self.bind_readonly(staging, target, blocks).await?,
+            Show::Staged => self.bind_dir(staging, target).await?,
+        }
+        if self.is_published(ask, target, blocks).await? {
             return Ok(());
         }
         Err(unseen(format!("publishing at {target}")))
+    }
+
+    /// Removes what a call has made that ends with a final error.
+    async fn take_back(
+        &self,
+        staging: &str,
+        target: &str,
+        blocks: &[Block],
+        was_there: bool,
+        error: Error,
+    ) -> Error {
+        let undone = async {
+            self.clear_stone(staging, blocks).await?;
+            self.clear(target, blocks).await?;
+            if was_there {
+                return Ok(());
+            }
+            self.remove_path(target).await
+        };
+        match undone.await {
+            Ok(()) => error,
+            Err(left) => Error::Unproven {
+                what: format!("taking back what was made at {target}"),
+                seen: format!("{}; the failure: {}", left.chain(), error.chain()),
+            },
+        }
     }
 
     /// What this node holds of the volume under this publication. It is staged anew where an earlier publication, or a call that was
@@ -95,17 +137,25 @@ impl<H: Host> Machine<H> {
         let mounted = match &ask.intent.by {
             // A call that was broken off after its login has not looked for the disk.
             Use::Device => held.device().is_some(),
-            Use::FileSystem { .. } => !matches!(
-                self.standing(staging, &held.blocks()).await?,
-                Standing::Nothing | Standing::Gone(_)
-            ),
+            Use::FileSystem { .. } => {
+                if let Some(why) = self.death_at(staging, &held.blocks()).await? {
+                    return self.revive(ask, staging, &held, &why).await;
+                }
+                !matches!(
+                    self.standing(staging, &held.blocks()).await?,
+                    Standing::Nothing | Standing::Gone(_)
+                )
+            }
         };
         // Somebody uses the device as something else.
         let used = !mounted && !self.uses(&held.blocks()).await?.is_empty();
         if used || mounted && !held.sessions.is_empty() {
             return Ok(held);
         }
-        match ask.staging() {
+        // Where there is a session with its disk, no login needs a Secret.
+        let attached = held.is_alive() && held.device().is_some();
+        let again = attached.then(|| ask.staging_again());
+        match ask.staging().or(again) {
             Some(stage) => {
                 tracing::warn!(volume = %ask.volume, staging, "staging from a publish call what is not staged under this publication");
                 Box::pin(self.stage(&stage)).await?;
@@ -117,6 +167,20 @@ impl<H: Host> Machine<H> {
             }),
             None => Ok(held),
         }
+    }
+
+    /// Mounts a dead file system anew: the CO does not stage what it believes to be staged. Its session is there, so that no login
+    /// needs a Secret.
+    async fn revive(
+        &self,
+        ask: &Publish,
+        staging: &str,
+        held: &Held,
+        why: &str,
+    ) -> Result<Held, Error> {
+        self.bury(staging, held, why).await?;
+        Box::pin(self.stage(&ask.staging_again())).await?;
+        self.held(&ask.volume.uuid).await
     }
 
     /// A raw device is the volume's: of a map every path that answers, and at least one.
@@ -159,6 +223,9 @@ impl<H: Host> Machine<H> {
             Standing::Ours(mount) if mount.fs != fs.as_str() => {
                 format!("it is staged as {}, not {fs}", mount.fs)
             }
+            Standing::Ours(mount) if mount.is_readonly() && !wants_readonly(ask) => {
+                "it is staged read-only, and is to be written".to_owned()
+            }
             Standing::Ours(mount) => {
                 match (mount::lacks(&mount, flags), label_differs(&mount, flags)) {
                     (Some(flag), _) => format!("it is staged without the mount flag {flag}"),
@@ -198,11 +265,7 @@ impl<H: Host> Machine<H> {
             (false, false) => "a file system, read-write",
         };
         let seen = word(there.device_node().is_some(), there.is_readonly());
-        let asked = word(
-            ask.intent.by == Use::Device,
-            ask.readonly
-                || matches!(&ask.intent.by, Use::FileSystem { flags, .. } if flags.iter().any(|flag| flag == "ro")),
-        );
+        let asked = word(ask.intent.by == Use::Device, wants_readonly(ask));
         if seen == asked {
             return Ok(true);
         }
@@ -238,7 +301,7 @@ impl<H: Host> Machine<H> {
     }
 
     async fn bind_dir(&self, from: &str, target: &str) -> Result<(), Error> {
-        self.must_be_kind(target, &Stat::Directory).await?;
+        self.must_be_kind(target, Stat::Directory).await?;
         self.host
             .create_dir(target)
             .await
@@ -252,7 +315,7 @@ impl<H: Host> Machine<H> {
     }
 
     async fn bind_file(&self, device: &str, target: &str) -> Result<(), Error> {
-        self.must_be_kind(target, &Stat::File(0)).await?;
+        self.must_be_kind(target, Stat::File(0)).await?;
         self.host
             .create_file(target)
             .await
@@ -265,15 +328,15 @@ impl<H: Host> Machine<H> {
         .map(|_| ())
     }
 
-    /// Something of another kind at the target path is not ours to replace.
-    async fn must_be_kind(&self, target: &str, kind: &Stat) -> Result<(), Error> {
+    /// Something of another kind at the target path is not ours to replace. Whether it is there.
+    async fn must_be_kind(&self, target: &str, kind: Stat) -> Result<bool, Error> {
         match if_present(self.host.stat(target).await).doing(format!("looking at {target}"))? {
-            Some(found) if found != *kind => Err(Error::Refused {
+            Some(found) if found != kind => Err(Error::Refused {
                 what: format!("publishing at {target}"),
                 seen: format!("there is something else already: {found:?}"),
                 remedy: "remove it if it may go".to_owned(),
             }),
-            _ => Ok(()),
+            found => Ok(found.is_some()),
         }
     }
 
@@ -326,21 +389,52 @@ impl<H: Host> Machine<H> {
         for staging in self.uses(&blocks).await? {
             self.clear_stone(&staging, &blocks).await?;
         }
+        self.remove_path(&target).await
+    }
+
+    /// Removes what the driver makes at a target path: an empty directory or file.
+    async fn remove_path(&self, target: &str) -> Result<(), Error> {
         let doing = format!("removing {target}");
-        match if_present(self.host.stat(&target).await).doing(&doing)? {
+        match if_present(self.host.stat(target).await).doing(&doing)? {
             None => Ok(()),
-            Some(Stat::File(0)) => self.host.remove_file(&target).await.doing(doing),
-            Some(Stat::Directory) => match self.host.remove_dir(&target).await {
+            Some(Stat::File(0)) => self.host.remove_file(target).await.doing(doing),
+            Some(Stat::Directory) => match self.host.remove_dir(target).await {
                 Err(HostError::Io { source, .. })
                     if source.kind() == std::io::ErrorKind::DirectoryNotEmpty =>
                 {
-                    Err(not_empty(&target))
+                    Err(not_empty(target))
                 }
                 other => other.doing(doing),
             },
-            Some(Stat::File(_) | Stat::BlockDevice(_) | Stat::Other) => Err(not_empty(&target)),
+            Some(Stat::File(_) | Stat::BlockDevice(_) | Stat::Other) => Err(not_empty(target)),
         }
     }
+}
+
+/// What is shown at a target path.
+enum Show {
+    /// The device with this node.
+    Device(String),
+    /// The file system as it is staged.
+    Staged,
+    /// The file system, which is staged to be written, read-only.
+    Readonly,
+}
+
+impl Show {
+    /// What it is shown on.
+    fn kind(&self) -> Stat {
+        match self {
+            Self::Device(_) => Stat::File(0),
+            Self::Staged | Self::Readonly => Stat::Directory,
+        }
+    }
+}
+
+/// Nothing is to be written through this path.
+fn wants_readonly(ask: &Publish) -> bool {
+    let flagged = matches!(&ask.intent.by, Use::FileSystem { flags, .. } if is_readonly(flags));
+    ask.readonly || flagged
 }
 
 fn unseen(what: String) -> Error {

@@ -60,6 +60,8 @@ impl Intent {
                     invalid("volume_capability.mount.mount_flags", &bad.flag, bad.remedy)
                 })?;
                 if readonly && !flags.iter().any(|flag| flag == "ro") {
+                    // The access mode decides.
+                    flags.retain(|flag| flag != "rw");
                     flags.push("ro".to_owned());
                 }
                 Use::FileSystem { fs, flags }
@@ -130,14 +132,19 @@ impl Stage {
             });
         }
         let format = match &intent.by {
-            Use::FileSystem { fs, .. } => format_options(*fs, &message.volume_context)?,
-            Use::Device => FormatOptions::default(),
+            Use::FileSystem { fs, flags } => {
+                let options = format_options(*fs, &message.volume_context)?;
+                // Nobody formats for who may only read.
+                let readonly = flags.iter().any(|flag| flag == "ro");
+                (!readonly).then_some(options)
+            }
+            Use::Device => None,
         };
         Ok(Self {
             volume,
             staging,
             intent,
-            format: Some(format),
+            format,
             context,
             chap,
         })
@@ -319,7 +326,12 @@ impl Publish {
     pub(crate) fn staging(&self) -> Option<Stage> {
         let proven = self.context.chap.is_some()
             || !matches!(self.context.auth, Some(Method::Chap | Method::Mutual));
-        proven.then(|| Stage {
+        proven.then(|| self.staging_again())
+    }
+
+    /// The same where there is a session.
+    pub(crate) fn staging_again(&self) -> Stage {
+        Stage {
             volume: self.volume.clone(),
             staging: self.staging.clone(),
             intent: self.intent.clone(),
@@ -327,7 +339,7 @@ impl Publish {
             format: None,
             context: self.context.clone(),
             chap: None,
-        })
+        }
     }
 }
 

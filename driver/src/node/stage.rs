@@ -44,9 +44,11 @@ impl<H: Host> Machine<H> {
     async fn staging_directory(&self, path: &str) -> Result<String, Error> {
         let resolved = self.resolve(path).await?;
         let found = match &resolved {
-            Some(resolved) => {
-                if_present(self.host.stat(resolved).await).doing(format!("looking at {path}"))?
-            }
+            Some(resolved) => match if_present(self.host.stat(resolved).await) {
+                // The root of a dead file system; what becomes of it is decided later.
+                Err(error) if error.is_io() => Some(Stat::Directory),
+                other => other.doing(format!("looking at {path}"))?,
+            },
             None => None,
         };
         match (resolved, found) {
@@ -74,6 +76,9 @@ impl<H: Host> Machine<H> {
             Standing::Foreign(mount) => return Err(not_ours(&mount)),
             Standing::Nothing | Standing::Gone(_) => return Ok(()),
         };
+        if let Some(why) = self.death_of(&mounted).await? {
+            return self.bury(staging, &held, &why).await;
+        }
         let others: Vec<String> = self
             .uses(&blocks)
             .await?
@@ -101,6 +106,22 @@ impl<H: Host> Machine<H> {
         if is_protected.doing(&doing)? == readonly {
             return Ok(());
         }
+        let device = std::slice::from_ref(&attached.device);
+        if let Some(point) = self.uses(device).await?.first() {
+            // Whoever has it would find that it can be written no more, or that others write.
+            let word = |readonly| {
+                if readonly {
+                    "to be read only"
+                } else {
+                    "to be written"
+                }
+            };
+            return Err(Error::Differs {
+                what: format!("the staging of {node}, which is in use at {point},"),
+                seen: word(!readonly).to_owned(),
+                asked: word(readonly).to_owned(),
+            });
+        }
         self.run(&doing, mount::protect(&node, readonly)).await?;
         let is_protected = attached.device.is_protected(&self.host).await;
         if is_protected.doing(&doing)? == readonly {
@@ -123,21 +144,64 @@ impl<H: Host> Machine<H> {
         let device = std::slice::from_ref(&attached.device);
         let mounted = matches!(self.standing(staging, device).await?, Standing::Ours(_));
         if !mounted {
-            self.ensure_file_system(attached, &ask.volume.uuid, fs, ask.format.as_ref())
+            let (uuid, readonly) = (&ask.volume.uuid, is_readonly(flags));
+            self.ensure_file_system(attached, uuid, fs, ask.format.as_ref(), readonly)
                 .await?;
+            self.check(attached, fs, readonly).await?;
             self.mount(attached, staging, fs, flags).await?;
         }
-        match self.fill(attached, fs, staging).await? {
-            Grown::Full => Ok(()),
+        match self.fill_staged(attached, staging, fs, flags).await {
+            Err(error) if error.is_final() && !mounted => {
+                // What this call has mounted must not outlive a final answer; the session goes with it.
+                match self.clear(staging, device).await {
+                    Ok(()) => Err(error),
+                    Err(left) => Err(left_behind(&left, &error)),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Growth is an improvement: where another try cannot bring it, the volume is staged as it is. After a restore to a larger
+    /// size nobody calls NodeExpandVolume, so what another try may bring is asked for here.
+    async fn fill_staged(
+        &self,
+        attached: &Attached,
+        staging: &str,
+        fs: FsType,
+        flags: &[String],
+    ) -> Result<(), Error> {
+        let device = std::slice::from_ref(&attached.device);
+        let mut grown = self.fill(attached, fs, staging).await?;
+        if let Grown::OnlyUnmounted(why, _) = &grown
+            && self
+                .uses(device)
+                .await?
+                .iter()
+                .all(|point| point == staging)
+        {
+            tracing::info!(staging, why, "growing the {fs} unmounted");
+            grown = self.grow_offline(attached, staging, fs, flags).await?;
+        }
+        match grown {
+            Grown::Full => {}
             Grown::ReadOnly => {
                 tracing::info!(
                     staging,
                     "the file system is mounted read-only and not grown"
                 );
-                Ok(())
             }
-            Grown::NotPermitted => self.grow_offline(attached, staging, fs, flags).await,
+            Grown::OnlyUnmounted(why, _) | Grown::Never(why) => {
+                tracing::warn!(
+                    staging,
+                    disk = attached.device.node(),
+                    size = %attached.size,
+                    why,
+                    "the file system keeps its size"
+                );
+            }
         }
+        Ok(())
     }
 
     pub(super) async fn mount(
@@ -148,21 +212,65 @@ impl<H: Host> Machine<H> {
         flags: &[String],
     ) -> Result<(), Error> {
         let node = attached.device.node();
-        self.run(
-            &format!("mounting {node} at {staging}"),
-            mount::mount(fs, &node, staging, flags),
-        )
-        .await?;
+        let mounted = self
+            .run(
+                &format!("mounting {node} at {staging}"),
+                mount::mount(fs, &node, staging, flags),
+            )
+            .await;
+        if let Err(failure) = mounted {
+            return Err(self.explained(attached, fs, failure).await);
+        }
         match self
             .standing(staging, std::slice::from_ref(&attached.device))
             .await?
         {
-            Standing::Ours(mount) => self.must_be_labelled(&mount, flags).await,
+            Standing::Ours(mount) => {
+                self.must_be_writable(attached, &mount, flags).await?;
+                self.must_be_labelled(&mount, flags).await
+            }
             Standing::Nothing | Standing::Gone(_) | Standing::Foreign(_) => Err(Error::Unproven {
                 what: format!("mounting {node} at {staging}"),
                 seen: "mount reports success, but the mount table does not show it".to_owned(),
             }),
         }
+    }
+
+    /// mount(8) mounts a write-protected disk read-only, with a warning, whatever it was asked for.
+    async fn must_be_writable(
+        &self,
+        attached: &Attached,
+        mount: &Mount,
+        flags: &[String],
+    ) -> Result<(), Error> {
+        let (node, device) = (
+            attached.device.node(),
+            std::slice::from_ref(&attached.device),
+        );
+        let what = format!("mounting {node} to be written");
+        if let Some(seen) = self.death_of(mount).await? {
+            // Somebody else had it mounted still; or it has died anew.
+            self.clear(&mount.point, device).await?;
+            self.must_be_forgotten(&attached.device).await?;
+            return Err(Error::Unproven { what, seen });
+        }
+        if is_readonly(flags) || !mount.is_readonly() {
+            return Ok(());
+        }
+        let is_protected = attached.device.is_protected(&self.host).await;
+        let is_protected = is_protected.doing(format!("looking at {node}"))?;
+        self.clear(&mount.point, device).await?;
+        if is_protected {
+            return Err(Error::Refused {
+                what,
+                seen: "the disk is write-protected".to_owned(),
+                remedy: "look in SAN Manager why the LUN is read-only (a volume that is full or has crashed), or use an access mode for readers".to_owned(),
+            });
+        }
+        Err(Error::Unproven {
+            what,
+            seen: "mount reports success, but the kernel has mounted it read-only".to_owned(),
+        })
     }
 
     /// mount(8) leaves a label out, without a word, where it believes that SELinux does not run: a pod would then find files
@@ -188,6 +296,7 @@ impl<H: Host> Machine<H> {
         let undone = async {
             let held = self.held(&ask.volume.uuid).await?;
             if !held.sessions.is_empty() && self.uses(&held.blocks()).await?.is_empty() {
+                self.must_be_alone(&held).await?;
                 self.release(&held).await
             } else {
                 Ok(())
@@ -199,11 +308,16 @@ impl<H: Host> Machine<H> {
                 what: "the state of this node".to_owned(),
                 seen: error.chain(),
             },
-            Err(left) => Error::Unproven {
-                what: "logging out after a failure".to_owned(),
-                seen: format!("{}; the failure: {}", left.chain(), error.chain()),
-            },
+            Err(left) => left_behind(&left, &error),
         }
+    }
+}
+
+/// A failure that would be final, if what the call has made could be undone.
+fn left_behind(left: &Error, failure: &Error) -> Error {
+    Error::Unproven {
+        what: "undoing what was done before a failure".to_owned(),
+        seen: format!("{}; the failure: {}", left.chain(), failure.chain()),
     }
 }
 
@@ -217,6 +331,11 @@ pub(super) fn label_differs(mount: &Mount, flags: &[String]) -> Option<(String, 
         )
     };
     (!selinux::same(seen, asked)).then(|| (word(seen), word(asked)))
+}
+
+/// Nothing is to be written.
+pub(super) fn is_readonly(flags: &[String]) -> bool {
+    flags.iter().any(|flag| flag == "ro")
 }
 
 /// The volume is staged already: as asked for?
@@ -237,7 +356,7 @@ fn compatible(ask: &Stage, mounted: &Mount) -> Result<(), Error> {
             differs(mounted.fs.clone(), fs.to_string())
         }
         Use::FileSystem { flags, .. } => {
-            let readonly = flags.iter().any(|flag| flag == "ro");
+            let readonly = is_readonly(flags);
             let word = |readonly| if readonly { "read-only" } else { "read-write" }.to_owned();
             if readonly != mounted.is_readonly() {
                 return differs(word(mounted.is_readonly()), word(readonly));

@@ -1,18 +1,24 @@
-//! NodeGetVolumeStats: how full a volume is.
+//! NodeGetVolumeStats: how full a volume is, and what is wrong with it.
 
-use proto::csi::VolumeUsage;
 use proto::csi::volume_usage::Unit;
+use proto::csi::{VolumeCondition, VolumeUsage};
 
+use super::attach::Attached;
+use super::held::Held;
 use super::place::Standing;
 use super::request::Stats;
 use super::{Doing, Machine};
 use crate::error::Error;
-use crate::host::{Host, Space};
-use crate::volume::Bytes;
+use crate::host::mount::Mount;
+use crate::host::{Host, Space, Via};
+use crate::volume::{Bytes, FsType};
 
 impl<H: Host> Machine<H> {
-    /// Bytes and inodes of a file system, or the size of a raw device.
-    pub(super) async fn stats(&self, ask: &Stats) -> Result<Vec<VolumeUsage>, Error> {
+    /// Bytes and inodes of a file system, or the size of a raw device; and its condition.
+    pub(super) async fn stats(
+        &self,
+        ask: &Stats,
+    ) -> Result<(Vec<VolumeUsage>, VolumeCondition), Error> {
         let not_there = |seen: String| Error::NotThere {
             volume: ask.volume.to_string(),
             path: ask.path.clone(),
@@ -36,13 +42,43 @@ impl<H: Host> Machine<H> {
             let device = named
                 .or(held.device())
                 .ok_or_else(|| not_there("the volume has no disk here".to_owned()))?;
-            return Ok(vec![usage(
-                Unit::Bytes,
-                device.size(&self.host).await.doing(doing)?,
-                None,
-            )]);
+            let size = device.size(&self.host).await.doing(doing)?;
+            return Ok((vec![usage(Unit::Bytes, size, None)], condition(None)));
         }
-        Ok(of_file_system(&self.host.space(&path).await.doing(doing)?))
+        if let Some(why) = self.death_of(&mount).await? {
+            let told = format!(
+                "the file system is dead ({why}): delete the pods that use it, and it is mounted anew"
+            );
+            // Some still tell how full they are, and some nothing at all.
+            let space = self.host.space(&path).await.ok();
+            let usage = space.as_ref().map(of_file_system).unwrap_or_default();
+            return Ok((usage, condition(Some(told))));
+        }
+        let usage = of_file_system(&self.host.space(&path).await.doing(doing)?);
+        Ok((usage, condition(self.falls_short(&mount, &held).await)))
+    }
+
+    /// The disk has grown, and its file system has not: known of ext4, which alone may be unable to. What cannot be read is no news.
+    async fn falls_short(&self, mount: &Mount, held: &Held) -> Option<String> {
+        let fs = FsType::Ext4;
+        let device = held.device_of(mount).filter(|_| mount.fs == fs.as_str())?;
+        let size = device.size(&self.host).await.ok()?;
+        let attached = Attached { device, size };
+        let geometry = self.superblock(&attached, fs, Via::Cache).await.ok()?;
+        (!geometry.fills(size)).then(|| {
+            format!(
+                "the file system is {} on a disk of {size}: it has not grown; NodeExpandVolume says why",
+                geometry.size()
+            )
+        })
+    }
+}
+
+/// Abnormal for a reason, or as it should be.
+fn condition(abnormal: Option<String>) -> VolumeCondition {
+    VolumeCondition {
+        abnormal: abnormal.is_some(),
+        message: abnormal.unwrap_or_else(|| "in order".to_owned()),
     }
 }
 

@@ -2,8 +2,10 @@
 
 mod chap;
 mod database;
+mod dead;
 mod ended;
 mod expand;
+mod holders;
 mod multipath;
 mod publish;
 mod real;
@@ -230,6 +232,14 @@ impl Co {
     }
 
     async fn stats(&self, path: &str) -> Result<Vec<csi::VolumeUsage>, Status> {
+        self.stats_and_condition(path).await.map(|told| told.0)
+    }
+
+    /// Usage, and what is wrong if anything is.
+    async fn stats_and_condition(
+        &self,
+        path: &str,
+    ) -> Result<(Vec<csi::VolumeUsage>, Option<String>), Status> {
         let request = csi::NodeGetVolumeStatsRequest {
             volume_id: self.volume_id.clone(),
             volume_path: path.to_owned(),
@@ -238,7 +248,12 @@ impl Co {
         self.node
             .node_get_volume_stats(Request::new(request))
             .await
-            .map(|reply| reply.into_inner().usage)
+            .map(|reply| {
+                let reply = reply.into_inner();
+                let condition = reply.volume_condition.unwrap();
+                let wrong = condition.abnormal.then_some(condition.message);
+                (reply.usage, wrong)
+            })
     }
 
     /// With nothing but what is required.
@@ -257,6 +272,14 @@ impl Co {
         Ok(Bytes(
             u64::try_from(reply.into_inner().capacity_bytes).unwrap(),
         ))
+    }
+}
+
+/// The options that a file system is mounted with by default.
+fn default_options(fs: &str) -> &'static str {
+    match fs {
+        "ext4" => "nodev,nosuid,errors=remount-ro",
+        _ => "nodev,nosuid",
     }
 }
 
@@ -391,6 +414,7 @@ async fn choice_25_capabilities() {
             "STAGE_UNSTAGE_VOLUME",
             "GET_VOLUME_STATS",
             "EXPAND_VOLUME",
+            "VOLUME_CONDITION",
             "SINGLE_NODE_MULTI_WRITER"
         ]
     );

@@ -54,17 +54,22 @@ impl<H: Host> Machine<H> {
         if !held.is_alive() {
             return Ok(());
         }
-        let used: Vec<String> = match &held.map {
+        let mut used: Vec<&Block> = match &held.map {
             // Its paths are claimed by the map itself.
-            Some(map) => vec![map.block.node()],
-            None => held.disks.iter().map(|disk| disk.block.node()).collect(),
+            Some(map) => vec![&map.block],
+            None => held.disks.iter().map(|disk| &disk.block).collect(),
         };
-        for node in used {
+        used.extend(held.strangers.iter().map(|disk| &disk.block));
+        for block in used {
+            let node = block.node();
             // An error says that the disk cannot even be opened, and so cannot be in use.
             if matches!(self.host.is_claimed(&node).await, Ok(true)) {
                 return Err(Error::Unfinished {
                     what: format!("the release of {node}"),
-                    seen: "it is unmounted here, but something on this node still uses it (a container that has not ended, LVM, RAID)".to_owned(),
+                    seen: format!(
+                        "it is unmounted here, but something on this node still uses it: {}",
+                        self.who_holds(block).await
+                    ),
                 });
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use super::{Capability, fs_type};
 use crate::dsm::Nas;
@@ -83,7 +84,10 @@ impl Parameters {
     /// This NAS may be meant.
     pub fn means(&self, nas: &Nas) -> bool {
         self.nas.as_ref().is_none_or(|name| nas.is_called(name))
-            && self.dsm.as_ref().is_none_or(|host| nas.host == *host)
+            && self
+                .dsm
+                .as_ref()
+                .is_none_or(|host| same_host(&nas.host, host))
     }
 
     /// Reads a StorageClass's parameters.
@@ -115,8 +119,12 @@ impl Parameters {
             let remedy = format!(
                 "it disagrees with the fs_type {asked} of volume_capabilities: make them equal or leave one out"
             );
-            return Err(match map.get("fsType").filter(|text| !text.is_empty()) {
-                Some(text) => invalid("fsType", text, &remedy),
+            let given = ["fsType", "fstype"].into_iter().find_map(|key| {
+                let text = map.get(key).filter(|text| !text.is_empty())?;
+                Some((key, text))
+            });
+            return Err(match given {
+                Some((key, text)) => invalid(key, text, &remedy),
                 None => Error::Invalid {
                     field: "volume_capabilities.mount.fs_type".to_owned(),
                     value: told.to_string(),
@@ -130,7 +138,7 @@ impl Parameters {
     /// Refuses `formatOptions` that mkfs will not be given.
     pub(super) fn must_format(&self) -> Result<(), Error> {
         let options = self.format_options.as_deref().unwrap_or_default();
-        match FormatOptions::parse(self.fs_type.unwrap_or(FsType::Ext4), options) {
+        match FormatOptions::accept(self.fs_type.unwrap_or(FsType::Ext4), options) {
             Ok(_) => Ok(()),
             Err(bad) => Err(invalid(
                 "formatOptions",
@@ -157,7 +165,18 @@ impl Parameters {
                 self.kind = lun_type(value)?;
                 self.kind_given = true;
             }
-            "fsType" => self.fs_type = fs_type("parameters[fsType]", value)?,
+            // The second is the word of older classes.
+            "fsType" | "fstype" => {
+                let asked = fs_type(&format!("parameters[{key}]"), value)?;
+                if let (Some(told), Some(asked)) = (self.fs_type, asked)
+                    && told != asked
+                {
+                    let remedy =
+                        format!("parameters[fsType] says {told}: make them equal or leave one out");
+                    return Err(invalid(key, value, &remedy));
+                }
+                self.fs_type = self.fs_type.or(asked);
+            }
             "formatOptions" => {
                 self.format_options = Some(value.to_owned()).filter(|options| !options.is_empty());
             }
@@ -214,6 +233,21 @@ impl Parameters {
     }
 }
 
+/// Two ways to write one host: names in any letters, with or without the dot at their end; IPv6 addresses however they are
+/// shortened, in brackets or not.
+fn same_host(one: &str, other: &str) -> bool {
+    let plain = |host: &str| {
+        let host = host.trim().trim_end_matches('.');
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host.to_ascii_lowercase()
+    };
+    let (one, other) = (plain(one), plain(other));
+    match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
+}
+
 /// A parameter that is not accepted.
 fn invalid(key: &str, value: &str, remedy: &str) -> Error {
     Error::Invalid {
@@ -251,5 +285,32 @@ fn lun_type(value: &str) -> Result<LunType, Error> {
                     "use thin, thick or one of DSM's BLUN, BLUN_THICK, ADV, FILE, THIN",
                 )
             }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_the_same_however_it_is_written() {
+        for (one, other) in [
+            ("[fd00::5]", "fd00::5"),
+            ("[fd00::5]", "FD00:0:0::0005"),
+            ("nas.example", "NAS.Example."),
+            ("10.0.0.5", " 10.0.0.5"),
+        ] {
+            assert!(
+                same_host(one, other) && same_host(other, one),
+                "{one} {other}"
+            );
+        }
+        for (one, other) in [
+            ("nas.example", "nas"),
+            ("[fd00::5]", "fd00::6"),
+            ("10.0.0.5", "10.0.0.50"),
+        ] {
+            assert!(!same_host(one, other), "{one} {other}");
+        }
     }
 }

@@ -48,6 +48,14 @@ fn choice_24_the_articles_storage_class_works() {
         "xfs",
     )
     .unwrap();
+    for class in [
+        &[("fstype", "xfs"), ("formatOptions", "--nodiscard")][..],
+        &[("fsType", "xfs"), ("fstype", "XFS")],
+        &[("fsType", ""), ("fstype", "xfs")],
+    ] {
+        let volume = create(class, "").unwrap();
+        assert_eq!(volume.parameters.fs_type, Some(FsType::Xfs), "{class:?}");
+    }
     assert_eq!(official.parameters.kind.on("ext4"), "ADV");
     assert_eq!(official.parameters.fs_type, Some(FsType::Xfs));
 }
@@ -58,6 +66,22 @@ fn choice_24_unknown_or_contradicting_parameters_are_named() {
         (&[("locatoin", "/volume1")][..], "", "location, type"),
         (&[("fsType", "xfs")], "ext4", "disagrees"),
         (&[("fsType", "zfs")], "", "zfs"),
+        (&[("fstype", "xfs")], "ext4", "parameters[fstype]"),
+        (
+            &[("fsType", "ext4"), ("fstype", "xfs")],
+            "",
+            "make them equal",
+        ),
+        (
+            &[("formatOptions", "-O bigalloc -C 65536")],
+            "",
+            "\"-O bigalloc\" stands in the way",
+        ),
+        (
+            &[("formatOptions", "-m uuid=6f1c"), ("fsType", "xfs")],
+            "",
+            "same UUID",
+        ),
         (&[("location", "/etc")], "", "/etc"),
         (&[("type", "blun")], "", "BLUN_THICK"),
         (&[("protocol", "smb")], "", "iscsi"),

@@ -28,12 +28,21 @@ pub struct Volume {
     pub formatted: bool,
     /// Its LUN bears something of somebody else's.
     pub scribbled: bool,
+    /// Its file system keeps this size for ever, bytes.
+    pub stiff: Option<i64>,
     /// The size that the node has promised, bytes: what its device and its file system have at least.
     pub promised: i64,
     /// What was written last.
     pub data: Option<u64>,
     /// A node was rebooted under it, and what the pod saw of it is still there: an empty directory or file.
     pub stale: bool,
+}
+
+impl Volume {
+    /// It has an ext4 that fills its disk.
+    pub fn may_stiffen(&self) -> bool {
+        self.kind == Kind::Ext4 && self.staged && self.promised == self.size && self.stiff.is_none()
+    }
 }
 
 /// All volumes, by their numbers.
@@ -88,6 +97,8 @@ fn on_node(known: &Volume, act: Act) -> Due {
         Act::ExpandNode => match (known.staged, known.shown) {
             (false, _) => Due::NotFound,
             (true, false) => Due::Idle,
+            // It can never be done; and it is the only call that fails of it.
+            (true, true) if known.stiff.is_some_and(|size| size < known.size) => Due::Refused,
             (true, true) => Due::Size(known.size),
         },
         Act::Create { .. }
@@ -180,6 +191,7 @@ impl Book {
                 readonly: false,
                 formatted: false,
                 scribbled: false,
+                stiff: None,
                 promised: 0,
                 data: None,
                 stale: false,
@@ -251,6 +263,8 @@ impl Book {
             Step::GrowBeside { volume, mib, act } => calls(volume, &[Act::Expand { mib }, act]),
             Step::Write { .. }
             | Step::Scribble { .. }
+            | Step::Stiffen { .. }
+            | Step::Die { .. }
             | Step::Disguise { .. }
             | Step::Trespass { .. }
             | Step::Rotate
@@ -287,6 +301,22 @@ impl Book {
                     && !known.formatted
                 {
                     known.scribbled = true;
+                }
+            }
+            Step::Stiffen { volume } => {
+                if let Some(known) = self.volumes.get_mut(&volume)
+                    && known.may_stiffen()
+                {
+                    known.stiff = Some(known.size);
+                }
+            }
+            // The next pod may write.
+            Step::Die { volume } => {
+                if let Some(known) = self.volumes.get_mut(&volume)
+                    && known.shown
+                    && known.kind != Kind::Raw
+                {
+                    known.readonly = false;
                 }
             }
             Step::Fence { volume } => {

@@ -209,9 +209,12 @@ fn grown(
         "{}: the device on node {number} has {disk} bytes, promised are {promised}, the LUN has {size}",
         life.name
     );
+    let filled = volume
+        .stiff
+        .map_or(promised, |stiff| promised.min(stiff.unsigned_abs()));
     ensure!(
-        plane.fills(life, number, promised)?,
-        "{}: the file system on node {number} does not fill the {promised} bytes that were promised",
+        plane.fills(life, number, filled)?,
+        "{}: the file system on node {number} does not fill the {filled} bytes that were promised",
         life.name
     );
     Ok(())

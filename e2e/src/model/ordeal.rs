@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use proto::csi;
 use serde_json::json;
 use tonic::Code;
 
-use super::book::Due;
+use super::book::{Due, Volume};
 use super::player::{PAUSE, Player, TRIES, call, meets, transient};
 use super::step::{Absence, Act, How, Kind, Step};
 use crate::life::{Life, create_request};
@@ -189,6 +189,51 @@ impl<P: Plane> Player<'_, P> {
             self.plane.scribble(&self.lives[&volume])?;
         }
         self.book.take(&Step::Scribble { volume });
+        Ok(())
+    }
+
+    /// It was made with options that rule growth out: nobody knows before it is to grow.
+    pub(super) fn stiffen(&mut self, volume: u8) -> Result<()> {
+        let known = self.book.volumes.get(&volume);
+        if known.is_some_and(Volume::may_stiffen) && self.plane.stiffen(&self.lives[&volume])? {
+            self.book.take(&Step::Stiffen { volume });
+        }
+        Ok(())
+    }
+
+    /// The kernel gives a file system up under its pod: nothing of it is answered with OK, nor for good. Once the pod has ended, the
+    /// next one finds all that was written.
+    pub(super) async fn die(&mut self, volume: u8) -> Result<()> {
+        let known = self.book.volumes.get(&volume).cloned();
+        let Some(known) = known.filter(|known| known.shown && known.kind != Kind::Raw) else {
+            return Ok(());
+        };
+        let node = known.published.context("shown and not published")?;
+        if !self.plane.kill_file_system(&self.lives[&volume], node)? {
+            return Ok(());
+        }
+        let show = if known.readonly {
+            Act::ShowReadonly
+        } else {
+            Act::Show
+        };
+        for act in [Act::Stage, show] {
+            let hits = self.plane.hits()?;
+            for answer in self.attempt(volume, act, How::Once, 0).await {
+                let Err(status) = answer else {
+                    bail!("{act:?} of a dead file system was answered with OK");
+                };
+                self.said.push(status.message().to_owned());
+                let told = transient(&status) || self.plane.hits()? > hits;
+                ensure!(told, "{act:?} of a dead file system: {status:?}");
+            }
+            self.revive().await?;
+        }
+        for act in [Act::Hide, Act::Show] {
+            self.settle(volume, act, How::Once, 0, TRIES)
+                .await
+                .with_context(|| format!("{act:?} after the file system had died"))?;
+        }
         Ok(())
     }
 

@@ -161,6 +161,8 @@ impl<'a, P: Plane> Player<'a, P> {
                 self.plane.knob("/sessions/expire", json!({})).await?;
             }
             Step::Scribble { volume } => self.scribble(*volume)?,
+            Step::Stiffen { volume } => self.stiffen(*volume)?,
+            Step::Die { volume } => self.die(*volume).await?,
             Step::Disguise { volume } => self.disguise(*volume).await?,
             Step::Trespass { call } => self.trespass(*call).await?,
             Step::Rotate => self.rotate().await?,

@@ -348,6 +348,16 @@ pub enum Step {
         /// The number of the volume.
         volume: u8,
     },
+    /// The ext4 of a volume turns out to be one that nothing grows.
+    Stiffen {
+        /// The number of the volume.
+        volume: u8,
+    },
+    /// A file system dies under its pod; the pod ends, and the next one comes.
+    Die {
+        /// The number of the volume.
+        volume: u8,
+    },
     /// The target shows another LUN in the place of the volume's for a while.
     Disguise {
         /// The number of the volume.
@@ -448,6 +458,8 @@ impl ReferenceStateMachine for Steps {
                 .prop_map(|(volume, mib, act)| Step::GrowBeside { volume, mib, act }),
             1 => (0..VOLUMES).prop_map(|volume| Step::Scribble { volume }),
             1 => (0..VOLUMES).prop_map(|volume| Step::Disguise { volume }),
+            1 => (0..VOLUMES).prop_map(|volume| Step::Stiffen { volume }),
+            1 => (0..VOLUMES).prop_map(|volume| Step::Die { volume }),
             1 => (0..4_u8).prop_map(|call| Step::Trespass { call }),
             1 => Just(Step::Rotate),
         ]

@@ -137,7 +137,7 @@ pub(crate) fn stage_rows(node: &Node) -> Vec<Row> {
         option("a discard", "ext4", "-E discard", "discard"),
         option("a journal elsewhere", "ext4", "-J device=/dev/sda", "device=/dev/sda"),
         option("an offset", "ext4", "-E offset=1M", "offset=1M"),
-        option("force", "ext4", "-F", "-F"),
+        option("superblocks alone", "ext4", "-S", "-S"),
         option("a log elsewhere", "xfs", "-l logdev=/dev/sda", "logdev=/dev/sda"),
         option("a file", "xfs", "-d file,name=/etc/passwd", "/etc/passwd"),
         option("a folder to copy", "btrfs", "--rootdir /etc", "--rootdir"),

@@ -115,6 +115,7 @@ impl Fake {
         world.mounts.clear();
         world.caches.clear();
         world.pinned.clear();
+        world.deaths.clear();
         world.map = None;
         world.protected = false;
     }

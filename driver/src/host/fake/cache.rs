@@ -5,7 +5,7 @@ use std::io;
 
 use super::around::DATA;
 use super::{
-    BLOCK, Fake, HostError, Span, Target, UUID, World, absent, disk_of, io_error, multipath,
+    BLOCK, Fake, HostError, Mount, Span, Target, UUID, World, absent, disk_of, io_error, multipath,
 };
 use crate::publication::Iqn;
 use crate::volume::Bytes;
@@ -157,19 +157,13 @@ impl World {
     }
 
     /// The kernel's name of the device that is mounted at `point`.
-    fn device_at(&self, point: &str) -> Option<String> {
-        let mount = self.mounts.iter().rfind(|mount| mount.point == point)?;
-        let name = mount.device_node().unwrap_or(&mount.source);
-        let name = name.rsplit('/').next()?;
-        Some(if multipath::is_map(&mount.source) || name == "dm-0" {
-            "dm-0".to_owned()
-        } else {
-            name.to_owned()
-        })
+    pub(super) fn device_at(&self, point: &str) -> Option<String> {
+        device_of(self.mounts.iter().rfind(|mount| mount.point == point)?)
     }
 
     fn writable(&self, point: &str) -> Option<String> {
-        (!self.is_readonly(point)).then(|| self.device_at(point))?
+        let lives = !self.is_readonly(point) && self.death_at(point).is_none();
+        lives.then(|| self.device_at(point))?
     }
 
     /// The unit behind a device, if it answers.
@@ -224,7 +218,12 @@ impl World {
     pub(super) fn unmounted(&mut self, device: &str) {
         let shown = |point: &str| self.device_at(point).as_deref() == Some(device);
         if self.mounts.iter().all(|mount| !shown(&mount.point)) {
-            self.write_back(device);
+            let lives = self.pinned.iter().any(|(_, other)| other == device);
+            if !self.deaths.contains_key(device) {
+                self.write_back(device);
+            } else if !lives {
+                self.deaths.remove(device);
+            }
             self.caches.remove(device);
         }
     }
@@ -301,4 +300,15 @@ impl World {
             })
             .collect()
     }
+}
+
+/// The kernel's name of the device of a mount.
+pub(super) fn device_of(mount: &Mount) -> Option<String> {
+    let name = mount.device_node().unwrap_or(&mount.source);
+    let name = name.rsplit('/').next()?;
+    Some(if multipath::is_map(&mount.source) || name == "dm-0" {
+        "dm-0".to_owned()
+    } else {
+        name.to_owned()
+    })
 }

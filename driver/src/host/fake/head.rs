@@ -1,6 +1,10 @@
-//! What `mkfs` writes at the beginning of a disk, as far as [`superblock`](crate::host::superblock) reads it.
+//! What is on disks; and what `mkfs` writes at the beginning of one, as far as [`superblock`](crate::host::superblock) reads it.
 
-use crate::host::superblock::{HEAD, INCOMPAT_64BIT, INCOMPAT_EXTENTS};
+use super::{BLOCK, World};
+use crate::host::Span;
+use crate::host::superblock::{
+    self, HEAD, INCOMPAT_64BIT, INCOMPAT_EXTENTS, RO_COMPAT_BIGALLOC, Superblock,
+};
 use crate::volume::{Bytes, FsType};
 
 pub(crate) fn put(head: &mut [u8], at: usize, bytes: &[u8]) {
@@ -44,4 +48,67 @@ pub(crate) fn head_of(kind: FsType, size: Bytes) -> Vec<u8> {
         }
     }
     head
+}
+
+impl super::Fake {
+    /// The ext4 on a LUN is one that nothing grows, and always was. False: there is none.
+    pub fn stiffen(&self, serial: &str) -> bool {
+        let mut world = self.world();
+        let is_ext4 = matches!(world.file_system(serial), Some((FsType::Ext4, _)));
+        if is_ext4 {
+            world.write(serial, 1024 + 0x64, &RO_COMPAT_BIGALLOC.to_le_bytes());
+        }
+        is_ext4
+    }
+}
+
+impl World {
+    /// Whether [`Fake::stiffen`](super::Fake::stiffen) was called of it.
+    pub(super) fn is_stiff(&self, serial: &str) -> bool {
+        match superblock::read(&self.read(serial, HEAD)).as_slice() {
+            [Superblock::Complete(geometry)] => {
+                geometry.kind() == FsType::Ext4 && !geometry.grows_unmounted()
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn write(&mut self, serial: &str, offset: u64, bytes: &[u8]) {
+        let mut all = self.content.lock().unwrap();
+        let content = all.entry(serial.to_owned()).or_default();
+        let mut at = offset;
+        while at < offset + bytes.len() as u64 {
+            let done = usize::try_from(at - offset).unwrap();
+            let within = usize::try_from(at % BLOCK as u64).unwrap();
+            let count = (BLOCK - within).min(bytes.len() - done);
+            let block = content
+                .entry(at / BLOCK as u64)
+                .or_insert_with(|| vec![0; BLOCK]);
+            block[within..within + count].copy_from_slice(&bytes[done..done + count]);
+            at += count as u64;
+        }
+    }
+
+    pub(super) fn read(&self, serial: &str, span: Span) -> Vec<u8> {
+        let mut bytes = vec![0; span.length];
+        let first = span.offset / BLOCK as u64;
+        let blocks = first..first + (span.length / BLOCK) as u64;
+        let all = self.content.lock().unwrap();
+        for (number, block) in all
+            .get(serial)
+            .into_iter()
+            .flat_map(|content| content.range(blocks.clone()))
+        {
+            let at = usize::try_from(number - first).unwrap() * BLOCK;
+            bytes[at..at + BLOCK].copy_from_slice(block);
+        }
+        bytes
+    }
+
+    pub(super) fn file_system(&self, serial: &str) -> Option<(FsType, Bytes)> {
+        match superblock::read(&self.read(serial, superblock::HEAD)).as_slice() {
+            [Superblock::Complete(geometry)] => Some((geometry.kind(), geometry.size())),
+            _ => None,
+        }
+    }
 }

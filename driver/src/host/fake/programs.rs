@@ -142,10 +142,14 @@ impl World {
             });
         }
         let mounted = self.mounts.iter().rfind(|mount| mount.point == from)?;
-        Some(Mount {
+        let mut bound = Mount {
             point: to.to_owned(),
             ..mounted.clone()
-        })
+        };
+        if self.binds_readonly {
+            "ro".clone_into(&mut bound.options[0]);
+        }
+        Some(bound)
     }
 
     fn fresh(&self, fs: &str, device: &str, to: &str, options: &str) -> Option<Mount> {
@@ -167,7 +171,9 @@ impl World {
         };
         let options = selinux::split(options)?;
         let is_label = |option: &&str| option.starts_with("context=");
-        let access = if options.contains(&"ro") { "ro" } else { "rw" }.to_owned();
+        // A write-protected disk is mounted read-only, with a warning.
+        let readonly = options.contains(&"ro") || self.protected;
+        let access = if readonly { "ro" } else { "rw" }.to_owned();
         let labels = options
             .iter()
             .filter(|option| self.selinux && is_label(option));
@@ -226,6 +232,11 @@ impl World {
             };
         }
         match self.serial(device) {
+            Some(serial) if self.is_stiff(&serial) => Exit {
+                status: 1,
+                stdout: "\nResizing bigalloc file systems has not been fully tested.  Proceed at\nyour own risk!  Use the force option if you want to go ahead anyway.\n\n".to_owned(),
+                stderr: "resize2fs 1.47.0 (5-Feb-2023)\n".to_owned(),
+            },
             Some(serial) if self.file_system(&serial).is_some() => {
                 self.put_head(&serial, FsType::Ext4, self.size(device));
                 end(0)

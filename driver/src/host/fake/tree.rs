@@ -2,12 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use super::{Mount, World, disk_of};
+use super::cache::device_of;
+use super::{Death, Mount, World, disk_of};
 
 impl World {
     /// `/proc/self/mountinfo`.
     pub(super) fn mount_table(&self) -> Vec<u8> {
-        let lines: String = self.mounts.iter().map(line).collect();
+        let lines: String = self
+            .mounts
+            .iter()
+            .map(|mount| {
+                // Not `death_at`: another mount may hide this one.
+                let device = device_of(mount);
+                let death = device.and_then(|device| self.deaths.get(&device));
+                line(mount, death.copied())
+            })
+            .collect();
         lines.into_bytes()
     }
 
@@ -93,7 +103,8 @@ impl World {
     }
 }
 
-fn line(mount: &Mount) -> String {
+fn line(mount: &Mount, death: Option<Death>) -> String {
+    let death = death.filter(|_| mount.device_node().is_none());
     let Mount {
         device,
         root,
@@ -103,6 +114,12 @@ fn line(mount: &Mount) -> String {
         source,
         fs_options,
     } = mount;
+    let mut fs_options = fs_options.clone();
+    match death {
+        Some(Death::Emergency) => fs_options.push("emergency_ro".to_owned()),
+        Some(Death::ReadOnly) => "ro".clone_into(&mut fs_options[0]),
+        Some(Death::ShutDown) | None => {}
+    }
     format!(
         "1 1 {device} {root} {point} {} - {fs} {source} {}\n",
         options.join(","),

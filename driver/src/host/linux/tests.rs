@@ -282,3 +282,50 @@ async fn an_attribute_is_written_and_never_made() {
     host.write_attribute("/sys/scan", "0 0 1").await.unwrap();
     assert_eq!(fs::read_to_string(&scan).unwrap(), "0 0 1");
 }
+
+/// As NixOS has it: `/etc/iscsi` and the files in it are links that begin at the root, which is not ours.
+#[tokio::test]
+async fn choice_26_links_below_another_root_stay_below_it() {
+    use std::os::unix::fs::symlink;
+    let root = tempfile::tempdir().unwrap();
+    let host = Linux::new(root.path().to_owned());
+    let inside = |path: &str| root.path().join(path);
+    for folder in ["etc", "nix/store/x", "var/state/iscsi/nodes/iqn.x"] {
+        fs::create_dir_all(inside(folder)).unwrap();
+    }
+    symlink("/var/state/iscsi", inside("etc/iscsi")).unwrap();
+    fs::write(inside("nix/store/x/name"), "InitiatorName=iqn.a\n").unwrap();
+    symlink(
+        "/nix/store/x/name",
+        inside("var/state/iscsi/initiatorname.iscsi"),
+    )
+    .unwrap();
+    let name = host.read("/etc/iscsi/initiatorname.iscsi").await.unwrap();
+    assert_eq!(name, b"InitiatorName=iqn.a\n");
+    assert_eq!(host.list("/etc/iscsi/nodes").await.unwrap(), ["iqn.x"]);
+
+    let record = "/etc/iscsi/nodes/iqn.x/10.0.0.5,3260";
+    host.replace_file(record, "/etc/iscsi/.aside", "new\n".into())
+        .await
+        .unwrap();
+    let real = inside("var/state/iscsi/nodes/iqn.x/10.0.0.5,3260");
+    assert_eq!(fs::read_to_string(&real).unwrap(), "new\n");
+    host.remove_file(record).await.unwrap();
+    host.remove_dir("/etc/iscsi/nodes/iqn.x").await.unwrap();
+    assert_eq!(host.list("/etc/iscsi/nodes").await.unwrap(), [""; 0]);
+
+    // What leads out leads nowhere, and a link is removed, not what it leads to.
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    let link = inside("var/state/iscsi/out");
+    symlink(secret.path(), &link).unwrap();
+    let led_out = host.read("/etc/iscsi/out").await;
+    assert!(
+        matches!(led_out, Err(HostError::Absent { .. })),
+        "{led_out:?}"
+    );
+    host.remove_file("/etc/iscsi/out").await.unwrap();
+    assert!(fs::symlink_metadata(&link).is_err() && secret.path().exists());
+    symlink("../../../../../../../../nix/store/x/name", &link).unwrap();
+    assert_eq!(host.read("/etc/iscsi/out").await.unwrap(), name);
+    assert!(host.read("/etc/iscsi/absent/x").await.is_err());
+}

@@ -361,9 +361,9 @@ fn choice_24_the_file_system_is_agreed_upon() {
     fails(fs("ntfs", &[]), Code::InvalidArgument, "ntfs");
     fails(fs("", &[("fsType", "zfs")]), Code::InvalidArgument, "zfs");
     fails(
-        fs("", &[("formatOptions", "-F /dev/sda")]),
+        fs("", &[("formatOptions", "-S /dev/sda")]),
         Code::InvalidArgument,
-        "-F",
+        "-S",
     );
 }
 

@@ -181,9 +181,71 @@ async fn choice_14_a_missing_capability_is_named() {
     assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
 }
 
+/// `formatOptions: -O bigalloc`, for instance. The data are intact, and must be had.
+#[tokio::test]
+async fn choice_14_a_file_system_that_never_grows_is_staged_as_it_is() {
+    for capable in [true, false] {
+        let co = staged("ext4").await;
+        co.fake.world().capable = capable;
+        assert!(co.fake.stiffen(UUID));
+        co.fake.grow_lun(GIB2);
+        fails(
+            co.expand("/pods/1", GIB2, ANY).await,
+            Code::FailedPrecondition,
+            "copy them into a new volume",
+        );
+        for _ in 0..2 {
+            co.stage().await.unwrap();
+        }
+        co.publish("/pods/1", false).await.unwrap();
+        let (_, wrong) = co.stats_and_condition("/pods/1").await.unwrap();
+        assert!(wrong.unwrap().contains("1 GiB on a disk of 2 GiB"));
+        co.unpublish("/pods/1").await.unwrap();
+        co.unstage().await.unwrap();
+        co.fake.world().log.clear();
+        co.stage().await.unwrap();
+        assert_eq!(co.fake.mounted(), ["/staging"]);
+        let checks = co.fake.ran("e2fsck -f");
+        assert!(checks.is_empty(), "a long check, for nothing: {checks:?}");
+    }
+}
+
+/// It could grow if nobody had it mounted: that is no reason to keep a volume from a pod.
+#[tokio::test]
+async fn choice_14_growth_that_has_to_wait_for_a_pod_keeps_no_volume_from_it() {
+    let co = staged("ext4").await;
+    co.fake.world().capable = false;
+    co.fake.grow_lun(GIB2);
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
+    co.unpublish("/pods/1").await.unwrap();
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.ran("e2fsck -f -p").len(), 1);
+    assert_eq!(co.stats_and_condition("/staging").await.unwrap().1, None);
+}
+
+/// What another try may bring is asked for at every stage: nobody else does after a restore to a larger size.
+#[tokio::test]
+async fn choice_14_growth_that_failed_is_tried_again() {
+    for (status, said) in [
+        (1, "resize2fs: Input/output error while trying to resize"),
+        (1, "Please run 'e2fsck -f /dev/sdb' first."),
+        (137, ""),
+    ] {
+        let co = Co::new();
+        co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
+        co.fake.grow_lun(GIB2);
+        co.fake.answer("resize2fs", status, said);
+        fails(co.stage().await, Code::Unavailable, "growing the ext4");
+        co.stage().await.unwrap();
+        assert_eq!(co.stats_and_condition("/staging").await.unwrap().1, None);
+    }
+}
+
 #[tokio::test]
 async fn choice_14_a_read_only_file_system_keeps_its_size() {
     let mut co = Co::with_fs("xfs");
+    co.fake.put_file_system(FsType::Xfs, Bytes::GIB);
     co.mode = Mode::SingleNodeReaderOnly;
     co.stage().await.unwrap();
     co.fake.grow_lun(GIB2);

@@ -81,7 +81,10 @@ async fn choice_7_every_portal_is_a_path_to_one_map() {
         );
         assert_eq!(
             co.fake.ran("mount"),
-            [format!("mount -t {fs} /dev/dm-0 /staging")]
+            [format!(
+                "mount -t {fs} -o {} /dev/dm-0 /staging",
+                default_options(fs)
+            )]
         );
         co.publish("/pods/1", false).await.unwrap();
         fails(co.unstage().await, Code::FailedPrecondition, "/pods/1");
@@ -98,7 +101,10 @@ async fn without_multipathd_one_portal_is_used() {
     let co = Co::new();
     co.stage_both().await.unwrap();
     assert_eq!(co.fake.world().sessions.len(), 1);
-    assert_eq!(co.fake.ran("mount"), ["mount -t ext4 /dev/sdb /staging"]);
+    assert_eq!(
+        co.fake.ran("mount"),
+        ["mount -t ext4 -o nodev,nosuid,errors=remount-ro /dev/sdb /staging"]
+    );
     // One portal needs no question.
     let co = Co::multipath();
     co.stage().await.unwrap();
@@ -128,7 +134,10 @@ async fn one_portal_below_a_daemon_that_grabs_every_disk() {
         if raw {
             assert_eq!(co.fake.ran("mount"), ["mount -o bind /dev/dm-0 /pods/1"]);
         } else {
-            assert_eq!(co.fake.ran("mount")[0], "mount -t ext4 /dev/dm-0 /staging");
+            assert_eq!(
+                co.fake.ran("mount")[0],
+                "mount -t ext4 -o nodev,nosuid,errors=remount-ro /dev/dm-0 /staging"
+            );
         }
         co.fake.grow_lun(GIB2);
         assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);

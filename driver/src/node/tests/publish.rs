@@ -147,6 +147,66 @@ async fn a_volume_is_published_as_it_is_staged() {
     assert_eq!(co.fake.mounted(), ["/staging"]);
 }
 
+/// After a final answer the CO forgets the target path, and never unpublishes it: the volume could not be unstaged any more.
+#[tokio::test]
+async fn choice_17_a_final_answer_leaves_no_publication() {
+    // Staged to be read only, and then asked for to be written.
+    let mut co = Co::new();
+    co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
+    co.mode = Mode::SingleNodeReaderOnly;
+    co.stage().await.unwrap();
+    co.mode = Mode::SingleNodeWriter;
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::FailedPrecondition,
+        "staged read-only",
+    );
+    assert!(co.fake.ran("mount -o bind").is_empty());
+    co.unstage().await.unwrap();
+
+    // Something is in the way of a reader's path, which takes two steps.
+    let co = Co::new();
+    co.stage().await.unwrap();
+    co.fake.world().files.insert("/pods/1".to_owned(), vec![]);
+    fails(
+        co.publish("/pods/1", true).await,
+        Code::FailedPrecondition,
+        "something else",
+    );
+    assert_eq!(co.fake.mounted(), ["/staging"]);
+    assert!(co.fake.ran("mount -o bind").is_empty());
+
+    // The kernel shows something else than was asked for.
+    for was_there in [false, true] {
+        let co = Co::new();
+        co.stage().await.unwrap();
+        if was_there {
+            co.fake.make_dir("/pods/1");
+        }
+        co.fake.world().binds_readonly = true;
+        fails(
+            co.publish("/pods/1", false).await,
+            Code::AlreadyExists,
+            "read-only",
+        );
+        assert_eq!(co.fake.mounted(), ["/staging"]);
+        assert_eq!(co.fake.world().dirs.contains("/pods/1"), was_there);
+        co.fake.answer("umount /pods/1", 32, "target is busy");
+        fails(
+            co.publish("/pods/1", false).await,
+            Code::Unavailable,
+            "taking back",
+        );
+        fails(
+            co.publish("/pods/1", false).await,
+            Code::AlreadyExists,
+            "read-only",
+        );
+        co.unpublish("/pods/1").await.unwrap();
+        co.unstage().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn what_stands_at_the_target_is_not_replaced() {
     let co = Co::new();

@@ -122,7 +122,7 @@ impl Life {
             volume: Self::volume_id().parse().unwrap(),
             path: self.host.path(path),
         };
-        self.machine.stats(&ask).await.unwrap()[0].total
+        self.machine.stats(&ask).await.unwrap().0[0].total
     }
 }
 

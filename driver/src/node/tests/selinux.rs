@@ -28,7 +28,9 @@ async fn a_label_reaches_mount_whole_and_is_no_matter_of_binds() {
     assert_eq!(
         co.fake.ran("mount"),
         [
-            format!("mount -t ext4 -o noatime,{LABEL} /dev/sdb /staging"),
+            format!(
+                "mount -t ext4 -o nodev,nosuid,errors=remount-ro,noatime,{LABEL} /dev/sdb /staging"
+            ),
             "mount -o bind /staging /pods/1".to_owned(),
             format!("mount -o bind /staging {stone}"),
             format!("mount -o remount,bind,ro {stone}"),

@@ -38,7 +38,12 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
             format!("write {} zeros", 63 << 20),
             "the marker is erased before the mount"
         );
-        assert_eq!(log[9], format!("mount -t {fs} /dev/sdb /staging"));
+        let mount = format!("mount -t {fs} -o {} /dev/sdb /staging", default_options(fs));
+        let last: &[&str] = match fs {
+            "ext4" => &["e2fsck -p /dev/sdb", &mount],
+            _ => &[&mount],
+        };
+        assert_eq!(log[8..8 + last.len()], *last);
         let world = co.fake.world();
         let text =
             String::from_utf8_lossy(&world.files[&format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260")]);
@@ -92,11 +97,12 @@ async fn staged_otherwise_already_exists() {
 #[tokio::test]
 async fn flags_and_reader_modes_reach_mount() {
     let mut co = Co::new();
+    co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
     (co.flags, co.mode) = (vec!["noatime".to_owned()], Mode::SingleNodeReaderOnly);
     co.stage().await.unwrap();
     assert_eq!(
         co.fake.ran("mount"),
-        ["mount -t ext4 -o noatime,ro /dev/sdb /staging"]
+        ["mount -t ext4 -o nodev,nosuid,errors=remount-ro,noatime,ro /dev/sdb /staging"]
     );
     co.stage().await.unwrap();
 }
@@ -194,6 +200,47 @@ async fn choice_9_another_file_system_is_left_alone() {
     co.fake.put_file_system(FsType::Xfs, Bytes::GIB);
     co.stage().await.unwrap();
     assert!(co.fake.ran("mkfs").is_empty());
+}
+
+#[tokio::test]
+async fn choice_9_nobody_formats_for_a_reader() {
+    for flags in [vec![], vec!["ro".to_owned()]] {
+        let mut co = Co::new();
+        if flags.is_empty() {
+            co.mode = Mode::SingleNodeReaderOnly;
+        }
+        co.flags = flags;
+        fails(
+            co.stage().await,
+            Code::FailedPrecondition,
+            "nobody formats for a reader",
+        );
+        assert!(co.fake.ran("mkfs").is_empty() && co.fake.ran("write").is_empty());
+        assert!(co.fake.world().sessions.is_empty());
+        // Nor is anything else written for one.
+        co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
+        co.fake
+            .write(marker::PLACE.offset, &marker::block(&UUID.parse().unwrap()));
+        co.stage().await.unwrap();
+        assert!(co.fake.ran("write").is_empty());
+        co.unstage().await.unwrap();
+        (co.mode, co.flags) = (Mode::SingleNodeWriter, vec![]);
+        co.stage().await.unwrap();
+        assert_eq!(co.fake.ran("write").len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_raw_device_in_use_keeps_its_write_protection() {
+    let mut co = Co::raw();
+    co.stage().await.unwrap();
+    co.publish("/pods/1", false).await.unwrap();
+    co.mode = Mode::MultiNodeReaderOnly;
+    fails(co.stage().await, Code::AlreadyExists, "in use at /pods/1");
+    assert!(!co.fake.world().protected);
+    co.unpublish("/pods/1").await.unwrap();
+    co.stage().await.unwrap();
+    assert!(co.fake.world().protected);
 }
 
 #[tokio::test]
@@ -327,7 +374,7 @@ async fn choice_17_a_final_answer_leaves_no_session() {
     fails(
         co.stage().await,
         Code::Unavailable,
-        "logging out after a failure",
+        "undoing what was done before a failure",
     );
     fails(co.stage().await, Code::FailedPrecondition, "not blank");
     assert!(co.fake.world().sessions.is_empty());
@@ -486,7 +533,7 @@ async fn choice_14_without_the_capability_ext4_grows_unmounted() {
         "umount /staging",
         "e2fsck -f -p /dev/sdb",
         "resize2fs /dev/sdb",
-        "mount -t ext4 /dev/sdb /staging",
+        "mount -t ext4 -o nodev,nosuid,errors=remount-ro /dev/sdb /staging",
     ];
     assert_eq!(log[log.len() - 5..], tail);
     assert_eq!(co.fake.mounted(), ["/staging"]);

@@ -127,7 +127,7 @@ impl<P: Plane> Player<'_, P> {
         self.look().await.with_context(left)
     }
 
-    pub(super) async fn attempt(
+    pub(in crate::model) async fn attempt(
         &mut self,
         volume: u8,
         act: Act,

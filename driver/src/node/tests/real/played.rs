@@ -237,6 +237,10 @@ impl Host for Arc<Played> {
         self.linux.wake_iscsid().await
     }
 
+    async fn kernel_log(&self) -> Result<Vec<String>, HostError> {
+        self.linux.kernel_log().await
+    }
+
     async fn pause(&self, time: Duration) {
         self.linux.pause(time).await;
     }

@@ -1,0 +1,109 @@
+//! Who has a device that nobody should have: by the kernel's own lists, in words for a person.
+
+use super::held::Held;
+use super::{Doing, Machine};
+use crate::error::Error;
+use crate::host::Host;
+use crate::host::disk::{self, Block};
+
+/// More would not fit into a message.
+const NAMED: usize = 3;
+/// So many processes are looked at.
+const PROCESSES: usize = 4000;
+
+impl<H: Host> Machine<H> {
+    /// The host has taken a raw device for itself: LVM and md do that with whatever bears their signs, and what a pod then writes
+    /// goes beside what they write. Asked before the first publication: later the pods' own claims could not be told from it.
+    pub(super) async fn must_be_unclaimed(&self, device: &Block) -> Result<(), Error> {
+        if !self.uses(std::slice::from_ref(device)).await?.is_empty() {
+            return Ok(());
+        }
+        let (node, doing) = (device.node(), format!("opening {}", device.node()));
+        if !self.host.is_claimed(&node).await.doing(doing)? {
+            return Ok(());
+        }
+        let holders = disk::holders(&self.host, device).await.unwrap_or_default();
+        if holders.is_empty() {
+            return Err(Error::Unfinished {
+                what: format!("publishing {node} as a raw device"),
+                seen: format!(
+                    "something on this node has claimed it: {}",
+                    self.who_holds(device).await
+                ),
+            });
+        }
+        Err(Error::Refused {
+            what: format!("publishing {node} as a raw device"),
+            seen: format!("this node itself has claimed it: {}", holders.join(", ")),
+            remedy: "end that (vgchange -an VG; mdadm --stop MD) and keep the node from it: global_filter in /etc/lvm/lvm.conf (or its devices file), AUTO -all in /etc/mdadm/mdadm.conf".to_owned(),
+        })
+    }
+
+    /// Nobody uses what somebody else has mapped to the volume's target: it would go with the session.
+    pub(super) async fn must_be_alone(&self, held: &Held) -> Result<(), Error> {
+        for disk in &held.strangers {
+            let node = disk.block.node();
+            if matches!(self.host.is_claimed(&node).await, Ok(true)) {
+                return Err(Error::Unfinished {
+                    what: format!("the release of {node}, another LUN of the volume's target,"),
+                    seen: format!("it is in use: {}", self.who_holds(&disk.block).await),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What holds a device that nobody has mounted here, as far as can be told.
+    pub(super) async fn who_holds(&self, block: &Block) -> String {
+        let mut found = disk::holders(&self.host, block).await.unwrap_or_default();
+        found.extend(self.mounts_elsewhere(block).await);
+        if found.is_empty() {
+            return format!(
+                "a container that has not ended, LVM or RAID; to find it, type on the node: lsblk {}; grep -l ' {} ' /proc/[0-9]*/mountinfo",
+                block.node(),
+                block.number
+            );
+        }
+        found.truncate(NAMED);
+        found.join(", ")
+    }
+
+    /// Processes that have it mounted in mount namespaces of their own.
+    async fn mounts_elsewhere(&self, block: &Block) -> Vec<String> {
+        let mut found: Vec<String> = Vec::new();
+        let names = self.host.list("/proc").await.unwrap_or_default();
+        let pids = names.iter().filter(|name| name.parse::<u32>().is_ok());
+        for pid in pids.take(PROCESSES) {
+            let Ok(table) = self.host.read(&format!("/proc/{pid}/mountinfo")).await else {
+                continue;
+            };
+            let table = String::from_utf8_lossy(&table).into_owned();
+            let Some(point) = table.lines().find_map(|line| shown_at(line, block)) else {
+                continue;
+            };
+            let name = self.host.read(&format!("/proc/{pid}/comm")).await;
+            let name = String::from_utf8_lossy(&name.unwrap_or_default())
+                .trim()
+                .to_owned();
+            // Whoever shares the namespace shows the same.
+            let at = format!("mounted at {point}");
+            if !found.iter().any(|other| other.ends_with(&at)) {
+                found.push(format!("process {pid} ({name}) has it {at}"));
+            }
+            if found.len() >= NAMED {
+                break;
+            }
+        }
+        found
+    }
+}
+
+/// Where a line of a mount table shows the device; btrfs has an invented number and is known by its source.
+fn shown_at(line: &str, block: &Block) -> Option<String> {
+    let (mount, fs) = line.split_once(" - ")?;
+    let mut mount = mount.split(' ');
+    let number = mount.nth(2)?;
+    let point = mount.nth(1)?;
+    let of_btrfs = || fs.starts_with(&format!("btrfs {} ", block.node()));
+    (number == block.number.to_string() || of_btrfs()).then(|| point.to_owned())
+}

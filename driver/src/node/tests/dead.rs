@@ -1,0 +1,219 @@
+//! File systems that die under their mounts, and those that are damaged before they are mounted.
+
+use super::*;
+use crate::host::fake::Death;
+
+const ALL: [(&str, Death, &str); 4] = [
+    ("ext4", Death::Emergency, "emergency_ro"),
+    ("ext4", Death::ReadOnly, "read-only"),
+    ("xfs", Death::ShutDown, "I/O errors"),
+    ("btrfs", Death::ReadOnly, "read-only"),
+];
+
+#[tokio::test]
+async fn a_dead_file_system_is_mounted_anew_once_nobody_has_it() {
+    for (fs, death, why) in ALL {
+        let co = Co::with_fs(fs);
+        co.stage().await.unwrap();
+        co.publish("/pods/1", false).await.unwrap();
+        co.fake.kill_as("/staging", death);
+        for refused in [
+            co.stage().await,
+            co.publish("/pods/1", false).await,
+            co.publish("/pods/2", true).await,
+            co.expand("/pods/1", Bytes::GIB, Bytes(0)).await.map(drop),
+        ] {
+            let status = refused.unwrap_err();
+            assert_eq!(status.code(), Code::Aborted, "{fs}: {status}");
+            for word in [why, "delete the pods"] {
+                assert!(status.message().contains(word), "{fs}, {word}: {status}");
+            }
+        }
+        assert_eq!(
+            co.fake.mounted(),
+            ["/staging", "/pods/1"],
+            "nothing is touched"
+        );
+        co.unpublish("/pods/1").await.unwrap();
+        // Once more dead, it is found by the next call that the CO makes, whichever that is.
+        co.publish("/pods/1", false).await.unwrap();
+        assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
+        assert!(co.fake.write_data("/pods/1", 7), "{fs} lives");
+        co.unpublish("/pods/1").await.unwrap();
+        co.fake.kill_as("/staging", death);
+        co.stage().await.unwrap();
+        assert_eq!(co.fake.mounted(), ["/staging"]);
+        co.publish("/pods/1", false).await.unwrap();
+        assert_eq!(co.fake.read_data("/pods/1"), Some(7));
+    }
+}
+
+/// A part of it that a pod has, too, is a use.
+#[tokio::test]
+async fn a_dead_file_system_can_be_let_go() {
+    for (fs, death, _) in ALL {
+        let co = Co::with_fs(fs);
+        co.stage().await.unwrap();
+        co.publish("/pods/1", true).await.unwrap();
+        co.fake.kill_as("/staging", death);
+        co.unpublish("/pods/1").await.unwrap();
+        co.unstage().await.unwrap();
+        assert!(co.fake.mounted().is_empty() && co.fake.world().sessions.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_dead_file_system_that_the_kernel_still_has_is_waited_for() {
+    let co = Co::with_fs("xfs");
+    co.stage().await.unwrap();
+    co.fake.pin("/staging");
+    co.fake.kill_as("/staging", Death::ShutDown);
+    for _ in 0..2 {
+        fails(co.stage().await, Code::Aborted, "still holds it");
+    }
+    co.fake.world().pinned.clear();
+    co.fake.world().deaths.clear();
+    co.stage().await.unwrap();
+    co.publish("/pods/1", false).await.unwrap();
+}
+
+#[tokio::test]
+async fn statistics_tell_what_is_wrong() {
+    for (fs, death, why) in ALL {
+        let co = Co::with_fs(fs);
+        co.stage().await.unwrap();
+        co.publish("/pods/1", false).await.unwrap();
+        let (usage, wrong) = co.stats_and_condition("/pods/1").await.unwrap();
+        assert_eq!((usage[0].total, wrong), (1000, None));
+        co.fake.kill_as("/staging", death);
+        let (usage, wrong) = co.stats_and_condition("/pods/1").await.unwrap();
+        assert_eq!(usage[0].total, 1000);
+        assert!(wrong.unwrap().contains(why), "{fs}");
+    }
+}
+
+/// mount(8) says the same of everything that it cannot mount.
+#[tokio::test]
+async fn a_mount_that_fails_says_what_the_kernel_said() {
+    const SAID: &str = "mount: /staging: wrong fs type, bad option, bad superblock on /dev/sdb, missing codepage or helper program, or other error.";
+    let log = |co: &Co, lines: &str| {
+        let file = ("/dev/kmsg".to_owned(), lines.as_bytes().to_vec());
+        co.fake.world().files.extend([file]);
+    };
+    let co = Co::new();
+    log(
+        &co,
+        "EXT4-fs (sdb): an older line\nEXT4-fs (sdbc): of another disk\nEXT4-fs (sdb): couldn't mount because of unsupported optional features (20000)\nusb 1-1: new device\n",
+    );
+    co.fake.answer("mount -t", 32, SAID);
+    let status = co.stage().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(
+        status.message().contains("unsupported optional features"),
+        "{status}"
+    );
+    assert!(!status.message().contains("another disk") && !status.message().contains("usb"));
+
+    let co = Co::with_fs("xfs");
+    log(&co, "xfs: Unknown parameter 'errors'\n");
+    co.fake.answer("mount -t", 32, SAID);
+    fails(
+        co.stage().await,
+        Code::Unavailable,
+        "Unknown parameter 'errors'",
+    );
+
+    let co = Co::with_fs("xfs");
+    co.fake.answer(
+        "mount -t",
+        32,
+        "mount: /staging: mount(2) system call failed: Structure needs cleaning.",
+    );
+    let status = co.stage().await.unwrap_err();
+    let begin: String = status.message().chars().take(200).collect();
+    for word in ["damaged", "scale the pods to 0", "xfs_repair"] {
+        assert!(begin.contains(word), "{word}: {begin}");
+    }
+    co.stage().await.unwrap();
+}
+
+/// `blockdev --setro`, or a LUN that the NAS has made read-only: mount(8) mounts it read-only, with a warning.
+#[tokio::test]
+async fn a_write_protected_disk_is_not_a_dead_file_system() {
+    let mut co = Co::new();
+    co.stage().await.unwrap();
+    co.unstage().await.unwrap();
+    co.fake.world().protected = true;
+    fails(
+        co.stage().await,
+        Code::FailedPrecondition,
+        "write-protected",
+    );
+    assert!(co.fake.mounted().is_empty() && co.fake.world().sessions.is_empty());
+    co.mode = Mode::SingleNodeReaderOnly;
+    co.stage().await.unwrap();
+    co.publish("/pods/1", true).await.unwrap();
+    assert_eq!(co.stats_and_condition("/pods/1").await.unwrap().1, None);
+}
+
+#[tokio::test]
+async fn an_ext4_is_checked_before_it_is_mounted() {
+    let mut co = Co::new();
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.ran("e2fsck").len(), 1);
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.ran("e2fsck").len(), 1, "not while it is mounted");
+    co.unstage().await.unwrap();
+    co.fake.world().log.clear();
+    co.stage().await.unwrap();
+    let log = co.fake.world().log.clone();
+    let at = |prefix: &str| log.iter().position(|line| line.starts_with(prefix));
+    assert!(
+        at("echo 1 >") < at("e2fsck -p /dev/sdb"),
+        "after the proof of identity: {log:?}"
+    );
+    assert!(at("e2fsck -p /dev/sdb") < at("mount -t"), "{log:?}");
+    co.unstage().await.unwrap();
+    co.mode = Mode::SingleNodeReaderOnly;
+    co.stage().await.unwrap();
+    assert_eq!(co.fake.ran("e2fsck").last().unwrap(), "e2fsck -n /dev/sdb");
+    for fs in ["xfs", "btrfs"] {
+        let co = Co::with_fs(fs);
+        co.stage().await.unwrap();
+        assert!(co.fake.ran("e2fsck").is_empty(), "{fs}");
+    }
+}
+
+#[tokio::test]
+async fn only_damage_that_is_left_keeps_an_ext4_from_being_mounted() {
+    let co = Co::new();
+    co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
+    for status in [4, 12] {
+        co.fake.answer(
+            "e2fsck",
+            status,
+            "UNEXPECTED INCONSISTENCY; RUN fsck MANUALLY.",
+        );
+        let refused = co.stage().await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        let begin: String = refused.message().chars().take(200).collect();
+        for word in ["/dev/sdb", "damage", "scale the pods to 0", "SAN Manager"] {
+            assert!(begin.contains(word), "{word}: {begin}");
+        }
+        assert!(refused.message().contains("e2fsck -f"), "{refused}");
+        assert!(co.fake.mounted().is_empty() && co.fake.world().sessions.is_empty());
+    }
+    // Repaired; or not to be checked, which is no damage.
+    for status in [1, 2, 8, 16] {
+        co.fake.answer("e2fsck", status, "what it says");
+        co.stage().await.unwrap();
+        co.unstage().await.unwrap();
+    }
+    // Killed: it is done again.
+    co.fake.answer("e2fsck", 143, "");
+    fails(co.stage().await, Code::Unavailable, "143");
+    assert!(co.fake.mounted().is_empty());
+    co.fake.hang("e2fsck");
+    fails(co.stage().await, Code::Aborted, "may still run");
+    co.stage().await.unwrap();
+}

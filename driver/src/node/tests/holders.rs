@@ -1,0 +1,127 @@
+//! Who else has a volume's device, and what else there is in its target.
+
+use super::*;
+
+const UNIT: &str = "/sys/class/iscsi_session/session1/device/target4:0:0/4:0:0:1/block/sdb";
+
+fn put(co: &Co, path: &str, text: &str) {
+    let file = (path.to_owned(), text.as_bytes().to_vec());
+    co.fake.world().files.extend([file]);
+}
+
+/// LVM activates by itself what bears its signs; a pod would write beside it.
+#[tokio::test]
+async fn a_raw_device_that_the_host_has_claimed_is_not_published() {
+    for holder in [
+        format!("{UNIT}/holders/dm-1/dev"),
+        // The sign is on a partition.
+        format!("{UNIT}/sdb1/holders/dm-1/dev"),
+    ] {
+        let co = Co::raw();
+        co.stage().await.unwrap();
+        co.fake.world().claimed = true;
+        put(&co, &holder, "254:1");
+        put(&co, "/sys/class/block/dm-1/dm/name", "vg0-data\n");
+        let refused = co.publish("/pods/1", false).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        let begin: String = refused.message().chars().take(200).collect();
+        for word in ["/dev/sdb", "dm-1 (vg0-data)", "vgchange -an", "lvm.conf"] {
+            assert!(begin.contains(word), "{word}: {begin}");
+        }
+        assert!(co.fake.mounted().is_empty() && !co.fake.world().files.contains_key("/pods/1"));
+        fails(co.unstage().await, Code::Aborted, "dm-1 (vg0-data)");
+        co.fake.world().claimed = false;
+        co.publish("/pods/1", false).await.unwrap();
+        // From now on it is the pods who may have claimed it.
+        co.fake.world().claimed = true;
+        co.publish("/pods/1", false).await.unwrap();
+        co.publish("/pods/2", false).await.unwrap();
+    }
+    // Nobody knows who: it may pass.
+    let co = Co::raw();
+    co.stage().await.unwrap();
+    co.fake.world().claimed = true;
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::Aborted,
+        "lsblk /dev/sdb",
+    );
+    assert!(co.fake.mounted().is_empty());
+}
+
+/// A mount that a container has taken along into a namespace of its own.
+#[tokio::test]
+async fn who_keeps_a_volume_from_being_let_go_is_named() {
+    for (fs, line) in [
+        ("ext4", "36 35 8:16 / /leak rw,relatime - ext4 /dev/sdb rw"),
+        (
+            "btrfs",
+            "36 35 0:52 / /leak rw,relatime - btrfs /dev/sdb rw",
+        ),
+    ] {
+        let co = Co::with_fs(fs);
+        co.stage().await.unwrap();
+        co.fake.world().claimed = true;
+        fails(co.unstage().await, Code::Aborted, "/proc/[0-9]*/mountinfo");
+        put(
+            &co,
+            "/proc/1/mountinfo",
+            "22 28 0:21 / /proc rw - proc proc rw\n",
+        );
+        put(
+            &co,
+            "/proc/4242/mountinfo",
+            &format!("22 28 0:21 / / rw - overlay o rw\n{line}\n"),
+        );
+        put(&co, "/proc/4242/comm", "node_exporter\n");
+        put(&co, "/proc/4243/mountinfo", &format!("{line}\n"));
+        let refused = co.unstage().await.unwrap_err();
+        let named = "process 4242 (node_exporter) has it mounted at /leak";
+        assert!(refused.message().contains(named), "{refused}");
+        assert!(
+            !refused.message().contains("4243"),
+            "once is enough: {refused}"
+        );
+        co.fake.world().claimed = false;
+        co.unstage().await.unwrap();
+    }
+}
+
+/// Somebody has mapped another LUN to the volume's target, below its number.
+#[tokio::test]
+async fn another_lun_in_the_target_is_not_taken_for_the_volume() {
+    let other = "00000000-f296-4d4b-b712-a85c139f9dac";
+    for mut co in [Co::raw(), Co::new()] {
+        co.mode = Mode::SingleNodeWriter;
+        co.stage().await.unwrap();
+        let unit = "/sys/class/iscsi_session/session1/device/target4:0:0/4:0:0:0";
+        let page = [&[0, 0x80, 0, 36], other.as_bytes()].concat();
+        co.fake
+            .world()
+            .files
+            .insert(format!("{unit}/vpd_pg80"), page);
+        put(&co, &format!("{unit}/block/sdx/dev"), "65:112\n");
+        co.publish("/pods/1", false).await.unwrap();
+        co.publish("/pods/1", false).await.unwrap();
+        if co.raw {
+            assert_eq!(
+                co.fake.ran("mount -o bind"),
+                ["mount -o bind /dev/sdb /pods/1"]
+            );
+        }
+        let size = co.expand("/pods/1", Bytes::GIB, Bytes(0)).await.unwrap();
+        assert_eq!(size, Bytes::GIB);
+        co.stats("/pods/1").await.unwrap();
+        co.unpublish("/pods/1").await.unwrap();
+        // Whoever uses that other one keeps the session.
+        co.fake.world().claimed = true;
+        fails(co.unstage().await, Code::Aborted, "still uses it");
+        assert_eq!(co.fake.world().sessions.len(), 1);
+        co.fake.world().claimed = false;
+        co.fake
+            .world()
+            .files
+            .retain(|path, _| !path.starts_with(unit));
+        co.unstage().await.unwrap();
+    }
+}
