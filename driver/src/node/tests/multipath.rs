@@ -295,7 +295,9 @@ async fn without_multipathd_there_is_one_path_whatever_its_client_says() {
         said.clone_into(&mut co.fake.world().client_says);
         co.stage_both().await.unwrap();
         assert_eq!(co.fake.world().sessions.len(), 1, "{said}");
-        assert_eq!(co.fake.ran("mount"), ["mount -t ext4 /dev/sdb /staging"]);
+        let options = default_options("ext4");
+        let mount = format!("mount -t ext4 -o {options} /dev/sdb /staging");
+        assert_eq!(co.fake.ran("mount"), [mount]);
 
         // It runs: then it is no question of one path or two.
         let co = Co::new();

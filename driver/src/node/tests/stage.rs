@@ -43,7 +43,7 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
             "ext4" => &["e2fsck -p /dev/sdb", &mount],
             _ => &[&mount],
         };
-        assert_eq!(log[8..8 + last.len()], *last);
+        assert_eq!(log[9..9 + last.len()], *last);
         let world = co.fake.world();
         let text =
             String::from_utf8_lossy(&world.files[&format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260")]);
