@@ -91,6 +91,11 @@ impl Lun {
         outside.allocated(&Image::Lun(self.uuid.clone()))
     }
 
+    /// Whether initiators are told that they may free blocks.
+    pub(crate) fn takes_unmap(&self) -> bool {
+        self.dev_attribs.can_unmap()
+    }
+
     /// Whether DSM is still cloning it from another.
     pub(crate) fn is_half_done(&self, now: Millis) -> bool {
         self.half_done_until.is_some_and(|until| now < until)
