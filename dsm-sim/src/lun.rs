@@ -119,6 +119,8 @@ impl Lun {
             "direct_io_pattern": self.direct_io_pattern,
             "status": self.status,
             "is_action_locked": self.is_action_locked(now),
+            // Deleted: it goes by itself, and a restart ends it.
+            "is_dying": self.dying.is_some(),
             "family_config": self.family.json(),
             "restored_time": self.restored_time,
         })
