@@ -12,6 +12,7 @@ use node_sim::target::tgt::Tgt;
 use node_sim::target::{Chap, Credential, LogicalUnit, Session, TargetSide};
 
 use crate::backstore::Backstore;
+use crate::lun::Lun;
 use crate::nas::Image;
 use crate::state::State;
 use crate::target::Target;
@@ -157,7 +158,10 @@ impl Export {
         state: &State,
         backstore: &Backstore,
     ) -> node_sim::target::Target {
-        let unit = |(&index, uuid): (&u16, &String)| (index, logical_unit(uuid, backstore));
+        let unit = |(&index, uuid): (&u16, &String)| {
+            let lun = state.luns.get(uuid);
+            (index, logical_unit(uuid, lun, backstore))
+        };
         node_sim::target::Target {
             iqn: target.iqn.clone(),
             enabled: target.enabled,
@@ -206,7 +210,7 @@ impl Drop for Export {
 }
 
 /// What SCSI INQUIRY says of a LUN, measured by jt: dsm-api.md 4.11.
-fn logical_unit(uuid: &str, backstore: &Backstore) -> LogicalUnit {
+fn logical_unit(uuid: &str, lun: Option<&Lun>, backstore: &Backstore) -> LogicalUnit {
     LogicalUnit {
         file: backstore.path(&Image::Lun(uuid.to_owned())),
         serial: uuid.to_owned(),
@@ -214,6 +218,7 @@ fn logical_unit(uuid: &str, backstore: &Backstore) -> LogicalUnit {
         vendor: "SYNOLOGY".to_owned(),
         product: "Storage".to_owned(),
         revision: "4.0".to_owned(),
+        unmap: lun.is_some_and(Lun::takes_unmap),
     }
 }
 

@@ -91,6 +91,11 @@ impl Lun {
         outside.allocated(&Image::Lun(self.uuid.clone()))
     }
 
+    /// Whether initiators are told that they may free blocks.
+    pub(crate) fn takes_unmap(&self) -> bool {
+        self.dev_attribs.can_unmap()
+    }
+
     /// Whether DSM is still cloning it from another.
     pub(crate) fn is_half_done(&self, now: Millis) -> bool {
         self.half_done_until.is_some_and(|until| now < until)
@@ -114,6 +119,8 @@ impl Lun {
             "direct_io_pattern": self.direct_io_pattern,
             "status": self.status,
             "is_action_locked": self.is_action_locked(now),
+            // Deleted: it goes by itself, and a restart ends it.
+            "is_dying": self.dying.is_some(),
             "family_config": self.family.json(),
             "restored_time": self.restored_time,
         })

@@ -196,9 +196,12 @@ impl Nas {
             return;
         }
         let resized = old.is_none_or(|old| old.size != lun.size);
+        let described = old.is_none_or(|old| old.dev_attribs != lun.dev_attribs);
         if resized {
             self.effect(Effect::File(lun.uuid.clone()));
-            // Whoever exports the file has to be told that it is larger now.
+        }
+        if resized || described {
+            // Whoever exports the file has to be told that it is larger now, or another unit.
             for id in self.targets_of(&lun.uuid) {
                 self.effect(Effect::Export(id));
             }

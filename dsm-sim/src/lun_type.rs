@@ -197,6 +197,11 @@ impl DevAttribs {
         self.0 & SNAPSHOT != 0
     }
 
+    /// Whether UNMAP is announced.
+    pub(crate) fn can_unmap(self) -> bool {
+        self.0 & UNMAP != 0
+    }
+
     /// The integer of all attributes.
     pub(crate) fn bitmap(self) -> u8 {
         self.0

@@ -231,7 +231,7 @@ mod tests {
     fn what_is_advertised_can_be_called() {
         for dsm in [Generation::Six, Generation::Seven] {
             let mut bench = Bench::with(crate::latency::Timing::default(), dsm);
-            let all = bench.ok("SYNO.API.Info", "query", &[]);
+            let all = bench.ok("SYNO.API.Info", "query", &[("query", "all")]);
             let callable: Vec<&str> = api::simulated(dsm).map(|row| row.0).collect();
             for name in all.as_object().unwrap().keys() {
                 // Recorded: there, and without a method (democratic #176).

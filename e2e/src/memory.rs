@@ -539,8 +539,10 @@ impl Seen {
             luns.iter().map(|lun| text(&lun["lun_uuid"])).collect()
         };
         Self {
+            // One that is dying is promised to be gone, and the NAS keeps that.
             luns: rows("luns")
                 .iter()
+                .filter(|row| row["is_dying"] != true)
                 .map(|row| (text(&row["uuid"]), lun(row)))
                 .collect(),
             targets: rows("targets")

@@ -16,6 +16,11 @@
 //! | `max_sessions` | yes | **no**: any number | **no**: any number |
 //! | disabled: live sessions go on | yes | yes | yes |
 //! | disabled: open-iscsi's login ends with | 19 | 19; 24 with CHAP | 8, after two minutes where other targets listen |
+//! | UNMAP announced | always | by the caller's wish, also under a live session | by the caller's wish, as the unit is made |
+//! | implicit ALUA (TPGS) | – | **no**: 0 | yes: 1 |
+//! | T10 designator (VPD 0x83) begins with the vendor | – | **no**: it is the SCSI ID | yes |
+//! | a unit below 512 bytes | yes | not exported | the kernel's affair |
+//! | listens without a target | – | no | no |
 //! | portals per target | yes | one set for all targets | yes |
 //! | sessions: initiator | yes | yes | yes |
 //! | sessions: address | yes | yes | as long as all connections to the portals come from one address |
@@ -73,6 +78,9 @@ pub struct LogicalUnit {
     pub product: String,
     /// At most 4 characters.
     pub revision: String,
+    /// Whether it says that it takes UNMAP (VPD page 0xb2).
+    #[serde(default)]
+    pub unmap: bool,
 }
 
 /// What an initiator proves itself with, and what it may ask for in return.

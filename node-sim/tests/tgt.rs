@@ -48,6 +48,7 @@ impl Bench {
                 vendor: "SYNOLOGY".to_owned(),
                 product: "Storage".to_owned(),
                 revision: "4.0".to_owned(),
+                unmap: true,
             }
         };
         Target {
@@ -98,10 +99,13 @@ fn a_target_is_made_grown_changed_and_removed() {
     };
     let side = &bench.side;
     side.align(&[]).unwrap();
-    assert!(bench.listens());
+    assert!(!bench.listens(), "without a target");
     // Each step is read back by the side itself: it fails when the daemon shows anything else.
     let mut target = bench.target("iqn.t", &["one", "two"]);
     side.put(&target).unwrap();
+    assert!(bench.listens());
+    side.put(&target).unwrap();
+    target.luns.get_mut(&1).unwrap().unmap = false;
     side.put(&target).unwrap();
     let grown = File::options()
         .write(true)
@@ -126,8 +130,10 @@ fn a_target_is_made_grown_changed_and_removed() {
     assert_eq!(side.sessions("iqn.t").unwrap(), []);
     side.remove("iqn.t").unwrap();
     side.remove("iqn.t").unwrap();
+    assert!(!bench.listens(), "the last target is gone");
     // With the old target its account is gone too.
     side.put(&clash).unwrap();
+    assert!(bench.listens());
 }
 
 #[test]

@@ -28,7 +28,7 @@ const IN_PART: [(u32, &str); 1] = [(
 const NOT_SIMULATED: [(u32, &str); 5] = [
     (
         21,
-        "tgt listens on 3260 from its own start; with LIO a portal comes and goes with its target, as on a NAS",
+        "without an export nothing listens, and loop has no port; tgt and LIO listen while there is a target, as node-sim's own tests prove",
     ),
     (
         27,

@@ -109,6 +109,8 @@ impl Nas {
             .settings(Settings {
                 thin_growth_needs_space: true,
                 shrink_code: SHRINKS,
+                // Nobody knows which of the two a NAS does while it lags.
+                deleted_luns_answer_get: self.seed % 4 < 2,
                 ..Settings::default()
             })
             .embed()

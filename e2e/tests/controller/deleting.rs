@@ -41,6 +41,8 @@ async fn choice_19_a_published_volume_is_not_deleted() -> Result<()> {
 #[tokio::test]
 async fn choice_19_a_volume_made_again_is_never_the_dying_one() -> Result<()> {
     let world = Plan::controller().slow().start().await?;
+    let found = json!({"deleted_luns_answer_get": true});
+    world.nas.patch_settings(&found).await?;
     let csi = Csi::of(&world.plugin);
     let first = csi.create("pvc-1", GIB).await?;
     csi.delete(&first).await?;
@@ -67,6 +69,25 @@ async fn choice_19_a_volume_made_again_is_never_the_dying_one() -> Result<()> {
     deletion.await??;
     let third = csi.create("pvc-1", GIB).await?;
     assert!(third != first && third != second);
+    Ok(())
+}
+
+/// The other way in which a NAS may lag: it denies the LUN at once, while its list shows it and its name is taken.
+#[tokio::test]
+async fn choice_19_a_volume_made_again_waits_for_the_name_of_the_dying_one() -> Result<()> {
+    let world = Plan::controller().slow().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let first = csi.create("pvc-1", GIB).await?;
+    csi.delete(&first).await?;
+    assert!(lun(&world.nas, &first).await?.is_some(), "it is listed");
+    refused(
+        csi.create("pvc-1", GIB).await,
+        Code::Unavailable,
+        &["pvc-1"],
+    );
+    world.nas.advance(2_000).await?;
+    let second = csi.create("pvc-1", GIB).await?;
+    assert_ne!(first, second);
     Ok(())
 }
 

@@ -361,6 +361,7 @@ mod tests {
             vendor: "SYNOLOGY".into(),
             product: "Storage".into(),
             revision: "4.0".into(),
+            unmap: true,
         };
         tree.add_disk(3, 7, 1, &unit, "/dev/loop9").unwrap();
         let read = |path: &str| fs::read_to_string(class.join("session3").join(path)).unwrap();

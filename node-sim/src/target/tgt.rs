@@ -6,12 +6,15 @@
 //! ```
 //! The daemon outlives a user that is killed. It bears the folder's name in its environment, by which it is found again; it
 //! opens its portals only after all targets are made, because an initiator that comes back to a portal without its target
-//! gives up for good. A daemon that died is started again by the next change, with all targets.
+//! gives up for good, and it has none while there is no target, as a NAS. A daemon that died is started again by the next change, with all targets.
 //!
 //! # What tgt cannot do
 //! - All targets listen on all portals of the daemon, which are those of [`Tgt::open`].
 //! - A CHAP name has one password for the whole daemon: a target that wants another is refused.
 //! - A target has no limit on its sessions: `max_sessions` is not enforced.
+//! - It says TPGS 0 (a NAS: 1, implicit ALUA), and the T10 designator of VPD page 0x83 is the SCSI ID without the vendor: both
+//!   are written into its sources, and no parameter changes them. The kernel's target ([`super::lio`]) has them right.
+//! - A unit below 512 bytes has no block, and it would say that it has 2 TiB: it is not exported.
 //! - A new unit bears tgt's own serial for the moment between two commands.
 //! - Growth takes a unit offline for some ms; the initiator's commands wait.
 //! - `tgtadm` takes passwords on its command line only, where everybody on this machine can read them. They are a
@@ -25,7 +28,7 @@ mod show;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -87,9 +90,25 @@ impl Tgt {
             for target in known.wanted.values() {
                 make(&daemon, &mut known.memory, target, &known.wanted)?;
             }
-            daemon.listen(&self.portals)?;
+            self.listen(&daemon, known)?;
         }
         Ok(daemon)
+    }
+
+    /// Opens the portals while there is a target, and closes them when there is none.
+    fn listen(&self, daemon: &Daemon<'_>, known: &Known) -> io::Result<()> {
+        let none = known.wanted.is_empty();
+        daemon.listen(if none { &[] } else { &self.portals })
+    }
+
+    /// Tells now that a portal cannot be had, and not only when there is a target.
+    fn try_portals(&self) -> io::Result<()> {
+        self.portals.iter().try_for_each(|portal| {
+            let tried = TcpListener::bind(portal);
+            tried
+                .map(drop)
+                .map_err(|why| daemon::cannot(portal, &why.to_string()))
+        })
     }
 }
 
@@ -119,7 +138,11 @@ impl TargetSide for Tgt {
         for target in targets {
             make(&daemon, &mut known.memory, target, &known.wanted)?;
         }
-        daemon.listen(&self.portals)
+        self.listen(&daemon, known)?;
+        if targets.is_empty() {
+            self.try_portals()?;
+        }
+        Ok(())
     }
 
     fn put(&self, target: &Target) -> io::Result<()> {
@@ -128,7 +151,11 @@ impl TargetSide for Tgt {
         plan::check(target, &known.wanted)?;
         known.wanted.insert(target.iqn.clone(), target.clone());
         let daemon = self.revive(&lock, known)?;
-        make(&daemon, &mut known.memory, target, &known.wanted)
+        make(&daemon, &mut known.memory, target, &known.wanted)?;
+        if known.wanted.len() == 1 {
+            self.listen(&daemon, known)?;
+        }
+        Ok(())
     }
 
     fn remove(&self, iqn: &str) -> io::Result<()> {
@@ -138,7 +165,7 @@ impl TargetSide for Tgt {
         let daemon = self.revive(&lock, known)?;
         let shown = show::targets(&daemon.show("target")?)?;
         let Some(shown) = shown.into_iter().find(|shown| shown.iqn == iqn) else {
-            return Ok(());
+            return self.listen(&daemon, known);
         };
         for step in plan::removal(&shown, &known.memory, &known.wanted) {
             daemon.run(&step)?;
@@ -147,6 +174,9 @@ impl TargetSide for Tgt {
         let left = show::targets(&daemon.show("target")?)?;
         if left.iter().any(|shown| shown.iqn == iqn) {
             return Err(io::Error::other(format!("tgtd still has {iqn}")));
+        }
+        if known.wanted.is_empty() {
+            self.listen(&daemon, known)?;
         }
         Ok(())
     }

@@ -66,6 +66,7 @@ impl Bench {
             vendor: "SYNOLOGY".into(),
             product: "Storage".into(),
             revision: "4.0".into(),
+            unmap: true,
         }
     }
 

@@ -179,7 +179,7 @@ pub(super) fn backstore(unit: &LogicalUnit, device: &str) -> Vec<Op> {
         attempt("wwn/product_id", &unit.product),
         attempt("wwn/revision", &unit.revision),
         write("enable", "1"),
-        attempt("attrib/emulate_tpu", "1"),
+        attempt("attrib/emulate_tpu", if unit.unmap { "1" } else { "0" }),
     ]
 }
 

@@ -13,6 +13,7 @@ fn target(iqn: &str) -> Target {
         vendor: "SYNOLOGY".into(),
         product: "Storage".into(),
         revision: "4.0".into(),
+        unmap: true,
     };
     Target {
         iqn: iqn.into(),

@@ -171,16 +171,22 @@ impl fmt::Debug for Step {
 }
 
 /// A unit's parameters: vendor, product, revision, serial and the NAA. Tgt makes the NAA of a `scsi_id` that is `3` and
-/// 32 hex digits; it thinks of holes as free space when told that the unit is thin.
+/// 32 hex digits.
 pub(super) fn description(unit: &LogicalUnit) -> String {
     format!(
-        "vendor_id={},product_id={},product_rev={},scsi_sn={},scsi_id={},thin_provisioning=1",
+        "vendor_id={},product_id={},product_rev={},scsi_sn={},scsi_id={},{}",
         unit.vendor,
         unit.product,
         unit.revision,
         unit.serial,
-        scsi_id(unit)
+        scsi_id(unit),
+        thinness(unit)
     )
+}
+
+/// Tgt announces UNMAP for a unit that it is told is thin, and punches holes then.
+pub(super) fn thinness(unit: &LogicalUnit) -> String {
+    format!("thin_provisioning={}", u8::from(unit.unmap))
 }
 
 /// What `--op show` tells as the unit's SCSI ID once it is described.

@@ -87,14 +87,6 @@ impl<'a> Daemon<'a> {
         for portal in now.iter().filter(|portal| !portals.contains(portal)) {
             self.run(&Step::DeletePortal(*portal))?;
         }
-        let cannot = |portal: &SocketAddr, why: &str| {
-            io::Error::new(
-                io::ErrorKind::AddrInUse,
-                format!(
-                    "tgtd cannot listen on {portal}; is it an address of this machine, and free? ({why})"
-                ),
-            )
-        };
         for portal in portals.iter().filter(|portal| !now.contains(portal)) {
             self.run(&Step::NewPortal(*portal))
                 .map_err(|wrong| cannot(portal, &wrong.to_string()))?;
@@ -179,6 +171,16 @@ impl<'a> Daemon<'a> {
         }
         Ok(pids)
     }
+}
+
+/// A portal that cannot be had.
+pub(super) fn cannot(portal: &SocketAddr, why: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::AddrInUse,
+        format!(
+            "tgtd cannot listen on {portal}; is it an address of this machine, and free? ({why})"
+        ),
+    )
 }
 
 fn sockets(control: &str) -> [PathBuf; 2] {

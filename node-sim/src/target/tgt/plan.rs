@@ -7,6 +7,9 @@ use super::argv::{self, Account, Step};
 use super::show::{Shown, Unit};
 use crate::target::{Target, capacity};
 
+/// The size of a block, of each unit.
+const BLOCK: u64 = 512;
+
 /// What the daemon was told and does not tell again.
 #[derive(Default)]
 pub(super) struct Memory {
@@ -158,10 +161,13 @@ fn units(target: &Target, now: &Shown, memory: &Memory, sizes: &BTreeMap<u16, u6
                         .is_some_and(|wanted| wanted.serial == unit.serial))
         })
     };
-    for lun in now.units.keys().filter(|lun| kept(lun).is_none()) {
+    // What has not one block is taken for a unit of 2 TiB, so it is not exported.
+    let fits = |lun: &u16| sizes.get(lun).is_some_and(|size| *size >= BLOCK);
+    let gone = |lun: &&u16| kept(lun).is_none() || !fits(lun);
+    for lun in now.units.keys().filter(gone) {
         steps.push(Step::DeleteUnit { tid, lun: *lun });
     }
-    for (lun, unit) in &target.luns {
+    for (lun, unit) in target.luns.iter().filter(|(lun, _)| fits(lun)) {
         let (lun, file) = (*lun, unit.file.to_string_lossy().into_owned());
         let size = sizes.get(&lun).copied().unwrap_or_default();
         match kept(&lun) {
@@ -181,6 +187,10 @@ fn units(target: &Target, now: &Shown, memory: &Memory, sizes: &BTreeMap<u16, u6
                         file,
                         size,
                     });
+                }
+                if shown.thin != unit.unmap {
+                    let params = argv::thinness(unit);
+                    steps.push(Step::Describe { tid, lun, params });
                 }
             }
         }

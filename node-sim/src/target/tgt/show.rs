@@ -29,6 +29,8 @@ pub(super) struct Unit {
     pub(super) file: String,
     /// In millions of bytes, rounded.
     pub(super) megabytes: u64,
+    /// It says that it takes UNMAP.
+    pub(super) thin: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,6 +110,7 @@ impl Unit {
             "SCSI ID" => value.clone_into(&mut self.scsi_id),
             "SCSI SN" => value.clone_into(&mut self.serial),
             "Online" => self.online = value == "Yes",
+            "Thin-provisioning" => self.thin = value == "Yes",
             "Backing store path" => value.clone_into(&mut self.file),
             // `Size: 1074 MB, Block size: 512`
             "Size" => self.megabytes = value.split(" MB").next()?.parse().ok()?,
@@ -218,6 +221,7 @@ Target 7: iqn.2000-01.com.synology:t2
             online: true,
             file: "/run/f1".into(),
             megabytes: 1074,
+            thin: true,
         };
         let account = |user: &str, outgoing| Account {
             user: user.into(),

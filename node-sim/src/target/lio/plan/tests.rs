@@ -15,6 +15,7 @@ pub(in super::super) fn unit() -> LogicalUnit {
         vendor: "SYNOLOGY".into(),
         product: "Storage".into(),
         revision: "4.0".into(),
+        unmap: true,
     }
 }
 

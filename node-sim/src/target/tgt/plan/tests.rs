@@ -12,6 +12,7 @@ fn unit(serial: &str) -> LogicalUnit {
         vendor: "SYNOLOGY".into(),
         product: "Storage".into(),
         revision: "4.0".into(),
+        unmap: true,
     }
 }
 
@@ -91,11 +92,13 @@ impl Fake {
                     megabytes: megabytes(sizes[lun]),
                     serial: "beaf11".into(),
                     scsi_id: "IET".into(),
+                    thin: false,
                 };
                 assert_eq!(shown.units.insert(*lun, unit), None, "a free number");
             }
-            Step::Describe { lun, .. } => {
+            Step::Describe { lun, params, .. } => {
                 let unit = shown.units.get_mut(lun).unwrap();
+                unit.thin = params.ends_with("thin_provisioning=1");
                 unit.serial.clone_from(&wish.luns[lun].serial);
                 unit.scsi_id = argv::scsi_id(&wish.luns[lun]);
             }
@@ -287,4 +290,43 @@ fn a_comma_would_end_a_parameter() {
     check(&|_| ()).unwrap();
     check(&|unit| unit.file = "/a,b".into()).unwrap_err();
     check(&|unit| unit.serial = "a,online=0".into()).unwrap_err();
+}
+
+#[test]
+fn a_unit_says_that_it_takes_unmap_when_it_does() {
+    let mut fake = Fake::default();
+    let mut wish = wish(None);
+    let unmap = |on: bool, wish: &mut Target| {
+        wish.luns.get_mut(&1).unwrap().unmap = on;
+    };
+    unmap(false, &mut wish);
+    let made = fake.make(&wish, &[], GIB);
+    assert!(made[2].ends_with("thin_provisioning=0"), "{made:?}");
+    for on in [true, false] {
+        unmap(on, &mut wish);
+        let params = format!("thin_provisioning={}", u8::from(on));
+        assert_eq!(
+            fake.make(&wish, &[], GIB),
+            [format!(
+                "update --mode logicalunit --tid 1 --lun 1 --params {params}"
+            )]
+        );
+    }
+}
+
+#[test]
+fn a_unit_without_a_block_is_not_exported() {
+    let mut fake = Fake::default();
+    let wish = wish(None);
+    let tiny = fake.make(&wish, &[], 511);
+    assert!(
+        !tiny.iter().any(|step| step.contains("logicalunit")),
+        "{tiny:?}"
+    );
+    assert!(fake.make(&wish, &[], 512)[0].starts_with("new --mode logicalunit"));
+    // Whoever was told of it before is not, when it has shrunk to nothing.
+    assert_eq!(
+        fake.make(&wish, &[], 1),
+        ["delete --mode logicalunit --tid 1 --lun 1"]
+    );
 }
