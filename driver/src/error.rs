@@ -5,7 +5,6 @@
 //! undone; everything else is UNAVAILABLE or ABORTED (design choice 17). Source of the codes: CSI specification v1.12, the
 //! error tables of the RPCs.
 
-use std::error::Error as _;
 use std::fmt::Write as _;
 
 use tonic::{Code, Status};
@@ -205,15 +204,31 @@ impl Error {
     }
 
     /// The whole chain in one line: what was being done, then each cause.
+    ///
+    /// When the NAS lets nobody in it is the other way round: that is what there is to do something about, whatever was being done.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let _ = write!(text, ": {error}");
-            cause = error.source();
+        let Self::Dsm { doing, source } = self else {
+            return with_causes(self);
+        };
+        if !source.keeps_out() {
+            return with_causes(self);
         }
-        text
+        let text = with_causes(source);
+        match text.split_once("; ") {
+            Some((cause, more)) => format!("{cause} (met while {doing}); {more}"),
+            None => format!("{text} (met while {doing})"),
+        }
     }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
 }
 
 impl From<Error> for Status {
@@ -438,5 +453,25 @@ mod tests {
             Status::from(error).message(),
             "creating LUN csi-a: DSM refuses SYNO.Core.ISCSI.LUN.create with code 18990002 (no free space on the volume)"
         );
+        // Who cannot log in has to read on for nothing.
+        let error = Error::Dsm {
+            doing: "creating LUN csi-a".to_owned(),
+            source: DsmError::Login {
+                account: "csi".to_owned(),
+                code: crate::dsm::Code::PERMISSION_DENIED,
+                next: Some(crate::dsm::reply::NextTry {
+                    at: 1_767_225_600,
+                    restart: true,
+                }),
+            },
+        };
+        let text = Status::from(error).message().to_owned();
+        let remedy = text.find("group administrators").unwrap();
+        assert!(remedy < 150, "{text}");
+        assert!(
+            text.contains("(met while creating LUN csi-a); next try at"),
+            "{text}"
+        );
+        assert!(text.ends_with("component=controller"), "{text}");
     }
 }

@@ -8,11 +8,11 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tracing::Instrument as _;
 
 use crate::error::Error;
-use crate::metrics;
+use crate::{metrics, telemetry};
 
 tokio::task_local! {
     static CURRENT: Option<Guard>;
@@ -62,13 +62,20 @@ impl InFlight {
         operation: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         let guard = self.begin(volume)?;
-        tokio::spawn(CURRENT.scope(Some(guard), operation).in_current_span())
-            .await
-            .unwrap_or_else(|_| {
-                Err(Error::Died {
-                    volume: volume.to_owned(),
-                })
+        let (tell, told) = oneshot::channel();
+        let operation = async move {
+            let outcome = CURRENT.scope(Some(guard), operation).await;
+            // Only now, when the lock is free: whoever is told may come back at once.
+            if let Err(outcome) = tell.send(outcome) {
+                telemetry::late(outcome.as_ref().err());
+            }
+        };
+        tokio::spawn(operation.in_current_span());
+        told.await.unwrap_or_else(|_| {
+            Err(Error::Died {
+                volume: volume.to_owned(),
             })
+        })
     }
 
     /// Waits until nothing is in flight.
@@ -123,7 +130,6 @@ pub async fn unlocked<T>(look: impl Future<Output = T>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::sync::oneshot;
 
     fn is_busy(result: &Result<(), Error>) -> bool {
         matches!(result, Err(Error::Busy { .. }))
@@ -156,6 +162,37 @@ mod tests {
         release.send(()).unwrap();
         in_flight.idle().await;
         assert!(in_flight.run("v", async { Ok(()) }).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn how_an_operation_ended_whose_caller_gave_up_is_counted() {
+        let in_flight = InFlight::default();
+        let late = |code| metrics::of_process().late_operations(code);
+        let before = late("NotFound");
+        let (release, released) = oneshot::channel::<()>();
+        let (started, has_started) = oneshot::channel::<()>();
+        let given_up = in_flight.clone();
+        let caller = tokio::spawn(async move {
+            let operation = async move {
+                let _ = started.send(());
+                let _ = released.await;
+                Err::<(), _>(Error::NoSuchVolume {
+                    volume: "v".to_owned(),
+                    seen: "nothing".to_owned(),
+                })
+            };
+            given_up.run("v", operation).await
+        });
+        has_started.await.unwrap();
+        caller.abort();
+        let _ = caller.await;
+        release.send(()).unwrap();
+        in_flight.idle().await;
+        // The lock is free, and the task about to tell.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(late("NotFound"), before + 1);
     }
 
     #[tokio::test]

@@ -45,6 +45,7 @@ pub struct Metrics {
     codes: Mutex<BTreeMap<String, u32>>,
     host: Times<HostLabels>,
     in_flight: Gauge,
+    late: Family<CodeLabels, Counter>,
     missing_programs: Gauge<u64, AtomicU64>,
     luns_without_flush: Counter,
     open_targets: Gauge,
@@ -61,6 +62,11 @@ struct DsmLabels {
     nas: String,
     api: &'static str,
     method: &'static str,
+    code: Cow<'static, str>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CodeLabels {
     code: Cow<'static, str>,
 }
 
@@ -103,6 +109,7 @@ impl Metrics {
             codes: Mutex::default(),
             host: times(),
             in_flight: Gauge::default(),
+            late: Family::default(),
             missing_programs: Gauge::default(),
             open_targets: Gauge::default(),
             luns_without_flush: Counter::default(),
@@ -140,6 +147,11 @@ impl Metrics {
             "csi_in_flight",
             "Operations that hold a lock, those whose caller gave up among them",
             metrics.in_flight.clone(),
+        );
+        registry.register(
+            "csi_late_operations",
+            "Operations that ended after their caller had given up, by gRPC code; the log says more",
+            metrics.late.clone(),
         );
         registry.register(
             "csi_node_missing_programs",
@@ -226,6 +238,19 @@ impl Metrics {
         self.in_flight.dec();
     }
 
+    /// An operation has ended that nobody waits for.
+    pub fn late(&self, code: tonic::Code) {
+        let labels = CodeLabels { code: word(code) };
+        self.late.get_or_create(&labels).inc();
+    }
+
+    /// How many did with this code, by its word.
+    #[cfg(test)]
+    pub(crate) fn late_operations(&self, code: &'static str) -> u64 {
+        let code = Cow::Borrowed(code);
+        self.late.get_or_create(&CodeLabels { code }).get()
+    }
+
     /// So many programs are missing.
     pub fn missing_programs(&self, count: usize) {
         self.missing_programs.set(count as u64);
@@ -256,12 +281,16 @@ pub struct RpcTimer<'a> {
 impl RpcTimer<'_> {
     /// The call ended with this code.
     pub fn ended(mut self, code: tonic::Code) {
-        self.code = if code == tonic::Code::Ok {
-            // As the logs say it, and the sidecars.
-            Cow::Borrowed("OK")
-        } else {
-            Cow::Owned(format!("{code:?}"))
-        };
+        self.code = word(code);
+    }
+}
+
+/// As the logs say it, and the sidecars.
+fn word(code: tonic::Code) -> Cow<'static, str> {
+    if code == tonic::Code::Ok {
+        Cow::Borrowed("OK")
+    } else {
+        Cow::Owned(format!("{code:?}"))
     }
 }
 
@@ -304,6 +333,7 @@ mod tests {
         metrics.host("mount", Cow::Borrowed("32"), took);
         metrics.begun();
         metrics.missing_programs(2);
+        metrics.late(tonic::Code::Ok);
         let text = metrics.text();
         for line in [
             "# TYPE csi_rpc_seconds histogram",
@@ -319,6 +349,7 @@ mod tests {
             "host_command_seconds_bucket{program=\"mount\",exit=\"32\",le=\"0.3\"} 1",
             "csi_in_flight 1",
             "csi_node_missing_programs 2",
+            "csi_late_operations_total{code=\"OK\"} 1",
         ] {
             assert!(text.lines().any(|there| there == line), "{line}\n{text}");
         }

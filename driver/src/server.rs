@@ -1,9 +1,10 @@
 //! Puts the services together, serves them on a unix socket and ends in good order.
 
+use std::fs::Permissions;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use proto::csi::controller_server::ControllerServer;
 use proto::csi::identity_server::IdentityServer;
 use proto::csi::node_server::NodeServer;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::Notify;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -33,6 +34,8 @@ use crate::node::Node;
 const LOGOUT: Duration = Duration::from_secs(3);
 /// How long operations in flight may still run after SIGTERM; Kubernetes kills after 30 s. Each is safe to break off; this only spares retries.
 const FAREWELL: Duration = Duration::from_secs(20);
+/// Connections that wait for the process.
+const BACKLOG: u32 = 1024;
 
 /// What a process offers, put together from its flags and configuration.
 #[derive(Debug)]
@@ -134,7 +137,7 @@ impl Plugin {
         path: &Path,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let listener = listen(path).await?;
+        let (listener, mark) = listen(path).await?;
         if let Some(node) = &self.node {
             node.sweep().await;
         }
@@ -178,13 +181,24 @@ impl Plugin {
             // A session that is not ended here ends by itself.
             let _ = tokio::time::timeout(LOGOUT, controller.logout()).await;
         }
-        let _ = std::fs::remove_file(path);
+        // Whoever starts while this process ends has taken the place over, and is served there.
+        if mark_of(path).is_ok_and(|now| now == mark) {
+            let _ = std::fs::remove_file(path);
+        }
         Ok(())
     }
 }
 
-/// Opens the socket. One left behind by a process that was killed is taken over; one that is served is not.
-async fn listen(path: &Path) -> io::Result<UnixListener> {
+/// What tells a socket from the next one at its path. File systems give the numbers of deleted files away again, hence the time.
+type Mark = (u64, u64, i64, i64);
+
+fn mark_of(path: &Path) -> io::Result<Mark> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
+}
+
+/// Opens the socket, for its owner alone. One left behind by a process that was killed is taken over; one that is served is not.
+async fn listen(path: &Path) -> io::Result<(UnixListener, Mark)> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
             if UnixStream::connect(path).await.is_ok() {
@@ -206,7 +220,12 @@ async fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    UnixListener::bind(path)
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(path)?;
+    // Before anybody can connect: whoever speaks here may do all that the driver may, and what the umask says is luck.
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    let mark = mark_of(path)?;
+    Ok((socket.listen(BACKLOG)?, mark))
 }
 
 fn nases(config: &Config) -> Result<Vec<Nas>, ConfigError> {
@@ -255,4 +274,30 @@ fn connect(
     made.aliases.clone_from(&nas.aliases);
     made.portals.clone_from(&nas.portals);
     Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path)
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_its_owner_s_and_its_successor_s_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("csi.sock");
+        let (first, mark) = listen(&path).await.unwrap();
+        assert_eq!(mode(&path), 0o600);
+        assert!(listen(&path).await.is_err(), "it is served");
+        drop(first);
+        let (_second, successor) = listen(&path).await.unwrap();
+        assert_eq!(mark_of(&path).unwrap(), successor);
+        assert_ne!(mark, successor, "what ended takes nothing along");
+    }
 }

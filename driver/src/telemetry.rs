@@ -45,6 +45,18 @@ pub fn start(
     }
 }
 
+/// An operation has ended whose caller had given up, so that nobody else will hear of it. Its span says which.
+pub fn late(error: Option<&Error>) {
+    let code = error.map_or(Code::Ok, Error::code);
+    metrics::of_process().late(code);
+    match error {
+        None => info!(code = "OK", "finished after its caller had given up"),
+        Some(error) => {
+            warn!(?code, error = %error.chain(), "finished after its caller had given up");
+        }
+    }
+}
+
 /// Runs the body of one RPC in its span, logs how it ended and turns its error into a gRPC status.
 ///
 /// # Errors

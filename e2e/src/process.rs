@@ -232,12 +232,21 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// Sends it SIGTERM, and does not wait.
+    ///
+    /// # Errors
+    /// It has been waited for.
+    pub fn ask_to_end(&self) -> Result<()> {
+        let id = Pid::from_raw(i32::try_from(self.id())?);
+        Ok(kill(id, Signal::SIGTERM)?)
+    }
+
     /// Ends it with SIGTERM and waits; answers whether it ended with success.
     ///
     /// # Errors
     /// It does not end in time.
     pub async fn terminate(&mut self) -> Result<bool> {
-        kill(Pid::from_raw(i32::try_from(self.id())?), Signal::SIGTERM)?;
+        self.ask_to_end()?;
         let name = self.name.clone();
         let ended = crate::until::until(
             &format!("{name} ends after SIGTERM"),

@@ -194,8 +194,8 @@ pub(super) const BUGS: [Bug; 50] = [
     Bug {
         name: "lock-dies-with-its-caller",
         file: "driver/src/in_flight.rs",
-        find: "tokio::spawn(CURRENT.scope(Some(guard), operation).in_current_span())",
-        replace: r"async { Ok::<_, tokio::task::JoinError>(CURRENT.scope(Some(guard), operation).in_current_span().await) }",
+        find: "tokio::spawn(operation.in_current_span());",
+        replace: "operation.in_current_span().await;",
         what: "kubelet's deadline passes during mkfs: the next try begins while the first mkfs is still writing",
     },
     Bug {

@@ -320,6 +320,20 @@ impl DsmError {
         })
     }
 
+    /// The NAS lets nobody in: it is of no matter what for.
+    pub fn keeps_out(&self) -> bool {
+        match self {
+            Self::Untrusted { .. }
+            | Self::Misplaced { .. }
+            | Self::Login { .. }
+            | Self::Password { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Lost { .. }
+            | Self::Garbled { .. }
+            | Self::Refused { .. } => false,
+        }
+    }
+
     /// DSM itself said so.
     pub fn is_of_dsm(&self) -> bool {
         match self {

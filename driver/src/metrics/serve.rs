@@ -1,5 +1,6 @@
 //! `GET /metrics` over HTTP: for a scraper in the cluster, never for the CO. It holds no secret and takes no orders.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -14,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use prometheus_client::encoding::prometheus_text;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
@@ -23,7 +24,7 @@ use super::Metrics;
 /// Where the metrics are.
 const PATH: &str = "/metrics";
 const FORMAT: HeaderValue = HeaderValue::from_static(prometheus_text::CONTENT_TYPE);
-/// Connections at once; more wait.
+/// Connections at once; for one more, the oldest is closed.
 const CROWD: usize = 16;
 /// How long a connection may take, from its first byte to its last.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,14 +61,19 @@ impl Endpoint {
     pub async fn serve(self, metrics: &'static Metrics) -> io::Result<Infallible> {
         let listener = tokio::net::TcpListener::from_std(self.0)?;
         let mut open = JoinSet::new();
+        let mut oldest_first = VecDeque::new();
         loop {
-            while open.try_join_next().is_some() {}
-            if open.len() >= CROWD {
-                open.join_next().await;
-            }
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    open.spawn(async move {
+                    while open.try_join_next().is_some() {}
+                    oldest_first.retain(|one: &AbortHandle| !one.is_finished());
+                    // Those who are slow must not keep the next one waiting, who is not.
+                    if oldest_first.len() >= CROWD
+                        && let Some(slow) = oldest_first.pop_front()
+                    {
+                        slow.abort();
+                    }
+                    oldest_first.push_back(open.spawn(async move {
                         let answer =
                             |request| async move { Ok::<_, Infallible>(answer(&request, metrics)) };
                         let connection = http1::Builder::new()
@@ -75,7 +81,7 @@ impl Endpoint {
                             .serve_connection(TokioIo::new(stream), service_fn(answer));
                         let outcome = timeout(PATIENCE, connection).await;
                         debug!(%peer, ?outcome, "metrics asked for");
-                    });
+                    }));
                 }
                 Err(error) => {
                     warn!(%error, "no connection for metrics");

@@ -1,5 +1,6 @@
 //! One operation per volume, which ends whatever becomes of its caller: design choice 22.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,6 +9,7 @@ use e2e::nas::Nas;
 use e2e::until::until;
 use e2e::world::Plan;
 use proto::csi;
+use proto::csi::controller_client::ControllerClient;
 use tonic::Code;
 
 use super::common::{
@@ -235,5 +237,34 @@ async fn choice_22_sigterm_does_not_wait_for_a_nas_that_hangs() -> Result<()> {
     assert!(world.plugin.process.terminate().await?, "a good end");
     assert!(expansion.await?.is_err());
     assert_eq!(logouts(&world.nas).await?, 1);
+    Ok(())
+}
+
+/// The one that is stopped waits for its operations; the next one starts meanwhile, and its socket stays.
+#[tokio::test]
+async fn a_process_that_ends_leaves_its_successor_s_socket() -> Result<()> {
+    let mut world = Plan::controller().start().await?;
+    let since = now(&world.nas).await?;
+    world.nas.fault(LUN, "create", 1, 1, hang()).await?;
+    let csi = Csi::of(&world.plugin);
+    let creating = tokio::spawn(async move { csi.create("pvc-1", GIB).await });
+    until_called(&world.nas, since, "LUN.create").await?;
+    let folder = world.folder().to_owned();
+    world.plugin.process.ask_to_end()?;
+    let successor = world
+        .another_driver("unused", |settings| settings.folder = folder)
+        .await?;
+    world.nas.no_faults().await?;
+    assert!(world.plugin.process.terminate().await?);
+    creating.await?.ok();
+    let mode = std::fs::metadata(&successor.socket)?.permissions().mode();
+    assert_eq!(
+        mode & 0o777,
+        0o600,
+        "whoever may speak there may do anything"
+    );
+    let again = e2e::plugin::connect(&successor.socket).await?;
+    let csi = Csi(ControllerClient::new(e2e::plugin::line(again)));
+    csi.create("pvc-1", GIB).await?;
     Ok(())
 }
