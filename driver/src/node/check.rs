@@ -113,15 +113,11 @@ fn kernel_says(log: &[String], fs: FsType, name: &str) -> String {
                 .iter()
                 .any(|prefix| lower.starts_with(prefix.as_str()))
     };
-    let mut newest: Vec<&str> = log
-        .iter()
-        .rev()
-        .filter(about)
-        .take(LINES)
-        .map(String::as_str)
-        .collect();
-    newest.reverse();
-    newest.join("; ")
+    let mut lines: Vec<&str> = log.iter().filter(about).map(String::as_str).collect();
+    lines.dedup();
+    lines
+        .split_off(lines.len().saturating_sub(LINES))
+        .join("; ")
 }
 
 /// What only a person may repair. The way leads by a target of one's own, because the volume's goes with its publication.

@@ -29,6 +29,7 @@ impl Life {
             node_name: NODE.to_owned(),
             driver_name: "csi.synology.com".to_owned(),
             replacement_timeout: Duration::from_secs(120),
+            kubelet_dir: None,
         };
         let capability = if fs == "raw" {
             Co::raw().capability()
