@@ -68,10 +68,15 @@ impl<H: Host> Machine<H> {
         } else {
             doing
         };
-        let said = if why.is_empty() {
-            said
-        } else {
-            format!("{said}; the kernel says: {why}")
+        let said = match why.as_str() {
+            _ if said.contains("busy") => {
+                format!(
+                    "{said}; it is held: {}",
+                    self.who_holds(&attached.device).await
+                )
+            }
+            "" => said,
+            why => format!("{said}; the kernel says: {why}"),
         };
         Error::Host {
             doing,
