@@ -43,6 +43,9 @@ pub struct Args {
     /// In whose mount and network namespaces iscsiadm and the multipath tools run, when the driver runs in a container.
     #[arg(long, value_enum, default_value_t = Namespaces::Own)]
     pub host_namespaces: Namespaces,
+    /// Where the kubelet keeps its files: paths of volumes lie below it, and no symbolic link leads out of it. Default: anywhere.
+    #[arg(long, value_name = "DIR", value_parser = kubelet_dir)]
+    pub kubelet_dir: Option<String>,
     /// How long I/O waits for a NAS that does not answer, before it fails: 30s, 2m. Volumes staged later take it on.
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = replacement_timeout)]
     pub replacement_timeout: Duration,
@@ -103,6 +106,15 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
 }
 
 /// open-iscsi takes whole seconds; 0 would fail I/O at each hiccup, and what waits for days is never seen to have failed.
+fn kubelet_dir(text: &str) -> Result<String, String> {
+    let plain = text.trim_end_matches('/');
+    if plain.starts_with('/') && !plain.split('/').any(|part| part == "..") {
+        Ok(plain.to_owned())
+    } else {
+        Err("give an absolute path, for instance /var/lib/kubelet".to_owned())
+    }
+}
+
 fn replacement_timeout(text: &str) -> Result<Duration, String> {
     let told = "give whole seconds from 1s to 1day, for instance 120s or 2m";
     let time = humantime::parse_duration(text).map_err(|_| told.to_owned())?;

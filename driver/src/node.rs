@@ -77,6 +77,8 @@ struct Machine<H> {
     replacement_timeout: Duration,
     /// Held by each command that works on open-iscsi's records.
     database: RwLock<()>,
+    /// All paths of volumes lie below it. `None`: anywhere.
+    kubelet_dir: Option<String>,
 }
 
 impl<H: Host> Node<H> {
@@ -96,6 +98,7 @@ impl<H: Host> Node<H> {
                 driver_name,
                 replacement_timeout,
                 database: RwLock::default(),
+                kubelet_dir: None,
             }),
             in_flight,
             max_volumes: 0,
@@ -109,6 +112,15 @@ impl<H: Host> Node<H> {
             max_volumes,
             ..self
         }
+    }
+
+    /// The same, for a CO that keeps all its paths below this directory. To be called before the service is shared.
+    #[must_use]
+    pub fn below(mut self, kubelet_dir: Option<String>) -> Self {
+        if let Some(machine) = Arc::get_mut(&mut self.machine) {
+            machine.kubelet_dir = kubelet_dir;
+        }
+        self
     }
 
     /// Runs `operation` with the lock of the LUN held. The lock is the LUN's, not the handle's, because a NAS may have

@@ -100,7 +100,8 @@ impl Plugin {
                     args.replacement_timeout,
                     in_flight.clone(),
                 );
-                Some(node.with_max_volumes(args.max_volumes_per_node))
+                let node = node.with_max_volumes(args.max_volumes_per_node);
+                Some(node.below(args.kubelet_dir.clone()))
             }
             None => None,
         };

@@ -114,6 +114,8 @@ pub(crate) struct World {
     pub(crate) pinned: BTreeSet<(String, String)>,
     /// File systems that have died, by the kernel's names of their disks.
     pub(crate) deaths: BTreeMap<String, Death>,
+    /// Directories that are links, and where they lead.
+    pub(crate) links: BTreeMap<String, String>,
     /// Whatever is bound elsewhere can only be read there.
     pub(crate) binds_readonly: bool,
     /// How often the volume was published anew.
@@ -424,6 +426,10 @@ impl Host for Fake {
                 "/",
                 |(parent, _)| if parent.is_empty() { "/" } else { parent },
             );
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if let Some(to) = self.world().links.get(parent) {
+            return Ok(format!("{to}/{name}"));
+        }
         if self.world().dirs.contains(parent) {
             Ok(path.to_owned())
         } else {

@@ -68,10 +68,15 @@ impl<H: Host> Machine<H> {
         } else {
             doing
         };
-        let said = if why.is_empty() {
-            said
-        } else {
-            format!("{said}; the kernel says: {why}")
+        let said = match why.as_str() {
+            _ if said.contains("busy") => {
+                format!(
+                    "{said}; it is held: {}",
+                    self.who_holds(&attached.device).await
+                )
+            }
+            "" => said,
+            why => format!("{said}; the kernel says: {why}"),
         };
         Error::Host {
             doing,
@@ -113,15 +118,11 @@ fn kernel_says(log: &[String], fs: FsType, name: &str) -> String {
                 .iter()
                 .any(|prefix| lower.starts_with(prefix.as_str()))
     };
-    let mut newest: Vec<&str> = log
-        .iter()
-        .rev()
-        .filter(about)
-        .take(LINES)
-        .map(String::as_str)
-        .collect();
-    newest.reverse();
-    newest.join("; ")
+    let mut lines: Vec<&str> = log.iter().filter(about).map(String::as_str).collect();
+    lines.dedup();
+    lines
+        .split_off(lines.len().saturating_sub(LINES))
+        .join("; ")
 }
 
 /// What only a person may repair. The way leads by a target of one's own, because the volume's goes with its publication.

@@ -283,7 +283,10 @@ impl<H: Host> Machine<H> {
         {
             Err(error) if error.is_busy() => Err(refused(
                 attached,
-                "something on this node has claimed it (a mount, LVM, RAID)".to_owned(),
+                format!(
+                    "something on this node has claimed it: {}",
+                    self.who_holds(&attached.device).await
+                ),
                 "release it, then try again",
             )),
             other => other.doing(format!("writing the marker on {node}")),

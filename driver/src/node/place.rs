@@ -44,8 +44,29 @@ impl<H: Host> Machine<H> {
     }
 
     /// `path` as the mount table would spell it. `None` when even its parent does not exist.
+    ///
+    /// Where it is known which directory is the CO's, nothing outside of it is looked at or touched, and no link leads out of it.
     pub(super) async fn resolve(&self, path: &str) -> Result<Option<String>, Error> {
-        if_present(self.host.resolve(path).await).doing(format!("resolving {path}"))
+        let resolved =
+            if_present(self.host.resolve(path).await).doing(format!("resolving {path}"))?;
+        let (Some(dir), Some(real)) = (&self.kubelet_dir, &resolved) else {
+            return Ok(resolved);
+        };
+        // The directory itself may be a link.
+        let inside = self.host.resolve(&format!("{dir}/x")).await;
+        let inside = inside.doing(format!("resolving {dir}"))?;
+        let base = inside.strip_suffix("/x").unwrap_or(&inside);
+        let rest = path.strip_prefix(dir.as_str());
+        let seen = match rest.filter(|rest| rest.starts_with('/')) {
+            None => format!("it is not below {dir}"),
+            Some(rest) if *real == format!("{base}{rest}") => return Ok(resolved),
+            Some(_) => format!("a symbolic link in it leads to {real}"),
+        };
+        Err(Error::Refused {
+            what: format!("using {path}"),
+            seen,
+            remedy: "name a path below the kubelet's directory and without symbolic links (the chart's kubeletDir, the driver's --kubelet-dir)".to_owned(),
+        })
     }
 
     /// What is visible at `point`, where `ours` are the devices of the volume.

@@ -37,6 +37,7 @@ struct Co {
     flags: Vec<String>,
     mode: Mode,
     raw: bool,
+    staging: &'static str,
     secrets: HashMap<String, String>,
     auth: Option<Method>,
 }
@@ -86,6 +87,7 @@ impl Co {
             flags: vec![],
             mode: Mode::SingleNodeMultiWriter,
             raw: false,
+            staging: "/staging",
             secrets: HashMap::new(),
             auth: None,
         }
@@ -164,7 +166,7 @@ impl Co {
         let request = csi::NodeStageVolumeRequest {
             volume_id: self.volume_id.clone(),
             publish_context: context.to_map(),
-            staging_target_path: "/staging".to_owned(),
+            staging_target_path: self.staging.to_owned(),
             volume_capability: self.capability(),
             secrets: self.secrets.clone(),
             ..Default::default()
@@ -178,7 +180,7 @@ impl Co {
     async fn unstage(&self) -> Result<(), Status> {
         let request = csi::NodeUnstageVolumeRequest {
             volume_id: self.volume_id.clone(),
-            staging_target_path: "/staging".to_owned(),
+            staging_target_path: self.staging.to_owned(),
         };
         self.node
             .node_unstage_volume(Request::new(request))
@@ -208,7 +210,7 @@ impl Co {
         let request = csi::NodePublishVolumeRequest {
             volume_id: self.volume_id.clone(),
             publish_context: context.to_map(),
-            staging_target_path: "/staging".to_owned(),
+            staging_target_path: self.staging.to_owned(),
             target_path: target.to_owned(),
             volume_capability: self.capability(),
             readonly,

@@ -8,7 +8,7 @@ use serde_json::json;
 use tonic::Code;
 
 use super::book::{Due, Volume};
-use super::player::{PAUSE, Player, TRIES, call, meets, transient};
+use super::player::{PAUSE, Player, TRIES, call, meets, transient, wanted};
 use super::step::{Absence, Act, How, Kind, Step};
 use crate::life::{Life, create_request};
 use crate::plane::{PLANTED, Plane, Process};
@@ -164,8 +164,9 @@ impl<P: Plane> Player<'_, P> {
         let seat = self.plane.seat(0, node);
         let grow = call(&seat, volume, life.cloned(), Act::Expand { mib }, "", size);
         let other = call(&seat, volume, life.cloned(), act, "", size);
+        let hits = self.plane.hits()?;
         let (grown, other) = futures::join!(grow, other);
-        self.revive().await?;
+        let died = self.revive().await?;
         // The node may see the LUN before or after it has grown.
         let grow = self.book.due(volume, Act::Expand { mib });
         for (answer, dues) in [
@@ -177,7 +178,15 @@ impl<P: Plane> Player<'_, P> {
                     let met = dues.into_iter().any(|due| meets(&answer, due).is_ok());
                     ensure!(met, "{dues:?} are due, and it was answered {answer:?}");
                 }
-                Err(status) => self.said.push(status.message().to_owned()),
+                Err(status) => {
+                    self.said.push(status.message().to_owned());
+                    let due = dues.iter().any(|due| wanted(*due).contains(&status.code()));
+                    let told = transient(&status) || due || died || self.plane.hits()? > hits;
+                    ensure!(
+                        told,
+                        "a final code beside growth, and nothing has gone wrong: {status:?}"
+                    );
+                }
             }
         }
         Ok(())

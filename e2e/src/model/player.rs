@@ -376,7 +376,7 @@ pub(super) fn transient(status: &Status) -> bool {
 }
 
 /// The code of a failure that is due.
-fn wanted(due: Due) -> &'static [Code] {
+pub(super) fn wanted(due: Due) -> &'static [Code] {
     match due {
         Due::NotFound => &[Code::NotFound],
         Due::Exists => &[Code::AlreadyExists],

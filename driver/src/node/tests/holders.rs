@@ -49,6 +49,26 @@ async fn a_raw_device_that_the_host_has_claimed_is_not_published() {
     assert!(co.fake.mounted().is_empty());
 }
 
+/// The same where a file system is to be used.
+#[tokio::test]
+async fn who_keeps_a_file_system_from_being_made_or_mounted_is_named() {
+    let co = Co::new();
+    co.fake.world().claimed = true;
+    put(&co, &format!("{UNIT}/holders/md127/dev"), "9:127");
+    fails(
+        co.stage().await,
+        Code::FailedPrecondition,
+        "claimed it: md127",
+    );
+    co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
+    co.fake.answer(
+        "mount -t",
+        32,
+        "mount: /staging: /dev/sdb already mounted or mount point busy.",
+    );
+    fails(co.stage().await, Code::Unavailable, "it is held: md127");
+}
+
 /// A mount that a container has taken along into a namespace of its own.
 #[tokio::test]
 async fn who_keeps_a_volume_from_being_let_go_is_named() {

@@ -207,6 +207,54 @@ async fn choice_17_a_final_answer_leaves_no_publication() {
     }
 }
 
+/// A link in the place of a directory would let a path lead anywhere on the node.
+#[tokio::test]
+async fn paths_stay_below_the_kubelets_directory() {
+    let fake = Fake::with_lun();
+    fake.make_dir("/kubelet/staging");
+    fake.make_dir("/kubelet/pods");
+    let mut co = Co::on(fake);
+    co.node = Node::new(
+        co.fake.clone(),
+        NODE.to_owned(),
+        "csi.synology.com".to_owned(),
+        Duration::from_secs(120),
+        InFlight::default(),
+    )
+    .below(Some("/kubelet".to_owned()));
+    fails(
+        co.stage().await,
+        Code::FailedPrecondition,
+        "not below /kubelet",
+    );
+    assert!(co.fake.world().log.is_empty());
+    co.staging = "/kubelet/staging";
+    co.stage().await.unwrap();
+    co.publish("/kubelet/pods/1", false).await.unwrap();
+    fails(
+        co.publish("/pods/1", false).await,
+        Code::FailedPrecondition,
+        "--kubelet-dir",
+    );
+    co.fake
+        .world()
+        .links
+        .extend([("/kubelet/pods".to_owned(), "/etc".to_owned())]);
+    for refused in [
+        co.publish("/kubelet/pods/2", false).await,
+        co.unpublish("/kubelet/pods/2").await,
+        co.stats("/kubelet/pods/2").await.map(drop),
+    ] {
+        let status = refused.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        assert!(status.message().contains("leads to /etc/2"), "{status}");
+    }
+    co.fake.world().links.clear();
+    co.unpublish("/kubelet/pods/1").await.unwrap();
+    co.unstage().await.unwrap();
+    assert!(co.fake.mounted().is_empty());
+}
+
 #[tokio::test]
 async fn what_stands_at_the_target_is_not_replaced() {
     let co = Co::new();

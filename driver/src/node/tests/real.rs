@@ -30,6 +30,7 @@ impl Life {
             driver_name: "csi.synology.com".to_owned(),
             database: RwLock::default(),
             replacement_timeout: Duration::from_secs(120),
+            kubelet_dir: None,
         };
         let capability = if fs == "raw" {
             Co::raw().capability()
