@@ -21,7 +21,16 @@ impl Initiator {
     /// node-sim fails.
     pub fn init(folder: &Path, targets: &Path) -> Result<Self> {
         let root = folder.join("node");
-        node_sim(&["init", "--root", &text(&root), "--targets", &text(targets)])?;
+        // Commands are killed all the time; the lock that they leave is waited for, but not for half a minute.
+        node_sim(&[
+            "init",
+            "--root",
+            &text(&root),
+            "--targets",
+            &text(targets),
+            "--lock-wait",
+            "100",
+        ])?;
         Ok(Self {
             root,
             simulated: true,

@@ -34,6 +34,13 @@ enum Command {
         /// Default: the one it has, or a new one of its own.
         #[arg(long, value_name = "IQN")]
         initiator_name: Option<String>,
+        /// How long iscsiadm waits for the lock of its database that somebody who was killed has left. Default: what it was, and
+        /// 30 s as open-iscsi.
+        #[arg(long, value_name = "MILLISECONDS")]
+        lock_wait: Option<u64>,
+        /// Such a lock stays, as since open-iscsi 2.1.10; with --lock-wait.
+        #[arg(long, requires = "lock_wait")]
+        stays_locked: bool,
     },
     /// Show sessions, their loop devices and files, and node records. Changes nothing.
     Status {
@@ -96,8 +103,13 @@ fn run(command: Command, program: &Path) -> io::Result<String> {
             root,
             targets,
             initiator_name,
+            lock_wait,
+            stays_locked,
         } => {
             let host = Host::init(&root, &targets, initiator_name.as_deref(), program)?;
+            if let Some(lock_wait) = lock_wait {
+                host.set_patience(lock_wait, stays_locked)?;
+            }
             let bin = host.root().join("bin");
             Ok(format!(
                 "Host root {} is ready; put {} first on PATH.",

@@ -11,8 +11,12 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
+
+#[path = "bench/program.rs"]
+mod program;
+
+use program::{program, skip};
 
 /// What both must agree on, apart from what every line of the real one is freed of (see [`plain`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -384,13 +388,9 @@ fn plain(ended: Ended, etc: &str) -> Ended {
     Ended(code, plain(&out), plain(&err))
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place of this test that starts programs"
-)]
-fn start(program: &[&str], args: &[&str]) -> Ended {
-    let ended = Command::new(program[0])
-        .args(&program[1..])
+fn start(words: &[&str], args: &[&str]) -> Ended {
+    let ended = program(words[0])
+        .args(&words[1..])
         .args(args)
         .env("LC_ALL", "C")
         .output()
@@ -401,19 +401,6 @@ fn start(program: &[&str], args: &[&str]) -> Ended {
         text(&ended.stdout),
         text(&ended.stderr),
     )
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the environment of a test is where the count of skips is kept"
-)]
-fn skip(test: &str, missing: &str) {
-    let line = format!("SKIP: {test}: needs {missing}\n");
-    eprint!("{line}");
-    if let Ok(log) = std::env::var("SKIP_LOG") {
-        let log = fs::OpenOptions::new().create(true).append(true).open(log);
-        log.unwrap().write_all(line.as_bytes()).unwrap();
-    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -12,6 +11,10 @@ use std::time::{Duration, Instant};
 use node_sim::target::loopdev::Targets;
 use node_sim::target::{LogicalUnit, Target};
 use serde_json::Value;
+
+mod program;
+
+use program::{program, skip};
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -26,7 +29,7 @@ impl Bench {
     /// `None`, and a line that says so, where loop devices cannot be had.
     pub(crate) fn new(test: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
-            skip(test);
+            skip(test, "root");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -39,6 +42,9 @@ impl Bench {
             &root,
             "--targets",
             &bench.targets.dir().display().to_string(),
+            // Commands are killed here, and leave the lock.
+            "--lock-wait",
+            "50",
         ]);
         assert!(made.status.success(), "{made:?}");
         Some(bench)
@@ -103,12 +109,8 @@ impl Bench {
     }
 
     /// The host's own `iscsiadm`, not started yet.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place of these tests that starts programs"
-    )]
     pub(crate) fn iscsiadm(&self, line: &str) -> Command {
-        let mut command = Command::new(self.root().join("bin/iscsiadm"));
+        let mut command = program(self.root().join("bin/iscsiadm"));
         command
             .args(line.split_whitespace())
             .stdin(Stdio::null())
@@ -224,32 +226,20 @@ impl Drop for Bench {
 }
 
 /// Runs `node-sim`.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place of these tests that starts programs"
-)]
 pub(crate) fn node_sim(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_node-sim"))
+    program(env!("CARGO_BIN_EXE_node-sim"))
         .args(args)
         .output()
         .unwrap()
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place of these tests that starts programs"
-)]
 fn losetup(args: &[&str]) -> std::io::Result<Output> {
-    Command::new("losetup").args(args).output()
+    program("losetup").args(args).output()
 }
 
 /// Write-protects a device, as a program under test may.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place of these tests that starts programs"
-)]
 pub(crate) fn protect(device: &Path) {
-    let status = Command::new("blockdev").arg("--setro").arg(device).status();
+    let status = program("blockdev").arg("--setro").arg(device).status();
     assert!(status.unwrap().success());
 }
 
@@ -272,24 +262,6 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < end, "{what}: not within 10 s");
         thread::park_timeout(Duration::from_millis(2));
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "SKIP_LOG counts what a run could not test; read once per skipped test"
-)]
-fn skip(test: &str) {
-    let line = format!("SKIP: {test}: needs root\n");
-    eprint!("{line}");
-    if let Ok(log) = std::env::var("SKIP_LOG") {
-        File::options()
-            .create(true)
-            .append(true)
-            .open(log)
-            .unwrap()
-            .write_all(line.as_bytes())
-            .unwrap();
     }
 }
 
