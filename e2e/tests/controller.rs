@@ -16,6 +16,7 @@ mod controller {
     mod listing;
     mod login;
     mod losing;
+    mod mark;
     mod proving;
     mod rivals;
     mod together;

@@ -50,13 +50,11 @@ pub(super) const BUGS: [Bug; 50] = [
     Bug {
         name: "create-without-look-up",
         file: "driver/src/controller/create.rs",
-        find: "Err(refusal) => look_up(nas, &new, asked, refusal).await?,",
+        find: r"Err(refusal) => {
+                let lun = look_up(nas, &new, asked, refusal).await?;",
         replace: r#"Err(source) => {
-                return Err(Error::Dsm {
-                    doing: format!("creating LUN {}", new.name),
-                    source,
-                });
-            }"#,
+                let doing = format!("creating LUN {}", new.name);
+                let lun: Lun = Err(Error::Dsm { doing, source })?;"#,
         what: "a reply is lost once, and the claim waits for ever for a LUN that the NAS says exists already",
     },
     Bug {
@@ -231,8 +229,8 @@ pub(super) const BUGS: [Bug; 50] = [
     Bug {
         name: "target-not-loaded-is-gone",
         file: "driver/src/controller/unpublish.rs",
-        find: "Some(seen) if withdrawn == 0 || node.is_none() => Err(doubtful(doing(), seen)),",
-        replace: "Some(seen) if seen.is_empty() => Err(doubtful(doing(), seen)),",
+        find: "if (withdrawn == 0 || node.is_none())",
+        replace: "if (withdrawn > 0 && node.is_none())",
         what: "a NAS that is still starting does not show a target: the volume counts as detached, and the target stays for ever",
     },
     Bug {
@@ -302,7 +300,7 @@ pub(super) const BUGS: [Bug; 50] = [
     Bug {
         name: "create-adopts-anything",
         file: "driver/src/controller/create.rs",
-        find: "plan::adopt(&self.driver, &lun, asked)?;",
+        find: "plan::adopt(&self.owner, &lun, asked)?;",
         replace: "",
         what: "a claim of 20 GiB is given a LUN of 10 that happens to have its name",
     },

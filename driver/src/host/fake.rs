@@ -268,36 +268,6 @@ impl World {
         Some(answer.map_err(|limit| HostError::Overran { what, limit }))
     }
 
-    /// The name and number of a device node, and a session that it is reached through.
-    fn block_at(&self, device: &str) -> Option<(String, DeviceNumber, &SessionState)> {
-        if let Some(map) = self.map.as_ref().filter(|_| multipath::is_map(device)) {
-            let path = map.paths.iter().find_map(|id| self.sessions.get(id))?;
-            return Some(("dm-0".to_owned(), multipath::NUMBER, path));
-        }
-        let (id, session) = self.session_of_node(device)?;
-        let (name, number) = disk_of(id);
-        Some((name, number, session))
-    }
-
-    /// A path below a map cannot be opened for itself.
-    fn is_path(&self, device: &str) -> bool {
-        let below = |map: &multipath::MapState| {
-            let node = |id: &u32| format!("/dev/{}", disk_of(*id).0);
-            map.paths.iter().any(|id| node(id) == device)
-        };
-        self.map.as_ref().is_some_and(below)
-    }
-
-    fn session_of_node(&self, device: &str) -> Option<(u32, &SessionState)> {
-        let mut with_disk = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.seen.is_some());
-        with_disk
-            .find(|(id, _)| format!("/dev/{}", disk_of(**id).0) == device)
-            .map(|(id, session)| (*id, session))
-    }
-
     fn stat(&self, path: &str) -> Option<Stat> {
         if let Some(mount) = self.mounts.iter().rfind(|mount| mount.point == path) {
             let number = mount

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::programs::{end, say};
-use super::{Exit, SessionState, World};
+use super::{DeviceNumber, Exit, SessionState, World, disk_of, multipath};
 use crate::publication::Portal;
 
 /// Where its records lie.
@@ -26,6 +26,36 @@ node.conn[0].timeo.login_timeout = 120
 ";
 
 impl World {
+    /// The name and number of a device node, and a session that it is reached through.
+    pub(super) fn block_at(&self, device: &str) -> Option<(String, DeviceNumber, &SessionState)> {
+        if let Some(map) = self.map.as_ref().filter(|_| multipath::is_map(device)) {
+            let path = map.paths.iter().find_map(|id| self.sessions.get(id))?;
+            return Some(("dm-0".to_owned(), multipath::NUMBER, path));
+        }
+        let (id, session) = self.session_of_node(device)?;
+        let (name, number) = disk_of(id);
+        Some((name, number, session))
+    }
+
+    /// A path below a map cannot be opened for itself.
+    pub(super) fn is_path(&self, device: &str) -> bool {
+        let below = |map: &multipath::MapState| {
+            let node = |id: &u32| format!("/dev/{}", disk_of(*id).0);
+            map.paths.iter().any(|id| node(id) == device)
+        };
+        self.map.as_ref().is_some_and(below)
+    }
+
+    pub(super) fn session_of_node(&self, device: &str) -> Option<(u32, &SessionState)> {
+        let mut with_disk = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.seen.is_some());
+        with_disk
+            .find(|(id, _)| format!("/dev/{}", disk_of(**id).0) == device)
+            .map(|(id, session)| (*id, session))
+    }
+
     /// Every session asks its target anew.
     pub(super) fn see_units(&mut self) {
         for session in self.sessions.values_mut() {
