@@ -245,7 +245,10 @@ impl Nas {
         uuid: &str,
         outside: &dyn Outside,
     ) -> Result<(), Refusal> {
-        let timing = self.config.timing;
+        let mut timing = self.config.timing;
+        if !self.settings.deleted_luns_stay_listed {
+            timing.delete_takes = 0;
+        }
         let mut lun = self.living_lun(uuid)?.clone();
         let (location, used) = (lun.location.clone(), lun.uses(outside));
         lun.dying = Some(now + timing.delete_takes);

@@ -65,9 +65,10 @@ pub struct Settings {
     pub otp_codes_once: bool,
     /// Under CSRF protection, give the login's token to clients that do not ask for it, too.
     pub token_unasked: bool,
-    /// Let `LUN.list` show a deleted LUN for as long as DSM works on it (see the latency); off, it is gone at once.
+    /// Let `LUN.list` show a deleted LUN, and its name be taken, for as long as DSM works on it (see the latency); off, it is gone
+    /// at once.
     pub deleted_luns_stay_listed: bool,
-    /// Let `LUN.get` find it so long, too.
+    /// Where it does, let `LUN.get` find it so long, too.
     pub deleted_luns_answer_get: bool,
     /// On DSM 7.0, refuse to map ADV LUNs (18990570).
     pub adv_unmappable_on_7_0: bool,
@@ -123,9 +124,9 @@ impl Default for Settings {
             otp_codes_once: true,
             // ASSUMED: only who asks gets it. Fixtures of pysyno, which does not ask, have one all the same.
             token_unasked: false,
-            // ASSUMED: `list` lags and `get` does not. democratic and N4S4 poll the list after a delete; jt asks with `get`
-            // at once, on the very model that this timing is of, and would fail if it still found the LUN.
-            deleted_luns_stay_listed: true,
+            // ASSUMED: neither lags. jt asks with `get` at once, on the very model that this timing is of, and would fail if it
+            // still found the LUN; that `list` lags is known only from democratic and N4S4, which poll it.
+            deleted_luns_stay_listed: false,
             deleted_luns_answer_get: false,
             // ASSUMED: off; it was one user's box (official #23), whose LUN was in "load fail" for a reason of its own.
             adv_unmappable_on_7_0: false,
@@ -259,6 +260,7 @@ mod tests {
             assert_eq!(bench.code(LUN, "delete", &[("uuid", &uuid)]), 0);
             let rows = bench.ok(LUN, "list", &[])["luns"].take();
             assert_eq!(rows.as_array().unwrap().len(), usize::from(listed));
+            assert_eq!(bench.nas.state.luns.len(), usize::from(listed));
             for key in [&*uuid, "a"] {
                 let code = bench.code(LUN, "get", &[("uuid", key)]);
                 assert_eq!(code == 0, got, "{key}: {code}");

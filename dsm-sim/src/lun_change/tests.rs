@@ -299,6 +299,7 @@ fn a_new_lun_is_locked_for_a_while_and_may_be_deleted_meanwhile() {
 fn a_deleted_lun_is_listed_for_a_while() {
     // Behaviours 3 and 13 of dsm-api.md section 11.
     let mut bench = Bench::with(Latency::Ds918.timing(), Generation::Seven);
+    bench.nas.settings.deleted_luns_stay_listed = true;
     let uuid = bench.lun("a", "BLUN_THICK", 40 * GIB);
     assert_eq!(bench.code(LUN, "delete", &[("uuid", &uuid)]), 0);
     let list = [("additional", "[\"is_action_locked\"]")];

@@ -109,7 +109,8 @@ impl Nas {
             .settings(Settings {
                 thin_growth_needs_space: true,
                 shrink_code: SHRINKS,
-                // Nobody knows which of the two a NAS does while it lags.
+                // Nobody knows whether a NAS lags after a delete, and where.
+                deleted_luns_stay_listed: !self.seed.is_multiple_of(3),
                 deleted_luns_answer_get: self.seed % 4 < 2,
                 ..Settings::default()
             })

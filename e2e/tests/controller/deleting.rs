@@ -41,7 +41,7 @@ async fn choice_19_a_published_volume_is_not_deleted() -> Result<()> {
 #[tokio::test]
 async fn choice_19_a_volume_made_again_is_never_the_dying_one() -> Result<()> {
     let world = Plan::controller().slow().start().await?;
-    let found = json!({"deleted_luns_answer_get": true});
+    let found = json!({"deleted_luns_stay_listed": true, "deleted_luns_answer_get": true});
     world.nas.patch_settings(&found).await?;
     let csi = Csi::of(&world.plugin);
     let first = csi.create("pvc-1", GIB).await?;
@@ -76,6 +76,8 @@ async fn choice_19_a_volume_made_again_is_never_the_dying_one() -> Result<()> {
 #[tokio::test]
 async fn choice_19_a_volume_made_again_waits_for_the_name_of_the_dying_one() -> Result<()> {
     let world = Plan::controller().slow().start().await?;
+    let listed = json!({"deleted_luns_stay_listed": true});
+    world.nas.patch_settings(&listed).await?;
     let csi = Csi::of(&world.plugin);
     let first = csi.create("pvc-1", GIB).await?;
     csi.delete(&first).await?;
