@@ -256,6 +256,7 @@ async fn a_self_signed_certificate_as_openssl_makes_it_is_given_as_it_is() -> Re
 async fn answering(answer: String) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
+    let answer = answer.replacen("\r\n", "\r\nConnection: close\r\n", 1);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let answer = answer.clone();
