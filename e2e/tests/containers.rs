@@ -105,9 +105,9 @@ async fn contained_controller_trusts_no_other_authority() -> Result<()> {
     let (url, own) = (nas.url(), &nas.authority);
     for (url, authority, why) in [
         // Each dsm-sim calls its authority the same; they differ in their keys.
-        (&url, &other, "BadSignature"),
+        (&url, &other, "another key"),
         // The right authority, and an address that its certificate is not for.
-        (&unnamed, own, "not valid for name"),
+        (&unnamed, own, "write tls_server_name"),
     ] {
         let driver = Driver::controller(&scene, &Access { url, authority }).await?;
         let refused = Life::create(&driver, "pvc-1", GIB, EXT4).await;

@@ -227,6 +227,10 @@ async fn look_up(
             asked.name, nas.name
         )
     };
+    if refusal.is_before_sending() {
+        // Nobody was let in: asking once more would only double the time until the caller hears of it.
+        return Err(refusal).doing(doing);
+    }
     match nas.lun_called(name).await {
         Ok(Some(lun)) if lun.name == *name => Ok(lun),
         Ok(_) => {

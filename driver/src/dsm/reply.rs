@@ -195,6 +195,9 @@ impl fmt::Display for Code {
     }
 }
 
+/// The API of logins.
+pub(super) const LOGIN: &str = "SYNO.API.Auth";
+
 /// Why a call has no good answer. It can be told to several: those who wait for one login share what becomes of it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DsmError {
@@ -331,6 +334,21 @@ impl DsmError {
             | Self::Lost { .. }
             | Self::Garbled { .. }
             | Self::Refused { .. } => false,
+        }
+    }
+
+    /// The call was not sent: there was no way to the NAS, or no session.
+    pub fn is_before_sending(&self) -> bool {
+        match self {
+            Self::Lost { api, .. } | Self::Garbled { api, .. } | Self::Refused { api, .. } => {
+                *api == LOGIN
+            }
+            // What is said of an address may have been said by who stands before the NAS.
+            Self::Misplaced { .. } => false,
+            Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::Login { .. }
+            | Self::Password { .. } => true,
         }
     }
 

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::call::Call;
 use super::client::Client;
 use super::credential::Credential;
-use super::reply::{Code, DsmError, Nothing, SessionLoss};
+use super::reply::{Code, DsmError, LOGIN, Nothing, SessionLoss};
 use crate::metrics;
 
 /// A login needs no disk but those that sleep. A NAS that hangs is told of before its caller gives up.
@@ -148,7 +148,7 @@ impl Client {
     }
 
     async fn end(&self, session: &Session) {
-        let call = Call::new("SYNO.API.Auth", 1, "logout");
+        let call = Call::new(LOGIN, 1, "logout");
         let ended = timeout(FAREWELL, self.send_with::<Nothing>(&call, session)).await;
         if !matches!(ended, Ok(Ok(Nothing))) {
             debug!(nas = %self.account.nas, ?ended, "logout failed");
@@ -212,7 +212,7 @@ impl Client {
     async fn send_login(&self, password: &SecretString) -> Result<LoginAnswer, DsmError> {
         // Version 6 is the highest that DSM 6 offers, and DSM 7 still takes it. Values are plain: this API is not JSON.
         let form = [
-            ("api", "SYNO.API.Auth"),
+            ("api", LOGIN),
             ("version", "6"),
             ("method", "login"),
             ("account", &self.account.username),
@@ -222,8 +222,7 @@ impl Client {
             ("enable_syno_token", "yes"),
         ];
         let request = self.request("auth.cgi");
-        self.send(request, &form, "SYNO.API.Auth", "login", DEADLINE)
-            .await
+        self.send(request, &form, LOGIN, "login", DEADLINE).await
     }
 }
 
@@ -237,7 +236,7 @@ impl LoginAnswer {
     fn into_session(self, number: u64, renewed: bool) -> Result<Session, DsmError> {
         let header = |text: &str| {
             let garbled = |_| DsmError::Garbled {
-                api: "SYNO.API.Auth",
+                api: LOGIN,
                 method: "login",
                 seen: "a sid or token that cannot stand in a header".to_owned(),
             };

@@ -315,6 +315,13 @@ fn remedy(problem: &CertificateError, pin: &str) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "it is not valid yet: put the clocks of the NAS and of this node right (timedatectl)".to_owned()
         }
+        CertificateError::BadSignature => format!(
+            "its authority has the name of one that is known, and another key: give its own one as ca_file, or trust its key, tls_pins: [\"{pin}\"]; {look}"
+        ),
+        // As openssl makes it: rustls calls it CaUsedAsEndEntity.
+        CertificateError::Other(_) => format!(
+            "it is an authority's, or of a form that is not read: give this very certificate as ca_file, or trust its key, tls_pins: [\"{pin}\"]; {look}"
+        ),
         other => format!(
             "{other}: give this very certificate as ca_file, or trust its key, tls_pins: [\"{pin}\"]; {look}"
         ),

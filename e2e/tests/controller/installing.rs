@@ -10,6 +10,7 @@ use e2e::nas::{PASSWORD, Settings};
 use e2e::plane::Plane as _;
 use e2e::world::{Plan, World};
 use e2e::{GIB, MIB};
+use futures::future::join_all;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
-use super::common::{Csi, NODE_A, refused};
+use super::common::{AUTH, Csi, NODE_A, refused};
 
 /// A CO asks until its volume is there, is formatted, mounted and grown; how long that took.
 fn heals(
@@ -75,6 +76,26 @@ fn a_password_rotated_in_the_driver_before_the_nas_waits_for_it() -> Result<()> 
     let took = heals(account("the old one"), &words, &account(PASSWORD))?;
     ensure!(took <= Duration::from_secs(900), "{took:?}");
     Ok(())
+}
+
+/// All who wait for a NAS that hangs hear of it before a sidecar's patience ends, and what it was.
+#[test]
+fn a_nas_that_hangs_at_the_login_keeps_nobody_for_long() -> Result<()> {
+    play(2, async |world| {
+        world.knob("/sessions/expire", json!({})).await?;
+        let hang = json!({"api": AUTH, "method": "login", "times": 0, "fault": {"kind": "hang"}});
+        world.knob("/faults", hang).await?;
+        let seat = world.seat(0, 0);
+        let started = Instant::now();
+        let ask = async |name: String| {
+            let answer = Life::create(&seat, &name, GIB, Content::Block).await;
+            refused(answer, Code::Unavailable, &["Auth.login", "no answer"]);
+        };
+        join_all((0..3).map(|number| ask(format!("pvc-{number}")))).await;
+        let took = started.elapsed();
+        ensure!(took <= Duration::from_secs(31), "{took:?}");
+        world.clear().await
+    })
 }
 
 /// A restart of the controller after the repair: no waiting at all.
@@ -256,6 +277,7 @@ async fn a_self_signed_certificate_as_openssl_makes_it_is_given_as_it_is() -> Re
 async fn answering(answer: String) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
+    let answer = answer.replacen("\r\n", "\r\nConnection: close\r\n", 1);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let answer = answer.clone();

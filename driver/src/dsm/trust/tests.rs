@@ -87,6 +87,10 @@ fn dsm_s_own_certificate_is_trusted_under_its_name_or_by_its_key() {
         ..known(&authority)
     };
     assert_eq!(shown(named.clone(), &certificate), Ok(()));
+    // Whatever an authority calls itself.
+    let [_, namesake] = of_dsm();
+    let refusal = shown(known(&namesake), &certificate).unwrap_err();
+    assert!(refusal.contains("another key"), "{refusal}");
     // The name alone is no reason to trust anybody.
     let alone = Trust {
         certificates: vec![],
