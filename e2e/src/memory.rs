@@ -531,7 +531,7 @@ impl Seen {
         let lun = |lun: &Value| LunSeen {
             name: text(&lun["name"]),
             size: lun["size"].as_u64().unwrap_or_default(),
-            ours: text(&lun["description"]).starts_with(DRIVER),
+            ours: text(&lun["description"]).starts_with("csi2 o="),
         };
         let mapped = |target: &Value| {
             let luns = target["mapped_luns"].as_array().cloned();

@@ -29,21 +29,29 @@ pub fn new_record(iqn: &Iqn, portal: &Portal) -> Cmd {
 ///
 /// That iscsid never gives up a session is [`super::record::REOPEN`]: open-iscsi before 2.0.877 does not know the setting.
 pub fn settings(iqn: &Iqn, portal: &Portal, replacement_timeout: Duration) -> Cmd {
-    let seconds = replacement_timeout.as_secs().to_string();
-    let settings = [
+    let mut command = record(iqn, portal).args(["-o", "update"]);
+    for (name, value) in pinned(replacement_timeout) {
+        command = command.args(["-n", name, "-v", &value]);
+    }
+    command
+}
+
+/// What [`settings`] writes: names and values.
+pub fn pinned(replacement_timeout: Duration) -> [(&'static str, String); 8] {
+    [
         ("node.startup", "manual"),
         ("node.conn[0].startup", "manual"),
         ("node.leading_login", "No"),
         ("node.session.nr_sessions", "1"),
         ("node.session.scan", "manual"),
-        ("node.session.timeo.replacement_timeout", &seconds),
+        (
+            "node.session.timeo.replacement_timeout",
+            &replacement_timeout.as_secs().to_string(),
+        ),
         ("node.session.initial_login_retry_max", "1"),
         ("node.conn[0].timeo.login_timeout", "15"),
-    ];
-    let pairs = settings
-        .into_iter()
-        .flat_map(|(name, value)| ["-n", name, "-v", value]);
-    record(iqn, portal).args(["-o", "update"]).args(pairs)
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
 }
 
 /// Logs in to the target at one portal. open-iscsi itself gives up after about 2 minutes when nobody answers; kubelet waits

@@ -81,6 +81,16 @@ pub fn with_auth(text: &str, chap: Option<&Chap>) -> Option<SecretString> {
     Some(SecretString::from(lines.join("\n") + "\n"))
 }
 
+/// A line of a record that says otherwise than these settings.
+pub fn disagreeing<'a>(text: &'a str, settings: &[(&'static str, String)]) -> Option<&'a str> {
+    text.lines().find(|line| {
+        line.split_once('=').is_some_and(|(name, value)| {
+            let wanted = settings.iter().find(|(key, _)| *key == name.trim());
+            wanted.is_some_and(|(_, wanted)| *wanted != value.trim())
+        })
+    })
+}
+
 fn auth_lines(chap: Option<&Chap>) -> Vec<String> {
     let Some(chap) = chap else {
         return vec![format!("{METHOD} = None")];
@@ -114,6 +124,18 @@ mod tests {
             initiator: account("alice", "planted=12345"),
             target: mutual.then(|| account("nas", "planted-67890")),
         }
+    }
+
+    #[test]
+    fn a_record_is_held_against_what_was_written_into_it() {
+        let settings = [("node.session.scan", "manual".to_owned())];
+        assert_eq!(disagreeing(FRESH, &settings), None);
+        let other = FRESH.replace("scan = manual", "scan = auto");
+        assert_eq!(
+            disagreeing(&other, &settings),
+            Some("node.session.scan = auto")
+        );
+        assert_eq!(disagreeing("node.session.scanner = x\n", &settings), None);
     }
 
     #[test]

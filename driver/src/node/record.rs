@@ -169,7 +169,15 @@ impl<H: Host> Machine<H> {
             let Some(text) = if_present(self.host.read(&path).await).doing(doing())? else {
                 continue;
             };
-            let Some(text) = record::with_auth(&String::from_utf8_lossy(&text), chap) else {
+            let text = String::from_utf8_lossy(&text);
+            let pinned = iscsiadm::pinned(self.replacement_timeout);
+            if let Some(line) = record::disagreeing(&text, &pinned) {
+                return Err(Error::Unproven {
+                    what: format!("writing the record of {iqn} at {portal}"),
+                    seen: format!("iscsiadm has ended well, and the record says {line:?}"),
+                });
+            }
+            let Some(text) = record::with_auth(&text, chap) else {
                 return Ok(());
             };
             return self

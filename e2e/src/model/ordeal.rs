@@ -293,7 +293,7 @@ impl<P: Plane> Player<'_, P> {
     /// What is listed is what there is.
     pub(super) async fn list(&mut self, tries: usize) -> Result<()> {
         let mut last = None;
-        for _ in 0..tries {
+        for attempt in 0..tries {
             let request = csi::ListVolumesRequest::default();
             let answer = self
                 .plane
@@ -307,7 +307,7 @@ impl<P: Plane> Player<'_, P> {
                 Err(status) => {
                     ensure!(transient(&status), "ListVolumes: {status:?}");
                     last = Some(status);
-                    self.plane.pause(PAUSE).await;
+                    self.plane.pause(PAUSE * (1 << attempt.min(6))).await;
                 }
             }
         }
@@ -342,7 +342,7 @@ impl<P: Plane> Player<'_, P> {
         };
         let content = Kind::Ext4.content();
         let mut last = None;
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
             let seat = self.plane.seat(0, 0);
             let life = Life::of(&seat, "pvc-foreign", content, never.clone())?;
             let answer = match which {
@@ -362,7 +362,7 @@ impl<P: Plane> Player<'_, P> {
             match answer {
                 Err(status) if transient(&status) => {
                     last = Some(status);
-                    self.plane.pause(PAUSE).await;
+                    self.plane.pause(PAUSE * (1 << attempt.min(6))).await;
                 }
                 Err(status) => {
                     let code = status.code();

@@ -24,8 +24,8 @@ use crate::{GIB, MIB};
 pub(super) const TRIES: usize = 60;
 /// Between the first two of them; it doubles as a sidecar's does, up to a minute.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
-/// Nothing that was begun is still under way after this.
-const SETTLED: Duration = Duration::from_secs(300);
+/// Nothing that was begun is still under way after this, and a NAS has been up for long enough to be believed.
+const SETTLED: Duration = Duration::from_secs(1200);
 const NEVER_MADE: &str = "nas1/00000000-0000-4000-8000-000000000000";
 /// LUNs of somebody else's; the last has the name that the driver would choose for `pvc-9`.
 const FOREIGN: [&str; 3] = ["finance", "csi-not-ours", "csi-pvc-9"];

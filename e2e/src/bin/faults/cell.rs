@@ -25,9 +25,9 @@ const VOLUME: u8 = 0;
 const TAIL: usize = 40;
 /// How often a call is tried while the fault lasts.
 const TRIES: u32 = 3;
-/// A NAS that has restarted has loaded its LUNs after this. It is longer than any pause between two tries: by that a plane
+/// A NAS that has restarted has loaded its LUNs after this, and is believed. It is longer than any pause between two tries: by that a plane
 /// whose time is real knows what is waited for.
-const LOADED: Duration = Duration::from_secs(100);
+const LOADED: Duration = Duration::from_secs(16 * 60);
 /// The tool that resizes is at work after this.
 const AT_WORK: Duration = Duration::from_secs(2);
 
