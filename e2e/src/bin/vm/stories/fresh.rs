@@ -63,7 +63,7 @@ impl Fresh {
     async fn undo(self) -> Result<()> {
         let remote = &self.remote;
         for tool in MULTIPATH {
-            remote.run(&["umount", tool]).await?;
+            remote.run(&["umount", "--lazy", tool]).await?;
         }
         remote
             .run(&["kill", "-9", &self.service.to_string()])
