@@ -3,8 +3,6 @@
 // ASSUMED: each of these shapes. Recorded is a `mapping_index` of -1 and `volume_id`s of none; the rest is what a client must
 // not fall over, since nobody knows all that DSM may say of what is not a driver's own.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use crate::clock::Millis;
@@ -165,18 +163,7 @@ fn odd_target(number: u32) -> Target {
         target_id: number,
         name: format!("odd-{number}"),
         iqn: format!("iqn.2000-01.com.synology:somebody.odd-{number}"),
-        auth_type: 0,
-        user: String::new(),
-        password: String::new(),
-        mutual_user: String::new(),
-        mutual_password: String::new(),
-        max_sessions: 1,
-        has_header_checksum: false,
-        has_data_checksum: false,
-        max_recv_seg_bytes: 262_144,
-        max_send_seg_bytes: 262_144,
-        enabled: true,
-        luns: BTreeMap::new(),
+        ..Target::blank()
     }
 }
 

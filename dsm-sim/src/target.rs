@@ -60,6 +60,28 @@ impl Row for Target {
 }
 
 impl Target {
+    /// What a target is where nobody says otherwise.
+    pub(crate) fn blank() -> Self {
+        Self {
+            target_id: 0,
+            name: String::new(),
+            iqn: String::new(),
+            auth_type: 0,
+            user: String::new(),
+            password: String::new(),
+            mutual_user: String::new(),
+            mutual_password: String::new(),
+            // Measured: one initiator unless more are asked for.
+            max_sessions: 1,
+            has_header_checksum: false,
+            has_data_checksum: false,
+            max_recv_seg_bytes: 262_144,
+            max_send_seg_bytes: 262_144,
+            enabled: true,
+            luns: BTreeMap::new(),
+        }
+    }
+
     /// Whether this LUN is mapped to it.
     pub(crate) fn maps(&self, uuid: &str) -> bool {
         self.luns.values().any(|mapped| mapped == uuid)

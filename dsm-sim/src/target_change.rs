@@ -1,7 +1,5 @@
 //! What changes targets: `create`, `set`, `delete`, `enable`, `disable`, `map_lun`, `unmap_lun`; dsm-api.md 5.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use crate::code::{Code, Refusal};
@@ -21,24 +19,7 @@ impl Nas {
         for name in ["name", "iqn"] {
             call.params.raw(name).ok_or_else(|| missing(name))?;
         }
-        let blank = Target {
-            target_id: 0,
-            name: String::new(),
-            iqn: String::new(),
-            auth_type: 0,
-            user: String::new(),
-            password: String::new(),
-            mutual_user: String::new(),
-            mutual_password: String::new(),
-            // Measured: one initiator unless more are asked for.
-            max_sessions: 1,
-            has_header_checksum: false,
-            has_data_checksum: false,
-            max_recv_seg_bytes: 262_144,
-            max_send_seg_bytes: 262_144,
-            enabled: true,
-            luns: BTreeMap::new(),
-        };
+        let blank = Target::blank();
         let mut target = self.with_params(blank, &call.params)?;
         if self.state.targets.len() >= self.config.model.max_targets {
             return Err(Code::TooManyTargets.because(format!(
