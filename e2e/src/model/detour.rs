@@ -1,6 +1,7 @@
 //! What a CO does where a plane cannot do all that a NAS and its nodes can. Nothing is left out: what is grown the one way
 //! instead of the other is judged the same.
 
+use super::book::Volume;
 use super::player::Player;
 use super::step::Act;
 use crate::life::Content;
@@ -13,11 +14,7 @@ impl<P: Plane> Player<'_, P> {
         let Some(known) = self.book.volumes.get(&volume) else {
             return Vec::new();
         };
-        let grows = act == Act::ExpandNode && known.shown || act == Act::Stage && known.staged;
-        let Content::Fs(fs) = known.kind.content() else {
-            return Vec::new();
-        };
-        if !grows || known.promised == known.size || self.plane.grows_mounted(fs) {
+        if known.promised == known.size || !self.may_not_grow(known, act) {
             return Vec::new();
         }
         let show = if known.readonly {
@@ -29,6 +26,15 @@ impl<P: Plane> Player<'_, P> {
             vec![Act::Hide, Act::Unstage, Act::Stage, show]
         } else {
             vec![Act::Unstage, Act::Stage]
+        }
+    }
+
+    /// True when a call that finds a grown LUN would have to grow its file system while it is mounted, and this plane cannot.
+    pub(super) fn may_not_grow(&self, known: &Volume, act: Act) -> bool {
+        let grows = act == Act::ExpandNode && known.shown || act == Act::Stage && known.staged;
+        match known.kind.content() {
+            Content::Fs(fs) => grows && !self.plane.grows_mounted(fs),
+            Content::Block => false,
         }
     }
 }

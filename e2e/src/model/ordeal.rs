@@ -169,9 +169,14 @@ impl<P: Plane> Player<'_, P> {
         let died = self.revive().await?;
         // The node may see the LUN before or after it has grown.
         let grow = self.book.due(volume, Act::Expand { mib });
+        let after = if self.may_not_grow(&self.book.volumes[&volume], act) {
+            Due::Refused
+        } else {
+            grow
+        };
         for (answer, dues) in [
             (grown, [grow; 2]),
-            (other, [self.book.due(volume, act), grow]),
+            (other, [self.book.due(volume, act), after]),
         ] {
             match answer {
                 Ok(answer) => {
