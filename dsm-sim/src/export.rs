@@ -219,6 +219,7 @@ fn logical_unit(uuid: &str, lun: Option<&Lun>, backstore: &Backstore) -> Logical
         product: "Storage".to_owned(),
         revision: "4.0".to_owned(),
         unmap: lun.is_some_and(Lun::takes_unmap),
+        write_cache: lun.is_some_and(Lun::has_write_cache),
     }
 }
 

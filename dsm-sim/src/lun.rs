@@ -96,6 +96,12 @@ impl Lun {
         self.dev_attribs.can_unmap()
     }
 
+    /// Whether initiators are told of a write cache that they have to flush.
+    // ASSUMED: a LUN without `emulate_sync_cache` announces no write cache, so that initiators never flush; nobody has measured it.
+    pub(crate) fn has_write_cache(&self) -> bool {
+        self.dev_attribs.flushes()
+    }
+
     /// Whether DSM is still cloning it from another.
     pub(crate) fn is_half_done(&self, now: Millis) -> bool {
         self.half_done_until.is_some_and(|until| now < until)

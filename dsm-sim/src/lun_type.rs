@@ -202,6 +202,11 @@ impl DevAttribs {
         self.0 & UNMAP != 0
     }
 
+    /// Whether SYNCHRONIZE CACHE is honoured.
+    pub(crate) fn flushes(self) -> bool {
+        self.0 & SYNC_CACHE != 0
+    }
+
     /// The integer of all attributes.
     pub(crate) fn bitmap(self) -> u8 {
         self.0

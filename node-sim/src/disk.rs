@@ -177,6 +177,22 @@ pub(crate) fn size(device: &str) -> Option<u64> {
         .filter(|bytes| *bytes > 0)
 }
 
+/// Makes the kernel take the device for one with a volatile write cache, or for one without.
+pub(crate) fn set_write_cache(device: &str, volatile: bool) -> io::Result<()> {
+    let name = Path::new(device).file_name().unwrap_or_default();
+    let file = Path::new("/sys/class/block")
+        .join(name)
+        .join("queue/write_cache");
+    std::fs::write(
+        file,
+        if volatile {
+            "write back"
+        } else {
+            "write through"
+        },
+    )
+}
+
 /// What sysfs says of a device; `None` when it does not.
 fn number(device: &str, attribute: &str) -> Option<u64> {
     let name = Path::new(device).file_name()?;

@@ -17,6 +17,7 @@
 //! | disabled: live sessions go on | yes | yes | yes |
 //! | disabled: open-iscsi's login ends with | 19 | 19; 24 with CHAP | 8, after two minutes where other targets listen |
 //! | UNMAP announced | always | by the caller's wish, also under a live session | by the caller's wish, as the unit is made |
+//! | write cache announced | – | by the caller's wish, as the unit is made | by the caller's wish, at the initiator's next look |
 //! | implicit ALUA (TPGS) | – | **no**: 0 | yes: 1 |
 //! | T10 designator (VPD 0x83) begins with the vendor | – | **no**: it is the SCSI ID | yes |
 //! | a unit below 512 bytes | yes | not exported | the kernel's affair |
@@ -81,6 +82,14 @@ pub struct LogicalUnit {
     /// Whether it says that it takes UNMAP (VPD page 0xb2).
     #[serde(default)]
     pub unmap: bool,
+    /// Whether it says that it has a volatile write cache (WCE of the caching mode page), which makes initiators flush it. What
+    /// is written down before this was known has one, as the exports had then.
+    #[serde(default = "has_write_cache")]
+    pub write_cache: bool,
+}
+
+fn has_write_cache() -> bool {
+    true
 }
 
 /// What an initiator proves itself with, and what it may ask for in return.

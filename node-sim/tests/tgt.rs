@@ -49,6 +49,7 @@ impl Bench {
                 product: "Storage".to_owned(),
                 revision: "4.0".to_owned(),
                 unmap: true,
+                write_cache: true,
             }
         };
         Target {

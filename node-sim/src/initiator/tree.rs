@@ -362,6 +362,7 @@ mod tests {
             product: "Storage".into(),
             revision: "4.0".into(),
             unmap: true,
+            write_cache: true,
         };
         tree.add_disk(3, 7, 1, &unit, "/dev/loop9").unwrap();
         let read = |path: &str| fs::read_to_string(class.join("session3").join(path)).unwrap();

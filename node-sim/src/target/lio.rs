@@ -225,6 +225,8 @@ impl Work<'_> {
         if disk::size(&device) != Some(capacity) {
             self.losetup.grow(&device)?;
         }
+        // An iblock backstore announces the write cache that its device has.
+        disk::set_write_cache(&device, unit.write_cache)?;
         let tree = &self.side.tree;
         let shown = tree.backstore(&unit.serial)?;
         if !plan::is_backstore(unit, &device, shown.as_ref()) {

@@ -73,6 +73,7 @@ impl Bench {
             product: "Storage".into(),
             revision: "4.0".into(),
             unmap: true,
+            write_cache: true,
         }
     }
 

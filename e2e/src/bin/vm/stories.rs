@@ -3,6 +3,7 @@
 mod chap;
 mod comeback;
 mod fence;
+mod flush;
 mod fresh;
 mod growth;
 mod identity;
@@ -62,6 +63,7 @@ pub(crate) const ALL: &[Story] = &[
     story!("life/btrfs", life::btrfs),
     story!("life/block", life::block),
     story!("growth/five-times", growth::five_times),
+    story!("flush/honoured-or-not", flush::honoured_or_not),
     story!("chap/secrets", chap::secrets),
     story!("chap/stranger", chap::stranger, second),
     story!("chap/default", chap::default, second, Lio),

@@ -14,6 +14,7 @@ fn target(iqn: &str) -> Target {
         product: "Storage".into(),
         revision: "4.0".into(),
         unmap: true,
+        write_cache: true,
     };
     Target {
         iqn: iqn.into(),

@@ -174,14 +174,22 @@ impl fmt::Debug for Step {
 /// 32 hex digits.
 pub(super) fn description(unit: &LogicalUnit) -> String {
     format!(
-        "vendor_id={},product_id={},product_rev={},scsi_sn={},scsi_id={},{}",
+        "vendor_id={},product_id={},product_rev={},scsi_sn={},scsi_id={},{},{}",
         unit.vendor,
         unit.product,
         unit.revision,
         unit.serial,
         scsi_id(unit),
+        caching(unit),
         thinness(unit)
     )
+}
+
+/// The caching mode page (SBC-3, page 8, 18 bytes): byte 2 has WCE, the volatile write cache, in bit 2; the rest is what tgt has
+/// there by itself.
+fn caching(unit: &LogicalUnit) -> String {
+    let wce = if unit.write_cache { "0x14" } else { "0x10" };
+    format!("mode_page=8:0:18:{wce}:0:0xff:0xff:0:0:0xff:0xff:0xff:0xff:0x80:0x14:0:0:0:0:0:0")
 }
 
 /// Tgt announces UNMAP for a unit that it is told is thin, and punches holes then.

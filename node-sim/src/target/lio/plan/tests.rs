@@ -16,6 +16,7 @@ pub(in super::super) fn unit() -> LogicalUnit {
         product: "Storage".into(),
         revision: "4.0".into(),
         unmap: true,
+        write_cache: true,
     }
 }
 

@@ -13,6 +13,7 @@ fn unit(serial: &str) -> LogicalUnit {
         product: "Storage".into(),
         revision: "4.0".into(),
         unmap: true,
+        write_cache: true,
     }
 }
 
@@ -139,7 +140,7 @@ fn a_new_target_lets_initiators_in_last() {
         [
             "new --mode target --tid 1 --targetname iqn.t",
             "new --mode logicalunit --tid 1 --lun 1 --bstype rdwr --backing-store /luns/a.img",
-            "update --mode logicalunit --tid 1 --lun 1 --params vendor_id=SYNOLOGY,product_id=Storage,product_rev=4.0,scsi_sn=a,scsi_id=36001405a,thin_provisioning=1",
+            "update --mode logicalunit --tid 1 --lun 1 --params vendor_id=SYNOLOGY,product_id=Storage,product_rev=4.0,scsi_sn=a,scsi_id=36001405a,mode_page=8:0:18:0x14:0:0xff:0xff:0:0:0xff:0xff:0xff:0xff:0x80:0x14:0:0:0:0:0:0,thin_provisioning=1",
             "new --mode account --user joe --password ********",
             "bind --mode account --tid 1 --user joe",
             "new --mode account --user nas --password ********",

@@ -1,0 +1,75 @@
+//! A pod's fsync reaches the NAS where its LUN honours flushes (`enableFuaSyncCache`), and nobody flushes where it does not.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::GIB;
+use e2e::life::{Content, Life, create_request};
+
+use crate::scene::Scene;
+
+/// What the kernel knows of the cache of a disk.
+#[derive(Debug)]
+struct Cache {
+    /// `write back` or `write through`.
+    mode: String,
+    /// Flushes that the disk has answered (Documentation/block/stat.rst, field 16).
+    flushes: u64,
+}
+
+pub(crate) async fn honoured_or_not(scene: &mut Scene) -> Result<String> {
+    let (on, flushed) = written(scene, "pvc-flushed", "true").await?;
+    ensure!(
+        on.mode == "write back",
+        "{on:?}: no write cache is announced"
+    );
+    ensure!(flushed > 0, "an fsync has made no flush: {on:?}");
+    let (off, not) = written(scene, "pvc-not-flushed", "false").await?;
+    ensure!(
+        off.mode == "write through" && not == 0,
+        "{not} flushes: {off:?}"
+    );
+    Ok(format!(
+        "enableFuaSyncCache true: {}, {flushed} flushes for 4 fsyncs; false: {}, none",
+        on.mode, off.mode
+    ))
+}
+
+/// A pod writes and syncs four times on a volume of such a class: the disk's cache, and the flushes that came of it.
+async fn written(scene: &Scene, name: &str, honoured: &str) -> Result<(Cache, u64)> {
+    let world = &scene.world;
+    let mut request = create_request(name, GIB, Content::Fs("ext4"));
+    request
+        .parameters
+        .insert("enableFuaSyncCache".to_owned(), honoured.to_owned());
+    let mut volume = Life::create_as(world, request, Content::Fs("ext4")).await?;
+    volume.attach(world).await?;
+    let device = scene.device(&volume)?;
+    let before = cache(&device)?;
+    let mut file = File::create(volume.file("synced"))?;
+    for _ in 0..4 {
+        file.write_all(&[7; 4096])?;
+        file.sync_all()?;
+    }
+    let after = cache(&device)?;
+    drop(file);
+    volume.detach(world).await?;
+    volume.delete(world).await?;
+    let flushed = after.flushes - before.flushes;
+    Ok((after, flushed))
+}
+
+fn cache(device: &Path) -> Result<Cache> {
+    let name = device.file_name().context("no device")?;
+    let folder = Path::new("/sys/class/block").join(name);
+    let stat = fs::read_to_string(folder.join("stat"))?;
+    let flushes = stat.split_whitespace().nth(15);
+    Ok(Cache {
+        mode: fs::read_to_string(folder.join("queue/write_cache"))?
+            .trim()
+            .to_owned(),
+        flushes: flushes.context("this kernel counts no flushes")?.parse()?,
+    })
+}
