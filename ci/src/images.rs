@@ -102,9 +102,20 @@ fn tag(name: &str) -> String {
     format!("localhost/{name}:{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The full names of all of them.
+/// The full names of all of them, here.
 pub(crate) fn tags() -> impl Iterator<Item = String> {
-    IMAGES.iter().map(|image| tag(image.name))
+    names().map(tag)
+}
+
+/// The names of all of them: each is its program's, too.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    IMAGES.iter().map(|image| image.name)
+}
+
+/// The cargo package of an image's program.
+pub(crate) fn package(name: &str) -> &'static str {
+    let found = IMAGES.iter().find(|image| image.name == name);
+    found.map_or("", |image| image.folder)
 }
 
 /// Builds them, starts each program in them, and tells what is inside.
@@ -113,6 +124,18 @@ pub(crate) fn tags() -> impl Iterator<Item = String> {
 /// When one cannot be built, is too large, holds a program that does not start, a shell, or a file that gives its user
 /// another's rights.
 pub(crate) fn run(context: &Context, images: &Images) -> Result<()> {
+    make(context, images, None)
+}
+
+/// [`run()`], and leaves each image in `folder` as an archive, with a list of its packages beside it: `NAME.tar`, `NAME.packages`.
+///
+/// # Errors
+/// As [`run()`]; or an archive cannot be written.
+pub(crate) fn save(context: &Context, images: &Images, folder: &Path) -> Result<()> {
+    make(context, images, Some(folder))
+}
+
+fn make(context: &Context, images: &Images, archives: Option<&Path>) -> Result<()> {
     let meant = |image: &&Image| images.only.as_deref().is_none_or(|only| only == image.name);
     let chosen: Vec<&Image> = IMAGES.iter().filter(meant).collect();
     ensure!(
@@ -144,6 +167,16 @@ pub(crate) fn run(context: &Context, images: &Images) -> Result<()> {
     }
     for (image, content) in chosen.iter().zip(&contents) {
         judge(image, content)?;
+        if let Some(folder) = archives {
+            fs::create_dir_all(folder)?;
+            let packages = content.packages.join("\n") + "\n";
+            fs::write(folder.join(format!("{}.packages", image.name)), packages)?;
+            engine
+                .step("save --output")
+                .arg(folder.join(format!("{}.tar", image.name)))
+                .arg(tag(image.name))
+                .quiet(&format!("Writing the archive of {}", image.name))?;
+        }
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ const TOP: [&str; 10] = [
 pub(crate) fn run(context: &Context) -> Result<()> {
     let metadata = Step::new(
         context,
-        "cargo metadata --format-version 1 --no-deps --offline",
+        "cargo metadata --locked --format-version 1 --no-deps --offline",
     )
     .output()?;
     if !metadata.success {
