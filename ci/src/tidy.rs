@@ -1,6 +1,7 @@
 //! House rules that no compiler checks.
 
 mod dependency;
+mod documented;
 mod dsm;
 mod source;
 
@@ -50,6 +51,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         breaches.extend(source::breaches(file, &context.root));
     }
     breaches.extend(source::command_breaches(&files));
+    breaches.extend(documented::breaches(&files));
 
     let assumed: Vec<String> = files.iter().flat_map(source::assumed).collect();
     println!("{} assumptions to try first on a real NAS:", assumed.len());
