@@ -102,7 +102,16 @@ impl Layout {
     fn layer(&self, context: &Context, file: &Path, wanted: &Value) -> Result<Value> {
         // An archive may name a layer twice, the second time by a link.
         let plain = self.folder.join("layer.tar");
-        fs::copy(file, &plain)?;
+        let packed = self.folder.join("layer.tar.gz");
+        if is_packed(file)? {
+            // As engines with containerd's store keep them: whatever packed it, the bytes shall be ours.
+            fs::copy(file, &packed)?;
+            Step::new(context, "gzip --decompress --force")
+                .arg(&packed)
+                .quiet("Unpacking a layer")?;
+        } else {
+            fs::copy(file, &plain)?;
+        }
         ensure!(
             format!("sha256:{}", digest(&plain)?) == *wanted,
             "{}: not the layer {wanted} that the image's configuration names",
@@ -111,7 +120,6 @@ impl Layout {
         Step::new(context, "gzip --no-name --force")
             .arg(&plain)
             .quiet("Compressing a layer")?;
-        let packed = self.folder.join("layer.tar.gz");
         let (digest, size) = (digest(&packed)?, fs::metadata(&packed)?.len());
         fs::rename(&packed, self.place(&digest))?;
         Ok(described(LAYER, &digest, size))
@@ -186,6 +194,13 @@ fn text(value: &Value) -> Result<&str> {
     value
         .as_str()
         .with_context(|| format!("{value} is no text"))
+}
+
+/// It begins as gzip's files do (RFC 1952, 2.3.1).
+fn is_packed(file: &Path) -> Result<bool> {
+    let mut start = [0; 2];
+    let mut opened = File::open(file).with_context(|| file.display().to_string())?;
+    Ok(opened.read(&mut start)? == 2 && start == [0x1f, 0x8b])
 }
 
 /// The SHA-256 of a file.

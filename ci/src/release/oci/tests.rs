@@ -82,6 +82,27 @@ fn both_processors_images_have_one_name_and_the_same_bytes_the_same_digest() {
 }
 
 #[test]
+fn an_engine_may_have_packed_its_layers() {
+    let context = Context::read().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join("layer");
+    fs::write(&plain, b"inside").unwrap();
+    Step::new(&context, "gzip --fast")
+        .arg(&plain)
+        .quiet("Packing")
+        .unwrap();
+    let packed = fs::read(folder.path().join("layer.gz")).unwrap();
+    let digest = |layer: &[u8], name: &str| {
+        let file = folder.path().join(name);
+        archive(&file, "amd64", layer, b"inside");
+        let layout = Layout::create(folder.path().join("layout")).unwrap();
+        let part = layout.image(&context, &file, "amd64").unwrap();
+        part.descriptor["digest"].clone()
+    };
+    assert_eq!(digest(b"inside", "plain"), digest(&packed, "packed"));
+}
+
+#[test]
 fn what_is_not_the_image_that_was_built_is_refused() {
     let context = Context::read().unwrap();
     let folder = tempfile::tempdir().unwrap();
