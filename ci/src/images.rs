@@ -3,7 +3,12 @@
 pub(crate) mod engine;
 mod scan;
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
@@ -171,11 +176,14 @@ fn make(context: &Context, images: &Images, archives: Option<&Path>) -> Result<(
             fs::create_dir_all(folder)?;
             let packages = content.packages.join("\n") + "\n";
             fs::write(folder.join(format!("{}.packages", image.name)), packages)?;
+            let archive = folder.join(format!("{}.tar", image.name));
             engine
                 .step("save --output")
-                .arg(folder.join(format!("{}.tar", image.name)))
+                .arg(&archive)
                 .arg(tag(image.name))
                 .quiet(&format!("Writing the archive of {}", image.name))?;
+            // Docker writes it for its owner alone, and root hands it on to others.
+            fs::set_permissions(&archive, Permissions::from_mode(0o644))?;
         }
     }
     Ok(())
