@@ -5,18 +5,24 @@ use std::path::Path;
 
 use super::source::File;
 
-const PAGE: &str = "driver/docs/troubleshooting.md";
+/// Where messages are quoted, in tables under the head `Message`; what changes in a message is an ellipsis there.
+const PAGES: [&str; 2] = ["driver/docs/tls.md", "driver/docs/troubleshooting.md"];
 /// For whoever changes the driver; whoever uses it reads the others.
 const DESIGN: &str = "driver/docs/design.md";
+/// The heads of such tables.
+const HEADS: [&str; 3] = ["Message", "Metric", "What"];
 /// A row is found by this many letters of a message, or more.
 const LEAST: usize = 8;
 
 /// Everything that nobody is told of, and every message that nobody says.
 pub(super) fn breaches(files: &[File]) -> Vec<String> {
     let mut found = untold(files);
-    match files.iter().find(|file| file.path == Path::new(PAGE)) {
-        Some(page) => found.extend(unsaid(page, &said(files))),
-        None => found.push(format!("{PAGE}: not there")),
+    let said = said(files);
+    for path in PAGES {
+        match files.iter().find(|file| file.path == Path::new(path)) {
+            Some(page) => found.extend(unsaid(page, &said)),
+            None => found.push(format!("{path}: not there")),
+        }
     }
     found
 }
@@ -128,41 +134,48 @@ fn said(files: &[File]) -> String {
     said
 }
 
-/// The messages at the head of the page's rows that no source has.
+/// The messages at the heads of the page's rows that no source has.
 fn unsaid(page: &File, said: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut rows = 0;
+    let (mut found, mut rows, mut messages) = (Vec::new(), 0, false);
     for (number, line) in page.text.lines().enumerate() {
+        let place = page.at(number);
         let Some((head, _)) = line
             .strip_prefix("| ")
             .and_then(|row| row.split_once(" | "))
         else {
+            // Another table has another head.
+            messages = messages && line.starts_with('|');
             continue;
         };
-        let quoted: Vec<&str> = head.split('`').skip(1).step_by(2).collect();
-        if quoted.is_empty() {
+        messages |= HEADS.contains(&head);
+        let pieces: Vec<&str> = head
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .flat_map(|quoted| quoted.split('…'))
+            .map(str::trim)
+            .filter(|piece| !piece.is_empty() && !is_code(piece))
+            .collect();
+        if !messages || pieces.is_empty() {
             continue;
         }
         rows += 1;
-        for message in &quoted {
-            if !said.contains(message) {
-                found.push(format!(
-                    "{PAGE}:{}: the driver nowhere says `{message}`",
-                    number + 1
-                ));
-            }
+        for piece in pieces.iter().filter(|piece| !said.contains(**piece)) {
+            found.push(format!("{place}: the driver nowhere says `{piece}`"));
         }
-        if quoted.iter().all(|message| message.len() < LEAST) {
-            found.push(format!(
-                "{PAGE}:{}: nobody finds a message by so little",
-                number + 1
-            ));
+        if pieces.iter().all(|piece| piece.len() < LEAST) {
+            found.push(format!("{place}: nobody finds a message by so little"));
         }
     }
     if rows == 0 {
-        found.push(format!("{PAGE}: quotes no message"));
+        found.push(format!("{}: quotes no message", page.path.display()));
     }
     found
+}
+
+/// One of DSM's, which the source holds as numbers.
+fn is_code(piece: &str) -> bool {
+    piece.bytes().all(|it| it.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -174,7 +187,8 @@ mod tests {
     fn tree(readme: &str, page: &str) -> Vec<File> {
         [
             ("README.md", readme),
-            (PAGE, page),
+            (PAGES[0], TOLD),
+            (PAGES[1], page),
             ("driver/src/config.rs", CONFIG),
             (
                 "driver/src/request/parameters.rs",
@@ -201,7 +215,8 @@ mod tests {
     }
 
     const ALL: &str = "--host-root nas: url: password: location fsType csi_rpc_seconds{rpc,code}";
-    const ROW: &str = "| `the NAS has gone away` | look for it |\n";
+    const ROW: &str = "| Message | Do |\n|---|---|\n| `the NAS has gone away` | look for it |\n";
+    const TOLD: &str = "| Shows | Do |\n|---|---|\n| `no message` | x |\n\n| Message | Do |\n|---|---|\n| `the NAS … gone away` `401` | x |\n";
 
     #[test]
     fn what_is_told_and_said_is_no_breach() {
@@ -224,22 +239,24 @@ mod tests {
 
     #[test]
     fn each_quoted_message_must_be_one() {
-        for page in [
+        for row in [
             "| `the NAS has come back` | x |\n",
+            "| `the NAS … has come back` | x |\n",
             "| `a comment only` | x |\n",
             "| `the NAS has gone away` `and more` | x |\n",
             "| `the` | x |\n",
-            "# Nothing\n",
+            "\nNothing\n",
         ] {
-            let found = breaches(&tree(ALL, page));
-            assert_eq!(found.len(), 1, "{page}: {found:?}");
+            let page = format!("| Message | Do |\n|---|---|\n{row}");
+            let found = breaches(&tree(ALL, &page));
+            assert_eq!(found.len(), 1, "{row}: {found:?}");
         }
         // What Kubernetes says is not quoted so.
         let other = format!("{ROW}| *waiting for a volume* | x |\n");
         assert!(breaches(&tree(ALL, &other)).is_empty());
         let without: Vec<File> = tree(ALL, ROW)
             .into_iter()
-            .filter(|file| file.path != Path::new(PAGE))
+            .filter(|file| file.path != Path::new(PAGES[1]))
             .collect();
         assert_eq!(breaches(&without).len(), 1);
     }

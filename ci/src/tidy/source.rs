@@ -58,7 +58,7 @@ impl File {
             .is_some_and(|found| found == extension)
     }
 
-    fn at(&self, line: usize) -> String {
+    pub(super) fn at(&self, line: usize) -> String {
         format!("{}:{}", self.path.display(), line + 1)
     }
 
