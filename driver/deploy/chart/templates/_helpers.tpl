@@ -79,7 +79,7 @@ imagePullSecrets:
 {{- range .it }}
 {{- $out = append $out (include "synology-csi.textual" (dict "it" .) | fromYaml).it }}
 {{- end }}
-{{- else }}
+{{- else if not (kindIs "invalid" .it) }}
 {{- $out = include "synology-csi.text" .it }}
 {{- end }}
 {{- toYaml (dict "it" $out) }}
