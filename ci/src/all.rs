@@ -5,16 +5,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::{
-    chart, check, containers, context::Context, crash, external, faults, fuzz, go, k8s, model,
-    peers, sabotage, show, table, testing, tidy, vm, workflows,
+    chart, check, containers, context::Context, crash, deny, external, faults, fuzz, go, k8s,
+    model, peers, sabotage, show, table, testing, tidy, vm, workflows,
 };
 
 /// A task: its name, whether it is of any use without root, and what it does.
 type Task = (&'static str, bool, fn(&Context) -> Result<()>);
 
-const TASKS: [Task; 21] = [
+const TASKS: [Task; 22] = [
     ("fmt", false, |context| check::fmt(context, false)),
     ("lint", false, check::lint),
+    ("deny", false, |context| {
+        deny::run(context, &deny::Deny::default())
+    }),
     ("tidy", false, tidy::run),
     ("spec", false, go::spec),
     ("chart", false, |context| {

@@ -30,10 +30,10 @@ pub(crate) fn lint(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Lint)?;
     Step::new(
         context,
-        "cargo clippy --workspace --all-targets --quiet -- -D warnings",
+        "cargo clippy --locked --workspace --all-targets --quiet -- -D warnings",
     )
     .show()?;
-    Step::new(context, "cargo doc --workspace --no-deps --quiet")
+    Step::new(context, "cargo doc --locked --workspace --no-deps --quiet")
         .env("RUSTDOCFLAGS", "-D warnings")
         .show()
 }

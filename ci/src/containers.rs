@@ -41,7 +41,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
 
 /// Only the tests are started by `runner`: cargo may have to fetch something.
 fn test_program(context: &Context, runner: &[String]) -> Step {
-    let rest = "test --workspace --test containers --no-fail-fast --";
+    let rest = "test --locked --workspace --test containers --no-fail-fast --";
     if runner.is_empty() {
         return Step::new(context, &format!("cargo {rest}"));
     }

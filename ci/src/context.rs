@@ -20,6 +20,8 @@ pub(crate) struct Context {
     pub(crate) root: PathBuf,
     /// Cargo's target directory; programs we install go to `tools` below it.
     pub(crate) target: PathBuf,
+    /// Where cargo keeps what it has fetched for all workspaces.
+    pub(crate) cargo: PathBuf,
     /// What this process may do.
     pub(crate) privileges: Privileges,
     /// Somebody watches: progress lines and colours make sense.
@@ -45,9 +47,11 @@ impl Context {
             fs::read_to_string("/proc/self/status").context("/proc/self/status: is this Linux?")?;
         let target =
             get("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |set| root.join(set));
+        let home = get("HOME").map(PathBuf::from).unwrap_or_default();
         Ok(Self {
             root: root.to_owned(),
             target,
+            cargo: get("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from),
             privileges: Privileges::parse(&status)
                 .context("/proc/self/status has no Uid or CapEff")?,
             terminal: io::stdout().is_terminal(),

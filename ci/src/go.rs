@@ -269,7 +269,7 @@ pub(crate) fn spec(context: &Context) -> Result<()> {
     let descriptor = context.target.join("csi.binpb");
     let write = Step::new(
         context,
-        "cargo run --quiet -p proto --example descriptor --",
+        "cargo run --locked --quiet -p proto --example descriptor --",
     )
     .arg(&descriptor);
     write.quiet("Compiling proto/csi.proto")?;

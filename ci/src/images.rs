@@ -3,7 +3,12 @@
 pub(crate) mod engine;
 mod scan;
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
@@ -102,9 +107,20 @@ fn tag(name: &str) -> String {
     format!("localhost/{name}:{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The full names of all of them.
+/// The full names of all of them, here.
 pub(crate) fn tags() -> impl Iterator<Item = String> {
-    IMAGES.iter().map(|image| tag(image.name))
+    names().map(tag)
+}
+
+/// The names of all of them: each is its program's, too.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    IMAGES.iter().map(|image| image.name)
+}
+
+/// The cargo package of an image's program.
+pub(crate) fn package(name: &str) -> &'static str {
+    let found = IMAGES.iter().find(|image| image.name == name);
+    found.map_or("", |image| image.folder)
 }
 
 /// Builds them, starts each program in them, and tells what is inside.
@@ -113,6 +129,18 @@ pub(crate) fn tags() -> impl Iterator<Item = String> {
 /// When one cannot be built, is too large, holds a program that does not start, a shell, or a file that gives its user
 /// another's rights.
 pub(crate) fn run(context: &Context, images: &Images) -> Result<()> {
+    make(context, images, None)
+}
+
+/// [`run()`], and leaves each image in `folder` as an archive, with a list of its packages beside it: `NAME.tar`, `NAME.packages`.
+///
+/// # Errors
+/// As [`run()`]; or an archive cannot be written.
+pub(crate) fn save(context: &Context, images: &Images, folder: &Path) -> Result<()> {
+    make(context, images, Some(folder))
+}
+
+fn make(context: &Context, images: &Images, archives: Option<&Path>) -> Result<()> {
     let meant = |image: &&Image| images.only.as_deref().is_none_or(|only| only == image.name);
     let chosen: Vec<&Image> = IMAGES.iter().filter(meant).collect();
     ensure!(
@@ -144,6 +172,19 @@ pub(crate) fn run(context: &Context, images: &Images) -> Result<()> {
     }
     for (image, content) in chosen.iter().zip(&contents) {
         judge(image, content)?;
+        if let Some(folder) = archives {
+            fs::create_dir_all(folder)?;
+            let packages = content.packages.join("\n") + "\n";
+            fs::write(folder.join(format!("{}.packages", image.name)), packages)?;
+            let archive = folder.join(format!("{}.tar", image.name));
+            engine
+                .step("save --output")
+                .arg(&archive)
+                .arg(tag(image.name))
+                .quiet(&format!("Writing the archive of {}", image.name))?;
+            // Docker writes it for its owner alone, and root hands it on to others.
+            fs::set_permissions(&archive, Permissions::from_mode(0o644))?;
+        }
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ mod check;
 mod containers;
 mod context;
 mod crash;
+mod deny;
 mod doctor;
 mod external;
 mod faults;
@@ -68,6 +69,8 @@ enum Task {
     },
     /// Clippy and rustdoc; a warning is an error
     Lint,
+    /// Which crates the workspace may be made of: licences, sources, and with --advisories known faults
+    Deny(deny::Deny),
     /// House rules: who may depend on whom, what lies where, nothing half-done; lists the assumptions
     Tidy,
     /// Is proto/csi.proto the CSI specification's?
@@ -108,13 +111,13 @@ enum Task {
     /// Builds the images of the driver and both simulators, starts every program in them, and tells what is inside (root, where no
     /// Docker engine runs)
     Images(images::Images),
-    /// What a tag publishes, for the hosted pipeline: images for two kinds of processor, the chart, signatures
+    /// What a tag publishes, for the hosted pipeline: archives of images, then what a registry is sent; publishes nothing itself
     Release(release::Release),
     /// Builds the images, then starts them as the chart does: a volume's life over TLS, restarts, rights (root)
     Containers,
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
-    /// fmt, lint, tidy, spec, chart, workflows, external (its check), test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, k8s (on the stand-in), peers, bench, containers, vm and demo, with the time each took
+    /// fmt, lint, deny, tidy, spec, chart, workflows, external (its check), test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, k8s (on the stand-in), peers, bench, containers, vm and demo, with the time each took
     All,
 }
 
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
         Task::Doctor { layer, install } => doctor::run(&context, *layer, *install),
         Task::Fmt { fix } => check::fmt(&context, *fix),
         Task::Lint => check::lint(&context),
+        Task::Deny(deny) => deny::run(&context, deny),
         Task::Tidy => tidy::run(&context),
         Task::Spec => go::spec(&context),
         Task::Chart(chart) => chart::run(&context, chart),

@@ -60,7 +60,7 @@ pub(crate) fn run(context: &Context, model: &Model) -> Result<()> {
         build_programs(context, &[])?;
         "debug/model"
     } else {
-        let build = Step::new(context, "cargo build --release -p e2e --bin model");
+        let build = Step::new(context, "cargo build --locked --release -p e2e --bin model");
         build.quiet("Building the model")?;
         "release/model"
     };

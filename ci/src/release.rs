@@ -1,15 +1,26 @@
-//! What a tag `v…` publishes: the images for two kinds of processor under one name each, and the chart.
+//! What a tag `v…` publishes: the images for two kinds of processor under one name each, the chart, and lists of what is inside.
 //!
 //! ```text
-//! push, on an amd64 and on an arm64 ─▶ REGISTRY/NAME:VERSION-amd64, …-arm64
-//! join, when both have ended        ─▶ REGISTRY/NAME:VERSION, REGISTRY/charts/synology-csi:VERSION, all signed by digest
+//! build, on an amd64 and on an arm64 ─▶ target/built    NAME.tar, NAME.packages
+//! pack, when both have ended         ─▶ target/packed   NAME/, charts/synology-csi/ (OCI layouts), NAME.spdx.json, digests, version
+//! ci/release/publish                 ─▶ a registry, what was packed and nothing else
 //! ```
-//! Whoever calls it has logged in to the registry, and gives the signature its name (keyless: the run itself is the signer).
+//! Everything that runs code of dependencies (build scripts, this program) ends before anybody may publish or sign: [`build`] and [`pack`]
+//! know no registry. `publish` is a short script, so that the job with the rights compiles nothing; it names all by the digests
+//! that [`pack`] has written down.
 
-use std::{fmt::Write as _, fs, path::PathBuf};
+mod oci;
+mod sbom;
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
+use serde_json::Value;
 
 use crate::{
     chart,
@@ -19,83 +30,62 @@ use crate::{
     images::{self, Images},
     run::Step,
 };
+use oci::Layout;
+use sbom::Image;
 
-/// The kinds of processor, as images name them.
-const PROCESSORS: [&str; 2] = ["amd64", "arm64"];
+/// The kinds of processor, as images name them, and as Rust does.
+const PROCESSORS: [(&str, &str); 2] = [("amd64", "x86_64"), ("arm64", "aarch64")];
+
+/// Where the chart lies in a registry.
+const CHART: &str = "charts/synology-csi";
 
 /// Arguments of a release.
 #[derive(Debug, Args)]
 pub(crate) struct Release {
     #[command(subcommand)]
     what: What,
+    /// The tag that is released; must name the version of the workspace and of the chart
+    #[arg(long, global = true, value_name = "vN.N.N", default_value = "")]
+    tag: String,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Builds this machine's images and pushes them
-    Push {
-        #[command(flatten)]
-        place: Place,
+    /// Builds this machine's images, as archives in target/built
+    Build {
         #[command(flatten)]
         images: Images,
     },
-    /// Gives the images of all processors one name, pushes the chart, and signs all of it with cosign
-    Join {
-        #[command(flatten)]
-        place: Place,
-        /// A file to which `version=…` and `registry=…` are added, for the jobs that follow
-        #[arg(long, value_name = "FILE")]
-        output: Option<PathBuf>,
+    /// Makes of all processors' archives what a registry is sent, in target/packed; publishes nothing
+    Pack {
+        /// Holds the folders amd64 and arm64, each what `build` has made on such a machine
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
     },
 }
 
-#[derive(Debug, Args)]
-struct Place {
-    /// Where to, e.g. ghcr.io/somebody
-    #[arg(long, value_name = "HOST/PATH")]
-    registry: String,
-    /// The tag that is released; must name the version of the workspace and of the chart
-    #[arg(long, value_name = "vN.N.N")]
-    tag: String,
-}
-
-/// Publishes a part of a release.
+/// Makes a part of a release.
 ///
 /// # Errors
-/// When versions differ, or something cannot be built, pushed or signed.
+/// When versions differ, or something cannot be built or read.
 pub(crate) fn run(context: &Context, release: &Release) -> Result<()> {
     let chart = context.root.join("driver/deploy/chart/Chart.yaml");
     let chart = fs::read_to_string(&chart).with_context(|| chart.display().to_string())?;
+    let version = agreed(&release.tag, &chart)?;
     match &release.what {
-        What::Push { place, images } => {
-            let version = agreed(&place.tag, &chart)?;
-            push(context, &place.registry(), version, images)
-        }
-        What::Join { place, output } => {
-            let version = agreed(&place.tag, &chart)?;
-            let registry = place.registry();
-            join(context, &registry, version)?;
-            let Some(output) = output else { return Ok(()) };
-            let mut text = fs::read_to_string(output).unwrap_or_default();
-            let _ = writeln!(text, "version={version}\nregistry={registry}");
-            fs::write(output, text).with_context(|| output.display().to_string())
-        }
-    }
-}
-
-impl Place {
-    /// Registries take no capitals; names of accounts may have some.
-    fn registry(&self) -> String {
-        self.registry.to_lowercase()
+        What::Build { images } => images::save(context, images, &context.target.join("built")),
+        What::Pack { from } => pack(context, &context.root.join(from), &chart, version),
     }
 }
 
 /// The version, when the tag, the workspace and the chart agree upon it.
 fn agreed<'a>(tag: &'a str, chart: &str) -> Result<&'a str> {
-    let version = tag.strip_prefix('v').context("a tag begins with v")?;
+    let version = tag
+        .strip_prefix('v')
+        .context("--tag: a tag begins with v")?;
     let ours = env!("CARGO_PKG_VERSION");
     ensure!(version == ours, "{tag}, but the workspace is {ours}");
-    let chart: serde_json::Value = serde_yaml_ng::from_str(chart)?;
+    let chart: Value = serde_yaml_ng::from_str(chart)?;
     for key in ["version", "appVersion"] {
         ensure!(
             chart[key] == version,
@@ -106,97 +96,80 @@ fn agreed<'a>(tag: &'a str, chart: &str) -> Result<&'a str> {
     Ok(version)
 }
 
-/// `localhost/synology-csi:0.1.0` → `synology-csi`.
-fn name(tag: &str) -> &str {
-    let name = tag.rsplit('/').next().unwrap_or(tag);
-    name.split(':').next().unwrap_or(name)
-}
-
-fn push(context: &Context, registry: &str, version: &str, built: &Images) -> Result<()> {
-    let processor = match std::env::consts::ARCH {
-        "x86_64" => PROCESSORS[0],
-        "aarch64" => PROCESSORS[1],
-        other => anyhow::bail!("there are no images for {other}"),
-    };
-    images::run(context, built)?;
-    for tag in images::tags() {
-        let target = format!("{registry}/{}:{version}-{processor}", name(&tag));
-        Step::new(context, "docker tag")
-            .arg(&tag)
-            .arg(&target)
-            .quiet(&format!("Naming {target}"))?;
-        Step::new(context, "docker push --quiet")
-            .arg(&target)
-            .quiet(&format!("Pushing {target}"))?;
+fn pack(context: &Context, from: &Path, chart: &str, version: &str) -> Result<()> {
+    let folder = context.target.join("packed");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
     }
+    fs::create_dir_all(&folder)?;
+    let metadata = metadata(context)?;
+    let lock = fs::read_to_string(context.root.join("Cargo.lock"))?;
+    let mut digests = String::new();
+    for name in images::names() {
+        let layout = Layout::create(folder.join(name))?;
+        let (mut parts, mut debian) = (Vec::new(), Vec::new());
+        for (processor, _) in PROCESSORS {
+            let built = from.join(processor);
+            parts.push(layout.image(context, &built.join(format!("{name}.tar")), processor)?);
+            let packages = built.join(format!("{name}.packages"));
+            let lines = fs::read_to_string(&packages);
+            debian.push((
+                processor,
+                lines.with_context(|| packages.display().to_string())?,
+            ));
+        }
+        let digest = layout.finish(&parts, version)?;
+        let image = Image {
+            name,
+            version,
+            digest: &digest,
+            created: &parts[0].created,
+            package: images::package(name),
+            debian: &debian,
+        };
+        let document = sbom::document(&image, &metadata, &lock)?;
+        fs::write(
+            folder.join(format!("{name}.spdx.json")),
+            document.to_string(),
+        )?;
+        let _ = writeln!(digests, "{digest} {name}");
+    }
+    let about: Value = serde_yaml_ng::from_str(chart)?;
+    let packaged = package_chart(context, version)?;
+    let digest = Layout::create(folder.join(CHART))?.chart(&about, &packaged, version)?;
+    let _ = writeln!(digests, "{digest} {CHART}");
+    fs::write(folder.join("digests"), &digests)?;
+    fs::write(folder.join("version"), format!("{version}\n"))?;
+    print!("{digests}");
     Ok(())
 }
 
-fn join(context: &Context, registry: &str, version: &str) -> Result<()> {
-    let mut sums = String::new();
-    for tag in images::tags() {
-        let name = name(&tag);
-        let target = format!("{registry}/{name}:{version}");
-        let parts = PROCESSORS.map(|processor| format!("{target}-{processor}"));
-        Step::new(context, "docker buildx imagetools create --tag")
-            .arg(&target)
-            .args(&parts)
-            .quiet(&format!("Joining {target}"))?;
-        let asked = Step::new(context, "docker buildx imagetools inspect --format")
-            .arg("{{.Manifest.Digest}}")
-            .arg(&target)
-            .output()?;
-        ensure!(asked.success, "{target}: {}", asked.stderr);
-        let digest = digest(&asked.stdout).with_context(|| format!("{target} has no digest"))?;
-        sign(context, &format!("{registry}/{name}@sha256:{digest}"))?;
-        let _ = writeln!(sums, "{digest}  {registry}/{name}");
+/// Who depends on whom, on any of the processors.
+fn metadata(context: &Context) -> Result<String> {
+    let mut step = Step::new(context, "cargo metadata --locked --format-version 1");
+    for (_, processor) in PROCESSORS {
+        step = step
+            .arg("--filter-platform")
+            .arg(format!("{processor}-unknown-linux-gnu"));
     }
-    let digest = push_chart(context, registry, version)?;
-    let chart = format!("{registry}/charts/synology-csi");
-    sign(context, &format!("{chart}@sha256:{digest}"))?;
-    let _ = writeln!(sums, "{digest}  {chart}");
-    let file = context.target.join("published");
-    fs::create_dir_all(&file)?;
-    fs::write(file.join("checksums"), &sums)?;
-    print!("{sums}");
-    Ok(())
+    let said = step.output()?;
+    ensure!(said.success, "cargo metadata: {}", said.stderr);
+    Ok(said.stdout)
 }
 
-/// Packages the chart and pushes it; its digest.
-fn push_chart(context: &Context, registry: &str, version: &str) -> Result<String> {
+/// The chart, as helm packages it.
+fn package_chart(context: &Context, version: &str) -> Result<PathBuf> {
     doctor::ready(context, Layer::Chart)?;
     let go = Go::find(context).context("no Go")?;
-    let helm = chart::helm(context, &go)?;
-    let helm = helm.to_string_lossy();
-    let folder = context.target.join("published");
+    let folder = context.target.join("packaged");
     fs::create_dir_all(&folder)?;
-    Step::new(context, &helm)
+    Step::new(context, &chart::helm(context, &go)?.to_string_lossy())
         .arg("package")
         .arg(context.root.join("driver/deploy/chart"))
         .arg("--destination")
         .arg(&folder)
         .quiet("Packaging the chart")?;
-    let pushed = Step::new(context, &helm)
-        .arg("push")
-        .arg(folder.join(format!("synology-csi-{version}.tgz")))
-        .arg(format!("oci://{registry}/charts"))
-        .output()?;
-    ensure!(pushed.success, "helm push: {}", pushed.stderr);
-    let said = pushed.stdout + &pushed.stderr;
-    digest(&said).with_context(|| format!("helm push tells no digest: {said}"))
-}
-
-fn sign(context: &Context, reference: &str) -> Result<()> {
-    Step::new(context, "cosign sign --yes")
-        .arg(reference)
-        .quiet(&format!("Signing {reference}"))
-}
-
-/// The 64 digits after the first `sha256:`.
-fn digest(said: &str) -> Option<String> {
-    let (_, rest) = said.split_once("sha256:")?;
-    let digits: String = rest.chars().take_while(char::is_ascii_hexdigit).collect();
-    (digits.len() == 64).then_some(digits)
+    Ok(folder.join(format!("synology-csi-{version}.tgz")))
 }
 
 #[cfg(test)]
@@ -230,18 +203,37 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_the_images() {
-        assert_eq!(name("localhost/dsm-sim:0.1.0"), "dsm-sim");
-        let names: Vec<String> = images::tags().map(|tag| name(&tag).to_owned()).collect();
+    fn each_image_has_a_program_of_the_workspace() {
+        let names: Vec<&str> = images::names().collect();
         assert_eq!(names, ["synology-csi", "dsm-sim", "node-sim"]);
+        let packages: Vec<&str> = names.iter().map(|name| images::package(name)).collect();
+        assert_eq!(packages, ["driver", "dsm-sim", "node-sim"]);
     }
 
+    /// What has a digest is copied by it, and bytes that change on the way are an error; a tag comes last, and never moves.
     #[test]
-    fn digests_are_whole() {
-        let whole = "a1".repeat(32);
-        let said = format!("Pushed: ghcr.io/x/y:1\nDigest: sha256:{whole}\n");
-        assert_eq!(digest(&said), Some(whole));
-        assert_eq!(digest("Digest: sha256:a1b2\n"), None);
-        assert_eq!(digest("nothing"), None);
+    fn what_is_published_is_named_by_its_digest() {
+        let script = include_str!("../release/publish");
+        let copies: Vec<&str> = script
+            .lines()
+            .filter(|line| line.contains("skopeo copy"))
+            .collect();
+        assert_eq!(copies.len(), 2, "{copies:?}");
+        for copy in &copies {
+            assert!(copy.contains(" --all --preserve-digests "), "{copy}");
+        }
+        assert!(
+            copies[0].ends_with("\"docker://$place@$digest\""),
+            "{}",
+            copies[0]
+        );
+        assert!(copies[1].contains("\"docker://$place@$digest\" \"docker://$place:$version\""));
+        for compiler in ["cargo", "rustc", "go ", "helm", "curl", "docker push"] {
+            let commands = script.lines().filter(|line| !line.trim().starts_with('#'));
+            assert!(
+                !commands.collect::<String>().contains(compiler),
+                "{compiler}"
+            );
+        }
     }
 }

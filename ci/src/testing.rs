@@ -26,7 +26,7 @@ pub(crate) fn test(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Test)?;
     // The conformance suite takes minutes, other people's programs are many packages, images take an engine: each has a task of its own.
     let rest = ["conforms_with", "outsider_", "contained_"].map(|part| ["--skip", part]);
-    let tests = Step::new(context, "cargo test --workspace --no-fail-fast --");
+    let tests = Step::new(context, "cargo test --locked --workspace --no-fail-fast --");
     run(context, tests, rest.as_flattened())
 }
 
@@ -88,7 +88,7 @@ fn python(context: &Context) -> Result<PathBuf> {
 /// # Errors
 /// When one does not compile.
 pub(crate) fn build_programs(context: &Context, profile: &[&str]) -> Result<()> {
-    Step::new(context, "cargo build --workspace --bins")
+    Step::new(context, "cargo build --locked --workspace --bins")
         .args(profile)
         .quiet("Building the driver, the simulators and the harness")
 }
@@ -98,7 +98,7 @@ const LIBRARIES: [&str; 2] = ["synology-api==0.9.4", "py-synologydsm-api==2.11.0
 
 /// One program of tests.
 fn one(context: &Context, name: &str) -> Step {
-    let line = format!("cargo test --workspace --test {name} --no-fail-fast --");
+    let line = format!("cargo test --locked --workspace --test {name} --no-fail-fast --");
     Step::new(context, &line)
 }
 

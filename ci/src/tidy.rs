@@ -1,6 +1,7 @@
 //! House rules that no compiler checks.
 
 mod dependency;
+mod documented;
 mod dsm;
 mod source;
 
@@ -36,7 +37,7 @@ const TOP: [&str; 10] = [
 pub(crate) fn run(context: &Context) -> Result<()> {
     let metadata = Step::new(
         context,
-        "cargo metadata --format-version 1 --no-deps --offline",
+        "cargo metadata --locked --format-version 1 --no-deps --offline",
     )
     .output()?;
     if !metadata.success {
@@ -50,6 +51,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         breaches.extend(source::breaches(file, &context.root));
     }
     breaches.extend(source::command_breaches(&files));
+    breaches.extend(documented::breaches(&files));
 
     let assumed: Vec<String> = files.iter().flat_map(source::assumed).collect();
     println!("{} assumptions to try first on a real NAS:", assumed.len());

@@ -89,7 +89,7 @@ impl Vm {
 fn node_tests(context: &Context) -> Result<PathBuf> {
     let mut step = Step::new(
         context,
-        "cargo test --release --workspace --test node --no-run --message-format json",
+        "cargo test --locked --release --workspace --test node --no-run --message-format json",
     );
     let built = step.watch("Building the stories of the loop plane")?;
     if !built.success {

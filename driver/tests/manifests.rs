@@ -92,9 +92,14 @@ fn flags_of(template: &str) -> Vec<String> {
     let text = std::fs::read_to_string(folder.join(template)).unwrap();
     let (_, driver) = text.split_once("        - name: driver\n").unwrap();
     let own = driver.split("        - name: ").next().unwrap();
-    let flags = own
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("- --"));
+    // As it is, or as a text that the template puts together and quotes.
+    let starts = ["- --", "- {{ printf \"--"];
+    let flags = own.lines().filter_map(|line| {
+        let line = line.trim();
+        starts
+            .into_iter()
+            .find_map(|start| line.strip_prefix(start))
+    });
     flags
         .map(|flag| flag.split('=').next().unwrap().to_owned())
         .collect()
@@ -109,7 +114,9 @@ fn the_driver_knows_every_flag_of_the_chart() {
         .collect();
     for template in ["controller.yaml", "node.yaml"] {
         let flags = flags_of(template);
-        assert!(flags.contains(&"metrics-address".to_owned()), "{flags:?}");
+        for seen in ["metrics-address", "driver-name", "log-level"] {
+            assert!(flags.contains(&seen.to_owned()), "{flags:?}");
+        }
         for flag in flags {
             assert!(known.contains(&flag.as_str()), "{template}: --{flag}");
         }

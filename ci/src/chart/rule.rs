@@ -29,6 +29,9 @@ pub(super) fn breaches(objects: &[Value], namespace: &str) -> Vec<String> {
         if place.is_some_and(|place| place != namespace) && !is_role_for_chap {
             found.push(format!("{name}: in another namespace than the release"));
         }
+        if reads_any_secret(object) {
+            found.push(format!("{name}: may read Secrets that it does not name"));
+        }
         if let Some(pod) = look(object, "/spec/template") {
             found.extend(pod_breaches(&name, object, pod));
             if !is(&name, RESTRICTED.0, RESTRICTED.1) && mounts_secret(&pod["spec"]) {
@@ -156,7 +159,7 @@ fn pod_breaches(name: &str, object: &Value, pod: &Value) -> Vec<String> {
             if !(is(name, kind, end) && who == container) {
                 tell("is privileged");
             }
-        } else if !has_no_privilege(security) {
+        } else if !has_no_privilege(security) || !is_confined(spec, security) {
             tell("has more rights than it needs");
         }
     }
@@ -185,6 +188,29 @@ fn has_no_privilege(security: &Value) -> bool {
         && security["readOnlyRootFilesystem"] == true
         && security["capabilities"]["drop"] == serde_json::json!(["ALL"])
         && security["capabilities"].get("add").is_none()
+}
+
+/// The runtime's filter of system calls, said by the container or by its pod.
+fn is_confined(pod: &Value, container: &Value) -> bool {
+    let profile = |security: &Value| security["seccompProfile"]["type"].clone();
+    let own = profile(container);
+    let holds = if own.is_null() {
+        profile(&pod["securityContext"])
+    } else {
+        own
+    };
+    holds == "RuntimeDefault"
+}
+
+/// A role that may read Secrets names each.
+fn reads_any_secret(role: &Value) -> bool {
+    let is_any = |rule: &Value| {
+        list(&rule["resources"])
+            .iter()
+            .any(|it| it == "secrets" || it == "*")
+            && list(&rule["resourceNames"]).is_empty()
+    };
+    list(&role["rules"]).iter().any(is_any)
 }
 
 /// What the pod as a whole has to say; what its containers have to say is [`has_no_privilege`].
@@ -249,6 +275,10 @@ mod tests {
                 json!(true),
             ),
             (
+                format!("{pod}/containers/0/securityContext/seccompProfile"),
+                json!({"type": "Unconfined"}),
+            ),
+            (
                 format!("{pod}/containers/0/securityContext/capabilities/add"),
                 json!(["SYS_ADMIN"]),
             ),
@@ -259,6 +289,23 @@ mod tests {
             assert_eq!(breaches(&[bad], "ns").len(), 1, "{path}");
         }
         assert_eq!(breaches(&[controller(), controller()], "ns").len(), 1);
+    }
+
+    #[test]
+    fn who_reads_secrets_names_them() {
+        let role = |rule: Value| json!({"kind": "Role", "metadata": {"name": "x", "namespace": "ns"}, "rules": [rule]});
+        let found = |rule: Value| breaches(&[role(rule)], "ns").len();
+        assert_eq!(
+            found(json!({"resources": ["secrets"], "resourceNames": ["a"]})),
+            0
+        );
+        assert_eq!(found(json!({"resources": ["persistentvolumes"]})), 0);
+        assert_eq!(found(json!({"resources": ["secrets"]})), 1);
+        assert_eq!(
+            found(json!({"resources": ["secrets"], "resourceNames": []})),
+            1
+        );
+        assert_eq!(found(json!({"resources": ["*"]})), 1);
     }
 
     #[test]

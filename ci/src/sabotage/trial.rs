@@ -216,9 +216,12 @@ impl<'a> Trial<'a> {
 
     /// What the driver does to a real machine no program of the properties has: they bring machines of their own.
     fn unit_tests(&self, bug: &Bug, title: &str) -> Result<Verdict> {
-        let mut step = Step::new(self.context, "cargo test -p driver --lib host::linux")
-            .directory(&self.tree.root)
-            .env("CARGO_TARGET_DIR", &self.build);
+        let mut step = Step::new(
+            self.context,
+            "cargo test --locked -p driver --lib host::linux",
+        )
+        .directory(&self.tree.root)
+        .env("CARGO_TARGET_DIR", &self.build);
         let output = step.watch(&format!("{title}: unit tests"))?;
         self.log(bug.name, "unit-tests", &output)?;
         // What cargo says when a test fails.
@@ -229,7 +232,7 @@ impl<'a> Trial<'a> {
     }
 
     fn compile(&self, title: &str) -> Result<Output> {
-        let mut step = Step::new(self.context, "cargo build --release -p e2e")
+        let mut step = Step::new(self.context, "cargo build --locked --release -p e2e")
             .directory(&self.tree.root)
             .env("CARGO_TARGET_DIR", &self.build)
             // The same crates again and again; all others are there already.

@@ -23,6 +23,11 @@ const HOMES: [&str; 3] = [
     concat!("/ro", "ot/"),
 ];
 
+/// What of cargo looks for crates: by Cargo.lock and by nothing newer, wherever we call it.
+const RESOLVES: [&str; 8] = [
+    "bench", "build", "clippy", "doc", "install", "metadata", "run", "test",
+];
+
 const ASSUMED: &str = concat!("// ASSU", "MED");
 const START: &str = concat!("Command", "::new(");
 const SLEEP: &str = concat!("sle", "ep(");
@@ -53,7 +58,7 @@ impl File {
             .is_some_and(|found| found == extension)
     }
 
-    fn at(&self, line: usize) -> String {
+    pub(super) fn at(&self, line: usize) -> String {
         format!("{}:{}", self.path.display(), line + 1)
     }
 
@@ -97,6 +102,29 @@ pub(super) fn breaches(file: &File, root: &Path) -> Vec<String> {
     }
     if file.is("rs") {
         found.extend(rust_breaches(file));
+    }
+    if file.path.starts_with("ci/src") || file.path.starts_with(".cargo") {
+        found.extend(unlocked(file));
+    }
+    found
+}
+
+/// Calls of cargo that may take other versions than those in Cargo.lock: in a string of ours, or in an alias.
+fn unlocked(file: &File) -> Vec<String> {
+    let tests_from = file.tests_from().unwrap_or(usize::MAX);
+    let mut found = Vec::new();
+    for (number, line) in file.text.lines().enumerate().take(tests_from) {
+        let begins = |start: &str| code_of(line).split('"').any(|text| text.starts_with(start));
+        let resolves = |task: &str| {
+            let alias = file.is("toml") && begins(&format!("{task} "));
+            alias || begins(&format!("cargo {task} "))
+        };
+        if RESOLVES.iter().any(|task| resolves(task)) && !line.contains("--locked") {
+            found.push(format!(
+                "{}: cargo takes what Cargo.lock does not name: --locked",
+                file.at(number)
+            ));
+        }
     }
     found
 }
@@ -347,5 +375,26 @@ mod tests {
             "let a = \"http://x\"; "
         );
         assert_eq!(code_of("/// doc"), "");
+    }
+
+    #[test]
+    fn cargo_is_held_to_its_lock() {
+        let found = |path: &str, text: &str| breaches(&File::new(path, text), Path::new("/")).len();
+        let build = "Step::new(context, \"cargo build --workspace\")";
+        assert_eq!(found("ci/src/a.rs", build), 1);
+        assert_eq!(
+            found("ci/src/a.rs", &build.replace("build", "build --locked")),
+            0
+        );
+        assert_eq!(found("ci/src/a.rs", &build.replace("build", "fmt")), 0);
+        assert_eq!(found("ci/src/a.rs", &format!("// {build}")), 0);
+        assert_eq!(
+            found(".cargo/config.toml", "ci = \"run --quiet -p ci --\""),
+            1
+        );
+        assert_eq!(
+            found(".cargo/config.toml", "ci = \"run --locked -p ci --\""),
+            0
+        );
     }
 }

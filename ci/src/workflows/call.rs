@@ -4,17 +4,33 @@ use clap::Parser as _;
 
 use crate::Cli;
 
-/// What may be run besides our own tasks, each with its reason. Setting up is otherwise the tasks' own work.
-const SET_UP: [(&str, &str); 2] = [
+/// What may be run besides our own tasks, whether a job that may publish may run it, too, and why. Setting up is otherwise the tasks'
+/// own work. A line of which nothing is known cannot run with rights: whatever compiles runs code of every dependency.
+const SET_UP: [(&str, bool, &str); 4] = [
     (
         "rustup toolchain install stable --profile minimal --component clippy,rustfmt",
+        false,
         "the runner's own Rust may be older than the workspace wants",
     ),
     (
         "docker login ghcr.io --username \"$GITHUB_ACTOR\" --password-stdin <<< \"$TOKEN\"",
+        true,
         "the token is the pipeline's: a task of ours never holds one",
     ),
+    (
+        "sh ci/release/publish push packed \"$REGISTRY\"",
+        true,
+        "a script that compiles nothing: it copies by digest, and signs",
+    ),
+    (
+        LAST,
+        true,
+        "the same script: it gives a version to what is signed and attested",
+    ),
 ];
+
+/// What makes something public, and stands behind whatever vouches for it.
+pub(super) const LAST: &str = "sh ci/release/publish tag packed \"$REGISTRY\"";
 
 /// Root, with the caller's PATH: as doctor advises it.
 const AS_ROOT: &str = "sudo -E env \"PATH=$PATH\" ";
@@ -25,7 +41,10 @@ pub(super) enum Call {
     /// `cargo ci TASK`, with options that the task knows.
     Task(String),
     /// On the list of what may be run besides.
-    SetUp,
+    SetUp {
+        /// Where something may be published, too.
+        with_rights: bool,
+    },
 }
 
 impl Call {
@@ -34,8 +53,9 @@ impl Call {
     /// # Errors
     /// Why it may not stand in a workflow.
     pub(super) fn parse(line: &str) -> Result<Self, String> {
-        if SET_UP.iter().any(|(allowed, _)| *allowed == line) {
-            return Ok(Self::SetUp);
+        if let Some((_, with_rights, _)) = SET_UP.iter().find(|(allowed, ..)| *allowed == line) {
+            let with_rights = *with_rights;
+            return Ok(Self::SetUp { with_rights });
         }
         let Some(arguments) = line
             .strip_prefix(AS_ROOT)
@@ -123,8 +143,8 @@ mod tests {
         ] {
             assert!(Call::parse(wrong).is_err(), "{wrong}");
         }
-        for (line, reason) in SET_UP {
-            assert_eq!(Call::parse(line), Ok(Call::SetUp));
+        for (line, with_rights, reason) in SET_UP {
+            assert_eq!(Call::parse(line), Ok(Call::SetUp { with_rights }));
             assert!(reason.len() > 20, "{line}");
         }
     }

@@ -3,6 +3,8 @@
 //! A rule looks at two things: the objects that the text means, and its lines, for comments are no part of the objects. What the
 //! objects call must be found in a line, so that no form of YAML hides anything.
 
+mod publishing;
+
 use anyhow::{Context as _, Result};
 use serde_yaml_ng::{Mapping, Value};
 
@@ -42,6 +44,7 @@ pub(super) fn breaches(text: &str, rows: &[&str]) -> Result<Vec<String>> {
                 .map(|breach| format!("job {name}: {breach}")),
         );
     }
+    found.extend(publishing::breaches(jobs));
     Ok(found)
 }
 
@@ -211,7 +214,7 @@ impl Line<'_> {
             Ok(Call::Task(task)) if !rows.contains(&task.as_str()) && !self.has_reason() => Some(
                 format!("{task} is no part of .ci/run: say `{REASON}…` above it, and why"),
             ),
-            Ok(Call::Task(_) | Call::SetUp) => None,
+            Ok(Call::Task(_) | Call::SetUp { .. }) => None,
         }
     }
 

@@ -14,8 +14,8 @@
 {{/* By what a controller finds its pods: never changes. Takes a list: the root and the component's name. */}}
 {{- define "synology-csi.selector" -}}
 {{- $root := index . 0 -}}
-app.kubernetes.io/name: {{ include "synology-csi.name" $root }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/name: {{ include "synology-csi.name" $root | quote }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
@@ -44,21 +44,62 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* A value as text, which is what Kubernetes and the driver take: a bare true or 5 in YAML is none. Helm itself writes 5000000 as 5e+06. */}}
+{{- define "synology-csi.text" -}}
+{{- if and (kindIs "float64" .) (eq (float64 (int64 .)) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
+{{/* An object whose values are all text. */}}
+{{- define "synology-csi.texts" -}}
+{{- $texts := dict }}
+{{- range $key, $value := . }}
+{{- $_ := set $texts $key (include "synology-csi.text" $value) }}
+{{- end }}
+{{- toYaml $texts }}
+{{- end }}
+
+{{/* What Kubernetes knows by text in all its depth but for two numbers: tolerations, affinity, peers of a policy. Takes `it`, answers `it`. */}}
+{{- define "synology-csi.textual" -}}
+{{- $out := .it }}
+{{- if kindIs "map" .it }}
+{{- $out = dict }}
+{{- range $key, $value := .it }}
+{{- if not (has $key (list "weight" "tolerationSeconds")) }}
+{{- $value = (include "synology-csi.textual" (dict "it" $value) | fromYaml).it }}
+{{- end }}
+{{- $_ := set $out $key $value }}
+{{- end }}
+{{- else if kindIs "slice" .it }}
+{{- $out = list }}
+{{- range .it }}
+{{- $out = append $out (include "synology-csi.textual" (dict "it" .) | fromYaml).it }}
+{{- end }}
+{{- else if not (kindIs "invalid" .it) }}
+{{- $out = include "synology-csi.text" .it }}
+{{- end }}
+{{- toYaml (dict "it" $out) }}
+{{- end }}
+
+{{/* A number, or a share such as 10%. */}}
+{{- define "synology-csi.count" -}}
+{{- if kindIs "string" . }}{{ . | quote }}{{ else }}{{ int64 . }}{{ end }}
 {{- end }}
 
 {{/* Where pods of a component may run. Takes its values. */}}
 {{- define "synology-csi.placement" -}}
 {{- with .priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
+nodeSelector: {{- include "synology-csi.texts" . | nindent 2 }}
 {{- end }}
 {{- with .tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
+tolerations: {{- (include "synology-csi.textual" (dict "it" .) | fromYaml).it | toYaml | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -68,6 +109,8 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+# Said here, too: the node's pod as a whole cannot say it, because its driver is privileged.
+seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
 {{/* The NASes, as a YAML list: those of the values, or the simulated one. */}}
@@ -117,7 +160,7 @@ capabilities:
 {{- define "synology-csi.config" -}}
 nas:
 {{- range include "synology-csi.nas" . | fromYamlArray }}
-  - name: {{ .name }}
+  - name: {{ .name | quote }}
     {{- with .aliases }}
     aliases: {{ toJson . }}
     {{- end }}
@@ -139,6 +182,10 @@ nas:
     {{- with .portals }}
     portals: {{ toJson . }}
     {{- end }}
+{{- end }}
+{{- with .Values.cluster }}
+# Volumes of other clusters on the same NASes are not this one's.
+cluster: {{ . | quote }}
 {{- end }}
 # Which logins were refused, and when. The directory lives as long as the pod: it survives the driver's restarts.
 state_file: /var/lib/synology-csi/refused.json
@@ -233,11 +280,11 @@ CHAP for each publication, as a YAML object:
 {{- $root := index . 0 }}
 {{- $own := index . 1 -}}
 - --csi-address=/csi/csi.sock
-- --v={{ $root.Values.sidecars.verbosity }}
+- --v={{ int64 $root.Values.sidecars.verbosity }}
 - --timeout={{ $own.timeout }}
 - --retry-interval-max={{ $own.retryIntervalMax }}
-- --kube-api-qps={{ $root.Values.sidecars.kubeApiQps }}
-- --kube-api-burst={{ $root.Values.sidecars.kubeApiBurst }}
+- --kube-api-qps={{ int64 $root.Values.sidecars.kubeApiQps }}
+- --kube-api-burst={{ int64 $root.Values.sidecars.kubeApiBurst }}
 {{- if ge (int $root.Values.controller.replicas) 2 }}
 - --leader-election
 {{- end }}

@@ -1,7 +1,7 @@
 {{/* What node-sim adds to the node's pod: it makes the host root that the driver is then pointed at. */}}
 {{- define "synology-csi.sim.init" -}}
 - name: node-sim
-  image: {{ include "synology-csi.image" (list . .Values.sim.nodeSim.image "sim.nodeSim.image") }}
+  image: {{ include "synology-csi.image" (list . .Values.sim.nodeSim.image "sim.nodeSim.image") | quote }}
   imagePullPolicy: {{ .Values.sim.nodeSim.image.pullPolicy }}
   args: [init, --root={{ .Values.sim.nodeDir }}, --targets={{ .Values.sim.sharedDir }}/targets]
   securityContext:

@@ -1,0 +1,306 @@
+//! What is inside an image, as an SPDX 2.3 document.
+//!
+//! The images have no package database that a scanner could read, so it is told from what they are made of: the crates of the program,
+//! from Cargo.lock by `cargo metadata`, and the Debian packages of the programs that were copied, each processor's, from the list that
+//! `ci/images/collect` wrote. Text in, a document out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// What an image is: whatever its document says comes from here.
+#[derive(Debug)]
+pub(super) struct Image<'a> {
+    pub(super) name: &'a str,
+    pub(super) version: &'a str,
+    /// Of the index of all processors, `sha256:…`.
+    pub(super) digest: &'a str,
+    /// `2026-11-30T12:00:00Z`.
+    pub(super) created: &'a str,
+    /// The cargo package of its program.
+    pub(super) package: &'a str,
+    /// The processors, and for each the lines `NAME VERSION` of its Debian packages.
+    pub(super) debian: &'a [(&'a str, String)],
+}
+
+/// Of `cargo metadata --format-version 1`.
+#[derive(Debug, Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+    resolve: Resolve,
+}
+
+#[derive(Debug, Deserialize)]
+struct Package {
+    id: String,
+    name: String,
+    version: String,
+    license: Option<String>,
+    source: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Resolve {
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Node {
+    id: String,
+    deps: Vec<Dependency>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Dependency {
+    pkg: String,
+    dep_kinds: Vec<Kind>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Kind {
+    /// `dev`, `build`, or nothing for what the program is made of.
+    kind: Option<String>,
+}
+
+/// The document. `metadata` is what `cargo metadata` says, `lock` the text of Cargo.lock.
+///
+/// # Errors
+/// The metadata are none, or lack the program.
+pub(super) fn document(image: &Image<'_>, metadata: &str, lock: &str) -> Result<Value> {
+    let metadata: Metadata = serde_json::from_str(metadata).context("cargo metadata")?;
+    let sums = checksums(lock);
+    let hexadecimal = image.digest.trim_start_matches("sha256:");
+    let mut packages = vec![json!({
+        "SPDXID": "SPDXRef-image", "name": image.name, "versionInfo": image.version,
+        "downloadLocation": "NOASSERTION", "filesAnalyzed": false, "primaryPackagePurpose": "CONTAINER",
+        "checksums": [{"algorithm": "SHA256", "checksumValue": hexadecimal}],
+        "licenseConcluded": "NOASSERTION", "licenseDeclared": "Apache-2.0", "copyrightText": "NOASSERTION",
+    })];
+    let mut relations = vec![relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-image")];
+    let program = metadata
+        .packages
+        .iter()
+        .find(|package| package.name == image.package && package.source.is_none())
+        .with_context(|| format!("the workspace has no package {}", image.package))?;
+    relations.push(relation("SPDXRef-image", "CONTAINS", &program.reference()));
+    let (crates, edges) = crates(&metadata, &program.id);
+    packages.extend(crates.iter().map(|package| package.spdx(&sums)));
+    relations.extend(edges);
+    for (processor, lines) in image.debian {
+        for (name, version) in lines.lines().filter_map(|line| line.split_once(' ')) {
+            let reference = reference(&format!("deb-{processor}-{name}"));
+            relations.push(relation("SPDXRef-image", "CONTAINS", &reference));
+            let place = format!("deb/debian/{name}@{}", escaped(version));
+            packages.push(json!({
+                "SPDXID": reference, "name": name, "versionInfo": version,
+                "downloadLocation": "NOASSERTION", "filesAnalyzed": false,
+                "licenseConcluded": "NOASSERTION", "licenseDeclared": "NOASSERTION", "copyrightText": "NOASSERTION",
+                "externalRefs": [purl(&format!("{place}?arch={processor}&distro=bookworm"))],
+            }));
+        }
+    }
+    Ok(json!({
+        "spdxVersion": "SPDX-2.3", "dataLicense": "CC0-1.0", "SPDXID": "SPDXRef-DOCUMENT",
+        "name": format!("{}-{}", image.name, image.version),
+        "documentNamespace": format!("https://spdx.org/spdxdocs/{}-{hexadecimal}", image.name),
+        "creationInfo": {"created": image.created, "creators": [concat!("Tool: cargo-ci-", env!("CARGO_PKG_VERSION"))]},
+        "packages": packages, "relationships": relations,
+    }))
+}
+
+/// The crates that a program is made of and built with, and who needs whom. Tests' own are none of them.
+fn crates<'a>(metadata: &'a Metadata, program: &'a str) -> (Vec<&'a Package>, Vec<Value>) {
+    let packages: BTreeMap<&str, &Package> = metadata
+        .packages
+        .iter()
+        .map(|package| (package.id.as_str(), package))
+        .collect();
+    let nodes: BTreeMap<&str, &Node> = metadata
+        .resolve
+        .nodes
+        .iter()
+        .map(|node| (node.id.as_str(), node))
+        .collect();
+    let (mut seen, mut waiting) = (BTreeSet::from([program]), vec![program]);
+    let mut edges = Vec::new();
+    while let Some(id) = waiting.pop() {
+        let (Some(from), Some(node)) = (packages.get(id), nodes.get(id)) else {
+            continue;
+        };
+        for dependency in &node.deps {
+            let of = |kind: Option<&str>| {
+                let mut kinds = dependency.dep_kinds.iter();
+                kinds.any(|it| it.kind.as_deref() == kind)
+            };
+            let Some(to) = packages.get(dependency.pkg.as_str()) else {
+                continue;
+            };
+            if of(None) {
+                edges.push(relation(&from.reference(), "DEPENDS_ON", &to.reference()));
+            } else if of(Some("build")) {
+                let kind = "BUILD_DEPENDENCY_OF";
+                edges.push(relation(&to.reference(), kind, &from.reference()));
+            } else {
+                continue;
+            }
+            if seen.insert(&dependency.pkg) {
+                waiting.push(&dependency.pkg);
+            }
+        }
+    }
+    let found = seen.iter().filter_map(|id| packages.get(id).copied());
+    (found.collect(), edges)
+}
+
+impl Package {
+    fn reference(&self) -> String {
+        reference(&format!("crate-{}-{}", self.name, self.version))
+    }
+
+    fn spdx(&self, sums: &BTreeMap<(String, String), String>) -> Value {
+        // What the manifests of old crates mean by a stroke.
+        let license = self.license.as_deref().map(|it| it.replace('/', " OR "));
+        let mut package = json!({
+            "SPDXID": self.reference(), "name": self.name, "versionInfo": self.version,
+            "downloadLocation": "NOASSERTION", "filesAnalyzed": false, "licenseConcluded": "NOASSERTION",
+            "licenseDeclared": license.as_deref().unwrap_or("NOASSERTION"), "copyrightText": "NOASSERTION",
+        });
+        if self.source.is_some() {
+            let place = format!("cargo/{}@{}", self.name, escaped(&self.version));
+            package["externalRefs"] = json!([purl(&place)]);
+        }
+        if let Some(sum) = sums.get(&(self.name.clone(), self.version.clone())) {
+            package["checksums"] = json!([{"algorithm": "SHA256", "checksumValue": sum}]);
+        }
+        package
+    }
+}
+
+/// The checksums in a Cargo.lock, by name and version.
+fn checksums(lock: &str) -> BTreeMap<(String, String), String> {
+    let mut found = BTreeMap::new();
+    for package in lock.split("[[package]]").skip(1) {
+        let field = |name: &str| {
+            let mut lines = package.lines().filter_map(|line| line.split_once(" = "));
+            let value = lines.find(|(key, _)| *key == name).map(|(_, value)| value);
+            value.map(|value| value.trim_matches('"').to_owned())
+        };
+        if let (Some(name), Some(version), Some(sum)) =
+            (field("name"), field("version"), field("checksum"))
+        {
+            found.insert((name, version), sum);
+        }
+    }
+    found
+}
+
+fn relation(from: &str, kind: &str, to: &str) -> Value {
+    json!({"spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to})
+}
+
+/// SPDX 2.3 allows letters, digits, points and hyphens.
+fn reference(name: &str) -> String {
+    let fit = |letter: char| letter.is_ascii_alphanumeric() || letter == '.';
+    let name: String = name
+        .chars()
+        .map(|it| if fit(it) { it } else { '-' })
+        .collect();
+    format!("SPDXRef-{name}")
+}
+
+fn purl(place: &str) -> Value {
+    json!({
+        "referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": format!("pkg:{place}"),
+    })
+}
+
+/// As a package URL writes a version.
+fn escaped(version: &str) -> String {
+    version.replace('+', "%2B").replace(':', "%3A")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCK: &str = "version = 4\n\n[[package]]\nname = \"serde\"\nversion = \"1.0.0+x\"\nsource = \"registry\"\nchecksum = \"ab\"\n\n[[package]]\nname = \"driver\"\nversion = \"1.0.0\"\n";
+
+    fn metadata() -> String {
+        let package = |name: &str, version: &str, source: Option<&str>| json!({"id": name, "name": name, "version": version, "license": "MIT/Apache-2.0", "source": source});
+        let dependency = |name: &str, kind: Option<&str>| json!({"name": name, "pkg": name, "dep_kinds": [{"kind": kind, "target": null}]});
+        json!({
+            "packages": [
+                package("driver", "1.0.0", None), package("serde", "1.0.0+x", Some("registry")),
+                package("cc", "2.0.0", Some("registry")), package("proptest", "3.0.0", Some("registry")),
+            ],
+            "resolve": {"nodes": [
+                {"id": "driver", "deps": [dependency("serde", None), dependency("proptest", Some("dev"))]},
+                {"id": "serde", "deps": [dependency("cc", Some("build"))]},
+                {"id": "cc", "deps": []}, {"id": "proptest", "deps": []},
+            ]},
+        })
+        .to_string()
+    }
+
+    fn made() -> Value {
+        let image = Image {
+            name: "synology-csi",
+            version: "1.0.0",
+            digest: "sha256:cd",
+            created: "2026-11-30T12:00:00Z",
+            package: "driver",
+            debian: &[
+                ("amd64", "libc6 2.36-9+deb12u1\n".to_owned()),
+                ("arm64", "libc6 2.36-9+deb12u1\nmount 1:2.38\n".to_owned()),
+            ],
+        };
+        document(&image, &metadata(), LOCK).unwrap()
+    }
+
+    fn package(document: &Value, reference: &str) -> Option<Value> {
+        let packages = document["packages"].as_array().unwrap();
+        let found = packages.iter().find(|it| it["SPDXID"] == reference);
+        found.cloned()
+    }
+
+    #[test]
+    fn crates_and_debian_packages_are_in_it_and_the_tests_own_are_not() {
+        let document = made();
+        let serde = package(&document, "SPDXRef-crate-serde-1.0.0-x").unwrap();
+        assert_eq!(serde["checksums"][0]["checksumValue"], "ab");
+        assert_eq!(serde["licenseDeclared"], "MIT OR Apache-2.0");
+        assert_eq!(
+            serde["externalRefs"][0]["referenceLocator"],
+            "pkg:cargo/serde@1.0.0%2Bx"
+        );
+        assert!(package(&document, "SPDXRef-crate-cc-2.0.0").is_some());
+        assert!(package(&document, "SPDXRef-crate-proptest-3.0.0").is_none());
+        let mount = package(&document, "SPDXRef-deb-arm64-mount").unwrap();
+        assert_eq!(
+            mount["externalRefs"][0]["referenceLocator"],
+            "pkg:deb/debian/mount@1%3A2.38?arch=arm64&distro=bookworm"
+        );
+        assert!(package(&document, "SPDXRef-deb-amd64-mount").is_none());
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere_and_is_one() {
+        let document = made();
+        let mut known = vec!["SPDXRef-DOCUMENT".to_owned()];
+        for package in document["packages"].as_array().unwrap() {
+            let reference = package["SPDXID"].as_str().unwrap().to_owned();
+            assert!(!known.contains(&reference), "{reference} twice");
+            known.push(reference);
+        }
+        for relation in document["relationships"].as_array().unwrap() {
+            for end in ["spdxElementId", "relatedSpdxElement"] {
+                assert!(
+                    known.contains(&relation[end].as_str().unwrap().to_owned()),
+                    "{relation}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Whether people are told what there is: each word that the driver takes or shows stands in the README or the documents beside it, and
+//! each message that the troubleshooting page quotes is one that the driver says. Text in, breaches out.
+
+use std::path::Path;
+
+use super::source::File;
+
+/// Where messages are quoted, in tables under the head `Message`; what changes in a message is an ellipsis there.
+const PAGES: [&str; 2] = ["driver/docs/tls.md", "driver/docs/troubleshooting.md"];
+/// For whoever changes the driver; whoever uses it reads the others.
+const DESIGN: &str = "driver/docs/design.md";
+/// The heads of such tables.
+const HEADS: [&str; 3] = ["Message", "Metric", "What"];
+/// A row is found by this many letters of a message, or more.
+const LEAST: usize = 8;
+
+/// Everything that nobody is told of, and every message that nobody says.
+pub(super) fn breaches(files: &[File]) -> Vec<String> {
+    let mut found = untold(files);
+    let said = said(files);
+    for path in PAGES {
+        match files.iter().find(|file| file.path == Path::new(path)) {
+            Some(page) => found.extend(unsaid(page, &said)),
+            None => found.push(format!("{path}: not there")),
+        }
+    }
+    found
+}
+
+fn untold(files: &[File]) -> Vec<String> {
+    let is_told = |word: &str| {
+        let documents = files.iter().filter(|file| {
+            file.path == Path::new("README.md")
+                || (file.path.starts_with("driver/docs")
+                    && file.is("md")
+                    && file.path != Path::new(DESIGN))
+        });
+        documents
+            .into_iter()
+            .any(|document| has_word(&document.text, word))
+    };
+    let words = files.iter().flat_map(words);
+    words
+        .filter(|(_, word)| !is_told(word))
+        .map(|(kind, word)| {
+            format!(
+                "{kind} {word}: named neither in README.md nor in driver/docs: say what it is for"
+            )
+        })
+        .collect()
+}
+
+/// What a file of the driver makes known to people: kinds, and words.
+fn words(file: &File) -> Vec<(&'static str, String)> {
+    let text = file.text.as_str();
+    if file.path == Path::new("driver/src/config.rs") {
+        let fields = |name: &str| {
+            let body = text.split_once(&format!("pub struct {name} {{\n"));
+            body.map_or_else(Vec::new, |(_, rest)| fields(rest))
+        };
+        let flags = fields("Args");
+        let mut found: Vec<_> = flags
+            .iter()
+            .map(|flag| ("flag", format!("--{}", flag.replace('_', "-"))))
+            .collect();
+        let keys = [fields("Config"), fields("NasConfig")].concat();
+        found.extend(keys.into_iter().map(|key| ("configuration", key)));
+        found
+    } else if file.path == Path::new("driver/src/request/parameters.rs") {
+        let known = text
+            .split_once("const KNOWN: &str = \"")
+            .map_or("", |(_, it)| it);
+        let list = known.split('"').next().unwrap_or_default();
+        let names = list.split(", ").filter(|name| !name.is_empty());
+        names.map(|name| ("parameter", name.to_owned())).collect()
+    } else if file.path == Path::new("driver/src/metrics.rs") {
+        let lines = text.lines().take(file.tests_from().unwrap_or(usize::MAX));
+        let names = lines.filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","));
+        let is_name = |name: &&str| {
+            name.contains('_') && name.bytes().all(|it| it.is_ascii_lowercase() || it == b'_')
+        };
+        names
+            .filter(is_name)
+            .map(|name| ("metric", name.to_owned()))
+            .collect()
+    } else {
+        Vec::new()
+    }
+}
+
+/// The names of a struct's fields, from behind its opening brace.
+fn fields(body: &str) -> Vec<String> {
+    let lines = body.lines().take_while(|line| *line != "}");
+    let named = lines.filter_map(|line| {
+        let line = line.strip_prefix("    ")?;
+        let (name, _) = line.strip_prefix("pub ").unwrap_or(line).split_once(": ")?;
+        let is_name = name
+            .bytes()
+            .all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'_');
+        is_name.then(|| name.to_owned())
+    });
+    named.collect()
+}
+
+/// A metric's name may have its unit behind it.
+fn has_word(text: &str, word: &str) -> bool {
+    let inside = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '-';
+    text.match_indices(word).any(|(at, _)| {
+        let after = &text[at + word.len()..];
+        let after = ["_seconds", "_total"]
+            .into_iter()
+            .find_map(|unit| after.strip_prefix(unit))
+            .unwrap_or(after);
+        !text[..at].ends_with(inside) && !after.starts_with(inside)
+    })
+}
+
+/// All that the driver's sources hold but comments and tests, as one line.
+fn said(files: &[File]) -> String {
+    let mut said = String::new();
+    let sources = files
+        .iter()
+        .filter(|file| file.path.starts_with("driver/src"));
+    for file in sources.filter(|file| file.is("rs")) {
+        let code = file
+            .text
+            .lines()
+            .take(file.tests_from().unwrap_or(usize::MAX));
+        for line in code.filter(|line| !line.trim().starts_with("//")) {
+            // A string that goes on in the next line.
+            said.push_str(line.trim_start().trim_end_matches('\\'));
+        }
+    }
+    said
+}
+
+/// The messages at the heads of the page's rows that no source has.
+fn unsaid(page: &File, said: &str) -> Vec<String> {
+    let (mut found, mut rows, mut messages) = (Vec::new(), 0, false);
+    for (number, line) in page.text.lines().enumerate() {
+        let place = page.at(number);
+        let Some((head, _)) = line
+            .strip_prefix("| ")
+            .and_then(|row| row.split_once(" | "))
+        else {
+            // Another table has another head.
+            messages = messages && line.starts_with('|');
+            continue;
+        };
+        messages |= HEADS.contains(&head);
+        let pieces: Vec<&str> = head
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .flat_map(|quoted| quoted.split('…'))
+            .map(str::trim)
+            .filter(|piece| !piece.is_empty() && !is_code(piece))
+            .collect();
+        if !messages || pieces.is_empty() {
+            continue;
+        }
+        rows += 1;
+        for piece in pieces.iter().filter(|piece| !said.contains(**piece)) {
+            found.push(format!("{place}: the driver nowhere says `{piece}`"));
+        }
+        if pieces.iter().all(|piece| piece.len() < LEAST) {
+            found.push(format!("{place}: nobody finds a message by so little"));
+        }
+    }
+    if rows == 0 {
+        found.push(format!("{}: quotes no message", page.path.display()));
+    }
+    found
+}
+
+/// One of DSM's, which the source holds as numbers.
+fn is_code(piece: &str) -> bool {
+    piece.bytes().all(|it| it.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "pub struct Args {\n    /// Where.\n    pub host_root: PathBuf,\n}\npub struct Config {\n    pub nas: Vec<NasConfig>,\n}\npub struct NasConfig {\n    pub url: Url,\n    password: Option<String>,\n}\n";
+
+    fn tree(readme: &str, page: &str) -> Vec<File> {
+        [
+            ("README.md", readme),
+            (PAGES[0], TOLD),
+            (PAGES[1], page),
+            ("driver/src/config.rs", CONFIG),
+            (
+                "driver/src/request/parameters.rs",
+                "const KNOWN: &str = \"location, fsType\";\n",
+            ),
+            (
+                "driver/src/metrics.rs",
+                "        registry.register_with_unit(\n            \"csi_rpc\",\n            \"CSI calls\",\n#[cfg(test)]\nmod tests {\n            \"csi_other\",\n",
+            ),
+            (
+                "driver/src/error.rs",
+                "// a comment only\n#[error(\"the NAS has \\\n    gone away\")]\n",
+            ),
+        ]
+        .map(|(path, text)| File::new(path, text))
+        .to_vec()
+    }
+
+    #[test]
+    fn the_book_of_design_tells_users_nothing() {
+        let mut files = tree(&ALL.replace("location", ""), ROW);
+        files.push(File::new(DESIGN, "location"));
+        assert_eq!(breaches(&files).len(), 1);
+    }
+
+    const ALL: &str = "--host-root nas: url: password: location fsType csi_rpc_seconds{rpc,code}";
+    const ROW: &str = "| Message | Do |\n|---|---|\n| `the NAS has gone away` | look for it |\n";
+    const TOLD: &str = "| Shows | Do |\n|---|---|\n| `no message` | x |\n\n| Message | Do |\n|---|---|\n| `the NAS … gone away` `401` | x |\n";
+
+    #[test]
+    fn what_is_told_and_said_is_no_breach() {
+        assert_eq!(breaches(&tree(ALL, ROW)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_word_must_stand_somewhere() {
+        for word in ALL.split(' ') {
+            let found = breaches(&tree(&ALL.replace(word, ""), ROW));
+            assert_eq!(found.len(), 1, "{word}: {found:?}");
+        }
+        let found = breaches(&tree(&ALL.replace("fsType", "myfsType"), ROW));
+        assert_eq!(
+            found.len(),
+            1,
+            "a part of a word is not the word: {found:?}"
+        );
+    }
+
+    #[test]
+    fn each_quoted_message_must_be_one() {
+        for row in [
+            "| `the NAS has come back` | x |\n",
+            "| `the NAS … has come back` | x |\n",
+            "| `a comment only` | x |\n",
+            "| `the NAS has gone away` `and more` | x |\n",
+            "| `the` | x |\n",
+            "\nNothing\n",
+        ] {
+            let page = format!("| Message | Do |\n|---|---|\n{row}");
+            let found = breaches(&tree(ALL, &page));
+            assert_eq!(found.len(), 1, "{row}: {found:?}");
+        }
+        // What Kubernetes says is not quoted so.
+        let other = format!("{ROW}| *waiting for a volume* | x |\n");
+        assert!(breaches(&tree(ALL, &other)).is_empty());
+        let without: Vec<File> = tree(ALL, ROW)
+            .into_iter()
+            .filter(|file| file.path != Path::new(PAGES[1]))
+            .collect();
+        assert_eq!(breaches(&without).len(), 1);
+    }
+}
