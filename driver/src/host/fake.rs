@@ -583,7 +583,10 @@ impl Host for Fake {
 
     async fn kernel_log(&self) -> Result<Vec<String>, HostError> {
         if self.world().unseen.contains("/dev/kmsg") {
-            return Err(io_error("reading /dev/kmsg", io::ErrorKind::PermissionDenied));
+            return Err(io_error(
+                "reading /dev/kmsg",
+                io::ErrorKind::PermissionDenied,
+            ));
         }
         let log = self.world().files.get("/dev/kmsg").cloned();
         let log = log.unwrap_or_default();
