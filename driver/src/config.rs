@@ -49,6 +49,9 @@ pub struct Args {
     /// How long I/O waits for a NAS that does not answer, before it fails: 30s, 2m. Volumes staged later take it on.
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = replacement_timeout)]
     pub replacement_timeout: Duration,
+    /// How often to look for portals that volumes with several paths lack, and to join them: 60s, 5m; 0s: never.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = path_interval)]
+    pub path_interval: Duration,
     /// How many volumes the CO may attach to this node at once; 0 leaves it to the CO. Linux has no low bound of its own, and
     /// what a NAS allows it allows all nodes together.
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = max_volumes)]
@@ -120,6 +123,16 @@ fn replacement_timeout(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|_| told.to_owned())?;
     let sound = time.subsec_nanos() == 0 && (1..=86_400).contains(&time.as_secs());
     if sound {
+        Ok(time)
+    } else {
+        Err(told.to_owned())
+    }
+}
+
+fn path_interval(text: &str) -> Result<Duration, String> {
+    let told = "give a time from 1s to 1day, for instance 60s or 5m, or 0s for never";
+    let time = humantime::parse_duration(text).map_err(|_| told.to_owned())?;
+    if time.is_zero() || (1..=86_400).contains(&time.as_secs()) {
         Ok(time)
     } else {
         Err(told.to_owned())

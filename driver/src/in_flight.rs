@@ -2,11 +2,14 @@
 //!
 //! A mutating operation runs in a task of its own, which keeps the volume's lock until its last effect has ended: gRPC drops
 //! a handler at the caller's deadline, but an effect under way cannot be recalled. CSI v1.12, *Concurrency*: the CO should
-//! not have two calls in flight for one volume, and a plugin may answer ABORTED when it does.
+//! not have two calls in flight for one volume, and a plugin may answer ABORTED when it does. What the driver does on its own
+//! is no call of the CO's: it stops when one comes, which waits for that instead of being refused.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 use tracing::Instrument as _;
@@ -24,8 +27,26 @@ pub struct InFlight(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    keys: Mutex<HashSet<String>>,
+    /// Those that the driver works upon on its own have a sign that a call waits.
+    keys: Mutex<HashMap<String, Option<Wanted>>>,
     released: Notify,
+}
+
+impl Shared {
+    fn keys(&self) -> MutexGuard<'_, HashMap<String, Option<Wanted>>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A sign to what the driver does on its own: a call of the CO's waits for the volume.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted(Arc<AtomicBool>);
+
+impl Wanted {
+    /// A call waits: nothing new is begun.
+    pub fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Keeps a volume's lock. The lock is free when the last clone is dropped.
@@ -40,15 +61,13 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.shared
-            .keys
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.key);
+        self.shared.keys().remove(&self.key);
         metrics::of_process().ended();
         self.shared.released.notify_waiters();
     }
 }
+
+type Operation<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 
 impl InFlight {
     /// Runs `operation` to its end, whatever becomes of the caller, with the lock of `volume` held.
@@ -56,12 +75,54 @@ impl InFlight {
     /// # Errors
     /// [`Error::Busy`] when the volume is being worked upon, [`Error::Died`] when the operation panicked, else the
     /// operation's own.
-    pub async fn run<T: Send + 'static>(
+    pub fn run<T: Send + 'static>(
         &self,
         volume: &str,
         operation: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> impl Future<Output = Result<T, Error>> + Send {
+        // Operations are large, and are not kept in the handlers' futures.
+        let operation: Operation<T> = Box::pin(operation);
+        async move {
+            let guard = self.begin_in_turn(volume).await?;
+            self.spawn(volume, guard, operation).await
+        }
+    }
+
+    /// Runs what no call has asked for, with the lock of `volume` held. A call that comes meanwhile says so through
+    /// [`Wanted`] and waits.
+    ///
+    /// # Errors
+    /// Those of [`InFlight::run`].
+    pub async fn run_aside<T: Send + 'static, F>(
+        &self,
+        volume: &str,
+        operation: impl FnOnce(Wanted) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let wanted = Wanted::default();
+        let guard = self.begin(volume, Some(wanted.clone()))?;
+        let (shared, key) = (self.0.clone(), volume.to_owned());
+        let operation = operation(wanted);
+        let operation: Operation<T> = Box::pin(async move {
+            let done = operation.await;
+            // An effect that cannot be stopped may keep the lock: nobody waits for that.
+            if let Some(aside) = shared.keys().get_mut(&key) {
+                *aside = None;
+            }
+            shared.released.notify_waiters();
+            done
+        });
+        self.spawn(volume, guard, operation).await
+    }
+
+    async fn spawn<T: Send + 'static>(
+        &self,
+        volume: &str,
+        guard: Guard,
+        operation: Operation<T>,
     ) -> Result<T, Error> {
-        let guard = self.begin(volume)?;
         let (tell, told) = oneshot::channel();
         let operation = async move {
             let outcome = CURRENT.scope(Some(guard), operation).await;
@@ -82,31 +143,47 @@ impl InFlight {
     pub async fn idle(&self) {
         loop {
             let released = self.0.released.notified();
-            if self
-                .0
-                .keys
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .is_empty()
-            {
+            if self.0.keys().is_empty() {
                 return;
             }
             released.await;
         }
     }
 
-    fn begin(&self, volume: &str) -> Result<Guard, Error> {
-        if !self
-            .0
-            .keys
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(volume.to_owned())
-        {
+    /// The lock for a call: what the driver does on its own is asked to stop, and waited for.
+    async fn begin_in_turn(&self, volume: &str) -> Result<Guard, Error> {
+        loop {
+            let released = self.0.released.notified();
+            let begun = self.begin(volume, None);
+            if begun.is_ok() || !self.wants(volume) {
+                return begun;
+            }
+            released.await;
+        }
+    }
+
+    /// Tells what the driver does on its own that a call waits; false: it does nothing there.
+    fn wants(&self, volume: &str) -> bool {
+        let keys = self.0.keys();
+        // One that has just ended leaves the lock free: then a call may try once more.
+        let Some(held) = keys.get(volume) else {
+            return true;
+        };
+        if let Some(wanted) = held {
+            wanted.0.store(true, Ordering::Relaxed);
+        }
+        held.is_some()
+    }
+
+    fn begin(&self, volume: &str, aside: Option<Wanted>) -> Result<Guard, Error> {
+        let mut keys = self.0.keys();
+        if keys.contains_key(volume) {
             return Err(Error::Busy {
                 volume: volume.to_owned(),
             });
         }
+        keys.insert(volume.to_owned(), aside);
+        drop(keys);
         metrics::of_process().begun();
         Ok(Guard(Arc::new(Held {
             shared: self.0.clone(),
@@ -211,6 +288,34 @@ mod tests {
         let look = unlocked(async { Ok(current()) });
         let none = in_flight.run("v", look).await.unwrap();
         assert!(none.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_the_driver_does_on_its_own_stops_for_a_call_which_waits() {
+        let in_flight = InFlight::default();
+        let (started, has_started) = oneshot::channel();
+        let own = in_flight.clone();
+        let own = tokio::spawn(async move {
+            let work = |wanted: Wanted| async move {
+                started.send(()).unwrap();
+                while !wanted.is_wanted() {
+                    tokio::task::yield_now().await;
+                }
+                Ok("stopped")
+            };
+            own.run_aside("v", work).await
+        });
+        has_started.await.unwrap();
+        let another = in_flight.run_aside("v", |_| async { Ok(()) }).await;
+        assert!(is_busy(&another), "it waits for nobody");
+        assert!(in_flight.run("v", async { Ok(()) }).await.is_ok());
+        assert_eq!(own.await.unwrap().unwrap(), "stopped");
+        // What it leaves behind that cannot be stopped is not waited for.
+        let left = in_flight.run_aside("v", |_| async { Ok(current()) });
+        let left = left.await.unwrap();
+        assert!(is_busy(&in_flight.run("v", async { Ok(()) }).await));
+        drop(left);
+        assert!(in_flight.run("v", async { Ok(()) }).await.is_ok());
     }
 
     #[tokio::test]

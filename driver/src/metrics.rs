@@ -47,6 +47,7 @@ pub struct Metrics {
     in_flight: Gauge,
     late: Family<CodeLabels, Counter>,
     missing_programs: Gauge<u64, AtomicU64>,
+    missing_paths: Gauge<u64, AtomicU64>,
     luns_without_flush: Counter,
     open_targets: Gauge,
 }
@@ -111,6 +112,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             late: Family::default(),
             missing_programs: Gauge::default(),
+            missing_paths: Gauge::default(),
             open_targets: Gauge::default(),
             luns_without_flush: Counter::default(),
         };
@@ -157,6 +159,11 @@ impl Metrics {
             "csi_node_missing_programs",
             "Programs that this node needs and lacks, at the last Probe; the log names them",
             metrics.missing_programs.clone(),
+        );
+        registry.register(
+            "csi_node_missing_paths",
+            "Paths that volumes on this node lack: lost sessions, and portals below a multipath map without one; the log names them",
+            metrics.missing_paths.clone(),
         );
         registry.register(
             "csi_targets_without_chap",
@@ -256,6 +263,11 @@ impl Metrics {
         self.missing_programs.set(count as u64);
     }
 
+    /// So many paths are missing.
+    pub fn missing_paths(&self, count: usize) {
+        self.missing_paths.set(count as u64);
+    }
+
     /// All of it in the text format of Prometheus.
     fn text(&self) -> String {
         let mut text = String::new();
@@ -333,6 +345,7 @@ mod tests {
         metrics.host("mount", Cow::Borrowed("32"), took);
         metrics.begun();
         metrics.missing_programs(2);
+        metrics.missing_paths(3);
         metrics.late(tonic::Code::Ok);
         let text = metrics.text();
         for line in [
@@ -349,6 +362,7 @@ mod tests {
             "host_command_seconds_bucket{program=\"mount\",exit=\"32\",le=\"0.3\"} 1",
             "csi_in_flight 1",
             "csi_node_missing_programs 2",
+            "csi_node_missing_paths 3",
             "csi_late_operations_total{code=\"OK\"} 1",
         ] {
             assert!(text.lines().any(|there| there == line), "{line}\n{text}");

@@ -3,7 +3,8 @@
 //! | module | tells the story of |
 //! |---|---|
 //! | [`stage`], [`unstage`] | a LUN that becomes a mounted file system, and back |
-//! | [`attach`] | portals, login, session, disk, identity |
+//! | [`attach`], [`login`] | sessions, disks, identity; portals |
+//! | [`join`] | portals that were down at first |
 //! | [`database`] | open-iscsi's, and a lock that nobody holds any more |
 //! | [`record`], [`scan`] | what a login works from; the one logical unit that it is made for, and asking its disk anew |
 //! | [`ended`] | what an ended publication has left, and how it goes without writing anything |
@@ -29,6 +30,8 @@ mod format;
 mod grow;
 mod held;
 mod holders;
+mod join;
+mod login;
 mod paths;
 mod place;
 mod publish;
@@ -45,6 +48,8 @@ mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use join::Patience;
 
 use proto::csi;
 use proto::csi::node_server::Node as Service;

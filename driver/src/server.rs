@@ -1,5 +1,6 @@
 //! Puts the services together, serves them on a unix socket and ends in good order.
 
+use std::convert::Infallible;
 use std::fs::Permissions;
 use std::future::Future;
 use std::io;
@@ -45,6 +46,8 @@ pub struct Plugin {
     node: Option<Node<Linux>>,
     in_flight: InFlight,
     metrics: Option<Endpoint>,
+    /// How often missing paths are looked for; zero: never.
+    path_interval: Duration,
 }
 
 impl Plugin {
@@ -119,6 +122,7 @@ impl Plugin {
             node,
             in_flight,
             metrics: args.metrics_address.map(bind).transpose()?,
+            path_interval: args.path_interval,
         })
     }
 
@@ -140,7 +144,7 @@ impl Plugin {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let (listener, mark) = listen(path).await?;
         if let Some(node) = &self.node {
-            node.sweep().await;
+            Box::pin(node.sweep()).await;
         }
         self.identity.look();
         let address = self.metrics_address().map(tracing::field::display);
@@ -151,13 +155,17 @@ impl Plugin {
             info!("stopping");
             signalled.notify_one();
         };
+        let joining = keep_paths(self.node.clone(), self.path_interval);
         let serving = Server::builder()
             .add_service(IdentityServer::new(self.identity))
             .add_optional_service(self.controller.clone().map(ControllerServer::new))
             .add_optional_service(self.node.map(NodeServer::new))
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
         let all_done = async {
-            serving.await?;
+            tokio::select! {
+                served = serving => served?,
+                never = joining => match never {},
+            }
             self.in_flight.idle().await;
             Ok::<(), tonic::transport::Error>(())
         };
@@ -188,6 +196,14 @@ impl Plugin {
         }
         Ok(())
     }
+}
+
+/// Joins missing paths for as long as calls are served.
+async fn keep_paths(node: Option<Node<Linux>>, every: Duration) -> Infallible {
+    if let Some(node) = node.filter(|_| !every.is_zero()) {
+        Box::pin(node.keep_paths(every)).await;
+    }
+    std::future::pending().await
 }
 
 /// What tells a socket from the next one at its path. File systems give the numbers of deleted files away again, hence the time.

@@ -11,6 +11,7 @@ use crate::process;
 #[derive(Debug)]
 pub struct Initiator {
     root: PathBuf,
+    targets: PathBuf,
     simulated: bool,
 }
 
@@ -33,14 +34,26 @@ impl Initiator {
         ])?;
         Ok(Self {
             root,
+            targets: targets.to_owned(),
             simulated: true,
         })
+    }
+
+    /// Lets its multipathd be like this: `stopped`, `excluding`, as node-sim calls it.
+    ///
+    /// # Errors
+    /// node-sim fails.
+    pub fn set_multipathd(&self, state: &str) -> Result<()> {
+        let (root, targets) = (text(&self.root), text(&self.targets));
+        let place = ["init", "--root", &root, "--targets", &targets];
+        node_sim(&[&place[..], &["--multipathd", state]].concat()).map(drop)
     }
 
     /// This machine's own.
     pub fn real() -> Self {
         Self {
             root: PathBuf::from("/"),
+            targets: PathBuf::new(),
             simulated: false,
         }
     }

@@ -11,6 +11,7 @@
 //! | [`modes`], [`views`] | readers, mount flags, one pod or two, raw devices, statistics |
 //! | [`chap`] | secrets: right, wrong, changed, and seen nowhere |
 //! | [`identity`] | disks that are not what they should be |
+//! | [`portals`] | several portals on a node whose multipathd makes no map |
 //! | [`crowd`] | twenty volumes at a time |
 //!
 //! In each, no call of the node service makes the NAS hear anything ([`story::Story::node`], design choice 8), and at the end
@@ -42,6 +43,8 @@ mod identity;
 mod modes;
 #[path = "node/outage.rs"]
 mod outage;
+#[path = "node/portals.rs"]
+mod portals;
 #[path = "node/story.rs"]
 mod story;
 #[path = "node/views.rs"]

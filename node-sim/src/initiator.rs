@@ -18,6 +18,8 @@
 //! - A disk in use survives its logout as a loop device until it is closed for the last time; in the tree it is gone.
 //! - When another file took the place of a LUN, a rescan shows the new LUN's identity; its content is shown only if the
 //!   disk was not in use, because a loop device in use cannot change its file.
+//! - There is no device-mapper, so multipathd is played only as it is where it makes no map, see [`multipathd`].
+//! - iscsid is only somebody who gives the initiator a name when he is called first, see [`host::Host::start_iscsid`].
 //! - With `node.session.scan = manual` a login attaches no disk. `--rescan` does. Files that a kernel would obey are not in
 //!   the tree, where nobody obeys them: `scsi_host/hostN/scan`, and a device's `rescan` and `delete`.
 
@@ -27,6 +29,7 @@ mod database;
 mod discovery;
 pub mod host;
 pub mod iscsiadm;
+pub mod multipathd;
 mod print;
 mod record;
 pub mod report;

@@ -1,13 +1,16 @@
-//! `node-sim`: makes, shows and clears a host root; and, under the name `iscsiadm`, is the host's `iscsiadm`.
+//! `node-sim`: makes, shows and clears a host root; and, under the names `iscsiadm` and `multipathd`, is the host's.
 
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use node_sim::initiator::host::Host;
+use node_sim::initiator::multipathd::{self, State};
 use node_sim::initiator::{iscsiadm, report};
 
 /// Stands in for open-iscsi on a host: an `iscsiadm` that attaches loop devices, and the /sys and /etc/iscsi to go with it.
@@ -41,6 +44,18 @@ enum Command {
         /// Such a lock stays, as since open-iscsi 2.1.10; with --lock-wait.
         #[arg(long, requires = "lock_wait")]
         stays_locked: bool,
+        /// The initiator has no name, as in an image (GenerateName=yes), until iscsid is called.
+        #[arg(long, conflicts_with = "initiator_name")]
+        unnamed: bool,
+        /// How multipathd is on this host. Default: as it was, and not installed.
+        #[arg(long, value_enum)]
+        multipathd: Option<State>,
+    },
+    /// Listen where iscsid does, in this network namespace, and start it for whoever calls, as systemd does: the initiator gets a name.
+    Iscsid {
+        /// The host root.
+        #[arg(long, value_name = "DIR")]
+        root: PathBuf,
     },
     /// Show sessions, their loop devices and files, and node records. Changes nothing.
     Status {
@@ -62,7 +77,10 @@ enum Command {
 fn main() -> ExitCode {
     match env::current_exe() {
         Ok(program) if program.file_name().is_some_and(|name| name == "iscsiadm") => {
-            as_iscsiadm(&program)
+            as_tool(&program, "iscsiadm", iscsiadm::run)
+        }
+        Ok(program) if program.file_name().is_some_and(|name| name == "multipathd") => {
+            as_tool(&program, "multipathd", multipathd::run)
         }
         Ok(program) => match run(Cli::parse().command, &program) {
             Ok(text) => {
@@ -75,25 +93,40 @@ fn main() -> ExitCode {
     }
 }
 
-fn as_iscsiadm(program: &Path) -> ExitCode {
-    // <root>/bin/iscsiadm
+/// A tool of the host: its root, its arguments, and where it writes.
+type Tool = fn(&Path, &[String], &mut dyn io::Write, &mut dyn io::Write) -> u8;
+
+fn as_tool(program: &Path, name: &str, tool: Tool) -> ExitCode {
+    // <root>/bin/<name>
     let Some(root) = program.parent().and_then(Path::parent) else {
-        return fail("this iscsiadm is not in the bin folder of a host root");
+        return fail(&format!(
+            "this {name} is not in the bin folder of a host root"
+        ));
     };
     let args: Result<Vec<String>, OsString> =
         env::args_os().skip(1).map(OsString::into_string).collect();
     match args {
-        Ok(args) => ExitCode::from(iscsiadm::run(
-            root,
-            &args,
-            &mut io::stdout().lock(),
-            &mut io::stderr().lock(),
-        )),
+        Ok(args) => {
+            let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+            ExitCode::from(tool(root, &args, &mut out, &mut err))
+        }
         Err(odd) => {
-            let _ = writeln!(io::stderr(), "iscsiadm: not UTF-8: {}", odd.display());
+            let _ = writeln!(io::stderr(), "{name}: not UTF-8: {}", odd.display());
             // ISCSI_ERR_INVAL
             ExitCode::from(7)
         }
+    }
+}
+
+/// Where iscsid listens (open-iscsi/open-iscsi: usr/mgmt_ipc.c).
+const ISCSID: &[u8] = b"ISCSIADM_ABSTRACT_NAMESPACE";
+
+fn listen_for_iscsid(host: &Host) -> io::Result<String> {
+    let socket = UnixListener::bind_addr(&SocketAddr::from_abstract_name(ISCSID)?)?;
+    loop {
+        // What the caller asks is answered by nobody.
+        drop(socket.accept()?);
+        host.start_iscsid()?;
     }
 }
 
@@ -105,8 +138,16 @@ fn run(command: Command, program: &Path) -> io::Result<String> {
             initiator_name,
             lock_wait,
             stays_locked,
+            unnamed,
+            multipathd,
         } => {
             let host = Host::init(&root, &targets, initiator_name.as_deref(), program)?;
+            if unnamed {
+                host.unname()?;
+            }
+            if let Some(state) = multipathd {
+                host.set_multipathd(state, program)?;
+            }
             if let Some(lock_wait) = lock_wait {
                 host.set_patience(lock_wait, stays_locked)?;
             }
@@ -117,6 +158,7 @@ fn run(command: Command, program: &Path) -> io::Result<String> {
                 bin.display()
             ))
         }
+        Command::Iscsid { root } => listen_for_iscsid(&Host::at(&root)),
         Command::Status { root, json } => {
             let status = report::status(&Host::at(&root))?;
             if json {

@@ -160,6 +160,21 @@ fn metrics_have_an_address() {
 }
 
 #[test]
+fn missing_paths_are_looked_for_once_a_minute_or_never() {
+    let seconds = |flags: &[&str]| {
+        let words = ["synology-csi", "--endpoint=/csi.sock"];
+        let all = words.iter().chain(flags);
+        Args::try_parse_from(all).map(|args| args.path_interval.as_secs())
+    };
+    assert_eq!(seconds(&[]).unwrap(), 60);
+    assert_eq!(seconds(&["--path-interval", "5m"]).unwrap(), 300);
+    assert_eq!(seconds(&["--path-interval", "0s"]).unwrap(), 0);
+    for bad in ["10ms", "2days", "soon"] {
+        assert!(seconds(&["--path-interval", bad]).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn the_number_of_volumes_is_told_or_left_to_the_co() {
     let given = |flags: &[&str]| {
         let words = ["synology-csi", "--endpoint=/csi.sock"];

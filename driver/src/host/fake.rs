@@ -37,6 +37,8 @@ mod programs;
 mod tree;
 
 pub use around::{Export, Mounted, Seen};
+#[cfg(test)]
+pub(crate) use cache::lun;
 pub use dead::Death;
 pub(crate) use head::head_of;
 #[cfg(test)]
@@ -50,6 +52,11 @@ pub(crate) const NODE: &str = "worker-1";
 const INITIATOR: &str = "iqn.1993-08.org.debian:01:abc";
 const INITIATOR_NAME: &str = "/etc/iscsi/initiatorname.iscsi";
 const BLOCK: usize = 4096;
+/// What the kernel has no more.
+const GONE: DeviceNumber = DeviceNumber {
+    major: 8,
+    minor: 1 << 19,
+};
 
 /// The machine. Clones are the same machine.
 #[derive(Clone, Debug)]
@@ -122,8 +129,12 @@ pub(crate) struct World {
     pub(crate) publications: u64,
     /// Portals that do not answer.
     pub(crate) dead: BTreeSet<String>,
+    /// A login comes to no end before so many have begun.
+    pub(crate) together: usize,
     /// multipathd, when it runs.
     pub(crate) multipathd: Option<Daemon>,
+    /// It keeps paths whose disks are gone.
+    pub(crate) keeps_paths: bool,
     /// What its client says when it does not.
     pub(crate) client_says: String,
     /// The only multipath map that this machine can have.
@@ -155,6 +166,8 @@ pub(crate) struct World {
     pub(crate) chap: Option<(String, String)>,
     /// What blkid says instead of the truth.
     pub(crate) blkid: Option<Exit>,
+    /// How many files, directories and paths were looked at.
+    pub(crate) looks: usize,
     /// The commands that ran, in order.
     pub(crate) log: Vec<String>,
     /// So many commands are let pass before the next answer is given.
@@ -270,9 +283,12 @@ impl World {
 
     fn stat(&self, path: &str) -> Option<Stat> {
         if let Some(mount) = self.mounts.iter().rfind(|mount| mount.point == path) {
+            // A node that was deleted is still seen through its bind mount.
+            let deleted = mount.is_deleted() && mount.fs == "devtmpfs";
             let number = mount
                 .device_node()
-                .and_then(|name| Some(self.block_at(&format!("/dev/{name}"))?.1));
+                .and_then(|name| Some(self.block_at(&format!("/dev/{name}"))?.1))
+                .or(deleted.then_some(GONE));
             return Some(number.map_or(Stat::Directory, Stat::BlockDevice));
         }
         if let Some((_, number, _)) = self.block_at(path) {
@@ -311,7 +327,7 @@ impl Host for Fake {
             return forced;
         }
         for _ in 0..PATIENCE {
-            if !self.world().waits_for_a_path(&cmd) {
+            if !self.world().waits(&cmd) {
                 return Ok(self.world().execute(&cmd));
             }
             tokio::task::yield_now().await;
@@ -335,7 +351,8 @@ impl Host for Fake {
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        let world = self.world();
+        let mut world = self.world();
+        world.looks += 1;
         if world.unseen.contains(path) {
             return Err(io_error(path, io::ErrorKind::PermissionDenied));
         }
@@ -350,7 +367,8 @@ impl Host for Fake {
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
         let prefix = format!("{path}/");
-        let world = self.world();
+        let mut world = self.world();
+        world.looks += 1;
         if world.unseen.contains(path) {
             return Err(io_error(path, io::ErrorKind::PermissionDenied));
         }
@@ -375,6 +393,7 @@ impl Host for Fake {
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
+        self.world().looks += 1;
         if self.world().death_at(path) == Some(Death::ShutDown) {
             return Err(HostError::Io {
                 doing: format!("looking at {path}"),
@@ -563,6 +582,12 @@ impl Host for Fake {
     }
 
     async fn kernel_log(&self) -> Result<Vec<String>, HostError> {
+        if self.world().unseen.contains("/dev/kmsg") {
+            return Err(io_error(
+                "reading /dev/kmsg",
+                io::ErrorKind::PermissionDenied,
+            ));
+        }
         let log = self.world().files.get("/dev/kmsg").cloned();
         let log = log.unwrap_or_default();
         let text = String::from_utf8_lossy(&log);

@@ -13,6 +13,7 @@ pub const PROGRAM: &str = "iscsiadm";
 /// How long a command on records may take, seconds: iscsiadm waits 30 s for the lock of its database, and whoever is killed
 /// while it holds that lock leaves it to the others for ever (see [`super::lock`]).
 const RECORDS: u64 = 45;
+const REPLACEMENT_TIMEOUT: &str = "node.session.timeo.replacement_timeout";
 
 /// A record of the target at one portal, written without discovery: DSM's SendTargets would list every target of the NAS.
 pub fn new_record(iqn: &Iqn, portal: &Portal) -> Cmd {
@@ -36,6 +37,13 @@ pub fn settings(iqn: &Iqn, portal: &Portal, replacement_timeout: Duration) -> Cm
     command
 }
 
+/// What of a record must not be otherwise for a login with it: it makes one session, attaches nothing, and nobody else makes
+/// another one. How long I/O waits may have been another setting when it was written.
+pub fn required() -> impl Iterator<Item = (&'static str, String)> {
+    let all = pinned(Duration::ZERO).into_iter();
+    all.filter(|(name, _)| *name != REPLACEMENT_TIMEOUT)
+}
+
 /// What [`settings`] writes: names and values.
 pub fn pinned(replacement_timeout: Duration) -> [(&'static str, String); 8] {
     [
@@ -45,7 +53,7 @@ pub fn pinned(replacement_timeout: Duration) -> [(&'static str, String); 8] {
         ("node.session.nr_sessions", "1"),
         ("node.session.scan", "manual"),
         (
-            "node.session.timeo.replacement_timeout",
+            REPLACEMENT_TIMEOUT,
             &replacement_timeout.as_secs().to_string(),
         ),
         ("node.session.initial_login_retry_max", "1"),
@@ -82,6 +90,11 @@ pub fn logout(session: u32) -> Cmd {
 /// Removes the records of a target, at whatever portals.
 pub fn delete_records(iqn: &Iqn) -> Cmd {
     Cmd::new(PROGRAM, RECORDS).args(["-m", "node", "-T", iqn.as_str(), "-o", "delete"])
+}
+
+/// Removes the record of a target at one portal.
+pub fn delete_record(iqn: &Iqn, portal: &Portal) -> Cmd {
+    record(iqn, portal).args(["-o", "delete"])
 }
 
 /// Lists all node records. One of another product that this release cannot read makes it fail and list none, so the driver looks
@@ -284,6 +297,10 @@ mod tests {
         check(&rescan(3), "iscsiadm -m session -r 3 --rescan");
         check(&logout(3), "iscsiadm -m session -r 3 --logout");
         check(&delete_records(&iqn()), "iscsiadm -m node -T IQN -o delete");
+        check(
+            &delete_record(&iqn(), &v4),
+            "iscsiadm -m node -T IQN -p 10.0.0.5:3260 -o delete",
+        );
         check(&list_records(), "iscsiadm -m node");
     }
 
@@ -298,6 +315,7 @@ mod tests {
             rescan(1),
             logout(1),
             delete_records(&iqn),
+            delete_record(&iqn, p),
             list_records(),
         ];
         assert!(

@@ -58,9 +58,9 @@ pub struct Linux {
 impl Linux {
     /// This machine, with `/sys` and `/etc/iscsi` found below `root` (design choice 26).
     pub fn new(root: PathBuf) -> Self {
-        let search = std::env::var_os("PATH")
-            .map(|path| std::env::split_paths(&path).collect())
-            .unwrap_or_default();
+        let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
+        let path = path.unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+        let search = std::env::split_paths(&path).collect();
         Self {
             root,
             search,
@@ -133,7 +133,8 @@ impl Linux {
 impl Host for Linux {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let started = std::time::Instant::now();
-        let result = command::run(&cmd, self.namespaces.of_program(cmd.program)).await;
+        let result =
+            command::run(&cmd, self.namespaces.of_program(cmd.program), &self.search).await;
         let exit = result
             .as_ref()
             .map_or_else(HostError::label, |exit| exit.status.to_string().into());

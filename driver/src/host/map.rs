@@ -6,6 +6,8 @@
 //!                      /slaves/{sdb,sdc}
 //! ```
 
+use std::collections::BTreeMap;
+
 use super::disk::{self, BLOCK, Block, text};
 use super::{DeviceNumber, Host, HostError, if_present};
 use crate::volume::LunUuid;
@@ -56,20 +58,21 @@ pub async fn maps(host: &impl Host) -> Result<Vec<Map>, HostError> {
     Ok(maps)
 }
 
-/// The number of the device that device-mapper calls `name`.
+/// The numbers of all devices of device-mapper, by the names that it gives them.
 ///
 /// # Errors
 /// sysfs cannot be read.
-pub async fn number_of(host: &impl Host, name: &str) -> Result<Option<DeviceNumber>, HostError> {
+pub async fn numbers(host: &impl Host) -> Result<BTreeMap<String, DeviceNumber>, HostError> {
+    let mut numbers = BTreeMap::new();
     for device in host.list(BLOCK).await? {
-        let dir = format!("{BLOCK}/{device}");
-        if device.starts_with("dm-")
-            && if_present(text(host, &format!("{dir}/dm/name")).await)?.as_deref() == Some(name)
-        {
-            return disk::device_number(host, &dir).await;
+        if !device.starts_with("dm-") {
+            continue;
         }
+        let dir = format!("{BLOCK}/{device}");
+        let name = if_present(text(host, &format!("{dir}/dm/name")).await)?;
+        numbers.extend(name.zip(disk::device_number(host, &dir).await?));
     }
-    Ok(None)
+    Ok(numbers)
 }
 
 /// The WWIDs that a LUN can have: an NAA identifier (hence the 3) of LIO's vendor, filled up with the beginning of the unit
@@ -107,10 +110,7 @@ mod tests {
         );
         assert_eq!(map.paths, ["sdb", "sdc"]);
         assert!(wwids(&UUID.parse().unwrap()).contains(&map.wwid));
-        assert_eq!(
-            number_of(&fake, "mpatha").await.unwrap(),
-            Some(map.block.number)
-        );
-        assert_eq!(number_of(&fake, "mpathb").await.unwrap(), None);
+        let numbers = numbers(&fake).await.unwrap();
+        assert_eq!(numbers, [("mpatha".to_owned(), map.block.number)].into());
     }
 }

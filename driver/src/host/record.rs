@@ -9,6 +9,8 @@
 //! makes `-m node` end with 7 and list nothing, whosever record has it. A file beside the folders of `nodes` stops every
 //! `-m node`: so a record is replaced as a whole, by way of a file in [`DATABASES`] itself.
 
+use std::net::{IpAddr, SocketAddr};
+
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::chap::{Account, Chap, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN};
@@ -42,6 +44,13 @@ pub fn folder(database: &str, iqn: &Iqn) -> String {
 /// The name of the record that `--op new` makes for a portal.
 pub fn name(portal: &Portal) -> String {
     format!("{},{}", portal.address(), portal.port())
+}
+
+/// The portal of a record that `--op new` has made, by the record's name; `None` for what somebody else has made.
+pub fn portal(name: &str) -> Option<Portal> {
+    let (address, port) = name.rsplit_once(',')?;
+    let address: IpAddr = address.parse().ok()?;
+    Some(SocketAddr::new(address, port.parse().ok()?).into())
 }
 
 /// The file that becomes a record of this target.
@@ -179,6 +188,13 @@ mod tests {
         );
         assert_eq!(name(&"10.0.0.5".parse().unwrap()), "10.0.0.5,3260");
         assert_eq!(name(&"[fd00::5]:3261".parse().unwrap()), "fd00::5,3261");
+        for at in ["10.0.0.5:3260", "[fd00::5]:3261"] {
+            let at: Portal = at.parse().unwrap();
+            assert_eq!(portal(&name(&at)), Some(at));
+        }
+        for others in ["10.0.0.5,3260,1", "nas,3260", "default", "10.0.0.5,x"] {
+            assert_eq!(portal(others), None, "{others}");
+        }
         assert_eq!(
             aside(DATABASES[1], &iqn),
             "/var/lib/iscsi/.synology-csi-iqn.2000-01.com.synology:x"

@@ -1,4 +1,4 @@
-//! Attaching: records, login, session, disk, identity (design choices 7, 9 and 10).
+//! Attaching: sessions, disks, identity, the map (design choices 7, 9 and 10).
 //!
 //! Portals: where multipathd runs, the node logs in to all of them and uses the map over their disks. Elsewhere it logs in to
 //! the first that accepts: a second session would be a second disk of the same LUN with nobody to choose between them, so the
@@ -6,14 +6,13 @@
 
 use std::time::Duration;
 
-use super::held::{Held, SESSION_CHANGES};
+use super::held::Held;
 use super::scan::no_answer;
 use super::{Doing, Machine};
-use crate::chap::{Chap, Method, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN, field};
+use crate::chap::Chap;
 use crate::error::Error;
+use crate::host::Host;
 use crate::host::disk::{self, Block, Disk, Session};
-use crate::host::iscsiadm::{self, Login};
-use crate::host::{Host, HostError};
 use crate::publication::{Portal, PublishContext};
 use crate::volume::{Bytes, LunUuid};
 
@@ -46,6 +45,7 @@ impl<H: Host> Machine<H> {
         if several && !every {
             one_path(context, "multipathd does not run on this node");
         }
+        self.forget_portals(&context.iqn, &context.portals).await;
         let (mut disks, lost) = self.reuse(context, every).await?;
         if every && lost.is_empty() {
             let alone: Vec<Disk> = disks.iter().map(|(_, disk)| disk.clone()).collect();
@@ -71,23 +71,10 @@ impl<H: Host> Machine<H> {
             (false, true) => context.portals.clone(),
             (false, false) => vec![],
         };
-        for session in self
-            .login(context, chap, &wanted, (every, !disks.is_empty()))
-            .await?
-        {
-            if !self.scan(&session, context.lun).await? {
-                return Err(no_answer(&session));
-            }
-            let disk = self.disk_of(&session, context).await?;
-            let disk = disk.ok_or_else(|| Error::Unproven {
-                what: format!("attaching logical unit {} of {}", context.lun, context.iqn),
-                seen: format!(
-                    "session {} has no such disk after {} s",
-                    session.id,
-                    DISK_APPEARS.as_secs()
-                ),
-            })?;
-            self.prove(&disk, &context.uuid).await?;
+        let reachable = !disks.is_empty();
+        let logins = self.login(context, chap, &wanted, (every, reachable));
+        for session in Box::pin(logins).await? {
+            let disk = self.admit(&session, context.lun, &context.uuid).await?;
             disks.push((session, disk));
         }
         let sessions: Vec<Session> = disks.iter().map(|(session, _)| session.clone()).collect();
@@ -257,7 +244,7 @@ impl<H: Host> Machine<H> {
         if !usable || !self.scan(session, context.lun).await? {
             return Ok(None);
         }
-        let Some(disk) = self.disk_of(session, context).await? else {
+        let Some(disk) = self.disk_of(session, context.lun).await? else {
             return Ok(None);
         };
         // A disk that the kernel has taken offline stays so; another login gives another disk.
@@ -269,12 +256,31 @@ impl<H: Host> Machine<H> {
         Ok(Some(disk))
     }
 
-    async fn disk_of(
+    /// Attaches the logical unit `lun` of a session that was just made, and proves it to be the volume's.
+    pub(super) async fn admit(
         &self,
         session: &Session,
-        context: &PublishContext,
-    ) -> Result<Option<Disk>, Error> {
-        disk::wait_for_disk(&self.host, session.id, context.lun, DISK_APPEARS)
+        lun: u16,
+        uuid: &LunUuid,
+    ) -> Result<Disk, Error> {
+        if !self.scan(session, lun).await? {
+            return Err(no_answer(session));
+        }
+        let disk = self.disk_of(session, lun).await?;
+        let disk = disk.ok_or_else(|| Error::Unproven {
+            what: format!("attaching logical unit {lun} of {}", session.target),
+            seen: format!(
+                "session {} has no such disk after {} s",
+                session.id,
+                DISK_APPEARS.as_secs()
+            ),
+        })?;
+        self.prove(&disk, uuid).await?;
+        Ok(disk)
+    }
+
+    async fn disk_of(&self, session: &Session, lun: u16) -> Result<Option<Disk>, Error> {
+        disk::wait_for_disk(&self.host, session.id, lun, DISK_APPEARS)
             .await
             .doing("waiting for the disk")
     }
@@ -314,149 +320,5 @@ impl<H: Host> Machine<H> {
             });
         }
         Ok(())
-    }
-
-    /// Logs in to the first of `portals` that accepts, or to `every` one that does. When the volume is `reachable` without
-    /// them, a portal that does not answer is only worth a warning.
-    async fn login(
-        &self,
-        context: &PublishContext,
-        chap: Option<&Chap>,
-        portals: &[Portal],
-        (every, reachable): (bool, bool),
-    ) -> Result<Vec<Session>, Error> {
-        let (mut sessions, mut refusals) = (Vec::new(), Vec::new());
-        for portal in portals {
-            let doing = format!("logging in to {} at {portal}", context.iqn);
-            self.write_record(&context.iqn, portal, chap).await?;
-            let login = iscsiadm::login(&context.iqn, portal);
-            let exit = match self.run_on_records(login).await {
-                Err(hung @ HostError::Overran { .. }) if every => {
-                    tracing::warn!(%portal, target = %context.iqn, "the portal does not answer in time");
-                    refusals.push((format!("{portal}: no answer in time"), false, hung));
-                    continue;
-                }
-                other => other.doing(&doing)?,
-            };
-            match iscsiadm::read_login(&exit) {
-                Login::New | Login::Existing => {
-                    sessions.push(self.wait_for_session(context, *portal).await?);
-                    if !every {
-                        break;
-                    }
-                }
-                // The other portals are the same target: each attempt more is one more failure in the log of the NAS.
-                Login::Unproven => return Err(self.unproven(context, portal, chap).await),
-                Login::Refused { cause, for_good } => {
-                    tracing::warn!(%portal, target = %context.iqn, cause, status = exit.status, "login refused");
-                    refusals.push((
-                        format!("{portal}: {cause}"),
-                        for_good,
-                        exit.failed(iscsiadm::PROGRAM),
-                    ));
-                    if for_good && Method::of(chap) == Method::Mutual {
-                        break;
-                    }
-                }
-            }
-        }
-        if sessions.is_empty() && !reachable {
-            return Err(self.no_session(context, chap, refusals).await);
-        }
-        Ok(sessions)
-    }
-
-    async fn wait_for_session(
-        &self,
-        context: &PublishContext,
-        portal: Portal,
-    ) -> Result<Session, Error> {
-        let doing = format!("waiting for the session with {}", context.iqn);
-        let look = || async {
-            let all = disk::sessions(&self.host).await?;
-            Ok(all.into_iter().find(|session| {
-                session.target == context.iqn.as_str()
-                    && session.portal.is_none_or(|at| at == portal)
-            }))
-        };
-        disk::until(&self.host, SESSION_CHANGES, look)
-            .await
-            .doing(&doing)?
-            .ok_or_else(|| Error::Unproven {
-                what: format!("the login to {}", context.iqn),
-                seen: "iscsiadm reports success, but the kernel has no such session".to_owned(),
-            })
-    }
-
-    /// Nobody let us in. A final answer only when every portal said so for good and nothing is left behind.
-    async fn no_session(
-        &self,
-        context: &PublishContext,
-        chap: Option<&Chap>,
-        refusals: Vec<(String, bool, HostError)>,
-    ) -> Error {
-        let for_good =
-            self.is_clean(context).await && refusals.iter().all(|(_, for_good, _)| *for_good);
-        let seen: Vec<String> = refusals.iter().map(|(cause, ..)| cause.clone()).collect();
-        let (what, seen) = (format!("logging in to {}", context.iqn), seen.join("; "));
-        if for_good {
-            let published = "check that the volume is still published to this node";
-            let remedy = match Method::of(chap) {
-                Method::None | Method::Chap => published.to_owned(),
-                // iscsiadm says 19, as for a target that does not exist, when it is we who are not convinced.
-                Method::Mutual => format!(
-                    "{published}, and that the target proves itself with {} and {}",
-                    field(USERNAME_IN),
-                    field(PASSWORD_IN)
-                ),
-            };
-            return Error::Refused { what, seen, remedy };
-        }
-        match refusals.into_iter().next_back() {
-            Some((.., source)) => Error::Host {
-                doing: format!("{what}: {seen}"),
-                source,
-            },
-            None => Error::Unproven {
-                what,
-                seen: "publish_context names no portal".to_owned(),
-            },
-        }
-    }
-
-    /// The target does not take our proofs. A final answer only when nothing is left behind.
-    async fn unproven(
-        &self,
-        context: &PublishContext,
-        portal: &Portal,
-        chap: Option<&Chap>,
-    ) -> Error {
-        let what = format!("logging in to {} at {portal}", context.iqn);
-        let (seen, remedy) = match chap {
-            None => (
-                "the target wants CHAP, and this call brings no secrets".to_owned(),
-                "name its Secret in the StorageClass as csi.storage.k8s.io/controller-publish-secret-name and csi.storage.k8s.io/node-stage-secret-name".to_owned(),
-            ),
-            Some(_) => (
-                "the target does not accept the CHAP name and password".to_owned(),
-                format!(
-                    "check {} and {}: ControllerPublishVolume and NodeStageVolume must be given the same Secret, and a changed one takes effect when the volume is published again",
-                    field(USERNAME),
-                    field(PASSWORD)
-                ),
-            ),
-        };
-        if self.is_clean(context).await {
-            Error::Unauthenticated { what, seen, remedy }
-        } else {
-            let seen = format!("{seen} ({remedy}), and a session or record may be left");
-            Error::Unproven { what, seen }
-        }
-    }
-
-    /// No record and no session of this publication is left.
-    async fn is_clean(&self, context: &PublishContext) -> bool {
-        self.delete_records(&context.iqn).await.is_ok()
-            && matches!(self.sessions_of(&context.uuid).await.as_deref(), Ok([]))
     }
 }

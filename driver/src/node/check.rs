@@ -54,8 +54,11 @@ impl<H: Host> Machine<H> {
         else {
             return failure;
         };
-        let log = self.host.kernel_log().await.unwrap_or_default();
-        let why = kernel_says(&log, fs, &attached.device.name);
+        let why = match self.host.kernel_log().await {
+            Ok(log) => kernel_says(&log, fs, &attached.device.name),
+            // mount(8) points to it in words that are of no use in a pod's events.
+            Err(error) => format!("nothing that the driver may read ({error}); dmesg on the node"),
+        };
         let (node, tool) = (attached.device.node(), repairer(fs));
         let damaged = [&said, &why].into_iter().any(|text| {
             let text = text.to_lowercase();

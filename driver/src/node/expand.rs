@@ -5,17 +5,23 @@ use std::time::Duration;
 
 use super::attach::Attached;
 use super::grow::{COPY_IT, Grown, kept};
+use super::held::Held;
 use super::place::Standing;
 use super::request::Expand;
 use super::{Doing, Machine};
 use crate::error::Error;
-use crate::host::disk::{self, Block};
+use crate::host::disk::{self, Block, Disk, Session};
+use crate::host::map::{self, Map};
 use crate::host::mount::Mount;
 use crate::host::{Host, if_present};
 use crate::volume::{Bytes, FsType};
 
 /// How long a grown LUN may take to show its size after a rescan.
 const SIZE_APPEARS: Duration = Duration::from_secs(10);
+/// How long a lost path may take to come back before a map grows without it.
+const COMES_BACK: Duration = Duration::from_secs(5);
+/// How long multipathd may take to let a path go.
+const PATH_LEAVES: Duration = Duration::from_secs(5);
 
 impl<H: Host> Machine<H> {
     /// Lets disk and file system follow the LUN; answers the disk's measured size.
@@ -74,18 +80,21 @@ impl<H: Host> Machine<H> {
     }
 
     /// Rescan, identity, size, map: in this order, because before a rescan the kernel only repeats what it once heard. Every
-    /// path must answer: a map that is larger than one of its paths would lose what is written through that path.
+    /// path that is there must answer: a map that is larger than one of its paths would lose what is written through that path.
     async fn measure(&self, ask: &Expand, device: Block) -> Result<Attached, Error> {
         let held = self.held(&ask.volume.uuid).await?;
-        let paths = held.paths_of(&device);
-        for session in &held.sessions {
-            self.rescan(session).await?;
-            if !paths.iter().any(|path| path.session == session.id) {
-                return Err(Error::Unfinished {
-                    what: device.node(),
-                    seen: format!("{session} is no path to it yet"),
-                });
-            }
+        let map = held.map.as_ref().filter(|map| map.block == device);
+        let (there, lost): (Vec<&Session>, Vec<&Session>) =
+            held.sessions.iter().partition(|session| session.alive);
+        let (there, lost) = match map {
+            Some(_) if !there.is_empty() => (there, lost),
+            // The only path, or all of them: they have to answer.
+            _ => (held.sessions.iter().collect(), vec![]),
+        };
+        let mut paths = held.paths_of(&device);
+        paths.retain(|path| there.iter().any(|session| session.id == path.session));
+        for session in there {
+            self.must_answer(&device, session, &paths).await?;
         }
         if paths.is_empty() {
             return Err(Error::Unproven {
@@ -97,14 +106,79 @@ impl<H: Host> Machine<H> {
             self.prove(path, &ask.volume.uuid).await?;
             self.must_have_grown(ask, &path.block).await?;
         }
-        let size = match &held.map {
-            Some(map) if map.block == device => self.fit(map, &paths).await?,
-            _ => {
-                let doing = format!("measuring {}", device.node());
-                device.size(&self.host).await.doing(doing)?
+        let doing = format!("measuring {}", device.node());
+        let present = device.size(&self.host).await.doing(doing)?;
+        let size = match map {
+            Some(map) if lost.is_empty() => self.fit(map, &paths).await?,
+            Some(map) if present < ask.range.required => {
+                self.end_lost(&held, map, &lost).await?;
+                self.fit(map, &paths).await?
             }
+            Some(_) | None => present,
         };
         Ok(Attached { device, size })
+    }
+
+    /// A session that is there has to be a path, and its disk has to tell its size.
+    async fn must_answer(
+        &self,
+        device: &Block,
+        session: &Session,
+        paths: &[Disk],
+    ) -> Result<(), Error> {
+        let answers = self.rescan_answered(session).await?;
+        if answers && paths.iter().any(|path| path.session == session.id) {
+            return Ok(());
+        }
+        let seen = if answers {
+            "is no path to it yet"
+        } else {
+            "has lost its target, or its disk does not run"
+        };
+        Err(Error::Unfinished {
+            what: device.node(),
+            seen: format!(
+                "{session} {seen}. If that stays so and there is another path, end it on the node: iscsiadm -m session -r {} --logout",
+                session.id
+            ),
+        })
+    }
+
+    /// Takes lost paths out of a map that has to grow. The kernel lets no map become larger than a path below it, and a path
+    /// that cannot be asked keeps its old size; were it let, what is written behind that size through such a path, once it is
+    /// back, would fail. So the path goes, which is lost anyhow, and comes back with the LUN's new size when it is joined.
+    async fn end_lost(&self, held: &Held, map: &Map, lost: &[&Session]) -> Result<(), Error> {
+        let is_lost = |id: u32| lost.iter().any(|session| session.id == id);
+        let back = disk::until(&self.host, COMES_BACK, || async {
+            let mut all = disk::sessions(&self.host).await?.into_iter();
+            Ok(all.find(|session| session.alive && is_lost(session.id)))
+        });
+        if let Some(session) = back.await.doing("looking for lost paths")? {
+            return Err(Error::Unfinished {
+                what: format!("map {}", map.name),
+                seen: format!("{session} has just come back"),
+            });
+        }
+        for session in lost {
+            tracing::warn!(%session, map = map.name, "ending a lost path, for the map has to grow: it is joined when its portal answers");
+            self.log_out(session).await?;
+        }
+        let disks = held.disks.iter().filter(|disk| is_lost(disk.session));
+        let names: Vec<&String> = disks.map(|disk| &disk.block.name).collect();
+        let left = || async {
+            let maps = map::maps(&self.host).await?;
+            let left = |name: &&String| maps.iter().any(|map| map.paths.contains(name));
+            Ok((!names.iter().any(left)).then_some(()))
+        };
+        let gone = disk::until(&self.host, PATH_LEAVES, left).await;
+        gone.doing("waiting for a map without lost paths")?
+            .ok_or_else(|| Error::Unproven {
+                what: format!("map {}", map.name),
+                seen: format!(
+                    "multipathd keeps paths whose sessions have ended ({}): multipathd del path NAME",
+                    names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+                ),
+            })
     }
 
     async fn must_have_grown(&self, ask: &Expand, block: &Block) -> Result<(), Error> {

@@ -1,6 +1,10 @@
 //! What is mounted where, and whose it is. Nothing is unmounted that is provably not ours, and nothing is taken for stale
 //! that is not proven to be (design choices 9 and 10).
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::sync::OnceCell;
+
 use super::{Doing, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Block};
@@ -31,6 +35,15 @@ enum Backing {
     Device(DeviceNumber),
     Vanished,
     NoDevice,
+}
+
+/// What the kernel says of its block devices, asked at most once for all mounts that are looked at together: there may be
+/// hundreds of both.
+#[derive(Default)]
+struct Kernel {
+    present: OnceCell<BTreeSet<DeviceNumber>>,
+    /// By the names that device-mapper gives them.
+    mapped: OnceCell<BTreeMap<String, DeviceNumber>>,
 }
 
 impl<H: Host> Machine<H> {
@@ -75,13 +88,13 @@ impl<H: Host> Machine<H> {
         let Some(visible) = mount::at(&mounts, point).pop() else {
             return Ok(Standing::Nothing);
         };
-        let visible = visible.clone();
-        Ok(match self.backing(&visible).await? {
+        let (visible, kernel) = (visible.clone(), Kernel::default());
+        Ok(match self.backing(&visible, &kernel).await? {
             Backing::Vanished => Standing::Gone(visible),
             Backing::Device(number) if ours.iter().any(|block| block.number == number) => {
                 Standing::Ours(visible)
             }
-            Backing::Device(number) if self.is_gone(&visible, number).await? => {
+            Backing::Device(number) if self.is_gone(&visible, number, &kernel).await? => {
                 Standing::Gone(visible)
             }
             Backing::Device(_) | Backing::NoDevice => Standing::Foreign(visible),
@@ -89,13 +102,12 @@ impl<H: Host> Machine<H> {
     }
 
     /// The block device that a mount shows.
-    async fn backing(&self, mount: &Mount) -> Result<Backing, Error> {
+    async fn backing(&self, mount: &Mount, kernel: &Kernel) -> Result<Backing, Error> {
         let doing = || format!("looking at what is mounted at {}", mount.point);
         if mount.device_node().is_some() {
-            if mount.is_deleted() {
-                return Ok(Backing::Vanished);
-            }
+            // A file below it may be deleted and be no device at all: a Secret that is mounted by `subPath` and was changed since.
             return Ok(match self.host.stat(&mount.point).await.doing(doing())? {
+                Stat::BlockDevice(_) if mount.is_deleted() => Backing::Vanished,
                 Stat::BlockDevice(number) => Backing::Device(number),
                 Stat::Directory | Stat::File(_) | Stat::Other => Backing::NoDevice,
             });
@@ -111,8 +123,12 @@ impl<H: Host> Machine<H> {
         // btrfs has an invented number too. Its device's name cannot be given to another one while it is mounted.
         if let Some(name) = mount.source.strip_prefix("/dev/mapper/") {
             // Usually a symbolic link, and not always there in a container.
-            let number = map::number_of(&self.host, name).await.doing(doing())?;
-            return Ok(number.map_or(Backing::Vanished, Backing::Device));
+            let mapped = kernel
+                .mapped
+                .get_or_try_init(|| map::numbers(&self.host))
+                .await;
+            let number = mapped.doing(doing())?.get(name);
+            return Ok(number.copied().map_or(Backing::Vanished, Backing::Device));
         }
         Ok(
             match if_present(self.host.stat(&mount.source).await).doing(doing())? {
@@ -124,13 +140,18 @@ impl<H: Host> Machine<H> {
     }
 
     /// True when the kernel no longer has the device of a mount.
-    async fn is_gone(&self, mount: &Mount, number: DeviceNumber) -> Result<bool, Error> {
+    async fn is_gone(
+        &self,
+        mount: &Mount,
+        number: DeviceNumber,
+        kernel: &Kernel,
+    ) -> Result<bool, Error> {
         let doing = || format!("looking for the device {number} of {}", mount.point);
-        if disk::present_devices(&self.host)
-            .await
-            .doing(doing())?
-            .contains(&number)
-        {
+        let present = kernel
+            .present
+            .get_or_try_init(|| disk::present_devices(&self.host))
+            .await;
+        if present.doing(doing())?.contains(&number) {
             return Ok(false);
         }
         let node = if_present(self.host.stat(&mount.source).await).doing(doing())?;
@@ -142,12 +163,13 @@ impl<H: Host> Machine<H> {
     pub(super) async fn any_stale_mount(&self) -> Result<bool, Error> {
         let of_device =
             |mount: &Mount| mount.source.starts_with("/dev/") || mount.device_node().is_some();
+        let kernel = Kernel::default();
         for mount in self.mounts().await?.into_iter().filter(of_device) {
-            let stale = match self.backing(&mount).await? {
+            let stale = match self.backing(&mount, &kernel).await? {
                 Backing::Vanished => true,
                 Backing::NoDevice => false,
                 Backing::Device(number) => {
-                    number.major != LOOP_MAJOR && self.is_gone(&mount, number).await?
+                    number.major != LOOP_MAJOR && self.is_gone(&mount, number, &kernel).await?
                 }
             };
             if stale {
@@ -174,7 +196,7 @@ impl<H: Host> Machine<H> {
         blocks: &[Block],
         counts: impl Fn(&Mount) -> bool,
     ) -> Result<Vec<String>, Error> {
-        let mut points = Vec::new();
+        let (mut points, kernel) = (Vec::new(), Kernel::default());
         for mount in self.mounts().await? {
             let named = |name: &str| blocks.iter().any(|block| block.name == name);
             let candidate = match mount.device_node() {
@@ -184,7 +206,7 @@ impl<H: Host> Machine<H> {
             if !candidate || !counts(&mount) {
                 continue;
             }
-            if let Backing::Device(number) = self.backing(&mount).await?
+            if let Backing::Device(number) = self.backing(&mount, &kernel).await?
                 && blocks.iter().any(|block| block.number == number)
             {
                 points.push(mount.point);

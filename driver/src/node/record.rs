@@ -200,6 +200,57 @@ impl<H: Host> Machine<H> {
         }
     }
 
+    /// The portals that there are records of the target at, by their names: those of the last stage.
+    pub(super) async fn recorded_portals(&self, iqn: &Iqn) -> Result<Vec<Portal>, Error> {
+        let mut portals = Vec::new();
+        for database in record::DATABASES {
+            let folder = record::folder(database, iqn);
+            let names =
+                if_present(self.host.list(&folder).await).doing(format!("listing {folder}"))?;
+            portals.extend(
+                names
+                    .iter()
+                    .flatten()
+                    .filter_map(|name| record::portal(name)),
+            );
+        }
+        portals.sort_unstable();
+        portals.dedup();
+        Ok(portals)
+    }
+
+    /// True when a record is as a login of ours leaves it: one session, no unit but the one that is asked for.
+    pub(super) async fn is_sound(&self, iqn: &Iqn, portal: &Portal) -> Result<bool, Error> {
+        for database in record::DATABASES {
+            let path = format!("{}/{}", record::folder(database, iqn), record::name(portal));
+            let text = if_present(self.host.read(&path).await).doing(format!("reading {path}"))?;
+            if let Some(text) = text {
+                let required: Vec<_> = iscsiadm::required().collect();
+                let text = String::from_utf8_lossy(&text);
+                return Ok(record::disagreeing(&text, &required).is_none());
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes the records at portals that the volume is not to be reached through any more: nothing is to be joined there. Best
+    /// effort; one that has a session stays until that ends.
+    pub(super) async fn forget_portals(&self, iqn: &Iqn, present: &[Portal]) {
+        let recorded = match self.recorded_portals(iqn).await {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                tracing::warn!(%iqn, error = error.chain(), "records of former portals may be left");
+                return;
+            }
+        };
+        for portal in recorded.iter().filter(|portal| !present.contains(portal)) {
+            let gone = self.run_on_records(iscsiadm::delete_record(iqn, portal));
+            if let Err(error) = gone.await.and_then(iscsiadm::read_delete) {
+                tracing::warn!(%iqn, %portal, %error, "the record of a former portal is left");
+            }
+        }
+    }
+
     /// Removes files that a crash kept from becoming records: they hold secrets.
     pub(super) async fn sweep_aside(&self) -> Result<(), Error> {
         for database in record::DATABASES {

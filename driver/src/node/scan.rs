@@ -48,7 +48,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// The kernel obeys also when nobody answers, so the session is looked at afterwards.
-    async fn rescan_answered(&self, session: &Session) -> Result<bool, Error> {
+    pub(super) async fn rescan_answered(&self, session: &Session) -> Result<bool, Error> {
         // The rescan of a lost session would only wait until its disks are given up.
         if !session.alive {
             return Ok(false);

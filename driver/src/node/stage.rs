@@ -30,7 +30,7 @@ impl<H: Host> Machine<H> {
         self.forget_ended(&ask.volume.uuid, &ask.context.iqn)
             .await?;
         self.drop_stale_state(ask, staging).await?;
-        let attached = self.attach(&ask.context, ask.proofs()).await?;
+        let attached = Box::pin(self.attach(&ask.context, ask.proofs())).await?;
         match &ask.intent.by {
             Use::Device => self.stage_device(&attached, ask.intent.readonly).await,
             Use::FileSystem { fs, flags } => {

@@ -11,6 +11,7 @@ mod publish;
 mod real;
 mod selinux;
 mod stage;
+mod sweep;
 mod unstage;
 
 use proto::csi;

@@ -1,13 +1,14 @@
 //! The host root: the folder in which a driver finds `/sys` and `/etc/iscsi`, and in which we keep what we know.
 //!
 //! ```text
-//! bin/iscsiadm                        this program under that name
+//! bin/iscsiadm, bin/multipathd        this program under those names
 //! etc/iscsi/initiatorname.iscsi       InitiatorName=iqn.…
 //! etc/iscsi/nodes, send_targets, static   node records, see `record`
 //! etc/iscsi/node-sim.json             which targets this host can reach, and how long the lock of the database is waited for
 //! etc/iscsi/iscsid.conf               if it is there: what new records say
 //! run/lock/iscsi/lock.write           see `database`
 //! sys/class/…, sys/devices/…          see `tree`
+//! var/node-sim/multipathd.json        how multipathd is; without it: not installed
 //! var/node-sim/lock                   one command at a time
 //! var/node-sim/sessions/<sid>.json    see `session`
 //! ```
@@ -21,12 +22,15 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::console::{Exit, Failure};
+use super::multipathd::State;
 use crate::store::{self, Lock, Until};
 use crate::target::Target;
 use crate::target::loopdev::Targets;
 
 /// The name an initiator gets when `init` is told none; the last part is the host's own.
 const NAME_PREFIX: &str = "iqn.1993-08.org.debian:01:";
+/// What stands in the name's place in an image (Ubuntu's; open-iscsi's `startup-checks.sh`, Debian).
+const GENERATE: &str = "GenerateName=yes";
 
 /// A host root.
 #[derive(Clone, Debug)]
@@ -125,17 +129,15 @@ impl Host {
             Until::Always,
         )?;
 
-        let name = match (name, host.initiator_name()) {
-            (Some(name), _) => name.to_owned(),
-            (None, Ok(old)) => old,
-            (None, Err(_)) => format!("{NAME_PREFIX}{id}"),
+        let text = match (name, host.initiator_name()) {
+            (Some(name), _) => format!("InitiatorName={name}\n"),
+            (None, Ok(old)) => format!("InitiatorName={old}\n"),
+            (None, Err(_)) if host.is_unnamed() => format!("{GENERATE}\n"),
+            (None, Err(_)) => format!("InitiatorName={NAME_PREFIX}{id}\n"),
         };
-        lock.write(
-            &host.initiator_name_file(),
-            format!("InitiatorName={name}\n").as_bytes(),
-            Until::Always,
-        )?;
-        install(program, &host.root.join("bin"))?;
+        let file = host.initiator_name_file();
+        lock.write(&file, text.as_bytes(), Until::Always)?;
+        install(program, &host.root.join("bin"), "iscsiadm")?;
         Ok(host)
     }
 
@@ -170,6 +172,60 @@ impl Host {
         };
         self.lock()?
             .write_json(&self.config_file(), &config, Until::Always)
+    }
+
+    /// Lets multipathd be like this. `program` becomes `bin/multipathd`.
+    ///
+    /// # Errors
+    /// There is no host root, or a file cannot be written.
+    pub fn set_multipathd(&self, state: State, program: &Path) -> io::Result<()> {
+        let file = self.multipathd_file();
+        self.lock()?.write_json(&file, &state, Until::Always)?;
+        let bin = self.root.join("bin");
+        if state == State::Absent {
+            store::remove(&bin.join("multipathd"))
+        } else {
+            install(program, &bin, "multipathd")
+        }
+    }
+
+    /// How multipathd is.
+    pub(crate) fn multipathd(&self) -> io::Result<State> {
+        Ok(store::read_json(&self.multipathd_file())?.unwrap_or(State::Absent))
+    }
+
+    fn multipathd_file(&self) -> PathBuf {
+        self.state_dir().join("multipathd.json")
+    }
+
+    /// Takes the initiator's name away, as images of Ubuntu have it: iscsid makes one when it starts.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn unname(&self) -> io::Result<()> {
+        let text = format!("{GENERATE}\n");
+        self.lock()?
+            .write(&self.initiator_name_file(), text.as_bytes(), Until::Always)
+    }
+
+    /// What happens as iscsid starts (Debian's `startup-checks.sh`): an initiator whose name is to be made gets one. False: it has
+    /// one, or no file at all.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn start_iscsid(&self) -> io::Result<bool> {
+        let lock = self.lock()?;
+        if !self.is_unnamed() {
+            return Ok(false);
+        }
+        let text = format!("InitiatorName={NAME_PREFIX}{}\n", self.id()?);
+        lock.write(&self.initiator_name_file(), text.as_bytes(), Until::Always)?;
+        Ok(true)
+    }
+
+    fn is_unnamed(&self) -> bool {
+        let text = fs::read_to_string(self.initiator_name_file()).unwrap_or_default();
+        text.lines().any(|line| line.trim() == GENERATE)
     }
 
     /// What `iscsid.conf` says, in order; nothing where there is none.
@@ -284,9 +340,9 @@ fn listens(portal: SocketAddr, address: SocketAddr) -> bool {
     portal.port() == address.port() && (portal.ip() == address.ip() || portal.ip().is_unspecified())
 }
 
-/// Puts the program into `bin` as `iscsiadm`: a hard link, so that the running program sees that name as its own, or a copy.
-fn install(program: &Path, bin: &Path) -> io::Result<()> {
-    let (fresh, place) = (bin.join(".iscsiadm.new"), bin.join("iscsiadm"));
+/// Puts the program into `bin` under this name: a hard link, so that the running program sees that name as its own, or a copy.
+fn install(program: &Path, bin: &Path, name: &str) -> io::Result<()> {
+    let (fresh, place) = (bin.join(format!(".{name}.new")), bin.join(name));
     store::remove(&fresh)?;
     if fs::hard_link(program, &fresh).is_err() {
         fs::copy(program, &fresh)?;

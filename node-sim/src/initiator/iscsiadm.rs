@@ -57,6 +57,10 @@ fn answer(host: &Host, args: &[String], console: &mut Console<'_>) -> Result<Exi
         Some(lists) => Some(Database::open(host, lists)?),
         None => None,
     };
+    if options.login || matches!(options.mode, Some(Mode::Discovery | Mode::DiscoveryDb)) {
+        // Whoever calls iscsid starts it.
+        host.start_iscsid()?;
+    }
     let lock = host.lock()?;
     let sessions = Sessions::open(host, &lock)?;
     let mut command = Command {

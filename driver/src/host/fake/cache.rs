@@ -119,7 +119,7 @@ impl Fake {
 }
 
 /// What stands behind the target of [`Fake::with_lun`].
-pub(super) fn lun() -> Target {
+pub(crate) fn lun() -> Target {
     Target {
         serial: UUID.to_owned(),
         size: Bytes::GIB,

@@ -137,6 +137,17 @@ impl World {
             }
             ("node", None, "--login") => self.login(&iqn, &after("-p").unwrap(), &file.unwrap()),
             // As open-iscsi does: log out first.
+            ("node", None, "delete") if file.is_some() => {
+                let portal = after("-p").unwrap();
+                let same = |it: &SessionState| it.target == iqn && it.portal == portal;
+                if self.sessions.values().any(same) {
+                    return end(15);
+                }
+                let path = file.unwrap();
+                let gone = self.files.remove(&path).is_some();
+                self.forget_record(&path);
+                end(if gone { 0 } else { 21 })
+            }
             ("node", None, "delete") if self.sessions.values().any(|it| it.target == iqn) => {
                 end(15)
             }

@@ -78,7 +78,7 @@ impl Fake {
 }
 
 impl World {
-    fn make_map(&mut self) {
+    pub(crate) fn make_map(&mut self) {
         let paths: Vec<u32> = self.sessions.keys().copied().collect();
         let seen = paths.first().and_then(|id| self.sessions[id].seen.as_ref());
         let Some(size) = seen.map(|seen| seen.size) else {
@@ -106,14 +106,22 @@ impl World {
     /// The daemon loads the map anew, as its configuration has it: it queues again, whatever somebody has asked for before
     /// (multipath-tools 0.9.4: `reload [0 2097152 multipath 1 queue_if_no_path 0 0 0]` after `disablequeueing`).
     pub(super) fn lose_path(&mut self, id: u32) {
-        if let Some(map) = &mut self.map {
+        if let Some(map) = self.map.as_mut().filter(|_| !self.keeps_paths) {
             map.paths.retain(|path| *path != id);
             map.queueing |= self.multipathd.is_some();
         }
     }
 
+    /// A command that others have to come before.
+    pub(super) fn waits(&self, cmd: &Cmd) -> bool {
+        let is_login = |line: &&String| line.ends_with("--login");
+        let begun = || self.log.iter().filter(is_login).count();
+        let alone = is_login(&&cmd.to_string()) && begun() < self.together;
+        alone || self.waits_for_a_path(cmd)
+    }
+
     /// A file system that ends is written to its disk, and a map that queues holds that for as long as no path works.
-    pub(super) fn waits_for_a_path(&self, cmd: &Cmd) -> bool {
+    fn waits_for_a_path(&self, cmd: &Cmd) -> bool {
         let words: Vec<String> = cmd.to_string().split(' ').map(str::to_owned).collect();
         let [program, point] = words.as_slice() else {
             return false;

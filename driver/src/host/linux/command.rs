@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -24,8 +24,13 @@ const GRACE: Duration = Duration::from_secs(2);
 pub(super) const OUTPUT_LIMIT: usize = 256 << 10;
 
 /// Runs a command to its end or its deadline; in the namespaces of `whose`, if it is another's.
-pub(super) async fn run(cmd: &Cmd, whose: Option<Whose>) -> Result<Exit, HostError> {
-    let mut child = spawn(cmd, whose).map_err(|source| HostError::NotStarted {
+/// It is looked for in `search`.
+pub(super) async fn run(
+    cmd: &Cmd,
+    whose: Option<Whose>,
+    search: &[PathBuf],
+) -> Result<Exit, HostError> {
+    let mut child = spawn(cmd, whose, search).map_err(|source| HostError::NotStarted {
         program: cmd.program,
         source,
     })?;
@@ -73,7 +78,8 @@ fn entered(cmd: &Cmd, exit: Exit) -> Result<Exit, HostError> {
     clippy::disallowed_methods,
     reason = "this is the one place that starts programs, with a deadline"
 )]
-fn spawn(cmd: &Cmd, whose: Option<Whose>) -> io::Result<Child> {
+fn spawn(cmd: &Cmd, whose: Option<Whose>, search: &[PathBuf]) -> io::Result<Child> {
+    let search = std::env::join_paths(search).map_err(io::Error::other)?;
     let mut command = match whose {
         None => tokio::process::Command::new(cmd.program),
         Some(whose) => {
@@ -85,8 +91,8 @@ fn spawn(cmd: &Cmd, whose: Option<Whose>) -> io::Result<Child> {
     };
     command
         .args(&cmd.args)
-        // Messages in English, and paths outside ASCII as they are: some tools escape them in plain C.
-        .env("LC_ALL", "C.UTF-8")
+        .env_clear()
+        .envs(environment(search))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -104,8 +110,16 @@ fn spawn(cmd: &Cmd, whose: Option<Whose>) -> io::Result<Child> {
 pub(super) fn become_program(path: &Path, args: &[OsString], search: &str) -> io::Error {
     std::process::Command::new(path)
         .args(args)
-        .env("PATH", search)
+        .env_clear()
+        .envs(environment(search.into()))
         .exec()
+}
+
+/// All that a program gets of an environment. The driver's own is none of its business, least of all in another's namespaces, and
+/// some tools are told by theirs where to read and write (`MKE2FS_CONFIG`, `BLKID_FILE`, `LIBMOUNT_FSTAB`).
+fn environment(search: OsString) -> [(&'static str, OsString); 2] {
+    // Messages in English, and paths outside ASCII as they are: some tools escape them in plain C.
+    [("PATH", search), ("LC_ALL", "C.UTF-8".into())]
 }
 
 fn kill(child: &Child) {

@@ -26,6 +26,15 @@ async fn a_command_gives_its_output_and_its_status() {
 }
 
 #[tokio::test]
+async fn choice_26_a_command_gets_nothing_of_the_driver_s_environment() {
+    assert!(std::env::vars_os().count() > 2, "there is more to be had");
+    let told = host().run(Cmd::new("env", 5)).await.unwrap().stdout;
+    let mut names: Vec<&str> = told.lines().filter_map(|it| it.split('=').next()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["LC_ALL", "PATH"], "{told}");
+}
+
+#[tokio::test]
 async fn a_command_reads_nothing_and_may_talk_without_end() {
     let exit = host()
         .run(Cmd::new("sh", 20).args(["-c", "cat; head -c 3000000 /dev/zero"]))

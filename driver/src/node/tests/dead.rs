@@ -124,6 +124,12 @@ async fn a_mount_that_fails_says_what_the_kernel_said() {
         "Unknown parameter 'errors'",
     );
 
+    // Where the log may not be read, somebody is told where it is.
+    let co = Co::new();
+    co.fake.world().unseen.insert("/dev/kmsg".to_owned());
+    co.fake.answer("mount -t", 32, SAID);
+    fails(co.stage().await, Code::Unavailable, "dmesg on the node");
+
     let co = Co::with_fs("xfs");
     co.fake.answer(
         "mount -t",

@@ -1,9 +1,11 @@
 //! Several portals: one map over all paths.
 
+mod join;
 mod release;
 
 use super::*;
 use crate::host::fake::Daemon;
+use crate::node::Patience;
 
 const GIB2: Bytes = Bytes::gib(2);
 const ANY: Bytes = Bytes(0);
@@ -383,16 +385,6 @@ async fn choice_12_all_paths_and_the_map_grow_or_nothing_is_reported() {
         };
         co.stage_both().await.unwrap();
         co.fake.grow_lun(GIB2);
-        co.lose(PORTALS[1]);
-        for _ in 0..2 {
-            fails(
-                co.expand("/staging", GIB2, ANY).await,
-                Code::Aborted,
-                PORTALS[1],
-            );
-            assert_eq!(co.fake.world().map.as_ref().unwrap().size, Bytes::GIB);
-        }
-        co.find(PORTALS[1]);
         // A daemon that says yes and does nothing.
         co.fake.answer("multipathd resize", 0, "");
         fails(
@@ -405,6 +397,72 @@ async fn choice_12_all_paths_and_the_map_grow_or_nothing_is_reported() {
         assert_eq!(co.expand("/staging", GIB2, ANY).await.unwrap(), GIB2);
         assert_eq!(co.fake.ran("multipathd resize map dm-0").len(), 2);
     }
+}
+
+#[tokio::test]
+async fn choice_12_a_map_grows_without_a_path_that_is_lost() {
+    for lost in PORTALS {
+        for fs in ["ext4", "xfs", "btrfs"] {
+            let co = Co {
+                fs,
+                ..Co::multipath()
+            };
+            co.stage_both().await.unwrap();
+            co.lose(lost);
+            // Nothing has to grow, so nothing has to go.
+            let same = co.expand("/staging", Bytes::GIB, ANY).await;
+            assert_eq!(same.unwrap(), Bytes::GIB);
+            assert_eq!(co.fake.world().sessions.len(), 2);
+            // The LUN has not been grown: the path may still be wanted.
+            let early = co.expand("/staging", GIB2, ANY).await;
+            fails(early, Code::Unavailable, "has the LUN been grown");
+            assert_eq!(co.fake.world().sessions.len(), 2);
+            co.fake.grow_lun(GIB2);
+            assert_eq!(co.expand("/staging", GIB2, ANY).await.unwrap(), GIB2);
+            let map = co.fake.world().map.clone().unwrap();
+            assert_eq!((map.size, map.paths.len()), (GIB2, 1), "{fs}");
+            co.find(lost);
+            assert_eq!(co.node.join_paths(&mut Patience::default()).await, 0);
+            assert_eq!(co.fake.world().map.as_ref().unwrap().paths.len(), 2);
+        }
+    }
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    co.fake.grow_lun(GIB2);
+    for portal in PORTALS {
+        co.lose(portal);
+    }
+    fails(
+        co.expand("/staging", GIB2, ANY).await,
+        Code::Aborted,
+        "end it on the node: iscsiadm -m session -r 1 --logout",
+    );
+    assert_eq!(co.fake.world().sessions.len(), 2);
+}
+
+#[tokio::test]
+async fn choice_12_a_map_does_not_grow_while_multipathd_keeps_a_lost_path() {
+    let co = Co::multipath();
+    co.stage_both().await.unwrap();
+    co.fake.grow_lun(GIB2);
+    co.lose(PORTALS[0]);
+    co.fake.world().keeps_paths = true;
+    let kept = co.expand("/staging", GIB2, ANY).await;
+    fails(kept, Code::Unavailable, "multipathd del path");
+    assert_eq!(co.fake.world().map.as_ref().unwrap().size, Bytes::GIB);
+}
+
+#[tokio::test]
+async fn portals_are_asked_at_the_same_time_but_the_first_alone_about_proofs() {
+    let co = Co::multipath();
+    co.fake.world().together = 2;
+    co.stage_both().await.unwrap();
+    assert_eq!(co.fake.world().sessions.len(), 2);
+    // What one says of the proofs the other would say, too.
+    let co = Co::multipath();
+    co.fake.world().chap = Some(("alice".to_owned(), "another-secret".to_owned()));
+    fails(co.stage_both().await, Code::Unauthenticated, "wants CHAP");
+    assert_eq!(co.logins(), 1);
 }
 
 #[tokio::test]

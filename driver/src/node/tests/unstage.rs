@@ -173,35 +173,6 @@ async fn any_number_of_sessions_is_released() {
     assert!(world.sessions.is_empty() && world.records.is_empty());
 }
 
-#[tokio::test]
-async fn choice_10_the_sweep_touches_only_records_that_nothing_hangs_on() {
-    let other_lun = "iqn.2000-01.com.synology:00000000f2964d4bb712a85c139f9dac";
-    let own = format!(
-        "{other_lun}.{}",
-        NodeId::derive(NODE, "an earlier initiator name")
-    );
-    let of_another_node = format!("{other_lun}.{}", NodeId::derive("worker-2", "x"));
-    let foreign = "iqn.1993-08.org.debian:other".to_owned();
-    let co = Co::new();
-    co.stage().await.unwrap();
-    let staged = co.fake.iqn().to_string();
-    co.fake
-        .world()
-        .records
-        .extend([own.clone(), of_another_node.clone(), foreign.clone()]);
-    co.node.sweep().await;
-    assert_eq!(
-        co.fake.world().records,
-        [staged, of_another_node, foreign].into()
-    );
-
-    // A mount that lost its disk might be anybody's.
-    co.fake.world().records.insert(own.clone());
-    co.fake.world().sessions.clear();
-    co.node.sweep().await;
-    assert!(co.fake.world().records.contains(&own));
-}
-
 /// The watch over a queueing map reads on for a moment after the call that it stands by is answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn choice_22_a_volume_is_free_when_its_unstaging_is_answered() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use super::super::multipathd::State;
 use super::*;
 use crate::target::loopdev::Targets;
 use crate::target::{Chap, Credential, Target};
@@ -480,4 +481,48 @@ fn init_again_keeps_the_initiators_name() {
     fs::remove_file(root.join("etc/iscsi/initiatorname.iscsi")).unwrap();
     bench.target("iqn.t");
     bench.check("-m discovery -t st -p 127.0.0.1", 7, "no InitiatorName");
+}
+
+#[test]
+fn an_initiator_without_a_name_gets_one_when_iscsid_is_called() {
+    let bench = Bench::new();
+    let root = bench.dir.path().join("root");
+    let host = Host::at(&root);
+    let text = || fs::read_to_string(root.join("etc/iscsi/initiatorname.iscsi")).unwrap();
+    assert!(!host.start_iscsid().unwrap(), "it has one");
+    host.unname().unwrap();
+    let program = std::env::current_exe().unwrap();
+    Host::init(&root, &[bench.dir.path().join("targets")], None, &program).unwrap();
+    assert_eq!(
+        text(),
+        "GenerateName=yes\n",
+        "no more than a reboot names it"
+    );
+    bench.check("-m node", 21, "");
+    assert_eq!(text(), "GenerateName=yes\n");
+    assert!(host.start_iscsid().unwrap());
+    let made = text();
+    assert!(made.starts_with("InitiatorName=iqn.1993-08.org.debian:01:"));
+    assert!(!host.start_iscsid().unwrap());
+    // A login calls it, too.
+    host.unname().unwrap();
+    bench.target("iqn.t");
+    bench.check("-m discovery -t st -p 127.0.0.1", 0, "iqn.t");
+    assert_eq!(text(), made);
+}
+
+#[test]
+fn multipathd_is_there_when_it_is_installed() {
+    let bench = Bench::new();
+    let root = bench.dir.path().join("root");
+    let (host, program) = (Host::at(&root), std::env::current_exe().unwrap());
+    for (state, there) in [
+        (State::Stopped, true),
+        (State::Absent, false),
+        (State::Excluding, true),
+    ] {
+        host.set_multipathd(state, &program).unwrap();
+        assert_eq!(host.multipathd().unwrap(), state);
+        assert_eq!(root.join("bin/multipathd").exists(), there);
+    }
 }

@@ -58,7 +58,7 @@ async fn choice_10_a_crash_between_any_two_steps_of_staging_is_made_good() {
             let co = Co::multipath();
             // One login that hangs is no hindrance.
             let broken = |staged: Result<(), Status>| match (step, skipped) {
-                ("iscsiadm", 2 | 5) => staged.unwrap(),
+                ("iscsiadm", 4 | 5) => staged.unwrap(),
                 _ => fails(staged, Code::Aborted, "may still run"),
             };
             co.fake.hang_after(step, skipped);

@@ -1,0 +1,238 @@
+//! Logging in: to the first portal that accepts, or to all of them (design choices 7, 10 and 17).
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::future::{join, join_all};
+
+use super::held::SESSION_CHANGES;
+use super::{Doing, Machine};
+use crate::chap::{Chap, Method, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN, field};
+use crate::error::Error;
+use crate::host::disk::{self, Session};
+use crate::host::iscsiadm::{self, Login};
+use crate::host::{Exit, Host, HostError};
+use crate::publication::{Iqn, Portal, PublishContext};
+
+/// How long the first portal is asked alone. One that is there has answered by then, and what it says of our proofs the others
+/// would say, too: each attempt more is one more failure in the log of the NAS.
+const HEAD_START: Duration = Duration::from_secs(1);
+
+/// What came of a login at a portal.
+type Try = (Portal, Result<Exit, HostError>);
+
+impl<H: Host> Machine<H> {
+    /// Logs in to the first of `portals` that accepts, or to `every` one that does. When the volume is `reachable` without
+    /// them, a portal that does not answer is only worth a warning.
+    pub(super) async fn login(
+        &self,
+        context: &PublishContext,
+        chap: Option<&Chap>,
+        portals: &[Portal],
+        (every, reachable): (bool, bool),
+    ) -> Result<Vec<Session>, Error> {
+        let tries = if every {
+            self.try_all(&context.iqn, chap, portals).await?
+        } else {
+            self.try_in_turn(&context.iqn, chap, portals).await?
+        };
+        let (mut sessions, mut refusals) = (Vec::new(), Vec::new());
+        for (portal, exit) in tries {
+            let doing = format!("logging in to {} at {portal}", context.iqn);
+            let exit = match exit {
+                Err(hung @ HostError::Overran { .. }) if every => {
+                    tracing::warn!(%portal, target = %context.iqn, "the portal does not answer in time");
+                    refusals.push((format!("{portal}: no answer in time"), false, hung));
+                    continue;
+                }
+                other => other.doing(&doing)?,
+            };
+            match iscsiadm::read_login(&exit) {
+                Login::New | Login::Existing => {
+                    sessions.push(self.wait_for_session(&context.iqn, portal).await?);
+                }
+                Login::Unproven => return Err(self.unproven(context, &portal, chap).await),
+                Login::Refused { cause, for_good } => {
+                    tracing::warn!(%portal, target = %context.iqn, cause, status = exit.status, "login refused");
+                    let refusal = exit.failed(iscsiadm::PROGRAM);
+                    refusals.push((format!("{portal}: {cause}"), for_good, refusal));
+                }
+            }
+        }
+        if sessions.is_empty() && !reachable {
+            return Err(self.no_session(context, chap, refusals).await);
+        }
+        Ok(sessions)
+    }
+
+    /// One after the other: a second session would be a second disk, with nobody to choose between them.
+    async fn try_in_turn(
+        &self,
+        iqn: &Iqn,
+        chap: Option<&Chap>,
+        portals: &[Portal],
+    ) -> Result<Vec<Try>, Error> {
+        let mut tries = Vec::new();
+        for portal in portals {
+            self.write_record(iqn, portal, chap).await?;
+            let one = self.try_one(iqn, portal).await;
+            // One that hangs may still make its session.
+            let enough = one.1.is_err() || speaks_for_all(&one, chap) || is_accepted(&one);
+            tries.push(one);
+            if enough {
+                break;
+            }
+        }
+        Ok(tries)
+    }
+
+    /// All at a time: one that is not there takes as long as a login may take. The records come first, for those that are not
+    /// there are joined later by what stands in them.
+    async fn try_all(
+        &self,
+        iqn: &Iqn,
+        chap: Option<&Chap>,
+        portals: &[Portal],
+    ) -> Result<Vec<Try>, Error> {
+        for portal in portals {
+            self.write_record(iqn, portal, chap).await?;
+        }
+        let Some((first, others)) = portals.split_first() else {
+            return Ok(vec![]);
+        };
+        let mut first = pin!(self.try_one(iqn, first));
+        let early = tokio::select! {
+            biased;
+            tried = &mut first => Some(tried),
+            () = self.host.pause(HEAD_START) => None,
+        };
+        if let Some(tried) = early.as_ref()
+            && speaks_for_all(tried, chap)
+        {
+            return Ok(early.into_iter().collect());
+        }
+        let others = join_all(others.iter().map(|portal| self.try_one(iqn, portal)));
+        let (first, others) = match early {
+            Some(tried) => (tried, others.await),
+            None => join(first, others).await,
+        };
+        Ok(std::iter::once(first).chain(others).collect())
+    }
+
+    async fn try_one(&self, iqn: &Iqn, portal: &Portal) -> Try {
+        let login = iscsiadm::login(iqn, portal);
+        (*portal, self.run_on_records(login).await)
+    }
+
+    /// The session that a login has made.
+    pub(super) async fn wait_for_session(
+        &self,
+        iqn: &Iqn,
+        portal: Portal,
+    ) -> Result<Session, Error> {
+        let doing = format!("waiting for the session with {iqn}");
+        let look = || async {
+            let all = disk::sessions(&self.host).await?;
+            Ok(all.into_iter().find(|session| {
+                session.target == iqn.as_str() && session.portal.is_none_or(|at| at == portal)
+            }))
+        };
+        disk::until(&self.host, SESSION_CHANGES, look)
+            .await
+            .doing(&doing)?
+            .ok_or_else(|| Error::Unproven {
+                what: format!("the login to {iqn}"),
+                seen: "iscsiadm reports success, but the kernel has no such session".to_owned(),
+            })
+    }
+
+    /// Nobody let us in. A final answer only when every portal said so for good and nothing is left behind.
+    async fn no_session(
+        &self,
+        context: &PublishContext,
+        chap: Option<&Chap>,
+        refusals: Vec<(String, bool, HostError)>,
+    ) -> Error {
+        let for_good =
+            self.is_clean(context).await && refusals.iter().all(|(_, for_good, _)| *for_good);
+        let seen: Vec<String> = refusals.iter().map(|(cause, ..)| cause.clone()).collect();
+        let (what, seen) = (format!("logging in to {}", context.iqn), seen.join("; "));
+        if for_good {
+            let published = "check that the volume is still published to this node";
+            let remedy = match Method::of(chap) {
+                Method::None | Method::Chap => published.to_owned(),
+                // iscsiadm says 19, as for a target that does not exist, when it is we who are not convinced.
+                Method::Mutual => format!(
+                    "{published}, and that the target proves itself with {} and {}",
+                    field(USERNAME_IN),
+                    field(PASSWORD_IN)
+                ),
+            };
+            return Error::Refused { what, seen, remedy };
+        }
+        match refusals.into_iter().next_back() {
+            Some((.., source)) => Error::Host {
+                doing: format!("{what}: {seen}"),
+                source,
+            },
+            None => Error::Unproven {
+                what,
+                seen: "publish_context names no portal".to_owned(),
+            },
+        }
+    }
+
+    /// The target does not take our proofs. A final answer only when nothing is left behind.
+    async fn unproven(
+        &self,
+        context: &PublishContext,
+        portal: &Portal,
+        chap: Option<&Chap>,
+    ) -> Error {
+        let what = format!("logging in to {} at {portal}", context.iqn);
+        let (seen, remedy) = match chap {
+            None => (
+                "the target wants CHAP, and this call brings no secrets".to_owned(),
+                "name its Secret in the StorageClass as csi.storage.k8s.io/controller-publish-secret-name and csi.storage.k8s.io/node-stage-secret-name".to_owned(),
+            ),
+            Some(_) => (
+                "the target does not accept the CHAP name and password".to_owned(),
+                format!(
+                    "check {} and {}: ControllerPublishVolume and NodeStageVolume must be given the same Secret, and a changed one takes effect when the volume is published again",
+                    field(USERNAME),
+                    field(PASSWORD)
+                ),
+            ),
+        };
+        if self.is_clean(context).await {
+            Error::Unauthenticated { what, seen, remedy }
+        } else {
+            let seen = format!("{seen} ({remedy}), and a session or record may be left");
+            Error::Unproven { what, seen }
+        }
+    }
+
+    /// No record and no session of this publication is left.
+    async fn is_clean(&self, context: &PublishContext) -> bool {
+        self.delete_records(&context.iqn).await.is_ok()
+            && matches!(self.sessions_of(&context.uuid).await.as_deref(), Ok([]))
+    }
+}
+
+fn is_accepted((_, exit): &Try) -> bool {
+    let exit = exit.as_ref().map(iscsiadm::read_login);
+    matches!(exit, Ok(Login::New | Login::Existing))
+}
+
+/// The other portals are the same target: they would say the same. What keeps one login from being started keeps all.
+fn speaks_for_all((_, exit): &Try, chap: Option<&Chap>) -> bool {
+    let exit = match exit {
+        Ok(exit) => exit,
+        Err(error) => return !matches!(error, HostError::Overran { .. }),
+    };
+    match iscsiadm::read_login(exit) {
+        Login::Unproven => true,
+        Login::Refused { for_good, .. } => for_good && Method::of(chap) == Method::Mutual,
+        Login::New | Login::Existing => false,
+    }
+}

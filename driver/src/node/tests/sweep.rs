@@ -1,0 +1,132 @@
+//! The sweep at start.
+
+use super::*;
+use crate::host::fake::SessionState;
+use crate::host::mount::{Mount, parse};
+
+/// A record of a publication to this node that nothing hangs on.
+fn unused(number: usize) -> String {
+    let node = NodeId::derive(NODE, "an earlier initiator name");
+    format!("iqn.2000-01.com.synology:{number:08x}f2964d4bb712a85c139f9dac.{node}")
+}
+
+fn mounted(line: &str) -> Mount {
+    parse(line.as_bytes()).unwrap().pop().unwrap()
+}
+
+#[tokio::test]
+async fn choice_10_the_sweep_touches_only_records_that_nothing_hangs_on() {
+    let other_lun = "iqn.2000-01.com.synology:00000000f2964d4bb712a85c139f9dac";
+    let own = format!(
+        "{other_lun}.{}",
+        NodeId::derive(NODE, "an earlier initiator name")
+    );
+    let of_another_node = format!("{other_lun}.{}", NodeId::derive("worker-2", "x"));
+    let foreign = "iqn.1993-08.org.debian:other".to_owned();
+    let co = Co::new();
+    co.stage().await.unwrap();
+    let staged = co.fake.iqn().to_string();
+    co.fake
+        .world()
+        .records
+        .extend([own.clone(), of_another_node.clone(), foreign.clone()]);
+    co.node.sweep().await;
+    assert_eq!(
+        co.fake.world().records,
+        [staged, of_another_node, foreign].into()
+    );
+
+    // A mount that lost its disk might be anybody's.
+    co.fake.world().records.insert(own.clone());
+    co.fake.world().sessions.clear();
+    co.node.sweep().await;
+    assert!(co.fake.world().records.contains(&own));
+}
+
+/// kubelet binds the file of a Secret into a pod, and removes it when the Secret has changed.
+#[tokio::test]
+async fn a_changed_secret_that_a_pod_has_mounted_is_no_lost_disk() {
+    let co = Co::new();
+    co.fake.world().records.insert(unused(0));
+    let secret = mounted(
+        "36 35 0:52 /..2026_11_30/sdb//deleted /pods/1/key ro,relatime - tmpfs tmpfs rw,size=4k\n",
+    );
+    co.fake.world().mounts.push(secret.clone());
+    co.node.sweep().await;
+    assert!(co.fake.world().records.is_empty());
+    // Nor is it anybody's to unmount.
+    let mut there = secret;
+    "/staging".clone_into(&mut there.point);
+    co.fake.world().mounts.push(there);
+    fails(co.stage().await, Code::FailedPrecondition, "tmpfs");
+    assert_eq!(co.fake.mounted(), ["/pods/1/key", "/staging"]);
+}
+
+#[tokio::test]
+async fn a_device_whose_node_was_deleted_is_a_lost_disk() {
+    let co = Co::raw();
+    co.stage().await.unwrap();
+    co.publish("/pods/1", false).await.unwrap();
+    co.fake.world().records.insert(unused(0));
+    co.fake.world().mounts[0].root += "//deleted";
+    co.node.sweep().await;
+    assert!(co.fake.world().records.contains(&unused(0)));
+}
+
+/// What it costs is a look at each record, mount and disk, and not at each disk for each mount for each record.
+#[tokio::test]
+async fn many_records_mounts_and_disks_are_looked_at_once() {
+    const RECORDS: usize = 20;
+    const MOUNTS: usize = 200;
+    const DISKS: usize = 200;
+    let co = Co::new();
+    {
+        let mut world = co.fake.world();
+        for number in 0..RECORDS {
+            world.records.insert(unused(number));
+        }
+        for id in 1..=u32::try_from(DISKS).unwrap() {
+            let state = SessionState {
+                target: "iqn.1993-08.org.debian:other".to_owned(),
+                alive: true,
+                seen: Some(crate::host::fake::lun()),
+                portal: "10.0.0.9:3260".to_owned(),
+                offline: false,
+            };
+            world.sessions.insert(id, state);
+        }
+        for number in 0..MOUNTS / 2 {
+            for (device, fs) in [
+                ("8:16", "ext4 /dev/sdb"),
+                ("0:52", "btrfs /dev/mapper/mpatha"),
+            ] {
+                world.mounts.push(mounted(&format!(
+                    "36 35 {device} / /other/{number} rw,relatime - {fs} rw\n"
+                )));
+            }
+        }
+        world.make_map();
+        world.looks = 0;
+        world.log.clear();
+    }
+    co.node.sweep().await;
+    let world = co.fake.world();
+    assert!(world.records.is_empty());
+    assert_eq!(world.log.len(), RECORDS, "{:?}", world.log);
+    // A session is four files, a disk one, and a record two folders.
+    let bound = 4 * DISKS + DISKS + MOUNTS + 2 * RECORDS + 20;
+    assert!(world.looks <= bound, "{} looks", world.looks);
+}
+
+/// Each further record would take as long, and the CO waits.
+#[tokio::test]
+async fn a_database_that_does_not_answer_is_tried_once() {
+    let co = Co::new();
+    for number in 0..3 {
+        co.fake.world().records.insert(unused(number));
+    }
+    co.fake.hang("iscsiadm -m node");
+    co.node.sweep().await;
+    assert_eq!(co.fake.ran("iscsiadm").len(), 1);
+    assert_eq!(co.fake.world().records.len(), 3);
+}

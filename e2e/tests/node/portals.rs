@@ -1,0 +1,77 @@
+//! Several portals on a node whose multipathd makes no map, in all the ways that a daemon has for that: one path, and no more
+//! (design choice 7). Two paths and a map are the VM's.
+
+use e2e::GIB;
+use e2e::life::{Content, Life};
+use e2e::skip::needs_root;
+use e2e::world::Plan;
+use tonic::Code;
+
+use crate::story::Story;
+
+const PORTALS: [&str; 2] = ["127.0.0.1:3260", "127.0.0.2:3260"];
+
+async fn begin(test: &str, content: Content) -> Option<Story> {
+    if needs_root(test) {
+        return None;
+    }
+    let mut plan = Plan::whole();
+    plan.nas.portals = PORTALS.map(str::to_owned).to_vec();
+    // As often as can be: nothing may be joined to one path.
+    plan.driver = ["--path-interval", "1s"].map(str::to_owned).to_vec();
+    let world = plan.start().await.unwrap();
+    let volume = Life::create(&world, "pvc-1", GIB, content).await.unwrap();
+    Some(Story { world, volume })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn choice_7_without_a_multipathd_that_makes_maps_there_is_one_path() {
+    let test = "portals::choice_7_without_a_multipathd_that_makes_maps_there_is_one_path";
+    for (state, content) in [
+        ("absent", Content::Fs("ext4")),
+        ("stopped-silent", Content::Block),
+        ("stopped", Content::Fs("xfs")),
+        ("stopped-banner", Content::Fs("btrfs")),
+        ("excluding", Content::Block),
+    ] {
+        let Some(mut story) = begin(test, content).await else {
+            return;
+        };
+        story
+            .world
+            .initiator()
+            .unwrap()
+            .set_multipathd(state)
+            .unwrap();
+        story.attach().await;
+        let data = story.write("one path");
+        // Again, as a kubelet does that was restarted.
+        story.stage().await.unwrap();
+        let initiator = story.world.initiator().unwrap();
+        let sessions = initiator.count("sys/class/iscsi_session").unwrap();
+        assert_eq!(sessions, 1, "{state}");
+        story.must_hold(&data);
+        story.end().await;
+    }
+}
+
+/// One that runs and makes nothing is waited for: a path more would be a disk more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_multipathd_that_fails_is_an_error_until_it_is_mended() {
+    let test = "portals::a_multipathd_that_fails_is_an_error_until_it_is_mended";
+    let Some(mut story) = begin(test, Content::Fs("xfs")).await else {
+        return;
+    };
+    let multipathd = |story: &Story, state| {
+        let initiator = story.world.initiator().unwrap();
+        initiator.set_multipathd(state).unwrap();
+    };
+    multipathd(&story, "failing");
+    story.publish().await;
+    let failed = story.stage().await.unwrap_err();
+    assert_eq!(failed.code(), Code::Unavailable, "{failed}");
+    multipathd(&story, "stopped");
+    story.stage().await.unwrap();
+    story.show().await.unwrap();
+    story.end().await;
+}
