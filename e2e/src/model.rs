@@ -6,6 +6,8 @@
 //! | [`step`] | PURE: what can happen, how often, and how a sequence is made |
 //! | [`player`] | EFFECT: takes steps on a [`Plane`](crate::plane::Plane), and repeats calls as a CO does |
 //! | [`detour`] | PURE: other calls in the place of those that a plane cannot have |
+//! | [`surroundings`] | PURE: what a NAS has besides, what it says of itself, what people do there |
+//! | [`people`] | EFFECT: those as steps |
 //! | [`ordeal`] | EFFECT: steps that are stories of their own |
 //! | [`figures`] | PURE: how fast it was |
 //! | [`judge`] | PURE: compares the book with what is seen |
@@ -17,5 +19,7 @@ mod detour;
 pub mod figures;
 pub mod judge;
 mod ordeal;
+mod people;
 pub mod player;
 pub mod step;
+pub mod surroundings;

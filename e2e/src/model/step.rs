@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::book::Book;
+use super::surroundings::{Blindness, ByHand, Surroundings, blindness, by_hand, surroundings};
 use crate::life::Content;
 use crate::plane::{Failing, When};
 
@@ -409,8 +410,26 @@ pub enum Step {
         /// `busy`, `partial` or `absent`.
         loading: Option<String>,
     },
+    /// A node is installed anew, and comes back with another initiator name.
+    Reimage {
+        /// The node.
+        node: usize,
+    },
     /// All sessions of the Web API end.
     Expire,
+    /// The driver's address is another one than that which it logged in from.
+    Move,
+    /// The NAS lists what others have, and has its own words.
+    Surround(Surroundings),
+    /// The NAS cannot be read for a while.
+    Blind(Blindness),
+    /// A person is at work in SAN Manager.
+    ByHand {
+        /// The number of the volume.
+        volume: u8,
+        /// What he does.
+        what: ByHand,
+    },
     /// `ListVolumes`: all of them, or nothing.
     List,
 }
@@ -462,6 +481,11 @@ impl ReferenceStateMachine for Steps {
             1 => (0..VOLUMES).prop_map(|volume| Step::Die { volume }),
             1 => (0..4_u8).prop_map(|call| Step::Trespass { call }),
             1 => Just(Step::Rotate),
+            1 => Just(Step::Move),
+            1 => (0..NODES).prop_map(|node| Step::Reimage { node }),
+            3 => surroundings().prop_map(Step::Surround),
+            2 => blindness().prop_map(Step::Blind),
+            3 => (0..VOLUMES, by_hand()).prop_map(|(volume, what)| Step::ByHand { volume, what }),
         ]
         .boxed()
     }
