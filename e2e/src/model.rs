@@ -3,6 +3,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`book`] | PURE: volumes as the CO believes them to be, and what each call must come to |
+//! | [`mishap`] | PURE: what can go wrong |
 //! | [`step`] | PURE: what can happen, how often, and how a sequence is made |
 //! | [`player`] | EFFECT: takes steps on a [`Plane`](crate::plane::Plane), and repeats calls as a CO does |
 //! | [`detour`] | PURE: other calls in the place of those that a plane cannot have |
@@ -18,6 +19,7 @@ pub mod book;
 mod detour;
 pub mod figures;
 pub mod judge;
+mod mishap;
 mod ordeal;
 mod people;
 pub mod player;
