@@ -39,13 +39,15 @@ pub(crate) fn node(context: &Context) -> Result<()> {
     run(context, one(context, "node"), &[])
 }
 
-/// csi-sanity.
+/// csi-sanity, and the controller's stories once more, told on a NAS that others use, too.
 ///
 /// # Errors
 /// See [`test()`]; root and Go are indispensable.
 pub(crate) fn sanity(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Sanity)?;
-    run(context, one(context, "sanity"), &["--nocapture"])
+    run(context, one(context, "sanity"), &["--nocapture"])?;
+    let stories = one(context, "controller").env("E2E_NAS", "shared");
+    run(context, stories, &[])
 }
 
 /// Other people's programs against dsm-sim: two Python libraries and a browser.

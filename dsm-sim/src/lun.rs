@@ -230,7 +230,8 @@ impl Nas {
         luns.extend(
             self.luns_by_number()
                 .filter(wanted)
-                .map(|lun| self.lun_json(lun, now, &additional, outside, Form::List)),
+                .map(|lun| self.lun_json(lun, now, &additional, outside, Form::List))
+                .map(|row| self.cut(row, "size")),
         );
         Ok(json!({"luns": luns}))
     }

@@ -1,5 +1,6 @@
-//! Rows of others that fit no client's types: `odd_rows` and `nameless_rows`. A NAS has LUNs, targets and volumes that a driver
-//! did not make (virtual machines, replicas, USB disks, whatever DSM comes up with next), and they stand in the same lists.
+//! Rows that fit no client's types. Of others (`odd_rows`, `nameless_rows`): a NAS has LUNs, targets and volumes that a driver
+//! did not make (virtual machines, replicas, USB disks, whatever DSM comes up with next), and they stand in the same lists. And of
+//! what a driver has made (`cut_rows`): that it cannot be read says nothing of whether it is there.
 // ASSUMED: each of these shapes. Recorded is a `mapping_index` of -1 and `volume_id`s of none; the rest is what a client must
 // not fall over, since nobody knows all that DSM may say of what is not a driver's own.
 
@@ -134,6 +135,14 @@ impl Nas {
         rows
     }
 
+    /// A row of what is there, without this field where `cut_rows` says so.
+    pub(crate) fn cut(&self, mut row: Value, field: &str) -> Value {
+        if self.settings.cut_rows {
+            drop_field(&mut row, field);
+        }
+        row
+    }
+
     fn odd_lun(&self, number: u32) -> Lun {
         let volume = self.state.volumes.values().next();
         Lun {
@@ -233,5 +242,25 @@ mod tests {
         assert!(mapped.iter().any(minus));
         let sizeless = |row: &Value| row.get("size").is_none();
         assert!(rows(&mut bench, LUN, "luns").iter().any(sizeless));
+    }
+
+    #[test]
+    fn a_row_that_is_cut_is_cut_in_lists_only() {
+        let mut bench = Bench::new();
+        let uuid = bench.lun("a", "BLUN", GIB);
+        bench.target("t");
+        bench.nas.settings.cut_rows = true;
+        for (api, name, field) in [(LUN, "luns", "size"), (TARGET, "targets", "mapped_luns")] {
+            let listed = rows(&mut bench, api, name);
+            assert_eq!(listed.len(), 1, "{api}");
+            assert!(listed[0].get(field).is_none(), "{api}: {}", listed[0]);
+        }
+        assert_eq!(bench.get(&uuid, "[]")["size"], GIB);
+        let target = bench.ok(
+            TARGET,
+            "get",
+            &[("target_id", "\"1\""), ("additional", r#"["mapped_lun"]"#)],
+        );
+        assert_eq!(target["target"]["mapped_luns"], json!([]));
     }
 }

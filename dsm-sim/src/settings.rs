@@ -82,6 +82,8 @@ pub struct Settings {
     pub odd_rows: bool,
     /// List rows besides that do not even tell whose they are.
     pub nameless_rows: bool,
+    /// Leave out of the rows of LUNs and targets what no client can do without: their size, what they export.
+    pub cut_rows: bool,
     /// Say in `SYNO.Core.System info` how long the NAS has been up.
     pub up_time_shown: bool,
 }
@@ -138,6 +140,7 @@ impl Default for Settings {
             lun_status: "normal".to_owned(),
             odd_rows: false,
             nameless_rows: false,
+            cut_rows: false,
             up_time_shown: true,
         }
     }

@@ -183,7 +183,8 @@ impl Nas {
         rows.extend(
             wanted
                 .filter(|target| self.is_loaded(target.target_id))
-                .map(|target| self.target_json(target, &additional, outside, -1)),
+                .map(|target| self.target_json(target, &additional, outside, -1))
+                .map(|row| self.cut(row, "mapped_luns")),
         );
         Ok(json!({"targets": rows}))
     }

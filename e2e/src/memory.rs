@@ -462,6 +462,14 @@ impl Plane for Memory {
         self.restart(Process::Node(node)).await
     }
 
+    async fn install_anew(&mut self, node: usize, initiator: &str) -> Result<()> {
+        if let Some(running) = self.processes.get(&Process::Node(node)) {
+            running.mortal.die();
+        }
+        self.machines[node].install_anew(initiator);
+        self.restart(Process::Node(node)).await
+    }
+
     async fn restart_nas(&mut self, loading: Option<&str>) -> Result<()> {
         self.nas.restart()?;
         if let Some(loading) = loading {
@@ -528,10 +536,20 @@ impl Seen {
     pub fn of_nas(state: &Value) -> Self {
         let rows = |name: &str| state[name].as_array().cloned().unwrap_or_default();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let snapshots = rows("snapshots");
+        let of_lun = |uuid: &Value| {
+            let of_it = snapshots.iter().filter(|row| row["parent"] == *uuid);
+            of_it
+                .map(|row| (text(&row["uuid"]), row["is_locked"] == true))
+                .collect()
+        };
         let lun = |lun: &Value| LunSeen {
             name: text(&lun["name"]),
             size: lun["size"].as_u64().unwrap_or_default(),
-            ours: text(&lun["description"]).starts_with("csi2 o="),
+            // People may write before it.
+            ours: text(&lun["description"]).contains("csi2 o="),
+            description: text(&lun["description"]),
+            snapshots: of_lun(&lun["uuid"]),
         };
         let mapped = |target: &Value| {
             let luns = target["mapped_luns"].as_array().cloned();

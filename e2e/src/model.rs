@@ -3,9 +3,12 @@
 //! | module | owns |
 //! |---|---|
 //! | [`book`] | PURE: volumes as the CO believes them to be, and what each call must come to |
+//! | [`mishap`] | PURE: what can go wrong |
 //! | [`step`] | PURE: what can happen, how often, and how a sequence is made |
 //! | [`player`] | EFFECT: takes steps on a [`Plane`](crate::plane::Plane), and repeats calls as a CO does |
 //! | [`detour`] | PURE: other calls in the place of those that a plane cannot have |
+//! | [`surroundings`] | PURE: what a NAS has besides, what it says of itself, what people do there |
+//! | [`people`] | EFFECT: those as steps |
 //! | [`ordeal`] | EFFECT: steps that are stories of their own |
 //! | [`figures`] | PURE: how fast it was |
 //! | [`judge`] | PURE: compares the book with what is seen |
@@ -16,6 +19,9 @@ pub mod book;
 mod detour;
 pub mod figures;
 pub mod judge;
+mod mishap;
 mod ordeal;
+mod people;
 pub mod player;
 pub mod step;
+pub mod surroundings;

@@ -1,5 +1,7 @@
 //! The simulated NAS as a process, and its control port.
 
+mod others;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +30,10 @@ pub struct Settings {
     pub volumes: Vec<&'static str>,
     /// More arguments of `dsm-sim serve`.
     pub more: Vec<&'static str>,
+    /// Others use it, too: `others`.
+    pub shared: bool,
+    /// And a volume has crashed, on which no LUN of the driver's lies.
+    pub crashed: bool,
 }
 
 impl Default for Settings {
@@ -38,6 +44,8 @@ impl Default for Settings {
             latency: "instant",
             volumes: vec!["/volume1=btrfs:20TiB", "/volume2=ext4:2TiB"],
             more: Vec::new(),
+            shared: false,
+            crashed: false,
         }
     }
 }
@@ -147,6 +155,7 @@ impl Nas {
             http: client()?,
         };
         nas.await_endpoints().await?;
+        nas.settle_in().await?;
         Ok(nas)
     }
 
@@ -292,15 +301,17 @@ impl Nas {
         Ok(state)
     }
 
-    /// The LUNs that it remembers.
+    /// The LUNs that it remembers, but for those of [`others`].
     ///
     /// # Errors
     /// It does not answer.
     pub async fn luns(&self) -> Result<Vec<Value>> {
-        Ok(self.state().await?["luns"]
-            .as_array()
-            .context("luns")?
-            .clone())
+        let state = self.state().await?;
+        let luns = state["luns"].as_array().context("luns")?.iter();
+        Ok(luns
+            .filter(|row| !others::is_others(row))
+            .cloned()
+            .collect())
     }
 
     /// The targets that it remembers.
@@ -359,7 +370,8 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn reset(&self) -> Result<()> {
-        self.ask(self.post("reset", &json!({}))?).await.map(drop)
+        self.ask(self.post("reset", &json!({}))?).await?;
+        self.settle_in().await
     }
 
     /// Takes all faults away; calls that hang are answered.
@@ -578,6 +590,7 @@ fn spawn(folder: &Path, settings: &Settings, listen: &[String; 2]) -> Result<Pro
             .iter()
             .flat_map(|portal| ["--portal", portal]),
     );
+    args.extend(others::arguments(settings));
     args.extend(&settings.more);
     Process::start("dsm-sim", args, &folder.join("dsm-sim.log"), None)
 }

@@ -95,6 +95,10 @@ pub struct LunSeen {
     pub size: u64,
     /// It bears the driver's mark.
     pub ours: bool,
+    /// Where that stands.
+    pub description: String,
+    /// Its snapshots, by uuid, and whether somebody has locked them.
+    pub snapshots: BTreeMap<String, bool>,
 }
 
 /// What is visible at a mount point.
@@ -292,6 +296,17 @@ pub trait Plane {
     /// # Errors
     /// Its driver does not come up.
     fn reboot(&mut self, node: usize) -> impl Future<Output = Result<()>>;
+
+    /// A node is installed anew: nothing is left on its own disks, and its initiator has this name.
+    ///
+    /// # Errors
+    /// Its driver does not come up.
+    fn install_anew(&mut self, node: usize, initiator: &str) -> impl Future<Output = Result<()>>;
+
+    /// A minute of a CO's is one of the driver's: who waits sees what the driver does only after a minute.
+    fn has_minutes(&self) -> bool {
+        true
+    }
 
     /// The NAS restarts; its LUNs are loaded in a while: `busy`, `partial` or `absent` until then.
     ///

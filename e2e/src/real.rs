@@ -3,7 +3,7 @@
 //!
 //! - what hangs does so for a moment: a command for 300 ms, until it ends as the driver's deadline would end it; a call of
 //!   the NAS until the [wire] breaks; delays and the loading of LUNs are as short,
-//! - a CO waits less than it says ([`Plane::pause`]),
+//! - a CO waits less than it says ([`Plane::pause`]), so nothing comes that the driver does after a minute only,
 //! - faults and deaths of a node are met by its commands alone: a fault of a change of files hits the next command instead,
 //! - a mounted ext4 cannot be grown where this process may not ([`can_grow_mounted_ext4`]).
 //!
@@ -18,6 +18,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -28,7 +29,7 @@ use crate::janitor::Janitor;
 use crate::life::Life;
 use crate::memory::scratch;
 use crate::nas::{self, Nas, PASSWORD};
-use crate::plane::{HostFault, Plane, Process, SHRINKS, Seen, When};
+use crate::plane::{HostFault, Plane, Process, SHRINKS, Seen, When, publication};
 use crate::plugin::{self, Plugin};
 use crate::skip::can_grow_mounted_ext4;
 use machine::Machine;
@@ -43,6 +44,8 @@ const MOMENT: u64 = 300;
 const HASTE: u32 = 200;
 /// The longest between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
+/// Longer than a driver lets pass between two logins of which it does not know whether they help.
+const SELDOM: Duration = Duration::from_secs(65);
 /// What a CO waits, once the NAS is there, when it does not wait for an answer: every call has come to its end before.
 const LAST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -64,6 +67,8 @@ pub struct Real {
     past: Past,
     /// When the NAS has loaded all of its LUNs.
     loaded: Instant,
+    /// When the clients' address was another one for the last time.
+    moved: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +88,7 @@ impl Real {
         let janitor = Janitor::hire(&folder)?;
         let settings = nas::Settings {
             export: "loop",
-            volumes: vec!["/volume1=btrfs:2TiB"],
+            volumes: vec!["/volume1=btrfs:2TiB", "/volume2=ext4:2TiB"],
             ..nas::Settings::default()
         };
         let nas = Nas::start(&folder, settings).await?;
@@ -104,6 +109,7 @@ impl Real {
             met: BTreeMap::new(),
             past: Past::default(),
             loaded: Instant::now(),
+            moved: Mutex::default(),
         };
         world.settle_nas().await?;
         for process in every() {
@@ -180,8 +186,9 @@ impl Real {
             !node.sessions.is_empty() || !node.records.is_empty() || node.mount_count > 0
         };
         let ours = seen.luns.values().any(|lun| lun.ours);
+        let published = |iqn: &String| publication(iqn).is_some();
         Ok(ours
-            || !seen.targets.is_empty()
+            || seen.targets.keys().any(published)
             || !seen.rest.is_empty()
             || seen.nodes.iter().any(on_node))
     }
@@ -335,6 +342,10 @@ impl Plane for Real {
         disk::is_scribbled(&self.lun_file(life))
     }
 
+    fn kill_file_system(&self, life: &Life, node: usize) -> Result<bool> {
+        disk::kill_file_system(life, &self.machines[node].device(life)?)
+    }
+
     async fn disguise(&mut self, life: &Life, on: bool) -> Result<bool> {
         disk::disguise(&self.nas, &self.folder, life, on)?;
         Ok(true)
@@ -402,6 +413,16 @@ impl Plane for Real {
         self.restart(Process::Node(node)).await
     }
 
+    async fn install_anew(&mut self, node: usize, initiator: &str) -> Result<()> {
+        self.processes.remove(&Process::Node(node));
+        self.machines[node].install_anew(initiator).await?;
+        self.restart(Process::Node(node)).await
+    }
+
+    fn has_minutes(&self) -> bool {
+        false
+    }
+
     async fn restart_nas(&mut self, loading: Option<&str>) -> Result<()> {
         let (lines, refused) = (self.calls().await?, self.refused_now().await?);
         self.past.journal.extend(lines);
@@ -416,7 +437,10 @@ impl Plane for Real {
         Ok(())
     }
 
-    async fn knob(&self, path: &str, mut body: Value) -> Result<Value> {
+    async fn knob(&self, mut path: &str, mut body: Value) -> Result<Value> {
+        if path == "/sessions/move" && !self.may_move() {
+            path = "/sessions/expire";
+        }
         if let Some(Value::Number(wait)) = body.pointer_mut("/fault/ms") {
             *wait = wait.as_u64().unwrap_or_default().min(MOMENT).into();
         }
@@ -482,6 +506,17 @@ impl Plane for Real {
 }
 
 impl Real {
+    /// A driver looks whether another login helps once a minute, and no CO here waits for so long: in between its sessions end as
+    /// they do otherwise.
+    fn may_move(&self) -> bool {
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = moved.is_none_or(|at| at.elapsed() > SELDOM);
+        if may {
+            *moved = Some(Instant::now());
+        }
+        may
+    }
+
     fn lun_file(&self, life: &Life) -> PathBuf {
         self.nas.folder().join(format!("luns/{}.img", life.uuid()))
     }

@@ -38,10 +38,11 @@ pub enum Node {
 }
 
 impl Plan {
-    /// NAS and controller: needs no root.
+    /// NAS and controller: needs no root. Where `E2E_NAS` is `shared`, others use the NAS, too.
     pub fn controller() -> Self {
+        let nas = nas::Settings::default();
         Self {
-            nas: nas::Settings::default(),
+            nas: if is_shared() { among_others(nas) } else { nas },
             node: Node::None,
             log_level: "debug".to_owned(),
             driver: Vec::new(),
@@ -53,7 +54,7 @@ impl Plan {
         Self {
             nas: nas::Settings {
                 export: "loop",
-                ..nas::Settings::default()
+                ..Self::controller().nas
             },
             node: Node::Simulated,
             ..Self::controller()
@@ -77,6 +78,20 @@ impl Plan {
     #[must_use]
     pub fn slow(mut self) -> Self {
         self.nas.latency = "ds918";
+        self
+    }
+
+    /// The same on a NAS that others use, too: see `nas::others`.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.nas = among_others(self.nas);
+        self
+    }
+
+    /// No volume of the NAS has crashed: for a story in which it is proven that a LUN is gone (design choice 16).
+    #[must_use]
+    pub fn proving(mut self) -> Self {
+        self.nas.crashed = false;
         self
     }
 
@@ -218,18 +233,20 @@ impl World {
                 left.push(format!("{number} {what}"));
             }
         };
-        let state = self.nas.state().await?;
-        found(
-            "LUNs on the NAS",
-            state["luns"].as_array().map_or(0, Vec::len),
-        );
+        let (luns, state) = (self.nas.luns().await?, self.nas.state().await?);
+        let others = state["luns"].as_array().map_or(0, Vec::len) - luns.len();
+        found("LUNs on the NAS", luns.len());
         found(
             "targets on the NAS",
             state["targets"].as_array().map_or(0, Vec::len),
         );
         found(
             "LUN files in the state directory",
-            files(&self.nas.folder().join("luns"))?,
+            files(&self.nas.folder().join("luns"))?.saturating_sub(others),
+        );
+        found(
+            "changes of what is others'",
+            usize::from(!self.nas.is_untouched().await?),
         );
         found(
             "exports in the state directory",
@@ -279,6 +296,24 @@ pub fn loop_devices(folder: &Path) -> Result<usize> {
                 .is_some_and(|file| file.starts_with(&*folder))
         })
         .count())
+}
+
+fn among_others(nas: nas::Settings) -> nas::Settings {
+    nas::Settings {
+        shared: true,
+        crashed: true,
+        ..nas
+    }
+}
+
+/// Stories are told on a NAS that others use, too.
+fn is_shared() -> bool {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the variable by which cargo ci has the same stories told on another NAS"
+    )]
+    let told = std::env::var("E2E_NAS");
+    told.is_ok_and(|word| word == "shared")
 }
 
 fn files(folder: &Path) -> Result<usize> {

@@ -1,5 +1,5 @@
 //! csi-sanity, the conformance suite of the Kubernetes CSI project, against the shipped driver: with instant answers of the
-//! NAS, and with those of a real one. The specs are selected by the driver's own capabilities; there is no skip list.
+//! NAS, with those of a real one, and on a NAS that others use, too. The specs are selected by the driver's own capabilities; there is no skip list.
 
 use std::path::PathBuf;
 
@@ -75,6 +75,12 @@ async fn conforms_with_the_answers_of_a_real_nas() -> Result<()> {
         Plan::whole().slow(),
     )
     .await
+}
+
+/// A volume that wants attention, one that has crashed, rows of others that fit no client's types, a snapshot that somebody has locked.
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_with_others_on_the_nas() -> Result<()> {
+    conforms("conforms_with_others_on_the_nas", Plan::whole().shared()).await
 }
 
 #[expect(

@@ -253,7 +253,7 @@ async fn look_up(
 async fn prove_not_made(nas: &Nas, name: &str, verdict: Error) -> Error {
     let is_it = |lun: &Lun| lun.name == name;
     let could_be = |row: &Unfit| row.text("name").is_none_or(|seen| seen == name);
-    match nas.doubt_of_absence(is_it, could_be).await {
+    match nas.doubt_of_absence(None, is_it, could_be).await {
         Ok(None) => verdict,
         Ok(Some(seen)) => Error::Unproven {
             what: format!("that there is no LUN {name} ({})", verdict.chain()),

@@ -79,6 +79,7 @@ async fn prove_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
     let what = || format!("the absence of volume {id}");
     match nas
         .doubt_of_absence(
+            Some(&id.uuid),
             |lun| lun.uuid == id.uuid.as_str(),
             |row| may_be(&id.uuid, row),
         )

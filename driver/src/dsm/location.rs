@@ -105,8 +105,19 @@ impl std::fmt::Display for Location {
 }
 
 /// What stands against the NAS's showing all LUNs that it has loaded: a volume that has crashed or is locked shows none of its own
-/// (design choice 16). A word that nobody knows is no doubt.
-pub fn hides_luns(volumes: &Rows<Location>) -> Option<String> {
+/// (design choice 16). A word that nobody knows is no doubt. Of a LUN that is known to have lain in one `place` nothing counts but that
+/// volume's state: LUNs do not move.
+pub fn hides_luns(volumes: &Rows<Location>, place: Option<&str>) -> Option<String> {
+    let hides = |volume: &&Location| HIDES.contains(&volume.status.as_str());
+    let its_own = |volume: &&Location| Some(volume.path.as_str()) == place;
+    if volumes
+        .fit
+        .iter()
+        .find(its_own)
+        .is_some_and(|own| !hides(&own))
+    {
+        return None;
+    }
     if let Some(row) = volumes.unfit.first() {
         return Some(format!(
             "of the volumes of the NAS, {}, so LUNs may be missing from its list",
@@ -116,7 +127,6 @@ pub fn hides_luns(volumes: &Rows<Location>) -> Option<String> {
     if volumes.fit.is_empty() {
         return Some("the NAS shows no volumes: look in Storage Manager".to_owned());
     }
-    let hides = |volume: &&Location| HIDES.contains(&volume.status.as_str());
     volumes.fit.iter().find(hides).map(|volume| {
         format!(
             "volume {} of the NAS is {:?}, and its LUNs may be missing from the list: repair or unlock it in Storage Manager, or remove it there if it is lost",
@@ -189,15 +199,25 @@ mod tests {
                 {"volume_path": "/volume2", "status": status},
             ]));
             assert_eq!(rows.fit[1].takes_luns(), takes, "{status}");
-            let doubt = hides_luns(&rows);
+            let doubt = hides_luns(&rows, None);
             assert_eq!(doubt.is_some(), hides, "{status}");
+            // Where it lay counts, and nothing else.
+            for (place, hides) in [
+                ("/volume1", false),
+                ("/volume2", hides),
+                ("/volume3", hides),
+            ] {
+                let doubt = hides_luns(&rows, Some(place));
+                assert_eq!(doubt.is_some(), hides, "{status} {place}");
+            }
             assert!(
                 doubt.is_none_or(|doubt| doubt.contains("/volume2")),
                 "{status}"
             );
         }
         for nothing in [json!([]), json!([{"volume_path": 1}])] {
-            assert!(hides_luns(&volumes(&nothing)).is_some(), "{nothing}");
+            let doubt = hides_luns(&volumes(&nothing), Some("/volume1"));
+            assert!(doubt.is_some(), "{nothing}");
         }
     }
 

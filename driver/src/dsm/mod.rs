@@ -9,6 +9,7 @@ pub mod credential;
 pub mod location;
 pub mod lun;
 pub mod nas;
+mod place;
 pub mod reply;
 pub mod rows;
 mod session;

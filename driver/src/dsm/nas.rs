@@ -11,6 +11,7 @@ use super::call::Call;
 use super::client::Client;
 use super::location::{self, Location, LocationAnswer, LocationsAnswer};
 use super::lun::{self, CreatedLun, Lun, LunAnswer, NewLun};
+use super::place::Places;
 use super::reply::{DsmError, Nothing, Results};
 use super::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
 use super::told::Told;
@@ -59,6 +60,8 @@ pub struct Nas {
     pub(super) told: Told,
     /// What was seen of it, if it does not tell how long it has been up.
     pub(super) memory: Mutex<Memory>,
+    /// Where its LUNs lie.
+    pub(super) places: Places,
 }
 
 impl Nas {
@@ -73,6 +76,7 @@ impl Nas {
             goes_on: AtomicBool::default(),
             told: Told::default(),
             memory: Mutex::default(),
+            places: Places::default(),
         }
     }
 
@@ -153,6 +157,7 @@ impl Nas {
 
     /// A word for a LUN's state that nobody knows is worth a line in the log, and nothing else.
     fn seen(&self, lun: Lun) -> Lun {
+        self.places.remember(&lun);
         if !lun.has_known_status() && self.told.first(&lun.status) {
             tracing::info!(nas = %self.name, lun = lun.uuid, status = lun.status, "DSM has a word for a LUN that this driver does not know; it goes on");
         }

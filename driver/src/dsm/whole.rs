@@ -25,13 +25,14 @@ const TOO_FAR_APART: Duration = Duration::from_secs(15 * 60);
 /// What this process has seen of a NAS that does not tell how long it has been up.
 #[derive(Debug, Default)]
 pub struct Memory {
-    volumes: BTreeSet<String>,
+    /// And since when they are missing.
+    volumes: BTreeMap<String, Option<Instant>>,
     lists: BTreeMap<&'static str, (Instant, BTreeSet<String>)>,
 }
 
 impl Memory {
     /// What stands against `list` of `what` being whole: it is, when it was the same a minute ago and no volume is missing that was
-    /// there before.
+    /// there before. One that stays away for longer than any NAS loads was unplugged or removed: it says nothing of a start any more.
     fn doubt(
         &mut self,
         what: &'static str,
@@ -39,12 +40,11 @@ impl Memory {
         list: BTreeSet<String>,
         volumes: BTreeSet<String>,
     ) -> Option<String> {
-        let missing = self.volumes.difference(&volumes).next().cloned();
-        self.volumes.extend(volumes);
-        if let Some(volume) = missing {
+        if let Some((volume, left)) = self.missing(now, volumes) {
             self.lists.remove(what);
             return Some(format!(
-                "volume {volume}, which was there before, is missing"
+                "volume {volume}, which was there before, is missing: if it was removed, that counts no more in {} s",
+                left.as_secs().max(1)
             ));
         }
         let wait = |left: Duration| {
@@ -64,26 +64,46 @@ impl Memory {
             }
         }
     }
+
+    /// A volume that is not among `volumes` and was before, and how long that still counts.
+    fn missing(&mut self, now: Instant, volumes: BTreeSet<String>) -> Option<(String, Duration)> {
+        for (volume, since) in &mut self.volumes {
+            if !volumes.contains(volume) {
+                since.get_or_insert(now);
+            }
+        }
+        let there = volumes.into_iter().map(|volume| (volume, None));
+        self.volumes.extend(there);
+        let left = |since: Instant| LOADING.saturating_sub(now - since);
+        self.volumes
+            .retain(|_, since| since.is_none_or(|since| !left(since).is_zero()));
+        let missing =
+            |(volume, since): (&String, &Option<Instant>)| Some((volume.clone(), left((*since)?)));
+        self.volumes.iter().find_map(missing)
+    }
 }
 
 impl Nas {
     /// Proves that no LUN of the NAS is the one that `get` denies: the full list lacks it, no volume is in a state that hides LUNs, and
-    /// the NAS has been up for long enough to have loaded all of them (design choice 16). `Some` says what stands against it.
+    /// the NAS has been up for long enough to have loaded all of them (design choice 16). `Some` says what stands against it. Of the LUN
+    /// of this `uuid` it is known where it lay, if this process has seen it: then no other volume hides it.
     ///
     /// # Errors
     /// [`DsmError`]: nothing is proven. A row that cannot be read and `could_be` the LUN is such an error.
     pub async fn doubt_of_absence(
         &self,
+        uuid: Option<&LunUuid>,
         is_it: impl Fn(&Lun) -> bool,
         could_be: impl Fn(&Unfit) -> bool,
     ) -> Result<Option<String>, DsmError> {
+        let place = uuid.and_then(|uuid| self.places.of(uuid));
         let asked = Instant::now();
         // In this order: a volume that comes up between the two would be too late for the list and in time for the proof.
         let (volumes, luns) = self
             .client
             .call_both::<LocationsAnswer, LunsAnswer>(&location::list(), &lun::list())
             .await?;
-        if let Some(doubt) = location::hides_luns(&volumes.volumes) {
+        if let Some(doubt) = location::hides_luns(&volumes.volumes, place.as_deref()) {
             return Ok(Some(doubt));
         }
         let luns = self.luns_unless(luns.luns, could_be)?;
@@ -254,5 +274,29 @@ mod tests {
         );
         assert!(look(210, &["a", "b"], volumes));
         assert!(!look(2000, &["a", "b"], volumes), "too long ago");
+    }
+
+    #[test]
+    fn a_volume_that_was_unplugged_is_missed_for_as_long_as_a_nas_loads() {
+        let mut memory = Memory::default();
+        let start = Instant::now();
+        let mut look = |seconds: u64, volumes: &[&str]| {
+            let now = start + Duration::from_secs(seconds);
+            let doubt = memory.doubt("LUNs", now, set(&["a"]), set(volumes));
+            doubt.unwrap_or_default()
+        };
+        let (both, one): (&[&str], &[&str]) = (&["/volume1", "/volumeUSB1"], &["/volume1"]);
+        assert!(look(0, both).contains("compared"));
+        assert!(look(60, both).is_empty());
+        for at in [70, 500, 969] {
+            let doubt = look(at, one);
+            let told = doubt.contains("/volumeUSB1") && doubt.contains("removed");
+            assert!(told, "{at}: {doubt}");
+        }
+        assert!(look(970, one).contains("compared"), "and counts anew");
+        assert!(look(1030, one).is_empty());
+        // It is plugged in again, and missed again.
+        assert!(look(1040, both).is_empty());
+        assert!(look(1050, one).contains("/volumeUSB1"));
     }
 }

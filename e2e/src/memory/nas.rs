@@ -27,6 +27,8 @@ use crate::plane::SHRINKS;
 pub(super) const STRANGER: &str = "5ca1ab1e-0000-4000-8000-000000000000";
 /// 2026-01-01, in milliseconds since 1970.
 const BEGINNING: u64 = 1_767_225_600_000;
+/// The second holds no LUN of the driver's: its type fits none that is asked for.
+const VOLUMES: [&str; 2] = ["/volume1=btrfs:2TiB", "/volume2=ext4:2TiB"];
 /// Longer than any call waits in the NAS, those that hang left out: these are taken back when their client leaves.
 const RESTLESS: Duration = Duration::from_secs(30);
 /// How long a call may hang whose client has left.
@@ -106,6 +108,7 @@ impl Nas {
             .clock(BEGINNING)
             .account("admin", lock(&self.password).clone())
             .latency(self.latency)
+            .volumes(VOLUMES.map(|volume| volume.parse().expect("a volume")))
             .settings(Settings {
                 thin_growth_needs_space: true,
                 shrink_code: SHRINKS,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::step::{Act, Kind, Step};
+use super::surroundings::ByHand;
 use crate::{GIB, MIB};
 
 /// A volume that exists.
@@ -36,6 +37,10 @@ pub struct Volume {
     pub data: Option<u64>,
     /// A node was rebooted under it, and what the pod saw of it is still there: an empty directory or file.
     pub stale: bool,
+    /// Its node was installed anew since: it is published to one that there is no more.
+    pub former: bool,
+    /// Its LUN has another name than the driver has given it: for a CO that asks for the volume by name, it is another LUN.
+    pub renamed: bool,
 }
 
 impl Volume {
@@ -82,6 +87,8 @@ pub fn rounded(required: i64) -> i64 {
 fn on_node(known: &Volume, act: Act) -> Due {
     let is_raw = known.kind == Kind::Raw;
     match act {
+        // Not before the attacher has seen which node it is by now.
+        Act::Stage if known.former => Due::Idle,
         Act::Stage if known.scribbled && !is_raw => Due::Refused,
         Act::Unstage if known.shown => Due::Refused,
         Act::Stage | Act::Hide | Act::Unstage => Due::Done,
@@ -144,6 +151,8 @@ impl Book {
         match act {
             Act::Create { mib, .. } => match known {
                 None => Due::Size(rounded(mib * MIB).max(GIB)),
+                // The provisioner does not ask for what it has.
+                Some(known) if known.renamed => Due::Idle,
                 Some(known) if known.size < mib * MIB => Due::Exists,
                 Some(known) => Due::Size(known.size),
             },
@@ -195,6 +204,8 @@ impl Book {
                 promised: 0,
                 data: None,
                 stale: false,
+                former: false,
+                renamed: false,
             });
             return;
         }
@@ -207,9 +218,13 @@ impl Book {
                 self.volumes.remove(&volume);
             }
             Act::Expand { mib } => known.size = known.size.max(rounded(mib * MIB)),
-            Act::Publish { node } => known.published = Some(node),
+            Act::Publish { node } => {
+                known.published = Some(node);
+                known.former = false;
+            }
             Act::Unpublish { node } => {
                 known.published = known.published.filter(|holder| *holder != node);
+                known.former &= known.published.is_some();
             }
             Act::Stage => {
                 known.staged = true;
@@ -274,8 +289,13 @@ impl Book {
             | Step::Mishap(_)
             | Step::Restart { .. }
             | Step::Reboot { .. }
+            | Step::Reimage { .. }
             | Step::RestartNas { .. }
             | Step::Expire
+            | Step::Move
+            | Step::Surround(_)
+            | Step::Blind(_)
+            | Step::ByHand { .. }
             | Step::List => Vec::new(),
         }
     }
@@ -326,6 +346,7 @@ impl Book {
                     (known.staged, known.shown, known.stale) = (false, false, false);
                     known.promised = 0;
                     known.published = Some(1 - node);
+                    known.former = false;
                 }
             }
             // Whoever wins, in the end it is nobody's.
@@ -335,6 +356,7 @@ impl Book {
                     && !known.stale
                 {
                     known.published = None;
+                    known.former = false;
                 }
             }
             Step::Reboot { node } => {
@@ -343,6 +365,20 @@ impl Book {
                         known.stale |= known.shown;
                         (known.staged, known.shown, known.promised) = (false, false, 0);
                     }
+                }
+            }
+            // Whatever was on its own disks is gone, a kubelet's directories, too.
+            Step::Reimage { node } => {
+                for known in self.volumes.values_mut() {
+                    if known.published == Some(node) {
+                        (known.staged, known.shown, known.promised) = (false, false, 0);
+                        (known.stale, known.former) = (false, true);
+                    }
+                }
+            }
+            Step::ByHand { volume, what } => {
+                if let (Some(known), ByHand::Rename) = (self.volumes.get_mut(&volume), what) {
+                    known.renamed = true;
                 }
             }
             Step::Call { .. }
@@ -358,6 +394,9 @@ impl Book {
             | Step::Restart { .. }
             | Step::RestartNas { .. }
             | Step::Expire
+            | Step::Move
+            | Step::Surround(_)
+            | Step::Blind(_)
             | Step::List => {}
         }
     }

@@ -8,12 +8,20 @@ use crate::life::Content;
 use crate::plane::Plane;
 
 impl<P: Plane> Player<'_, P> {
-    /// What has to be done before a call that grows a file system, on a plane where it cannot be grown while it is mounted:
+    /// What has to be done before a call that replaces what a former registration of the node has left, where nobody waits for the
+    /// minute that it takes: the attacher detaches it first. And before one that grows a file system, on a plane where it cannot be grown while it is mounted:
     /// it is unmounted and mounted again, which grows it too, and the call itself finds nothing to do.
     pub(super) fn instead(&self, volume: u8, act: Act) -> Vec<Act> {
         let Some(known) = self.book.volumes.get(&volume) else {
             return Vec::new();
         };
+        if let Act::Publish { node } = act
+            && known.former
+            && known.published == Some(node)
+            && !self.outwaits_a_minute()
+        {
+            return vec![Act::Unpublish { node }];
+        }
         if known.promised == known.size || !self.may_not_grow(known, act) {
             return Vec::new();
         }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::book::{Book, Volume};
 use super::step::Kind;
 use crate::life::{Content, Life};
-use crate::plane::{MountSeen, NodeSeen, Plane, Seen, publication};
+use crate::plane::{LunSeen, MountSeen, NodeSeen, Plane, Seen, publication};
 
 /// Everything must be as the book has it, and nothing may be that no volume explains.
 ///
@@ -17,7 +17,6 @@ pub fn judge(
     book: &Book,
     lives: &BTreeMap<u8, Life>,
     foreign: &Seen,
-    node_ids: &[String],
     plane: &impl Plane,
     seen: &Seen,
 ) -> Result<()> {
@@ -27,7 +26,7 @@ pub fn judge(
         .filter_map(|(number, volume)| Some((volume, lives.get(number)?)))
         .collect();
     luns(&known, foreign, seen)?;
-    targets(&known, foreign, node_ids, seen)?;
+    targets(&known, foreign, seen)?;
     for (volume, life) in known.iter().filter(|(volume, _)| volume.scribbled) {
         let kept = volume.kind == Kind::Raw || plane.is_scribbled(life)?;
         ensure!(
@@ -42,7 +41,7 @@ pub fn judge(
             .filter(|(volume, _)| volume.published == Some(number))
             .copied()
             .collect();
-        on_node(&here, &node_ids[number], seen, number)?;
+        on_node(&here, seen, number)?;
         for (volume, life) in here {
             if volume.staged {
                 grown(volume, life, node, number, plane)?;
@@ -89,34 +88,35 @@ pub fn leftovers(foreign: &Seen, seen: &Seen) -> Vec<String> {
 }
 
 fn luns(known: &[(&Volume, &Life)], foreign: &Seen, seen: &Seen) -> Result<()> {
-    let sizes = |seen: &Seen, ours: bool| -> BTreeMap<String, u64> {
-        let luns = seen.luns.iter().filter(|(_, lun)| lun.ours == ours);
-        luns.map(|(uuid, lun)| (uuid.clone(), lun.size)).collect()
-    };
+    let sizes: BTreeMap<String, u64> = seen
+        .luns
+        .iter()
+        .filter(|(_, lun)| lun.ours)
+        .map(|(uuid, lun)| (uuid.clone(), lun.size))
+        .collect();
     let wanted: BTreeMap<String, u64> = known
         .iter()
         .map(|(volume, life)| (life.uuid().to_owned(), volume.size.unsigned_abs()))
         .collect();
-    let ours = sizes(seen, true);
     ensure!(
-        ours == wanted,
-        "LUNs of ours are {ours:?}, volumes {wanted:?}"
+        sizes == wanted,
+        "LUNs of ours are {sizes:?}, volumes {wanted:?}"
     );
-    let (before, now) = (sizes(foreign, false), sizes(seen, false));
+    let of_others = |seen: &Seen| -> BTreeMap<String, LunSeen> {
+        let luns = seen.luns.clone().into_iter();
+        luns.filter(|(_, lun)| !lun.ours).collect()
+    };
+    let (before, now) = (of_others(foreign), of_others(seen));
     ensure!(before == now, "LUNs of others were {before:?}, are {now:?}");
     Ok(())
 }
 
-fn targets(
-    known: &[(&Volume, &Life)],
-    foreign: &Seen,
-    node_ids: &[String],
-    seen: &Seen,
-) -> Result<()> {
+fn targets(known: &[(&Volume, &Life)], foreign: &Seen, seen: &Seen) -> Result<()> {
     // The name of a publication's target is new each time: what it is of counts, and that there is one.
     let published = known.iter().filter_map(|(volume, life)| {
-        let node_id = &node_ids[volume.published?];
-        let of = (life.uuid().to_owned(), node_id.clone());
+        volume.published?;
+        // As the node was called when it was published: it may have been installed anew since.
+        let of = (life.uuid().to_owned(), life.node_id.clone());
         Some((Some(of), vec![life.uuid().to_owned()]))
     });
     let of_others = foreign.targets.values().map(|luns| (None, luns.clone()));
@@ -143,11 +143,11 @@ fn targets(
     Ok(())
 }
 
-fn on_node(here: &[(&Volume, &Life)], node_id: &str, seen: &Seen, number: usize) -> Result<()> {
+fn on_node(here: &[(&Volume, &Life)], seen: &Seen, number: usize) -> Result<()> {
     let node = &seen.nodes[number];
     let staged = here.iter().filter(|(volume, _)| volume.staged);
     let wanted: BTreeSet<String> = staged
-        .flat_map(|(_, life)| seen.publications(life.uuid(), node_id))
+        .flat_map(|(_, life)| seen.publications(life.uuid(), &life.node_id))
         .collect();
     let mut sessions = node.sessions.clone();
     sessions.sort_unstable();

@@ -8,7 +8,7 @@ use serde_json::json;
 use tonic::Code;
 
 use super::book::{Due, Volume};
-use super::player::{PAUSE, Player, TRIES, call, meets, transient, wanted};
+use super::player::{Player, TRIES, call, meets, transient, wanted};
 use super::step::{Absence, Act, How, Kind, Step};
 use crate::life::{Life, create_request};
 use crate::plane::{PLANTED, Plane, Process};
@@ -33,7 +33,7 @@ impl<P: Plane> Player<'_, P> {
             .await
             .context("taking it from the dead node")?;
         let seen = self.plane.see().await?;
-        let left = seen.publications(there.uuid(), &self.node_ids[old]);
+        let left = seen.publications(there.uuid(), &there.node_id);
         ensure!(left.is_empty(), "{left:?} is still there");
         // Back from the dead: nothing there needs the NAS.
         for act in [Act::Hide, Act::Unstage] {
@@ -115,7 +115,7 @@ impl<P: Plane> Player<'_, P> {
 
     /// Makes a call until it is done, and writes that down.
     async fn come_to(&mut self, volume: u8, act: Act) -> Result<()> {
-        self.prepare(volume, act)?;
+        self.prepare(volume, act).await?;
         let answer = self
             .until(volume, act, How::Once, 0, Due::Done, TRIES)
             .await?;
@@ -158,7 +158,7 @@ impl<P: Plane> Player<'_, P> {
         if self.book.due(volume, act) == Due::Idle || !self.book.volumes.contains_key(&volume) {
             return Ok(());
         }
-        self.prepare(volume, act)?;
+        self.prepare(volume, act).await?;
         let (known, life) = (&self.book.volumes[&volume], self.lives.get(&volume));
         let (node, size) = (known.published.unwrap_or(0), known.size);
         let seat = self.plane.seat(0, node);
@@ -312,7 +312,7 @@ impl<P: Plane> Player<'_, P> {
                 Err(status) => {
                     ensure!(transient(&status), "ListVolumes: {status:?}");
                     last = Some(status);
-                    self.plane.pause(PAUSE * (1 << attempt.min(6))).await;
+                    self.wait(attempt).await?;
                 }
             }
         }
@@ -328,9 +328,10 @@ impl<P: Plane> Player<'_, P> {
         };
         let listed: Listed = answer.entries.into_iter().map(entry).collect();
         let wanted = self.book.volumes.iter().map(|(number, volume)| {
+            let life = &self.lives[number];
             let nodes = volume.published.iter();
-            let nodes = nodes.map(|node| self.node_ids[*node].clone()).collect();
-            (self.lives[number].id.clone(), (volume.size, nodes))
+            let nodes = nodes.map(|_| life.node_id.clone()).collect();
+            (life.id.clone(), (volume.size, nodes))
         });
         let wanted: Listed = wanted.collect();
         ensure!(listed == wanted, "listed {listed:?}, not {wanted:?}");
@@ -367,7 +368,7 @@ impl<P: Plane> Player<'_, P> {
             match answer {
                 Err(status) if transient(&status) => {
                     last = Some(status);
-                    self.plane.pause(PAUSE * (1 << attempt.min(6))).await;
+                    self.wait(attempt).await?;
                 }
                 Err(status) => {
                     let code = status.code();

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 
 use super::book::{Book, Due};
 use super::judge::judge;
+use super::people::World;
 use super::step::{Act, How, Mishap, Step};
 use crate::life::{Life, create_request};
 use crate::plane::{HostFault, PLANTED, Plane, Process, SHRINKS, Seen};
@@ -78,7 +79,8 @@ pub struct Player<'a, P> {
     /// Two calls were made at a time, and only one of them is in the book yet.
     beside: bool,
     /// A step that is a story is being told: the book says what will be.
-    amid: bool,
+    pub(super) amid: bool,
+    pub(super) world: World,
     /// What the driver has said of its failures.
     pub(super) said: Vec<String>,
     tally: Tally,
@@ -91,8 +93,7 @@ impl<'a, P: Plane> Player<'a, P> {
     /// The plane is not in order.
     pub async fn start(plane: &'a mut P) -> Result<Self> {
         for name in FOREIGN {
-            let lun = json!({"name": name, "size": 3 * GIB});
-            plane.knob("/luns", lun).await?;
+            settle_in(plane, name).await?;
         }
         let mut node_ids = Vec::new();
         for node in 0..plane.nodes() {
@@ -110,6 +111,7 @@ impl<'a, P: Plane> Player<'a, P> {
             node_ids,
             beside: false,
             amid: false,
+            world: World::default(),
             password: crate::nas::PASSWORD.to_owned(),
             said: Vec::new(),
             tally: Tally::default(),
@@ -155,11 +157,21 @@ impl<'a, P: Plane> Player<'a, P> {
                 self.plane.reboot(*node).await?;
                 self.book.take(step);
             }
-            Step::RestartNas { loading } => self.plane.restart_nas(loading.as_deref()).await?,
+            Step::Reimage { node } => self.reimage(*node).await?,
+            Step::RestartNas { loading } => {
+                self.plane.restart_nas(loading.as_deref()).await?;
+                self.tell().await?;
+            }
             Step::List => self.list(TRIES).await?,
             Step::Expire => {
                 self.plane.knob("/sessions/expire", json!({})).await?;
             }
+            Step::Move => {
+                self.plane.knob("/sessions/move", json!({})).await?;
+            }
+            Step::Surround(surroundings) => self.surround(surroundings).await?,
+            Step::Blind(blindness) => self.blind(*blindness).await?,
+            Step::ByHand { volume, what } => self.by_hand(*volume, *what).await?,
             Step::Scribble { volume } => self.scribble(*volume)?,
             Step::Stiffen { volume } => self.stiffen(*volume)?,
             Step::Die { volume } => self.die(*volume).await?,
@@ -181,14 +193,7 @@ impl<'a, P: Plane> Player<'a, P> {
     /// It is not.
     pub async fn look(&self) -> Result<()> {
         let seen = self.plane.see().await?;
-        judge(
-            &self.book,
-            &self.lives,
-            &self.foreign,
-            &self.node_ids,
-            self.plane,
-            &seen,
-        )
+        judge(&self.book, &self.lives, &self.foreign, self.plane, &seen)
     }
 
     /// Without faults everything is answered after at most one repetition; then all is taken away, and nothing is left.
@@ -198,6 +203,7 @@ impl<'a, P: Plane> Player<'a, P> {
     pub async fn end(mut self) -> Result<Tally> {
         self.plane.clear().await?;
         self.revive().await?;
+        self.enlighten().await?;
         self.plane.pause(SETTLED).await;
         self.list(2).await?;
         self.take_away().await?;
@@ -215,7 +221,7 @@ impl<'a, P: Plane> Player<'a, P> {
         let journal = self.plane.journal().await?;
         let shrunk = journal.iter().find(|line| line.contains(&refused));
         ensure!(shrunk.is_none(), "a LUN was to shrink: {shrunk:?}");
-        Ok(())
+        self.must_have_kept_off(&journal)
     }
 
     /// The way back of every volume, with one repetition at most.
@@ -287,7 +293,10 @@ impl<'a, P: Plane> Player<'a, P> {
     }
 
     /// What a CO does before a call.
-    pub(super) fn prepare(&mut self, volume: u8, act: Act) -> Result<()> {
+    pub(super) async fn prepare(&mut self, volume: u8, act: Act) -> Result<()> {
+        if act == Act::Delete {
+            self.unlock(volume).await?;
+        }
         if let (
             Act::Publish { .. }
             | Act::Expand { .. }
@@ -363,6 +372,19 @@ impl<'a, P: Plane> Player<'a, P> {
     }
 }
 
+/// Somebody else has a LUN, exports it at a target of his own, and has a snapshot that nobody may delete.
+async fn settle_in(plane: &impl Plane, name: &str) -> Result<()> {
+    let lun = json!({"name": name, "size": 3 * GIB});
+    let uuid = plane.knob("/luns", lun).await?["uuid"].take();
+    let iqn = format!("iqn.2000-01.com.synology:somebody.{name}");
+    let target = json!({"name": format!("of-{name}"), "iqn": iqn});
+    plane.knob("/san/targets/create", target).await?;
+    let map = json!({"iqn": iqn, "lun_uuid": uuid});
+    plane.knob("/san/targets/map", map).await?;
+    let snapshot = json!({"uuid": uuid, "name": "kept", "locked": true});
+    plane.knob("/san/luns/snapshot", snapshot).await.map(drop)
+}
+
 fn name(volume: u8) -> String {
     format!("pvc-{volume}")
 }
@@ -412,7 +434,11 @@ pub(super) async fn call(
     size: i64,
 ) -> Result<Answer, Status> {
     if let Act::Create { mib, kind } = act {
-        let request = create_request(&name(volume), mib * MIB, kind.content());
+        let mut request = create_request(&name(volume), mib * MIB, kind.content());
+        if volume == 1 {
+            // Of a class that leaves it to the driver where volumes lie.
+            request.parameters.remove("location");
+        }
         let answer = seat.controller().create_volume(request).await?.into_inner();
         return Ok(Answer::Volume(answer.volume.unwrap_or_default()));
     }

@@ -4,11 +4,12 @@ use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
 use proptest_state_machine::ReferenceStateMachine;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::book::Book;
+use super::mishap::mishap;
+pub use super::mishap::{COMMANDS, Mishap, On, Trouble};
+use super::surroundings::{Blindness, ByHand, Surroundings, blindness, by_hand, surroundings};
 use crate::life::Content;
-use crate::plane::{Failing, When};
 
 /// Few, so that steps meet.
 pub const VOLUMES: u8 = 2;
@@ -97,191 +98,6 @@ pub enum How {
     Rivals,
     /// It goes away after so many milliseconds and comes again.
     Cancelled(u64),
-}
-
-/// A call of the NAS that something happens to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[expect(
-    missing_docs,
-    reason = "each is a method of the Web API, as it is spelt there"
-)]
-pub enum On {
-    LunCreate,
-    LunGet,
-    LunList,
-    LunSet,
-    LunDelete,
-    LunMap,
-    TargetCreate,
-    TargetGet,
-    TargetList,
-    TargetDelete,
-    Login,
-    Any,
-}
-
-impl On {
-    const ALL: [Self; 12] = [
-        Self::LunCreate,
-        Self::LunGet,
-        Self::LunList,
-        Self::LunSet,
-        Self::LunDelete,
-        Self::LunMap,
-        Self::TargetCreate,
-        Self::TargetGet,
-        Self::TargetList,
-        Self::TargetDelete,
-        Self::Login,
-        Self::Any,
-    ];
-
-    /// API and method.
-    pub fn names(self) -> (&'static str, &'static str) {
-        const LUN: &str = "SYNO.Core.ISCSI.LUN";
-        const TARGET: &str = "SYNO.Core.ISCSI.Target";
-        match self {
-            Self::LunCreate => (LUN, "create"),
-            Self::LunGet => (LUN, "get"),
-            Self::LunList => (LUN, "list"),
-            Self::LunSet => (LUN, "set"),
-            Self::LunDelete => (LUN, "delete"),
-            Self::LunMap => (LUN, "map_target"),
-            Self::TargetCreate => (TARGET, "create"),
-            Self::TargetGet => (TARGET, "get"),
-            Self::TargetList => (TARGET, "list"),
-            Self::TargetDelete => (TARGET, "delete"),
-            Self::Login => ("SYNO.API.Auth", "login"),
-            Self::Any => ("*", "*"),
-        }
-    }
-}
-
-/// What happens to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Trouble {
-    /// Nothing is done, and the connection breaks.
-    LoseCall,
-    /// All is done, and the connection breaks.
-    LoseReply,
-    /// It is refused with this code, before or after all was done.
-    Refuse {
-        /// The code.
-        code: u32,
-        /// All was done.
-        after: bool,
-    },
-    /// All is done; half an answer comes.
-    Garble,
-    /// A page with this status comes.
-    Http {
-        /// The status.
-        status: u16,
-        /// All was done.
-        after: bool,
-    },
-    /// Nothing comes, until the driver gives up.
-    Hang,
-    /// All is done; the answer takes so many milliseconds.
-    Delay(u64),
-}
-
-impl Trouble {
-    /// As dsm-sim calls it.
-    pub fn fault(self) -> Value {
-        match self {
-            Self::LoseCall => json!({"kind": "lose_call"}),
-            Self::LoseReply => json!({"kind": "lose_reply"}),
-            Self::Refuse { code, after } => {
-                json!({"kind": "refuse", "code": code, "after": after})
-            }
-            Self::Garble => json!({"kind": "garble"}),
-            Self::Http { status, after } => {
-                json!({"kind": "http", "status": status, "after": after})
-            }
-            Self::Hang => json!({"kind": "hang"}),
-            Self::Delay(millis) => json!({"kind": "delay", "ms": millis}),
-        }
-    }
-}
-
-/// Codes that say nothing of what was done: unknown error, busy, no session, and the denials that may be wrong.
-const CODES: [u32; 6] = [100, 117, 119, 18_990_531, 18_990_710, 18_990_722];
-
-/// Denials of what is there: the ones that a driver is most tempted to believe.
-const DENIALS: [(On, u32); 5] = [
-    (On::LunGet, 18_990_531),
-    (On::LunGet, 18_990_505),
-    (On::TargetGet, 18_990_710),
-    (On::LunDelete, 18_990_531),
-    (On::TargetDelete, 18_990_710),
-];
-
-/// Parts of the commands that the node half runs, by which faults find them; its own changes of files, and its looks at them.
-pub const COMMANDS: [&str; 29] = [
-    "iscsiadm",
-    "-o new",
-    "-o update",
-    "--login",
-    "--logout",
-    "--rescan",
-    "-o delete",
-    "blkid",
-    "mkfs",
-    "mount -t",
-    "bind",
-    "umount",
-    "blockdev",
-    "e2fsck",
-    "resize2fs",
-    "xfs_spaceman",
-    "xfs_growfs",
-    "btrfs filesystem resize",
-    "btrfs filesystem show",
-    "echo",
-    "mkdir",
-    "rmdir",
-    "touch",
-    "rm ",
-    "write",
-    "files",
-    "list /etc",
-    "list /sys",
-    "read /",
-];
-
-/// Something that is arranged and happens later.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Mishap {
-    /// To calls of the NAS.
-    Nas {
-        /// To which.
-        on: On,
-        /// What.
-        trouble: Trouble,
-        /// How many in a row.
-        times: u64,
-    },
-    /// To commands of a node.
-    Host {
-        /// Which node.
-        node: usize,
-        /// Which command: one of [`COMMANDS`].
-        command: String,
-        /// What.
-        failing: Failing,
-        /// How many in a row.
-        times: u32,
-    },
-    /// A process dies at one of its next effects.
-    Death {
-        /// The first controller, or the plugin of this node.
-        node: Option<usize>,
-        /// The number of the effect.
-        nth: usize,
-        /// When.
-        when: When,
-    },
 }
 
 /// How a volume is away from a node that was not told.
@@ -409,8 +225,26 @@ pub enum Step {
         /// `busy`, `partial` or `absent`.
         loading: Option<String>,
     },
+    /// A node is installed anew, and comes back with another initiator name.
+    Reimage {
+        /// The node.
+        node: usize,
+    },
     /// All sessions of the Web API end.
     Expire,
+    /// The driver's address is another one than that which it logged in from.
+    Move,
+    /// The NAS lists what others have, and has its own words.
+    Surround(Surroundings),
+    /// The NAS cannot be read for a while.
+    Blind(Blindness),
+    /// A person is at work in SAN Manager.
+    ByHand {
+        /// The number of the volume.
+        volume: u8,
+        /// What he does.
+        what: ByHand,
+    },
     /// `ListVolumes`: all of them, or nothing.
     List,
 }
@@ -462,6 +296,11 @@ impl ReferenceStateMachine for Steps {
             1 => (0..VOLUMES).prop_map(|volume| Step::Die { volume }),
             1 => (0..4_u8).prop_map(|call| Step::Trespass { call }),
             1 => Just(Step::Rotate),
+            1 => Just(Step::Move),
+            1 => (0..NODES).prop_map(|node| Step::Reimage { node }),
+            3 => surroundings().prop_map(Step::Surround),
+            2 => blindness().prop_map(Step::Blind),
+            3 => (0..VOLUMES, by_hand()).prop_map(|(volume, what)| Step::ByHand { volume, what }),
         ]
         .boxed()
     }
@@ -496,7 +335,7 @@ fn mib() -> impl Strategy<Value = i64> {
     1..4096_i64
 }
 
-fn process() -> impl Strategy<Value = Option<usize>> {
+pub(super) fn process() -> impl Strategy<Value = Option<usize>> {
     select(&[None, Some(0), Some(1)][..])
 }
 
@@ -540,36 +379,4 @@ fn call() -> impl Strategy<Value = Step> {
         how,
         controller,
     })
-}
-
-fn mishap() -> impl Strategy<Value = Mishap> {
-    let on = || select(&On::ALL[..]);
-    let trouble = prop_oneof![
-        3 => Just(Trouble::LoseReply),
-        2 => Just(Trouble::LoseCall),
-        2 => (select(&CODES[..]), any::<bool>()).prop_map(|(code, after)| Trouble::Refuse { code, after }),
-        1 => Just(Trouble::Garble),
-        1 => (select(&[302_u16, 404, 500, 502][..]), any::<bool>()).prop_map(|(status, after)| Trouble::Http { status, after }),
-        1 => Just(Trouble::Hang),
-        1 => (1..5000_u64).prop_map(Trouble::Delay),
-    ];
-    let denial =
-        select(&DENIALS[..]).prop_map(|(on, code)| (on, Trouble::Refuse { code, after: false }));
-    let nas = prop_oneof![3 => (on(), trouble), 1 => denial];
-    let nas = (nas, 1..3_u64).prop_map(|((on, trouble), times)| Mishap::Nas { on, trouble, times });
-    let host = (
-        0..NODES,
-        select(&COMMANDS[..]),
-        select(&Failing::ALL[..]),
-        1..3_u32,
-    )
-        .prop_map(|(node, command, failing, times)| Mishap::Host {
-            node,
-            command: command.to_owned(),
-            failing,
-            times,
-        });
-    let death = (process(), 1..12_usize, select(&When::ALL[..]))
-        .prop_map(|(node, nth, when)| Mishap::Death { node, nth, when });
-    prop_oneof![3 => nas, 4 => host, 3 => death]
 }

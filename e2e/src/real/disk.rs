@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::life::{Content, Life};
 use crate::look;
 use crate::nas::Nas;
+use crate::process;
 use crate::{GIB, MIB};
 
 /// Where a raw volume's data are: each volume reaches that far.
@@ -109,6 +110,27 @@ fn place(life: &Life) -> (PathBuf, u64) {
     match life.content {
         Content::Fs(_) => (life.file("data"), 0),
         Content::Block => (life.path(), PLACE),
+    }
+}
+
+/// The file system dies, as after an error of its disk. False for one that nothing lets die so.
+///
+/// # Errors
+/// It lives on.
+pub(super) fn kill_file_system(life: &Life, device: &Path) -> Result<bool> {
+    match life.content {
+        Content::Fs("ext4") => {
+            let name = device.file_name().context("a device has a name")?;
+            let switch = Path::new("/sys/fs/ext4").join(name);
+            fs::write(switch.join("trigger_fs_error"), "1")?;
+            Ok(true)
+        }
+        Content::Fs("xfs") => {
+            let staging = life.staging.to_string_lossy();
+            process::run("xfs_io", ["-x", "-c", "shutdown", &*staging])?;
+            Ok(true)
+        }
+        Content::Fs(_) | Content::Block => Ok(false),
     }
 }
 

@@ -29,6 +29,8 @@ const NO_COMMANDS: [&str; 10] = [
     "read /",
 ];
 
+const INITIATOR_NAME: &str = "etc/iscsi/initiatorname.iscsi";
+
 /// A node.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -36,6 +38,8 @@ pub(super) struct Machine {
     pub(super) home: PathBuf,
     pub(super) initiator: Initiator,
     pub(super) trap: Trap,
+    /// The file with its initiator's name, as it was made.
+    named: String,
 }
 
 impl Machine {
@@ -47,10 +51,12 @@ impl Machine {
         fs::create_dir_all(home.join("kubelet"))?;
         let initiator = Initiator::init(home, targets)?;
         let trap = Trap::build(&home.join("trap"), &initiator.bin())?;
+        let named = fs::read_to_string(initiator.root().join(INITIATOR_NAME))?;
         Ok(Self {
             home: home.to_owned(),
             initiator,
             trap,
+            named,
         })
     }
 
@@ -115,7 +121,18 @@ impl Machine {
         for folder in ["nodes", "send_targets", "static"] {
             empty(&root.join("etc/iscsi").join(folder))?;
         }
+        fs::write(root.join(INITIATOR_NAME), &self.named)?;
         empty(&self.home.join("kubelet"))
+    }
+
+    /// Nothing is left of what was on its own disks, and its initiator has this name. The driver is dead already.
+    ///
+    /// # Errors
+    /// Something cannot be freed.
+    pub(super) async fn install_anew(&self, initiator: &str) -> Result<()> {
+        self.clear().await?;
+        let text = format!("InitiatorName={initiator}\n");
+        Ok(fs::write(self.initiator.root().join(INITIATOR_NAME), text)?)
     }
 }
 

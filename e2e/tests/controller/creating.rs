@@ -141,7 +141,7 @@ async fn choice_17_only_what_was_provably_not_made_is_final() -> Result<()> {
 
 #[tokio::test]
 async fn choice_17_a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     // An earlier try made the LUN and its answer was lost; then the NAS starts again, and knows neither its volumes nor its LUNs.
     let id = csi.create("pvc-1", GIB).await?;

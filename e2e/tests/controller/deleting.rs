@@ -95,7 +95,7 @@ async fn choice_19_a_volume_made_again_waits_for_the_name_of_the_dying_one() -> 
 
 #[tokio::test]
 async fn choice_16_a_denied_lun_that_the_list_shows_is_not_gone() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let before = world.nas.state().await?;
@@ -173,7 +173,7 @@ async fn gone_by_other_hands(world: &World, csi: &Csi) -> Result<String> {
 
 #[tokio::test]
 async fn choice_16_absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = gone_by_other_hands(&world, &csi).await?;
     for (status, hides) in [
@@ -225,9 +225,34 @@ async fn choice_16_absence_needs_a_full_list_and_volumes_that_hide_nothing() -> 
     Ok(())
 }
 
+/// A volume may be crashed for weeks: what never lay on it is gone all the same.
+#[tokio::test]
+async fn choice_16_a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> Result<()> {
+    let mut world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    csi.delete(&id).await?;
+    for (volume, hides) in [("volume1", true), ("volume2", false)] {
+        let state = |status| json!({"status": status});
+        world.nas.patch_volume(volume, &state("crashed")).await?;
+        let answer = csi.delete(&id).await;
+        if hides {
+            refused(answer, Code::Unavailable, &[volume]);
+            world.nas.patch_volume(volume, &state("normal")).await?;
+        } else {
+            answer?;
+        }
+    }
+    // Who has not seen it there cannot know.
+    world.restart_driver().await?;
+    let answer = Csi::of(&world.plugin).delete(&id).await;
+    refused(answer, Code::Unavailable, &["/volume", "crashed"]);
+    Ok(())
+}
+
 #[tokio::test]
 async fn choice_16_the_volumes_are_looked_at_before_the_list_that_they_vouch_for() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     let start = now(&world.nas).await?;
     csi.delete(&format!("nas1/{NO_UUID}")).await?;

@@ -104,7 +104,7 @@ async fn choice_1_a_nas_answers_to_its_aliases() -> Result<()> {
 
 #[tokio::test]
 async fn choice_1_a_lun_that_is_merely_called_like_the_uuid_is_another_one() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     world.nas.foreign_lun(NO_UUID, GIB).await?;
     let before = world.nas.state().await?;

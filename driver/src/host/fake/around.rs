@@ -67,13 +67,7 @@ impl Fake {
             processes: Some(vec![]),
             ..World::default()
         };
-        world
-            .dirs
-            .extend(["/", "/dev", "/staging", "/pods"].map(str::to_owned));
-        world.files.insert(
-            "/etc/iscsi/initiatorname.iscsi".to_owned(),
-            format!("## comment\nInitiatorName={initiator}\n").into_bytes(),
-        );
+        world.install(initiator);
         Self(Arc::new(Mutex::new(world)))
     }
 
@@ -118,6 +112,18 @@ impl Fake {
         world.deaths.clear();
         world.map = None;
         world.protected = false;
+    }
+
+    /// The machine is installed anew: nothing is left of what was on its own disks, and its initiator has this name.
+    pub fn install_anew(&self, initiator: &str) {
+        self.reboot();
+        let mut world = self.world();
+        world.files.clear();
+        world.dirs.clear();
+        world.records.clear();
+        world.cut_short.clear();
+        world.locked = None;
+        world.install(initiator);
     }
 
     /// Makes a directory, as the kubelet does.
@@ -271,6 +277,16 @@ impl Fake {
 }
 
 impl World {
+    /// What is on a machine that was never used.
+    fn install(&mut self, initiator: &str) {
+        self.dirs
+            .extend(["/", "/dev", "/staging", "/pods"].map(str::to_owned));
+        self.files.insert(
+            super::INITIATOR_NAME.to_owned(),
+            format!("## comment\nInitiatorName={initiator}\n").into_bytes(),
+        );
+    }
+
     /// The serial of the disk that is visible at a mount point.
     fn serial_of(&self, point: &str) -> Option<String> {
         let mount = self.mounts.iter().rfind(|mount| mount.point == point)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use tonic::Status;
 
-use super::{Answer, PAUSE, Player, call, meets, transient, wanted};
+use super::{Answer, Player, call, meets, transient, wanted};
 use crate::model::book::Due;
 use crate::model::step::{Act, How};
 use crate::plane::Plane;
@@ -29,7 +29,7 @@ impl<P: Plane> Player<'_, P> {
         if due == Due::Idle {
             return Ok(());
         }
-        self.prepare(volume, act)?;
+        self.prepare(volume, act).await?;
         let (hits, promised) = (self.plane.hits()?, self.book.promised(volume));
         let first = self.until(volume, act, how, controller, due, tries).await?;
         self.note(volume, act, first.as_ref())?;
@@ -102,7 +102,7 @@ impl<P: Plane> Player<'_, P> {
                 return Ok(done.clone());
             }
             if attempt + 1 < tries && !died {
-                self.plane.pause(PAUSE * (1 << attempt.min(6))).await;
+                self.wait(attempt).await?;
             }
         }
         bail!("it does not come to {due:?} in {tries} tries; the last answer: {last:?}")

@@ -45,7 +45,7 @@ impl<P: Plane> Player<'_, P> {
             matches!(due, Due::Done | Due::Size(_)),
             "no CO would call {act:?} now: {due:?}"
         );
-        self.prepare(volume, act)?;
+        self.prepare(volume, act).await?;
         let mut answers = self.attempt(volume, act, How::Once, 0).await;
         match answers.pop().context("one call, one answer")? {
             Ok(answer) => {
