@@ -2,12 +2,14 @@
 //! the choice. None needs root.
 
 mod controller {
+    mod aliases;
     mod attaching;
     mod budget;
     mod common;
     mod contending;
     mod creating;
     mod deleting;
+    mod disabled;
     mod edited;
     mod former;
     mod growing;

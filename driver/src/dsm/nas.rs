@@ -76,9 +76,14 @@ impl Nas {
         }
     }
 
+    /// All names under which it is known, the present one first.
+    pub fn names(&self) -> impl Iterator<Item = &NasName> {
+        std::iter::once(&self.name).chain(&self.aliases)
+    }
+
     /// It is known under this name.
     pub fn is_called(&self, name: &NasName) -> bool {
-        self.name == *name || self.aliases.contains(name)
+        self.names().any(|known| known == name)
     }
 
     /// Where its targets listen (design choice 7).
