@@ -15,12 +15,14 @@ mod controller {
     mod growing;
     mod identity;
     mod installing;
+    mod kept;
     mod listing;
     mod login;
     mod losing;
     mod mark;
     mod proving;
     mod rivals;
+    mod room;
     mod together;
     mod unknown;
     mod wire;

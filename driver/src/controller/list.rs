@@ -207,8 +207,10 @@ impl Shared {
                 Some(path) => location.takes_luns() && *path == location.path,
                 None => plan::may_choose(location, &parameters.kind),
             };
+            let floor = parameters.floor.unwrap_or(nas.floor);
             let fitting = locations.into_iter().filter(fits);
-            free.extend(fitting.filter_map(|location| location.free));
+            let free_here = fitting.filter_map(|location| location.free);
+            free.extend(free_here.map(|free| floor.leaves(free)));
         }
         // One that does not answer has no room at present; the others have theirs.
         if let Some(error) = silent.filter(|_| !heard) {

@@ -139,6 +139,9 @@ nas:
     {{- with .portals }}
     portals: {{ toJson . }}
     {{- end }}
+    {{- if hasKey . "minFreeSpace" }}
+    min_free_space: {{ .minFreeSpace | quote }}
+    {{- end }}
 {{- end }}
 # Which logins were refused, and when. The directory lives as long as the pod: it survives the driver's restarts.
 state_file: /var/lib/synology-csi/refused.json
