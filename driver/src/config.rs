@@ -15,6 +15,7 @@ use crate::chap::Method;
 use crate::chap::keys::{self, Key, Keys};
 use crate::dsm::client::Password;
 use crate::dsm::trust::{self, CertificateFileError, Pin, Trust};
+use crate::floor::Floor;
 use crate::host::linux::enter::Namespaces;
 use crate::mark::Cluster;
 use crate::publication::Portal;
@@ -243,6 +244,9 @@ pub struct NasConfig {
     /// Where the NAS's targets listen; default: the NAS's address, port 3260.
     #[serde(default, deserialize_with = "all_parsed")]
     pub portals: Vec<Portal>,
+    /// What stays free on each of its volumes when a LUN is made or grown there, unless the class says otherwise. Default: 1 GiB.
+    #[serde(default, deserialize_with = "floor")]
+    pub min_free_space: Floor,
 }
 
 /// Why a configuration is refused.
@@ -464,6 +468,22 @@ where
     ServerName::try_from(name.clone())
         .map(Some)
         .map_err(|_| told())
+}
+
+/// YAML takes a bare 0 for a number.
+fn floor<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Floor, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(u64),
+        Text(String),
+    }
+    let text = match Written::deserialize(deserializer)? {
+        Written::Number(number) => number.to_string(),
+        Written::Text(text) => text,
+    };
+    let told = |wrong| serde::de::Error::custom(format!("min_free_space {text:?}: {wrong}"));
+    text.parse().map_err(told)
 }
 
 fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>

@@ -117,6 +117,16 @@ pub enum Error {
         #[source]
         source: DsmError,
     },
+    /// The NAS would have no room left for others, and nothing was made.
+    #[error("{what}: {seen}; {remedy}")]
+    Full {
+        /// What there is no room for.
+        what: String,
+        /// How much there is.
+        seen: String,
+        /// What to do.
+        remedy: String,
+    },
     /// Another operation on the same volume has not ended.
     #[error("an operation on volume {volume:?} is in progress: try again later")]
     Busy {
@@ -188,7 +198,7 @@ impl Error {
             Self::Differs { .. } => Code::AlreadyExists,
             Self::OutOfRange { .. } => Code::OutOfRange,
             Self::Refused { .. } => Code::FailedPrecondition,
-            Self::Exhausted { .. } => Code::ResourceExhausted,
+            Self::Exhausted { .. } | Self::Full { .. } => Code::ResourceExhausted,
             Self::Busy { .. } | Self::Unfinished { .. } | Self::BadToken(_) => Code::Aborted,
             Self::Dsm { .. } | Self::Unproven { .. } | Self::Died { .. } => Code::Unavailable,
             Self::Host { source, .. } => source.code(),
@@ -364,6 +374,14 @@ mod tests {
                 Error::Exhausted {
                     what: text(),
                     source: dsm(),
+                },
+                Code::ResourceExhausted,
+            ),
+            (
+                Error::Full {
+                    what: text(),
+                    seen: text(),
+                    remedy: text(),
                 },
                 Code::ResourceExhausted,
             ),

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`config`] | flags and the configuration file |
 //! | [`identity`], [`controller`], [`node`] | the three CSI services, one method per RPC |
-//! | [`request`], [`volume`], [`publication`], [`chap`], [`plan`] | pure: CSI message to our types; what to do next |
+//! | [`request`], [`volume`], [`publication`], [`chap`], [`floor`], [`plan`] | pure: CSI message to our types; what to do next |
 //! | [`in_flight`] | one operation per volume, in a task of its own |
 //! | [`dsm`] | the NAS: calls and replies (pure), client (effect) |
 //! | [`host`] | this machine: command builders and parsers (pure), `linux` (effect) |
@@ -25,6 +25,7 @@ pub mod config;
 pub mod controller;
 pub mod dsm;
 pub mod error;
+pub mod floor;
 pub mod host;
 pub mod identity;
 pub mod in_flight;

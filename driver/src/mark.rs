@@ -2,14 +2,16 @@
 //!
 //! `csi2 o=5f3a9c01 p=01234567 n=0123456789ab - pvc-1 for default/data`: owner, parameters and CSI name as digests, then words for people. The
 //! mark itself is 64 characters at most, whatever it is about. People may write before and behind it. `c=` names the cluster, where
-//! one is configured. Words of this form that a release does not know are passed over; `d=` is kept free for volumes that are
-//! deleted and still needed.
+//! one is configured, `f=10G` the floor of free space, where the class gives one: nothing else tells it when the volume grows. Words of
+//! this form that a release does not know are passed over; `d=` is kept free for volumes that are deleted and still needed (they grow no
+//! more, so it may take the place of `f=`).
 //!
 //! Releases before this one wrote `csi.synology.com parameters=… name=pvc-1`. That is read for ever, and never rewritten unasked.
 
 use std::fmt;
 use std::str::FromStr;
 
+use crate::floor::Floor;
 use crate::volume::{Malformed, digest};
 
 /// The first word of a mark.
@@ -52,6 +54,8 @@ pub struct Owner {
 pub struct Mark {
     parameters: Option<String>,
     name: Option<Name>,
+    /// What the class says of free space.
+    pub floor: Option<Floor>,
 }
 
 /// The CSI name in a mark.
@@ -89,11 +93,19 @@ impl Owner {
         format!("{WORD} o={}{cluster}", digest(&self.driver, 8))
     }
 
-    /// The description of the LUN of the volume `name` with these parameters (a digest of them); `claim` is told to people.
-    pub fn description(&self, name: &str, parameters: &str, claim: Option<&str>) -> String {
+    /// The description of the LUN of the volume `name` with these parameters (a digest of them) and the floor of its class; `claim` is
+    /// told to people.
+    pub fn description(
+        &self,
+        name: &str,
+        parameters: &str,
+        floor: Option<Floor>,
+        claim: Option<&str>,
+    ) -> String {
         let claim = claim.map_or_else(String::new, |claim| format!(" for {claim}"));
+        let floor = floor.map_or_else(String::new, |floor| format!(" f={floor}"));
         let text = format!(
-            "{} p={} n={} - {name}{claim}",
+            "{} p={} n={}{floor} - {name}{claim}",
             self.short(),
             &parameters[..8.min(parameters.len())],
             digest(name, 12)
@@ -129,6 +141,7 @@ impl Owner {
             return Ok(Mark {
                 parameters: field("p"),
                 name: field("n").map(Name::Digest),
+                floor: field("f").and_then(|text| text.parse().ok()),
             });
         }
         Err(NotOurs::Unmarked)
@@ -142,6 +155,7 @@ impl Owner {
         Some(Mark {
             parameters: Some(parameters.to_owned()),
             name: Some(Name::Whole(name.to_owned())),
+            floor: None,
         })
     }
 }
@@ -179,8 +193,9 @@ mod tests {
     fn choice_2_a_mark_survives_any_name_and_what_people_add() {
         let owner = owner(Some("home"));
         let longest = "x".repeat(128);
-        for name in ["pvc-1", "with blanks n=x", "ünï", "csi2 o=1", &longest] {
-            let text = owner.description(name, PARAMETERS, Some("default/data"));
+        let floor: Floor = "9999Gi".parse().unwrap();
+        for name in ["pvc-1", "with blanks n=x", "ünï", "csi2 o=1 f=1G", &longest] {
+            let text = owner.description(name, PARAMETERS, Some(floor), Some("default/data"));
             assert!(text.chars().count() <= LONGEST);
             for text in [
                 text.clone(),
@@ -190,6 +205,7 @@ mod tests {
             ] {
                 let mark = owner.read(&text).unwrap();
                 assert!(mark.is_of(name) && !mark.is_of("other"), "{text}");
+                assert_eq!(mark.floor, Some(floor), "{text}");
                 assert!(
                     mark.has(PARAMETERS) && !mark.has("fedcba9876543210"),
                     "{text}"
@@ -201,9 +217,20 @@ mod tests {
     #[test]
     fn a_mark_is_short() {
         let longest = Owner::new("d".repeat(63), Some("c".repeat(12).parse().unwrap()));
-        let text = longest.description("pvc-1", PARAMETERS, None);
+        let floor = "9999Ti".parse().unwrap();
+        let text = longest.description("pvc-1", PARAMETERS, Some(floor), None);
         let mark = text.split(" - ").next().unwrap();
         assert!(mark.len() <= 64, "{mark}: {}", mark.len());
+        assert_eq!(longest.read(mark).unwrap().floor, Some(floor));
+    }
+
+    #[test]
+    fn a_mark_without_a_floor_that_can_be_read_has_none() {
+        let owner = owner(None);
+        let without = owner.description("f=1G", PARAMETERS, None, None);
+        for text in [without.as_str(), &format!("{} f=much", owner.short())] {
+            assert_eq!(owner.read(text).unwrap().floor, None, "{text}");
+        }
     }
 
     #[test]

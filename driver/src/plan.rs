@@ -155,6 +155,14 @@ fn type_fits(lun: &Lun, asked: &CreateVolume) -> bool {
         .is_none_or(|name| name == kind.on("btrfs") || name == kind.on("ext4"))
 }
 
+/// How much of `more` a LUN of this type takes from its volume before anybody writes: all of it, or nothing.
+pub fn taken_at_once(kind: Option<&str>, more: Bytes) -> Bytes {
+    match kind {
+        Some("BLUN_THICK" | "FILE") => more,
+        Some(_) | None => Bytes::default(),
+    }
+}
+
 /// The volume of the NAS for a new LUN when the StorageClass names none: the one with the most free space of those that may be.
 pub fn choose_location(locations: Vec<Location>, kind: &LunType) -> Option<Location> {
     locations

@@ -8,7 +8,7 @@ use proto::csi::volume_capability::{AccessType, access_mode};
 
 use crate::error::Error;
 use crate::host::mount;
-use crate::volume::{Bytes, FsType, VolumeId};
+use crate::volume::{Bytes, FsType, LunUuid, NasName, VolumeId};
 
 mod parameters;
 
@@ -376,8 +376,8 @@ fn legal_name(name: &str) -> Result<(), Error> {
 /// A page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Everything up to and including this uuid was shown before.
-    pub after: Option<crate::volume::LunUuid>,
+    /// Everything up to and including this was shown before: a uuid, under this name of its NAS or under all of them.
+    pub after: Option<(LunUuid, Option<NasName>)>,
     /// At most so many; `None` for all.
     pub size: Option<usize>,
 }
@@ -398,7 +398,12 @@ impl Page {
         let after = if token.is_empty() {
             None
         } else {
-            Some(token.parse().map_err(|_| Error::BadToken(token.clone()))?)
+            let bad = |_| Error::BadToken(token.clone());
+            let (uuid, name) = match token.split_once('/') {
+                Some((uuid, name)) => (uuid, Some(name.parse().map_err(bad)?)),
+                None => (token.as_str(), None),
+            };
+            Some((uuid.parse().map_err(bad)?, name))
         };
         Ok(Self {
             after,

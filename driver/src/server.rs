@@ -290,6 +290,7 @@ fn connect(
     let mut made = Nas::new(nas.name.clone(), host, client);
     made.aliases.clone_from(&nas.aliases);
     made.portals.clone_from(&nas.portals);
+    made.floor = nas.min_free_space;
     Ok(made)
 }
 

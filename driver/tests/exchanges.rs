@@ -17,6 +17,7 @@ use driver::chap::{Account, Chap};
 use driver::dsm::location::{self, Location, LocationAnswer, LocationsAnswer};
 use driver::dsm::lun::{self, CreatedLun, Kind, Lun, LunAnswer, LunsAnswer, NewLun};
 use driver::dsm::reply::{self, Nothing};
+use driver::dsm::snapshot::{self, Snapshot, SnapshotsAnswer};
 use driver::dsm::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
 use driver::dsm::{Call, DsmError};
 use driver::publication::Iqn;
@@ -102,6 +103,9 @@ fn call(exchange: &Exchange) -> Option<Call> {
             lun::set_size(&uuid(), Bytes(exchange.number("new_size")))
         }
         ("SYNO.Core.ISCSI.LUN", "delete") => lun::delete(&uuid()),
+        ("SYNO.Core.ISCSI.LUN", "list_snapshot") => {
+            snapshot::list_of(&exchange.text("src_lun_uuid").parse().unwrap())
+        }
         ("SYNO.Core.ISCSI.LUN", "map_target") => {
             lun::map_target(&uuid(), exchange.value("target_ids")[0].as_u64().unwrap())
         }
@@ -314,6 +318,10 @@ fn seen(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
         ("SYNO.Core.ISCSI.LUN", "create") => {
             told(exchange, |answer: CreatedLun| json!({"uuid": answer.uuid}))
         }
+        ("SYNO.Core.ISCSI.LUN", "list_snapshot") => told(
+            exchange,
+            |answer: SnapshotsAnswer| json!({"snapshots": answer.snapshots.fit.iter().map(snapshot_told).collect::<Vec<_>>()}),
+        ),
         ("SYNO.Core.ISCSI.Target", "get") => told(
             exchange,
             |answer: TargetAnswer| json!({"target": target_told(&answer.target)}),
@@ -352,6 +360,14 @@ fn lun_told(lun: &Lun) -> Value {
     })
 }
 
+fn snapshot_told(snapshot: &Snapshot) -> Value {
+    json!({
+        "name": snapshot.name, "description": snapshot.description, "create_time": snapshot.create_time,
+        "is_user_locked": snapshot.is_user_locked, "is_worm_locked": snapshot.is_worm_locked,
+        "locked_app_keys": snapshot.locked_app_keys,
+    })
+}
+
 fn target_told(target: &Target) -> Value {
     let mapping = |mapping: &target::Mapping| json!({"lun_uuid": mapping.lun_uuid, "mapping_index": mapping.mapping_index});
     let session =
@@ -368,6 +384,7 @@ fn location_told(location: &Location) -> Value {
     json!({
         "volume_path": location.path, "fs_type": location.fs_type, "status": location.status, "readonly": location.readonly,
         "size_free_byte": location.free.map(|free| free.0.to_string()),
+        "location": location.location, "container": location.container,
     })
 }
 

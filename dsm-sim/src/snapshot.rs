@@ -31,6 +31,12 @@ pub(crate) struct Snapshot {
     pub(crate) taken_by: String,
     pub(crate) is_locked: bool,
     pub(crate) is_app_consistent: bool,
+    /// Immutable for some days.
+    #[serde(default)]
+    pub(crate) is_worm_locked: bool,
+    /// Packages that need it, as Snapshot Replication does.
+    #[serde(default)]
+    pub(crate) locked_app_keys: Vec<String>,
     /// Epoch seconds.
     pub(crate) time: u64,
     /// The LUN's size at that moment, bytes.
@@ -91,20 +97,20 @@ impl Snapshot {
     pub(crate) fn dump(&self) -> Value {
         json!(self)
     }
-}
 
-/// Adds what is asked for besides.
-// ASSUMED: a snapshot is ready when its call returns, so it is never locked by an action; democratic's long list of
-// further names is harmless because unknown ones are.
-fn put_additional(row: &mut Value, additional: &Additional) {
-    if additional.has("is_action_locked") {
-        row["is_action_locked"] = json!(false);
-    }
-    if additional.has("locked_app_keys") {
-        row["locked_app_keys"] = json!([]);
-    }
-    if additional.has("is_worm_locked") {
-        row["is_worm_locked"] = json!(false);
+    /// Adds what is asked for besides.
+    // ASSUMED: a snapshot is ready when its call returns, so it is never locked by an action; democratic's long list of
+    // further names is harmless because unknown ones are.
+    fn put_additional(&self, row: &mut Value, additional: &Additional) {
+        if additional.has("is_action_locked") {
+            row["is_action_locked"] = json!(false);
+        }
+        if additional.has("locked_app_keys") {
+            row["locked_app_keys"] = json!(self.locked_app_keys);
+        }
+        if additional.has("is_worm_locked") {
+            row["is_worm_locked"] = json!(self.is_worm_locked);
+        }
     }
 }
 
@@ -144,6 +150,8 @@ impl Nas {
             taken_by: taken_by.unwrap_or_else(|| "webapi".to_owned()),
             is_locked: params.boolean("is_locked"),
             is_app_consistent: params.boolean("is_app_consistent"),
+            is_worm_locked: false,
+            locked_app_keys: Vec::new(),
             time: now / 1_000,
             size: lun.size,
         };
@@ -178,7 +186,7 @@ impl Nas {
             .snapshots_of(&lun.uuid)
             .map(|snapshot| {
                 let mut row = snapshot.json(lun);
-                put_additional(&mut row, &additional);
+                snapshot.put_additional(&mut row, &additional);
                 row
             })
             .collect();
@@ -190,7 +198,7 @@ impl Nas {
         let snapshot = self.snapshot(&call.params.required("snapshot_uuid")?)?;
         let lun = self.living_lun(&snapshot.parent)?;
         let mut row = snapshot.json(lun);
-        put_additional(&mut row, &additional);
+        snapshot.put_additional(&mut row, &additional);
         Ok(json!({"snapshot": row}))
     }
 
@@ -286,6 +294,15 @@ impl Nas {
             .collect();
         all.sort_by_key(|snapshot| snapshot.snapshot_id);
         all.into_iter()
+    }
+
+    /// Locks a snapshot as packages and immutable snapshots do: no call of clients asks for that.
+    pub(crate) fn lock_snapshot(&mut self, uuid: &str, worm: bool, app_key: Option<&str>) {
+        if let Some(mut snapshot) = self.state.snapshots.get(&uuid.to_owned()).cloned() {
+            snapshot.is_worm_locked |= worm;
+            snapshot.locked_app_keys.extend(app_key.map(str::to_owned));
+            self.state.snapshots.put(snapshot);
+        }
     }
 
     /// Removes a snapshot for good.

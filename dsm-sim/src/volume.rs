@@ -102,6 +102,9 @@ pub(crate) struct Volume {
     /// `internal`, or `external` for a unit that is plugged in.
     #[serde(default = "internal")]
     pub(crate) container: String,
+    /// The same once more, where it is not to be what `container` says.
+    #[serde(default)]
+    pub(crate) location: Option<String>,
     /// Fields that its rows lack, as those of a crashed one lack what cannot be read.
     #[serde(default)]
     pub(crate) without: Vec<String>,
@@ -147,6 +150,7 @@ impl From<VolumeSpec> for Volume {
             status: spec.status.unwrap_or_else(|| "normal".to_owned()),
             used_elsewhere: 0,
             container: internal(),
+            location: None,
             without: Vec::new(),
             hides_luns: false,
         }
@@ -171,7 +175,7 @@ impl Volume {
             "display_name": format!("Volume {}", volume_number(&self.path).unwrap_or_default()),
             "eppool_used_byte": nas.used_by_luns(self, outside).to_string(),
             "fs_type": self.fs,
-            "location": self.container,
+            "location": self.location.as_ref().unwrap_or(&self.container),
             "raid_type": "raid_1",
             "readonly": self.status == "read_only",
             "single_volume": true,

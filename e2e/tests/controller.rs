@@ -2,23 +2,27 @@
 //! the choice. None needs root.
 
 mod controller {
+    mod aliases;
     mod attaching;
     mod budget;
     mod common;
     mod contending;
     mod creating;
     mod deleting;
+    mod disabled;
     mod edited;
     mod former;
     mod growing;
     mod identity;
     mod installing;
+    mod kept;
     mod listing;
     mod login;
     mod losing;
     mod mark;
     mod proving;
     mod rivals;
+    mod room;
     mod together;
     mod unknown;
     mod wire;

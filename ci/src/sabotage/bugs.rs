@@ -52,7 +52,8 @@ pub(super) const BUGS: [Bug; 50] = [
         file: "driver/src/controller/create.rs",
         find: r"Err(refusal) => {
                 let lun = look_up(nas, &new, asked, refusal).await?;",
-        replace: r#"Err(source) => {
+        replace: r#"Err(NotMade::Full(full)) => return Err(full),
+            Err(NotMade::Refused(source, _)) => {
                 let doing = format!("creating LUN {}", new.name);
                 let lun: Lun = Err(Error::Dsm { doing, source })?;"#,
         what: "a reply is lost once, and the claim waits for ever for a LUN that the NAS says exists already",
@@ -286,7 +287,7 @@ pub(super) const BUGS: [Bug; 50] = [
     Bug {
         name: "delete-what-is-published",
         file: "driver/src/controller/delete.rs",
-        find: "refuse_published(nas, id, &lun).await?;",
+        find: "refuse_published(nas, id, &lun, targets).await?;",
         replace: "",
         what: "a volume is deleted under the pod that is using it",
     },

@@ -125,6 +125,25 @@ fn secrets_are_not_printed() {
 }
 
 #[test]
+fn choice_29_a_nas_keeps_a_gibibyte_free_unless_told_otherwise() {
+    let floor = |line: &str| {
+        let text = GOOD.replace("username:", &format!("{line}\n    username:"));
+        Config::read(&text).map(|config| config.nas[0].min_free_space.to_string())
+    };
+    for (line, read) in [
+        ("", "1G"),
+        ("min_free_space: 10Gi", "10G"),
+        ("min_free_space: 0", "0"),
+        ("min_free_space: '0'", "0"),
+    ] {
+        assert_eq!(floor(line).unwrap(), read, "{line}");
+    }
+    for bad in ["5%", "-1", "1.5", "1073741824", "lots", "[1Gi]"] {
+        floor(&format!("min_free_space: {bad}")).unwrap_err();
+    }
+}
+
+#[test]
 fn the_replacement_timeout_is_in_whole_seconds() {
     for (text, seconds) in [("120s", 120), ("2m", 120), ("1s", 1), ("1day", 86_400)] {
         assert_eq!(replacement_timeout(text), Ok(Duration::from_secs(seconds)));

@@ -5,6 +5,7 @@ use proto::csi;
 use super::{Doing as _, Shared};
 use crate::dsm::location::Location;
 use crate::dsm::lun::{Lun, NewLun};
+use crate::dsm::room::Seen;
 use crate::dsm::rows::Unfit;
 use crate::dsm::{Code, DsmError, Nas};
 use crate::error::Error;
@@ -20,10 +21,15 @@ impl Shared {
     ) -> Result<csi::CreateVolumeResponse, Error> {
         let size = plan::new_size(&asked.range)?;
         let nas = self.nas_for(asked)?;
-        let mut new = self.new_lun(nas, asked, size).await?;
-        let lun = match create_lun(nas, &mut new, asked).await {
-            Ok(uuid) => {
-                let lun = read_back(nas, &uuid, asked).await?;
+        let (mut new, full) = self.new_lun(nas, asked, size).await?;
+        let made = match full {
+            None => create_lun(nas, &mut new, asked).await,
+            // What an earlier call has made is handed out as ever.
+            Some(full) => Err(NotMade::Full(full)),
+        };
+        let lun = match made {
+            Ok((uuid, seen)) => {
+                let lun = read_back(nas, &uuid, seen, asked).await?;
                 if let Err(differs) = plan::adopt(&self.owner, &lun, asked) {
                     return Err(taken_back(nas, &lun, &new, differs).await);
                 }
@@ -79,45 +85,85 @@ impl Shared {
         }
     }
 
-    /// What to create. With `location` and one of DSM's own types this asks the NAS nothing.
-    async fn new_lun(&self, nas: &Nas, asked: &CreateVolume, size: Bytes) -> Result<NewLun, Error> {
+    /// What to create, and what stands against it if there is too little room: one look at the NAS's volumes.
+    async fn new_lun(
+        &self,
+        nas: &Nas,
+        asked: &CreateVolume,
+        size: Bytes,
+    ) -> Result<(NewLun, Option<Error>), Error> {
         let parameters = &asked.parameters;
-        let (location, kind) = match (&parameters.location, &parameters.kind) {
-            (Some(path), LunType::Exactly(word)) => (path.clone(), (*word).to_owned()),
+        let (path, kind, location) = match (&parameters.location, &parameters.kind) {
+            // Nothing has to be known of it but how much is free: whether it is there and takes the type DSM says of the create.
+            (Some(path), LunType::Exactly(word)) => {
+                let location = nas.location_if_told(path).await;
+                let doing = || format!("looking at {path} of NAS {}", nas.name);
+                (path.clone(), *word, location.doing(doing)?)
+            }
             (path, kind) => {
                 let location = find_location(nas, path.as_deref(), kind).await?;
-                (location.path.clone(), kind.on(&location.fs_type).to_owned())
+                let kind = kind.on(&location.fs_type);
+                (location.path.clone(), kind, Some(location))
             }
         };
         let claim = parameters.claim();
+        let digest = parameters.digest();
         let description =
             self.owner
-                .description(&asked.name, &parameters.digest(), claim.as_deref());
-        Ok(NewLun {
+                .description(&asked.name, &digest, parameters.floor, claim.as_deref());
+        let new = NewLun {
             name: lun_name(&asked.name),
             size,
-            kind,
-            location,
+            kind: kind.to_owned(),
+            location: path,
             description,
             flushes: parameters.flushes.unwrap_or(true),
-        })
+        };
+        let floor = parameters.floor.unwrap_or(nas.floor);
+        let at_once = plan::taken_at_once(Some(kind), size);
+        let lacking = location.and_then(|location| floor.refuses(&location, at_once));
+        let full = lacking.map(|seen| Error::Full {
+            what: format!("no room for volume {:?} on NAS {}", asked.name, nas.name),
+            seen,
+            remedy: format!(
+                "free space there in DSM, ask for less, or lower {FLOOR} (it was to be LUN {} of {size}, {kind})",
+                new.name
+            ),
+        });
+        Ok((new, full))
     }
 }
 
+/// Where the floor of free space is set.
+const FLOOR: &str =
+    "minFreeSpace in the StorageClass or min_free_space of the NAS in the configuration";
+
+/// Why a LUN was not made by this very call.
+enum NotMade {
+    /// DSM did not, or nobody knows; and what was found by its name then.
+    Refused(DsmError, Seen),
+    /// There is too little room, so DSM was not asked to.
+    Full(Error),
+}
+
 /// Creates the LUN; without the attributes that make flushes count if DSM does not have them and the class does not insist.
-async fn create_lun(nas: &Nas, new: &mut NewLun, asked: &CreateVolume) -> Result<String, DsmError> {
-    match nas.create_lun(new).await {
-        Err(refusal)
-            if refusal.code() == Some(Code::BAD_ATTRIBUTE)
-                && new.flushes
-                && asked.parameters.flushes.is_none() =>
-        {
-            tracing::warn!(nas = %nas.name, lun = new.name, kind = new.kind, "DSM has no emulate_fua_write and emulate_sync_cache for this LUN: what a pod has flushed may not survive a power cut of the NAS");
-            metrics::of_process().lun_without_flush();
-            new.flushes = false;
-            nas.create_lun(new).await
-        }
-        made => made,
+async fn create_lun(
+    nas: &Nas,
+    new: &mut NewLun,
+    asked: &CreateVolume,
+) -> Result<(String, Seen), NotMade> {
+    let mut made = nas.create_lun(new).await;
+    let refused = made.uuid.as_ref().err().and_then(DsmError::code);
+    let may_do_without = new.flushes && asked.parameters.flushes.is_none();
+    if refused == Some(Code::BAD_ATTRIBUTE) && may_do_without {
+        tracing::warn!(nas = %nas.name, lun = new.name, kind = new.kind, "DSM has no emulate_fua_write and emulate_sync_cache for this LUN: what a pod has flushed may not survive a power cut of the NAS");
+        metrics::of_process().lun_without_flush();
+        new.flushes = false;
+        made = nas.create_lun(new).await;
+    }
+    match made.uuid {
+        Ok(uuid) => Ok((uuid, made.seen)),
+        Err(refusal) => Err(NotMade::Refused(refusal, made.seen)),
     }
 }
 
@@ -149,14 +195,20 @@ fn no_location(nas: &Nas, path: &str) -> Error {
     }
 }
 
-/// Reads the LUN that was just created, until the NAS has finished with it.
-async fn read_back(nas: &Nas, uuid: &str, asked: &CreateVolume) -> Result<Lun, Error> {
+/// Reads the LUN that was just created, until the NAS has finished with it. Perhaps it has already been `seen` to have.
+async fn read_back(nas: &Nas, uuid: &str, seen: Seen, asked: &CreateVolume) -> Result<Lun, Error> {
     let what = || format!("the new LUN {uuid} of volume {:?}", asked.name);
     let uuid: LunUuid = uuid.parse().map_err(|_| Error::Unproven {
         what: what(),
         seen: "DSM answered something that is no uuid".to_owned(),
     })?;
     let ready = |lun: Option<&Lun>| lun.is_some_and(|lun| lun.not_ready().is_none());
+    if let Seen::Lun(lun) = seen
+        && lun.uuid == uuid.as_str()
+        && ready(Some(&lun))
+    {
+        return Ok(*lun);
+    }
     let seen = nas
         .lun_until(&uuid, ready)
         .await
@@ -208,12 +260,12 @@ async fn taken_back(nas: &Nas, lun: &Lun, new: &NewLun, differs: Error) -> Error
     }
 }
 
-/// After a failed or lost create: is the LUN there all the same?
+/// After a failed or lost create, or none: is the LUN there all the same?
 async fn look_up(
     nas: &Nas,
     new: &NewLun,
     asked: &CreateVolume,
-    refusal: DsmError,
+    refusal: NotMade,
 ) -> Result<Lun, Error> {
     let NewLun {
         name,
@@ -227,14 +279,22 @@ async fn look_up(
             asked.name, nas.name
         )
     };
-    if refusal.is_before_sending() {
+    let (verdict, seen) = match refusal {
         // Nobody was let in: asking once more would only double the time until the caller hears of it.
-        return Err(refusal).doing(doing);
-    }
-    match nas.lun_called(name).await {
+        NotMade::Refused(refusal, _) if refusal.is_before_sending() => {
+            return Err(refusal).doing(doing);
+        }
+        NotMade::Refused(refusal, seen) => (not_made(nas, asked, refusal, doing()), seen),
+        NotMade::Full(full) => (full, Seen::Unknown),
+    };
+    let found = match seen {
+        Seen::Lun(lun) => Ok(Some(*lun)),
+        Seen::Nothing => Ok(None),
+        Seen::Unknown => nas.lun_called(name).await,
+    };
+    match found {
         Ok(Some(lun)) if lun.name == *name => Ok(lun),
         Ok(_) => {
-            let verdict = not_made(nas, asked, refusal, doing());
             if matches!(verdict, Error::Dsm { .. }) {
                 Err(verdict)
             } else {
@@ -242,7 +302,7 @@ async fn look_up(
             }
         }
         Err(error) => {
-            tracing::warn!(refusal = %refusal, "a create failed, and the look-up after it failed too");
+            tracing::warn!(refusal = %verdict.chain(), "a create failed, and the look-up after it failed too");
             Err(error).doing(doing)
         }
     }

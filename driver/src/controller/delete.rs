@@ -4,8 +4,10 @@ use super::target::targets_with;
 use super::{Doing as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::lun::{Lun, may_be};
+use crate::dsm::snapshot::Snapshots;
 use crate::dsm::target::Target;
 use crate::error::Error;
+use crate::mark::Mark;
 use crate::plan;
 use crate::volume::VolumeId;
 
@@ -27,7 +29,13 @@ impl Shared {
                 seen,
             });
         }
-        refuse_published(nas, id, &lun).await?;
+        let doing = || format!("asking who uses volume {id}, and for its snapshots");
+        let (targets, snapshots) = nas.targets_and_snapshots(&id.uuid).await.doing(doing)?;
+        refuse_published(nas, id, &lun, targets).await?;
+        refuse_kept(id, &snapshots)?;
+        if !snapshots.free.is_empty() {
+            tracing::warn!(volume = %id, snapshots = snapshots.free.join(", "), "these snapshots of the LUN are deleted with it");
+        }
         let sent = nas.delete_lun(&id.uuid).await;
         // DSM deletes after it has answered: what `get` says decides. Without a yes there is nothing to wait for, and one look
         // tells whether the answer alone was lost.
@@ -50,9 +58,10 @@ impl Shared {
     }
 
     /// Refuses a LUN without our mark: it is somebody else's.
-    pub(super) fn owned(&self, id: &VolumeId, lun: &Lun) -> Result<(), Error> {
-        let Err(not) = self.owner.read(&lun.description) else {
-            return Ok(());
+    pub(super) fn owned(&self, id: &VolumeId, lun: &Lun) -> Result<Mark, Error> {
+        let not = match self.owner.read(&lun.description) {
+            Ok(mark) => return Ok(mark),
+            Err(not) => not,
         };
         let (seen, remedy) = plan::not_ours(&self.owner, &not, lun);
         Err(Error::Refused {
@@ -93,9 +102,13 @@ async fn prove_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
 
 /// Refuses to delete what somebody may be using. The `lun_uuid` filter of `list` is not proven: that it shows nobody counts
 /// only if the LUN itself says so too, else the full list decides.
-async fn refuse_published(nas: &Nas, id: &VolumeId, lun: &Lun) -> Result<(), Error> {
+async fn refuse_published(
+    nas: &Nas,
+    id: &VolumeId,
+    lun: &Lun,
+    mut targets: Vec<Target>,
+) -> Result<(), Error> {
     let doing = || format!("asking who uses volume {id}");
-    let mut targets = nas.targets_of(&id.uuid).await.doing(doing)?;
     if lun.is_mapped != Some(false) && plan::holders(&id.uuid, &targets).is_empty() {
         let exports = |target: &Target| target.mapping_of(&id.uuid).is_some();
         targets = targets_with(nas, &id.uuid, doing, exports).await?;
@@ -113,4 +126,28 @@ async fn refuse_published(nas: &Nas, id: &VolumeId, lun: &Lun) -> Result<(), Err
             remedy: "unpublish it there first (in Kubernetes: delete the pods that use it and wait for the VolumeAttachment to go)".to_owned(),
         }),
     }
+}
+
+/// So many snapshots are named; the message says how many more there are.
+const NAMED: usize = 3;
+
+/// DSM deletes a LUN with all its snapshots, and no lock of theirs stops it: so it is stopped here.
+fn refuse_kept(id: &VolumeId, snapshots: &Snapshots) -> Result<(), Error> {
+    let kept = &snapshots.kept;
+    if kept.is_empty() {
+        return Ok(());
+    }
+    let more = match kept.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let named: Vec<&str> = kept.iter().take(NAMED).map(String::as_str).collect();
+    Err(Error::Refused {
+        what: format!("deletion of volume {id}"),
+        seen: format!(
+            "snapshots of its LUN would go with it: {}{more}",
+            named.join(", ")
+        ),
+        remedy: "unlock or delete them in SAN Manager (Snapshots), and the volume is deleted with the next try; to keep the LUN: kubectl patch pv NAME -p '{\"spec\":{\"persistentVolumeReclaimPolicy\":\"Retain\"}}'".to_owned(),
+    })
 }

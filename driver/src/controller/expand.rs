@@ -2,9 +2,11 @@
 
 use super::delete::denied;
 use super::{Doing as _, Shared};
+use crate::dsm::location::Location;
 use crate::dsm::lun::Lun;
-use crate::dsm::{Code, DsmError};
+use crate::dsm::{Code, DsmError, Nas};
 use crate::error::Error;
+use crate::mark::Mark;
 use crate::plan::{self, Expand};
 use crate::request::Range;
 use crate::volume::{Bytes, VolumeId};
@@ -12,7 +14,11 @@ use crate::volume::{Bytes, VolumeId};
 impl Shared {
     pub(super) async fn expand(&self, id: &VolumeId, range: Range) -> Result<Bytes, Error> {
         let nas = self.nas(id)?;
-        let lun = self.lun(id).await?;
+        let doing = || format!("looking for volume {id}");
+        let Some((lun, location)) = nas.lun_and_location(&id.uuid).await.doing(doing)? else {
+            return Err(denied(nas, id).await);
+        };
+        let mark = self.owned(id, &lun)?;
         let size = match plan::expand(lun.size(), &range)? {
             Expand::Done(size) => return Ok(size),
             Expand::Grow(size) => size,
@@ -22,6 +28,10 @@ impl Shared {
                 what: format!("volume {id}"),
                 seen,
             });
+        }
+        if let Some(seen) = too_full(nas, &mark, &lun, location, size) {
+            // Not RESOURCE_EXHAUSTED, for the reason that is given below.
+            return Err(range.unmet(&format!("{seen} (growing volume {id} to {size})")));
         }
         let sent = nas.grow_lun(&id.uuid, size).await;
         // A refused or lost `set` may have taken effect: the size that DSM now reports decides.
@@ -44,6 +54,31 @@ impl Shared {
             Err(error) => Err(not_grown(id, size, &range, error)),
         }
     }
+}
+
+/// What stands against growing to `size`, if the NAS would have too little room left for others (design choice 29).
+fn too_full(
+    nas: &Nas,
+    mark: &Mark,
+    lun: &Lun,
+    location: Option<Location>,
+    size: Bytes,
+) -> Option<String> {
+    let floor = mark.floor.unwrap_or(nas.floor);
+    let more = Bytes(size.0.saturating_sub(lun.size().0));
+    let at_once = plan::taken_at_once(lun.type_name(), more);
+    let seen = floor.refuses(&location?, at_once)?;
+    let set = mark.floor.map_or_else(
+        || "min_free_space of the NAS in the configuration".to_owned(),
+        |floor| {
+            format!(
+                "f={floor} in the description of the LUN (SAN Manager), where its class has put it"
+            )
+        },
+    );
+    Some(format!(
+        "{seen}; free space there in DSM, ask for less (kubectl edit pvc), or lower {set}"
+    ))
 }
 
 /// DSM refused, and the size is the old one. Only codes that say why are final.

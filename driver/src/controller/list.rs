@@ -19,8 +19,8 @@ use crate::plan;
 use crate::request::{self, Handle, Page};
 use crate::volume::{Bytes, LunUuid, NasName, VolumeId};
 
-/// A volume as it is listed.
-pub(super) type Listed = (LunUuid, list_volumes_response::Entry);
+/// A volume as it is listed: its uuid, the name of its NAS, and what is said of it.
+pub(super) type Listed = (LunUuid, NasName, list_volumes_response::Entry);
 
 impl Shared {
     pub(super) async fn validate(
@@ -88,22 +88,25 @@ impl Shared {
         Ok(lun)
     }
 
-    /// Only ours, ordered by uuid, of all NASes (design choice 20).
+    /// Only ours, ordered by uuid, of all NASes (design choice 20). A volume of a NAS that has had other names stands there under each of
+    /// them: nobody knows by which the CO calls it, and one that it does not find there it takes for detached.
     pub(super) async fn list(&self, page: &Page) -> Result<csi::ListVolumesResponse, Error> {
         let mut volumes = self.all_volumes().await?;
-        volumes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        if let Some(after) = &page.after {
-            volumes.retain(|(uuid, _)| uuid > after);
+        volumes.sort_unstable_by(|(a, a_name, _), (b, b_name, _)| (a, a_name).cmp(&(b, b_name)));
+        if let Some((after, under)) = &page.after {
+            let later = |name: &NasName| under.as_ref().is_some_and(|under| name > under);
+            volumes.retain(|(uuid, name, _)| uuid > after || uuid == after && later(name));
         }
-        let size = page.size.unwrap_or(volumes.len());
-        let more = volumes.len() > size;
-        volumes.truncate(size);
-        let next_token = volumes
-            .last()
-            .filter(|_| more)
-            .map_or_else(String::new, |(uuid, _)| uuid.to_string());
+        let next = volumes.split_off(page.size.unwrap_or(volumes.len()).min(volumes.len()));
+        let next_token = match (volumes.last(), next.first()) {
+            (Some((uuid, name, _)), Some((following, _, _))) if uuid == following => {
+                format!("{uuid}/{name}")
+            }
+            (Some((uuid, _, _)), Some(_)) => uuid.to_string(),
+            (None, _) | (_, None) => String::new(),
+        };
         Ok(csi::ListVolumesResponse {
-            entries: volumes.into_iter().map(|(_, entry)| entry).collect(),
+            entries: volumes.into_iter().map(|(_, _, entry)| entry).collect(),
             next_token,
         })
     }
@@ -168,13 +171,16 @@ impl Shared {
                 published_node_ids,
                 volume_condition: None,
             };
-            let entry = list_volumes_response::Entry {
-                volume: Some(volume(format!("{}/{uuid}", nas.name), lun.size())),
-                status: Some(status),
+            let under = move |name: &NasName| {
+                let entry = list_volumes_response::Entry {
+                    volume: Some(volume(format!("{name}/{uuid}"), lun.size())),
+                    status: Some(status.clone()),
+                };
+                (uuid.clone(), name.clone(), entry)
             };
-            Some((uuid, entry))
+            Some(nas.names().map(under).collect::<Vec<_>>())
         };
-        Ok(luns.iter().filter_map(entry).collect())
+        Ok(luns.iter().filter_map(entry).flatten().collect())
     }
 
     pub(super) async fn capacity(
@@ -201,8 +207,10 @@ impl Shared {
                 Some(path) => location.takes_luns() && *path == location.path,
                 None => plan::may_choose(location, &parameters.kind),
             };
+            let floor = parameters.floor.unwrap_or(nas.floor);
             let fitting = locations.into_iter().filter(fits);
-            free.extend(fitting.filter_map(|location| location.free));
+            let free_here = fitting.filter_map(|location| location.free);
+            free.extend(free_here.map(|free| floor.leaves(free)));
         }
         // One that does not answer has no room at present; the others have theirs.
         if let Some(error) = silent.filter(|_| !heard) {

@@ -17,8 +17,13 @@ impl Shared {
         target: &Target,
     ) -> Result<Option<Chap>, Error> {
         let what = || format!("the CHAP settings of target {}", target.iqn);
-        // DSM tells no password, so one that somebody else chose has to be set each time.
+        // DSM tells no password, so one that somebody else chose has to be set each time; but never under a node that is logged in: its
+        // session goes on with what it has proven, and when it comes back it proves the same.
         if let Some(chap) = &asked.chap {
+            let in_use = !target.connected_sessions.is_empty();
+            if in_use && target.differs_from(Some(chap)).is_none() {
+                return Ok(Some(chap.clone()));
+            }
             self.set(nas, asked, target, Some(chap)).await?;
             return Ok(Some(chap.clone()));
         }

@@ -420,10 +420,11 @@ fn exported(
 fn enabled(asked: &Publish, target: &Target) -> Result<(), Error> {
     if target.is_enabled == Some(false) {
         return Err(Error::Unproven {
-            what: asked.what(),
+            what: format!("target {}", target.iqn),
             seen: format!(
-                "target {} is disabled: enable it in SAN Manager",
-                target.iqn
+                "somebody has disabled it, and it may be a fence: enable {} in SAN Manager, or delete the pods that use the volume (kubectl delete pod), and they get another; this is the {}",
+                target.name,
+                asked.what()
             ),
         });
     }

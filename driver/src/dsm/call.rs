@@ -4,9 +4,11 @@ use std::fmt;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::reply::{Code, DsmError};
+use super::reply::{self, Code, DsmError};
 
 /// One call: API, version, method and parameters.
 ///
@@ -80,6 +82,23 @@ impl Call {
         self
     }
 
+    /// Reads its result in the answer of a compound request. `None`: there is none.
+    ///
+    /// # Errors
+    /// [`DsmError`].
+    pub(super) fn result<T: DeserializeOwned>(
+        &self,
+        text: Option<Box<RawValue>>,
+    ) -> Result<T, DsmError> {
+        let (api, method) = (self.api, self.method);
+        let text = text.ok_or_else(|| DsmError::Garbled {
+            api,
+            method,
+            seen: "no result in a compound answer".to_owned(),
+        })?;
+        reply::read(api, method, text.get().as_bytes())
+    }
+
     /// As if DSM had refused it with this code.
     pub(super) fn refused(&self, code: Code) -> DsmError {
         DsmError::Refused {
@@ -107,9 +126,18 @@ impl Call {
     /// Several calls in one request: `SYNO.Entry.Request` v1 `request`, one after the other, up to the first that fails.
     /// Source: N4S4 `synology_api` and DSM's own pages.
     pub fn sequence(calls: &[Self]) -> Self {
+        Self::compound(calls, true)
+    }
+
+    /// The same, but each is carried out whatever has come of those before it.
+    pub fn each(calls: &[Self]) -> Self {
+        Self::compound(calls, false)
+    }
+
+    fn compound(calls: &[Self], stop: bool) -> Self {
         let compound: Vec<Value> = calls.iter().map(Self::in_compound).collect();
         let mut whole = Self::new("SYNO.Entry.Request", 1, "request")
-            .with("stop_when_error", true)
+            .with("stop_when_error", stop)
             .with("mode", "sequential");
         let compound = json!(compound);
         let secret = calls

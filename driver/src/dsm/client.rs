@@ -105,39 +105,74 @@ impl Client {
         first: &Call,
         second: &Call,
     ) -> Result<(A, B), DsmError> {
+        let (first, second) = self.call_pair(first, second).await?;
+        Ok((first, second?))
+    }
+
+    /// The same for who can do without the second answer.
+    ///
+    /// # Errors
+    /// Of the request, or of the first call.
+    pub async fn call_pair<A: DeserializeOwned, B: DeserializeOwned>(
+        &self,
+        first: &Call,
+        second: &Call,
+    ) -> Result<(A, Result<B, DsmError>), DsmError> {
         let both = Call::sequence(&[first.clone(), second.clone()]);
-        let answer: CompoundAnswer = match self.call(&both).await {
-            Err(DsmError::Refused { code, .. }) if code.no_compound() => {
-                return Ok((self.call(first).await?, self.call(second).await?));
+        let (answer, second) = self.call_two(&both, first, second).await?;
+        Ok((answer?, second))
+    }
+
+    /// Sends two calls in one request, the second whatever comes of the first, and reads both answers.
+    ///
+    /// # Errors
+    /// Of the request; those of the calls are in the answer.
+    pub async fn call_each<A: DeserializeOwned, B: DeserializeOwned>(
+        &self,
+        first: &Call,
+        second: &Call,
+    ) -> Result<(Result<A, DsmError>, Result<B, DsmError>), DsmError> {
+        let both = Call::each(&[first.clone(), second.clone()]);
+        self.call_two(&both, first, second).await
+    }
+
+    async fn call_two<A: DeserializeOwned, B: DeserializeOwned>(
+        &self,
+        both: &Call,
+        first: &Call,
+        second: &Call,
+    ) -> Result<(Result<A, DsmError>, Result<B, DsmError>), DsmError> {
+        let answer: CompoundAnswer = match self.call(both).await {
+            Err(DsmError::Refused { code, .. }) if code.no_such_call() => {
+                return Ok(self.one_by_one(first, second).await);
             }
             answer => answer?,
         };
         let mut results = answer.into_results();
-        let mut open = |call: &Call| {
-            let missing = || DsmError::Garbled {
-                api: call.api,
-                method: call.method,
-                seen: "no result in a compound answer".to_owned(),
-            };
-            results
-                .next()
-                .ok_or_else(missing)
-                .map(|text| (text, call.api, call.method))
-        };
         let lost = |error: &DsmError| error.code().is_some_and(Code::wants_login);
-        let (text, api, method) = open(first)?;
-        let first_answer = match reply::read(api, method, text.get().as_bytes()) {
-            // A session may be missed inside of a compound as well. What is sent by itself renews it.
-            Err(error) if lost(&error) => {
-                return Ok((self.call(first).await?, self.call(second).await?));
-            }
-            answer => answer?,
-        };
-        let (text, api, method) = open(second)?;
-        match reply::read(api, method, text.get().as_bytes()) {
-            Err(error) if lost(&error) => Ok((first_answer, self.call(second).await?)),
-            answer => Ok((first_answer, answer?)),
+        let first_answer = first.result(results.next());
+        // A session may be missed inside of a compound as well. What is sent by itself renews it.
+        if first_answer.as_ref().err().is_some_and(lost) {
+            return Ok(self.one_by_one(first, second).await);
         }
+        match second.result(results.next()) {
+            Err(error) if lost(&error) => Ok((first_answer, self.call(second).await)),
+            answer => Ok((first_answer, answer)),
+        }
+    }
+
+    /// The second only if the first succeeds.
+    async fn one_by_one<A: DeserializeOwned, B: DeserializeOwned>(
+        &self,
+        first: &Call,
+        second: &Call,
+    ) -> (Result<A, DsmError>, Result<B, DsmError>) {
+        let answer = self.call(first).await;
+        let second = match &answer {
+            Ok(_) => self.call(second).await,
+            Err(_) => second.result(None),
+        };
+        (answer, second)
     }
 
     /// Sends calls in one request that stops at the first that fails, and answers as many results as DSM gives. It is never sent

@@ -27,13 +27,15 @@ pub struct Location {
     #[serde(rename = "size_free_byte", default, deserialize_with = "bytes")]
     pub free: Option<Bytes>,
     /// `internal`, or `external` for one in a unit beside the NAS.
-    #[serde(default = "internal", deserialize_with = "rows::word")]
+    #[serde(default, deserialize_with = "rows::word")]
     pub location: String,
+    /// The same once more; nobody has seen the two differ.
+    #[serde(default, deserialize_with = "rows::word")]
+    pub container: String,
 }
 
-fn internal() -> String {
-    "internal".to_owned()
-}
+/// What DSM says of a volume in the NAS itself.
+const INTERNAL: &str = "internal";
 
 /// States in which a volume shows no LUNs that lie on it. Source: the reference's lists of words (part 2, section G.1).
 /// ASSUMED: the words for one that is encrypted and locked.
@@ -79,9 +81,18 @@ impl Location {
         harmless.contains(&word) || HIDES.contains(&word) || TAKES_NONE.contains(&word)
     }
 
-    /// It lies in a unit that can be unplugged, so it is used only where it is named.
+    /// It lies in a unit that can be unplugged, so it is used only where it is named. One of two fields that says so is enough; one that
+    /// says nothing says nothing.
     pub fn is_external(&self) -> bool {
-        self.location != "internal"
+        self.outside().is_some()
+    }
+
+    /// DSM's word for the unit outside of the NAS in which it lies.
+    fn outside(&self) -> Option<&str> {
+        let words = [self.location.as_str(), self.container.as_str()];
+        words
+            .into_iter()
+            .find(|word| !word.is_empty() && *word != INTERNAL)
     }
 }
 
@@ -97,8 +108,8 @@ impl std::fmt::Display for Location {
         if self.readonly {
             write!(f, ", read-only")?;
         }
-        if self.is_external() {
-            write!(f, ", {}", self.location)?;
+        if let Some(word) = self.outside() {
+            write!(f, ", {word}")?;
         }
         write!(f, ")")
     }
@@ -218,6 +229,41 @@ mod tests {
         for nothing in [json!([]), json!([{"volume_path": 1}])] {
             let doubt = hides_luns(&volumes(&nothing), Some("/volume1"));
             assert!(doubt.is_some(), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn either_field_tells_of_a_unit_that_can_be_unplugged() {
+        for (fields, external) in [
+            (json!({}), false),
+            (json!({"location": null, "container": ""}), false),
+            (
+                json!({"location": "internal", "container": "internal"}),
+                false,
+            ),
+            (json!({"location": "internal"}), false),
+            (
+                json!({"location": "external", "container": "external"}),
+                true,
+            ),
+            (json!({"location": "external"}), true),
+            (
+                json!({"location": "internal", "container": "external"}),
+                true,
+            ),
+            (
+                json!({"location": "external", "container": "internal"}),
+                true,
+            ),
+            (json!({"location": "internal", "container": "esata"}), true),
+        ] {
+            let mut row = json!({"volume_path": "/volume1"});
+            row.as_object_mut()
+                .unwrap()
+                .extend(fields.as_object().unwrap().clone());
+            let location = &volumes(&json!([row])).fit[0];
+            assert_eq!(location.is_external(), external, "{fields}");
+            assert_eq!(location.to_string().contains(", e"), external, "{location}");
         }
     }
 

@@ -8,7 +8,7 @@ use super::rows::{Rows, Unfit, word};
 use crate::mark::Owner;
 use crate::volume::{Bytes, LunUuid};
 
-const API: &str = "SYNO.Core.ISCSI.LUN";
+pub(super) const API: &str = "SYNO.Core.ISCSI.LUN";
 const ADDITIONAL: [&str; 3] = ["status", "is_action_locked", "is_mapped"];
 
 /// A LUN as `get` and `list` report it. Unknown fields are ignored.

@@ -1,6 +1,6 @@
 //! The NAS, seen from its Web API. Evidence: `proto/dsm/*.json`.
 //!
-//! [`call`], [`reply`], [`rows`], [`lun`], [`target`], [`location`] and [`system`] are pure: a request is a value, an answer is parsed by a
+//! [`call`], [`reply`], [`rows`], [`lun`], [`target`], [`snapshot`], [`location`] and [`system`] are pure: a request is a value, an answer is parsed by a
 //! function. [`client`] is the one effect, over a [`wire`].
 
 pub mod call;
@@ -11,8 +11,10 @@ pub mod lun;
 pub mod nas;
 mod place;
 pub mod reply;
+pub mod room;
 pub mod rows;
 mod session;
+pub mod snapshot;
 pub mod system;
 pub mod target;
 pub mod told;

@@ -10,13 +10,14 @@ use tokio::time::{Instant, sleep};
 use super::call::Call;
 use super::client::Client;
 use super::location::{self, Location, LocationAnswer, LocationsAnswer};
-use super::lun::{self, CreatedLun, Lun, LunAnswer, NewLun};
+use super::lun::{self, Lun, LunAnswer};
 use super::place::Places;
 use super::reply::{DsmError, Nothing, Results};
 use super::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
 use super::told::Told;
 use super::whole::Memory;
 use crate::chap::Chap;
+use crate::floor::Floor;
 use crate::publication::{Iqn, Portal, portals_among};
 use crate::volume::{Bytes, LunUuid, NasName};
 
@@ -52,6 +53,8 @@ pub struct Nas {
     pub host: String,
     /// Configured portals; empty: the address of `host`.
     pub portals: Vec<Portal>,
+    /// What stays free on its volumes, where a class says nothing of it.
+    pub floor: Floor,
     /// The effect.
     pub client: Client,
     /// It was seen to go on with a compound request after a call that failed.
@@ -72,6 +75,7 @@ impl Nas {
             aliases: Vec::new(),
             host,
             portals: Vec::new(),
+            floor: Floor::default(),
             client,
             goes_on: AtomicBool::default(),
             told: Told::default(),
@@ -80,9 +84,14 @@ impl Nas {
         }
     }
 
+    /// All names under which it is known, the present one first.
+    pub fn names(&self) -> impl Iterator<Item = &NasName> {
+        std::iter::once(&self.name).chain(&self.aliases)
+    }
+
     /// It is known under this name.
     pub fn is_called(&self, name: &NasName) -> bool {
-        self.name == *name || self.aliases.contains(name)
+        self.names().any(|known| known == name)
     }
 
     /// Where its targets listen (design choice 7).
@@ -156,24 +165,12 @@ impl Nas {
     }
 
     /// A word for a LUN's state that nobody knows is worth a line in the log, and nothing else.
-    fn seen(&self, lun: Lun) -> Lun {
+    pub(super) fn seen(&self, lun: Lun) -> Lun {
         self.places.remember(&lun);
         if !lun.has_known_status() && self.told.first(&lun.status) {
             tracing::info!(nas = %self.name, lun = lun.uuid, status = lun.status, "DSM has a word for a LUN that this driver does not know; it goes on");
         }
         lun
-    }
-
-    /// Creates a LUN and answers its key.
-    ///
-    /// # Errors
-    /// [`DsmError`]; whatever it is, the LUN may exist: look it up by name (design choice 18).
-    pub async fn create_lun(&self, new: &NewLun) -> Result<String, DsmError> {
-        Ok(self
-            .client
-            .call::<CreatedLun>(&lun::create(new))
-            .await?
-            .uuid)
     }
 
     /// Grows a LUN. Read its size back.

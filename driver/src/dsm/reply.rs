@@ -159,8 +159,9 @@ impl Code {
         )
     }
 
-    /// The compound envelope itself was refused, before any call in it was looked at.
-    pub(crate) fn no_compound(self) -> bool {
+    /// The NAS has no such API, or not this method or version of it: the call did nothing. Of a compound, that it was refused before any
+    /// call in it was looked at.
+    pub(crate) fn no_such_call(self) -> bool {
         matches!(self.0, 102..=104)
     }
 }

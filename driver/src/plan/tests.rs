@@ -22,6 +22,7 @@ fn asked(range: Range) -> CreateVolume {
         fs_type: None,
         format_options: None,
         flushes: None,
+        floor: None,
         claim: (None, None),
     };
     CreateVolume {
@@ -41,7 +42,7 @@ fn lun(asked: &CreateVolume) -> Lun {
         name: "csi-pvc-1".to_owned(),
         size: Bytes::gib(10).0,
         location: "/volume1".to_owned(),
-        description: owner().description(&asked.name, &asked.parameters.digest(), None),
+        description: owner().description(&asked.name, &asked.parameters.digest(), None, None),
         kind: Kind::Number(263),
         type_str: Some("BLUN".to_owned()),
         status: "normal".to_owned(),

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::{Capability, fs_type};
 use crate::dsm::Nas;
 use crate::error::Error;
+use crate::floor::Floor;
 use crate::host::filesystem::FormatOptions;
 use crate::volume::{FsType, NasName, digest};
 
@@ -74,11 +75,14 @@ pub struct Parameters {
     pub format_options: Option<String>,
     /// A node's flushes must reach the NAS's disks (`enableFuaSyncCache`); `None`: where DSM can.
     pub flushes: Option<bool>,
+    /// What stays free on the NAS's volume (`minFreeSpace`); `None`: what the NAS's configuration says.
+    pub floor: Option<Floor>,
     /// Namespace and name of the claim, if the provisioner tells them (`--extra-create-metadata`); for people.
     pub claim: (Option<String>, Option<String>),
 }
 
-const KNOWN: &str = "location, type, fsType, formatOptions, nas, dsm, protocol, enableFuaSyncCache";
+const KNOWN: &str =
+    "location, type, fsType, formatOptions, nas, dsm, protocol, enableFuaSyncCache, minFreeSpace";
 
 impl Parameters {
     /// This NAS may be meant.
@@ -104,6 +108,7 @@ impl Parameters {
             fs_type: None,
             format_options: None,
             flushes: None,
+            floor: None,
             claim: (None, None),
         };
         let mut sorted: Vec<_> = map.iter().collect();
@@ -184,6 +189,15 @@ impl Parameters {
                 let asked = value.to_ascii_lowercase().parse();
                 let remedy = "say true or false, or leave it out: then it is on where the NAS can";
                 self.flushes = Some(asked.map_err(|_| invalid(key, value, remedy))?);
+            }
+            "minFreeSpace" => {
+                let asked = value.parse();
+                let remedy = |wrong| {
+                    format!(
+                        "it is {wrong}: what stays free on the NAS's volume when a LUN is made or grown"
+                    )
+                };
+                self.floor = Some(asked.map_err(|wrong| invalid(key, value, &remedy(wrong)))?);
             }
             "protocol" if value.eq_ignore_ascii_case("iscsi") => {}
             "protocol" => return Err(invalid(key, value, "this driver speaks iscsi only")),

@@ -105,6 +105,8 @@ pub(crate) struct VolumePatch {
     free: Option<u64>,
     /// `internal` or `external`.
     container: Option<String>,
+    /// The field of this name, where it is not to say what `container` says.
+    location: Option<String>,
     /// Fields that its rows lack.
     without: Option<Vec<String>>,
     /// Whether its LUNs are not known.
@@ -229,6 +231,9 @@ impl Nas {
         }
         if let Some(container) = &patch.container {
             volume.container.clone_from(container);
+        }
+        if patch.location.is_some() {
+            volume.location.clone_from(&patch.location);
         }
         if let Some(without) = &patch.without {
             volume.without.clone_from(without);

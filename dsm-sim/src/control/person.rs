@@ -41,6 +41,11 @@ pub(crate) struct LunAct {
     /// Whether a snapshot is locked.
     #[serde(default)]
     locked: bool,
+    /// Whether it is immutable.
+    #[serde(default)]
+    worm_locked: bool,
+    /// The package that needs it.
+    app_key: Option<String>,
     /// Of the snapshot that is deleted.
     snapshot_uuid: Option<String>,
 }
@@ -206,9 +211,12 @@ impl Nas {
         };
         let call = by_hand("SYNO.Core.ISCSI.LUN", method, params);
         let made = self.lun_call(now, &call, outside);
-        Ok(made
-            .map_err(|refusal| refused(&refusal))?
-            .unwrap_or(json!({})))
+        let made = made.map_err(|refusal| refused(&refusal))?;
+        let made = made.unwrap_or(json!({}));
+        if let Some(snapshot) = made["snapshot_uuid"].as_str() {
+            self.lock_snapshot(snapshot, act.worm_locked, act.app_key.as_deref());
+        }
+        Ok(made)
     }
 
     fn switch_target(&mut self, id: u32, enabled: bool) {

@@ -71,6 +71,8 @@ pub(crate) fn create_messages() -> Vec<Row> {
         parameter("another protocol", "protocol", "smb", "iscsi"),
         parameter("an empty protocol", "protocol", "", "iscsi"),
         parameter("an illegal name of a NAS", "nas", "NAS 1", "the driver's configuration"),
+        parameter("a floor in per cent", "minFreeSpace", "10%", "for instance 10Gi"),
+        parameter("a floor in bytes", "minFreeSpace", "1073741824", "for instance 10Gi"),
         parameter("an option that discards", "formatOptions", "-E discard", "mkfs.ext4"),
         parameter("an option that names another device", "formatOptions", "-J device=/dev/sda", "mkfs.ext4"),
         parameter("a command for a shell", "formatOptions", "; reboot", "mkfs.ext4"),
@@ -104,8 +106,8 @@ pub(crate) fn create_state() -> Vec<Row> {
         row("a location that does not exist", with(create("new"), "/volume99", "BLUN"), InvalidArgument, ["parameters[location]", "/volume99", "name another"]),
         row("the same, type left to the driver", with(create("new"), "/volume99", "thin"), InvalidArgument, ["parameters[location]", "/volume99", "name another"]),
         row("BLUN on ext4", with(create("new"), "/volume2", "BLUN"), InvalidArgument, ["parameters[type]", "\"BLUN\"", "needs btrfs", "choose another type or location"]),
-        row("no space for a thick LUN", whole("/volume1", "BLUN_THICK", 30 * TIB), ResourceExhausted, ["csi-new of 30 TiB", "no free space", "ask for less"]),
-        row("no space for a thick LUN on ext4", whole("/volume2", "thick", 3 * TIB), ResourceExhausted, ["csi-new of 3 TiB", "no free space", "ask for less"]),
+        row("no space for a thick LUN", whole("/volume1", "BLUN_THICK", 30 * TIB), ResourceExhausted, ["csi-new of 30 TiB", "30 TiB at once", "ask for less", "minFreeSpace"]),
+        row("no space for a thick LUN on ext4", whole("/volume2", "thick", 3 * TIB), ResourceExhausted, ["csi-new of 3 TiB", "3 TiB at once", "ask for less", "minFreeSpace"]),
         exists("a LUN of this name without our mark", create("taken"), &["csi-taken", "somebody else's", "a LUN of this driver"]),
         exists("a LUN of this name of another volume", create("misnamed"), &["csi-misnamed", "name=another", "\"misnamed\""]),
         exists("the same name, larger", create_sized("idle", 2 * GIB, 0), &["csi-idle", "it has 1 GiB", "at least 2 GiB"]),
@@ -205,7 +207,7 @@ pub(crate) fn expand_rows(scene: &Scene) -> Vec<Row> {
         row("a LUN without our mark, to its own size", expand(&scene.unmarked, GIB), FailedPrecondition, NO_MARK),
         row("a locked volume", expand(&scene.locked, 2 * GIB), Aborted, [uuid(&scene.locked), "is_action_locked true", "try again later"]),
         row("a crashed volume", expand(&scene.crashed, 2 * GIB), Aborted, [uuid(&scene.crashed), "status \"crashed\"", "try again later"]),
-        row("no space", expand(&scene.thick, 30 * TIB), OutOfRange, [uuid(&scene.thick), "to 30 TiB", "no free space", "ask for less"]),
+        row("no space", expand(&scene.thick, 30 * TIB), OutOfRange, [uuid(&scene.thick), "to 30 TiB", "at once", "ask for less", "min_free_space"]),
     ];
     rows.extend(foreign_ids().into_iter().map(|(name, id)| row(name, expand(&id, GIB), NotFound, NO_SUCH_ID)));
     rows.extend(bad_capabilities().into_iter().map(|(name, capability, says)| {

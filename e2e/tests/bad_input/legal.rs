@@ -196,7 +196,7 @@ pub(crate) async fn smaller_retry(world: &World, tally: &mut Tally) {
                 "far too much",
                 expand(&id, 30 << 40),
                 tonic::Code::OutOfRange,
-                ["no free space"],
+                ["at once", "ask for less"],
             )],
         )
         .await;

@@ -24,14 +24,17 @@ fn with(name: &str, parameters: &[(&str, &str)]) -> csi::CreateVolumeRequest {
 async fn choice_18_a_lost_create_is_found_by_its_name() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
-    for (name, way) in [("lost", lose()), ("garbled", json!({"kind": "garble"}))] {
+    for (name, way, looks) in [
+        ("lost", lose(), 1),
+        // The one that shared its request was garbled, too.
+        ("garbled", json!({"kind": "garble"}), 2),
+    ] {
         world.nas.fault(LUN, "create", 1, 1, way).await?;
         let start = now(&world.nas).await?;
         let id = csi.create(name, GIB).await?;
-        assert_eq!(
-            shorts(&calls(&world.nas, start).await?),
-            ["LUN.create", "LUN.get"]
-        );
+        let sent = shorts(&calls(&world.nas, start).await?);
+        assert_eq!(sent[..2], ["Volume.get", "LUN.create"]);
+        assert_eq!(sent[2..], vec!["LUN.get"; looks]);
         assert_eq!(csi.create(name, GIB).await?, id);
     }
     assert_eq!(world.nas.luns().await?.len(), 2);
@@ -75,7 +78,12 @@ async fn choice_17_only_what_was_provably_not_made_is_final() -> Result<()> {
     .await?;
     let csi = Csi::of(&world.plugin);
     let before = world.nas.state().await?;
-    let thick = [("location", "/volume2"), ("type", "thick")];
+    // Without a floor of the driver's (choice 29) it is the NAS that refuses.
+    let thick = [
+        ("location", "/volume2"),
+        ("type", "thick"),
+        ("minFreeSpace", "0"),
+    ];
     let huge = csi::CreateVolumeRequest {
         capacity_range: Some(e2e::life::at_least(4096 * GIB)),
         ..with("huge", &thick)

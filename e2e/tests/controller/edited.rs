@@ -1,6 +1,7 @@
 //! A controller and a NAS in this process, with somebody in between who edits what the NAS says: states and rows that dsm-sim's makers
 //! have not thought of. Time is tokio's and paused.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -175,10 +176,20 @@ impl Edited {
     }
 
     pub(super) async fn publish(&self, id: &str, node: &str) -> Result<String, Status> {
+        self.publish_with(id, node, HashMap::new()).await
+    }
+
+    pub(super) async fn publish_with(
+        &self,
+        id: &str,
+        node: &str,
+        secrets: HashMap<String, String>,
+    ) -> Result<String, Status> {
         let request = csi::ControllerPublishVolumeRequest {
             volume_id: id.to_owned(),
             node_id: node.to_owned(),
             volume_capability: Some(capability(Content::Block, Mode::SingleNodeWriter)),
+            secrets,
             ..csi::ControllerPublishVolumeRequest::default()
         };
         let made = self

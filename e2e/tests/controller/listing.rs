@@ -239,7 +239,16 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
         csi.capacity(on("/volume1")).await?,
         csi.capacity(on("/volume2")).await?,
     ];
-    assert_eq!((first, second, all), (20 << 40, 2 << 40, 22 << 40));
+    // A GiB of each volume stays free.
+    let room = |free: i64| free - GIB;
+    assert_eq!(
+        (first, second, all),
+        (
+            room(20 << 40),
+            room(2 << 40),
+            room(20 << 40) + room(2 << 40)
+        )
+    );
     world
         .nas
         .patch_volume("volume1", &json!({"status": "crashed"}))
@@ -249,13 +258,16 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
             csi.capacity(HashMap::new()).await?,
             csi.capacity(on("/volume1")).await?
         ),
-        (2 << 40, 0)
+        (room(2 << 40), 0)
     );
     world
         .nas
         .patch_volume("volume2", &json!({"free": 5 * GIB}))
         .await?;
-    assert_eq!(csi.capacity(on("/volume2")).await?, 5 * GIB);
+    assert_eq!(csi.capacity(on("/volume2")).await?, room(5 * GIB));
+    let free = json!({"free": GIB / 2});
+    world.nas.patch_volume("volume2", &free).await?;
+    assert_eq!(csi.capacity(on("/volume2")).await?, 0);
     refused(
         csi.capacity(on("volume1")).await,
         Code::InvalidArgument,

@@ -1,6 +1,9 @@
 //! CHAP on the NAS: what a publication's target is told, read back, and what is answered when the NAS will not have it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use anyhow::Result;
 use e2e::GIB;
@@ -13,6 +16,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 
 use super::common::{Csi, NODE_A, TARGET, calls, lose, now, refuse, refused, shorts};
+use super::edited::Edited;
 
 const BAD_AUTH_DATA: u32 = 18_990_708;
 
@@ -206,5 +210,52 @@ async fn choice_17_bad_auth_data_is_final_only_when_nothing_was_made() -> Result
         &["CHAP"],
     );
     assert_eq!(publish(&csi, &id, "planted-other").await?, "chap");
+    Ok(())
+}
+
+/// A repeated publication under a running pod changes nothing of what its session has proven (F36): DSM tells no password, and what setting one does
+/// to a live session nobody knows.
+#[tokio::test(start_paused = true)]
+async fn a_secret_is_not_set_anew_under_a_node_that_is_logged_in() -> Result<()> {
+    let world = Edited::start()?;
+    let id = world.create("pvc-1", &[]).await?;
+    let sets = Arc::new(AtomicUsize::new(0));
+    let logged_in = Arc::new(AtomicBool::new(false));
+    let (counted, seen) = (sets.clone(), logged_in.clone());
+    world.edit(move |api, method, answer| match (api, method) {
+        (TARGET, "set") => drop(counted.fetch_add(1, Relaxed)),
+        (TARGET, "list") if seen.load(Relaxed) => {
+            for row in answer["data"]["targets"]
+                .as_array_mut()
+                .into_iter()
+                .flatten()
+            {
+                row["connected_sessions"] = json!([{"iqn": "iqn.x:worker-a", "ip": "10.0.0.7"}]);
+            }
+        }
+        _ => {}
+    });
+    let first = world
+        .publish_with(&id, NODE_A, secret("planted-right"))
+        .await?;
+    for (there, password, set) in [
+        (false, "planted-right", 1),
+        (true, "planted-right", 0),
+        (true, "planted-other", 0),
+        (false, "planted-other", 1),
+    ] {
+        logged_in.store(there, Relaxed);
+        sets.store(0, Relaxed);
+        let again = world.publish_with(&id, NODE_A, secret(password)).await?;
+        assert_eq!(again, first);
+        assert_eq!(sets.load(Relaxed), set, "{there} {password}");
+    }
+    // Another name is something that DSM tells.
+    logged_in.store(true, Relaxed);
+    sets.store(0, Relaxed);
+    let mut bob = secret("planted-right");
+    bob.insert("node.session.auth.username".to_owned(), "bob".to_owned());
+    world.publish_with(&id, NODE_A, bob).await?;
+    assert_eq!(sets.load(Relaxed), 1);
     Ok(())
 }

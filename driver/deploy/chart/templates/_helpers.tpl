@@ -182,6 +182,9 @@ nas:
     {{- with .portals }}
     portals: {{ toJson . }}
     {{- end }}
+    {{- if hasKey . "minFreeSpace" }}
+    min_free_space: {{ .minFreeSpace | quote }}
+    {{- end }}
 {{- end }}
 {{- with .Values.cluster }}
 # Volumes of other clusters on the same NASes are not this one's.
