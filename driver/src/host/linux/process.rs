@@ -21,6 +21,9 @@ pub(super) fn runs(program: &str, who: Who, namespaces: Namespaces) -> Result<bo
         (Err(problem), ..) => return Err(HostError::NoNamespaces { problem }),
     }
     for number in named(Path::new(PROC), program)? {
+        if who == Who::Host && asks(Path::new(PROC), number) {
+            continue;
+        }
         // A driver in no container is one of the host's processes itself, and cannot be told from them.
         let counts = match (who, namespaces) {
             (Who::Anybody, _) | (Who::Host, Namespaces::Own) => true,
@@ -60,6 +63,15 @@ fn visible(namespaces: Namespaces) -> Result<(), String> {
             Err(error) => Err(format!("its own process namespace cannot be looked at ({error})")),
         },
     }
+}
+
+/// True for a client of a daemon that is its own client: `multipathd show daemon`, `multipathd -k'show daemon'`. There may be one for
+/// each volume that is being staged, and whoever is at the node has some, too. The daemon has options, if anything.
+fn asks(proc: &Path, number: u32) -> bool {
+    let line = fs::read(proc.join(number.to_string()).join("cmdline")).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == 0).skip(1);
+    let first = words.next().filter(|word| !word.is_empty());
+    first.is_some_and(|word| !word.starts_with(b"-") || word.starts_with(b"-k"))
 }
 
 /// The numbers of the processes of this name that have not ended.
@@ -122,5 +134,23 @@ mod tests {
         assert_eq!(named(proc.path(), "iscsiadm").unwrap(), [7]);
         assert!(named(proc.path(), "multipathd").unwrap().is_empty());
         assert!(named(&proc.path().join("none"), "iscsiadm").is_err());
+    }
+
+    #[test]
+    fn who_asks_a_daemon_is_not_the_daemon() {
+        let proc = tempfile::tempdir().unwrap();
+        fs::create_dir(proc.path().join("7")).unwrap();
+        for (line, client) in [
+            ("multipathd show daemon", true),
+            ("multipathd -kshow daemon", true),
+            ("/sbin/multipathd -d -s", false),
+            ("multipathd", false),
+            ("", false),
+        ] {
+            let words = line.replace(' ', "\0");
+            fs::write(proc.path().join("7/cmdline"), words + "\0").unwrap();
+            assert_eq!(asks(proc.path(), 7), client, "{line}");
+        }
+        assert!(!asks(proc.path(), 8), "nobody knows");
     }
 }
