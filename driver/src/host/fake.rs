@@ -17,12 +17,12 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::mount::{MOUNTINFO, Mount};
-use super::record::LOCK;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::mount::{MOUNTINFO, Mount};
+use super::record::LOCK;
 use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Touched, Via, Who};
 use crate::publication::{Iqn, NodeId, Nonce};
 use crate::volume::{Bytes, FsType};
@@ -498,11 +498,8 @@ impl Host for Fake {
 
     async fn remove_dir(&self, path: &str) -> Result<(), HostError> {
         let mut world = self.world();
-        if world
-            .files
-            .keys()
-            .any(|file| file.starts_with(&format!("{path}/")))
-        {
+        let below = format!("{path}/");
+        if world.files.keys().any(|file| file.starts_with(&below)) {
             return Err(io_error("removing", io::ErrorKind::DirectoryNotEmpty));
         }
         world.dirs.remove(path);
