@@ -149,7 +149,7 @@ async fn calls_requests_and_programs_are_counted_and_no_secret_is_told() {
         r#"csi_rpc_seconds_count{rpc="NodeStageVolume",code="InvalidArgument"} 1"#,
         r#"csi_rpc_seconds_count{rpc="DeleteVolume",code="OK"} 1"#,
         r#"dsm_request_seconds_count{nas="nas1",api="SYNO.API.Auth",method="login",code="ok"} 1"#,
-        r#"dsm_request_seconds_count{nas="nas1",api="SYNO.Core.ISCSI.LUN",method="create",code="ok"} 1"#,
+        r#"dsm_request_seconds_count{nas="nas1",api="SYNO.Core.ISCSI.LUN",method="delete",code="ok"} 1"#,
         r#"host_command_seconds_count{program="false",exit="1"} 1"#,
         r#"dsm_answers{nas="nas1"} 1"#,
         "csi_in_flight 0",

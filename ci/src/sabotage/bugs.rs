@@ -90,8 +90,8 @@ pub(super) const BUGS: [Bug; 50] = [
     Bug {
         name: "expand-without-rescan",
         file: "driver/src/node/expand.rs",
-        find: "self.rescan(session).await?;",
-        replace: "",
+        find: "let answers = self.rescan_answered(session).await?;",
+        replace: "let answers = true;",
         what: "the kernel never learns that the LUN has grown: the claim stays in Resizing for ever",
     },
     Bug {
@@ -126,8 +126,8 @@ pub(super) const BUGS: [Bug; 50] = [
     Bug {
         name: "two-operations-at-once",
         file: "driver/src/in_flight.rs",
-        find: ".insert(volume.to_owned())",
-        replace: ".insert(volume.to_owned()) && false",
+        find: "if keys.contains_key(volume) {",
+        replace: "if keys.contains_key(volume) && aside.is_some() {",
         what: "a repeated NodeStage starts a second mkfs while the first is still running",
     },
     Bug {

@@ -212,10 +212,12 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// No record and no session of this publication is left.
+    /// No record and no session of this publication is left. A login may report failure and have made its session: the record stays
+    /// with it, for the next call goes on with both.
     async fn is_clean(&self, context: &PublishContext) -> bool {
-        self.delete_records(&context.iqn).await.is_ok()
-            && matches!(self.sessions_of(&context.uuid).await.as_deref(), Ok([]))
+        let no_session =
+            async || matches!(self.sessions_of(&context.uuid).await.as_deref(), Ok([]));
+        no_session().await && self.delete_records(&context.iqn).await.is_ok() && no_session().await
     }
 }
 
