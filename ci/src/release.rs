@@ -5,9 +5,9 @@
 //! pack, when both have ended         ─▶ target/packed   NAME/, charts/synology-csi/ (OCI layouts), NAME.spdx.json, digests, version
 //! ci/release/publish                 ─▶ a registry, what was packed and nothing else
 //! ```
-//! Everything that runs code of dependencies (build scripts, this program) ends before anybody may publish or sign: [`build`] and [`pack`]
+//! Everything that runs code of dependencies (build scripts, this program) ends before anybody may publish or sign: `build` and `pack`
 //! know no registry. `publish` is a short script, so that the job with the rights compiles nothing; it names all by the digests
-//! that [`pack`] has written down.
+//! that `pack` has written down.
 
 mod oci;
 mod sbom;
