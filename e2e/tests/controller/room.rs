@@ -42,7 +42,7 @@ async fn created(csi: &Csi, request: csi::CreateVolumeRequest) -> Result<String,
 
 #[tokio::test]
 async fn choice_29_no_lun_is_made_where_too_little_is_free() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     for volume in ["volume1", "volume2"] {
         free(&world, volume, GIB - MIB).await?;
@@ -87,7 +87,7 @@ async fn choice_29_no_lun_is_made_where_too_little_is_free() -> Result<()> {
 
 #[tokio::test]
 async fn choice_29_a_volume_that_exists_is_handed_out_on_a_full_nas() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     // Of this one nobody heard.
@@ -122,7 +122,7 @@ async fn choice_29_a_volume_that_exists_is_handed_out_on_a_full_nas() -> Result<
 
 #[tokio::test]
 async fn choice_29_growth_stops_at_the_floor_and_a_smaller_wish_is_heard() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", 10 * GIB).await?;
     free(&world, "volume1", 512 * MIB).await?;
@@ -150,7 +150,7 @@ async fn choice_29_growth_stops_at_the_floor_and_a_smaller_wish_is_heard() -> Re
 
 #[tokio::test]
 async fn choice_29_thick_luns_leave_the_floor() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     free(&world, "volume1", 11 * GIB).await?;
     refused(
@@ -171,7 +171,7 @@ async fn choice_29_thick_luns_leave_the_floor() -> Result<()> {
 
 #[tokio::test]
 async fn choice_29_the_class_sets_the_floor_for_growth_too() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     let careful = and(&NAMED, ("minFreeSpace", "100Gi"));
     let careless = and(&NAMED, ("minFreeSpace", "0"));
@@ -220,7 +220,7 @@ async fn choice_29_the_class_sets_the_floor_for_growth_too() -> Result<()> {
 
 #[tokio::test]
 async fn choice_29_the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     free(&world, "volume1", 50 * GIB).await?;
     for (value, least, fits) in [
         ("100Gi", 100 * GIB, false),
@@ -258,7 +258,7 @@ async fn choice_29_the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
 
 #[tokio::test]
 async fn choice_29_a_nas_that_does_not_tell_is_believed_to_have_room() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     free(&world, "volume1", 0).await?;
     for (n, code) in [102, 103, 105, 117].into_iter().enumerate() {
@@ -286,7 +286,7 @@ async fn choice_29_a_nas_that_does_not_tell_is_believed_to_have_room() -> Result
 
 #[tokio::test]
 async fn choice_29_looking_costs_no_request() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     for (n, parameters) in [&NAMED[..], &[("location", "/volume1")], &[]]
         .into_iter()
@@ -309,7 +309,7 @@ async fn choice_29_looking_costs_no_request() -> Result<()> {
 /// What shares a request is asked for by itself where the NAS has no compound requests, or misses the session inside of one.
 #[tokio::test]
 async fn choice_29_what_shares_a_request_can_do_without() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     for (n, (api, method, code)) in [
         ("SYNO.Entry.Request", "request", 103),
@@ -346,7 +346,7 @@ async fn choice_29_what_shares_a_request_can_do_without() -> Result<()> {
 /// A unit that can be unplugged says so in either of two fields, and holds nothing that did not ask for it.
 #[tokio::test]
 async fn choice_18_no_unit_beside_the_nas_is_chosen() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     for (n, (container, location, outside)) in [
         ("internal", "internal", false),
