@@ -103,6 +103,12 @@ impl State {
 }
 
 impl Client {
+    /// Which of all sessions with the NAS the present one is; 0: there is none.
+    pub(super) async fn session_number(&self) -> u64 {
+        let logins = self.logins.state.lock().await;
+        logins.session.as_ref().map_or(0, |session| session.number)
+    }
+
     /// The shared session; a new one when there is none.
     pub(super) async fn session(&self) -> Result<Session, DsmError> {
         let mut logins = self.after_logins().await?;

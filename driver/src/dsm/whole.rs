@@ -28,9 +28,19 @@ pub struct Memory {
     /// And since when they are missing.
     volumes: BTreeMap<String, Option<Instant>>,
     lists: BTreeMap<&'static str, (Instant, BTreeSet<String>)>,
+    /// In which session the lists were told.
+    session: u64,
 }
 
 impl Memory {
+    /// Lists of another session are forgotten: a NAS loses its sessions when it starts anew, and what it has not loaded yet may be the
+    /// same as after the start before.
+    fn in_session(&mut self, session: u64) {
+        if std::mem::replace(&mut self.session, session) != session {
+            self.lists.clear();
+        }
+    }
+
     /// What stands against `list` of `what` being whole: it is, when it was the same a minute ago and no volume is missing that was
     /// there before. One that stays away for longer than any NAS loads was unplugged or removed: it says nothing of a start any more.
     fn doubt(
@@ -171,12 +181,14 @@ impl Nas {
         asked: Instant,
         list: BTreeSet<String>,
     ) -> Result<Option<String>, DsmError> {
+        let session = self.client.session_number().await;
         if let Some(up) = self.up_time().await? {
             return Ok(starting(up.saturating_sub(asked.elapsed())));
         }
         let volumes = self.locations().await?.into_iter();
         let volumes = volumes.map(|volume| volume.path).collect();
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.in_session(session);
         let doubt = memory.doubt(what, Instant::now(), list, volumes);
         Ok(doubt.map(|doubt| {
             format!(
@@ -298,5 +310,22 @@ mod tests {
         // It is plugged in again, and missed again.
         assert!(look(1040, both).is_empty());
         assert!(look(1050, one).contains("/volumeUSB1"));
+    }
+
+    #[test]
+    fn lists_of_two_sessions_are_not_compared() {
+        let start = Instant::now();
+        let mut memory = Memory::default();
+        let mut whole = |session: u64, seconds: u64| {
+            memory.in_session(session);
+            let now = start + Duration::from_secs(seconds);
+            let list = BTreeSet::from(["a".to_owned()]);
+            let volumes = BTreeSet::from(["/volume1".to_owned()]);
+            memory.doubt("LUNs", now, list, volumes).is_none()
+        };
+        assert_eq!(
+            [(1, 0), (1, 60), (2, 61), (2, 120), (2, 121)].map(|(of, at)| whole(of, at)),
+            [false, true, false, false, true]
+        );
     }
 }

@@ -1,11 +1,16 @@
 //! NodeUnstageVolume: unmount, log out, forget. It needs neither a NAS nor a readable disk (design choice 10).
 
-use super::Machine;
+use std::time::Duration;
+
 use super::held::Held;
 use super::request::Unstage;
+use super::{Doing as _, Machine};
 use crate::error::Error;
 use crate::host::Host;
-use crate::host::disk::Block;
+use crate::host::disk::{self, Block};
+
+/// The kernel takes a file system down a moment after the last mount has gone, where who unmounted it was killed.
+const LETS_GO: Duration = Duration::from_secs(3);
 
 impl<H: Host> Machine<H> {
     /// Lets a volume go. What is gone already is fine.
@@ -63,7 +68,12 @@ impl<H: Host> Machine<H> {
         for block in used {
             let node = block.node();
             // An error says that the disk cannot even be opened, and so cannot be in use.
-            if matches!(self.host.is_claimed(&node).await, Ok(true)) {
+            let free = || async {
+                let claimed = matches!(self.host.is_claimed(&node).await, Ok(true));
+                Ok((!claimed).then_some(()))
+            };
+            let let_go = disk::until(&self.host, LETS_GO, free);
+            if let_go.await.doing("looking who uses it")?.is_none() {
                 return Err(Error::Unfinished {
                     what: format!("the release of {node}"),
                     seen: format!(

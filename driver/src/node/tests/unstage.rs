@@ -1,5 +1,7 @@
 //! NodeUnstageVolume and the sweep.
 
+use std::time::Duration;
+
 use super::*;
 use crate::host::linux::Linux;
 
@@ -61,6 +63,27 @@ async fn a_published_volume_is_not_unstaged() {
     assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
     co.unpublish("/pods/1").await.unwrap();
     co.unstage().await.unwrap();
+}
+
+/// As after a killed umount: the mount has gone, and the kernel takes the file system down a moment later.
+#[tokio::test]
+async fn a_file_system_that_is_still_being_taken_down_is_waited_for() {
+    let co = Co::new();
+    co.stage().await.unwrap();
+    co.fake.world().claimed = true;
+    let until = co.fake.world().paused + Duration::from_secs(1);
+    let taken_down = async {
+        for _ in 0..10_000 {
+            if co.fake.world().paused >= until {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        co.fake.world().claimed = false;
+    };
+    let (unstaged, ()) = tokio::join!(co.unstage(), taken_down);
+    unstaged.unwrap();
+    assert!(co.fake.world().sessions.is_empty());
 }
 
 #[tokio::test]
