@@ -37,6 +37,8 @@ pub(super) struct Logins {
 struct State {
     session: Option<Session>,
     count: u64,
+    /// How many sessions the NAS has lost.
+    lost: u64,
     /// The last one that failed: its number, and why.
     failure: Option<(u64, DsmError)>,
     /// When a session was last renewed of which one cannot know whether it was to blame.
@@ -103,10 +105,9 @@ impl State {
 }
 
 impl Client {
-    /// Which of all sessions with the NAS the present one is; 0: there is none.
-    pub(super) async fn session_number(&self) -> u64 {
-        let logins = self.logins.state.lock().await;
-        logins.session.as_ref().map_or(0, |session| session.number)
+    /// How many sessions the NAS has lost. Those that are renewed on suspicion do not count: it may not know one from another.
+    pub(super) async fn lost_sessions(&self) -> u64 {
+        self.logins.state.lock().await.lost
     }
 
     /// The shared session; a new one when there is none.
@@ -135,6 +136,7 @@ impl Client {
             return Ok(None);
         }
         logins.session = None;
+        logins.lost += u64::from(code.session() == SessionLoss::Gone);
         let fresh = Box::pin(self.log_in(&mut logins, true)).await?;
         if code.session() == SessionLoss::Perhaps {
             logins.doubted = Some(Instant::now());

@@ -28,15 +28,15 @@ pub struct Memory {
     /// And since when they are missing.
     volumes: BTreeMap<String, Option<Instant>>,
     lists: BTreeMap<&'static str, (Instant, BTreeSet<String>)>,
-    /// In which session the lists were told.
-    session: u64,
+    /// How many sessions the NAS had lost when the lists were told.
+    lost: u64,
 }
 
 impl Memory {
-    /// Lists of another session are forgotten: a NAS loses its sessions when it starts anew, and what it has not loaded yet may be the
-    /// same as after the start before.
-    fn in_session(&mut self, session: u64) {
-        if std::mem::replace(&mut self.session, session) != session {
+    /// Lists from before the NAS lost a session are forgotten: it loses them when it starts anew, and what it has not loaded yet may be
+    /// the same as after the start before.
+    fn sessions_lost(&mut self, lost: u64) {
+        if std::mem::replace(&mut self.lost, lost) != lost {
             self.lists.clear();
         }
     }
@@ -181,14 +181,14 @@ impl Nas {
         asked: Instant,
         list: BTreeSet<String>,
     ) -> Result<Option<String>, DsmError> {
-        let session = self.client.session_number().await;
+        let sessions_lost = self.client.lost_sessions().await;
         if let Some(up) = self.up_time().await? {
             return Ok(starting(up.saturating_sub(asked.elapsed())));
         }
         let volumes = self.locations().await?.into_iter();
         let volumes = volumes.map(|volume| volume.path).collect();
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.in_session(session);
+        memory.sessions_lost(sessions_lost);
         let doubt = memory.doubt(what, Instant::now(), list, volumes);
         Ok(doubt.map(|doubt| {
             format!(
@@ -313,18 +313,18 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_two_sessions_are_not_compared() {
+    fn a_list_from_before_a_lost_session_is_not_compared() {
         let start = Instant::now();
         let mut memory = Memory::default();
-        let mut whole = |session: u64, seconds: u64| {
-            memory.in_session(session);
+        let mut whole = |lost: u64, seconds: u64| {
+            memory.sessions_lost(lost);
             let now = start + Duration::from_secs(seconds);
             let list = BTreeSet::from(["a".to_owned()]);
             let volumes = BTreeSet::from(["/volume1".to_owned()]);
             memory.doubt("LUNs", now, list, volumes).is_none()
         };
         assert_eq!(
-            [(1, 0), (1, 60), (2, 61), (2, 120), (2, 121)].map(|(of, at)| whole(of, at)),
+            [(0, 0), (0, 60), (1, 61), (1, 120), (1, 121)].map(|(of, at)| whole(of, at)),
             [false, true, false, false, true]
         );
     }

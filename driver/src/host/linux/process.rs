@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use super::daemon::{self, Daemon, PROC};
 use super::enter::{self, Namespaces};
@@ -21,7 +22,7 @@ pub(super) fn runs(program: &str, who: Who, namespaces: Namespaces) -> Result<bo
         (Err(problem), ..) => return Err(HostError::NoNamespaces { problem }),
     }
     for number in named(Path::new(PROC), program)? {
-        if who == Who::Host && asks(Path::new(PROC), number) {
+        if who == Who::Host && !is_daemon(Path::new(PROC), number, program) {
             continue;
         }
         // A driver in no container is one of the host's processes itself, and cannot be told from them.
@@ -65,10 +66,32 @@ fn visible(namespaces: Namespaces) -> Result<(), String> {
     }
 }
 
-/// True for a client of a daemon that is its own client: `multipathd show daemon`, `multipathd -k'show daemon'`. There may be one for
-/// each volume that is being staged, and whoever is at the node has some, too. The daemon has options, if anything.
-fn asks(proc: &Path, number: u32) -> bool {
-    let line = fs::read(proc.join(number.to_string()).join("cmdline")).unwrap_or_default();
+/// How often, and how far apart, a process without a command line is looked at: it is being started, or ends.
+const LOOKS: u32 = 50;
+const A_MOMENT: Duration = Duration::from_millis(10);
+
+/// False for a client of a daemon that is its own client: `multipathd show daemon`, `multipathd -k'show daemon'`. There may be one for
+/// each volume that is being staged, and whoever is at the node has some, too.
+fn is_daemon(proc: &Path, number: u32, program: &str) -> bool {
+    let folder = proc.join(number.to_string());
+    for _ in 0..LOOKS {
+        match fs::read(folder.join("cmdline")) {
+            Ok(line) if line.is_empty() => {}
+            Ok(line) => return !asks(&line),
+            Err(error) => return !has_ended(&error),
+        }
+        // Its name is there before its command line, and longer.
+        if !fs::read_to_string(folder.join("status")).is_ok_and(|it| is_alive(&it, program)) {
+            return false;
+        }
+        #[expect(clippy::disallowed_methods, reason = "a condition with a bound")]
+        std::thread::sleep(A_MOMENT);
+    }
+    true
+}
+
+/// The daemon has options, if anything.
+fn asks(line: &[u8]) -> bool {
     let mut words = line.split(|byte| *byte == 0).skip(1);
     let first = words.next().filter(|word| !word.is_empty());
     first.is_some_and(|word| !word.starts_with(b"-") || word.starts_with(b"-k"))
@@ -139,18 +162,24 @@ mod tests {
     #[test]
     fn who_asks_a_daemon_is_not_the_daemon() {
         let proc = tempfile::tempdir().unwrap();
-        fs::create_dir(proc.path().join("7")).unwrap();
-        for (line, client) in [
-            ("multipathd show daemon", true),
-            ("multipathd -kshow daemon", true),
-            ("/sbin/multipathd -d -s", false),
-            ("multipathd", false),
-            ("", false),
+        let folder = proc.path().join("7");
+        fs::create_dir(&folder).unwrap();
+        let put = |file: &str, text: &str| fs::write(folder.join(file), text).unwrap();
+        for (state, line, daemon) in [
+            ("S (sleeping)", "multipathd show daemon", false),
+            ("S (sleeping)", "multipathd -kshow daemon", false),
+            ("S (sleeping)", "/sbin/multipathd -d -s", true),
+            ("S (sleeping)", "multipathd", true),
+            // Nobody knows who it is, however long one looks; or it has ended.
+            ("S (sleeping)", "", true),
+            ("Z (zombie)", "", false),
         ] {
-            let words = line.replace(' ', "\0");
-            fs::write(proc.path().join("7/cmdline"), words + "\0").unwrap();
-            assert_eq!(asks(proc.path(), 7), client, "{line}");
+            put("status", &format!("Name:\tmultipathd\nState:\t{state}\n"));
+            let end = if line.is_empty() { "" } else { "\0" };
+            put("cmdline", &(line.replace(' ', "\0") + end));
+            let is = is_daemon(proc.path(), 7, "multipathd");
+            assert_eq!(is, daemon, "{state} {line}");
         }
-        assert!(!asks(proc.path(), 8), "nobody knows");
+        assert!(!is_daemon(proc.path(), 8, "multipathd"), "it has ended");
     }
 }
