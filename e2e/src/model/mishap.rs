@@ -126,8 +126,8 @@ const DENIALS: [(On, u32); 5] = [
     (On::TargetDelete, 18_990_710),
 ];
 
-/// Parts of the commands that the node half runs, by which faults find them; its own changes of files, and its looks at them.
-pub const COMMANDS: [&str; 29] = [
+/// Parts of the commands that the node half runs, by which faults find them.
+pub const COMMANDS: [&str; 19] = [
     "iscsiadm",
     "-o new",
     "-o update",
@@ -147,6 +147,10 @@ pub const COMMANDS: [&str; 29] = [
     "xfs_growfs",
     "btrfs filesystem resize",
     "btrfs filesystem show",
+];
+
+/// What faults call its own changes of files, and its looks at them.
+pub const FILE_ACCESSES: [&str; 10] = [
     "echo",
     "mkdir",
     "rmdir",
@@ -175,7 +179,7 @@ pub enum Mishap {
     Host {
         /// Which node.
         node: usize,
-        /// Which command: one of [`COMMANDS`].
+        /// Which command: one of [`COMMANDS`] or [`FILE_ACCESSES`].
         command: String,
         /// What.
         failing: Failing,
@@ -210,7 +214,7 @@ pub(super) fn mishap() -> impl Strategy<Value = Mishap> {
     let nas = (nas, 1..3_u64).prop_map(|((on, trouble), times)| Mishap::Nas { on, trouble, times });
     let host = (
         0..NODES,
-        select(&COMMANDS[..]),
+        select([&COMMANDS[..], &FILE_ACCESSES[..]].concat()),
         select(&Failing::ALL[..]),
         1..3_u32,
     )

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::book::Book;
 use super::mishap::mishap;
-pub use super::mishap::{COMMANDS, Mishap, On, Trouble};
+pub use super::mishap::{COMMANDS, FILE_ACCESSES, Mishap, On, Trouble};
 use super::surroundings::{Blindness, ByHand, Surroundings, blindness, by_hand, surroundings};
 use crate::life::Content;
 

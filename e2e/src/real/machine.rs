@@ -11,23 +11,10 @@ use nix::mount::{MntFlags, umount2};
 use crate::initiator::Initiator;
 use crate::janitor::mounts_below;
 use crate::life::Life;
+use crate::model::step::FILE_ACCESSES;
 use crate::plane::{HostFault, When};
 use crate::trap::{self, Trap};
 use crate::until::until;
-
-/// What a fault calls changes of files, and looks at them. They pass no gate, so it hits the next command instead, whatever that is.
-const NO_COMMANDS: [&str; 10] = [
-    "echo",
-    "mkdir",
-    "rmdir",
-    "touch",
-    "rm ",
-    "write",
-    "files",
-    "list /etc",
-    "list /sys",
-    "read /",
-];
 
 const INITIATOR_NAME: &str = "etc/iscsi/initiatorname.iscsi";
 
@@ -74,7 +61,8 @@ impl Machine {
 
     pub(super) fn plant(&mut self, fault: &HostFault) -> Result<()> {
         let mut fault = fault.clone();
-        if NO_COMMANDS.contains(&fault.command.as_str()) {
+        // They pass no gate, so it hits the next command instead, whatever that is.
+        if FILE_ACCESSES.contains(&fault.command.as_str()) {
             fault.command.clear();
         }
         self.trap.plant(&fault)
