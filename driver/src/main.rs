@@ -1,6 +1,9 @@
 //! `synology-csi`: reads its flags, serves CSI on a unix socket, ends on SIGTERM or SIGINT.
 
+use std::io;
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -8,10 +11,14 @@ use driver::config::Args;
 use driver::host::linux::enter;
 use driver::server::Plugin;
 use driver::telemetry;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
+/// The driver waits more than it computes, on however large a node.
+const WORKERS: usize = 4;
+/// Looks at the kernel's files, and look-ups of names, at the same time; each takes moments.
+const LOOKS: usize = 16;
 /// How long threads that hang in the kernel may hold up the end of the process.
 const HUNG: Duration = Duration::from_secs(2);
 
@@ -27,7 +34,7 @@ fn main() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    let outcome = Runtime::new().map_err(Into::into).and_then(|runtime| {
+    let outcome = runtime().map_err(Into::into).and_then(|runtime| {
         let outcome = runtime.block_on(run(&args));
         // A reading of a dead device cannot be recalled; the kernel ends it with the process.
         runtime.shutdown_timeout(HUNG);
@@ -40,6 +47,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Bounded, so that a burst of calls does not become hundreds of threads. What may hang has threads of its own.
+fn runtime() -> io::Result<Runtime> {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    Builder::new_multi_thread()
+        .worker_threads(processors.min(WORKERS))
+        .max_blocking_threads(LOOKS)
+        .enable_all()
+        .build()
 }
 
 async fn run(args: &Args) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

@@ -54,11 +54,12 @@ pub use join::Patience;
 use proto::csi;
 use proto::csi::node_server::Node as Service;
 use proto::csi::node_service_capability::{self, Rpc, rpc};
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
-use crate::host::{Cmd, Exit, Host, HostError, if_present};
+use crate::host::names::Names;
+use crate::host::{Cmd, Exit, Host, HostError, if_present, map, session};
 use crate::in_flight::InFlight;
 use crate::publication::{Iqn, NodeId};
 use crate::telemetry;
@@ -84,6 +85,38 @@ struct Machine<H> {
     database: RwLock<()>,
     /// All paths of volumes lie below it. `None`: anywhere.
     kubelet_dir: Option<String>,
+    /// Readers of blank disks beside the first of each.
+    shared_reads: Arc<Semaphore>,
+    /// Of the targets of sessions.
+    targets: Names,
+    /// Of the devices of device-mapper: their uuids.
+    maps: Names,
+}
+
+/// Publications to this node, by the names of their targets: those of one LUN, or all.
+#[derive(Clone, Debug)]
+struct Publications {
+    node_name: String,
+    /// And what the names of its targets begin with.
+    lun: Option<(LunUuid, [String; 2])>,
+}
+
+impl Publications {
+    /// The initiator's part of the node's id is left out of the comparison: a session that was made under an earlier initiator
+    /// name is still this node's to end.
+    fn include(&self, target: &str) -> bool {
+        // There may be hundreds of others.
+        if let Some((_, beginnings)) = &self.lun
+            && !beginnings.iter().any(|begin| target.starts_with(begin))
+        {
+            return false;
+        }
+        let Some((lun, node)) = target.parse::<Iqn>().ok().and_then(|iqn| iqn.publication()) else {
+            return false;
+        };
+        let id = NodeId::derive(&self.node_name, "");
+        node.is_same_node(&id) && self.lun.as_ref().is_none_or(|(uuid, _)| *uuid == lun)
+    }
 }
 
 impl<H: Host> Node<H> {
@@ -97,14 +130,12 @@ impl<H: Host> Node<H> {
         in_flight: InFlight,
     ) -> Self {
         Self {
-            machine: Arc::new(Machine {
+            machine: Arc::new(Machine::new(
                 host,
                 node_name,
                 driver_name,
                 replacement_timeout,
-                database: RwLock::default(),
-                kubelet_dir: None,
-            }),
+            )),
             in_flight,
             max_volumes: 0,
         }
@@ -317,6 +348,22 @@ const NAMED: Duration = Duration::from_secs(10);
 /// Between two looks for it.
 const LOOK: Duration = Duration::from_millis(200);
 
+impl<H> Machine<H> {
+    fn new(host: H, node_name: String, driver_name: String, replacement_timeout: Duration) -> Self {
+        Self {
+            host,
+            node_name,
+            driver_name,
+            replacement_timeout,
+            database: RwLock::default(),
+            kubelet_dir: None,
+            shared_reads: Arc::new(Semaphore::new(format::SHARED_READS)),
+            targets: session::target_names(),
+            maps: map::uuids(),
+        }
+    }
+}
+
 impl<H: Host> Machine<H> {
     /// This node's id, from its name and its initiator's (design choice 4).
     async fn node_id(&self) -> Result<NodeId, Error> {
@@ -357,19 +404,12 @@ impl<H: Host> Machine<H> {
         Ok(initiator_name(&String::from_utf8_lossy(&file)).map(str::to_owned))
     }
 
-    /// True when `target` is the publication of the LUN `uuid` to this node. The initiator's part of the id is left out of
-    /// the comparison: a session that was made under an earlier initiator name is still this node's to end.
-    fn publishes_here(&self, target: &str, uuid: Option<&LunUuid>) -> bool {
-        let Some((lun, node)) = target.parse::<Iqn>().ok().and_then(|iqn| iqn.publication()) else {
-            return false;
-        };
-        let id = NodeId::derive(&self.node_name, "");
-        let name = |id: &NodeId| {
-            id.as_str()
-                .rsplit_once(':')
-                .map(|(name, _)| name.to_owned())
-        };
-        name(&node) == name(&id) && uuid.is_none_or(|uuid| *uuid == lun)
+    /// The publications to this node: of one LUN, or of all.
+    fn publications(&self, uuid: Option<&LunUuid>) -> Publications {
+        Publications {
+            node_name: self.node_name.clone(),
+            lun: uuid.map(|uuid| (uuid.clone(), Iqn::beginnings(uuid))),
+        }
     }
 
     /// Runs a command that has to succeed.

@@ -162,6 +162,11 @@ impl Iqn {
         Self(format!("{IQN_PREFIX}{}.{node}", lun.digits()))
     }
 
+    /// What the targets of all publications of `lun` begin with, in either form.
+    pub fn beginnings(lun: &LunUuid) -> [String; 2] {
+        [in_base_36(lun), lun.digits()].map(|name| format!("{IQN_PREFIX}{name}"))
+    }
+
     /// The publication that this target is, in either form, when it is one of ours.
     pub fn publication(&self) -> Option<(LunUuid, NodeId)> {
         let (name, node) = self.0.strip_prefix(IQN_PREFIX)?.split_once('.')?;

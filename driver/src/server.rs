@@ -143,9 +143,6 @@ impl Plugin {
         stop: impl Future<Output = ()>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let (listener, mark) = listen(path).await?;
-        if let Some(node) = &self.node {
-            Box::pin(node.sweep()).await;
-        }
         self.identity.look();
         let address = self.metrics_address().map(tracing::field::display);
         info!(socket = %path.display(), metrics = address, "serving");
@@ -155,7 +152,7 @@ impl Plugin {
             info!("stopping");
             signalled.notify_one();
         };
-        let joining = keep_paths(self.node.clone(), self.path_interval);
+        let own = look_after(self.node.clone(), self.path_interval);
         let serving = Server::builder()
             .add_service(IdentityServer::new(self.identity))
             .add_optional_service(self.controller.clone().map(ControllerServer::new))
@@ -164,7 +161,7 @@ impl Plugin {
         let all_done = async {
             tokio::select! {
                 served = serving => served?,
-                never = joining => match never {},
+                never = own => match never {},
             }
             self.in_flight.idle().await;
             Ok::<(), tonic::transport::Error>(())
@@ -198,10 +195,13 @@ impl Plugin {
     }
 }
 
-/// Joins missing paths for as long as calls are served.
-async fn keep_paths(node: Option<Node<Linux>>, every: Duration) -> Infallible {
-    if let Some(node) = node.filter(|_| !every.is_zero()) {
-        Box::pin(node.keep_paths(every)).await;
+/// What a node does on its own while calls are served: it removes what a crash has left, then it joins missing paths.
+async fn look_after(node: Option<Node<Linux>>, every: Duration) -> Infallible {
+    if let Some(node) = node {
+        Box::pin(node.sweep()).await;
+        if !every.is_zero() {
+            Box::pin(node.keep_paths(every)).await;
+        }
     }
     std::future::pending().await
 }

@@ -30,12 +30,15 @@ const SPREAD: u64 = 256;
 /// The parts to read of a disk of `size`, in order, none beyond the end.
 pub fn samples(size: Bytes) -> Vec<Span> {
     let size = size.0;
-    let ends = [(0, ENDS), (size.saturating_sub(ENDS), ENDS)];
+    // In pieces of a sample's size: larger ones would stay with the process, as memory that it has once used.
+    let ends = [0, size.saturating_sub(ENDS)];
+    let ends = ends
+        .into_iter()
+        .flat_map(|end| (0..ENDS / SAMPLE).map(move |piece| (end + piece * SAMPLE, SAMPLE)));
     // xfs puts the second to fourth superblock at quarters of the disk, which these include.
     let spread = (1..SPREAD).map(|part| (size / SPREAD * part, SAMPLE));
     let copies = COPIES.iter().map(|mib| (mib * MIB, SAMPLE));
     let mut spans: Vec<Span> = ends
-        .into_iter()
         .chain(spread)
         .chain(copies)
         .filter_map(|part| whole_blocks(size, part))
@@ -51,7 +54,7 @@ fn whole_blocks(size: u64, (offset, length): (u64, u64)) -> Option<Span> {
     let end = start.saturating_add(length).min(size / 4096 * 4096);
     (start < end).then(|| Span {
         offset: start,
-        length: usize::try_from(end - start).expect("a sample is at most 4 MiB"),
+        length: usize::try_from(end - start).expect("a sample is at most 64 KiB"),
     })
 }
 

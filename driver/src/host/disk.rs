@@ -8,45 +8,18 @@
 //! ```
 //! sysfs is a cache: after a rescan it is fresh, before it only says what was true once (design choice 9).
 
-use std::collections::BTreeSet;
-use std::fmt;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{DeviceNumber, Host, HostError, Stat, if_present};
-use crate::publication::Portal;
+use super::{DeviceNumber, Host, HostError, KernelFiles, Stat, if_present};
 use crate::volume::Bytes;
 
-const SESSIONS: &str = "/sys/class/iscsi_session";
-const CONNECTIONS: &str = "/sys/class/iscsi_connection";
+pub(super) const SESSIONS: &str = "/sys/class/iscsi_session";
 pub(super) const BLOCK: &str = "/sys/class/block";
 const FILE_SYSTEMS: &str = "/sys/fs";
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(100);
-
-/// A session of this node's initiator.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// The kernel's number, which `iscsiadm -r` takes.
-    pub id: u32,
-    /// The target's name; not necessarily one of ours.
-    pub target: String,
-    /// The target answered last time. A session that is not alive tries again until somebody logs it out.
-    pub alive: bool,
-    /// Where the target was asked; `None` when the kernel does not say.
-    pub portal: Option<Portal>,
-}
-
-impl fmt::Display for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "session {} with {}", self.id, self.target)?;
-        match self.portal {
-            Some(portal) => write!(f, " at {portal}"),
-            None => Ok(()),
-        }
-    }
-}
 
 /// A block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,9 +42,12 @@ impl Block {
     /// # Errors
     /// The file cannot be read.
     pub async fn size(&self, host: &impl Host) -> Result<Bytes, HostError> {
-        let sectors: u64 = number(host, &format!("{}/size", self.dir)).await?;
-        // sysfs counts in 512 bytes, whatever the disk's own sector.
-        Ok(Bytes(sectors.saturating_mul(512)))
+        let (file, doing) = (format!("{}/size", self.dir), self.measuring());
+        host.look(&doing, move |files| size(files, &file)).await
+    }
+
+    fn measuring(&self) -> String {
+        format!("measuring {}", self.name)
     }
 
     /// True when the block device itself is write-protected.
@@ -79,7 +55,10 @@ impl Block {
     /// # Errors
     /// The file cannot be read.
     pub async fn is_protected(&self, host: &impl Host) -> Result<bool, HostError> {
-        Ok(number(host, &format!("{}/ro", self.dir)).await? != 0)
+        let file = format!("{}/ro", self.dir);
+        let doing = format!("looking at {}", self.name);
+        let protected = host.look(&doing, move |files| number(files, &file));
+        Ok(protected.await? != 0)
     }
 }
 
@@ -100,8 +79,24 @@ impl Disk {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub async fn serial(&self, host: &impl Host) -> Result<Option<String>, HostError> {
-        serial(host, &self.unit).await
+    pub fn serial(&self, files: &dyn KernelFiles) -> Result<Option<String>, HostError> {
+        serial(files, &self.unit)
+    }
+
+    /// What the kernel knows of the disk at this moment.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub async fn condition(&self, host: &impl Host) -> Result<Condition, HostError> {
+        let (disk, doing) = (self.clone(), format!("looking at {}", self.block.node()));
+        let look = move |files: &dyn KernelFiles| {
+            Ok(Condition {
+                running: disk.state(files)?.is_none_or(|state| state == "running"),
+                size: size(files, &format!("{}/size", disk.block.dir))?,
+                serial: disk.serial(files)?,
+            })
+        };
+        host.look(&doing, look).await
     }
 
     /// True unless the kernel has taken the disk offline.
@@ -109,8 +104,17 @@ impl Disk {
     /// # Errors
     /// The file cannot be read.
     pub async fn is_running(&self, host: &impl Host) -> Result<bool, HostError> {
-        let state = if_present(text(host, &format!("{}/state", self.unit)).await)?;
+        let state = self.state_now(host).await?;
         Ok(state.is_none_or(|state| state == "running"))
+    }
+
+    fn state(&self, files: &dyn KernelFiles) -> Result<Option<String>, HostError> {
+        if_present(text(files, &format!("{}/state", self.unit)))
+    }
+
+    async fn state_now(&self, host: &impl Host) -> Result<Option<String>, HostError> {
+        let (disk, doing) = (self.clone(), format!("looking at {}", self.block.node()));
+        host.look(&doing, move |files| disk.state(files)).await
     }
 
     /// Makes every read and write of the disk fail from now on, whatever its target does. False: it could not be done.
@@ -132,7 +136,7 @@ impl Disk {
     /// # Errors
     /// The file cannot be read.
     pub async fn is_offline(&self, host: &impl Host) -> Result<bool, HostError> {
-        let state = if_present(text(host, &format!("{}/state", self.unit)).await)?;
+        let state = self.state_now(host).await?;
         Ok(state.is_some_and(|state| state == "offline" || state == "transport-offline"))
     }
 
@@ -143,6 +147,17 @@ impl Disk {
     pub async fn rescan(&self, host: &impl Host) -> Result<Told, HostError> {
         tell_kernel(host, &format!("{}/rescan", self.unit), "1").await
     }
+}
+
+/// What the kernel knows of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// The kernel has not taken it offline.
+    pub running: bool,
+    /// 0 when its logical unit is not mapped any more.
+    pub size: Bytes,
+    /// The unit serial; `None` when the target gave none.
+    pub serial: Option<String>,
 }
 
 /// What came of telling the kernel to do something.
@@ -182,12 +197,12 @@ pub async fn tell_kernel(host: &impl Host, file: &str, text: &str) -> Result<Tol
 ///
 /// # Errors
 /// The file cannot be read.
-pub async fn serial_of(host: &impl Host, name: &str) -> Result<Option<String>, HostError> {
-    serial(host, &format!("{BLOCK}/{name}/device")).await
+pub fn serial_of(files: &dyn KernelFiles, name: &str) -> Result<Option<String>, HostError> {
+    serial(files, &format!("{BLOCK}/{name}/device"))
 }
 
-async fn serial(host: &impl Host, unit: &str) -> Result<Option<String>, HostError> {
-    let page = if_present(host.read(&format!("{unit}/vpd_pg80")).await)?;
+fn serial(files: &dyn KernelFiles, unit: &str) -> Result<Option<String>, HostError> {
+    let page = if_present(files.read(&format!("{unit}/vpd_pg80")))?;
     Ok(page.as_deref().and_then(parse_serial))
 }
 
@@ -201,8 +216,13 @@ fn parse_serial(page: &[u8]) -> Option<String> {
     (!serial.is_empty()).then(|| serial.to_owned())
 }
 
-async fn number(host: &impl Host, path: &str) -> Result<u64, HostError> {
-    let text = text(host, path).await?;
+/// sysfs counts in 512 bytes, whatever the disk's own sector.
+fn size(files: &dyn KernelFiles, path: &str) -> Result<Bytes, HostError> {
+    Ok(Bytes(number(files, path)?.saturating_mul(512)))
+}
+
+fn number(files: &dyn KernelFiles, path: &str) -> Result<u64, HostError> {
+    let text = text(files, path)?;
     text.parse().map_err(|_| HostError::Garbled {
         what: path.to_owned(),
         seen: text,
@@ -210,12 +230,12 @@ async fn number(host: &impl Host, path: &str) -> Result<u64, HostError> {
 }
 
 /// The number of the device whose folder this is; `None` when it has just gone.
-pub(super) async fn device_number(
-    host: &impl Host,
+pub(super) fn device_number(
+    files: &dyn KernelFiles,
     dir: &str,
 ) -> Result<Option<DeviceNumber>, HostError> {
     let path = format!("{dir}/dev");
-    let Some(seen) = if_present(text(host, &path).await)? else {
+    let Some(seen) = if_present(text(files, &path))? else {
         return Ok(None);
     };
     match DeviceNumber::parse(&seen) {
@@ -224,78 +244,42 @@ pub(super) async fn device_number(
     }
 }
 
-pub(super) async fn text(host: &impl Host, path: &str) -> Result<String, HostError> {
-    Ok(String::from_utf8_lossy(&host.read(path).await?)
+pub(super) fn text(files: &dyn KernelFiles, path: &str) -> Result<String, HostError> {
+    Ok(String::from_utf8_lossy(&files.read(path)?)
         .trim()
         .to_owned())
 }
 
-/// All sessions of this node, in order.
+/// The names in a directory.
 ///
 /// # Errors
-/// sysfs cannot be read.
-pub async fn sessions(host: &impl Host) -> Result<Vec<Session>, HostError> {
-    let names = match if_present(host.list(SESSIONS).await)? {
-        Some(names) => names,
-        // Without the directory the kernel has no iSCSI, hence no session; if sysfs is what is looked at.
-        None => host.list(BLOCK).await.map(|_| Vec::new())?,
-    };
-    let mut sessions = Vec::new();
-    for name in names {
-        let Some(id) = name.strip_prefix("session").and_then(|id| id.parse().ok()) else {
-            continue;
-        };
-        // A session may go between two readings.
-        let target = if_present(text(host, &format!("{SESSIONS}/{name}/targetname")).await)?;
-        let state = if_present(text(host, &format!("{SESSIONS}/{name}/state")).await)?;
-        if let (Some(target), Some(state)) = (target, state) {
-            sessions.push(Session {
-                id,
-                target,
-                alive: state == "LOGGED_IN",
-                portal: portal(host, id).await?,
-            });
-        }
-    }
-    sessions.sort_unstable_by_key(|session| session.id);
-    Ok(sessions)
-}
-
-/// Where session `id` was made: its only connection's address as open-iscsi was given it.
-async fn portal(host: &impl Host, id: u32) -> Result<Option<Portal>, HostError> {
-    let connection = format!("{CONNECTIONS}/connection{id}:0");
-    let address = if_present(text(host, &format!("{connection}/persistent_address")).await)?;
-    let port = if_present(text(host, &format!("{connection}/persistent_port")).await)?;
-    let (Some(address), Some(port)) = (address, port) else {
-        return Ok(None);
-    };
-    let address = address.trim_matches(['[', ']']).parse().ok();
-    Ok(address
-        .zip(port.parse().ok())
-        .map(|(address, port): (IpAddr, u16)| SocketAddr::new(address, port).into()))
+/// It cannot be read.
+pub fn list(files: &dyn KernelFiles, path: &str) -> Result<Vec<String>, HostError> {
+    let entries = files.entries(path)?;
+    Ok(entries.into_iter().map(|entry| entry.name).collect())
 }
 
 /// The disks of a session, in order of their logical unit numbers. None when the session has gone.
 ///
 /// # Errors
 /// sysfs cannot be read.
-pub async fn disks(host: &impl Host, session: u32) -> Result<Vec<Disk>, HostError> {
+pub fn disks(files: &dyn KernelFiles, session: u32) -> Result<Vec<Disk>, HostError> {
     let device = format!("{SESSIONS}/session{session}/device");
     let mut disks = Vec::new();
-    for target in if_present(host.list(&device).await)?.unwrap_or_default() {
+    for target in if_present(list(files, &device))?.unwrap_or_default() {
         if !target.starts_with("target") {
             continue;
         }
-        for address in
-            if_present(host.list(&format!("{device}/{target}")).await)?.unwrap_or_default()
-        {
+        let addresses = if_present(list(files, &format!("{device}/{target}")))?;
+        for address in addresses.unwrap_or_default() {
             let Some(lun) = parse_address(&address) else {
                 continue;
             };
             let unit = format!("{device}/{target}/{address}");
-            for name in if_present(host.list(&format!("{unit}/block")).await)?.unwrap_or_default() {
-                if let Some(number) = device_number(host, &format!("{unit}/block/{name}")).await? {
-                    let dir = format!("{unit}/block/{name}");
+            let names = if_present(list(files, &format!("{unit}/block")))?;
+            for name in names.unwrap_or_default() {
+                let dir = format!("{unit}/block/{name}");
+                if let Some(number) = device_number(files, &dir)? {
                     disks.push(Disk {
                         session,
                         lun,
@@ -322,14 +306,22 @@ fn parse_address(text: &str) -> Option<u16> {
         .then(|| lun.parse().ok())?
 }
 
+/// The kernel's names of all its block devices.
+///
+/// # Errors
+/// sysfs cannot be read.
+pub fn names(files: &dyn KernelFiles) -> Result<HashSet<String>, HostError> {
+    Ok(list(files, BLOCK)?.into_iter().collect())
+}
+
 /// The numbers of all block devices that the kernel has.
 ///
 /// # Errors
 /// sysfs cannot be read, in whole or in part: then nothing is proven.
-pub async fn present_devices(host: &impl Host) -> Result<BTreeSet<DeviceNumber>, HostError> {
+pub fn present_devices(files: &dyn KernelFiles) -> Result<BTreeSet<DeviceNumber>, HostError> {
     let mut present = BTreeSet::new();
-    for name in host.list(BLOCK).await? {
-        present.extend(device_number(host, &format!("{BLOCK}/{name}")).await?);
+    for name in list(files, BLOCK)? {
+        present.extend(device_number(files, &format!("{BLOCK}/{name}"))?);
     }
     Ok(present)
 }
@@ -338,15 +330,15 @@ pub async fn present_devices(host: &impl Host) -> Result<BTreeSet<DeviceNumber>,
 ///
 /// # Errors
 /// sysfs cannot be read.
-pub async fn holders(host: &impl Host, block: &Block) -> Result<Vec<String>, HostError> {
-    let inside = if_present(host.list(&block.dir).await)?.unwrap_or_default();
+pub fn holders(files: &dyn KernelFiles, block: &Block) -> Result<Vec<String>, HostError> {
+    let inside = if_present(list(files, &block.dir))?.unwrap_or_default();
     let parts = inside.iter().filter(|name| name.starts_with(&block.name));
     let folders = std::iter::once(format!("{}/holders", block.dir))
         .chain(parts.map(|part| format!("{}/{part}/holders", block.dir)));
     let mut holders = Vec::new();
     for folder in folders {
-        for name in if_present(host.list(&folder).await)?.unwrap_or_default() {
-            let told = text(host, &format!("{BLOCK}/{name}/dm/name")).await;
+        for name in if_present(list(files, &folder))?.unwrap_or_default() {
+            let told = text(files, &format!("{BLOCK}/{name}/dm/name"));
             holders.push(match if_present(told)? {
                 Some(told) => format!("{name} ({told})"),
                 None => name,
@@ -362,21 +354,28 @@ pub async fn holders(host: &impl Host, block: &Block) -> Result<Vec<String>, Hos
 /// # Errors
 /// sysfs cannot be read.
 pub async fn is_mounted_anywhere(host: &impl Host, block: &Block) -> Result<bool, HostError> {
-    for fs in ["ext4", "xfs"] {
-        let names = if_present(host.list(&format!("{FILE_SYSTEMS}/{fs}")).await)?;
-        if names.unwrap_or_default().contains(&block.name) {
-            return Ok(true);
+    let (name, doing) = (
+        block.name.clone(),
+        format!("looking who has {}", block.name),
+    );
+    let look = move |files: &dyn KernelFiles| {
+        for fs in ["ext4", "xfs"] {
+            let names = if_present(list(files, &format!("{FILE_SYSTEMS}/{fs}")))?;
+            if names.unwrap_or_default().contains(&name) {
+                return Ok(true);
+            }
         }
-    }
-    let all = if_present(host.list(&format!("{FILE_SYSTEMS}/btrfs")).await)?;
-    for id in all.unwrap_or_default() {
-        let devices = format!("{FILE_SYSTEMS}/btrfs/{id}/devices");
-        let names = if_present(host.list(&devices).await)?;
-        if names.unwrap_or_default().contains(&block.name) {
-            return Ok(true);
+        let all = if_present(list(files, &format!("{FILE_SYSTEMS}/btrfs")))?;
+        for id in all.unwrap_or_default() {
+            let devices = format!("{FILE_SYSTEMS}/btrfs/{id}/devices");
+            let names = if_present(list(files, &devices))?;
+            if names.unwrap_or_default().contains(&name) {
+                return Ok(true);
+            }
         }
-    }
-    Ok(false)
+        Ok(false)
+    };
+    host.look(&doing, look).await
 }
 
 /// Waits, bounded by `limit`, until `look` finds something; `None` when it never did.
@@ -411,18 +410,25 @@ pub async fn wait_for_disk(
     lun: u16,
     limit: Duration,
 ) -> Result<Option<Disk>, HostError> {
+    let doing = format!("looking for the disk of session {session}");
     until(host, limit, || async {
-        let disk = disks(host, session)
-            .await?
-            .into_iter()
-            .find(|disk| disk.lun == lun);
-        let Some(disk) = disk else { return Ok(None) };
-        let Block { number, .. } = disk.block;
+        let look = move |files: &dyn KernelFiles| {
+            let mut disks = disks(files, session)?.into_iter();
+            let Some(disk) = disks.find(|disk| disk.lun == lun) else {
+                return Ok(None);
+            };
+            let has_size = size(files, &format!("{}/size", disk.block.dir))? > Bytes(0);
+            let running = disk.state(files)?.is_none_or(|state| state == "running");
+            Ok(has_size.then_some((disk, running)))
+        };
+        let Some((disk, running)) = host.look(&doing, look).await? else {
+            return Ok(None);
+        };
         let node = disk.block.node();
-        let there = if_present(host.stat(&node).await)? == Some(Stat::BlockDevice(number));
-        let has_size = there && disk.block.size(host).await? > Bytes(0);
+        let there = if_present(host.stat(&node).await)?;
+        let there = there == Some(Stat::BlockDevice(disk.block.number));
         // A disk that does not run cannot be opened, however long one waits.
-        let ready = has_size && (!disk.is_running(host).await? || host.opens(&node).await?);
+        let ready = there && (!running || host.opens(&node).await?);
         Ok(ready.then_some(disk))
     })
     .await
@@ -432,6 +438,7 @@ pub async fn wait_for_disk(
 mod tests {
     use super::*;
     use crate::host::fake::{Fake, UUID};
+    use crate::host::session::{sessions, target_names};
 
     #[test]
     fn a_serial_is_read_from_its_page() {
@@ -464,9 +471,16 @@ mod tests {
     #[tokio::test]
     async fn sessions_and_disks_are_found() {
         let fake = Fake::with_lun();
-        assert!(sessions(&fake).await.unwrap().is_empty());
+        assert!(
+            sessions(&fake, &target_names(), |_| true)
+                .unwrap()
+                .is_empty()
+        );
         fake.log_in();
-        let [session] = sessions(&fake).await.unwrap().try_into().unwrap();
+        let [session] = sessions(&fake, &target_names(), |_| true)
+            .unwrap()
+            .try_into()
+            .unwrap();
         assert!(session.alive && session.target == fake.iqn().as_str());
         assert_eq!(session.portal, Some("10.0.0.5:3260".parse().unwrap()));
         let disk = wait_for_disk(&fake, session.id, 1, Duration::from_secs(1))
@@ -480,14 +494,9 @@ mod tests {
             ),
             ("/dev/sdb", "8:16")
         );
-        assert_eq!(disk.serial(&fake).await.unwrap().as_deref(), Some(UUID));
+        assert_eq!(disk.serial(&fake).unwrap().as_deref(), Some(UUID));
         assert_eq!(disk.block.size(&fake).await.unwrap(), Bytes::GIB);
-        assert!(
-            present_devices(&fake)
-                .await
-                .unwrap()
-                .contains(&disk.block.number)
-        );
+        assert!(present_devices(&fake).unwrap().contains(&disk.block.number));
         assert_eq!(
             wait_for_disk(&fake, session.id, 2, Duration::from_secs(1))
                 .await

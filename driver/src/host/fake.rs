@@ -23,7 +23,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::mount::{MOUNTINFO, Mount};
 use super::record::LOCK;
-use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Touched, Via, Who};
+use super::{
+    Cmd, DeviceNumber, Exit, Host, HostError, KernelFiles, Space, Span, Stat, Touched, Via, Who,
+};
 use crate::publication::{Iqn, NodeId, Nonce};
 use crate::volume::{Bytes, FsType};
 
@@ -350,46 +352,20 @@ impl Host for Fake {
         Ok(())
     }
 
+    async fn look<T: Send + 'static>(
+        &self,
+        _: &str,
+        look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        look(self)
+    }
+
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        let mut world = self.world();
-        world.looks += 1;
-        if world.unseen.contains(path) {
-            return Err(io_error(path, io::ErrorKind::PermissionDenied));
-        }
-        let found = match path {
-            MOUNTINFO => Some(world.mount_table()),
-            _ => world.files.get(path).cloned(),
-        };
-        found
-            .or_else(|| world.tree(path).remove(path))
-            .map_or_else(|| absent(path), Ok)
+        KernelFiles::read(self, path)
     }
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
-        let prefix = format!("{path}/");
-        let mut world = self.world();
-        world.looks += 1;
-        if world.unseen.contains(path) {
-            return Err(io_error(path, io::ErrorKind::PermissionDenied));
-        }
-        if path == initiator::NODES && world.elsewhere.is_none() {
-            return Ok(world.record_names().into_iter().collect());
-        }
-        let tree = if path.starts_with("/sys/") {
-            world.tree(path)
-        } else {
-            BTreeMap::new()
-        };
-        let names: BTreeSet<&str> = tree
-            .keys()
-            .chain(world.files.keys())
-            .filter_map(|file| file.strip_prefix(&prefix)?.split('/').next())
-            .collect();
-        if names.is_empty() {
-            absent(path)
-        } else {
-            Ok(names.into_iter().map(str::to_owned).collect())
-        }
+        self.world().list(path)
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
@@ -435,6 +411,16 @@ impl Host for Fake {
             return Err(io_error("reading", io::ErrorKind::Other));
         }
         Ok(world.read(&session.seen.as_ref().unwrap().serial, span))
+    }
+
+    async fn find_data(&self, device: &str, spans: Vec<Span>) -> Result<Option<Span>, HostError> {
+        for span in spans {
+            let read = self.read_device(device, span, Via::Disk).await?;
+            if !super::blank::is_zero(&read) {
+                return Ok(Some(span));
+            }
+        }
+        Ok(None)
     }
 
     async fn write_device(

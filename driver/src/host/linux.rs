@@ -1,19 +1,23 @@
 //! EFFECT: the real machine. The only place of the driver that starts programs.
 //!
-//! Nothing here blocks a worker: files and devices are touched on the blocking pool, programs run as children, and all have
-//! a deadline. What overruns it (a process in uninterruptible sleep, a read from a device whose target is gone) cannot be
-//! stopped: it is left to itself together with the lock of the volume it works for (design choices 10 and 22).
+//! Nothing here blocks a worker: files of the kernel are read on the blocking pool, what may wait for a disk has a thread of its
+//! own ([`wait`]), programs run as children, and all have a deadline. What overruns it (a process in uninterruptible sleep, a read
+//! from a device whose target is gone) cannot be stopped: it is left to itself together with the lock of the volume it works for
+//! (design choices 10 and 22).
 
 mod command;
 mod daemon;
+mod device;
 pub mod enter;
+mod files;
 mod place;
 mod process;
 mod trust;
+mod wait;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,16 +25,16 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{major, minor};
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::timeout;
 use tracing::debug;
 
 use super::record::{DATABASES, LOCK};
-use super::{Cmd, DeviceNumber, Exit, Host, HostError, Space, Span, Stat, Touched, Via, Who};
+use super::{
+    Cmd, DeviceNumber, Exit, Host, HostError, KernelFiles, Space, Span, Stat, Touched, Via, Who,
+};
 use daemon::Kept;
 use enter::{Namespaces, Root};
 use place::Place;
 
-use crate::in_flight;
 use crate::metrics;
 use crate::volume::Bytes;
 
@@ -38,13 +42,9 @@ use crate::volume::Bytes;
 const FILE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one read or write of a device may take. The kernel gives a dead iSCSI session 120 s before it fails I/O.
 const DEVICE_DEADLINE: Duration = Duration::from_secs(30);
-/// No file that the driver reads is larger.
-const FILE_LIMIT: u64 = 16 << 20;
 const KERNEL_LOG: &str = "/dev/kmsg";
 /// What the kernel has said before is not about what has just failed.
 const LATELY: Duration = Duration::from_secs(150);
-/// Every logical block size divides it.
-const ALIGNMENT: usize = 4096;
 
 /// The machine that this process runs on.
 #[derive(Clone, Debug)]
@@ -82,12 +82,8 @@ impl Linux {
         if let (true, Some(whose)) = (of_open_iscsi, self.namespaces.of_files()) {
             let kept = self.kept.clone();
             // It may have to ask a daemon, which may be slow.
-            let root = tokio::task::spawn_blocking(move || Root::of(whose, &kept))
-                .await
-                .map_err(|died| HostError::Io {
-                    doing: format!("finding {path}"),
-                    source: io::Error::other(died),
-                })??;
+            let find = move |_: &mut wait::Step| Root::of(whose, &kept);
+            let root = wait::in_thread(&format!("finding {path}"), DEVICE_DEADLINE, find).await?;
             return Ok(Place::within(root.path.clone(), bare, Some(root)));
         }
         Ok(if of_open_iscsi && self.root != Path::new("/") {
@@ -108,9 +104,8 @@ impl Linux {
         look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T, HostError> {
         let place = self.place(path).await?;
-        let (doing, name) = (format!("{doing} {path}"), path.to_owned());
         let look = move || look(&place.followed()?.path);
-        blocking(doing, name, FILE_DEADLINE, look).await
+        wait::pooled(&format!("{doing} {path}"), path, FILE_DEADLINE, look).await
     }
 
     async fn at<T: Send + 'static>(
@@ -120,13 +115,8 @@ impl Linux {
         look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T, HostError> {
         let place = self.place(path).await?;
-        blocking(
-            format!("{doing} {path}"),
-            path.to_owned(),
-            FILE_DEADLINE,
-            move || look(&place.named()?.path),
-        )
-        .await
+        let look = move || look(&place.named()?.path);
+        wait::apart(&format!("{doing} {path}"), path, FILE_DEADLINE, look).await
     }
 }
 
@@ -161,37 +151,22 @@ impl Host for Linux {
         }
     }
 
+    async fn look<T: Send + 'static>(
+        &self,
+        doing: &str,
+        look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let files = files::Below(self.root.clone());
+        wait::look(doing, FILE_DEADLINE, move || look(&files)).await
+    }
+
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        let of_sysfs = path.starts_with("/sys/");
-        self.read_at("reading", path, move |path| {
-            let mut bytes = Vec::new();
-            let file = &mut io::Read::take(File::open(path)?, FILE_LIMIT);
-            match io::Read::read_to_end(file, &mut bytes) {
-                Ok(_) => Ok(bytes),
-                // What a file of sysfs says whose object has gone since it was opened.
-                Err(gone) if of_sysfs && gone.raw_os_error() == Some(Errno::ENODEV as i32) => {
-                    Err(io::ErrorKind::NotFound.into())
-                }
-                Err(error) => Err(error),
-            }
-        })
-        .await
+        self.read_at("reading", path, files::read).await
     }
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
-        self.read_at("listing", path, |path| {
-            let names: io::Result<Vec<_>> = fs::read_dir(path)?
-                .map(|entry| Ok(entry?.file_name()))
-                .collect();
-            // A name that is no text is shown as well as can be: a folder that holds it is not empty.
-            let mut names: Vec<String> = names?
-                .into_iter()
-                .map(|name| name.to_string_lossy().into_owned())
-                .collect();
-            names.sort_unstable();
-            Ok(names)
-        })
-        .await
+        let entries = self.read_at("listing", path, files::entries).await?;
+        Ok(entries.into_iter().map(|entry| entry.name).collect())
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
@@ -234,10 +209,15 @@ impl Host for Linux {
             "reading {} bytes at {} of {device}",
             span.length, span.offset
         );
-        blocking(doing, device.to_owned(), DEVICE_DEADLINE, move || {
-            read_device(&path, span, via)
-        })
-        .await
+        let read = move || device::read(&path, span, via);
+        wait::apart(&doing, device, DEVICE_DEADLINE, read).await
+    }
+
+    async fn find_data(&self, device: &str, spans: Vec<Span>) -> Result<Option<Span>, HostError> {
+        let path = PathBuf::from(device);
+        let doing = format!("reading parts of {device}");
+        let find = move |step: &mut wait::Step| device::find_data(&path, spans, step);
+        wait::in_steps(&doing, device, DEVICE_DEADLINE, find).await
     }
 
     async fn write_device(
@@ -248,40 +228,22 @@ impl Host for Linux {
     ) -> Result<(), HostError> {
         let path = PathBuf::from(device);
         let doing = format!("writing {} bytes at {offset} of {device}", data.len());
-        blocking(doing, device.to_owned(), DEVICE_DEADLINE, move || {
-            write_device(&path, offset, &data)
-        })
-        .await
+        let write = move || device::write(&path, offset, &data);
+        wait::apart(&doing, device, DEVICE_DEADLINE, write).await
     }
 
     async fn opens(&self, device: &str) -> Result<bool, HostError> {
         let path = PathBuf::from(device);
         let doing = format!("opening {device}");
-        let open = move || match File::open(path) {
-            Ok(_) => Ok(true),
-            Err(none) if none.raw_os_error() == Some(Errno::ENXIO as i32) => Ok(false),
-            Err(error) => Err(error),
-        };
-        blocking(doing, device.to_owned(), DEVICE_DEADLINE, open).await
+        let open = move || device::opens(&path);
+        wait::apart(&doing, device, DEVICE_DEADLINE, open).await
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
         let path = PathBuf::from(device);
-        blocking(
-            format!("opening {device}"),
-            device.to_owned(),
-            DEVICE_DEADLINE,
-            move || match OpenOptions::new()
-                .read(true)
-                .custom_flags(OFlag::O_EXCL.bits())
-                .open(path)
-            {
-                Ok(_) => Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(true),
-                Err(error) => Err(error),
-            },
-        )
-        .await
+        let doing = format!("opening {device}");
+        let open = move || device::is_claimed(&path);
+        wait::apart(&doing, device, DEVICE_DEADLINE, open).await
     }
 
     async fn space(&self, path: &str) -> Result<Space, HostError> {
@@ -374,12 +336,12 @@ impl Host for Linux {
         let doing = format!("writing {text:?} to {path}");
         debug!(path, text, "telling the kernel");
         // A scan asks the target, which may take its time.
-        blocking(doing, path.to_owned(), DEVICE_DEADLINE, move || {
+        let write = move || {
             let place = place.followed()?;
             let mut file = OpenOptions::new().write(true).open(&place.path)?;
             io::Write::write_all(&mut file, text.as_bytes())
-        })
-        .await
+        };
+        wait::apart(&doing, path, DEVICE_DEADLINE, write).await
     }
 
     async fn touched(&self, path: &str) -> Result<Touched, HostError> {
@@ -395,46 +357,24 @@ impl Host for Linux {
 
     async fn runs(&self, program: &'static str, who: Who) -> Result<bool, HostError> {
         let namespaces = self.namespaces;
-        aside(format!("looking whether {program} runs"), move || {
-            process::runs(program, who, namespaces)
-        })
-        .await
+        let doing = format!("looking whether {program} runs");
+        let look = move |_: &mut wait::Step| process::runs(program, who, namespaces);
+        wait::in_thread(&doing, FILE_DEADLINE, look).await
     }
 
     async fn wake_iscsid(&self) -> Result<bool, HostError> {
         let namespaces = self.namespaces;
-        aside("calling iscsid".to_owned(), move || {
-            process::wake_iscsid(namespaces)
-        })
-        .await
+        let call = move |_: &mut wait::Step| process::wake_iscsid(namespaces);
+        wait::in_thread("calling iscsid", FILE_DEADLINE, call).await
     }
 
     async fn kernel_log(&self) -> Result<Vec<String>, HostError> {
-        let doing = "reading the kernel's log".to_owned();
-        blocking(doing, KERNEL_LOG.to_owned(), FILE_DEADLINE, kernel_log).await
+        let doing = "reading the kernel's log";
+        wait::pooled(doing, KERNEL_LOG, FILE_DEADLINE, kernel_log).await
     }
 
     async fn pause(&self, time: Duration) {
         tokio::time::sleep(time).await;
-    }
-}
-
-/// Asks the kernel on the blocking pool.
-async fn aside<T: Send + 'static>(
-    doing: String,
-    ask: impl FnOnce() -> Result<T, HostError> + Send + 'static,
-) -> Result<T, HostError> {
-    let task = tokio::task::spawn_blocking(ask);
-    match timeout(FILE_DEADLINE, task).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(died)) => Err(HostError::Io {
-            doing,
-            source: io::Error::other(died),
-        }),
-        Err(_) => Err(HostError::Overran {
-            what: doing,
-            limit: FILE_DEADLINE,
-        }),
     }
 }
 
@@ -491,82 +431,6 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-/// Runs `act` on the blocking pool. When it overruns its deadline it goes on there, with the volume's lock.
-async fn blocking<T: Send + 'static>(
-    doing: String,
-    path: String,
-    deadline: Duration,
-    act: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, HostError> {
-    let lock = in_flight::current();
-    let task = tokio::task::spawn_blocking(move || {
-        let result = act();
-        drop(lock);
-        result
-    });
-    match timeout(deadline, task).await {
-        Ok(Ok(Ok(value))) => Ok(value),
-        Ok(Ok(Err(source)))
-            if matches!(
-                source.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Err(HostError::Absent { path })
-        }
-        Ok(Ok(Err(source))) => Err(HostError::Io { doing, source }),
-        Ok(Err(died)) => Err(HostError::Io {
-            doing,
-            source: io::Error::other(died),
-        }),
-        Err(_) => Err(HostError::Overran {
-            what: doing,
-            limit: deadline,
-        }),
-    }
-}
-
-fn read_device(path: &Path, span: Span, via: Via) -> io::Result<Vec<u8>> {
-    let direct = |path| {
-        OpenOptions::new()
-            .read(true)
-            .custom_flags(OFlag::O_DIRECT.bits())
-            .open(path)
-    };
-    let file = match via {
-        Via::Cache => File::open(path)?,
-        // A file system below a loop device may know no direct I/O; then there is nothing better than the cache.
-        Via::Disk => match direct(path) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => File::open(path)?,
-            other => other?,
-        },
-    };
-    let mut room = vec![0; span.length + ALIGNMENT];
-    let start = room.as_ptr().align_offset(ALIGNMENT);
-    file.read_exact_at(&mut room[start..start + span.length], span.offset)?;
-    room.copy_within(start..start + span.length, 0);
-    room.truncate(span.length);
-    Ok(room)
-}
-
-fn write_device(path: &Path, offset: u64, data: &[u8]) -> io::Result<()> {
-    let open = |flags: OFlag| {
-        OpenOptions::new()
-            .write(true)
-            .custom_flags((OFlag::O_EXCL | flags).bits())
-            .open(path)
-    };
-    let file = match open(OFlag::O_DIRECT) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => open(OFlag::empty())?,
-        other => other?,
-    };
-    let mut room = vec![0; data.len() + ALIGNMENT];
-    let start = room.as_ptr().align_offset(ALIGNMENT);
-    room[start..start + data.len()].copy_from_slice(data);
-    file.write_all_at(&room[start..start + data.len()], offset)?;
-    file.sync_all()
 }
 
 #[cfg(test)]

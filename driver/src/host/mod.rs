@@ -7,7 +7,7 @@
 //! | [`selinux`] | PURE: labels among mount options |
 //! | [`record`] | PURE: open-iscsi's node records as files |
 //! | [`superblock`], [`fills`], [`marker`], [`blank`] | PURE: what stands on a disk, and what it means |
-//! | [`disk`], [`map`] | sessions, disks and multipath maps, read from sysfs |
+//! | [`session`], [`disk`], [`map`], [`names`] | sessions, disks and multipath maps, read from sysfs |
 //!
 //! **Invariant.** Nothing here knows the NAS, CSI messages or a simulator.
 
@@ -24,8 +24,10 @@ pub mod map;
 pub mod marker;
 pub mod mount;
 pub mod multipath;
+pub mod names;
 pub mod record;
 pub mod selinux;
+pub mod session;
 pub mod superblock;
 
 use std::fmt;
@@ -37,6 +39,30 @@ pub use error::{HostError, if_present};
 use secrecy::SecretString;
 
 use crate::volume::Bytes;
+
+/// Files that the kernel makes up as they are read, below `/sys` and `/proc`: no disk and no network is waited for.
+pub trait KernelFiles {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`HostError::Absent`] when there is none, also when what it is about goes as it is read.
+    fn read(&self, path: &str) -> Result<Vec<u8>, HostError>;
+
+    /// What is in a directory, in order of the names.
+    ///
+    /// # Errors
+    /// [`HostError::Absent`] when there is none.
+    fn entries(&self, path: &str) -> Result<Vec<Entry>, HostError>;
+}
+
+/// A name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name.
+    pub name: String,
+    /// The number of what it names. sysfs gives it to nothing else for as long as the kernel runs.
+    pub inode: u64,
+}
 
 /// Everything the node half does to its machine.
 ///
@@ -57,6 +83,16 @@ pub trait Host: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Looks at files of the kernel, however many: all of them in one go.
+    ///
+    /// # Errors
+    /// Those of `look`; or it did not come back.
+    fn look<T: Send + 'static>(
+        &self,
+        doing: &str,
+        look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
+    ) -> impl Future<Output = Result<T, HostError>> + Send;
+
     /// Reads a small file, e.g. `/proc/self/mountinfo`.
     fn read(&self, path: &str) -> impl Future<Output = Result<Vec<u8>, HostError>> + Send;
 
@@ -76,6 +112,17 @@ pub trait Host: Send + Sync + 'static {
         span: Span,
         via: Via,
     ) -> impl Future<Output = Result<Vec<u8>, HostError>> + Send;
+
+    /// The first of these parts of a block device that holds anything but zeros, read past every cache. They are read one after the
+    /// other, and none behind the one that is found.
+    ///
+    /// # Errors
+    /// A part cannot be read, or not in time.
+    fn find_data(
+        &self,
+        device: &str,
+        spans: Vec<Span>,
+    ) -> impl Future<Output = Result<Option<Span>, HostError>> + Send;
 
     /// Writes to a block device that nobody uses, past every cache. `EBUSY` when it is mounted or otherwise claimed.
     fn write_device(

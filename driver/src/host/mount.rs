@@ -1,140 +1,11 @@
 //! Mounts: what `/proc/self/mountinfo` says, and the commands that change it. Pure.
 
-use super::{Cmd, DeviceNumber, HostError, selinux};
+mod table;
+
+pub use table::{Line, MOUNTINFO, Mount, parse, select};
+
+use super::{Cmd, selinux};
 use crate::volume::FsType;
-
-/// The kernel's table of this mount namespace (`man 5 proc_pid_mountinfo`).
-pub const MOUNTINFO: &str = "/proc/self/mountinfo";
-
-/// One line of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// The file system's device number. btrfs has an invented one, see [`Mount::source`].
-    pub device: DeviceNumber,
-    /// What of the file system is mounted: `/` or a part. A bind-mounted device node shows its name here.
-    pub root: String,
-    /// Where.
-    pub point: String,
-    /// Options of this mount alone.
-    pub options: Vec<String>,
-    /// The file system's type.
-    pub fs: String,
-    /// What was mounted, as the mounter spelt it: usually `/dev/…`.
-    pub source: String,
-    /// Options of the file system, the same for all its mounts.
-    pub fs_options: Vec<String>,
-}
-
-impl Mount {
-    /// True when nothing can be written through this mount.
-    pub fn is_readonly(&self) -> bool {
-        self.options.iter().any(|option| option == "ro") || self.is_fs_readonly()
-    }
-
-    /// True when the whole file system is read-only.
-    pub fn is_fs_readonly(&self) -> bool {
-        self.fs_options.iter().any(|option| option == "ro")
-    }
-
-    /// Why the kernel writes nothing to this file system any more, as far as the table tells. Who mounts read-only, and who mounts
-    /// from a write-protected disk, has `ro` among the options of the mount, too.
-    pub fn death(&self) -> Option<&'static str> {
-        let has = |options: &[String], word: &str| options.iter().any(|option| option == word);
-        if has(&self.fs_options, "emergency_ro") {
-            Some("after an error the kernel writes nothing more to it: emergency_ro")
-        } else if has(&self.fs_options, "shutdown") {
-            Some("it was shut down")
-        } else if self.is_fs_readonly() && has(&self.options, "rw") {
-            Some("after an error the kernel has made it read-only")
-        } else {
-            None
-        }
-    }
-
-    /// The name of the device node, when this is a bind mount of one.
-    pub fn device_node(&self) -> Option<&str> {
-        let root = self.root.strip_suffix("//deleted").unwrap_or(&self.root);
-        let name = root.rsplit('/').next().filter(|name| !name.is_empty())?;
-        matches!(self.fs.as_str(), "devtmpfs" | "tmpfs").then_some(name)
-    }
-
-    /// True when the file or device node below this bind mount is gone.
-    pub fn is_deleted(&self) -> bool {
-        self.root.ends_with("//deleted")
-    }
-
-    /// The SELinux label that all files of the file system have by its mount, whatever is written in them.
-    pub fn context(&self) -> Option<&str> {
-        selinux::context(self.fs_options.iter())
-    }
-
-    /// For messages: `ext4 of /dev/sdb (8:16)`.
-    pub fn describe(&self) -> String {
-        format!("{} of {} ({})", self.fs, self.source, self.device)
-    }
-}
-
-/// Reads the table.
-///
-/// # Errors
-/// A line is not understood: then nothing is known, rather than "not mounted".
-pub fn parse(mountinfo: &[u8]) -> Result<Vec<Mount>, HostError> {
-    let text = String::from_utf8_lossy(mountinfo);
-    text.lines()
-        .map(|line| {
-            parse_line(line).ok_or_else(|| HostError::Garbled {
-                what: MOUNTINFO.to_owned(),
-                seen: line.to_owned(),
-            })
-        })
-        .collect()
-}
-
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`.
-fn parse_line(line: &str) -> Option<Mount> {
-    let (mount, filesystem) = line.split_once(" - ")?;
-    let mut mount = mount.split(' ').skip(2);
-    let mut filesystem = filesystem.split(' ');
-    // Other people's mounts may show a lonely quote, for instance in a path of an overlay.
-    let list = |text: &str| {
-        let parts = selinux::split(text).unwrap_or_else(|| text.split(',').collect());
-        parts.into_iter().map(str::to_owned).collect()
-    };
-    Some(Mount {
-        device: DeviceNumber::parse(mount.next()?)?,
-        root: unescape(mount.next()?),
-        point: unescape(mount.next()?),
-        options: list(mount.next()?),
-        fs: filesystem.next()?.to_owned(),
-        source: unescape(filesystem.next()?),
-        fs_options: list(filesystem.next()?),
-    })
-}
-
-/// The kernel writes blank, tab, newline and backslash as three octal digits.
-fn unescape(text: &str) -> String {
-    let mut plain = Vec::new();
-    let mut bytes = text.as_bytes();
-    while let [first, rest @ ..] = bytes {
-        bytes = rest;
-        let code = rest
-            .get(..3)
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match code {
-            Some(code) if *first == b'\\' => {
-                plain.push(code);
-                bytes = &rest[3..];
-            }
-            _ => plain.push(*first),
-        }
-    }
-    String::from_utf8_lossy(&plain).into_owned()
-}
-
-/// The mounts at `point`, the visible one last.
-pub fn at<'a>(mounts: &'a [Mount], point: &str) -> Vec<&'a Mount> {
-    mounts.iter().filter(|mount| mount.point == point).collect()
-}
 
 /// Options that show up again in [`Mount::options`], so that two mounts can be told apart by them.
 const VISIBLE: [&str; 7] = [
@@ -362,90 +233,6 @@ mod tests {
 ";
 
     #[test]
-    fn the_table_is_read() {
-        let mounts = parse(TABLE.as_bytes()).unwrap();
-        assert_eq!(mounts.len(), 7);
-        assert_eq!(mounts[1].point, "/var/lib/kubelet/plugins/a b/globalmount");
-        assert_eq!(
-            mounts[1].device,
-            DeviceNumber {
-                major: 8,
-                minor: 16
-            }
-        );
-        assert_eq!(mounts[1].describe(), "ext4 of /dev/sdb (8:16)");
-        let readonly: Vec<bool> = mounts.iter().map(Mount::is_readonly).collect();
-        assert_eq!(readonly, [false, false, true, true, false, false, false]);
-        assert!(!mounts[2].is_fs_readonly() && mounts[3].is_fs_readonly());
-        assert_eq!(mounts[4].device_node(), Some("sdc"));
-        assert_eq!(
-            (mounts[5].device_node(), mounts[5].is_deleted()),
-            (Some("sdd"), true)
-        );
-        assert_eq!(mounts[1].device_node(), None);
-        assert_eq!(
-            mounts[6].device_node(),
-            None,
-            "a whole tmpfs is no device node"
-        );
-    }
-
-    /// Each line as Linux 6.18 shows it.
-    #[test]
-    fn what_the_kernel_has_given_up_shows_in_the_table() {
-        let dies = |options: &str, fs: &str, fs_options: &str| {
-            let line = format!("42 27 7:0 / /m {options} - {fs} /dev/loop0 {fs_options}\n");
-            parse(line.as_bytes()).unwrap()[0].death().is_some()
-        };
-        assert!(dies(
-            "rw,relatime",
-            "ext4",
-            "rw,errors=remount-ro,emergency_ro"
-        ));
-        assert!(dies("rw,relatime", "ext4", "rw,abort,emergency_ro"));
-        assert!(
-            dies("ro,relatime", "ext4", "rw,emergency_ro"),
-            "a reader's path"
-        );
-        assert!(dies("rw,relatime", "ext4", "rw,shutdown"));
-        // ext4 before Linux 6.15; btrfs.
-        assert!(dies("rw,relatime", "ext4", "ro,errors=remount-ro"));
-        assert!(dies(
-            "rw,relatime",
-            "btrfs",
-            "ro,space_cache=v2,subvolid=5,subvol=/"
-        ));
-        for (options, fs_options) in [
-            ("rw,relatime", "rw"),
-            ("ro,relatime", "rw"),
-            // Asked to be read-only, or from a write-protected disk.
-            ("ro,relatime", "ro"),
-            ("ro,relatime", "ro,errors=remount-ro"),
-        ] {
-            assert!(!dies(options, "ext4", fs_options), "{options} {fs_options}");
-        }
-        let node = parse(TABLE.as_bytes()).unwrap();
-        assert!(node[4].death().is_none() && node[3].death().is_some());
-    }
-
-    #[test]
-    fn the_visible_mount_comes_last() {
-        let mounts = parse(TABLE.as_bytes()).unwrap();
-        let there: Vec<&str> = at(&mounts, "/pods/1/mount")
-            .iter()
-            .map(|mount| mount.fs.as_str())
-            .collect();
-        assert_eq!(there, ["ext4", "tmpfs"]);
-        assert!(at(&mounts, "/pods/1").is_empty());
-    }
-
-    #[test]
-    fn choice_16_a_table_that_is_not_understood_is_not_an_empty_one() {
-        assert!(parse(b"36 35 98:0 /mnt1 /mnt2 rw").is_err());
-        assert!(parse(b"").unwrap().is_empty());
-    }
-
-    #[test]
     fn commands() {
         let flags = ["noatime".to_owned(), "ro".to_owned()];
         assert_eq!(
@@ -558,17 +345,6 @@ mod tests {
             assert!(bad.remedy.contains("twice"), "{bad:?}");
         }
         assert!(read(&["fscontext=u:r:t,rootcontext=u:r:t"]).is_ok());
-    }
-
-    #[test]
-    fn a_label_in_the_table_is_one_option() {
-        let line = "40 28 8:16 / /s rw,noatime shared:20 - ext4 /dev/sdb rw,context=\"u:r:t:s0:c0,c1\",errors=continue\n";
-        let mounts = parse(line.as_bytes()).unwrap();
-        assert_eq!(mounts[0].context(), Some("u:r:t:s0:c0,c1"));
-        assert_eq!(mounts[0].fs_options.len(), 3);
-        assert_eq!(parse(TABLE.as_bytes()).unwrap()[1].context(), None);
-        let overlay = "41 28 0:60 / /o rw - overlay overlay rw,lowerdir=/a\"b,upperdir=/c\n";
-        assert_eq!(parse(overlay.as_bytes()).unwrap()[0].fs_options.len(), 3);
     }
 
     #[test]

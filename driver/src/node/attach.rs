@@ -12,7 +12,8 @@ use super::{Doing, Machine};
 use crate::chap::Chap;
 use crate::error::Error;
 use crate::host::Host;
-use crate::host::disk::{self, Block, Disk, Session};
+use crate::host::disk::{self, Block, Disk};
+use crate::host::session::Session;
 use crate::publication::{Portal, PublishContext};
 use crate::volume::{Bytes, LunUuid};
 
@@ -289,14 +290,15 @@ impl<H: Host> Machine<H> {
     pub(super) async fn prove(&self, disk: &Disk, uuid: &LunUuid) -> Result<(), Error> {
         let node = disk.block.node();
         let doing = || format!("identifying {node}");
-        if !disk.is_running(&self.host).await.doing(doing())? {
+        let seen = disk.condition(&self.host).await.doing(doing())?;
+        if !seen.running {
             return Err(Error::Unfinished {
                 what: node,
                 seen: "it is offline, and what is known of it may be out of date".to_owned(),
             });
         }
         // A unit that is no longer mapped keeps its old serial in sysfs, but has lost its size (seen with Linux 6.1).
-        if disk.block.size(&self.host).await.doing(doing())? == Bytes(0) {
+        if seen.size == Bytes(0) {
             return Err(Error::Unfinished {
                 what: node,
                 seen: format!(
@@ -305,12 +307,12 @@ impl<H: Host> Machine<H> {
                 ),
             });
         }
-        let serial = disk.serial(&self.host).await.doing(doing())?;
-        if serial
+        if seen
+            .serial
             .as_deref()
             .is_none_or(|serial| !serial.eq_ignore_ascii_case(uuid.as_str()))
         {
-            let serial = serial.unwrap_or_else(|| "not given".to_owned());
+            let serial = seen.serial.unwrap_or_else(|| "not given".to_owned());
             return Err(Error::Refused {
                 what: format!("using {node} for LUN {uuid}"),
                 seen: format!("its unit serial is {serial}, that of the volume is {uuid}"),

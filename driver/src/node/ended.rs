@@ -8,6 +8,7 @@ use super::held::Held;
 use super::{Doing, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Disk};
+use crate::host::session::Session;
 use crate::host::{Host, mount};
 use crate::publication::Iqn;
 use crate::volume::LunUuid;
@@ -66,7 +67,7 @@ impl<H: Host> Machine<H> {
 
     /// What is here of the LUN under other names. A map without paths is of no publication that lasts.
     async fn ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<Held, Error> {
-        let mut sessions = self.sessions_of(uuid).await?;
+        let mut sessions = self.sessions_of(Some(uuid)).await?;
         let is_present = !sessions
             .iter()
             .all(|session| session.target != present.as_str());
@@ -130,7 +131,7 @@ impl<H: Host> Machine<H> {
     /// A disk whose target still answers must be offline before anything is unmounted from it.
     async fn must_be_offline(&self, ended: &Held) -> Result<(), Error> {
         let alive = |disk: &&Disk| {
-            let of = |session: &disk::Session| session.id == disk.session && session.alive;
+            let of = |session: &Session| session.id == disk.session && session.alive;
             ended.sessions.iter().any(of)
         };
         for disk in ended.disks.iter().filter(alive) {

@@ -10,9 +10,10 @@ use super::place::Standing;
 use super::request::Expand;
 use super::{Doing, Machine};
 use crate::error::Error;
-use crate::host::disk::{self, Block, Disk, Session};
-use crate::host::map::{self, Map};
+use crate::host::disk::{self, Block, Disk};
+use crate::host::map::Map;
 use crate::host::mount::Mount;
+use crate::host::session::Session;
 use crate::host::{Host, if_present};
 use crate::volume::{Bytes, FsType};
 
@@ -150,8 +151,13 @@ impl<H: Host> Machine<H> {
     async fn end_lost(&self, held: &Held, map: &Map, lost: &[&Session]) -> Result<(), Error> {
         let is_lost = |id: u32| lost.iter().any(|session| session.id == id);
         let back = disk::until(&self.host, COMES_BACK, || async {
-            let mut all = disk::sessions(&self.host).await?.into_iter();
-            Ok(all.find(|session| session.alive && is_lost(session.id)))
+            for session in lost {
+                let now = self.session_now(session.id).await?;
+                if let Some(back) = now.filter(|now| now.alive && now.target == session.target) {
+                    return Ok(Some(back));
+                }
+            }
+            Ok(None)
         });
         if let Some(session) = back.await.doing("looking for lost paths")? {
             return Err(Error::Unfinished {
@@ -166,7 +172,7 @@ impl<H: Host> Machine<H> {
         let disks = held.disks.iter().filter(|disk| is_lost(disk.session));
         let names: Vec<&String> = disks.map(|disk| &disk.block.name).collect();
         let left = || async {
-            let maps = map::maps(&self.host).await?;
+            let maps = self.maps_with(vec![map.wwid.clone()]).await?;
             let left = |name: &&String| maps.iter().any(|map| map.paths.contains(name));
             Ok((!names.iter().any(left)).then_some(()))
         };

@@ -10,6 +10,7 @@
 //! ```
 
 use futures::future::join_all;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::attach::Attached;
 use super::{Doing, Machine};
@@ -22,8 +23,10 @@ use crate::volume::{Bytes, FsType, LunUuid};
 
 /// Nothing smaller can hold the marker.
 const SMALLEST: Bytes = Bytes::mib(64);
-/// Samples of a disk that are read at the same time: a NAS answers them together, and disks in it choose the order.
-const READS_AT_A_TIME: usize = 8;
+/// Readers of a disk beside the first: a NAS answers them together, and disks in it choose the order.
+const MORE_READS: usize = 7;
+/// All of these readers, of however many disks that are looked at at once: each is a thread.
+pub(super) const SHARED_READS: usize = 16;
 
 /// What stands on a disk.
 #[derive(Debug)]
@@ -116,7 +119,7 @@ fn mountable(geometry: &Geometry, size: Bytes, marker: &Seen) -> Next {
 
 impl<H: Host> Machine<H> {
     /// Sees to it that the disk holds a complete file system, formatting it only if it is ours and blank, and there are `options`.
-    /// For a reader nothing is written.
+    /// For a reader nothing is written. True: it was made just now, and seen to fill the disk.
     pub(super) async fn ensure_file_system(
         &self,
         attached: &Attached,
@@ -124,13 +127,13 @@ impl<H: Host> Machine<H> {
         fs: FsType,
         options: Option<&FormatOptions>,
         readonly: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let next = self.look(attached, uuid).await?.decide(fs, attached.size);
         match (next, options) {
-            (Next::Mount, _) => Ok(()),
+            (Next::Mount, _) => Ok(false),
             // Nobody has written to it since it was made, and a reader does not either: the next writer erases it.
-            (Next::EraseMarker, _) if readonly => Ok(()),
-            (Next::EraseMarker, _) => self.erase_marker(attached, uuid).await,
+            (Next::EraseMarker, _) if readonly => Ok(false),
+            (Next::EraseMarker, _) => self.erase_marker(attached, uuid).await.map(|()| false),
             (Next::Format | Next::FormatIfBlank, None) => Err(refused(
                 attached,
                 "it holds no file system".to_owned(),
@@ -145,11 +148,15 @@ impl<H: Host> Machine<H> {
                     disk = attached.device.node(),
                     "starting an interrupted format again"
                 );
-                self.format(attached, uuid, fs, options).await
+                self.format(attached, uuid, fs, options)
+                    .await
+                    .map(|()| true)
             }
             (Next::FormatIfBlank, Some(options)) => {
                 self.must_be_blank(attached).await?;
-                self.format(attached, uuid, fs, options).await
+                self.format(attached, uuid, fs, options)
+                    .await
+                    .map(|()| true)
             }
             (Next::Refuse(seen, remedy), _) => Err(refused(attached, seen, remedy)),
         }
@@ -191,23 +198,24 @@ impl<H: Host> Machine<H> {
 
     async fn must_be_blank(&self, attached: &Attached) -> Result<(), Error> {
         let node = attached.device.node();
-        for spans in blank::samples(attached.size).chunks(READS_AT_A_TIME) {
-            let reads = spans
-                .iter()
-                .map(|span| self.host.read_device(&node, *span, Via::Disk));
-            // All of them come to their end: none may still be under way when a refusal has the disk taken away.
-            for (span, sample) in spans.iter().zip(join_all(reads).await) {
-                let sample = sample.doing(format!("making sure that {node} is blank"))?;
-                if !blank::is_zero(&sample) {
-                    return Err(refused(
-                        attached,
-                        format!(
-                            "it is not blank: there is data near byte {}, of a kind unknown to blkid",
-                            span.offset
-                        ),
-                        NOT_OURS,
-                    ));
-                }
+        let (samples, shared) = (blank::samples(attached.size), self.shared_reads.clone());
+        let more = u32::try_from(shared.available_permits().min(MORE_READS)).unwrap_or_default();
+        // None left: the only one does all of it.
+        let more = shared.try_acquire_many_owned(more).ok();
+        let readers = 1 + more.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let parts = samples.chunks(samples.len().div_ceil(readers).max(1));
+        let finds = parts.map(|part| self.host.find_data(&node, part.to_vec()));
+        // All of them come to their end: none may still be under way when a refusal has the disk taken away.
+        for found in join_all(finds).await {
+            if let Some(span) = found.doing(format!("making sure that {node} is blank"))? {
+                return Err(refused(
+                    attached,
+                    format!(
+                        "it is not blank: there is data near byte {}, of a kind unknown to blkid",
+                        span.offset
+                    ),
+                    NOT_OURS,
+                ));
             }
         }
         Ok(())

@@ -3,10 +3,12 @@
 
 use super::{Doing, Machine};
 use crate::error::Error;
-use crate::host::disk::{self, Block, Disk, Session};
+use crate::host::disk::{self, Block, Disk};
 use crate::host::map::{self, Map};
 use crate::host::mount::Mount;
-use crate::host::{Host, iscsiadm};
+use crate::host::names::Names;
+use crate::host::session::{self, Session};
+use crate::host::{Host, HostError, KernelFiles, iscsiadm};
 use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
@@ -82,76 +84,64 @@ impl Held {
 impl<H: Host> Machine<H> {
     /// What this node holds of the volume, however many sessions that are.
     pub(super) async fn held(&self, uuid: &LunUuid) -> Result<Held, Error> {
-        let sessions = self.sessions_of(uuid).await?;
-        self.held_by(uuid, sessions).await
+        let mut all = self.held_grouped(uuid, false).await?;
+        Ok(all.pop().unwrap_or_default())
     }
 
     /// The same for each publication: one, save when a node was not told that the one before has ended.
     pub(super) async fn held_by_publication(&self, uuid: &LunUuid) -> Result<Vec<Held>, Error> {
-        let mut sessions = self.sessions_of(uuid).await?;
-        sessions.sort_by(|a, b| a.target.cmp(&b.target));
-        let mut held = Vec::new();
-        for of_one in sessions.chunk_by(|a, b| a.target == b.target) {
-            held.push(self.held_by(uuid, of_one.to_vec()).await?);
-        }
-        if held.is_empty() {
-            held.push(self.held_by(uuid, vec![]).await?);
-        }
-        Ok(held)
+        self.held_grouped(uuid, true).await
     }
 
-    async fn held_by(&self, uuid: &LunUuid, sessions: Vec<Session>) -> Result<Held, Error> {
-        let all = self.disks_of(&sessions).await?;
-        let (disks, strangers) = self.own(uuid, all).await?;
-        let map = self.map_over(uuid, &disks).await?;
-        Ok(Held {
-            sessions,
-            disks,
-            strangers,
-            map,
-        })
-    }
-
-    /// The disks that bear the volume's serial, as far as the kernel knows, and those that bear another. Where none bears it they are
-    /// all the volume's until the proof of identity says what they are.
-    async fn own(&self, uuid: &LunUuid, all: Vec<Disk>) -> Result<(Vec<Disk>, Vec<Disk>), Error> {
-        let mut units: Vec<u32> = all.iter().map(|disk| disk.session).collect();
-        units.dedup();
-        if units.len() == all.len() {
-            return Ok((all, vec![]));
-        }
-        let (mut own, mut others) = (Vec::new(), Vec::new());
-        for disk in all {
-            let doing = format!("identifying {}", disk.block.node());
-            let serial = disk.serial(&self.host).await.doing(doing)?;
-            let ours = serial.is_some_and(|it| it.eq_ignore_ascii_case(uuid.as_str()));
-            if ours { &mut own } else { &mut others }.push(disk);
-        }
-        if own.is_empty() {
-            return Ok((others, vec![]));
-        }
-        Ok((own, others))
+    /// At least one; one look at sysfs.
+    async fn held_grouped(&self, uuid: &LunUuid, apart: bool) -> Result<Vec<Held>, Error> {
+        let (ours, targets, maps) = (
+            self.publications(Some(uuid)),
+            self.targets.clone(),
+            self.maps.clone(),
+        );
+        let lun = uuid.clone();
+        let look = move |files: &dyn KernelFiles| {
+            let mut sessions = session::sessions(files, &targets, |target| ours.include(target))?;
+            if apart {
+                sessions.sort_by(|a, b| a.target.cmp(&b.target));
+            }
+            let groups = sessions.chunk_by(|a, b| !apart || a.target == b.target);
+            let groups = groups.map(|sessions| Shown::of(files, &maps, &lun, sessions.to_vec()));
+            let mut shown = groups.collect::<Result<Vec<Shown>, _>>()?;
+            if shown.is_empty() {
+                shown.push(Shown::of(files, &maps, &lun, vec![])?);
+            }
+            Ok(shown)
+        };
+        let doing = format!("looking what this node has of LUN {uuid}");
+        let shown = self.host.look(&doing, look).await.doing(&doing)?;
+        shown.into_iter().map(|shown| shown.held(uuid)).collect()
     }
 
     /// The disks of these sessions.
     pub(super) async fn disks_of(&self, sessions: &[Session]) -> Result<Vec<Disk>, Error> {
-        let mut disks = Vec::new();
-        for session in sessions {
-            let of_session = disk::disks(&self.host, session.id)
-                .await
-                .doing(format!("listing the disks of session {}", session.id))?;
-            disks.extend(of_session);
-        }
-        Ok(disks)
+        let ids: Vec<u32> = sessions.iter().map(|session| session.id).collect();
+        let doing = "listing the disks of sessions";
+        let look = move |files: &dyn KernelFiles| disks_of(files, &ids);
+        self.host.look(doing, look).await.doing(doing)
     }
 
-    /// The sessions of this node with the target of `uuid`.
-    pub(super) async fn sessions_of(&self, uuid: &LunUuid) -> Result<Vec<Session>, Error> {
-        let all = disk::sessions(&self.host)
-            .await
-            .doing("listing iSCSI sessions")?;
-        let ours = |session: &Session| self.publishes_here(&session.target, Some(uuid));
-        Ok(all.into_iter().filter(ours).collect())
+    /// The sessions of this node with the target of `uuid`; or with those of all volumes.
+    pub(super) async fn sessions_of(&self, uuid: Option<&LunUuid>) -> Result<Vec<Session>, Error> {
+        let (ours, targets) = (self.publications(uuid), self.targets.clone());
+        let doing = "listing iSCSI sessions";
+        let look = move |files: &dyn KernelFiles| {
+            session::sessions(files, &targets, |target| ours.include(target))
+        };
+        self.host.look(doing, look).await.doing(doing)
+    }
+
+    /// A session as it is now; `None` when it has ended.
+    pub(super) async fn session_now(&self, id: u32) -> Result<Option<Session>, HostError> {
+        let doing = format!("looking at session {id}");
+        let look = move |files: &dyn KernelFiles| session::session(files, id);
+        self.host.look(&doing, look).await
     }
 
     /// The multipath map over some of `disks`. A map that nobody can reach any more is known by the volume's WWID.
@@ -160,36 +150,21 @@ impl<H: Host> Machine<H> {
         uuid: &LunUuid,
         disks: &[Disk],
     ) -> Result<Option<Map>, Error> {
-        let ours = |name: &String| disks.iter().any(|disk| disk.block.name == *name);
-        let wwids = map::wwids(uuid);
-        let mut over = map::maps(&self.host)
-            .await
-            .doing("listing multipath maps")?;
-        over.retain(|map| {
-            map.paths.iter().any(ours) || map.paths.is_empty() && wwids.contains(&map.wwid)
-        });
-        let foreign = over.iter().any(|map| !map.paths.iter().all(ours));
-        if over.len() < 2 && !foreign {
-            return Ok(over.pop());
-        }
-        let mut seen = Vec::new();
-        for map in &over {
-            let mut paths = Vec::new();
-            for name in &map.paths {
-                let serial = disk::serial_of(&self.host, name)
-                    .await
-                    .doing(format!("identifying {name}"))?;
-                let serial = serial.unwrap_or_else(|| "not given".to_owned());
-                paths.push(format!("{name} (unit serial {serial})"));
-            }
-            seen.push(format!("map {} lies over {}", map.name, paths.join(", ")));
-        }
-        let own: Vec<&str> = disks.iter().map(|disk| disk.block.name.as_str()).collect();
-        Err(Error::Refused {
-            what: format!("choosing the multipath map of LUN {uuid}"),
-            seen: format!("{}; the volume's disks are {}", seen.join("; "), own.join(", ")),
-            remedy: "let multipathd make one map of just these disks: check its configuration, and end what is not the volume's".to_owned(),
-        })
+        let (maps, lun, disks) = (self.maps.clone(), uuid.clone(), disks.to_vec());
+        let doing = "listing multipath maps";
+        let look = move |files: &dyn KernelFiles| {
+            let over = Over::look(files, &maps, &lun, &disks)?;
+            Ok((over, disks))
+        };
+        let (over, disks) = self.host.look(doing, look).await.doing(doing)?;
+        over.only(uuid, &disks)
+    }
+
+    /// The multipath maps with one of these WWIDs.
+    pub(super) async fn maps_with(&self, wwids: Vec<String>) -> Result<Vec<Map>, HostError> {
+        let maps = self.maps.clone();
+        let look = move |files: &dyn KernelFiles| map::with_wwid(files, &maps, &wwids);
+        self.host.look("listing multipath maps", look).await
     }
 
     /// Lets the volume go: map, sessions, records. The caller knows that nobody uses it. What a crash leaves of it is let go
@@ -221,8 +196,8 @@ impl<H: Host> Machine<H> {
             .and_then(iscsiadm::read_logout)
             .doing(&doing)?;
         let gone = disk::until(&self.host, SESSION_CHANGES, || async {
-            let all = disk::sessions(&self.host).await?;
-            Ok(all.iter().all(|other| other.id != session.id).then_some(()))
+            let left = self.session_now(session.id).await?;
+            Ok(left.is_none().then_some(()))
         });
         if gone.await.doing(&doing)?.is_none() {
             return Err(Error::Unproven {
@@ -231,5 +206,129 @@ impl<H: Host> Machine<H> {
             });
         }
         Ok(())
+    }
+}
+
+/// What sysfs shows of a volume.
+struct Shown {
+    sessions: Vec<Session>,
+    disks: Vec<Disk>,
+    strangers: Vec<Disk>,
+    over: Over,
+}
+
+impl Shown {
+    fn of(
+        files: &dyn KernelFiles,
+        maps: &Names,
+        uuid: &LunUuid,
+        sessions: Vec<Session>,
+    ) -> Result<Self, HostError> {
+        let ids: Vec<u32> = sessions.iter().map(|session| session.id).collect();
+        let (disks, strangers) = own(files, uuid, disks_of(files, &ids)?)?;
+        let over = Over::look(files, maps, uuid, &disks)?;
+        Ok(Self {
+            sessions,
+            disks,
+            strangers,
+            over,
+        })
+    }
+
+    fn held(self, uuid: &LunUuid) -> Result<Held, Error> {
+        let map = self.over.only(uuid, &self.disks)?;
+        Ok(Held {
+            sessions: self.sessions,
+            disks: self.disks,
+            strangers: self.strangers,
+            map,
+        })
+    }
+}
+
+fn disks_of(files: &dyn KernelFiles, sessions: &[u32]) -> Result<Vec<Disk>, HostError> {
+    let mut all = Vec::new();
+    for id in sessions {
+        all.extend(disk::disks(files, *id)?);
+    }
+    Ok(all)
+}
+
+/// The disks that bear the volume's serial, as far as the kernel knows, and those that bear another. Where none bears it they are
+/// all the volume's until the proof of identity says what they are.
+fn own(
+    files: &dyn KernelFiles,
+    uuid: &LunUuid,
+    all: Vec<Disk>,
+) -> Result<(Vec<Disk>, Vec<Disk>), HostError> {
+    let mut units: Vec<u32> = all.iter().map(|disk| disk.session).collect();
+    units.dedup();
+    if units.len() == all.len() {
+        return Ok((all, vec![]));
+    }
+    let (mut own, mut others) = (Vec::new(), Vec::new());
+    for disk in all {
+        let serial = disk.serial(files)?;
+        let ours = serial.is_some_and(|it| it.eq_ignore_ascii_case(uuid.as_str()));
+        if ours { &mut own } else { &mut others }.push(disk);
+    }
+    if own.is_empty() {
+        return Ok((others, vec![]));
+    }
+    Ok((own, others))
+}
+
+/// The maps over a volume's disks: one, if all is well.
+struct Over {
+    maps: Vec<Map>,
+    /// What is below each, in words; looked up when there is a question.
+    paths: Vec<String>,
+}
+
+impl Over {
+    fn look(
+        files: &dyn KernelFiles,
+        names: &Names,
+        uuid: &LunUuid,
+        disks: &[Disk],
+    ) -> Result<Self, HostError> {
+        let maps = map::over(files, names, disks, &map::wwids(uuid))?;
+        let mut over = Self {
+            maps,
+            paths: Vec::new(),
+        };
+        if over.is_in_question(disks) {
+            for map in &over.maps {
+                let mut paths = Vec::new();
+                for name in &map.paths {
+                    let serial = disk::serial_of(files, name)?;
+                    let serial = serial.unwrap_or_else(|| "not given".to_owned());
+                    paths.push(format!("{name} (unit serial {serial})"));
+                }
+                over.paths.push(paths.join(", "));
+            }
+        }
+        Ok(over)
+    }
+
+    fn is_in_question(&self, disks: &[Disk]) -> bool {
+        let ours = |name: &String| disks.iter().any(|disk| disk.block.name == *name);
+        self.maps.len() > 1 || self.maps.iter().any(|map| !map.paths.iter().all(ours))
+    }
+
+    /// The only one; nobody may choose between several, nor use one that lies over what is not the volume's.
+    fn only(mut self, uuid: &LunUuid, disks: &[Disk]) -> Result<Option<Map>, Error> {
+        if !self.is_in_question(disks) {
+            return Ok(self.maps.pop());
+        }
+        let seen = self.maps.iter().zip(&self.paths);
+        let seen = seen.map(|(map, paths)| format!("map {} lies over {paths}", map.name));
+        let seen: Vec<String> = seen.collect();
+        let own: Vec<&str> = disks.iter().map(|disk| disk.block.name.as_str()).collect();
+        Err(Error::Refused {
+            what: format!("choosing the multipath map of LUN {uuid}"),
+            seen: format!("{}; the volume's disks are {}", seen.join("; "), own.join(", ")),
+            remedy: "let multipathd make one map of just these disks: check its configuration, and end what is not the volume's".to_owned(),
+        })
     }
 }

@@ -3,8 +3,8 @@
 use super::held::Held;
 use super::{Doing, Machine};
 use crate::error::Error;
-use crate::host::Host;
 use crate::host::disk::{self, Block};
+use crate::host::{Host, KernelFiles};
 
 /// More would not fit into a message.
 const NAMED: usize = 3;
@@ -22,7 +22,7 @@ impl<H: Host> Machine<H> {
         if !self.host.is_claimed(&node).await.doing(doing)? {
             return Ok(());
         }
-        let holders = disk::holders(&self.host, device).await.unwrap_or_default();
+        let holders = self.holders(device).await;
         if holders.is_empty() {
             return Err(Error::Unfinished {
                 what: format!("publishing {node} as a raw device"),
@@ -55,7 +55,7 @@ impl<H: Host> Machine<H> {
 
     /// What holds a device that nobody has mounted here, as far as can be told.
     pub(super) async fn who_holds(&self, block: &Block) -> String {
-        let mut found = disk::holders(&self.host, block).await.unwrap_or_default();
+        let mut found = self.holders(block).await;
         found.extend(self.mounts_elsewhere(block).await);
         if found.is_empty() {
             return format!(
@@ -68,33 +68,43 @@ impl<H: Host> Machine<H> {
         found.join(", ")
     }
 
+    async fn holders(&self, block: &Block) -> Vec<String> {
+        let block = block.clone();
+        let look = move |files: &dyn KernelFiles| disk::holders(files, &block);
+        let found = self.host.look("looking who holds a disk", look).await;
+        found.unwrap_or_default()
+    }
+
     /// Processes that have it mounted in mount namespaces of their own.
     async fn mounts_elsewhere(&self, block: &Block) -> Vec<String> {
-        let mut found: Vec<String> = Vec::new();
-        let names = self.host.list("/proc").await.unwrap_or_default();
-        let pids = names.iter().filter(|name| name.parse::<u32>().is_ok());
-        for pid in pids.take(PROCESSES) {
-            let Ok(table) = self.host.read(&format!("/proc/{pid}/mountinfo")).await else {
-                continue;
-            };
-            let table = String::from_utf8_lossy(&table).into_owned();
-            let Some(point) = table.lines().find_map(|line| shown_at(line, block)) else {
-                continue;
-            };
-            let name = self.host.read(&format!("/proc/{pid}/comm")).await;
-            let name = String::from_utf8_lossy(&name.unwrap_or_default())
-                .trim()
-                .to_owned();
-            // Whoever shares the namespace shows the same.
-            let at = format!("mounted at {point}");
-            if !found.iter().any(|other| other.ends_with(&at)) {
-                found.push(format!("process {pid} ({name}) has it {at}"));
+        let block = block.clone();
+        let look = move |files: &dyn KernelFiles| {
+            let mut found: Vec<String> = Vec::new();
+            let names = disk::list(files, "/proc")?;
+            let pids = names.iter().filter(|name| name.parse::<u32>().is_ok());
+            for pid in pids.take(PROCESSES) {
+                let Ok(table) = files.read(&format!("/proc/{pid}/mountinfo")) else {
+                    continue;
+                };
+                let table = String::from_utf8_lossy(&table);
+                let Some(point) = table.lines().find_map(|line| shown_at(line, &block)) else {
+                    continue;
+                };
+                let name = files.read(&format!("/proc/{pid}/comm")).unwrap_or_default();
+                let name = String::from_utf8_lossy(&name);
+                // Whoever shares the namespace shows the same.
+                let at = format!("mounted at {point}");
+                if !found.iter().any(|other| other.ends_with(&at)) {
+                    found.push(format!("process {pid} ({}) has it {at}", name.trim()));
+                }
+                if found.len() >= NAMED {
+                    break;
+                }
             }
-            if found.len() >= NAMED {
-                break;
-            }
-        }
-        found
+            Ok(found)
+        };
+        let found = self.host.look("looking who has a disk mounted", look).await;
+        found.unwrap_or_default()
     }
 }
 

@@ -12,9 +12,10 @@ use std::time::Duration;
 use super::held::Held;
 use super::{Doing, Machine, Node};
 use crate::error::Error;
-use crate::host::disk::{self, Disk, Session};
+use crate::host::disk::Disk;
 use crate::host::iscsiadm::{self, Login};
 use crate::host::map::Map;
+use crate::host::session::Session;
 use crate::host::{Host, HostError};
 use crate::in_flight::Wanted;
 use crate::metrics;
@@ -131,14 +132,9 @@ impl<H: Host> Node<H> {
 impl<H: Host> Machine<H> {
     /// The publications on this node that lack paths, as far as sessions and records tell.
     async fn lacking(&self) -> Result<Vec<Lacking>, Error> {
-        let all = disk::sessions(&self.host)
-            .await
-            .doing("listing iSCSI sessions")?;
         let mut sessions: BTreeMap<Iqn, Vec<Session>> = BTreeMap::new();
-        for session in all {
-            if self.publishes_here(&session.target, None)
-                && let Ok(iqn) = session.target.parse()
-            {
+        for session in self.sessions_of(None).await? {
+            if let Ok(iqn) = session.target.parse() {
                 sessions.entry(iqn).or_default().push(session);
             }
         }

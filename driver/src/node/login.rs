@@ -9,9 +9,10 @@ use super::held::SESSION_CHANGES;
 use super::{Doing, Machine};
 use crate::chap::{Chap, Method, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN, field};
 use crate::error::Error;
-use crate::host::disk::{self, Session};
+use crate::host::disk::{self};
 use crate::host::iscsiadm::{self, Login};
-use crate::host::{Exit, Host, HostError};
+use crate::host::session::{self, Session};
+use crate::host::{Exit, Host, HostError, KernelFiles};
 use crate::publication::{Iqn, Portal, PublishContext};
 
 /// How long the first portal is asked alone. One that is there has answered by then, and what it says of our proofs the others
@@ -132,10 +133,16 @@ impl<H: Host> Machine<H> {
     ) -> Result<Session, Error> {
         let doing = format!("waiting for the session with {iqn}");
         let look = || async {
-            let all = disk::sessions(&self.host).await?;
-            Ok(all.into_iter().find(|session| {
-                session.target == iqn.as_str() && session.portal.is_none_or(|at| at == portal)
-            }))
+            let (names, wanted) = (self.targets.clone(), iqn.to_string());
+            let look = move |files: &dyn KernelFiles| {
+                session::sessions(files, &names, |target| target == wanted)
+            };
+            let mut all = self
+                .host
+                .look("listing iSCSI sessions", look)
+                .await?
+                .into_iter();
+            Ok(all.find(|session| session.portal.is_none_or(|at| at == portal)))
         };
         disk::until(&self.host, SESSION_CHANGES, look)
             .await
@@ -215,8 +222,12 @@ impl<H: Host> Machine<H> {
     /// No record and no session of this publication is left. A login may report failure and have made its session: the record stays
     /// with it, for the next call goes on with both.
     async fn is_clean(&self, context: &PublishContext) -> bool {
-        let no_session =
-            async || matches!(self.sessions_of(&context.uuid).await.as_deref(), Ok([]));
+        let no_session = async || {
+            matches!(
+                self.sessions_of(Some(&context.uuid)).await.as_deref(),
+                Ok([])
+            )
+        };
         no_session().await && self.delete_records(&context.iqn).await.is_ok() && no_session().await
     }
 }

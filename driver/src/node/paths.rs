@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::host::disk::{self, Disk};
 use crate::host::map::{self, Map};
 use crate::host::multipath::Daemon;
-use crate::host::{Host, HostError, Stat, Who, if_present, multipath};
+use crate::host::{Host, HostError, KernelFiles, Stat, Who, if_present, multipath};
 use crate::in_flight;
 use crate::volume::{Bytes, LunUuid};
 
@@ -111,9 +111,10 @@ impl<H: Host> Machine<H> {
             self.ask_for(missing, map.is_some()).await?;
             let doing = "waiting for the multipath map";
             let look = || async {
-                let maps = map::maps(&self.host).await?;
-                let has = |map: &Map| map.paths.contains(&missing.block.name);
-                Ok(maps.iter().any(has).then_some(()))
+                let (names, missing) = (self.maps.clone(), [missing.clone()]);
+                let look = move |files: &dyn KernelFiles| map::over(files, &names, &missing, &[]);
+                let maps = self.host.look(doing, look).await?;
+                Ok((!maps.is_empty()).then_some(()))
             };
             disk::until(&self.host, MAP_APPEARS, look)
                 .await
@@ -271,8 +272,8 @@ impl<H: Host> Machine<H> {
     }
 
     async fn is_there(&self, map: &Map) -> Result<bool, HostError> {
-        let all = map::maps(&self.host).await?;
-        Ok(all.iter().any(|other| other.wwid == map.wwid))
+        let all = self.maps_with(vec![map.wwid.clone()]).await?;
+        Ok(!all.is_empty())
     }
 
     /// Lets the I/O of a map fail when no path of it works: else an unmount waits for as long as the NAS is away, and udev's

@@ -1,16 +1,17 @@
 //! What is mounted where, and whose it is. Nothing is unmounted that is provably not ours, and nothing is taken for stale
 //! that is not proven to be (design choices 9 and 10).
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use tokio::sync::OnceCell;
+use tokio::sync::OnceCell as Once;
 
 use super::{Doing, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Block};
 use crate::host::map;
-use crate::host::mount::{self, Mount};
-use crate::host::{DeviceNumber, Host, Stat, if_present};
+use crate::host::mount::{self, Line, Mount};
+use crate::host::{DeviceNumber, Host, KernelFiles, Stat, if_present};
 
 /// Loop devices: their nodes in `/dev` outlive what was attached to them, so a node proves nothing.
 const LOOP_MAJOR: u64 = 7;
@@ -41,19 +42,21 @@ enum Backing {
 /// hundreds of both.
 #[derive(Default)]
 struct Kernel {
-    present: OnceCell<BTreeSet<DeviceNumber>>,
+    present: Once<BTreeSet<DeviceNumber>>,
     /// By the names that device-mapper gives them.
-    mapped: OnceCell<BTreeMap<String, DeviceNumber>>,
+    mapped: Once<BTreeMap<String, DeviceNumber>>,
 }
 
 impl<H: Host> Machine<H> {
-    /// This mount namespace's table.
-    pub(super) async fn mounts(&self) -> Result<Vec<Mount>, Error> {
-        self.host
-            .read(mount::MOUNTINFO)
-            .await
-            .and_then(|table| mount::parse(&table))
-            .doing("reading the mount table")
+    /// Those of this mount namespace's table that are wanted.
+    pub(super) async fn mounts(
+        &self,
+        wanted: impl Fn(&Line<'_>) -> bool + Send + 'static,
+    ) -> Result<Vec<Mount>, Error> {
+        let doing = "reading the mount table";
+        let look =
+            move |files: &dyn KernelFiles| mount::select(&files.read(mount::MOUNTINFO)?, &wanted);
+        self.host.look(doing, look).await.doing(doing)
     }
 
     /// `path` as the mount table would spell it. `None` when even its parent does not exist.
@@ -84,11 +87,12 @@ impl<H: Host> Machine<H> {
 
     /// What is visible at `point`, where `ours` are the devices of the volume.
     pub(super) async fn standing(&self, point: &str, ours: &[Block]) -> Result<Standing, Error> {
-        let mounts = self.mounts().await?;
-        let Some(visible) = mount::at(&mounts, point).pop() else {
+        let at = point.to_owned();
+        // Of several the last is visible.
+        let Some(visible) = self.mounts(move |line| line.is_at(&at)).await?.pop() else {
             return Ok(Standing::Nothing);
         };
-        let (visible, kernel) = (visible.clone(), Kernel::default());
+        let kernel = Kernel::default();
         Ok(match self.backing(&visible, &kernel).await? {
             Backing::Vanished => Standing::Gone(visible),
             Backing::Device(number) if ours.iter().any(|block| block.number == number) => {
@@ -125,7 +129,7 @@ impl<H: Host> Machine<H> {
             // Usually a symbolic link, and not always there in a container.
             let mapped = kernel
                 .mapped
-                .get_or_try_init(|| map::numbers(&self.host))
+                .get_or_try_init(|| self.host.look("listing maps", map::numbers))
                 .await;
             let number = mapped.doing(doing())?.get(name);
             return Ok(number.copied().map_or(Backing::Vanished, Backing::Device));
@@ -149,7 +153,7 @@ impl<H: Host> Machine<H> {
         let doing = || format!("looking for the device {number} of {}", mount.point);
         let present = kernel
             .present
-            .get_or_try_init(|| disk::present_devices(&self.host))
+            .get_or_try_init(|| self.host.look("listing disks", disk::present_devices))
             .await;
         if present.doing(doing())?.contains(&number) {
             return Ok(false);
@@ -161,10 +165,10 @@ impl<H: Host> Machine<H> {
     /// True when some mount here shows a disk that the kernel no longer has. Loop devices are left out: without a disk to
     /// compare them with, they could be anybody's.
     pub(super) async fn any_stale_mount(&self) -> Result<bool, Error> {
-        let of_device =
-            |mount: &Mount| mount.source.starts_with("/dev/") || mount.device_node().is_some();
         let kernel = Kernel::default();
-        for mount in self.mounts().await?.into_iter().filter(of_device) {
+        let of_device =
+            |line: &Line<'_>| line.source().starts_with("/dev/") || line.device_node().is_some();
+        for mount in self.mounts(of_device).await? {
             let stale = match self.backing(&mount, &kernel).await? {
                 Backing::Vanished => true,
                 Backing::NoDevice => false,
@@ -196,23 +200,44 @@ impl<H: Host> Machine<H> {
         blocks: &[Block],
         counts: impl Fn(&Mount) -> bool,
     ) -> Result<Vec<String>, Error> {
+        if blocks.is_empty() {
+            return Ok(vec![]);
+        }
         let (mut points, kernel) = (Vec::new(), Kernel::default());
-        for mount in self.mounts().await? {
-            let named = |name: &str| blocks.iter().any(|block| block.name == name);
-            let candidate = match mount.device_node() {
-                Some(name) => named(name),
-                None => mount.device.major != 0 || mount.fs == "btrfs",
-            };
-            if !candidate || !counts(&mount) {
-                continue;
-            }
-            if let Backing::Device(number) = self.backing(&mount, &kernel).await?
+        for mount in self.mounts_that_may_be_of(blocks).await? {
+            if counts(&mount)
+                && let Backing::Device(number) = self.backing(&mount, &kernel).await?
                 && blocks.iter().any(|block| block.number == number)
             {
                 points.push(mount.point);
             }
         }
         Ok(points)
+    }
+
+    /// Mounts that show one of these devices, or of which the table alone does not tell what they show.
+    async fn mounts_that_may_be_of(&self, blocks: &[Block]) -> Result<Vec<Mount>, Error> {
+        let blocks = blocks.to_vec();
+        let doing = "reading the mount table";
+        let look = move |files: &dyn KernelFiles| {
+            let table = files.read(mount::MOUNTINFO)?;
+            let disks = OnceCell::new();
+            let names = || disk::names(files).unwrap_or_default();
+            mount::select(&table, |line| {
+                if let Some(name) = line.device_node() {
+                    return blocks.iter().any(|block| block.name == name);
+                }
+                if line.fs != "btrfs" {
+                    return blocks.iter().any(|block| block.number == line.device);
+                }
+                // Where it was mounted from a disk by the kernel's own name for it, that name is no other's.
+                let source = line.source();
+                let name = source.strip_prefix("/dev/").unwrap_or(&source);
+                blocks.iter().any(|block| block.name == name)
+                    || !disks.get_or_init(names).contains(name)
+            })
+        };
+        self.host.look(doing, look).await.doing(doing)
     }
 
     /// Unmounts what is visible at `point`.

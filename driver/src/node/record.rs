@@ -25,10 +25,9 @@ impl<H: Host> Machine<H> {
                 .doing("listing node records")?,
         };
         // What is no name of a target is no record of ours.
-        let targets = names.iter().filter_map(|name| name.parse::<Iqn>().ok());
-        let mut targets: Vec<Iqn> = targets
-            .filter(|iqn| self.publishes_here(iqn.as_str(), uuid))
-            .collect();
+        let ours = self.publications(uuid);
+        let targets = names.iter().filter(|name| ours.include(name));
+        let mut targets: Vec<Iqn> = targets.filter_map(|name| name.parse().ok()).collect();
         targets.sort_unstable();
         targets.dedup();
         Ok(targets)
@@ -249,23 +248,5 @@ impl<H: Host> Machine<H> {
                 tracing::warn!(%iqn, %portal, %error, "the record of a former portal is left");
             }
         }
-    }
-
-    /// Removes files that a crash kept from becoming records: they hold secrets.
-    pub(super) async fn sweep_aside(&self) -> Result<(), Error> {
-        for database in record::DATABASES {
-            let names =
-                if_present(self.host.list(database).await).doing(format!("listing {database}"))?;
-            for name in names.iter().flatten() {
-                if name.starts_with(record::ASIDE) {
-                    let path = format!("{database}/{name}");
-                    self.host
-                        .remove_file(&path)
-                        .await
-                        .doing(format!("removing {path}"))?;
-                }
-            }
-        }
-        Ok(())
     }
 }

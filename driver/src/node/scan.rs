@@ -6,7 +6,8 @@
 
 use super::{Doing, Machine};
 use crate::error::Error;
-use crate::host::disk::{self, Session, Told};
+use crate::host::disk::{self, Told};
+use crate::host::session::Session;
 use crate::host::{Host, if_present, iscsiadm};
 
 impl<H: Host> Machine<H> {
@@ -17,7 +18,7 @@ impl<H: Host> Machine<H> {
         if !self.rescan_answered(session).await? {
             return Ok(false);
         }
-        let known = disk::disks(&self.host, session.id).await.doing(&doing)?;
+        let known = self.disks_of(std::slice::from_ref(session)).await?;
         if known.iter().any(|disk| disk.lun == lun) {
             return Ok(true);
         }
@@ -54,7 +55,7 @@ impl<H: Host> Machine<H> {
             return Ok(false);
         }
         let doing = format!("rescanning session {}", session.id);
-        for disk in disk::disks(&self.host, session.id).await.doing(&doing)? {
+        for disk in self.disks_of(std::slice::from_ref(session)).await? {
             match disk.rescan(&self.host).await.doing(&doing)? {
                 Told::Obeyed => {}
                 Told::NotRunning => return Ok(false),
@@ -69,10 +70,8 @@ impl<H: Host> Machine<H> {
 
     async fn is_alive(&self, session: &Session) -> Result<bool, Error> {
         let doing = format!("looking at {session}");
-        let all = disk::sessions(&self.host).await.doing(doing)?;
-        Ok(all
-            .iter()
-            .any(|other| other.id == session.id && other.alive))
+        let now = self.session_now(session.id).await.doing(doing)?;
+        Ok(now.is_some_and(|now| now.alive && now.target == session.target))
     }
 
     /// The session's SCSI host: `host4`.

@@ -145,10 +145,16 @@ impl<H: Host> Machine<H> {
         let mounted = matches!(self.standing(staging, device).await?, Standing::Ours(_));
         if !mounted {
             let (uuid, readonly) = (&ask.volume.uuid, is_readonly(flags));
-            self.ensure_file_system(attached, uuid, fs, ask.format.as_ref(), readonly)
+            let made = self
+                .ensure_file_system(attached, uuid, fs, ask.format.as_ref(), readonly)
                 .await?;
-            self.check(attached, fs, readonly).await?;
+            if !made {
+                self.check(attached, fs, readonly).await?;
+            }
             self.mount(attached, staging, fs, flags).await?;
+            if made {
+                return Ok(());
+            }
         }
         match self.fill_staged(attached, staging, fs, flags).await {
             Err(error) if error.is_final() && !mounted => {

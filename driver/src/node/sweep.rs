@@ -1,18 +1,21 @@
 //! The sweep at start: node records that a crash left behind (design choice 10). Best effort; nothing but records is touched.
+//!
+//! Calls are served meanwhile, so each record is judged once more with its volume's lock held, and a call that comes does not wait
+//! for more than the one that is under way.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Doing, Machine, Node};
 use crate::error::Error;
-use crate::host::{Host, disk};
+use crate::host::{Host, if_present, record};
 use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
 impl<H: Host> Node<H> {
     /// Removes records of this node's publications that have no session, hence no disk, and no mount.
     pub async fn sweep(&self) {
-        if let Err(error) = self.machine.sweep_aside().await {
+        if let Err(error) = self.sweep_aside().await {
             tracing::warn!(error = error.chain(), "unfinished node records may be left");
         }
         let records = match self.machine.unused_records().await {
@@ -24,7 +27,7 @@ impl<H: Host> Node<H> {
             }
         };
         for (uuid, iqn) in records {
-            // The CO waits for this process: where a database is locked, each record would take minutes.
+            // Where a database is locked, each record would take minutes.
             if let Err(error) = self.sweep_one(&uuid, &iqn).await {
                 let (target_name, error) = (iqn.to_string(), error.chain());
                 tracing::warn!(target_name, error, "records are left where they are");
@@ -33,29 +36,75 @@ impl<H: Host> Node<H> {
         }
     }
 
-    async fn sweep_one(&self, uuid: &LunUuid, iqn: &Iqn) -> Result<(), Error> {
-        let (record, key) = (iqn.clone(), uuid.to_string());
-        let work = |machine: Arc<Machine<H>>| async move { machine.delete_records(&record).await };
-        self.locked(&key, work).await?;
-        let target_name = iqn.to_string();
-        tracing::info!(
-            target_name,
-            "removed a record without session, disk or mount"
-        );
+    /// Removes the records of one publication, unless it has come to life again.
+    pub(super) async fn sweep_one(&self, uuid: &LunUuid, iqn: &Iqn) -> Result<(), Error> {
+        let (lun, record) = (uuid.clone(), iqn.clone());
+        let work = |machine: Arc<Machine<H>>| async move {
+            if !machine.sessions_of(Some(&lun)).await?.is_empty() {
+                return Ok(false);
+            }
+            machine.delete_records(&record).await.map(|()| true)
+        };
+        if self.alone(uuid, work).await? == Some(true) {
+            let target_name = iqn.to_string();
+            tracing::info!(
+                target_name,
+                "removed a record without session, disk or mount"
+            );
+        }
         Ok(())
+    }
+
+    /// Removes files that a crash kept from becoming records: they hold secrets.
+    async fn sweep_aside(&self) -> Result<(), Error> {
+        for database in record::DATABASES {
+            let names = if_present(self.machine.host.list(database).await)
+                .doing(format!("listing {database}"))?;
+            for name in names.iter().flatten() {
+                let Some(iqn) = name.strip_prefix(record::ASIDE) else {
+                    continue;
+                };
+                let path = format!("{database}/{name}");
+                let remove = |machine: Arc<Machine<H>>| async move {
+                    let removed = machine.host.remove_file(&path).await;
+                    removed.doing(format!("removing {path}"))
+                };
+                match iqn.parse::<Iqn>().ok().and_then(|iqn| iqn.publication()) {
+                    // A call may be writing just this file.
+                    Some((uuid, _)) => drop(self.alone(&uuid, remove).await?),
+                    None => remove(self.machine.clone()).await?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does something with the lock of a LUN held; `None` where a call is at work, which sees to its volume itself.
+    async fn alone<T, F>(
+        &self,
+        uuid: &LunUuid,
+        work: impl FnOnce(Arc<Machine<H>>) -> F,
+    ) -> Result<Option<T>, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let machine = self.machine.clone();
+        let done = self.in_flight.run_aside(uuid.as_str(), |_| work(machine));
+        match done.await {
+            Err(Error::Busy { .. }) => Ok(None),
+            done => done.map(Some),
+        }
     }
 }
 
 impl<H: Host> Machine<H> {
-    /// The records of this node's publications that nothing hangs on. Nobody is served yet, so one look at sessions, mounts and
-    /// devices holds for all of them, however many there are.
-    async fn unused_records(&self) -> Result<Vec<(LunUuid, Iqn)>, Error> {
-        let sessions = disk::sessions(&self.host)
-            .await
-            .doing("listing iSCSI sessions")?;
+    /// The records of this node's publications that nothing seems to hang on: one look at sessions, mounts and devices for all of
+    /// them, however many there are.
+    pub(super) async fn unused_records(&self) -> Result<Vec<(LunUuid, Iqn)>, Error> {
+        let sessions = self.sessions_of(None).await?;
         let in_session: BTreeSet<LunUuid> = sessions
             .iter()
-            .filter(|session| self.publishes_here(&session.target, None))
             .filter_map(|session| Some(session.target.parse::<Iqn>().ok()?.publication()?.0))
             .collect();
         let mut unused = Vec::new();

@@ -1,6 +1,7 @@
 //! The node service on a machine of the imagination: whole calls, every choice that binds them.
 
 mod chap;
+mod cost;
 mod database;
 mod dead;
 mod ended;
@@ -107,10 +108,14 @@ impl Co {
 
     /// An operation on the LUN that does not come to its end by itself.
     async fn occupy(&self) -> Operation {
+        self.occupy_lun(UUID).await
+    }
+
+    async fn occupy_lun(&self, uuid: &str) -> Operation {
         let (release, released) = tokio::sync::oneshot::channel::<()>();
-        let busy = self.node.in_flight.clone();
+        let (busy, uuid) = (self.node.in_flight.clone(), uuid.to_owned());
         let task = tokio::spawn(async move {
-            busy.run(UUID, async {
+            busy.run(&uuid, async {
                 let _ = released.await;
                 Ok(())
             })

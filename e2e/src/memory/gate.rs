@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use driver::host::fake::Fake;
-use driver::host::{Cmd, Exit, Host, HostError, Space, Span, Stat, Touched, Via, Who};
+use driver::host::{
+    Cmd, Entry, Exit, Host, HostError, KernelFiles, Space, Span, Stat, Touched, Via, Who,
+};
 use secrecy::SecretString;
 
 use super::mortal::Mortal;
@@ -105,6 +107,18 @@ impl Gate {
     }
 }
 
+impl KernelFiles for Gate {
+    fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
+        self.unseen(&format!("read {path}"))?;
+        KernelFiles::read(&self.machine, path)
+    }
+
+    fn entries(&self, path: &str) -> Result<Vec<Entry>, HostError> {
+        self.unseen(&format!("list {path}"))?;
+        self.machine.entries(path)
+    }
+}
+
 impl Host for Gate {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let begin = || self.machine.begin(&cmd);
@@ -117,10 +131,20 @@ impl Host for Gate {
         self.machine.has(program)
     }
 
+    async fn look<T: Send + 'static>(
+        &self,
+        doing: &str,
+        look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let gate = self.clone();
+        let look = self.machine.look(doing, move |_| look(&gate));
+        self.mortal.look(look).await
+    }
+
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
         let look = async {
             self.unseen(&format!("read {path}"))?;
-            self.machine.read(path).await
+            Host::read(&self.machine, path).await
         };
         self.mortal.look(look).await
     }
@@ -144,6 +168,12 @@ impl Host for Gate {
     async fn read_device(&self, device: &str, span: Span, via: Via) -> Result<Vec<u8>, HostError> {
         self.mortal
             .look(self.machine.read_device(device, span, via))
+            .await
+    }
+
+    async fn find_data(&self, device: &str, spans: Vec<Span>) -> Result<Option<Span>, HostError> {
+        self.mortal
+            .look(self.machine.find_data(device, spans))
             .await
     }
 

@@ -53,6 +53,16 @@ impl MapState {
         for name in self.names() {
             put(&format!("slaves/{name}/dev"), String::new());
         }
+        let dirs = tree.keys().filter_map(|file| file.strip_suffix("/size"));
+        let below = |dir: &&str| {
+            let name = dir.rsplit_once("/block/").map(|(_, name)| name);
+            name.is_some_and(|name| self.names().iter().any(|path| path == name))
+        };
+        let holders: Vec<String> = dirs
+            .filter(below)
+            .map(|dir| format!("{dir}/holders/dm-0"))
+            .collect();
+        tree.extend(holders.into_iter().map(|holder| (holder, vec![])));
     }
 
     fn names(&self) -> Vec<String> {

@@ -1,11 +1,41 @@
 //! What the fake machine shows below `/sys`, and its mount table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
 
 use super::cache::device_of;
-use super::{Death, Mount, World, disk_of};
+use super::{Death, Fake, MOUNTINFO, Mount, World, absent, disk_of, initiator, io_error};
+use crate::host::{Entry, HostError, KernelFiles};
 
 impl World {
+    /// The names in a directory.
+    pub(super) fn list(&mut self, path: &str) -> Result<Vec<String>, HostError> {
+        let prefix = format!("{path}/");
+        self.looks += 1;
+        if self.unseen.contains(path) {
+            return Err(io_error(path, io::ErrorKind::PermissionDenied));
+        }
+        if path == initiator::NODES && self.elsewhere.is_none() {
+            return Ok(self.record_names().into_iter().collect());
+        }
+        let tree = if path.starts_with("/sys/") {
+            self.tree(path)
+        } else {
+            BTreeMap::new()
+        };
+        let names: BTreeSet<&str> = tree
+            .keys()
+            .chain(self.files.keys())
+            .filter_map(|file| file.strip_prefix(&prefix)?.split('/').next())
+            .collect();
+        if names.is_empty() {
+            absent(path)
+        } else {
+            Ok(names.into_iter().map(str::to_owned).collect())
+        }
+    }
+
     /// `/proc/self/mountinfo`.
     pub(super) fn mount_table(&self) -> Vec<u8> {
         let lines: String = self
@@ -100,6 +130,39 @@ impl World {
             map.show(self.protected, &mut tree);
         }
         tree
+    }
+}
+
+impl KernelFiles for Fake {
+    fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
+        let mut world = self.world();
+        world.looks += 1;
+        if world.unseen.contains(path) {
+            return Err(io_error(path, io::ErrorKind::PermissionDenied));
+        }
+        let found = match path {
+            MOUNTINFO => Some(world.mount_table()),
+            _ => world.files.get(path).cloned(),
+        };
+        found
+            .or_else(|| world.tree(path).remove(path))
+            .map_or_else(|| absent(path), Ok)
+    }
+
+    /// What is made anew under an old name has another number: it is made of all that tells things apart.
+    fn entries(&self, path: &str) -> Result<Vec<Entry>, HostError> {
+        let mut world = self.world();
+        let names = world.list(path)?;
+        let tree = world.tree(path);
+        let entry = |name: String| {
+            let mut hasher = DefaultHasher::new();
+            for file in ["targetname", "dm/uuid", "dev"] {
+                tree.get(&format!("{path}/{name}/{file}")).hash(&mut hasher);
+            }
+            let inode = hasher.finish();
+            Entry { name, inode }
+        };
+        Ok(names.into_iter().map(entry).collect())
     }
 }
 

@@ -86,14 +86,8 @@ async fn choice_10_an_overrun_keeps_the_lock_until_it_has_ended_and_blocks_nobod
                 let _ = released.recv();
                 Ok(())
             };
-            blocking(
-                "reading".to_owned(),
-                "/p".to_owned(),
-                Duration::from_millis(20),
-                hung,
-            )
-            .await
-            .map_err(|source| Error::Host {
+            let read = wait::apart("reading", "/p", Duration::from_millis(20), hung);
+            read.await.map_err(|source| Error::Host {
                 doing: "d".to_owned(),
                 source,
             })

@@ -24,14 +24,12 @@ struct Life {
 impl Life {
     async fn new(fs: &'static str, size: Bytes) -> Self {
         let host = Played::new(size).await;
-        let machine = Machine {
-            host: host.clone(),
-            node_name: NODE.to_owned(),
-            driver_name: "csi.synology.com".to_owned(),
-            database: RwLock::default(),
-            replacement_timeout: Duration::from_secs(120),
-            kubelet_dir: None,
-        };
+        let machine = Machine::new(
+            host.clone(),
+            NODE.to_owned(),
+            "csi.synology.com".to_owned(),
+            Duration::from_secs(120),
+        );
         let capability = if fs == "raw" {
             Co::raw().capability()
         } else {
@@ -172,7 +170,7 @@ async fn live(fs: &'static str) {
     }
     life.unstage().await.unwrap();
     life.unstage().await.unwrap();
-    let mounts = life.machine.mounts().await.unwrap();
+    let mounts = life.machine.mounts(|_| true).await.unwrap();
     assert!(
         mounts
             .iter()

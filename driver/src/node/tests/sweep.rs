@@ -113,8 +113,8 @@ async fn many_records_mounts_and_disks_are_looked_at_once() {
     let world = co.fake.world();
     assert!(world.records.is_empty());
     assert_eq!(world.log.len(), RECORDS, "{:?}", world.log);
-    // A session is four files, a disk one, and a record two folders.
-    let bound = 4 * DISKS + DISKS + MOUNTS + 2 * RECORDS + 20;
+    // The name of each session and the number of each disk; for a record the names of maps' sessions, and two folders.
+    let bound = DISKS + DISKS + MOUNTS + 3 * RECORDS + 20;
     assert!(world.looks <= bound, "{} looks", world.looks);
 }
 
@@ -129,4 +129,43 @@ async fn a_database_that_does_not_answer_is_tried_once() {
     co.node.sweep().await;
     assert_eq!(co.fake.ran("iscsiadm").len(), 1);
     assert_eq!(co.fake.world().records.len(), 3);
+}
+
+/// Calls are served while records are swept: what was judged a moment ago is judged again.
+#[tokio::test]
+async fn a_record_that_has_a_session_again_stays() {
+    let co = Co::new();
+    let (iqn, uuid) = (co.fake.iqn(), UUID.parse().unwrap());
+    co.fake.world().records.insert(iqn.to_string());
+    let unused = co.node.machine.unused_records().await.unwrap();
+    assert_eq!(unused, [(uuid, iqn.clone())]);
+    co.stage().await.unwrap();
+    let [(uuid, record)] = unused.as_slice() else {
+        unreachable!("it was compared")
+    };
+    co.node.sweep_one(uuid, record).await.unwrap();
+    assert!(co.fake.world().records.contains(record.as_str()));
+    co.unstage().await.unwrap();
+    co.fake.world().records.insert(iqn.to_string());
+    co.node.sweep_one(uuid, record).await.unwrap();
+    assert!(co.fake.world().records.is_empty(), "and else it goes");
+}
+
+#[tokio::test]
+async fn a_volume_that_a_call_is_at_work_on_is_left_to_it() {
+    let co = Co::new();
+    let record = unused(0);
+    co.fake.world().records.insert(record.clone());
+    let iqn: Iqn = record.parse().unwrap();
+    let (uuid, _) = iqn.publication().unwrap();
+    let aside = format!("/etc/iscsi/{}{iqn}", crate::host::record::ASIDE);
+    co.fake.world().files.insert(aside.clone(), vec![]);
+    let occupied = co.occupy_lun(uuid.as_str()).await;
+    co.node.sweep().await;
+    assert!(co.fake.world().records.contains(&record));
+    assert!(co.fake.world().files.contains_key(&aside));
+    occupied.end().await;
+    co.node.sweep().await;
+    assert!(!co.fake.world().records.contains(&record));
+    assert!(!co.fake.world().files.contains_key(&aside));
 }

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use super::super::*;
 use super::common;
 use crate::host::linux::Linux;
-use crate::host::{Space, Span, Stat, Touched, Via, Who};
+use crate::host::{KernelFiles, Space, Span, Stat, Touched, Via, Who};
 
 /// The real machine with a played initiator: one target, whose LUN is a loop device.
 #[derive(Debug)]
@@ -155,6 +155,14 @@ impl Host for Arc<Played> {
         self.linux.has(program)
     }
 
+    async fn look<T: Send + 'static>(
+        &self,
+        doing: &str,
+        look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        self.linux.look(doing, look).await
+    }
+
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
         self.linux.read(path).await
     }
@@ -173,6 +181,10 @@ impl Host for Arc<Played> {
 
     async fn read_device(&self, device: &str, span: Span, via: Via) -> Result<Vec<u8>, HostError> {
         self.linux.read_device(device, span, via).await
+    }
+
+    async fn find_data(&self, device: &str, spans: Vec<Span>) -> Result<Option<Span>, HostError> {
+        self.linux.find_data(device, spans).await
     }
 
     async fn write_device(

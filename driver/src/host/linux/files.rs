@@ -1,0 +1,69 @@
+//! Files of the kernel.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirEntryExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::wait;
+use crate::host::{Entry, HostError, KernelFiles};
+
+/// No file that the driver reads is larger.
+const LIMIT: u64 = 16 << 20;
+
+/// The kernel's files, `/sys` below this root (design choice 26).
+#[derive(Clone, Debug)]
+pub(super) struct Below(pub(super) PathBuf);
+
+impl Below {
+    fn path(&self, path: &str) -> PathBuf {
+        if path.starts_with("/sys/") {
+            self.0.join(path.trim_start_matches('/'))
+        } else {
+            PathBuf::from(path)
+        }
+    }
+}
+
+impl KernelFiles for Below {
+    fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
+        let told = |error| wait::failed(&format!("reading {path}"), path, error);
+        read(&self.path(path)).map_err(told)
+    }
+
+    fn entries(&self, path: &str) -> Result<Vec<Entry>, HostError> {
+        let told = |error| wait::failed(&format!("listing {path}"), path, error);
+        entries(&self.path(path)).map_err(told)
+    }
+}
+
+/// Reads a file.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = &mut io::Read::take(File::open(path)?, LIMIT);
+    match io::Read::read_to_end(file, &mut bytes) {
+        Ok(_) => Ok(bytes),
+        // What a file of sysfs says whose object has gone since it was opened.
+        Err(gone) if gone.raw_os_error() == Some(Errno::ENODEV as i32) => {
+            Err(io::ErrorKind::NotFound.into())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What is in a directory, in order of the names.
+pub(super) fn entries(path: &Path) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        entries.push(Entry {
+            // A name that is no text is shown as well as can be: a folder that holds it is not empty.
+            name: entry.file_name().to_string_lossy().into_owned(),
+            inode: entry.ino(),
+        });
+    }
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}

@@ -1,0 +1,108 @@
+//! What a call costs: as much as its own volume, however many others are on the node.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::host::fake::{SessionState, lun};
+use crate::host::mount::parse;
+
+const MANY: u32 = 120;
+
+/// Other volumes of this node, staged and published: sessions, disks, records, mounts.
+fn put_others(co: &Co, fs: &str, count: u32) {
+    let mut world = co.fake.world();
+    for number in 0..count {
+        let node = NodeId::derive(NODE, "an initiator");
+        let target =
+            format!("iqn.2000-01.com.synology:{number:08x}f2964d4bb712a85c139f9dac.{node}");
+        let state = SessionState {
+            target: target.clone(),
+            alive: true,
+            seen: Some(lun()),
+            portal: "10.0.0.9:3260".to_owned(),
+            offline: false,
+        };
+        world.records.insert(target);
+        world.sessions.insert(200 + number, state);
+        let (minor, device) = (16 * (200 + number), format!("/dev/other{number}"));
+        let number = if fs == "btrfs" {
+            "0:52".to_owned()
+        } else {
+            format!("8:{minor}")
+        };
+        for place in ["staged", "pods"] {
+            let line =
+                format!("36 35 {number} / /{place}{device} rw,relatime - {fs} {device} rw\n");
+            world.mounts.extend(parse(line.as_bytes()).unwrap());
+        }
+        let secret = format!("36 35 0:53 / /secret{device} rw - tmpfs tmpfs rw\n");
+        world.mounts.extend(parse(secret.as_bytes()).unwrap());
+        world.files.insert(
+            format!("/sys{}", device.replace("/dev", "/class/block")) + "/dev",
+            b"8:1\n".to_vec(),
+        );
+    }
+}
+
+/// How many files, directories and paths each call looks at, and how many programs it starts.
+async fn costs(fs: &'static str, others: u32) -> BTreeMap<&'static str, (usize, usize)> {
+    let co = if fs == "raw" {
+        Co::raw()
+    } else {
+        Co::with_fs(fs)
+    };
+    put_others(&co, fs, others);
+    // What they are called is asked once.
+    co.unstage().await.unwrap();
+    let mut costs = BTreeMap::new();
+    let mut count = |name: &'static str| {
+        let mut world = co.fake.world();
+        let looks = std::mem::take(&mut world.looks);
+        let programs = std::mem::take(&mut world.log).len();
+        costs.insert(name, (looks, programs));
+    };
+    count("before");
+    co.stage().await.unwrap();
+    count("NodeStageVolume");
+    co.stage().await.unwrap();
+    count("NodeStageVolume, repeated");
+    co.publish("/pods/1", false).await.unwrap();
+    count("NodePublishVolume");
+    co.publish("/pods/1", false).await.unwrap();
+    count("NodePublishVolume, repeated");
+    co.stats("/pods/1").await.unwrap();
+    count("NodeGetVolumeStats");
+    co.fake.grow_lun(Bytes::gib(2));
+    co.expand("/pods/1", Bytes::gib(2), Bytes::gib(2))
+        .await
+        .unwrap();
+    count("NodeExpandVolume");
+    co.unpublish("/pods/1").await.unwrap();
+    count("NodeUnpublishVolume");
+    co.unstage().await.unwrap();
+    count("NodeUnstageVolume");
+    costs.remove("before");
+    costs
+}
+
+#[tokio::test]
+async fn a_call_looks_at_its_own_volume() {
+    for fs in ["ext4", "xfs", "btrfs", "raw"] {
+        let one = costs(fs, 1).await;
+        assert_eq!(costs(fs, MANY).await, one, "{fs}");
+    }
+}
+
+/// One that mkfs has made a moment ago, and whose superblock was read back, is not measured again.
+#[tokio::test]
+async fn a_new_file_system_costs_few_programs() {
+    for fs in ["ext4", "xfs", "btrfs"] {
+        let co = Co::with_fs(fs);
+        co.stage().await.unwrap();
+        let log = co.fake.commands();
+        let effects = ["write ", "echo ", "replace "];
+        let is_program = |line: &&String| !effects.iter().any(|effect| line.starts_with(effect));
+        // iscsiadm: new, update, login; blkid, mkfs, mount.
+        assert_eq!(log.iter().filter(is_program).count(), 6, "{fs}: {log:?}");
+    }
+}
