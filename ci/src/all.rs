@@ -43,7 +43,7 @@ const TASKS: [Task; 22] = [
     ("peers", false, |context| {
         peers::run(context, &peers::Peers::default())
     }),
-    ("bench", true, show::bench),
+    ("bench", true, show::bench_sample),
     ("containers", true, containers::run),
     ("vm", false, |context| vm::run(context, &vm::Vm::default())),
     ("demo", true, |context| {

@@ -106,8 +106,8 @@ enum Task {
     Peers(peers::Peers),
     /// Do the properties catch bugs? Deliberate bugs in a copy of the driver, and who notices each; the copy is built for each
     Sabotage(sabotage::Sabotage),
-    /// DSM calls per CSI call, latency and memory, as a table and as JSON (root)
-    Bench,
+    /// DSM calls per CSI call, latency and memory, and how cost grows, as tables and as JSON (root for the node half)
+    Bench(show::Bench),
     /// Builds the images of the driver and both simulators, starts every program in them, and tells what is inside (root, where no
     /// Docker engine runs)
     Images(images::Images),
@@ -117,7 +117,7 @@ enum Task {
     Containers,
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
-    /// fmt, lint, deny, tidy, spec, chart, workflows, external (its check), test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, k8s (on the stand-in), peers, bench, containers, vm and demo, with the time each took
+    /// fmt, lint, deny, tidy, spec, chart, workflows, external (its check), test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, k8s (on the stand-in), peers, bench (a sample), containers, vm and demo, with the time each took
     All,
 }
 
@@ -145,7 +145,7 @@ fn main() -> ExitCode {
         Task::K8s(k8s) => k8s::run(&context, k8s),
         Task::Peers(peers) => peers::run(&context, peers),
         Task::Sabotage(sabotage) => sabotage::run(&context, sabotage),
-        Task::Bench => show::bench(&context),
+        Task::Bench(bench) => show::bench(&context, bench),
         Task::Images(images) => images::run(&context, images),
         Task::Release(release) => release::run(&context, release),
         Task::Containers => containers::run(&context),

@@ -54,15 +54,49 @@ impl Demo {
     }
 }
 
+/// Arguments of the measurements.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Bench {
+    /// What to measure: all, costs, growth, or a part of growth (calls, start, memory, burst, list, soak); all by default
+    part: Option<String>,
+    /// Small numbers and short waits, as `cargo ci all` has time for
+    #[arg(long)]
+    sample: bool,
+    /// For the program itself: see `cargo ci bench -- --help`
+    #[arg(last = true)]
+    more: Vec<String>,
+}
+
+/// The part of it that a pipeline has time for.
+///
+/// # Errors
+/// See [`bench`].
+pub(crate) fn bench_sample(context: &Context) -> Result<()> {
+    let sample = Bench {
+        sample: true,
+        ..Bench::default()
+    };
+    bench(context, &sample)
+}
+
 /// Runs the measurements on optimized programs.
 ///
 /// # Errors
 /// When something is missing, or a measurement fails.
-pub(crate) fn bench(context: &Context) -> Result<()> {
+pub(crate) fn bench(context: &Context, bench: &Bench) -> Result<()> {
     doctor::ready(context, Layer::Bench)?;
     build_programs(context, &["--release"])?;
     let program = context.target.join("release/bench");
-    Step::new(context, &program.to_string_lossy()).show()
+    let step = Step::new(context, &program.to_string_lossy());
+    step.args(&bench.arguments()).show()
+}
+
+impl Bench {
+    fn arguments(&self) -> Vec<String> {
+        let sample = self.sample.then(|| "--sample".to_owned());
+        let own = self.part.iter().cloned().chain(sample);
+        own.chain(self.more.iter().cloned()).collect()
+    }
 }
 
 #[cfg(test)]
@@ -77,5 +111,12 @@ mod tests {
             keep: true,
         };
         assert_eq!(demo.arguments(), ["--fs", "btrfs", "--keep"]);
+        assert!(Bench::default().arguments().is_empty());
+        let bench = Bench {
+            part: Some("soak".to_owned()),
+            sample: true,
+            more: vec!["--lives".to_owned(), "9".to_owned()],
+        };
+        assert_eq!(bench.arguments(), ["soak", "--sample", "--lives", "9"]);
     }
 }

@@ -233,7 +233,7 @@ impl Builder {
         self
     }
 
-    /// Also writes the journal to this file.
+    /// Also writes the journal to this file. At 64 MiB it is renamed, with `.1` behind its name, and begins anew.
     #[must_use]
     pub fn journal_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.journal_file = Some(path.into());

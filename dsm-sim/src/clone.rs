@@ -8,6 +8,7 @@ use crate::code::{Code, Refusal};
 use crate::lun::Lun;
 use crate::lun_change::check_name;
 use crate::nas::{Call, Effect, Image, Nas, Outside};
+use crate::table::Term;
 
 /// Where a LUN comes from, `family_config` in answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -203,8 +204,8 @@ impl Nas {
         let half_done: Vec<String> = self
             .state
             .luns
-            .values()
-            .filter(|lun| lun.family.parent_lun_uuid == source && lun.is_half_done(now))
+            .find(&Term::Lun(source))
+            .filter(|lun| lun.is_half_done(now))
             .map(|lun| lun.uuid.clone())
             .collect();
         for uuid in half_done {

@@ -166,6 +166,7 @@ async fn counters(State(control): Shared) -> Json<Value> {
         "requests": carried.requests,
         "received": carried.received,
         "sent": carried.sent,
+        "most_in_flight": carried.most_in_flight,
         "calls": calls,
     }))
 }

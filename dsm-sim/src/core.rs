@@ -73,6 +73,7 @@ impl Core {
             export: &self.export,
         };
         let before = self.nas.lingering.clone();
+        self.nas.take_stock(&outside);
         self.nas.tick(now);
         self.nas.end_lingering(&outside);
         let result = change(&mut self.nas, &outside);

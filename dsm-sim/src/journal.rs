@@ -1,8 +1,6 @@
 //! The journal: every call that came in, with what became of it. Secrets never get in.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
-use std::io::Write;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -11,6 +9,9 @@ use crate::clock::Millis;
 use crate::decode::Params;
 use crate::secret::is_secret;
 
+use file::JournalFile;
+
+pub(crate) mod file;
 pub(crate) mod filter;
 
 /// Entries kept in memory; older ones are dropped.
@@ -56,6 +57,8 @@ pub(crate) struct Carried {
     pub(crate) received: u64,
     /// Bytes of the answers' bodies.
     pub(crate) sent: u64,
+    /// The most HTTP requests that were in work at a time.
+    pub(crate) most_in_flight: u64,
 }
 
 /// What came in.
@@ -64,23 +67,32 @@ pub(crate) struct Journal {
     entries: VecDeque<Entry>,
     last: u64,
     carried: Carried,
+    /// HTTP requests in work.
+    in_flight: u64,
     calls: BTreeMap<String, u64>,
-    file: Option<File>,
+    file: Option<JournalFile>,
 }
 
 impl Journal {
     /// A journal that is also written to a file, one JSON object a line.
-    pub(crate) fn to_file(file: Option<File>) -> Self {
+    pub(crate) fn to_file(file: Option<JournalFile>) -> Self {
         Self {
             file,
             ..Self::default()
         }
     }
 
-    /// Numbers an HTTP request.
+    /// Numbers an HTTP request, which is in work from now on.
     pub(crate) fn request(&mut self) -> u64 {
         self.carried.requests += 1;
+        self.in_flight += 1;
+        self.carried.most_in_flight = self.carried.most_in_flight.max(self.in_flight);
         self.carried.requests
+    }
+
+    /// A request is in work no more.
+    pub(crate) fn done(&mut self) {
+        self.in_flight -= 1;
     }
 
     /// Counts the bytes of a request and of its answer.
@@ -100,7 +112,7 @@ impl Journal {
         if let Some(file) = &mut self.file
             && let Err(error) = serde_json::to_string(&entry)
                 .map_err(Into::into)
-                .and_then(|line| writeln!(file, "{line}"))
+                .and_then(|line| file.add(line))
         {
             tracing::warn!(%error, "the journal file cannot be written");
         }

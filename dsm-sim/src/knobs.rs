@@ -28,6 +28,8 @@ pub struct Counters {
     pub received: u64,
     /// Bytes of the answers' bodies.
     pub sent: u64,
+    /// The most HTTP requests that were in work at a time, from their arrival to their answer; one that hangs is in work.
+    pub most_in_flight: u64,
     /// Calls by `API.method`; the calls of a compound count one by one.
     pub calls: BTreeMap<String, u64>,
 }
@@ -62,6 +64,7 @@ impl Knobs {
             requests: carried.requests,
             received: carried.received,
             sent: carried.sent,
+            most_in_flight: carried.most_in_flight,
             calls: calls.clone(),
         }
     }

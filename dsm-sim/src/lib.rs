@@ -88,6 +88,7 @@ mod state;
 mod store;
 mod system;
 mod table;
+mod taken;
 mod target;
 mod target_change;
 mod tls;

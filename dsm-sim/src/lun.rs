@@ -54,11 +54,20 @@ impl Row for Lun {
     }
 
     fn terms(&self) -> Vec<Term> {
-        vec![Term::Name(self.name.clone())]
+        let parent = &self.family.parent_lun_uuid;
+        let parent = (!parent.is_empty()).then(|| Term::Lun(parent.clone()));
+        [Term::Name(self.name.clone())]
+            .into_iter()
+            .chain(parent)
+            .collect()
     }
 
     fn number(&self) -> Option<u32> {
         Some(self.lun_id)
+    }
+
+    fn luns(&self) -> Vec<String> {
+        vec![self.uuid.clone()]
     }
 }
 

@@ -140,7 +140,8 @@ struct Serve {
     #[arg(long = "setting", value_name = "SWITCH", value_parser = switch)]
     switches: Vec<(String, Value)>,
 
-    /// Also append the journal to this file, one JSON object a line
+    /// Also append the journal to this file, one JSON object a line. At 64 MiB it is renamed to FILE.1, in the place of the one
+    /// before, and begins anew
     #[arg(long, value_name = "FILE")]
     journal_file: Option<PathBuf>,
 

@@ -23,6 +23,7 @@ use crate::share;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::table::Row;
+use crate::taken::Taken;
 use crate::target::Target;
 use crate::volume::{Returning, Volume, VolumeSpec};
 
@@ -133,6 +134,8 @@ pub(crate) struct Nas {
     pub(crate) lingering: BTreeMap<String, Target>,
     /// When DSM is done with what it does to LUNs after its answers. The LUNs themselves know best.
     agenda: BTreeSet<(Millis, String)>,
+    /// What LUNs take of their volumes.
+    pub(crate) taken: Taken,
     effects: BTreeSet<Effect>,
 }
 
@@ -155,12 +158,14 @@ impl Nas {
             booted: 0,
             lingering: BTreeMap::new(),
             agenda: BTreeSet::new(),
+            taken: Taken::default(),
             effects: BTreeSet::new(),
         }
     }
 
     /// Answers one call.
     pub(crate) fn apply(&mut self, now: Millis, call: &Call, outside: &dyn Outside) -> Reply {
+        self.take_stock(outside);
         self.tick(now);
         self.end_lingering(outside);
         let mut cookie = None;

@@ -23,6 +23,7 @@ use crate::clock::{Clock, Millis};
 use crate::core::Core;
 use crate::export::Export;
 use crate::journal::Journal;
+use crate::journal::file::{self, JournalFile};
 use crate::knobs::Knobs;
 use crate::listener::{CutListener, Peer};
 use crate::nas::{Config, Nas};
@@ -433,7 +434,7 @@ fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
     )
     .map_err(StartError::Export)?;
     let journal = options.journal_file.as_ref().map(|path| {
-        let file = File::options().create(true).append(true).open(path);
+        let file = JournalFile::open(path, file::MOST);
         file.map_err(|source| StartError::File {
             path: path.clone(),
             source,

@@ -223,6 +223,7 @@ impl Server {
 
     async fn handle(&self, request: Request, client: &mut oneshot::Sender<Outcome>) -> Outcome {
         let number = self.journal().request();
+        let _in_work = InWork(self);
         let call = match request.call {
             Ok(call) => call,
             Err(refusal) => {
@@ -400,6 +401,15 @@ impl Server {
             }
             Some(seq) => journal.amend(seq, |kept| *kept = Entry { seq, ..entry }),
         }
+    }
+}
+
+/// A request, until it is answered or given up.
+struct InWork<'a>(&'a Server);
+
+impl Drop for InWork<'_> {
+    fn drop(&mut self) {
+        self.0.journal().done();
     }
 }
 

@@ -15,6 +15,11 @@ pub(crate) trait Row: Clone + PartialEq {
 
     /// Its number, where DSM gives each new object the lowest free one.
     fn number(&self) -> Option<u32>;
+
+    /// The LUNs, by uuid, that may take another space when this row comes, changes or goes.
+    fn luns(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Something that rows are found by.
@@ -22,7 +27,7 @@ pub(crate) trait Row: Clone + PartialEq {
 pub(crate) enum Term {
     Name(String),
     Iqn(String),
-    /// The uuid of a LUN that the row belongs to or maps.
+    /// The uuid of a LUN that the row belongs to, maps, or is a clone of.
     Lun(String),
 }
 
@@ -34,6 +39,8 @@ pub(crate) struct Table<R: Row> {
     numbers: Numbers,
     /// What each changed row was at the last commit; `None`: it was not there.
     before: BTreeMap<R::Key, Option<R>>,
+    /// The LUNs of all rows that came, changed or went since somebody asked.
+    touched: BTreeSet<String>,
 }
 
 /// Rows that were put and rows that went: what turns the table of the last commit into this one.
@@ -82,6 +89,16 @@ impl<R: Row> Table<R> {
     pub(crate) fn find<'a>(&'a self, term: &Term) -> impl Iterator<Item = &'a R> + use<'a, R> {
         let keys = self.index.get(term).into_iter().flatten();
         keys.filter_map(|key| self.rows.get(key))
+    }
+
+    /// The LUNs that may take another space since [`Table::untouch`].
+    pub(crate) fn touched(&self) -> &BTreeSet<String> {
+        &self.touched
+    }
+
+    /// The same, and from now on only what is touched later.
+    pub(crate) fn untouch(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.touched)
     }
 
     /// The lowest number that no row has, from 1.
@@ -154,12 +171,14 @@ impl<R: Row> Table<R> {
                 }
             }
             old.number().into_iter().for_each(|n| self.numbers.free(n));
+            self.touched.extend(old.luns());
         }
         if let Some(row) = row {
             for term in row.terms() {
                 self.index.entry(term).or_default().insert(key.clone());
             }
             row.number().into_iter().for_each(|n| self.numbers.take(n));
+            self.touched.extend(row.luns());
             self.rows.insert(key.clone(), row);
         }
         old
@@ -173,6 +192,7 @@ impl<R: Row> Default for Table<R> {
             index: HashMap::new(),
             numbers: Numbers::default(),
             before: BTreeMap::new(),
+            touched: BTreeSet::new(),
         }
     }
 }

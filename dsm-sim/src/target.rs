@@ -57,6 +57,10 @@ impl Row for Target {
     fn number(&self) -> Option<u32> {
         Some(self.target_id)
     }
+
+    fn luns(&self) -> Vec<String> {
+        self.luns.values().cloned().collect()
+    }
 }
 
 impl Target {

@@ -170,16 +170,17 @@ impl Volume {
     }
 
     fn json(&self, nas: &Nas, outside: &dyn Outside) -> Value {
+        let used = nas.used_by_luns(self, outside);
         let mut row = json!({
             "container": self.container,
             "display_name": format!("Volume {}", volume_number(&self.path).unwrap_or_default()),
-            "eppool_used_byte": nas.used_by_luns(self, outside).to_string(),
+            "eppool_used_byte": used.to_string(),
             "fs_type": self.fs,
             "location": self.location.as_ref().unwrap_or(&self.container),
             "raid_type": "raid_1",
             "readonly": self.status == "read_only",
             "single_volume": true,
-            "size_free_byte": nas.free(self, outside).to_string(),
+            "size_free_byte": nas.free_beside(self, used).to_string(),
             "size_total_byte": self.size.to_string(),
             "status": nas.boot_word().unwrap_or(&self.status),
             "volume_id": volume_number(&self.path).unwrap_or_default(),
@@ -198,16 +199,13 @@ impl Volume {
 }
 
 impl Nas {
-    /// Bytes that LUNs take: thick ones all of their size, thin ones what was written.
-    pub(crate) fn used_by_luns(&self, volume: &Volume, outside: &dyn Outside) -> u64 {
-        let luns = self.state.luns.values();
-        let here = luns.filter(|lun| lun.location == volume.path);
-        here.map(|lun| lun.uses(outside))
-            .fold(0, u64::saturating_add)
-    }
-
     /// Bytes free on a volume.
     pub(crate) fn free(&self, volume: &Volume, outside: &dyn Outside) -> u64 {
+        self.free_beside(volume, self.used_by_luns(volume, outside))
+    }
+
+    /// Bytes free on a volume whose LUNs take so many.
+    fn free_beside(&self, volume: &Volume, used: u64) -> u64 {
         let returning = self
             .returning
             .iter()
@@ -216,7 +214,7 @@ impl Nas {
             .fold(0, u64::saturating_add);
         volume
             .size
-            .saturating_sub(self.used_by_luns(volume, outside))
+            .saturating_sub(used)
             .saturating_sub(volume.used_elsewhere)
             .saturating_sub(returning)
     }

@@ -172,3 +172,30 @@ async fn a_nas_becomes_slow_and_fast_again() {
     sim.post("/reset", json!({})).await;
     assert_eq!(sim.get("/latency").await["profile"], "instant");
 }
+
+#[tokio::test]
+async fn the_most_requests_in_work_at_a_time_are_counted() {
+    let sim = Sim::new().await;
+    let most = async || sim.get("/counters").await["most_in_flight"].clone();
+    for _ in 0..3 {
+        ok(&sim.call(LUN, "list", &[]).await);
+    }
+    assert_eq!(most().await, 1, "one after the other");
+    let hang = json!({"api": LUN, "method": "list", "times": 5, "fault": {"kind": "hang"}});
+    sim.post("/faults", hang).await;
+    let lists = futures::future::join_all((0..5).map(|_| sim.call(LUN, "list", &[])));
+    let release = async {
+        until("all of them hang", async || {
+            let journal = sim.get("/journal?faulted=true").await;
+            (journal["entries"].as_array().unwrap().len() == 5).then_some(())
+        })
+        .await;
+        assert_eq!(most().await, 5);
+        sim.control(Method::DELETE, "/faults", None).await;
+    };
+    tokio::join!(lists, release);
+    ok(&sim.call(LUN, "list", &[]).await);
+    assert_eq!(most().await, 5, "it stays the most");
+    sim.post("/reset", json!({})).await;
+    assert_eq!(most().await, 0);
+}

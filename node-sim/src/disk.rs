@@ -50,13 +50,13 @@ impl Backing {
     }
 }
 
-/// The loop devices of the machine, seen at one moment.
+/// Loop devices, seen at one moment.
 #[derive(Debug)]
-pub(crate) struct Loops(Vec<(String, u64, String)>);
+struct Loops(Vec<(String, u64, String)>);
 
 impl Loops {
     /// Whether `device` shows this file.
-    pub(crate) fn shows(&self, device: &str, backing: &Backing) -> bool {
+    fn shows(&self, device: &str, backing: &Backing) -> bool {
         self.0.iter().any(|(name, inode, filesystem)| {
             name == device && *inode == backing.inode && *filesystem == backing.filesystem
         })
@@ -74,9 +74,14 @@ impl<'a> Losetup<'a> {
         Self { lock }
     }
 
-    /// What is attached now, on the whole machine.
-    pub(crate) fn list(&self) -> io::Result<Loops> {
-        parse(&self.losetup(&["--list", "--json", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"])?)
+    /// Whether `device` shows this file now. Asked of that one device: there may be hundreds of others.
+    pub(crate) fn shows(&self, device: &str, backing: &Backing) -> io::Result<bool> {
+        if !is_attached(device) {
+            return Ok(false);
+        }
+        let columns = "NAME,BACK-INO,BACK-MAJ:MIN";
+        let said = self.losetup(&["--list", "--json", "--output", columns, device])?;
+        Ok(parse(&said)?.shows(device, backing))
     }
 
     /// Attaches the file: in the place of what the `occupied` device shows, so that a disk keeps its name when another unit takes
@@ -191,6 +196,13 @@ pub(crate) fn set_write_cache(device: &str, volatile: bool) -> io::Result<()> {
             "write through"
         },
     )
+}
+
+/// Whether the device shows any file at all; one that is not there shows none.
+fn is_attached(device: &str) -> bool {
+    let name = Path::new(device).file_name().unwrap_or_default();
+    let shown = Path::new("/sys/class/block").join(name);
+    shown.join("loop/backing_file").exists()
 }
 
 /// What sysfs says of a device; `None` when it does not.

@@ -124,6 +124,11 @@ fn shared_blocks_count_in_every_clone_and_take_no_space() {
     assert_eq!(allocated(&mut bench, &of_snapshot), 0);
     assert_eq!(volume(&mut bench, "size_free_byte"), free);
     // What is written to them from now on is theirs.
+    bench.target("t");
+    for uuid in ["a", &of_lun, &of_snapshot] {
+        let uuid = bench.nas.find_lun(uuid).unwrap().uuid.clone();
+        bench.ok(LUN, "map_target", &[("uuid", &uuid), ("target_ids", "[1]")]);
+    }
     bench.written = 600 * MIB;
     assert_eq!(allocated(&mut bench, &of_snapshot), 88 * MIB);
     assert_eq!(free - volume(&mut bench, "size_free_byte"), 3 * 88 * MIB);

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -10,17 +11,30 @@ pub(crate) const LUN: &str = "SYNO.Core.ISCSI.LUN";
 pub(crate) const TARGET: &str = "SYNO.Core.ISCSI.Target";
 pub(crate) const GIB: u64 = 1 << 30;
 
-/// So many bytes are written in every image, and these targets have sessions.
+/// What is written in images, and which targets have sessions.
 #[derive(Debug, Default)]
-pub(crate) struct Written(pub(crate) u64, BTreeSet<String>);
+pub(crate) struct Written {
+    /// Bytes in every image.
+    everywhere: u64,
+    /// Bytes in these LUNs, by uuid.
+    by_lun: BTreeMap<String, u64>,
+    in_use: BTreeSet<String>,
+    /// How often somebody has asked for what is written.
+    looks: Cell<usize>,
+}
 
 impl Outside for Written {
-    fn allocated(&self, _image: &Image) -> u64 {
-        self.0
+    fn allocated(&self, image: &Image) -> u64 {
+        self.looks.set(self.looks.get() + 1);
+        match image {
+            Image::Lun(uuid) => self.by_lun.get(uuid).copied(),
+            Image::Snapshot(_) => None,
+        }
+        .unwrap_or(self.everywhere)
     }
 
     fn may_be_in_use(&self, iqn: &str) -> bool {
-        self.1.contains(iqn)
+        self.in_use.contains(iqn)
     }
 
     fn sessions(&self, _iqn: &str) -> Vec<node_sim::target::Session> {
@@ -33,8 +47,12 @@ pub(crate) struct Bench {
     pub(crate) nas: Nas,
     pub(crate) now: Millis,
     pub(crate) caller: Caller,
-    /// Bytes in every image.
+    /// Bytes in every image. What is written to LUNs that no target maps is noticed with their next change.
     pub(crate) written: u64,
+    /// Bytes in these LUNs, by uuid.
+    pub(crate) by_lun: BTreeMap<String, u64>,
+    /// How often the last call looked up what is written.
+    pub(crate) looks: usize,
     /// The IQNs of targets that somebody is logged in to.
     pub(crate) in_use: BTreeSet<String>,
 }
@@ -71,6 +89,8 @@ impl Bench {
             now: 1_000_000,
             caller: caller([127, 0, 0, 1]),
             written: 0,
+            by_lun: BTreeMap::new(),
+            looks: 0,
             in_use: BTreeSet::new(),
         };
         bench.log_in();
@@ -102,8 +122,19 @@ impl Bench {
             params: params.iter().copied().collect(),
             caller: self.caller.clone(),
         };
-        let outside = Written(self.written, self.in_use.clone());
-        self.nas.apply(self.now, &call, &outside)
+        let outside = self.outside();
+        let reply = self.nas.apply(self.now, &call, &outside);
+        self.looks = outside.looks.get();
+        reply
+    }
+
+    pub(crate) fn outside(&self) -> Written {
+        Written {
+            everywhere: self.written,
+            by_lun: self.by_lun.clone(),
+            in_use: self.in_use.clone(),
+            looks: Cell::default(),
+        }
     }
 
     /// The data of a call that must succeed.
@@ -224,15 +255,50 @@ fn changes_are_saved_and_reads_are_not() {
 /// What a client may do, in any order.
 #[derive(Clone, Debug)]
 enum Step {
-    Create { name: u8, thick: bool, gib: u64 },
-    Set { name: u8, gib: u64 },
-    Rename { from: u8, to: u8 },
-    Delete { name: u8 },
-    MakeTarget { name: u8 },
-    DropTarget { id: u32 },
-    Map { name: u8, id: u32 },
-    Unmap { name: u8, id: u32 },
+    Create {
+        name: u8,
+        thick: bool,
+        gib: u64,
+    },
+    Set {
+        name: u8,
+        gib: u64,
+    },
+    Rename {
+        from: u8,
+        to: u8,
+    },
+    Delete {
+        name: u8,
+    },
+    MakeTarget {
+        name: u8,
+    },
+    DropTarget {
+        id: u32,
+    },
+    Map {
+        name: u8,
+        id: u32,
+    },
+    Unmap {
+        name: u8,
+        id: u32,
+    },
     Copy(Copying),
+    /// An initiator writes, if a target lets it.
+    Write {
+        name: u8,
+        mib: u64,
+    },
+    /// A delete whose effects fail.
+    Fail {
+        name: u8,
+    },
+    /// Sessions of these targets begin, and others end.
+    Sessions {
+        even: bool,
+    },
     Wait,
 }
 
@@ -279,6 +345,9 @@ fn step() -> impl Strategy<Value = Step> {
         (name.clone(), id.clone()).prop_map(|(name, id)| Step::Map { name, id }),
         (name.clone(), id).prop_map(|(name, id)| Step::Unmap { name, id }),
         copying().prop_map(Step::Copy),
+        (name.clone(), 0..4_000_u64).prop_map(|(name, mib)| Step::Write { name, mib }),
+        name.prop_map(|name| Step::Fail { name }),
+        any::<bool>().prop_map(|even| Step::Sessions { even }),
         Just(Step::Wait),
     ]
 }
@@ -363,6 +432,21 @@ fn take(bench: &mut Bench, step: &Step) {
                 ],
             );
         }
+        Step::Write { name, mib } => {
+            let uuid = uuid_of(bench, name);
+            if bench.nas.may_be_written(&uuid) {
+                bench.by_lun.insert(uuid, mib << 20);
+            }
+        }
+        Step::Fail { name } => {
+            let uuid = uuid_of(bench, name);
+            bench.code(LUN, "delete", &[("uuid", &uuid)]);
+            bench.nas.state.undo();
+        }
+        Step::Sessions { even } => {
+            let in_use = (0..4_u8).filter(|name| (name % 2 == 0) == even);
+            bench.in_use = in_use.map(|name| format!("iqn.2000-01.x:{name}")).collect();
+        }
         Step::Wait => bench.now += 1_500,
         Step::Copy(ref copying) => copy(bench, copying),
     }
@@ -437,23 +521,36 @@ fn sound(bench: &Bench) {
     for snapshot in state.snapshots.values() {
         assert!(state.luns.get(&snapshot.parent).is_some(), "{snapshot:?}");
     }
-    let volume = state.volumes.get(&"/volume1".to_owned()).unwrap();
+    let (volume, outside) = (
+        state.volumes.get(&"/volume1".to_owned()).unwrap(),
+        bench.outside(),
+    );
+    let sum =
+        |luns: &mut dyn Iterator<Item = &Lun>| luns.map(|lun| lun.uses(&outside)).sum::<u64>();
+    let mut thick = state.luns.values().filter(|lun| !lun.kind.is_thin());
     assert!(
-        bench.nas.used_by_luns(volume, &Written::default()) <= volume.size,
+        sum(&mut thick) <= volume.size,
         "thick LUNs have their space"
+    );
+    assert_eq!(
+        bench.nas.used_by_luns(volume, &outside),
+        sum(&mut state.luns.values()),
+        "what is added up is what is there"
     );
 }
 
 proptest! {
     #[test]
-    fn any_order_of_calls_leaves_a_sound_nas(steps in prop::collection::vec(step(), 1..60), slow: bool) {
+    fn any_order_of_calls_leaves_a_sound_nas(steps in prop::collection::vec(step(), 1..60), slow: bool, keep: bool) {
         let timing = if slow { crate::Latency::Ds918.timing() } else { Timing::default() };
         let mut bench = Bench::with(timing, Generation::Seven);
         bench.written = GIB;
+        bench.nas.settings.deleted_targets_keep_sessions = keep;
         for step in &steps {
             let sizes: BTreeMap<String, u64> = bench.nas.state.luns.values().map(|lun| (lun.uuid.clone(), lun.size)).collect();
             take(&mut bench, step);
             sound(&bench);
+            bench.nas.state.commit();
             for lun in bench.nas.state.luns.values() {
                 let restored = matches!(step, Step::Copy(Copying::Restore { .. }));
                 prop_assert!(restored || sizes.get(&lun.uuid).is_none_or(|&before| lun.size >= before), "{} shrank", lun.name);

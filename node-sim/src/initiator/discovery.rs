@@ -56,7 +56,7 @@ pub(crate) fn discover(
     if keep {
         add(host, sessions, source)?;
     }
-    let Some((at, _, targets)) = host.listening(&source.address, source.port)? else {
+    let Some((at, targets)) = host.listening(&source.address, source.port)? else {
         // The real tool connects five times and then says so, with this code and not with that of a login.
         let text = format!(
             "Could not perform SendTargets discovery: {} does not listen",

@@ -291,7 +291,41 @@ impl Host {
         &self,
         host: &str,
         port: u16,
-    ) -> Result<Option<(SocketAddr, Targets, Vec<Target>)>, Failure> {
+    ) -> Result<Option<(SocketAddr, Vec<Target>)>, Failure> {
+        let found = self.look_for(host, port, |network, address| {
+            let all = network.list()?;
+            Ok(all.iter().any(|target| listens_at(target, address)))
+        })?;
+        let Some((address, network)) = found else {
+            return Ok(None);
+        };
+        let mut here = network.list()?;
+        here.retain(|target| listens_at(target, address));
+        Ok(Some((address, here)))
+    }
+
+    /// The network in which a target is found at an address: the one that [`Host::listening`] answers, but a target that is there
+    /// is found without a look at the others.
+    pub(crate) fn network_of(
+        &self,
+        iqn: &str,
+        host: &str,
+        port: u16,
+    ) -> Result<Option<(SocketAddr, Targets)>, Failure> {
+        self.look_for(host, port, |network, address| {
+            let listens = |target: &Target| listens_at(target, address);
+            Ok(network.get(iqn)?.is_some_and(|it| listens(&it))
+                || network.list()?.iter().any(listens))
+        })
+    }
+
+    /// The first network in which somebody listens at the address; a name that several addresses belong to is each of them in turn.
+    fn look_for(
+        &self,
+        host: &str,
+        port: u16,
+        anybody: impl Fn(&Targets, SocketAddr) -> io::Result<bool>,
+    ) -> Result<Option<(SocketAddr, Targets)>, Failure> {
         let addresses = (host, port).to_socket_addrs().map_err(|wrong| {
             Failure::new(
                 Exit::ConnectTimeout,
@@ -301,15 +335,8 @@ impl Host {
         let networks = self.networks()?;
         for address in addresses {
             for network in &networks {
-                let mut here = network.list()?;
-                here.retain(|target| {
-                    target
-                        .portals
-                        .iter()
-                        .any(|portal| listens(*portal, address))
-                });
-                if !here.is_empty() {
-                    return Ok(Some((address, network.clone(), here)));
+                if anybody(network, address)? {
+                    return Ok(Some((address, network.clone())));
                 }
             }
         }
@@ -333,6 +360,11 @@ impl Host {
             io::Error::new(io::ErrorKind::NotFound, text)
         })
     }
+}
+
+fn listens_at(target: &Target, address: SocketAddr) -> bool {
+    let mut portals = target.portals.iter();
+    portals.any(|portal| listens(*portal, address))
 }
 
 /// 0.0.0.0 and :: listen on every address.

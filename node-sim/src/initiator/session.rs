@@ -16,7 +16,7 @@ use super::console::{Exit, Failure};
 use super::host::Host;
 use super::record::{Pattern, Place, Record, exactly};
 use super::tree::{Link, Shown, Tree};
-use crate::disk::{self, Backing, Loops, Losetup};
+use crate::disk::{self, Backing, Losetup};
 use crate::store::{self, Lock, Until};
 use crate::target::loopdev::{Refusal, Targets};
 use crate::target::{self, Chap, Credential, LogicalUnit, Target};
@@ -124,7 +124,7 @@ impl<'a> Sessions<'a> {
     pub(crate) fn login(&mut self, record: &Record) -> Result<Session, Failure> {
         let initiator = self.host.initiator_name()?;
         let Place { iqn, address, port } = record.place.clone();
-        let Some((at, network, _)) = self.host.listening(&address, port)? else {
+        let Some((at, network)) = self.host.network_of(&iqn, &address, port)? else {
             return Err(Failure::new(
                 Exit::ConnectTimeout,
                 format!("{} does not listen", record.place.portal()),
@@ -216,10 +216,9 @@ impl<'a> Sessions<'a> {
         let Some(target) = target.filter(|target| !target.luns.is_empty()) else {
             return Ok(());
         };
-        let loops = self.losetup.list()?;
         for (lun, unit) in &target.luns {
             match session.disks.get(lun).cloned() {
-                Some(disk) => self.look(session, &loops, *lun, unit, &disk)?,
+                Some(disk) => self.look(session, *lun, unit, &disk)?,
                 None => self.attach(session, *lun, unit, None)?,
             }
         }
@@ -233,13 +232,12 @@ impl<'a> Sessions<'a> {
         let Some(target) = network.get(&session.iqn)? else {
             return Ok(false);
         };
-        let loops = self.losetup.list()?;
         for (lun, disk) in &session.disks {
             let unit = target.luns.get(lun);
             let Some(unit) = unit.filter(|unit| unit.serial == disk.unit.serial) else {
                 continue;
             };
-            if loops.shows(&disk.device, &disk.backing)
+            if self.losetup.shows(&disk.device, &disk.backing)?
                 && !disk.backing.is_same(&Backing::of(&unit.file)?)
                 && disk::is_claimed(&disk.device)
             {
@@ -253,7 +251,8 @@ impl<'a> Sessions<'a> {
         // iscsid would use the settings of the first login; those of the record are as good.
         let records = super::record::list(self.host, &exactly(&session.place()))?;
         let chap = records.iter().find_map(proof);
-        let Some((at, ..)) = self.host.listening(&session.address, session.port)? else {
+        let (address, port) = (&session.address, session.port);
+        let Some((at, _)) = self.host.network_of(&session.iqn, address, port)? else {
             return Ok(None);
         };
         let initiator = self.host.initiator_name()?;
@@ -270,12 +269,11 @@ impl<'a> Sessions<'a> {
     fn look(
         &self,
         session: &mut Session,
-        loops: &Loops,
         lun: u16,
         unit: &LogicalUnit,
         disk: &Disk,
     ) -> Result<(), Failure> {
-        let attached = loops.shows(&disk.device, &disk.backing);
+        let attached = self.losetup.shows(&disk.device, &disk.backing)?;
         // Asked first: a unit without a file must not cost us the disk we have.
         let same_file = disk.backing.is_same(&Backing::of(&unit.file)?);
         if attached && !same_file && disk::is_claimed(&disk.device) {
@@ -344,13 +342,8 @@ impl<'a> Sessions<'a> {
             .map(|disk| disk.device.clone())
             .collect();
         self.tree.remove(session.sid, session.host, &devices)?;
-        if !session.disks.is_empty() {
-            let loops = self.losetup.list()?;
-            for disk in session
-                .disks
-                .values()
-                .filter(|disk| loops.shows(&disk.device, &disk.backing))
-            {
+        for disk in session.disks.values() {
+            if self.losetup.shows(&disk.device, &disk.backing)? {
                 self.losetup.detach(&disk.device)?;
             }
         }
@@ -365,10 +358,13 @@ impl<'a> Sessions<'a> {
             .write_json(&file(self.host, session.sid), session, Until::Reboot)
     }
 
-    /// Numbers are not used twice, as in a kernel that runs.
+    /// Numbers are not used twice, as in a kernel that runs (`iscsi_session_nr` counts up). The counter is written before the
+    /// session is, so a killed login uses its number up, too; should the counter be lost, the sessions tell.
     fn next_sid(&self) -> io::Result<u32> {
         let counter = self.host.state_dir().join("last-sid");
-        let sid = store::read_json::<u32>(&counter)?.unwrap_or(0) + 1;
+        let used = store::read_json::<u32>(&counter)?.unwrap_or(0);
+        let lives = self.live.keys().last().copied().unwrap_or(0);
+        let sid = used.max(lives) + 1;
         self.lock.write_json(&counter, &sid, Until::Reboot)?;
         Ok(sid)
     }

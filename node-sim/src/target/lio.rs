@@ -200,10 +200,7 @@ impl Work<'_> {
         let good = match self.notes.units.get(&unit.serial) {
             Some(attached) => {
                 attached.backing.is_same(&backing)
-                    && self
-                        .losetup
-                        .list()?
-                        .shows(&attached.device, &attached.backing)
+                    && self.losetup.shows(&attached.device, &attached.backing)?
             }
             None => false,
         };
@@ -249,7 +246,7 @@ impl Work<'_> {
             return Ok(());
         };
         self.side.tree.apply(&plan::backstore_removal(serial))?;
-        if self.losetup.list()?.shows(&noted.device, &noted.backing) {
+        if self.losetup.shows(&noted.device, &noted.backing)? {
             self.losetup.detach(&noted.device)?;
         }
         self.notes.units.remove(serial);

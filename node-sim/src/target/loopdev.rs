@@ -72,10 +72,8 @@ impl Targets {
         let path = self.file(&target.iqn)?;
         let lock = self.lock()?;
         let kept = |file: &PathBuf| target.luns.values().any(|unit| unit.file == *file);
-        for file in self.files_cut_off(&target.iqn)? {
-            if !kept(&file) {
-                divorce::divorce(&file)?;
-            }
+        for file in self.files_cut_off(&target.iqn, kept)? {
+            divorce::divorce(&file)?;
         }
         lock.write_json(&path, target, Until::Always)
     }
@@ -89,7 +87,7 @@ impl Targets {
         let (path, sessions) = (self.file(iqn)?, self.sessions_dir(iqn)?);
         let _lock = self.lock()?;
         // First of all: who is killed afterwards removes the target next time, and these files again.
-        for file in self.files_cut_off(iqn)? {
+        for file in self.files_cut_off(iqn, |_| false)? {
             divorce::divorce(&file)?;
         }
         store::remove(&path)?;
@@ -97,12 +95,19 @@ impl Targets {
         store::sync_folder(&self.dir)
     }
 
-    /// The files that sessions of this target write to, and those of no other.
-    fn files_cut_off(&self, iqn: &str) -> io::Result<Vec<PathBuf>> {
+    /// The files that sessions of this target write to, and those of no other, but for what they keep.
+    fn files_cut_off(
+        &self,
+        iqn: &str,
+        kept: impl Fn(&PathBuf) -> bool,
+    ) -> io::Result<Vec<PathBuf>> {
         let Some(target) = self.get(iqn)? else {
             return Ok(Vec::new());
         };
-        if self.sessions(iqn)?.is_empty() {
+        let mut files: Vec<PathBuf> = target.luns.into_values().map(|unit| unit.file).collect();
+        files.retain(|file| !kept(file));
+        // All targets are looked at only when one loses something under a session.
+        if files.is_empty() || self.sessions(iqn)?.is_empty() {
             return Ok(Vec::new());
         }
         let mut others = BTreeSet::new();
@@ -111,8 +116,8 @@ impl Targets {
                 others.extend(other.luns.into_values().map(|unit| unit.file));
             }
         }
-        let files = target.luns.into_values().map(|unit| unit.file);
-        Ok(files.filter(|file| !others.contains(file)).collect())
+        files.retain(|file| !others.contains(file));
+        Ok(files)
     }
 
     /// One target; `None` when there is none of this name.

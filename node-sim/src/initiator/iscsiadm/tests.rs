@@ -526,3 +526,45 @@ fn multipathd_is_there_when_it_is_installed() {
         assert_eq!(root.join("bin/multipathd").exists(), there);
     }
 }
+
+#[test]
+fn a_session_number_is_never_given_again() {
+    let bench = Bench::new();
+    let numbers = |bench: &Bench| -> Vec<u32> {
+        let read = super::super::session::read(&Host::at(&bench.dir.path().join("root")));
+        read.unwrap().iter().map(|session| session.sid).collect()
+    };
+    for iqn in ["iqn.a", "iqn.b"] {
+        bench.target(iqn);
+        bench.check(&format!("-m node -T {iqn} -p 127.0.0.1 -o new"), 0, "added");
+        bench.check(&format!("-m node -T {iqn} -l"), 0, "successful");
+    }
+    assert_eq!(numbers(&bench), [1, 2]);
+    // The newest is gone, and so are all: the next has another number.
+    for (out, left) in [("iqn.b", vec![1, 3]), ("iqn.a", vec![3, 4])] {
+        bench.check(&format!("-m node -T {out} -u"), 0, "successful");
+        bench.check(&format!("-m node -T {out} -l"), 0, "successful");
+        assert_eq!(numbers(&bench), left);
+    }
+    bench.check("-m session -u", 0, "successful");
+    bench.check("-m node -T iqn.a -l", 0, "successful");
+    assert_eq!(numbers(&bench), [5]);
+    // A login that fails has used its number up, as one that is killed has.
+    bench.targets.remove("iqn.b").unwrap();
+    bench.check("-m node -T iqn.b -l", 19, "refuses");
+    bench.target("iqn.b");
+    bench.check("-m node -T iqn.b -l", 0, "successful");
+    assert_eq!(numbers(&bench), [5, 7]);
+    // Not even where the counter is lost, as long as a session lives.
+    fs::remove_file(bench.dir.path().join("root/var/node-sim/last-sid")).unwrap();
+    bench.check("-m node -T iqn.b -u", 0, "successful");
+    bench.check("-m node -T iqn.b -l", 0, "successful");
+    assert_eq!(numbers(&bench), [5, 6]);
+    // An update of the host root keeps them as well.
+    let root = bench.dir.path().join("root");
+    let program = std::env::current_exe().unwrap();
+    Host::init(&root, &[bench.dir.path().join("targets")], None, &program).unwrap();
+    bench.check("-m session -u", 0, "successful");
+    bench.check("-m node -T iqn.a -l", 0, "successful");
+    assert_eq!(numbers(&bench), [7]);
+}

@@ -189,3 +189,18 @@ fn align_makes_these_targets_and_no_others() {
     targets.align(&[target("iqn.b"), target("iqn.c")]).unwrap();
     assert_eq!(targets.list().unwrap(), [target("iqn.b"), target("iqn.c")]);
 }
+
+#[test]
+fn no_other_target_is_read_where_nothing_is_taken_out() {
+    let (_dir, targets) = targets();
+    targets.put(&target(IQN)).unwrap();
+    targets.login(IQN, "key", &session(), None).unwrap();
+    // Whoever looks at all targets falls over this one.
+    fs::write(targets.dir().join("iqn.broken.json"), "{").unwrap();
+    targets.list().unwrap_err();
+    let mut changed = target(IQN);
+    changed.enabled = false;
+    targets.put(&changed).unwrap();
+    targets.logout(IQN, "key").unwrap();
+    targets.remove(IQN).unwrap();
+}

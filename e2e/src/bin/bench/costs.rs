@@ -1,0 +1,385 @@
+//! What each CSI call costs the NAS and the caller, one after the other, and what driver and simulator need.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets};
+use e2e::GIB;
+use e2e::ledger::{Ledger, Row};
+use e2e::life::{Content, Life};
+use e2e::model::figures::{FIGURES, Figures};
+use e2e::nas::Nas;
+use e2e::process::run;
+use e2e::world::{Node, Plan, World};
+use serde::Serialize;
+
+use crate::capacity;
+
+/// LUNs of somebody else's on the NAS.
+const OTHERS: usize = 100;
+const FAST_ROUNDS: usize = 30;
+const SLOW_ROUNDS: usize = 3;
+const MEASURED: Duration = Duration::from_secs(3);
+/// Sequences of the model.
+const MODELLED: &str = "1000";
+
+/// What was found.
+#[derive(Serialize)]
+pub(crate) struct Costs {
+    /// A NAS that answers at once: what the driver itself needs.
+    instant: Vec<Line>,
+    /// A NAS that answers like a DS918+: what a user waits for.
+    ds918: Vec<Line>,
+    /// Resident memory after all rounds, KiB.
+    resident_kib: BTreeMap<&'static str, u64>,
+    /// From `ControllerExpandVolume` to a grown file system, milliseconds, median.
+    grown_after_ms: BTreeMap<&'static str, f64>,
+    /// Requests per second that dsm-sim answers to four clients.
+    dsm_sim_requests_per_second: f64,
+    /// dsm-sim with more and more LUNs.
+    dsm_sim_capacity: capacity::Capacity,
+    /// Create, expand twice, delete: such lives per second against the instant NAS.
+    expand_sequences_per_second: f64,
+    /// The model in memory: random sequences of calls and mishaps, with a look at everything after each step.
+    model: Figures,
+    /// The node half was measured (needs root).
+    node: bool,
+}
+
+#[derive(Serialize)]
+struct Line {
+    rpc: &'static str,
+    /// HTTP requests to the NAS per call; logins and polls left out.
+    requests: usize,
+    /// The most polls of one call, while a LUN was locked or being deleted.
+    polls: usize,
+    calls: String,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+/// Measures it all; `node`: the node half, too, which needs root.
+///
+/// # Errors
+/// Something does not come up, or refuses.
+pub(crate) async fn measure(node: bool) -> Result<Costs> {
+    let plan = || {
+        if node {
+            Plan::whole()
+        } else {
+            Plan::controller()
+        }
+    };
+    let (world, fast) = rounds(plan(), FAST_ROUNDS).await?;
+    let speed = requests_per_second(&world.nas).await?;
+    let sequences = sequences_per_second(&world).await?;
+    let resident_kib = BTreeMap::from([
+        ("synology-csi", world.plugin.process.resident_kib()?),
+        ("dsm-sim", world.nas.resident_kib()?),
+    ]);
+    drop(world);
+    let (_, slow) = rounds(plan().slow(), SLOW_ROUNDS).await?;
+    let folder = tempfile::tempdir()?;
+    let dsm_sim_capacity = capacity::measure(folder.path()).await?;
+    Ok(Costs {
+        instant: lines(&fast),
+        ds918: lines(&slow),
+        resident_kib,
+        grown_after_ms: BTreeMap::from([
+            ("instant", grown_after(&fast)),
+            ("like a DS918+", grown_after(&slow)),
+        ]),
+        dsm_sim_requests_per_second: speed,
+        dsm_sim_capacity,
+        expand_sequences_per_second: sequences,
+        model: model(folder.path())?,
+        node,
+    })
+}
+
+/// Whole lives of volumes, one after the other, on a NAS with other LUNs.
+async fn rounds(plan: Plan, rounds: usize) -> Result<(World, Vec<Row>)> {
+    let node = plan.node != Node::None;
+    let world = plan.start().await?;
+    world.nas.seed(OTHERS).await?;
+    let mut ledger = Ledger::default();
+    for round in 0..rounds {
+        life(&world, &mut ledger, &format!("bench-{round}"), node).await?;
+    }
+    // The first life logs in and warms up.
+    Ok((world, ledger.rows.split_off(ledger.rows.len() / rounds)))
+}
+
+/// A volume's life, from its creation to its deletion, in a file system if there is a node.
+///
+/// # Errors
+/// A call fails.
+pub(crate) async fn life(world: &World, ledger: &mut Ledger, name: &str, node: bool) -> Result<()> {
+    let nas = &world.nas;
+    let mut volume = ledger
+        .call(
+            nas,
+            "CreateVolume",
+            Life::create(world, name, GIB, Content::Fs("xfs")),
+        )
+        .await?;
+    if node {
+        ledger
+            .call(nas, "ControllerPublishVolume", volume.publish(world))
+            .await?;
+        ledger
+            .call(nas, "NodeStageVolume", volume.stage(world))
+            .await?;
+        ledger
+            .call(nas, "NodePublishVolume", volume.node_publish(world))
+            .await?;
+        ledger
+            .call(nas, "NodeGetVolumeStats", volume.stats(world))
+            .await?;
+    } else {
+        "worker-1:01234567".clone_into(&mut volume.node_id);
+        volume.publish_context = ledger
+            .call(
+                nas,
+                "ControllerPublishVolume",
+                volume.publish_to(world, &volume.node_id),
+            )
+            .await?;
+    }
+    ledger
+        .call(
+            nas,
+            "ControllerExpandVolume",
+            volume.expand_lun(world, 2 * GIB),
+        )
+        .await?;
+    if node {
+        ledger
+            .call(
+                nas,
+                "NodeExpandVolume",
+                volume.expand_on_node(world, 2 * GIB),
+            )
+            .await?;
+    }
+    ledger
+        .call(
+            nas,
+            "ControllerExpandVolume (done)",
+            volume.expand_lun(world, 2 * GIB),
+        )
+        .await?;
+    if node {
+        ledger
+            .call(nas, "NodeUnpublishVolume", volume.node_unpublish(world))
+            .await?;
+        ledger
+            .call(nas, "NodeUnstageVolume", volume.unstage(world))
+            .await?;
+    }
+    ledger
+        .call(nas, "ControllerUnpublishVolume", volume.unpublish(world))
+        .await?;
+    ledger
+        .call(nas, "DeleteVolume", volume.delete(world))
+        .await?;
+    Ok(())
+}
+
+fn lines(rows: &[Row]) -> Vec<Line> {
+    let mut names: Vec<&'static str> = Vec::new();
+    for row in rows {
+        if !names.contains(&row.rpc) {
+            names.push(row.rpc);
+        }
+    }
+    names
+        .into_iter()
+        .filter_map(|name| {
+            line(
+                name,
+                &rows
+                    .iter()
+                    .filter(|row| row.rpc == name)
+                    .collect::<Vec<_>>(),
+            )
+        })
+        .collect()
+}
+
+fn line(rpc: &'static str, rows: &[&Row]) -> Option<Line> {
+    let waits = sorted(rows.iter().map(|row| row.elapsed));
+    // The costliest round speaks for the call.
+    let worst = rows.iter().max_by_key(|row| row.requests)?;
+    Some(Line {
+        rpc,
+        requests: worst.requests,
+        polls: rows.iter().map(|row| row.polls).max()?,
+        calls: worst.story(),
+        p50_ms: quantile(&waits, 50),
+        p99_ms: quantile(&waits, 99),
+    })
+}
+
+/// In order.
+pub(crate) fn sorted(waits: impl Iterator<Item = Duration>) -> Vec<Duration> {
+    let mut waits: Vec<Duration> = waits.collect();
+    waits.sort_unstable();
+    waits
+}
+
+/// In milliseconds; of a sorted list.
+pub(crate) fn quantile(waits: &[Duration], percent: usize) -> f64 {
+    let index = (waits.len() * percent).div_ceil(100).saturating_sub(1);
+    waits
+        .get(index)
+        .map_or(f64::NAN, |wait| wait.as_secs_f64() * 1000.0)
+}
+
+/// Median of controller plus node expansion.
+fn grown_after(rows: &[Row]) -> f64 {
+    let of = |rpc: &str| {
+        rows.iter()
+            .filter(|row| row.rpc == rpc)
+            .map(|row| row.elapsed)
+            .collect::<Vec<_>>()
+    };
+    let (on_nas, on_node) = (of("ControllerExpandVolume"), of("NodeExpandVolume"));
+    quantile(
+        &sorted(on_nas.iter().zip(&on_node).map(|(a, b)| *a + *b)),
+        50,
+    )
+}
+
+async fn requests_per_second(nas: &Nas) -> Result<f64> {
+    let query = format!(
+        "{}/webapi/query.cgi?api=SYNO.API.Info&version=1&method=query&query=SYNO.API.Auth",
+        nas.api
+    );
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let started = Instant::now();
+    let clients = (0..4).map(|_| async {
+        let mut answered = 0_u32;
+        while started.elapsed() < MEASURED {
+            client
+                .get(&query)
+                .send()
+                .await?
+                .error_for_status()?
+                .bytes()
+                .await?;
+            answered += 1;
+        }
+        anyhow::Ok(answered)
+    });
+    let answered: u32 = futures::future::try_join_all(clients).await?.iter().sum();
+    Ok(f64::from(answered) / started.elapsed().as_secs_f64())
+}
+
+async fn sequences_per_second(world: &World) -> Result<f64> {
+    let started = Instant::now();
+    let mut lives = 0_u32;
+    while started.elapsed() < MEASURED {
+        let volume = Life::create(world, &format!("sequence-{lives}"), GIB, Content::Block).await?;
+        for size in [2 * GIB, 3 * GIB] {
+            volume.expand_lun(world, size).await?;
+        }
+        volume.delete(world).await?;
+        lives += 1;
+    }
+    Ok(f64::from(lives) / started.elapsed().as_secs_f64())
+}
+
+/// Lets the program next to this one play.
+fn model(folder: &Path) -> Result<Figures> {
+    let program = std::env::current_exe()?.with_file_name("model");
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let nothing_kept = folder.join("none");
+    let arguments = [
+        "--cases",
+        MODELLED,
+        "--report",
+        &text(folder),
+        "--regressions",
+        &text(&nothing_kept),
+    ];
+    run(&text(&program), arguments)?;
+    Ok(serde_json::from_slice(&std::fs::read(
+        folder.join(FIGURES),
+    )?)?)
+}
+
+/// As a person reads it.
+pub(crate) fn print(report: &Costs) {
+    println!(
+        "\nEach CSI call on a NAS with {OTHERS} other LUNs (calls joined by + share one request)"
+    );
+    println!("{}", costs(report));
+    println!("\ndsm-sim with many LUNs (sixteen clients on the same processors)");
+    println!("{}", capacity::table(&report.dsm_sim_capacity));
+    println!("{}", report.dsm_sim_capacity.memory());
+    println!(
+        "\nresident memory   {}",
+        list(&report.resident_kib, |kib| format!(
+            "{} MiB",
+            kib.div_ceil(1024)
+        ))
+    );
+    println!(
+        "grown file system {}",
+        list(&report.grown_after_ms, |ms| format!("{ms:.1} ms"))
+    );
+    println!(
+        "dsm-sim           {:.0} requests/s",
+        report.dsm_sim_requests_per_second
+    );
+    println!(
+        "lives             {:.1} create + 2 expand + delete per second",
+        report.expand_sequences_per_second
+    );
+    println!("model             {}", report.model);
+}
+
+fn costs(report: &Costs) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header([
+        "CSI call",
+        "requests",
+        "polls",
+        "p50 ms",
+        "p99 ms",
+        "like a DS918+: polls",
+        "p50 ms",
+        "DSM calls",
+    ]);
+    for line in &report.instant {
+        let slow = report.ds918.iter().find(|slow| slow.rpc == line.rpc);
+        table.add_row([
+            line.rpc.to_owned(),
+            line.requests.to_string(),
+            line.polls.to_string(),
+            format!("{:.1}", line.p50_ms),
+            format!("{:.1}", line.p99_ms),
+            slow.map_or_else(String::new, |slow| slow.polls.to_string()),
+            slow.map_or_else(String::new, |slow| format!("{:.0}", slow.p50_ms)),
+            line.calls.clone(),
+        ]);
+    }
+    for column in 1..7 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn list<T>(values: &BTreeMap<&'static str, T>, show: impl Fn(&T) -> String) -> String {
+    values
+        .iter()
+        .map(|(name, value)| format!("{name} {}", show(value)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

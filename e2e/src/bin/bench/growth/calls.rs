@@ -1,0 +1,360 @@
+//! Node calls on a node with more and more volumes. Each round takes a fresh volume through them; those that are staged already
+//! only stand around.
+
+use std::net::{SocketAddr, TcpListener};
+
+use anyhow::{Context as _, Result};
+use e2e::GIB;
+use e2e::life::{Content, Life};
+use e2e::world::{Plan, World};
+use futures::future::try_join_all;
+use serde::Serialize;
+use tonic::Status;
+
+use super::meter::{Meter, Used, Watch};
+use super::{mib, progress, ratio, table};
+
+/// `NodeGetVolumeStats` is so short that a round makes it many times.
+const STATS: u32 = 10;
+/// Calls at once.
+const CROWD: usize = 20;
+const CONTENT: Content = Content::Fs("xfs");
+
+/// What was found.
+#[derive(Serialize)]
+pub(crate) struct Calls {
+    calls: Vec<Call>,
+    at_once: Vec<AtOnce>,
+}
+
+/// One CSI call with so many volumes on the node, its own among them. Medians; what programs use is a mean.
+#[derive(Serialize)]
+struct Call {
+    rpc: &'static str,
+    volumes: usize,
+    wall_ms: f64,
+    /// Of the driver's own threads.
+    driver_cpu_ms: f64,
+    /// Of the programs that it has started: mount, mkfs and iscsiadm, which read what grows themselves.
+    programs_cpu_ms: f64,
+    /// Reads and writes (system calls) of the driver's own threads: the floor below its CPU.
+    reads_and_writes: f64,
+    bytes_read: f64,
+    programs: f64,
+}
+
+/// Twenty calls at once, or as many as there are volumes.
+#[derive(Serialize)]
+struct AtOnce {
+    rpc: &'static str,
+    volumes: usize,
+    calls: usize,
+    wall_ms: f64,
+    driver_cpu_ms: f64,
+    most_threads: usize,
+    most_descriptors: usize,
+    /// Afterwards.
+    resident_kib: u64,
+}
+
+/// A driver that is measured.
+struct Bench {
+    world: World,
+    meter: Meter,
+    metrics: SocketAddr,
+    http: reqwest::Client,
+    samples: Vec<(&'static str, Used, f64)>,
+}
+
+/// Measures them.
+///
+/// # Errors
+/// Something does not come up, or a call fails.
+pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Calls> {
+    let mut bench = Bench::start().await?;
+    let mut crowd: Vec<Life> = Vec::new();
+    let mut found = Calls {
+        calls: Vec::new(),
+        at_once: Vec::new(),
+    };
+    for &volumes in sizes {
+        while crowd.len() + 1 < volumes {
+            let name = format!("crowd-{}", crowd.len());
+            let mut life = Life::create(&bench.world, &name, GIB, CONTENT).await?;
+            life.attach(&bench.world).await?;
+            crowd.push(life);
+            if crowd.len().is_multiple_of(20) {
+                progress(&format!("calls: {} volumes are staged", crowd.len()));
+            }
+        }
+        for round in 0..rounds {
+            bench.round(&format!("round-{volumes}-{round}")).await?;
+        }
+        progress(&format!("calls: measured with {volumes} volumes"));
+        found.calls.extend(summed_up(&bench.samples, volumes));
+        bench.samples.clear();
+        let together = &crowd[..crowd.len().min(CROWD)];
+        if !together.is_empty() {
+            found
+                .at_once
+                .extend(bench.at_once(together, volumes).await?);
+        }
+    }
+    Ok(found)
+}
+
+impl Bench {
+    async fn start() -> Result<Self> {
+        // Free a moment ago; the driver says so if it is not any more.
+        let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let mut plan = Plan::whole();
+        "info".clone_into(&mut plan.log_level);
+        plan.driver = vec!["--metrics-address".to_owned(), metrics.to_string()];
+        let world = plan.start().await?;
+        Ok(Self {
+            meter: Meter::of(world.plugin.process.id())?,
+            world,
+            metrics,
+            http: reqwest::Client::builder().no_proxy().build()?,
+            samples: Vec::new(),
+        })
+    }
+
+    /// A volume's way onto the node and back, each call measured.
+    async fn round(&mut self, name: &str) -> Result<()> {
+        let mut life = Life::create(&self.world, name, GIB, CONTENT).await?;
+        life.publish(&self.world).await?;
+        self.one("NodeStageVolume", async |world| life.stage(world).await)
+            .await?;
+        self.one("NodeStageVolume (again)", async |world| {
+            life.stage(world).await
+        })
+        .await?;
+        self.one("NodePublishVolume", async |world| {
+            life.node_publish(world).await
+        })
+        .await?;
+        let (used, programs) = self
+            .used(async |world| {
+                for _ in 0..STATS {
+                    life.stats(world).await?;
+                }
+                Ok(())
+            })
+            .await?;
+        let each = f64::from(STATS);
+        self.samples
+            .push(("NodeGetVolumeStats", used.shared_by(each), programs / each));
+        self.one("NodeUnpublishVolume", async |world| {
+            life.node_unpublish(world).await
+        })
+        .await?;
+        self.one("NodeUnstageVolume", async |world| life.unstage(world).await)
+            .await?;
+        life.unpublish(&self.world).await?;
+        Ok(life.delete(&self.world).await?)
+    }
+
+    async fn one(
+        &mut self,
+        rpc: &'static str,
+        call: impl AsyncFnOnce(&World) -> Result<(), Status>,
+    ) -> Result<()> {
+        let (used, programs) = self.used(call).await.context(rpc)?;
+        self.samples.push((rpc, used, programs));
+        Ok(())
+    }
+
+    /// What the driver uses for it, and how many programs it starts.
+    async fn used(
+        &self,
+        call: impl AsyncFnOnce(&World) -> Result<(), Status>,
+    ) -> Result<(Used, f64)> {
+        let programs = self.programs().await?;
+        let before = self.meter.read()?;
+        call(&self.world).await?;
+        let used = before.until(&self.meter.read()?);
+        Ok((used, self.programs().await? - programs))
+    }
+
+    /// How many programs the driver has run, by its own metrics.
+    async fn programs(&self) -> Result<f64> {
+        let url = format!("http://{}/metrics", self.metrics);
+        let answer = self.http.get(url).send().await?.error_for_status()?;
+        let text = answer.text().await?;
+        let counts = text
+            .lines()
+            .filter(|line| line.starts_with("host_command_seconds_count"));
+        let number = |line: &str| {
+            line.rsplit(' ')
+                .next()
+                .and_then(|word| word.parse::<f64>().ok())
+        };
+        Ok(counts.filter_map(number).sum())
+    }
+
+    /// Volumes off the node and onto it again, all at once.
+    async fn at_once(&self, lives: &[Life], volumes: usize) -> Result<Vec<AtOnce>> {
+        let world = &self.world;
+        let mut found = vec![
+            self.together("NodeGetVolumeStats", lives, volumes, async |life| {
+                life.stats(world).await.map(drop)
+            })
+            .await?,
+        ];
+        for life in lives {
+            life.node_unpublish(world).await?;
+        }
+        let unstage = async |life: &Life| life.unstage(world).await;
+        let stage = async |life: &Life| life.stage(world).await;
+        for rpc in [
+            "NodeUnstageVolume",
+            "NodeStageVolume (made before)",
+            "NodeStageVolume (again)",
+        ] {
+            found.push(if rpc == "NodeUnstageVolume" {
+                self.together(rpc, lives, volumes, unstage).await?
+            } else {
+                self.together(rpc, lives, volumes, stage).await?
+            });
+        }
+        for life in lives {
+            life.node_publish(world).await?;
+        }
+        Ok(found)
+    }
+
+    async fn together(
+        &self,
+        rpc: &'static str,
+        lives: &[Life],
+        volumes: usize,
+        call: impl AsyncFn(&Life) -> Result<(), Status>,
+    ) -> Result<AtOnce> {
+        let watch = Watch::begin(self.meter);
+        let before = self.meter.read()?;
+        try_join_all(lives.iter().map(|life| call(life)))
+            .await
+            .context(rpc)?;
+        let used = before.until(&self.meter.read()?);
+        let (most_threads, most_descriptors) = watch.end().await?;
+        Ok(AtOnce {
+            rpc,
+            volumes,
+            calls: lives.len(),
+            wall_ms: used.wall_ms,
+            driver_cpu_ms: used.cpu_ms,
+            most_threads,
+            most_descriptors,
+            resident_kib: self.world.plugin.process.resident_kib()?,
+        })
+    }
+}
+
+impl Used {
+    fn shared_by(self, calls: f64) -> Self {
+        Self {
+            wall_ms: self.wall_ms / calls,
+            cpu_ms: self.cpu_ms / calls,
+            programs_ms: self.programs_ms / calls,
+            io: self.io / calls,
+            bytes: self.bytes / calls,
+        }
+    }
+}
+
+/// A row for each call, in the order in which they were made.
+fn summed_up(samples: &[(&'static str, Used, f64)], volumes: usize) -> Vec<Call> {
+    let mut names: Vec<&'static str> = Vec::new();
+    for (rpc, ..) in samples {
+        if !names.contains(rpc) {
+            names.push(rpc);
+        }
+    }
+    let row = |rpc| {
+        let own: Vec<_> = samples.iter().filter(|sample| sample.0 == rpc).collect();
+        let median = |of: &dyn Fn(&Used) -> f64| {
+            let mut all: Vec<f64> = own.iter().map(|sample| of(&sample.1)).collect();
+            all.sort_by(f64::total_cmp);
+            all[all.len() / 2]
+        };
+        let count = f64::from(u32::try_from(own.len()).unwrap_or(u32::MAX));
+        Call {
+            rpc,
+            volumes,
+            wall_ms: median(&|used| used.wall_ms),
+            driver_cpu_ms: median(&|used| used.cpu_ms),
+            programs_cpu_ms: own.iter().map(|sample| sample.1.programs_ms).sum::<f64>() / count,
+            reads_and_writes: median(&|used| used.io),
+            bytes_read: median(&|used| used.bytes),
+            programs: own.iter().map(|sample| sample.2).sum::<f64>() / count,
+        }
+    };
+    names.into_iter().map(row).collect()
+}
+
+/// As a person reads it.
+pub(super) fn print(found: &Calls) {
+    println!(
+        "\nNode calls with more and more volumes on the node (ratios to the first row of each)"
+    );
+    let mut calls: Vec<&Call> = found.calls.iter().collect();
+    // The order of the calls stays.
+    let place = |call: &Call| found.calls.iter().position(|other| other.rpc == call.rpc);
+    calls.sort_by_key(|call| (place(call), call.volumes));
+    let rows = calls.iter().map(|call| {
+        let first = found.calls.iter().find(|other| other.rpc == call.rpc);
+        let against = |of: fn(&Call) -> f64| ratio(of(call), first.map_or(0.0, of));
+        [
+            call.rpc.to_owned(),
+            call.volumes.to_string(),
+            format!("{:.1}", call.wall_ms),
+            against(|call| call.wall_ms),
+            format!("{:.2}", call.driver_cpu_ms),
+            against(|call| call.driver_cpu_ms),
+            format!("{:.1}", call.programs_cpu_ms),
+            against(|call| call.programs_cpu_ms),
+            format!("{:.0}", call.reads_and_writes),
+            format!("{:.1}", call.bytes_read / 1024.0),
+            format!("{:.1}", call.programs),
+        ]
+    });
+    let header = [
+        "CSI call",
+        "volumes",
+        "wall ms",
+        "",
+        "driver CPU ms",
+        "",
+        "programs' CPU ms",
+        "",
+        "reads, writes",
+        "KiB read",
+        "programs",
+    ];
+    println!("{}", table(header, rows));
+    println!("\nMany calls at once");
+    let rows = found.at_once.iter().map(|row| {
+        [
+            row.rpc.to_owned(),
+            row.volumes.to_string(),
+            row.calls.to_string(),
+            format!("{:.0}", row.wall_ms),
+            format!("{:.0}", row.driver_cpu_ms),
+            row.most_threads.to_string(),
+            row.most_descriptors.to_string(),
+            mib(row.resident_kib),
+        ]
+    });
+    let header = [
+        "CSI call",
+        "volumes",
+        "at once",
+        "wall ms",
+        "driver CPU ms",
+        "threads",
+        "descriptors",
+        "resident MiB",
+    ];
+    println!("{}", table(header, rows));
+}

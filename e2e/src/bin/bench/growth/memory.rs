@@ -1,0 +1,82 @@
+//! Resident memory of the driver, from its start over lives of volumes to idleness.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use e2e::ledger::Ledger;
+use e2e::world::{Plan, World};
+use serde::Serialize;
+
+use super::meter::Meter;
+use super::{mib, progress, table};
+use crate::costs::life;
+
+/// Lives until the first and the second look.
+const LIVES: [usize; 2] = [12, 30];
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// The driver at one moment.
+#[derive(Serialize)]
+pub(crate) struct Moment {
+    when: String,
+    resident_kib: u64,
+    threads: usize,
+    descriptors: usize,
+}
+
+/// Measures it; `idle`: seconds of nothing at the end.
+///
+/// # Errors
+/// Something does not come up, or a call fails.
+pub(super) async fn measure(node: bool, idle: u64) -> Result<Vec<Moment>> {
+    let mut plan = if node {
+        Plan::whole()
+    } else {
+        Plan::controller()
+    };
+    "info".clone_into(&mut plan.log_level);
+    let world = plan.start().await?;
+    let mut ledger = Ledger::default();
+    tokio::time::sleep(SETTLED).await;
+    let mut found = vec![moment(&world, "after the start")?];
+    let mut lived = 0;
+    for lives in LIVES {
+        while lived < lives {
+            life(&world, &mut ledger, &format!("memory-{lived}"), node).await?;
+            lived += 1;
+        }
+        found.push(moment(&world, &format!("after {lives} lives"))?);
+    }
+    progress(&format!("memory: {idle} s idle"));
+    tokio::time::sleep(Duration::from_secs(idle)).await;
+    found.push(moment(&world, &format!("{idle} s later"))?);
+    Ok(found)
+}
+
+fn moment(world: &World, when: &str) -> Result<Moment> {
+    let process = &world.plugin.process;
+    let (threads, descriptors) = Meter::of(process.id())?.now()?;
+    Ok(Moment {
+        when: when.to_owned(),
+        resident_kib: process.resident_kib()?,
+        threads,
+        descriptors,
+    })
+}
+
+/// As a person reads it.
+pub(super) fn print(found: &[Moment]) {
+    println!("\nThe driver's memory");
+    let rows = found.iter().map(|row| {
+        [
+            row.when.clone(),
+            mib(row.resident_kib),
+            row.threads.to_string(),
+            row.descriptors.to_string(),
+        ]
+    });
+    println!(
+        "{}",
+        table(["", "resident MiB", "threads", "descriptors"], rows)
+    );
+}

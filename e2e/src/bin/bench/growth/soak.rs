@@ -1,0 +1,198 @@
+//! Lives of volumes for a while: memory at the beginning, in the middle and at the end, errors, and what is left.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use e2e::GIB;
+use e2e::life::{Content, Life};
+use e2e::world::{Plan, World};
+use futures::future::join_all;
+use serde::Serialize;
+use tonic::Status;
+
+use super::meter::Meter;
+use super::{mib, progress, table};
+
+/// Lives at a time on the controller alone.
+const TOGETHER: u64 = 8;
+
+/// What was found.
+#[derive(Serialize)]
+pub(crate) struct Soak {
+    seconds: f64,
+    lives: u64,
+    /// Resident memory of the driver, KiB.
+    beginning_kib: u64,
+    middle_kib: u64,
+    end_kib: u64,
+    threads: usize,
+    descriptors: usize,
+    /// Calls that failed, none of which should, by what was said.
+    errors: BTreeMap<String, u64>,
+    /// What no volume explains, when all lives have ended.
+    leftovers: Vec<String>,
+}
+
+/// Lives one after the other, on a node if there is one.
+///
+/// # Errors
+/// Something does not come up.
+pub(super) async fn seconds(node: bool, seconds: u64) -> Result<Soak> {
+    let run = Run::begin(node).await?;
+    let all = Duration::from_secs(seconds);
+    for (half, end) in [all / 2, all].into_iter().enumerate() {
+        while run.started.elapsed() < end {
+            run.one().await;
+        }
+        run.note(half)?;
+    }
+    run.end().await
+}
+
+/// So many lives, eight at a time, on the controller alone.
+///
+/// # Errors
+/// Something does not come up.
+pub(super) async fn lives(lives: u64) -> Result<Soak> {
+    let run = Run::begin(false).await?;
+    for (half, end) in [lives / 2, lives].into_iter().enumerate() {
+        let caller = async || {
+            while run.begun.load(Ordering::Relaxed) < end {
+                run.one().await;
+            }
+        };
+        join_all((0..TOGETHER).map(|_| caller())).await;
+        run.note(half)?;
+    }
+    run.end().await
+}
+
+struct Run {
+    world: World,
+    node: bool,
+    started: Instant,
+    begun: AtomicU64,
+    beginning_kib: u64,
+    halves: [AtomicU64; 2],
+    errors: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Run {
+    async fn begin(node: bool) -> Result<Self> {
+        let mut plan = if node {
+            Plan::whole()
+        } else {
+            Plan::controller()
+        };
+        "info".clone_into(&mut plan.log_level);
+        let world = plan.start().await?;
+        Ok(Self {
+            beginning_kib: world.plugin.process.resident_kib()?,
+            world,
+            node,
+            started: Instant::now(),
+            begun: AtomicU64::new(0),
+            halves: Default::default(),
+            errors: Mutex::default(),
+        })
+    }
+
+    async fn one(&self) {
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        if let Err(status) = self.life(&format!("soak-{number}")).await {
+            let said = format!("{:?}: {}", status.code(), status.message());
+            let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+            *errors.entry(said).or_default() += 1;
+        }
+        if (number + 1).is_multiple_of(5_000) {
+            progress(&format!("soak: {} lives", number + 1));
+        }
+    }
+
+    async fn life(&self, name: &str) -> Result<(), Status> {
+        let world = &self.world;
+        let content = if self.node {
+            Content::Fs("xfs")
+        } else {
+            Content::Block
+        };
+        let mut life = Life::create(world, name, GIB, content).await?;
+        if self.node {
+            life.attach(world).await?;
+            life.stats(world).await?;
+            life.expand_lun(world, 2 * GIB).await?;
+            life.expand_on_node(world, 2 * GIB).await?;
+            life.detach(world).await?;
+        } else {
+            "worker-1:01234567".clone_into(&mut life.node_id);
+            life.publish_context = life.publish_to(world, &life.node_id).await?;
+            life.expand_lun(world, 2 * GIB).await?;
+            life.unpublish(world).await?;
+        }
+        life.delete(world).await
+    }
+
+    fn note(&self, half: usize) -> Result<()> {
+        let resident = self.world.plugin.process.resident_kib()?;
+        self.halves[half].store(resident, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn end(self) -> Result<Soak> {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let (threads, descriptors) = Meter::of(self.world.plugin.process.id())?.now()?;
+        let [middle_kib, end_kib] = self.halves.map(AtomicU64::into_inner);
+        Ok(Soak {
+            seconds,
+            lives: self.begun.into_inner(),
+            beginning_kib: self.beginning_kib,
+            middle_kib,
+            end_kib,
+            threads,
+            descriptors,
+            errors: self
+                .errors
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner),
+            leftovers: self.world.leftovers().await?,
+        })
+    }
+}
+
+/// As a person reads it.
+pub(super) fn print(soak: &Soak) {
+    println!("\nLives for a while");
+    let row = [
+        soak.lives.to_string(),
+        format!("{:.0}", soak.seconds),
+        mib(soak.beginning_kib),
+        mib(soak.middle_kib),
+        mib(soak.end_kib),
+        soak.threads.to_string(),
+        soak.descriptors.to_string(),
+        soak.errors.values().sum::<u64>().to_string(),
+        soak.leftovers.len().to_string(),
+    ];
+    let header = [
+        "lives",
+        "seconds",
+        "MiB at the beginning",
+        "in the middle",
+        "at the end",
+        "threads",
+        "descriptors",
+        "errors",
+        "kinds of leftovers",
+    ];
+    println!("{}", table(header, [row]));
+    for (said, count) in &soak.errors {
+        println!("{count} times: {said}");
+    }
+    for left in &soak.leftovers {
+        println!("left: {left}");
+    }
+}

@@ -1,0 +1,158 @@
+//! The node's start on a host with more and more node records.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use e2e::GIB;
+use e2e::life::{Content, Life};
+use e2e::process::run;
+use e2e::world::{Plan, World};
+use proto::csi::NodeGetInfoRequest;
+use serde::Serialize;
+
+use super::meter::Meter;
+use super::{progress, ratio, table};
+
+/// Starts of which the middle one counts.
+const STARTS: usize = 3;
+
+/// A start.
+#[derive(Serialize)]
+pub(crate) struct Start {
+    records: usize,
+    sessions: usize,
+    /// Until `Probe` and `NodeGetInfo` were answered, milliseconds; looked at every 20 ms.
+    first_answer_ms: f64,
+    /// The driver's CPU until then, and that of programs that it has waited for.
+    cpu_then_ms: f64,
+    programs_then_ms: f64,
+    /// Until it has come to rest, the sweep with it.
+    quiet_ms: f64,
+    cpu_ms: f64,
+    programs_ms: f64,
+    /// Records that are left then: the sweep removes those without a session.
+    records_left: usize,
+}
+
+/// Measures it with so many records, and with the last number once more when every other session is gone.
+///
+/// # Errors
+/// Something does not come up, or a call fails.
+pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Start>> {
+    let mut plan = Plan::whole();
+    "info".clone_into(&mut plan.log_level);
+    plan.nas.more = vec!["--model", "unlimited"];
+    let mut world = plan.start().await?;
+    let mut staged = 0;
+    let mut found = Vec::new();
+    for &records in sizes {
+        while staged < records {
+            let name = format!("start-{staged}");
+            // Without a file system: only records and sessions matter here.
+            let mut life = Life::create(&world, &name, GIB, Content::Block).await?;
+            life.publish(&world).await?;
+            life.stage(&world).await?;
+            staged += 1;
+            if staged % 50 == 0 {
+                progress(&format!("start: {staged} records"));
+            }
+        }
+        let mut starts = Vec::new();
+        for _ in 0..STARTS {
+            starts.push(start(&mut world).await?);
+        }
+        starts.sort_by(|a, b| a.first_answer_ms.total_cmp(&b.first_answer_ms));
+        found.push(starts.swap_remove(STARTS / 2));
+    }
+    world.plugin.process.kill();
+    log_half_out(&world)?;
+    found.push(start(&mut world).await?);
+    progress("start: measured");
+    Ok(found)
+}
+
+async fn start(world: &mut World) -> Result<Start> {
+    world.plugin.process.kill();
+    let count = |world: &World, folder| world.initiator()?.count(folder);
+    let (records, sessions) = (
+        count(world, "etc/iscsi/nodes")?,
+        count(world, "sys/class/iscsi_session")?,
+    );
+    let started = Instant::now();
+    world.restart_driver().await?;
+    world
+        .plugin
+        .node()
+        .node_get_info(NodeGetInfoRequest {})
+        .await?;
+    let first_answer_ms = millis(started.elapsed());
+    let meter = Meter::of(world.plugin.process.id())?;
+    let then = meter.read()?;
+    let quiet_ms = millis(meter.quiet_since(started).await?);
+    let end = meter.read()?;
+    Ok(Start {
+        records,
+        sessions,
+        first_answer_ms,
+        cpu_then_ms: then.cpu_ms(),
+        programs_then_ms: then.programs_ms(),
+        quiet_ms,
+        cpu_ms: end.cpu_ms(),
+        programs_ms: end.programs_ms(),
+        records_left: count(world, "etc/iscsi/nodes")?,
+    })
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Every other session ends, its record stays.
+fn log_half_out(world: &World) -> Result<()> {
+    let initiator = world.initiator()?;
+    let iscsiadm = initiator.bin().join("iscsiadm");
+    let status = initiator.status()?;
+    let sessions = status["sessions"].as_array().context("sessions")?;
+    for session in sessions.iter().step_by(2) {
+        let sid = session["sid"].to_string();
+        run(
+            &iscsiadm.to_string_lossy(),
+            ["--mode", "session", "--sid", &sid, "--logout"],
+        )?;
+    }
+    Ok(())
+}
+
+/// As a person reads it.
+pub(super) fn print(found: &[Start]) {
+    println!("\nThe node's start (ratios to the first row)");
+    let rows = found.iter().map(|row| {
+        [
+            row.records.to_string(),
+            row.sessions.to_string(),
+            format!("{:.0}", row.first_answer_ms),
+            ratio(row.first_answer_ms, found[0].first_answer_ms),
+            format!("{:.0}", row.cpu_then_ms),
+            format!("{:.0}", row.programs_then_ms),
+            format!("{:.0}", row.quiet_ms),
+            format!("{:.0}", row.cpu_ms),
+            ratio(row.cpu_ms, found[0].cpu_ms),
+            format!("{:.0}", row.programs_ms),
+            row.records_left.to_string(),
+        ]
+    });
+    let header = [
+        "records",
+        "sessions",
+        "first answer ms",
+        "",
+        "driver CPU ms",
+        "programs' CPU ms",
+        "at rest ms",
+        "driver CPU ms",
+        "",
+        "programs' CPU ms",
+        "records left",
+    ];
+    println!("{}", table(header, rows));
+}
