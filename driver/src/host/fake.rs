@@ -379,6 +379,12 @@ impl Host for Fake {
         self.world().stat(path).map_or_else(|| absent(path), Ok)
     }
 
+    async fn is_mount_point(&self, path: &str) -> Result<Option<bool>, HostError> {
+        let mut world = self.world();
+        world.looks += 1;
+        Ok(Some(world.mounts.iter().any(|mount| mount.point == path)))
+    }
+
     async fn resolve(&self, path: &str) -> Result<String, HostError> {
         if let Some(inside) = path.strip_prefix("/sys/class/iscsi_session/") {
             return Ok(format!(

@@ -30,6 +30,7 @@ use tracing::debug;
 use super::record::{DATABASES, LOCK};
 use super::{
     Cmd, DeviceNumber, Exit, Host, HostError, KernelFiles, Space, Span, Stat, Touched, Via, Who,
+    if_present,
 };
 use daemon::Kept;
 use enter::{Namespaces, Root};
@@ -183,6 +184,11 @@ impl Host for Linux {
             })
         })
         .await
+    }
+
+    async fn is_mount_point(&self, path: &str) -> Result<Option<bool>, HostError> {
+        let found = self.at("looking at", path, files::is_mount_point).await;
+        Ok(if_present(found)?.unwrap_or(Some(false)))
     }
 
     async fn resolve(&self, path: &str) -> Result<String, HostError> {

@@ -102,6 +102,12 @@ pub trait Host: Send + Sync + 'static {
     /// What is at `path`; a symbolic link is not followed.
     fn stat(&self, path: &str) -> impl Future<Output = Result<Stat, HostError>> + Send;
 
+    /// True when something is mounted at `path`. `None`: the kernel does not tell without the whole table of mounts.
+    fn is_mount_point(
+        &self,
+        path: &str,
+    ) -> impl Future<Output = Result<Option<bool>, HostError>> + Send;
+
     /// `path` with every symbolic link resolved, except in its last part, which need not exist.
     fn resolve(&self, path: &str) -> impl Future<Output = Result<String, HostError>> + Send;
 

@@ -10,7 +10,6 @@
 //! A mount that was asked to be read-only, or whose disk is write-protected, shows `ro` in both places and is none of these.
 
 use super::held::Held;
-use super::place::Standing;
 use super::{Doing, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Block};
@@ -36,18 +35,6 @@ impl<H: Host> Machine<H> {
             other => other
                 .map(|_: Stat| None)
                 .doing(format!("looking at {}", mount.point)),
-        }
-    }
-
-    /// The same for what is visible at a path.
-    pub(super) async fn death_at(
-        &self,
-        point: &str,
-        blocks: &[Block],
-    ) -> Result<Option<String>, Error> {
-        match self.standing(point, blocks).await? {
-            Standing::Ours(mount) => self.death_of(&mount).await,
-            Standing::Nothing | Standing::Gone(_) | Standing::Foreign(_) => Ok(None),
         }
     }
 

@@ -87,6 +87,10 @@ impl<H: Host> Machine<H> {
 
     /// What is visible at `point`, where `ours` are the devices of the volume.
     pub(super) async fn standing(&self, point: &str, ours: &[Block]) -> Result<Standing, Error> {
+        // The whole table takes the kernel longer the more is mounted, and mostly there is nothing. Of a dead file system it may not tell.
+        if matches!(self.host.is_mount_point(point).await, Ok(Some(false))) {
+            return Ok(Standing::Nothing);
+        }
         let at = point.to_owned();
         // Of several the last is visible.
         let Some(visible) = self.mounts(move |line| line.is_at(&at)).await?.pop() else {

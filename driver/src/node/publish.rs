@@ -137,15 +137,16 @@ impl<H: Host> Machine<H> {
         let mounted = match &ask.intent.by {
             // A call that was broken off after its login has not looked for the disk.
             Use::Device => held.device().is_some(),
-            Use::FileSystem { .. } => {
-                if let Some(why) = self.death_at(staging, &held.blocks()).await? {
-                    return self.revive(ask, staging, &held, &why).await;
+            Use::FileSystem { .. } => match self.standing(staging, &held.blocks()).await? {
+                Standing::Ours(mount) => {
+                    if let Some(why) = self.death_of(&mount).await? {
+                        return self.revive(ask, staging, &held, &why).await;
+                    }
+                    true
                 }
-                !matches!(
-                    self.standing(staging, &held.blocks()).await?,
-                    Standing::Nothing | Standing::Gone(_)
-                )
-            }
+                Standing::Foreign(_) => true,
+                Standing::Nothing | Standing::Gone(_) => false,
+            },
         };
         // Somebody uses the device as something else.
         let used = !mounted && !self.uses(&held.blocks()).await?.is_empty();

@@ -161,6 +161,10 @@ impl Host for Gate {
         self.mortal.look(self.machine.stat(path)).await
     }
 
+    async fn is_mount_point(&self, path: &str) -> Result<Option<bool>, HostError> {
+        self.mortal.look(self.machine.is_mount_point(path)).await
+    }
+
     async fn resolve(&self, path: &str) -> Result<String, HostError> {
         self.mortal.look(self.machine.resolve(path)).await
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
 
 use super::wait;
 use crate::host::{Entry, HostError, KernelFiles};
@@ -66,4 +67,16 @@ pub(super) fn entries(path: &Path) -> io::Result<Vec<Entry>> {
     }
     entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
+}
+
+/// Whether something is mounted just there; `None` before Linux 5.8.
+pub(super) fn is_mount_point(path: &Path) -> io::Result<Option<bool>> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let seen = match statx(rustix::fs::CWD, path, flags, StatxFlags::TYPE) {
+        Err(rustix::io::Errno::NOSYS) => return Ok(None),
+        seen => seen?,
+    };
+    let root = StatxAttributes::MOUNT_ROOT;
+    let told = seen.stx_attributes_mask.contains(root);
+    Ok(told.then(|| seen.stx_attributes.contains(root)))
 }

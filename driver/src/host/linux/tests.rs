@@ -332,3 +332,57 @@ async fn choice_26_links_below_another_root_stay_below_it() {
     assert_eq!(host.read("/etc/iscsi/out").await.unwrap(), name);
     assert!(host.read("/etc/iscsi/absent/x").await.is_err());
 }
+
+#[tokio::test]
+async fn what_is_mounted_just_there_is_told_without_the_table() {
+    let host = host();
+    // Linux before 5.8 does not say.
+    let is = async |path| host.is_mount_point(path).await.unwrap();
+    assert_ne!(is("/proc").await, Some(false));
+    for path in ["/proc/self", "/proc/self/no-such-file", "/proc/version/x"] {
+        assert_ne!(is(path).await, Some(true), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_in_a_directory_has_the_number_of_what_it_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap().to_owned();
+    std::fs::write(folder.path().join("b"), "").unwrap();
+    std::fs::write(folder.path().join("a"), "").unwrap();
+    let host = host();
+    let look = host.look("listing", move |files| files.entries(&path));
+    let entries = look.await.unwrap();
+    let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    for entry in entries {
+        let inode = std::fs::metadata(folder.path().join(entry.name))
+            .unwrap()
+            .ino();
+        assert_eq!(entry.inode, inode);
+    }
+}
+
+/// Each part has its own deadline, and nobody waits for what comes after the first that holds something.
+#[tokio::test]
+async fn parts_of_a_device_are_read_up_to_the_first_with_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    let mut disk = vec![0; 3 << 16];
+    disk[(2 << 16) + 5] = 1;
+    std::fs::write(&path, disk).unwrap();
+    let part = |number: u64| Span {
+        offset: number << 16,
+        length: 1 << 16,
+    };
+    let find = async |spans: Vec<Span>| host().find_data(path.to_str().unwrap(), spans).await;
+    assert_eq!(find(vec![part(0), part(1)]).await.unwrap(), None);
+    assert_eq!(
+        find((0..3).map(part).collect()).await.unwrap(),
+        Some(part(2))
+    );
+    // What is behind the end of the disk is read by nobody who has found something.
+    assert_eq!(find(vec![part(2), part(9)]).await.unwrap(), Some(part(2)));
+    assert!(find(vec![part(0), part(9)]).await.is_err());
+    assert_eq!(find(vec![]).await.unwrap(), None);
+}

@@ -175,6 +175,10 @@ impl Host for Arc<Played> {
         self.linux.stat(path).await
     }
 
+    async fn is_mount_point(&self, path: &str) -> Result<Option<bool>, HostError> {
+        self.linux.is_mount_point(path).await
+    }
+
     async fn resolve(&self, path: &str) -> Result<String, HostError> {
         self.linux.resolve(path).await
     }
