@@ -12,6 +12,7 @@ mod proof;
 mod publish;
 mod target;
 mod unpublish;
+mod walk;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +23,6 @@ use proto::csi::controller_server::Controller as Service;
 use proto::csi::controller_service_capability::{Rpc, Type, rpc};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::chap::keys::Keys;
@@ -46,11 +46,12 @@ struct Shared {
     keys: Keys,
     /// Names of targets are drawn from it.
     random: Mutex<StdRng>,
-    /// Since when nobody was seen to be logged in to targets whose password is not known, by IQN. Lost with the process, which only
-    /// makes the wait longer.
-    unused: Mutex<HashMap<String, Instant>>,
+    /// Targets whose password is not known, or whose node has another name by now.
+    unused: former::Unused,
     /// The volumes of each NAS when it was last listed, for when it does not answer and another does.
-    listed: Mutex<HashMap<NasName, Vec<list::Listed>>>,
+    listed: Mutex<HashMap<NasName, walk::Volumes>>,
+    /// For the pages that follow.
+    look: walk::Look,
     in_flight: InFlight,
 }
 
@@ -81,8 +82,9 @@ impl Controller {
             nases,
             keys,
             random: Mutex::new(random),
-            unused: Mutex::default(),
+            unused: former::Unused::default(),
             listed: Mutex::default(),
+            look: walk::Look::default(),
             in_flight,
         }))
     }

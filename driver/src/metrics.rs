@@ -39,6 +39,7 @@ pub struct Metrics {
     registry: Registry,
     rpc: Times<RpcLabels>,
     dsm: Times<DsmLabels>,
+    queue: Times<NasLabels>,
     answers: Family<NasLabels, Gauge>,
     refused: Family<RefusedLabels, Gauge>,
     /// The codes that `refused` shows.
@@ -105,6 +106,7 @@ impl Metrics {
             registry: Registry::default(),
             rpc: times(),
             dsm: times(),
+            queue: times(),
             answers: Family::default(),
             refused: Family::default(),
             codes: Mutex::default(),
@@ -128,6 +130,12 @@ impl Metrics {
             "Requests to NASes, by DSM's code, ok, or what became of the answer",
             Unit::Seconds,
             metrics.dsm.clone(),
+        );
+        registry.register_with_unit(
+            "dsm_queue",
+            "Waits for a place among the requests that this NAS is sent at a time; not part of dsm_request_seconds",
+            Unit::Seconds,
+            metrics.queue.clone(),
         );
         registry.register(
             "dsm_answers",
@@ -211,6 +219,15 @@ impl Metrics {
             code,
         };
         self.dsm.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// A request had to wait for so long until the NAS could be sent it, or the wait was given up.
+    pub fn dsm_queue(&self, nas: &str, waited: Duration) {
+        let labels = NasLabels {
+            nas: nas.to_owned(),
+        };
+        let times = self.queue.get_or_create(&labels);
+        times.observe(waited.as_secs_f64());
     }
 
     /// What DSM last said to a login: `None`, or the code with which it refuses it.
@@ -343,6 +360,7 @@ mod tests {
         metrics.login("nas1", Some(400));
         metrics.login("nas2", Some(407));
         metrics.host("mount", Cow::Borrowed("32"), took);
+        metrics.dsm_queue("nas1", took);
         metrics.begun();
         metrics.missing_programs(2);
         metrics.missing_paths(3);
@@ -354,6 +372,7 @@ mod tests {
             "csi_rpc_seconds_count{rpc=\"CreateVolume\",code=\"NotFound\"} 1",
             "csi_rpc_seconds_count{rpc=\"NodeStageVolume\",code=\"Cancelled\"} 1",
             "dsm_request_seconds_sum{nas=\"nas1\",api=\"SYNO.Core.ISCSI.LUN\",method=\"set\",code=\"117\"} 0.2",
+            "dsm_queue_seconds_sum{nas=\"nas1\"} 0.2",
             "dsm_answers{nas=\"nas1\"} 1",
             "dsm_answers{nas=\"nas2\"} 0",
             "dsm_login_refused{nas=\"nas1\",code=\"400\"} 1",

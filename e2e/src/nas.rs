@@ -184,6 +184,11 @@ impl Nas {
         self.process.kill();
     }
 
+    /// It, to be stopped and let go on.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// Ends it as an administrator does: it takes its exports with it.
     ///
     /// # Errors
@@ -347,9 +352,8 @@ impl Nas {
         times: u64,
         kind: Value,
     ) -> Result<()> {
-        let fault =
-            json!({"api": api, "method": method, "nth": nth, "times": times, "fault": kind});
-        self.ask(self.post("faults", &fault)?).await.map(drop)
+        let rule = json!({"api": api, "method": method, "nth": nth, "times": times, "fault": kind});
+        self.ask(self.post("faults", &rule)?).await.map(drop)
     }
 
     /// How many calls have matched each fault that is planted.

@@ -237,8 +237,53 @@ impl Process {
     /// # Errors
     /// It has been waited for.
     pub fn ask_to_end(&self) -> Result<()> {
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// Stops it (SIGSTOP): the kernel takes connections for it, and nobody answers.
+    ///
+    /// # Errors
+    /// It has been waited for.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on where it was stopped.
+    ///
+    /// # Errors
+    /// It has been waited for.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
         let id = Pid::from_raw(i32::try_from(self.id())?);
-        Ok(kill(id, Signal::SIGTERM)?)
+        Ok(kill(id, signal)?)
+    }
+
+    /// How many sockets it has open.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn sockets(&self) -> Result<usize> {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.id()))?;
+        // One may be closed while they are read.
+        let links = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        Ok(links
+            .filter(|link| link.to_string_lossy().starts_with("socket:"))
+            .count())
+    }
+
+    /// How much processor time it has used, in ticks of 10 ms.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn ticks(&self) -> Result<u64> {
+        let told = std::fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
+        // proc(5): utime and stime are the 14th and 15th field, the 12th and 13th behind the name.
+        let (_, rest) = told.rsplit_once(')').context("no name")?;
+        let times = rest.split_whitespace().skip(11).take(2);
+        times.map(|time| Ok(time.parse::<u64>()?)).sum()
     }
 
     /// Ends it with SIGTERM and waits; answers whether it ended with success.

@@ -8,11 +8,13 @@ mod controller {
     mod common;
     mod contending;
     mod creating;
+    mod crowd;
     mod deleting;
     mod disabled;
     mod edited;
     mod former;
     mod growing;
+    mod hanging;
     mod identity;
     mod installing;
     mod kept;

@@ -1,7 +1,8 @@
 //! A node that has another initiator name than before, because it was installed anew or somebody changed the name: it is registered under
 //! another id, and targets of its former one are left.
 
-use std::sync::PoisonError;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,6 +16,38 @@ use crate::error::Error;
 
 /// How long nobody may have been logged in to a target before it is changed or replaced.
 pub(super) const UNUSED_FOR: Duration = Duration::from_secs(60);
+
+/// More than a NAS has targets, several times over.
+const MOST: usize = 1024;
+
+/// Since when nobody was seen to be logged in to targets that are to be changed, by IQN. Lost with the process, or when there are too many,
+/// which only makes the wait longer.
+#[derive(Debug, Default)]
+pub(super) struct Unused(Mutex<HashMap<String, Instant>>);
+
+impl Unused {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody is logged in to the target now: since when that is so.
+    fn seen(&self, iqn: &str) -> Instant {
+        let mut unused = self.lock();
+        if unused.len() >= MOST && !unused.contains_key(iqn) {
+            // It is the likeliest to be gone: a name is never made twice, and nobody says when one ends.
+            let oldest = unused.iter().min_by_key(|(_, since)| **since);
+            if let Some(oldest) = oldest.map(|(iqn, _)| iqn.clone()) {
+                unused.remove(&oldest);
+            }
+        }
+        *unused.entry(iqn.to_owned()).or_insert_with(Instant::now)
+    }
+
+    /// Somebody is logged in to the target, or it is gone.
+    fn forget(&self, iqn: &str) {
+        self.lock().remove(iqn);
+    }
+}
 
 impl Shared {
     /// Withdraws what a former registration of the node has left, if nobody uses it; answers the targets that there are then. `None`:
@@ -42,6 +75,7 @@ impl Shared {
         for target in former {
             tracing::warn!(target = target.iqn, node = %asked.node, "the node has another initiator name than before, and nobody uses the target of its former one: it is deleted");
             left = Some(withdraw(nas, &asked.id.uuid, target).await?);
+            self.unused.forget(&target.iqn);
         }
         Ok(left)
     }
@@ -56,13 +90,11 @@ impl Shared {
                 .await
                 .doing(doing)?
                 .is_some_and(|up| up >= UNUSED_FOR);
-        let mut seen = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
         if !settled {
-            seen.remove(&target.iqn);
+            self.unused.forget(&target.iqn);
             return Ok(false);
         }
-        let since = *seen.entry(target.iqn.clone()).or_insert_with(Instant::now);
-        Ok(since.elapsed() >= UNUSED_FOR)
+        Ok(self.unused.seen(&target.iqn).elapsed() >= UNUSED_FOR)
     }
 }
 
@@ -86,5 +118,27 @@ fn in_use(asked: &Publish, target: &Target) -> Error {
             "the node had another initiator name before, and target {} of that name is left; {seen}",
             target.iqn
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_of_unused_targets_is_bounded() {
+        let unused = Unused::default();
+        let started = Instant::now();
+        for life in 0..50_000 {
+            unused.seen(&format!("iqn.{life}"));
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert_eq!(unused.lock().len(), MOST);
+        // The latest are known, and since when.
+        let known = unused.seen("iqn.49999");
+        assert_eq!(known - started, Duration::from_millis(49_999));
+        assert_eq!(unused.seen("iqn.0"), Instant::now(), "and this one anew");
+        unused.forget("iqn.0");
+        assert_eq!(unused.lock().len(), MOST - 1);
     }
 }

@@ -3,11 +3,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{MutexGuard, PoisonError};
 
+use futures::future::join_all;
 use proto::csi;
 use proto::csi::controller_get_volume_response::VolumeStatus;
 use proto::csi::{list_volumes_response, validate_volume_capabilities_response::Confirmed};
+use tokio::time::Instant;
 
 use super::delete::denied;
+use super::walk::{self, Volumes};
 use super::{Doing as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::location::Location;
@@ -18,9 +21,6 @@ use crate::error::Error;
 use crate::plan;
 use crate::request::{self, Handle, Page};
 use crate::volume::{Bytes, LunUuid, NasName, VolumeId};
-
-/// A volume as it is listed: its uuid, the name of its NAS, and what is said of it.
-pub(super) type Listed = (LunUuid, NasName, list_volumes_response::Entry);
 
 impl Shared {
     pub(super) async fn validate(
@@ -91,56 +91,49 @@ impl Shared {
     /// Only ours, ordered by uuid, of all NASes (design choice 20). A volume of a NAS that has had other names stands there under each of
     /// them: nobody knows by which the CO calls it, and one that it does not find there it takes for detached.
     pub(super) async fn list(&self, page: &Page) -> Result<csi::ListVolumesResponse, Error> {
-        let mut volumes = self.all_volumes().await?;
-        volumes.sort_unstable_by(|(a, a_name, _), (b, b_name, _)| (a, a_name).cmp(&(b, b_name)));
-        if let Some((after, under)) = &page.after {
-            let later = |name: &NasName| under.as_ref().is_some_and(|under| name > under);
-            volumes.retain(|(uuid, name, _)| uuid > after || uuid == after && later(name));
+        // A walk that begins sees what is there now.
+        let known = page.after.as_ref().and_then(|_| self.look.lists());
+        if let Some(lists) = known {
+            return Ok(walk::page(&lists, page));
         }
-        let next = volumes.split_off(page.size.unwrap_or(volumes.len()).min(volumes.len()));
-        let next_token = match (volumes.last(), next.first()) {
-            (Some((uuid, name, _)), Some((following, _, _))) if uuid == following => {
-                format!("{uuid}/{name}")
-            }
-            (Some((uuid, _, _)), Some(_)) => uuid.to_string(),
-            (None, _) | (_, None) => String::new(),
-        };
-        Ok(csi::ListVolumesResponse {
-            entries: volumes.into_iter().map(|(_, _, entry)| entry).collect(),
-            next_token,
-        })
+        let asked = Instant::now();
+        let lists = self.all_volumes().await?;
+        let listed = walk::page(&lists, page);
+        if !listed.next_token.is_empty() {
+            self.look.keep(asked, &lists);
+        }
+        Ok(listed)
     }
 
     /// A NAS that does not answer while another does is told of as it was when it last did: nothing is left out, and what is on the other is
     /// listed all the same.
-    async fn all_volumes(&self) -> Result<Vec<Listed>, Error> {
-        let (mut all, mut silent, mut heard) = (Vec::new(), Vec::new(), false);
-        for nas in &self.nases {
-            match self.volumes_of(nas).await {
-                Ok(volumes) => {
-                    heard = true;
-                    self.listed().insert(nas.name.clone(), volumes.clone());
-                    all.extend(volumes);
-                }
-                Err(error) => silent.push((nas, error)),
+    async fn all_volumes(&self) -> Result<Vec<Volumes>, Error> {
+        // All at once: one that hangs is waited for no longer than if it were alone.
+        let answers = join_all(self.nases.iter().map(|nas| self.volumes_of(nas))).await;
+        let heard = answers.iter().any(Result::is_ok);
+        let told = |(nas, answer): (&Nas, Result<Volumes, Error>)| match answer {
+            Ok(volumes) => {
+                self.listed().insert(nas.name.clone(), volumes.clone());
+                Ok(volumes)
             }
-        }
-        for (nas, error) in silent {
-            let before = self.listed().get(&nas.name).cloned();
-            let Some(before) = before.filter(|_| heard) else {
-                return Err(error);
-            };
-            tracing::warn!(nas = %nas.name, error = error.chain(), "a NAS cannot be listed: its volumes are told of as they were");
-            all.extend(before);
-        }
-        Ok(all)
+            Err(error) => {
+                let before = self.listed().get(&nas.name).cloned();
+                let Some(before) = before.filter(|_| heard) else {
+                    return Err(error);
+                };
+                tracing::warn!(nas = %nas.name, error = error.chain(), "a NAS cannot be listed: its volumes are told of as they were");
+                Ok(before)
+            }
+        };
+        self.nases.iter().zip(answers).map(told).collect()
     }
 
-    fn listed(&self) -> MutexGuard<'_, HashMap<NasName, Vec<Listed>>> {
+    fn listed(&self) -> MutexGuard<'_, HashMap<NasName, Volumes>> {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn volumes_of(&self, nas: &Nas) -> Result<Vec<Listed>, Error> {
+    /// In the order of all lists.
+    async fn volumes_of(&self, nas: &Nas) -> Result<Volumes, Error> {
         let doing = || format!("listing the volumes of NAS {}", nas.name);
         let could_be = |row: &Unfit| may_be_ours(&self.owner, row);
         let (luns, targets, doubt) = nas.all_luns(could_be).await.doing(doing)?;
@@ -180,7 +173,8 @@ impl Shared {
             };
             Some(nas.names().map(under).collect::<Vec<_>>())
         };
-        Ok(luns.iter().filter_map(entry).flatten().collect())
+        let volumes = luns.iter().filter_map(entry).flatten();
+        Ok(walk::in_order(volumes.collect()))
     }
 
     pub(super) async fn capacity(
@@ -193,9 +187,11 @@ impl Shared {
         };
         let parameters = request::Parameters::read(&message.parameters, &capabilities)?;
         let (mut free, mut silent, mut heard) = (Vec::new(), None, false);
-        for nas in self.nases.iter().filter(|nas| parameters.means(nas)) {
+        let meant = self.nases.iter().filter(|nas| parameters.means(nas));
+        let asked = meant.map(async |nas| (nas, nas.locations().await));
+        for (nas, locations) in join_all(asked).await {
             let doing = || format!("asking NAS {} for free space", nas.name);
-            let locations = match nas.locations().await.doing(doing) {
+            let locations = match locations.doing(doing) {
                 Ok(locations) => locations,
                 Err(error) => {
                     silent.get_or_insert(error);

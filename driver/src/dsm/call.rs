@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::lane::Lane;
 use super::reply::{self, Code, DsmError};
 
 /// One call: API, version, method and parameters.
@@ -23,6 +24,7 @@ pub struct Call {
     /// For instance `set`.
     pub method: &'static str,
     params: Vec<(&'static str, Param)>,
+    lane: Lane,
 }
 
 /// The value of a parameter, as the JSON text that is sent.
@@ -64,7 +66,13 @@ impl Call {
             version,
             method,
             params: Vec::new(),
+            lane: Lane::of(api, method),
         }
+    }
+
+    /// What it waits with: of a compound, what its slowest call does.
+    pub(super) fn lane(&self) -> Lane {
+        self.lane
     }
 
     /// Adds a parameter.
@@ -139,6 +147,9 @@ impl Call {
         let mut whole = Self::new("SYNO.Entry.Request", 1, "request")
             .with("stop_when_error", stop)
             .with("mode", "sequential");
+        if calls.iter().any(|call| call.lane == Lane::Creates) {
+            whole.lane = Lane::Creates;
+        }
         let compound = json!(compound);
         let secret = calls
             .iter()

@@ -15,6 +15,8 @@ use tracing::{Instrument as _, debug, debug_span, trace};
 
 use super::call::Call;
 use super::credential::Refusals;
+use super::lane::{Lanes, Place};
+use super::pulse::Pulse;
 use super::reply::{self, Code, CompoundAnswer, DsmError, Nothing, Results};
 use super::session::{Logins, Session};
 use super::trust::{Complaint, Trust};
@@ -22,7 +24,8 @@ use super::wire::{Cause, Failure, Http, Wire};
 use crate::metrics::{self, DsmCall};
 use crate::volume::NasName;
 
-/// DSM creates LUNs one at a time and can take longer than 10 s under load.
+/// From when a request is sent: the wait for a place does not count. DSM creates LUNs one at a time and can take longer than 10 s under load.
+/// Questions have as long: a list takes the longer the more there is to list, and one that is always given up too early never comes.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where the password comes from. A file is read at each login, so a rotated secret needs no restart.
@@ -47,13 +50,23 @@ pub struct Account {
     pub password: Password,
 }
 
-/// One NAS, one shared session.
-#[derive(Debug)]
+/// One NAS, one shared session. Clones are the same client.
+#[derive(Clone, Debug)]
 pub struct Client {
-    wire: Arc<dyn Wire>,
-    pub(super) account: Account,
+    pub(super) wire: Arc<dyn Wire>,
+    pub(super) account: Arc<Account>,
     pub(super) refusals: Arc<Refusals>,
-    pub(super) logins: Logins,
+    pub(super) logins: Arc<Logins>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) pulse: Arc<Pulse>,
+}
+
+/// A request under way ended without an answer, though the NAS answers others.
+#[derive(Debug, thiserror::Error)]
+#[error("NAS {nas} gave none within {} s, though it answers other requests", .limit.as_secs())]
+struct Late {
+    nas: NasName,
+    limit: Duration,
 }
 
 impl Client {
@@ -70,9 +83,11 @@ impl Client {
     pub fn over(wire: Arc<dyn Wire>, account: Account, refusals: Arc<Refusals>) -> Self {
         Self {
             wire,
-            account,
+            account: Arc::new(account),
             refusals,
-            logins: Logins::default(),
+            logins: Arc::default(),
+            lanes: Arc::default(),
+            pulse: Arc::default(),
         }
     }
 
@@ -81,13 +96,18 @@ impl Client {
     /// refusal is the answer.
     ///
     /// # Errors
-    /// [`DsmError`]; only [`DsmError::Refused`], [`DsmError::Unreachable`] and [`DsmError::Login`] prove that the call did nothing.
+    /// [`DsmError`]; only [`DsmError::Refused`], [`DsmError::Unreachable`], [`DsmError::Silent`] and [`DsmError::Login`] prove that the
+    /// call did nothing.
     pub async fn call<T: DeserializeOwned>(&self, call: &Call) -> Result<T, DsmError> {
+        // Before the wait for a place: whoever cannot log in learns it together with all others.
+        self.session().await?;
+        let place = self.place(call.lane()).await?;
+        // And after it: the session may have been renewed meanwhile.
         let session = self.session().await?;
-        match self.send_with(call, &session).await {
+        match self.send_with(call, &session, Some(place.clone())).await {
             Err(DsmError::Refused { api, method, code }) if code.wants_login() => {
                 match self.renew(&session, code).await? {
-                    Some(session) => self.send_with(call, &session).await,
+                    Some(session) => self.send_with(call, &session, Some(place)).await,
                     None => Err(DsmError::Refused { api, method, code }),
                 }
             }
@@ -179,8 +199,8 @@ impl Client {
     /// in parts: for sequences of which a later call is right only because an earlier one has just been answered.
     ///
     /// # Errors
-    /// The request itself failed; only [`DsmError::Refused`], [`DsmError::Unreachable`] and [`DsmError::Login`] prove that no
-    /// call was carried out.
+    /// The request itself failed; only [`DsmError::Refused`], [`DsmError::Unreachable`], [`DsmError::Silent`] and
+    /// [`DsmError::Login`] prove that no call was carried out.
     pub async fn call_sequence(&self, calls: &[Call]) -> Result<Results, DsmError> {
         let whole = Call::sequence(calls);
         let answer = self.call::<CompoundAnswer>(&whole).await?;
@@ -200,10 +220,12 @@ impl Client {
         Ok(results)
     }
 
+    /// Sends a call in a session, with a place among the requests under way if it is one of those that need one.
     pub(super) async fn send_with<T: DeserializeOwned>(
         &self,
         call: &Call,
         session: &Session,
+        place: Option<Place>,
     ) -> Result<T, DsmError> {
         let mut form = call.form();
         trace!(nas = %self.account.nas, ?call, "DSM call");
@@ -214,7 +236,7 @@ impl Client {
             request = request.header("X-SYNO-TOKEN", token);
         }
         // On the heap: several of these wait in one call of the CO, one after the other.
-        let sent = Box::pin(self.send(request, &form, call.api, call.method, DEADLINE));
+        let sent = Box::pin(self.send(request, &form, call.api, call.method, DEADLINE, place));
         let answer = sent.await;
         session.judge(&answer);
         answer
@@ -227,6 +249,7 @@ impl Client {
         api: &'static str,
         method: &'static str,
         deadline: Duration,
+        place: Option<Place>,
     ) -> Result<T, DsmError> {
         let form = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(form)
@@ -235,25 +258,14 @@ impl Client {
             |error: http::Error| self.not_answered(Failure::Unreachable(error.into()), api, method);
         let request = request.body(form).map_err(unfit)?;
         let started = Instant::now();
-        let answer = async {
-            let late = |late: tokio::time::error::Elapsed| Err(Failure::Lost(late.into()));
-            let answer = timeout(deadline, self.wire.send(request)).await;
-            let answer = answer
-                .unwrap_or_else(late)
-                .map_err(|failure| self.not_answered(failure, api, method))?;
-            if !answer.status().is_success() {
-                return Err(misplaced(&self.account.url, &answer).unwrap_or_else(|| {
-                    DsmError::Garbled {
-                        api,
-                        method,
-                        seen: format!("HTTP status {}", answer.status()),
-                    }
-                }));
-            }
-            reply::read(api, method, answer.body())
-        }
-        .instrument(debug_span!("dsm", nas = %self.account.nas, api, method))
-        .await;
+        let span = debug_span!("dsm", nas = %self.account.nas, api, method);
+        // In a task of its own: the NAS is at work, and the place taken, until there is an answer, whoever still waits for it.
+        let exchange = self.clone().exchange(request, deadline, place);
+        let exchange = tokio::spawn(exchange.instrument(span)).await;
+        let answer = exchange
+            .unwrap_or_else(|broken| Err(Failure::Lost(broken.into())))
+            .map_err(|failure| self.not_answered(failure, api, method))
+            .and_then(|answer| self.read(&answer, api, method));
         let label = answer
             .as_ref()
             .err()
@@ -272,6 +284,43 @@ impl Client {
             .map_or_else(|| "ok".to_owned(), ToString::to_string);
         debug!(nas = %self.account.nas, api, method, elapsed = ?started.elapsed(), outcome, "DSM answered");
         answer
+    }
+
+    /// One request and its answer, within a deadline, as long as the NAS answers at all.
+    async fn exchange(
+        self,
+        request: http::Request<String>,
+        deadline: Duration,
+        place: Option<Place>,
+    ) -> Result<http::Response<bytes::Bytes>, Failure> {
+        let exchange = self.while_heard(self.wire.send(request));
+        let ended = timeout(deadline, exchange).await;
+        drop(place);
+        match ended {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(silence)) => Err(Failure::Lost(silence.into())),
+            Err(_) => Err(Failure::Lost(Box::new(Late {
+                nas: self.account.nas.clone(),
+                limit: deadline,
+            }))),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        answer: &http::Response<bytes::Bytes>,
+        api: &'static str,
+        method: &'static str,
+    ) -> Result<T, DsmError> {
+        if answer.status().is_success() {
+            return reply::read(api, method, answer.body());
+        }
+        let garbled = || DsmError::Garbled {
+            api,
+            method,
+            seen: format!("HTTP status {}", answer.status()),
+        };
+        Err(misplaced(&self.account.url, answer).unwrap_or_else(garbled))
     }
 
     fn not_answered(&self, failure: Failure, api: &'static str, method: &'static str) -> DsmError {

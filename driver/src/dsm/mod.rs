@@ -6,10 +6,14 @@
 pub mod call;
 pub mod client;
 pub mod credential;
+mod lane;
 pub mod location;
 pub mod lun;
 pub mod nas;
 mod place;
+#[cfg(test)]
+mod played;
+pub mod pulse;
 pub mod reply;
 pub mod room;
 pub mod rows;

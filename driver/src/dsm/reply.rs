@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 
+use super::pulse::Silence;
+
 /// An error code of the DSM Web API. The numbers and their grades stand in the reference; named here are those that the
 /// driver acts upon or explains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -227,8 +229,11 @@ pub enum DsmError {
         /// What was seen, and what to type.
         seen: String,
     },
+    /// The NAS answers nothing at all: the call was not sent.
+    #[error(transparent)]
+    Silent(Silence),
     /// Sent, but no answer: it may have been carried out.
-    #[error("{api}.{method} was sent to the NAS, and no answer came")]
+    #[error("{api}.{method} was sent to the NAS and may have been carried out, and no answer came")]
     Lost {
         /// The API.
         api: &'static str,
@@ -318,6 +323,7 @@ impl DsmError {
             Self::Unreachable { .. } => "unreachable",
             Self::Untrusted { .. } => "untrusted",
             Self::Misplaced { .. } => "misplaced",
+            Self::Silent(_) => "silent",
             Self::Lost { .. } => "lost",
             Self::Garbled { .. } => "garbled",
             Self::Password { .. } => "no_password",
@@ -329,6 +335,7 @@ impl DsmError {
         match self {
             Self::Untrusted { .. }
             | Self::Misplaced { .. }
+            | Self::Silent(_)
             | Self::Login { .. }
             | Self::Password { .. } => true,
             Self::Unreachable { .. }
@@ -348,6 +355,7 @@ impl DsmError {
             Self::Misplaced { .. } => false,
             Self::Unreachable { .. }
             | Self::Untrusted { .. }
+            | Self::Silent(_)
             | Self::Login { .. }
             | Self::Password { .. } => true,
         }
@@ -360,6 +368,7 @@ impl DsmError {
             Self::Unreachable { .. }
             | Self::Untrusted { .. }
             | Self::Misplaced { .. }
+            | Self::Silent(_)
             | Self::Lost { .. }
             | Self::Garbled { .. }
             | Self::Password { .. } => false,
@@ -373,6 +382,7 @@ impl DsmError {
             Self::Unreachable { .. }
             | Self::Untrusted { .. }
             | Self::Misplaced { .. }
+            | Self::Silent(_)
             | Self::Lost { .. }
             | Self::Garbled { .. }
             | Self::Login { .. }

@@ -1,6 +1,9 @@
 //! The rows of a list, read one by one: a row of an unknown shape, of somebody else's LUN for instance, hides no other. Pure.
 
-use serde::de::DeserializeOwned;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -49,11 +52,26 @@ impl Unfit {
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Rows<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut rows = Self {
+        deserializer.deserialize_seq(OneByOne(PhantomData))
+    }
+}
+
+/// Reads rows one after the other: a tree of values takes many times the room of its row, and there is one at a time.
+struct OneByOne<T>(PhantomData<T>);
+
+impl<'de, T: DeserializeOwned> Visitor<'de> for OneByOne<T> {
+    type Value = Rows<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of rows")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Rows<T>, A::Error> {
+        let mut rows = Rows {
             fit: Vec::new(),
             unfit: Vec::new(),
         };
-        for row in Vec::<Value>::deserialize(deserializer)? {
+        while let Some(row) = list.next_element::<Value>()? {
             match T::deserialize(&row) {
                 Ok(fit) => rows.fit.push(fit),
                 Err(error) => rows.unfit.push(Unfit {

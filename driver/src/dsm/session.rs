@@ -8,9 +8,9 @@ use std::time::Duration;
 use http::header::HeaderValue;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
-use tracing::{debug, info, warn};
+use tracing::{Instrument as _, debug, info, warn};
 
 use super::call::Call;
 use super::client::Client;
@@ -18,8 +18,8 @@ use super::credential::Credential;
 use super::reply::{Code, DsmError, LOGIN, Nothing, SessionLoss};
 use crate::metrics;
 
-/// A login needs no disk but those that sleep. A NAS that hangs is told of before its caller gives up.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// A login makes nothing and costs the NAS little, and who waits for it shares its outcome: one that sleeps is awake for the next try.
+const DEADLINE: Duration = Duration::from_secs(15);
 /// How long one may take to end: it ends by itself.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How often a session is renewed that another login may not help.
@@ -28,7 +28,7 @@ const SELDOM: Duration = Duration::from_secs(60);
 /// The logins to one NAS.
 #[derive(Debug, Default)]
 pub(super) struct Logins {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     /// How many of them have failed.
     failed: AtomicU64,
 }
@@ -112,10 +112,10 @@ impl Client {
 
     /// The shared session; a new one when there is none.
     pub(super) async fn session(&self) -> Result<Session, DsmError> {
-        let mut logins = self.after_logins().await?;
+        let logins = self.after_logins().await?;
         match &logins.session {
             Some(session) => Ok(session.clone()),
-            None => Box::pin(self.log_in(&mut logins, false)).await,
+            None => Box::pin(self.log_in(logins, None)).await,
         }
     }
 
@@ -137,14 +137,8 @@ impl Client {
         }
         logins.session = None;
         logins.lost += u64::from(code.session() == SessionLoss::Gone);
-        let fresh = Box::pin(self.log_in(&mut logins, true)).await?;
-        if code.session() == SessionLoss::Perhaps {
-            logins.doubted = Some(Instant::now());
-            drop(logins);
-            // It may live on, and a NAS has room for so many.
-            self.end(stale).await;
-        }
-        Ok(Some(fresh))
+        let stale = (stale.clone(), code.session());
+        Box::pin(self.log_in(logins, Some(stale))).await.map(Some)
     }
 
     /// Ends the session, if there is one. A failure is only logged: the session ends by itself.
@@ -157,23 +151,59 @@ impl Client {
 
     async fn end(&self, session: &Session) {
         let call = Call::new(LOGIN, 1, "logout");
-        let ended = timeout(FAREWELL, self.send_with::<Nothing>(&call, session)).await;
+        let ended = self.send_with::<Nothing>(&call, session, None);
+        let ended = timeout(FAREWELL, ended).await;
         if !matches!(ended, Ok(Ok(Nothing))) {
             debug!(nas = %self.account.nas, ?ended, "logout failed");
         }
     }
 
     /// Waits for a login that is under way, and shares its failure: who waits for a NAS that hangs waits once.
-    async fn after_logins(&self) -> Result<MutexGuard<'_, State>, DsmError> {
+    async fn after_logins(&self) -> Result<OwnedMutexGuard<State>, DsmError> {
         let known = self.logins.failed.load(Ordering::Relaxed);
-        let state = self.logins.state.lock().await;
+        let state = Arc::clone(&self.logins.state).lock_owned().await;
         match &state.failure {
             Some((number, error)) if *number > known => Err(error.clone()),
             Some(_) | None => Ok(state),
         }
     }
 
-    async fn log_in(&self, state: &mut State, renewed: bool) -> Result<Session, DsmError> {
+    /// Logs in, in a task of its own: what becomes of it is shared even when the call that has begun it is given up, and no session is
+    /// left that nobody knows. `stale`: the session in whose place the new one is to stand, and how it was lost.
+    async fn log_in(
+        &self,
+        mut logins: OwnedMutexGuard<State>,
+        stale: Option<(Session, SessionLoss)>,
+    ) -> Result<Session, DsmError> {
+        let client = self.clone();
+        let login = async move {
+            let made = client.try_login(&mut logins, stale.is_some()).await;
+            match &made {
+                Ok(session) => logins.session = Some(session.clone()),
+                Err(error) => {
+                    let number = client.logins.failed.fetch_add(1, Ordering::Relaxed) + 1;
+                    logins.failure = Some((number, error.clone()));
+                }
+            }
+            if let (Ok(_), Some((stale, SessionLoss::Perhaps))) = (&made, stale) {
+                logins.doubted = Some(Instant::now());
+                drop(logins);
+                // It may live on, and a NAS has room for so many.
+                client.end(&stale).await;
+            }
+            made
+        };
+        let made = tokio::spawn(login.in_current_span()).await;
+        made.unwrap_or_else(|broken| {
+            Err(DsmError::Lost {
+                api: LOGIN,
+                method: "login",
+                source: Arc::new(broken),
+            })
+        })
+    }
+
+    async fn try_login(&self, state: &mut State, renewed: bool) -> Result<Session, DsmError> {
         let nas = self.account.nas.to_string();
         let password = self.password().await?;
         let credential = Credential {
@@ -190,8 +220,9 @@ impl Client {
             metrics::of_process().login(&nas, Some(code.0));
             return Err(refused(code, Some(next)));
         }
+        self.listen().await?;
         state.count += 1;
-        let made = match self.send_login(&password).await {
+        match self.send_login(&password).await {
             Ok(answer) => {
                 info!(nas, "logged in");
                 self.refusals.forget(&nas);
@@ -206,15 +237,7 @@ impl Client {
                 Err(error)
             }
             Err(error) => Err(error),
-        };
-        match &made {
-            Ok(session) => state.session = Some(session.clone()),
-            Err(error) => {
-                let number = self.logins.failed.fetch_add(1, Ordering::Relaxed) + 1;
-                state.failure = Some((number, error.clone()));
-            }
         }
-        made
     }
 
     async fn send_login(&self, password: &SecretString) -> Result<LoginAnswer, DsmError> {
@@ -230,7 +253,8 @@ impl Client {
             ("enable_syno_token", "yes"),
         ];
         let request = self.request("auth.cgi");
-        self.send(request, &form, LOGIN, "login", DEADLINE).await
+        self.send(request, &form, LOGIN, "login", DEADLINE, None)
+            .await
     }
 }
 

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use http::header::LOCATION;
 use http::{Request, Response};
 
+use super::lane::Lanes;
 use super::trust::{self, Complaint, Trust};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -56,7 +57,8 @@ impl Http {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_DEADLINE)
-            .pool_idle_timeout(KEEP_IDLE);
+            .pool_idle_timeout(KEEP_IDLE)
+            .pool_max_idle_per_host(Lanes::KEPT);
         if url.starts_with("http://") {
             // The system's authorities are hundreds of files, and nobody would ask them.
             http = http.tls_certs_only([]);

@@ -7,10 +7,13 @@ use e2e::GIB;
 use e2e::nas::{Nas, Settings};
 use e2e::plugin::Plugin;
 use e2e::world::{Plan, World};
+use proto::csi::CreateVolumeRequest;
 use serde_json::json;
 use tonic::Code;
 
-use super::common::{Csi, LUN, NODE_A, NODE_B, TARGET, VOLUME, lose, refuse, refused, uuid};
+use super::common::{
+    Csi, LUN, NODE_A, NODE_B, TARGET, VOLUME, calls, lose, now, refuse, refused, shorts, uuid,
+};
 
 /// All volume ids, page by page.
 async fn pages(csi: &Csi, size: i32) -> Result<Vec<Vec<String>>> {
@@ -86,6 +89,81 @@ async fn choice_20_pages_hold_ours_alone_ordered_by_uuid() -> Result<()> {
     Ok(())
 }
 
+/// The ids of one page, and its token.
+async fn next(csi: &Csi, size: i32, token: &str) -> Result<(Vec<String>, String)> {
+    let page = csi.list(size, token).await?;
+    let volumes = page.entries.into_iter();
+    let ids = volumes.map(|entry| entry.volume.unwrap_or_default().volume_id);
+    Ok((ids.collect(), page.next_token))
+}
+
+#[tokio::test]
+async fn choice_20_a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<()> {
+    let mut world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let mut ids = Vec::new();
+    for n in 0..12 {
+        ids.push(csi.create(&format!("pvc-{n}"), GIB).await?);
+    }
+    ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
+    let since = now(&world.nas).await?;
+    assert_eq!(pages(&csi, 3).await?.concat(), ids);
+    let once = ["LUN.list", "Target.list", "System.info"];
+    assert_eq!(shorts(&calls(&world.nas, since).await?), once);
+    // A walk that begins sees what is there now; one that goes on needs no NAS.
+    let since = now(&world.nas).await?;
+    let (first, token) = next(&csi, 5, "").await?;
+    assert_eq!(shorts(&calls(&world.nas, since).await?), once);
+    world.nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
+    let (second, token) = next(&csi, 5, &token).await?;
+    refused(csi.list(5, "").await, Code::Unavailable, &["listing"]);
+    world.nas.no_faults().await?;
+    // Nor does it need the process that began it.
+    world.restart_driver().await?;
+    let csi = Csi::of(&world.plugin);
+    let (third, token) = next(&csi, 5, &token).await?;
+    assert_eq!((first.len(), second.len(), third.len()), (5, 5, 2));
+    assert_eq!(([first, second, third].concat(), token.as_str()), (ids, ""));
+    Ok(())
+}
+
+#[tokio::test]
+async fn choice_20_two_who_list_while_volumes_come_and_go_miss_nothing_that_stays() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let (mut stay, mut go) = (Vec::new(), Vec::new());
+    for n in 0..10 {
+        stay.push(csi.create(&format!("stays-{n}"), GIB).await?);
+        go.push(csi.create(&format!("goes-{n}"), GIB).await?);
+    }
+    stay.sort_unstable();
+    let mut walks = [(Vec::new(), String::new()), (Vec::new(), String::new())];
+    let mut turn = 0;
+    while turn < 2 || walks.iter().any(|(_, token)| !token.is_empty()) {
+        let (seen, token) = &mut walks[turn % 2];
+        // The second begins when the first is under way.
+        if turn < 2 || !token.is_empty() {
+            let (ids, following) = next(&csi, 2 + i32::try_from(turn % 2)?, token).await?;
+            seen.extend(ids);
+            *token = following;
+        }
+        if let Some(gone) = go.pop() {
+            csi.delete(&gone).await?;
+        }
+        csi.create(&format!("comes-{turn}"), GIB).await?;
+        turn += 1;
+    }
+    for (mut seen, _) in walks {
+        let all = seen.len();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), all, "none twice");
+        seen.retain(|id| stay.contains(id));
+        assert_eq!(seen, stay);
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn choice_20_entries_tell_size_and_nodes() -> Result<()> {
     let world = Plan::controller().start().await?;
@@ -120,12 +198,19 @@ async fn choice_20_entries_tell_size_and_nodes() -> Result<()> {
 }
 
 /// A second NAS in a folder of its own, and a driver that knows both.
-async fn two(world: &World) -> Result<(Nas, Plugin)> {
+pub(super) async fn two(world: &World) -> Result<(Nas, Plugin)> {
     let folder = world.folder().join("second");
     std::fs::create_dir_all(&folder)?;
     let nas = Nas::start(&folder, Settings::default()).await?;
     let plugin = knowing(world, "both", &nas).await?;
     Ok((nas, plugin))
+}
+
+/// What creates a volume on the NAS of this name.
+pub(super) fn on_nas(name: &str, nas: &str) -> CreateVolumeRequest {
+    let mut request = e2e::life::create_request(name, GIB, e2e::life::Content::Block);
+    request.parameters.insert("nas".to_owned(), nas.to_owned());
+    request
 }
 
 /// A driver that knows the world's NAS and this one.
@@ -147,16 +232,11 @@ async fn choice_20_a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() ->
     let world = Plan::controller().start().await?;
     let (second, plugin) = two(&world).await?;
     let csi = Csi::of(&plugin);
-    let on = |name: &str, nas: &str| {
-        let mut request = e2e::life::create_request(name, GIB, e2e::life::Content::Block);
-        request.parameters.insert("nas".to_owned(), nas.to_owned());
-        request
-    };
     refused(csi.create("x", GIB).await, Code::Aborted, &["nas1, nas2"]);
     let mut ids = Vec::new();
     for n in 0..6 {
         ids.push(
-            csi.create_as(on(
+            csi.create_as(on_nas(
                 &format!("pvc-{n}"),
                 if n % 2 == 0 { "nas1" } else { "nas2" },
             ))

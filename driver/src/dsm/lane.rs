@@ -1,0 +1,107 @@
+//! How many requests a NAS has to deal with at a time (design choice 30). More than it can work upon only queue up inside of it,
+//! where the wait counts as its own; here it does not, and who waits knows why.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::client::Client;
+use super::lun;
+use super::reply::DsmError;
+use crate::metrics;
+
+/// Requests at a time, creates left out. A NAS has two to eight processors, and a request keeps one of its CGI processes busy for 0.2 to
+/// 1 s: so it is never idle, and a call of the CO that comes behind 200 others waits for some 12 requests' time and not for 200.
+const COMMON: usize = 16;
+/// Creates at a time. The NAS carries them out one after the other, so more gain nothing and only wait there: four, at 10 s each (the
+/// longest that was seen under load), end within a request's deadline; with two the NAS would be idle while an answer is on its way.
+const CREATES: usize = 4;
+
+/// Connections at a time, those among them that nobody uses at present.
+const CONNECTIONS: usize = 30;
+/// Requests that take no place, one of each at a time: a login, a logout, and the question whether the NAS answers.
+const BESIDE: usize = 3;
+
+/// What a request waits with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Whatever the NAS does beside other things.
+    Common,
+    /// What makes a LUN: the NAS does it one after the other.
+    Creates,
+}
+
+impl Lane {
+    /// That of a call.
+    pub(super) fn of(api: &str, method: &str) -> Self {
+        // ASSUMED: clones queue up with creates; both take the lock under which DSM makes a LUN.
+        let makes = matches!(method, "create" | "clone" | "clone_snapshot");
+        if api == lun::API && makes {
+            Self::Creates
+        } else {
+            Self::Common
+        }
+    }
+}
+
+/// A place among the requests under way: free when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub(super) struct Place(
+    #[expect(dead_code, reason = "held for its Drop")] Arc<OwnedSemaphorePermit>,
+);
+
+/// The places of one NAS.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    common: Arc<Semaphore>,
+    creates: Arc<Semaphore>,
+}
+
+impl Lanes {
+    /// How many requests there are at a time, both lanes taken together.
+    pub(super) const MOST: usize = COMMON + CREATES;
+    /// How many connections are kept that nobody uses: a crowd's next request finds one, and together they stay within the bound.
+    pub(super) const KEPT: usize = CONNECTIONS - BESIDE - Self::MOST;
+
+    /// The next free place: who came first has it first.
+    async fn place(&self, lane: Lane) -> Place {
+        let places = match lane {
+            Lane::Common => &self.common,
+            Lane::Creates => &self.creates,
+        };
+        let permit = Arc::clone(places).acquire_owned().await;
+        Place(Arc::new(permit.expect("it is never closed")))
+    }
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self {
+            common: Arc::new(Semaphore::new(COMMON)),
+            creates: Arc::new(Semaphore::new(CREATES)),
+        }
+    }
+}
+
+impl Client {
+    /// Waits for a place, for as long as the NAS answers others.
+    ///
+    /// # Errors
+    /// [`DsmError::Silent`]: it answers nobody.
+    pub(super) async fn place(&self, lane: Lane) -> Result<Place, DsmError> {
+        self.listen().await?;
+        let came = Instant::now();
+        let place = tokio::select! {
+            biased;
+            // First: those that are given up leave their places, and nothing more is sent to a NAS that hangs.
+            silence = self.pulse.silence() => Err(DsmError::Silent(silence)),
+            place = self.lanes.place(lane) => Ok(place),
+        };
+        metrics::of_process().dsm_queue(&self.account.nas.to_string(), came.elapsed());
+        place
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Many calls at once against a NAS that is played, in paused time.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::sleep;
+
+use super::*;
+use crate::dsm::call::Call;
+use crate::dsm::played::{Played, ask, create};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Long enough for everything that takes no time.
+const MOMENT: Duration = Duration::from_millis(1);
+
+fn crowd<F>(
+    count: usize,
+    client: &Client,
+    act: impl Fn(Client) -> F,
+) -> Vec<tokio::task::JoinHandle<F::Output>>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    (0..count)
+        .map(|_| tokio::spawn(act(client.clone())))
+        .collect()
+}
+
+fn asking(count: usize, client: &Client) -> Vec<tokio::task::JoinHandle<Result<(), DsmError>>> {
+    crowd(count, client, |client| async move { ask(&client).await })
+}
+
+fn creating(count: usize, client: &Client) -> Vec<tokio::task::JoinHandle<Result<(), DsmError>>> {
+    crowd(count, client, |client| async move { create(&client).await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_30_requests_under_way_are_bounded_and_their_queue_costs_no_deadline() {
+    let (nas, client) = Played::nas();
+    let started = Instant::now();
+    // They take 200 s together, which is more than any request has.
+    let creates = creating(200, &client);
+    let asked = asking(200, &client);
+    for answer in join_all(asked).await {
+        answer.unwrap().unwrap();
+    }
+    assert_eq!(
+        started.elapsed().as_secs(),
+        13,
+        "200 in sixteens of a second"
+    );
+    for answer in join_all(creates).await {
+        answer.unwrap().unwrap();
+    }
+    assert_eq!(started.elapsed().as_secs(), 200);
+    assert_eq!(nas.most()[..2], [CREATES, COMMON]);
+    assert_eq!(
+        nas.count("query"),
+        0,
+        "a busy NAS is not asked whether it is there"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_30_creates_hold_up_nothing_else() {
+    let (nas, client) = Played::nas();
+    let creates = creating(200, &client);
+    sleep(SECOND / 2).await;
+    let started = Instant::now();
+    ask(&client).await.unwrap();
+    assert_eq!(started.elapsed(), SECOND, "what it takes by itself");
+    assert_eq!(nas.now()[0], CREATES);
+    for create in creates {
+        create.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_30_a_place_is_taken_until_the_request_has_ended() {
+    let (nas, client) = Played::nas();
+    *nas.takes.lock().unwrap() = 30 * SECOND;
+    let asked = asking(COMMON, &client);
+    sleep(SECOND).await;
+    assert_eq!(nas.now()[1], COMMON);
+    // All of them are given up, as gRPC does at the caller's deadline: the NAS is at work all the same.
+    for task in &asked {
+        task.abort();
+    }
+    join_all(asked).await;
+    let started = Instant::now();
+    ask(&client).await.unwrap();
+    assert_eq!(started.elapsed(), (29 + 30) * SECOND);
+    assert_eq!(nas.most()[1], COMMON);
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_30_logins_and_logouts_wait_behind_nobody() {
+    let (nas, client) = Played::nas();
+    *nas.takes.lock().unwrap() = 30 * SECOND;
+    let asked = asking(COMMON * 3, &client);
+    sleep(SECOND).await;
+    assert_eq!(nas.now()[1], COMMON);
+    let started = Instant::now();
+    client.logout().await;
+    client.session().await.unwrap();
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    assert_eq!((nas.count("login"), nas.count("logout")), (2, 1));
+    for answer in join_all(asked).await {
+        answer.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn choice_30_each_nas_has_its_own_places() {
+    let ((slow, client), (_, other)) = (Played::nas(), Played::nas());
+    *slow.takes.lock().unwrap() = 50 * SECOND;
+    let asked = asking(100, &client);
+    sleep(MOMENT).await;
+    assert_eq!(slow.now()[1], COMMON);
+    let started = Instant::now();
+    ask(&other).await.unwrap();
+    assert_eq!(started.elapsed(), SECOND);
+    drop(asked);
+}
+
+#[test]
+fn choice_30_a_compound_waits_with_its_create() {
+    let call = |method| Call::new(lun::API, 1, method);
+    for (method, lane) in [
+        ("create", Lane::Creates),
+        ("clone", Lane::Creates),
+        ("get", Lane::Common),
+        ("delete", Lane::Common),
+        ("map_target", Lane::Common),
+    ] {
+        assert_eq!(call(method).lane(), lane, "{method}");
+        let get = call("get");
+        for calls in [[get.clone(), call(method)], [call(method), get]] {
+            assert_eq!(Call::each(&calls).lane(), lane, "{method}");
+            assert_eq!(Call::sequence(&calls).lane(), lane, "{method}");
+        }
+    }
+    let target = Call::new("SYNO.Core.ISCSI.Target", 1, "create");
+    assert_eq!(
+        target.lane(),
+        Lane::Common,
+        "nobody has seen those queue up"
+    );
+}
