@@ -38,7 +38,7 @@ impl<H: Host> Machine<H> {
                 "make it: the CO owns it",
             )
         })?;
-        let held = self.staged_now(ask, &staging).await?;
+        let (held, seen) = self.staged_now(ask, &staging).await?;
         if held.sessions.is_empty() {
             return Err(not_staged("this node has no session with its target"));
         }
@@ -51,7 +51,11 @@ impl<H: Host> Machine<H> {
         let blocks = held.blocks();
         let show = match &ask.intent.by {
             Use::FileSystem { fs, flags } => {
-                let staged = self.staged(ask, &staging, &blocks, *fs, flags).await?;
+                let seen = match seen {
+                    Some(seen) => seen,
+                    None => self.standing(&staging, &blocks).await?,
+                };
+                let staged = staged(ask, &staging, seen, *fs, flags)?;
                 if staged.is_readonly() || !ask.readonly {
                     Show::Staged
                 } else {
@@ -129,29 +133,36 @@ impl<H: Host> Machine<H> {
 
     /// What this node holds of the volume under this publication. It is staged anew where an earlier publication, or a call that was
     /// broken off while it took that down, has left nothing of use: the CO does not stage what it believes to be staged.
-    async fn staged_now(&self, ask: &Publish, staging: &str) -> Result<Held, Error> {
+    ///
+    /// And what was seen at the staging path, if nothing was done since.
+    async fn staged_now(
+        &self,
+        ask: &Publish,
+        staging: &str,
+    ) -> Result<(Held, Option<Standing>), Error> {
         let ended = self
             .take_down_ended(&ask.volume.uuid, &ask.context.iqn, staging)
             .await?;
         let held = self.held(&ask.volume.uuid).await?;
-        let mounted = match &ask.intent.by {
+        let (mounted, seen) = match &ask.intent.by {
             // A call that was broken off after its login has not looked for the disk.
-            Use::Device => held.device().is_some(),
-            Use::FileSystem { .. } => match self.standing(staging, &held.blocks()).await? {
-                Standing::Ours(mount) => {
-                    if let Some(why) = self.death_of(&mount).await? {
-                        return self.revive(ask, staging, &held, &why).await;
-                    }
-                    true
+            Use::Device => (held.device().is_some(), None),
+            Use::FileSystem { .. } => {
+                let seen = self.standing(staging, &held.blocks()).await?;
+                if let Standing::Ours(mount) = &seen
+                    && let Some(why) = self.death_of(mount).await?
+                {
+                    let held = self.revive(ask, staging, &held, &why).await?;
+                    return Ok((held, None));
                 }
-                Standing::Foreign(_) => true,
-                Standing::Nothing | Standing::Gone(_) => false,
-            },
+                let mounted = matches!(seen, Standing::Ours(_) | Standing::Foreign(_));
+                (mounted, Some(seen))
+            }
         };
         // Somebody uses the device as something else.
         let used = !mounted && !self.uses(&held.blocks()).await?.is_empty();
         if used || mounted && !held.sessions.is_empty() {
-            return Ok(held);
+            return Ok((held, seen));
         }
         // Where there is a session with its disk, no login needs a Secret.
         let attached = held.is_alive() && held.device().is_some();
@@ -160,13 +171,13 @@ impl<H: Host> Machine<H> {
             Some(stage) => {
                 tracing::warn!(volume = %ask.volume, staging, "staging from a publish call what is not staged under this publication");
                 Box::pin(self.stage(&stage)).await?;
-                self.held(&ask.volume.uuid).await
+                Ok((self.held(&ask.volume.uuid).await?, None))
             }
             None if ended => Err(Error::Unfinished {
                 what: format!("publishing volume {}", ask.volume),
                 seen: "an earlier publication of it was taken down here, and only NodeStageVolume brings the Secret to log in anew: delete the pod".to_owned(),
             }),
-            None => Ok(held),
+            None => Ok((held, seen)),
         }
     }
 
@@ -209,43 +220,6 @@ impl<H: Host> Machine<H> {
             what: device.node(),
             seen: "no path of it answers".to_owned(),
         })
-    }
-
-    /// The staged file system, if it is what the capability says.
-    async fn staged(
-        &self,
-        ask: &Publish,
-        staging: &str,
-        blocks: &[Block],
-        fs: FsType,
-        flags: &[String],
-    ) -> Result<Mount, Error> {
-        let seen = match self.standing(staging, blocks).await? {
-            Standing::Ours(mount) if mount.fs != fs.as_str() => {
-                format!("it is staged as {}, not {fs}", mount.fs)
-            }
-            Standing::Ours(mount) if mount.is_readonly() && !wants_readonly(ask) => {
-                "it is staged read-only, and is to be written".to_owned()
-            }
-            Standing::Ours(mount) => {
-                match (mount::lacks(&mount, flags), label_differs(&mount, flags)) {
-                    (Some(flag), _) => format!("it is staged without the mount flag {flag}"),
-                    (None, Some((seen, asked))) => {
-                        format!("it is staged with {seen}, not with {asked}")
-                    }
-                    (None, None) => return Ok(mount),
-                }
-            }
-            Standing::Nothing => format!("nothing is mounted at {staging}"),
-            Standing::Gone(mount) | Standing::Foreign(mount) => {
-                format!("{} is mounted at {staging}", mount.describe())
-            }
-        };
-        Err(refused(
-            &ask.volume,
-            &seen,
-            "stage the volume first, with the same capability",
-        ))
     }
 
     /// True when the volume is at the target path as asked for.
@@ -410,6 +384,42 @@ impl<H: Host> Machine<H> {
             Some(Stat::File(_) | Stat::BlockDevice(_) | Stat::Other) => Err(not_empty(target)),
         }
     }
+}
+
+/// The staged file system, if it is what the capability says.
+fn staged(
+    ask: &Publish,
+    staging: &str,
+    seen: Standing,
+    fs: FsType,
+    flags: &[String],
+) -> Result<Mount, Error> {
+    let seen = match seen {
+        Standing::Ours(mount) if mount.fs != fs.as_str() => {
+            format!("it is staged as {}, not {fs}", mount.fs)
+        }
+        Standing::Ours(mount) if mount.is_readonly() && !wants_readonly(ask) => {
+            "it is staged read-only, and is to be written".to_owned()
+        }
+        Standing::Ours(mount) => {
+            match (mount::lacks(&mount, flags), label_differs(&mount, flags)) {
+                (Some(flag), _) => format!("it is staged without the mount flag {flag}"),
+                (None, Some((seen, asked))) => {
+                    format!("it is staged with {seen}, not with {asked}")
+                }
+                (None, None) => return Ok(mount),
+            }
+        }
+        Standing::Nothing => format!("nothing is mounted at {staging}"),
+        Standing::Gone(mount) | Standing::Foreign(mount) => {
+            format!("{} is mounted at {staging}", mount.describe())
+        }
+    };
+    Err(refused(
+        &ask.volume,
+        &seen,
+        "stage the volume first, with the same capability",
+    ))
 }
 
 /// What is shown at a target path.
