@@ -88,6 +88,17 @@ pub(crate) fn run(context: &Context, k8s: &K8s) -> Result<()> {
     if k8s.export_logs {
         return Cluster::left(context, &go)?.export_logs();
     }
+    let wanted = Wanted {
+        newest: k8s.made.newest,
+        image: k8s.made.node_image.as_deref(),
+        base: k8s.made.base.as_deref(),
+        cgroup_v1: k8s.made.cgroup_v1,
+        keep: k8s.keep,
+    };
+    if k8s.made.create.is_some() {
+        // Before anything is built.
+        cluster::judge(context, &wanted)?;
+    }
     let helm = chart::helm(context, &go)?;
     build_programs(context, &[])?;
     let step = k8s
@@ -106,13 +117,6 @@ pub(crate) fn run(context: &Context, k8s: &K8s) -> Result<()> {
         step.arg("--values").arg(values)
     } else {
         step
-    };
-    let wanted = Wanted {
-        newest: k8s.made.newest,
-        image: k8s.made.node_image.as_deref(),
-        base: k8s.made.base.as_deref(),
-        cgroup_v1: k8s.made.cgroup_v1,
-        keep: k8s.keep,
     };
     let cluster = Cluster::create(context, &go, &wanted)?;
     let told = step.env("KUBECONFIG", cluster.kubeconfig()).show();

@@ -12,6 +12,9 @@ const RULE: &str = "------------------------------";
 /// How the name of each of ours begins, which goes without saying.
 const COMMON: &str = "External Storage ";
 
+/// What ginkgo calls what did not pass and was not left out.
+const BAD: [&str; 5] = ["FAILED", "PANICKED", "TIMEDOUT", "INTERRUPTED", "ABORTED"];
+
 /// Where in ginkgo's words one is.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
@@ -50,10 +53,11 @@ impl Progress {
                     self.within = Within::Frame;
                     Some(String::new())
                 }
-                // A node of the suite itself, such as what is done before all specs.
+                // A node of the suite itself, such as what is done before all specs; or one that was skipped.
                 None => {
-                    self.within = Within::Spec { failed: false };
-                    None
+                    let failed = BAD.iter().any(|word| line.contains(word));
+                    self.within = Within::Spec { failed };
+                    failed.then(|| line.to_owned())
                 }
             },
             Within::Result(result) => {
@@ -122,6 +126,19 @@ Summarizing 1 Failure:
 Ran 2 of 6 Specs in 1.208 seconds
 FAIL! -- 1 Passed | 1 Failed | 1 Pending | 1 Skipped
 ";
+
+    #[test]
+    fn what_fails_before_the_first_spec_is_shown() {
+        let said = "------------------------------\n[SynchronizedBeforeSuite] [FAILED] [0.1 seconds]\n\
+                    [SynchronizedBeforeSuite]\n  no cluster answers";
+        let mut progress = Progress::default();
+        let shown: Vec<String> = said
+            .lines()
+            .filter_map(|line| progress.read(line))
+            .collect();
+        assert_eq!(shown.len(), 3, "{shown:?}");
+        assert_eq!(shown[2], "  no cluster answers");
+    }
 
     #[test]
     fn each_spec_is_a_line_and_of_failures_and_of_the_summary_all_is_shown() {

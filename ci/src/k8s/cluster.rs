@@ -50,12 +50,11 @@ pub(super) struct Cluster<'a> {
 }
 
 impl<'a> Cluster<'a> {
-    /// Makes one, with our images on its nodes.
+    /// Makes one, with our images on its nodes, in an engine that [`judge`] has found fit.
     ///
     /// # Errors
-    /// The engine cannot be kind's, somebody else's cluster has the name, or something is not made.
+    /// Somebody else's cluster has the name, or something is not made.
     pub(super) fn create(context: &'a Context, go: &Go, wanted: &Wanted<'_>) -> Result<Self> {
-        judge(context, wanted)?;
         let kind = if wanted.newest {
             go.install_newest(context, &nodes::KIND)?
         } else {
@@ -213,7 +212,10 @@ impl<'a> Cluster<'a> {
 }
 
 /// Whether kind can make what is wanted in the engine that runs here.
-fn judge(context: &Context, wanted: &Wanted<'_>) -> Result<()> {
+///
+/// # Errors
+/// What stands against that, and what to do.
+pub(super) fn judge(context: &Context, wanted: &Wanted<'_>) -> Result<()> {
     doctor::provide(context, "docker.io", "docker")?;
     let info = Step::new(context, "docker info --format")
         .arg("{{json .}}")

@@ -15,9 +15,10 @@ struct Info {
     /// Empty when the client has not reached an engine.
     server_version: String,
     operating_system: String,
-    security_options: Vec<String>,
+    /// `null` where there is none.
+    security_options: Option<Vec<String>>,
     cgroup_version: String,
-    server_errors: Vec<String>,
+    server_errors: Option<Vec<String>>,
 }
 
 /// What is known of an engine and of what it shall do.
@@ -46,16 +47,18 @@ impl Engine<'_> {
             self.host
         );
         let info: Info = serde_json::from_str(self.info.stdout.trim()).unwrap_or_default();
-        if !self.info.success || info.server_version.is_empty() || !info.server_errors.is_empty() {
-            return self.unreached(&info.server_errors.join(" "));
+        let errors = info.server_errors.unwrap_or_default();
+        if !self.info.success || info.server_version.is_empty() || !errors.is_empty() {
+            return self.unreached(&errors.join(" "));
         }
+        let options = info.security_options.unwrap_or_default();
         ensure!(
             !info.operating_system.contains("Docker Desktop"),
             "Docker Desktop runs its containers in a virtual machine, which has neither this machine's /dev nor the modules for iSCSI's \
              stand-in: use a Docker engine on Linux itself (docker context use default), or a cluster of your own"
         );
         let has = |name: &str| {
-            let mut options = info.security_options.iter();
+            let mut options = options.iter();
             options.any(|option| option.split(',').any(|part| part == format!("name={name}")))
         };
         ensure!(
@@ -102,7 +105,7 @@ impl Engine<'_> {
              NAME, then log in anew)"
         );
         bail!(
-            "kind makes its nodes in a Docker engine, and none runs here: {said}. Install docker.io or docker-ce, and start it"
+            "kind makes its nodes in a Docker engine, and none runs here ({said}): install docker.io or docker-ce, and start it"
         )
     }
 }
@@ -180,6 +183,8 @@ mod tests {
             ""
         );
         assert_eq!(told(GOOD, "", "", NEW, false), "");
+        let bare = r#"{"ServerVersion":"20.10","OperatingSystem":"x","CgroupVersion":"2","SecurityOptions":null,"ServerErrors":null}"#;
+        assert_eq!(told(bare, "", "", NEW, false), "");
     }
 
     #[test]
