@@ -24,7 +24,7 @@ const OURS: &str = "synology-csi-tests-";
 /// When an image is not as it should be, or a test fails.
 pub(crate) fn run(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Containers)?;
-    images::run(context, &images::Images::default())?;
+    images::prove(context)?;
     let engine = Engine::reach(context, Network::Own)?;
     let own = process::id();
     // Of runs that were killed. Whoever else tests at the same engine keeps what is theirs.
@@ -95,5 +95,27 @@ mod tests {
         ] {
             assert_eq!(run_of(other), None, "{other}");
         }
+    }
+    /// The example for work on the controller takes what `cargo ci images` builds here, and its controller finds its NAS.
+    #[test]
+    fn the_example_for_docker_compose_is_of_these_images() {
+        let file = include_str!("../../driver/deploy/examples/compose/compose.yaml");
+        let compose: serde_json::Value = serde_yaml_ng::from_str(file).unwrap();
+        let services = compose["services"].as_object().unwrap();
+        let ours: Vec<String> = images::tags().collect();
+        for (name, service) in services {
+            let image = service["image"].as_str().unwrap().to_owned();
+            assert!(ours.contains(&image), "{name}: {image}");
+        }
+        let config = include_str!("../../driver/deploy/examples/compose/config.yaml");
+        let config: serde_json::Value = serde_yaml_ng::from_str(config).unwrap();
+        let host = config["nas"][0]["url"].as_str().unwrap();
+        let host = host
+            .strip_prefix("http://")
+            .unwrap()
+            .split(':')
+            .next()
+            .unwrap();
+        assert!(services.contains_key(host), "{host}");
     }
 }

@@ -30,6 +30,12 @@ pub(crate) struct Context {
     pub(crate) pipeline: bool,
     /// `PATH` for every program we start.
     pub(crate) path: OsString,
+    /// `KUBECONFIG` for every program we start, when it is set: from the root directory on, for most start in another folder.
+    pub(crate) kubeconfig: Option<OsString>,
+    /// `DOCKER_HOST`, when it is set: where a Docker engine is.
+    pub(crate) docker_host: Option<String>,
+    /// Who has called sudo: the user's number and the group's.
+    pub(crate) caller: Option<(u32, u32)>,
 }
 
 impl Context {
@@ -57,6 +63,15 @@ impl Context {
             terminal: io::stdout().is_terminal(),
             pipeline: get("CI").is_some_and(|set| !set.is_empty() && set != "false"),
             path: search_path(&get("PATH").unwrap_or_default())?,
+            kubeconfig: get("KUBECONFIG")
+                .filter(|set| !set.is_empty())
+                .map(|set| absolute(&set, &env::current_dir()?))
+                .transpose()?,
+            docker_host: get("DOCKER_HOST").map(|set| set.to_string_lossy().into_owned()),
+            caller: get("SUDO_UID")
+                .as_deref()
+                .and_then(number)
+                .zip(get("SUDO_GID").as_deref().and_then(number)),
         })
     }
 
@@ -73,6 +88,16 @@ impl Context {
     }
 }
 
+fn number(text: &OsStr) -> Option<u32> {
+    text.to_str()?.parse().ok()
+}
+
+/// A list of files as KUBECONFIG has it, each from the root directory on.
+fn absolute(list: &OsStr, here: &Path) -> Result<OsString> {
+    let files = env::split_paths(list).filter(|file| !file.as_os_str().is_empty());
+    env::join_paths(files.map(|file| here.join(file))).context("KUBECONFIG")
+}
+
 /// The caller's PATH, and at its end the places that a shell of `su` or of an ordinary user leaves out.
 fn search_path(given: &OsStr) -> Result<OsString> {
     let mut directories: Vec<PathBuf> = env::split_paths(given).collect();
@@ -86,4 +111,16 @@ fn search_path(given: &OsStr) -> Result<OsString> {
     }
     env::join_paths(directories)
         .context("PATH holds a quotation mark or a colon that it should not")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_file_of_the_kubeconfig_begins_at_the_root_directory() {
+        let of = |list: &str| absolute(list.as_ref(), Path::new("/here")).unwrap();
+        assert_eq!(of("target/k8s/kubeconfig"), "/here/target/k8s/kubeconfig");
+        assert_eq!(of("/etc/a::b"), "/etc/a:/here/b");
+    }
 }

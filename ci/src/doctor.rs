@@ -100,6 +100,25 @@ pub(crate) fn ready(context: &Context, layer: Layer) -> Result<()> {
     )
 }
 
+/// Gets a program that is needed only sometimes, so that no layer asks for it beforehand.
+///
+/// # Errors
+/// When it is missing and may not, or cannot, be installed.
+pub(crate) fn provide(context: &Context, package: &'static str, program: &str) -> Result<()> {
+    if context.find(program).is_some() {
+        return Ok(());
+    }
+    let packages = BTreeSet::from([package]);
+    if context.privileges.root && distribution().debian {
+        install::packages(context, &packages)?;
+    }
+    if context.find(program).is_none() {
+        let line = install::line(&packages, context.privileges.root);
+        bail!("{program} is missing. On Debian or Ubuntu, type: {line}");
+    }
+    Ok(())
+}
+
 /// One need, as this machine meets it.
 struct Finding {
     need: Need,

@@ -10,12 +10,14 @@
 
 mod definition;
 mod program;
+mod progress;
 mod skips;
 mod source;
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
+    fs::{self, File},
+    io::Write as _,
+    path::{self, Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -29,6 +31,7 @@ use crate::{
     run::Step,
 };
 use definition::Definition;
+use progress::Progress;
 use skips::Skip;
 use source::Known;
 
@@ -83,7 +86,7 @@ impl External {
 ///
 /// # Errors
 /// When our files say what the suite does not know, or leave open what it asks.
-pub(crate) fn check(context: &Context) -> Result<()> {
+fn check(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::External)?;
     let go = Go::find(context).context("no Go")?;
     prepared(context, &go).map(drop)
@@ -101,7 +104,8 @@ pub(crate) fn run(context: &Context, external: &External) -> Result<()> {
     let go = Go::find(context).context("no Go")?;
     let (definition, skips) = prepared(context, &go)?;
     let program = match &external.e2e_test {
-        Some(program) => program.clone(),
+        // As everything here: ginkgo starts it in another folder.
+        Some(program) => path::absolute(program)?,
         None => program::build(context, &go, RELEASE)?,
     };
     let folder = context.target.join("external");
@@ -120,6 +124,7 @@ pub(crate) fn run(context: &Context, external: &External) -> Result<()> {
             "run",
             "--no-color",
             "--silence-skips",
+            "-v",
             "--timeout",
             "4h",
             "--procs",
@@ -139,16 +144,27 @@ pub(crate) fn run(context: &Context, external: &External) -> Result<()> {
         .arg(format!("-repo-root={}", context.root.display()))
         .arg(format!("-report-dir={}", folder.join("report").display()));
     if let Some(kubeconfig) = &external.kubeconfig {
+        let kubeconfig = path::absolute(kubeconfig)?;
         step = step.arg(format!("-kubeconfig={}", kubeconfig.display()));
     }
-    let mut told = None;
-    let succeeded = step
-        .args(&external.more)
-        .tee(|line| told = skips::passed(line).or(told))?;
+    let (mut told, mut progress) = (None, Progress::default());
+    // All of what it says, for whoever wants more than a line for each spec.
+    let log = folder.join("log");
+    let mut all = File::create(&log).with_context(|| log.display().to_string())?;
+    let mut written = Ok(());
+    let succeeded = step.args(&external.more).retell(|line| {
+        told = skips::passed(line).or(told);
+        if written.is_ok() {
+            written = writeln!(all, "{line}");
+        }
+        progress.read(line)
+    })?;
+    written.with_context(|| log.display().to_string())?;
     ensure!(
         succeeded,
-        "the suite failed: {} tells which specs",
-        folder.join("report").display()
+        "the suite failed: {} and {} tell which specs, and all that was said",
+        folder.join("report").display(),
+        log.display()
     );
     ensure!(told.is_some_and(|passed| passed > 0), "no spec was run");
     Ok(())

@@ -34,7 +34,8 @@ impl Default for Fuzz {
 /// # Errors
 /// When dsm-sim panicked, did not answer as a NAS does, or was changed by a call that it refused.
 pub(crate) fn run(context: &Context, fuzz: &Fuzz) -> Result<()> {
-    let command = "cargo test --locked -p dsm-sim --test fuzz -- --nocapture";
+    // The whole workspace's features: of one package alone, a third of all crates would be built once more.
+    let command = "cargo test --locked --workspace --test fuzz -- --nocapture";
     let mut step = Step::new(context, command).env("FUZZ_SECONDS", fuzz.seconds.to_string());
     if let Some(seed) = fuzz.seed {
         step = step.env("FUZZ_SEED", seed.to_string());

@@ -107,6 +107,33 @@ impl Go {
         Ok(program)
     }
 
+    /// Builds the newest release of a program, whatever is pinned, into a folder of its own.
+    ///
+    /// # Errors
+    /// When it cannot be fetched or built.
+    pub(crate) fn install_newest(&self, context: &Context, pinned: &Pinned) -> Result<PathBuf> {
+        let Pinned {
+            name,
+            module,
+            folder,
+            version,
+        } = pinned;
+        let tools = context.tools().join("newest");
+        fs::create_dir_all(&tools)?;
+        // Outside of any module, whose go.mod would have a say.
+        let asked = self.step(context)?.directory(&tools);
+        let mut asked = asked
+            .args(&["mod", "download", "-json"])
+            .arg(format!("{module}@latest"));
+        let newest = fetched(&mut asked, &format!("Looking for the newest {name}"))?.version;
+        println!("{name}: {newest}, pinned is {version}");
+        let step = self.step(context)?.arg("install");
+        step.arg(format!("{module}/{folder}@{newest}"))
+            .env("GOBIN", &tools)
+            .quiet(&format!("Installing {name} {newest}"))?;
+        Ok(tools.join(name))
+    }
+
     /// The folder with a module's files, which is fetched when it is missing.
     ///
     /// # Errors
@@ -203,17 +230,24 @@ impl Go {
 struct Downloaded {
     #[serde(default)]
     dir: PathBuf,
+    #[serde(default)]
+    version: String,
     error: Option<String>,
 }
 
 /// Runs `go mod download -json` for one module; the folder with its files.
 fn downloaded(step: &mut Step, title: &str) -> Result<PathBuf> {
+    Ok(fetched(step, title)?.dir)
+}
+
+/// The same; all that it says.
+fn fetched(step: &mut Step, title: &str) -> Result<Downloaded> {
     let output = step.watch(title)?;
     let module: Downloaded = serde_json::from_str(&output.stdout)
         .with_context(|| format!("{title}: {}", output.stderr.trim()))?;
     match module.error {
         Some(error) => bail!("{title}: {error}"),
-        None => Ok(module.dir),
+        None => Ok(module),
     }
 }
 
@@ -267,12 +301,16 @@ pub(crate) fn spec(context: &Context) -> Result<()> {
     let go = Go::find(context).context("no Go")?;
     let compare = context.root.join("proto/compare");
     let descriptor = context.target.join("csi.binpb");
-    let write = Step::new(
+    // With the whole workspace's features, as everything else is built.
+    Step::new(
         context,
-        "cargo run --locked --quiet -p proto --example descriptor --",
+        "cargo build --locked --workspace --example descriptor",
     )
-    .arg(&descriptor);
-    write.quiet("Compiling proto/csi.proto")?;
+    .quiet("Building what compiles proto/csi.proto")?;
+    let program = context.target.join("debug/examples/descriptor");
+    Step::new(context, &program.to_string_lossy())
+        .arg(&descriptor)
+        .quiet("Compiling proto/csi.proto")?;
     for command in [["vet", "./..."], ["test", "./..."]] {
         let step = go.step(context)?.directory(&compare);
         step.args(&command)

@@ -1,6 +1,8 @@
 //! The images of the three programs: built by a local Docker engine, each tried, and looked through.
 
+mod broken;
 pub(crate) mod engine;
+mod program;
 mod scan;
 
 use std::{
@@ -18,7 +20,6 @@ use crate::{
     doctor::{self, need::Layer},
     run::Step,
     table,
-    testing::build_programs,
 };
 use engine::{Engine, Network};
 use scan::Content;
@@ -31,22 +32,34 @@ const SUITE: &str = "bookworm";
 const PULL: Duration = Duration::from_secs(60);
 
 /// Arguments of the images.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Images {
     /// Only this image: synology-csi, dsm-sim or node-sim
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// What they are built upon: a Debian with a C library that is as new as this machine's
+    /// The Debian whose file system tools they hold
     #[arg(long, value_name = "IMAGE", default_value = BASE)]
     base: String,
 }
 
-impl Default for Images {
-    fn default() -> Self {
+impl Images {
+    /// All of them, upon this base or the usual one.
+    pub(crate) fn upon(base: Option<&str>) -> Self {
         Self {
             only: None,
-            base: BASE.to_owned(),
+            base: base.unwrap_or(BASE).to_owned(),
         }
+    }
+
+    /// What they are built upon.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self::upon(None)
     }
 }
 
@@ -58,8 +71,8 @@ struct Image {
     folder: &'static str,
     /// The most that its files may have together, MB.
     limit: u64,
-    /// Programs that must start in it, and how each says its version.
-    programs: &'static [(&'static str, &'static str)],
+    /// Programs that must start in it, how each says its version, and what it ends with then.
+    programs: &'static [(&'static str, &'static str, i32)],
 }
 
 const IMAGES: [Image; 3] = [
@@ -68,36 +81,36 @@ const IMAGES: [Image; 3] = [
         folder: "driver",
         limit: 60,
         programs: &[
-            ("synology-csi", "--version"),
-            ("blkid", "-V"),
-            ("blockdev", "-V"),
-            ("btrfs", "--version"),
-            ("e2fsck", "-V"),
-            ("losetup", "-V"),
-            ("mkfs.btrfs", "--version"),
-            ("mkfs.ext4", "-V"),
-            ("mkfs.xfs", "-V"),
-            ("mount", "-V"),
-            ("resize2fs", ""),
-            ("umount", "-V"),
-            ("xfs_growfs", "-V"),
-            ("xfs_spaceman", "-V"),
+            ("synology-csi", "--version", 0),
+            ("blkid", "-V", 0),
+            ("blockdev", "-V", 0),
+            ("btrfs", "--version", 0),
+            ("e2fsck", "-V", 0),
+            ("losetup", "-V", 0),
+            ("mkfs.btrfs", "--version", 0),
+            ("mkfs.ext4", "-V", 0),
+            ("mkfs.xfs", "-V", 0),
+            ("mount", "-V", 0),
+            ("resize2fs", "", 1),
+            ("umount", "-V", 0),
+            ("xfs_growfs", "-V", 0),
+            ("xfs_spaceman", "-V", 0),
         ],
     },
     Image {
         name: "dsm-sim",
         folder: "dsm-sim",
         limit: 25,
-        programs: &[("dsm-sim", "--version")],
+        programs: &[("dsm-sim", "--version", 0)],
     },
     Image {
         name: "node-sim",
         folder: "node-sim",
         limit: 25,
         programs: &[
-            ("node-sim", "--version"),
-            ("blockdev", "-V"),
-            ("losetup", "-V"),
+            ("node-sim", "--version", 0),
+            ("blockdev", "-V", 0),
+            ("losetup", "-V", 0),
         ],
     },
 ];
@@ -129,7 +142,15 @@ pub(crate) fn package(name: &str) -> &'static str {
 /// When one cannot be built, is too large, holds a program that does not start, a shell, or a file that gives its user
 /// another's rights.
 pub(crate) fn run(context: &Context, images: &Images) -> Result<()> {
-    make(context, images, None)
+    make(context, images, Then::Nothing)
+}
+
+/// [`run()`] for all of them; and an image that is broken on purpose must be refused.
+///
+/// # Errors
+/// As [`run()`]; or it is not refused.
+pub(crate) fn prove(context: &Context) -> Result<()> {
+    make(context, &Images::default(), Then::RefuseABrokenOne)
 }
 
 /// [`run()`], and leaves each image in `folder` as an archive, with a list of its packages beside it: `NAME.tar`, `NAME.packages`.
@@ -137,10 +158,18 @@ pub(crate) fn run(context: &Context, images: &Images) -> Result<()> {
 /// # Errors
 /// As [`run()`]; or an archive cannot be written.
 pub(crate) fn save(context: &Context, images: &Images, folder: &Path) -> Result<()> {
-    make(context, images, Some(folder))
+    make(context, images, Then::Archive(folder))
 }
 
-fn make(context: &Context, images: &Images, archives: Option<&Path>) -> Result<()> {
+/// What is done with images that are as they should be.
+#[derive(Debug, Clone, Copy)]
+enum Then<'a> {
+    Nothing,
+    Archive(&'a Path),
+    RefuseABrokenOne,
+}
+
+fn make(context: &Context, images: &Images, then: Then<'_>) -> Result<()> {
     let meant = |image: &&Image| images.only.as_deref().is_none_or(|only| only == image.name);
     let chosen: Vec<&Image> = IMAGES.iter().filter(meant).collect();
     ensure!(
@@ -148,16 +177,15 @@ fn make(context: &Context, images: &Images, archives: Option<&Path>) -> Result<(
         "there is no such image: synology-csi, dsm-sim or node-sim"
     );
     doctor::ready(context, Layer::Images)?;
-    build_programs(context, &["--release"])?;
+    let programs: Vec<&str> = chosen.iter().map(|image| image.name).collect();
+    let programs = program::build(context, &programs)?;
     let engine = Engine::reach(context, Network::Machine)?;
     let base = &images.base;
     provide_base(context, &engine, base)?;
     let mut contents = Vec::new();
     for image in &chosen {
-        build(context, &engine, image, base)?;
-        for (program, version) in image.programs {
-            try_program(&engine, image, program, version)?;
-        }
+        build(context, &engine, image, base, &programs)?;
+        try_programs(&engine, image, &tag(image.name))?;
         contents.push(Content::of(context, &engine, &tag(image.name))?);
     }
     let rows: Vec<[String; 6]> = chosen
@@ -172,20 +200,36 @@ fn make(context: &Context, images: &Images, archives: Option<&Path>) -> Result<(
     }
     for (image, content) in chosen.iter().zip(&contents) {
         judge(image, content)?;
-        if let Some(folder) = archives {
-            fs::create_dir_all(folder)?;
-            let packages = content.packages.join("\n") + "\n";
-            fs::write(folder.join(format!("{}.packages", image.name)), packages)?;
-            let archive = folder.join(format!("{}.tar", image.name));
-            engine
-                .step("save --output")
-                .arg(&archive)
-                .arg(tag(image.name))
-                .quiet(&format!("Writing the archive of {}", image.name))?;
-            // Docker writes it for its owner alone, and root hands it on to others.
-            fs::set_permissions(&archive, Permissions::from_mode(0o644))?;
-        }
     }
+    match then {
+        Then::Nothing => Ok(()),
+        Then::RefuseABrokenOne => broken::must_be_refused(context, &engine),
+        Then::Archive(folder) => chosen
+            .iter()
+            .zip(&contents)
+            .try_for_each(|(image, content)| archive(context, &engine, image, content, folder)),
+    }
+}
+
+fn archive(
+    context: &Context,
+    engine: &Engine<'_>,
+    image: &Image,
+    made_of: &Content,
+    folder: &Path,
+) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let linked = program::c_library(context)?;
+    let packages = format!("{}\n{linked}\n", made_of.packages.join("\n"));
+    fs::write(folder.join(format!("{}.packages", image.name)), packages)?;
+    let archive = folder.join(format!("{}.tar", image.name));
+    engine
+        .step("save --output")
+        .arg(&archive)
+        .arg(tag(image.name))
+        .quiet(&format!("Writing the archive of {}", image.name))?;
+    // Docker writes it for its owner alone, and root hands it on to others.
+    fs::set_permissions(&archive, Permissions::from_mode(0o644))?;
     Ok(())
 }
 
@@ -205,6 +249,7 @@ fn provide_base(context: &Context, engine: &Engine<'_>, base: &str) -> Result<()
     let folder = context.target.join("images");
     fs::create_dir_all(&folder)?;
     let file = folder.join("base.tar");
+    doctor::provide(context, "mmdebstrap", "mmdebstrap")?;
     Step::new(context, "mmdebstrap --quiet --variant=minbase")
         .arg(SUITE)
         .arg(&file)
@@ -217,7 +262,13 @@ fn provide_base(context: &Context, engine: &Engine<'_>, base: &str) -> Result<()
     Ok(fs::remove_file(file)?)
 }
 
-fn build(context: &Context, engine: &Engine<'_>, image: &Image, base: &str) -> Result<()> {
+fn build(
+    context: &Context,
+    engine: &Engine<'_>,
+    image: &Image,
+    base: &str,
+    programs: &Path,
+) -> Result<()> {
     // Nothing of the workspace but these goes to the engine.
     let folder = context.target.join("images").join(image.name);
     fs::create_dir_all(&folder)?;
@@ -226,8 +277,7 @@ fn build(context: &Context, engine: &Engine<'_>, image: &Image, base: &str) -> R
         copied.with_context(|| from.display().to_string())
     };
     copy(&context.root.join("ci/images/collect"), "collect")?;
-    let program = context.target.join("release").join(image.name);
-    copy(&program, image.name)?;
+    copy(&programs.join(image.name), image.name)?;
     engine
         .build()?
         .arg("--file")
@@ -240,25 +290,19 @@ fn build(context: &Context, engine: &Engine<'_>, image: &Image, base: &str) -> R
         .quiet(&format!("Building the image of {}", image.name))
 }
 
-/// As its chart starts it: it can write nothing, may nothing, and knows no network.
-fn try_program(engine: &Engine<'_>, image: &Image, program: &str, version: &str) -> Result<()> {
-    let mut step = engine
-        .step("run --rm --network none --read-only --cap-drop ALL --security-opt no-new-privileges")
-        .args(&["--user", "65532:65532", "--entrypoint", program])
-        .arg(tag(image.name));
-    if !version.is_empty() {
-        step = step.arg(version);
+/// Each as its chart starts it: it can write nothing, may nothing, and knows no network. `name` is the image's full name.
+fn try_programs(engine: &Engine<'_>, image: &Image, name: &str) -> Result<()> {
+    for (program, version, code) in image.programs {
+        let mut step = engine
+            .step("run --rm --network none --read-only --cap-drop ALL --security-opt no-new-privileges")
+            .args(&["--user", "65532:65532", "--entrypoint", program])
+            .arg(name);
+        if !version.is_empty() {
+            step = step.arg(version);
+        }
+        program::has_started(&step.output()?, *code)
+            .with_context(|| format!("{program} does not start in {name}"))?;
     }
-    let said = step.output()?;
-    // Codes of the engine, and of a loader that lacks a library.
-    let started = !matches!(said.code, None | Some(125..=127));
-    ensure!(
-        started,
-        "{program} does not start in the image of {}: {}{}",
-        image.name,
-        said.stdout,
-        said.stderr
-    );
     Ok(())
 }
 

@@ -1,30 +1,26 @@
 //! The stories of claims, pods and sidecars: on the cluster that the kubeconfig names, on one that kind makes, or on a
 //! stand-in that plays the sidecars' and kubelets' calls on this machine.
 
+mod cluster;
+mod devices;
+mod engine;
+mod newest;
+pub(crate) mod nodes;
+
 use std::{fs, path::PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 
 use crate::{
     chart,
     context::Context,
     doctor::{self, need::Layer},
-    go::{Go, Pinned},
-    images::{self, Images},
+    go::Go,
     run::Step,
     testing::build_programs,
 };
-
-const KIND: Pinned = Pinned {
-    name: "kind",
-    module: "sigs.k8s.io/kind",
-    folder: ".",
-    version: "v0.33.0",
-};
-
-/// The cluster that kind makes.
-const CLUSTER: &str = "synology-csi";
+use cluster::{Cluster, Wanted};
 
 /// Arguments of the stories.
 #[derive(Debug, Default, Args)]
@@ -32,12 +28,11 @@ pub(crate) struct K8s {
     /// Only stories whose name contains this, for instance online/xfs; may be given several times
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// Make a cluster first, and delete it afterwards; without it the one that KUBECONFIG names is used
-    #[arg(long, value_enum, conflicts_with = "stand_in")]
-    create: Option<Create>,
-    /// The image of kind's nodes, which tells Kubernetes' version; kind's own choice by default
-    #[arg(long, value_name = "IMAGE", requires = "create")]
-    node_image: Option<String>,
+    #[command(flatten)]
+    made: Made,
+    /// Tell no story, but keep the nodes' logs of the cluster that --keep has left, in target/k8s/logs
+    #[arg(long, conflicts_with_all = ["create", "stand_in"])]
+    export_logs: bool,
     /// No cluster, but a stand-in for its sidecars and kubelets (root)
     #[arg(long)]
     stand_in: bool,
@@ -52,23 +47,31 @@ pub(crate) struct K8s {
     keep: bool,
 }
 
+/// Arguments of a cluster that is made for the stories.
+#[derive(Debug, Default, Args)]
+struct Made {
+    /// Make a cluster first, and delete it afterwards; without it the one that KUBECONFIG names is used
+    #[arg(long, value_enum, conflicts_with = "stand_in")]
+    create: Option<Create>,
+    /// The image of kind's nodes, which tells Kubernetes' version; kind's own choice by default
+    #[arg(long, value_name = "IMAGE", requires = "create")]
+    node_image: Option<String>,
+    /// What our images on it are built upon, as for `cargo ci images`
+    #[arg(long, value_name = "IMAGE", requires = "create")]
+    base: Option<String>,
+    /// The node image was made for cgroup v1: let its kubelets take it
+    #[arg(long, requires = "create")]
+    cgroup_v1: bool,
+    /// The newest release of kind and of each sidecar instead of those that are pinned; needs skopeo
+    #[arg(long, requires = "create")]
+    newest: bool,
+}
+
 /// What can make a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Create {
     /// Three nodes in containers of the Docker engine that runs here
     Kind,
-}
-
-/// Tells the stories on a stand-in, for the pipeline.
-///
-/// # Errors
-/// When one fails.
-pub(crate) fn sample(context: &Context) -> Result<()> {
-    let stand_in = K8s {
-        stand_in: true,
-        ..K8s::default()
-    };
-    run(context, &stand_in)
 }
 
 /// Tells the stories.
@@ -81,7 +84,21 @@ pub(crate) fn run(context: &Context, k8s: &K8s) -> Result<()> {
         build_programs(context, &[])?;
         return k8s.step(context).arg("--stand-in").show();
     }
-    let go = Go::find(context).context("no Go, which helm is built with")?;
+    let go = Go::find(context).context("no Go, which helm and kind are built with")?;
+    if k8s.export_logs {
+        return Cluster::left(context, &go)?.export_logs();
+    }
+    let wanted = Wanted {
+        newest: k8s.made.newest,
+        image: k8s.made.node_image.as_deref(),
+        base: k8s.made.base.as_deref(),
+        cgroup_v1: k8s.made.cgroup_v1,
+        keep: k8s.keep,
+    };
+    if k8s.made.create.is_some() {
+        // Before anything is built.
+        cluster::judge(context, &wanted)?;
+    }
     let helm = chart::helm(context, &go)?;
     build_programs(context, &[])?;
     let step = k8s
@@ -90,11 +107,24 @@ pub(crate) fn run(context: &Context, k8s: &K8s) -> Result<()> {
         .arg(helm)
         .arg("--chart")
         .arg(context.root.join("driver/deploy/chart"));
-    let Some(Create::Kind) = k8s.create else {
+    let Some(Create::Kind) = k8s.made.create else {
         return step.show();
     };
-    let cluster = Cluster::create(context, &go, k8s)?;
-    step.env("KUBECONFIG", &cluster.kubeconfig).show()
+    let step = if k8s.made.newest {
+        let values = context.target.join("k8s/newest.yaml");
+        fs::create_dir_all(context.target.join("k8s"))?;
+        newest::sidecars(context, &values)?;
+        step.arg("--values").arg(values)
+    } else {
+        step
+    };
+    let cluster = Cluster::create(context, &go, &wanted)?;
+    let told = step.env("KUBECONFIG", cluster.kubeconfig()).show();
+    if told.is_err() {
+        cluster.failed();
+    }
+    let finished = cluster.finish();
+    told.and(finished)
 }
 
 impl K8s {
@@ -113,91 +143,5 @@ impl K8s {
             step = step.arg("--pod-image").arg(image);
         }
         if self.keep { step.arg("--keep") } else { step }
-    }
-}
-
-/// A cluster that kind has made.
-struct Cluster<'a> {
-    context: &'a Context,
-    kind: PathBuf,
-    kubeconfig: PathBuf,
-    keep: bool,
-}
-
-impl<'a> Cluster<'a> {
-    /// Makes one, with our images on its nodes.
-    fn create(context: &'a Context, go: &Go, k8s: &K8s) -> Result<Self> {
-        let engine = Step::new(context, "docker info").output()?;
-        ensure!(
-            engine.success,
-            "kind makes its nodes in a Docker engine, and none runs here"
-        );
-        images::run(context, &Images::default())?;
-        let kind = go.install(context, &KIND)?;
-        let folder = context.target.join("k8s");
-        // As its nodes' mounts say in e2e/k8s/kind.yaml.
-        let nas = context.root.join("target/k8s/nas");
-        fs::create_dir_all(&folder)?;
-        let cluster = Self {
-            context,
-            kind,
-            kubeconfig: folder.join("kubeconfig"),
-            keep: k8s.keep,
-        };
-        cluster.delete()?;
-        // The NAS of a cluster before has LUNs that nobody knows.
-        if nas.exists() {
-            fs::remove_dir_all(&nas)?;
-        }
-        fs::create_dir_all(&nas)?;
-        let mut create = cluster.step("create");
-        if let Some(image) = &k8s.node_image {
-            create = create.arg("--image").arg(image);
-        }
-        create
-            .arg("--config")
-            .arg(context.root.join("e2e/k8s/kind.yaml"))
-            .args(&["--wait", "180s"])
-            .show()?;
-        for image in images::tags() {
-            cluster.load(&image)?;
-        }
-        Ok(cluster)
-    }
-
-    fn step(&self, what: &str) -> Step {
-        Step::new(
-            self.context,
-            &format!("{} {what} cluster", self.kind.display()),
-        )
-        .args(&["--name", CLUSTER, "--kubeconfig"])
-        .arg(&self.kubeconfig)
-    }
-
-    fn load(&self, image: &str) -> Result<()> {
-        Step::new(
-            self.context,
-            &format!("{} load docker-image", self.kind.display()),
-        )
-        .arg(image)
-        .args(&["--name", CLUSTER])
-        .quiet(&format!("Loading {image}"))
-    }
-
-    fn delete(&self) -> Result<()> {
-        self.step("delete").quiet("Deleting the cluster")
-    }
-}
-
-impl Drop for Cluster<'_> {
-    fn drop(&mut self) {
-        if self.keep {
-            println!(
-                "The cluster stays: KUBECONFIG={}; kind delete cluster --name {CLUSTER} ends it",
-                self.kubeconfig.display()
-            );
-        } else if let Err(error) = self.delete() {
-            println!("The cluster {CLUSTER} could not be deleted: {error:#}");
-        }
     }
 }

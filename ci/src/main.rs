@@ -22,6 +22,7 @@ mod go;
 mod images;
 mod k8s;
 mod model;
+mod nightly;
 mod peers;
 mod plane;
 mod release;
@@ -117,8 +118,12 @@ enum Task {
     Containers,
     /// One volume's whole life, told in under 30 lines (root)
     Demo(show::Demo),
-    /// fmt, lint, deny, tidy, spec, chart, workflows, external (its check), test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, k8s (on the stand-in), peers, bench (a sample), containers, vm and demo, with the time each took
+    /// All that a pipeline has time for, with the time and the work of each: fmt, lint, deny, spec, chart, tidy, workflows, external (its
+    /// check), test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, k8s (on the stand-in), peers, containers, vm, demo
+    /// and bench (a sample)
     All,
+    /// What takes hours: many sequences with a new seed, crashes and faults on devices, every deliberate bug, all stories of the virtual machines
+    Nightly(nightly::Nightly),
 }
 
 fn main() -> ExitCode {
@@ -150,7 +155,8 @@ fn main() -> ExitCode {
         Task::Release(release) => release::run(&context, release),
         Task::Containers => containers::run(&context),
         Task::Demo(demo) => show::demo(&context, demo),
-        Task::All => all::run(&context),
+        Task::All => all::run(&context, &all::TASKS),
+        Task::Nightly(nightly) => nightly::run(&context, nightly),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

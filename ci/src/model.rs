@@ -1,5 +1,7 @@
 //! Sequences of calls and mishaps against the shipped driver.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::Result;
 use clap::Args;
 
@@ -19,35 +21,15 @@ pub(crate) struct Model {
     /// Where luck begins: the same seed is the same sequences, and in memory the same run, byte for byte
     #[arg(long)]
     seed: Option<u64>,
+    /// One that nobody has tried, taken from the clock
+    #[arg(long, conflicts_with = "seed")]
+    new_seed: bool,
     /// With processes, block devices and file systems (root)
     #[arg(long)]
     real: bool,
     /// For the program itself
     #[arg(last = true)]
     more: Vec<String>,
-}
-
-/// The part of it that a pipeline has time for: in memory twice, to see that it is the same run, then with real devices.
-///
-/// # Errors
-/// See [`run`].
-pub(crate) fn sample(context: &Context) -> Result<()> {
-    let in_memory = Model {
-        cases: Some(2000),
-        more: vec!["--twice".to_owned()],
-        ..Model::default()
-    };
-    run(context, &in_memory)?;
-    if !context.privileges.root {
-        println!("Not root: the sequences with real devices are left out.");
-        return Ok(());
-    }
-    let real = Model {
-        cases: Some(500),
-        real: true,
-        ..Model::default()
-    };
-    run(context, &real)
 }
 
 /// Plays them.
@@ -60,7 +42,7 @@ pub(crate) fn run(context: &Context, model: &Model) -> Result<()> {
         build_programs(context, &[])?;
         "debug/model"
     } else {
-        let build = Step::new(context, "cargo build --locked --release -p e2e --bin model");
+        let build = Step::optimized(context, "cargo build --locked --release -p e2e --bin model");
         build.quiet("Building the model")?;
         "release/model"
     };
@@ -68,7 +50,9 @@ pub(crate) fn run(context: &Context, model: &Model) -> Result<()> {
     if let Some(cases) = model.cases {
         step = step.arg("--cases").arg(cases.to_string());
     }
-    if let Some(seed) = model.seed {
+    let new = model.new_seed.then(SystemTime::now);
+    let new = new.map(|now| now.duration_since(UNIX_EPOCH)).transpose()?;
+    if let Some(seed) = model.seed.or(new.map(|since| since.as_secs())) {
         step = step.arg("--seed").arg(seed.to_string());
     }
     if model.real {

@@ -35,7 +35,7 @@ impl Plane {
     /// When something is missing or does not compile.
     pub(crate) fn ready(self, context: &Context, program: &str) -> Result<()> {
         match self {
-            Self::Memory => Step::new(context, "cargo build --locked --release -p e2e --bin")
+            Self::Memory => Step::optimized(context, "cargo build --locked --release -p e2e --bin")
                 .arg(program)
                 .quiet(&format!("Building {program}")),
             Self::Real => {

@@ -61,6 +61,9 @@ impl Step {
             .current_dir(&context.root)
             .env("PATH", &context.path)
             .stdin(Stdio::null());
+        if let Some(kubeconfig) = &context.kubeconfig {
+            command.env("KUBECONFIG", kubeconfig);
+        }
         // `cargo run` describes the ci crate in the environment. Build scripts that watch these variables (ring's does)
         // would run again each time they come and go.
         for name in [
@@ -82,6 +85,13 @@ impl Step {
             terminal: context.terminal,
             limit: None,
         }
+    }
+
+    /// For a cargo that builds with optimization: the workspace's programs are linked as those in images are, so that one build does
+    /// for both.
+    pub(crate) fn optimized(context: &Context, line: &str) -> Self {
+        let linker = context.root.join("ci/images/rustc");
+        Self::new(context, line).env("RUSTC_WORKSPACE_WRAPPER", linker)
     }
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -133,14 +143,25 @@ impl Step {
     ///
     /// # Errors
     /// When it cannot be started or its output cannot be read. Its exit code is the answer: true for 0.
-    pub(crate) fn tee(mut self, mut each: impl FnMut(&str)) -> Result<bool> {
+    pub(crate) fn tee(self, mut each: impl FnMut(&str)) -> Result<bool> {
+        self.retell(|line| {
+            each(line);
+            Some(line.to_owned())
+        })
+    }
+
+    /// Like [`Step::tee`], but of each line only what is answered is shown.
+    ///
+    /// # Errors
+    /// See [`Step::tee`].
+    pub(crate) fn retell(mut self, mut each: impl FnMut(&str) -> Option<String>) -> Result<bool> {
         let mut child = self.spawn(Stdio::piped(), Stdio::inherit())?;
         let stdout = child.stdout.take().context("standard output is piped")?;
         let mut shown = io::stdout().lock();
         for line in lines(stdout) {
-            let line = line?;
-            writeln!(shown, "{line}")?;
-            each(&line);
+            if let Some(line) = each(&line?) {
+                writeln!(shown, "{line}")?;
+            }
         }
         Ok(child.wait()?.success())
     }
@@ -206,6 +227,14 @@ impl Step {
     pub(crate) fn background(mut self, log: &Path) -> Result<Child> {
         let log = File::create(log).with_context(|| log.display().to_string())?;
         self.spawn(log.try_clone()?.into(), log.into())
+    }
+
+    /// Starts it in full view, and goes on.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn foreground(mut self) -> Result<Child> {
+        self.spawn(Stdio::inherit(), Stdio::inherit())
     }
 
     /// Runs it unseen.

@@ -47,18 +47,6 @@ impl Sabotage {
     }
 }
 
-/// The part of it that a pipeline has time for.
-///
-/// # Errors
-/// See [`run`].
-pub(crate) fn sample(context: &Context) -> Result<()> {
-    let few = Sabotage {
-        sample: Some(4),
-        ..Sabotage::default()
-    };
-    run(context, &few)
-}
-
 /// Tries the bugs. The workspace itself is not touched: all happens in `target/sabotage`.
 ///
 /// # Errors
@@ -72,19 +60,38 @@ pub(crate) fn run(context: &Context, sabotage: &Sabotage) -> Result<()> {
         print!("{}", table::render(header, &rows));
         return Ok(());
     }
-    let trial = Trial::prepare(context)?;
-    trial.must_fit(&bugs)?;
-    trial.must_hold()?;
+    let mut trial = Trial::prepare(context)?;
+    let groups = trial.groups(&bugs)?;
     let (mut rows, mut escaped) = (Vec::new(), Vec::new());
-    for (index, bug) in bugs.iter().enumerate() {
-        let title = format!("{} of {}: {}", index + 1, bugs.len(), bug.name);
-        let (outcome, time) = trial.of(bug, &title)?;
-        if !matches!(outcome, Outcome::Caught { .. }) {
-            escaped.push(*bug);
+    let first_is_switched = groups[0].iter().all(|bug| bug.is_switched());
+    trial.builds_again = groups.len() > 1 || !first_is_switched;
+    if !first_is_switched {
+        match trial.build(&[], "building the driver as it is")? {
+            Some(error) => bail!("the driver as it is {error}"),
+            None => trial.must_hold()?,
         }
-        let row = row(bug, &outcome, time);
-        println!("{title}: {}", row[1]);
-        rows.push(row);
+    }
+    for (index, group) in groups.iter().enumerate() {
+        let title = format!("build {} of {}: {}", index + 1, groups.len(), names(group));
+        let failed = trial.build(group, &title)?;
+        if index == 0 && first_is_switched && failed.is_none() {
+            trial.must_hold()?;
+        }
+        for bug in group {
+            let (outcome, time) = match &failed {
+                Some(error) => {
+                    let evidence = error.clone();
+                    (Outcome::Failed { evidence }, Duration::ZERO)
+                }
+                None => trial.of(bug, bug.name)?,
+            };
+            if !matches!(outcome, Outcome::Caught { .. }) {
+                escaped.push(*bug);
+            }
+            let row = row(bug, &outcome, time);
+            println!("{}: {}", bug.name, row[1]);
+            rows.push(row);
+        }
     }
     trial.restore()?;
     print_result(&rows, &escaped);
@@ -93,6 +100,11 @@ pub(crate) fn run(context: &Context, sabotage: &Sabotage) -> Result<()> {
         bail!("{number} bugs were not caught; what the programs said is in {logs}");
     }
     Ok(())
+}
+
+fn names(bugs: &[&Bug]) -> String {
+    let names: Vec<&str> = bugs.iter().map(|bug| bug.name).collect();
+    names.join(", ")
 }
 
 fn print_result(rows: &[[String; 4]], escaped: &[&Bug]) {
@@ -122,7 +134,7 @@ fn row(bug: &Bug, outcome: &Outcome, time: Duration) -> [String; 4] {
 mod tests {
     use super::*;
 
-    fn names(sabotage: &Sabotage) -> Vec<&str> {
+    fn chosen(sabotage: &Sabotage) -> Vec<&str> {
         sabotage
             .chosen()
             .unwrap()
@@ -133,20 +145,20 @@ mod tests {
 
     #[test]
     fn all_bugs_are_meant_or_a_sample_or_those_that_are_named() {
-        assert_eq!(names(&Sabotage::default()).len(), BUGS.len());
+        assert_eq!(chosen(&Sabotage::default()).len(), BUGS.len());
         let sample = Sabotage {
             sample: Some(4),
             ..Sabotage::default()
         };
         assert_eq!(
-            names(&sample),
+            chosen(&sample),
             BUGS[..4].iter().map(|bug| bug.name).collect::<Vec<_>>()
         );
         let only = Sabotage {
             only: vec![BUGS[5].name.to_owned(), BUGS[2].name.to_owned()],
             ..Sabotage::default()
         };
-        assert_eq!(names(&only), [BUGS[2].name, BUGS[5].name]);
+        assert_eq!(chosen(&only), [BUGS[2].name, BUGS[5].name]);
         let unknown = Sabotage {
             only: vec!["no-such-bug".to_owned()],
             ..Sabotage::default()

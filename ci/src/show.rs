@@ -70,15 +70,6 @@ pub(crate) struct Bench {
 /// The part of it that a pipeline has time for.
 ///
 /// # Errors
-/// See [`bench`].
-pub(crate) fn bench_sample(context: &Context) -> Result<()> {
-    let sample = Bench {
-        sample: true,
-        ..Bench::default()
-    };
-    bench(context, &sample)
-}
-
 /// Runs the measurements on optimized programs.
 ///
 /// # Errors

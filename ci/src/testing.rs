@@ -1,7 +1,7 @@
 //! The tests: all of them, or the layers that need root.
 
-use std::fs;
 use std::path::PathBuf;
+use std::{fs, process};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -90,8 +90,13 @@ fn python(context: &Context) -> Result<PathBuf> {
 /// # Errors
 /// When one does not compile.
 pub(crate) fn build_programs(context: &Context, profile: &[&str]) -> Result<()> {
-    Step::new(context, "cargo build --locked --workspace --bins")
-        .args(profile)
+    let line = "cargo build --locked --workspace --bins";
+    let step = if profile.contains(&"--release") {
+        Step::optimized(context, line)
+    } else {
+        Step::new(context, line)
+    };
+    step.args(profile)
         .quiet("Building the driver, the simulators and the harness")
 }
 
@@ -110,7 +115,8 @@ fn one(context: &Context, name: &str) -> Step {
 /// When one fails, when one is skipped that could have run, or when none ran.
 pub(crate) fn run(context: &Context, step: Step, more: &[&str]) -> Result<()> {
     build_programs(context, &[])?;
-    let log = context.target.join("skips.log");
+    // Others may run tests at the same time.
+    let log = context.target.join(format!("skips-{}.log", process::id()));
     fs::write(&log, "").with_context(|| format!("{}: was it made by root?", log.display()))?;
     let mut step = step
         .arg("--color")
@@ -126,6 +132,7 @@ pub(crate) fn run(context: &Context, step: Step, more: &[&str]) -> Result<()> {
     let mut counts = Counts::default();
     let passed = step.tee(|line| counts.read(line))?;
     let skips = skip::parse_log(&fs::read_to_string(&log)?);
+    fs::remove_file(&log)?;
     let forbidden = skips
         .iter()
         .filter(|skip| !skip.allowed(context.privileges))

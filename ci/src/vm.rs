@@ -1,6 +1,6 @@
 //! The stories of real iSCSI: builds what the machines run, then lets the harness boot them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -41,6 +41,9 @@ pub(crate) struct Vm {
 /// # Errors
 /// When something is missing, or a story fails.
 pub(crate) fn run(context: &Context, vm: &Vm) -> Result<()> {
+    for folder in [&context.root, &context.target] {
+        must_be_seen(&folder.canonicalize().unwrap_or_else(|_| folder.clone()))?;
+    }
     doctor::ready(context, Layer::Vm)?;
     build_programs(context, &["--release"])?;
     let program = context.target.join("release/vm");
@@ -52,6 +55,22 @@ pub(crate) fn run(context: &Context, vm: &Vm) -> Result<()> {
         step = step.arg("--node-tests").arg(node_tests(context)?);
     }
     step.args(&vm.arguments()).show()
+}
+
+/// What the guest puts file systems of its own over (`e2e/src/vm/guest.rs`): it does not see what the host has there.
+const OWN: [&str; 5] = ["/tmp", "/run", "/dev", "/proc", "/sys"];
+
+/// The guest runs the programs where they lie.
+fn must_be_seen(folder: &Path) -> Result<()> {
+    let folder_of_its_own = OWN.iter().find(|own| folder.starts_with(own));
+    if let Some(own) = folder_of_its_own {
+        bail!(
+            "{} lies in {own}, which the virtual machines put a file system of their own over: they would find no programs there. \
+             Move the checkout (and CARGO_TARGET_DIR) to another folder",
+            folder.display()
+        );
+    }
+    Ok(())
 }
 
 impl Vm {
@@ -87,7 +106,7 @@ impl Vm {
 
 /// The test program with the stories of the loop plane.
 fn node_tests(context: &Context) -> Result<PathBuf> {
-    let mut step = Step::new(
+    let mut step = Step::optimized(
         context,
         "cargo test --locked --release --workspace --test node --no-run --message-format json",
     );
@@ -113,6 +132,38 @@ fn executable(messages: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_that_the_guest_does_not_see_are_refused_by_name() {
+        for hidden in [
+            "/tmp/checkout",
+            "/tmp",
+            "/run/user/1000/x/target",
+            "/dev/shm/x",
+        ] {
+            let told = must_be_seen(Path::new(hidden)).unwrap_err().to_string();
+            assert!(
+                told.starts_with(hidden) && told.contains("CARGO_TARGET_DIR"),
+                "{told}"
+            );
+        }
+        for seen in ["/srv/tmp/checkout", "/tmpfs/x", "/var/tmp/x"] {
+            assert!(must_be_seen(Path::new(seen)).is_ok(), "{seen}");
+        }
+    }
+
+    /// Each place that the guest mounts something at for itself is one of the list, or below one; but for its iSCSI's.
+    #[test]
+    fn the_list_is_the_guests() {
+        let guest = include_str!("../../e2e/src/vm/guest.rs");
+        let list = guest.split_once("for (at, options) in [").unwrap().1;
+        let list = list.split_once("] {").unwrap().0;
+        let places: Vec<&str> = list.split('"').filter(|it| it.starts_with('/')).collect();
+        assert!(places.contains(&"/tmp"), "{places:?}");
+        for place in places.iter().filter(|place| **place != "/etc/iscsi") {
+            assert!(must_be_seen(Path::new(place)).is_err(), "{place}");
+        }
+    }
 
     #[test]
     fn arguments_are_passed_on() {

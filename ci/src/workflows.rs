@@ -15,6 +15,7 @@ use crate::{
     context::Context,
     doctor::{self, need::Layer},
     go::{Go, Pinned},
+    k8s::nodes,
     run::Step,
 };
 
@@ -36,16 +37,23 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     ensure!(!files.is_empty(), ".github/workflows holds no workflow");
     let rows = all::names();
     let mut wrong = lint(context, &go, &files)?;
+    let mut texts = String::new();
     for file in &files {
         let name = file.strip_prefix(&context.root).unwrap_or(file);
         let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-        let found = rule::breaches(&text, &rows)?;
+        let mut found = rule::breaches(&text, &rows)?;
+        found.extend(nodes::breaches(&text));
+        texts.push_str(&text);
         wrong.extend(
             found
                 .iter()
                 .map(|breach| format!("{}: {breach}", name.display())),
         );
     }
+    wrong.extend(nodes::untried(&texts));
+    let kind = go.module(context, nodes::KIND.module, nodes::KIND.version)?;
+    let source = kind.join("pkg/apis/config/defaults/image.go");
+    nodes::must_be_of(&fs::read_to_string(&source).with_context(|| source.display().to_string())?)?;
     for problem in &wrong {
         println!("workflows: {problem}");
     }

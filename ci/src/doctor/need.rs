@@ -104,8 +104,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need::Programs("chromium", &["chromium"]),
     Need::Programs("chromium-driver", &["chromedriver"]),
     Need::Programs("virtualenv", &["virtualenv"]),
-    Need::Programs("docker.io", &["docker", "dockerd"]),
-    Need::Programs("mmdebstrap", &["mmdebstrap"]),
+    Need::Programs("docker.io", &["docker"]),
     Need::Filesystem("ext4"),
     Need::Filesystem("xfs"),
     Need::Filesystem("btrfs"),
@@ -130,8 +129,9 @@ const FOR_VM: [&str; 11] = [
     "multipath-tools",
 ];
 
-/// Packages that only images are made with.
-const FOR_IMAGES: [&str; 2] = ["docker.io", "mmdebstrap"];
+/// Packages that only images are made with. Beside it an engine of our own wants dockerd, where none runs, and a base of our own
+/// mmdebstrap, where no registry is in reach: whoever comes to that gets them.
+const FOR_IMAGES: [&str; 1] = ["docker.io"];
 
 /// Packages that only other people's programs use.
 const FOR_CLIENTS: [&str; 3] = ["chromium", "chromium-driver", "virtualenv"];

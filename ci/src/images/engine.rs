@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{context::Context, run::Step};
+use crate::{context::Context, doctor, run::Step};
 
 /// How long a private engine may take to answer.
 const STARTS: Duration = Duration::from_secs(60);
@@ -58,13 +58,16 @@ impl<'a> Engine<'a> {
             context,
             private: None,
         };
-        if engine.answers()? {
+        let asked = engine.step("info").output()?;
+        if asked.success {
             return Ok(engine);
         }
         ensure!(
             context.privileges.root,
-            "no Docker engine runs here, and only root can start one"
+            "no Docker engine can be used here, and only root can start one: {}",
+            asked.stderr.trim()
         );
+        doctor::provide(context, "docker.io", "dockerd")?;
         let folder = context.target.join("docker");
         fs::create_dir_all(&folder)?;
         let log = folder.join("log");

@@ -21,7 +21,7 @@ pub(super) struct Image<'a> {
     pub(super) created: &'a str,
     /// The cargo package of its program.
     pub(super) package: &'a str,
-    /// The processors, and for each the lines `NAME VERSION` of its Debian packages.
+    /// The processors, and for each the lines `NAME VERSION` of its Debian packages, and of the C library that is linked into its program.
     pub(super) debian: &'a [(&'a str, String)],
 }
 
@@ -90,6 +90,12 @@ pub(super) fn document(image: &Image<'_>, metadata: &str, lock: &str) -> Result<
     relations.extend(edges);
     for (processor, lines) in image.debian {
         for (name, version) in lines.lines().filter_map(|line| line.split_once(' ')) {
+            if name == C_LIBRARY {
+                packages.push(linked(processor, version));
+                let reference = reference(&format!("{C_LIBRARY}-{processor}"));
+                relations.push(relation(&program.reference(), "STATIC_LINK", &reference));
+                continue;
+            }
             let reference = reference(&format!("deb-{processor}-{name}"));
             relations.push(relation("SPDXRef-image", "CONTAINS", &reference));
             let place = format!("deb/debian/{name}@{}", escaped(version));
@@ -108,6 +114,18 @@ pub(super) fn document(image: &Image<'_>, metadata: &str, lock: &str) -> Result<
         "creationInfo": {"created": image.created, "creators": [concat!("Tool: cargo-ci-", env!("CARGO_PKG_VERSION"))]},
         "packages": packages, "relationships": relations,
     }))
+}
+
+/// Among the lines of Debian packages, where none has this name: the C library that is part of the program.
+const C_LIBRARY: &str = "glibc";
+
+fn linked(processor: &str, version: &str) -> Value {
+    json!({
+        "SPDXID": reference(&format!("{C_LIBRARY}-{processor}")), "name": C_LIBRARY, "versionInfo": version,
+        "downloadLocation": "NOASSERTION", "filesAnalyzed": false, "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": "LGPL-2.1-or-later", "copyrightText": "NOASSERTION",
+        "externalRefs": [purl(&format!("generic/{C_LIBRARY}@{}", escaped(version)))],
+    })
 }
 
 /// The crates that a program is made of and built with, and who needs whom. Tests' own are none of them.
@@ -253,7 +271,7 @@ mod tests {
             package: "driver",
             debian: &[
                 ("amd64", "libc6 2.36-9+deb12u1\n".to_owned()),
-                ("arm64", "libc6 2.36-9+deb12u1\nmount 1:2.38\n".to_owned()),
+                ("arm64", "mount 1:2.38\nglibc 2.35\n".to_owned()),
             ],
         };
         document(&image, &metadata(), LOCK).unwrap()
@@ -263,6 +281,24 @@ mod tests {
         let packages = document["packages"].as_array().unwrap();
         let found = packages.iter().find(|it| it["SPDXID"] == reference);
         found.cloned()
+    }
+
+    #[test]
+    fn the_c_library_in_the_program_is_named_and_is_no_debian_package() {
+        let document = made();
+        let library = package(&document, "SPDXRef-glibc-arm64").unwrap();
+        assert_eq!(
+            library["externalRefs"][0]["referenceLocator"],
+            "pkg:generic/glibc@2.35"
+        );
+        let link = relation(
+            "SPDXRef-crate-driver-1.0.0",
+            "STATIC_LINK",
+            "SPDXRef-glibc-arm64",
+        );
+        let relations = document["relationships"].as_array().unwrap();
+        assert!(relations.contains(&link), "{relations:?}");
+        assert!(package(&document, "SPDXRef-deb-arm64-glibc").is_none());
     }
 
     #[test]

@@ -14,13 +14,32 @@ pub(super) struct Bug {
     pub(super) file: &'static str,
     /// Stands exactly once in that file.
     pub(super) find: &'static str,
-    /// Takes its place.
+    /// Takes its place. A bug that says [`ON`] where it differs from the good source can be built together with others.
     pub(super) replace: &'static str,
     /// What a user would suffer.
     pub(super) what: &'static str,
 }
 
+/// In the text of a bug: whether it is switched on. It is then an expression of the type bool that asks the environment, once.
+pub(super) const ON: &str = "$ON";
+
+/// Which bug is switched on, in the environment of a program that has several.
+pub(super) const SWITCH: &str = "SABOTAGE";
+
+/// Stands behind the driver's own source in a copy with bugs that can be switched on.
+pub(super) const SWITCHES: &str = r#"
+pub(crate) fn sabotage(name: &str) -> bool {
+    static ON: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    ON.get_or_init(|| std::env::var("SABOTAGE").ok()).as_deref() == Some(name)
+}
+"#;
+
 impl Bug {
+    /// It can be built together with others, and without its being there.
+    pub(super) fn is_switched(&self) -> bool {
+        self.replace.contains(ON)
+    }
+
     /// The file with the bug in it.
     ///
     /// # Errors
@@ -34,7 +53,8 @@ impl Bug {
                 self.file
             );
         }
-        Ok(source.replacen(self.find, self.replace, 1))
+        let on = format!("crate::sabotage({:?})", self.name);
+        Ok(source.replacen(self.find, &self.replace.replace(ON, &on), 1))
     }
 }
 
@@ -44,32 +64,35 @@ pub(super) const BUGS: [Bug; 50] = [
         name: "growth-tool-believed",
         file: "driver/src/node/grow.rs",
         find: "if geometry.fills(attached.size) {",
-        replace: "if geometry.fills(attached.size) || !program.is_empty() {",
+        replace: "if geometry.fills(attached.size) || $ON && !program.is_empty() {",
         what: "resize2fs ends with 0 and does nothing: the claim shows 20 GiB, the pod's disk is full at 10",
     },
     Bug {
         name: "create-without-look-up",
         file: "driver/src/controller/create.rs",
-        find: r"Err(refusal) => {
-                let lun = look_up(nas, &new, asked, refusal).await?;",
-        replace: r#"Err(NotMade::Full(full)) => return Err(full),
-            Err(NotMade::Refused(source, _)) => {
-                let doing = format!("creating LUN {}", new.name);
-                let lun: Lun = Err(Error::Dsm { doing, source })?;"#,
+        find: "let lun = look_up(nas, &new, asked, refusal).await?;",
+        replace: r#"let lun: Lun = match refusal {
+                    NotMade::Full(full) if $ON => return Err(full),
+                    NotMade::Refused(source, _) if $ON => {
+                        let doing = format!("creating LUN {}", new.name);
+                        return Err(Error::Dsm { doing, source });
+                    }
+                    refusal => look_up(nas, &new, asked, refusal).await?,
+                };"#,
         what: "a reply is lost once, and the claim waits for ever for a LUN that the NAS says exists already",
     },
     Bug {
         name: "unstage-keeps-session",
         file: "driver/src/node/held.rs",
         find: "self.log_out(session).await?;",
-        replace: "let _ = session;",
+        replace: "if $ON { let _ = session; } else { self.log_out(session).await?; }",
         what: "the node stays logged in to a volume that it has let go: two nodes can write to one disk",
     },
     Bug {
         name: "absence-not-proven",
         file: "driver/src/dsm/whole.rs",
         find: "(up < LOADING).then(|| {",
-        replace: "(up < LOADING && up.is_zero()).then(|| {",
+        replace: "(up < LOADING && (up.is_zero() || !$ON)).then(|| {",
         what: "a NAS that is still starting denies a LUN: its volume counts as deleted, and the LUN stays for ever",
     },
     Bug {
@@ -84,28 +107,29 @@ pub(super) const BUGS: [Bug; 50] = [
         name: "publish-to-two-nodes",
         file: "driver/src/plan.rs",
         find: ".find(|holder| holder.exports && !holder.may_share(node, multi_node));",
-        replace: ".find(|holder| holder.exports && multi_node && !holder.may_share(node, multi_node));",
+        replace: ".find(|holder| holder.exports && (multi_node || !$ON) && !holder.may_share(node, multi_node));",
         what: "two nodes mount one ext4, and destroy it",
     },
     Bug {
         name: "expand-without-rescan",
         file: "driver/src/node/expand.rs",
         find: "let answers = self.rescan_answered(session).await?;",
-        replace: "let answers = true;",
+        replace: "let answers = $ON || self.rescan_answered(session).await?;",
         what: "the kernel never learns that the LUN has grown: the claim stays in Resizing for ever",
     },
     Bug {
         name: "refused-login-forgotten",
         file: "driver/src/dsm/session.rs",
         find: "let next = self.refusals.remember(&nas, credential, code);",
-        replace: "let next = None;",
+        replace: "let next = if $ON { None } else { self.refusals.remember(&nas, credential, code) };",
         what: "a mistyped password is tried again and again, and the NAS locks the driver's address out for a day",
     },
     Bug {
         name: "unmount-believed",
         file: "driver/src/node/place.rs",
         find: "Standing::Ours(_) => self.unmount(point).await?,",
-        replace: "Standing::Ours(_) => return self.unmount(point).await,",
+        replace: "Standing::Ours(_) if $ON => return self.unmount(point).await,
+            Standing::Ours(_) => self.unmount(point).await?,",
         what: "umount ends with 0 and does nothing: the session is ended below a mounted file system, which loses what is unwritten",
     },
     Bug {
@@ -127,14 +151,14 @@ pub(super) const BUGS: [Bug; 50] = [
         name: "two-operations-at-once",
         file: "driver/src/in_flight.rs",
         find: "if keys.contains_key(volume) {",
-        replace: "if keys.contains_key(volume) && aside.is_some() {",
+        replace: "if keys.contains_key(volume) && (aside.is_some() || !$ON) {",
         what: "a repeated NodeStage starts a second mkfs while the first is still running",
     },
     Bug {
         name: "mkfs-on-data",
         file: "driver/src/node/format.rs",
         find: "self.must_be_blank(attached).await?;",
-        replace: "",
+        replace: "if !$ON { self.must_be_blank(attached).await?; }",
         what: "a disk with data of a kind that blkid does not know is formatted",
     },
     Bug {
@@ -459,6 +483,29 @@ mod tests {
             let bad = bug.patch(&good).unwrap();
             assert_ne!(good, bad, "{} changes nothing", bug.name);
         }
+    }
+
+    /// What a pipeline tries is one build.
+    #[test]
+    fn the_first_bugs_can_be_built_together() {
+        for bug in &BUGS[..4] {
+            assert!(bug.is_switched(), "{}", bug.name);
+        }
+        assert!(SWITCHES.contains(SWITCH));
+    }
+
+    #[test]
+    fn a_switched_bug_asks_for_its_own_name() {
+        let bug = Bug {
+            find: "look()",
+            replace: "$ON || look()",
+            ..BUGS[0]
+        };
+        let patched = bug.patch("if look() {}").unwrap();
+        assert_eq!(
+            patched,
+            "if crate::sabotage(\"growth-tool-believed\") || look() {}"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::bugs::Bug;
+use super::bugs::{Bug, SWITCHES};
 use crate::{context::Context, run::Step};
 
 /// The workspace as it was when this began, and the place of its copy.
@@ -43,29 +43,41 @@ impl Tree {
         Ok(Self { root, files })
     }
 
-    /// The source file that a bug belongs into, with the bug in it.
+    /// The files that change when these bugs are put in, as they are then.
     ///
     /// # Errors
-    /// When the bug does not fit it.
-    pub(super) fn patched(&self, bug: &Bug) -> Result<String> {
-        let bytes = self.files.get(Path::new(bug.file));
-        let bytes = bytes.with_context(|| format!("{}: there is no {}", bug.name, bug.file))?;
-        bug.patch(std::str::from_utf8(bytes).context(bug.file)?)
+    /// When a bug does not fit, perhaps because one before it has taken its place.
+    pub(super) fn patched(&self, bugs: &[&Bug]) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+        let mut changed: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
+        let source = |changed: &BTreeMap<PathBuf, Vec<u8>>, path: &Path| {
+            let bytes = changed.get(path).or_else(|| self.files.get(path));
+            let bytes = bytes.with_context(|| format!("there is no {}", path.display()))?;
+            Ok::<_, anyhow::Error>(std::str::from_utf8(bytes)?.to_owned())
+        };
+        for bug in bugs {
+            let path = Path::new(bug.file);
+            let text = source(&changed, path).with_context(|| bug.name)?;
+            changed.insert(path.to_owned(), bug.patch(&text)?.into_bytes());
+        }
+        if bugs.iter().any(|bug| bug.is_switched()) {
+            let path = Path::new("driver/src/lib.rs");
+            let text = source(&changed, path)? + SWITCHES;
+            changed.insert(path.to_owned(), text.into_bytes());
+        }
+        Ok(changed)
     }
 
-    /// Makes the copy what the workspace was, with `bug` in it. A file that is right already is left alone and one that
+    /// Makes the copy what the workspace was, with `bugs` in it. A file that is right already is left alone and one that
     /// changes gets the present time, also when it gets its old content back: by its time cargo sees what to build again.
     ///
     /// # Errors
-    /// When the copy cannot be written, or the bug does not fit.
-    pub(super) fn lay(&self, bug: Option<&Bug>) -> Result<()> {
+    /// When the copy cannot be written, or a bug does not fit.
+    pub(super) fn lay(&self, bugs: &[&Bug]) -> Result<()> {
+        let changed = self.patched(bugs)?;
         fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
         self.remove_strangers(&self.root)?;
         for (path, bytes) in &self.files {
-            match bug.filter(|bug| path == Path::new(bug.file)) {
-                Some(bug) => self.write(path, self.patched(bug)?.as_bytes())?,
-                None => self.write(path, bytes)?,
-            }
+            self.write(path, changed.get(path).unwrap_or(bytes))?;
         }
         Ok(())
     }
@@ -125,10 +137,10 @@ mod tests {
         let file = tree.root.join(BUG.file);
         let manifest = tree.root.join("Cargo.toml");
         let changed = |path: &Path| -> SystemTime { path.metadata().unwrap().modified().unwrap() };
-        tree.lay(None).unwrap();
+        tree.lay(&[]).unwrap();
         let before = changed(&manifest);
-        for (bug, text) in [(Some(&BUG), "a = 2"), (None, "a = 1")] {
-            tree.lay(bug).unwrap();
+        for (bugs, text) in [(vec![&BUG], "a = 2"), (vec![], "a = 1")] {
+            tree.lay(&bugs).unwrap();
             assert_eq!(fs::read_to_string(&file).unwrap(), text);
             assert!(changed(&file) >= before);
         }
@@ -137,12 +149,44 @@ mod tests {
     }
 
     #[test]
+    fn bugs_with_switches_stand_beside_one_another_but_not_in_one_place() {
+        let mut tree = tree("sabotage-together");
+        tree.files
+            .insert("driver/src/a.rs".into(), b"a = 1; b = 3".to_vec());
+        tree.files
+            .insert("driver/src/lib.rs".into(), b"mod a;".to_vec());
+        let first = Bug {
+            replace: "(1 + i($ON))",
+            ..BUG
+        };
+        let second = Bug {
+            name: "three-is-four",
+            find: "3",
+            replace: "(3 + i($ON))",
+            ..BUG
+        };
+        let files = tree.patched(&[&first, &second]).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&files[Path::new("driver/src/a.rs")]).unwrap(),
+            r#"a = (1 + i(crate::sabotage("one-is-two"))); b = (3 + i(crate::sabotage("three-is-four")))"#
+        );
+        assert!(files[Path::new("driver/src/lib.rs")].ends_with(SWITCHES.as_bytes()));
+        let in_the_way = Bug {
+            find: "1;",
+            ..second
+        };
+        assert!(tree.patched(&[&first, &in_the_way]).is_err());
+        // Without a switch nothing asks for one.
+        assert_eq!(tree.patched(&[&BUG]).unwrap().len(), 1);
+    }
+
+    #[test]
     fn what_does_not_belong_there_is_removed() {
         let tree = tree("sabotage-strangers");
         let left = tree.root.join("driver/src/bin/left.rs");
         fs::create_dir_all(left.parent().unwrap()).unwrap();
         fs::write(&left, "fn main() {}").unwrap();
-        tree.lay(None).unwrap();
+        tree.lay(&[]).unwrap();
         assert!(!left.exists());
         fs::remove_dir_all(&tree.root).unwrap();
     }
@@ -153,7 +197,8 @@ mod tests {
             file: "driver/src/b.rs",
             ..BUG
         };
-        let error = tree("sabotage-gone").patched(&bug).unwrap_err().to_string();
+        let error = tree("sabotage-gone").patched(&[&bug]).unwrap_err();
+        let error = format!("{error:#}");
         assert!(
             error.contains(BUG.name) && error.contains(bug.file),
             "{error}"

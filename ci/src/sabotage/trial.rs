@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{bugs::Bug, tree::Tree};
+use super::{
+    bugs::{Bug, SWITCH},
+    tree::Tree,
+};
 use crate::{
     context::Context,
     run::{Output, Step},
@@ -94,6 +97,8 @@ pub(super) struct Trial<'a> {
     build: PathBuf,
     /// What programs said that did not say that all is well.
     pub(super) logs: PathBuf,
+    /// More than one build is to come.
+    pub(super) builds_again: bool,
 }
 
 impl<'a> Trial<'a> {
@@ -109,6 +114,7 @@ impl<'a> Trial<'a> {
             tree: Tree::read(context, folder.join("tree"))?,
             build: context.target.clone(),
             logs: folder.join("logs"),
+            builds_again: true,
         };
         if trial.logs.exists() {
             fs::remove_dir_all(&trial.logs)?;
@@ -117,29 +123,54 @@ impl<'a> Trial<'a> {
         Ok(trial)
     }
 
-    /// Every one of `bugs` fits the driver.
+    /// Every one of `bugs` fits the driver. Answers them in groups, each of them one build: those that can be switched on go together
+    /// as far as they stand in different places, any other is by itself.
     ///
     /// # Errors
-    /// Names the one that does not.
-    pub(super) fn must_fit(&self, bugs: &[&Bug]) -> Result<()> {
+    /// Names the one that does not fit.
+    pub(super) fn groups<'b>(&self, bugs: &[&'b Bug]) -> Result<Vec<Vec<&'b Bug>>> {
+        let mut groups: Vec<Vec<&Bug>> = Vec::new();
         for bug in bugs {
-            self.tree.patched(bug)?;
+            self.tree.patched(&[bug])?;
+            let together = |group: &&mut Vec<&'b Bug>| {
+                let all = [group.as_slice(), &[bug]].concat();
+                all.iter().all(|bug| bug.is_switched()) && self.tree.patched(&all).is_ok()
+            };
+            match groups.iter_mut().find(together) {
+                Some(group) => group.push(bug),
+                None => groups.push(vec![bug]),
+            }
         }
-        Ok(())
+        Ok(groups)
     }
 
-    /// The driver as it is has every property: else everything would be caught.
+    /// Builds the programs with a group of bugs, which [`Trial::groups`] has answered, or with none.
     ///
     /// # Errors
-    /// When it does not compile, or a program says or does anything else.
-    pub(super) fn must_hold(&self) -> Result<()> {
-        self.tree.lay(None)?;
-        let built = self.compile("the driver as it is: building")?;
-        if !built.success {
-            bail!("the driver as it is does not compile\n{}", built.stderr);
+    /// When the copy cannot be written or cargo not be started. What does not compile is an answer: cargo's first error.
+    pub(super) fn build(&self, bugs: &[&Bug], title: &str) -> Result<Option<String>> {
+        self.tree.lay(bugs)?;
+        let built = self.compile(title)?;
+        if built.success {
+            return Ok(None);
         }
+        let name = bugs.first().map_or("as-it-is", |bug| bug.name);
+        self.log(name, "build", &built)?;
+        let error = built.stderr.lines().find(|line| line.starts_with("error"));
+        Ok(Some(format!(
+            "does not compile: {}",
+            error.unwrap_or_default()
+        )))
+    }
+
+    /// The driver as it is has every property: else everything would be caught. What is built has no bug, or only such as are not
+    /// switched on.
+    ///
+    /// # Errors
+    /// When a program says or does anything else.
+    pub(super) fn must_hold(&self) -> Result<()> {
         for program in PROGRAMS {
-            let verdict = self.run(program, "as-it-is", "the driver as it is")?;
+            let verdict = self.run(program, "as-it-is", None, "the driver as it is")?;
             if verdict != Verdict::Holds {
                 bail!(
                     "`{} {}` must pass before there is any bug: {verdict:?}; all it said is in {}",
@@ -152,20 +183,12 @@ impl<'a> Trial<'a> {
         Ok(())
     }
 
-    /// Tries one bug; answers also how long the programs ran. The progress line shows `title`.
+    /// Tries one bug that is built; answers also how long the programs ran. The progress line shows `title`.
     ///
     /// # Errors
-    /// When the copy cannot be written or a program not be started.
+    /// When a program cannot be started.
     pub(super) fn of(&self, bug: &Bug, title: &str) -> Result<(Outcome, Duration)> {
-        self.tree.lay(Some(bug))?;
-        let built = self.compile(&format!("{title}: building"))?;
         let began = Instant::now();
-        if !built.success {
-            self.log(bug.name, "build", &built)?;
-            let error = built.stderr.lines().find(|line| line.starts_with("error"));
-            let evidence = format!("does not compile: {}", error.unwrap_or_default());
-            return Ok((Outcome::Failed { evidence }, Duration::ZERO));
-        }
         Ok((self.notice(bug, title)?, began.elapsed()))
     }
 
@@ -174,7 +197,7 @@ impl<'a> Trial<'a> {
     /// # Errors
     /// When it cannot be written.
     pub(super) fn restore(&self) -> Result<()> {
-        self.tree.lay(None)?;
+        self.tree.lay(&[])?;
         // Nobody shall start a program with a bug in it by mistake.
         for (program, _) in PROGRAMS {
             match fs::remove_file(self.build.join("release").join(program)) {
@@ -189,7 +212,7 @@ impl<'a> Trial<'a> {
         let mut others = Vec::new();
         for program in PROGRAMS {
             let by = program.0;
-            match self.run(program, bug.name, title)? {
+            match self.run(program, bug.name, Some(bug), title)? {
                 Verdict::Broken(evidence) => return Ok(Outcome::Caught { by, evidence }),
                 Verdict::Failed(evidence) => {
                     let evidence = format!("{by}: {evidence}");
@@ -221,6 +244,7 @@ impl<'a> Trial<'a> {
             "cargo test --locked -p driver --lib host::linux",
         )
         .directory(&self.tree.root)
+        .env(SWITCH, bug.name)
         .env("CARGO_TARGET_DIR", &self.build);
         let output = step.watch(&format!("{title}: unit tests"))?;
         self.log(bug.name, "unit-tests", &output)?;
@@ -232,23 +256,33 @@ impl<'a> Trial<'a> {
     }
 
     fn compile(&self, title: &str) -> Result<Output> {
-        let mut step = Step::new(self.context, "cargo build --locked --release -p e2e")
+        let mut step = Step::optimized(self.context, "cargo build --locked --release -p e2e")
             .directory(&self.tree.root)
             .env("CARGO_TARGET_DIR", &self.build)
-            // The same crates again and again; all others are there already.
-            .env("CARGO_INCREMENTAL", "1");
+            // The same crates again and again; all others are there already. One build alone is quicker without.
+            .env(
+                "CARGO_INCREMENTAL",
+                if self.builds_again { "1" } else { "0" },
+            );
         for (program, _) in PROGRAMS {
             step = step.arg("--bin").arg(program);
         }
         step.watch(title)
     }
 
-    fn run(&self, (program, arguments): (&str, &str), name: &str, title: &str) -> Result<Verdict> {
+    fn run(
+        &self,
+        (program, arguments): (&str, &str),
+        name: &str,
+        on: Option<&Bug>,
+        title: &str,
+    ) -> Result<Verdict> {
         let path = self.build.join("release").join(program);
         // In a group of its own it would not hear of a Ctrl-C, and a bug may keep it busy for ever.
         let mut step = Step::new(self.context, "setpriv --pdeathsig KILL")
             .arg(path)
             .args(&arguments.split(' ').collect::<Vec<_>>())
+            .env(SWITCH, on.map_or("", |bug| bug.name))
             .directory(&self.tree.root)
             .within(LIMIT);
         let output = step.watch(&format!("{title}: {program}"))?;

@@ -1,5 +1,7 @@
 //! Claims that are edited.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use e2e::GIB;
 
@@ -8,8 +10,13 @@ use crate::scene::{Scene, Used};
 
 /// MiB that are written before it grows.
 const WRITTEN: u32 = 64;
-/// How often a claim is edited in the story that is measured.
-const EDITS: i64 = 20;
+/// How often a claim is edited in the story that is measured, where each edit takes a few seconds.
+const EDITS: u32 = 20;
+/// So often at least.
+const FEWEST: u32 = 3;
+/// No edit is begun after so long. A kubelet that looks as seldom as Kubernetes has it by default takes up to 90 s for each, and a
+/// story may take 900.
+const ROOM: Duration = Duration::from_secs(400);
 /// What the node says when its kernel will not let it grow a mounted ext4.
 const MAY_NOT: &str = "CAP_SYS_RESOURCE";
 /// What a claim says when its node could not grow the file system.
@@ -29,9 +36,13 @@ pub(super) async fn online<C: Co>(scene: &Scene<C>, fs_type: &str) -> Result<Str
         return Ok(seen);
     }
     let start = scene.size(&used).await?;
-    let mut sum = std::time::Duration::ZERO;
-    let first = used.claim.bytes + GIB;
-    for size in (0..EDITS).map(|edit| first + edit * GIB) {
+    let (mut edits, mut sum) = (0, Duration::ZERO);
+    // A mounted ext4 has grown already.
+    let mut size = scene.bound(&used).await?.asked;
+    let began = Instant::now();
+    while is_room(edits, began.elapsed()) {
+        edits += 1;
+        size += GIB;
         let took = scene.grow(&used, size).await?;
         scene.times.borrow_mut().add(fs_type, took);
         sum += took;
@@ -52,11 +63,16 @@ pub(super) async fn online<C: Co>(scene: &Scene<C>, fs_type: &str) -> Result<Str
     );
     scene.end(&used).await?;
     Ok(format!(
-        "{EDITS} edits, {} → {} MiB, {:.1} s each, data equal, the pod never stopped",
+        "{edits} edits, {} → {} MiB, {:.1} s each, data equal, the pod never stopped",
         start >> 20,
         end >> 20,
-        sum.as_secs_f64() / 20.0
+        (sum / edits).as_secs_f64()
     ))
+}
+
+/// Whether there is room for one more edit after so many, and so long.
+fn is_room(edits: u32, since: Duration) -> bool {
+    edits < FEWEST || edits < EDITS && since < ROOM
 }
 
 /// Every line that the pod has written is there, in order.
@@ -149,4 +165,25 @@ pub(super) async fn block<C: Co>(scene: &Scene<C>) -> Result<String> {
     );
     scene.end(&used).await?;
     Ok("1 → 4 GiB in three edits, data equal".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many edits a story makes, and when it begins the last one, where each takes so long.
+    fn edits(each: u64) -> (u32, u64) {
+        let seconds = Duration::from_secs;
+        let made = (0..=EDITS).find(|edits| !is_room(*edits, seconds(each * u64::from(*edits))));
+        let made = made.unwrap();
+        (made, each * u64::from(made - 1))
+    }
+
+    #[test]
+    fn there_are_as_many_edits_as_there_is_room_for() {
+        assert_eq!(edits(2), (20, 38));
+        assert_eq!(edits(19).0, 20);
+        assert_eq!(edits(90), (5, 360));
+        assert_eq!(edits(300), (3, 600));
+    }
 }

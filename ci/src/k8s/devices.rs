@@ -1,0 +1,133 @@
+//! What of this machine's /dev a cluster must leave as it is: its nodes have all of it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// Folders of terminals, memory and queues: each process makes and removes its own there.
+const PRIVATE: [&str; 4] = ["pts", "shm", "mqueue", "hugepages"];
+
+/// The device files below a folder, each with all that somebody could change of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Devices(BTreeMap<String, String>);
+
+impl Devices {
+    /// Looks.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub(super) fn of(folder: &Path) -> Result<Self> {
+        let mut found = BTreeMap::new();
+        look(folder, folder, &mut found)?;
+        Ok(Self(found))
+    }
+
+    /// What differs from how it was, but for loop devices, which volumes come and go with.
+    pub(super) fn changes(&self, before: &Self) -> Vec<String> {
+        let names = before.0.keys().chain(self.0.keys());
+        let mut changes: Vec<String> = names
+            .filter(|name| !is_a_volumes(name))
+            .filter_map(|name| {
+                let (was, is) = (before.0.get(name), self.0.get(name));
+                let shown = |it: Option<&String>| it.map_or("not there", String::as_str).to_owned();
+                (was != is).then(|| format!("{name}: was {}, is {}", shown(was), shown(is)))
+            })
+            .collect();
+        changes.sort();
+        changes.dedup();
+        changes
+    }
+
+    /// Nothing differs.
+    ///
+    /// # Errors
+    /// Names what does.
+    pub(super) fn must_equal(&self, before: &Self) -> Result<()> {
+        let changes = self.changes(before);
+        ensure!(
+            changes.is_empty(),
+            "the cluster has changed devices of this machine: {}. e2e/k8s/kind.yaml keeps systemd in the nodes from that; put it right \
+             by hand, or start the machine anew",
+            changes.join("; ")
+        );
+        Ok(())
+    }
+}
+
+/// `loop7`, and not `loop-control`.
+fn is_a_volumes(name: &str) -> bool {
+    let number = name.strip_prefix("loop").unwrap_or_default();
+    number.starts_with(|first: char| first.is_ascii_digit())
+}
+
+fn look(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        let name = path.strip_prefix(root)?.display().to_string();
+        // What goes away meanwhile was none of those that matter.
+        let Ok(metadata) = path.symlink_metadata() else {
+            continue;
+        };
+        let kind = metadata.file_type();
+        if kind.is_dir() && !PRIVATE.contains(&name.as_str()) {
+            look(root, &path, found)?;
+        } else if kind.is_char_device() || kind.is_block_device() {
+            let device = format!(
+                "device {:#x}, mode {:o}, owner {}:{}",
+                metadata.rdev(),
+                metadata.mode(),
+                metadata.uid(),
+                metadata.gid()
+            );
+            found.insert(name, device);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn devices(list: &[(&str, &str)]) -> Devices {
+        let own = |(name, state): &(&str, &str)| ((*name).to_owned(), (*state).to_owned());
+        Devices(list.iter().map(own).collect())
+    }
+
+    #[test]
+    fn a_device_that_is_changed_made_or_removed_is_named() {
+        let before = devices(&[("kvm", "mode 666"), ("fuse", "mode 666"), ("loop0", "a")]);
+        assert!(before.must_equal(&before.clone()).is_ok());
+        let after = devices(&[("kvm", "mode 660"), ("net/tun", "mode 666"), ("loop1", "b")]);
+        assert_eq!(
+            after.changes(&before),
+            [
+                "fuse: was mode 666, is not there",
+                "kvm: was mode 666, is mode 660",
+                "net/tun: was not there, is mode 666",
+            ]
+        );
+        let told = after.must_equal(&before).unwrap_err().to_string();
+        assert!(told.contains("kvm: was mode 666, is mode 660"), "{told}");
+    }
+
+    #[test]
+    fn the_control_of_loop_devices_is_no_volumes() {
+        let (one, other) = (
+            devices(&[("loop-control", "a")]),
+            devices(&[("loop-control", "b")]),
+        );
+        assert_eq!(one.changes(&other).len(), 1);
+    }
+
+    #[test]
+    fn this_machines_are_seen() {
+        let seen = Devices::of(Path::new("/dev")).unwrap();
+        assert!(seen.0.contains_key("null") && !seen.0.keys().any(|name| name.starts_with("pts/")));
+    }
+}

@@ -1,0 +1,96 @@
+//! What has been released since our pins: the newest kind, and the newest sidecars of the chart. For a look each week at what is to come.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Map, Value, json};
+
+use crate::{context::Context, run::Step};
+
+/// Writes values for the chart that take each sidecar's newest release, as its registry lists them (skopeo asks it).
+///
+/// # Errors
+/// The chart's values are not as expected, or a registry does not answer.
+pub(super) fn sidecars(context: &Context, to: &Path) -> Result<()> {
+    let values = context.root.join("driver/deploy/chart/values.yaml");
+    let values: Value = serde_yaml_ng::from_str(&fs::read_to_string(&values)?)?;
+    let mut newest = Map::new();
+    for (name, image, pinned) in images(&values) {
+        let asked = Step::new(context, "skopeo list-tags")
+            .arg(format!("docker://{image}"))
+            .output()?;
+        let told: Value = serde_json::from_str(&asked.stdout)
+            .with_context(|| format!("{image}: {}", asked.stderr.trim()))?;
+        let tags = told["Tags"].as_array().into_iter().flatten();
+        let tag = highest(tags.filter_map(Value::as_str))
+            .with_context(|| format!("{image} has no release"))?;
+        println!("{name}: {tag}, pinned is {pinned}");
+        newest.insert(name, json!({"image": {"tag": tag, "digest": ""}}));
+    }
+    fs::write(to, json!({"sidecars": newest}).to_string())?;
+    Ok(())
+}
+
+/// Each sidecar of the chart: its name in the values, its image without a tag, and the tag that is pinned.
+fn images(values: &Value) -> Vec<(String, String, String)> {
+    let sidecars = values["sidecars"].as_object().into_iter().flatten();
+    let of = |(name, sidecar): (&String, &Value)| {
+        let field = |field: &str| sidecar["image"][field].as_str().map(str::to_owned);
+        let place = format!("{}/{}", field("registry")?, field("repository")?);
+        Some((name.clone(), place, field("tag")?))
+    };
+    sidecars.filter_map(of).collect()
+}
+
+/// The highest of the tags that are releases: `v6.4.0`, and neither `v6.5.0-rc1` nor `canary`.
+fn highest<'a>(tags: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    tags.filter_map(|tag| Some((release(tag)?, tag)))
+        .max()
+        .map(|(_, tag)| tag)
+}
+
+fn release(tag: &str) -> Option<[u32; 3]> {
+    let numbers = tag.strip_prefix('v')?.split('.');
+    let numbers: Vec<u32> = numbers.map(|it| it.parse().ok()).collect::<Option<_>>()?;
+    numbers.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_compared_as_numbers_and_only_releases_count() {
+        let tags = [
+            "canary",
+            "v6.9.0",
+            "v6.10.1",
+            "v7.0.0-rc1",
+            "v6.10",
+            "6.11.0",
+        ];
+        assert_eq!(highest(tags.into_iter()), Some("v6.10.1"));
+        assert_eq!(highest(["canary"].into_iter()), None);
+    }
+
+    #[test]
+    fn every_sidecar_of_the_chart_is_asked_for() {
+        let values = include_str!("../../../driver/deploy/chart/values.yaml");
+        let values: Value = serde_yaml_ng::from_str(values).unwrap();
+        let found = images(&values);
+        let names: Vec<&str> = found.iter().map(|(name, ..)| name.as_str()).collect();
+        for name in [
+            "provisioner",
+            "attacher",
+            "resizer",
+            "registrar",
+            "livenessProbe",
+        ] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+        for (name, image, pinned) in &found {
+            assert!(image.contains("/sig-storage/"), "{name}: {image}");
+            assert!(release(pinned).is_some(), "{name}: {pinned}");
+        }
+    }
+}
