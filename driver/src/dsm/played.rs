@@ -170,3 +170,9 @@ pub(super) async fn create(client: &Client) -> Result<(), DsmError> {
     let both = client.call_each::<Nothing, Nothing>(&create, &look).await?;
     both.0.map(drop)
 }
+
+/// Lets so much paused time pass.
+pub(super) async fn later(time: Duration) {
+    // sleep: in paused time it takes none.
+    sleep(time).await;
+}

@@ -15,10 +15,10 @@ use super::wire::Failure;
 use crate::metrics::{self, DsmCall};
 
 /// How long a NAS may say nothing to anybody who waits until it is asked whether it is there.
-const WORRY: Duration = Duration::from_secs(8);
-/// How long that question may take. Both together are 13 s: a login has 15 s, and a call of the CO, which may ask once more after what it
-/// has lost, ends within 20 s.
-const PATIENCE: Duration = Duration::from_secs(5);
+const WORRY: Duration = Duration::from_secs(5);
+/// How long that question may take: a NAS that is very busy is slow with everything. Both together are 14 s: a login has 15 s, and a call of
+/// the CO, which asks once more at the most and learns that at once, ends within 20 s.
+const PATIENCE: Duration = Duration::from_secs(9);
 /// How long after a question without an answer nobody asks again.
 const REST: Duration = Duration::from_secs(2);
 /// The answer to such a question is still heard for so long: it says that the NAS is there again.

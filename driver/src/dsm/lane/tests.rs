@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::time::sleep;
 
 use super::*;
 use crate::dsm::call::Call;
-use crate::dsm::played::{Played, ask, create};
+use crate::dsm::played::{Played, ask, create, later};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Long enough for everything that takes no time.
@@ -66,7 +65,7 @@ async fn choice_30_requests_under_way_are_bounded_and_their_queue_costs_no_deadl
 async fn choice_30_creates_hold_up_nothing_else() {
     let (nas, client) = Played::nas();
     let creates = creating(200, &client);
-    sleep(SECOND / 2).await;
+    later(SECOND / 2).await;
     let started = Instant::now();
     ask(&client).await.unwrap();
     assert_eq!(started.elapsed(), SECOND, "what it takes by itself");
@@ -81,7 +80,7 @@ async fn choice_30_a_place_is_taken_until_the_request_has_ended() {
     let (nas, client) = Played::nas();
     *nas.takes.lock().unwrap() = 30 * SECOND;
     let asked = asking(COMMON, &client);
-    sleep(SECOND).await;
+    later(SECOND).await;
     assert_eq!(nas.now()[1], COMMON);
     // All of them are given up, as gRPC does at the caller's deadline: the NAS is at work all the same.
     for task in &asked {
@@ -99,7 +98,7 @@ async fn choice_30_logins_and_logouts_wait_behind_nobody() {
     let (nas, client) = Played::nas();
     *nas.takes.lock().unwrap() = 30 * SECOND;
     let asked = asking(COMMON * 3, &client);
-    sleep(SECOND).await;
+    later(SECOND).await;
     assert_eq!(nas.now()[1], COMMON);
     let started = Instant::now();
     client.logout().await;
@@ -116,7 +115,7 @@ async fn choice_30_each_nas_has_its_own_places() {
     let ((slow, client), (_, other)) = (Played::nas(), Played::nas());
     *slow.takes.lock().unwrap() = 50 * SECOND;
     let asked = asking(100, &client);
-    sleep(MOMENT).await;
+    later(MOMENT).await;
     assert_eq!(slow.now()[1], COMMON);
     let started = Instant::now();
     ask(&other).await.unwrap();

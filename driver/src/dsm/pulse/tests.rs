@@ -3,14 +3,13 @@
 use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
-use tokio::time::sleep;
 
 use super::*;
 use crate::dsm::lane::Lanes;
-use crate::dsm::played::{Played, ask, create};
+use crate::dsm::played::{Played, ask, create, later};
 
 /// When a caller has its cause.
-const TOLD: Duration = Duration::from_secs(13);
+const TOLD: Duration = Duration::from_secs(14);
 
 /// Whoever calls has to have its cause by then.
 const BOUND: Duration = Duration::from_secs(20);
@@ -84,7 +83,7 @@ async fn choice_30_a_nas_that_hangs_in_a_session_is_told_of_to_all_at_once() {
     // Who comes next learns it at once, and after a while another question is asked, by one for all.
     let first = crowd(&client, 200).await.pop().unwrap();
     assert_eq!((first.0, nas.count("query")), (Duration::ZERO, 1));
-    sleep(REST).await;
+    later(REST).await;
     for (after, answer) in crowd(&client, 200).await {
         let error = answer.unwrap_err();
         assert!(matches!(error, DsmError::Silent(_)), "{error}");
@@ -94,7 +93,7 @@ async fn choice_30_a_nas_that_hangs_in_a_session_is_told_of_to_all_at_once() {
 
     // It comes to itself, and everything goes on at once.
     nas.hang(false);
-    sleep(Duration::from_millis(1)).await;
+    later(Duration::from_millis(1)).await;
     let started = Instant::now();
     ask(&client).await.unwrap();
     assert_eq!(
@@ -117,7 +116,7 @@ async fn choice_30_the_same_outage_is_told_in_the_same_words() {
     ask(&client).await.unwrap_err();
     let mut words = Vec::new();
     for _ in 0..4 {
-        sleep(REST * 5).await;
+        later(REST * 5).await;
         words.push(ask(&client).await.unwrap_err().to_string());
     }
     assert_eq!(nas.count("query"), 5);
@@ -131,7 +130,7 @@ async fn choice_30_a_nas_that_comes_back_in_time_loses_nothing() {
     nas.hang(true);
     let waiting = crowd(&client, 40);
     let back = async {
-        sleep(Duration::from_secs(12)).await;
+        later(Duration::from_secs(12)).await;
         assert_eq!(nas.count("query"), 1);
         nas.hang(false);
     };
@@ -153,7 +152,7 @@ async fn choice_30_one_that_hangs_again_and_again_is_believed_each_time() {
             assert_eq!(after, TOLD);
         }
         nas.hang(false);
-        sleep(Duration::from_millis(1)).await;
+        later(Duration::from_millis(1)).await;
     }
 }
 
@@ -166,8 +165,8 @@ async fn choice_30_a_slow_nas_is_waited_for() {
     assert_eq!(started.elapsed(), Duration::from_secs(55));
     assert_eq!(
         (nas.count("query"), nas.most()[2]),
-        (6, 1),
-        "every eight seconds, one at a time"
+        (10, 1),
+        "every five seconds, one at a time"
     );
 }
 
@@ -220,7 +219,7 @@ async fn choice_30_a_nas_that_is_off_is_told_of_to_all_at_once() {
     // In a session: those that wait for a place do not find out in turns.
     nas.off.store(false, Ordering::Relaxed);
     // The last question was sent to nobody, and its answer does not come any more.
-    sleep(PATIENCE + REST).await;
+    later(PATIENCE + REST).await;
     ask(&client).await.unwrap();
     nas.off.store(true, Ordering::Relaxed);
     for (after, answer) in crowd(&client, 200).await {
@@ -228,7 +227,7 @@ async fn choice_30_a_nas_that_is_off_is_told_of_to_all_at_once() {
         assert!(after <= BOUND, "{after:?}");
     }
     nas.off.store(false, Ordering::Relaxed);
-    sleep(PATIENCE + REST).await;
+    later(PATIENCE + REST).await;
     let started = Instant::now();
     ask(&client).await.unwrap();
     assert_eq!(started.elapsed(), Duration::from_secs(1));
@@ -242,7 +241,7 @@ async fn choice_30_a_login_whose_caller_leaves_is_not_begun_anew() {
         let client = client.clone();
         async move { ask(&client).await }
     });
-    sleep(Duration::from_secs(5)).await;
+    later(Duration::from_secs(5)).await;
     first.abort();
     let started = Instant::now();
     is_told(&ask(&client).await.unwrap_err());
