@@ -199,6 +199,7 @@ impl Plugin {
 async fn look_after(node: Option<Node<Linux>>, every: Duration) -> Infallible {
     if let Some(node) = node {
         Box::pin(node.sweep()).await;
+        info!("node records have been swept");
         if !every.is_zero() {
             Box::pin(node.keep_paths(every)).await;
         }

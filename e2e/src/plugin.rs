@@ -45,6 +45,9 @@ pub trait Csi {
     }
 }
 
+/// What a node says, at level `info`, when its sweep at start has ended.
+const SWEPT: &str = "node records have been swept";
+
 /// A running `synology-csi`.
 #[derive(Debug)]
 pub struct Plugin {
@@ -73,11 +76,32 @@ pub struct Settings {
 }
 
 impl Plugin {
-    /// Starts the driver on the host that `initiator` made, or on this machine's own.
+    /// Starts the driver on the host that `initiator` made, or on this machine's own, and waits until a node has swept its records: who
+    /// looks at a node that rests sees what lasts.
     ///
     /// # Errors
     /// It does not come up.
     pub async fn start(settings: &Settings, initiator: Option<&Initiator>) -> Result<Self> {
+        let log = settings.folder.join("driver.log");
+        let before = std::fs::metadata(&log).map_or(0, |log| log.len());
+        let mut plugin = Self::begin(settings, initiator).await?;
+        if settings.mode != "controller" {
+            let swept = async || {
+                plugin.process.check()?;
+                let log = std::fs::read(&log)?;
+                let said = log.get(usize::try_from(before)?..).unwrap_or(&log);
+                Ok(String::from_utf8_lossy(said).contains(SWEPT))
+            };
+            until("the node has swept its records", swept, |swept| *swept).await?;
+        }
+        Ok(plugin)
+    }
+
+    /// Starts the driver, up to its first answer.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn begin(settings: &Settings, initiator: Option<&Initiator>) -> Result<Self> {
         let (config, socket) = (
             settings.folder.join("config.yaml"),
             settings.folder.join("csi.sock"),

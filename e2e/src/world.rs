@@ -192,6 +192,16 @@ impl World {
         Ok(())
     }
 
+    /// The same, up to its first answer.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn restart_driver_at_once(&mut self) -> Result<()> {
+        self.plugin.process.kill();
+        self.plugin = Plugin::begin(&self.plugin_settings, self.initiator.as_ref()).await?;
+        Ok(())
+    }
+
     /// Starts a second driver on the same NAS, with another configuration text, name or mode.
     ///
     /// # Errors

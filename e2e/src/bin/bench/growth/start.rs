@@ -79,7 +79,7 @@ async fn start(world: &mut World) -> Result<Start> {
         count(world, "sys/class/iscsi_session")?,
     );
     let started = Instant::now();
-    world.restart_driver().await?;
+    world.restart_driver_at_once().await?;
     world
         .plugin
         .node()
