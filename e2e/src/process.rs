@@ -274,18 +274,6 @@ impl Process {
             .count())
     }
 
-    /// How much processor time it has used, in ticks of 10 ms.
-    ///
-    /// # Errors
-    /// It has ended.
-    pub fn ticks(&self) -> Result<u64> {
-        let told = std::fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
-        // proc(5): utime and stime are the 14th and 15th field, the 12th and 13th behind the name.
-        let (_, rest) = told.rsplit_once(')').context("no name")?;
-        let times = rest.split_whitespace().skip(11).take(2);
-        times.map(|time| Ok(time.parse::<u64>()?)).sum()
-    }
-
     /// Ends it with SIGTERM and waits; answers whether it ended with success.
     ///
     /// # Errors

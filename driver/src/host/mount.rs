@@ -220,17 +220,8 @@ fn fault(option: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use super::table::TABLE;
     use super::*;
-
-    const TABLE: &str = "\
-22 28 0:21 / /proc rw,nosuid shared:13 - proc proc rw
-40 28 8:16 / /var/lib/kubelet/plugins/a\\040b/globalmount rw,noatime shared:20 - ext4 /dev/sdb rw,seclabel
-41 28 8:16 / /pods/1/mount ro,noatime shared:20 master:3 - ext4 /dev/sdb rw,seclabel
-42 28 0:45 / /pods/2/mount rw - btrfs /dev/loop3 ro,space_cache
-43 28 0:5 /sdc /pods/3/dev rw - devtmpfs udev rw,size=1k
-44 28 0:5 /sdd//deleted /pods/4/dev rw - devtmpfs udev rw
-45 28 0:50 / /pods/1/mount rw - tmpfs  rw
-";
 
     #[test]
     fn commands() {

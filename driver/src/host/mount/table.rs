@@ -198,11 +198,9 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&plain).into_owned()
 }
 
+/// Lines of all sorts.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TABLE: &str = "\
+pub(super) const TABLE: &str = "\
 22 28 0:21 / /proc rw,nosuid shared:13 - proc proc rw
 40 28 8:16 / /var/lib/kubelet/plugins/a\\040b/globalmount rw,noatime shared:20 - ext4 /dev/sdb rw,seclabel
 41 28 8:16 / /pods/1/mount ro,noatime shared:20 master:3 - ext4 /dev/sdb rw,seclabel
@@ -211,6 +209,10 @@ mod tests {
 44 28 0:5 /sdd//deleted /pods/4/dev rw - devtmpfs udev rw
 45 28 0:50 / /pods/1/mount rw - tmpfs  rw
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn the_table_is_read() {
