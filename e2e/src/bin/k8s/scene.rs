@@ -145,6 +145,17 @@ impl<C: Co> Scene<C> {
         Ok(())
     }
 
+    /// Stops the pod, and waits until its node has let the volume go: a pod that comes before that finds it staged as it was.
+    pub(crate) async fn stop_and_detach(&self, used: &Used) -> Result<()> {
+        let volume = self.bound(used).await?.volume.context("a volume")?;
+        self.stop(used).await?;
+        let look = async || self.volume(&volume).await;
+        let detached =
+            |seen: &Option<VolumeSeen>| seen.as_ref().is_none_or(|volume| volume.nodes.is_empty());
+        self.until("the volume is detached", look, detached).await?;
+        Ok(())
+    }
+
     /// Stops the pod, deletes the claim, and waits until both and the volume have gone.
     pub(crate) async fn end(&self, used: &Used) -> Result<()> {
         let volume = self.bound(used).await?.volume.context("a volume")?;

@@ -117,7 +117,7 @@ async fn refused_then_at_the_next_start<C: Co>(
         scene.digest(used, WRITTEN).await? == written,
         "the data is another"
     );
-    scene.stop(used).await?;
+    scene.stop_and_detach(used).await?;
     scene.start(used).await?;
     let wanted = used.claim.bytes + GIB;
     scene.sees(used, wanted).await?;
@@ -135,7 +135,7 @@ pub(super) async fn offline<C: Co>(scene: &Scene<C>, fs_type: &str) -> Result<St
     let used = Used::new(&format!("offline-{fs_type}"), &class, GIB);
     scene.begin(&used).await?;
     let written = scene.fill(&used, WRITTEN).await?;
-    scene.stop(&used).await?;
+    scene.stop_and_detach(&used).await?;
     scene.co.resize(used.name(), 3 * GIB).await?;
     scene.start(&used).await?;
     let size = scene.sees(&used, 3 * GIB).await?;
