@@ -90,13 +90,9 @@ fn python(context: &Context) -> Result<PathBuf> {
 /// # Errors
 /// When one does not compile.
 pub(crate) fn build_programs(context: &Context, profile: &[&str]) -> Result<()> {
-    let line = "cargo build --locked --workspace --bins";
-    let step = if profile.contains(&"--release") {
-        Step::optimized(context, line)
-    } else {
-        Step::new(context, line)
-    };
-    step.args(profile)
+    // Not linked statically, as what goes into images is: dsm-sim does not come up in a virtual machine then.
+    Step::new(context, "cargo build --locked --workspace --bins")
+        .args(profile)
         .quiet("Building the driver, the simulators and the harness")
 }
 

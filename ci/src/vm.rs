@@ -106,7 +106,7 @@ impl Vm {
 
 /// The test program with the stories of the loop plane.
 fn node_tests(context: &Context) -> Result<PathBuf> {
-    let mut step = Step::optimized(
+    let mut step = Step::new(
         context,
         "cargo test --locked --release --workspace --test node --no-run --message-format json",
     );
