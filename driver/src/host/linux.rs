@@ -162,7 +162,9 @@ impl Host for Linux {
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        self.read_at("reading", path, files::read).await
+        let of_sysfs = files::is_of_sysfs(path);
+        let read = move |path: &Path| files::read(path, of_sysfs);
+        self.read_at("reading", path, read).await
     }
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {

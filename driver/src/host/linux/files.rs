@@ -20,7 +20,7 @@ pub(super) struct Below(pub(super) PathBuf);
 
 impl Below {
     fn path(&self, path: &str) -> PathBuf {
-        if path.starts_with("/sys/") {
+        if is_of_sysfs(path) {
             self.0.join(path.trim_start_matches('/'))
         } else {
             PathBuf::from(path)
@@ -31,7 +31,7 @@ impl Below {
 impl KernelFiles for Below {
     fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
         let told = |error| wait::failed(&format!("reading {path}"), path, error);
-        read(&self.path(path)).map_err(told)
+        read(&self.path(path), is_of_sysfs(path)).map_err(told)
     }
 
     fn entries(&self, path: &str) -> Result<Vec<Entry>, HostError> {
@@ -40,14 +40,19 @@ impl KernelFiles for Below {
     }
 }
 
+/// By its name, wherever the host's root is.
+pub(super) fn is_of_sysfs(path: &str) -> bool {
+    path.starts_with("/sys/")
+}
+
 /// Reads a file.
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path, of_sysfs: bool) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = &mut io::Read::take(File::open(path)?, LIMIT);
     match io::Read::read_to_end(file, &mut bytes) {
         Ok(_) => Ok(bytes),
         // What a file of sysfs says whose object has gone since it was opened.
-        Err(gone) if gone.raw_os_error() == Some(Errno::ENODEV as i32) => {
+        Err(gone) if of_sysfs && gone.raw_os_error() == Some(Errno::ENODEV as i32) => {
             Err(io::ErrorKind::NotFound.into())
         }
         Err(error) => Err(error),
