@@ -116,7 +116,14 @@ pub(crate) const NIGHTLY: [Task; 5] = [
     task!("crash", Devices, root("crash --plane real")),
     task!("faults", Devices, root("faults --plane real")),
     task!("sabotage", Devices, anybody("sabotage")),
-    task!("vm", Devices, anybody("vm --only / --cases 1000")),
+    // Newer kernels too: Debian 12's of today's backports, and Debian 13's.
+    task!(
+        "vm",
+        Devices,
+        anybody("vm --only / --cases 1000"),
+        anybody("vm --only / --kernel bookworm-backports"),
+        anybody("vm --only / --kernel trixie")
+    ),
 ];
 
 /// The names of all that `.ci/run` does.

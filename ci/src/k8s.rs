@@ -81,7 +81,7 @@ pub(crate) enum Create {
 pub(crate) fn run(context: &Context, k8s: &K8s) -> Result<()> {
     if k8s.stand_in {
         doctor::ready(context, Layer::Node)?;
-        build_programs(context, &[])?;
+        build_programs(context)?;
         return k8s.step(context).arg("--stand-in").show();
     }
     let go = Go::find(context).context("no Go, which helm and kind are built with")?;
@@ -100,7 +100,7 @@ pub(crate) fn run(context: &Context, k8s: &K8s) -> Result<()> {
         cluster::judge(context, &wanted)?;
     }
     let helm = chart::helm(context, &go)?;
-    build_programs(context, &[])?;
+    build_programs(context)?;
     let step = k8s
         .step(context)
         .arg("--helm")

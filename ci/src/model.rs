@@ -9,7 +9,7 @@ use crate::{
     context::Context,
     doctor::{self, need::Layer},
     run::Step,
-    testing::build_programs,
+    testing::{build_optimized, build_programs},
 };
 
 /// Arguments of the model. What is not named here is the program's own: see `cargo ci model -- --help`.
@@ -39,11 +39,10 @@ pub(crate) struct Model {
 pub(crate) fn run(context: &Context, model: &Model) -> Result<()> {
     let program = if model.real {
         doctor::ready(context, Layer::Node)?;
-        build_programs(context, &[])?;
+        build_programs(context)?;
         "debug/model"
     } else {
-        let build = Step::optimized(context, "cargo build --locked --release -p e2e --bin model");
-        build.quiet("Building the model")?;
+        build_optimized(context, &["model"])?;
         "release/model"
     };
     let mut step = Step::new(context, &context.target.join(program).to_string_lossy());

@@ -30,7 +30,7 @@ pub(crate) fn run(context: &Context, peers: &Peers) -> Result<()> {
     let go = Go::find(context).context("no Go")?;
     let (official, version) = go.install_official(context)?;
     let sanity = go::installed_sanity(context).context("no csi-sanity")?;
-    build_programs(context, &[])?;
+    build_programs(context)?;
     let program = context.target.join("debug/peers");
     let mut step = Step::new(context, &program.to_string_lossy())
         .arg("--official")

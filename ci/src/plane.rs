@@ -6,8 +6,7 @@ use clap::ValueEnum;
 use crate::{
     context::Context,
     doctor::{self, need::Layer},
-    run::Step,
-    testing::build_programs,
+    testing::{STARTED, build_optimized},
 };
 
 /// See `e2e::grounds`.
@@ -35,12 +34,10 @@ impl Plane {
     /// When something is missing or does not compile.
     pub(crate) fn ready(self, context: &Context, program: &str) -> Result<()> {
         match self {
-            Self::Memory => Step::optimized(context, "cargo build --locked --release -p e2e --bin")
-                .arg(program)
-                .quiet(&format!("Building {program}")),
+            Self::Memory => build_optimized(context, &[program]),
             Self::Real => {
                 doctor::ready(context, Layer::Node)?;
-                build_programs(context, &["--release"])
+                build_optimized(context, &[STARTED.as_slice(), &[program]].concat())
             }
         }
     }

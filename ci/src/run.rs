@@ -87,13 +87,6 @@ impl Step {
         }
     }
 
-    /// For a cargo that builds with optimization: the workspace's programs are linked as those in images are, so that one build does
-    /// for both.
-    pub(crate) fn optimized(context: &Context, line: &str) -> Self {
-        let linker = context.root.join("ci/images/rustc");
-        Self::new(context, line).env("RUSTC_WORKSPACE_WRAPPER", linker)
-    }
-
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.shown = format!("{} {}", self.shown, arg.as_ref().to_string_lossy());
         self.command.arg(arg);

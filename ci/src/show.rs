@@ -7,7 +7,7 @@ use crate::{
     context::Context,
     doctor::{self, need::Layer},
     run::Step,
-    testing::build_programs,
+    testing::{STARTED, build_optimized, build_programs},
 };
 
 /// Arguments of the demo.
@@ -35,7 +35,7 @@ enum Filesystem {
 /// When something is missing, or a figure was not as it should be.
 pub(crate) fn demo(context: &Context, demo: &Demo) -> Result<()> {
     doctor::ready(context, Layer::Demo)?;
-    build_programs(context, &[])?;
+    build_programs(context)?;
     let program = context.target.join("debug/demo");
     let step = Step::new(context, &program.to_string_lossy()).interactive();
     step.args(&demo.arguments()).show()
@@ -76,7 +76,7 @@ pub(crate) struct Bench {
 /// When something is missing, or a measurement fails.
 pub(crate) fn bench(context: &Context, bench: &Bench) -> Result<()> {
     doctor::ready(context, Layer::Bench)?;
-    build_programs(context, &["--release"])?;
+    build_optimized(context, &[STARTED.as_slice(), &["bench"]].concat())?;
     let program = context.target.join("release/bench");
     let step = Step::new(context, &program.to_string_lossy());
     step.args(&bench.arguments()).show()

@@ -85,16 +85,29 @@ fn python(context: &Context) -> Result<PathBuf> {
     Ok(python)
 }
 
-/// Builds all programs, the whole workspace at once: a part of it would be built with other features, and twice.
+/// Builds all programs.
 ///
 /// # Errors
 /// When one does not compile.
-pub(crate) fn build_programs(context: &Context, profile: &[&str]) -> Result<()> {
-    // Not linked statically, as what goes into images is: dsm-sim does not come up in a virtual machine then.
+pub(crate) fn build_programs(context: &Context) -> Result<()> {
     Step::new(context, "cargo build --locked --workspace --bins")
-        .args(profile)
         .quiet("Building the driver, the simulators and the harness")
 }
+
+/// Builds these programs with optimization, and no others: each takes a minute of a processor. Features are those of the whole
+/// workspace: with others, half of all crates would be built twice.
+///
+/// # Errors
+/// When one does not compile.
+pub(crate) fn build_optimized(context: &Context, programs: &[&str]) -> Result<()> {
+    let bins = programs.iter().flat_map(|name| ["--bin", name]);
+    Step::new(context, "cargo build --locked --release --workspace")
+        .args(&bins.collect::<Vec<_>>())
+        .quiet(&format!("Building {}", programs.join(", ")))
+}
+
+/// What the harness starts, whichever of its programs.
+pub(crate) const STARTED: [&str; 4] = ["synology-csi", "dsm-sim", "node-sim", "janitor"];
 
 /// The releases of N4S4's and of Home Assistant's library that are tested with.
 const LIBRARIES: [&str; 2] = ["synology-api==0.9.4", "py-synologydsm-api==2.11.0"];
@@ -110,7 +123,7 @@ fn one(context: &Context, name: &str) -> Step {
 /// # Errors
 /// When one fails, when one is skipped that could have run, or when none ran.
 pub(crate) fn run(context: &Context, step: Step, more: &[&str]) -> Result<()> {
-    build_programs(context, &[])?;
+    build_programs(context)?;
     // Others may run tests at the same time.
     let log = context.target.join(format!("skips-{}.log", process::id()));
     fs::write(&log, "").with_context(|| format!("{}: was it made by root?", log.display()))?;

@@ -10,7 +10,7 @@ use crate::{
     context::Context,
     doctor::{self, need::Layer},
     run::Step,
-    testing::build_programs,
+    testing::{STARTED, build_optimized},
 };
 
 /// Arguments of the virtual machines.
@@ -28,6 +28,10 @@ pub(crate) struct Vm {
     /// Keep the logs of stories that went well, too
     #[arg(long)]
     keep_logs: bool,
+    /// Boot another kernel than Debian 12's: the newest of a suite of Debian's, for instance trixie or bookworm-backports, or one
+    /// whose packages are unpacked in a folder (a path with a /, with boot/ and lib/modules/ in it)
+    #[arg(long, value_name = "SUITE|DIR")]
+    kernel: Option<String>,
     /// Do not try KVM
     #[arg(long)]
     no_kvm: bool,
@@ -45,7 +49,7 @@ pub(crate) fn run(context: &Context, vm: &Vm) -> Result<()> {
         must_be_seen(&folder.canonicalize().unwrap_or_else(|_| folder.clone()))?;
     }
     doctor::ready(context, Layer::Vm)?;
-    build_programs(context, &["--release"])?;
+    build_optimized(context, &[STARTED.as_slice(), &["vm"]].concat())?;
     let program = context.target.join("release/vm");
     let mut step = Step::new(context, &program.to_string_lossy())
         .arg("run")
@@ -89,6 +93,7 @@ impl Vm {
         }
         add("--cases", self.cases.map(|cases| cases.to_string()));
         add("--seed", self.seed.map(|seed| seed.to_string()));
+        add("--kernel", self.kernel.clone());
         let switches = [
             ("--keep-logs", self.keep_logs),
             ("--no-kvm", self.no_kvm),
@@ -171,12 +176,14 @@ mod tests {
         let vm = Vm {
             only: vec!["lio/chap".to_owned()],
             cases: Some(5),
+            kernel: Some("trixie".to_owned()),
             no_kvm: true,
             ..Vm::default()
         };
+        let arguments = vm.arguments().join(" ");
         assert_eq!(
-            vm.arguments(),
-            ["--only", "lio/chap", "--cases", "5", "--no-kvm"]
+            arguments,
+            "--only lio/chap --cases 5 --kernel trixie --no-kvm"
         );
     }
 

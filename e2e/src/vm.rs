@@ -10,6 +10,7 @@
 //!
 //! Nothing here needs root: the guest sees `/` read-only (9p) below a file system in its own memory, and is root there.
 
+mod archive;
 pub mod guest;
 pub mod image;
 pub mod machine;

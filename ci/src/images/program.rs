@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     context::Context,
     run::{Output, Step},
+    testing::build_optimized,
 };
 
 /// What a loader says when it cannot start a program, whatever code it ends with.
@@ -32,12 +33,7 @@ const INTERPRETER: u32 = 3;
 /// # Errors
 /// When one does not compile, or is not static.
 pub(super) fn build(context: &Context, names: &[&str]) -> Result<PathBuf> {
-    // The workspace's features, as in every other build: else half of all crates would be built twice.
-    let mut step = Step::optimized(context, "cargo build --locked --release --workspace");
-    for name in names {
-        step = step.arg("--bin").arg(name);
-    }
-    step.quiet("Building the programs of the images").context(
+    build_optimized(context, names).context(
         "where the linker misses -lc, the C library's archive is not there: \
          it is in libc6-dev (Debian, Ubuntu) or glibc-static (Fedora)",
     )?;
@@ -193,14 +189,20 @@ mod tests {
             step.arg(arguments).output().unwrap().stdout
         };
         // One word is enough to see what is added.
-        let program = passed_on(
-            "--crate-name dsm_sim --edition=2024 src/main.rs --crate-type bin --emit=link",
-        );
-        assert!(
-            program.trim().ends_with(" -Ctarget-feature=+crt-static"),
-            "{program}"
-        );
+        for name in super::super::names() {
+            let line = format!(
+                "--crate-name {} --edition=2024 src/main.rs --crate-type bin --emit=link",
+                name.replace('-', "_")
+            );
+            let program = passed_on(&line);
+            assert!(
+                program.trim().ends_with(" -Ctarget-feature=+crt-static"),
+                "{program}"
+            );
+        }
         for other in [
+            "--crate-name e2e --edition=2024 src/bin/vm/main.rs --crate-type bin --emit=link",
+            "--crate-name dsm_sim --edition=2024 src/main.rs --emit=link --test",
             "--crate-name build_script_build --edition=2024 build.rs --crate-type bin --emit=link",
             "- --crate-name ___ --print=file-names --crate-type bin --crate-type proc-macro",
             "--crate-name driver --edition=2024 src/lib.rs --crate-type lib --emit=link",

@@ -239,13 +239,9 @@ impl<'a> Trial<'a> {
 
     /// What the driver does to a real machine no program of the properties has: they bring machines of their own.
     fn unit_tests(&self, bug: &Bug, title: &str) -> Result<Verdict> {
-        let mut step = Step::new(
-            self.context,
-            "cargo test --locked -p driver --lib host::linux",
-        )
-        .directory(&self.tree.root)
-        .env(SWITCH, bug.name)
-        .env("CARGO_TARGET_DIR", &self.build);
+        let mut step = self
+            .cargo("test", "-p driver --lib host::linux")
+            .env(SWITCH, bug.name);
         let output = step.watch(&format!("{title}: unit tests"))?;
         self.log(bug.name, "unit-tests", &output)?;
         // What cargo says when a test fails.
@@ -255,10 +251,22 @@ impl<'a> Trial<'a> {
         })
     }
 
+    /// A cargo that builds the copy, in the workspace's own folder and so with the workspace's settings (`.cargo/config.toml`): below
+    /// the copy it would find those of both, and build all crates anew.
+    fn cargo(&self, command: &str, arguments: &str) -> Step {
+        let manifest = self.tree.root.join("Cargo.toml");
+        Step::new(
+            self.context,
+            &format!("cargo {command} --locked --manifest-path"),
+        )
+        .arg(manifest)
+        .args(&arguments.split(' ').collect::<Vec<_>>())
+        .env("CARGO_TARGET_DIR", &self.build)
+    }
+
     fn compile(&self, title: &str) -> Result<Output> {
-        let mut step = Step::optimized(self.context, "cargo build --locked --release -p e2e")
-            .directory(&self.tree.root)
-            .env("CARGO_TARGET_DIR", &self.build)
+        let mut step = self
+            .cargo("build", "--release --workspace")
             // The same crates again and again; all others are there already. One build alone is quicker without.
             .env(
                 "CARGO_INCREMENTAL",

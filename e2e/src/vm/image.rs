@@ -1,20 +1,24 @@
-//! Kernel, modules and initramfs: Debian packages, pinned, unpacked once below `target/vm`.
+//! Kernel, modules and initramfs: of Debian packages, which are unpacked once below `target/vm`.
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use cpio::newc::{Builder, trailer};
 
-use crate::process::{run, run_in};
+use super::archive::{Package, Suite};
+use crate::process::run;
 
 /// Debian 12's kernel, the full one: the cloud kernel has no 9p.
 const KERNEL: Package = Package {
     name: "linux-image-6.1.0-56-amd64",
     version: "6.1.192-2",
-    series: Some("linux-image-amd64"),
+    series: Some(SERIES),
 };
+/// What depends on the newest kernel of a suite.
+const SERIES: &str = "linux-image-amd64";
 /// A shell that needs no libraries, for the initramfs.
 const BUSYBOX: Package = Package {
     name: "busybox-static",
@@ -31,14 +35,6 @@ const EARLY: [&str; 6] = [
     "virtio_blk",
 ];
 
-/// A Debian package at a pinned version.
-struct Package {
-    name: &'static str,
-    version: &'static str,
-    /// The package that depends on the newest of its kind, for when the pinned one has left the archive.
-    series: Option<&'static str>,
-}
-
 /// What a machine boots.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -53,14 +49,25 @@ pub struct Image {
 }
 
 impl Image {
-    /// The image in `folder`, made there when it is not.
+    /// The image in `folder`, made there when it is not: with the pinned kernel, with the newest of another suite of Debian's (for
+    /// instance `trixie`), or with one whose packages somebody has unpacked, when `kernel` is a path.
     ///
     /// # Errors
     /// A package cannot be fetched or unpacked.
-    pub fn ready(folder: &Path) -> Result<Self> {
+    pub fn ready(folder: &Path, kernel: Option<&str>) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let kernel = unpacked(folder, &KERNEL)?;
-        let busybox = unpacked(folder, &BUSYBOX)?;
+        let kernel = match kernel {
+            None => KERNEL.unpacked(folder)?,
+            Some(path) if path.contains('/') => {
+                fs::canonicalize(path).with_context(|| path.to_owned())?
+            }
+            Some(suite) => Suite::ready(folder, suite)?.newest(folder, SERIES)?,
+        };
+        let busybox = BUSYBOX.unpacked(folder)?;
+        // Since Debian 13 modules are in /usr/lib; depmod and modprobe of Debian 12 look in /lib.
+        if !kernel.join("lib").exists() {
+            symlink("usr/lib", kernel.join("lib"))?;
+        }
         let modules = kernel.join("lib/modules");
         let release = only_entry(&modules)?;
         let image = Self {
@@ -96,7 +103,7 @@ impl Image {
             archive.add(
                 &format!("modules/{at:02}.ko"),
                 0o100_644,
-                &fs::read(module)?,
+                &module_file(module)?,
             )?;
         }
         archive.add("init", 0o100_755, INIT.as_bytes())?;
@@ -134,6 +141,28 @@ impl Image {
         ensure!(!files.is_empty(), "modprobe names no modules");
         Ok(files)
     }
+}
+
+/// A kernel module as the kernel loads it. Newer Debians compress them with xz, Ubuntu with zstd.
+fn module_file(file: &Path) -> Result<Vec<u8>> {
+    let ending = file.extension().and_then(|ending| ending.to_str());
+    let program = match ending {
+        Some("xz") => "xz",
+        Some("zst") => "zstd",
+        _ => return Ok(fs::read(file)?),
+    };
+    let place = tempfile::TempDir::with_prefix("module-")?;
+    let packed = place.path().join(file.file_name().context("no file")?);
+    fs::copy(file, &packed)?;
+    run(
+        program,
+        [
+            "--decompress".as_ref(),
+            "--quiet".as_ref(),
+            packed.as_os_str(),
+        ],
+    )?;
+    Ok(fs::read(packed.with_extension(""))?)
 }
 
 /// The kernel without its compression, beside it: QEMU starts that as well, and a machine without KVM is up in half the time.
@@ -202,68 +231,8 @@ impl Archive {
     }
 }
 
-/// The folder into which a package is unpacked, fetched when it is not there.
-fn unpacked(folder: &Path, package: &Package) -> Result<PathBuf> {
-    let place = folder.join(format!(
-        "{}_{}",
-        package.name,
-        package.version.replace(':', "%3a")
-    ));
-    if place.exists() {
-        return Ok(place);
-    }
-    // Another folder and a rename: a killed download is not taken for a finished one.
-    let fetch = tempfile::TempDir::with_prefix_in("fetch-", folder)?;
-    download(fetch.path(), package)?;
-    let archive = fetch.path().join(only_entry(fetch.path())?);
-    let tree = tempfile::TempDir::with_prefix_in("unpack-", folder)?;
-    run(
-        "dpkg-deb",
-        ["-x".as_ref(), archive.as_os_str(), tree.path().as_os_str()],
-    )?;
-    fs::rename(tree.keep(), &place)?;
-    Ok(place)
-}
-
-/// The signature of the archive's lists, which apt checks, covers the package.
-fn download(folder: &Path, package: &Package) -> Result<()> {
-    let pinned = format!("{}={}", package.name, package.version);
-    let fetch = |what: &str| run_in(folder, "apt-get", ["download", "-q", what]);
-    if fetch(&pinned).is_ok() {
-        return Ok(());
-    }
-    if nix::unistd::geteuid().is_root() {
-        // A fresh container has no lists.
-        run("apt-get", ["update", "-q"])?;
-    }
-    let Err(refused) = fetch(&pinned) else {
-        return Ok(());
-    };
-    let newest = match package.series {
-        Some(series) => newest_of(series).with_context(|| format!("{refused:#}"))?,
-        None => package.name.to_owned(),
-    };
-    eprintln!(
-        "vm: {pinned} is not to be had ({refused}); taking {newest} as the archive has it today"
-    );
-    fetch(&newest)
-        .with_context(|| format!("is this Debian 12, and was apt-get update run? {refused:#}"))?;
-    Ok(())
-}
-
-/// What the package `series` depends on: the newest kernel.
-fn newest_of(series: &str) -> Result<String> {
-    let told = run("apt-cache", ["depends", series])?;
-    let name = told
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-    match name {
-        Some(rest) => Ok(format!("linux-image-{rest}")),
-        None => bail!("{series} depends on no kernel"),
-    }
-}
-
-fn only_entry(folder: &Path) -> Result<String> {
+/// The name of the one thing that is in a folder.
+pub(super) fn only_entry(folder: &Path) -> Result<String> {
     let entry = fs::read_dir(folder)
         .with_context(|| folder.display().to_string())?
         .next()

@@ -19,7 +19,7 @@ use crate::{Cli, Part};
 #[derive(Default, Serialize)]
 pub(crate) struct Growth {
     #[serde(skip_serializing_if = "Option::is_none")]
-    calls: Option<calls::Calls>,
+    calls: Option<calls::Measured>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     start: Vec<start::Start>,
     #[serde(skip_serializing_if = "Vec::is_empty")]

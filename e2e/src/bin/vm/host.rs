@@ -41,7 +41,10 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     let started = Instant::now();
     fs::create_dir_all(&run.folder)?;
     let folder = run.folder.canonicalize()?;
-    let (image, warm) = (Image::ready(&folder.join("image"))?, warm::paths()?);
+    let (image, warm) = (
+        Image::ready(&folder.join("image"), run.kernel.as_deref())?,
+        warm::paths()?,
+    );
     let logs = folder.join("logs");
     let _ = fs::remove_dir_all(&logs);
     // Short, for the sockets in it; its janitor ends the machines if this process is killed.

@@ -93,6 +93,10 @@ struct Run {
     /// Where kernel, logs and results are kept
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
+    /// Boot another kernel than Debian 12's: the newest of a suite of Debian's, for instance trixie or bookworm-backports, or one
+    /// whose packages are unpacked in a folder (a path with a /, with boot/ and lib/modules/ in it)
+    #[arg(long, value_name = "SUITE|DIR")]
+    kernel: Option<String>,
     /// Do not try KVM
     #[arg(long)]
     no_kvm: bool,

@@ -1,13 +1,17 @@
 //! Node calls on a node with more and more volumes. Each round takes a fresh volume through them; those that are staged already
 //! only stand around.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
 use e2e::life::{Content, Life};
 use e2e::world::{Plan, World};
 use futures::future::try_join_all;
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tonic::Status;
 
@@ -22,7 +26,8 @@ const CONTENT: Content = Content::Fs("xfs");
 
 /// What was found.
 #[derive(Serialize)]
-pub(crate) struct Calls {
+pub(crate) struct Measured {
+    tables: Vec<Table>,
     calls: Vec<Call>,
     at_once: Vec<AtOnce>,
 }
@@ -41,6 +46,14 @@ struct Call {
     reads_and_writes: f64,
     bytes_read: f64,
     programs: f64,
+}
+
+/// The kernel's table of mounts, which grows with every volume: what it costs whoever reads it, and does nothing else.
+#[derive(Serialize)]
+struct Table {
+    volumes: usize,
+    bytes: usize,
+    cpu_ms: f64,
 }
 
 /// Twenty calls at once, or as many as there are volumes.
@@ -70,10 +83,11 @@ struct Bench {
 ///
 /// # Errors
 /// Something does not come up, or a call fails.
-pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Calls> {
+pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Measured> {
     let mut bench = Bench::start().await?;
     let mut crowd: Vec<Life> = Vec::new();
-    let mut found = Calls {
+    let mut found = Measured {
+        tables: Vec::new(),
         calls: Vec::new(),
         at_once: Vec::new(),
     };
@@ -91,6 +105,7 @@ pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Calls> {
             bench.round(&format!("round-{volumes}-{round}")).await?;
         }
         progress(&format!("calls: measured with {volumes} volumes"));
+        found.tables.push(Table::read(volumes)?);
         found.calls.extend(summed_up(&bench.samples, volumes));
         bench.samples.clear();
         let together = &crowd[..crowd.len().min(CROWD)];
@@ -251,6 +266,46 @@ impl Bench {
     }
 }
 
+impl Table {
+    fn read(volumes: usize) -> Result<Self> {
+        const TIMES: u32 = 200;
+        let mut page = vec![0; 64 << 10];
+        let mut whole = || -> Result<usize> {
+            let mut table = File::open("/proc/self/mountinfo")?;
+            let mut bytes = 0;
+            loop {
+                match table.read(&mut page)? {
+                    0 => return Ok(bytes),
+                    read => bytes += read,
+                }
+            }
+        };
+        let used = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+        let before = used()?;
+        let mut bytes = 0;
+        for _ in 0..TIMES {
+            bytes = whole()?;
+        }
+        let all = used()?.saturating_sub(before);
+        Ok(Self {
+            volumes,
+            bytes,
+            cpu_ms: all.as_secs_f64() * 1000.0 / f64::from(TIMES),
+        })
+    }
+}
+
+impl Measured {
+    /// The part of a call's CPU that the kernel takes to write its tables.
+    fn of_the_tables(&self, call: &Call) -> f64 {
+        let table = self.tables.iter().find(|it| it.volumes == call.volumes);
+        table.map_or(0.0, |table| {
+            let bytes = f64::from(u32::try_from(table.bytes).unwrap_or(u32::MAX));
+            (call.bytes_read / bytes).floor() * table.cpu_ms
+        })
+    }
+}
+
 impl Used {
     fn shared_by(self, calls: f64) -> Self {
         Self {
@@ -294,7 +349,7 @@ fn summed_up(samples: &[(&'static str, Used, f64)], volumes: usize) -> Vec<Call>
 }
 
 /// As a person reads it.
-pub(super) fn print(found: &Calls) {
+pub(super) fn print(found: &Measured) {
     println!(
         "\nNode calls with more and more volumes on the node (ratios to the first row of each)"
     );
@@ -304,16 +359,19 @@ pub(super) fn print(found: &Calls) {
     calls.sort_by_key(|call| (place(call), call.volumes));
     let rows = calls.iter().map(|call| {
         let first = found.calls.iter().find(|other| other.rpc == call.rpc);
-        let against = |of: fn(&Call) -> f64| ratio(of(call), first.map_or(0.0, of));
+        let against = |of: &dyn Fn(&Call) -> f64| ratio(of(call), first.map_or(0.0, of));
+        let own = |call: &Call| call.driver_cpu_ms - found.of_the_tables(call);
         [
             call.rpc.to_owned(),
             call.volumes.to_string(),
             format!("{:.1}", call.wall_ms),
-            against(|call| call.wall_ms),
+            against(&|call| call.wall_ms),
             format!("{:.2}", call.driver_cpu_ms),
-            against(|call| call.driver_cpu_ms),
+            against(&|call| call.driver_cpu_ms),
+            format!("{:.2}", own(call)),
+            against(&own),
             format!("{:.1}", call.programs_cpu_ms),
-            against(|call| call.programs_cpu_ms),
+            against(&|call| call.programs_cpu_ms),
             format!("{:.0}", call.reads_and_writes),
             format!("{:.1}", call.bytes_read / 1024.0),
             format!("{:.1}", call.programs),
@@ -326,6 +384,8 @@ pub(super) fn print(found: &Calls) {
         "",
         "driver CPU ms",
         "",
+        "less the tables",
+        "",
         "programs' CPU ms",
         "",
         "reads, writes",
@@ -333,6 +393,14 @@ pub(super) fn print(found: &Calls) {
         "programs",
     ];
     println!("{}", table(header, rows));
+    for it in &found.tables {
+        println!(
+            "With {} volumes the kernel takes {:.2} ms of CPU to write its table of mounts ({:.1} KiB) for whoever reads it.",
+            it.volumes,
+            it.cpu_ms,
+            f64::from(u32::try_from(it.bytes).unwrap_or(u32::MAX)) / 1024.0
+        );
+    }
     println!("\nMany calls at once");
     let rows = found.at_once.iter().map(|row| {
         [

@@ -1,0 +1,167 @@
+//! Debian packages: fetched by apt, which checks signatures, and unpacked without being installed.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::image::only_entry;
+use crate::process::{run, run_in};
+
+/// The keys of all of Debian's suites.
+const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// A package of this machine's Debian at a pinned version.
+pub(super) struct Package {
+    pub(super) name: &'static str,
+    pub(super) version: &'static str,
+    /// The package that depends on the newest of its kind, for when the pinned one has left the archive.
+    pub(super) series: Option<&'static str>,
+}
+
+impl Package {
+    /// The folder into which it is unpacked, fetched when it is not there.
+    pub(super) fn unpacked(&self, folder: &Path) -> Result<PathBuf> {
+        let name = format!("{}_{}", self.name, self.version.replace(':', "%3a"));
+        unpacked(folder, &name, |place| self.download(place))
+    }
+
+    fn download(&self, folder: &Path) -> Result<()> {
+        let own = Suite::default();
+        let pinned = format!("{}={}", self.name, self.version);
+        if own.download(folder, &pinned).is_ok() {
+            return Ok(());
+        }
+        if nix::unistd::geteuid().is_root() {
+            // A fresh container has no lists.
+            run("apt-get", ["update", "-q"])?;
+        }
+        let Err(refused) = own.download(folder, &pinned) else {
+            return Ok(());
+        };
+        let newest = match self.series {
+            Some(series) => own
+                .newest_of(series)
+                .with_context(|| format!("{refused:#}"))?,
+            None => self.name.to_owned(),
+        };
+        eprintln!(
+            "vm: {pinned} is not to be had ({refused}); taking {newest} as the archive has it today"
+        );
+        own.download(folder, &newest)
+            .with_context(|| format!("is this Debian 12, and was apt-get update run? {refused:#}"))
+    }
+}
+
+/// A suite of Debian's, with lists of its own: nothing of it is ever installed here. Without options it is this machine's.
+#[derive(Debug, Default)]
+pub(super) struct Suite {
+    options: Vec<OsString>,
+}
+
+impl Suite {
+    /// Fetches the lists of the suite of this name, from where this machine has its own packages.
+    ///
+    /// # Errors
+    /// There is no such suite.
+    pub(super) fn ready(folder: &Path, name: &str) -> Result<Self> {
+        let letters = |letter: char| letter.is_ascii_lowercase() || letter == '-';
+        ensure!(
+            !name.is_empty() && name.chars().all(letters),
+            "{name:?} is no suite of Debian's: say for instance trixie or bookworm-backports"
+        );
+        let sites = run(
+            "apt-get",
+            ["indextargets", "--format", "$(SITE) $(CODENAME)"],
+        )?;
+        let site = sites
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .find(|(_, codename)| *codename == "bookworm")
+            .context(
+                "apt has no lists of Debian 12: is this Debian 12, and was apt-get update run?",
+            )?
+            .0;
+        let own = folder.join(format!("apt-{name}"));
+        fs::create_dir_all(own.join("lists/partial"))?;
+        fs::create_dir_all(own.join("cache"))?;
+        let sources = own.join("sources.list");
+        fs::write(
+            &sources,
+            format!("deb [signed-by={KEYS}] {site} {name} main\n"),
+        )?;
+        let option = |name: &str, value: &Path| {
+            let mut option = OsString::from(format!("--option={name}="));
+            option.push(value);
+            option
+        };
+        let lists = Self {
+            options: vec![
+                option("Dir::Etc::SourceList", &sources),
+                option("Dir::Etc::SourceParts", Path::new("/dev/null")),
+                option("Dir::State::Lists", &own.join("lists")),
+                option("Dir::Cache", &own.join("cache")),
+            ],
+        };
+        let told = run(
+            "apt-get",
+            lists.arguments(["update", "-q", "--error-on=any"]),
+        );
+        told.with_context(|| format!("the lists of {name} cannot be fetched"))?;
+        Ok(lists)
+    }
+
+    /// The folder into which the newest package that `series` depends on is unpacked, fetched when it is not there.
+    ///
+    /// # Errors
+    /// It cannot be fetched.
+    pub(super) fn newest(&self, folder: &Path, series: &str) -> Result<PathBuf> {
+        let name = self.newest_of(series)?;
+        unpacked(folder, &name, |place| self.download(place, &name))
+    }
+
+    /// The signature of the archive's lists, which apt checks, covers the package.
+    fn download(&self, folder: &Path, what: &str) -> Result<()> {
+        run_in(folder, "apt-get", self.arguments(["download", "-q", what])).map(drop)
+    }
+
+    /// What the package `series` depends on: the newest kernel.
+    fn newest_of(&self, series: &str) -> Result<String> {
+        let told = run("apt-cache", self.arguments(["depends", series]))?;
+        let name = told
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+        match name {
+            Some(rest) => Ok(format!("linux-image-{rest}")),
+            None => bail!("{series} depends on no kernel"),
+        }
+    }
+
+    fn arguments<'a>(&'a self, more: impl IntoIterator<Item = &'a str>) -> Vec<&'a OsStr> {
+        let own = self.options.iter().map(OsString::as_os_str);
+        own.chain(more.into_iter().map(OsStr::new)).collect()
+    }
+}
+
+/// Another folder and a rename: a killed download is not taken for a finished one.
+fn unpacked(
+    folder: &Path,
+    name: &str,
+    download: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let place = folder.join(name);
+    if place.exists() {
+        return Ok(place);
+    }
+    let fetch = tempfile::TempDir::with_prefix_in("fetch-", folder)?;
+    download(fetch.path())?;
+    let archive = fetch.path().join(only_entry(fetch.path())?);
+    let tree = tempfile::TempDir::with_prefix_in("unpack-", folder)?;
+    run(
+        "dpkg-deb",
+        ["-x".as_ref(), archive.as_os_str(), tree.path().as_os_str()],
+    )?;
+    fs::rename(tree.keep(), &place)?;
+    Ok(place)
+}
