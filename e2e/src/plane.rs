@@ -3,7 +3,6 @@
 //! [`real`](crate::real) has processes, block devices and file systems.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
@@ -159,7 +158,9 @@ pub fn publication(iqn: &str) -> Option<(String, String)> {
     Some((lun.to_string(), node.to_string()))
 }
 
-/// A world of two controllers on one NAS and a few nodes.
+/// A world of two controllers on one NAS and a few nodes. Its futures are boxed, so that its code is compiled once, in this library,
+/// and not once more in each program that plays on it.
+#[tonic::async_trait(?Send)]
 pub trait Plane {
     /// Who calls, and whom.
     type Seat: Csi + Send + Sync + 'static;
@@ -177,7 +178,7 @@ pub trait Plane {
     ///
     /// # Errors
     /// It cannot be seen.
-    fn see(&self) -> impl Future<Output = Result<Seen>>;
+    async fn see(&self) -> Result<Seen>;
 
     /// Whether the file system on a volume that is attached to a node fills a device of `size` bytes.
     ///
@@ -202,8 +203,8 @@ pub trait Plane {
     ///
     /// # Errors
     /// The knob's.
-    fn keeps_sessions(&mut self, _: bool) -> impl Future<Output = Result<bool>> {
-        async { Ok(false) }
+    async fn keeps_sessions(&mut self, _: bool) -> Result<bool> {
+        Ok(false)
     }
 
     /// A pod reads what was written last.
@@ -245,7 +246,7 @@ pub trait Plane {
     ///
     /// # Errors
     /// It was begun and not done.
-    fn disguise(&mut self, life: &Life, on: bool) -> impl Future<Output = Result<bool>>;
+    async fn disguise(&mut self, life: &Life, on: bool) -> Result<bool>;
 
     /// Whether that other LUN is as it was.
     ///
@@ -263,13 +264,13 @@ pub trait Plane {
     ///
     /// # Errors
     /// It cannot be told.
-    fn refused_logins(&self) -> impl Future<Output = Result<usize>>;
+    async fn refused_logins(&self) -> Result<usize>;
 
     /// Kills a process, if it still lives, and starts it again.
     ///
     /// # Errors
     /// It does not come up.
-    fn restart(&mut self, process: Process) -> impl Future<Output = Result<()>>;
+    async fn restart(&mut self, process: Process) -> Result<()>;
 
     /// The processes that have died and were not started again.
     fn dead(&self) -> Vec<Process>;
@@ -278,30 +279,25 @@ pub trait Plane {
     ///
     /// # Errors
     /// It cannot be arranged.
-    fn trip(
-        &mut self,
-        process: Process,
-        nth: usize,
-        when: When,
-    ) -> impl Future<Output = Result<()>>;
+    async fn trip(&mut self, process: Process, nth: usize, when: When) -> Result<()>;
 
     /// Whether the last [`Plane::trip`] has come to its effect; it is taken away. Its name.
     ///
     /// # Errors
     /// It cannot be told.
-    fn tripped(&mut self, process: Process) -> impl Future<Output = Result<Option<String>>>;
+    async fn tripped(&mut self, process: Process) -> Result<Option<String>>;
 
     /// The power of a node fails, and comes back.
     ///
     /// # Errors
     /// Its driver does not come up.
-    fn reboot(&mut self, node: usize) -> impl Future<Output = Result<()>>;
+    async fn reboot(&mut self, node: usize) -> Result<()>;
 
     /// A node is installed anew: nothing is left on its own disks, and its initiator has this name.
     ///
     /// # Errors
     /// Its driver does not come up.
-    fn install_anew(&mut self, node: usize, initiator: &str) -> impl Future<Output = Result<()>>;
+    async fn install_anew(&mut self, node: usize, initiator: &str) -> Result<()>;
 
     /// A minute of a CO's is one of the driver's: who waits sees what the driver does only after a minute.
     fn has_minutes(&self) -> bool {
@@ -312,19 +308,19 @@ pub trait Plane {
     ///
     /// # Errors
     /// It does not come up.
-    fn restart_nas(&mut self, loading: Option<&str>) -> impl Future<Output = Result<()>>;
+    async fn restart_nas(&mut self, loading: Option<&str>) -> Result<()>;
 
     /// Turns a knob of dsm-sim: a POST to this path.
     ///
     /// # Errors
     /// The knob's.
-    fn knob(&self, path: &str, body: Value) -> impl Future<Output = Result<Value>>;
+    async fn knob(&self, path: &str, body: Value) -> Result<Value>;
 
     /// Turns a knob of dsm-sim that lays fields over what is there: a PATCH to this path.
     ///
     /// # Errors
     /// The knob's.
-    fn patch(&self, path: &str, body: Value) -> impl Future<Output = Result<Value>>;
+    async fn patch(&self, path: &str, body: Value) -> Result<Value>;
 
     /// Lets no node grow an ext4 that is mounted, as if its driver lacked `CAP_SYS_RESOURCE`; or lets it again. Whether it
     /// is as was asked for.
@@ -342,7 +338,7 @@ pub trait Plane {
     ///
     /// # Errors
     /// The NAS does not answer.
-    fn clear(&mut self) -> impl Future<Output = Result<()>>;
+    async fn clear(&mut self) -> Result<()>;
 
     /// How many faults of nodes were met so far.
     ///
@@ -351,13 +347,13 @@ pub trait Plane {
     fn hits(&self) -> Result<usize>;
 
     /// A CO waits before it tries again.
-    fn pause(&self, time: Duration) -> impl Future<Output = ()>;
+    async fn pause(&self, time: Duration);
 
     /// What was asked of the NAS and of the nodes' commands, in order.
     ///
     /// # Errors
     /// It cannot be read.
-    fn journal(&self) -> impl Future<Output = Result<Vec<String>>>;
+    async fn journal(&self) -> Result<Vec<String>>;
 
     /// The CO's directories of a node.
     fn kubelet(&self, node: usize) -> &Path;

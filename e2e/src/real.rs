@@ -280,6 +280,7 @@ fn every() -> impl Iterator<Item = Process> {
     controllers.chain((0..NODES.len()).map(Process::Node))
 }
 
+#[tonic::async_trait(?Send)]
 impl Plane for Real {
     type Seat = Seat;
 

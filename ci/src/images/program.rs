@@ -169,6 +169,20 @@ mod tests {
         }
     }
 
+    /// Tests find programs by variables that a plain shell drops, because of the hyphen in their names.
+    #[test]
+    fn the_compiler_hears_where_programs_are() {
+        let context = Context::read().unwrap();
+        let wrapper = context.root.join("ci/images/rustc");
+        let step = Step::new(&context, &format!("{} env", wrapper.display()));
+        let told = step.env("CARGO_BIN_EXE_synology-csi", "here").output();
+        assert!(
+            told.unwrap()
+                .stdout
+                .contains("CARGO_BIN_EXE_synology-csi=here")
+        );
+    }
+
     fn said(code: Option<i32>, stdout: &str, stderr: &str) -> Output {
         Output {
             success: code == Some(0),
