@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 /// Folders of terminals, memory and queues: each process makes and removes its own there.
 const PRIVATE: [&str; 4] = ["pts", "shm", "mqueue", "hugepages"];
 
-/// The device files below a folder, each with all that somebody could change of it.
+/// The device files below a folder, each with all that somebody could change of it, and the links, files and folders at its top.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Devices(BTreeMap<String, String>);
 
@@ -74,6 +74,14 @@ fn look(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) -> Res
             continue;
         };
         let kind = metadata.file_type();
+        // Deeper ones come and go with volumes, as disk/by-uuid does.
+        let at_top = folder == root;
+        if at_top && kind.is_symlink() {
+            let to = fs::read_link(&path).unwrap_or_default();
+            found.insert(name.clone(), format!("link to {}", to.display()));
+        } else if at_top && (kind.is_dir() || kind.is_file()) {
+            found.insert(name.clone(), "file or folder".to_owned());
+        }
         if kind.is_dir() && !PRIVATE.contains(&name.as_str()) {
             look(root, &path, found)?;
         } else if kind.is_char_device() || kind.is_block_device() {
@@ -92,6 +100,8 @@ fn look(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) -> Res
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     fn devices(list: &[(&str, &str)]) -> Devices {
@@ -129,5 +139,24 @@ mod tests {
     fn this_machines_are_seen() {
         let seen = Devices::of(Path::new("/dev")).unwrap();
         assert!(seen.0.contains_key("null") && !seen.0.keys().any(|name| name.starts_with("pts/")));
+    }
+
+    #[test]
+    fn a_link_or_folder_that_is_left_at_the_top_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("disk")).unwrap();
+        let before = Devices::of(folder.path()).unwrap();
+        symlink("/run/log", folder.path().join("log")).unwrap();
+        fs::create_dir(folder.path().join("hugepages")).unwrap();
+        fs::write(folder.path().join("termination-log"), "").unwrap();
+        symlink("../loop0", folder.path().join("disk/by-number")).unwrap();
+        assert_eq!(
+            Devices::of(folder.path()).unwrap().changes(&before),
+            [
+                "hugepages: was not there, is file or folder",
+                "log: was not there, is link to /run/log",
+                "termination-log: was not there, is file or folder",
+            ]
+        );
     }
 }

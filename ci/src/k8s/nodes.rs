@@ -171,6 +171,9 @@ mod tests {
                     "/etc/tmpfiles.d/static-nodes-permissions.conf",
                     "/etc/systemd/system/systemd-tmpfiles-setup-dev.service",
                     "/etc/systemd/system/systemd-tmpfiles-setup-dev-early.service",
+                    "/etc/systemd/system/systemd-journald-dev-log.socket",
+                    "/etc/systemd/system/dev-hugepages.mount",
+                    "/etc/systemd/system/dev-mqueue.mount",
                 ]
             );
         }
