@@ -76,7 +76,7 @@ pub(crate) struct Bench {
 /// When something is missing, or a measurement fails.
 pub(crate) fn bench(context: &Context, bench: &Bench) -> Result<()> {
     doctor::ready(context, Layer::Bench)?;
-    build_optimized(context, &[STARTED.as_slice(), &["bench"]].concat())?;
+    build_optimized(context, &[STARTED.as_slice(), &["bench", "model"]].concat())?;
     let program = context.target.join("release/bench");
     let step = Step::new(context, &program.to_string_lossy());
     step.args(&bench.arguments()).show()

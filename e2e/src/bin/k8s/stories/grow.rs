@@ -19,6 +19,8 @@ const FEWEST: u32 = 3;
 const ROOM: Duration = Duration::from_secs(400);
 /// What the node says when its kernel will not let it grow a mounted ext4.
 const MAY_NOT: &str = "CAP_SYS_RESOURCE";
+/// What a claim says when the LUN has grown and the file system has not.
+const PENDING: &str = "FileSystemResizePending";
 /// What a claim says when its node could not grow the file system.
 const NODE_FAILED: [&str; 2] = ["NodeResizeError", "NodeResizeInfeasible"];
 /// A pod at work: a line a tenth of a second, each of them on the disk before the next.
@@ -137,6 +139,14 @@ pub(super) async fn offline<C: Co>(scene: &Scene<C>, fs_type: &str) -> Result<St
     let written = scene.fill(&used, WRITTEN).await?;
     scene.stop_and_detach(&used).await?;
     scene.co.resize(used.name(), 3 * GIB).await?;
+    // A pod that came before would be online: its volume would be staged with the old size.
+    scene
+        .claim(
+            &used,
+            "the LUN has grown, and the rest waits for a pod",
+            |seen| seen.conditions.contains_key(PENDING),
+        )
+        .await?;
     scene.start(&used).await?;
     let size = scene.sees(&used, 3 * GIB).await?;
     scene.has(&used, 3 * GIB).await?;
