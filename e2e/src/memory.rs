@@ -24,7 +24,6 @@ use driver::in_flight::InFlight;
 use driver::mark::Owner;
 use driver::node::Node;
 use driver::volume::Bytes;
-use futures::future::LocalBoxFuture;
 use proto::csi::controller_client::ControllerClient;
 use proto::csi::controller_server::ControllerServer;
 use proto::csi::node_client::NodeClient;
@@ -181,12 +180,7 @@ impl Memory {
         Ok(self.line(server, mortal))
     }
 
-    /// Boxed for the same reason as those of [`Plane`]: the node's whole code hangs on it.
-    fn node<'a>(&'a self, number: usize, mortal: &'a Arc<Mortal>) -> LocalBoxFuture<'a, Line> {
-        Box::pin(self.start_node(number, mortal))
-    }
-
-    async fn start_node(&self, number: usize, mortal: &Arc<Mortal>) -> Line {
+    async fn node(&self, number: usize, mortal: &Arc<Mortal>) -> Line {
         let host = Gate {
             machine: self.machines[number].clone(),
             mortal: mortal.clone(),
