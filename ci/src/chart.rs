@@ -4,14 +4,18 @@
 //! driver/deploy/tests/*.yaml ─▶ helm template ─▶ what the set expects, what holds for all (rule)
 //!                                     └────────▶ kubeconform, by the schemas of two releases of Kubernetes (schema)
 //! driver/deploy/manifests   ◀─ compared, or written with --write
+//! driver/deploy/examples    ─▶ the same schemas, and what the driver knows (example)
+//! driver/deploy/chart/README.md ◀─ compared with values.yaml and values.schema.json (values)
 //! ```
 //! The schemas are made from the OpenAPI documents that Kubernetes' own module carries, so nothing but the Go module proxy
 //! is needed, and that only once.
 
 mod case;
 mod cluster;
+pub(crate) mod example;
 mod rule;
 mod schema;
+mod values;
 
 use std::{
     fs,
@@ -31,6 +35,7 @@ use crate::{
 };
 use case::Case;
 use cluster::Cluster;
+use example::Example;
 
 const HELM: Pinned = Pinned {
     name: "helm",
@@ -110,7 +115,10 @@ pub(crate) fn run(context: &Context, chart: &Chart) -> Result<()> {
         table::render(["values", "objects", "expectations", "result"], &rows)
     );
     wrong.extend(failed);
-    wrong.extend(bench.validate()?);
+    let examples = examples(context)?;
+    wrong.extend(misfits(context, &examples)?);
+    wrong.extend(undescribed(context)?);
+    wrong.extend(bench.validate(&examples)?);
     if chart.server {
         wrong.extend(bench.show_server()?);
     }
@@ -118,8 +126,9 @@ pub(crate) fn run(context: &Context, chart: &Chart) -> Result<()> {
         println!("chart: {problem}");
     }
     println!(
-        "{} sets of values, Kubernetes {}, {} problems",
+        "{} sets of values, {} examples, Kubernetes {}, {} problems",
         rows.len(),
+        examples.len(),
         RELEASES.join(" and "),
         wrong.len()
     );
@@ -129,6 +138,48 @@ pub(crate) fn run(context: &Context, chart: &Chart) -> Result<()> {
         wrong.len()
     );
     Ok(())
+}
+
+/// The manifests that users are given to apply, by their paths.
+fn examples(context: &Context) -> Result<Vec<Example>> {
+    let folder = context.root.join("driver/deploy").join(example::FOLDER);
+    let mut examples = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "yaml") {
+            let name = path.strip_prefix(&context.root).unwrap_or(&path);
+            let name = name.display().to_string();
+            let found = objects(&fs::read_to_string(&path)?).with_context(|| name.clone())?;
+            examples.push((name, found));
+        }
+    }
+    examples.sort_by(|left, right| left.0.cmp(&right.0));
+    ensure!(
+        !examples.is_empty(),
+        "driver/deploy/examples holds no manifest"
+    );
+    Ok(examples)
+}
+
+fn misfits(context: &Context, examples: &[Example]) -> Result<Vec<String>> {
+    let source = text(context, example::PARAMETERS)?;
+    let mut wrong = example::breaches(examples, &example::parameters(&source));
+    let [given, tested] = example::ARTICLE.map(|path| text(context, path));
+    wrong.extend(example::article(&objects(&given?)?, &objects(&tested?)?));
+    Ok(wrong)
+}
+
+/// What the chart's README does not say, or says wrongly, of its values.
+fn undescribed(context: &Context) -> Result<Vec<String>> {
+    let schema = serde_json::from_str(&text(context, values::SCHEMA)?).context(values::SCHEMA)?;
+    let given = serde_yaml_ng::from_str(&text(context, values::VALUES)?).context(values::VALUES)?;
+    let readme = text(context, values::README)?;
+    Ok(values::breaches(&readme, &schema, &given))
+}
+
+/// A file of the workspace.
+fn text(context: &Context, path: &str) -> Result<String> {
+    fs::read_to_string(context.root.join(path)).context(path.to_owned())
 }
 
 /// The pinned helm, built when it is missing.
@@ -360,8 +411,8 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// All that was rendered, and the plain manifests, by the schemas; and whether these see a field that nobody knows.
-    fn validate(&self) -> Result<Vec<String>> {
+    /// All that was rendered, the plain manifests and the examples, by the schemas; and whether these see a field that nobody knows.
+    fn validate(&self, examples: &[Example]) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         let deploy = self.helm.deploy();
         println!("Not judged by any schema: {}", NOT_JUDGED.join(", "));
@@ -370,6 +421,8 @@ impl<'a> Bench<'a> {
         for release in RELEASES {
             let mut paths = vec![rendered(&self.folder, release)];
             paths.extend(MANIFESTS.map(|(manifest, ..)| deploy.join(manifest)));
+            let root = &self.helm.context.root;
+            paths.extend(examples.iter().map(|(file, _)| root.join(file)));
             let (valid, said) = self.kubeconform(release, &paths)?;
             println!("Kubernetes {release}: {}", said.trim());
             if !valid {
@@ -464,7 +517,7 @@ fn objects(text: &str) -> Result<Vec<Value>> {
 
     let mut objects = Vec::new();
     for document in serde_yaml_ng::Deserializer::from_str(text) {
-        let object = Value::deserialize(document).context("what helm rendered is no YAML")?;
+        let object = Value::deserialize(document).context("not YAML")?;
         if !object.is_null() {
             objects.push(object);
         }

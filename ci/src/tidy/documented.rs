@@ -4,11 +4,16 @@
 use std::path::Path;
 
 use super::source::File;
+use crate::chart::example;
 
 /// Where messages are quoted, in tables under the head `Message`; what changes in a message is an ellipsis there.
 const PAGES: [&str; 2] = ["driver/docs/tls.md", "driver/docs/troubleshooting.md"];
 /// For whoever changes the driver; whoever uses it reads the others.
-const DESIGN: &str = "driver/docs/design.md";
+const FOR_DEVELOPERS: [&str; 3] = [
+    "driver/docs/architecture.md",
+    "driver/docs/design.md",
+    "driver/docs/development.md",
+];
 /// The heads of such tables.
 const HEADS: [&str; 3] = ["Message", "Metric", "What"];
 /// A row is found by this many letters of a message, or more.
@@ -33,7 +38,7 @@ fn untold(files: &[File]) -> Vec<String> {
             file.path == Path::new("README.md")
                 || (file.path.starts_with("driver/docs")
                     && file.is("md")
-                    && file.path != Path::new(DESIGN))
+                    && !FOR_DEVELOPERS.iter().any(|it| file.path == Path::new(it)))
         });
         documents
             .into_iter()
@@ -66,12 +71,8 @@ fn words(file: &File) -> Vec<(&'static str, String)> {
         let keys = [fields("Config"), fields("NasConfig")].concat();
         found.extend(keys.into_iter().map(|key| ("configuration", key)));
         found
-    } else if file.path == Path::new("driver/src/request/parameters.rs") {
-        let known = text
-            .split_once("const KNOWN: &str = \"")
-            .map_or("", |(_, it)| it);
-        let list = known.split('"').next().unwrap_or_default();
-        let names = list.split(", ").filter(|name| !name.is_empty());
+    } else if file.path == Path::new(example::PARAMETERS) {
+        let names = example::parameters(text).into_iter();
         names.map(|name| ("parameter", name.to_owned())).collect()
     } else if file.path == Path::new("driver/src/metrics.rs") {
         let lines = text.lines().take(file.tests_from().unwrap_or(usize::MAX));
@@ -192,7 +193,7 @@ mod tests {
             ("driver/src/config.rs", CONFIG),
             (
                 "driver/src/request/parameters.rs",
-                "const KNOWN: &str = \"location, fsType\";\n",
+                "const KNOWN: &str =\n    \"location, fsType\";\n",
             ),
             (
                 "driver/src/metrics.rs",
@@ -208,10 +209,12 @@ mod tests {
     }
 
     #[test]
-    fn the_book_of_design_tells_users_nothing() {
-        let mut files = tree(&ALL.replace("location", ""), ROW);
-        files.push(File::new(DESIGN, "location"));
-        assert_eq!(breaches(&files).len(), 1);
+    fn pages_for_developers_tell_users_nothing() {
+        for page in FOR_DEVELOPERS {
+            let mut files = tree(&ALL.replace("location", ""), ROW);
+            files.push(File::new(page, "location"));
+            assert_eq!(breaches(&files).len(), 1, "{page}");
+        }
     }
 
     const ALL: &str = "--host-root nas: url: password: location fsType csi_rpc_seconds{rpc,code}";
