@@ -1,8 +1,11 @@
 //! House rules that no compiler checks.
 
+mod command;
 mod dependency;
 mod documented;
 mod dsm;
+mod link;
+mod markdown;
 mod source;
 
 use std::{
@@ -52,6 +55,8 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     }
     breaches.extend(source::command_breaches(&files));
     breaches.extend(documented::breaches(&files));
+    breaches.extend(link::breaches(&files));
+    breaches.extend(command::breaches(&files));
 
     let assumed: Vec<String> = files.iter().flat_map(source::assumed).collect();
     println!("{} assumptions to try first on a real NAS:", assumed.len());

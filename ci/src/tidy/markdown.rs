@@ -1,0 +1,53 @@
+//! As much of Markdown as the checks need: what is prose and what is code.
+
+/// A fence: three backquotes or more, perhaps with a language behind.
+const FENCE: &str = "```";
+
+/// The lines outside of fenced code, with their numbers.
+pub(super) fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    sorted(text).filter_map(|(number, line, is_code)| (!is_code).then_some((number, line)))
+}
+
+/// The lines of fenced code, with their numbers.
+pub(super) fn fenced(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    sorted(text).filter_map(|(number, line, is_code)| is_code.then_some((number, line)))
+}
+
+/// All lines but the fences, and whether each is code.
+fn sorted(text: &str) -> impl Iterator<Item = (usize, &str, bool)> {
+    let mut is_code = false;
+    text.lines().enumerate().filter_map(move |(number, line)| {
+        if line.trim_start().starts_with(FENCE) {
+            is_code = !is_code;
+            return None;
+        }
+        Some((number, line, is_code))
+    })
+}
+
+/// The pieces of a line that stand in backquotes.
+pub(super) fn code(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
+/// A line without them.
+pub(super) fn without_code(line: &str) -> String {
+    line.split('`').step_by(2).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_told_from_prose() {
+        let text = "a `b` c\n```sh\nd\n```\n  ```\n  e\n  ```\nf\n";
+        let lines = |of: &mut dyn Iterator<Item = (usize, &'static str)>| -> Vec<(usize, &str)> {
+            of.collect()
+        };
+        assert_eq!(lines(&mut prose(text)), [(0, "a `b` c"), (7, "f")]);
+        assert_eq!(lines(&mut fenced(text)), [(2, "d"), (5, "  e")]);
+        assert_eq!(code("a `b` c `d`").collect::<Vec<_>>(), ["b", "d"]);
+        assert_eq!(without_code("a `b` c"), "a  c");
+    }
+}
