@@ -5,6 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::builder::Builder;
 use crate::fault::Rule;
 use crate::journal::Entry;
@@ -49,6 +51,15 @@ impl Knobs {
     pub fn advance_clock(&self, by: Duration) {
         let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         self.server.clock.advance(millis);
+    }
+
+    /// Everything that persists, as `GET /state` of the control port answers it.
+    ///
+    /// # Errors
+    /// Something had changed by itself since the last look, and that cannot be saved.
+    pub fn state(&self) -> io::Result<Value> {
+        let now = self.server.clock.now();
+        self.server.core().change(now, |nas, _| nas.dump(now))
     }
 
     /// Every call since the start or the last reset, oldest first; of very many, the newest 100,000.
