@@ -1,4 +1,4 @@
-//! Who may log in, and with what besides a password. Source: dsm-api.md 3.1 and 10.2.
+//! Who may log in, and with what besides a password. Source: dsm-web-api.md 3.1 and 10.2.
 
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_plain_account_gets_no_further_than_the_door() {
-        // Code 402 and 105 of dsm-api.md 10; 3.1.
+        // Code 402 and 105 of dsm-web-api.md 10; 3.1.
         let mut door = door(Account {
             administrator: false,
             ..Account::new("anna", "x")
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn an_account_can_be_told_to_be_refused() {
-        // Codes 401 and 408 to 411 of dsm-api.md 10.2, which come after the password was right.
+        // Codes 401 and 408 to 411 of dsm-web-api.md 10.2, which come after the password was right.
         for code in [401, 408, 409, 410, 411] {
             let mut door = door(Account {
                 refuse: Some(code),

@@ -1,4 +1,4 @@
-//! Which APIs this NAS has, in which versions, with which methods; and `SYNO.API.Info`, which tells. Source: dsm-api.md 2.
+//! Which APIs this NAS has, in which versions, with which methods; and `SYNO.API.Info`, which tells. Source: dsm-web-api.md 2.
 
 use serde_json::{Map, Value, json};
 
@@ -53,7 +53,7 @@ const TARGET: &[&str] = &[
     "disable",
 ];
 
-/// The APIs of which dsm-api.md tells; a NAS has hundreds more. The versions are those of the DSM 6 and DSM 7 fixtures of
+/// The APIs of which dsm-web-api.md tells; a NAS has hundreds more. The versions are those of the DSM 6 and DSM 7 fixtures of
 /// mib1185/py-synologydsm-api.
 static APIS: &[Api] = &[
     api("SYNO.API.Auth", 6, 7, &["login", "logout"]),
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn each_generation_has_its_own_apis() {
-        // dsm-api.md 2 and 11.1.
+        // dsm-web-api.md 2 and 11.1.
         for (name, six, seven) in [
             ("SYNO.Core.ISCSI.VLUN", true, false),
             ("SYNO.Core.ISCSI.Host", false, true),

@@ -1,4 +1,4 @@
-//! Logins and sessions: `SYNO.API.Auth`, Auto Block, CSRF tokens, address binding and expiry. Source: dsm-api.md 1.4 and 3.
+//! Logins and sessions: `SYNO.API.Auth`, Auto Block, CSRF tokens, address binding and expiry. Source: dsm-web-api.md 1.4 and 3.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,4 +1,4 @@
-//! New LUNs from old ones: `clone`, `clone_snapshot`, `stop_clone`; dsm-api.md 4.9 and 4.10.
+//! New LUNs from old ones: `clone`, `clone_snapshot`, `stop_clone`; dsm-web-api.md 4.9 and 4.10.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

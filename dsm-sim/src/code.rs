@@ -1,4 +1,4 @@
-//! The error codes, each named once, and refusals made from them. Source: dsm-api.md section 10, which cites where each was seen.
+//! The error codes, each named once, and refusals made from them. Source: dsm-web-api.md section 10, which cites where each was seen.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! `SYNO.Entry.Request`: many calls in one request. Source: dsm-api.md 1.2, rule 7.
+//! `SYNO.Entry.Request`: many calls in one request. Source: dsm-web-api.md 1.2, rule 7.
 
 use std::collections::BTreeSet;
 

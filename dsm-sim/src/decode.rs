@@ -1,5 +1,5 @@
 //! How DSM reads the parameters of a call: JSON where a value is valid JSON, the raw text where it is not.
-//! Source: dsm-api.md 1.2.
+//! Source: dsm-web-api.md 1.2.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
 //! Logins over plain HTTP whose parameters nobody on the way can read: `SYNO.API.Encryption getinfo`, and a parameter that
-//! holds the others. Source: dsm-api.md 3.2.
+//! holds the others. Source: dsm-web-api.md 3.2.
 
 use aes::Aes256;
 use aes::cipher::{BlockModeDecrypt, KeyIvInit, block_padding::Pkcs7};
@@ -115,7 +115,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// What a client does with the answer of `getinfo`, written after dsm-api.md 3.2.
+    /// What a client does with the answer of `getinfo`, written after dsm-web-api.md 3.2.
     pub(crate) fn seal(info: &Value, text: &str, rng: &mut StdRng) -> String {
         let modulus = hex::decode(info["public_key"].as_str().unwrap()).unwrap();
         let modulus = BoxedUint::from_be_slice_vartime(&modulus);

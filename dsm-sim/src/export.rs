@@ -209,7 +209,7 @@ impl Drop for Export {
     }
 }
 
-/// What SCSI INQUIRY says of a LUN, measured by jt: dsm-api.md 4.11.
+/// What SCSI INQUIRY says of a LUN, measured by jt: dsm-web-api.md 4.11.
 fn logical_unit(uuid: &str, lun: Option<&Lun>, backstore: &Backstore) -> LogicalUnit {
     LogicalUnit {
         file: backstore.path(&Image::Lun(uuid.to_owned())),

@@ -1,4 +1,4 @@
-//! The Web API's front door: turns HTTP requests into calls and outcomes into HTTP answers. Source: dsm-api.md 1.
+//! The Web API's front door: turns HTTP requests into calls and outcomes into HTTP answers. Source: dsm-web-api.md 1.
 
 use std::sync::Arc;
 
@@ -102,7 +102,7 @@ async fn respond(
     headers: &HeaderMap,
     body: &Bytes,
 ) -> Response {
-    // The old paths still work on DSM 7: dsm-api.md 2.
+    // The old paths still work on DSM 7: dsm-web-api.md 2.
     if !matches!(
         cgi,
         "entry.cgi" | "query.cgi" | "auth.cgi" | "encryption.cgi"

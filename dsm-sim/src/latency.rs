@@ -14,7 +14,7 @@ pub enum Latency {
     /// Answers at once, and everything is done when the answer comes.
     #[default]
     Instant,
-    /// A DS918+ as jt measured it: `jasoncheng7115/jt-pve-storage-synology: docs/TESTING.md`, cited in dsm-api.md.
+    /// A DS918+ as jt measured it: `jasoncheng7115/jt-pve-storage-synology: docs/TESTING.md`, cited in dsm-web-api.md.
     Ds918,
 }
 
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_list_of_seven_takes_600_ms() {
-        // Behaviour 25 of dsm-api.md section 11.
+        // Behaviour 25 of dsm-web-api.md section 11.
         assert_eq!(
             Queue::default().wait(Latency::Ds918, 0, LUN, "list", 7),
             600
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn creates_run_one_after_the_other() {
-        // Behaviour 4 of dsm-api.md section 11.
+        // Behaviour 4 of dsm-web-api.md section 11.
         let mut queue = Queue::default();
         let waits: Vec<Millis> = (0..3)
             .map(|_| queue.wait(Latency::Ds918, 5_000, LUN, "create", 0))

@@ -1,4 +1,4 @@
-//! LUNs as they are and as answers show them: `SYNO.Core.ISCSI.LUN` `list` and `get`, dsm-api.md 4.3 and 4.4.
+//! LUNs as they are and as answers show them: `SYNO.Core.ISCSI.LUN` `list` and `get`, dsm-web-api.md 4.3 and 4.4.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What changes LUNs: `create`, `set`, `delete`, `map_target`, `unmap_target`; dsm-api.md 4.5 to 4.8 and 4.11.
+//! What changes LUNs: `create`, `set`, `delete`, `map_target`, `unmap_target`; dsm-web-api.md 4.5 to 4.8 and 4.11.
 
 use serde_json::{Value, json};
 

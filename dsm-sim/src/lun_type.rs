@@ -1,4 +1,4 @@
-//! The types of LUN, and the device attributes that each may have. Source: dsm-api.md 4.1 and 4.2.
+//! The types of LUN, and the device attributes that each may have. Source: dsm-web-api.md 4.1 and 4.2.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-/// A generation of DSM: what most differences go by. Which they are: dsm-api.md 11.1.
+/// A generation of DSM: what most differences go by. Which they are: dsm-web-api.md 11.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Generation {
     Six,
@@ -75,7 +75,7 @@ pub struct Model {
     pub max_targets: usize,
 }
 
-/// LUNs and targets per model, as published by Synology. Source: dsm-api.md 12 (jt docs/LIMITS.md).
+/// LUNs and targets per model, as published by Synology. Source: dsm-web-api.md 12 (jt docs/LIMITS.md).
 const CEILINGS: [(usize, usize, &[&str]); 6] = [
     // No NAS has this name: it is for those who want to know what many LUNs cost.
     (usize::MAX, usize::MAX, &["unlimited"]),

@@ -1,5 +1,5 @@
 //! What home automation and monitoring read: `SYNO.Core.System.Utilization get` and `SYNO.Storage.CGI.Storage load_info`;
-//! dsm-api.md 6 and 7. Keys and types as recorded by mib1185/py-synologydsm-api; the load is that of a NAS at rest.
+//! dsm-web-api.md 6 and 7. Keys and types as recorded by mib1185/py-synologydsm-api; the load is that of a NAS at rest.
 
 use serde_json::{Value, json};
 

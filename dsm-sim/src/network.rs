@@ -1,5 +1,5 @@
 //! How the NAS is connected: `SYNO.Core.Network.Interface list`, `SYNO.DSM.Network list` and the network page of
-//! `SYNO.Core.System info`; dsm-api.md 9.
+//! `SYNO.Core.System info`; dsm-web-api.md 9.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! The rest of SAN Manager: `SYNO.Core.ISCSI.Node` and `.Host`, dsm-api.md 6.
+//! The rest of SAN Manager: `SYNO.Core.ISCSI.Node` and `.Host`, dsm-web-api.md 6.
 
 use serde_json::json;
 

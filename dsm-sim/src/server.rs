@@ -448,7 +448,7 @@ pub(crate) fn refused(refusal: Refusal) -> Reply {
     }
 }
 
-/// The answer as DSM wraps it: dsm-api.md 1.1. A call that returns nothing has no `data`.
+/// The answer as DSM wraps it: dsm-web-api.md 1.1. A call that returns nothing has no `data`.
 pub(crate) fn envelope(answer: &Answer) -> Value {
     match answer {
         Ok(Some(data)) => json!({"data": data, "success": true}),

@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn adv_luns_can_be_mapped_and_on_dsm_7_0_they_need_not_be() {
-        // dsm-api.md 11.1.
+        // dsm-web-api.md 11.1.
         for (dsm, refused, code) in [
             ("7.0", false, 0),
             ("7.0", true, 18_990_570),
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_can_be_switched() {
-        // dsm-api.md 15, and 4.2 for ADV.
+        // dsm-web-api.md 15, and 4.2 for ADV.
         let mut bench = Bench::new();
         let thin = bench.lun("thin", "BLUN", GIB);
         let shrink = [("uuid", &*thin), ("new_size", "1")];

@@ -1,4 +1,4 @@
-//! Shared folders, as far as a driver lists them before it does anything else: this NAS has none. dsm-api.md 8.
+//! Shared folders, as far as a driver lists them before it does anything else: this NAS has none. dsm-web-api.md 8.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
 //! Snapshots of LUNs: `take_snapshot`, `list_snapshot`, `get_snapshot`, `delete_snapshot`, `restore_snapshot`;
-//! dsm-api.md 4.10. What makes a new LUN of one is in `clone`.
+//! dsm-web-api.md 4.10. What makes a new LUN of one is in `clone`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What the NAS says of itself: `SYNO.Core.System info` and `SYNO.DSM.Info getinfo`, dsm-api.md 9.
+//! What the NAS says of itself: `SYNO.Core.System info` and `SYNO.DSM.Info getinfo`, dsm-web-api.md 9.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Targets as they are and as answers show them: `SYNO.Core.ISCSI.Target` `list` and `get`, dsm-api.md 5.
+//! Targets as they are and as answers show them: `SYNO.Core.ISCSI.Target` `list` and `get`, dsm-web-api.md 5.
 
 use std::collections::BTreeMap;
 

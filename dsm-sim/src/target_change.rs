@@ -1,4 +1,4 @@
-//! What changes targets: `create`, `set`, `delete`, `enable`, `disable`, `map_lun`, `unmap_lun`; dsm-api.md 5.
+//! What changes targets: `create`, `set`, `delete`, `enable`, `disable`, `map_lun`, `unmap_lun`; dsm-web-api.md 5.
 
 use serde_json::{Value, json};
 

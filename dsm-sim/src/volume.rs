@@ -1,4 +1,4 @@
-//! Volumes: where LUNs take their space from. `SYNO.Core.Storage.Volume`, dsm-api.md 7.
+//! Volumes: where LUNs take their space from. `SYNO.Core.Storage.Volume`, dsm-web-api.md 7.
 
 use std::str::FromStr;
 

@@ -158,7 +158,7 @@ fn each_version_answers_its_own_fields() {
 
 #[test]
 fn three_failures_in_five_minutes_lock_one_address_out_for_a_day() {
-    // Behaviour 19 of dsm-api.md section 11.
+    // Behaviour 19 of dsm-web-api.md section 11.
     let mut door = Door::new();
     for at in [0, 1, 2] {
         assert_eq!(door.login(at, HOME, 6, &WRONG).unwrap_err(), 400);
@@ -189,7 +189,7 @@ fn slow_failures_do_not_lock_out() {
 
 #[test]
 fn sessions_live_side_by_side_and_each_use_renews_them() {
-    // Behaviour 18 of dsm-api.md section 11.
+    // Behaviour 18 of dsm-web-api.md section 11.
     let mut door = Door::new();
     let (first, second) = (door.sid(0), door.sid(0));
     let quarter = 15 * MINUTE;

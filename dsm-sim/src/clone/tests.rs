@@ -79,7 +79,7 @@ fn a_clone_is_a_lun_of_its_own_with_its_sources_data() {
 
 #[test]
 fn a_clone_is_locked_until_its_data_is_copied() {
-    // Behaviour 2 of dsm-api.md section 11: nothing for an empty LUN, 3.5 s for 512 MiB.
+    // Behaviour 2 of dsm-web-api.md section 11: nothing for an empty LUN, 3.5 s for 512 MiB.
     for (written, takes) in [(0, 0), (512 * MIB, 3_584_u64)] {
         let mut bench = slow();
         bench.lun("a", "BLUN", GIB);
@@ -102,7 +102,7 @@ fn a_clone_is_locked_until_its_data_is_copied() {
 
 #[test]
 fn a_thick_clone_takes_longer_than_the_official_driver_waits() {
-    // Behaviour 2 of dsm-api.md section 11.
+    // Behaviour 2 of dsm-web-api.md section 11.
     let mut bench = slow();
     bench.lun("a", "BLUN_THICK", 10 * GIB);
     let uuid = clone(&mut bench, &[]);
@@ -112,7 +112,7 @@ fn a_thick_clone_takes_longer_than_the_official_driver_waits() {
 
 #[test]
 fn shared_blocks_count_in_every_clone_and_take_no_space() {
-    // Behaviour 12 of dsm-api.md section 11; a clone from a snapshot was measured to start with 0.
+    // Behaviour 12 of dsm-web-api.md section 11; a clone from a snapshot was measured to start with 0.
     let mut bench = Bench::new();
     bench.lun("a", "BLUN", GIB);
     bench.written = 512 * MIB;
@@ -136,7 +136,7 @@ fn shared_blocks_count_in_every_clone_and_take_no_space() {
 
 #[test]
 fn a_full_volume_takes_no_thick_clone() {
-    // Behaviour 11 of dsm-api.md section 11.
+    // Behaviour 11 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     bench.lun("a", "BLUN_THICK", 60 * GIB);
     let params = [("src_lun_uuid", "a"), ("dst_lun_name", "b")];
@@ -214,7 +214,7 @@ fn a_clone_of_a_snapshot_has_the_size_of_then() {
     let lun = bench.get(uuid, LOCKED);
     assert_eq!(lun["size"], GIB);
     assert_eq!(lun["family_config"]["parent_snapshot_uuid"], *snapshot);
-    // Behaviour 8 of dsm-api.md section 11: what it came from may go.
+    // Behaviour 8 of dsm-web-api.md section 11: what it came from may go.
     let uuid = uuid.to_owned();
     assert_eq!(
         bench.code(LUN, "delete_snapshot", &[("snapshot_uuid", &snapshot)]),

@@ -100,7 +100,7 @@ fn create_takes_what_dsm_takes() {
 
 #[test]
 fn a_name_of_255_characters_is_created_and_reported_as_a_failure() {
-    // Behaviour 24 of dsm-api.md section 11.
+    // Behaviour 24 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     let name = "a".repeat(255);
     let reply = bench.call(
@@ -121,7 +121,7 @@ fn a_name_of_255_characters_is_created_and_reported_as_a_failure() {
 
 #[test]
 fn names_are_unique_on_the_nas() {
-    // Behaviour 14 of dsm-api.md section 11.
+    // Behaviour 14 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     bench.lun("a", "BLUN", GIB);
     assert_eq!(
@@ -154,7 +154,7 @@ fn the_model_is_the_ceiling() {
 
 #[test]
 fn thick_luns_need_space_and_thin_ones_do_not() {
-    // Behaviour 11 of dsm-api.md section 11.
+    // Behaviour 11 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     bench.lun("thin", "BLUN", 500 * GIB);
     let thick = bench.lun("thick", "BLUN_THICK", 60 * GIB);
@@ -204,7 +204,7 @@ fn thick_luns_need_space_and_thin_ones_do_not() {
 
 #[test]
 fn a_lun_never_shrinks_and_its_own_size_is_fine() {
-    // Behaviour 9 of dsm-api.md section 11.
+    // Behaviour 9 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     let uuid = bench.lun("a", "BLUN", 10 * GIB);
     let shrink = [
@@ -227,7 +227,7 @@ fn a_lun_never_shrinks_and_its_own_size_is_fine() {
 
 #[test]
 fn a_mapped_lun_grows() {
-    // Behaviour 10 of dsm-api.md section 11.
+    // Behaviour 10 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     let uuid = bench.lun("a", "BLUN", 10 * GIB);
     bench.target("t");
@@ -282,7 +282,7 @@ fn set_describes_renames_and_changes_attributes() {
 
 #[test]
 fn a_new_lun_is_locked_for_a_while_and_may_be_deleted_meanwhile() {
-    // Behaviour 1 of dsm-api.md section 11.
+    // Behaviour 1 of dsm-web-api.md section 11.
     let mut bench = Bench::with(Latency::Ds918.timing(), Generation::Seven);
     let uuid = bench.lun("a", "BLUN", GIB);
     let locked = |bench: &mut Bench| {
@@ -297,7 +297,7 @@ fn a_new_lun_is_locked_for_a_while_and_may_be_deleted_meanwhile() {
 
 #[test]
 fn a_deleted_lun_is_listed_for_a_while() {
-    // Behaviours 3 and 13 of dsm-api.md section 11.
+    // Behaviours 3 and 13 of dsm-web-api.md section 11.
     let mut bench = Bench::with(Latency::Ds918.timing(), Generation::Seven);
     bench.nas.settings.deleted_luns_stay_listed = true;
     let uuid = bench.lun("a", "BLUN_THICK", 40 * GIB);
@@ -346,7 +346,7 @@ fn a_deleted_lun_is_listed_for_a_while() {
 
 #[test]
 fn a_mapped_lun_may_be_deleted_and_its_mappings_vanish() {
-    // Behaviour 5 of dsm-api.md section 11.
+    // Behaviour 5 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     let uuid = bench.lun("a", "BLUN", GIB);
     bench.target("t");
@@ -531,7 +531,7 @@ fn what_is_no_uuid_is_a_bad_one() {
 
 #[test]
 fn dsm_6_shows_less() {
-    // dsm-api.md 11.1.
+    // dsm-web-api.md 11.1.
     let mut bench = Bench::with(crate::latency::Timing::default(), Generation::Six);
     bench.lun("a", "BLUN", GIB);
     let lun = bench.ok(LUN, "list", &[("additional", "[\"acls\"]")])["luns"][0].clone();

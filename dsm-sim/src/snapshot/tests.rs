@@ -21,7 +21,7 @@ fn list(bench: &mut Bench, lun: &str) -> Vec<Value> {
 
 #[test]
 fn a_snapshot_without_a_name_gets_one() {
-    // Behaviour 17 of dsm-api.md section 11.
+    // Behaviour 17 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     let lun = bench.lun("a", "BLUN", GIB);
     take(&mut bench, "a", &[("snapshot_name", "SnapShot-2")]);
@@ -83,7 +83,7 @@ fn a_snapshot_is_shown_as_it_was_taken() {
 
 #[test]
 fn names_are_unique_in_their_lun_only() {
-    // Behaviour 14 of dsm-api.md section 11.
+    // Behaviour 14 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     bench.lun("a", "BLUN", GIB);
     bench.lun("b", "BLUN", GIB);
@@ -142,7 +142,7 @@ fn snapshots_are_deleted_one_by_one_or_by_list() {
 
 #[test]
 fn a_lun_takes_its_snapshots_along() {
-    // Behaviour 8 of dsm-api.md section 11.
+    // Behaviour 8 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     let lun = bench.lun("a", "BLUN", GIB);
     let snapshot = take(&mut bench, &lun, &[]);
@@ -159,7 +159,7 @@ fn a_lun_takes_its_snapshots_along() {
 
 #[test]
 fn a_restore_brings_the_lun_back_and_logs_its_initiators_out() {
-    // Behaviour 20 of dsm-api.md section 11; the export of a target anew ends its sessions.
+    // Behaviour 20 of dsm-web-api.md section 11; the export of a target anew ends its sessions.
     let mut bench = Bench::new();
     let lun = bench.lun("a", "BLUN", GIB);
     let first = take(&mut bench, &lun, &[]);
@@ -228,7 +228,7 @@ fn a_restore_says_what_is_missing() {
 
 #[test]
 fn snapshots_do_not_block_growth() {
-    // Behaviour 10 of dsm-api.md section 11.
+    // Behaviour 10 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     let lun = bench.lun("a", "BLUN", GIB);
     let snapshot = take(&mut bench, &lun, &[]);

@@ -96,7 +96,7 @@ fn create_takes_what_clients_send() {
 
 #[test]
 fn names_and_iqns_are_unique_and_numbers_are_reused() {
-    // Behaviour 14 of dsm-api.md section 11.
+    // Behaviour 14 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     assert_eq!((bench.target("a"), bench.target("b")), (1, 2));
     assert_eq!(create(&mut bench, &[("name", "a")]), 18_990_744);
@@ -162,7 +162,7 @@ fn target_ids_are_json_strings_and_names_are_for_get_alone() {
 
 #[test]
 fn the_lowest_free_index_is_taken() {
-    // Behaviour 15 of dsm-api.md section 11.
+    // Behaviour 15 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     let id = bench.target("t");
     let uuids: Vec<String> = ["a", "b", "c"]
@@ -206,7 +206,7 @@ fn the_lowest_free_index_is_taken() {
 
 #[test]
 fn deleting_a_target_leaves_its_luns() {
-    // Behaviours 6 and 7 of dsm-api.md section 11.
+    // Behaviours 6 and 7 of dsm-web-api.md section 11.
     let mut bench = Bench::new();
     bench.target("t");
     let uuid = bench.lun("a", "BLUN", GIB);
