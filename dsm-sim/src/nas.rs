@@ -1,31 +1,43 @@
 //! The NAS as a state machine: a call and a moment go in, an answer and the effects still to be made come out.
 //! No clock, no sockets, no files.
 
+pub(crate) mod allocation;
+pub(crate) mod api;
+pub(crate) mod clock;
+pub(crate) mod code;
+mod lingering;
+pub(crate) mod model;
+mod odd_rows;
+pub(crate) mod params;
+pub(crate) mod settings;
+pub(crate) mod state;
+pub(crate) mod timing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-use crate::account::Account;
-use crate::api::{self, Api};
-use crate::auth::{self, Auth};
-use crate::boot::Boot;
-use crate::clock::Millis;
-use crate::code::{Code, Refusal};
-use crate::decode::Params;
-use crate::latency::Timing;
-use crate::lun::Lun;
-use crate::model::{Dsm, Generation, Model};
-use crate::san;
-use crate::settings::Settings;
-use crate::share;
-use crate::snapshot::Snapshot;
-use crate::state::State;
-use crate::table::Row;
-use crate::taken::Taken;
-use crate::target::Target;
-use crate::volume::{Returning, Volume, VolumeSpec};
+use crate::nas::allocation::Taken;
+use crate::nas::api::auth::{self, Auth};
+use crate::nas::api::boot::Boot;
+use crate::nas::api::info::{self, Api};
+use crate::nas::api::lun::Lun;
+use crate::nas::api::node_host;
+use crate::nas::api::share;
+use crate::nas::api::snapshot::Snapshot;
+use crate::nas::api::target::Target;
+use crate::nas::api::volume::{Returning, Volume, VolumeSpec};
+use crate::nas::clock::Millis;
+use crate::nas::code::{Code, Refusal};
+use crate::nas::model::{Dsm, Generation, Model};
+use crate::nas::params::Params;
+use crate::nas::settings::Settings;
+use crate::nas::state::State;
+use crate::nas::state::account::Account;
+use crate::nas::state::table::Row;
+use crate::nas::timing::Timing;
 
 /// One call of one API method.
 #[derive(Clone, Debug)]
@@ -310,7 +322,7 @@ impl Nas {
             return answer;
         }
         match call.api.as_str() {
-            "SYNO.API.Info" => Ok(Some(api::query(call, self.config.generation))),
+            "SYNO.API.Info" => Ok(Some(info::query(call, self.config.generation))),
             "SYNO.API.Auth" if call.method == "login" => {
                 let login = self.auth.login(
                     now,
@@ -337,7 +349,7 @@ impl Nas {
             "SYNO.Core.ISCSI.LUN" => self.lun_call(now, call, outside),
             "SYNO.Core.ISCSI.Target" => self.target_call(call, outside),
             "SYNO.Core.Storage.Volume" => self.volume_call(call, outside),
-            "SYNO.Core.ISCSI.Node" | "SYNO.Core.ISCSI.Host" => san::call(call),
+            "SYNO.Core.ISCSI.Node" | "SYNO.Core.ISCSI.Host" => node_host::call(call),
             "SYNO.Core.System" | "SYNO.DSM.Info" => self.system_call(now, call),
             "SYNO.Core.System.Utilization" => Ok(Some(self.utilization(now))),
             "SYNO.Storage.CGI.Storage" => Ok(Some(self.load_info(outside))),

@@ -1,5 +1,11 @@
 //! The NAS in motion: takes the core and adds what a NAS on a network has besides: latency, faults, a journal.
 
+pub(crate) mod compound;
+pub(crate) mod fault;
+pub(crate) mod http;
+pub(crate) mod journal;
+pub(crate) mod listener;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,17 +18,16 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{RwLock, RwLockWriteGuard, oneshot, watch};
 use tokio::task::block_in_place;
 
-use crate::builder::Builder;
-use crate::clock::{Clock, Millis};
-use crate::code::Refusal;
-use crate::compound;
-use crate::core::Core;
-use crate::fault::{Fault, Hit, Plan};
-use crate::journal::{Entry, Journal, shown};
-use crate::latency::{Latency, Queue};
+use crate::instance::running::millis;
+use crate::nas::clock::{Clock, Millis};
+use crate::nas::code::Refusal;
+use crate::nas::settings::Settings;
+use crate::nas::timing::{Latency, Queue};
 use crate::nas::{Answer, Call, Reply};
-use crate::running::millis;
-use crate::settings::Settings;
+use crate::options::Builder;
+use crate::server::fault::{Fault, Hit, Plan};
+use crate::server::journal::{Entry, Journal, shown};
+use crate::storage::transaction::Core;
 
 /// A request to the Web API, decoded as far as DSM's front door does.
 #[derive(Debug)]

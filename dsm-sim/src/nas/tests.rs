@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 
 use super::*;
-use crate::volume::VolumeSpec;
+use crate::nas::api::volume::VolumeSpec;
 
 pub(crate) const LUN: &str = "SYNO.Core.ISCSI.LUN";
 pub(crate) const TARGET: &str = "SYNO.Core.ISCSI.Target";
