@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::nas::Nas;
-use crate::nas::api::boot::{Boot, Loading};
 use crate::nas::clock::Millis;
 use crate::nas::settings::Settings;
 use crate::nas::state::account::Account;
+use crate::nas::state::boot::{Boot, Loading};
 use crate::nas::timing::Latency;
 use crate::options::Builder;
 use crate::server::fault::Rule;
@@ -121,7 +121,7 @@ impl Control {
     /// Changes the NAS and makes the change durable.
     pub(crate) fn change<T>(
         &self,
-        change: impl FnOnce(&mut Nas, &dyn crate::nas::Outside) -> T,
+        change: impl FnOnce(&mut Nas, &dyn crate::nas::effect::Outside) -> T,
     ) -> Result<T, Problem> {
         let now = self.server.clock.now();
         Ok(aside(|| self.server.core().change(now, change))?)

@@ -3,3 +3,4 @@
 pub(crate) mod embedded;
 pub(crate) mod handle;
 pub(crate) mod running;
+mod start;

@@ -5,12 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::instance::embedded::Embedded;
-use crate::instance::running::{self, DsmSim, StartError};
-use crate::nas::api::volume::{FileSystem, VolumeSpec};
 use crate::nas::model::{Dsm, Model};
 use crate::nas::settings::Settings;
 use crate::nas::state::account::Account;
+use crate::nas::state::volume::{FileSystem, VolumeSpec};
 use crate::nas::timing::Latency;
 use crate::storage::export::ExportKind;
 use crate::tls::Https;
@@ -75,24 +73,6 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Starts the simulator, on threads of its own: any async runtime will do, and it goes on answering while the caller
-    /// is busy.
-    ///
-    /// # Errors
-    /// The folder, a volume, a port or a certificate cannot be had; see [`StartError`].
-    pub async fn start(self) -> Result<DsmSim, StartError> {
-        running::start(self).await
-    }
-
-    /// Makes the simulator a value inside of its caller, without ports and threads: see [`Embedded`]. The caller's tokio
-    /// runtime carries what has to wait.
-    ///
-    /// # Errors
-    /// As [`Builder::start`], ports apart.
-    pub fn embed(&self) -> Result<Embedded, StartError> {
-        Embedded::new(self)
-    }
-
     /// The first account and the further ones.
     pub(crate) fn all_accounts(&self) -> Vec<Account> {
         let first = Account {

@@ -1,5 +1,6 @@
 //! A running simulator: starting it, where it is, and its end.
 
+use crate::nas::clock::millis;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::control;
 use crate::instance::handle::Knobs;
-use crate::nas::clock::{Clock, Millis};
+use crate::nas::clock::Clock;
 use crate::nas::{Config, Nas};
 use crate::options::Builder;
 use crate::server::Server;
@@ -452,11 +453,6 @@ fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
         options.latency,
         Journal::to_file(journal.transpose()?),
     ))
-}
-
-/// A span as the clock counts it.
-pub(crate) fn millis(span: Duration) -> Millis {
-    Millis::try_from(span.as_millis()).unwrap_or(Millis::MAX)
 }
 
 /// The first portal; where it is any address of this machine, the one that is always there.

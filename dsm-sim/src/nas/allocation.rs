@@ -4,45 +4,12 @@
 //! to is looked at once after each change of its LUN, and added up. So a sum costs as many looks as LUNs are mapped, and a NAS
 //! with a thousand that are not costs none.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use crate::nas::api::volume::Volume;
+use crate::nas::Nas;
+use crate::nas::effect::Outside;
 use crate::nas::state::table::Term;
-use crate::nas::{Nas, Outside};
-
-/// What LUNs take, as far as it need not be looked up.
-#[derive(Debug, Default)]
-pub(crate) struct Taken {
-    /// LUNs that stay as they are: their volume, and the bytes that they take of it.
-    resting: HashMap<String, (String, u64)>,
-    /// By volume, the bytes of those.
-    sums: BTreeMap<String, u128>,
-    /// By volume, the LUNs that somebody may be writing to.
-    moving: BTreeMap<String, BTreeSet<String>>,
-}
-
-impl Taken {
-    fn rests(&mut self, uuid: String, volume: &str, bytes: u64) {
-        *self.sums.entry(volume.to_owned()).or_default() += u128::from(bytes);
-        self.resting.insert(uuid, (volume.to_owned(), bytes));
-    }
-
-    fn moves(&mut self, uuid: String, volume: &str) {
-        let here = self.moving.entry(volume.to_owned()).or_default();
-        here.insert(uuid);
-    }
-
-    fn forget(&mut self, uuid: &str) {
-        if let Some((volume, bytes)) = self.resting.remove(uuid)
-            && let Some(sum) = self.sums.get_mut(&volume)
-        {
-            *sum -= u128::from(bytes);
-        }
-        for here in self.moving.values_mut() {
-            here.remove(uuid);
-        }
-    }
-}
+use crate::nas::state::volume::Volume;
 
 impl Nas {
     /// Looks at the LUNs that something has happened to since the last time. All that was to follow the state has followed it by

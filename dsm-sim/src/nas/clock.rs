@@ -1,6 +1,7 @@
 //! Time as the simulated NAS sees it: the machine's clock, or a moment that stands still, plus what a test has moved it by.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A moment, in milliseconds since 1970; or a span of so many milliseconds.
@@ -39,4 +40,9 @@ fn machine() -> Millis {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A span as the clock counts it.
+pub(crate) fn millis(span: Duration) -> Millis {
+    Millis::try_from(span.as_millis()).unwrap_or(Millis::MAX)
 }

@@ -3,8 +3,9 @@
 //! The API knows nothing of them. Initiators see a target that turns new logins away, until its last session ends, the NAS
 //! restarts, or a new target takes its IQN, and the old sessions with it.
 
-use crate::nas::api::target::Target;
-use crate::nas::{Effect, Nas, Outside};
+use crate::nas::Nas;
+use crate::nas::effect::{Effect, Outside};
+use crate::nas::state::target::Target;
 
 impl Nas {
     /// Deletes a target; LUNs that it maps stay.
@@ -66,7 +67,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::nas::api::boot::{Boot, Loading};
+    use crate::nas::state::boot::{Boot, Loading};
     use crate::nas::tests::{Bench, GIB, LUN, TARGET};
 
     const T: &str = "iqn.2000-01.com.synology:t";

@@ -6,13 +6,15 @@
 
 use serde_json::{Value, json};
 
-use crate::nas::api::clone::Family;
-use crate::nas::api::lun::{Form, Lun};
-use crate::nas::api::target::Target;
+use crate::nas::Nas;
+use crate::nas::api::lun::Form;
 use crate::nas::clock::Millis;
+use crate::nas::effect::Outside;
 use crate::nas::params::Additional;
+use crate::nas::state::lun::Family;
+use crate::nas::state::lun::Lun;
 use crate::nas::state::lun_type::{DevAttribs, LunType};
-use crate::nas::{Nas, Outside};
+use crate::nas::state::target::Target;
 
 /// Numbers that no LUN or target of the NAS itself ever gets.
 const NUMBERS: u32 = 900_001;

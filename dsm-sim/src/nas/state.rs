@@ -1,18 +1,24 @@
 //! All of the NAS that survives a restart.
 
 pub(crate) mod account;
+pub(crate) mod allocation;
+pub(crate) mod boot;
+pub(crate) mod lun;
 pub(crate) mod lun_type;
+pub(crate) mod snapshot;
 pub(crate) mod table;
+pub(crate) mod target;
+pub(crate) mod volume;
 
 use serde::{Deserialize, Serialize};
 
-use crate::nas::Image;
-use crate::nas::api::lun::Lun;
-use crate::nas::api::snapshot::Snapshot;
-use crate::nas::api::target::Target;
-use crate::nas::api::volume::Volume;
+use crate::nas::effect::Image;
 use crate::nas::state::account::Device;
+use crate::nas::state::lun::Lun;
+use crate::nas::state::snapshot::Snapshot;
 use crate::nas::state::table::{Change, Table};
+use crate::nas::state::target::Target;
+use crate::nas::state::volume::Volume;
 
 /// All that survives a restart.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
+use crate::nas::call::{Call, Reply};
+use crate::nas::call::{envelope, refused};
 use crate::nas::code::{Code, Refusal};
 use crate::nas::params::{Params, missing};
-use crate::nas::{Call, Reply};
-use crate::server::{Outcome, Server, Started, Step, Turn, envelope, refused};
+use crate::server::{Outcome, Server, Started, Step, Turn};
 
 /// The API's name.
 pub(crate) const API: &str = "SYNO.Entry.Request";

@@ -11,9 +11,9 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use futures::stream;
 
+use crate::nas::call::{Call, Caller};
 use crate::nas::code::{Code, Refusal};
 use crate::nas::params::{Params, unquoted};
-use crate::nas::{Call, Caller};
 use crate::server::listener::Peer;
 use crate::server::{Outcome, Request, Server};
 

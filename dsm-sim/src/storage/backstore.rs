@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use node_sim::sparse;
 use node_sim::target::loopdev;
 
-use crate::nas::Image;
+use crate::nas::effect::Image;
 use crate::nas::state::State;
 
 /// The folders of the files.

@@ -11,10 +11,10 @@ use node_sim::target::loopdev::Targets;
 use node_sim::target::tgt::Tgt;
 use node_sim::target::{Chap, Credential, LogicalUnit, Session, TargetSide};
 
-use crate::nas::Image;
-use crate::nas::api::lun::Lun;
-use crate::nas::api::target::Target;
+use crate::nas::effect::Image;
 use crate::nas::state::State;
+use crate::nas::state::lun::Lun;
+use crate::nas::state::target::Target;
 use crate::storage::backstore::Backstore;
 
 /// How LUNs become block devices for others.

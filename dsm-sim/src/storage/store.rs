@@ -195,7 +195,7 @@ pub(crate) fn write_atomically(dir: &Path, name: &str, content: &[u8]) -> io::Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nas::api::volume::{Volume, VolumeSpec};
+    use crate::nas::state::volume::{Volume, VolumeSpec};
 
     fn volume(spec: &str) -> Volume {
         spec.parse::<VolumeSpec>().unwrap().into()

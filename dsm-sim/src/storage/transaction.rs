@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use crate::nas::api::target::Target;
+use crate::nas::Nas;
+use crate::nas::call::refused;
+use crate::nas::call::{Call, Reply};
 use crate::nas::clock::Millis;
 use crate::nas::code::Code;
+use crate::nas::effect::{Effect, Image, Outside};
 use crate::nas::state::table::Term;
-use crate::nas::{Call, Effect, Image, Nas, Outside, Reply};
-use crate::server::refused;
+use crate::nas::state::target::Target;
 use crate::storage::backstore::Backstore;
 use crate::storage::export::Export;
 use crate::storage::store::Store;
@@ -234,12 +236,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::nas::call::Call;
     use crate::nas::model::{Dsm, Model};
     use crate::nas::settings::Settings;
     use crate::nas::state::State;
     use crate::nas::state::account::Account;
     use crate::nas::timing::Latency;
-    use crate::nas::{Call, Config, tests::caller};
+    use crate::nas::{Config, tests::caller};
 
     /// Exports all but one target, and knows which it exports.
     #[derive(Debug, Default)]

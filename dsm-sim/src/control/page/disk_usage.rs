@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use node_sim::target::Session;
 
-use crate::nas::{Image, Outside};
+use crate::nas::effect::{Image, Outside};
 use crate::storage::backstore::Backstore;
 
 /// Files that are visited in a look, besides those that are shown.

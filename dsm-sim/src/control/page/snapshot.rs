@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use super::disk_usage::Usage;
 use crate::nas::Nas;
-use crate::nas::api::lun::Lun;
-use crate::nas::api::snapshot::Snapshot;
-use crate::nas::api::target::Target;
-use crate::nas::api::volume::Volume;
+use crate::nas::state::lun::Lun;
+use crate::nas::state::snapshot::Snapshot;
 use crate::nas::state::table::{Row, Table, Term};
+use crate::nas::state::target::Target;
+use crate::nas::state::volume::Volume;
 use crate::server::Server;
 
 /// Rows of a table on the page.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::format::{Micros, Moment, Size, percent};
 use super::snapshot::{Part, Seen, SeenLun, SeenTarget, SeenVolume};
-use crate::nas::api::volume::FileSystem;
+use crate::nas::state::volume::FileSystem;
 use crate::nas::timing::Latency;
 use crate::server::fault::{Fault, Planned};
 use crate::server::journal::Entry;

@@ -1,5 +1,6 @@
 //! Logins and sessions: `SYNO.API.Auth`, Auto Block, CSRF tokens, address binding and expiry. Source: dsm-web-api.md 1.4 and 3.
 
+use crate::nas::token::random_text;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,13 +11,13 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
 use crate::nas::api::encryption::Cipher;
+use crate::nas::call::{Call, Caller};
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
 use crate::nas::model::Generation;
 use crate::nas::settings::Settings;
 use crate::nas::state::account::{self, Account, Device};
 use crate::nas::state::table::Table;
-use crate::nas::{Call, Caller};
 
 const MINUTE: Millis = 60_000;
 /// Measured (jt docs/TESTING.md): three failures in five minutes lock an address out for a day.
@@ -319,13 +320,6 @@ fn cookie(now: Millis, sid: &str) -> String {
         std::time::UNIX_EPOCH + std::time::Duration::from_millis(now) + life,
     );
     format!("id={sid};expires={expires};max-age={COOKIE_LIFE_SECONDS};path=/;HttpOnly")
-}
-
-pub(crate) fn random_text(rng: &mut StdRng, length: usize) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    (0..length)
-        .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
-        .collect()
 }
 
 #[cfg(test)]

@@ -3,32 +3,13 @@
 // NAS has been up. What volumes say meanwhile nobody has written down: they say what they always do, or a word that is asked for.
 // (`background` is none of a boot's own: it is a disk check or scrubbing on a NAS that runs.)
 
-use serde::{Deserialize, Serialize};
+use crate::nas::state::boot::Boot;
+use crate::nas::state::boot::Loading;
 
+use crate::nas::Nas;
+use crate::nas::call::Call;
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
-use crate::nas::{Call, Nas};
-
-/// What LUNs and targets are like until then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Loading {
-    /// Every call for LUNs or targets is refused with 117.
-    Busy,
-    /// Every other one is there; the rest is answered for as if it did not exist.
-    Partial,
-    /// None is there.
-    Absent,
-}
-
-/// A boot that is going on.
-#[derive(Clone, Debug)]
-pub(crate) struct Boot {
-    pub(crate) loading: Loading,
-    pub(crate) until: Millis,
-    /// What volumes say so long, if not what they always do.
-    pub(crate) status: Option<String>,
-}
 
 impl Nas {
     /// Goes through a restart: nobody is logged in any more, the NAS has just come up, and LUNs and targets come back only at

@@ -1,38 +1,16 @@
 //! New LUNs from old ones: `clone`, `clone_snapshot`, `stop_clone`; dsm-web-api.md 4.9 and 4.10.
 
-use serde::{Deserialize, Serialize};
+use crate::nas::state::lun::Family;
 use serde_json::{Value, json};
 
-use crate::nas::api::lun::Lun;
+use crate::nas::Nas;
 use crate::nas::api::lun_write::check_name;
+use crate::nas::call::Call;
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
+use crate::nas::effect::{Effect, Image, Outside};
+use crate::nas::state::lun::Lun;
 use crate::nas::state::table::Term;
-use crate::nas::{Call, Effect, Image, Nas, Outside};
-
-/// Where a LUN comes from, `family_config` in answers.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Family {
-    pub(crate) parent_lun_name: String,
-    pub(crate) parent_lun_uuid: String,
-    /// Epoch seconds.
-    pub(crate) parent_snapshot_time: u64,
-    pub(crate) parent_snapshot_uuid: String,
-    /// Bytes that its data took when it was made. A reflink shares them with where they came from.
-    pub(crate) shared: u64,
-}
-
-impl Family {
-    pub(crate) fn json(&self) -> Value {
-        json!({
-            "parent_lun_name": self.parent_lun_name,
-            "parent_lun_uuid": self.parent_lun_uuid,
-            "parent_snapshot_time": self.parent_snapshot_time,
-            "parent_snapshot_uuid": self.parent_snapshot_uuid,
-        })
-    }
-}
 
 /// A new LUN that is wanted.
 struct Wanted<'a> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::nas::Call;
+use crate::nas::call::Call;
 use crate::nas::model::Generation;
 
 /// One API.

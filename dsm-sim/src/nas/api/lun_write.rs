@@ -2,15 +2,17 @@
 
 use serde_json::{Value, json};
 
-use crate::nas::api::clone::Family;
-use crate::nas::api::lun::Lun;
+use crate::nas::Nas;
 use crate::nas::api::target;
+use crate::nas::call::{Answer, Call};
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
+use crate::nas::effect::{Effect, Image, Outside};
 use crate::nas::params::{Params, missing};
+use crate::nas::state::lun::Family;
+use crate::nas::state::lun::Lun;
 use crate::nas::state::lun_type::{DevAttribs, LunType};
 use crate::nas::state::table::Term;
-use crate::nas::{Answer, Call, Effect, Image, Nas, Outside};
 
 /// A name of this length is created and reported as a failure; a longer one is refused. Measured by jt.
 pub(crate) const NAME_LIMIT: usize = 255;

@@ -3,9 +3,10 @@
 
 use serde_json::{Value, json};
 
+use crate::nas::Nas;
 use crate::nas::api::auth::Auth;
-use crate::nas::api::volume::{Volume, volume_number};
-use crate::nas::{Answer, Call, Nas};
+use crate::nas::call::{Answer, Call};
+use crate::nas::state::volume::{Volume, volume_number};
 
 const DISK: u64 = 4_000_787_030_016;
 

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::nas::api::system::NODE_UUID;
+use crate::nas::call::{Answer, Call};
 use crate::nas::code::Code;
-use crate::nas::{Answer, Call};
 
 pub(crate) fn call(call: &Call) -> Answer {
     match (call.api.as_str(), call.method.as_str()) {

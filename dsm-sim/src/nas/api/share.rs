@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
+use crate::nas::call::{Answer, Call};
 use crate::nas::code::Code;
 use crate::nas::params::missing;
-use crate::nas::{Answer, Call};
 
 /// Answers for a NAS without shared folders; what would make one is not simulated and says so.
 pub(crate) fn call(call: &Call) -> Answer {

@@ -1,63 +1,20 @@
 //! Snapshots of LUNs: `take_snapshot`, `list_snapshot`, `get_snapshot`, `delete_snapshot`, `restore_snapshot`;
 //! dsm-web-api.md 4.10. What makes a new LUN of one is in `clone`.
 
-use serde::{Deserialize, Serialize};
+use crate::nas::state::snapshot::Snapshot;
 use serde_json::{Value, json};
 
-use crate::nas::api::lun::Lun;
+use crate::nas::Nas;
+use crate::nas::call::{Answer, Call};
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
+use crate::nas::effect::{Effect, Image};
 use crate::nas::params::{Additional, missing};
-use crate::nas::state::table::{Row, Term};
-use crate::nas::{Answer, Call, Effect, Image, Nas};
+use crate::nas::state::lun::Lun;
+use crate::nas::state::table::Term;
 
 /// Names may hold anything, and are at most so many characters long. Measured by jt.
 const NAME_LIMIT: usize = 256;
-
-/// What was in a LUN at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(
-    clippy::struct_field_names,
-    reason = "snapshot_id is what DSM calls it"
-)]
-pub(crate) struct Snapshot {
-    pub(crate) uuid: String,
-    /// The LUN's uuid.
-    pub(crate) parent: String,
-    /// Counts up in its LUN.
-    pub(crate) snapshot_id: u32,
-    pub(crate) name: String,
-    pub(crate) description: String,
-    pub(crate) taken_by: String,
-    pub(crate) is_locked: bool,
-    pub(crate) is_app_consistent: bool,
-    /// Immutable for some days.
-    #[serde(default)]
-    pub(crate) is_worm_locked: bool,
-    /// Packages that need it, as Snapshot Replication does.
-    #[serde(default)]
-    pub(crate) locked_app_keys: Vec<String>,
-    /// Epoch seconds.
-    pub(crate) time: u64,
-    /// The LUN's size at that moment, bytes.
-    pub(crate) size: u64,
-}
-
-impl Row for Snapshot {
-    type Key = String;
-
-    fn key(&self) -> String {
-        self.uuid.clone()
-    }
-
-    fn terms(&self) -> Vec<Term> {
-        vec![Term::Lun(self.parent.clone())]
-    }
-
-    fn number(&self) -> Option<u32> {
-        None
-    }
-}
 
 impl Snapshot {
     /// As `list_snapshot` and `get_snapshot` show it, but for what is asked for besides. The keys are those that
@@ -93,11 +50,6 @@ impl Snapshot {
         row
     }
 
-    /// What persists, for the control port.
-    pub(crate) fn dump(&self) -> Value {
-        json!(self)
-    }
-
     /// Adds what is asked for besides.
     // ASSUMED: a snapshot is ready when its call returns, so it is never locked by an action; democratic's long list of
     // further names is harmless because unknown ones are.
@@ -128,7 +80,7 @@ impl Nas {
             return Err(Code::TooManySnapshots.because(format!("{} has {taken}", lun.name)));
         }
         self.volume_of(&lun)
-            .map_or(Ok(()), crate::nas::api::volume::Volume::writable)?;
+            .map_or(Ok(()), crate::nas::state::volume::Volume::writable)?;
         lun.last_snapshot_id += 1;
         let name = params
             .string("snapshot_name")
@@ -252,7 +204,7 @@ impl Nas {
             return Err(Code::SanBadParameter.because(format!("{} is locked", lun.name)));
         }
         self.volume_of(&lun)
-            .map_or(Ok(()), crate::nas::api::volume::Volume::writable)?;
+            .map_or(Ok(()), crate::nas::state::volume::Volume::writable)?;
         lun.size = snapshot.size;
         lun.restored_time = now / 1_000;
         lun.locked_until = now + self.config.timing.lock_after_create;

@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
+use crate::nas::Nas;
+use crate::nas::call::{Answer, Call};
 use crate::nas::clock::Millis;
 use crate::nas::code::Code;
 use crate::nas::model::Generation;
-use crate::nas::{Answer, Call, Nas};
 
 pub(crate) const HOSTNAME: &str = "dsm-sim";
 const SERIAL: &str = "SIM0000000001";

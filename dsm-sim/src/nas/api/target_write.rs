@@ -2,11 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::nas::api::target::{Names, Target};
+use crate::nas::Nas;
+use crate::nas::api::target::Names;
+use crate::nas::call::Call;
 use crate::nas::code::{Code, Refusal};
+use crate::nas::effect::{Effect, Outside};
 use crate::nas::params::{Params, missing};
 use crate::nas::state::table::Term;
-use crate::nas::{Call, Effect, Nas, Outside};
+use crate::nas::state::target::Target;
 
 /// What a target's parameters are held against.
 const SEGMENTS: [u64; 4] = [4096, 8192, 65536, 262_144];

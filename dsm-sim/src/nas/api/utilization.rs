@@ -3,14 +3,15 @@
 
 use serde_json::{Value, json};
 
-use crate::nas::api::volume::{Volume, volume_number};
+use crate::nas::Nas;
 use crate::nas::clock::Millis;
-use crate::nas::{Nas, Outside};
+use crate::nas::effect::Outside;
+use crate::nas::state::volume::{Volume, volume_number};
 
 impl Nas {
     // ASSUMED: the keys of a LUN's row beyond the first six, in the pattern of the six that were written down.
     pub(crate) fn utilization(&self, now: Millis) -> Value {
-        let lun = |lun: &crate::nas::api::lun::Lun| {
+        let lun = |lun: &crate::nas::state::lun::Lun| {
             json!({
                 "lun_name": lun.name,
                 "uuid": lun.uuid,
@@ -80,7 +81,7 @@ impl Nas {
 
     // ASSUMED: what is said of LUNs and targets; every recording comes from a NAS that has none.
     pub(crate) fn load_info(&self, outside: &dyn Outside) -> Value {
-        let lun = |lun: &crate::nas::api::lun::Lun| {
+        let lun = |lun: &crate::nas::state::lun::Lun| {
             json!({
                 "lid": lun.lun_id,
                 "location": lun.location,
@@ -90,7 +91,7 @@ impl Nas {
                 "uuid": lun.uuid,
             })
         };
-        let target = |target: &crate::nas::api::target::Target| {
+        let target = |target: &crate::nas::state::target::Target| {
             json!({
                 "iqn": target.iqn,
                 "name": target.name,

@@ -4,11 +4,11 @@ use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use totp_rs::{Builder, Secret, Totp};
 
-use crate::nas::Call;
-use crate::nas::api::auth::random_text;
+use crate::nas::call::Call;
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
 use crate::nas::state::table::{Row, Table, Term};
+use crate::nas::token::random_text;
 
 /// An account.
 #[derive(Clone, Deserialize)]

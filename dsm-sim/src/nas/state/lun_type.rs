@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::nas::api::volume::FileSystem;
 use crate::nas::code::{Code, Refusal};
 use crate::nas::model::Generation;
 use crate::nas::settings::Asked;
+use crate::nas::state::volume::FileSystem;
 
 /// A type of LUN, named as in `create` and in the `types` filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

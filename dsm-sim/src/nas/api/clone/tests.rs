@@ -1,9 +1,9 @@
 use serde_json::{Value, json};
 
 use crate::Latency;
+use crate::nas::effect::{Effect, Image};
 use crate::nas::model::Generation;
 use crate::nas::tests::{Bench, GIB, LUN};
-use crate::nas::{Effect, Image};
 
 const MIB: u64 = 1 << 20;
 const LOCKED: &str = r#"["is_action_locked","allocated_size","family_config"]"#;

@@ -1,9 +1,9 @@
 use std::collections::BTreeSet;
 
 use crate::Latency;
+use crate::nas::effect::{Effect, Image};
 use crate::nas::model::Generation;
 use crate::nas::tests::{Bench, GIB, LUN, TARGET};
-use crate::nas::{Effect, Image};
 
 /// A create with these parameters laid over good ones.
 fn create(bench: &mut Bench, over: &[(&str, &str)]) -> u32 {

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
+use crate::nas::effect::{Effect, Image};
 use crate::nas::tests::{Bench, GIB, LUN, TARGET};
-use crate::nas::{Effect, Image};
 
 /// Takes a snapshot; its uuid.
 #[track_caller]

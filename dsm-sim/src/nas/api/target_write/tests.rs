@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::nas::Effect;
+use crate::nas::effect::Effect;
 use crate::nas::model::Generation;
 use crate::nas::tests::{Bench, GIB, LUN, TARGET};
 
