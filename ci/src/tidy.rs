@@ -1,5 +1,6 @@
 //! House rules that no compiler checks.
 
+mod citation;
 mod dependency;
 mod documented;
 mod dsm;
@@ -52,6 +53,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     }
     breaches.extend(source::command_breaches(&files));
     breaches.extend(documented::breaches(&files));
+    breaches.extend(citation::breaches(&files));
 
     let assumed: Vec<String> = files.iter().flat_map(source::assumed).collect();
     println!("{} assumptions to try first on a real NAS:", assumed.len());
