@@ -22,10 +22,19 @@ pub(crate) struct Pinned {
     pub(crate) name: &'static str,
     /// The module that it is of.
     pub(crate) module: &'static str,
-    /// The folder of the program in the module.
+    /// The folder of the program in the module; empty for the module's own.
     pub(crate) folder: &'static str,
     /// The module's version.
     pub(crate) version: &'static str,
+}
+
+impl Pinned {
+    /// What `go install` is told of this version or another. Go takes no path with a dot in it.
+    fn package(&self, version: &str) -> String {
+        let Self { module, folder, .. } = self;
+        let between = if folder.is_empty() { "" } else { "/" };
+        format!("{module}{between}{folder}@{version}")
+    }
 }
 
 const SANITY: Pinned = Pinned {
@@ -92,15 +101,15 @@ impl Go {
         let Pinned {
             name,
             module,
-            folder,
             version,
+            ..
         } = pinned;
         let program = context.tools().join(name);
         if !self.is_built_from(context, &program, module, version) {
             let step = self
                 .step(context)?
                 .arg("install")
-                .arg(format!("{module}/{folder}@{version}"))
+                .arg(pinned.package(version))
                 .env("GOBIN", context.tools());
             step.quiet(&format!("Installing {name} {version}"))?;
         }
@@ -115,8 +124,8 @@ impl Go {
         let Pinned {
             name,
             module,
-            folder,
             version,
+            ..
         } = pinned;
         let tools = context.tools().join("newest");
         fs::create_dir_all(&tools)?;
@@ -128,7 +137,7 @@ impl Go {
         let newest = fetched(&mut asked, &format!("Looking for the newest {name}"))?.version;
         println!("{name}: {newest}, pinned is {version}");
         let step = self.step(context)?.arg("install");
-        step.arg(format!("{module}/{folder}@{newest}"))
+        step.arg(pinned.package(&newest))
             .env("GOBIN", &tools)
             .quiet(&format!("Installing {name} {newest}"))?;
         Ok(tools.join(name))
@@ -337,6 +346,18 @@ mod tests {
         );
         assert!(names(&told, OFFICIAL_MODULE, OFFICIAL_VERSION));
         assert!(!names(&told, OFFICIAL_MODULE, "v1.0.0"));
+    }
+
+    #[test]
+    fn a_package_is_a_clean_path_wherever_its_program_lies() {
+        assert_eq!(
+            SANITY.package("v5.5.0"),
+            "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.5.0"
+        );
+        assert_eq!(
+            crate::k8s::nodes::KIND.package("v0.33.0"),
+            "sigs.k8s.io/kind@v0.33.0"
+        );
     }
 
     #[test]

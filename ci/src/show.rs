@@ -67,9 +67,6 @@ pub(crate) struct Bench {
     more: Vec<String>,
 }
 
-/// The part of it that a pipeline has time for.
-///
-/// # Errors
 /// Runs the measurements on optimized programs.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! The CSI controller service: one method per RPC; the work stands in the modules below.
 //!
 //! No state: the NAS holds the truth. Locks are per process, and sidecars elect their leaders one by one, so every
-//! sequence here is also safe when two controllers interleave (design choice 22).
+//! sequence here is also safe when two controllers interleave (design.md#one-operation-per-volume).
 
 mod create;
 mod delete;
@@ -55,7 +55,7 @@ struct Shared {
     in_flight: InFlight,
 }
 
-/// Design choice 25. Not PUBLISH_READONLY: read-only is enforced on the node.
+/// What is advertised (design.md#capabilities). Not PUBLISH_READONLY: read-only is enforced on the node.
 const CAPABILITIES: [rpc::Type; 8] = [
     rpc::Type::CreateDeleteVolume,
     rpc::Type::PublishUnpublishVolume,
@@ -278,7 +278,7 @@ impl Service for Controller {
                     shared.expand(&id, range).await
                 })
                 .await?;
-            // Always: the node decides by what it sees (design choice 14).
+            // Always: the node decides by what it sees (design.md#node-expansion-is-always-required).
             Ok(csi::ControllerExpandVolumeResponse {
                 capacity_bytes: size.as_i64(),
                 node_expansion_required: true,

@@ -2,7 +2,7 @@
 //!
 //! A *final* code (any but ABORTED, UNAVAILABLE, CANCELLED, DEADLINE_EXCEEDED) tells the CO that nothing is in progress, and
 //! it may forget the object. So a variant with a final code is made only where the effect provably did not happen or was
-//! undone; everything else is UNAVAILABLE or ABORTED (design choice 17). Source of the codes: CSI specification v1.12, the
+//! undone; everything else is UNAVAILABLE or ABORTED (design.md#final-codes). Source of the codes: CSI specification v1.12, the
 //! error tables of the RPCs.
 
 use std::fmt::Write as _;
@@ -52,7 +52,7 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
-    /// No such volume: proven, not guessed (design choice 16).
+    /// No such volume: proven, not guessed (design.md#unknown-is-not-absent).
     #[error("volume {} does not exist: {seen}", shown(volume))]
     NoSuchVolume {
         /// The handle.
@@ -284,8 +284,9 @@ mod tests {
     #[expect(
         clippy::too_many_lines,
         reason = "a table has as many rows as there are variants"
+    /// design.md#final-codes
     )]
-    fn choice_17_the_error_table() {
+    fn the_error_table() {
         let text = || "x".to_owned();
         let rows = [
             // Error Scheme: a REQUIRED field is absent.

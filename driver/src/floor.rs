@@ -1,4 +1,4 @@
-//! How much of a NAS's volume stays free (design choice 29): a volume that is full stops every thin LUN on it. Pure.
+//! How much of a NAS's volume stays free (design.md#free-space): a volume that is full stops every thin LUN on it. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -135,8 +135,9 @@ mod tests {
         }
     }
 
+    /// design.md#free-space
     #[test]
-    fn choice_29_what_is_taken_leaves_the_floor() {
+    fn what_is_taken_leaves_the_floor() {
         let at = |free: Option<u64>| -> Location {
             let mut row = serde_json::json!({"volume_path": "/volume1"});
             if let Some(free) = free {

@@ -1,5 +1,5 @@
 //! The CSI identity service. `Probe` reports this process and never calls a NAS: an outage of the NAS must not restart
-//! pods (design choice 21).
+//! pods (design.md#probe).
 //!
 //! What the host lacks is no reason either: the liveness sidecar takes an error and `ready: false` alike, the kubelet then
 //! starts the container again, for ever, and nothing is installed by that. So it is a warning in the log, a metric, and the

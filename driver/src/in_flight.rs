@@ -1,4 +1,4 @@
-//! One operation per volume (design choice 22).
+//! One operation per volume (design.md#one-operation-per-volume).
 //!
 //! A mutating operation runs in a task of its own, which keeps the volume's lock until its last effect has ended: gRPC drops
 //! a handler at the caller's deadline, but an effect under way cannot be recalled. CSI v1.12, *Concurrency*: the CO should
@@ -212,8 +212,9 @@ mod tests {
         matches!(result, Err(Error::Busy { .. }))
     }
 
+    /// design.md#one-operation-per-volume
     #[tokio::test]
-    async fn choice_22_the_second_operation_is_refused_and_the_first_outlives_its_caller() {
+    async fn the_second_operation_is_refused_and_the_first_outlives_its_caller() {
         let in_flight = InFlight::default();
         let (release, released) = oneshot::channel::<()>();
         let (started, has_started) = oneshot::channel::<()>();
@@ -272,8 +273,9 @@ mod tests {
         assert_eq!(late("NotFound"), before + 1);
     }
 
+    /// design.md#unstage-needs-no-nas
     #[tokio::test]
-    async fn choice_10_an_abandoned_effect_keeps_the_lock() {
+    async fn an_abandoned_effect_keeps_the_lock() {
         let in_flight = InFlight::default();
         let guard = in_flight.run("v", async { Ok(current()) }).await.unwrap();
         assert!(guard.is_some());
@@ -282,8 +284,9 @@ mod tests {
         assert!(in_flight.run("v", async { Ok(()) }).await.is_ok());
     }
 
+    /// design.md#one-operation-per-volume
     #[tokio::test]
-    async fn choice_22_a_look_that_is_given_up_keeps_no_lock() {
+    async fn a_look_that_is_given_up_keeps_no_lock() {
         let in_flight = InFlight::default();
         let look = unlocked(async { Ok(current()) });
         let none = in_flight.run("v", look).await.unwrap();

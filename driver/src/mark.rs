@@ -1,4 +1,4 @@
-//! The mark of a LUN of this driver's, which stands in its description (design choice 2). Pure.
+//! The mark of a LUN of this driver's, which stands in its description (design.md#the-owners-mark). Pure.
 //!
 //! `csi2 o=5f3a9c01 p=01234567 n=0123456789ab - pvc-1 for default/data`: owner, parameters and CSI name as digests, then words for people. The
 //! mark itself is 64 characters at most, whatever it is about. People may write before and behind it. `c=` names the cluster, where
@@ -189,8 +189,9 @@ mod tests {
         Owner::new("csi.synology.com".to_owned(), cluster)
     }
 
+    /// design.md#the-owners-mark
     #[test]
-    fn choice_2_a_mark_survives_any_name_and_what_people_add() {
+    fn a_mark_survives_any_name_and_what_people_add() {
         let owner = owner(Some("home"));
         let longest = "x".repeat(128);
         let floor: Floor = "9999Gi".parse().unwrap();

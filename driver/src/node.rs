@@ -1,4 +1,4 @@
-//! The CSI node service: the half of the driver that touches people's disks. It never speaks to a NAS (design choice 8).
+//! The CSI node service: the half of the driver that touches people's disks. It never speaks to a NAS (design.md#the-node-never-calls-dsm).
 //!
 //! | module | tells the story of |
 //! |---|---|
@@ -160,7 +160,7 @@ impl<H: Host> Node<H> {
     }
 
     /// Runs `operation` with the lock of the LUN held. The lock is the LUN's, not the handle's, because a NAS may have
-    /// aliases (design choice 1).
+    /// aliases (design.md#volume-handle).
     async fn locked<T, F>(
         &self,
         key: &str,
@@ -365,7 +365,7 @@ impl<H> Machine<H> {
 }
 
 impl<H: Host> Machine<H> {
-    /// This node's id, from its name and its initiator's (design choice 4).
+    /// This node's id, from its name and its initiator's (design.md#node-id).
     async fn node_id(&self) -> Result<NodeId, Error> {
         if let Some(name) = self.initiator_name().await? {
             return Ok(NodeId::derive(&self.node_name, &name));

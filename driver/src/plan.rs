@@ -9,7 +9,7 @@ use crate::publication::{Iqn, NodeId};
 use crate::request::{CreateVolume, LunType, Range};
 use crate::volume::{Bytes, LunUuid};
 
-/// The size of a new LUN (design choice 15): at least 1 GiB, of whole blocks, within the range.
+/// The size of a new LUN (design.md#sizes): at least 1 GiB, of whole blocks, within the range.
 ///
 /// # Errors
 /// OUT_OF_RANGE.
@@ -43,7 +43,7 @@ pub enum Expand {
     Grow(Bytes),
 }
 
-/// Growth is judged against what is required; nothing ever shrinks (design choice 13).
+/// Growth is judged against what is required; nothing ever shrinks (design.md#large-enough-already).
 ///
 /// # Errors
 /// OUT_OF_RANGE.
@@ -66,10 +66,10 @@ pub fn expand(present: Bytes, range: &Range) -> Result<Expand, Error> {
         })
 }
 
-/// Whether a LUN that bears the name of the volume asked for *is* that volume (design choice 15), and may be handed out.
+/// Whether a LUN that bears the name of the volume asked for *is* that volume (design.md#sizes), and may be handed out.
 ///
 /// # Errors
-/// ALREADY_EXISTS when it is another one, ABORTED when it is not ready (design choice 18).
+/// ALREADY_EXISTS when it is another one, ABORTED when it is not ready (design.md#create-first).
 pub fn adopt(owner: &Owner, lun: &Lun, asked: &CreateVolume) -> Result<(), Error> {
     let differs = |seen: String, wanted: String| {
         Err(Error::Differs {

@@ -345,8 +345,9 @@ mod tests {
         "13a3cd1e-f296-4d4b-b712-a85c139f9dac".parse().unwrap()
     }
 
+    /// design.md#node-id
     #[test]
-    fn choice_4_node_ids_have_one_form() {
+    fn node_ids_have_one_form() {
         let id = NodeId::derive("worker-1", "iqn.1993-08.org.debian:01:abc");
         assert!(id.as_str().starts_with("worker-1:"));
         for name in ["", "Worker_1", &"n".repeat(62), &"n".repeat(500), "ü"] {
@@ -373,8 +374,9 @@ mod tests {
         }
     }
 
+    /// design.md#one-target-per-publication
     #[test]
-    fn choice_5_the_iqn_is_the_record_of_the_publication() {
+    fn the_iqn_is_the_record_of_the_publication() {
         let node = NodeId::derive(&"n".repeat(100), "iqn.x");
         let mut random = StdRng::seed_from_u64(7);
         let nonce = Nonce::draw(&mut random);
@@ -413,8 +415,9 @@ mod tests {
         assert_eq!(foreign.publication(), None);
     }
 
+    /// design.md#portals
     #[test]
-    fn choice_7_a_publish_context_is_held_to_what_a_portal_can_be() {
+    fn a_publish_context_is_held_to_what_a_portal_can_be() {
         let with = |portals: &str| {
             let mut map = HashMap::from([
                 ("iqn".to_owned(), "iqn.2000-01.com.synology:x".to_owned()),
@@ -441,8 +444,9 @@ mod tests {
         }
     }
 
+    /// design.md#portals
     #[test]
-    fn choice_7_a_publish_context_survives_the_trip() {
+    fn a_publish_context_survives_the_trip() {
         let context = PublishContext {
             portals: vec![
                 "10.0.0.5".parse().unwrap(),

@@ -1,7 +1,7 @@
 //! CSI messages of the controller, and what both services share, turned into our types: every check that needs nothing
 //! but the message. Pure.
 //!
-//! Order of the checks (design choice 1): missing required fields first, then values, then ids that we never issued.
+//! Order of the checks (design.md#volume-handle): missing required fields first, then values, then ids that we never issued.
 
 use proto::csi;
 use proto::csi::volume_capability::{AccessType, access_mode};
@@ -353,7 +353,7 @@ pub fn capabilities(messages: &[csi::VolumeCapability]) -> Result<Vec<Capability
         .collect()
 }
 
-/// What the CSI specification bans from strings, and nothing else (design choice 3).
+/// What the CSI specification bans from strings, and nothing else (design.md#lun-names).
 fn legal_name(name: &str) -> Result<(), Error> {
     let invalid = |remedy: &str| {
         Err(Error::Invalid {
@@ -383,7 +383,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Reads `starting_token` and `max_entries` (design choice 20).
+    /// Reads `starting_token` and `max_entries` (design.md#listvolumes).
     ///
     /// # Errors
     /// INVALID_ARGUMENT for a negative count, ABORTED for a token that is none.

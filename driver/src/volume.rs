@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 pub struct Bytes(pub u64);
 
 impl Bytes {
-    /// 2^20 bytes: LUN sizes are whole multiples of it (design choice 15).
+    /// 2^20 bytes: LUN sizes are whole multiples of it (design.md#sizes).
     pub const MIB: Self = Self(1 << 20);
     /// 2^30 bytes: the smallest LUN.
     pub const GIB: Self = Self(1 << 30);
@@ -149,7 +149,7 @@ impl fmt::Display for NasName {
     }
 }
 
-/// A volume's handle, `<nas>/<lun uuid>` (design choice 1).
+/// A volume's handle, `<nas>/<lun uuid>` (design.md#volume-handle).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct VolumeId {
     /// The NAS as the handle names it; it may be an alias.
@@ -180,7 +180,7 @@ impl fmt::Display for VolumeId {
 }
 
 /// The name that the LUN of the CSI volume `name` bears: at most 64 characters of DSM's alphabet, and no two CSI names
-/// share one (design choice 3).
+/// share one (design.md#lun-names).
 ///
 /// A short name in lower case stays readable behind `csi-`. Any other becomes `csih-`, its readable part and 128 bits of
 /// its SHA-256; the prefixes keep the two kinds apart. Upper case is hashed too, because nobody has measured whether DSM
@@ -230,7 +230,7 @@ impl fmt::Display for FsType {
 impl FromStr for FsType {
     type Err = Malformed;
 
-    /// In any case (design choice 24).
+    /// In any case (design.md#parameters).
     fn from_str(text: &str) -> Result<Self, Malformed> {
         match text.to_ascii_lowercase().as_str() {
             "ext4" => Ok(Self::Ext4),
@@ -252,8 +252,9 @@ mod tests {
 
     const UUID: &str = "13a3cd1e-f296-4d4b-b712-a85c139f9dac";
 
+    /// design.md#volume-handle
     #[test]
-    fn choice_1_only_our_own_handles_parse() {
+    fn only_our_own_handles_parse() {
         let id: VolumeId = format!("nas1/{UUID}").parse().unwrap();
         assert_eq!(id.to_string(), format!("nas1/{UUID}"));
         for foreign in [
@@ -281,8 +282,9 @@ mod tests {
         assert!(LunUuid::from_digits("13a3").is_err());
     }
 
+    /// design.md#lun-names
     #[test]
-    fn choice_3_names_fit_dsm_and_stay_apart() {
+    fn names_fit_dsm_and_stay_apart() {
         assert_eq!(lun_name("pvc-7f0c"), "csi-pvc-7f0c");
         let odd = [
             "a_b",

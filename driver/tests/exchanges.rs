@@ -1,7 +1,7 @@
 //! Replays every exchange in `proto/dsm` from the driver's end: what the driver would have sent, and what it reads in the
 //! reply. The simulator replays the same files from the other end, so a field that either side misreads fails a test.
 //!
-//! A value may be JSON or raw text (dsm-api.md 1.2): both mean the same, so values are compared as values.
+//! A value may be JSON or raw text (dsm-web-api.md 1.2): both mean the same, so values are compared as values.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 

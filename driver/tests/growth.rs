@@ -1,4 +1,4 @@
-//! `fills` against the real tools, MiB by MiB (design choice 12): it says "full" exactly when the tool adds nothing.
+//! `fills` against the real tools, MiB by MiB (design.md#expansion-is-read-back): it says "full" exactly when the tool adds nothing.
 
 #![allow(
     clippy::unwrap_used,
@@ -45,8 +45,9 @@ fn judge(before: &Geometry, after: &Geometry, device: Bytes) {
     assert!(after.fills(device), "on {device}: {after:?}");
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_ext4_offline() {
+async fn ext4_offline() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     let name = path.to_str().unwrap();
@@ -79,8 +80,9 @@ async fn choice_12_ext4_offline() {
 }
 
 /// What the real tool says of an ext4 that it does not grow unmounted is understood; its features tell it before.
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_what_never_grows_is_known() {
+async fn what_never_grows_is_known() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     let name = path.to_str().unwrap();
@@ -134,9 +136,10 @@ async fn online(fs: FsType, sizes: impl Iterator<Item = u64>) {
     }
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_xfs_mounted() {
-    if !is_root("choice_12_xfs_mounted") {
+async fn xfs_mounted() {
+    if !is_root("xfs_mounted") {
         return;
     }
     let kib64 = (1..=8).map(|part| Bytes::GIB.0 + part * (64 << 10));
@@ -147,9 +150,10 @@ async fn choice_12_xfs_mounted() {
     online(FsType::Xfs, kib64.chain(mib)).await;
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_btrfs_mounted() {
-    if !is_root("choice_12_btrfs_mounted") {
+async fn btrfs_mounted() {
+    if !is_root("btrfs_mounted") {
         return;
     }
     let mib = (1025..1030)
@@ -158,9 +162,10 @@ async fn choice_12_btrfs_mounted() {
     online(FsType::Btrfs, mib.chain([5121 * MIB + 4096])).await;
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_ext4_mounted() {
-    const NAME: &str = "choice_12_ext4_mounted";
+async fn ext4_mounted() {
+    const NAME: &str = "ext4_mounted";
     if !is_root(NAME) {
         return;
     }

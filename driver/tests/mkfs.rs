@@ -1,5 +1,5 @@
 //! The real `mkfs` programs against what the driver believes of them: the pinned options are accepted, the superblock tells
-//! a complete file system that fills its disk, and the marker's place is never written (design choices 9 and 11).
+//! a complete file system that fills its disk, and the marker's place is never written (design.md#identity-before-action and #mkfs-defaults).
 
 #![allow(
     clippy::unwrap_used,
@@ -48,8 +48,9 @@ async fn formatted(path: &Path, size: Bytes, fs: FsType, options: &str) {
     assert_eq!(exit.status, 0, "{fs} of {size}: {}", exit.stderr);
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_no_mkfs_writes_where_the_marker_stands() {
+async fn no_mkfs_writes_where_the_marker_stands() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     for fs in ALL {
@@ -79,8 +80,9 @@ async fn choice_9_no_mkfs_writes_where_the_marker_stands() {
     }
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_options_of_the_user_leave_the_marker_or_overwrite_all_of_it() {
+async fn options_of_the_user_leave_the_marker_or_overwrite_all_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     for (fs, options) in [
@@ -118,8 +120,9 @@ async fn choice_9_options_of_the_user_leave_the_marker_or_overwrite_all_of_it() 
 }
 
 /// A last allocation group of less than 16 MiB is left out by `mkfs.xfs`: that is no failure of it.
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_an_xfs_with_a_small_last_group_is_as_it_was_made() {
+async fn an_xfs_with_a_small_last_group_is_as_it_was_made() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     for (size, options) in [
@@ -139,8 +142,9 @@ async fn choice_12_an_xfs_with_a_small_last_group_is_as_it_was_made() {
     }
 }
 
+/// design.md#mkfs-defaults
 #[tokio::test]
-async fn choice_11_an_older_kernel_can_mount_what_is_made() {
+async fn an_older_kernel_can_mount_what_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     formatted(&path, Bytes::GIB, FsType::Ext4, "").await;
@@ -171,8 +175,9 @@ async fn choice_11_an_older_kernel_can_mount_what_is_made() {
     }
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_blkid_confirms_what_the_driver_reads() {
+async fn blkid_confirms_what_the_driver_reads() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     for fs in ALL {

@@ -308,9 +308,10 @@ async fn a_program_runs_in_the_namespaces_and_below_the_root_of_process_1() {
     );
 }
 
+/// design.md#whose-namespaces-the-driver-enters
 #[tokio::test]
-async fn choice_28_a_pod_called_iscsid_is_nobody() {
-    let test = "choice_28_a_pod_called_iscsid_is_nobody";
+async fn a_pod_called_iscsid_is_nobody() {
+    let test = "a_pod_called_iscsid_is_nobody";
     if !on_its_own(test).await {
         return;
     }
@@ -345,9 +346,10 @@ async fn choice_28_a_pod_called_iscsid_is_nobody() {
     pod.ends().await;
 }
 
+/// design.md#whose-namespaces-the-driver-enters
 #[tokio::test]
-async fn choice_28_multipath_tools_run_where_multipathd_does() {
-    let test = "choice_28_multipath_tools_run_where_multipathd_does";
+async fn multipath_tools_run_where_multipathd_does() {
+    let test = "multipath_tools_run_where_multipathd_does";
     if !on_its_own(test).await {
         return;
     }
@@ -381,9 +383,10 @@ async fn choice_28_multipath_tools_run_where_multipathd_does() {
     }
 }
 
+/// design.md#whose-namespaces-the-driver-enters
 #[tokio::test]
-async fn choice_28_a_pod_called_multipathd_does_not_run_on_the_host() {
-    let test = "choice_28_a_pod_called_multipathd_does_not_run_on_the_host";
+async fn a_pod_called_multipathd_does_not_run_on_the_host() {
+    let test = "a_pod_called_multipathd_does_not_run_on_the_host";
     if !on_its_own(test).await {
         return;
     }
@@ -425,9 +428,10 @@ async fn iscsid_is_called_in_the_network_of_the_host() {
     assert!(!linux.wake_iscsid().await.unwrap());
 }
 
+/// design.md#whose-namespaces-the-driver-enters
 #[tokio::test]
-async fn choice_28_who_takes_iscsids_socket_is_judged() {
-    let test = "choice_28_who_takes_iscsids_socket_is_judged";
+async fn who_takes_iscsids_socket_is_judged() {
+    let test = "who_takes_iscsids_socket_is_judged";
     if !on_its_own(test).await {
         return;
     }
@@ -485,9 +489,10 @@ async fn choice_28_who_takes_iscsids_socket_is_judged() {
 }
 
 /// A pod that is privileged differs from the host in one thing only.
+/// design.md#whose-namespaces-the-driver-enters
 #[tokio::test]
-async fn choice_28_a_privileged_pod_is_not_the_host() {
-    let test = "choice_28_a_privileged_pod_is_not_the_host";
+async fn a_privileged_pod_is_not_the_host() {
+    let test = "a_privileged_pod_is_not_the_host";
     if !on_its_own(test).await {
         return;
     }

@@ -12,20 +12,20 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::account::Account;
-use crate::boot::{Boot, Loading};
-use crate::builder::Builder;
-use crate::clock::Millis;
-use crate::fault::Rule;
-use crate::journal::filter::{self, Filter};
-use crate::latency::Latency;
 use crate::nas::Nas;
-use crate::page;
+use crate::nas::clock::Millis;
+use crate::nas::settings::Settings;
+use crate::nas::state::account::Account;
+use crate::nas::state::boot::{Boot, Loading};
+use crate::nas::timing::Latency;
+use crate::options::Builder;
+use crate::server::fault::Rule;
+use crate::server::journal::filter::{self, Filter};
 use crate::server::{Server, aside};
-use crate::settings::Settings;
 
 mod change;
-mod guard;
+mod origin_check;
+pub(crate) mod page;
 mod person;
 
 /// What the routes share.
@@ -78,7 +78,7 @@ const ROUTES: &str = "GET / (a page, for a browser), /state, /journal?since=SEQ&
 /// The routes of the control port.
 pub(crate) fn router(server: Arc<Server>, options: Builder) -> Router {
     let page = page::router(Arc::clone(&server), ROUTES);
-    let names: guard::Names = options.control_names.clone().into();
+    let names: origin_check::Names = options.control_names.clone().into();
     Router::new()
         .route("/state", get(state))
         .route("/journal", get(journal))
@@ -114,20 +114,20 @@ pub(crate) fn router(server: Arc<Server>, options: Builder) -> Router {
         })
         .with_state(Arc::new(Control { server, options }))
         .merge(page)
-        .layer(from_fn_with_state(names, guard::guard))
+        .layer(from_fn_with_state(names, origin_check::guard))
 }
 
 impl Control {
     /// Changes the NAS and makes the change durable.
     pub(crate) fn change<T>(
         &self,
-        change: impl FnOnce(&mut Nas, &dyn crate::nas::Outside) -> T,
+        change: impl FnOnce(&mut Nas, &dyn crate::nas::effect::Outside) -> T,
     ) -> Result<T, Problem> {
         let now = self.server.clock.now();
         Ok(aside(|| self.server.core().change(now, change))?)
     }
 
-    pub(crate) fn now(&self) -> crate::clock::Millis {
+    pub(crate) fn now(&self) -> crate::nas::clock::Millis {
         self.server.clock.now()
     }
 }

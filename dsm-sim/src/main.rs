@@ -1,6 +1,6 @@
 //! `dsm-sim`: the simulator as a program.
 
-mod remote;
+mod cli;
 
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -38,9 +38,9 @@ enum Task {
     /// Run the NAS until Ctrl-C or SIGTERM. State is durable: kill it at any moment and start it again
     Serve(Box<Serve>),
     /// Ask a NAS what it can be asked without changing it, and tell where the simulator would answer otherwise
-    Diff(remote::Diff),
+    Diff(cli::Diff),
     /// Stand between a client and a NAS, and write down what they say, without secrets
-    Record(remote::Record),
+    Record(cli::Record),
     /// Print every guess about DSM that no evidence backs yet
     Assumptions,
 }
@@ -205,7 +205,7 @@ impl Serve {
     fn builder(self) -> anyhow::Result<Builder> {
         let password = match self.password_file {
             None => "admin".to_owned(),
-            Some(path) => remote::password(&path)?,
+            Some(path) => cli::password(&path)?,
         };
         let settings = Settings {
             csrf_protection: self.csrf,
@@ -277,8 +277,8 @@ fn switches_help() -> String {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Serve(task) => serve(*task),
-        Task::Diff(task) => return remote::diff(task),
-        Task::Record(task) => remote::record(task),
+        Task::Diff(task) => return cli::diff(task),
+        Task::Record(task) => cli::record(task),
         Task::Assumptions => assumptions(),
     };
     match result {

@@ -1,28 +1,34 @@
 //! The NAS in motion: takes the core and adds what a NAS on a network has besides: latency, faults, a journal.
 
-use std::collections::BTreeSet;
+pub(crate) mod compound;
+pub(crate) mod fault;
+pub(crate) mod http;
+pub(crate) mod journal;
+pub(crate) mod listener;
+
+use crate::nas::call::envelope;
+use crate::nas::call::refused;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{RwLock, RwLockWriteGuard, oneshot, watch};
 use tokio::task::block_in_place;
 
-use crate::builder::Builder;
-use crate::clock::{Clock, Millis};
-use crate::code::Refusal;
-use crate::compound;
-use crate::core::Core;
-use crate::fault::{Fault, Hit, Plan};
-use crate::journal::{Entry, Journal, shown};
-use crate::latency::{Latency, Queue};
-use crate::nas::{Answer, Call, Reply};
-use crate::running::millis;
-use crate::settings::Settings;
+use crate::nas::call::{Call, Reply};
+use crate::nas::clock::millis;
+use crate::nas::clock::{Clock, Millis};
+use crate::nas::code::Refusal;
+use crate::nas::settings::Settings;
+use crate::nas::timing::{Latency, Queue};
+use crate::options::Builder;
+use crate::server::fault::{Fault, Hit, Plan};
+use crate::server::journal::{Entry, Journal, shown};
+use crate::storage::transaction::Core;
 
 /// A request to the Web API, decoded as far as DSM's front door does.
 #[derive(Debug)]
@@ -436,30 +442,6 @@ fn asked_for(code: u32) -> Refusal {
         code,
         why: "a fault that was asked for".to_owned(),
         errors: None,
-    }
-}
-
-/// A reply that refuses.
-pub(crate) fn refused(refusal: Refusal) -> Reply {
-    Reply {
-        answer: Err(refusal),
-        cookie: None,
-        effects: BTreeSet::new(),
-    }
-}
-
-/// The answer as DSM wraps it: dsm-api.md 1.1. A call that returns nothing has no `data`.
-pub(crate) fn envelope(answer: &Answer) -> Value {
-    match answer {
-        Ok(Some(data)) => json!({"data": data, "success": true}),
-        Ok(None) => json!({"success": true}),
-        Err(refusal) => {
-            let mut error = json!({"code": refusal.code});
-            if let Some(errors) = &refusal.errors {
-                error["errors"] = errors.clone();
-            }
-            json!({"error": error, "success": false})
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use common::{LUN, Sim, program};
-use dsm_sim::diff::{Read, Report, diff};
+use dsm_sim::compare::diff::{Read, Report, diff};
 use dsm_sim::{Builder, DsmSim, Https, Settings, Trust, Upstream};
 use serde_json::{Value, json};
 

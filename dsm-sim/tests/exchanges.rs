@@ -8,7 +8,7 @@ mod common;
 use std::path::Path;
 
 use common::Sim;
-use dsm_sim::shape::compare;
+use dsm_sim::compare::json_shape::compare;
 use dsm_sim::{Dsm, DsmSim};
 use serde::Deserialize;
 use serde_json::{Map, Value};

@@ -92,7 +92,7 @@ async fn the_front_door_refuses_what_is_no_call() {
             format!("entry.cgi?api=%22{LUN}%22&version=%221%22&method=%22list%22&_sid=%22{sid}%22"),
             0,
         ),
-        // Behaviour 23 of dsm-api.md section 11: what nobody knows never matters.
+        // Behaviour 23 of dsm-web-api.md section 11: what nobody knows never matters.
         (
             format!(
                 "entry.cgi?api={LUN}&version=1&method=list&_sid={sid}&path=entry.cgi&unknown=[1"
@@ -155,6 +155,7 @@ async fn parameters_come_in_query_and_form_with_any_content_type() {
     );
 }
 
+/// design.md#how-strict-dsm-sim-is
 #[tokio::test]
 async fn a_strict_nas_takes_no_sid_from_a_form() {
     let sim = Sim::new().await;
@@ -251,7 +252,7 @@ async fn csrf_protection_wants_the_token_as_parameter_or_header() {
 
 #[tokio::test]
 async fn auto_block_and_address_binding_go_by_source_address() {
-    // Behaviour 19 of dsm-api.md section 11.
+    // Behaviour 19 of dsm-web-api.md section 11.
     let sim = Sim::new().await;
     let there = client()
         .local_address(IpAddr::from(Ipv4Addr::new(127, 0, 0, 2)))

@@ -1,5 +1,5 @@
 //! The real program, killed again and again while a client works: every answer that was given holds, nothing half-made
-//! is left, and the LUNs' data survives. Behaviour 30 of dsm-api.md section 11: uuids, names, target ids and mapping
+//! is left, and the LUNs' data survives. Behaviour 30 of dsm-web-api.md section 11: uuids, names, target ids and mapping
 //! indexes are kept.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -34,7 +34,7 @@ async fn a_hundred_luns_are_listed_whole_and_got_one_by_one() {
 
 #[tokio::test]
 async fn sixteen_creates_at_once_all_succeed() {
-    // Behaviour 4 of dsm-api.md section 11; the time that they take is tested in latency.rs.
+    // Behaviour 4 of dsm-web-api.md section 11; the time that they take is tested in latency.rs.
     let sim = Sim::new().await;
     let names: Vec<String> = (0..16).map(|n| format!("lun-{n}")).collect();
     let creates = names.iter().map(|name| sim.lun(name, "BLUN", GIB));
@@ -56,7 +56,7 @@ async fn real_timing_can_be_switched_on() {
     sim.post("/clock", json!({"advance_ms": 1_200})).await;
     assert_eq!(sim.state().await["luns"][0]["is_action_locked"], false);
     assert_eq!(sim.code(LUN, "delete", &[("uuid", &uuid)]).await, 0);
-    // Behaviour 3 of dsm-api.md section 11: it leaves the list later; that it stays till then is tested in lun_change.
+    // Behaviour 3 of dsm-web-api.md section 11: it leaves the list later; that it stays till then is tested in lun_change.
     sim.post("/clock", json!({"advance_ms": 2_000})).await;
     assert_eq!(sim.state().await["luns"], json!([]));
 }
@@ -175,7 +175,7 @@ async fn sessions_come_from_the_target_side() {
         sessions().await,
         json!([{"iqn": "iqn.1993-08.org.debian:01:x", "ip": "192.0.2.7"}])
     );
-    // Behaviour 16 of dsm-api.md section 11: max_sessions starts at 1.
+    // Behaviour 16 of dsm-web-api.md section 11: max_sessions starts at 1.
     assert!(targets.login(iqn, "b", &session, None).is_err());
     assert_eq!(
         sim.code(TARGET, "set", &[("target_id", &id), ("max_sessions", "0")])

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use common::{AUTH, LUN, TARGET, client, ok};
-use dsm_sim::shape::compare;
-use dsm_sim::{DsmSim, Https, Trust, Upstream, record};
+use dsm_sim::compare::json_shape::compare;
+use dsm_sim::compare::record;
+use dsm_sim::{DsmSim, Https, Trust, Upstream};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 

@@ -97,7 +97,7 @@ async fn a_clone_of_a_snapshot_has_what_was_there_then() {
     for (uuid, want) in [(&uuid, "new"), (&of_snapshot, "own"), (&of_lun, "new")] {
         assert_eq!(read(file(&sim, uuid)), want);
     }
-    // What they came from may go: behaviour 8 of dsm-api.md section 11.
+    // What they came from may go: behaviour 8 of dsm-web-api.md section 11.
     for (method, params) in [
         ("delete_snapshot", ("snapshot_uuid", &taken)),
         ("delete", ("uuid", &uuid)),
@@ -111,7 +111,7 @@ async fn a_clone_of_a_snapshot_has_what_was_there_then() {
 
 #[tokio::test]
 async fn a_restore_brings_the_data_back_and_ends_the_sessions() {
-    // Behaviour 20 of dsm-api.md section 11.
+    // Behaviour 20 of dsm-web-api.md section 11.
     let sim = exporting().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     let target = sim.target("t").await;

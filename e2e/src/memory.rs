@@ -535,7 +535,7 @@ impl Plane for Memory {
 impl Seen {
     /// The NAS's half, from dsm-sim's state.
     pub fn of_nas(state: &Value) -> Self {
-        let rows = |name: &str| state[name].as_array().cloned().unwrap_or_default();
+        let rows = |name: &str| nas::rows(&state[name]);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let snapshots = rows("snapshots");
         let of_lun = |uuid: &Value| {
@@ -553,9 +553,8 @@ impl Seen {
             snapshots: of_lun(&lun["uuid"]),
         };
         let mapped = |target: &Value| {
-            let luns = target["mapped_luns"].as_array().cloned();
-            let luns = luns.unwrap_or_default();
-            luns.iter().map(|lun| text(&lun["lun_uuid"])).collect()
+            let luns = nas::rows(&target["mapped_luns"]).iter();
+            luns.map(|lun| text(&lun["lun_uuid"])).collect()
         };
         Self {
             // One that is dying is promised to be gone, and the NAS keeps that.

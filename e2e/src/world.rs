@@ -88,7 +88,7 @@ impl Plan {
         self
     }
 
-    /// No volume of the NAS has crashed: for a story in which it is proven that a LUN is gone (design choice 16).
+    /// No volume of the NAS has crashed: for a story in which it is proven that a LUN is gone (design.md#unknown-is-not-absent).
     #[must_use]
     pub fn proving(mut self) -> Self {
         self.nas.crashed = false;

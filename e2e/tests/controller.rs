@@ -1,5 +1,5 @@
-//! The controller of the shipped driver against a simulated NAS: one test for each design choice that binds it, named after
-//! the choice. None needs root.
+//! The controller of the shipped driver against a simulated NAS: a test for each section of
+//! design.md that binds it. None needs root.
 
 mod controller {
     mod aliases;

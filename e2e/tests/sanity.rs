@@ -8,7 +8,7 @@ use e2e::process;
 use e2e::skip::{needs_root, skip};
 use e2e::world::{Plan, World};
 
-/// Specs that ask for capabilities which design choice 25 does not advertise: snapshots, group snapshots, clones, volume
+/// Specs that ask for capabilities which design.md#capabilities does not advertise: snapshots, group snapshots, clones, volume
 /// modification, snapshot metadata. A change of this number is a change of what is tested.
 const SKIPPED: usize = 38;
 

@@ -8,7 +8,7 @@ use crate::go::Pinned;
 pub(crate) const KIND: Pinned = Pinned {
     name: "kind",
     module: "sigs.k8s.io/kind",
-    folder: ".",
+    folder: "",
     version: "v0.33.0",
 };
 

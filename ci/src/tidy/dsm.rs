@@ -1,5 +1,5 @@
 //! What a NAS does must be proved on dsm-sim by a test that cites it, or be listed here as not simulated. The numbers are
-//! those of dsm-api.md: behaviours of section 11, error codes of section 10.3. Text in, findings out.
+//! those of dsm-web-api.md: behaviours of section 11, error codes of section 10.3. Text in, findings out.
 
 use std::collections::BTreeSet;
 
@@ -156,7 +156,7 @@ mod tests {
         for (line, want) in [
             (format!("// B{CITES} 7: a target"), vec![7]),
             (
-                format!("// B{CITES}s 3, 4 and 13 of dsm-api.md section 11."),
+                format!("// B{CITES}s 3, 4 and 13 of dsm-web-api.md section 11."),
                 vec![3, 4, 13],
             ),
             (format!("// the b{CITES} of a NAS"), vec![]),

@@ -1,5 +1,5 @@
-//! Whether the relative links in Markdown files lead somewhere: to a file or folder of the tree and, behind a `#`, to a heading in it.
-//! Text in, breaches out.
+//! Whether the relative links in Markdown files lead somewhere: to a file or folder of the tree and, behind a `#`, to a heading in it; and
+//! whether the paths that they name in code, as `ci/src/tidy.rs`, are there. Text in, breaches out.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,10 @@ use std::{
 
 use super::{markdown, source::File};
 
-/// Every link that leads nowhere.
+/// The folders of our crates.
+const FOLDERS: [&str; 6] = ["ci", "driver", "dsm-sim", "e2e", "node-sim", "proto"];
+
+/// Every link that leads nowhere, and every path that is not there.
 pub(super) fn breaches(files: &[File]) -> Vec<String> {
     let by_path: BTreeMap<&Path, &File> = files.iter().map(|it| (it.path.as_path(), it)).collect();
     let folders: BTreeSet<&Path> = files
@@ -16,7 +19,13 @@ pub(super) fn breaches(files: &[File]) -> Vec<String> {
         .flat_map(|it| it.path.ancestors().skip(1))
         .collect();
     let mut found = Vec::new();
+    let is_there = |path: &Path| by_path.contains_key(path) || folders.contains(path);
     for file in files.iter().filter(|file| file.is("md")) {
+        for (line, path) in paths(&file.text) {
+            if !is_there(Path::new(path.trim_end_matches('/'))) {
+                found.push(format!("{}: there is no {path}", file.at(line)));
+            }
+        }
         for (line, target) in links(&file.text) {
             if target.contains("://") || target.starts_with("mailto:") {
                 continue;
@@ -38,7 +47,7 @@ pub(super) fn breaches(files: &[File]) -> Vec<String> {
                 continue;
             };
             let Some(anchor) = anchor else {
-                if !by_path.contains_key(there.as_path()) && !folders.contains(there.as_path()) {
+                if !is_there(&there) {
                     found.push(format!(
                         "{place}: the link {target}: there is no {}",
                         there.display()
@@ -80,6 +89,18 @@ fn joined(file: &Path, link: &str) -> Option<PathBuf> {
     Some(path)
 }
 
+/// The paths in our folders that stand in the text as code, with the numbers of their lines.
+fn paths(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
+    let is_ours = move |code: &&str| {
+        let folder = code.split_once('/').map_or("", |(folder, _)| folder);
+        FOLDERS.contains(&folder) && code.chars().all(is_plain)
+    };
+    markdown::prose(text)
+        .flat_map(|(number, line)| markdown::code(line).map(move |code| (number, code)))
+        .filter(move |(_, code)| is_ours(code))
+}
+
 /// The targets of all links, with the numbers of their lines.
 fn links(text: &str) -> Vec<(usize, String)> {
     let mut links = Vec::new();
@@ -114,7 +135,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
         if !(1..=6).contains(&depth) || !title.starts_with(' ') {
             continue;
         }
-        let slug = slug(title.trim());
+        let slug = anchor(title.trim());
         let times = seen.entry(slug.clone()).or_default();
         anchors.insert(match *times {
             0 => slug,
@@ -125,7 +146,8 @@ fn anchors(text: &str) -> BTreeSet<String> {
     anchors
 }
 
-fn slug(title: &str) -> String {
+/// What GitHub makes of a heading: small letters, hyphens for blanks, no punctuation.
+pub(super) fn anchor(title: &str) -> String {
     let letters = title.chars().flat_map(char::to_lowercase);
     letters
         .filter_map(|letter| match letter {
@@ -148,6 +170,7 @@ mod tests {
             File::new("docs/a.md", line),
             File::new("docs/page.md", PAGE),
             File::new("LICENSE", ""),
+            File::new("ci/src/main.rs", ""),
             File::new(".github/workflows/ci.yml", ""),
         ];
         let found = breaches(&files);
@@ -168,6 +191,7 @@ mod tests {
             "[x](https://example.org/a#b) <mailto:a@b>",
             "`[x](nowhere.md)`\n```\n[x](nowhere.md)\n```",
             "[x]: page.md",
+            "`ci/src/main.rs`, `ci/src/`, `pkg/other/repo.go`, `ci/src/*.rs`\n```\nci/src/none.rs\n```",
         ] {
             check(line, &[]);
         }
@@ -192,5 +216,9 @@ mod tests {
             &["there is no docs/nowhere.md", "leads out"],
         );
         check("[x]: nowhere.md", &["there is no docs/nowhere.md"]);
+        check(
+            "\n`ci/src/none.rs`",
+            &["docs/a.md:2: there is no ci/src/none.rs"],
+        );
     }
 }

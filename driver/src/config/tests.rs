@@ -124,8 +124,9 @@ fn secrets_are_not_printed() {
     assert!(!format!("{:?}", Config::read(&text).unwrap()).contains("planted-secret"));
 }
 
+/// design.md#free-space
 #[test]
-fn choice_29_a_nas_keeps_a_gibibyte_free_unless_told_otherwise() {
+fn a_nas_keeps_a_gibibyte_free_unless_told_otherwise() {
     let floor = |line: &str| {
         let text = GOOD.replace("username:", &format!("{line}\n    username:"));
         Config::read(&text).map(|config| config.nas[0].min_free_space.to_string())

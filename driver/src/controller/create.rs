@@ -1,4 +1,4 @@
-//! `CreateVolume`: create first, look later (design choice 18).
+//! `CreateVolume`: create first, look later (design.md#create-first).
 
 use proto::csi;
 
@@ -309,7 +309,7 @@ async fn look_up(
 }
 
 /// A final verdict lets the CO forget the volume, so no earlier try may have left a LUN that a NAS which is still coming up
-/// does not show yet (design choices 16 and 17).
+/// does not show yet (design.md#unknown-is-not-absent and #final-codes).
 async fn prove_not_made(nas: &Nas, name: &str, verdict: Error) -> Error {
     let is_it = |lun: &Lun| lun.name == name;
     let could_be = |row: &Unfit| row.text("name").is_none_or(|seen| seen == name);

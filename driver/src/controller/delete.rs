@@ -1,4 +1,4 @@
-//! `DeleteVolume` (design choices 2, 16 and 19).
+//! `DeleteVolume` (design.md#the-owners-mark, #unknown-is-not-absent and #deletevolume).
 
 use super::target::targets_with;
 use super::{Doing as _, Shared};
@@ -83,7 +83,7 @@ pub(super) async fn denied(nas: &Nas, id: &VolumeId) -> Error {
     }
 }
 
-/// DSM denies the LUN: what follows needs more than its word (design choice 16).
+/// DSM denies the LUN: what follows needs more than its word (design.md#unknown-is-not-absent).
 async fn prove_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
     let what = || format!("the absence of volume {id}");
     match nas

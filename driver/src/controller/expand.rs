@@ -1,4 +1,4 @@
-//! `ControllerExpandVolume`: judged against what is required, and read back (design choices 12 and 13).
+//! `ControllerExpandVolume`: judged against what is required, and read back (design.md#expansion-is-read-back and #large-enough-already).
 
 use super::delete::denied;
 use super::{Doing as _, Shared};
@@ -56,7 +56,7 @@ impl Shared {
     }
 }
 
-/// What stands against growing to `size`, if the NAS would have too little room left for others (design choice 29).
+/// What stands against growing to `size`, if the NAS would have too little room left for others (design.md#free-space).
 fn too_full(
     nas: &Nas,
     mark: &Mark,

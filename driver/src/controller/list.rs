@@ -88,7 +88,7 @@ impl Shared {
         Ok(lun)
     }
 
-    /// Only ours, ordered by uuid, of all NASes (design choice 20). A volume of a NAS that has had other names stands there under each of
+    /// Only ours, ordered by uuid, of all NASes (design.md#listvolumes). A volume of a NAS that has had other names stands there under each of
     /// them: nobody knows by which the CO calls it, and one that it does not find there it takes for detached.
     pub(super) async fn list(&self, page: &Page) -> Result<csi::ListVolumesResponse, Error> {
         // A walk that begins sees what is there now.

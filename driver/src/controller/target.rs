@@ -1,4 +1,4 @@
-//! Targets as the controller finds them and ends them, and what it says when DSM did something else than was meant (design choice 6).
+//! Targets as the controller finds them and ends them, and what it says when DSM did something else than was meant (design.md#dsm-reuses-target-numbers).
 
 use tokio::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::volume::LunUuid;
 
 /// All targets of the NAS. That there is none that `is_it` accepts is an answer only if the NAS has loaded them all: a publication
-/// whose target it does not show yet would else be taken for ended, and the target would stay (design choice 16).
+/// whose target it does not show yet would else be taken for ended, and the target would stay (design.md#unknown-is-not-absent).
 pub(super) async fn targets_with(
     nas: &Nas,
     lun: &LunUuid,
@@ -44,7 +44,7 @@ pub(super) async fn withdraw(
     };
     let left = match nas.delete_target(lun, target).await.doing(what)? {
         Acted::Done(left) => left,
-        // Another controller may have been faster; only the full list of a NAS that is up can say so (design choice 6).
+        // Another controller may have been faster; only the full list of a NAS that is up can say so (design.md#dsm-reuses-target-numbers).
         Acted::NotThere(_) => targets_with(nas, lun, what, |row| row.iqn == target.iqn).await?,
         Acted::UponAnother { holder, .. } => return Err(upon_another(what(), target, holder)),
     };

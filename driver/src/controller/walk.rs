@@ -1,4 +1,4 @@
-//! `ListVolumes` page by page (design choice 20): what one look at the NASes has shown serves all pages that are asked for soon afterwards.
+//! `ListVolumes` page by page (design.md#listvolumes): what one look at the NASes has shown serves all pages that are asked for soon afterwards.
 //!
 //! A token stays a position, so it never becomes invalid: a page whose look has been forgotten takes another one. Whichever looks the pages
 //! of a walk come from, none is older than the walk's first page, and every volume has one place in the order: one that was there all the

@@ -1,4 +1,4 @@
-//! Sends calls to one NAS: the effect. Session care lives in [`super::session`] and nowhere else (design choice 23).
+//! Sends calls to one NAS: the effect. Session care lives in [`super::session`] and nowhere else (design.md#one-login).
 
 use std::borrow::Cow;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The memory of refused logins (design choice 23): what is tried again, and when.
+//! The memory of refused logins (design.md#one-login): what is tried again, and when.
 //!
 //! Auto Block locks an address out after a few wrong passwords, three in five minutes by what was measured; both numbers are
 //! settings of the NAS, and the way out is a person's. What DSM says after a right password is not counted, and a person puts

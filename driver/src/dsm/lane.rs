@@ -1,4 +1,4 @@
-//! How many requests a NAS has to deal with at a time (design choice 30). More than it can work upon only queue up inside of it,
+//! How many requests a NAS has to deal with at a time (design.md#limits-per-nas). More than it can work upon only queue up inside of it,
 //! where the wait counts as its own; here it does not, and who waits knows why.
 
 use std::sync::Arc;

@@ -116,7 +116,7 @@ impl std::fmt::Display for Location {
 }
 
 /// What stands against the NAS's showing all LUNs that it has loaded: a volume that has crashed or is locked shows none of its own
-/// (design choice 16). A word that nobody knows is no doubt. Of a LUN that is known to have lain in one `place` nothing counts but that
+/// (design.md#unknown-is-not-absent). A word that nobody knows is no doubt. Of a LUN that is known to have lain in one `place` nothing counts but that
 /// volume's state: LUNs do not move.
 pub fn hides_luns(volumes: &Rows<Location>, place: Option<&str>) -> Option<String> {
     let hides = |volume: &&Location| HIDES.contains(&volume.status.as_str());
@@ -188,8 +188,9 @@ mod tests {
         serde_json::from_value(rows.clone()).unwrap()
     }
 
+    /// design.md#unknown-is-not-absent
     #[test]
-    fn choice_16_only_what_is_known_to_hide_luns_is_a_doubt() {
+    fn only_what_is_known_to_hide_luns_is_a_doubt() {
         for (status, takes, hides) in [
             (json!("normal"), true, false),
             (json!("degrade"), true, false),

@@ -199,7 +199,7 @@ pub struct NewLun {
     pub flushes: bool,
 }
 
-/// `create`, with snapshots and UNMAP switched on where the type has them (design choice 11).
+/// `create`, with snapshots and UNMAP switched on where the type has them (design.md#mkfs-defaults).
 pub fn create(lun: &NewLun) -> Call {
     let call = Call::new(API, 1, "create")
         .with("name", &lun.name)
@@ -278,8 +278,9 @@ mod tests {
         assert_eq!(named.type_name(), Some("THIN"));
     }
 
+    /// design.md#create-first
     #[test]
-    fn choice_18_a_lock_decides_and_only_words_known_to_be_bad_count() {
+    fn a_lock_decides_and_only_words_known_to_be_bad_count() {
         for (extra, locked, ready) in [
             (
                 r#","status":"normal","is_action_locked":false"#,
@@ -336,8 +337,9 @@ mod tests {
         }
     }
 
+    /// design.md#mkfs-defaults
     #[test]
-    fn choice_11_thin_luns_ask_for_unmap_and_snapshots() {
+    fn thin_luns_ask_for_unmap_and_snapshots() {
         let new = |kind: &str| NewLun {
             name: "n".to_owned(),
             size: Bytes::GIB,

@@ -94,7 +94,7 @@ impl Nas {
         self.names().any(|known| known == name)
     }
 
-    /// Where its targets listen (design choice 7).
+    /// Where its targets listen (design.md#portals).
     ///
     /// # Errors
     /// No portal is configured and the NAS's name cannot be resolved.
@@ -116,7 +116,7 @@ impl Nas {
         Ok(portals)
     }
 
-    /// The LUN with this key. `None`: DSM says that it does not know it, which alone is no proof (design choice 16).
+    /// The LUN with this key. `None`: DSM says that it does not know it, which alone is no proof (design.md#unknown-is-not-absent).
     ///
     /// # Errors
     /// Anything else than a LUN or that answer.

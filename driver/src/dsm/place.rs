@@ -1,5 +1,5 @@
 //! On which volumes of the NAS this process has seen LUNs. One that is gone was there, and nowhere else: a volume that hides its LUNs is a
-//! doubt about those that may lie on it (design choice 16). Forgotten with the process, and then every such volume is one.
+//! doubt about those that may lie on it (design.md#unknown-is-not-absent). Forgotten with the process, and then every such volume is one.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

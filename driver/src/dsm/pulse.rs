@@ -1,4 +1,4 @@
-//! Whether a NAS answers at all (design choice 30). One that hangs takes connections and never says a word: whoever waits for it learns that
+//! Whether a NAS answers at all (design.md#limits-per-nas). One that hangs takes connections and never says a word: whoever waits for it learns that
 //! together, long before his own deadline. One that is slow answers others meanwhile, or a question that costs it nothing, and is waited for.
 
 use std::future::Future;

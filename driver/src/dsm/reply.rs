@@ -107,9 +107,9 @@ codes! {
     BAD_ATTRIBUTE = 18_990_622, "bad device attribute";
     /// Target `create` and `set`: a length, or a name or password missing.
     BAD_AUTH_DATA = 18_990_708, "bad CHAP name or password";
-    /// Bad id or no such target: never a proof of absence (design choice 6).
+    /// Bad id or no such target: never a proof of absence (design.md#dsm-reuses-target-numbers).
     BAD_TARGET_ID = 18_990_710, "bad target id";
-    /// Never a proof of absence (design choice 6).
+    /// Never a proof of absence (design.md#dsm-reuses-target-numbers).
     TARGET_NOT_LOADED = 18_990_722, "the target cannot be loaded";
     /// Never a proof of absence.
     TARGET_CONFIG_NOT_LOADED = 18_990_724, "the target's settings cannot be loaded";
@@ -122,7 +122,7 @@ codes! {
 }
 
 impl Code {
-    /// The session cannot be used for this call: what there is to do about it (design choice 23).
+    /// The session cannot be used for this call: what there is to do about it (design.md#one-login).
     pub fn session(self) -> SessionLoss {
         match self.0 {
             106 | 107 | 119 => SessionLoss::Gone,
@@ -148,12 +148,12 @@ impl Code {
         }
     }
 
-    /// DSM says that it does not know the LUN. Not yet a proof (design choice 16).
+    /// DSM says that it does not know the LUN. Not yet a proof (design.md#unknown-is-not-absent).
     pub fn no_lun(self) -> bool {
         matches!(self, Self::NO_SUCH_LUN | Self::BAD_LUN_UUID)
     }
 
-    /// DSM says that it does not know the target. Never a proof (design choice 6).
+    /// DSM says that it does not know the target. Never a proof (design.md#dsm-reuses-target-numbers).
     pub fn no_target(self) -> bool {
         matches!(
             self,

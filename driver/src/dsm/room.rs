@@ -1,5 +1,5 @@
 //! What a NAS is asked together with something else: how much is free where a LUN lies or shall lie. That it does not tell stands
-//! against nothing; then DSM's own refusals are what is left (design choice 29).
+//! against nothing; then DSM's own refusals are what is left (design.md#free-space).
 
 use super::location::{self, Location, LocationAnswer, LocationsAnswer};
 use super::lun::{self, CreatedLun, Lun, LunAnswer, NewLun};
@@ -10,7 +10,7 @@ use crate::volume::LunUuid;
 /// What has come of a `create`.
 #[derive(Debug)]
 pub struct Creation {
-    /// The key of the LUN that DSM says it has made. An error says little: the LUN may exist (design choice 18).
+    /// The key of the LUN that DSM says it has made. An error says little: the LUN may exist (design.md#create-first).
     pub uuid: Result<String, DsmError>,
     /// What was then found by its name.
     pub seen: Seen,
@@ -21,7 +21,7 @@ pub struct Creation {
 pub enum Seen {
     /// A LUN of this name.
     Lun(Box<Lun>),
-    /// DSM says that there is none, which alone is no proof (design choice 16).
+    /// DSM says that there is none, which alone is no proof (design.md#unknown-is-not-absent).
     Nothing,
     /// DSM has not said.
     Unknown,

@@ -1,4 +1,4 @@
-//! Session care (design choice 23): one session of a NAS for all who call, one login for all who wait for it.
+//! Session care (design.md#one-login): one session of a NAS for all who call, one login for all who wait for it.
 
 use std::fmt;
 use std::sync::Arc;

@@ -196,7 +196,7 @@ pub fn create(name: &str, iqn: &Iqn, chap: Option<&Chap>) -> Call {
     with_auth(call, chap).with("max_sessions", 0)
 }
 
-/// `set` of what a login must prove, by numeric id only (design choice 6).
+/// `set` of what a login must prove, by numeric id only (design.md#dsm-reuses-target-numbers).
 pub fn set_auth(target_id: u64, chap: Option<&Chap>) -> Call {
     let call = Call::new(API, 1, "set").with("target_id", target_id.to_string());
     with_auth(call, chap)
@@ -225,7 +225,7 @@ pub fn rename(target_id: u64, name: &str) -> Call {
         .with("name", name)
 }
 
-/// `delete`, by numeric id only (design choice 6).
+/// `delete`, by numeric id only (design.md#dsm-reuses-target-numbers).
 pub fn delete(target_id: u64) -> Call {
     Call::new(API, 1, "delete").with("target_id", target_id.to_string())
 }
@@ -234,8 +234,9 @@ pub fn delete(target_id: u64) -> Call {
 mod tests {
     use super::*;
 
+    /// design.md#dsm-reuses-target-numbers
     #[test]
-    fn choice_6_targets_are_deleted_by_a_number_in_quotes() {
+    fn targets_are_deleted_by_a_number_in_quotes() {
         assert_eq!(delete(3).form()[3], ("target_id", "\"3\"".to_owned()));
     }
 

@@ -1,4 +1,4 @@
-//! Whether a list of a NAS is all that the NAS has (design choice 16). A NAS that has just started answers before it has loaded its
+//! Whether a list of a NAS is all that the NAS has (design.md#unknown-is-not-absent). A NAS that has just started answers before it has loaded its
 //! LUNs and targets, and LUNs of a volume that has crashed or is locked are on no list.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,7 +95,7 @@ impl Memory {
 
 impl Nas {
     /// Proves that no LUN of the NAS is the one that `get` denies: the full list lacks it, no volume is in a state that hides LUNs, and
-    /// the NAS has been up for long enough to have loaded all of them (design choice 16). `Some` says what stands against it. Of the LUN
+    /// the NAS has been up for long enough to have loaded all of them (design.md#unknown-is-not-absent). `Some` says what stands against it. Of the LUN
     /// of this `uuid` it is known where it lay, if this process has seen it: then no other volume hides it.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Blank or not: which parts of a disk are read before `mkfs` may touch it (design choice 9). Pure.
+//! Blank or not: which parts of a disk are read before `mkfs` may touch it (design.md#identity-before-action). Pure.
 //!
 //! The low-level probe knows signatures; these samples find data without one (a raw database, an encrypted disk, a file
 //! system whose first blocks were destroyed). All of them must be zero, and all must be readable.
@@ -70,8 +70,9 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    /// design.md#identity-before-action
     #[test]
-    fn choice_9_samples_cover_ends_copies_and_the_middle() {
+    fn samples_cover_ends_copies_and_the_middle() {
         for size in [
             Bytes::gib(1),
             Bytes::mib(3001),

@@ -6,7 +6,7 @@
 //! /sys/class/iscsi_connection/connection3:0/{persistent_address,persistent_port}
 //! /sys/class/block/sdb/dev
 //! ```
-//! sysfs is a cache: after a rescan it is fresh, before it only says what was true once (design choice 9).
+//! sysfs is a cache: after a rescan it is fresh, before it only says what was true once (design.md#identity-before-action).
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;

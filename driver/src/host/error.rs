@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-/// Why this machine did not do something. Nobody knows how far it came, so no code is final (design choice 17).
+/// Why this machine did not do something. Nobody knows how far it came, so no code is final (design.md#final-codes).
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// The program could not be started.

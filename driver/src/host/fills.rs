@@ -1,4 +1,4 @@
-//! When is a device full of its file system? (design choice 12) Pure.
+//! When is a device full of its file system? (design.md#expansion-is-read-back) Pure.
 //!
 //! A file system cannot use every last byte: it grows by blocks, and a new allocation group must be worth its own overhead.
 //! "Fills" means that the unused tail is smaller than the least that this file system can add. One function per file
@@ -160,8 +160,9 @@ mod tests {
         }
     }
 
+    /// design.md#expansion-is-read-back
     #[test]
-    fn choice_12_ext4_does_not_grow_into_one_or_two_mib() {
+    fn ext4_does_not_grow_into_one_or_two_mib() {
         for (fs, device, fills) in [
             (1024, 1024, true),
             (1024, 1025, true),
@@ -196,8 +197,9 @@ mod tests {
         assert_eq!(with, [0, 1, 3, 5, 7, 9, 25, 27, 49, 81, 125]);
     }
 
+    /// design.md#expansion-is-read-back
     #[test]
-    fn choice_12_xfs_does_not_grow_into_64_kib() {
+    fn xfs_does_not_grow_into_64_kib() {
         let xfs = |mib: u64| Xfs {
             blocks: mib * 256,
             block_size: 4096,
@@ -214,8 +216,9 @@ mod tests {
         );
     }
 
+    /// design.md#expansion-is-read-back
     #[test]
-    fn choice_12_mkfs_xfs_leaves_out_a_small_last_group_which_the_kernel_adds() {
+    fn mkfs_xfs_leaves_out_a_small_last_group_which_the_kernel_adds() {
         let xfs = |blocks_per_group: u64| Xfs {
             blocks: 1024 * 256,
             block_size: 4096,
@@ -228,8 +231,9 @@ mod tests {
         assert!(!xfs(65537).is_as_made_for(small_tail));
     }
 
+    /// design.md#expansion-is-read-back
     #[test]
-    fn choice_12_btrfs_uses_every_sector() {
+    fn btrfs_uses_every_sector() {
         let btrfs = Btrfs {
             size: Bytes::GIB,
             sector: 4096,

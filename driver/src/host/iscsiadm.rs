@@ -304,8 +304,9 @@ mod tests {
         check(&list_records(), "iscsiadm -m node");
     }
 
+    /// design.md#host-commands
     #[test]
-    fn choice_26_every_command_has_a_deadline() {
+    fn every_command_has_a_deadline() {
         let portal = "10.0.0.5:3260".parse().unwrap();
         let (iqn, p) = (iqn(), &portal);
         let all = [
@@ -377,8 +378,9 @@ mod tests {
         assert!(read_delete(ended(15)).is_err(), "there is a session");
     }
 
+    /// design.md#unknown-is-not-absent
     #[test]
-    fn choice_16_a_list_that_is_not_understood_is_not_empty() {
+    fn a_list_that_is_not_understood_is_not_empty() {
         let read = |stdout: &str| {
             read_records(Exit {
                 stdout: stdout.to_owned(),

@@ -3,7 +3,7 @@
 //! Nothing here blocks a worker: files of the kernel are read on the blocking pool, what may wait for a disk has a thread of its
 //! own ([`wait`]), programs run as children, and all have a deadline. What overruns it (a process in uninterruptible sleep, a read
 //! from a device whose target is gone) cannot be stopped: it is left to itself together with the lock of the volume it works for
-//! (design choices 10 and 22).
+//! (design.md#unstage-needs-no-nas and #one-operation-per-volume).
 
 mod command;
 mod daemon;
@@ -57,7 +57,7 @@ pub struct Linux {
 }
 
 impl Linux {
-    /// This machine, with `/sys` and `/etc/iscsi` found below `root` (design choice 26).
+    /// This machine, with `/sys` and `/etc/iscsi` found below `root` (design.md#host-commands).
     pub fn new(root: PathBuf) -> Self {
         let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
         let path = path.unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());

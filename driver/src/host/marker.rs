@@ -1,4 +1,4 @@
-//! The marker: proof that an unfinished file system on a disk is our own unfinished work (design choice 9). Pure.
+//! The marker: proof that an unfinished file system on a disk is our own unfinished work (design.md#identity-before-action). Pure.
 //!
 //! It is written and synced before `mkfs` and erased, synced again, before the first mount. So a marker of this volume
 //! says: whatever stands here was begun by us and has never been mounted, hence holds nobody's data.
@@ -69,8 +69,9 @@ pub fn read(block: &[u8], uuid: &LunUuid) -> Seen {
 mod tests {
     use super::*;
 
+    /// design.md#identity-before-action
     #[test]
-    fn choice_9_a_marker_is_known_by_its_volume_and_its_checksum() {
+    fn a_marker_is_known_by_its_volume_and_its_checksum() {
         let uuid: LunUuid = "13a3cd1e-f296-4d4b-b712-a85c139f9dac".parse().unwrap();
         let other: LunUuid = "00000000-f296-4d4b-b712-a85c139f9dac".parse().unwrap();
         let block = block(&uuid);

@@ -66,7 +66,7 @@ pub struct Entry {
 
 /// Everything the node half does to its machine.
 ///
-/// Paths below `/sys` and those of open-iscsi's database and its lock ([`record::DATABASES`], [`record::LOCK`]) are read below this host's root, all others as they are (design choice 26).
+/// Paths below `/sys` and those of open-iscsi's database and its lock ([`record::DATABASES`], [`record::LOCK`]) are read below this host's root, all others as they are (design.md#host-commands).
 /// Every call has a deadline; whatever overruns it is abandoned and keeps the volume's lock until it has really ended.
 pub trait Host: Send + Sync + 'static {
     /// Runs `cmd` to its end. A nonzero exit is data; `Err` means that it did not start or overran.
@@ -347,7 +347,7 @@ pub struct Touched {
 pub enum Who {
     /// Anybody's, a pod's too.
     Anybody,
-    /// One that is the host's (design choice 28). A driver that shares no namespace of the host has nobody but itself to ask:
+    /// One that is the host's (design.md#whose-namespaces-the-driver-enters). A driver that shares no namespace of the host has nobody but itself to ask:
     /// then there is none.
     Host,
 }

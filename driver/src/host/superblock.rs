@@ -213,8 +213,9 @@ mod tests {
         }
     }
 
+    /// design.md#identity-before-action
     #[test]
-    fn choice_9_unfinished_superblocks_are_known() {
+    fn unfinished_superblocks_are_known() {
         let mut xfs = head_of(FsType::Xfs, Bytes::GIB);
         xfs[126] = 1;
         assert_eq!(read(&xfs), [Superblock::Begun(FsType::Xfs)]);

@@ -4,8 +4,9 @@ use tonic::Code;
 
 use super::*;
 
+/// design.md#final-codes
 #[test]
-fn choice_17_no_code_of_the_host_is_final() {
+fn no_code_of_the_host_is_final() {
     let io = || io::Error::from(io::ErrorKind::PermissionDenied);
     let limit = Duration::from_secs(1);
     for (error, code) in [

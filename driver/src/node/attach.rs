@@ -1,4 +1,4 @@
-//! Attaching: sessions, disks, identity, the map (design choices 7, 9 and 10).
+//! Attaching: sessions, disks, identity, the map (design.md#portals, #identity-before-action and #unstage-needs-no-nas).
 //!
 //! Portals: where multipathd runs, the node logs in to all of them and uses the map over their disks. Elsewhere it logs in to
 //! the first that accepts: a second session would be a second disk of the same LUN with nobody to choose between them, so the

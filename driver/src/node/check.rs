@@ -1,5 +1,5 @@
 //! A file system is looked at before it is mounted: what a power cut or a dying disk has left is repaired where that is safe, and
-//! refused where only a person may decide (design choice 11).
+//! refused where only a person may decide (design.md#mkfs-defaults).
 
 use super::attach::Attached;
 use super::{Doing, Machine};

@@ -1,4 +1,4 @@
-//! NodeExpandVolume: rescan, identity, size, file system, measure (design choices 9 and 12 to 14). Every step looks before it
+//! NodeExpandVolume: rescan, identity, size, file system, measure (design.md#identity-before-action, #expansion-is-read-back, #large-enough-already and #node-expansion-is-always-required). Every step looks before it
 //! acts, so that the call may be repeated after a crash anywhere.
 
 use std::time::Duration;

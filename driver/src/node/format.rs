@@ -1,4 +1,4 @@
-//! What may be formatted, and how a format survives a crash (design choice 9).
+//! What may be formatted, and how a format survives a crash (design.md#identity-before-action).
 //!
 //! ```text
 //! look ─▶ decide ─┬▶ mount as it is

@@ -1,4 +1,4 @@
-//! Growing a file system until it fills its disk, proven by asking it (design choices 12 and 14).
+//! Growing a file system until it fills its disk, proven by asking it (design.md#expansion-is-read-back and #node-expansion-is-always-required).
 
 use super::attach::Attached;
 use super::check::damaged;

@@ -1,4 +1,4 @@
-//! Portals that were down when a volume was staged, and are joined later (design choice 7).
+//! Portals that were down when a volume was staged, and are joined later (design.md#portals).
 //!
 //! **Fencing** decides what is joined. A path is only ever added to a publication that has one: beside a live session with the very
 //! same target, below a map that a mount here shows, at a portal that the last stage has left a record of. So nothing of an ended

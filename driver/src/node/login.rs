@@ -1,4 +1,4 @@
-//! Logging in: to the first portal that accepts, or to all of them (design choices 7, 10 and 17).
+//! Logging in: to the first portal that accepts, or to all of them (design.md#portals, #unstage-needs-no-nas and #final-codes).
 
 use std::pin::pin;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Several portals: one map over all paths, made by multipathd (design choice 7). Its configuration is the operator's.
+//! Several portals: one map over all paths, made by multipathd (design.md#portals). Its configuration is the operator's.
 //!
 //! Recommended in `/etc/multipath.conf`:
 //! ```text

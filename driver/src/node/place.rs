@@ -1,5 +1,5 @@
 //! What is mounted where, and whose it is. Nothing is unmounted that is provably not ours, and nothing is taken for stale
-//! that is not proven to be (design choices 9 and 10).
+//! that is not proven to be (design.md#identity-before-action and #unstage-needs-no-nas).
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};

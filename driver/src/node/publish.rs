@@ -76,7 +76,7 @@ impl<H: Host> Machine<H> {
             self.must_be_only(ask, &staging, &target, &blocks).await?;
         }
         let was_there = self.must_be_kind(&target, show.kind()).await?;
-        // All that can be decided is decided: after a final answer the CO forgets the path (design choice 17).
+        // All that can be decided is decided: after a final answer the CO forgets the path (design.md#final-codes).
         let shown = self.show(ask, &show, &staging, &target, &blocks).await;
         match shown {
             Err(error) if error.is_final() => Err(self

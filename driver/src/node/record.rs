@@ -1,4 +1,4 @@
-//! Node records: what a login works from, written anew before each (design choice 10).
+//! Node records: what a login works from, written anew before each (design.md#unstage-needs-no-nas).
 //!
 //! No discovery: DSM's `SendTargets` would list every target of the NAS. What is no secret goes through `iscsiadm`; CHAP names
 //! and passwords go into the record's file, because anybody can read a command line.

@@ -1,6 +1,6 @@
 //! CSI messages of the node service turned into our types: every check that needs nothing but the message. Pure.
 //!
-//! Order of the checks (design choice 1): missing required fields first, then values, then ids that we never issued.
+//! Order of the checks (design.md#volume-handle): missing required fields first, then values, then ids that we never issued.
 
 use std::collections::HashMap;
 
@@ -75,7 +75,7 @@ impl Intent {
     }
 }
 
-/// The file system that capability and volume agree on; ext4 when both are silent (design choice 24).
+/// The file system that capability and volume agree on; ext4 when both are silent (design.md#parameters).
 fn one_fs_type(asked: Option<FsType>, context: &HashMap<String, String>) -> Result<FsType, Error> {
     const FIELD: &str = "volume_context[fsType]";
     let text = context.get("fsType").map_or("", String::as_str);
@@ -346,7 +346,7 @@ impl Publish {
 /// `NodeUnpublishVolume`, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Unpublish {
-    /// The volume; `None` when we could never have issued its id, so that nothing of it can be there (design choice 1).
+    /// The volume; `None` when we could never have issued its id, so that nothing of it can be there (design.md#volume-handle).
     pub(crate) volume: Option<VolumeId>,
     /// The path to remove.
     pub(crate) target: String,

@@ -293,7 +293,7 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// After a final answer the CO may forget the volume on this node, so no session may be left (design choice 17). One
+    /// After a final answer the CO may forget the volume on this node, so no session may be left (design.md#final-codes). One
     /// whose disk is in use belongs to an earlier, successful call.
     async fn undo_if_final(&self, ask: &Stage, error: Error) -> Error {
         if !error.is_final() {

@@ -1,4 +1,4 @@
-//! The sweep at start: node records that a crash left behind (design choice 10). Best effort; nothing but records is touched.
+//! The sweep at start: node records that a crash left behind (design.md#unstage-needs-no-nas). Best effort; nothing but records is touched.
 //!
 //! Calls are served meanwhile, so each record is judged once more with its volume's lock held, and a call that comes does not wait
 //! for more than the one that is under way.

@@ -1,4 +1,4 @@
-//! The node service on a machine of the imagination: whole calls, every choice that binds them.
+//! The node service on the fake host: whole calls, and every section of design.md that binds them.
 
 mod chap;
 mod cost;
@@ -302,8 +302,9 @@ fn fails<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, cause: &str)
     );
 }
 
+/// design.md#node-id
 #[tokio::test]
-async fn choice_4_the_node_id_comes_from_name_and_initiator() {
+async fn the_node_id_comes_from_name_and_initiator() {
     let co = Co::new();
     let info = co
         .node
@@ -400,8 +401,9 @@ fn initiator_names() {
     }
 }
 
+/// design.md#capabilities
 #[tokio::test]
-async fn choice_25_capabilities() {
+async fn capabilities() {
     let reply = Co::new()
         .node
         .node_get_capabilities(Request::new(csi::NodeGetCapabilitiesRequest {}))
@@ -428,8 +430,9 @@ async fn choice_25_capabilities() {
     );
 }
 
+/// design.md#one-operation-per-volume
 #[tokio::test]
-async fn choice_22_one_operation_per_lun_whatever_the_alias() {
+async fn one_operation_per_lun_whatever_the_alias() {
     let mut co = Co::new();
     let operation = co.occupy().await;
     for nas in ["nas1", "alias"] {
@@ -466,8 +469,9 @@ fn missing_tools_are_named() {
     );
 }
 
+/// design.md#the-node-never-calls-dsm
 #[test]
-fn choice_8_the_node_half_never_speaks_to_dsm() {
+fn the_node_half_never_speaks_to_dsm() {
     let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut seen = 0;
     for part in ["node.rs", "node", "host"] {

@@ -1,4 +1,4 @@
-//! NodeUnstageVolume: unmount, log out, forget. It needs neither a NAS nor a readable disk (design choice 10).
+//! NodeUnstageVolume: unmount, log out, forget. It needs neither a NAS nor a readable disk (design.md#unstage-needs-no-nas).
 
 use std::time::Duration;
 

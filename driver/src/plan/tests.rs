@@ -51,8 +51,9 @@ fn lun(asked: &CreateVolume) -> Lun {
     }
 }
 
+/// design.md#sizes
 #[test]
-fn choice_15_new_sizes() {
+fn new_sizes() {
     let size = |required, limit: Option<u64>| {
         new_size(&Range {
             required: Bytes(required),
@@ -83,8 +84,9 @@ fn choice_15_new_sizes() {
     );
 }
 
+/// design.md#large-enough-already
 #[test]
-fn choice_13_a_smaller_expansion_is_done_already() {
+fn a_smaller_expansion_is_done_already() {
     let plan = |required, limit: Option<Bytes>| {
         expand(Bytes::gib(10), &Range { required, limit }).map_err(|error| error.code())
     };
@@ -114,8 +116,9 @@ fn choice_13_a_smaller_expansion_is_done_already() {
 }
 
 proptest! {
+    /// design.md#large-enough-already
     #[test]
-    fn choice_13_no_plan_shrinks_or_leaves_the_range(present in 1_u64..1 << 50, required in 0_u64..1 << 50, limit in proptest::option::of(1_u64..1 << 50)) {
+    fn no_plan_shrinks_or_leaves_the_range(present in 1_u64..1 << 50, required in 0_u64..1 << 50, limit in proptest::option::of(1_u64..1 << 50)) {
         let range = Range { required: Bytes(required), limit: limit.map(Bytes) };
         match expand(Bytes(present), &range) {
             Ok(Expand::Done(size)) => prop_assert!(size.0 == present && size.0 >= required),
@@ -128,8 +131,9 @@ proptest! {
     }
 }
 
+/// design.md#sizes
 #[test]
-fn choice_15_the_same_volume_is_adopted() {
+fn the_same_volume_is_adopted() {
     let volume = asked(Range {
         required: Bytes::gib(10),
         limit: None,
@@ -139,8 +143,9 @@ fn choice_15_the_same_volume_is_adopted() {
 
 type Change = fn(&mut Lun);
 
+/// design.md#sizes
 #[test]
-fn choice_15_another_volume_is_not() {
+fn another_volume_is_not() {
     let volume = asked(Range {
         required: Bytes::gib(10),
         limit: Some(Bytes::gib(10)),
@@ -167,8 +172,9 @@ fn choice_15_another_volume_is_not() {
     }
 }
 
+/// design.md#sizes
 #[test]
-fn choice_15_a_word_for_a_type_means_one_of_two() {
+fn a_word_for_a_type_means_one_of_two() {
     for (kind, fitting) in [
         (LunType::Thin, ["BLUN", "ADV"]),
         (LunType::Thick, ["BLUN_THICK", "FILE"]),
@@ -191,8 +197,9 @@ fn choice_15_a_word_for_a_type_means_one_of_two() {
     }
 }
 
+/// design.md#create-first
 #[test]
-fn choice_18_a_locked_lun_is_not_handed_out() {
+fn a_locked_lun_is_not_handed_out() {
     let volume = asked(Range::default());
     for (locked, status) in [
         (Some(true), "normal"),
@@ -244,8 +251,9 @@ fn other() -> Iqn {
     iqn("b", 1)
 }
 
+/// design.md#one-target-per-publication
 #[test]
-fn choice_5_a_publication_is_judged_by_every_row() {
+fn a_publication_is_judged_by_every_row() {
     let judge = |multi, targets: &[Target]| {
         let seen = publication(&uuid(), &node("a"), multi, targets);
         (
@@ -310,8 +318,9 @@ fn of_several_targets_the_one_in_use_counts() {
     assert!(!seen(&one.iqn) && seen(&two.iqn));
 }
 
+/// design.md#deletevolume
 #[test]
-fn choice_19_a_holder_is_described() {
+fn a_holder_is_described() {
     let text = holders(&uuid(), &[target(other().as_str(), true)])[0].to_string();
     assert!(text.contains("node b:"), "{text}");
 }

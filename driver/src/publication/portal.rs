@@ -100,8 +100,9 @@ impl fmt::Display for Portal {
 mod tests {
     use super::*;
 
+    /// design.md#portals
     #[test]
-    fn choice_7_portals_of_both_families() {
+    fn portals_of_both_families() {
         for (text, shown) in [
             ("10.0.0.5", "10.0.0.5:3260"),
             ("10.0.0.5:3261", "10.0.0.5:3261"),
@@ -114,8 +115,9 @@ mod tests {
         assert!("nas.local:3260".parse::<Portal>().is_err());
     }
 
+    /// design.md#portals
     #[test]
-    fn choice_7_what_a_name_also_means_is_no_portal() {
+    fn what_a_name_also_means_is_no_portal() {
         let among = |addresses: &[&str]| {
             let resolved = addresses.iter().map(|it| it.parse().unwrap()).collect();
             let portals: Vec<String> = portals_among(resolved)

@@ -1,4 +1,4 @@
-//! A StorageClass's parameters (design choice 24). Pure.
+//! A StorageClass's parameters (design.md#parameters). Pure.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -56,7 +56,7 @@ impl LunType {
     }
 }
 
-/// A StorageClass's parameters (design choice 24).
+/// A StorageClass's parameters (design.md#parameters).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameters {
     /// The NAS: by name or alias (`nas`).

@@ -25,8 +25,9 @@ fn create(parameters: &[(&str, &str)], fs_type: &str) -> Result<CreateVolume, Er
     })
 }
 
+/// design.md#parameters
 #[test]
-fn choice_24_the_articles_storage_class_works() {
+fn the_articles_storage_class_works() {
     let volume = create(
         &[
             ("location", "/volume1"),
@@ -60,8 +61,9 @@ fn choice_24_the_articles_storage_class_works() {
     assert_eq!(official.parameters.fs_type, Some(FsType::Xfs));
 }
 
+/// design.md#parameters
 #[test]
-fn choice_24_unknown_or_contradicting_parameters_are_named() {
+fn unknown_or_contradicting_parameters_are_named() {
     for (parameters, fs_type, named) in [
         (&[("locatoin", "/volume1")][..], "", "location, type"),
         (&[("fsType", "xfs")], "ext4", "disagrees"),
@@ -113,8 +115,9 @@ fn multi_node_is_for_raw_block() {
     );
 }
 
+/// design.md#sizes
 #[test]
-fn choice_15_ranges_that_cannot_be_met_are_refused() {
+fn ranges_that_cannot_be_met_are_refused() {
     let read = |required_bytes, limit_bytes| {
         Range::read(Some(&csi::CapacityRange {
             required_bytes,
@@ -136,8 +139,9 @@ fn choice_15_ranges_that_cannot_be_met_are_refused() {
     assert_eq!(read(i64::MAX, 0), Err(Code::OutOfRange));
 }
 
+/// design.md#lun-names
 #[test]
-fn choice_3_only_what_the_specification_bans_is_refused() {
+fn only_what_the_specification_bans_is_refused() {
     for name in ["a_b", "with blanks", "ü/€", "tab\there", &"n".repeat(128)] {
         assert!(legal_name(name).is_ok(), "{name}");
     }

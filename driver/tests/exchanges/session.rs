@@ -97,8 +97,9 @@ async fn a_refused_login_is_known_by_its_code() {
     }
 }
 
+/// design.md#one-login
 #[tokio::test]
-async fn choice_23_a_lost_session_is_renewed_once() {
+async fn a_lost_session_is_renewed_once() {
     // A session whose token is missing lives on, and is ended.
     for (refusal, ended) in [
         ("session_unknown", &[][..]),

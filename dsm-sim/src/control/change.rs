@@ -7,11 +7,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Body, Problem, Shared};
-use crate::code::Refusal;
-use crate::decode::Params;
-use crate::nas::{Call, Caller, Effect, Nas, Outside};
-use crate::table::Row;
-use crate::volume::{FileSystem, VolumeSpec};
+use crate::nas::Nas;
+use crate::nas::call::{Call, Caller};
+use crate::nas::code::Refusal;
+use crate::nas::effect::{Effect, Outside};
+use crate::nas::params::Params;
+use crate::nas::state::table::Row;
+use crate::nas::state::volume::{FileSystem, VolumeSpec};
 
 /// A LUN that somebody else makes. What is left out is what a page would offer.
 #[derive(Deserialize)]

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 
 use super::change::{by_hand, refused};
 use super::{Body, Problem, Shared};
-use crate::clock::Millis;
-use crate::code::Refusal;
-use crate::nas::{Nas, Outside};
-use crate::table::Term;
+use crate::nas::Nas;
+use crate::nas::clock::Millis;
+use crate::nas::code::Refusal;
+use crate::nas::effect::Outside;
+use crate::nas::state::table::Term;
 
 const ACTS: &str = "delete, disable, enable, rename, map, unmap and create";
 const LUN_ACTS: &str = "rename, describe, snapshot, unsnapshot and delete";

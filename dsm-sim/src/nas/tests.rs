@@ -1,3 +1,9 @@
+use crate::nas::call::Call;
+use crate::nas::call::Caller;
+use crate::nas::call::Reply;
+use crate::nas::effect::Effect;
+use crate::nas::effect::Image;
+use crate::nas::effect::Outside;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
@@ -5,7 +11,9 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 
 use super::*;
-use crate::volume::VolumeSpec;
+use crate::nas::state::lun::Lun;
+use crate::nas::state::volume::VolumeSpec;
+use serde_json::{Value, json};
 
 pub(crate) const LUN: &str = "SYNO.Core.ISCSI.LUN";
 pub(crate) const TARGET: &str = "SYNO.Core.ISCSI.Target";

@@ -10,7 +10,7 @@ use url::form_urlencoded::byte_serialize;
 use super::step::{Call, Sent, Session, Step};
 use crate::common::{AUTH, Sim, client};
 
-/// The one refusal with an effect: behaviour 24 of dsm-api.md section 11.
+/// The one refusal with an effect: behaviour 24 of dsm-web-api.md section 11.
 const NAME_AT_LIMIT: u64 = 18_990_068;
 /// Statuses of a request that is no call. DSM itself answers 200.
 const NO_CALL: [u16; 6] = [400, 404, 405, 413, 414, 431];

@@ -176,10 +176,7 @@ impl Nas {
         if let ("/accounts", Some(password)) = (path, body["password"].as_str()) {
             password.clone_into(&mut lock(&self.password));
         }
-        let nas = self
-            .running()
-            .ok_or_else(|| io::Error::other("the NAS is off"))?;
-        nas.control(method, path, body).await
+        self.on()?.control(method, path, body).await
     }
 
     /// What dsm-sim tells of its state. It is asked again only when that can have changed.
@@ -198,29 +195,35 @@ impl Nas {
         if quiet && lock(&self.state).as_ref().is_some_and(|told| told.lasts) {
             return Ok(());
         }
-        let state = self.control(Method::GET, "/state", &json!(null)).await?;
+        let state = Arc::new(self.on()?.state()?);
         *lock(&self.state) = Some(Told {
-            state: Arc::new(state.clone()),
+            state: Arc::clone(&state),
             lasts: quiet,
         });
         let mut exports = exports(&state);
-        let disguised = lock(&self.disguised).clone();
+        let disguised = lock(&self.disguised);
         for export in &mut exports {
             if disguised.contains(&export.serial) {
                 STRANGER.clone_into(&mut export.serial);
                 export.size = Bytes::gib(64);
             }
         }
+        drop(disguised);
         for machine in &self.machines {
             machine.set_exports(exports.iter().cloned());
         }
         if let Some(machine) = self.machines.first() {
-            let luns = state["luns"].as_array().cloned().unwrap_or_default();
+            let luns = rows(&state["luns"]);
             machine.keep_content(|serial| {
                 serial == STRANGER || luns.iter().any(|lun| lun["uuid"] == serial)
             });
         }
         Ok(())
+    }
+
+    fn on(&self) -> io::Result<Arc<Embedded>> {
+        self.running()
+            .ok_or_else(|| io::Error::other("the NAS is off"))
     }
 
     /// Every call since its first start, in words without anything that differs from run to run.
@@ -297,21 +300,25 @@ impl Drop for Restless<'_> {
     }
 }
 
+/// The rows of a list; none where there is no list.
+pub(super) fn rows(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
 /// What the targets of a NAS export, from its state.
 fn exports(state: &Value) -> Vec<Export> {
-    let rows = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let sizes: std::collections::BTreeMap<String, u64> = rows(&state["luns"])
+    let sizes: std::collections::BTreeMap<&str, u64> = rows(&state["luns"])
         .iter()
-        .filter_map(|lun| Some((lun["uuid"].as_str()?.to_owned(), lun["size"].as_u64()?)))
+        .filter_map(|lun| Some((lun["uuid"].as_str()?, lun["size"].as_u64()?)))
         .collect();
     let export = |(target, lingering): (&Value, bool)| {
-        let mapped = rows(&target["mapped_luns"]).into_iter().next()?;
-        let uuid = mapped["lun_uuid"].as_str()?.to_owned();
+        let mapped = rows(&target["mapped_luns"]).first()?;
+        let uuid = mapped["lun_uuid"].as_str()?;
         Some(Export {
             iqn: target["iqn"].as_str()?.to_owned(),
-            size: Bytes(*sizes.get(&uuid)?),
+            size: Bytes(*sizes.get(uuid)?),
             lun: u16::try_from(mapped["mapping_index"].as_u64()?).ok()?,
-            serial: uuid,
+            serial: uuid.to_owned(),
             lingering,
         })
     };

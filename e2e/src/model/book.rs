@@ -78,7 +78,7 @@ pub enum Due {
     Idle,
 }
 
-/// The size of a LUN for a required one (design choice 15).
+/// The size of a LUN for a required one (design.md#sizes).
 pub fn rounded(required: i64) -> i64 {
     (required + MIB - 1) / MIB * MIB
 }

@@ -383,7 +383,7 @@ impl<P: Plane> Player<'_, P> {
     }
 
     /// While the password is wrong, the NAS hears of it at most once in each life of a controller. Then it is put right: in the
-    /// driver's configuration, or on the NAS, where a restart lets the driver notice at once (design choice 23).
+    /// driver's configuration, or on the NAS, where a restart lets the driver notice at once (design.md#one-login).
     pub(super) async fn rotate(&mut self) -> Result<()> {
         // Of an answer that is lost the driver does not know, and three of them would lock it out.
         self.plane.clear().await?;

@@ -1,6 +1,6 @@
 //! A NAS that was in use before: others' LUNs and targets of odd shapes stand in its lists, somebody has a LUN with a snapshot that
 //! is locked, one volume wants attention, and one may have crashed. A driver is on it as on a clean one; only that a LUN is gone nobody
-//! can prove as long as one has crashed (design choice 16).
+//! can prove as long as one has crashed (design.md#unknown-is-not-absent).
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};

@@ -80,7 +80,7 @@ case $when in
   after) run "$@" ;;
   *)
     "$real" "$@" & sleep "$when"
-    # What a kill leaves of an ext4 that is being resized unmounted takes a person (design choice 14).
+    # What a kill leaves of an ext4 that is being resized unmounted takes a person (design.md#node-expansion-is-always-required).
     case $line in resize2fs*) ;; *) kill -9 $! ;; esac
     # A container that ends does not start again before all its processes have gone.
     wait $! ;;

@@ -1,4 +1,4 @@
-//! A NAS that had other names: volumes are found and told of under each of them (design choices 1 and 20).
+//! A NAS that had other names: volumes are found and told of under each of them (design.md#volume-handle and #listvolumes).
 
 use std::collections::HashMap;
 
@@ -37,8 +37,9 @@ async fn listed(csi: &Csi, size: i32) -> Result<Vec<(String, Vec<String>)>> {
     }
 }
 
+/// design.md#listvolumes
 #[tokio::test]
-async fn choice_20_a_volume_is_listed_under_every_name_that_its_nas_has_had() -> Result<()> {
+async fn a_volume_is_listed_under_every_name_that_its_nas_has_had() -> Result<()> {
     let world = Plan::controller().start().await?;
     let before = Csi::of(&world.plugin);
     let plugin = renamed(&world).await?;

@@ -1,4 +1,4 @@
-//! Publishing and unpublishing with one driver: design choices 4 to 7.
+//! Publishing and unpublishing with one driver: design.md#node-id, #one-target-per-publication, #dsm-reuses-target-numbers and #portals.
 
 use std::collections::HashSet;
 
@@ -16,8 +16,9 @@ use super::common::{
     publications, refuse, refused, shorts, uuid,
 };
 
+/// design.md#node-id
 #[tokio::test]
-async fn choice_4_publish_knows_only_node_ids_of_ours_and_unpublish_any() -> Result<()> {
+async fn publish_knows_only_node_ids_of_ours_and_unpublish_any() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -47,8 +48,9 @@ async fn choice_4_publish_knows_only_node_ids_of_ours_and_unpublish_any() -> Res
     Ok(())
 }
 
+/// design.md#node-id
 #[tokio::test]
-async fn choice_4_an_empty_node_id_unpublishes_from_all_nodes() -> Result<()> {
+async fn an_empty_node_id_unpublishes_from_all_nodes() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let [shared, other] = [
@@ -69,8 +71,9 @@ async fn choice_4_an_empty_node_id_unpublishes_from_all_nodes() -> Result<()> {
     Ok(())
 }
 
+/// design.md#one-target-per-publication
 #[tokio::test]
-async fn choice_5_a_publication_is_one_target_and_unpublishing_is_its_end() -> Result<()> {
+async fn a_publication_is_one_target_and_unpublishing_is_its_end() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -109,8 +112,9 @@ async fn choice_5_a_publication_is_one_target_and_unpublishing_is_its_end() -> R
     Ok(())
 }
 
+/// design.md#one-target-per-publication
 #[tokio::test]
-async fn choice_5_a_second_node_is_refused_and_its_target_taken_back() -> Result<()> {
+async fn a_second_node_is_refused_and_its_target_taken_back() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -144,8 +148,9 @@ async fn choice_5_a_second_node_is_refused_and_its_target_taken_back() -> Result
     Ok(())
 }
 
+/// design.md#one-target-per-publication
 #[tokio::test]
-async fn choice_5_a_target_of_somebody_else_counts_too() -> Result<()> {
+async fn a_target_of_somebody_else_counts_too() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -193,9 +198,9 @@ async fn choice_5_a_target_of_somebody_else_counts_too() -> Result<()> {
     Ok(())
 }
 
+/// design.md#one-target-per-publication
 #[tokio::test]
-async fn choice_5_raw_block_is_published_to_several_nodes_and_file_systems_never_are() -> Result<()>
-{
+async fn raw_block_is_published_to_several_nodes_and_file_systems_never_are() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi
@@ -236,8 +241,9 @@ async fn choice_5_raw_block_is_published_to_several_nodes_and_file_systems_never
     Ok(())
 }
 
+/// design.md#one-target-per-publication
 #[tokio::test]
-async fn choice_5_a_model_with_two_targets_holds_four_volumes() -> Result<()> {
+async fn a_model_with_two_targets_holds_four_volumes() -> Result<()> {
     let nas = Settings {
         more: vec!["--model", "DS423"],
         ..Settings::default()
@@ -280,8 +286,9 @@ async fn choice_5_a_model_with_two_targets_holds_four_volumes() -> Result<()> {
 /// Codes with which DSM denies a target, rightly or not.
 const DENIALS: [u32; 3] = [18_990_710, 18_990_722, 18_990_724];
 
+/// design.md#dsm-reuses-target-numbers
 #[tokio::test]
-async fn choice_6_a_denied_target_is_looked_for_in_the_full_list() -> Result<()> {
+async fn a_denied_target_is_looked_for_in_the_full_list() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -325,8 +332,9 @@ async fn choice_6_a_denied_target_is_looked_for_in_the_full_list() -> Result<()>
 }
 
 /// That `get` takes names, and that a compound stops at the first error, was only ever seen by others.
+/// design.md#dsm-reuses-target-numbers
 #[tokio::test]
-async fn choice_6_whatever_a_nas_makes_of_guards_a_publication_lives() -> Result<()> {
+async fn whatever_a_nas_makes_of_guards_a_publication_lives() -> Result<()> {
     for switches in [
         json!({"target_get_takes_names": false}),
         json!({"compounds_go_on": true}),
@@ -351,8 +359,9 @@ async fn choice_6_whatever_a_nas_makes_of_guards_a_publication_lives() -> Result
     Ok(())
 }
 
+/// design.md#dsm-reuses-target-numbers
 #[tokio::test]
-async fn choice_6_a_denied_deletion_is_no_deletion() -> Result<()> {
+async fn a_denied_deletion_is_no_deletion() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -375,8 +384,9 @@ async fn choice_6_a_denied_deletion_is_no_deletion() -> Result<()> {
 
 /// While the answer was lost, another controller may have found the target and answered for it: it stays, and the repeated
 /// call finds it.
+/// design.md#one-operation-per-volume
 #[tokio::test]
-async fn choice_22_a_mapping_whose_answer_is_lost_is_not_taken_back() -> Result<()> {
+async fn a_mapping_whose_answer_is_lost_is_not_taken_back() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -401,8 +411,9 @@ async fn choice_22_a_mapping_whose_answer_is_lost_is_not_taken_back() -> Result<
     Ok(())
 }
 
+/// design.md#portals
 #[tokio::test]
-async fn choice_7_portals_come_from_the_configuration() -> Result<()> {
+async fn portals_come_from_the_configuration() -> Result<()> {
     let world = Plan::controller().start().await?;
     let id = Csi::of(&world.plugin).create("pvc-1", GIB).await?;
     let old = Csi::of(&world.plugin).publish(&id, NODE_A).await?;

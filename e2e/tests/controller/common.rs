@@ -263,7 +263,7 @@ pub(crate) fn refused<T: Debug>(answer: Result<T, Status>, code: Code, words: &[
     }
 }
 
-/// Asserts that a failed call does not let the CO forget anything (design choice 17).
+/// Asserts that a failed call does not let the CO forget anything (design.md#final-codes).
 #[track_caller]
 pub(crate) fn not_final(what: &str, status: &Status) {
     let unfinished = matches!(

@@ -1,4 +1,4 @@
-//! One operation per volume, which ends whatever becomes of its caller: design choice 22.
+//! One operation per volume, which ends whatever becomes of its caller: design.md#one-operation-per-volume.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -27,8 +27,9 @@ async fn busy(csi: &Csi, id: &str) {
     }
 }
 
+/// design.md#one-operation-per-volume
 #[tokio::test]
-async fn choice_22_the_second_operation_on_a_volume_is_aborted() -> Result<()> {
+async fn the_second_operation_on_a_volume_is_aborted() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -65,8 +66,9 @@ async fn choice_22_the_second_operation_on_a_volume_is_aborted() -> Result<()> {
     Ok(())
 }
 
+/// design.md#one-operation-per-volume
 #[tokio::test]
-async fn choice_22_the_same_name_is_one_operation() -> Result<()> {
+async fn the_same_name_is_one_operation() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     world.nas.fault(LUN, "create", 1, 1, hang()).await?;
@@ -102,8 +104,9 @@ fn gives_up(answer: Result<tonic::Response<impl std::fmt::Debug>, tonic::Status>
     );
 }
 
+/// design.md#one-operation-per-volume
 #[tokio::test]
-async fn choice_22_an_operation_outlives_its_caller_and_keeps_the_lock() -> Result<()> {
+async fn an_operation_outlives_its_caller_and_keeps_the_lock() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -194,8 +197,9 @@ async fn logouts(nas: &Nas) -> Result<usize> {
         .count())
 }
 
+/// design.md#one-operation-per-volume
 #[tokio::test]
-async fn choice_22_sigterm_lets_an_operation_end() -> Result<()> {
+async fn sigterm_lets_an_operation_end() -> Result<()> {
     let mut world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -225,8 +229,9 @@ async fn choice_22_sigterm_lets_an_operation_end() -> Result<()> {
 }
 
 /// Kubernetes kills 30 s after SIGTERM; the harness waits as long.
+/// design.md#one-operation-per-volume
 #[tokio::test]
-async fn choice_22_sigterm_does_not_wait_for_a_nas_that_hangs() -> Result<()> {
+async fn sigterm_does_not_wait_for_a_nas_that_hangs() -> Result<()> {
     let mut world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;

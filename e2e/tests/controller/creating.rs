@@ -1,4 +1,4 @@
-//! Creating: design choices 17, 18 and 24. Create first, look later; a final answer only when nothing was made.
+//! Creating: design.md#final-codes, #create-first and #parameters. Create first, look later; a final answer only when nothing was made.
 
 use anyhow::Result;
 use e2e::GIB;
@@ -20,8 +20,9 @@ fn with(name: &str, parameters: &[(&str, &str)]) -> csi::CreateVolumeRequest {
     request
 }
 
+/// design.md#create-first
 #[tokio::test]
-async fn choice_18_a_lost_create_is_found_by_its_name() -> Result<()> {
+async fn a_lost_create_is_found_by_its_name() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     for (name, way, looks) in [
@@ -51,8 +52,9 @@ async fn choice_18_a_lost_create_is_found_by_its_name() -> Result<()> {
     Ok(())
 }
 
+/// design.md#create-first
 #[tokio::test]
-async fn choice_18_a_refusal_of_a_lun_that_exists_hands_it_out() -> Result<()> {
+async fn a_refusal_of_a_lun_that_exists_hands_it_out() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -64,8 +66,9 @@ async fn choice_18_a_refusal_of_a_lun_that_exists_hands_it_out() -> Result<()> {
     Ok(())
 }
 
+/// design.md#final-codes
 #[tokio::test]
-async fn choice_17_only_what_was_provably_not_made_is_final() -> Result<()> {
+async fn only_what_was_provably_not_made_is_final() -> Result<()> {
     let nas = Settings {
         more: vec!["--model", "DS423"],
         ..Settings::default()
@@ -78,7 +81,7 @@ async fn choice_17_only_what_was_provably_not_made_is_final() -> Result<()> {
     .await?;
     let csi = Csi::of(&world.plugin);
     let before = world.nas.state().await?;
-    // Without a floor of the driver's (choice 29) it is the NAS that refuses.
+    // Without a floor of the driver's (design.md#free-space) it is the NAS that refuses.
     let thick = [
         ("location", "/volume2"),
         ("type", "thick"),
@@ -147,8 +150,9 @@ async fn choice_17_only_what_was_provably_not_made_is_final() -> Result<()> {
     Ok(())
 }
 
+/// design.md#final-codes
 #[tokio::test]
-async fn choice_17_a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> Result<()> {
+async fn a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     // An earlier try made the LUN and its answer was lost; then the NAS starts again, and knows neither its volumes nor its LUNs.
@@ -184,8 +188,9 @@ async fn choice_17_a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> R
     Ok(())
 }
 
+/// design.md#create-first
 #[tokio::test]
-async fn choice_18_a_fresh_lun_is_waited_for_until_it_is_unlocked() -> Result<()> {
+async fn a_fresh_lun_is_waited_for_until_it_is_unlocked() -> Result<()> {
     let world = Plan::controller().slow().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -197,8 +202,9 @@ async fn choice_18_a_fresh_lun_is_waited_for_until_it_is_unlocked() -> Result<()
     Ok(())
 }
 
+/// design.md#parameters
 #[tokio::test]
-async fn choice_24_the_type_follows_the_volume_and_parameters_are_checked() -> Result<()> {
+async fn the_type_follows_the_volume_and_parameters_are_checked() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     for (name, parameters, location, kind) in [
@@ -289,8 +295,9 @@ async fn choice_24_the_type_follows_the_volume_and_parameters_are_checked() -> R
     Ok(())
 }
 
+/// design.md#parameters
 #[tokio::test]
-async fn choice_24_a_busy_nas_is_not_a_missing_volume() -> Result<()> {
+async fn a_busy_nas_is_not_a_missing_volume() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     // 117 means both "no such volume" and "busy": the list decides.

@@ -1,4 +1,4 @@
-//! Hundreds of calls at once: how many requests and connections a NAS gets of them (design choice 30).
+//! Hundreds of calls at once: how many requests and connections a NAS gets of them (design.md#limits-per-nas).
 
 use std::time::Duration;
 
@@ -14,8 +14,9 @@ use super::common::{Csi, LUN, NODE_A, VOLUME, hang, now};
 const CREATES: u64 = 4;
 const CONNECTIONS: usize = 30;
 
+/// design.md#limits-per-nas
 #[tokio::test]
-async fn choice_30_a_crowd_waits_in_the_driver_and_holds_up_nobody() -> Result<()> {
+async fn a_crowd_waits_in_the_driver_and_holds_up_nobody() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("first", GIB).await?;

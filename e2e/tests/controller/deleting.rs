@@ -1,4 +1,4 @@
-//! Deleting: design choices 16 and 19. Success means that the LUN is proven to be gone.
+//! Deleting: design.md#unknown-is-not-absent and #deletevolume. Success means that the LUN is proven to be gone.
 
 use anyhow::Result;
 use e2e::GIB;
@@ -15,8 +15,9 @@ use super::wire::wiretap;
 /// Codes with which DSM denies a LUN, rightly or not.
 const DENIALS: [u32; 2] = [18_990_531, 18_990_505];
 
+/// design.md#deletevolume
 #[tokio::test]
-async fn choice_19_a_published_volume_is_not_deleted() -> Result<()> {
+async fn a_published_volume_is_not_deleted() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -38,8 +39,9 @@ async fn choice_19_a_published_volume_is_not_deleted() -> Result<()> {
     Ok(())
 }
 
+/// design.md#deletevolume
 #[tokio::test]
-async fn choice_19_a_volume_made_again_is_never_the_dying_one() -> Result<()> {
+async fn a_volume_made_again_is_never_the_dying_one() -> Result<()> {
     let world = Plan::controller().slow().start().await?;
     let found = json!({"deleted_luns_stay_listed": true, "deleted_luns_answer_get": true});
     world.nas.patch_settings(&found).await?;
@@ -73,8 +75,9 @@ async fn choice_19_a_volume_made_again_is_never_the_dying_one() -> Result<()> {
 }
 
 /// The other way in which a NAS may lag: it denies the LUN at once, while its list shows it and its name is taken.
+/// design.md#deletevolume
 #[tokio::test]
-async fn choice_19_a_volume_made_again_waits_for_the_name_of_the_dying_one() -> Result<()> {
+async fn a_volume_made_again_waits_for_the_name_of_the_dying_one() -> Result<()> {
     let world = Plan::controller().slow().start().await?;
     let listed = json!({"deleted_luns_stay_listed": true});
     world.nas.patch_settings(&listed).await?;
@@ -93,8 +96,9 @@ async fn choice_19_a_volume_made_again_waits_for_the_name_of_the_dying_one() -> 
     Ok(())
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_a_denied_lun_that_the_list_shows_is_not_gone() -> Result<()> {
+async fn a_denied_lun_that_the_list_shows_is_not_gone() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -114,8 +118,9 @@ async fn choice_16_a_denied_lun_that_the_list_shows_is_not_gone() -> Result<()> 
     Ok(())
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_a_deletion_that_was_not_done_is_not_proven_by_a_denial() -> Result<()> {
+async fn a_deletion_that_was_not_done_is_not_proven_by_a_denial() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -135,8 +140,9 @@ async fn choice_16_a_deletion_that_was_not_done_is_not_proven_by_a_denial() -> R
     Ok(())
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_a_refused_deletion_is_told_at_once() -> Result<()> {
+async fn a_refused_deletion_is_told_at_once() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -171,8 +177,9 @@ async fn gone_by_other_hands(world: &World, csi: &Csi) -> Result<String> {
     Ok(id)
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()> {
+async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = gone_by_other_hands(&world, &csi).await?;
@@ -226,8 +233,9 @@ async fn choice_16_absence_needs_a_full_list_and_volumes_that_hide_nothing() -> 
 }
 
 /// A volume may be crashed for weeks: what never lay on it is gone all the same.
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> Result<()> {
+async fn a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> Result<()> {
     let mut world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -250,8 +258,9 @@ async fn choice_16_a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> R
     Ok(())
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_the_volumes_are_looked_at_before_the_list_that_they_vouch_for() -> Result<()> {
+async fn the_volumes_are_looked_at_before_the_list_that_they_vouch_for() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     let start = now(&world.nas).await?;
@@ -270,8 +279,9 @@ async fn choice_16_the_volumes_are_looked_at_before_the_list_that_they_vouch_for
     Ok(())
 }
 
+/// design.md#deletevolume
 #[tokio::test]
-async fn choice_19_a_lost_reply_of_delete_is_made_good_by_proof() -> Result<()> {
+async fn a_lost_reply_of_delete_is_made_good_by_proof() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -281,8 +291,9 @@ async fn choice_19_a_lost_reply_of_delete_is_made_good_by_proof() -> Result<()> 
     Ok(())
 }
 
+/// design.md#create-first
 #[tokio::test]
-async fn choice_18_a_locked_lun_is_aborted_for_all_that_would_change_it() -> Result<()> {
+async fn a_locked_lun_is_aborted_for_all_that_would_change_it() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -303,8 +314,9 @@ async fn choice_18_a_locked_lun_is_aborted_for_all_that_would_change_it() -> Res
     Ok(())
 }
 
+/// design.md#create-first
 #[tokio::test]
-async fn choice_18_a_sick_lun_is_not_used_and_can_be_deleted() -> Result<()> {
+async fn a_sick_lun_is_not_used_and_can_be_deleted() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -320,8 +332,9 @@ async fn choice_18_a_sick_lun_is_not_used_and_can_be_deleted() -> Result<()> {
     Ok(())
 }
 
+/// design.md#deletevolume
 #[tokio::test]
-async fn choice_19_a_deletion_is_not_believed_while_the_lun_is_seen() -> Result<()> {
+async fn a_deletion_is_not_believed_while_the_lun_is_seen() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -351,8 +364,9 @@ fn spoil_filter(sent: &mut [u8]) {
     }
 }
 
+/// design.md#deletevolume
 #[tokio::test]
-async fn choice_19_a_filter_that_shows_nobody_deletes_nothing() -> Result<()> {
+async fn a_filter_that_shows_nobody_deletes_nothing() -> Result<()> {
     let world = Plan::controller().start().await?;
     let (url, _) = wiretap(&world.nas.api, spoil_filter).await?;
     let spoilt = world

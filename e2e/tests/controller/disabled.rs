@@ -23,8 +23,9 @@ async fn only(nas: &Nas) -> Result<Value> {
     targets.first().cloned().context("one")
 }
 
+/// design.md#one-target-per-publication
 #[tokio::test]
-async fn choice_5_a_disabled_target_is_never_enabled_and_ends_with_its_publication() -> Result<()> {
+async fn a_disabled_target_is_never_enabled_and_ends_with_its_publication() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;

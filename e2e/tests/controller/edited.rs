@@ -425,8 +425,9 @@ fn up(api: &str, method: &str, answer: &mut Value, text: &Value) {
     }
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
-async fn choice_16_a_nas_that_has_just_started_proves_no_absence() -> Result<()> {
+async fn a_nas_that_has_just_started_proves_no_absence() -> Result<()> {
     let world = Edited::start()?;
     let id = world.create("pvc-1", &[]).await?;
     let gone = world.create("pvc-2", &[]).await?;
@@ -450,8 +451,9 @@ async fn choice_16_a_nas_that_has_just_started_proves_no_absence() -> Result<()>
     Ok(())
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
-async fn choice_16_where_the_up_time_cannot_be_read_two_lists_are_compared() -> Result<()> {
+async fn where_the_up_time_cannot_be_read_two_lists_are_compared() -> Result<()> {
     let ways = [
         json!({"success": false, "error": {"code": 105}}),
         json!({"success": true, "data": {}}),
@@ -490,8 +492,9 @@ async fn choice_16_where_the_up_time_cannot_be_read_two_lists_are_compared() -> 
     Ok(())
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
-async fn choice_16_a_volume_that_has_crashed_may_hold_what_is_missing() -> Result<()> {
+async fn a_volume_that_has_crashed_may_hold_what_is_missing() -> Result<()> {
     let world = Edited::start()?;
     let (id, gone) = (
         world.create("pvc-1", &[]).await?,

@@ -1,4 +1,4 @@
-//! Growing: design choices 12 and 13. What counts is the size that the NAS shows afterwards, and no size ever shrinks.
+//! Growing: design.md#expansion-is-read-back and #large-enough-already. What counts is the size that the NAS shows afterwards, and no size ever shrinks.
 
 use anyhow::Result;
 use e2e::life::{Content, create_request};
@@ -12,8 +12,9 @@ use super::common::{
     Csi, LUN, calls, lose, lun_size, not_final, now, refuse, refused, shorts, until_called, uuid,
 };
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_the_answer_is_the_measured_size() -> Result<()> {
+async fn the_answer_is_the_measured_size() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", 10 * GIB).await?;
@@ -31,8 +32,9 @@ async fn choice_12_the_answer_is_the_measured_size() -> Result<()> {
     Ok(())
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_a_lost_reply_is_made_good_by_reading_back() -> Result<()> {
+async fn a_lost_reply_is_made_good_by_reading_back() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -60,8 +62,9 @@ async fn choice_12_a_lost_reply_is_made_good_by_reading_back() -> Result<()> {
     Ok(())
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_a_success_that_did_nothing_is_no_success() -> Result<()> {
+async fn a_success_that_did_nothing_is_no_success() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -102,8 +105,9 @@ async fn choice_12_a_success_that_did_nothing_is_no_success() -> Result<()> {
     Ok(())
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_a_lun_still_at_work_is_waited_for() -> Result<()> {
+async fn a_lun_still_at_work_is_waited_for() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -142,8 +146,9 @@ async fn choice_12_a_lun_still_at_work_is_waited_for() -> Result<()> {
     Ok(())
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_a_full_nas_keeps_the_old_size_and_a_smaller_wish_succeeds() -> Result<()> {
+async fn a_full_nas_keeps_the_old_size_and_a_smaller_wish_succeeds() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     // Thick LUNs take their space at once; /volume2 has 2 TiB.
@@ -151,7 +156,7 @@ async fn choice_12_a_full_nas_keeps_the_old_size_and_a_smaller_wish_succeeds() -
     thick.parameters.extend([
         ("location".to_owned(), "/volume2".to_owned()),
         ("type".to_owned(), "thick".to_owned()),
-        // Without a floor of the driver's (choice 29) it is the NAS that refuses.
+        // Without a floor of the driver's (design.md#free-space) it is the NAS that refuses.
         ("minFreeSpace".to_owned(), "0".to_owned()),
     ]);
     let id = csi.create_as(thick).await?.volume_id;
@@ -175,8 +180,9 @@ async fn choice_12_a_full_nas_keeps_the_old_size_and_a_smaller_wish_succeeds() -
     Ok(())
 }
 
+/// design.md#large-enough-already
 #[tokio::test]
-async fn choice_13_enough_is_enough_and_nothing_shrinks() -> Result<()> {
+async fn enough_is_enough_and_nothing_shrinks() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", 10 * GIB).await?;
@@ -240,8 +246,9 @@ async fn choice_13_enough_is_enough_and_nothing_shrinks() -> Result<()> {
     Ok(())
 }
 
+/// design.md#large-enough-already
 #[tokio::test]
-async fn choice_13_no_smaller_size_is_ever_sent() -> Result<()> {
+async fn no_smaller_size_is_ever_sent() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", 4 * GIB).await?;

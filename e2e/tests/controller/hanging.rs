@@ -1,4 +1,4 @@
-//! A NAS that takes connections and answers nothing: design choice 30. The exact times are proven by unit tests in paused time; here they are
+//! A NAS that takes connections and answers nothing: design.md#limits-per-nas. The exact times are proven by unit tests in paused time; here they are
 //! printed, and the wait is bounded.
 
 use std::time::{Duration, Instant};
@@ -55,9 +55,9 @@ async fn callers(csi: &Csi, id: &str) -> Result<()> {
     Ok(())
 }
 
+/// design.md#limits-per-nas
 #[tokio::test]
-async fn choice_30_every_caller_of_a_nas_that_hangs_has_its_cause_and_all_goes_on_afterwards()
--> Result<()> {
+async fn every_caller_of_a_nas_that_hangs_has_its_cause_and_all_goes_on_afterwards() -> Result<()> {
     let mut world = Plan::controller().start().await?;
     let id = Csi::of(&world.plugin).create("first", GIB).await?;
     // In the middle of a session, and before a login.
@@ -85,8 +85,9 @@ async fn choice_30_every_caller_of_a_nas_that_hangs_has_its_cause_and_all_goes_o
     Ok(())
 }
 
+/// design.md#limits-per-nas
 #[tokio::test]
-async fn choice_30_a_nas_that_hangs_holds_up_no_other() -> Result<()> {
+async fn a_nas_that_hangs_holds_up_no_other() -> Result<()> {
     let world = Plan::controller().start().await?;
     let (second, plugin) = two(&world).await?;
     let csi = Csi::of(&plugin);

@@ -1,4 +1,4 @@
-//! Ids, marks, names and what the plugin says of itself: design choices 1, 2, 3, 21 and 25.
+//! Ids, marks, names and what the plugin says of itself: design.md#volume-handle, #the-owners-mark, #lun-names, #probe and #capabilities.
 
 use std::collections::HashSet;
 
@@ -16,9 +16,9 @@ use tonic::Code;
 
 use super::common::{Csi, NO_UUID, NODE_A, calls, exports, lun, lun_size, now, refused, uuid};
 
+/// design.md#volume-handle
 #[tokio::test]
-async fn choice_1_an_id_that_we_never_issued_is_gone_or_not_found_and_costs_no_call() -> Result<()>
-{
+async fn an_id_that_we_never_issued_is_gone_or_not_found_and_costs_no_call() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let (before, start) = (world.nas.state().await?, now(&world.nas).await?);
@@ -66,8 +66,9 @@ async fn choice_1_an_id_that_we_never_issued_is_gone_or_not_found_and_costs_no_c
     Ok(())
 }
 
+/// design.md#volume-handle
 #[tokio::test]
-async fn choice_1_a_nas_that_is_not_configured_is_a_failed_precondition_everywhere() -> Result<()> {
+async fn a_nas_that_is_not_configured_is_a_failed_precondition_everywhere() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let start = now(&world.nas).await?;
@@ -78,8 +79,9 @@ async fn choice_1_a_nas_that_is_not_configured_is_a_failed_precondition_everywhe
     Ok(())
 }
 
+/// design.md#volume-handle
 #[tokio::test]
-async fn choice_1_a_nas_answers_to_its_aliases() -> Result<()> {
+async fn a_nas_answers_to_its_aliases() -> Result<()> {
     let world = Plan::controller().start().await?;
     let old = Csi::of(&world.plugin).create("pvc-1", GIB).await?;
     let renamed = |settings: &mut e2e::plugin::Settings| {
@@ -102,8 +104,9 @@ async fn choice_1_a_nas_answers_to_its_aliases() -> Result<()> {
     Ok(())
 }
 
+/// design.md#volume-handle
 #[tokio::test]
-async fn choice_1_a_lun_that_is_merely_called_like_the_uuid_is_another_one() -> Result<()> {
+async fn a_lun_that_is_merely_called_like_the_uuid_is_another_one() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     world.nas.foreign_lun(NO_UUID, GIB).await?;
@@ -118,8 +121,9 @@ async fn choice_1_a_lun_that_is_merely_called_like_the_uuid_is_another_one() -> 
     Ok(())
 }
 
+/// design.md#the-owners-mark
 #[tokio::test]
-async fn choice_2_a_lun_without_our_mark_is_never_touched() -> Result<()> {
+async fn a_lun_without_our_mark_is_never_touched() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let foreign = world.nas.foreign_lun("somebody-elses", GIB).await?;
@@ -157,8 +161,9 @@ async fn choice_2_a_lun_without_our_mark_is_never_touched() -> Result<()> {
     Ok(())
 }
 
+/// design.md#the-owners-mark
 #[tokio::test]
-async fn choice_2_a_lun_that_only_bears_the_name_is_not_handed_out() -> Result<()> {
+async fn a_lun_that_only_bears_the_name_is_not_handed_out() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     world.nas.foreign_lun("csi-pvc-1", 5 * GIB).await?;
@@ -172,8 +177,9 @@ async fn choice_2_a_lun_that_only_bears_the_name_is_not_handed_out() -> Result<(
     Ok(())
 }
 
+/// design.md#lun-names
 #[tokio::test]
-async fn choice_3_any_legal_name_is_one_volume_of_its_own() -> Result<()> {
+async fn any_legal_name_is_one_volume_of_its_own() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let long = "x".repeat(128);
@@ -224,8 +230,9 @@ async fn choice_3_any_legal_name_is_one_volume_of_its_own() -> Result<()> {
     Ok(())
 }
 
+/// design.md#sizes
 #[tokio::test]
-async fn choice_15_sizes_are_whole_mib_of_at_least_one_gib_within_the_range() -> Result<()> {
+async fn sizes_are_whole_mib_of_at_least_one_gib_within_the_range() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let ask = |name: &str, required_bytes: i64, limit_bytes: i64| {
@@ -299,8 +306,9 @@ async fn choice_15_sizes_are_whole_mib_of_at_least_one_gib_within_the_range() ->
     Ok(())
 }
 
+/// design.md#sizes
 #[tokio::test]
-async fn choice_15_the_same_name_with_other_parameters_is_another_volume() -> Result<()> {
+async fn the_same_name_with_other_parameters_is_another_volume() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -339,8 +347,9 @@ async fn choice_15_the_same_name_with_other_parameters_is_another_volume() -> Re
     Ok(())
 }
 
+/// design.md#probe
 #[tokio::test]
-async fn choice_21_probe_never_asks_the_nas() -> Result<()> {
+async fn probe_never_asks_the_nas() -> Result<()> {
     let world = Plan::controller().start().await?;
     // Nobody listens on the discard port of this machine.
     let down = world
@@ -379,8 +388,9 @@ async fn choice_21_probe_never_asks_the_nas() -> Result<()> {
     Ok(())
 }
 
+/// design.md#capabilities
 #[tokio::test]
-async fn choice_25_the_capabilities_are_exactly_these() -> Result<()> {
+async fn the_capabilities_are_exactly_these() -> Result<()> {
     let world = Plan::controller().start().await?;
     let offered = world
         .plugin
@@ -448,8 +458,9 @@ async fn choice_25_the_capabilities_are_exactly_these() -> Result<()> {
     Ok(())
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_the_node_is_always_asked_to_look_after_an_expansion() -> Result<()> {
+async fn the_node_is_always_asked_to_look_after_an_expansion() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;

@@ -1,4 +1,4 @@
-//! What people keep in a volume's LUN: design choice 19. DSM deletes a LUN with all its snapshots, locked ones too, without a word.
+//! What people keep in a volume's LUN: design.md#deletevolume. DSM deletes a LUN with all its snapshots, locked ones too, without a word.
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
@@ -24,8 +24,9 @@ async fn drop_snapshot(nas: &Nas, id: &str, snapshot: &str) -> Result<()> {
     nas.turn("san/luns/unsnapshot", &body).await.map(drop)
 }
 
+/// design.md#deletevolume
 #[tokio::test]
-async fn choice_19_a_locked_snapshot_keeps_the_lun() -> Result<()> {
+async fn a_locked_snapshot_keeps_the_lun() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -94,8 +95,9 @@ async fn choice_19_a_locked_snapshot_keeps_the_lun() -> Result<()> {
     Ok(())
 }
 
+/// design.md#deletevolume
 #[tokio::test]
-async fn choice_19_many_locked_snapshots_are_counted() -> Result<()> {
+async fn many_locked_snapshots_are_counted() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -119,9 +121,9 @@ async fn choice_19_many_locked_snapshots_are_counted() -> Result<()> {
     Ok(())
 }
 
+/// design.md#deletevolume
 #[tokio::test]
-async fn choice_19_a_nas_without_snapshots_deletes_and_one_that_does_not_tell_does_not()
--> Result<()> {
+async fn a_nas_without_snapshots_deletes_and_one_that_does_not_tell_does_not() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;

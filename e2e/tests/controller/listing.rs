@@ -1,4 +1,4 @@
-//! Listing: design choice 20. Only ours, in one order, all of it or nothing.
+//! Listing: design.md#listvolumes. Only ours, in one order, all of it or nothing.
 
 use std::collections::HashMap;
 
@@ -33,8 +33,9 @@ async fn pages(csi: &Csi, size: i32) -> Result<Vec<Vec<String>>> {
     }
 }
 
+/// design.md#listvolumes
 #[tokio::test]
-async fn choice_20_pages_hold_ours_alone_ordered_by_uuid() -> Result<()> {
+async fn pages_hold_ours_alone_ordered_by_uuid() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let mut ids = Vec::new();
@@ -97,8 +98,9 @@ async fn next(csi: &Csi, size: i32, token: &str) -> Result<(Vec<String>, String)
     Ok((ids.collect(), page.next_token))
 }
 
+/// design.md#listvolumes
 #[tokio::test]
-async fn choice_20_a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<()> {
+async fn a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<()> {
     let mut world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let mut ids = Vec::new();
@@ -127,8 +129,9 @@ async fn choice_20_a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<(
     Ok(())
 }
 
+/// design.md#listvolumes
 #[tokio::test]
-async fn choice_20_two_who_list_while_volumes_come_and_go_miss_nothing_that_stays() -> Result<()> {
+async fn two_who_list_while_volumes_come_and_go_miss_nothing_that_stays() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let (mut stay, mut go) = (Vec::new(), Vec::new());
@@ -164,8 +167,9 @@ async fn choice_20_two_who_list_while_volumes_come_and_go_miss_nothing_that_stay
     Ok(())
 }
 
+/// design.md#listvolumes
 #[tokio::test]
-async fn choice_20_entries_tell_size_and_nodes() -> Result<()> {
+async fn entries_tell_size_and_nodes() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let [a, b] = [csi.create("a", GIB).await?, csi.create("b", 2 * GIB).await?];
@@ -227,8 +231,9 @@ async fn knowing(world: &World, name: &str, nas: &Nas) -> Result<Plugin> {
         .await
 }
 
+/// design.md#listvolumes
 #[tokio::test]
-async fn choice_20_a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()> {
+async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()> {
     let world = Plan::controller().start().await?;
     let (second, plugin) = two(&world).await?;
     let csi = Csi::of(&plugin);
@@ -357,8 +362,9 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
 }
 
 /// A NAS that is coming up shows a part of what it has, and nothing says so but how long it has been up.
+/// design.md#listvolumes
 #[tokio::test]
-async fn choice_20_a_nas_that_is_coming_up_is_not_listed() -> Result<()> {
+async fn a_nas_that_is_coming_up_is_not_listed() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     csi.create("pvc-1", GIB).await?;

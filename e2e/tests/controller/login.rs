@@ -1,4 +1,4 @@
-//! One login, remembered refusals, no secret in sight: design choice 23.
+//! One login, remembered refusals, no secret in sight: design.md#one-login.
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
@@ -22,8 +22,9 @@ async fn logins(nas: &Nas) -> Result<usize> {
         .count())
 }
 
+/// design.md#one-login
 #[tokio::test]
-async fn choice_23_one_login_serves_all_who_wait() -> Result<()> {
+async fn one_login_serves_all_who_wait() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let made = join_all((0..20).map(|n| csi.create_owned(format!("pvc-{n}"))))
@@ -48,8 +49,9 @@ async fn choice_23_one_login_serves_all_who_wait() -> Result<()> {
     Ok(())
 }
 
+/// design.md#one-login
 #[tokio::test]
-async fn choice_23_a_call_is_repeated_once_after_a_login_and_no_more() -> Result<()> {
+async fn a_call_is_repeated_once_after_a_login_and_no_more() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     csi.create("pvc-1", GIB).await?;
@@ -59,8 +61,9 @@ async fn choice_23_a_call_is_repeated_once_after_a_login_and_no_more() -> Result
     Ok(())
 }
 
+/// design.md#one-login
 #[tokio::test]
-async fn choice_23_a_wrong_password_is_tried_once_in_each_life_and_not_in_a_third() -> Result<()> {
+async fn a_wrong_password_is_tried_once_in_each_life_and_not_in_a_third() -> Result<()> {
     let mut world = Plan::controller().start().await?;
     std::fs::write(world.nas.password_file(), "wrong")?;
     for restarts in 0..4 {
@@ -105,8 +108,9 @@ async fn choice_23_a_wrong_password_is_tried_once_in_each_life_and_not_in_a_thir
     Ok(())
 }
 
+/// design.md#one-login
 #[tokio::test]
-async fn choice_23_a_login_that_fails_for_another_reason_is_tried_again() -> Result<()> {
+async fn a_login_that_fails_for_another_reason_is_tried_again() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     // DSM is being upgraded; a proxy answers; the connection is lost: none of them says that the password is wrong.
@@ -135,8 +139,9 @@ async fn choice_23_a_login_that_fails_for_another_reason_is_tried_again() -> Res
     Ok(())
 }
 
+/// design.md#one-login
 #[tokio::test]
-async fn choice_23_csrf_protection_and_strict_session_ids_are_no_obstacle() -> Result<()> {
+async fn csrf_protection_and_strict_session_ids_are_no_obstacle() -> Result<()> {
     for more in [
         vec!["--csrf"],
         vec!["--strict-sid"],
@@ -164,8 +169,9 @@ async fn choice_23_csrf_protection_and_strict_session_ids_are_no_obstacle() -> R
     Ok(())
 }
 
+/// design.md#one-login
 #[tokio::test]
-async fn choice_23_the_session_is_ended_on_exit() -> Result<()> {
+async fn the_session_is_ended_on_exit() -> Result<()> {
     let mut world = Plan::controller().start().await?;
     Csi::of(&world.plugin).list(0, "").await?;
     assert!(world.plugin.process.terminate().await?);
@@ -186,8 +192,9 @@ fn quoted<'a>(text: &'a str, key: &str) -> Option<&'a str> {
         .next()
 }
 
+/// design.md#one-login
 #[tokio::test]
-async fn choice_23_no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
+async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
     let nas = Settings {
         more: vec!["--csrf"],
         ..Settings::default()
@@ -273,8 +280,9 @@ async fn choice_23_no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
     Ok(())
 }
 
+/// design.md#one-login
 #[tokio::test]
-async fn choice_23_a_driver_whose_nas_comes_back_needs_no_restart() -> Result<()> {
+async fn a_driver_whose_nas_comes_back_needs_no_restart() -> Result<()> {
     let mut world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;

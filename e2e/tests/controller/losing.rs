@@ -1,4 +1,4 @@
-//! Every call that an RPC makes is lost once, in every way: design choice 17. Whatever was answered, the same RPC again must
+//! Every call that an RPC makes is lost once, in every way: design.md#final-codes. Whatever was answered, the same RPC again must
 //! end as if nothing had happened, and what was answered must have been true.
 
 use anyhow::{Result, ensure};
@@ -76,8 +76,9 @@ where
     Ok(())
 }
 
+/// design.md#final-codes
 #[tokio::test]
-async fn choice_17_create_loses_each_call_once() -> Result<()> {
+async fn create_loses_each_call_once() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let prepare = async |name: String| {
@@ -107,8 +108,9 @@ async fn choice_17_create_loses_each_call_once() -> Result<()> {
     .await
 }
 
+/// design.md#final-codes
 #[tokio::test]
-async fn choice_17_publish_loses_each_call_once() -> Result<()> {
+async fn publish_loses_each_call_once() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -136,8 +138,9 @@ async fn choice_17_publish_loses_each_call_once() -> Result<()> {
     .await
 }
 
+/// design.md#final-codes
 #[tokio::test]
-async fn choice_17_unpublish_loses_each_call_once() -> Result<()> {
+async fn unpublish_loses_each_call_once() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -166,8 +169,9 @@ async fn choice_17_unpublish_loses_each_call_once() -> Result<()> {
     .await
 }
 
+/// design.md#final-codes
 #[tokio::test]
-async fn choice_17_expand_loses_each_call_once() -> Result<()> {
+async fn expand_loses_each_call_once() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let prepare = async |name: String| Ok(csi.create(&name, GIB).await?);
@@ -185,8 +189,9 @@ async fn choice_17_expand_loses_each_call_once() -> Result<()> {
     .await
 }
 
+/// design.md#final-codes
 #[tokio::test]
-async fn choice_17_delete_loses_each_call_once() -> Result<()> {
+async fn delete_loses_each_call_once() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let prepare = async |name: String| Ok(csi.create(&name, GIB).await?);

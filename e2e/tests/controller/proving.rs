@@ -167,8 +167,9 @@ async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
     Ok(())
 }
 
+/// design.md#final-codes
 #[tokio::test]
-async fn choice_17_bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
+async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;

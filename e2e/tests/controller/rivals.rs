@@ -1,4 +1,4 @@
-//! Two controllers at once, for sidecars elect their leaders one by one: design choices 5 and 22.
+//! Two controllers at once, for sidecars elect their leaders one by one: design.md#one-target-per-publication and #one-operation-per-volume.
 
 use anyhow::Result;
 use e2e::GIB;
@@ -17,8 +17,9 @@ async fn rival(world: &World) -> Result<Plugin> {
     world.another_driver("rival", |_| {}).await
 }
 
+/// design.md#one-target-per-publication
 #[tokio::test]
-async fn choice_5_two_controllers_never_publish_to_two_nodes() -> Result<()> {
+async fn two_controllers_never_publish_to_two_nodes() -> Result<()> {
     let world = Plan::controller().start().await?;
     let plugin = rival(&world).await?;
     let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
@@ -58,8 +59,9 @@ async fn choice_5_two_controllers_never_publish_to_two_nodes() -> Result<()> {
     Ok(())
 }
 
+/// design.md#one-target-per-publication
 #[tokio::test]
-async fn choice_5_two_that_meet_do_not_both_have_it() -> Result<()> {
+async fn two_that_meet_do_not_both_have_it() -> Result<()> {
     let world = Plan::controller().start().await?;
     let plugin = rival(&world).await?;
     let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
@@ -93,8 +95,9 @@ async fn choice_5_two_that_meet_do_not_both_have_it() -> Result<()> {
     Ok(())
 }
 
+/// design.md#one-target-per-publication
 #[tokio::test]
-async fn choice_5_a_publication_in_use_survives_a_rival_that_is_in_the_act() -> Result<()> {
+async fn a_publication_in_use_survives_a_rival_that_is_in_the_act() -> Result<()> {
     let world = Plan::controller().start().await?;
     let plugin = rival(&world).await?;
     let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
@@ -142,8 +145,9 @@ async fn choice_5_a_publication_in_use_survives_a_rival_that_is_in_the_act() -> 
     Ok(())
 }
 
+/// design.md#one-target-per-publication
 #[tokio::test]
-async fn choice_5_a_second_node_leaves_nothing_behind_whatever_reply_is_lost() -> Result<()> {
+async fn a_second_node_leaves_nothing_behind_whatever_reply_is_lost() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -179,8 +183,9 @@ async fn choice_5_a_second_node_leaves_nothing_behind_whatever_reply_is_lost() -
     Ok(())
 }
 
+/// design.md#one-operation-per-volume
 #[tokio::test]
-async fn choice_22_two_controllers_grow_and_delete_the_same_volume() -> Result<()> {
+async fn two_controllers_grow_and_delete_the_same_volume() -> Result<()> {
     let world = Plan::controller().start().await?;
     let plugin = rival(&world).await?;
     let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
@@ -210,8 +215,9 @@ async fn choice_22_two_controllers_grow_and_delete_the_same_volume() -> Result<(
     Ok(())
 }
 
+/// design.md#create-first
 #[tokio::test]
-async fn choice_18_two_controllers_make_one_volume_of_one_name() -> Result<()> {
+async fn two_controllers_make_one_volume_of_one_name() -> Result<()> {
     let world = Plan::controller().start().await?;
     let plugin = rival(&world).await?;
     let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
@@ -223,8 +229,9 @@ async fn choice_18_two_controllers_make_one_volume_of_one_name() -> Result<()> {
     Ok(())
 }
 
+/// design.md#one-target-per-publication
 #[tokio::test]
-async fn choice_5_two_controllers_publish_and_unpublish_the_same_publication() -> Result<()> {
+async fn two_controllers_publish_and_unpublish_the_same_publication() -> Result<()> {
     let world = Plan::controller().start().await?;
     let plugin = rival(&world).await?;
     let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));

@@ -1,4 +1,4 @@
-//! Room on the NAS's volumes: design choice 29. A volume that is full stops every thin LUN on it, so none is made or grown below a floor.
+//! Room on the NAS's volumes: design.md#free-space. A volume that is full stops every thin LUN on it, so none is made or grown below a floor.
 
 use std::collections::HashMap;
 
@@ -40,8 +40,9 @@ async fn created(csi: &Csi, request: csi::CreateVolumeRequest) -> Result<String,
     Ok(csi.create_as(request).await?.volume_id)
 }
 
+/// design.md#free-space
 #[tokio::test]
-async fn choice_29_no_lun_is_made_where_too_little_is_free() -> Result<()> {
+async fn no_lun_is_made_where_too_little_is_free() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     for volume in ["volume1", "volume2"] {
@@ -85,8 +86,9 @@ async fn choice_29_no_lun_is_made_where_too_little_is_free() -> Result<()> {
     Ok(())
 }
 
+/// design.md#free-space
 #[tokio::test]
-async fn choice_29_a_volume_that_exists_is_handed_out_on_a_full_nas() -> Result<()> {
+async fn a_volume_that_exists_is_handed_out_on_a_full_nas() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -120,8 +122,9 @@ async fn choice_29_a_volume_that_exists_is_handed_out_on_a_full_nas() -> Result<
     Ok(())
 }
 
+/// design.md#free-space
 #[tokio::test]
-async fn choice_29_growth_stops_at_the_floor_and_a_smaller_wish_is_heard() -> Result<()> {
+async fn growth_stops_at_the_floor_and_a_smaller_wish_is_heard() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", 10 * GIB).await?;
@@ -148,8 +151,9 @@ async fn choice_29_growth_stops_at_the_floor_and_a_smaller_wish_is_heard() -> Re
     Ok(())
 }
 
+/// design.md#free-space
 #[tokio::test]
-async fn choice_29_thick_luns_leave_the_floor() -> Result<()> {
+async fn thick_luns_leave_the_floor() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     free(&world, "volume1", 11 * GIB).await?;
@@ -169,8 +173,9 @@ async fn choice_29_thick_luns_leave_the_floor() -> Result<()> {
     Ok(())
 }
 
+/// design.md#free-space
 #[tokio::test]
-async fn choice_29_the_class_sets_the_floor_for_growth_too() -> Result<()> {
+async fn the_class_sets_the_floor_for_growth_too() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     let careful = and(&NAMED, ("minFreeSpace", "100Gi"));
@@ -218,8 +223,9 @@ async fn choice_29_the_class_sets_the_floor_for_growth_too() -> Result<()> {
     Ok(())
 }
 
+/// design.md#free-space
 #[tokio::test]
-async fn choice_29_the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
+async fn the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     free(&world, "volume1", 50 * GIB).await?;
     for (value, least, fits) in [
@@ -256,8 +262,9 @@ async fn choice_29_the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
     Ok(())
 }
 
+/// design.md#free-space
 #[tokio::test]
-async fn choice_29_a_nas_that_does_not_tell_is_believed_to_have_room() -> Result<()> {
+async fn a_nas_that_does_not_tell_is_believed_to_have_room() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     free(&world, "volume1", 0).await?;
@@ -284,8 +291,9 @@ async fn choice_29_a_nas_that_does_not_tell_is_believed_to_have_room() -> Result
     Ok(())
 }
 
+/// design.md#free-space
 #[tokio::test]
-async fn choice_29_looking_costs_no_request() -> Result<()> {
+async fn looking_costs_no_request() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     for (n, parameters) in [&NAMED[..], &[("location", "/volume1")], &[]]
@@ -307,8 +315,9 @@ async fn choice_29_looking_costs_no_request() -> Result<()> {
 }
 
 /// What shares a request is asked for by itself where the NAS has no compound requests, or misses the session inside of one.
+/// design.md#free-space
 #[tokio::test]
-async fn choice_29_what_shares_a_request_can_do_without() -> Result<()> {
+async fn what_shares_a_request_can_do_without() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     for (n, (api, method, code)) in [
@@ -344,8 +353,9 @@ async fn choice_29_what_shares_a_request_can_do_without() -> Result<()> {
 }
 
 /// A unit that can be unplugged says so in either of two fields, and holds nothing that did not ask for it.
+/// design.md#create-first
 #[tokio::test]
-async fn choice_18_no_unit_beside_the_nas_is_chosen() -> Result<()> {
+async fn no_unit_beside_the_nas_is_chosen() -> Result<()> {
     let world = Plan::controller().proving().start().await?;
     let csi = Csi::of(&world.plugin);
     for (n, (container, location, outside)) in [

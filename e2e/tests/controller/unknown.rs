@@ -1,4 +1,4 @@
-//! Design choice 16: unknown is not absent. However a question to the NAS fails, nobody hears "done" or "there is none".
+//! design.md#unknown-is-not-absent: however a question to the NAS fails, nobody hears "done" or "there is none".
 
 use anyhow::Result;
 use e2e::GIB;
@@ -26,8 +26,9 @@ fn ways() -> [Value; 9] {
     ]
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_no_answer_is_ever_taken_for_absence() -> Result<()> {
+async fn no_answer_is_ever_taken_for_absence() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let [idle, used] = [
@@ -42,7 +43,7 @@ async fn choice_16_no_answer_is_ever_taken_for_absence() -> Result<()> {
             world.nas.fault(api, method, 1, 0, way.clone()).await?;
             let mut answers = Vec::new();
             if api != "*" {
-                // Publishing to a second node would make a target before it fails; that is for the tests of choice 17.
+                // Publishing to a second node would make a target before it fails; that is for the tests of design.md#final-codes.
                 answers.push(("publish", csi.publish(&used, NODE_A).await.map(drop)));
             }
             answers.push(("delete", csi.delete(&used).await));
@@ -80,8 +81,9 @@ async fn choice_16_no_answer_is_ever_taken_for_absence() -> Result<()> {
     Ok(())
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_a_slow_answer_is_an_answer() -> Result<()> {
+async fn a_slow_answer_is_an_answer() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -98,8 +100,9 @@ async fn choice_16_a_slow_answer_is_an_answer() -> Result<()> {
     Ok(())
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_a_nas_that_is_gone_is_unavailable_for_everything() -> Result<()> {
+async fn a_nas_that_is_gone_is_unavailable_for_everything() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -130,8 +133,9 @@ async fn choice_16_a_nas_that_is_gone_is_unavailable_for_everything() -> Result<
     Ok(())
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_a_nas_that_was_restarted_is_found_again() -> Result<()> {
+async fn a_nas_that_was_restarted_is_found_again() -> Result<()> {
     let mut world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -146,8 +150,9 @@ async fn choice_16_a_nas_that_was_restarted_is_found_again() -> Result<()> {
 }
 
 /// A NAS that is coming up denies targets that it has: whoever believed it would leave them there for ever.
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_a_target_that_is_not_loaded_is_not_gone() -> Result<()> {
+async fn a_target_that_is_not_loaded_is_not_gone() -> Result<()> {
     let world = Plan::controller().start().await?;
     let csi = Csi::of(&world.plugin);
     let id = csi.create("pvc-1", GIB).await?;

@@ -1,4 +1,4 @@
-//! Calls that come twice, in an odd order, or after the node forgot everything (design choice 10).
+//! Calls that come twice, in an odd order, or after the node forgot everything (design.md#unstage-needs-no-nas).
 
 use e2e::GIB;
 use e2e::life::{Content, Life};
@@ -80,10 +80,11 @@ async fn what_a_pod_uses_is_not_unstaged() {
 }
 
 /// The attacher was faster than the kubelet: the target is gone while the volume is still mounted.
+/// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_10_a_volume_is_let_go_after_its_target() {
+async fn a_volume_is_let_go_after_its_target() {
     for content in Content::ALL {
-        let test = "again::choice_10_a_volume_is_let_go_after_its_target";
+        let test = "again::a_volume_is_let_go_after_its_target";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -97,10 +98,11 @@ async fn choice_10_a_volume_is_let_go_after_its_target() {
 
 /// The same, and then the pod comes back before anybody has cleaned up: the mount that has lost its target goes, and the
 /// volume is mounted anew with what was written to it.
+/// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_10_a_stage_removes_a_session_that_lost_its_target() {
+async fn a_stage_removes_a_session_that_lost_its_target() {
     for content in Content::ALL {
-        let test = "again::choice_10_a_stage_removes_a_session_that_lost_its_target";
+        let test = "again::a_stage_removes_a_session_that_lost_its_target";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -115,11 +117,11 @@ async fn choice_10_a_stage_removes_a_session_that_lost_its_target() {
 }
 
 /// Power off, power on: no mount, no session, no driver; records, the NAS and the kubelet's wish are still there.
+/// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_10_a_node_reboots() {
+async fn a_node_reboots() {
     for content in Content::ALL {
-        let Some(mut story) = Story::begin("again::choice_10_a_node_reboots", GIB, content).await
-        else {
+        let Some(mut story) = Story::begin("again::a_node_reboots", GIB, content).await else {
             return;
         };
         story.attach().await;
@@ -145,10 +147,11 @@ async fn choice_10_a_node_reboots() {
 }
 
 /// Sessions and devices are gone, and the mounts are still there, over nothing. A session that lives, and its record, stay.
+/// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_10_a_stage_removes_a_mount_over_nothing() {
+async fn a_stage_removes_a_mount_over_nothing() {
     for content in Content::ALL {
-        let test = "again::choice_10_a_stage_removes_a_mount_over_nothing";
+        let test = "again::a_stage_removes_a_mount_over_nothing";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -165,9 +168,10 @@ async fn choice_10_a_stage_removes_a_mount_over_nothing() {
 }
 
 /// The driver starts while volumes are in use: its sweep touches none of them.
+/// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_10_the_sweep_leaves_what_is_in_use() {
-    let test = "again::choice_10_the_sweep_leaves_what_is_in_use";
+async fn the_sweep_leaves_what_is_in_use() {
+    let test = "again::the_sweep_leaves_what_is_in_use";
     let Some(mut story) = Story::begin(test, GIB, Content::Fs("xfs")).await else {
         return;
     };

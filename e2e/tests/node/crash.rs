@@ -1,5 +1,5 @@
 //! A driver that is killed. It remembers nothing, so wherever that happens the CO repeats the call, and the story goes on
-//! with nothing lost and nothing left (design choices 10, 12 and 22).
+//! with nothing lost and nothing left (design.md#unstage-needs-no-nas, #expansion-is-read-back and #one-operation-per-volume).
 
 use std::time::Duration;
 

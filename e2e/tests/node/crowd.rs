@@ -42,7 +42,7 @@ async fn twenty_volumes_come_and_go() {
         .unwrap();
 
     assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
-    // Each cost what one alone costs, so no node call of any of them made the NAS hear a thing (design choice 8).
+    // Each cost what one alone costs, so no node call of any of them made the NAS hear a thing (design.md#the-node-never-calls-dsm).
     let expected: BTreeMap<String, usize> = one
         .into_iter()
         .map(|(call, times)| (call, times * VOLUMES))

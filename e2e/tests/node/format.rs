@@ -1,4 +1,4 @@
-//! A volume's first stage: what is made of a blank LUN, and how that survives a crash (design choices 9 and 11).
+//! A volume's first stage: what is made of a blank LUN, and how that survives a crash (design.md#identity-before-action and #mkfs-defaults).
 
 use e2e::GIB;
 use e2e::life::{Content, Life};
@@ -72,21 +72,24 @@ impl Story {
     }
 }
 
+/// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_9_a_first_stage_of_ext4_survives_a_kill_at_each_host_command() {
-    let test = "format::choice_9_a_first_stage_of_ext4_survives_a_kill_at_each_host_command";
+async fn a_first_stage_of_ext4_survives_a_kill_at_each_host_command() {
+    let test = "format::a_first_stage_of_ext4_survives_a_kill_at_each_host_command";
     killed_at_each_host_command(test, EXT4).await;
 }
 
+/// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_9_a_first_stage_of_xfs_survives_a_kill_at_each_host_command() {
-    let test = "format::choice_9_a_first_stage_of_xfs_survives_a_kill_at_each_host_command";
+async fn a_first_stage_of_xfs_survives_a_kill_at_each_host_command() {
+    let test = "format::a_first_stage_of_xfs_survives_a_kill_at_each_host_command";
     killed_at_each_host_command(test, XFS).await;
 }
 
+/// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_9_a_first_stage_of_btrfs_survives_a_kill_at_each_host_command() {
-    let test = "format::choice_9_a_first_stage_of_btrfs_survives_a_kill_at_each_host_command";
+async fn a_first_stage_of_btrfs_survives_a_kill_at_each_host_command() {
+    let test = "format::a_first_stage_of_btrfs_survives_a_kill_at_each_host_command";
     killed_at_each_host_command(test, BTRFS).await;
 }
 
@@ -124,11 +127,12 @@ async fn killed_at_each_host_command(test: &str, content: Content) {
     }
 }
 
+/// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_9_a_mkfs_that_was_killed_is_done_again() {
+async fn a_mkfs_that_was_killed_is_done_again() {
     // As long as each takes here, about: a kill after its end is a good story too.
     for (content, longest) in [(EXT4, 250_000), (XFS, 15_000), (BTRFS, 100_000)] {
-        let test = "format::choice_9_a_mkfs_that_was_killed_is_done_again";
+        let test = "format::a_mkfs_that_was_killed_is_done_again";
         let Some(mut story) = Story::begin(test, LARGE, content).await else {
             return;
         };
@@ -149,10 +153,11 @@ async fn choice_9_a_mkfs_that_was_killed_is_done_again() {
 }
 
 /// The driver dies and leaves a `mkfs` to itself that has not begun. When it does, the volume is in use already.
+/// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_9_a_late_mkfs_of_a_dead_driver_harms_nobody() {
+async fn a_late_mkfs_of_a_dead_driver_harms_nobody() {
     for content in [EXT4, XFS, BTRFS] {
-        let test = "format::choice_9_a_late_mkfs_of_a_dead_driver_harms_nobody";
+        let test = "format::a_late_mkfs_of_a_dead_driver_harms_nobody";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -178,8 +183,9 @@ async fn choice_9_a_late_mkfs_of_a_dead_driver_harms_nobody() {
 }
 
 /// What `formatOptions` says is how the file system is.
+/// design.md#mkfs-defaults
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_11_format_options_have_effect() {
+async fn format_options_have_effect() {
     for (fs, options, tool, want) in [
         (
             "xfs",
@@ -200,7 +206,7 @@ async fn choice_11_format_options_have_effect() {
             "nodesize\t\t32768\n",
         ),
     ] {
-        let test = "format::choice_11_format_options_have_effect";
+        let test = "format::format_options_have_effect";
         let class = [("formatOptions", options), ("fsType", fs)];
         let Some(mut story) = Story::begin_as(test, Content::Fs(fs), &class).await else {
             return;
@@ -214,8 +220,9 @@ async fn choice_11_format_options_have_effect() {
 }
 
 /// Without `formatOptions` nothing is made that the kernel of an older node could not mount.
+/// design.md#mkfs-defaults
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_11_the_defaults_are_conservative() {
+async fn the_defaults_are_conservative() {
     for (content, tool, young) in [
         (
             XFS,
@@ -233,7 +240,7 @@ async fn choice_11_the_defaults_are_conservative() {
             &["BLOCK_GROUP_TREE", "RAID1C34", "ZONED"],
         ),
     ] {
-        let test = "format::choice_11_the_defaults_are_conservative";
+        let test = "format::the_defaults_are_conservative";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };

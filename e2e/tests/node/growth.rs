@@ -1,4 +1,4 @@
-//! Volumes that grow (design choices 12 to 14): the LUN first, then the device once it is rescanned, then what is on it.
+//! Volumes that grow (design.md#expansion-is-read-back, #large-enough-already and #node-expansion-is-always-required): the LUN first, then the device once it is rescanned, then what is on it.
 
 use e2e::life::Content;
 use e2e::skip::{can_grow_mounted_ext4, skip};
@@ -59,12 +59,13 @@ async fn grows_while_in_use(test: &str, content: Content) {
 }
 
 /// Where the capability is missing the error says so, nothing is lost, and the way out that it names works.
+/// design.md#node-expansion-is-always-required
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_14_a_mounted_ext4_that_may_not_grow_says_why() {
+async fn a_mounted_ext4_that_may_not_grow_says_why() {
     if can_grow_mounted_ext4() {
         return;
     }
-    let test = "growth::choice_14_a_mounted_ext4_that_may_not_grow_says_why";
+    let test = "growth::a_mounted_ext4_that_may_not_grow_says_why";
     let Some(mut story) = Story::begin(test, GIB, EXT4).await else {
         return;
     };
@@ -197,10 +198,10 @@ async fn grows_again_and_again(test: &str, content: Content) {
 }
 
 /// A size that is no whole number of MiB is rounded up, and the answers carry what is really there.
+/// design.md#sizes
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_15_answers_carry_the_real_size() {
-    let Some(mut story) =
-        Story::begin("growth::choice_15_answers_carry_the_real_size", GIB, XFS).await
+async fn answers_carry_the_real_size() {
+    let Some(mut story) = Story::begin("growth::answers_carry_the_real_size", GIB, XFS).await
     else {
         return;
     };
@@ -215,10 +216,11 @@ async fn choice_15_answers_carry_the_real_size() {
     story.end().await;
 }
 
+/// design.md#large-enough-already
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_13_what_is_there_already_is_no_error() {
+async fn what_is_there_already_is_no_error() {
     for content in [XFS, Content::Block] {
-        let test = "growth::choice_13_what_is_there_already_is_no_error";
+        let test = "growth::what_is_there_already_is_no_error";
         let Some(mut story) = Story::begin(test, 2 * GIB, content).await else {
             return;
         };
@@ -252,9 +254,10 @@ async fn choice_13_what_is_there_already_is_no_error() {
 }
 
 /// The NAS has no room for 100 TiB. The device stays as it was, and a smaller wish is granted.
+/// design.md#large-enough-already
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_13_a_growth_that_the_nas_refused_is_retried_smaller() {
-    let test = "growth::choice_13_a_growth_that_the_nas_refused_is_retried_smaller";
+async fn a_growth_that_the_nas_refused_is_retried_smaller() {
+    let test = "growth::a_growth_that_the_nas_refused_is_retried_smaller";
     let Some(mut story) = Story::begin(test, GIB, BTRFS).await else {
         return;
     };
@@ -284,9 +287,10 @@ async fn choice_13_a_growth_that_the_nas_refused_is_retried_smaller() {
 }
 
 /// The LUN was not grown: then neither is anything on the node, and the answer does not pretend it was.
+/// design.md#expansion-is-read-back
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_12_a_node_does_not_claim_growth_that_never_was() {
-    let test = "growth::choice_12_a_node_does_not_claim_growth_that_never_was";
+async fn a_node_does_not_claim_growth_that_never_was() {
+    let test = "growth::a_node_does_not_claim_growth_that_never_was";
     let Some(mut story) = Story::begin(test, GIB, XFS).await else {
         return;
     };
@@ -299,10 +303,11 @@ async fn choice_12_a_node_does_not_claim_growth_that_never_was() {
 }
 
 /// The staging path will do, and nothing else need be said.
+/// design.md#node-expansion-is-always-required
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_14_a_volume_grows_through_its_staging_path() {
+async fn a_volume_grows_through_its_staging_path() {
     for content in [XFS, Content::Block] {
-        let test = "growth::choice_14_a_volume_grows_through_its_staging_path";
+        let test = "growth::a_volume_grows_through_its_staging_path";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };

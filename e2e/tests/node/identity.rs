@@ -1,4 +1,4 @@
-//! Disks that are not what they should be (design choice 9): identity is asked of the disk, fresh, before anything is done
+//! Disks that are not what they should be (design.md#identity-before-action): identity is asked of the disk, fresh, before anything is done
 //! to it, and only what is ours *and* blank is formatted.
 
 use std::fs::{File, OpenOptions};
@@ -79,10 +79,11 @@ impl Story {
 }
 
 /// The cached serial in sysfs would pass: only a rescan tells.
+/// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_9_a_mapping_index_that_another_lun_took_is_not_grown() {
+async fn a_mapping_index_that_another_lun_took_is_not_grown() {
     for content in [Content::Fs("xfs"), Content::Fs("btrfs"), Content::Block] {
-        let test = "identity::choice_9_a_mapping_index_that_another_lun_took_is_not_grown";
+        let test = "identity::a_mapping_index_that_another_lun_took_is_not_grown";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -119,10 +120,11 @@ async fn choice_9_a_mapping_index_that_another_lun_took_is_not_grown() {
 }
 
 /// A blank LUN in the place of the volume's is the worst of all: it asks to be formatted. Its serial says whose it is.
+/// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_9_a_blank_lun_of_another_volume_is_not_formatted() {
+async fn a_blank_lun_of_another_volume_is_not_formatted() {
     for fs in ["ext4", "xfs", "btrfs"] {
-        let test = "identity::choice_9_a_blank_lun_of_another_volume_is_not_formatted";
+        let test = "identity::a_blank_lun_of_another_volume_is_not_formatted";
         let Some(mut story) = Story::begin(test, GIB, Content::Fs(fs)).await else {
             return;
         };
@@ -148,9 +150,10 @@ async fn choice_9_a_blank_lun_of_another_volume_is_not_formatted() {
 }
 
 /// A raw device that is staged but not in use may change under the session: the disk that appears then is not shown to a pod.
+/// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_9_a_pod_is_not_shown_the_device_of_another_volume() {
-    let test = "identity::choice_9_a_pod_is_not_shown_the_device_of_another_volume";
+async fn a_pod_is_not_shown_the_device_of_another_volume() {
+    let test = "identity::a_pod_is_not_shown_the_device_of_another_volume";
     let Some(mut story) = Story::begin(test, GIB, Content::Block).await else {
         return;
     };
@@ -168,10 +171,11 @@ async fn choice_9_a_pod_is_not_shown_the_device_of_another_volume() {
 }
 
 /// What holds one file system is not made another, whatever is asked for.
+/// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_9_a_volume_with_another_file_system_is_left_alone() {
+async fn a_volume_with_another_file_system_is_left_alone() {
     for (has, asked) in [("ext4", "xfs"), ("xfs", "btrfs"), ("btrfs", "ext4")] {
-        let test = "identity::choice_9_a_volume_with_another_file_system_is_left_alone";
+        let test = "identity::a_volume_with_another_file_system_is_left_alone";
         let Some(mut story) = Story::begin(test, GIB, Content::Fs(has)).await else {
             return;
         };

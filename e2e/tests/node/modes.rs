@@ -24,10 +24,11 @@ fn must_be_readonly(point: &Path) {
 
 /// A reader sees the data and cannot change them; a volume that grew meanwhile keeps its file system until a writer comes,
 /// and the driver says so.
+/// design.md#node-expansion-is-always-required
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_14_a_reader_reads_and_does_not_grow() {
+async fn a_reader_reads_and_does_not_grow() {
     for fs in ["ext4", "xfs", "btrfs"] {
-        let test = "modes::choice_14_a_reader_reads_and_does_not_grow";
+        let test = "modes::a_reader_reads_and_does_not_grow";
         let Some(mut story) = Story::begin(test, GIB, Content::Fs(fs)).await else {
             return;
         };

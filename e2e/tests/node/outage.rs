@@ -1,4 +1,4 @@
-//! A NAS that is down. The node half never speaks to it (design choices 8 and 10), so what it can do alone it does.
+//! A NAS that is down. The node half never speaks to it (design.md#the-node-never-calls-dsm and #unstage-needs-no-nas), so what it can do alone it does.
 
 use e2e::GIB;
 use e2e::life::Content;
@@ -6,10 +6,11 @@ use e2e::life::Content;
 use crate::story::Story;
 use e2e::writer::Writer;
 
+/// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_10_a_volume_is_let_go_while_the_nas_is_down() {
+async fn a_volume_is_let_go_while_the_nas_is_down() {
     for content in Content::ALL {
-        let test = "outage::choice_10_a_volume_is_let_go_while_the_nas_is_down";
+        let test = "outage::a_volume_is_let_go_while_the_nas_is_down";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -30,9 +31,10 @@ async fn choice_10_a_volume_is_let_go_while_the_nas_is_down() {
 }
 
 /// The driver starts, stages and answers for its volumes without a NAS to talk to.
+/// design.md#the-node-never-calls-dsm
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_8_a_node_works_while_the_web_api_is_down() {
-    let test = "outage::choice_8_a_node_works_while_the_web_api_is_down";
+async fn a_node_works_while_the_web_api_is_down() {
+    let test = "outage::a_node_works_while_the_web_api_is_down";
     let Some(mut story) = Story::begin(test, GIB, Content::Fs("xfs")).await else {
         return;
     };

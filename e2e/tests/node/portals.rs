@@ -1,5 +1,5 @@
 //! Several portals on a node whose multipathd makes no map, in all the ways that a daemon has for that: one path, and no more
-//! (design choice 7). Two paths and a map are the VM's.
+//! (design.md#portals). Two paths and a map are the VM's.
 
 use e2e::GIB;
 use e2e::life::{Content, Life};
@@ -24,9 +24,10 @@ async fn begin(test: &str, content: Content) -> Option<Story> {
     Some(Story { world, volume })
 }
 
+/// design.md#portals
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_7_without_a_multipathd_that_makes_maps_there_is_one_path() {
-    let test = "portals::choice_7_without_a_multipathd_that_makes_maps_there_is_one_path";
+async fn without_a_multipathd_that_makes_maps_there_is_one_path() {
+    let test = "portals::without_a_multipathd_that_makes_maps_there_is_one_path";
     for (state, content) in [
         ("absent", Content::Fs("ext4")),
         ("stopped-silent", Content::Block),

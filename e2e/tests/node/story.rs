@@ -62,7 +62,7 @@ impl Story {
         Some(Self { world, volume })
     }
 
-    /// Awaits a call of the node service, of which the NAS must hear nothing (design choice 8).
+    /// Awaits a call of the node service, of which the NAS must hear nothing (design.md#the-node-never-calls-dsm).
     pub(crate) async fn node<T>(
         &self,
         call: impl Future<Output = Result<T, Status>>,

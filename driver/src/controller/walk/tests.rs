@@ -57,8 +57,9 @@ fn walked(size: usize, mut lists: impl FnMut() -> Vec<Volumes>) -> Vec<String> {
     }
 }
 
+/// design.md#listvolumes
 #[test]
-fn choice_20_pages_of_several_nases_with_aliases_are_one_list() {
+fn pages_of_several_nases_with_aliases_are_one_list() {
     let mine = [9, 1, 5].map(|number| [volume(number, "nas1"), volume(number, "old")]);
     let others = [4, 7, 2].map(|number| vec![volume(number, "nas2")]);
     let lists = vec![
@@ -93,8 +94,9 @@ fn choice_20_pages_of_several_nases_with_aliases_are_one_list() {
     );
 }
 
+/// design.md#listvolumes
 #[test]
-fn choice_20_what_is_there_all_the_time_is_listed_once_whatever_comes_and_goes() {
+fn what_is_there_all_the_time_is_listed_once_whatever_comes_and_goes() {
     let seed = rand::random();
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);

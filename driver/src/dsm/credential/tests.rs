@@ -37,8 +37,9 @@ async fn pauses(code: u32, times: usize) -> Vec<u64> {
     seen
 }
 
+/// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn choice_23_what_can_change_on_the_nas_is_tried_again() {
+async fn what_can_change_on_the_nas_is_tried_again() {
     assert_eq!(pauses(400, 5).await, [900, 3_600, 21_600, 86_400, 86_400]);
     assert_eq!(pauses(404, 2).await, [900, 3_600]);
     for code in [401, 402, 403, 405, 406, 408, 409, 410, 411] {
@@ -47,15 +48,17 @@ async fn choice_23_what_can_change_on_the_nas_is_tried_again() {
     assert_eq!(pauses(407, 3).await, [600, 600, 600]);
 }
 
+/// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn choice_23_what_passes_is_not_remembered() {
+async fn what_passes_is_not_remembered() {
     let (refusals, wrong) = (Refusals::default(), SecretString::from(WRONG));
     assert_eq!(refusals.remember("nas1", with(&wrong), Code(498)), None);
     assert_eq!(refusals.rest("nas1", with(&wrong)), None);
 }
 
+/// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn choice_23_another_credential_is_tried_at_once_and_the_same_one_is_not_another() {
+async fn another_credential_is_tried_at_once_and_the_same_one_is_not_another() {
     let refusals = Refusals::default();
     let [one, two, right] = ["one", "two", "right"].map(SecretString::from);
     refusals.remember("nas1", with(&one), Code(400));
@@ -79,8 +82,9 @@ async fn choice_23_another_credential_is_tried_at_once_and_the_same_one_is_not_a
     assert_eq!(refusals.rest("nas1", with(&one)), None);
 }
 
+/// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn choice_23_the_password_put_right_on_the_nas_begins_anew_with_what_stands_behind_it() {
+async fn the_password_put_right_on_the_nas_begins_anew_with_what_stands_behind_it() {
     let (refusals, wrong) = (Refusals::default(), SecretString::from(WRONG));
     for _ in 0..3 {
         refusals.remember("nas1", with(&wrong), Code(400));
@@ -91,8 +95,9 @@ async fn choice_23_the_password_put_right_on_the_nas_begins_anew_with_what_stand
     assert_eq!(next.at - now, 60);
 }
 
+/// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn choice_23_a_restart_tries_at_once_and_never_more_often_than_auto_block_allows() {
+async fn a_restart_tries_at_once_and_never_more_often_than_auto_block_allows() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("refused.json");
     let open = || Refusals::open(Some(file.clone())).unwrap();
@@ -127,8 +132,9 @@ async fn choice_23_a_restart_tries_at_once_and_never_more_often_than_auto_block_
 }
 
 /// However often it is restarted, and whenever: in an hour two failures, in a day four.
+/// design.md#one-login
 #[test]
-fn choice_23_no_order_of_restarts_adds_failures() {
+fn no_order_of_restarts_adds_failures() {
     let (wrong, mut tried) = (SecretString::from(WRONG), Vec::new());
     let mut record = Record::default();
     let start = 1_767_225_600;

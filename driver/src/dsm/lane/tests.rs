@@ -34,8 +34,9 @@ fn creating(count: usize, client: &Client) -> Vec<tokio::task::JoinHandle<Result
     crowd(count, client, |client| async move { create(&client).await })
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_requests_under_way_are_bounded_and_their_queue_costs_no_deadline() {
+async fn requests_under_way_are_bounded_and_their_queue_costs_no_deadline() {
     let (nas, client) = Played::nas();
     let started = Instant::now();
     // They take 200 s together, which is more than any request has.
@@ -61,8 +62,9 @@ async fn choice_30_requests_under_way_are_bounded_and_their_queue_costs_no_deadl
     );
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_creates_hold_up_nothing_else() {
+async fn creates_hold_up_nothing_else() {
     let (nas, client) = Played::nas();
     let creates = creating(200, &client);
     later(SECOND / 2).await;
@@ -75,8 +77,9 @@ async fn choice_30_creates_hold_up_nothing_else() {
     }
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_a_place_is_taken_until_the_request_has_ended() {
+async fn a_place_is_taken_until_the_request_has_ended() {
     let (nas, client) = Played::nas();
     *nas.takes.lock().unwrap() = 30 * SECOND;
     let asked = asking(COMMON, &client);
@@ -93,8 +96,9 @@ async fn choice_30_a_place_is_taken_until_the_request_has_ended() {
     assert_eq!(nas.most()[1], COMMON);
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_logins_and_logouts_wait_behind_nobody() {
+async fn logins_and_logouts_wait_behind_nobody() {
     let (nas, client) = Played::nas();
     *nas.takes.lock().unwrap() = 30 * SECOND;
     let asked = asking(COMMON * 3, &client);
@@ -110,8 +114,9 @@ async fn choice_30_logins_and_logouts_wait_behind_nobody() {
     }
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_each_nas_has_its_own_places() {
+async fn each_nas_has_its_own_places() {
     let ((slow, client), (_, other)) = (Played::nas(), Played::nas());
     *slow.takes.lock().unwrap() = 50 * SECOND;
     let asked = asking(100, &client);
@@ -123,8 +128,9 @@ async fn choice_30_each_nas_has_its_own_places() {
     drop(asked);
 }
 
+/// design.md#limits-per-nas
 #[test]
-fn choice_30_a_compound_waits_with_its_create() {
+fn a_compound_waits_with_its_create() {
     let call = |method| Call::new(lun::API, 1, method);
     for (method, lane) in [
         ("create", Lane::Creates),

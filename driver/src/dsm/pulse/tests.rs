@@ -44,8 +44,9 @@ fn is_told(error: &DsmError) {
     }
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_a_nas_that_hangs_before_the_login_is_told_of_to_all_at_once() {
+async fn a_nas_that_hangs_before_the_login_is_told_of_to_all_at_once() {
     let (nas, client) = Played::nas();
     nas.hang(true);
     for (after, answer) in crowd(&client, 200).await {
@@ -55,8 +56,9 @@ async fn choice_30_a_nas_that_hangs_before_the_login_is_told_of_to_all_at_once()
     assert_eq!((nas.count("login"), nas.count("query")), (1, 1));
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_a_nas_that_hangs_in_a_session_is_told_of_to_all_at_once() {
+async fn a_nas_that_hangs_in_a_session_is_told_of_to_all_at_once() {
     let (nas, client) = Played::nas();
     ask(&client).await.unwrap();
     nas.hang(true);
@@ -108,8 +110,9 @@ async fn choice_30_a_nas_that_hangs_in_a_session_is_told_of_to_all_at_once() {
     );
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_the_same_outage_is_told_in_the_same_words() {
+async fn the_same_outage_is_told_in_the_same_words() {
     let (nas, client) = Played::nas();
     ask(&client).await.unwrap();
     nas.hang(true);
@@ -123,8 +126,9 @@ async fn choice_30_the_same_outage_is_told_in_the_same_words() {
     assert!(words.iter().all(|text| *text == words[0]), "{words:?}");
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_a_nas_that_comes_back_in_time_loses_nothing() {
+async fn a_nas_that_comes_back_in_time_loses_nothing() {
     let (nas, client) = Played::nas();
     ask(&client).await.unwrap();
     nas.hang(true);
@@ -141,8 +145,9 @@ async fn choice_30_a_nas_that_comes_back_in_time_loses_nothing() {
     );
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_one_that_hangs_again_and_again_is_believed_each_time() {
+async fn one_that_hangs_again_and_again_is_believed_each_time() {
     let (nas, client) = Played::nas();
     for _ in 0..3 {
         ask(&client).await.unwrap();
@@ -156,8 +161,9 @@ async fn choice_30_one_that_hangs_again_and_again_is_believed_each_time() {
     }
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_a_slow_nas_is_waited_for() {
+async fn a_slow_nas_is_waited_for() {
     let (nas, client) = Played::nas();
     *nas.takes.lock().unwrap() = Duration::from_secs(55);
     let started = Instant::now();
@@ -170,8 +176,9 @@ async fn choice_30_a_slow_nas_is_waited_for() {
     );
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_a_nas_of_which_one_call_hangs_is_not_called_hung() {
+async fn a_nas_of_which_one_call_hangs_is_not_called_hung() {
     let (nas, client) = Played::nas();
     nas.mute.lock().unwrap().insert("list");
     let started = Instant::now();
@@ -207,8 +214,9 @@ async fn choice_30_a_nas_of_which_one_call_hangs_is_not_called_hung() {
     assert_eq!(nas.count("login"), 1);
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_a_nas_that_is_off_is_told_of_to_all_at_once() {
+async fn a_nas_that_is_off_is_told_of_to_all_at_once() {
     let (nas, client) = Played::nas();
     nas.off.store(true, Ordering::Relaxed);
     for (after, answer) in crowd(&client, 200).await {
@@ -233,8 +241,9 @@ async fn choice_30_a_nas_that_is_off_is_told_of_to_all_at_once() {
     assert_eq!(started.elapsed(), Duration::from_secs(1));
 }
 
+/// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn choice_30_a_login_whose_caller_leaves_is_not_begun_anew() {
+async fn a_login_whose_caller_leaves_is_not_begun_anew() {
     let (nas, client) = Played::nas();
     nas.hang(true);
     let first = tokio::spawn({

@@ -35,8 +35,9 @@ fn nothing_is_read_from_any_data() {
     }
 }
 
+/// design.md#one-login
 #[test]
-fn choice_23_each_refused_login_is_of_one_kind() {
+fn each_refused_login_is_of_one_kind() {
     for (kind, codes) in [
         (LoginRefusal::Credential, &[400, 404][..]),
         (
@@ -52,8 +53,9 @@ fn choice_23_each_refused_login_is_of_one_kind() {
     }
 }
 
+/// design.md#one-login
 #[test]
-fn choice_23_a_refused_login_says_what_to_change_and_when_it_is_tried_again() {
+fn a_refused_login_says_what_to_change_and_when_it_is_tried_again() {
     for (code, words) in [
         (400, ["on the NAS", "at once with another password"]),
         (402, ["administrators", "at once after kubectl"]),

@@ -100,8 +100,9 @@ async fn ask(client: &Client) -> Result<(), DsmError> {
     client.call::<Nothing>(&call).await.map(drop)
 }
 
+/// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn choice_23_a_changed_address_takes_a_new_session_once_a_minute() {
+async fn a_changed_address_takes_a_new_session_once_a_minute() {
     for code in [150, 105, 122, 127] {
         let (nas, client) = client(healthy());
         ask(&client).await.unwrap();
@@ -136,8 +137,9 @@ async fn choice_23_a_changed_address_takes_a_new_session_once_a_minute() {
     }
 }
 
+/// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn choice_23_a_nas_that_knows_no_session_is_not_logged_in_to_with_each_call() {
+async fn a_nas_that_knows_no_session_is_not_logged_in_to_with_each_call() {
     let (nas, client) = client(refusing(119));
     for _ in 0..10 {
         let error = ask(&client).await.unwrap_err();
@@ -155,8 +157,9 @@ async fn choice_23_a_nas_that_knows_no_session_is_not_logged_in_to_with_each_cal
     );
 }
 
+/// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn choice_23_who_waits_for_one_login_shares_what_becomes_of_it() {
+async fn who_waits_for_one_login_shares_what_becomes_of_it() {
     let (nas, client) = client(Box::new(|method| {
         (method == "query").then(|| OK.to_owned())
     }));
@@ -177,8 +180,9 @@ async fn choice_23_who_waits_for_one_login_shares_what_becomes_of_it() {
     assert_eq!(nas.count("login"), 3);
 }
 
+/// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn choice_23_an_account_put_right_on_the_nas_works_without_a_restart() {
+async fn an_account_put_right_on_the_nas_works_without_a_restart() {
     for code in [401, 402, 403, 406, 410, 411] {
         let (nas, client) = client(Box::new(move |_| Some(refused(code))));
         for _ in 0..3 {

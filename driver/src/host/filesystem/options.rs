@@ -1,5 +1,5 @@
-//! `formatOptions`: what a StorageClass may ask of mkfs, and how that is added to the features that the driver pins (design
-//! choice 11). Pure.
+//! `formatOptions`: what a StorageClass may ask of mkfs, and how that is added to the features that the driver pins
+//! (design.md#mkfs-defaults). Pure.
 //!
 //! Two readers: [`FormatOptions::accept`] for a volume that is to be made, which refuses what could never be mounted, could not
 //! grow or would make twins; [`FormatOptions::parse`] for volumes that there are, because one that was made with such options
@@ -8,7 +8,7 @@
 use crate::volume::FsType;
 
 /// The features of an ext4 that every kernel since 3.18 mounts; newer `mke2fs` would add `metadata_csum_seed` and
-/// `orphan_file`, which older kernels refuse (design choice 11). No blocks are kept for root: a volume has no root.
+/// `orphan_file`, which older kernels refuse (design.md#mkfs-defaults). No blocks are kept for root: a volume has no root.
 const PINNED_EXT4: &[(&str, &str)] = &[
     ("-b", "4096"),
     ("-I", "256"),

@@ -14,8 +14,9 @@ fn said(status: i32, stdout: &str) -> Exit {
     }
 }
 
+/// design.md#mkfs-defaults
 #[test]
-fn choice_11_features_are_pinned_and_nothing_is_discarded() {
+fn features_are_pinned_and_nothing_is_discarded() {
     let default = FormatOptions::default();
     assert_eq!(
         make(FsType::Ext4, "/dev/sdb", &default).to_string(),
@@ -33,8 +34,9 @@ fn choice_11_features_are_pinned_and_nothing_is_discarded() {
     );
 }
 
+/// design.md#mkfs-defaults
 #[test]
-fn choice_11_format_options_are_added_to_the_pinned_features() {
+fn format_options_are_added_to_the_pinned_features() {
     let ext4 = options(
         FsType::Ext4,
         " -m 5  -O ^has_journal,quota -E stride=16,stripe_width=64 -b 1024 ",
@@ -71,8 +73,9 @@ fn choice_11_format_options_are_added_to_the_pinned_features() {
 
 /// A new volume is not made with what no node could mount, what never grows, and what all volumes of a class would share. One
 /// that was made so has to be staged all the same.
+/// design.md#mkfs-defaults
 #[test]
-fn choice_11_what_would_be_regretted_is_refused_before_anything_is_made() {
+fn what_would_be_regretted_is_refused_before_anything_is_made() {
     for (fs, text, word) in [
         (FsType::Ext4, "-O bigalloc -C 65536", "-O bigalloc"),
         (FsType::Ext4, "-C 65536", "-C 65536"),
@@ -174,8 +177,9 @@ fn format_options_name_no_device_and_force_nothing() {
     }
 }
 
+/// design.md#identity-before-action
 #[test]
-fn choice_9_a_failed_probe_is_never_blank() {
+fn a_failed_probe_is_never_blank() {
     assert_eq!(read_probe(said(2, "")).unwrap(), Probe::Nothing);
     assert_eq!(read_probe(said(8, "")).unwrap(), Probe::Several);
     assert_eq!(
@@ -229,8 +233,9 @@ fn growing_is_one_command_each() {
 }
 
 /// What takes the longer the larger the disk is, is not killed half-way: a clock that is right for 1 TiB is wrong for 100.
+/// design.md#node-expansion-is-always-required
 #[test]
-fn choice_14_what_depends_on_the_size_of_the_disk_has_hours() {
+fn what_depends_on_the_size_of_the_disk_has_hours() {
     let options = FormatOptions::default();
     let made = [FsType::Ext4, FsType::Xfs, FsType::Btrfs].map(|fs| make(fs, "/dev/sdb", &options));
     let others = [check_throughout("/dev/sdb"), grow_unmounted("/dev/sdb")];
@@ -239,8 +244,9 @@ fn choice_14_what_depends_on_the_size_of_the_disk_has_hours() {
     }
 }
 
+/// design.md#node-expansion-is-always-required
 #[test]
-fn choice_14_growth_that_another_try_cannot_bring_is_known_by_the_tools_words() {
+fn growth_that_another_try_cannot_bring_is_known_by_the_tools_words() {
     let exit = |status, stdout: &str, stderr: &str| Exit {
         status,
         stdout: stdout.to_owned(),
@@ -321,8 +327,9 @@ fn only_faults_that_are_left_are_damage() {
     }
 }
 
+/// design.md#expansion-is-read-back
 #[test]
-fn choice_12_mounted_file_systems_are_asked() {
+fn mounted_file_systems_are_asked() {
     let xfs = "\
 meta-data=/dev/loop0             isize=512    agcount=6, agsize=65536 blks
          =                       sectsz=512   attr=2, projid32bit=1

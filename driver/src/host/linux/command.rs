@@ -172,8 +172,9 @@ mod tests {
         entered(&Cmd::new(program, 1), exit)
     }
 
+    /// design.md#whose-namespaces-the-driver-enters
     #[test]
-    fn choice_28_without_multipathd_there_is_one_path_and_a_pretender_is_an_error() {
+    fn without_multipathd_there_is_one_path_and_a_pretender_is_an_error() {
         let daemon = |status, stderr| multipath::read_daemon(ended("multipathd", status, stderr));
         let missing = daemon(127, "nobody listens").unwrap();
         assert!(matches!(missing, multipath::Daemon::Missing));

@@ -265,8 +265,9 @@ mod tests {
         assert!(proc(&[]).unwrap_err().contains("must be privileged"));
     }
 
+    /// design.md#whose-namespaces-the-driver-enters
     #[test]
-    fn choice_28_each_program_runs_with_the_daemon_that_it_speaks_to() {
+    fn each_program_runs_with_the_daemon_that_it_speaks_to() {
         let (iscsid, multipathd) = (
             Some(Whose::Daemon(Daemon::Iscsid)),
             Some(Whose::Daemon(Daemon::Multipathd)),
@@ -294,8 +295,9 @@ mod tests {
         }
     }
 
+    /// design.md#whose-namespaces-the-driver-enters
     #[test]
-    fn choice_28_a_number_is_nobodys_proof() {
+    fn a_number_is_nobodys_proof() {
         for whose in ["1", "77", "self", "", "systemd"] {
             let Err(refused) = enter(whose.as_ref(), "iscsiadm".as_ref(), &[]);
             assert!(refused.into_text().contains("is unknown"), "{whose}");

@@ -14,7 +14,7 @@ use crate::host::{Entry, HostError, KernelFiles};
 /// No file that the driver reads is larger.
 const LIMIT: u64 = 16 << 20;
 
-/// The kernel's files, `/sys` below this root (design choice 26).
+/// The kernel's files, `/sys` below this root (design.md#host-commands).
 #[derive(Clone, Debug)]
 pub(super) struct Below(pub(super) PathBuf);
 

@@ -25,8 +25,9 @@ async fn a_command_gives_its_output_and_its_status() {
     );
 }
 
+/// design.md#host-commands
 #[tokio::test]
-async fn choice_26_a_command_gets_nothing_of_the_driver_s_environment() {
+async fn a_command_gets_nothing_of_the_driver_s_environment() {
     assert!(std::env::vars_os().count() > 2, "there is more to be had");
     let told = host().run(Cmd::new("env", 5)).await.unwrap().stdout;
     let mut names: Vec<&str> = told.lines().filter_map(|it| it.split('=').next()).collect();
@@ -61,8 +62,9 @@ async fn a_missing_program_is_named() {
     );
 }
 
+/// design.md#host-commands
 #[tokio::test]
-async fn choice_26_a_command_has_a_deadline_and_its_children_go_with_it() {
+async fn a_command_has_a_deadline_and_its_children_go_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let mark = dir.path().join("mark");
     let script = format!("(sleep 2; touch {}) & sleep 60", mark.display());
@@ -76,8 +78,9 @@ async fn choice_26_a_command_has_a_deadline_and_its_children_go_with_it() {
     assert!(!mark.exists(), "the script's child outlived it");
 }
 
+/// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn choice_10_an_overrun_keeps_the_lock_until_it_has_ended_and_blocks_nobody() {
+async fn an_overrun_keeps_the_lock_until_it_has_ended_and_blocks_nobody() {
     let in_flight = InFlight::default();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let slow = in_flight
@@ -104,8 +107,9 @@ async fn choice_10_an_overrun_keeps_the_lock_until_it_has_ended_and_blocks_nobod
     assert!(in_flight.run("v", async { Ok(()) }).await.is_ok());
 }
 
+/// design.md#host-commands
 #[tokio::test]
-async fn choice_26_only_sys_and_etc_iscsi_lie_below_the_host_root() {
+async fn only_sys_and_etc_iscsi_lie_below_the_host_root() {
     let root = tempfile::tempdir().unwrap();
     let host = Linux::new(root.path().to_owned());
     for path in [
@@ -287,8 +291,9 @@ async fn an_attribute_is_written_and_never_made() {
 }
 
 /// As NixOS has it: `/etc/iscsi` and the files in it are links that begin at the root, which is not ours.
+/// design.md#host-commands
 #[tokio::test]
-async fn choice_26_links_below_another_root_stay_below_it() {
+async fn links_below_another_root_stay_below_it() {
     use std::os::unix::fs::symlink;
     let root = tempfile::tempdir().unwrap();
     let host = Linux::new(root.path().to_owned());

@@ -170,8 +170,9 @@ mod tests {
         judge(facts, &init, &own).err().map(|why| why.to_string())
     }
 
+    /// design.md#whose-namespaces-the-driver-enters
     #[test]
-    fn choice_28_a_daemon_of_the_host_is_believed() {
+    fn a_daemon_of_the_host_is_believed() {
         let on_talos = Facts {
             capabilities: ALL & !DISPENSABLE,
             ..daemon()
@@ -194,8 +195,9 @@ mod tests {
         assert_eq!(verdict(&cgroup("2:cpu:/a/x\n"), "1:cpu:/a/y\n"), None);
     }
 
+    /// design.md#whose-namespaces-the-driver-enters
     #[test]
-    fn choice_28_whoever_could_be_a_pod_is_not() {
+    fn whoever_could_be_a_pod_is_not() {
         let users = |users: [u32; 4]| Facts {
             users: users.to_vec(),
             ..daemon()
@@ -253,8 +255,9 @@ mod tests {
         }
     }
 
+    /// design.md#whose-namespaces-the-driver-enters
     #[test]
-    fn choice_28_without_kubepods_the_drivers_own_place_is_the_pods() {
+    fn without_kubepods_the_drivers_own_place_is_the_pods() {
         for (other, own) in [
             ("0::/k8s.io/cc\n", "0::/k8s.io/aa\n"),
             ("0::/k8s.io/cc/deeper\n", "0::/k8s.io/aa\n"),

@@ -290,8 +290,9 @@ mod tests {
         assert!(at("/pods/1").is_empty());
     }
 
+    /// design.md#unknown-is-not-absent
     #[test]
-    fn choice_16_a_table_that_is_not_understood_is_not_an_empty_one() {
+    fn a_table_that_is_not_understood_is_not_an_empty_one() {
         assert!(parse(b"36 35 98:0 /mnt1 /mnt2 rw").is_err());
         assert!(parse(b"").unwrap().is_empty());
     }

@@ -37,8 +37,9 @@ fn refuse(part: &str) -> Next {
     Next::Refuse(part.to_owned(), "")
 }
 
+/// design.md#identity-before-action
 #[test]
-fn choice_9_a_complete_file_system_is_mounted() {
+fn a_complete_file_system_is_mounted() {
     check(
         found("ext4"),
         complete(FsType::Ext4, SIZE),
@@ -71,8 +72,9 @@ fn choice_9_a_complete_file_system_is_mounted() {
     );
 }
 
+/// design.md#identity-before-action
 #[test]
-fn choice_9_only_our_own_unfinished_work_is_started_again() {
+fn only_our_own_unfinished_work_is_started_again() {
     check(Probe::Nothing, vec![], Seen::Ours, &Next::Format);
     for fs in [FsType::Ext4, FsType::Xfs, FsType::Btrfs] {
         let begun = || vec![Superblock::Begun(fs)];
@@ -106,8 +108,9 @@ fn choice_9_only_our_own_unfinished_work_is_started_again() {
     );
 }
 
+/// design.md#identity-before-action
 #[test]
-fn choice_9_nothing_else_is_formatted() {
+fn nothing_else_is_formatted() {
     check(Probe::Nothing, vec![], Seen::None, &Next::FormatIfBlank);
     check(
         Probe::Nothing,

@@ -210,8 +210,9 @@ fn missing_fields_come_first() {
     );
 }
 
+/// design.md#volume-handle
 #[test]
-fn choice_1_ids_that_we_never_issued() {
+fn ids_that_we_never_issued() {
     for foreign in [
         "x",
         UUID,
@@ -327,8 +328,9 @@ fn paths_mean_one_thing_only() {
     assert!(staged(|m| m.staging_target_path = "/pods/ü with blanks/..x".to_owned()).is_ok());
 }
 
+/// design.md#parameters
 #[test]
-fn choice_24_the_file_system_is_agreed_upon() {
+fn the_file_system_is_agreed_upon() {
     let fs = |asked: &str, made: &[(&str, &str)]| {
         let ask = staged(|m| {
             m.volume_capability = mounted(asked, &[], Mode::SingleNodeWriter);
@@ -422,8 +424,9 @@ fn access_modes() {
     );
 }
 
+/// design.md#portals
 #[test]
-fn choice_7_publish_contexts_belong_to_the_volume_and_the_node() {
+fn publish_contexts_belong_to_the_volume_and_the_node() {
     for (key, value) in [
         ("portals", ""),
         ("portals", "nas.local"),
@@ -461,8 +464,9 @@ fn choice_7_publish_contexts_belong_to_the_volume_and_the_node() {
     );
 }
 
+/// design.md#node-expansion-is-always-required
 #[test]
-fn choice_14_an_expansion_needs_only_volume_and_path() {
+fn an_expansion_needs_only_volume_and_path() {
     let read = |staging: &str, capability| {
         let message = csi::NodeExpandVolumeRequest {
             volume_id: id(),

@@ -1,4 +1,4 @@
-//! What a call costs: as much as its own volume, however many others are on the node.
+//! What a call costs: as much as its own volume, however many others are on the node (design.md#cost-of-a-call-on-a-node).
 
 use std::collections::BTreeMap;
 

@@ -15,8 +15,9 @@ async fn staged(fs: &'static str) -> Co {
     co
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_rescan_then_identity_then_size_then_growth() {
+async fn rescan_then_identity_then_size_then_growth() {
     for (fs, grow) in [
         ("ext4", "resize2fs /dev/sdb"),
         ("xfs", "xfs_growfs -d /pods/1"),
@@ -45,8 +46,9 @@ async fn choice_12_rescan_then_identity_then_size_then_growth() {
 }
 
 /// A container with a read-only `/sys`: iscsiadm writes there in the host's namespaces.
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_where_sysfs_may_not_be_written_iscsiadm_rescans() {
+async fn where_sysfs_may_not_be_written_iscsiadm_rescans() {
     for kind in [
         ErrorKind::ReadOnlyFilesystem,
         ErrorKind::PermissionDenied,
@@ -71,8 +73,9 @@ async fn choice_12_where_sysfs_may_not_be_written_iscsiadm_rescans() {
     assert!(co.fake.ran("resize2fs").is_empty());
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_staging_and_publish_paths_are_accepted() {
+async fn staging_and_publish_paths_are_accepted() {
     for path in ["/staging", "/pods/1"] {
         let co = staged("ext4").await;
         co.fake.grow_lun(GIB2);
@@ -84,8 +87,9 @@ async fn choice_14_staging_and_publish_paths_are_accepted() {
     }
 }
 
+/// design.md#large-enough-already
 #[tokio::test]
-async fn choice_13_a_smaller_retry_is_fine_and_the_limit_is_kept() {
+async fn a_smaller_retry_is_fine_and_the_limit_is_kept() {
     let co = staged("xfs").await;
     co.fake.grow_lun(GIB2);
     assert_eq!(co.expand("/pods/1", Bytes::GIB, ANY).await.unwrap(), GIB2);
@@ -97,8 +101,9 @@ async fn choice_13_a_smaller_retry_is_fine_and_the_limit_is_kept() {
     );
 }
 
+/// design.md#sizes
 #[tokio::test]
-async fn choice_15_the_answer_is_the_measured_size() {
+async fn the_answer_is_the_measured_size() {
     let co = staged("btrfs").await;
     co.fake.grow_lun(Bytes::mib(1537));
     let required = Bytes(Bytes::mib(1536).0 + 1);
@@ -109,8 +114,9 @@ async fn choice_15_the_answer_is_the_measured_size() {
     );
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_a_disk_that_did_not_grow_is_not_a_success() {
+async fn a_disk_that_did_not_grow_is_not_a_success() {
     let co = staged("ext4").await;
     fails(
         co.expand("/pods/1", GIB2, ANY).await,
@@ -120,8 +126,9 @@ async fn choice_12_a_disk_that_did_not_grow_is_not_a_success() {
     assert!(co.fake.ran("resize2fs").is_empty());
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_a_tool_that_does_nothing_has_failed() {
+async fn a_tool_that_does_nothing_has_failed() {
     for (fs, tool) in [
         ("ext4", "resize2fs"),
         ("xfs", "xfs_growfs"),
@@ -145,8 +152,9 @@ async fn choice_12_a_tool_that_does_nothing_has_failed() {
     }
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_another_lun_is_not_grown() {
+async fn another_lun_is_not_grown() {
     let co = staged("ext4").await;
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
     co.fake
@@ -162,8 +170,9 @@ async fn choice_9_another_lun_is_not_grown() {
     assert!(co.fake.ran("resize2fs").is_empty());
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_a_missing_capability_is_named() {
+async fn a_missing_capability_is_named() {
     let co = staged("ext4").await;
     co.fake.grow_lun(GIB2);
     co.fake.world().capable = false;
@@ -182,8 +191,9 @@ async fn choice_14_a_missing_capability_is_named() {
 }
 
 /// `formatOptions: -O bigalloc`, for instance. The data are intact, and must be had.
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_a_file_system_that_never_grows_is_staged_as_it_is() {
+async fn a_file_system_that_never_grows_is_staged_as_it_is() {
     for capable in [true, false] {
         let co = staged("ext4").await;
         co.fake.world().capable = capable;
@@ -211,8 +221,9 @@ async fn choice_14_a_file_system_that_never_grows_is_staged_as_it_is() {
 }
 
 /// It could grow if nobody had it mounted: that is no reason to keep a volume from a pod.
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_growth_that_has_to_wait_for_a_pod_keeps_no_volume_from_it() {
+async fn growth_that_has_to_wait_for_a_pod_keeps_no_volume_from_it() {
     let co = staged("ext4").await;
     co.fake.world().capable = false;
     co.fake.grow_lun(GIB2);
@@ -225,8 +236,9 @@ async fn choice_14_growth_that_has_to_wait_for_a_pod_keeps_no_volume_from_it() {
 }
 
 /// What another try may bring is asked for at every stage: nobody else does after a restore to a larger size.
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_growth_that_failed_is_tried_again() {
+async fn growth_that_failed_is_tried_again() {
     for (status, said) in [
         (1, "resize2fs: Input/output error while trying to resize"),
         (1, "Please run 'e2fsck -f /dev/sdb' first."),
@@ -242,8 +254,9 @@ async fn choice_14_growth_that_failed_is_tried_again() {
     }
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_a_read_only_file_system_keeps_its_size() {
+async fn a_read_only_file_system_keeps_its_size() {
     let mut co = Co::with_fs("xfs");
     co.fake.put_file_system(FsType::Xfs, Bytes::GIB);
     co.mode = Mode::SingleNodeReaderOnly;
@@ -253,8 +266,9 @@ async fn choice_14_a_read_only_file_system_keeps_its_size() {
     assert!(co.fake.ran("xfs_growfs").is_empty());
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_a_read_only_path_of_a_writable_file_system_grows_it() {
+async fn a_read_only_path_of_a_writable_file_system_grows_it() {
     let co = Co::with_fs("xfs");
     co.stage().await.unwrap();
     co.publish("/pods/1", true).await.unwrap();
@@ -263,8 +277,9 @@ async fn choice_14_a_read_only_path_of_a_writable_file_system_grows_it() {
     assert_eq!(co.fake.ran("xfs_growfs"), ["xfs_growfs -d /staging"]);
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_a_raw_device_only_shows_its_size() {
+async fn a_raw_device_only_shows_its_size() {
     let co = Co::raw();
     co.stage().await.unwrap();
     co.publish("/pods/1", false).await.unwrap();

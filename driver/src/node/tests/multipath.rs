@@ -63,8 +63,9 @@ impl Co {
     }
 }
 
+/// design.md#portals
 #[tokio::test]
-async fn choice_7_every_portal_is_a_path_to_one_map() {
+async fn every_portal_is_a_path_to_one_map() {
     for fs in ["ext4", "xfs", "btrfs"] {
         let co = Co {
             fs,
@@ -113,8 +114,9 @@ async fn without_multipathd_one_portal_is_used() {
     assert!(co.fake.ran("multipath").is_empty());
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_a_daemon_that_hangs_is_not_absent() {
+async fn a_daemon_that_hangs_is_not_absent() {
     let co = Co::multipath();
     co.fake
         .answer("multipathd show daemon", 1, "timeout receiving packet");
@@ -176,8 +178,9 @@ async fn a_raw_map_is_published_protected_and_measured() {
     );
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_a_device_without_a_path_or_a_size_is_not_published() {
+async fn a_device_without_a_path_or_a_size_is_not_published() {
     let co = Co {
         raw: true,
         ..Co::multipath()
@@ -326,8 +329,9 @@ async fn a_disk_that_is_in_use_when_multipathd_is_started_stays_alone() {
     }
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_a_map_over_a_foreign_path_is_refused_with_its_serial() {
+async fn a_map_over_a_foreign_path_is_refused_with_its_serial() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
@@ -346,8 +350,9 @@ async fn choice_9_a_map_over_a_foreign_path_is_refused_with_its_serial() {
     assert_eq!(co.fake.mounted(), ["/staging"]);
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_every_path_is_proven() {
+async fn every_path_is_proven() {
     let co = Co::multipath();
     co.fake.log_in_at(PORTALS[1]);
     co.fake
@@ -376,8 +381,9 @@ async fn choice_9_every_path_is_proven() {
     );
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_all_paths_and_the_map_grow_or_nothing_is_reported() {
+async fn all_paths_and_the_map_grow_or_nothing_is_reported() {
     for fs in ["ext4", "xfs", "btrfs"] {
         let co = Co {
             fs,
@@ -399,8 +405,9 @@ async fn choice_12_all_paths_and_the_map_grow_or_nothing_is_reported() {
     }
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_a_map_grows_without_a_path_that_is_lost() {
+async fn a_map_grows_without_a_path_that_is_lost() {
     for lost in PORTALS {
         for fs in ["ext4", "xfs", "btrfs"] {
             let co = Co {
@@ -440,8 +447,9 @@ async fn choice_12_a_map_grows_without_a_path_that_is_lost() {
     assert_eq!(co.fake.world().sessions.len(), 2);
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_a_map_does_not_grow_while_multipathd_keeps_a_lost_path() {
+async fn a_map_does_not_grow_while_multipathd_keeps_a_lost_path() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     co.fake.grow_lun(GIB2);
@@ -465,8 +473,9 @@ async fn portals_are_asked_at_the_same_time_but_the_first_alone_about_proofs() {
     assert_eq!(co.logins(), 1);
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_staging_again_lets_the_map_follow() {
+async fn staging_again_lets_the_map_follow() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     co.fake.grow_lun(GIB2);

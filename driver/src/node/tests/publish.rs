@@ -148,8 +148,9 @@ async fn a_volume_is_published_as_it_is_staged() {
 }
 
 /// After a final answer the CO forgets the target path, and never unpublishes it: the volume could not be unstaged any more.
+/// design.md#final-codes
 #[tokio::test]
-async fn choice_17_a_final_answer_leaves_no_publication() {
+async fn a_final_answer_leaves_no_publication() {
     // Staged to be read only, and then asked for to be written.
     let mut co = Co::new();
     co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
@@ -307,8 +308,9 @@ async fn a_raw_device_is_a_file() {
     assert!(!co.fake.world().files.contains_key("/pods/1"));
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_a_raw_device_is_identified_again() {
+async fn a_raw_device_is_identified_again() {
     let co = Co::raw();
     co.stage().await.unwrap();
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
@@ -324,8 +326,9 @@ async fn choice_9_a_raw_device_is_identified_again() {
     );
 }
 
+/// design.md#volume-handle
 #[tokio::test]
-async fn choice_1_unpublishing_what_never_was_is_fine() {
+async fn unpublishing_what_never_was_is_fine() {
     let mut co = Co::new();
     co.unpublish("/pods/1").await.unwrap();
     co.unpublish("/nowhere/1").await.unwrap();

@@ -144,7 +144,7 @@ async fn live(fs: &'static str) {
         Ok(size) => assert_eq!(size, grown),
         Err(error) if fs == "ext4" && error.chain().contains("CAP_SYS_RESOURCE") => {
             common::skip(
-                "choice_14_ext4_lives (mounted growth)",
+                "ext4_lives (mounted growth)",
                 "growth of a mounted ext4 needs CAP_SYS_RESOURCE",
             );
             assert_eq!(error.code(), Code::FailedPrecondition);
@@ -178,30 +178,34 @@ async fn live(fs: &'static str) {
     );
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_ext4_lives() {
-    if common::is_root("choice_14_ext4_lives") {
+async fn ext4_lives() {
+    if common::is_root("ext4_lives") {
         live("ext4").await;
     }
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_xfs_lives() {
-    if common::is_root("choice_14_xfs_lives") {
+async fn xfs_lives() {
+    if common::is_root("xfs_lives") {
         live("xfs").await;
     }
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_btrfs_lives() {
-    if common::is_root("choice_14_btrfs_lives") {
+async fn btrfs_lives() {
+    if common::is_root("btrfs_lives") {
         live("btrfs").await;
     }
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_a_raw_device_lives() {
-    if !common::is_root("choice_14_a_raw_device_lives") {
+async fn a_raw_device_lives() {
+    if !common::is_root("a_raw_device_lives") {
         return;
     }
     let life = Life::new("raw", Bytes::GIB).await;
@@ -265,26 +269,23 @@ async fn survive_kills(test: &str, fs: &'static str, check: &'static str, check_
     );
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_ext4_survives_kills() {
-    survive_kills(
-        "choice_9_ext4_survives_kills",
-        "ext4",
-        "e2fsck",
-        &["-f", "-n"],
-    )
-    .await;
+async fn ext4_survives_kills() {
+    survive_kills("ext4_survives_kills", "ext4", "e2fsck", &["-f", "-n"]).await;
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_xfs_survives_kills() {
-    survive_kills("choice_9_xfs_survives_kills", "xfs", "xfs_repair", &["-n"]).await;
+async fn xfs_survives_kills() {
+    survive_kills("xfs_survives_kills", "xfs", "xfs_repair", &["-n"]).await;
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_btrfs_survives_kills() {
+async fn btrfs_survives_kills() {
     survive_kills(
-        "choice_9_btrfs_survives_kills",
+        "btrfs_survives_kills",
         "btrfs",
         "btrfs",
         &["check", "--readonly"],
@@ -292,9 +293,10 @@ async fn choice_9_btrfs_survives_kills() {
     .await;
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_real_data_is_left_alone() {
-    const NAME: &str = "choice_9_real_data_is_left_alone";
+async fn real_data_is_left_alone() {
+    const NAME: &str = "real_data_is_left_alone";
     if !common::is_root(NAME) {
         return;
     }

@@ -103,8 +103,9 @@ async fn flags_and_reader_modes_reach_mount() {
     co.stage().await.unwrap();
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_the_serial_is_read_fresh() {
+async fn the_serial_is_read_fresh() {
     let co = Co::new();
     co.fake.log_in();
     // The mapping was given to another LUN under the live session: sysfs still tells the old serial.
@@ -122,8 +123,9 @@ async fn choice_9_the_serial_is_read_fresh() {
     );
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_only_a_blank_disk_is_formatted() {
+async fn only_a_blank_disk_is_formatted() {
     let probe = |status, stdout: &str| Exit {
         status,
         stdout: stdout.to_owned(),
@@ -148,8 +150,9 @@ async fn choice_9_only_a_blank_disk_is_formatted() {
 }
 
 /// The last samples, too: there are not always as many as are read at a time.
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_the_end_of_a_disk_of_any_size_is_looked_at() {
+async fn the_end_of_a_disk_of_any_size_is_looked_at() {
     for size in [Bytes::gib(1), Bytes::mib(3001), Bytes::gib(10)] {
         let co = Co::new();
         for target in co.fake.world().targets.values_mut() {
@@ -160,8 +163,9 @@ async fn choice_9_the_end_of_a_disk_of_any_size_is_looked_at() {
     }
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_an_unreadable_disk_or_a_failed_probe_is_never_blank() {
+async fn an_unreadable_disk_or_a_failed_probe_is_never_blank() {
     let co = Co::new();
     co.fake.world().unreadable = true;
     fails(
@@ -182,8 +186,9 @@ async fn choice_9_an_unreadable_disk_or_a_failed_probe_is_never_blank() {
     co.stage().await.unwrap();
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_another_file_system_is_left_alone() {
+async fn another_file_system_is_left_alone() {
     let co = Co::with_fs("ext4");
     co.fake.put_file_system(FsType::Xfs, Bytes::GIB);
     fails(
@@ -198,8 +203,9 @@ async fn choice_9_another_file_system_is_left_alone() {
     assert!(co.fake.ran("mkfs").is_empty());
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_nobody_formats_for_a_reader() {
+async fn nobody_formats_for_a_reader() {
     for flags in [vec![], vec!["ro".to_owned()]] {
         let mut co = Co::new();
         if flags.is_empty() {
@@ -239,8 +245,9 @@ async fn a_raw_device_in_use_keeps_its_write_protection() {
     assert!(co.fake.world().protected);
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_an_interrupted_mkfs_is_started_again() {
+async fn an_interrupted_mkfs_is_started_again() {
     let co = Co::new();
     co.fake.hang("mkfs");
     fails(co.stage().await, Code::Aborted, "may still run");
@@ -256,8 +263,9 @@ async fn choice_9_an_interrupted_mkfs_is_started_again() {
     assert_eq!(marker::read(&mark, &uuid), marker::Seen::None);
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_a_crash_after_mkfs_only_erases_the_marker() {
+async fn a_crash_after_mkfs_only_erases_the_marker() {
     let co = Co::new();
     co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
     co.fake
@@ -269,8 +277,9 @@ async fn choice_9_a_crash_after_mkfs_only_erases_the_marker() {
     );
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_the_marker_of_another_volume_is_no_permission() {
+async fn the_marker_of_another_volume_is_no_permission() {
     let co = Co::new();
     co.fake.write(
         marker::PLACE.offset,
@@ -291,15 +300,17 @@ async fn a_claimed_disk_is_not_written() {
     assert!(co.fake.ran("mkfs").is_empty());
 }
 
+/// design.md#expansion-is-read-back
 #[tokio::test]
-async fn choice_12_an_mkfs_that_does_nothing_has_failed() {
+async fn an_mkfs_that_does_nothing_has_failed() {
     let co = Co::new();
     co.fake.answer("mkfs", 0, "");
     fails(co.stage().await, Code::Unavailable, "mkfs reports success");
 }
 
+/// design.md#portals
 #[tokio::test]
-async fn choice_7_the_first_portal_that_accepts_is_used() {
+async fn the_first_portal_that_accepts_is_used() {
     let co = Co::new();
     co.fake.answer(
         &format!(
@@ -351,8 +362,9 @@ async fn logins_that_fail_say_why() {
     }
 }
 
+/// design.md#final-codes
 #[tokio::test]
-async fn choice_17_a_login_that_hangs_is_not_final() {
+async fn a_login_that_hangs_is_not_final() {
     let co = Co::new();
     co.fake.hang(&format!(
         "iscsiadm -m node -T {} -p 10.0.0.5:3260 --login",
@@ -361,8 +373,9 @@ async fn choice_17_a_login_that_hangs_is_not_final() {
     fails(co.stage().await, Code::Aborted, "--login");
 }
 
+/// design.md#final-codes
 #[tokio::test]
-async fn choice_17_a_final_answer_leaves_no_session() {
+async fn a_final_answer_leaves_no_session() {
     let co = Co::new();
     co.fake.write(0, b"somebody's data");
     co.fake
@@ -376,8 +389,9 @@ async fn choice_17_a_final_answer_leaves_no_session() {
     assert!(co.fake.world().sessions.is_empty());
 }
 
+/// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn choice_10_a_session_without_its_target_is_replaced() {
+async fn a_session_without_its_target_is_replaced() {
     let co = Co::new();
     co.fake.log_in();
     co.fake.world().sessions.get_mut(&1).unwrap().alive = false;
@@ -391,8 +405,9 @@ async fn choice_10_a_session_without_its_target_is_replaced() {
     assert!(co.fake.world().sessions[&1].alive);
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_what_a_lost_target_once_said_is_no_identity() {
+async fn what_a_lost_target_once_said_is_no_identity() {
     let co = Co::new();
     co.stage().await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
@@ -421,8 +436,9 @@ async fn choice_9_what_a_lost_target_once_said_is_no_identity() {
     assert!(co.fake.world().sessions.is_empty());
 }
 
+/// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn choice_10_a_lost_session_in_use_is_left_alone() {
+async fn a_lost_session_in_use_is_left_alone() {
     let co = Co::new();
     co.stage().await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
@@ -431,8 +447,9 @@ async fn choice_10_a_lost_session_in_use_is_left_alone() {
     assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
 }
 
+/// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn choice_10_a_mount_without_its_device_is_removed() {
+async fn a_mount_without_its_device_is_removed() {
     let co = Co::new();
     co.stage().await.unwrap();
     // Somebody logged out by hand, and sdb is no more.
@@ -448,8 +465,9 @@ async fn choice_10_a_mount_without_its_device_is_removed() {
     assert_eq!(co.fake.ran("umount -l").len(), 1);
 }
 
+/// design.md#identity-before-action
 #[tokio::test]
-async fn choice_9_somebody_elses_mount_is_left_alone() {
+async fn somebody_elses_mount_is_left_alone() {
     for (fs, device, source) in [
         ("ext4", "8:0", "/dev/sda"),
         ("tmpfs", "0:50", "tmpfs"),
@@ -499,8 +517,9 @@ async fn the_staging_directory_must_be_there() {
     assert!(co.fake.world().log.is_empty());
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_staging_grows_what_is_too_small() {
+async fn staging_grows_what_is_too_small() {
     for fs in ["ext4", "xfs", "btrfs"] {
         let co = Co::with_fs(fs);
         co.fake.put_file_system(fs.parse().unwrap(), Bytes::GIB);
@@ -516,8 +535,9 @@ async fn choice_14_staging_grows_what_is_too_small() {
     }
 }
 
+/// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn choice_14_without_the_capability_ext4_grows_unmounted() {
+async fn without_the_capability_ext4_grows_unmounted() {
     let co = Co::new();
     co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
     co.fake.grow_lun(GIB2);

@@ -14,8 +14,9 @@ fn mounted(line: &str) -> Mount {
     parse(line.as_bytes()).unwrap().pop().unwrap()
 }
 
+/// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn choice_10_the_sweep_touches_only_records_that_nothing_hangs_on() {
+async fn the_sweep_touches_only_records_that_nothing_hangs_on() {
     let other_lun = "iqn.2000-01.com.synology:00000000f2964d4bb712a85c139f9dac";
     let own = format!(
         "{other_lun}.{}",

@@ -24,8 +24,9 @@ async fn unstaging_leaves_nothing() {
     }
 }
 
+/// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn choice_10_unstaging_needs_neither_nas_nor_disk() {
+async fn unstaging_needs_neither_nas_nor_disk() {
     let co = Co::new();
     co.stage().await.unwrap();
     {
@@ -45,8 +46,9 @@ async fn choice_10_unstaging_needs_neither_nas_nor_disk() {
     assert!(co.fake.world().sessions.is_empty() && co.fake.mounted().is_empty());
 }
 
+/// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn choice_10_the_session_is_found_without_the_initiator_name() {
+async fn the_session_is_found_without_the_initiator_name() {
     let co = Co::new();
     co.stage().await.unwrap();
     co.fake.world().files.clear();
@@ -97,8 +99,9 @@ async fn a_disk_in_use_elsewhere_is_not_logged_out() {
     co.unstage().await.unwrap();
 }
 
+/// design.md#final-codes
 #[tokio::test]
-async fn choice_17_an_unmount_that_hangs_is_not_final() {
+async fn an_unmount_that_hangs_is_not_final() {
     let co = Co::new();
     co.stage().await.unwrap();
     co.fake.hang("umount /staging");
@@ -123,8 +126,9 @@ async fn records_without_a_session_go_too() {
     assert_eq!(co.fake.world().records, [other].into());
 }
 
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_a_list_that_cannot_be_read_is_not_empty() {
+async fn a_list_that_cannot_be_read_is_not_empty() {
     for unseen in ["/etc/iscsi/nodes", "/sys/class/block"] {
         let co = Co::new();
         let ours = co.fake.iqn().to_string();
@@ -139,8 +143,9 @@ async fn choice_16_a_list_that_cannot_be_read_is_not_empty() {
 }
 
 /// A database where the driver does not look for one.
+/// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn choice_16_what_iscsiadm_lists_is_believed_as_a_whole_or_not_at_all() {
+async fn what_iscsiadm_lists_is_believed_as_a_whole_or_not_at_all() {
     let co = Co::new();
     let ours = co.fake.iqn().to_string();
     let lists = |listed: String| {
@@ -197,8 +202,9 @@ async fn any_number_of_sessions_is_released() {
 }
 
 /// The watch over a queueing map reads on for a moment after the call that it stands by is answered.
+/// design.md#one-operation-per-volume
 #[tokio::test(flavor = "multi_thread")]
-async fn choice_22_a_volume_is_free_when_its_unstaging_is_answered() {
+async fn a_volume_is_free_when_its_unstaging_is_answered() {
     let root = tempfile::tempdir().unwrap();
     let in_flight = InFlight::default();
     let node = Node::new(

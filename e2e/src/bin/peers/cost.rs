@@ -287,7 +287,7 @@ pub(crate) fn table(lines: &[Line]) -> Table {
 }
 
 /// Ours asks the same whatever is on the NAS; the official driver asks once more for each LUN that is mapped. Were it not
-/// so, dsm-sim would not show it what it looks for (dsm-api.md 13.1).
+/// so, dsm-sim would not show it what it looks for (dsm-web-api.md 13.1).
 pub(crate) fn check(lines: &[Line]) -> Result<()> {
     let (few, many) = (SIZES[0], SIZES[SIZES.len() - 1]);
     let more = u64::try_from(many - few)?;

@@ -31,8 +31,9 @@ async fn is_left_alone(co: &Co) {
     assert_eq!(co.logins(), before);
 }
 
+/// design.md#portals
 #[tokio::test]
-async fn choice_7_a_portal_that_was_down_is_joined_once_it_answers() {
+async fn a_portal_that_was_down_is_joined_once_it_answers() {
     for raw in [false, true] {
         let mut co = Co {
             raw,

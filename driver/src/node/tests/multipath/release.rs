@@ -2,8 +2,9 @@
 
 use super::*;
 
+/// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn choice_10_unstaging_needs_no_nas_and_ends_the_queueing() {
+async fn unstaging_needs_no_nas_and_ends_the_queueing() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     for portal in PORTALS {
@@ -27,8 +28,9 @@ async fn choice_10_unstaging_needs_no_nas_and_ends_the_queueing() {
     assert!(log.iter().all(|line| !line.contains("rescan")), "{log:?}");
 }
 
+/// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn choice_10_a_crash_between_any_two_steps_of_unstaging_is_made_good() {
+async fn a_crash_between_any_two_steps_of_unstaging_is_made_good() {
     for step in [
         "umount /staging",
         "multipath -f",
@@ -45,8 +47,9 @@ async fn choice_10_a_crash_between_any_two_steps_of_unstaging_is_made_good() {
     }
 }
 
+/// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn choice_10_a_crash_between_any_two_steps_of_staging_is_made_good() {
+async fn a_crash_between_any_two_steps_of_staging_is_made_good() {
     for (step, count) in [
         ("iscsiadm", 6),
         ("echo", 2),

@@ -1,5 +1,5 @@
 //! A file system that may only be read. Where one pod may only read it, it grows all the same; where it is mounted
-//! read-only altogether, it keeps its size until it is mounted to be written (design choice 14).
+//! read-only altogether, it keeps its size until it is mounted to be written (design.md#node-expansion-is-always-required).
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::grounds::Grounds;

@@ -1,4 +1,4 @@
-//! CHAP: who knows the secret gets in, who does not is refused once and told why. Behaviour 22 of dsm-api.md section 11.
+//! CHAP: who knows the secret gets in, who does not is refused once and told why. Behaviour 22 of dsm-web-api.md section 11.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,0 +1,202 @@
+//! Asks a NAS and a simulator of its kind the same questions, and tells in which shapes the answers differ. Everything that
+//! it can ask is a [`Read`]: there is no way to have it change something.
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::Value;
+
+pub use super::reads::{Found, Read};
+
+use crate::compare::fixture;
+use crate::compare::json_shape::{self, Difference, Kind};
+use crate::compare::reads::{self, Session};
+use crate::compare::upstream::{Trust, Upstream};
+use crate::instance::running::DsmSim;
+use crate::nas::model::{Dsm, Model};
+
+/// What came out.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// What the NAS says that it is: model and firmware.
+    pub nas: [String; 2],
+    /// What was simulated: model and firmware.
+    pub simulated: [String; 2],
+    /// What one should know of the comparison: what could not be compared, and why.
+    pub notes: Vec<String>,
+    /// Each call with what differs.
+    pub calls: Vec<Compared>,
+}
+
+/// One call, asked of both.
+#[derive(Debug, Serialize)]
+pub struct Compared {
+    /// `SYNO.Core.ISCSI.LUN list`.
+    pub call: String,
+    /// What differs.
+    pub differences: Vec<Difference>,
+}
+
+impl Report {
+    /// Whether anything differs.
+    pub fn differs(&self) -> bool {
+        self.calls.iter().any(|call| !call.differences.is_empty())
+    }
+}
+
+/// Compares a NAS with a simulator of its release and model that has one LUN, one target and one snapshot.
+///
+/// # Errors
+/// One of them cannot be asked, or does not let the account in.
+pub async fn diff(nas: &Upstream, account: &str, password: &str) -> anyhow::Result<Report> {
+    let session = Session::login(nas, account, password)
+        .await
+        .with_context(|| format!("cannot ask {}", nas.url))?;
+    let answers = session.ask_all().await;
+    // The session ends whatever came of it.
+    let logout = session.logout().await;
+    let answers = answers?;
+    logout?;
+    let about = |key: &str| {
+        let value = &answers.of(Read::SystemInfo)["data"][key];
+        value.as_str().unwrap_or_default().to_owned()
+    };
+    let mut notes = Vec::new();
+    let told = [about("model"), about("firmware_ver")];
+    let (dsm, model) = (
+        release(&told[1], &mut notes),
+        known_model(&told[0], &mut notes),
+    );
+    let ours = simulated(dsm, model).await?;
+    let calls = Read::ALL
+        .map(|read| compared(read, answers.of(read), ours.of(read), &mut notes))
+        .into_iter()
+        .flatten()
+        .collect();
+    Ok(Report {
+        nas: told,
+        simulated: [model.name.to_owned(), dsm.firmware.to_owned()],
+        notes,
+        calls,
+    })
+}
+
+async fn simulated(dsm: Dsm, model: Model) -> anyhow::Result<reads::Answers> {
+    let sim = DsmSim::builder().dsm(dsm).model(model).start().await?;
+    let at = Upstream {
+        url: sim.api().parse()?,
+        trust: Trust::Platform,
+    };
+    fixture::furnish(&sim).await?;
+    Session::login(&at, "admin", "admin").await?.ask_all().await
+}
+
+fn compared(
+    read: Read,
+    nas: &Value,
+    simulated: &Value,
+    notes: &mut Vec<String>,
+) -> Option<Compared> {
+    let call = format!("{} {}", read.api(), read.method());
+    if nas.is_null() {
+        notes.push(format!("{call}: not asked, the NAS has no such object"));
+        return None;
+    }
+    let found = if read == Read::Info {
+        versions(nas, simulated)
+    } else {
+        json_shape::compare(nas, simulated)
+    };
+    let mut differences = Vec::new();
+    for difference in found {
+        // How many rows there are is what the NAS is used for, not what it is.
+        if let Kind::Rows { .. } = difference.kind {
+            notes.push(format!("{call}: {difference}; rows not compared"));
+        } else {
+            differences.push(difference);
+        }
+    }
+    Some(Compared { call, differences })
+}
+
+/// Compares what `SYNO.API.Info` tells of each API that both have: a NAS has hundreds that are not simulated.
+fn versions(nas: &Value, simulated: &Value) -> Vec<Difference> {
+    let mut found = Vec::new();
+    for (name, ours) in simulated["data"].as_object().into_iter().flatten() {
+        let Some(theirs) = nas["data"].get(name) else {
+            continue;
+        };
+        for key in ["minVersion", "maxVersion", "path"] {
+            if theirs[key] != ours[key] {
+                found.push(Difference {
+                    at: format!(".data.{name}.{key}"),
+                    kind: Kind::Value {
+                        recorded: theirs[key].to_string(),
+                        simulated: ours[key].to_string(),
+                    },
+                });
+            }
+        }
+    }
+    found
+}
+
+/// The release that is simulated: the one that the NAS tells, or the nearest.
+fn release(firmware: &str, notes: &mut Vec<String>) -> Dsm {
+    let told = number(firmware);
+    let near = |dsm: &Dsm| {
+        let (known, told) = (number(dsm.firmware), told.0 * 10 + told.1);
+        (known.0 * 10 + known.1).abs_diff(told)
+    };
+    let nearest = Dsm::all().into_iter().min_by_key(near).unwrap_or_default();
+    if number(nearest.firmware) != told {
+        notes.push(format!(
+            "\"{firmware}\" is not simulated; compared with {}",
+            nearest.firmware
+        ));
+    }
+    nearest
+}
+
+/// `(7, 2)` of `DSM 7.2.1-69057 Update 5`.
+fn number(firmware: &str) -> (u32, u32) {
+    let mut parts = firmware
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|part| !part.is_empty())
+        .map(|part| part.parse().unwrap_or_default());
+    (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    )
+}
+
+fn known_model(name: &str, notes: &mut Vec<String>) -> Model {
+    name.parse().unwrap_or_else(|_| {
+        let model = Model::default();
+        notes.push(format!(
+            "the limits of \"{name}\" are not known; compared with a {}",
+            model.name
+        ));
+        model
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_release_is_taken_and_said() {
+        for (told, taken, said) in [
+            ("DSM 7.2.1-69057 Update 5", "7.2", false),
+            ("DSM 7.2.2-72806", "7.2", false),
+            ("DSM 6.2.4-25556", "6.2", false),
+            ("DSM 6.1.7", "6.2", true),
+            ("DSM 7.9-1", "7.4", true),
+            ("DSM 8.0-1", "7.4", true),
+        ] {
+            let mut notes = Vec::new();
+            assert_eq!(release(told, &mut notes).version, taken, "{told}");
+            assert_eq!(!notes.is_empty(), said, "{told}: {notes:?}");
+        }
+    }
+}

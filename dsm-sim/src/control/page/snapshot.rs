@@ -1,0 +1,244 @@
+//! One look at the NAS: copies what the page is to show. Here, and nowhere else, the page holds the NAS up, so nothing
+//! is rendered and no file is touched meanwhile.
+
+use node_sim::target::Session;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::disk_usage::Usage;
+use crate::nas::Nas;
+use crate::nas::state::lun::Lun;
+use crate::nas::state::snapshot::Snapshot;
+use crate::nas::state::table::{Row, Table, Term};
+use crate::nas::state::target::Target;
+use crate::nas::state::volume::Volume;
+use crate::server::Server;
+
+/// Rows of a table on the page.
+const LUNS: usize = 25;
+const TARGETS: usize = 15;
+/// Snapshots and mappings of a row.
+const INNER: usize = 20;
+
+/// Which part of long tables is looked at.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Wanted {
+    /// A part of a LUN's name, uuid or description.
+    pub(super) luns: String,
+    /// From 0.
+    pub(super) luns_page: usize,
+    /// A part of a target's name or IQN.
+    pub(super) targets: String,
+    pub(super) targets_page: usize,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) model: &'static str,
+    pub(super) firmware: &'static str,
+    pub(super) now: u64,
+    pub(super) sessions: usize,
+    pub(super) max_luns: usize,
+    pub(super) max_targets: usize,
+    /// By name.
+    pub(super) settings: Value,
+    pub(super) volumes: Vec<SeenVolume>,
+    /// Some LUNs' files were not looked at yet, so volumes are fuller than they seem.
+    pub(super) counting: bool,
+    pub(super) luns: Part<SeenLun>,
+    pub(super) targets: Part<SeenTarget>,
+}
+
+/// A part of a table.
+#[derive(Debug)]
+pub(super) struct Part<T> {
+    pub(super) rows: Vec<T>,
+    /// From 0.
+    pub(super) page: usize,
+    pub(super) pages: usize,
+    pub(super) matching: usize,
+    pub(super) total: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct SeenVolume {
+    pub(super) volume: Volume,
+    pub(super) free: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct SeenLun {
+    pub(super) lun: Lun,
+    pub(super) allocated: u64,
+    pub(super) locked: bool,
+    pub(super) half_done: bool,
+    /// Number and name.
+    pub(super) targets: Vec<(u32, String)>,
+    /// The newest.
+    pub(super) snapshots: Vec<Snapshot>,
+    pub(super) snapshot_count: usize,
+}
+
+/// A target, without its secrets.
+#[derive(Debug)]
+pub(super) struct SeenTarget {
+    pub(super) id: u32,
+    pub(super) name: String,
+    pub(super) iqn: String,
+    pub(super) enabled: bool,
+    pub(super) auth_type: u64,
+    pub(super) max_sessions: u64,
+    /// Mapping index and name.
+    pub(super) luns: Vec<(u16, String)>,
+    pub(super) lun_count: usize,
+    pub(super) sessions: Vec<Session>,
+}
+
+/// Looks at the NAS.
+pub(super) fn look(server: &Server, usage: &mut Usage, wanted: &Wanted) -> Seen {
+    let now = server.clock.now();
+    let (mut seen, due, files, watch) = {
+        let mut core = server.core();
+        // What DSM has finished by now is done. Should that fail, the next call says so.
+        let _ = core.change(now, |_, _| ());
+        let nas = &core.nas;
+        let due = usage.due(nas.state.luns.values().map(|lun| &lun.uuid));
+        let (files, watch) = (core.backstore.clone(), core.export.watch());
+        (copy(nas, now, wanted), due, files, watch)
+    };
+    let shown: Vec<String> = seen
+        .luns
+        .rows
+        .iter()
+        .map(|row| row.lun.uuid.clone())
+        .collect();
+    usage.visit(&due, &shown, &files);
+    for row in &mut seen.luns.rows {
+        row.allocated = row.lun.allocated(usage);
+    }
+    let iqns: Vec<String> = seen
+        .targets
+        .rows
+        .iter()
+        .map(|row| row.iqn.clone())
+        .collect();
+    for (row, sessions) in seen.targets.rows.iter_mut().zip(watch.of(&iqns)) {
+        row.sessions = sessions;
+    }
+    let core = server.core();
+    seen.counting = usage.len() < core.nas.state.luns.len();
+    for row in &mut seen.volumes {
+        row.free = core.nas.free(&row.volume, usage);
+    }
+    seen
+}
+
+fn copy(nas: &Nas, now: u64, wanted: &Wanted) -> Seen {
+    let (state, config) = (&nas.state, &nas.config);
+    let volumes = state.volumes.values().map(|volume| SeenVolume {
+        volume: volume.clone(),
+        free: 0,
+    });
+    Seen {
+        model: config.model.name,
+        firmware: config.dsm.firmware,
+        now,
+        sessions: nas.auth.sessions(),
+        max_luns: config.model.max_luns,
+        max_targets: config.model.max_targets,
+        settings: serde_json::json!(nas.settings),
+        volumes: volumes.collect(),
+        counting: false,
+        luns: luns(nas, now, wanted),
+        targets: targets(nas, wanted),
+    }
+}
+
+fn luns(nas: &Nas, now: u64, wanted: &Wanted) -> Part<SeenLun> {
+    let text = wanted.luns.trim();
+    let takes = |lun: &Lun| {
+        [&lun.name, &lun.uuid, &lun.description]
+            .into_iter()
+            .any(|field| contains(field, text))
+    };
+    part(&nas.state.luns, takes, wanted.luns_page, LUNS, |lun| {
+        let targets = nas.state.targets.find(&Term::Lun(lun.uuid.clone()));
+        let snapshot_count = nas.snapshots_of(&lun.uuid).count();
+        SeenLun {
+            lun: lun.clone(),
+            allocated: 0,
+            locked: lun.is_action_locked(now),
+            half_done: lun.is_half_done(now),
+            targets: targets
+                .take(INNER)
+                .map(|target| (target.target_id, target.name.clone()))
+                .collect(),
+            snapshots: nas
+                .snapshots_of(&lun.uuid)
+                .skip(snapshot_count.saturating_sub(INNER))
+                .cloned()
+                .collect(),
+            snapshot_count,
+        }
+    })
+}
+
+fn targets(nas: &Nas, wanted: &Wanted) -> Part<SeenTarget> {
+    let text = wanted.targets.trim();
+    let takes = |target: &Target| contains(&target.name, text) || contains(&target.iqn, text);
+    let name = |uuid: &String| {
+        let lun = nas.state.luns.get(uuid);
+        lun.map_or_else(|| uuid.clone(), |lun| lun.name.clone())
+    };
+    part(
+        &nas.state.targets,
+        takes,
+        wanted.targets_page,
+        TARGETS,
+        |target| SeenTarget {
+            id: target.target_id,
+            name: target.name.clone(),
+            iqn: target.iqn.clone(),
+            enabled: target.enabled,
+            auth_type: target.auth_type,
+            max_sessions: target.max_sessions,
+            luns: target
+                .luns
+                .iter()
+                .take(INNER)
+                .map(|(&index, uuid)| (index, name(uuid)))
+                .collect(),
+            lun_count: target.luns.len(),
+            sessions: Vec::new(),
+        },
+    )
+}
+
+/// The rows of one page of those that are wanted, by their numbers.
+fn part<R: Row, T>(
+    table: &Table<R>,
+    takes: impl Fn(&R) -> bool,
+    page: usize,
+    rows: usize,
+    show: impl Fn(&R) -> T,
+) -> Part<T> {
+    let mut matching: Vec<&R> = table.values().filter(|row| takes(row)).collect();
+    matching.sort_by_key(|row| row.number());
+    let pages = matching.len().div_ceil(rows).max(1);
+    let page = page.min(pages - 1);
+    let here = matching.iter().skip(page * rows).take(rows);
+    Part {
+        rows: here.map(|row| show(row)).collect(),
+        page,
+        pages,
+        matching: matching.len(),
+        total: table.len(),
+    }
+}
+
+/// Whether a text holds a part, in any case.
+fn contains(text: &str, part: &str) -> bool {
+    part.is_empty() || text.to_lowercase().contains(&part.to_lowercase())
+}

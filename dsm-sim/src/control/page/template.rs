@@ -1,0 +1,265 @@
+//! What was seen, in the words of the page. Pure.
+
+use askama::Template;
+use serde_json::Value;
+
+use super::format::{Micros, Moment, Size, percent};
+use super::snapshot::{Part, Seen, SeenLun, SeenTarget, SeenVolume};
+use crate::nas::state::volume::FileSystem;
+use crate::nas::timing::Latency;
+use crate::server::fault::{Fault, Planned};
+use crate::server::journal::Entry;
+
+/// All of the page that is fetched again and again, but for the journal.
+#[derive(Template)]
+#[template(path = "overview.html")]
+pub(super) struct Overview {
+    seen: Seen,
+    faults: Vec<Planned>,
+    settings: Vec<Setting>,
+    latency: &'static str,
+}
+
+impl Overview {
+    pub(super) fn new(seen: Seen, faults: Vec<Planned>, latency: Latency) -> Self {
+        let settings = seen.settings.as_object().into_iter().flatten();
+        Self {
+            settings: settings
+                .map(|(name, value)| Setting::new(name, value))
+                .collect(),
+            latency: match latency {
+                Latency::Instant => "instant",
+                Latency::Ds918 => "ds918",
+            },
+            seen,
+            faults,
+        }
+    }
+
+    fn clock(&self) -> Moment {
+        Moment(self.seen.now)
+    }
+}
+
+impl Seen {
+    fn luns_allowed(&self) -> String {
+        allowed(self.max_luns)
+    }
+
+    fn targets_allowed(&self) -> String {
+        allowed(self.max_targets)
+    }
+}
+
+/// How many a model allows.
+fn allowed(most: usize) -> String {
+    if most == usize::MAX {
+        "any number".to_owned()
+    } else {
+        most.to_string()
+    }
+}
+
+/// A switch of the NAS.
+struct Setting {
+    /// Its name for programs.
+    key: String,
+    label: String,
+    value: Value,
+}
+
+impl Setting {
+    fn new(key: &str, value: &Value) -> Self {
+        let mut label = key.replace('_', " ");
+        if let Some(first) = label.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        Self {
+            label: label
+                .replace("Csrf", "CSRF")
+                .replace(" ip ", " IP ")
+                .replace(" lun ", " LUN "),
+            key: key.to_owned(),
+            value: value.clone(),
+        }
+    }
+}
+
+impl<T> Part<T> {
+    /// How many rows there are, and how many of them were looked for.
+    fn count(&self) -> String {
+        if self.matching == self.total {
+            self.total.to_string()
+        } else {
+            format!("{} of {}", self.matching, self.total)
+        }
+    }
+
+    fn before(&self) -> Option<usize> {
+        self.page.checked_sub(1)
+    }
+
+    fn after(&self) -> Option<usize> {
+        Some(self.page + 1).filter(|&page| page < self.pages)
+    }
+}
+
+impl SeenVolume {
+    fn fs(&self) -> &'static str {
+        match self.volume.fs {
+            FileSystem::Btrfs => "btrfs",
+            FileSystem::Ext4 => "ext4",
+        }
+    }
+
+    fn size(&self) -> Size {
+        Size(self.volume.size)
+    }
+
+    fn used(&self) -> Size {
+        Size(self.volume.size.saturating_sub(self.free))
+    }
+
+    fn free(&self) -> Size {
+        Size(self.free)
+    }
+
+    fn percent(&self) -> u64 {
+        percent(self.used().0, self.volume.size)
+    }
+}
+
+impl SeenLun {
+    fn size(&self) -> Size {
+        Size(self.lun.size)
+    }
+
+    fn allocated(&self) -> Size {
+        Size(self.allocated)
+    }
+
+    fn percent(&self) -> u64 {
+        percent(self.allocated, self.lun.size)
+    }
+
+    fn kind(&self) -> String {
+        let name = self.lun.kind.name();
+        name.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What is out of the ordinary with it.
+    fn marks(&self) -> Vec<&str> {
+        let mut marks = Vec::new();
+        if self.lun.status != "normal" {
+            marks.push(self.lun.status.as_str());
+        }
+        match (self.lun.dying.is_some(), self.half_done, self.locked) {
+            (true, ..) => marks.push("being deleted"),
+            (_, true, _) => marks.push("being cloned"),
+            (.., true) => marks.push("locked"),
+            (false, false, false) => {}
+        }
+        marks
+    }
+
+    fn parent(&self) -> &str {
+        &self.lun.family.parent_lun_name
+    }
+}
+
+impl SeenTarget {
+    fn auth(&self) -> &'static str {
+        match self.auth_type {
+            0 => "none",
+            1 => "CHAP",
+            _ => "mutual CHAP",
+        }
+    }
+
+    fn most_sessions(&self) -> String {
+        match self.max_sessions {
+            0 => "any".to_owned(),
+            most => most.to_string(),
+        }
+    }
+}
+
+/// Whether the effect comes before the failure.
+fn when(after: bool) -> &'static str {
+    if after { " after the effect" } else { "" }
+}
+
+impl Planned {
+    /// What it does.
+    fn does(&self) -> String {
+        match self.rule.fault {
+            Fault::Refuse { code, after } => format!("refuse with {code}{}", when(after)),
+            Fault::LoseReply => "lose the reply".to_owned(),
+            Fault::LoseCall => "lose the call".to_owned(),
+            Fault::Delay { ms } => format!("delay by {ms} ms"),
+            Fault::Hang => "hang".to_owned(),
+            Fault::Garble => "garble the reply".to_owned(),
+            Fault::Http { status, after } => format!("HTTP {status}{}", when(after)),
+        }
+    }
+
+    /// Which calls it hits.
+    fn hits(&self) -> String {
+        let (nth, times) = (self.rule.nth.max(1), self.rule.times);
+        match times {
+            0 => format!("from call {nth} on"),
+            1 => format!("call {nth}"),
+            _ => format!("calls {nth} to {}", nth.saturating_add(times - 1)),
+        }
+    }
+
+    /// Whether it has hit all that it was set for.
+    fn is_over(&self) -> bool {
+        let last = self.rule.nth.max(1).saturating_add(self.rule.times);
+        self.rule.times > 0 && self.rule.seen.saturating_add(1) >= last
+    }
+}
+
+/// A part of the journal, the newest first.
+#[derive(Template)]
+#[template(path = "journal.html")]
+pub(super) struct Lines {
+    next: u64,
+    lines: Vec<Line>,
+}
+
+impl Lines {
+    pub(super) fn new(next: u64, entries: Vec<Entry>) -> Self {
+        let lines = entries.into_iter().rev().map(Line).collect();
+        Self { next, lines }
+    }
+}
+
+/// A call.
+struct Line(Entry);
+
+impl Line {
+    fn at(&self) -> Moment {
+        Moment(self.0.at)
+    }
+
+    /// The API without what all have in common.
+    fn api(&self) -> &str {
+        self.0.api.strip_prefix("SYNO.").unwrap_or(&self.0.api)
+    }
+
+    fn took(&self) -> Micros {
+        Micros(self.0.micros)
+    }
+
+    fn is_hanging(&self) -> bool {
+        self.0.fault == Some("hang") && self.0.micros == 0 && self.0.note.is_none()
+    }
+
+    /// The parameters in one line.
+    fn params(&self) -> String {
+        let shown = |(name, value): (&String, &String)| format!("{name}={value}");
+        let own = self.0.params.iter().filter(|(name, _)| *name != "_sid");
+        own.map(shown).collect::<Vec<_>>().join("  ")
+    }
+}

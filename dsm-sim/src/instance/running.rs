@@ -1,0 +1,466 @@
+//! A running simulator: starting it, where it is, and its end.
+
+use crate::nas::clock::millis;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::{self, Runtime};
+use tokio::sync::oneshot;
+
+use crate::control;
+use crate::instance::handle::Knobs;
+use crate::nas::clock::Clock;
+use crate::nas::{Config, Nas};
+use crate::options::Builder;
+use crate::server::Server;
+use crate::server::http;
+use crate::server::journal::Journal;
+use crate::server::journal::file::{self, JournalFile};
+use crate::server::listener::{CutListener, Peer};
+use crate::storage::backstore::Backstore;
+use crate::storage::export::Export;
+use crate::storage::store::{Store, write_atomically};
+use crate::storage::transaction::Core;
+use crate::tls::{Identity, TlsError};
+
+const ENDPOINTS: &str = "endpoints.json";
+/// How long one that is just ending, or has been killed, may still hold its folder.
+const PREDECESSOR: Duration = Duration::from_secs(1);
+/// How long calls under way may take to end when the simulator stops.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Why the simulator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Something about a file or folder.
+    #[error("cannot use {path}")]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else works in the folder.
+    #[error("another dsm-sim is running in {path}: stop it, or take another --state-dir")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A LUN is on a volume that was not asked for.
+    #[error("LUN {lun} is on {volume}: add --volume {volume}=…, or take an empty --state-dir")]
+    VolumeGone {
+        /// The LUN's name.
+        lun: String,
+        /// Where it is.
+        volume: String,
+    },
+    /// An account cannot be.
+    #[error("{0}")]
+    Account(String),
+    /// A port cannot be had.
+    #[error("cannot listen on {address}: take another port, or port 0 for any free one")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// LUNs cannot be exported in the way that was asked for.
+    #[error("cannot export LUNs")]
+    Export(#[source] io::Error),
+    /// HTTPS was asked for and cannot be had.
+    #[error("cannot serve HTTPS")]
+    Tls(#[source] TlsError),
+    /// The system gives no threads.
+    #[error("cannot start threads")]
+    Threads(#[source] io::Error),
+}
+
+/// A simulator that is running, on threads of its own. It stops when this is dropped, within seconds, and the drop waits
+/// for that.
+#[derive(Debug)]
+pub struct DsmSim {
+    knobs: Knobs,
+    at: Addresses,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Where everything is.
+#[derive(Debug)]
+struct Addresses {
+    api: String,
+    control: String,
+    https: Option<String>,
+    ca_file: Option<PathBuf>,
+    state_dir: PathBuf,
+}
+
+impl DsmSim {
+    /// A DS923+ on DSM 7, unless told otherwise.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The Web API, `http://127.0.0.1:PORT`.
+    pub fn api(&self) -> &str {
+        &self.at.api
+    }
+
+    /// The Web API again, `https://127.0.0.1:PORT`, when HTTPS was asked for.
+    pub fn https(&self) -> Option<&str> {
+        self.at.https.as_deref()
+    }
+
+    /// The authority to trust there, when the simulator made the certificate itself.
+    pub fn ca_file(&self) -> Option<&Path> {
+        self.at.ca_file.as_deref()
+    }
+
+    /// The control port, `http://127.0.0.1:PORT`: all knobs, over HTTP.
+    pub fn control(&self) -> &str {
+        &self.at.control
+    }
+
+    /// Where its state is.
+    pub fn state_dir(&self) -> &Path {
+        &self.at.state_dir
+    }
+}
+
+impl Deref for DsmSim {
+    type Target = Knobs;
+
+    fn deref(&self) -> &Knobs {
+        &self.knobs
+    }
+}
+
+impl Drop for DsmSim {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // The thread may have ended on its own; then there is nobody to tell.
+            let _ = stop.send(());
+        }
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            tracing::error!("the simulator's thread panicked");
+        }
+    }
+}
+
+/// Starts a simulator in this process.
+pub(crate) async fn start(builder: Builder) -> Result<DsmSim, StartError> {
+    let (stop, stopped) = oneshot::channel();
+    let (tell, told) = oneshot::channel();
+    let options = builder.clone();
+    let thread = std::thread::Builder::new()
+        .name("dsm-sim".to_owned())
+        .spawn(move || run(&options, tell, stopped))
+        .map_err(StartError::Threads)?;
+    let (server, at) = told
+        .await
+        .unwrap_or_else(|_| Err(StartError::Threads(io::ErrorKind::BrokenPipe.into())))?;
+    Ok(DsmSim {
+        knobs: Knobs { server, builder },
+        at,
+        stop: Some(stop),
+        thread: Some(thread),
+    })
+}
+
+/// The thread of a simulator: it ends when it is told to, when nobody wants it any more, or when it cannot begin.
+fn run(
+    options: &Builder,
+    tell: oneshot::Sender<Result<(Arc<Server>, Addresses), StartError>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let begun = match Begun::new(options) {
+        Ok(begun) => begun,
+        Err(error) => {
+            let _ = tell.send(Err(error));
+            return;
+        }
+    };
+    let Begun {
+        server,
+        runtime,
+        at,
+        folder,
+    } = begun;
+    let endpoints = at.state_dir.join(ENDPOINTS);
+    if tell.send(Ok((Arc::clone(&server), at))).is_ok() {
+        // An error means that the handle was dropped, which is a stop as well.
+        let _ = runtime.block_on(stopped);
+    }
+    runtime.shutdown_timeout(GRACE);
+    // A call that outlives its grace holds the core for as long as its last effect takes, and has no export after that.
+    server.core().export.close();
+    let _ = fs::remove_file(endpoints);
+    // From now on the folder is free for others, or gone if it was temporary.
+    drop(folder);
+}
+
+/// A simulator that could answer: everything but ports and threads.
+pub(crate) struct Prepared {
+    pub(crate) server: Arc<Server>,
+    pub(crate) folder: Folder,
+}
+
+/// A folder that is ours alone. Dropping it frees it for others, or removes it if it was temporary.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    _lock: File,
+    _temporary: Option<TempDir>,
+}
+
+impl Prepared {
+    pub(crate) fn new(options: &Builder) -> Result<Self, StartError> {
+        let (path, temporary) = folder(options)?;
+        let lock = lock(&path)?;
+        let server = Arc::new(prepare(options, &path)?);
+        Ok(Self {
+            server,
+            folder: Folder {
+                path,
+                _lock: lock,
+                _temporary: temporary,
+            },
+        })
+    }
+}
+
+/// A simulator that answers.
+struct Begun {
+    server: Arc<Server>,
+    runtime: Runtime,
+    at: Addresses,
+    folder: Folder,
+}
+
+impl Begun {
+    fn new(options: &Builder) -> Result<Self, StartError> {
+        let Prepared { server, folder } = Prepared::new(options)?;
+        let state_dir = folder.path.clone();
+        let identity = match &options.https {
+            None => None,
+            Some(https) => Some(
+                https
+                    .certificate
+                    .open(&state_dir)
+                    .map_err(StartError::Tls)?,
+            ),
+        };
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("dsm-sim")
+            .enable_all()
+            .build()
+            .map_err(StartError::Threads)?;
+        let at = runtime.block_on(open(&server, options, identity, state_dir))?;
+        at.tell().map_err(|source| StartError::File {
+            path: at.state_dir.clone(),
+            source,
+        })?;
+        Ok(Self {
+            server,
+            runtime,
+            at,
+            folder,
+        })
+    }
+}
+
+impl Addresses {
+    /// Writes down what a client must know, for those who did not start it.
+    fn tell(&self) -> io::Result<()> {
+        let mut endpoints =
+            json!({"api": self.api, "control": self.control, "pid": std::process::id()});
+        if let Some(https) = &self.https {
+            endpoints["https"] = json!(https);
+        }
+        if let Some(ca) = &self.ca_file {
+            endpoints["ca_file"] = json!(ca);
+        }
+        let text = endpoints.to_string();
+        write_atomically(&self.state_dir, ENDPOINTS, text.as_bytes())
+    }
+}
+
+/// Opens the ports and serves them.
+async fn open(
+    server: &Arc<Server>,
+    options: &Builder,
+    identity: Option<Identity>,
+    state_dir: PathBuf,
+) -> Result<Addresses, StartError> {
+    let (api, api_at) = listen(options.listen).await?;
+    let (control, control_at) = listen(options.control).await?;
+    let mut at = Addresses {
+        api: format!("http://{api_at}"),
+        control: format!("http://{control_at}"),
+        https: None,
+        ca_file: None,
+        state_dir,
+    };
+    let router = http::router(Arc::clone(server));
+    if let (Some(https), Some(identity)) = (&options.https, identity) {
+        let (tcp, https_at) = listen(https.listen).await?;
+        let tls = Some(identity.acceptor);
+        answer(CutListener { tcp, tls }, http::secured(router.clone()));
+        at.https = Some(format!("https://{https_at}"));
+        at.ca_file = identity.ca;
+    }
+    let tls = None;
+    answer(CutListener { tcp: api, tls }, router);
+    let service = control::router(Arc::clone(server), options.clone());
+    tokio::spawn(async move { axum::serve(control, service).await });
+    Ok(at)
+}
+
+fn answer(listener: CutListener, router: axum::Router) {
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    tokio::spawn(async move { axum::serve(listener, service).await });
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let wrong = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(wrong)?;
+    let at = listener.local_addr().map_err(wrong)?;
+    Ok((listener, at))
+}
+
+fn folder(options: &Builder) -> Result<(PathBuf, Option<TempDir>), StartError> {
+    let wrong = |path: &Path, source| StartError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let Some(dir) = &options.state_dir else {
+        let temporary = TempDir::with_prefix("dsm-sim-")
+            .map_err(|source| wrong(&std::env::temp_dir(), source))?;
+        return Ok((temporary.path().to_owned(), Some(temporary)));
+    };
+    let dir = std::path::absolute(dir).map_err(|source| wrong(dir, source))?;
+    fs::create_dir_all(&dir).map_err(|source| wrong(&dir, source))?;
+    Ok((dir, None))
+}
+
+fn lock(dir: &Path) -> Result<File, StartError> {
+    let path = dir.join("lock");
+    let file = File::create(&path).map_err(|source| StartError::File {
+        path: path.clone(),
+        source,
+    })?;
+    let until = Instant::now() + PREDECESSOR;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => pause(),
+            Err(TryLockError::WouldBlock) => {
+                return Err(StartError::InUse {
+                    path: dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(StartError::File { path, source }),
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the start is synchronous, and a lock can only be tried again"
+)]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(10));
+}
+
+/// Loads the state and makes everything else follow it.
+fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
+    let in_dir = |source| StartError::File {
+        path: dir.to_owned(),
+        source,
+    };
+    match fs::remove_file(dir.join(ENDPOINTS)) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(in_dir(source)),
+        Ok(()) | Err(_) => {}
+    }
+    let (mut store, state) = Store::open(dir).map_err(in_dir)?;
+    let config = Config {
+        dsm: options.dsm,
+        generation: options.dsm.generation,
+        model: options.model,
+        timing: options.latency.timing(),
+        portal: portal(&options.portals),
+    };
+    let accounts = options.all_accounts();
+    for account in &accounts {
+        account.check().map_err(StartError::Account)?;
+    }
+    // Each life draws other numbers, or a uuid would come twice.
+    let rng = match options.seed {
+        Some(seed) => StdRng::seed_from_u64(seed.wrapping_add(store.lines())),
+        None => StdRng::from_rng(&mut rand::rng()),
+    };
+    let clock = Clock::new(options.clock);
+    let mut nas = Nas::new(config, options.settings.clone(), state, accounts, rng);
+    nas.set_uptime(clock.now(), millis(options.uptime));
+    nas.revive(clock.now(), &options.volumes)
+        .map_err(|(lun, volume)| StartError::VolumeGone { lun, volume })?;
+    store.append(&nas.state).map_err(in_dir)?;
+    nas.state.commit();
+    let backstore = Backstore::open(dir).map_err(in_dir)?;
+    backstore.align(&nas.state).map_err(in_dir)?;
+    let export = Export::open(
+        options.export,
+        dir,
+        options.portals.clone(),
+        &nas.state,
+        &backstore,
+    )
+    .map_err(StartError::Export)?;
+    let journal = options.journal_file.as_ref().map(|path| {
+        let file = JournalFile::open(path, file::MOST);
+        file.map_err(|source| StartError::File {
+            path: path.clone(),
+            source,
+        })
+    });
+    Ok(Server::new(
+        Core {
+            nas,
+            store,
+            backstore,
+            export,
+        },
+        clock,
+        options.latency,
+        Journal::to_file(journal.transpose()?),
+    ))
+}
+
+/// The first portal; where it is any address of this machine, the one that is always there.
+fn portal(portals: &[SocketAddr]) -> SocketAddr {
+    let local = SocketAddr::from(([127, 0, 0, 1], 3260));
+    let mut portal = portals.first().copied().unwrap_or(local);
+    if portal.ip().is_unspecified() {
+        portal.set_ip(local.ip());
+    }
+    portal
+}

@@ -1,0 +1,351 @@
+use rand::SeedableRng;
+
+use super::*;
+use crate::nas::api::encryption::{CIPHER_KEY, tests::seal};
+use crate::nas::params::Params;
+use crate::nas::tests::caller;
+
+pub(crate) struct Door {
+    pub(crate) auth: Auth,
+    pub(crate) devices: Table<Device>,
+    pub(crate) settings: Settings,
+    pub(crate) dsm: Generation,
+    rng: StdRng,
+}
+
+impl Door {
+    pub(crate) fn new() -> Self {
+        Self {
+            auth: Auth::new(vec![Account::new("admin", "12345")]),
+            devices: Table::default(),
+            settings: Settings::default(),
+            dsm: Generation::Seven,
+            rng: StdRng::seed_from_u64(7),
+        }
+    }
+
+    pub(crate) fn login(
+        &mut self,
+        now: Millis,
+        from: [u8; 4],
+        version: u32,
+        params: &[(&str, &str)],
+    ) -> Result<Login, u32> {
+        self.knock(now, from, version, params)
+            .map_err(|refusal| refusal.code)
+    }
+
+    /// Why a login is refused, if it is.
+    pub(crate) fn refusal(
+        &mut self,
+        now: Millis,
+        from: [u8; 4],
+        version: u32,
+        params: &[(&str, &str)],
+    ) -> Option<Refusal> {
+        self.knock(now, from, version, params).err()
+    }
+
+    fn knock(
+        &mut self,
+        now: Millis,
+        from: [u8; 4],
+        version: u32,
+        params: &[(&str, &str)],
+    ) -> Result<Login, Refusal> {
+        let params: Params = params.iter().copied().collect();
+        let call = Call {
+            api: "SYNO.API.Auth".to_owned(),
+            method: "login".to_owned(),
+            version,
+            params,
+            caller: caller(from),
+        };
+        let (devices, rng) = (&mut self.devices, &mut self.rng);
+        self.auth
+            .login(now, &call, self.dsm, &self.settings, devices, rng)
+    }
+
+    pub(crate) fn check(
+        &mut self,
+        now: Millis,
+        from: [u8; 4],
+        sid: &str,
+        token: Option<&str>,
+    ) -> u32 {
+        let caller = Caller {
+            cookie_sid: Some(sid.to_owned()),
+            token: token.map(str::to_owned),
+            ..caller(from)
+        };
+        self.auth
+            .check(now, &caller, self.dsm, &self.settings)
+            .map_or_else(|refusal| refusal.code, |()| 0)
+    }
+
+    fn sid(&mut self, now: Millis) -> String {
+        self.login(now, HOME, 6, &RIGHT).unwrap().data["sid"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+}
+
+pub(crate) const HOME: [u8; 4] = [127, 0, 0, 1];
+pub(crate) const AWAY: [u8; 4] = [127, 0, 0, 2];
+const RIGHT: [(&str, &str); 3] = [("account", "admin"), ("passwd", "12345"), ("format", "sid")];
+const WRONG: [(&str, &str); 2] = [("account", "admin"), ("passwd", "54321")];
+
+#[test]
+fn each_version_answers_its_own_fields() {
+    let with_token = [
+        ("account", "admin"),
+        ("passwd", "12345"),
+        ("enable_syno_token", "yes"),
+        ("enable_device_token", "yes"),
+    ];
+    for (dsm, version, names) in [
+        (Generation::Six, 1, vec!["sid"]),
+        (Generation::Six, 2, vec!["sid"]),
+        (Generation::Seven, 3, vec!["sid", "synotoken"]),
+        (
+            Generation::Seven,
+            4,
+            vec!["is_portal_port", "sid", "synotoken"],
+        ),
+        (
+            Generation::Seven,
+            6,
+            vec!["did", "is_portal_port", "sid", "synotoken"],
+        ),
+        (
+            Generation::Seven,
+            7,
+            vec![
+                "account",
+                "device_id",
+                "ik_message",
+                "is_portal_port",
+                "sid",
+                "synotoken",
+            ],
+        ),
+    ] {
+        let mut door = Door { dsm, ..Door::new() };
+        let login = door.login(0, HOME, version, &with_token).unwrap();
+        assert_eq!(
+            login.data.as_object().unwrap().keys().collect::<Vec<_>>(),
+            names,
+            "version {version}"
+        );
+        assert!(
+            login
+                .cookie
+                .unwrap()
+                .contains("max-age=604800;path=/;HttpOnly")
+        );
+    }
+    assert_eq!(Door::new().login(0, HOME, 2, &RIGHT).unwrap_err(), 103);
+    assert!(
+        Door::new()
+            .login(0, HOME, 6, &RIGHT)
+            .unwrap()
+            .cookie
+            .is_none(),
+        "format=sid sets no cookie"
+    );
+}
+
+#[test]
+fn three_failures_in_five_minutes_lock_one_address_out_for_a_day() {
+    // Behaviour 19 of dsm-web-api.md section 11.
+    let mut door = Door::new();
+    for at in [0, 1, 2] {
+        assert_eq!(door.login(at, HOME, 6, &WRONG).unwrap_err(), 400);
+    }
+    assert_eq!(door.login(3, HOME, 6, &RIGHT).unwrap_err(), 407);
+    assert!(
+        door.login(3, AWAY, 6, &RIGHT).is_ok(),
+        "other addresses are untouched"
+    );
+    assert_eq!(door.login(BLOCKED_FOR, HOME, 6, &RIGHT).unwrap_err(), 407);
+    assert!(door.login(BLOCKED_FOR + 2, HOME, 6, &RIGHT).is_ok());
+}
+
+#[test]
+fn slow_failures_do_not_lock_out() {
+    let mut door = Door::new();
+    for turn in 0..6 {
+        assert_eq!(
+            door.login(turn * WINDOW / 2, HOME, 6, &WRONG).unwrap_err(),
+            400
+        );
+    }
+    door.settings.auto_block = false;
+    for _ in 0..9 {
+        assert_eq!(door.login(0, HOME, 6, &WRONG).unwrap_err(), 400);
+    }
+}
+
+#[test]
+fn sessions_live_side_by_side_and_each_use_renews_them() {
+    // Behaviour 18 of dsm-web-api.md section 11.
+    let mut door = Door::new();
+    let (first, second) = (door.sid(0), door.sid(0));
+    let quarter = 15 * MINUTE;
+    assert_eq!(door.check(quarter, HOME, &first, None), 0);
+    assert_eq!(
+        door.check(2 * quarter, HOME, &first, None),
+        0,
+        "renewed by use"
+    );
+    assert_eq!(
+        door.check(2 * quarter, HOME, &second, None),
+        119,
+        "idle for too long"
+    );
+    assert_eq!(door.check(2 * quarter, HOME, "nonsense", None), 119);
+}
+
+#[test]
+fn dsm_6_says_timeout_once() {
+    let mut door = Door {
+        dsm: Generation::Six,
+        ..Door::new()
+    };
+    let sid = door.sid(0);
+    assert_eq!(door.check(16 * MINUTE, HOME, &sid, None), 106);
+    assert_eq!(door.check(16 * MINUTE, HOME, &sid, None), 119);
+}
+
+#[test]
+fn a_session_belongs_to_its_address() {
+    let mut door = Door::new();
+    let sid = door.sid(0);
+    assert_eq!(door.check(1, AWAY, &sid, None), 150);
+    door.settings.skip_ip_checking = true;
+    assert_eq!(door.check(1, AWAY, &sid, None), 0);
+}
+
+#[test]
+fn who_does_not_ask_for_a_token_may_get_one_all_the_same() {
+    for (csrf, unasked, given) in [
+        (true, false, false),
+        (true, true, true),
+        (false, true, false),
+    ] {
+        let mut door = Door::new();
+        door.settings.csrf_protection = csrf;
+        door.settings.token_unasked = unasked;
+        let data = door.login(0, HOME, 6, &RIGHT).unwrap().data;
+        assert_eq!(data.get("synotoken").is_some(), given, "{csrf} {unasked}");
+    }
+}
+
+#[test]
+fn csrf_protection_wants_the_logins_token() {
+    let mut door = Door::new();
+    door.settings.csrf_protection = true;
+    let without = door.sid(0);
+    let with = door
+        .login(
+            0,
+            HOME,
+            6,
+            &[
+                ("account", "admin"),
+                ("passwd", "12345"),
+                ("enable_syno_token", "yes"),
+            ],
+        )
+        .unwrap()
+        .data;
+    let (sid, token) = (
+        with["sid"].as_str().unwrap(),
+        with["synotoken"].as_str().unwrap(),
+    );
+    assert_eq!(door.check(1, HOME, sid, Some(token)), 0);
+    assert_eq!(door.check(1, HOME, sid, Some("other")), 105);
+    assert_eq!(door.check(1, HOME, sid, None), 105);
+    assert_eq!(
+        door.check(1, HOME, &without, None),
+        105,
+        "a login that asked for no token is of no use"
+    );
+}
+
+#[test]
+fn a_login_can_be_encrypted() {
+    let mut door = Door::new();
+    let info = door.auth.encryption(0, &mut door.rng).unwrap();
+    let sealed = seal(
+        &info,
+        "account=admin&passwd=12345&session=dsm&format=sid",
+        &mut door.rng,
+    );
+    assert!(door.login(0, HOME, 6, &[(CIPHER_KEY, &sealed)]).is_ok());
+    let wrong = seal(&info, "account=admin&passwd=54321", &mut door.rng);
+    assert_eq!(
+        door.login(0, HOME, 6, &[(CIPHER_KEY, &wrong)]).unwrap_err(),
+        400
+    );
+    assert_eq!(
+        door.login(0, HOME, 6, &[(CIPHER_KEY, "{}")]).unwrap_err(),
+        120
+    );
+}
+
+#[test]
+fn a_browsers_handshake_is_not_answered() {
+    let with = [RIGHT[0], RIGHT[1], ("ik_message", "AAAA")];
+    let answer = |params: &[(&str, &str)]| Door::new().login(0, HOME, 7, params).unwrap().data;
+    assert_eq!(answer(&RIGHT)["ik_message"], "");
+    assert!(answer(&with).get("ik_message").is_none());
+    let cookie = page_cookie(&mut Door::new().rng);
+    let (key, rest) = cookie
+        .strip_prefix("_SSID=")
+        .unwrap()
+        .split_once(';')
+        .unwrap();
+    assert_eq!(URL_SAFE_NO_PAD.decode(key).unwrap().len(), 32);
+    assert_eq!(rest, "path=/;HttpOnly");
+}
+
+#[test]
+fn carriers_are_query_form_and_cookie() {
+    let all = Caller {
+        query_sid: Some("query".to_owned()),
+        form_sid: Some("form".to_owned()),
+        cookie_sid: Some("cookie".to_owned()),
+        ..caller(HOME)
+    };
+    let some = Caller {
+        query_sid: None,
+        ..all.clone()
+    };
+    assert_eq!(
+        (all.sid(true), some.sid(true), some.sid(false)),
+        (Some("query"), Some("form"), Some("cookie"))
+    );
+    assert_eq!(caller(HOME).sid(true), None);
+}
+
+#[test]
+fn a_logout_ends_its_own_session_only() {
+    let mut door = Door::new();
+    let (first, second) = (door.sid(0), door.sid(0));
+    door.auth.logout(
+        &Caller {
+            cookie_sid: Some(first.clone()),
+            ..caller(HOME)
+        },
+        &door.settings,
+    );
+    assert_eq!(
+        (
+            door.check(1, HOME, &first, None),
+            door.check(1, HOME, &second, None)
+        ),
+        (119, 0)
+    );
+}

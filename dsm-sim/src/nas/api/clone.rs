@@ -1,0 +1,197 @@
+//! New LUNs from old ones: `clone`, `clone_snapshot`, `stop_clone`; dsm-web-api.md 4.9 and 4.10.
+
+use crate::nas::state::lun::Family;
+use serde_json::{Value, json};
+
+use crate::nas::Nas;
+use crate::nas::api::lun_write::check_name;
+use crate::nas::call::Call;
+use crate::nas::clock::Millis;
+use crate::nas::code::{Code, Refusal};
+use crate::nas::effect::{Effect, Image, Outside};
+use crate::nas::state::lun::Lun;
+use crate::nas::state::table::Term;
+
+/// A new LUN that is wanted.
+struct Wanted<'a> {
+    name: String,
+    location: String,
+    size: u64,
+    from: Image,
+    family: Family,
+    source: &'a Lun,
+    description: String,
+}
+
+impl Nas {
+    // ASSUMED: a LUN that is still being cloned itself cannot be cloned (18990004); clones across volumes are copies.
+    pub(crate) fn clone_lun(
+        &mut self,
+        now: Millis,
+        call: &Call,
+        outside: &dyn Outside,
+    ) -> Result<Value, Refusal> {
+        let params = &call.params;
+        for remote in ["dst_node_uuid", "dst_address"] {
+            if params.string(remote).is_some_and(|value| !value.is_empty()) {
+                return Err(Code::SanBadParameter.gap("a clone to another NAS"));
+            }
+        }
+        let source = self.source(call)?.clone();
+        let name = params.required("dst_lun_name")?;
+        // Cinder leaves the location out.
+        let location = params
+            .string("dst_location")
+            .filter(|path| !path.is_empty());
+        let from = Image::Lun(source.uuid.clone());
+        let uuid = self.make_clone(
+            now,
+            Wanted {
+                name,
+                location: location.unwrap_or_else(|| source.location.clone()),
+                size: source.size,
+                family: Family {
+                    parent_lun_name: source.name.clone(),
+                    parent_lun_uuid: source.uuid.clone(),
+                    shared: outside.allocated(&from),
+                    ..Family::default()
+                },
+                from,
+                source: &source,
+                description: params.string("description").unwrap_or_default(),
+            },
+            outside,
+        )?;
+        Ok(json!({"dst_lun_uuid": uuid}))
+    }
+
+    pub(crate) fn clone_snapshot(
+        &mut self,
+        now: Millis,
+        call: &Call,
+        outside: &dyn Outside,
+    ) -> Result<Value, Refusal> {
+        let params = &call.params;
+        let source = self.source(call)?.clone();
+        let snapshot = self.snapshot(&params.required("snapshot_uuid")?)?.clone();
+        // ASSUMED: a snapshot of another LUN is no snapshot of this one.
+        if snapshot.parent != source.uuid {
+            return Err(Code::NoSuchSnapshot
+                .because(format!("{} has no snapshot {}", source.name, snapshot.uuid)));
+        }
+        let name = params.required("cloned_lun_name")?;
+        let from = Image::Snapshot(snapshot.uuid.clone());
+        let uuid = self.make_clone(
+            now,
+            Wanted {
+                name,
+                location: source.location.clone(),
+                size: snapshot.size,
+                family: Family {
+                    parent_lun_name: source.name.clone(),
+                    parent_lun_uuid: source.uuid.clone(),
+                    parent_snapshot_time: snapshot.time,
+                    parent_snapshot_uuid: snapshot.uuid.clone(),
+                    shared: outside.allocated(&from),
+                },
+                from,
+                source: &source,
+                description: params.string("description").unwrap_or_default(),
+            },
+            outside,
+        )?;
+        Ok(json!({"cloned_lun_uuid": uuid}))
+    }
+
+    /// Makes the new LUN. Its data is there at once; DSM goes on working for a while, and keeps it locked.
+    // ASSUMED: a clone keeps its source's type and attributes; the checks come in the order of create's.
+    fn make_clone(
+        &mut self,
+        now: Millis,
+        wanted: Wanted<'_>,
+        outside: &dyn Outside,
+    ) -> Result<String, Refusal> {
+        let Wanted {
+            name,
+            location,
+            source,
+            ..
+        } = wanted;
+        check_name(&name)?;
+        if name.len() == crate::nas::api::lun_write::NAME_LIMIT {
+            return Err(Code::BadName.because("a name of 255 characters"));
+        }
+        if source.is_half_done(now) {
+            return Err(
+                Code::SanBadParameter.because(format!("{} is still being cloned", source.name))
+            );
+        }
+        let volume = self
+            .state
+            .volumes
+            .get(&location)
+            .ok_or_else(|| Code::BadLocation.because(format!("no volume {location}")))?;
+        self.check_name_free(&name)?;
+        self.check_lun_ceiling()?;
+        source.kind.fits(volume.fs)?;
+        volume.writable()?;
+        let needs = if source.kind.is_thin() {
+            // A reflink needs no space, a copy as much as there is data.
+            let copied = !source.kind.is_btrfs() || location != source.location;
+            if copied { wanted.family.shared } else { 0 }
+        } else {
+            wanted.size
+        };
+        if needs > self.free(volume, outside) {
+            return Err(Code::NoSpace.because(format!("{location} has no {needs} bytes free")));
+        }
+        let takes = self
+            .config
+            .timing
+            .clone_takes(source.kind, source.size, wanted.family.shared);
+        let lun = Lun {
+            uuid: self.new_uuid(),
+            lun_id: self.state.luns.free_number(),
+            name,
+            location,
+            size: wanted.size,
+            description: wanted.description,
+            family: wanted.family,
+            restored_time: 0,
+            last_snapshot_id: 0,
+            held: false,
+            locked_until: now + takes,
+            half_done_until: (takes > 0).then_some(now + takes),
+            dying: None,
+            ..source.clone()
+        };
+        let uuid = lun.uuid.clone();
+        self.finish_at(now + takes, &uuid);
+        self.effect(Effect::Copy {
+            from: wanted.from,
+            to: Image::Lun(uuid.clone()),
+        });
+        self.state.luns.put(lun);
+        Ok(uuid)
+    }
+
+    /// Ends the clones that are still being made of a LUN; what there is of them goes.
+    // ASSUMED: a success when there is none.
+    pub(crate) fn stop_clone(&mut self, now: Millis, call: &Call) -> Result<(), Refusal> {
+        let source = self.source(call)?.uuid.clone();
+        let half_done: Vec<String> = self
+            .state
+            .luns
+            .find(&Term::Lun(source))
+            .filter(|lun| lun.is_half_done(now))
+            .map(|lun| lun.uuid.clone())
+            .collect();
+        for uuid in half_done {
+            self.bury(&uuid);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

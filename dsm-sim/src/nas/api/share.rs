@@ -1,0 +1,81 @@
+//! Shared folders, as far as a driver lists them before it does anything else: this NAS has none. dsm-web-api.md 8.
+
+use serde_json::json;
+
+use crate::nas::call::{Answer, Call};
+use crate::nas::code::Code;
+use crate::nas::params::missing;
+
+/// Answers for a NAS without shared folders; what would make one is not simulated and says so.
+pub(crate) fn call(call: &Call) -> Answer {
+    match (call.api.as_str(), call.method.as_str()) {
+        ("SYNO.Core.Share", "list") => Ok(Some(json!({"shares": [], "total": 0}))),
+        ("SYNO.Core.FileServ.NFS", _) => Ok(Some(nfs())),
+        ("SYNO.Core.FileServ.NFS.SharePrivilege", _) => {
+            named(call, "share_name", Code::NfsShareGone)
+        }
+        _ => named(call, "name", Code::NO_SUCH_SHARE),
+    }
+}
+
+fn named(call: &Call, parameter: &str, code: Code) -> Answer {
+    let share = call
+        .params
+        .string(parameter)
+        .ok_or_else(|| missing(parameter))?;
+    Err(code.because(format!("no share {share}")))
+}
+
+// ASSUMED: NFS is off, and the sizes; only the names were written down.
+fn nfs() -> serde_json::Value {
+    json!({
+        "enable_nfs": false,
+        "enable_nfs_v4": false,
+        "nfs_v4_domain": "",
+        "read_size": 8192,
+        "support_encrypt_share": 0,
+        "support_major_ver": 4,
+        "support_minor_ver": 1,
+        "unix_pri_enable": true,
+        "write_size": 8192,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::nas::tests::Bench;
+
+    #[test]
+    fn a_nas_without_shares_says_so() {
+        let mut bench = Bench::new();
+        let list = bench.ok("SYNO.Core.Share", "list", &[("additional", "[]")]);
+        assert_eq!(
+            (list["shares"].as_array().unwrap().len(), &list["total"]),
+            (0, &0.into())
+        );
+        for (api, method, params, code) in [
+            ("SYNO.Core.Share", "get", vec![("name", "\"x\"")], 402),
+            ("SYNO.Core.Share", "get", vec![], 114),
+            (
+                "SYNO.Core.Share.Snapshot",
+                "list",
+                vec![("name", "\"x\"")],
+                402,
+            ),
+            (
+                "SYNO.Core.FileServ.NFS.SharePrivilege",
+                "load",
+                vec![("share_name", "\"x\"")],
+                2_370,
+            ),
+            ("SYNO.Core.FileServ.NFS", "get", vec![], 0),
+            ("SYNO.Core.Share", "create", vec![], 103),
+        ] {
+            assert_eq!(
+                bench.code(api, method, &params),
+                code,
+                "{api} {method} {params:?}"
+            );
+        }
+    }
+}

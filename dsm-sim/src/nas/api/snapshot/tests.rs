@@ -1,0 +1,239 @@
+use serde_json::{Value, json};
+
+use crate::nas::effect::{Effect, Image};
+use crate::nas::tests::{Bench, GIB, LUN, TARGET};
+
+/// Takes a snapshot; its uuid.
+#[track_caller]
+fn take(bench: &mut Bench, lun: &str, more: &[(&str, &str)]) -> String {
+    let mut params = vec![("src_lun_uuid", lun)];
+    params.extend_from_slice(more);
+    let data = bench.ok(LUN, "take_snapshot", &params);
+    data["snapshot_uuid"].as_str().unwrap().to_owned()
+}
+
+fn list(bench: &mut Bench, lun: &str) -> Vec<Value> {
+    let data = bench.ok(LUN, "list_snapshot", &[("src_lun_uuid", lun)]);
+    let rows = data["snapshots"].as_array().unwrap().clone();
+    assert_eq!(data["count"], rows.len());
+    rows
+}
+
+#[test]
+fn a_snapshot_without_a_name_gets_one() {
+    // Behaviour 17 of dsm-web-api.md section 11.
+    let mut bench = Bench::new();
+    let lun = bench.lun("a", "BLUN", GIB);
+    take(&mut bench, "a", &[("snapshot_name", "SnapShot-2")]);
+    take(&mut bench, &lun, &[]);
+    take(&mut bench, &lun, &[("snapshot_name", "")]);
+    let names: Vec<Value> = list(&mut bench, &lun)
+        .iter()
+        .map(|row| row["name"].clone())
+        .collect();
+    assert_eq!(names, ["SnapShot-2", "SnapShot-3", "SnapShot-4"]);
+    let ids: Vec<Value> = list(&mut bench, "a")
+        .iter()
+        .map(|row| row["snapshot_id"].clone())
+        .collect();
+    assert_eq!(ids, [1, 2, 3]);
+}
+
+#[test]
+fn a_snapshot_is_shown_as_it_was_taken() {
+    let mut bench = Bench::new();
+    let lun = bench.lun("a", "BLUN", GIB);
+    bench.now = 1_234_999;
+    let params = [
+        ("snapshot_name", "\"日 本/ 1\""),
+        ("description", "id-7"),
+        ("taken_by", "me"),
+        ("is_locked", "true"),
+        ("is_app_consistent", "True"),
+    ];
+    let uuid = take(&mut bench, &lun, &params);
+    let asked = [
+        ("snapshot_uuid", &*uuid),
+        ("additional", r#"["status","is_action_locked"]"#),
+    ];
+    let got = bench.ok(LUN, "get_snapshot", &asked)["snapshot"].clone();
+    for (name, want) in [
+        ("name", json!("日 本/ 1")),
+        ("description", json!("id-7")),
+        ("taken_by", json!("me")),
+        ("is_user_locked", json!(true)),
+        ("is_app_consistent", json!(true)),
+        ("create_time", json!(1_234)),
+        ("total_size", json!(GIB)),
+        ("parent_uuid", json!(lun)),
+        ("root_path", json!("/volume1")),
+        ("status", json!("Healthy")),
+        ("is_action_locked", json!(false)),
+    ] {
+        assert_eq!(got[name], want, "{name}");
+    }
+    // Within a LUN the status is an object.
+    let listed = bench.ok(LUN, "list", &[("additional", r#"["snapshot_info"]"#)]);
+    let row = &listed["luns"][0]["snapshots"][0];
+    assert_eq!(
+        (&row["uuid"], &row["status"]["type"]),
+        (&json!(uuid), &json!("Healthy"))
+    );
+}
+
+#[test]
+fn names_are_unique_in_their_lun_only() {
+    // Behaviour 14 of dsm-web-api.md section 11.
+    let mut bench = Bench::new();
+    bench.lun("a", "BLUN", GIB);
+    bench.lun("b", "BLUN", GIB);
+    take(&mut bench, "a", &[("snapshot_name", "s")]);
+    take(&mut bench, "b", &[("snapshot_name", "s")]);
+    let again = [("src_lun_uuid", "a"), ("snapshot_name", "s")];
+    assert_eq!(bench.code(LUN, "take_snapshot", &again), 18_990_513);
+    for (length, code) in [(256, 0), (257, 18_990_503)] {
+        let name = "é".repeat(length);
+        let params = [("src_lun_uuid", "a"), ("snapshot_name", &*name)];
+        assert_eq!(bench.code(LUN, "take_snapshot", &params), code, "{length}");
+    }
+}
+
+#[test]
+fn what_cannot_be_snapshotted_is_refused() {
+    let mut bench = Bench::new();
+    bench.lun("thick", "BLUN_THICK", GIB);
+    let take =
+        |bench: &mut Bench, lun: &str| bench.code(LUN, "take_snapshot", &[("src_lun_uuid", lun)]);
+    assert_eq!(take(&mut bench, "thick"), 18_990_500, "can_snapshot is 0");
+    assert_eq!(take(&mut bench, "gone"), 18_990_505);
+    assert_eq!(bench.code(LUN, "take_snapshot", &[]), 114);
+    bench.lun("a", "BLUN", GIB);
+    bench.nas.settings.snapshots_per_lun = 2;
+    assert_eq!([0, 0, 18_990_543], [(); 3].map(|()| take(&mut bench, "a")));
+}
+
+#[test]
+fn snapshots_are_deleted_one_by_one_or_by_list() {
+    let mut bench = Bench::new();
+    let lun = bench.lun("a", "BLUN", GIB);
+    let uuids = [(); 3].map(|()| take(&mut bench, &lun, &[("is_locked", "true")]));
+    let one = [("snapshot_uuid", &*uuids[0]), ("deleted_by", "me")];
+    let reply = bench.call(LUN, 1, "delete_snapshot", &one);
+    assert_eq!(reply.answer, Ok(None), "a lock does not protect from it");
+    assert!(
+        reply
+            .effects
+            .contains(&Effect::Discard(Image::Snapshot(uuids[0].clone())))
+    );
+    assert_eq!(bench.code(LUN, "delete_snapshot", &one), 18_990_532);
+    let several = json!([uuids[0], uuids[1]]).to_string();
+    let failed = bench.ok(LUN, "delete_snapshot", &[("snapshot_uuids", &several)]);
+    assert_eq!(failed, json!([{ &*uuids[0]: 18_990_540 }]));
+    let several = json!([uuids[2]]).to_string();
+    let failed = bench.ok(LUN, "delete_snapshot", &[("snapshot_uuids", &several)]);
+    assert_eq!(failed, json!([]));
+    assert_eq!(list(&mut bench, &lun), Vec::<Value>::new());
+    assert_eq!(bench.code(LUN, "delete_snapshot", &[]), 114);
+    assert_eq!(
+        bench.code(LUN, "get_snapshot", &[("snapshot_uuid", &uuids[1])]),
+        18_990_532
+    );
+}
+
+#[test]
+fn a_lun_takes_its_snapshots_along() {
+    // Behaviour 8 of dsm-web-api.md section 11.
+    let mut bench = Bench::new();
+    let lun = bench.lun("a", "BLUN", GIB);
+    let snapshot = take(&mut bench, &lun, &[]);
+    let reply = bench.call(LUN, 1, "delete", &[("uuid", &lun)]);
+    assert_eq!(reply.answer, Ok(None));
+    for image in [Image::Lun(lun.clone()), Image::Snapshot(snapshot.clone())] {
+        assert!(reply.effects.contains(&Effect::Discard(image)));
+    }
+    let of_lun = [("src_lun_uuid", &*lun)];
+    assert_eq!(bench.code(LUN, "list_snapshot", &of_lun), 18_990_531);
+    let it = [("snapshot_uuid", &*snapshot)];
+    assert_eq!(bench.code(LUN, "get_snapshot", &it), 18_990_532);
+}
+
+#[test]
+fn a_restore_brings_the_lun_back_and_logs_its_initiators_out() {
+    // Behaviour 20 of dsm-web-api.md section 11; the export of a target anew ends its sessions.
+    let mut bench = Bench::new();
+    let lun = bench.lun("a", "BLUN", GIB);
+    let first = take(&mut bench, &lun, &[]);
+    let second = take(&mut bench, &lun, &[]);
+    bench.target("t");
+    bench.ok(LUN, "map_target", &[("uuid", &lun), ("target_ids", "[1]")]);
+    let grow = [("uuid", &*lun), ("new_size", &(2 * GIB).to_string())];
+    bench.ok(LUN, "set", &grow);
+    assert_eq!(bench.get(&lun, "[]")["restored_time"], 0);
+    bench.now = 1_234_000;
+    let params = [("src_lun_uuid", &*lun), ("snapshot_uuid", &first)];
+    let reply = bench.call(LUN, 1, "restore_snapshot", &params);
+    assert_eq!(reply.answer, Ok(None));
+    let copy = Effect::Copy {
+        from: Image::Snapshot(first.clone()),
+        to: Image::Lun(lun.clone()),
+    };
+    assert!(reply.effects.contains(&copy) && reply.effects.contains(&Effect::Export(1)));
+    let now = bench.get(&lun, "[]");
+    assert_eq!(
+        (&now["size"], &now["restored_time"], &now["uuid"]),
+        (&json!(GIB), &json!(1_234), &json!(lun))
+    );
+    let left: Vec<Value> = list(&mut bench, &lun)
+        .iter()
+        .map(|row| row["uuid"].clone())
+        .collect();
+    assert_eq!(left, [first, second], "newer snapshots stay");
+    let target = [("target_id", "\"1\""), ("additional", r#"["mapped_lun"]"#)];
+    let mapped = &bench.ok(TARGET, "get", &target)["target"]["mapped_luns"];
+    assert_eq!(mapped[0]["lun_uuid"], *lun);
+}
+
+#[test]
+fn a_restore_says_what_is_missing() {
+    const NOBODY: &str = "0f5a1c9e-0000-4000-8000-000000000000";
+    let mut bench = Bench::new();
+    bench.lun("a", "BLUN", GIB);
+    bench.lun("b", "BLUN", GIB);
+    let of_b = take(&mut bench, "b", &[]);
+    for (params, code) in [
+        (vec![("snapshot_uuid", &*of_b)], 18_990_508),
+        (
+            vec![("src_lun_uuid", "a"), ("snapshot_uuid", "gone")],
+            18_990_532,
+        ),
+        (
+            vec![("src_lun_uuid", "a"), ("snapshot_uuid", &*of_b)],
+            18_990_532,
+        ),
+        (
+            vec![("src_lun_uuid", "gone"), ("snapshot_uuid", &*of_b)],
+            18_990_505,
+        ),
+        (
+            vec![("src_lun_uuid", NOBODY), ("snapshot_uuid", &*of_b)],
+            18_990_531,
+        ),
+    ] {
+        let got = bench.code(LUN, "restore_snapshot", &params);
+        assert_eq!(got, code, "{params:?}");
+    }
+    // Other words for it do not exist, measured by jt.
+    assert_eq!(bench.code(LUN, "revert_snapshot", &[]), 103);
+}
+
+#[test]
+fn snapshots_do_not_block_growth() {
+    // Behaviour 10 of dsm-web-api.md section 11.
+    let mut bench = Bench::new();
+    let lun = bench.lun("a", "BLUN", GIB);
+    let snapshot = take(&mut bench, &lun, &[]);
+    let grow = [("uuid", &*lun), ("new_size", &(2 * GIB).to_string())];
+    assert_eq!(bench.code(LUN, "set", &grow), 0);
+    let got = bench.ok(LUN, "get_snapshot", &[("snapshot_uuid", &snapshot)]);
+    assert_eq!(got["snapshot"]["total_size"], GIB);
+}

@@ -1,0 +1,58 @@
+//! A snapshot of a LUN.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::nas::state::table::{Row, Term};
+
+/// What was in a LUN at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "snapshot_id is what DSM calls it"
+)]
+pub(crate) struct Snapshot {
+    pub(crate) uuid: String,
+    /// The LUN's uuid.
+    pub(crate) parent: String,
+    /// Counts up in its LUN.
+    pub(crate) snapshot_id: u32,
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) taken_by: String,
+    pub(crate) is_locked: bool,
+    pub(crate) is_app_consistent: bool,
+    /// Immutable for some days.
+    #[serde(default)]
+    pub(crate) is_worm_locked: bool,
+    /// Packages that need it, as Snapshot Replication does.
+    #[serde(default)]
+    pub(crate) locked_app_keys: Vec<String>,
+    /// Epoch seconds.
+    pub(crate) time: u64,
+    /// The LUN's size at that moment, bytes.
+    pub(crate) size: u64,
+}
+
+impl Row for Snapshot {
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.uuid.clone()
+    }
+
+    fn terms(&self) -> Vec<Term> {
+        vec![Term::Lun(self.parent.clone())]
+    }
+
+    fn number(&self) -> Option<u32> {
+        None
+    }
+}
+
+impl Snapshot {
+    /// What persists, for the control port.
+    pub(crate) fn dump(&self) -> Value {
+        json!(self)
+    }
+}
