@@ -280,11 +280,11 @@ mod tests {
     }
 
     /// A row per variant, with the cell of the specification's error tables that it answers from.
+    /// design.md#final-codes
     #[test]
     #[expect(
         clippy::too_many_lines,
         reason = "a table has as many rows as there are variants"
-    /// design.md#final-codes
     )]
     fn the_error_table() {
         let text = || "x".to_owned();

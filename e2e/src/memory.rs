@@ -218,7 +218,6 @@ impl Memory {
             async move {
                 // What was done on the NAS without anybody waiting for it is seen by all.
                 nas.export()
-                    .await
                     .map_err(|error| Status::internal(error.to_string()))?;
                 tokio::select! {
                     biased;
@@ -302,7 +301,7 @@ impl Plane for Memory {
 
     async fn see(&self) -> Result<Seen> {
         nas::settle().await;
-        let state = self.nas.state().await?;
+        let state = self.nas.state()?;
         let mut seen = Seen::of_nas(&state);
         seen.nodes = (0..NODES.len())
             .map(|number| self.machine_sees(number))
@@ -349,7 +348,7 @@ impl Plane for Memory {
             let refuse = json!({"api": "SYNO.Core.ISCSI.LUN", "method": "unmap_target", "times": 1, "fault": {"kind": "refuse", "code": 18_990_505}});
             self.knob("/faults", refuse).await?;
         } else {
-            let state = self.nas.state().await?;
+            let state = self.nas.state()?;
             let left = state["lingering_targets"].as_array().cloned();
             for target in left.unwrap_or_default() {
                 let iqn = json!({"iqn": target["iqn"]});
@@ -386,7 +385,7 @@ impl Plane for Memory {
 
     async fn disguise(&mut self, life: &Life, on: bool) -> Result<bool> {
         self.nas.disguise(life.uuid(), on);
-        self.nas.export().await?;
+        self.nas.export()?;
         Ok(true)
     }
 

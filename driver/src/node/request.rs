@@ -268,7 +268,8 @@ pub(crate) struct Publish {
     pub(crate) target: String,
     /// How it is to be used.
     pub(crate) intent: Intent,
-    /// Nothing may be written through this path.
+    /// Nothing may be written through this path. Of a raw device the container runtime sees to that: the kubelet hands it to the pod
+    /// without the right to write, while a read-only bind mount of a device node keeps nobody from writing to the device.
     pub(crate) readonly: bool,
     /// The publication that it must be staged from.
     pub(crate) context: PublishContext,
@@ -300,14 +301,6 @@ impl Publish {
                 "target_path",
                 &target,
                 "it must be another path than staging_target_path",
-            ));
-        }
-        if message.readonly && intent.by == Use::Device && !intent.readonly {
-            // A read-only bind mount of a device node does not keep anybody from writing to the device.
-            return Err(invalid(
-                "readonly",
-                "true",
-                "a raw block volume is read-only as a whole: use an access mode for readers",
             ));
         }
         let readonly = message.readonly || intent.readonly;

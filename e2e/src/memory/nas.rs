@@ -180,8 +180,8 @@ impl Nas {
     }
 
     /// What dsm-sim tells of its state. It is asked again only when that can have changed.
-    pub(super) async fn state(&self) -> io::Result<Arc<Value>> {
-        self.export().await?;
+    pub(super) fn state(&self) -> io::Result<Arc<Value>> {
+        self.export()?;
         lock(&self.state)
             .as_ref()
             .map(|told| Arc::clone(&told.state))
@@ -189,7 +189,7 @@ impl Nas {
     }
 
     /// Lets every machine see what is exported now.
-    pub(super) async fn export(&self) -> io::Result<()> {
+    pub(super) fn export(&self) -> io::Result<()> {
         let quiet = self.under_way.load(Ordering::Relaxed) == 0
             && Instant::now() > *lock(&self.restless_until);
         if quiet && lock(&self.state).as_ref().is_some_and(|told| told.lasts) {
@@ -266,9 +266,7 @@ impl Nas {
         drop(restless);
         if changes {
             *lock(&self.state) = None;
-            self.export()
-                .await
-                .map_err(|error| Failure::Lost(error.into()))?;
+            self.export().map_err(|error| Failure::Lost(error.into()))?;
         }
         match answer {
             Ok(Some(answer)) => Ok(answer),

@@ -96,8 +96,8 @@ fn on_node(known: &Volume, act: Act) -> Due {
             let readonly = act == Act::ShowReadonly;
             match (known.staged, known.shown) {
                 (false, _) => Due::Idle,
-                (true, _) if readonly && is_raw => Due::Idle,
-                (true, true) if known.readonly != readonly => Due::Exists,
+                // A path shows a device, whether it is to be written or not.
+                (true, true) if !is_raw && known.readonly != readonly => Due::Exists,
                 (true, _) => Due::Done,
             }
         }
@@ -233,7 +233,7 @@ impl Book {
             }
             Act::Show | Act::ShowReadonly => {
                 known.shown = true;
-                known.readonly = act == Act::ShowReadonly;
+                known.readonly = act == Act::ShowReadonly && known.kind != Kind::Raw;
                 known.stale = false;
             }
             Act::ExpandNode => known.promised = known.size,

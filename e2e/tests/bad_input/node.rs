@@ -193,7 +193,6 @@ pub(crate) fn publish_rows(node: &Node) -> Vec<Row> {
         row("no capability", publish(&|r| r.volume_capability = None), InvalidArgument, ["volume_capability is missing", "how the volume is to be used"]),
         row("no staging path", publish(&|r| r.staging_target_path.clear()), FailedPrecondition, ["staging_target_path is missing", "stage the volume first"]),
         row("the staging path as target", publish(&|r| r.target_path.clone_from(&r.staging_target_path)), InvalidArgument, ["target_path", "kubelet/staging", "another path than staging_target_path"]),
-        row("a raw device, read-only", publish(&|r| (r.volume_capability, r.readonly) = (block(), true)), InvalidArgument, ["readonly", "true", "use an access mode for readers"]),
         row("before it is staged", node.publish(), FailedPrecondition, ["logging in to iqn.2000-01.com.synology:", "still published to this node"]),
         row("a raw device before it is staged", publish(&|r| r.volume_capability = block()), FailedPrecondition, ["logging in to iqn.2000-01.com.synology:", "still published to this node"]),
         row("another file system than the volume's", publish(&|r| r.volume_context = map([("fsType", "xfs")])), InvalidArgument, ["volume_context[fsType]", "xfs", "disagrees with the fs_type ext4"]),

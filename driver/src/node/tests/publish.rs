@@ -62,6 +62,22 @@ async fn readonly_is_enforced_from_the_first_moment() {
     );
 }
 
+/// What Kubernetes asks for where a pod has `readOnly: true` on a claim of volumeMode Block; another pod may write.
+#[tokio::test]
+async fn a_raw_device_is_published_to_readers_beside_a_writer() {
+    let co = Co::raw();
+    co.stage().await.unwrap();
+    for _ in 0..2 {
+        co.publish("/pods/1", true).await.unwrap();
+        co.publish("/pods/2", false).await.unwrap();
+    }
+    assert_eq!(co.fake.mounted(), ["/pods/1", "/pods/2"]);
+    for target in ["/pods/1", "/pods/2"] {
+        co.unpublish(target).await.unwrap();
+    }
+    co.unstage().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_crash_in_a_readonly_publication_is_repaired() {
     for broken in [
