@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::chown,
+    os::unix::fs::{MetadataExt as _, chown},
     path::{Path, PathBuf},
 };
 
@@ -262,19 +262,36 @@ fn empty_nas(context: &Context, base: &str) -> Result<()> {
     // As its nodes' mounts say in e2e/k8s/kind.yaml.
     let nas = context.root.join("target/k8s/nas");
     fs::create_dir_all(&nas)?;
+    let within = |title: &str, program: &str, arguments: &[&str]| {
+        Step::new(context, "docker run --rm --network none --volume")
+            .arg(format!("{}:/nas", nas.display()))
+            .args(&["--entrypoint", program, base])
+            .args(arguments)
+            .quiet(title)
+    };
     let refused = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
     match fs::remove_dir_all(&nas) {
         Err(error) if refused(&error) => {
-            Step::new(context, "docker run --rm --network none --volume")
-                .arg(format!("{}:/nas", nas.display()))
-                .args(&["--entrypoint", "find", base])
-                .args(&["/nas", "-mindepth", "1", "-delete"])
-                .quiet("Emptying the folder of the NAS before")?;
+            let all = ["/nas", "-mindepth", "1", "-delete"];
+            within("Emptying the folder of the NAS before", "find", &all)?;
         }
         emptied => emptied?,
     }
     fs::create_dir_all(&nas)?;
+    if is_anothers(&nas, ROOT)? {
+        let root = ["0:0", "/nas"];
+        within("Giving the folder of the NAS to root", "chown", &root)?;
+    }
     Ok(())
+}
+
+/// dsm-sim runs as root without the right to write where another user may.
+const ROOT: u32 = 0;
+
+/// Whether a folder is of another user than this one.
+fn is_anothers(folder: &Path, user: u32) -> Result<bool> {
+    let metadata = fs::metadata(folder).with_context(|| folder.display().to_string())?;
+    Ok(metadata.uid() != user)
 }
 
 /// What sudo's caller goes on with is the caller's.
@@ -353,13 +370,22 @@ mod tests {
         assert_eq!(whose(&nodes(&["a"]), "ab"), Whose::Others);
     }
 
+    /// Whoever makes the cluster without root owns the folder first, and the NAS could not write there.
+    #[test]
+    fn a_folder_that_is_not_roots_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = geteuid().as_raw();
+        assert!(!is_anothers(folder.path(), own).unwrap());
+        assert!(is_anothers(folder.path(), own + 1).unwrap());
+        assert!(is_anothers(&folder.path().join("none"), own).is_err());
+    }
+
     #[test]
     fn sudos_caller_gets_what_was_made() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let owner = || {
             let metadata = file.path().metadata().unwrap();
-            let owner = std::os::unix::fs::MetadataExt::uid(&metadata);
-            (owner, std::os::unix::fs::MetadataExt::gid(&metadata))
+            (metadata.uid(), metadata.gid())
         };
         let before = owner();
         give(None, &[file.path()]).unwrap();

@@ -71,7 +71,7 @@ fn is_told(kind: ErrorKind, is_whole: bool) -> bool {
     kind == ErrorKind::DisplayHelp || (!is_whole && needs_more.contains(&kind))
 }
 
-/// Stands for what the reader has to put there: TASK, FILE, N, <task>.
+/// Stands for what the reader has to put there: TASK, FILE, N, `<task>`.
 fn is_placeholder(word: &str) -> bool {
     let is_bracketed = word.starts_with('<') && word.ends_with('>');
     is_bracketed
