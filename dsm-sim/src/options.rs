@@ -13,7 +13,7 @@ use crate::nas::timing::Latency;
 use crate::storage::export::ExportKind;
 use crate::tls::Https;
 
-/// What to simulate, and where. [`DsmSim::builder`] begins with a DS923+ on DSM 7 that has one btrfs volume of 2 TiB and
+/// What to simulate, and where. [`DsmSim::builder`](crate::DsmSim::builder) begins with a DS923+ on DSM 7 that has one btrfs volume of 2 TiB and
 /// the account admin, admin; on free ports of 127.0.0.1, in a temporary folder that goes when the simulator stops.
 #[derive(Clone)]
 pub struct Builder {
@@ -107,7 +107,7 @@ impl Builder {
     }
 
     /// Answers HTTPS too. [`Https::default`] takes any free port and a certificate made by a private CA:
-    /// [`DsmSim::ca_file`] is what clients must trust.
+    /// [`DsmSim::ca_file`](crate::DsmSim::ca_file) is what clients must trust.
     #[must_use]
     pub fn https(mut self, https: Https) -> Self {
         self.https = Some(https);
