@@ -21,9 +21,9 @@ use crate::{
 /// The programs of the properties, quickest first; all of them live in the crate e2e.
 const PROGRAMS: [(&str, &str); 4] = [
     ("interleaved", "--cases 300 --seed 1"),
+    ("faults", "--plane memory"),
     ("model", "--cases 1500 --seed 1 --shrink 0"),
     ("crash", "--plane memory"),
-    ("faults", "--plane memory"),
 ];
 /// Where the effects upon a real machine are.
 const HOST: &str = "driver/src/host/linux/";

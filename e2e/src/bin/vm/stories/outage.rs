@@ -110,7 +110,11 @@ pub(crate) async fn node_reboots(scene: &mut Scene) -> Result<String> {
     for (volume, file, sum) in &volumes {
         // A kubelet makes the directory, which the power cut may have undone.
         worker.make(&volume.staging).await?;
-        volume.stage(&there).await?;
+        // The driver still removes what the power cut has left of other volumes, and iscsiadm gives up where a record goes while it
+        // looks through all of them. A kubelet asks again.
+        if volume.stage(&there).await.is_err() {
+            volume.stage(&there).await?;
+        }
         volume.node_publish(&there).await?;
         ensure!(
             worker.sha256(file).await? == *sum,
