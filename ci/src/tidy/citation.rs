@@ -3,7 +3,11 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use super::{link::anchor, source::File};
+use super::{
+    link::{anchor, anchors},
+    markdown,
+    source::File,
+};
 
 const DESIGN: &str = "driver/docs/design.md";
 /// The part of it whose sections are proved by tests.
@@ -18,7 +22,7 @@ pub(super) fn breaches(files: &[File]) -> Vec<String> {
     let Some(design) = files.iter().find(|file| file.path == Path::new(DESIGN)) else {
         return vec![format!("{DESIGN}: not there")];
     };
-    let anchors: BTreeSet<String> = headings(&design.text).map(anchor).collect();
+    let anchors: BTreeSet<String> = anchors(&design.text);
     let mut tested = BTreeSet::new();
     let mut found = Vec::new();
     for file in files {
@@ -51,7 +55,9 @@ fn unnumbered(files: &[File], name: &str) -> Vec<String> {
     let Some(document) = files.iter().find(|file| file.path.ends_with(name)) else {
         return vec![format!("{name}: not there")];
     };
-    let numbers: BTreeSet<&str> = headings(&document.text).filter_map(number).collect();
+    let numbers: BTreeSet<&str> = markdown::headings(&document.text)
+        .filter_map(number)
+        .collect();
     let lines = files.iter().flat_map(|file| {
         let lines = file.text.lines().enumerate();
         lines.map(move |(number, line)| (file, number, line))
@@ -61,12 +67,6 @@ fn unnumbered(files: &[File], name: &str) -> Vec<String> {
         .filter(|(_, _, cited)| !numbers.contains(cited))
         .map(|(file, at, cited)| format!("{}: {name} has no section {cited}", file.at(at)))
         .collect()
-}
-
-fn headings(text: &str) -> impl Iterator<Item = &str> {
-    text.lines()
-        .filter(|line| line.starts_with('#'))
-        .map(|line| line.trim_start_matches('#').trim())
 }
 
 /// The sections of the design that tests must cite: those of the lowest level.

@@ -126,16 +126,11 @@ fn links(text: &str) -> Vec<(usize, String)> {
 }
 
 /// What a link may name of a page: its headings as GitHub writes them in an address.
-fn anchors(text: &str) -> BTreeSet<String> {
+pub(super) fn anchors(text: &str) -> BTreeSet<String> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut anchors = BTreeSet::new();
-    for (_, line) in markdown::prose(text) {
-        let title = line.trim_start_matches('#');
-        let depth = line.len() - title.len();
-        if !(1..=6).contains(&depth) || !title.starts_with(' ') {
-            continue;
-        }
-        let slug = anchor(title.trim());
+    for title in markdown::headings(text) {
+        let slug = anchor(title);
         let times = seen.entry(slug.clone()).or_default();
         anchors.insert(match *times {
             0 => slug,

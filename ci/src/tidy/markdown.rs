@@ -8,6 +8,16 @@ pub(super) fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     sorted(text).filter_map(|(number, line, is_code)| (!is_code).then_some((number, line)))
 }
 
+/// The titles of the headings.
+pub(super) fn headings(text: &str) -> impl Iterator<Item = &str> {
+    prose(text).filter_map(|(_, line)| {
+        let title = line.trim_start_matches('#');
+        let depth = line.len() - title.len();
+        let is_heading = (1..=6).contains(&depth) && title.starts_with(' ');
+        is_heading.then(|| title.trim())
+    })
+}
+
 /// The lines of fenced code, with their numbers.
 pub(super) fn fenced(text: &str) -> impl Iterator<Item = (usize, &str)> {
     sorted(text).filter_map(|(number, line, is_code)| is_code.then_some((number, line)))

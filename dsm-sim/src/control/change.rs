@@ -171,7 +171,7 @@ impl Nas {
         self.drop_all_lingering();
         let luns: Vec<String> = self.state.luns.values().map(Row::key).collect();
         for uuid in luns {
-            self.bury(&uuid);
+            self.remove_lun(&uuid);
         }
         let old: Vec<String> = self.state.volumes.values().map(Row::key).collect();
         for path in old {

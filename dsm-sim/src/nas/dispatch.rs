@@ -56,7 +56,7 @@ impl Nas {
             return;
         };
         if lun.dying == Some(at) {
-            self.bury(uuid);
+            self.remove_lun(uuid);
         } else if lun.half_done_until == Some(at) {
             lun.half_done_until = None;
             self.state.luns.put(lun);
@@ -83,7 +83,7 @@ impl Nas {
             .map(Row::key)
             .collect();
         for uuid in over {
-            self.bury(&uuid);
+            self.remove_lun(&uuid);
         }
         let old: Vec<Volume> = self.state.volumes.values().cloned().collect();
         for volume in &old {

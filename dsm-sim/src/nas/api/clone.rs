@@ -187,7 +187,7 @@ impl Nas {
             .map(|lun| lun.uuid.clone())
             .collect();
         for uuid in half_done {
-            self.bury(&uuid);
+            self.remove_lun(&uuid);
         }
         Ok(())
     }

@@ -274,7 +274,7 @@ impl Nas {
     }
 
     /// Removes a LUN for good, and its snapshots with it.
-    pub(crate) fn bury(&mut self, uuid: &str) {
+    pub(crate) fn remove_lun(&mut self, uuid: &str) {
         for id in self.targets_of(uuid) {
             self.unmap(id, uuid);
         }
