@@ -71,7 +71,7 @@ enum What {
 pub(crate) fn run(context: &Context, release: &Release) -> Result<()> {
     let chart = context.root.join("driver/deploy/chart/Chart.yaml");
     let chart = fs::read_to_string(&chart).with_context(|| chart.display().to_string())?;
-    let version = agreed(&release.tag, &chart)?;
+    let version = version_of_tag(&release.tag, &chart)?;
     match &release.what {
         What::Build { images } => images::save(context, images, &context.target.join("built")),
         What::Pack { from } => pack(context, &context.root.join(from), &chart, version),
@@ -79,7 +79,7 @@ pub(crate) fn run(context: &Context, release: &Release) -> Result<()> {
 }
 
 /// The version, when the tag, the workspace and the chart agree upon it.
-fn agreed<'a>(tag: &'a str, chart: &str) -> Result<&'a str> {
+fn version_of_tag<'a>(tag: &'a str, chart: &str) -> Result<&'a str> {
     let version = tag
         .strip_prefix('v')
         .context("--tag: a tag begins with v")?;
@@ -181,7 +181,7 @@ mod tests {
         let ours = env!("CARGO_PKG_VERSION");
         let tag = format!("v{ours}");
         let chart = format!("version: {ours}\nappVersion: \"{ours}\"\n");
-        assert_eq!(agreed(&tag, &chart).unwrap(), ours);
+        assert_eq!(version_of_tag(&tag, &chart).unwrap(), ours);
         for (tag, chart) in [
             (ours.to_owned(), chart.clone()),
             ("v9.9.9".to_owned(), chart.clone()),
@@ -191,7 +191,7 @@ mod tests {
             ),
             (tag.clone(), format!("appVersion: \"{ours}\"\n")),
         ] {
-            assert!(agreed(&tag, &chart).is_err(), "{tag} {chart}");
+            assert!(version_of_tag(&tag, &chart).is_err(), "{tag} {chart}");
         }
     }
 
@@ -199,7 +199,7 @@ mod tests {
     fn the_chart_of_this_workspace_can_be_released() {
         let chart = include_str!("../../driver/deploy/chart/Chart.yaml");
         let tag = concat!("v", env!("CARGO_PKG_VERSION"));
-        assert!(agreed(tag, chart).is_ok());
+        assert!(version_of_tag(tag, chart).is_ok());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! House rules that no compiler checks.
 
+mod circle;
 mod citation;
 mod command;
 mod dependency;
@@ -56,6 +57,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     }
     breaches.extend(source::command_breaches(&files));
     breaches.extend(documented::breaches(&files));
+    breaches.extend(circle::breaches(&files));
     breaches.extend(citation::breaches(&files));
     breaches.extend(link::breaches(&files));
     breaches.extend(command::breaches(&files));

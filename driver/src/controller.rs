@@ -51,7 +51,7 @@ struct Shared {
     /// The volumes of each NAS when it was last listed, for when it does not answer and another does.
     listed: Mutex<HashMap<NasName, walk::Volumes>>,
     /// For the pages that follow.
-    look: walk::Look,
+    look: walk::Snapshot,
     in_flight: InFlight,
 }
 
@@ -84,7 +84,7 @@ impl Controller {
             random: Mutex::new(random),
             unused: former::Unused::default(),
             listed: Mutex::default(),
-            look: walk::Look::default(),
+            look: walk::Snapshot::default(),
             in_flight,
         }))
     }
@@ -128,13 +128,13 @@ impl Shared {
 }
 
 /// Gives a DSM error its context.
-trait Doing<T> {
+trait Context<T> {
     /// `what` says what was being done.
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error>;
+    fn with_context(self, what: impl FnOnce() -> String) -> Result<T, Error>;
 }
 
-impl<T> Doing<T> for Result<T, DsmError> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error> {
+impl<T> Context<T> for Result<T, DsmError> {
+    fn with_context(self, what: impl FnOnce() -> String) -> Result<T, Error> {
         self.map_err(|source| Error::Dsm {
             doing: what(),
             source,

@@ -70,7 +70,7 @@ pub enum Error {
     },
     /// Nothing of this volume is at the path.
     #[error("volume {} is not at {}: {seen}", shown(volume), shown(path))]
-    NotThere {
+    NotMounted {
         /// The handle.
         volume: String,
         /// The path.
@@ -80,7 +80,7 @@ pub enum Error {
     },
     /// The object exists, but it is another one than asked for.
     #[error("{what} exists already and differs: {seen}; asked for {asked}")]
-    Differs {
+    Incompatible {
         /// The object.
         what: String,
         /// How it is.
@@ -135,7 +135,7 @@ pub enum Error {
     },
     /// The NAS or the node is still at work on the object.
     #[error("{what} is not ready: {seen}; try again later")]
-    Unfinished {
+    NotReady {
         /// The object.
         what: String,
         /// What was seen.
@@ -155,7 +155,7 @@ pub enum Error {
     },
     /// The effect was asked for, but reading it back did not show it.
     #[error("{what} could not be verified: {seen}; try again later")]
-    Unproven {
+    Unverified {
         /// The effect.
         what: String,
         /// What was seen.
@@ -174,7 +174,7 @@ pub enum Error {
     #[error(
         "the operation on volume {volume:?} broke off: this is a bug in the driver; its log says more; try again"
     )]
-    Died {
+    Panicked {
         /// The handle, or the name while there is no handle.
         volume: String,
     },
@@ -192,15 +192,15 @@ impl Error {
                 Code::InvalidArgument
             }
             Self::Unauthenticated { .. } => Code::Unauthenticated,
-            Self::NoSuchVolume { .. } | Self::NoSuchNode { .. } | Self::NotThere { .. } => {
+            Self::NoSuchVolume { .. } | Self::NoSuchNode { .. } | Self::NotMounted { .. } => {
                 Code::NotFound
             }
-            Self::Differs { .. } => Code::AlreadyExists,
+            Self::Incompatible { .. } => Code::AlreadyExists,
             Self::OutOfRange { .. } => Code::OutOfRange,
             Self::Refused { .. } => Code::FailedPrecondition,
             Self::Exhausted { .. } | Self::Full { .. } => Code::ResourceExhausted,
-            Self::Busy { .. } | Self::Unfinished { .. } | Self::BadToken(_) => Code::Aborted,
-            Self::Dsm { .. } | Self::Unproven { .. } | Self::Died { .. } => Code::Unavailable,
+            Self::Busy { .. } | Self::NotReady { .. } | Self::BadToken(_) => Code::Aborted,
+            Self::Dsm { .. } | Self::Unverified { .. } | Self::Panicked { .. } => Code::Unavailable,
             Self::Host { source, .. } => source.code(),
         }
     }
@@ -337,7 +337,7 @@ mod tests {
                 Code::NotFound,
             ),
             (
-                Error::NotThere {
+                Error::NotMounted {
                     volume: text(),
                     path: text(),
                     seen: text(),
@@ -346,7 +346,7 @@ mod tests {
             ),
             // "Volume already exists but is incompatible".
             (
-                Error::Differs {
+                Error::Incompatible {
                     what: text(),
                     seen: text(),
                     asked: text(),
@@ -389,7 +389,7 @@ mod tests {
             // "Operation pending for volume"; "Invalid starting_token".
             (Error::Busy { volume: text() }, Code::Aborted),
             (
-                Error::Unfinished {
+                Error::NotReady {
                     what: text(),
                     seen: text(),
                 },
@@ -405,13 +405,13 @@ mod tests {
                 Code::Unavailable,
             ),
             (
-                Error::Unproven {
+                Error::Unverified {
                     what: text(),
                     seen: text(),
                 },
                 Code::Unavailable,
             ),
-            (Error::Died { volume: text() }, Code::Unavailable),
+            (Error::Panicked { volume: text() }, Code::Unavailable),
             (
                 Error::Host {
                     doing: text(),

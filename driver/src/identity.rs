@@ -39,30 +39,30 @@ impl<H: Host> Identity<H> {
     }
 
     /// Looks for what the node's machine lacks, and tells it to the log when that has changed.
-    pub fn look(&self) {
+    pub fn check_host(&self) {
         let Some(host) = &self.host else { return };
-        match self.news(host) {
-            Some(News::Lacks(lack)) => warn!(lack, "this node can do only a part of its work"),
-            Some(News::Complete) => info!("this node has everything that it needs"),
+        match self.readiness_change(host) {
+            Some(ReadinessChange::Lacks(lack)) => warn!(lack, "this node can do only a part of its work"),
+            Some(ReadinessChange::Complete) => info!("this node has everything that it needs"),
             None => {}
         }
     }
 
     /// What has changed since the last look.
-    fn news(&self, host: &H) -> Option<News> {
+    fn readiness_change(&self, host: &H) -> Option<ReadinessChange> {
         let lack = lack(host);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if *told == lack {
             return None;
         }
         told.clone_from(&lack);
-        Some(lack.map_or(News::Complete, News::Lacks))
+        Some(lack.map_or(ReadinessChange::Complete, ReadinessChange::Lacks))
     }
 }
 
 /// How a node's machine is now.
 #[derive(Debug, PartialEq)]
-enum News {
+enum ReadinessChange {
     /// This is missing, and this is to be done.
     Lacks(String),
     /// Nothing is missing any more.
@@ -128,7 +128,7 @@ impl<H: Host + 'static> Service for Identity<H> {
         &self,
         _: Request<csi::ProbeRequest>,
     ) -> Result<Response<csi::ProbeResponse>, Status> {
-        self.look();
+        self.check_host();
         Ok(Response::new(csi::ProbeResponse { ready: Some(true) }))
     }
 }
@@ -148,13 +148,13 @@ mod tests {
         };
         let said = || identity.told.lock().unwrap().clone().unwrap_or_default();
 
-        fake.world().unreachable = true;
+        fake.machine().unreachable = true;
         assert_eq!(ready().await, Some(true));
         assert!(said().contains("namespaces"), "{}", said());
-        assert_eq!(identity.news(&fake), None, "it was told");
+        assert_eq!(identity.readiness_change(&fake), None, "it was told");
 
-        fake.world().unreachable = false;
-        let Some(News::Lacks(news)) = identity.news(&fake) else {
+        fake.machine().unreachable = false;
+        let Some(ReadinessChange::Lacks(news)) = identity.readiness_change(&fake) else {
             panic!("programs are missing");
         };
         assert!(
@@ -163,12 +163,12 @@ mod tests {
         );
         assert!(!news.contains("mkfs.ext4"), "{news}");
         assert_eq!(ready().await, Some(true));
-        assert_eq!(identity.news(&fake), None);
+        assert_eq!(identity.readiness_change(&fake), None);
 
-        fake.world().complete = true;
+        fake.machine().complete = true;
         assert_eq!(
-            identity.news(&fake),
-            Some(News::Complete),
+            identity.readiness_change(&fake),
+            Some(ReadinessChange::Complete),
             "that it is mended is told, too"
         );
         assert_eq!(ready().await, Some(true));

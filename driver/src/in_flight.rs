@@ -51,15 +51,15 @@ impl Wanted {
 
 /// Keeps a volume's lock. The lock is free when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub struct Guard(#[expect(dead_code, reason = "held for its Drop")] Arc<Held>);
+pub struct Guard(#[expect(dead_code, reason = "held for its Drop")] Arc<Entry>);
 
 #[derive(Debug)]
-struct Held {
+struct Entry {
     shared: Arc<Shared>,
     key: String,
 }
 
-impl Drop for Held {
+impl Drop for Entry {
     fn drop(&mut self) {
         self.shared.keys().remove(&self.key);
         metrics::of_process().ended();
@@ -133,7 +133,7 @@ impl InFlight {
         };
         tokio::spawn(operation.in_current_span());
         told.await.unwrap_or_else(|_| {
-            Err(Error::Died {
+            Err(Error::Panicked {
                 volume: volume.to_owned(),
             })
         })
@@ -185,7 +185,7 @@ impl InFlight {
         keys.insert(volume.to_owned(), aside);
         drop(keys);
         metrics::of_process().begun();
-        Ok(Guard(Arc::new(Held {
+        Ok(Guard(Arc::new(Entry {
             shared: self.0.clone(),
             key: volume.to_owned(),
         })))
@@ -327,7 +327,7 @@ mod tests {
         let died = in_flight
             .run::<()>("v", async { panic!("on purpose") })
             .await;
-        assert!(matches!(died, Err(Error::Died { .. })));
+        assert!(matches!(died, Err(Error::Panicked { .. })));
         in_flight.idle().await;
         assert!(in_flight.run("v", async { Ok(()) }).await.is_ok());
     }

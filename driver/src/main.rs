@@ -18,9 +18,9 @@ use tracing::error;
 /// The driver waits more than it computes, on however large a node.
 const WORKERS: usize = 4;
 /// Looks at the kernel's files, and look-ups of names, at the same time; each takes moments.
-const LOOKS: usize = 16;
+const BLOCKING_THREADS: usize = 16;
 /// How long threads that hang in the kernel may hold up the end of the process.
-const HUNG: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     if let Some(failed) = enter::run(std::env::args_os()) {
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     let outcome = runtime().map_err(Into::into).and_then(|runtime| {
         let outcome = runtime.block_on(run(&args));
         // A reading of a dead device cannot be recalled; the kernel ends it with the process.
-        runtime.shutdown_timeout(HUNG);
+        runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
         outcome
     });
     match outcome {
@@ -54,7 +54,7 @@ fn runtime() -> io::Result<Runtime> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     Builder::new_multi_thread()
         .worker_threads(processors.min(WORKERS))
-        .max_blocking_threads(LOOKS)
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
 }

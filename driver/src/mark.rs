@@ -15,7 +15,7 @@ use crate::floor::Floor;
 use crate::volume::{Malformed, digest};
 
 /// The first word of a mark.
-const WORD: &str = "csi2";
+const PREFIX: &str = "csi2";
 /// The longest description that is sent: what people are told is cut there.
 const LONGEST: usize = 200;
 
@@ -51,7 +51,7 @@ pub struct Owner {
 
 /// What a mark says of its volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct OwnerTag {
     parameters: Option<String>,
     name: Option<Name>,
     /// What the class says of free space.
@@ -90,7 +90,7 @@ impl Owner {
     pub fn short(&self) -> String {
         let cluster = self.cluster.as_ref();
         let cluster = cluster.map_or_else(String::new, |cluster| format!(" c={cluster}"));
-        format!("{WORD} o={}{cluster}", digest(&self.driver, 8))
+        format!("{PREFIX} o={}{cluster}", digest(&self.driver, 8))
     }
 
     /// The description of the LUN of the volume `name` with these parameters (a digest of them) and the floor of its class; `claim` is
@@ -117,7 +117,7 @@ impl Owner {
     ///
     /// # Errors
     /// Why the LUN is not this driver's.
-    pub fn read(&self, description: &str) -> Result<Mark, NotOurs> {
+    pub fn read(&self, description: &str) -> Result<OwnerTag, NotOurs> {
         if let Some(mark) = self.read_old(description) {
             return Ok(mark);
         }
@@ -125,7 +125,7 @@ impl Owner {
         let mut words = description.split_whitespace();
         while let Some(word) = words.next() {
             let mut rest = words.clone();
-            if word != WORD || rest.next() != Some(owner.as_str()) {
+            if word != PREFIX || rest.next() != Some(owner.as_str()) {
                 continue;
             }
             let fields: Vec<(&str, &str)> = rest.map_while(|word| word.split_once('=')).collect();
@@ -138,7 +138,7 @@ impl Owner {
             if let Some(other) = cluster.filter(|cluster| ours.as_ref() != Some(cluster)) {
                 return Err(NotOurs::OfCluster(other));
             }
-            return Ok(Mark {
+            return Ok(OwnerTag {
                 parameters: field("p"),
                 name: field("n").map(Name::Digest),
                 floor: field("f").and_then(|text| text.parse().ok()),
@@ -147,12 +147,12 @@ impl Owner {
         Err(NotOurs::Unmarked)
     }
 
-    fn read_old(&self, description: &str) -> Option<Mark> {
+    fn read_old(&self, description: &str) -> Option<OwnerTag> {
         let rest = description
             .strip_prefix(&self.driver)?
             .strip_prefix(" parameters=")?;
         let (parameters, name) = rest.split_once(" name=")?;
-        Some(Mark {
+        Some(OwnerTag {
             parameters: Some(parameters.to_owned()),
             name: Some(Name::Whole(name.to_owned())),
             floor: None,
@@ -160,7 +160,7 @@ impl Owner {
     }
 }
 
-impl Mark {
+impl OwnerTag {
     /// It may be the mark of the volume `name`. One without a name is: the LUN's own name stands for it.
     pub fn is_of(&self, name: &str) -> bool {
         match &self.name {

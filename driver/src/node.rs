@@ -49,7 +49,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use join::Patience;
+pub use join::Backoff;
 
 use proto::csi;
 use proto::csi::node_server::Node as Service;
@@ -176,12 +176,12 @@ impl<H: Host> Node<H> {
     }
 
     /// What keeps a volume busy that the CO wants to be let go may wait for a NAS that is away.
-    fn unblock_later(&self, uuid: LunUuid) {
+    fn stop_queueing_later(&self, uuid: LunUuid) {
         let (machine, in_flight) = (self.machine.clone(), self.in_flight.clone());
         tokio::spawn(async move {
             let key = format!("unblocking of {uuid}");
             let watch = async move {
-                machine.unblock(&uuid).await;
+                machine.stop_queueing(&uuid).await;
                 Ok(())
             };
             // Busy: one is at it already.
@@ -219,7 +219,7 @@ impl<H: Host> Service for Node<H> {
             let work = self.locked(&key, |machine| async move { machine.unstage(&ask).await });
             let done = work.await;
             if matches!(done, Err(Error::Busy { .. })) {
-                self.unblock_later(uuid);
+                self.stop_queueing_later(uuid);
             }
             done?;
             Ok(csi::NodeUnstageVolumeResponse {})
@@ -346,7 +346,7 @@ const INITIATOR_NAME: &str = "/etc/iscsi/initiatorname.iscsi";
 /// How long iscsid may take to start and to make the initiator's name.
 const NAMED: Duration = Duration::from_secs(10);
 /// Between two looks for it.
-const LOOK: Duration = Duration::from_millis(200);
+const HOST_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 impl<H> Machine<H> {
     fn new(host: H, node_name: String, driver_name: String, replacement_timeout: Duration) -> Self {
@@ -374,12 +374,12 @@ impl<H: Host> Machine<H> {
         let called = self.host.wake_iscsid().await;
         tracing::info!(?called, "there is no initiator name yet: calling iscsid");
         let looks = if matches!(called, Ok(true)) {
-            NAMED.as_millis() / LOOK.as_millis()
+            NAMED.as_millis() / HOST_CHECK_INTERVAL.as_millis()
         } else {
             1
         };
         for _ in 0..looks {
-            self.host.pause(LOOK).await;
+            self.host.pause(HOST_CHECK_INTERVAL).await;
             if let Some(name) = self.initiator_name().await? {
                 return Ok(NodeId::derive(&self.node_name, &name));
             }
@@ -399,7 +399,7 @@ impl<H: Host> Machine<H> {
     /// `None` while none was made.
     async fn initiator_name(&self) -> Result<Option<String>, Error> {
         let file = if_present(self.host.read(INITIATOR_NAME).await)
-            .doing("reading the initiator name")?
+            .context("reading the initiator name")?
             .unwrap_or_default();
         Ok(initiator_name(&String::from_utf8_lossy(&file)).map(str::to_owned))
     }
@@ -419,7 +419,7 @@ impl<H: Host> Machine<H> {
             .run(cmd)
             .await
             .and_then(|exit| exit.ok(program))
-            .doing(doing)
+            .context(doing)
     }
 }
 
@@ -442,12 +442,12 @@ fn initiator_name(file: &str) -> Option<&str> {
 }
 
 /// Says what was being done when the machine failed.
-trait Doing<T> {
-    fn doing(self, what: impl Into<String>) -> Result<T, Error>;
+trait Context<T> {
+    fn context(self, what: impl Into<String>) -> Result<T, Error>;
 }
 
-impl<T> Doing<T> for Result<T, HostError> {
-    fn doing(self, what: impl Into<String>) -> Result<T, Error> {
+impl<T> Context<T> for Result<T, HostError> {
+    fn context(self, what: impl Into<String>) -> Result<T, Error> {
         self.map_err(|source| {
             // Whatever was to be done with the database; the remedy shall not stand behind the names of that.
             let doing = if matches!(source, HostError::Locked { .. }) {

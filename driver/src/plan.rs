@@ -70,9 +70,9 @@ pub fn expand(present: Bytes, range: &Range) -> Result<Expand, Error> {
 ///
 /// # Errors
 /// ALREADY_EXISTS when it is another one, ABORTED when it is not ready (design.md#create-first).
-pub fn adopt(owner: &Owner, lun: &Lun, asked: &CreateVolume) -> Result<(), Error> {
+pub fn check_compatible(owner: &Owner, lun: &Lun, asked: &CreateVolume) -> Result<(), Error> {
     let differs = |seen: String, wanted: String| {
-        Err(Error::Differs {
+        Err(Error::Incompatible {
             what: format!("LUN {} ({})", lun.name, lun.uuid),
             seen,
             asked: wanted,
@@ -124,7 +124,7 @@ pub fn adopt(owner: &Owner, lun: &Lun, asked: &CreateVolume) -> Result<(), Error
     }
     match lun.not_ready() {
         None => Ok(()),
-        Some(seen) => Err(Error::Unfinished {
+        Some(seen) => Err(Error::NotReady {
             what: format!("volume {:?}", asked.name),
             seen,
         }),

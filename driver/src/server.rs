@@ -32,9 +32,9 @@ use crate::metrics::{self, serve::Endpoint};
 use crate::node::Node;
 
 /// How long the NAS may take to end the session.
-const LOGOUT: Duration = Duration::from_secs(3);
+const LOGOUT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long operations in flight may still run after SIGTERM; Kubernetes kills after 30 s. Each is safe to break off; this only spares retries.
-const FAREWELL: Duration = Duration::from_secs(20);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connections that wait for the process.
 const BACKLOG: u32 = 1024;
 
@@ -143,7 +143,7 @@ impl Plugin {
         stop: impl Future<Output = ()>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let (listener, mark) = listen(path).await?;
-        self.identity.look();
+        self.identity.check_host();
         let address = self.metrics_address().map(tracing::field::display);
         info!(socket = %path.display(), metrics = address, "serving");
         let signalled = Notify::new();
@@ -152,7 +152,7 @@ impl Plugin {
             info!("stopping");
             signalled.notify_one();
         };
-        let own = look_after(self.node.clone(), self.path_interval);
+        let own = run_background_tasks(self.node.clone(), self.path_interval);
         let serving = Server::builder()
             .add_service(IdentityServer::new(self.identity))
             .add_optional_service(self.controller.clone().map(ControllerServer::new))
@@ -168,7 +168,7 @@ impl Plugin {
         };
         let farewell = async {
             signalled.notified().await;
-            tokio::time::sleep(FAREWELL).await;
+            tokio::time::sleep(DRAIN_TIMEOUT).await;
         };
         let metrics = async {
             match self.metrics {
@@ -185,10 +185,10 @@ impl Plugin {
         }
         if let Some(controller) = &self.controller {
             // A session that is not ended here ends by itself.
-            let _ = tokio::time::timeout(LOGOUT, controller.logout()).await;
+            let _ = tokio::time::timeout(LOGOUT_TIMEOUT, controller.logout()).await;
         }
         // Whoever starts while this process ends has taken the place over, and is served there.
-        if mark_of(path).is_ok_and(|now| now == mark) {
+        if socket_file(path).is_ok_and(|now| now == mark) {
             let _ = std::fs::remove_file(path);
         }
         Ok(())
@@ -196,7 +196,7 @@ impl Plugin {
 }
 
 /// What a node does on its own while calls are served: it removes what a crash has left, then it joins missing paths.
-async fn look_after(node: Option<Node<Linux>>, every: Duration) -> Infallible {
+async fn run_background_tasks(node: Option<Node<Linux>>, every: Duration) -> Infallible {
     if let Some(node) = node {
         Box::pin(node.sweep()).await;
         info!("node records have been swept");
@@ -208,15 +208,15 @@ async fn look_after(node: Option<Node<Linux>>, every: Duration) -> Infallible {
 }
 
 /// What tells a socket from the next one at its path. File systems give the numbers of deleted files away again, hence the time.
-type Mark = (u64, u64, i64, i64);
+type SocketFile = (u64, u64, i64, i64);
 
-fn mark_of(path: &Path) -> io::Result<Mark> {
+fn socket_file(path: &Path) -> io::Result<SocketFile> {
     let found = std::fs::symlink_metadata(path)?;
     Ok((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
 }
 
 /// Opens the socket, for its owner alone. One left behind by a process that was killed is taken over; one that is served is not.
-async fn listen(path: &Path) -> io::Result<(UnixListener, Mark)> {
+async fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
             if UnixStream::connect(path).await.is_ok() {
@@ -242,7 +242,7 @@ async fn listen(path: &Path) -> io::Result<(UnixListener, Mark)> {
     socket.bind(path)?;
     // Before anybody can connect: whoever speaks here may do all that the driver may, and what the umask says is luck.
     std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    let mark = mark_of(path)?;
+    let mark = socket_file(path)?;
     Ok((socket.listen(BACKLOG)?, mark))
 }
 
@@ -316,7 +316,7 @@ mod tests {
         assert!(listen(&path).await.is_err(), "it is served");
         drop(first);
         let (_second, successor) = listen(&path).await.unwrap();
-        assert_eq!(mark_of(&path).unwrap(), successor);
+        assert_eq!(socket_file(&path).unwrap(), successor);
         assert_ne!(mark, successor, "what ended takes nothing along");
     }
 }

@@ -16,7 +16,7 @@ use std::path::Path;
 use driver::chap::{Account, Chap};
 use driver::dsm::location::{self, Location, LocationAnswer, LocationsAnswer};
 use driver::dsm::lun::{self, CreatedLun, Kind, Lun, LunAnswer, LunsAnswer, NewLun};
-use driver::dsm::reply::{self, Nothing};
+use driver::dsm::reply::{self, NoData};
 use driver::dsm::snapshot::{self, Snapshot, SnapshotsAnswer};
 use driver::dsm::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
 use driver::dsm::{Call, DsmError};
@@ -343,7 +343,7 @@ fn seen(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
             |answer: LocationsAnswer| json!({"volumes": answer.volumes.fit.iter().map(location_told).collect::<Vec<_>>()}),
         ),
         ("SYNO.Core.ISCSI.LUN" | "SYNO.Core.ISCSI.Target" | "SYNO.No.Such.Api", _) => {
-            told(exchange, |_: Nothing| json!({}))
+            told(exchange, |_: NoData| json!({}))
         }
         _ => return None,
     })

@@ -73,7 +73,7 @@ struct Someone {
 
 /// What someone does.
 #[derive(Clone, Copy)]
-struct Doing<'a> {
+struct RunningDriver<'a> {
     /// What it is called.
     called: &'a str,
     /// Whose tools it has.
@@ -90,7 +90,7 @@ struct Doing<'a> {
     ends: bool,
 }
 
-const NOTHING: Doing<'_> = Doing {
+const NOTHING: RunningDriver<'_> = RunningDriver {
     called: "",
     tools: "",
     listens: None,
@@ -101,8 +101,8 @@ const NOTHING: Doing<'_> = Doing {
 };
 
 /// What a pod does that nobody has given any right.
-fn pod_called(called: &str) -> Doing<'_> {
-    Doing {
+fn pod_called(called: &str) -> RunningDriver<'_> {
+    RunningDriver {
         called,
         tools: "pod",
         ..NOTHING
@@ -110,8 +110,8 @@ fn pod_called(called: &str) -> Doing<'_> {
 }
 
 /// The real one; its own name is nothing that anybody has promised.
-fn real<'a>(listens: &'a str, tools: &'a str) -> Doing<'a> {
-    Doing {
+fn real<'a>(listens: &'a str, tools: &'a str) -> RunningDriver<'a> {
+    RunningDriver {
         called: "daemon",
         tools,
         listens: Some(listens),
@@ -120,7 +120,7 @@ fn real<'a>(listens: &'a str, tools: &'a str) -> Doing<'a> {
 }
 
 impl Someone {
-    async fn starts(test: &str, doing: Doing<'_>) -> Self {
+    async fn starts(test: &str, doing: RunningDriver<'_>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let (alive, script, program) = (at("alive"), at("script"), at(doing.called));
@@ -363,7 +363,7 @@ async fn multipath_tools_run_where_multipathd_does() {
         assert!(exit.stderr.contains(says), "{exit:?}");
     }
 
-    let pretender = Doing {
+    let pretender = RunningDriver {
         listens: Some(MULTIPATHD),
         user: 65534,
         ..pod_called("multipathd")
@@ -393,7 +393,7 @@ async fn a_pod_called_multipathd_does_not_run_on_the_host() {
     let linux = Linux::new(PathBuf::from("/")).in_namespaces(Namespaces::Init);
     let runs = async |who| linux.runs("multipathd", who).await.unwrap();
     assert!(!runs(Who::Anybody).await);
-    let pod = Doing {
+    let pod = RunningDriver {
         by: "setpriv --bounding-set=-sys_admin",
         ..pod_called("multipathd")
     };
@@ -435,25 +435,25 @@ async fn who_takes_iscsids_socket_is_judged() {
     if !on_its_own(test).await {
         return;
     }
-    let pretends = Doing {
+    let pretends = RunningDriver {
         listens: Some(ISCSID),
         ..pod_called("iscsid")
     };
-    let user = Doing {
+    let user = RunningDriver {
         user: 65534,
         ..pretends
     };
     for (doing, says) in [
         (user, "does not run as root"),
         (
-            Doing {
+            RunningDriver {
                 by: "setpriv --bounding-set=-sys_admin",
                 ..pretends
             },
             "lacks capabilities of process 1 (0x200000)",
         ),
         (
-            Doing {
+            RunningDriver {
                 by: "unshare --user --map-root-user",
                 ..pretends
             },
@@ -467,7 +467,7 @@ async fn who_takes_iscsids_socket_is_judged() {
     }
 
     // Its number may be anybody's by now.
-    let background = Doing {
+    let background = RunningDriver {
         called: "sh",
         ends: true,
         ..real(ISCSID, "real")
@@ -478,7 +478,7 @@ async fn who_takes_iscsids_socket_is_judged() {
 
     // An older open-iscsi binds its name with zeros behind it. Who takes the other name does not hide it.
     let pretender = Someone::starts(test, user).await;
-    let older = Doing {
+    let older = RunningDriver {
         length: 107,
         ..real(ISCSID, "real")
     };

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use comfy_table::{Table, presets};
 use dsm_sim::compare::{diff, record};
-use dsm_sim::{Trust, Upstream};
+use dsm_sim::{TlsTrust, Upstream};
 use url::Url;
 
 /// Whom to believe.
@@ -27,9 +27,9 @@ struct TrustFlags {
 impl TrustFlags {
     fn upstream(self, url: Url) -> Upstream {
         let trust = match self.ca_file {
-            Some(path) => Trust::File(path),
-            None if self.insecure => Trust::Anybody,
-            None => Trust::Platform,
+            Some(path) => TlsTrust::File(path),
+            None if self.insecure => TlsTrust::Insecure,
+            None => TlsTrust::Platform,
         };
         Upstream { url, trust }
     }

@@ -21,7 +21,7 @@ use crate::nas::timing::Latency;
 use crate::options::Builder;
 use crate::server::fault::Rule;
 use crate::server::journal::filter::{self, Filter};
-use crate::server::{Server, aside};
+use crate::server::{Server, run_blocking};
 
 mod change;
 mod origin_check;
@@ -114,17 +114,17 @@ pub(crate) fn router(server: Arc<Server>, options: Builder) -> Router {
         })
         .with_state(Arc::new(Control { server, options }))
         .merge(page)
-        .layer(from_fn_with_state(names, origin_check::guard))
+        .layer(from_fn_with_state(names, origin_check::check_origin))
 }
 
 impl Control {
     /// Changes the NAS and makes the change durable.
     pub(crate) fn change<T>(
         &self,
-        change: impl FnOnce(&mut Nas, &dyn crate::nas::effect::Outside) -> T,
+        change: impl FnOnce(&mut Nas, &dyn crate::nas::effect::Environment) -> T,
     ) -> Result<T, Problem> {
         let now = self.server.clock.now();
-        Ok(aside(|| self.server.core().change(now, change))?)
+        Ok(run_blocking(|| self.server.nas().change(now, change))?)
     }
 
     pub(crate) fn now(&self) -> crate::nas::clock::Millis {
@@ -172,7 +172,7 @@ async fn counters(State(control): Shared) -> Json<Value> {
 }
 
 async fn reset(State(control): Shared) -> Result<Json<Value>, Problem> {
-    aside(|| control.server.reset(&control.options))?;
+    run_blocking(|| control.server.reset(&control.options))?;
     Ok(Json(json!({})))
 }
 
@@ -208,7 +208,7 @@ async fn clear_faults(State(control): Shared) -> Json<Value> {
 /// Who is logged in to a target.
 async fn sessions(State(control): Shared, Path(id): Path<u32>) -> Result<Json<Value>, Problem> {
     let (iqn, sessions) = {
-        let core = control.server.core();
+        let core = control.server.nas();
         let iqn = core
             .nas
             .state
@@ -223,7 +223,7 @@ async fn sessions(State(control): Shared, Path(id): Path<u32>) -> Result<Json<Va
             format!("no target {id}; GET /state lists them"),
         )
     })?;
-    let rows: Vec<Value> = aside(|| sessions.of(&[iqn]))
+    let rows: Vec<Value> = run_blocking(|| sessions.of(&[iqn]))
         .into_iter()
         .flatten()
         .map(|session| json!({"iqn": session.initiator, "ip": session.address}))
@@ -278,17 +278,17 @@ async fn put_account(
     account
         .check()
         .map_err(|why| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why))?;
-    control.server.core().nas.auth.put_account(account);
+    control.server.nas().nas.auth.put_account(account);
     Ok(Json(json!({})))
 }
 
 async fn expire(State(control): Shared) -> Json<Value> {
-    control.server.core().nas.auth.forget_sessions();
+    control.server.nas().nas.auth.forget_sessions();
     Json(json!({}))
 }
 
 async fn move_clients(State(control): Shared) -> Json<Value> {
-    control.server.core().nas.auth.move_clients();
+    control.server.nas().nas.auth.move_clients();
     Json(json!({}))
 }
 
@@ -333,11 +333,11 @@ async fn uptime(State(control): Shared, up: Body<Uptime>) -> Result<Json<Value>,
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Advance {
+struct ClockChange {
     advance_ms: u64,
 }
 
-async fn clock(State(control): Shared, advance: Body<Advance>) -> Result<Json<Value>, Problem> {
+async fn clock(State(control): Shared, advance: Body<ClockChange>) -> Result<Json<Value>, Problem> {
     control.server.clock.advance(advance?.0.advance_ms);
     Ok(Json(json!({"now_ms": control.now()})))
 }

@@ -51,9 +51,9 @@ mod server;
 mod storage;
 mod tls;
 
-pub use compare::upstream::{Trust, Upstream};
+pub use compare::upstream::{TlsTrust, Upstream};
 pub use instance::embedded::Embedded;
-pub use instance::handle::{Counters, Knobs};
+pub use instance::handle::{Counters, Handle};
 pub use instance::running::{DsmSim, StartError};
 pub use nas::model::{Dsm, Model};
 pub use nas::settings::{Asked, Settings};

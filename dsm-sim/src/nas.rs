@@ -32,7 +32,7 @@ use crate::nas::state::account::Account;
 use crate::nas::state::allocation::Taken;
 use crate::nas::state::boot::Boot;
 use crate::nas::state::target::Target;
-use crate::nas::state::volume::Returning;
+use crate::nas::state::volume::SpaceReturn;
 use crate::nas::timing::Timing;
 
 /// What does not change while the NAS runs.
@@ -54,14 +54,14 @@ pub(crate) struct Nas {
     pub(crate) state: State,
     pub(crate) auth: Auth,
     pub(crate) rng: StdRng,
-    pub(crate) returning: Vec<Returning>,
+    pub(crate) returning: Vec<SpaceReturn>,
     pub(crate) boot: Option<Boot>,
     /// When it came up, in milliseconds since 1970; before that, where a clock stands early.
     booted: i64,
     /// Deleted targets that keep their sessions, by IQN; see `lingering`. A restart ends them.
     pub(crate) lingering: BTreeMap<String, Target>,
     /// When DSM is done with what it does to LUNs after its answers. The LUNs themselves know best.
-    agenda: BTreeSet<(Millis, String)>,
+    timers: BTreeSet<(Millis, String)>,
     /// What LUNs take of their volumes.
     pub(crate) taken: Taken,
     effects: BTreeSet<Effect>,
@@ -85,7 +85,7 @@ impl Nas {
             boot: None,
             booted: 0,
             lingering: BTreeMap::new(),
-            agenda: BTreeSet::new(),
+            timers: BTreeSet::new(),
             taken: Taken::default(),
             effects: BTreeSet::new(),
         }

@@ -28,7 +28,7 @@ use crate::nas::timing::{Latency, Queue};
 use crate::options::Builder;
 use crate::server::fault::{Fault, Hit, Plan};
 use crate::server::journal::{Entry, Journal, shown};
-use crate::storage::transaction::Core;
+use crate::storage::transaction::DurableNas;
 
 /// A request to the Web API, decoded as far as DSM's front door does.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl Started {
 /// The running NAS.
 #[derive(Debug)]
 pub(crate) struct Server {
-    core: Mutex<Core>,
+    core: Mutex<DurableNas>,
     pub(crate) clock: Clock,
     latency: Mutex<Latency>,
     queue: Mutex<Queue>,
@@ -129,7 +129,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(mut core: Core, clock: Clock, latency: Latency, journal: Journal) -> Self {
+    pub(crate) fn new(mut core: DurableNas, clock: Clock, latency: Latency, journal: Journal) -> Self {
         let luck = StdRng::from_rng(&mut core.nas.rng);
         Self {
             core: Mutex::new(core),
@@ -143,7 +143,7 @@ impl Server {
         }
     }
 
-    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+    pub(crate) fn nas(&self) -> MutexGuard<'_, DurableNas> {
         lock(&self.core)
     }
 
@@ -162,7 +162,7 @@ impl Server {
     /// From now on calls take so long.
     pub(crate) fn set_latency(&self, latency: Latency) {
         *lock(&self.latency) = latency;
-        self.core().nas.config.timing = latency.timing();
+        self.nas().nas.config.timing = latency.timing();
     }
 
     /// Ends all faults; calls that hang because of one go on.
@@ -189,7 +189,7 @@ impl Server {
 
     /// Turns switches; they count from the next call on.
     pub(crate) fn change_settings<T>(&self, change: impl FnOnce(&mut Settings) -> T) -> T {
-        let nas = &mut self.core().nas;
+        let nas = &mut self.nas().nas;
         let result = change(&mut nas.settings);
         if !nas.settings.auto_block {
             nas.auth.unblock();
@@ -202,7 +202,7 @@ impl Server {
         self.clear_faults();
         self.set_latency(builder.latency);
         let now = self.clock.now();
-        self.core().change(now, |nas, _| {
+        self.nas().change(now, |nas, _| {
             nas.reset(builder.volumes.iter().cloned());
             nas.set_uptime(now, millis(builder.uptime));
             nas.settings = builder.settings.clone();
@@ -229,7 +229,7 @@ impl Server {
 
     async fn handle(&self, request: Request, client: &mut oneshot::Sender<Outcome>) -> Outcome {
         let number = self.journal().request();
-        let _in_work = InWork(self);
+        let _in_work = InFlight(self);
         let call = match request.call {
             Ok(call) => call,
             Err(refusal) => {
@@ -253,7 +253,7 @@ impl Server {
 
     /// Holds other calls back, where the settings say that a compound does so.
     pub(crate) async fn compounds_turn(&self) -> Option<RwLockWriteGuard<'_, ()>> {
-        let alone = !self.core().nas.settings.compounds_interleave;
+        let alone = !self.nas().nas.settings.compounds_interleave;
         if alone {
             Some(self.turns.write().await)
         } else {
@@ -293,7 +293,7 @@ impl Server {
         let hit = started.hit?;
         match hit.fault {
             Fault::Refuse { code, after: false } => {
-                let reply = refused(asked_for(code));
+                let reply = refused(object_of(code));
                 self.note(started, &reply);
                 Some(Step::Answered(reply))
             }
@@ -301,12 +301,12 @@ impl Server {
                 status,
                 after: false,
             } => {
-                self.note(started, &refused(asked_for(status.into())));
+                self.note(started, &refused(object_of(status.into())));
                 Some(Step::Page(status))
             }
             Fault::LoseCall => {
                 started.entry.note = Some("the call was lost; nothing was done".to_owned());
-                self.keep(started);
+                self.record(started);
                 Some(Step::Cut)
             }
             Fault::Hang => {
@@ -317,7 +317,7 @@ impl Server {
                     () = client.closed() => {
                         let why = "the client left while the call was hanging; nothing was done";
                         started.entry.note = Some(why.to_owned());
-                        self.keep(started);
+                        self.record(started);
                         Some(Step::Cut)
                     }
                 }
@@ -337,7 +337,7 @@ impl Server {
         }
         let fault = started.fault();
         let reply = match fault {
-            Some(Fault::Refuse { code, after: true }) => refused(asked_for(code)),
+            Some(Fault::Refuse { code, after: true }) => refused(object_of(code)),
             Some(_) | None => reply,
         };
         self.note(&mut started, &reply);
@@ -354,7 +354,7 @@ impl Server {
         let latency = self.latency();
         if latency != Latency::Instant {
             let rows = {
-                let state = &self.core().nas.state;
+                let state = &self.nas().nas.state;
                 if call.api.ends_with("Target") {
                     state.targets.len()
                 } else {
@@ -365,7 +365,7 @@ impl Server {
                 lock(&self.queue).wait(latency, self.clock.now(), &call.api, &call.method, rows);
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
-        let apply = || self.core().apply(self.clock.now(), call);
+        let apply = || self.nas().apply(self.clock.now(), call);
         let reads = matches!(
             call.method.as_str(),
             "get" | "list" | "query" | "info" | "getinfo"
@@ -376,7 +376,7 @@ impl Server {
         if reads && !slow.contains(&call.api.as_str()) {
             apply()
         } else {
-            aside(apply)
+            run_blocking(apply)
         }
     }
 
@@ -394,11 +394,11 @@ impl Server {
             why = entry.note,
             "call"
         );
-        self.keep(started);
+        self.record(started);
     }
 
     /// Puts the entry into the journal, or in the place of what it was when the call began to hang.
-    fn keep(&self, started: &Started) {
+    fn record(&self, started: &Started) {
         let entry = started.entry.clone();
         let mut journal = self.journal();
         match started.hung {
@@ -411,9 +411,9 @@ impl Server {
 }
 
 /// A request, until it is answered or given up.
-struct InWork<'a>(&'a Server);
+struct InFlight<'a>(&'a Server);
 
-impl Drop for InWork<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.journal().done();
     }
@@ -437,7 +437,7 @@ fn entry(request: u64, at: Millis, call: &Call, hit: Option<Hit>) -> Entry {
 }
 
 /// The refusal of a fault.
-fn asked_for(code: u32) -> Refusal {
+fn object_of(code: u32) -> Refusal {
     Refusal {
         code,
         why: "a fault that was asked for".to_owned(),
@@ -446,7 +446,7 @@ fn asked_for(code: u32) -> Refusal {
 }
 
 /// Does what takes a while, and lets other tasks go on; on a runtime of one thread there is nobody to go on.
-pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn run_blocking<T>(work: impl FnOnce() -> T) -> T {
     if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
         work()
     } else {

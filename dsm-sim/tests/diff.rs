@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use common::{LUN, Sim, program};
 use dsm_sim::compare::diff::{Read, Report, diff};
-use dsm_sim::{Builder, DsmSim, Https, Settings, Trust, Upstream};
+use dsm_sim::{Builder, DsmSim, Https, Settings, TlsTrust, Upstream};
 use serde_json::{Value, json};
 
 /// A NAS that is in use.
@@ -44,7 +44,7 @@ async fn used(builder: Builder) -> Sim {
 fn at(url: &str) -> Upstream {
     Upstream {
         url: url.parse().unwrap(),
-        trust: Trust::Platform,
+        trust: TlsTrust::Platform,
     }
 }
 

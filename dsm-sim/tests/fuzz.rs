@@ -8,8 +8,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
-#[path = "fuzz/play.rs"]
-mod play;
+#[path = "fuzz/run.rs"]
+mod run;
 #[path = "fuzz/step.rs"]
 mod step;
 #[path = "fuzz/wire.rs"]
@@ -21,7 +21,7 @@ use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunne
 
 use common::Sim;
 use dsm_sim::DsmSim;
-use play::Play;
+use run::Run;
 use step::steps;
 
 /// Cases of a run that nobody asked for.
@@ -40,7 +40,7 @@ fn whatever_comes_is_answered_and_a_refusal_changes_nothing() {
     };
     let sims = [with("7.2"), with("6.2")];
     let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
-    let mut tally = play::Tally::default();
+    let mut tally = run::Tally::default();
     let mut cases = 0;
     while cases < CASES || Instant::now() < until {
         let seed = first.wrapping_add(cases);
@@ -54,7 +54,7 @@ fn whatever_comes_is_answered_and_a_refusal_changes_nothing() {
         let sim = &sims[usize::from(seed % 3 == 0)];
         let tally = std::cell::RefCell::new(&mut tally);
         let result = TestRunner::new(config).run(&steps(), |steps| {
-            let played = runtime.block_on(Play::of(sim, &steps, &mut tally.borrow_mut()));
+            let played = runtime.block_on(Run::of(sim, &steps, &mut tally.borrow_mut()));
             played.map_err(TestCaseError::fail)
         });
         if let Err(TestError::Fail(reason, steps)) = result {

@@ -153,7 +153,7 @@ fn blank() -> Data {
 
 /// What the client knows of the NAS, by name: only what was acknowledged, and what may have happened.
 #[derive(Debug, Default)]
-struct Book {
+struct Expected {
     luns: BTreeMap<String, Known>,
     /// Creates, clones and deletes without an answer, and what such a LUN holds: both outcomes are right.
     unsure: BTreeMap<String, Data>,
@@ -162,7 +162,7 @@ struct Book {
     answered: BTreeMap<&'static str, u64>,
 }
 
-impl Book {
+impl Expected {
     async fn act(&mut self, program: &Program, rng: &mut StdRng) -> Option<()> {
         let names: Vec<String> = self.luns.keys().cloned().collect();
         let pick = names.get(rng.random_range(0..names.len().max(1))).cloned();
@@ -499,7 +499,7 @@ fn check_data(dir: &Path, uuid: &str, want: &Data) -> Data {
 async fn every_answer_survives_a_kill_at_any_moment() {
     let dir = tempfile::tempdir().unwrap();
     let mut rng = StdRng::seed_from_u64(SEED);
-    let mut book = Book::default();
+    let mut book = Expected::default();
     for round in 0..KILLS {
         let mut program = Program::start(dir.path()).await;
         if round == 0 {

@@ -10,7 +10,7 @@ use std::path::Path;
 use common::{AUTH, LUN, TARGET, client, ok};
 use dsm_sim::compare::json_shape::compare;
 use dsm_sim::compare::record;
-use dsm_sim::{DsmSim, Https, Trust, Upstream};
+use dsm_sim::{DsmSim, Https, TlsTrust, Upstream};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -63,7 +63,7 @@ impl Client {
 async fn recorder(nas: &DsmSim, out: &Path) -> String {
     let upstream = Upstream {
         url: nas.https().unwrap().parse().unwrap(),
-        trust: Trust::File(nas.ca_file().unwrap().to_owned()),
+        trust: TlsTrust::File(nas.ca_file().unwrap().to_owned()),
     };
     let router = record::proxy(upstream, out).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -232,7 +232,7 @@ async fn a_folder_with_something_in_it_is_left_alone() {
     std::fs::write(out.path().join("mine"), "mine").unwrap();
     let upstream = Upstream {
         url: "http://127.0.0.1:1".parse().unwrap(),
-        trust: Trust::Platform,
+        trust: TlsTrust::Platform,
     };
     let error = record::proxy(upstream, out.path()).unwrap_err();
     assert!(error.to_string().contains("is not empty"));
@@ -300,7 +300,7 @@ async fn what_stands_under_a_name_that_nobody_knows_is_not_written() {
         let out = tempfile::tempdir().unwrap();
         let upstream = Upstream {
             url: parrot(reply.clone()).await.parse().unwrap(),
-            trust: Trust::Platform,
+            trust: TlsTrust::Platform,
         };
         let router = record::proxy(upstream, out.path()).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -12,12 +12,12 @@ use tokio::runtime::{Builder, Runtime};
 use crate::life::Content;
 use crate::memory::{self, Memory};
 use crate::model::step::Kind;
-use crate::plane::Plane;
+use crate::plane::TestBed;
 use crate::real::Real;
 
 /// Which plane a program plays on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Choice {
+pub enum Backend {
     /// In this process, with a time of its own
     Memory,
     /// Processes, block devices and file systems (root)
@@ -25,15 +25,15 @@ pub enum Choice {
 }
 
 /// A supply of worlds in which nothing has happened yet.
-pub trait Grounds: Sync {
+pub trait TestBedPool: Sync {
     /// Each of them.
-    type Plane: Plane;
+    type Bed: TestBed;
 
     /// Its name, for a report.
     fn name(&self) -> &'static str;
 
     /// How many may be played on at a time.
-    fn width(&self) -> usize;
+    fn parallelism(&self) -> usize;
 
     /// The part of a command line by which a fault finds what asks a disk anew for its size.
     fn rescan(&self) -> &'static str;
@@ -43,30 +43,30 @@ pub trait Grounds: Sync {
 
     /// From the death of a process until the CO calls again, beyond what a restart takes here: a container is not started
     /// again at once, and a sidecar waits before it repeats a call.
-    fn respite(&self) -> Duration;
+    fn backoff(&self) -> Duration;
 
     /// Plays on one that is fresh.
     ///
     /// # Errors
     /// There is none, or the play's.
-    fn play<T>(&self, play: impl AsyncFnOnce(&mut Self::Plane) -> Result<T>) -> Result<T>;
+    fn run<T>(&self, play: impl AsyncFnOnce(&mut Self::Bed) -> Result<T>) -> Result<T>;
 }
 
 /// Worlds in memory: so cheap that each play has one of its own.
 #[derive(Clone, Copy, Debug)]
-pub struct InMemory;
+pub struct MemoryPool;
 
 /// Its worlds' NAS is as slow as a DS918+, so that a process can die while the NAS is still at work.
-const LUCK: u64 = 1;
+const SEED: u64 = 1;
 
-impl Grounds for InMemory {
-    type Plane = Memory;
+impl TestBedPool for MemoryPool {
+    type Bed = Memory;
 
     fn name(&self) -> &'static str {
         "memory"
     }
 
-    fn width(&self) -> usize {
+    fn parallelism(&self) -> usize {
         std::thread::available_parallelism().map_or(1, usize::from)
     }
 
@@ -78,23 +78,23 @@ impl Grounds for InMemory {
         Some("/scan")
     }
 
-    fn respite(&self) -> Duration {
+    fn backoff(&self) -> Duration {
         // A DS918+ is at a deletion for 2 s; whoever asks again before is told, rightly, that the LUN is not ready.
         Duration::from_millis(2_500)
     }
 
-    fn play<T>(&self, play: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
-        memory::play(LUCK, play)
+    fn run<T>(&self, play: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
+        memory::run(SEED, play)
     }
 }
 
 /// Worlds of processes and block devices. To start one takes seconds, so each is made fresh again for the next play.
 #[derive(Debug, Default)]
-pub struct OnDevices(Mutex<Vec<Stage>>);
+pub struct DevicePool(Mutex<Vec<PooledBed>>);
 
 /// A world of processes, and what drives its wires.
 #[derive(Debug)]
-pub struct Stage {
+pub struct PooledBed {
     // Dropped first: its tasks need the runtime.
     /// The world.
     pub world: Real,
@@ -103,16 +103,16 @@ pub struct Stage {
 }
 
 /// The longest that one play may take in a world of processes.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const RUN_TIMEOUT: Duration = Duration::from_secs(300);
 
-impl Grounds for OnDevices {
-    type Plane = Real;
+impl TestBedPool for DevicePool {
+    type Bed = Real;
 
     fn name(&self) -> &'static str {
         "real"
     }
 
-    fn width(&self) -> usize {
+    fn parallelism(&self) -> usize {
         std::thread::available_parallelism().map_or(1, usize::from)
     }
 
@@ -125,26 +125,26 @@ impl Grounds for OnDevices {
         None
     }
 
-    fn respite(&self) -> Duration {
+    fn backoff(&self) -> Duration {
         // Its NAS deletes at once.
         Duration::ZERO
     }
 
-    fn play<T>(&self, play: impl AsyncFnOnce(&mut Real) -> Result<T>) -> Result<T> {
+    fn run<T>(&self, play: impl AsyncFnOnce(&mut Real) -> Result<T>) -> Result<T> {
         let idle = lock(&self.0).pop();
-        let mut stage = idle.map_or_else(Stage::open, Ok)?;
-        let Stage { world, runtime } = &mut stage;
+        let mut stage = idle.map_or_else(PooledBed::open, Ok)?;
+        let PooledBed { world, runtime } = &mut stage;
         let result = runtime.block_on(async {
             world.reset().await?;
-            let played = tokio::time::timeout(PATIENCE, play(world)).await;
-            played.unwrap_or_else(|_| bail!("it has no end in {PATIENCE:?}"))
+            let played = tokio::time::timeout(RUN_TIMEOUT, play(world)).await;
+            played.unwrap_or_else(|_| bail!("it has no end in {RUN_TIMEOUT:?}"))
         });
         lock(&self.0).push(stage);
         result
     }
 }
 
-impl Stage {
+impl PooledBed {
     /// Starts one.
     ///
     /// # Errors
@@ -160,10 +160,10 @@ impl Stage {
 ///
 /// # Errors
 /// There is no world.
-pub fn grow_in_use(grounds: &impl Grounds) -> Result<Vec<Kind>> {
-    grounds.play(async |plane| {
+pub fn kinds_that_grow_online(grounds: &impl TestBedPool) -> Result<Vec<Kind>> {
+    grounds.run(async |plane| {
         let grows = |kind: &Kind| match kind.content() {
-            Content::Fs(fs) => plane.grows_mounted(fs),
+            Content::Fs(fs) => plane.grows_online(fs),
             Content::Block => true,
         };
         Ok(Kind::ALL.into_iter().filter(grows).collect())
@@ -174,7 +174,7 @@ pub fn grow_in_use(grounds: &impl Grounds) -> Result<Vec<Kind>> {
 ///
 /// # Errors
 /// That of the first item that has one, or a panic.
-pub fn each<I: Sync, T: Send>(
+pub fn map_parallel<I: Sync, T: Send>(
     width: usize,
     items: &[I],
     act: impl Fn(&I) -> Result<T> + Sync,
@@ -220,9 +220,9 @@ mod tests {
     #[test]
     fn results_are_in_the_order_of_the_items() {
         let items: Vec<usize> = (0..100).collect();
-        let doubled = each(3, &items, |item| Ok(item * 2)).unwrap();
+        let doubled = map_parallel(3, &items, |item| Ok(item * 2)).unwrap();
         assert!(doubled.iter().copied().eq((0..100).map(|item| item * 2)));
-        let failed = each(3, &items, |item| {
+        let failed = map_parallel(3, &items, |item| {
             anyhow::ensure!(*item != 40, "it is forty");
             Ok(())
         });

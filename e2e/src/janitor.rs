@@ -14,7 +14,7 @@ use crate::process;
 
 /// In a world's folder: keep files and everything else as it is.
 pub const KEEP: &str = "keep";
-const PATIENCE: Duration = Duration::from_secs(20);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// The programs of a world; nothing else is ever ended.
 const OURS: [&str; 6] = [
     "synology-csi",
@@ -34,7 +34,7 @@ impl Janitor {
     ///
     /// # Errors
     /// It does not start.
-    pub fn hire(folder: &Path) -> Result<Self> {
+    pub fn start(folder: &Path) -> Result<Self> {
         process::start_janitor(folder).map(Self)
     }
 }
@@ -57,17 +57,17 @@ pub fn clean(folder: &Path) -> Result<()> {
     for pid in processes_of(folder)? {
         let _ = kill(pid, Signal::SIGKILL);
     }
-    patiently("its processes have ended", || {
+    retry("its processes have ended", || {
         Ok(processes_of(folder)?.is_empty())
     })?;
-    patiently("its mounts are gone", || {
+    retry("its mounts are gone", || {
         for mount in mounts_below(folder)?.iter().rev() {
             let _ = process::run("umount", [mount]);
         }
         Ok(mounts_below(folder)?.is_empty())
     })?;
     for node in host_roots(folder)? {
-        patiently("its loop devices are free", || {
+        retry("its loop devices are free", || {
             let root = node.to_string_lossy().into_owned();
             Ok(process::run(
                 &process::binary("node-sim")?.to_string_lossy(),
@@ -90,12 +90,12 @@ fn host_roots(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(roots)
 }
 
-fn patiently(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+fn retry(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + RETRY_TIMEOUT;
     while !done()? {
         ensure!(
             Instant::now() < deadline,
-            "waited {PATIENCE:?} until {what}"
+            "waited {RETRY_TIMEOUT:?} until {what}"
         );
         #[expect(
             clippy::disallowed_methods,

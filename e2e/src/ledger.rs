@@ -76,12 +76,12 @@ impl Row {
 
 /// Makes CSI calls one at a time and keeps what each cost.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub struct CallCosts {
     /// In the order of the calls.
     pub rows: Vec<Row>,
 }
 
-impl Ledger {
+impl CallCosts {
     /// Awaits one CSI call and adds its row.
     ///
     /// # Errors

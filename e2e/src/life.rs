@@ -12,7 +12,7 @@ use tonic::Status;
 use crate::look;
 use crate::plugin::Csi;
 use crate::tools::device_bytes;
-use crate::world::World;
+use crate::world::TestCluster;
 
 /// What the volume holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub fn create_request(name: &str, size: i64, content: Content) -> csi::CreateVol
 
 /// A volume of the driver in a world, and how far it has come.
 #[derive(Clone, Debug)]
-pub struct Life {
+pub struct TestVolume {
     /// The CSI name.
     pub name: String,
     /// What it holds.
@@ -111,7 +111,7 @@ pub struct Life {
     pub target: PathBuf,
 }
 
-impl Life {
+impl TestVolume {
     /// Creates a volume of `size` bytes.
     ///
     /// # Errors
@@ -420,7 +420,7 @@ impl Life {
     ///
     /// # Errors
     /// It is not attached.
-    pub fn device(&self, world: &World) -> Result<PathBuf> {
+    pub fn device(&self, world: &TestCluster) -> Result<PathBuf> {
         world
             .initiator()?
             .device(self.publish_context.get("iqn").context("not published")?)
@@ -430,7 +430,7 @@ impl Life {
     ///
     /// # Errors
     /// It has not.
-    pub fn must_have(&self, world: &World, size: i64) -> Result<()> {
+    pub fn must_have(&self, world: &TestCluster, size: i64) -> Result<()> {
         let (size, device) = (size.unsigned_abs(), self.device(world)?);
         let is = device_bytes(&device)?;
         ensure!(is == size, "{} is {is} bytes, not {size}", device.display());

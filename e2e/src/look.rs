@@ -110,7 +110,7 @@ pub fn df(column: &str, point: &Path) -> Result<i64> {
 
 /// What is written in a LUN's file, to see later that nobody has touched it. The file is sparse, and so is this.
 #[derive(Debug)]
-pub struct Photo {
+pub struct ImageSnapshot {
     of: PathBuf,
     shows: Vec<(i64, Vec<u8>)>,
 }
@@ -118,7 +118,7 @@ pub struct Photo {
 /// A piece of a LUN.
 const PIECE: i64 = 64 << 10;
 
-impl Photo {
+impl ImageSnapshot {
     /// Takes one of a file.
     ///
     /// # Errors
@@ -163,7 +163,7 @@ impl Photo {
     ///
     /// # Errors
     /// A byte has changed.
-    pub fn must_still_be_true(&self) -> Result<()> {
+    pub fn ensure_unchanged(&self) -> Result<()> {
         let untouched = Self::take(&self.of)?.shows == self.shows;
         ensure!(untouched, "{} has been written to", self.of.display());
         Ok(())

@@ -34,12 +34,12 @@ use serde_json::{Value, json};
 use tokio::runtime::Builder;
 use tonic::Status;
 
-use crate::life::{Content, Life};
+use crate::life::{Content, TestVolume};
 use crate::nas::{CHAP_KEY, PASSWORD};
-use crate::plane::{HostFault, LunSeen, MountSeen, NodeSeen, Plane, Process, Seen, When};
+use crate::plane::{HostFault, ObservedLun, ObservedMount, ObservedNode, TestBed, Process, Observation, CrashTiming};
 use crate::plugin::{Csi, Line};
-use gate::Gate;
-use mortal::Mortal;
+use gate::FaultHost;
+use mortal::CrashableProcess;
 use nas::Nas;
 
 const DRIVER: &str = "csi.synology.com";
@@ -57,7 +57,7 @@ pub struct Memory {
     machines: Vec<Fake>,
     processes: BTreeMap<Process, Running>,
     /// Effects and hits of processes that have died.
-    past: Vec<Arc<Mortal>>,
+    past: Vec<Arc<CrashableProcess>>,
     password: String,
     kubelets: Vec<PathBuf>,
 }
@@ -65,7 +65,7 @@ pub struct Memory {
 /// A process in one of its lives.
 #[derive(Debug)]
 struct Running {
-    mortal: Arc<Mortal>,
+    mortal: Arc<CrashableProcess>,
     line: Line,
     /// Where its effects were counted from when a trip was set.
     armed: Option<(usize, usize)>,
@@ -73,14 +73,14 @@ struct Running {
 
 /// A CO in memory.
 #[derive(Clone, Debug)]
-pub struct Seat {
+pub struct CsiClients {
     controller: Line,
     node: Line,
     kubelet: PathBuf,
     machine: Fake,
 }
 
-impl Csi for Seat {
+impl Csi for CsiClients {
     fn controller(&self) -> ControllerClient<Line> {
         ControllerClient::new(self.controller.clone())
     }
@@ -113,7 +113,7 @@ pub(crate) fn scratch() -> PathBuf {
 ///
 /// # Errors
 /// There is no place for its files, or the play's.
-pub fn play<T>(seed: u64, play: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
+pub fn run<T>(seed: u64, play: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -128,7 +128,7 @@ impl Memory {
     /// There is no place for its files.
     pub async fn start(seed: u64) -> Result<Self> {
         let first = Fake::node("iqn.1993-08.org.debian:01:0");
-        let second = first.beside("iqn.1993-08.org.debian:01:1");
+        let second = first.on_same_nas("iqn.1993-08.org.debian:01:1");
         let machines = vec![first, second];
         let nas = Arc::new(Nas::start(seed, machines.clone())?);
         let kubelets = NODES.map(|name| PathBuf::from(format!("/{name}"))).to_vec();
@@ -147,7 +147,7 @@ impl Memory {
         Ok(world)
     }
 
-    fn controller(&self, number: usize, mortal: &Arc<Mortal>) -> Result<Line> {
+    fn controller(&self, number: usize, mortal: &Arc<CrashableProcess>) -> Result<Line> {
         let wire = nas::Line {
             nas: self.nas.clone(),
             mortal: mortal.clone(),
@@ -180,8 +180,8 @@ impl Memory {
         Ok(self.line(server, mortal))
     }
 
-    async fn node(&self, number: usize, mortal: &Arc<Mortal>) -> Line {
-        let host = Gate {
+    async fn node(&self, number: usize, mortal: &Arc<CrashableProcess>) -> Line {
+        let host = FaultHost {
             machine: self.machines[number].clone(),
             mortal: mortal.clone(),
         };
@@ -200,7 +200,7 @@ impl Memory {
     }
 
     /// A line to a service of a process: cut when the process dies.
-    fn line<S>(&self, service: S, mortal: &Arc<Mortal>) -> Line
+    fn line<S>(&self, service: S, mortal: &Arc<CrashableProcess>) -> Line
     where
         S: tower::Service<
                 http::Request<tonic::body::Body>,
@@ -232,9 +232,9 @@ impl Memory {
         &self.processes[&process]
     }
 
-    fn machine_sees(&self, number: usize) -> NodeSeen {
-        let seen = self.machines[number].seen();
-        let mount = |mounted: Mounted| MountSeen {
+    fn machine_sees(&self, number: usize) -> ObservedNode {
+        let seen = self.machines[number].observe();
+        let mount = |mounted: Mounted| ObservedMount {
             uuid: mounted.serial,
             raw: mounted.raw,
             readonly: mounted.readonly,
@@ -246,7 +246,7 @@ impl Memory {
             let part = inside.split_once('/').map(|(_, part)| part);
             part.is_some_and(|part| part != "staging")
         };
-        NodeSeen {
+        ObservedNode {
             sessions: seen.sessions,
             records: seen.records,
             disks: seen
@@ -265,7 +265,7 @@ impl Memory {
     }
 
     /// Every process that there is or was.
-    fn mortals(&self) -> impl Iterator<Item = &Arc<Mortal>> {
+    fn crashables(&self) -> impl Iterator<Item = &Arc<CrashableProcess>> {
         let now = self.processes.values().map(|running| &running.mortal);
         now.chain(&self.past)
     }
@@ -279,11 +279,11 @@ impl Memory {
 }
 
 #[tonic::async_trait(?Send)]
-impl Plane for Memory {
-    type Seat = Seat;
+impl TestBed for Memory {
+    type Clients = CsiClients;
 
-    fn seat(&self, controller: usize, node: usize) -> Seat {
-        Seat {
+    fn clients(&self, controller: usize, node: usize) -> CsiClients {
+        CsiClients {
             controller: self.running(Process::Controller(controller)).line.clone(),
             node: self.running(Process::Node(node)).line.clone(),
             kubelet: self.kubelets[node].clone(),
@@ -295,24 +295,24 @@ impl Plane for Memory {
         NODES.len()
     }
 
-    fn grows_mounted(&self, _: &str) -> bool {
+    fn grows_online(&self, _: &str) -> bool {
         true
     }
 
-    async fn see(&self) -> Result<Seen> {
+    async fn observe(&self) -> Result<Observation> {
         nas::settle().await;
         let state = self.nas.state()?;
-        let mut seen = Seen::of_nas(&state);
+        let mut seen = Observation::of_nas(&state);
         seen.nodes = (0..NODES.len())
             .map(|number| self.machine_sees(number))
             .collect();
-        let broken_off = self.mortals().flat_map(|mortal| mortal.broken_off());
+        let broken_off = self.crashables().flat_map(|mortal| mortal.broken_off());
         seen.rest
             .extend(broken_off.map(|name| format!("{name}, begun and given up half-way")));
         Ok(seen)
     }
 
-    fn fills(&self, life: &Life, node: usize, size: u64) -> Result<bool> {
+    fn fs_fills_device(&self, life: &TestVolume, node: usize, size: u64) -> Result<bool> {
         let Content::Fs(fs) = life.content else {
             return Ok(true);
         };
@@ -322,7 +322,7 @@ impl Plane for Memory {
         Ok(fills)
     }
 
-    fn write(&self, life: &Life, node: usize, data: u64) -> Result<()> {
+    fn write(&self, life: &TestVolume, node: usize, data: u64) -> Result<()> {
         let target = life.target.to_string_lossy();
         ensure!(
             self.machines[node].write_data(&target, data),
@@ -331,7 +331,7 @@ impl Plane for Memory {
         Ok(())
     }
 
-    fn write_unsynced(&self, life: &Life, node: usize, data: u64) -> Result<()> {
+    fn write_unsynced(&self, life: &TestVolume, node: usize, data: u64) -> Result<()> {
         let target = life.target.to_string_lossy();
         ensure!(
             self.machines[node].write_unsynced(&target, data),
@@ -340,57 +340,57 @@ impl Plane for Memory {
         Ok(())
     }
 
-    async fn keeps_sessions(&mut self, keeps: bool) -> Result<bool> {
-        self.patch("/settings", json!({"deleted_targets_keep_sessions": keeps}))
+    async fn keep_deleted_sessions(&mut self, keeps: bool) -> Result<bool> {
+        self.patch_control("/settings", json!({"deleted_targets_keep_sessions": keeps}))
             .await?;
         if keeps {
             // Else the driver takes the LUN out of the target before it deletes that.
             let refuse = json!({"api": "SYNO.Core.ISCSI.LUN", "method": "unmap_target", "times": 1, "fault": {"kind": "refuse", "code": 18_990_505}});
-            self.knob("/faults", refuse).await?;
+            self.post_control("/faults", refuse).await?;
         } else {
             let state = self.nas.state()?;
             let left = state["lingering_targets"].as_array().cloned();
             for target in left.unwrap_or_default() {
                 let iqn = json!({"iqn": target["iqn"]});
-                self.knob("/lingering/forget", iqn).await?;
+                self.post_control("/lingering/forget", iqn).await?;
             }
         }
         Ok(keeps)
     }
 
-    fn read(&self, life: &Life, node: usize) -> Result<u64> {
+    fn read(&self, life: &TestVolume, node: usize) -> Result<u64> {
         let target = life.target.to_string_lossy();
         self.machines[node]
             .read_data(&target)
             .with_context(|| format!("nothing can be read at {target}"))
     }
 
-    fn scribble(&self, life: &Life) -> Result<()> {
-        self.machines[0].scribble(life.uuid());
+    fn write_foreign_data(&self, life: &TestVolume) -> Result<()> {
+        self.machines[0].write_foreign_data(life.uuid());
         Ok(())
     }
 
-    fn is_scribbled(&self, life: &Life) -> Result<bool> {
-        Ok(self.machines[0].is_scribbled(life.uuid()))
+    fn is_foreign_data_intact(&self, life: &TestVolume) -> Result<bool> {
+        Ok(self.machines[0].is_foreign_data_intact(life.uuid()))
     }
 
-    fn stiffen(&self, life: &Life) -> Result<bool> {
-        Ok(self.machines[0].stiffen(life.uuid()))
+    fn make_unresizable(&self, life: &TestVolume) -> Result<bool> {
+        Ok(self.machines[0].make_unresizable(life.uuid()))
     }
 
-    fn kill_file_system(&self, life: &Life, node: usize) -> Result<bool> {
+    fn kill_file_system(&self, life: &TestVolume, node: usize) -> Result<bool> {
         let staging = life.staging.to_string_lossy();
         Ok(self.machines[node].kill_file_system(&staging))
     }
 
-    async fn disguise(&mut self, life: &Life, on: bool) -> Result<bool> {
-        self.nas.disguise(life.uuid(), on);
+    async fn swap_lun(&mut self, life: &TestVolume, on: bool) -> Result<bool> {
+        self.nas.swap_lun(life.uuid(), on);
         self.nas.export()?;
         Ok(true)
     }
 
-    fn is_disguise_untouched(&self, _: &Life) -> Result<bool> {
-        Ok(self.machines[0].is_blank(nas::STRANGER))
+    fn is_swapped_lun_untouched(&self, _: &TestVolume) -> Result<bool> {
+        Ok(self.machines[0].is_blank(nas::FOREIGN_LUN))
     }
 
     fn set_password(&mut self, password: &str) -> Result<()> {
@@ -410,7 +410,7 @@ impl Plane for Memory {
             old.mortal.die();
             self.past.push(old.mortal);
         }
-        let mortal = Arc::new(Mortal::born());
+        let mortal = Arc::new(CrashableProcess::start());
         let line = match process {
             Process::Controller(number) => self.controller(number, &mortal)?,
             Process::Node(number) => self.node(number, &mortal).await,
@@ -427,7 +427,7 @@ impl Plane for Memory {
         Ok(())
     }
 
-    fn dead(&self) -> Vec<Process> {
+    fn crashed_processes(&self) -> Vec<Process> {
         let dead = self
             .processes
             .iter()
@@ -435,14 +435,14 @@ impl Plane for Memory {
         dead.map(|(process, _)| *process).collect()
     }
 
-    async fn trip(&mut self, process: Process, nth: usize, when: When) -> Result<()> {
+    async fn crash_at(&mut self, process: Process, nth: usize, when: CrashTiming) -> Result<()> {
         let running = self.processes.get_mut(&process).context("it never lived")?;
         running.armed = Some((running.mortal.effects().len(), nth));
-        running.mortal.trip(nth, when);
+        running.mortal.crash_at(nth, when);
         Ok(())
     }
 
-    async fn tripped(&mut self, process: Process) -> Result<Option<String>> {
+    async fn crashed_at(&mut self, process: Process) -> Result<Option<String>> {
         let running = self.processes.get_mut(&process).context("it never lived")?;
         let Some((before, nth)) = running.armed.take() else {
             return Ok(None);
@@ -462,11 +462,11 @@ impl Plane for Memory {
         self.restart(Process::Node(node)).await
     }
 
-    async fn install_anew(&mut self, node: usize, initiator: &str) -> Result<()> {
+    async fn reimage(&mut self, node: usize, initiator: &str) -> Result<()> {
         if let Some(running) = self.processes.get(&Process::Node(node)) {
             running.mortal.die();
         }
-        self.machines[node].install_anew(initiator);
+        self.machines[node].reimage(initiator);
         self.restart(Process::Node(node)).await
     }
 
@@ -474,32 +474,32 @@ impl Plane for Memory {
         self.nas.restart()?;
         if let Some(loading) = loading {
             let boot = json!({"loading": loading, "for_ms": 5000});
-            self.knob("/boot", boot).await?;
+            self.post_control("/boot", boot).await?;
         }
         Ok(())
     }
 
-    async fn knob(&self, path: &str, body: Value) -> Result<Value> {
+    async fn post_control(&self, path: &str, body: Value) -> Result<Value> {
         Ok(self.nas.control(http::Method::POST, path, &body).await?)
     }
 
-    async fn patch(&self, path: &str, body: Value) -> Result<Value> {
+    async fn patch_control(&self, path: &str, body: Value) -> Result<Value> {
         Ok(self.nas.control(http::Method::PATCH, path, &body).await?)
     }
 
-    fn let_grow_mounted(&mut self, allowed: bool) -> bool {
+    fn allow_online_ext4(&mut self, allowed: bool) -> bool {
         for machine in &self.machines {
             machine.set_capable(allowed);
         }
         true
     }
 
-    fn plant(&mut self, node: usize, fault: HostFault) -> Result<()> {
-        self.running(Process::Node(node)).mortal.plant(fault);
+    fn inject_fault(&mut self, node: usize, fault: HostFault) -> Result<()> {
+        self.running(Process::Node(node)).mortal.inject_fault(fault);
         Ok(())
     }
 
-    async fn clear(&mut self) -> Result<()> {
+    async fn clear_faults(&mut self) -> Result<()> {
         for running in self.processes.values() {
             running.mortal.clear();
         }
@@ -509,8 +509,8 @@ impl Plane for Memory {
         Ok(())
     }
 
-    fn hits(&self) -> Result<usize> {
-        Ok(self.mortals().map(|mortal| mortal.hits()).sum())
+    fn fault_hits(&self) -> Result<usize> {
+        Ok(self.crashables().map(|mortal| mortal.hits()).sum())
     }
 
     async fn pause(&self, time: Duration) {
@@ -526,12 +526,12 @@ impl Plane for Memory {
         Ok(lines)
     }
 
-    fn kubelet(&self, node: usize) -> &Path {
+    fn kubelet_dir(&self, node: usize) -> &Path {
         &self.kubelets[node]
     }
 }
 
-impl Seen {
+impl Observation {
     /// The NAS's half, from dsm-sim's state.
     pub fn of_nas(state: &Value) -> Self {
         let rows = |name: &str| nas::rows(&state[name]);
@@ -543,7 +543,7 @@ impl Seen {
                 .map(|row| (text(&row["uuid"]), row["is_locked"] == true))
                 .collect()
         };
-        let lun = |lun: &Value| LunSeen {
+        let lun = |lun: &Value| ObservedLun {
             name: text(&lun["name"]),
             size: lun["size"].as_u64().unwrap_or_default(),
             // People may write before it.

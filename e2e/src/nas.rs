@@ -155,7 +155,7 @@ impl Nas {
             http: client()?,
         };
         nas.await_endpoints().await?;
-        nas.settle_in().await?;
+        nas.add_foreign_objects().await?;
         Ok(nas)
     }
 
@@ -225,7 +225,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn counters(&self) -> Result<Counters> {
-        let answer = self.look("counters").await?;
+        let answer = self.get_control("counters").await?;
         Ok(serde_json::from_value(answer)?)
     }
 
@@ -252,7 +252,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn latency(&self) -> Result<String> {
-        let answer = self.look("latency").await?;
+        let answer = self.get_control("latency").await?;
         Ok(answer["profile"].as_str().context("profile")?.to_owned())
     }
 
@@ -288,8 +288,8 @@ impl Nas {
     ///
     /// # Errors
     /// It does not answer.
-    pub async fn look(&self, path: &str) -> Result<Value> {
-        self.ask(self.http.get(self.knob(path))).await
+    pub async fn get_control(&self, path: &str) -> Result<Value> {
+        self.ask(self.http.get(self.post_control(path))).await
     }
 
     /// Everything that the NAS remembers; equal values mean that nothing changed.
@@ -297,7 +297,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn state(&self) -> Result<Value> {
-        let mut state = self.look("state").await?;
+        let mut state = self.get_control("state").await?;
         // A login is no change of anybody's data.
         state
             .as_object_mut()
@@ -335,7 +335,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn journal(&self, since: u64) -> Result<(Vec<Entry>, u64)> {
-        let answer = self.look(&format!("journal?since={since}")).await?;
+        let answer = self.get_control(&format!("journal?since={since}")).await?;
         let next = answer["next"].as_u64().context("next")?;
         Ok((serde_json::from_value(answer["entries"].clone())?, next))
     }
@@ -361,7 +361,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn fault_matches(&self) -> Result<Vec<u64>> {
-        let answer = self.look("faults").await?;
+        let answer = self.get_control("faults").await?;
         let rules = answer["faults"].as_array().context("faults")?;
         Ok(rules
             .iter()
@@ -375,7 +375,7 @@ impl Nas {
     /// It does not answer.
     pub async fn reset(&self) -> Result<()> {
         self.ask(self.post("reset", &json!({}))?).await?;
-        self.settle_in().await
+        self.add_foreign_objects().await
     }
 
     /// Takes all faults away; calls that hang are answered.
@@ -383,7 +383,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn no_faults(&self) -> Result<()> {
-        self.ask(self.http.delete(self.knob("faults")))
+        self.ask(self.http.delete(self.post_control("faults")))
             .await
             .map(drop)
     }
@@ -438,7 +438,7 @@ impl Nas {
     ///
     /// # Errors
     /// It does not answer or refuses.
-    pub async fn turn(&self, path: &str, body: &Value) -> Result<Value> {
+    pub async fn change_setting(&self, path: &str, body: &Value) -> Result<Value> {
         self.ask(self.post(path, body)?).await
     }
 
@@ -482,7 +482,7 @@ impl Nas {
         self.session().await?.ask(call).await
     }
 
-    fn knob(&self, path: &str) -> String {
+    fn post_control(&self, path: &str) -> String {
         format!("{}/{path}", self.control)
     }
 
@@ -493,7 +493,7 @@ impl Nas {
     pub async fn patch(&self, path: &str, fields: &Value) -> Result<Value> {
         let request = self
             .http
-            .patch(self.knob(path))
+            .patch(self.post_control(path))
             .header("content-type", "application/json");
         self.ask(request.body(serde_json::to_vec(fields)?)).await
     }
@@ -501,7 +501,7 @@ impl Nas {
     fn post(&self, path: &str, body: &Value) -> Result<reqwest::RequestBuilder> {
         Ok(self
             .http
-            .post(self.knob(path))
+            .post(self.post_control(path))
             .header("content-type", "application/json")
             .body(serde_json::to_vec(body)?))
     }

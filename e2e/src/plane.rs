@@ -10,15 +10,15 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::life::Life;
+use crate::life::TestVolume;
 use crate::plugin::Csi;
 
 /// Every password of a plane begins with it, and nothing else does: whoever looks for secrets that are told looks for this.
-pub const PLANTED: &str = "planted-";
+pub const SECRET_PREFIX: &str = "planted-";
 
 /// The code with which the NAS of a plane refuses to make a LUN smaller, and nothing else: nobody knows what a real one would
 /// do, so nobody may ask it to.
-pub const SHRINKS: u32 = 18_990_599;
+pub const SHRINK_REFUSED: u32 = 18_990_599;
 
 /// A process of the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,7 +31,7 @@ pub enum Process {
 
 /// When a process dies, as seen from one of its effects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum When {
+pub enum CrashTiming {
     /// The effect does not happen.
     Before,
     /// It is broken off. Only some commands can be; with others it is like [`When::Before`].
@@ -40,14 +40,14 @@ pub enum When {
     After,
 }
 
-impl When {
+impl CrashTiming {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Before, Self::During, Self::After];
 }
 
 /// What is wrong with a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Failing {
+pub enum CommandFault {
     /// It does nothing and exits with 1.
     Fails,
     /// It does all and exits with 1.
@@ -62,7 +62,7 @@ pub enum Failing {
     DoesNothing,
 }
 
-impl Failing {
+impl CommandFault {
     /// All of them.
     pub const ALL: [Self; 6] = [
         Self::Fails,
@@ -80,14 +80,14 @@ pub struct HostFault {
     /// A part of the command line, by which it is known: `resize2fs`, `--login`. `files`: any change of a file or directory.
     pub command: String,
     /// What is wrong with it.
-    pub failing: Failing,
+    pub fault: CommandFault,
     /// How many of such commands; 0 = all of them from now on.
     pub times: u32,
 }
 
 /// A LUN on the NAS.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LunSeen {
+pub struct ObservedLun {
     /// Its name.
     pub name: String,
     /// Its size, bytes.
@@ -102,7 +102,7 @@ pub struct LunSeen {
 
 /// What is visible at a mount point.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MountSeen {
+pub struct ObservedMount {
     /// The uuid of the LUN, or nothing when its device is gone.
     pub uuid: Option<String>,
     /// A block device and not a file system.
@@ -113,7 +113,7 @@ pub struct MountSeen {
 
 /// A node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeSeen {
+pub struct ObservedNode {
     /// The targets that it has sessions with, one entry a session.
     pub sessions: Vec<String>,
     /// The targets that it has records of.
@@ -121,7 +121,7 @@ pub struct NodeSeen {
     /// The sizes of its disks by the uuids of their LUNs, bytes.
     pub disks: BTreeMap<String, u64>,
     /// What is mounted where the CO may see it.
-    pub mounts: BTreeMap<String, MountSeen>,
+    pub mounts: BTreeMap<String, ObservedMount>,
     /// The number of all mounts that have to do with volumes.
     pub mount_count: usize,
     /// What there is below the CO's directories, those that the CO makes left out.
@@ -130,18 +130,18 @@ pub struct NodeSeen {
 
 /// Everything, by ways that do not lead through the driver.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct Observation {
     /// By uuid.
-    pub luns: BTreeMap<String, LunSeen>,
+    pub luns: BTreeMap<String, ObservedLun>,
     /// The uuids of what is mapped, by IQN.
     pub targets: BTreeMap<String, Vec<String>>,
     /// In their order.
-    pub nodes: Vec<NodeSeen>,
+    pub nodes: Vec<ObservedNode>,
     /// More that is left of volumes: files, exports, devices; in words.
     pub rest: Vec<String>,
 }
 
-impl Seen {
+impl Observation {
     /// The targets of a LUN's publications to a node, by the driver's own rule (design.md, "Fencing").
     pub fn publications(&self, uuid: &str, node_id: &str) -> Vec<String> {
         let is_it = |iqn: &&String| {
@@ -161,49 +161,49 @@ pub fn publication(iqn: &str) -> Option<(String, String)> {
 /// A world of two controllers on one NAS and a few nodes. Its futures are boxed, so that its code is compiled once, in this library,
 /// and not once more in each program that plays on it.
 #[tonic::async_trait(?Send)]
-pub trait Plane {
+pub trait TestBed {
     /// Who calls, and whom.
-    type Seat: Csi + Send + Sync + 'static;
+    type Clients: Csi + Send + Sync + 'static;
 
     /// A CO that speaks to one of the controllers and to one of the nodes, in their present life.
-    fn seat(&self, controller: usize, node: usize) -> Self::Seat;
+    fn clients(&self, controller: usize, node: usize) -> Self::Clients;
 
     /// How many nodes there are.
     fn nodes(&self) -> usize;
 
     /// Whether a file system of this type can be grown while it is mounted.
-    fn grows_mounted(&self, fs: &str) -> bool;
+    fn grows_online(&self, fs: &str) -> bool;
 
     /// Looks at everything.
     ///
     /// # Errors
     /// It cannot be seen.
-    async fn see(&self) -> Result<Seen>;
+    async fn observe(&self) -> Result<Observation>;
 
     /// Whether the file system on a volume that is attached to a node fills a device of `size` bytes.
     ///
     /// # Errors
     /// There is none, or it cannot be asked.
-    fn fills(&self, life: &Life, node: usize, size: u64) -> Result<bool>;
+    fn fs_fills_device(&self, life: &TestVolume, node: usize, size: u64) -> Result<bool>;
 
     /// A pod writes.
     ///
     /// # Errors
     /// It cannot.
-    fn write(&self, life: &Life, node: usize, data: u64) -> Result<()>;
+    fn write(&self, life: &TestVolume, node: usize, data: u64) -> Result<()>;
 
     /// A pod writes and does not sync.
     ///
     /// # Errors
     /// It cannot.
-    fn write_unsynced(&self, life: &Life, node: usize, data: u64) -> Result<()>;
+    fn write_unsynced(&self, life: &TestVolume, node: usize, data: u64) -> Result<()>;
 
     /// Lets the NAS go on serving the sessions of targets that it deletes, and keep what is mapped there; or not any more, and ends
     /// what it still serves. False where the nodes could not be kept from writing.
     ///
     /// # Errors
     /// The knob's.
-    async fn keeps_sessions(&mut self, _: bool) -> Result<bool> {
+    async fn keep_deleted_sessions(&mut self, _: bool) -> Result<bool> {
         Ok(false)
     }
 
@@ -211,25 +211,25 @@ pub trait Plane {
     ///
     /// # Errors
     /// It cannot.
-    fn read(&self, life: &Life, node: usize) -> Result<u64>;
+    fn read(&self, life: &TestVolume, node: usize) -> Result<u64>;
 
     /// Somebody writes to a LUN that bears nothing yet, what no probe knows.
     ///
     /// # Errors
     /// It cannot be written.
-    fn scribble(&self, life: &Life) -> Result<()>;
+    fn write_foreign_data(&self, life: &TestVolume) -> Result<()>;
 
     /// Whether that is still there.
     ///
     /// # Errors
     /// It cannot be read.
-    fn is_scribbled(&self, life: &Life) -> Result<bool>;
+    fn is_foreign_data_intact(&self, life: &TestVolume) -> Result<bool>;
 
     /// The ext4 on a volume is one that nothing grows, and always was. False where that cannot be played.
     ///
     /// # Errors
     /// It was begun and not done.
-    fn stiffen(&self, _: &Life) -> Result<bool> {
+    fn make_unresizable(&self, _: &TestVolume) -> Result<bool> {
         Ok(false)
     }
 
@@ -238,7 +238,7 @@ pub trait Plane {
     ///
     /// # Errors
     /// It was begun and not done.
-    fn kill_file_system(&self, _: &Life, _: usize) -> Result<bool> {
+    fn kill_file_system(&self, _: &TestVolume, _: usize) -> Result<bool> {
         Ok(false)
     }
 
@@ -246,13 +246,13 @@ pub trait Plane {
     ///
     /// # Errors
     /// It was begun and not done.
-    async fn disguise(&mut self, life: &Life, on: bool) -> Result<bool>;
+    async fn swap_lun(&mut self, life: &TestVolume, on: bool) -> Result<bool>;
 
     /// Whether that other LUN is as it was.
     ///
     /// # Errors
     /// It cannot be read.
-    fn is_disguise_untouched(&self, life: &Life) -> Result<bool>;
+    fn is_swapped_lun_untouched(&self, life: &TestVolume) -> Result<bool>;
 
     /// From their next start on, the controllers have this password.
     ///
@@ -273,19 +273,19 @@ pub trait Plane {
     async fn restart(&mut self, process: Process) -> Result<()>;
 
     /// The processes that have died and were not started again.
-    fn dead(&self) -> Vec<Process>;
+    fn crashed_processes(&self) -> Vec<Process>;
 
     /// Lets a process die at its `nth` effect from now: the first is 1.
     ///
     /// # Errors
     /// It cannot be arranged.
-    async fn trip(&mut self, process: Process, nth: usize, when: When) -> Result<()>;
+    async fn crash_at(&mut self, process: Process, nth: usize, when: CrashTiming) -> Result<()>;
 
     /// Whether the last [`Plane::trip`] has come to its effect; it is taken away. Its name.
     ///
     /// # Errors
     /// It cannot be told.
-    async fn tripped(&mut self, process: Process) -> Result<Option<String>>;
+    async fn crashed_at(&mut self, process: Process) -> Result<Option<String>>;
 
     /// The power of a node fails, and comes back.
     ///
@@ -297,10 +297,10 @@ pub trait Plane {
     ///
     /// # Errors
     /// Its driver does not come up.
-    async fn install_anew(&mut self, node: usize, initiator: &str) -> Result<()>;
+    async fn reimage(&mut self, node: usize, initiator: &str) -> Result<()>;
 
     /// A minute of a CO's is one of the driver's: who waits sees what the driver does only after a minute.
-    fn has_minutes(&self) -> bool {
+    fn can_wait_minutes(&self) -> bool {
         true
     }
 
@@ -314,37 +314,37 @@ pub trait Plane {
     ///
     /// # Errors
     /// The knob's.
-    async fn knob(&self, path: &str, body: Value) -> Result<Value>;
+    async fn post_control(&self, path: &str, body: Value) -> Result<Value>;
 
     /// Turns a knob of dsm-sim that lays fields over what is there: a PATCH to this path.
     ///
     /// # Errors
     /// The knob's.
-    async fn patch(&self, path: &str, body: Value) -> Result<Value>;
+    async fn patch_control(&self, path: &str, body: Value) -> Result<Value>;
 
     /// Lets no node grow an ext4 that is mounted, as if its driver lacked `CAP_SYS_RESOURCE`; or lets it again. Whether it
     /// is as was asked for.
-    fn let_grow_mounted(&mut self, allowed: bool) -> bool {
-        allowed == self.grows_mounted("ext4")
+    fn allow_online_ext4(&mut self, allowed: bool) -> bool {
+        allowed == self.grows_online("ext4")
     }
 
     /// Lets a command on a node go wrong.
     ///
     /// # Errors
     /// It cannot be arranged.
-    fn plant(&mut self, node: usize, fault: HostFault) -> Result<()>;
+    fn inject_fault(&mut self, node: usize, fault: HostFault) -> Result<()>;
 
     /// Ends all faults, of the NAS and of all nodes.
     ///
     /// # Errors
     /// The NAS does not answer.
-    async fn clear(&mut self) -> Result<()>;
+    async fn clear_faults(&mut self) -> Result<()>;
 
     /// How many faults of nodes were met so far.
     ///
     /// # Errors
     /// It cannot be told.
-    fn hits(&self) -> Result<usize>;
+    fn fault_hits(&self) -> Result<usize>;
 
     /// A CO waits before it tries again.
     async fn pause(&self, time: Duration);
@@ -356,5 +356,5 @@ pub trait Plane {
     async fn journal(&self) -> Result<Vec<String>>;
 
     /// The CO's directories of a node.
-    fn kubelet(&self, node: usize) -> &Path;
+    fn kubelet_dir(&self, node: usize) -> &Path;
 }

@@ -26,22 +26,22 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::janitor::Janitor;
-use crate::life::Life;
+use crate::life::TestVolume;
 use crate::memory::scratch;
 use crate::nas::{self, Nas, PASSWORD};
-use crate::plane::{HostFault, Plane, Process, SHRINKS, Seen, When, publication};
+use crate::plane::{HostFault, TestBed, Process, SHRINK_REFUSED, Observation, CrashTiming, publication};
 use crate::plugin::{self, Plugin};
 use crate::skip::can_grow_mounted_ext4;
 use machine::Machine;
-pub use seat::Seat;
-use wire::Wire;
+pub use seat::CsiClients;
+use wire::Proxy;
 
 const NODES: [&str; 2] = ["worker-0", "worker-1"];
 const CONTROLLERS: usize = 2;
 /// The longest that the NAS delays an answer or loads LUNs, in milliseconds.
 const MOMENT: u64 = 300;
 /// A CO's pauses are shorter by this; all of them together must outlast what the driver itself waits for, 15 s.
-const HASTE: u32 = 200;
+const FAST_RETRY: u32 = 200;
 /// The longest between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 /// Longer than a driver lets pass between two logins of which it does not know whether they help.
@@ -55,7 +55,7 @@ pub struct Real {
     // Fields are dropped in this order: the processes, then the janitor, who removes the folder.
     processes: BTreeMap<Process, Plugin>,
     /// From each controller to the NAS.
-    wires: Vec<Wire>,
+    wires: Vec<Proxy>,
     nas: Nas,
     machines: Vec<Machine>,
     _janitor: Janitor,
@@ -85,7 +85,7 @@ impl Real {
     pub async fn start() -> Result<Self> {
         // Short: the path of a unix socket has at most 107 bytes.
         let folder = TempDir::with_prefix_in("csi-", scratch())?.keep();
-        let janitor = Janitor::hire(&folder)?;
+        let janitor = Janitor::start(&folder)?;
         let settings = nas::Settings {
             export: "loop",
             volumes: vec!["/volume1=btrfs:2TiB", "/volume2=ext4:2TiB"],
@@ -96,7 +96,7 @@ impl Real {
         let machines = NODES.iter().map(machine).collect::<Result<_>>()?;
         let mut wires = Vec::new();
         for _ in 0..CONTROLLERS {
-            wires.push(Wire::lay(&nas.api).await?);
+            wires.push(Proxy::start(&nas.api).await?);
         }
         let mut world = Self {
             processes: BTreeMap::new(),
@@ -144,7 +144,7 @@ impl Real {
         self.nas.reset().await?;
         // A NAS that was started with another one takes that for its own.
         let account = json!({"name": "admin", "password": PASSWORD});
-        self.nas.turn("accounts", &account).await?;
+        self.nas.change_setting("accounts", &account).await?;
         self.settle_nas().await?;
         self.met.clear();
         self.past = Past::default();
@@ -181,8 +181,8 @@ impl Real {
 
     /// A sequence has left something on a node, or a volume on the NAS.
     async fn is_used(&self) -> Result<bool> {
-        let seen = self.look().await?;
-        let on_node = |node: &crate::plane::NodeSeen| {
+        let seen = self.observe_once().await?;
+        let on_node = |node: &crate::plane::ObservedNode| {
             !node.sessions.is_empty() || !node.records.is_empty() || node.mount_count > 0
         };
         let ours = seen.luns.values().any(|lun| lun.ours);
@@ -195,14 +195,14 @@ impl Real {
 
     /// What is not known at its start.
     async fn settle_nas(&self) -> Result<()> {
-        let settings = json!({"thin_growth_needs_space": true, "shrink_code": SHRINKS});
+        let settings = json!({"thin_growth_needs_space": true, "shrink_code": SHRINK_REFUSED});
         self.nas.patch_settings(&settings).await
     }
 
-    async fn look(&self) -> Result<Seen> {
+    async fn observe_once(&self) -> Result<Observation> {
         let state = self.nas.state().await?;
-        let mut seen = Seen::of_nas(&state);
-        sight::look(&self.nas, &self.machines, &mut seen)?;
+        let mut seen = Observation::of_nas(&state);
+        sight::observe(&self.nas, &self.machines, &mut seen)?;
         Ok(seen)
     }
 
@@ -222,8 +222,8 @@ impl Real {
 
     fn is_dead(&self, process: Process) -> bool {
         let killed = match process {
-            Process::Controller(number) => self.wires[number].tripped().is_some(),
-            Process::Node(number) => self.machines[number].trap.tripped().is_some(),
+            Process::Controller(number) => self.wires[number].crashed_at().is_some(),
+            Process::Node(number) => self.machines[number].trap.stopped_at().is_some(),
         };
         let lives = self
             .processes
@@ -236,7 +236,7 @@ impl Real {
     fn take_death(&mut self, process: Process) -> Result<Option<String>> {
         match process {
             Process::Controller(number) => Ok(self.wires[number].disarm()),
-            Process::Node(number) => self.machines[number].trap.take_tripped(),
+            Process::Node(number) => self.machines[number].trap.take_stopped(),
         }
     }
 
@@ -281,12 +281,12 @@ fn every() -> impl Iterator<Item = Process> {
 }
 
 #[tonic::async_trait(?Send)]
-impl Plane for Real {
-    type Seat = Seat;
+impl TestBed for Real {
+    type Clients = CsiClients;
 
-    fn seat(&self, controller: usize, node: usize) -> Seat {
+    fn clients(&self, controller: usize, node: usize) -> CsiClients {
         let line = |process| self.processes.get(&process).map(Plugin::line);
-        Seat::take(
+        CsiClients::take(
             line(Process::Controller(controller)),
             line(Process::Node(node)),
             &self.machines[node].home,
@@ -297,12 +297,12 @@ impl Plane for Real {
         NODES.len()
     }
 
-    fn grows_mounted(&self, fs: &str) -> bool {
+    fn grows_online(&self, fs: &str) -> bool {
         fs != "ext4" || can_grow_mounted_ext4()
     }
 
-    async fn see(&self) -> Result<Seen> {
-        let mut last = self.look().await?;
+    async fn observe(&self) -> Result<Observation> {
+        let mut last = self.observe_once().await?;
         // Files and devices of what is gone may go a moment later.
         for _ in 0..20 {
             if last.rest.is_empty() {
@@ -310,50 +310,50 @@ impl Plane for Real {
             }
             // sleep: between two looks, with a bound.
             tokio::time::sleep(Duration::from_millis(50)).await;
-            last = self.look().await?;
+            last = self.observe_once().await?;
         }
         Ok(last)
     }
 
-    fn fills(&self, life: &Life, node: usize, size: u64) -> Result<bool> {
+    fn fs_fills_device(&self, life: &TestVolume, node: usize, size: u64) -> Result<bool> {
         let device = self.machines[node].device(life)?;
-        disk::fills(life, &device, size)
+        disk::fs_fills_device(life, &device, size)
     }
 
-    fn write(&self, life: &Life, _: usize, data: u64) -> Result<()> {
+    fn write(&self, life: &TestVolume, _: usize, data: u64) -> Result<()> {
         disk::write(life, data).with_context(|| format!("writing to {}", life.name))
     }
 
-    fn write_unsynced(&self, life: &Life, _: usize, data: u64) -> Result<()> {
+    fn write_unsynced(&self, life: &TestVolume, _: usize, data: u64) -> Result<()> {
         let written = disk::write_unsynced(life, data);
         written
             .map(drop)
             .with_context(|| format!("writing to {}", life.name))
     }
 
-    fn read(&self, life: &Life, _: usize) -> Result<u64> {
+    fn read(&self, life: &TestVolume, _: usize) -> Result<u64> {
         disk::read(life).with_context(|| format!("reading from {}", life.name))
     }
 
-    fn scribble(&self, life: &Life) -> Result<()> {
-        disk::scribble(&self.lun_file(life))
+    fn write_foreign_data(&self, life: &TestVolume) -> Result<()> {
+        disk::write_foreign_data(&self.lun_file(life))
     }
 
-    fn is_scribbled(&self, life: &Life) -> Result<bool> {
-        disk::is_scribbled(&self.lun_file(life))
+    fn is_foreign_data_intact(&self, life: &TestVolume) -> Result<bool> {
+        disk::is_foreign_data_intact(&self.lun_file(life))
     }
 
-    fn kill_file_system(&self, life: &Life, node: usize) -> Result<bool> {
+    fn kill_file_system(&self, life: &TestVolume, node: usize) -> Result<bool> {
         disk::kill_file_system(life, &self.machines[node].device(life)?)
     }
 
-    async fn disguise(&mut self, life: &Life, on: bool) -> Result<bool> {
-        disk::disguise(&self.nas, &self.folder, life, on)?;
+    async fn swap_lun(&mut self, life: &TestVolume, on: bool) -> Result<bool> {
+        disk::swap_lun(&self.nas, &self.folder, life, on)?;
         Ok(true)
     }
 
-    fn is_disguise_untouched(&self, _: &Life) -> Result<bool> {
-        disk::is_stranger_blank(&self.folder)
+    fn is_swapped_lun_untouched(&self, _: &TestVolume) -> Result<bool> {
+        disk::is_swapped_lun_blank(&self.folder)
     }
 
     fn set_password(&mut self, password: &str) -> Result<()> {
@@ -381,28 +381,28 @@ impl Plane for Real {
         Ok(())
     }
 
-    fn dead(&self) -> Vec<Process> {
+    fn crashed_processes(&self) -> Vec<Process> {
         every().filter(|process| self.is_dead(*process)).collect()
     }
 
-    async fn trip(&mut self, process: Process, nth: usize, when: When) -> Result<()> {
+    async fn crash_at(&mut self, process: Process, nth: usize, when: CrashTiming) -> Result<()> {
         self.met.remove(&process);
         match process {
             Process::Controller(number) => self.wires[number].arm(nth, when),
-            Process::Node(number) => self.machines[number].trip(nth, when)?,
+            Process::Node(number) => self.machines[number].crash_at(nth, when)?,
         }
         Ok(())
     }
 
-    async fn tripped(&mut self, process: Process) -> Result<Option<String>> {
+    async fn crashed_at(&mut self, process: Process) -> Result<Option<String>> {
         if let Some(met) = self.met.remove(&process) {
             return Ok(Some(met));
         }
         if self.is_dead(process) {
             // It stays dead for whoever starts it again.
             return Ok(match process {
-                Process::Controller(number) => self.wires[number].tripped(),
-                Process::Node(number) => self.machines[number].trap.tripped(),
+                Process::Controller(number) => self.wires[number].crashed_at(),
+                Process::Node(number) => self.machines[number].trap.stopped_at(),
             });
         }
         self.take_death(process)
@@ -414,13 +414,13 @@ impl Plane for Real {
         self.restart(Process::Node(node)).await
     }
 
-    async fn install_anew(&mut self, node: usize, initiator: &str) -> Result<()> {
+    async fn reimage(&mut self, node: usize, initiator: &str) -> Result<()> {
         self.processes.remove(&Process::Node(node));
-        self.machines[node].install_anew(initiator).await?;
+        self.machines[node].reimage(initiator).await?;
         self.restart(Process::Node(node)).await
     }
 
-    fn has_minutes(&self) -> bool {
+    fn can_wait_minutes(&self) -> bool {
         false
     }
 
@@ -432,13 +432,13 @@ impl Plane for Real {
         self.settle_nas().await?;
         if let Some(loading) = loading {
             let boot = json!({"loading": loading, "for_ms": MOMENT});
-            self.knob("/boot", boot).await?;
+            self.post_control("/boot", boot).await?;
             self.loaded = Instant::now() + Duration::from_millis(MOMENT);
         }
         Ok(())
     }
 
-    async fn knob(&self, mut path: &str, mut body: Value) -> Result<Value> {
+    async fn post_control(&self, mut path: &str, mut body: Value) -> Result<Value> {
         if path == "/sessions/move" && !self.may_move() {
             path = "/sessions/expire";
         }
@@ -449,28 +449,28 @@ impl Plane for Real {
             // dsm-sim takes it from there at its next start.
             std::fs::write(self.nas.password_file(), password)?;
         }
-        self.nas.turn(path.trim_start_matches('/'), &body).await
+        self.nas.change_setting(path.trim_start_matches('/'), &body).await
     }
 
-    async fn patch(&self, path: &str, body: Value) -> Result<Value> {
+    async fn patch_control(&self, path: &str, body: Value) -> Result<Value> {
         self.nas.patch(path.trim_start_matches('/'), &body).await
     }
 
-    fn plant(&mut self, node: usize, fault: HostFault) -> Result<()> {
-        self.machines[node].plant(&fault)
+    fn inject_fault(&mut self, node: usize, fault: HostFault) -> Result<()> {
+        self.machines[node].inject_fault(&fault)
     }
 
-    async fn clear(&mut self) -> Result<()> {
+    async fn clear_faults(&mut self) -> Result<()> {
         for machine in &self.machines {
             machine.trap.open()?;
         }
         for wire in &self.wires {
-            wire.let_live();
+            wire.stop_killing();
         }
         self.nas.no_faults().await
     }
 
-    fn hits(&self) -> Result<usize> {
+    fn fault_hits(&self) -> Result<usize> {
         self.machines
             .iter()
             .map(|machine| machine.trap.hits())
@@ -481,13 +481,13 @@ impl Plane for Real {
         let short = if time > LONGEST_PAUSE {
             self.loaded.saturating_duration_since(Instant::now()) + LAST_PAUSE
         } else {
-            time / HASTE
+            time / FAST_RETRY
         };
         // sleep: a CO waits before it tries again, a bounded number of times.
         tokio::time::sleep(short).await;
         if time >= LONGEST_PAUSE && Instant::now() >= self.loaded {
             // Hours in a CO's life. One who cannot be told so now is asked again.
-            let _ = self.nas.turn("uptime", &json!({"seconds": 360_000})).await;
+            let _ = self.nas.change_setting("uptime", &json!({"seconds": 360_000})).await;
         }
     }
 
@@ -501,7 +501,7 @@ impl Plane for Real {
         Ok(lines)
     }
 
-    fn kubelet(&self, node: usize) -> &Path {
+    fn kubelet_dir(&self, node: usize) -> &Path {
         &self.machines[node].home
     }
 }
@@ -518,7 +518,7 @@ impl Real {
         may
     }
 
-    fn lun_file(&self, life: &Life) -> PathBuf {
+    fn lun_file(&self, life: &TestVolume) -> PathBuf {
         self.nas.folder().join(format!("luns/{}.img", life.uuid()))
     }
 

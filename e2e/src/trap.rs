@@ -32,7 +32,7 @@ use crate::until::until;
 
 /// Where a command is held.
 #[derive(Clone, Copy, Debug)]
-pub enum When {
+pub enum StopAt {
     /// It has not started.
     Before,
     /// It has ended, and the driver does not know it.
@@ -43,7 +43,7 @@ pub enum When {
 
 /// The gate that the host commands of a driver go through.
 #[derive(Debug)]
-pub struct Trap {
+pub struct CommandInterceptor {
     folder: PathBuf,
     /// How many faults were planted: they are met in their order.
     planted: usize,
@@ -51,14 +51,14 @@ pub struct Trap {
 
 /// A held command.
 #[derive(Debug)]
-pub struct Held {
+pub struct HeldCommand {
     group: Pid,
     go: PathBuf,
     /// The program.
     pub program: String,
 }
 
-impl Held {
+impl HeldCommand {
     /// Ends it, as the end of its container would.
     pub fn kill(&self) {
         let _ = killpg(self.group, Signal::SIGKILL);
@@ -76,7 +76,7 @@ impl Held {
     }
 }
 
-impl Trap {
+impl CommandInterceptor {
     /// Builds the gate, which is open, in `folder`, for a driver that finds `bin` first on its `PATH`.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ impl Trap {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn arm(&self, nth: usize, when: When) -> Result<()> {
+    pub fn arm(&self, nth: usize, when: StopAt) -> Result<()> {
         self.close(&nth.to_string(), when, "hold")
     }
 
@@ -121,7 +121,7 @@ impl Trap {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn arm_for(&self, program: &str, when: When) -> Result<()> {
+    pub fn arm_for(&self, program: &str, when: StopAt) -> Result<()> {
         self.close(program, when, "hold")
     }
 
@@ -129,15 +129,15 @@ impl Trap {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn arm_to_kill(&self, nth: usize, when: When) -> Result<()> {
+    pub fn arm_to_kill(&self, nth: usize, when: StopAt) -> Result<()> {
         self.close(&nth.to_string(), when, "kill")
     }
 
-    fn close(&self, left: &str, when: When, act: &str) -> Result<()> {
+    fn close(&self, left: &str, when: StopAt, act: &str) -> Result<()> {
         let when = match when {
-            When::Before => "before".to_owned(),
-            When::After => "after".to_owned(),
-            When::During(micros) => format!("0.{micros:06}"),
+            StopAt::Before => "before".to_owned(),
+            StopAt::After => "after".to_owned(),
+            StopAt::During(micros) => format!("0.{micros:06}"),
         };
         remove(&self.folder.join("held"))?;
         remove(&self.folder.join("tripped"))?;
@@ -154,7 +154,7 @@ impl Trap {
     }
 
     /// The command at which the driver was killed since the gate was closed.
-    pub fn tripped(&self) -> Option<String> {
+    pub fn stopped_at(&self) -> Option<String> {
         let line = fs::read_to_string(self.folder.join("tripped")).ok()?;
         Some(line.trim_end().to_owned())
     }
@@ -163,9 +163,9 @@ impl Trap {
     ///
     /// # Errors
     /// A file cannot be removed.
-    pub fn take_tripped(&self) -> Result<Option<String>> {
+    pub fn take_stopped(&self) -> Result<Option<String>> {
         self.disarm()?;
-        let met = self.tripped();
+        let met = self.stopped_at();
         remove(&self.folder.join("tripped"))?;
         Ok(met)
     }
@@ -174,7 +174,7 @@ impl Trap {
     ///
     /// # Errors
     /// None comes.
-    pub async fn held(&self) -> Result<Held> {
+    pub async fn held(&self) -> Result<HeldCommand> {
         let note = self.folder.join("held");
         let seen = until(
             "a command is held",
@@ -184,7 +184,7 @@ impl Trap {
         .await?;
         let seen = seen.unwrap_or_default();
         let (group, program) = seen.trim().split_once(' ').unwrap_or_default();
-        Ok(Held {
+        Ok(HeldCommand {
             group: Pid::from_raw(group.parse()?),
             go: self.folder.join("go"),
             program: program.to_owned(),
@@ -195,9 +195,9 @@ impl Trap {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn plant(&mut self, fault: &HostFault) -> Result<()> {
+    pub fn inject_fault(&mut self, fault: &HostFault) -> Result<()> {
         self.planted += 1;
-        let line = format!("{} {}\n", gate::word(fault.failing), fault.command);
+        let line = format!("{} {}\n", gate::word(fault.fault), fault.command);
         let fresh = self.folder.join("fault.new");
         for time in 1..=fault.times.max(1) {
             let end = if fault.times == 0 { ".always" } else { "" };

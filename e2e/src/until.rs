@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 /// How long anything in the harness may take to come up or go away.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two looks: at first, and after a long wait.
 const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -20,7 +20,7 @@ pub async fn until<T: Debug>(
     probe: impl AsyncFnMut() -> Result<T>,
     holds: impl Fn(&T) -> bool,
 ) -> Result<T> {
-    until_within(PATIENCE, what, probe, holds).await
+    until_within(DEFAULT_TIMEOUT, what, probe, holds).await
 }
 
 /// The same with a patience of the caller's own.

@@ -42,7 +42,7 @@ impl Plan {
     pub fn controller() -> Self {
         let nas = nas::Settings::default();
         Self {
-            nas: if is_shared() { among_others(nas) } else { nas },
+            nas: if is_shared() { with_foreign_objects(nas) } else { nas },
             node: Node::None,
             log_level: "debug".to_owned(),
             driver: Vec::new(),
@@ -84,7 +84,7 @@ impl Plan {
     /// The same on a NAS that others use, too: see `nas::others`.
     #[must_use]
     pub fn shared(mut self) -> Self {
-        self.nas = among_others(self.nas);
+        self.nas = with_foreign_objects(self.nas);
         self
     }
 
@@ -99,14 +99,14 @@ impl Plan {
     ///
     /// # Errors
     /// A process does not come up; with its last words.
-    pub async fn start(self) -> Result<World> {
-        World::start(self).await
+    pub async fn start(self) -> Result<TestCluster> {
+        TestCluster::start(self).await
     }
 }
 
 /// A running world. Whatever happens to it, its janitor frees what it held.
 #[derive(Debug)]
-pub struct World {
+pub struct TestCluster {
     // Fields are dropped in this order: the processes, then the janitor, who removes the folder.
     /// The driver.
     pub plugin: Plugin,
@@ -120,7 +120,7 @@ pub struct World {
     folder: PathBuf,
 }
 
-impl Csi for World {
+impl Csi for TestCluster {
     fn controller(&self) -> ControllerClient<Line> {
         self.plugin.controller()
     }
@@ -134,11 +134,11 @@ impl Csi for World {
     }
 }
 
-impl World {
+impl TestCluster {
     async fn start(plan: Plan) -> Result<Self> {
         // Short: the path of a unix socket has at most 107 bytes.
         let folder = TempDir::with_prefix("csi-")?.keep();
-        let janitor = Janitor::hire(&folder)?;
+        let janitor = Janitor::start(&folder)?;
         let nas = Nas::start(&folder, plan.nas).await?;
         let initiator = match plan.node {
             Node::None => None,
@@ -308,7 +308,7 @@ pub fn loop_devices(folder: &Path) -> Result<usize> {
         .count())
 }
 
-fn among_others(nas: nas::Settings) -> nas::Settings {
+fn with_foreign_objects(nas: nas::Settings) -> nas::Settings {
     nas::Settings {
         shared: true,
         crashed: true,

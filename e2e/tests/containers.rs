@@ -4,7 +4,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
-use e2e::life::{Content, Life, create_request};
+use e2e::life::{Content, TestVolume, create_request};
 use e2e::plugin::Csi as _;
 use e2e::skip::{can_grow_mounted_ext4, skip};
 use proto::csi;
@@ -64,7 +64,7 @@ async fn contained_controller_lives_over_tls() -> Result<()> {
         return Ok(());
     };
     let (nas, driver) = over_tls(&scene).await?;
-    let life = Life::create(&driver, "pvc-1", GIB, EXT4).await?;
+    let life = TestVolume::create(&driver, "pvc-1", GIB, EXT4).await?;
     ensure!(nas.luns().await?.iter().map(|lun| lun.1).eq([bytes(GIB)]));
     assert_eq!(listed(&driver).await?, [(life.id.clone(), GIB)]);
 
@@ -110,7 +110,7 @@ async fn contained_controller_trusts_no_other_authority() -> Result<()> {
         (&unnamed, own, "write tls_server_name"),
     ] {
         let driver = Driver::controller(&scene, &Access { url, authority }).await?;
-        let refused = Life::create(&driver, "pvc-1", GIB, EXT4).await;
+        let refused = TestVolume::create(&driver, "pvc-1", GIB, EXT4).await;
         let refused = refused.err().context("it was created")?;
         assert_eq!(refused.code(), Code::Unavailable, "{refused}");
         ensure!(refused.message().contains(why), "{refused}");
@@ -124,7 +124,7 @@ async fn contained_controller_trusts_no_other_authority() -> Result<()> {
         authority: own,
     };
     let driver = Driver::controller(&scene, &access).await?;
-    Life::create(&driver, "pvc-1", GIB, EXT4).await?;
+    TestVolume::create(&driver, "pvc-1", GIB, EXT4).await?;
     Ok(())
 }
 
@@ -134,7 +134,7 @@ async fn contained_restarts_lose_no_volume() -> Result<()> {
         return Ok(());
     };
     let (nas, mut driver) = over_tls(&scene).await?;
-    let life = Life::create(&driver, "pvc-1", GIB, EXT4).await?;
+    let life = TestVolume::create(&driver, "pvc-1", GIB, EXT4).await?;
     life.publish_to(&driver, NODE).await?;
 
     driver.restart().await?;
@@ -148,7 +148,7 @@ async fn contained_restarts_lose_no_volume() -> Result<()> {
     assert_eq!(listed(&driver).await?, [(life.id.clone(), 3 * GIB)]);
 
     let again = create_request("pvc-1", 3 * GIB, EXT4);
-    assert_eq!(Life::create_as(&driver, again, EXT4).await?.id, life.id);
+    assert_eq!(TestVolume::create_as(&driver, again, EXT4).await?.id, life.id);
     life.unpublish_from(&driver, NODE).await?;
     life.delete(&driver).await?;
     assert_eq!(nas.luns().await?, []);
@@ -223,7 +223,7 @@ async fn contained_node_grows_a_mounted_volume() -> Result<()> {
     let id = info.into_inner().node_id;
     ensure!(id.starts_with(scene::NODE), "{id}");
 
-    let mut life = Life::create(&both, "pvc-1", GIB, Content::Fs("xfs")).await?;
+    let mut life = TestVolume::create(&both, "pvc-1", GIB, Content::Fs("xfs")).await?;
     life.attach(&both).await?;
     let before = total(&life, &both).await?;
     assert_eq!(life.expand_lun(&both, 2 * GIB).await?, 2 * GIB);
@@ -240,7 +240,7 @@ async fn contained_node_grows_a_mounted_volume() -> Result<()> {
 }
 
 /// The size of the volume's file system, as a pod sees it.
-async fn total(life: &Life, both: &Both) -> Result<i64> {
+async fn total(life: &TestVolume, both: &Both) -> Result<i64> {
     let usage = life.stats(both).await?.usage;
     let bytes = usage
         .into_iter()

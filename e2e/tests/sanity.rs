@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use e2e::process;
 use e2e::skip::{needs_root, skip};
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 
 /// Specs that ask for capabilities which design.md#capabilities does not advertise: snapshots, group snapshots, clones, volume
 /// modification, snapshot metadata. A change of this number is a change of what is tested.
@@ -118,7 +118,7 @@ fn suite() -> Option<PathBuf> {
     named.ok().map(PathBuf::from).filter(|path| path.is_file())
 }
 
-fn arguments(world: &World) -> Result<Vec<String>> {
+fn arguments(world: &TestCluster) -> Result<Vec<String>> {
     let path = |name: &str| world.folder().join(name).to_string_lossy().into_owned();
     std::fs::write(
         world.folder().join("parameters.yaml"),

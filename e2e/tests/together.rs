@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use e2e::life::{Content, Life};
-use e2e::memory::{Memory, Seat};
-use e2e::plane::{Failing, HostFault, Plane as _};
+use e2e::life::{Content, TestVolume};
+use e2e::memory::{Memory, CsiClients};
+use e2e::plane::{CommandFault, HostFault, TestBed as _};
 use e2e::{GIB, MIB};
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -31,11 +31,11 @@ async fn patient<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<
 }
 
 /// From nothing to nothing, with three expansions on the way: mounted, unmounted, and staged again.
-async fn live(seat: &Seat, number: usize) -> Result<(), Status> {
+async fn live(seat: &CsiClients, number: usize) -> Result<(), Status> {
     let content = Content::ALL[number % 4];
     let size = GIB + i64::try_from(number).unwrap() * MIB;
     let name = format!("pvc-{number}");
-    let mut life = patient(async || Life::create(seat, &name, size, content).await).await?;
+    let mut life = patient(async || TestVolume::create(seat, &name, size, content).await).await?;
     life.attach(seat).await?;
     assert_eq!(life.expand_lun(seat, 2 * size).await?, 2 * size);
     assert_eq!(life.expand_on_node(seat, 2 * size).await?, 2 * size);
@@ -49,7 +49,7 @@ async fn live(seat: &Seat, number: usize) -> Result<(), Status> {
 
 /// Nothing of ours is left anywhere.
 async fn must_be_empty(world: &Memory) {
-    let seen = world.see().await.unwrap();
+    let seen = world.observe().await.unwrap();
     assert!(seen.luns.is_empty(), "{:?}", seen.luns);
     assert!(seen.targets.is_empty(), "{:?}", seen.targets);
     for node in &seen.nodes {
@@ -66,15 +66,15 @@ async fn must_be_empty(world: &Memory) {
 
 async fn fault(world: &Memory, method: &str, object: &str, fault: Value) {
     let rule = json!({"api": LUN, "method": method, "object": object, "times": 0, "fault": fault});
-    world.knob("/faults", rule).await.unwrap();
+    world.post_control("/faults", rule).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn sixty_four_lives_at_once() {
     for (speed, seed) in SEEDS {
         let world = Memory::start(seed).await.unwrap();
-        let seats: Vec<Seat> = (0..VOLUMES)
-            .map(|number| world.seat(number % 2, number / 2 % 2))
+        let seats: Vec<CsiClients> = (0..VOLUMES)
+            .map(|number| world.clients(number % 2, number / 2 % 2))
             .collect();
         let lives = seats
             .iter()
@@ -92,21 +92,21 @@ async fn sixty_four_lives_at_once() {
 async fn nobody_waits_for_another_volume() {
     for (_, seed) in SEEDS {
         let mut world = Memory::start(seed).await.unwrap();
-        let seat = world.seat(0, 0);
-        let slow = Life::create(&seat, "pvc-slow", GIB, Content::Block)
+        let seat = world.clients(0, 0);
+        let slow = TestVolume::create(&seat, "pvc-slow", GIB, Content::Block)
             .await
             .unwrap();
-        let mut stuck = Life::create(&seat, "pvc-stuck", GIB, Content::Fs("xfs"))
+        let mut stuck = TestVolume::create(&seat, "pvc-stuck", GIB, Content::Fs("xfs"))
             .await
             .unwrap();
         stuck.publish(&seat).await.unwrap();
         fault(&world, "get", slow.uuid(), json!({"kind": "hang"})).await;
         let hangs = HostFault {
             command: "pvc-stuck/staging".to_owned(),
-            failing: Failing::Hangs,
+            fault: CommandFault::Hangs,
             times: 0,
         };
-        world.plant(0, hangs).unwrap();
+        world.inject_fault(0, hangs).unwrap();
         // Each of them gives up after a while, and is asked again.
         let growing = tokio::spawn({
             let (seat, slow) = (seat.clone(), slow.clone());
@@ -121,7 +121,7 @@ async fn nobody_waits_for_another_volume() {
             lived.unwrap();
         }
         assert!(!growing.is_finished() && !staging.is_finished());
-        world.clear().await.unwrap();
+        world.clear_faults().await.unwrap();
         growing.await.unwrap();
         staging.await.unwrap();
         stuck.detach(&seat).await.unwrap();
@@ -135,8 +135,8 @@ async fn nobody_waits_for_another_volume() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_away_leaves_no_lock_behind() {
     let world = Memory::start(2).await.unwrap();
-    let seat = world.seat(0, 0);
-    let mut life = Life::create(&seat, "pvc-1", GIB, Content::Fs("ext4"))
+    let seat = world.clients(0, 0);
+    let mut life = TestVolume::create(&seat, "pvc-1", GIB, Content::Fs("ext4"))
         .await
         .unwrap();
     life.attach(&seat).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_caller_that_goes_away_leaves_no_lock_behind() {
     assert_eq!(life.expand_on_node(&seat, GIB).await.unwrap(), 2 * GIB);
     // sleep: past the delay that was asked for; time is simulated.
     tokio::time::sleep(Duration::from_secs(6)).await;
-    let seen = world.see().await.unwrap();
+    let seen = world.observe().await.unwrap();
     assert_eq!(seen.luns[life.uuid()].size, 2 * GIB.unsigned_abs());
     assert_eq!(life.expand_lun(&seat, 2 * GIB).await.unwrap(), 2 * GIB);
     let journal = world.journal().await.unwrap();

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 /// How long a file has to last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Until {
+pub(crate) enum Durability {
     /// Over a power cut.
     Always,
     /// As long as the kernel runs: what describes sessions, which end with it. Not synced.
@@ -50,16 +50,16 @@ impl Lock {
     }
 
     /// Replaces the content of `path`, which is on the lock's own file system.
-    pub(crate) fn write(&self, path: &Path, content: &[u8], until: Until) -> io::Result<()> {
+    pub(crate) fn write(&self, path: &Path, content: &[u8], until: Durability) -> io::Result<()> {
         let mut file = File::create(&self.scratch)?;
         file.write_all(content)?;
-        if until == Until::Always {
+        if until == Durability::Always {
             file.sync_all()?;
         }
         fs::rename(&self.scratch, path)?;
         match (until, path.parent()) {
-            (Until::Always, Some(folder)) => sync_folder(folder),
-            (Until::Always | Until::Reboot, _) => Ok(()),
+            (Durability::Always, Some(folder)) => sync_folder(folder),
+            (Durability::Always | Durability::Reboot, _) => Ok(()),
         }
     }
 
@@ -68,7 +68,7 @@ impl Lock {
         &self,
         path: &Path,
         value: &T,
-        until: Until,
+        until: Durability,
     ) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
@@ -156,7 +156,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let lock = Lock::take(&dir.path().join("lock")).unwrap();
         let path = dir.path().join("file");
-        for (content, until) in [("one", Until::Always), ("two", Until::Reboot)] {
+        for (content, until) in [("one", Durability::Always), ("two", Durability::Reboot)] {
             lock.write(&path, content.as_bytes(), until).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }

@@ -143,7 +143,7 @@ pub struct Session {
 
 /// A way to export targets. One user at a time; what it has exported survives that user's sudden death, and the next
 /// [`TargetSide::align`] finds it again.
-pub trait TargetSide: fmt::Debug + Send + Sync {
+pub trait TargetBackend: fmt::Debug + Send + Sync {
     /// Makes these targets and no others, whatever an earlier life has left. Sessions of targets that stay go on as far as
     /// they can. No initiator finds the portals open before all targets are up: one that comes back would take a target
     /// that is not there yet for one that is gone.

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
 use node_sim::target::tgt::Tgt;
-use node_sim::target::{Chap, LogicalUnit, Target, TargetSide};
+use node_sim::target::{Chap, LogicalUnit, Target, TargetBackend};
 
 /// A side in a folder of its own. Its daemon ends with the test, even with one that fails.
 struct Bench {

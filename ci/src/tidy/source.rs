@@ -157,7 +157,7 @@ fn rust_breaches(file: &File) -> Vec<String> {
 }
 
 /// The line without its comment. A `//` right after a colon is taken for a URL's.
-fn code_of(line: &str) -> &str {
+pub(super) fn code_of(line: &str) -> &str {
     let comment = line
         .match_indices("//")
         .find(|(at, _)| !line[..*at].ends_with(':'));

@@ -2,11 +2,11 @@
 
 use proto::csi;
 
-use super::{Doing as _, Shared};
+use super::{Context as _, Shared};
 use crate::dsm::location::Location;
 use crate::dsm::lun::{Lun, NewLun};
 use crate::dsm::room::Seen;
-use crate::dsm::rows::Unfit;
+use crate::dsm::rows::UnreadableRow;
 use crate::dsm::{Code, DsmError, Nas};
 use crate::error::Error;
 use crate::metrics;
@@ -25,19 +25,19 @@ impl Shared {
         let made = match full {
             None => create_lun(nas, &mut new, asked).await,
             // What an earlier call has made is handed out as ever.
-            Some(full) => Err(NotMade::Full(full)),
+            Some(full) => Err(CreateFailure::Full(full)),
         };
         let lun = match made {
             Ok((uuid, seen)) => {
                 let lun = read_back(nas, &uuid, seen, asked).await?;
-                if let Err(differs) = plan::adopt(&self.owner, &lun, asked) {
-                    return Err(taken_back(nas, &lun, &new, differs).await);
+                if let Err(differs) = plan::check_compatible(&self.owner, &lun, asked) {
+                    return Err(rolled_back(nas, &lun, &new, differs).await);
                 }
                 lun
             }
             Err(refusal) => {
                 let lun = look_up(nas, &new, asked, refusal).await?;
-                plan::adopt(&self.owner, &lun, asked)?;
+                plan::check_compatible(&self.owner, &lun, asked)?;
                 lun
             }
         };
@@ -75,7 +75,7 @@ impl Shared {
                 remedy: format!("configured are: {}", configured()),
             }),
             // Not final: a volume that an earlier call has made, when there was one NAS only, would be forgotten.
-            (Some(_), Some(_)) => Err(Error::Unfinished {
+            (Some(_), Some(_)) => Err(Error::NotReady {
                 what: format!("volume {:?}", asked.name),
                 seen: format!(
                     "several NASes fit the parameters ({named}): name one of them as nas in the StorageClass ({})",
@@ -98,7 +98,7 @@ impl Shared {
             (Some(path), LunType::Exactly(word)) => {
                 let location = nas.location_if_told(path).await;
                 let doing = || format!("looking at {path} of NAS {}", nas.name);
-                (path.clone(), *word, location.doing(doing)?)
+                (path.clone(), *word, location.with_context(doing)?)
             }
             (path, kind) => {
                 let location = find_location(nas, path.as_deref(), kind).await?;
@@ -139,7 +139,7 @@ const FLOOR: &str =
     "minFreeSpace in the StorageClass or min_free_space of the NAS in the configuration";
 
 /// Why a LUN was not made by this very call.
-enum NotMade {
+enum CreateFailure {
     /// DSM did not, or nobody knows; and what was found by its name then.
     Refused(DsmError, Seen),
     /// There is too little room, so DSM was not asked to.
@@ -151,7 +151,7 @@ async fn create_lun(
     nas: &Nas,
     new: &mut NewLun,
     asked: &CreateVolume,
-) -> Result<(String, Seen), NotMade> {
+) -> Result<(String, Seen), CreateFailure> {
     let mut made = nas.create_lun(new).await;
     let refused = made.uuid.as_ref().err().and_then(DsmError::code);
     let may_do_without = new.flushes && asked.parameters.flushes.is_none();
@@ -163,19 +163,19 @@ async fn create_lun(
     }
     match made.uuid {
         Ok(uuid) => Ok((uuid, made.seen)),
-        Err(refusal) => Err(NotMade::Refused(refusal, made.seen)),
+        Err(refusal) => Err(CreateFailure::Refused(refusal, made.seen)),
     }
 }
 
 async fn find_location(nas: &Nas, path: Option<&str>, kind: &LunType) -> Result<Location, Error> {
     let doing = || format!("looking for a volume on NAS {}", nas.name);
     if let Some(path) = path {
-        let found = nas.location(path).await.doing(doing)?;
+        let found = nas.location(path).await.with_context(doing)?;
         return found.ok_or_else(|| no_location(nas, path));
     }
-    let all = nas.locations().await.doing(doing)?;
+    let all = nas.locations().await.with_context(doing)?;
     let seen: Vec<String> = all.iter().map(ToString::to_string).collect();
-    plan::choose_location(all, kind).ok_or_else(|| Error::Unfinished {
+    plan::choose_location(all, kind).ok_or_else(|| Error::NotReady {
         what: format!("NAS {}", nas.name),
         seen: format!(
             "none of its volumes takes a LUN of type {kind} unless it is named: give location in the StorageClass, or repair one; they are {}",
@@ -198,7 +198,7 @@ fn no_location(nas: &Nas, path: &str) -> Error {
 /// Reads the LUN that was just created, until the NAS has finished with it. Perhaps it has already been `seen` to have.
 async fn read_back(nas: &Nas, uuid: &str, seen: Seen, asked: &CreateVolume) -> Result<Lun, Error> {
     let what = || format!("the new LUN {uuid} of volume {:?}", asked.name);
-    let uuid: LunUuid = uuid.parse().map_err(|_| Error::Unproven {
+    let uuid: LunUuid = uuid.parse().map_err(|_| Error::Unverified {
         what: what(),
         seen: "DSM answered something that is no uuid".to_owned(),
     })?;
@@ -212,15 +212,15 @@ async fn read_back(nas: &Nas, uuid: &str, seen: Seen, asked: &CreateVolume) -> R
     let seen = nas
         .lun_until(&uuid, ready)
         .await
-        .doing(|| format!("reading back {}", what()))?;
-    seen.ok_or_else(|| Error::Unproven {
+        .with_context(|| format!("reading back {}", what()))?;
+    seen.ok_or_else(|| Error::Unverified {
         what: what(),
         seen: "DSM does not find it".to_owned(),
     })
 }
 
 /// The LUN that this very call has made is not as it was asked for. It holds nothing yet: it goes, and nobody is told of it.
-async fn taken_back(nas: &Nas, lun: &Lun, new: &NewLun, differs: Error) -> Error {
+async fn rolled_back(nas: &Nas, lun: &Lun, new: &NewLun, differs: Error) -> Error {
     if !differs.is_final() {
         return differs;
     }
@@ -234,7 +234,7 @@ async fn taken_back(nas: &Nas, lun: &Lun, new: &NewLun, differs: Error) -> Error
     let made = |uuid: &LunUuid| lun.name == new.name && lun.uuid == uuid.as_str();
     let uuid = lun.uuid.parse::<LunUuid>().ok().filter(made);
     let Some(uuid) = uuid.filter(|_| lun.is_mapped == Some(false)) else {
-        return Error::Unproven {
+        return Error::Unverified {
             what,
             seen: "it is not certain that it is this one".to_owned(),
         };
@@ -249,7 +249,7 @@ async fn taken_back(nas: &Nas, lun: &Lun, new: &NewLun, differs: Error) -> Error
             seen: format!("DSM makes it otherwise than asked for: {}", differs.chain()),
             remedy: "it was deleted again; report this with the release of DSM".to_owned(),
         },
-        Ok(_) => Error::Unproven {
+        Ok(_) => Error::Unverified {
             what,
             seen: "DSM still shows it, or has not said that it deletes it".to_owned(),
         },
@@ -265,7 +265,7 @@ async fn look_up(
     nas: &Nas,
     new: &NewLun,
     asked: &CreateVolume,
-    refusal: NotMade,
+    refusal: CreateFailure,
 ) -> Result<Lun, Error> {
     let NewLun {
         name,
@@ -281,11 +281,11 @@ async fn look_up(
     };
     let (verdict, seen) = match refusal {
         // Nobody was let in: asking once more would only double the time until the caller hears of it.
-        NotMade::Refused(refusal, _) if refusal.is_before_sending() => {
-            return Err(refusal).doing(doing);
+        CreateFailure::Refused(refusal, _) if refusal.is_before_sending() => {
+            return Err(refusal).with_context(doing);
         }
-        NotMade::Refused(refusal, seen) => (not_made(nas, asked, refusal, doing()), seen),
-        NotMade::Full(full) => (full, Seen::Unknown),
+        CreateFailure::Refused(refusal, seen) => (not_created(nas, asked, refusal, doing()), seen),
+        CreateFailure::Full(full) => (full, Seen::Unknown),
     };
     let found = match seen {
         Seen::Lun(lun) => Ok(Some(*lun)),
@@ -298,24 +298,24 @@ async fn look_up(
             if matches!(verdict, Error::Dsm { .. }) {
                 Err(verdict)
             } else {
-                Err(prove_not_made(nas, name, verdict).await)
+                Err(confirm_not_created(nas, name, verdict).await)
             }
         }
         Err(error) => {
             tracing::warn!(refusal = %verdict.chain(), "a create failed, and the look-up after it failed too");
-            Err(error).doing(doing)
+            Err(error).with_context(doing)
         }
     }
 }
 
 /// A final verdict lets the CO forget the volume, so no earlier try may have left a LUN that a NAS which is still coming up
 /// does not show yet (design.md#unknown-is-not-absent and #final-codes).
-async fn prove_not_made(nas: &Nas, name: &str, verdict: Error) -> Error {
+async fn confirm_not_created(nas: &Nas, name: &str, verdict: Error) -> Error {
     let is_it = |lun: &Lun| lun.name == name;
-    let could_be = |row: &Unfit| row.text("name").is_none_or(|seen| seen == name);
-    match nas.doubt_of_absence(None, is_it, could_be).await {
+    let could_be = |row: &UnreadableRow| row.text("name").is_none_or(|seen| seen == name);
+    match nas.why_maybe_present(None, is_it, could_be).await {
         Ok(None) => verdict,
-        Ok(Some(seen)) => Error::Unproven {
+        Ok(Some(seen)) => Error::Unverified {
             what: format!("that there is no LUN {name} ({})", verdict.chain()),
             seen,
         },
@@ -327,7 +327,7 @@ async fn prove_not_made(nas: &Nas, name: &str, verdict: Error) -> Error {
 }
 
 /// DSM refused the create and does not know the name: nothing was made. Only codes that say so are final.
-fn not_made(nas: &Nas, asked: &CreateVolume, refusal: DsmError, doing: String) -> Error {
+fn not_created(nas: &Nas, asked: &CreateVolume, refusal: DsmError, doing: String) -> Error {
     let parameters = &asked.parameters;
     let bad_type = |remedy: &str| Error::Invalid {
         field: "parameters[type]".to_owned(),

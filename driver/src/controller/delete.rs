@@ -1,13 +1,13 @@
 //! `DeleteVolume` (design.md#the-owners-mark, #unknown-is-not-absent and #deletevolume).
 
-use super::target::targets_with;
-use super::{Doing as _, Shared};
+use super::target::find_targets;
+use super::{Context as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::lun::{Lun, may_be};
 use crate::dsm::snapshot::Snapshots;
 use crate::dsm::target::Target;
 use crate::error::Error;
-use crate::mark::Mark;
+use crate::mark::OwnerTag;
 use crate::plan;
 use crate::volume::VolumeId;
 
@@ -17,22 +17,22 @@ impl Shared {
         let Some(lun) = nas
             .lun(&id.uuid)
             .await
-            .doing(|| format!("looking for volume {id}"))?
+            .with_context(|| format!("looking for volume {id}"))?
         else {
-            return prove_absent(nas, id).await;
+            return confirm_absent(nas, id).await;
         };
         self.owned(id, &lun)?;
         // A LUN that is broken may be deleted, one at which DSM is at work not yet.
         if let Some(seen) = lun.locked() {
-            return Err(Error::Unfinished {
+            return Err(Error::NotReady {
                 what: format!("volume {id}"),
                 seen,
             });
         }
         let doing = || format!("asking who uses volume {id}, and for its snapshots");
-        let (targets, snapshots) = nas.targets_and_snapshots(&id.uuid).await.doing(doing)?;
+        let (targets, snapshots) = nas.targets_and_snapshots(&id.uuid).await.with_context(doing)?;
         refuse_published(nas, id, &lun, targets).await?;
-        refuse_kept(id, &snapshots)?;
+        refuse_locked_snapshots(id, &snapshots)?;
         if !snapshots.free.is_empty() {
             tracing::warn!(volume = %id, snapshots = snapshots.free.join(", "), "these snapshots of the LUN are deleted with it");
         }
@@ -43,14 +43,14 @@ impl Shared {
             .lun_until(&id.uuid, |lun| sent.is_err() || lun.is_none())
             .await;
         match (
-            seen.doing(|| format!("waiting for LUN {} to be gone", id.uuid))?,
+            seen.with_context(|| format!("waiting for LUN {} to be gone", id.uuid))?,
             sent,
         ) {
             (None, Ok(())) => Ok(()),
             // DSM never said that it deletes, so that it now denies the LUN proves no more than at any other time.
-            (None, Err(_)) => prove_absent(nas, id).await,
-            (Some(_), Err(error)) => Err(error).doing(|| format!("deleting volume {id}")),
-            (Some(_), Ok(())) => Err(Error::Unproven {
+            (None, Err(_)) => confirm_absent(nas, id).await,
+            (Some(_), Err(error)) => Err(error).with_context(|| format!("deleting volume {id}")),
+            (Some(_), Ok(())) => Err(Error::Unverified {
                 what: format!("deletion of volume {id}"),
                 seen: "DSM still shows the LUN".to_owned(),
             }),
@@ -58,7 +58,7 @@ impl Shared {
     }
 
     /// Refuses a LUN without our mark: it is somebody else's.
-    pub(super) fn owned(&self, id: &VolumeId, lun: &Lun) -> Result<Mark, Error> {
+    pub(super) fn owned(&self, id: &VolumeId, lun: &Lun) -> Result<OwnerTag, Error> {
         let not = match self.owner.read(&lun.description) {
             Ok(mark) => return Ok(mark),
             Err(not) => not,
@@ -73,8 +73,8 @@ impl Shared {
 }
 
 /// The answer to every call but deletion about a LUN that DSM denies: NOT_FOUND if that is proven, else UNAVAILABLE.
-pub(super) async fn denied(nas: &Nas, id: &VolumeId) -> Error {
-    match prove_absent(nas, id).await {
+pub(super) async fn not_found(nas: &Nas, id: &VolumeId) -> Error {
+    match confirm_absent(nas, id).await {
         Ok(()) => Error::NoSuchVolume {
             volume: id.to_string(),
             seen: format!("the NAS has no LUN {}", id.uuid),
@@ -84,19 +84,19 @@ pub(super) async fn denied(nas: &Nas, id: &VolumeId) -> Error {
 }
 
 /// DSM denies the LUN: what follows needs more than its word (design.md#unknown-is-not-absent).
-async fn prove_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
+async fn confirm_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
     let what = || format!("the absence of volume {id}");
     match nas
-        .doubt_of_absence(
+        .why_maybe_present(
             Some(&id.uuid),
             |lun| lun.uuid == id.uuid.as_str(),
             |row| may_be(&id.uuid, row),
         )
         .await
-        .doing(|| format!("proving {}", what()))?
+        .with_context(|| format!("proving {}", what()))?
     {
         None => Ok(()),
-        Some(seen) => Err(Error::Unproven { what: what(), seen }),
+        Some(seen) => Err(Error::Unverified { what: what(), seen }),
     }
 }
 
@@ -111,11 +111,11 @@ async fn refuse_published(
     let doing = || format!("asking who uses volume {id}");
     if lun.is_mapped != Some(false) && plan::holders(&id.uuid, &targets).is_empty() {
         let exports = |target: &Target| target.mapping_of(&id.uuid).is_some();
-        targets = targets_with(nas, &id.uuid, doing, exports).await?;
+        targets = find_targets(nas, &id.uuid, doing, exports).await?;
     }
     match plan::holders(&id.uuid, &targets).first() {
         // Fibre Channel, for instance, is not among the targets.
-        None if lun.is_mapped == Some(true) => Err(Error::Unproven {
+        None if lun.is_mapped == Some(true) => Err(Error::Unverified {
             what: format!("that nobody uses volume {id}"),
             seen: "the LUN has is_mapped true, but no target exports it".to_owned(),
         }),
@@ -132,7 +132,7 @@ async fn refuse_published(
 const NAMED: usize = 3;
 
 /// DSM deletes a LUN with all its snapshots, and no lock of theirs stops it: so it is stopped here.
-fn refuse_kept(id: &VolumeId, snapshots: &Snapshots) -> Result<(), Error> {
+fn refuse_locked_snapshots(id: &VolumeId, snapshots: &Snapshots) -> Result<(), Error> {
     let kept = &snapshots.kept;
     if kept.is_empty() {
         return Ok(());

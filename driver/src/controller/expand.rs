@@ -1,12 +1,12 @@
 //! `ControllerExpandVolume`: judged against what is required, and read back (design.md#expansion-is-read-back and #large-enough-already).
 
-use super::delete::denied;
-use super::{Doing as _, Shared};
+use super::delete::not_found;
+use super::{Context as _, Shared};
 use crate::dsm::location::Location;
 use crate::dsm::lun::Lun;
 use crate::dsm::{Code, DsmError, Nas};
 use crate::error::Error;
-use crate::mark::Mark;
+use crate::mark::OwnerTag;
 use crate::plan::{self, Expand};
 use crate::request::Range;
 use crate::volume::{Bytes, VolumeId};
@@ -15,8 +15,8 @@ impl Shared {
     pub(super) async fn expand(&self, id: &VolumeId, range: Range) -> Result<Bytes, Error> {
         let nas = self.nas(id)?;
         let doing = || format!("looking for volume {id}");
-        let Some((lun, location)) = nas.lun_and_location(&id.uuid).await.doing(doing)? else {
-            return Err(denied(nas, id).await);
+        let Some((lun, location)) = nas.lun_and_location(&id.uuid).await.with_context(doing)? else {
+            return Err(not_found(nas, id).await);
         };
         let mark = self.owned(id, &lun)?;
         let size = match plan::expand(lun.size(), &range)? {
@@ -24,7 +24,7 @@ impl Shared {
             Expand::Grow(size) => size,
         };
         if let Some(seen) = lun.not_ready() {
-            return Err(Error::Unfinished {
+            return Err(Error::NotReady {
                 what: format!("volume {id}"),
                 seen,
             });
@@ -41,13 +41,13 @@ impl Shared {
         let seen = nas
             .lun_until(&id.uuid, grown)
             .await
-            .doing(|| format!("reading back the size of volume {id}"))?;
+            .with_context(|| format!("reading back the size of volume {id}"))?;
         let Some(seen) = seen.map(|lun| lun.size()) else {
-            return Err(denied(nas, id).await);
+            return Err(not_found(nas, id).await);
         };
         match sent {
             _ if seen >= range.required => Ok(seen),
-            Ok(()) => Err(Error::Unproven {
+            Ok(()) => Err(Error::Unverified {
                 what: format!("growth of volume {id} to {size}"),
                 seen: format!("DSM reports {seen}"),
             }),
@@ -59,7 +59,7 @@ impl Shared {
 /// What stands against growing to `size`, if the NAS would have too little room left for others (design.md#free-space).
 fn too_full(
     nas: &Nas,
-    mark: &Mark,
+    mark: &OwnerTag,
     lun: &Lun,
     location: Option<Location>,
     size: Bytes,

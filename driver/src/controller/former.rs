@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::publish::Publish;
-use super::target::withdraw;
-use super::{Doing as _, Shared};
+use super::target::delete_target;
+use super::{Context as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::target::Target;
 use crate::error::Error;
 
 /// How long nobody may have been logged in to a target before it is changed or replaced.
-pub(super) const UNUSED_FOR: Duration = Duration::from_secs(60);
+pub(super) const IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// More than a NAS has targets, several times over.
 const MOST: usize = 1024;
@@ -55,7 +55,7 @@ impl Shared {
     ///
     /// The initiator may have been renamed under running pods, whose sessions go on under the old name: so a target that is in use stays,
     /// and the answer says so.
-    pub(super) async fn end_former(
+    pub(super) async fn end_former_publications(
         &self,
         nas: &Nas,
         asked: &Publish,
@@ -74,7 +74,7 @@ impl Shared {
         let mut left = None;
         for target in former {
             tracing::warn!(target = target.iqn, node = %asked.node, "the node has another initiator name than before, and nobody uses the target of its former one: it is deleted");
-            left = Some(withdraw(nas, &asked.id.uuid, target).await?);
+            left = Some(delete_target(nas, &asked.id.uuid, target).await?);
             self.unused.forget(&target.iqn);
         }
         Ok(left)
@@ -88,13 +88,13 @@ impl Shared {
             && nas
                 .up_time()
                 .await
-                .doing(doing)?
-                .is_some_and(|up| up >= UNUSED_FOR);
+                .with_context(doing)?
+                .is_some_and(|up| up >= IDLE_TIME);
         if !settled {
             self.unused.forget(&target.iqn);
             return Ok(false);
         }
-        Ok(self.unused.seen(&target.iqn).elapsed() >= UNUSED_FOR)
+        Ok(self.unused.seen(&target.iqn).elapsed() >= IDLE_TIME)
     }
 }
 
@@ -112,7 +112,7 @@ fn in_use(asked: &Publish, target: &Target) -> Error {
             users.join(", ")
         )
     };
-    Error::Unfinished {
+    Error::NotReady {
         what: asked.what(),
         seen: format!(
             "the node had another initiator name before, and target {} of that name is left; {seen}",

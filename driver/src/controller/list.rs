@@ -9,13 +9,13 @@ use proto::csi::controller_get_volume_response::VolumeStatus;
 use proto::csi::{list_volumes_response, validate_volume_capabilities_response::Confirmed};
 use tokio::time::Instant;
 
-use super::delete::denied;
+use super::delete::not_found;
 use super::walk::{self, Volumes};
-use super::{Doing as _, Shared};
+use super::{Context as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::location::Location;
 use crate::dsm::lun::{Lun, may_be_ours};
-use crate::dsm::rows::Unfit;
+use crate::dsm::rows::UnreadableRow;
 use crate::dsm::target::Target;
 use crate::error::Error;
 use crate::plan;
@@ -63,7 +63,7 @@ impl Shared {
             .nas(id)?
             .targets_of(&id.uuid)
             .await
-            .doing(|| format!("asking who uses volume {id}"))?;
+            .with_context(|| format!("asking who uses volume {id}"))?;
         let status = VolumeStatus {
             published_node_ids: published_nodes(&id.uuid, &targets),
             volume_condition: None,
@@ -80,9 +80,9 @@ impl Shared {
         let Some(lun) = nas
             .lun(&id.uuid)
             .await
-            .doing(|| format!("looking for volume {id}"))?
+            .with_context(|| format!("looking for volume {id}"))?
         else {
-            return Err(denied(nas, id).await);
+            return Err(not_found(nas, id).await);
         };
         self.owned(id, &lun)?;
         Ok(lun)
@@ -135,10 +135,10 @@ impl Shared {
     /// In the order of all lists.
     async fn volumes_of(&self, nas: &Nas) -> Result<Volumes, Error> {
         let doing = || format!("listing the volumes of NAS {}", nas.name);
-        let could_be = |row: &Unfit| may_be_ours(&self.owner, row);
-        let (luns, targets, doubt) = nas.all_luns(could_be).await.doing(doing)?;
+        let could_be = |row: &UnreadableRow| may_be_ours(&self.owner, row);
+        let (luns, targets, doubt) = nas.all_luns(could_be).await.with_context(doing)?;
         if let Some(seen) = doubt {
-            return Err(Error::Unproven {
+            return Err(Error::Unverified {
                 what: doing(),
                 seen,
             });
@@ -191,7 +191,7 @@ impl Shared {
         let asked = meant.map(async |nas| (nas, nas.locations().await));
         for (nas, locations) in join_all(asked).await {
             let doing = || format!("asking NAS {} for free space", nas.name);
-            let locations = match locations.doing(doing) {
+            let locations = match locations.with_context(doing) {
                 Ok(locations) => locations,
                 Err(error) => {
                     silent.get_or_insert(error);

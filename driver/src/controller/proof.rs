@@ -1,16 +1,16 @@
 //! What a login to a target must prove: CHAP as the controller sets it and reads it back.
 
 use super::publish::Publish;
-use super::target::upon_another;
-use super::{Doing as _, Shared};
+use super::target::differs_from_request;
+use super::{Context as _, Shared};
 use crate::chap::{self, Chap, Method};
 use crate::dsm::target::Target;
-use crate::dsm::{Acted, Code, Nas};
+use crate::dsm::{TargetWrite, Code, Nas};
 use crate::error::Error;
 
 impl Shared {
     /// What a login to a target of an earlier call has to prove; it is set where that is needed.
-    pub(super) async fn prove(
+    pub(super) async fn ensure_auth(
         &self,
         nas: &Nas,
         asked: &Publish,
@@ -29,7 +29,7 @@ impl Shared {
         }
         let user = target.user.as_deref().unwrap_or_default();
         let (Some(iqn), Some(auth_type)) = (target.iqn(), target.auth_type) else {
-            return Err(Error::Unproven {
+            return Err(Error::Unverified {
                 what: what(),
                 seen: "DSM does not tell them".to_owned(),
             });
@@ -42,7 +42,7 @@ impl Shared {
             return Ok(Some(chap));
         }
         if !self.is_idle_for_long(nas, target).await? {
-            return Err(Error::Unproven {
+            return Err(Error::Unverified {
                 what: what(),
                 seen: "they were made with a key that this controller does not have, and a node may be logged in with them: give the old key as one of chap_former_key_files, or delete the pods that use the volume. Without a session they are set anew after a minute".to_owned(),
             });
@@ -61,29 +61,29 @@ impl Shared {
     ) -> Result<(), Error> {
         let what = || format!("setting the CHAP settings of target {}", target.iqn);
         match nas.set_auth(&asked.id.uuid, target, chap).await {
-            Ok(Acted::Done(targets)) => {
+            Ok(TargetWrite::Done(targets)) => {
                 let now = targets.iter().find(|row| row.is(target));
-                now.map_or(Ok(()), |now| proven(now, chap))
+                now.map_or(Ok(()), |now| verify_auth(now, chap))
             }
-            Ok(Acted::NotThere(_)) => Err(Error::Unfinished {
+            Ok(TargetWrite::NotThere(_)) => Err(Error::NotReady {
                 what: what(),
                 seen: "the target is gone".to_owned(),
             }),
-            Ok(Acted::UponAnother { holder, .. }) => Err(upon_another(what(), target, holder)),
-            Err(source) if source.code() == Some(Code::BAD_AUTH_DATA) => Err(Error::Unproven {
+            Ok(TargetWrite::UponAnother { holder, .. }) => Err(differs_from_request(what(), target, holder)),
+            Err(source) if source.code() == Some(Code::BAD_AUTH_DATA) => Err(Error::Unverified {
                 what: what(),
                 seen: bad_auth_data().chain(),
             }),
-            Err(source) => Err(source).doing(what),
+            Err(source) => Err(source).with_context(what),
         }
     }
 }
 
 /// The target asks for the proof that was asked for, as far as DSM tells.
-pub(super) fn proven(target: &Target, chap: Option<&Chap>) -> Result<(), Error> {
+pub(super) fn verify_auth(target: &Target, chap: Option<&Chap>) -> Result<(), Error> {
     match target.differs_from(chap) {
         None => Ok(()),
-        Some(seen) => Err(Error::Unproven {
+        Some(seen) => Err(Error::Unverified {
             what: format!("the CHAP settings of target {}", target.iqn),
             seen,
         }),

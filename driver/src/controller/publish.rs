@@ -9,13 +9,13 @@ use std::time::Duration;
 use proto::csi;
 use tokio::time::sleep;
 
-use super::delete::denied;
-use super::proof::{bad_auth_data, proven};
-use super::target::{take_out, targets_with, upon_another, withdraw};
-use super::{Doing as _, Shared, read_node};
+use super::delete::not_found;
+use super::proof::{bad_auth_data, verify_auth};
+use super::target::{unmap_lun, find_targets, differs_from_request, delete_target};
+use super::{Context as _, Shared, read_node};
 use crate::chap::{Chap, Method};
 use crate::dsm::target::{Mapping, Target};
-use crate::dsm::{Acted, Code, DsmError, Nas};
+use crate::dsm::{TargetWrite, Code, DsmError, Nas};
 use crate::error::Error;
 use crate::plan::{self, Holder};
 use crate::publication::{Iqn, NodeId, PublishContext, target_name};
@@ -23,10 +23,10 @@ use crate::request::{Capability, Handle, required};
 use crate::volume::{LunUuid, VolumeId};
 
 /// How often another controller's target is looked for that is about to export the LUN, and the time between two looks.
-const LOOKS: usize = 8;
+const POLLS: usize = 8;
 /// How often a target is made when two controllers step back before each other.
 const TRIES: usize = 4;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// `ControllerPublishVolume`, checked.
 #[derive(Debug)]
@@ -100,25 +100,25 @@ impl Shared {
         let seen = nas
             .lun_and_targets(&id.uuid)
             .await
-            .doing(|| format!("looking for volume {id}"))?;
+            .with_context(|| format!("looking for volume {id}"))?;
         let Some((lun, targets)) = seen else {
-            return Err(denied(nas, id).await);
+            return Err(not_found(nas, id).await);
         };
         self.owned(id, &lun)?;
         if let Some(seen) = lun.not_ready() {
-            return Err(Error::Unfinished {
+            return Err(Error::NotReady {
                 what: format!("volume {id}"),
                 seen,
             });
         }
-        let portals = nas.portals().await.map_err(|error| Error::Unfinished {
+        let portals = nas.portals().await.map_err(|error| Error::NotReady {
             what: format!("NAS {}", nas.name),
             seen: format!(
                 "its name {:?} cannot be resolved ({error}): give portals in the configuration",
                 nas.host
             ),
         })?;
-        let exported = match self.end_former(nas, asked, &targets).await? {
+        let exported = match self.end_former_publications(nas, asked, &targets).await? {
             None => self.export(nas, asked, &targets, lun.is_mapped).await?,
             // The LUN was mapped to what is gone now.
             Some(left) => self.export(nas, asked, &left, None).await?,
@@ -148,29 +148,29 @@ impl Shared {
         let seen = asked.seen(targets);
         if let Some(holder) = &seen.conflict {
             return Err(self
-                .give_up(nas, asked, targets, asked.conflict(holder))
+                .abort(nas, asked, targets, asked.conflict(holder))
                 .await);
         }
         if let Some(exported) = self.keep(nas, asked, &seen).await? {
             return Ok(exported);
         }
         if !seen.idle.is_empty() {
-            return self.go_on(nas, asked, targets).await;
+            return self.resume(nas, asked, targets).await;
         }
         let is_exported = |target: &Target| target.mapping_of(&asked.id.uuid).is_some();
         if is_mapped == Some(true) && !targets.iter().any(is_exported) {
-            return Err(Error::Unproven {
+            return Err(Error::Unverified {
                 what: asked.what(),
                 seen: "the LUN has is_mapped true, and the NAS lists no target that exports it: it may still be starting"
                     .to_owned(),
             });
         }
-        self.make(nas, asked).await
+        self.create_target(nas, asked).await
     }
 
     /// Makes a target and maps the LUN to it. Of two controllers the one that finds the target of the other beside its own takes its
     /// own back, which was never mapped, so that nobody can have answered it. Both may do so; then luck decides who is first.
-    async fn make(&self, nas: &Nas, asked: &Publish) -> Result<Exported, Error> {
+    async fn create_target(&self, nas: &Nas, asked: &Publish) -> Result<Exported, Error> {
         for _ in 0..TRIES {
             let nonce = self.nonce();
             let iqn = Iqn::of_publication(&asked.id.uuid, &asked.node, &nonce);
@@ -182,11 +182,11 @@ impl Shared {
             {
                 Ok(targets) => targets,
                 Err(refusal) => {
-                    made_all_the_same(nas, &asked.id.uuid, &name, &iqn, refusal).await?
+                    created_despite_error(nas, &asked.id.uuid, &name, &iqn, refusal).await?
                 }
             };
             let Some(mine) = targets.iter().find(|target| target.iqn == iqn.as_str()) else {
-                return Err(Error::Unproven {
+                return Err(Error::Unverified {
                     what: format!("creating target {iqn}"),
                     seen: "DSM does not list it".to_owned(),
                 });
@@ -194,13 +194,13 @@ impl Shared {
             if !asked.seen(&targets).has_another(&iqn) {
                 return self.map(nas, asked, mine, chap, true).await;
             }
-            let left = withdraw(nas, &asked.id.uuid, mine).await?;
+            let left = delete_target(nas, &asked.id.uuid, mine).await?;
             if let Some(exported) = self.wait_for_another(nas, asked, left).await? {
                 return Ok(exported);
             }
-            sleep(self.up_to(BETWEEN_LOOKS)).await;
+            sleep(self.up_to(POLL_INTERVAL)).await;
         }
-        Err(Error::Unfinished {
+        Err(Error::NotReady {
             what: asked.what(),
             seen: "another controller is making its target".to_owned(),
         })
@@ -213,7 +213,7 @@ impl Shared {
         asked: &Publish,
         mut targets: Vec<Target>,
     ) -> Result<Option<Exported>, Error> {
-        for _ in 0..LOOKS {
+        for _ in 0..POLLS {
             let seen = asked.seen(&targets);
             if let Some(holder) = &seen.conflict {
                 return Err(asked.conflict(holder));
@@ -224,11 +224,11 @@ impl Shared {
             if seen.idle.is_empty() {
                 return Ok(None);
             }
-            sleep(BETWEEN_LOOKS).await;
+            sleep(POLL_INTERVAL).await;
             let doing = || format!("waiting for the target of the {}", asked.what());
-            targets = nas.targets(&asked.id.uuid).await.doing(doing)?;
+            targets = nas.targets(&asked.id.uuid).await.with_context(doing)?;
         }
-        Err(Error::Unfinished {
+        Err(Error::NotReady {
             what: asked.what(),
             seen: "another controller has begun to make its target".to_owned(),
         })
@@ -236,7 +236,7 @@ impl Shared {
 
     /// There are targets that a call has made and not mapped. It may have died, or be about to map: so each is given another name
     /// first, and the guard of a call that knows the old one fails. The first then is the publication's; the others go.
-    async fn go_on(
+    async fn resume(
         &self,
         nas: &Nas,
         asked: &Publish,
@@ -246,22 +246,22 @@ impl Shared {
         let seen = asked.seen(&targets);
         if let Some(holder) = &seen.conflict {
             return Err(self
-                .give_up(nas, asked, &targets, asked.conflict(holder))
+                .abort(nas, asked, &targets, asked.conflict(holder))
                 .await);
         }
         if let Some(exported) = self.keep(nas, asked, &seen).await? {
             return Ok(exported);
         }
         let [own, others @ ..] = seen.idle.as_slice() else {
-            return Err(Error::Unfinished {
+            return Err(Error::NotReady {
                 what: asked.what(),
                 seen: "somebody else ends it at the same time".to_owned(),
             });
         };
         for other in others {
-            withdraw(nas, &asked.id.uuid, other).await?;
+            delete_target(nas, &asked.id.uuid, other).await?;
         }
-        let chap = self.prove(nas, asked, own).await?;
+        let chap = self.ensure_auth(nas, asked, own).await?;
         self.map(nas, asked, own, chap, false).await
     }
 
@@ -280,17 +280,17 @@ impl Shared {
             match nas
                 .rename_target(&asked.id.uuid, begun, &name)
                 .await
-                .doing(what)?
+                .with_context(what)?
             {
-                Acted::Done(targets) => now = targets,
-                Acted::NotThere(_) => {
-                    return Err(Error::Unfinished {
+                TargetWrite::Done(targets) => now = targets,
+                TargetWrite::NotThere(_) => {
+                    return Err(Error::NotReady {
                         what: what(),
                         seen: "another controller is at it".to_owned(),
                     });
                 }
-                Acted::UponAnother { holder, .. } => {
-                    return Err(upon_another(what(), begun, holder));
+                TargetWrite::UponAnother { holder, .. } => {
+                    return Err(differs_from_request(what(), begun, holder));
                 }
             }
         }
@@ -310,35 +310,35 @@ impl Shared {
         let doing = || format!("mapping volume {} to target {iqn}", asked.id);
         // Nothing is taken back when this fails: another controller may have found the target, and answered for it. The CO
         // repeats the call, or unpublishes.
-        let targets = match nas.map_target(uuid, own).await.doing(doing)? {
-            Acted::Done(targets) => targets,
-            Acted::NotThere(_) => {
-                return Err(Error::Unfinished {
+        let targets = match nas.map_target(uuid, own).await.with_context(doing)? {
+            TargetWrite::Done(targets) => targets,
+            TargetWrite::NotThere(_) => {
+                return Err(Error::NotReady {
                     what: doing(),
                     seen: "the target is gone, or another controller has taken it over".to_owned(),
                 });
             }
-            Acted::UponAnother { holder, .. } => {
-                return Err(take_out(nas, uuid, own, holder).await);
+            TargetWrite::UponAnother { holder, .. } => {
+                return Err(unmap_lun(nas, uuid, own, holder).await);
             }
         };
         let seen = asked.seen(&targets);
         if let Some(holder) = &seen.conflict {
             let failure = asked.conflict(holder);
             if made {
-                return Err(taken_back(nas, asked, own, failure).await);
+                return Err(rolled_back(nas, asked, own, failure).await);
             }
-            return Err(self.give_up(nas, asked, &targets, failure).await);
+            return Err(self.abort(nas, asked, &targets, failure).await);
         }
         let here = seen.exporting.iter().find(|(target, _)| target.is(own));
         let Some((target, mapping)) = here else {
-            return Err(Error::Unproven {
+            return Err(Error::Unverified {
                 what: asked.what(),
                 seen: format!("target {iqn} does not export the LUN"),
             });
         };
         enabled(asked, target)?;
-        proven(target, chap.as_ref())?;
+        verify_auth(target, chap.as_ref())?;
         exported(asked, target, mapping, chap)
     }
 
@@ -355,16 +355,16 @@ impl Shared {
         };
         let unused = |target: &&&Target| target.connected_sessions.is_empty();
         for other in seen.idle.iter().filter(unused) {
-            withdraw(nas, &asked.id.uuid, other).await?;
+            delete_target(nas, &asked.id.uuid, other).await?;
         }
         enabled(asked, target)?;
-        let chap = self.prove(nas, asked, target).await?;
+        let chap = self.ensure_auth(nas, asked, target).await?;
         exported(asked, target, mapping, chap).map(Some)
     }
 
     /// Somebody else has the LUN. Own targets that do not export it go before `failure` is answered; one that does may be in use:
     /// then, and when it cannot be proven that the others are gone, the answer is not final.
-    async fn give_up(
+    async fn abort(
         &self,
         nas: &Nas,
         asked: &Publish,
@@ -377,7 +377,7 @@ impl Shared {
         };
         let seen = asked.seen(&targets);
         for begun in &seen.idle {
-            if let Err(error) = withdraw(nas, &asked.id.uuid, begun).await {
+            if let Err(error) = delete_target(nas, &asked.id.uuid, begun).await {
                 return not_final(&failure, error.chain());
             }
         }
@@ -400,7 +400,7 @@ fn exported(
     mapping: &Mapping,
     chap: Option<Chap>,
 ) -> Result<Exported, Error> {
-    let unproven = |seen: String| Error::Unproven {
+    let unproven = |seen: String| Error::Unverified {
         what: asked.what(),
         seen,
     };
@@ -419,7 +419,7 @@ fn exported(
 /// A target that a person has disabled exports nothing. It is not enabled here, for it may be a fence.
 fn enabled(asked: &Publish, target: &Target) -> Result<(), Error> {
     if target.is_enabled == Some(false) {
-        return Err(Error::Unproven {
+        return Err(Error::Unverified {
             what: format!("target {}", target.iqn),
             seen: format!(
                 "somebody has disabled it, and it may be a fence: enable {} in SAN Manager, or delete the pods that use the volume (kubectl delete pod), and they get another; this is the {}",
@@ -432,7 +432,7 @@ fn enabled(asked: &Publish, target: &Target) -> Result<(), Error> {
 }
 
 /// DSM has not said that it made the target. All targets, if it is among them; else what that means.
-async fn made_all_the_same(
+async fn created_despite_error(
     nas: &Nas,
     lun: &LunUuid,
     name: &str,
@@ -441,7 +441,7 @@ async fn made_all_the_same(
 ) -> Result<Vec<Target>, Error> {
     let doing = || format!("creating target {iqn}");
     let is_it = |target: &Target| target.iqn == iqn.as_str();
-    let targets = targets_with(nas, lun, doing, is_it).await?;
+    let targets = find_targets(nas, lun, doing, is_it).await?;
     if targets.iter().any(is_it) {
         return Ok(targets);
     }
@@ -454,7 +454,7 @@ async fn made_all_the_same(
             source: refusal,
         },
         Some(Code::BAD_AUTH_DATA) => bad_auth_data(),
-        Some(Code::TARGET_NAME_EXISTS) => Error::Unfinished {
+        Some(Code::TARGET_NAME_EXISTS) => Error::NotReady {
             what: doing(),
             seen: format!("a target named {name} exists; the next try uses another name"),
         },
@@ -466,8 +466,8 @@ async fn made_all_the_same(
 }
 
 /// Takes back the target that this call has made before `failure` is answered.
-async fn taken_back(nas: &Nas, asked: &Publish, own: &Target, failure: Error) -> Error {
-    match withdraw(nas, &asked.id.uuid, own).await {
+async fn rolled_back(nas: &Nas, asked: &Publish, own: &Target, failure: Error) -> Error {
+    match delete_target(nas, &asked.id.uuid, own).await {
         Err(error) => not_final(&failure, error.chain()),
         Ok(targets) => {
             let seen = asked.seen(&targets);
@@ -485,7 +485,7 @@ async fn taken_back(nas: &Nas, asked: &Publish, own: &Target, failure: Error) ->
 }
 
 fn not_final(failure: &Error, seen: String) -> Error {
-    Error::Unproven {
+    Error::Unverified {
         what: format!("taking back a publication ({})", failure.chain()),
         seen,
     }

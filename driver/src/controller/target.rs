@@ -2,24 +2,24 @@
 
 use tokio::time::Instant;
 
-use super::Doing as _;
+use super::Context as _;
 use crate::dsm::target::Target;
-use crate::dsm::{Acted, Nas};
+use crate::dsm::{TargetWrite, Nas};
 use crate::error::Error;
 use crate::volume::LunUuid;
 
 /// All targets of the NAS. That there is none that `is_it` accepts is an answer only if the NAS has loaded them all: a publication
 /// whose target it does not show yet would else be taken for ended, and the target would stay (design.md#unknown-is-not-absent).
-pub(super) async fn targets_with(
+pub(super) async fn find_targets(
     nas: &Nas,
     lun: &LunUuid,
     doing: impl Fn() -> String,
     is_it: impl Fn(&Target) -> bool,
 ) -> Result<Vec<Target>, Error> {
     let asked = Instant::now();
-    let targets = nas.targets(lun).await.doing(&doing)?;
+    let targets = nas.targets(lun).await.with_context(&doing)?;
     if !targets.iter().any(is_it)
-        && let Some(seen) = nas.doubt_of_targets(asked, &targets).await.doing(&doing)?
+        && let Some(seen) = nas.why_targets_incomplete(asked, &targets).await.with_context(&doing)?
     {
         return Err(doubtful(doing(), seen));
     }
@@ -27,11 +27,11 @@ pub(super) async fn targets_with(
 }
 
 pub(super) fn doubtful(what: String, seen: String) -> Error {
-    Error::Unproven { what, seen }
+    Error::Unverified { what, seen }
 }
 
 /// Deletes a target and reads back that it is gone; answers all others.
-pub(super) async fn withdraw(
+pub(super) async fn delete_target(
     nas: &Nas,
     lun: &LunUuid,
     target: &Target,
@@ -42,14 +42,14 @@ pub(super) async fn withdraw(
             target.iqn, target.target_id
         )
     };
-    let left = match nas.delete_target(lun, target).await.doing(what)? {
-        Acted::Done(left) => left,
+    let left = match nas.delete_target(lun, target).await.with_context(what)? {
+        TargetWrite::Done(left) => left,
         // Another controller may have been faster; only the full list of a NAS that is up can say so (design.md#dsm-reuses-target-numbers).
-        Acted::NotThere(_) => targets_with(nas, lun, what, |row| row.iqn == target.iqn).await?,
-        Acted::UponAnother { holder, .. } => return Err(upon_another(what(), target, holder)),
+        TargetWrite::NotThere(_) => find_targets(nas, lun, what, |row| row.iqn == target.iqn).await?,
+        TargetWrite::UponAnother { holder, .. } => return Err(differs_from_request(what(), target, holder)),
     };
     if left.iter().any(|row| row.iqn == target.iqn) {
-        return Err(Error::Unproven {
+        return Err(Error::Unverified {
             what: what(),
             seen: "DSM still lists it".to_owned(),
         });
@@ -58,7 +58,7 @@ pub(super) async fn withdraw(
 }
 
 /// DSM went on after a call that failed, and acted upon a target that is somebody else's by now.
-pub(super) fn upon_another(what: String, target: &Target, holder: Option<Target>) -> Error {
+pub(super) fn differs_from_request(what: String, target: &Target, holder: Option<Target>) -> Error {
     let whose = holder.map_or_else(
         || "another's, it does not say whose".to_owned(),
         |holder| format!("that of target {} ({})", holder.iqn, holder.name),
@@ -68,11 +68,11 @@ pub(super) fn upon_another(what: String, target: &Target, holder: Option<Target>
         target.target_id
     );
     tracing::error!(what, seen, "a target of somebody else was changed");
-    Error::Unproven { what, seen }
+    Error::Unverified { what, seen }
 }
 
 /// The LUN was mapped into a target that is somebody else's: that is undone.
-pub(super) async fn take_out(
+pub(super) async fn unmap_lun(
     nas: &Nas,
     lun: &LunUuid,
     own: &Target,
@@ -81,15 +81,15 @@ pub(super) async fn take_out(
     let what = format!("mapping LUN {lun} to target {}", own.iqn);
     // A mapping that was there before stays: somebody wanted it.
     let Some(stranger) = holder.filter(|holder| holder.mapping_of(lun).is_none()) else {
-        return upon_another(what, own, None);
+        return differs_from_request(what, own, None);
     };
     match nas.unmap_target(lun, &stranger).await {
-        Ok(Acted::Done(targets))
+        Ok(TargetWrite::Done(targets))
             if targets
                 .iter()
                 .all(|row| !row.is(&stranger) || row.mapping_of(lun).is_none()) =>
         {
-            Error::Unfinished {
+            Error::NotReady {
                 what,
                 seen: format!(
                     "its number {} was target {}'s by then; the LUN was taken out of that again",
@@ -97,6 +97,6 @@ pub(super) async fn take_out(
                 ),
             }
         }
-        Ok(_) | Err(_) => upon_another(what, own, Some(stranger)),
+        Ok(_) | Err(_) => differs_from_request(what, own, Some(stranger)),
     }
 }

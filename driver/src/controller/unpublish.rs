@@ -3,8 +3,8 @@
 
 use tokio::time::Instant;
 
-use super::target::{doubtful, withdraw};
-use super::{Doing as _, Shared};
+use super::target::{doubtful, delete_target};
+use super::{Context as _, Shared};
 use crate::dsm::target::Target;
 use crate::error::Error;
 use crate::publication::NodeId;
@@ -29,10 +29,10 @@ impl Shared {
         };
         let doing = || format!("looking for the targets of volume {id}");
         let asked = Instant::now();
-        let targets = nas.targets(&id.uuid).await.doing(doing)?;
+        let targets = nas.targets(&id.uuid).await.with_context(doing)?;
         let (mut withdrawn, mut left) = (0, 0);
         for target in targets.iter().filter(|target| ours(target)) {
-            left = withdraw(nas, &id.uuid, target)
+            left = delete_target(nas, &id.uuid, target)
                 .await?
                 .iter()
                 .filter(|row| ours(row))
@@ -40,14 +40,14 @@ impl Shared {
             withdrawn += 1;
         }
         if left > 0 {
-            return Err(Error::Unfinished {
+            return Err(Error::NotReady {
                 what: format!("unpublishing volume {id}"),
                 seen: "somebody publishes it at the same time".to_owned(),
             });
         }
         // There is one target for a node, save after two controllers at a time: who has found it need not look for more.
         if (withdrawn == 0 || node.is_none())
-            && let Some(seen) = nas.doubt_of_targets(asked, &targets).await.doing(doing)?
+            && let Some(seen) = nas.why_targets_incomplete(asked, &targets).await.with_context(doing)?
         {
             return Err(doubtful(doing(), seen));
         }

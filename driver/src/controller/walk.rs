@@ -16,9 +16,9 @@ use crate::request::Page;
 use crate::volume::{LunUuid, NasName};
 
 /// How long a look is kept after it was last used: a CO asks for the next page at once.
-const UNUSED: Duration = Duration::from_secs(10);
+const IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// And how long at most: what is told of a volume is not older.
-const OLDEST: Duration = Duration::from_secs(60);
+const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// A volume as it is listed: its uuid, the name of its NAS, and what is said of it.
 pub(super) type Listed = (LunUuid, NasName, Entry);
@@ -88,10 +88,10 @@ fn first_of<'a>(rest: &mut [&'a [Listed]]) -> Option<&'a Listed> {
 
 /// The newest look at the NASes that more pages may be asked of: one at the most, whoever lists.
 #[derive(Debug, Default)]
-pub(super) struct Look(Arc<Mutex<Looks>>);
+pub(super) struct Snapshot(Arc<Mutex<Snapshots>>);
 
 #[derive(Debug, Default)]
-struct Looks {
+struct Snapshots {
     kept: Option<Kept>,
     /// When the NASes were asked for the newest that was ever kept.
     newest: Option<Instant>,
@@ -107,15 +107,15 @@ struct Kept {
 
 impl Kept {
     fn until(&self) -> Instant {
-        (self.used + UNUSED).min(self.asked + OLDEST)
+        (self.used + IDLE_LIMIT).min(self.asked + MAX_AGE)
     }
 }
 
-fn lock(looks: &Mutex<Looks>) -> MutexGuard<'_, Looks> {
+fn lock(looks: &Mutex<Snapshots>) -> MutexGuard<'_, Snapshots> {
     looks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Look {
+impl Snapshot {
     /// The lists of the last look, if it is not too old.
     pub(super) fn lists(&self) -> Option<Vec<Volumes>> {
         let mut looks = lock(&self.0);
@@ -147,14 +147,14 @@ impl Look {
 }
 
 /// Frees a look when its time is over, whether anybody calls or not.
-async fn forget(looks: Weak<Mutex<Looks>>) {
+async fn forget(looks: Weak<Mutex<Snapshots>>) {
     while let Some(until) = looks.upgrade().and_then(|looks| until_forgotten(&looks)) {
         sleep_until(until).await;
     }
 }
 
 /// When the look is to be forgotten. `None`: now, and that is done.
-fn until_forgotten(looks: &Mutex<Looks>) -> Option<Instant> {
+fn until_forgotten(looks: &Mutex<Snapshots>) -> Option<Instant> {
     let mut looks = lock(looks);
     let until = looks.kept.as_ref().map(Kept::until);
     let until = until.filter(|until| *until > Instant::now());

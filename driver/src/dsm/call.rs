@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::lane::Lane;
+use super::lane::RequestClass;
 use super::reply::{self, Code, DsmError};
 
 /// One call: API, version, method and parameters.
@@ -24,7 +24,7 @@ pub struct Call {
     /// For instance `set`.
     pub method: &'static str,
     params: Vec<(&'static str, Param)>,
-    lane: Lane,
+    lane: RequestClass,
 }
 
 /// The value of a parameter, as the JSON text that is sent.
@@ -66,12 +66,12 @@ impl Call {
             version,
             method,
             params: Vec::new(),
-            lane: Lane::of(api, method),
+            lane: RequestClass::of(api, method),
         }
     }
 
     /// What it waits with: of a compound, what its slowest call does.
-    pub(super) fn lane(&self) -> Lane {
+    pub(super) fn lane(&self) -> RequestClass {
         self.lane
     }
 
@@ -147,8 +147,8 @@ impl Call {
         let mut whole = Self::new("SYNO.Entry.Request", 1, "request")
             .with("stop_when_error", stop)
             .with("mode", "sequential");
-        if calls.iter().any(|call| call.lane == Lane::Creates) {
-            whole.lane = Lane::Creates;
+        if calls.iter().any(|call| call.lane == RequestClass::Creates) {
+            whole.lane = RequestClass::Creates;
         }
         let compound = json!(compound);
         let secret = calls

@@ -15,12 +15,12 @@ use tracing::{Instrument as _, debug, debug_span, trace};
 
 use super::call::Call;
 use super::credential::Refusals;
-use super::lane::{Lanes, Place};
-use super::pulse::Pulse;
-use super::reply::{self, Code, CompoundAnswer, DsmError, Nothing, Results};
+use super::lane::{RequestLimits, Permit};
+use super::pulse::Liveness;
+use super::reply::{self, Code, CompoundAnswer, DsmError, NoData, Results};
 use super::session::{Logins, Session};
 use super::trust::{Complaint, Trust};
-use super::wire::{Cause, Failure, Http, Wire};
+use super::wire::{Cause, Failure, Http, Transport};
 use crate::metrics::{self, DsmCall};
 use crate::volume::NasName;
 
@@ -53,12 +53,12 @@ pub struct Account {
 /// One NAS, one shared session. Clones are the same client.
 #[derive(Clone, Debug)]
 pub struct Client {
-    pub(super) wire: Arc<dyn Wire>,
+    pub(super) wire: Arc<dyn Transport>,
     pub(super) account: Arc<Account>,
     pub(super) refusals: Arc<Refusals>,
     pub(super) logins: Arc<Logins>,
-    pub(super) lanes: Arc<Lanes>,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) lanes: Arc<RequestLimits>,
+    pub(super) pulse: Arc<Liveness>,
 }
 
 /// A request under way ended without an answer, though the NAS answers others.
@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// The same over a wire of the caller's.
-    pub fn over(wire: Arc<dyn Wire>, account: Account, refusals: Arc<Refusals>) -> Self {
+    pub fn over(wire: Arc<dyn Transport>, account: Account, refusals: Arc<Refusals>) -> Self {
         Self {
             wire,
             account: Arc::new(account),
@@ -209,7 +209,7 @@ impl Client {
         // A session may be missed inside of a compound as well. Nothing was carried out then but questions, so all of it may be sent
         // anew, once the session is renewed by a question.
         if results.first_refusal().is_some_and(lost) && results.has_only_asked() {
-            let asked = self.call::<Nothing>(&calls[0]).await;
+            let asked = self.call::<NoData>(&calls[0]).await;
             if let Err(error) = asked
                 && error.code().is_none_or(Code::wants_login)
             {
@@ -225,7 +225,7 @@ impl Client {
         &self,
         call: &Call,
         session: &Session,
-        place: Option<Place>,
+        place: Option<Permit>,
     ) -> Result<T, DsmError> {
         let mut form = call.form();
         trace!(nas = %self.account.nas, ?call, "DSM call");
@@ -249,7 +249,7 @@ impl Client {
         api: &'static str,
         method: &'static str,
         deadline: Duration,
-        place: Option<Place>,
+        place: Option<Permit>,
     ) -> Result<T, DsmError> {
         let form = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(form)
@@ -291,7 +291,7 @@ impl Client {
         self,
         request: http::Request<String>,
         deadline: Duration,
-        place: Option<Place>,
+        place: Option<Permit>,
     ) -> Result<http::Response<bytes::Bytes>, Failure> {
         let exchange = self.while_heard(self.wire.send(request));
         let ended = timeout(deadline, exchange).await;

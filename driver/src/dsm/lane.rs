@@ -25,14 +25,14 @@ const BESIDE: usize = 3;
 
 /// What a request waits with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(super) enum RequestClass {
     /// Whatever the NAS does beside other things.
     Common,
     /// What makes a LUN: the NAS does it one after the other.
     Creates,
 }
 
-impl Lane {
+impl RequestClass {
     /// That of a call.
     pub(super) fn of(api: &str, method: &str) -> Self {
         // ASSUMED: clones queue up with creates; both take the lock under which DSM makes a LUN.
@@ -47,35 +47,35 @@ impl Lane {
 
 /// A place among the requests under way: free when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub(super) struct Place(
+pub(super) struct Permit(
     #[expect(dead_code, reason = "held for its Drop")] Arc<OwnedSemaphorePermit>,
 );
 
 /// The places of one NAS.
 #[derive(Debug)]
-pub(super) struct Lanes {
+pub(super) struct RequestLimits {
     common: Arc<Semaphore>,
     creates: Arc<Semaphore>,
 }
 
-impl Lanes {
+impl RequestLimits {
     /// How many requests there are at a time, both lanes taken together.
     pub(super) const MOST: usize = COMMON + CREATES;
     /// How many connections are kept that nobody uses: a crowd's next request finds one, and together they stay within the bound.
     pub(super) const KEPT: usize = CONNECTIONS - BESIDE - Self::MOST;
 
     /// The next free place: who came first has it first.
-    async fn place(&self, lane: Lane) -> Place {
+    async fn place(&self, lane: RequestClass) -> Permit {
         let places = match lane {
-            Lane::Common => &self.common,
-            Lane::Creates => &self.creates,
+            RequestClass::Common => &self.common,
+            RequestClass::Creates => &self.creates,
         };
         let permit = Arc::clone(places).acquire_owned().await;
-        Place(Arc::new(permit.expect("it is never closed")))
+        Permit(Arc::new(permit.expect("it is never closed")))
     }
 }
 
-impl Default for Lanes {
+impl Default for RequestLimits {
     fn default() -> Self {
         Self {
             common: Arc::new(Semaphore::new(COMMON)),
@@ -89,7 +89,7 @@ impl Client {
     ///
     /// # Errors
     /// [`DsmError::Silent`]: it answers nobody.
-    pub(super) async fn place(&self, lane: Lane) -> Result<Place, DsmError> {
+    pub(super) async fn place(&self, lane: RequestClass) -> Result<Permit, DsmError> {
         self.listen().await?;
         let came = Instant::now();
         let place = tokio::select! {

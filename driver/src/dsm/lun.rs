@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::call::Call;
-use super::rows::{Rows, Unfit, word};
+use super::rows::{Rows, UnreadableRow, word};
 use crate::mark::Owner;
 use crate::volume::{Bytes, LunUuid};
 
@@ -128,7 +128,7 @@ const HARMLESS: [&str; 8] = [
 ];
 
 /// A row that cannot be read could be the LUN of this key.
-pub fn may_be(uuid: &LunUuid, row: &Unfit) -> bool {
+pub fn may_be(uuid: &LunUuid, row: &UnreadableRow) -> bool {
     match (row.text("uuid"), row.text("name")) {
         (Some(seen), _) => seen == uuid.as_str(),
         (None, Some(name)) => name.starts_with(PREFIX),
@@ -140,7 +140,7 @@ pub fn may_be(uuid: &LunUuid, row: &Unfit) -> bool {
 const PREFIX: &str = "csi";
 
 /// A row that cannot be read could be a LUN of this driver's: it bears the mark, or nobody can tell.
-pub fn may_be_ours(owner: &Owner, row: &Unfit) -> bool {
+pub fn may_be_ours(owner: &Owner, row: &UnreadableRow) -> bool {
     match (row.text("description"), row.text("name")) {
         (Some(description), _) => owner.read(description).is_ok(),
         (None, Some(name)) => name.starts_with(PREFIX),

@@ -28,5 +28,5 @@ pub mod wire;
 
 pub use call::Call;
 pub use client::Client;
-pub use nas::{Acted, Nas};
+pub use nas::{TargetWrite, Nas};
 pub use reply::{Code, DsmError};

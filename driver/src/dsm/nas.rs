@@ -12,23 +12,23 @@ use super::client::Client;
 use super::location::{self, Location, LocationAnswer, LocationsAnswer};
 use super::lun::{self, Lun, LunAnswer};
 use super::place::Places;
-use super::reply::{DsmError, Nothing, Results};
+use super::reply::{DsmError, NoData, Results};
 use super::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
-use super::told::Told;
-use super::whole::Memory;
+use super::told::LogOnce;
+use super::whole::ListHistory;
 use crate::chap::Chap;
 use crate::floor::Floor;
 use crate::publication::{Iqn, Portal, portals_among};
 use crate::volume::{Bytes, LunUuid, NasName};
 
 /// How long a LUN may stay locked, or a deleted one visible, before the caller is told to come again.
-const PATIENCE: Duration = Duration::from_secs(60);
+const LUN_READY_TIMEOUT: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// What came of an act upon a target.
 #[derive(Debug)]
-pub enum Acted {
+pub enum TargetWrite {
     /// It is done; all targets afterwards.
     Done(Vec<Target>),
     /// The target is not there any more, and nothing was done; all targets.
@@ -60,9 +60,9 @@ pub struct Nas {
     /// It was seen to go on with a compound request after a call that failed.
     goes_on: AtomicBool,
     /// What was said of it already.
-    pub(super) told: Told,
+    pub(super) told: LogOnce,
     /// What was seen of it, if it does not tell how long it has been up.
-    pub(super) memory: Mutex<Memory>,
+    pub(super) memory: Mutex<ListHistory>,
     /// Where its LUNs lie.
     pub(super) places: Places,
 }
@@ -78,7 +78,7 @@ impl Nas {
             floor: Floor::default(),
             client,
             goes_on: AtomicBool::default(),
-            told: Told::default(),
+            told: LogOnce::default(),
             memory: Mutex::default(),
             places: Places::default(),
         }
@@ -179,7 +179,7 @@ impl Nas {
     /// [`DsmError`].
     pub async fn grow_lun(&self, uuid: &LunUuid, size: Bytes) -> Result<(), DsmError> {
         self.client
-            .call::<Nothing>(&lun::set_size(uuid, size))
+            .call::<NoData>(&lun::set_size(uuid, size))
             .await
             .map(drop)
     }
@@ -190,7 +190,7 @@ impl Nas {
     /// [`DsmError`].
     pub async fn delete_lun(&self, uuid: &LunUuid) -> Result<(), DsmError> {
         self.client
-            .call::<Nothing>(&lun::delete(uuid))
+            .call::<NoData>(&lun::delete(uuid))
             .await
             .map(drop)
     }
@@ -204,7 +204,7 @@ impl Nas {
         uuid: &LunUuid,
         done: impl Fn(Option<&Lun>) -> bool,
     ) -> Result<Option<Lun>, DsmError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LUN_READY_TIMEOUT;
         let mut pause = FIRST_PAUSE;
         loop {
             let seen = self.lun(uuid).await?;
@@ -264,7 +264,7 @@ impl Nas {
         lun: &LunUuid,
         target: &Target,
         chap: Option<&Chap>,
-    ) -> Result<Acted, DsmError> {
+    ) -> Result<TargetWrite, DsmError> {
         self.act(lun, target, target::set_auth(target.target_id, chap))
             .await
     }
@@ -273,7 +273,7 @@ impl Nas {
     ///
     /// # Errors
     /// See [`Nas::act`].
-    pub async fn map_target(&self, uuid: &LunUuid, target: &Target) -> Result<Acted, DsmError> {
+    pub async fn map_target(&self, uuid: &LunUuid, target: &Target) -> Result<TargetWrite, DsmError> {
         self.act(uuid, target, lun::map_target(uuid, target.target_id))
             .await
     }
@@ -282,7 +282,7 @@ impl Nas {
     ///
     /// # Errors
     /// See [`Nas::act`].
-    pub async fn unmap_target(&self, uuid: &LunUuid, target: &Target) -> Result<Acted, DsmError> {
+    pub async fn unmap_target(&self, uuid: &LunUuid, target: &Target) -> Result<TargetWrite, DsmError> {
         self.act(uuid, target, lun::unmap_target(uuid, target.target_id))
             .await
     }
@@ -296,7 +296,7 @@ impl Nas {
         lun: &LunUuid,
         target: &Target,
         name: &str,
-    ) -> Result<Acted, DsmError> {
+    ) -> Result<TargetWrite, DsmError> {
         self.act(lun, target, target::rename(target.target_id, name))
             .await
     }
@@ -306,7 +306,7 @@ impl Nas {
     ///
     /// # Errors
     /// See [`Nas::act`].
-    pub async fn delete_target(&self, lun: &LunUuid, target: &Target) -> Result<Acted, DsmError> {
+    pub async fn delete_target(&self, lun: &LunUuid, target: &Target) -> Result<TargetWrite, DsmError> {
         let delete = target::delete(target.target_id);
         if target.mapping_of(lun).is_none() {
             return self.act(lun, target, delete).await;
@@ -327,7 +327,7 @@ impl Nas {
     ///
     /// # Errors
     /// [`DsmError`]; unless DSM refused, the act may have been carried out.
-    async fn act(&self, lun: &LunUuid, target: &Target, act: Call) -> Result<Acted, DsmError> {
+    async fn act(&self, lun: &LunUuid, target: &Target, act: Call) -> Result<TargetWrite, DsmError> {
         self.act_in_order(lun, target, &[act]).await
     }
 
@@ -336,12 +336,12 @@ impl Nas {
         lun: &LunUuid,
         target: &Target,
         acts: &[Call],
-    ) -> Result<Acted, DsmError> {
+    ) -> Result<TargetWrite, DsmError> {
         // On a NAS that goes on after a call that fails, the guard only guards when it is asked before.
         if self.goes_on.load(Ordering::Relaxed)
             && let Some(all) = self.absent(lun, target).await?
         {
-            return Ok(Acted::NotThere(all));
+            return Ok(TargetWrite::NotThere(all));
         }
         let calls = target::guarded(target, true, acts);
         let mut results = self.client.call_sequence(&calls).await?;
@@ -357,7 +357,7 @@ impl Nas {
             return self.acted(lun, target, acts, results).await;
         }
         if let Some(all) = self.absent(lun, target).await? {
-            return Ok(Acted::NotThere(all));
+            return Ok(TargetWrite::NotThere(all));
         }
         // It is there, and `get` does not find it by its name: that DSM takes names there was only ever seen by others.
         let calls = target::guarded(target, false, acts);
@@ -383,7 +383,7 @@ impl Nas {
         target: &Target,
         acts: &[Call],
         mut results: Results,
-    ) -> Result<Acted, DsmError> {
+    ) -> Result<TargetWrite, DsmError> {
         let holder = match results.take::<TargetAnswer>() {
             None => return Err(target::no_result(&target::list())),
             Some(holder) => holder.map(|answer| answer.target),
@@ -391,8 +391,8 @@ impl Nas {
         let mut done = Ok(());
         let mut any = false;
         for act in acts {
-            match (results.take::<Nothing>(), &done) {
-                (Some(Ok(Nothing)), _) => any = true,
+            match (results.take::<NoData>(), &done) {
+                (Some(Ok(NoData)), _) => any = true,
                 (Some(Err(refusal)), Ok(())) => done = Err(refusal),
                 // Stopped: the number is nobody's.
                 (None, Ok(())) => {
@@ -406,15 +406,15 @@ impl Nas {
         let mine = |row: &Target| row.is(target);
         if any && !holder.as_ref().is_ok_and(mine) {
             let all = self.listed(lun, &mut results).await?;
-            return Ok(Acted::UponAnother {
+            return Ok(TargetWrite::UponAnother {
                 holder: holder.ok(),
                 all,
             });
         }
         match done {
-            Ok(()) => Ok(Acted::Done(self.listed(lun, &mut results).await?)),
+            Ok(()) => Ok(TargetWrite::Done(self.listed(lun, &mut results).await?)),
             Err(refusal) if refusal.code().is_some_and(super::Code::no_target) => {
-                Ok(Acted::NotThere(self.listed(lun, &mut results).await?))
+                Ok(TargetWrite::NotThere(self.listed(lun, &mut results).await?))
             }
             Err(refusal) => Err(refusal),
         }

@@ -16,15 +16,15 @@ use tokio::time::sleep;
 use super::call::Call;
 use super::client::{Account, Client, Password};
 use super::credential::Refusals;
-use super::reply::{DsmError, Nothing};
-use super::wire::{Failure, Wire};
+use super::reply::{DsmError, NoData};
+use super::wire::{Failure, Transport};
 
 const LUN: &str = "SYNO.Core.ISCSI.LUN";
 /// What the client has for connecting.
 const CONNECTS: Duration = Duration::from_secs(10);
 
 /// Does what it is told to; answers each request at first, after the time that its method takes.
-pub(super) struct Played {
+pub(super) struct SlowNas {
     /// How long everything but logins and questions takes.
     pub(super) takes: Mutex<Duration>,
     /// It carries creates out one after the other.
@@ -41,7 +41,7 @@ pub(super) struct Played {
     lanes: [(AtomicUsize, AtomicUsize); 3],
 }
 
-impl fmt::Debug for Played {
+impl fmt::Debug for SlowNas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Played")
     }
@@ -56,7 +56,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-impl Played {
+impl SlowNas {
     /// The NAS, and a client that knows it.
     pub(super) fn nas() -> (Arc<Self>, Client) {
         let nas = Arc::new(Self {
@@ -139,7 +139,7 @@ impl Played {
     }
 }
 
-impl Wire for Played {
+impl Transport for SlowNas {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
         Box::pin(async move {
             let mut pairs = url::form_urlencoded::parse(request.body().as_bytes());
@@ -160,14 +160,14 @@ impl Wire for Played {
 /// A question that takes a place.
 pub(super) async fn ask(client: &Client) -> Result<(), DsmError> {
     let call = Call::new(LUN, 1, "list");
-    client.call::<Nothing>(&call).await.map(drop)
+    client.call::<NoData>(&call).await.map(drop)
 }
 
 /// A create, in one request with a look at what has come of it.
 pub(super) async fn create(client: &Client) -> Result<(), DsmError> {
     let create = Call::new(LUN, 1, "create").with("name", json!("n"));
     let look = Call::new(LUN, 1, "get").with("uuid", json!("n"));
-    let both = client.call_each::<Nothing, Nothing>(&create, &look).await?;
+    let both = client.call_each::<NoData, NoData>(&create, &look).await?;
     both.0.map(drop)
 }
 

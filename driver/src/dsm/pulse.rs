@@ -15,12 +15,12 @@ use super::wire::Failure;
 use crate::metrics::{self, DsmCall};
 
 /// How long a NAS may say nothing to anybody who waits until it is asked whether it is there.
-const WORRY: Duration = Duration::from_secs(5);
+const PROBE_AFTER: Duration = Duration::from_secs(5);
 /// How long that question may take: a NAS that is very busy is slow with everything. Both together are 14 s: a login has 15 s, and a call of
 /// the CO, which asks once more at the most and learns that at once, ends within 20 s.
-const PATIENCE: Duration = Duration::from_secs(9);
+const SILENCE_LIMIT: Duration = Duration::from_secs(9);
 /// How long after a question without an answer nobody asks again.
-const REST: Duration = Duration::from_secs(2);
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// The answer to such a question is still heard for so long: it says that the NAS is there again.
 const STILL_HEARD: Duration = Duration::from_secs(60);
 
@@ -62,9 +62,9 @@ impl Seen {
 
 /// The answers of one NAS, to whomever.
 #[derive(Debug, Default)]
-pub(super) struct Pulse(watch::Sender<Seen>);
+pub(super) struct Liveness(watch::Sender<Seen>);
 
-impl Pulse {
+impl Liveness {
     /// Something was answered.
     fn heard(&self) {
         self.0.send_if_modified(|seen| {
@@ -135,7 +135,7 @@ impl Client {
             let Some((at, silence)) = &seen.silent else {
                 return Ok(());
             };
-            if !seen.asking && at.elapsed() < REST {
+            if !seen.asking && at.elapsed() < PROBE_INTERVAL {
                 return Err(DsmError::Silent(silence.clone()));
             }
             silence.since
@@ -166,7 +166,7 @@ impl Client {
                 let last = seen.heard.map_or(sent, |heard| heard.max(sent));
                 (last, seen.asking, seen.silence().cloned())
             };
-            if !asking && silence.is_none() && last.elapsed() >= WORRY {
+            if !asking && silence.is_none() && last.elapsed() >= PROBE_AFTER {
                 self.ask(SystemTime::now() - last.elapsed());
                 continue;
             }
@@ -178,7 +178,7 @@ impl Client {
                 }
                 silence = async { silence.expect("there is one") }, if silence.is_some() => return Err(silence),
                 _ = watch.changed() => {}
-                () = sleep_until(last + WORRY), if !asking => {}
+                () = sleep_until(last + PROBE_AFTER), if !asking => {}
             }
         }
     }
@@ -188,7 +188,7 @@ impl Client {
         if is_answer(outcome) {
             self.pulse.heard();
         } else if let Err(Failure::Unreachable(why)) = outcome
-            && sent.elapsed() >= PATIENCE
+            && sent.elapsed() >= SILENCE_LIMIT
         {
             // Nobody at that address says as much as that nobody listens there: it is off, or unplugged.
             let since = SystemTime::now() - sent.elapsed();
@@ -211,7 +211,7 @@ impl Client {
             let request = request.map_err(|error| Failure::Unreachable(error.into()))?;
             self.wire.send(request).await
         });
-        let first = timeout(PATIENCE, &mut answer).await;
+        let first = timeout(SILENCE_LIMIT, &mut answer).await;
         let answered = first.as_ref().is_ok_and(is_answer);
         self.count(answered, asked);
         match first {
@@ -221,7 +221,7 @@ impl Client {
             }
             Ok(Ok(_) | Err(Failure::Refused(_) | Failure::TooLarge(_))) => self.answers(),
             Err(_) => {
-                let patience = PATIENCE.as_secs();
+                let patience = SILENCE_LIMIT.as_secs();
                 let seen = format!("{API} {METHOD}, too, had no answer within {patience} s");
                 self.give_up(asked, since, seen);
                 self.pulse.asked();

@@ -264,7 +264,7 @@ pub enum DsmError {
         code: Code,
     },
     /// DSM refused the login, now or earlier.
-    #[error("DSM refuses the login of {account:?} with code {code}{}", told(*.code, *.next))]
+    #[error("DSM refuses the login of {account:?} with code {code}{}", with_next_try(*.code, *.next))]
     Login {
         /// The account.
         account: String,
@@ -294,7 +294,7 @@ pub struct NextTry {
 }
 
 /// A time and no span: the same failure has the same text, so that Kubernetes counts its events instead of keeping each.
-fn told(code: Code, next: Option<NextTry>) -> String {
+fn with_next_try(code: Code, next: Option<NextTry>) -> String {
     let Some(next) = next else {
         return String::new();
     };
@@ -410,9 +410,9 @@ pub fn read<T: DeserializeOwned>(
 /// The `data` of a call that returns nothing: absent, `null`, an object or an array, all the same.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(from = "IgnoredAny")]
-pub struct Nothing;
+pub struct NoData;
 
-impl From<IgnoredAny> for Nothing {
+impl From<IgnoredAny> for NoData {
     fn from(_: IgnoredAny) -> Self {
         Self
     }

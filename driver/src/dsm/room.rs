@@ -67,7 +67,7 @@ impl Nas {
         match answer {
             Ok(answer) => Ok(answer.volume),
             Err(error @ (DsmError::Refused { .. } | DsmError::Garbled { .. })) => {
-                self.tells_no_room(&error);
+                self.is_no_space(&error);
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -102,14 +102,14 @@ impl Nas {
                 volumes.find(|volume| volume.path == lun.location)
             }
             Err(error) => {
-                self.tells_no_room(&error);
+                self.is_no_space(&error);
                 None
             }
         };
         Ok(Some((lun, location)))
     }
 
-    fn tells_no_room(&self, error: &DsmError) {
+    fn is_no_space(&self, error: &DsmError) {
         let text = format!("free space: {error}");
         if self.told.first(&text) {
             tracing::warn!(nas = %self.name, %error, "the NAS does not tell how much is free: a LUN is made or grown all the same");

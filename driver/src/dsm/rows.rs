@@ -16,17 +16,17 @@ pub struct Rows<T> {
     /// Those that could be read.
     pub fit: Vec<T>,
     /// Those that could not.
-    pub unfit: Vec<Unfit>,
+    pub unfit: Vec<UnreadableRow>,
 }
 
 /// A row that is not as it should be. It may be anybody's: who looks for something in the list has to ask whether it could be that.
 #[derive(Clone, Debug)]
-pub struct Unfit {
+pub struct UnreadableRow {
     row: Value,
     why: String,
 }
 
-impl Unfit {
+impl UnreadableRow {
     /// A field, if it is there and a text.
     pub fn text(&self, field: &str) -> Option<&str> {
         self.row.get(field)?.as_str()
@@ -74,7 +74,7 @@ impl<'de, T: DeserializeOwned> Visitor<'de> for OneByOne<T> {
         while let Some(row) = list.next_element::<Value>()? {
             match T::deserialize(&row) {
                 Ok(fit) => rows.fit.push(fit),
-                Err(error) => rows.unfit.push(Unfit {
+                Err(error) => rows.unfit.push(UnreadableRow {
                     row,
                     why: error.to_string(),
                 }),
@@ -92,7 +92,7 @@ impl<T> Rows<T> {
     pub fn unless(
         self,
         list: &Call,
-        could_be: impl Fn(&Unfit) -> bool,
+        could_be: impl Fn(&UnreadableRow) -> bool,
     ) -> Result<Vec<T>, DsmError> {
         match self.unfit.iter().find(|row| could_be(row)) {
             Some(doubt) => Err(DsmError::Garbled {

@@ -15,13 +15,13 @@ use tracing::{Instrument as _, debug, info, warn};
 use super::call::Call;
 use super::client::Client;
 use super::credential::Credential;
-use super::reply::{Code, DsmError, LOGIN, Nothing, SessionLoss};
+use super::reply::{Code, DsmError, LOGIN, NoData, SessionLoss};
 use crate::metrics;
 
 /// A login makes nothing and costs the NAS little, and who waits for it shares its outcome: one that sleeps is awake for the next try.
 const DEADLINE: Duration = Duration::from_secs(15);
 /// How long one may take to end: it ends by itself.
-const FAREWELL: Duration = Duration::from_secs(3);
+const LOGOUT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a session is renewed that another login may not help.
 const SELDOM: Duration = Duration::from_secs(60);
 
@@ -151,9 +151,9 @@ impl Client {
 
     async fn end(&self, session: &Session) {
         let call = Call::new(LOGIN, 1, "logout");
-        let ended = self.send_with::<Nothing>(&call, session, None);
-        let ended = timeout(FAREWELL, ended).await;
-        if !matches!(ended, Ok(Ok(Nothing))) {
+        let ended = self.send_with::<NoData>(&call, session, None);
+        let ended = timeout(LOGOUT_TIMEOUT, ended).await;
+        if !matches!(ended, Ok(Ok(NoData))) {
             debug!(nas = %self.account.nas, ?ended, "logout failed");
         }
     }

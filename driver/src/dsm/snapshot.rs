@@ -107,7 +107,7 @@ impl From<SnapshotsAnswer> for Snapshots {
         }
         // Unknown is not unlocked.
         let unfit = answer.snapshots.unfit.iter();
-        all.kept.extend(unfit.map(rows::Unfit::seen));
+        all.kept.extend(unfit.map(rows::UnreadableRow::seen));
         all
     }
 }

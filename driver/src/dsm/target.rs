@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::call::Call;
 use super::reply::DsmError;
-use super::rows::{Rows, Unfit};
+use super::rows::{Rows, UnreadableRow};
 use crate::chap::{Chap, Method};
 use crate::publication::Iqn;
 use crate::volume::LunUuid;
@@ -105,14 +105,14 @@ impl Target {
 
 /// A row that cannot be read could concern `lun`: it is a publication of it or names it, or nobody can tell. A person's target that does
 /// not say which LUNs it exports is passed over: that somebody exports the LUN, DSM says of the LUN, too (`is_mapped`).
-pub fn may_concern(row: &Unfit, lun: &LunUuid) -> bool {
+pub fn may_concern(row: &UnreadableRow, lun: &LunUuid) -> bool {
     row.text("iqn").is_none_or(|iqn| {
         publication_of(iqn).is_some_and(|published| published == *lun) || row.mentions(lun.as_str())
     })
 }
 
 /// A row that cannot be read could be a publication of this driver's.
-pub fn may_be_ours(row: &Unfit) -> bool {
+pub fn may_be_ours(row: &UnreadableRow) -> bool {
     row.text("iqn")
         .is_none_or(|iqn| publication_of(iqn).is_some())
 }

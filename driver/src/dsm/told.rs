@@ -8,9 +8,9 @@ const MOST: usize = 256;
 
 /// What this process has said already.
 #[derive(Debug, Default)]
-pub struct Told(Mutex<BTreeSet<String>>);
+pub struct LogOnce(Mutex<BTreeSet<String>>);
 
-impl Told {
+impl LogOnce {
     /// It has not been said before.
     pub fn first(&self, text: &str) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -30,7 +30,7 @@ mod tests {
 
     #[test]
     fn a_thing_is_said_once() {
-        let told = Told::default();
+        let told = LogOnce::default();
         assert!(told.first("a") && told.first("b") && !told.first("a"));
     }
 }

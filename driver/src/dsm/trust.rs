@@ -154,7 +154,7 @@ impl Trust {
         } else {
             None
         };
-        let judge = Judge {
+        let judge = CertificateVerifier {
             trust: self,
             authorities,
             provider: provider.clone(),
@@ -171,13 +171,13 @@ impl Trust {
 
 /// Judges a certificate when a connection is made.
 #[derive(Debug)]
-struct Judge {
+struct CertificateVerifier {
     trust: Trust,
     authorities: Option<Verifier>,
     provider: Arc<CryptoProvider>,
 }
 
-impl Judge {
+impl CertificateVerifier {
     /// A certificate that is known by itself: a pin stands for chain and name, and for nothing else.
     fn in_time(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), TlsError> {
         let parsed = ParsedCertificate::try_from(certificate)?;
@@ -231,7 +231,7 @@ impl Judge {
     }
 }
 
-impl ServerCertVerifier for Judge {
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,

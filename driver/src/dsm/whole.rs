@@ -11,7 +11,7 @@ use super::location::{self, LocationsAnswer};
 use super::lun::{self, Lun, LunsAnswer};
 use super::nas::Nas;
 use super::reply::DsmError;
-use super::rows::{Rows, Unfit};
+use super::rows::{Rows, UnreadableRow};
 use super::system::{self, SystemAnswer};
 use super::target::{self, Target};
 use crate::volume::LunUuid;
@@ -19,12 +19,12 @@ use crate::volume::LunUuid;
 /// How long after its start a NAS may still be loading its LUNs and targets.
 const LOADING: Duration = Duration::from_secs(15 * 60);
 /// How far apart two lists have to be that are compared where the NAS does not tell how long it has been up; and how far at most.
-const APART: Duration = Duration::from_secs(60);
-const TOO_FAR_APART: Duration = Duration::from_secs(15 * 60);
+const MIN_INTERVAL: Duration = Duration::from_secs(60);
+const MAX_INTERVAL: Duration = Duration::from_secs(15 * 60);
 
 /// What this process has seen of a NAS that does not tell how long it has been up.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct ListHistory {
     /// And since when they are missing.
     volumes: BTreeMap<String, Option<Instant>>,
     lists: BTreeMap<&'static str, (Instant, BTreeSet<String>)>,
@@ -32,7 +32,7 @@ pub struct Memory {
     lost: u64,
 }
 
-impl Memory {
+impl ListHistory {
     /// Lists from before the NAS lost a session are forgotten: it loses them when it starts anew, and what it has not loaded yet may be
     /// the same as after the start before.
     fn sessions_lost(&mut self, lost: u64) {
@@ -64,13 +64,13 @@ impl Memory {
             ))
         };
         match self.lists.get(what) {
-            Some((at, before)) if *before == list && now - *at <= TOO_FAR_APART => APART
+            Some((at, before)) if *before == list && now - *at <= MAX_INTERVAL => MIN_INTERVAL
                 .checked_sub(now - *at)
                 .filter(|left| !left.is_zero())
                 .and_then(wait),
             Some(_) | None => {
                 self.lists.insert(what, (now, list));
-                wait(APART)
+                wait(MIN_INTERVAL)
             }
         }
     }
@@ -100,11 +100,11 @@ impl Nas {
     ///
     /// # Errors
     /// [`DsmError`]: nothing is proven. A row that cannot be read and `could_be` the LUN is such an error.
-    pub async fn doubt_of_absence(
+    pub async fn why_maybe_present(
         &self,
         uuid: Option<&LunUuid>,
         is_it: impl Fn(&Lun) -> bool,
-        could_be: impl Fn(&Unfit) -> bool,
+        could_be: impl Fn(&UnreadableRow) -> bool,
     ) -> Result<Option<String>, DsmError> {
         let place = uuid.and_then(|uuid| self.places.of(uuid));
         let asked = Instant::now();
@@ -124,7 +124,7 @@ impl Nas {
             )));
         }
         let uuids = luns.into_iter().map(|lun| lun.uuid).collect();
-        self.doubt_of_list("LUNs", asked, uuids).await
+        self.why_list_incomplete("LUNs", asked, uuids).await
     }
 
     /// Every LUN of the NAS that can be read, and what stands against there being others; every target.
@@ -134,7 +134,7 @@ impl Nas {
     /// target's that could be a publication of this driver's.
     pub async fn all_luns(
         &self,
-        could_be: impl Fn(&Unfit) -> bool,
+        could_be: impl Fn(&UnreadableRow) -> bool,
     ) -> Result<(Vec<Lun>, Vec<Target>, Option<String>), DsmError> {
         let asked = Instant::now();
         let (luns, targets) = self
@@ -144,7 +144,7 @@ impl Nas {
         let luns = self.luns_unless(luns.luns, could_be)?;
         let targets = self.targets_unless(targets.targets, target::may_be_ours)?;
         let uuids = luns.iter().map(|lun| lun.uuid.clone()).collect();
-        let doubt = self.doubt_of_list("LUNs", asked, uuids).await?;
+        let doubt = self.why_list_incomplete("LUNs", asked, uuids).await?;
         Ok((luns, targets, doubt))
     }
 
@@ -153,13 +153,13 @@ impl Nas {
     ///
     /// # Errors
     /// [`DsmError`]: nothing is known.
-    pub async fn doubt_of_targets(
+    pub async fn why_targets_incomplete(
         &self,
         asked: Instant,
         targets: &[Target],
     ) -> Result<Option<String>, DsmError> {
         let names = targets.iter().map(|target| target.iqn.clone()).collect();
-        self.doubt_of_list("targets", asked, names).await
+        self.why_list_incomplete("targets", asked, names).await
     }
 
     /// How long the NAS has been up. `None`: it does not tell.
@@ -175,7 +175,7 @@ impl Nas {
     }
 
     /// What stands against a list that was asked for at `asked` being whole.
-    async fn doubt_of_list(
+    async fn why_list_incomplete(
         &self,
         what: &'static str,
         asked: Instant,
@@ -201,7 +201,7 @@ impl Nas {
     pub(super) fn luns_unless(
         &self,
         luns: Rows<Lun>,
-        could_be: impl Fn(&Unfit) -> bool,
+        could_be: impl Fn(&UnreadableRow) -> bool,
     ) -> Result<Vec<Lun>, DsmError> {
         self.report(&luns);
         luns.unless(&lun::list(), could_be)
@@ -219,7 +219,7 @@ impl Nas {
     fn targets_unless(
         &self,
         targets: Rows<Target>,
-        could_be: impl Fn(&Unfit) -> bool,
+        could_be: impl Fn(&UnreadableRow) -> bool,
     ) -> Result<Vec<Target>, DsmError> {
         self.report(&targets);
         targets.unless(&target::list(), could_be)
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn two_equal_lists_a_minute_apart_are_whole() {
-        let mut memory = Memory::default();
+        let mut memory = ListHistory::default();
         let start = Instant::now();
         let mut look = |seconds: u64, list: &[&str], volumes: &[&str]| {
             let now = start + Duration::from_secs(seconds);
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_volume_that_was_unplugged_is_missed_for_as_long_as_a_nas_loads() {
-        let mut memory = Memory::default();
+        let mut memory = ListHistory::default();
         let start = Instant::now();
         let mut look = |seconds: u64, volumes: &[&str]| {
             let now = start + Duration::from_secs(seconds);
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn a_list_from_before_a_lost_session_is_not_compared() {
         let start = Instant::now();
-        let mut memory = Memory::default();
+        let mut memory = ListHistory::default();
         let mut whole = |lost: u64, seconds: u64| {
             memory.sessions_lost(lost);
             let now = start + Duration::from_secs(seconds);

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use http::header::LOCATION;
 use http::{Request, Response};
 
-use super::lane::Lanes;
+use super::lane::RequestLimits;
 use super::trust::{self, Complaint, Trust};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ pub enum Failure {
 }
 
 /// Carries requests to one NAS. There is no deadline here: the client has one.
-pub trait Wire: fmt::Debug + Send + Sync {
+pub trait Transport: fmt::Debug + Send + Sync {
     /// Sends a request with an absolute URL and a form as its body, and reads the whole answer: status, body, and where else to go.
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>>;
 }
@@ -58,7 +58,7 @@ impl Http {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_DEADLINE)
             .pool_idle_timeout(KEEP_IDLE)
-            .pool_max_idle_per_host(Lanes::KEPT);
+            .pool_max_idle_per_host(RequestLimits::KEPT);
         if url.starts_with("http://") {
             // The system's authorities are hundreds of files, and nobody would ask them.
             http = http.tls_certs_only([]);
@@ -74,7 +74,7 @@ impl Http {
     }
 }
 
-impl Wire for Http {
+impl Transport for Http {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
         Box::pin(async {
             let request = reqwest::Request::try_from(request).map_err(not_sent)?;

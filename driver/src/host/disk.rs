@@ -43,7 +43,7 @@ impl Block {
     /// The file cannot be read.
     pub async fn size(&self, host: &impl Host) -> Result<Bytes, HostError> {
         let (file, doing) = (format!("{}/size", self.dir), self.measuring());
-        host.look(&doing, move |files| size(files, &file)).await
+        host.blocking(&doing, move |files| size(files, &file)).await
     }
 
     fn measuring(&self) -> String {
@@ -57,7 +57,7 @@ impl Block {
     pub async fn is_protected(&self, host: &impl Host) -> Result<bool, HostError> {
         let file = format!("{}/ro", self.dir);
         let doing = format!("looking at {}", self.name);
-        let protected = host.look(&doing, move |files| number(files, &file));
+        let protected = host.blocking(&doing, move |files| number(files, &file));
         Ok(protected.await? != 0)
     }
 }
@@ -96,7 +96,7 @@ impl Disk {
                 serial: disk.serial(files)?,
             })
         };
-        host.look(&doing, look).await
+        host.blocking(&doing, look).await
     }
 
     /// True unless the kernel has taken the disk offline.
@@ -114,7 +114,7 @@ impl Disk {
 
     async fn state_now(&self, host: &impl Host) -> Result<Option<String>, HostError> {
         let (disk, doing) = (self.clone(), format!("looking at {}", self.block.node()));
-        host.look(&doing, move |files| disk.state(files)).await
+        host.blocking(&doing, move |files| disk.state(files)).await
     }
 
     /// Makes every read and write of the disk fail from now on, whatever its target does. False: it could not be done.
@@ -123,7 +123,7 @@ impl Disk {
     /// The kernel did not come back, or its answer cannot be read.
     pub async fn take_offline(&self, host: &impl Host) -> Result<bool, HostError> {
         // Without the end of the line the kernel takes it for no state at all (EINVAL, seen with Linux 6.1).
-        let told = tell_kernel(host, &format!("{}/state", self.unit), "offline\n").await;
+        let told = write_sysfs(host, &format!("{}/state", self.unit), "offline\n").await;
         // A disk that is blocked, or that the kernel has given up, may not change its state: then the state decides.
         if let Err(hung @ HostError::Overran { .. }) = told {
             return Err(hung);
@@ -144,8 +144,8 @@ impl Disk {
     ///
     /// # Errors
     /// The kernel did not come back from asking, or gave an error.
-    pub async fn rescan(&self, host: &impl Host) -> Result<Told, HostError> {
-        tell_kernel(host, &format!("{}/rescan", self.unit), "1").await
+    pub async fn rescan(&self, host: &impl Host) -> Result<SysfsWrite, HostError> {
+        write_sysfs(host, &format!("{}/rescan", self.unit), "1").await
     }
 }
 
@@ -162,7 +162,7 @@ pub struct Condition {
 
 /// What came of telling the kernel to do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum SysfsWrite {
     /// It has done it, whether or not anybody answered.
     Obeyed,
     /// Linux asks only a disk that runs, since 6.6: this one is offline or blocked.
@@ -175,22 +175,22 @@ pub enum Told {
 ///
 /// # Errors
 /// The kernel did not come back, or gave an error that means none of [`Told`].
-pub async fn tell_kernel(host: &impl Host, file: &str, text: &str) -> Result<Told, HostError> {
+pub async fn write_sysfs(host: &impl Host, file: &str, text: &str) -> Result<SysfsWrite, HostError> {
     use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, WouldBlock};
     let written = host.write_attribute(file, text).await;
     match &written {
-        Err(HostError::Absent { .. }) => return Ok(Told::NotAllowed),
+        Err(HostError::Absent { .. }) => return Ok(SysfsWrite::NotAllowed),
         Err(HostError::Io { source, .. })
             if matches!(source.kind(), ReadOnlyFilesystem | PermissionDenied) =>
         {
-            return Ok(Told::NotAllowed);
+            return Ok(SysfsWrite::NotAllowed);
         }
         Err(HostError::Io { source, .. }) if source.kind() == WouldBlock => {
-            return Ok(Told::NotRunning);
+            return Ok(SysfsWrite::NotRunning);
         }
         Ok(()) | Err(_) => {}
     }
-    written.map(|()| Told::Obeyed)
+    written.map(|()| SysfsWrite::Obeyed)
 }
 
 /// The unit serial of any SCSI disk, by its kernel name; `None` when it has none, is no SCSI disk or is not there.
@@ -375,7 +375,7 @@ pub async fn is_mounted_anywhere(host: &impl Host, block: &Block) -> Result<bool
         }
         Ok(false)
     };
-    host.look(&doing, look).await
+    host.blocking(&doing, look).await
 }
 
 /// Waits, bounded by `limit`, until `look` finds something; `None` when it never did.
@@ -421,7 +421,7 @@ pub async fn wait_for_disk(
             let running = disk.state(files)?.is_none_or(|state| state == "running");
             Ok(has_size.then_some((disk, running)))
         };
-        let Some((disk, running)) = host.look(&doing, look).await? else {
+        let Some((disk, running)) = host.blocking(&doing, look).await? else {
             return Ok(None);
         };
         let node = disk.block.node();

@@ -38,7 +38,7 @@ mod multipath;
 mod programs;
 mod tree;
 
-pub use around::{Export, Mounted, Seen};
+pub use around::{Export, Mounted, FakeState};
 #[cfg(test)]
 pub(crate) use cache::lun;
 pub use dead::Death;
@@ -62,7 +62,7 @@ const GONE: DeviceNumber = DeviceNumber {
 
 /// The machine. Clones are the same machine.
 #[derive(Clone, Debug)]
-pub struct Fake(Arc<Mutex<World>>);
+pub struct Fake(Arc<Mutex<Machine>>);
 
 /// By number; a block that was never written is zero.
 pub(crate) type Blocks = BTreeMap<u64, Vec<u8>>;
@@ -94,7 +94,7 @@ pub(crate) struct SessionState {
     clippy::struct_excessive_bools,
     reason = "each is one fault that a test can switch on"
 )]
-pub(crate) struct World {
+pub(crate) struct Machine {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     pub(crate) dirs: BTreeSet<String>,
     pub(crate) targets: BTreeMap<String, Target>,
@@ -182,17 +182,17 @@ impl Fake {
     pub(crate) fn with_lun() -> Self {
         let fake = Self::node(INITIATOR);
         let iqn = fake.iqn().to_string();
-        fake.world().targets.insert(iqn, cache::lun());
+        fake.machine().targets.insert(iqn, cache::lun());
         fake
     }
 
-    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+    pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
         self.0.lock().unwrap()
     }
 
     /// The target of the present publication.
     pub(crate) fn iqn(&self) -> Iqn {
-        let mut random = StdRng::seed_from_u64(self.world().publications);
+        let mut random = StdRng::seed_from_u64(self.machine().publications);
         Iqn::of_publication(
             &UUID.parse().unwrap(),
             &NodeId::derive(NODE, INITIATOR),
@@ -206,7 +206,7 @@ impl Fake {
     }
 
     pub(crate) fn log_in_at(&self, portal: &str) {
-        let (iqn, mut world) = (self.iqn().to_string(), self.world());
+        let (iqn, mut world) = (self.iqn().to_string(), self.machine());
         world.log_in(&iqn, portal);
     }
 
@@ -217,19 +217,19 @@ impl Fake {
             stderr: stderr.to_owned(),
             ..Exit::default()
         };
-        self.world().answers.push((prefix.to_owned(), Ok(exit)));
+        self.machine().answers.push((prefix.to_owned(), Ok(exit)));
     }
 
     /// The next command that begins with `prefix` hangs.
     pub(crate) fn hang(&self, prefix: &str) {
-        self.world()
+        self.machine()
             .answers
             .push((prefix.to_owned(), Err(Duration::from_secs(1))));
     }
 
     /// The command that begins with `prefix` hangs, once `skipped` of them have ended.
     pub(crate) fn hang_after(&self, prefix: &str, skipped: usize) {
-        let mut world = self.world();
+        let mut world = self.machine();
         let hang = Err(Duration::from_secs(1));
         world.answers.push((prefix.to_owned(), hang));
         world.skip = skipped;
@@ -237,7 +237,7 @@ impl Fake {
 
     /// Makes the LUN larger on the NAS.
     pub(crate) fn grow_lun(&self, size: Bytes) {
-        self.world()
+        self.machine()
             .targets
             .values_mut()
             .for_each(|target| target.size = size);
@@ -245,7 +245,7 @@ impl Fake {
 
     /// Writes to the LUN behind the driver's back.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
-        self.world().write(UUID, offset, bytes);
+        self.machine().write(UUID, offset, bytes);
     }
 
     /// A complete file system on the LUN.
@@ -269,7 +269,7 @@ fn disk_of(id: u32) -> (String, DeviceNumber) {
     (name, number)
 }
 
-impl World {
+impl Machine {
     /// How the test says that this ends, if it says so.
     fn forced(&mut self, line: &str) -> Option<Result<Exit, HostError>> {
         let meant = |(prefix, _): &(String, _)| line.starts_with(prefix);
@@ -318,19 +318,19 @@ fn io_error(doing: &str, kind: io::ErrorKind) -> HostError {
 }
 
 /// How often others may do something while a command waits.
-const PATIENCE: usize = 10_000;
+const MAX_POLLS: usize = 10_000;
 
 impl Host for Fake {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let text = cmd.to_string();
-        self.world().log.push(text.clone());
-        let forced = self.world().forced(&text);
+        self.machine().log.push(text.clone());
+        let forced = self.machine().forced(&text);
         if let Some(forced) = forced {
             return forced;
         }
-        for _ in 0..PATIENCE {
-            if !self.world().waits(&cmd) {
-                return Ok(self.world().execute(&cmd));
+        for _ in 0..MAX_POLLS {
+            if !self.machine().waits(&cmd) {
+                return Ok(self.machine().execute(&cmd));
             }
             tokio::task::yield_now().await;
         }
@@ -341,18 +341,18 @@ impl Host for Fake {
     }
 
     fn has(&self, program: &str) -> bool {
-        program != "mkfs.btrfs" || self.world().complete
+        program != "mkfs.btrfs" || self.machine().complete
     }
 
     fn reach(&self) -> Result<(), HostError> {
-        if self.world().unreachable {
+        if self.machine().unreachable {
             let problem = "nobody listens on iscsid's socket".to_owned();
             return Err(HostError::NoNamespaces { problem });
         }
         Ok(())
     }
 
-    async fn look<T: Send + 'static>(
+    async fn blocking<T: Send + 'static>(
         &self,
         _: &str,
         look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
@@ -365,22 +365,22 @@ impl Host for Fake {
     }
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
-        self.world().list(path)
+        self.machine().list(path)
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
-        self.world().looks += 1;
-        if self.world().death_at(path) == Some(Death::ShutDown) {
+        self.machine().looks += 1;
+        if self.machine().death_at(path) == Some(Death::ShutDown) {
             return Err(HostError::Io {
                 doing: format!("looking at {path}"),
                 source: io::Error::from_raw_os_error(nix::errno::Errno::EIO as i32),
             });
         }
-        self.world().stat(path).map_or_else(|| absent(path), Ok)
+        self.machine().stat(path).map_or_else(|| absent(path), Ok)
     }
 
     async fn is_mount_point(&self, path: &str) -> Result<Option<bool>, HostError> {
-        let mut world = self.world();
+        let mut world = self.machine();
         world.looks += 1;
         Ok(Some(world.mounts.iter().any(|mount| mount.point == path)))
     }
@@ -398,10 +398,10 @@ impl Host for Fake {
                 |(parent, _)| if parent.is_empty() { "/" } else { parent },
             );
         let name = path.rsplit('/').next().unwrap_or_default();
-        if let Some(to) = self.world().links.get(parent) {
+        if let Some(to) = self.machine().links.get(parent) {
             return Ok(format!("{to}/{name}"));
         }
-        if self.world().dirs.contains(parent) {
+        if self.machine().dirs.contains(parent) {
             Ok(path.to_owned())
         } else {
             absent(path)
@@ -409,7 +409,7 @@ impl Host for Fake {
     }
 
     async fn read_device(&self, device: &str, span: Span, _: Via) -> Result<Vec<u8>, HostError> {
-        let world = self.world();
+        let world = self.machine();
         let Some((.., session)) = world.block_at(device) else {
             return absent(device);
         };
@@ -435,7 +435,7 @@ impl Host for Fake {
         offset: u64,
         data: Vec<u8>,
     ) -> Result<(), HostError> {
-        let mut world = self.world();
+        let mut world = self.machine();
         if world.claimed
             || world.is_path(device)
             || world.mounts.iter().any(|mount| mount.source == device)
@@ -459,11 +459,11 @@ impl Host for Fake {
     }
 
     async fn opens(&self, _: &str) -> Result<bool, HostError> {
-        Ok(!std::mem::take(&mut self.world().half_made))
+        Ok(!std::mem::take(&mut self.machine().half_made))
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
-        let world = self.world();
+        let world = self.machine();
         let mounted = world.mounts.iter().any(|mount| mount.source == device);
         Ok(world.claimed || mounted || world.is_path(device))
     }
@@ -479,17 +479,17 @@ impl Host for Fake {
     }
 
     async fn create_dir(&self, path: &str) -> Result<(), HostError> {
-        self.world().dirs.insert(path.to_owned());
+        self.machine().dirs.insert(path.to_owned());
         Ok(())
     }
 
     async fn create_file(&self, path: &str) -> Result<(), HostError> {
-        self.world().files.entry(path.to_owned()).or_default();
+        self.machine().files.entry(path.to_owned()).or_default();
         Ok(())
     }
 
     async fn remove_dir(&self, path: &str) -> Result<(), HostError> {
-        let mut world = self.world();
+        let mut world = self.machine();
         let below = format!("{path}/");
         if world.files.keys().any(|file| file.starts_with(&below)) {
             return Err(io_error("removing", io::ErrorKind::DirectoryNotEmpty));
@@ -500,7 +500,7 @@ impl Host for Fake {
     }
 
     async fn remove_file(&self, path: &str) -> Result<(), HostError> {
-        let mut world = self.world();
+        let mut world = self.machine();
         if path == LOCK {
             world.locked = None;
         }
@@ -515,7 +515,7 @@ impl Host for Fake {
         aside: &str,
         text: SecretString,
     ) -> Result<(), HostError> {
-        let mut world = self.world();
+        let mut world = self.machine();
         world.log.push(format!("replace {path} by way of {aside}"));
         let text = text.expose_secret().as_bytes().to_vec();
         world.files.insert(path.to_owned(), text);
@@ -523,7 +523,7 @@ impl Host for Fake {
     }
 
     async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
-        let mut world = self.world();
+        let mut world = self.machine();
         match world.sealed {
             Some(io::ErrorKind::NotFound) => return absent(path),
             Some(kind) => return Err(io_error("writing", kind)),
@@ -534,11 +534,11 @@ impl Host for Fake {
         if let Some(forced) = world.forced(&line) {
             return forced.map(drop);
         }
-        world.obey(path, text)
+        world.apply_sysfs_write(path, text)
     }
 
     async fn touched(&self, path: &str) -> Result<Touched, HostError> {
-        let mut world = self.world();
+        let mut world = self.machine();
         let Some(at) = world.locked.filter(|_| path == LOCK) else {
             return absent(path);
         };
@@ -550,7 +550,7 @@ impl Host for Fake {
     }
 
     async fn runs(&self, program: &'static str, _: Who) -> Result<bool, HostError> {
-        let world = self.world();
+        let world = self.machine();
         let Some(processes) = &world.processes else {
             let problem = "give the pod hostPID: true".to_owned();
             return Err(HostError::NoNamespaces { problem });
@@ -560,7 +560,7 @@ impl Host for Fake {
     }
 
     async fn wake_iscsid(&self) -> Result<bool, HostError> {
-        let mut world = self.world();
+        let mut world = self.machine();
         world.log.push("call iscsid".to_owned());
         let Some(name) = world.unnamed.take() else {
             return Ok(false);
@@ -571,20 +571,20 @@ impl Host for Fake {
     }
 
     async fn kernel_log(&self) -> Result<Vec<String>, HostError> {
-        if self.world().unseen.contains("/dev/kmsg") {
+        if self.machine().unseen.contains("/dev/kmsg") {
             return Err(io_error(
                 "reading /dev/kmsg",
                 io::ErrorKind::PermissionDenied,
             ));
         }
-        let log = self.world().files.get("/dev/kmsg").cloned();
+        let log = self.machine().files.get("/dev/kmsg").cloned();
         let log = log.unwrap_or_default();
         let text = String::from_utf8_lossy(&log);
         Ok(text.lines().map(str::to_owned).collect())
     }
 
     async fn pause(&self, time: Duration) {
-        self.world().paused += time;
+        self.machine().paused += time;
         tokio::task::yield_now().await;
     }
 }

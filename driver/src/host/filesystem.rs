@@ -11,7 +11,7 @@ pub use options::{BadFormatOption, FormatOptions};
 
 /// For work that takes the longer the larger a disk is, seconds. Who is killed half-way starts again from the beginning, or has done
 /// harm; meanwhile the volume stays locked.
-const AS_LONG_AS_IT_TAKES: u64 = 24 * 3600;
+const NO_DEADLINE: u64 = 24 * 3600;
 
 /// `mkfs.xfs` refuses less.
 pub const SMALLEST_XFS: Bytes = Bytes::mib(300);
@@ -25,7 +25,7 @@ pub fn make(fs: FsType, device: &str, options: &FormatOptions) -> Cmd {
         FsType::Btrfs => ("mkfs.btrfs", &["-f", "-q", "-K"]),
     };
     let words = options.words(fs);
-    let cmd = Cmd::new(program, AS_LONG_AS_IT_TAKES).args(always.iter().copied());
+    let cmd = Cmd::new(program, NO_DEADLINE).args(always.iter().copied());
     let cmd = if fs == FsType::Ext4 {
         with_one_extended_option(cmd, &words)
     } else {
@@ -106,7 +106,7 @@ pub fn grow(fs: FsType, device: &str, point: &str) -> Cmd {
 
 /// Grows an ext4 that is not mounted, which moves blocks out of the way: it is not killed half-way, however large the disk is.
 pub fn grow_unmounted(device: &str) -> Cmd {
-    Cmd::new("resize2fs", AS_LONG_AS_IT_TAKES).arg(device)
+    Cmd::new("resize2fs", NO_DEADLINE).arg(device)
 }
 
 /// Why a file system did not grow, as far as another try changes nothing.
@@ -166,12 +166,12 @@ pub fn cannot_grow(fs: FsType, exit: &Exit) -> Option<Cannot> {
 /// safely. For a reader it is only looked at.
 pub fn check(device: &str, readonly: bool) -> Cmd {
     let how = if readonly { "-n" } else { "-p" };
-    Cmd::new("e2fsck", AS_LONG_AS_IT_TAKES).args([how, device])
+    Cmd::new("e2fsck", NO_DEADLINE).args([how, device])
 }
 
 /// Checks an unmounted ext4 throughout and repairs what can be repaired safely; `resize2fs` insists on it.
 pub fn check_throughout(device: &str) -> Cmd {
-    Cmd::new("e2fsck", AS_LONG_AS_IT_TAKES).args(["-f", "-p", device])
+    Cmd::new("e2fsck", NO_DEADLINE).args(["-f", "-p", device])
 }
 
 /// What a check has found.

@@ -147,7 +147,7 @@ pub enum Login {
     /// There was a session already.
     Existing,
     /// There is none: the target does not take the proofs that were sent, or none were sent and it wants some.
-    Unproven,
+    Unconfirmed,
     /// There is none.
     Refused {
         /// Why, in words that help.
@@ -187,7 +187,7 @@ pub fn read_login(exit: &Exit) -> Login {
             "no record of the target at this portal: something else removed it",
             false,
         ),
-        status::AUTHENTICATION => Login::Unproven,
+        status::AUTHENTICATION => Login::Unconfirmed,
         _ => refused("the login failed", false),
     }
 }
@@ -337,7 +337,7 @@ mod tests {
             })
         };
         assert_eq!((of(0), of(15)), (Login::New, Login::Existing));
-        assert_eq!(of(24), Login::Unproven);
+        assert_eq!(of(24), Login::Unconfirmed);
         for (status, final_answer, word) in [
             (4, false, "TCP"),
             (6, false, "/etc/iscsi/nodes"),

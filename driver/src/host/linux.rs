@@ -45,7 +45,7 @@ const FILE_DEADLINE: Duration = Duration::from_secs(10);
 const DEVICE_DEADLINE: Duration = Duration::from_secs(30);
 const KERNEL_LOG: &str = "/dev/kmsg";
 /// What the kernel has said before is not about what has just failed.
-const LATELY: Duration = Duration::from_secs(150);
+const KERNEL_LOG_WINDOW: Duration = Duration::from_secs(150);
 
 /// The machine that this process runs on.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ impl Linux {
     ) -> Result<T, HostError> {
         let place = self.place(path).await?;
         let look = move || look(&place.named()?.path);
-        wait::apart(&format!("{doing} {path}"), path, FILE_DEADLINE, look).await
+        wait::in_own_thread(&format!("{doing} {path}"), path, FILE_DEADLINE, look).await
     }
 }
 
@@ -152,13 +152,13 @@ impl Host for Linux {
         }
     }
 
-    async fn look<T: Send + 'static>(
+    async fn blocking<T: Send + 'static>(
         &self,
         doing: &str,
         look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
     ) -> Result<T, HostError> {
         let files = files::Below(self.root.clone());
-        wait::look(doing, FILE_DEADLINE, move || look(&files)).await
+        wait::blocking(doing, FILE_DEADLINE, move || look(&files)).await
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
@@ -218,7 +218,7 @@ impl Host for Linux {
             span.length, span.offset
         );
         let read = move || device::read(&path, span, via);
-        wait::apart(&doing, device, DEVICE_DEADLINE, read).await
+        wait::in_own_thread(&doing, device, DEVICE_DEADLINE, read).await
     }
 
     async fn find_data(&self, device: &str, spans: Vec<Span>) -> Result<Option<Span>, HostError> {
@@ -237,21 +237,21 @@ impl Host for Linux {
         let path = PathBuf::from(device);
         let doing = format!("writing {} bytes at {offset} of {device}", data.len());
         let write = move || device::write(&path, offset, &data);
-        wait::apart(&doing, device, DEVICE_DEADLINE, write).await
+        wait::in_own_thread(&doing, device, DEVICE_DEADLINE, write).await
     }
 
     async fn opens(&self, device: &str) -> Result<bool, HostError> {
         let path = PathBuf::from(device);
         let doing = format!("opening {device}");
         let open = move || device::opens(&path);
-        wait::apart(&doing, device, DEVICE_DEADLINE, open).await
+        wait::in_own_thread(&doing, device, DEVICE_DEADLINE, open).await
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
         let path = PathBuf::from(device);
         let doing = format!("opening {device}");
         let open = move || device::is_claimed(&path);
-        wait::apart(&doing, device, DEVICE_DEADLINE, open).await
+        wait::in_own_thread(&doing, device, DEVICE_DEADLINE, open).await
     }
 
     async fn space(&self, path: &str) -> Result<Space, HostError> {
@@ -349,7 +349,7 @@ impl Host for Linux {
             let mut file = OpenOptions::new().write(true).open(&place.path)?;
             io::Write::write_all(&mut file, text.as_bytes())
         };
-        wait::apart(&doing, path, DEVICE_DEADLINE, write).await
+        wait::in_own_thread(&doing, path, DEVICE_DEADLINE, write).await
     }
 
     async fn touched(&self, path: &str) -> Result<Touched, HostError> {
@@ -391,7 +391,7 @@ impl Host for Linux {
 fn kernel_log() -> io::Result<Vec<String>> {
     let uptime = fs::read_to_string("/proc/uptime")?;
     let seconds = uptime.split('.').next().and_then(|it| it.parse().ok());
-    let since = Duration::from_secs(seconds.unwrap_or_default()).saturating_sub(LATELY);
+    let since = Duration::from_secs(seconds.unwrap_or_default()).saturating_sub(KERNEL_LOG_WINDOW);
     let mut log = OpenOptions::new()
         .read(true)
         .custom_flags(OFlag::O_NONBLOCK.bits())

@@ -87,7 +87,7 @@ pub trait Host: Send + Sync + 'static {
     ///
     /// # Errors
     /// Those of `look`; or it did not come back.
-    fn look<T: Send + 'static>(
+    fn blocking<T: Send + 'static>(
         &self,
         doing: &str,
         look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,

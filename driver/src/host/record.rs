@@ -22,7 +22,7 @@ pub const DATABASES: [&str; 2] = ["/etc/iscsi", "/var/lib/iscsi"];
 /// One who is killed leaves it; open-iscsi waits 30 s for it, and then takes no notice of it (until 2.1.9) or fails (since).
 pub const LOCK: &str = "/run/lock/iscsi/lock.write";
 /// How the names of files begin that become records.
-pub const ASIDE: &str = ".synology-csi-";
+pub const TEMP_PREFIX: &str = ".synology-csi-";
 
 /// iscsid never gives a session up: the driver ends sessions, and a NAS may be away for long. open-iscsi before 2.0.877 does not
 /// know the setting, and would not read a record that has it.
@@ -54,8 +54,8 @@ pub fn portal(name: &str) -> Option<Portal> {
 }
 
 /// The file that becomes a record of this target.
-pub fn aside(database: &str, iqn: &Iqn) -> String {
-    format!("{database}/{ASIDE}{iqn}")
+pub fn temp_path(database: &str, iqn: &Iqn) -> String {
+    format!("{database}/{TEMP_PREFIX}{iqn}")
 }
 
 /// A record's text with [`REOPEN`] where it has that setting, and with these proofs and no others; `None` when that is what it
@@ -196,7 +196,7 @@ mod tests {
             assert_eq!(portal(others), None, "{others}");
         }
         assert_eq!(
-            aside(DATABASES[1], &iqn),
+            temp_path(DATABASES[1], &iqn),
             "/var/lib/iscsi/.synology-csi-iqn.2000-01.com.synology:x"
         );
     }

@@ -25,11 +25,11 @@ use super::Metrics;
 const PATH: &str = "/metrics";
 const FORMAT: HeaderValue = HeaderValue::from_static(prometheus_text::CONTENT_TYPE);
 /// Connections at once; for one more, the oldest is closed.
-const CROWD: usize = 16;
+const MAX_CONNECTIONS: usize = 16;
 /// How long a connection may take, from its first byte to its last.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to leave the system alone when it gives no connection.
-const REST: Duration = Duration::from_secs(1);
+const ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 
 /// A socket that waits for scrapers.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Endpoint {
                     while open.try_join_next().is_some() {}
                     oldest_first.retain(|one: &AbortHandle| !one.is_finished());
                     // Those who are slow must not keep the next one waiting, who is not.
-                    if oldest_first.len() >= CROWD
+                    if oldest_first.len() >= MAX_CONNECTIONS
                         && let Some(slow) = oldest_first.pop_front()
                     {
                         slow.abort();
@@ -79,14 +79,14 @@ impl Endpoint {
                         let connection = http1::Builder::new()
                             .keep_alive(false)
                             .serve_connection(TokioIo::new(stream), service_fn(answer));
-                        let outcome = timeout(PATIENCE, connection).await;
+                        let outcome = timeout(REQUEST_TIMEOUT, connection).await;
                         debug!(%peer, ?outcome, "metrics asked for");
                     }));
                 }
                 Err(error) => {
                     warn!(%error, "no connection for metrics");
                     // sleep: between two tries of a system that has no room.
-                    sleep(REST).await;
+                    sleep(ACCEPT_BACKOFF).await;
                 }
             }
         }

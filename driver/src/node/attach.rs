@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-use super::held::Held;
+use super::held::Attachment;
 use super::scan::no_answer;
-use super::{Doing, Machine};
+use super::{Context, Machine};
 use crate::chap::Chap;
 use crate::error::Error;
 use crate::host::Host;
@@ -18,7 +18,7 @@ use crate::publication::{Portal, PublishContext};
 use crate::volume::{Bytes, LunUuid};
 
 /// How long a disk may take to appear after a login or rescan.
-const DISK_APPEARS: Duration = Duration::from_secs(15);
+const DISK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A volume's device, proven to be the volume's.
 #[derive(Clone, Debug)]
@@ -106,25 +106,25 @@ impl<H: Host> Machine<H> {
         let map = if every {
             Some(self.map_of_all(&context.uuid, disks).await?)
         } else {
-            self.held(&context.uuid).await?.map
+            self.attachment(&context.uuid).await?.map
         };
         let Some(map) = map else {
             let [disk] = disks else {
-                return Err(Error::Unproven {
+                return Err(Error::Unverified {
                     what: format!("the disk of LUN {}", context.uuid),
                     seen: format!("there are {} and no multipath map", disks.len()),
                 });
             };
             let (device, doing) = (disk.block.clone(), format!("measuring {}", disk.block.name));
-            let size = device.size(&self.host).await.doing(doing)?;
+            let size = device.size(&self.host).await.context(doing)?;
             return Ok(Attached { device, size });
         };
         let size = if complete {
-            self.fit(&map, disks).await?
+            self.resize_map(&map, disks).await?
         } else {
             // The kernel lets no map grow beyond a path that cannot be asked for its size.
             let doing = format!("measuring map {}", map.name);
-            map.block.size(&self.host).await.doing(doing)?
+            map.block.size(&self.host).await.context(doing)?
         };
         Ok(Attached {
             device: map.block,
@@ -139,7 +139,7 @@ impl<H: Host> Machine<H> {
         context: &PublishContext,
         every: bool,
     ) -> Result<(Vec<(Session, Disk)>, Vec<Session>), Error> {
-        let held = self.held(&context.uuid).await?;
+        let held = self.attachment(&context.uuid).await?;
         let (mut good, mut lost) = (Vec::new(), Vec::new());
         for session in &held.sessions {
             match self.good_disk(session, context).await? {
@@ -158,10 +158,10 @@ impl<H: Host> Machine<H> {
         }
         match (good.is_empty(), in_use.is_empty()) {
             (true, true) => {
-                self.release(&held).await?;
+                self.detach(&held).await?;
                 Ok((good, vec![]))
             }
-            (true, false) => Err(Error::Unfinished {
+            (true, false) => Err(Error::NotReady {
                 what: lost
                     .iter()
                     .map(ToString::to_string)
@@ -192,13 +192,13 @@ impl<H: Host> Machine<H> {
     /// where none is, all is begun anew. Nobody may choose while several are in use.
     async fn one_of(
         &self,
-        held: &Held,
+        held: &Attachment,
         good: Vec<(Session, Disk)>,
         in_use: &[String],
     ) -> Result<(Vec<(Session, Disk)>, Vec<Session>), Error> {
         if in_use.is_empty() {
             self.must_be_unused(held).await?;
-            self.release(held).await?;
+            self.detach(held).await?;
             return Ok((vec![], vec![]));
         }
         let (mut used, mut idle) = (Vec::new(), Vec::new());
@@ -209,7 +209,7 @@ impl<H: Host> Machine<H> {
                 .await?
                 .is_empty();
             let claimed = self.host.is_claimed(&node).await;
-            if mounted || claimed.doing(format!("looking who uses {node}"))? {
+            if mounted || claimed.context(format!("looking who uses {node}"))? {
                 used.push((session, disk));
             } else {
                 idle.push(session);
@@ -250,10 +250,10 @@ impl<H: Host> Machine<H> {
         };
         // A disk that the kernel has taken offline stays so; another login gives another disk.
         let doing = || format!("looking at {}", disk.block.node());
-        if !disk.is_running(&self.host).await.doing(doing())? {
+        if !disk.is_running(&self.host).await.context(doing())? {
             return Ok(None);
         }
-        self.prove(&disk, &context.uuid).await?;
+        self.verify_identity(&disk, &context.uuid).await?;
         Ok(Some(disk))
     }
 
@@ -268,38 +268,38 @@ impl<H: Host> Machine<H> {
             return Err(no_answer(session));
         }
         let disk = self.disk_of(session, lun).await?;
-        let disk = disk.ok_or_else(|| Error::Unproven {
+        let disk = disk.ok_or_else(|| Error::Unverified {
             what: format!("attaching logical unit {lun} of {}", session.target),
             seen: format!(
                 "session {} has no such disk after {} s",
                 session.id,
-                DISK_APPEARS.as_secs()
+                DISK_TIMEOUT.as_secs()
             ),
         })?;
-        self.prove(&disk, uuid).await?;
+        self.verify_identity(&disk, uuid).await?;
         Ok(disk)
     }
 
     async fn disk_of(&self, session: &Session, lun: u16) -> Result<Option<Disk>, Error> {
-        disk::wait_for_disk(&self.host, session.id, lun, DISK_APPEARS)
+        disk::wait_for_disk(&self.host, session.id, lun, DISK_TIMEOUT)
             .await
-            .doing("waiting for the disk")
+            .context("waiting for the disk")
     }
 
     /// The disk is the volume's, by its unit serial. To be called after [`Machine::rescan`].
-    pub(super) async fn prove(&self, disk: &Disk, uuid: &LunUuid) -> Result<(), Error> {
+    pub(super) async fn verify_identity(&self, disk: &Disk, uuid: &LunUuid) -> Result<(), Error> {
         let node = disk.block.node();
         let doing = || format!("identifying {node}");
-        let seen = disk.condition(&self.host).await.doing(doing())?;
+        let seen = disk.condition(&self.host).await.context(doing())?;
         if !seen.running {
-            return Err(Error::Unfinished {
+            return Err(Error::NotReady {
                 what: node,
                 seen: "it is offline, and what is known of it may be out of date".to_owned(),
             });
         }
         // A unit that is no longer mapped keeps its old serial in sysfs, but has lost its size (seen with Linux 6.1).
         if seen.size == Bytes(0) {
-            return Err(Error::Unfinished {
+            return Err(Error::NotReady {
                 what: node,
                 seen: format!(
                     "it has no size: logical unit {} is not mapped on the NAS any more",

@@ -2,7 +2,7 @@
 //! refused where only a person may decide (design.md#mkfs-defaults).
 
 use super::attach::Attached;
-use super::{Doing, Machine};
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::filesystem::{self, Checked};
 use crate::host::{Host, HostError};
@@ -25,7 +25,7 @@ impl<H: Host> Machine<H> {
         let exit = self.host.run(filesystem::check(&node, readonly)).await;
         match exit
             .and_then(|exit| filesystem::read_check(&exit))
-            .doing(doing)?
+            .context(doing)?
         {
             Checked::Sound => Ok(()),
             Checked::Damaged(said) => Err(damaged(attached, &said)),
@@ -41,7 +41,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// Why a file system was not mounted: mount(8) leaves that to the kernel's log.
-    pub(super) async fn explained(&self, attached: &Attached, fs: FsType, failure: Error) -> Error {
+    pub(super) async fn with_advice(&self, attached: &Attached, fs: FsType, failure: Error) -> Error {
         let Error::Host {
             doing,
             source:

@@ -11,9 +11,9 @@ use super::Machine;
 use crate::host::{Cmd, Exit, Host, HostError, Touched, Who, if_present, iscsiadm, record};
 
 /// How long the lock must stand still.
-const WATCHED: Duration = Duration::from_secs(60);
+const STALE_LOCK_AGE: Duration = Duration::from_secs(60);
 /// Between two looks at it.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<H: Host> Machine<H> {
     /// Runs a command of iscsiadm that works on records, and once more if the database was kept from it by a lock that is gone now.
@@ -41,8 +41,8 @@ impl<H: Host> Machine<H> {
         let Some(first) = self.lock().await? else {
             return Ok(false);
         };
-        for _ in 0..WATCHED.as_secs() / LOOK.as_secs() {
-            self.host.pause(LOOK).await;
+        for _ in 0..STALE_LOCK_AGE.as_secs() / POLL_INTERVAL.as_secs() {
+            self.host.pause(POLL_INTERVAL).await;
             if self.lock().await? != Some(first) {
                 return Ok(true);
             }
@@ -55,7 +55,7 @@ impl<H: Host> Machine<H> {
         };
         Err(HostError::Locked {
             path: record::LOCK.to_owned(),
-            seconds: WATCHED.as_secs(),
+            seconds: STALE_LOCK_AGE.as_secs(),
             seen,
         })
     }

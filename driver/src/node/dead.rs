@@ -9,15 +9,15 @@
 //!
 //! A mount that was asked to be read-only, or whose disk is write-protected, shows `ro` in both places and is none of these.
 
-use super::held::Held;
-use super::{Doing, Machine};
+use super::held::Attachment;
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Block};
 use crate::host::mount::Mount;
 use crate::host::{Host, Stat};
 
 /// How long the kernel may take to forget a file system that was unmounted.
-const KERNEL_FORGETS: std::time::Duration = std::time::Duration::from_secs(10);
+const SUPERBLOCK_RELEASE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl<H: Host> Machine<H> {
     /// Why the file system of this mount is dead.
@@ -34,16 +34,16 @@ impl<H: Host> Machine<H> {
             )),
             other => other
                 .map(|_: Stat| None)
-                .doing(format!("looking at {}", mount.point)),
+                .context(format!("looking at {}", mount.point)),
         }
     }
 
     /// Takes down what is left of a dead file system, so that it can be mounted anew. Nothing is touched while a pod has it.
-    pub(super) async fn bury(&self, staging: &str, held: &Held, why: &str) -> Result<(), Error> {
+    pub(super) async fn unmount_dead(&self, staging: &str, held: &Attachment, why: &str) -> Result<(), Error> {
         let blocks = held.blocks();
         let others = self.of_pods(staging, self.shows(&blocks).await?);
         if !others.is_empty() {
-            return Err(Error::Unfinished {
+            return Err(Error::NotReady {
                 what: format!("the file system at {staging}"),
                 seen: format!(
                     "it is dead ({why}) and still mounted at {}: delete the pods that use it there, and it is mounted anew",
@@ -52,26 +52,26 @@ impl<H: Host> Machine<H> {
             });
         }
         tracing::warn!(staging, why, "unmounting a dead file system");
-        self.clear_stone(staging, &blocks).await?;
+        self.remove_temp_mount(staging, &blocks).await?;
         self.clear(staging, &blocks).await?;
         for block in &blocks {
-            self.must_be_forgotten(block).await?;
+            self.wait_until_unused(block).await?;
         }
         Ok(())
     }
 
     /// The kernel gives the same dead file system back for as long as anybody has it mounted.
-    pub(super) async fn must_be_forgotten(&self, block: &Block) -> Result<(), Error> {
+    pub(super) async fn wait_until_unused(&self, block: &Block) -> Result<(), Error> {
         let doing = format!("looking whether {} is still mounted", block.node());
         let gone = || async {
             let lives = disk::is_mounted_anywhere(&self.host, block).await?;
             Ok((!lives).then_some(()))
         };
-        let gone = disk::until(&self.host, KERNEL_FORGETS, gone).await;
-        if gone.doing(doing)?.is_some() {
+        let gone = disk::until(&self.host, SUPERBLOCK_RELEASE_TIMEOUT, gone).await;
+        if gone.context(doing)?.is_some() {
             return Ok(());
         }
-        Err(Error::Unfinished {
+        Err(Error::NotReady {
             what: format!("mounting {} anew", block.node()),
             seen: format!(
                 "its file system is dead, and something on this node still holds it: {}",

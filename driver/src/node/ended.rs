@@ -4,8 +4,8 @@
 //! A volume that was forced away from this node, used elsewhere and given back comes under another name. Whatever looks right
 //! here may be out of date, and what it still holds to be written would destroy what others have written since.
 
-use super::held::Held;
-use super::{Doing, Machine};
+use super::held::Attachment;
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Disk};
 use crate::host::session::Session;
@@ -17,7 +17,7 @@ impl<H: Host> Machine<H> {
     /// Takes down what publications of the LUN other than `present` have left here. True: there was something.
     ///
     /// Nothing is touched while a pod still has it.
-    pub(super) async fn take_down_ended(
+    pub(super) async fn tear_down_ended(
         &self,
         uuid: &LunUuid,
         present: &Iqn,
@@ -50,7 +50,7 @@ impl<H: Host> Machine<H> {
             // A daemon that grabs every disk may have made it anew in between.
             self.must_be_flushed(map).await?;
         }
-        self.must_have_let_go(uuid, &ended).await?;
+        self.wait_until_released(uuid, &ended).await?;
         self.forget_ended(uuid, present).await?;
         Ok(true)
     }
@@ -66,7 +66,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// What is here of the LUN under other names. A map without paths is of no publication that lasts.
-    async fn ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<Held, Error> {
+    async fn ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<Attachment, Error> {
         let mut sessions = self.sessions_of(Some(uuid)).await?;
         let is_present = !sessions
             .iter()
@@ -78,7 +78,7 @@ impl<H: Host> Machine<H> {
         } else {
             self.map_over(uuid, &disks).await?
         };
-        Ok(Held {
+        Ok(Attachment {
             sessions,
             disks,
             strangers: vec![],
@@ -91,7 +91,7 @@ impl<H: Host> Machine<H> {
     async fn must_be_out_of_use(
         &self,
         uuid: &LunUuid,
-        ended: &Held,
+        ended: &Attachment,
         staging: &str,
     ) -> Result<(), Error> {
         let others = self.of_pods(staging, self.shows(&ended.blocks()).await?);
@@ -99,7 +99,7 @@ impl<H: Host> Machine<H> {
             return Ok(());
         }
         let names: Vec<String> = ended.targets().iter().map(ToString::to_string).collect();
-        Err(Error::Unfinished {
+        Err(Error::NotReady {
             what: format!("using LUN {uuid} anew"),
             seen: format!(
                 "an earlier publication ({}) has ended and is still mounted at {}: delete the pods that use it there",
@@ -110,17 +110,17 @@ impl<H: Host> Machine<H> {
     }
 
     /// From here on nothing is written: an unmount and a logout both flush.
-    async fn stop_writes(&self, ended: &Held) -> Result<(), Error> {
+    async fn stop_writes(&self, ended: &Attachment) -> Result<(), Error> {
         for disk in &ended.disks {
             let doing = format!("taking {} offline", disk.block.node());
-            disk.take_offline(&self.host).await.doing(doing)?;
+            disk.take_offline(&self.host).await.context(doing)?;
         }
         Ok(())
     }
 
     /// Mounts, then the map.
-    async fn clear_all(&self, staging: &str, ended: &Held) -> Result<(), Error> {
-        self.clear_stone(staging, &ended.blocks()).await?;
+    async fn clear_all(&self, staging: &str, ended: &Attachment) -> Result<(), Error> {
+        self.remove_temp_mount(staging, &ended.blocks()).await?;
         self.clear_ended(staging, ended).await?;
         if let Some(map) = &ended.map {
             self.flush(map).await?;
@@ -129,7 +129,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// A disk whose target still answers must be offline before anything is unmounted from it.
-    async fn must_be_offline(&self, ended: &Held) -> Result<(), Error> {
+    async fn must_be_offline(&self, ended: &Attachment) -> Result<(), Error> {
         let alive = |disk: &&Disk| {
             let of = |session: &Session| session.id == disk.session && session.alive;
             ended.sessions.iter().any(of)
@@ -137,8 +137,8 @@ impl<H: Host> Machine<H> {
         for disk in ended.disks.iter().filter(alive) {
             let node = disk.block.node();
             let doing = format!("looking at {node}");
-            if !disk.is_offline(&self.host).await.doing(doing)? {
-                return Err(Error::Unfinished {
+            if !disk.is_offline(&self.host).await.context(doing)? {
+                return Err(Error::NotReady {
                     what: format!("taking {node} offline"),
                     seen: "the kernel does not show it offline: the driver's container needs a writable /sys (privileged: true)".to_owned(),
                 });
@@ -148,7 +148,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// Unmounts the staging path; the name goes at once where the file system cannot end yet.
-    async fn clear_ended(&self, staging: &str, ended: &Held) -> Result<(), Error> {
+    async fn clear_ended(&self, staging: &str, ended: &Attachment) -> Result<(), Error> {
         let blocks = ended.blocks();
         let Err(failure) = self.clear(staging, &blocks).await else {
             return Ok(());
@@ -168,7 +168,7 @@ impl<H: Host> Machine<H> {
             .map(drop)
     }
 
-    async fn log_out_all(&self, ended: &Held) -> Result<(), Error> {
+    async fn log_out_all(&self, ended: &Attachment) -> Result<(), Error> {
         for session in &ended.sessions {
             self.log_out(session).await?;
         }
@@ -177,14 +177,14 @@ impl<H: Host> Machine<H> {
 
     /// A file system lives on for as long as anybody has it mounted, in whatever mount namespace, and the kernel would give its stale
     /// pages to the next who mounts the same one.
-    async fn must_have_let_go(&self, uuid: &LunUuid, ended: &Held) -> Result<(), Error> {
+    async fn wait_until_released(&self, uuid: &LunUuid, ended: &Attachment) -> Result<(), Error> {
         for block in ended.blocks() {
             let doing = format!("looking whether {} is still mounted", block.node());
             if disk::is_mounted_anywhere(&self.host, &block)
                 .await
-                .doing(doing)?
+                .context(doing)?
             {
-                return Err(Error::Unfinished {
+                return Err(Error::NotReady {
                     what: format!("using LUN {uuid} anew"),
                     seen: format!(
                         "the kernel still has the file system of {}, which an earlier publication has left: something on this node holds it: {}",

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::attach::Attached;
 use super::grow::{COPY_IT, Grown, kept};
-use super::held::Held;
-use super::place::Standing;
+use super::held::Attachment;
+use super::place::MountState;
 use super::request::Expand;
-use super::{Doing, Machine};
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Block, Disk};
 use crate::host::map::Map;
@@ -18,11 +18,11 @@ use crate::host::{Host, if_present};
 use crate::volume::{Bytes, FsType};
 
 /// How long a grown LUN may take to show its size after a rescan.
-const SIZE_APPEARS: Duration = Duration::from_secs(10);
+const NEW_SIZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a lost path may take to come back before a map grows without it.
-const COMES_BACK: Duration = Duration::from_secs(5);
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long multipathd may take to let a path go.
-const PATH_LEAVES: Duration = Duration::from_secs(5);
+const PATH_REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<H: Host> Machine<H> {
     /// Lets disk and file system follow the LUN; answers the disk's measured size.
@@ -43,7 +43,7 @@ impl<H: Host> Machine<H> {
 
     /// The volume's device, and what of it is mounted at the path: staged or published, a file system or the device.
     async fn locate(&self, ask: &Expand) -> Result<(Block, Option<Mount>), Error> {
-        let not_there = |seen: &str| Error::NotThere {
+        let not_there = |seen: &str| Error::NotMounted {
             volume: ask.volume.to_string(),
             path: ask.path.clone(),
             seen: seen.to_owned(),
@@ -52,16 +52,16 @@ impl<H: Host> Machine<H> {
             .resolve(&ask.path)
             .await?
             .ok_or_else(|| not_there("the path does not exist"))?;
-        let held = self.held(&ask.volume.uuid).await?;
-        match self.standing(&path, &held.blocks()).await? {
-            Standing::Ours(mount) => Ok((
+        let held = self.attachment(&ask.volume.uuid).await?;
+        match self.mount_state_at(&path, &held.blocks()).await? {
+            MountState::Ours(mount) => Ok((
                 held.device_of(&mount)
                     .ok_or_else(|| not_there("the volume has no disk here"))?,
                 Some(mount),
             )),
-            Standing::Nothing if ask.may_be_staged_device => {
+            MountState::Nothing if ask.may_be_staged_device => {
                 let exists = if_present(self.host.stat(&path).await)
-                    .doing(format!("looking at {path}"))?
+                    .context(format!("looking at {path}"))?
                     .is_some();
                 let device = held.device().cloned().filter(|_| exists);
                 Ok((
@@ -69,12 +69,12 @@ impl<H: Host> Machine<H> {
                     None,
                 ))
             }
-            Standing::Nothing => Err(not_there("nothing is mounted there")),
-            Standing::Gone(mount) => Err(not_there(&format!(
+            MountState::Nothing => Err(not_there("nothing is mounted there")),
+            MountState::Gone(mount) => Err(not_there(&format!(
                 "{} is mounted there, whose device is gone",
                 mount.describe()
             ))),
-            Standing::Foreign(mount) => {
+            MountState::Foreign(mount) => {
                 Err(not_there(&format!("{} is mounted there", mount.describe())))
             }
         }
@@ -83,7 +83,7 @@ impl<H: Host> Machine<H> {
     /// Rescan, identity, size, map: in this order, because before a rescan the kernel only repeats what it once heard. Every
     /// path that is there must answer: a map that is larger than one of its paths would lose what is written through that path.
     async fn measure(&self, ask: &Expand, device: Block) -> Result<Attached, Error> {
-        let held = self.held(&ask.volume.uuid).await?;
+        let held = self.attachment(&ask.volume.uuid).await?;
         let map = held.map.as_ref().filter(|map| map.block == device);
         let (there, lost): (Vec<&Session>, Vec<&Session>) =
             held.sessions.iter().partition(|session| session.alive);
@@ -98,22 +98,22 @@ impl<H: Host> Machine<H> {
             self.must_answer(&device, session, &paths).await?;
         }
         if paths.is_empty() {
-            return Err(Error::Unproven {
+            return Err(Error::Unverified {
                 what: format!("measuring {}", device.node()),
                 seen: "its session has just ended".to_owned(),
             });
         }
         for path in &paths {
-            self.prove(path, &ask.volume.uuid).await?;
+            self.verify_identity(path, &ask.volume.uuid).await?;
             self.must_have_grown(ask, &path.block).await?;
         }
         let doing = format!("measuring {}", device.node());
-        let present = device.size(&self.host).await.doing(doing)?;
+        let present = device.size(&self.host).await.context(doing)?;
         let size = match map {
-            Some(map) if lost.is_empty() => self.fit(map, &paths).await?,
+            Some(map) if lost.is_empty() => self.resize_map(map, &paths).await?,
             Some(map) if present < ask.range.required => {
                 self.end_lost(&held, map, &lost).await?;
-                self.fit(map, &paths).await?
+                self.resize_map(map, &paths).await?
             }
             Some(_) | None => present,
         };
@@ -136,7 +136,7 @@ impl<H: Host> Machine<H> {
         } else {
             "has lost its target, or its disk does not run"
         };
-        Err(Error::Unfinished {
+        Err(Error::NotReady {
             what: device.node(),
             seen: format!(
                 "{session} {seen}. If that stays so and there is another path, end it on the node: iscsiadm -m session -r {} --logout",
@@ -148,9 +148,9 @@ impl<H: Host> Machine<H> {
     /// Takes lost paths out of a map that has to grow. The kernel lets no map become larger than a path below it, and a path
     /// that cannot be asked keeps its old size; were it let, what is written behind that size through such a path, once it is
     /// back, would fail. So the path goes, which is lost anyhow, and comes back with the LUN's new size when it is joined.
-    async fn end_lost(&self, held: &Held, map: &Map, lost: &[&Session]) -> Result<(), Error> {
+    async fn end_lost(&self, held: &Attachment, map: &Map, lost: &[&Session]) -> Result<(), Error> {
         let is_lost = |id: u32| lost.iter().any(|session| session.id == id);
-        let back = disk::until(&self.host, COMES_BACK, || async {
+        let back = disk::until(&self.host, RECONNECT_TIMEOUT, || async {
             for session in lost {
                 let now = self.session_now(session.id).await?;
                 if let Some(back) = now.filter(|now| now.alive && now.target == session.target) {
@@ -159,8 +159,8 @@ impl<H: Host> Machine<H> {
             }
             Ok(None)
         });
-        if let Some(session) = back.await.doing("looking for lost paths")? {
-            return Err(Error::Unfinished {
+        if let Some(session) = back.await.context("looking for lost paths")? {
+            return Err(Error::NotReady {
                 what: format!("map {}", map.name),
                 seen: format!("{session} has just come back"),
             });
@@ -176,9 +176,9 @@ impl<H: Host> Machine<H> {
             let left = |name: &&String| maps.iter().any(|map| map.paths.contains(name));
             Ok((!names.iter().any(left)).then_some(()))
         };
-        let gone = disk::until(&self.host, PATH_LEAVES, left).await;
-        gone.doing("waiting for a map without lost paths")?
-            .ok_or_else(|| Error::Unproven {
+        let gone = disk::until(&self.host, PATH_REMOVAL_TIMEOUT, left).await;
+        gone.context("waiting for a map without lost paths")?
+            .ok_or_else(|| Error::Unverified {
                 what: format!("map {}", map.name),
                 seen: format!(
                     "multipathd keeps paths whose sessions have ended ({}): multipathd del path NAME",
@@ -193,18 +193,18 @@ impl<H: Host> Machine<H> {
             let size = block.size(&self.host).await?;
             Ok((size >= ask.range.required).then_some(()))
         };
-        if disk::until(&self.host, SIZE_APPEARS, look)
+        if disk::until(&self.host, NEW_SIZE_TIMEOUT, look)
             .await
-            .doing(&doing)?
+            .context(&doing)?
             .is_some()
         {
             return Ok(());
         }
-        Err(Error::Unproven {
+        Err(Error::Unverified {
             what: format!("the growth of {} to {}", block.node(), ask.range.required),
             seen: format!(
                 "after a rescan the disk is {}: has the LUN been grown on the NAS?",
-                block.size(&self.host).await.doing(doing)?
+                block.size(&self.host).await.context(doing)?
             ),
         })
     }
@@ -216,7 +216,7 @@ impl<H: Host> Machine<H> {
             remedy: "this driver grows ext4, xfs and btrfs".to_owned(),
         })?;
         if let Some(why) = self.death_of(mount).await? {
-            return Err(Error::Unfinished {
+            return Err(Error::NotReady {
                 what: format!("growing the {fs} at {}", mount.point),
                 seen: format!(
                     "it is dead ({why}): delete the pods that use it, and it is mounted anew and grows"
@@ -224,7 +224,7 @@ impl<H: Host> Machine<H> {
             });
         }
         let point = self.writable_mount(attached, mount).await?;
-        match self.fill(attached, fs, &point).await? {
+        match self.grow_to_device(attached, fs, &point).await? {
             Grown::Full => Ok(()),
             Grown::ReadOnly => {
                 tracing::warn!(
@@ -247,7 +247,7 @@ impl<H: Host> Machine<H> {
         }
         let device = std::slice::from_ref(&attached.device);
         for point in self.uses(device).await? {
-            if let Standing::Ours(other) = self.standing(&point, device).await?
+            if let MountState::Ours(other) = self.mount_state_at(&point, device).await?
                 && !other.is_readonly()
             {
                 return Ok(point);

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::attach::Attached;
-use super::{Doing, Machine};
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::filesystem::{self, FormatOptions, Probe, SMALLEST_XFS};
 use crate::host::marker::{self, Seen};
@@ -24,13 +24,13 @@ use crate::volume::{Bytes, FsType, LunUuid};
 /// Nothing smaller can hold the marker.
 const SMALLEST: Bytes = Bytes::mib(64);
 /// Readers of a disk beside the first: a NAS answers them together, and disks in it choose the order.
-const MORE_READS: usize = 7;
+const EXTRA_READS: usize = 7;
 /// All of these readers, of however many disks that are looked at at once: each is a thread.
 pub(super) const SHARED_READS: usize = 16;
 
 /// What stands on a disk.
 #[derive(Debug)]
-struct Look {
+struct Contents {
     probe: Probe,
     superblocks: Vec<Superblock>,
     marker: Seen,
@@ -50,7 +50,7 @@ enum Next {
 const NOT_OURS: &str =
     "nothing was written; if the data may go, wipe the LUN, else use the volume as what it is";
 
-impl Look {
+impl Contents {
     fn decide(&self, fs: FsType, size: Bytes) -> Next {
         let complete = match self.superblocks.as_slice() {
             [Superblock::Complete(geometry)] if geometry.kind() == fs => Some(geometry),
@@ -128,7 +128,7 @@ impl<H: Host> Machine<H> {
         options: Option<&FormatOptions>,
         readonly: bool,
     ) -> Result<bool, Error> {
-        let next = self.look(attached, uuid).await?.decide(fs, attached.size);
+        let next = self.inspect(attached, uuid).await?.decide(fs, attached.size);
         match (next, options) {
             (Next::Mount, _) => Ok(false),
             // Nobody has written to it since it was made, and a reader does not either: the next writer erases it.
@@ -163,7 +163,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// Reads what decides. Our own reads come first: `blkid` finds nothing on a disk that it cannot open.
-    async fn look(&self, attached: &Attached, uuid: &LunUuid) -> Result<Look, Error> {
+    async fn inspect(&self, attached: &Attached, uuid: &LunUuid) -> Result<Contents, Error> {
         let node = attached.device.node();
         if attached.size < SMALLEST {
             return Err(refused(
@@ -177,19 +177,19 @@ impl<H: Host> Machine<H> {
             .host
             .read_device(&node, superblock::HEAD, Via::Disk)
             .await
-            .doing(&doing)?;
+            .context(&doing)?;
         let mark = self
             .host
             .read_device(&node, marker::PLACE, Via::Disk)
             .await
-            .doing(&doing)?;
+            .context(&doing)?;
         let probe = self
             .host
             .run(filesystem::probe(&node))
             .await
             .and_then(filesystem::read_probe)
-            .doing(&doing)?;
-        Ok(Look {
+            .context(&doing)?;
+        Ok(Contents {
             probe,
             superblocks: superblock::read(&head),
             marker: marker::read(&mark, uuid),
@@ -199,7 +199,7 @@ impl<H: Host> Machine<H> {
     async fn must_be_blank(&self, attached: &Attached) -> Result<(), Error> {
         let node = attached.device.node();
         let (samples, shared) = (blank::samples(attached.size), self.shared_reads.clone());
-        let more = u32::try_from(shared.available_permits().min(MORE_READS)).unwrap_or_default();
+        let more = u32::try_from(shared.available_permits().min(EXTRA_READS)).unwrap_or_default();
         // None left: the only one does all of it.
         let more = shared.try_acquire_many_owned(more).ok();
         let readers = 1 + more.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
@@ -207,7 +207,7 @@ impl<H: Host> Machine<H> {
         let finds = parts.map(|part| self.host.find_data(&node, part.to_vec()));
         // All of them come to their end: none may still be under way when a refusal has the disk taken away.
         for found in join_all(finds).await {
-            if let Some(span) = found.doing(format!("making sure that {node} is blank"))? {
+            if let Some(span) = found.context(format!("making sure that {node} is blank"))? {
                 return Err(refused(
                     attached,
                     format!(
@@ -253,14 +253,14 @@ impl<H: Host> Machine<H> {
             .host
             .read_device(&node, superblock::HEAD, Via::Disk)
             .await
-            .doing(format!("reading back the {fs} on {node}"))?;
+            .context(format!("reading back the {fs} on {node}"))?;
         match superblock::read(&head).as_slice() {
             [Superblock::Complete(geometry)]
                 if geometry.kind() == fs && geometry.is_as_made_for(attached.size) =>
             {
                 Ok(())
             }
-            found => Err(Error::Unproven {
+            found => Err(Error::Unverified {
                 what: format!("making an {fs} on {node}"),
                 seen: format!("mkfs reports success, but the disk holds {found:?}"),
             }),
@@ -274,7 +274,7 @@ impl<H: Host> Machine<H> {
             .host
             .read_device(&node, marker::PLACE, Via::Disk)
             .await
-            .doing(format!("reading the marker on {node}"))?;
+            .context(format!("reading the marker on {node}"))?;
         match marker::read(&mark, uuid) {
             Seen::Ours => self.write_mark(attached, marker::blank_block()).await,
             // mkfs, with options of the user's own, has used the place.
@@ -297,7 +297,7 @@ impl<H: Host> Machine<H> {
                 ),
                 "release it, then try again",
             )),
-            other => other.doing(format!("writing the marker on {node}")),
+            other => other.context(format!("writing the marker on {node}")),
         }
     }
 }

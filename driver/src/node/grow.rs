@@ -2,8 +2,8 @@
 
 use super::attach::Attached;
 use super::check::damaged;
-use super::place::Standing;
-use super::{Doing, Machine};
+use super::place::MountState;
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::filesystem::{self, Cannot, Checked};
 use crate::host::superblock::{self, Geometry, Superblock};
@@ -28,7 +28,7 @@ const WHEN_STAGED_AGAIN: &str =
 
 impl<H: Host> Machine<H> {
     /// Grows the file system mounted at `point` to the end of its disk. Does nothing when it is there already.
-    pub(super) async fn fill(
+    pub(super) async fn grow_to_device(
         &self,
         attached: &Attached,
         fs: FsType,
@@ -43,12 +43,12 @@ impl<H: Host> Machine<H> {
         }
         let cmd = filesystem::grow(fs, &attached.device.node(), point);
         let (program, doing) = (cmd.program, format!("growing the {fs} at {point}"));
-        let exit = self.host.run(cmd).await.doing(&doing)?;
+        let exit = self.host.run(cmd).await.context(&doing)?;
         if let Some(cannot) = filesystem::cannot_grow(fs, &exit) {
             return Ok(for_good(cannot, &present, &exit));
         }
-        exit.ok(program).doing(&doing)?;
-        must_fill(
+        exit.ok(program).context(&doing)?;
+        ensure_full(
             attached,
             &self.mounted_geometry(attached, fs, point).await?,
             program,
@@ -58,11 +58,11 @@ impl<H: Host> Machine<H> {
 
     async fn is_readonly(&self, attached: &Attached, point: &str) -> Result<bool, Error> {
         match self
-            .standing(point, std::slice::from_ref(&attached.device))
+            .mount_state_at(point, std::slice::from_ref(&attached.device))
             .await?
         {
-            Standing::Ours(mount) => Ok(mount.is_readonly()),
-            Standing::Nothing | Standing::Gone(_) | Standing::Foreign(_) => Ok(false),
+            MountState::Ours(mount) => Ok(mount.is_readonly()),
+            MountState::Nothing | MountState::Gone(_) | MountState::Foreign(_) => Ok(false),
         }
     }
 
@@ -81,13 +81,13 @@ impl<H: Host> Machine<H> {
                 .run(filesystem::xfs_geometry(point))
                 .await
                 .and_then(filesystem::read_xfs_geometry)
-                .doing(doing),
+                .context(doing),
             FsType::Btrfs => self
                 .host
                 .run(filesystem::btrfs_geometry(point))
                 .await
                 .and_then(filesystem::read_btrfs_geometry)
-                .doing(doing),
+                .context(doing),
         }
     }
 
@@ -102,14 +102,14 @@ impl<H: Host> Machine<H> {
             .host
             .read_device(&node, superblock::HEAD, via)
             .await
-            .doing(format!("measuring the {fs} on {node}"))?;
+            .context(format!("measuring the {fs} on {node}"))?;
         let found = superblock::read(&head)
             .into_iter()
             .find_map(|found| match found {
                 Superblock::Complete(geometry) if geometry.kind() == fs => Some(geometry),
                 Superblock::Complete(_) | Superblock::Begun(_) => None,
             });
-        found.ok_or_else(|| Error::Unproven {
+        found.ok_or_else(|| Error::Unverified {
             what: format!("measuring the {fs} on {node}"),
             seen: "its superblock is not readable".to_owned(),
         })
@@ -136,7 +136,7 @@ impl<H: Host> Machine<H> {
         let checked = self.host.run(filesystem::check_throughout(&node)).await;
         match checked
             .and_then(|exit| filesystem::read_check(&exit))
-            .doing(checking)?
+            .context(checking)?
         {
             Checked::Sound => {}
             Checked::Damaged(said) => return Err(damaged(attached, &said)),
@@ -151,13 +151,13 @@ impl<H: Host> Machine<H> {
             format!("growing the {fs} on {node}"),
         );
         let program = cmd.program;
-        let exit = self.host.run(cmd).await.doing(&doing)?;
+        let exit = self.host.run(cmd).await.context(&doing)?;
         // What it says of a mounted one would only mean that somebody has it mounted after all.
         if filesystem::cannot_grow(fs, &exit) == Some(Cannot::Never) {
             return Ok(Grown::Never(words(&exit)));
         }
-        exit.ok(program).doing(&doing)?;
-        must_fill(
+        exit.ok(program).context(&doing)?;
+        ensure_full(
             attached,
             &self.superblock(attached, fs, Via::Disk).await?,
             program,
@@ -193,11 +193,11 @@ fn words(exit: &Exit) -> String {
 }
 
 /// A tool that says yes and does nothing has failed.
-fn must_fill(attached: &Attached, geometry: &Geometry, program: &str) -> Result<(), Error> {
+fn ensure_full(attached: &Attached, geometry: &Geometry, program: &str) -> Result<(), Error> {
     if geometry.fills(attached.size) {
         return Ok(());
     }
-    Err(Error::Unproven {
+    Err(Error::Unverified {
         what: format!(
             "growing the {} on {}",
             geometry.kind(),

@@ -1,7 +1,7 @@
 //! What this node holds of a volume, read from the kernel: sessions, their disks, the multipath map over these; and letting
 //! all of it go again.
 
-use super::{Doing, Machine};
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Block, Disk};
 use crate::host::map::{self, Map};
@@ -13,11 +13,11 @@ use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
 /// How long a session may take to appear or vanish in sysfs.
-pub(super) const SESSION_CHANGES: std::time::Duration = std::time::Duration::from_secs(10);
+pub(super) const SESSION_LIST_RETRIES: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A volume as this node holds it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Held {
+pub(super) struct Attachment {
     /// The sessions with its target: one, or one at each of several portals. More were made by somebody else, or from a record
     /// that said so; they are ended with the others, and nobody is kept from that by their number.
     pub(super) sessions: Vec<Session>,
@@ -29,7 +29,7 @@ pub(super) struct Held {
     pub(super) map: Option<Map>,
 }
 
-impl Held {
+impl Attachment {
     /// Everything that a mount of the volume may show.
     pub(super) fn blocks(&self) -> Vec<Block> {
         let disks = self.disks.iter().map(|disk| disk.block.clone());
@@ -83,18 +83,18 @@ impl Held {
 
 impl<H: Host> Machine<H> {
     /// What this node holds of the volume, however many sessions that are.
-    pub(super) async fn held(&self, uuid: &LunUuid) -> Result<Held, Error> {
-        let mut all = self.held_grouped(uuid, false).await?;
+    pub(super) async fn attachment(&self, uuid: &LunUuid) -> Result<Attachment, Error> {
+        let mut all = self.attachments(uuid, false).await?;
         Ok(all.pop().unwrap_or_default())
     }
 
     /// The same for each publication: one, save when a node was not told that the one before has ended.
-    pub(super) async fn held_by_publication(&self, uuid: &LunUuid) -> Result<Vec<Held>, Error> {
-        self.held_grouped(uuid, true).await
+    pub(super) async fn attachments_by_target(&self, uuid: &LunUuid) -> Result<Vec<Attachment>, Error> {
+        self.attachments(uuid, true).await
     }
 
     /// At least one; one look at sysfs.
-    async fn held_grouped(&self, uuid: &LunUuid, apart: bool) -> Result<Vec<Held>, Error> {
+    async fn attachments(&self, uuid: &LunUuid, apart: bool) -> Result<Vec<Attachment>, Error> {
         let (ours, targets, maps) = (
             self.publications(Some(uuid)),
             self.targets.clone(),
@@ -107,15 +107,15 @@ impl<H: Host> Machine<H> {
                 sessions.sort_by(|a, b| a.target.cmp(&b.target));
             }
             let groups = sessions.chunk_by(|a, b| !apart || a.target == b.target);
-            let groups = groups.map(|sessions| Shown::of(files, &maps, &lun, sessions.to_vec()));
-            let mut shown = groups.collect::<Result<Vec<Shown>, _>>()?;
+            let groups = groups.map(|sessions| KernelView::of(files, &maps, &lun, sessions.to_vec()));
+            let mut shown = groups.collect::<Result<Vec<KernelView>, _>>()?;
             if shown.is_empty() {
-                shown.push(Shown::of(files, &maps, &lun, vec![])?);
+                shown.push(KernelView::of(files, &maps, &lun, vec![])?);
             }
             Ok(shown)
         };
         let doing = format!("looking what this node has of LUN {uuid}");
-        let shown = self.host.look(&doing, look).await.doing(&doing)?;
+        let shown = self.host.blocking(&doing, look).await.context(&doing)?;
         shown.into_iter().map(|shown| shown.held(uuid)).collect()
     }
 
@@ -124,7 +124,7 @@ impl<H: Host> Machine<H> {
         let ids: Vec<u32> = sessions.iter().map(|session| session.id).collect();
         let doing = "listing the disks of sessions";
         let look = move |files: &dyn KernelFiles| disks_of(files, &ids);
-        self.host.look(doing, look).await.doing(doing)
+        self.host.blocking(doing, look).await.context(doing)
     }
 
     /// The sessions of this node with the target of `uuid`; or with those of all volumes.
@@ -134,14 +134,14 @@ impl<H: Host> Machine<H> {
         let look = move |files: &dyn KernelFiles| {
             session::sessions(files, &targets, |target| ours.include(target))
         };
-        self.host.look(doing, look).await.doing(doing)
+        self.host.blocking(doing, look).await.context(doing)
     }
 
     /// A session as it is now; `None` when it has ended.
     pub(super) async fn session_now(&self, id: u32) -> Result<Option<Session>, HostError> {
         let doing = format!("looking at session {id}");
         let look = move |files: &dyn KernelFiles| session::session(files, id);
-        self.host.look(&doing, look).await
+        self.host.blocking(&doing, look).await
     }
 
     /// The multipath map over some of `disks`. A map that nobody can reach any more is known by the volume's WWID.
@@ -153,10 +153,10 @@ impl<H: Host> Machine<H> {
         let (maps, lun, disks) = (self.maps.clone(), uuid.clone(), disks.to_vec());
         let doing = "listing multipath maps";
         let look = move |files: &dyn KernelFiles| {
-            let over = Over::look(files, &maps, &lun, &disks)?;
+            let over = MapsOverDisks::look(files, &maps, &lun, &disks)?;
             Ok((over, disks))
         };
-        let (over, disks) = self.host.look(doing, look).await.doing(doing)?;
+        let (over, disks) = self.host.blocking(doing, look).await.context(doing)?;
         over.only(uuid, &disks)
     }
 
@@ -164,13 +164,13 @@ impl<H: Host> Machine<H> {
     pub(super) async fn maps_with(&self, wwids: Vec<String>) -> Result<Vec<Map>, HostError> {
         let maps = self.maps.clone();
         let look = move |files: &dyn KernelFiles| map::with_wwid(files, &maps, &wwids);
-        self.host.look("listing multipath maps", look).await
+        self.host.blocking("listing multipath maps", look).await
     }
 
     /// Lets the volume go: map, sessions, records. The caller knows that nobody uses it. What a crash leaves of it is let go
     /// by the next call.
-    pub(super) async fn release(&self, held: &Held) -> Result<(), Error> {
-        self.give_up_queueing(held).await;
+    pub(super) async fn detach(&self, held: &Attachment) -> Result<(), Error> {
+        self.disable_queueing(held).await;
         if let Some(map) = &held.map {
             self.flush(map).await?;
         }
@@ -194,13 +194,13 @@ impl<H: Host> Machine<H> {
             .run(iscsiadm::logout(session.id))
             .await
             .and_then(iscsiadm::read_logout)
-            .doing(&doing)?;
-        let gone = disk::until(&self.host, SESSION_CHANGES, || async {
+            .context(&doing)?;
+        let gone = disk::until(&self.host, SESSION_LIST_RETRIES, || async {
             let left = self.session_now(session.id).await?;
             Ok(left.is_none().then_some(()))
         });
-        if gone.await.doing(&doing)?.is_none() {
-            return Err(Error::Unproven {
+        if gone.await.context(&doing)?.is_none() {
+            return Err(Error::Unverified {
                 what: doing,
                 seen: "the kernel still has the session".to_owned(),
             });
@@ -210,14 +210,14 @@ impl<H: Host> Machine<H> {
 }
 
 /// What sysfs shows of a volume.
-struct Shown {
+struct KernelView {
     sessions: Vec<Session>,
     disks: Vec<Disk>,
     strangers: Vec<Disk>,
-    over: Over,
+    over: MapsOverDisks,
 }
 
-impl Shown {
+impl KernelView {
     fn of(
         files: &dyn KernelFiles,
         maps: &Names,
@@ -226,7 +226,7 @@ impl Shown {
     ) -> Result<Self, HostError> {
         let ids: Vec<u32> = sessions.iter().map(|session| session.id).collect();
         let (disks, strangers) = own(files, uuid, disks_of(files, &ids)?)?;
-        let over = Over::look(files, maps, uuid, &disks)?;
+        let over = MapsOverDisks::look(files, maps, uuid, &disks)?;
         Ok(Self {
             sessions,
             disks,
@@ -235,9 +235,9 @@ impl Shown {
         })
     }
 
-    fn held(self, uuid: &LunUuid) -> Result<Held, Error> {
+    fn held(self, uuid: &LunUuid) -> Result<Attachment, Error> {
         let map = self.over.only(uuid, &self.disks)?;
-        Ok(Held {
+        Ok(Attachment {
             sessions: self.sessions,
             disks: self.disks,
             strangers: self.strangers,
@@ -279,13 +279,13 @@ fn own(
 }
 
 /// The maps over a volume's disks: one, if all is well.
-struct Over {
+struct MapsOverDisks {
     maps: Vec<Map>,
     /// What is below each, in words; looked up when there is a question.
     paths: Vec<String>,
 }
 
-impl Over {
+impl MapsOverDisks {
     fn look(
         files: &dyn KernelFiles,
         names: &Names,

@@ -1,7 +1,7 @@
 //! Who has a device that nobody should have: by the kernel's own lists, in words for a person.
 
-use super::held::Held;
-use super::{Doing, Machine};
+use super::held::Attachment;
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Block};
 use crate::host::{Host, KernelFiles};
@@ -19,12 +19,12 @@ impl<H: Host> Machine<H> {
             return Ok(());
         }
         let (node, doing) = (device.node(), format!("opening {}", device.node()));
-        if !self.host.is_claimed(&node).await.doing(doing)? {
+        if !self.host.is_claimed(&node).await.context(doing)? {
             return Ok(());
         }
         let holders = self.holders(device).await;
         if holders.is_empty() {
-            return Err(Error::Unfinished {
+            return Err(Error::NotReady {
                 what: format!("publishing {node} as a raw device"),
                 seen: format!(
                     "something on this node has claimed it: {}",
@@ -40,11 +40,11 @@ impl<H: Host> Machine<H> {
     }
 
     /// Nobody uses what somebody else has mapped to the volume's target: it would go with the session.
-    pub(super) async fn must_be_alone(&self, held: &Held) -> Result<(), Error> {
+    pub(super) async fn must_be_alone(&self, held: &Attachment) -> Result<(), Error> {
         for disk in &held.strangers {
             let node = disk.block.node();
             if matches!(self.host.is_claimed(&node).await, Ok(true)) {
-                return Err(Error::Unfinished {
+                return Err(Error::NotReady {
                     what: format!("the release of {node}, another LUN of the volume's target,"),
                     seen: format!("it is in use: {}", self.who_holds(&disk.block).await),
                 });
@@ -71,7 +71,7 @@ impl<H: Host> Machine<H> {
     async fn holders(&self, block: &Block) -> Vec<String> {
         let block = block.clone();
         let look = move |files: &dyn KernelFiles| disk::holders(files, &block);
-        let found = self.host.look("looking who holds a disk", look).await;
+        let found = self.host.blocking("looking who holds a disk", look).await;
         found.unwrap_or_default()
     }
 
@@ -103,7 +103,7 @@ impl<H: Host> Machine<H> {
             }
             Ok(found)
         };
-        let found = self.host.look("looking who has a disk mounted", look).await;
+        let found = self.host.blocking("looking who has a disk mounted", look).await;
         found.unwrap_or_default()
     }
 }

@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::held::Held;
-use super::{Doing, Machine, Node};
+use super::held::Attachment;
+use super::{Context, Machine, Node};
 use crate::error::Error;
 use crate::host::disk::Disk;
 use crate::host::iscsiadm::{self, Login};
@@ -27,9 +27,9 @@ const LEFT_ALONE: u32 = 15;
 
 /// What earlier looks have found. It only spares attempts.
 #[derive(Debug, Default)]
-pub struct Patience(BTreeMap<(Iqn, Portal), u32>);
+pub struct Backoff(BTreeMap<(Iqn, Portal), u32>);
 
-impl Patience {
+impl Backoff {
     fn one_look_less(&mut self) {
         self.0.retain(|_, looks| {
             *looks -= 1;
@@ -40,7 +40,7 @@ impl Patience {
 
 /// A publication on this node, and the paths that it lacks.
 #[derive(Debug)]
-struct Lacking {
+struct MissingPaths {
     uuid: LunUuid,
     iqn: Iqn,
     /// Sessions without a target: iscsid goes on trying.
@@ -65,7 +65,7 @@ enum Joined {
 impl<H: Host> Node<H> {
     /// Joins what volumes lack, `every` so often, for as long as the process lives.
     pub async fn keep_paths(&self, every: Duration) {
-        let mut patience = Patience::default();
+        let mut patience = Backoff::default();
         loop {
             self.machine.host.pause(every).await;
             self.join_paths(&mut patience).await;
@@ -74,9 +74,9 @@ impl<H: Host> Node<H> {
 
     /// Looks once which paths the volumes of this node lack, and joins those whose portals answer. Tells how many are missing
     /// afterwards.
-    pub async fn join_paths(&self, patience: &mut Patience) -> usize {
+    pub async fn join_paths(&self, patience: &mut Backoff) -> usize {
         patience.one_look_less();
-        let all = match self.machine.lacking().await {
+        let all = match self.machine.missing_paths().await {
             Ok(all) => all,
             Err(error) => {
                 tracing::warn!(
@@ -111,7 +111,7 @@ impl<H: Host> Node<H> {
         missing
     }
 
-    async fn join_one(&self, lacking: &Lacking, portal: Portal) -> Joined {
+    async fn join_one(&self, lacking: &MissingPaths, portal: Portal) -> Joined {
         let (uuid, iqn) = (lacking.uuid.clone(), lacking.iqn.clone());
         let machine = self.machine.clone();
         let work = |wanted| async move { machine.join(&uuid, &iqn, portal, &wanted).await };
@@ -131,7 +131,7 @@ impl<H: Host> Node<H> {
 
 impl<H: Host> Machine<H> {
     /// The publications on this node that lack paths, as far as sessions and records tell.
-    async fn lacking(&self) -> Result<Vec<Lacking>, Error> {
+    async fn missing_paths(&self) -> Result<Vec<MissingPaths>, Error> {
         let mut sessions: BTreeMap<Iqn, Vec<Session>> = BTreeMap::new();
         for session in self.sessions_of(None).await? {
             if let Ok(iqn) = session.target.parse() {
@@ -151,7 +151,7 @@ impl<H: Host> Machine<H> {
         Ok(lacking)
     }
 
-    async fn lacks(&self, iqn: &Iqn, sessions: &[Session]) -> Result<Option<Lacking>, Error> {
+    async fn lacks(&self, iqn: &Iqn, sessions: &[Session]) -> Result<Option<MissingPaths>, Error> {
         let Some((uuid, _)) = iqn.publication() else {
             return Ok(None);
         };
@@ -162,7 +162,7 @@ impl<H: Host> Machine<H> {
         } else {
             vec![]
         };
-        let lacking = Lacking {
+        let lacking = MissingPaths {
             uuid,
             iqn: iqn.clone(),
             lost,
@@ -183,9 +183,9 @@ impl<H: Host> Machine<H> {
         let Some(map) = self.map_over(uuid, &disks).await? else {
             return Ok(vec![]);
         };
-        portals.retain(|portal| match standing(sessions, &disks, &map, portal) {
-            Standing::Absent | Standing::Stray(_) => true,
-            Standing::Path | Standing::Unknown => false,
+        portals.retain(|portal| match path_state(sessions, &disks, &map, portal) {
+            PathState::Absent | PathState::Stray(_) => true,
+            PathState::Path | PathState::Unknown => false,
         });
         Ok(portals)
     }
@@ -201,10 +201,10 @@ impl<H: Host> Machine<H> {
         let Some((held, map, lun)) = self.joinable(uuid, iqn).await? else {
             return Ok(Joined::No);
         };
-        let (session, found) = match standing(&held.sessions, &held.disks, &map, &portal) {
-            Standing::Path | Standing::Unknown => return Ok(Joined::No),
-            Standing::Stray(session) => (session.clone(), true),
-            Standing::Absent => {
+        let (session, found) = match path_state(&held.sessions, &held.disks, &map, &portal) {
+            PathState::Path | PathState::Unknown => return Ok(Joined::No),
+            PathState::Stray(session) => (session.clone(), true),
+            PathState::Absent => {
                 if !self.is_sound(iqn, &portal).await? || wanted.is_wanted() {
                     return Ok(Joined::No);
                 }
@@ -217,7 +217,7 @@ impl<H: Host> Machine<H> {
         let adopted = if wanted.is_wanted() {
             None
         } else {
-            Some(self.adopt(uuid, &map, &session, lun).await)
+            Some(self.add_to_map(uuid, &map, &session, lun).await)
         };
         if let Some(Ok(())) = adopted {
             tracing::info!(%session, "a path is there again");
@@ -239,7 +239,7 @@ impl<H: Host> Machine<H> {
         let doing = format!("logging in to {iqn} at {portal}");
         let exit = match self.run_on_records(iscsiadm::login(iqn, &portal)).await {
             Err(HostError::Overran { .. }) => return Ok(Err(Joined::Silent)),
-            other => other.doing(doing)?,
+            other => other.context(doing)?,
         };
         let (status, said) = (exit.status, exit.said());
         match iscsiadm::read_login(&exit) {
@@ -251,7 +251,7 @@ impl<H: Host> Machine<H> {
                 tracing::info!(target = %iqn, %portal, status, cause, "a path is still missing");
                 Ok(Err(Joined::Silent))
             }
-            Login::Unproven | Login::Refused { .. } => {
+            Login::Unconfirmed | Login::Refused { .. } => {
                 tracing::warn!(target = %iqn, %portal, status, said, "the target does not let this node in at this portal");
                 Ok(Err(Joined::Refused))
             }
@@ -270,8 +270,8 @@ impl<H: Host> Machine<H> {
     }
 
     /// What is held of a publication that a path may be added to, its map and its logical unit's number.
-    async fn joinable(&self, uuid: &LunUuid, iqn: &Iqn) -> Result<Option<(Held, Map, u16)>, Error> {
-        let held = self.held(uuid).await?;
+    async fn joinable(&self, uuid: &LunUuid, iqn: &Iqn) -> Result<Option<(Attachment, Map, u16)>, Error> {
+        let held = self.attachment(uuid).await?;
         // Which of several is the present one, nobody here knows.
         if held.targets() != [iqn.clone()] {
             return Ok(None);
@@ -283,7 +283,7 @@ impl<H: Host> Machine<H> {
         for disk in held.disks.iter().filter(|disk| is_alive(&held, disk)) {
             // Somebody has taken it offline, perhaps because its publication has ended.
             let doing = format!("looking at {}", disk.block.node());
-            if !disk.is_running(&self.host).await.doing(doing)? {
+            if !disk.is_running(&self.host).await.context(doing)? {
                 return Ok(None);
             }
             lun = Some(disk.lun);
@@ -295,7 +295,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// Puts the disk of a session below the volume's map.
-    async fn adopt(
+    async fn add_to_map(
         &self,
         uuid: &LunUuid,
         map: &Map,
@@ -304,10 +304,10 @@ impl<H: Host> Machine<H> {
     ) -> Result<(), Error> {
         let disk = self.admit(session, lun, uuid).await?;
         let doing = || format!("measuring {}", disk.block.node());
-        let size = disk.block.size(&self.host).await.doing(doing())?;
-        let present = map.block.size(&self.host).await.doing(doing())?;
+        let size = disk.block.size(&self.host).await.context(doing())?;
+        let present = map.block.size(&self.host).await.context(doing())?;
         if size != present {
-            return Err(Error::Unfinished {
+            return Err(Error::NotReady {
                 what: format!("map {}", map.name),
                 seen: format!(
                     "it is {present}, and the LUN {size}: a path is joined when NodeExpandVolume has let the others grow"
@@ -319,7 +319,7 @@ impl<H: Host> Machine<H> {
 }
 
 /// How a portal stands to a volume.
-enum Standing<'a> {
+enum PathState<'a> {
     /// Its disk is below the map, or its session is lost and left to iscsid.
     Path,
     /// Its session has its target, and is no path.
@@ -330,29 +330,29 @@ enum Standing<'a> {
     Unknown,
 }
 
-fn standing<'a>(
+fn path_state<'a>(
     sessions: &'a [Session],
     disks: &[Disk],
     map: &Map,
     portal: &Portal,
-) -> Standing<'a> {
+) -> PathState<'a> {
     let Some(session) = sessions.iter().find(|it| it.portal == Some(*portal)) else {
         let unknown = sessions.iter().any(|it| it.portal.is_none());
         return if unknown {
-            Standing::Unknown
+            PathState::Unknown
         } else {
-            Standing::Absent
+            PathState::Absent
         };
     };
     let below = |disk: &Disk| disk.session == session.id && map.paths.contains(&disk.block.name);
     if !session.alive || disks.iter().any(below) {
-        Standing::Path
+        PathState::Path
     } else {
-        Standing::Stray(session)
+        PathState::Stray(session)
     }
 }
 
-fn is_alive(held: &Held, disk: &Disk) -> bool {
+fn is_alive(held: &Attachment, disk: &Disk) -> bool {
     let of = |session: &Session| session.id == disk.session && session.alive;
     held.sessions.iter().any(of)
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::future::{join, join_all};
 
-use super::held::SESSION_CHANGES;
-use super::{Doing, Machine};
+use super::held::SESSION_LIST_RETRIES;
+use super::{Context, Machine};
 use crate::chap::{Chap, Method, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN, field};
 use crate::error::Error;
 use crate::host::disk::{self};
@@ -46,13 +46,13 @@ impl<H: Host> Machine<H> {
                     refusals.push((format!("{portal}: no answer in time"), false, hung));
                     continue;
                 }
-                other => other.doing(&doing)?,
+                other => other.context(&doing)?,
             };
             match iscsiadm::read_login(&exit) {
                 Login::New | Login::Existing => {
                     sessions.push(self.wait_for_session(&context.iqn, portal).await?);
                 }
-                Login::Unproven => return Err(self.unproven(context, &portal, chap).await),
+                Login::Unconfirmed => return Err(self.unproven(context, &portal, chap).await),
                 Login::Refused { cause, for_good } => {
                     tracing::warn!(%portal, target = %context.iqn, cause, status = exit.status, "login refused");
                     let refusal = exit.failed(iscsiadm::PROGRAM);
@@ -139,15 +139,15 @@ impl<H: Host> Machine<H> {
             };
             let mut all = self
                 .host
-                .look("listing iSCSI sessions", look)
+                .blocking("listing iSCSI sessions", look)
                 .await?
                 .into_iter();
             Ok(all.find(|session| session.portal.is_none_or(|at| at == portal)))
         };
-        disk::until(&self.host, SESSION_CHANGES, look)
+        disk::until(&self.host, SESSION_LIST_RETRIES, look)
             .await
-            .doing(&doing)?
-            .ok_or_else(|| Error::Unproven {
+            .context(&doing)?
+            .ok_or_else(|| Error::Unverified {
                 what: format!("the login to {iqn}"),
                 seen: "iscsiadm reports success, but the kernel has no such session".to_owned(),
             })
@@ -182,7 +182,7 @@ impl<H: Host> Machine<H> {
                 doing: format!("{what}: {seen}"),
                 source,
             },
-            None => Error::Unproven {
+            None => Error::Unverified {
                 what,
                 seen: "publish_context names no portal".to_owned(),
             },
@@ -215,7 +215,7 @@ impl<H: Host> Machine<H> {
             Error::Unauthenticated { what, seen, remedy }
         } else {
             let seen = format!("{seen} ({remedy}), and a session or record may be left");
-            Error::Unproven { what, seen }
+            Error::Unverified { what, seen }
         }
     }
 
@@ -244,7 +244,7 @@ fn speaks_for_all((_, exit): &Try, chap: Option<&Chap>) -> bool {
         Err(error) => return !matches!(error, HostError::Overran { .. }),
     };
     match iscsiadm::read_login(exit) {
-        Login::Unproven => true,
+        Login::Unconfirmed => true,
         Login::Refused { for_good, .. } => for_good && Method::of(chap) == Method::Mutual,
         Login::New | Login::Existing => false,
     }

@@ -15,8 +15,8 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::held::Held;
-use super::{Doing, Machine};
+use super::held::Attachment;
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Disk};
 use crate::host::map::{self, Map};
@@ -26,27 +26,27 @@ use crate::in_flight;
 use crate::volume::{Bytes, LunUuid};
 
 /// How long multipathd may take to put a new disk below its map.
-const MAP_APPEARS: Duration = Duration::from_secs(5);
+const MAP_CREATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two times of asking it.
-const ASKED_AGAIN: usize = 4;
+const ADD_MAP_RETRIES: usize = 4;
 /// How long a map may take to vanish or grow.
-const MAP_CHANGES: Duration = Duration::from_secs(5);
+const MAP_CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at the paths of a map that is being let go.
 const WATCH: Duration = Duration::from_secs(5);
 /// Between two times of letting the I/O of a map fail.
-const SOON: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<H: Host> Machine<H> {
     /// True when multipathd runs on this node. That it is not installed or not started is as ordinary as that it is; whether one
     /// that says nothing of use runs is looked up, for its words differ between releases.
     pub(super) async fn multipathd_runs(&self) -> Result<bool, Error> {
         let doing = "asking whether multipathd runs";
-        match multipath::read_daemon(self.host.run(multipath::show_daemon()).await).doing(doing)? {
+        match multipath::read_daemon(self.host.run(multipath::show_daemon()).await).context(doing)? {
             Daemon::Runs => Ok(true),
             Daemon::Missing => Ok(false),
             Daemon::Silent(source) => {
                 let runs = self.host.runs(multipath::DAEMON, Who::Host).await;
-                if !runs.doing(doing)? {
+                if !runs.context(doing)? {
                     return Ok(false);
                 }
                 let doing = "asking multipathd, which runs on this node and does not answer: systemctl restart multipathd".to_owned();
@@ -65,7 +65,7 @@ impl<H: Host> Machine<H> {
         }
         let node = disk.block.node();
         let claimed = self.host.is_claimed(&node).await;
-        Ok(claimed.doing(format!("looking who uses {node}"))?
+        Ok(claimed.context(format!("looking who uses {node}"))?
             || !self
                 .uses(std::slice::from_ref(&disk.block))
                 .await?
@@ -85,22 +85,22 @@ impl<H: Host> Machine<H> {
         let doing = format!("asking multipathd for {name}");
         let listed = self.host.run(multipath::show_paths()).await;
         let wwid = listed.and_then(|listed| multipath::read_wwid(listed, name));
-        if wwid.doing(&doing)?.is_some() {
+        if wwid.context(&doing)?.is_some() {
             return Ok(false);
         }
         let asked = self
             .host
             .run(multipath::add_path(name))
             .await
-            .doing(doing)?;
+            .context(doing)?;
         Ok(multipath::is_excluded(&asked))
     }
 
     /// Waits for the map over all of `disks`, and asks multipathd for what is missing.
     pub(super) async fn map_of_all(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<Map, Error> {
         let mut map = None;
-        for _ in 0..ASKED_AGAIN {
-            map = self.held(uuid).await?.map;
+        for _ in 0..ADD_MAP_RETRIES {
+            map = self.attachment(uuid).await?.map;
             let lacks = |disk: &&Disk| {
                 map.as_ref()
                     .is_none_or(|map| !map.paths.contains(&disk.block.name))
@@ -113,12 +113,12 @@ impl<H: Host> Machine<H> {
             let look = || async {
                 let (names, missing) = (self.maps.clone(), [missing.clone()]);
                 let look = move |files: &dyn KernelFiles| map::over(files, &names, &missing, &[]);
-                let maps = self.host.look(doing, look).await?;
+                let maps = self.host.blocking(doing, look).await?;
                 Ok((!maps.is_empty()).then_some(()))
             };
-            disk::until(&self.host, MAP_APPEARS, look)
+            disk::until(&self.host, MAP_CREATION_TIMEOUT, look)
                 .await
-                .doing(doing)?;
+                .context(doing)?;
         }
         let complete = |map: &Map| {
             disks
@@ -136,7 +136,7 @@ impl<H: Host> Machine<H> {
                     || "none".to_owned(),
                     |map| format!("only map {} over {}", map.name, map.paths.join(", ")),
                 );
-                Err(Error::Unproven {
+                Err(Error::Unverified {
                     what: format!("the multipath map over {}", names.join(", ")),
                     seen: format!(
                         "multipathd has made {made}; does its configuration exclude the disks (multipathd show blacklist)? With one portal configured no map is needed"
@@ -152,19 +152,19 @@ impl<H: Host> Machine<H> {
         let doing = format!("asking multipathd for a map over {name}");
         if has_map {
             let asked = self.host.run(multipath::add_path(name)).await;
-            return asked.doing(&doing).map(|_| ());
+            return asked.context(&doing).map(|_| ());
         }
         // It learns of a new disk from udev, a little later than we do.
         let look = || async {
             let listed = self.host.run(multipath::show_paths()).await?;
             multipath::read_wwid(listed, name)
         };
-        let wwid = disk::until(&self.host, MAP_APPEARS, look)
+        let wwid = disk::until(&self.host, MAP_CREATION_TIMEOUT, look)
             .await
-            .doing(&doing)?;
+            .context(&doing)?;
         if let Some(wwid) = wwid {
             let asked = self.host.run(multipath::add_map(&wwid)).await;
-            asked.doing(&doing)?;
+            asked.context(&doing)?;
         }
         Ok(())
     }
@@ -175,27 +175,27 @@ impl<H: Host> Machine<H> {
             let there = if_present(self.host.stat(&node).await)?;
             Ok((there == Some(Stat::BlockDevice(number))).then_some(()))
         };
-        disk::until(&self.host, MAP_APPEARS, look)
+        disk::until(&self.host, MAP_CREATION_TIMEOUT, look)
             .await
-            .doing(format!("waiting for {node}"))?
-            .ok_or_else(|| Error::Unproven {
+            .context(format!("waiting for {node}"))?
+            .ok_or_else(|| Error::Unverified {
                 what: format!("the map {}", map.name),
                 seen: format!("{node} does not appear"),
             })
     }
 
     /// Makes a map as large as its paths, which must agree; answers that size.
-    pub(super) async fn fit(&self, map: &Map, paths: &[Disk]) -> Result<Bytes, Error> {
+    pub(super) async fn resize_map(&self, map: &Map, paths: &[Disk]) -> Result<Bytes, Error> {
         let doing = format!("measuring map {}", map.name);
         let mut sizes = Vec::new();
         for path in paths {
             sizes.push((
-                path.block.size(&self.host).await.doing(&doing)?,
+                path.block.size(&self.host).await.context(&doing)?,
                 path.block.name.as_str(),
             ));
         }
         let Some((size, _)) = sizes.first().copied() else {
-            return Err(Error::Unfinished {
+            return Err(Error::NotReady {
                 what: format!("map {}", map.name),
                 seen: "it has no path".to_owned(),
             });
@@ -205,12 +205,12 @@ impl<H: Host> Machine<H> {
                 .iter()
                 .map(|(size, name)| format!("{name} is {size}"))
                 .collect();
-            return Err(Error::Unproven {
+            return Err(Error::Unverified {
                 what: format!("the size of map {}", map.name),
                 seen: format!("its paths differ: {}", sizes.join(", ")),
             });
         }
-        if map.block.size(&self.host).await.doing(&doing)? < size {
+        if map.block.size(&self.host).await.context(&doing)? < size {
             let doing = format!("resizing map {} (does multipathd run?)", map.name);
             self.run(&doing, multipath::resize(&map.block.name)).await?;
         }
@@ -218,13 +218,13 @@ impl<H: Host> Machine<H> {
             let seen = map.block.size(&self.host).await?;
             Ok((seen == size).then_some(()))
         };
-        if disk::until(&self.host, MAP_CHANGES, look)
+        if disk::until(&self.host, MAP_CHANGE_TIMEOUT, look)
             .await
-            .doing(&doing)?
+            .context(&doing)?
             .is_none()
         {
-            let seen = map.block.size(&self.host).await.doing(&doing)?;
-            return Err(Error::Unproven {
+            let seen = map.block.size(&self.host).await.context(&doing)?;
+            return Err(Error::Unverified {
                 what: format!("the size of map {}", map.name),
                 seen: format!("it is {seen}, and its paths are {size}"),
             });
@@ -236,22 +236,22 @@ impl<H: Host> Machine<H> {
     pub(super) async fn flush(&self, map: &Map) -> Result<(), Error> {
         let doing = format!("removing map {}", map.name);
         let mut said = String::new();
-        for _ in 0..ASKED_AGAIN {
+        for _ in 0..ADD_MAP_RETRIES {
             let exit = self
                 .host
                 .run(multipath::flush(&map.name))
                 .await
-                .doing(&doing)?;
+                .context(&doing)?;
             if exit.status == 0 {
                 return self.must_be_flushed(map).await;
             }
-            if !self.is_there(map).await.doing(&doing)? {
+            if !self.is_there(map).await.context(&doing)? {
                 return Ok(());
             }
             said = exit.failed(multipath::PROGRAM).to_string();
             self.host.pause(Duration::from_secs(1)).await;
         }
-        Err(Error::Unfinished {
+        Err(Error::NotReady {
             what: format!("the release of map {}", map.name),
             seen: format!(
                 "something on this node still uses it (a container that has not ended, LVM, RAID): {said}"
@@ -262,10 +262,10 @@ impl<H: Host> Machine<H> {
     pub(super) async fn must_be_flushed(&self, map: &Map) -> Result<(), Error> {
         let doing = format!("removing map {}", map.name);
         let look = || async { Ok((!self.is_there(map).await?).then_some(())) };
-        let gone = disk::until(&self.host, MAP_CHANGES, look)
+        let gone = disk::until(&self.host, MAP_CHANGE_TIMEOUT, look)
             .await
-            .doing(&doing)?;
-        gone.ok_or_else(|| Error::Unproven {
+            .context(&doing)?;
+        gone.ok_or_else(|| Error::Unverified {
             what: doing,
             seen: "the kernel still has it".to_owned(),
         })
@@ -278,7 +278,7 @@ impl<H: Host> Machine<H> {
 
     /// Lets the I/O of a map fail when no path of it works: else an unmount waits for as long as the NAS is away, and udev's
     /// look at a map keeps it in use for as long.
-    pub(super) async fn give_up_queueing(&self, held: &Held) {
+    pub(super) async fn disable_queueing(&self, held: &Attachment) {
         let Some(map) = &held.map else {
             return;
         };
@@ -293,7 +293,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// Lets a map that is used again do what its configuration says.
-    pub(super) async fn restore_queueing(&self, held: &Held) {
+    pub(super) async fn restore_queueing(&self, held: &Attachment) {
         if let Some(map) = &held.map {
             let exit = self
                 .host
@@ -309,35 +309,35 @@ impl<H: Host> Machine<H> {
     /// enough: multipathd queues again when it takes a path out of a map (0.9.4).
     pub(super) async fn failing_io<T>(
         &self,
-        held: &Held,
+        held: &Attachment,
         mut act: Pin<Box<impl Future<Output = T> + Send>>,
     ) -> T {
         if held.map.is_none() {
             return act.await;
         }
         loop {
-            self.give_up_queueing(held).await;
+            self.disable_queueing(held).await;
             tokio::select! {
                 biased;
                 done = &mut act => return done,
-                () = self.host.pause(SOON) => {}
+                () = self.host.pause(RECHECK_INTERVAL) => {}
             }
         }
     }
 
     /// Stops the queueing of the volume's map when it has not been let go for as long as a single path may be lost. Sessions
     /// tell nothing: they also live on when their LUN is unmapped. Of a map with a working path nothing fails by it.
-    pub(super) async fn unblock(&self, uuid: &LunUuid) {
+    pub(super) async fn stop_queueing(&self, uuid: &LunUuid) {
         // (multipathd lowers that of a map's sessions to its `fast_io_fail_tmo`, 5 s, and queues instead.)
         for _ in 0..self.replacement_timeout.as_secs().div_ceil(WATCH.as_secs()) {
-            match in_flight::unlocked(self.held(uuid)).await {
+            match in_flight::unlocked(self.attachment(uuid)).await {
                 Ok(held) if held.map.is_none() => return,
                 Ok(_) | Err(_) => self.host.pause(WATCH).await,
             }
         }
-        if let Ok(held) = in_flight::unlocked(self.held(uuid)).await {
+        if let Ok(held) = in_flight::unlocked(self.attachment(uuid)).await {
             tracing::warn!(%uuid, "the volume takes too long to be let go: what cannot be written now is lost");
-            self.give_up_queueing(&held).await;
+            self.disable_queueing(&held).await;
         }
     }
 
@@ -348,11 +348,11 @@ impl<H: Host> Machine<H> {
         mut act: Pin<Box<impl Future<Output = T> + Send>>,
     ) -> T {
         let unblock = Box::pin(async {
-            self.unblock(uuid).await;
+            self.stop_queueing(uuid).await;
             loop {
                 self.host.pause(WATCH).await;
-                if let Ok(held) = in_flight::unlocked(self.held(uuid)).await {
-                    self.give_up_queueing(&held).await;
+                if let Ok(held) = in_flight::unlocked(self.attachment(uuid)).await {
+                    self.disable_queueing(&held).await;
                 }
             }
         });

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::OnceCell as Once;
 
-use super::{Doing, Machine};
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Block};
 use crate::host::map;
@@ -16,11 +16,11 @@ use crate::host::{DeviceNumber, Host, KernelFiles, Stat, if_present};
 /// Loop devices: their nodes in `/dev` outlive what was attached to them, so a node proves nothing.
 const LOOP_MAJOR: u64 = 7;
 /// Mounts piled up at one path; more is not an accident.
-const PILE: usize = 16;
+const MAX_STACKED_MOUNTS: usize = 16;
 
 /// What is visible at a path.
 #[derive(Clone, Debug)]
-pub(super) enum Standing {
+pub(super) enum MountState {
     /// Nothing is mounted.
     Nothing,
     /// A mount of one of the devices asked about.
@@ -56,7 +56,7 @@ impl<H: Host> Machine<H> {
         let doing = "reading the mount table";
         let look =
             move |files: &dyn KernelFiles| mount::select(&files.read(mount::MOUNTINFO)?, &wanted);
-        self.host.look(doing, look).await.doing(doing)
+        self.host.blocking(doing, look).await.context(doing)
     }
 
     /// `path` as the mount table would spell it. `None` when even its parent does not exist.
@@ -64,13 +64,13 @@ impl<H: Host> Machine<H> {
     /// Where it is known which directory is the CO's, nothing outside of it is looked at or touched, and no link leads out of it.
     pub(super) async fn resolve(&self, path: &str) -> Result<Option<String>, Error> {
         let resolved =
-            if_present(self.host.resolve(path).await).doing(format!("resolving {path}"))?;
+            if_present(self.host.resolve(path).await).context(format!("resolving {path}"))?;
         let (Some(dir), Some(real)) = (&self.kubelet_dir, &resolved) else {
             return Ok(resolved);
         };
         // The directory itself may be a link.
         let inside = self.host.resolve(&format!("{dir}/x")).await;
-        let inside = inside.doing(format!("resolving {dir}"))?;
+        let inside = inside.context(format!("resolving {dir}"))?;
         let base = inside.strip_suffix("/x").unwrap_or(&inside);
         let rest = path.strip_prefix(dir.as_str());
         let seen = match rest.filter(|rest| rest.starts_with('/')) {
@@ -86,26 +86,26 @@ impl<H: Host> Machine<H> {
     }
 
     /// What is visible at `point`, where `ours` are the devices of the volume.
-    pub(super) async fn standing(&self, point: &str, ours: &[Block]) -> Result<Standing, Error> {
+    pub(super) async fn mount_state_at(&self, point: &str, ours: &[Block]) -> Result<MountState, Error> {
         // The whole table takes the kernel longer the more is mounted, and mostly there is nothing. Of a dead file system it may not tell.
         if matches!(self.host.is_mount_point(point).await, Ok(Some(false))) {
-            return Ok(Standing::Nothing);
+            return Ok(MountState::Nothing);
         }
         let at = point.to_owned();
         // Of several the last is visible.
         let Some(visible) = self.mounts(move |line| line.is_at(&at)).await?.pop() else {
-            return Ok(Standing::Nothing);
+            return Ok(MountState::Nothing);
         };
         let kernel = Kernel::default();
         Ok(match self.backing(&visible, &kernel).await? {
-            Backing::Vanished => Standing::Gone(visible),
+            Backing::Vanished => MountState::Gone(visible),
             Backing::Device(number) if ours.iter().any(|block| block.number == number) => {
-                Standing::Ours(visible)
+                MountState::Ours(visible)
             }
             Backing::Device(number) if self.is_gone(&visible, number, &kernel).await? => {
-                Standing::Gone(visible)
+                MountState::Gone(visible)
             }
-            Backing::Device(_) | Backing::NoDevice => Standing::Foreign(visible),
+            Backing::Device(_) | Backing::NoDevice => MountState::Foreign(visible),
         })
     }
 
@@ -114,7 +114,7 @@ impl<H: Host> Machine<H> {
         let doing = || format!("looking at what is mounted at {}", mount.point);
         if mount.device_node().is_some() {
             // A file below it may be deleted and be no device at all: a Secret that is mounted by `subPath` and was changed since.
-            return Ok(match self.host.stat(&mount.point).await.doing(doing())? {
+            return Ok(match self.host.stat(&mount.point).await.context(doing())? {
                 Stat::BlockDevice(_) if mount.is_deleted() => Backing::Vanished,
                 Stat::BlockDevice(number) => Backing::Device(number),
                 Stat::Directory | Stat::File(_) | Stat::Other => Backing::NoDevice,
@@ -133,13 +133,13 @@ impl<H: Host> Machine<H> {
             // Usually a symbolic link, and not always there in a container.
             let mapped = kernel
                 .mapped
-                .get_or_try_init(|| self.host.look("listing maps", map::numbers))
+                .get_or_try_init(|| self.host.blocking("listing maps", map::numbers))
                 .await;
-            let number = mapped.doing(doing())?.get(name);
+            let number = mapped.context(doing())?.get(name);
             return Ok(number.copied().map_or(Backing::Vanished, Backing::Device));
         }
         Ok(
-            match if_present(self.host.stat(&mount.source).await).doing(doing())? {
+            match if_present(self.host.stat(&mount.source).await).context(doing())? {
                 Some(Stat::BlockDevice(number)) => Backing::Device(number),
                 None => Backing::Vanished,
                 Some(Stat::Directory | Stat::File(_) | Stat::Other) => Backing::NoDevice,
@@ -157,12 +157,12 @@ impl<H: Host> Machine<H> {
         let doing = || format!("looking for the device {number} of {}", mount.point);
         let present = kernel
             .present
-            .get_or_try_init(|| self.host.look("listing disks", disk::present_devices))
+            .get_or_try_init(|| self.host.blocking("listing disks", disk::present_devices))
             .await;
-        if present.doing(doing())?.contains(&number) {
+        if present.context(doing())?.contains(&number) {
             return Ok(false);
         }
-        let node = if_present(self.host.stat(&mount.source).await).doing(doing())?;
+        let node = if_present(self.host.stat(&mount.source).await).context(doing())?;
         Ok(number.major == LOOP_MAJOR || node != Some(Stat::BlockDevice(number)))
     }
 
@@ -241,7 +241,7 @@ impl<H: Host> Machine<H> {
                     || !disks.get_or_init(names).contains(name)
             })
         };
-        self.host.look(doing, look).await.doing(doing)
+        self.host.blocking(doing, look).await.context(doing)
     }
 
     /// Unmounts what is visible at `point`.
@@ -266,25 +266,25 @@ impl<H: Host> Machine<H> {
 
     /// Unmounts everything at `point` that is ours or has lost its device, and refuses to touch anything else.
     pub(super) async fn clear(&self, point: &str, ours: &[Block]) -> Result<(), Error> {
-        for _ in 0..PILE {
-            match self.standing(point, ours).await? {
-                Standing::Nothing => return Ok(()),
-                Standing::Ours(_) => self.unmount(point).await?,
-                Standing::Gone(_) => self.unmount_gone(point).await?,
-                Standing::Foreign(mount) => return Err(not_ours(&mount)),
+        for _ in 0..MAX_STACKED_MOUNTS {
+            match self.mount_state_at(point, ours).await? {
+                MountState::Nothing => return Ok(()),
+                MountState::Ours(_) => self.unmount(point).await?,
+                MountState::Gone(_) => self.unmount_gone(point).await?,
+                MountState::Foreign(mount) => return Err(not_ours(&mount)),
             }
         }
-        Err(Error::Unproven {
+        Err(Error::Unverified {
             what: format!("unmounting {point}"),
             seen: "something is still mounted there".to_owned(),
         })
     }
 
     /// Removes mounts at `point` that have lost their device, and tells what is visible then.
-    pub(super) async fn clear_gone(&self, point: &str, ours: &[Block]) -> Result<Standing, Error> {
-        for _ in 0..PILE {
-            match self.standing(point, ours).await? {
-                Standing::Gone(mount) => {
+    pub(super) async fn clear_gone(&self, point: &str, ours: &[Block]) -> Result<MountState, Error> {
+        for _ in 0..MAX_STACKED_MOUNTS {
+            match self.mount_state_at(point, ours).await? {
+                MountState::Gone(mount) => {
                     tracing::warn!(
                         point,
                         lost = mount.describe(),
@@ -292,12 +292,12 @@ impl<H: Host> Machine<H> {
                     );
                     self.unmount_gone(point).await?;
                 }
-                other @ (Standing::Nothing | Standing::Ours(_) | Standing::Foreign(_)) => {
+                other @ (MountState::Nothing | MountState::Ours(_) | MountState::Foreign(_)) => {
                     return Ok(other);
                 }
             }
         }
-        Err(Error::Unproven {
+        Err(Error::Unverified {
             what: format!("unmounting {point}"),
             seen: "something is still mounted there".to_owned(),
         })

@@ -1,10 +1,10 @@
 //! NodePublishVolume and NodeUnpublishVolume: one path for one pod.
 
-use super::held::Held;
-use super::place::{Standing, not_ours};
+use super::held::Attachment;
+use super::place::{MountState, not_ours};
 use super::request::{Publish, Use};
 use super::stage::{is_readonly, label_differs};
-use super::{Doing, Machine};
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::disk::Block;
 use crate::host::mount::{self, Mount};
@@ -13,13 +13,13 @@ use crate::volume::{FsType, LunUuid, VolumeId};
 
 impl<H: Host> Machine<H> {
     /// Beside the staging path: where a mount is made read-only before it is shown at the target path.
-    pub(super) fn stepping_stone(&self, staging: &str) -> String {
+    pub(super) fn temp_mount(&self, staging: &str) -> String {
         format!("{staging}.{}-readonly", self.driver_name)
     }
 
     /// Those of the mount points that are not the driver's own for a volume staged at `staging`: pods'.
     pub(super) fn of_pods(&self, staging: &str, mut points: Vec<String>) -> Vec<String> {
-        let own = [staging, &self.stepping_stone(staging)];
+        let own = [staging, &self.temp_mount(staging)];
         points.retain(|point| !own.contains(&point.as_str()));
         points
     }
@@ -53,51 +53,51 @@ impl<H: Host> Machine<H> {
             Use::FileSystem { fs, flags } => {
                 let seen = match seen {
                     Some(seen) => seen,
-                    None => self.standing(&staging, &blocks).await?,
+                    None => self.mount_state_at(&staging, &blocks).await?,
                 };
                 let staged = staged(ask, &staging, seen, *fs, flags)?;
                 if staged.is_readonly() || !ask.readonly {
-                    Show::Staged
+                    PublishMode::Staged
                 } else {
-                    Show::Readonly
+                    PublishMode::Readonly
                 }
             }
             Use::Device => {
-                self.prove_device(&ask.volume.uuid, &held, device).await?;
+                self.verify_device(&ask.volume.uuid, &held, device).await?;
                 self.must_be_unclaimed(device).await?;
-                Show::Device(device.node())
+                PublishMode::Device(device.node())
             }
         };
         if self.is_published(ask, &target, &blocks).await? {
             // An earlier call may have got as far as the target, and no further.
-            return self.clear_stone(&staging, &blocks).await;
+            return self.remove_temp_mount(&staging, &blocks).await;
         }
         if !ask.intent.shared {
             self.must_be_only(ask, &staging, &target, &blocks).await?;
         }
         let was_there = self.must_be_kind(&target, show.kind()).await?;
         // All that can be decided is decided: after a final answer the CO forgets the path (design.md#final-codes).
-        let shown = self.show(ask, &show, &staging, &target, &blocks).await;
+        let shown = self.mount_target(ask, &show, &staging, &target, &blocks).await;
         match shown {
             Err(error) if error.is_final() => Err(self
-                .take_back(&staging, &target, &blocks, was_there, error)
+                .roll_back(&staging, &target, &blocks, was_there, error)
                 .await),
             other => other,
         }
     }
 
-    async fn show(
+    async fn mount_target(
         &self,
         ask: &Publish,
-        show: &Show,
+        show: &PublishMode,
         staging: &str,
         target: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
         match show {
-            Show::Device(node) => self.bind_file(node, target).await?,
-            Show::Readonly => self.bind_readonly(staging, target, blocks).await?,
-            Show::Staged => self.bind_dir(staging, target).await?,
+            PublishMode::Device(node) => self.bind_file(node, target).await?,
+            PublishMode::Readonly => self.bind_readonly(staging, target, blocks).await?,
+            PublishMode::Staged => self.bind_dir(staging, target).await?,
         }
         if self.is_published(ask, target, blocks).await? {
             return Ok(());
@@ -106,7 +106,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// Removes what a call has made that ends with a final error.
-    async fn take_back(
+    async fn roll_back(
         &self,
         staging: &str,
         target: &str,
@@ -115,7 +115,7 @@ impl<H: Host> Machine<H> {
         error: Error,
     ) -> Error {
         let undone = async {
-            self.clear_stone(staging, blocks).await?;
+            self.remove_temp_mount(staging, blocks).await?;
             self.clear(target, blocks).await?;
             if was_there {
                 return Ok(());
@@ -124,7 +124,7 @@ impl<H: Host> Machine<H> {
         };
         match undone.await {
             Ok(()) => error,
-            Err(left) => Error::Unproven {
+            Err(left) => Error::Unverified {
                 what: format!("taking back what was made at {target}"),
                 seen: format!("{}; the failure: {}", left.chain(), error.chain()),
             },
@@ -139,23 +139,23 @@ impl<H: Host> Machine<H> {
         &self,
         ask: &Publish,
         staging: &str,
-    ) -> Result<(Held, Option<Standing>), Error> {
+    ) -> Result<(Attachment, Option<MountState>), Error> {
         let ended = self
-            .take_down_ended(&ask.volume.uuid, &ask.context.iqn, staging)
+            .tear_down_ended(&ask.volume.uuid, &ask.context.iqn, staging)
             .await?;
-        let held = self.held(&ask.volume.uuid).await?;
+        let held = self.attachment(&ask.volume.uuid).await?;
         let (mounted, seen) = match &ask.intent.by {
             // A call that was broken off after its login has not looked for the disk.
             Use::Device => (held.device().is_some(), None),
             Use::FileSystem { .. } => {
-                let seen = self.standing(staging, &held.blocks()).await?;
-                if let Standing::Ours(mount) = &seen
+                let seen = self.mount_state_at(staging, &held.blocks()).await?;
+                if let MountState::Ours(mount) = &seen
                     && let Some(why) = self.death_of(mount).await?
                 {
-                    let held = self.revive(ask, staging, &held, &why).await?;
+                    let held = self.remount_dead(ask, staging, &held, &why).await?;
                     return Ok((held, None));
                 }
-                let mounted = matches!(seen, Standing::Ours(_) | Standing::Foreign(_));
+                let mounted = matches!(seen, MountState::Ours(_) | MountState::Foreign(_));
                 (mounted, Some(seen))
             }
         };
@@ -171,9 +171,9 @@ impl<H: Host> Machine<H> {
             Some(stage) => {
                 tracing::warn!(volume = %ask.volume, staging, "staging from a publish call what is not staged under this publication");
                 Box::pin(self.stage(&stage)).await?;
-                Ok((self.held(&ask.volume.uuid).await?, None))
+                Ok((self.attachment(&ask.volume.uuid).await?, None))
             }
-            None if ended => Err(Error::Unfinished {
+            None if ended => Err(Error::NotReady {
                 what: format!("publishing volume {}", ask.volume),
                 seen: "an earlier publication of it was taken down here, and only NodeStageVolume brings the Secret to log in anew: delete the pod".to_owned(),
             }),
@@ -183,20 +183,20 @@ impl<H: Host> Machine<H> {
 
     /// Mounts a dead file system anew: the CO does not stage what it believes to be staged. Its session is there, so that no login
     /// needs a Secret.
-    async fn revive(
+    async fn remount_dead(
         &self,
         ask: &Publish,
         staging: &str,
-        held: &Held,
+        held: &Attachment,
         why: &str,
-    ) -> Result<Held, Error> {
-        self.bury(staging, held, why).await?;
+    ) -> Result<Attachment, Error> {
+        self.unmount_dead(staging, held, why).await?;
         Box::pin(self.stage(&ask.staging_again())).await?;
-        self.held(&ask.volume.uuid).await
+        self.attachment(&ask.volume.uuid).await
     }
 
     /// A raw device is the volume's: of a map every path that answers, and at least one.
-    async fn prove_device(&self, uuid: &LunUuid, held: &Held, device: &Block) -> Result<(), Error> {
+    async fn verify_device(&self, uuid: &LunUuid, held: &Attachment, device: &Block) -> Result<(), Error> {
         let alive = held.is_alive();
         let mut proven = 0;
         for disk in held.paths_of(device) {
@@ -207,7 +207,7 @@ impl<H: Host> Machine<H> {
             match session {
                 Some(session) if session.alive || !alive => {
                     self.rescan(session).await?;
-                    self.prove(&disk, uuid).await?;
+                    self.verify_identity(&disk, uuid).await?;
                     proven += 1;
                 }
                 _ => tracing::warn!(path = disk.block.name, "a path is lost"),
@@ -216,7 +216,7 @@ impl<H: Host> Machine<H> {
         if proven > 0 {
             return Ok(());
         }
-        Err(Error::Unfinished {
+        Err(Error::NotReady {
             what: device.node(),
             seen: "no path of it answers".to_owned(),
         })
@@ -230,9 +230,9 @@ impl<H: Host> Machine<H> {
         blocks: &[Block],
     ) -> Result<bool, Error> {
         let there = match self.clear_gone(target, blocks).await? {
-            Standing::Ours(mount) => mount,
-            Standing::Foreign(mount) => return Err(not_ours(&mount)),
-            Standing::Nothing | Standing::Gone(_) => return Ok(false),
+            MountState::Ours(mount) => mount,
+            MountState::Foreign(mount) => return Err(not_ours(&mount)),
+            MountState::Nothing | MountState::Gone(_) => return Ok(false),
         };
         let word = |device: bool, readonly: bool| match (device, readonly) {
             (true, _) => "a device",
@@ -244,7 +244,7 @@ impl<H: Host> Machine<H> {
         if seen == asked {
             return Ok(true);
         }
-        Err(Error::Differs {
+        Err(Error::Incompatible {
             what: format!("the publication of volume {} at {target}", ask.volume),
             seen: seen.to_owned(),
             asked: asked.to_owned(),
@@ -259,7 +259,7 @@ impl<H: Host> Machine<H> {
         target: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
-        let own = [staging, target, &self.stepping_stone(staging)];
+        let own = [staging, target, &self.temp_mount(staging)];
         match self
             .uses(blocks)
             .await?
@@ -280,7 +280,7 @@ impl<H: Host> Machine<H> {
         self.host
             .create_dir(target)
             .await
-            .doing(format!("publishing at {target}"))?;
+            .context(format!("publishing at {target}"))?;
         self.run(
             &format!("publishing at {target}"),
             mount::bind(from, target),
@@ -294,7 +294,7 @@ impl<H: Host> Machine<H> {
         self.host
             .create_file(target)
             .await
-            .doing(format!("publishing at {target}"))?;
+            .context(format!("publishing at {target}"))?;
         self.run(
             &format!("publishing at {target}"),
             mount::bind(device, target),
@@ -305,7 +305,7 @@ impl<H: Host> Machine<H> {
 
     /// Something of another kind at the target path is not ours to replace. Whether it is there.
     async fn must_be_kind(&self, target: &str, kind: Stat) -> Result<bool, Error> {
-        match if_present(self.host.stat(target).await).doing(format!("looking at {target}"))? {
+        match if_present(self.host.stat(target).await).context(format!("looking at {target}"))? {
             Some(found) if found != kind => Err(Error::Refused {
                 what: format!("publishing at {target}"),
                 seen: format!("there is something else already: {found:?}"),
@@ -324,8 +324,8 @@ impl<H: Host> Machine<H> {
         target: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
-        let stone = self.stepping_stone(staging);
-        self.clear_stone(staging, blocks).await?;
+        let stone = self.temp_mount(staging);
+        self.remove_temp_mount(staging, blocks).await?;
         self.bind_dir(staging, &stone).await?;
         self.run(
             &format!("making {stone} read-only"),
@@ -333,24 +333,24 @@ impl<H: Host> Machine<H> {
         )
         .await?;
         // What mount reports is not believed: the target would be writable, and no later call would change that.
-        match self.standing(&stone, blocks).await? {
-            Standing::Ours(mount) if mount.is_readonly() => {}
-            Standing::Ours(_) | Standing::Nothing | Standing::Gone(_) | Standing::Foreign(_) => {
+        match self.mount_state_at(&stone, blocks).await? {
+            MountState::Ours(mount) if mount.is_readonly() => {}
+            MountState::Ours(_) | MountState::Nothing | MountState::Gone(_) | MountState::Foreign(_) => {
                 return Err(unseen(format!("making {stone} read-only")));
             }
         }
         self.bind_dir(&stone, target).await?;
-        self.clear_stone(staging, blocks).await
+        self.remove_temp_mount(staging, blocks).await
     }
 
     /// Removes the stepping stone, also one that a crash left.
-    pub(super) async fn clear_stone(&self, staging: &str, blocks: &[Block]) -> Result<(), Error> {
-        let stone = self.stepping_stone(staging);
+    pub(super) async fn remove_temp_mount(&self, staging: &str, blocks: &[Block]) -> Result<(), Error> {
+        let stone = self.temp_mount(staging);
         self.clear(&stone, blocks).await?;
         self.host
             .remove_dir(&stone)
             .await
-            .doing(format!("removing {stone}"))
+            .context(format!("removing {stone}"))
     }
 
     /// Clears one path. Nothing there is fine; what is not ours stays.
@@ -358,11 +358,11 @@ impl<H: Host> Machine<H> {
         let Some(target) = self.resolve(target).await? else {
             return Ok(());
         };
-        let blocks = self.held(&volume.uuid).await?.blocks();
+        let blocks = self.attachment(&volume.uuid).await?.blocks();
         self.clear(&target, &blocks).await?;
         // What a publication that came to no end has left beside the staging path.
         for staging in self.uses(&blocks).await? {
-            self.clear_stone(&staging, &blocks).await?;
+            self.remove_temp_mount(&staging, &blocks).await?;
         }
         self.remove_path(&target).await
     }
@@ -370,16 +370,16 @@ impl<H: Host> Machine<H> {
     /// Removes what the driver makes at a target path: an empty directory or file.
     async fn remove_path(&self, target: &str) -> Result<(), Error> {
         let doing = format!("removing {target}");
-        match if_present(self.host.stat(target).await).doing(&doing)? {
+        match if_present(self.host.stat(target).await).context(&doing)? {
             None => Ok(()),
-            Some(Stat::File(0)) => self.host.remove_file(target).await.doing(doing),
+            Some(Stat::File(0)) => self.host.remove_file(target).await.context(doing),
             Some(Stat::Directory) => match self.host.remove_dir(target).await {
                 Err(HostError::Io { source, .. })
                     if source.kind() == std::io::ErrorKind::DirectoryNotEmpty =>
                 {
                     Err(not_empty(target))
                 }
-                other => other.doing(doing),
+                other => other.context(doing),
             },
             Some(Stat::File(_) | Stat::BlockDevice(_) | Stat::Other) => Err(not_empty(target)),
         }
@@ -390,18 +390,18 @@ impl<H: Host> Machine<H> {
 fn staged(
     ask: &Publish,
     staging: &str,
-    seen: Standing,
+    seen: MountState,
     fs: FsType,
     flags: &[String],
 ) -> Result<Mount, Error> {
     let seen = match seen {
-        Standing::Ours(mount) if mount.fs != fs.as_str() => {
+        MountState::Ours(mount) if mount.fs != fs.as_str() => {
             format!("it is staged as {}, not {fs}", mount.fs)
         }
-        Standing::Ours(mount) if mount.is_readonly() && !wants_readonly(ask) => {
+        MountState::Ours(mount) if mount.is_readonly() && !wants_readonly(ask) => {
             "it is staged read-only, and is to be written".to_owned()
         }
-        Standing::Ours(mount) => {
+        MountState::Ours(mount) => {
             match (mount::lacks(&mount, flags), label_differs(&mount, flags)) {
                 (Some(flag), _) => format!("it is staged without the mount flag {flag}"),
                 (None, Some((seen, asked))) => {
@@ -410,8 +410,8 @@ fn staged(
                 (None, None) => return Ok(mount),
             }
         }
-        Standing::Nothing => format!("nothing is mounted at {staging}"),
-        Standing::Gone(mount) | Standing::Foreign(mount) => {
+        MountState::Nothing => format!("nothing is mounted at {staging}"),
+        MountState::Gone(mount) | MountState::Foreign(mount) => {
             format!("{} is mounted at {staging}", mount.describe())
         }
     };
@@ -423,7 +423,7 @@ fn staged(
 }
 
 /// What is shown at a target path.
-enum Show {
+enum PublishMode {
     /// The device with this node.
     Device(String),
     /// The file system as it is staged.
@@ -432,7 +432,7 @@ enum Show {
     Readonly,
 }
 
-impl Show {
+impl PublishMode {
     /// What it is shown on.
     fn kind(&self) -> Stat {
         match self {
@@ -449,7 +449,7 @@ fn wants_readonly(ask: &Publish) -> bool {
 }
 
 fn unseen(what: String) -> Error {
-    Error::Unproven {
+    Error::Unverified {
         what,
         seen: "mount reports success, but the mount table does not show it".to_owned(),
     }

@@ -3,7 +3,7 @@
 //! No discovery: DSM's `SendTargets` would list every target of the NAS. What is no secret goes through `iscsiadm`; CHAP names
 //! and passwords go into the record's file, because anybody can read a command line.
 
-use super::{Doing, Machine};
+use super::{Context, Machine};
 use crate::chap::Chap;
 use crate::error::Error;
 use crate::host::{Host, HostError, Stat, if_present, iscsiadm, record};
@@ -22,7 +22,7 @@ impl<H: Host> Machine<H> {
                 .run_on_records(iscsiadm::list_records())
                 .await
                 .and_then(iscsiadm::read_records)
-                .doing("listing node records")?,
+                .context("listing node records")?,
         };
         // What is no name of a target is no record of ours.
         let ours = self.publications(uuid);
@@ -39,7 +39,7 @@ impl<H: Host> Machine<H> {
         for database in record::DATABASES {
             let nodes = record::nodes(database);
             let names =
-                if_present(self.host.list(&nodes).await).doing(format!("listing {nodes}"))?;
+                if_present(self.host.list(&nodes).await).context(format!("listing {nodes}"))?;
             if let Some(names) = names {
                 all.get_or_insert_with(Vec::new).extend(names);
             }
@@ -55,8 +55,8 @@ impl<H: Host> Machine<H> {
             .run_on_records(iscsiadm::delete_records(iqn))
             .await
             .and_then(iscsiadm::read_delete)
-            .doing(&doing)?;
-        let Some(left) = self.left_of(iqn).await.doing(&doing)? else {
+            .context(&doing)?;
+        let Some(left) = self.left_of(iqn).await.context(&doing)? else {
             return Ok(());
         };
         tracing::warn!(
@@ -64,10 +64,10 @@ impl<H: Host> Machine<H> {
             error = failed.map(|error| error.to_string()),
             "iscsiadm leaves records: removing their files"
         );
-        self.remove_records(&left).await.doing(&doing)?;
-        match self.left_of(iqn).await.doing(&doing)? {
+        self.remove_records(&left).await.context(&doing)?;
+        match self.left_of(iqn).await.context(&doing)? {
             None => Ok(()),
-            Some(left) => Err(Error::Unproven {
+            Some(left) => Err(Error::Unverified {
                 what: doing,
                 seen: format!("{left} is still there: look who writes to it"),
             }),
@@ -117,17 +117,17 @@ impl<H: Host> Machine<H> {
             // What a power cut has left of the older one is in the way.
             for database in record::DATABASES {
                 let path = format!("{}/{}", record::folder(database, iqn), record::name(portal));
-                self.host.remove_file(&path).await.doing(&doing)?;
+                self.host.remove_file(&path).await.context(&doing)?;
             }
-            self.new_record(iqn, portal).await.doing(&doing)?;
+            self.new_record(iqn, portal).await.context(&doing)?;
         } else {
-            made.doing(&doing)?;
+            made.context(&doing)?;
         }
         let settings = iscsiadm::settings(iqn, portal, self.replacement_timeout);
         self.run_on_records(settings)
             .await
             .and_then(|exit| exit.ok(iscsiadm::PROGRAM))
-            .doing(&doing)?;
+            .context(&doing)?;
         self.write_auth(iqn, portal, chap).await
     }
 
@@ -143,7 +143,7 @@ impl<H: Host> Machine<H> {
         for database in record::DATABASES {
             let folder = record::folder(database, iqn);
             let names = if_present(self.host.list(&folder).await)
-                .doing(format!("listing the records of {iqn}"))?;
+                .context(format!("listing the records of {iqn}"))?;
             // Only discovery knows the portal group, the third part.
             if names
                 .iter()
@@ -165,13 +165,13 @@ impl<H: Host> Machine<H> {
         let doing = || format!("writing CHAP settings into the record of {iqn} at {portal}");
         for database in record::DATABASES {
             let path = format!("{}/{}", record::folder(database, iqn), record::name(portal));
-            let Some(text) = if_present(self.host.read(&path).await).doing(doing())? else {
+            let Some(text) = if_present(self.host.read(&path).await).context(doing())? else {
                 continue;
             };
             let text = String::from_utf8_lossy(&text);
             let pinned = iscsiadm::pinned(self.replacement_timeout);
             if let Some(line) = record::disagreeing(&text, &pinned) {
-                return Err(Error::Unproven {
+                return Err(Error::Unverified {
                     what: format!("writing the record of {iqn} at {portal}"),
                     seen: format!("iscsiadm has ended well, and the record says {line:?}"),
                 });
@@ -181,14 +181,14 @@ impl<H: Host> Machine<H> {
             };
             return self
                 .host
-                .replace_file(&path, &record::aside(database, iqn), text)
+                .replace_file(&path, &record::temp_path(database, iqn), text)
                 .await
-                .doing(doing());
+                .context(doing());
         }
         match chap {
             // Then nothing of it can be in the record either.
             None => Ok(()),
-            Some(_) => Err(Error::Unproven {
+            Some(_) => Err(Error::Unverified {
                 what: doing(),
                 seen: format!(
                     "iscsiadm made it, but it is neither below {} nor below {}",
@@ -205,7 +205,7 @@ impl<H: Host> Machine<H> {
         for database in record::DATABASES {
             let folder = record::folder(database, iqn);
             let names =
-                if_present(self.host.list(&folder).await).doing(format!("listing {folder}"))?;
+                if_present(self.host.list(&folder).await).context(format!("listing {folder}"))?;
             portals.extend(
                 names
                     .iter()
@@ -222,7 +222,7 @@ impl<H: Host> Machine<H> {
     pub(super) async fn is_sound(&self, iqn: &Iqn, portal: &Portal) -> Result<bool, Error> {
         for database in record::DATABASES {
             let path = format!("{}/{}", record::folder(database, iqn), record::name(portal));
-            let text = if_present(self.host.read(&path).await).doing(format!("reading {path}"))?;
+            let text = if_present(self.host.read(&path).await).context(format!("reading {path}"))?;
             if let Some(text) = text {
                 let required: Vec<_> = iscsiadm::required().collect();
                 let text = String::from_utf8_lossy(&text);

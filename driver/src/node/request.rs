@@ -429,7 +429,7 @@ impl Expand {
 fn volume_at(handle: Handle, text: &str) -> Result<(VolumeId, String), Error> {
     if !text.starts_with('/') {
         let volume = handle.ours()?.to_string();
-        return Err(Error::NotThere {
+        return Err(Error::NotMounted {
             volume,
             path: text.to_owned(),
             seen: "the path is not absolute, so nothing is mounted there".to_owned(),

@@ -4,9 +4,9 @@
 //! The kernel is told through sysfs: that reaches the volume's own units and no other, and starts no program. Where this
 //! process may not write there, `iscsiadm --rescan` has to do, which attaches whatever the target has.
 
-use super::{Doing, Machine};
+use super::{Context, Machine};
 use crate::error::Error;
-use crate::host::disk::{self, Told};
+use crate::host::disk::{self, SysfsWrite};
 use crate::host::session::Session;
 use crate::host::{Host, if_present, iscsiadm};
 
@@ -27,13 +27,13 @@ impl<H: Host> Machine<H> {
             Some(host) => {
                 let file = format!("/sys/class/scsi_host/{host}/scan");
                 let unit = format!("0 0 {lun}");
-                disk::tell_kernel(&self.host, &file, &unit)
+                disk::write_sysfs(&self.host, &file, &unit)
                     .await
-                    .doing(&doing)?
+                    .context(&doing)?
             }
-            None => Told::NotAllowed,
+            None => SysfsWrite::NotAllowed,
         };
-        if told == Told::NotAllowed {
+        if told == SysfsWrite::NotAllowed {
             self.run(&doing, iscsiadm::rescan(session.id)).await?;
         }
         self.is_alive(session).await
@@ -56,10 +56,10 @@ impl<H: Host> Machine<H> {
         }
         let doing = format!("rescanning session {}", session.id);
         for disk in self.disks_of(std::slice::from_ref(session)).await? {
-            match disk.rescan(&self.host).await.doing(&doing)? {
-                Told::Obeyed => {}
-                Told::NotRunning => return Ok(false),
-                Told::NotAllowed => {
+            match disk.rescan(&self.host).await.context(&doing)? {
+                SysfsWrite::Obeyed => {}
+                SysfsWrite::NotRunning => return Ok(false),
+                SysfsWrite::NotAllowed => {
                     self.run(&doing, iscsiadm::rescan(session.id)).await?;
                     break;
                 }
@@ -70,7 +70,7 @@ impl<H: Host> Machine<H> {
 
     async fn is_alive(&self, session: &Session) -> Result<bool, Error> {
         let doing = format!("looking at {session}");
-        let now = self.session_now(session.id).await.doing(doing)?;
+        let now = self.session_now(session.id).await.context(doing)?;
         Ok(now.is_some_and(|now| now.alive && now.target == session.target))
     }
 
@@ -80,14 +80,14 @@ impl<H: Host> Machine<H> {
         // A file in the session's folder, for the sake of the folder: …/host4/session1/power.
         let inside = format!("/sys/class/iscsi_session/{name}/device/power");
         let real = if_present(self.host.resolve(&inside).await)
-            .doing(format!("looking for the SCSI host of {name}"))?;
+            .context(format!("looking for the SCSI host of {name}"))?;
         Ok(real.as_deref().and_then(|path| host_in(path, &name)))
     }
 }
 
 /// What is known of the session's disks may be out of date.
 pub(super) fn no_answer(session: &Session) -> Error {
-    Error::Unfinished {
+    Error::NotReady {
         what: session.to_string(),
         seen: "it has lost its target, or its disk does not run: what is known of it may be out of date"
             .to_owned(),

@@ -2,9 +2,9 @@
 
 use super::attach::Attached;
 use super::grow::Grown;
-use super::place::{Standing, not_ours};
+use super::place::{MountState, not_ours};
 use super::request::{Stage, Use};
-use super::{Doing, Machine};
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::mount::{self, Mount};
 use crate::host::{Host, Stat, if_present, selinux};
@@ -16,7 +16,7 @@ impl<H: Host> Machine<H> {
         ask.must_be_for(&self.node_id().await?)?;
         // First of all: a file system that an ended publication has left may not even let its mount point be looked at.
         if let Some(staging) = self.resolve(&ask.staging).await? {
-            self.take_down_ended(&ask.volume.uuid, &ask.context.iqn, &staging)
+            self.tear_down_ended(&ask.volume.uuid, &ask.context.iqn, &staging)
                 .await?;
         }
         let staging = self.staging_directory(&ask.staging).await?;
@@ -47,7 +47,7 @@ impl<H: Host> Machine<H> {
             Some(resolved) => match if_present(self.host.stat(resolved).await) {
                 // The root of a dead file system; what becomes of it is decided later.
                 Err(error) if error.is_io() => Some(Stat::Directory),
-                other => other.doing(format!("looking at {path}"))?,
+                other => other.context(format!("looking at {path}"))?,
             },
             None => None,
         };
@@ -69,15 +69,15 @@ impl<H: Host> Machine<H> {
     /// Removes what a crash left behind: a mount without a device, a mount and session whose target is lost. What is
     /// mounted there and in order must be what is asked for.
     async fn drop_stale_state(&self, ask: &Stage, staging: &str) -> Result<(), Error> {
-        let held = self.held(&ask.volume.uuid).await?;
+        let held = self.attachment(&ask.volume.uuid).await?;
         let blocks = held.blocks();
         let mounted = match self.clear_gone(staging, &blocks).await? {
-            Standing::Ours(mount) => mount,
-            Standing::Foreign(mount) => return Err(not_ours(&mount)),
-            Standing::Nothing | Standing::Gone(_) => return Ok(()),
+            MountState::Ours(mount) => mount,
+            MountState::Foreign(mount) => return Err(not_ours(&mount)),
+            MountState::Nothing | MountState::Gone(_) => return Ok(()),
         };
         if let Some(why) = self.death_of(&mounted).await? {
-            return self.bury(staging, &held, &why).await;
+            return self.unmount_dead(staging, &held, &why).await;
         }
         let others: Vec<String> = self
             .uses(&blocks)
@@ -95,7 +95,7 @@ impl<H: Host> Machine<H> {
         );
         let act = Box::pin(self.clear(staging, &blocks));
         self.unblocking(&ask.volume.uuid, act).await?;
-        self.release(&held).await
+        self.detach(&held).await
     }
 
     /// A raw device needs nothing more than the right write protection.
@@ -103,7 +103,7 @@ impl<H: Host> Machine<H> {
         let node = attached.device.node();
         let doing = format!("setting the write protection of {node}");
         let is_protected = attached.device.is_protected(&self.host).await;
-        if is_protected.doing(&doing)? == readonly {
+        if is_protected.context(&doing)? == readonly {
             return Ok(());
         }
         let device = std::slice::from_ref(&attached.device);
@@ -116,7 +116,7 @@ impl<H: Host> Machine<H> {
                     "to be written"
                 }
             };
-            return Err(Error::Differs {
+            return Err(Error::Incompatible {
                 what: format!("the staging of {node}, which is in use at {point},"),
                 seen: word(!readonly).to_owned(),
                 asked: word(readonly).to_owned(),
@@ -124,10 +124,10 @@ impl<H: Host> Machine<H> {
         }
         self.run(&doing, mount::protect(&node, readonly)).await?;
         let is_protected = attached.device.is_protected(&self.host).await;
-        if is_protected.doing(&doing)? == readonly {
+        if is_protected.context(&doing)? == readonly {
             return Ok(());
         }
-        Err(Error::Unproven {
+        Err(Error::Unverified {
             what: doing,
             seen: "blockdev reports success, but the kernel does not show it".to_owned(),
         })
@@ -142,7 +142,7 @@ impl<H: Host> Machine<H> {
         flags: &[String],
     ) -> Result<(), Error> {
         let device = std::slice::from_ref(&attached.device);
-        let mounted = matches!(self.standing(staging, device).await?, Standing::Ours(_));
+        let mounted = matches!(self.mount_state_at(staging, device).await?, MountState::Ours(_));
         if !mounted {
             let (uuid, readonly) = (&ask.volume.uuid, is_readonly(flags));
             let made = self
@@ -156,7 +156,7 @@ impl<H: Host> Machine<H> {
                 return Ok(());
             }
         }
-        match self.fill_staged(attached, staging, fs, flags).await {
+        match self.grow_staged(attached, staging, fs, flags).await {
             Err(error) if error.is_final() && !mounted => {
                 // What this call has mounted must not outlive a final answer; the session goes with it.
                 match self.clear(staging, device).await {
@@ -170,7 +170,7 @@ impl<H: Host> Machine<H> {
 
     /// Growth is an improvement: where another try cannot bring it, the volume is staged as it is. After a restore to a larger
     /// size nobody calls NodeExpandVolume, so what another try may bring is asked for here.
-    async fn fill_staged(
+    async fn grow_staged(
         &self,
         attached: &Attached,
         staging: &str,
@@ -178,7 +178,7 @@ impl<H: Host> Machine<H> {
         flags: &[String],
     ) -> Result<(), Error> {
         let device = std::slice::from_ref(&attached.device);
-        let mut grown = self.fill(attached, fs, staging).await?;
+        let mut grown = self.grow_to_device(attached, fs, staging).await?;
         if let Grown::OnlyUnmounted(why, _) = &grown
             && self
                 .uses(device)
@@ -225,17 +225,17 @@ impl<H: Host> Machine<H> {
             )
             .await;
         if let Err(failure) = mounted {
-            return Err(self.explained(attached, fs, failure).await);
+            return Err(self.with_advice(attached, fs, failure).await);
         }
         match self
-            .standing(staging, std::slice::from_ref(&attached.device))
+            .mount_state_at(staging, std::slice::from_ref(&attached.device))
             .await?
         {
-            Standing::Ours(mount) => {
+            MountState::Ours(mount) => {
                 self.must_be_writable(attached, &mount, flags).await?;
                 self.must_be_labelled(&mount, flags).await
             }
-            Standing::Nothing | Standing::Gone(_) | Standing::Foreign(_) => Err(Error::Unproven {
+            MountState::Nothing | MountState::Gone(_) | MountState::Foreign(_) => Err(Error::Unverified {
                 what: format!("mounting {node} at {staging}"),
                 seen: "mount reports success, but the mount table does not show it".to_owned(),
             }),
@@ -257,14 +257,14 @@ impl<H: Host> Machine<H> {
         if let Some(seen) = self.death_of(mount).await? {
             // Somebody else had it mounted still; or it has died anew.
             self.clear(&mount.point, device).await?;
-            self.must_be_forgotten(&attached.device).await?;
-            return Err(Error::Unproven { what, seen });
+            self.wait_until_unused(&attached.device).await?;
+            return Err(Error::Unverified { what, seen });
         }
         if is_readonly(flags) || !mount.is_readonly() {
             return Ok(());
         }
         let is_protected = attached.device.is_protected(&self.host).await;
-        let is_protected = is_protected.doing(format!("looking at {node}"))?;
+        let is_protected = is_protected.context(format!("looking at {node}"))?;
         self.clear(&mount.point, device).await?;
         if is_protected {
             return Err(Error::Refused {
@@ -273,7 +273,7 @@ impl<H: Host> Machine<H> {
                 remedy: "look in SAN Manager why the LUN is read-only (a volume that is full or has crashed), or use an access mode for readers".to_owned(),
             });
         }
-        Err(Error::Unproven {
+        Err(Error::Unverified {
             what,
             seen: "mount reports success, but the kernel has mounted it read-only".to_owned(),
         })
@@ -300,17 +300,17 @@ impl<H: Host> Machine<H> {
             return error;
         }
         let undone = async {
-            let held = self.held(&ask.volume.uuid).await?;
+            let held = self.attachment(&ask.volume.uuid).await?;
             if !held.sessions.is_empty() && self.uses(&held.blocks()).await?.is_empty() {
                 self.must_be_alone(&held).await?;
-                self.release(&held).await
+                self.detach(&held).await
             } else {
                 Ok(())
             }
         };
         match undone.await {
             Ok(()) => error,
-            Err(left) if left.chain() == error.chain() => Error::Unproven {
+            Err(left) if left.chain() == error.chain() => Error::Unverified {
                 what: "the state of this node".to_owned(),
                 seen: error.chain(),
             },
@@ -321,7 +321,7 @@ impl<H: Host> Machine<H> {
 
 /// A failure that would be final, if what the call has made could be undone.
 fn left_behind(left: &Error, failure: &Error) -> Error {
-    Error::Unproven {
+    Error::Unverified {
         what: "undoing what was done before a failure".to_owned(),
         seen: format!("{}; the failure: {}", left.chain(), failure.chain()),
     }
@@ -347,7 +347,7 @@ pub(super) fn is_readonly(flags: &[String]) -> bool {
 /// The volume is staged already: as asked for?
 fn compatible(ask: &Stage, mounted: &Mount) -> Result<(), Error> {
     let differs = |seen: String, asked: String| {
-        Err(Error::Differs {
+        Err(Error::Incompatible {
             what: format!("the staging of volume {} at {}", ask.volume, mounted.point),
             seen,
             asked,

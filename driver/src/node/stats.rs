@@ -4,10 +4,10 @@ use proto::csi::volume_usage::Unit;
 use proto::csi::{VolumeCondition, VolumeUsage};
 
 use super::attach::Attached;
-use super::held::Held;
-use super::place::Standing;
+use super::held::Attachment;
+use super::place::MountState;
 use super::request::Stats;
-use super::{Doing, Machine};
+use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::mount::Mount;
 use crate::host::{Host, Space, Via};
@@ -19,7 +19,7 @@ impl<H: Host> Machine<H> {
         &self,
         ask: &Stats,
     ) -> Result<(Vec<VolumeUsage>, VolumeCondition), Error> {
-        let not_there = |seen: String| Error::NotThere {
+        let not_there = |seen: String| Error::NotMounted {
             volume: ask.volume.to_string(),
             path: ask.path.clone(),
             seen,
@@ -27,12 +27,12 @@ impl<H: Host> Machine<H> {
         let Some(path) = self.resolve(&ask.path).await? else {
             return Err(not_there("the path does not exist".to_owned()));
         };
-        let held = self.held(&ask.volume.uuid).await?;
+        let held = self.attachment(&ask.volume.uuid).await?;
         let blocks = held.blocks();
-        let mount = match self.standing(&path, &blocks).await? {
-            Standing::Ours(mount) => mount,
-            Standing::Nothing => return Err(not_there("nothing is mounted there".to_owned())),
-            Standing::Gone(mount) | Standing::Foreign(mount) => {
+        let mount = match self.mount_state_at(&path, &blocks).await? {
+            MountState::Ours(mount) => mount,
+            MountState::Nothing => return Err(not_there("nothing is mounted there".to_owned())),
+            MountState::Gone(mount) | MountState::Foreign(mount) => {
                 return Err(not_there(format!("{} is mounted there", mount.describe())));
             }
         };
@@ -42,7 +42,7 @@ impl<H: Host> Machine<H> {
             let device = named
                 .or(held.device())
                 .ok_or_else(|| not_there("the volume has no disk here".to_owned()))?;
-            let size = device.size(&self.host).await.doing(doing)?;
+            let size = device.size(&self.host).await.context(doing)?;
             return Ok((vec![usage(Unit::Bytes, size, None)], condition(None)));
         }
         if let Some(why) = self.death_of(&mount).await? {
@@ -54,12 +54,12 @@ impl<H: Host> Machine<H> {
             let usage = space.as_ref().map(of_file_system).unwrap_or_default();
             return Ok((usage, condition(Some(told))));
         }
-        let usage = of_file_system(&self.host.space(&path).await.doing(doing)?);
+        let usage = of_file_system(&self.host.space(&path).await.context(doing)?);
         Ok((usage, condition(self.falls_short(&mount, &held).await)))
     }
 
     /// The disk has grown, and its file system has not: known of ext4, which alone may be unable to. What cannot be read is no news.
-    async fn falls_short(&self, mount: &Mount, held: &Held) -> Option<String> {
+    async fn falls_short(&self, mount: &Mount, held: &Attachment) -> Option<String> {
         let fs = FsType::Ext4;
         let device = held.device_of(mount).filter(|_| mount.fs == fs.as_str())?;
         let size = device.size(&self.host).await.ok()?;

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Doing, Machine, Node};
+use super::{Context, Machine, Node};
 use crate::error::Error;
 use crate::host::{Host, if_present, record};
 use crate::publication::Iqn;
@@ -15,7 +15,7 @@ use crate::volume::LunUuid;
 impl<H: Host> Node<H> {
     /// Removes records of this node's publications that have no session, hence no disk, and no mount.
     pub async fn sweep(&self) {
-        if let Err(error) = self.sweep_aside().await {
+        if let Err(error) = self.sweep_in_background().await {
             tracing::warn!(error = error.chain(), "unfinished node records may be left");
         }
         let records = match self.machine.unused_records().await {
@@ -56,18 +56,18 @@ impl<H: Host> Node<H> {
     }
 
     /// Removes files that a crash kept from becoming records: they hold secrets.
-    async fn sweep_aside(&self) -> Result<(), Error> {
+    async fn sweep_in_background(&self) -> Result<(), Error> {
         for database in record::DATABASES {
             let names = if_present(self.machine.host.list(database).await)
-                .doing(format!("listing {database}"))?;
+                .context(format!("listing {database}"))?;
             for name in names.iter().flatten() {
-                let Some(iqn) = name.strip_prefix(record::ASIDE) else {
+                let Some(iqn) = name.strip_prefix(record::TEMP_PREFIX) else {
                     continue;
                 };
                 let path = format!("{database}/{name}");
                 let remove = |machine: Arc<Machine<H>>| async move {
                     let removed = machine.host.remove_file(&path).await;
-                    removed.doing(format!("removing {path}"))
+                    removed.context(format!("removing {path}"))
                 };
                 match iqn.parse::<Iqn>().ok().and_then(|iqn| iqn.publication()) {
                     // A call may be writing just this file.

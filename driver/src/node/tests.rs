@@ -332,7 +332,7 @@ async fn the_node_id_comes_from_name_and_initiator() {
         Some("InitiatorName=my node\n"),
         Some("GenerateName=yes\n"),
     ] {
-        let files = &mut co.fake.world().files;
+        let files = &mut co.fake.machine().files;
         match file {
             Some(text) => drop(files.insert(INITIATOR_NAME.to_owned(), text.as_bytes().to_vec())),
             None => drop(files.remove(INITIATOR_NAME)),
@@ -358,7 +358,7 @@ async fn a_fresh_node_has_its_name_made() {
     for file in [Some("GenerateName=yes\n"), Some(""), None] {
         let co = Co::new();
         {
-            let mut world = co.fake.world();
+            let mut world = co.fake.machine();
             world.files.remove(INITIATOR_NAME);
             world
                 .files

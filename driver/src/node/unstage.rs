@@ -2,37 +2,37 @@
 
 use std::time::Duration;
 
-use super::held::Held;
+use super::held::Attachment;
 use super::request::Unstage;
-use super::{Doing as _, Machine};
+use super::{Context as _, Machine};
 use crate::error::Error;
 use crate::host::Host;
 use crate::host::disk::{self, Block};
 
 /// The kernel takes a file system down a moment after the last mount has gone, where who unmounted it was killed.
-const LETS_GO: Duration = Duration::from_secs(3);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl<H: Host> Machine<H> {
     /// Lets a volume go. What is gone already is fine.
     pub(super) async fn unstage(&self, ask: &Unstage) -> Result<(), Error> {
-        let act = Box::pin(self.let_go(ask));
+        let act = Box::pin(self.teardown(ask));
         self.unblocking(&ask.volume.uuid, act).await
     }
 
-    async fn let_go(&self, ask: &Unstage) -> Result<(), Error> {
-        let all = self.held_by_publication(&ask.volume.uuid).await?;
-        let blocks: Vec<Block> = all.iter().flat_map(Held::blocks).collect();
+    async fn teardown(&self, ask: &Unstage) -> Result<(), Error> {
+        let all = self.attachments_by_target(&ask.volume.uuid).await?;
+        let blocks: Vec<Block> = all.iter().flat_map(Attachment::blocks).collect();
         if let Some(staging) = self.resolve(&ask.staging).await? {
             self.must_be_unpublished(ask, &staging, &blocks).await?;
-            self.clear_stone(&staging, &blocks).await?;
+            self.remove_temp_mount(&staging, &blocks).await?;
             self.clear(&staging, &blocks).await?;
         }
         for held in &all {
             self.must_be_unused(held).await?;
-            self.release(held).await?;
+            self.detach(held).await?;
         }
         // Without a session there may still be records, and those of an earlier publication beside it.
-        self.forget(ask).await
+        self.delete_records_of(ask).await
     }
 
     /// Logging out under a pod would lose what it has written.
@@ -55,7 +55,7 @@ impl<H: Host> Machine<H> {
 
     /// A file system may live on in a mount namespace that is not ours; the kernel knows. Asked only of a session that
     /// answers: a lost target cannot be waited for, and nothing can be written to it any more.
-    pub(super) async fn must_be_unused(&self, held: &Held) -> Result<(), Error> {
+    pub(super) async fn must_be_unused(&self, held: &Attachment) -> Result<(), Error> {
         if !held.is_alive() {
             return Ok(());
         }
@@ -72,9 +72,9 @@ impl<H: Host> Machine<H> {
                 let claimed = matches!(self.host.is_claimed(&node).await, Ok(true));
                 Ok((!claimed).then_some(()))
             };
-            let let_go = disk::until(&self.host, LETS_GO, free);
-            if let_go.await.doing("looking who uses it")?.is_none() {
-                return Err(Error::Unfinished {
+            let let_go = disk::until(&self.host, RELEASE_TIMEOUT, free);
+            if let_go.await.context("looking who uses it")?.is_none() {
+                return Err(Error::NotReady {
                     what: format!("the release of {node}"),
                     seen: format!(
                         "it is unmounted here, but something on this node still uses it: {}",
@@ -86,7 +86,7 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    async fn forget(&self, ask: &Unstage) -> Result<(), Error> {
+    async fn delete_records_of(&self, ask: &Unstage) -> Result<(), Error> {
         for iqn in self.records_of(Some(&ask.volume.uuid)).await? {
             self.delete_records(&iqn).await?;
         }

@@ -138,7 +138,7 @@ fn the_same_volume_is_adopted() {
         required: Bytes::gib(10),
         limit: None,
     });
-    assert!(adopt(&owner(), &lun(&volume), &volume).is_ok());
+    assert!(check_compatible(&owner(), &lun(&volume), &volume).is_ok());
 }
 
 type Change = fn(&mut Lun);
@@ -166,7 +166,7 @@ fn another_volume_is_not() {
     for (named, change) in changes {
         let mut other = lun(&volume);
         change(&mut other);
-        let error = adopt(&owner(), &other, &volume).unwrap_err();
+        let error = check_compatible(&owner(), &other, &volume).unwrap_err();
         assert_eq!(error.code(), Code::AlreadyExists, "{named}");
         assert!(error.chain().contains(named), "{}", error.chain());
     }
@@ -186,7 +186,7 @@ fn a_word_for_a_type_means_one_of_two() {
         for name in ["BLUN", "BLUN_THICK", "ADV", "FILE", "THIN"] {
             let mut other = lun(&volume);
             other.type_str = Some(name.to_owned());
-            let adopted = adopt(&owner(), &other, &volume).is_ok();
+            let adopted = check_compatible(&owner(), &other, &volume).is_ok();
             assert_eq!(
                 adopted,
                 fitting.contains(&name),
@@ -210,7 +210,7 @@ fn a_locked_lun_is_not_handed_out() {
         let mut other = lun(&volume);
         (other.is_action_locked, other.status) = (locked, status.to_owned());
         assert_eq!(
-            adopt(&owner(), &other, &volume).unwrap_err().code(),
+            check_compatible(&owner(), &other, &volume).unwrap_err().code(),
             Code::Aborted
         );
     }

@@ -10,7 +10,7 @@ pub use super::reads::{Found, Read};
 use crate::compare::fixture;
 use crate::compare::json_shape::{self, Difference, Kind};
 use crate::compare::reads::{self, Session};
-use crate::compare::upstream::{Trust, Upstream};
+use crate::compare::upstream::{TlsTrust, Upstream};
 use crate::instance::running::DsmSim;
 use crate::nas::model::{Dsm, Model};
 
@@ -84,9 +84,9 @@ async fn simulated(dsm: Dsm, model: Model) -> anyhow::Result<reads::Answers> {
     let sim = DsmSim::builder().dsm(dsm).model(model).start().await?;
     let at = Upstream {
         url: sim.api().parse()?,
-        trust: Trust::Platform,
+        trust: TlsTrust::Platform,
     };
-    fixture::furnish(&sim).await?;
+    fixture::populate(&sim).await?;
     Session::login(&at, "admin", "admin").await?.ask_all().await
 }
 

@@ -4,17 +4,17 @@
 use anyhow::ensure;
 use serde_json::{Value, json};
 
-use crate::compare::upstream::{Trust, Upstream};
+use crate::compare::upstream::{TlsTrust, Upstream};
 use crate::instance::running::DsmSim;
 
 const LUN: &str = "SYNO.Core.ISCSI.LUN";
 const TARGET: &str = "SYNO.Core.ISCSI.Target";
 
 /// Makes one LUN, one target that it is mapped to, and one snapshot. The simulator is a fresh one: admin, admin.
-pub(super) async fn furnish(sim: &DsmSim) -> anyhow::Result<()> {
+pub(super) async fn populate(sim: &DsmSim) -> anyhow::Result<()> {
     let at = Upstream {
         url: sim.api().parse()?,
-        trust: Trust::Platform,
+        trust: TlsTrust::Platform,
     };
     let (http, url) = (at.client()?, at.at("/webapi/entry.cgi"));
     let send = async |api: &str, version: &str, method: &str, params: &[(&str, &str)]| {

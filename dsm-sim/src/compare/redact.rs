@@ -108,7 +108,7 @@ impl Redactor {
     pub(super) fn learn(&mut self, values: &[&Value]) -> anyhow::Result<bool> {
         let before = self.known.len();
         for value in values {
-            self.look(None, value);
+            self.collect(None, value);
         }
         let new = self.known.len() > before;
         if new {
@@ -117,14 +117,14 @@ impl Redactor {
         Ok(new)
     }
 
-    fn look(&mut self, key: Option<&str>, value: &Value) {
+    fn collect(&mut self, key: Option<&str>, value: &Value) {
         match value {
             Value::Object(map) => map
                 .iter()
-                .for_each(|(inner, value)| self.look(Some(under(key, inner)), value)),
-            Value::Array(values) => values.iter().for_each(|value| self.look(key, value)),
+                .for_each(|(inner, value)| self.collect(Some(under(key, inner)), value)),
+            Value::Array(values) => values.iter().for_each(|value| self.collect(key, value)),
             Value::String(text) => match (inner(text), key.and_then(Kind::of)) {
-                (Some(inner @ (Value::Object(_) | Value::Array(_))), _) => self.look(key, &inner),
+                (Some(inner @ (Value::Object(_) | Value::Array(_))), _) => self.collect(key, &inner),
                 (Some(Value::String(inner)), Some(kind)) => {
                     self.know(kind, &inner);
                     self.know(kind, text);

@@ -12,18 +12,18 @@ pub struct Upstream {
     /// `https://nas:5001`.
     pub url: Url,
     /// Whom to believe.
-    pub trust: Trust,
+    pub trust: TlsTrust,
 }
 
 /// Who may vouch for the certificate of a NAS.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trust {
+pub enum TlsTrust {
     /// Whom this machine trusts.
     Platform,
     /// Just the authorities in this PEM file.
     File(PathBuf),
     /// Anybody: whoever sits between can read the password.
-    Anybody,
+    Insecure,
 }
 
 impl Upstream {
@@ -36,9 +36,9 @@ impl Upstream {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(10));
         let client = match &self.trust {
-            Trust::Platform => client,
-            Trust::Anybody => client.tls_danger_accept_invalid_certs(true),
-            Trust::File(path) => {
+            TlsTrust::Platform => client,
+            TlsTrust::Insecure => client.tls_danger_accept_invalid_certs(true),
+            TlsTrust::File(path) => {
                 let pem = std::fs::read(path)
                     .with_context(|| format!("cannot read {}", path.display()))?;
                 let authorities = reqwest::Certificate::from_pem_bundle(&pem)

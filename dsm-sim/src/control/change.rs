@@ -10,7 +10,7 @@ use super::{Body, Problem, Shared};
 use crate::nas::Nas;
 use crate::nas::call::{Call, Caller};
 use crate::nas::code::Refusal;
-use crate::nas::effect::{Effect, Outside};
+use crate::nas::effect::{Effect, Environment};
 use crate::nas::params::Params;
 use crate::nas::state::table::Row;
 use crate::nas::state::volume::{FileSystem, VolumeSpec};
@@ -194,7 +194,7 @@ impl Nas {
         &mut self,
         now: u64,
         lun: NewLun,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
     ) -> Result<String, Refusal> {
         let volume = lun.location.as_ref().map_or_else(
             || self.state.volumes.values().next(),
@@ -226,7 +226,7 @@ impl Nas {
         Ok(uuid)
     }
 
-    fn patch_volume(&mut self, at: &str, patch: &VolumePatch, outside: &dyn Outside) -> Option<()> {
+    fn patch_volume(&mut self, at: &str, patch: &VolumePatch, outside: &dyn Environment) -> Option<()> {
         let mut volume = self.state.volumes.get(&at.to_owned())?.clone();
         if let Some(status) = &patch.status {
             volume.status.clone_from(status);

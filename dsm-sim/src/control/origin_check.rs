@@ -19,9 +19,9 @@ use super::Problem;
 pub(super) type Names = Arc<[String]>;
 
 /// Refuses what may come from a web page of somebody else.
-pub(super) async fn guard(State(names): State<Names>, request: Request, next: Next) -> Response {
+pub(super) async fn check_origin(State(names): State<Names>, request: Request, next: Next) -> Response {
     let host = asked(&request);
-    match judge(request.method(), request.headers(), host.as_deref(), &names) {
+    match decide(request.method(), request.headers(), host.as_deref(), &names) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
@@ -34,7 +34,7 @@ fn asked(request: &Request) -> Option<String> {
     header.or_else(|| request.uri().authority().map(ToString::to_string))
 }
 
-fn judge(
+fn decide(
     method: &Method,
     headers: &HeaderMap,
     host: Option<&str>,
@@ -113,7 +113,7 @@ mod tests {
             map.insert(*name, HeaderValue::from_static(value));
         }
         let host = map.get("host").and_then(|host| host.to_str().ok());
-        let refused = judge(method, &map, host, &["nas.lab".to_owned()]).err();
+        let refused = decide(method, &map, host, &["nas.lab".to_owned()]).err();
         assert_eq!(
             refused.map(|problem| problem.into_response().status().as_u16()),
             want,

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::nas::api::info;
 use crate::server::journal::filter::{self, Filter};
-use crate::server::{Server, aside};
+use crate::server::{Server, run_blocking};
 use disk_usage::Usage;
 use snapshot::Wanted;
 use template::{Lines, Overview};
@@ -107,7 +107,7 @@ async fn front(
     html(&Front {
         wanted,
         filter,
-        apis: info::simulated(page.server.core().nas.config.generation).collect(),
+        apis: info::simulated(page.server.nas().nas.config.generation).collect(),
         overview,
         lines,
     })
@@ -134,9 +134,9 @@ async fn journal(
 impl Page {
     fn overview(&self, wanted: &Wanted) -> Overview {
         // Files are looked at, and programs asked for sessions; the other requests shall not wait.
-        let seen = aside(|| {
+        let seen = run_blocking(|| {
             let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
-            snapshot::look(&self.server, &mut usage, wanted)
+            snapshot::take(&self.server, &mut usage, wanted)
         });
         let faults = self.server.faults().rules().to_vec();
         Overview::new(seen, faults, self.server.latency())

@@ -12,8 +12,8 @@ use super::{Body, Problem, Shared};
 use crate::nas::Nas;
 use crate::nas::clock::Millis;
 use crate::nas::code::Refusal;
-use crate::nas::effect::Outside;
-use crate::nas::state::table::Term;
+use crate::nas::effect::Environment;
+use crate::nas::state::table::IndexKey;
 
 const ACTS: &str = "delete, disable, enable, rename, map, unmap and create";
 const LUN_ACTS: &str = "rename, describe, snapshot, unsnapshot and delete";
@@ -99,7 +99,7 @@ impl Nas {
         &mut self,
         name: &str,
         act: &Act,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
     ) -> Result<Value, Problem> {
         if name == "create" {
             return self.create_by_person(act);
@@ -124,7 +124,7 @@ impl Nas {
     fn meant(&self, act: &Act) -> Result<u32, Problem> {
         let targets = &self.state.targets;
         let found = match (&act.iqn, act.target_id) {
-            (Some(iqn), None) => targets.find(&Term::Iqn(iqn.clone())).next(),
+            (Some(iqn), None) => targets.find(&IndexKey::Iqn(iqn.clone())).next(),
             (None, Some(id)) => targets.get(&id),
             _ => return Err(unsaid("either iqn or target_id")),
         };
@@ -154,7 +154,7 @@ impl Nas {
     }
 
     /// The name of a target; its IQN stays.
-    fn rename_target(&mut self, id: u32, act: &Act, outside: &dyn Outside) -> Result<(), Problem> {
+    fn rename_target(&mut self, id: u32, act: &Act, outside: &dyn Environment) -> Result<(), Problem> {
         let name = act.name.as_ref().ok_or_else(|| unsaid("name"))?;
         let params = [
             ("target_id", json!(id.to_string()).to_string()),
@@ -171,7 +171,7 @@ impl Nas {
         now: Millis,
         name: &str,
         act: &LunAct,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
     ) -> Result<Value, Problem> {
         let quoted = |what: &str, value: &Option<String>| {
             let value = value.as_ref().ok_or_else(|| unsaid(what))?;

@@ -17,8 +17,8 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 use crate::control;
-use crate::instance::handle::Knobs;
-use crate::instance::running::{Folder, Prepared, StartError};
+use crate::instance::handle::Handle;
+use crate::instance::running::{Folder, Opened, StartError};
 use crate::options::Builder;
 use crate::server::http;
 use crate::server::listener::Peer;
@@ -28,7 +28,7 @@ const LONGEST: usize = 64 << 20;
 
 /// A NAS that is a value. It is gone when this is dropped; its folder stays, if it was given one.
 pub struct Embedded {
-    knobs: Knobs,
+    knobs: Handle,
     api: Router,
     control: Router,
     client: SocketAddr,
@@ -42,21 +42,21 @@ impl fmt::Debug for Embedded {
 }
 
 impl Deref for Embedded {
-    type Target = Knobs;
+    type Target = Handle;
 
-    fn deref(&self) -> &Knobs {
+    fn deref(&self) -> &Handle {
         &self.knobs
     }
 }
 
 impl Embedded {
     pub(crate) fn new(builder: &Builder) -> Result<Self, StartError> {
-        let Prepared { server, folder } = Prepared::new(builder)?;
+        let Opened { server, folder } = Opened::new(builder)?;
         Ok(Self {
             api: http::router(Arc::clone(&server)),
             control: control::router(Arc::clone(&server), builder.clone()),
             client: SocketAddr::from(([127, 0, 0, 1], 1)),
-            knobs: Knobs {
+            knobs: Handle {
                 server,
                 builder: builder.clone(),
             },
@@ -77,7 +77,7 @@ impl Embedded {
         let Ok(answer) = self.api.clone().oneshot(request).await;
         let (head, body) = answer.into_parts();
         let body = to_bytes(body, LONGEST).await?;
-        Ok((!peer.is_cut()).then(|| Response::from_parts(head, body)))
+        Ok((!peer.is_aborted()).then(|| Response::from_parts(head, body)))
     }
 
     /// Turns a knob of the control port: the same methods, paths and bodies, and the body of the answer.

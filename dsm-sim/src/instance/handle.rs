@@ -16,7 +16,7 @@ use crate::server::journal::Entry;
 /// What tests turn most often at a simulator of either kind, [`DsmSim`](crate::DsmSim) and
 /// [`Embedded`](crate::Embedded).
 #[derive(Debug)]
-pub struct Knobs {
+pub struct Handle {
     pub(crate) server: Arc<Server>,
     pub(crate) builder: Builder,
 }
@@ -36,7 +36,7 @@ pub struct Counters {
     pub calls: BTreeMap<String, u64>,
 }
 
-impl Knobs {
+impl Handle {
     /// Lets something go wrong with calls to come.
     pub fn add_fault(&self, rule: Rule) {
         self.server.faults().add(rule);
@@ -59,7 +59,7 @@ impl Knobs {
     /// Something had changed by itself since the last look, and that cannot be saved.
     pub fn state(&self) -> io::Result<Value> {
         let now = self.server.clock.now();
-        self.server.core().change(now, |nas, _| nas.dump(now))
+        self.server.nas().change(now, |nas, _| nas.dump(now))
     }
 
     /// Every call since the start or the last reset, oldest first; of very many, the newest 100,000.
@@ -92,7 +92,7 @@ impl Knobs {
 
     /// Every session id is unknown from now on, as after a restart of DSM.
     pub fn expire_sessions(&self) {
-        self.server.core().nas.auth.forget_sessions();
+        self.server.nas().nas.auth.forget_sessions();
     }
 
     /// Makes it a fresh NAS: no LUN, no target, no session, no fault, an empty journal, the settings of the start.

@@ -19,7 +19,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
 
 use crate::control;
-use crate::instance::handle::Knobs;
+use crate::instance::handle::Handle;
 use crate::nas::clock::Clock;
 use crate::nas::{Config, Nas};
 use crate::options::Builder;
@@ -27,18 +27,18 @@ use crate::server::Server;
 use crate::server::http;
 use crate::server::journal::Journal;
 use crate::server::journal::file::{self, JournalFile};
-use crate::server::listener::{CutListener, Peer};
+use crate::server::listener::{AbortableListener, Peer};
 use crate::storage::backstore::Backstore;
 use crate::storage::export::Export;
 use crate::storage::store::{Store, write_atomically};
-use crate::storage::transaction::Core;
+use crate::storage::transaction::DurableNas;
 use crate::tls::{Identity, TlsError};
 
 const ENDPOINTS: &str = "endpoints.json";
 /// How long one that is just ending, or has been killed, may still hold its folder.
-const PREDECESSOR: Duration = Duration::from_secs(1);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long calls under way may take to end when the simulator stops.
-const GRACE: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the simulator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +93,7 @@ pub enum StartError {
 /// for that.
 #[derive(Debug)]
 pub struct DsmSim {
-    knobs: Knobs,
+    knobs: Handle,
     at: Addresses,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -142,9 +142,9 @@ impl DsmSim {
 }
 
 impl Deref for DsmSim {
-    type Target = Knobs;
+    type Target = Handle;
 
-    fn deref(&self) -> &Knobs {
+    fn deref(&self) -> &Handle {
         &self.knobs
     }
 }
@@ -178,7 +178,7 @@ pub(crate) async fn start(builder: Builder) -> Result<DsmSim, StartError> {
         .await
         .unwrap_or_else(|_| Err(StartError::Threads(io::ErrorKind::BrokenPipe.into())))?;
     Ok(DsmSim {
-        knobs: Knobs { server, builder },
+        knobs: Handle { server, builder },
         at,
         stop: Some(stop),
         thread: Some(thread),
@@ -191,14 +191,14 @@ fn run(
     tell: oneshot::Sender<Result<(Arc<Server>, Addresses), StartError>>,
     stopped: oneshot::Receiver<()>,
 ) {
-    let begun = match Begun::new(options) {
+    let begun = match Listening::new(options) {
         Ok(begun) => begun,
         Err(error) => {
             let _ = tell.send(Err(error));
             return;
         }
     };
-    let Begun {
+    let Listening {
         server,
         runtime,
         at,
@@ -209,16 +209,16 @@ fn run(
         // An error means that the handle was dropped, which is a stop as well.
         let _ = runtime.block_on(stopped);
     }
-    runtime.shutdown_timeout(GRACE);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     // A call that outlives its grace holds the core for as long as its last effect takes, and has no export after that.
-    server.core().export.close();
+    server.nas().export.close();
     let _ = fs::remove_file(endpoints);
     // From now on the folder is free for others, or gone if it was temporary.
     drop(folder);
 }
 
 /// A simulator that could answer: everything but ports and threads.
-pub(crate) struct Prepared {
+pub(crate) struct Opened {
     pub(crate) server: Arc<Server>,
     pub(crate) folder: Folder,
 }
@@ -231,7 +231,7 @@ pub(crate) struct Folder {
     _temporary: Option<TempDir>,
 }
 
-impl Prepared {
+impl Opened {
     pub(crate) fn new(options: &Builder) -> Result<Self, StartError> {
         let (path, temporary) = folder(options)?;
         let lock = lock(&path)?;
@@ -248,16 +248,16 @@ impl Prepared {
 }
 
 /// A simulator that answers.
-struct Begun {
+struct Listening {
     server: Arc<Server>,
     runtime: Runtime,
     at: Addresses,
     folder: Folder,
 }
 
-impl Begun {
+impl Listening {
     fn new(options: &Builder) -> Result<Self, StartError> {
-        let Prepared { server, folder } = Prepared::new(options)?;
+        let Opened { server, folder } = Opened::new(options)?;
         let state_dir = folder.path.clone();
         let identity = match &options.https {
             None => None,
@@ -274,8 +274,8 @@ impl Begun {
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
-        let at = runtime.block_on(open(&server, options, identity, state_dir))?;
-        at.tell().map_err(|source| StartError::File {
+        let at = runtime.block_on(bind(&server, options, identity, state_dir))?;
+        at.write_endpoints().map_err(|source| StartError::File {
             path: at.state_dir.clone(),
             source,
         })?;
@@ -290,7 +290,7 @@ impl Begun {
 
 impl Addresses {
     /// Writes down what a client must know, for those who did not start it.
-    fn tell(&self) -> io::Result<()> {
+    fn write_endpoints(&self) -> io::Result<()> {
         let mut endpoints =
             json!({"api": self.api, "control": self.control, "pid": std::process::id()});
         if let Some(https) = &self.https {
@@ -305,7 +305,7 @@ impl Addresses {
 }
 
 /// Opens the ports and serves them.
-async fn open(
+async fn bind(
     server: &Arc<Server>,
     options: &Builder,
     identity: Option<Identity>,
@@ -324,18 +324,18 @@ async fn open(
     if let (Some(https), Some(identity)) = (&options.https, identity) {
         let (tcp, https_at) = listen(https.listen).await?;
         let tls = Some(identity.acceptor);
-        answer(CutListener { tcp, tls }, http::secured(router.clone()));
+        serve(AbortableListener { tcp, tls }, http::secured(router.clone()));
         at.https = Some(format!("https://{https_at}"));
         at.ca_file = identity.ca;
     }
     let tls = None;
-    answer(CutListener { tcp: api, tls }, router);
+    serve(AbortableListener { tcp: api, tls }, router);
     let service = control::router(Arc::clone(server), options.clone());
     tokio::spawn(async move { axum::serve(control, service).await });
     Ok(at)
 }
 
-fn answer(listener: CutListener, router: axum::Router) {
+fn serve(listener: AbortableListener, router: axum::Router) {
     let service = router.into_make_service_with_connect_info::<Peer>();
     tokio::spawn(async move { axum::serve(listener, service).await });
 }
@@ -368,7 +368,7 @@ fn lock(dir: &Path) -> Result<File, StartError> {
         path: path.clone(),
         source,
     })?;
-    let until = Instant::now() + PREDECESSOR;
+    let until = Instant::now() + LOCK_TIMEOUT;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -421,7 +421,7 @@ fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
     let clock = Clock::new(options.clock);
     let mut nas = Nas::new(config, options.settings.clone(), state, accounts, rng);
     nas.set_uptime(clock.now(), millis(options.uptime));
-    nas.revive(clock.now(), &options.volumes)
+    nas.restore(clock.now(), &options.volumes)
         .map_err(|(lun, volume)| StartError::VolumeGone { lun, volume })?;
     store.append(&nas.state).map_err(in_dir)?;
     nas.state.commit();
@@ -443,7 +443,7 @@ fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
         })
     });
     Ok(Server::new(
-        Core {
+        DurableNas {
             nas,
             store,
             backstore,

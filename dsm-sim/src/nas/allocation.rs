@@ -7,14 +7,14 @@
 use std::collections::BTreeSet;
 
 use crate::nas::Nas;
-use crate::nas::effect::Outside;
-use crate::nas::state::table::Term;
+use crate::nas::effect::Environment;
+use crate::nas::state::table::IndexKey;
 use crate::nas::state::volume::Volume;
 
 impl Nas {
     /// Looks at the LUNs that something has happened to since the last time. All that was to follow the state has followed it by
     /// now: this is for the beginning of a call.
-    pub(crate) fn take_stock(&mut self, outside: &dyn Outside) {
+    pub(crate) fn take_stock(&mut self, outside: &dyn Environment) {
         let mut touched = self.state.luns.untouch();
         touched.extend(self.state.targets.untouch());
         for uuid in touched {
@@ -33,13 +33,13 @@ impl Nas {
 
     /// Whether an initiator can reach it.
     pub(crate) fn may_be_written(&self, uuid: &str) -> bool {
-        let mapping = Term::Lun(uuid.to_owned());
+        let mapping = IndexKey::Lun(uuid.to_owned());
         self.state.targets.find(&mapping).next().is_some()
             || self.lingering.values().any(|target| target.maps(uuid))
     }
 
     /// Bytes that LUNs take: thick ones all of their size, thin ones what was written.
-    pub(crate) fn used_by_luns(&self, volume: &Volume, outside: &dyn Outside) -> u64 {
+    pub(crate) fn used_by_luns(&self, volume: &Volume, outside: &dyn Environment) -> u64 {
         let (luns, targets) = (&self.state.luns, &self.state.targets);
         // What this very call has changed.
         let fresh: BTreeSet<&String> = luns.touched().union(targets.touched()).collect();

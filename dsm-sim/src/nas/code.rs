@@ -97,7 +97,7 @@ impl Code {
     }
 
     /// A refusal because the simulator, not the NAS, cannot do it.
-    pub(crate) fn gap(self, what: &str) -> Refusal {
+    pub(crate) fn unsupported(self, what: &str) -> Refusal {
         self.because(format!("simulator gap: {what} is not simulated"))
     }
 }

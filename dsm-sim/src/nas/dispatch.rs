@@ -10,7 +10,7 @@ use crate::nas::clock::Millis;
 use crate::nas::code::Code;
 use crate::nas::code::Refusal;
 use crate::nas::effect::Effect;
-use crate::nas::effect::Outside;
+use crate::nas::effect::Environment;
 use crate::nas::state::lun::Lun;
 use crate::nas::state::snapshot::Snapshot;
 use crate::nas::state::table::Row;
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 impl Nas {
     /// Answers one call.
-    pub(crate) fn apply(&mut self, now: Millis, call: &Call, outside: &dyn Outside) -> Reply {
+    pub(crate) fn apply(&mut self, now: Millis, call: &Call, outside: &dyn Environment) -> Reply {
         self.take_stock(outside);
         self.tick(now);
         self.end_lingering(outside);
@@ -40,22 +40,22 @@ impl Nas {
     pub(crate) fn tick(&mut self, now: Millis) {
         self.tick_volumes(now);
         self.tick_boot(now);
-        while let Some((at, uuid)) = self.agenda.first().filter(|row| row.0 <= now).cloned() {
+        while let Some((at, uuid)) = self.timers.first().filter(|row| row.0 <= now).cloned() {
             self.finish(&uuid, at);
-            self.agenda.remove(&(at, uuid));
+            self.timers.remove(&(at, uuid));
         }
     }
 
     /// At that moment DSM is done with a LUN that is being deleted or cloned.
     pub(crate) fn finish_at(&mut self, at: Millis, uuid: &str) {
-        self.agenda.insert((at, uuid.to_owned()));
+        self.timers.insert((at, uuid.to_owned()));
     }
 
     fn finish(&mut self, uuid: &str, at: Millis) {
         let Some(mut lun) = self.state.luns.get(&uuid.to_owned()).cloned() else {
             return;
         };
-        if lun.dying == Some(at) {
+        if lun.deleting_until == Some(at) {
             self.remove_lun(uuid);
         } else if lun.half_done_until == Some(at) {
             lun.half_done_until = None;
@@ -69,12 +69,12 @@ impl Nas {
     /// # Errors
     /// The name of a LUN whose volume is not asked for, and that volume.
     // ASSUMED: of a clone that a restart has interrupted nothing is left; nobody has tried.
-    pub(crate) fn revive(
+    pub(crate) fn restore(
         &mut self,
         now: Millis,
         volumes: &[VolumeSpec],
     ) -> Result<(), (String, String)> {
-        let over = |lun: &&Lun| lun.dying.is_some() || lun.is_half_done(now);
+        let over = |lun: &&Lun| lun.deleting_until.is_some() || lun.is_cloning(now);
         let over: Vec<String> = self
             .state
             .luns
@@ -136,12 +136,12 @@ impl Nas {
     pub(crate) fn admit(&mut self, now: Millis, call: &Call) -> Result<(), Refusal> {
         let name = format!("{} v{} {}", call.api, call.version, call.method);
         let api = Api::named(&call.api, self.config.generation)
-            .ok_or_else(|| Code::NoSuchApi.gap(&name))?;
+            .ok_or_else(|| Code::NoSuchApi.unsupported(&name))?;
         if !api.has_version(call.version, self.config.generation) {
             return Err(Code::BadVersion.because(format!("{name}: no such version")));
         }
         if !api.methods.contains(&call.method.as_str()) {
-            return Err(Code::NoSuchMethod.gap(&name));
+            return Err(Code::NoSuchMethod.unsupported(&name));
         }
         if api.needs_session() {
             self.auth
@@ -155,7 +155,7 @@ impl Nas {
         &mut self,
         now: Millis,
         call: &Call,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
         cookie: &mut Option<String>,
     ) -> Answer {
         self.admit(now, call)?;

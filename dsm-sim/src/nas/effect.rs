@@ -25,7 +25,7 @@ pub(crate) enum Image {
 }
 
 /// What the state machine may look up outside of itself.
-pub(crate) trait Outside {
+pub(crate) trait Environment {
     /// Bytes that data takes on disk.
     fn allocated(&self, image: &Image) -> u64;
     /// Who is logged in to a target.

@@ -4,12 +4,12 @@
 //! restarts, or a new target takes its IQN, and the old sessions with it.
 
 use crate::nas::Nas;
-use crate::nas::effect::{Effect, Outside};
+use crate::nas::effect::{Effect, Environment};
 use crate::nas::state::target::Target;
 
 impl Nas {
     /// Deletes a target; LUNs that it maps stay.
-    pub(crate) fn delete_target(&mut self, id: u32, outside: &dyn Outside) {
+    pub(crate) fn delete_target(&mut self, id: u32, outside: &dyn Environment) {
         let Some(target) = self.state.targets.remove(&id) else {
             return;
         };
@@ -22,7 +22,7 @@ impl Nas {
     }
 
     /// Lets go of those whose last session has ended.
-    pub(crate) fn end_lingering(&mut self, outside: &dyn Outside) {
+    pub(crate) fn end_lingering(&mut self, outside: &dyn Environment) {
         let over = |iqn: &&String| !outside.may_be_in_use(iqn);
         let over: Vec<String> = self.lingering.keys().filter(over).cloned().collect();
         for iqn in over {
@@ -68,13 +68,13 @@ mod tests {
 
     use super::*;
     use crate::nas::state::boot::{Boot, Loading};
-    use crate::nas::tests::{Bench, GIB, LUN, TARGET};
+    use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
 
     const T: &str = "iqn.2000-01.com.synology:t";
 
     /// A NAS that keeps sessions, with a target that maps a LUN; and the LUN's uuid.
-    fn mapped() -> (Bench, String) {
-        let mut bench = Bench::new();
+    fn mapped() -> (NasFixture, String) {
+        let mut bench = NasFixture::new();
         bench.nas.settings.deleted_targets_keep_sessions = true;
         bench.target("t");
         let uuid = bench.lun("a", "BLUN", GIB);
@@ -82,13 +82,13 @@ mod tests {
         (bench, uuid)
     }
 
-    fn delete(bench: &mut Bench) -> BTreeSet<Effect> {
+    fn delete(bench: &mut NasFixture) -> BTreeSet<Effect> {
         bench
             .call(TARGET, 1, "delete", &[("target_id", "\"1\"")])
             .effects
     }
 
-    fn lingering(bench: &Bench) -> Value {
+    fn lingering(bench: &NasFixture) -> Value {
         bench.nas.dump(bench.now)["lingering_targets"].take()
     }
 
@@ -133,7 +133,7 @@ mod tests {
         let (mut bench, _) = mapped();
         bench.in_use.insert(T.to_owned());
         delete(&mut bench);
-        let look = |bench: &mut Bench| bench.call(LUN, 1, "list", &[]).effects;
+        let look = |bench: &mut NasFixture| bench.call(LUN, 1, "list", &[]).effects;
         assert_eq!(look(&mut bench), BTreeSet::new());
         bench.in_use.clear();
         let gone = BTreeSet::from([Effect::Unexport(T.to_owned())]);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::nas::Nas;
 use crate::nas::api::lun::Form;
 use crate::nas::clock::Millis;
-use crate::nas::effect::Outside;
+use crate::nas::effect::Environment;
 use crate::nas::params::Additional;
 use crate::nas::state::lun::Family;
 use crate::nas::state::lun::Lun;
@@ -25,7 +25,7 @@ impl Nas {
         &self,
         now: Millis,
         additional: &Additional,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
         location: Option<&str>,
     ) -> Vec<Value> {
         let mut rows = Vec::new();
@@ -72,7 +72,7 @@ impl Nas {
     }
 
     /// What is listed besides the targets that are there.
-    pub(crate) fn odd_targets(&self, additional: &Additional, outside: &dyn Outside) -> Vec<Value> {
+    pub(crate) fn odd_targets(&self, additional: &Additional, outside: &dyn Environment) -> Vec<Value> {
         let mut rows = Vec::new();
         let mut number = NUMBERS;
         let mut add = |change: &dyn Fn(&mut Value)| {
@@ -161,7 +161,7 @@ impl Nas {
             held: false,
             locked_until: 0,
             half_done_until: None,
-            dying: None,
+            deleting_until: None,
             family: Family::default(),
             restored_time: 0,
             last_snapshot_id: 0,
@@ -201,11 +201,11 @@ fn asked(row: &mut Value, name: &str, value: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nas::tests::{Bench, GIB, LUN, TARGET};
+    use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
 
     const VOLUME: &str = "SYNO.Core.Storage.Volume";
 
-    fn rows(bench: &mut Bench, api: &str, name: &str) -> Vec<Value> {
+    fn rows(bench: &mut NasFixture, api: &str, name: &str) -> Vec<Value> {
         let additional = r#"["mapped_lun","connected_sessions","status","is_action_locked"]"#;
         let data = bench.ok(api, "list", &[("additional", additional)]);
         data[name].as_array().unwrap().clone()
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn odd_rows_stand_around_what_is_there_and_tell_whose_they_are() {
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         let uuid = bench.lun("a", "BLUN", GIB);
         bench.target("t");
         for (api, name) in [(LUN, "luns"), (TARGET, "targets"), (VOLUME, "volumes")] {
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_row_that_is_cut_is_cut_in_lists_only() {
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         let uuid = bench.lun("a", "BLUN", GIB);
         bench.target("t");
         bench.nas.settings.cut_rows = true;

@@ -162,11 +162,11 @@ impl Settings {
 mod tests {
     use crate::Latency;
     use crate::nas::model::Generation;
-    use crate::nas::tests::{Bench, GIB, LUN, TARGET};
+    use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
 
     /// The uuid of a new LUN of this type.
     #[track_caller]
-    fn made(bench: &mut Bench, kind: &str, volume: &str) -> String {
+    fn made(bench: &mut NasFixture, kind: &str, volume: &str) -> String {
         let create = [
             ("name", "a"),
             ("type", kind),
@@ -186,7 +186,7 @@ mod tests {
             ("7.2", true, 0),
             ("6.2", true, 0),
         ] {
-            let mut bench = Bench::new();
+            let mut bench = NasFixture::new();
             bench.nas.config.dsm = dsm.parse().unwrap();
             bench.nas.settings.adv_unmappable_on_7_0 = refused;
             let uuid = made(&mut bench, "ADV", "/volume2");
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn what_is_not_known_can_be_switched() {
         // dsm-web-api.md 15, and 4.2 for ADV.
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         let thin = bench.lun("thin", "BLUN", GIB);
         let shrink = [("uuid", &*thin), ("new_size", "1")];
         let grow = [("uuid", &*thin), ("new_size", "1099511627776")];
@@ -237,7 +237,7 @@ mod tests {
             ("/volume2", true, Ok(143)),
             ("/volume2", false, Ok(143)),
         ] {
-            let mut bench = Bench::new();
+            let mut bench = NasFixture::new();
             bench.nas.settings.cinder_on_btrfs_refused = refused;
             let create = [
                 ("name", "a"),
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_deleted_lun_lags_in_the_list_and_nowhere_else() {
         for (listed, got) in [(true, false), (false, false), (true, true)] {
-            let mut bench = Bench::with(Latency::Ds918.timing(), Generation::Seven);
+            let mut bench = NasFixture::with(Latency::Ds918.timing(), Generation::Seven);
             bench.nas.settings.deleted_luns_stay_listed = listed;
             bench.nas.settings.deleted_luns_answer_get = got;
             let uuid = bench.lun("a", "BLUN", GIB);

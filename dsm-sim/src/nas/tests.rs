@@ -3,7 +3,7 @@ use crate::nas::call::Caller;
 use crate::nas::call::Reply;
 use crate::nas::effect::Effect;
 use crate::nas::effect::Image;
-use crate::nas::effect::Outside;
+use crate::nas::effect::Environment;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub(crate) struct Written {
     looks: Cell<usize>,
 }
 
-impl Outside for Written {
+impl Environment for Written {
     fn allocated(&self, image: &Image) -> u64 {
         self.looks.set(self.looks.get() + 1);
         match image {
@@ -51,7 +51,7 @@ impl Outside for Written {
 }
 
 /// A NAS, somebody logged in, and a clock that tests move.
-pub(crate) struct Bench {
+pub(crate) struct NasFixture {
     pub(crate) nas: Nas,
     pub(crate) now: Millis,
     pub(crate) caller: Caller,
@@ -65,7 +65,7 @@ pub(crate) struct Bench {
     pub(crate) in_use: BTreeSet<String>,
 }
 
-impl Bench {
+impl NasFixture {
     pub(crate) fn new() -> Self {
         Self::with(Timing::default(), Generation::Seven)
     }
@@ -204,7 +204,7 @@ pub(crate) fn caller(address: [u8; 4]) -> Caller {
 #[test]
 fn a_lun_that_was_never_imported_says_so() {
     // Code 18990593 is no error: what `import_errno` is without an import.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let uuid = bench.lun("a", "BLUN", GIB);
     let get = [("uuid", &*uuid), ("additional", "[\"import_status\"]")];
     let data = bench.ok(LUN, "get", &get);
@@ -217,7 +217,7 @@ fn a_lun_that_was_never_imported_says_so() {
 
 #[test]
 fn what_is_not_there_is_named() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     for (api, version, method, code) in [
         ("SYNO.FileStation.List", 1, "list", 102),
         (LUN, 2, "list", 104),
@@ -239,7 +239,7 @@ fn what_is_not_there_is_named() {
 
 #[test]
 fn changes_are_saved_and_reads_are_not() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let create = [
         ("name", "a"),
         ("type", "BLUN"),
@@ -360,8 +360,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn take(bench: &mut Bench, step: &Step) {
-    let uuid_of = |bench: &Bench, name: u8| {
+fn take(bench: &mut NasFixture, step: &Step) {
+    let uuid_of = |bench: &NasFixture, name: u8| {
         bench
             .nas
             .find_lun(&format!("l{name}"))
@@ -461,7 +461,7 @@ fn take(bench: &mut Bench, step: &Step) {
 }
 
 /// The steps about snapshots and clones.
-fn copy(bench: &mut Bench, copying: &Copying) {
+fn copy(bench: &mut NasFixture, copying: &Copying) {
     match *copying {
         Copying::Snapshot { name } => {
             let source = format!("l{name}");
@@ -503,14 +503,14 @@ fn copy(bench: &mut Bench, copying: &Copying) {
 }
 
 /// The uuid of a LUN's newest snapshot, or nothing that is one.
-fn newest(bench: &Bench, name: u8) -> String {
+fn newest(bench: &NasFixture, name: u8) -> String {
     let lun = bench.nas.find_lun(&format!("l{name}"));
     lun.ok()
         .and_then(|lun| bench.nas.snapshots_of(&lun.uuid).last())
         .map_or("none".to_owned(), |snapshot| snapshot.uuid.clone())
 }
 
-fn sound(bench: &Bench) {
+fn sound(bench: &NasFixture) {
     let state = &bench.nas.state;
     let mut names: Vec<&str> = state.luns.values().map(|lun| lun.name.as_str()).collect();
     names.sort_unstable();
@@ -523,7 +523,7 @@ fn sound(bench: &Bench) {
     for target in state.targets.values() {
         for (index, uuid) in &target.luns {
             let lun = state.luns.get(uuid).expect("a mapping leads to a LUN");
-            assert!(lun.dying.is_none() && *index >= 1, "{target:?}");
+            assert!(lun.deleting_until.is_none() && *index >= 1, "{target:?}");
         }
     }
     for snapshot in state.snapshots.values() {
@@ -551,7 +551,7 @@ proptest! {
     #[test]
     fn any_order_of_calls_leaves_a_sound_nas(steps in prop::collection::vec(step(), 1..60), slow: bool, keep: bool) {
         let timing = if slow { crate::Latency::Ds918.timing() } else { Timing::default() };
-        let mut bench = Bench::with(timing, Generation::Seven);
+        let mut bench = NasFixture::with(timing, Generation::Seven);
         bench.written = GIB;
         bench.nas.settings.deleted_targets_keep_sessions = keep;
         for step in &steps {

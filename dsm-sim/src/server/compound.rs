@@ -98,7 +98,7 @@ async fn run(
 
 fn open(server: &Server, call: &Call) -> Result<(Vec<Call>, bool), Refusal> {
     let now = server.clock.now();
-    server.core().nas.admit(now, call)?;
+    server.nas().nas.admit(now, call)?;
     parse(call)
 }
 

@@ -118,7 +118,7 @@ async fn respond(
     match outcome.await {
         Outcome::Json { body, cookie } => {
             let text = body.to_string();
-            server.journal().carry(received, text.len());
+            server.journal().add_traffic(received, text.len());
             json(text, cookie)
         }
         Outcome::Garbled(body) => {
@@ -130,7 +130,7 @@ async fn respond(
             page(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
         }
         Outcome::Cut => {
-            peer.cut();
+            peer.abort();
             StatusCode::NO_CONTENT.into_response()
         }
     }

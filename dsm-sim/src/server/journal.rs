@@ -50,7 +50,7 @@ pub struct Entry {
 
 /// What went over the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Carried {
+pub(crate) struct Traffic {
     /// HTTP requests.
     pub(crate) requests: u64,
     /// Bytes of their queries and bodies.
@@ -66,7 +66,7 @@ pub(crate) struct Carried {
 pub(crate) struct Journal {
     entries: VecDeque<Entry>,
     last: u64,
-    carried: Carried,
+    carried: Traffic,
     /// HTTP requests in work.
     in_flight: u64,
     calls: BTreeMap<String, u64>,
@@ -96,7 +96,7 @@ impl Journal {
     }
 
     /// Counts the bytes of a request and of its answer.
-    pub(crate) fn carry(&mut self, received: usize, sent: usize) {
+    pub(crate) fn add_traffic(&mut self, received: usize, sent: usize) {
         self.carried.received += received as u64;
         self.carried.sent += sent as u64;
     }
@@ -152,7 +152,7 @@ impl Journal {
     }
 
     /// What was carried, and how many calls of each method.
-    pub(crate) fn counters(&self) -> (Carried, &BTreeMap<String, u64>) {
+    pub(crate) fn counters(&self) -> (Traffic, &BTreeMap<String, u64>) {
         (self.carried, &self.calls)
     }
 
@@ -160,7 +160,7 @@ impl Journal {
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
         self.calls.clear();
-        self.carried = Carried::default();
+        self.carried = Traffic::default();
     }
 }
 

@@ -32,18 +32,18 @@ impl Peer {
     }
 
     /// Whether they have been.
-    pub(crate) fn is_cut(&self) -> bool {
+    pub(crate) fn is_aborted(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
     }
 
     /// No more byte is written on this connection.
-    pub(crate) fn cut(&self) {
+    pub(crate) fn abort(&self) {
         self.cut.store(true, Ordering::Relaxed);
     }
 }
 
 /// A TCP listener whose connections can be cut.
-pub(crate) struct CutListener {
+pub(crate) struct AbortableListener {
     pub(crate) tcp: TcpListener,
     /// With this its connections are TLS.
     pub(crate) tls: Option<TlsAcceptor>,
@@ -55,16 +55,16 @@ trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 /// A connection that can be cut.
-pub(crate) struct CutStream {
+pub(crate) struct AbortableStream {
     wire: Box<dyn Wire>,
     cut: Arc<AtomicBool>,
 }
 
-impl Listener for CutListener {
-    type Io = CutStream;
+impl Listener for AbortableListener {
+    type Io = AbortableStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (CutStream, SocketAddr) {
+    async fn accept(&mut self) -> (AbortableStream, SocketAddr) {
         let (stream, address) = Listener::accept(&mut self.tcp).await;
         // Answers are small and wanted at once.
         if let Err(error) = stream.set_nodelay(true) {
@@ -75,7 +75,7 @@ impl Listener for CutListener {
             Some(acceptor) => Box::new(TlsConnection::new(acceptor, stream)),
         };
         (
-            CutStream {
+            AbortableStream {
                 wire,
                 cut: Arc::default(),
             },
@@ -88,8 +88,8 @@ impl Listener for CutListener {
     }
 }
 
-impl Connected<IncomingStream<'_, CutListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, CutListener>) -> Self {
+impl Connected<IncomingStream<'_, AbortableListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, AbortableListener>) -> Self {
         Self {
             address: *stream.remote_addr(),
             cut: Arc::clone(&stream.io().cut),
@@ -97,7 +97,7 @@ impl Connected<IncomingStream<'_, CutListener>> for Peer {
     }
 }
 
-impl AsyncRead for CutStream {
+impl AsyncRead for AbortableStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -107,7 +107,7 @@ impl AsyncRead for CutStream {
     }
 }
 
-impl CutStream {
+impl AbortableStream {
     fn check(&self) -> io::Result<()> {
         if self.cut.load(Ordering::Relaxed) {
             Err(io::ErrorKind::ConnectionAborted.into())
@@ -117,7 +117,7 @@ impl CutStream {
     }
 }
 
-impl AsyncWrite for CutStream {
+impl AsyncWrite for AbortableStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

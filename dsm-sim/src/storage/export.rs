@@ -9,7 +9,7 @@ use std::sync::Arc;
 use node_sim::target::lio::Lio;
 use node_sim::target::loopdev::Targets;
 use node_sim::target::tgt::Tgt;
-use node_sim::target::{Chap, Credential, LogicalUnit, Session, TargetSide};
+use node_sim::target::{Chap, Credential, LogicalUnit, Session, TargetBackend};
 
 use crate::nas::effect::Image;
 use crate::nas::state::State;
@@ -48,7 +48,7 @@ impl FromStr for ExportKind {
 /// The exporting side. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Export {
-    side: Option<Arc<dyn TargetSide>>,
+    side: Option<Arc<dyn TargetBackend>>,
     portals: Vec<SocketAddr>,
 }
 
@@ -64,7 +64,7 @@ impl Export {
         state: &State,
         backstore: &Backstore,
     ) -> io::Result<Self> {
-        let side: Option<Arc<dyn TargetSide>> = match kind {
+        let side: Option<Arc<dyn TargetBackend>> = match kind {
             ExportKind::None => None,
             ExportKind::Loop => Some(Arc::new(Targets::open(&state_dir.join("targets"))?)),
             ExportKind::Tgt => Some(Arc::new(Tgt::open(
@@ -87,7 +87,7 @@ impl Export {
 
     /// An export through a side that a test made.
     #[cfg(test)]
-    pub(crate) fn through(side: Box<dyn TargetSide>) -> Self {
+    pub(crate) fn through(side: Box<dyn TargetBackend>) -> Self {
         Self {
             side: Some(side.into()),
             portals: Vec::new(),
@@ -187,7 +187,7 @@ impl Export {
 
 /// Looks at sessions; nothing waits for it but who looks.
 #[derive(Debug)]
-pub(crate) struct Watch(Option<Arc<dyn TargetSide>>);
+pub(crate) struct Watch(Option<Arc<dyn TargetBackend>>);
 
 impl Watch {
     /// Who is logged in to each of these targets. What cannot be read is empty.

@@ -9,8 +9,8 @@ use crate::nas::call::refused;
 use crate::nas::call::{Call, Reply};
 use crate::nas::clock::Millis;
 use crate::nas::code::Code;
-use crate::nas::effect::{Effect, Image, Outside};
-use crate::nas::state::table::Term;
+use crate::nas::effect::{Effect, Image, Environment};
+use crate::nas::state::table::IndexKey;
 use crate::nas::state::target::Target;
 use crate::storage::backstore::Backstore;
 use crate::storage::export::Export;
@@ -18,7 +18,7 @@ use crate::storage::store::Store;
 
 /// The state machine and everything that must follow it.
 #[derive(Debug)]
-pub(crate) struct Core {
+pub(crate) struct DurableNas {
     pub(crate) nas: Nas,
     pub(crate) store: Store,
     pub(crate) backstore: Backstore,
@@ -28,12 +28,12 @@ pub(crate) struct Core {
 /// Deleted targets that keep their sessions, by IQN.
 type Lingering = BTreeMap<String, Target>;
 
-struct Seen<'a> {
+struct LiveEnvironment<'a> {
     backstore: &'a Backstore,
     export: &'a Export,
 }
 
-impl Outside for Seen<'_> {
+impl Environment for LiveEnvironment<'_> {
     fn allocated(&self, image: &Image) -> u64 {
         self.backstore.allocated(image)
     }
@@ -47,16 +47,16 @@ impl Outside for Seen<'_> {
     }
 }
 
-impl Core {
+impl DurableNas {
     /// Answers a call. What the answer promises has happened, and survives a kill.
     pub(crate) fn apply(&mut self, now: Millis, call: &Call) -> Reply {
-        let outside = Seen {
+        let outside = LiveEnvironment {
             backstore: &self.backstore,
             export: &self.export,
         };
         let before = self.nas.lingering.clone();
         let mut reply = self.nas.apply(now, call, &outside);
-        if let Err(error) = self.settle(&std::mem::take(&mut reply.effects), before) {
+        if let Err(error) = self.commit(&std::mem::take(&mut reply.effects), before) {
             return refused(
                 code_of(&error).because(format!("the simulator could not do it: {error}")),
             );
@@ -68,9 +68,9 @@ impl Core {
     pub(crate) fn change<T>(
         &mut self,
         now: Millis,
-        change: impl FnOnce(&mut Nas, &dyn Outside) -> T,
+        change: impl FnOnce(&mut Nas, &dyn Environment) -> T,
     ) -> io::Result<T> {
-        let outside = Seen {
+        let outside = LiveEnvironment {
             backstore: &self.backstore,
             export: &self.export,
         };
@@ -80,23 +80,23 @@ impl Core {
         self.nas.end_lingering(&outside);
         let result = change(&mut self.nas, &outside);
         let effects = self.nas.take_effects();
-        self.settle(&effects, before).map(|()| result)
+        self.commit(&effects, before).map(|()| result)
     }
 
     // The order makes a kill at any point harmless: a file is there before the state names it, an export changes only
     // after the state has, and a file goes last. Whatever is missing after a restart follows from the state.
-    fn settle(&mut self, effects: &BTreeSet<Effect>, before: Lingering) -> io::Result<()> {
-        let result = self.make(effects);
+    fn commit(&mut self, effects: &BTreeSet<Effect>, before: Lingering) -> io::Result<()> {
+        let result = self.apply_effects(effects);
         if let Err(error) = &result {
             tracing::error!(%error, "an effect failed; going back to the state before");
             self.nas.lingering = before;
-            self.go_back(effects)?;
+            self.roll_back(effects)?;
         }
         self.nas.state.commit();
         result
     }
 
-    fn make(&mut self, effects: &BTreeSet<Effect>) -> io::Result<()> {
+    fn apply_effects(&mut self, effects: &BTreeSet<Effect>) -> io::Result<()> {
         let state = &self.nas.state;
         for effect in effects {
             match effect {
@@ -155,7 +155,7 @@ impl Core {
         let state = &self.nas.state;
         let size = match to {
             Image::Lun(uuid) => {
-                for target in state.targets.find(&Term::Lun(uuid.clone())) {
+                for target in state.targets.find(&IndexKey::Lun(uuid.clone())) {
                     self.export.remove(&target.iqn)?;
                 }
                 // Nothing brings these back: the next look finds them without a session.
@@ -170,7 +170,7 @@ impl Core {
     }
 
     /// Returns to the state before, and makes everything follow it that the effects may have touched.
-    fn go_back(&mut self, effects: &BTreeSet<Effect>) -> io::Result<()> {
+    fn roll_back(&mut self, effects: &BTreeSet<Effect>) -> io::Result<()> {
         let mut touched = BTreeSet::new();
         for effect in effects {
             match effect {
@@ -204,7 +204,7 @@ impl Core {
             }
         }
         for iqn in touched {
-            match state.targets.find(&Term::Iqn(iqn.clone())).next() {
+            match state.targets.find(&IndexKey::Iqn(iqn.clone())).next() {
                 Some(target) => self.export.put(target, state, &self.backstore)?,
                 None if self.nas.lingering.contains_key(&iqn) => self.linger(&iqn)?,
                 None => self.export.remove(&iqn)?,
@@ -230,7 +230,7 @@ mod tests {
     use std::path::Path;
     use std::sync::{Arc, Mutex};
 
-    use node_sim::target::{Session, Target as Exported, TargetSide};
+    use node_sim::target::{Session, Target as Exported, TargetBackend};
     use rand::SeedableRng;
     use rand::rngs::StdRng;
     use serde_json::json;
@@ -246,9 +246,9 @@ mod tests {
 
     /// Exports all but one target, and knows which it exports.
     #[derive(Debug, Default)]
-    struct Picky(Arc<Mutex<BTreeSet<String>>>);
+    struct FailingExport(Arc<Mutex<BTreeSet<String>>>);
 
-    impl TargetSide for Picky {
+    impl TargetBackend for FailingExport {
         fn align(&self, targets: &[Exported]) -> io::Result<()> {
             targets.iter().try_for_each(|target| self.put(target))
         }
@@ -276,7 +276,7 @@ mod tests {
         }
     }
 
-    fn core(dir: &Path, side: Picky) -> Core {
+    fn core(dir: &Path, side: FailingExport) -> DurableNas {
         let config = Config {
             dsm: Dsm::default(),
             generation: Dsm::default().generation,
@@ -287,7 +287,7 @@ mod tests {
         let accounts = vec![Account::new("admin", "admin")];
         let rng = StdRng::seed_from_u64(1);
         let (store, state) = Store::open(dir).unwrap();
-        Core {
+        DurableNas {
             nas: Nas::new(config, Settings::default(), state, accounts, rng),
             store,
             backstore: Backstore::open(dir).unwrap(),
@@ -308,9 +308,9 @@ mod tests {
     fn a_target_that_cannot_be_exported_is_not_there_after_a_restart_either() {
         let dir = tempfile::tempdir().unwrap();
         let exported = Arc::default();
-        let mut core = core(dir.path(), Picky(Arc::clone(&exported)));
+        let mut core = core(dir.path(), FailingExport(Arc::clone(&exported)));
         for (id, iqn) in [(1, "iqn.fine"), (2, "iqn.refused")] {
-            let change = |nas: &mut Nas, _: &dyn Outside| {
+            let change = |nas: &mut Nas, _: &dyn Environment| {
                 nas.state.targets.put(target(id, iqn));
                 nas.effect(Effect::Export(id));
             };
@@ -332,7 +332,7 @@ mod tests {
     fn a_device_token_survives_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let login = |params: &[(&str, &str)], code: &str| {
-            let mut core = core(dir.path(), Picky::default());
+            let mut core = core(dir.path(), FailingExport::default());
             core.nas.auth.put_account(Account {
                 otp_secret: Some("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP".to_owned()),
                 ..Account::new("admin", "admin")

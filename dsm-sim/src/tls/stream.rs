@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
 /// How long a client may take to say hello.
-const PATIENCE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A TLS connection whose handshake is made by whoever reads first. That is the connection's own task, so a client that
 /// is slow at it, says nonsense or nothing, is nobody else's business.
@@ -24,7 +24,7 @@ pub(crate) enum TlsConnection {
 
 impl TlsConnection {
     pub(crate) fn new(acceptor: &TlsAcceptor, stream: TcpStream) -> Self {
-        Self::Greeting(Box::pin(timeout(PATIENCE, acceptor.accept(stream))))
+        Self::Greeting(Box::pin(timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))))
     }
 
     /// The open connection, once the handshake is made.

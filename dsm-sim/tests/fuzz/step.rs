@@ -168,11 +168,11 @@ const PARAMS: [&str; 44] = [
 
 /// A case: a NAS with something on it, and then anything.
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec(step(), 1..40).prop_map(|steps| furnish().chain(steps).collect())
+    proptest::collection::vec(step(), 1..40).prop_map(|steps| setup().chain(steps).collect())
 }
 
 /// Two LUNs, a target and a snapshot, all of which can be had.
-fn furnish() -> impl Iterator<Item = Step> {
+fn setup() -> impl Iterator<Item = Step> {
     let calls = [
         create_lun("a", 1 << 30, "BLUN"),
         create_lun("b", 1 << 20, "BLUN"),

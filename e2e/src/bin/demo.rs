@@ -12,11 +12,11 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use comfy_table::{Table, presets};
 use e2e::GIB;
-use e2e::ledger::Ledger;
-use e2e::life::{Content, Life};
+use e2e::ledger::CallCosts;
+use e2e::life::{Content, TestVolume};
 use e2e::skip::can_grow_mounted_ext4;
 use e2e::tools::{device_bytes, fill, fs_bytes, sha256};
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A LUN is created on a simulated Synology NAS, attached, formatted, mounted, written and grown from 10 to 15 GiB.
@@ -72,7 +72,7 @@ async fn run(args: &Args) -> Result<()> {
         "loop devices and mounts need root; type: sudo -E env PATH=\"$PATH\" cargo demo"
     );
     let content = choose(args.fs)?;
-    let mut teller = Teller::new();
+    let mut teller = Reporter::new();
     let world = teller
         .during("starting NAS, node and driver", Plan::whole().start())
         .await?;
@@ -107,13 +107,13 @@ fn choose(asked: Option<Fs>) -> Result<Content> {
     }
 }
 
-async fn story(world: &World, content: Content, teller: &mut Teller) -> Result<Life> {
+async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> Result<TestVolume> {
     let nas = &world.nas;
     let created = teller
         .call(
             world,
             "CreateVolume",
-            Life::create(world, "pvc-demo", BEFORE, content),
+            TestVolume::create(world, "pvc-demo", BEFORE, content),
         )
         .await?;
     let mut volume = created;
@@ -195,7 +195,7 @@ async fn story(world: &World, content: Content, teller: &mut Teller) -> Result<L
     Ok(volume)
 }
 
-async fn grow(world: &World, volume: &Life, device: &Path, teller: &mut Teller) -> Result<()> {
+async fn grow(world: &TestCluster, volume: &TestVolume, device: &Path, teller: &mut Reporter) -> Result<()> {
     let holds = visible_bytes(volume, device)?;
     let answered = teller
         .call(
@@ -271,7 +271,7 @@ async fn grow(world: &World, volume: &Life, device: &Path, teller: &mut Teller) 
     Ok(())
 }
 
-async fn remove(world: &World, volume: &mut Life, teller: &mut Teller) -> Result<()> {
+async fn remove(world: &TestCluster, volume: &mut TestVolume, teller: &mut Reporter) -> Result<()> {
     teller
         .call(world, "NodeUnpublishVolume", volume.node_unpublish(world))
         .await?;
@@ -294,7 +294,7 @@ async fn remove(world: &World, volume: &mut Life, teller: &mut Teller) -> Result
 }
 
 /// What a user of the volume sees: the file system's size, or the device's.
-fn visible_bytes(volume: &Life, device: &Path) -> Result<u64> {
+fn visible_bytes(volume: &TestVolume, device: &Path) -> Result<u64> {
     match volume.content {
         Content::Fs(_) => fs_bytes(&volume.path()),
         Content::Block => device_bytes(device),
@@ -310,7 +310,7 @@ fn gib(bytes: i64) -> String {
     format!("{}.{:02} GiB", hundredths / 100, hundredths % 100)
 }
 
-fn costs(ledger: &Ledger) -> String {
+fn costs(ledger: &CallCosts) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     for row in &ledger.rows {
@@ -319,7 +319,7 @@ fn costs(ledger: &Ledger) -> String {
     table.trim_fmt()
 }
 
-fn look_around(world: &World, volume: &Life) -> Result<()> {
+fn look_around(world: &TestCluster, volume: &TestVolume) -> Result<()> {
     println!(
         "\nKept. Look at {} ({}), at the driver's log in {},",
         volume.path().display(),
@@ -340,12 +340,12 @@ fn look_around(world: &World, volume: &Life) -> Result<()> {
 }
 
 /// Tells the story line by line, with a spinner on a terminal while a step lasts.
-struct Teller {
-    ledger: Ledger,
+struct Reporter {
+    ledger: CallCosts,
     spinner: ProgressBar,
 }
 
-impl Teller {
+impl Reporter {
     fn new() -> Self {
         let spinner = if std::io::stderr().is_terminal() {
             ProgressBar::new_spinner()
@@ -357,7 +357,7 @@ impl Teller {
                 .unwrap_or_else(|_| ProgressStyle::default_spinner()),
         );
         Self {
-            ledger: Ledger::default(),
+            ledger: CallCosts::default(),
             spinner,
         }
     }
@@ -382,7 +382,7 @@ impl Teller {
 
     async fn call<T>(
         &mut self,
-        world: &World,
+        world: &TestCluster,
         rpc: &'static str,
         call: impl Future<Output = Result<T, tonic::Status>>,
     ) -> Result<T> {

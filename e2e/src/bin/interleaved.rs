@@ -23,7 +23,7 @@ use driver::controller::Controller;
 use driver::dsm;
 use driver::dsm::client::{Account, Client, Password};
 use driver::dsm::credential::Refusals;
-use driver::dsm::wire::{Failure, Wire};
+use driver::dsm::wire::{Failure, Transport};
 use driver::in_flight::InFlight;
 use driver::mark::Owner;
 use dsm_sim::{DsmSim, Embedded, Settings};
@@ -65,7 +65,7 @@ struct Line {
     who: usize,
 }
 
-impl Wire for Line {
+impl Transport for Line {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
         Box::pin(async move {
             let (sender, turn) = oneshot::channel();
@@ -83,7 +83,7 @@ impl Wire for Line {
 }
 
 /// A world for one schedule.
-struct World {
+struct TestSetup {
     nas: Arc<Embedded>,
     queue: Arc<Queue>,
     controllers: Vec<Controller>,
@@ -96,7 +96,7 @@ struct World {
     _folder: tempfile::TempDir,
 }
 
-impl World {
+impl TestSetup {
     async fn start(seed: u64, settings: Settings) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let nas = DsmSim::builder()
@@ -256,7 +256,7 @@ impl World {
 type Answer = Result<Option<String>, tonic::Status>;
 
 /// `ControllerPublishVolume`, or its counterpart, repeated a few times as a CO does.
-async fn insist(
+async fn retry(
     controller: Controller,
     (id, secrets): (String, HashMap<String, String>),
     node: &'static str,
@@ -312,7 +312,7 @@ fn secrets(seed: u64) -> HashMap<String, String> {
 }
 
 async fn schedule(seed: u64, settings: Settings) -> Result<()> {
-    let mut world = World::start(seed, settings).await?;
+    let mut world = TestSetup::start(seed, settings).await?;
     let create = create_request("pvc-1", 1 << 30, Content::Block);
     let controller = world.controllers[0].clone();
     let made =
@@ -329,7 +329,7 @@ async fn schedule(seed: u64, settings: Settings) -> Result<()> {
         let both = world.random.random_bool(0.8);
         let calls = [(0, first, true), (1, second, both)].map(|(who, node, publish)| {
             let controller = world.controllers[who].clone();
-            tokio::spawn(insist(controller, volume.clone(), node, publish))
+            tokio::spawn(retry(controller, volume.clone(), node, publish))
         });
         let answers = world.play(calls.into()).await?;
         let rows = world.targets().await?;
@@ -365,7 +365,7 @@ async fn schedule(seed: u64, settings: Settings) -> Result<()> {
             let controllers = world.controllers.clone();
             let calls = controllers
                 .into_iter()
-                .map(|controller| tokio::spawn(insist(controller, volume.clone(), node, false)));
+                .map(|controller| tokio::spawn(retry(controller, volume.clone(), node, false)));
             for answer in world.play(calls.collect()).await? {
                 answer?;
             }

@@ -11,16 +11,16 @@ use driver::host::{
 };
 use secrecy::SecretString;
 
-use super::mortal::Mortal;
-use crate::plane::Failing;
+use super::mortal::CrashableProcess;
+use crate::plane::CommandFault;
 
 /// The file system calls that a fault can name.
 const FILES: &str = "files";
 
 #[derive(Clone, Debug)]
-pub(super) struct Gate {
+pub(super) struct FaultHost {
     pub(super) machine: Fake,
-    pub(super) mortal: Arc<Mortal>,
+    pub(super) mortal: Arc<CrashableProcess>,
 }
 
 /// What nobody's parser was made for.
@@ -33,7 +33,7 @@ fn failed(what: &str) -> HostError {
     }
 }
 
-impl Gate {
+impl FaultHost {
     async fn command(&self, cmd: &Cmd) -> Result<Exit, HostError> {
         let text = cmd.to_string();
         let Some(fault) = self.mortal.fault_of(&text) else {
@@ -43,30 +43,30 @@ impl Gate {
             what: text.clone(),
             limit: cmd.deadline,
         };
-        match fault.failing {
-            Failing::Fails => Ok(Exit {
+        match fault.fault {
+            CommandFault::Fails => Ok(Exit {
                 status: 1,
                 stderr: "it fails, as a fault says".to_owned(),
                 ..Exit::default()
             }),
-            Failing::FailsAfterwards => {
+            CommandFault::FailsAfterwards => {
                 let done = self.machine.run(cmd.clone()).await?;
                 Ok(Exit { status: 1, ..done })
             }
-            Failing::Hangs => {
+            CommandFault::Hangs => {
                 tokio::time::sleep(cmd.deadline).await;
                 Err(late())
             }
-            Failing::HangsAfterwards => {
+            CommandFault::HangsAfterwards => {
                 self.machine.run(cmd.clone()).await?;
                 tokio::time::sleep(cmd.deadline).await;
                 Err(late())
             }
-            Failing::SaysGarbage => Ok(Exit {
+            CommandFault::SaysGarbage => Ok(Exit {
                 stdout: GARBAGE.to_owned(),
                 ..self.machine.run(cmd.clone()).await?
             }),
-            Failing::DoesNothing => Ok(Exit::default()),
+            CommandFault::DoesNothing => Ok(Exit::default()),
         }
     }
 
@@ -89,16 +89,16 @@ impl Gate {
             .fault_of(&name)
             .or_else(|| self.mortal.fault_of(FILES));
         let act = async {
-            match fault.map(|fault| fault.failing) {
+            match fault.map(|fault| fault.fault) {
                 None => act.await,
                 // The kernel may take a word and do nothing; of files and disks it does not lie.
-                Some(Failing::DoesNothing) if name.starts_with("echo") => Ok(()),
-                Some(Failing::FailsAfterwards | Failing::HangsAfterwards) => {
+                Some(CommandFault::DoesNothing) if name.starts_with("echo") => Ok(()),
+                Some(CommandFault::FailsAfterwards | CommandFault::HangsAfterwards) => {
                     act.await?;
                     Err(failed(&name))
                 }
                 Some(
-                    Failing::Fails | Failing::Hangs | Failing::SaysGarbage | Failing::DoesNothing,
+                    CommandFault::Fails | CommandFault::Hangs | CommandFault::SaysGarbage | CommandFault::DoesNothing,
                 ) => Err(failed(&name)),
             }
         };
@@ -107,7 +107,7 @@ impl Gate {
     }
 }
 
-impl KernelFiles for Gate {
+impl KernelFiles for FaultHost {
     fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
         self.unseen(&format!("read {path}"))?;
         KernelFiles::read(&self.machine, path)
@@ -119,7 +119,7 @@ impl KernelFiles for Gate {
     }
 }
 
-impl Host for Gate {
+impl Host for FaultHost {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let begin = || self.machine.begin(&cmd);
         let name = cmd.to_string();
@@ -131,14 +131,14 @@ impl Host for Gate {
         self.machine.has(program)
     }
 
-    async fn look<T: Send + 'static>(
+    async fn blocking<T: Send + 'static>(
         &self,
         doing: &str,
         look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
     ) -> Result<T, HostError> {
         let gate = self.clone();
-        let look = self.machine.look(doing, move |_| look(&gate));
-        self.mortal.look(look).await
+        let look = self.machine.blocking(doing, move |_| look(&gate));
+        self.mortal.observe(look).await
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
@@ -146,7 +146,7 @@ impl Host for Gate {
             self.unseen(&format!("read {path}"))?;
             Host::read(&self.machine, path).await
         };
-        self.mortal.look(look).await
+        self.mortal.observe(look).await
     }
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
@@ -154,30 +154,30 @@ impl Host for Gate {
             self.unseen(&format!("list {path}"))?;
             self.machine.list(path).await
         };
-        self.mortal.look(look).await
+        self.mortal.observe(look).await
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
-        self.mortal.look(self.machine.stat(path)).await
+        self.mortal.observe(self.machine.stat(path)).await
     }
 
     async fn is_mount_point(&self, path: &str) -> Result<Option<bool>, HostError> {
-        self.mortal.look(self.machine.is_mount_point(path)).await
+        self.mortal.observe(self.machine.is_mount_point(path)).await
     }
 
     async fn resolve(&self, path: &str) -> Result<String, HostError> {
-        self.mortal.look(self.machine.resolve(path)).await
+        self.mortal.observe(self.machine.resolve(path)).await
     }
 
     async fn read_device(&self, device: &str, span: Span, via: Via) -> Result<Vec<u8>, HostError> {
         self.mortal
-            .look(self.machine.read_device(device, span, via))
+            .observe(self.machine.read_device(device, span, via))
             .await
     }
 
     async fn find_data(&self, device: &str, spans: Vec<Span>) -> Result<Option<Span>, HostError> {
         self.mortal
-            .look(self.machine.find_data(device, spans))
+            .observe(self.machine.find_data(device, spans))
             .await
     }
 
@@ -193,15 +193,15 @@ impl Host for Gate {
     }
 
     async fn opens(&self, device: &str) -> Result<bool, HostError> {
-        self.mortal.look(self.machine.opens(device)).await
+        self.mortal.observe(self.machine.opens(device)).await
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
-        self.mortal.look(self.machine.is_claimed(device)).await
+        self.mortal.observe(self.machine.is_claimed(device)).await
     }
 
     async fn space(&self, path: &str) -> Result<Space, HostError> {
-        self.mortal.look(self.machine.space(path)).await
+        self.mortal.observe(self.machine.space(path)).await
     }
 
     async fn create_dir(&self, path: &str) -> Result<(), HostError> {
@@ -240,15 +240,15 @@ impl Host for Gate {
     }
 
     async fn touched(&self, path: &str) -> Result<Touched, HostError> {
-        self.mortal.look(self.machine.touched(path)).await
+        self.mortal.observe(self.machine.touched(path)).await
     }
 
     async fn runs(&self, program: &'static str, who: Who) -> Result<bool, HostError> {
-        self.mortal.look(self.machine.runs(program, who)).await
+        self.mortal.observe(self.machine.runs(program, who)).await
     }
 
     async fn wake_iscsid(&self) -> Result<bool, HostError> {
-        self.mortal.look(self.machine.wake_iscsid()).await
+        self.mortal.observe(self.machine.wake_iscsid()).await
     }
 
     async fn pause(&self, time: Duration) {

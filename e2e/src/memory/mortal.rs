@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::plane::{HostFault, When};
+use crate::plane::{HostFault, CrashTiming};
 
 /// Something that has begun; it has ended when it has no name any more.
 struct Half<'a> {
-    mortal: &'a Mortal,
+    mortal: &'a CrashableProcess,
     name: Option<String>,
 }
 
@@ -27,7 +27,7 @@ impl Drop for Half<'_> {
 
 /// One life of one process of the driver.
 #[derive(Debug)]
-pub(super) struct Mortal {
+pub(super) struct CrashableProcess {
     inner: Mutex<Inner>,
     dead: watch::Sender<bool>,
 }
@@ -37,7 +37,7 @@ struct Inner {
     /// The effects so far, in words.
     effects: Vec<String>,
     /// The process dies at this one, counted like `effects`.
-    trip: Option<(usize, When)>,
+    trip: Option<(usize, CrashTiming)>,
     faults: Vec<HostFault>,
     /// Faults of the host that were met.
     hits: usize,
@@ -45,8 +45,8 @@ struct Inner {
     broken_off: Vec<String>,
 }
 
-impl Mortal {
-    pub(super) fn born() -> Self {
+impl CrashableProcess {
+    pub(super) fn start() -> Self {
         Self {
             inner: Mutex::default(),
             dead: watch::Sender::new(false),
@@ -88,7 +88,7 @@ impl Mortal {
     }
 
     /// Lets the process die at its `nth` effect from now; the first is 1.
-    pub(super) fn trip(&self, nth: usize, when: When) {
+    pub(super) fn crash_at(&self, nth: usize, when: CrashTiming) {
         let mut inner = self.inner();
         inner.trip = Some((inner.effects.len() + nth, when));
     }
@@ -101,7 +101,7 @@ impl Mortal {
         self.inner().hits
     }
 
-    pub(super) fn plant(&self, fault: HostFault) {
+    pub(super) fn inject_fault(&self, fault: HostFault) {
         self.inner().faults.push(fault);
     }
 
@@ -149,12 +149,12 @@ impl Mortal {
             (due, now)
         };
         match due {
-            Some(When::Before) => self.die(),
-            Some(When::During) => {
+            Some(CrashTiming::Before) => self.die(),
+            Some(CrashTiming::During) => {
                 begin();
                 self.die();
             }
-            Some(When::After) | None => {}
+            Some(CrashTiming::After) | None => {}
         }
         if self.is_dead() {
             return pending().await;
@@ -171,7 +171,7 @@ impl Mortal {
             () = self.death() => pending().await,
             done = lasting => done,
         };
-        if due == Some(When::After) {
+        if due == Some(CrashTiming::After) {
             self.die();
             return pending().await;
         }
@@ -179,7 +179,7 @@ impl Mortal {
     }
 
     /// Looks at the world, which a dead process does not.
-    pub(super) async fn look<T>(&self, look: impl Future<Output = T>) -> T {
+    pub(super) async fn observe<T>(&self, look: impl Future<Output = T>) -> T {
         if self.is_dead() {
             return pending().await;
         }

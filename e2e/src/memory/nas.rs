@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes as Buffer;
-use driver::dsm::wire::{Failure, Wire};
+use driver::dsm::wire::{Failure, Transport};
 use driver::host::fake::{Export, Fake};
 use driver::volume::Bytes;
 use dsm_sim::{DsmSim, Embedded, Latency, Settings};
@@ -19,12 +19,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::mortal::Mortal;
+use super::mortal::CrashableProcess;
 use crate::nas::PASSWORD;
-use crate::plane::SHRINKS;
+use crate::plane::SHRINK_REFUSED;
 
 /// The LUN that stands in the place of others.
-pub(super) const STRANGER: &str = "5ca1ab1e-0000-4000-8000-000000000000";
+pub(super) const FOREIGN_LUN: &str = "5ca1ab1e-0000-4000-8000-000000000000";
 /// 2026-01-01, in milliseconds since 1970.
 const BEGINNING: u64 = 1_767_225_600_000;
 /// The second holds no LUN of the driver's: its type fits none that is asked for.
@@ -35,7 +35,7 @@ const RESTLESS: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_millis(1);
 
 /// What dsm-sim has told of its state.
-struct Told {
+struct Recorded {
     state: Arc<Value>,
     /// Nothing was under way: it is so until the next call.
     lasts: bool,
@@ -58,7 +58,7 @@ pub(super) struct Nas {
     /// Something may change until then: a call goes on when its client has left.
     restless_until: Mutex<Instant>,
     /// Its state, as far as it was told.
-    state: Mutex<Option<Told>>,
+    state: Mutex<Option<Recorded>>,
     /// The uuids of LUNs in whose place another is shown.
     disguised: Mutex<BTreeSet<String>>,
     latency: Latency,
@@ -111,7 +111,7 @@ impl Nas {
             .volumes(VOLUMES.map(|volume| volume.parse().expect("a volume")))
             .settings(Settings {
                 thin_growth_needs_space: true,
-                shrink_code: SHRINKS,
+                shrink_code: SHRINK_REFUSED,
                 // Nobody knows whether a NAS lags after a delete, and where.
                 deleted_luns_stay_listed: !self.seed.is_multiple_of(3),
                 deleted_luns_answer_get: self.seed % 4 < 2,
@@ -143,7 +143,7 @@ impl Nas {
     }
 
     /// Shows another LUN in the place of this one.
-    pub(super) fn disguise(&self, uuid: &str, on: bool) {
+    pub(super) fn swap_lun(&self, uuid: &str, on: bool) {
         *lock(&self.state) = None;
         let mut disguised = lock(&self.disguised);
         if on {
@@ -196,7 +196,7 @@ impl Nas {
             return Ok(());
         }
         let state = Arc::new(self.on()?.state()?);
-        *lock(&self.state) = Some(Told {
+        *lock(&self.state) = Some(Recorded {
             state: Arc::clone(&state),
             lasts: quiet,
         });
@@ -204,7 +204,7 @@ impl Nas {
         let disguised = lock(&self.disguised);
         for export in &mut exports {
             if disguised.contains(&export.serial) {
-                STRANGER.clone_into(&mut export.serial);
+                FOREIGN_LUN.clone_into(&mut export.serial);
                 export.size = Bytes::gib(64);
             }
         }
@@ -215,7 +215,7 @@ impl Nas {
         if let Some(machine) = self.machines.first() {
             let luns = rows(&state["luns"]);
             machine.keep_content(|serial| {
-                serial == STRANGER || luns.iter().any(|lun| lun["uuid"] == serial)
+                serial == FOREIGN_LUN || luns.iter().any(|lun| lun["uuid"] == serial)
             });
         }
         Ok(())
@@ -258,7 +258,7 @@ impl Nas {
         };
         let changes = !reads(request.body());
         let lasting = request.body().contains("delete");
-        let mut restless = changes.then(|| Restless::of(self));
+        let mut restless = changes.then(|| LunWriteWatch::of(self));
         let answer = nas.answer(request.map(Body::from)).await;
         if let Some(restless) = &mut restless {
             restless.beyond = lasting;
@@ -277,19 +277,19 @@ impl Nas {
 }
 
 /// A call under way that changes something. It goes on when its client leaves, and a deletion when it has been answered.
-struct Restless<'a> {
+struct LunWriteWatch<'a> {
     nas: &'a Nas,
     beyond: bool,
 }
 
-impl<'a> Restless<'a> {
+impl<'a> LunWriteWatch<'a> {
     fn of(nas: &'a Nas) -> Self {
         nas.under_way.fetch_add(1, Ordering::Relaxed);
         Self { nas, beyond: true }
     }
 }
 
-impl Drop for Restless<'_> {
+impl Drop for LunWriteWatch<'_> {
     fn drop(&mut self) {
         self.nas.under_way.fetch_sub(1, Ordering::Relaxed);
         if self.beyond {
@@ -350,10 +350,10 @@ fn reads(form: &str) -> bool {
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) nas: Arc<Nas>,
-    pub(super) mortal: Arc<Mortal>,
+    pub(super) mortal: Arc<CrashableProcess>,
 }
 
-impl Wire for Line {
+impl Transport for Line {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Buffer>, Failure>> {
         Box::pin(async move {
             let form = request.body();

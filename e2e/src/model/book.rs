@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::step::{Act, Kind, Step};
-use super::surroundings::ByHand;
+use super::step::{CsiCall, Kind, Step};
+use super::surroundings::ManualEdit;
 use crate::{GIB, MIB};
 
 /// A volume that exists.
@@ -22,15 +22,15 @@ pub struct Volume {
     /// It is staged there.
     pub staged: bool,
     /// A pod there has it.
-    pub shown: bool,
+    pub node_published: bool,
     /// The pod may only read.
     pub readonly: bool,
     /// Its LUN may bear a file system of ours.
     pub formatted: bool,
     /// Its LUN bears something of somebody else's.
-    pub scribbled: bool,
+    pub foreign_data: bool,
     /// Its file system keeps this size for ever, bytes.
-    pub stiff: Option<i64>,
+    pub unresizable: Option<i64>,
     /// The size that the node has promised, bytes: what its device and its file system have at least.
     pub promised: i64,
     /// What was written last.
@@ -45,14 +45,14 @@ pub struct Volume {
 
 impl Volume {
     /// It has an ext4 that fills its disk.
-    pub fn may_stiffen(&self) -> bool {
-        self.kind == Kind::Ext4 && self.staged && self.promised == self.size && self.stiff.is_none()
+    pub fn may_become_unresizable(&self) -> bool {
+        self.kind == Kind::Ext4 && self.staged && self.promised == self.size && self.unresizable.is_none()
     }
 }
 
 /// All volumes, by their numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Book {
+pub struct ReferenceModel {
     /// Those that exist.
     pub volumes: BTreeMap<u8, Volume>,
     /// How many writes there were; each writes something else.
@@ -61,7 +61,7 @@ pub struct Book {
 
 /// What a call must come to, at last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
+pub enum Expected {
     /// OK.
     Done,
     /// OK, with this size.
@@ -84,44 +84,44 @@ pub fn rounded(required: i64) -> i64 {
 }
 
 /// What a call to the node must come to that has the volume.
-fn on_node(known: &Volume, act: Act) -> Due {
+fn on_node(known: &Volume, act: CsiCall) -> Expected {
     let is_raw = known.kind == Kind::Raw;
     match act {
         // Not before the attacher has seen which node it is by now.
-        Act::Stage if known.former => Due::Idle,
-        Act::Stage if known.scribbled && !is_raw => Due::Refused,
-        Act::Unstage if known.shown => Due::Refused,
-        Act::Stage | Act::Hide | Act::Unstage => Due::Done,
-        Act::Show | Act::ShowReadonly => {
-            let readonly = act == Act::ShowReadonly;
-            match (known.staged, known.shown) {
-                (false, _) => Due::Idle,
+        CsiCall::Stage if known.former => Expected::Idle,
+        CsiCall::Stage if known.foreign_data && !is_raw => Expected::Refused,
+        CsiCall::Unstage if known.node_published => Expected::Refused,
+        CsiCall::Stage | CsiCall::NodeUnpublish | CsiCall::Unstage => Expected::Done,
+        CsiCall::NodePublish | CsiCall::NodePublishReadonly => {
+            let readonly = act == CsiCall::NodePublishReadonly;
+            match (known.staged, known.node_published) {
+                (false, _) => Expected::Idle,
                 // A path shows a device, whether it is to be written or not.
-                (true, true) if !is_raw && known.readonly != readonly => Due::Exists,
-                (true, _) => Due::Done,
+                (true, true) if !is_raw && known.readonly != readonly => Expected::Exists,
+                (true, _) => Expected::Done,
             }
         }
-        Act::ExpandNode => match (known.staged, known.shown) {
-            (false, _) => Due::NotFound,
-            (true, false) => Due::Idle,
+        CsiCall::NodeExpand => match (known.staged, known.node_published) {
+            (false, _) => Expected::NotFound,
+            (true, false) => Expected::Idle,
             // It can never be done; and it is the only call that fails of it.
-            (true, true) if known.stiff.is_some_and(|size| size < known.size) => Due::Refused,
-            (true, true) => Due::Size(known.size),
+            (true, true) if known.unresizable.is_some_and(|size| size < known.size) => Expected::Refused,
+            (true, true) => Expected::Size(known.size),
         },
-        Act::Create { .. }
-        | Act::Delete
-        | Act::Expand { .. }
-        | Act::Beyond
-        | Act::Publish { .. }
-        | Act::Unpublish { .. } => Due::Idle,
+        CsiCall::Create { .. }
+        | CsiCall::Delete
+        | CsiCall::Expand { .. }
+        | CsiCall::ExpandTooFar
+        | CsiCall::Publish { .. }
+        | CsiCall::Unpublish { .. } => Expected::Idle,
     }
 }
 
-impl Book {
+impl ReferenceModel {
     /// The volume was taken from its node, and the node was not told.
     pub(super) fn take_from_node(&mut self, volume: u8) {
         if let Some(known) = self.volumes.get_mut(&volume) {
-            (known.published, known.staged, known.shown) = (None, false, false);
+            (known.published, known.staged, known.node_published) = (None, false, false);
             known.promised = 0;
         }
     }
@@ -139,68 +139,68 @@ impl Book {
     }
 
     /// A pod was shown the volume, and so it is staged.
-    pub(super) fn staged_by_show(&mut self, volume: u8) {
+    pub(super) fn staged_by_node_publish(&mut self, volume: u8) {
         if let Some(known) = self.volumes.get_mut(&volume) {
             (known.staged, known.promised) = (true, known.size);
         }
     }
 
     /// What this call must come to.
-    pub fn due(&self, volume: u8, act: Act) -> Due {
+    pub fn expected(&self, volume: u8, act: CsiCall) -> Expected {
         let known = self.volumes.get(&volume);
         match act {
-            Act::Create { mib, .. } => match known {
-                None => Due::Size(rounded(mib * MIB).max(GIB)),
+            CsiCall::Create { mib, .. } => match known {
+                None => Expected::Size(rounded(mib * MIB).max(GIB)),
                 // The provisioner does not ask for what it has.
-                Some(known) if known.renamed => Due::Idle,
-                Some(known) if known.size < mib * MIB => Due::Exists,
-                Some(known) => Due::Size(known.size),
+                Some(known) if known.renamed => Expected::Idle,
+                Some(known) if known.size < mib * MIB => Expected::Exists,
+                Some(known) => Expected::Size(known.size),
             },
-            Act::Delete => match known {
-                Some(known) if known.published.is_some() => Due::Refused,
-                Some(_) | None => Due::Done,
+            CsiCall::Delete => match known {
+                Some(known) if known.published.is_some() => Expected::Refused,
+                Some(_) | None => Expected::Done,
             },
-            Act::Expand { mib } => known.map_or(Due::NotFound, |known| {
-                Due::Size(known.size.max(rounded(mib * MIB)))
+            CsiCall::Expand { mib } => known.map_or(Expected::NotFound, |known| {
+                Expected::Size(known.size.max(rounded(mib * MIB)))
             }),
-            Act::Beyond => known.map_or(Due::NotFound, |_| Due::TooMuch),
-            Act::Publish { node } => known.map_or(Due::NotFound, |known| match known.published {
-                Some(holder) if holder != node => Due::Refused,
-                Some(_) | None => Due::Done,
+            CsiCall::ExpandTooFar => known.map_or(Expected::NotFound, |_| Expected::TooMuch),
+            CsiCall::Publish { node } => known.map_or(Expected::NotFound, |known| match known.published {
+                Some(holder) if holder != node => Expected::Refused,
+                Some(_) | None => Expected::Done,
             }),
             // A CO unpublishes what it has unstaged.
-            Act::Unpublish { .. } => match known {
-                Some(known) if known.staged || known.stale => Due::Idle,
-                Some(_) | None => Due::Done,
+            CsiCall::Unpublish { .. } => match known {
+                Some(known) if known.staged || known.stale => Expected::Idle,
+                Some(_) | None => Expected::Done,
             },
-            Act::Stage
-            | Act::Show
-            | Act::ShowReadonly
-            | Act::ExpandNode
-            | Act::Hide
-            | Act::Unstage => known
+            CsiCall::Stage
+            | CsiCall::NodePublish
+            | CsiCall::NodePublishReadonly
+            | CsiCall::NodeExpand
+            | CsiCall::NodeUnpublish
+            | CsiCall::Unstage => known
                 .filter(|known| known.published.is_some())
-                .map_or(Due::Idle, |known| on_node(known, act)),
+                .map_or(Expected::Idle, |known| on_node(known, act)),
         }
     }
 
     /// What has become of the volume once the call has come to what is due.
-    pub fn settle(&mut self, volume: u8, act: Act) {
-        let due = self.due(volume, act);
-        if !matches!(due, Due::Done | Due::Size(_)) {
+    pub fn apply_call(&mut self, volume: u8, act: CsiCall) {
+        let due = self.expected(volume, act);
+        if !matches!(due, Expected::Done | Expected::Size(_)) {
             return;
         }
-        if let (Act::Create { kind, .. }, Due::Size(size)) = (act, due) {
+        if let (CsiCall::Create { kind, .. }, Expected::Size(size)) = (act, due) {
             self.volumes.entry(volume).or_insert(Volume {
                 kind,
                 size,
                 published: None,
                 staged: false,
-                shown: false,
+                node_published: false,
                 readonly: false,
                 formatted: false,
-                scribbled: false,
-                stiff: None,
+                foreign_data: false,
+                unresizable: None,
                 promised: 0,
                 data: None,
                 stale: false,
@@ -213,35 +213,35 @@ impl Book {
             return;
         };
         match act {
-            Act::Create { .. } | Act::Beyond => {}
-            Act::Delete => {
+            CsiCall::Create { .. } | CsiCall::ExpandTooFar => {}
+            CsiCall::Delete => {
                 self.volumes.remove(&volume);
             }
-            Act::Expand { mib } => known.size = known.size.max(rounded(mib * MIB)),
-            Act::Publish { node } => {
+            CsiCall::Expand { mib } => known.size = known.size.max(rounded(mib * MIB)),
+            CsiCall::Publish { node } => {
                 known.published = Some(node);
                 known.former = false;
             }
-            Act::Unpublish { node } => {
+            CsiCall::Unpublish { node } => {
                 known.published = known.published.filter(|holder| *holder != node);
                 known.former &= known.published.is_some();
             }
-            Act::Stage => {
+            CsiCall::Stage => {
                 known.staged = true;
                 known.formatted = true;
                 known.promised = known.size;
             }
-            Act::Show | Act::ShowReadonly => {
-                known.shown = true;
-                known.readonly = act == Act::ShowReadonly && known.kind != Kind::Raw;
+            CsiCall::NodePublish | CsiCall::NodePublishReadonly => {
+                known.node_published = true;
+                known.readonly = act == CsiCall::NodePublishReadonly && known.kind != Kind::Raw;
                 known.stale = false;
             }
-            Act::ExpandNode => known.promised = known.size,
-            Act::Hide => {
-                known.shown = false;
+            CsiCall::NodeExpand => known.promised = known.size,
+            CsiCall::NodeUnpublish => {
+                known.node_published = false;
                 known.stale = false;
             }
-            Act::Unstage => {
+            CsiCall::Unstage => {
                 known.staged = false;
                 known.promised = 0;
             }
@@ -249,14 +249,14 @@ impl Book {
     }
 
     /// The calls that a step consists of, in order.
-    pub fn acts(&self, step: &Step) -> Vec<(u8, Act)> {
+    pub fn calls_of(&self, step: &Step) -> Vec<(u8, CsiCall)> {
         let known = |volume: u8| self.volumes.get(&volume);
-        let calls = |volume: u8, acts: &[Act]| acts.iter().map(|act| (volume, *act)).collect();
+        let calls = |volume: u8, acts: &[CsiCall]| acts.iter().map(|act| (volume, *act)).collect();
         match *step {
             Step::Call { volume, act, .. } => {
                 let act = match (act, known(volume)) {
                     // Another kind would be another request, and this is about the same one.
-                    (Act::Create { mib, .. }, Some(known)) => Act::Create {
+                    (CsiCall::Create { mib, .. }, Some(known)) => CsiCall::Create {
                         mib,
                         kind: known.kind,
                     },
@@ -268,72 +268,72 @@ impl Book {
                 let node = known(volume)
                     .and_then(|known| known.published)
                     .unwrap_or(node);
-                calls(volume, &[Act::Publish { node }, Act::Stage, Act::Show])
+                calls(volume, &[CsiCall::Publish { node }, CsiCall::Stage, CsiCall::NodePublish])
             }
             Step::Detach { volume } => {
                 let node = known(volume).and_then(|known| known.published).unwrap_or(0);
-                calls(volume, &[Act::Hide, Act::Unstage, Act::Unpublish { node }])
+                calls(volume, &[CsiCall::NodeUnpublish, CsiCall::Unstage, CsiCall::Unpublish { node }])
             }
-            Step::Grow { volume, mib } => calls(volume, &[Act::Expand { mib }, Act::ExpandNode]),
-            Step::GrowBeside { volume, mib, act } => calls(volume, &[Act::Expand { mib }, act]),
+            Step::Grow { volume, mib } => calls(volume, &[CsiCall::Expand { mib }, CsiCall::NodeExpand]),
+            Step::GrowConcurrently { volume, mib, act } => calls(volume, &[CsiCall::Expand { mib }, act]),
             Step::Write { .. }
-            | Step::Scribble { .. }
-            | Step::Stiffen { .. }
-            | Step::Die { .. }
-            | Step::Disguise { .. }
-            | Step::Trespass { .. }
-            | Step::Rotate
+            | Step::WriteForeignData { .. }
+            | Step::MakeUnresizable { .. }
+            | Step::KillFileSystem { .. }
+            | Step::SwapLun { .. }
+            | Step::UseForeignLun { .. }
+            | Step::RotatePassword
             | Step::Fence { .. }
             | Step::Away { .. }
             | Step::Race { .. }
-            | Step::Mishap(_)
+            | Step::Fault(_)
             | Step::Restart { .. }
             | Step::Reboot { .. }
             | Step::Reimage { .. }
             | Step::RestartNas { .. }
-            | Step::Expire
-            | Step::Move
-            | Step::Surround(_)
-            | Step::Blind(_)
-            | Step::ByHand { .. }
+            | Step::ExpireSessions
+            | Step::ChangeClientAddress
+            | Step::ChangeEnvironment(_)
+            | Step::HideLists(_)
+            | Step::EditByHand { .. }
             | Step::List => Vec::new(),
         }
     }
 
     /// What a step makes of the volumes once it has settled.
-    pub fn take(&mut self, step: &Step) {
-        for (volume, act) in self.acts(step) {
-            self.settle(volume, act);
+    pub fn apply_step(&mut self, step: &Step) {
+        for (volume, act) in self.calls_of(step) {
+            self.apply_call(volume, act);
         }
         match *step {
             Step::Write { volume } => {
                 self.writes += 1;
                 let data = self.writes;
                 if let Some(known) = self.volumes.get_mut(&volume)
-                    && known.shown
+                    && known.node_published
                     && !known.readonly
                 {
                     known.data = Some(data);
                 }
             }
-            Step::Scribble { volume } => {
+            Step::WriteForeignData { volume } => {
                 if let Some(known) = self.volumes.get_mut(&volume)
                     && !known.formatted
                 {
-                    known.scribbled = true;
+                    known.foreign_data = true;
                 }
             }
-            Step::Stiffen { volume } => {
+            Step::MakeUnresizable { volume } => {
                 if let Some(known) = self.volumes.get_mut(&volume)
-                    && known.may_stiffen()
+                    && known.may_become_unresizable()
                 {
-                    known.stiff = Some(known.size);
+                    known.unresizable = Some(known.size);
                 }
             }
             // The next pod may write.
-            Step::Die { volume } => {
+            Step::KillFileSystem { volume } => {
                 if let Some(known) = self.volumes.get_mut(&volume)
-                    && known.shown
+                    && known.node_published
                     && known.kind != Kind::Raw
                 {
                     known.readonly = false;
@@ -343,7 +343,7 @@ impl Book {
                 if let Some(known) = self.volumes.get_mut(&volume)
                     && let Some(node) = known.published
                 {
-                    (known.staged, known.shown, known.stale) = (false, false, false);
+                    (known.staged, known.node_published, known.stale) = (false, false, false);
                     known.promised = 0;
                     known.published = Some(1 - node);
                     known.former = false;
@@ -362,8 +362,8 @@ impl Book {
             Step::Reboot { node } => {
                 for known in self.volumes.values_mut() {
                     if known.published == Some(node) {
-                        known.stale |= known.shown;
-                        (known.staged, known.shown, known.promised) = (false, false, 0);
+                        known.stale |= known.node_published;
+                        (known.staged, known.node_published, known.promised) = (false, false, 0);
                     }
                 }
             }
@@ -371,13 +371,13 @@ impl Book {
             Step::Reimage { node } => {
                 for known in self.volumes.values_mut() {
                     if known.published == Some(node) {
-                        (known.staged, known.shown, known.promised) = (false, false, 0);
+                        (known.staged, known.node_published, known.promised) = (false, false, 0);
                         (known.stale, known.former) = (false, true);
                     }
                 }
             }
-            Step::ByHand { volume, what } => {
-                if let (Some(known), ByHand::Rename) = (self.volumes.get_mut(&volume), what) {
+            Step::EditByHand { volume, what } => {
+                if let (Some(known), ManualEdit::Rename) = (self.volumes.get_mut(&volume), what) {
                     known.renamed = true;
                 }
             }
@@ -385,18 +385,18 @@ impl Book {
             | Step::Attach { .. }
             | Step::Detach { .. }
             | Step::Grow { .. }
-            | Step::GrowBeside { .. }
-            | Step::Disguise { .. }
-            | Step::Trespass { .. }
-            | Step::Rotate
+            | Step::GrowConcurrently { .. }
+            | Step::SwapLun { .. }
+            | Step::UseForeignLun { .. }
+            | Step::RotatePassword
             | Step::Away { .. }
-            | Step::Mishap(_)
+            | Step::Fault(_)
             | Step::Restart { .. }
             | Step::RestartNas { .. }
-            | Step::Expire
-            | Step::Move
-            | Step::Surround(_)
-            | Step::Blind(_)
+            | Step::ExpireSessions
+            | Step::ChangeClientAddress
+            | Step::ChangeEnvironment(_)
+            | Step::HideLists(_)
             | Step::List => {}
         }
     }

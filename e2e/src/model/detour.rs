@@ -2,46 +2,46 @@
 //! instead of the other is judged the same.
 
 use super::book::Volume;
-use super::player::Player;
-use super::step::Act;
+use super::player::Executor;
+use super::step::CsiCall;
 use crate::life::Content;
-use crate::plane::Plane;
+use crate::plane::TestBed;
 
-impl<P: Plane> Player<'_, P> {
+impl<P: TestBed> Executor<'_, P> {
     /// What has to be done before a call that replaces what a former registration of the node has left, where nobody waits for the
     /// minute that it takes: the attacher detaches it first. And before one that grows a file system, on a plane where it cannot be grown while it is mounted:
     /// it is unmounted and mounted again, which grows it too, and the call itself finds nothing to do.
-    pub(super) fn instead(&self, volume: u8, act: Act) -> Vec<Act> {
-        let Some(known) = self.book.volumes.get(&volume) else {
+    pub(super) fn fallback_calls(&self, volume: u8, act: CsiCall) -> Vec<CsiCall> {
+        let Some(known) = self.model.volumes.get(&volume) else {
             return Vec::new();
         };
-        if let Act::Publish { node } = act
+        if let CsiCall::Publish { node } = act
             && known.former
             && known.published == Some(node)
-            && !self.outwaits_a_minute()
+            && !self.waits_past_a_minute()
         {
-            return vec![Act::Unpublish { node }];
+            return vec![CsiCall::Unpublish { node }];
         }
         if known.promised == known.size || !self.may_not_grow(known, act) {
             return Vec::new();
         }
         let show = if known.readonly {
-            Act::ShowReadonly
+            CsiCall::NodePublishReadonly
         } else {
-            Act::Show
+            CsiCall::NodePublish
         };
-        if known.shown {
-            vec![Act::Hide, Act::Unstage, Act::Stage, show]
+        if known.node_published {
+            vec![CsiCall::NodeUnpublish, CsiCall::Unstage, CsiCall::Stage, show]
         } else {
-            vec![Act::Unstage, Act::Stage]
+            vec![CsiCall::Unstage, CsiCall::Stage]
         }
     }
 
     /// True when a call that finds a grown LUN would have to grow its file system while it is mounted, and this plane cannot.
-    pub(super) fn may_not_grow(&self, known: &Volume, act: Act) -> bool {
-        let grows = act == Act::ExpandNode && known.shown || act == Act::Stage && known.staged;
+    pub(super) fn may_not_grow(&self, known: &Volume, act: CsiCall) -> bool {
+        let grows = act == CsiCall::NodeExpand && known.node_published || act == CsiCall::Stage && known.staged;
         match known.kind.content() {
-            Content::Fs(fs) => grows && !self.plane.grows_mounted(fs),
+            Content::Fs(fs) => grows && !self.bed.grows_online(fs),
             Content::Block => false,
         }
     }

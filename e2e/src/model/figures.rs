@@ -5,11 +5,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// The file that holds them as JSON.
-pub const FIGURES: &str = "figures.json";
+pub const STATS_FILE: &str = "figures.json";
 
 /// What a run came to.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Figures {
+pub struct Stats {
     /// Sequences.
     pub sequences: usize,
     /// Steps of all sequences.
@@ -24,7 +24,7 @@ pub struct Figures {
     pub mean_steps: f64,
 }
 
-impl Figures {
+impl Stats {
     /// Of a run that took so many seconds.
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     pub fn new(sequences: usize, steps: usize, calls: usize, seconds: f64) -> Self {
@@ -39,7 +39,7 @@ impl Figures {
     }
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             sequences,

@@ -4,31 +4,31 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 
-use super::book::{Book, Volume};
+use super::book::{ReferenceModel, Volume};
 use super::step::Kind;
-use crate::life::{Content, Life};
-use crate::plane::{LunSeen, MountSeen, NodeSeen, Plane, Seen, publication};
+use crate::life::{Content, TestVolume};
+use crate::plane::{ObservedLun, ObservedMount, ObservedNode, TestBed, Observation, publication};
 
 /// Everything must be as the book has it, and nothing may be that no volume explains.
 ///
 /// # Errors
 /// What is not.
-pub fn judge(
-    book: &Book,
-    lives: &BTreeMap<u8, Life>,
-    foreign: &Seen,
-    plane: &impl Plane,
-    seen: &Seen,
+pub fn check(
+    book: &ReferenceModel,
+    lives: &BTreeMap<u8, TestVolume>,
+    foreign: &Observation,
+    plane: &impl TestBed,
+    seen: &Observation,
 ) -> Result<()> {
-    let known: Vec<(&Volume, &Life)> = book
+    let known: Vec<(&Volume, &TestVolume)> = book
         .volumes
         .iter()
         .filter_map(|(number, volume)| Some((volume, lives.get(number)?)))
         .collect();
     luns(&known, foreign, seen)?;
     targets(&known, foreign, seen)?;
-    for (volume, life) in known.iter().filter(|(volume, _)| volume.scribbled) {
-        let kept = volume.kind == Kind::Raw || plane.is_scribbled(life)?;
+    for (volume, life) in known.iter().filter(|(volume, _)| volume.foreign_data) {
+        let kept = volume.kind == Kind::Raw || plane.is_foreign_data_intact(life)?;
         ensure!(
             kept,
             "{}: what somebody had written to its LUN is gone",
@@ -36,7 +36,7 @@ pub fn judge(
         );
     }
     for (number, node) in seen.nodes.iter().enumerate() {
-        let here: Vec<(&Volume, &Life)> = known
+        let here: Vec<(&Volume, &TestVolume)> = known
             .iter()
             .filter(|(volume, _)| volume.published == Some(number))
             .copied()
@@ -46,7 +46,7 @@ pub fn judge(
             if volume.staged {
                 grown(volume, life, node, number, plane)?;
             }
-            if let (true, Some(data)) = (volume.shown, volume.data) {
+            if let (true, Some(data)) = (volume.node_published, volume.data) {
                 let read = plane.read(life, number)?;
                 ensure!(
                     read == data,
@@ -61,7 +61,7 @@ pub fn judge(
 }
 
 /// What there is of volumes once all of them are gone, in words.
-pub fn leftovers(foreign: &Seen, seen: &Seen) -> Vec<String> {
+pub fn leftovers(foreign: &Observation, seen: &Observation) -> Vec<String> {
     let mut left: Vec<String> = seen.rest.clone();
     let luns = seen
         .luns
@@ -87,7 +87,7 @@ pub fn leftovers(foreign: &Seen, seen: &Seen) -> Vec<String> {
     left
 }
 
-fn luns(known: &[(&Volume, &Life)], foreign: &Seen, seen: &Seen) -> Result<()> {
+fn luns(known: &[(&Volume, &TestVolume)], foreign: &Observation, seen: &Observation) -> Result<()> {
     let sizes: BTreeMap<String, u64> = seen
         .luns
         .iter()
@@ -102,7 +102,7 @@ fn luns(known: &[(&Volume, &Life)], foreign: &Seen, seen: &Seen) -> Result<()> {
         sizes == wanted,
         "LUNs of ours are {sizes:?}, volumes {wanted:?}"
     );
-    let of_others = |seen: &Seen| -> BTreeMap<String, LunSeen> {
+    let of_others = |seen: &Observation| -> BTreeMap<String, ObservedLun> {
         let luns = seen.luns.clone().into_iter();
         luns.filter(|(_, lun)| !lun.ours).collect()
     };
@@ -111,7 +111,7 @@ fn luns(known: &[(&Volume, &Life)], foreign: &Seen, seen: &Seen) -> Result<()> {
     Ok(())
 }
 
-fn targets(known: &[(&Volume, &Life)], foreign: &Seen, seen: &Seen) -> Result<()> {
+fn targets(known: &[(&Volume, &TestVolume)], foreign: &Observation, seen: &Observation) -> Result<()> {
     // The name of a publication's target is new each time: what it is of counts, and that there is one.
     let published = known.iter().filter_map(|(volume, life)| {
         volume.published?;
@@ -143,7 +143,7 @@ fn targets(known: &[(&Volume, &Life)], foreign: &Seen, seen: &Seen) -> Result<()
     Ok(())
 }
 
-fn on_node(here: &[(&Volume, &Life)], seen: &Seen, number: usize) -> Result<()> {
+fn on_node(here: &[(&Volume, &TestVolume)], seen: &Observation, number: usize) -> Result<()> {
     let node = &seen.nodes[number];
     let staged = here.iter().filter(|(volume, _)| volume.staged);
     let wanted: BTreeSet<String> = staged
@@ -163,7 +163,7 @@ fn on_node(here: &[(&Volume, &Life)], seen: &Seen, number: usize) -> Result<()> 
     let mut mounts = BTreeMap::new();
     let mut paths = BTreeSet::new();
     for (volume, life) in here {
-        let shown = MountSeen {
+        let shown = ObservedMount {
             uuid: Some(life.uuid().to_owned()),
             raw: life.content == Content::Block,
             readonly: false,
@@ -172,11 +172,11 @@ fn on_node(here: &[(&Volume, &Life)], seen: &Seen, number: usize) -> Result<()> 
         if volume.staged && life.content != Content::Block {
             mounts.insert(life.staging.to_string_lossy().into_owned(), shown.clone());
         }
-        if volume.shown {
+        if volume.node_published {
             let readonly = volume.readonly;
-            mounts.insert(target.clone(), MountSeen { readonly, ..shown });
+            mounts.insert(target.clone(), ObservedMount { readonly, ..shown });
         }
-        if volume.shown || volume.stale {
+        if volume.node_published || volume.stale {
             paths.insert(target);
         }
     }
@@ -197,10 +197,10 @@ fn on_node(here: &[(&Volume, &Life)], seen: &Seen, number: usize) -> Result<()> 
 /// The device has what was promised, and no more than there is; its file system fills it that far.
 fn grown(
     volume: &Volume,
-    life: &Life,
-    node: &NodeSeen,
+    life: &TestVolume,
+    node: &ObservedNode,
     number: usize,
-    plane: &impl Plane,
+    plane: &impl TestBed,
 ) -> Result<()> {
     let (promised, size) = (volume.promised.unsigned_abs(), volume.size.unsigned_abs());
     let disk = node.disks.get(life.uuid()).copied().unwrap_or_default();
@@ -210,10 +210,10 @@ fn grown(
         life.name
     );
     let filled = volume
-        .stiff
+        .unresizable
         .map_or(promised, |stiff| promised.min(stiff.unsigned_abs()));
     ensure!(
-        plane.fills(life, number, filled)?,
+        plane.fs_fills_device(life, number, filled)?,
         "{}: the file system on node {number} does not fill the {filled} bytes that were promised",
         life.name
     );

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::step::{NODES, process};
-use crate::plane::{Failing, When};
+use crate::plane::{CommandFault, CrashTiming};
 
 /// A call of the NAS that something happens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ use crate::plane::{Failing, When};
     missing_docs,
     reason = "each is a method of the Web API, as it is spelt there"
 )]
-pub enum On {
+pub enum NasCall {
     LunCreate,
     LunGet,
     LunList,
@@ -29,7 +29,7 @@ pub enum On {
     Any,
 }
 
-impl On {
+impl NasCall {
     const ALL: [Self; 12] = [
         Self::LunCreate,
         Self::LunGet,
@@ -68,7 +68,7 @@ impl On {
 
 /// What happens to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Trouble {
+pub enum NasFault {
     /// Nothing is done, and the connection breaks.
     LoseCall,
     /// All is done, and the connection breaks.
@@ -95,7 +95,7 @@ pub enum Trouble {
     Delay(u64),
 }
 
-impl Trouble {
+impl NasFault {
     /// As dsm-sim calls it.
     pub fn fault(self) -> Value {
         match self {
@@ -118,12 +118,12 @@ impl Trouble {
 const CODES: [u32; 6] = [100, 117, 119, 18_990_531, 18_990_710, 18_990_722];
 
 /// Denials of what is there: the ones that a driver is most tempted to believe.
-const DENIALS: [(On, u32); 5] = [
-    (On::LunGet, 18_990_531),
-    (On::LunGet, 18_990_505),
-    (On::TargetGet, 18_990_710),
-    (On::LunDelete, 18_990_531),
-    (On::TargetDelete, 18_990_710),
+const DENIALS: [(NasCall, u32); 5] = [
+    (NasCall::LunGet, 18_990_531),
+    (NasCall::LunGet, 18_990_505),
+    (NasCall::TargetGet, 18_990_710),
+    (NasCall::LunDelete, 18_990_531),
+    (NasCall::TargetDelete, 18_990_710),
 ];
 
 /// Parts of the commands that the node half runs, by which faults find them.
@@ -165,13 +165,13 @@ pub const FILE_ACCESSES: [&str; 10] = [
 
 /// Something that is arranged and happens later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Mishap {
+pub enum Fault {
     /// To calls of the NAS.
     Nas {
         /// To which.
-        on: On,
+        on: NasCall,
         /// What.
-        trouble: Trouble,
+        trouble: NasFault,
         /// How many in a row.
         times: u64,
     },
@@ -182,49 +182,49 @@ pub enum Mishap {
         /// Which command: one of [`COMMANDS`] or [`FILE_ACCESSES`].
         command: String,
         /// What.
-        failing: Failing,
+        failing: CommandFault,
         /// How many in a row.
         times: u32,
     },
     /// A process dies at one of its next effects.
-    Death {
+    Crash {
         /// The first controller, or the plugin of this node.
         node: Option<usize>,
         /// The number of the effect.
         nth: usize,
         /// When.
-        when: When,
+        when: CrashTiming,
     },
 }
 
-pub(super) fn mishap() -> impl Strategy<Value = Mishap> {
-    let on = || select(&On::ALL[..]);
+pub(super) fn fault() -> impl Strategy<Value = Fault> {
+    let on = || select(&NasCall::ALL[..]);
     let trouble = prop_oneof![
-        3 => Just(Trouble::LoseReply),
-        2 => Just(Trouble::LoseCall),
-        2 => (select(&CODES[..]), any::<bool>()).prop_map(|(code, after)| Trouble::Refuse { code, after }),
-        1 => Just(Trouble::Garble),
-        1 => (select(&[302_u16, 404, 500, 502][..]), any::<bool>()).prop_map(|(status, after)| Trouble::Http { status, after }),
-        1 => Just(Trouble::Hang),
-        1 => (1..5000_u64).prop_map(Trouble::Delay),
+        3 => Just(NasFault::LoseReply),
+        2 => Just(NasFault::LoseCall),
+        2 => (select(&CODES[..]), any::<bool>()).prop_map(|(code, after)| NasFault::Refuse { code, after }),
+        1 => Just(NasFault::Garble),
+        1 => (select(&[302_u16, 404, 500, 502][..]), any::<bool>()).prop_map(|(status, after)| NasFault::Http { status, after }),
+        1 => Just(NasFault::Hang),
+        1 => (1..5000_u64).prop_map(NasFault::Delay),
     ];
     let denial =
-        select(&DENIALS[..]).prop_map(|(on, code)| (on, Trouble::Refuse { code, after: false }));
+        select(&DENIALS[..]).prop_map(|(on, code)| (on, NasFault::Refuse { code, after: false }));
     let nas = prop_oneof![3 => (on(), trouble), 1 => denial];
-    let nas = (nas, 1..3_u64).prop_map(|((on, trouble), times)| Mishap::Nas { on, trouble, times });
+    let nas = (nas, 1..3_u64).prop_map(|((on, trouble), times)| Fault::Nas { on, trouble, times });
     let host = (
         0..NODES,
         select([&COMMANDS[..], &FILE_ACCESSES[..]].concat()),
-        select(&Failing::ALL[..]),
+        select(&CommandFault::ALL[..]),
         1..3_u32,
     )
-        .prop_map(|(node, command, failing, times)| Mishap::Host {
+        .prop_map(|(node, command, failing, times)| Fault::Host {
             node,
             command: command.to_owned(),
             failing,
             times,
         });
-    let death = (process(), 1..12_usize, select(&When::ALL[..]))
-        .prop_map(|(node, nth, when)| Mishap::Death { node, nth, when });
+    let death = (process(), 1..12_usize, select(&CrashTiming::ALL[..]))
+        .prop_map(|(node, nth, when)| Fault::Crash { node, nth, when });
     prop_oneof![3 => nas, 4 => host, 3 => death]
 }

@@ -7,133 +7,133 @@ use proto::csi;
 use serde_json::json;
 use tonic::Code;
 
-use super::book::{Due, Volume};
-use super::player::{Player, TRIES, call, meets, transient, wanted};
-use super::step::{Absence, Act, How, Kind, Step};
-use crate::life::{Life, create_request};
-use crate::plane::{PLANTED, Plane, Process};
+use super::book::{Expected, Volume};
+use super::player::{Executor, TRIES, call, ensure_expected, transient, expected_codes};
+use super::step::{Absence, CsiCall, Delivery, Kind, Step};
+use crate::life::{TestVolume, create_request};
+use crate::plane::{SECRET_PREFIX, TestBed, Process};
 use crate::plugin::Csi as _;
 use crate::{GIB, MIB};
 
 /// How often a CO asks while the password is wrong.
 const ASKED: usize = 6;
 
-impl<P: Plane> Player<'_, P> {
+impl<P: TestBed> Executor<'_, P> {
     /// The CO believes the node to be dead, and takes the volume away from it.
     pub(super) async fn fence(&mut self, volume: u8) -> Result<()> {
-        let Some(known) = self.book.volumes.get(&volume).cloned() else {
+        let Some(known) = self.model.volumes.get(&volume).cloned() else {
             return Ok(());
         };
         let Some(old) = known.published else {
             return Ok(());
         };
-        let there = self.lives[&volume].clone();
-        let taken = Act::Unpublish { node: old };
-        self.until(volume, taken, How::Once, 0, Due::Done, TRIES)
+        let there = self.volumes[&volume].clone();
+        let taken = CsiCall::Unpublish { node: old };
+        self.retry_until_expected(volume, taken, Delivery::Once, 0, Expected::Done, TRIES)
             .await
             .context("taking it from the dead node")?;
-        let seen = self.plane.see().await?;
+        let seen = self.bed.observe().await?;
         let left = seen.publications(there.uuid(), &there.node_id);
         ensure!(left.is_empty(), "{left:?} is still there");
         // Back from the dead: nothing there needs the NAS.
-        for act in [Act::Hide, Act::Unstage] {
-            self.until(volume, act, How::Once, 0, Due::Done, TRIES)
+        for act in [CsiCall::NodeUnpublish, CsiCall::Unstage] {
+            self.retry_until_expected(volume, act, Delivery::Once, 0, Expected::Done, TRIES)
                 .await
                 .with_context(|| format!("{act:?} on the node that came back"))?;
         }
-        let given = Act::Publish { node: 1 - old };
+        let given = CsiCall::Publish { node: 1 - old };
         let context = self
-            .until(volume, given, How::Once, 0, Due::Done, TRIES)
+            .retry_until_expected(volume, given, Delivery::Once, 0, Expected::Done, TRIES)
             .await
             .context("giving it to the other node")?;
-        self.book.take(&Step::Fence { volume });
-        self.note(volume, given, context.as_ref())
+        self.model.apply_step(&Step::Fence { volume });
+        self.record(volume, given, context.as_ref())
     }
 
     /// Taken from its node without the node's knowing, used elsewhere, and given back: what was written elsewhere is there.
-    pub(super) async fn away(&mut self, volume: u8, how: Absence) -> Result<()> {
-        let Some(known) = self.book.volumes.get(&volume).cloned() else {
+    pub(super) async fn use_elsewhere(&mut self, volume: u8, how: Absence) -> Result<()> {
+        let Some(known) = self.model.volumes.get(&volume).cloned() else {
             return Ok(());
         };
         let Some(node) = known.published.filter(|_| known.staged && !known.stale) else {
             return Ok(());
         };
-        let here = self.lives[&volume].clone();
-        let kept = how.kept && self.plane.keeps_sessions(true).await?;
+        let here = self.volumes[&volume].clone();
+        let kept = how.kept && self.bed.keep_deleted_sessions(true).await?;
         // The pages of a raw device are written when its last pod goes, and a NAS that keeps the session takes them.
         let unsynced = how.unsynced && !(kept && known.kind == Kind::Raw);
-        if unsynced && known.shown && !known.readonly {
-            self.plane.write_unsynced(&here, node, u64::MAX)?;
+        if unsynced && known.node_published && !known.readonly {
+            self.bed.write_unsynced(&here, node, u64::MAX)?;
         }
-        self.come_to(volume, Act::Unpublish { node })
+        self.call_until_expected(volume, CsiCall::Unpublish { node })
             .await
             .context("taking it from its node")?;
-        self.book.take_from_node(volume);
+        self.model.take_from_node(volume);
         let other = 1 - node;
-        for act in [Act::Publish { node: other }, Act::Stage, Act::Show] {
-            self.come_to(volume, act)
+        for act in [CsiCall::Publish { node: other }, CsiCall::Stage, CsiCall::NodePublish] {
+            self.call_until_expected(volume, act)
                 .await
                 .with_context(|| format!("{act:?} on the other node"))?;
         }
         self.write(volume)?;
-        for act in [Act::Hide, Act::Unstage, Act::Unpublish { node: other }] {
-            self.come_to(volume, act)
+        for act in [CsiCall::NodeUnpublish, CsiCall::Unstage, CsiCall::Unpublish { node: other }] {
+            self.call_until_expected(volume, act)
                 .await
                 .with_context(|| format!("{act:?} on the other node"))?;
         }
         if how.restart {
-            self.plane.restart(Process::Node(node)).await?;
+            self.bed.restart(Process::Node(node)).await?;
         }
-        self.come_to(volume, Act::Publish { node }).await?;
-        if known.shown {
-            for act in [Act::Stage, Act::Show] {
-                let life = Some(self.lives[&volume].clone());
-                let seat = self.plane.seat(0, node);
+        self.call_until_expected(volume, CsiCall::Publish { node }).await?;
+        if known.node_published {
+            for act in [CsiCall::Stage, CsiCall::NodePublish] {
+                let life = Some(self.volumes[&volume].clone());
+                let seat = self.bed.clients(0, node);
                 let answer = call(&seat, volume, life, act, "", known.size).await;
-                self.revive().await?;
+                self.restart_crashed().await?;
                 ensure!(
                     answer.is_err(),
                     "{act:?} while a pod has it under an ended publication is answered {answer:?}"
                 );
             }
-            self.come_to(volume, Act::Hide)
+            self.call_until_expected(volume, CsiCall::NodeUnpublish)
                 .await
                 .context("the pod of before goes")?;
         }
         // A Secret of the class comes with the staging.
         if how.stage || !here.secrets.is_empty() {
-            self.come_to(volume, Act::Stage)
+            self.call_until_expected(volume, CsiCall::Stage)
                 .await
                 .context("staging it where it was")?;
         }
-        self.book.staged_by_show(volume);
-        self.come_to(volume, Act::Show)
+        self.model.staged_by_node_publish(volume);
+        self.call_until_expected(volume, CsiCall::NodePublish)
             .await
             .context("showing it where it was")?;
-        self.plane.keeps_sessions(false).await.map(drop)
+        self.bed.keep_deleted_sessions(false).await.map(drop)
     }
 
     /// Makes a call until it is done, and writes that down.
-    async fn come_to(&mut self, volume: u8, act: Act) -> Result<()> {
+    async fn call_until_expected(&mut self, volume: u8, act: CsiCall) -> Result<()> {
         self.prepare(volume, act).await?;
         let answer = self
-            .until(volume, act, How::Once, 0, Due::Done, TRIES)
+            .retry_until_expected(volume, act, Delivery::Once, 0, Expected::Done, TRIES)
             .await?;
-        self.note(volume, act, answer.as_ref())
+        self.record(volume, act, answer.as_ref())
     }
 
     /// Two controllers publish to two nodes at once: at most one may win.
-    pub(super) async fn race(&mut self, volume: u8) -> Result<()> {
-        let Some(known) = self.book.volumes.get(&volume) else {
+    pub(super) async fn race_publish(&mut self, volume: u8) -> Result<()> {
+        let Some(known) = self.model.volumes.get(&volume) else {
             return Ok(());
         };
         if known.staged || known.stale {
             return Ok(());
         }
-        let life = Some(self.lives[&volume].clone());
+        let life = Some(self.volumes[&volume].clone());
         let one = |controller: usize| {
-            let seat = self.plane.seat(controller, controller);
-            let act = Act::Publish { node: controller };
+            let seat = self.bed.clients(controller, controller);
+            let act = CsiCall::Publish { node: controller };
             let (life, node_id) = (life.clone(), self.node_ids[controller].clone());
             async move { call(&seat, volume, life, act, &node_id, 0).await }
         };
@@ -142,51 +142,51 @@ impl<P: Plane> Player<'_, P> {
             first.is_err() || second.is_err(),
             "it is published to two nodes: {first:?}, {second:?}"
         );
-        self.revive().await?;
+        self.restart_crashed().await?;
         for node in [0, 1] {
-            let act = Act::Unpublish { node };
-            self.until(volume, act, How::Once, node, Due::Done, TRIES)
+            let act = CsiCall::Unpublish { node };
+            self.retry_until_expected(volume, act, Delivery::Once, node, Expected::Done, TRIES)
                 .await
                 .with_context(|| format!("{act:?} after the race"))?;
         }
-        self.book.take(&Step::Race { volume });
+        self.model.apply_step(&Step::Race { volume });
         Ok(())
     }
 
     /// The first try of both at a time; that each comes to what is due is seen afterwards.
-    pub(super) async fn beside(&mut self, volume: u8, mib: i64, act: Act) -> Result<()> {
-        if self.book.due(volume, act) == Due::Idle || !self.book.volumes.contains_key(&volume) {
+    pub(super) async fn run_concurrently(&mut self, volume: u8, mib: i64, act: CsiCall) -> Result<()> {
+        if self.model.expected(volume, act) == Expected::Idle || !self.model.volumes.contains_key(&volume) {
             return Ok(());
         }
         self.prepare(volume, act).await?;
-        let (known, life) = (&self.book.volumes[&volume], self.lives.get(&volume));
+        let (known, life) = (&self.model.volumes[&volume], self.volumes.get(&volume));
         let (node, size) = (known.published.unwrap_or(0), known.size);
-        let seat = self.plane.seat(0, node);
-        let grow = call(&seat, volume, life.cloned(), Act::Expand { mib }, "", size);
+        let seat = self.bed.clients(0, node);
+        let grow = call(&seat, volume, life.cloned(), CsiCall::Expand { mib }, "", size);
         let other = call(&seat, volume, life.cloned(), act, "", size);
-        let hits = self.plane.hits()?;
+        let hits = self.bed.fault_hits()?;
         let (grown, other) = futures::join!(grow, other);
-        let died = self.revive().await?;
+        let died = self.restart_crashed().await?;
         // The node may see the LUN before or after it has grown.
-        let grow = self.book.due(volume, Act::Expand { mib });
-        let after = if self.may_not_grow(&self.book.volumes[&volume], act) {
-            Due::Refused
+        let grow = self.model.expected(volume, CsiCall::Expand { mib });
+        let after = if self.may_not_grow(&self.model.volumes[&volume], act) {
+            Expected::Refused
         } else {
             grow
         };
         for (answer, dues) in [
             (grown, [grow; 2]),
-            (other, [self.book.due(volume, act), after]),
+            (other, [self.model.expected(volume, act), after]),
         ] {
             match answer {
                 Ok(answer) => {
-                    let met = dues.into_iter().any(|due| meets(&answer, due).is_ok());
+                    let met = dues.into_iter().any(|due| ensure_expected(&answer, due).is_ok());
                     ensure!(met, "{dues:?} are due, and it was answered {answer:?}");
                 }
                 Err(status) => {
                     self.said.push(status.message().to_owned());
-                    let due = dues.iter().any(|due| wanted(*due).contains(&status.code()));
-                    let told = transient(&status) || due || died || self.plane.hits()? > hits;
+                    let due = dues.iter().any(|due| expected_codes(*due).contains(&status.code()));
+                    let told = transient(&status) || due || died || self.bed.fault_hits()? > hits;
                     ensure!(
                         told,
                         "a final code beside growth, and nothing has gone wrong: {status:?}"
@@ -197,54 +197,54 @@ impl<P: Plane> Player<'_, P> {
         Ok(())
     }
 
-    pub(super) fn scribble(&mut self, volume: u8) -> Result<()> {
-        let known = self.book.volumes.get(&volume);
+    pub(super) fn write_foreign_data(&mut self, volume: u8) -> Result<()> {
+        let known = self.model.volumes.get(&volume);
         if known.is_some_and(|known| !known.formatted) {
-            self.plane.scribble(&self.lives[&volume])?;
+            self.bed.write_foreign_data(&self.volumes[&volume])?;
         }
-        self.book.take(&Step::Scribble { volume });
+        self.model.apply_step(&Step::WriteForeignData { volume });
         Ok(())
     }
 
     /// It was made with options that rule growth out: nobody knows before it is to grow.
-    pub(super) fn stiffen(&mut self, volume: u8) -> Result<()> {
-        let known = self.book.volumes.get(&volume);
-        if known.is_some_and(Volume::may_stiffen) && self.plane.stiffen(&self.lives[&volume])? {
-            self.book.take(&Step::Stiffen { volume });
+    pub(super) fn make_unresizable(&mut self, volume: u8) -> Result<()> {
+        let known = self.model.volumes.get(&volume);
+        if known.is_some_and(Volume::may_become_unresizable) && self.bed.make_unresizable(&self.volumes[&volume])? {
+            self.model.apply_step(&Step::MakeUnresizable { volume });
         }
         Ok(())
     }
 
     /// The kernel gives a file system up under its pod: nothing of it is answered with OK, nor for good. Once the pod has ended, the
     /// next one finds all that was written.
-    pub(super) async fn die(&mut self, volume: u8) -> Result<()> {
-        let known = self.book.volumes.get(&volume).cloned();
-        let Some(known) = known.filter(|known| known.shown && known.kind != Kind::Raw) else {
+    pub(super) async fn kill_file_system(&mut self, volume: u8) -> Result<()> {
+        let known = self.model.volumes.get(&volume).cloned();
+        let Some(known) = known.filter(|known| known.node_published && known.kind != Kind::Raw) else {
             return Ok(());
         };
         let node = known.published.context("shown and not published")?;
-        if !self.plane.kill_file_system(&self.lives[&volume], node)? {
+        if !self.bed.kill_file_system(&self.volumes[&volume], node)? {
             return Ok(());
         }
         let show = if known.readonly {
-            Act::ShowReadonly
+            CsiCall::NodePublishReadonly
         } else {
-            Act::Show
+            CsiCall::NodePublish
         };
-        for act in [Act::Stage, show] {
-            let hits = self.plane.hits()?;
-            for answer in self.attempt(volume, act, How::Once, 0).await {
+        for act in [CsiCall::Stage, show] {
+            let hits = self.bed.fault_hits()?;
+            for answer in self.attempt(volume, act, Delivery::Once, 0).await {
                 let Err(status) = answer else {
                     bail!("{act:?} of a dead file system was answered with OK");
                 };
                 self.said.push(status.message().to_owned());
-                let told = transient(&status) || self.plane.hits()? > hits;
+                let told = transient(&status) || self.bed.fault_hits()? > hits;
                 ensure!(told, "{act:?} of a dead file system: {status:?}");
             }
-            self.revive().await?;
+            self.restart_crashed().await?;
         }
-        for act in [Act::Hide, Act::Show] {
-            self.settle(volume, act, How::Once, 0, TRIES)
+        for act in [CsiCall::NodeUnpublish, CsiCall::NodePublish] {
+            self.call_until_stable(volume, act, Delivery::Once, 0, TRIES)
                 .await
                 .with_context(|| format!("{act:?} after the file system had died"))?;
         }
@@ -252,9 +252,9 @@ impl<P: Plane> Player<'_, P> {
     }
 
     /// Another LUN stands in the volume's place: nothing may be done to it.
-    pub(super) async fn disguise(&mut self, volume: u8) -> Result<()> {
+    pub(super) async fn swap_lun(&mut self, volume: u8) -> Result<()> {
         let Some(known) = self
-            .book
+            .model
             .volumes
             .get(&volume)
             .filter(|it| it.staged)
@@ -262,17 +262,17 @@ impl<P: Plane> Player<'_, P> {
         else {
             return Ok(());
         };
-        let life = self.lives[&volume].clone();
+        let life = self.volumes[&volume].clone();
         // A kernel that takes the word to ask a disk anew, and does not, cannot be seen through.
-        self.plane.clear().await?;
-        if !self.plane.disguise(&life, true).await? {
+        self.bed.clear_faults().await?;
+        if !self.bed.swap_lun(&life, true).await? {
             return Ok(());
         }
         let (seat, shown) = (
-            self.plane.seat(0, known.published.unwrap_or(0)),
-            known.shown,
+            self.bed.clients(0, known.published.unwrap_or(0)),
+            known.node_published,
         );
-        let act = if shown { Act::ExpandNode } else { Act::Stage };
+        let act = if shown { CsiCall::NodeExpand } else { CsiCall::Stage };
         for _ in 0..3 {
             let answer = call(&seat, volume, Some(life.clone()), act, "", known.size).await;
             ensure!(
@@ -281,16 +281,16 @@ impl<P: Plane> Player<'_, P> {
             );
         }
         ensure!(
-            self.plane.is_disguise_untouched(&life)?,
+            self.bed.is_swapped_lun_untouched(&life)?,
             "{act:?} has written to another LUN"
         );
-        self.revive().await?;
-        self.plane.disguise(&life, false).await?;
-        if !self.instead(volume, act).is_empty() {
+        self.restart_crashed().await?;
+        self.bed.swap_lun(&life, false).await?;
+        if !self.fallback_calls(volume, act).is_empty() {
             // What is done instead does not look at the disk, which is still another's for the node. So this does.
             let _ = call(&seat, volume, Some(life), act, "", known.size).await;
         }
-        self.settle(volume, act, How::Once, 0, TRIES)
+        self.call_until_stable(volume, act, Delivery::Once, 0, TRIES)
             .await
             .with_context(|| format!("{act:?} with the volume in its place again"))
     }
@@ -301,14 +301,14 @@ impl<P: Plane> Player<'_, P> {
         for attempt in 0..tries {
             let request = csi::ListVolumesRequest::default();
             let answer = self
-                .plane
-                .seat(0, 0)
+                .bed
+                .clients(0, 0)
                 .controller()
                 .list_volumes(request)
                 .await;
-            self.revive().await?;
+            self.restart_crashed().await?;
             match answer {
-                Ok(answer) => return self.must_be_all(answer.into_inner()),
+                Ok(answer) => return self.ensure_list_complete(answer.into_inner()),
                 Err(status) => {
                     ensure!(transient(&status), "ListVolumes: {status:?}");
                     last = Some(status);
@@ -319,7 +319,7 @@ impl<P: Plane> Player<'_, P> {
         anyhow::bail!("ListVolumes has no end in {tries} tries: {last:?}")
     }
 
-    fn must_be_all(&self, answer: csi::ListVolumesResponse) -> Result<()> {
+    fn ensure_list_complete(&self, answer: csi::ListVolumesResponse) -> Result<()> {
         type Listed = BTreeMap<String, (i64, Vec<String>)>;
         let entry = |entry: csi::list_volumes_response::Entry| {
             let volume = entry.volume.unwrap_or_default();
@@ -327,8 +327,8 @@ impl<P: Plane> Player<'_, P> {
             (volume.volume_id, (volume.capacity_bytes, nodes))
         };
         let listed: Listed = answer.entries.into_iter().map(entry).collect();
-        let wanted = self.book.volumes.iter().map(|(number, volume)| {
-            let life = &self.lives[number];
+        let wanted = self.model.volumes.iter().map(|(number, volume)| {
+            let life = &self.volumes[number];
             let nodes = volume.published.iter();
             let nodes = nodes.map(|_| life.node_id.clone()).collect();
             (life.id.clone(), (volume.size, nodes))
@@ -339,7 +339,7 @@ impl<P: Plane> Player<'_, P> {
     }
 
     /// Whatever is asked for LUNs of others is refused, for good.
-    pub(super) async fn trespass(&mut self, which: u8) -> Result<()> {
+    pub(super) async fn use_foreign_lun(&mut self, which: u8) -> Result<()> {
         let foreign = self.foreign.luns.keys().next().context("a foreign LUN")?;
         let volume_id = format!("nas1/{foreign}");
         let never = csi::Volume {
@@ -349,8 +349,8 @@ impl<P: Plane> Player<'_, P> {
         let content = Kind::Ext4.content();
         let mut last = None;
         for attempt in 0..TRIES {
-            let seat = self.plane.seat(0, 0);
-            let life = Life::of(&seat, "pvc-foreign", content, never.clone())?;
+            let seat = self.bed.clients(0, 0);
+            let life = TestVolume::of(&seat, "pvc-foreign", content, never.clone())?;
             let answer = match which {
                 0 => life.delete(&seat).await,
                 1 => life.expand_lun(&seat, 100 * GIB).await.map(drop),
@@ -364,7 +364,7 @@ impl<P: Plane> Player<'_, P> {
                     made.map(drop)
                 }
             };
-            self.revive().await?;
+            self.restart_crashed().await?;
             match answer {
                 Err(status) if transient(&status) => {
                     last = Some(status);
@@ -384,57 +384,57 @@ impl<P: Plane> Player<'_, P> {
 
     /// While the password is wrong, the NAS hears of it at most once in each life of a controller. Then it is put right: in the
     /// driver's configuration, or on the NAS, where a restart lets the driver notice at once (design.md#one-login).
-    pub(super) async fn rotate(&mut self) -> Result<()> {
+    pub(super) async fn rotate_password(&mut self) -> Result<()> {
         // Of an answer that is lost the driver does not know, and three of them would lock it out.
-        self.plane.clear().await?;
+        self.bed.clear_faults().await?;
         self.rotations += 1;
         let on_nas = self.rotations.is_multiple_of(2);
-        let password = format!("{PLANTED}rotated-{}", self.rotations);
+        let password = format!("{SECRET_PREFIX}rotated-{}", self.rotations);
         self.set_account(&password).await?;
-        self.plane.knob("/sessions/expire", json!({})).await?;
-        let before = self.plane.refused_logins().await?;
+        self.bed.post_control("/sessions/expire", json!({})).await?;
+        let before = self.bed.refused_logins().await?;
         for asked in 0..ASKED {
             if asked == ASKED / 2 && !on_nas {
-                self.plane.restart(Process::Controller(0)).await?;
+                self.bed.restart(Process::Controller(0)).await?;
             }
             let request = create_request("pvc-8", MIB, Kind::Ext4.content());
-            let seat = self.plane.seat(0, 0);
+            let seat = self.bed.clients(0, 0);
             let answer = seat.controller().create_volume(request).await;
             let status = answer.err().context("a volume is made without a login")?;
             self.said.push(status.message().to_owned());
-            self.revive().await?;
+            self.restart_crashed().await?;
         }
-        let refused = self.plane.refused_logins().await? - before;
+        let refused = self.bed.refused_logins().await? - before;
         ensure!(
             refused <= 1 + usize::from(!on_nas),
             "{refused} failed logins with the same password"
         );
         // Several in ten minutes would lock the address out, and this is not the last time.
-        self.plane
-            .knob("/clock", json!({"advance_ms": 600_000}))
+        self.bed
+            .post_control("/clock", json!({"advance_ms": 600_000}))
             .await?;
         if on_nas {
             let former = self.password.clone();
             self.set_account(&former).await?;
         } else {
-            self.plane.set_password(&password)?;
+            self.bed.set_password(&password)?;
             self.password = password;
         }
         for controller in [0, 1] {
-            self.plane.restart(Process::Controller(controller)).await?;
+            self.bed.restart(Process::Controller(controller)).await?;
         }
-        let seat = self.plane.seat(0, 0);
+        let seat = self.bed.clients(0, 0);
         let list = proto::csi::ListVolumesRequest::default();
         if let Err(status) = seat.controller().list_volumes(list).await {
             let refused = status.message().contains("refuses the login");
             ensure!(!refused, "the password was put right: {}", status.message());
         }
-        self.revive().await?;
+        self.restart_crashed().await?;
         Ok(())
     }
 
     async fn set_account(&mut self, password: &str) -> Result<()> {
         let account = json!({"name": "admin", "password": password});
-        self.plane.knob("/accounts", account).await.map(drop)
+        self.bed.post_control("/accounts", account).await.map(drop)
     }
 }

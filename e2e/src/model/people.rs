@@ -8,11 +8,11 @@ use proto::csi;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-use super::book::Due;
-use super::player::{PAUSE, Player, TRIES, transient};
-use super::step::{Act, How, Step};
-use super::surroundings::{Blindness, ByHand, Surroundings};
-use crate::plane::Plane;
+use super::book::Expected;
+use super::player::{PAUSE, Executor, TRIES, transient};
+use super::step::{CsiCall, Delivery, Step};
+use super::surroundings::{HiddenLists, ManualEdit, Environment};
+use crate::plane::TestBed;
 use crate::plugin::Csi as _;
 
 /// What people write around a mark.
@@ -33,88 +33,88 @@ const CHANGES: [&str; 7] = [
 
 /// What the world has come to.
 #[derive(Debug, Default)]
-pub(super) struct World {
-    surroundings: Surroundings,
-    blindness: Option<Blindness>,
+pub(super) struct EnvironmentState {
+    surroundings: Environment,
+    blindness: Option<HiddenLists>,
     /// How many names and snapshots people have made.
     made: u32,
     /// Snapshots that somebody has locked, by the number of the volume.
     locked: BTreeMap<u8, Vec<String>>,
 }
 
-impl<P: Plane> Player<'_, P> {
+impl<P: TestBed> Executor<'_, P> {
     /// The NAS lists what others have, and says what it says.
-    pub(super) async fn surround(&mut self, surroundings: &Surroundings) -> Result<()> {
-        self.world.surroundings = surroundings.clone();
-        if !self.plane.has_minutes() {
-            self.world.surroundings.up_time_shown = true;
+    pub(super) async fn change_environment(&mut self, surroundings: &Environment) -> Result<()> {
+        self.environment.surroundings = surroundings.clone();
+        if !self.bed.can_wait_minutes() {
+            self.environment.surroundings.up_time_shown = true;
         }
-        self.tell().await
+        self.send_environment().await
     }
 
     /// Nobody can tell what the NAS has.
-    pub(super) async fn blind(&mut self, blindness: Blindness) -> Result<()> {
-        self.world.blindness = Some(blindness);
-        self.tell().await
+    pub(super) async fn hide_lists(&mut self, blindness: HiddenLists) -> Result<()> {
+        self.environment.blindness = Some(blindness);
+        self.send_environment().await
     }
 
     /// The NAS can be read again, and tells how long it has been up.
-    pub(super) async fn enlighten(&mut self) -> Result<()> {
-        self.world.blindness = None;
-        self.world.surroundings.up_time_shown = true;
-        self.tell().await
+    pub(super) async fn show_lists(&mut self) -> Result<()> {
+        self.environment.blindness = None;
+        self.environment.surroundings.up_time_shown = true;
+        self.send_environment().await
     }
 
     /// Lets the NAS know what it is like: it forgets that when it restarts.
-    pub(super) async fn tell(&mut self) -> Result<()> {
-        let World {
+    pub(super) async fn send_environment(&mut self) -> Result<()> {
+        let EnvironmentState {
             surroundings,
             blindness,
             ..
-        } = &self.world;
-        for settings in [surroundings.settings(), Blindness::settings(*blindness)] {
-            self.plane.patch("/settings", settings).await?;
+        } = &self.environment;
+        for settings in [surroundings.settings(), HiddenLists::settings(*blindness)] {
+            self.bed.patch_control("/settings", settings).await?;
         }
-        let crashed = *blindness == Some(Blindness::Crashed);
+        let crashed = *blindness == Some(HiddenLists::Crashed);
         let first = json!({"status": surroundings.volume});
         let second = if crashed {
             json!({"status": "crashed", "without": ["size_free_byte"]})
         } else {
             json!({"status": surroundings.volume, "without": []})
         };
-        self.plane.patch("/volumes/volume1", first).await?;
-        self.plane.patch("/volumes/volume2", second).await?;
+        self.bed.patch_control("/volumes/volume1", first).await?;
+        self.bed.patch_control("/volumes/volume2", second).await?;
         Ok(())
     }
 
     /// A CO waits before it asks again, for the `attempt`th time; the first is 0. Who has asked twice in vain need not wait for the NAS
     /// any longer.
     pub(super) async fn wait(&mut self, attempt: usize) -> Result<()> {
-        self.plane.pause(PAUSE * (1 << attempt.min(6))).await;
-        if attempt > 0 && self.world.blindness.take().is_some() {
-            self.tell().await?;
+        self.bed.pause(PAUSE * (1 << attempt.min(6))).await;
+        if attempt > 0 && self.environment.blindness.take().is_some() {
+            self.send_environment().await?;
         }
         Ok(())
     }
 
     /// A CO that waits sees two looks a minute apart, and the NAS tells that it has been up for long.
-    pub(super) fn outwaits_a_minute(&self) -> bool {
-        self.plane.has_minutes() && self.world.surroundings.up_time_shown
+    pub(super) fn waits_past_a_minute(&self) -> bool {
+        self.bed.can_wait_minutes() && self.environment.surroundings.up_time_shown
     }
 
     /// A person is at work in SAN Manager.
-    pub(super) async fn by_hand(&mut self, volume: u8, what: ByHand) -> Result<()> {
-        if !self.book.volumes.contains_key(&volume) {
+    pub(super) async fn edit_by_hand(&mut self, volume: u8, what: ManualEdit) -> Result<()> {
+        if !self.model.volumes.contains_key(&volume) {
             return Ok(());
         }
-        self.world.made += 1;
-        let made = self.world.made;
+        self.environment.made += 1;
+        let made = self.environment.made;
         match what {
-            ByHand::Rename => {
+            ManualEdit::Rename => {
                 let name = json!({"name": format!("called-anew-{made}")});
                 self.act_by_hand(volume, "rename", name).await?;
             }
-            ByHand::Describe => {
+            ManualEdit::Describe => {
                 let told = self.description(volume).await?;
                 let bare = told
                     .strip_prefix(BEFORE)
@@ -123,31 +123,31 @@ impl<P: Plane> Player<'_, P> {
                     bare.map_or_else(|| format!("{BEFORE}{told}{BEHIND}"), ToOwned::to_owned);
                 self.describe(volume, &text).await?;
             }
-            ByHand::Unmark => {
-                self.amid = true;
+            ManualEdit::Unmark => {
+                self.in_scenario = true;
                 self.unmark(volume).await?;
-                self.amid = false;
+                self.in_scenario = false;
             }
-            ByHand::Snapshot { locked } => {
+            ManualEdit::Snapshot { locked } => {
                 let name = json!({"name": format!("by-hand-{made}"), "locked": locked});
                 let made = self.act_by_hand(volume, "snapshot", name).await?;
                 let uuid = made["snapshot_uuid"].as_str().context("snapshot_uuid")?;
                 if locked {
-                    let of_volume = self.world.locked.entry(volume).or_default();
+                    let of_volume = self.environment.locked.entry(volume).or_default();
                     of_volume.push(uuid.to_owned());
                 }
             }
         }
-        self.book.take(&Step::ByHand { volume, what });
+        self.model.apply_step(&Step::EditByHand { volume, what });
         Ok(())
     }
 
     /// Who has locked snapshots of a volume takes them away before he lets it be deleted.
     pub(super) async fn unlock(&mut self, volume: u8) -> Result<()> {
-        if self.book.due(volume, Act::Delete) != Due::Done {
+        if self.model.expected(volume, CsiCall::Delete) != Expected::Done {
             return Ok(());
         }
-        for snapshot in self.world.locked.remove(&volume).unwrap_or_default() {
+        for snapshot in self.environment.locked.remove(&volume).unwrap_or_default() {
             let which = json!({"snapshot_uuid": snapshot});
             self.act_by_hand(volume, "unsnapshot", which).await?;
         }
@@ -156,16 +156,16 @@ impl<P: Plane> Player<'_, P> {
 
     /// The description is written over: nothing is done to the LUN, for good, until what the refusal says is written back.
     async fn unmark(&mut self, volume: u8) -> Result<()> {
-        let known = &self.book.volumes[&volume];
+        let known = &self.model.volumes[&volume];
         let (node, size) = (known.published.unwrap_or(0), known.size);
         self.describe(volume, "Eve's, for the accounts of 2019")
             .await?;
-        let before = self.plane.see().await?;
-        let more = Act::Expand {
+        let before = self.bed.observe().await?;
+        let more = CsiCall::Expand {
             mib: size / crate::MIB + 1,
         };
         let mut mark = String::new();
-        for act in [Act::Delete, more, Act::Publish { node }] {
+        for act in [CsiCall::Delete, more, CsiCall::Publish { node }] {
             let status = self.refusal(volume, act).await?;
             ensure!(
                 status.code() == Code::FailedPrecondition,
@@ -176,7 +176,7 @@ impl<P: Plane> Player<'_, P> {
             said.with_context(|| format!("{act:?} does not say what to write: {status:?}"))?
                 .clone_into(&mut mark);
         }
-        let after = self.plane.see().await?;
+        let after = self.bed.observe().await?;
         ensure!(
             before.luns == after.luns && before.targets == after.targets,
             "a LUN without a mark was touched: {before:?}, then {after:?}"
@@ -185,11 +185,11 @@ impl<P: Plane> Player<'_, P> {
     }
 
     /// The final answer to a call that is due to be refused.
-    async fn refusal(&mut self, volume: u8, act: Act) -> Result<Status> {
+    async fn refusal(&mut self, volume: u8, act: CsiCall) -> Result<Status> {
         let mut last = None;
         for attempt in 0..TRIES {
-            let answer = self.attempt(volume, act, How::Once, 0).await.pop();
-            self.revive().await?;
+            let answer = self.attempt(volume, act, Delivery::Once, 0).await.pop();
+            self.restart_crashed().await?;
             match answer.context("one call, one answer")? {
                 Ok(answer) => bail!("{act:?} is answered {answer:?}"),
                 Err(status) if transient(&status) => last = Some(status),
@@ -204,7 +204,7 @@ impl<P: Plane> Player<'_, P> {
     }
 
     async fn description(&self, volume: u8) -> Result<String> {
-        let (seen, life) = (self.plane.see().await?, &self.lives[&volume]);
+        let (seen, life) = (self.bed.observe().await?, &self.volumes[&volume]);
         let lun = seen.luns.get(life.uuid()).context("the volume's LUN")?;
         Ok(lun.description.clone())
     }
@@ -217,13 +217,13 @@ impl<P: Plane> Player<'_, P> {
     /// Does it until it is done: a NAS that is starting has nothing to show.
     async fn act_by_hand(&mut self, volume: u8, act: &str, mut how: Value) -> Result<Value> {
         if act != "unsnapshot" {
-            how["uuid"] = json!(self.lives[&volume].uuid());
+            how["uuid"] = json!(self.volumes[&volume].uuid());
         }
         let mut last = None;
         for attempt in 0..TRIES {
             match self
-                .plane
-                .knob(&format!("/san/luns/{act}"), how.clone())
+                .bed
+                .post_control(&format!("/san/luns/{act}"), how.clone())
                 .await
             {
                 Ok(done) => return Ok(done),
@@ -237,18 +237,18 @@ impl<P: Plane> Player<'_, P> {
 
     /// A node loses everything, and comes back under its name with another initiator.
     pub(super) async fn reimage(&mut self, node: usize) -> Result<()> {
-        self.world.made += 1;
-        let initiator = format!("iqn.1993-08.org.debian:01:anew-{}", self.world.made);
-        self.plane.install_anew(node, &initiator).await?;
+        self.environment.made += 1;
+        let initiator = format!("iqn.1993-08.org.debian:01:anew-{}", self.environment.made);
+        self.bed.reimage(node, &initiator).await?;
         let info = csi::NodeGetInfoRequest {};
-        let answer = self.plane.seat(0, node).node().node_get_info(info).await?;
+        let answer = self.bed.clients(0, node).node().node_get_info(info).await?;
         let node_id = answer.into_inner().node_id;
         ensure!(
             !self.node_ids.contains(&node_id),
             "another initiator, and the same node: {node_id}"
         );
         self.node_ids[node] = node_id;
-        self.book.take(&Step::Reimage { node });
+        self.model.apply_step(&Step::Reimage { node });
         Ok(())
     }
 

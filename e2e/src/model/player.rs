@@ -12,12 +12,12 @@ use proto::csi;
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::book::{Book, Due};
-use super::judge::judge;
-use super::people::World;
-use super::step::{Act, How, Mishap, Step};
-use crate::life::{Life, create_request};
-use crate::plane::{HostFault, PLANTED, Plane, Process, SHRINKS, Seen};
+use super::book::{ReferenceModel, Expected};
+use super::judge::check;
+use super::people::EnvironmentState;
+use super::step::{CsiCall, Delivery, Fault, Step};
+use crate::life::{TestVolume, create_request};
+use crate::plane::{HostFault, SECRET_PREFIX, TestBed, Process, SHRINK_REFUSED, Observation};
 use crate::plugin::Csi;
 use crate::{GIB, MIB};
 
@@ -65,53 +65,53 @@ impl AddAssign for Tally {
 
 /// A CO that keeps a book.
 #[derive(Debug)]
-pub struct Player<'a, P> {
-    pub(super) plane: &'a mut P,
-    pub(super) book: Book,
+pub struct Executor<'a, P> {
+    pub(super) bed: &'a mut P,
+    pub(super) model: ReferenceModel,
     /// Also of volumes that are gone.
-    pub(super) lives: BTreeMap<u8, Life>,
+    pub(super) volumes: BTreeMap<u8, TestVolume>,
     /// What the driver logs in with.
     pub(super) password: String,
     /// How often the password was changed.
     pub(super) rotations: u32,
-    pub(super) foreign: Seen,
+    pub(super) foreign: Observation,
     pub(super) node_ids: Vec<String>,
     /// Two calls were made at a time, and only one of them is in the book yet.
     beside: bool,
     /// A step that is a story is being told: the book says what will be.
-    pub(super) amid: bool,
-    pub(super) world: World,
+    pub(super) in_scenario: bool,
+    pub(super) environment: EnvironmentState,
     /// What the driver has said of its failures.
     pub(super) said: Vec<String>,
     tally: Tally,
 }
 
-impl<'a, P: Plane> Player<'a, P> {
+impl<'a, P: TestBed> Executor<'a, P> {
     /// Takes its seat at a fresh plane.
     ///
     /// # Errors
     /// The plane is not in order.
     pub async fn start(plane: &'a mut P) -> Result<Self> {
         for name in FOREIGN {
-            settle_in(plane, name).await?;
+            add_foreign_objects(plane, name).await?;
         }
         let mut node_ids = Vec::new();
         for node in 0..plane.nodes() {
             let info = csi::NodeGetInfoRequest {};
-            let answer = plane.seat(0, node).node().node_get_info(info).await?;
+            let answer = plane.clients(0, node).node().node_get_info(info).await?;
             node_ids.push(answer.into_inner().node_id);
         }
-        let foreign = plane.see().await?;
+        let foreign = plane.observe().await?;
         Ok(Self {
-            plane,
-            book: Book::default(),
-            lives: BTreeMap::new(),
+            bed: plane,
+            model: ReferenceModel::default(),
+            volumes: BTreeMap::new(),
             rotations: 0,
             foreign,
             node_ids,
             beside: false,
-            amid: false,
-            world: World::default(),
+            in_scenario: false,
+            environment: EnvironmentState::default(),
             password: crate::nas::PASSWORD.to_owned(),
             said: Vec::new(),
             tally: Tally::default(),
@@ -122,10 +122,10 @@ impl<'a, P: Plane> Player<'a, P> {
     ///
     /// # Errors
     /// A property does not hold.
-    pub async fn take(&mut self, step: &Step) -> Result<()> {
-        let acts = self.book.acts(step);
-        if let Step::GrowBeside { volume, mib, act } = step {
-            self.beside(*volume, *mib, *act).await?;
+    pub async fn run_step(&mut self, step: &Step) -> Result<()> {
+        let acts = self.model.calls_of(step);
+        if let Step::GrowConcurrently { volume, mib, act } = step {
+            self.run_concurrently(*volume, *mib, *act).await?;
             self.beside = true;
         }
         for (volume, act) in acts {
@@ -135,9 +135,9 @@ impl<'a, P: Plane> Player<'a, P> {
             {
                 (*how, *controller)
             } else {
-                (How::Once, 0)
+                (Delivery::Once, 0)
             };
-            self.settle(volume, act, how, controller, TRIES)
+            self.call_until_stable(volume, act, how, controller, TRIES)
                 .await
                 .with_context(|| format!("{act:?}"))?;
         }
@@ -146,95 +146,95 @@ impl<'a, P: Plane> Player<'a, P> {
             Step::Write { volume } => self.write(*volume)?,
             Step::Fence { volume } => self.fence(*volume).await?,
             Step::Away { volume, how } => {
-                self.amid = true;
-                self.away(*volume, *how).await?;
-                self.amid = false;
+                self.in_scenario = true;
+                self.use_elsewhere(*volume, *how).await?;
+                self.in_scenario = false;
             }
-            Step::Race { volume } => self.race(*volume).await?,
-            Step::Mishap(mishap) => self.arrange(mishap).await?,
-            Step::Restart { node } => self.plane.restart(process(*node)).await?,
+            Step::Race { volume } => self.race_publish(*volume).await?,
+            Step::Fault(mishap) => self.inject(mishap).await?,
+            Step::Restart { node } => self.bed.restart(process(*node)).await?,
             Step::Reboot { node } => {
-                self.plane.reboot(*node).await?;
-                self.book.take(step);
+                self.bed.reboot(*node).await?;
+                self.model.apply_step(step);
             }
             Step::Reimage { node } => self.reimage(*node).await?,
             Step::RestartNas { loading } => {
-                self.plane.restart_nas(loading.as_deref()).await?;
-                self.tell().await?;
+                self.bed.restart_nas(loading.as_deref()).await?;
+                self.send_environment().await?;
             }
             Step::List => self.list(TRIES).await?,
-            Step::Expire => {
-                self.plane.knob("/sessions/expire", json!({})).await?;
+            Step::ExpireSessions => {
+                self.bed.post_control("/sessions/expire", json!({})).await?;
             }
-            Step::Move => {
-                self.plane.knob("/sessions/move", json!({})).await?;
+            Step::ChangeClientAddress => {
+                self.bed.post_control("/sessions/move", json!({})).await?;
             }
-            Step::Surround(surroundings) => self.surround(surroundings).await?,
-            Step::Blind(blindness) => self.blind(*blindness).await?,
-            Step::ByHand { volume, what } => self.by_hand(*volume, *what).await?,
-            Step::Scribble { volume } => self.scribble(*volume)?,
-            Step::Stiffen { volume } => self.stiffen(*volume)?,
-            Step::Die { volume } => self.die(*volume).await?,
-            Step::Disguise { volume } => self.disguise(*volume).await?,
-            Step::Trespass { call } => self.trespass(*call).await?,
-            Step::Rotate => self.rotate().await?,
+            Step::ChangeEnvironment(surroundings) => self.change_environment(surroundings).await?,
+            Step::HideLists(blindness) => self.hide_lists(*blindness).await?,
+            Step::EditByHand { volume, what } => self.edit_by_hand(*volume, *what).await?,
+            Step::WriteForeignData { volume } => self.write_foreign_data(*volume)?,
+            Step::MakeUnresizable { volume } => self.make_unresizable(*volume)?,
+            Step::KillFileSystem { volume } => self.kill_file_system(*volume).await?,
+            Step::SwapLun { volume } => self.swap_lun(*volume).await?,
+            Step::UseForeignLun { call } => self.use_foreign_lun(*call).await?,
+            Step::RotatePassword => self.rotate_password().await?,
             Step::Call { .. }
             | Step::Attach { .. }
             | Step::Detach { .. }
             | Step::Grow { .. }
-            | Step::GrowBeside { .. } => {}
+            | Step::GrowConcurrently { .. } => {}
         }
-        self.look().await
+        self.check_invariants().await
     }
 
     /// Everything must be as the book has it.
     ///
     /// # Errors
     /// It is not.
-    pub async fn look(&self) -> Result<()> {
-        let seen = self.plane.see().await?;
-        judge(&self.book, &self.lives, &self.foreign, self.plane, &seen)
+    pub async fn check_invariants(&self) -> Result<()> {
+        let seen = self.bed.observe().await?;
+        check(&self.model, &self.volumes, &self.foreign, self.bed, &seen)
     }
 
     /// Without faults everything is answered after at most one repetition; then all is taken away, and nothing is left.
     ///
     /// # Errors
     /// A property does not hold.
-    pub async fn end(mut self) -> Result<Tally> {
-        self.plane.clear().await?;
-        self.revive().await?;
-        self.enlighten().await?;
-        self.plane.pause(SETTLED).await;
+    pub async fn finish(mut self) -> Result<Tally> {
+        self.bed.clear_faults().await?;
+        self.restart_crashed().await?;
+        self.show_lists().await?;
+        self.bed.pause(SETTLED).await;
         self.list(2).await?;
-        self.take_away().await?;
-        self.look().await.context("in the end")?;
-        self.must_have_behaved().await?;
-        self.tally.hits = self.plane.hits()?;
+        self.remove_all().await?;
+        self.check_invariants().await.context("in the end")?;
+        self.ensure_no_violations().await?;
+        self.tally.hits = self.bed.fault_hits()?;
         Ok(self.tally)
     }
 
     /// What it has said and asked, whatever came of it.
-    async fn must_have_behaved(&self) -> Result<()> {
-        let told = self.said.iter().find(|text| text.contains(PLANTED));
+    async fn ensure_no_violations(&self) -> Result<()> {
+        let told = self.said.iter().find(|text| text.contains(SECRET_PREFIX));
         ensure!(told.is_none(), "a secret is told: {told:?}");
-        let refused = format!("-> Some({SHRINKS})");
-        let journal = self.plane.journal().await?;
+        let refused = format!("-> Some({SHRINK_REFUSED})");
+        let journal = self.bed.journal().await?;
         let shrunk = journal.iter().find(|line| line.contains(&refused));
         ensure!(shrunk.is_none(), "a LUN was to shrink: {shrunk:?}");
         self.must_have_kept_off(&journal)
     }
 
     /// The way back of every volume, with one repetition at most.
-    async fn take_away(&mut self) -> Result<()> {
-        for volume in self.book.volumes.keys().copied().collect::<Vec<_>>() {
-            let node = self.book.volumes[&volume].published.unwrap_or(0);
+    async fn remove_all(&mut self) -> Result<()> {
+        for volume in self.model.volumes.keys().copied().collect::<Vec<_>>() {
+            let node = self.model.volumes[&volume].published.unwrap_or(0);
             for act in [
-                Act::Hide,
-                Act::Unstage,
-                Act::Unpublish { node },
-                Act::Delete,
+                CsiCall::NodeUnpublish,
+                CsiCall::Unstage,
+                CsiCall::Unpublish { node },
+                CsiCall::Delete,
             ] {
-                self.settle(volume, act, How::Once, 0, 2)
+                self.call_until_stable(volume, act, Delivery::Once, 0, 2)
                     .await
                     .with_context(|| format!("in the end, volume {volume}, {act:?}"))?;
             }
@@ -242,119 +242,119 @@ impl<'a, P: Plane> Player<'a, P> {
         Ok(())
     }
 
-    async fn arrange(&mut self, mishap: &Mishap) -> Result<()> {
+    async fn inject(&mut self, mishap: &Fault) -> Result<()> {
         match mishap {
-            Mishap::Nas { on, trouble, times } => {
+            Fault::Nas { on, trouble, times } => {
                 let (api, method) = on.names();
                 let rule =
                     json!({"api": api, "method": method, "times": times, "fault": trouble.fault()});
-                self.plane.knob("/faults", rule).await.map(drop)
+                self.bed.post_control("/faults", rule).await.map(drop)
             }
-            Mishap::Host {
+            Fault::Host {
                 node,
                 command,
                 failing,
                 times,
-            } => self.plane.plant(
+            } => self.bed.inject_fault(
                 *node,
                 HostFault {
                     command: command.clone(),
-                    failing: *failing,
+                    fault: *failing,
                     times: *times,
                 },
             ),
-            Mishap::Death { node, nth, when } => self.plane.trip(process(*node), *nth, *when).await,
+            Fault::Crash { node, nth, when } => self.bed.crash_at(process(*node), *nth, *when).await,
         }
     }
 
     pub(super) fn write(&mut self, volume: u8) -> Result<()> {
-        self.book.take(&Step::Write { volume });
-        let known = self.book.volumes.get(&volume);
+        self.model.apply_step(&Step::Write { volume });
+        let known = self.model.volumes.get(&volume);
         let Some((node, data)) = known
-            .filter(|known| known.shown && !known.readonly)
+            .filter(|known| known.node_published && !known.readonly)
             .and_then(|known| Some((known.published?, known.data?)))
         else {
             return Ok(());
         };
-        self.plane.write(&self.lives[&volume], node, data)
+        self.bed.write(&self.volumes[&volume], node, data)
     }
 
     /// Starts what has died again. Whether anything had.
     ///
     /// # Errors
     /// It does not come up.
-    pub async fn revive(&mut self) -> Result<bool> {
-        let dead = self.plane.dead();
+    pub async fn restart_crashed(&mut self) -> Result<bool> {
+        let dead = self.bed.crashed_processes();
         self.tally.deaths += dead.len();
         for process in &dead {
-            self.plane.restart(*process).await?;
+            self.bed.restart(*process).await?;
         }
         Ok(!dead.is_empty())
     }
 
     /// What a CO does before a call.
-    pub(super) async fn prepare(&mut self, volume: u8, act: Act) -> Result<()> {
-        if act == Act::Delete {
+    pub(super) async fn prepare(&mut self, volume: u8, act: CsiCall) -> Result<()> {
+        if act == CsiCall::Delete {
             self.unlock(volume).await?;
         }
         if let (
-            Act::Publish { .. }
-            | Act::Expand { .. }
-            | Act::Beyond
-            | Act::Delete
-            | Act::Unpublish { .. },
+            CsiCall::Publish { .. }
+            | CsiCall::Expand { .. }
+            | CsiCall::ExpandTooFar
+            | CsiCall::Delete
+            | CsiCall::Unpublish { .. },
             None,
-        ) = (act, self.lives.get(&volume))
+        ) = (act, self.volumes.get(&volume))
         {
-            let seat = self.plane.seat(0, 0);
+            let seat = self.bed.clients(0, 0);
             let never = csi::Volume {
                 volume_id: NEVER_MADE.to_owned(),
                 ..csi::Volume::default()
             };
-            let life = Life::of(&seat, "pvc-never", super::step::Kind::Ext4.content(), never)?;
-            self.lives.insert(volume, life);
+            let life = TestVolume::of(&seat, "pvc-never", super::step::Kind::Ext4.content(), never)?;
+            self.volumes.insert(volume, life);
         }
-        if let (Act::Stage, Some(life)) = (act, self.lives.get(&volume)) {
-            let node = self.book.volumes[&volume].published.unwrap_or(0);
-            self.plane.seat(0, node).make_dir(&life.staging)?;
+        if let (CsiCall::Stage, Some(life)) = (act, self.volumes.get(&volume)) {
+            let node = self.model.volumes[&volume].published.unwrap_or(0);
+            self.bed.clients(0, node).make_dir(&life.staging)?;
         }
         Ok(())
     }
 
     /// Writes down what has been achieved.
-    pub(super) fn note(&mut self, volume: u8, act: Act, answer: Option<&Answer>) -> Result<()> {
-        let node = if let Act::Publish { node } = act {
+    pub(super) fn record(&mut self, volume: u8, act: CsiCall, answer: Option<&Answer>) -> Result<()> {
+        let node = if let CsiCall::Publish { node } = act {
             node
         } else {
             0
         };
         match answer {
-            Some(Answer::Volume(made)) if !self.book.volumes.contains_key(&volume) => {
-                let Act::Create { kind, .. } = act else {
+            Some(Answer::Volume(made)) if !self.model.volumes.contains_key(&volume) => {
+                let CsiCall::Create { kind, .. } = act else {
                     bail!("a volume was answered to {act:?}");
                 };
-                let old = self.lives.get(&volume);
+                let old = self.volumes.get(&volume);
                 ensure!(
                     old.is_none_or(|old| old.id != made.volume_id),
                     "{} was a volume before",
                     made.volume_id
                 );
-                let seat = self.plane.seat(0, 0);
-                let mut life = Life::of(&seat, &name(volume), kind.content(), made.clone())?;
+                let seat = self.bed.clients(0, 0);
+                let mut life = TestVolume::of(&seat, &name(volume), kind.content(), made.clone())?;
                 if volume == 1 {
                     life.secrets = [("username", "alice"), ("password", SECRET)]
                         .map(|(key, value)| (format!("node.session.auth.{key}"), value.to_owned()))
                         .into();
                 }
-                self.lives.insert(volume, life);
+                self.volumes.insert(volume, life);
             }
             Some(Answer::Volume(made)) => {
-                let id = &self.lives[&volume].id;
+                let id = &self.volumes[&volume].id;
                 ensure!(*id == made.volume_id, "another volume: {made:?}, was {id}");
             }
             Some(Answer::Context(context)) => {
-                let folder = self.plane.kubelet(node).join("kubelet").join(name(volume));
-                let life = self.lives.get_mut(&volume).context("published")?;
+                let folder = self.bed.kubelet_dir(node).join("kubelet").join(name(volume));
+                let life = self.volumes.get_mut(&volume).context("published")?;
                 ensure!(
                     context.get("uuid").is_some_and(|uuid| *uuid == life.uuid()),
                     "{context:?} for {}",
@@ -367,22 +367,22 @@ impl<'a, P: Plane> Player<'a, P> {
             }
             Some(Answer::Size(_) | Answer::Done) | None => {}
         }
-        self.book.settle(volume, act);
+        self.model.apply_call(volume, act);
         Ok(())
     }
 }
 
 /// Somebody else has a LUN, exports it at a target of his own, and has a snapshot that nobody may delete.
-async fn settle_in(plane: &impl Plane, name: &str) -> Result<()> {
+async fn add_foreign_objects(plane: &impl TestBed, name: &str) -> Result<()> {
     let lun = json!({"name": name, "size": 3 * GIB});
-    let uuid = plane.knob("/luns", lun).await?["uuid"].take();
+    let uuid = plane.post_control("/luns", lun).await?["uuid"].take();
     let iqn = format!("iqn.2000-01.com.synology:somebody.{name}");
     let target = json!({"name": format!("of-{name}"), "iqn": iqn});
-    plane.knob("/san/targets/create", target).await?;
+    plane.post_control("/san/targets/create", target).await?;
     let map = json!({"iqn": iqn, "lun_uuid": uuid});
-    plane.knob("/san/targets/map", map).await?;
+    plane.post_control("/san/targets/map", map).await?;
     let snapshot = json!({"uuid": uuid, "name": "kept", "locked": true});
-    plane.knob("/san/luns/snapshot", snapshot).await.map(drop)
+    plane.post_control("/san/luns/snapshot", snapshot).await.map(drop)
 }
 
 fn name(volume: u8) -> String {
@@ -398,27 +398,27 @@ pub(super) fn transient(status: &Status) -> bool {
 }
 
 /// The code of a failure that is due.
-pub(super) fn wanted(due: Due) -> &'static [Code] {
+pub(super) fn expected_codes(due: Expected) -> &'static [Code] {
     match due {
-        Due::NotFound => &[Code::NotFound],
-        Due::Exists => &[Code::AlreadyExists],
-        Due::Refused => &[Code::FailedPrecondition],
-        Due::TooMuch => &[Code::ResourceExhausted, Code::OutOfRange],
-        Due::Done | Due::Size(_) | Due::Idle => &[],
+        Expected::NotFound => &[Code::NotFound],
+        Expected::Exists => &[Code::AlreadyExists],
+        Expected::Refused => &[Code::FailedPrecondition],
+        Expected::TooMuch => &[Code::ResourceExhausted, Code::OutOfRange],
+        Expected::Done | Expected::Size(_) | Expected::Idle => &[],
     }
 }
 
 /// A success must be due, and with this size.
-pub(super) fn meets(answer: &Answer, due: Due) -> Result<()> {
+pub(super) fn ensure_expected(answer: &Answer, due: Expected) -> Result<()> {
     let size = match answer {
         Answer::Volume(volume) => Some(volume.capacity_bytes),
         Answer::Size(size) => Some(*size),
         Answer::Context(_) | Answer::Done => None,
     };
     let meets = match due {
-        Due::Done => size.is_none(),
-        Due::Size(wanted) => size == Some(wanted),
-        Due::NotFound | Due::Exists | Due::Refused | Due::TooMuch | Due::Idle => false,
+        Expected::Done => size.is_none(),
+        Expected::Size(wanted) => size == Some(wanted),
+        Expected::NotFound | Expected::Exists | Expected::Refused | Expected::TooMuch | Expected::Idle => false,
     };
     ensure!(meets, "{due:?} is due, and it was answered {answer:?}");
     Ok(())
@@ -428,12 +428,12 @@ pub(super) fn meets(answer: &Answer, due: Due) -> Result<()> {
 pub(super) async fn call(
     seat: &impl Csi,
     volume: u8,
-    life: Option<Life>,
-    act: Act,
+    life: Option<TestVolume>,
+    act: CsiCall,
     node_id: &str,
     size: i64,
 ) -> Result<Answer, Status> {
-    if let Act::Create { mib, kind } = act {
+    if let CsiCall::Create { mib, kind } = act {
         let mut request = create_request(&name(volume), mib * MIB, kind.content());
         if volume == 1 {
             // Of a class that leaves it to the driver where volumes lie.
@@ -444,30 +444,30 @@ pub(super) async fn call(
     }
     let life = life.ok_or_else(|| Status::internal("the harness knows no such volume"))?;
     match act {
-        Act::Create { .. } => unreachable!("see above"),
-        Act::Delete => life.delete(seat).await.map(|()| Answer::Done),
-        Act::Expand { mib } => life.expand_lun(seat, mib * MIB).await.map(Answer::Size),
-        Act::Publish { .. } => {
+        CsiCall::Create { .. } => unreachable!("see above"),
+        CsiCall::Delete => life.delete(seat).await.map(|()| Answer::Done),
+        CsiCall::Expand { mib } => life.expand_lun(seat, mib * MIB).await.map(Answer::Size),
+        CsiCall::Publish { .. } => {
             let context = life.publish_to(seat, node_id).await?;
             Ok(Answer::Context(context.into_iter().collect()))
         }
-        Act::Unpublish { .. } => {
+        CsiCall::Unpublish { .. } => {
             life.unpublish_from(seat, node_id).await?;
             Ok(Answer::Done)
         }
-        Act::Stage => life.stage(seat).await.map(|()| Answer::Done),
-        Act::Beyond => life.expand_lun(seat, BEYOND).await.map(Answer::Size),
-        Act::Show => life.node_publish(seat).await.map(|()| Answer::Done),
-        Act::ShowReadonly => {
-            let reader = Life {
+        CsiCall::Stage => life.stage(seat).await.map(|()| Answer::Done),
+        CsiCall::ExpandTooFar => life.expand_lun(seat, BEYOND).await.map(Answer::Size),
+        CsiCall::NodePublish => life.node_publish(seat).await.map(|()| Answer::Done),
+        CsiCall::NodePublishReadonly => {
+            let reader = TestVolume {
                 readonly: true,
                 ..life
             };
             reader.node_publish(seat).await.map(|()| Answer::Done)
         }
         // A claim need not be of whole MiB, as LUNs are; what is answered is what there is.
-        Act::ExpandNode => life.expand_on_node(seat, size - 1).await.map(Answer::Size),
-        Act::Hide => life.node_unpublish(seat).await.map(|()| Answer::Done),
-        Act::Unstage => life.unstage(seat).await.map(|()| Answer::Done),
+        CsiCall::NodeExpand => life.expand_on_node(seat, size - 1).await.map(Answer::Size),
+        CsiCall::NodeUnpublish => life.node_unpublish(seat).await.map(|()| Answer::Done),
+        CsiCall::Unstage => life.unstage(seat).await.map(|()| Answer::Done),
     }
 }

@@ -5,10 +5,10 @@ use proptest::sample::select;
 use proptest_state_machine::ReferenceStateMachine;
 use serde::{Deserialize, Serialize};
 
-use super::book::Book;
-use super::mishap::mishap;
-pub use super::mishap::{COMMANDS, FILE_ACCESSES, Mishap, On, Trouble};
-use super::surroundings::{Blindness, ByHand, Surroundings, blindness, by_hand, surroundings};
+use super::book::ReferenceModel;
+use super::mishap::fault;
+pub use super::mishap::{COMMANDS, FILE_ACCESSES, Fault, NasCall, NasFault};
+use super::surroundings::{HiddenLists, ManualEdit, Environment, hidden_lists, manual_edit, environment};
 use crate::life::Content;
 
 /// Few, so that steps meet.
@@ -46,7 +46,7 @@ impl Kind {
 
 /// One CSI call for one volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Act {
+pub enum CsiCall {
     /// `CreateVolume`.
     Create {
         /// `required_bytes`, in MiB.
@@ -74,28 +74,28 @@ pub enum Act {
     /// `NodeStageVolume`, where it is published.
     Stage,
     /// `ControllerExpandVolume` to more than any NAS has.
-    Beyond,
+    ExpandTooFar,
     /// `NodePublishVolume`.
-    Show,
+    NodePublish,
     /// `NodePublishVolume`, to be read only.
-    ShowReadonly,
+    NodePublishReadonly,
     /// `NodeExpandVolume` to the size of the LUN.
-    ExpandNode,
+    NodeExpand,
     /// `NodeUnpublishVolume`.
-    Hide,
+    NodeUnpublish,
     /// `NodeUnstageVolume`.
     Unstage,
 }
 
 /// How a CO makes its first try of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum How {
+pub enum Delivery {
     /// One call.
     Once,
     /// The same call twice at a time, to the same process.
     Twice,
     /// The same call twice at a time; what goes to a controller goes to two of them.
-    Rivals,
+    TwoControllers,
     /// It goes away after so many milliseconds and comes again.
     Cancelled(u64),
 }
@@ -125,9 +125,9 @@ pub enum Step {
         /// The number of the volume.
         volume: u8,
         /// The call.
-        act: Act,
+        act: CsiCall,
         /// How it is tried first.
-        how: How,
+        how: Delivery,
         /// Through which controller.
         controller: usize,
     },
@@ -151,41 +151,41 @@ pub enum Step {
         mib: i64,
     },
     /// The LUN grows while the node does something else with the volume.
-    GrowBeside {
+    GrowConcurrently {
         /// The number of the volume.
         volume: u8,
         /// `required_bytes`, in MiB.
         mib: i64,
         /// A call to the node.
-        act: Act,
+        act: CsiCall,
     },
     /// Somebody has written to a LUN that was never formatted: no file system, but not blank.
-    Scribble {
+    WriteForeignData {
         /// The number of the volume.
         volume: u8,
     },
     /// The ext4 of a volume turns out to be one that nothing grows.
-    Stiffen {
+    MakeUnresizable {
         /// The number of the volume.
         volume: u8,
     },
     /// A file system dies under its pod; the pod ends, and the next one comes.
-    Die {
+    KillFileSystem {
         /// The number of the volume.
         volume: u8,
     },
     /// The target shows another LUN in the place of the volume's for a while.
-    Disguise {
+    SwapLun {
         /// The number of the volume.
         volume: u8,
     },
     /// A CO asks for what is somebody else's.
-    Trespass {
+    UseForeignLun {
         /// Which call.
         call: u8,
     },
     /// The account's password is changed on the NAS, and later in the driver's configuration.
-    Rotate,
+    RotatePassword,
     /// A pod writes, if there is one.
     Write {
         /// The number of the volume.
@@ -209,7 +209,7 @@ pub enum Step {
         volume: u8,
     },
     /// Something is arranged.
-    Mishap(Mishap),
+    Fault(Fault),
     /// A process is killed and started again: the first controller, or the plugin of this node.
     Restart {
         /// The node.
@@ -231,19 +231,19 @@ pub enum Step {
         node: usize,
     },
     /// All sessions of the Web API end.
-    Expire,
+    ExpireSessions,
     /// The driver's address is another one than that which it logged in from.
-    Move,
+    ChangeClientAddress,
     /// The NAS lists what others have, and has its own words.
-    Surround(Surroundings),
+    ChangeEnvironment(Environment),
     /// The NAS cannot be read for a while.
-    Blind(Blindness),
+    HideLists(HiddenLists),
     /// A person is at work in SAN Manager.
-    ByHand {
+    EditByHand {
         /// The number of the volume.
         volume: u8,
         /// What he does.
-        what: ByHand,
+        what: ManualEdit,
     },
     /// `ListVolumes`: all of them, or nothing.
     List,
@@ -254,14 +254,14 @@ pub enum Step {
 pub struct Steps;
 
 impl ReferenceStateMachine for Steps {
-    type State = Book;
+    type State = ReferenceModel;
     type Transition = Step;
 
-    fn init_state() -> BoxedStrategy<Book> {
-        Just(Book::default()).boxed()
+    fn init_state() -> BoxedStrategy<ReferenceModel> {
+        Just(ReferenceModel::default()).boxed()
     }
 
-    fn transitions(book: &Book) -> BoxedStrategy<Step> {
+    fn transitions(book: &ReferenceModel) -> BoxedStrategy<Step> {
         // Mostly what the present state is waiting for, so that sequences get somewhere; and anything at all.
         let volume = 0..VOLUMES;
         let next = {
@@ -281,47 +281,47 @@ impl ReferenceStateMachine for Steps {
                 Step::Away { volume, how }
             }),
             1 => (0..VOLUMES).prop_map(|volume| Step::Race { volume }),
-            9 => mishap().prop_map(Step::Mishap),
+            9 => fault().prop_map(Step::Fault),
             1 => process().prop_map(|node| Step::Restart { node }),
             1 => (0..NODES).prop_map(|node| Step::Reboot { node }),
             1 => select(&[None, Some("busy"), Some("partial"), Some("absent")][..])
                 .prop_map(|loading| Step::RestartNas { loading: loading.map(str::to_owned) }),
-            1 => Just(Step::Expire),
+            1 => Just(Step::ExpireSessions),
             1 => Just(Step::List),
             2 => (0..VOLUMES, mib(), node_act())
-                .prop_map(|(volume, mib, act)| Step::GrowBeside { volume, mib, act }),
-            1 => (0..VOLUMES).prop_map(|volume| Step::Scribble { volume }),
-            1 => (0..VOLUMES).prop_map(|volume| Step::Disguise { volume }),
-            1 => (0..VOLUMES).prop_map(|volume| Step::Stiffen { volume }),
-            1 => (0..VOLUMES).prop_map(|volume| Step::Die { volume }),
-            1 => (0..4_u8).prop_map(|call| Step::Trespass { call }),
-            1 => Just(Step::Rotate),
-            1 => Just(Step::Move),
+                .prop_map(|(volume, mib, act)| Step::GrowConcurrently { volume, mib, act }),
+            1 => (0..VOLUMES).prop_map(|volume| Step::WriteForeignData { volume }),
+            1 => (0..VOLUMES).prop_map(|volume| Step::SwapLun { volume }),
+            1 => (0..VOLUMES).prop_map(|volume| Step::MakeUnresizable { volume }),
+            1 => (0..VOLUMES).prop_map(|volume| Step::KillFileSystem { volume }),
+            1 => (0..4_u8).prop_map(|call| Step::UseForeignLun { call }),
+            1 => Just(Step::RotatePassword),
+            1 => Just(Step::ChangeClientAddress),
             1 => (0..NODES).prop_map(|node| Step::Reimage { node }),
-            3 => surroundings().prop_map(Step::Surround),
-            2 => blindness().prop_map(Step::Blind),
-            3 => (0..VOLUMES, by_hand()).prop_map(|(volume, what)| Step::ByHand { volume, what }),
+            3 => environment().prop_map(Step::ChangeEnvironment),
+            2 => hidden_lists().prop_map(Step::HideLists),
+            3 => (0..VOLUMES, manual_edit()).prop_map(|(volume, what)| Step::EditByHand { volume, what }),
         ]
         .boxed()
     }
 
-    fn apply(mut book: Book, step: &Step) -> Book {
-        book.take(step);
+    fn apply(mut book: ReferenceModel, step: &Step) -> ReferenceModel {
+        book.apply_step(step);
         book
     }
 }
 
 /// What a CO would do next with a volume.
-fn next(book: &Book, volume: u8, node: usize, mib: i64, kind: Kind) -> Step {
+fn next(book: &ReferenceModel, volume: u8, node: usize, mib: i64, kind: Kind) -> Step {
     let call = |act| Step::Call {
         volume,
         act,
-        how: How::Once,
+        how: Delivery::Once,
         controller: 0,
     };
     match book.volumes.get(&volume) {
-        None => call(Act::Create { mib, kind }),
-        Some(known) if !known.shown => Step::Attach { volume, node },
+        None => call(CsiCall::Create { mib, kind }),
+        Some(known) if !known.node_published => Step::Attach { volume, node },
         Some(known) if known.data.is_none() => Step::Write { volume },
         Some(known) => Step::Grow {
             volume,
@@ -339,14 +339,14 @@ pub(super) fn process() -> impl Strategy<Value = Option<usize>> {
     select(&[None, Some(0), Some(1)][..])
 }
 
-fn node_act() -> impl Strategy<Value = Act> {
+fn node_act() -> impl Strategy<Value = CsiCall> {
     select(
         &[
-            Act::Stage,
-            Act::Show,
-            Act::ExpandNode,
-            Act::Hide,
-            Act::Unstage,
+            CsiCall::Stage,
+            CsiCall::NodePublish,
+            CsiCall::NodeExpand,
+            CsiCall::NodeUnpublish,
+            CsiCall::Unstage,
         ][..],
     )
 }
@@ -354,24 +354,24 @@ fn node_act() -> impl Strategy<Value = Act> {
 fn call() -> impl Strategy<Value = Step> {
     let node = || 0..NODES;
     let act = prop_oneof![
-        2 => (mib(), select(&Kind::ALL[..])).prop_map(|(mib, kind)| Act::Create { mib, kind }),
-        3 => Just(Act::Delete),
-        4 => mib().prop_map(|mib| Act::Expand { mib }),
-        3 => node().prop_map(|node| Act::Publish { node }),
-        2 => node().prop_map(|node| Act::Unpublish { node }),
-        2 => Just(Act::Stage),
-        1 => Just(Act::Beyond),
-        2 => Just(Act::Show),
-        1 => Just(Act::ShowReadonly),
-        3 => Just(Act::ExpandNode),
-        2 => Just(Act::Hide),
-        2 => Just(Act::Unstage),
+        2 => (mib(), select(&Kind::ALL[..])).prop_map(|(mib, kind)| CsiCall::Create { mib, kind }),
+        3 => Just(CsiCall::Delete),
+        4 => mib().prop_map(|mib| CsiCall::Expand { mib }),
+        3 => node().prop_map(|node| CsiCall::Publish { node }),
+        2 => node().prop_map(|node| CsiCall::Unpublish { node }),
+        2 => Just(CsiCall::Stage),
+        1 => Just(CsiCall::ExpandTooFar),
+        2 => Just(CsiCall::NodePublish),
+        1 => Just(CsiCall::NodePublishReadonly),
+        3 => Just(CsiCall::NodeExpand),
+        2 => Just(CsiCall::NodeUnpublish),
+        2 => Just(CsiCall::Unstage),
     ];
     let how = prop_oneof![
-        5 => Just(How::Once),
-        2 => Just(How::Twice),
-        1 => Just(How::Rivals),
-        1 => (0..2000_u64).prop_map(How::Cancelled),
+        5 => Just(Delivery::Once),
+        2 => Just(Delivery::Twice),
+        1 => Just(Delivery::TwoControllers),
+        1 => (0..2000_u64).prop_map(Delivery::Cancelled),
     ];
     (0..VOLUMES, act, how, 0..2_usize).prop_map(|(volume, act, how, controller)| Step::Call {
         volume,

@@ -33,7 +33,7 @@ const VOLUME_WORDS: [&str; 11] = [
 
 /// What a NAS lists besides, and the words that it has for what is well. It lasts, and nothing is different.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Surroundings {
+pub struct Environment {
     /// Rows of others stand in all lists, and fit no client's types.
     pub odd_rows: bool,
     /// What all LUNs say.
@@ -44,14 +44,14 @@ pub struct Surroundings {
     pub up_time_shown: bool,
 }
 
-impl Surroundings {
+impl Environment {
     /// For dsm-sim's `PATCH /settings`.
     pub fn settings(&self) -> Value {
         json!({"odd_rows": self.odd_rows, "lun_status": self.lun, "up_time_shown": self.up_time_shown})
     }
 }
 
-impl Default for Surroundings {
+impl Default for Environment {
     fn default() -> Self {
         Self {
             odd_rows: false,
@@ -64,7 +64,7 @@ impl Default for Surroundings {
 
 /// Why nobody can tell from its lists what a NAS has. It lasts until somebody has asked in vain for the second time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Blindness {
+pub enum HiddenLists {
     /// Rows stand in them that do not tell whose they are.
     Nameless,
     /// The rows of LUNs and targets lack something that no client can do without.
@@ -73,7 +73,7 @@ pub enum Blindness {
     Crashed,
 }
 
-impl Blindness {
+impl HiddenLists {
     /// For dsm-sim's `PATCH /settings`.
     pub fn settings(now: Option<Self>) -> Value {
         json!({"nameless_rows": now == Some(Self::Nameless), "cut_rows": now == Some(Self::Cut)})
@@ -82,7 +82,7 @@ impl Blindness {
 
 /// What a person does to a volume's LUN in SAN Manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum ByHand {
+pub enum ManualEdit {
     /// Gives it another name.
     Rename,
     /// Writes around what stands in its description, or takes that away again.
@@ -96,11 +96,11 @@ pub enum ByHand {
     },
 }
 
-pub(super) fn surroundings() -> impl Strategy<Value = Surroundings> {
+pub(super) fn environment() -> impl Strategy<Value = Environment> {
     let shown = prop_oneof![3 => Just(true), 1 => Just(false)];
     let odd = prop_oneof![4 => Just(true), 1 => Just(false)];
     let words = (select(&LUN_WORDS[..]), select(&VOLUME_WORDS[..]));
-    (odd, words, shown).prop_map(|(odd_rows, (lun, volume), up_time_shown)| Surroundings {
+    (odd, words, shown).prop_map(|(odd_rows, (lun, volume), up_time_shown)| Environment {
         odd_rows,
         lun: lun.to_owned(),
         volume: volume.to_owned(),
@@ -108,15 +108,15 @@ pub(super) fn surroundings() -> impl Strategy<Value = Surroundings> {
     })
 }
 
-pub(super) fn blindness() -> impl Strategy<Value = Blindness> {
-    select(&[Blindness::Nameless, Blindness::Cut, Blindness::Crashed][..])
+pub(super) fn hidden_lists() -> impl Strategy<Value = HiddenLists> {
+    select(&[HiddenLists::Nameless, HiddenLists::Cut, HiddenLists::Crashed][..])
 }
 
-pub(super) fn by_hand() -> impl Strategy<Value = ByHand> {
+pub(super) fn manual_edit() -> impl Strategy<Value = ManualEdit> {
     prop_oneof![
-        1 => Just(ByHand::Rename),
-        1 => Just(ByHand::Describe),
-        1 => Just(ByHand::Unmark),
-        1 => any::<bool>().prop_map(|locked| ByHand::Snapshot { locked }),
+        1 => Just(ManualEdit::Rename),
+        1 => Just(ManualEdit::Describe),
+        1 => Just(ManualEdit::Unmark),
+        1 => any::<bool>().prop_map(|locked| ManualEdit::Snapshot { locked }),
     ]
 }

@@ -33,13 +33,13 @@ impl Nas {
     ///
     /// # Errors
     /// It does not answer or refuses.
-    pub(super) async fn settle_in(&self) -> Result<()> {
+    pub(super) async fn add_foreign_objects(&self) -> Result<()> {
         if !self.settings.shared {
             return Ok(());
         }
         let uuid = self.foreign_lun(LUN, GIB).await?;
         let snapshot = json!({"uuid": uuid, "name": "kept", "locked": true});
-        self.turn("san/luns/snapshot", &snapshot).await?;
+        self.change_setting("san/luns/snapshot", &snapshot).await?;
         self.patch_volume(FULL, &json!({"status": "attention"}))
             .await?;
         if self.settings.crashed {

@@ -11,7 +11,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statvfs::statvfs;
 use serde_json::{Value, json};
 
-use crate::life::{Content, Life};
+use crate::life::{Content, TestVolume};
 use crate::look;
 use crate::nas::Nas;
 use crate::process;
@@ -22,17 +22,17 @@ const PLACE: u64 = 100 << 20;
 /// A block of a raw volume.
 const BLOCK: usize = 4096;
 /// What no probe knows.
-const SCRIBBLE: &[u8; 32] = b"somebody else's and no signature";
+const FOREIGN_DATA: &[u8; 32] = b"somebody else's and no signature";
 /// At the beginning a driver that looks for anything looks; but not where ext4, xfs or btrfs have their marks.
 const MARGIN: u64 = 8192;
 /// The LUN that stands in the place of others.
-const STRANGER: &str = "5ca1ab1e-0000-4000-8000-000000000000";
+const SWAPPED_LUN: &str = "5ca1ab1e-0000-4000-8000-000000000000";
 
 /// Whether the file system of a staged volume fills a device of `size` bytes.
 ///
 /// # Errors
 /// It cannot be asked.
-pub(super) fn fills(life: &Life, device: &Path, size: u64) -> Result<bool> {
+pub(super) fn fs_fills_device(life: &TestVolume, device: &Path, size: u64) -> Result<bool> {
     let Content::Fs(fs) = life.content else {
         return Ok(true);
     };
@@ -75,12 +75,12 @@ fn number(disk: &File, at: u64) -> io::Result<[u8; 4]> {
 ///
 /// # Errors
 /// It cannot.
-pub(super) fn write(life: &Life, data: u64) -> Result<()> {
+pub(super) fn write(life: &TestVolume, data: u64) -> Result<()> {
     Ok(write_unsynced(life, data)?.sync_all()?)
 }
 
 /// The same, and leaves it to the kernel when that comes to the disk.
-pub(super) fn write_unsynced(life: &Life, data: u64) -> Result<File> {
+pub(super) fn write_unsynced(life: &TestVolume, data: u64) -> Result<File> {
     let (path, at) = place(life);
     let file = OpenOptions::new()
         .write(true)
@@ -95,7 +95,7 @@ pub(super) fn write_unsynced(life: &Life, data: u64) -> Result<File> {
 ///
 /// # Errors
 /// It cannot, or finds several things.
-pub(super) fn read(life: &Life) -> Result<u64> {
+pub(super) fn read(life: &TestVolume) -> Result<u64> {
     let (path, at) = place(life);
     let file = File::open(path)?;
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
@@ -106,7 +106,7 @@ pub(super) fn read(life: &Life) -> Result<u64> {
     Ok(u64::from_le_bytes(*first))
 }
 
-fn place(life: &Life) -> (PathBuf, u64) {
+fn place(life: &TestVolume) -> (PathBuf, u64) {
     match life.content {
         Content::Fs(_) => (life.file("data"), 0),
         Content::Block => (life.path(), PLACE),
@@ -117,7 +117,7 @@ fn place(life: &Life) -> (PathBuf, u64) {
 ///
 /// # Errors
 /// It lives on.
-pub(super) fn kill_file_system(life: &Life, device: &Path) -> Result<bool> {
+pub(super) fn kill_file_system(life: &TestVolume, device: &Path) -> Result<bool> {
     match life.content {
         Content::Fs("ext4") => {
             let name = device.file_name().context("a device has a name")?;
@@ -138,9 +138,9 @@ pub(super) fn kill_file_system(life: &Life, device: &Path) -> Result<bool> {
 ///
 /// # Errors
 /// It cannot be written.
-pub(super) fn scribble(lun: &Path) -> Result<()> {
+pub(super) fn write_foreign_data(lun: &Path) -> Result<()> {
     let file = OpenOptions::new().write(true).open(lun)?;
-    file.write_all_at(SCRIBBLE, MARGIN)?;
+    file.write_all_at(FOREIGN_DATA, MARGIN)?;
     Ok(file.sync_all()?)
 }
 
@@ -148,17 +148,17 @@ pub(super) fn scribble(lun: &Path) -> Result<()> {
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn is_scribbled(lun: &Path) -> Result<bool> {
-    let mut bytes = [0; SCRIBBLE.len()];
+pub(super) fn is_foreign_data_intact(lun: &Path) -> Result<bool> {
+    let mut bytes = [0; FOREIGN_DATA.len()];
     File::open(lun)?.read_exact_at(&mut bytes, MARGIN)?;
-    Ok(bytes == *SCRIBBLE)
+    Ok(bytes == *FOREIGN_DATA)
 }
 
 /// Shows another LUN in the place of the volume's at its target, or takes that back. Nodes see it at their next rescan.
 ///
 /// # Errors
 /// The target's file cannot be changed.
-pub(super) fn disguise(nas: &Nas, folder: &Path, life: &Life, on: bool) -> Result<()> {
+pub(super) fn swap_lun(nas: &Nas, folder: &Path, life: &TestVolume, on: bool) -> Result<()> {
     let iqn = life
         .publish_context
         .get("iqn")
@@ -168,13 +168,13 @@ pub(super) fn disguise(nas: &Nas, folder: &Path, life: &Life, on: bool) -> Resul
     if !on {
         return Ok(fs::rename(kept, target)?);
     }
-    let stranger = stranger(folder);
+    let stranger = swapped_lun(folder);
     File::create(&stranger)?.set_len(64 * GIB.unsigned_abs())?;
     fs::copy(&target, &kept)?;
     let mut text: Value = serde_json::from_slice(&fs::read(&target)?)?;
     let units = text["luns"].as_object_mut().context("luns")?;
     for unit in units.values_mut() {
-        unit["serial"] = json!(STRANGER);
+        unit["serial"] = json!(SWAPPED_LUN);
         unit["file"] = json!(stranger);
     }
     fs::write(&fresh, text.to_string())?;
@@ -185,11 +185,11 @@ pub(super) fn disguise(nas: &Nas, folder: &Path, life: &Life, on: bool) -> Resul
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn is_stranger_blank(folder: &Path) -> Result<bool> {
-    Ok(look::Photo::take(&stranger(folder))?.is_blank())
+pub(super) fn is_swapped_lun_blank(folder: &Path) -> Result<bool> {
+    Ok(look::ImageSnapshot::take(&swapped_lun(folder))?.is_blank())
 }
 
-fn stranger(folder: &Path) -> PathBuf {
+fn swapped_lun(folder: &Path) -> PathBuf {
     folder.join("stranger.img")
 }
 

@@ -10,10 +10,10 @@ use nix::mount::{MntFlags, umount2};
 
 use crate::initiator::Initiator;
 use crate::janitor::mounts_below;
-use crate::life::Life;
+use crate::life::TestVolume;
 use crate::model::step::FILE_ACCESSES;
-use crate::plane::{HostFault, When};
-use crate::trap::{self, Trap};
+use crate::plane::{HostFault, CrashTiming};
+use crate::trap::{self, CommandInterceptor};
 use crate::until::until;
 
 const INITIATOR_NAME: &str = "etc/iscsi/initiatorname.iscsi";
@@ -24,7 +24,7 @@ pub(super) struct Machine {
     /// Where its driver and its kubelet keep what they have.
     pub(super) home: PathBuf,
     pub(super) initiator: Initiator,
-    pub(super) trap: Trap,
+    pub(super) trap: CommandInterceptor,
     /// The file with its initiator's name, as it was made.
     named: String,
 }
@@ -37,7 +37,7 @@ impl Machine {
     pub(super) fn make(home: &Path, targets: &Path) -> Result<Self> {
         fs::create_dir_all(home.join("kubelet"))?;
         let initiator = Initiator::init(home, targets)?;
-        let trap = Trap::build(&home.join("trap"), &initiator.bin())?;
+        let trap = CommandInterceptor::build(&home.join("trap"), &initiator.bin())?;
         let named = fs::read_to_string(initiator.root().join(INITIATOR_NAME))?;
         Ok(Self {
             home: home.to_owned(),
@@ -51,7 +51,7 @@ impl Machine {
     ///
     /// # Errors
     /// It is not attached.
-    pub(super) fn device(&self, life: &Life) -> Result<PathBuf> {
+    pub(super) fn device(&self, life: &TestVolume) -> Result<PathBuf> {
         let iqn = life
             .publish_context
             .get("iqn")
@@ -59,22 +59,22 @@ impl Machine {
         self.initiator.device(iqn)
     }
 
-    pub(super) fn plant(&mut self, fault: &HostFault) -> Result<()> {
+    pub(super) fn inject_fault(&mut self, fault: &HostFault) -> Result<()> {
         let mut fault = fault.clone();
         // They pass no gate, so it hits the next command instead, whatever that is.
         if FILE_ACCESSES.contains(&fault.command.as_str()) {
             fault.command.clear();
         }
-        self.trap.plant(&fault)
+        self.trap.inject_fault(&fault)
     }
 
-    pub(super) fn trip(&self, nth: usize, when: When) -> Result<()> {
+    pub(super) fn crash_at(&self, nth: usize, when: CrashTiming) -> Result<()> {
         // Some commands take a millisecond, others ten: each number has its own moment.
         let moment = u32::try_from(nth * 1_700 % 8_000)?;
         let when = match when {
-            When::Before => trap::When::Before,
-            When::During => trap::When::During(moment),
-            When::After => trap::When::After,
+            CrashTiming::Before => trap::StopAt::Before,
+            CrashTiming::During => trap::StopAt::During(moment),
+            CrashTiming::After => trap::StopAt::After,
         };
         self.trap.arm_to_kill(nth, when)
     }
@@ -117,7 +117,7 @@ impl Machine {
     ///
     /// # Errors
     /// Something cannot be freed.
-    pub(super) async fn install_anew(&self, initiator: &str) -> Result<()> {
+    pub(super) async fn reimage(&self, initiator: &str) -> Result<()> {
         self.clear().await?;
         let text = format!("InitiatorName={initiator}\n");
         Ok(fs::write(self.initiator.root().join(INITIATOR_NAME), text)?)

@@ -12,24 +12,24 @@ use crate::plugin::{Csi, Line};
 
 /// A CO that speaks to a controller and to a node, in their present life.
 #[derive(Clone, Debug)]
-pub struct Seat {
+pub struct CsiClients {
     controller: Line,
     node: Line,
     folder: PathBuf,
 }
 
-impl Seat {
+impl CsiClients {
     /// `None` for who does not live.
     pub fn take(controller: Option<Line>, node: Option<Line>, folder: &Path) -> Self {
         Self {
-            controller: mortal(controller),
-            node: mortal(node),
+            controller: line_or_dead(controller),
+            node: line_or_dead(node),
             folder: folder.to_owned(),
         }
     }
 }
 
-impl Csi for Seat {
+impl Csi for CsiClients {
     fn controller(&self) -> ControllerClient<Line> {
         ControllerClient::new(self.controller.clone())
     }
@@ -45,7 +45,7 @@ impl Csi for Seat {
 
 /// A line whose other end may die: then the answer is `UNAVAILABLE`, as a sidecar understands it, wherever in the answer
 /// that comes.
-fn mortal(line: Option<Line>) -> Line {
+fn line_or_dead(line: Option<Line>) -> Line {
     Line::new(tower::service_fn(move |request| {
         let line = line.clone();
         async move {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::machine::Machine;
 use crate::nas::Nas;
-use crate::plane::{MountSeen, NodeSeen, Seen};
+use crate::plane::{ObservedMount, ObservedNode, Observation};
 
 /// The files behind loop devices that are ours, by the devices' names.
 type Loops = BTreeMap<String, PathBuf>;
@@ -19,7 +19,7 @@ type Loops = BTreeMap<String, PathBuf>;
 ///
 /// # Errors
 /// A file cannot be read.
-pub(super) fn look(nas: &Nas, machines: &[Machine], seen: &mut Seen) -> Result<()> {
+pub(super) fn observe(nas: &Nas, machines: &[Machine], seen: &mut Observation) -> Result<()> {
     let world = nas
         .folder()
         .parent()
@@ -27,7 +27,7 @@ pub(super) fn look(nas: &Nas, machines: &[Machine], seen: &mut Seen) -> Result<(
     let (loops, table) = (loops(world)?, fs::read_to_string("/proc/self/mountinfo")?);
     let mut explained = BTreeSet::new();
     for machine in machines {
-        let mut node = NodeSeen::default();
+        let mut node = ObservedNode::default();
         sessions(machine, &mut node, &mut explained)?;
         mounts(machine, &table, &loops, &mut node);
         let kubelet = machine.home.join("kubelet");
@@ -45,7 +45,7 @@ pub(super) fn look(nas: &Nas, machines: &[Machine], seen: &mut Seen) -> Result<(
     leftovers(nas, seen)
 }
 
-fn leftovers(nas: &Nas, seen: &mut Seen) -> Result<()> {
+fn leftovers(nas: &Nas, seen: &mut Observation) -> Result<()> {
     for file in names(&nas.folder().join("luns"))? {
         if !seen.luns.contains_key(file.trim_end_matches(".img")) {
             seen.rest.push(format!("the file {file} of no LUN"));
@@ -79,7 +79,7 @@ fn loops(world: &Path) -> Result<Loops> {
 
 fn sessions(
     machine: &Machine,
-    node: &mut NodeSeen,
+    node: &mut ObservedNode,
     explained: &mut BTreeSet<String>,
 ) -> Result<()> {
     let class = machine.initiator.root().join("sys/class/iscsi_session");
@@ -101,7 +101,7 @@ fn sessions(
     Ok(())
 }
 
-fn disk(unit: &Path, node: &mut NodeSeen, explained: &mut BTreeSet<String>) -> Result<()> {
+fn disk(unit: &Path, node: &mut ObservedNode, explained: &mut BTreeSet<String>) -> Result<()> {
     // Vital product data: four bytes, then the serial.
     let page = fs::read(unit.join("vpd_pg80"))?;
     let serial = String::from_utf8_lossy(page.get(4..).unwrap_or_default()).into_owned();
@@ -115,7 +115,7 @@ fn disk(unit: &Path, node: &mut NodeSeen, explained: &mut BTreeSet<String>) -> R
 }
 
 /// What is mounted below the kubelet's folder, the last at each point.
-fn mounts(machine: &Machine, table: &str, loops: &Loops, node: &mut NodeSeen) {
+fn mounts(machine: &Machine, table: &str, loops: &Loops, node: &mut ObservedNode) {
     let kubelet = machine.home.join("kubelet");
     for line in table.lines() {
         let Some((point, seen)) = mount(line, loops) else {
@@ -129,7 +129,7 @@ fn mounts(machine: &Machine, table: &str, loops: &Loops, node: &mut NodeSeen) {
 }
 
 /// A line of the mount table: proc(5), `/proc/pid/mountinfo`.
-fn mount<'a>(line: &'a str, loops: &Loops) -> Option<(&'a str, MountSeen)> {
+fn mount<'a>(line: &'a str, loops: &Loops) -> Option<(&'a str, ObservedMount)> {
     let (place, source) = line.split_once(" - ")?;
     let mut place = place.split(' ').skip(3);
     let (root, point, options) = (place.next()?, place.next()?, place.next()?);
@@ -141,7 +141,7 @@ fn mount<'a>(line: &'a str, loops: &Loops) -> Option<(&'a str, MountSeen)> {
     let name = raw.or_else(|| device.strip_prefix("/dev/"));
     let uuid = name.and_then(|name| loops.get(name)?.file_stem()?.to_str());
     let readonly = |options: &str| options.split(',').any(|option| option == "ro");
-    let seen = MountSeen {
+    let seen = ObservedMount {
         uuid: uuid.map(str::to_owned),
         raw: raw.is_some(),
         readonly: readonly(options) || readonly(more),

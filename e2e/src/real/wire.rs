@@ -19,14 +19,14 @@ use nix::unistd::Pid;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::plane::When;
+use crate::plane::CrashTiming;
 
 /// How long the NAS may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+const HANG_LIMIT: Duration = Duration::from_secs(1);
 
 /// A wire. It goes with this value.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct Proxy {
     /// Where the controller finds the NAS.
     pub(super) url: String,
     end: Arc<End>,
@@ -44,17 +44,17 @@ struct End {
 struct Inner {
     controller: Option<u32>,
     /// The number of calls until the controller dies, and when.
-    trip: Option<(usize, When)>,
+    trip: Option<(usize, CrashTiming)>,
     /// The call that it has died of.
     tripped: Option<String>,
 }
 
-impl Wire {
+impl Proxy {
     /// Lays one to the NAS at this URL, which keeps its address.
     ///
     /// # Errors
     /// There is no port.
-    pub(super) async fn lay(nas: &str) -> Result<Self> {
+    pub(super) async fn start(nas: &str) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let http = reqwest::Client::builder().no_proxy().tls_certs_only([]);
@@ -76,11 +76,11 @@ impl Wire {
         };
     }
 
-    pub(super) fn arm(&self, nth: usize, when: When) {
+    pub(super) fn arm(&self, nth: usize, when: CrashTiming) {
         self.end.inner().trip = Some((nth, when));
     }
 
-    pub(super) fn let_live(&self) {
+    pub(super) fn stop_killing(&self) {
         self.end.inner().trip = None;
     }
 
@@ -91,12 +91,12 @@ impl Wire {
         inner.tripped.take()
     }
 
-    pub(super) fn tripped(&self) -> Option<String> {
+    pub(super) fn crashed_at(&self) -> Option<String> {
         self.end.inner().tripped.clone()
     }
 }
 
-impl Drop for Wire {
+impl Drop for Proxy {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -125,7 +125,7 @@ impl End {
         let body = body.collect().await?.to_bytes();
         let name = name(&head.uri, &body);
         let due = self.count();
-        if matches!(due, Some(When::Before | When::During)) {
+        if matches!(due, Some(CrashTiming::Before | CrashTiming::During)) {
             self.kill(name);
             anyhow::bail!("the controller has died before its call");
         }
@@ -147,8 +147,8 @@ impl End {
             (*reply.status_mut(), *reply.headers_mut()) = (status, headers);
             anyhow::Ok(reply)
         };
-        let answer = tokio::time::timeout(PATIENCE, answer).await?;
-        if due == Some(When::After) {
+        let answer = tokio::time::timeout(HANG_LIMIT, answer).await?;
+        if due == Some(CrashTiming::After) {
             self.kill(name);
             anyhow::bail!("the controller has died before the answer");
         }
@@ -156,7 +156,7 @@ impl End {
     }
 
     /// Counts a call, and says whether the controller dies of it.
-    fn count(&self) -> Option<When> {
+    fn count(&self) -> Option<CrashTiming> {
         let mut inner = self.inner();
         let (left, when) = inner.trip?;
         inner.trip = (left > 1).then_some((left - 1, when));

@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use crate::plane::Failing;
+use crate::plane::CommandFault;
 
 /// How a gate calls a failure.
-pub(super) fn word(failing: Failing) -> &'static str {
+pub(super) fn word(failing: CommandFault) -> &'static str {
     match failing {
-        Failing::Fails => "fails",
-        Failing::FailsAfterwards => "fails-afterwards",
-        Failing::Hangs => "hangs",
-        Failing::HangsAfterwards => "hangs-afterwards",
-        Failing::SaysGarbage => "says-garbage",
-        Failing::DoesNothing => "does-nothing",
+        CommandFault::Fails => "fails",
+        CommandFault::FailsAfterwards => "fails-afterwards",
+        CommandFault::Hangs => "hangs",
+        CommandFault::HangsAfterwards => "hangs-afterwards",
+        CommandFault::SaysGarbage => "says-garbage",
+        CommandFault::DoesNothing => "does-nothing",
     }
 }
 

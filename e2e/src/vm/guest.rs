@@ -24,7 +24,7 @@ pub const CGROUPS: &str = "/sys/fs/cgroup";
 /// The disk that survives a reset, and where it is mounted.
 const DISK: &str = "/dev/vda";
 /// On that disk: what a node keeps over a reboot.
-pub const LASTING: &str = "/var/lib/node";
+pub const PERSISTENT: &str = "/var/lib/node";
 
 /// What a machine is to be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -223,12 +223,12 @@ fn lasting(plan: &Plan) -> Result<()> {
     if !plan.disk {
         return Ok(());
     }
-    fs::create_dir_all(LASTING)?;
-    if run("mount", [DISK, LASTING]).is_err() {
+    fs::create_dir_all(PERSISTENT)?;
+    if run("mount", [DISK, PERSISTENT]).is_err() {
         run("mkfs.ext4", ["-q", DISK])?;
-        run("mount", [DISK, LASTING])?;
+        run("mount", [DISK, PERSISTENT])?;
     }
-    let records = Path::new(LASTING).join("iscsi");
+    let records = Path::new(PERSISTENT).join("iscsi");
     fs::create_dir_all(&records)?;
     bind(&records, "/etc/iscsi")
 }

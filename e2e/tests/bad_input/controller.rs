@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use e2e::GIB;
-use e2e::world::World;
+use e2e::world::TestCluster;
 use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
 use tonic::Code::{
@@ -277,7 +277,7 @@ pub(crate) fn not_offered() -> Vec<Row> {
 
 /// A NAS that is full of LUNs and targets.
 #[rustfmt::skip] // A row is a line.
-pub(crate) async fn too_many(small: &World) -> Result<Vec<Row>> {
+pub(crate) async fn too_many(small: &TestCluster) -> Result<Vec<Row>> {
     let mut ids = Vec::new();
     for name in ["a", "b", "c", "d"] {
         ids.push(made(small, create(name)).await?);

@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use e2e::life::{Content, Life};
-use e2e::world::World;
+use e2e::life::{Content, TestVolume};
+use e2e::world::TestCluster;
 use e2e::{GIB, MIB, process, tools};
 use serde_json::{Value, json};
 use tonic::Code::{self, FailedPrecondition, Unavailable};
@@ -58,7 +58,7 @@ const ROWS: [Spoiled; 17] = [
 ];
 
 /// Every row.
-pub(crate) async fn spoiled(world: &World, tally: &mut Tally) {
+pub(crate) async fn spoiled(world: &TestCluster, tally: &mut Tally) {
     // A good one first: what is refused after it is refused for its disk.
     let good = published(world, "good", "ext4").await;
     tally.twice(world, "a blank disk", stage(&good)).await;
@@ -86,7 +86,7 @@ pub(crate) async fn spoiled(world: &World, tally: &mut Tally) {
 }
 
 /// A disk that cannot be read: the LUN's file is put behind a device that is larger than what is left of the file.
-pub(crate) async fn unreadable(world: &World, tally: &mut Tally) {
+pub(crate) async fn unreadable(world: &TestCluster, tally: &mut Tally) {
     let volume = published(world, "unreadable", "ext4").await;
     let disk = Disk::of(world, &volume).unwrap();
     let (export, short) = (
@@ -119,21 +119,21 @@ pub(crate) async fn unreadable(world: &World, tally: &mut Tally) {
 }
 
 /// A published volume of 1 GiB.
-pub(crate) async fn published(world: &World, name: &str, fs: &'static str) -> Life {
-    let mut volume = Life::create(world, name, GIB, Content::Fs(fs))
+pub(crate) async fn published(world: &TestCluster, name: &str, fs: &'static str) -> TestVolume {
+    let mut volume = TestVolume::create(world, name, GIB, Content::Fs(fs))
         .await
         .unwrap();
     volume.publish(world).await.unwrap();
     volume
 }
 
-async fn gone(world: &World, volume: &Life) {
+async fn gone(world: &TestCluster, volume: &TestVolume) {
     volume.unpublish(world).await.unwrap();
     volume.delete(world).await.unwrap();
 }
 
 impl Disk {
-    fn of(world: &World, volume: &Life) -> Result<Self> {
+    fn of(world: &TestCluster, volume: &TestVolume) -> Result<Self> {
         let folder = world.nas.folder();
         let file = folder.join("luns").join(format!("{}.img", volume.uuid()));
         let iqn = volume.publish_context.get("iqn").context("not published")?;

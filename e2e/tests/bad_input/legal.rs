@@ -1,7 +1,7 @@
 //! Oddities that are legal and must work, each of them twice: the CO repeats what it is not sure of.
 
 use e2e::life::{at_least, storage_class};
-use e2e::world::World;
+use e2e::world::TestCluster;
 use e2e::{GIB, MIB};
 use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
@@ -58,7 +58,7 @@ fn volumes() -> Vec<(&'static str, csi::CreateVolumeRequest, i64)> {
 }
 
 /// Creates, publishes, expands, unpublishes and deletes each of them, every call twice.
-pub(crate) async fn lives(world: &World, tally: &mut Tally) {
+pub(crate) async fn lives(world: &TestCluster, tally: &mut Tally) {
     let mut ids = Vec::new();
     for (name, request, size) in volumes() {
         let Some(Answer::CreateVolume(answer)) = tally.twice(world, name, request).await else {
@@ -85,7 +85,7 @@ pub(crate) async fn lives(world: &World, tally: &mut Tally) {
 }
 
 /// Each mutating call twice, and calls that look wrong and are not.
-pub(crate) async fn calls(world: &World, tally: &mut Tally) {
+pub(crate) async fn calls(world: &TestCluster, tally: &mut Tally) {
     let id = made(world, create("calls")).await.unwrap();
     tally
         .twice(
@@ -171,7 +171,7 @@ pub(crate) async fn calls(world: &World, tally: &mut Tally) {
 }
 
 async fn grown(
-    world: &World,
+    world: &TestCluster,
     tally: &mut Tally,
     name: &'static str,
     request: csi::ControllerExpandVolumeRequest,
@@ -186,7 +186,7 @@ async fn grown(
 }
 
 /// A growth that failed is tried again with less.
-pub(crate) async fn smaller_retry(world: &World, tally: &mut Tally) {
+pub(crate) async fn smaller_retry(world: &TestCluster, tally: &mut Tally) {
     let thick = create_with("retry", [("location", "/volume1"), ("type", "BLUN_THICK")]);
     let id = made(world, thick).await.unwrap();
     tally
@@ -212,7 +212,7 @@ pub(crate) async fn smaller_retry(world: &World, tally: &mut Tally) {
 }
 
 /// A raw device on two nodes, taken from all of them at once.
-pub(crate) async fn many_nodes(world: &World, tally: &mut Tally) {
+pub(crate) async fn many_nodes(world: &TestCluster, tally: &mut Tally) {
     let shared = || device(Mode::MultiNodeMultiWriter);
     let id = made(
         world,
@@ -243,7 +243,7 @@ pub(crate) async fn many_nodes(world: &World, tally: &mut Tally) {
 }
 
 /// The NAS has another name today; volumes made under the old one live on.
-pub(crate) async fn alias(world: &World, tally: &mut Tally) {
+pub(crate) async fn alias(world: &TestCluster, tally: &mut Tally) {
     let id = made(world, create("renamed")).await.unwrap();
     let renamed = world.another_driver("renamed", |settings| {
         settings.config = settings

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
-use e2e::world::World;
+use e2e::world::TestCluster;
 use proto::csi;
 use serde_json::json;
 
@@ -28,7 +28,7 @@ pub(crate) struct Scene {
 
 impl Scene {
     /// Sets it up.
-    pub(crate) async fn set(world: &World) -> Result<Self> {
+    pub(crate) async fn set(world: &TestCluster) -> Result<Self> {
         let scene = Self {
             idle: made(world, create("idle")).await?,
             published: made(world, create("published")).await?,
@@ -76,7 +76,7 @@ pub(crate) fn uuid(id: &str) -> &str {
 }
 
 /// Creates a volume and answers its handle.
-pub(crate) async fn made(world: &World, request: csi::CreateVolumeRequest) -> Result<String> {
+pub(crate) async fn made(world: &TestCluster, request: csi::CreateVolumeRequest) -> Result<String> {
     let answer = world
         .plugin
         .controller()
@@ -86,7 +86,7 @@ pub(crate) async fn made(world: &World, request: csi::CreateVolumeRequest) -> Re
     Ok(answer.volume.context("no volume in the answer")?.volume_id)
 }
 
-async fn map_to_own_target(world: &World, uuid: &str) -> Result<()> {
+async fn map_to_own_target(world: &TestCluster, uuid: &str) -> Result<()> {
     let target = [
         ("api", "SYNO.Core.ISCSI.Target"),
         ("version", "1"),

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use e2e::life::{Content, Life, capability};
-use e2e::world::World;
+use e2e::life::{Content, TestVolume, capability};
+use e2e::world::TestCluster;
 use e2e::{GIB, process, tools};
 use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
@@ -19,7 +19,7 @@ use crate::request::*;
 use crate::table::{Row, Tally, nothing_to_do, row};
 
 /// `NodeStageVolume` of a volume, as a CO sends it.
-pub(crate) fn stage(volume: &Life) -> csi::NodeStageVolumeRequest {
+pub(crate) fn stage(volume: &TestVolume) -> csi::NodeStageVolumeRequest {
     csi::NodeStageVolumeRequest {
         volume_id: volume.id.clone(),
         publish_context: volume.publish_context.clone(),
@@ -31,7 +31,7 @@ pub(crate) fn stage(volume: &Life) -> csi::NodeStageVolumeRequest {
 }
 
 /// `NodePublishVolume` of a volume, as a CO sends it.
-pub(crate) fn publish(volume: &Life) -> csi::NodePublishVolumeRequest {
+pub(crate) fn publish(volume: &TestVolume) -> csi::NodePublishVolumeRequest {
     csi::NodePublishVolumeRequest {
         volume_id: volume.id.clone(),
         publish_context: volume.publish_context.clone(),
@@ -46,13 +46,13 @@ pub(crate) fn publish(volume: &Life) -> csi::NodePublishVolumeRequest {
 /// A node at work.
 pub(crate) struct AtWork {
     /// xfs, staged and published.
-    used: Life,
+    used: TestVolume,
     /// ext4, staged only.
-    staged: Life,
+    staged: TestVolume,
     /// Published to the node, and no more.
-    fresh: Life,
+    fresh: TestVolume,
     /// A raw device, staged and published.
-    raw: Life,
+    raw: TestVolume,
     /// A folder where somebody has mounted something.
     occupied: PathBuf,
     /// A folder with a file in it.
@@ -63,10 +63,10 @@ pub(crate) struct AtWork {
 
 impl AtWork {
     /// Sets it up.
-    pub(crate) async fn set(world: &World) -> Result<Self> {
-        let mut used = Life::create(world, "used", GIB, Content::Fs("xfs")).await?;
+    pub(crate) async fn set(world: &TestCluster) -> Result<Self> {
+        let mut used = TestVolume::create(world, "used", GIB, Content::Fs("xfs")).await?;
         used.attach(world).await?;
-        let mut raw = Life::create(world, "raw", GIB, Content::Block).await?;
+        let mut raw = TestVolume::create(world, "raw", GIB, Content::Block).await?;
         raw.attach(world).await?;
         let staged = published(world, "staged", "ext4").await;
         staged.stage(world).await?;
@@ -99,7 +99,7 @@ impl AtWork {
     }
 
     /// Takes it down, and with that shows that no row has broken anything.
-    pub(crate) async fn end(self, world: &World) -> Result<()> {
+    pub(crate) async fn end(self, world: &TestCluster) -> Result<()> {
         process::run("umount", [&text(&self.occupied)])?;
         for volume in [&self.used, &self.raw] {
             volume.node_unpublish(world).await?;
@@ -172,7 +172,7 @@ impl AtWork {
 }
 
 /// Legal oddities of a node, each call twice.
-pub(crate) async fn legal(world: &World, tally: &mut Tally) {
+pub(crate) async fn legal(world: &TestCluster, tally: &mut Tally) {
     a_life_of_oddities(world, tally).await;
     several_targets(world, tally).await;
     raw_device(world, tally).await;
@@ -180,7 +180,7 @@ pub(crate) async fn legal(world: &World, tally: &mut Tally) {
 }
 
 async fn all_twice<const N: usize>(
-    world: &World,
+    world: &TestCluster,
     tally: &mut Tally,
     calls: [(&'static str, Call); N],
 ) {
@@ -191,7 +191,7 @@ async fn all_twice<const N: usize>(
 
 /// Odd paths, a file system in odd case, growth without capability, staging path or range.
 #[rustfmt::skip] // A row is a line.
-async fn a_life_of_oddities(world: &World, tally: &mut Tally) {
+async fn a_life_of_oddities(world: &TestCluster, tally: &mut Tally) {
     let mut volume = published(world, "odd", "xfs").await;
     volume.staging = world.folder().join("kubelet/odd  path/with 'quotes' and ünïcode");
     volume.target = world.folder().join("kubelet/odd  path/#target\\012");
@@ -223,7 +223,7 @@ async fn a_life_of_oddities(world: &World, tally: &mut Tally) {
 
 /// Two pods on one node, one of which may only read.
 #[rustfmt::skip] // A row is a line.
-async fn several_targets(world: &World, tally: &mut Tally) {
+async fn several_targets(world: &TestCluster, tally: &mut Tally) {
     let volume = published(world, "several", "ext4").await;
     let many = || Some(mounted(Mode::SingleNodeMultiWriter));
     let second = volume.target.with_file_name("second");
@@ -249,8 +249,8 @@ async fn several_targets(world: &World, tally: &mut Tally) {
 
 /// A raw device may hold whatever it likes.
 #[rustfmt::skip] // A row is a line.
-async fn raw_device(world: &World, tally: &mut Tally) {
-    let mut volume = Life::create(world, "raw-2", GIB, Content::Block).await.unwrap();
+async fn raw_device(world: &TestCluster, tally: &mut Tally) {
+    let mut volume = TestVolume::create(world, "raw-2", GIB, Content::Block).await.unwrap();
     volume.publish(world).await.unwrap();
     let file = world.nas.folder().join("luns").join(format!("{}.img", volume.uuid()));
     process::run("mkswap", [&text(&file)]).unwrap();
@@ -273,7 +273,7 @@ async fn raw_device(world: &World, tally: &mut Tally) {
 
 /// A PV that an administrator wrote by hand: no volume_context, no fs_type; the handle is all there is.
 #[rustfmt::skip] // A row is a line.
-async fn static_volume(world: &World, tally: &mut Tally) {
+async fn static_volume(world: &TestCluster, tally: &mut Tally) {
     let volume = published(world, "static", "ext4").await;
     let bare = Some(of_type(""));
     all_twice(world, tally, [

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use e2e::plugin::Plugin;
 use e2e::process;
-use e2e::world::World;
+use e2e::world::TestCluster;
 use serde_json::Value;
 use tonic::Code;
 
@@ -52,14 +52,14 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// Makes each call and judges it: code, words, and that NAS and node are as before.
-    pub(crate) async fn refused(&mut self, world: &World, rows: Vec<Row>) {
+    pub(crate) async fn refused(&mut self, world: &TestCluster, rows: Vec<Row>) {
         for row in rows {
             self.refused_but(world, row, &[]).await;
         }
     }
 
     /// The same for one call, after which what begins with one of `may_change` need not be as before.
-    pub(crate) async fn refused_but(&mut self, world: &World, row: Row, may_change: &[&str]) {
+    pub(crate) async fn refused_but(&mut self, world: &TestCluster, row: Row, may_change: &[&str]) {
         let Row {
             name,
             call,
@@ -101,7 +101,7 @@ impl Tally {
     /// Makes the call twice: both must succeed with the same answer, and the second change nothing.
     pub(crate) async fn twice(
         &mut self,
-        world: &World,
+        world: &TestCluster,
         name: &'static str,
         call: impl Into<Call>,
     ) -> Option<Answer> {
@@ -111,7 +111,7 @@ impl Tally {
     /// The same, by another driver.
     pub(crate) async fn twice_by(
         &mut self,
-        world: &World,
+        world: &TestCluster,
         plugin: &Plugin,
         name: &'static str,
         call: Call,
@@ -182,7 +182,7 @@ impl Tally {
 /// Everything that a refused call must leave as it is, by name.
 type Seen = Vec<(String, String)>;
 
-async fn seen(world: &World) -> Result<Seen> {
+async fn seen(world: &TestCluster) -> Result<Seen> {
     let state = world.nas.state().await?;
     let parts = state.as_object().into_iter().flatten();
     let mut seen: Seen = parts

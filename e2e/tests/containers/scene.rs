@@ -55,7 +55,7 @@ impl Scene {
         fs::set_permissions(&folder, Permissions::from_mode(0o755))?;
         Ok(Some(Self {
             name: format!("synology-csi-tests-{run}-{number}"),
-            _janitor: Janitor::hire(&folder)?,
+            _janitor: Janitor::start(&folder)?,
             folder,
         }))
     }

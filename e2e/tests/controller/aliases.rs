@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use anyhow::Result;
 use e2e::GIB;
 use e2e::plugin::Plugin;
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use tonic::Code;
 
 use super::common::{Csi, NODE_A, refused, uuid};
 
 /// A driver to which the NAS is `new`, and was `nas1` and `old` before.
-async fn renamed(world: &World) -> Result<Plugin> {
+async fn renamed(world: &TestCluster) -> Result<Plugin> {
     world
         .another_driver("renamed", |settings| {
             let names = "- name: new\n    aliases: [old, nas1]\n";

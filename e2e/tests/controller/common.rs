@@ -8,7 +8,7 @@ use e2e::GIB;
 use e2e::life::{Content, at_least, capability, create_request};
 use e2e::nas::{Entry, Nas};
 use e2e::plugin::{Line, Plugin};
-use e2e::world::World;
+use e2e::world::TestCluster;
 use proto::csi;
 use proto::csi::controller_client::ControllerClient;
 use proto::csi::volume_capability::access_mode::Mode;
@@ -368,7 +368,7 @@ pub(crate) async fn until_called(nas: &Nas, since: u64, short: &str) -> Result<(
 }
 
 /// An administrator's call of the Web API on the NAS, which must succeed.
-pub(crate) async fn administrator(world: &World, call: &[(&str, &str)]) -> Result<Value> {
+pub(crate) async fn administrator(world: &TestCluster, call: &[(&str, &str)]) -> Result<Value> {
     let answer = world.nas.dsm(call).await?;
     anyhow::ensure!(answer["success"] == true, "{call:?}: {answer}");
     Ok(answer)

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use e2e::GIB;
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use serde_json::json;
 use tonic::Code;
 
@@ -161,7 +161,7 @@ async fn a_refused_deletion_is_told_at_once() -> Result<()> {
     Ok(())
 }
 
-async fn gone_by_other_hands(world: &World, csi: &Csi) -> Result<String> {
+async fn gone_by_other_hands(world: &TestCluster, csi: &Csi) -> Result<String> {
     let id = csi.create("pvc-1", GIB).await?;
     let lun = format!("\"{}\"", uuid(&id));
     administrator(

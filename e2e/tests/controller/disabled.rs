@@ -14,7 +14,7 @@ use super::common::{
 /// A person does this to a target in SAN Manager.
 async fn person(nas: &Nas, act: &str, iqn: &str) -> Result<()> {
     let path = format!("san/targets/{act}");
-    nas.turn(&path, &json!({"iqn": iqn})).await.map(drop)
+    nas.change_setting(&path, &json!({"iqn": iqn})).await.map(drop)
 }
 
 async fn only(nas: &Nas) -> Result<Value> {

@@ -15,7 +15,7 @@ use driver::controller::Controller;
 use driver::dsm;
 use driver::dsm::client::{Account, Client, Password};
 use driver::dsm::credential::Refusals;
-use driver::dsm::wire::{Failure, Wire};
+use driver::dsm::wire::{Failure, Transport};
 use driver::in_flight::InFlight;
 use driver::mark::Owner;
 use dsm_sim::{DsmSim, Embedded};
@@ -80,7 +80,7 @@ impl Line {
     }
 }
 
-impl Wire for Line {
+impl Transport for Line {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
         Box::pin(async move {
             let elapsed = self.started.elapsed();

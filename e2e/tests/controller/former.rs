@@ -14,13 +14,13 @@ const NODE_A_ANEW: &str = "worker-a:0000000c";
 
 /// What the NAS tells besides: how long it has been up, and who is logged in to which targets.
 #[derive(Debug, Default)]
-struct World {
+struct Setup {
     up_time: String,
     logged_in: Vec<String>,
 }
 
-fn told(world: &Edited) -> Arc<Mutex<World>> {
-    let told = Arc::new(Mutex::new(World {
+fn told(world: &Edited) -> Arc<Mutex<Setup>> {
+    let told = Arc::new(Mutex::new(Setup {
         up_time: "100:0:0".to_owned(),
         logged_in: Vec::new(),
     }));

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::life::{Content, Life};
-use e2e::memory::play;
+use e2e::life::{Content, TestVolume};
+use e2e::memory::run;
 use e2e::nas::{PASSWORD, Settings};
-use e2e::plane::Plane as _;
-use e2e::world::{Plan, World};
+use e2e::plane::TestBed as _;
+use e2e::world::{Plan, TestCluster};
 use e2e::{GIB, MIB};
 use futures::future::join_all;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -26,17 +26,17 @@ fn heals(
     words: &[&str],
     remedy: &serde_json::Value,
 ) -> Result<Duration> {
-    play(2, async |world| {
-        world.knob("/sessions/expire", json!({})).await?;
-        world.knob("/accounts", mistake).await?;
-        let seat = world.seat(0, 0);
-        let ask = async || Life::create(&seat, "first", GIB, Content::Fs("ext4")).await;
+    run(2, async |world| {
+        world.post_control("/sessions/expire", json!({})).await?;
+        world.post_control("/accounts", mistake).await?;
+        let seat = world.clients(0, 0);
+        let ask = async || TestVolume::create(&seat, "first", GIB, Content::Fs("ext4")).await;
         for _ in 0..5 {
             refused(ask().await, Code::Unavailable, words);
             // sleep: as a provisioner does between two tries; time is simulated.
             sleep(Duration::from_secs(10)).await;
         }
-        world.knob("/accounts", remedy.clone()).await?;
+        world.post_control("/accounts", remedy.clone()).await?;
         let mended = Instant::now();
         let mut life = loop {
             match ask().await {
@@ -81,20 +81,20 @@ fn a_password_rotated_in_the_driver_before_the_nas_waits_for_it() -> Result<()> 
 /// All who wait for a NAS that hangs hear of it before a sidecar's patience ends, and what it was.
 #[test]
 fn a_nas_that_hangs_at_the_login_keeps_nobody_for_long() -> Result<()> {
-    play(2, async |world| {
-        world.knob("/sessions/expire", json!({})).await?;
+    run(2, async |world| {
+        world.post_control("/sessions/expire", json!({})).await?;
         let hang = json!({"api": AUTH, "method": "login", "times": 0, "fault": {"kind": "hang"}});
-        world.knob("/faults", hang).await?;
-        let seat = world.seat(0, 0);
+        world.post_control("/faults", hang).await?;
+        let seat = world.clients(0, 0);
         let started = Instant::now();
         let ask = async |name: String| {
-            let answer = Life::create(&seat, &name, GIB, Content::Block).await;
+            let answer = TestVolume::create(&seat, &name, GIB, Content::Block).await;
             refused(answer, Code::Unavailable, &["Auth.login", "no answer"]);
         };
         join_all((0..3).map(|number| ask(format!("pvc-{number}")))).await;
         let took = started.elapsed();
         ensure!(took <= Duration::from_secs(31), "{took:?}");
-        world.clear().await
+        world.clear_faults().await
     })
 }
 
@@ -109,14 +109,14 @@ async fn an_account_put_right_is_tried_at_once_after_a_restart() -> Result<()> {
         ),
         (json!({"name": "admin", "password": "the old one"}), "400"),
     ] {
-        world.nas.turn("accounts", &mistake).await?;
+        world.nas.change_setting("accounts", &mistake).await?;
         world.nas.expire_sessions().await?;
         for _ in 0..3 {
             let answer = Csi::of(&world.plugin).create("first", GIB).await;
             refused(answer, Code::Unavailable, &[code, "next try at"]);
         }
         let right = json!({"name": "admin", "password": PASSWORD});
-        world.nas.turn("accounts", &right).await?;
+        world.nas.change_setting("accounts", &right).await?;
         world.restart_driver().await?;
         works(&Csi::of(&world.plugin)).await?;
     }
@@ -134,7 +134,7 @@ async fn works(csi: &Csi) -> Result<()> {
 }
 
 /// A NAS that shows this certificate over HTTPS.
-async fn nas_with(certificate: &str, key: &KeyPair, files: &std::path::Path) -> Result<World> {
+async fn nas_with(certificate: &str, key: &KeyPair, files: &std::path::Path) -> Result<TestCluster> {
     let write = |name: &str, text: &str| {
         let path = files.join(name);
         std::fs::write(&path, text)?;
@@ -163,7 +163,7 @@ async fn nas_with(certificate: &str, key: &KeyPair, files: &std::path::Path) -> 
 }
 
 /// The operator writes `url` and these lines into the values, which restarts the controller.
-async fn configured(world: &World, url: &str, lines: &str) -> Result<(e2e::plugin::Plugin, Csi)> {
+async fn configured(world: &TestCluster, url: &str, lines: &str) -> Result<(e2e::plugin::Plugin, Csi)> {
     let text = format!("url: {}", world.nas.api);
     let plugin = world
         .another_driver("second", |settings| {

@@ -14,14 +14,14 @@ async fn snapshot(nas: &Nas, id: &str, name: &str, more: &Value) -> Result<Strin
     let mut body = json!({"uuid": uuid(id), "name": name});
     let fields = body.as_object_mut().context("an object")?;
     fields.extend(more.as_object().context("an object")?.clone());
-    let made = nas.turn("san/luns/snapshot", &body).await?;
+    let made = nas.change_setting("san/luns/snapshot", &body).await?;
     let uuid = made["snapshot_uuid"].as_str().context("a uuid")?;
     Ok(uuid.to_owned())
 }
 
 async fn drop_snapshot(nas: &Nas, id: &str, snapshot: &str) -> Result<()> {
     let body = json!({"uuid": uuid(id), "snapshot_uuid": snapshot});
-    nas.turn("san/luns/unsnapshot", &body).await.map(drop)
+    nas.change_setting("san/luns/unsnapshot", &body).await.map(drop)
 }
 
 /// design.md#deletevolume

@@ -6,7 +6,7 @@ use anyhow::Result;
 use e2e::GIB;
 use e2e::nas::{Nas, Settings};
 use e2e::plugin::Plugin;
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use proto::csi::CreateVolumeRequest;
 use serde_json::json;
 use tonic::Code;
@@ -202,7 +202,7 @@ async fn entries_tell_size_and_nodes() -> Result<()> {
 }
 
 /// A second NAS in a folder of its own, and a driver that knows both.
-pub(super) async fn two(world: &World) -> Result<(Nas, Plugin)> {
+pub(super) async fn two(world: &TestCluster) -> Result<(Nas, Plugin)> {
     let folder = world.folder().join("second");
     std::fs::create_dir_all(&folder)?;
     let nas = Nas::start(&folder, Settings::default()).await?;
@@ -218,7 +218,7 @@ pub(super) fn on_nas(name: &str, nas: &str) -> CreateVolumeRequest {
 }
 
 /// A driver that knows the world's NAS and this one.
-async fn knowing(world: &World, name: &str, nas: &Nas) -> Result<Plugin> {
+async fn knowing(world: &TestCluster, name: &str, nas: &Nas) -> Result<Plugin> {
     let more = format!(
         "  - name: nas2\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['127.0.0.2']\nstate_file:",
         nas.api,

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -30,7 +30,7 @@ const MOST_CALLS: u64 = 10;
 /// Runs `rpc` with its n-th call failing, for every n and way. `prepare` makes the volume for it and answers its id, and
 /// `done` checks the NAS once `rpc` has answered OK.
 async fn fail_each_call<Prepare, Rpc, Done>(
-    world: &World,
+    world: &TestCluster,
     prepare: Prepare,
     rpc: Rpc,
     done: Done,

@@ -9,7 +9,7 @@ use anyhow::Result;
 use e2e::GIB;
 use e2e::life::{Content, capability};
 use e2e::plugin::Plugin;
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
 use serde_json::json;
@@ -42,7 +42,7 @@ async fn publish(csi: &Csi, id: &str, password: &str) -> Result<String, Status> 
     Ok(answer.into_inner().publish_context["auth"].clone())
 }
 
-async fn auth_types(world: &World) -> Result<Vec<u64>> {
+async fn auth_types(world: &TestCluster) -> Result<Vec<u64>> {
     let targets = world.nas.targets_now().await?;
     Ok(targets
         .iter()
@@ -101,7 +101,7 @@ async fn a_repeated_publication_tells_the_target_again() -> Result<()> {
 }
 
 /// A driver with another configuration of proofs.
-async fn with(world: &World, name: &str, chap: &str) -> Result<Plugin> {
+async fn with(world: &TestCluster, name: &str, chap: &str) -> Result<Plugin> {
     let key = world.nas.chap_key_file();
     let line = format!("chap_key_file: {}\n", key.display());
     world

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use e2e::GIB;
 use e2e::plugin::Plugin;
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use futures::future::join;
 use serde_json::json;
 use tonic::Code;
@@ -13,7 +13,7 @@ use super::common::{
     old_iqn, publication, publications, refused, until_called, uuid,
 };
 
-async fn rival(world: &World) -> Result<Plugin> {
+async fn rival(world: &TestCluster) -> Result<Plugin> {
     world.another_driver("rival", |_| {}).await
 }
 

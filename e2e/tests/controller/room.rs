@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use e2e::life::{Content, at_least, create_request};
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use e2e::{GIB, MIB};
 use proto::csi;
 use serde_json::json;
@@ -31,7 +31,7 @@ fn and<'a>(some: &[(&'a str, &'a str)], more: (&'a str, &'a str)) -> Vec<(&'a st
     [some, &[more]].concat()
 }
 
-async fn free(world: &World, volume: &str, bytes: i64) -> Result<()> {
+async fn free(world: &TestCluster, volume: &str, bytes: i64) -> Result<()> {
     let free = json!({"free": bytes});
     world.nas.patch_volume(volume, &free).await
 }

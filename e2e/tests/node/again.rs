@@ -1,7 +1,7 @@
 //! Calls that come twice, in an odd order, or after the node forgot everything (design.md#unstage-needs-no-nas).
 
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::process::run;
 use tonic::Code;
 
@@ -23,7 +23,7 @@ async fn each_node_call_twice() {
             story.stage().await.unwrap();
         }
         for _ in 0..2 {
-            story.show().await.unwrap();
+            story.node_publish().await.unwrap();
         }
         assert_eq!(mounts(&story).len(), shown(content));
         let data = story.write("before");
@@ -36,7 +36,7 @@ async fn each_node_call_twice() {
         }
         story.must_hold(&data);
         for _ in 0..2 {
-            story.hide().await.unwrap();
+            story.node_unpublish().await.unwrap();
         }
         for _ in 0..2 {
             story.unstage().await.unwrap();
@@ -45,7 +45,7 @@ async fn each_node_call_twice() {
             story.volume.unpublish(&story.world).await.unwrap();
         }
         // On a node that never saw it, or no longer does.
-        story.hide().await.unwrap();
+        story.node_unpublish().await.unwrap();
         story.unstage().await.unwrap();
         story.end().await;
     }
@@ -90,7 +90,7 @@ async fn a_volume_is_let_go_after_its_target() {
         };
         story.attach().await;
         story.volume.unpublish(&story.world).await.unwrap();
-        story.hide().await.unwrap();
+        story.node_unpublish().await.unwrap();
         story.unstage().await.unwrap();
         story.end().await;
     }
@@ -108,7 +108,7 @@ async fn a_stage_removes_a_session_that_lost_its_target() {
         };
         story.attach().await;
         let data = story.write("before");
-        story.hide().await.unwrap();
+        story.node_unpublish().await.unwrap();
         story.volume.unpublish(&story.world).await.unwrap();
         story.attach().await;
         story.must_hold(&data);
@@ -139,7 +139,7 @@ async fn a_node_reboots() {
         assert_eq!(initiator.count("etc/iscsi/nodes").unwrap(), 0);
 
         story.stage().await.unwrap();
-        story.show().await.unwrap();
+        story.node_publish().await.unwrap();
         story.must_hold(&data);
         story.must_have(GIB);
         story.end().await;
@@ -159,9 +159,9 @@ async fn a_stage_removes_a_mount_over_nothing() {
         let data = story.write("before");
         story.world.initiator().unwrap().cleanup().unwrap();
         story.world.restart_driver().await.unwrap();
-        story.hide().await.unwrap();
+        story.node_unpublish().await.unwrap();
         story.stage().await.unwrap();
-        story.show().await.unwrap();
+        story.node_publish().await.unwrap();
         story.must_hold(&data);
         story.end().await;
     }
@@ -176,7 +176,7 @@ async fn the_sweep_leaves_what_is_in_use() {
         return;
     };
     story.attach().await;
-    let raw = Life::create(&story.world, "pvc-raw", GIB, Content::Block)
+    let raw = TestVolume::create(&story.world, "pvc-raw", GIB, Content::Block)
         .await
         .unwrap();
     let mut raw = raw;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::skip::needs_root;
 use e2e::world::Plan;
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ impl Story {
             ..Plan::whole()
         };
         let world = plan.start().await.unwrap();
-        let mut volume = Life::create(&world, "pvc-1", GIB, Content::Block)
+        let mut volume = TestVolume::create(&world, "pvc-1", GIB, Content::Block)
             .await
             .unwrap();
         volume.secrets = secrets;
@@ -127,7 +127,7 @@ async fn the_right_secret_opens_the_target_and_is_seen_nowhere() {
                 (&target["auth_type"], &target["user"]),
                 (&json!(auth_type), &json!("alice"))
             );
-            story.hide().await.unwrap();
+            story.node_unpublish().await.unwrap();
             story.unstage().await.unwrap();
             story.must_keep_no_record();
         }

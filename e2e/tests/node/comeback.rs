@@ -2,9 +2,9 @@
 //! one name"). Each is a step of the model, which looks at everything afterwards.
 
 use anyhow::Context as _;
-use e2e::grounds::{Grounds as _, OnDevices};
-use e2e::model::player::Player;
-use e2e::model::step::{Absence, Act, How, Kind, Step};
+use e2e::grounds::{TestBedPool as _, DevicePool};
+use e2e::model::player::Executor;
+use e2e::model::step::{Absence, CsiCall, Delivery, Kind, Step};
 use e2e::skip::needs_root;
 
 #[test]
@@ -12,7 +12,7 @@ fn what_was_written_elsewhere_is_there() {
     if needs_root("comeback::what_was_written_elsewhere_is_there") {
         return;
     }
-    let grounds = OnDevices::default();
+    let grounds = DevicePool::default();
     for kind in Kind::ALL {
         // Whether the kubelet stages it again, or takes it for staged; and whether the driver has been started anew.
         for (stage, restart) in [(true, false), (false, true)] {
@@ -26,15 +26,15 @@ fn what_was_written_elsewhere_is_there() {
                 },
             );
             grounds
-                .play(async |plane| {
-                    let mut player = Player::start(plane).await?;
+                .run(async |plane| {
+                    let mut player = Executor::start(plane).await?;
                     for step in &steps {
                         player
-                            .take(step)
+                            .run_step(step)
                             .await
                             .with_context(|| format!("{step:?}"))?;
                     }
-                    player.end().await
+                    player.finish().await
                 })
                 .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
         }
@@ -46,14 +46,14 @@ fn life(kind: Kind, how: Absence) -> Vec<Step> {
     let call = |act| Step::Call {
         volume: 0,
         act,
-        how: How::Once,
+        how: Delivery::Once,
         controller: 0,
     };
     let mut steps: Vec<Step> = [
-        Act::Create { mib: 1024, kind },
-        Act::Publish { node: 0 },
-        Act::Stage,
-        Act::Show,
+        CsiCall::Create { mib: 1024, kind },
+        CsiCall::Publish { node: 0 },
+        CsiCall::Stage,
+        CsiCall::NodePublish,
     ]
     .map(call)
     .into();

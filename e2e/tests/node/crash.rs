@@ -12,7 +12,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tonic::{Code, Status};
 
 use crate::story::Story;
-use e2e::trap::{Trap, When};
+use e2e::trap::{CommandInterceptor, StopAt};
 
 /// Steps of a life that touch the node.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,12 +28,12 @@ impl Story {
     async fn take(&self, step: Step) -> Result<(), Status> {
         match step {
             Step::Stage => self.stage().await,
-            Step::Show => self.show().await,
+            Step::Show => self.node_publish().await,
             Step::GrowNode(size) => self
                 .grow_node(size)
                 .await
                 .map(|seen| assert_eq!(seen, size)),
-            Step::Hide => self.hide().await,
+            Step::Hide => self.node_unpublish().await,
             Step::Unstage => self.unstage().await,
         }
     }
@@ -44,7 +44,7 @@ impl Story {
 
     /// Takes a step in which the driver is killed at its `nth` host command, then takes it again with the next driver.
     /// Answers the command, or `None` when the step ended before it came to that.
-    async fn stumble(&mut self, trap: &Trap, step: Step, nth: usize, when: When) -> Option<String> {
+    async fn stumble(&mut self, trap: &CommandInterceptor, step: Step, nth: usize, when: StopAt) -> Option<String> {
         trap.arm(nth, when).unwrap();
         let held = tokio::select! {
             taken = self.take(step) => {
@@ -80,7 +80,7 @@ async fn a_life_with_a_new_driver_before_each_step() {
         story.restart().await;
         story.stage().await.unwrap();
         story.restart().await;
-        story.show().await.unwrap();
+        story.node_publish().await.unwrap();
         story.restart().await;
         let data = story.write("before");
         story.grow_lun(2 * GIB).await;
@@ -94,7 +94,7 @@ async fn a_life_with_a_new_driver_before_each_step() {
         story.restart().await;
         story.must_have(2 * GIB);
         story.must_hold(&data);
-        story.hide().await.unwrap();
+        story.node_unpublish().await.unwrap();
         story.restart().await;
         story.unstage().await.unwrap();
         story.restart().await;
@@ -153,10 +153,10 @@ async fn killed_at_each_host_command(test: &str, content: Content) {
     story.attach().await;
     let data = story.write("before");
     for kind in [
-        |_| When::Before,
-        |_| When::After,
-        |micros| When::During(micros),
-    ] as [fn(u32) -> When; 3]
+        |_| StopAt::Before,
+        |_| StopAt::After,
+        |micros| StopAt::During(micros),
+    ] as [fn(u32) -> StopAt; 3]
     {
         for step in [
             Step::GrowNode(0),
@@ -208,10 +208,10 @@ impl Story {
     async fn rewind(&self, step: Step) {
         match step {
             Step::GrowNode(_) => {}
-            Step::Hide => self.show().await.unwrap(),
+            Step::Hide => self.node_publish().await.unwrap(),
             Step::Unstage => self.stage().await.unwrap(),
             Step::Stage => self.unstage().await.unwrap(),
-            Step::Show => self.hide().await.unwrap(),
+            Step::Show => self.node_unpublish().await.unwrap(),
         }
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::skip::needs_root;
 use e2e::tools::{device_bytes, fill, sha256};
 use e2e::until::until;
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tonic::Code;
 
@@ -52,7 +52,7 @@ async fn twenty_volumes_come_and_go() {
 
 /// Attaches a volume as a kubelet does: what is unavailable is asked again. The loop devices of all worlds of this machine
 /// share their numbers, and one was once found busy with what another world had just given back.
-async fn attach(world: &World, volume: &mut Life) -> Result<()> {
+async fn attach(world: &TestCluster, volume: &mut TestVolume) -> Result<()> {
     volume.publish(world).await?;
     let stage = async || match volume.stage(world).await {
         Ok(()) => Ok(None),
@@ -64,9 +64,9 @@ async fn attach(world: &World, volume: &mut Life) -> Result<()> {
 }
 
 /// From nothing to nothing.
-async fn live(world: &World, number: usize) -> Result<()> {
+async fn live(world: &TestCluster, number: usize) -> Result<()> {
     let content = Content::ALL[number % Content::ALL.len()];
-    let mut volume = Life::create(world, &format!("pvc-{number}"), GIB, content).await?;
+    let mut volume = TestVolume::create(world, &format!("pvc-{number}"), GIB, content).await?;
     attach(world, &mut volume).await?;
     let device = volume.device(world)?;
     let file = volume.file("data");
@@ -88,11 +88,11 @@ async fn live(world: &World, number: usize) -> Result<()> {
     Ok(())
 }
 
-async fn journal_end(world: &World) -> u64 {
+async fn journal_end(world: &TestCluster) -> u64 {
     world.nas.journal(u64::MAX).await.unwrap().1
 }
 
-async fn calls_since(world: &World, seq: u64) -> BTreeMap<String, usize> {
+async fn calls_since(world: &TestCluster, seq: u64) -> BTreeMap<String, usize> {
     let (entries, _) = world.nas.journal(seq).await.unwrap();
     let mut calls = BTreeMap::new();
     for entry in entries.iter().filter(|entry| !entry.is_session()) {

@@ -55,7 +55,7 @@ async fn a_dead_file_system_is_mounted_anew_for_the_next_pod() {
         assert!(told.contains("dead"), "{told}");
         for refused in [
             story.stage().await,
-            story.show().await,
+            story.node_publish().await,
             story.grow_node(GIB).await.map(drop),
         ] {
             let status = refused.unwrap_err();
@@ -63,17 +63,17 @@ async fn a_dead_file_system_is_mounted_anew_for_the_next_pod() {
             assert!(status.message().contains("delete the pods"), "{status}");
         }
 
-        story.hide().await.unwrap();
+        story.node_unpublish().await.unwrap();
         // The kubelet believes it to be staged.
-        story.show().await.unwrap();
+        story.node_publish().await.unwrap();
         story.must_hold(&data);
         story.write("later");
         assert_eq!(story.condition().await, None);
         // And the same where it does stage.
-        story.hide().await.unwrap();
+        story.node_unpublish().await.unwrap();
         story.kill_file_system();
         story.stage().await.unwrap();
-        story.show().await.unwrap();
+        story.node_publish().await.unwrap();
         story.must_hold(&data);
         story.end().await;
     }
@@ -142,7 +142,7 @@ async fn a_damaged_ext4_is_repaired_or_refused() {
     run("e2fsck", ["-f", "-y", &*path]).unwrap_err();
     run("e2fsck", ["-f", "-n", &*path]).unwrap();
     story.stage().await.unwrap();
-    story.show().await.unwrap();
+    story.node_publish().await.unwrap();
     story.must_hold(&data);
     story.end().await;
 }
@@ -175,7 +175,7 @@ async fn a_mount_that_fails_says_what_the_kernel_said() {
     disk.write_all_at(&superblock, 1024).unwrap();
     disk.sync_all().unwrap();
     story.stage().await.unwrap();
-    story.show().await.unwrap();
+    story.node_publish().await.unwrap();
     story.end().await;
 }
 
@@ -194,7 +194,7 @@ async fn a_tenants_file_system_has_no_devices_and_gives_no_rights() {
         };
         assert!(has(&story, "nodev") && has(&story, "nosuid"), "{fs}");
         story.stage().await.unwrap();
-        story.show().await.unwrap();
+        story.node_publish().await.unwrap();
         story.detach().await;
         story.volume.mount_flags = vec!["suid".to_owned(), "dev".to_owned()];
         story.attach().await;

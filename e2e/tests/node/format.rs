@@ -1,14 +1,14 @@
 //! A volume's first stage: what is made of a blank LUN, and how that survives a crash (design.md#identity-before-action and #mkfs-defaults).
 
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::process::run;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::story::Story;
 use e2e::look;
-use e2e::trap::{Trap, When};
+use e2e::trap::{CommandInterceptor, StopAt};
 
 const EXT4: Content = Content::Fs("ext4");
 const XFS: Content = Content::Fs("xfs");
@@ -19,14 +19,14 @@ const LARGE: i64 = 1 << 40;
 impl Story {
     /// Goes on with another volume, which is published and blank.
     async fn next_volume(&mut self, size: i64) {
-        self.volume = Life::create(&self.world, "pvc-1", size, self.volume.content)
+        self.volume = TestVolume::create(&self.world, "pvc-1", size, self.volume.content)
             .await
             .unwrap();
         self.publish().await;
     }
 
     /// The first stage, in which the driver dies at an armed trap, and then the next driver's. Answers where that was.
-    async fn stumble_at_birth(&mut self, trap: &Trap) -> Option<String> {
+    async fn stumble_at_birth(&mut self, trap: &CommandInterceptor) -> Option<String> {
         let held = tokio::select! {
             staged = self.stage() => {
                 staged.unwrap();
@@ -48,11 +48,11 @@ impl Story {
 
     /// The volume is whole: what is written to it stays, and the file system finds no fault with itself.
     async fn must_be_sound(&self, size: i64) {
-        self.show().await.unwrap();
+        self.node_publish().await.unwrap();
         self.must_have(size);
         let data = self.write("first");
         let device = self.device();
-        self.hide().await.unwrap();
+        self.node_unpublish().await.unwrap();
         run("umount", [&self.volume.staging]).unwrap();
         let check: &[&str] = match self.volume.content.name() {
             "ext4" => &["e2fsck", "-f", "-n"],
@@ -62,7 +62,7 @@ impl Story {
         let device = device.to_string_lossy();
         run(check[0], check[1..].iter().copied().chain([&*device])).unwrap();
         self.stage().await.unwrap();
-        self.show().await.unwrap();
+        self.node_publish().await.unwrap();
         self.must_hold(&data);
     }
 
@@ -99,7 +99,7 @@ async fn killed_at_each_host_command(test: &str, content: Content) {
     };
     let trap = story.trap();
     let mut seen = Vec::new();
-    for when in [When::Before, When::After] {
+    for when in [StopAt::Before, StopAt::After] {
         for nth in 1.. {
             story.next_volume(GIB).await;
             trap.arm(nth, when).unwrap();
@@ -141,7 +141,7 @@ async fn a_mkfs_that_was_killed_is_done_again() {
         let mut random = SmallRng::seed_from_u64(11);
         for _ in 0..5 {
             story.next_volume(LARGE).await;
-            let when = When::During(random.random_range(0..longest));
+            let when = StopAt::During(random.random_range(0..longest));
             eprintln!("killing {mkfs} {when:?}");
             trap.arm_for(&mkfs, when).unwrap();
             assert_eq!(story.stumble_at_birth(&trap).await, Some(mkfs.clone()));
@@ -163,7 +163,7 @@ async fn a_late_mkfs_of_a_dead_driver_harms_nobody() {
         };
         let trap = story.trap();
         story.publish().await;
-        trap.arm_for(&format!("mkfs.{}", content.name()), When::Before)
+        trap.arm_for(&format!("mkfs.{}", content.name()), StopAt::Before)
             .unwrap();
         let held = tokio::select! {
             staged = story.stage() => panic!("staged: {staged:?}"),
@@ -171,7 +171,7 @@ async fn a_late_mkfs_of_a_dead_driver_harms_nobody() {
         };
         story.world.restart_driver().await.unwrap();
         story.stage().await.unwrap();
-        story.show().await.unwrap();
+        story.node_publish().await.unwrap();
         let data = story.write("before");
         held.release().await.unwrap();
         story.must_hold(&data);

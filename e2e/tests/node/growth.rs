@@ -136,7 +136,7 @@ async fn grows_while_detached(test: &str, content: Content) {
     story.publish().await;
     story.stage().await.unwrap();
     story.must_have(2 * GIB);
-    story.show().await.unwrap();
+    story.node_publish().await.unwrap();
     assert_eq!(story.grow_node(2 * GIB).await.unwrap(), 2 * GIB);
 
     story.must_have(2 * GIB);
@@ -185,10 +185,10 @@ async fn grows_again_and_again(test: &str, content: Content) {
     for size in LADDER {
         story.grow_lun(size).await;
         if content == EXT4 && !can_grow_mounted_ext4() {
-            story.hide().await.unwrap();
+            story.node_unpublish().await.unwrap();
             story.unstage().await.unwrap();
             story.stage().await.unwrap();
-            story.show().await.unwrap();
+            story.node_publish().await.unwrap();
         }
         assert_eq!(story.grow_node(size).await.unwrap(), size);
         story.must_have(size);
@@ -326,7 +326,7 @@ async fn a_volume_grows_through_its_staging_path() {
         assert_eq!(grown.into_inner().capacity_bytes, 2 * GIB);
         story.must_have(2 * GIB);
 
-        story.show().await.unwrap();
+        story.node_publish().await.unwrap();
         story.grow_lun(3 * GIB).await;
         let bare = story.bare_expand(&story.volume.target);
         let grown = story

@@ -6,29 +6,29 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use serde_json::Value;
 use tonic::{Code, Status};
 
 use crate::story::Story;
-use e2e::look::Photo;
+use e2e::look::ImageSnapshot;
 
 /// Another volume of the same driver, whose LUN somebody maps in the place of the story's.
-struct Impostor {
-    volume: Life,
+struct SwappedLun {
+    volume: TestVolume,
     unit: Value,
     file: PathBuf,
 }
 
 impl Story {
-    async fn impostor(&self) -> Impostor {
-        let mut volume = Life::create(&self.world, "pvc-2", 2 * GIB, self.volume.content)
+    async fn impostor(&self) -> SwappedLun {
+        let mut volume = TestVolume::create(&self.world, "pvc-2", 2 * GIB, self.volume.content)
             .await
             .unwrap();
         volume.publish(&self.world).await.unwrap();
         let theirs = Story::unit_of(&self.target_of(&volume)).clone();
         let file = PathBuf::from(theirs["file"].as_str().unwrap());
-        Impostor {
+        SwappedLun {
             volume,
             unit: theirs,
             file,
@@ -51,7 +51,7 @@ impl Story {
     }
 
     #[track_caller]
-    fn must_name_both(&self, refused: &Status, impostor: &Impostor) {
+    fn must_name_both(&self, refused: &Status, impostor: &SwappedLun) {
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
         for serial in [self.volume.uuid(), impostor.volume.uuid()] {
             assert!(
@@ -71,7 +71,7 @@ impl Story {
             .unwrap()
     }
 
-    async fn end_with(self, impostor: Impostor) {
+    async fn end_with(self, impostor: SwappedLun) {
         impostor.volume.unpublish(&self.world).await.unwrap();
         impostor.volume.delete(&self.world).await.unwrap();
         self.end().await;
@@ -90,7 +90,7 @@ async fn a_mapping_index_that_another_lun_took_is_not_grown() {
         story.attach().await;
         let data = story.write("before");
         let impostor = story.impostor().await;
-        let photo = Photo::take(&impostor.file).unwrap();
+        let photo = ImageSnapshot::take(&impostor.file).unwrap();
         // A loop device that nobody uses would be exchanged as a whole; a disk keeps its place, and so does one in use.
         let database = (content == Content::Block).then(|| story.database());
         let real = story.map_instead(&impostor.unit);
@@ -102,10 +102,10 @@ async fn a_mapping_index_that_another_lun_took_is_not_grown() {
         let refused = story.stage().await.unwrap_err();
         story.must_name_both(&refused, &impostor);
         if content == Content::Block {
-            let refused = story.show().await.unwrap_err();
+            let refused = story.node_publish().await.unwrap_err();
             story.must_name_both(&refused, &impostor);
         }
-        photo.must_still_be_true().unwrap();
+        photo.ensure_unchanged().unwrap();
 
         // The mix-up is undone, and nothing has been lost.
         story.put_target(&real);
@@ -130,7 +130,7 @@ async fn a_blank_lun_of_another_volume_is_not_formatted() {
         };
         story.publish().await;
         let impostor = story.impostor().await;
-        let photo = Photo::take(&impostor.file).unwrap();
+        let photo = ImageSnapshot::take(&impostor.file).unwrap();
         let real = story.map_instead(&impostor.unit);
 
         for _ in 0..2 {
@@ -140,7 +140,7 @@ async fn a_blank_lun_of_another_volume_is_not_formatted() {
             let sessions = story.world.initiator().unwrap();
             assert_eq!(sessions.count("sys/class/iscsi_session").unwrap(), 0);
         }
-        photo.must_still_be_true().unwrap();
+        photo.ensure_unchanged().unwrap();
 
         story.put_target(&real);
         story.stage().await.unwrap();
@@ -161,12 +161,12 @@ async fn a_pod_is_not_shown_the_device_of_another_volume() {
     story.stage().await.unwrap();
     let impostor = story.impostor().await;
     let real = story.map_instead(&impostor.unit);
-    let refused = story.show().await.unwrap_err();
+    let refused = story.node_publish().await.unwrap_err();
     story.must_name_both(&refused, &impostor);
     assert!(std::fs::symlink_metadata(&story.volume.target).is_err());
     story.put_target(&real);
     story.stage().await.unwrap();
-    story.show().await.unwrap();
+    story.node_publish().await.unwrap();
     story.end_with(impostor).await;
 }
 
@@ -182,9 +182,9 @@ async fn a_volume_with_another_file_system_is_left_alone() {
         story.attach().await;
         let data = story.write("before");
         let file = story.lun_file();
-        story.hide().await.unwrap();
+        story.node_unpublish().await.unwrap();
         story.unstage().await.unwrap();
-        let photo = Photo::take(&file).unwrap();
+        let photo = ImageSnapshot::take(&file).unwrap();
         let context = std::mem::take(&mut story.volume.volume_context);
         story.volume.content = Content::Fs(asked);
 
@@ -194,11 +194,11 @@ async fn a_volume_with_another_file_system_is_left_alone() {
             refused.message().contains(&format!("holds {has}")),
             "{refused}"
         );
-        photo.must_still_be_true().unwrap();
+        photo.ensure_unchanged().unwrap();
 
         (story.volume.content, story.volume.volume_context) = (Content::Fs(has), context);
         story.stage().await.unwrap();
-        story.show().await.unwrap();
+        story.node_publish().await.unwrap();
         story.must_hold(&data);
         story.end().await;
     }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::tools::{fill, fs_bytes, sha256};
 use proto::csi::volume_capability::access_mode::Mode;
 use tonic::Code;
@@ -92,10 +92,10 @@ async fn a_readonly_pod_of_a_writable_volume() {
     };
     story.attach().await;
     let data = story.write("before");
-    story.hide().await.unwrap();
+    story.node_unpublish().await.unwrap();
     story.volume.readonly = true;
     for _ in 0..2 {
-        story.show().await.unwrap();
+        story.node_publish().await.unwrap();
         must_be_readonly(&story.volume.target);
     }
     File::create(story.volume.staging.join("through-staging")).unwrap();
@@ -109,7 +109,7 @@ async fn a_readonly_pod_of_a_writable_volume() {
     story.must_hold(&data);
 
     story.volume.readonly = false;
-    let refused = story.show().await.unwrap_err();
+    let refused = story.node_publish().await.unwrap_err();
     assert_eq!(refused.code(), Code::AlreadyExists, "{refused}");
     must_be_readonly(&story.volume.target);
     story.end().await;
@@ -170,9 +170,9 @@ async fn an_unknown_mount_flag_leaves_nothing() {
 }
 
 /// The same volume for another pod.
-fn another_pod(volume: &Life) -> Life {
+fn another_pod(volume: &TestVolume) -> TestVolume {
     let target = volume.target.with_file_name("target-2");
-    Life {
+    TestVolume {
         target,
         ..volume.clone()
     }
@@ -199,7 +199,7 @@ async fn a_single_writer_has_one_pod() {
         assert!(refused.message().contains(&first), "{refused}");
         assert!(!look::is_mounted(&second.target));
 
-        story.hide().await.unwrap();
+        story.node_unpublish().await.unwrap();
         story.node(second.node_publish(&story.world)).await.unwrap();
         story
             .node(second.node_unpublish(&story.world))
@@ -241,7 +241,7 @@ async fn two_pods_share_a_volume() {
                 fs_bytes(&second.target).unwrap()
             );
         }
-        story.hide().await.unwrap();
+        story.node_unpublish().await.unwrap();
         assert_eq!(sha256(&theirs, data.bytes).unwrap(), data.sha256);
         assert_eq!(
             story.unstage().await.unwrap_err().code(),

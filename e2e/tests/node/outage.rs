@@ -24,7 +24,7 @@ async fn a_volume_is_let_go_while_the_nas_is_down() {
         story.world.nas.restart().await.unwrap();
 
         story.stage().await.unwrap();
-        story.show().await.unwrap();
+        story.node_publish().await.unwrap();
         story.must_hold(&data);
         story.end().await;
     }

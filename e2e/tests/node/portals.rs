@@ -2,7 +2,7 @@
 //! (design.md#portals). Two paths and a map are the VM's.
 
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::skip::needs_root;
 use e2e::world::Plan;
 use tonic::Code;
@@ -20,7 +20,7 @@ async fn begin(test: &str, content: Content) -> Option<Story> {
     // As often as can be: nothing may be joined to one path.
     plan.driver = ["--path-interval", "1s"].map(str::to_owned).to_vec();
     let world = plan.start().await.unwrap();
-    let volume = Life::create(&world, "pvc-1", GIB, content).await.unwrap();
+    let volume = TestVolume::create(&world, "pvc-1", GIB, content).await.unwrap();
     Some(Story { world, volume })
 }
 
@@ -73,6 +73,6 @@ async fn a_multipathd_that_fails_is_an_error_until_it_is_mended() {
     assert_eq!(failed.code(), Code::Unavailable, "{failed}");
     multipathd(&story, "stopped");
     story.stage().await.unwrap();
-    story.show().await.unwrap();
+    story.node_publish().await.unwrap();
     story.end().await;
 }

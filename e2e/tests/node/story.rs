@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::skip::needs_root;
 use e2e::tools::{device_bytes, fill, sha256};
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use proto::csi;
 use serde_json::Value;
 use tonic::Status;
 
 use e2e::look;
-use e2e::trap::Trap;
+use e2e::trap::CommandInterceptor;
 
 /// Enough to see that data survive; a checksum of more takes its time in a debug build.
 const WRITTEN: u64 = 1 << 20;
@@ -19,8 +19,8 @@ const WRITTEN: u64 = 1 << 20;
 /// A volume, and where it lives.
 #[derive(Debug)]
 pub(crate) struct Story {
-    pub(crate) world: World,
-    pub(crate) volume: Life,
+    pub(crate) world: TestCluster,
+    pub(crate) volume: TestVolume,
 }
 
 /// Data of a user: where, how much, and its SHA-256.
@@ -38,7 +38,7 @@ impl Story {
             return None;
         }
         let world = Plan::whole().start().await.unwrap();
-        let volume = Life::create(&world, "pvc-1", size, content).await.unwrap();
+        let volume = TestVolume::create(&world, "pvc-1", size, content).await.unwrap();
         Some(Self { world, volume })
     }
 
@@ -58,7 +58,7 @@ impl Story {
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
         );
-        let volume = Life::create_as(&world, request, content).await.unwrap();
+        let volume = TestVolume::create_as(&world, request, content).await.unwrap();
         Some(Self { world, volume })
     }
 
@@ -83,18 +83,18 @@ impl Story {
     }
 
     /// `NodePublishVolume`: shows the volume to its pod.
-    pub(crate) async fn show(&self) -> Result<(), Status> {
+    pub(crate) async fn node_publish(&self) -> Result<(), Status> {
         self.node(self.volume.node_publish(&self.world)).await
     }
 
     pub(crate) async fn attach(&mut self) {
         self.publish().await;
         self.stage().await.unwrap();
-        self.show().await.unwrap();
+        self.node_publish().await.unwrap();
     }
 
     /// `NodeUnpublishVolume`: hides the volume from its pod.
-    pub(crate) async fn hide(&self) -> Result<(), Status> {
+    pub(crate) async fn node_unpublish(&self) -> Result<(), Status> {
         self.node(self.volume.node_unpublish(&self.world)).await
     }
 
@@ -103,7 +103,7 @@ impl Story {
     }
 
     pub(crate) async fn detach(&self) {
-        self.hide().await.unwrap();
+        self.node_unpublish().await.unwrap();
         self.unstage().await.unwrap();
         self.volume.unpublish(&self.world).await.unwrap();
     }
@@ -190,7 +190,7 @@ impl Story {
     }
 
     /// The target of another volume.
-    pub(crate) fn target_of(&self, volume: &Life) -> Value {
+    pub(crate) fn target_of(&self, volume: &TestVolume) -> Value {
         serde_json::from_slice(&std::fs::read(self.target_file(volume)).unwrap()).unwrap()
     }
 
@@ -204,7 +204,7 @@ impl Story {
         std::fs::rename(fresh, file).unwrap();
     }
 
-    fn target_file(&self, volume: &Life) -> PathBuf {
+    fn target_file(&self, volume: &TestVolume) -> PathBuf {
         self.world
             .nas
             .targets()
@@ -217,9 +217,9 @@ impl Story {
     }
 
     /// A gate before all host commands.
-    pub(crate) fn trap(&self) -> Trap {
+    pub(crate) fn trap(&self) -> CommandInterceptor {
         let bin = self.world.initiator().unwrap().bin();
-        Trap::build(&self.world.folder().join("trap"), &bin).unwrap()
+        CommandInterceptor::build(&self.world.folder().join("trap"), &bin).unwrap()
     }
 
     /// A kubelet's request to grow, with all that may be left out left out.

@@ -82,7 +82,7 @@ async fn statistics_of_what_is_not_there_are_refused() {
         return;
     };
     story.attach().await;
-    story.hide().await.unwrap();
+    story.node_unpublish().await.unwrap();
     let refused = story.node(story.volume.stats(&story.world)).await;
     assert_eq!(refused.unwrap_err().code(), Code::NotFound);
     // A directory of the node's own file system is not mistaken for the volume.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::console::{Exit, Failure};
 use super::host::Host;
-use crate::program::until;
+use crate::exec::until;
 use crate::store;
 
 /// Below the host root.

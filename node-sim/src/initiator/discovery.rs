@@ -7,7 +7,7 @@ use super::console::{Console, Exit, Failure};
 use super::host::Host;
 use super::record::{self, Origin, Pattern, Place, Record, VERSION, exactly};
 use super::session::Sessions;
-use crate::store::{self, Until};
+use crate::store::{self, Durability};
 
 /// A portal that is asked.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ pub(crate) fn add(host: &Host, sessions: &Sessions<'_>, source: &Source) -> Resu
         let made = std::fs::create_dir_all(source.folder(host)).and_then(|()| {
             sessions
                 .lock()
-                .write(&file, source.text().as_bytes(), Until::Always)
+                .write(&file, source.text().as_bytes(), Durability::Always)
         });
         made.map_err(|wrong| Failure::new(Exit::Database, format!("{}: {wrong}", file.display())))?;
     }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::console::{Exit, Failure};
 use super::multipathd::State;
-use crate::store::{self, Lock, Until};
+use crate::store::{self, Lock, Durability};
 use crate::target::Target;
 use crate::target::loopdev::Targets;
 
@@ -126,7 +126,7 @@ impl Host {
                 lock_wait,
                 stays_locked,
             },
-            Until::Always,
+            Durability::Always,
         )?;
 
         let text = match (name, host.initiator_name()) {
@@ -136,7 +136,7 @@ impl Host {
             (None, Err(_)) => format!("InitiatorName={NAME_PREFIX}{id}\n"),
         };
         let file = host.initiator_name_file();
-        lock.write(&file, text.as_bytes(), Until::Always)?;
+        lock.write(&file, text.as_bytes(), Durability::Always)?;
         install(program, &host.root.join("bin"), "iscsiadm")?;
         Ok(host)
     }
@@ -171,7 +171,7 @@ impl Host {
             ..self.config()?
         };
         self.lock()?
-            .write_json(&self.config_file(), &config, Until::Always)
+            .write_json(&self.config_file(), &config, Durability::Always)
     }
 
     /// Lets multipathd be like this. `program` becomes `bin/multipathd`.
@@ -180,7 +180,7 @@ impl Host {
     /// There is no host root, or a file cannot be written.
     pub fn set_multipathd(&self, state: State, program: &Path) -> io::Result<()> {
         let file = self.multipathd_file();
-        self.lock()?.write_json(&file, &state, Until::Always)?;
+        self.lock()?.write_json(&file, &state, Durability::Always)?;
         let bin = self.root.join("bin");
         if state == State::Absent {
             store::remove(&bin.join("multipathd"))
@@ -205,7 +205,7 @@ impl Host {
     pub fn unname(&self) -> io::Result<()> {
         let text = format!("{GENERATE}\n");
         self.lock()?
-            .write(&self.initiator_name_file(), text.as_bytes(), Until::Always)
+            .write(&self.initiator_name_file(), text.as_bytes(), Durability::Always)
     }
 
     /// What happens as iscsid starts (Debian's `startup-checks.sh`): an initiator whose name is to be made gets one. False: it has
@@ -219,7 +219,7 @@ impl Host {
             return Ok(false);
         }
         let text = format!("InitiatorName={NAME_PREFIX}{}\n", self.id()?);
-        lock.write(&self.initiator_name_file(), text.as_bytes(), Until::Always)?;
+        lock.write(&self.initiator_name_file(), text.as_bytes(), Durability::Always)?;
         Ok(true)
     }
 

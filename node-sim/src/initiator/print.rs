@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::record::{IFACE, Record, portal};
 use super::session::Session;
-use super::tree::Link;
+use super::tree::LinkState;
 
 const EMPTY: &str = "<empty>";
 
@@ -82,14 +82,14 @@ fn one(text: &mut String, session: &Session, level: u32, initiator: &str) {
         "\tCurrent Portal: {place}\n\tPersistent Portal: {place}"
     );
     heading(text, "Interface:");
-    let link = if session.lost { Link::Lost } else { Link::Up };
+    let link = if session.lost { LinkState::Lost } else { LinkState::Up };
     let (connection, state, inner) = match link {
-        Link::Up => ("LOGGED IN", "LOGGED_IN", "NO CHANGE"),
-        Link::Lost => ("TRANSPORT WAIT", "FAILED", "REOPEN"),
+        LinkState::Up => ("LOGGED IN", "LOGGED_IN", "NO CHANGE"),
+        LinkState::Lost => ("TRANSPORT WAIT", "FAILED", "REOPEN"),
     };
     let device = match link {
-        Link::Up => "running",
-        Link::Lost => "transport-offline",
+        LinkState::Up => "running",
+        LinkState::Lost => "transport-offline",
     };
     for (name, value) in [
         ("Iface Name", IFACE),

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::console::{Exit, Failure};
 use super::host::Host;
-use crate::store::{self, Lock, Until};
+use crate::store::{self, Lock, Durability};
 
 mod setting;
 
@@ -383,7 +383,7 @@ pub(crate) fn write(host: &Host, lock: &Lock, record: &mut Record) -> Result<(),
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        lock.write(path, text.as_bytes(), Until::Always)
+        lock.write(path, text.as_bytes(), Durability::Always)
     };
     match record.tpgt {
         None => saved(&plain).map_err(|wrong| database(&plain, &wrong)),

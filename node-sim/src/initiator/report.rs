@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::host::Host;
 use super::record::{self, Pattern};
 use super::session::{self, Sessions, Stage};
-use crate::disk;
+use crate::loop_device;
 
 /// A host root at one moment.
 #[derive(Debug, Serialize)]
@@ -160,7 +160,7 @@ fn session_status(session: &session::Session) -> SessionStatus {
         device: disk.device.clone(),
         file: disk.backing.path.display().to_string(),
         serial: disk.unit.serial.clone(),
-        bytes: disk::size(&disk.device),
+        bytes: loop_device::size(&disk.device),
         file_bytes: std::fs::metadata(&disk.backing.path)
             .ok()
             .map(|file| file.len()),

@@ -15,9 +15,9 @@ use super::console::{Exit, Failure};
 
 use super::host::Host;
 use super::record::{Pattern, Place, Record, exactly};
-use super::tree::{Link, Shown, Tree};
-use crate::disk::{self, Backing, Losetup};
-use crate::store::{self, Lock, Until};
+use super::tree::{LinkState, SessionView, Tree};
+use crate::loop_device::{self, Backing, Losetup};
+use crate::store::{self, Lock, Durability};
 use crate::target::loopdev::{Refusal, Targets};
 use crate::target::{self, Chap, Credential, LogicalUnit, Target};
 
@@ -168,7 +168,7 @@ impl<'a> Sessions<'a> {
     ) -> Result<(), Failure> {
         let network = Targets::open(&session.network)?;
         let target = knock(&network, session, initiator, from, chap)?;
-        self.tree.build(&Shown {
+        self.tree.build(&SessionView {
             sid: session.sid,
             host: session.host,
             iqn: &session.iqn,
@@ -206,7 +206,7 @@ impl<'a> Sessions<'a> {
             None => self.knock_again(&network, session)?,
         };
         session.lost = target.is_none();
-        let link = if session.lost { Link::Lost } else { Link::Up };
+        let link = if session.lost { LinkState::Lost } else { LinkState::Up };
         self.tree.state(
             session.sid,
             session.host,
@@ -239,7 +239,7 @@ impl<'a> Sessions<'a> {
             };
             if self.losetup.shows(&disk.device, &disk.backing)?
                 && !disk.backing.is_same(&Backing::of(&unit.file)?)
-                && disk::is_claimed(&disk.device)
+                && loop_device::is_claimed(&disk.device)
             {
                 return Ok(true);
             }
@@ -276,7 +276,7 @@ impl<'a> Sessions<'a> {
         let attached = self.losetup.shows(&disk.device, &disk.backing)?;
         // Asked first: a unit without a file must not cost us the disk we have.
         let same_file = disk.backing.is_same(&Backing::of(&unit.file)?);
-        if attached && !same_file && disk::is_claimed(&disk.device) {
+        if attached && !same_file && loop_device::is_claimed(&disk.device) {
             // The real disk would show the new unit's blocks from now on, under a mounted file system. This one cannot.
             self.tree.identify(session.sid, session.host, lun, unit)?;
         } else if attached && same_file {
@@ -355,7 +355,7 @@ impl<'a> Sessions<'a> {
 
     fn save(&self, session: &Session) -> io::Result<()> {
         self.lock
-            .write_json(&file(self.host, session.sid), session, Until::Reboot)
+            .write_json(&file(self.host, session.sid), session, Durability::Reboot)
     }
 
     /// Numbers are not used twice, as in a kernel that runs (`iscsi_session_nr` counts up). The counter is written before the
@@ -365,7 +365,7 @@ impl<'a> Sessions<'a> {
         let used = store::read_json::<u32>(&counter)?.unwrap_or(0);
         let lives = self.live.keys().last().copied().unwrap_or(0);
         let sid = used.max(lives) + 1;
-        self.lock.write_json(&counter, &sid, Until::Reboot)?;
+        self.lock.write_json(&counter, &sid, Durability::Reboot)?;
         Ok(sid)
     }
 }

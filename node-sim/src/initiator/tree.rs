@@ -16,7 +16,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::store::{self, Lock, Until};
+use crate::store::{self, Lock, Durability};
 use crate::target::LogicalUnit;
 
 /// Below here the kernel shows the real loop devices.
@@ -24,7 +24,7 @@ const REAL_BLOCK: &str = "/sys/class/block";
 
 /// What the tree tells of a session.
 #[derive(Debug)]
-pub(crate) struct Shown<'a> {
+pub(crate) struct SessionView<'a> {
     pub(crate) sid: u32,
     pub(crate) host: u32,
     pub(crate) iqn: &'a str,
@@ -38,25 +38,25 @@ pub(crate) struct Shown<'a> {
 
 /// Whether the target is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Link {
+pub(crate) enum LinkState {
     /// All is well.
     Up,
     /// The target does not know us any more.
     Lost,
 }
 
-impl Link {
+impl LinkState {
     fn session(self) -> &'static str {
         match self {
-            Link::Up => "LOGGED_IN\n",
-            Link::Lost => "FAILED\n",
+            LinkState::Up => "LOGGED_IN\n",
+            LinkState::Lost => "FAILED\n",
         }
     }
 
     fn device(self) -> &'static str {
         match self {
-            Link::Up => "running\n",
-            Link::Lost => "transport-offline\n",
+            LinkState::Up => "running\n",
+            LinkState::Lost => "transport-offline\n",
         }
     }
 }
@@ -74,8 +74,8 @@ impl<'a> Tree<'a> {
     }
 
     /// Writes the session's own folders. Nobody sees it before [`Tree::show`].
-    pub(crate) fn build(&self, shown: &Shown<'_>) -> io::Result<()> {
-        let Shown { sid, host, .. } = *shown;
+    pub(crate) fn build(&self, shown: &SessionView<'_>) -> io::Result<()> {
+        let SessionView { sid, host, .. } = *shown;
         let line = |text: &str| format!("{text}\n").into_bytes();
         let device = self.host(host);
         let session = device.join(format!("session{sid}/iscsi_session/session{sid}"));
@@ -84,7 +84,7 @@ impl<'a> Tree<'a> {
             &[
                 ("targetname", line(shown.iqn)),
                 ("initiatorname", line(shown.initiator)),
-                ("state", Link::Up.session().into()),
+                ("state", LinkState::Up.session().into()),
                 ("recovery_tmo", line(shown.recovery_tmo)),
                 ("tpgt", line(&shown.tpgt.to_string())),
                 ("ifacename", line("default")),
@@ -159,7 +159,7 @@ impl<'a> Tree<'a> {
             &folder,
             &[
                 ("type", b"0\n".to_vec()),
-                ("state", Link::Up.device().into()),
+                ("state", LinkState::Up.device().into()),
                 ("queue_depth", b"32\n".to_vec()),
                 ("timeout", b"30\n".to_vec()),
             ],
@@ -214,7 +214,7 @@ impl<'a> Tree<'a> {
         sid: u32,
         host: u32,
         luns: impl Iterator<Item = u16>,
-        link: Link,
+        link: LinkState,
     ) -> io::Result<()> {
         let session = self
             .host(host)
@@ -246,7 +246,7 @@ impl<'a> Tree<'a> {
         for (name, content) in contents {
             let path = folder.join(name);
             if fs::read(&path).ok().as_ref() != Some(content) {
-                self.lock.write(&path, content, Until::Reboot)?;
+                self.lock.write(&path, content, Durability::Reboot)?;
             }
         }
         Ok(())
@@ -340,7 +340,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let lock = Lock::take(&dir.path().join("lock")).unwrap();
         let tree = Tree::new(dir.path().to_owned(), &lock);
-        let shown = Shown {
+        let shown = SessionView {
             sid: 3,
             host: 7,
             iqn: "iqn.t",
@@ -392,7 +392,7 @@ mod tests {
             .unwrap(),
             "3260\n"
         );
-        tree.state(3, 7, [1].into_iter(), Link::Lost).unwrap();
+        tree.state(3, 7, [1].into_iter(), LinkState::Lost).unwrap();
         assert_eq!(read("state"), "FAILED\n");
         assert_eq!(read(&format!("{disk}/state")), "transport-offline\n");
         for _ in 0..2 {

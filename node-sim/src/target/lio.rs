@@ -36,9 +36,9 @@ use serde::{Deserialize, Serialize};
 
 use self::configfs::{Op, Tree};
 use self::plan::Portals;
-use super::{LogicalUnit, Session, Target, TargetSide};
-use crate::disk::{self, Backing, Losetup};
-use crate::store::{self, Lock, Until};
+use super::{LogicalUnit, Session, Target, TargetBackend};
+use crate::loop_device::{self, Backing, Losetup};
+use crate::store::{self, Lock, Durability};
 
 /// Longest that the kernel may take for one call; tenths of a second are normal.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -99,7 +99,7 @@ impl Lio {
     }
 }
 
-impl TargetSide for Lio {
+impl TargetBackend for Lio {
     fn align(&self, targets: &[Target]) -> io::Result<()> {
         let targets = targets.to_vec();
         self.work(move |work| work.align(&targets))
@@ -219,11 +219,11 @@ impl Work<'_> {
         let device = self.notes.units[&unit.serial].device.clone();
         // A loop device counts in sectors.
         let capacity = super::capacity(unit)? / 512 * 512;
-        if disk::size(&device) != Some(capacity) {
+        if loop_device::size(&device) != Some(capacity) {
             self.losetup.grow(&device)?;
         }
         // An iblock backstore announces the write cache that its device has.
-        disk::set_write_cache(&device, unit.write_cache)?;
+        loop_device::set_write_cache(&device, unit.write_cache)?;
         let tree = &self.side.tree;
         let shown = tree.backstore(&unit.serial)?;
         if !plan::is_backstore(unit, &device, shown.as_ref()) {
@@ -274,7 +274,7 @@ impl Work<'_> {
 }
 
 fn save(side: &Lio, lock: &Lock, notes: &Notes) -> io::Result<()> {
-    lock.write_json(&side.dir.join("notes.json"), notes, Until::Always)
+    lock.write_json(&side.dir.join("notes.json"), notes, Durability::Always)
 }
 
 /// Whatever would still have to be done was not taken by the kernel.

@@ -16,8 +16,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Chap, Session, Target, TargetSide};
-use crate::store::{self, Lock, Until};
+use super::{Chap, Session, Target, TargetBackend};
+use crate::store::{self, Lock, Durability};
 
 mod divorce;
 
@@ -75,7 +75,7 @@ impl Targets {
         for file in self.files_cut_off(&target.iqn, kept)? {
             divorce::divorce(&file)?;
         }
-        lock.write_json(&path, target, Until::Always)
+        lock.write_json(&path, target, Durability::Always)
     }
 
     /// Removes the target and drops its sessions. What these write from now on does not reach its LUNs, unless a session of
@@ -194,7 +194,7 @@ impl Targets {
             return Err(Refusal::SessionLimit);
         }
         fs::create_dir_all(&dir)?;
-        lock.write_json(&dir.join(key), session, Until::Always)?;
+        lock.write_json(&dir.join(key), session, Durability::Always)?;
         store::sync_folder(&self.dir)?;
         Ok(target)
     }
@@ -235,7 +235,7 @@ impl Targets {
     }
 }
 
-impl TargetSide for Targets {
+impl TargetBackend for Targets {
     fn align(&self, targets: &[Target]) -> io::Result<()> {
         for stray in self.list()? {
             if targets.iter().all(|target| target.iqn != stray.iqn) {

@@ -34,7 +34,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use self::daemon::Daemon;
 use self::plan::Memory;
-use super::{Session, Target, TargetSide};
+use super::{Session, Target, TargetBackend};
 use crate::store::Lock;
 
 /// A daemon of our own.
@@ -112,7 +112,7 @@ impl Tgt {
     }
 }
 
-impl TargetSide for Tgt {
+impl TargetBackend for Tgt {
     fn align(&self, targets: &[Target]) -> io::Result<()> {
         let (lock, mut known) = (self.lock()?, self.known());
         let known = &mut *known;

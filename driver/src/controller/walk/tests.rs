@@ -157,37 +157,37 @@ fn looked(number: u32) -> Vec<Volumes> {
     vec![in_order(vec![volume(number, "nas1")])]
 }
 
-fn seen(look: &Look) -> Option<String> {
+fn seen(look: &Snapshot) -> Option<String> {
     let lists = look.lists()?;
     ids(&page(&lists, &asked(0, ""))).pop()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_look_is_freed_when_nobody_asks_for_more_pages() {
-    let look = Look::default();
+    let look = Snapshot::default();
     let lists = looked(1);
     let kept = Arc::downgrade(&lists[0]);
     look.keep(Instant::now(), &lists);
     drop(lists);
     for _ in 0..3 {
-        pause(UNUSED / 2).await;
+        pause(IDLE_LIMIT / 2).await;
         assert!(look.lists().is_some(), "use renews it");
     }
-    pause(UNUSED + Duration::from_millis(1)).await;
+    pause(IDLE_LIMIT + Duration::from_millis(1)).await;
     assert_eq!(kept.strong_count(), 0, "nobody has called");
     assert!(look.lists().is_none());
     // However much it is used.
     look.keep(Instant::now(), &looked(2));
     let started = Instant::now();
     while look.lists().is_some() {
-        advance(UNUSED / 2).await;
+        advance(IDLE_LIMIT / 2).await;
     }
-    assert_eq!(started.elapsed(), OLDEST);
+    assert_eq!(started.elapsed(), MAX_AGE);
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_two_looks_the_one_that_began_later_is_kept() {
-    let look = Look::default();
+    let look = Snapshot::default();
     let earlier = Instant::now();
     advance(Duration::from_secs(1)).await;
     let later = Instant::now();
@@ -199,7 +199,7 @@ async fn of_two_looks_the_one_that_began_later_is_kept() {
     assert_eq!(older.strong_count(), 0, "there is one at the most");
     assert!(seen(&look).is_some_and(|id| id.ends_with('2')));
     // Not even when that is forgotten: a walk that began with it may go on.
-    pause(UNUSED * 2).await;
+    pause(IDLE_LIMIT * 2).await;
     look.keep(earlier, &looked(1));
     assert_eq!(seen(&look), None);
     look.keep(Instant::now(), &looked(3));

@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use super::*;
 use crate::dsm::call::Call;
-use crate::dsm::played::{Played, ask, create, later};
+use crate::dsm::played::{SlowNas, ask, create, later};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Long enough for everything that takes no time.
@@ -37,7 +37,7 @@ fn creating(count: usize, client: &Client) -> Vec<tokio::task::JoinHandle<Result
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn requests_under_way_are_bounded_and_their_queue_costs_no_deadline() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     let started = Instant::now();
     // They take 200 s together, which is more than any request has.
     let creates = creating(200, &client);
@@ -65,7 +65,7 @@ async fn requests_under_way_are_bounded_and_their_queue_costs_no_deadline() {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn creates_hold_up_nothing_else() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     let creates = creating(200, &client);
     later(SECOND / 2).await;
     let started = Instant::now();
@@ -80,7 +80,7 @@ async fn creates_hold_up_nothing_else() {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn a_place_is_taken_until_the_request_has_ended() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     *nas.takes.lock().unwrap() = 30 * SECOND;
     let asked = asking(COMMON, &client);
     later(SECOND).await;
@@ -99,7 +99,7 @@ async fn a_place_is_taken_until_the_request_has_ended() {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn logins_and_logouts_wait_behind_nobody() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     *nas.takes.lock().unwrap() = 30 * SECOND;
     let asked = asking(COMMON * 3, &client);
     later(SECOND).await;
@@ -117,7 +117,7 @@ async fn logins_and_logouts_wait_behind_nobody() {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn each_nas_has_its_own_places() {
-    let ((slow, client), (_, other)) = (Played::nas(), Played::nas());
+    let ((slow, client), (_, other)) = (SlowNas::nas(), SlowNas::nas());
     *slow.takes.lock().unwrap() = 50 * SECOND;
     let asked = asking(100, &client);
     later(MOMENT).await;
@@ -133,11 +133,11 @@ async fn each_nas_has_its_own_places() {
 fn a_compound_waits_with_its_create() {
     let call = |method| Call::new(lun::API, 1, method);
     for (method, lane) in [
-        ("create", Lane::Creates),
-        ("clone", Lane::Creates),
-        ("get", Lane::Common),
-        ("delete", Lane::Common),
-        ("map_target", Lane::Common),
+        ("create", RequestClass::Creates),
+        ("clone", RequestClass::Creates),
+        ("get", RequestClass::Common),
+        ("delete", RequestClass::Common),
+        ("map_target", RequestClass::Common),
     ] {
         assert_eq!(call(method).lane(), lane, "{method}");
         let get = call("get");
@@ -149,7 +149,7 @@ fn a_compound_waits_with_its_create() {
     let target = Call::new("SYNO.Core.ISCSI.Target", 1, "create");
     assert_eq!(
         target.lane(),
-        Lane::Common,
+        RequestClass::Common,
         "nobody has seen those queue up"
     );
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use futures::future::join_all;
 
 use super::*;
-use crate::dsm::lane::Lanes;
-use crate::dsm::played::{Played, ask, create, later};
+use crate::dsm::lane::RequestLimits;
+use crate::dsm::played::{SlowNas, ask, create, later};
 
 /// When a caller has its cause.
 const TOLD: Duration = Duration::from_secs(14);
@@ -47,7 +47,7 @@ fn is_told(error: &DsmError) {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn a_nas_that_hangs_before_the_login_is_told_of_to_all_at_once() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     nas.hang(true);
     for (after, answer) in crowd(&client, 200).await {
         is_told(&answer.unwrap_err());
@@ -59,7 +59,7 @@ async fn a_nas_that_hangs_before_the_login_is_told_of_to_all_at_once() {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn a_nas_that_hangs_in_a_session_is_told_of_to_all_at_once() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     ask(&client).await.unwrap();
     nas.hang(true);
     let (mut lost, mut unsent) = (0, 0);
@@ -75,7 +75,7 @@ async fn a_nas_that_hangs_in_a_session_is_told_of_to_all_at_once() {
         assert_eq!(after, TOLD);
     }
     // Only what was sent may have been carried out.
-    assert_eq!((lost, unsent), (Lanes::MOST, 200 - Lanes::MOST));
+    assert_eq!((lost, unsent), (RequestLimits::MOST, 200 - RequestLimits::MOST));
     assert_eq!(
         (nas.now(), nas.count("query")),
         ([0, 0, 1], 1),
@@ -85,11 +85,11 @@ async fn a_nas_that_hangs_in_a_session_is_told_of_to_all_at_once() {
     // Who comes next learns it at once, and after a while another question is asked, by one for all.
     let first = crowd(&client, 200).await.pop().unwrap();
     assert_eq!((first.0, nas.count("query")), (Duration::ZERO, 1));
-    later(REST).await;
+    later(PROBE_INTERVAL).await;
     for (after, answer) in crowd(&client, 200).await {
         let error = answer.unwrap_err();
         assert!(matches!(error, DsmError::Silent(_)), "{error}");
-        assert_eq!(after, PATIENCE);
+        assert_eq!(after, SILENCE_LIMIT);
     }
     assert_eq!((nas.count("query"), nas.most()[2]), (2, 1), "one at a time");
 
@@ -113,13 +113,13 @@ async fn a_nas_that_hangs_in_a_session_is_told_of_to_all_at_once() {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn the_same_outage_is_told_in_the_same_words() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     ask(&client).await.unwrap();
     nas.hang(true);
     ask(&client).await.unwrap_err();
     let mut words = Vec::new();
     for _ in 0..4 {
-        later(REST * 5).await;
+        later(PROBE_INTERVAL * 5).await;
         words.push(ask(&client).await.unwrap_err().to_string());
     }
     assert_eq!(nas.count("query"), 5);
@@ -129,7 +129,7 @@ async fn the_same_outage_is_told_in_the_same_words() {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn a_nas_that_comes_back_in_time_loses_nothing() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     ask(&client).await.unwrap();
     nas.hang(true);
     let waiting = crowd(&client, 40);
@@ -148,7 +148,7 @@ async fn a_nas_that_comes_back_in_time_loses_nothing() {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn one_that_hangs_again_and_again_is_believed_each_time() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     for _ in 0..3 {
         ask(&client).await.unwrap();
         nas.hang(true);
@@ -164,7 +164,7 @@ async fn one_that_hangs_again_and_again_is_believed_each_time() {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn a_slow_nas_is_waited_for() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     *nas.takes.lock().unwrap() = Duration::from_secs(55);
     let started = Instant::now();
     create(&client).await.unwrap();
@@ -179,7 +179,7 @@ async fn a_slow_nas_is_waited_for() {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn a_nas_of_which_one_call_hangs_is_not_called_hung() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     nas.mute.lock().unwrap().insert("list");
     let started = Instant::now();
     let (asked, made) = tokio::join!(ask(&client), create(&client));
@@ -195,7 +195,7 @@ async fn a_nas_of_which_one_call_hangs_is_not_called_hung() {
         "{text}"
     );
     // The same of the login, which has less time because others wait for it.
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     nas.mute.lock().unwrap().insert("login");
     for (after, answer) in crowd(&client, 200).await {
         let error = answer.unwrap_err();
@@ -217,7 +217,7 @@ async fn a_nas_of_which_one_call_hangs_is_not_called_hung() {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn a_nas_that_is_off_is_told_of_to_all_at_once() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     nas.off.store(true, Ordering::Relaxed);
     for (after, answer) in crowd(&client, 200).await {
         answer.unwrap_err();
@@ -227,7 +227,7 @@ async fn a_nas_that_is_off_is_told_of_to_all_at_once() {
     // In a session: those that wait for a place do not find out in turns.
     nas.off.store(false, Ordering::Relaxed);
     // The last question was sent to nobody, and its answer does not come any more.
-    later(PATIENCE + REST).await;
+    later(SILENCE_LIMIT + PROBE_INTERVAL).await;
     ask(&client).await.unwrap();
     nas.off.store(true, Ordering::Relaxed);
     for (after, answer) in crowd(&client, 200).await {
@@ -235,7 +235,7 @@ async fn a_nas_that_is_off_is_told_of_to_all_at_once() {
         assert!(after <= BOUND, "{after:?}");
     }
     nas.off.store(false, Ordering::Relaxed);
-    later(PATIENCE + REST).await;
+    later(SILENCE_LIMIT + PROBE_INTERVAL).await;
     let started = Instant::now();
     ask(&client).await.unwrap();
     assert_eq!(started.elapsed(), Duration::from_secs(1));
@@ -244,7 +244,7 @@ async fn a_nas_that_is_off_is_told_of_to_all_at_once() {
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn a_login_whose_caller_leaves_is_not_begun_anew() {
-    let (nas, client) = Played::nas();
+    let (nas, client) = SlowNas::nas();
     nas.hang(true);
     let first = tokio::spawn({
         let client = client.clone();

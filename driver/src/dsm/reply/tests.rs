@@ -31,7 +31,7 @@ fn nothing_is_read_from_any_data() {
         r#"{"success":true,"data":[]}"#,
         r#"{"success":true,"data":{}}"#,
     ] {
-        assert!(read::<Nothing>("A", "m", body.as_bytes()).is_ok(), "{body}");
+        assert!(read::<NoData>("A", "m", body.as_bytes()).is_ok(), "{body}");
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::advance;
 use super::*;
 use crate::dsm::client::{Account, Password};
 use crate::dsm::credential::Refusals;
-use crate::dsm::wire::{Failure, Wire};
+use crate::dsm::wire::{Failure, Transport};
 
 /// Says the body of the answer to a method; `None`: never.
 type Script = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -25,7 +25,7 @@ impl fmt::Debug for Played {
     }
 }
 
-impl Wire for Played {
+impl Transport for Played {
     fn send(
         &self,
         request: Request<String>,
@@ -97,7 +97,7 @@ impl Played {
 
 async fn ask(client: &Client) -> Result<(), DsmError> {
     let call = Call::new("SYNO.Core.ISCSI.LUN", 1, "list");
-    client.call::<Nothing>(&call).await.map(drop)
+    client.call::<NoData>(&call).await.map(drop)
 }
 
 /// design.md#one-login

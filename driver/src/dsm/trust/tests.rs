@@ -40,7 +40,7 @@ fn shown(trust: Trust, certificate: &CertificateDer<'_>) -> Result<(), String> {
     let stranger = self_signed(|_| {}).0;
     let known = trust.certificates.iter().cloned().chain([stranger]);
     let authorities = Verifier::new_with_extra_roots(known, provider.clone()).unwrap();
-    let judge = Judge {
+    let judge = CertificateVerifier {
         authorities: trust.pins.is_empty().then_some(authorities),
         trust,
         provider,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use super::{BLOCK, Blocks, Fake, Target, World};
+use super::{BLOCK, Blocks, Fake, Target, Machine};
 use crate::host::superblock::{self, Superblock};
 use crate::host::{Cmd, Span};
 use crate::volume::{Bytes, FsType};
@@ -44,7 +44,7 @@ pub struct Mounted {
 
 /// The machine, as a person sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct FakeState {
     /// The targets that there are sessions with, one entry a session.
     pub sessions: Vec<String>,
     /// The targets that there are node records of.
@@ -62,10 +62,10 @@ pub struct Seen {
 impl Fake {
     /// A node whose initiator has this name, with an empty `/staging` and `/pods`.
     pub fn node(initiator: &str) -> Self {
-        let mut world = World {
+        let mut world = Machine {
             capable: true,
             processes: Some(vec![]),
-            ..World::default()
+            ..Machine::default()
         };
         world.install(initiator);
         Self(Arc::new(Mutex::new(world)))
@@ -73,7 +73,7 @@ impl Fake {
 
     /// From now on the NAS exports just this. A session whose target is gone is dead; one whose target is back lives again.
     pub fn set_exports(&self, exports: impl IntoIterator<Item = Export>) {
-        let mut world = self.world();
+        let mut world = self.machine();
         world.targets = exports
             .into_iter()
             .map(
@@ -99,12 +99,12 @@ impl Fake {
 
     /// Whether a mounted ext4 may be grown here (`CAP_SYS_RESOURCE`).
     pub fn set_capable(&self, capable: bool) {
-        self.world().capable = capable;
+        self.machine().capable = capable;
     }
 
     /// The machine restarts: what is on disk stays, which is records, directories and the LUNs' content.
     pub fn reboot(&self) {
-        let mut world = self.world();
+        let mut world = self.machine();
         world.sessions.clear();
         world.mounts.clear();
         world.caches.clear();
@@ -115,9 +115,9 @@ impl Fake {
     }
 
     /// The machine is installed anew: nothing is left of what was on its own disks, and its initiator has this name.
-    pub fn install_anew(&self, initiator: &str) {
+    pub fn reimage(&self, initiator: &str) {
         self.reboot();
-        let mut world = self.world();
+        let mut world = self.machine();
         world.files.clear();
         world.dirs.clear();
         world.records.clear();
@@ -128,7 +128,7 @@ impl Fake {
 
     /// Makes a directory, as the kubelet does.
     pub fn make_dir(&self, path: &str) {
-        let mut world = self.world();
+        let mut world = self.machine();
         for (at, _) in path.match_indices('/').skip(1) {
             world.dirs.insert(path[..at].to_owned());
         }
@@ -137,40 +137,40 @@ impl Fake {
 
     /// Another node at the same NAS.
     #[must_use]
-    pub fn beside(&self, initiator: &str) -> Self {
+    pub fn on_same_nas(&self, initiator: &str) -> Self {
         let other = Self::node(initiator);
-        other.world().content = Arc::clone(&self.world().content);
+        other.machine().content = Arc::clone(&self.machine().content);
         other
     }
 
     /// LUNs are gone from the NAS, with all that was on them.
     pub fn keep_content(&self, of: impl Fn(&str) -> bool) {
-        let content = Arc::clone(&self.world().content);
+        let content = Arc::clone(&self.machine().content);
         content.lock().unwrap().retain(|serial, _| of(serial));
     }
 
     /// Somebody writes to a LUN, behind everybody's back, what no probe knows.
-    pub fn scribble(&self, serial: &str) {
-        self.world().write(serial, COPY, SCRIBBLE);
+    pub fn write_foreign_data(&self, serial: &str) {
+        self.machine().write(serial, COPY, SCRIBBLE);
     }
 
     /// Whether that is there.
-    pub fn is_scribbled(&self, serial: &str) -> bool {
+    pub fn is_foreign_data_intact(&self, serial: &str) -> bool {
         let span = Span {
             offset: COPY,
             length: BLOCK,
         };
-        self.world().read(serial, span).starts_with(SCRIBBLE)
+        self.machine().read(serial, span).starts_with(SCRIBBLE)
     }
 
     /// Nothing was ever written to this LUN.
     pub fn is_blank(&self, serial: &str) -> bool {
-        !self.world().content.lock().unwrap().contains_key(serial)
+        !self.machine().content.lock().unwrap().contains_key(serial)
     }
 
     /// How large the file system on a LUN says that it is, and whether it fills a disk of `size`. `None`: there is none.
     pub fn file_system(&self, serial: &str, size: Bytes) -> Option<(FsType, Bytes, bool)> {
-        let head = self.world().read(serial, superblock::HEAD);
+        let head = self.machine().read(serial, superblock::HEAD);
         match superblock::read(&head).as_slice() {
             [Superblock::Complete(geometry)] => {
                 Some((geometry.kind(), geometry.size(), geometry.fills(size)))
@@ -181,7 +181,7 @@ impl Fake {
 
     /// Runs the first half of a command: a `mkfs` that is killed leaves an unfinished superblock, others have done nothing.
     pub fn begin(&self, cmd: &Cmd) {
-        let mut world = self.world();
+        let mut world = self.machine();
         let device = cmd.args.last();
         let Some(serial) = device.and_then(|device| world.serial(device)) else {
             return;
@@ -196,12 +196,12 @@ impl Fake {
 
     /// The commands that ran so far, in order.
     pub fn commands(&self) -> Vec<String> {
-        self.world().log.clone()
+        self.machine().log.clone()
     }
 
     /// The texts of all files, for those who look for secrets; node records are theirs to hold and are left out.
     pub fn texts(&self) -> Vec<String> {
-        let world = self.world();
+        let world = self.machine();
         let files = world
             .files
             .iter()
@@ -212,8 +212,8 @@ impl Fake {
     }
 
     /// What a person would see.
-    pub fn seen(&self) -> Seen {
-        let world = self.world();
+    pub fn observe(&self) -> FakeState {
+        let world = self.machine();
         let disks = world.sessions.values().filter_map(|session| {
             let seen = session.seen.as_ref()?;
             Some((seen.serial.clone(), seen.size))
@@ -229,7 +229,7 @@ impl Fake {
         });
         let below = |path: &&String| path.contains("/kubelet/");
         let empty = world.files.iter().filter(|(_, bytes)| bytes.is_empty());
-        Seen {
+        FakeState {
             sessions: world
                 .sessions
                 .values()
@@ -253,12 +253,12 @@ impl Fake {
 impl Fake {
     /// What is on all LUNs.
     pub(crate) fn content(&self) -> BTreeMap<String, Blocks> {
-        self.world().content.lock().unwrap().clone()
+        self.machine().content.lock().unwrap().clone()
     }
 
     /// The commands so far that begin with `prefix`.
     pub(crate) fn ran(&self, prefix: &str) -> Vec<String> {
-        self.world()
+        self.machine()
             .log
             .iter()
             .filter(|line| line.starts_with(prefix))
@@ -268,7 +268,7 @@ impl Fake {
 
     /// Where things are mounted.
     pub(crate) fn mounted(&self) -> Vec<String> {
-        self.world()
+        self.machine()
             .mounts
             .iter()
             .map(|mount| mount.point.clone())
@@ -276,7 +276,7 @@ impl Fake {
     }
 }
 
-impl World {
+impl Machine {
     /// What is on a machine that was never used.
     fn install(&mut self, initiator: &str) {
         self.dirs

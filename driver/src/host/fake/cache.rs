@@ -5,7 +5,7 @@ use std::io;
 
 use super::around::DATA;
 use super::{
-    BLOCK, Fake, HostError, Mount, Span, Target, UUID, World, absent, disk_of, io_error, multipath,
+    BLOCK, Fake, HostError, Mount, Span, Target, UUID, Machine, absent, disk_of, io_error, multipath,
 };
 use crate::publication::Iqn;
 use crate::volume::Bytes;
@@ -22,7 +22,7 @@ pub(crate) struct Cache {
 impl Fake {
     /// A pod writes through the mount at `point` and syncs. False: it could not.
     pub fn write_data(&self, point: &str, data: u64) -> bool {
-        let mut world = self.world();
+        let mut world = self.machine();
         let Some(device) = world.writable(point) else {
             return false;
         };
@@ -36,7 +36,7 @@ impl Fake {
 
     /// A pod writes through the mount at `point` and does not sync: it waits in the page cache, whether or not the target answers.
     pub fn write_unsynced(&self, point: &str, data: u64) -> bool {
-        let mut world = self.world();
+        let mut world = self.machine();
         let Some(device) = world.writable(point) else {
             return false;
         };
@@ -46,7 +46,7 @@ impl Fake {
 
     /// A pod reads through the mount at `point`: what is cached, else what is on the disk. `None`: it could not.
     pub fn read_data(&self, point: &str) -> Option<u64> {
-        let mut world = self.world();
+        let mut world = self.machine();
         let device = world.device_at(point)?;
         let read = world.get(&device)?;
         let cache = world.caches.entry(device).or_default();
@@ -58,7 +58,7 @@ impl Fake {
 
     /// Somebody else in a mount namespace of his own has what is mounted at `point`.
     pub(crate) fn pin(&self, point: &str) {
-        let mut world = self.world();
+        let mut world = self.machine();
         let mount = world.mounts.iter().rfind(|mount| mount.point == point);
         let (fs, device) = (mount.unwrap().fs.clone(), world.device_at(point).unwrap());
         world.pinned.insert((fs, device));
@@ -66,20 +66,20 @@ impl Fake {
 
     /// The volume is taken from this node without its knowing, and given back to it: its target bears another name.
     pub(crate) fn publish_anew(&self) {
-        self.world().targets.clear();
+        self.machine().targets.clear();
         self.come_back();
     }
 
     /// The LUN is published to this node under a name that it never had.
     pub(crate) fn come_back(&self) {
-        self.world().publications += 1;
+        self.machine().publications += 1;
         let iqn = self.iqn().to_string();
         self.call_target(&iqn);
     }
 
     /// The LUN is exported by one target of this name.
     pub(crate) fn call_target(&self, iqn: &str) {
-        let mut world = self.world();
+        let mut world = self.machine();
         world.targets.clear();
         world.targets.insert(iqn.to_owned(), lun());
         world.sessions_live_or_die();
@@ -87,16 +87,16 @@ impl Fake {
 
     /// The target side has deleted the target and goes on serving its session.
     pub(crate) fn keep_session_with(&self, iqn: &str) {
-        let mut world = self.world();
+        let mut world = self.machine();
         world.targets.insert(iqn.to_owned(), lun());
         world.sessions_live_or_die();
     }
 
     /// The name of the publication before.
     pub(crate) fn iqn_before(&self) -> Iqn {
-        self.world().publications -= 1;
+        self.machine().publications -= 1;
         let iqn = self.iqn();
-        self.world().publications += 1;
+        self.machine().publications += 1;
         iqn
     }
 
@@ -112,8 +112,8 @@ impl Fake {
     #[must_use]
     pub(crate) fn beside_with_lun(&self) -> Self {
         let other = Self::with_lun();
-        other.world().content = std::sync::Arc::clone(&self.world().content);
-        other.world().multipathd = None;
+        other.machine().content = std::sync::Arc::clone(&self.machine().content);
+        other.machine().multipathd = None;
         other
     }
 }
@@ -128,7 +128,7 @@ pub(crate) fn lun() -> Target {
     }
 }
 
-impl World {
+impl Machine {
     /// A number that no session has, nor a disk that somebody still holds.
     pub(super) fn free_number(&self) -> u32 {
         let is_held = |id: &u32| {
@@ -251,7 +251,7 @@ impl World {
     }
 
     /// Writing to a file of sysfs makes the kernel do something.
-    pub(super) fn obey(&mut self, path: &str, text: &str) -> Result<(), HostError> {
+    pub(super) fn apply_sysfs_write(&mut self, path: &str, text: &str) -> Result<(), HostError> {
         let session = path
             .strip_prefix("/sys/class/iscsi_session/session")
             .and_then(|unit| unit.split('/').next()?.parse().ok());

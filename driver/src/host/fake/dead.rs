@@ -1,6 +1,6 @@
 //! File systems that die under their mounts, and come back when the last of these is gone.
 
-use super::{Fake, World};
+use super::{Fake, Machine};
 
 /// How a file system dies, and what shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,13 +16,13 @@ pub enum Death {
 impl Fake {
     /// The file system at `point` dies, as one of its type does. False: there is none.
     pub fn kill_file_system(&self, point: &str) -> bool {
-        let mount = |world: &World| {
+        let mount = |world: &Machine| {
             let mount = world.mounts.iter().rfind(|mount| mount.point == point);
             mount
                 .filter(|mount| mount.device_node().is_none())
                 .map(|mount| mount.fs.clone())
         };
-        let death = match mount(&self.world()).as_deref() {
+        let death = match mount(&self.machine()).as_deref() {
             None => return false,
             Some("xfs") => Death::ShutDown,
             Some("btrfs") => Death::ReadOnly,
@@ -34,13 +34,13 @@ impl Fake {
 
     /// The same in this way.
     pub(crate) fn kill_as(&self, point: &str, death: Death) {
-        let mut world = self.world();
+        let mut world = self.machine();
         let device = world.device_at(point).unwrap();
         world.deaths.insert(device, death);
     }
 }
 
-impl World {
+impl Machine {
     /// How the file system that is visible at `point` has died.
     pub(super) fn death_at(&self, point: &str) -> Option<Death> {
         let mount = self.mounts.iter().rfind(|mount| mount.point == point)?;

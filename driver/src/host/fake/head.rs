@@ -1,6 +1,6 @@
 //! What is on disks; and what `mkfs` writes at the beginning of one, as far as [`superblock`](crate::host::superblock) reads it.
 
-use super::{BLOCK, World};
+use super::{BLOCK, Machine};
 use crate::host::Span;
 use crate::host::superblock::{
     self, HEAD, INCOMPAT_64BIT, INCOMPAT_EXTENTS, RO_COMPAT_BIGALLOC, Superblock,
@@ -52,8 +52,8 @@ pub(crate) fn head_of(kind: FsType, size: Bytes) -> Vec<u8> {
 
 impl super::Fake {
     /// The ext4 on a LUN is one that nothing grows, and always was. False: there is none.
-    pub fn stiffen(&self, serial: &str) -> bool {
-        let mut world = self.world();
+    pub fn make_unresizable(&self, serial: &str) -> bool {
+        let mut world = self.machine();
         let is_ext4 = matches!(world.file_system(serial), Some((FsType::Ext4, _)));
         if is_ext4 {
             world.write(serial, 1024 + 0x64, &RO_COMPAT_BIGALLOC.to_le_bytes());
@@ -62,9 +62,9 @@ impl super::Fake {
     }
 }
 
-impl World {
+impl Machine {
     /// Whether [`Fake::stiffen`](super::Fake::stiffen) was called of it.
-    pub(super) fn is_stiff(&self, serial: &str) -> bool {
+    pub(super) fn is_unresizable(&self, serial: &str) -> bool {
         match superblock::read(&self.read(serial, HEAD)).as_slice() {
             [Superblock::Complete(geometry)] => {
                 geometry.kind() == FsType::Ext4 && !geometry.grows_unmounted()

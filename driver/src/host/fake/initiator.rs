@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::programs::{end, say};
-use super::{DeviceNumber, Exit, SessionState, World, disk_of, multipath};
+use super::{DeviceNumber, Exit, SessionState, Machine, disk_of, multipath};
 use crate::publication::Portal;
 
 /// Where its records lie.
@@ -25,7 +25,7 @@ node.conn[0].timeo.login_timeout = 120
 # END RECORD
 ";
 
-impl World {
+impl Machine {
     /// The name and number of a device node, and a session that it is reached through.
     pub(super) fn block_at(&self, device: &str) -> Option<(String, DeviceNumber, &SessionState)> {
         if let Some(map) = self.map.as_ref().filter(|_| multipath::is_map(device)) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::programs::{end, say};
-use super::{Bytes, Cmd, DeviceNumber, Exit, Fake, UUID, World, disk_of};
+use super::{Bytes, Cmd, DeviceNumber, Exit, Fake, UUID, Machine, disk_of};
 use crate::host::map::wwids;
 
 pub(super) const NODE: &str = "/dev/dm-0";
@@ -78,16 +78,16 @@ pub(super) fn is_map(device: &str) -> bool {
 impl Fake {
     /// multipathd runs, as Debian configures it.
     pub(crate) fn start_multipathd(&self) {
-        self.world().multipathd = Some(Daemon::Strict);
+        self.machine().multipathd = Some(Daemon::Strict);
     }
 
     /// A map over all disks.
     pub(crate) fn make_map(&self) {
-        self.world().make_map();
+        self.machine().make_map();
     }
 }
 
-impl World {
+impl Machine {
     pub(crate) fn make_map(&mut self) {
         let paths: Vec<u32> = self.sessions.keys().copied().collect();
         let seen = paths.first().and_then(|id| self.sessions[id].seen.as_ref());

@@ -1,7 +1,7 @@
 //! The programs of the fake machine: what they do to it, and how they end.
 
 use super::around::DATA;
-use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Mount, World, head_of};
+use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Mount, Machine, head_of};
 use crate::host::selinux;
 
 pub(super) fn end(status: i32) -> Exit {
@@ -18,7 +18,7 @@ pub(super) fn say(stdout: String) -> Exit {
     }
 }
 
-impl World {
+impl Machine {
     /// Runs a command.
     pub(super) fn execute(&mut self, cmd: &Cmd) -> Exit {
         let words: Vec<&str> = cmd.args.iter().map(String::as_str).collect();
@@ -232,7 +232,7 @@ impl World {
             };
         }
         match self.serial(device) {
-            Some(serial) if self.is_stiff(&serial) => Exit {
+            Some(serial) if self.is_unresizable(&serial) => Exit {
                 status: 1,
                 stdout: "\nResizing bigalloc file systems has not been fully tested.  Proceed at\nyour own risk!  Use the force option if you want to go ahead anyway.\n\n".to_owned(),
                 stderr: "resize2fs 1.47.0 (5-Feb-2023)\n".to_owned(),

@@ -5,10 +5,10 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 
 use super::cache::device_of;
-use super::{Death, Fake, MOUNTINFO, Mount, World, absent, disk_of, initiator, io_error};
+use super::{Death, Fake, MOUNTINFO, Mount, Machine, absent, disk_of, initiator, io_error};
 use crate::host::{Entry, HostError, KernelFiles};
 
-impl World {
+impl Machine {
     /// The names in a directory.
     pub(super) fn list(&mut self, path: &str) -> Result<Vec<String>, HostError> {
         let prefix = format!("{path}/");
@@ -135,7 +135,7 @@ impl World {
 
 impl KernelFiles for Fake {
     fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        let mut world = self.world();
+        let mut world = self.machine();
         world.looks += 1;
         if world.unseen.contains(path) {
             return Err(io_error(path, io::ErrorKind::PermissionDenied));
@@ -151,7 +151,7 @@ impl KernelFiles for Fake {
 
     /// What is made anew under an old name has another number: it is made of all that tells things apart.
     fn entries(&self, path: &str) -> Result<Vec<Entry>, HostError> {
-        let mut world = self.world();
+        let mut world = self.machine();
         let names = world.list(path)?;
         let tree = world.tree(path);
         let entry = |name: String| {

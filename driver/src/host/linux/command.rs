@@ -19,7 +19,7 @@ use crate::host::{Cmd, Exit, HostError};
 use crate::in_flight;
 
 /// How long a killed command has to go.
-const GRACE: Duration = Duration::from_secs(2);
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 /// As much of a command's output as is kept.
 pub(super) const OUTPUT_LIMIT: usize = 256 << 10;
 
@@ -52,7 +52,7 @@ pub(super) async fn run(
         };
     }
     kill(&child);
-    if timeout(GRACE, child.wait()).await.is_err() {
+    if timeout(KILL_TIMEOUT, child.wait()).await.is_err() {
         abandon(cmd, child);
     }
     Err(HostError::Overran {
@@ -66,7 +66,7 @@ fn entered(cmd: &Cmd, exit: Exit) -> Result<Exit, HostError> {
     let problem = || exit.stderr.trim_end().to_owned();
     match u8::try_from(exit.status) {
         Ok(enter::FAILED) => Err(HostError::NoNamespaces { problem: problem() }),
-        Ok(enter::NOTHING) => Err(HostError::NotStarted {
+        Ok(enter::EXIT_NOT_FOUND) => Err(HostError::NotStarted {
             program: cmd.program,
             source: io::Error::new(io::ErrorKind::NotFound, problem()),
         }),
@@ -107,7 +107,7 @@ fn spawn(cmd: &Cmd, whose: Option<Whose>, search: &[PathBuf]) -> io::Result<Chil
     clippy::disallowed_methods,
     reason = "the deadline is that of this process, which the program takes the place of"
 )]
-pub(super) fn become_program(path: &Path, args: &[OsString], search: &str) -> io::Error {
+pub(super) fn exec(path: &Path, args: &[OsString], search: &str) -> io::Error {
     std::process::Command::new(path)
         .args(args)
         .env_clear()

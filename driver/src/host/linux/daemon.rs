@@ -32,7 +32,7 @@ pub(super) const PROC: &str = "/proc";
 /// The longest name that an abstract socket has.
 const LONGEST: usize = 107;
 /// How long a daemon may leave a caller waiting that nobody else waits before, in seconds.
-const PATIENCE: i64 = 2;
+const CONNECT_TIMEOUT_SECONDS: i64 = 2;
 
 /// A daemon of the host that has namespaces of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +45,14 @@ pub(super) enum Daemon {
 
 /// Why there is no daemon to work with.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unproven {
+pub(super) enum Unverified {
     /// Nobody listens.
     Nobody(String),
     /// Somebody may, but cannot be looked at or must not be believed.
     Refused(String),
 }
 
-impl Unproven {
+impl Unverified {
     pub(super) fn into_text(self) -> String {
         match self {
             Self::Nobody(text) | Self::Refused(text) => text,
@@ -87,35 +87,35 @@ impl Daemon {
     /// The process that listens for this daemon in the host's network namespace, proven to be the host's.
     ///
     /// The calling thread is in the network and the cgroup namespace of process 1 afterwards.
-    pub(super) fn prove(self) -> Result<Process, Unproven> {
+    pub(super) fn verify(self) -> Result<Process, Unverified> {
         let own = join_init()?;
         let mut refused = None;
         for address in self.addresses() {
-            match self.prove_at(&address, &own) {
+            match self.verify_at(&address, &own) {
                 Ok(process) => return Ok(process),
-                Err(Unproven::Nobody(_)) => {}
+                Err(Unverified::Nobody(_)) => {}
                 // One who pretends must not hide the real one at the other address.
-                Err(error @ Unproven::Refused(_)) => refused = Some(error),
+                Err(error @ Unverified::Refused(_)) => refused = Some(error),
             }
         }
         Err(refused.unwrap_or_else(|| {
-            Unproven::Nobody(format!(
+            Unverified::Nobody(format!(
                 "nobody listens on {0}'s socket in the host's network namespace: start {0} on the node",
                 self.name()
             ))
         }))
     }
 
-    fn prove_at(self, address: &[u8], own: &[Cgroup]) -> Result<Process, Unproven> {
+    fn verify_at(self, address: &[u8], own: &[Cgroup]) -> Result<Process, Unverified> {
         let name = self.name();
-        let refuse = |problem: String| Unproven::Refused(problem);
+        let refuse = |problem: String| Unverified::Refused(problem);
         let socket = call(address)
             .map_err(|error| {
                 refuse(format!(
                     "{name}'s socket takes no connection ({error}): is {name} stuck? Start it anew"
                 ))
             })?
-            .ok_or_else(|| Unproven::Nobody(String::new()))?;
+            .ok_or_else(|| Unverified::Nobody(String::new()))?;
         let held = listener(&socket);
         // iscsid serves one caller after the other, and would wait for this one to say something.
         drop(socket);
@@ -129,7 +129,7 @@ impl Daemon {
                 "the process that listens on {name}'s socket is none that the driver can see: give the pod hostPID: true"
             ))
         })?;
-        let look = || Ok::<_, io::Error>((Process::look(number)?, facts(number)?, facts(1)?));
+        let look = || Ok::<_, io::Error>((Process::read(number)?, facts(number)?, facts(1)?));
         let looked = look();
         // Only now is it certain that all of this was of the process that listens.
         if !lives(&pidfd) {
@@ -165,10 +165,10 @@ pub(super) struct Process {
 impl Process {
     /// Process 1 of the host.
     pub(super) fn init() -> io::Result<Self> {
-        Self::look(1)
+        Self::read(1)
     }
 
-    fn look(number: u32) -> io::Result<Self> {
+    fn read(number: u32) -> io::Result<Self> {
         let open = |name: &str, flags: OFlag| {
             let path = of(number).join(name);
             let mut how = File::options();
@@ -205,9 +205,9 @@ pub(super) struct Kept(Arc<Mutex<Option<Arc<Process>>>>);
 
 impl Kept {
     /// The process that is `daemon` now.
-    pub(super) fn daemon(&self, daemon: Daemon) -> Result<Arc<Process>, Unproven> {
+    pub(super) fn daemon(&self, daemon: Daemon) -> Result<Arc<Process>, Unverified> {
         if daemon != Daemon::Iscsid {
-            return prove_aside(daemon).map(Arc::new);
+            return verify_in_thread(daemon).map(Arc::new);
         }
         // A thread that died here has changed nothing.
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,46 +215,46 @@ impl Kept {
             return Ok(Arc::clone(process));
         }
         *kept = None;
-        let process = Arc::new(prove_aside(daemon)?);
+        let process = Arc::new(verify_in_thread(daemon)?);
         *kept = Some(Arc::clone(&process));
         Ok(process)
     }
 }
 
 /// [`Daemon::prove`] for a process that has to stay in its own namespaces.
-fn prove_aside(daemon: Daemon) -> Result<Process, Unproven> {
-    thread::spawn(move || daemon.prove())
+fn verify_in_thread(daemon: Daemon) -> Result<Process, Unverified> {
+    thread::spawn(move || daemon.verify())
         .join()
-        .unwrap_or_else(|_| Err(Unproven::Refused("the driver failed to look".to_owned())))
+        .unwrap_or_else(|_| Err(Unverified::Refused("the driver failed to look".to_owned())))
 }
 
 /// True when this process may be believed to be one of the host's; false when it has just ended, too.
-pub(super) fn is_of_host(number: u32) -> Result<bool, Unproven> {
+pub(super) fn is_of_host(number: u32) -> Result<bool, Unverified> {
     let asked = thread::spawn(move || {
         let own = join_init()?;
         let judged = facts(number).and_then(|facts| Ok((facts, self::facts(1)?)));
         match judged {
             Ok((facts, init)) => Ok(trust::judge(&facts, &init, &own).is_ok()),
             Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Unproven::Refused(format!(
+            Err(error) => Err(Unverified::Refused(format!(
                 "process {number} cannot be looked at ({error}): the driver's container must be privileged"
             ))),
         }
     });
     asked
         .join()
-        .unwrap_or_else(|_| Err(Unproven::Refused("the driver failed to look".to_owned())))
+        .unwrap_or_else(|_| Err(Unverified::Refused("the driver failed to look".to_owned())))
 }
 
 /// Calls at the daemon's socket in this thread's network namespace, or in that of process 1. False: nobody listens.
-pub(super) fn call_at(daemon: Daemon, of_init: bool) -> Result<bool, Unproven> {
+pub(super) fn call_at(daemon: Daemon, of_init: bool) -> Result<bool, Unverified> {
     let called = thread::spawn(move || {
         if of_init {
             join_init()?;
         }
         for address in daemon.addresses() {
             let answer = call(&address).map_err(|error| {
-                Unproven::Refused(format!(
+                Unverified::Refused(format!(
                     "{0}'s socket takes no connection ({error}): is {0} stuck? Start it anew",
                     daemon.name()
                 ))
@@ -267,12 +267,12 @@ pub(super) fn call_at(daemon: Daemon, of_init: bool) -> Result<bool, Unproven> {
     });
     called
         .join()
-        .unwrap_or_else(|_| Err(Unproven::Refused("the driver failed to call".to_owned())))
+        .unwrap_or_else(|_| Err(Unverified::Refused("the driver failed to call".to_owned())))
 }
 
 /// Joins the network namespace of process 1, which the daemons listen in, and its cgroup namespace, which a cgroup's whole path
 /// is seen from. Answers the driver's own cgroups.
-fn join_init() -> Result<Vec<Cgroup>, Unproven> {
+fn join_init() -> Result<Vec<Cgroup>, Unverified> {
     let join = |kind: &str, flag: CloneFlags| {
         let theirs = of(1).join("ns").join(kind);
         let own = Path::new(PROC).join("thread-self/ns").join(kind);
@@ -285,7 +285,7 @@ fn join_init() -> Result<Vec<Cgroup>, Unproven> {
         .and_then(|()| join("cgroup", CloneFlags::CLONE_NEWCGROUP))
         .and_then(|()| cgroups(&Path::new(PROC).join("thread-self")));
     joined.map_err(|error| {
-        Unproven::Refused(format!(
+        Unverified::Refused(format!(
             "those of process 1 cannot be looked at ({error}): the driver's container must be privileged"
         ))
     })
@@ -299,7 +299,7 @@ fn call(address: &[u8]) -> nix::Result<Option<OwnedFd>> {
         SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(PATIENCE))?;
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(CONNECT_TIMEOUT_SECONDS))?;
     match connect(socket.as_raw_fd(), &UnixAddr::new_abstract(address)?) {
         Ok(()) => Ok(Some(socket)),
         Err(Errno::ECONNREFUSED) => Ok(None),

@@ -20,15 +20,15 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::{chroot, fchdir};
 
 use super::command;
-use super::daemon::{Daemon, Kept, PROC, Process, Unproven};
+use super::daemon::{Daemon, Kept, PROC, Process, Unverified};
 use crate::host::HostError;
 
 /// The first argument of a process that enters namespaces instead of serving.
-pub(super) const WORD: &str = "enter-namespaces";
+pub(super) const SUBCOMMAND: &str = "enter-namespaces";
 /// Its exit status when it did not come to run the program; the reason is on its standard error.
 pub(super) const FAILED: u8 = 125;
 /// The same when there is nothing to run: no such program, or nobody whom it would speak to. A shell says so by this number.
-pub(super) const NOTHING: u8 = 127;
+pub(super) const EXIT_NOT_FOUND: u8 = 127;
 /// Where programs are looked for inside: what distributions use, Talos and NixOS among them.
 const SEARCH: [&str; 7] = [
     "/usr/local/sbin",
@@ -79,17 +79,17 @@ impl Whose {
     }
 
     /// The process, for one that enters its namespaces next.
-    fn process(self) -> Result<Process, Unproven> {
+    fn process(self) -> Result<Process, Unverified> {
         match self {
             Self::Init => {
                 init_is_another(Path::new(PROC))?;
-                Process::init().map_err(|error| Unproven::Refused(unseen(&error)))
+                Process::init().map_err(|error| Unverified::Refused(unseen(&error)))
             }
             // A node does without multipath tools, and not without iscsid.
             Self::Daemon(Daemon::Iscsid) => Daemon::Iscsid
-                .prove()
-                .map_err(|error| Unproven::Refused(error.into_text())),
-            Self::Daemon(Daemon::Multipathd) => Daemon::Multipathd.prove(),
+                .verify()
+                .map_err(|error| Unverified::Refused(error.into_text())),
+            Self::Daemon(Daemon::Multipathd) => Daemon::Multipathd.verify(),
         }
     }
 }
@@ -146,14 +146,14 @@ impl Root {
 }
 
 /// Makes sure that process 1 is not the driver.
-pub(super) fn init_is_another(proc: &Path) -> Result<(), Unproven> {
+pub(super) fn init_is_another(proc: &Path) -> Result<(), Unverified> {
     let mounts = |process: &str| fs::read_link(proc.join(process).join("ns/mnt"));
     let problem = match (mounts("1"), mounts("self")) {
         (Ok(init), Ok(own)) if init != own => return Ok(()),
         (Ok(_), Ok(_)) => "process 1, as the driver sees it, has the driver's own: give the pod hostPID: true, or --host-namespaces own to a driver that runs on the host itself".to_owned(),
         (Err(error), _) | (_, Err(error)) => unseen(&error),
     };
-    Err(Unproven::Refused(problem))
+    Err(Unverified::Refused(problem))
 }
 
 fn unseen(error: &std::io::Error) -> String {
@@ -185,13 +185,13 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let [word, whose, program, rest @ ..] = arguments.as_slice() else {
         return None;
     };
-    if word != WORD {
+    if word != SUBCOMMAND {
         return None;
     }
     let Err(problem) = enter(whose, program, rest);
     let status = match problem {
-        Unproven::Nobody(_) => NOTHING,
-        Unproven::Refused(_) => FAILED,
+        Unverified::Nobody(_) => EXIT_NOT_FOUND,
+        Unverified::Refused(_) => FAILED,
     };
     eprintln!("{}", problem.into_text());
     Some(ExitCode::from(status))
@@ -199,15 +199,15 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
 
 /// What the driver starts instead of `program`.
 pub(super) fn arguments(whose: Whose, program: &str) -> [String; 3] {
-    [WORD, whose.word(), program].map(str::to_owned)
+    [SUBCOMMAND, whose.word(), program].map(str::to_owned)
 }
 
-fn enter(whose: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallible, Unproven> {
+fn enter(whose: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallible, Unverified> {
     let whose = Whose::ALL
         .into_iter()
         .find(|known| whose == known.word())
         .ok_or_else(|| {
-            Unproven::Refused(format!(
+            Unverified::Refused(format!(
                 "whose namespaces {} are is unknown",
                 whose.display()
             ))
@@ -216,7 +216,7 @@ fn enter(whose: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallible
     let process = whose.process()?;
     let refused = |what: &'static str| {
         move |error: nix::Error| {
-            Unproven::Refused(format!(
+            Unverified::Refused(format!(
                 "{what} failed ({error}): the driver's container must be privileged"
             ))
         }
@@ -228,14 +228,14 @@ fn enter(whose: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallible
     fchdir(&process.root).map_err(refused("entering the root folder"))?;
     chroot(".").map_err(refused("changing the root folder"))?;
     let Some(path) = find(Path::new("/"), program) else {
-        return Err(Unproven::Nobody(format!(
+        return Err(Unverified::Nobody(format!(
             "{} is in none of {}: install it there",
             program.display(),
             SEARCH.join(", ")
         )));
     };
-    let error = command::become_program(&path, rest, &SEARCH.join(":"));
-    Err(Unproven::Refused(format!(
+    let error = command::exec(&path, rest, &SEARCH.join(":"));
+    Err(Unverified::Refused(format!(
         "{} cannot be started: {error}",
         path.display()
     )))
@@ -256,7 +256,7 @@ mod tests {
                 fs::create_dir_all(&folder).unwrap();
                 symlink(mounts, folder.join("mnt")).unwrap();
             }
-            init_is_another(proc.path()).map_err(Unproven::into_text)
+            init_is_another(proc.path()).map_err(Unverified::into_text)
         };
         let container = proc(&[("1", "mnt:[1]"), ("self", "mnt:[2]")]);
         assert_eq!(container, Ok(()));
@@ -290,7 +290,7 @@ mod tests {
         for whose in Whose::ALL {
             assert_eq!(
                 arguments(whose, "iscsiadm"),
-                [WORD, whose.word(), "iscsiadm"]
+                [SUBCOMMAND, whose.word(), "iscsiadm"]
             );
         }
     }

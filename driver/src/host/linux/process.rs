@@ -53,7 +53,7 @@ pub(super) fn wake_iscsid(namespaces: Namespaces) -> Result<bool, HostError> {
 fn visible(namespaces: Namespaces) -> Result<(), String> {
     match namespaces {
         Namespaces::Init | Namespaces::Iscsid => {
-            enter::init_is_another(Path::new(PROC)).map_err(daemon::Unproven::into_text)
+            enter::init_is_another(Path::new(PROC)).map_err(daemon::Unverified::into_text)
         }
         Namespaces::Own => match fs::read_link(Path::new(PROC).join("self/ns/pid")) {
             Ok(own) if own == Path::new(OF_THE_MACHINE) => Ok(()),
@@ -67,14 +67,14 @@ fn visible(namespaces: Namespaces) -> Result<(), String> {
 }
 
 /// How often, and how far apart, a process without a command line is looked at: it is being started, or ends.
-const LOOKS: u32 = 50;
-const A_MOMENT: Duration = Duration::from_millis(10);
+const POLLS: u32 = 50;
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// False for a client of a daemon that is its own client: `multipathd show daemon`, `multipathd -k'show daemon'`. There may be one for
 /// each volume that is being staged, and whoever is at the node has some, too.
 fn is_daemon(proc: &Path, number: u32, program: &str) -> bool {
     let folder = proc.join(number.to_string());
-    for _ in 0..LOOKS {
+    for _ in 0..POLLS {
         match fs::read(folder.join("cmdline")) {
             Ok(line) if line.is_empty() => {}
             Ok(line) => return !asks(&line),
@@ -85,7 +85,7 @@ fn is_daemon(proc: &Path, number: u32, program: &str) -> bool {
             return false;
         }
         #[expect(clippy::disallowed_methods, reason = "a condition with a bound")]
-        std::thread::sleep(A_MOMENT);
+        std::thread::sleep(POLL_INTERVAL);
     }
     true
 }

@@ -89,7 +89,7 @@ async fn an_overrun_keeps_the_lock_until_it_has_ended_and_blocks_nobody() {
                 let _ = released.recv();
                 Ok(())
             };
-            let read = wait::apart("reading", "/p", Duration::from_millis(20), hung);
+            let read = wait::in_own_thread("reading", "/p", Duration::from_millis(20), hung);
             read.await.map_err(|source| Error::Host {
                 doing: "d".to_owned(),
                 source,
@@ -356,7 +356,7 @@ async fn a_name_in_a_directory_has_the_number_of_what_it_names() {
     std::fs::write(folder.path().join("b"), "").unwrap();
     std::fs::write(folder.path().join("a"), "").unwrap();
     let host = host();
-    let look = host.look("listing", move |files| files.entries(&path));
+    let look = host.blocking("listing", move |files| files.entries(&path));
     let entries = look.await.unwrap();
     let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);

@@ -14,7 +14,7 @@ use super::HostError;
 use crate::in_flight;
 
 /// Runs `look`, which does nothing but read files of the kernel.
-pub(super) async fn look<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     doing: &str,
     deadline: Duration,
     look: impl FnOnce() -> Result<T, HostError> + Send + 'static,
@@ -41,11 +41,11 @@ pub(super) async fn pooled<T: Send + 'static>(
 ) -> Result<T, HostError> {
     let (what, file) = (doing.to_owned(), path.to_owned());
     let act = move || act().map_err(|error| failed(&what, &file, error));
-    look(doing, deadline, act).await
+    blocking(doing, deadline, act).await
 }
 
 /// Runs `act` in a thread of its own. When it overruns its deadline it goes on there, with the volume's lock.
-pub(super) async fn apart<T: Send + 'static>(
+pub(super) async fn in_own_thread<T: Send + 'static>(
     doing: &str,
     path: &str,
     deadline: Duration,

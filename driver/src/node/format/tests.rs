@@ -19,7 +19,7 @@ fn complete(fs: FsType, size: Bytes) -> Vec<Superblock> {
 
 #[track_caller]
 fn check(probe: Probe, superblocks: Vec<Superblock>, marker: Seen, want: &Next) {
-    let look = Look {
+    let look = Contents {
         probe,
         superblocks,
         marker,

@@ -15,7 +15,7 @@ impl Co {
             ]),
             ..Self::new()
         };
-        co.fake.world().chap = Some(("alice".to_owned(), "planted-right".to_owned()));
+        co.fake.machine().chap = Some(("alice".to_owned(), "planted-right".to_owned()));
         co
     }
 
@@ -30,13 +30,13 @@ impl Co {
 
     fn record(&self, name: &str) -> String {
         let path = format!("/etc/iscsi/nodes/{}/{name}", self.fake.iqn());
-        let text = self.fake.world().files.get(&path).cloned();
+        let text = self.fake.machine().files.get(&path).cloned();
         String::from_utf8(text.unwrap_or_default()).unwrap()
     }
 
     #[track_caller]
     fn must_be_clean(&self) {
-        let world = self.fake.world();
+        let world = self.fake.machine();
         assert!(world.records.is_empty() && world.sessions.is_empty());
         let text = world
             .files
@@ -56,7 +56,7 @@ async fn the_right_secret_logs_in_and_is_on_no_command_line() {
         "{record}"
     );
     assert!(record.contains("node.session.auth.password_in = planted-other\n"));
-    let log = co.fake.world().log.join("\n");
+    let log = co.fake.machine().log.join("\n");
     assert!(!log.contains("planted") && !log.contains("alice"), "{log}");
     assert!(log.contains(&format!(
         "by way of /etc/iscsi/.synology-csi-{}",
@@ -119,15 +119,15 @@ async fn a_target_that_does_not_prove_itself_is_not_asked_again() {
 async fn an_old_record_keeps_no_secret_and_no_portal_group() {
     let co = Co::bringing("planted-right");
     co.stage().await.unwrap();
-    co.fake.world().sessions.clear();
-    co.fake.world().mounts.clear();
+    co.fake.machine().sessions.clear();
+    co.fake.machine().mounts.clear();
     // The Secret is gone, a discovery has been here, and a crash left an unfinished record.
-    co.fake.world().chap = None;
+    co.fake.machine().chap = None;
     let discovered = format!("/etc/iscsi/nodes/{}/10.0.0.5,3260,1/default", co.fake.iqn());
-    co.fake.world().files.insert(discovered.clone(), Vec::new());
+    co.fake.machine().files.insert(discovered.clone(), Vec::new());
     let aside = "/etc/iscsi/.synology-csi-iqn.x".to_owned();
     co.fake
-        .world()
+        .machine()
         .files
         .insert(aside.clone(), b"planted".to_vec());
     let co = Co {
@@ -136,9 +136,9 @@ async fn an_old_record_keeps_no_secret_and_no_portal_group() {
     };
     co.stage().await.unwrap();
     assert!(!co.record("10.0.0.5,3260").contains("planted"));
-    assert!(!co.fake.world().files.contains_key(&discovered));
+    assert!(!co.fake.machine().files.contains_key(&discovered));
     co.node.sweep().await;
-    assert!(!co.fake.world().files.contains_key(&aside));
+    assert!(!co.fake.machine().files.contains_key(&aside));
     assert_eq!(co.fake.mounted(), ["/staging"]);
 }
 
@@ -159,7 +159,7 @@ async fn publication_and_staging_must_be_given_the_same_secret() {
         match secrets {
             "" => {
                 co.secrets.clear();
-                co.fake.world().chap = None;
+                co.fake.machine().chap = None;
             }
             "mutual" => co = co.mutual(),
             _ => {}
@@ -173,7 +173,7 @@ async fn publication_and_staging_must_be_given_the_same_secret() {
                 Code::InvalidArgument,
                 "csi.storage.k8s.io/node-stage-secret-name",
             );
-            assert!(co.fake.world().log.is_empty(), "nothing was done");
+            assert!(co.fake.machine().log.is_empty(), "nothing was done");
         }
     }
 }
@@ -182,7 +182,7 @@ async fn publication_and_staging_must_be_given_the_same_secret() {
 async fn only_the_volumes_logical_unit_is_attached() {
     let co = Co::new();
     co.stage().await.unwrap();
-    let log = co.fake.world().log.join("\n");
+    let log = co.fake.machine().log.join("\n");
     assert!(
         log.contains("echo 0 0 1 > /sys/class/scsi_host/host4/scan"),
         "{log}"

@@ -10,7 +10,7 @@ const MANY: u32 = 120;
 
 /// Other volumes of this node, staged and published: sessions, disks, records, mounts.
 fn put_others(co: &Co, fs: &str, count: u32) {
-    let mut world = co.fake.world();
+    let mut world = co.fake.machine();
     for number in 0..count {
         let node = NodeId::derive(NODE, "an initiator");
         let target =
@@ -56,7 +56,7 @@ async fn costs(fs: &'static str, others: u32) -> BTreeMap<&'static str, (usize, 
     co.unstage().await.unwrap();
     let mut costs = BTreeMap::new();
     let mut count = |name: &'static str| {
-        let mut world = co.fake.world();
+        let mut world = co.fake.machine();
         let looks = std::mem::take(&mut world.looks);
         let programs = std::mem::take(&mut world.log).len();
         costs.insert(name, (looks, programs));

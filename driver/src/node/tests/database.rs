@@ -5,12 +5,12 @@ use super::*;
 impl Co {
     fn locked() -> Self {
         let co = Self::new();
-        co.fake.world().locked = Some(7);
+        co.fake.machine().locked = Some(7);
         co
     }
 
     fn is_locked(&self) -> bool {
-        self.fake.world().locked.is_some()
+        self.fake.machine().locked.is_some()
     }
 }
 
@@ -19,12 +19,12 @@ async fn a_lock_that_nobody_holds_is_removed_after_a_minute() {
     let co = Co::locked();
     co.stage().await.unwrap();
     assert!(!co.is_locked());
-    let paused = co.fake.world().paused;
+    let paused = co.fake.machine().paused;
     assert!(paused >= Duration::from_secs(60), "{paused:?}");
     // Records of another volume, and of this one again.
-    co.fake.world().locked = Some(8);
+    co.fake.machine().locked = Some(8);
     co.unstage().await.unwrap();
-    assert!(!co.is_locked() && co.fake.world().records.is_empty());
+    assert!(!co.is_locked() && co.fake.machine().records.is_empty());
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_lock_that_may_be_held_stays_and_is_named() {
         (None, "hostPID: true"),
     ] {
         let co = Co::locked();
-        co.fake.world().processes = processes;
+        co.fake.machine().processes = processes;
         let refused = co.stage().await.unwrap_err();
         assert_eq!(refused.code(), Code::Unavailable, "{refused}");
         let said = refused.message();
@@ -42,7 +42,7 @@ async fn a_lock_that_may_be_held_stays_and_is_named() {
         assert!(said.ends_with("rm /run/lock/iscsi/lock.write"), "{said}");
         assert!(said.len() <= 200 || why.contains("hostPID"), "{said}");
         assert!(co.is_locked());
-        co.fake.world().processes = Some(vec![]);
+        co.fake.machine().processes = Some(vec![]);
         co.stage().await.unwrap();
     }
 }
@@ -51,9 +51,9 @@ async fn a_lock_that_may_be_held_stays_and_is_named() {
 #[tokio::test]
 async fn a_lock_that_changes_stays() {
     let co = Co::locked();
-    co.fake.world().restless = true;
+    co.fake.machine().restless = true;
     fails(co.stage().await, Code::Unavailable, "acquiring lock");
     assert!(co.is_locked());
-    let paused = co.fake.world().paused;
+    let paused = co.fake.machine().paused;
     assert!(paused < Duration::from_secs(60), "{paused:?}");
 }

@@ -58,7 +58,7 @@ async fn a_dead_file_system_can_be_let_go() {
         co.fake.kill_as("/staging", death);
         co.unpublish("/pods/1").await.unwrap();
         co.unstage().await.unwrap();
-        assert!(co.fake.mounted().is_empty() && co.fake.world().sessions.is_empty());
+        assert!(co.fake.mounted().is_empty() && co.fake.machine().sessions.is_empty());
     }
 }
 
@@ -72,8 +72,8 @@ async fn a_dead_file_system_that_the_kernel_still_has_is_waited_for() {
     let mounts = co.fake.ran("mount -t");
     assert_eq!(mounts.len(), 1, "the dead one would come back: {mounts:?}");
     fails(co.stage().await, Code::Aborted, "still holds it");
-    co.fake.world().pinned.clear();
-    co.fake.world().deaths.clear();
+    co.fake.machine().pinned.clear();
+    co.fake.machine().deaths.clear();
     co.stage().await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
 }
@@ -99,7 +99,7 @@ async fn a_mount_that_fails_says_what_the_kernel_said() {
     const SAID: &str = "mount: /staging: wrong fs type, bad option, bad superblock on /dev/sdb, missing codepage or helper program, or other error.";
     let log = |co: &Co, lines: &str| {
         let file = ("/dev/kmsg".to_owned(), lines.as_bytes().to_vec());
-        co.fake.world().files.extend([file]);
+        co.fake.machine().files.extend([file]);
     };
     let co = Co::new();
     log(
@@ -126,7 +126,7 @@ async fn a_mount_that_fails_says_what_the_kernel_said() {
 
     // Where the log may not be read, somebody is told where it is.
     let co = Co::new();
-    co.fake.world().unseen.insert("/dev/kmsg".to_owned());
+    co.fake.machine().unseen.insert("/dev/kmsg".to_owned());
     co.fake.answer("mount -t", 32, SAID);
     fails(co.stage().await, Code::Unavailable, "dmesg on the node");
 
@@ -150,13 +150,13 @@ async fn a_write_protected_disk_is_not_a_dead_file_system() {
     let mut co = Co::new();
     co.stage().await.unwrap();
     co.unstage().await.unwrap();
-    co.fake.world().protected = true;
+    co.fake.machine().protected = true;
     fails(
         co.stage().await,
         Code::FailedPrecondition,
         "write-protected",
     );
-    assert!(co.fake.mounted().is_empty() && co.fake.world().sessions.is_empty());
+    assert!(co.fake.mounted().is_empty() && co.fake.machine().sessions.is_empty());
     co.mode = Mode::SingleNodeReaderOnly;
     co.stage().await.unwrap();
     co.publish("/pods/1", true).await.unwrap();
@@ -171,9 +171,9 @@ async fn an_ext4_is_checked_before_it_is_mounted() {
         assert!(co.fake.ran("e2fsck").is_empty(), "{why}");
     }
     co.unstage().await.unwrap();
-    co.fake.world().log.clear();
+    co.fake.machine().log.clear();
     co.stage().await.unwrap();
-    let log = co.fake.world().log.clone();
+    let log = co.fake.machine().log.clone();
     let at = |prefix: &str| log.iter().position(|line| line.starts_with(prefix));
     assert!(
         at("echo 1 >") < at("e2fsck -p /dev/sdb"),
@@ -208,7 +208,7 @@ async fn only_damage_that_is_left_keeps_an_ext4_from_being_mounted() {
             assert!(begin.contains(word), "{word}: {begin}");
         }
         assert!(refused.message().contains("e2fsck -f"), "{refused}");
-        assert!(co.fake.mounted().is_empty() && co.fake.world().sessions.is_empty());
+        assert!(co.fake.mounted().is_empty() && co.fake.machine().sessions.is_empty());
     }
     // Repaired; or not to be checked, which is no damage.
     for status in [1, 2, 8, 16] {

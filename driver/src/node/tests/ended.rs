@@ -38,8 +38,8 @@ async fn cut_off(co: &Co) {
     assert!(co.fake.write_data("/pods/1", OURS));
     assert!(co.fake.write_unsynced("/pods/1", LATE));
     assert!(co.fake.read_data("/pods/1").is_some());
-    co.fake.world().targets.clear();
-    co.fake.world().sessions_live_or_die();
+    co.fake.machine().targets.clear();
+    co.fake.machine().sessions_live_or_die();
 }
 
 #[tokio::test]
@@ -59,8 +59,8 @@ async fn what_others_have_written_meanwhile_is_kept_and_seen() {
             assert_eq!(co.fake.read_data("/pods/2"), Some(THEIRS), "{what}");
             co.unpublish("/pods/2").await.unwrap();
             co.unstage().await.unwrap();
-            assert!(co.fake.mounted().is_empty() && co.fake.world().records.is_empty());
-            assert!(co.fake.world().sessions.is_empty(), "{what}");
+            assert!(co.fake.mounted().is_empty() && co.fake.machine().records.is_empty());
+            assert!(co.fake.machine().sessions.is_empty(), "{what}");
         }
     }
 }
@@ -74,7 +74,7 @@ async fn a_target_side_that_keeps_the_session_is_no_way_to_write() {
             write_elsewhere(&co).await;
             let kept = co.fake.iqn().to_string();
             // The session lives again just before the volume comes back, and what waited here would be written.
-            co.fake.world().caches.clear();
+            co.fake.machine().caches.clear();
             co.fake.come_back();
             co.fake.keep_session_with(&kept);
             // The pages of a raw device go with its last pod, before the driver is asked anything.
@@ -114,10 +114,10 @@ async fn what_a_pod_still_has_is_not_touched() {
 async fn a_part_that_a_pod_has_counts() {
     let co = Co::new();
     co.stage().await.unwrap();
-    let mut part = co.fake.world().mounts[0].clone();
+    let mut part = co.fake.machine().mounts[0].clone();
     "/data".clone_into(&mut part.root);
     "/pods/sub".clone_into(&mut part.point);
-    co.fake.world().mounts.push(part);
+    co.fake.machine().mounts.push(part);
     co.fake.publish_anew();
     fails(co.stage().await, Code::Aborted, "/pods/sub");
 }
@@ -129,7 +129,7 @@ async fn another_mount_namespace_keeps_the_file_system() {
         co.fake.pin("/staging");
         co.fake.publish_anew();
         fails(co.stage().await, Code::Aborted, "still has the file system");
-        co.fake.world().pinned.clear();
+        co.fake.machine().pinned.clear();
         co.stage().await.unwrap();
     }
 }
@@ -140,10 +140,10 @@ async fn a_disk_that_cannot_be_taken_offline_is_not_unmounted() {
     co.stage().await.unwrap();
     co.fake.publish_anew();
     co.fake.keep_session_with(&co.fake.iqn_before().to_string());
-    co.fake.world().sealed = Some(std::io::ErrorKind::ReadOnlyFilesystem);
+    co.fake.machine().sealed = Some(std::io::ErrorKind::ReadOnlyFilesystem);
     fails(co.stage().await, Code::Aborted, "offline");
     assert_eq!(co.fake.mounted(), ["/staging"]);
-    co.fake.world().sealed = None;
+    co.fake.machine().sealed = None;
     co.stage().await.unwrap();
 }
 
@@ -176,8 +176,8 @@ async fn every_step_may_be_the_last_one() {
             }
             co.publish("/pods/2", false).await.unwrap();
             assert_eq!(co.fake.read_data("/pods/2"), Some(THEIRS), "{broken}");
-            assert_eq!(co.fake.world().sessions.len(), 1, "{broken}");
-            assert_eq!(co.fake.world().records.len(), 1, "{broken}");
+            assert_eq!(co.fake.machine().sessions.len(), 1, "{broken}");
+            assert_eq!(co.fake.machine().records.len(), 1, "{broken}");
         }
     }
 }
@@ -194,12 +194,12 @@ async fn several_paths_and_their_map_go_before_the_new_ones_come() {
             assert!(co.fake.write_data("/pods/1", OURS));
             assert!(co.fake.write_unsynced("/pods/1", LATE));
             let before = co.fake.iqn().to_string();
-            co.fake.world().targets.clear();
-            co.fake.world().sessions_live_or_die();
+            co.fake.machine().targets.clear();
+            co.fake.machine().sessions_live_or_die();
             write_elsewhere(&co).await;
             co.unpublish("/pods/1").await.unwrap();
             if kept {
-                co.fake.world().caches.clear();
+                co.fake.machine().caches.clear();
             }
             co.fake.come_back();
             if kept {
@@ -210,7 +210,7 @@ async fn several_paths_and_their_map_go_before_the_new_ones_come() {
             }
             co.publish_through(&portals, "/pods/2").await.unwrap();
             assert_eq!(co.fake.read_data("/pods/2"), Some(THEIRS));
-            let world = co.fake.world();
+            let world = co.fake.machine();
             assert_eq!((world.sessions.len(), world.records.len()), (2, 1));
             let paths = world.map.as_ref().map(|map| map.paths.len());
             assert_eq!(paths, Some(2));
@@ -225,7 +225,7 @@ async fn a_map_without_paths_is_of_an_ended_publication() {
     co.fake.start_multipathd();
     co.stage_through(&portals).await.unwrap();
     for session in [1, 2] {
-        co.fake.world().log_out(session);
+        co.fake.machine().log_out(session);
     }
     co.fake.publish_anew();
     co.stage_through(&portals).await.unwrap();
@@ -244,7 +244,7 @@ async fn a_secret_of_the_class_comes_with_the_next_stage_only() {
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .into();
     co.auth = Some(Method::Chap);
-    co.fake.world().chap = Some(("alice".to_owned(), "planted-12345".to_owned()));
+    co.fake.machine().chap = Some(("alice".to_owned(), "planted-12345".to_owned()));
     co.stage().await.unwrap();
     co.fake.publish_anew();
     fails(
@@ -252,7 +252,7 @@ async fn a_secret_of_the_class_comes_with_the_next_stage_only() {
         Code::Aborted,
         "delete the pod",
     );
-    assert!(co.fake.mounted().is_empty() && co.fake.world().sessions.is_empty());
+    assert!(co.fake.mounted().is_empty() && co.fake.machine().sessions.is_empty());
     fails(
         co.publish("/pods/1", false).await,
         Code::FailedPrecondition,
@@ -282,7 +282,7 @@ async fn a_volume_of_the_release_before_is_used_as_it_is() {
             co.unpublish(pod).await.unwrap();
         }
         co.unstage().await.unwrap();
-        assert!(co.fake.world().sessions.is_empty() && co.fake.world().records.is_empty());
+        assert!(co.fake.machine().sessions.is_empty() && co.fake.machine().records.is_empty());
     }
 }
 
@@ -292,9 +292,9 @@ async fn unstage_lets_all_publications_go() {
     co.stage().await.unwrap();
     let before = co.fake.iqn_now_and_kept();
     co.fake.log_in();
-    assert_eq!(co.fake.world().sessions.len(), 2);
+    assert_eq!(co.fake.machine().sessions.len(), 2);
     co.unstage().await.unwrap();
-    let world = co.fake.world();
+    let world = co.fake.machine();
     assert!(
         world.sessions.is_empty() && world.records.is_empty(),
         "{before}"
@@ -306,7 +306,7 @@ async fn a_session_without_a_disk_is_not_staged() {
     let co = Co::raw();
     // The driver died after its login.
     co.fake.log_in();
-    for session in co.fake.world().sessions.values_mut() {
+    for session in co.fake.machine().sessions.values_mut() {
         session.seen = None;
     }
     co.publish("/pods/1", false).await.unwrap();

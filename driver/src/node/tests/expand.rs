@@ -11,7 +11,7 @@ async fn staged(fs: &'static str) -> Co {
     let co = Co::with_fs(fs);
     co.stage().await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
-    co.fake.world().log.clear();
+    co.fake.machine().log.clear();
     co
 }
 
@@ -26,7 +26,7 @@ async fn rescan_then_identity_then_size_then_growth() {
         let co = staged(fs).await;
         co.fake.grow_lun(GIB2);
         assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
-        let log = co.fake.world().log.clone();
+        let log = co.fake.machine().log.clone();
         assert_eq!(
             log[0],
             "echo 1 > /sys/class/iscsi_session/session1/device/target4:0:0/4:0:0:1/rescan"
@@ -55,7 +55,7 @@ async fn where_sysfs_may_not_be_written_iscsiadm_rescans() {
         ErrorKind::NotFound,
     ] {
         let co = Co::new();
-        co.fake.world().sealed = Some(kind);
+        co.fake.machine().sealed = Some(kind);
         co.stage().await.unwrap();
         co.fake.grow_lun(GIB2);
         assert_eq!(co.expand("/staging", GIB2, ANY).await.unwrap(), GIB2);
@@ -64,7 +64,7 @@ async fn where_sysfs_may_not_be_written_iscsiadm_rescans() {
     }
     let co = staged("ext4").await;
     co.fake.grow_lun(GIB2);
-    co.fake.world().sealed = Some(ErrorKind::ResourceBusy);
+    co.fake.machine().sealed = Some(ErrorKind::ResourceBusy);
     fails(
         co.expand("/staging", GIB2, ANY).await,
         Code::Unavailable,
@@ -158,7 +158,7 @@ async fn another_lun_is_not_grown() {
     let co = staged("ext4").await;
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
     co.fake
-        .world()
+        .machine()
         .targets
         .values_mut()
         .for_each(|target| (target.serial, target.size) = (other.to_owned(), GIB2));
@@ -175,7 +175,7 @@ async fn another_lun_is_not_grown() {
 async fn a_missing_capability_is_named() {
     let co = staged("ext4").await;
     co.fake.grow_lun(GIB2);
-    co.fake.world().capable = false;
+    co.fake.machine().capable = false;
     fails(
         co.expand("/pods/1", GIB2, ANY).await,
         Code::FailedPrecondition,
@@ -186,7 +186,7 @@ async fn a_missing_capability_is_named() {
         ["/staging", "/pods/1"],
         "a pod's file system is not unmounted"
     );
-    co.fake.world().capable = true;
+    co.fake.machine().capable = true;
     assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
 }
 
@@ -196,8 +196,8 @@ async fn a_missing_capability_is_named() {
 async fn a_file_system_that_never_grows_is_staged_as_it_is() {
     for capable in [true, false] {
         let co = staged("ext4").await;
-        co.fake.world().capable = capable;
-        assert!(co.fake.stiffen(UUID));
+        co.fake.machine().capable = capable;
+        assert!(co.fake.make_unresizable(UUID));
         co.fake.grow_lun(GIB2);
         fails(
             co.expand("/pods/1", GIB2, ANY).await,
@@ -212,7 +212,7 @@ async fn a_file_system_that_never_grows_is_staged_as_it_is() {
         assert!(wrong.unwrap().contains("1 GiB on a disk of 2 GiB"));
         co.unpublish("/pods/1").await.unwrap();
         co.unstage().await.unwrap();
-        co.fake.world().log.clear();
+        co.fake.machine().log.clear();
         co.stage().await.unwrap();
         assert_eq!(co.fake.mounted(), ["/staging"]);
         let checks = co.fake.ran("e2fsck -f");
@@ -225,7 +225,7 @@ async fn a_file_system_that_never_grows_is_staged_as_it_is() {
 #[tokio::test]
 async fn growth_that_has_to_wait_for_a_pod_keeps_no_volume_from_it() {
     let co = staged("ext4").await;
-    co.fake.world().capable = false;
+    co.fake.machine().capable = false;
     co.fake.grow_lun(GIB2);
     co.stage().await.unwrap();
     assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
@@ -321,11 +321,11 @@ async fn nothing_of_ours_there_is_not_found() {
     );
     let table = "1 1 8:0 / /pods/3 rw - ext4 /dev/sda rw\n";
     let foreign = crate::host::mount::parse(table.as_bytes()).unwrap();
-    co.fake.world().mounts.extend(foreign);
+    co.fake.machine().mounts.extend(foreign);
     fails(
         co.expand("/pods/3", GIB2, ANY).await,
         Code::NotFound,
         "/dev/sda",
     );
-    assert!(co.fake.world().log.is_empty());
+    assert!(co.fake.machine().log.is_empty());
 }

@@ -6,7 +6,7 @@ const UNIT: &str = "/sys/class/iscsi_session/session1/device/target4:0:0/4:0:0:1
 
 fn put(co: &Co, path: &str, text: &str) {
     let file = (path.to_owned(), text.as_bytes().to_vec());
-    co.fake.world().files.extend([file]);
+    co.fake.machine().files.extend([file]);
 }
 
 /// LVM activates by itself what bears its signs; a pod would write beside it.
@@ -19,7 +19,7 @@ async fn a_raw_device_that_the_host_has_claimed_is_not_published() {
     ] {
         let co = Co::raw();
         co.stage().await.unwrap();
-        co.fake.world().claimed = true;
+        co.fake.machine().claimed = true;
         put(&co, &holder, "254:1");
         put(&co, "/sys/class/block/dm-1/dm/name", "vg0-data\n");
         let refused = co.publish("/pods/1", false).await.unwrap_err();
@@ -28,19 +28,19 @@ async fn a_raw_device_that_the_host_has_claimed_is_not_published() {
         for word in ["/dev/sdb", "dm-1 (vg0-data)", "vgchange -an", "lvm.conf"] {
             assert!(begin.contains(word), "{word}: {begin}");
         }
-        assert!(co.fake.mounted().is_empty() && !co.fake.world().files.contains_key("/pods/1"));
+        assert!(co.fake.mounted().is_empty() && !co.fake.machine().files.contains_key("/pods/1"));
         fails(co.unstage().await, Code::Aborted, "dm-1 (vg0-data)");
-        co.fake.world().claimed = false;
+        co.fake.machine().claimed = false;
         co.publish("/pods/1", false).await.unwrap();
         // From now on it is the pods who may have claimed it.
-        co.fake.world().claimed = true;
+        co.fake.machine().claimed = true;
         co.publish("/pods/1", false).await.unwrap();
         co.publish("/pods/2", false).await.unwrap();
     }
     // Nobody knows who: it may pass.
     let co = Co::raw();
     co.stage().await.unwrap();
-    co.fake.world().claimed = true;
+    co.fake.machine().claimed = true;
     fails(
         co.publish("/pods/1", false).await,
         Code::Aborted,
@@ -53,7 +53,7 @@ async fn a_raw_device_that_the_host_has_claimed_is_not_published() {
 #[tokio::test]
 async fn who_keeps_a_file_system_from_being_made_or_mounted_is_named() {
     let co = Co::new();
-    co.fake.world().claimed = true;
+    co.fake.machine().claimed = true;
     put(&co, &format!("{UNIT}/holders/md127/dev"), "9:127");
     fails(
         co.stage().await,
@@ -81,7 +81,7 @@ async fn who_keeps_a_volume_from_being_let_go_is_named() {
     ] {
         let co = Co::with_fs(fs);
         co.stage().await.unwrap();
-        co.fake.world().claimed = true;
+        co.fake.machine().claimed = true;
         fails(co.unstage().await, Code::Aborted, "/proc/[0-9]*/mountinfo");
         put(
             &co,
@@ -102,7 +102,7 @@ async fn who_keeps_a_volume_from_being_let_go_is_named() {
             !refused.message().contains("4243"),
             "once is enough: {refused}"
         );
-        co.fake.world().claimed = false;
+        co.fake.machine().claimed = false;
         co.unstage().await.unwrap();
     }
 }
@@ -117,7 +117,7 @@ async fn another_lun_in_the_target_is_not_taken_for_the_volume() {
         let unit = "/sys/class/iscsi_session/session1/device/target4:0:0/4:0:0:0";
         let page = [&[0, 0x80, 0, 36], other.as_bytes()].concat();
         co.fake
-            .world()
+            .machine()
             .files
             .insert(format!("{unit}/vpd_pg80"), page);
         put(&co, &format!("{unit}/block/sdx/dev"), "65:112\n");
@@ -134,12 +134,12 @@ async fn another_lun_in_the_target_is_not_taken_for_the_volume() {
         co.stats("/pods/1").await.unwrap();
         co.unpublish("/pods/1").await.unwrap();
         // Whoever uses that other one keeps the session.
-        co.fake.world().claimed = true;
+        co.fake.machine().claimed = true;
         fails(co.unstage().await, Code::Aborted, "still uses it");
-        assert_eq!(co.fake.world().sessions.len(), 1);
-        co.fake.world().claimed = false;
+        assert_eq!(co.fake.machine().sessions.len(), 1);
+        co.fake.machine().claimed = false;
         co.fake
-            .world()
+            .machine()
             .files
             .retain(|path, _| !path.starts_with(unit));
         co.unstage().await.unwrap();

@@ -5,7 +5,7 @@ mod release;
 
 use super::*;
 use crate::host::fake::Daemon;
-use crate::node::Patience;
+use crate::node::Backoff;
 
 const GIB2: Bytes = Bytes::gib(2);
 const ANY: Bytes = Bytes(0);
@@ -27,7 +27,7 @@ impl Co {
     }
 
     fn lose(&self, portal: &str) {
-        let mut world = self.fake.world();
+        let mut world = self.fake.machine();
         world.dead.insert(portal.to_owned());
         let lost = |session: &&mut crate::host::fake::SessionState| session.portal == portal;
         world
@@ -38,7 +38,7 @@ impl Co {
     }
 
     fn find(&self, portal: &str) {
-        let mut world = self.fake.world();
+        let mut world = self.fake.machine();
         world.dead.remove(portal);
         let found = |session: &&mut crate::host::fake::SessionState| session.portal == portal;
         world
@@ -57,7 +57,7 @@ impl Co {
     }
 
     fn nothing_is_left(&self) {
-        let world = self.fake.world();
+        let world = self.fake.machine();
         assert!(world.mounts.is_empty() && world.map.is_none());
         assert!(world.sessions.is_empty() && world.records.is_empty());
     }
@@ -73,7 +73,7 @@ async fn every_portal_is_a_path_to_one_map() {
         };
         for _ in 0..2 {
             co.stage_both().await.unwrap();
-            assert_eq!(co.fake.world().sessions.len(), 2);
+            assert_eq!(co.fake.machine().sessions.len(), 2);
             assert_eq!(co.logins(), 2);
             assert_eq!(co.fake.mounted(), ["/staging"]);
         }
@@ -103,7 +103,7 @@ async fn every_portal_is_a_path_to_one_map() {
 async fn without_multipathd_one_portal_is_used() {
     let co = Co::new();
     co.stage_both().await.unwrap();
-    assert_eq!(co.fake.world().sessions.len(), 1);
+    assert_eq!(co.fake.machine().sessions.len(), 1);
     assert_eq!(
         co.fake.ran("mount"),
         ["mount -t ext4 -o nodev,nosuid,errors=remount-ro /dev/sdb /staging"]
@@ -132,7 +132,7 @@ async fn a_daemon_that_hangs_is_not_absent() {
 async fn one_portal_below_a_daemon_that_grabs_every_disk() {
     for raw in [false, true] {
         let co = Co { raw, ..Co::new() };
-        co.fake.world().multipathd = Some(Daemon::Greedy);
+        co.fake.machine().multipathd = Some(Daemon::Greedy);
         co.stage().await.unwrap();
         co.publish("/pods/1", false).await.unwrap();
         if raw {
@@ -145,7 +145,7 @@ async fn one_portal_below_a_daemon_that_grabs_every_disk() {
         }
         co.fake.grow_lun(GIB2);
         assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
-        assert_eq!(co.fake.world().map.as_ref().unwrap().size, GIB2);
+        assert_eq!(co.fake.machine().map.as_ref().unwrap().size, GIB2);
         co.unpublish("/pods/1").await.unwrap();
         co.unstage().await.unwrap();
         co.nothing_is_left();
@@ -186,7 +186,7 @@ async fn a_device_without_a_path_or_a_size_is_not_published() {
         ..Co::multipath()
     };
     co.stage_both().await.unwrap();
-    co.fake.world().map.as_mut().unwrap().paths.clear();
+    co.fake.machine().map.as_mut().unwrap().paths.clear();
     fails(
         co.publish("/pods/1", false).await,
         Code::Aborted,
@@ -207,12 +207,12 @@ async fn a_device_without_a_path_or_a_size_is_not_published() {
 async fn an_offline_disk_that_nobody_uses_is_replaced() {
     for (since_6_6, seen) in [(false, "offline"), (true, "does not run")] {
         let co = Co::raw();
-        co.fake.world().since_6_6 = since_6_6;
+        co.fake.machine().since_6_6 = since_6_6;
         co.stage().await.unwrap();
-        co.fake.world().offline = true;
+        co.fake.machine().offline = true;
         fails(co.publish("/pods/1", false).await, Code::Aborted, seen);
         co.stage().await.unwrap();
-        assert_eq!((co.logins(), co.fake.world().sessions.len()), (2, 1));
+        assert_eq!((co.logins(), co.fake.machine().sessions.len()), (2, 1));
     }
 }
 
@@ -222,10 +222,10 @@ async fn a_portal_that_does_not_answer_is_no_hindrance_and_is_used_later() {
         let co = Co::multipath();
         co.lose(portal);
         co.stage_both().await.unwrap();
-        assert_eq!(co.fake.world().map.as_ref().unwrap().paths.len(), 1);
+        assert_eq!(co.fake.machine().map.as_ref().unwrap().paths.len(), 1);
         co.find(portal);
         co.stage_both().await.unwrap();
-        assert_eq!(co.fake.world().map.as_ref().unwrap().paths.len(), 2);
+        assert_eq!(co.fake.machine().map.as_ref().unwrap().paths.len(), 2);
         assert_eq!(co.fake.ran("mkfs").len(), 1);
         co.unstage().await.unwrap();
         co.nothing_is_left();
@@ -259,11 +259,11 @@ async fn a_lost_path_in_use_is_left_to_iscsid_and_otherwise_replaced() {
     assert!(co.fake.ran("iscsiadm -m session -r 1 --logout").is_empty());
     assert_eq!(co.logins(), 2);
     // Nobody uses the map: the stale session ends, and its portal is asked again.
-    co.fake.world().mounts.clear();
-    co.fake.world().dead.clear();
+    co.fake.machine().mounts.clear();
+    co.fake.machine().dead.clear();
     co.stage_both().await.unwrap();
     assert_eq!(co.fake.ran("iscsiadm -m session -r 1 --logout").len(), 1);
-    assert_eq!(co.fake.world().map.as_ref().unwrap().paths.len(), 2);
+    assert_eq!(co.fake.machine().map.as_ref().unwrap().paths.len(), 2);
 }
 
 #[tokio::test]
@@ -273,10 +273,10 @@ async fn a_daemon_that_excludes_the_disks_leaves_one_path() {
             raw,
             ..Co::multipath()
         };
-        co.fake.world().multipathd = Some(Daemon::Excluding);
+        co.fake.machine().multipathd = Some(Daemon::Excluding);
         for _ in 0..2 {
             co.stage_both().await.unwrap();
-            assert_eq!(co.fake.world().sessions.len(), 1);
+            assert_eq!(co.fake.machine().sessions.len(), 1);
             // Not again: it is known by the first disk.
             assert_eq!(co.logins(), 2);
         }
@@ -297,21 +297,21 @@ async fn without_multipathd_there_is_one_path_whatever_its_client_says() {
         "timeout receiving packet\n",
     ] {
         let co = Co::new();
-        said.clone_into(&mut co.fake.world().client_says);
+        said.clone_into(&mut co.fake.machine().client_says);
         co.stage_both().await.unwrap();
-        assert_eq!(co.fake.world().sessions.len(), 1, "{said}");
+        assert_eq!(co.fake.machine().sessions.len(), 1, "{said}");
         let options = default_options("ext4");
         let mount = format!("mount -t ext4 -o {options} /dev/sdb /staging");
         assert_eq!(co.fake.ran("mount"), [mount]);
 
         // It runs: then it is no question of one path or two.
         let co = Co::new();
-        said.clone_into(&mut co.fake.world().client_says);
-        co.fake.world().processes = Some(vec!["multipathd"]);
+        said.clone_into(&mut co.fake.machine().client_says);
+        co.fake.machine().processes = Some(vec!["multipathd"]);
         let says = "systemctl restart multipathd";
         fails(co.stage_both().await, Code::Unavailable, says);
         assert_eq!(co.logins(), 0);
-        co.fake.world().processes = None;
+        co.fake.machine().processes = None;
         fails(co.stage_both().await, Code::Unavailable, "hostPID");
     }
 }
@@ -324,7 +324,7 @@ async fn a_disk_that_is_in_use_when_multipathd_is_started_stays_alone() {
         co.publish_through(&PORTALS, "/pods/1").await.unwrap();
         co.fake.start_multipathd();
         co.stage_both().await.unwrap();
-        let world = co.fake.world();
+        let world = co.fake.machine();
         assert!(world.sessions.len() == 1 && world.map.is_none());
     }
 }
@@ -336,7 +336,7 @@ async fn a_map_over_a_foreign_path_is_refused_with_its_serial() {
     co.stage_both().await.unwrap();
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
     {
-        let mut world = co.fake.world();
+        let mut world = co.fake.machine();
         world.map.as_mut().unwrap().foreign = Some("sdz".to_owned());
         let page = [&[0, 0x80, 0, 36][..], other.as_bytes()].concat();
         world
@@ -356,7 +356,7 @@ async fn every_path_is_proven() {
     let co = Co::multipath();
     co.fake.log_in_at(PORTALS[1]);
     co.fake
-        .world()
+        .machine()
         .sessions
         .get_mut(&1)
         .unwrap()
@@ -370,7 +370,7 @@ async fn every_path_is_proven() {
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
     co.stage_both().await.unwrap();
     co.fake
-        .world()
+        .machine()
         .targets
         .values_mut()
         .for_each(|target| target.serial = other.to_owned());
@@ -399,7 +399,7 @@ async fn all_paths_and_the_map_grow_or_nothing_is_reported() {
             "its paths are 2 GiB",
         );
         assert_eq!(co.expand("/staging", GIB2, ANY).await.unwrap(), GIB2);
-        assert_eq!(co.fake.world().map.as_ref().unwrap().size, GIB2);
+        assert_eq!(co.fake.machine().map.as_ref().unwrap().size, GIB2);
         assert_eq!(co.expand("/staging", GIB2, ANY).await.unwrap(), GIB2);
         assert_eq!(co.fake.ran("multipathd resize map dm-0").len(), 2);
     }
@@ -419,18 +419,18 @@ async fn a_map_grows_without_a_path_that_is_lost() {
             // Nothing has to grow, so nothing has to go.
             let same = co.expand("/staging", Bytes::GIB, ANY).await;
             assert_eq!(same.unwrap(), Bytes::GIB);
-            assert_eq!(co.fake.world().sessions.len(), 2);
+            assert_eq!(co.fake.machine().sessions.len(), 2);
             // The LUN has not been grown: the path may still be wanted.
             let early = co.expand("/staging", GIB2, ANY).await;
             fails(early, Code::Unavailable, "has the LUN been grown");
-            assert_eq!(co.fake.world().sessions.len(), 2);
+            assert_eq!(co.fake.machine().sessions.len(), 2);
             co.fake.grow_lun(GIB2);
             assert_eq!(co.expand("/staging", GIB2, ANY).await.unwrap(), GIB2);
-            let map = co.fake.world().map.clone().unwrap();
+            let map = co.fake.machine().map.clone().unwrap();
             assert_eq!((map.size, map.paths.len()), (GIB2, 1), "{fs}");
             co.find(lost);
-            assert_eq!(co.node.join_paths(&mut Patience::default()).await, 0);
-            assert_eq!(co.fake.world().map.as_ref().unwrap().paths.len(), 2);
+            assert_eq!(co.node.join_paths(&mut Backoff::default()).await, 0);
+            assert_eq!(co.fake.machine().map.as_ref().unwrap().paths.len(), 2);
         }
     }
     let co = Co::multipath();
@@ -444,7 +444,7 @@ async fn a_map_grows_without_a_path_that_is_lost() {
         Code::Aborted,
         "end it on the node: iscsiadm -m session -r 1 --logout",
     );
-    assert_eq!(co.fake.world().sessions.len(), 2);
+    assert_eq!(co.fake.machine().sessions.len(), 2);
 }
 
 /// design.md#expansion-is-read-back
@@ -454,21 +454,21 @@ async fn a_map_does_not_grow_while_multipathd_keeps_a_lost_path() {
     co.stage_both().await.unwrap();
     co.fake.grow_lun(GIB2);
     co.lose(PORTALS[0]);
-    co.fake.world().keeps_paths = true;
+    co.fake.machine().keeps_paths = true;
     let kept = co.expand("/staging", GIB2, ANY).await;
     fails(kept, Code::Unavailable, "multipathd del path");
-    assert_eq!(co.fake.world().map.as_ref().unwrap().size, Bytes::GIB);
+    assert_eq!(co.fake.machine().map.as_ref().unwrap().size, Bytes::GIB);
 }
 
 #[tokio::test]
 async fn portals_are_asked_at_the_same_time_but_the_first_alone_about_proofs() {
     let co = Co::multipath();
-    co.fake.world().together = 2;
+    co.fake.machine().together = 2;
     co.stage_both().await.unwrap();
-    assert_eq!(co.fake.world().sessions.len(), 2);
+    assert_eq!(co.fake.machine().sessions.len(), 2);
     // What one says of the proofs the other would say, too.
     let co = Co::multipath();
-    co.fake.world().chap = Some(("alice".to_owned(), "another-secret".to_owned()));
+    co.fake.machine().chap = Some(("alice".to_owned(), "another-secret".to_owned()));
     fails(co.stage_both().await, Code::Unauthenticated, "wants CHAP");
     assert_eq!(co.logins(), 1);
 }
@@ -480,6 +480,6 @@ async fn staging_again_lets_the_map_follow() {
     co.stage_both().await.unwrap();
     co.fake.grow_lun(GIB2);
     co.stage_both().await.unwrap();
-    assert_eq!(co.fake.world().map.as_ref().unwrap().size, GIB2);
+    assert_eq!(co.fake.machine().map.as_ref().unwrap().size, GIB2);
     assert_eq!(co.fake.ran("resize2fs").len(), 1);
 }

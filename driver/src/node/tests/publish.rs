@@ -14,7 +14,7 @@ async fn a_volume_is_published_and_unpublished() {
         co.unpublish("/pods/1").await.unwrap();
         assert_eq!(co.fake.mounted(), ["/staging"]);
         assert!(
-            !co.fake.world().dirs.contains("/pods/1"),
+            !co.fake.machine().dirs.contains("/pods/1"),
             "the directory that was made is removed"
         );
     }
@@ -29,7 +29,7 @@ async fn readonly_is_enforced_from_the_first_moment() {
     co.publish("/pods/2", false).await.unwrap();
     let readonly: Vec<bool> = co
         .fake
-        .world()
+        .machine()
         .mounts
         .iter()
         .map(crate::host::mount::Mount::is_readonly)
@@ -92,7 +92,7 @@ async fn a_crash_in_a_readonly_publication_is_repaired() {
         assert!(co.publish("/pods/1", true).await.is_err());
         assert!(
             co.fake
-                .world()
+                .machine()
                 .mounts
                 .iter()
                 .all(|mount| mount.point != "/pods/1" || mount.is_readonly())
@@ -136,7 +136,7 @@ async fn a_volume_is_published_as_it_is_staged() {
         Code::FailedPrecondition,
         "stage the volume first",
     );
-    assert!(co.fake.ran("mkfs").is_empty() && co.fake.world().sessions.is_empty());
+    assert!(co.fake.ran("mkfs").is_empty() && co.fake.machine().sessions.is_empty());
     co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
     // The CO may believe a volume to be staged that an ended publication has taken along.
     co.publish("/pods/1", false).await.unwrap();
@@ -184,7 +184,7 @@ async fn a_final_answer_leaves_no_publication() {
     // Something is in the way of a reader's path, which takes two steps.
     let co = Co::new();
     co.stage().await.unwrap();
-    co.fake.world().files.insert("/pods/1".to_owned(), vec![]);
+    co.fake.machine().files.insert("/pods/1".to_owned(), vec![]);
     fails(
         co.publish("/pods/1", true).await,
         Code::FailedPrecondition,
@@ -200,14 +200,14 @@ async fn a_final_answer_leaves_no_publication() {
         if was_there {
             co.fake.make_dir("/pods/1");
         }
-        co.fake.world().binds_readonly = true;
+        co.fake.machine().binds_readonly = true;
         fails(
             co.publish("/pods/1", false).await,
             Code::AlreadyExists,
             "read-only",
         );
         assert_eq!(co.fake.mounted(), ["/staging"]);
-        assert_eq!(co.fake.world().dirs.contains("/pods/1"), was_there);
+        assert_eq!(co.fake.machine().dirs.contains("/pods/1"), was_there);
         co.fake.answer("umount /pods/1", 32, "target is busy");
         fails(
             co.publish("/pods/1", false).await,
@@ -244,7 +244,7 @@ async fn paths_stay_below_the_kubelets_directory() {
         Code::FailedPrecondition,
         "not below /kubelet",
     );
-    assert!(co.fake.world().log.is_empty());
+    assert!(co.fake.machine().log.is_empty());
     co.staging = "/kubelet/staging";
     co.stage().await.unwrap();
     co.publish("/kubelet/pods/1", false).await.unwrap();
@@ -254,7 +254,7 @@ async fn paths_stay_below_the_kubelets_directory() {
         "--kubelet-dir",
     );
     co.fake
-        .world()
+        .machine()
         .links
         .extend([("/kubelet/pods".to_owned(), "/etc".to_owned())]);
     for refused in [
@@ -266,7 +266,7 @@ async fn paths_stay_below_the_kubelets_directory() {
         assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
         assert!(status.message().contains("leads to /etc/2"), "{status}");
     }
-    co.fake.world().links.clear();
+    co.fake.machine().links.clear();
     co.unpublish("/kubelet/pods/1").await.unwrap();
     co.unstage().await.unwrap();
     assert!(co.fake.mounted().is_empty());
@@ -277,7 +277,7 @@ async fn what_stands_at_the_target_is_not_replaced() {
     let co = Co::new();
     co.stage().await.unwrap();
     co.fake
-        .world()
+        .machine()
         .files
         .insert("/pods/1".to_owned(), b"data".to_vec());
     fails(
@@ -290,9 +290,9 @@ async fn what_stands_at_the_target_is_not_replaced() {
         Code::FailedPrecondition,
         "holds data",
     );
-    co.fake.world().dirs.insert("/pods/2".to_owned());
+    co.fake.machine().dirs.insert("/pods/2".to_owned());
     co.fake
-        .world()
+        .machine()
         .files
         .insert("/pods/2/file".to_owned(), vec![]);
     fails(
@@ -300,7 +300,7 @@ async fn what_stands_at_the_target_is_not_replaced() {
         Code::FailedPrecondition,
         "holds data",
     );
-    assert!(co.fake.world().files.contains_key("/pods/2/file"));
+    assert!(co.fake.machine().files.contains_key("/pods/2/file"));
 }
 
 #[tokio::test]
@@ -321,7 +321,7 @@ async fn a_raw_device_is_a_file() {
         "nothing is mounted",
     );
     co.unpublish("/pods/1").await.unwrap();
-    assert!(!co.fake.world().files.contains_key("/pods/1"));
+    assert!(!co.fake.machine().files.contains_key("/pods/1"));
 }
 
 /// design.md#identity-before-action
@@ -331,7 +331,7 @@ async fn a_raw_device_is_identified_again() {
     co.stage().await.unwrap();
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
     co.fake
-        .world()
+        .machine()
         .targets
         .values_mut()
         .for_each(|target| target.serial = other.to_owned());
@@ -369,9 +369,9 @@ async fn a_publication_that_lost_its_device_can_go() {
     for co in [Co::new(), Co::raw()] {
         co.stage().await.unwrap();
         co.publish("/pods/1", false).await.unwrap();
-        co.fake.world().sessions.clear();
+        co.fake.machine().sessions.clear();
         // The kernel marks a device node that is no more.
-        for mount in &mut co.fake.world().mounts {
+        for mount in &mut co.fake.machine().mounts {
             if mount.fs == "devtmpfs" {
                 mount.root += "//deleted";
             }

@@ -11,7 +11,7 @@ fn labelled(co: &mut Co, label: &str) {
 /// A node where SELinux runs.
 fn node() -> Co {
     let mut co = Co::new();
-    co.fake.world().selinux = true;
+    co.fake.machine().selinux = true;
     labelled(&mut co, LABEL);
     co
 }
@@ -92,7 +92,7 @@ async fn a_volume_has_one_label() {
 #[tokio::test]
 async fn a_label_that_mount_leaves_out_is_noticed() {
     let co = node();
-    co.fake.world().selinux = false;
+    co.fake.machine().selinux = false;
     fails(
         co.stage().await,
         Code::FailedPrecondition,
@@ -103,10 +103,10 @@ async fn a_label_that_mount_leaves_out_is_noticed() {
         "no file without its label is left to be seen"
     );
     assert!(
-        co.fake.world().sessions.is_empty(),
+        co.fake.machine().sessions.is_empty(),
         "final, so nothing stays"
     );
-    co.fake.world().selinux = true;
+    co.fake.machine().selinux = true;
     co.stage().await.unwrap();
 }
 

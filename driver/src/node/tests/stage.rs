@@ -13,7 +13,7 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
         assert_eq!(co.fake.mounted(), ["/staging"]);
         let iqn = co.fake.iqn();
         let record = format!("iscsiadm -m node -T {iqn} -p 10.0.0.5:3260");
-        let log = co.fake.world().log.clone();
+        let log = co.fake.machine().log.clone();
         let expected = [
             format!("{record} -o new"),
             format!(
@@ -40,7 +40,7 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
         );
         let mount = format!("mount -t {fs} -o {} /dev/sdb /staging", default_options(fs));
         assert_eq!(log[9..], [mount], "nothing new is measured");
-        let world = co.fake.world();
+        let world = co.fake.machine();
         let text =
             String::from_utf8_lossy(&world.files[&format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260")]);
         for line in [
@@ -56,7 +56,7 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
 #[tokio::test]
 async fn a_disk_is_waited_for_until_it_can_be_opened() {
     let co = Co::new();
-    co.fake.world().half_made = true;
+    co.fake.machine().half_made = true;
     co.stage().await.unwrap();
     assert_eq!(co.fake.mounted(), ["/staging"]);
 }
@@ -71,7 +71,7 @@ async fn staging_twice_changes_nothing() {
         (co.fake.ran("mkfs").len(), co.fake.ran("mount").len()),
         (1, 1)
     );
-    assert_eq!(co.fake.world().sessions.len(), 1);
+    assert_eq!(co.fake.machine().sessions.len(), 1);
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn staged_otherwise_already_exists() {
     (co.raw, co.flags) = (true, vec![]);
     fails(co.stage().await, Code::AlreadyExists, "raw block");
     assert_eq!(co.fake.mounted(), ["/staging"], "the volume stays staged");
-    assert_eq!(co.fake.world().sessions.len(), 1);
+    assert_eq!(co.fake.machine().sessions.len(), 1);
 }
 
 #[tokio::test]
@@ -111,14 +111,14 @@ async fn the_serial_is_read_fresh() {
     // The mapping was given to another LUN under the live session: sysfs still tells the old serial.
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
     co.fake
-        .world()
+        .machine()
         .targets
         .values_mut()
         .for_each(|target| target.serial = other.to_owned());
     fails(co.stage().await, Code::FailedPrecondition, other);
     assert!(co.fake.content().is_empty(), "nothing was written");
     assert!(
-        co.fake.world().sessions.is_empty() && co.fake.world().records.is_empty(),
+        co.fake.machine().sessions.is_empty() && co.fake.machine().records.is_empty(),
         "and nobody is logged in"
     );
 }
@@ -141,11 +141,11 @@ async fn only_a_blank_disk_is_formatted() {
     ] {
         let co = Co::new();
         co.fake.write(put_at, b"x");
-        co.fake.world().blkid = blkid;
+        co.fake.machine().blkid = blkid;
         let before = co.fake.content();
         fails(co.stage().await, Code::FailedPrecondition, cause);
         assert_eq!(co.fake.content(), before, "nothing was written");
-        assert!(co.fake.world().sessions.is_empty());
+        assert!(co.fake.machine().sessions.is_empty());
     }
 }
 
@@ -155,7 +155,7 @@ async fn only_a_blank_disk_is_formatted() {
 async fn the_end_of_a_disk_of_any_size_is_looked_at() {
     for size in [Bytes::gib(1), Bytes::mib(3001), Bytes::gib(10)] {
         let co = Co::new();
-        for target in co.fake.world().targets.values_mut() {
+        for target in co.fake.machine().targets.values_mut() {
             target.size = size;
         }
         co.fake.write(size.0 - 1, b"x");
@@ -167,13 +167,13 @@ async fn the_end_of_a_disk_of_any_size_is_looked_at() {
 #[tokio::test]
 async fn an_unreadable_disk_or_a_failed_probe_is_never_blank() {
     let co = Co::new();
-    co.fake.world().unreadable = true;
+    co.fake.machine().unreadable = true;
     fails(
         co.stage().await,
         Code::Unavailable,
         "looking for a file system",
     );
-    co.fake.world().unreadable = false;
+    co.fake.machine().unreadable = false;
     for (status, stderr) in [
         (1, ""),
         (4, "usage"),
@@ -218,7 +218,7 @@ async fn nobody_formats_for_a_reader() {
             "nobody formats for a reader",
         );
         assert!(co.fake.ran("mkfs").is_empty() && co.fake.ran("write").is_empty());
-        assert!(co.fake.world().sessions.is_empty());
+        assert!(co.fake.machine().sessions.is_empty());
         // Nor is anything else written for one.
         co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
         co.fake
@@ -239,10 +239,10 @@ async fn a_raw_device_in_use_keeps_its_write_protection() {
     co.publish("/pods/1", false).await.unwrap();
     co.mode = Mode::MultiNodeReaderOnly;
     fails(co.stage().await, Code::AlreadyExists, "in use at /pods/1");
-    assert!(!co.fake.world().protected);
+    assert!(!co.fake.machine().protected);
     co.unpublish("/pods/1").await.unwrap();
     co.stage().await.unwrap();
-    assert!(co.fake.world().protected);
+    assert!(co.fake.machine().protected);
 }
 
 /// design.md#identity-before-action
@@ -295,7 +295,7 @@ async fn the_marker_of_another_volume_is_no_permission() {
 #[tokio::test]
 async fn a_claimed_disk_is_not_written() {
     let co = Co::new();
-    co.fake.world().claimed = true;
+    co.fake.machine().claimed = true;
     fails(co.stage().await, Code::FailedPrecondition, "claimed");
     assert!(co.fake.ran("mkfs").is_empty());
 }
@@ -331,7 +331,7 @@ async fn the_first_portal_that_accepts_is_used() {
             .count(),
         2
     );
-    assert_eq!(co.fake.world().sessions.len(), 1);
+    assert_eq!(co.fake.machine().sessions.len(), 1);
 }
 
 #[tokio::test]
@@ -356,7 +356,7 @@ async fn logins_that_fail_say_why() {
         );
         fails(co.stage().await, code, cause);
         assert!(
-            co.fake.world().records.is_empty() && co.fake.world().sessions.is_empty(),
+            co.fake.machine().records.is_empty() && co.fake.machine().sessions.is_empty(),
             "nothing is left"
         );
     }
@@ -386,7 +386,7 @@ async fn a_final_answer_leaves_no_session() {
         "undoing what was done before a failure",
     );
     fails(co.stage().await, Code::FailedPrecondition, "not blank");
-    assert!(co.fake.world().sessions.is_empty());
+    assert!(co.fake.machine().sessions.is_empty());
 }
 
 /// design.md#unstage-needs-no-nas
@@ -394,15 +394,15 @@ async fn a_final_answer_leaves_no_session() {
 async fn a_session_without_its_target_is_replaced() {
     let co = Co::new();
     co.fake.log_in();
-    co.fake.world().sessions.get_mut(&1).unwrap().alive = false;
+    co.fake.machine().sessions.get_mut(&1).unwrap().alive = false;
     co.stage().await.unwrap();
     assert_eq!(co.fake.ran("iscsiadm -m session -r 1 --logout").len(), 1);
     assert_eq!(co.fake.mounted(), ["/staging"]);
     // The same with the mount that a crash left on it.
-    co.fake.world().sessions.get_mut(&1).unwrap().alive = false;
+    co.fake.machine().sessions.get_mut(&1).unwrap().alive = false;
     co.stage().await.unwrap();
     assert_eq!(co.fake.mounted(), ["/staging"]);
-    assert!(co.fake.world().sessions[&1].alive);
+    assert!(co.fake.machine().sessions[&1].alive);
 }
 
 /// design.md#identity-before-action
@@ -412,7 +412,7 @@ async fn what_a_lost_target_once_said_is_no_identity() {
     co.stage().await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
     // The rescan succeeds, and sysfs still tells the right serial.
-    co.fake.world().targets.clear();
+    co.fake.machine().targets.clear();
     fails(co.stage().await, Code::Aborted, "/pods/1");
     fails(
         co.expand("/staging", Bytes::GIB, Bytes(0)).await,
@@ -422,7 +422,7 @@ async fn what_a_lost_target_once_said_is_no_identity() {
     assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
     let co = Co::raw();
     co.stage().await.unwrap();
-    co.fake.world().targets.clear();
+    co.fake.machine().targets.clear();
     fails(
         co.publish("/pods/1", false).await,
         Code::Aborted,
@@ -433,7 +433,7 @@ async fn what_a_lost_target_once_said_is_no_identity() {
         Code::FailedPrecondition,
         "refuses the login",
     );
-    assert!(co.fake.world().sessions.is_empty());
+    assert!(co.fake.machine().sessions.is_empty());
 }
 
 /// design.md#unstage-needs-no-nas
@@ -442,7 +442,7 @@ async fn a_lost_session_in_use_is_left_alone() {
     let co = Co::new();
     co.stage().await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
-    co.fake.world().sessions.get_mut(&1).unwrap().alive = false;
+    co.fake.machine().sessions.get_mut(&1).unwrap().alive = false;
     fails(co.stage().await, Code::Aborted, "/pods/1");
     assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
 }
@@ -453,13 +453,13 @@ async fn a_mount_without_its_device_is_removed() {
     let co = Co::new();
     co.stage().await.unwrap();
     // Somebody logged out by hand, and sdb is no more.
-    co.fake.world().sessions.clear();
+    co.fake.machine().sessions.clear();
     co.stage().await.unwrap();
     assert_eq!(
         (co.fake.mounted().len(), co.fake.ran("umount").len()),
         (1, 1)
     );
-    co.fake.world().sessions.clear();
+    co.fake.machine().sessions.clear();
     co.fake.answer("umount /staging", 32, "target is busy");
     co.stage().await.unwrap();
     assert_eq!(co.fake.ran("umount -l").len(), 1);
@@ -475,7 +475,7 @@ async fn somebody_elses_mount_is_left_alone() {
     ] {
         let co = Co::new();
         let table = format!("1 1 {device} / /staging rw - {fs} {source} rw\n");
-        co.fake.world().mounts = crate::host::mount::parse(table.as_bytes()).unwrap();
+        co.fake.machine().mounts = crate::host::mount::parse(table.as_bytes()).unwrap();
         fails(
             co.stage().await,
             Code::FailedPrecondition,
@@ -495,26 +495,26 @@ async fn sessions_that_somebody_else_has_made_do_not_block() {
             co.fake.log_in();
         }
         co.stage().await.unwrap();
-        assert_eq!(co.fake.world().sessions.len(), 1);
+        assert_eq!(co.fake.machine().sessions.len(), 1);
         co.publish("/pods/1", false).await.unwrap();
         co.fake.log_in();
         co.stage().await.unwrap();
-        assert_eq!(co.fake.world().sessions.len(), 1);
+        assert_eq!(co.fake.machine().sessions.len(), 1);
         co.fake.log_in();
         co.unpublish("/pods/1").await.unwrap();
         co.unstage().await.unwrap();
-        assert!(co.fake.world().sessions.is_empty());
+        assert!(co.fake.machine().sessions.is_empty());
     }
 }
 
 #[tokio::test]
 async fn the_staging_directory_must_be_there() {
     let co = Co::new();
-    co.fake.world().dirs.remove("/staging");
+    co.fake.machine().dirs.remove("/staging");
     fails(co.stage().await, Code::FailedPrecondition, "does not exist");
-    co.fake.world().files.insert("/staging".to_owned(), vec![]);
+    co.fake.machine().files.insert("/staging".to_owned(), vec![]);
     fails(co.stage().await, Code::FailedPrecondition, "no directory");
-    assert!(co.fake.world().log.is_empty());
+    assert!(co.fake.machine().log.is_empty());
 }
 
 /// design.md#node-expansion-is-always-required
@@ -541,9 +541,9 @@ async fn without_the_capability_ext4_grows_unmounted() {
     let co = Co::new();
     co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
     co.fake.grow_lun(GIB2);
-    co.fake.world().capable = false;
+    co.fake.machine().capable = false;
     co.stage().await.unwrap();
-    let log = co.fake.world().log.clone();
+    let log = co.fake.machine().log.clone();
     let tail = [
         "resize2fs /dev/sdb",
         "umount /staging",
@@ -583,5 +583,5 @@ async fn a_raw_device_is_only_attached() {
     assert_eq!(co.fake.ran("blockdev"), ["blockdev --setro /dev/sdb"]);
     co.mode = Mode::SingleNodeWriter;
     co.stage().await.unwrap();
-    assert!(!co.fake.world().protected);
+    assert!(!co.fake.machine().protected);
 }

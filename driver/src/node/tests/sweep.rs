@@ -28,37 +28,37 @@ async fn the_sweep_touches_only_records_that_nothing_hangs_on() {
     co.stage().await.unwrap();
     let staged = co.fake.iqn().to_string();
     co.fake
-        .world()
+        .machine()
         .records
         .extend([own.clone(), of_another_node.clone(), foreign.clone()]);
     co.node.sweep().await;
     assert_eq!(
-        co.fake.world().records,
+        co.fake.machine().records,
         [staged, of_another_node, foreign].into()
     );
 
     // A mount that lost its disk might be anybody's.
-    co.fake.world().records.insert(own.clone());
-    co.fake.world().sessions.clear();
+    co.fake.machine().records.insert(own.clone());
+    co.fake.machine().sessions.clear();
     co.node.sweep().await;
-    assert!(co.fake.world().records.contains(&own));
+    assert!(co.fake.machine().records.contains(&own));
 }
 
 /// kubelet binds the file of a Secret into a pod, and removes it when the Secret has changed.
 #[tokio::test]
 async fn a_changed_secret_that_a_pod_has_mounted_is_no_lost_disk() {
     let co = Co::new();
-    co.fake.world().records.insert(unused(0));
+    co.fake.machine().records.insert(unused(0));
     let secret = mounted(
         "36 35 0:52 /..2026_11_30/sdb//deleted /pods/1/key ro,relatime - tmpfs tmpfs rw,size=4k\n",
     );
-    co.fake.world().mounts.push(secret.clone());
+    co.fake.machine().mounts.push(secret.clone());
     co.node.sweep().await;
-    assert!(co.fake.world().records.is_empty());
+    assert!(co.fake.machine().records.is_empty());
     // Nor is it anybody's to unmount.
     let mut there = secret;
     "/staging".clone_into(&mut there.point);
-    co.fake.world().mounts.push(there);
+    co.fake.machine().mounts.push(there);
     fails(co.stage().await, Code::FailedPrecondition, "tmpfs");
     assert_eq!(co.fake.mounted(), ["/pods/1/key", "/staging"]);
 }
@@ -68,10 +68,10 @@ async fn a_device_whose_node_was_deleted_is_a_lost_disk() {
     let co = Co::raw();
     co.stage().await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
-    co.fake.world().records.insert(unused(0));
-    co.fake.world().mounts[0].root += "//deleted";
+    co.fake.machine().records.insert(unused(0));
+    co.fake.machine().mounts[0].root += "//deleted";
     co.node.sweep().await;
-    assert!(co.fake.world().records.contains(&unused(0)));
+    assert!(co.fake.machine().records.contains(&unused(0)));
 }
 
 /// What it costs is a look at each record, mount and disk, and not at each disk for each mount for each record.
@@ -82,7 +82,7 @@ async fn many_records_mounts_and_disks_are_looked_at_once() {
     const DISKS: usize = 200;
     let co = Co::new();
     {
-        let mut world = co.fake.world();
+        let mut world = co.fake.machine();
         for number in 0..RECORDS {
             world.records.insert(unused(number));
         }
@@ -111,7 +111,7 @@ async fn many_records_mounts_and_disks_are_looked_at_once() {
         world.log.clear();
     }
     co.node.sweep().await;
-    let world = co.fake.world();
+    let world = co.fake.machine();
     assert!(world.records.is_empty());
     assert_eq!(world.log.len(), RECORDS, "{:?}", world.log);
     // The name of each session and the number of each disk; for a record the names of maps' sessions, and two folders.
@@ -124,12 +124,12 @@ async fn many_records_mounts_and_disks_are_looked_at_once() {
 async fn a_database_that_does_not_answer_is_tried_once() {
     let co = Co::new();
     for number in 0..3 {
-        co.fake.world().records.insert(unused(number));
+        co.fake.machine().records.insert(unused(number));
     }
     co.fake.hang("iscsiadm -m node");
     co.node.sweep().await;
     assert_eq!(co.fake.ran("iscsiadm").len(), 1);
-    assert_eq!(co.fake.world().records.len(), 3);
+    assert_eq!(co.fake.machine().records.len(), 3);
 }
 
 /// Calls are served while records are swept: what was judged a moment ago is judged again.
@@ -137,7 +137,7 @@ async fn a_database_that_does_not_answer_is_tried_once() {
 async fn a_record_that_has_a_session_again_stays() {
     let co = Co::new();
     let (iqn, uuid) = (co.fake.iqn(), UUID.parse().unwrap());
-    co.fake.world().records.insert(iqn.to_string());
+    co.fake.machine().records.insert(iqn.to_string());
     let unused = co.node.machine.unused_records().await.unwrap();
     assert_eq!(unused, [(uuid, iqn.clone())]);
     co.stage().await.unwrap();
@@ -145,28 +145,28 @@ async fn a_record_that_has_a_session_again_stays() {
         unreachable!("it was compared")
     };
     co.node.sweep_one(uuid, record).await.unwrap();
-    assert!(co.fake.world().records.contains(record.as_str()));
+    assert!(co.fake.machine().records.contains(record.as_str()));
     co.unstage().await.unwrap();
-    co.fake.world().records.insert(iqn.to_string());
+    co.fake.machine().records.insert(iqn.to_string());
     co.node.sweep_one(uuid, record).await.unwrap();
-    assert!(co.fake.world().records.is_empty(), "and else it goes");
+    assert!(co.fake.machine().records.is_empty(), "and else it goes");
 }
 
 #[tokio::test]
 async fn a_volume_that_a_call_is_at_work_on_is_left_to_it() {
     let co = Co::new();
     let record = unused(0);
-    co.fake.world().records.insert(record.clone());
+    co.fake.machine().records.insert(record.clone());
     let iqn: Iqn = record.parse().unwrap();
     let (uuid, _) = iqn.publication().unwrap();
-    let aside = format!("/etc/iscsi/{}{iqn}", crate::host::record::ASIDE);
-    co.fake.world().files.insert(aside.clone(), vec![]);
+    let aside = format!("/etc/iscsi/{}{iqn}", crate::host::record::TEMP_PREFIX);
+    co.fake.machine().files.insert(aside.clone(), vec![]);
     let occupied = co.occupy_lun(uuid.as_str()).await;
     co.node.sweep().await;
-    assert!(co.fake.world().records.contains(&record));
-    assert!(co.fake.world().files.contains_key(&aside));
+    assert!(co.fake.machine().records.contains(&record));
+    assert!(co.fake.machine().files.contains_key(&aside));
     occupied.end().await;
     co.node.sweep().await;
-    assert!(!co.fake.world().records.contains(&record));
-    assert!(!co.fake.world().files.contains_key(&aside));
+    assert!(!co.fake.machine().records.contains(&record));
+    assert!(!co.fake.machine().files.contains_key(&aside));
 }

@@ -16,7 +16,7 @@ async fn unstaging_leaves_nothing() {
         co.stage().await.unwrap();
         for _ in 0..2 {
             co.unstage().await.unwrap();
-            let world = co.fake.world();
+            let world = co.fake.machine();
             assert!(
                 world.mounts.is_empty() && world.sessions.is_empty() && world.records.is_empty()
             );
@@ -30,20 +30,20 @@ async fn unstaging_needs_neither_nas_nor_disk() {
     let co = Co::new();
     co.stage().await.unwrap();
     {
-        let mut world = co.fake.world();
+        let mut world = co.fake.machine();
         world.targets.clear();
         world.unreadable = true;
         world.sessions.get_mut(&1).unwrap().alive = false;
     }
-    let before = co.fake.world().log.len();
+    let before = co.fake.machine().log.len();
     co.unstage().await.unwrap();
-    let log = co.fake.world().log[before..].to_vec();
+    let log = co.fake.machine().log[before..].to_vec();
     assert!(
         log.iter()
             .all(|line| !line.contains("rescan") && !line.contains("blkid")),
         "{log:?}"
     );
-    assert!(co.fake.world().sessions.is_empty() && co.fake.mounted().is_empty());
+    assert!(co.fake.machine().sessions.is_empty() && co.fake.mounted().is_empty());
 }
 
 /// design.md#unstage-needs-no-nas
@@ -51,9 +51,9 @@ async fn unstaging_needs_neither_nas_nor_disk() {
 async fn the_session_is_found_without_the_initiator_name() {
     let co = Co::new();
     co.stage().await.unwrap();
-    co.fake.world().files.clear();
+    co.fake.machine().files.clear();
     co.unstage().await.unwrap();
-    assert!(co.fake.world().sessions.is_empty());
+    assert!(co.fake.machine().sessions.is_empty());
 }
 
 #[tokio::test]
@@ -72,30 +72,30 @@ async fn a_published_volume_is_not_unstaged() {
 async fn a_file_system_that_is_still_being_taken_down_is_waited_for() {
     let co = Co::new();
     co.stage().await.unwrap();
-    co.fake.world().claimed = true;
-    let until = co.fake.world().paused + Duration::from_secs(1);
+    co.fake.machine().claimed = true;
+    let until = co.fake.machine().paused + Duration::from_secs(1);
     let taken_down = async {
         for _ in 0..10_000 {
-            if co.fake.world().paused >= until {
+            if co.fake.machine().paused >= until {
                 break;
             }
             tokio::task::yield_now().await;
         }
-        co.fake.world().claimed = false;
+        co.fake.machine().claimed = false;
     };
     let (unstaged, ()) = tokio::join!(co.unstage(), taken_down);
     unstaged.unwrap();
-    assert!(co.fake.world().sessions.is_empty());
+    assert!(co.fake.machine().sessions.is_empty());
 }
 
 #[tokio::test]
 async fn a_disk_in_use_elsewhere_is_not_logged_out() {
     let co = Co::new();
     co.stage().await.unwrap();
-    co.fake.world().claimed = true;
+    co.fake.machine().claimed = true;
     fails(co.unstage().await, Code::Aborted, "still uses it");
-    assert_eq!(co.fake.world().sessions.len(), 1);
-    co.fake.world().claimed = false;
+    assert_eq!(co.fake.machine().sessions.len(), 1);
+    co.fake.machine().claimed = false;
     co.unstage().await.unwrap();
 }
 
@@ -107,7 +107,7 @@ async fn an_unmount_that_hangs_is_not_final() {
     co.fake.hang("umount /staging");
     fails(co.unstage().await, Code::Aborted, "umount /staging");
     assert_eq!(
-        co.fake.world().sessions.len(),
+        co.fake.machine().sessions.len(),
         1,
         "a session under a mount stays"
     );
@@ -121,9 +121,9 @@ async fn records_without_a_session_go_too() {
         co.fake.iqn().to_string(),
         "iqn.1993-08.org.debian:other".to_owned(),
     );
-    co.fake.world().records = [ours, other.clone()].into();
+    co.fake.machine().records = [ours, other.clone()].into();
     co.unstage().await.unwrap();
-    assert_eq!(co.fake.world().records, [other].into());
+    assert_eq!(co.fake.machine().records, [other].into());
 }
 
 /// design.md#unknown-is-not-absent
@@ -132,13 +132,13 @@ async fn a_list_that_cannot_be_read_is_not_empty() {
     for unseen in ["/etc/iscsi/nodes", "/sys/class/block"] {
         let co = Co::new();
         let ours = co.fake.iqn().to_string();
-        co.fake.world().records = [ours.clone()].into();
-        co.fake.world().unseen.insert(unseen.to_owned());
+        co.fake.machine().records = [ours.clone()].into();
+        co.fake.machine().unseen.insert(unseen.to_owned());
         fails(co.unstage().await, Code::Unavailable, unseen);
-        assert!(co.fake.world().records.contains(&ours));
-        co.fake.world().unseen.clear();
+        assert!(co.fake.machine().records.contains(&ours));
+        co.fake.machine().unseen.clear();
         co.unstage().await.unwrap();
-        assert!(co.fake.world().records.is_empty());
+        assert!(co.fake.machine().records.is_empty());
     }
 }
 
@@ -149,17 +149,17 @@ async fn what_iscsiadm_lists_is_believed_as_a_whole_or_not_at_all() {
     let co = Co::new();
     let ours = co.fake.iqn().to_string();
     let lists = |listed: String| {
-        co.fake.world().records = [ours.clone()].into();
-        co.fake.world().elsewhere = Some(listed);
+        co.fake.machine().records = [ours.clone()].into();
+        co.fake.machine().elsewhere = Some(listed);
     };
     for garbage in ["blocks= TYPE 0x00\n\n=\n", "[]:3260,4294967295 \n"] {
         lists(garbage.to_owned());
         fails(co.unstage().await, Code::Unavailable, "not understood");
-        assert!(co.fake.world().records.contains(&ours), "{garbage}");
+        assert!(co.fake.machine().records.contains(&ours), "{garbage}");
     }
     lists(format!("10.0.0.5:3260,1 {ours}\n10.0.0.9:3260,1 Foreign\n"));
     co.unstage().await.unwrap();
-    assert!(co.fake.world().records.is_empty());
+    assert!(co.fake.machine().records.is_empty());
     lists(String::new());
     co.unstage().await.unwrap();
 }
@@ -170,19 +170,19 @@ async fn a_record_that_a_power_cut_has_left_is_in_nobodys_way() {
     co.stage().await.unwrap();
     let iqn = co.fake.iqn().to_string();
     let cut_short = || {
-        co.fake.world().cut_short.insert(iqn.clone());
+        co.fake.machine().cut_short.insert(iqn.clone());
     };
     cut_short();
     co.unstage().await.unwrap();
     {
-        let world = co.fake.world();
+        let world = co.fake.machine();
         assert!(world.records.is_empty());
         assert!(!world.files.keys().any(|path| path.contains(&iqn)));
     }
     // And it is met when the volume is staged.
     let file = format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260");
-    co.fake.world().files.insert(file, vec![]);
-    co.fake.world().records.insert(iqn.clone());
+    co.fake.machine().files.insert(file, vec![]);
+    co.fake.machine().records.insert(iqn.clone());
     cut_short();
     co.stage().await.unwrap();
 }
@@ -197,7 +197,7 @@ async fn any_number_of_sessions_is_released() {
     co.publish("/pods/1", false).await.unwrap();
     co.unpublish("/pods/1").await.unwrap();
     co.unstage().await.unwrap();
-    let world = co.fake.world();
+    let world = co.fake.machine();
     assert!(world.sessions.is_empty() && world.records.is_empty());
 }
 

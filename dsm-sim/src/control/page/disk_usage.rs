@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use node_sim::target::Session;
 
-use crate::nas::effect::{Image, Outside};
+use crate::nas::effect::{Image, Environment};
 use crate::storage::backstore::Backstore;
 
 /// Files that are visited in a look, besides those that are shown.
@@ -57,7 +57,7 @@ impl Usage {
     }
 }
 
-impl Outside for Usage {
+impl Environment for Usage {
     fn allocated(&self, image: &Image) -> u64 {
         match image {
             Image::Lun(uuid) => self.known.get(uuid).map_or(0, |known| known.bytes),

@@ -9,7 +9,7 @@ use super::disk_usage::Usage;
 use crate::nas::Nas;
 use crate::nas::state::lun::Lun;
 use crate::nas::state::snapshot::Snapshot;
-use crate::nas::state::table::{Row, Table, Term};
+use crate::nas::state::table::{Row, Table, IndexKey};
 use crate::nas::state::target::Target;
 use crate::nas::state::volume::Volume;
 use crate::server::Server;
@@ -35,7 +35,7 @@ pub(super) struct Wanted {
 
 /// What was seen.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct PageData {
     pub(super) model: &'static str,
     pub(super) firmware: &'static str,
     pub(super) now: u64,
@@ -73,7 +73,7 @@ pub(super) struct SeenLun {
     pub(super) lun: Lun,
     pub(super) allocated: u64,
     pub(super) locked: bool,
-    pub(super) half_done: bool,
+    pub(super) cloning: bool,
     /// Number and name.
     pub(super) targets: Vec<(u32, String)>,
     /// The newest.
@@ -97,10 +97,10 @@ pub(super) struct SeenTarget {
 }
 
 /// Looks at the NAS.
-pub(super) fn look(server: &Server, usage: &mut Usage, wanted: &Wanted) -> Seen {
+pub(super) fn take(server: &Server, usage: &mut Usage, wanted: &Wanted) -> PageData {
     let now = server.clock.now();
     let (mut seen, due, files, watch) = {
-        let mut core = server.core();
+        let mut core = server.nas();
         // What DSM has finished by now is done. Should that fail, the next call says so.
         let _ = core.change(now, |_, _| ());
         let nas = &core.nas;
@@ -127,7 +127,7 @@ pub(super) fn look(server: &Server, usage: &mut Usage, wanted: &Wanted) -> Seen 
     for (row, sessions) in seen.targets.rows.iter_mut().zip(watch.of(&iqns)) {
         row.sessions = sessions;
     }
-    let core = server.core();
+    let core = server.nas();
     seen.counting = usage.len() < core.nas.state.luns.len();
     for row in &mut seen.volumes {
         row.free = core.nas.free(&row.volume, usage);
@@ -135,13 +135,13 @@ pub(super) fn look(server: &Server, usage: &mut Usage, wanted: &Wanted) -> Seen 
     seen
 }
 
-fn copy(nas: &Nas, now: u64, wanted: &Wanted) -> Seen {
+fn copy(nas: &Nas, now: u64, wanted: &Wanted) -> PageData {
     let (state, config) = (&nas.state, &nas.config);
     let volumes = state.volumes.values().map(|volume| SeenVolume {
         volume: volume.clone(),
         free: 0,
     });
-    Seen {
+    PageData {
         model: config.model.name,
         firmware: config.dsm.firmware,
         now,
@@ -164,13 +164,13 @@ fn luns(nas: &Nas, now: u64, wanted: &Wanted) -> Part<SeenLun> {
             .any(|field| contains(field, text))
     };
     part(&nas.state.luns, takes, wanted.luns_page, LUNS, |lun| {
-        let targets = nas.state.targets.find(&Term::Lun(lun.uuid.clone()));
+        let targets = nas.state.targets.find(&IndexKey::Lun(lun.uuid.clone()));
         let snapshot_count = nas.snapshots_of(&lun.uuid).count();
         SeenLun {
             lun: lun.clone(),
             allocated: 0,
             locked: lun.is_action_locked(now),
-            half_done: lun.is_half_done(now),
+            cloning: lun.is_cloning(now),
             targets: targets
                 .take(INNER)
                 .map(|target| (target.target_id, target.name.clone()))

@@ -4,7 +4,7 @@ use askama::Template;
 use serde_json::Value;
 
 use super::format::{Micros, Moment, Size, percent};
-use super::snapshot::{Part, Seen, SeenLun, SeenTarget, SeenVolume};
+use super::snapshot::{Part, PageData, SeenLun, SeenTarget, SeenVolume};
 use crate::nas::state::volume::FileSystem;
 use crate::nas::timing::Latency;
 use crate::server::fault::{Fault, Planned};
@@ -14,14 +14,14 @@ use crate::server::journal::Entry;
 #[derive(Template)]
 #[template(path = "overview.html")]
 pub(super) struct Overview {
-    seen: Seen,
+    seen: PageData,
     faults: Vec<Planned>,
     settings: Vec<Setting>,
     latency: &'static str,
 }
 
 impl Overview {
-    pub(super) fn new(seen: Seen, faults: Vec<Planned>, latency: Latency) -> Self {
+    pub(super) fn new(seen: PageData, faults: Vec<Planned>, latency: Latency) -> Self {
         let settings = seen.settings.as_object().into_iter().flatten();
         Self {
             settings: settings
@@ -41,7 +41,7 @@ impl Overview {
     }
 }
 
-impl Seen {
+impl PageData {
     fn luns_allowed(&self) -> String {
         allowed(self.max_luns)
     }
@@ -153,7 +153,7 @@ impl SeenLun {
         if self.lun.status != "normal" {
             marks.push(self.lun.status.as_str());
         }
-        match (self.lun.dying.is_some(), self.half_done, self.locked) {
+        match (self.lun.deleting_until.is_some(), self.cloning, self.locked) {
             (true, ..) => marks.push("being deleted"),
             (_, true, _) => marks.push("being cloned"),
             (.., true) => marks.push("locked"),

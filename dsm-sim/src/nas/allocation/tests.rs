@@ -1,8 +1,8 @@
-use crate::nas::tests::{Bench, GIB, LUN};
+use crate::nas::tests::{NasFixture, GIB, LUN};
 
 /// A NAS with so many LUNs that no target maps, and one that a target does.
-fn with_luns(count: usize) -> (Bench, String) {
-    let mut bench = Bench::new();
+fn with_luns(count: usize) -> (NasFixture, String) {
+    let mut bench = NasFixture::new();
     bench.nas.config.model = "unlimited".parse().unwrap();
     bench.target("t");
     let uuid = bench.lun("mapped", "BLUN", GIB);
@@ -14,7 +14,7 @@ fn with_luns(count: usize) -> (Bench, String) {
 }
 
 /// How many files a call looks at.
-fn looks(bench: &mut Bench, api: &str, method: &str, params: &[(&str, &str)]) -> usize {
+fn looks(bench: &mut NasFixture, api: &str, method: &str, params: &[(&str, &str)]) -> usize {
     bench.ok(api, method, params);
     bench.looks
 }
@@ -48,7 +48,7 @@ fn no_call_but_lists_looks_at_more_files_where_there_are_more_luns() {
 #[test]
 fn a_file_that_an_initiator_writes_to_is_looked_at_each_time() {
     let (mut bench, uuid) = with_luns(3);
-    let used = |bench: &mut Bench| {
+    let used = |bench: &mut NasFixture| {
         let get = [("volume_path", "/volume1")];
         let data = bench.ok("SYNO.Core.Storage.Volume", "get", &get);
         data["volume"]["eppool_used_byte"].clone()
@@ -68,7 +68,7 @@ fn a_file_that_an_initiator_writes_to_is_looked_at_each_time() {
 
 #[test]
 fn thick_luns_are_never_looked_at_and_sums_do_not_overflow() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     for uuid in ["a", "b"].map(|name| bench.lun(name, "BLUN_THICK", GIB)) {
         let mut lun = bench.nas.state.luns.get(&uuid).unwrap().clone();
         lun.size = u64::MAX - 1;

@@ -62,11 +62,11 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::nas::tests::{Bench, GIB, LUN, TARGET};
+    use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
 
     /// A NAS with two LUNs and two targets, that boots like this; and the uuids.
-    fn booting(loading: Loading) -> (Bench, Vec<String>) {
-        let mut bench = Bench::new();
+    fn booting(loading: Loading) -> (NasFixture, Vec<String>) {
+        let mut bench = NasFixture::new();
         let uuids = vec![bench.lun("a", "BLUN", GIB), bench.lun("b", "BLUN", GIB)];
         for name in ["t", "u"] {
             let iqn = format!("iqn.2000-01.com.synology:{name}");
@@ -85,11 +85,11 @@ mod tests {
         (bench, uuids)
     }
 
-    fn listed(bench: &mut Bench, api: &str, rows: &str) -> usize {
+    fn listed(bench: &mut NasFixture, api: &str, rows: &str) -> usize {
         bench.ok(api, "list", &[])[rows].as_array().unwrap().len()
     }
 
-    fn volume(bench: &mut Bench) -> Value {
+    fn volume(bench: &mut NasFixture) -> Value {
         let api = "SYNO.Core.Storage.Volume";
         bench.ok(api, "get", &[("volume_path", "/volume1")])["volume"]["status"].take()
     }
@@ -111,8 +111,8 @@ mod tests {
 
     #[test]
     fn a_boot_shows_in_how_long_the_nas_is_up_and_in_no_volume() {
-        let mut bench = Bench::new();
-        let up = |bench: &mut Bench| {
+        let mut bench = NasFixture::new();
+        let up = |bench: &mut NasFixture| {
             let long = bench.ok("SYNO.Core.System", "info", &[])["up_time"].take();
             let short = bench.call("SYNO.DSM.Info", 2, "getinfo", &[]).answer;
             (long, short.unwrap().unwrap()["uptime"].clone())

@@ -8,9 +8,9 @@ use crate::nas::api::lun_write::check_name;
 use crate::nas::call::Call;
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
-use crate::nas::effect::{Effect, Image, Outside};
+use crate::nas::effect::{Effect, Image, Environment};
 use crate::nas::state::lun::Lun;
-use crate::nas::state::table::Term;
+use crate::nas::state::table::IndexKey;
 
 /// A new LUN that is wanted.
 struct Wanted<'a> {
@@ -29,12 +29,12 @@ impl Nas {
         &mut self,
         now: Millis,
         call: &Call,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
     ) -> Result<Value, Refusal> {
         let params = &call.params;
         for remote in ["dst_node_uuid", "dst_address"] {
             if params.string(remote).is_some_and(|value| !value.is_empty()) {
-                return Err(Code::SanBadParameter.gap("a clone to another NAS"));
+                return Err(Code::SanBadParameter.unsupported("a clone to another NAS"));
             }
         }
         let source = self.source(call)?.clone();
@@ -69,7 +69,7 @@ impl Nas {
         &mut self,
         now: Millis,
         call: &Call,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
     ) -> Result<Value, Refusal> {
         let params = &call.params;
         let source = self.source(call)?.clone();
@@ -109,7 +109,7 @@ impl Nas {
         &mut self,
         now: Millis,
         wanted: Wanted<'_>,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
     ) -> Result<String, Refusal> {
         let Wanted {
             name,
@@ -121,7 +121,7 @@ impl Nas {
         if name.len() == crate::nas::api::lun_write::NAME_LIMIT {
             return Err(Code::BadName.because("a name of 255 characters"));
         }
-        if source.is_half_done(now) {
+        if source.is_cloning(now) {
             return Err(
                 Code::SanBadParameter.because(format!("{} is still being cloned", source.name))
             );
@@ -162,7 +162,7 @@ impl Nas {
             held: false,
             locked_until: now + takes,
             half_done_until: (takes > 0).then_some(now + takes),
-            dying: None,
+            deleting_until: None,
             ..source.clone()
         };
         let uuid = lun.uuid.clone();
@@ -182,8 +182,8 @@ impl Nas {
         let half_done: Vec<String> = self
             .state
             .luns
-            .find(&Term::Lun(source))
-            .filter(|lun| lun.is_half_done(now))
+            .find(&IndexKey::Lun(source))
+            .filter(|lun| lun.is_cloning(now))
             .map(|lun| lun.uuid.clone())
             .collect();
         for uuid in half_done {

@@ -179,7 +179,7 @@ pub(crate) fn query(call: &Call, dsm: Generation) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nas::tests::Bench;
+    use crate::nas::tests::NasFixture;
 
     #[test]
     fn each_generation_has_its_own_apis() {
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn without_a_query_all_are_meant() {
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         let api = "SYNO.API.Info";
         let all = bench.ok(api, "query", &[("query", "all")]);
         assert!(all.as_object().unwrap().len() > 20);

@@ -7,11 +7,11 @@ use crate::nas::Nas;
 use crate::nas::call::{Answer, Call};
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
-use crate::nas::effect::Outside;
+use crate::nas::effect::Environment;
 use crate::nas::model::Generation;
 use crate::nas::params::Additional;
 use crate::nas::state::lun_type::LunType;
-use crate::nas::state::table::Term;
+use crate::nas::state::table::IndexKey;
 use crate::nas::state::volume::Volume;
 
 /// The form of an answer.
@@ -22,7 +22,7 @@ pub(crate) enum Form {
 }
 
 impl Nas {
-    pub(crate) fn lun_call(&mut self, now: Millis, call: &Call, outside: &dyn Outside) -> Answer {
+    pub(crate) fn lun_call(&mut self, now: Millis, call: &Call, outside: &dyn Environment) -> Answer {
         match call.method.as_str() {
             "list" => self.list_luns(now, call, outside).map(Some),
             "get" => self.get_lun(now, call, outside).map(Some),
@@ -57,7 +57,7 @@ impl Nas {
             .state
             .luns
             .get(&key)
-            .or_else(|| self.state.luns.find(&Term::Name(key.clone())).next());
+            .or_else(|| self.state.luns.find(&IndexKey::Name(key.clone())).next());
         lun.filter(|lun| self.is_shown(lun))
             .ok_or_else(|| self.no_such_lun(&key))
     }
@@ -87,7 +87,7 @@ impl Nas {
     }
 
     // `offset` and `limit` are ignored, measured: all LUNs come back, without a total.
-    fn list_luns(&self, now: Millis, call: &Call, outside: &dyn Outside) -> Result<Value, Refusal> {
+    fn list_luns(&self, now: Millis, call: &Call, outside: &dyn Environment) -> Result<Value, Refusal> {
         let additional = call.params.additional()?;
         let location = call.params.string("location");
         let types = call
@@ -97,7 +97,7 @@ impl Nas {
             .transpose()?;
         let wanted = |lun: &&Lun| {
             self.is_shown(lun)
-                && (lun.dying.is_none() || self.settings.deleted_luns_stay_listed)
+                && (lun.deleting_until.is_none() || self.settings.deleted_luns_stay_listed)
                 && types.as_ref().is_none_or(|types| types.contains(&lun.kind))
                 && location
                     .as_ref()
@@ -117,7 +117,7 @@ impl Nas {
         Ok(json!({"luns": luns}))
     }
 
-    fn get_lun(&self, now: Millis, call: &Call, outside: &dyn Outside) -> Result<Value, Refusal> {
+    fn get_lun(&self, now: Millis, call: &Call, outside: &dyn Environment) -> Result<Value, Refusal> {
         let key = call.params.required("uuid")?;
         let additional = call.params.additional()?;
         // ASSUMED: an empty uuid is a bad one, not a missing LUN.
@@ -125,7 +125,7 @@ impl Nas {
             return Err(Code::BadLunUuid.because("uuid is empty"));
         }
         let lun = self.find_lun(&key)?;
-        if lun.dying.is_some() && !self.settings.deleted_luns_answer_get {
+        if lun.deleting_until.is_some() && !self.settings.deleted_luns_answer_get {
             return Err(self.no_such_lun(&key));
         }
         let mut data = json!({"lun": self.lun_json(lun, now, &additional, outside, Form::Get)});
@@ -149,7 +149,7 @@ impl Nas {
         lun: &Lun,
         now: Millis,
         additional: &Additional,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
         form: Form,
     ) -> Value {
         let mut row = json!({
@@ -194,7 +194,7 @@ impl Nas {
         lun: &Lun,
         now: Millis,
         additional: &Additional,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
         form: Form,
     ) {
         if additional.has("allocated_size") {

@@ -7,12 +7,12 @@ use crate::nas::api::target;
 use crate::nas::call::{Answer, Call};
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
-use crate::nas::effect::{Effect, Image, Outside};
+use crate::nas::effect::{Effect, Image, Environment};
 use crate::nas::params::{Params, missing};
 use crate::nas::state::lun::Family;
 use crate::nas::state::lun::Lun;
 use crate::nas::state::lun_type::{DevAttribs, LunType};
-use crate::nas::state::table::Term;
+use crate::nas::state::table::IndexKey;
 
 /// A name of this length is created and reported as a failure; a longer one is refused. Measured by jt.
 pub(crate) const NAME_LIMIT: usize = 255;
@@ -24,7 +24,7 @@ impl Nas {
         &mut self,
         now: Millis,
         call: &Call,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
     ) -> Result<Value, Refusal> {
         let params = &call.params;
         let name = params.required("name")?;
@@ -51,7 +51,7 @@ impl Nas {
             .string("src_lun_file")
             .is_some_and(|file| !file.is_empty())
         {
-            return Err(Code::SanBadParameter.gap("a LUN made from an image file"));
+            return Err(Code::SanBadParameter.unsupported("a LUN made from an image file"));
         }
         let dev_attribs = {
             let default = DevAttribs::default_for(kind, self.settings.adv_can_snapshot);
@@ -77,7 +77,7 @@ impl Nas {
             held: false,
             locked_until: now + self.config.timing.lock_after_create,
             half_done_until: None,
-            dying: None,
+            deleting_until: None,
             family: Family::default(),
             restored_time: 0,
             last_snapshot_id: 0,
@@ -118,7 +118,7 @@ impl Nas {
     }
 
     pub(crate) fn check_name_free(&self, name: &str) -> Result<(), Refusal> {
-        let term = Term::Name(name.to_owned());
+        let term = IndexKey::Name(name.to_owned());
         if self.state.luns.find(&term).next().is_some() {
             return Err(Code::LunNameExists.because(format!("there is a LUN {name}")));
         }
@@ -127,12 +127,12 @@ impl Nas {
 
     /// Grows, renames, describes. All or nothing: a refused value leaves the others undone.
     // ASSUMED: a locked LUN may be set; DSM was only seen to accept a delete meanwhile.
-    pub(crate) fn set_lun(&mut self, call: &Call, outside: &dyn Outside) -> Result<(), Refusal> {
+    pub(crate) fn set_lun(&mut self, call: &Call, outside: &dyn Environment) -> Result<(), Refusal> {
         let params = &call.params;
         let key = params.required("uuid")?;
         let mut lun = self.find_lun(&key)?.clone();
         // ASSUMED: for everything but list and get, a LUN that is being deleted is gone already.
-        if lun.dying.is_some() {
+        if lun.deleting_until.is_some() {
             return Err(self.no_such_lun(&key));
         }
         if let Some(size) = params.number("new_size", Code::BadSize)? {
@@ -152,13 +152,13 @@ impl Nas {
             .string("new_type")
             .is_some_and(|kind| LunType::named(&kind) != Some(lun.kind))
         {
-            return Err(Code::BadLunType.gap("a change of a LUN's type"));
+            return Err(Code::BadLunType.unsupported("a change of a LUN's type"));
         }
         if params
             .string("new_location")
             .is_some_and(|location| location != lun.location)
         {
-            return Err(Code::BadLocation.gap("a move of a LUN to another volume"));
+            return Err(Code::BadLocation.unsupported("a move of a LUN to another volume"));
         }
         lun.dev_attribs = self.with_attributes(lun.dev_attribs, lun.kind, params)?;
         lun.direct_io_pattern = io_policy(params)?.unwrap_or(lun.direct_io_pattern);
@@ -169,7 +169,7 @@ impl Nas {
         Ok(())
     }
 
-    fn check_growth(&self, lun: &Lun, size: u64, outside: &dyn Outside) -> Result<(), Refusal> {
+    fn check_growth(&self, lun: &Lun, size: u64, outside: &dyn Environment) -> Result<(), Refusal> {
         let Some(growth) = size.checked_sub(lun.size) else {
             return Err(Refusal {
                 code: self.settings.shrink_code,
@@ -216,7 +216,7 @@ impl Nas {
         &mut self,
         now: Millis,
         call: &Call,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
     ) -> Answer {
         let uuid = call.params.string("uuid").unwrap_or_default();
         if !uuid.is_empty() {
@@ -245,7 +245,7 @@ impl Nas {
         &mut self,
         now: Millis,
         uuid: &str,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
     ) -> Result<(), Refusal> {
         let mut timing = self.config.timing;
         if !self.settings.deleted_luns_stay_listed {
@@ -253,7 +253,7 @@ impl Nas {
         }
         let mut lun = self.living_lun(uuid)?.clone();
         let (location, used) = (lun.location.clone(), lun.uses(outside));
-        lun.dying = Some(now + timing.delete_takes);
+        lun.deleting_until = Some(now + timing.delete_takes);
         self.finish_at(now + timing.delete_takes, uuid);
         self.state.luns.put(lun);
         for id in self.targets_of(uuid) {
@@ -269,7 +269,7 @@ impl Nas {
 
     /// The numbers of the targets that map a LUN.
     pub(crate) fn targets_of(&self, uuid: &str) -> Vec<u32> {
-        let mapping = self.state.targets.find(&Term::Lun(uuid.to_owned()));
+        let mapping = self.state.targets.find(&IndexKey::Lun(uuid.to_owned()));
         mapping.map(|target| target.target_id).collect()
     }
 
@@ -296,7 +296,7 @@ impl Nas {
         self.state
             .luns
             .get(&uuid.to_owned())
-            .filter(|lun| lun.dying.is_none() && self.is_shown(lun))
+            .filter(|lun| lun.deleting_until.is_none() && self.is_shown(lun))
             .ok_or_else(|| self.no_such_lun(uuid))
     }
 

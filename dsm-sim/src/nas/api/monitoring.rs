@@ -192,11 +192,11 @@ fn pool(volume: &Volume) -> Value {
 mod tests {
     use crate::nas::api::info;
     use crate::nas::model::Generation;
-    use crate::nas::tests::Bench;
+    use crate::nas::tests::NasFixture;
 
     #[test]
     fn whoever_looks_around_sees_a_nas() {
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         let disks = bench.ok("SYNO.Core.Storage.Disk", "list", &[]);
         let pools = bench.ok("SYNO.Core.Storage.Pool", "list", &[]);
         assert_eq!((&disks["total"], &pools["total"]), (&4.into(), &2.into()));
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn what_is_advertised_can_be_called() {
         for dsm in [Generation::Six, Generation::Seven] {
-            let mut bench = Bench::with(crate::nas::timing::Timing::default(), dsm);
+            let mut bench = NasFixture::with(crate::nas::timing::Timing::default(), dsm);
             let all = bench.ok("SYNO.API.Info", "query", &[("query", "all")]);
             let callable: Vec<&str> = info::simulated(dsm).map(|row| row.0).collect();
             for name in all.as_object().unwrap().keys() {

@@ -69,11 +69,11 @@ impl Nas {
 
 #[cfg(test)]
 mod tests {
-    use crate::nas::tests::Bench;
+    use crate::nas::tests::NasFixture;
 
     #[test]
     fn the_nas_is_where_its_targets_listen() {
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         let list = bench.ok("SYNO.Core.Network.Interface", "list", &[]);
         let rows = list
             .as_array()

@@ -17,11 +17,11 @@ pub(crate) fn call(call: &Call) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use crate::nas::tests::Bench;
+    use crate::nas::tests::NasFixture;
 
     #[test]
     fn there_is_one_node_and_no_host() {
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         let node = bench.ok("SYNO.Core.ISCSI.Node", "list", &[]);
         assert_eq!(node["nodes"][0]["uuid"].as_str().unwrap().len(), 36);
         let hosts = bench.ok("SYNO.Core.ISCSI.Host", "list", &[]);

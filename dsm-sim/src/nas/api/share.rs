@@ -43,11 +43,11 @@ fn nfs() -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use crate::nas::tests::Bench;
+    use crate::nas::tests::NasFixture;
 
     #[test]
     fn a_nas_without_shares_says_so() {
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         let list = bench.ok("SYNO.Core.Share", "list", &[("additional", "[]")]);
         assert_eq!(
             (list["shares"].as_array().unwrap().len(), &list["total"]),

@@ -11,7 +11,7 @@ use crate::nas::code::{Code, Refusal};
 use crate::nas::effect::{Effect, Image};
 use crate::nas::params::{Additional, missing};
 use crate::nas::state::lun::Lun;
-use crate::nas::state::table::Term;
+use crate::nas::state::table::IndexKey;
 
 /// Names may hold anything, and are at most so many characters long. Measured by jt.
 const NAME_LIMIT: usize = 256;
@@ -224,7 +224,7 @@ impl Nas {
         let key = call.params.required("src_lun_uuid")?;
         self.find_lun(&key)
             .ok()
-            .filter(|lun| lun.dying.is_none())
+            .filter(|lun| lun.deleting_until.is_none())
             .ok_or_else(|| self.no_such_lun(&key))
     }
 
@@ -242,7 +242,7 @@ impl Nas {
         let mut all: Vec<&Snapshot> = self
             .state
             .snapshots
-            .find(&Term::Lun(uuid.to_owned()))
+            .find(&IndexKey::Lun(uuid.to_owned()))
             .collect();
         all.sort_by_key(|snapshot| snapshot.snapshot_id);
         all.into_iter()

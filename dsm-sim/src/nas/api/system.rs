@@ -27,7 +27,7 @@ impl Nas {
             }))),
             Some("define") => Ok(Some(self.define())),
             Some(other) => {
-                Err(Code::BadParameter.gap(&format!("SYNO.Core.System info type={other}")))
+                Err(Code::BadParameter.unsupported(&format!("SYNO.Core.System info type={other}")))
             }
         }
     }

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use crate::nas::Nas;
 use crate::nas::call::{Answer, Call};
 use crate::nas::code::{Code, Refusal};
-use crate::nas::effect::Outside;
+use crate::nas::effect::Environment;
 use crate::nas::model::Generation;
 use crate::nas::params::{Additional, missing};
-use crate::nas::state::table::Term;
+use crate::nas::state::table::IndexKey;
 
 /// A target number as the arrays of `map_target` carry it: a number, or a string that holds one.
 pub(crate) fn number(value: &Value) -> Option<u32> {
@@ -23,13 +23,13 @@ pub(crate) fn number(value: &Value) -> Option<u32> {
 
 /// Whether a call may say a target's name instead of its number.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Names {
+pub(crate) enum NameCheck {
     Taken,
     Refused,
 }
 
 impl Nas {
-    pub(crate) fn target_call(&mut self, call: &Call, outside: &dyn Outside) -> Answer {
+    pub(crate) fn target_call(&mut self, call: &Call, outside: &dyn Environment) -> Answer {
         match call.method.as_str() {
             "list" => self.list_targets(call, outside).map(Some),
             "get" => self.get_target(call, outside).map(Some),
@@ -40,7 +40,7 @@ impl Nas {
 
     /// The target that a call means by `target_id`.
     // ASSUMED: an unknown id is 18990710 like a bad one; 18990722 and 18990724 are only guesses of a client's table.
-    pub(crate) fn named_target(&self, call: &Call, names: Names) -> Result<&Target, Refusal> {
+    pub(crate) fn named_target(&self, call: &Call, names: NameCheck) -> Result<&Target, Refusal> {
         let value = call
             .params
             .value("target_id")
@@ -52,8 +52,8 @@ impl Nas {
         let targets = &self.state.targets;
         let by_number = text.parse().ok().and_then(|id| targets.get(&id));
         let by_name = || match names {
-            Names::Taken => targets.find(&Term::Name(text.to_owned())).next(),
-            Names::Refused => None,
+            NameCheck::Taken => targets.find(&IndexKey::Name(text.to_owned())).next(),
+            NameCheck::Refused => None,
         };
         by_number
             .or_else(by_name)
@@ -63,7 +63,7 @@ impl Nas {
 
     // `offset` and `limit` are ignored, as in the list of LUNs.
     // ASSUMED: the filter by a LUN that is not there finds nothing, and that is no error.
-    fn list_targets(&self, call: &Call, outside: &dyn Outside) -> Result<Value, Refusal> {
+    fn list_targets(&self, call: &Call, outside: &dyn Environment) -> Result<Value, Refusal> {
         let additional = call.params.additional()?;
         let lun = call.params.string("lun_uuid");
         let targets = &self.state.targets;
@@ -72,7 +72,7 @@ impl Nas {
             None => self.odd_targets(&additional, outside),
         };
         let wanted: Box<dyn Iterator<Item = &Target>> = match lun {
-            Some(uuid) => Box::new(targets.find(&Term::Lun(uuid))),
+            Some(uuid) => Box::new(targets.find(&IndexKey::Lun(uuid))),
             None => Box::new(targets.values()),
         };
         rows.extend(
@@ -84,11 +84,11 @@ impl Nas {
         Ok(json!({"targets": rows}))
     }
 
-    fn get_target(&self, call: &Call, outside: &dyn Outside) -> Result<Value, Refusal> {
+    fn get_target(&self, call: &Call, outside: &dyn Environment) -> Result<Value, Refusal> {
         let names = if self.settings.target_get_takes_names {
-            Names::Taken
+            NameCheck::Taken
         } else {
-            Names::Refused
+            NameCheck::Refused
         };
         let target = self.named_target(call, names)?;
         let additional = call.params.additional()?;
@@ -100,7 +100,7 @@ impl Nas {
         &self,
         target: &Target,
         additional: &Additional,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
         mapping_index: i32,
     ) -> Value {
         let mut row = json!({

@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::nas::Nas;
-use crate::nas::api::target::Names;
+use crate::nas::api::target::NameCheck;
 use crate::nas::call::Call;
 use crate::nas::code::{Code, Refusal};
-use crate::nas::effect::{Effect, Outside};
+use crate::nas::effect::{Effect, Environment};
 use crate::nas::params::{Params, missing};
-use crate::nas::state::table::Term;
+use crate::nas::state::table::IndexKey;
 use crate::nas::state::target::Target;
 
 /// What a target's parameters are held against.
@@ -41,14 +41,14 @@ impl Nas {
         &mut self,
         call: &Call,
         method: &str,
-        outside: &dyn Outside,
+        outside: &dyn Environment,
     ) -> Result<(), Refusal> {
         // ASSUMED: names are for `get` alone. The official driver was seen to look up by name, and everything that
         // changes a target to say its number; so a client that deletes by name is told at once.
         let names = if self.settings.target_names_in_changes {
-            Names::Taken
+            NameCheck::Taken
         } else {
-            Names::Refused
+            NameCheck::Refused
         };
         let mut target = self.named_target(call, names)?.clone();
         let id = target.target_id;
@@ -71,20 +71,20 @@ impl Nas {
     // ASSUMED: the order of the checks.
     fn with_params(&self, mut target: Target, params: &Params) -> Result<Target, Refusal> {
         let id = target.target_id;
-        let another_has = |term: Term| {
+        let another_has = |term: IndexKey| {
             let mut found = self.state.targets.find(&term);
             found.any(|other| other.target_id != id)
         };
         if let Some(name) = params.string("name") {
             check_name(&name)?;
-            if another_has(Term::Name(name.clone())) {
+            if another_has(IndexKey::Name(name.clone())) {
                 return Err(Code::TargetNameExists.because(format!("there is a target {name}")));
             }
             target.name = name;
         }
         if let Some(iqn) = params.string("iqn") {
             check_iqn(&iqn)?;
-            if another_has(Term::Iqn(iqn.clone())) {
+            if another_has(IndexKey::Iqn(iqn.clone())) {
                 return Err(
                     Code::IqnExists.because(format!("there is a target with the IQN {iqn}"))
                 );

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::nas::Nas;
 use crate::nas::clock::Millis;
-use crate::nas::effect::Outside;
+use crate::nas::effect::Environment;
 use crate::nas::state::volume::{Volume, volume_number};
 
 impl Nas {
@@ -80,7 +80,7 @@ impl Nas {
     }
 
     // ASSUMED: what is said of LUNs and targets; every recording comes from a NAS that has none.
-    pub(crate) fn load_info(&self, outside: &dyn Outside) -> Value {
+    pub(crate) fn load_info(&self, outside: &dyn Environment) -> Value {
         let lun = |lun: &crate::nas::state::lun::Lun| {
             json!({
                 "lid": lun.lun_id,
@@ -118,7 +118,7 @@ impl Nas {
         })
     }
 
-    fn stored_volume(&self, volume: &Volume, outside: &dyn Outside) -> Value {
+    fn stored_volume(&self, volume: &Volume, outside: &dyn Environment) -> Value {
         let number = volume_number(&volume.path).unwrap_or_default();
         let free = self.free(volume, outside);
         json!({
@@ -170,11 +170,11 @@ impl Nas {
 
 #[cfg(test)]
 mod tests {
-    use crate::nas::tests::{Bench, GIB};
+    use crate::nas::tests::{NasFixture, GIB};
 
     #[test]
     fn monitors_see_luns_and_volumes() {
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         let uuid = bench.lun("a", "BLUN_THICK", 40 * GIB);
         bench.target("t");
         let load = bench.ok("SYNO.Core.System.Utilization", "get", &[]);

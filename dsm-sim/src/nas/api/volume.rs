@@ -1,6 +1,6 @@
 //! Volumes: where LUNs take their space from. `SYNO.Core.Storage.Volume`, dsm-web-api.md 7.
 
-use crate::nas::state::volume::Returning;
+use crate::nas::state::volume::SpaceReturn;
 use crate::nas::state::volume::Volume;
 use crate::nas::state::volume::volume_number;
 
@@ -10,11 +10,11 @@ use crate::nas::Nas;
 use crate::nas::call::{Answer, Call};
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
-use crate::nas::effect::Outside;
+use crate::nas::effect::Environment;
 use crate::nas::model::Generation;
 
 impl Volume {
-    fn json(&self, nas: &Nas, outside: &dyn Outside) -> Value {
+    fn json(&self, nas: &Nas, outside: &dyn Environment) -> Value {
         let used = nas.used_by_luns(self, outside);
         let mut row = json!({
             "container": self.container,
@@ -45,7 +45,7 @@ impl Volume {
 
 impl Nas {
     /// Bytes free on a volume.
-    pub(crate) fn free(&self, volume: &Volume, outside: &dyn Outside) -> u64 {
+    pub(crate) fn free(&self, volume: &Volume, outside: &dyn Environment) -> u64 {
         self.free_beside(volume, self.used_by_luns(volume, outside))
     }
 
@@ -66,7 +66,7 @@ impl Nas {
 
     /// Space that a deleted LUN took comes back at that moment.
     pub(crate) fn space_returns(&mut self, at: Millis, volume: String, bytes: u64) {
-        self.returning.push(Returning { at, volume, bytes });
+        self.returning.push(SpaceReturn { at, volume, bytes });
     }
 
     /// Lets space come back.
@@ -74,14 +74,14 @@ impl Nas {
         self.returning.retain(|row| now < row.at);
     }
 
-    pub(crate) fn volume_call(&self, call: &Call, outside: &dyn Outside) -> Answer {
+    pub(crate) fn volume_call(&self, call: &Call, outside: &dyn Environment) -> Answer {
         match call.method.as_str() {
             "list" => Ok(Some(self.list_volumes(outside))),
             _ => self.get_volume(call, outside).map(Some),
         }
     }
 
-    fn list_volumes(&self, outside: &dyn Outside) -> Value {
+    fn list_volumes(&self, outside: &dyn Environment) -> Value {
         let own = self.state.volumes.values();
         let own = own.map(|volume| self.listed_volume(volume, outside));
         let volumes: Vec<Value> = self.odd_volumes().into_iter().chain(own).collect();
@@ -90,7 +90,7 @@ impl Nas {
 
     // DSM 6 as recorded in jparklab's volume_test.go, where a list has no eppool_used_byte.
     // ASSUMED: the values of what DSM 7 adds, and that its list keeps eppool_used_byte; just names were written down.
-    fn listed_volume(&self, volume: &Volume, outside: &dyn Outside) -> Value {
+    fn listed_volume(&self, volume: &Volume, outside: &dyn Environment) -> Value {
         let mut row = volume.json(self, outside);
         row["atime_checked"] = json!(false);
         row["atime_opt"] = json!("relatime");
@@ -113,7 +113,7 @@ impl Nas {
         row
     }
 
-    fn get_volume(&self, call: &Call, outside: &dyn Outside) -> Result<Value, Refusal> {
+    fn get_volume(&self, call: &Call, outside: &dyn Environment) -> Result<Value, Refusal> {
         let path = call.params.required("volume_path")?;
         if let Some(volume) = self.state.volumes.get(&path) {
             return Ok(json!({"volume": volume.json(self, outside)}));

@@ -7,7 +7,7 @@ use totp_rs::{Builder, Secret, Totp};
 use crate::nas::call::Call;
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
-use crate::nas::state::table::{Row, Table, Term};
+use crate::nas::state::table::{Row, Table, IndexKey};
 use crate::nas::token::random_text;
 
 /// An account.
@@ -90,7 +90,7 @@ impl Row for Device {
         self.token.clone()
     }
 
-    fn terms(&self) -> Vec<Term> {
+    fn terms(&self) -> Vec<IndexKey> {
         Vec::new()
     }
 
@@ -159,15 +159,15 @@ pub(crate) fn device(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nas::api::auth::tests::{AWAY, Door, HOME};
+    use crate::nas::api::auth::tests::{AWAY, AuthFixture, HOME};
     use crate::nas::model::Generation;
 
     /// 160 bits, as authenticators have them.
     const SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
     const PLAIN: [(&str, &str); 2] = [("account", "anna"), ("passwd", "x")];
 
-    fn door(account: Account) -> Door {
-        let mut door = Door::new();
+    fn door(account: Account) -> AuthFixture {
+        let mut door = AuthFixture::new();
         door.auth.put_account(account);
         door
     }
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn a_code_of_the_second_factor_is_good_for_one_login() {
         let now = 1_700_000_000_000;
-        let again = |door: &mut Door, at| {
+        let again = |door: &mut AuthFixture, at| {
             let otp = code_at(now);
             let params = [PLAIN[0], PLAIN[1], ("otp_code", &*otp)];
             door.login(at, HOME, 6, &params)

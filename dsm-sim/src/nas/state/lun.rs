@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::nas::clock::Millis;
-use crate::nas::effect::{Image, Outside};
+use crate::nas::effect::{Image, Environment};
 use crate::nas::model::Generation;
 use crate::nas::state::lun_type::{DevAttribs, LunType};
-use crate::nas::state::table::{Row, Term};
+use crate::nas::state::table::{Row, IndexKey};
 
 /// A LUN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub(crate) struct Lun {
     /// A clone that DSM is still making, until then. A restart before it ends it.
     pub(crate) half_done_until: Option<Millis>,
     /// Deleted, and gone at that moment.
-    pub(crate) dying: Option<Millis>,
+    pub(crate) deleting_until: Option<Millis>,
     /// Where it comes from, when it is a clone.
     pub(crate) family: Family,
     /// Epoch second of the last restore, or 0.
@@ -49,10 +49,10 @@ impl Row for Lun {
         self.uuid.clone()
     }
 
-    fn terms(&self) -> Vec<Term> {
+    fn terms(&self) -> Vec<IndexKey> {
         let parent = &self.family.parent_lun_uuid;
-        let parent = (!parent.is_empty()).then(|| Term::Lun(parent.clone()));
-        [Term::Name(self.name.clone())]
+        let parent = (!parent.is_empty()).then(|| IndexKey::Lun(parent.clone()));
+        [IndexKey::Name(self.name.clone())]
             .into_iter()
             .chain(parent)
             .collect()
@@ -71,7 +71,7 @@ impl Lun {
     /// `allocated_size`. Measured: what a clone shares with its source counts in each of them, but a clone from a snapshot
     /// starts with 0.
     // ASSUMED: a thick LUN reports its whole size as allocated.
-    pub(crate) fn allocated(&self, outside: &dyn Outside) -> u64 {
+    pub(crate) fn allocated(&self, outside: &dyn Environment) -> u64 {
         match (
             self.kind.is_thin(),
             self.family.parent_snapshot_uuid.is_empty(),
@@ -84,7 +84,7 @@ impl Lun {
 
     /// Bytes that it takes from its volume.
     // ASSUMED: a block that was shared at first counts as shared for ever, and a snapshot takes no space of its own.
-    pub(crate) fn uses(&self, outside: &dyn Outside) -> u64 {
+    pub(crate) fn uses(&self, outside: &dyn Environment) -> u64 {
         match (self.kind.is_thin(), self.kind.is_btrfs()) {
             (false, _) => self.size,
             (true, false) => self.on_disk(outside),
@@ -92,7 +92,7 @@ impl Lun {
         }
     }
 
-    fn on_disk(&self, outside: &dyn Outside) -> u64 {
+    fn on_disk(&self, outside: &dyn Environment) -> u64 {
         outside.allocated(&Image::Lun(self.uuid.clone()))
     }
 
@@ -108,12 +108,12 @@ impl Lun {
     }
 
     /// Whether DSM is still cloning it from another.
-    pub(crate) fn is_half_done(&self, now: Millis) -> bool {
+    pub(crate) fn is_cloning(&self, now: Millis) -> bool {
         self.half_done_until.is_some_and(|until| now < until)
     }
 
     pub(crate) fn is_action_locked(&self, now: Millis) -> bool {
-        self.held || self.dying.is_some() || now < self.locked_until
+        self.held || self.deleting_until.is_some() || now < self.locked_until
     }
 
     /// What persists, for the control port.
@@ -131,7 +131,7 @@ impl Lun {
             "status": self.status,
             "is_action_locked": self.is_action_locked(now),
             // Deleted: it goes by itself, and a restart ends it.
-            "is_dying": self.dying.is_some(),
+            "is_dying": self.deleting_until.is_some(),
             "family_config": self.family.json(),
             "restored_time": self.restored_time,
         })

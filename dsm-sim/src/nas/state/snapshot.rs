@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::nas::state::table::{Row, Term};
+use crate::nas::state::table::{Row, IndexKey};
 
 /// What was in a LUN at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,8 +41,8 @@ impl Row for Snapshot {
         self.uuid.clone()
     }
 
-    fn terms(&self) -> Vec<Term> {
-        vec![Term::Lun(self.parent.clone())]
+    fn terms(&self) -> Vec<IndexKey> {
+        vec![IndexKey::Lun(self.parent.clone())]
     }
 
     fn number(&self) -> Option<u32> {

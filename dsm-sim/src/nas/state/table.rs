@@ -11,7 +11,7 @@ pub(crate) trait Row: Clone + PartialEq {
     fn key(&self) -> Self::Key;
 
     /// What it is found by besides its key. Several rows may share a term.
-    fn terms(&self) -> Vec<Term>;
+    fn terms(&self) -> Vec<IndexKey>;
 
     /// Its number, where DSM gives each new object the lowest free one.
     fn number(&self) -> Option<u32>;
@@ -24,7 +24,7 @@ pub(crate) trait Row: Clone + PartialEq {
 
 /// Something that rows are found by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Term {
+pub(crate) enum IndexKey {
     Name(String),
     Iqn(String),
     /// The uuid of a LUN that the row belongs to, maps, or is a clone of.
@@ -35,7 +35,7 @@ pub(crate) enum Term {
 #[derive(Clone, Debug)]
 pub(crate) struct Table<R: Row> {
     rows: BTreeMap<R::Key, R>,
-    index: HashMap<Term, BTreeSet<R::Key>>,
+    index: HashMap<IndexKey, BTreeSet<R::Key>>,
     numbers: Numbers,
     /// What each changed row was at the last commit; `None`: it was not there.
     before: BTreeMap<R::Key, Option<R>>,
@@ -86,7 +86,7 @@ impl<R: Row> Table<R> {
     }
 
     /// The rows with this term, by key.
-    pub(crate) fn find<'a>(&'a self, term: &Term) -> impl Iterator<Item = &'a R> + use<'a, R> {
+    pub(crate) fn find<'a>(&'a self, term: &IndexKey) -> impl Iterator<Item = &'a R> + use<'a, R> {
         let keys = self.index.get(term).into_iter().flatten();
         keys.filter_map(|key| self.rows.get(key))
     }
@@ -269,8 +269,8 @@ mod tests {
             self.id
         }
 
-        fn terms(&self) -> Vec<Term> {
-            vec![Term::Name(self.name.clone())]
+        fn terms(&self) -> Vec<IndexKey> {
+            vec![IndexKey::Name(self.name.clone())]
         }
 
         fn number(&self) -> Option<u32> {
@@ -287,7 +287,7 @@ mod tests {
 
     fn named(table: &Table<Thing>, name: &str) -> Vec<u8> {
         table
-            .find(&Term::Name(name.to_owned()))
+            .find(&IndexKey::Name(name.to_owned()))
             .map(|thing| thing.id)
             .collect()
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::nas::state::table::{Row, Term};
+use crate::nas::state::table::{Row, IndexKey};
 
 /// A target.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -44,9 +44,9 @@ impl Row for Target {
         self.target_id
     }
 
-    fn terms(&self) -> Vec<Term> {
-        let names = [Term::Name(self.name.clone()), Term::Iqn(self.iqn.clone())];
-        let luns = self.luns.values().map(|uuid| Term::Lun(uuid.clone()));
+    fn terms(&self) -> Vec<IndexKey> {
+        let names = [IndexKey::Name(self.name.clone()), IndexKey::Iqn(self.iqn.clone())];
+        let luns = self.luns.values().map(|uuid| IndexKey::Lun(uuid.clone()));
         names.into_iter().chain(luns).collect()
     }
 

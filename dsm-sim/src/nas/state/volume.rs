@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
-use crate::nas::state::table::{Row, Term};
+use crate::nas::state::table::{Row, IndexKey};
 
 /// The file system of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +116,7 @@ fn internal() -> String {
 
 /// Space of a deleted LUN that comes back only later.
 #[derive(Debug)]
-pub(crate) struct Returning {
+pub(crate) struct SpaceReturn {
     pub(crate) at: Millis,
     pub(crate) volume: String,
     pub(crate) bytes: u64,
@@ -129,7 +129,7 @@ impl Row for Volume {
         self.path.clone()
     }
 
-    fn terms(&self) -> Vec<Term> {
+    fn terms(&self) -> Vec<IndexKey> {
         Vec::new()
     }
 

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use e2e::GIB;
-use e2e::ledger::{Ledger, Row};
-use e2e::life::{Content, Life};
-use e2e::model::figures::{FIGURES, Figures};
+use e2e::ledger::{CallCosts, Row};
+use e2e::life::{Content, TestVolume};
+use e2e::model::figures::{STATS_FILE, Stats};
 use e2e::nas::Nas;
 use e2e::process::run;
-use e2e::world::{Node, Plan, World};
+use e2e::world::{Node, Plan, TestCluster};
 use serde::Serialize;
 
 use crate::capacity;
@@ -43,7 +43,7 @@ pub(crate) struct Costs {
     /// Create, expand twice, delete: such lives per second against the instant NAS.
     expand_sequences_per_second: f64,
     /// The model in memory: random sequences of calls and mishaps, with a look at everything after each step.
-    model: Figures,
+    model: Stats,
     /// The node half was measured (needs root).
     node: bool,
 }
@@ -100,11 +100,11 @@ pub(crate) async fn measure(node: bool) -> Result<Costs> {
 }
 
 /// Whole lives of volumes, one after the other, on a NAS with other LUNs.
-async fn rounds(plan: Plan, rounds: usize) -> Result<(World, Vec<Row>)> {
+async fn rounds(plan: Plan, rounds: usize) -> Result<(TestCluster, Vec<Row>)> {
     let node = plan.node != Node::None;
     let world = plan.start().await?;
     world.nas.seed(OTHERS).await?;
-    let mut ledger = Ledger::default();
+    let mut ledger = CallCosts::default();
     for round in 0..rounds {
         life(&world, &mut ledger, &format!("bench-{round}"), node).await?;
     }
@@ -116,13 +116,13 @@ async fn rounds(plan: Plan, rounds: usize) -> Result<(World, Vec<Row>)> {
 ///
 /// # Errors
 /// A call fails.
-pub(crate) async fn life(world: &World, ledger: &mut Ledger, name: &str, node: bool) -> Result<()> {
+pub(crate) async fn life(world: &TestCluster, ledger: &mut CallCosts, name: &str, node: bool) -> Result<()> {
     let nas = &world.nas;
     let mut volume = ledger
         .call(
             nas,
             "CreateVolume",
-            Life::create(world, name, GIB, Content::Fs("xfs")),
+            TestVolume::create(world, name, GIB, Content::Fs("xfs")),
         )
         .await?;
     if node {
@@ -278,11 +278,11 @@ async fn requests_per_second(nas: &Nas) -> Result<f64> {
     Ok(f64::from(answered) / started.elapsed().as_secs_f64())
 }
 
-async fn sequences_per_second(world: &World) -> Result<f64> {
+async fn sequences_per_second(world: &TestCluster) -> Result<f64> {
     let started = Instant::now();
     let mut lives = 0_u32;
     while started.elapsed() < MEASURED {
-        let volume = Life::create(world, &format!("sequence-{lives}"), GIB, Content::Block).await?;
+        let volume = TestVolume::create(world, &format!("sequence-{lives}"), GIB, Content::Block).await?;
         for size in [2 * GIB, 3 * GIB] {
             volume.expand_lun(world, size).await?;
         }
@@ -293,7 +293,7 @@ async fn sequences_per_second(world: &World) -> Result<f64> {
 }
 
 /// Lets the program next to this one play.
-fn model(folder: &Path) -> Result<Figures> {
+fn model(folder: &Path) -> Result<Stats> {
     let program = std::env::current_exe()?.with_file_name("model");
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let nothing_kept = folder.join("none");
@@ -307,7 +307,7 @@ fn model(folder: &Path) -> Result<Figures> {
     ];
     run(&text(&program), arguments)?;
     Ok(serde_json::from_slice(&std::fs::read(
-        folder.join(FIGURES),
+        folder.join(STATS_FILE),
     )?)?)
 }
 

@@ -17,11 +17,11 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use e2e::grounds::{Choice, Grounds, InMemory, OnDevices, grow_in_use};
+use e2e::grounds::{Backend, TestBedPool, MemoryPool, DevicePool, kinds_that_grow_online};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use point::Then;
-use scene::Scene;
+use scene::Scenario;
 use search::{Broken, Extent, Found};
 
 /// Failures that are told in full; of the others there is a number.
@@ -33,7 +33,7 @@ const TOLD: usize = 3;
 struct Cli {
     /// Where it is played
     #[arg(long, value_enum, default_value = "memory")]
-    plane: Choice,
+    plane: Backend,
     /// Only so many points of each call, by luck; all of them without it
     #[arg(long, value_name = "N")]
     sample: Option<usize>,
@@ -54,8 +54,8 @@ struct Cli {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.plane {
-        Choice::Memory => run(&cli, &InMemory),
-        Choice::Real => run(&cli, &OnDevices::default()),
+        Backend::Memory => run(&cli, &MemoryPool),
+        Backend::Real => run(&cli, &DevicePool::default()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,13 +66,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, grounds: &impl Grounds) -> Result<()> {
+fn run(cli: &Cli, grounds: &impl TestBedPool) -> Result<()> {
     let start = Instant::now();
     let mut scenes = scene::all();
     if let Some(text) = &cli.only {
         scenes.retain(|scene| scene.call.contains(text) || scene.variant.contains(text));
     }
-    let grow = grow_in_use(grounds)?;
+    let grow = kinds_that_grow_online(grounds)?;
     for scene in scenes.extract_if(.., |scene| !scene.is_possible(&grow)) {
         let (call, kind) = (scene.call, scene.kind.content().name());
         println!("left out: {call} of {kind}: what is mounted cannot be grown here");
@@ -100,7 +100,7 @@ fn run(cli: &Cli, grounds: &impl Grounds) -> Result<()> {
         grounds.name()
     );
     let all = scenes.iter().zip(&found);
-    let broken: Vec<(&Scene, &Broken)> = all
+    let broken: Vec<(&Scenario, &Broken)> = all
         .flat_map(|(scene, found)| found.broken.iter().map(move |broken| (scene, broken)))
         .collect();
     for (scene, broken) in broken.iter().take(TOLD) {
@@ -123,7 +123,7 @@ fn run(cli: &Cli, grounds: &impl Grounds) -> Result<()> {
     Ok(())
 }
 
-fn table(scenes: &[Scene], found: &[Found]) -> Table {
+fn table(scenes: &[Scenario], found: &[Found]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["call", "kind", "effects", "points", "pairs", "wrong"]);
@@ -162,7 +162,7 @@ fn place(broken: &Broken) -> String {
     format!("died {}; {then}", deaths.join(", then "))
 }
 
-fn tell(scene: &Scene, broken: &Broken) {
+fn tell(scene: &Scenario, broken: &Broken) {
     println!("{} of {}: {}", scene.call, scene.variant, place(broken));
     println!("  {}", broken.wrong.reason);
     println!("  the end of the journal:");

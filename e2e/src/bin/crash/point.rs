@@ -4,23 +4,23 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::grounds::Grounds;
-use e2e::model::player::Player;
-use e2e::model::step::{Act, Step};
-use e2e::plane::{Plane, When};
+use e2e::grounds::TestBedPool;
+use e2e::model::player::Executor;
+use e2e::model::step::{CsiCall, Step};
+use e2e::plane::{TestBed, CrashTiming};
 
-use crate::scene::{Move, Scene};
+use crate::scene::{Move, Scenario};
 
 /// How much of a journal is told of a failure.
 const TAIL: usize = 40;
 
 /// Where a process dies in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Death {
+pub(crate) struct Crash {
     /// At this effect; the first is 1.
     pub(crate) nth: usize,
     /// When.
-    pub(crate) when: When,
+    pub(crate) when: CrashTiming,
 }
 
 /// What the CO does after the last death.
@@ -50,12 +50,12 @@ pub(crate) struct Wrong {
     pub(crate) journal: Vec<String>,
 }
 
-impl fmt::Display for Death {
+impl fmt::Display for Crash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let when = match self.when {
-            When::Before => "before",
-            When::During => "during",
-            When::After => "after",
+            CrashTiming::Before => "before",
+            CrashTiming::During => "during",
+            CrashTiming::After => "after",
         };
         write!(f, "{when} effect {}", self.nth)
     }
@@ -66,18 +66,18 @@ impl fmt::Display for Death {
 /// # Errors
 /// There is no world.
 pub(crate) fn play(
-    grounds: &impl Grounds,
-    scene: &Scene,
-    deaths: &[Death],
+    grounds: &impl TestBedPool,
+    scene: &Scenario,
+    deaths: &[Crash],
     then: Then,
 ) -> Result<Played> {
-    grounds.play(async |plane| {
+    grounds.run(async |plane| {
         let mut met = Vec::new();
-        let life = Life {
+        let life = VolumeLife {
             scene,
             deaths,
             then,
-            respite: grounds.respite(),
+            respite: grounds.backoff(),
         };
         let result = life.live(plane, &mut met).await;
         let wrong = match result {
@@ -94,17 +94,17 @@ pub(crate) fn play(
 }
 
 /// A life that is to be played.
-struct Life<'a> {
-    scene: &'a Scene,
-    deaths: &'a [Death],
+struct VolumeLife<'a> {
+    scene: &'a Scenario,
+    deaths: &'a [Crash],
     then: Then,
     respite: Duration,
 }
 
-impl Life<'_> {
-    async fn live<P: Plane>(&self, plane: &mut P, met: &mut Vec<String>) -> Result<()> {
+impl VolumeLife<'_> {
+    async fn live<P: TestBed>(&self, plane: &mut P, met: &mut Vec<String>) -> Result<()> {
         let scene = self.scene;
-        let mut player = Player::start(plane).await?;
+        let mut player = Executor::start(plane).await?;
         for step in &scene.before {
             go(&mut player, scene, *step)
                 .await
@@ -113,42 +113,42 @@ impl Life<'_> {
         if self.die(&mut player, met).await? {
             match self.then {
                 Then::Retries => player
-                    .perform(scene.volume, scene.act)
+                    .call_and_repeat(scene.volume, scene.act)
                     .await
                     .context("the call again")?,
                 Then::GivesUp => turn_round(&mut player, scene).await?,
             }
         }
         if self.then == Then::Retries {
-            player.look().await.context("after the call")?;
-            while let Some(step) = scene.onwards(player.book()) {
+            player.check_invariants().await.context("after the call")?;
+            while let Some(step) = scene.onwards(player.model()) {
                 go(&mut player, scene, step)
                     .await
                     .context("after the call")?;
             }
-            player.look().await.context("after the call")?;
+            player.check_invariants().await.context("after the call")?;
         }
-        let left = player.leave().await.context("on the way back")?;
+        let left = player.remove_all_and_list_leftovers().await.context("on the way back")?;
         ensure!(left.is_empty(), "left over: {}", left.join(", "));
         Ok(())
     }
 
     /// Makes the call, and makes it again after each death; whether all deaths were met. Where one is not, the call was
     /// ended.
-    async fn die<P: Plane>(
+    async fn die<P: TestBed>(
         &self,
-        player: &mut Player<'_, P>,
+        player: &mut Executor<'_, P>,
         met: &mut Vec<String>,
     ) -> Result<bool> {
         let scene = self.scene;
         let process = scene.process();
         for death in self.deaths {
-            player.plane().trip(process, death.nth, death.when).await?;
+            player.bed().crash_at(process, death.nth, death.when).await?;
             let answer = player
-                .once(scene.volume, scene.act)
+                .call_once(scene.volume, scene.act)
                 .await
                 .with_context(|| format!("a call in which the process dies {death}"))?;
-            let Some(effect) = player.plane().tripped(process).await? else {
+            let Some(effect) = player.bed().crashed_at(process).await? else {
                 let call = if met.is_empty() {
                     "the call"
                 } else {
@@ -158,38 +158,38 @@ impl Life<'_> {
                 return Ok(false);
             };
             met.push(effect);
-            player.revive().await?;
-            player.plane().pause(self.respite).await;
+            player.restart_crashed().await?;
+            player.bed().pause(self.respite).await;
         }
         Ok(true)
     }
 }
 
-async fn turn_round<P: Plane>(player: &mut Player<'_, P>, scene: &Scene) -> Result<()> {
+async fn turn_round<P: TestBed>(player: &mut Executor<'_, P>, scene: &Scenario) -> Result<()> {
     for act in &scene.instead {
         player
-            .perform(scene.volume, *act)
+            .call_and_repeat(scene.volume, *act)
             .await
             .context("instead of the call")?;
     }
     if !scene.instead.is_empty() {
-        return player.look().await.context("instead of the call");
+        return player.check_invariants().await.context("instead of the call");
     }
     player
-        .go_back(scene.volume)
+        .tear_down(scene.volume)
         .await
         .context("instead of the call, back")
 }
 
-async fn go<P: Plane>(player: &mut Player<'_, P>, scene: &Scene, step: Move) -> Result<()> {
+async fn go<P: TestBed>(player: &mut Executor<'_, P>, scene: &Scenario, step: Move) -> Result<()> {
     let volume = scene.volume;
     match step {
         // Where it cannot be grown in use, something else is done instead.
-        Move::Call(act @ Act::ExpandNode) => player.perform(volume, act).await,
+        Move::Call(act @ CsiCall::NodeExpand) => player.call_and_repeat(volume, act).await,
         Move::Call(act) => player
-            .once(volume, act)
+            .call_once(volume, act)
             .await?
             .with_context(|| format!("{act:?}")),
-        Move::Write => player.happen(&Step::Write { volume }).await,
+        Move::Write => player.run_event(&Step::Write { volume }).await,
     }
 }

@@ -1,7 +1,7 @@
 //! The calls at whose effects a process dies, each in a volume's life that has come to it. Pure.
 
-use e2e::model::book::Book;
-use e2e::model::step::{Act, Kind};
+use e2e::model::book::ReferenceModel;
+use e2e::model::step::{CsiCall, Kind};
 use e2e::plane::Process;
 
 /// The node that everything happens on.
@@ -17,14 +17,14 @@ const WITH_CHAP: u8 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
     /// A call.
-    Call(Act),
+    Call(CsiCall),
     /// A pod writes.
     Write,
 }
 
 /// A call that is to be searched.
 #[derive(Clone, Debug)]
-pub(crate) struct Scene {
+pub(crate) struct Scenario {
     /// The call's name.
     pub(crate) call: &'static str,
     /// What the volume holds.
@@ -36,55 +36,55 @@ pub(crate) struct Scene {
     /// What leads to the call.
     pub(crate) before: Vec<Move>,
     /// The call.
-    pub(crate) act: Act,
+    pub(crate) act: CsiCall,
     /// What a CO does that gives up: not the call again, but this, and then all the way back.
-    pub(crate) instead: Vec<Act>,
+    pub(crate) instead: Vec<CsiCall>,
     /// Processes die in its repetition too.
     pub(crate) pairs: bool,
 }
 
-impl Scene {
+impl Scenario {
     /// The process that serves the call.
     pub(crate) fn process(&self) -> Process {
         match self.act {
-            Act::Create { .. }
-            | Act::Delete
-            | Act::Expand { .. }
-            | Act::Beyond
-            | Act::Publish { .. }
-            | Act::Unpublish { .. } => Process::Controller(0),
-            Act::Stage
-            | Act::Show
-            | Act::ShowReadonly
-            | Act::ExpandNode
-            | Act::Hide
-            | Act::Unstage => Process::Node(NODE),
+            CsiCall::Create { .. }
+            | CsiCall::Delete
+            | CsiCall::Expand { .. }
+            | CsiCall::ExpandTooFar
+            | CsiCall::Publish { .. }
+            | CsiCall::Unpublish { .. } => Process::Controller(0),
+            CsiCall::Stage
+            | CsiCall::NodePublish
+            | CsiCall::NodePublishReadonly
+            | CsiCall::NodeExpand
+            | CsiCall::NodeUnpublish
+            | CsiCall::Unstage => Process::Node(NODE),
         }
     }
 
     /// Whether the call can succeed where only these kinds `grow` in use.
     pub(crate) fn is_possible(&self, grow: &[Kind]) -> bool {
-        self.act != Act::ExpandNode || grow.contains(&self.kind)
+        self.act != CsiCall::NodeExpand || grow.contains(&self.kind)
     }
 
     /// The rest of the way to a pod that has written, as far as the call is on it.
-    pub(crate) fn onwards(&self, book: &Book) -> Option<Move> {
+    pub(crate) fn onwards(&self, book: &ReferenceModel) -> Option<Move> {
         let backwards = matches!(
             self.act,
-            Act::Hide | Act::Unstage | Act::Unpublish { .. } | Act::Delete
+            CsiCall::NodeUnpublish | CsiCall::Unstage | CsiCall::Unpublish { .. } | CsiCall::Delete
         );
         let known = book.volumes.get(&self.volume).filter(|_| !backwards)?;
         if known.published.is_none() {
-            return Some(Move::Call(Act::Publish { node: NODE }));
+            return Some(Move::Call(CsiCall::Publish { node: NODE }));
         }
         if !known.staged {
-            return Some(Move::Call(Act::Stage));
+            return Some(Move::Call(CsiCall::Stage));
         }
-        if !known.shown {
-            return Some(Move::Call(Act::Show));
+        if !known.node_published {
+            return Some(Move::Call(CsiCall::NodePublish));
         }
         if known.promised < known.size {
-            return Some(Move::Call(Act::ExpandNode));
+            return Some(Move::Call(CsiCall::NodeExpand));
         }
         known.data.is_none().then_some(Move::Write)
     }
@@ -108,15 +108,15 @@ enum Stop {
 /// A life until there.
 fn life(kind: Kind, until: Stop) -> Vec<Move> {
     let all = [
-        (Stop::Made, Move::Call(Act::Create { mib: SMALL, kind })),
-        (Stop::Published, Move::Call(Act::Publish { node: NODE })),
-        (Stop::Staged, Move::Call(Act::Stage)),
-        (Stop::Shown, Move::Call(Act::Show)),
+        (Stop::Made, Move::Call(CsiCall::Create { mib: SMALL, kind })),
+        (Stop::Published, Move::Call(CsiCall::Publish { node: NODE })),
+        (Stop::Staged, Move::Call(CsiCall::Stage)),
+        (Stop::Shown, Move::Call(CsiCall::NodePublish)),
         (Stop::Written, Move::Write),
-        (Stop::Grown, Move::Call(Act::Expand { mib: LARGE })),
-        (Stop::Hidden, Move::Call(Act::Hide)),
-        (Stop::Unstaged, Move::Call(Act::Unstage)),
-        (Stop::Unpublished, Move::Call(Act::Unpublish { node: NODE })),
+        (Stop::Grown, Move::Call(CsiCall::Expand { mib: LARGE })),
+        (Stop::Hidden, Move::Call(CsiCall::NodeUnpublish)),
+        (Stop::Unstaged, Move::Call(CsiCall::Unstage)),
+        (Stop::Unpublished, Move::Call(CsiCall::Unpublish { node: NODE })),
     ];
     let due = all.into_iter().filter(|(stop, _)| *stop <= until);
     due.map(|(_, step)| step).collect()
@@ -125,16 +125,16 @@ fn life(kind: Kind, until: Stop) -> Vec<Move> {
 /// A life that was interrupted before it grew, and has grown since.
 fn grown_aside(kind: Kind) -> Vec<Move> {
     let mut moves = life(kind, Stop::Unpublished);
-    moves.retain(|step| !matches!(step, Move::Call(Act::Expand { .. })));
+    moves.retain(|step| !matches!(step, Move::Call(CsiCall::Expand { .. })));
     moves.extend([
-        Move::Call(Act::Expand { mib: LARGE }),
-        Move::Call(Act::Publish { node: NODE }),
+        Move::Call(CsiCall::Expand { mib: LARGE }),
+        Move::Call(CsiCall::Publish { node: NODE }),
     ]);
     moves
 }
 
-fn scene(call: &'static str, kind: Kind, before: Vec<Move>, act: Act) -> Scene {
-    Scene {
+fn scene(call: &'static str, kind: Kind, before: Vec<Move>, act: CsiCall) -> Scenario {
+    Scenario {
         call,
         kind,
         variant: kind.content().name().to_owned(),
@@ -146,7 +146,7 @@ fn scene(call: &'static str, kind: Kind, before: Vec<Move>, act: Act) -> Scene {
     }
 }
 
-impl Scene {
+impl Scenario {
     fn variant(mut self, more: &str) -> Self {
         self.variant = format!("{}, {more}", self.variant);
         self
@@ -157,7 +157,7 @@ impl Scene {
         self.variant("CHAP")
     }
 
-    fn or(mut self, instead: &[Act]) -> Self {
+    fn or(mut self, instead: &[CsiCall]) -> Self {
         self.instead = instead.to_vec();
         self
     }
@@ -169,7 +169,7 @@ impl Scene {
 }
 
 /// All of them, in the order of a life.
-pub(crate) fn all() -> Vec<Scene> {
+pub(crate) fn all() -> Vec<Scenario> {
     let mut scenes = Vec::new();
     for kind in Kind::ALL {
         scenes.extend(until_a_pod(kind));
@@ -202,20 +202,20 @@ fn is_first(kind: Kind) -> bool {
     matches!(kind, Kind::Ext4 | Kind::Raw)
 }
 
-fn until_a_pod(kind: Kind) -> Vec<Scene> {
+fn until_a_pod(kind: Kind) -> Vec<Scenario> {
     let mut scenes = Vec::new();
     let publish = |before| {
         scene(
             "ControllerPublishVolume",
             kind,
             before,
-            Act::Publish { node: NODE },
+            CsiCall::Publish { node: NODE },
         )
     };
-    let stage = |before| scene("NodeStageVolume", kind, before, Act::Stage);
+    let stage = |before| scene("NodeStageVolume", kind, before, CsiCall::Stage);
     let (made, published) = (life(kind, Stop::Made), life(kind, Stop::Published));
     if is_first(kind) {
-        let create = Act::Create { mib: SMALL, kind };
+        let create = CsiCall::Create { mib: SMALL, kind };
         // A provisioner has no way back but to make the volume, and to delete it.
         let made_anyway =
             scene("CreateVolume", kind, life(kind, Stop::Nothing), create).or(&[create]);
@@ -230,19 +230,19 @@ fn until_a_pod(kind: Kind) -> Vec<Scene> {
         "NodePublishVolume",
         kind,
         life(kind, Stop::Staged),
-        Act::Show,
+        CsiCall::NodePublish,
     ));
     scenes
 }
 
-fn growth(kind: Kind) -> Vec<Scene> {
+fn growth(kind: Kind) -> Vec<Scenario> {
     let mut scenes = Vec::new();
     let expand = |before| {
         scene(
             "ControllerExpandVolume",
             kind,
             before,
-            Act::Expand { mib: LARGE },
+            CsiCall::Expand { mib: LARGE },
         )
     };
     if is_first(kind) {
@@ -261,34 +261,34 @@ fn growth(kind: Kind) -> Vec<Scene> {
         "NodeExpandVolume",
         kind,
         life(kind, Stop::Grown),
-        Act::ExpandNode,
+        CsiCall::NodeExpand,
     );
     scenes.push(on_node.in_pairs());
     scenes
 }
 
 /// Who gives up going back goes on again.
-fn back(kind: Kind) -> Vec<Scene> {
-    let again = [Act::Publish { node: NODE }, Act::Stage, Act::Show];
+fn back(kind: Kind) -> Vec<Scenario> {
+    let again = [CsiCall::Publish { node: NODE }, CsiCall::Stage, CsiCall::NodePublish];
     let hide = scene(
         "NodeUnpublishVolume",
         kind,
         life(kind, Stop::Grown),
-        Act::Hide,
+        CsiCall::NodeUnpublish,
     );
     let unstage = scene(
         "NodeUnstageVolume",
         kind,
         life(kind, Stop::Hidden),
-        Act::Unstage,
+        CsiCall::Unstage,
     );
     let mut scenes = vec![hide.or(&again[2..]), unstage.or(&again[1..])];
     if is_first(kind) {
-        let unpublish = Act::Unpublish { node: NODE };
+        let unpublish = CsiCall::Unpublish { node: NODE };
         let before = life(kind, Stop::Unstaged);
         scenes.push(scene("ControllerUnpublishVolume", kind, before, unpublish).or(&again));
         let before = life(kind, Stop::Unpublished);
-        scenes.push(scene("DeleteVolume", kind, before, Act::Delete));
+        scenes.push(scene("DeleteVolume", kind, before, CsiCall::Delete));
     }
     scenes
 }
@@ -302,18 +302,18 @@ mod tests {
         let scenes = all();
         assert!(scenes.len() > 30, "{}", scenes.len());
         for scene in scenes {
-            let mut book = Book::default();
+            let mut book = ReferenceModel::default();
             for step in &scene.before {
                 if let Move::Call(act) = step {
-                    let due = book.due(scene.volume, *act);
+                    let due = book.expected(scene.volume, *act);
                     assert!(
                         matches!(
                             due,
-                            e2e::model::book::Due::Done | e2e::model::book::Due::Size(_)
+                            e2e::model::book::Expected::Done | e2e::model::book::Expected::Size(_)
                         ),
                         "{scene:?}: {act:?} is {due:?}"
                     );
-                    book.settle(scene.volume, *act);
+                    book.apply_call(scene.volume, *act);
                 }
             }
         }

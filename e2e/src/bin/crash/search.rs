@@ -1,14 +1,14 @@
 //! Which deaths are tried: all of them, one after the other, until a call ends without meeting one; or some, by luck.
 
 use anyhow::{Result, ensure};
-use e2e::grounds::{Grounds, each};
-use e2e::plane::When;
+use e2e::grounds::{TestBedPool, map_parallel};
+use e2e::plane::CrashTiming;
 use indicatif::ProgressBar;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::point::{Death, Played, Then, Wrong, play};
-use crate::scene::Scene;
+use crate::point::{Crash, Played, Then, Wrong, play};
+use crate::scene::Scenario;
 
 /// No call has so many effects.
 const ENDLESS: usize = 400;
@@ -39,7 +39,7 @@ pub(crate) struct Found {
 /// A life in which something does not hold.
 #[derive(Clone, Debug)]
 pub(crate) struct Broken {
-    pub(crate) deaths: Vec<Death>,
+    pub(crate) deaths: Vec<Crash>,
     pub(crate) met: Vec<String>,
     pub(crate) then: Then,
     pub(crate) wrong: Wrong,
@@ -47,7 +47,7 @@ pub(crate) struct Broken {
 
 impl Found {
     /// Takes the result of a life; whether all its deaths were met.
-    fn take(&mut self, deaths: &[Death], then: Then, played: Played) -> bool {
+    fn take(&mut self, deaths: &[Crash], then: Then, played: Played) -> bool {
         self.lives += 1;
         let met = played.met.len() == deaths.len();
         if let Some(wrong) = played.wrong {
@@ -67,8 +67,8 @@ impl Found {
 /// # Errors
 /// There is no world, or a call does not end.
 pub(crate) fn all(
-    grounds: &impl Grounds,
-    scenes: &[Scene],
+    grounds: &impl TestBedPool,
+    scenes: &[Scenario],
     extent: Extent,
     bar: &ProgressBar,
 ) -> Result<Vec<Found>> {
@@ -77,10 +77,10 @@ pub(crate) fn all(
         extent,
         bar,
     };
-    let numbered: Vec<(usize, &Scene)> = scenes.iter().enumerate().collect();
+    let numbered: Vec<(usize, &Scenario)> = scenes.iter().enumerate().collect();
     bar.set_length(numbered.len() as u64);
     bar.set_prefix("calls");
-    let mut found = each(grounds.width(), &numbered, |(number, scene)| {
+    let mut found = map_parallel(grounds.parallelism(), &numbered, |(number, scene)| {
         let found = search.points(scene, *number)?;
         bar.inc(1);
         Ok(found)
@@ -89,7 +89,7 @@ pub(crate) fn all(
     bar.set_position(0);
     bar.set_length(firsts.len() as u64);
     bar.set_prefix("first deaths of pairs");
-    let second = each(grounds.width(), &firsts, |(number, deaths)| {
+    let second = map_parallel(grounds.parallelism(), &firsts, |(number, deaths)| {
         let found = search.seconds(&scenes[*number], deaths)?;
         bar.inc(1);
         Ok(found)
@@ -104,7 +104,7 @@ pub(crate) fn all(
 }
 
 /// The first death of a pair, and the second where luck has chosen it.
-type Pair = (Death, Option<Death>);
+type Pair = (Crash, Option<Crash>);
 
 struct Search<'a, G> {
     grounds: &'a G,
@@ -112,8 +112,8 @@ struct Search<'a, G> {
     bar: &'a ProgressBar,
 }
 
-impl<G: Grounds> Search<'_, G> {
-    fn play(&self, scene: &Scene, deaths: &[Death], then: Then) -> Result<Played> {
+impl<G: TestBedPool> Search<'_, G> {
+    fn play(&self, scene: &Scenario, deaths: &[Crash], then: Then) -> Result<Played> {
         let deaths_told: Vec<String> = deaths.iter().map(ToString::to_string).collect();
         self.bar.set_message(format!(
             "{} of {}, {}",
@@ -125,7 +125,7 @@ impl<G: Grounds> Search<'_, G> {
     }
 
     /// One point, with a CO that tries again and with one that gives up. Whether it was met.
-    fn point(&self, scene: &Scene, death: Death, found: &mut Found) -> Result<bool> {
+    fn point(&self, scene: &Scenario, death: Crash, found: &mut Found) -> Result<bool> {
         let deaths = [death];
         let played = self.play(scene, &deaths, Then::Retries)?;
         if !found.take(&deaths, Then::Retries, played) {
@@ -138,14 +138,14 @@ impl<G: Grounds> Search<'_, G> {
         Ok(true)
     }
 
-    fn points(&self, scene: &Scene, number: usize) -> Result<Found> {
+    fn points(&self, scene: &Scenario, number: usize) -> Result<Found> {
         match self.extent.points {
             None => self.every_point(scene),
             Some(wanted) => self.some_points(scene, number, wanted),
         }
     }
 
-    fn every_point(&self, scene: &Scene) -> Result<Found> {
+    fn every_point(&self, scene: &Scenario) -> Result<Found> {
         let mut found = Found::default();
         for nth in 1.. {
             ensure!(
@@ -155,8 +155,8 @@ impl<G: Grounds> Search<'_, G> {
                 scene.variant
             );
             let mut met = false;
-            for when in When::ALL {
-                met |= self.point(scene, Death { nth, when }, &mut found)?;
+            for when in CrashTiming::ALL {
+                met |= self.point(scene, Crash { nth, when }, &mut found)?;
             }
             if !met {
                 break;
@@ -165,14 +165,14 @@ impl<G: Grounds> Search<'_, G> {
         Ok(found)
     }
 
-    fn some_points(&self, scene: &Scene, number: usize, wanted: usize) -> Result<Found> {
+    fn some_points(&self, scene: &Scenario, number: usize, wanted: usize) -> Result<Found> {
         let mut found = Found {
             effects: self.count(scene)?,
             ..Found::default()
         };
         let count = found.effects;
         let mut luck = StdRng::seed_from_u64(self.extent.seed ^ ((number as u64) << 32));
-        let mut left: Vec<Death> = (1..=count).flat_map(every_when).collect();
+        let mut left: Vec<Crash> = (1..=count).flat_map(every_when).collect();
         while found.points < wanted && !left.is_empty() {
             let death = left.swap_remove(luck.random_range(0..left.len()));
             self.point(scene, death, &mut found)?;
@@ -181,11 +181,11 @@ impl<G: Grounds> Search<'_, G> {
     }
 
     /// The number of effects of a call: doubled until there are none, and halved from there.
-    fn count(&self, scene: &Scene) -> Result<usize> {
+    fn count(&self, scene: &Scenario) -> Result<usize> {
         let meets = |nth: usize| -> Result<bool> {
-            let death = Death {
+            let death = Crash {
                 nth,
-                when: When::Before,
+                when: CrashTiming::Before,
             };
             Ok(!self.play(scene, &[death], Then::Retries)?.met.is_empty())
         };
@@ -211,10 +211,10 @@ impl<G: Grounds> Search<'_, G> {
     }
 
     /// The pairs that are to be tried, by the numbers of their scenes.
-    fn firsts(&self, scenes: &[Scene], found: &[Found]) -> Vec<(usize, Pair)> {
+    fn firsts(&self, scenes: &[Scenario], found: &[Found]) -> Vec<(usize, Pair)> {
         let mut luck = StdRng::seed_from_u64(self.extent.seed);
         let mut firsts = Vec::new();
-        let in_pairs = |(_, scene): &(usize, &Scene)| scene.pairs;
+        let in_pairs = |(_, scene): &(usize, &Scenario)| scene.pairs;
         for (number, _) in scenes.iter().enumerate().filter(in_pairs) {
             let count = found[number].effects;
             let Some(wanted) = self.extent.pairs else {
@@ -222,9 +222,9 @@ impl<G: Grounds> Search<'_, G> {
                 firsts.extend(all.map(|death| (number, (death, None))));
                 continue;
             };
-            let mut any = |count: usize| Death {
+            let mut any = |count: usize| Crash {
                 nth: luck.random_range(1..=count.max(1)),
-                when: When::ALL[luck.random_range(0..When::ALL.len())],
+                when: CrashTiming::ALL[luck.random_range(0..CrashTiming::ALL.len())],
             };
             let mut pair = || (any(count), Some(any(count + MORE)));
             firsts.extend((0..wanted).map(|_| (number, pair())));
@@ -232,9 +232,9 @@ impl<G: Grounds> Search<'_, G> {
         firsts
     }
 
-    fn seconds(&self, scene: &Scene, (first, second): &Pair) -> Result<Found> {
+    fn seconds(&self, scene: &Scenario, (first, second): &Pair) -> Result<Found> {
         let mut found = Found::default();
-        let mut pair = |second: Death| -> Result<bool> {
+        let mut pair = |second: Crash| -> Result<bool> {
             let deaths = [*first, second];
             let played = self.play(scene, &deaths, Then::Retries)?;
             let met = found.take(&deaths, Then::Retries, played);
@@ -244,15 +244,15 @@ impl<G: Grounds> Search<'_, G> {
         if let Some(chosen) = second {
             // Luck may have chosen an effect that this repetition has not: then an earlier one.
             let mut nth = chosen.nth;
-            while nth > 0 && !pair(Death { nth, ..*chosen })? {
+            while nth > 0 && !pair(Crash { nth, ..*chosen })? {
                 nth /= 2;
             }
             return Ok(found);
         }
         for nth in 1..ENDLESS {
             let mut met = false;
-            for when in When::ALL {
-                met |= pair(Death { nth, when })?;
+            for when in CrashTiming::ALL {
+                met |= pair(Crash { nth, when })?;
             }
             if !met {
                 break;
@@ -262,6 +262,6 @@ impl<G: Grounds> Search<'_, G> {
     }
 }
 
-fn every_when(nth: usize) -> impl Iterator<Item = Death> {
-    When::ALL.into_iter().map(move |when| Death { nth, when })
+fn every_when(nth: usize) -> impl Iterator<Item = Crash> {
+    CrashTiming::ALL.into_iter().map(move |when| Crash { nth, when })
 }

@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e::grounds::Grounds;
-use e2e::model::player::Player;
-use e2e::model::step::{Act, Mishap, On, Step, Trouble};
-use e2e::plane::{Failing, HostFault, Plane, Process};
+use e2e::grounds::TestBedPool;
+use e2e::model::player::Executor;
+use e2e::model::step::{CsiCall, Fault, NasCall, Step, NasFault};
+use e2e::plane::{CommandFault, HostFault, TestBed, Process};
 use e2e::{GIB, MIB};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use crate::fault::{Tool, Way, What};
-use crate::plan::{Cell, Doing, LARGE, LESS, NODE, SMALL};
+use crate::fault::{Tool, ExpandMode, FaultKind};
+use crate::plan::{Case, Action, LARGE, LESS, NODE, SMALL};
 use crate::report::Failure;
 
 mod readonly;
@@ -59,7 +59,7 @@ impl Outcome {
 pub(crate) struct Line {
     pub(crate) fault: &'static str,
     pub(crate) kind: &'static str,
-    pub(crate) way: Way,
+    pub(crate) way: ExpandMode,
     pub(crate) outcome: Outcome,
     /// The last failure's code, or `OK`.
     pub(crate) code: String,
@@ -73,10 +73,10 @@ pub(crate) struct Line {
 }
 
 /// A cell that is being played.
-struct Course<'a, 'p, P, G> {
-    player: Player<'p, P>,
+struct Run<'a, 'p, P, G> {
+    player: Executor<'p, P>,
     grounds: &'a G,
-    cell: &'a Cell,
+    cell: &'a Case,
     /// Failed tries.
     failed: Vec<Status>,
 }
@@ -85,8 +85,8 @@ struct Course<'a, 'p, P, G> {
 ///
 /// # Errors
 /// There is no world.
-pub(crate) fn play(grounds: &impl Grounds, cell: &Cell) -> Result<Result<Line, Failure>> {
-    grounds.play(async |plane| {
+pub(crate) fn play(grounds: &impl TestBedPool, cell: &Case) -> Result<Result<Line, Failure>> {
+    grounds.run(async |plane| {
         let error = match live(plane, grounds, cell).await {
             Ok(line) => return Ok(Ok(line)),
             Err(error) => error,
@@ -94,7 +94,7 @@ pub(crate) fn play(grounds: &impl Grounds, cell: &Cell) -> Result<Result<Line, F
         let mut journal = plane.journal().await.unwrap_or_default();
         journal.drain(..journal.len().saturating_sub(TAIL));
         // A world that is used again must be able to grow.
-        plane.let_grow_mounted(true);
+        plane.allow_online_ext4(true);
         Ok(Err(Failure {
             cell: cell.place(),
             reason: format!("{error:#}"),
@@ -103,30 +103,30 @@ pub(crate) fn play(grounds: &impl Grounds, cell: &Cell) -> Result<Result<Line, F
     })
 }
 
-async fn live<P: Plane, G: Grounds>(plane: &mut P, grounds: &G, cell: &Cell) -> Result<Line> {
+async fn live<P: TestBed, G: TestBedPool>(plane: &mut P, grounds: &G, cell: &Case) -> Result<Line> {
     if cell.fault.incapable {
-        ensure!(plane.let_grow_mounted(false), "the capability stays");
+        ensure!(plane.allow_online_ext4(false), "the capability stays");
     }
-    let player = Player::start(plane).await?;
-    let mut course = Course {
+    let player = Executor::start(plane).await?;
+    let mut course = Run {
         player,
         grounds,
         cell,
         failed: Vec::new(),
     };
     course.in_use().await.context("a volume in use")?;
-    let (outcome, ms) = if cell.fault.what == What::ReadOnly {
+    let (outcome, ms) = if cell.fault.what == FaultKind::ReadOnly {
         course.read_only().await?
     } else {
         course.grow().await?
     };
-    course.player.plane().let_grow_mounted(true);
+    course.player.bed().allow_online_ext4(true);
     course.line(outcome, ms).await
 }
 
-impl<P: Plane, G: Grounds> Course<'_, '_, P, G> {
+impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
     async fn line(self, outcome: Outcome, ms: u128) -> Result<Line> {
-        let leftovers = self.player.leave().await.context("on the way back")?;
+        let leftovers = self.player.remove_all_and_list_leftovers().await.context("on the way back")?;
         let name = |status: &Status| format!("{:?}", status.code());
         let last = self.failed.last();
         Ok(Line {
@@ -142,10 +142,10 @@ impl<P: Plane, G: Grounds> Course<'_, '_, P, G> {
         })
     }
 
-    async fn must(&mut self, acts: &[Act]) -> Result<()> {
+    async fn must(&mut self, acts: &[CsiCall]) -> Result<()> {
         for act in acts {
             self.player
-                .once(VOLUME, *act)
+                .call_once(VOLUME, *act)
                 .await?
                 .with_context(|| format!("{act:?}"))?;
         }
@@ -154,10 +154,10 @@ impl<P: Plane, G: Grounds> Course<'_, '_, P, G> {
 
     async fn in_use(&mut self) -> Result<()> {
         let kind = self.cell.kind;
-        let made = Act::Create { mib: SMALL, kind };
-        self.must(&[made, Act::Publish { node: NODE }, Act::Stage, Act::Show])
+        let made = CsiCall::Create { mib: SMALL, kind };
+        self.must(&[made, CsiCall::Publish { node: NODE }, CsiCall::Stage, CsiCall::NodePublish])
             .await?;
-        self.player.happen(&Step::Write { volume: VOLUME }).await
+        self.player.run_event(&Step::Write { volume: VOLUME }).await
     }
 
     /// Growth while the fault is there, and after its end. The outcome of the first, and how long the second took.
@@ -173,24 +173,24 @@ impl<P: Plane, G: Grounds> Course<'_, '_, P, G> {
             met || !self.is_counted(),
             "the fault was never met: this cell shows nothing"
         );
-        self.judge(stuck.is_some())?;
-        let rest: Vec<Act> = plan[stuck.unwrap_or(0)..]
+        self.check(stuck.is_some())?;
+        let rest: Vec<CsiCall> = plan[stuck.unwrap_or(0)..]
             .iter()
             .filter_map(|doing| match doing {
-                Doing::Call(act) => Some(*act),
-                Doing::Plant | Doing::Reboot | Doing::Restart => None,
+                Action::Call(act) => Some(*act),
+                Action::Plant | Action::Reboot | Action::Restart => None,
             })
             .collect();
         // Where all was done there is nothing to go on with; but the same is asked again.
-        let last = &[Act::Expand { mib: LARGE }, Act::ExpandNode];
+        let last = &[CsiCall::Expand { mib: LARGE }, CsiCall::NodeExpand];
         let rest = if stuck.is_some() { &rest[..] } else { last };
-        if self.cell.fault.what != What::Full {
+        if self.cell.fault.what != FaultKind::Full {
             self.end_fault().await.context("the fault's end")?;
         }
         let start = Instant::now();
         for act in rest {
             self.player
-                .perform(VOLUME, self.smaller(*act))
+                .call_and_repeat(VOLUME, self.smaller(*act))
                 .await
                 .context("after the fault's end")?;
         }
@@ -206,26 +206,26 @@ impl<P: Plane, G: Grounds> Course<'_, '_, P, G> {
     }
 
     /// A NAS that is full stays so, and the CO asks for less.
-    fn smaller(&self, act: Act) -> Act {
-        if matches!(act, Act::Expand { .. }) && self.cell.fault.what == What::Full {
-            Act::Expand { mib: LESS }
+    fn smaller(&self, act: CsiCall) -> CsiCall {
+        if matches!(act, CsiCall::Expand { .. }) && self.cell.fault.what == FaultKind::Full {
+            CsiCall::Expand { mib: LESS }
         } else {
             act
         }
     }
 
     /// Goes on until it is done, or a call has failed so often that one waits for the fault's end. Where it is stuck.
-    async fn under_fault(&mut self, plan: &[Doing]) -> Result<Option<usize>> {
+    async fn under_fault(&mut self, plan: &[Action]) -> Result<Option<usize>> {
         for (at, doing) in plan.iter().enumerate() {
             match *doing {
-                Doing::Plant => self.begin_fault().await.context("the fault's beginning")?,
-                Doing::Reboot => self.player.happen(&Step::Reboot { node: NODE }).await?,
-                Doing::Restart => {
+                Action::Plant => self.begin_fault().await.context("the fault's beginning")?,
+                Action::Reboot => self.player.run_event(&Step::Reboot { node: NODE }).await?,
+                Action::Restart => {
                     for process in [Process::Controller(0), Process::Node(NODE)] {
-                        self.player.plane().restart(process).await?;
+                        self.player.bed().restart(process).await?;
                     }
                 }
-                Doing::Call(act) => {
+                Action::Call(act) => {
                     if !self.tries(act).await.with_context(|| format!("{act:?}"))? {
                         return Ok(Some(at));
                     }
@@ -236,12 +236,12 @@ impl<P: Plane, G: Grounds> Course<'_, '_, P, G> {
     }
 
     /// As often as a CO tries before somebody looks. Whether it was done, and then all is as it was answered.
-    async fn tries(&mut self, act: Act) -> Result<bool> {
+    async fn tries(&mut self, act: CsiCall) -> Result<bool> {
         for number in 0..TRIES {
             match self.attempt(act).await? {
                 Ok(()) => {
                     self.player
-                        .look()
+                        .check_invariants()
                         .await
                         .context("it was answered that all is well")?;
                     return Ok(true);
@@ -250,30 +250,30 @@ impl<P: Plane, G: Grounds> Course<'_, '_, P, G> {
             }
             if number + 1 < TRIES {
                 let pause = Duration::from_secs(1 << number);
-                self.player.plane().pause(pause).await;
+                self.player.bed().pause(pause).await;
             }
         }
         Ok(false)
     }
 
-    async fn attempt(&mut self, act: Act) -> Result<Result<(), Status>> {
-        let dies = matches!(self.cell.fault.what, What::Dies(_));
+    async fn attempt(&mut self, act: CsiCall) -> Result<Result<(), Status>> {
+        let dies = matches!(self.cell.fault.what, FaultKind::Dies(_));
         if !dies || act != self.cell.grows_in() || !self.failed.is_empty() {
-            return self.player.once(VOLUME, act).await;
+            return self.player.call_once(VOLUME, act).await;
         }
-        let call = self.player.once(VOLUME, act);
+        let call = self.player.call_once(VOLUME, act);
         if let Ok(answer) = tokio::time::timeout(AT_WORK, call).await {
             return answer;
         }
-        self.player.plane().restart(Process::Node(NODE)).await?;
+        self.player.bed().restart(Process::Node(NODE)).await?;
         Ok(Err(Status::unavailable("the plugin has died")))
     }
 
     /// The codes that are promised to users.
-    fn judge(&self, stuck: bool) -> Result<()> {
-        let wanted = if self.cell.fault.what == What::Full {
+    fn check(&self, stuck: bool) -> Result<()> {
+        let wanted = if self.cell.fault.what == FaultKind::Full {
             Code::OutOfRange
-        } else if self.cell.fault.what == What::Incapable {
+        } else if self.cell.fault.what == FaultKind::Incapable {
             Code::FailedPrecondition
         } else {
             return Ok(());
@@ -287,130 +287,130 @@ impl<P: Plane, G: Grounds> Course<'_, '_, P, G> {
     /// LUN, device and file system have the size, and the data are what was written: the player compares with its book,
     /// and its book must say so.
     async fn has_grown(&mut self) -> Result<()> {
-        let full = self.cell.fault.what == What::Full;
+        let full = self.cell.fault.what == FaultKind::Full;
         let size = MIB * if full { LESS } else { LARGE };
-        let known = &self.player.book().volumes[&VOLUME];
+        let known = &self.player.model().volumes[&VOLUME];
         ensure!(
-            known.size == size && known.promised == size && known.shown && known.data.is_some(),
+            known.size == size && known.promised == size && known.node_published && known.data.is_some(),
             "the book has {known:?}, not {size} bytes"
         );
-        self.player.look().await
+        self.player.check_invariants().await
     }
 
     async fn begin_fault(&mut self) -> Result<()> {
         match self.cell.fault.what {
-            What::Nas(on, trouble) => self.plant_on_nas(on, trouble).await,
-            What::Full => self.room(LESS * MIB - GIB + GIB / 2).await,
-            What::Locked => self.lock(true).await,
-            What::Loading(how) => self.player.plane().restart_nas(Some(how)).await,
-            What::Expired { logins_are_lost } => {
+            FaultKind::Nas(on, trouble) => self.inject_on_nas(on, trouble).await,
+            FaultKind::Full => self.room(LESS * MIB - GIB + GIB / 2).await,
+            FaultKind::Locked => self.lock(true).await,
+            FaultKind::Loading(how) => self.player.bed().restart_nas(Some(how)).await,
+            FaultKind::Expired { logins_are_lost } => {
                 if logins_are_lost {
-                    self.plant_on_nas(On::Login, Trouble::LoseCall).await?;
+                    self.inject_on_nas(NasCall::Login, NasFault::LoseCall).await?;
                 }
-                self.player.happen(&Step::Expire).await
+                self.player.run_event(&Step::ExpireSessions).await
             }
-            What::Host(tool, failing) => self.plant(tool, failing, 0),
-            What::Dies(failing) => self.plant(Tool::Resize, failing, 1),
-            What::Incapable => {
-                let taken = self.player.plane().let_grow_mounted(false);
+            FaultKind::Host(tool, failing) => self.inject_on_node(tool, failing, 0),
+            FaultKind::Dies(failing) => self.inject_on_node(Tool::Resize, failing, 1),
+            FaultKind::Incapable => {
+                let taken = self.player.bed().allow_online_ext4(false);
                 ensure!(taken, "the capability stays");
                 Ok(())
             }
-            What::Reboot | What::Restart | What::ReadOnly => Ok(()),
+            FaultKind::Reboot | FaultKind::Restart | FaultKind::ReadOnly => Ok(()),
         }
     }
 
     async fn end_fault(&mut self) -> Result<()> {
-        self.player.plane().clear().await?;
+        self.player.bed().clear_faults().await?;
         match self.cell.fault.what {
-            What::Full => self.room(500 * GIB).await,
-            What::Locked => self.lock(false).await,
-            What::Loading(_) => {
-                self.player.plane().pause(LOADED).await;
+            FaultKind::Full => self.room(500 * GIB).await,
+            FaultKind::Locked => self.lock(false).await,
+            FaultKind::Loading(_) => {
+                self.player.bed().pause(LOADED).await;
                 Ok(())
             }
-            What::Incapable => {
-                let given = self.player.plane().let_grow_mounted(true);
+            FaultKind::Incapable => {
+                let given = self.player.bed().allow_online_ext4(true);
                 ensure!(given, "the capability does not come back");
                 Ok(())
             }
-            What::Nas(..)
-            | What::Expired { .. }
-            | What::Host(..)
-            | What::Dies(_)
-            | What::Reboot
-            | What::Restart
-            | What::ReadOnly => Ok(()),
+            FaultKind::Nas(..)
+            | FaultKind::Expired { .. }
+            | FaultKind::Host(..)
+            | FaultKind::Dies(_)
+            | FaultKind::Reboot
+            | FaultKind::Restart
+            | FaultKind::ReadOnly => Ok(()),
         }
     }
 
-    async fn plant_on_nas(&mut self, on: On, trouble: Trouble) -> Result<()> {
-        let mishap = Mishap::Nas {
+    async fn inject_on_nas(&mut self, on: NasCall, trouble: NasFault) -> Result<()> {
+        let mishap = Fault::Nas {
             on,
             trouble,
             times: 0,
         };
-        self.player.happen(&Step::Mishap(mishap)).await
+        self.player.run_event(&Step::Fault(mishap)).await
     }
 
-    fn plant(&mut self, tool: Tool, failing: Failing, times: u32) -> Result<()> {
+    fn inject_on_node(&mut self, tool: Tool, failing: CommandFault, times: u32) -> Result<()> {
         let Some(command) = tool.text(self.cell.kind, self.grounds) else {
             bail!("nothing of the kind is run: this is no cell");
         };
         let fault = HostFault {
             command: command.to_owned(),
-            failing,
+            fault: failing,
             times,
         };
-        self.player.plane().plant(NODE, fault)
+        self.player.bed().inject_fault(NODE, fault)
     }
 
     /// The NAS has so many bytes left, and they count.
     async fn room(&mut self, bytes: i64) -> Result<()> {
-        let plane = self.player.plane();
+        let plane = self.player.bed();
         let counts = json!({"thin_growth_needs_space": true});
-        plane.patch("/settings", counts).await?;
+        plane.patch_control("/settings", counts).await?;
         let free = json!({"free": bytes});
-        plane.patch("/volumes/volume1", free).await.map(drop)
+        plane.patch_control("/volumes/volume1", free).await.map(drop)
     }
 
     async fn lock(&mut self, locked: bool) -> Result<()> {
-        let path = format!("/luns/{}", self.player.life(VOLUME)?.uuid());
+        let path = format!("/luns/{}", self.player.volume(VOLUME)?.uuid());
         let lock = json!({"is_action_locked": locked});
-        self.player.plane().patch(&path, lock).await.map(drop)
+        self.player.bed().patch_control(&path, lock).await.map(drop)
     }
 
     /// Whether it is counted how often the fault was met.
     fn is_counted(&self) -> bool {
         matches!(
             self.cell.fault.what,
-            What::Host(..) | What::Dies(_) | What::Nas(..) | What::Expired { .. }
+            FaultKind::Host(..) | FaultKind::Dies(_) | FaultKind::Nas(..) | FaultKind::Expired { .. }
         )
     }
 
     /// How often a fault was met so far.
     async fn met(&mut self) -> Result<usize> {
-        let word = if let What::Nas(_, trouble) = self.cell.fault.what {
+        let word = if let FaultKind::Nas(_, trouble) = self.cell.fault.what {
             word(trouble)
-        } else if let What::Expired { .. } = self.cell.fault.what {
+        } else if let FaultKind::Expired { .. } = self.cell.fault.what {
             "SYNO.API.Auth.login"
         } else {
-            return self.player.plane().hits();
+            return self.player.bed().fault_hits();
         };
-        let journal = self.player.plane().journal().await?;
+        let journal = self.player.bed().journal().await?;
         Ok(journal.iter().filter(|line| line.contains(word)).count())
     }
 }
 
 /// What dsm-sim's journal calls it.
-fn word(trouble: Trouble) -> &'static str {
+fn word(trouble: NasFault) -> &'static str {
     match trouble {
-        Trouble::LoseCall => "lose_call",
-        Trouble::LoseReply => "lose_reply",
-        Trouble::Refuse { .. } => "refuse",
-        Trouble::Garble => "garble",
-        Trouble::Http { .. } => "http",
-        Trouble::Hang => "hang",
-        Trouble::Delay(_) => "delay",
+        NasFault::LoseCall => "lose_call",
+        NasFault::LoseReply => "lose_reply",
+        NasFault::Refuse { .. } => "refuse",
+        NasFault::Garble => "garble",
+        NasFault::Http { .. } => "http",
+        NasFault::Hang => "hang",
+        NasFault::Delay(_) => "delay",
     }
 }

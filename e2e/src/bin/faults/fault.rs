@@ -1,21 +1,21 @@
 //! What goes wrong while a volume grows, and with which volumes it can. Pure.
 
-use e2e::grounds::Grounds;
-use e2e::model::step::{Kind, On, Trouble};
-use e2e::plane::Failing;
+use e2e::grounds::TestBedPool;
+use e2e::model::step::{Kind, NasCall, NasFault};
+use e2e::plane::CommandFault;
 use serde::{Serialize, Serializer};
 
 /// How a volume grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Way {
+pub(crate) enum ExpandMode {
     /// While a pod uses it.
     Online,
     /// While nobody has it; then it is shown to a pod.
     Offline,
 }
 
-impl Way {
+impl ExpandMode {
     /// Both.
     pub(crate) const ALL: [Self; 2] = [Self::Online, Self::Offline];
 
@@ -45,7 +45,7 @@ pub(crate) enum Tool {
 
 impl Tool {
     /// The part of its command line by which a fault finds it. `None`: nothing of the kind is run.
-    pub(crate) fn text(self, kind: Kind, grounds: &impl Grounds) -> Option<&'static str> {
+    pub(crate) fn text(self, kind: Kind, grounds: &impl TestBedPool) -> Option<&'static str> {
         match (self, kind) {
             (Self::Rescan, _) => Some(grounds.rescan()),
             (Self::Scan, _) => grounds.scan(),
@@ -69,9 +69,9 @@ impl Tool {
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum FaultKind {
     /// Every call of this kind to the NAS.
-    Nas(On, Trouble),
+    Nas(NasCall, NasFault),
     /// The NAS has room for a smaller growth only.
     Full,
     /// The LUN is locked.
@@ -81,11 +81,11 @@ pub(crate) enum What {
     /// All sessions of the Web API have ended; and logins are lost, or not.
     Expired { logins_are_lost: bool },
     /// Every run of a tool.
-    Host(Tool, Failing),
+    Host(Tool, CommandFault),
     /// The driver may not grow an ext4 that is mounted.
     Incapable,
     /// The plugin is killed while the tool that resizes is at work: before it has done anything, or after.
-    Dies(Failing),
+    Dies(CommandFault),
     /// The node's power fails once the LUN has grown.
     Reboot,
     /// All processes of the driver restart once the LUN has grown.
@@ -99,11 +99,11 @@ pub(crate) enum What {
 pub(crate) struct Fault {
     /// In words.
     pub(crate) name: &'static str,
-    pub(crate) what: What,
+    pub(crate) what: FaultKind,
     /// With these volumes.
     pub(crate) kinds: &'static [Kind],
     /// On these ways.
-    pub(crate) ways: &'static [Way],
+    pub(crate) ways: &'static [ExpandMode],
     /// It begins before the volume is taken from its pod.
     pub(crate) early: bool,
     /// The driver may not grow an ext4 that is mounted, while all this goes on.
@@ -120,26 +120,26 @@ const ALL: &[Kind] = &Kind::ALL;
 const FS: &[Kind] = &[Kind::Ext4, Kind::Xfs, Kind::Btrfs];
 const EXT4: &[Kind] = &[Kind::Ext4];
 const ASKED: &[Kind] = &[Kind::Xfs, Kind::Btrfs];
-const ONLINE: &[Way] = &[Way::Online];
-const OFFLINE: &[Way] = &[Way::Offline];
+const ONLINE: &[ExpandMode] = &[ExpandMode::Online];
+const OFFLINE: &[ExpandMode] = &[ExpandMode::Offline];
 
-const fn fault(name: &'static str, what: What) -> Fault {
+const fn fault(name: &'static str, what: FaultKind) -> Fault {
     Fault {
         name,
         what,
         kinds: ALL,
-        ways: &Way::ALL,
+        ways: &ExpandMode::ALL,
         early: false,
         incapable: false,
     }
 }
 
-const fn nas(name: &'static str, on: On, trouble: Trouble) -> Fault {
-    fault(name, What::Nas(on, trouble))
+const fn nas(name: &'static str, on: NasCall, trouble: NasFault) -> Fault {
+    fault(name, FaultKind::Nas(on, trouble))
 }
 
-const fn host(name: &'static str, tool: Tool, failing: Failing) -> Fault {
-    fault(name, What::Host(tool, failing))
+const fn host(name: &'static str, tool: Tool, failing: CommandFault) -> Fault {
+    fault(name, FaultKind::Host(tool, failing))
 }
 
 impl Fault {
@@ -147,7 +147,7 @@ impl Fault {
         Self { kinds, ..self }
     }
 
-    const fn only(self, ways: &'static [Way]) -> Self {
+    const fn only(self, ways: &'static [ExpandMode]) -> Self {
         Self { ways, ..self }
     }
 
@@ -171,54 +171,54 @@ impl Fault {
     }
 }
 
-const SET: On = On::LunSet;
-const GET: On = On::LunGet;
+const SET: NasCall = NasCall::LunSet;
+const GET: NasCall = NasCall::LunGet;
 
-const fn refused(code: u32, after: bool) -> Trouble {
-    Trouble::Refuse { code, after }
+const fn refused(code: u32, after: bool) -> NasFault {
+    NasFault::Refuse { code, after }
 }
 
-const fn http(after: bool) -> Trouble {
-    Trouble::Http { status: 502, after }
+const fn http(after: bool) -> NasFault {
+    NasFault::Http { status: 502, after }
 }
 
 /// What befalls the NAS.
 const NAS: &[Fault] = &[
-    nas("LUN.set is lost", SET, Trouble::LoseCall),
-    nas("the reply to LUN.set is lost", SET, Trouble::LoseReply),
+    nas("LUN.set is lost", SET, NasFault::LoseCall),
+    nas("the reply to LUN.set is lost", SET, NasFault::LoseReply),
     nas("LUN.set is refused (117)", SET, refused(117, false)),
     nas(
         "LUN.set is done, and refused (117)",
         SET,
         refused(117, true),
     ),
-    nas("LUN.set is garbled", SET, Trouble::Garble),
+    nas("LUN.set is garbled", SET, NasFault::Garble),
     nas("LUN.set: HTTP 502", SET, http(false)),
     nas("LUN.set is done: HTTP 502", SET, http(true)),
-    nas("LUN.set hangs", SET, Trouble::Hang),
-    nas("LUN.set is slow", SET, Trouble::Delay(4_000)),
-    nas("LUN.get is lost", GET, Trouble::LoseCall),
-    nas("the reply to LUN.get is lost", GET, Trouble::LoseReply),
+    nas("LUN.set hangs", SET, NasFault::Hang),
+    nas("LUN.set is slow", SET, NasFault::Delay(4_000)),
+    nas("LUN.get is lost", GET, NasFault::LoseCall),
+    nas("the reply to LUN.get is lost", GET, NasFault::LoseReply),
     nas("LUN.get is refused (117)", GET, refused(117, false)),
     nas("LUN.get denies the LUN", GET, refused(18_990_531, false)),
-    nas("LUN.get is garbled", GET, Trouble::Garble),
+    nas("LUN.get is garbled", GET, NasFault::Garble),
     nas("LUN.get: HTTP 502", GET, http(false)),
-    nas("LUN.get hangs", GET, Trouble::Hang),
-    nas("LUN.get is slow", GET, Trouble::Delay(4_000)),
-    fault("the NAS is full", What::Full),
-    fault("the LUN is locked", What::Locked),
-    fault("the NAS restarts, busy", What::Loading("busy")),
-    fault("the NAS restarts, half loaded", What::Loading("partial")),
-    fault("the NAS restarts, nothing loaded", What::Loading("absent")),
+    nas("LUN.get hangs", GET, NasFault::Hang),
+    nas("LUN.get is slow", GET, NasFault::Delay(4_000)),
+    fault("the NAS is full", FaultKind::Full),
+    fault("the LUN is locked", FaultKind::Locked),
+    fault("the NAS restarts, busy", FaultKind::Loading("busy")),
+    fault("the NAS restarts, half loaded", FaultKind::Loading("partial")),
+    fault("the NAS restarts, nothing loaded", FaultKind::Loading("absent")),
     fault(
         "sessions expire",
-        What::Expired {
+        FaultKind::Expired {
             logins_are_lost: false,
         },
     ),
     fault(
         "sessions expire, logins are lost",
-        What::Expired {
+        FaultKind::Expired {
             logins_are_lost: true,
         },
     ),
@@ -226,108 +226,108 @@ const NAS: &[Fault] = &[
 
 /// What befalls a node's commands.
 const COMMANDS: &[Fault] = &[
-    host("rescan fails", Tool::Rescan, Failing::Fails).only(ONLINE),
-    host("rescan does nothing", Tool::Rescan, Failing::DoesNothing).only(ONLINE),
-    host("the scan for a disk fails", Tool::Scan, Failing::Fails).only(OFFLINE),
+    host("rescan fails", Tool::Rescan, CommandFault::Fails).only(ONLINE),
+    host("rescan does nothing", Tool::Rescan, CommandFault::DoesNothing).only(ONLINE),
+    host("the scan for a disk fails", Tool::Scan, CommandFault::Fails).only(OFFLINE),
     host(
         "the scan for a disk does nothing",
         Tool::Scan,
-        Failing::DoesNothing,
+        CommandFault::DoesNothing,
     )
     .only(OFFLINE),
-    host("the resize tool fails", Tool::Resize, Failing::Fails).of(FS),
-    host("the resize tool hangs", Tool::Resize, Failing::Hangs).of(FS),
+    host("the resize tool fails", Tool::Resize, CommandFault::Fails).of(FS),
+    host("the resize tool hangs", Tool::Resize, CommandFault::Hangs).of(FS),
     host(
         "the resize tool works, then hangs",
         Tool::Resize,
-        Failing::HangsAfterwards,
+        CommandFault::HangsAfterwards,
     )
     .of(FS),
     host(
         "the resize tool says garbage",
         Tool::Resize,
-        Failing::SaysGarbage,
+        CommandFault::SaysGarbage,
     )
     .of(FS),
     host(
         "the resize tool does nothing, exits 0",
         Tool::Resize,
-        Failing::DoesNothing,
+        CommandFault::DoesNothing,
     )
     .of(FS),
     host(
         "the resize tool works, exits 1",
         Tool::Resize,
-        Failing::FailsAfterwards,
+        CommandFault::FailsAfterwards,
     )
     .of(FS),
-    host("the size query fails", Tool::Query, Failing::Fails).of(ASKED),
+    host("the size query fails", Tool::Query, CommandFault::Fails).of(ASKED),
     host(
         "the size query says garbage",
         Tool::Query,
-        Failing::SaysGarbage,
+        CommandFault::SaysGarbage,
     )
     .of(ASKED),
-    host("e2fsck hangs", Tool::Check, Failing::Hangs).unmounted(),
+    host("e2fsck hangs", Tool::Check, CommandFault::Hangs).unmounted(),
     host(
         "umount before e2fsck does nothing",
         Tool::Umount,
-        Failing::DoesNothing,
+        CommandFault::DoesNothing,
     )
     .unmounted(),
     host(
         "resize2fs, unmounted, does nothing",
         Tool::Resize,
-        Failing::DoesNothing,
+        CommandFault::DoesNothing,
     )
     .unmounted(),
-    host("resize2fs, unmounted, fails", Tool::Resize, Failing::Fails).unmounted(),
-    host("mount fails", Tool::Mount, Failing::Fails).only(OFFLINE),
-    host("mount does nothing", Tool::Mount, Failing::DoesNothing).only(OFFLINE),
+    host("resize2fs, unmounted, fails", Tool::Resize, CommandFault::Fails).unmounted(),
+    host("mount fails", Tool::Mount, CommandFault::Fails).only(OFFLINE),
+    host("mount does nothing", Tool::Mount, CommandFault::DoesNothing).only(OFFLINE),
     host(
         "mount works, exits 1",
         Tool::Mount,
-        Failing::FailsAfterwards,
+        CommandFault::FailsAfterwards,
     )
     .only(OFFLINE),
-    host("umount fails", Tool::Umount, Failing::Fails).early(),
-    host("umount does nothing", Tool::Umount, Failing::DoesNothing).early(),
-    host("blkid fails", Tool::Probe, Failing::Fails)
+    host("umount fails", Tool::Umount, CommandFault::Fails).early(),
+    host("umount does nothing", Tool::Umount, CommandFault::DoesNothing).early(),
+    host("blkid fails", Tool::Probe, CommandFault::Fails)
         .of(FS)
         .only(OFFLINE),
-    host("blkid says garbage", Tool::Probe, Failing::SaysGarbage)
+    host("blkid says garbage", Tool::Probe, CommandFault::SaysGarbage)
         .of(FS)
         .only(OFFLINE),
-    host("login fails", Tool::Login, Failing::Fails).only(OFFLINE),
-    host("login does nothing", Tool::Login, Failing::DoesNothing).only(OFFLINE),
+    host("login fails", Tool::Login, CommandFault::Fails).only(OFFLINE),
+    host("login does nothing", Tool::Login, CommandFault::DoesNothing).only(OFFLINE),
     host(
         "login works, exits 1",
         Tool::Login,
-        Failing::FailsAfterwards,
+        CommandFault::FailsAfterwards,
     )
     .only(OFFLINE),
-    host("logout fails", Tool::Logout, Failing::Fails).early(),
-    host("logout does nothing", Tool::Logout, Failing::DoesNothing).early(),
+    host("logout fails", Tool::Logout, CommandFault::Fails).early(),
+    host("logout does nothing", Tool::Logout, CommandFault::DoesNothing).early(),
 ];
 
 /// What befalls the driver, and what a node is.
 const OTHERS: &[Fault] = &[
-    fault("no CAP_SYS_RESOURCE", What::Incapable)
+    fault("no CAP_SYS_RESOURCE", FaultKind::Incapable)
         .of(EXT4)
         .only(ONLINE),
     fault(
         "the plugin dies before the resize tool works",
-        What::Dies(Failing::Hangs),
+        FaultKind::Dies(CommandFault::Hangs),
     )
     .of(FS),
     fault(
         "the plugin dies after it",
-        What::Dies(Failing::HangsAfterwards),
+        FaultKind::Dies(CommandFault::HangsAfterwards),
     )
     .of(FS),
-    fault("the node reboots between the halves", What::Reboot),
-    fault("the driver restarts between the halves", What::Restart),
-    fault("the file system is read-only", What::ReadOnly).of(FS),
+    fault("the node reboots between the halves", FaultKind::Reboot),
+    fault("the driver restarts between the halves", FaultKind::Restart),
+    fault("the file system is read-only", FaultKind::ReadOnly).of(FS),
 ];
 
 /// The whole matrix's lines.

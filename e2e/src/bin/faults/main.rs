@@ -17,12 +17,12 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
-use e2e::grounds::{Choice, Grounds, InMemory, OnDevices, each, grow_in_use};
+use e2e::grounds::{Backend, TestBedPool, MemoryPool, DevicePool, map_parallel, kinds_that_grow_online};
 use e2e::model::step::Kind;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use fault::{Fault, Way, What};
-use plan::Cell;
+use fault::{Fault, ExpandMode, FaultKind};
+use plan::Case;
 use report::{LeftOut, Report};
 
 /// Failures that are told in full; of the others there is a number.
@@ -34,7 +34,7 @@ const TOLD: usize = 3;
 struct Cli {
     /// Where it is played
     #[arg(long, value_enum, default_value = "memory")]
-    plane: Choice,
+    plane: Backend,
     /// Only faults, kinds or ways with this in their names
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -46,8 +46,8 @@ struct Cli {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.plane {
-        Choice::Memory => run(&cli, &InMemory),
-        Choice::Real => run(&cli, &OnDevices::default()),
+        Backend::Memory => run(&cli, &MemoryPool),
+        Backend::Real => run(&cli, &DevicePool::default()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,14 +58,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, grounds: &impl Grounds) -> Result<()> {
+fn run(cli: &Cli, grounds: &impl TestBedPool) -> Result<()> {
     let start = Instant::now();
     let (cells, left_out) = cells(grounds, cli.only.as_deref())?;
     ensure!(!cells.is_empty(), "there is no such cell");
     let bar = ProgressBar::new(cells.len() as u64).with_style(ProgressStyle::with_template(
         "{pos}/{len} cells, {elapsed} {bar:20} {wide_msg}",
     )?);
-    let results = each(grounds.width(), &cells, |cell| {
+    let results = map_parallel(grounds.parallelism(), &cells, |cell| {
         bar.set_message(cell.place());
         let result = cell::play(grounds, cell)?;
         bar.inc(1);
@@ -90,7 +90,7 @@ fn run(cli: &Cli, grounds: &impl Grounds) -> Result<()> {
     verdict(&cells, &report)
 }
 
-fn tell(cli: &Cli, cells: &[Cell], report: &Report) {
+fn tell(cli: &Cli, cells: &[Case], report: &Report) {
     println!("{}", report.table(&faults_of(cells)));
     println!("online / offline; in full in {}", cli.report.display());
     for failure in report.failures.iter().take(TOLD) {
@@ -108,7 +108,7 @@ fn tell(cli: &Cli, cells: &[Cell], report: &Report) {
     }
 }
 
-fn verdict(cells: &[Cell], report: &Report) -> Result<()> {
+fn verdict(cells: &[Case], report: &Report) -> Result<()> {
     if let Some(first) = report.failures.first() {
         let count = report.failures.len();
         bail!(
@@ -137,21 +137,21 @@ fn verdict(cells: &[Cell], report: &Report) -> Result<()> {
 }
 
 /// In their order.
-fn faults_of(cells: &[Cell]) -> Vec<Fault> {
+fn faults_of(cells: &[Case]) -> Vec<Fault> {
     let mut faults: Vec<Fault> = cells.iter().map(|cell| cell.fault).collect();
     faults.dedup_by_key(|fault| fault.name);
     faults
 }
 
 /// What is played, and what this plane cannot.
-fn cells(grounds: &impl Grounds, only: Option<&str>) -> Result<(Vec<Cell>, Vec<LeftOut>)> {
+fn cells(grounds: &impl TestBedPool, only: Option<&str>) -> Result<(Vec<Case>, Vec<LeftOut>)> {
     let mut cells = Vec::new();
     let mut left_out = Vec::new();
-    let grow = grow_in_use(grounds)?;
+    let grow = kinds_that_grow_online(grounds)?;
     for fault in fault::all() {
         for kind in Kind::ALL {
-            for way in Way::ALL {
-                let cell = Cell { fault, kind, way };
+            for way in ExpandMode::ALL {
+                let cell = Case { fault, kind, way };
                 let wanted = only.is_none_or(|text| cell.place().contains(text));
                 if !wanted || !fault.kinds.contains(&kind) || !fault.ways.contains(&way) {
                     continue;
@@ -172,12 +172,12 @@ fn cells(grounds: &impl Grounds, only: Option<&str>) -> Result<(Vec<Cell>, Vec<L
 }
 
 /// Why a cell cannot be played.
-fn obstacle(grounds: &impl Grounds, cell: &Cell, grows_mounted: bool) -> Option<String> {
+fn obstacle(grounds: &impl TestBedPool, cell: &Case, grows_mounted: bool) -> Option<String> {
     let kind = cell.kind.content().name();
-    if cell.way == Way::Online && !grows_mounted {
+    if cell.way == ExpandMode::Online && !grows_mounted {
         return Some(format!("a mounted {kind} cannot be grown here"));
     }
-    if let What::Host(tool, _) = cell.fault.what
+    if let FaultKind::Host(tool, _) = cell.fault.what
         && tool.text(cell.kind, grounds).is_none()
     {
         return Some("nothing of the kind is run here".to_owned());

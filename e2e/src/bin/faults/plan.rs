@@ -1,8 +1,8 @@
 //! What happens in a cell, in order. Pure.
 
-use e2e::model::step::{Act, Kind};
+use e2e::model::step::{CsiCall, Kind};
 
-use crate::fault::{Fault, Way, What};
+use crate::fault::{Fault, ExpandMode, FaultKind};
 
 /// The node that it happens on.
 pub(crate) const NODE: usize = 0;
@@ -15,9 +15,9 @@ pub(crate) const LESS: i64 = 2048;
 
 /// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Doing {
+pub(crate) enum Action {
     /// A call, tried again while it fails.
-    Call(Act),
+    Call(CsiCall),
     /// The fault begins.
     Plant,
     /// The node loses its power.
@@ -28,58 +28,58 @@ pub(crate) enum Doing {
 
 /// A cell of the matrix.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cell {
+pub(crate) struct Case {
     pub(crate) fault: Fault,
     pub(crate) kind: Kind,
-    pub(crate) way: Way,
+    pub(crate) way: ExpandMode,
 }
 
 /// To a pod, from nothing but the LUN.
-const UP: [Act; 3] = [Act::Publish { node: NODE }, Act::Stage, Act::Show];
+const UP: [CsiCall; 3] = [CsiCall::Publish { node: NODE }, CsiCall::Stage, CsiCall::NodePublish];
 /// And back.
-const DOWN: [Act; 3] = [Act::Hide, Act::Unstage, Act::Unpublish { node: NODE }];
-const EXPAND: Act = Act::Expand { mib: LARGE };
+const DOWN: [CsiCall; 3] = [CsiCall::NodeUnpublish, CsiCall::Unstage, CsiCall::Unpublish { node: NODE }];
+const EXPAND: CsiCall = CsiCall::Expand { mib: LARGE };
 
-impl Cell {
+impl Case {
     /// From a volume that a pod has written to, to one that has grown and is shown to a pod.
-    pub(crate) fn plan(&self) -> Vec<Doing> {
-        let calls = |acts: &[Act]| acts.iter().copied().map(Doing::Call).collect::<Vec<_>>();
-        let (online, early) = (self.way == Way::Online, self.fault.early);
+    pub(crate) fn plan(&self) -> Vec<Action> {
+        let calls = |acts: &[CsiCall]| acts.iter().copied().map(Action::Call).collect::<Vec<_>>();
+        let (online, early) = (self.way == ExpandMode::Online, self.fault.early);
         let mut plan = Vec::new();
         if !online && !early {
             plan.extend(calls(&DOWN));
         }
-        plan.push(Doing::Plant);
+        plan.push(Action::Plant);
         if early {
             plan.extend(calls(&DOWN));
         }
         plan.extend(calls(&[EXPAND]));
         match (self.fault.what, online) {
-            (What::Reboot, true) => {
-                plan.push(Doing::Reboot);
+            (FaultKind::Reboot, true) => {
+                plan.push(Action::Reboot);
                 plan.extend(calls(&UP[1..]));
             }
-            (What::Reboot, false) => {
+            (FaultKind::Reboot, false) => {
                 plan.extend(calls(&UP[..2]));
-                plan.push(Doing::Reboot);
+                plan.push(Action::Reboot);
                 plan.extend(calls(&UP[1..]));
             }
-            (What::Restart, online) => {
-                plan.push(Doing::Restart);
+            (FaultKind::Restart, online) => {
+                plan.push(Action::Restart);
                 plan.extend(calls(if online { &[] } else { &UP }));
             }
             (_, true) => {}
             (_, false) => plan.extend(calls(&UP)),
         }
-        plan.extend(calls(&[Act::ExpandNode]));
+        plan.extend(calls(&[CsiCall::NodeExpand]));
         plan
     }
 
     /// The call in which the file system grows.
-    pub(crate) fn grows_in(&self) -> Act {
+    pub(crate) fn grows_in(&self) -> CsiCall {
         match self.way {
-            Way::Online => Act::ExpandNode,
-            Way::Offline => Act::Stage,
+            ExpandMode::Online => CsiCall::NodeExpand,
+            ExpandMode::Offline => CsiCall::Stage,
         }
     }
 
@@ -97,40 +97,40 @@ impl Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use e2e::model::book::{Book, Due};
+    use e2e::model::book::{ReferenceModel, Expected};
     use e2e::model::step::Step;
 
     #[test]
     fn every_plan_ends_with_a_volume_that_has_grown() {
         for fault in crate::fault::all() {
             for way in fault.ways.iter().copied() {
-                let cell = Cell {
+                let cell = Case {
                     fault,
                     kind: Kind::Ext4,
                     way,
                 };
-                let mut book = Book::default();
-                let create = Act::Create {
+                let mut book = ReferenceModel::default();
+                let create = CsiCall::Create {
                     mib: SMALL,
                     kind: Kind::Ext4,
                 };
                 for act in [create].iter().chain(&UP) {
-                    book.settle(0, *act);
+                    book.apply_call(0, *act);
                 }
                 for doing in cell.plan() {
                     match doing {
-                        Doing::Call(act) => {
-                            let due = book.due(0, act);
-                            assert!(matches!(due, Due::Done | Due::Size(_)), "{cell:?} {act:?}");
-                            book.settle(0, act);
+                        Action::Call(act) => {
+                            let due = book.expected(0, act);
+                            assert!(matches!(due, Expected::Done | Expected::Size(_)), "{cell:?} {act:?}");
+                            book.apply_call(0, act);
                         }
-                        Doing::Reboot => book.take(&Step::Reboot { node: NODE }),
-                        Doing::Plant | Doing::Restart => {}
+                        Action::Reboot => book.apply_step(&Step::Reboot { node: NODE }),
+                        Action::Plant | Action::Restart => {}
                     }
                 }
                 let known = &book.volumes[&0];
                 assert!(
-                    known.shown && known.promised == LARGE * e2e::MIB,
+                    known.node_published && known.promised == LARGE * e2e::MIB,
                     "{cell:?}"
                 );
             }

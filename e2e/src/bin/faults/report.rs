@@ -10,14 +10,14 @@ use e2e::model::step::Kind;
 use serde::Serialize;
 
 use crate::cell::Line;
-use crate::fault::{self, Fault, Way};
+use crate::fault::{self, Fault, ExpandMode};
 
 /// A cell that cannot be played on a plane.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct LeftOut {
     pub(crate) fault: &'static str,
     pub(crate) kind: &'static str,
-    pub(crate) way: Way,
+    pub(crate) way: ExpandMode,
     pub(crate) reason: String,
 }
 
@@ -114,16 +114,16 @@ impl Report {
     }
 
     fn both(&self, fault: &Fault, kind: Kind) -> String {
-        let words = fault::Way::ALL.map(|way| self.word(fault, kind, way));
+        let words = fault::ExpandMode::ALL.map(|way| self.word(fault, kind, way));
         if words.iter().all(|word| word == "-") {
             return "-".to_owned();
         }
         words.join(" / ")
     }
 
-    fn word(&self, fault: &Fault, kind: Kind, way: Way) -> String {
+    fn word(&self, fault: &Fault, kind: Kind, way: ExpandMode) -> String {
         let kind = kind.content().name();
-        let same = |name: &str, of: &str, on: Way| name == fault.name && of == kind && on == way;
+        let same = |name: &str, of: &str, on: ExpandMode| name == fault.name && of == kind && on == way;
         let played = self.cells.iter();
         if let Some(line) = { played }.find(|line| same(line.fault, line.kind, line.way)) {
             return line.outcome.name().to_owned();

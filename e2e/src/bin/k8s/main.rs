@@ -22,7 +22,7 @@ use clap::Parser;
 use tokio::task::LocalSet;
 
 use kubernetes::{Kubernetes, Settings};
-use stand_in::StandIn;
+use stand_in::FakeKubernetes;
 
 /// The stories of claims and pods.
 #[derive(Debug, Parser)]
@@ -76,7 +76,7 @@ async fn tell(cli: Cli) -> Result<()> {
     // Whoever speaks TLS here takes this one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     if cli.stand_in {
-        let stand_in = StandIn::start().await?;
+        let stand_in = FakeKubernetes::start().await?;
         return suite::run(stand_in, &stories::of_every_co(), &cli.only, &cli.folder).await;
     }
     let settings = Settings {

@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 
 use crate::co::{CLEARS, Claim, ClaimSeen, Class, Co, Half, Pod, PodSeen, Reclaim, VolumeSeen};
 use backoff::Backoff;
-use decide::Deed;
+use decide::Action;
 use parts::Parts;
 use store::{Claimed, Running, Store, Volume};
 
@@ -40,7 +40,7 @@ const IDLE: &str = "exec sleep 2147483647";
 const LOOKS: Duration = Duration::from_millis(50);
 
 /// A CO on this machine.
-pub(crate) struct StandIn {
+pub(crate) struct FakeKubernetes {
     shared: Arc<Shared>,
     works: JoinHandle<()>,
     // The last to go: it frees what is left.
@@ -61,13 +61,13 @@ struct Shared {
 /// Calls that are being made, that wait for their repetition, and that were made.
 #[derive(Default)]
 struct Calls {
-    busy: HashSet<Deed>,
-    waiting: HashMap<Deed, Backoff>,
+    busy: HashSet<Action>,
+    waiting: HashMap<Action, Backoff>,
     /// When, what, and what came of it.
-    made: Vec<(Duration, Deed, String)>,
+    made: Vec<(Duration, Action, String)>,
 }
 
-impl StandIn {
+impl FakeKubernetes {
     /// Starts NAS, driver and CO. Needs root.
     ///
     /// # Errors
@@ -75,11 +75,11 @@ impl StandIn {
     pub(crate) async fn start() -> Result<Self> {
         // Short: the path of a unix socket has at most 107 bytes.
         let folder = TempDir::with_prefix("co-")?.keep();
-        let janitor = Janitor::hire(&folder)?;
+        let janitor = Janitor::start(&folder)?;
         let parts = Parts::start(&folder, &NODES).await?;
         let mut node_ids = HashMap::new();
         for node in NODES {
-            let seat = parts.seat(Some(node)).await;
+            let seat = parts.clients(Some(node)).await;
             let mut plugin = seat.node();
             let info = plugin.node_get_info(csi::NodeGetInfoRequest {}).await?;
             node_ids.insert(node.to_owned(), info.into_inner().node_id);
@@ -112,7 +112,7 @@ impl StandIn {
     }
 }
 
-impl Drop for StandIn {
+impl Drop for FakeKubernetes {
     fn drop(&mut self) {
         self.works.abort();
         lock(&self.shared.pods).clear();
@@ -143,7 +143,7 @@ impl Shared {
             let due = {
                 let mut store = self.store();
                 store.settle();
-                decide::due(&store)
+                decide::next_actions(&store)
             };
             for deed in self.begin(due) {
                 let shared = Arc::clone(&self);
@@ -155,7 +155,7 @@ impl Shared {
     }
 
     /// Those that nobody makes already, and that need not wait.
-    fn begin(&self, due: Vec<Deed>) -> Vec<Deed> {
+    fn begin(&self, due: Vec<Action>) -> Vec<Action> {
         let mut calls = lock(&self.calls);
         let now = Instant::now();
         calls.waiting.retain(|deed, _| due.contains(deed));
@@ -172,7 +172,7 @@ impl Shared {
         begun
     }
 
-    async fn make(&self, deed: Deed) {
+    async fn make(&self, deed: Action) {
         let began = Instant::now();
         let answer = act::act(self, &deed).await;
         let mut calls = lock(&self.calls);
@@ -235,7 +235,7 @@ fn start(volume: &Path, script: &str) -> Result<Process> {
     Process::tool("setpriv", words, Path::new("/dev/null"))
 }
 
-impl Co for StandIn {
+impl Co for FakeKubernetes {
     async fn nodes(&self) -> Result<Vec<String>> {
         Ok(self.shared.store().nodes.clone())
     }
@@ -275,7 +275,7 @@ impl Co for StandIn {
             claimed.asked = bytes;
             Ok(())
         })?;
-        let edited = Deed::Grow {
+        let edited = Action::Grow {
             claim: claim.to_owned(),
         };
         lock(&self.shared.calls).waiting.remove(&edited);

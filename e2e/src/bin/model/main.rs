@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use e2e::grounds::each;
-use e2e::model::figures::{FIGURES, Figures};
+use e2e::grounds::map_parallel;
+use e2e::model::figures::{STATS_FILE, Stats};
 use e2e::model::player::Tally;
 use e2e::model::step::Step;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -155,7 +155,7 @@ fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
         Mutex::<Vec<Place>>::default(),
         AtomicBool::new(false),
     );
-    let done = each(threads, &chunks, |chunk| {
+    let done = map_parallel(threads, &chunks, |chunk| {
         if found.load(Ordering::Relaxed) {
             return Ok(Outcome::default());
         }
@@ -176,7 +176,7 @@ fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
         tally += outcome.tally;
     }
     let hash = hex::encode(hash.finalize());
-    let figures = Figures::new(cases, steps, tally.calls, start.elapsed().as_secs_f64());
+    let figures = Stats::new(cases, steps, tally.calls, start.elapsed().as_secs_f64());
     println!("seed {}: {figures}; journal {}", cli.seed, &hash[..16]);
     println!("{} deaths, {} faults of commands", tally.deaths, tally.hits);
     let broken = done.into_iter().find_map(|outcome| outcome.broken);
@@ -185,7 +185,7 @@ fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
     }
     std::fs::create_dir_all(&cli.report)?;
     let text = serde_json::to_vec_pretty(&figures)?;
-    std::fs::write(cli.report.join(FIGURES), text)?;
+    std::fs::write(cli.report.join(STATS_FILE), text)?;
     Ok((hash, broken))
 }
 

@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::grounds::{PATIENCE, Stage};
+use e2e::grounds::{RUN_TIMEOUT, PooledBed};
 use e2e::memory;
-use e2e::model::player::{Player, Tally};
+use e2e::model::player::{Executor, Tally};
 use e2e::model::step::Step;
-use e2e::plane::{PLANTED, Plane};
+use e2e::plane::{SECRET_PREFIX, TestBed};
 use e2e::real::Real;
 use sha2::{Digest as _, Sha256};
 
@@ -18,7 +18,7 @@ pub(crate) enum Place {
     /// In this process, with a time of its own.
     Memory,
     /// On processes and block devices.
-    Real(Box<RefCell<Stage>>),
+    Real(Box<RefCell<PooledBed>>),
 }
 
 /// What came of a sequence.
@@ -35,7 +35,7 @@ impl Place {
         if !real {
             return Ok(Self::Memory);
         }
-        Ok(Self::Real(Box::new(RefCell::new(Stage::open()?))))
+        Ok(Self::Real(Box::new(RefCell::new(PooledBed::open()?))))
     }
 
     /// Plays a sequence, and keeps its journal if it fails, or if it shall be kept. `seen` counts the steps that are taken.
@@ -46,7 +46,7 @@ impl Place {
         keep: bool,
     ) -> Result<Played> {
         match self {
-            Self::Memory => memory::play(steps.len() as u64, async |world| {
+            Self::Memory => memory::run(steps.len() as u64, async |world| {
                 let result = take(world, steps, seen).await;
                 let journal = world.journal().await?;
                 let texts = world.texts();
@@ -55,7 +55,7 @@ impl Place {
                 Ok(played(result, journal, keep))
             }),
             Self::Real(stage) => {
-                let Stage { world, runtime } = &mut *stage.borrow_mut();
+                let PooledBed { world, runtime } = &mut *stage.borrow_mut();
                 runtime.block_on(play_on(world, steps, seen, keep))
             }
         }
@@ -69,8 +69,8 @@ async fn play_on(
     keep: bool,
 ) -> Result<Played> {
     world.reset().await.context("making the world fresh")?;
-    let result = tokio::time::timeout(PATIENCE, take(world, steps, seen)).await;
-    let result = result.unwrap_or_else(|_| anyhow::bail!("it has no end in {PATIENCE:?}"));
+    let result = tokio::time::timeout(RUN_TIMEOUT, take(world, steps, seen)).await;
+    let result = result.unwrap_or_else(|_| anyhow::bail!("it has no end in {RUN_TIMEOUT:?}"));
     let mut journal = world.journal().await?;
     let logs = world.logs()?;
     let quiet = silent(journal.iter().chain(&logs));
@@ -83,7 +83,7 @@ async fn play_on(
 
 /// No command, file, call or line of a log tells a secret.
 fn silent<'a>(mut told: impl Iterator<Item = &'a String>) -> Result<()> {
-    let loud = told.find(|text| text.contains(PLANTED));
+    let loud = told.find(|text| text.contains(SECRET_PREFIX));
     ensure!(loud.is_none(), "a secret is told: {loud:?}");
     Ok(())
 }
@@ -102,16 +102,16 @@ fn played(result: Result<Tally>, journal: Vec<String>, keep: bool) -> Played {
     }
 }
 
-async fn take(world: &mut impl Plane, steps: &[Step], seen: Option<&AtomicUsize>) -> Result<Tally> {
-    let mut player = Player::start(world).await?;
+async fn take(world: &mut impl TestBed, steps: &[Step], seen: Option<&AtomicUsize>) -> Result<Tally> {
+    let mut player = Executor::start(world).await?;
     for (number, step) in steps.iter().enumerate() {
         if let Some(seen) = seen {
             seen.fetch_add(1, Ordering::SeqCst);
         }
         player
-            .take(step)
+            .run_step(step)
             .await
             .with_context(|| format!("step {number}, {step:?}"))?;
     }
-    player.end().await
+    player.finish().await
 }

@@ -14,7 +14,7 @@ const MINUTE: u64 = 60_000;
 /// What the NAS does meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Trouble {
+enum MissingReason {
     ListsAreRefused,
     Boots,
 }
@@ -23,7 +23,7 @@ enum Trouble {
 #[derive(Debug, Serialize)]
 pub(crate) struct Line {
     driver: String,
-    trouble: Trouble,
+    trouble: MissingReason,
     /// The gRPC code.
     answer: String,
     /// The LUN is there when the trouble is over.
@@ -40,7 +40,7 @@ impl Line {
 /// One driver, in each trouble.
 pub(crate) async fn run(kind: &Kind) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
-    for trouble in [Trouble::ListsAreRefused, Trouble::Boots] {
+    for trouble in [MissingReason::ListsAreRefused, MissingReason::Boots] {
         let peer = Peer::start(kind, "7.2").await?;
         let mut controller = peer.controller.clone();
         let made = controller.create_volume(kind.create("kept"));
@@ -48,11 +48,11 @@ pub(crate) async fn run(kind: &Kind) -> Result<Vec<Line>> {
         let volume_id = made.volume.context("no volume")?.volume_id;
         let nas = peer.nas();
         match trouble {
-            Trouble::ListsAreRefused => {
+            MissingReason::ListsAreRefused => {
                 let refuse = json!({"kind": "refuse", "code": 117});
                 nas.fault("*", "list", 1, 0, refuse).await?;
             }
-            Trouble::Boots => nas.boot(MINUTE).await?,
+            MissingReason::Boots => nas.boot(MINUTE).await?,
         }
         let delete = csi::DeleteVolumeRequest {
             volume_id,
@@ -80,8 +80,8 @@ pub(crate) fn table(lines: &[Line]) -> Table {
     table.set_header(["driver", "the NAS", "answers", "the LUN afterwards"]);
     for line in lines {
         let trouble = match line.trouble {
-            Trouble::ListsAreRefused => "refuses lists (117)",
-            Trouble::Boots => "boots: knows no LUN yet",
+            MissingReason::ListsAreRefused => "refuses lists (117)",
+            MissingReason::Boots => "boots: knows no LUN yet",
         };
         let left = match (line.lun_is_left, line.leaks()) {
             (_, true) => "LEAKED",

@@ -11,7 +11,7 @@ use e2e::nas::{Nas, PASSWORD, Settings};
 use e2e::plugin::{Line, connect, line};
 use e2e::process::Process;
 use e2e::until::until;
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use proto::csi::CreateVolumeRequest;
 use proto::csi::controller_client::ControllerClient;
 use tempfile::TempDir;
@@ -50,7 +50,7 @@ pub(crate) struct Peer {
 
 /// What is running for it. Fields are dropped in their order: the driver before its NAS, the folder at last.
 enum Host {
-    Ours(Box<World>),
+    Ours(Box<TestCluster>),
     Other(Box<Other>),
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     let _ = fs::remove_dir_all(&logs);
     // Short, for the sockets in it; its janitor ends the machines if this process is killed.
     let scratch = tempfile::TempDir::with_prefix("csi-vm-")?.keep();
-    let _janitor = Janitor::hire(&scratch)?;
+    let _janitor = Janitor::start(&scratch)?;
     let mut choice = run.choice.clone();
     let seed = *choice.seed.get_or_insert_with(rand::random);
     println!("{}; --seed {seed}", image.release);

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::look;
 use e2e::process::run;
 use e2e::tools::{fill, sha256};
 use e2e::until::until;
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 
 use crate::suite::{Cast, SECOND};
 use crate::worker;
@@ -52,7 +52,7 @@ pub(crate) fn checker(fs: &str) -> &'static [&'static str] {
 /// One story's world.
 #[derive(Debug)]
 pub(crate) struct Scene {
-    pub(crate) world: World,
+    pub(crate) world: TestCluster,
     pub(crate) export: Export,
     second: bool,
     pub(crate) cases: u32,
@@ -100,16 +100,16 @@ impl Scene {
     }
 
     /// A volume of 1 GiB that a pod of this node uses.
-    pub(crate) async fn volume(&self, name: &str, content: Content) -> Result<Life> {
-        let mut volume = Life::create(&self.world, name, e2e::GIB, content).await?;
+    pub(crate) async fn volume(&self, name: &str, content: Content) -> Result<TestVolume> {
+        let mut volume = TestVolume::create(&self.world, name, e2e::GIB, content).await?;
         volume.attach(&self.world).await?;
         Ok(volume)
     }
 
     /// A volume of another node that a pod of this node uses now.
-    pub(crate) async fn adopt(&self, theirs: &Life) -> Result<Life> {
+    pub(crate) async fn adopt(&self, theirs: &TestVolume) -> Result<TestVolume> {
         let home = self.world.folder().join("kubelet").join(&theirs.name);
-        let mut ours = Life {
+        let mut ours = TestVolume {
             staging: home.join("staging"),
             target: home.join("target"),
             ..theirs.clone()
@@ -119,12 +119,12 @@ impl Scene {
         Ok(ours)
     }
 
-    pub(crate) fn device(&self, volume: &Life) -> Result<PathBuf> {
+    pub(crate) fn device(&self, volume: &TestVolume) -> Result<PathBuf> {
         volume.device(&self.world)
     }
 
     /// Writes data through the pod's path.
-    pub(crate) fn write(volume: &Life, seed: u64) -> Result<Data> {
+    pub(crate) fn write(volume: &TestVolume, seed: u64) -> Result<Data> {
         let path = volume.file(&format!("data-{seed}"));
         let sha256 = fill(&path, WRITTEN, seed)?;
         Ok(Data { path, sha256 })
@@ -149,7 +149,7 @@ impl Scene {
     }
 
     /// The file on the NAS that is the LUN.
-    pub(crate) fn lun_file(&self, volume: &Life) -> Result<PathBuf> {
+    pub(crate) fn lun_file(&self, volume: &TestVolume) -> Result<PathBuf> {
         let luns = self.world.nas.folder().join("luns");
         let found = std::fs::read_dir(&luns)?
             .flatten()
@@ -159,8 +159,8 @@ impl Scene {
     }
 
     /// Looks for words anywhere in a LUN.
-    pub(crate) fn lun_holds(&self, volume: &Life, words: &[u8]) -> Result<bool> {
-        let photo = look::Photo::take(&self.lun_file(volume)?)?;
+    pub(crate) fn lun_holds(&self, volume: &TestVolume, words: &[u8]) -> Result<bool> {
+        let photo = look::ImageSnapshot::take(&self.lun_file(volume)?)?;
         Ok(photo.shows(words))
     }
 

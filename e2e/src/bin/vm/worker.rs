@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::plugin::{Csi, Line, line};
 use e2e::until::until;
-use e2e::vm::guest::{LASTING, MASKS, OF_MULTIPATH};
+use e2e::vm::guest::{PERSISTENT, MASKS, OF_MULTIPATH};
 use e2e::vm::remote::Remote;
-use e2e::world::World;
+use e2e::world::TestCluster;
 use e2e::writer::MORE;
 use proto::csi::controller_client::ControllerClient;
 use proto::csi::node_client::NodeClient;
@@ -37,7 +37,7 @@ pub(crate) struct Worker {
 
 /// The world's controller, and the second machine's node.
 pub(crate) struct There<'a> {
-    world: &'a World,
+    world: &'a TestCluster,
     worker: &'a Worker,
 }
 
@@ -69,7 +69,7 @@ impl Worker {
     async fn start_by(starter: &[&str], more: &[&str]) -> Result<Self> {
         let remote = Remote::at(SECOND_SERVES);
         remote.ready().await?;
-        let kubelet = Path::new(LASTING).join("kubelet");
+        let kubelet = Path::new(PERSISTENT).join("kubelet");
         remote
             .run(&["mkdir", "-p", &kubelet.to_string_lossy()])
             .await?;
@@ -99,7 +99,7 @@ impl Worker {
         })
     }
 
-    pub(crate) fn on<'a>(&'a self, world: &'a World) -> There<'a> {
+    pub(crate) fn on<'a>(&'a self, world: &'a TestCluster) -> There<'a> {
         There {
             world,
             worker: self,
@@ -107,15 +107,15 @@ impl Worker {
     }
 
     /// A volume of 1 GiB that a pod of this node uses.
-    pub(crate) async fn volume(&self, scene: &Scene, name: &str, content: Content) -> Result<Life> {
-        let mut volume = Life::create(&scene.world, name, e2e::GIB, content).await?;
+    pub(crate) async fn volume(&self, scene: &Scene, name: &str, content: Content) -> Result<TestVolume> {
+        let mut volume = TestVolume::create(&scene.world, name, e2e::GIB, content).await?;
         self.adopt(&mut volume).await?;
         volume.attach(&self.on(&scene.world)).await?;
         Ok(volume)
     }
 
     /// From now on the CO keeps this volume's directories here.
-    pub(crate) async fn adopt(&self, volume: &mut Life) -> Result<()> {
+    pub(crate) async fn adopt(&self, volume: &mut TestVolume) -> Result<()> {
         let home = self.kubelet.join(&volume.name);
         (volume.staging, volume.target) = (home.join("staging"), home.join("target"));
         self.make(&volume.staging).await
@@ -302,7 +302,7 @@ pub(crate) async fn wipe() -> Result<()> {
     power_cycle().await?;
     let remote = Remote::at(SECOND_SERVES);
     for folder in ["kubelet", "iscsi/nodes", "iscsi/send_targets"] {
-        let folder = format!("{LASTING}/{folder}");
+        let folder = format!("{PERSISTENT}/{folder}");
         remote.run(&["rm", "-rf", &folder]).await?;
     }
     Ok(())

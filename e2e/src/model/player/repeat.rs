@@ -5,79 +5,79 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use tonic::Status;
 
-use super::{Answer, Player, call, meets, transient, wanted};
-use crate::model::book::Due;
-use crate::model::step::{Act, How};
-use crate::plane::Plane;
+use super::{Answer, Executor, call, ensure_expected, transient, expected_codes};
+use crate::model::book::Expected;
+use crate::model::step::{CsiCall, Delivery};
+use crate::plane::TestBed;
 
-impl<P: Plane> Player<'_, P> {
+impl<P: TestBed> Executor<'_, P> {
     /// Makes a call until it has come to what is due, and then once more: the same call, the same answer.
-    pub(in crate::model) async fn settle(
+    pub(in crate::model) async fn call_until_stable(
         &mut self,
         volume: u8,
-        act: Act,
-        how: How,
+        act: CsiCall,
+        how: Delivery,
         controller: usize,
         tries: usize,
     ) -> Result<()> {
-        for other in self.instead(volume, act) {
-            Box::pin(self.settle(volume, other, how, controller, tries))
+        for other in self.fallback_calls(volume, act) {
+            Box::pin(self.call_until_stable(volume, other, how, controller, tries))
                 .await
                 .with_context(|| format!("{other:?} instead of {act:?}"))?;
         }
-        let due = self.book.due(volume, act);
-        if due == Due::Idle {
+        let due = self.model.expected(volume, act);
+        if due == Expected::Idle {
             return Ok(());
         }
         self.prepare(volume, act).await?;
-        let (hits, promised) = (self.plane.hits()?, self.book.promised(volume));
-        let first = self.until(volume, act, how, controller, due, tries).await?;
-        self.note(volume, act, first.as_ref())?;
-        let misled = act == Act::Stage && self.plane.hits()? > hits;
+        let (hits, promised) = (self.bed.fault_hits()?, self.model.promised(volume));
+        let first = self.retry_until_expected(volume, act, how, controller, due, tries).await?;
+        self.record(volume, act, first.as_ref())?;
+        let misled = act == CsiCall::Stage && self.bed.fault_hits()? > hits;
         if misled {
             // A kernel that takes the word to ask a disk anew, and does not, cannot be seen through by a call that names no size.
-            self.book.promise(volume, promised);
+            self.model.promise(volume, promised);
         }
         if !self.beside {
             // Before a repetition could make good what the first answer promised.
-            self.look().await?;
+            self.check_invariants().await?;
         }
         // After a deletion it is another call: for a volume that is not there.
-        let (hits, due) = (self.plane.hits()?, self.book.due(volume, act));
+        let (hits, due) = (self.bed.fault_hits()?, self.model.expected(volume, act));
         let again = self
-            .until(volume, act, How::Once, controller, due, tries)
+            .retry_until_expected(volume, act, Delivery::Once, controller, due, tries)
             .await
             .context("the same call again")?;
         let same = first == again;
         ensure!(same, "it was answered {first:?}, then {again:?}");
-        if misled && self.plane.hits()? == hits {
+        if misled && self.bed.fault_hits()? == hits {
             // Nothing has misled this one: what it answered is a promise.
-            self.book.settle(volume, act);
+            self.model.apply_call(volume, act);
         }
         Ok(())
     }
 
     /// Makes a call until it has come to what is due. `None` for a failure that was due.
-    pub(in crate::model) async fn until(
+    pub(in crate::model) async fn retry_until_expected(
         &mut self,
         volume: u8,
-        act: Act,
-        how: How,
+        act: CsiCall,
+        how: Delivery,
         controller: usize,
-        due: Due,
+        due: Expected,
         tries: usize,
     ) -> Result<Option<Answer>> {
         let (mut last, mut answered) = (None, None);
         for attempt in 0..tries {
-            let how = if attempt == 0 { how } else { How::Once };
-            let hits = self.plane.hits()?;
+            let how = if attempt == 0 { how } else { Delivery::Once };
+            let hits = self.bed.fault_hits()?;
             let answers = self.attempt(volume, act, how, controller).await;
             // Each of two callers asks until it is answered.
             let mut open = false;
             for answer in answers {
                 match answer {
                     Ok(answer) => {
-                        meets(&answer, due)?;
+                        ensure_expected(&answer, due)?;
                         if let Some(Some(before)) = &answered {
                             ensure!(*before == answer, "{before:?} before, and now {answer:?}");
                         }
@@ -88,16 +88,16 @@ impl<P: Plane> Player<'_, P> {
                         if transient(&status) {
                             open = true;
                             last = Some(status);
-                        } else if wanted(due).contains(&status.code()) {
+                        } else if expected_codes(due).contains(&status.code()) {
                             answered.get_or_insert(None);
                         } else {
-                            self.gave_up(&status, hits).await?;
+                            self.ensure_justified_failure(&status, hits).await?;
                             last = Some(status);
                         }
                     }
                 }
             }
-            let died = self.revive().await?;
+            let died = self.restart_crashed().await?;
             if let (Some(done), false) = (&answered, open) {
                 return Ok(done.clone());
             }
@@ -109,12 +109,12 @@ impl<P: Plane> Player<'_, P> {
     }
 
     /// After a final code the CO may forget the matter: it must have had a reason, and all must be as before.
-    async fn gave_up(&mut self, status: &Status, hits: usize) -> Result<()> {
+    async fn ensure_justified_failure(&mut self, status: &Status, hits: usize) -> Result<()> {
         ensure!(
-            self.plane.hits()? > hits,
+            self.bed.fault_hits()? > hits,
             "a final code, and nothing has gone wrong on the node: {status:?}"
         );
-        if self.amid {
+        if self.in_scenario {
             return Ok(());
         }
         let left = || {
@@ -124,41 +124,41 @@ impl<P: Plane> Player<'_, P> {
                 status.message()
             )
         };
-        self.look().await.with_context(left)
+        self.check_invariants().await.with_context(left)
     }
 
     pub(in crate::model) async fn attempt(
         &mut self,
         volume: u8,
-        act: Act,
-        how: How,
+        act: CsiCall,
+        how: Delivery,
         controller: usize,
     ) -> Vec<Result<Answer, Status>> {
-        let life = self.lives.get(&volume).cloned();
+        let life = self.volumes.get(&volume).cloned();
         let node = self
-            .book
+            .model
             .volumes
             .get(&volume)
             .and_then(|known| known.published);
-        let node_id = if let Act::Publish { node } | Act::Unpublish { node } = act {
+        let node_id = if let CsiCall::Publish { node } | CsiCall::Unpublish { node } = act {
             self.node_ids[node].clone()
         } else {
             String::new()
         };
-        let size = self.book.volumes.get(&volume).map_or(0, |known| known.size);
+        let size = self.model.volumes.get(&volume).map_or(0, |known| known.size);
         let one = |controller: usize| {
-            let seat = self.plane.seat(controller, node.unwrap_or(0));
+            let seat = self.bed.clients(controller, node.unwrap_or(0));
             let (life, node_id) = (life.clone(), node_id.clone());
             async move { call(&seat, volume, life, act, &node_id, size).await }
         };
         match how {
-            How::Once => {
+            Delivery::Once => {
                 self.tally.calls += 1;
                 vec![one(controller).await]
             }
-            How::Twice | How::Rivals => {
+            Delivery::Twice | Delivery::TwoControllers => {
                 self.tally.calls += 2;
-                let other = if how == How::Rivals {
+                let other = if how == Delivery::TwoControllers {
                     1 - controller
                 } else {
                     controller
@@ -166,7 +166,7 @@ impl<P: Plane> Player<'_, P> {
                 let (first, second) = futures::join!(one(controller), one(other));
                 vec![first, second]
             }
-            How::Cancelled(millis) => {
+            Delivery::Cancelled(millis) => {
                 self.tally.calls += 1;
                 let call = tokio::time::timeout(Duration::from_millis(millis), one(controller));
                 let late = |_| Err(Status::unavailable("the CO did not wait"));

@@ -5,33 +5,33 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use tonic::Status;
 
-use super::{Player, meets, transient};
-use crate::life::Life;
-use crate::model::book::{Book, Due};
+use super::{Executor, ensure_expected, transient};
+use crate::life::TestVolume;
+use crate::model::book::{ReferenceModel, Expected};
 use crate::model::judge;
-use crate::model::step::{Act, How, Step};
-use crate::plane::Plane;
+use crate::model::step::{CsiCall, Delivery, Step};
+use crate::plane::TestBed;
 
 /// A NAS has done what it was asked, or never will, after this.
 const SOON: Duration = Duration::from_millis(100);
 
-impl<P: Plane> Player<'_, P> {
+impl<P: TestBed> Executor<'_, P> {
     /// What it plays on.
-    pub fn plane(&mut self) -> &mut P {
-        self.plane
+    pub fn bed(&mut self) -> &mut P {
+        self.bed
     }
 
     /// What it believes.
-    pub fn book(&self) -> &Book {
-        &self.book
+    pub fn model(&self) -> &ReferenceModel {
+        &self.model
     }
 
     /// How it asks for a volume.
     ///
     /// # Errors
     /// There is no such volume.
-    pub fn life(&mut self, volume: u8) -> Result<&mut Life> {
-        self.lives.get_mut(&volume).context("no such volume")
+    pub fn volume(&mut self, volume: u8) -> Result<&mut TestVolume> {
+        self.volumes.get_mut(&volume).context("no such volume")
     }
 
     /// One call, and no other. What it has come to is written down; after a final code all must be as before, unless a
@@ -39,26 +39,26 @@ impl<P: Plane> Player<'_, P> {
     ///
     /// # Errors
     /// A success that is not due, or a property does not hold.
-    pub async fn once(&mut self, volume: u8, act: Act) -> Result<Result<(), Status>> {
-        let due = self.book.due(volume, act);
+    pub async fn call_once(&mut self, volume: u8, act: CsiCall) -> Result<Result<(), Status>> {
+        let due = self.model.expected(volume, act);
         ensure!(
-            matches!(due, Due::Done | Due::Size(_)),
+            matches!(due, Expected::Done | Expected::Size(_)),
             "no CO would call {act:?} now: {due:?}"
         );
         self.prepare(volume, act).await?;
-        let mut answers = self.attempt(volume, act, How::Once, 0).await;
+        let mut answers = self.attempt(volume, act, Delivery::Once, 0).await;
         match answers.pop().context("one call, one answer")? {
             Ok(answer) => {
-                meets(&answer, due)?;
-                self.note(volume, act, Some(&answer))?;
+                ensure_expected(&answer, due)?;
+                self.record(volume, act, Some(&answer))?;
                 Ok(Ok(()))
             }
             Err(status) => {
                 self.said.push(status.message().to_owned());
-                if !transient(&status) && self.plane.dead().is_empty() {
+                if !transient(&status) && self.bed.crashed_processes().is_empty() {
                     let left =
                         || format!("after the final {:?}, {}", status.code(), status.message());
-                    self.look().await.with_context(left)?;
+                    self.check_invariants().await.with_context(left)?;
                 }
                 Ok(Err(status))
             }
@@ -69,8 +69,8 @@ impl<P: Plane> Player<'_, P> {
     ///
     /// # Errors
     /// It does not, or a property does not hold.
-    pub async fn perform(&mut self, volume: u8, act: Act) -> Result<()> {
-        self.settle(volume, act, How::Once, 0, 1)
+    pub async fn call_and_repeat(&mut self, volume: u8, act: CsiCall) -> Result<()> {
+        self.call_until_stable(volume, act, Delivery::Once, 0, 1)
             .await
             .with_context(|| format!("{act:?}"))
     }
@@ -79,28 +79,28 @@ impl<P: Plane> Player<'_, P> {
     ///
     /// # Errors
     /// A property does not hold.
-    pub async fn happen(&mut self, step: &Step) -> Result<()> {
-        Box::pin(self.take(step)).await
+    pub async fn run_event(&mut self, step: &Step) -> Result<()> {
+        Box::pin(self.run_step(step)).await
     }
 
     /// The way back of a CO that does not know how far its last call has come: nothing is as the book has it before the end.
     ///
     /// # Errors
     /// A call does not come to what is due with one repetition.
-    pub async fn go_back(&mut self, volume: u8) -> Result<()> {
-        let node = self.book.volumes.get(&volume);
+    pub async fn tear_down(&mut self, volume: u8) -> Result<()> {
+        let node = self.model.volumes.get(&volume);
         let node = node.and_then(|known| known.published).unwrap_or(0);
-        let unpublish = Act::Unpublish { node };
-        for act in [Act::Hide, Act::Unstage, unpublish, Act::Delete] {
-            let due = self.book.due(volume, act);
-            if due == Due::Idle || !self.lives.contains_key(&volume) {
+        let unpublish = CsiCall::Unpublish { node };
+        for act in [CsiCall::NodeUnpublish, CsiCall::Unstage, unpublish, CsiCall::Delete] {
+            let due = self.model.expected(volume, act);
+            if due == Expected::Idle || !self.volumes.contains_key(&volume) {
                 continue;
             }
             let done = self
-                .until(volume, act, How::Once, 0, due, 2)
+                .retry_until_expected(volume, act, Delivery::Once, 0, due, 2)
                 .await
                 .with_context(|| format!("{act:?}"))?;
-            self.note(volume, act, done.as_ref())?;
+            self.record(volume, act, done.as_ref())?;
         }
         Ok(())
     }
@@ -109,17 +109,17 @@ impl<P: Plane> Player<'_, P> {
     ///
     /// # Errors
     /// A call does not come to what is due with one repetition.
-    pub async fn leave(mut self) -> Result<Vec<String>> {
-        self.plane.clear().await?;
-        self.revive().await?;
-        self.plane.pause(SOON).await;
-        self.take_away().await?;
-        let seen = self.plane.see().await?;
+    pub async fn remove_all_and_list_leftovers(mut self) -> Result<Vec<String>> {
+        self.bed.clear_faults().await?;
+        self.restart_crashed().await?;
+        self.bed.pause(SOON).await;
+        self.remove_all().await?;
+        let seen = self.bed.observe().await?;
         let left = judge::leftovers(&self.foreign, &seen);
         if left.is_empty() {
-            self.look().await.context("in the end")?;
+            self.check_invariants().await.context("in the end")?;
         }
-        self.must_have_behaved().await?;
+        self.ensure_no_violations().await?;
         Ok(left)
     }
 }

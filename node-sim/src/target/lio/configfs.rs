@@ -42,7 +42,7 @@ impl fmt::Debug for Op {
 
 /// A target's portal group as the kernel has it.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(super) struct Shown {
+pub(super) struct ConfigfsState {
     pub(super) enabled: bool,
     /// `attrib/*`.
     pub(super) attribs: BTreeMap<String, String>,
@@ -54,7 +54,7 @@ pub(super) struct Shown {
 }
 
 /// Without the secrets.
-impl fmt::Debug for Shown {
+impl fmt::Debug for ConfigfsState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shown")
             .field("enabled", &self.enabled)
@@ -101,17 +101,17 @@ impl Tree {
     }
 
     /// The target's portal group; `None` when there is no such target, the default when it has no group yet.
-    pub(super) fn target(&self, iqn: &str) -> io::Result<Option<Shown>> {
+    pub(super) fn target(&self, iqn: &str) -> io::Result<Option<ConfigfsState>> {
         let target = self.root.join("iscsi").join(iqn);
         if !target.try_exists()? {
             return Ok(None);
         }
         let group = target.join("tpgt_1");
-        let mut shown = Shown {
+        let mut shown = ConfigfsState {
             enabled: text(&group.join("enable"))? == "1",
             attribs: texts(&group.join("attrib"))?,
             auth: texts(&group.join("auth"))?,
-            ..Shown::default()
+            ..ConfigfsState::default()
         };
         for portal in store::names(&group.join("np"))? {
             shown.portals.extend(portal.parse::<SocketAddr>());
@@ -283,7 +283,7 @@ mod tests {
 
         let target = target();
         let shown = tree.target(IQN).unwrap();
-        assert_eq!(shown, Some(Shown::default()));
+        assert_eq!(shown, Some(ConfigfsState::default()));
         let ops = plan::target(&target, shown.as_ref(), Portals::Open);
         tree.apply(&ops).unwrap();
         let shown = tree.target(IQN).unwrap().unwrap();
@@ -304,7 +304,7 @@ mod tests {
                 .to_string()
                 .contains("target_core_mod")
         );
-        tree.apply(&plan::removal(IQN, &Shown::default())).unwrap();
+        tree.apply(&plan::removal(IQN, &ConfigfsState::default())).unwrap();
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
-use super::configfs::{BACKSTORES, Backstore, Op, Shown};
+use super::configfs::{BACKSTORES, Backstore, Op, ConfigfsState};
 use crate::target::{LogicalUnit, Target};
 
 /// Demo mode: any initiator is let in and may write. The kernel remembers it, so that LUNs mapped later reach it too.
@@ -44,10 +44,10 @@ pub(super) fn check(target: &Target) -> io::Result<()> {
 }
 
 /// From what the kernel shows (`None`: no such target) to `target`. Nothing to do when they agree.
-pub(super) fn target(target: &Target, shown: Option<&Shown>, portals: Portals) -> Vec<Op> {
+pub(super) fn target(target: &Target, shown: Option<&ConfigfsState>, portals: Portals) -> Vec<Op> {
     let group = group(&target.iqn);
     let mut ops = Vec::new();
-    let blank = Shown::default();
+    let blank = ConfigfsState::default();
     let shown = shown.unwrap_or(&blank);
     if *shown == blank {
         ops.push(Op::Mkdir("iscsi".to_owned()));
@@ -92,7 +92,7 @@ pub(super) fn target(target: &Target, shown: Option<&Shown>, portals: Portals) -
     ops
 }
 
-fn secrets(target: &Target, shown: &Shown, group: &str) -> Vec<Op> {
+fn secrets(target: &Target, shown: &ConfigfsState, group: &str) -> Vec<Op> {
     let chap = target.chap.as_ref();
     let mutual = chap.and_then(|chap| chap.mutual.as_ref());
     let wanted = [
@@ -115,7 +115,7 @@ fn secrets(target: &Target, shown: &Shown, group: &str) -> Vec<Op> {
         .collect()
 }
 
-fn luns(target: &Target, shown: &Shown, group: &str) -> Vec<Op> {
+fn luns(target: &Target, shown: &ConfigfsState, group: &str) -> Vec<Op> {
     let mut ops = Vec::new();
     let wanted = |lun: &u16| target.luns.get(lun).map(|unit| &unit.serial);
     for (lun, backstore) in &shown.luns {
@@ -146,7 +146,7 @@ fn lun_removal(group: &str, lun: u16, backstore: Option<&str>) -> Vec<Op> {
 }
 
 /// Takes a target away: no new sessions, then no old ones, then the rest from the leaves up.
-pub(super) fn removal(iqn: &str, shown: &Shown) -> Vec<Op> {
+pub(super) fn removal(iqn: &str, shown: &ConfigfsState) -> Vec<Op> {
     let group = group(iqn);
     let mut ops: Vec<Op> = shown
         .portals

@@ -12,8 +12,8 @@ use nix::unistd::Pid;
 
 use super::argv::Step;
 use super::show;
-use crate::program;
-use crate::store::{self, Lock, Until};
+use crate::exec;
+use crate::store::{self, Lock, Durability};
 
 /// The daemon's environment names the folder that it works for.
 const MARK: &str = "NODE_SIM_TGT";
@@ -40,7 +40,7 @@ impl<'a> Daemon<'a> {
             Ok(text) => text.trim().to_owned(),
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
                 let control = free_control_port(dir)?;
-                lock.write(&note, control.as_bytes(), Until::Always)?;
+                lock.write(&note, control.as_bytes(), Durability::Always)?;
                 control
             }
             Err(wrong) => return Err(wrong),
@@ -63,14 +63,14 @@ impl<'a> Daemon<'a> {
         let nowhere = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
         let portal = format!("portal={nowhere}");
         let (name, value) = self.mark.split_once('=').unwrap_or_default();
-        program::run(
+        exec::run(
             self.lock,
             "tgtd",
             &["-C", &self.control, "--iscsi", &portal],
             &[(name, value)],
         )?;
         let mut said = String::new();
-        program::until(DEADLINE, || match self.show("system") {
+        exec::until(DEADLINE, || match self.show("system") {
             Ok(_) => Ok(true),
             Err(wrong) => {
                 said = wrong.to_string();
@@ -108,7 +108,7 @@ impl<'a> Daemon<'a> {
         let argv = step.argv();
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         let mut busy = None;
-        let done = program::until(DEADLINE, || match self.tgtadm(&argv) {
+        let done = exec::until(DEADLINE, || match self.tgtadm(&argv) {
             Err(wrong) if wrong.to_string().contains(STILL_ACTIVE) => {
                 busy = Some(wrong);
                 Ok(false)
@@ -123,7 +123,7 @@ impl<'a> Daemon<'a> {
 
     fn tgtadm(&self, args: &[&str]) -> io::Result<String> {
         let all = [&["-C", &self.control], args].concat();
-        program::run(self.lock, "tgtadm", &all, &[])
+        exec::run(self.lock, "tgtadm", &all, &[])
     }
 
     /// Ends the daemon and removes its sockets. It has nothing to save: what initiators were told is written is in the
@@ -133,7 +133,7 @@ impl<'a> Daemon<'a> {
             // It may be gone by itself by now.
             let _ = kill(pid, Signal::SIGKILL);
         }
-        if program::until(DEADLINE, || Ok(!self.lives()?))? {
+        if exec::until(DEADLINE, || Ok(!self.lives()?))? {
             self.sweep()
         } else {
             Err(io::Error::new(

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::argv::{self, Account, Step};
-use super::show::{Shown, Unit};
+use super::show::{TgtState, Unit};
 use crate::target::{Target, capacity};
 
 /// The size of a block, of each unit.
@@ -108,7 +108,7 @@ pub(super) fn sizes(target: &Target) -> io::Result<BTreeMap<u16, u64>> {
 /// From what the daemon shows to `target`, one of `wanted`. Nothing to do when they agree.
 pub(super) fn target(
     target: &Target,
-    shown: &[Shown],
+    shown: &[TgtState],
     memory: &Memory,
     wanted: &BTreeMap<String, Target>,
     sizes: &BTreeMap<u16, u64>,
@@ -120,9 +120,9 @@ pub(super) fn target(
         let tid = (1..=u32::MAX).find(|tid| !taken(tid)).unwrap_or(u32::MAX);
         let iqn = target.iqn.clone();
         steps.push(Step::NewTarget { tid, iqn });
-        Shown {
+        TgtState {
             tid,
-            ..Shown::default()
+            ..TgtState::default()
         }
     });
     steps.extend(units(target, &now, memory, sizes));
@@ -140,7 +140,7 @@ pub(super) fn target(
     steps
 }
 
-fn units(target: &Target, now: &Shown, memory: &Memory, sizes: &BTreeMap<u16, u64>) -> Vec<Step> {
+fn units(target: &Target, now: &TgtState, memory: &Memory, sizes: &BTreeMap<u16, u64>) -> Vec<Step> {
     let tid = now.tid;
     let mut steps = Vec::new();
     let same = |lun: &u16, unit: &Unit| {
@@ -224,7 +224,7 @@ fn accounts(target: &Target) -> Vec<(Account, String)> {
 /// Accounts that are to be unbound, deleted, made and bound.
 fn accounts_of(
     target: &Target,
-    now: &Shown,
+    now: &TgtState,
     memory: &Memory,
     wanted: &BTreeMap<String, Target>,
 ) -> Vec<Step> {
@@ -284,7 +284,7 @@ fn stale(wanted: &[(Account, String)], memory: &Memory) -> Vec<String> {
 
 /// Takes a target away that is no longer among the wanted ones, with the accounts that only it had.
 pub(super) fn removal(
-    shown: &Shown,
+    shown: &TgtState,
     memory: &Memory,
     wanted: &BTreeMap<String, Target>,
 ) -> Vec<Step> {
@@ -298,7 +298,7 @@ pub(super) fn removal(
 
 /// What an earlier life has left in the daemon: targets that nobody wants, and all accounts.
 pub(super) fn strays(
-    shown: &[Shown],
+    shown: &[TgtState],
     accounts: &[String],
     wanted: &BTreeMap<String, Target>,
 ) -> Vec<Step> {

@@ -9,7 +9,7 @@ use crate::target::Session;
 
 /// A target as the daemon has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Shown {
+pub(super) struct TgtState {
     pub(super) tid: u32,
     pub(super) iqn: String,
     pub(super) sessions: Vec<Session>,
@@ -43,8 +43,8 @@ enum Section {
 }
 
 /// `--mode target`: indented blocks of `key: value`.
-pub(super) fn targets(text: &str) -> io::Result<Vec<Shown>> {
-    let mut targets: Vec<Shown> = Vec::new();
+pub(super) fn targets(text: &str) -> io::Result<Vec<TgtState>> {
+    let mut targets: Vec<TgtState> = Vec::new();
     let (mut section, mut lun) = (Section::Other, 0);
     for line in text.lines() {
         let words = line.trim();
@@ -52,10 +52,10 @@ pub(super) fn targets(text: &str) -> io::Result<Vec<Shown>> {
         let (key, value) = words.split_once(": ").unwrap_or((words, ""));
         if depth == 0 && key.starts_with("Target ") {
             let tid = key.trim_start_matches("Target ").parse();
-            targets.push(Shown {
+            targets.push(TgtState {
                 tid: tid.map_err(|_| strange(line))?,
                 iqn: value.to_owned(),
-                ..Shown::default()
+                ..TgtState::default()
             });
             continue;
         }
@@ -227,7 +227,7 @@ Target 7: iqn.2000-01.com.synology:t2
             user: user.into(),
             outgoing,
         };
-        let first = Shown {
+        let first = TgtState {
             tid: 1,
             iqn: "iqn.2000-01.com.synology:t1".into(),
             sessions: vec![Session {
@@ -238,10 +238,10 @@ Target 7: iqn.2000-01.com.synology:t2
             accounts: vec![account("joe", false), account("nas", true)],
             admits: true,
         };
-        let second = Shown {
+        let second = TgtState {
             tid: 7,
             iqn: "iqn.2000-01.com.synology:t2".into(),
-            ..Shown::default()
+            ..TgtState::default()
         };
         assert_eq!(shown, [first, second]);
         assert_eq!(targets("").unwrap(), []);

@@ -8,20 +8,20 @@ async fn up_again(co: &Co) {
     co.lose(PORTALS[1]);
     co.stage_both().await.unwrap();
     co.find(PORTALS[1]);
-    assert_eq!(co.fake.world().sessions.len(), 1);
+    assert_eq!(co.fake.machine().sessions.len(), 1);
 }
 
 /// One look.
 async fn look(co: &Co) -> usize {
-    co.node.join_paths(&mut Patience::default()).await
+    co.node.join_paths(&mut Backoff::default()).await
 }
 
 fn paths(co: &Co) -> usize {
-    co.fake.world().map.as_ref().unwrap().paths.len()
+    co.fake.machine().map.as_ref().unwrap().paths.len()
 }
 
 fn sessions(co: &Co) -> usize {
-    co.fake.world().sessions.len()
+    co.fake.machine().sessions.len()
 }
 
 /// Nothing is joined, nor even tried.
@@ -40,7 +40,7 @@ async fn a_portal_that_was_down_is_joined_once_it_answers() {
             ..Co::multipath()
         };
         // The record has what the login takes.
-        co.fake.world().chap = Some(("alice".to_owned(), "planted-12345".to_owned()));
+        co.fake.machine().chap = Some(("alice".to_owned(), "planted-12345".to_owned()));
         co.auth = Some(Method::Chap);
         for (key, value) in [(USERNAME, "alice"), (PASSWORD, "planted-12345")] {
             co.secrets.insert(key.to_owned(), value.to_owned());
@@ -73,7 +73,7 @@ async fn nothing_is_joined_to_what_nobody_uses_or_what_has_no_map() {
     co.nothing_is_left();
     // Unmounted: an unstage has begun.
     up_again(&co).await;
-    co.fake.world().mounts.clear();
+    co.fake.machine().mounts.clear();
     is_left_alone(&co).await;
     // Its only session is lost.
     let co = Co::multipath();
@@ -95,7 +95,7 @@ async fn an_ended_publication_gets_no_path_back() {
     let co = Co::multipath();
     up_again(&co).await;
     let offline = |co: &Co| {
-        let mut world = co.fake.world();
+        let mut world = co.fake.machine();
         world.sessions.values_mut().for_each(|it| it.offline = true);
     };
     offline(&co);
@@ -107,9 +107,9 @@ async fn an_ended_publication_gets_no_path_back() {
     co.fake.publish_anew();
     co.fake.keep_session_with(&kept);
     let lingers = |it: &mut crate::host::fake::Target| it.lingering = true;
-    co.fake.world().targets.get_mut(&kept).map(lingers).unwrap();
-    assert!(co.fake.world().sessions.values().all(|it| it.alive));
-    let mut patience = Patience::default();
+    co.fake.machine().targets.get_mut(&kept).map(lingers).unwrap();
+    assert!(co.fake.machine().sessions.values().all(|it| it.alive));
+    let mut patience = Backoff::default();
     let before = co.logins();
     for _ in 0..3 {
         assert_eq!(co.node.join_paths(&mut patience).await, 1);
@@ -118,7 +118,7 @@ async fn an_ended_publication_gets_no_path_back() {
     assert_eq!((sessions(&co), paths(&co)), (1, 1));
     // The present publication has a session, too: nobody here knows which is which.
     co.fake.log_in();
-    co.fake.world().map.as_mut().unwrap().paths.truncate(1);
+    co.fake.machine().map.as_mut().unwrap().paths.truncate(1);
     is_left_alone(&co).await;
 }
 
@@ -128,7 +128,7 @@ async fn a_record_that_is_not_as_a_stage_leaves_it_is_not_used() {
     up_again(&co).await;
     let file = format!("/etc/iscsi/nodes/{}/fd00::5,3261", co.fake.iqn());
     {
-        let mut world = co.fake.world();
+        let mut world = co.fake.machine();
         let text = world.files.get_mut(&file).unwrap();
         let other = String::from_utf8_lossy(text).replace("nr_sessions = 1", "nr_sessions = 2");
         *text = other.into_bytes();
@@ -139,7 +139,7 @@ async fn a_record_that_is_not_as_a_stage_leaves_it_is_not_used() {
     up_again(&co).await;
     co.stage().await.unwrap();
     let file = format!("/etc/iscsi/nodes/{}/fd00::5,3261", co.fake.iqn());
-    assert!(!co.fake.world().files.contains_key(&file));
+    assert!(!co.fake.machine().files.contains_key(&file));
     is_left_alone(&co).await;
 }
 
@@ -148,7 +148,7 @@ async fn one_portal_that_does_not_answer_costs_one_attempt_a_look() {
     let co = Co::multipath();
     co.lose(PORTALS[1]);
     co.stage_both().await.unwrap();
-    let (before, mut patience) = (co.logins(), Patience::default());
+    let (before, mut patience) = (co.logins(), Backoff::default());
     for look in 1..=3 {
         assert_eq!(co.node.join_paths(&mut patience).await, 1);
         assert_eq!(co.logins(), before + look);
@@ -165,7 +165,7 @@ async fn a_path_that_has_another_size_or_another_unit_is_not_kept() {
         if grown {
             co.fake.grow_lun(GIB2);
         } else {
-            let mut world = co.fake.world();
+            let mut world = co.fake.machine();
             let targets = world.targets.values_mut();
             targets.for_each(|target| target.serial = other.to_owned());
         }
@@ -185,10 +185,10 @@ async fn a_look_that_is_broken_off_anywhere_leaves_nothing_in_the_way() {
         for at in 0.. {
             let co = Co::multipath();
             up_again(&co).await;
-            let before = co.fake.world().log.len();
+            let before = co.fake.machine().log.len();
             co.fake.hang_after("", at);
             look(&co).await;
-            if co.fake.world().log.len() <= before + at {
+            if co.fake.machine().log.len() <= before + at {
                 assert!(at > 1, "there were commands to break off at");
                 break;
             }
@@ -208,7 +208,7 @@ async fn a_session_that_is_no_path_becomes_one() {
     let co = Co::multipath();
     up_again(&co).await;
     co.fake.log_in_at(PORTALS[1]);
-    co.fake.world().map.as_mut().unwrap().paths.truncate(1);
+    co.fake.machine().map.as_mut().unwrap().paths.truncate(1);
     let before = co.logins();
     assert_eq!((look(&co).await, paths(&co)), (0, 2));
     assert_eq!(co.logins(), before);

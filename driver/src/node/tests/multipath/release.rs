@@ -10,11 +10,11 @@ async fn unstaging_needs_no_nas_and_ends_the_queueing() {
     for portal in PORTALS {
         co.lose(portal);
     }
-    co.fake.world().targets.clear();
-    let before = co.fake.world().log.len();
+    co.fake.machine().targets.clear();
+    let before = co.fake.machine().log.len();
     co.unstage().await.unwrap();
     co.nothing_is_left();
-    let log = co.fake.world().log[before..].to_vec();
+    let log = co.fake.machine().log[before..].to_vec();
     // The unmount waits until the queueing ends.
     assert_eq!(
         log[..4],
@@ -74,7 +74,7 @@ async fn a_crash_between_any_two_steps_of_staging_is_made_good() {
             broken(co.stage_both().await);
             co.stage_both().await.unwrap();
             assert_eq!(co.fake.mounted(), ["/staging"]);
-            assert_eq!(co.fake.world().map.as_ref().unwrap().paths.len(), 2);
+            assert_eq!(co.fake.machine().map.as_ref().unwrap().paths.len(), 2);
         }
     }
 }
@@ -84,7 +84,7 @@ async fn a_map_that_outlived_its_sessions_is_removed() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     {
-        let mut world = co.fake.world();
+        let mut world = co.fake.machine();
         world.sessions.clear();
         world.map.as_mut().unwrap().paths.clear();
     }
@@ -96,10 +96,10 @@ async fn a_map_that_outlived_its_sessions_is_removed() {
 async fn a_map_in_use_elsewhere_is_not_removed() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
-    co.fake.world().claimed = true;
+    co.fake.machine().claimed = true;
     fails(co.unstage().await, Code::Aborted, "still uses it");
-    assert_eq!(co.fake.world().sessions.len(), 2);
-    co.fake.world().claimed = false;
+    assert_eq!(co.fake.machine().sessions.len(), 2);
+    co.fake.machine().claimed = false;
     co.fake.answer("multipath -f", 1, "map in use");
     co.unstage().await.unwrap();
     co.nothing_is_left();
@@ -110,7 +110,7 @@ async fn a_map_that_queues_without_a_path_is_let_go_all_the_same() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     // The LUN is unmapped on the NAS: the sessions live, and something waits for an answer of the map.
-    co.fake.world().map.as_mut().unwrap().paths.clear();
+    co.fake.machine().map.as_mut().unwrap().paths.clear();
     co.unstage().await.unwrap();
     co.nothing_is_left();
 }
@@ -123,22 +123,22 @@ async fn a_busy_volume_without_paths_is_unblocked_by_its_unstaging() {
         co.lose(portal);
     }
     let operation = co.occupy().await;
-    let before = co.fake.world().paused;
+    let before = co.fake.machine().paused;
     fails(co.unstage().await, Code::Aborted, "in progress");
     // Not at once: the NAS may come back.
-    assert!(co.fake.world().map.as_ref().unwrap().queueing);
+    assert!(co.fake.machine().map.as_ref().unwrap().queueing);
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
-    assert!(!co.fake.world().map.as_ref().unwrap().queueing);
-    assert_eq!(co.fake.world().paused, before + REPLACEMENT);
+    assert!(!co.fake.machine().map.as_ref().unwrap().queueing);
+    assert_eq!(co.fake.machine().paused, before + REPLACEMENT);
     operation.end().await;
     // Used again, it queues again.
     for portal in PORTALS {
         co.find(portal);
     }
     co.stage_both().await.unwrap();
-    assert!(co.fake.world().map.as_ref().unwrap().queueing);
+    assert!(co.fake.machine().map.as_ref().unwrap().queueing);
 }
 
 #[tokio::test]
@@ -146,28 +146,28 @@ async fn of_two_disks_and_no_multipathd_the_one_in_use_stays() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     {
-        let mut world = co.fake.world();
+        let mut world = co.fake.machine();
         (world.multipathd, world.map) = (None, None);
         world.mounts.clear();
     }
     co.stage_both().await.unwrap();
-    assert_eq!(co.fake.world().sessions.len(), 1);
-    let staged = co.fake.world().mounts.clone();
+    assert_eq!(co.fake.machine().sessions.len(), 1);
+    let staged = co.fake.machine().mounts.clone();
     // Somebody logs in at the other portal, and at the same once more.
     for portal in [PORTALS[1], PORTALS[0]] {
         co.fake.log_in_at(portal);
-        assert_eq!(co.fake.world().sessions.len(), 2);
+        assert_eq!(co.fake.machine().sessions.len(), 2);
         co.stage_both().await.unwrap();
-        assert_eq!(co.fake.world().sessions.len(), 1, "{portal}");
-        assert_eq!(co.fake.world().mounts, staged);
+        assert_eq!(co.fake.machine().sessions.len(), 1, "{portal}");
+        assert_eq!(co.fake.machine().mounts, staged);
     }
     // Nobody chooses between two that are in use.
     co.fake.log_in_at(PORTALS[1]);
-    co.fake.world().claimed = true;
+    co.fake.machine().claimed = true;
     fails(
         co.stage_both().await,
         Code::FailedPrecondition,
         "without a multipath map",
     );
-    assert_eq!(co.fake.world().sessions.len(), 2);
+    assert_eq!(co.fake.machine().sessions.len(), 2);
 }

@@ -155,12 +155,12 @@ impl Host for Arc<Played> {
         self.linux.has(program)
     }
 
-    async fn look<T: Send + 'static>(
+    async fn blocking<T: Send + 'static>(
         &self,
         doing: &str,
         look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
     ) -> Result<T, HostError> {
-        self.linux.look(doing, look).await
+        self.linux.blocking(doing, look).await
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {

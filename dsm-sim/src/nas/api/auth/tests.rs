@@ -5,7 +5,7 @@ use crate::nas::api::encryption::{CIPHER_KEY, tests::seal};
 use crate::nas::params::Params;
 use crate::nas::tests::caller;
 
-pub(crate) struct Door {
+pub(crate) struct AuthFixture {
     pub(crate) auth: Auth,
     pub(crate) devices: Table<Device>,
     pub(crate) settings: Settings,
@@ -13,7 +13,7 @@ pub(crate) struct Door {
     rng: StdRng,
 }
 
-impl Door {
+impl AuthFixture {
     pub(crate) fn new() -> Self {
         Self {
             auth: Auth::new(vec![Account::new("admin", "12345")]),
@@ -31,7 +31,7 @@ impl Door {
         version: u32,
         params: &[(&str, &str)],
     ) -> Result<Login, u32> {
-        self.knock(now, from, version, params)
+        self.try_login(now, from, version, params)
             .map_err(|refusal| refusal.code)
     }
 
@@ -43,10 +43,10 @@ impl Door {
         version: u32,
         params: &[(&str, &str)],
     ) -> Option<Refusal> {
-        self.knock(now, from, version, params).err()
+        self.try_login(now, from, version, params).err()
     }
 
-    fn knock(
+    fn try_login(
         &mut self,
         now: Millis,
         from: [u8; 4],
@@ -131,7 +131,7 @@ fn each_version_answers_its_own_fields() {
             ],
         ),
     ] {
-        let mut door = Door { dsm, ..Door::new() };
+        let mut door = AuthFixture { dsm, ..AuthFixture::new() };
         let login = door.login(0, HOME, version, &with_token).unwrap();
         assert_eq!(
             login.data.as_object().unwrap().keys().collect::<Vec<_>>(),
@@ -145,9 +145,9 @@ fn each_version_answers_its_own_fields() {
                 .contains("max-age=604800;path=/;HttpOnly")
         );
     }
-    assert_eq!(Door::new().login(0, HOME, 2, &RIGHT).unwrap_err(), 103);
+    assert_eq!(AuthFixture::new().login(0, HOME, 2, &RIGHT).unwrap_err(), 103);
     assert!(
-        Door::new()
+        AuthFixture::new()
             .login(0, HOME, 6, &RIGHT)
             .unwrap()
             .cookie
@@ -159,7 +159,7 @@ fn each_version_answers_its_own_fields() {
 #[test]
 fn three_failures_in_five_minutes_lock_one_address_out_for_a_day() {
     // Behaviour 19 of dsm-web-api.md section 11.
-    let mut door = Door::new();
+    let mut door = AuthFixture::new();
     for at in [0, 1, 2] {
         assert_eq!(door.login(at, HOME, 6, &WRONG).unwrap_err(), 400);
     }
@@ -174,7 +174,7 @@ fn three_failures_in_five_minutes_lock_one_address_out_for_a_day() {
 
 #[test]
 fn slow_failures_do_not_lock_out() {
-    let mut door = Door::new();
+    let mut door = AuthFixture::new();
     for turn in 0..6 {
         assert_eq!(
             door.login(turn * WINDOW / 2, HOME, 6, &WRONG).unwrap_err(),
@@ -190,7 +190,7 @@ fn slow_failures_do_not_lock_out() {
 #[test]
 fn sessions_live_side_by_side_and_each_use_renews_them() {
     // Behaviour 18 of dsm-web-api.md section 11.
-    let mut door = Door::new();
+    let mut door = AuthFixture::new();
     let (first, second) = (door.sid(0), door.sid(0));
     let quarter = 15 * MINUTE;
     assert_eq!(door.check(quarter, HOME, &first, None), 0);
@@ -209,9 +209,9 @@ fn sessions_live_side_by_side_and_each_use_renews_them() {
 
 #[test]
 fn dsm_6_says_timeout_once() {
-    let mut door = Door {
+    let mut door = AuthFixture {
         dsm: Generation::Six,
-        ..Door::new()
+        ..AuthFixture::new()
     };
     let sid = door.sid(0);
     assert_eq!(door.check(16 * MINUTE, HOME, &sid, None), 106);
@@ -220,7 +220,7 @@ fn dsm_6_says_timeout_once() {
 
 #[test]
 fn a_session_belongs_to_its_address() {
-    let mut door = Door::new();
+    let mut door = AuthFixture::new();
     let sid = door.sid(0);
     assert_eq!(door.check(1, AWAY, &sid, None), 150);
     door.settings.skip_ip_checking = true;
@@ -234,7 +234,7 @@ fn who_does_not_ask_for_a_token_may_get_one_all_the_same() {
         (true, true, true),
         (false, true, false),
     ] {
-        let mut door = Door::new();
+        let mut door = AuthFixture::new();
         door.settings.csrf_protection = csrf;
         door.settings.token_unasked = unasked;
         let data = door.login(0, HOME, 6, &RIGHT).unwrap().data;
@@ -244,7 +244,7 @@ fn who_does_not_ask_for_a_token_may_get_one_all_the_same() {
 
 #[test]
 fn csrf_protection_wants_the_logins_token() {
-    let mut door = Door::new();
+    let mut door = AuthFixture::new();
     door.settings.csrf_protection = true;
     let without = door.sid(0);
     let with = door
@@ -276,7 +276,7 @@ fn csrf_protection_wants_the_logins_token() {
 
 #[test]
 fn a_login_can_be_encrypted() {
-    let mut door = Door::new();
+    let mut door = AuthFixture::new();
     let info = door.auth.encryption(0, &mut door.rng).unwrap();
     let sealed = seal(
         &info,
@@ -298,10 +298,10 @@ fn a_login_can_be_encrypted() {
 #[test]
 fn a_browsers_handshake_is_not_answered() {
     let with = [RIGHT[0], RIGHT[1], ("ik_message", "AAAA")];
-    let answer = |params: &[(&str, &str)]| Door::new().login(0, HOME, 7, params).unwrap().data;
+    let answer = |params: &[(&str, &str)]| AuthFixture::new().login(0, HOME, 7, params).unwrap().data;
     assert_eq!(answer(&RIGHT)["ik_message"], "");
     assert!(answer(&with).get("ik_message").is_none());
-    let cookie = page_cookie(&mut Door::new().rng);
+    let cookie = page_cookie(&mut AuthFixture::new().rng);
     let (key, rest) = cookie
         .strip_prefix("_SSID=")
         .unwrap()
@@ -332,7 +332,7 @@ fn carriers_are_query_form_and_cookie() {
 
 #[test]
 fn a_logout_ends_its_own_session_only() {
-    let mut door = Door::new();
+    let mut door = AuthFixture::new();
     let (first, second) = (door.sid(0), door.sid(0));
     door.auth.logout(
         &Caller {

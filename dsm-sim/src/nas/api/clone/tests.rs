@@ -3,18 +3,18 @@ use serde_json::{Value, json};
 use crate::Latency;
 use crate::nas::effect::{Effect, Image};
 use crate::nas::model::Generation;
-use crate::nas::tests::{Bench, GIB, LUN};
+use crate::nas::tests::{NasFixture, GIB, LUN};
 
 const MIB: u64 = 1 << 20;
 const LOCKED: &str = r#"["is_action_locked","allocated_size","family_config"]"#;
 
-fn slow() -> Bench {
-    Bench::with(Latency::Ds918.timing(), Generation::Seven)
+fn slow() -> NasFixture {
+    NasFixture::with(Latency::Ds918.timing(), Generation::Seven)
 }
 
 /// Clones `a`; the clone's uuid.
 #[track_caller]
-fn clone(bench: &mut Bench, more: &[(&str, &str)]) -> String {
+fn clone(bench: &mut NasFixture, more: &[(&str, &str)]) -> String {
     let mut params = vec![("src_lun_uuid", "a"), ("dst_lun_name", "b")];
     params.extend_from_slice(more);
     let data = bench.ok(LUN, "clone", &params);
@@ -23,7 +23,7 @@ fn clone(bench: &mut Bench, more: &[(&str, &str)]) -> String {
 
 /// Clones a snapshot of `a` that is taken for it; the clone's uuid.
 #[track_caller]
-fn clone_snapshot(bench: &mut Bench, name: &str) -> String {
+fn clone_snapshot(bench: &mut NasFixture, name: &str) -> String {
     let taken = bench.ok(LUN, "take_snapshot", &[("src_lun_uuid", "a")]);
     let snapshot = taken["snapshot_uuid"].as_str().unwrap().to_owned();
     let params = [
@@ -35,7 +35,7 @@ fn clone_snapshot(bench: &mut Bench, name: &str) -> String {
     data["cloned_lun_uuid"].as_str().unwrap().to_owned()
 }
 
-fn volume(bench: &mut Bench, field: &str) -> u64 {
+fn volume(bench: &mut NasFixture, field: &str) -> u64 {
     let params = [("volume_path", "/volume1")];
     let data = bench.ok("SYNO.Core.Storage.Volume", "get", &params);
     data["volume"][field].as_str().unwrap().parse().unwrap()
@@ -43,7 +43,7 @@ fn volume(bench: &mut Bench, field: &str) -> u64 {
 
 #[test]
 fn a_clone_is_a_lun_of_its_own_with_its_sources_data() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let source = bench.lun("a", "BLUN", GIB);
     let params = [
         ("src_lun_uuid", "a"),
@@ -113,13 +113,13 @@ fn a_thick_clone_takes_longer_than_the_official_driver_waits() {
 #[test]
 fn shared_blocks_count_in_every_clone_and_take_no_space() {
     // Behaviour 12 of dsm-web-api.md section 11; a clone from a snapshot was measured to start with 0.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.lun("a", "BLUN", GIB);
     bench.written = 512 * MIB;
     let free = volume(&mut bench, "size_free_byte");
     let (of_lun, of_snapshot) = (clone(&mut bench, &[]), clone_snapshot(&mut bench, "c"));
     let allocated =
-        |bench: &mut Bench, uuid: &str| bench.get(uuid, LOCKED)["allocated_size"].clone();
+        |bench: &mut NasFixture, uuid: &str| bench.get(uuid, LOCKED)["allocated_size"].clone();
     assert_eq!(allocated(&mut bench, &of_lun), 512 * MIB);
     assert_eq!(allocated(&mut bench, &of_snapshot), 0);
     assert_eq!(volume(&mut bench, "size_free_byte"), free);
@@ -137,7 +137,7 @@ fn shared_blocks_count_in_every_clone_and_take_no_space() {
 #[test]
 fn a_full_volume_takes_no_thick_clone() {
     // Behaviour 11 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.lun("a", "BLUN_THICK", 60 * GIB);
     let params = [("src_lun_uuid", "a"), ("dst_lun_name", "b")];
     assert_eq!(bench.code(LUN, "clone", &params), 18_990_002);
@@ -147,7 +147,7 @@ fn a_full_volume_takes_no_thick_clone() {
 
 #[test]
 fn a_clone_is_refused_like_a_create() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.lun("a", "BLUN", GIB);
     for (params, code) in [
         (vec![("dst_lun_name", "a")], 18_990_538),
@@ -187,7 +187,7 @@ fn a_clone_is_refused_like_a_create() {
 
 #[test]
 fn a_clone_of_a_snapshot_has_the_size_of_then() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let source = bench.lun("a", "BLUN", GIB);
     let taken = bench.ok(LUN, "take_snapshot", &[("src_lun_uuid", "a")]);
     let snapshot = taken["snapshot_uuid"].as_str().unwrap().to_owned();
@@ -200,7 +200,7 @@ fn a_clone_of_a_snapshot_has_the_size_of_then() {
             ("cloned_lun_name".to_owned(), "b".to_owned()),
         ]
     };
-    let call = |bench: &mut Bench, params: &[(String, String)]| {
+    let call = |bench: &mut NasFixture, params: &[(String, String)]| {
         let params: Vec<(&str, &str)> = params.iter().map(|(n, v)| (&**n, &**v)).collect();
         bench.call(LUN, 1, "clone_snapshot", &params).answer
     };
@@ -230,8 +230,8 @@ fn a_clone_can_be_stopped_while_it_is_made() {
     bench.lun("a", "BLUN", GIB);
     bench.now += 10_000;
     bench.written = 512 * MIB;
-    let stop = |bench: &mut Bench| bench.code(LUN, "stop_clone", &[("src_lun_uuid", "a")]);
-    let there = |bench: &mut Bench, uuid: &str| bench.code(LUN, "get", &[("uuid", uuid)]) == 0;
+    let stop = |bench: &mut NasFixture| bench.code(LUN, "stop_clone", &[("src_lun_uuid", "a")]);
+    let there = |bench: &mut NasFixture, uuid: &str| bench.code(LUN, "get", &[("uuid", uuid)]) == 0;
     let done = clone(&mut bench, &[]);
     bench.now += 10_000;
     let half = clone(&mut bench, &[("dst_lun_name", "c")]);
@@ -254,7 +254,7 @@ fn a_restart_ends_a_clone_that_is_half_done_and_no_other() {
     let half = clone(&mut bench, &[("dst_lun_name", "c")]);
     bench
         .nas
-        .revive(bench.now, &["/volume1=btrfs:100GiB".parse().unwrap()])
+        .restore(bench.now, &["/volume1=btrfs:100GiB".parse().unwrap()])
         .unwrap();
     let left: Vec<Value> = bench
         .nas

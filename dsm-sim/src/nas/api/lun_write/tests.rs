@@ -3,10 +3,10 @@ use std::collections::BTreeSet;
 use crate::Latency;
 use crate::nas::effect::{Effect, Image};
 use crate::nas::model::Generation;
-use crate::nas::tests::{Bench, GIB, LUN, TARGET};
+use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
 
 /// A create with these parameters laid over good ones.
-fn create(bench: &mut Bench, over: &[(&str, &str)]) -> u32 {
+fn create(bench: &mut NasFixture, over: &[(&str, &str)]) -> u32 {
     let mut params = vec![
         ("name", "x"),
         ("type", "BLUN"),
@@ -47,7 +47,7 @@ fn create_refuses_each_bad_parameter_with_its_code() {
             18_990_002,
         ),
     ] {
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         assert_eq!(create(&mut bench, &over), code, "{over:?}");
         assert!(
             bench.nas.state.luns.len() == 0,
@@ -63,7 +63,7 @@ fn create_refuses_each_bad_parameter_with_its_code() {
         ];
         let params: Vec<_> = params.into_iter().filter(|pair| pair.0 != name).collect();
         assert_eq!(
-            Bench::new().code(LUN, "create", &params),
+            NasFixture::new().code(LUN, "create", &params),
             114,
             "without {name}"
         );
@@ -92,7 +92,7 @@ fn create_takes_what_dsm_takes() {
             ("unknown", "{}"),
         ],
     ] {
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         assert_eq!(create(&mut bench, &over), 0, "{over:?}");
         assert_eq!(bench.nas.state.luns.len(), 1);
     }
@@ -101,7 +101,7 @@ fn create_takes_what_dsm_takes() {
 #[test]
 fn a_name_of_255_characters_is_created_and_reported_as_a_failure() {
     // Behaviour 24 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let name = "a".repeat(255);
     let reply = bench.call(
         LUN,
@@ -122,7 +122,7 @@ fn a_name_of_255_characters_is_created_and_reported_as_a_failure() {
 #[test]
 fn names_are_unique_on_the_nas() {
     // Behaviour 14 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.lun("a", "BLUN", GIB);
     assert_eq!(
         create(
@@ -145,7 +145,7 @@ fn names_are_unique_on_the_nas() {
 
 #[test]
 fn the_model_is_the_ceiling() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     for name in ["a", "b", "c", "d"] {
         bench.lun(name, "BLUN", GIB);
     }
@@ -155,7 +155,7 @@ fn the_model_is_the_ceiling() {
 #[test]
 fn thick_luns_need_space_and_thin_ones_do_not() {
     // Behaviour 11 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.lun("thin", "BLUN", 500 * GIB);
     let thick = bench.lun("thick", "BLUN_THICK", 60 * GIB);
     assert_eq!(
@@ -205,7 +205,7 @@ fn thick_luns_need_space_and_thin_ones_do_not() {
 #[test]
 fn a_lun_never_shrinks_and_its_own_size_is_fine() {
     // Behaviour 9 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let uuid = bench.lun("a", "BLUN", 10 * GIB);
     let shrink = [
         ("uuid", &*uuid),
@@ -228,7 +228,7 @@ fn a_lun_never_shrinks_and_its_own_size_is_fine() {
 #[test]
 fn a_mapped_lun_grows() {
     // Behaviour 10 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let uuid = bench.lun("a", "BLUN", 10 * GIB);
     bench.target("t");
     bench.ok(LUN, "map_target", &[("uuid", &uuid), ("target_ids", "[1]")]);
@@ -248,7 +248,7 @@ fn a_mapped_lun_grows() {
 
 #[test]
 fn set_describes_renames_and_changes_attributes() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let uuid = bench.lun("a", "BLUN", GIB);
     let set = [
         ("uuid", "a"),
@@ -283,9 +283,9 @@ fn set_describes_renames_and_changes_attributes() {
 #[test]
 fn a_new_lun_is_locked_for_a_while_and_may_be_deleted_meanwhile() {
     // Behaviour 1 of dsm-web-api.md section 11.
-    let mut bench = Bench::with(Latency::Ds918.timing(), Generation::Seven);
+    let mut bench = NasFixture::with(Latency::Ds918.timing(), Generation::Seven);
     let uuid = bench.lun("a", "BLUN", GIB);
-    let locked = |bench: &mut Bench| {
+    let locked = |bench: &mut NasFixture| {
         bench.get(&uuid, "[\"is_action_locked\",\"status\"]")["is_action_locked"].clone()
     };
     assert_eq!(locked(&mut bench), true);
@@ -298,7 +298,7 @@ fn a_new_lun_is_locked_for_a_while_and_may_be_deleted_meanwhile() {
 #[test]
 fn a_deleted_lun_is_listed_for_a_while() {
     // Behaviours 3 and 13 of dsm-web-api.md section 11.
-    let mut bench = Bench::with(Latency::Ds918.timing(), Generation::Seven);
+    let mut bench = NasFixture::with(Latency::Ds918.timing(), Generation::Seven);
     bench.nas.settings.deleted_luns_stay_listed = true;
     let uuid = bench.lun("a", "BLUN_THICK", 40 * GIB);
     assert_eq!(bench.code(LUN, "delete", &[("uuid", &uuid)]), 0);
@@ -347,7 +347,7 @@ fn a_deleted_lun_is_listed_for_a_while() {
 #[test]
 fn a_mapped_lun_may_be_deleted_and_its_mappings_vanish() {
     // Behaviour 5 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let uuid = bench.lun("a", "BLUN", GIB);
     bench.target("t");
     bench.ok(LUN, "map_target", &[("uuid", &uuid), ("target_ids", "[1]")]);
@@ -366,7 +366,7 @@ fn a_mapped_lun_may_be_deleted_and_its_mappings_vanish() {
 
 #[test]
 fn the_list_form_of_delete_names_what_failed() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let uuid = bench.lun("a", "BLUN", GIB);
     let uuids = format!("[\"{uuid}\", \"gone\"]");
     let answer = bench
@@ -384,11 +384,11 @@ fn the_list_form_of_delete_names_what_failed() {
 
 #[test]
 fn mapping_adds_and_unmapping_removes_only_what_is_named() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let uuid = bench.lun("a", "BLUN", GIB);
     let ids = (bench.target("t"), bench.target("u"));
     assert_eq!(ids, (1, 2));
-    let mapped = |bench: &Bench| {
+    let mapped = |bench: &NasFixture| {
         bench
             .nas
             .state
@@ -438,7 +438,7 @@ fn mapping_adds_and_unmapping_removes_only_what_is_named() {
 
 #[test]
 fn a_broken_volume_takes_no_luns() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     for (status, code) in [
         ("crashed", 18_990_327),
         ("read_only", 18_990_327),
@@ -454,7 +454,7 @@ fn a_broken_volume_takes_no_luns() {
 
 #[test]
 fn lists_filter_by_type_and_volume() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.lun("a", "BLUN", GIB);
     bench.lun("b", "FILE", GIB);
     assert_eq!(
@@ -494,7 +494,7 @@ fn lists_filter_by_type_and_volume() {
 
 #[test]
 fn get_takes_a_uuid_or_a_name() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let uuid = bench.lun("a", "BLUN", GIB);
     assert_eq!(bench.get("a", "[]")["uuid"], *uuid);
     assert_eq!(bench.get(&format!("\"{uuid}\""), "[]")["name"], "a");
@@ -508,12 +508,12 @@ fn get_takes_a_uuid_or_a_name() {
 
 #[test]
 fn what_is_no_uuid_is_a_bad_one() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.lun("a", "BLUN", GIB);
     let nobody = "0f5a1c9e-0000-4000-8000-000000000000";
     // The string that jt asked a DS918+ with: of a uuid's length, and none.
     let probe = "00000000-0000-0000-0000-0000pveprobe";
-    let code = |bench: &mut Bench, uuid: &str| bench.code(LUN, "get", &[("uuid", uuid)]);
+    let code = |bench: &mut NasFixture, uuid: &str| bench.code(LUN, "get", &[("uuid", uuid)]);
     for (uuid, want) in [
         (nobody, 18_990_531),
         (&nobody.to_uppercase(), 18_990_531),
@@ -532,7 +532,7 @@ fn what_is_no_uuid_is_a_bad_one() {
 #[test]
 fn dsm_6_shows_less() {
     // dsm-web-api.md 11.1.
-    let mut bench = Bench::with(crate::nas::timing::Timing::default(), Generation::Six);
+    let mut bench = NasFixture::with(crate::nas::timing::Timing::default(), Generation::Six);
     bench.lun("a", "BLUN", GIB);
     let lun = bench.ok(LUN, "list", &[("additional", "[\"acls\"]")])["luns"][0].clone();
     assert!(

@@ -1,18 +1,18 @@
 use serde_json::{Value, json};
 
 use crate::nas::effect::{Effect, Image};
-use crate::nas::tests::{Bench, GIB, LUN, TARGET};
+use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
 
 /// Takes a snapshot; its uuid.
 #[track_caller]
-fn take(bench: &mut Bench, lun: &str, more: &[(&str, &str)]) -> String {
+fn take(bench: &mut NasFixture, lun: &str, more: &[(&str, &str)]) -> String {
     let mut params = vec![("src_lun_uuid", lun)];
     params.extend_from_slice(more);
     let data = bench.ok(LUN, "take_snapshot", &params);
     data["snapshot_uuid"].as_str().unwrap().to_owned()
 }
 
-fn list(bench: &mut Bench, lun: &str) -> Vec<Value> {
+fn list(bench: &mut NasFixture, lun: &str) -> Vec<Value> {
     let data = bench.ok(LUN, "list_snapshot", &[("src_lun_uuid", lun)]);
     let rows = data["snapshots"].as_array().unwrap().clone();
     assert_eq!(data["count"], rows.len());
@@ -22,7 +22,7 @@ fn list(bench: &mut Bench, lun: &str) -> Vec<Value> {
 #[test]
 fn a_snapshot_without_a_name_gets_one() {
     // Behaviour 17 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let lun = bench.lun("a", "BLUN", GIB);
     take(&mut bench, "a", &[("snapshot_name", "SnapShot-2")]);
     take(&mut bench, &lun, &[]);
@@ -41,7 +41,7 @@ fn a_snapshot_without_a_name_gets_one() {
 
 #[test]
 fn a_snapshot_is_shown_as_it_was_taken() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let lun = bench.lun("a", "BLUN", GIB);
     bench.now = 1_234_999;
     let params = [
@@ -84,7 +84,7 @@ fn a_snapshot_is_shown_as_it_was_taken() {
 #[test]
 fn names_are_unique_in_their_lun_only() {
     // Behaviour 14 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.lun("a", "BLUN", GIB);
     bench.lun("b", "BLUN", GIB);
     take(&mut bench, "a", &[("snapshot_name", "s")]);
@@ -100,10 +100,10 @@ fn names_are_unique_in_their_lun_only() {
 
 #[test]
 fn what_cannot_be_snapshotted_is_refused() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.lun("thick", "BLUN_THICK", GIB);
     let take =
-        |bench: &mut Bench, lun: &str| bench.code(LUN, "take_snapshot", &[("src_lun_uuid", lun)]);
+        |bench: &mut NasFixture, lun: &str| bench.code(LUN, "take_snapshot", &[("src_lun_uuid", lun)]);
     assert_eq!(take(&mut bench, "thick"), 18_990_500, "can_snapshot is 0");
     assert_eq!(take(&mut bench, "gone"), 18_990_505);
     assert_eq!(bench.code(LUN, "take_snapshot", &[]), 114);
@@ -114,7 +114,7 @@ fn what_cannot_be_snapshotted_is_refused() {
 
 #[test]
 fn snapshots_are_deleted_one_by_one_or_by_list() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let lun = bench.lun("a", "BLUN", GIB);
     let uuids = [(); 3].map(|()| take(&mut bench, &lun, &[("is_locked", "true")]));
     let one = [("snapshot_uuid", &*uuids[0]), ("deleted_by", "me")];
@@ -143,7 +143,7 @@ fn snapshots_are_deleted_one_by_one_or_by_list() {
 #[test]
 fn a_lun_takes_its_snapshots_along() {
     // Behaviour 8 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let lun = bench.lun("a", "BLUN", GIB);
     let snapshot = take(&mut bench, &lun, &[]);
     let reply = bench.call(LUN, 1, "delete", &[("uuid", &lun)]);
@@ -160,7 +160,7 @@ fn a_lun_takes_its_snapshots_along() {
 #[test]
 fn a_restore_brings_the_lun_back_and_logs_its_initiators_out() {
     // Behaviour 20 of dsm-web-api.md section 11; the export of a target anew ends its sessions.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let lun = bench.lun("a", "BLUN", GIB);
     let first = take(&mut bench, &lun, &[]);
     let second = take(&mut bench, &lun, &[]);
@@ -196,7 +196,7 @@ fn a_restore_brings_the_lun_back_and_logs_its_initiators_out() {
 #[test]
 fn a_restore_says_what_is_missing() {
     const NOBODY: &str = "0f5a1c9e-0000-4000-8000-000000000000";
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.lun("a", "BLUN", GIB);
     bench.lun("b", "BLUN", GIB);
     let of_b = take(&mut bench, "b", &[]);
@@ -229,7 +229,7 @@ fn a_restore_says_what_is_missing() {
 #[test]
 fn snapshots_do_not_block_growth() {
     // Behaviour 10 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let lun = bench.lun("a", "BLUN", GIB);
     let snapshot = take(&mut bench, &lun, &[]);
     let grow = [("uuid", &*lun), ("new_size", &(2 * GIB).to_string())];

@@ -4,9 +4,9 @@ use serde_json::json;
 
 use crate::nas::effect::Effect;
 use crate::nas::model::Generation;
-use crate::nas::tests::{Bench, GIB, LUN, TARGET};
+use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
 
-fn create(bench: &mut Bench, over: &[(&str, &str)]) -> u32 {
+fn create(bench: &mut NasFixture, over: &[(&str, &str)]) -> u32 {
     let mut params = vec![("name", "x"), ("iqn", "iqn.2000-01.com.synology:x")];
     params.extend_from_slice(over);
     bench.code(TARGET, "create", &params)
@@ -40,14 +40,14 @@ fn create_refuses_each_bad_parameter_with_its_code() {
         (vec![("max_recv_seg_bytes", "5")], 120),
         (vec![("has_data_checksum", "5")], 120),
     ] {
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         assert_eq!(create(&mut bench, &over), code, "{over:?}");
         assert!(
             bench.nas.state.targets.len() == 0,
             "{over:?} left a target behind"
         );
     }
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     assert_eq!(bench.code(TARGET, "create", &[("name", "x")]), 114);
     assert_eq!(
         bench.code(TARGET, "create", &[("iqn", "iqn.2000-01.x:x")]),
@@ -83,7 +83,7 @@ fn create_takes_what_clients_send() {
             ("max_recv_seg_bytes", "4096"),
         ],
     ] {
-        let mut bench = Bench::new();
+        let mut bench = NasFixture::new();
         assert_eq!(create(&mut bench, &over), 0, "{over:?}");
         let target = bench.ok(TARGET, "get", &[("target_id", "\"1\"")])["target"].clone();
         assert_eq!(
@@ -97,7 +97,7 @@ fn create_takes_what_clients_send() {
 #[test]
 fn names_and_iqns_are_unique_and_numbers_are_reused() {
     // Behaviour 14 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     assert_eq!((bench.target("a"), bench.target("b")), (1, 2));
     assert_eq!(create(&mut bench, &[("name", "a")]), 18_990_744);
     assert_eq!(
@@ -126,7 +126,7 @@ fn names_and_iqns_are_unique_and_numbers_are_reused() {
 
 #[test]
 fn target_ids_are_json_strings_and_names_are_for_get_alone() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.target("alpha");
     for (id, code) in [
         ("\"1\"", 0),
@@ -163,14 +163,14 @@ fn target_ids_are_json_strings_and_names_are_for_get_alone() {
 #[test]
 fn the_lowest_free_index_is_taken() {
     // Behaviour 15 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     let id = bench.target("t");
     let uuids: Vec<String> = ["a", "b", "c"]
         .iter()
         .map(|name| bench.lun(name, "BLUN", GIB))
         .collect();
     let quoted = format!("\"{id}\"");
-    let map = |bench: &mut Bench, method: &str, uuid: &str| {
+    let map = |bench: &mut NasFixture, method: &str, uuid: &str| {
         bench.ok(
             TARGET,
             method,
@@ -207,7 +207,7 @@ fn the_lowest_free_index_is_taken() {
 #[test]
 fn deleting_a_target_leaves_its_luns() {
     // Behaviours 6 and 7 of dsm-web-api.md section 11.
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.target("t");
     let uuid = bench.lun("a", "BLUN", GIB);
     bench.ok(LUN, "map_target", &[("uuid", &uuid), ("target_ids", "[1]")]);
@@ -223,7 +223,7 @@ fn deleting_a_target_leaves_its_luns() {
 
 #[test]
 fn a_new_iqn_is_a_new_export() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.target("t");
     let effects = bench
         .call(
@@ -270,12 +270,12 @@ fn a_new_iqn_is_a_new_export() {
 
 #[test]
 fn lists_filter_by_lun() {
-    let mut bench = Bench::new();
+    let mut bench = NasFixture::new();
     bench.target("t");
     bench.target("u");
     let uuid = bench.lun("a", "BLUN", GIB);
     bench.ok(LUN, "map_target", &[("uuid", &uuid), ("target_ids", "[2]")]);
-    let rows = |bench: &mut Bench, params: &[(&str, &str)]| {
+    let rows = |bench: &mut NasFixture, params: &[(&str, &str)]| {
         bench.ok(TARGET, "list", params)["targets"]
             .as_array()
             .unwrap()
@@ -288,7 +288,7 @@ fn lists_filter_by_lun() {
 
 #[test]
 fn dsm_6_has_the_access_list_on_the_target() {
-    let mut bench = Bench::with(crate::nas::timing::Timing::default(), Generation::Six);
+    let mut bench = NasFixture::with(crate::nas::timing::Timing::default(), Generation::Six);
     bench.target("t");
     let row = bench.ok(TARGET, "list", &[("additional", "[\"acls\"]")])["targets"][0].clone();
     assert!(

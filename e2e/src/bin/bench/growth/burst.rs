@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use e2e::GIB;
 use e2e::life::{Content, create_request};
 use e2e::plugin::Csi as _;
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use futures::future::join_all;
 use proto::csi;
 use serde::Serialize;
@@ -97,7 +97,7 @@ fn timed<T>(message: T) -> Request<T> {
 }
 
 async fn at_once<T>(
-    world: &World,
+    world: &TestCluster,
     rpc: &'static str,
     calls: usize,
     call: impl AsyncFn(usize) -> Result<T, Status>,
@@ -113,7 +113,7 @@ async fn at_once<T>(
     }
     let waits = sorted(ended.iter().map(|ended| ended.after));
     let answers: Vec<T> = ended.into_iter().filter_map(|ended| ended.answer).collect();
-    let counters = world.nas.look("counters").await?;
+    let counters = world.nas.get_control("counters").await?;
     let most_in_flight = counters["most_in_flight"].as_u64();
     let burst = Burst {
         rpc,

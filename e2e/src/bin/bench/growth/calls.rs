@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
-use e2e::life::{Content, Life};
-use e2e::world::{Plan, World};
+use e2e::life::{Content, TestVolume};
+use e2e::world::{Plan, TestCluster};
 use futures::future::try_join_all;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -72,7 +72,7 @@ struct AtOnce {
 
 /// A driver that is measured.
 struct Bench {
-    world: World,
+    world: TestCluster,
     meter: Meter,
     metrics: SocketAddr,
     http: reqwest::Client,
@@ -85,7 +85,7 @@ struct Bench {
 /// Something does not come up, or a call fails.
 pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Measured> {
     let mut bench = Bench::start().await?;
-    let mut crowd: Vec<Life> = Vec::new();
+    let mut crowd: Vec<TestVolume> = Vec::new();
     let mut found = Measured {
         tables: Vec::new(),
         calls: Vec::new(),
@@ -94,7 +94,7 @@ pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Measured> 
     for &volumes in sizes {
         while crowd.len() + 1 < volumes {
             let name = format!("crowd-{}", crowd.len());
-            let mut life = Life::create(&bench.world, &name, GIB, CONTENT).await?;
+            let mut life = TestVolume::create(&bench.world, &name, GIB, CONTENT).await?;
             life.attach(&bench.world).await?;
             crowd.push(life);
             if crowd.len().is_multiple_of(20) {
@@ -137,7 +137,7 @@ impl Bench {
 
     /// A volume's way onto the node and back, each call measured.
     async fn round(&mut self, name: &str) -> Result<()> {
-        let mut life = Life::create(&self.world, name, GIB, CONTENT).await?;
+        let mut life = TestVolume::create(&self.world, name, GIB, CONTENT).await?;
         life.publish(&self.world).await?;
         self.one("NodeStageVolume", async |world| life.stage(world).await)
             .await?;
@@ -173,7 +173,7 @@ impl Bench {
     async fn one(
         &mut self,
         rpc: &'static str,
-        call: impl AsyncFnOnce(&World) -> Result<(), Status>,
+        call: impl AsyncFnOnce(&TestCluster) -> Result<(), Status>,
     ) -> Result<()> {
         let (used, programs) = self.used(call).await.context(rpc)?;
         self.samples.push((rpc, used, programs));
@@ -183,7 +183,7 @@ impl Bench {
     /// What the driver uses for it, and how many programs it starts.
     async fn used(
         &self,
-        call: impl AsyncFnOnce(&World) -> Result<(), Status>,
+        call: impl AsyncFnOnce(&TestCluster) -> Result<(), Status>,
     ) -> Result<(Used, f64)> {
         let programs = self.programs().await?;
         let before = self.meter.read()?;
@@ -209,7 +209,7 @@ impl Bench {
     }
 
     /// Volumes off the node and onto it again, all at once.
-    async fn at_once(&self, lives: &[Life], volumes: usize) -> Result<Vec<AtOnce>> {
+    async fn at_once(&self, lives: &[TestVolume], volumes: usize) -> Result<Vec<AtOnce>> {
         let world = &self.world;
         let mut found = vec![
             self.together("NodeGetVolumeStats", lives, volumes, async |life| {
@@ -220,8 +220,8 @@ impl Bench {
         for life in lives {
             life.node_unpublish(world).await?;
         }
-        let unstage = async |life: &Life| life.unstage(world).await;
-        let stage = async |life: &Life| life.stage(world).await;
+        let unstage = async |life: &TestVolume| life.unstage(world).await;
+        let stage = async |life: &TestVolume| life.stage(world).await;
         for rpc in [
             "NodeUnstageVolume",
             "NodeStageVolume (made before)",
@@ -242,9 +242,9 @@ impl Bench {
     async fn together(
         &self,
         rpc: &'static str,
-        lives: &[Life],
+        lives: &[TestVolume],
         volumes: usize,
-        call: impl AsyncFn(&Life) -> Result<(), Status>,
+        call: impl AsyncFn(&TestVolume) -> Result<(), Status>,
     ) -> Result<AtOnce> {
         let watch = Watch::begin(self.meter);
         let before = self.meter.read()?;

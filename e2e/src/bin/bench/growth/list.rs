@@ -2,9 +2,9 @@
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::plugin::Csi as _;
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use futures::future::try_join_all;
 use proto::csi;
 use serde::Serialize;
@@ -62,15 +62,15 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Listed>> {
     Ok(found)
 }
 
-async fn make(world: &World, numbers: impl Iterator<Item = usize>) -> Result<()> {
+async fn make(world: &TestCluster, numbers: impl Iterator<Item = usize>) -> Result<()> {
     for n in numbers {
-        Life::create(world, &format!("list-{n}"), GIB, Content::Block).await?;
+        TestVolume::create(world, &format!("list-{n}"), GIB, Content::Block).await?;
     }
     Ok(())
 }
 
 /// Lists them all, so many at a time; 0: all in one call.
-async fn list(world: &World, volumes: usize, page: i32) -> Result<Cost> {
+async fn list(world: &TestCluster, volumes: usize, page: i32) -> Result<Cost> {
     let meter = Meter::of(world.plugin.process.id())?;
     let carried = world.nas.counters().await?;
     let before = meter.read()?;

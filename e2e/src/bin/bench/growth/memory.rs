@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use e2e::ledger::Ledger;
-use e2e::world::{Plan, World};
+use e2e::ledger::CallCosts;
+use e2e::world::{Plan, TestCluster};
 use serde::Serialize;
 
 use super::meter::Meter;
@@ -36,7 +36,7 @@ pub(super) async fn measure(node: bool, idle: u64) -> Result<Vec<Moment>> {
     };
     "info".clone_into(&mut plan.log_level);
     let world = plan.start().await?;
-    let mut ledger = Ledger::default();
+    let mut ledger = CallCosts::default();
     tokio::time::sleep(SETTLED).await;
     let mut found = vec![moment(&world, "after the start")?];
     let mut lived = 0;
@@ -53,7 +53,7 @@ pub(super) async fn measure(node: bool, idle: u64) -> Result<Vec<Moment>> {
     Ok(found)
 }
 
-fn moment(world: &World, when: &str) -> Result<Moment> {
+fn moment(world: &TestCluster, when: &str) -> Result<Moment> {
     let process = &world.plugin.process;
     let (threads, descriptors) = Meter::of(process.id())?.now()?;
     Ok(Moment {

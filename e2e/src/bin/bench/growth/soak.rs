@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use e2e::GIB;
-use e2e::life::{Content, Life};
-use e2e::world::{Plan, World};
+use e2e::life::{Content, TestVolume};
+use e2e::world::{Plan, TestCluster};
 use futures::future::join_all;
 use serde::Serialize;
 use tonic::Status;
@@ -72,7 +72,7 @@ pub(super) async fn lives(lives: u64) -> Result<Soak> {
 }
 
 struct Run {
-    world: World,
+    world: TestCluster,
     node: bool,
     started: Instant,
     begun: AtomicU64,
@@ -120,7 +120,7 @@ impl Run {
         } else {
             Content::Block
         };
-        let mut life = Life::create(world, name, GIB, content).await?;
+        let mut life = TestVolume::create(world, name, GIB, content).await?;
         if self.node {
             life.attach(world).await?;
             life.stats(world).await?;

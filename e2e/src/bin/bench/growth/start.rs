@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::process::run;
-use e2e::world::{Plan, World};
+use e2e::world::{Plan, TestCluster};
 use proto::csi::NodeGetInfoRequest;
 use serde::Serialize;
 
@@ -49,7 +49,7 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Start>> {
         while staged < records {
             let name = format!("start-{staged}");
             // Without a file system: only records and sessions matter here.
-            let mut life = Life::create(&world, &name, GIB, Content::Block).await?;
+            let mut life = TestVolume::create(&world, &name, GIB, Content::Block).await?;
             life.publish(&world).await?;
             life.stage(&world).await?;
             staged += 1;
@@ -71,9 +71,9 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Start>> {
     Ok(found)
 }
 
-async fn start(world: &mut World) -> Result<Start> {
+async fn start(world: &mut TestCluster) -> Result<Start> {
     world.plugin.process.kill();
-    let count = |world: &World, folder| world.initiator()?.count(folder);
+    let count = |world: &TestCluster, folder| world.initiator()?.count(folder);
     let (records, sessions) = (
         count(world, "etc/iscsi/nodes")?,
         count(world, "sys/class/iscsi_session")?,
@@ -108,7 +108,7 @@ fn millis(time: Duration) -> f64 {
 }
 
 /// Every other session ends, its record stays.
-fn log_half_out(world: &World) -> Result<()> {
+fn log_half_out(world: &TestCluster) -> Result<()> {
     let initiator = world.initiator()?;
     let iscsiadm = initiator.bin().join("iscsiadm");
     let status = initiator.status()?;

@@ -14,7 +14,7 @@ use crate::co::{CLEARS, Co as _};
 const SIMULATORS: &str = "/var/lib/synology-csi-sim";
 
 /// Prints a line for each mount, loop device and session of a volume on the host. Mounts are those that its process 1 sees.
-fn look() -> String {
+fn script() -> String {
     format!(
         "grep -E '(/dev| )/loop[0-9]+ ' /host/proc/1/mountinfo | cut -d ' ' -f 5 | grep -F csi | sed 's/^/mount /'; \
          grep -l '^{SIMULATORS}/nas/' /host/sys/block/loop*/loop/backing_file | sed 's/^/device /'; \
@@ -28,7 +28,7 @@ fn name(node: &str) -> String {
 
 impl Kubernetes {
     /// Starts one on each node, and waits until they see.
-    pub(super) async fn open_eyes(&self) -> Result<()> {
+    pub(super) async fn start_inspectors(&self) -> Result<()> {
         let nodes = self.nodes().await?;
         for node in &nodes {
             let host =
@@ -73,7 +73,7 @@ impl Kubernetes {
             let Some(eyes) = pod.metadata.name.filter(|name| name.starts_with("eyes-")) else {
                 continue;
             };
-            let seen = self.shell(&self.ours(), &eyes, &look()).await?;
+            let seen = self.shell(&self.ours(), &eyes, &script()).await?;
             left.extend(seen.lines().map(|line| format!("{eyes}: {line}")));
         }
         Ok(left)
@@ -83,7 +83,7 @@ impl Kubernetes {
     ///
     /// # Errors
     /// The cluster refuses.
-    pub(crate) async fn close_eyes(&self, nodes: &[String]) -> Result<()> {
+    pub(crate) async fn stop_inspectors(&self, nodes: &[String]) -> Result<()> {
         for node in nodes {
             let how = DeleteParams::default();
             gone_is_well(self.ours::<PodObject>().delete(&name(node), &how).await)?;

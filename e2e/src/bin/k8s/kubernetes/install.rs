@@ -72,7 +72,7 @@ impl Kubernetes {
         let helm = self.settings.helm.display().to_string();
         let said = tokio::task::spawn_blocking(move || process::run(&helm, args)).await?;
         said.context("installing the chart")?;
-        self.open_eyes().await
+        self.start_inspectors().await
     }
 
     /// Takes the driver off the cluster.

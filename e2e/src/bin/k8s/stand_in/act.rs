@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use e2e::life::{Content, Life, at_least, capability, create_request};
+use e2e::life::{Content, TestVolume, at_least, capability, create_request};
 use e2e::plugin::Csi as _;
-use e2e::real::Seat;
+use e2e::real::CsiClients;
 use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
 use tonic::{Code, Status};
 
-use super::decide::Deed;
+use super::decide::Action;
 use super::store::{Stands, Store, Volume};
 use super::{Shared, pod_folder};
 use crate::co::Class;
@@ -23,7 +23,7 @@ const MODE: Mode = Mode::SingleNodeMultiWriter;
 const DEFAULT_FS: &str = "ext4";
 
 /// Makes the call, unless it is not due any more.
-pub(super) async fn act(shared: &Shared, deed: &Deed) -> Result<(), Status> {
+pub(super) async fn act(shared: &Shared, deed: &Action) -> Result<(), Status> {
     let answer = tokio::time::timeout(DEADLINE, call(shared, deed)).await;
     let answer =
         answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the CO waits no longer")));
@@ -53,35 +53,35 @@ pub(super) fn is_hopeless(status: &Status) -> bool {
     )
 }
 
-async fn call(shared: &Shared, deed: &Deed) -> Result<(), Status> {
+async fn call(shared: &Shared, deed: &Action) -> Result<(), Status> {
     match deed {
-        Deed::Create { claim } => create(shared, claim).await,
-        Deed::Grow { claim } => grow(shared, claim).await,
-        Deed::Delete { volume } => {
-            let seat = shared.parts.seat(None).await;
+        Action::Create { claim } => create(shared, claim).await,
+        Action::Grow { claim } => grow(shared, claim).await,
+        Action::Delete { volume } => {
+            let seat = shared.parts.clients(None).await;
             life(shared, volume, None)?.delete(&seat).await?;
             shared.store().volumes.remove(volume);
             Ok(())
         }
-        Deed::Attach { volume, node } => attach(shared, volume, node).await,
-        Deed::Detach { volume, node } => {
-            let seat = shared.parts.seat(None).await;
+        Action::Attach { volume, node } => attach(shared, volume, node).await,
+        Action::Detach { volume, node } => {
+            let seat = shared.parts.clients(None).await;
             let life = life(shared, volume, Some(node))?;
             life.unpublish(&seat).await?;
             shared.with_volume(volume, |volume| volume.attached.remove(node));
             Ok(())
         }
-        Deed::Stage { volume, node } => stage(shared, volume, node).await,
-        Deed::Unstage { volume, node } => {
-            let seat = shared.parts.seat(Some(node)).await;
+        Action::Stage { volume, node } => stage(shared, volume, node).await,
+        Action::Unstage { volume, node } => {
+            let seat = shared.parts.clients(Some(node)).await;
             let life = life(shared, volume, Some(node))?;
             life.unstage(&seat).await?;
             remove(&life.staging)?;
             shared.with_volume(volume, |volume| volume.staged.remove(node));
             Ok(())
         }
-        Deed::GrowOnNode { pod } => grow_on_node(shared, pod).await,
-        Deed::Publish { pod } => {
+        Action::GrowOnNode { pod } => grow_on_node(shared, pod).await,
+        Action::Publish { pod } => {
             let (seat, life) = pods_life(shared, pod).await?;
             make(life.target.parent())?;
             mark(shared, pod, Some(Stands::Perhaps));
@@ -89,7 +89,7 @@ async fn call(shared: &Shared, deed: &Deed) -> Result<(), Status> {
             mark(shared, pod, Some(Stands::Done));
             Ok(())
         }
-        Deed::Unpublish { pod } => {
+        Action::Unpublish { pod } => {
             let (seat, life) = pods_life(shared, pod).await?;
             life.node_unpublish(&seat).await?;
             remove(&pod_folder(&shared.parts.home(&life.node_id), pod))?;
@@ -117,7 +117,7 @@ async fn create(shared: &Shared, claim: &str) -> Result<(), Status> {
     };
     request.parameters = class.parameters.into_iter().collect();
     let name = request.name.clone();
-    let seat = shared.parts.seat(None).await;
+    let seat = shared.parts.clients(None).await;
     let made = seat.controller().create_volume(request).await?;
     let made = made.into_inner().volume.unwrap_or_default();
     let mut store = shared.store();
@@ -142,7 +142,7 @@ async fn attach(shared: &Shared, volume: &str, node: &str) -> Result<(), Status>
     shared.with_volume(volume, |volume| {
         volume.attached.entry(node.to_owned()).or_insert(None);
     });
-    let seat = shared.parts.seat(None).await;
+    let seat = shared.parts.clients(None).await;
     let life = life(shared, volume, Some(node))?;
     let context = life.publish_to(&seat, &life.node_id).await?;
     shared.with_volume(volume, |volume| {
@@ -152,7 +152,7 @@ async fn attach(shared: &Shared, volume: &str, node: &str) -> Result<(), Status>
 }
 
 async fn stage(shared: &Shared, volume: &str, node: &str) -> Result<(), Status> {
-    let seat = shared.parts.seat(Some(node)).await;
+    let seat = shared.parts.clients(Some(node)).await;
     let life = life(shared, volume, Some(node))?;
     make(Some(&life.staging))?;
     let stands = |stands| {
@@ -181,7 +181,7 @@ async fn grow(shared: &Shared, claim: &str) -> Result<(), Status> {
         volume_capability: Some(life.capability()),
         ..csi::ControllerExpandVolumeRequest::default()
     };
-    let seat = shared.parts.seat(None).await;
+    let seat = shared.parts.clients(None).await;
     let grown = seat.controller().controller_expand_volume(request).await?;
     let grown = grown.into_inner();
     let mut store = shared.store();
@@ -213,22 +213,22 @@ async fn grow_on_node(shared: &Shared, pod: &str) -> Result<(), Status> {
 }
 
 /// What a failure tells the programs of a CO.
-fn failed(store: &mut Store, deed: &Deed, status: &Status) {
+fn failed(store: &mut Store, deed: &Action, status: &Status) {
     let doubt = leaves_doubt(status);
     match deed {
-        Deed::Create { claim } => {
+        Action::Create { claim } => {
             // The provisioner alone takes a lack of room for an end.
             let ended = !doubt || status.code() == Code::ResourceExhausted;
             if let Some(claimed) = store.claims.get_mut(claim) {
                 claimed.begun = !ended;
             }
         }
-        Deed::Stage { volume, node } if !doubt => {
+        Action::Stage { volume, node } if !doubt => {
             if let Some(volume) = store.volumes.get_mut(volume) {
                 volume.staged.remove(node);
             }
         }
-        Deed::Grow { claim } => {
+        Action::Grow { claim } => {
             let Some(claimed) = store.claims.get_mut(claim) else {
                 return;
             };
@@ -244,7 +244,7 @@ fn failed(store: &mut Store, deed: &Deed, status: &Status) {
                 claimed.allocated = None;
             }
         }
-        Deed::GrowOnNode { pod } => {
+        Action::GrowOnNode { pod } => {
             if let Some(claimed) = store.claim_of(pod) {
                 let message = status.message().to_owned();
                 claimed
@@ -252,13 +252,13 @@ fn failed(store: &mut Store, deed: &Deed, status: &Status) {
                     .insert("NodeResizeError".to_owned(), message);
             }
         }
-        Deed::Stage { .. }
-        | Deed::Delete { .. }
-        | Deed::Attach { .. }
-        | Deed::Detach { .. }
-        | Deed::Publish { .. }
-        | Deed::Unpublish { .. }
-        | Deed::Unstage { .. } => {}
+        Action::Stage { .. }
+        | Action::Delete { .. }
+        | Action::Attach { .. }
+        | Action::Detach { .. }
+        | Action::Publish { .. }
+        | Action::Unpublish { .. }
+        | Action::Unstage { .. } => {}
     }
 }
 
@@ -278,13 +278,13 @@ fn content(block: bool, class: &Class) -> Content {
 }
 
 /// A volume as calls want it; on a node, if they are for one.
-fn life(shared: &Shared, name: &str, node: Option<&str>) -> Result<Life, Status> {
+fn life(shared: &Shared, name: &str, node: Option<&str>) -> Result<TestVolume, Status> {
     let store = shared.store();
     let volume = store.volumes.get(name).ok_or_else(gone)?;
     let node = node.unwrap_or_default();
     let context = volume.attached.get(node).cloned().flatten();
     let staging = shared.parts.home(node).join("staging").join(name);
-    Ok(Life {
+    Ok(TestVolume {
         name: name.to_owned(),
         content: volume.content,
         mode: MODE,
@@ -301,7 +301,7 @@ fn life(shared: &Shared, name: &str, node: Option<&str>) -> Result<Life, Status>
 }
 
 /// The same for a pod. `node_id` is the node's name: calls of the kubelet do without its id.
-async fn pods_life(shared: &Shared, pod: &str) -> Result<(Seat, Life), Status> {
+async fn pods_life(shared: &Shared, pod: &str) -> Result<(CsiClients, TestVolume), Status> {
     let (volume, node) = {
         let store = shared.store();
         let running = store.pods.get(pod).ok_or_else(gone)?;
@@ -311,7 +311,7 @@ async fn pods_life(shared: &Shared, pod: &str) -> Result<(Seat, Life), Status> {
     };
     let mut life = life(shared, &volume, Some(&node))?;
     life.target = target_of(shared, &node, pod);
-    let seat = shared.parts.seat(Some(&node)).await;
+    let seat = shared.parts.clients(Some(&node)).await;
     life.node_id = node;
     Ok((seat, life))
 }

@@ -5,7 +5,7 @@ use crate::co::Reclaim;
 
 /// A call that is due.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Deed {
+pub(super) enum Action {
     /// The provisioner makes a claim's volume.
     Create { claim: String },
     /// The provisioner deletes a volume whose claim has gone.
@@ -29,7 +29,7 @@ pub(super) enum Deed {
 }
 
 /// All that is due now.
-pub(super) fn due(store: &Store) -> Vec<Deed> {
+pub(super) fn next_actions(store: &Store) -> Vec<Action> {
     let mut due = Vec::new();
     provision(store, &mut due);
     attach(store, &mut due);
@@ -37,12 +37,12 @@ pub(super) fn due(store: &Store) -> Vec<Deed> {
     due
 }
 
-fn provision(store: &Store, due: &mut Vec<Deed>) {
+fn provision(store: &Store, due: &mut Vec<Action>) {
     for (name, claim) in &store.claims {
         let claim_name = name.clone();
         // Whoever has begun goes on until he knows: only then can it be deleted.
         if !claim.bound && (claim.begun || !claim.deleting) {
-            due.push(Deed::Create { claim: claim_name });
+            due.push(Action::Create { claim: claim_name });
             continue;
         }
         let grows = store
@@ -50,20 +50,20 @@ fn provision(store: &Store, due: &mut Vec<Deed>) {
             .get(&claim.volume)
             .is_some_and(|volume| claim.bound && claim.asked > volume.bytes);
         if grows {
-            due.push(Deed::Grow { claim: claim_name });
+            due.push(Action::Grow { claim: claim_name });
         }
     }
     for (name, volume) in &store.volumes {
         let goes = volume.claim.is_none() && volume.reclaim == Reclaim::Delete;
         if goes && volume.attached.is_empty() {
-            due.push(Deed::Delete {
+            due.push(Action::Delete {
                 volume: name.clone(),
             });
         }
     }
 }
 
-fn attach(store: &Store, due: &mut Vec<Deed>) {
+fn attach(store: &Store, due: &mut Vec<Action>) {
     for pod in store.pods.values().filter(|pod| !pod.stopping) {
         let (Some((name, volume)), Some(node)) = (store.volume_of(pod), &pod.node) else {
             continue;
@@ -71,7 +71,7 @@ fn attach(store: &Store, due: &mut Vec<Deed>) {
         let elsewhere = volume.attached.keys().any(|other| other != node);
         let known = volume.attached.get(node).is_some_and(Option::is_some);
         if !elsewhere && !known {
-            due.push(Deed::Attach {
+            due.push(Action::Attach {
                 volume: name.to_owned(),
                 node: node.clone(),
             });
@@ -80,7 +80,7 @@ fn attach(store: &Store, due: &mut Vec<Deed>) {
     for (name, volume) in &store.volumes {
         for node in volume.attached.keys() {
             if !volume.staged.contains_key(node) && store.users(name, node).next().is_none() {
-                due.push(Deed::Detach {
+                due.push(Action::Detach {
                     volume: name.clone(),
                     node: node.clone(),
                 });
@@ -89,11 +89,11 @@ fn attach(store: &Store, due: &mut Vec<Deed>) {
     }
 }
 
-fn mount(store: &Store, due: &mut Vec<Deed>) {
+fn mount(store: &Store, due: &mut Vec<Action>) {
     for (name, pod) in &store.pods {
         if pod.stopping {
             if pod.published.is_some() && !pod.runs {
-                due.push(Deed::Unpublish { pod: name.clone() });
+                due.push(Action::Unpublish { pod: name.clone() });
             }
         } else {
             due.extend(start(store, name, pod));
@@ -102,7 +102,7 @@ fn mount(store: &Store, due: &mut Vec<Deed>) {
     for (name, volume) in &store.volumes {
         for node in volume.staged.keys() {
             if store.users(name, node).next().is_none() {
-                due.push(Deed::Unstage {
+                due.push(Action::Unstage {
                     volume: name.clone(),
                     node: node.clone(),
                 });
@@ -112,19 +112,19 @@ fn mount(store: &Store, due: &mut Vec<Deed>) {
 }
 
 /// What brings a pod nearer to its start, or what has grown under it to its notice.
-fn start(store: &Store, name: &str, pod: &Running) -> Option<Deed> {
+fn start(store: &Store, name: &str, pod: &Running) -> Option<Action> {
     let (volume_name, volume) = store.volume_of(pod)?;
     let node = pod.node.clone()?;
     volume.attached.get(&node)?.as_ref()?;
     if volume.staged.get(&node) != Some(&Stands::Done) {
         let volume = volume_name.to_owned();
-        return Some(Deed::Stage { volume, node });
+        return Some(Action::Stage { volume, node });
     }
     let pod_name = name.to_owned();
     if pod.published != Some(Stands::Done) {
-        return Some(Deed::Publish { pod: pod_name });
+        return Some(Action::Publish { pod: pod_name });
     }
-    (!store.has_all(pod)).then_some(Deed::GrowOnNode { pod: pod_name })
+    (!store.has_all(pod)).then_some(Action::GrowOnNode { pod: pod_name })
 }
 
 #[cfg(test)]
@@ -209,8 +209,8 @@ mod tests {
         let mut store = store();
         let (volume_, node) = on("a");
         assert_eq!(
-            due(&store),
-            [Deed::Attach {
+            next_actions(&store),
+            [Action::Attach {
                 volume: volume_,
                 node
             }]
@@ -220,28 +220,28 @@ mod tests {
             .insert("a".into(), Some(HashMap::new()));
         let (volume_, node) = on("a");
         assert_eq!(
-            due(&store),
-            [Deed::Stage {
+            next_actions(&store),
+            [Action::Stage {
                 volume: volume_,
                 node
             }]
         );
         volume(&mut store).staged.insert("a".into(), Stands::Done);
-        assert_eq!(due(&store), [Deed::Publish { pod: "p".into() }]);
+        assert_eq!(next_actions(&store), [Action::Publish { pod: "p".into() }]);
         let running = store.pods.get_mut("p").unwrap();
         (running.published, running.runs) = (Some(Stands::Done), true);
-        assert_eq!(due(&store), []);
+        assert_eq!(next_actions(&store), []);
         // Nothing is unmounted under a process.
         store.pods.get_mut("p").unwrap().stopping = true;
-        assert_eq!(due(&store), []);
+        assert_eq!(next_actions(&store), []);
         store.pods.get_mut("p").unwrap().runs = false;
-        assert_eq!(due(&store), [Deed::Unpublish { pod: "p".into() }]);
+        assert_eq!(next_actions(&store), [Action::Unpublish { pod: "p".into() }]);
         store.pods.get_mut("p").unwrap().published = None;
         store.settle();
         let (volume_, node) = on("a");
         assert_eq!(
-            due(&store),
-            [Deed::Unstage {
+            next_actions(&store),
+            [Action::Unstage {
                 volume: volume_,
                 node
             }]
@@ -249,17 +249,17 @@ mod tests {
         volume(&mut store).staged.clear();
         let (volume_, node) = on("a");
         assert_eq!(
-            due(&store),
-            [Deed::Detach {
+            next_actions(&store),
+            [Action::Detach {
                 volume: volume_,
                 node
             }]
         );
         volume(&mut store).attached.clear();
-        assert_eq!(due(&store), []);
+        assert_eq!(next_actions(&store), []);
         store.claims.get_mut("c").unwrap().deleting = true;
         store.settle();
-        assert_eq!(due(&store), [Deed::Delete { volume: "v".into() }]);
+        assert_eq!(next_actions(&store), [Action::Delete { volume: "v".into() }]);
     }
 
     #[test]
@@ -269,8 +269,8 @@ mod tests {
         // Nobody on b uses it: it is taken away there, and only then attached here.
         let (volume_, node) = on("b");
         assert_eq!(
-            due(&store),
-            [Deed::Detach {
+            next_actions(&store),
+            [Action::Detach {
                 volume: volume_,
                 node
             }]
@@ -280,8 +280,8 @@ mod tests {
             .insert("b".into(), Stands::Perhaps);
         let (volume_, node) = on("b");
         assert_eq!(
-            due(&store),
-            [Deed::Unstage {
+            next_actions(&store),
+            [Action::Unstage {
                 volume: volume_,
                 node
             }]
@@ -292,17 +292,17 @@ mod tests {
     fn what_has_grown_is_grown_on_the_node_once_it_is_published() {
         let mut store = store();
         store.claims.get_mut("c").unwrap().asked = 2 * GIB;
-        assert_eq!(due(&store)[0], Deed::Grow { claim: "c".into() });
+        assert_eq!(next_actions(&store)[0], Action::Grow { claim: "c".into() });
         let grown = volume(&mut store);
         grown.bytes = 2 * GIB;
         grown.attached.insert("a".into(), Some(HashMap::new()));
         grown.staged.insert("a".into(), Stands::Done);
-        assert_eq!(due(&store), [Deed::Publish { pod: "p".into() }]);
+        assert_eq!(next_actions(&store), [Action::Publish { pod: "p".into() }]);
         store.pods.get_mut("p").unwrap().published = Some(Stands::Done);
-        assert_eq!(due(&store), [Deed::GrowOnNode { pod: "p".into() }]);
+        assert_eq!(next_actions(&store), [Action::GrowOnNode { pod: "p".into() }]);
         assert!(!store.has_all(&store.pods["p"]));
         store.claims.get_mut("c").unwrap().capacity = 2 * GIB;
-        assert_eq!(due(&store), []);
+        assert_eq!(next_actions(&store), []);
         assert!(store.has_all(&store.pods["p"]));
     }
 
@@ -314,9 +314,9 @@ mod tests {
         let claim = store.claims.get_mut("c").unwrap();
         (claim.bound, claim.deleting) = (false, true);
         store.settle();
-        assert_eq!(due(&store), [Deed::Create { claim: "c".into() }]);
+        assert_eq!(next_actions(&store), [Action::Create { claim: "c".into() }]);
         store.claims.get_mut("c").unwrap().begun = false;
-        assert_eq!(due(&store), []);
+        assert_eq!(next_actions(&store), []);
         store.settle();
         assert!(store.claims.is_empty());
     }

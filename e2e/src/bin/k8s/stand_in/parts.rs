@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use e2e::initiator::Initiator;
 use e2e::nas::{Nas, Settings as NasSettings};
 use e2e::plugin::{Plugin, Settings};
-use e2e::real::Seat;
+use e2e::real::CsiClients;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
@@ -101,14 +101,14 @@ impl Parts {
     }
 
     /// Whom the sidecars, and the kubelet of a node, speak to. Who is away is UNAVAILABLE.
-    pub(super) async fn seat(&self, node: Option<&str>) -> Seat {
+    pub(super) async fn clients(&self, node: Option<&str>) -> CsiClients {
         let line = async |part: &Mutex<Part>| part.lock().await.plugin.as_ref().map(Plugin::line);
         let plugin = match node.and_then(|node| self.nodes.get(node)) {
             Some(part) => line(part).await,
             None => None,
         };
         let home = self.home(node.unwrap_or_default());
-        Seat::take(line(&self.controller).await, plugin, &home)
+        CsiClients::take(line(&self.controller).await, plugin, &home)
     }
 
     /// Kills a part. [`Parts::bring_back`] starts it again.
@@ -174,8 +174,8 @@ impl Parts {
     pub(super) async fn ask_nas(&self, knob: &str, body: Option<Value>) -> Result<Value> {
         let nas = self.nas.lock().await;
         match body {
-            Some(body) => nas.turn(knob, &body).await,
-            None => nas.look(knob).await,
+            Some(body) => nas.change_setting(knob, &body).await,
+            None => nas.get_control(knob).await,
         }
     }
 

@@ -63,7 +63,7 @@ pub(super) async fn uninstalled(scene: &Scene<Kubernetes>) -> Result<String> {
     cluster.uninstall().await?;
     let look = async || cluster.left_after_uninstall().await;
     scene.until("nothing is left", look, Vec::is_empty).await?;
-    cluster.close_eyes(&nodes).await?;
+    cluster.stop_inspectors(&nodes).await?;
     cluster.leave().await?;
     Ok("no object of the release, no mount, session or device on a node".to_owned())
 }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::nas::CHAP_KEY;
 use e2e::until::until;
 use e2e::vm::guest::OUT;
@@ -36,7 +36,7 @@ fn secret(password: &str, mutual: Option<&str>) -> HashMap<String, String> {
 pub(crate) async fn secrets(scene: &mut Scene) -> Result<String> {
     let watch = Watch::start();
     for (name, mutual) in [("one-way", None), ("mutual", Some(MUTUAL))] {
-        let mut volume = Life::create(
+        let mut volume = TestVolume::create(
             &scene.world,
             &format!("pvc-{name}"),
             GIB,
@@ -106,12 +106,12 @@ pub(crate) async fn secrets(scene: &mut Scene) -> Result<String> {
 
 /// The wrong secret: a clear answer, one login, and nothing left.
 async fn refused(
-    volume: &Life,
+    volume: &TestVolume,
     wrong: HashMap<String, String>,
     scene: &Scene,
     (what, code, words): (&str, Code, &str),
 ) -> Result<()> {
-    let volume = Life {
+    let volume = TestVolume {
         secrets: wrong,
         ..volume.clone()
     };
@@ -149,7 +149,7 @@ fn connections() -> Result<u64> {
 pub(crate) async fn stranger(scene: &mut Scene) -> Result<String> {
     let worker = Worker::start(&[]).await?;
     let world = &scene.world;
-    let mut volume = Life::create(world, "pvc-1", GIB, Content::Fs("xfs")).await?;
+    let mut volume = TestVolume::create(world, "pvc-1", GIB, Content::Fs("xfs")).await?;
     volume.secrets = secret(PASSWORD, None);
     volume.attach(world).await?;
     let iqn = volume.publish_context.get("iqn").context("iqn")?.clone();
@@ -204,7 +204,7 @@ pub(crate) async fn default(scene: &mut Scene) -> Result<String> {
     let watch = Watch::start();
     let worker = Worker::start(&[]).await?;
     let world = &scene.world;
-    let mut volume = Life::create(world, "pvc-1", GIB, Content::Fs("ext4")).await?;
+    let mut volume = TestVolume::create(world, "pvc-1", GIB, Content::Fs("ext4")).await?;
     volume.attach(world).await?;
     let data = Scene::write(&volume, 3)?;
     let proofs = Proofs::of(&volume)?;
@@ -348,7 +348,7 @@ struct Proofs {
 }
 
 impl Proofs {
-    fn of(volume: &Life) -> Result<Self> {
+    fn of(volume: &TestVolume) -> Result<Self> {
         let told = |key: &str| {
             let value = volume.publish_context.get(key).cloned();
             value.with_context(|| format!("publish_context[{key}]"))

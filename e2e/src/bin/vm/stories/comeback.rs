@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::process::run;
 use e2e::until::{until, until_within};
 use e2e::world::Plan;
@@ -99,7 +99,7 @@ async fn comes_back(scene: &mut Scene, contents: &[Content], loss: Loss) -> Resu
     let mut volumes = Vec::new();
     for &content in contents {
         for calls in [Calls::StageAndPublish, Calls::PublishOnly] {
-            volumes.push(Lent::start(scene, &worker, content, calls).await?);
+            volumes.push(Handover::start(scene, &worker, content, calls).await?);
         }
     }
 
@@ -186,8 +186,8 @@ async fn comes_back(scene: &mut Scene, contents: &[Content], loss: Loss) -> Resu
 }
 
 /// A volume of the first node, that another one has in between.
-struct Lent {
-    first: Life,
+struct Handover {
+    first: TestVolume,
     calls: Calls,
     /// The process that has dirty pages.
     pod: u32,
@@ -195,11 +195,11 @@ struct Lent {
 
 /// The other node has it.
 struct Other {
-    life: Life,
+    life: TestVolume,
     data: Data,
 }
 
-impl Lent {
+impl Handover {
     async fn start(scene: &Scene, worker: &Worker, content: Content, calls: Calls) -> Result<Self> {
         let how = match calls {
             Calls::StageAndPublish => "staged",
@@ -302,11 +302,11 @@ impl Lent {
     /// While the old pod has it nothing is touched, and the answer says where it is.
     async fn must_be_refused(
         &self,
-        again: &Life,
+        again: &TestVolume,
         worker: &Worker,
         there: &There<'_>,
     ) -> Result<()> {
-        let before = Held::look(worker).await?;
+        let before = NodeState::look(worker).await?;
         let answer = match self.calls {
             Calls::StageAndPublish => again.stage(there).await,
             Calls::PublishOnly => again.node_publish(there).await,
@@ -320,7 +320,7 @@ impl Lent {
             "{}: while the old pod has it: {status}",
             again.name
         );
-        let after = Held::look(worker).await?;
+        let after = NodeState::look(worker).await?;
         ensure!(before == after, "was {before:?}, is {after:?}");
         Ok(())
     }
@@ -337,7 +337,7 @@ impl Other {
 }
 
 /// No late page is on a LUN that nobody uses, and its file system is in order.
-fn must_be_clean(scene: &Scene, volume: &Life) -> Result<()> {
+fn must_be_clean(scene: &Scene, volume: &TestVolume) -> Result<()> {
     ensure!(
         !scene.lun_holds(volume, LATE)?,
         "{}: late pages have arrived",
@@ -376,14 +376,14 @@ async fn repeat(
 
 /// What a node has of volumes.
 #[derive(Debug, PartialEq, Eq)]
-struct Held {
+struct NodeState {
     mounts: Vec<String>,
     sessions: Vec<String>,
     /// Disks that take nothing because somebody wants it so.
     offline: Vec<String>,
 }
 
-impl Held {
+impl NodeState {
     async fn look(worker: &Worker) -> Result<Self> {
         let mounts = worker.remote.read("/proc/self/mounts").await?;
         let mut sessions = worker.remote.list("/sys/class/iscsi_session").await?;

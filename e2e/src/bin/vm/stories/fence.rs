@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::process::run;
 use e2e::until::until;
 
@@ -40,7 +40,7 @@ pub(crate) fn dirty(file: &Path) -> Result<()> {
 }
 
 /// Starts such a pod on the second machine; answers its process id.
-pub(super) async fn start_dirty(worker: &Worker, volume: &Life) -> Result<u32> {
+pub(super) async fn start_dirty(worker: &Worker, volume: &TestVolume) -> Result<u32> {
     let log = format!("/run/dirty-{}.log", volume.name);
     let file = volume.file("late");
     let words = ["vm", "dirty", &file.to_string_lossy()];
@@ -52,8 +52,8 @@ pub(super) async fn start_dirty(worker: &Worker, volume: &Life) -> Result<u32> {
 
 /// A volume that moves from the cut-off node to this one.
 struct Moved {
-    theirs: Life,
-    ours: Life,
+    theirs: TestVolume,
+    ours: TestVolume,
     before: Data,
 }
 
@@ -122,7 +122,7 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
 }
 
 impl Moved {
-    async fn take(scene: &Scene, theirs: Life) -> Result<Self> {
+    async fn take(scene: &Scene, theirs: TestVolume) -> Result<Self> {
         let world = &scene.world;
         theirs.unpublish(world).await?;
         let ours = scene.adopt(&theirs).await?;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
-use e2e::life::{Content, Life, create_request};
+use e2e::life::{Content, TestVolume, create_request};
 
 use crate::scene::Scene;
 
@@ -44,7 +44,7 @@ async fn written(scene: &Scene, name: &str, honoured: &str) -> Result<(Cache, u6
     request
         .parameters
         .insert("enableFuaSyncCache".to_owned(), honoured.to_owned());
-    let mut volume = Life::create_as(world, request, Content::Fs("ext4")).await?;
+    let mut volume = TestVolume::create_as(world, request, Content::Fs("ext4")).await?;
     volume.attach(world).await?;
     let device = scene.device(&volume)?;
     let before = cache(&device)?;

@@ -5,8 +5,8 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
-use e2e::life::{Content, Life};
-use e2e::look::Photo;
+use e2e::life::{Content, TestVolume};
+use e2e::look::ImageSnapshot;
 use e2e::process::run;
 use e2e::until::until;
 use nix::fcntl::OFlag;
@@ -19,23 +19,23 @@ const MARK: u64 = 512 << 20;
 
 /// A volume whose LUN bears its mark, and what the LUN shows.
 pub(super) struct Marked {
-    pub(super) volume: Life,
-    pub(super) photo: Photo,
+    pub(super) volume: TestVolume,
+    pub(super) photo: ImageSnapshot,
 }
 
 impl Scene {
     pub(super) async fn marked(&self, name: &str) -> Result<Marked> {
-        let mut volume = Life::create(&self.world, name, GIB, Content::Block).await?;
+        let mut volume = TestVolume::create(&self.world, name, GIB, Content::Block).await?;
         volume.publish(&self.world).await?;
         let file = File::options().write(true).open(self.lun_file(&volume)?)?;
         file.write_all_at(volume.uuid().as_bytes(), MARK)?;
         file.sync_all()?;
-        let photo = Photo::take(&self.lun_file(&volume)?)?;
+        let photo = ImageSnapshot::take(&self.lun_file(&volume)?)?;
         Ok(Marked { volume, photo })
     }
 
     /// `LUN.map_target` or `unmap_target`, as an administrator does it behind everybody's back.
-    async fn mapping(&self, method: &str, lun: &Life, target_of: &Life) -> Result<()> {
+    async fn mapping(&self, method: &str, lun: &TestVolume, target_of: &TestVolume) -> Result<()> {
         let iqn = target_of
             .publish_context
             .get("iqn")
@@ -62,18 +62,18 @@ impl Scene {
     }
 
     /// The impostor's LUN takes the place of the volume's.
-    pub(super) async fn swap(&self, volume: &Life, impostor: &Life) -> Result<()> {
+    pub(super) async fn swap(&self, volume: &TestVolume, impostor: &TestVolume) -> Result<()> {
         self.mapping("unmap_target", volume, volume).await?;
         self.mapping("map_target", impostor, volume).await
     }
 
-    pub(super) async fn swap_back(&self, volume: &Life, impostor: &Life) -> Result<()> {
+    pub(super) async fn swap_back(&self, volume: &TestVolume, impostor: &TestVolume) -> Result<()> {
         self.mapping("unmap_target", impostor, volume).await?;
         self.mapping("map_target", volume, volume).await
     }
 
     /// The device that the driver has given out shows the volume's own mark, asked of the disk and not of a cache.
-    pub(super) fn must_show(&self, volume: &Life) -> Result<()> {
+    pub(super) fn must_show(&self, volume: &TestVolume) -> Result<()> {
         let device = File::options()
             .read(true)
             .custom_flags(OFlag::O_DIRECT.bits())
@@ -91,7 +91,7 @@ impl Scene {
     }
 
     pub(super) async fn strike_marked(&self, marked: Marked) -> Result<()> {
-        marked.photo.must_still_be_true()?;
+        marked.photo.ensure_unchanged()?;
         marked.volume.unpublish(&self.world).await?;
         Ok(marked.volume.delete(&self.world).await?)
     }
@@ -100,8 +100,8 @@ impl Scene {
 /// Refused for good, with both serials.
 fn names_both<T: std::fmt::Debug>(
     answer: Result<T, Status>,
-    volume: &Life,
-    impostor: &Life,
+    volume: &TestVolume,
+    impostor: &TestVolume,
 ) -> Result<()> {
     let Err(status) = answer else {
         anyhow::bail!("not refused: {answer:?}");
@@ -162,11 +162,11 @@ pub(crate) async fn blank_disk(scene: &mut Scene) -> Result<String> {
         let world = &scene.world;
         life.node_unpublish(world).await?;
         life.unstage(world).await?;
-        let blank = Life::create(world, &format!("pvc-{fs}-blank"), GIB, Content::Fs(fs)).await?;
+        let blank = TestVolume::create(world, &format!("pvc-{fs}-blank"), GIB, Content::Fs(fs)).await?;
         scene.swap(&life, &blank).await?;
         names_both(life.stage(world).await, &life, &blank)?;
         ensure!(
-            Photo::take(&scene.lun_file(&blank)?)?.is_blank(),
+            ImageSnapshot::take(&scene.lun_file(&blank)?)?.is_blank(),
             "something was written to the blank LUN"
         );
         scene.swap_back(&life, &blank).await?;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use e2e::GIB;
-use e2e::life::{Content, Life};
+use e2e::life::{Content, TestVolume};
 use e2e::world::Plan;
 use futures::future::try_join_all;
 
@@ -16,7 +16,7 @@ const RETURNS: Duration = Duration::from_secs(90);
 
 /// A volume over two paths, and a pod that writes to it.
 struct Pod<'a> {
-    volume: Life,
+    volume: TestVolume,
     writer: Writer<'a>,
 }
 
@@ -130,7 +130,7 @@ struct Map {
     paths: Vec<String>,
 }
 
-async fn map_of(worker: &Worker, volume: &Life) -> Result<Map> {
+async fn map_of(worker: &Worker, volume: &TestVolume) -> Result<Map> {
     let serial = volume.uuid().replace('-', "");
     let disks = worker.remote.list("/sys/class/block").await?;
     for name in disks.iter().filter(|name| name.starts_with("dm-")) {

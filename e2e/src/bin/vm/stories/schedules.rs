@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
-use e2e::life::Life;
+use e2e::life::TestVolume;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -48,8 +48,8 @@ enum Place {
 /// Schedules, one after the other, each from a volume in use.
 struct Schedules<'a> {
     scene: &'a Scene,
-    volume: Life,
-    impostor: Life,
+    volume: TestVolume,
+    impostor: TestVolume,
     place: Place,
     /// The target has been away: what was attached through it is dead.
     dead: bool,
@@ -85,7 +85,7 @@ pub(crate) async fn schedules(scene: &mut Scene) -> Result<String> {
     }
     told.let_go().await?;
     let Schedules { given, refused, .. } = told;
-    volume.photo.must_still_be_true()?;
+    volume.photo.ensure_unchanged()?;
     scene.strike_marked(volume).await?;
     scene.strike_marked(impostor).await?;
     Ok(format!(
@@ -137,10 +137,10 @@ impl Schedules<'_> {
             }
             Step::Unstage => return self.let_go().await,
         };
-        self.judge(answer)
+        self.check(answer)
     }
 
-    fn judge(&mut self, answer: Result<(), Status>) -> Result<()> {
+    fn check(&mut self, answer: Result<(), Status>) -> Result<()> {
         let Err(status) = answer else {
             self.given += 1;
             ensure!(

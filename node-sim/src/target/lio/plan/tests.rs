@@ -42,14 +42,14 @@ pub(in super::super) fn target() -> Target {
 }
 
 /// What the kernel shows once `target()` is made.
-fn made() -> Shown {
+fn made() -> ConfigfsState {
     let text = |pairs: &[(&str, &str)]| {
         pairs
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect()
     };
-    Shown {
+    ConfigfsState {
         enabled: true,
         attribs: text(&[
             ("authentication", "1"),

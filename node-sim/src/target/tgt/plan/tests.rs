@@ -42,7 +42,7 @@ fn chap(password: &str) -> Chap {
 /// The daemon, as far as a plan can see it.
 #[derive(Default)]
 struct Fake {
-    shown: Vec<Shown>,
+    shown: Vec<TgtState>,
     memory: Memory,
 }
 
@@ -74,10 +74,10 @@ impl Fake {
 
     fn take(&mut self, wish: &Target, step: &Step, sizes: &BTreeMap<u16, u64>) {
         if let Step::NewTarget { tid, iqn } = step {
-            self.shown.push(Shown {
+            self.shown.push(TgtState {
                 tid: *tid,
                 iqn: iqn.clone(),
-                ..Shown::default()
+                ..TgtState::default()
             });
         }
         let shown = self

@@ -14,7 +14,7 @@ use nix::sys::stat::{major, minor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::program;
+use crate::exec;
 use crate::store::Lock;
 
 /// How often another program may snatch a free device from under us.
@@ -153,7 +153,7 @@ impl<'a> Losetup<'a> {
     }
 
     fn run(&self, program: &str, args: &[&str]) -> io::Result<String> {
-        program::run(self.lock, program, args, &[])
+        exec::run(self.lock, program, args, &[])
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Tally {
 }
 
 /// A case under way.
-pub(crate) struct Play<'a> {
+pub(crate) struct Run<'a> {
     sim: &'a Sim,
     /// Takes a new connection for each request: what was refused half-way leaves one that ends.
     http: reqwest::Client,
@@ -42,7 +42,7 @@ pub(crate) struct Play<'a> {
     state: Value,
 }
 
-impl<'a> Play<'a> {
+impl<'a> Run<'a> {
     /// Plays a case on a fresh NAS.
     pub(crate) async fn of(sim: &'a Sim, steps: &[Step], tally: &mut Tally) -> Result<(), String> {
         sim.post("/reset", json!({})).await;
@@ -65,7 +65,7 @@ impl<'a> Play<'a> {
                         calls.iter().map(|call| call.inner(&play.state)).collect();
                     play.send(&compound(&inner), sent, tally).await
                 }
-                Step::Bytes(bytes) => play.pour(bytes).await,
+                Step::Bytes(bytes) => play.send_raw(bytes).await,
             };
             told.map_err(|why| format!("{why}\nafter {step:?}"))?;
         }
@@ -101,7 +101,7 @@ impl<'a> Play<'a> {
         } else {
             let answer: Value = serde_json::from_slice(&body)
                 .map_err(|error| format!("no JSON: {error}: {}", String::from_utf8_lossy(&body)))?;
-            let may_change = judge(&answer, json_type, tally)?;
+            let may_change = check_reply(&answer, json_type, tally)?;
             if answer["success"] == true {
                 tally.reached.insert(call.method.clone());
             }
@@ -191,7 +191,7 @@ impl<'a> Play<'a> {
     }
 
     /// Whatever it makes of these bytes, it does nothing and lives on.
-    async fn pour(&mut self, bytes: &[u8]) -> Result<(), String> {
+    async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), String> {
         let address = self.sim.nas.api().trim_start_matches("http://");
         let mut stream = tokio::net::TcpStream::connect(address)
             .await
@@ -222,7 +222,7 @@ impl<'a> Play<'a> {
 }
 
 /// Whether an answer with this body may have changed something.
-fn judge(answer: &Value, json_type: bool, tally: &mut Tally) -> Result<bool, String> {
+fn check_reply(answer: &Value, json_type: bool, tally: &mut Tally) -> Result<bool, String> {
     if !json_type {
         return Err("JSON without its type".to_owned());
     }
