@@ -13,22 +13,22 @@ mod check;
 mod containers;
 mod context;
 mod crash;
+mod demo;
 mod deny;
 mod doctor;
-mod external;
 mod faults;
 mod fuzz;
 mod go;
 mod images;
 mod k8s;
+mod k8s_conformance;
 mod model;
+mod mutation;
 mod nightly;
 mod peers;
 mod plane;
 mod release;
 mod run;
-mod sabotage;
-mod show;
 mod skip;
 mod table;
 mod testing;
@@ -81,7 +81,7 @@ enum Task {
     /// The hosted pipeline: actionlint, and whether it calls tasks that there are
     Workflows,
     /// Kubernetes' own storage suite on the cluster that KUBECONFIG names; with --check only whether its files fit it
-    External(external::External),
+    External(k8s_conformance::External),
     /// All tests; those that need root say so and are counted when there is none
     Test,
     /// The stories with block devices, file systems and mounts (root)
@@ -106,9 +106,9 @@ enum Task {
     /// Other drivers, unmodified, against dsm-sim: what they cost a NAS next to ours, as a table and as JSON
     Peers(peers::Peers),
     /// Do the properties catch bugs? Deliberate bugs in a copy of the driver, and who notices each; the copy is built for each
-    Sabotage(sabotage::Sabotage),
+    Sabotage(mutation::Sabotage),
     /// DSM calls per CSI call, latency and memory, and how cost grows, as tables and as JSON (root for the node half)
-    Bench(show::Bench),
+    Bench(demo::Bench),
     /// Builds the images of the driver and both simulators, starts every program in them, and tells what is inside (root, where no
     /// Docker engine runs)
     Images(images::Images),
@@ -117,7 +117,7 @@ enum Task {
     /// Builds the images, then starts them as the chart does: a volume's life over TLS, restarts, rights (root)
     Containers,
     /// One volume's whole life, told in under 30 lines (root)
-    Demo(show::Demo),
+    Demo(demo::Demo),
     /// All that a pipeline has time for, with the time and the work of each: fmt, lint, deny, spec, chart, tidy, workflows, external (its
     /// check), test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, k8s (on the stand-in), peers, containers, vm, demo
     /// and bench (a sample)
@@ -137,7 +137,7 @@ fn main() -> ExitCode {
         Task::Spec => go::spec(&context),
         Task::Chart(chart) => chart::run(&context, chart),
         Task::Workflows => workflows::run(&context),
-        Task::External(external) => external::run(&context, external),
+        Task::External(external) => k8s_conformance::run(&context, external),
         Task::Test => testing::test(&context),
         Task::Node => testing::node(&context),
         Task::Sanity => testing::sanity(&context),
@@ -149,12 +149,12 @@ fn main() -> ExitCode {
         Task::Vm(vm) => vm::run(&context, vm),
         Task::K8s(k8s) => k8s::run(&context, k8s),
         Task::Peers(peers) => peers::run(&context, peers),
-        Task::Sabotage(sabotage) => sabotage::run(&context, sabotage),
-        Task::Bench(bench) => show::bench(&context, bench),
+        Task::Sabotage(sabotage) => mutation::run(&context, sabotage),
+        Task::Bench(bench) => demo::bench(&context, bench),
         Task::Images(images) => images::run(&context, images),
         Task::Release(release) => release::run(&context, release),
         Task::Containers => containers::run(&context),
-        Task::Demo(demo) => show::demo(&context, demo),
+        Task::Demo(demo) => demo::demo(&context, demo),
         Task::All => all::run(&context, &all::TASKS),
         Task::Nightly(nightly) => nightly::run(&context, nightly),
     });

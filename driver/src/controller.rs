@@ -3,16 +3,16 @@
 //! No state: the NAS holds the truth. Locks are per process, and sidecars elect their leaders one by one, so every
 //! sequence here is also safe when two controllers interleave (design.md#one-operation-per-volume).
 
+mod auth;
 mod create;
 mod delete;
 mod expand;
-mod former;
+mod former_node;
 mod list;
-mod proof;
+mod paging;
 mod publish;
 mod target;
 mod unpublish;
-mod walk;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +29,7 @@ use crate::chap::keys::Keys;
 use crate::dsm::{DsmError, Nas};
 use crate::error::Error;
 use crate::in_flight::InFlight;
-use crate::mark::Owner;
+use crate::owner_tag::Owner;
 use crate::publication::Nonce;
 use crate::request::{Capability, Handle, Page, Range, required};
 use crate::telemetry;
@@ -47,11 +47,11 @@ struct Shared {
     /// Names of targets are drawn from it.
     random: Mutex<StdRng>,
     /// Targets whose password is not known, or whose node has another name by now.
-    unused: former::Unused,
+    unused: former_node::Unused,
     /// The volumes of each NAS when it was last listed, for when it does not answer and another does.
-    listed: Mutex<HashMap<NasName, walk::Volumes>>,
+    listed: Mutex<HashMap<NasName, paging::Volumes>>,
     /// For the pages that follow.
-    look: walk::Snapshot,
+    look: paging::Snapshot,
     in_flight: InFlight,
 }
 
@@ -82,9 +82,9 @@ impl Controller {
             nases,
             keys,
             random: Mutex::new(random),
-            unused: former::Unused::default(),
+            unused: former_node::Unused::default(),
             listed: Mutex::default(),
-            look: walk::Snapshot::default(),
+            look: paging::Snapshot::default(),
             in_flight,
         }))
     }

@@ -42,7 +42,9 @@ impl<H: Host> Identity<H> {
     pub fn check_host(&self) {
         let Some(host) = &self.host else { return };
         match self.readiness_change(host) {
-            Some(ReadinessChange::Lacks(lack)) => warn!(lack, "this node can do only a part of its work"),
+            Some(ReadinessChange::Lacks(lack)) => {
+                warn!(lack, "this node can do only a part of its work")
+            }
             Some(ReadinessChange::Complete) => info!("this node has everything that it needs"),
             None => {}
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use driver::config::Args;
-use driver::host::linux::enter;
+use driver::host::linux::nsenter;
 use driver::server::Plugin;
 use driver::telemetry;
 use tokio::runtime::{Builder, Runtime};
@@ -23,7 +23,7 @@ const BLOCKING_THREADS: usize = 16;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    if let Some(failed) = enter::run(std::env::args_os()) {
+    if let Some(failed) = nsenter::run(std::env::args_os()) {
         return failed;
     }
     let args = Args::parse();

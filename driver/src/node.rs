@@ -21,21 +21,21 @@
 //! crash at any point: nothing is remembered but what the kernel, the disk and open-iscsi's records say.
 
 mod attach;
-mod check;
-mod database;
-mod dead;
-mod ended;
+mod attachment;
+mod dead_fs;
+mod ended_publication;
 mod expand;
 mod format;
+mod fsck;
 mod grow;
-mod held;
 mod holders;
-mod join;
 mod login;
+mod missing_paths;
+mod mounts;
 mod paths;
-mod place;
 mod publish;
 mod record;
+mod record_lock;
 mod request;
 mod scan;
 mod stage;
@@ -49,7 +49,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use join::Backoff;
+pub use missing_paths::Backoff;
 
 use proto::csi;
 use proto::csi::node_server::Node as Service;
@@ -58,8 +58,8 @@ use tokio::sync::{RwLock, Semaphore};
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
-use crate::host::names::Names;
-use crate::host::{Cmd, Exit, Host, HostError, if_present, map, session};
+use crate::host::kernel_names::Names;
+use crate::host::{Cmd, Exit, Host, HostError, dm_multipath, if_present, session};
 use crate::in_flight::InFlight;
 use crate::publication::{Iqn, NodeId};
 use crate::telemetry;
@@ -359,7 +359,7 @@ impl<H> Machine<H> {
             kubelet_dir: None,
             shared_reads: Arc::new(Semaphore::new(format::SHARED_READS)),
             targets: session::target_names(),
-            maps: map::uuids(),
+            maps: dm_multipath::uuids(),
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::dsm::location::Location;
 use crate::dsm::lun::Lun;
 use crate::dsm::target::{Mapping, Target};
 use crate::error::Error;
-use crate::mark::{NotOurs, Owner};
+use crate::owner_tag::{NotOurs, Owner};
 use crate::publication::{Iqn, NodeId};
 use crate::request::{CreateVolume, LunType, Range};
 use crate::volume::{Bytes, LunUuid};

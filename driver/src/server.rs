@@ -27,9 +27,9 @@ use crate::dsm::credential::Refusals;
 use crate::host::linux::Linux;
 use crate::identity::Identity;
 use crate::in_flight::InFlight;
-use crate::mark::Owner;
 use crate::metrics::{self, serve::Endpoint};
 use crate::node::Node;
+use crate::owner_tag::Owner;
 
 /// How long the NAS may take to end the session.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use driver::host::linux::Linux;
-use driver::host::linux::enter::Namespaces;
+use driver::host::linux::nsenter::Namespaces;
 use driver::host::{Cmd, Exit, Host as _, HostError, Who};
 
 const DRIVER: &str = env!("CARGO_BIN_EXE_synology-csi");

@@ -129,7 +129,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(mut core: DurableNas, clock: Clock, latency: Latency, journal: Journal) -> Self {
+    pub(crate) fn new(
+        mut core: DurableNas,
+        clock: Clock,
+        latency: Latency,
+        journal: Journal,
+    ) -> Self {
         let luck = StdRng::from_rng(&mut core.nas.rng);
         Self {
             core: Mutex::new(core),

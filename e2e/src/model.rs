@@ -15,13 +15,13 @@
 //!
 //! A sequence is the same for every plane, and a value: one that found a bug is kept as JSON in `e2e/regressions`.
 
-pub mod book;
-mod detour;
-pub mod figures;
-pub mod judge;
-mod mishap;
-mod ordeal;
-mod people;
-pub mod player;
+pub mod environment;
+mod environment_steps;
+pub mod executor;
+mod fallback;
+mod fault;
+pub mod invariants;
+pub mod reference_model;
+mod scenarios;
+pub mod stats;
 pub mod step;
-pub mod surroundings;

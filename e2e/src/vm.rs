@@ -14,5 +14,5 @@ mod archive;
 pub mod guest;
 pub mod image;
 pub mod machine;
+pub mod page_cache;
 pub mod remote;
-pub mod warm;

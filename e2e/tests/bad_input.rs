@@ -10,25 +10,25 @@ mod call;
 mod controller;
 #[path = "bad_input/disk.rs"]
 mod disk;
+#[path = "bad_input/fixture.rs"]
+mod fixture;
 #[path = "bad_input/legal.rs"]
 mod legal;
 #[path = "bad_input/node.rs"]
 mod node;
 #[path = "bad_input/request.rs"]
 mod request;
-#[path = "bad_input/scene.rs"]
-mod scene;
 #[path = "bad_input/staged.rs"]
 mod staged;
 #[path = "bad_input/table.rs"]
 mod table;
 
-use e2e::world::Plan;
+use e2e::harness::test_cluster::Plan;
 use proto::csi::NodeGetInfoRequest;
 use serde_json::json;
 
+use fixture::Scene;
 use node::Node;
-use scene::Scene;
 use staged::AtWork;
 use table::Tally;
 
@@ -118,7 +118,7 @@ async fn the_node_refuses_bad_input() {
 
 #[tokio::test]
 async fn the_node_touches_no_disk_that_is_not_the_volumes() {
-    if e2e::skip::needs_root("bad input: disks") {
+    if e2e::harness::skip::needs_root("bad input: disks") {
         return;
     }
     let world = Plan::whole().start().await.unwrap();
@@ -131,7 +131,7 @@ async fn the_node_touches_no_disk_that_is_not_the_volumes() {
 
 #[tokio::test]
 async fn a_node_at_work_refuses_bad_input() {
-    if e2e::skip::needs_root("bad input: a node at work") {
+    if e2e::harness::skip::needs_root("bad input: a node at work") {
         return;
     }
     let world = Plan::whole().start().await.unwrap();
@@ -145,7 +145,7 @@ async fn a_node_at_work_refuses_bad_input() {
 
 #[tokio::test]
 async fn the_node_takes_legal_oddities() {
-    if e2e::skip::needs_root("legal oddities: node") {
+    if e2e::harness::skip::needs_root("legal oddities: node") {
         return;
     }
     let world = Plan::whole().start().await.unwrap();

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::nas::{Nas, PASSWORD, Settings};
-use e2e::process;
-use e2e::skip::skip;
+use e2e::harness::nas::{Nas, PASSWORD, Settings};
+use e2e::harness::process;
+use e2e::harness::skip::skip;
 
 #[path = "clients/browser.rs"]
 mod browser;

@@ -4,9 +4,9 @@
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
-use e2e::life::{Content, TestVolume, create_request};
-use e2e::plugin::Csi as _;
-use e2e::skip::{can_grow_mounted_ext4, skip};
+use e2e::harness::plugin::Csi as _;
+use e2e::harness::skip::{can_grow_mounted_ext4, skip};
+use e2e::harness::test_volume::{Content, TestVolume, create_request};
 use proto::csi;
 use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{GenericImage, ImageExt as _};
@@ -148,7 +148,10 @@ async fn contained_restarts_lose_no_volume() -> Result<()> {
     assert_eq!(listed(&driver).await?, [(life.id.clone(), 3 * GIB)]);
 
     let again = create_request("pvc-1", 3 * GIB, EXT4);
-    assert_eq!(TestVolume::create_as(&driver, again, EXT4).await?.id, life.id);
+    assert_eq!(
+        TestVolume::create_as(&driver, again, EXT4).await?.id,
+        life.id
+    );
     life.unpublish_from(&driver, NODE).await?;
     life.delete(&driver).await?;
     assert_eq!(nas.luns().await?, []);

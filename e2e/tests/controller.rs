@@ -2,30 +2,30 @@
 //! design.md that binds it. None needs root.
 
 mod controller {
+    mod absent_vs_unknown;
     mod aliases;
-    mod attaching;
     mod budget;
+    mod chap;
     mod common;
-    mod contending;
-    mod creating;
-    mod crowd;
-    mod deleting;
+    mod concurrency;
+    mod create;
+    mod delete;
     mod disabled;
-    mod edited;
-    mod former;
-    mod growing;
-    mod hanging;
+    mod edited_replies;
+    mod expand;
+    mod first_install;
+    mod former_node;
+    mod free_space;
+    mod hanging_nas;
     mod identity;
-    mod installing;
-    mod kept;
-    mod listing;
+    mod list;
+    mod locked_snapshots;
+    mod locking;
     mod login;
-    mod losing;
-    mod mark;
-    mod proving;
-    mod rivals;
-    mod room;
-    mod together;
-    mod unknown;
-    mod wire;
+    mod lost_replies;
+    mod owner_tag;
+    mod publish;
+    mod request_limits;
+    mod transport;
+    mod two_controllers;
 }

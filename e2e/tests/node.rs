@@ -19,33 +19,33 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-#[path = "node/again.rs"]
-mod again;
+#[path = "node/access_modes.rs"]
+mod access_modes;
 #[path = "node/chap.rs"]
 mod chap;
 #[path = "node/comeback.rs"]
 mod comeback;
+#[path = "node/concurrency.rs"]
+mod concurrency;
 #[path = "node/crash.rs"]
 mod crash;
-#[path = "node/crowd.rs"]
-mod crowd;
-#[path = "node/dead.rs"]
-mod dead;
+#[path = "node/dead_fs.rs"]
+mod dead_fs;
+#[path = "node/expand.rs"]
+mod expand;
 #[path = "node/format.rs"]
 mod format;
-#[path = "node/full.rs"]
-mod full;
-#[path = "node/growth.rs"]
-mod growth;
+#[path = "node/full_filesystem.rs"]
+mod full_filesystem;
+#[path = "node/idempotency.rs"]
+mod idempotency;
 #[path = "node/identity.rs"]
 mod identity;
-#[path = "node/modes.rs"]
-mod modes;
 #[path = "node/outage.rs"]
 mod outage;
 #[path = "node/portals.rs"]
 mod portals;
+#[path = "node/stats.rs"]
+mod stats;
 #[path = "node/story.rs"]
 mod story;
-#[path = "node/views.rs"]
-mod views;

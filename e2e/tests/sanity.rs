@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use e2e::process;
-use e2e::skip::{needs_root, skip};
-use e2e::world::{Plan, TestCluster};
+use e2e::harness::process;
+use e2e::harness::skip::{needs_root, skip};
+use e2e::harness::test_cluster::{Plan, TestCluster};
 
 /// Specs that ask for capabilities which design.md#capabilities does not advertise: snapshots, group snapshots, clones, volume
 /// modification, snapshot metadata. A change of this number is a change of what is tested.

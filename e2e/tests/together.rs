@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use e2e::life::{Content, TestVolume};
-use e2e::memory::{Memory, CsiClients};
-use e2e::plane::{CommandFault, HostFault, TestBed as _};
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::testbed::memory::{CsiClients, Memory};
+use e2e::testbed::{CommandFault, HostFault, TestBed as _};
 use e2e::{GIB, MIB};
 use futures::future::join_all;
 use serde_json::{Value, json};

@@ -8,9 +8,9 @@
 //! The two meet in one folder, the one that [`target::loopdev::Targets`] opens.
 //! It knows nothing of DSM's API, of CSI or of the driver.
 
-mod loop_device;
-pub mod initiator;
 mod exec;
+pub mod initiator;
+mod loop_device;
 pub mod sparse;
 mod store;
 pub mod target;

@@ -30,13 +30,20 @@ pub(super) fn breaches(files: &[File]) -> Vec<String> {
 fn module_of(path: &Path) -> Option<(String, Module)> {
     let text = path.to_str()?.strip_suffix(".rs")?;
     let mut parts = text.split('/').map(str::to_owned);
-    let mut unit = format!("{}/{}", parts.next()?, parts.next().filter(|it| it == "src")?);
+    let mut unit = format!(
+        "{}/{}",
+        parts.next()?,
+        parts.next().filter(|it| it == "src")?
+    );
     let mut module: Module = parts.collect();
     if module.first().is_some_and(|first| first == "bin") && module.len() > 1 {
         unit = format!("{unit}/bin/{}", module[1]);
         module.drain(..2);
     }
-    if module.last().is_some_and(|last| ["lib", "main", "mod"].contains(&last.as_str())) {
+    if module
+        .last()
+        .is_some_and(|last| ["lib", "main", "mod"].contains(&last.as_str()))
+    {
         module.pop();
     }
     Some((unit, module))
@@ -112,7 +119,11 @@ fn resolve(from: &Module, path: &[String], modules: &BTreeMap<Module, &File>) ->
 /// Everything but comments and tests.
 fn code(file: &File) -> String {
     let end = file.tests_from().unwrap_or(usize::MAX);
-    file.text.lines().take(end).map(|line| format!("{} ", code_of(line))).collect()
+    file.text
+        .lines()
+        .take(end)
+        .map(|line| format!("{} ", code_of(line)))
+        .collect()
 }
 
 /// Paths that begin with `crate`, `super` or `self`, those in braces written out.
@@ -132,7 +143,11 @@ fn paths(code: &str) -> Vec<Vec<String>> {
 }
 
 /// Follows one path, or the tree of a `use`, behind its first `::`. Returns what comes after it.
-fn written_out<'a>(text: &'a str, so_far: &mut Vec<String>, found: &mut Vec<Vec<String>>) -> &'a str {
+fn written_out<'a>(
+    text: &'a str,
+    so_far: &mut Vec<String>,
+    found: &mut Vec<Vec<String>>,
+) -> &'a str {
     let rest = text.trim_start();
     if let Some(mut inner) = rest.strip_prefix('{') {
         loop {
@@ -174,7 +189,10 @@ mod tests {
 
     #[track_caller]
     fn check(files: &[(&str, &str)], want: &[&str]) {
-        let files: Vec<File> = files.iter().map(|(path, text)| File::new(path, text)).collect();
+        let files: Vec<File> = files
+            .iter()
+            .map(|(path, text)| File::new(path, text))
+            .collect();
         assert_eq!(breaches(&files), want);
     }
 
@@ -195,7 +213,10 @@ mod tests {
     fn a_module_is_made_of_its_submodules() {
         check(
             &[
-                ("x/src/a.rs", "mod deep; use self::deep::Deep; use crate::a::deep;"),
+                (
+                    "x/src/a.rs",
+                    "mod deep; use self::deep::Deep; use crate::a::deep;",
+                ),
                 ("x/src/a/deep.rs", "use super::Shallow;"),
             ],
             &[],

@@ -7,7 +7,7 @@ use crate::dsm::lun::{Lun, may_be};
 use crate::dsm::snapshot::Snapshots;
 use crate::dsm::target::Target;
 use crate::error::Error;
-use crate::mark::OwnerTag;
+use crate::owner_tag::OwnerTag;
 use crate::plan;
 use crate::volume::VolumeId;
 
@@ -30,7 +30,10 @@ impl Shared {
             });
         }
         let doing = || format!("asking who uses volume {id}, and for its snapshots");
-        let (targets, snapshots) = nas.targets_and_snapshots(&id.uuid).await.with_context(doing)?;
+        let (targets, snapshots) = nas
+            .targets_and_snapshots(&id.uuid)
+            .await
+            .with_context(doing)?;
         refuse_published(nas, id, &lun, targets).await?;
         refuse_locked_snapshots(id, &snapshots)?;
         if !snapshots.free.is_empty() {

@@ -6,7 +6,7 @@ use crate::dsm::location::Location;
 use crate::dsm::lun::Lun;
 use crate::dsm::{Code, DsmError, Nas};
 use crate::error::Error;
-use crate::mark::OwnerTag;
+use crate::owner_tag::OwnerTag;
 use crate::plan::{self, Expand};
 use crate::request::Range;
 use crate::volume::{Bytes, VolumeId};
@@ -15,7 +15,8 @@ impl Shared {
     pub(super) async fn expand(&self, id: &VolumeId, range: Range) -> Result<Bytes, Error> {
         let nas = self.nas(id)?;
         let doing = || format!("looking for volume {id}");
-        let Some((lun, location)) = nas.lun_and_location(&id.uuid).await.with_context(doing)? else {
+        let Some((lun, location)) = nas.lun_and_location(&id.uuid).await.with_context(doing)?
+        else {
             return Err(not_found(nas, id).await);
         };
         let mark = self.owned(id, &lun)?;

@@ -10,7 +10,7 @@ use proto::csi::{list_volumes_response, validate_volume_capabilities_response::C
 use tokio::time::Instant;
 
 use super::delete::not_found;
-use super::walk::{self, Volumes};
+use super::paging::{self, Volumes};
 use super::{Context as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::location::Location;
@@ -94,11 +94,11 @@ impl Shared {
         // A walk that begins sees what is there now.
         let known = page.after.as_ref().and_then(|_| self.look.lists());
         if let Some(lists) = known {
-            return Ok(walk::page(&lists, page));
+            return Ok(paging::page(&lists, page));
         }
         let asked = Instant::now();
         let lists = self.all_volumes().await?;
-        let listed = walk::page(&lists, page);
+        let listed = paging::page(&lists, page);
         if !listed.next_token.is_empty() {
             self.look.keep(asked, &lists);
         }
@@ -174,7 +174,7 @@ impl Shared {
             Some(nas.names().map(under).collect::<Vec<_>>())
         };
         let volumes = luns.iter().filter_map(entry).flatten();
-        Ok(walk::in_order(volumes.collect()))
+        Ok(paging::in_order(volumes.collect()))
     }
 
     pub(super) async fn capacity(

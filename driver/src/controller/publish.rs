@@ -9,13 +9,13 @@ use std::time::Duration;
 use proto::csi;
 use tokio::time::sleep;
 
+use super::auth::{bad_auth_data, verify_auth};
 use super::delete::not_found;
-use super::proof::{bad_auth_data, verify_auth};
-use super::target::{unmap_lun, find_targets, differs_from_request, delete_target};
+use super::target::{delete_target, differs_from_request, find_targets, unmap_lun};
 use super::{Context as _, Shared, read_node};
 use crate::chap::{Chap, Method};
 use crate::dsm::target::{Mapping, Target};
-use crate::dsm::{TargetWrite, Code, DsmError, Nas};
+use crate::dsm::{Code, DsmError, Nas, TargetWrite};
 use crate::error::Error;
 use crate::plan::{self, Holder};
 use crate::publication::{Iqn, NodeId, PublishContext, target_name};
@@ -364,13 +364,7 @@ impl Shared {
 
     /// Somebody else has the LUN. Own targets that do not export it go before `failure` is answered; one that does may be in use:
     /// then, and when it cannot be proven that the others are gone, the answer is not final.
-    async fn abort(
-        &self,
-        nas: &Nas,
-        asked: &Publish,
-        targets: &[Target],
-        failure: Error,
-    ) -> Error {
+    async fn abort(&self, nas: &Nas, asked: &Publish, targets: &[Target], failure: Error) -> Error {
         let targets = match self.take_over(nas, asked, targets).await {
             Ok(targets) => targets,
             Err(error) => return not_final(&failure, error.chain()),

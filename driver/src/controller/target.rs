@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::Context as _;
 use crate::dsm::target::Target;
-use crate::dsm::{TargetWrite, Nas};
+use crate::dsm::{Nas, TargetWrite};
 use crate::error::Error;
 use crate::volume::LunUuid;
 
@@ -19,7 +19,10 @@ pub(super) async fn find_targets(
     let asked = Instant::now();
     let targets = nas.targets(lun).await.with_context(&doing)?;
     if !targets.iter().any(is_it)
-        && let Some(seen) = nas.why_targets_incomplete(asked, &targets).await.with_context(&doing)?
+        && let Some(seen) = nas
+            .why_targets_incomplete(asked, &targets)
+            .await
+            .with_context(&doing)?
     {
         return Err(doubtful(doing(), seen));
     }
@@ -45,8 +48,12 @@ pub(super) async fn delete_target(
     let left = match nas.delete_target(lun, target).await.with_context(what)? {
         TargetWrite::Done(left) => left,
         // Another controller may have been faster; only the full list of a NAS that is up can say so (design.md#dsm-reuses-target-numbers).
-        TargetWrite::NotThere(_) => find_targets(nas, lun, what, |row| row.iqn == target.iqn).await?,
-        TargetWrite::UponAnother { holder, .. } => return Err(differs_from_request(what(), target, holder)),
+        TargetWrite::NotThere(_) => {
+            find_targets(nas, lun, what, |row| row.iqn == target.iqn).await?
+        }
+        TargetWrite::UponAnother { holder, .. } => {
+            return Err(differs_from_request(what(), target, holder));
+        }
     };
     if left.iter().any(|row| row.iqn == target.iqn) {
         return Err(Error::Unverified {

@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::target::{doubtful, delete_target};
+use super::target::{delete_target, doubtful};
 use super::{Context as _, Shared};
 use crate::dsm::target::Target;
 use crate::error::Error;
@@ -47,7 +47,10 @@ impl Shared {
         }
         // There is one target for a node, save after two controllers at a time: who has found it need not look for more.
         if (withdrawn == 0 || node.is_none())
-            && let Some(seen) = nas.why_targets_incomplete(asked, &targets).await.with_context(doing)?
+            && let Some(seen) = nas
+                .why_targets_incomplete(asked, &targets)
+                .await
+                .with_context(doing)?
         {
             return Err(doubtful(doing(), seen));
         }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::lane::RequestClass;
+use super::limits::RequestClass;
 use super::reply::{self, Code, DsmError};
 
 /// One call: API, version, method and parameters.

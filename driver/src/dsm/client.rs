@@ -15,12 +15,12 @@ use tracing::{Instrument as _, debug, debug_span, trace};
 
 use super::call::Call;
 use super::credential::Refusals;
-use super::lane::{RequestLimits, Permit};
-use super::pulse::Liveness;
+use super::limits::{Permit, RequestLimits};
+use super::liveness::Liveness;
 use super::reply::{self, Code, CompoundAnswer, DsmError, NoData, Results};
 use super::session::{Logins, Session};
+use super::transport::{Cause, Failure, Http, Transport};
 use super::trust::{Complaint, Trust};
-use super::wire::{Cause, Failure, Http, Transport};
 use crate::metrics::{self, DsmCall};
 use crate::volume::NasName;
 

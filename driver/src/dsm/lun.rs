@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::call::Call;
 use super::rows::{Rows, UnreadableRow, word};
-use crate::mark::Owner;
+use crate::owner_tag::Owner;
 use crate::volume::{Bytes, LunUuid};
 
 pub(super) const API: &str = "SYNO.Core.ISCSI.LUN";

@@ -9,15 +9,15 @@ use tokio::time::{Instant, sleep};
 
 use super::call::Call;
 use super::client::Client;
+use super::completeness::ListHistory;
 use super::location::{self, Location, LocationAnswer, LocationsAnswer};
+use super::log_once::LogOnce;
 use super::lun::{self, Lun, LunAnswer};
-use super::place::Places;
+use super::lun_locations::Places;
 use super::reply::{DsmError, NoData, Results};
 use super::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
-use super::told::LogOnce;
-use super::whole::ListHistory;
 use crate::chap::Chap;
-use crate::floor::Floor;
+use crate::min_free::Floor;
 use crate::publication::{Iqn, Portal, portals_among};
 use crate::volume::{Bytes, LunUuid, NasName};
 
@@ -273,7 +273,11 @@ impl Nas {
     ///
     /// # Errors
     /// See [`Nas::act`].
-    pub async fn map_target(&self, uuid: &LunUuid, target: &Target) -> Result<TargetWrite, DsmError> {
+    pub async fn map_target(
+        &self,
+        uuid: &LunUuid,
+        target: &Target,
+    ) -> Result<TargetWrite, DsmError> {
         self.act(uuid, target, lun::map_target(uuid, target.target_id))
             .await
     }
@@ -282,7 +286,11 @@ impl Nas {
     ///
     /// # Errors
     /// See [`Nas::act`].
-    pub async fn unmap_target(&self, uuid: &LunUuid, target: &Target) -> Result<TargetWrite, DsmError> {
+    pub async fn unmap_target(
+        &self,
+        uuid: &LunUuid,
+        target: &Target,
+    ) -> Result<TargetWrite, DsmError> {
         self.act(uuid, target, lun::unmap_target(uuid, target.target_id))
             .await
     }
@@ -306,7 +314,11 @@ impl Nas {
     ///
     /// # Errors
     /// See [`Nas::act`].
-    pub async fn delete_target(&self, lun: &LunUuid, target: &Target) -> Result<TargetWrite, DsmError> {
+    pub async fn delete_target(
+        &self,
+        lun: &LunUuid,
+        target: &Target,
+    ) -> Result<TargetWrite, DsmError> {
         let delete = target::delete(target.target_id);
         if target.mapping_of(lun).is_none() {
             return self.act(lun, target, delete).await;
@@ -327,7 +339,12 @@ impl Nas {
     ///
     /// # Errors
     /// [`DsmError`]; unless DSM refused, the act may have been carried out.
-    async fn act(&self, lun: &LunUuid, target: &Target, act: Call) -> Result<TargetWrite, DsmError> {
+    async fn act(
+        &self,
+        lun: &LunUuid,
+        target: &Target,
+        act: Call,
+    ) -> Result<TargetWrite, DsmError> {
         self.act_in_order(lun, target, &[act]).await
     }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::pulse::Silence;
+use super::liveness::Silence;
 
 /// An error code of the DSM Web API. The numbers and their grades stand in the reference; named here are those that the
 /// driver acts upon or explains.

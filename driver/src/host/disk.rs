@@ -175,7 +175,11 @@ pub enum SysfsWrite {
 ///
 /// # Errors
 /// The kernel did not come back, or gave an error that means none of [`Told`].
-pub async fn write_sysfs(host: &impl Host, file: &str, text: &str) -> Result<SysfsWrite, HostError> {
+pub async fn write_sysfs(
+    host: &impl Host,
+    file: &str,
+    text: &str,
+) -> Result<SysfsWrite, HostError> {
     use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, WouldBlock};
     let written = host.write_attribute(file, text).await;
     match &written {

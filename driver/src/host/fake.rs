@@ -29,23 +29,23 @@ use super::{
 use crate::publication::{Iqn, NodeId, Nonce};
 use crate::volume::{Bytes, FsType};
 
-mod around;
 mod cache;
 mod dead;
-mod head;
 mod initiator;
 mod multipath;
 mod programs;
+mod superblocks;
+mod test_api;
 mod tree;
 
-pub use around::{Export, Mounted, FakeState};
 #[cfg(test)]
 pub(crate) use cache::lun;
 pub use dead::Death;
-pub(crate) use head::head_of;
-#[cfg(test)]
-pub(crate) use head::put;
 pub(crate) use multipath::Daemon;
+pub(crate) use superblocks::head_of;
+#[cfg(test)]
+pub(crate) use superblocks::put;
+pub use test_api::{Export, FakeState, Mounted};
 
 /// The LUN that [`Fake::with_lun`] has.
 pub(crate) const UUID: &str = "13a3cd1e-f296-4d4b-b712-a85c139f9dac";

@@ -2,7 +2,7 @@
 
 mod options;
 
-use super::fills::{Btrfs, Xfs};
+use super::fs_limits::{Btrfs, Xfs};
 use super::superblock::Geometry;
 use super::{Cmd, Exit, HostError};
 use crate::volume::{Bytes, FsType};

@@ -5,15 +5,15 @@
 //! from a device whose target is gone) cannot be stopped: it is left to itself together with the lock of the volume it works for
 //! (design.md#unstage-needs-no-nas and #one-operation-per-volume).
 
+mod blocking;
 mod command;
 mod daemon;
 mod device;
-pub mod enter;
 mod files;
-mod place;
+mod host_path;
+pub mod nsenter;
 mod process;
 mod trust;
-mod wait;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -33,8 +33,8 @@ use super::{
     if_present,
 };
 use daemon::Kept;
-use enter::{Namespaces, Root};
-use place::Place;
+use host_path::Place;
+use nsenter::{Namespaces, Root};
 
 use crate::metrics;
 use crate::volume::Bytes;
@@ -83,8 +83,9 @@ impl Linux {
         if let (true, Some(whose)) = (of_open_iscsi, self.namespaces.of_files()) {
             let kept = self.kept.clone();
             // It may have to ask a daemon, which may be slow.
-            let find = move |_: &mut wait::Step| Root::of(whose, &kept);
-            let root = wait::in_thread(&format!("finding {path}"), DEVICE_DEADLINE, find).await?;
+            let find = move |_: &mut blocking::Step| Root::of(whose, &kept);
+            let root =
+                blocking::in_thread(&format!("finding {path}"), DEVICE_DEADLINE, find).await?;
             return Ok(Place::within(root.path.clone(), bare, Some(root)));
         }
         Ok(if of_open_iscsi && self.root != Path::new("/") {
@@ -106,7 +107,7 @@ impl Linux {
     ) -> Result<T, HostError> {
         let place = self.place(path).await?;
         let look = move || look(&place.followed()?.path);
-        wait::pooled(&format!("{doing} {path}"), path, FILE_DEADLINE, look).await
+        blocking::pooled(&format!("{doing} {path}"), path, FILE_DEADLINE, look).await
     }
 
     async fn at<T: Send + 'static>(
@@ -117,7 +118,7 @@ impl Linux {
     ) -> Result<T, HostError> {
         let place = self.place(path).await?;
         let look = move || look(&place.named()?.path);
-        wait::in_own_thread(&format!("{doing} {path}"), path, FILE_DEADLINE, look).await
+        blocking::in_own_thread(&format!("{doing} {path}"), path, FILE_DEADLINE, look).await
     }
 }
 
@@ -158,7 +159,7 @@ impl Host for Linux {
         look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
     ) -> Result<T, HostError> {
         let files = files::Below(self.root.clone());
-        wait::blocking(doing, FILE_DEADLINE, move || look(&files)).await
+        blocking::blocking(doing, FILE_DEADLINE, move || look(&files)).await
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
@@ -218,14 +219,14 @@ impl Host for Linux {
             span.length, span.offset
         );
         let read = move || device::read(&path, span, via);
-        wait::in_own_thread(&doing, device, DEVICE_DEADLINE, read).await
+        blocking::in_own_thread(&doing, device, DEVICE_DEADLINE, read).await
     }
 
     async fn find_data(&self, device: &str, spans: Vec<Span>) -> Result<Option<Span>, HostError> {
         let path = PathBuf::from(device);
         let doing = format!("reading parts of {device}");
-        let find = move |step: &mut wait::Step| device::find_data(&path, spans, step);
-        wait::in_steps(&doing, device, DEVICE_DEADLINE, find).await
+        let find = move |step: &mut blocking::Step| device::find_data(&path, spans, step);
+        blocking::in_steps(&doing, device, DEVICE_DEADLINE, find).await
     }
 
     async fn write_device(
@@ -237,21 +238,21 @@ impl Host for Linux {
         let path = PathBuf::from(device);
         let doing = format!("writing {} bytes at {offset} of {device}", data.len());
         let write = move || device::write(&path, offset, &data);
-        wait::in_own_thread(&doing, device, DEVICE_DEADLINE, write).await
+        blocking::in_own_thread(&doing, device, DEVICE_DEADLINE, write).await
     }
 
     async fn opens(&self, device: &str) -> Result<bool, HostError> {
         let path = PathBuf::from(device);
         let doing = format!("opening {device}");
         let open = move || device::opens(&path);
-        wait::in_own_thread(&doing, device, DEVICE_DEADLINE, open).await
+        blocking::in_own_thread(&doing, device, DEVICE_DEADLINE, open).await
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
         let path = PathBuf::from(device);
         let doing = format!("opening {device}");
         let open = move || device::is_claimed(&path);
-        wait::in_own_thread(&doing, device, DEVICE_DEADLINE, open).await
+        blocking::in_own_thread(&doing, device, DEVICE_DEADLINE, open).await
     }
 
     async fn space(&self, path: &str) -> Result<Space, HostError> {
@@ -349,7 +350,7 @@ impl Host for Linux {
             let mut file = OpenOptions::new().write(true).open(&place.path)?;
             io::Write::write_all(&mut file, text.as_bytes())
         };
-        wait::in_own_thread(&doing, path, DEVICE_DEADLINE, write).await
+        blocking::in_own_thread(&doing, path, DEVICE_DEADLINE, write).await
     }
 
     async fn touched(&self, path: &str) -> Result<Touched, HostError> {
@@ -366,19 +367,19 @@ impl Host for Linux {
     async fn runs(&self, program: &'static str, who: Who) -> Result<bool, HostError> {
         let namespaces = self.namespaces;
         let doing = format!("looking whether {program} runs");
-        let look = move |_: &mut wait::Step| process::runs(program, who, namespaces);
-        wait::in_thread(&doing, FILE_DEADLINE, look).await
+        let look = move |_: &mut blocking::Step| process::runs(program, who, namespaces);
+        blocking::in_thread(&doing, FILE_DEADLINE, look).await
     }
 
     async fn wake_iscsid(&self) -> Result<bool, HostError> {
         let namespaces = self.namespaces;
-        let call = move |_: &mut wait::Step| process::wake_iscsid(namespaces);
-        wait::in_thread("calling iscsid", FILE_DEADLINE, call).await
+        let call = move |_: &mut blocking::Step| process::wake_iscsid(namespaces);
+        blocking::in_thread("calling iscsid", FILE_DEADLINE, call).await
     }
 
     async fn kernel_log(&self) -> Result<Vec<String>, HostError> {
         let doing = "reading the kernel's log";
-        wait::pooled(doing, KERNEL_LOG, FILE_DEADLINE, kernel_log).await
+        blocking::pooled(doing, KERNEL_LOG, FILE_DEADLINE, kernel_log).await
     }
 
     async fn pause(&self, time: Duration) {

@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::disk::{BLOCK, SESSIONS, list, text};
-use super::names::{Names, Place};
+use super::kernel_names::{Names, Place};
 use super::{HostError, KernelFiles, if_present};
 use crate::publication::Portal;
 

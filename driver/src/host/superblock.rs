@@ -5,7 +5,7 @@
 //! ext4 has no magic until its end, xfs says `sb_inprogress`, btrfs bears a temporary magic.
 
 use super::Span;
-use super::fills::{Btrfs, Ext4, Xfs};
+use super::fs_limits::{Btrfs, Ext4, Xfs};
 use crate::volume::{Bytes, FsType};
 
 /// The part of a disk that holds all three superblocks: ext4's at 1 KiB, xfs's at 0, btrfs's at 64 KiB.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::held::Attachment;
+use super::attachment::Attachment;
 use super::scan::no_answer;
 use super::{Context, Machine};
 use crate::chap::Chap;

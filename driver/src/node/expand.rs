@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use super::attach::Attached;
+use super::attachment::Attachment;
 use super::grow::{COPY_IT, Grown, kept};
-use super::held::Attachment;
-use super::place::MountState;
+use super::mounts::MountState;
 use super::request::Expand;
 use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Block, Disk};
-use crate::host::map::Map;
+use crate::host::dm_multipath::Map;
 use crate::host::mount::Mount;
 use crate::host::session::Session;
 use crate::host::{Host, if_present};

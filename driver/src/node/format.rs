@@ -128,7 +128,10 @@ impl<H: Host> Machine<H> {
         options: Option<&FormatOptions>,
         readonly: bool,
     ) -> Result<bool, Error> {
-        let next = self.inspect(attached, uuid).await?.decide(fs, attached.size);
+        let next = self
+            .inspect(attached, uuid)
+            .await?
+            .decide(fs, attached.size);
         match (next, options) {
             (Next::Mount, _) => Ok(false),
             // Nobody has written to it since it was made, and a reader does not either: the next writer erases it.

@@ -1,8 +1,8 @@
 //! Growing a file system until it fills its disk, proven by asking it (design.md#expansion-is-read-back and #node-expansion-is-always-required).
 
 use super::attach::Attached;
-use super::check::damaged;
-use super::place::MountState;
+use super::fsck::damaged;
+use super::mounts::MountState;
 use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::filesystem::{self, Cannot, Checked};

@@ -1,6 +1,6 @@
 //! Who has a device that nobody should have: by the kernel's own lists, in words for a person.
 
-use super::held::Attachment;
+use super::attachment::Attachment;
 use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Block};
@@ -103,7 +103,10 @@ impl<H: Host> Machine<H> {
             }
             Ok(found)
         };
-        let found = self.host.blocking("looking who has a disk mounted", look).await;
+        let found = self
+            .host
+            .blocking("looking who has a disk mounted", look)
+            .await;
         found.unwrap_or_default()
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::{join, join_all};
 
-use super::held::SESSION_LIST_RETRIES;
+use super::attachment::SESSION_LIST_RETRIES;
 use super::{Context, Machine};
 use crate::chap::{Chap, Method, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN, field};
 use crate::error::Error;

@@ -15,11 +15,11 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::held::Attachment;
+use super::attachment::Attachment;
 use super::{Context, Machine};
 use crate::error::Error;
 use crate::host::disk::{self, Disk};
-use crate::host::map::{self, Map};
+use crate::host::dm_multipath::{self, Map};
 use crate::host::multipath::Daemon;
 use crate::host::{Host, HostError, KernelFiles, Stat, Who, if_present, multipath};
 use crate::in_flight;
@@ -41,7 +41,9 @@ impl<H: Host> Machine<H> {
     /// that says nothing of use runs is looked up, for its words differ between releases.
     pub(super) async fn multipathd_runs(&self) -> Result<bool, Error> {
         let doing = "asking whether multipathd runs";
-        match multipath::read_daemon(self.host.run(multipath::show_daemon()).await).context(doing)? {
+        match multipath::read_daemon(self.host.run(multipath::show_daemon()).await)
+            .context(doing)?
+        {
             Daemon::Runs => Ok(true),
             Daemon::Missing => Ok(false),
             Daemon::Silent(source) => {
@@ -112,7 +114,8 @@ impl<H: Host> Machine<H> {
             let doing = "waiting for the multipath map";
             let look = || async {
                 let (names, missing) = (self.maps.clone(), [missing.clone()]);
-                let look = move |files: &dyn KernelFiles| map::over(files, &names, &missing, &[]);
+                let look =
+                    move |files: &dyn KernelFiles| dm_multipath::over(files, &names, &missing, &[]);
                 let maps = self.host.blocking(doing, look).await?;
                 Ok((!maps.is_empty()).then_some(()))
             };

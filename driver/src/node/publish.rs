@@ -1,7 +1,7 @@
 //! NodePublishVolume and NodeUnpublishVolume: one path for one pod.
 
-use super::held::Attachment;
-use super::place::{MountState, not_ours};
+use super::attachment::Attachment;
+use super::mounts::{MountState, not_ours};
 use super::request::{Publish, Use};
 use super::stage::{is_readonly, label_differs};
 use super::{Context, Machine};
@@ -77,7 +77,9 @@ impl<H: Host> Machine<H> {
         }
         let was_there = self.must_be_kind(&target, show.kind()).await?;
         // All that can be decided is decided: after a final answer the CO forgets the path (design.md#final-codes).
-        let shown = self.mount_target(ask, &show, &staging, &target, &blocks).await;
+        let shown = self
+            .mount_target(ask, &show, &staging, &target, &blocks)
+            .await;
         match shown {
             Err(error) if error.is_final() => Err(self
                 .roll_back(&staging, &target, &blocks, was_there, error)
@@ -196,7 +198,12 @@ impl<H: Host> Machine<H> {
     }
 
     /// A raw device is the volume's: of a map every path that answers, and at least one.
-    async fn verify_device(&self, uuid: &LunUuid, held: &Attachment, device: &Block) -> Result<(), Error> {
+    async fn verify_device(
+        &self,
+        uuid: &LunUuid,
+        held: &Attachment,
+        device: &Block,
+    ) -> Result<(), Error> {
         let alive = held.is_alive();
         let mut proven = 0;
         for disk in held.paths_of(device) {
@@ -335,7 +342,10 @@ impl<H: Host> Machine<H> {
         // What mount reports is not believed: the target would be writable, and no later call would change that.
         match self.mount_state_at(&stone, blocks).await? {
             MountState::Ours(mount) if mount.is_readonly() => {}
-            MountState::Ours(_) | MountState::Nothing | MountState::Gone(_) | MountState::Foreign(_) => {
+            MountState::Ours(_)
+            | MountState::Nothing
+            | MountState::Gone(_)
+            | MountState::Foreign(_) => {
                 return Err(unseen(format!("making {stone} read-only")));
             }
         }
@@ -344,7 +354,11 @@ impl<H: Host> Machine<H> {
     }
 
     /// Removes the stepping stone, also one that a crash left.
-    pub(super) async fn remove_temp_mount(&self, staging: &str, blocks: &[Block]) -> Result<(), Error> {
+    pub(super) async fn remove_temp_mount(
+        &self,
+        staging: &str,
+        blocks: &[Block],
+    ) -> Result<(), Error> {
         let stone = self.temp_mount(staging);
         self.clear(&stone, blocks).await?;
         self.host

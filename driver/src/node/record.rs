@@ -222,7 +222,8 @@ impl<H: Host> Machine<H> {
     pub(super) async fn is_sound(&self, iqn: &Iqn, portal: &Portal) -> Result<bool, Error> {
         for database in record::DATABASES {
             let path = format!("{}/{}", record::folder(database, iqn), record::name(portal));
-            let text = if_present(self.host.read(&path).await).context(format!("reading {path}"))?;
+            let text =
+                if_present(self.host.read(&path).await).context(format!("reading {path}"))?;
             if let Some(text) = text {
                 let required: Vec<_> = iscsiadm::required().collect();
                 let text = String::from_utf8_lossy(&text);

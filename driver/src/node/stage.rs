@@ -2,7 +2,7 @@
 
 use super::attach::Attached;
 use super::grow::Grown;
-use super::place::{MountState, not_ours};
+use super::mounts::{MountState, not_ours};
 use super::request::{Stage, Use};
 use super::{Context, Machine};
 use crate::error::Error;
@@ -142,7 +142,10 @@ impl<H: Host> Machine<H> {
         flags: &[String],
     ) -> Result<(), Error> {
         let device = std::slice::from_ref(&attached.device);
-        let mounted = matches!(self.mount_state_at(staging, device).await?, MountState::Ours(_));
+        let mounted = matches!(
+            self.mount_state_at(staging, device).await?,
+            MountState::Ours(_)
+        );
         if !mounted {
             let (uuid, readonly) = (&ask.volume.uuid, is_readonly(flags));
             let made = self
@@ -235,10 +238,12 @@ impl<H: Host> Machine<H> {
                 self.must_be_writable(attached, &mount, flags).await?;
                 self.must_be_labelled(&mount, flags).await
             }
-            MountState::Nothing | MountState::Gone(_) | MountState::Foreign(_) => Err(Error::Unverified {
-                what: format!("mounting {node} at {staging}"),
-                seen: "mount reports success, but the mount table does not show it".to_owned(),
-            }),
+            MountState::Nothing | MountState::Gone(_) | MountState::Foreign(_) => {
+                Err(Error::Unverified {
+                    what: format!("mounting {node} at {staging}"),
+                    seen: "mount reports success, but the mount table does not show it".to_owned(),
+                })
+            }
         }
     }
 

@@ -4,8 +4,8 @@ use proto::csi::volume_usage::Unit;
 use proto::csi::{VolumeCondition, VolumeUsage};
 
 use super::attach::Attached;
-use super::held::Attachment;
-use super::place::MountState;
+use super::attachment::Attachment;
+use super::mounts::MountState;
 use super::request::Stats;
 use super::{Context, Machine};
 use crate::error::Error;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::held::Attachment;
+use super::attachment::Attachment;
 use super::request::Unstage;
 use super::{Context as _, Machine};
 use crate::error::Error;

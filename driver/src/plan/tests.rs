@@ -210,7 +210,9 @@ fn a_locked_lun_is_not_handed_out() {
         let mut other = lun(&volume);
         (other.is_action_locked, other.status) = (locked, status.to_owned());
         assert_eq!(
-            check_compatible(&owner(), &other, &volume).unwrap_err().code(),
+            check_compatible(&owner(), &other, &volume)
+                .unwrap_err()
+                .code(),
             Code::Aborted
         );
     }

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use super::{Capability, fs_type};
 use crate::dsm::Nas;
 use crate::error::Error;
-use crate::floor::Floor;
 use crate::host::filesystem::FormatOptions;
+use crate::min_free::Floor;
 use crate::volume::{FsType, NasName, digest};
 
 /// A LUN type as the StorageClass asks for it.

@@ -124,7 +124,9 @@ impl Redactor {
                 .for_each(|(inner, value)| self.collect(Some(under(key, inner)), value)),
             Value::Array(values) => values.iter().for_each(|value| self.collect(key, value)),
             Value::String(text) => match (inner(text), key.and_then(Kind::of)) {
-                (Some(inner @ (Value::Object(_) | Value::Array(_))), _) => self.collect(key, &inner),
+                (Some(inner @ (Value::Object(_) | Value::Array(_))), _) => {
+                    self.collect(key, &inner)
+                }
                 (Some(Value::String(inner)), Some(kind)) => {
                     self.know(kind, &inner);
                     self.know(kind, text);

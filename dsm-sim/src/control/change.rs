@@ -226,7 +226,12 @@ impl Nas {
         Ok(uuid)
     }
 
-    fn patch_volume(&mut self, at: &str, patch: &VolumePatch, outside: &dyn Environment) -> Option<()> {
+    fn patch_volume(
+        &mut self,
+        at: &str,
+        patch: &VolumePatch,
+        outside: &dyn Environment,
+    ) -> Option<()> {
         let mut volume = self.state.volumes.get(&at.to_owned())?.clone();
         if let Some(status) = &patch.status {
             volume.status.clone_from(status);

@@ -19,7 +19,11 @@ use super::Problem;
 pub(super) type Names = Arc<[String]>;
 
 /// Refuses what may come from a web page of somebody else.
-pub(super) async fn check_origin(State(names): State<Names>, request: Request, next: Next) -> Response {
+pub(super) async fn check_origin(
+    State(names): State<Names>,
+    request: Request,
+    next: Next,
+) -> Response {
     let host = asked(&request);
     match decide(request.method(), request.headers(), host.as_deref(), &names) {
         Ok(()) => next.run(request).await,

@@ -154,7 +154,12 @@ impl Nas {
     }
 
     /// The name of a target; its IQN stays.
-    fn rename_target(&mut self, id: u32, act: &Act, outside: &dyn Environment) -> Result<(), Problem> {
+    fn rename_target(
+        &mut self,
+        id: u32,
+        act: &Act,
+        outside: &dyn Environment,
+    ) -> Result<(), Problem> {
         let name = act.name.as_ref().ok_or_else(|| unsaid("name"))?;
         let params = [
             ("target_id", json!(id.to_string()).to_string()),

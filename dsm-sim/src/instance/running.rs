@@ -324,7 +324,10 @@ async fn bind(
     if let (Some(https), Some(identity)) = (&options.https, identity) {
         let (tcp, https_at) = listen(https.listen).await?;
         let tls = Some(identity.acceptor);
-        serve(AbortableListener { tcp, tls }, http::secured(router.clone()));
+        serve(
+            AbortableListener { tcp, tls },
+            http::secured(router.clone()),
+        );
         at.https = Some(format!("https://{https_at}"));
         at.ca_file = identity.ca;
     }

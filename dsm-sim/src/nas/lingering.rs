@@ -68,7 +68,7 @@ mod tests {
 
     use super::*;
     use crate::nas::state::boot::{Boot, Loading};
-    use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
+    use crate::nas::tests::{GIB, LUN, NasFixture, TARGET};
 
     const T: &str = "iqn.2000-01.com.synology:t";
 

@@ -72,7 +72,11 @@ impl Nas {
     }
 
     /// What is listed besides the targets that are there.
-    pub(crate) fn odd_targets(&self, additional: &Additional, outside: &dyn Environment) -> Vec<Value> {
+    pub(crate) fn odd_targets(
+        &self,
+        additional: &Additional,
+        outside: &dyn Environment,
+    ) -> Vec<Value> {
         let mut rows = Vec::new();
         let mut number = NUMBERS;
         let mut add = |change: &dyn Fn(&mut Value)| {
@@ -201,7 +205,7 @@ fn asked(row: &mut Value, name: &str, value: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
+    use crate::nas::tests::{GIB, LUN, NasFixture, TARGET};
 
     const VOLUME: &str = "SYNO.Core.Storage.Volume";
 

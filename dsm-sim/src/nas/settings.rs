@@ -162,7 +162,7 @@ impl Settings {
 mod tests {
     use crate::Latency;
     use crate::nas::model::Generation;
-    use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
+    use crate::nas::tests::{GIB, LUN, NasFixture, TARGET};
 
     /// The uuid of a new LUN of this type.
     #[track_caller]

@@ -2,8 +2,8 @@ use crate::nas::call::Call;
 use crate::nas::call::Caller;
 use crate::nas::call::Reply;
 use crate::nas::effect::Effect;
-use crate::nas::effect::Image;
 use crate::nas::effect::Environment;
+use crate::nas::effect::Image;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 

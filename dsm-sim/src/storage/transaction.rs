@@ -9,7 +9,7 @@ use crate::nas::call::refused;
 use crate::nas::call::{Call, Reply};
 use crate::nas::clock::Millis;
 use crate::nas::code::Code;
-use crate::nas::effect::{Effect, Image, Environment};
+use crate::nas::effect::{Effect, Environment, Image};
 use crate::nas::state::table::IndexKey;
 use crate::nas::state::target::Target;
 use crate::storage::backstore::Backstore;

@@ -24,7 +24,10 @@ pub(crate) enum TlsConnection {
 
 impl TlsConnection {
     pub(crate) fn new(acceptor: &TlsAcceptor, stream: TcpStream) -> Self {
-        Self::Greeting(Box::pin(timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))))
+        Self::Greeting(Box::pin(timeout(
+            HANDSHAKE_TIMEOUT,
+            acceptor.accept(stream),
+        )))
     }
 
     /// The open connection, once the handshake is made.

@@ -12,11 +12,11 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use comfy_table::{Table, presets};
 use e2e::GIB;
-use e2e::ledger::CallCosts;
-use e2e::life::{Content, TestVolume};
-use e2e::skip::can_grow_mounted_ext4;
-use e2e::tools::{device_bytes, fill, fs_bytes, sha256};
-use e2e::world::{Plan, TestCluster};
+use e2e::harness::call_costs::CallCosts;
+use e2e::harness::skip::can_grow_mounted_ext4;
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::harness::tools::{device_bytes, fill, fs_bytes, sha256};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A LUN is created on a simulated Synology NAS, attached, formatted, mounted, written and grown from 10 to 15 GiB.
@@ -195,7 +195,12 @@ async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> 
     Ok(volume)
 }
 
-async fn grow(world: &TestCluster, volume: &TestVolume, device: &Path, teller: &mut Reporter) -> Result<()> {
+async fn grow(
+    world: &TestCluster,
+    volume: &TestVolume,
+    device: &Path,
+    teller: &mut Reporter,
+) -> Result<()> {
     let holds = visible_bytes(volume, device)?;
     let answered = teller
         .call(
@@ -334,7 +339,7 @@ fn look_around(world: &TestCluster, volume: &TestVolume) -> Result<()> {
     println!(
         "Remove all of it with:  rm {0}/keep && {1} {0} </dev/null",
         world.folder().display(),
-        e2e::process::binary("janitor")?.display()
+        e2e::harness::process::binary("janitor")?.display()
     );
     Ok(())
 }

@@ -5,11 +5,13 @@ use proptest::sample::select;
 use proptest_state_machine::ReferenceStateMachine;
 use serde::{Deserialize, Serialize};
 
-use super::book::ReferenceModel;
-use super::mishap::fault;
-pub use super::mishap::{COMMANDS, FILE_ACCESSES, Fault, NasCall, NasFault};
-use super::surroundings::{HiddenLists, ManualEdit, Environment, hidden_lists, manual_edit, environment};
-use crate::life::Content;
+use super::environment::{
+    Environment, HiddenLists, ManualEdit, environment, hidden_lists, manual_edit,
+};
+use super::fault::fault;
+pub use super::fault::{COMMANDS, FILE_ACCESSES, Fault, NasCall, NasFault};
+use super::reference_model::ReferenceModel;
+use crate::harness::test_volume::Content;
 
 /// Few, so that steps meet.
 pub const VOLUMES: u8 = 2;

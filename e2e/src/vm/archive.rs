@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::image::only_entry;
-use crate::process::{run, run_in};
+use crate::harness::process::{run, run_in};
 
 /// The keys of all of Debian's suites.
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";

@@ -12,8 +12,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, sethostname};
 use serde::{Deserialize, Serialize};
 
-use super::warm;
-use crate::process::{Process, run};
+use super::page_cache;
+use crate::harness::process::{Process, run};
 
 /// Where the guest finds the host's folder of this run, writable: for logs that are worth keeping.
 pub const OUT: &str = "/run/out";
@@ -130,7 +130,7 @@ pub fn report(line: &str) -> Result<()> {
 /// Answers the daemon that lives as long as the machine.
 fn prepare(plan: &Plan) -> Result<Process> {
     report("up")?;
-    warm::copy_up(&plan.warm)?;
+    page_cache::copy_up(&plan.warm)?;
     mounts(plan)?;
     sethostname(&plan.name)?;
     network(plan)?;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use cpio::newc::{Builder, trailer};
 
 use super::archive::{Package, Suite};
-use crate::process::run;
+use crate::harness::process::run;
 
 /// Debian 12's kernel, the full one: the cloud kernel has no 9p.
 const KERNEL: Package = Package {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::guest::Plan;
 use super::image::Image;
-use crate::process::Piped;
+use crate::harness::process::Piped;
 
 /// KVM that does not bring a kernel up within this time is taken for broken; a working one needs two seconds.
 const KVM_DEADLINE: Duration = Duration::from_secs(10);

@@ -16,8 +16,8 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::guest;
-use crate::process::{Process, run};
-use crate::until::until;
+use crate::harness::process::{Process, run};
+use crate::harness::until::until;
 
 /// A machine that is up takes a connection at once.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -91,7 +91,7 @@ async fn answer(connection: TcpStream) -> Result<()> {
 
 /// A program of this workspace, or else of the host.
 fn program(name: &str) -> String {
-    crate::process::binary(name).map_or_else(
+    crate::harness::process::binary(name).map_or_else(
         |_| name.to_owned(),
         |path| path.to_string_lossy().into_owned(),
     )

@@ -1,6 +1,6 @@
 //! Any RPC as a value: what a row of the table sends, and what may come back.
 
-use e2e::plugin::Plugin;
+use e2e::harness::plugin::Plugin;
 use proto::csi;
 use tonic::Status;
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use e2e::GIB;
-use e2e::world::TestCluster;
+use e2e::harness::test_cluster::TestCluster;
 use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
 use tonic::Code::{
@@ -10,8 +10,8 @@ use tonic::Code::{
     ResourceExhausted, Unavailable, Unimplemented,
 };
 
+use crate::fixture::{Scene, made, uuid};
 use crate::request::*;
-use crate::scene::{Scene, made, uuid};
 use crate::table::{Row, nothing_to_do, row};
 
 const TIB: i64 = 1 << 40;

@@ -7,9 +7,10 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use e2e::life::{Content, TestVolume};
-use e2e::world::TestCluster;
-use e2e::{GIB, MIB, process, tools};
+use e2e::harness::test_cluster::TestCluster;
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::harness::{process, tools};
+use e2e::{GIB, MIB};
 use serde_json::{Value, json};
 use tonic::Code::{self, FailedPrecondition, Unavailable};
 

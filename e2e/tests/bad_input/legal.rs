@@ -1,14 +1,14 @@
 //! Oddities that are legal and must work, each of them twice: the CO repeats what it is not sure of.
 
-use e2e::life::{at_least, storage_class};
-use e2e::world::TestCluster;
+use e2e::harness::test_cluster::TestCluster;
+use e2e::harness::test_volume::{at_least, storage_class};
 use e2e::{GIB, MIB};
 use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
 
 use crate::call::Answer;
+use crate::fixture::{made, uuid};
 use crate::request::*;
-use crate::scene::{made, uuid};
 use crate::table::{Tally, nothing_to_do, row};
 
 /// Names, sizes and parameters of `CreateVolume`, with the size that the volume must have.

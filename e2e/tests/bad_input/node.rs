@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use e2e::GIB;
-use e2e::life::{Content, capability};
+use e2e::harness::test_volume::{Content, capability};
 use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
 use tonic::Code::{FailedPrecondition, InvalidArgument, NotFound, OutOfRange};

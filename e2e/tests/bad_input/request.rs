@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use e2e::GIB;
-use e2e::life::{Content, at_least, capability, create_request};
+use e2e::harness::test_volume::{Content, at_least, capability, create_request};
 use proto::csi;
 use proto::csi::volume_capability::AccessType;
 use proto::csi::volume_capability::access_mode::Mode;

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use e2e::life::{Content, TestVolume, capability};
-use e2e::world::TestCluster;
-use e2e::{GIB, process, tools};
+use e2e::GIB;
+use e2e::harness::test_cluster::TestCluster;
+use e2e::harness::test_volume::{Content, TestVolume, capability};
+use e2e::harness::{process, tools};
 use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
 use tonic::Code::{AlreadyExists, FailedPrecondition, NotFound, OutOfRange, Unavailable};

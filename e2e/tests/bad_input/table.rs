@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use e2e::plugin::Plugin;
-use e2e::process;
-use e2e::world::TestCluster;
+use e2e::harness::plugin::Plugin;
+use e2e::harness::process;
+use e2e::harness::test_cluster::TestCluster;
 use serde_json::Value;
 use tonic::Code;
 

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::nas::{Nas, Settings};
-use e2e::process::Process;
-use e2e::skip::skip;
-use e2e::until::until;
+use e2e::harness::nas::{Nas, Settings};
+use e2e::harness::process::Process;
+use e2e::harness::skip::skip;
+use e2e::harness::until::until;
 use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::json;
 
@@ -120,7 +120,7 @@ async fn furnish(nas: &Nas) -> Result<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn outsider_chromium_sees_the_nas_and_turns_its_knobs() -> Result<()> {
-    if e2e::process::run("chromedriver", ["--version"]).is_err() {
+    if e2e::harness::process::run("chromedriver", ["--version"]).is_err() {
         skip(
             "outsider_chromium_sees_the_nas_and_turns_its_knobs",
             "chromedriver is not installed: cargo ci clients installs it",
@@ -168,7 +168,7 @@ async fn looks(browser: &Browser, nas: &Nas, uuid: &str) -> Result<()> {
     );
     let text = browser.shows("#journal", "take_snapshot").await?;
     ensure!(
-        text.contains("LUN.create") && !text.contains(e2e::nas::PASSWORD),
+        text.contains("LUN.create") && !text.contains(e2e::harness::nas::PASSWORD),
         "{text}"
     );
     fault(browser, nas, uuid).await?;

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::plugin::{Csi, Line, connect, line};
-use e2e::until::until;
+use e2e::harness::plugin::{Csi, Line, connect, line};
+use e2e::harness::until::until;
 use proto::csi;
 use proto::csi::controller_client::ControllerClient;
 use proto::csi::identity_client::IdentityClient;
@@ -152,7 +152,7 @@ impl Driver {
             ("config.yaml", config.as_str()),
             ("passwords/sim", PASSWORD),
             ("ca/sim.crt", access.authority),
-            ("chap/key", e2e::nas::CHAP_KEY),
+            ("chap/key", e2e::harness::nas::CHAP_KEY),
         ] {
             scene.file("controller", "config", path, text)?;
         }

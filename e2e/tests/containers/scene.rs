@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
-use e2e::janitor::Janitor;
-use e2e::skip::{can_grow_mounted_ext4, skip};
+use e2e::harness::janitor::Janitor;
+use e2e::harness::skip::{can_grow_mounted_ext4, skip};
 use tempfile::TempDir;
 use testcontainers::core::Mount as Mounted;
 use testcontainers::runners::AsyncRunner as _;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use e2e::GIB;
-use e2e::plugin::Plugin;
-use e2e::world::{Plan, TestCluster};
+use e2e::harness::plugin::Plugin;
+use e2e::harness::test_cluster::{Plan, TestCluster};
 use tonic::Code;
 
 use super::common::{Csi, NODE_A, refused, uuid};

@@ -3,8 +3,8 @@
 
 use anyhow::Result;
 use e2e::GIB;
-use e2e::nas::{Entry, Nas};
-use e2e::world::Plan;
+use e2e::harness::nas::{Entry, Nas};
+use e2e::harness::test_cluster::Plan;
 
 use super::common::{Csi, LUN, NODE_A, NODE_B, VOLUME, calls, lun_size, now, shorts};
 

@@ -5,10 +5,10 @@ use std::fmt::Debug;
 
 use anyhow::Result;
 use e2e::GIB;
-use e2e::life::{Content, at_least, capability, create_request};
-use e2e::nas::{Entry, Nas};
-use e2e::plugin::{Line, Plugin};
-use e2e::world::TestCluster;
+use e2e::harness::nas::{Entry, Nas};
+use e2e::harness::plugin::{Line, Plugin};
+use e2e::harness::test_cluster::TestCluster;
+use e2e::harness::test_volume::{Content, at_least, capability, create_request};
 use proto::csi;
 use proto::csi::controller_client::ControllerClient;
 use proto::csi::volume_capability::access_mode::Mode;
@@ -227,7 +227,7 @@ pub(crate) fn publication(id: &str, node: &str) -> String {
 
 /// What an IQN is the target of, in the same words; itself when that is no publication.
 fn told(iqn: &str) -> String {
-    e2e::plane::publication(iqn)
+    e2e::testbed::publication(iqn)
         .map_or_else(|| iqn.to_owned(), |(lun, node)| format!("{lun} to {node}"))
 }
 
@@ -358,7 +358,7 @@ pub(crate) fn hang() -> Value {
 
 /// Waits until a call hangs or has been made, for instance `LUN.set`.
 pub(crate) async fn until_called(nas: &Nas, since: u64, short: &str) -> Result<()> {
-    e2e::until::until(
+    e2e::harness::until::until(
         short,
         async || Ok(shorts(&calls(nas, since).await?)),
         |seen| seen.iter().any(|call| call == short),

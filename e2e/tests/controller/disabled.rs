@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
-use e2e::nas::Nas;
-use e2e::world::Plan;
+use e2e::harness::nas::Nas;
+use e2e::harness::test_cluster::Plan;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
@@ -14,7 +14,9 @@ use super::common::{
 /// A person does this to a target in SAN Manager.
 async fn person(nas: &Nas, act: &str, iqn: &str) -> Result<()> {
     let path = format!("san/targets/{act}");
-    nas.change_setting(&path, &json!({"iqn": iqn})).await.map(drop)
+    nas.change_setting(&path, &json!({"iqn": iqn}))
+        .await
+        .map(drop)
 }
 
 async fn only(nas: &Nas) -> Result<Value> {

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use anyhow::Result;
-use e2e::life::{Content, create_request};
-use e2e::world::Plan;
+use e2e::harness::test_cluster::Plan;
+use e2e::harness::test_volume::{Content, create_request};
 use e2e::{GIB, MIB};
 use proto::csi;
 use proto::csi::controller_service_capability::{Type, rpc};
@@ -84,7 +84,7 @@ async fn a_nas_that_is_not_configured_is_a_failed_precondition_everywhere() -> R
 async fn a_nas_answers_to_its_aliases() -> Result<()> {
     let world = Plan::controller().start().await?;
     let old = Csi::of(&world.plugin).create("pvc-1", GIB).await?;
-    let renamed = |settings: &mut e2e::plugin::Settings| {
+    let renamed = |settings: &mut e2e::harness::plugin::Settings| {
         settings.config = settings
             .config
             .replace("- name: nas1", "- name: nas-new\n    aliases: [nas0, nas1]");
@@ -466,7 +466,7 @@ async fn the_node_is_always_asked_to_look_after_an_expansion() -> Result<()> {
     let id = csi.create("pvc-1", GIB).await?;
     assert_eq!(exports(&world.nas, &id).await?, Vec::<String>::new());
     for size in [2 * GIB, GIB] {
-        let capacity_range = Some(e2e::life::at_least(size));
+        let capacity_range = Some(e2e::harness::test_volume::at_least(size));
         let request = csi::ControllerExpandVolumeRequest {
             volume_id: id.clone(),
             capacity_range,

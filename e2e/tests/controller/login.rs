@@ -2,15 +2,15 @@
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
-use e2e::nas::{Nas, PASSWORD, Settings};
-use e2e::until::until;
-use e2e::world::Plan;
+use e2e::harness::nas::{Nas, PASSWORD, Settings};
+use e2e::harness::test_cluster::Plan;
+use e2e::harness::until::until;
 use futures::future::join_all;
 use serde_json::json;
 use tonic::Code;
 
 use super::common::{AUTH, Csi, LUN, NO_UUID, NODE_A, refuse, refused};
-use super::wire::wiretap;
+use super::transport::wiretap;
 
 async fn logins(nas: &Nas) -> Result<usize> {
     Ok(nas

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use e2e::GIB;
-use e2e::life::{Content, TestVolume};
-use e2e::skip::needs_root;
-use e2e::world::Plan;
+use e2e::harness::skip::needs_root;
+use e2e::harness::test_cluster::Plan;
+use e2e::harness::test_volume::{Content, TestVolume};
 use serde_json::{Value, json};
 use tonic::Code;
 

@@ -2,10 +2,10 @@
 //! one name"). Each is a step of the model, which looks at everything afterwards.
 
 use anyhow::Context as _;
-use e2e::grounds::{TestBedPool as _, DevicePool};
-use e2e::model::player::Executor;
+use e2e::harness::skip::needs_root;
+use e2e::model::executor::Executor;
 use e2e::model::step::{Absence, CsiCall, Delivery, Kind, Step};
-use e2e::skip::needs_root;
+use e2e::testbed::pool::{DevicePool, TestBedPool as _};
 
 #[test]
 fn what_was_written_elsewhere_is_there() {

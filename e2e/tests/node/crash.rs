@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use e2e::GIB;
-use e2e::life::Content;
-use e2e::skip::can_grow_mounted_ext4;
-use e2e::until::until;
+use e2e::harness::skip::can_grow_mounted_ext4;
+use e2e::harness::test_volume::Content;
+use e2e::harness::until::until;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tonic::{Code, Status};
 
 use crate::story::Story;
-use e2e::trap::{CommandInterceptor, StopAt};
+use e2e::interceptor::{CommandInterceptor, StopAt};
 
 /// Steps of a life that touch the node.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,7 +44,13 @@ impl Story {
 
     /// Takes a step in which the driver is killed at its `nth` host command, then takes it again with the next driver.
     /// Answers the command, or `None` when the step ended before it came to that.
-    async fn stumble(&mut self, trap: &CommandInterceptor, step: Step, nth: usize, when: StopAt) -> Option<String> {
+    async fn stumble(
+        &mut self,
+        trap: &CommandInterceptor,
+        step: Step,
+        nth: usize,
+        when: StopAt,
+    ) -> Option<String> {
         trap.arm(nth, when).unwrap();
         let held = tokio::select! {
             taken = self.take(step) => {

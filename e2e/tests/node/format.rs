@@ -1,14 +1,14 @@
 //! A volume's first stage: what is made of a blank LUN, and how that survives a crash (design.md#identity-before-action and #mkfs-defaults).
 
 use e2e::GIB;
-use e2e::life::{Content, TestVolume};
-use e2e::process::run;
+use e2e::harness::process::run;
+use e2e::harness::test_volume::{Content, TestVolume};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::story::Story;
-use e2e::look;
-use e2e::trap::{CommandInterceptor, StopAt};
+use e2e::harness::inspect;
+use e2e::interceptor::{CommandInterceptor, StopAt};
 
 const EXT4: Content = Content::Fs("ext4");
 const XFS: Content = Content::Fs("xfs");
@@ -250,7 +250,7 @@ async fn the_defaults_are_conservative() {
             assert!(!told.contains(feature), "{feature} in: {told}");
         }
         assert!(
-            !look::options(&story.volume.target)
+            !inspect::options(&story.volume.target)
                 .unwrap()
                 .contains(&"ro".to_owned())
         );

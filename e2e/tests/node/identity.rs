@@ -6,12 +6,12 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use e2e::GIB;
-use e2e::life::{Content, TestVolume};
+use e2e::harness::test_volume::{Content, TestVolume};
 use serde_json::Value;
 use tonic::{Code, Status};
 
 use crate::story::Story;
-use e2e::look::ImageSnapshot;
+use e2e::harness::inspect::ImageSnapshot;
 
 /// Another volume of the same driver, whose LUN somebody maps in the place of the story's.
 struct SwappedLun {

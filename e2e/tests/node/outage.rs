@@ -1,10 +1,10 @@
 //! A NAS that is down. The node half never speaks to it (design.md#the-node-never-calls-dsm and #unstage-needs-no-nas), so what it can do alone it does.
 
 use e2e::GIB;
-use e2e::life::Content;
+use e2e::harness::test_volume::Content;
 
 use crate::story::Story;
-use e2e::writer::Writer;
+use e2e::harness::writer::Writer;
 
 /// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]

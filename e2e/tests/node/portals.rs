@@ -2,9 +2,9 @@
 //! (design.md#portals). Two paths and a map are the VM's.
 
 use e2e::GIB;
-use e2e::life::{Content, TestVolume};
-use e2e::skip::needs_root;
-use e2e::world::Plan;
+use e2e::harness::skip::needs_root;
+use e2e::harness::test_cluster::Plan;
+use e2e::harness::test_volume::{Content, TestVolume};
 use tonic::Code;
 
 use crate::story::Story;
@@ -20,7 +20,9 @@ async fn begin(test: &str, content: Content) -> Option<Story> {
     // As often as can be: nothing may be joined to one path.
     plan.driver = ["--path-interval", "1s"].map(str::to_owned).to_vec();
     let world = plan.start().await.unwrap();
-    let volume = TestVolume::create(&world, "pvc-1", GIB, content).await.unwrap();
+    let volume = TestVolume::create(&world, "pvc-1", GIB, content)
+        .await
+        .unwrap();
     Some(Story { world, volume })
 }
 

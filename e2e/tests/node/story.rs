@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use e2e::life::{Content, TestVolume};
-use e2e::skip::needs_root;
-use e2e::tools::{device_bytes, fill, sha256};
-use e2e::world::{Plan, TestCluster};
+use e2e::harness::skip::needs_root;
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::harness::tools::{device_bytes, fill, sha256};
 use proto::csi;
 use serde_json::Value;
 use tonic::Status;
 
-use e2e::look;
-use e2e::trap::CommandInterceptor;
+use e2e::harness::inspect;
+use e2e::interceptor::CommandInterceptor;
 
 /// Enough to see that data survive; a checksum of more takes its time in a debug build.
 const WRITTEN: u64 = 1 << 20;
@@ -38,7 +38,9 @@ impl Story {
             return None;
         }
         let world = Plan::whole().start().await.unwrap();
-        let volume = TestVolume::create(&world, "pvc-1", size, content).await.unwrap();
+        let volume = TestVolume::create(&world, "pvc-1", size, content)
+            .await
+            .unwrap();
         Some(Self { world, volume })
     }
 
@@ -52,13 +54,15 @@ impl Story {
             return None;
         }
         let world = Plan::whole().start().await.unwrap();
-        let mut request = e2e::life::create_request("pvc-1", e2e::GIB, content);
+        let mut request = e2e::harness::test_volume::create_request("pvc-1", e2e::GIB, content);
         request.parameters.extend(
             class
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
         );
-        let volume = TestVolume::create_as(&world, request, content).await.unwrap();
+        let volume = TestVolume::create_as(&world, request, content)
+            .await
+            .unwrap();
         Some(Self { world, volume })
     }
 
@@ -137,7 +141,7 @@ impl Story {
 
     /// How many bytes of its device the mounted file system uses.
     pub(crate) fn claimed(&self) -> u64 {
-        look::claimed(
+        inspect::claimed(
             self.volume.content.name(),
             &self.volume.staging,
             &self.device(),

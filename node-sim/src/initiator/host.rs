@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::console::{Exit, Failure};
 use super::multipathd::State;
-use crate::store::{self, Lock, Durability};
+use crate::store::{self, Durability, Lock};
 use crate::target::Target;
 use crate::target::loopdev::Targets;
 
@@ -204,8 +204,11 @@ impl Host {
     /// The file cannot be written.
     pub fn unname(&self) -> io::Result<()> {
         let text = format!("{GENERATE}\n");
-        self.lock()?
-            .write(&self.initiator_name_file(), text.as_bytes(), Durability::Always)
+        self.lock()?.write(
+            &self.initiator_name_file(),
+            text.as_bytes(),
+            Durability::Always,
+        )
     }
 
     /// What happens as iscsid starts (Debian's `startup-checks.sh`): an initiator whose name is to be made gets one. False: it has
@@ -219,7 +222,11 @@ impl Host {
             return Ok(false);
         }
         let text = format!("InitiatorName={NAME_PREFIX}{}\n", self.id()?);
-        lock.write(&self.initiator_name_file(), text.as_bytes(), Durability::Always)?;
+        lock.write(
+            &self.initiator_name_file(),
+            text.as_bytes(),
+            Durability::Always,
+        )?;
         Ok(true)
     }
 

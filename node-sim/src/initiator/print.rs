@@ -82,7 +82,11 @@ fn one(text: &mut String, session: &Session, level: u32, initiator: &str) {
         "\tCurrent Portal: {place}\n\tPersistent Portal: {place}"
     );
     heading(text, "Interface:");
-    let link = if session.lost { LinkState::Lost } else { LinkState::Up };
+    let link = if session.lost {
+        LinkState::Lost
+    } else {
+        LinkState::Up
+    };
     let (connection, state, inner) = match link {
         LinkState::Up => ("LOGGED IN", "LOGGED_IN", "NO CHANGE"),
         LinkState::Lost => ("TRANSPORT WAIT", "FAILED", "REOPEN"),

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::console::{Exit, Failure};
 use super::host::Host;
-use crate::store::{self, Lock, Durability};
+use crate::store::{self, Durability, Lock};
 
 mod setting;
 

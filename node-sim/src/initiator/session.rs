@@ -17,7 +17,7 @@ use super::host::Host;
 use super::record::{Pattern, Place, Record, exactly};
 use super::tree::{LinkState, SessionView, Tree};
 use crate::loop_device::{self, Backing, Losetup};
-use crate::store::{self, Lock, Durability};
+use crate::store::{self, Durability, Lock};
 use crate::target::loopdev::{Refusal, Targets};
 use crate::target::{self, Chap, Credential, LogicalUnit, Target};
 
@@ -206,7 +206,11 @@ impl<'a> Sessions<'a> {
             None => self.knock_again(&network, session)?,
         };
         session.lost = target.is_none();
-        let link = if session.lost { LinkState::Lost } else { LinkState::Up };
+        let link = if session.lost {
+            LinkState::Lost
+        } else {
+            LinkState::Up
+        };
         self.tree.state(
             session.sid,
             session.host,

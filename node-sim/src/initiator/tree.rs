@@ -16,7 +16,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::store::{self, Lock, Durability};
+use crate::store::{self, Durability, Lock};
 use crate::target::LogicalUnit;
 
 /// Below here the kernel shows the real loop devices.

@@ -38,7 +38,7 @@ use self::configfs::{Op, Tree};
 use self::plan::Portals;
 use super::{LogicalUnit, Session, Target, TargetBackend};
 use crate::loop_device::{self, Backing, Losetup};
-use crate::store::{self, Lock, Durability};
+use crate::store::{self, Durability, Lock};
 
 /// Longest that the kernel may take for one call; tenths of a second are normal.
 const DEADLINE: Duration = Duration::from_secs(30);

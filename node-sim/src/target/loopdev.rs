@@ -17,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Chap, Session, Target, TargetBackend};
-use crate::store::{self, Lock, Durability};
+use crate::store::{self, Durability, Lock};
 
 mod divorce;
 

@@ -9,7 +9,7 @@ use tokio::time::advance;
 use super::*;
 use crate::dsm::client::{Account, Password};
 use crate::dsm::credential::Refusals;
-use crate::dsm::wire::{Failure, Transport};
+use crate::dsm::transport::{Failure, Transport};
 
 /// Says the body of the answer to a method; `None`: never.
 type Script = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;

@@ -3,9 +3,10 @@
 
 use std::io;
 
-use super::around::DATA;
+use super::test_api::DATA;
 use super::{
-    BLOCK, Fake, HostError, Mount, Span, Target, UUID, Machine, absent, disk_of, io_error, multipath,
+    BLOCK, Fake, HostError, Machine, Mount, Span, Target, UUID, absent, disk_of, io_error,
+    multipath,
 };
 use crate::publication::Iqn;
 use crate::volume::Bytes;

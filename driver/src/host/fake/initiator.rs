@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::programs::{end, say};
-use super::{DeviceNumber, Exit, SessionState, Machine, disk_of, multipath};
+use super::{DeviceNumber, Exit, Machine, SessionState, disk_of, multipath};
 use crate::publication::Portal;
 
 /// Where its records lie.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::programs::{end, say};
-use super::{Bytes, Cmd, DeviceNumber, Exit, Fake, UUID, Machine, disk_of};
-use crate::host::map::wwids;
+use super::{Bytes, Cmd, DeviceNumber, Exit, Fake, Machine, UUID, disk_of};
+use crate::host::dm_multipath::wwids;
 
 pub(super) const NODE: &str = "/dev/dm-0";
 /// What mount tables call it.

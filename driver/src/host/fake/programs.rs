@@ -1,7 +1,7 @@
 //! The programs of the fake machine: what they do to it, and how they end.
 
-use super::around::DATA;
-use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Mount, Machine, head_of};
+use super::test_api::DATA;
+use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Machine, Mount, head_of};
 use crate::host::selinux;
 
 pub(super) fn end(status: i32) -> Exit {

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 
 use super::cache::device_of;
-use super::{Death, Fake, MOUNTINFO, Mount, Machine, absent, disk_of, initiator, io_error};
+use super::{Death, Fake, MOUNTINFO, Machine, Mount, absent, disk_of, initiator, io_error};
 use crate::host::{Entry, HostError, KernelFiles};
 
 impl Machine {

@@ -14,7 +14,7 @@ use tokio::process::Child;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::enter::{self, Whose};
+use super::nsenter::{self, Whose};
 use crate::host::{Cmd, Exit, HostError};
 use crate::in_flight;
 
@@ -65,8 +65,8 @@ pub(super) async fn run(
 fn entered(cmd: &Cmd, exit: Exit) -> Result<Exit, HostError> {
     let problem = || exit.stderr.trim_end().to_owned();
     match u8::try_from(exit.status) {
-        Ok(enter::FAILED) => Err(HostError::NoNamespaces { problem: problem() }),
-        Ok(enter::EXIT_NOT_FOUND) => Err(HostError::NotStarted {
+        Ok(nsenter::FAILED) => Err(HostError::NoNamespaces { problem: problem() }),
+        Ok(nsenter::EXIT_NOT_FOUND) => Err(HostError::NotStarted {
             program: cmd.program,
             source: io::Error::new(io::ErrorKind::NotFound, problem()),
         }),
@@ -85,7 +85,7 @@ fn spawn(cmd: &Cmd, whose: Option<Whose>, search: &[PathBuf]) -> io::Result<Chil
         Some(whose) => {
             // This program itself: it enters, and the other takes its place under the same process number.
             let mut command = tokio::process::Command::new("/proc/self/exe");
-            command.args(enter::arguments(whose, cmd.program));
+            command.args(nsenter::arguments(whose, cmd.program));
             command
         }
     };

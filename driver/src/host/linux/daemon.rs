@@ -299,7 +299,11 @@ fn call(address: &[u8]) -> nix::Result<Option<OwnedFd>> {
         SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(CONNECT_TIMEOUT_SECONDS))?;
+    setsockopt(
+        &socket,
+        sockopt::SendTimeout,
+        &TimeVal::seconds(CONNECT_TIMEOUT_SECONDS),
+    )?;
     match connect(socket.as_raw_fd(), &UnixAddr::new_abstract(address)?) {
         Ok(()) => Ok(Some(socket)),
         Err(Errno::ECONNREFUSED) => Ok(None),

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use super::wait::Step;
+use super::blocking::Step;
 use crate::host::{Span, Via, blank};
 
 /// Every logical block size divides it.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
 
-use super::wait;
+use super::blocking;
 use crate::host::{Entry, HostError, KernelFiles};
 
 /// No file that the driver reads is larger.
@@ -30,12 +30,12 @@ impl Below {
 
 impl KernelFiles for Below {
     fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        let told = |error| wait::failed(&format!("reading {path}"), path, error);
+        let told = |error| blocking::failed(&format!("reading {path}"), path, error);
         read(&self.path(path), is_of_sysfs(path)).map_err(told)
     }
 
     fn entries(&self, path: &str) -> Result<Vec<Entry>, HostError> {
-        let told = |error| wait::failed(&format!("listing {path}"), path, error);
+        let told = |error| blocking::failed(&format!("listing {path}"), path, error);
         entries(&self.path(path)).map_err(told)
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::daemon::{self, Daemon, PROC};
-use super::enter::{self, Namespaces};
+use super::nsenter::{self, Namespaces};
 use crate::host::{HostError, Who};
 
 /// The kernel's first process namespace, of which all others are parts (`PROC_PID_INIT_INO`).
@@ -53,7 +53,7 @@ pub(super) fn wake_iscsid(namespaces: Namespaces) -> Result<bool, HostError> {
 fn visible(namespaces: Namespaces) -> Result<(), String> {
     match namespaces {
         Namespaces::Init | Namespaces::Iscsid => {
-            enter::init_is_another(Path::new(PROC)).map_err(daemon::Unverified::into_text)
+            nsenter::init_is_another(Path::new(PROC)).map_err(daemon::Unverified::into_text)
         }
         Namespaces::Own => match fs::read_link(Path::new(PROC).join("self/ns/pid")) {
             Ok(own) if own == Path::new(OF_THE_MACHINE) => Ok(()),

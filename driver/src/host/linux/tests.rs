@@ -89,7 +89,7 @@ async fn an_overrun_keeps_the_lock_until_it_has_ended_and_blocks_nobody() {
                 let _ = released.recv();
                 Ok(())
             };
-            let read = wait::in_own_thread("reading", "/p", Duration::from_millis(20), hung);
+            let read = blocking::in_own_thread("reading", "/p", Duration::from_millis(20), hung);
             read.await.map_err(|source| Error::Host {
                 doing: "d".to_owned(),
                 source,

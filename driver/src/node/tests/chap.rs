@@ -124,7 +124,10 @@ async fn an_old_record_keeps_no_secret_and_no_portal_group() {
     // The Secret is gone, a discovery has been here, and a crash left an unfinished record.
     co.fake.machine().chap = None;
     let discovered = format!("/etc/iscsi/nodes/{}/10.0.0.5,3260,1/default", co.fake.iqn());
-    co.fake.machine().files.insert(discovered.clone(), Vec::new());
+    co.fake
+        .machine()
+        .files
+        .insert(discovered.clone(), Vec::new());
     let aside = "/etc/iscsi/.synology-csi-iqn.x".to_owned();
     co.fake
         .machine()

@@ -512,7 +512,10 @@ async fn the_staging_directory_must_be_there() {
     let co = Co::new();
     co.fake.machine().dirs.remove("/staging");
     fails(co.stage().await, Code::FailedPrecondition, "does not exist");
-    co.fake.machine().files.insert("/staging".to_owned(), vec![]);
+    co.fake
+        .machine()
+        .files
+        .insert("/staging".to_owned(), vec![]);
     fails(co.stage().await, Code::FailedPrecondition, "no directory");
     assert!(co.fake.machine().log.is_empty());
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use node_sim::target::Session;
 
-use crate::nas::effect::{Image, Environment};
+use crate::nas::effect::{Environment, Image};
 use crate::storage::backstore::Backstore;
 
 /// Files that are visited in a look, besides those that are shown.

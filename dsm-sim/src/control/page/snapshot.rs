@@ -9,7 +9,7 @@ use super::disk_usage::Usage;
 use crate::nas::Nas;
 use crate::nas::state::lun::Lun;
 use crate::nas::state::snapshot::Snapshot;
-use crate::nas::state::table::{Row, Table, IndexKey};
+use crate::nas::state::table::{IndexKey, Row, Table};
 use crate::nas::state::target::Target;
 use crate::nas::state::volume::Volume;
 use crate::server::Server;

@@ -4,7 +4,7 @@ use askama::Template;
 use serde_json::Value;
 
 use super::format::{Micros, Moment, Size, percent};
-use super::snapshot::{Part, PageData, SeenLun, SeenTarget, SeenVolume};
+use super::snapshot::{PageData, Part, SeenLun, SeenTarget, SeenVolume};
 use crate::nas::state::volume::FileSystem;
 use crate::nas::timing::Latency;
 use crate::server::fault::{Fault, Planned};

@@ -1,4 +1,4 @@
-use crate::nas::tests::{NasFixture, GIB, LUN};
+use crate::nas::tests::{GIB, LUN, NasFixture};
 
 /// A NAS with so many LUNs that no target maps, and one that a target does.
 fn with_luns(count: usize) -> (NasFixture, String) {

@@ -62,7 +62,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
+    use crate::nas::tests::{GIB, LUN, NasFixture, TARGET};
 
     /// A NAS with two LUNs and two targets, that boots like this; and the uuids.
     fn booting(loading: Loading) -> (NasFixture, Vec<String>) {

@@ -8,7 +8,7 @@ use crate::nas::api::lun_write::check_name;
 use crate::nas::call::Call;
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
-use crate::nas::effect::{Effect, Image, Environment};
+use crate::nas::effect::{Effect, Environment, Image};
 use crate::nas::state::lun::Lun;
 use crate::nas::state::table::IndexKey;
 

@@ -22,7 +22,12 @@ pub(crate) enum Form {
 }
 
 impl Nas {
-    pub(crate) fn lun_call(&mut self, now: Millis, call: &Call, outside: &dyn Environment) -> Answer {
+    pub(crate) fn lun_call(
+        &mut self,
+        now: Millis,
+        call: &Call,
+        outside: &dyn Environment,
+    ) -> Answer {
         match call.method.as_str() {
             "list" => self.list_luns(now, call, outside).map(Some),
             "get" => self.get_lun(now, call, outside).map(Some),
@@ -87,7 +92,12 @@ impl Nas {
     }
 
     // `offset` and `limit` are ignored, measured: all LUNs come back, without a total.
-    fn list_luns(&self, now: Millis, call: &Call, outside: &dyn Environment) -> Result<Value, Refusal> {
+    fn list_luns(
+        &self,
+        now: Millis,
+        call: &Call,
+        outside: &dyn Environment,
+    ) -> Result<Value, Refusal> {
         let additional = call.params.additional()?;
         let location = call.params.string("location");
         let types = call
@@ -117,7 +127,12 @@ impl Nas {
         Ok(json!({"luns": luns}))
     }
 
-    fn get_lun(&self, now: Millis, call: &Call, outside: &dyn Environment) -> Result<Value, Refusal> {
+    fn get_lun(
+        &self,
+        now: Millis,
+        call: &Call,
+        outside: &dyn Environment,
+    ) -> Result<Value, Refusal> {
         let key = call.params.required("uuid")?;
         let additional = call.params.additional()?;
         // ASSUMED: an empty uuid is a bad one, not a missing LUN.

@@ -7,7 +7,7 @@ use crate::nas::api::target;
 use crate::nas::call::{Answer, Call};
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
-use crate::nas::effect::{Effect, Image, Environment};
+use crate::nas::effect::{Effect, Environment, Image};
 use crate::nas::params::{Params, missing};
 use crate::nas::state::lun::Family;
 use crate::nas::state::lun::Lun;
@@ -127,7 +127,11 @@ impl Nas {
 
     /// Grows, renames, describes. All or nothing: a refused value leaves the others undone.
     // ASSUMED: a locked LUN may be set; DSM was only seen to accept a delete meanwhile.
-    pub(crate) fn set_lun(&mut self, call: &Call, outside: &dyn Environment) -> Result<(), Refusal> {
+    pub(crate) fn set_lun(
+        &mut self,
+        call: &Call,
+        outside: &dyn Environment,
+    ) -> Result<(), Refusal> {
         let params = &call.params;
         let key = params.required("uuid")?;
         let mut lun = self.find_lun(&key)?.clone();

@@ -170,7 +170,7 @@ impl Nas {
 
 #[cfg(test)]
 mod tests {
-    use crate::nas::tests::{NasFixture, GIB};
+    use crate::nas::tests::{GIB, NasFixture};
 
     #[test]
     fn monitors_see_luns_and_volumes() {

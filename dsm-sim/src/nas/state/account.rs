@@ -7,7 +7,7 @@ use totp_rs::{Builder, Secret, Totp};
 use crate::nas::call::Call;
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
-use crate::nas::state::table::{Row, Table, IndexKey};
+use crate::nas::state::table::{IndexKey, Row, Table};
 use crate::nas::token::random_text;
 
 /// An account.

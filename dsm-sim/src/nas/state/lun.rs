@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::nas::clock::Millis;
-use crate::nas::effect::{Image, Environment};
+use crate::nas::effect::{Environment, Image};
 use crate::nas::model::Generation;
 use crate::nas::state::lun_type::{DevAttribs, LunType};
-use crate::nas::state::table::{Row, IndexKey};
+use crate::nas::state::table::{IndexKey, Row};
 
 /// A LUN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::nas::state::table::{Row, IndexKey};
+use crate::nas::state::table::{IndexKey, Row};
 
 /// What was in a LUN at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

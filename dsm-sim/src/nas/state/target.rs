@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::nas::state::table::{Row, IndexKey};
+use crate::nas::state::table::{IndexKey, Row};
 
 /// A target.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -45,7 +45,10 @@ impl Row for Target {
     }
 
     fn terms(&self) -> Vec<IndexKey> {
-        let names = [IndexKey::Name(self.name.clone()), IndexKey::Iqn(self.iqn.clone())];
+        let names = [
+            IndexKey::Name(self.name.clone()),
+            IndexKey::Iqn(self.iqn.clone()),
+        ];
         let luns = self.luns.values().map(|uuid| IndexKey::Lun(uuid.clone()));
         names.into_iter().chain(luns).collect()
     }

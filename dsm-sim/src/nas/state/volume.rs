@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
-use crate::nas::state::table::{Row, IndexKey};
+use crate::nas::state::table::{IndexKey, Row};
 
 /// The file system of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{CellAlignment, Table, presets};
-use e2e::nas::{Nas, Settings};
+use e2e::harness::nas::{Nas, Settings};
 use futures::future::try_join_all;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::Request;

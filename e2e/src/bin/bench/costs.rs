@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use e2e::GIB;
-use e2e::ledger::{CallCosts, Row};
-use e2e::life::{Content, TestVolume};
-use e2e::model::figures::{STATS_FILE, Stats};
-use e2e::nas::Nas;
-use e2e::process::run;
-use e2e::world::{Node, Plan, TestCluster};
+use e2e::harness::call_costs::{CallCosts, Row};
+use e2e::harness::nas::Nas;
+use e2e::harness::process::run;
+use e2e::harness::test_cluster::{Node, Plan, TestCluster};
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::model::stats::{STATS_FILE, Stats};
 use serde::Serialize;
 
 use crate::capacity;
@@ -116,7 +116,12 @@ async fn rounds(plan: Plan, rounds: usize) -> Result<(TestCluster, Vec<Row>)> {
 ///
 /// # Errors
 /// A call fails.
-pub(crate) async fn life(world: &TestCluster, ledger: &mut CallCosts, name: &str, node: bool) -> Result<()> {
+pub(crate) async fn life(
+    world: &TestCluster,
+    ledger: &mut CallCosts,
+    name: &str,
+    node: bool,
+) -> Result<()> {
     let nas = &world.nas;
     let mut volume = ledger
         .call(
@@ -282,7 +287,8 @@ async fn sequences_per_second(world: &TestCluster) -> Result<f64> {
     let started = Instant::now();
     let mut lives = 0_u32;
     while started.elapsed() < MEASURED {
-        let volume = TestVolume::create(world, &format!("sequence-{lives}"), GIB, Content::Block).await?;
+        let volume =
+            TestVolume::create(world, &format!("sequence-{lives}"), GIB, Content::Block).await?;
         for size in [2 * GIB, 3 * GIB] {
             volume.expand_lun(world, size).await?;
         }

@@ -8,7 +8,7 @@
 )]
 
 mod point;
-mod scene;
+mod scenario;
 mod search;
 
 use std::process::ExitCode;
@@ -17,11 +17,11 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use e2e::grounds::{Backend, TestBedPool, MemoryPool, DevicePool, kinds_that_grow_online};
+use e2e::testbed::pool::{Backend, DevicePool, MemoryPool, TestBedPool, kinds_that_grow_online};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use point::Then;
-use scene::Scenario;
+use scenario::Scenario;
 use search::{Broken, Extent, Found};
 
 /// Failures that are told in full; of the others there is a number.
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli, grounds: &impl TestBedPool) -> Result<()> {
     let start = Instant::now();
-    let mut scenes = scene::all();
+    let mut scenes = scenario::all();
     if let Some(text) = &cli.only {
         scenes.retain(|scene| scene.call.contains(text) || scene.variant.contains(text));
     }

@@ -4,12 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::grounds::TestBedPool;
-use e2e::model::player::Executor;
+use e2e::model::executor::Executor;
 use e2e::model::step::{CsiCall, Step};
-use e2e::plane::{TestBed, CrashTiming};
+use e2e::testbed::pool::TestBedPool;
+use e2e::testbed::{CrashTiming, TestBed};
 
-use crate::scene::{Move, Scenario};
+use crate::scenario::{Move, Scenario};
 
 /// How much of a journal is told of a failure.
 const TAIL: usize = 40;
@@ -128,7 +128,10 @@ impl VolumeLife<'_> {
             }
             player.check_invariants().await.context("after the call")?;
         }
-        let left = player.remove_all_and_list_leftovers().await.context("on the way back")?;
+        let left = player
+            .remove_all_and_list_leftovers()
+            .await
+            .context("on the way back")?;
         ensure!(left.is_empty(), "left over: {}", left.join(", "));
         Ok(())
     }
@@ -143,7 +146,10 @@ impl VolumeLife<'_> {
         let scene = self.scene;
         let process = scene.process();
         for death in self.deaths {
-            player.bed().crash_at(process, death.nth, death.when).await?;
+            player
+                .bed()
+                .crash_at(process, death.nth, death.when)
+                .await?;
             let answer = player
                 .call_once(scene.volume, scene.act)
                 .await
@@ -173,7 +179,10 @@ async fn turn_round<P: TestBed>(player: &mut Executor<'_, P>, scene: &Scenario) 
             .context("instead of the call")?;
     }
     if !scene.instead.is_empty() {
-        return player.check_invariants().await.context("instead of the call");
+        return player
+            .check_invariants()
+            .await
+            .context("instead of the call");
     }
     player
         .tear_down(scene.volume)

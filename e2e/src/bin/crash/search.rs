@@ -1,14 +1,14 @@
 //! Which deaths are tried: all of them, one after the other, until a call ends without meeting one; or some, by luck.
 
 use anyhow::{Result, ensure};
-use e2e::grounds::{TestBedPool, map_parallel};
-use e2e::plane::CrashTiming;
+use e2e::testbed::CrashTiming;
+use e2e::testbed::pool::{TestBedPool, map_parallel};
 use indicatif::ProgressBar;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::point::{Crash, Played, Then, Wrong, play};
-use crate::scene::Scenario;
+use crate::scenario::Scenario;
 
 /// No call has so many effects.
 const ENDLESS: usize = 400;
@@ -263,5 +263,7 @@ impl<G: TestBedPool> Search<'_, G> {
 }
 
 fn every_when(nth: usize) -> impl Iterator<Item = Crash> {
-    CrashTiming::ALL.into_iter().map(move |when| Crash { nth, when })
+    CrashTiming::ALL
+        .into_iter()
+        .map(move |when| Crash { nth, when })
 }

@@ -1,8 +1,8 @@
 //! What goes wrong while a volume grows, and with which volumes it can. Pure.
 
-use e2e::grounds::TestBedPool;
 use e2e::model::step::{Kind, NasCall, NasFault};
-use e2e::plane::CommandFault;
+use e2e::testbed::CommandFault;
+use e2e::testbed::pool::TestBedPool;
 use serde::{Serialize, Serializer};
 
 /// How a volume grows.
@@ -208,8 +208,14 @@ const NAS: &[Fault] = &[
     fault("the NAS is full", FaultKind::Full),
     fault("the LUN is locked", FaultKind::Locked),
     fault("the NAS restarts, busy", FaultKind::Loading("busy")),
-    fault("the NAS restarts, half loaded", FaultKind::Loading("partial")),
-    fault("the NAS restarts, nothing loaded", FaultKind::Loading("absent")),
+    fault(
+        "the NAS restarts, half loaded",
+        FaultKind::Loading("partial"),
+    ),
+    fault(
+        "the NAS restarts, nothing loaded",
+        FaultKind::Loading("absent"),
+    ),
     fault(
         "sessions expire",
         FaultKind::Expired {
@@ -227,7 +233,12 @@ const NAS: &[Fault] = &[
 /// What befalls a node's commands.
 const COMMANDS: &[Fault] = &[
     host("rescan fails", Tool::Rescan, CommandFault::Fails).only(ONLINE),
-    host("rescan does nothing", Tool::Rescan, CommandFault::DoesNothing).only(ONLINE),
+    host(
+        "rescan does nothing",
+        Tool::Rescan,
+        CommandFault::DoesNothing,
+    )
+    .only(ONLINE),
     host("the scan for a disk fails", Tool::Scan, CommandFault::Fails).only(OFFLINE),
     host(
         "the scan for a disk does nothing",
@@ -281,7 +292,12 @@ const COMMANDS: &[Fault] = &[
         CommandFault::DoesNothing,
     )
     .unmounted(),
-    host("resize2fs, unmounted, fails", Tool::Resize, CommandFault::Fails).unmounted(),
+    host(
+        "resize2fs, unmounted, fails",
+        Tool::Resize,
+        CommandFault::Fails,
+    )
+    .unmounted(),
     host("mount fails", Tool::Mount, CommandFault::Fails).only(OFFLINE),
     host("mount does nothing", Tool::Mount, CommandFault::DoesNothing).only(OFFLINE),
     host(
@@ -291,7 +307,12 @@ const COMMANDS: &[Fault] = &[
     )
     .only(OFFLINE),
     host("umount fails", Tool::Umount, CommandFault::Fails).early(),
-    host("umount does nothing", Tool::Umount, CommandFault::DoesNothing).early(),
+    host(
+        "umount does nothing",
+        Tool::Umount,
+        CommandFault::DoesNothing,
+    )
+    .early(),
     host("blkid fails", Tool::Probe, CommandFault::Fails)
         .of(FS)
         .only(OFFLINE),
@@ -307,7 +328,12 @@ const COMMANDS: &[Fault] = &[
     )
     .only(OFFLINE),
     host("logout fails", Tool::Logout, CommandFault::Fails).early(),
-    host("logout does nothing", Tool::Logout, CommandFault::DoesNothing).early(),
+    host(
+        "logout does nothing",
+        Tool::Logout,
+        CommandFault::DoesNothing,
+    )
+    .early(),
 ];
 
 /// What befalls the driver, and what a node is.

@@ -6,7 +6,7 @@
     reason = "a program that talks to its user on stdout"
 )]
 
-mod cell;
+mod case;
 mod fault;
 mod plan;
 mod report;
@@ -17,11 +17,13 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
-use e2e::grounds::{Backend, TestBedPool, MemoryPool, DevicePool, map_parallel, kinds_that_grow_online};
 use e2e::model::step::Kind;
+use e2e::testbed::pool::{
+    Backend, DevicePool, MemoryPool, TestBedPool, kinds_that_grow_online, map_parallel,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use fault::{Fault, ExpandMode, FaultKind};
+use fault::{ExpandMode, Fault, FaultKind};
 use plan::Case;
 use report::{LeftOut, Report};
 
@@ -67,7 +69,7 @@ fn run(cli: &Cli, grounds: &impl TestBedPool) -> Result<()> {
     )?);
     let results = map_parallel(grounds.parallelism(), &cells, |cell| {
         bar.set_message(cell.place());
-        let result = cell::play(grounds, cell)?;
+        let result = case::play(grounds, cell)?;
         bar.inc(1);
         Ok(result)
     })?;

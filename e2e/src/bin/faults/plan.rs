@@ -2,7 +2,7 @@
 
 use e2e::model::step::{CsiCall, Kind};
 
-use crate::fault::{Fault, ExpandMode, FaultKind};
+use crate::fault::{ExpandMode, Fault, FaultKind};
 
 /// The node that it happens on.
 pub(crate) const NODE: usize = 0;
@@ -35,9 +35,17 @@ pub(crate) struct Case {
 }
 
 /// To a pod, from nothing but the LUN.
-const UP: [CsiCall; 3] = [CsiCall::Publish { node: NODE }, CsiCall::Stage, CsiCall::NodePublish];
+const UP: [CsiCall; 3] = [
+    CsiCall::Publish { node: NODE },
+    CsiCall::Stage,
+    CsiCall::NodePublish,
+];
 /// And back.
-const DOWN: [CsiCall; 3] = [CsiCall::NodeUnpublish, CsiCall::Unstage, CsiCall::Unpublish { node: NODE }];
+const DOWN: [CsiCall; 3] = [
+    CsiCall::NodeUnpublish,
+    CsiCall::Unstage,
+    CsiCall::Unpublish { node: NODE },
+];
 const EXPAND: CsiCall = CsiCall::Expand { mib: LARGE };
 
 impl Case {
@@ -97,7 +105,7 @@ impl Case {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use e2e::model::book::{ReferenceModel, Expected};
+    use e2e::model::reference_model::{Expected, ReferenceModel};
     use e2e::model::step::Step;
 
     #[test]
@@ -121,7 +129,10 @@ mod tests {
                     match doing {
                         Action::Call(act) => {
                             let due = book.expected(0, act);
-                            assert!(matches!(due, Expected::Done | Expected::Size(_)), "{cell:?} {act:?}");
+                            assert!(
+                                matches!(due, Expected::Done | Expected::Size(_)),
+                                "{cell:?} {act:?}"
+                            );
                             book.apply_call(0, act);
                         }
                         Action::Reboot => book.apply_step(&Step::Reboot { node: NODE }),

@@ -9,8 +9,8 @@ use comfy_table::{Table, presets};
 use e2e::model::step::Kind;
 use serde::Serialize;
 
-use crate::cell::Line;
-use crate::fault::{self, Fault, ExpandMode};
+use crate::case::Line;
+use crate::fault::{self, ExpandMode, Fault};
 
 /// A cell that cannot be played on a plane.
 #[derive(Clone, Debug, Serialize)]
@@ -123,7 +123,8 @@ impl Report {
 
     fn word(&self, fault: &Fault, kind: Kind, way: ExpandMode) -> String {
         let kind = kind.content().name();
-        let same = |name: &str, of: &str, on: ExpandMode| name == fault.name && of == kind && on == way;
+        let same =
+            |name: &str, of: &str, on: ExpandMode| name == fault.name && of == kind && on == way;
         let played = self.cells.iter();
         if let Some(line) = { played }.find(|line| same(line.fault, line.kind, line.way)) {
             return line.outcome.name().to_owned();

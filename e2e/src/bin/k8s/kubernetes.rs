@@ -1,8 +1,8 @@
 //! A real Kubernetes: the cluster that the kubeconfig names, with our chart and its sidecars on it.
 
 mod evidence;
-mod eyes;
 mod install;
+mod node_inspector;
 mod object;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::until::until_within;
+use e2e::harness::until::until_within;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod as PodObject};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};

@@ -7,9 +7,9 @@
 )]
 
 mod co;
+mod fake_kubernetes;
 mod kubernetes;
 mod scene;
-mod stand_in;
 mod stories;
 mod suite;
 mod times;
@@ -21,8 +21,8 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use tokio::task::LocalSet;
 
+use fake_kubernetes::FakeKubernetes;
 use kubernetes::{Kubernetes, Settings};
-use stand_in::FakeKubernetes;
 
 /// The stories of claims and pods.
 #[derive(Debug, Parser)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
-use e2e::until::until_within;
+use e2e::harness::until::until_within;
 
 use crate::co::{Claim, ClaimSeen, Class, Co, Half, Pod, PodSeen, VolumeSeen};
 use crate::times::Times;

@@ -1,6 +1,6 @@
 //! The stories, in the order in which they are told.
 
-mod crowd;
+mod concurrency;
 mod grow;
 mod kill;
 mod life;
@@ -47,7 +47,7 @@ pub(crate) fn of_every_co<C: Co>() -> Vec<Story<C>> {
         story!("moves/keeps-its-data", life::moves),
         story!("reclaim/delete", life::reclaim_delete),
         story!("reclaim/retain", life::reclaim_retain),
-        story!("crowd/fifty-claims", crowd::fifty_claims),
+        story!("crowd/fifty-claims", concurrency::fifty_claims),
         story!("nas/restarts-in-the-middle", kill::nas),
         story!("driver/killed-in-the-middle", kill::driver),
         story!("node/its-pod-goes-while-mounted", kill::node_while_mounted),

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use anyhow::{Result, ensure};
-use e2e::model::player::Tally;
+use e2e::model::executor::Tally;
 use e2e::model::step::{Step, Steps};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use proptest_state_machine::ReferenceStateMachine as _;

@@ -16,10 +16,10 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use e2e::grounds::map_parallel;
-use e2e::model::figures::{STATS_FILE, Stats};
-use e2e::model::player::Tally;
+use e2e::model::executor::Tally;
+use e2e::model::stats::{STATS_FILE, Stats};
 use e2e::model::step::Step;
+use e2e::testbed::pool::map_parallel;
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
 

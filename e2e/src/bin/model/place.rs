@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::grounds::{RUN_TIMEOUT, PooledBed};
-use e2e::memory;
-use e2e::model::player::{Executor, Tally};
+use e2e::model::executor::{Executor, Tally};
 use e2e::model::step::Step;
-use e2e::plane::{SECRET_PREFIX, TestBed};
-use e2e::real::Real;
+use e2e::testbed::memory;
+use e2e::testbed::pool::{PooledBed, RUN_TIMEOUT};
+use e2e::testbed::real::Real;
+use e2e::testbed::{SECRET_PREFIX, TestBed};
 use sha2::{Digest as _, Sha256};
 
 /// Where sequences are played.
@@ -102,7 +102,11 @@ fn played(result: Result<Tally>, journal: Vec<String>, keep: bool) -> Played {
     }
 }
 
-async fn take(world: &mut impl TestBed, steps: &[Step], seen: Option<&AtomicUsize>) -> Result<Tally> {
+async fn take(
+    world: &mut impl TestBed,
+    steps: &[Step],
+    seen: Option<&AtomicUsize>,
+) -> Result<Tally> {
     let mut player = Executor::start(world).await?;
     for (number, step) in steps.iter().enumerate() {
         if let Some(seen) = seen {

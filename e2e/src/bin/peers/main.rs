@@ -4,8 +4,8 @@
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 
+mod absent_after_boot;
 mod cost;
-mod hazard;
 mod peer;
 mod releases;
 
@@ -48,7 +48,7 @@ struct Report {
     community_left_out: Option<&'static str>,
     costs: Vec<cost::Line>,
     releases: Vec<releases::Outcome>,
-    hazards: Vec<hazard::Line>,
+    hazards: Vec<absent_after_boot::Line>,
 }
 
 #[tokio::main]
@@ -75,10 +75,10 @@ async fn main() -> Result<()> {
     }
     let mut hazards = Vec::new();
     for kind in &peers {
-        hazards.extend(hazard::run(kind).await?);
+        hazards.extend(absent_after_boot::run(kind).await?);
     }
     println!("\nDeleteVolume of a volume that is there");
-    println!("{}", hazard::table(&hazards));
+    println!("{}", absent_after_boot::table(&hazards));
     let report = Report {
         official_version: cli.official_version,
         community_left_out,
@@ -94,5 +94,5 @@ async fn main() -> Result<()> {
     println!("Took {:.1} s", started.elapsed().as_secs_f64());
     cost::check(&report.costs)?;
     releases::check(&report.releases)?;
-    hazard::check(&report.hazards)
+    absent_after_boot::check(&report.hazards)
 }

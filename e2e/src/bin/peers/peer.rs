@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use e2e::GIB;
-use e2e::life::{Content, create_request};
-use e2e::nas::{Nas, PASSWORD, Settings};
-use e2e::plugin::{Line, connect, line};
-use e2e::process::Process;
-use e2e::until::until;
-use e2e::world::{Plan, TestCluster};
+use e2e::harness::nas::{Nas, PASSWORD, Settings};
+use e2e::harness::plugin::{Line, connect, line};
+use e2e::harness::process::Process;
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use e2e::harness::test_volume::{Content, create_request};
+use e2e::harness::until::until;
 use proto::csi::CreateVolumeRequest;
 use proto::csi::controller_client::ControllerClient;
 use tempfile::TempDir;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::process;
+use e2e::harness::process;
 use serde::Serialize;
 use serde_json::Value;
 

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use e2e::process::binary;
+use e2e::harness::process::binary;
 use e2e::vm::guest::CGROUPS;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};

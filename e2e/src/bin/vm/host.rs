@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use comfy_table::{Table, presets};
-use e2e::janitor::Janitor;
+use e2e::harness::janitor::Janitor;
 use e2e::vm::guest::{Nic, Plan};
 use e2e::vm::image::Image;
 use e2e::vm::machine::{Machine, Spec};
-use e2e::vm::warm;
+use e2e::vm::page_cache;
 use serde_json::json;
 
 use crate::suite::{self, Cast, FIRST, Report, SECOND, SECOND_SERVES};
@@ -43,7 +43,7 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     let folder = run.folder.canonicalize()?;
     let (image, warm) = (
         Image::ready(&folder.join("image"), run.kernel.as_deref())?,
-        warm::paths()?,
+        page_cache::paths()?,
     );
     let logs = folder.join("logs");
     let _ = fs::remove_dir_all(&logs);

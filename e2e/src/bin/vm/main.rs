@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use e2e::writer::Writer;
+use e2e::harness::writer::Writer;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -147,7 +147,7 @@ fn main() -> ExitCode {
         Role::Serve { address } => block_on(e2e::vm::remote::serve(&address)),
         Role::Write { file, progress } => block_on(write(&file, &progress)),
         Role::Sum { file } => {
-            e2e::tools::sha256(&file, scene::WRITTEN).map(|sum| println!("{sum}"))
+            e2e::harness::tools::sha256(&file, scene::WRITTEN).map(|sum| println!("{sum}"))
         }
         Role::Dirty { file } => stories::dirty(&file),
         Role::Contained { words } => container::become_program(&words),

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::life::{Content, TestVolume};
-use e2e::look;
-use e2e::process::run;
-use e2e::tools::{fill, sha256};
-use e2e::until::until;
-use e2e::world::{Plan, TestCluster};
+use e2e::harness::inspect;
+use e2e::harness::process::run;
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::harness::tools::{fill, sha256};
+use e2e::harness::until::until;
 
 use crate::suite::{Cast, SECOND};
 use crate::worker;
@@ -160,7 +160,7 @@ impl Scene {
 
     /// Looks for words anywhere in a LUN.
     pub(crate) fn lun_holds(&self, volume: &TestVolume, words: &[u8]) -> Result<bool> {
-        let photo = look::ImageSnapshot::take(&self.lun_file(volume)?)?;
+        let photo = inspect::ImageSnapshot::take(&self.lun_file(volume)?)?;
         Ok(photo.shows(words))
     }
 

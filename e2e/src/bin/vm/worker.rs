@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e::life::{Content, TestVolume};
-use e2e::plugin::{Csi, Line, line};
-use e2e::until::until;
-use e2e::vm::guest::{PERSISTENT, MASKS, OF_MULTIPATH};
+use e2e::harness::plugin::{Csi, Line, line};
+use e2e::harness::test_cluster::TestCluster;
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::harness::until::until;
+use e2e::harness::writer::MORE;
+use e2e::vm::guest::{MASKS, OF_MULTIPATH, PERSISTENT};
 use e2e::vm::remote::Remote;
-use e2e::world::TestCluster;
-use e2e::writer::MORE;
 use proto::csi::controller_client::ControllerClient;
 use proto::csi::node_client::NodeClient;
 
@@ -107,7 +107,12 @@ impl Worker {
     }
 
     /// A volume of 1 GiB that a pod of this node uses.
-    pub(crate) async fn volume(&self, scene: &Scene, name: &str, content: Content) -> Result<TestVolume> {
+    pub(crate) async fn volume(
+        &self,
+        scene: &Scene,
+        name: &str,
+        content: Content,
+    ) -> Result<TestVolume> {
         let mut volume = TestVolume::create(&scene.world, name, e2e::GIB, content).await?;
         self.adopt(&mut volume).await?;
         volume.attach(&self.on(&scene.world)).await?;

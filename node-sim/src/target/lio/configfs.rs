@@ -304,7 +304,8 @@ mod tests {
                 .to_string()
                 .contains("target_core_mod")
         );
-        tree.apply(&plan::removal(IQN, &ConfigfsState::default())).unwrap();
+        tree.apply(&plan::removal(IQN, &ConfigfsState::default()))
+            .unwrap();
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
-use super::configfs::{BACKSTORES, Backstore, Op, ConfigfsState};
+use super::configfs::{BACKSTORES, Backstore, ConfigfsState, Op};
 use crate::target::{LogicalUnit, Target};
 
 /// Demo mode: any initiator is let in and may write. The kernel remembers it, so that LUNs mapped later reach it too.

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use super::argv::Step;
 use super::show;
 use crate::exec;
-use crate::store::{self, Lock, Durability};
+use crate::store::{self, Durability, Lock};
 
 /// The daemon's environment names the folder that it works for.
 const MARK: &str = "NODE_SIM_TGT";

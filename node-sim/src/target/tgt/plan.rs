@@ -140,7 +140,12 @@ pub(super) fn target(
     steps
 }
 
-fn units(target: &Target, now: &TgtState, memory: &Memory, sizes: &BTreeMap<u16, u64>) -> Vec<Step> {
+fn units(
+    target: &Target,
+    now: &TgtState,
+    memory: &Memory,
+    sizes: &BTreeMap<u16, u64>,
+) -> Vec<Step> {
     let tid = now.tid;
     let mut steps = Vec::new();
     let same = |lun: &u16, unit: &Unit| {

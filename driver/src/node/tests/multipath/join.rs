@@ -107,7 +107,12 @@ async fn an_ended_publication_gets_no_path_back() {
     co.fake.publish_anew();
     co.fake.keep_session_with(&kept);
     let lingers = |it: &mut crate::host::fake::Target| it.lingering = true;
-    co.fake.machine().targets.get_mut(&kept).map(lingers).unwrap();
+    co.fake
+        .machine()
+        .targets
+        .get_mut(&kept)
+        .map(lingers)
+        .unwrap();
     assert!(co.fake.machine().sessions.values().all(|it| it.alive));
     let mut patience = Backoff::default();
     let before = co.logins();

@@ -131,7 +131,10 @@ fn each_version_answers_its_own_fields() {
             ],
         ),
     ] {
-        let mut door = AuthFixture { dsm, ..AuthFixture::new() };
+        let mut door = AuthFixture {
+            dsm,
+            ..AuthFixture::new()
+        };
         let login = door.login(0, HOME, version, &with_token).unwrap();
         assert_eq!(
             login.data.as_object().unwrap().keys().collect::<Vec<_>>(),
@@ -145,7 +148,10 @@ fn each_version_answers_its_own_fields() {
                 .contains("max-age=604800;path=/;HttpOnly")
         );
     }
-    assert_eq!(AuthFixture::new().login(0, HOME, 2, &RIGHT).unwrap_err(), 103);
+    assert_eq!(
+        AuthFixture::new().login(0, HOME, 2, &RIGHT).unwrap_err(),
+        103
+    );
     assert!(
         AuthFixture::new()
             .login(0, HOME, 6, &RIGHT)
@@ -298,7 +304,8 @@ fn a_login_can_be_encrypted() {
 #[test]
 fn a_browsers_handshake_is_not_answered() {
     let with = [RIGHT[0], RIGHT[1], ("ik_message", "AAAA")];
-    let answer = |params: &[(&str, &str)]| AuthFixture::new().login(0, HOME, 7, params).unwrap().data;
+    let answer =
+        |params: &[(&str, &str)]| AuthFixture::new().login(0, HOME, 7, params).unwrap().data;
     assert_eq!(answer(&RIGHT)["ik_message"], "");
     assert!(answer(&with).get("ik_message").is_none());
     let cookie = page_cookie(&mut AuthFixture::new().rng);

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use crate::Latency;
 use crate::nas::effect::{Effect, Image};
 use crate::nas::model::Generation;
-use crate::nas::tests::{NasFixture, GIB, LUN};
+use crate::nas::tests::{GIB, LUN, NasFixture};
 
 const MIB: u64 = 1 << 20;
 const LOCKED: &str = r#"["is_action_locked","allocated_size","family_config"]"#;

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use crate::Latency;
 use crate::nas::effect::{Effect, Image};
 use crate::nas::model::Generation;
-use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
+use crate::nas::tests::{GIB, LUN, NasFixture, TARGET};
 
 /// A create with these parameters laid over good ones.
 fn create(bench: &mut NasFixture, over: &[(&str, &str)]) -> u32 {

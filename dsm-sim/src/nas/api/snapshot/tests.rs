@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use crate::nas::effect::{Effect, Image};
-use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
+use crate::nas::tests::{GIB, LUN, NasFixture, TARGET};
 
 /// Takes a snapshot; its uuid.
 #[track_caller]
@@ -102,8 +102,9 @@ fn names_are_unique_in_their_lun_only() {
 fn what_cannot_be_snapshotted_is_refused() {
     let mut bench = NasFixture::new();
     bench.lun("thick", "BLUN_THICK", GIB);
-    let take =
-        |bench: &mut NasFixture, lun: &str| bench.code(LUN, "take_snapshot", &[("src_lun_uuid", lun)]);
+    let take = |bench: &mut NasFixture, lun: &str| {
+        bench.code(LUN, "take_snapshot", &[("src_lun_uuid", lun)])
+    };
     assert_eq!(take(&mut bench, "thick"), 18_990_500, "can_snapshot is 0");
     assert_eq!(take(&mut bench, "gone"), 18_990_505);
     assert_eq!(bench.code(LUN, "take_snapshot", &[]), 114);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::nas::effect::Effect;
 use crate::nas::model::Generation;
-use crate::nas::tests::{NasFixture, GIB, LUN, TARGET};
+use crate::nas::tests::{GIB, LUN, NasFixture, TARGET};
 
 fn create(bench: &mut NasFixture, over: &[(&str, &str)]) -> u32 {
     let mut params = vec![("name", "x"), ("iqn", "iqn.2000-01.com.synology:x")];

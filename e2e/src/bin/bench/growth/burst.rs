@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
-use e2e::life::{Content, create_request};
-use e2e::plugin::Csi as _;
-use e2e::world::{Plan, TestCluster};
+use e2e::harness::plugin::Csi as _;
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use e2e::harness::test_volume::{Content, create_request};
 use futures::future::join_all;
 use proto::csi;
 use serde::Serialize;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
-use e2e::life::{Content, TestVolume};
-use e2e::world::{Plan, TestCluster};
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use e2e::harness::test_volume::{Content, TestVolume};
 use futures::future::try_join_all;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;

@@ -2,9 +2,9 @@
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
-use e2e::life::{Content, TestVolume};
-use e2e::plugin::Csi as _;
-use e2e::world::{Plan, TestCluster};
+use e2e::harness::plugin::Csi as _;
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use e2e::harness::test_volume::{Content, TestVolume};
 use futures::future::try_join_all;
 use proto::csi;
 use serde::Serialize;

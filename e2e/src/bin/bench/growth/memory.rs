@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use e2e::ledger::CallCosts;
-use e2e::world::{Plan, TestCluster};
+use e2e::harness::call_costs::CallCosts;
+use e2e::harness::test_cluster::{Plan, TestCluster};
 use serde::Serialize;
 
 use super::meter::Meter;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use e2e::GIB;
-use e2e::life::{Content, TestVolume};
-use e2e::world::{Plan, TestCluster};
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use e2e::harness::test_volume::{Content, TestVolume};
 use futures::future::join_all;
 use serde::Serialize;
 use tonic::Status;

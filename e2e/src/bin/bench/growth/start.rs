@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
-use e2e::life::{Content, TestVolume};
-use e2e::process::run;
-use e2e::world::{Plan, TestCluster};
+use e2e::harness::process::run;
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use e2e::harness::test_volume::{Content, TestVolume};
 use proto::csi::NodeGetInfoRequest;
 use serde::Serialize;
 

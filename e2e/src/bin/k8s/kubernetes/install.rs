@@ -1,8 +1,8 @@
 //! Helm: our chart with `values-sim.yaml` onto the cluster, and off it again.
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::process;
-use e2e::until::until;
+use e2e::harness::process;
+use e2e::harness::until::until;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{

@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::GIB;
-use e2e::life::{Content, TestVolume};
-use e2e::nas::CHAP_KEY;
-use e2e::until::until;
+use e2e::harness::nas::CHAP_KEY;
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::harness::until::until;
 use e2e::vm::guest::OUT;
 use serde_json::Value;
 use tonic::Code;
@@ -476,7 +476,7 @@ fn must_be_told_to_nobody(scene: &Scene, proofs: &Proofs) -> Result<()> {
         records > 0,
         "no record of the login was found: the look is blind"
     );
-    let said = e2e::process::run("dmesg", [""; 0])?;
+    let said = e2e::harness::process::run("dmesg", [""; 0])?;
     for word in proofs.secrets() {
         ensure!(!said.contains(word), "the kernel's log tells a proof");
     }

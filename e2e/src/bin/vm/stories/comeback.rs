@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e::life::{Content, TestVolume};
-use e2e::process::run;
-use e2e::until::{until, until_within};
-use e2e::world::Plan;
+use e2e::harness::process::run;
+use e2e::harness::test_cluster::Plan;
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::harness::until::{until, until_within};
 use serde_json::json;
 use tonic::{Code, Status};
 

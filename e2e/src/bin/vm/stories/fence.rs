@@ -7,9 +7,9 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
-use e2e::life::{Content, TestVolume};
-use e2e::process::run;
-use e2e::until::until;
+use e2e::harness::process::run;
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::harness::until::until;
 
 use crate::scene::{Data, Scene, checker};
 use crate::worker::Worker;

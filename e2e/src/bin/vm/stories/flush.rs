@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
-use e2e::life::{Content, TestVolume, create_request};
+use e2e::harness::test_volume::{Content, TestVolume, create_request};
 
 use crate::scene::Scene;
 

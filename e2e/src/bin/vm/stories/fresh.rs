@@ -3,11 +3,11 @@
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
-use e2e::life::Content;
-use e2e::plugin::Csi as _;
-use e2e::until::until;
+use e2e::harness::plugin::Csi as _;
+use e2e::harness::test_cluster::Plan;
+use e2e::harness::test_volume::Content;
+use e2e::harness::until::until;
 use e2e::vm::remote::Remote;
-use e2e::world::Plan;
 use proto::csi::NodeGetInfoRequest;
 
 use crate::scene::{PORTALS, Scene};

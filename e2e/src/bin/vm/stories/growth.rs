@@ -2,8 +2,8 @@
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
-use e2e::life::Content;
-use e2e::writer::Writer;
+use e2e::harness::test_volume::Content;
+use e2e::harness::writer::Writer;
 
 use crate::scene::Scene;
 

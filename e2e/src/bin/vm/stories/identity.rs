@@ -5,10 +5,10 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
-use e2e::life::{Content, TestVolume};
-use e2e::look::ImageSnapshot;
-use e2e::process::run;
-use e2e::until::until;
+use e2e::harness::inspect::ImageSnapshot;
+use e2e::harness::process::run;
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::harness::until::until;
 use nix::fcntl::OFlag;
 use tonic::{Code, Status};
 
@@ -162,7 +162,8 @@ pub(crate) async fn blank_disk(scene: &mut Scene) -> Result<String> {
         let world = &scene.world;
         life.node_unpublish(world).await?;
         life.unstage(world).await?;
-        let blank = TestVolume::create(world, &format!("pvc-{fs}-blank"), GIB, Content::Fs(fs)).await?;
+        let blank =
+            TestVolume::create(world, &format!("pvc-{fs}-blank"), GIB, Content::Fs(fs)).await?;
         scene.swap(&life, &blank).await?;
         names_both(life.stage(world).await, &life, &blank)?;
         ensure!(

@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail, ensure};
 use e2e::GIB;
-use e2e::life::Content;
-use e2e::plugin::Csi as _;
+use e2e::harness::plugin::Csi as _;
+use e2e::harness::test_volume::Content;
 use proto::csi::NodeGetInfoRequest;
 use tonic::Code;
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use e2e::GIB;
-use e2e::life::{Content, TestVolume};
-use e2e::world::Plan;
+use e2e::harness::test_cluster::Plan;
+use e2e::harness::test_volume::{Content, TestVolume};
 use futures::future::try_join_all;
 
 use crate::scene::{PORTALS, Scene};

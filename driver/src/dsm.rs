@@ -1,0 +1,32 @@
+//! The NAS, seen from its Web API. Evidence: `proto/dsm/*.json`.
+//!
+//! [`call`], [`reply`], [`rows`], [`lun`], [`target`], [`snapshot`], [`location`] and [`system`] are pure: a request is a value, an answer is parsed by a
+//! function. [`client`] is the one effect, over a [`wire`].
+
+pub mod call;
+pub mod client;
+pub mod completeness;
+pub mod credential;
+pub mod free_space;
+mod limits;
+pub mod liveness;
+pub mod location;
+pub mod log_once;
+pub mod lun;
+mod lun_locations;
+pub mod nas;
+pub mod reply;
+pub mod rows;
+mod session;
+#[cfg(test)]
+mod slow_nas;
+pub mod snapshot;
+pub mod system;
+pub mod target;
+pub mod transport;
+pub mod trust;
+
+pub use call::Call;
+pub use client::Client;
+pub use nas::{Nas, TargetWrite};
+pub use reply::{Code, DsmError};

@@ -1,0 +1,188 @@
+//! dm-multipath maps as sysfs shows them: one block device over all paths to a LUN.
+//!
+//! ```text
+//! /sys/class/block/dm-0/{dev,size,ro}
+//!                      /dm/{name,uuid}       mpatha, mpath-36001405…
+//!                      /slaves/{sdb,sdc}
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::disk::{self, BLOCK, Block, Disk, list, text};
+use super::kernel_names::{Names, Place};
+use super::{DeviceNumber, HostError, KernelFiles, if_present};
+use crate::volume::LunUuid;
+
+/// A multipath map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// What the volume is used through.
+    pub block: Block,
+    /// device-mapper's name, which is in `/dev/mapper`: the WWID or an alias.
+    pub name: String,
+    /// What multipathd knows the LUN by.
+    pub wwid: String,
+    /// The kernel names of its paths; none when all have been logged out.
+    pub paths: Vec<String>,
+}
+
+/// What device-mapper begins the uuid of a multipath map with.
+const MULTIPATH: &str = "mpath-";
+/// Devices of device-mapper.
+const MAPPED: &str = "dm-";
+
+/// The uuids of device-mapper's devices. One that has none may be given one, once.
+pub fn uuids() -> Names {
+    Names::new(Place {
+        dir: BLOCK,
+        prefix: MAPPED,
+        file: "dm/uuid",
+        is_name: |uuid| !uuid.is_empty(),
+    })
+}
+
+/// The multipath maps over some of `disks`, and those with one of these WWIDs that have no path.
+///
+/// # Errors
+/// sysfs cannot be read.
+pub fn over(
+    files: &dyn KernelFiles,
+    uuids: &Names,
+    disks: &[Disk],
+    wwids: &[String],
+) -> Result<Vec<Map>, HostError> {
+    let mut devices: BTreeSet<String> = named(files, uuids, wwids)?.into_iter().collect();
+    for disk in disks {
+        let holders = if_present(list(files, &format!("{}/holders", disk.block.dir)))?;
+        let mapped = holders.into_iter().flatten();
+        devices.extend(mapped.filter(|name| name.starts_with(MAPPED)));
+    }
+    let ours = |name: &String| disks.iter().any(|disk| disk.block.name == *name);
+    let mut maps = Vec::new();
+    for device in devices {
+        let map = read(files, device)?;
+        maps.extend(map.filter(|map| {
+            map.paths.iter().any(ours) || map.paths.is_empty() && wwids.contains(&map.wwid)
+        }));
+    }
+    Ok(maps)
+}
+
+/// The multipath maps with one of these WWIDs, whatever they lie over.
+///
+/// # Errors
+/// sysfs cannot be read.
+pub fn with_wwid(
+    files: &dyn KernelFiles,
+    uuids: &Names,
+    wwids: &[String],
+) -> Result<Vec<Map>, HostError> {
+    let mut maps = Vec::new();
+    for device in named(files, uuids, wwids)? {
+        maps.extend(read(files, device)?.filter(|map| wwids.contains(&map.wwid)));
+    }
+    Ok(maps)
+}
+
+fn named(
+    files: &dyn KernelFiles,
+    uuids: &Names,
+    wwids: &[String],
+) -> Result<Vec<String>, HostError> {
+    uuids.find(files, |uuid| {
+        let wwid = uuid.strip_prefix(MULTIPATH);
+        wwid.is_some_and(|wwid| wwids.iter().any(|one| one == wwid))
+    })
+}
+
+/// A device of device-mapper, if it is a multipath map; it may go between two readings.
+fn read(files: &dyn KernelFiles, device: String) -> Result<Option<Map>, HostError> {
+    let dir = format!("{BLOCK}/{device}");
+    let uuid = if_present(text(files, &format!("{dir}/dm/uuid")))?;
+    let name = if_present(text(files, &format!("{dir}/dm/name")))?;
+    let number = disk::device_number(files, &dir)?;
+    let wwid = uuid
+        .as_deref()
+        .and_then(|uuid| uuid.strip_prefix(MULTIPATH));
+    let (Some(wwid), Some(name), Some(number)) = (wwid, name, number) else {
+        return Ok(None);
+    };
+    Ok(Some(Map {
+        wwid: wwid.to_owned(),
+        name,
+        paths: if_present(list(files, &format!("{dir}/slaves")))?.unwrap_or_default(),
+        block: Block {
+            name: device,
+            number,
+            dir,
+        },
+    }))
+}
+
+/// The numbers of all devices of device-mapper, by the names that it gives them.
+///
+/// # Errors
+/// sysfs cannot be read.
+pub fn numbers(files: &dyn KernelFiles) -> Result<BTreeMap<String, DeviceNumber>, HostError> {
+    let mut numbers = BTreeMap::new();
+    for device in list(files, BLOCK)? {
+        if !device.starts_with(MAPPED) {
+            continue;
+        }
+        let dir = format!("{BLOCK}/{device}");
+        let name = if_present(text(files, &format!("{dir}/dm/name")))?;
+        numbers.extend(name.zip(disk::device_number(files, &dir)?));
+    }
+    Ok(numbers)
+}
+
+/// The WWIDs that a LUN can have: an NAA identifier (hence the 3) of LIO's vendor, filled up with the beginning of the unit
+/// serial, in which Synology writes hyphens as `d` (measured, two samples) and a stock LIO leaves them out.
+pub fn wwids(uuid: &LunUuid) -> [String; 2] {
+    let of = |serial: String| format!("36001405{}", &serial[..25]);
+    let uuid = uuid.as_str().to_ascii_lowercase();
+    [of(uuid.replace('-', "d")), of(uuid.replace('-', ""))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::{Fake, UUID};
+
+    #[test]
+    fn a_wwid_follows_from_the_uuid() {
+        let [synology, lio] = wwids(&UUID.parse().unwrap());
+        assert_eq!(synology, "3600140513a3cd1edf296d4d4bdb712da");
+        assert_eq!(lio, "3600140513a3cd1ef2964d4bb712a85c1");
+    }
+
+    #[tokio::test]
+    async fn maps_are_found_with_their_paths() {
+        let fake = Fake::with_lun();
+        let (uuids, own) = (uuids(), wwids(&UUID.parse().unwrap()));
+        fake.start_multipathd();
+        fake.log_in_at("10.0.0.5:3260");
+        fake.log_in_at("10.0.1.5:3260");
+        let disks = disk::disks(&fake, 1).unwrap();
+        assert!(over(&fake, &uuids, &disks, &own).unwrap().is_empty());
+        fake.make_map();
+        let [map] = over(&fake, &uuids, &disks, &[])
+            .unwrap()
+            .try_into()
+            .unwrap();
+        assert_eq!(
+            (map.name.as_str(), map.block.node().as_str()),
+            ("mpatha", "/dev/dm-0")
+        );
+        assert_eq!(map.paths, ["sdb", "sdc"]);
+        assert!(own.contains(&map.wwid));
+        assert_eq!(
+            with_wwid(&fake, &uuids, &own).unwrap(),
+            std::slice::from_ref(&map)
+        );
+        // By its WWID alone only one that has lost all its paths is the volume's.
+        assert!(over(&fake, &uuids, &[], &own).unwrap().is_empty());
+        let numbers = numbers(&fake).unwrap();
+        assert_eq!(numbers, [("mpatha".to_owned(), map.block.number)].into());
+    }
+}

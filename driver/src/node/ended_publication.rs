@@ -1,0 +1,199 @@
+//! What an ended publication has left on this node: sessions under a name that is never made again, their disks, a map over
+//! these, mounts with a stale page cache (design.md, "Fencing: one publication, one name").
+//!
+//! A volume that was forced away from this node, used elsewhere and given back comes under another name. Whatever looks right
+//! here may be out of date, and what it still holds to be written would destroy what others have written since.
+
+use super::attachment::Attachment;
+use super::{Context, Machine};
+use crate::error::Error;
+use crate::host::disk::{self, Disk};
+use crate::host::session::Session;
+use crate::host::{Host, mount};
+use crate::publication::Iqn;
+use crate::volume::LunUuid;
+
+impl<H: Host> Machine<H> {
+    /// Takes down what publications of the LUN other than `present` have left here. True: there was something.
+    ///
+    /// Nothing is touched while a pod still has it.
+    pub(super) async fn tear_down_ended(
+        &self,
+        uuid: &LunUuid,
+        present: &Iqn,
+        staging: &str,
+    ) -> Result<bool, Error> {
+        let ended = self.ended(uuid, present).await?;
+        if ended.sessions.is_empty() && ended.map.is_none() {
+            return Ok(false);
+        }
+        self.must_be_out_of_use(uuid, &ended, staging).await?;
+        tracing::warn!(
+            %uuid,
+            sessions = ?ended.sessions.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "taking down what an ended publication has left on this node"
+        );
+        self.stop_writes(&ended).await?;
+        let dead = !ended.is_alive();
+        if dead {
+            // Nobody can log in again after this, and I/O that waits fails: an unmount would wait for it.
+            self.log_out_all(&ended).await?;
+        } else {
+            self.must_be_offline(&ended).await?;
+        }
+        let act = Box::pin(self.clear_all(staging, &ended));
+        self.failing_io(&ended, act).await?;
+        if !dead {
+            self.log_out_all(&ended).await?;
+        }
+        if let Some(map) = &ended.map {
+            // A daemon that grabs every disk may have made it anew in between.
+            self.must_be_flushed(map).await?;
+        }
+        self.wait_until_released(uuid, &ended).await?;
+        self.forget_ended(uuid, present).await?;
+        Ok(true)
+    }
+
+    /// Removes the records of the LUN's ended publications that have no session any more: they hold secrets.
+    pub(super) async fn forget_ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<(), Error> {
+        for iqn in self.records_of(Some(uuid)).await? {
+            if iqn != *present {
+                self.delete_records(&iqn).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is here of the LUN under other names. A map without paths is of no publication that lasts.
+    async fn ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<Attachment, Error> {
+        let mut sessions = self.sessions_of(Some(uuid)).await?;
+        let is_present = !sessions
+            .iter()
+            .all(|session| session.target != present.as_str());
+        sessions.retain(|session| session.target != present.as_str());
+        let disks = self.disks_of(&sessions).await?;
+        let map = if sessions.is_empty() && is_present {
+            None
+        } else {
+            self.map_over(uuid, &disks).await?
+        };
+        Ok(Attachment {
+            sessions,
+            disks,
+            strangers: vec![],
+            map,
+        })
+    }
+
+    /// The pods that have it go first: what they have written and not synced is lost either way, but they must not be left with a
+    /// file system that fails for no reason that they could see.
+    async fn must_be_out_of_use(
+        &self,
+        uuid: &LunUuid,
+        ended: &Attachment,
+        staging: &str,
+    ) -> Result<(), Error> {
+        let others = self.of_pods(staging, self.shows(&ended.blocks()).await?);
+        if others.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = ended.targets().iter().map(ToString::to_string).collect();
+        Err(Error::NotReady {
+            what: format!("using LUN {uuid} anew"),
+            seen: format!(
+                "an earlier publication ({}) has ended and is still mounted at {}: delete the pods that use it there",
+                names.join(", "),
+                others.join(", ")
+            ),
+        })
+    }
+
+    /// From here on nothing is written: an unmount and a logout both flush.
+    async fn stop_writes(&self, ended: &Attachment) -> Result<(), Error> {
+        for disk in &ended.disks {
+            let doing = format!("taking {} offline", disk.block.node());
+            disk.take_offline(&self.host).await.context(doing)?;
+        }
+        Ok(())
+    }
+
+    /// Mounts, then the map.
+    async fn clear_all(&self, staging: &str, ended: &Attachment) -> Result<(), Error> {
+        self.remove_temp_mount(staging, &ended.blocks()).await?;
+        self.clear_ended(staging, ended).await?;
+        if let Some(map) = &ended.map {
+            self.flush(map).await?;
+        }
+        Ok(())
+    }
+
+    /// A disk whose target still answers must be offline before anything is unmounted from it.
+    async fn must_be_offline(&self, ended: &Attachment) -> Result<(), Error> {
+        let alive = |disk: &&Disk| {
+            let of = |session: &Session| session.id == disk.session && session.alive;
+            ended.sessions.iter().any(of)
+        };
+        for disk in ended.disks.iter().filter(alive) {
+            let node = disk.block.node();
+            let doing = format!("looking at {node}");
+            if !disk.is_offline(&self.host).await.context(doing)? {
+                return Err(Error::NotReady {
+                    what: format!("taking {node} offline"),
+                    seen: "the kernel does not show it offline: the driver's container needs a writable /sys (privileged: true)".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Unmounts the staging path; the name goes at once where the file system cannot end yet.
+    async fn clear_ended(&self, staging: &str, ended: &Attachment) -> Result<(), Error> {
+        let blocks = ended.blocks();
+        let Err(failure) = self.clear(staging, &blocks).await else {
+            return Ok(());
+        };
+        if !self
+            .shows(&blocks)
+            .await?
+            .iter()
+            .any(|point| point == staging)
+        {
+            return Err(failure);
+        }
+        tracing::warn!(staging, error = failure.chain(), "unmounting lazily");
+        let doing = format!("unmounting {staging} from an ended publication");
+        self.run(&doing, mount::unmount_lazily(staging))
+            .await
+            .map(drop)
+    }
+
+    async fn log_out_all(&self, ended: &Attachment) -> Result<(), Error> {
+        for session in &ended.sessions {
+            self.log_out(session).await?;
+        }
+        Ok(())
+    }
+
+    /// A file system lives on for as long as anybody has it mounted, in whatever mount namespace, and the kernel would give its stale
+    /// pages to the next who mounts the same one.
+    async fn wait_until_released(&self, uuid: &LunUuid, ended: &Attachment) -> Result<(), Error> {
+        for block in ended.blocks() {
+            let doing = format!("looking whether {} is still mounted", block.node());
+            if disk::is_mounted_anywhere(&self.host, &block)
+                .await
+                .context(doing)?
+            {
+                return Err(Error::NotReady {
+                    what: format!("using LUN {uuid} anew"),
+                    seen: format!(
+                        "the kernel still has the file system of {}, which an earlier publication has left: something on this node holds it: {}",
+                        block.node(),
+                        self.who_holds(&block).await
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}

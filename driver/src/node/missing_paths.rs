@@ -1,0 +1,362 @@
+//! Portals that were down when a volume was staged, and are joined later (design.md#portals).
+//!
+//! **Fencing** decides what is joined. A path is only ever added to a publication that has one: beside a live session with the very
+//! same target, below a map that a mount here shows, at a portal that the last stage has left a record of. So nothing of an ended
+//! publication comes back: NodeUnstage begins by unmounting, what [`super::ended`] takes down begins by taking its disks offline,
+//! and a target that was deleted lets nobody in. With the volume's lock held, and a call that comes stops it: the session under way
+//! is ended, and nothing is begun.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::attachment::Attachment;
+use super::{Context, Machine, Node};
+use crate::error::Error;
+use crate::host::disk::Disk;
+use crate::host::dm_multipath::Map;
+use crate::host::iscsiadm::{self, Login};
+use crate::host::session::Session;
+use crate::host::{Host, HostError};
+use crate::in_flight::Wanted;
+use crate::metrics;
+use crate::publication::{Iqn, Portal};
+use crate::volume::LunUuid;
+
+/// For so many looks a portal is left alone that has said no for good: each attempt is a line in the log of the NAS.
+const LEFT_ALONE: u32 = 15;
+
+/// What earlier looks have found. It only spares attempts.
+#[derive(Debug, Default)]
+pub struct Backoff(BTreeMap<(Iqn, Portal), u32>);
+
+impl Backoff {
+    fn one_look_less(&mut self) {
+        self.0.retain(|_, looks| {
+            *looks -= 1;
+            *looks > 0
+        });
+    }
+}
+
+/// A publication on this node, and the paths that it lacks.
+#[derive(Debug)]
+struct MissingPaths {
+    uuid: LunUuid,
+    iqn: Iqn,
+    /// Sessions without a target: iscsid goes on trying.
+    lost: usize,
+    /// Portals without a session, or with one that is no path: the process has died in between.
+    portals: Vec<Portal>,
+}
+
+/// What came of a portal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Joined {
+    /// It is a path now.
+    Path,
+    /// Nothing was to be done, or a call of the CO's came.
+    No,
+    /// It does not answer: nor will it for another volume.
+    Silent,
+    /// The target does not let this node in there.
+    Refused,
+}
+
+impl<H: Host> Node<H> {
+    /// Joins what volumes lack, `every` so often, for as long as the process lives.
+    pub async fn keep_paths(&self, every: Duration) {
+        let mut patience = Backoff::default();
+        loop {
+            self.machine.host.pause(every).await;
+            self.join_paths(&mut patience).await;
+        }
+    }
+
+    /// Looks once which paths the volumes of this node lack, and joins those whose portals answer. Tells how many are missing
+    /// afterwards.
+    pub async fn join_paths(&self, patience: &mut Backoff) -> usize {
+        patience.one_look_less();
+        let all = match self.machine.missing_paths().await {
+            Ok(all) => all,
+            Err(error) => {
+                tracing::warn!(
+                    error = error.chain(),
+                    "nobody knows which paths are missing"
+                );
+                return 0;
+            }
+        };
+        let mut missing = 0;
+        let mut silent = BTreeSet::new();
+        for lacking in all {
+            missing += lacking.lost;
+            for portal in &lacking.portals {
+                let key = (lacking.iqn.clone(), *portal);
+                let left_alone = silent.contains(portal) || patience.0.contains_key(&key);
+                let joined = if left_alone {
+                    Joined::No
+                } else {
+                    self.join_one(&lacking, *portal).await
+                };
+                match joined {
+                    Joined::Path => continue,
+                    Joined::No => {}
+                    Joined::Silent => drop(silent.insert(*portal)),
+                    Joined::Refused => drop(patience.0.insert(key, LEFT_ALONE)),
+                }
+                missing += 1;
+            }
+        }
+        metrics::of_process().missing_paths(missing);
+        missing
+    }
+
+    async fn join_one(&self, lacking: &MissingPaths, portal: Portal) -> Joined {
+        let (uuid, iqn) = (lacking.uuid.clone(), lacking.iqn.clone());
+        let machine = self.machine.clone();
+        let work = |wanted| async move { machine.join(&uuid, &iqn, portal, &wanted).await };
+        let key = lacking.uuid.to_string();
+        match self.in_flight.run_aside(&key, work).await {
+            Ok(joined) => joined,
+            // A call of the CO's is at work.
+            Err(Error::Busy { .. }) => Joined::No,
+            Err(error) => {
+                let target = &lacking.iqn;
+                tracing::warn!(%target, %portal, error = error.chain(), "a path could not be joined");
+                Joined::No
+            }
+        }
+    }
+}
+
+impl<H: Host> Machine<H> {
+    /// The publications on this node that lack paths, as far as sessions and records tell.
+    async fn missing_paths(&self) -> Result<Vec<MissingPaths>, Error> {
+        let mut sessions: BTreeMap<Iqn, Vec<Session>> = BTreeMap::new();
+        for session in self.sessions_of(None).await? {
+            if let Ok(iqn) = session.target.parse() {
+                sessions.entry(iqn).or_default().push(session);
+            }
+        }
+        let mut lacking = Vec::new();
+        for (iqn, sessions) in sessions {
+            match self.lacks(&iqn, &sessions).await {
+                Ok(found) => lacking.extend(found),
+                // What is odd about one volume keeps no other one from its paths.
+                Err(error) => {
+                    tracing::warn!(target = %iqn, error = error.chain(), "nobody knows which paths are missing");
+                }
+            }
+        }
+        Ok(lacking)
+    }
+
+    async fn lacks(&self, iqn: &Iqn, sessions: &[Session]) -> Result<Option<MissingPaths>, Error> {
+        let Some((uuid, _)) = iqn.publication() else {
+            return Ok(None);
+        };
+        let recorded = self.recorded_portals(iqn).await?;
+        let lost = sessions.iter().filter(|session| !session.alive).count();
+        let portals = if recorded.len() > 1 {
+            self.unjoined(&uuid, sessions, recorded).await?
+        } else {
+            vec![]
+        };
+        let lacking = MissingPaths {
+            uuid,
+            iqn: iqn.clone(),
+            lost,
+            portals,
+        };
+        Ok((lost > 0 || !lacking.portals.is_empty()).then_some(lacking))
+    }
+
+    /// Those of the portals that are no path, however often their session is lost. Without a map none is wanted: the others are
+    /// only there for when the first does not answer.
+    async fn unjoined(
+        &self,
+        uuid: &LunUuid,
+        sessions: &[Session],
+        mut portals: Vec<Portal>,
+    ) -> Result<Vec<Portal>, Error> {
+        let disks = self.disks_of(sessions).await?;
+        let Some(map) = self.map_over(uuid, &disks).await? else {
+            return Ok(vec![]);
+        };
+        portals.retain(|portal| match path_state(sessions, &disks, &map, portal) {
+            PathState::Absent | PathState::Stray(_) => true,
+            PathState::Path | PathState::Unknown => false,
+        });
+        Ok(portals)
+    }
+
+    /// Makes a portal one more path of a volume in use. Whatever comes in between, there is no session left that is no path.
+    async fn join(
+        &self,
+        uuid: &LunUuid,
+        iqn: &Iqn,
+        portal: Portal,
+        wanted: &Wanted,
+    ) -> Result<Joined, Error> {
+        let Some((held, map, lun)) = self.joinable(uuid, iqn).await? else {
+            return Ok(Joined::No);
+        };
+        let (session, found) = match path_state(&held.sessions, &held.disks, &map, &portal) {
+            PathState::Path | PathState::Unknown => return Ok(Joined::No),
+            PathState::Stray(session) => (session.clone(), true),
+            PathState::Absent => {
+                if !self.is_sound(iqn, &portal).await? || wanted.is_wanted() {
+                    return Ok(Joined::No);
+                }
+                match self.log_in_beside(iqn, portal).await? {
+                    Ok(session) => (session, false),
+                    Err(refused) => return Ok(refused),
+                }
+            }
+        };
+        let adopted = if wanted.is_wanted() {
+            None
+        } else {
+            Some(self.add_to_map(uuid, &map, &session, lun).await)
+        };
+        if let Some(Ok(())) = adopted {
+            tracing::info!(%session, "a path is there again");
+            return Ok(Joined::Path);
+        }
+        // One that was made here goes, even if multipathd took its disk at once: it is not proven to be a path.
+        if !found || !self.is_taken(&session).await? {
+            self.log_out(&session).await?;
+        }
+        adopted.map_or(Ok(Joined::No), |failed| failed.map(|()| Joined::Path))
+    }
+
+    /// A session at one more portal; or why there is none.
+    async fn log_in_beside(
+        &self,
+        iqn: &Iqn,
+        portal: Portal,
+    ) -> Result<Result<Session, Joined>, Error> {
+        let doing = format!("logging in to {iqn} at {portal}");
+        let exit = match self.run_on_records(iscsiadm::login(iqn, &portal)).await {
+            Err(HostError::Overran { .. }) => return Ok(Err(Joined::Silent)),
+            other => other.context(doing)?,
+        };
+        let (status, said) = (exit.status, exit.said());
+        match iscsiadm::read_login(&exit) {
+            Login::New | Login::Existing => self.wait_for_session(iqn, portal).await.map(Ok),
+            Login::Refused {
+                for_good: false,
+                cause,
+            } => {
+                tracing::info!(target = %iqn, %portal, status, cause, "a path is still missing");
+                Ok(Err(Joined::Silent))
+            }
+            Login::Unconfirmed | Login::Refused { .. } => {
+                tracing::warn!(target = %iqn, %portal, status, said, "the target does not let this node in at this portal");
+                Ok(Err(Joined::Refused))
+            }
+        }
+    }
+
+    /// Somebody has the disk of a session, which is no path.
+    async fn is_taken(&self, session: &Session) -> Result<bool, Error> {
+        for disk in self.disks_of(std::slice::from_ref(session)).await? {
+            // An error says that it cannot even be opened.
+            if matches!(self.host.is_claimed(&disk.block.node()).await, Ok(true)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What is held of a publication that a path may be added to, its map and its logical unit's number.
+    async fn joinable(
+        &self,
+        uuid: &LunUuid,
+        iqn: &Iqn,
+    ) -> Result<Option<(Attachment, Map, u16)>, Error> {
+        let held = self.attachment(uuid).await?;
+        // Which of several is the present one, nobody here knows.
+        if held.targets() != [iqn.clone()] {
+            return Ok(None);
+        }
+        let Some(map) = held.map.clone() else {
+            return Ok(None);
+        };
+        let mut lun = None;
+        for disk in held.disks.iter().filter(|disk| is_alive(&held, disk)) {
+            // Somebody has taken it offline, perhaps because its publication has ended.
+            let doing = format!("looking at {}", disk.block.node());
+            if !disk.is_running(&self.host).await.context(doing)? {
+                return Ok(None);
+            }
+            lun = Some(disk.lun);
+        }
+        if self.uses(&held.blocks()).await?.is_empty() {
+            return Ok(None);
+        }
+        Ok(lun.map(|lun| (held, map, lun)))
+    }
+
+    /// Puts the disk of a session below the volume's map.
+    async fn add_to_map(
+        &self,
+        uuid: &LunUuid,
+        map: &Map,
+        session: &Session,
+        lun: u16,
+    ) -> Result<(), Error> {
+        let disk = self.admit(session, lun, uuid).await?;
+        let doing = || format!("measuring {}", disk.block.node());
+        let size = disk.block.size(&self.host).await.context(doing())?;
+        let present = map.block.size(&self.host).await.context(doing())?;
+        if size != present {
+            return Err(Error::NotReady {
+                what: format!("map {}", map.name),
+                seen: format!(
+                    "it is {present}, and the LUN {size}: a path is joined when NodeExpandVolume has let the others grow"
+                ),
+            });
+        }
+        self.map_of_all(uuid, &[disk]).await.map(drop)
+    }
+}
+
+/// How a portal stands to a volume.
+enum PathState<'a> {
+    /// Its disk is below the map, or its session is lost and left to iscsid.
+    Path,
+    /// Its session has its target, and is no path.
+    Stray(&'a Session),
+    /// There is no session.
+    Absent,
+    /// The kernel does not say where some session was made.
+    Unknown,
+}
+
+fn path_state<'a>(
+    sessions: &'a [Session],
+    disks: &[Disk],
+    map: &Map,
+    portal: &Portal,
+) -> PathState<'a> {
+    let Some(session) = sessions.iter().find(|it| it.portal == Some(*portal)) else {
+        let unknown = sessions.iter().any(|it| it.portal.is_none());
+        return if unknown {
+            PathState::Unknown
+        } else {
+            PathState::Absent
+        };
+    };
+    let below = |disk: &Disk| disk.session == session.id && map.paths.contains(&disk.block.name);
+    if !session.alive || disks.iter().any(below) {
+        PathState::Path
+    } else {
+        PathState::Stray(session)
+    }
+}
+
+fn is_alive(held: &Attachment, disk: &Disk) -> bool {
+    let of = |session: &Session| session.id == disk.session && session.alive;
+    held.sessions.iter().any(of)
+}

@@ -1,0 +1,446 @@
+//! A stand-in for Kubernetes: it plays the calls of provisioner, attacher, resizer and kubelets in their order, with their
+//! repetitions, to the shipped driver on this machine. It has two nodes; pods are processes.
+//!
+//! ```text
+//! store: what is wanted and known ─▶ decide: calls that are due ─▶ act: make one, note what came of it ─▶ store
+//! ```
+
+mod act;
+mod backoff;
+mod decide;
+mod parts;
+mod store;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::harness::janitor::Janitor;
+use e2e::harness::plugin::Csi as _;
+use e2e::harness::process::{self, Process};
+use e2e::harness::until::until_within;
+use proto::csi;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::co::{CLEARS, Claim, ClaimSeen, Class, Co, Half, Pod, PodSeen, Reclaim, VolumeSeen};
+use backoff::Backoff;
+use decide::Action;
+use parts::Parts;
+use store::{Claimed, Running, Store, Volume};
+
+const NODES: [&str; 2] = ["worker-1", "worker-2"];
+/// What a pod does that has nothing to do.
+const IDLE: &str = "exec sleep 2147483647";
+/// How often the CO looks by itself.
+const LOOKS: Duration = Duration::from_millis(50);
+
+/// A CO on this machine.
+pub(crate) struct FakeKubernetes {
+    shared: Arc<Shared>,
+    works: JoinHandle<()>,
+    // The last to go: it frees what is left.
+    _janitor: Janitor,
+}
+
+/// What its tasks share.
+struct Shared {
+    store: Mutex<Store>,
+    calls: Mutex<Calls>,
+    pods: Mutex<HashMap<String, Process>>,
+    parts: Parts,
+    /// What the driver calls each node.
+    node_ids: HashMap<String, String>,
+    changed: Notify,
+}
+
+/// Calls that are being made, that wait for their repetition, and that were made.
+#[derive(Default)]
+struct Calls {
+    busy: HashSet<Action>,
+    waiting: HashMap<Action, Backoff>,
+    /// When, what, and what came of it.
+    made: Vec<(Duration, Action, String)>,
+}
+
+impl FakeKubernetes {
+    /// Starts NAS, driver and CO. Needs root.
+    ///
+    /// # Errors
+    /// Something does not come up.
+    pub(crate) async fn start() -> Result<Self> {
+        // Short: the path of a unix socket has at most 107 bytes.
+        let folder = TempDir::with_prefix("co-")?.keep();
+        let janitor = Janitor::start(&folder)?;
+        let parts = Parts::start(&folder, &NODES).await?;
+        let mut node_ids = HashMap::new();
+        for node in NODES {
+            let seat = parts.clients(Some(node)).await;
+            let mut plugin = seat.node();
+            let info = plugin.node_get_info(csi::NodeGetInfoRequest {}).await?;
+            node_ids.insert(node.to_owned(), info.into_inner().node_id);
+        }
+        let store = Store {
+            nodes: NODES.map(str::to_owned).to_vec(),
+            ..Store::default()
+        };
+        let shared = Arc::new(Shared {
+            store: Mutex::new(store),
+            calls: Mutex::default(),
+            pods: Mutex::default(),
+            parts,
+            node_ids,
+            changed: Notify::new(),
+        });
+        let works = tokio::spawn(Arc::clone(&shared).work());
+        Ok(Self {
+            shared,
+            works,
+            _janitor: janitor,
+        })
+    }
+
+    /// Changes what is wanted.
+    fn want<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
+        let answer = change(&mut self.shared.store());
+        self.shared.changed.notify_one();
+        answer
+    }
+}
+
+impl Drop for FakeKubernetes {
+    fn drop(&mut self) {
+        self.works.abort();
+        lock(&self.shared.pods).clear();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where a kubelet keeps what is a pod's.
+fn pod_folder(home: &Path, pod: &str) -> PathBuf {
+    home.join("pods").join(pod)
+}
+
+impl Shared {
+    fn store(&self) -> MutexGuard<'_, Store> {
+        lock(&self.store)
+    }
+
+    fn with_volume<T>(&self, name: &str, change: impl FnOnce(&mut Volume) -> T) -> Option<T> {
+        self.store().volumes.get_mut(name).map(change)
+    }
+
+    async fn work(self: Arc<Self>) {
+        loop {
+            self.look_after_pods();
+            let due = {
+                let mut store = self.store();
+                store.settle();
+                decide::next_actions(&store)
+            };
+            for deed in self.begin(due) {
+                let shared = Arc::clone(&self);
+                tokio::spawn(async move { shared.make(deed).await });
+            }
+            // Also without a change: pauses end, and pods die.
+            let _ = tokio::time::timeout(LOOKS, self.changed.notified()).await;
+        }
+    }
+
+    /// Those that nobody makes already, and that need not wait.
+    fn begin(&self, due: Vec<Action>) -> Vec<Action> {
+        let mut calls = lock(&self.calls);
+        let now = Instant::now();
+        calls.waiting.retain(|deed, _| due.contains(deed));
+        let mut begun = Vec::new();
+        for deed in due {
+            let waits = calls
+                .waiting
+                .get(&deed)
+                .is_some_and(|backoff| backoff.at > now);
+            if !waits && calls.busy.insert(deed.clone()) {
+                begun.push(deed);
+            }
+        }
+        begun
+    }
+
+    async fn make(&self, deed: Action) {
+        let began = Instant::now();
+        let answer = act::act(self, &deed).await;
+        let mut calls = lock(&self.calls);
+        calls.busy.remove(&deed);
+        let said = match &answer {
+            Ok(()) => {
+                calls.waiting.remove(&deed);
+                "OK".to_owned()
+            }
+            Err(status) => {
+                let before = calls.waiting.get(&deed).copied();
+                let hopeless = act::is_hopeless(status);
+                let backoff = Backoff::after(before, hopeless, Instant::now());
+                calls.waiting.insert(deed.clone(), backoff);
+                format!("{:?}: {}", status.code(), status.message())
+            }
+        };
+        calls.made.push((began.elapsed(), deed, said));
+        drop(calls);
+        self.changed.notify_one();
+    }
+
+    /// Starts the processes of pods that have their volume, again if they have ended; ends those of pods that are to stop.
+    fn look_after_pods(&self) {
+        let mut store = self.store();
+        let mut processes = lock(&self.pods);
+        let has_all = |(name, pod): (&String, &Running)| store.has_all(pod).then(|| name.clone());
+        let ready: HashSet<String> = store.pods.iter().filter_map(has_all).collect();
+        for (name, running) in &mut store.pods {
+            if running.stopping {
+                processes.remove(name);
+                running.runs = false;
+                continue;
+            }
+            let ended = processes
+                .get(name)
+                .is_some_and(|process| !process.is_alive());
+            if ended {
+                processes.remove(name);
+                running.restarts += 1;
+            }
+            let published = running.published == Some(store::Stands::Done);
+            if published && ready.contains(name) && !processes.contains_key(name) {
+                let node = running.node.as_deref().unwrap_or_default();
+                let target = act::target_of(self, node, name);
+                let started = start(&target, running.pod.works.unwrap_or(IDLE));
+                running.runs = started.is_ok();
+                if let Ok(process) = started {
+                    processes.insert(name.clone(), process);
+                }
+            }
+        }
+    }
+}
+
+/// A shell, with its volume as `$V`. It ends with this program, however that ends.
+fn start(volume: &Path, script: &str) -> Result<Process> {
+    let place = format!("V={}", volume.display());
+    let words = ["--pdeathsig", "KILL", "env", &place, "sh", "-c", script];
+    Process::tool("setpriv", words, Path::new("/dev/null"))
+}
+
+impl Co for FakeKubernetes {
+    async fn nodes(&self) -> Result<Vec<String>> {
+        Ok(self.shared.store().nodes.clone())
+    }
+
+    async fn class(&self, class: &Class) -> Result<()> {
+        self.want(|store| store.classes.insert(class.name.clone(), class.clone()));
+        Ok(())
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<()> {
+        self.want(|store| {
+            store.made += 1;
+            let claimed = Claimed {
+                claim: claim.clone(),
+                volume: format!("pvc-{:08}", store.made),
+                bound: false,
+                begun: false,
+                asked: claim.bytes,
+                capacity: 0,
+                allocated: None,
+                conditions: BTreeMap::new(),
+                deleting: false,
+            };
+            store.claims.entry(claim.name.clone()).or_insert(claimed);
+        });
+        Ok(())
+    }
+
+    async fn resize(&self, claim: &str, bytes: i64) -> Result<()> {
+        self.want(|store| {
+            let claimed = store.claims.get_mut(claim).context("no such claim")?;
+            ensure!(
+                bytes >= claimed.asked || bytes > claimed.capacity,
+                "{bytes} bytes are not more than the {} that it has",
+                claimed.capacity
+            );
+            claimed.asked = bytes;
+            Ok(())
+        })?;
+        let edited = Action::Grow {
+            claim: claim.to_owned(),
+        };
+        lock(&self.shared.calls).waiting.remove(&edited);
+        Ok(())
+    }
+
+    async fn see_claim(&self, claim: &str) -> Result<Option<ClaimSeen>> {
+        Ok(self
+            .shared
+            .store()
+            .claims
+            .get(claim)
+            .map(|claimed| ClaimSeen {
+                volume: claimed.bound.then(|| claimed.volume.clone()),
+                asked: claimed.asked,
+                capacity: claimed.capacity,
+                conditions: claimed.conditions.clone(),
+            }))
+    }
+
+    async fn unclaim(&self, claim: &str) -> Result<()> {
+        self.want(|store| {
+            if let Some(claimed) = store.claims.get_mut(claim) {
+                claimed.deleting = true;
+            }
+        });
+        Ok(())
+    }
+
+    async fn see_volumes(&self) -> Result<Vec<VolumeSeen>> {
+        let store = self.shared.store();
+        let seen = store.volumes.iter().map(|(name, volume)| VolumeSeen {
+            name: name.clone(),
+            handle: volume.handle.clone(),
+            nodes: volume.attached.keys().cloned().collect(),
+        });
+        Ok(seen.collect())
+    }
+
+    async fn set_reclaim(&self, volume: &str, reclaim: Reclaim) -> Result<()> {
+        self.want(|store| {
+            let volume = store.volumes.get_mut(volume).context("no such volume")?;
+            volume.reclaim = reclaim;
+            Ok(())
+        })
+    }
+
+    async fn start(&self, pod: &Pod) -> Result<()> {
+        self.want(|store| {
+            let running = Running {
+                pod: pod.clone(),
+                node: None,
+                published: None,
+                runs: false,
+                restarts: 0,
+                stopping: false,
+            };
+            store.pods.entry(pod.name.clone()).or_insert(running);
+        });
+        Ok(())
+    }
+
+    async fn see_pod(&self, pod: &str) -> Result<Option<PodSeen>> {
+        Ok(self.shared.store().pods.get(pod).map(|running| PodSeen {
+            node: running.node.clone().unwrap_or_default(),
+            runs: running.runs && !running.stopping,
+            restarts: running.restarts,
+        }))
+    }
+
+    async fn stop(&self, pod: &str) -> Result<()> {
+        self.want(|store| {
+            if let Some(running) = store.pods.get_mut(pod) {
+                running.stopping = true;
+            }
+        });
+        Ok(())
+    }
+
+    async fn run(&self, pod: &str, script: &str) -> Result<String> {
+        let node = {
+            let store = self.shared.store();
+            let running = store.pods.get(pod).filter(|running| running.runs);
+            running.and_then(|running| running.node.clone())
+        };
+        let target = act::target_of(&self.shared, &node.context("the pod does not run")?, pod);
+        let place = format!("V={}", target.display());
+        let words = [place, "sh".to_owned(), "-c".to_owned(), script.to_owned()];
+        let printed = tokio::task::spawn_blocking(move || process::run("env", words)).await??;
+        Ok(printed.trim().to_owned())
+    }
+
+    async fn kill(&self, half: &Half) -> Result<()> {
+        self.shared.parts.kill(half).await?;
+        let (shared, half) = (Arc::clone(&self.shared), half.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = shared.parts.bring_back(&half).await {
+                eprintln!("{half:?} does not come back: {error:#}");
+            }
+        });
+        Ok(())
+    }
+
+    async fn driver_is_up(&self) -> Result<bool> {
+        Ok(self.shared.parts.are_up().await)
+    }
+
+    async fn restart_nas(&self) -> Result<()> {
+        self.shared.parts.kill_nas().await;
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_local(async move {
+            if let Err(error) = shared.parts.bring_nas_back().await {
+                eprintln!("the NAS does not come back: {error:#}");
+            }
+        });
+        Ok(())
+    }
+
+    async fn nas(&self, knob: &str, body: Option<Value>) -> Result<Value> {
+        self.shared.parts.ask_nas(knob, body).await
+    }
+
+    async fn leftovers(&self) -> Result<Vec<String>> {
+        let mut left = self.shared.parts.leftovers().await?;
+        let store = self.shared.store();
+        left.extend(store.pods.keys().map(|name| format!("pod {name}")));
+        left.extend(store.claims.keys().map(|name| format!("claim {name}")));
+        left.extend(store.volumes.keys().map(|name| format!("volume {name}")));
+        Ok(left)
+    }
+
+    async fn clear(&self) -> Result<()> {
+        self.want(|store| {
+            store.pods.values_mut().for_each(|pod| pod.stopping = true);
+            store
+                .claims
+                .values_mut()
+                .for_each(|claim| claim.deleting = true);
+            let volumes = store.volumes.values_mut();
+            volumes.for_each(|volume| volume.reclaim = Reclaim::Delete);
+        });
+        let look = async || self.leftovers().await;
+        until_within(CLEARS, "everything is cleared away", look, Vec::is_empty).await?;
+        Ok(())
+    }
+
+    async fn evidence(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let store = format!("{:#?}", self.shared.store());
+        std::fs::write(folder.join("store"), store)?;
+        let calls: Vec<String> = lock(&self.shared.calls)
+            .made
+            .iter()
+            .map(|(took, deed, said)| format!("{deed:?} {took:?} {said}"))
+            .collect();
+        std::fs::write(folder.join("calls"), calls.join("\n"))?;
+        let journal = self
+            .nas("journal", None)
+            .await
+            .unwrap_or_else(|error| json!(error.to_string()));
+        std::fs::write(folder.join("nas-journal.json"), journal.to_string())?;
+        for part in NODES.into_iter().chain(["controller"]) {
+            let log = self.shared.parts.folder.join(part).join("driver.log");
+            std::fs::copy(log, folder.join(format!("{part}.log")))?;
+        }
+        Ok(())
+    }
+}

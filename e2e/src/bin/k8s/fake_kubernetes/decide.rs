@@ -1,0 +1,332 @@
+//! What a CO does next: a pure function of what it knows. Which of its programs does what is written beside each deed.
+
+use super::store::{Running, Stands, Store};
+use crate::co::Reclaim;
+
+/// A call that is due.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Action {
+    /// The provisioner makes a claim's volume.
+    Create { claim: String },
+    /// The provisioner deletes a volume whose claim has gone.
+    Delete { volume: String },
+    /// The attacher, for a pod that waits.
+    Attach { volume: String, node: String },
+    /// The attacher, when the kubelet is done.
+    Detach { volume: String, node: String },
+    /// The resizer, after a claim was edited.
+    Grow { claim: String },
+    /// The kubelet, once it is attached.
+    Stage { volume: String, node: String },
+    /// The kubelet, once it is staged.
+    Publish { pod: String },
+    /// The kubelet, once it is published: before the pod starts, or while it runs.
+    GrowOnNode { pod: String },
+    /// The kubelet, after the pod's processes have ended.
+    Unpublish { pod: String },
+    /// The kubelet, after the last pod of the node.
+    Unstage { volume: String, node: String },
+}
+
+/// All that is due now.
+pub(super) fn next_actions(store: &Store) -> Vec<Action> {
+    let mut due = Vec::new();
+    provision(store, &mut due);
+    attach(store, &mut due);
+    mount(store, &mut due);
+    due
+}
+
+fn provision(store: &Store, due: &mut Vec<Action>) {
+    for (name, claim) in &store.claims {
+        let claim_name = name.clone();
+        // Whoever has begun goes on until he knows: only then can it be deleted.
+        if !claim.bound && (claim.begun || !claim.deleting) {
+            due.push(Action::Create { claim: claim_name });
+            continue;
+        }
+        let grows = store
+            .volumes
+            .get(&claim.volume)
+            .is_some_and(|volume| claim.bound && claim.asked > volume.bytes);
+        if grows {
+            due.push(Action::Grow { claim: claim_name });
+        }
+    }
+    for (name, volume) in &store.volumes {
+        let goes = volume.claim.is_none() && volume.reclaim == Reclaim::Delete;
+        if goes && volume.attached.is_empty() {
+            due.push(Action::Delete {
+                volume: name.clone(),
+            });
+        }
+    }
+}
+
+fn attach(store: &Store, due: &mut Vec<Action>) {
+    for pod in store.pods.values().filter(|pod| !pod.stopping) {
+        let (Some((name, volume)), Some(node)) = (store.volume_of(pod), &pod.node) else {
+            continue;
+        };
+        let elsewhere = volume.attached.keys().any(|other| other != node);
+        let known = volume.attached.get(node).is_some_and(Option::is_some);
+        if !elsewhere && !known {
+            due.push(Action::Attach {
+                volume: name.to_owned(),
+                node: node.clone(),
+            });
+        }
+    }
+    for (name, volume) in &store.volumes {
+        for node in volume.attached.keys() {
+            if !volume.staged.contains_key(node) && store.users(name, node).next().is_none() {
+                due.push(Action::Detach {
+                    volume: name.clone(),
+                    node: node.clone(),
+                });
+            }
+        }
+    }
+}
+
+fn mount(store: &Store, due: &mut Vec<Action>) {
+    for (name, pod) in &store.pods {
+        if pod.stopping {
+            if pod.published.is_some() && !pod.runs {
+                due.push(Action::Unpublish { pod: name.clone() });
+            }
+        } else {
+            due.extend(start(store, name, pod));
+        }
+    }
+    for (name, volume) in &store.volumes {
+        for node in volume.staged.keys() {
+            if store.users(name, node).next().is_none() {
+                due.push(Action::Unstage {
+                    volume: name.clone(),
+                    node: node.clone(),
+                });
+            }
+        }
+    }
+}
+
+/// What brings a pod nearer to its start, or what has grown under it to its notice.
+fn start(store: &Store, name: &str, pod: &Running) -> Option<Action> {
+    let (volume_name, volume) = store.volume_of(pod)?;
+    let node = pod.node.clone()?;
+    volume.attached.get(&node)?.as_ref()?;
+    if volume.staged.get(&node) != Some(&Stands::Done) {
+        let volume = volume_name.to_owned();
+        return Some(Action::Stage { volume, node });
+    }
+    let pod_name = name.to_owned();
+    if pod.published != Some(Stands::Done) {
+        return Some(Action::Publish { pod: pod_name });
+    }
+    (!store.has_all(pod)).then_some(Action::GrowOnNode { pod: pod_name })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
+    use e2e::GIB;
+    use e2e::harness::test_volume::Content;
+
+    use super::super::store::{Claimed, Volume};
+    use super::*;
+    use crate::co::{Claim, Pod};
+
+    fn claimed(asked: i64) -> Claimed {
+        Claimed {
+            claim: Claim {
+                name: "c".into(),
+                class: "k".into(),
+                bytes: GIB,
+                block: false,
+            },
+            volume: "v".into(),
+            bound: true,
+            begun: true,
+            asked,
+            capacity: GIB,
+            allocated: None,
+            conditions: BTreeMap::new(),
+            deleting: false,
+        }
+    }
+
+    fn pod(name: &str, node: &str) -> Running {
+        Running {
+            pod: Pod {
+                name: name.into(),
+                claim: "c".into(),
+                block: false,
+                node: None,
+                works: None,
+            },
+            node: Some(node.into()),
+            published: None,
+            runs: false,
+            restarts: 0,
+            stopping: false,
+        }
+    }
+
+    /// A bound claim, its volume, and a pod on the node `a`.
+    fn store() -> Store {
+        let mut store = Store {
+            nodes: vec!["a".into(), "b".into()],
+            ..Store::default()
+        };
+        store.claims.insert("c".into(), claimed(GIB));
+        store.pods.insert("p".into(), pod("p", "a"));
+        let volume = Volume {
+            handle: "h".into(),
+            context: HashMap::new(),
+            content: Content::Fs("xfs"),
+            bytes: GIB,
+            claim: Some("c".into()),
+            reclaim: Reclaim::Delete,
+            attached: BTreeMap::new(),
+            staged: BTreeMap::new(),
+        };
+        store.volumes.insert("v".into(), volume);
+        store
+    }
+
+    fn volume(store: &mut Store) -> &mut Volume {
+        store.volumes.get_mut("v").unwrap()
+    }
+
+    fn on(node: &str) -> (String, String) {
+        ("v".into(), node.into())
+    }
+
+    #[test]
+    fn a_pod_is_attached_staged_published_in_this_order_and_back() {
+        let mut store = store();
+        let (volume_, node) = on("a");
+        assert_eq!(
+            next_actions(&store),
+            [Action::Attach {
+                volume: volume_,
+                node
+            }]
+        );
+        volume(&mut store)
+            .attached
+            .insert("a".into(), Some(HashMap::new()));
+        let (volume_, node) = on("a");
+        assert_eq!(
+            next_actions(&store),
+            [Action::Stage {
+                volume: volume_,
+                node
+            }]
+        );
+        volume(&mut store).staged.insert("a".into(), Stands::Done);
+        assert_eq!(next_actions(&store), [Action::Publish { pod: "p".into() }]);
+        let running = store.pods.get_mut("p").unwrap();
+        (running.published, running.runs) = (Some(Stands::Done), true);
+        assert_eq!(next_actions(&store), []);
+        // Nothing is unmounted under a process.
+        store.pods.get_mut("p").unwrap().stopping = true;
+        assert_eq!(next_actions(&store), []);
+        store.pods.get_mut("p").unwrap().runs = false;
+        assert_eq!(
+            next_actions(&store),
+            [Action::Unpublish { pod: "p".into() }]
+        );
+        store.pods.get_mut("p").unwrap().published = None;
+        store.settle();
+        let (volume_, node) = on("a");
+        assert_eq!(
+            next_actions(&store),
+            [Action::Unstage {
+                volume: volume_,
+                node
+            }]
+        );
+        volume(&mut store).staged.clear();
+        let (volume_, node) = on("a");
+        assert_eq!(
+            next_actions(&store),
+            [Action::Detach {
+                volume: volume_,
+                node
+            }]
+        );
+        volume(&mut store).attached.clear();
+        assert_eq!(next_actions(&store), []);
+        store.claims.get_mut("c").unwrap().deleting = true;
+        store.settle();
+        assert_eq!(
+            next_actions(&store),
+            [Action::Delete { volume: "v".into() }]
+        );
+    }
+
+    #[test]
+    fn a_volume_that_is_elsewhere_is_waited_for() {
+        let mut store = store();
+        volume(&mut store).attached.insert("b".into(), None);
+        // Nobody on b uses it: it is taken away there, and only then attached here.
+        let (volume_, node) = on("b");
+        assert_eq!(
+            next_actions(&store),
+            [Action::Detach {
+                volume: volume_,
+                node
+            }]
+        );
+        volume(&mut store)
+            .staged
+            .insert("b".into(), Stands::Perhaps);
+        let (volume_, node) = on("b");
+        assert_eq!(
+            next_actions(&store),
+            [Action::Unstage {
+                volume: volume_,
+                node
+            }]
+        );
+    }
+
+    #[test]
+    fn what_has_grown_is_grown_on_the_node_once_it_is_published() {
+        let mut store = store();
+        store.claims.get_mut("c").unwrap().asked = 2 * GIB;
+        assert_eq!(next_actions(&store)[0], Action::Grow { claim: "c".into() });
+        let grown = volume(&mut store);
+        grown.bytes = 2 * GIB;
+        grown.attached.insert("a".into(), Some(HashMap::new()));
+        grown.staged.insert("a".into(), Stands::Done);
+        assert_eq!(next_actions(&store), [Action::Publish { pod: "p".into() }]);
+        store.pods.get_mut("p").unwrap().published = Some(Stands::Done);
+        assert_eq!(
+            next_actions(&store),
+            [Action::GrowOnNode { pod: "p".into() }]
+        );
+        assert!(!store.has_all(&store.pods["p"]));
+        store.claims.get_mut("c").unwrap().capacity = 2 * GIB;
+        assert_eq!(next_actions(&store), []);
+        assert!(store.has_all(&store.pods["p"]));
+    }
+
+    #[test]
+    fn a_creation_that_was_begun_is_ended_before_its_claim_goes() {
+        let mut store = store();
+        store.pods.clear();
+        store.volumes.clear();
+        let claim = store.claims.get_mut("c").unwrap();
+        (claim.bound, claim.deleting) = (false, true);
+        store.settle();
+        assert_eq!(next_actions(&store), [Action::Create { claim: "c".into() }]);
+        store.claims.get_mut("c").unwrap().begun = false;
+        assert_eq!(next_actions(&store), []);
+        store.settle();
+        assert!(store.claims.is_empty());
+    }
+}

@@ -1,0 +1,171 @@
+//! What a person sees with the system's own tools.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::harness::process::run;
+use anyhow::{Context as _, Result, ensure};
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
+/// How many bytes of its device the mounted file system uses: all it could ever give to files and to itself.
+///
+/// # Errors
+/// The tool fails or says something else.
+pub fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
+    match fs {
+        "ext4" => {
+            let told = run("dumpe2fs", ["-h".as_ref(), device.as_os_str()])?;
+            Ok(number(&told, "Block count:")? * number(&told, "Block size:")?)
+        }
+        "xfs" => {
+            let told = run("xfs_info", [point])?;
+            let data = told
+                .lines()
+                .find(|line| line.starts_with("data "))
+                .context("no data line")?;
+            Ok(number(data, "bsize=")? * number(data, "blocks=")?)
+        }
+        "btrfs" => {
+            let told = run(
+                "btrfs",
+                [
+                    "filesystem".as_ref(),
+                    "usage".as_ref(),
+                    "-b".as_ref(),
+                    point.as_os_str(),
+                ],
+            )?;
+            number(&told, "Device size:")
+        }
+        other => anyhow::bail!("what is {other}?"),
+    }
+}
+
+/// What even a file system that fills its device leaves unused at its end, at most: ext4 adds no group that would hold
+/// little more than its own tables.
+pub fn unusable(fs: &str) -> u64 {
+    if fs == "ext4" { 3 << 20 } else { 1 << 20 }
+}
+
+fn number(text: &str, after: &str) -> Result<u64> {
+    let (_, rest) = text
+        .split_once(after)
+        .with_context(|| format!("no {after} in: {text}"))?;
+    let digits: String = rest
+        .trim_start()
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    digits
+        .parse()
+        .with_context(|| format!("no number after {after} in: {text}"))
+}
+
+/// The options with which `point` is mounted.
+///
+/// # Errors
+/// The tool fails or says something else.
+pub fn options(point: &Path) -> Result<Vec<String>> {
+    let told = run(
+        "findmnt",
+        [
+            "--noheadings".as_ref(),
+            "--output=OPTIONS".as_ref(),
+            "--mountpoint".as_ref(),
+            point.as_os_str(),
+        ],
+    )?;
+    Ok(told.trim().split(',').map(str::to_owned).collect())
+}
+
+/// True when something is mounted at `point`.
+pub fn is_mounted(point: &Path) -> bool {
+    run("findmnt", ["--mountpoint".as_ref(), point.as_os_str()]).is_ok()
+}
+
+/// A figure of `df`, for instance `itotal`.
+///
+/// # Errors
+/// The tool fails or says something else.
+pub fn df(column: &str, point: &Path) -> Result<i64> {
+    let told = run(
+        "df",
+        [
+            "--block-size=1".as_ref(),
+            format!("--output={column}").as_ref(),
+            point.as_os_str(),
+        ],
+    )?;
+    Ok(told
+        .lines()
+        .last()
+        .context("df says nothing")?
+        .trim()
+        .trim_end_matches('-')
+        .parse()
+        .unwrap_or_default())
+}
+
+/// What is written in a LUN's file, to see later that nobody has touched it. The file is sparse, and so is this.
+#[derive(Debug)]
+pub struct ImageSnapshot {
+    of: PathBuf,
+    shows: Vec<(i64, Vec<u8>)>,
+}
+
+/// A piece of a LUN.
+const PIECE: i64 = 64 << 10;
+
+impl ImageSnapshot {
+    /// Takes one of a file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn take(of: &Path) -> Result<Self> {
+        let (file, mut shows, mut at) = (File::open(of)?, Vec::new(), 0);
+        file.sync_all()?;
+        let blank = vec![0; usize::try_from(PIECE)?];
+        loop {
+            // Where there is no data there are zeros. The other way round it need not be so: what counts as data depends
+            // on what is in the page cache.
+            at = match lseek(&file, at, Whence::SeekData) {
+                Err(Errno::ENXIO) => break,
+                found => found? / PIECE * PIECE,
+            };
+            let mut piece = blank.clone();
+            file.read_exact_at(&mut piece, at.unsigned_abs())?;
+            if piece != blank {
+                shows.push((at, piece));
+            }
+            at += PIECE;
+        }
+        Ok(Self {
+            of: of.to_owned(),
+            shows,
+        })
+    }
+
+    /// There is nothing but zeros.
+    pub fn is_blank(&self) -> bool {
+        self.shows.is_empty()
+    }
+
+    /// These bytes are in it somewhere, within one piece.
+    pub fn shows(&self, bytes: &[u8]) -> bool {
+        self.shows
+            .iter()
+            .any(|(_, piece)| piece.windows(bytes.len()).any(|window| window == bytes))
+    }
+
+    /// Fails when a byte has changed.
+    ///
+    /// # Errors
+    /// A byte has changed.
+    pub fn ensure_unchanged(&self) -> Result<()> {
+        let untouched = Self::take(&self.of)?.shows == self.shows;
+        ensure!(untouched, "{} has been written to", self.of.display());
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! Cleans up behind a world, however that ended: a helper process waits until its standard input closes, which also
+//! happens when the test is killed, then frees what the world held: processes, mounts, loop devices, files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::process;
+
+/// In a world's folder: keep files and everything else as it is.
+pub const KEEP: &str = "keep";
+const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
+/// The programs of a world; nothing else is ever ended.
+const OURS: [&str; 6] = [
+    "synology-csi",
+    "dsm-sim",
+    "node-sim",
+    "iscsiadm",
+    "csi-sanity",
+    "qemu-system-x86_64",
+];
+
+/// The living end of a janitor. Dropping it makes the janitor work and waits for it.
+#[derive(Debug)]
+pub struct Janitor(Child);
+
+impl Janitor {
+    /// Hires one for `folder`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(folder: &Path) -> Result<Self> {
+        process::start_janitor(folder).map(Self)
+    }
+}
+
+impl Drop for Janitor {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Frees everything that the world in `folder` held, then removes the folder.
+///
+/// # Errors
+/// Something cannot be freed.
+pub fn clean(folder: &Path) -> Result<()> {
+    if folder.join(KEEP).exists() {
+        return Ok(());
+    }
+    for pid in processes_of(folder)? {
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    retry("its processes have ended", || {
+        Ok(processes_of(folder)?.is_empty())
+    })?;
+    retry("its mounts are gone", || {
+        for mount in mounts_below(folder)?.iter().rev() {
+            let _ = process::run("umount", [mount]);
+        }
+        Ok(mounts_below(folder)?.is_empty())
+    })?;
+    for node in host_roots(folder)? {
+        retry("its loop devices are free", || {
+            let root = node.to_string_lossy().into_owned();
+            Ok(process::run(
+                &process::binary("node-sim")?.to_string_lossy(),
+                ["cleanup", "--root", &root],
+            )
+            .is_ok())
+        })?;
+    }
+    fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+/// A world's one, or one for each of its nodes.
+fn host_roots(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut roots = vec![folder.join("node")];
+    for entry in fs::read_dir(folder)? {
+        roots.push(entry?.path().join("node"));
+    }
+    roots.retain(|root| root.join("var/node-sim").exists());
+    Ok(roots)
+}
+
+fn retry(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + RETRY_TIMEOUT;
+    while !done()? {
+        ensure!(
+            Instant::now() < deadline,
+            "waited {RETRY_TIMEOUT:?} until {what}"
+        );
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a pause between two looks, with a bound"
+        )]
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Processes of our programs that lie in `folder` or were told of it.
+fn processes_of(folder: &Path) -> Result<Vec<Pid>> {
+    let folder = folder.to_string_lossy();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        let Ok(command_line) = fs::read(format!("/proc/{pid}/cmdline")) else {
+            continue;
+        };
+        let command_line = String::from_utf8_lossy(&command_line);
+        let mut words = command_line.split('\0');
+        let program = words
+            .clone()
+            .next()
+            .and_then(|program| program.rsplit('/').next())
+            .unwrap_or_default();
+        // An iscsiadm is told of nothing; it lies in the folder.
+        if OURS.contains(&program) && words.any(|word| word.contains(&*folder)) {
+            found.push(Pid::from_raw(pid));
+        }
+    }
+    Ok(found)
+}
+
+/// Mount points below `folder`, in the order in which they were made.
+///
+/// # Errors
+/// `/proc/self/mountinfo` cannot be read.
+pub fn mounts_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let points = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(PathBuf::from);
+    Ok(points.filter(|point| point.starts_with(folder)).collect())
+}

@@ -1,0 +1,203 @@
+//! The shipped driver as a process, and clients of its three services.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use hyper_util::rt::TokioIo;
+use proto::csi::ProbeRequest;
+use proto::csi::controller_client::ControllerClient;
+use proto::csi::identity_client::IdentityClient;
+use proto::csi::node_client::NodeClient;
+use tokio::net::UnixStream;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::ServiceExt as _;
+use tower::util::BoxCloneSyncService;
+
+use crate::harness::initiator::Initiator;
+use crate::harness::process::Process;
+use crate::harness::until::until;
+
+/// What carries gRPC to a driver: a channel to a process, or a call to a service in this one.
+pub type Line = BoxCloneSyncService<
+    http::Request<tonic::body::Body>,
+    http::Response<tonic::body::Body>,
+    Status,
+>;
+
+/// Whom a CO speaks to: a controller, and the plugin of one node.
+pub trait Csi {
+    /// The controller service.
+    fn controller(&self) -> ControllerClient<Line>;
+
+    /// The node's service.
+    fn node(&self) -> NodeClient<Line>;
+
+    /// Where the CO keeps its directories on that node.
+    fn folder(&self) -> &Path;
+
+    /// Makes a directory on that node, with those above it.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    fn make_dir(&self, path: &Path) -> std::io::Result<()> {
+        std::fs::create_dir_all(path)
+    }
+}
+
+/// What a node says, at level `info`, when its sweep at start has ended.
+const SWEPT: &str = "node records have been swept";
+
+/// A running `synology-csi`.
+#[derive(Debug)]
+pub struct Plugin {
+    /// The process.
+    pub process: Process,
+    /// Its socket.
+    pub socket: PathBuf,
+    channel: Channel,
+}
+
+/// How the driver is to be started.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The world's folder.
+    pub folder: PathBuf,
+    /// The configuration's text (YAML).
+    pub config: String,
+    /// For `--node-id`.
+    pub node_name: String,
+    /// For `--log-level`.
+    pub log_level: String,
+    /// `controller`, `node` or `all`.
+    pub mode: &'static str,
+    /// More arguments.
+    pub more: Vec<String>,
+}
+
+impl Plugin {
+    /// Starts the driver on the host that `initiator` made, or on this machine's own, and waits until a node has swept its records: who
+    /// looks at a node that rests sees what lasts.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn start(settings: &Settings, initiator: Option<&Initiator>) -> Result<Self> {
+        let log = settings.folder.join("driver.log");
+        let before = std::fs::metadata(&log).map_or(0, |log| log.len());
+        let mut plugin = Self::begin(settings, initiator).await?;
+        if settings.mode != "controller" {
+            let swept = async || {
+                plugin.process.check()?;
+                let log = std::fs::read(&log)?;
+                let said = log.get(usize::try_from(before)?..).unwrap_or(&log);
+                Ok(String::from_utf8_lossy(said).contains(SWEPT))
+            };
+            until("the node has swept its records", swept, |swept| *swept).await?;
+        }
+        Ok(plugin)
+    }
+
+    /// Starts the driver, up to its first answer.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn begin(settings: &Settings, initiator: Option<&Initiator>) -> Result<Self> {
+        let (config, socket) = (
+            settings.folder.join("config.yaml"),
+            settings.folder.join("csi.sock"),
+        );
+        std::fs::write(&config, &settings.config)?;
+        let _ = std::fs::remove_file(&socket);
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut args = vec![
+            "--endpoint".to_owned(),
+            format!("unix://{}", text(&socket)),
+            "--config".to_owned(),
+            text(&config),
+        ];
+        args.extend(
+            [
+                "--mode",
+                settings.mode,
+                "--node-id",
+                &settings.node_name,
+                "--log-level",
+                &settings.log_level,
+            ]
+            .map(str::to_owned),
+        );
+        let simulated = initiator.filter(|initiator| initiator.is_simulated());
+        if let Some(initiator) = simulated {
+            args.extend(["--host-root".to_owned(), text(initiator.root())]);
+        }
+        args.extend(settings.more.iter().cloned());
+        let bin = simulated.map(Initiator::bin);
+        let mut process = Process::start(
+            "synology-csi",
+            args,
+            &settings.folder.join("driver.log"),
+            bin.as_deref(),
+        )?;
+        // A socket that exists is bound, but perhaps not yet listened to.
+        let opens = async || {
+            process.check()?;
+            Ok(UnixStream::connect(&socket).await.is_ok())
+        };
+        until("the driver opens its socket", opens, |open| *open).await?;
+        let channel = connect(&socket).await?;
+        let plugin = Self {
+            process,
+            socket,
+            channel,
+        };
+        let ready = plugin
+            .identity()
+            .probe(ProbeRequest {})
+            .await?
+            .into_inner()
+            .ready;
+        ensure!(ready == Some(true), "the driver is not ready: {ready:?}");
+        Ok(plugin)
+    }
+
+    /// The identity service.
+    pub fn identity(&self) -> IdentityClient<Channel> {
+        IdentityClient::new(self.channel.clone())
+    }
+
+    /// The controller service.
+    pub fn controller(&self) -> ControllerClient<Line> {
+        ControllerClient::new(self.line())
+    }
+
+    /// The node service.
+    pub fn node(&self) -> NodeClient<Line> {
+        NodeClient::new(self.line())
+    }
+
+    /// What carries calls to all of its services.
+    pub fn line(&self) -> Line {
+        line(self.channel.clone())
+    }
+}
+
+/// A channel as a line.
+pub fn line(channel: Channel) -> Line {
+    Line::new(channel.map_err(|error| Status::from_error(error.into())))
+}
+
+/// A channel to whoever listens at a Unix socket.
+///
+/// # Errors
+/// Nobody does.
+pub async fn connect(socket: &Path) -> Result<Channel> {
+    let socket = socket.to_owned();
+    // The address is a formality: the connector opens the socket.
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Ok(Endpoint::from_static("http://csi")
+        .connect_with_connector(connector)
+        .await?)
+}

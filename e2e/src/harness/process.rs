@@ -1,0 +1,368 @@
+//! Starting the programs under test. The only place of this crate that starts anything.
+
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A program of this workspace, beside the running one: `target/<profile>/<name>`.
+///
+/// # Errors
+/// It was not built; names the command that builds it.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let found = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
+    found.with_context(|| {
+        format!("{name} is not built: run cargo build --workspace --bins first (cargo ci does)")
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "this module is the one place")]
+fn command(program: impl AsRef<OsStr>) -> Command {
+    Command::new(program)
+}
+
+/// Runs a host tool to its end.
+///
+/// # Errors
+/// It does not start or fails; with its words.
+pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Result<String> {
+    let output = command(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {program}"))?;
+    said(program, output)
+}
+
+/// Runs a host tool to its end in a folder.
+///
+/// # Errors
+/// It does not start or fails; with its words.
+pub fn run_in<S: AsRef<OsStr>>(
+    folder: &Path,
+    program: &str,
+    args: impl IntoIterator<Item = S>,
+) -> Result<String> {
+    let output = command(program)
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {program}"))?;
+    said(program, output)
+}
+
+/// Runs a test suite to its end: whether it succeeded, and what it printed.
+///
+/// # Errors
+/// It does not start.
+pub fn suite<S: AsRef<OsStr>>(
+    program: &Path,
+    args: impl IntoIterator<Item = S>,
+) -> Result<(bool, String)> {
+    let output = command(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {}", program.display()))?;
+    let printed = [output.stdout, output.stderr].concat();
+    Ok((
+        output.status.success(),
+        String::from_utf8_lossy(&printed).into_owned(),
+    ))
+}
+
+fn said(program: &str, output: Output) -> Result<String> {
+    if !output.status.success() {
+        bail!(
+            "{program} failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A process of a world. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program` with its output appended to `log`. `path` is put in front of `PATH`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start<S: AsRef<OsStr>>(
+        name: &str,
+        args: impl IntoIterator<Item = S>,
+        log: &Path,
+        path: Option<&Path>,
+    ) -> Result<Self> {
+        Self::start_program(&binary(name)?, args, log, path)
+    }
+
+    /// Starts a program of the host, found on `PATH` unless it is a path, with its output appended to `log`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn tool<S: AsRef<OsStr>>(
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+        log: &Path,
+    ) -> Result<Self> {
+        Self::start_program(Path::new(program), args, log, None)
+    }
+
+    fn start_program<S: AsRef<OsStr>>(
+        program: &Path,
+        args: impl IntoIterator<Item = S>,
+        log: &Path,
+        path: Option<&Path>,
+    ) -> Result<Self> {
+        let name = program.display().to_string();
+        let mut command = command(program);
+        let file = OpenOptions::new().create(true).append(true).open(log)?;
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
+        if let Some(first) = path {
+            let rest = std::env::var_os("PATH").unwrap_or_default();
+            let all = std::iter::once(first.to_owned()).chain(std::env::split_paths(&rest));
+            command.env("PATH", std::env::join_paths(all)?);
+        }
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        Ok(Self {
+            name,
+            child,
+            log: log.to_owned(),
+        })
+    }
+
+    /// Lets it live on without an owner.
+    pub fn disown(self) {
+        let mut this = std::mem::ManuallyDrop::new(self);
+        // Whoever is not waited for stays as a zombie.
+        std::thread::spawn(move || this.child.wait());
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Fails, with its last words, when it has ended.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn check(&mut self) -> Result<()> {
+        let ended = self.child.try_wait()?;
+        ensure!(
+            ended.is_none(),
+            "{} has ended ({ended:?}); its last words:\n{}",
+            self.name,
+            self.last_words()
+        );
+        Ok(())
+    }
+
+    /// It has not ended, killed or by itself.
+    pub fn is_alive(&self) -> bool {
+        // proc(5): the state comes after the name in parentheses. Who has ended and was not waited for is a zombie.
+        let told = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        let state = told
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.trim_start().chars().next());
+        state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    }
+
+    /// The end of its log.
+    pub fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+
+    /// Resident memory, in KiB.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resident_kib(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that its resident memory has ever been, in KiB.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn peak_kib(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, what: &str) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(what))
+            .with_context(|| format!("no {what}"))?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    }
+
+    /// Ends it with SIGKILL, as a crash does.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends it SIGTERM, and does not wait.
+    ///
+    /// # Errors
+    /// It has been waited for.
+    pub fn ask_to_end(&self) -> Result<()> {
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// Stops it (SIGSTOP): the kernel takes connections for it, and nobody answers.
+    ///
+    /// # Errors
+    /// It has been waited for.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on where it was stopped.
+    ///
+    /// # Errors
+    /// It has been waited for.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let id = Pid::from_raw(i32::try_from(self.id())?);
+        Ok(kill(id, signal)?)
+    }
+
+    /// How many sockets it has open.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn sockets(&self) -> Result<usize> {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.id()))?;
+        // One may be closed while they are read.
+        let links = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        Ok(links
+            .filter(|link| link.to_string_lossy().starts_with("socket:"))
+            .count())
+    }
+
+    /// Ends it with SIGTERM and waits; answers whether it ended with success.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub async fn terminate(&mut self) -> Result<bool> {
+        self.ask_to_end()?;
+        let name = self.name.clone();
+        let ended = crate::harness::until::until(
+            &format!("{name} ends after SIGTERM"),
+            async || Ok(self.child.try_wait()?),
+            Option::is_some,
+        )
+        .await?;
+        Ok(ended.is_some_and(|status| status.success()))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A program whose standard output is read while it runs. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Piped(Child);
+
+impl Piped {
+    /// Starts a program of the host.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start<S: AsRef<OsStr>>(
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<Self> {
+        let child = command(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {program}"))?;
+        Ok(Self(child))
+    }
+
+    /// What it prints; to be taken once.
+    pub fn stdout(&mut self) -> Option<ChildStdout> {
+        self.0.stdout.take()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        Ok(self.0.wait()?)
+    }
+
+    /// What it said on standard error; to be asked when it has ended.
+    pub fn complaint(&mut self) -> String {
+        let mut said = String::new();
+        if let Some(mut stderr) = self.0.stderr.take() {
+            let _ = stderr.read_to_string(&mut said);
+        }
+        said.trim().to_owned()
+    }
+}
+
+impl Drop for Piped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The helper that cleans up when the other end of its standard input is gone.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn start_janitor(folder: &Path) -> Result<Child> {
+    let log = File::create(folder.join("janitor.log"))?;
+    // A session of its own: Ctrl-C in the terminal ends the test, not its janitor.
+    let mut command = command("setsid");
+    command.arg(binary("janitor")?).arg(folder);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .context("starting the janitor")
+}

@@ -1,0 +1,450 @@
+//! A volume's life: each step is one CSI call, with its arguments filled in as a CO would.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use proto::csi;
+use proto::csi::volume_capability::access_mode::Mode;
+use proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use tonic::Status;
+
+use crate::harness::inspect;
+use crate::harness::plugin::Csi;
+use crate::harness::test_cluster::TestCluster;
+use crate::harness::tools::device_bytes;
+
+/// What the volume holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A file system of this type.
+    Fs(&'static str),
+    /// Raw data.
+    Block,
+}
+
+impl Content {
+    /// Every kind, in the order in which stories are told.
+    pub const ALL: [Self; 4] = [
+        Self::Fs("ext4"),
+        Self::Fs("xfs"),
+        Self::Fs("btrfs"),
+        Self::Block,
+    ];
+
+    /// Its name on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fs(name) => name,
+            Self::Block => "block",
+        }
+    }
+}
+
+/// A capability with this content and mode.
+pub fn capability(content: Content, mode: Mode) -> csi::VolumeCapability {
+    let access_type = match content {
+        Content::Fs(fs_type) => AccessType::Mount(MountVolume {
+            fs_type: fs_type.to_owned(),
+            ..MountVolume::default()
+        }),
+        Content::Block => AccessType::Block(BlockVolume {}),
+    };
+    csi::VolumeCapability {
+        access_mode: Some(AccessMode { mode: mode.into() }),
+        access_type: Some(access_type),
+    }
+}
+
+/// `capacity_range` with a required size only.
+pub fn at_least(required_bytes: i64) -> csi::CapacityRange {
+    csi::CapacityRange {
+        required_bytes,
+        limit_bytes: 0,
+    }
+}
+
+/// The StorageClass of the article.
+pub fn storage_class() -> HashMap<String, String> {
+    [("location", "/volume1"), ("type", "BLUN")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// A `CreateVolume` as the provisioner sends it.
+pub fn create_request(name: &str, size: i64, content: Content) -> csi::CreateVolumeRequest {
+    csi::CreateVolumeRequest {
+        name: name.to_owned(),
+        capacity_range: Some(at_least(size)),
+        volume_capabilities: vec![capability(content, Mode::SingleNodeWriter)],
+        parameters: storage_class(),
+        ..csi::CreateVolumeRequest::default()
+    }
+}
+
+/// A volume of the driver in a world, and how far it has come.
+#[derive(Clone, Debug)]
+pub struct TestVolume {
+    /// The CSI name.
+    pub name: String,
+    /// What it holds.
+    pub content: Content,
+    /// How the CO wants to use it: `SINGLE_NODE_WRITER` unless changed.
+    pub mode: Mode,
+    /// Mount flags in its capability.
+    pub mount_flags: Vec<String>,
+    /// For `NodePublishVolume`: nothing may be written through [`Life::target`].
+    pub readonly: bool,
+    /// The handle.
+    pub id: String,
+    /// From `CreateVolume`.
+    pub volume_context: HashMap<String, String>,
+    /// The Secret that the StorageClass names for `ControllerPublishVolume` and `NodeStageVolume`: CHAP, or nothing.
+    pub secrets: HashMap<String, String>,
+    /// From `ControllerPublishVolume`.
+    pub publish_context: HashMap<String, String>,
+    /// From `NodeGetInfo`.
+    pub node_id: String,
+    /// Where the CO wants it staged.
+    pub staging: PathBuf,
+    /// Where the CO wants it published.
+    pub target: PathBuf,
+}
+
+impl TestVolume {
+    /// Creates a volume of `size` bytes.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn create(
+        world: &impl Csi,
+        name: &str,
+        size: i64,
+        content: Content,
+    ) -> Result<Self, Status> {
+        Self::create_as(world, create_request(name, size, content), content).await
+    }
+
+    /// Creates a volume with a request of the caller's own.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn create_as(
+        world: &impl Csi,
+        request: csi::CreateVolumeRequest,
+        content: Content,
+    ) -> Result<Self, Status> {
+        let name = request.name.clone();
+        let volume = world
+            .controller()
+            .create_volume(request)
+            .await?
+            .into_inner()
+            .volume
+            .unwrap_or_default();
+        Self::of(world, &name, content, volume)
+    }
+
+    /// The life of a volume that was created.
+    ///
+    /// # Errors
+    /// The CO cannot make its directories.
+    pub fn of(
+        world: &impl Csi,
+        name: &str,
+        content: Content,
+        volume: csi::Volume,
+    ) -> Result<Self, Status> {
+        let kubelet = world.folder().join("kubelet").join(name);
+        let (staging, target) = (kubelet.join("staging"), kubelet.join("target"));
+        // The CO makes the staging path and the parent of the target path.
+        world
+            .make_dir(&staging)
+            .map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Self {
+            name: name.to_owned(),
+            content,
+            mode: Mode::SingleNodeWriter,
+            mount_flags: Vec::new(),
+            readonly: false,
+            id: volume.volume_id,
+            volume_context: volume.volume_context,
+            secrets: HashMap::new(),
+            publish_context: HashMap::new(),
+            node_id: String::new(),
+            staging,
+            target,
+        })
+    }
+
+    /// The uuid of its LUN.
+    pub fn uuid(&self) -> &str {
+        self.id.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Its capability, as the CO repeats it in each call.
+    pub fn capability(&self) -> csi::VolumeCapability {
+        let mut capability = capability(self.content, self.mode);
+        if let Some(AccessType::Mount(mount)) = &mut capability.access_type {
+            mount.mount_flags.clone_from(&self.mount_flags);
+        }
+        capability
+    }
+
+    /// Where a user of the volume finds it: a directory, or a device.
+    pub fn path(&self) -> PathBuf {
+        self.target.clone()
+    }
+
+    /// Where a user of the volume keeps data: a file of this name, or else the device itself.
+    pub fn file(&self, name: &str) -> PathBuf {
+        match self.content {
+            Content::Fs(_) => self.path().join(name),
+            Content::Block => self.path(),
+        }
+    }
+
+    /// `NodeGetInfo` and `ControllerPublishVolume`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn publish(&mut self, world: &impl Csi) -> Result<(), Status> {
+        self.node_id = world
+            .node()
+            .node_get_info(csi::NodeGetInfoRequest {})
+            .await?
+            .into_inner()
+            .node_id;
+        self.publish_context = self.publish_to(world, &self.node_id).await?;
+        Ok(())
+    }
+
+    /// `ControllerPublishVolume` to any node.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn publish_to(
+        &self,
+        world: &impl Csi,
+        node_id: &str,
+    ) -> Result<HashMap<String, String>, Status> {
+        let request = csi::ControllerPublishVolumeRequest {
+            volume_id: self.id.clone(),
+            node_id: node_id.to_owned(),
+            volume_capability: Some(self.capability()),
+            volume_context: self.volume_context.clone(),
+            secrets: self.secrets.clone(),
+            ..csi::ControllerPublishVolumeRequest::default()
+        };
+        Ok(world
+            .controller()
+            .controller_publish_volume(request)
+            .await?
+            .into_inner()
+            .publish_context)
+    }
+
+    /// `NodeStageVolume`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn stage(&self, world: &impl Csi) -> Result<(), Status> {
+        let request = csi::NodeStageVolumeRequest {
+            volume_id: self.id.clone(),
+            publish_context: self.publish_context.clone(),
+            staging_target_path: text(&self.staging),
+            volume_capability: Some(self.capability()),
+            volume_context: self.volume_context.clone(),
+            secrets: self.secrets.clone(),
+        };
+        world.node().node_stage_volume(request).await.map(drop)
+    }
+
+    /// `NodePublishVolume`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn node_publish(&self, world: &impl Csi) -> Result<(), Status> {
+        let request = csi::NodePublishVolumeRequest {
+            volume_id: self.id.clone(),
+            publish_context: self.publish_context.clone(),
+            staging_target_path: text(&self.staging),
+            target_path: text(&self.target),
+            volume_capability: Some(self.capability()),
+            readonly: self.readonly,
+            volume_context: self.volume_context.clone(),
+            ..csi::NodePublishVolumeRequest::default()
+        };
+        world.node().node_publish_volume(request).await.map(drop)
+    }
+
+    /// From nothing but the LUN to a mounted volume or a device at [`Life::path`].
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn attach(&mut self, world: &impl Csi) -> Result<(), Status> {
+        self.publish(world).await?;
+        self.stage(world).await?;
+        self.node_publish(world).await
+    }
+
+    /// `ControllerExpandVolume`: answers the new size.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn expand_lun(&self, world: &impl Csi, size: i64) -> Result<i64, Status> {
+        let request = csi::ControllerExpandVolumeRequest {
+            volume_id: self.id.clone(),
+            capacity_range: Some(at_least(size)),
+            volume_capability: Some(self.capability()),
+            ..csi::ControllerExpandVolumeRequest::default()
+        };
+        Ok(world
+            .controller()
+            .controller_expand_volume(request)
+            .await?
+            .into_inner()
+            .capacity_bytes)
+    }
+
+    /// `NodeExpandVolume`, as the kubelet calls it: answers the new size.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn expand_on_node(&self, world: &impl Csi, size: i64) -> Result<i64, Status> {
+        let request = csi::NodeExpandVolumeRequest {
+            volume_id: self.id.clone(),
+            volume_path: text(&self.target),
+            staging_target_path: text(&self.staging),
+            capacity_range: Some(at_least(size)),
+            volume_capability: Some(self.capability()),
+            ..csi::NodeExpandVolumeRequest::default()
+        };
+        Ok(world
+            .node()
+            .node_expand_volume(request)
+            .await?
+            .into_inner()
+            .capacity_bytes)
+    }
+
+    /// `NodeGetVolumeStats`: the answer.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn stats(&self, world: &impl Csi) -> Result<csi::NodeGetVolumeStatsResponse, Status> {
+        let request = csi::NodeGetVolumeStatsRequest {
+            volume_id: self.id.clone(),
+            volume_path: text(&self.target),
+            staging_target_path: text(&self.staging),
+        };
+        Ok(world
+            .node()
+            .node_get_volume_stats(request)
+            .await?
+            .into_inner())
+    }
+
+    /// `NodeUnpublishVolume`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn node_unpublish(&self, world: &impl Csi) -> Result<(), Status> {
+        let request = csi::NodeUnpublishVolumeRequest {
+            volume_id: self.id.clone(),
+            target_path: text(&self.target),
+        };
+        world.node().node_unpublish_volume(request).await.map(drop)
+    }
+
+    /// `NodeUnstageVolume`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn unstage(&self, world: &impl Csi) -> Result<(), Status> {
+        let request = csi::NodeUnstageVolumeRequest {
+            volume_id: self.id.clone(),
+            staging_target_path: text(&self.staging),
+        };
+        world.node().node_unstage_volume(request).await.map(drop)
+    }
+
+    /// `ControllerUnpublishVolume` from this node.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn unpublish(&self, world: &impl Csi) -> Result<(), Status> {
+        self.unpublish_from(world, &self.node_id).await
+    }
+
+    /// `ControllerUnpublishVolume` from any node.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn unpublish_from(&self, world: &impl Csi, node_id: &str) -> Result<(), Status> {
+        let request = csi::ControllerUnpublishVolumeRequest {
+            volume_id: self.id.clone(),
+            node_id: node_id.to_owned(),
+            ..csi::ControllerUnpublishVolumeRequest::default()
+        };
+        world
+            .controller()
+            .controller_unpublish_volume(request)
+            .await
+            .map(drop)
+    }
+
+    /// From a mounted volume back to nothing but the LUN.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn detach(&self, world: &impl Csi) -> Result<(), Status> {
+        self.node_unpublish(world).await?;
+        self.unstage(world).await?;
+        self.unpublish(world).await
+    }
+
+    /// `DeleteVolume`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn delete(&self, world: &impl Csi) -> Result<(), Status> {
+        let request = csi::DeleteVolumeRequest {
+            volume_id: self.id.clone(),
+            ..csi::DeleteVolumeRequest::default()
+        };
+        world.controller().delete_volume(request).await.map(drop)
+    }
+
+    /// The device on the node that stands for the LUN.
+    ///
+    /// # Errors
+    /// It is not attached.
+    pub fn device(&self, world: &TestCluster) -> Result<PathBuf> {
+        world
+            .initiator()?
+            .device(self.publish_context.get("iqn").context("not published")?)
+    }
+
+    /// The device has `size` bytes, and so has what is on it, but for what it cannot use.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn must_have(&self, world: &TestCluster, size: i64) -> Result<()> {
+        let (size, device) = (size.unsigned_abs(), self.device(world)?);
+        let is = device_bytes(&device)?;
+        ensure!(is == size, "{} is {is} bytes, not {size}", device.display());
+        if let Content::Fs(fs) = self.content {
+            let claimed = inspect::claimed(fs, &self.staging, &device)?;
+            ensure!(
+                claimed <= size && size - claimed < inspect::unusable(fs),
+                "the {fs} is {claimed} bytes on a device of {size}"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn text(path: &std::path::Path) -> String {
+    path.to_string_lossy().into_owned()
+}

@@ -1,0 +1,164 @@
+//! A pod at work: writes, and verifies what it reads, until it is told to stop.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::harness::until::until;
+use anyhow::{Result, anyhow, ensure};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+const RECORD: usize = 64 << 10;
+/// Records are written round and round, so that a long story does not fill a disk.
+const RECORDS: u64 = 4096;
+/// Of so many more records one at least was begun, and one verified, afterwards.
+pub const MORE: u64 = 3;
+/// Between two records.
+const LONGEST_PAUSE: Duration = Duration::from_millis(150);
+
+/// A pod at work.
+#[derive(Debug)]
+pub struct Writer {
+    done: Arc<Done>,
+    stop: Sender<()>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+/// What came of its work.
+#[derive(Debug, Default)]
+struct Done {
+    written: AtomicU64,
+    full: AtomicU64,
+}
+
+impl Writer {
+    /// Starts one in `file`, a file or a device, from its beginning.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn start(file: &Path) -> Result<Self> {
+        let (stop, stopped) = channel();
+        let done = Arc::new(Done::default());
+        let open = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(file)?;
+        let shared = done.clone();
+        let thread = thread::spawn(move || work(&open, &shared, &stopped));
+        Ok(Self { done, stop, thread })
+    }
+
+    /// Records written so far.
+    pub fn written(&self) -> u64 {
+        self.done.written.load(Ordering::Relaxed)
+    }
+
+    /// It has ended, though nobody stopped it.
+    pub fn has_failed(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits until it has written and verified something more.
+    ///
+    /// # Errors
+    /// It does not, or has failed.
+    pub async fn must_go_on(&self) -> Result<()> {
+        let before = self.done.written.load(Ordering::Relaxed);
+        let look = async || Ok(self.done.written.load(Ordering::Relaxed));
+        until("the writer writes", look, |now| {
+            *now >= before + MORE || self.thread.is_finished()
+        })
+        .await?;
+        ensure!(!self.thread.is_finished(), "the writer has failed");
+        Ok(())
+    }
+
+    /// Waits until it has met the end of the disk once more.
+    ///
+    /// # Errors
+    /// It does not, or has failed.
+    pub async fn must_be_stuck(&self) -> Result<()> {
+        let before = self.done.full.load(Ordering::Relaxed);
+        let look = async || Ok(self.done.full.load(Ordering::Relaxed));
+        until("the writer meets a full disk", look, |now| {
+            *now > before + 1 || self.thread.is_finished()
+        })
+        .await?;
+        ensure!(!self.thread.is_finished(), "the writer has failed");
+        Ok(())
+    }
+
+    /// Ends it. Fails when it has ever read what it did not write, or an error other than a full disk.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn stop(self) -> Result<()> {
+        drop(self.stop);
+        let ended = self
+            .thread
+            .join()
+            .map_err(|_| anyhow!("the writer panicked"))?;
+        Ok(ended?)
+    }
+}
+
+fn work(file: &File, done: &Done, stopped: &Receiver<()>) -> io::Result<()> {
+    for round in 0_u64.. {
+        let started = Instant::now();
+        loop {
+            match file
+                .write_all_at(&record(round), place(round))
+                .and_then(|()| file.sync_data())
+            {
+                Ok(()) => break,
+                Err(full) if full.kind() == ErrorKind::StorageFull => {
+                    done.full.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => return Err(error),
+            }
+            if stopped.recv_timeout(Duration::from_millis(5)) == Err(RecvTimeoutError::Disconnected)
+            {
+                return Ok(());
+            }
+        }
+        done.written.fetch_add(1, Ordering::Relaxed);
+        verify(file, round / 2)?;
+        verify(file, round)?;
+        // A pod among others: what is tested needs the processor, too.
+        let pause = (2 * started.elapsed()).min(LONGEST_PAUSE);
+        if stopped.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Reads a record back from the disk, unless a later one has taken its place.
+fn verify(file: &File, round: u64) -> io::Result<()> {
+    posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+    let mut read = vec![0; RECORD];
+    file.read_exact_at(&mut read, place(round))?;
+    let told = u64::from_le_bytes(read[..8].try_into().expect("8 bytes"));
+    if told % RECORDS != round % RECORDS || read != record(told) {
+        return Err(io::Error::other(format!(
+            "record {round} is not what was written"
+        )));
+    }
+    Ok(())
+}
+
+fn place(round: u64) -> u64 {
+    (round % RECORDS) * RECORD as u64
+}
+
+fn record(round: u64) -> Vec<u8> {
+    round.to_le_bytes().repeat(RECORD / 8)
+}

@@ -1,0 +1,230 @@
+//! What can go wrong, and how often. Pure.
+
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::sample::select;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::step::{NODES, process};
+use crate::testbed::{CommandFault, CrashTiming};
+
+/// A call of the NAS that something happens to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "each is a method of the Web API, as it is spelt there"
+)]
+pub enum NasCall {
+    LunCreate,
+    LunGet,
+    LunList,
+    LunSet,
+    LunDelete,
+    LunMap,
+    TargetCreate,
+    TargetGet,
+    TargetList,
+    TargetDelete,
+    Login,
+    Any,
+}
+
+impl NasCall {
+    const ALL: [Self; 12] = [
+        Self::LunCreate,
+        Self::LunGet,
+        Self::LunList,
+        Self::LunSet,
+        Self::LunDelete,
+        Self::LunMap,
+        Self::TargetCreate,
+        Self::TargetGet,
+        Self::TargetList,
+        Self::TargetDelete,
+        Self::Login,
+        Self::Any,
+    ];
+
+    /// API and method.
+    pub fn names(self) -> (&'static str, &'static str) {
+        const LUN: &str = "SYNO.Core.ISCSI.LUN";
+        const TARGET: &str = "SYNO.Core.ISCSI.Target";
+        match self {
+            Self::LunCreate => (LUN, "create"),
+            Self::LunGet => (LUN, "get"),
+            Self::LunList => (LUN, "list"),
+            Self::LunSet => (LUN, "set"),
+            Self::LunDelete => (LUN, "delete"),
+            Self::LunMap => (LUN, "map_target"),
+            Self::TargetCreate => (TARGET, "create"),
+            Self::TargetGet => (TARGET, "get"),
+            Self::TargetList => (TARGET, "list"),
+            Self::TargetDelete => (TARGET, "delete"),
+            Self::Login => ("SYNO.API.Auth", "login"),
+            Self::Any => ("*", "*"),
+        }
+    }
+}
+
+/// What happens to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum NasFault {
+    /// Nothing is done, and the connection breaks.
+    LoseCall,
+    /// All is done, and the connection breaks.
+    LoseReply,
+    /// It is refused with this code, before or after all was done.
+    Refuse {
+        /// The code.
+        code: u32,
+        /// All was done.
+        after: bool,
+    },
+    /// All is done; half an answer comes.
+    Garble,
+    /// A page with this status comes.
+    Http {
+        /// The status.
+        status: u16,
+        /// All was done.
+        after: bool,
+    },
+    /// Nothing comes, until the driver gives up.
+    Hang,
+    /// All is done; the answer takes so many milliseconds.
+    Delay(u64),
+}
+
+impl NasFault {
+    /// As dsm-sim calls it.
+    pub fn fault(self) -> Value {
+        match self {
+            Self::LoseCall => json!({"kind": "lose_call"}),
+            Self::LoseReply => json!({"kind": "lose_reply"}),
+            Self::Refuse { code, after } => {
+                json!({"kind": "refuse", "code": code, "after": after})
+            }
+            Self::Garble => json!({"kind": "garble"}),
+            Self::Http { status, after } => {
+                json!({"kind": "http", "status": status, "after": after})
+            }
+            Self::Hang => json!({"kind": "hang"}),
+            Self::Delay(millis) => json!({"kind": "delay", "ms": millis}),
+        }
+    }
+}
+
+/// Codes that say nothing of what was done: unknown error, busy, no session, and the denials that may be wrong.
+const CODES: [u32; 6] = [100, 117, 119, 18_990_531, 18_990_710, 18_990_722];
+
+/// Denials of what is there: the ones that a driver is most tempted to believe.
+const DENIALS: [(NasCall, u32); 5] = [
+    (NasCall::LunGet, 18_990_531),
+    (NasCall::LunGet, 18_990_505),
+    (NasCall::TargetGet, 18_990_710),
+    (NasCall::LunDelete, 18_990_531),
+    (NasCall::TargetDelete, 18_990_710),
+];
+
+/// Parts of the commands that the node half runs, by which faults find them.
+pub const COMMANDS: [&str; 19] = [
+    "iscsiadm",
+    "-o new",
+    "-o update",
+    "--login",
+    "--logout",
+    "--rescan",
+    "-o delete",
+    "blkid",
+    "mkfs",
+    "mount -t",
+    "bind",
+    "umount",
+    "blockdev",
+    "e2fsck",
+    "resize2fs",
+    "xfs_spaceman",
+    "xfs_growfs",
+    "btrfs filesystem resize",
+    "btrfs filesystem show",
+];
+
+/// What faults call its own changes of files, and its looks at them.
+pub const FILE_ACCESSES: [&str; 10] = [
+    "echo",
+    "mkdir",
+    "rmdir",
+    "touch",
+    "rm ",
+    "write",
+    "files",
+    "list /etc",
+    "list /sys",
+    "read /",
+];
+
+/// Something that is arranged and happens later.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Fault {
+    /// To calls of the NAS.
+    Nas {
+        /// To which.
+        on: NasCall,
+        /// What.
+        trouble: NasFault,
+        /// How many in a row.
+        times: u64,
+    },
+    /// To commands of a node.
+    Host {
+        /// Which node.
+        node: usize,
+        /// Which command: one of [`COMMANDS`] or [`FILE_ACCESSES`].
+        command: String,
+        /// What.
+        failing: CommandFault,
+        /// How many in a row.
+        times: u32,
+    },
+    /// A process dies at one of its next effects.
+    Crash {
+        /// The first controller, or the plugin of this node.
+        node: Option<usize>,
+        /// The number of the effect.
+        nth: usize,
+        /// When.
+        when: CrashTiming,
+    },
+}
+
+pub(super) fn fault() -> impl Strategy<Value = Fault> {
+    let on = || select(&NasCall::ALL[..]);
+    let trouble = prop_oneof![
+        3 => Just(NasFault::LoseReply),
+        2 => Just(NasFault::LoseCall),
+        2 => (select(&CODES[..]), any::<bool>()).prop_map(|(code, after)| NasFault::Refuse { code, after }),
+        1 => Just(NasFault::Garble),
+        1 => (select(&[302_u16, 404, 500, 502][..]), any::<bool>()).prop_map(|(status, after)| NasFault::Http { status, after }),
+        1 => Just(NasFault::Hang),
+        1 => (1..5000_u64).prop_map(NasFault::Delay),
+    ];
+    let denial =
+        select(&DENIALS[..]).prop_map(|(on, code)| (on, NasFault::Refuse { code, after: false }));
+    let nas = prop_oneof![3 => (on(), trouble), 1 => denial];
+    let nas = (nas, 1..3_u64).prop_map(|((on, trouble), times)| Fault::Nas { on, trouble, times });
+    let host = (
+        0..NODES,
+        select([&COMMANDS[..], &FILE_ACCESSES[..]].concat()),
+        select(&CommandFault::ALL[..]),
+        1..3_u32,
+    )
+        .prop_map(|(node, command, failing, times)| Fault::Host {
+            node,
+            command: command.to_owned(),
+            failing,
+            times,
+        });
+    let death = (process(), 1..12_usize, select(&CrashTiming::ALL[..]))
+        .prop_map(|(node, nth, when)| Fault::Crash { node, nth, when });
+    prop_oneof![3 => nas, 4 => host, 3 => death]
+}

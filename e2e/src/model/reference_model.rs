@@ -1,0 +1,428 @@
+//! Volumes as the CO believes them to be. Pure: what a step makes of them once it has settled.
+
+use std::collections::BTreeMap;
+
+use super::environment::ManualEdit;
+use super::step::{CsiCall, Kind, Step};
+use crate::{GIB, MIB};
+
+/// A volume that exists.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that a CO or a disk may know"
+)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// What it holds.
+    pub kind: Kind,
+    /// The size of its LUN, bytes.
+    pub size: i64,
+    /// The node that it is published to.
+    pub published: Option<usize>,
+    /// It is staged there.
+    pub staged: bool,
+    /// A pod there has it.
+    pub node_published: bool,
+    /// The pod may only read.
+    pub readonly: bool,
+    /// Its LUN may bear a file system of ours.
+    pub formatted: bool,
+    /// Its LUN bears something of somebody else's.
+    pub foreign_data: bool,
+    /// Its file system keeps this size for ever, bytes.
+    pub unresizable: Option<i64>,
+    /// The size that the node has promised, bytes: what its device and its file system have at least.
+    pub promised: i64,
+    /// What was written last.
+    pub data: Option<u64>,
+    /// A node was rebooted under it, and what the pod saw of it is still there: an empty directory or file.
+    pub stale: bool,
+    /// Its node was installed anew since: it is published to one that there is no more.
+    pub former: bool,
+    /// Its LUN has another name than the driver has given it: for a CO that asks for the volume by name, it is another LUN.
+    pub renamed: bool,
+}
+
+impl Volume {
+    /// It has an ext4 that fills its disk.
+    pub fn may_become_unresizable(&self) -> bool {
+        self.kind == Kind::Ext4
+            && self.staged
+            && self.promised == self.size
+            && self.unresizable.is_none()
+    }
+}
+
+/// All volumes, by their numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReferenceModel {
+    /// Those that exist.
+    pub volumes: BTreeMap<u8, Volume>,
+    /// How many writes there were; each writes something else.
+    pub writes: u64,
+}
+
+/// What a call must come to, at last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// OK.
+    Done,
+    /// OK, with this size.
+    Size(i64),
+    /// `NOT_FOUND`.
+    NotFound,
+    /// `ALREADY_EXISTS`.
+    Exists,
+    /// `FAILED_PRECONDITION`.
+    Refused,
+    /// `RESOURCE_EXHAUSTED` or `OUT_OF_RANGE`.
+    TooMuch,
+    /// A CO would not make this call.
+    Idle,
+}
+
+/// The size of a LUN for a required one (design.md#sizes).
+pub fn rounded(required: i64) -> i64 {
+    (required + MIB - 1) / MIB * MIB
+}
+
+/// What a call to the node must come to that has the volume.
+fn on_node(known: &Volume, act: CsiCall) -> Expected {
+    let is_raw = known.kind == Kind::Raw;
+    match act {
+        // Not before the attacher has seen which node it is by now.
+        CsiCall::Stage if known.former => Expected::Idle,
+        CsiCall::Stage if known.foreign_data && !is_raw => Expected::Refused,
+        CsiCall::Unstage if known.node_published => Expected::Refused,
+        CsiCall::Stage | CsiCall::NodeUnpublish | CsiCall::Unstage => Expected::Done,
+        CsiCall::NodePublish | CsiCall::NodePublishReadonly => {
+            let readonly = act == CsiCall::NodePublishReadonly;
+            match (known.staged, known.node_published) {
+                (false, _) => Expected::Idle,
+                // A path shows a device, whether it is to be written or not.
+                (true, true) if !is_raw && known.readonly != readonly => Expected::Exists,
+                (true, _) => Expected::Done,
+            }
+        }
+        CsiCall::NodeExpand => match (known.staged, known.node_published) {
+            (false, _) => Expected::NotFound,
+            (true, false) => Expected::Idle,
+            // It can never be done; and it is the only call that fails of it.
+            (true, true) if known.unresizable.is_some_and(|size| size < known.size) => {
+                Expected::Refused
+            }
+            (true, true) => Expected::Size(known.size),
+        },
+        CsiCall::Create { .. }
+        | CsiCall::Delete
+        | CsiCall::Expand { .. }
+        | CsiCall::ExpandTooFar
+        | CsiCall::Publish { .. }
+        | CsiCall::Unpublish { .. } => Expected::Idle,
+    }
+}
+
+impl ReferenceModel {
+    /// The volume was taken from its node, and the node was not told.
+    pub(super) fn take_from_node(&mut self, volume: u8) {
+        if let Some(known) = self.volumes.get_mut(&volume) {
+            (known.published, known.staged, known.node_published) = (None, false, false);
+            known.promised = 0;
+        }
+    }
+
+    /// The size that the node has promised, bytes.
+    pub(super) fn promised(&self, volume: u8) -> i64 {
+        self.volumes.get(&volume).map_or(0, |known| known.promised)
+    }
+
+    /// The node has promised no more than this, bytes.
+    pub(super) fn promise(&mut self, volume: u8, promised: i64) {
+        if let Some(known) = self.volumes.get_mut(&volume) {
+            known.promised = promised;
+        }
+    }
+
+    /// A pod was shown the volume, and so it is staged.
+    pub(super) fn staged_by_node_publish(&mut self, volume: u8) {
+        if let Some(known) = self.volumes.get_mut(&volume) {
+            (known.staged, known.promised) = (true, known.size);
+        }
+    }
+
+    /// What this call must come to.
+    pub fn expected(&self, volume: u8, act: CsiCall) -> Expected {
+        let known = self.volumes.get(&volume);
+        match act {
+            CsiCall::Create { mib, .. } => match known {
+                None => Expected::Size(rounded(mib * MIB).max(GIB)),
+                // The provisioner does not ask for what it has.
+                Some(known) if known.renamed => Expected::Idle,
+                Some(known) if known.size < mib * MIB => Expected::Exists,
+                Some(known) => Expected::Size(known.size),
+            },
+            CsiCall::Delete => match known {
+                Some(known) if known.published.is_some() => Expected::Refused,
+                Some(_) | None => Expected::Done,
+            },
+            CsiCall::Expand { mib } => known.map_or(Expected::NotFound, |known| {
+                Expected::Size(known.size.max(rounded(mib * MIB)))
+            }),
+            CsiCall::ExpandTooFar => known.map_or(Expected::NotFound, |_| Expected::TooMuch),
+            CsiCall::Publish { node } => {
+                known.map_or(Expected::NotFound, |known| match known.published {
+                    Some(holder) if holder != node => Expected::Refused,
+                    Some(_) | None => Expected::Done,
+                })
+            }
+            // A CO unpublishes what it has unstaged.
+            CsiCall::Unpublish { .. } => match known {
+                Some(known) if known.staged || known.stale => Expected::Idle,
+                Some(_) | None => Expected::Done,
+            },
+            CsiCall::Stage
+            | CsiCall::NodePublish
+            | CsiCall::NodePublishReadonly
+            | CsiCall::NodeExpand
+            | CsiCall::NodeUnpublish
+            | CsiCall::Unstage => known
+                .filter(|known| known.published.is_some())
+                .map_or(Expected::Idle, |known| on_node(known, act)),
+        }
+    }
+
+    /// What has become of the volume once the call has come to what is due.
+    pub fn apply_call(&mut self, volume: u8, act: CsiCall) {
+        let due = self.expected(volume, act);
+        if !matches!(due, Expected::Done | Expected::Size(_)) {
+            return;
+        }
+        if let (CsiCall::Create { kind, .. }, Expected::Size(size)) = (act, due) {
+            self.volumes.entry(volume).or_insert(Volume {
+                kind,
+                size,
+                published: None,
+                staged: false,
+                node_published: false,
+                readonly: false,
+                formatted: false,
+                foreign_data: false,
+                unresizable: None,
+                promised: 0,
+                data: None,
+                stale: false,
+                former: false,
+                renamed: false,
+            });
+            return;
+        }
+        let Some(known) = self.volumes.get_mut(&volume) else {
+            return;
+        };
+        match act {
+            CsiCall::Create { .. } | CsiCall::ExpandTooFar => {}
+            CsiCall::Delete => {
+                self.volumes.remove(&volume);
+            }
+            CsiCall::Expand { mib } => known.size = known.size.max(rounded(mib * MIB)),
+            CsiCall::Publish { node } => {
+                known.published = Some(node);
+                known.former = false;
+            }
+            CsiCall::Unpublish { node } => {
+                known.published = known.published.filter(|holder| *holder != node);
+                known.former &= known.published.is_some();
+            }
+            CsiCall::Stage => {
+                known.staged = true;
+                known.formatted = true;
+                known.promised = known.size;
+            }
+            CsiCall::NodePublish | CsiCall::NodePublishReadonly => {
+                known.node_published = true;
+                known.readonly = act == CsiCall::NodePublishReadonly && known.kind != Kind::Raw;
+                known.stale = false;
+            }
+            CsiCall::NodeExpand => known.promised = known.size,
+            CsiCall::NodeUnpublish => {
+                known.node_published = false;
+                known.stale = false;
+            }
+            CsiCall::Unstage => {
+                known.staged = false;
+                known.promised = 0;
+            }
+        }
+    }
+
+    /// The calls that a step consists of, in order.
+    pub fn calls_of(&self, step: &Step) -> Vec<(u8, CsiCall)> {
+        let known = |volume: u8| self.volumes.get(&volume);
+        let calls = |volume: u8, acts: &[CsiCall]| acts.iter().map(|act| (volume, *act)).collect();
+        match *step {
+            Step::Call { volume, act, .. } => {
+                let act = match (act, known(volume)) {
+                    // Another kind would be another request, and this is about the same one.
+                    (CsiCall::Create { mib, .. }, Some(known)) => CsiCall::Create {
+                        mib,
+                        kind: known.kind,
+                    },
+                    (act, _) => act,
+                };
+                calls(volume, &[act])
+            }
+            Step::Attach { volume, node } => {
+                let node = known(volume)
+                    .and_then(|known| known.published)
+                    .unwrap_or(node);
+                calls(
+                    volume,
+                    &[
+                        CsiCall::Publish { node },
+                        CsiCall::Stage,
+                        CsiCall::NodePublish,
+                    ],
+                )
+            }
+            Step::Detach { volume } => {
+                let node = known(volume).and_then(|known| known.published).unwrap_or(0);
+                calls(
+                    volume,
+                    &[
+                        CsiCall::NodeUnpublish,
+                        CsiCall::Unstage,
+                        CsiCall::Unpublish { node },
+                    ],
+                )
+            }
+            Step::Grow { volume, mib } => {
+                calls(volume, &[CsiCall::Expand { mib }, CsiCall::NodeExpand])
+            }
+            Step::GrowConcurrently { volume, mib, act } => {
+                calls(volume, &[CsiCall::Expand { mib }, act])
+            }
+            Step::Write { .. }
+            | Step::WriteForeignData { .. }
+            | Step::MakeUnresizable { .. }
+            | Step::KillFileSystem { .. }
+            | Step::SwapLun { .. }
+            | Step::UseForeignLun { .. }
+            | Step::RotatePassword
+            | Step::Fence { .. }
+            | Step::Away { .. }
+            | Step::Race { .. }
+            | Step::Fault(_)
+            | Step::Restart { .. }
+            | Step::Reboot { .. }
+            | Step::Reimage { .. }
+            | Step::RestartNas { .. }
+            | Step::ExpireSessions
+            | Step::ChangeClientAddress
+            | Step::ChangeEnvironment(_)
+            | Step::HideLists(_)
+            | Step::EditByHand { .. }
+            | Step::List => Vec::new(),
+        }
+    }
+
+    /// What a step makes of the volumes once it has settled.
+    pub fn apply_step(&mut self, step: &Step) {
+        for (volume, act) in self.calls_of(step) {
+            self.apply_call(volume, act);
+        }
+        match *step {
+            Step::Write { volume } => {
+                self.writes += 1;
+                let data = self.writes;
+                if let Some(known) = self.volumes.get_mut(&volume)
+                    && known.node_published
+                    && !known.readonly
+                {
+                    known.data = Some(data);
+                }
+            }
+            Step::WriteForeignData { volume } => {
+                if let Some(known) = self.volumes.get_mut(&volume)
+                    && !known.formatted
+                {
+                    known.foreign_data = true;
+                }
+            }
+            Step::MakeUnresizable { volume } => {
+                if let Some(known) = self.volumes.get_mut(&volume)
+                    && known.may_become_unresizable()
+                {
+                    known.unresizable = Some(known.size);
+                }
+            }
+            // The next pod may write.
+            Step::KillFileSystem { volume } => {
+                if let Some(known) = self.volumes.get_mut(&volume)
+                    && known.node_published
+                    && known.kind != Kind::Raw
+                {
+                    known.readonly = false;
+                }
+            }
+            Step::Fence { volume } => {
+                if let Some(known) = self.volumes.get_mut(&volume)
+                    && let Some(node) = known.published
+                {
+                    (known.staged, known.node_published, known.stale) = (false, false, false);
+                    known.promised = 0;
+                    known.published = Some(1 - node);
+                    known.former = false;
+                }
+            }
+            // Whoever wins, in the end it is nobody's.
+            Step::Race { volume } => {
+                if let Some(known) = self.volumes.get_mut(&volume)
+                    && !known.staged
+                    && !known.stale
+                {
+                    known.published = None;
+                    known.former = false;
+                }
+            }
+            Step::Reboot { node } => {
+                for known in self.volumes.values_mut() {
+                    if known.published == Some(node) {
+                        known.stale |= known.node_published;
+                        (known.staged, known.node_published, known.promised) = (false, false, 0);
+                    }
+                }
+            }
+            // Whatever was on its own disks is gone, a kubelet's directories, too.
+            Step::Reimage { node } => {
+                for known in self.volumes.values_mut() {
+                    if known.published == Some(node) {
+                        (known.staged, known.node_published, known.promised) = (false, false, 0);
+                        (known.stale, known.former) = (false, true);
+                    }
+                }
+            }
+            Step::EditByHand { volume, what } => {
+                if let (Some(known), ManualEdit::Rename) = (self.volumes.get_mut(&volume), what) {
+                    known.renamed = true;
+                }
+            }
+            Step::Call { .. }
+            | Step::Attach { .. }
+            | Step::Detach { .. }
+            | Step::Grow { .. }
+            | Step::GrowConcurrently { .. }
+            | Step::SwapLun { .. }
+            | Step::UseForeignLun { .. }
+            | Step::RotatePassword
+            | Step::Away { .. }
+            | Step::Fault(_)
+            | Step::Restart { .. }
+            | Step::RestartNas { .. }
+            | Step::ExpireSessions
+            | Step::ChangeClientAddress
+            | Step::ChangeEnvironment(_)
+            | Step::HideLists(_)
+            | Step::List => {}
+        }
+    }
+}

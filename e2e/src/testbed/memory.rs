@@ -1,0 +1,572 @@
+//! A whole world in this process: the shipped driver's services, dsm-sim without ports, and machines of the imagination.
+//! Time is tokio's and stands still while somebody works, so that a minute of waiting costs nothing and a run can be
+//! repeated byte for byte. It needs no root and leaves nothing but a folder in memory, which goes with it.
+
+mod fault_host;
+mod crashable;
+mod nas;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use driver::chap::Method;
+use driver::chap::keys::{Key, Keys};
+use driver::controller::Controller;
+use driver::dsm;
+use driver::dsm::client::{Account, Client, Password};
+use driver::dsm::credential::Refusals;
+use driver::host::fake::{Fake, Mounted};
+use driver::in_flight::InFlight;
+use driver::owner_tag::Owner;
+use driver::node::Node;
+use driver::volume::Bytes;
+use proto::csi::controller_client::ControllerClient;
+use proto::csi::controller_server::ControllerServer;
+use proto::csi::node_client::NodeClient;
+use proto::csi::node_server::NodeServer;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+use tokio::runtime::Builder;
+use tonic::Status;
+
+use crate::harness::test_volume::{Content, TestVolume};
+use crate::harness::nas::{CHAP_KEY, PASSWORD};
+use crate::testbed::{HostFault, ObservedLun, ObservedMount, ObservedNode, TestBed, Process, Observation, CrashTiming};
+use crate::harness::plugin::{Csi, Line};
+use fault_host::FaultHost;
+use crashable::CrashableProcess;
+use nas::Nas;
+
+const DRIVER: &str = "csi.synology.com";
+const NAS: &str = "nas1";
+const PORTAL: &str = "10.0.0.5:3260";
+const NODES: [&str; 2] = ["worker-0", "worker-1"];
+const CONTROLLERS: usize = 2;
+/// The driver's own default.
+const REPLACEMENT: Duration = Duration::from_secs(120);
+
+/// A world in memory.
+#[derive(Debug)]
+pub struct Memory {
+    nas: Arc<Nas>,
+    machines: Vec<Fake>,
+    processes: BTreeMap<Process, Running>,
+    /// Effects and hits of processes that have died.
+    past: Vec<Arc<CrashableProcess>>,
+    password: String,
+    kubelets: Vec<PathBuf>,
+}
+
+/// A process in one of its lives.
+#[derive(Debug)]
+struct Running {
+    mortal: Arc<CrashableProcess>,
+    line: Line,
+    /// Where its effects were counted from when a trip was set.
+    armed: Option<(usize, usize)>,
+}
+
+/// A CO in memory.
+#[derive(Clone, Debug)]
+pub struct CsiClients {
+    controller: Line,
+    node: Line,
+    kubelet: PathBuf,
+    machine: Fake,
+}
+
+impl Csi for CsiClients {
+    fn controller(&self) -> ControllerClient<Line> {
+        ControllerClient::new(self.controller.clone())
+    }
+
+    fn node(&self) -> NodeClient<Line> {
+        NodeClient::new(self.node.clone())
+    }
+
+    fn folder(&self) -> &Path {
+        &self.kubelet
+    }
+
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        self.machine.make_dir(&path.to_string_lossy());
+        Ok(())
+    }
+}
+
+/// A folder in memory if this machine has one.
+pub(crate) fn scratch() -> PathBuf {
+    let shared = PathBuf::from("/dev/shm");
+    if shared.is_dir() {
+        shared
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+/// Plays in a fresh world with this luck, on a runtime of one thread whose time is paused.
+///
+/// # Errors
+/// There is no place for its files, or the play's.
+pub fn run<T>(seed: u64, play: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()?;
+    runtime.block_on(async { play(&mut Memory::start(seed).await?).await })
+}
+
+impl Memory {
+    /// A world with this luck. It needs a runtime of one thread whose time is paused.
+    ///
+    /// # Errors
+    /// There is no place for its files.
+    pub async fn start(seed: u64) -> Result<Self> {
+        let first = Fake::node("iqn.1993-08.org.debian:01:0");
+        let second = first.on_same_nas("iqn.1993-08.org.debian:01:1");
+        let machines = vec![first, second];
+        let nas = Arc::new(Nas::start(seed, machines.clone())?);
+        let kubelets = NODES.map(|name| PathBuf::from(format!("/{name}"))).to_vec();
+        let mut world = Self {
+            nas,
+            machines,
+            processes: BTreeMap::new(),
+            past: Vec::new(),
+            password: PASSWORD.to_owned(),
+            kubelets,
+        };
+        let controllers = (0..CONTROLLERS).map(Process::Controller);
+        for process in controllers.chain((0..NODES.len()).map(Process::Node)) {
+            world.restart(process).await?;
+        }
+        Ok(world)
+    }
+
+    fn controller(&self, number: usize, mortal: &Arc<CrashableProcess>) -> Result<Line> {
+        let wire = nas::Line {
+            nas: self.nas.clone(),
+            mortal: mortal.clone(),
+        };
+        let name: driver::volume::NasName = NAS.parse().ok().context("a name")?;
+        let account = Account {
+            nas: name.clone(),
+            url: "http://nas.example:5000".to_owned(),
+            username: "admin".to_owned(),
+            password: Password::Given(self.password.clone().into()),
+        };
+        let refusals = self.nas.folder().join(format!("refused-{number}.json"));
+        let refusals = Arc::new(Refusals::open(Some(refusals))?);
+        let client = Client::over(Arc::new(wire), account, refusals);
+        let mut nas = dsm::Nas::new(name, "nas.example".to_owned(), client);
+        nas.portals = vec![PORTAL.parse().ok().context("a portal")?];
+        let keys = Key::read(CHAP_KEY.as_bytes()).context("a key")?;
+        let keys = Keys::new(Method::Mutual, keys, vec![]);
+        // Each life draws other names, and the same ones when the world is played again.
+        let random = StdRng::seed_from_u64(self.nas.draw());
+        let nases = vec![nas];
+        let service = Controller::new(
+            Owner::new(DRIVER.to_owned(), None),
+            nases,
+            keys,
+            random,
+            InFlight::default(),
+        );
+        let server = ControllerServer::new(service);
+        Ok(self.line(server, mortal))
+    }
+
+    async fn node(&self, number: usize, mortal: &Arc<CrashableProcess>) -> Line {
+        let host = FaultHost {
+            machine: self.machines[number].clone(),
+            mortal: mortal.clone(),
+        };
+        let node = Node::new(
+            host,
+            NODES[number].to_owned(),
+            DRIVER.to_owned(),
+            REPLACEMENT,
+            InFlight::default(),
+        );
+        tokio::select! {
+            () = node.sweep() => {}
+            () = mortal.death() => {}
+        }
+        self.line(NodeServer::new(node), mortal)
+    }
+
+    /// A line to a service of a process: cut when the process dies.
+    fn line<S>(&self, service: S, mortal: &Arc<CrashableProcess>) -> Line
+    where
+        S: tower::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<tonic::body::Body>,
+                Error = std::convert::Infallible,
+            > + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+    {
+        let (mortal, nas) = (mortal.clone(), self.nas.clone());
+        Line::new(tower::service_fn(move |request| {
+            let (mut service, mortal, nas) = (service.clone(), mortal.clone(), nas.clone());
+            async move {
+                // What was done on the NAS without anybody waiting for it is seen by all.
+                nas.export()
+                    .map_err(|error| Status::internal(error.to_string()))?;
+                tokio::select! {
+                    biased;
+                    () = mortal.death() => Err(Status::unavailable("the process has died")),
+                    Ok(answer) = service.call(request) => Ok(answer),
+                }
+            }
+        }))
+    }
+
+    fn running(&self, process: Process) -> &Running {
+        &self.processes[&process]
+    }
+
+    fn machine_sees(&self, number: usize) -> ObservedNode {
+        let seen = self.machines[number].observe();
+        let mount = |mounted: Mounted| ObservedMount {
+            uuid: mounted.serial,
+            raw: mounted.raw,
+            readonly: mounted.readonly,
+        };
+        let kubelet = format!("{}/kubelet/", self.kubelets[number].display());
+        // The kubelet makes a directory for each volume, and the staging path in it.
+        let is_drivers = |path: &String| {
+            let inside = path.strip_prefix(&kubelet).unwrap_or_default();
+            let part = inside.split_once('/').map(|(_, part)| part);
+            part.is_some_and(|part| part != "staging")
+        };
+        ObservedNode {
+            sessions: seen.sessions,
+            records: seen.records,
+            disks: seen
+                .disks
+                .into_iter()
+                .map(|(uuid, size)| (uuid, size.0))
+                .collect(),
+            mount_count: seen.mount_count,
+            mounts: seen
+                .mounts
+                .into_iter()
+                .map(|(point, mounted)| (point, mount(mounted)))
+                .collect(),
+            paths: seen.paths.into_iter().filter(is_drivers).collect(),
+        }
+    }
+
+    /// Every process that there is or was.
+    fn crashables(&self) -> impl Iterator<Item = &Arc<CrashableProcess>> {
+        let now = self.processes.values().map(|running| &running.mortal);
+        now.chain(&self.past)
+    }
+
+    /// Everything that may have been written down somewhere: whoever looks for secrets looks here.
+    pub fn texts(&self) -> Vec<String> {
+        let commands = self.machines.iter().flat_map(Fake::commands);
+        let files = self.machines.iter().flat_map(Fake::texts);
+        commands.chain(files).collect()
+    }
+}
+
+#[tonic::async_trait(?Send)]
+impl TestBed for Memory {
+    type Clients = CsiClients;
+
+    fn clients(&self, controller: usize, node: usize) -> CsiClients {
+        CsiClients {
+            controller: self.running(Process::Controller(controller)).line.clone(),
+            node: self.running(Process::Node(node)).line.clone(),
+            kubelet: self.kubelets[node].clone(),
+            machine: self.machines[node].clone(),
+        }
+    }
+
+    fn nodes(&self) -> usize {
+        NODES.len()
+    }
+
+    fn grows_online(&self, _: &str) -> bool {
+        true
+    }
+
+    async fn observe(&self) -> Result<Observation> {
+        nas::settle().await;
+        let state = self.nas.state()?;
+        let mut seen = Observation::of_nas(&state);
+        seen.nodes = (0..NODES.len())
+            .map(|number| self.machine_sees(number))
+            .collect();
+        let broken_off = self.crashables().flat_map(|mortal| mortal.broken_off());
+        seen.rest
+            .extend(broken_off.map(|name| format!("{name}, begun and given up half-way")));
+        Ok(seen)
+    }
+
+    fn fs_fills_device(&self, life: &TestVolume, node: usize, size: u64) -> Result<bool> {
+        let Content::Fs(fs) = life.content else {
+            return Ok(true);
+        };
+        let found = self.machines[node].file_system(life.uuid(), Bytes(size));
+        let (kind, _, fills) = found.context("there is no file system")?;
+        ensure!(kind.as_str() == fs, "it is {kind} and not {fs}");
+        Ok(fills)
+    }
+
+    fn write(&self, life: &TestVolume, node: usize, data: u64) -> Result<()> {
+        let target = life.target.to_string_lossy();
+        ensure!(
+            self.machines[node].write_data(&target, data),
+            "nothing can be written at {target}"
+        );
+        Ok(())
+    }
+
+    fn write_unsynced(&self, life: &TestVolume, node: usize, data: u64) -> Result<()> {
+        let target = life.target.to_string_lossy();
+        ensure!(
+            self.machines[node].write_unsynced(&target, data),
+            "nothing can be written at {target}"
+        );
+        Ok(())
+    }
+
+    async fn keep_deleted_sessions(&mut self, keeps: bool) -> Result<bool> {
+        self.patch_control("/settings", json!({"deleted_targets_keep_sessions": keeps}))
+            .await?;
+        if keeps {
+            // Else the driver takes the LUN out of the target before it deletes that.
+            let refuse = json!({"api": "SYNO.Core.ISCSI.LUN", "method": "unmap_target", "times": 1, "fault": {"kind": "refuse", "code": 18_990_505}});
+            self.post_control("/faults", refuse).await?;
+        } else {
+            let state = self.nas.state()?;
+            let left = state["lingering_targets"].as_array().cloned();
+            for target in left.unwrap_or_default() {
+                let iqn = json!({"iqn": target["iqn"]});
+                self.post_control("/lingering/forget", iqn).await?;
+            }
+        }
+        Ok(keeps)
+    }
+
+    fn read(&self, life: &TestVolume, node: usize) -> Result<u64> {
+        let target = life.target.to_string_lossy();
+        self.machines[node]
+            .read_data(&target)
+            .with_context(|| format!("nothing can be read at {target}"))
+    }
+
+    fn write_foreign_data(&self, life: &TestVolume) -> Result<()> {
+        self.machines[0].write_foreign_data(life.uuid());
+        Ok(())
+    }
+
+    fn is_foreign_data_intact(&self, life: &TestVolume) -> Result<bool> {
+        Ok(self.machines[0].is_foreign_data_intact(life.uuid()))
+    }
+
+    fn make_unresizable(&self, life: &TestVolume) -> Result<bool> {
+        Ok(self.machines[0].make_unresizable(life.uuid()))
+    }
+
+    fn kill_file_system(&self, life: &TestVolume, node: usize) -> Result<bool> {
+        let staging = life.staging.to_string_lossy();
+        Ok(self.machines[node].kill_file_system(&staging))
+    }
+
+    async fn swap_lun(&mut self, life: &TestVolume, on: bool) -> Result<bool> {
+        self.nas.swap_lun(life.uuid(), on);
+        self.nas.export()?;
+        Ok(true)
+    }
+
+    fn is_swapped_lun_untouched(&self, _: &TestVolume) -> Result<bool> {
+        Ok(self.machines[0].is_blank(nas::FOREIGN_LUN))
+    }
+
+    fn set_password(&mut self, password: &str) -> Result<()> {
+        password.clone_into(&mut self.password);
+        Ok(())
+    }
+
+    async fn refused_logins(&self) -> Result<usize> {
+        let journal = self.nas.journal();
+        // Whose answer was lost, the driver cannot know of.
+        let refused = |line: &&String| line.contains("Auth.login") && line.ends_with("Some(400) ");
+        Ok(journal.iter().filter(refused).count())
+    }
+
+    async fn restart(&mut self, process: Process) -> Result<()> {
+        if let Some(old) = self.processes.remove(&process) {
+            old.mortal.die();
+            self.past.push(old.mortal);
+        }
+        let mortal = Arc::new(CrashableProcess::start());
+        let line = match process {
+            Process::Controller(number) => self.controller(number, &mortal)?,
+            Process::Node(number) => self.node(number, &mortal).await,
+        };
+        let armed = None;
+        self.processes.insert(
+            process,
+            Running {
+                mortal,
+                line,
+                armed,
+            },
+        );
+        Ok(())
+    }
+
+    fn crashed_processes(&self) -> Vec<Process> {
+        let dead = self
+            .processes
+            .iter()
+            .filter(|(_, running)| running.mortal.is_dead());
+        dead.map(|(process, _)| *process).collect()
+    }
+
+    async fn crash_at(&mut self, process: Process, nth: usize, when: CrashTiming) -> Result<()> {
+        let running = self.processes.get_mut(&process).context("it never lived")?;
+        running.armed = Some((running.mortal.effects().len(), nth));
+        running.mortal.crash_at(nth, when);
+        Ok(())
+    }
+
+    async fn crashed_at(&mut self, process: Process) -> Result<Option<String>> {
+        let running = self.processes.get_mut(&process).context("it never lived")?;
+        let Some((before, nth)) = running.armed.take() else {
+            return Ok(None);
+        };
+        let met = running.mortal.effects().get(before + nth - 1).cloned();
+        if met.is_none() {
+            running.mortal.clear();
+        }
+        Ok(met)
+    }
+
+    async fn reboot(&mut self, node: usize) -> Result<()> {
+        if let Some(running) = self.processes.get(&Process::Node(node)) {
+            running.mortal.die();
+        }
+        self.machines[node].reboot();
+        self.restart(Process::Node(node)).await
+    }
+
+    async fn reimage(&mut self, node: usize, initiator: &str) -> Result<()> {
+        if let Some(running) = self.processes.get(&Process::Node(node)) {
+            running.mortal.die();
+        }
+        self.machines[node].reimage(initiator);
+        self.restart(Process::Node(node)).await
+    }
+
+    async fn restart_nas(&mut self, loading: Option<&str>) -> Result<()> {
+        self.nas.restart()?;
+        if let Some(loading) = loading {
+            let boot = json!({"loading": loading, "for_ms": 5000});
+            self.post_control("/boot", boot).await?;
+        }
+        Ok(())
+    }
+
+    async fn post_control(&self, path: &str, body: Value) -> Result<Value> {
+        Ok(self.nas.control(http::Method::POST, path, &body).await?)
+    }
+
+    async fn patch_control(&self, path: &str, body: Value) -> Result<Value> {
+        Ok(self.nas.control(http::Method::PATCH, path, &body).await?)
+    }
+
+    fn allow_online_ext4(&mut self, allowed: bool) -> bool {
+        for machine in &self.machines {
+            machine.set_capable(allowed);
+        }
+        true
+    }
+
+    fn inject_fault(&mut self, node: usize, fault: HostFault) -> Result<()> {
+        self.running(Process::Node(node)).mortal.inject_fault(fault);
+        Ok(())
+    }
+
+    async fn clear_faults(&mut self) -> Result<()> {
+        for running in self.processes.values() {
+            running.mortal.clear();
+        }
+        self.nas
+            .control(http::Method::DELETE, "/faults", &json!(null))
+            .await?;
+        Ok(())
+    }
+
+    fn fault_hits(&self) -> Result<usize> {
+        Ok(self.crashables().map(|mortal| mortal.hits()).sum())
+    }
+
+    async fn pause(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    async fn journal(&self) -> Result<Vec<String>> {
+        let mut lines = self.nas.journal();
+        for (machine, name) in self.machines.iter().zip(NODES) {
+            let commands = machine.commands();
+            lines.extend(commands.iter().map(|line| format!("{name}: {line}")));
+        }
+        Ok(lines)
+    }
+
+    fn kubelet_dir(&self, node: usize) -> &Path {
+        &self.kubelets[node]
+    }
+}
+
+impl Observation {
+    /// The NAS's half, from dsm-sim's state.
+    pub fn of_nas(state: &Value) -> Self {
+        let rows = |name: &str| nas::rows(&state[name]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let snapshots = rows("snapshots");
+        let of_lun = |uuid: &Value| {
+            let of_it = snapshots.iter().filter(|row| row["parent"] == *uuid);
+            of_it
+                .map(|row| (text(&row["uuid"]), row["is_locked"] == true))
+                .collect()
+        };
+        let lun = |lun: &Value| ObservedLun {
+            name: text(&lun["name"]),
+            size: lun["size"].as_u64().unwrap_or_default(),
+            // People may write before it.
+            ours: text(&lun["description"]).contains("csi2 o="),
+            description: text(&lun["description"]),
+            snapshots: of_lun(&lun["uuid"]),
+        };
+        let mapped = |target: &Value| {
+            let luns = nas::rows(&target["mapped_luns"]).iter();
+            luns.map(|lun| text(&lun["lun_uuid"])).collect()
+        };
+        Self {
+            // One that is dying is promised to be gone, and the NAS keeps that.
+            luns: rows("luns")
+                .iter()
+                .filter(|row| row["is_dying"] != true)
+                .map(|row| (text(&row["uuid"]), lun(row)))
+                .collect(),
+            targets: rows("targets")
+                .iter()
+                .map(|row| (text(&row["iqn"]), mapped(row)))
+                .collect(),
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The NAS of a world in memory, and the wire to it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes as Buffer;
+use driver::dsm::transport::{Failure, Transport};
+use driver::host::fake::{Export, Fake};
+use driver::volume::Bytes;
+use dsm_sim::{DsmSim, Embedded, Latency, Settings};
+use futures::future::BoxFuture;
+use http::{Method, Request, Response};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use super::crashable::CrashableProcess;
+use crate::harness::nas::PASSWORD;
+use crate::testbed::SHRINK_REFUSED;
+
+/// The LUN that stands in the place of others.
+pub(super) const FOREIGN_LUN: &str = "5ca1ab1e-0000-4000-8000-000000000000";
+/// 2026-01-01, in milliseconds since 1970.
+const BEGINNING: u64 = 1_767_225_600_000;
+/// The second holds no LUN of the driver's: its type fits none that is asked for.
+const VOLUMES: [&str; 2] = ["/volume1=btrfs:2TiB", "/volume2=ext4:2TiB"];
+/// Longer than any call waits in the NAS, those that hang left out: these are taken back when their client leaves.
+const RESTLESS: Duration = Duration::from_secs(30);
+/// How long a call may hang whose client has left.
+const SOON: Duration = Duration::from_millis(1);
+
+/// What dsm-sim has told of its state.
+struct Recorded {
+    state: Arc<Value>,
+    /// Nothing was under way: it is so until the next call.
+    lasts: bool,
+}
+
+/// A NAS that can be switched off and on, and the machines that its targets are exported to.
+pub(super) struct Nas {
+    folder: TempDir,
+    seed: u64,
+    drawn: AtomicU64,
+    running: Mutex<Option<Arc<Embedded>>>,
+    machines: Vec<Fake>,
+    started: Instant,
+    /// How far its clock has followed the runtime's.
+    told: Mutex<Duration>,
+    /// The journals of its earlier lives.
+    journal: Mutex<Vec<String>>,
+    /// Calls under way that change something; others see what they have done before they are answered.
+    under_way: AtomicUsize,
+    /// Something may change until then: a call goes on when its client has left.
+    restless_until: Mutex<Instant>,
+    /// Its state, as far as it was told.
+    state: Mutex<Option<Recorded>>,
+    /// The uuids of LUNs in whose place another is shown.
+    disguised: Mutex<BTreeSet<String>>,
+    latency: Latency,
+    /// Of the account, which dsm-sim takes from its start.
+    password: Mutex<String>,
+}
+
+impl fmt::Debug for Nas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nas").finish_non_exhaustive()
+    }
+}
+
+impl Nas {
+    pub(super) fn start(seed: u64, machines: Vec<Fake>) -> io::Result<Self> {
+        // In memory too, where there is such a place: nothing here has to survive.
+        let folder = TempDir::with_prefix_in("csi-", super::scratch())?;
+        let nas = Self {
+            folder,
+            seed,
+            drawn: AtomicU64::default(),
+            running: Mutex::default(),
+            machines,
+            started: Instant::now(),
+            told: Mutex::default(),
+            journal: Mutex::default(),
+            under_way: AtomicUsize::new(0),
+            restless_until: Mutex::new(Instant::now()),
+            state: Mutex::default(),
+            disguised: Mutex::default(),
+            password: Mutex::new(PASSWORD.to_owned()),
+            // Half of the worlds are as fast as they can be, so that clients are what one waits for.
+            latency: if seed.is_multiple_of(2) {
+                Latency::Instant
+            } else {
+                Latency::Ds918
+            },
+        };
+        nas.switch_on()?;
+        Ok(nas)
+    }
+
+    fn switch_on(&self) -> io::Result<()> {
+        let embedded = DsmSim::builder()
+            .state_dir(self.folder.path())
+            .seed(self.seed)
+            .clock(BEGINNING)
+            .account("admin", lock(&self.password).clone())
+            .latency(self.latency)
+            .volumes(VOLUMES.map(|volume| volume.parse().expect("a volume")))
+            .settings(Settings {
+                thin_growth_needs_space: true,
+                shrink_code: SHRINK_REFUSED,
+                // Nobody knows whether a NAS lags after a delete, and where.
+                deleted_luns_stay_listed: !self.seed.is_multiple_of(3),
+                deleted_luns_answer_get: self.seed % 4 < 2,
+                ..Settings::default()
+            })
+            .embed()
+            .map_err(io::Error::other)?;
+        let told = *lock(&self.told);
+        embedded.advance_clock(told);
+        *lock(&self.running) = Some(Arc::new(embedded));
+        Ok(())
+    }
+
+    pub(super) fn restart(&self) -> io::Result<()> {
+        let lines = self.calls();
+        lock(&self.journal).extend(lines);
+        *lock(&self.running) = None;
+        *lock(&self.state) = None;
+        self.switch_on()
+    }
+
+    pub(super) fn running(&self) -> Option<Arc<Embedded>> {
+        let nas = lock(&self.running).clone()?;
+        let elapsed = self.started.elapsed();
+        let mut told = lock(&self.told);
+        nas.advance_clock(elapsed.saturating_sub(*told));
+        *told = elapsed;
+        Some(nas)
+    }
+
+    /// Shows another LUN in the place of this one.
+    pub(super) fn swap_lun(&self, uuid: &str, on: bool) {
+        *lock(&self.state) = None;
+        let mut disguised = lock(&self.disguised);
+        if on {
+            disguised.insert(uuid.to_owned());
+        } else {
+            disguised.remove(uuid);
+        }
+    }
+
+    /// A number that no other call gives.
+    pub(super) fn draw(&self) -> u64 {
+        let drawn = self.drawn.fetch_add(1, Ordering::Relaxed);
+        self.seed.wrapping_mul(1_000_003).wrapping_add(drawn)
+    }
+
+    /// The folder, for what else must not outlive the world.
+    pub(super) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    pub(super) async fn control(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> io::Result<Value> {
+        if method != Method::GET {
+            *lock(&self.state) = None;
+        }
+        if let ("/accounts", Some(password)) = (path, body["password"].as_str()) {
+            password.clone_into(&mut lock(&self.password));
+        }
+        self.on()?.control(method, path, body).await
+    }
+
+    /// What dsm-sim tells of its state. It is asked again only when that can have changed.
+    pub(super) fn state(&self) -> io::Result<Arc<Value>> {
+        self.export()?;
+        lock(&self.state)
+            .as_ref()
+            .map(|told| Arc::clone(&told.state))
+            .ok_or_else(|| io::Error::other("the NAS has no state"))
+    }
+
+    /// Lets every machine see what is exported now.
+    pub(super) fn export(&self) -> io::Result<()> {
+        let quiet = self.under_way.load(Ordering::Relaxed) == 0
+            && Instant::now() > *lock(&self.restless_until);
+        if quiet && lock(&self.state).as_ref().is_some_and(|told| told.lasts) {
+            return Ok(());
+        }
+        let state = Arc::new(self.on()?.state()?);
+        *lock(&self.state) = Some(Recorded {
+            state: Arc::clone(&state),
+            lasts: quiet,
+        });
+        let mut exports = exports(&state);
+        let disguised = lock(&self.disguised);
+        for export in &mut exports {
+            if disguised.contains(&export.serial) {
+                FOREIGN_LUN.clone_into(&mut export.serial);
+                export.size = Bytes::gib(64);
+            }
+        }
+        drop(disguised);
+        for machine in &self.machines {
+            machine.set_exports(exports.iter().cloned());
+        }
+        if let Some(machine) = self.machines.first() {
+            let luns = rows(&state["luns"]);
+            machine.keep_content(|serial| {
+                serial == FOREIGN_LUN || luns.iter().any(|lun| lun["uuid"] == serial)
+            });
+        }
+        Ok(())
+    }
+
+    fn on(&self) -> io::Result<Arc<Embedded>> {
+        self.running()
+            .ok_or_else(|| io::Error::other("the NAS is off"))
+    }
+
+    /// Every call since its first start, in words without anything that differs from run to run.
+    pub(super) fn journal(&self) -> Vec<String> {
+        let mut lines = lock(&self.journal).clone();
+        lines.extend(self.calls());
+        lines
+    }
+
+    fn calls(&self) -> Vec<String> {
+        let journal = lock(&self.running).as_ref().map(|nas| nas.journal());
+        journal
+            .unwrap_or_default()
+            .into_iter()
+            .map(|entry| {
+                format!(
+                    "{} {}.{} {} -> {:?} {}",
+                    entry.at,
+                    entry.api,
+                    entry.method,
+                    json!(entry.params),
+                    entry.code,
+                    entry.fault.unwrap_or_default()
+                )
+            })
+            .collect()
+    }
+
+    async fn answer(&self, request: Request<String>) -> Result<Response<Buffer>, Failure> {
+        let Some(nas) = self.running() else {
+            return Err(Failure::Unreachable("connection refused".into()));
+        };
+        let changes = !reads(request.body());
+        let lasting = request.body().contains("delete");
+        let mut restless = changes.then(|| LunWriteWatch::of(self));
+        let answer = nas.answer(request.map(Body::from)).await;
+        if let Some(restless) = &mut restless {
+            restless.beyond = lasting;
+        }
+        drop(restless);
+        if changes {
+            *lock(&self.state) = None;
+            self.export().map_err(|error| Failure::Lost(error.into()))?;
+        }
+        match answer {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(Failure::Lost("connection closed before an answer".into())),
+            Err(error) => Err(Failure::Lost(error.into())),
+        }
+    }
+}
+
+/// A call under way that changes something. It goes on when its client leaves, and a deletion when it has been answered.
+struct LunWriteWatch<'a> {
+    nas: &'a Nas,
+    beyond: bool,
+}
+
+impl<'a> LunWriteWatch<'a> {
+    fn of(nas: &'a Nas) -> Self {
+        nas.under_way.fetch_add(1, Ordering::Relaxed);
+        Self { nas, beyond: true }
+    }
+}
+
+impl Drop for LunWriteWatch<'_> {
+    fn drop(&mut self) {
+        self.nas.under_way.fetch_sub(1, Ordering::Relaxed);
+        if self.beyond {
+            *lock(&self.nas.restless_until) = Instant::now() + RESTLESS;
+        }
+    }
+}
+
+/// The rows of a list; none where there is no list.
+pub(super) fn rows(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// What the targets of a NAS export, from its state.
+fn exports(state: &Value) -> Vec<Export> {
+    let sizes: std::collections::BTreeMap<&str, u64> = rows(&state["luns"])
+        .iter()
+        .filter_map(|lun| Some((lun["uuid"].as_str()?, lun["size"].as_u64()?)))
+        .collect();
+    let export = |(target, lingering): (&Value, bool)| {
+        let mapped = rows(&target["mapped_luns"]).first()?;
+        let uuid = mapped["lun_uuid"].as_str()?;
+        Some(Export {
+            iqn: target["iqn"].as_str()?.to_owned(),
+            size: Bytes(*sizes.get(uuid)?),
+            lun: u16::try_from(mapped["mapping_index"].as_u64()?).ok()?,
+            serial: uuid.to_owned(),
+            lingering,
+        })
+    };
+    let (targets, deleted) = (rows(&state["targets"]), rows(&state["lingering_targets"]));
+    let deleted = deleted.iter().map(|target| (target, true));
+    let present = targets.iter().map(|target| (target, false));
+    deleted.chain(present).filter_map(export).collect()
+}
+
+/// The value of a field of a form, as far as names of calls go.
+fn field<'a>(form: &'a str, name: &str) -> &'a str {
+    let pair = |pair: &&'a str| pair.split_once('=').is_some_and(|(key, _)| key == name);
+    form.split('&')
+        .find(pair)
+        .and_then(|pair| Some(pair.split_once('=')?.1))
+        .unwrap_or_default()
+}
+
+fn reads(form: &str) -> bool {
+    let of_compound = |word: &str| form.contains(word);
+    match field(form, "method") {
+        "get" | "list" | "query" | "login" | "logout" => true,
+        "request" => !["create", "set", "delete", "map"]
+            .into_iter()
+            .any(of_compound),
+        _ => false,
+    }
+}
+
+/// The wire of one process to the NAS.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) nas: Arc<Nas>,
+    pub(super) mortal: Arc<CrashableProcess>,
+}
+
+impl Transport for Line {
+    fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Buffer>, Failure>> {
+        Box::pin(async move {
+            let form = request.body();
+            let name = format!("{}.{}", field(form, "api"), field(form, "method"));
+            self.mortal
+                .effect(name, self.nas.answer(request), || {})
+                .await
+        })
+    }
+}
+
+/// Lets what goes on without a client come to its end.
+pub(super) async fn settle() {
+    tokio::time::sleep(SOON).await;
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

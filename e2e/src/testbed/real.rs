@@ -1,0 +1,545 @@
+//! A whole world of processes: two controllers and two nodes of the shipped driver, dsm-sim, node-sim's `iscsiadm`, and real
+//! file systems on loop devices. It needs root. What differs from the world [in memory](crate::testbed::memory), because time is real:
+//!
+//! - what hangs does so for a moment: a command for 300 ms, until it ends as the driver's deadline would end it; a call of
+//!   the NAS until the [wire] breaks; delays and the loading of LUNs are as short,
+//! - a CO waits less than it says ([`Plane::pause`]), so nothing comes that the driver does after a minute only,
+//! - faults and deaths of a node are met by its commands alone: a fault of a change of files hits the next command instead,
+//! - a mounted ext4 cannot be grown where this process may not ([`can_grow_mounted_ext4`]).
+//!
+//! Both nodes are on one machine and see one mount table and one set of loop devices. They do not get into each other's way:
+//! what a node's driver calls a device of its own it finds through its host root, and each node has one of its own.
+
+mod disk;
+mod machine;
+mod clients;
+mod observe;
+mod proxy;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::janitor::Janitor;
+use crate::harness::test_volume::TestVolume;
+use crate::testbed::memory::scratch;
+use crate::harness::nas::{self, Nas, PASSWORD};
+use crate::testbed::{HostFault, TestBed, Process, SHRINK_REFUSED, Observation, CrashTiming, publication};
+use crate::harness::plugin::{self, Plugin};
+use crate::harness::skip::can_grow_mounted_ext4;
+use machine::Machine;
+pub use clients::CsiClients;
+use proxy::Proxy;
+
+const NODES: [&str; 2] = ["worker-0", "worker-1"];
+const CONTROLLERS: usize = 2;
+/// The longest that the NAS delays an answer or loads LUNs, in milliseconds.
+const MOMENT: u64 = 300;
+/// A CO's pauses are shorter by this; all of them together must outlast what the driver itself waits for, 15 s.
+const FAST_RETRY: u32 = 200;
+/// The longest between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(64);
+/// Longer than a driver lets pass between two logins of which it does not know whether they help.
+const SELDOM: Duration = Duration::from_secs(65);
+/// What a CO waits, once the NAS is there, when it does not wait for an answer: every call has come to its end before.
+const LAST_PAUSE: Duration = Duration::from_millis(20);
+
+/// A world of processes.
+#[derive(Debug)]
+pub struct Real {
+    // Fields are dropped in this order: the processes, then the janitor, who removes the folder.
+    processes: BTreeMap<Process, Plugin>,
+    /// From each controller to the NAS.
+    wires: Vec<Proxy>,
+    nas: Nas,
+    machines: Vec<Machine>,
+    _janitor: Janitor,
+    folder: PathBuf,
+    password: String,
+    /// The effects that processes have died of, until somebody asks.
+    met: BTreeMap<Process, String>,
+    /// What the NAS was asked in its earlier lives.
+    past: Past,
+    /// When the NAS has loaded all of its LUNs.
+    loaded: Instant,
+    /// When the clients' address was another one for the last time.
+    moved: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug, Default)]
+struct Past {
+    journal: Vec<String>,
+    refused: usize,
+}
+
+impl Real {
+    /// A fresh world.
+    ///
+    /// # Errors
+    /// A process does not come up; with its last words.
+    pub async fn start() -> Result<Self> {
+        // Short: the path of a unix socket has at most 107 bytes.
+        let folder = TempDir::with_prefix_in("csi-", scratch())?.keep();
+        let janitor = Janitor::start(&folder)?;
+        let settings = nas::Settings {
+            export: "loop",
+            volumes: vec!["/volume1=btrfs:2TiB", "/volume2=ext4:2TiB"],
+            ..nas::Settings::default()
+        };
+        let nas = Nas::start(&folder, settings).await?;
+        let machine = |name: &&str| Machine::make(&folder.join(name), &nas.targets());
+        let machines = NODES.iter().map(machine).collect::<Result<_>>()?;
+        let mut wires = Vec::new();
+        for _ in 0..CONTROLLERS {
+            wires.push(Proxy::start(&nas.api).await?);
+        }
+        let mut world = Self {
+            processes: BTreeMap::new(),
+            wires,
+            nas,
+            machines,
+            _janitor: janitor,
+            folder,
+            password: PASSWORD.to_owned(),
+            met: BTreeMap::new(),
+            past: Past::default(),
+            loaded: Instant::now(),
+            moved: Mutex::default(),
+        };
+        world.settle_nas().await?;
+        for process in every() {
+            world.restart(process).await?;
+        }
+        Ok(world)
+    }
+
+    /// As fresh as at its start, whatever has become of it. Cheap when little has.
+    ///
+    /// # Errors
+    /// Something cannot be freed.
+    pub async fn reset(&mut self) -> Result<()> {
+        for machine in &self.machines {
+            machine.trap.open()?;
+        }
+        let used = self.is_used().await?;
+        let changed = std::fs::read_to_string(self.nas.password_file())? != PASSWORD;
+        for process in every() {
+            // What a failed sequence has begun may be going on in them.
+            if used || self.is_dead(process) || changed && matches!(process, Process::Controller(_))
+            {
+                self.processes.remove(&process);
+            }
+        }
+        for machine in &self.machines {
+            machine.clear().await?;
+            machine.trap.reset()?;
+        }
+        PASSWORD.clone_into(&mut self.password);
+        std::fs::write(self.nas.password_file(), PASSWORD)?;
+        self.nas.reset().await?;
+        // A NAS that was started with another one takes that for its own.
+        let account = json!({"name": "admin", "password": PASSWORD});
+        self.nas.change_setting("accounts", &account).await?;
+        self.settle_nas().await?;
+        self.met.clear();
+        self.past = Past::default();
+        for process in every() {
+            // They are appended to, so that this may be done while somebody writes.
+            std::fs::File::create(self.log(process))?;
+            if !self.processes.contains_key(&process) {
+                self.forget_refusals(process)?;
+                self.restart(process).await?;
+            }
+        }
+        for wire in &self.wires {
+            wire.disarm();
+        }
+        Ok(())
+    }
+
+    /// What the processes say of the time since the last reset.
+    ///
+    /// # Errors
+    /// A log cannot be read.
+    pub fn logs(&self) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for process in every() {
+            let text = std::fs::read_to_string(self.log(process))?;
+            lines.extend(text.lines().map(|line| format!("{process:?}: {line}")));
+        }
+        Ok(lines)
+    }
+
+    fn log(&self, process: Process) -> PathBuf {
+        self.home(process).join("driver.log")
+    }
+
+    /// A sequence has left something on a node, or a volume on the NAS.
+    async fn is_used(&self) -> Result<bool> {
+        let seen = self.observe_once().await?;
+        let on_node = |node: &crate::testbed::ObservedNode| {
+            !node.sessions.is_empty() || !node.records.is_empty() || node.mount_count > 0
+        };
+        let ours = seen.luns.values().any(|lun| lun.ours);
+        let published = |iqn: &String| publication(iqn).is_some();
+        Ok(ours
+            || seen.targets.keys().any(published)
+            || !seen.rest.is_empty()
+            || seen.nodes.iter().any(on_node))
+    }
+
+    /// What is not known at its start.
+    async fn settle_nas(&self) -> Result<()> {
+        let settings = json!({"thin_growth_needs_space": true, "shrink_code": SHRINK_REFUSED});
+        self.nas.patch_settings(&settings).await
+    }
+
+    async fn observe_once(&self) -> Result<Observation> {
+        let state = self.nas.state().await?;
+        let mut seen = Observation::of_nas(&state);
+        observe::observe(&self.nas, &self.machines, &mut seen)?;
+        Ok(seen)
+    }
+
+    fn home(&self, process: Process) -> PathBuf {
+        match process {
+            Process::Controller(number) => self.folder.join(format!("controller-{number}")),
+            Process::Node(number) => self.machines[number].home.clone(),
+        }
+    }
+
+    fn forget_refusals(&self, process: Process) -> Result<()> {
+        match std::fs::remove_file(self.home(process).join("refused.json")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn is_dead(&self, process: Process) -> bool {
+        let killed = match process {
+            Process::Controller(number) => self.wires[number].crashed_at().is_some(),
+            Process::Node(number) => self.machines[number].trap.stopped_at().is_some(),
+        };
+        let lives = self
+            .processes
+            .get(&process)
+            .is_some_and(|plugin| plugin.process.is_alive());
+        killed || !lives
+    }
+
+    /// What a process has died of; it is forgotten.
+    fn take_death(&mut self, process: Process) -> Result<Option<String>> {
+        match process {
+            Process::Controller(number) => Ok(self.wires[number].disarm()),
+            Process::Node(number) => self.machines[number].trap.take_stopped(),
+        }
+    }
+
+    async fn spawn(&self, process: Process) -> Result<Plugin> {
+        let folder = self.home(process);
+        std::fs::create_dir_all(&folder)?;
+        let url = match process {
+            Process::Controller(number) => &self.wires[number].url,
+            Process::Node(_) => &self.nas.api,
+        };
+        let settings = plugin::Settings {
+            config: format!(
+                "nas:\n  - name: nas1\n    url: {url}\n    username: admin\n    password: {}\n    portals: ['{}']\nstate_file: {}\nchap_key_file: {}\n",
+                self.password,
+                self.nas.settings().portals.join("', '"),
+                folder.join("refused.json").display(),
+                self.nas.chap_key_file().display(),
+            ),
+            folder,
+            node_name: match process {
+                Process::Controller(_) => String::new(),
+                Process::Node(number) => NODES[number].to_owned(),
+            },
+            log_level: "debug".to_owned(),
+            mode: match process {
+                Process::Controller(_) => "controller",
+                Process::Node(_) => "node",
+            },
+            more: Vec::new(),
+        };
+        let initiator = match process {
+            Process::Controller(_) => None,
+            Process::Node(number) => Some(&self.machines[number].initiator),
+        };
+        Plugin::start(&settings, initiator).await
+    }
+}
+
+fn every() -> impl Iterator<Item = Process> {
+    let controllers = (0..CONTROLLERS).map(Process::Controller);
+    controllers.chain((0..NODES.len()).map(Process::Node))
+}
+
+#[tonic::async_trait(?Send)]
+impl TestBed for Real {
+    type Clients = CsiClients;
+
+    fn clients(&self, controller: usize, node: usize) -> CsiClients {
+        let line = |process| self.processes.get(&process).map(Plugin::line);
+        CsiClients::take(
+            line(Process::Controller(controller)),
+            line(Process::Node(node)),
+            &self.machines[node].home,
+        )
+    }
+
+    fn nodes(&self) -> usize {
+        NODES.len()
+    }
+
+    fn grows_online(&self, fs: &str) -> bool {
+        fs != "ext4" || can_grow_mounted_ext4()
+    }
+
+    async fn observe(&self) -> Result<Observation> {
+        let mut last = self.observe_once().await?;
+        // Files and devices of what is gone may go a moment later.
+        for _ in 0..20 {
+            if last.rest.is_empty() {
+                break;
+            }
+            // sleep: between two looks, with a bound.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            last = self.observe_once().await?;
+        }
+        Ok(last)
+    }
+
+    fn fs_fills_device(&self, life: &TestVolume, node: usize, size: u64) -> Result<bool> {
+        let device = self.machines[node].device(life)?;
+        disk::fs_fills_device(life, &device, size)
+    }
+
+    fn write(&self, life: &TestVolume, _: usize, data: u64) -> Result<()> {
+        disk::write(life, data).with_context(|| format!("writing to {}", life.name))
+    }
+
+    fn write_unsynced(&self, life: &TestVolume, _: usize, data: u64) -> Result<()> {
+        let written = disk::write_unsynced(life, data);
+        written
+            .map(drop)
+            .with_context(|| format!("writing to {}", life.name))
+    }
+
+    fn read(&self, life: &TestVolume, _: usize) -> Result<u64> {
+        disk::read(life).with_context(|| format!("reading from {}", life.name))
+    }
+
+    fn write_foreign_data(&self, life: &TestVolume) -> Result<()> {
+        disk::write_foreign_data(&self.lun_file(life))
+    }
+
+    fn is_foreign_data_intact(&self, life: &TestVolume) -> Result<bool> {
+        disk::is_foreign_data_intact(&self.lun_file(life))
+    }
+
+    fn kill_file_system(&self, life: &TestVolume, node: usize) -> Result<bool> {
+        disk::kill_file_system(life, &self.machines[node].device(life)?)
+    }
+
+    async fn swap_lun(&mut self, life: &TestVolume, on: bool) -> Result<bool> {
+        disk::swap_lun(&self.nas, &self.folder, life, on)?;
+        Ok(true)
+    }
+
+    fn is_swapped_lun_untouched(&self, _: &TestVolume) -> Result<bool> {
+        disk::is_swapped_lun_blank(&self.folder)
+    }
+
+    fn set_password(&mut self, password: &str) -> Result<()> {
+        password.clone_into(&mut self.password);
+        Ok(())
+    }
+
+    async fn refused_logins(&self) -> Result<usize> {
+        Ok(self.past.refused + self.refused_now().await?)
+    }
+
+    async fn restart(&mut self, process: Process) -> Result<()> {
+        self.processes.remove(&process);
+        if let Some(met) = self.take_death(process)? {
+            self.met.insert(process, met);
+        }
+        if let Process::Node(number) = process {
+            self.machines[number].trap.open()?;
+        }
+        let plugin = self.spawn(process).await?;
+        if let Process::Controller(number) = process {
+            self.wires[number].serve(plugin.process.id());
+        }
+        self.processes.insert(process, plugin);
+        Ok(())
+    }
+
+    fn crashed_processes(&self) -> Vec<Process> {
+        every().filter(|process| self.is_dead(*process)).collect()
+    }
+
+    async fn crash_at(&mut self, process: Process, nth: usize, when: CrashTiming) -> Result<()> {
+        self.met.remove(&process);
+        match process {
+            Process::Controller(number) => self.wires[number].arm(nth, when),
+            Process::Node(number) => self.machines[number].crash_at(nth, when)?,
+        }
+        Ok(())
+    }
+
+    async fn crashed_at(&mut self, process: Process) -> Result<Option<String>> {
+        if let Some(met) = self.met.remove(&process) {
+            return Ok(Some(met));
+        }
+        if self.is_dead(process) {
+            // It stays dead for whoever starts it again.
+            return Ok(match process {
+                Process::Controller(number) => self.wires[number].crashed_at(),
+                Process::Node(number) => self.machines[number].trap.stopped_at(),
+            });
+        }
+        self.take_death(process)
+    }
+
+    async fn reboot(&mut self, node: usize) -> Result<()> {
+        self.processes.remove(&Process::Node(node));
+        self.machines[node].power_off().await?;
+        self.restart(Process::Node(node)).await
+    }
+
+    async fn reimage(&mut self, node: usize, initiator: &str) -> Result<()> {
+        self.processes.remove(&Process::Node(node));
+        self.machines[node].reimage(initiator).await?;
+        self.restart(Process::Node(node)).await
+    }
+
+    fn can_wait_minutes(&self) -> bool {
+        false
+    }
+
+    async fn restart_nas(&mut self, loading: Option<&str>) -> Result<()> {
+        let (lines, refused) = (self.calls().await?, self.refused_now().await?);
+        self.past.journal.extend(lines);
+        self.past.refused += refused;
+        self.nas.restart().await?;
+        self.settle_nas().await?;
+        if let Some(loading) = loading {
+            let boot = json!({"loading": loading, "for_ms": MOMENT});
+            self.post_control("/boot", boot).await?;
+            self.loaded = Instant::now() + Duration::from_millis(MOMENT);
+        }
+        Ok(())
+    }
+
+    async fn post_control(&self, mut path: &str, mut body: Value) -> Result<Value> {
+        if path == "/sessions/move" && !self.may_move() {
+            path = "/sessions/expire";
+        }
+        if let Some(Value::Number(wait)) = body.pointer_mut("/fault/ms") {
+            *wait = wait.as_u64().unwrap_or_default().min(MOMENT).into();
+        }
+        if let ("/accounts", Some(password)) = (path, body["password"].as_str()) {
+            // dsm-sim takes it from there at its next start.
+            std::fs::write(self.nas.password_file(), password)?;
+        }
+        self.nas.change_setting(path.trim_start_matches('/'), &body).await
+    }
+
+    async fn patch_control(&self, path: &str, body: Value) -> Result<Value> {
+        self.nas.patch(path.trim_start_matches('/'), &body).await
+    }
+
+    fn inject_fault(&mut self, node: usize, fault: HostFault) -> Result<()> {
+        self.machines[node].inject_fault(&fault)
+    }
+
+    async fn clear_faults(&mut self) -> Result<()> {
+        for machine in &self.machines {
+            machine.trap.open()?;
+        }
+        for wire in &self.wires {
+            wire.stop_killing();
+        }
+        self.nas.no_faults().await
+    }
+
+    fn fault_hits(&self) -> Result<usize> {
+        self.machines
+            .iter()
+            .map(|machine| machine.trap.hits())
+            .sum()
+    }
+
+    async fn pause(&self, time: Duration) {
+        let short = if time > LONGEST_PAUSE {
+            self.loaded.saturating_duration_since(Instant::now()) + LAST_PAUSE
+        } else {
+            time / FAST_RETRY
+        };
+        // sleep: a CO waits before it tries again, a bounded number of times.
+        tokio::time::sleep(short).await;
+        if time >= LONGEST_PAUSE && Instant::now() >= self.loaded {
+            // Hours in a CO's life. One who cannot be told so now is asked again.
+            let _ = self.nas.change_setting("uptime", &json!({"seconds": 360_000})).await;
+        }
+    }
+
+    async fn journal(&self) -> Result<Vec<String>> {
+        let mut lines = self.past.journal.clone();
+        lines.extend(self.calls().await?);
+        for (machine, name) in self.machines.iter().zip(NODES) {
+            let commands = machine.trap.journal()?;
+            lines.extend(commands.iter().map(|line| format!("{name}: {line}")));
+        }
+        Ok(lines)
+    }
+
+    fn kubelet_dir(&self, node: usize) -> &Path {
+        &self.machines[node].home
+    }
+}
+
+impl Real {
+    /// A driver looks whether another login helps once a minute, and no CO here waits for so long: in between its sessions end as
+    /// they do otherwise.
+    fn may_move(&self) -> bool {
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = moved.is_none_or(|at| at.elapsed() > SELDOM);
+        if may {
+            *moved = Some(Instant::now());
+        }
+        may
+    }
+
+    fn lun_file(&self, life: &TestVolume) -> PathBuf {
+        self.nas.folder().join(format!("luns/{}.img", life.uuid()))
+    }
+
+    async fn calls(&self) -> Result<Vec<String>> {
+        let (entries, _) = self.nas.journal(0).await?;
+        let line = |entry: &nas::Entry| {
+            let fault = entry.fault.as_deref().unwrap_or_default();
+            format!(
+                "{}.{} {} -> {:?} {fault}",
+                entry.api, entry.method, entry.params, entry.code
+            )
+        };
+        Ok(entries.iter().map(line).collect())
+    }
+
+    async fn refused_now(&self) -> Result<usize> {
+        let (entries, _) = self.nas.journal(0).await?;
+        // Of what a fault refused nobody counts the failures.
+        let refused = |entry: &&nas::Entry| {
+            entry.short() == "Auth.login" && entry.code == Some(400) && entry.fault.is_none()
+        };
+        Ok(entries.iter().filter(refused).count())
+    }
+}

@@ -1,0 +1,61 @@
+//! A CO at the sockets of two processes.
+
+use std::path::{Path, PathBuf};
+
+use http_body_util::BodyExt as _;
+use proto::csi::controller_client::ControllerClient;
+use proto::csi::node_client::NodeClient;
+use tonic::Status;
+use tower::ServiceExt as _;
+
+use crate::harness::plugin::{Csi, Line};
+
+/// A CO that speaks to a controller and to a node, in their present life.
+#[derive(Clone, Debug)]
+pub struct CsiClients {
+    controller: Line,
+    node: Line,
+    folder: PathBuf,
+}
+
+impl CsiClients {
+    /// `None` for who does not live.
+    pub fn take(controller: Option<Line>, node: Option<Line>, folder: &Path) -> Self {
+        Self {
+            controller: line_or_dead(controller),
+            node: line_or_dead(node),
+            folder: folder.to_owned(),
+        }
+    }
+}
+
+impl Csi for CsiClients {
+    fn controller(&self) -> ControllerClient<Line> {
+        ControllerClient::new(self.controller.clone())
+    }
+
+    fn node(&self) -> NodeClient<Line> {
+        NodeClient::new(self.node.clone())
+    }
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// A line whose other end may die: then the answer is `UNAVAILABLE`, as a sidecar understands it, wherever in the answer
+/// that comes.
+fn line_or_dead(line: Option<Line>) -> Line {
+    Line::new(tower::service_fn(move |request| {
+        let line = line.clone();
+        async move {
+            let line = line.ok_or_else(|| dead("it does not live"))?;
+            let answer = line.oneshot(request).await.map_err(dead)?;
+            Ok(answer.map(|body| tonic::body::Body::new(body.map_err(dead))))
+        }
+    }))
+}
+
+fn dead(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("the process has died: {error}"))
+}

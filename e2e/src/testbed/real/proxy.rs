@@ -1,0 +1,189 @@
+//! The wire from one controller to the NAS: counts its calls, lets it die before or after one, and breaks when an answer
+//! does not come. So a death is met exactly, and nobody has to watch for it; a call that hangs is cut after a second, which
+//! stands for the minute that the driver would wait.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::testbed::CrashTiming;
+
+/// How long the NAS may take.
+const HANG_LIMIT: Duration = Duration::from_secs(1);
+
+/// A wire. It goes with this value.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    /// Where the controller finds the NAS.
+    pub(super) url: String,
+    end: Arc<End>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct End {
+    nas: String,
+    http: reqwest::Client,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    controller: Option<u32>,
+    /// The number of calls until the controller dies, and when.
+    trip: Option<(usize, CrashTiming)>,
+    /// The call that it has died of.
+    tripped: Option<String>,
+}
+
+impl Proxy {
+    /// Lays one to the NAS at this URL, which keeps its address.
+    ///
+    /// # Errors
+    /// There is no port.
+    pub(super) async fn start(nas: &str) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]);
+        let end = Arc::new(End {
+            nas: nas.to_owned(),
+            // Of a NAS that has restarted no connection is left.
+            http: http.pool_max_idle_per_host(0).build()?,
+            inner: Mutex::default(),
+        });
+        let task = tokio::spawn(listen(listener, end.clone()));
+        Ok(Self { url, end, task })
+    }
+
+    /// From now on it is the wire of this process.
+    pub(super) fn serve(&self, controller: u32) {
+        *self.end.inner() = Inner {
+            controller: Some(controller),
+            ..Inner::default()
+        };
+    }
+
+    pub(super) fn arm(&self, nth: usize, when: CrashTiming) {
+        self.end.inner().trip = Some((nth, when));
+    }
+
+    pub(super) fn stop_killing(&self) {
+        self.end.inner().trip = None;
+    }
+
+    /// Nobody dies any more; what of the last has died.
+    pub(super) fn disarm(&self) -> Option<String> {
+        let mut inner = self.end.inner();
+        inner.trip = None;
+        inner.tripped.take()
+    }
+
+    pub(super) fn crashed_at(&self) -> Option<String> {
+        self.end.inner().tripped.clone()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn listen(listener: TcpListener, end: Arc<End>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let end = end.clone();
+        let carry = service_fn(move |request| {
+            let end = end.clone();
+            async move { end.carry(request).await }
+        });
+        // A call that is not answered breaks the connection: that is all that this error says.
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), carry));
+    }
+}
+
+impl End {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries a call to the NAS and its answer back. An error breaks the connection, as the NAS has.
+    async fn carry(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await?.to_bytes();
+        let name = name(&head.uri, &body);
+        let due = self.count();
+        if matches!(due, Some(CrashTiming::Before | CrashTiming::During)) {
+            self.kill(name);
+            anyhow::bail!("the controller has died before its call");
+        }
+        let mut headers = head.headers;
+        for own in [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION] {
+            headers.remove(own);
+        }
+        let call = self
+            .http
+            .request(head.method, format!("{}{}", self.nas, head.uri))
+            .headers(headers)
+            .body(body);
+        let answer = async {
+            let mut answer = call.send().await?;
+            let (status, mut headers) = (answer.status(), std::mem::take(answer.headers_mut()));
+            headers.remove(TRANSFER_ENCODING);
+            headers.remove(CONTENT_LENGTH);
+            let mut reply = Response::new(Full::new(answer.bytes().await?));
+            (*reply.status_mut(), *reply.headers_mut()) = (status, headers);
+            anyhow::Ok(reply)
+        };
+        let answer = tokio::time::timeout(HANG_LIMIT, answer).await?;
+        if due == Some(CrashTiming::After) {
+            self.kill(name);
+            anyhow::bail!("the controller has died before the answer");
+        }
+        answer
+    }
+
+    /// Counts a call, and says whether the controller dies of it.
+    fn count(&self) -> Option<CrashTiming> {
+        let mut inner = self.inner();
+        let (left, when) = inner.trip?;
+        inner.trip = (left > 1).then_some((left - 1, when));
+        (left <= 1).then_some(when)
+    }
+
+    fn kill(&self, name: String) {
+        let mut inner = self.inner();
+        inner.tripped = Some(name);
+        let controller = inner.controller.and_then(|id| i32::try_from(id).ok());
+        if let Some(controller) = controller {
+            let _ = kill(Pid::from_raw(controller), Signal::SIGKILL);
+        }
+    }
+}
+
+/// API and method of a call.
+fn name(uri: &http::Uri, body: &[u8]) -> String {
+    let form = format!(
+        "{}&{}",
+        uri.query().unwrap_or_default(),
+        String::from_utf8_lossy(body)
+    );
+    let field = |name: &str| {
+        let mut pairs = form.split('&').filter_map(|pair| pair.split_once('='));
+        let found = pairs.find(|(key, _)| *key == name);
+        found.map_or_else(String::new, |(_, value)| value.to_owned())
+    };
+    format!("{}.{}", field("api"), field("method"))
+}

@@ -1,0 +1,182 @@
+//! design.md#unknown-is-not-absent: however a question to the NAS fails, nobody hears "done" or "there is none".
+
+use anyhow::Result;
+use e2e::GIB;
+use e2e::harness::test_cluster::Plan;
+use serde_json::{Value, json};
+use tonic::{Code, Status};
+
+use super::common::{
+    Csi, LUN, NODE_A, NODE_B, TARGET, calls, exports, hang, lose, now, publication, refuse,
+    refused, until_called,
+};
+
+/// The ways in which a question fails, for ever, without an effect of its own.
+fn ways() -> [Value; 9] {
+    [
+        refuse(100),
+        refuse(105),
+        refuse(117),
+        refuse(119),
+        refuse(18_990_505 - 1),
+        lose(),
+        json!({"kind": "garble"}),
+        json!({"kind": "http", "status": 502}),
+        json!({"kind": "http", "status": 302}),
+    ]
+}
+
+/// design.md#unknown-is-not-absent
+#[tokio::test]
+async fn no_answer_is_ever_taken_for_absence() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let [idle, used] = [
+        csi.create("idle", GIB).await?,
+        csi.create("used", GIB).await?,
+    ];
+    csi.publish(&used, NODE_B).await?;
+    let before = world.nas.luns().await?;
+    // Every call that only looks.
+    for (api, method) in [(LUN, "get"), (TARGET, "get"), (TARGET, "list"), ("*", "*")] {
+        for way in ways() {
+            world.nas.fault(api, method, 1, 0, way.clone()).await?;
+            let mut answers = Vec::new();
+            if api != "*" {
+                // Publishing to a second node would make a target before it fails; that is for the tests of design.md#final-codes.
+                answers.push(("publish", csi.publish(&used, NODE_A).await.map(drop)));
+            }
+            answers.push(("delete", csi.delete(&used).await));
+            answers.push(("unpublish", csi.unpublish(&used, NODE_B).await));
+            answers.push(("get", csi.get(&idle).await.map(drop)));
+            answers.push(("list", csi.list(0, "").await.map(drop)));
+            let concerned: &[&str] = match (api, method) {
+                (LUN, _) => &["publish", "delete", "get"],
+                (_, "get") => &["unpublish"],
+                (TARGET, _) => &["publish", "delete", "get", "list"],
+                _ => &["delete", "unpublish", "get", "list"],
+            };
+            world.nas.no_faults().await?;
+            for (call, answer) in answers
+                .into_iter()
+                .filter(|(call, _)| concerned.contains(call))
+            {
+                let status: Status = answer.expect_err(&format!("{call} with {way} on {method}"));
+                assert_eq!(
+                    status.code(),
+                    Code::Unavailable,
+                    "{call} with {way} on {method}: {}",
+                    status.message()
+                );
+            }
+            // Unpublishing is the one change that may have succeeded: it does not need that call.
+            csi.publish(&used, NODE_B).await?;
+            assert_eq!(
+                exports(&world.nas, &used).await?,
+                [publication(&used, NODE_B)]
+            );
+            assert_eq!(world.nas.luns().await?, before);
+        }
+    }
+    Ok(())
+}
+
+/// design.md#unknown-is-not-absent
+#[tokio::test]
+async fn a_slow_answer_is_an_answer() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    world.nas.fault(LUN, "get", 1, 1, hang()).await?;
+    let start = now(&world.nas).await?;
+    let answer = tokio::spawn({
+        let (csi, id) = (csi.clone(), id.clone());
+        async move { csi.get(&id).await }
+    });
+    until_called(&world.nas, start, "LUN.get").await?;
+    assert!(!answer.is_finished());
+    world.nas.no_faults().await?;
+    assert_eq!(answer.await??.0, GIB);
+    Ok(())
+}
+
+/// design.md#unknown-is-not-absent
+#[tokio::test]
+async fn a_nas_that_is_gone_is_unavailable_for_everything() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    csi.publish(&id, NODE_A).await?;
+    let down = world
+        .another_driver("down", |settings| {
+            settings.config = settings
+                .config
+                .replace(&world.nas.api, "http://127.0.0.1:9");
+        })
+        .await?;
+    let start = now(&world.nas).await?;
+    let elsewhere = Csi::of(&down);
+    for (_, answer) in elsewhere.every(&id).await {
+        refused(
+            answer,
+            Code::Unavailable,
+            &["127.0.0.1:9", "cannot be reached"],
+        );
+    }
+    refused(elsewhere.list(0, "").await, Code::Unavailable, &["nas1"]);
+    refused(
+        elsewhere.create("pvc-1", GIB).await,
+        Code::Unavailable,
+        &["nas1"],
+    );
+    assert_eq!(calls(&world.nas, start).await?.len(), 0);
+    Ok(())
+}
+
+/// design.md#unknown-is-not-absent
+#[tokio::test]
+async fn a_nas_that_was_restarted_is_found_again() -> Result<()> {
+    let mut world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    let context = csi.publish(&id, NODE_A).await?;
+    for _ in 0..3 {
+        world.nas.restart().await?;
+        // The session is gone, the connection is gone: the next call is as good as any.
+        assert_eq!(csi.publish(&id, NODE_A).await?, context);
+        assert_eq!(csi.get(&id).await?, (GIB, vec![NODE_A.to_owned()]));
+    }
+    Ok(())
+}
+
+/// A NAS that is coming up denies targets that it has: whoever believed it would leave them there for ever.
+/// design.md#unknown-is-not-absent
+#[tokio::test]
+async fn a_target_that_is_not_loaded_is_not_gone() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    csi.publish(&id, NODE_A).await?;
+    world.nas.boot(60_000).await?;
+    for node in [NODE_A, ""] {
+        let answer = csi.unpublish(&id, node).await;
+        refused(
+            answer,
+            Code::Unavailable,
+            &["has been up for", "15 minutes"],
+        );
+    }
+    // All is there again, but nobody can tell yet.
+    world.nas.advance(60_000).await?;
+    let answer = csi.unpublish(&id, NODE_B).await;
+    refused(
+        answer,
+        Code::Unavailable,
+        &["has been up for", "15 minutes"],
+    );
+    csi.unpublish(&id, NODE_A).await?;
+    assert!(world.nas.targets_now().await?.is_empty());
+    world.nas.advance(15 * 60_000).await?;
+    csi.unpublish(&id, NODE_B).await?;
+    csi.delete(&id).await.map_err(Into::into)
+}

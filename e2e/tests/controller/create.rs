@@ -1,0 +1,314 @@
+//! Creating: design.md#final-codes, #create-first and #parameters. Create first, look later; a final answer only when nothing was made.
+
+use anyhow::Result;
+use e2e::GIB;
+use e2e::harness::nas::Settings;
+use e2e::harness::test_cluster::Plan;
+use e2e::harness::test_volume::{Content, create_request};
+use proto::csi;
+use serde_json::json;
+use tonic::Code;
+
+use super::common::{Csi, LUN, NODE_A, VOLUME, calls, lose, lun, now, refuse, refused, shorts};
+
+fn with(name: &str, parameters: &[(&str, &str)]) -> csi::CreateVolumeRequest {
+    let mut request = create_request(name, GIB, Content::Fs("ext4"));
+    request.parameters = parameters
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect();
+    request
+}
+
+/// design.md#create-first
+#[tokio::test]
+async fn a_lost_create_is_found_by_its_name() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    for (name, way, looks) in [
+        ("lost", lose(), 1),
+        // The one that shared its request was garbled, too.
+        ("garbled", json!({"kind": "garble"}), 2),
+    ] {
+        world.nas.fault(LUN, "create", 1, 1, way).await?;
+        let start = now(&world.nas).await?;
+        let id = csi.create(name, GIB).await?;
+        let sent = shorts(&calls(&world.nas, start).await?);
+        assert_eq!(sent[..2], ["Volume.get", "LUN.create"]);
+        assert_eq!(sent[2..], vec!["LUN.get"; looks]);
+        assert_eq!(csi.create(name, GIB).await?, id);
+    }
+    assert_eq!(world.nas.luns().await?.len(), 2);
+    // The look-up fails too: nobody knows, so nothing is final, and the next call finds it.
+    world.nas.fault(LUN, "create", 1, 1, lose()).await?;
+    world.nas.fault(LUN, "get", 1, 1, lose()).await?;
+    refused(
+        csi.create("twice", GIB).await,
+        Code::Unavailable,
+        &["no answer"],
+    );
+    csi.create("twice", GIB).await?;
+    assert_eq!(world.nas.luns().await?.len(), 3);
+    Ok(())
+}
+
+/// design.md#create-first
+#[tokio::test]
+async fn a_refusal_of_a_lun_that_exists_hands_it_out() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    // Whatever DSM says about a create, the name decides: 18990068 says "failed" of a LUN that it has made.
+    for code in [18_990_068, 18_990_538, 18_990_002, 18_990_501, 100, 117] {
+        world.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
+        assert_eq!(csi.create("pvc-1", GIB).await?, id, "{code}");
+    }
+    Ok(())
+}
+
+/// design.md#final-codes
+#[tokio::test]
+async fn only_what_was_provably_not_made_is_final() -> Result<()> {
+    let nas = Settings {
+        more: vec!["--model", "DS423"],
+        ..Settings::default()
+    };
+    let world = Plan {
+        nas,
+        ..Plan::controller()
+    }
+    .start()
+    .await?;
+    let csi = Csi::of(&world.plugin);
+    let before = world.nas.state().await?;
+    // Without a floor of the driver's (design.md#free-space) it is the NAS that refuses.
+    let thick = [
+        ("location", "/volume2"),
+        ("type", "thick"),
+        ("minFreeSpace", "0"),
+    ];
+    let huge = csi::CreateVolumeRequest {
+        capacity_range: Some(e2e::harness::test_volume::at_least(4096 * GIB)),
+        ..with("huge", &thick)
+    };
+    refused(
+        csi.create_as(huge).await,
+        Code::ResourceExhausted,
+        &["18990002", "huge"],
+    );
+    refused(
+        csi.create_as(with("x", &[("location", "/volume9"), ("type", "BLUN")]))
+            .await,
+        Code::InvalidArgument,
+        &["location", "/volume9"],
+    );
+    refused(
+        csi.create_as(with("x", &[("location", "/volume9"), ("type", "thin")]))
+            .await,
+        Code::InvalidArgument,
+        &["location", "/volume9"],
+    );
+    refused(
+        csi.create_as(with("x", &[("location", "/volume2"), ("type", "BLUN")]))
+            .await,
+        Code::InvalidArgument,
+        &["type", "18990318"],
+    );
+    refused(
+        csi.create_as(with("x", &[("location", "/volume1"), ("type", "ADV")]))
+            .await,
+        Code::InvalidArgument,
+        &["type"],
+    );
+    assert_eq!(world.nas.state().await?, before);
+    world.nas.seed(4).await?;
+    refused(
+        csi.create("x", GIB).await,
+        Code::ResourceExhausted,
+        &["18990541"],
+    );
+    assert_eq!(world.nas.luns().await?.len(), 4);
+    // A volume that is out of order is not the user's mistake, and may hold what an earlier try has made.
+    world
+        .nas
+        .patch_volume("volume1", &json!({"status": "crashed"}))
+        .await?;
+    refused(
+        csi.create_as(with("x", &[])).await,
+        Code::Unavailable,
+        &["18990541", "/volume1"],
+    );
+    world
+        .nas
+        .patch_volume("volume2", &json!({"status": "crashed"}))
+        .await?;
+    refused(
+        csi.create_as(with("x", &[])).await,
+        Code::Aborted,
+        &["none of its volumes", "/volume2", "crashed"],
+    );
+    Ok(())
+}
+
+/// design.md#final-codes
+#[tokio::test]
+async fn a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    // An earlier try made the LUN and its answer was lost; then the NAS starts again, and knows neither its volumes nor its LUNs.
+    let id = csi.create("pvc-1", GIB).await?;
+    for code in [18_990_501, 18_990_002, 18_990_502, 18_990_541, 18_990_500] {
+        world.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
+        world
+            .nas
+            .fault(LUN, "get", 1, 1, refuse(18_990_531))
+            .await?;
+        refused(
+            csi.create("pvc-1", GIB).await,
+            Code::Unavailable,
+            &["list shows it"],
+        );
+        world.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
+        world
+            .nas
+            .patch_volume("volume1", &json!({"status": "crashed"}))
+            .await?;
+        refused(
+            csi.create("pvc-2", GIB).await,
+            Code::Unavailable,
+            &["/volume1", "crashed"],
+        );
+        world
+            .nas
+            .patch_volume("volume1", &json!({"status": "normal"}))
+            .await?;
+    }
+    assert_eq!(csi.create("pvc-1", GIB).await?, id);
+    assert_eq!(world.nas.luns().await?.len(), 1);
+    Ok(())
+}
+
+/// design.md#create-first
+#[tokio::test]
+async fn a_fresh_lun_is_waited_for_until_it_is_unlocked() -> Result<()> {
+    let world = Plan::controller().slow().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    assert_eq!(
+        lun(&world.nas, &id).await?.expect("the LUN")["is_action_locked"],
+        false
+    );
+    csi.publish(&id, NODE_A).await?;
+    Ok(())
+}
+
+/// design.md#parameters
+#[tokio::test]
+async fn the_type_follows_the_volume_and_parameters_are_checked() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    for (name, parameters, location, kind) in [
+        ("a", vec![], "/volume1", "BLUN"),
+        ("b", vec![("location", "/volume2")], "/volume2", "ADV"),
+        (
+            "c",
+            vec![("location", "/volume2"), ("type", "thick")],
+            "/volume2",
+            "FILE",
+        ),
+        (
+            "d",
+            vec![("location", "/volume1"), ("type", "thick")],
+            "/volume1",
+            "BLUN_THICK",
+        ),
+        (
+            "e",
+            vec![
+                ("location", "/volume2"),
+                ("type", "THIN"),
+                ("dsm", "127.0.0.1"),
+            ],
+            "/volume2",
+            "THIN",
+        ),
+    ] {
+        let id = csi.create_as(with(name, &parameters)).await?.volume_id;
+        let lun = lun(&world.nas, &id).await?.expect("the LUN");
+        assert_eq!(
+            (lun["location"].as_str(), lun["type"].as_str()),
+            (Some(location), Some(kind))
+        );
+    }
+    let before = world.nas.state().await?;
+    for (key, value) in [
+        ("colour", "red"),
+        ("location", "/etc"),
+        ("location", "/volume1/../.."),
+        ("type", "blun"),
+        ("fsType", "ntfs"),
+        ("protocol", "nfs"),
+        ("nas", "NAS"),
+    ] {
+        refused(
+            csi.create_as(with("x", &[(key, value)])).await,
+            Code::InvalidArgument,
+            &[key, value],
+        );
+    }
+    refused(
+        csi.create_as(with("x", &[("colour", "red")])).await,
+        Code::InvalidArgument,
+        &["location, type, fsType, formatOptions"],
+    );
+    refused(
+        csi.create_as(with("x", &[("fsType", "xfs")])).await,
+        Code::InvalidArgument,
+        &["xfs", "ext4", "disagrees"],
+    );
+    refused(
+        csi.create_as(with("x", &[("nas", "nas2")])).await,
+        Code::FailedPrecondition,
+        &["nas2", "nas1"],
+    );
+    let source = csi::VolumeContentSource::default();
+    refused(
+        csi.create_as(csi::CreateVolumeRequest {
+            volume_content_source: Some(source),
+            ..with("x", &[])
+        })
+        .await,
+        Code::InvalidArgument,
+        &["volume_content_source"],
+    );
+    let mutable = [("iops".to_owned(), "9".to_owned())].into();
+    refused(
+        csi.create_as(csi::CreateVolumeRequest {
+            mutable_parameters: mutable,
+            ..with("x", &[])
+        })
+        .await,
+        Code::InvalidArgument,
+        &["mutable_parameters"],
+    );
+    assert_eq!(world.nas.state().await?, before);
+    Ok(())
+}
+
+/// design.md#parameters
+#[tokio::test]
+async fn a_busy_nas_is_not_a_missing_volume() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    // 117 means both "no such volume" and "busy": the list decides.
+    world.nas.fault(VOLUME, "get", 1, 0, refuse(117)).await?;
+    csi.create_as(with("a", &[("location", "/volume1")]))
+        .await?;
+    world.nas.fault(VOLUME, "list", 1, 1, refuse(117)).await?;
+    refused(
+        csi.create_as(with("b", &[("location", "/volume1")])).await,
+        Code::Unavailable,
+        &["117"],
+    );
+    Ok(())
+}

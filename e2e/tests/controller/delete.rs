@@ -1,0 +1,392 @@
+//! Deleting: design.md#unknown-is-not-absent and #deletevolume. Success means that the LUN is proven to be gone.
+
+use anyhow::Result;
+use e2e::GIB;
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use serde_json::json;
+use tonic::Code;
+
+use super::common::{
+    Csi, LUN, NO_UUID, NODE_A, TARGET, VOLUME, administrator, calls, hang, iqn, lose, lun, now,
+    refuse, refused, shorts, until_called, uuid,
+};
+use super::transport::wiretap;
+
+/// Codes with which DSM denies a LUN, rightly or not.
+const DENIALS: [u32; 2] = [18_990_531, 18_990_505];
+
+/// design.md#deletevolume
+#[tokio::test]
+async fn a_published_volume_is_not_deleted() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    csi.publish(&id, NODE_A).await?;
+    let before = world.nas.state().await?;
+    refused(
+        csi.delete(&id).await,
+        Code::FailedPrecondition,
+        &[NODE_A, &iqn(&world.nas, &id, NODE_A).await?, "unpublish"],
+    );
+    // Nobody knows who uses it: nothing is deleted.
+    world.nas.fault(TARGET, "list", 1, 1, refuse(117)).await?;
+    refused(csi.delete(&id).await, Code::Unavailable, &["117"]);
+    assert_eq!(world.nas.state().await?, before);
+    csi.unpublish(&id, NODE_A).await?;
+    csi.delete(&id).await?;
+    csi.delete(&id).await?;
+    assert_eq!(world.leftovers().await?, Vec::<String>::new());
+    Ok(())
+}
+
+/// design.md#deletevolume
+#[tokio::test]
+async fn a_volume_made_again_is_never_the_dying_one() -> Result<()> {
+    let world = Plan::controller().slow().start().await?;
+    let found = json!({"deleted_luns_stay_listed": true, "deleted_luns_answer_get": true});
+    world.nas.patch_settings(&found).await?;
+    let csi = Csi::of(&world.plugin);
+    let first = csi.create("pvc-1", GIB).await?;
+    csi.delete(&first).await?;
+    assert_eq!(
+        lun(&world.nas, &first).await?,
+        None,
+        "DeleteVolume has waited until the NAS had finished"
+    );
+    let second = csi.create("pvc-1", GIB).await?;
+    assert_ne!(first, second);
+
+    // While it dies nobody gets it, neither to use nor to delete once more.
+    let plugin = world.another_driver("rival", |_| {}).await?;
+    let start = now(&world.nas).await?;
+    let deletion = tokio::spawn({
+        let (csi, id) = (csi.clone(), second.clone());
+        async move { csi.delete(&id).await }
+    });
+    until_called(&world.nas, start, "LUN.delete").await?;
+    let rival = Csi::of(&plugin);
+    let (made, deleted) = futures::join!(csi.create("pvc-1", GIB), rival.delete(&second));
+    refused(made, Code::Aborted, &["is_action_locked true"]);
+    refused(deleted, Code::Aborted, &["is_action_locked true"]);
+    deletion.await??;
+    let third = csi.create("pvc-1", GIB).await?;
+    assert!(third != first && third != second);
+    Ok(())
+}
+
+/// The other way in which a NAS may lag: it denies the LUN at once, while its list shows it and its name is taken.
+/// design.md#deletevolume
+#[tokio::test]
+async fn a_volume_made_again_waits_for_the_name_of_the_dying_one() -> Result<()> {
+    let world = Plan::controller().slow().start().await?;
+    let listed = json!({"deleted_luns_stay_listed": true});
+    world.nas.patch_settings(&listed).await?;
+    let csi = Csi::of(&world.plugin);
+    let first = csi.create("pvc-1", GIB).await?;
+    csi.delete(&first).await?;
+    assert!(lun(&world.nas, &first).await?.is_some(), "it is listed");
+    refused(
+        csi.create("pvc-1", GIB).await,
+        Code::Unavailable,
+        &["pvc-1"],
+    );
+    world.nas.advance(2_000).await?;
+    let second = csi.create("pvc-1", GIB).await?;
+    assert_ne!(first, second);
+    Ok(())
+}
+
+/// design.md#unknown-is-not-absent
+#[tokio::test]
+async fn a_denied_lun_that_the_list_shows_is_not_gone() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    let before = world.nas.state().await?;
+    for code in DENIALS {
+        world.nas.fault(LUN, "get", 1, 0, refuse(code)).await?;
+        for (call, answer) in csi.every(&id).await {
+            match call {
+                "unpublish" => assert!(answer.is_ok(), "{answer:?}"),
+                _ => refused(answer, Code::Unavailable, &[uuid(&id), "list shows it"]),
+            }
+        }
+        world.nas.no_faults().await?;
+    }
+    assert_eq!(world.nas.state().await?, before);
+    csi.delete(&id).await?;
+    Ok(())
+}
+
+/// design.md#unknown-is-not-absent
+#[tokio::test]
+async fn a_deletion_that_was_not_done_is_not_proven_by_a_denial() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    // The NAS goes down between the calls: it refuses to delete, then knows no LUN.
+    for (code, denial) in [
+        (117, DENIALS[0]),
+        (100, DENIALS[1]),
+        (DENIALS[0], DENIALS[0]),
+    ] {
+        world.nas.fault(LUN, "delete", 1, 1, refuse(code)).await?;
+        world.nas.fault(LUN, "get", 2, 0, refuse(denial)).await?;
+        refused(csi.delete(&id).await, Code::Unavailable, &[uuid(&id)]);
+        world.nas.no_faults().await?;
+        assert!(lun(&world.nas, &id).await?.is_some());
+    }
+    csi.delete(&id).await?;
+    Ok(())
+}
+
+/// design.md#unknown-is-not-absent
+#[tokio::test]
+async fn a_refused_deletion_is_told_at_once() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    world.nas.fault(LUN, "delete", 1, 1, refuse(117)).await?;
+    let start = now(&world.nas).await?;
+    refused(
+        csi.delete(&id).await,
+        Code::Unavailable,
+        &["LUN.delete", "117"],
+    );
+    let looks = shorts(&calls(&world.nas, start).await?)
+        .into_iter()
+        .filter(|call| call == "LUN.get")
+        .count();
+    assert_eq!(looks, 2, "the NAS said no: there is nothing to wait for");
+    Ok(())
+}
+
+async fn gone_by_other_hands(world: &TestCluster, csi: &Csi) -> Result<String> {
+    let id = csi.create("pvc-1", GIB).await?;
+    let lun = format!("\"{}\"", uuid(&id));
+    administrator(
+        world,
+        &[
+            ("api", LUN),
+            ("version", "1"),
+            ("method", "delete"),
+            ("uuid", &lun),
+        ],
+    )
+    .await?;
+    Ok(id)
+}
+
+/// design.md#unknown-is-not-absent
+#[tokio::test]
+async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = gone_by_other_hands(&world, &csi).await?;
+    for (status, hides) in [
+        ("crashed", true),
+        ("unmounted", true),
+        ("degrade", false),
+        ("attention", false),
+        ("background", false),
+        ("a word of DSM 8", false),
+    ] {
+        world
+            .nas
+            .patch_volume("volume1", &json!({"status": status}))
+            .await?;
+        for (call, answer) in csi.every(&id).await {
+            match call {
+                // Targets stand on no volume.
+                "unpublish" => assert!(answer.is_ok(), "{answer:?}"),
+                _ if hides => refused(answer, Code::Unavailable, &["/volume1", status]),
+                "delete" => assert!(answer.is_ok(), "{answer:?}"),
+                _ => refused(answer, Code::NotFound, &[uuid(&id)]),
+            }
+        }
+    }
+    world
+        .nas
+        .patch_volume("volume1", &json!({"status": "normal"}))
+        .await?;
+    for kind in [
+        refuse(100),
+        refuse(117),
+        lose(),
+        json!({"kind": "garble"}),
+        json!({"kind": "http", "status": 503}),
+    ] {
+        for (api, method) in [(LUN, "get"), (LUN, "list"), (VOLUME, "list")] {
+            world.nas.fault(api, method, 1, 1, kind.clone()).await?;
+            let doing = if method == "get" { "get" } else { "absence" };
+            refused(csi.delete(&id).await, Code::Unavailable, &[doing]);
+        }
+    }
+    csi.delete(&id).await?;
+    for (call, answer) in csi.every(&id).await {
+        match call {
+            "delete" | "unpublish" => assert!(answer.is_ok(), "{answer:?}"),
+            _ => refused(answer, Code::NotFound, &[uuid(&id)]),
+        }
+    }
+    Ok(())
+}
+
+/// A volume may be crashed for weeks: what never lay on it is gone all the same.
+/// design.md#unknown-is-not-absent
+#[tokio::test]
+async fn a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> Result<()> {
+    let mut world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    csi.delete(&id).await?;
+    for (volume, hides) in [("volume1", true), ("volume2", false)] {
+        let state = |status| json!({"status": status});
+        world.nas.patch_volume(volume, &state("crashed")).await?;
+        let answer = csi.delete(&id).await;
+        if hides {
+            refused(answer, Code::Unavailable, &[volume]);
+            world.nas.patch_volume(volume, &state("normal")).await?;
+        } else {
+            answer?;
+        }
+    }
+    // Who has not seen it there cannot know.
+    world.restart_driver().await?;
+    let answer = Csi::of(&world.plugin).delete(&id).await;
+    refused(answer, Code::Unavailable, &["/volume", "crashed"]);
+    Ok(())
+}
+
+/// design.md#unknown-is-not-absent
+#[tokio::test]
+async fn the_volumes_are_looked_at_before_the_list_that_they_vouch_for() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let start = now(&world.nas).await?;
+    csi.delete(&format!("nas1/{NO_UUID}")).await?;
+    // The other way round a volume could come up in between: too late for the list, in time for the proof.
+    let calls = calls(&world.nas, start).await?;
+    assert_eq!(
+        shorts(&calls),
+        ["LUN.get", "Volume.list", "LUN.list", "System.info"]
+    );
+    assert_eq!(
+        calls[2].params.get("types"),
+        None,
+        "a list of some types is no full list"
+    );
+    Ok(())
+}
+
+/// design.md#deletevolume
+#[tokio::test]
+async fn a_lost_reply_of_delete_is_made_good_by_proof() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    world.nas.fault(LUN, "delete", 1, 1, lose()).await?;
+    csi.delete(&id).await?;
+    assert_eq!(lun(&world.nas, &id).await?, None);
+    Ok(())
+}
+
+/// design.md#create-first
+#[tokio::test]
+async fn a_locked_lun_is_aborted_for_all_that_would_change_it() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    let patch = json!({"is_action_locked": true});
+    world.nas.patch_lun(uuid(&id), &patch).await?;
+    let before = world.nas.state().await?;
+    let seen = ["is_action_locked true"];
+    for (call, answer) in csi.every(&id).await {
+        match call {
+            "unpublish" | "get" | "validate" => assert!(answer.is_ok(), "{call}: {answer:?}"),
+            _ => refused(answer, Code::Aborted, &seen),
+        }
+    }
+    refused(csi.create("pvc-1", GIB).await, Code::Aborted, &seen);
+    // What is large enough needs no change, so the lock is no obstacle.
+    assert_eq!(csi.expand(&id, GIB).await?, GIB);
+    assert_eq!(world.nas.state().await?, before);
+    Ok(())
+}
+
+/// design.md#create-first
+#[tokio::test]
+async fn a_sick_lun_is_not_used_and_can_be_deleted() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    let patch = json!({"status": "crashed"});
+    world.nas.patch_lun(uuid(&id), &patch).await?;
+    let seen = ["crashed", "SAN Manager"];
+    refused(csi.create("pvc-1", GIB).await, Code::Aborted, &seen);
+    refused(csi.publish(&id, NODE_A).await, Code::Aborted, &seen);
+    refused(csi.expand(&id, 2 * GIB).await, Code::Aborted, &seen);
+    assert_eq!(csi.get(&id).await?.0, GIB);
+    csi.delete(&id).await?;
+    assert_eq!(lun(&world.nas, &id).await?, None);
+    Ok(())
+}
+
+/// design.md#deletevolume
+#[tokio::test]
+async fn a_deletion_is_not_believed_while_the_lun_is_seen() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    world.nas.fault(LUN, "delete", 1, 1, hang()).await?;
+    let start = now(&world.nas).await?;
+    let deletion = tokio::spawn({
+        let (csi, id) = (csi.clone(), id.clone());
+        async move { csi.delete(&id).await }
+    });
+    until_called(&world.nas, start, "LUN.delete").await?;
+    assert!(!deletion.is_finished() && lun(&world.nas, &id).await?.is_some());
+    world.nas.no_faults().await?;
+    deletion.await??;
+    assert_eq!(lun(&world.nas, &id).await?, None);
+    Ok(())
+}
+
+/// Makes the `lun_uuid` filter of a list ask for a LUN that is not there.
+fn spoil_filter(sent: &mut [u8]) {
+    let filter = b"lun_uuid=%22";
+    if let Some(at) = sent.windows(filter.len()).position(|seen| seen == filter) {
+        let digits = sent[at + filter.len()..]
+            .iter_mut()
+            .take(36)
+            .filter(|byte| **byte != b'-');
+        digits.for_each(|byte| *byte = b'0');
+    }
+}
+
+/// design.md#deletevolume
+#[tokio::test]
+async fn a_filter_that_shows_nobody_deletes_nothing() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let (url, _) = wiretap(&world.nas.api, spoil_filter).await?;
+    let spoilt = world
+        .another_driver("spoilt", |settings| {
+            settings.config = settings.config.replace(&world.nas.api, &url);
+        })
+        .await?;
+    let (csi, blind) = (Csi::of(&world.plugin), Csi::of(&spoilt));
+    let id = csi.create("pvc-1", GIB).await?;
+    csi.publish(&id, NODE_A).await?;
+    let before = world.nas.state().await?;
+    // Whether a NAS really filters by LUN is not proven: is_mapped and the full list stand against it.
+    refused(
+        blind.delete(&id).await,
+        Code::FailedPrecondition,
+        &[NODE_A, &iqn(&world.nas, &id, NODE_A).await?],
+    );
+    assert_eq!(world.nas.state().await?, before);
+    csi.unpublish(&id, NODE_A).await?;
+    blind.delete(&id).await?;
+    assert_eq!(lun(&world.nas, &id).await?, None);
+    Ok(())
+}

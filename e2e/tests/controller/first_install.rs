@@ -1,0 +1,389 @@
+//! First installs, each from the usual mistake to a volume that works: what the driver says is what to do, and nobody deletes a
+//! pod or a claim.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::harness::nas::{PASSWORD, Settings};
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::testbed::TestBed as _;
+use e2e::testbed::memory::run;
+use e2e::{GIB, MIB};
+use futures::future::join_all;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+use tonic::Code;
+
+use super::common::{AUTH, Csi, NODE_A, refused};
+
+/// A CO asks until its volume is there, is formatted, mounted and grown; how long that took.
+fn heals(
+    mistake: serde_json::Value,
+    words: &[&str],
+    remedy: &serde_json::Value,
+) -> Result<Duration> {
+    run(2, async |world| {
+        world.post_control("/sessions/expire", json!({})).await?;
+        world.post_control("/accounts", mistake).await?;
+        let seat = world.clients(0, 0);
+        let ask = async || TestVolume::create(&seat, "first", GIB, Content::Fs("ext4")).await;
+        for _ in 0..5 {
+            refused(ask().await, Code::Unavailable, words);
+            // sleep: as a provisioner does between two tries; time is simulated.
+            sleep(Duration::from_secs(10)).await;
+        }
+        world.post_control("/accounts", remedy.clone()).await?;
+        let mended = Instant::now();
+        let mut life = loop {
+            match ask().await {
+                Ok(life) => break life,
+                Err(status) => ensure!(
+                    mended.elapsed() < Duration::from_secs(3_600),
+                    "it does not heal: {}",
+                    status.message()
+                ),
+            }
+            // sleep: as above.
+            sleep(Duration::from_secs(10)).await;
+        };
+        let took = mended.elapsed();
+        life.attach(&seat).await?;
+        life.expand_lun(&seat, 2 * GIB).await?;
+        life.expand_on_node(&seat, 2 * GIB).await?;
+        life.detach(&seat).await?;
+        life.delete(&seat).await?;
+        Ok(took)
+    })
+}
+
+#[test]
+fn an_account_without_rights_is_put_into_administrators() -> Result<()> {
+    let account = |administrator: bool| json!({"name": "admin", "password": PASSWORD, "administrator": administrator});
+    let words = ["402", "group administrators", "next try at", "kubectl"];
+    let took = heals(account(false), &words, &account(true))?;
+    ensure!(took <= Duration::from_secs(300), "{took:?}");
+    Ok(())
+}
+
+#[test]
+fn a_password_rotated_in_the_driver_before_the_nas_waits_for_it() -> Result<()> {
+    let account = |password: &str| json!({"name": "admin", "password": password});
+    let words = ["400", "on the NAS", "next try at"];
+    let took = heals(account("the old one"), &words, &account(PASSWORD))?;
+    ensure!(took <= Duration::from_secs(900), "{took:?}");
+    Ok(())
+}
+
+/// All who wait for a NAS that hangs hear of it before a sidecar's patience ends, and what it was.
+#[test]
+fn a_nas_that_hangs_at_the_login_keeps_nobody_for_long() -> Result<()> {
+    run(2, async |world| {
+        world.post_control("/sessions/expire", json!({})).await?;
+        let hang = json!({"api": AUTH, "method": "login", "times": 0, "fault": {"kind": "hang"}});
+        world.post_control("/faults", hang).await?;
+        let seat = world.clients(0, 0);
+        let started = Instant::now();
+        let ask = async |name: String| {
+            let answer = TestVolume::create(&seat, &name, GIB, Content::Block).await;
+            refused(answer, Code::Unavailable, &["Auth.login", "no answer"]);
+        };
+        join_all((0..3).map(|number| ask(format!("pvc-{number}")))).await;
+        let took = started.elapsed();
+        ensure!(took <= Duration::from_secs(31), "{took:?}");
+        world.clear_faults().await
+    })
+}
+
+/// A restart of the controller after the repair: no waiting at all.
+#[tokio::test]
+async fn an_account_put_right_is_tried_at_once_after_a_restart() -> Result<()> {
+    let mut world = Plan::controller().start().await?;
+    for (mistake, code) in [
+        (
+            json!({"name": "admin", "password": PASSWORD, "administrator": false}),
+            "402",
+        ),
+        (json!({"name": "admin", "password": "the old one"}), "400"),
+    ] {
+        world.nas.change_setting("accounts", &mistake).await?;
+        world.nas.expire_sessions().await?;
+        for _ in 0..3 {
+            let answer = Csi::of(&world.plugin).create("first", GIB).await;
+            refused(answer, Code::Unavailable, &[code, "next try at"]);
+        }
+        let right = json!({"name": "admin", "password": PASSWORD});
+        world.nas.change_setting("accounts", &right).await?;
+        world.restart_driver().await?;
+        works(&Csi::of(&world.plugin)).await?;
+    }
+    Ok(())
+}
+
+/// A volume's life, as far as the controller has to do with it.
+async fn works(csi: &Csi) -> Result<()> {
+    let id = csi.create("first", GIB).await?;
+    csi.publish(&id, NODE_A).await?;
+    ensure!(csi.expand(&id, GIB + MIB).await? == GIB + MIB);
+    csi.unpublish(&id, NODE_A).await?;
+    csi.delete(&id).await?;
+    Ok(())
+}
+
+/// A NAS that shows this certificate over HTTPS.
+async fn nas_with(
+    certificate: &str,
+    key: &KeyPair,
+    files: &std::path::Path,
+) -> Result<TestCluster> {
+    let write = |name: &str, text: &str| {
+        let path = files.join(name);
+        std::fs::write(&path, text)?;
+        Ok::<&'static str, std::io::Error>(path.to_string_lossy().into_owned().leak())
+    };
+    let certificate = write("cert.pem", certificate)?;
+    let key = write("key.pem", &key.serialize_pem())?;
+    let more = vec![
+        "--https",
+        "127.0.0.1:0",
+        "--tls-cert",
+        certificate,
+        "--tls-key",
+        key,
+    ];
+    let nas = Settings {
+        more,
+        ..Settings::default()
+    };
+    Plan {
+        nas,
+        ..Plan::controller()
+    }
+    .start()
+    .await
+}
+
+/// The operator writes `url` and these lines into the values, which restarts the controller.
+async fn configured(
+    world: &TestCluster,
+    url: &str,
+    lines: &str,
+) -> Result<(e2e::harness::plugin::Plugin, Csi)> {
+    let text = format!("url: {}", world.nas.api);
+    let plugin = world
+        .another_driver("second", |settings| {
+            let with = format!("url: {url}\n    {lines}");
+            settings.config = settings.config.replace(&text, with.trim_end());
+        })
+        .await?;
+    let csi = Csi::of(&plugin);
+    Ok((plugin, csi))
+}
+
+/// What stands between `from` and `to` in a refusal.
+fn between<'a>(text: &'a str, from: &str, to: &str) -> Result<&'a str> {
+    let rest = text.split_once(from).with_context(|| text.to_owned())?.1;
+    Ok(rest.split_once(to).with_context(|| text.to_owned())?.0)
+}
+
+#[tokio::test]
+async fn dsm_s_own_certificate_is_trusted_under_its_name_or_by_its_key() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let mut params = CertificateParams::new([])?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer_key = KeyPair::generate()?;
+    let authority = params.self_signed(&issuer_key)?.pem();
+    let issuer = Issuer::new(params, issuer_key);
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new(["synology".to_owned()])?.signed_by(&key, &issuer)?;
+    let world = nas_with(&certificate.pem(), &key, files.path()).await?;
+    let https = world.nas.https()?;
+    let ca = files.path().join("ca.crt");
+    std::fs::write(&ca, authority)?;
+    let ca = format!("ca_file: {}", ca.display());
+
+    let (_plugin, csi) = configured(&world, &https, &ca).await?;
+    let refusal = csi.create("first", GIB).await.expect_err("another name");
+    refused(
+        Err::<(), _>(refusal.clone()),
+        Code::Unavailable,
+        &["is not trusted", "synology"],
+    );
+    let line = between(refusal.message(), "write ", " below")?;
+    let head: String = refusal.message().chars().take(200).collect();
+    ensure!(head.contains(line), "the remedy comes early: {head}");
+    let (_plugin, csi) = configured(&world, &https, &format!("{ca}\n    {line}")).await?;
+    works(&csi).await?;
+
+    // Nobody has the authority's certificate at hand: the key.
+    let (_plugin, csi) = configured(&world, &https, "").await?;
+    let refusal = csi
+        .create("first", GIB)
+        .await
+        .expect_err("an unknown authority");
+    let line = format!(
+        "tls_pins: {}]",
+        between(refusal.message(), "tls_pins: ", "]")?
+    );
+    let (_plugin, csi) = configured(&world, &https, &line).await?;
+    works(&csi).await?;
+    // Another key is not the NAS.
+    let other = format!("tls_pins: ['sha256//{}']", "A".repeat(43) + "=");
+    let (_plugin, csi) = configured(&world, &https, &other).await?;
+    refused(
+        csi.create("first", GIB).await,
+        Code::Unavailable,
+        &["none of tls_pins"],
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_as_openssl_makes_it_is_given_as_it_is() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let mut params = CertificateParams::new([])?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate()?;
+    let certificate = params.self_signed(&key)?.pem();
+    let world = nas_with(&certificate, &key, files.path()).await?;
+    let https = world.nas.https()?;
+    let (_plugin, csi) = configured(&world, &https, "").await?;
+    refused(
+        csi.create("first", GIB).await,
+        Code::Unavailable,
+        &["not trusted", "this very"],
+    );
+    let ca = format!("ca_file: {}", files.path().join("cert.pem").display());
+    let (_plugin, csi) = configured(&world, &https, &ca).await?;
+    works(&csi).await?;
+    // Over the port of plain HTTP it says so, too.
+    let wrong = world.nas.api.replace("http://", "https://");
+    let (_plugin, csi) = configured(&world, &wrong, &ca).await?;
+    refused(
+        csi.create("first", GIB).await,
+        Code::Unavailable,
+        &["speaks no TLS", "5001"],
+    );
+    // A file that says nothing is refused at the start.
+    let key = format!("ca_file: {}", files.path().join("key.pem").display());
+    let refusal = configured(&world, &https, &key)
+        .await
+        .err()
+        .context("no certificate in it")?;
+    let log = std::fs::read_to_string(world.folder().join("second/driver.log"))?;
+    ensure!(
+        log.contains("key.pem holds no certificate"),
+        "{refusal}: {log}"
+    );
+    Ok(())
+}
+
+/// A web server that answers anything with this, once it has heard all of it.
+async fn answering(answer: String) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let answer = answer.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut heard = Vec::new();
+                while !heard.windows(9).any(|end| end == b"token=yes") {
+                    if !matches!(stream.read_buf(&mut heard).await, Ok(1..)) {
+                        return;
+                    }
+                }
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    Ok(url)
+}
+
+#[tokio::test]
+async fn plain_http_that_is_sent_to_https_says_which_url_to_write() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate()?;
+    let certificate = params.self_signed(&key)?.pem();
+    let world = nas_with(&certificate, &key, files.path()).await?;
+    let https = world.nas.https()?;
+    for status in ["301 Moved Permanently", "307 Temporary Redirect"] {
+        let moved = format!(
+            "HTTP/1.1 {status}\r\nLocation: {https}/webapi/auth.cgi\r\nContent-Length: 0\r\n\r\n"
+        );
+        let (_plugin, csi) = configured(&world, &answering(moved).await?, "").await?;
+        let refusal = csi.create("first", GIB).await.expect_err("a redirection");
+        let url = between(refusal.message(), "write url: ", " into")?;
+        ensure!(url == https, "{url}");
+        let ca = format!("ca_file: {}", files.path().join("cert.pem").display());
+        let (_plugin, csi) = configured(&world, url, &ca).await?;
+        works(&csi).await?;
+    }
+    // The port of HTTPS itself, as nginx answers there.
+    let bad = "HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno".to_owned();
+    let port = answering(bad).await?;
+    let (_plugin, csi) = configured(&world, &port, "").await?;
+    let secure = format!("url: {}", port.replace("http://", "https://"));
+    refused(
+        csi.create("first", GIB).await,
+        Code::Unavailable,
+        &[&secure],
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn plain_http_over_a_network_takes_a_word() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let refusal = configured(&world, "http://nas.example:5000", "").await;
+    ensure!(refusal.is_err(), "the password would be sent in the clear");
+    let log = || std::fs::read_to_string(world.folder().join("second/driver.log"));
+    ensure!(log()?.contains("plain_http: true"), "{}", log()?);
+    let (_plugin, csi) = configured(&world, "http://nas.invalid:5000", "plain_http: true").await?;
+    refused(
+        csi.create("first", GIB).await,
+        Code::Unavailable,
+        &["cannot be reached"],
+    );
+    ensure!(log()?.contains("in the clear"), "{}", log()?);
+    Ok(())
+}
+
+/// Whatever somebody answers who is not the NAS, the driver does not grow with it.
+#[tokio::test]
+async fn an_endless_answer_is_not_read_to_its_end() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let long = format!("{{\"success\":true,\"data\":[{}0]}}", "[],".repeat(5 << 20));
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{long}",
+        long.len()
+    );
+    let (mut plugin, csi) = configured(&world, &answering(answer).await?, "").await?;
+    let endless = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}",
+        1_u64 << 40,
+        " ".repeat(32 << 20)
+    );
+    refused(
+        csi.create("first", GIB).await,
+        Code::Unavailable,
+        &["not a DSM answer"],
+    );
+    let grown = plugin.process.peak_kib()?;
+    ensure!(grown < 96 << 10, "15 MiB of small values took {grown} KiB");
+    let (other, csi) = configured(&world, &answering(endless).await?, "").await?;
+    refused(
+        csi.create("first", GIB).await,
+        Code::Unavailable,
+        &["16 MiB"],
+    );
+    let grown = other.process.peak_kib()?;
+    ensure!(grown < 96 << 10, "an endless answer took {grown} KiB");
+    ensure!(plugin.process.terminate().await?);
+    Ok(())
+}

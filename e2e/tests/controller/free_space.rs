@@ -1,0 +1,379 @@
+//! Room on the NAS's volumes: design.md#free-space. A volume that is full stops every thin LUN on it, so none is made or grown below a floor.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use e2e::harness::test_volume::{Content, at_least, create_request};
+use e2e::{GIB, MIB};
+use proto::csi;
+use serde_json::json;
+use tonic::{Code, Status};
+
+use super::common::{
+    Csi, LUN, VOLUME, calls, lose, lun, lun_size, now, refuse, refused, shorts, uuid,
+};
+
+fn with(name: &str, size: i64, parameters: &[(&str, &str)]) -> csi::CreateVolumeRequest {
+    let parameters = parameters.iter();
+    csi::CreateVolumeRequest {
+        parameters: parameters
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..create_request(name, size, Content::Fs("ext4"))
+    }
+}
+
+const NAMED: [(&str, &str); 2] = [("location", "/volume1"), ("type", "BLUN")];
+const THICK: [(&str, &str); 2] = [("location", "/volume1"), ("type", "thick")];
+
+fn and<'a>(some: &[(&'a str, &'a str)], more: (&'a str, &'a str)) -> Vec<(&'a str, &'a str)> {
+    [some, &[more]].concat()
+}
+
+async fn free(world: &TestCluster, volume: &str, bytes: i64) -> Result<()> {
+    let free = json!({"free": bytes});
+    world.nas.patch_volume(volume, &free).await
+}
+
+async fn created(csi: &Csi, request: csi::CreateVolumeRequest) -> Result<String, Status> {
+    Ok(csi.create_as(request).await?.volume_id)
+}
+
+/// design.md#free-space
+#[tokio::test]
+async fn no_lun_is_made_where_too_little_is_free() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    for volume in ["volume1", "volume2"] {
+        free(&world, volume, GIB - MIB).await?;
+    }
+    let (before, start) = (world.nas.state().await?, now(&world.nas).await?);
+    let words = [
+        "1023 MiB free",
+        "1 GiB that stay free",
+        "free space there",
+        "minFreeSpace",
+    ];
+    for parameters in [
+        &NAMED[..],
+        &[("location", "/volume1")],
+        &[("location", "/volume2"), ("type", "ADV")],
+        &THICK,
+        &[],
+    ] {
+        let answer = csi.create_as(with("pvc-1", GIB, parameters)).await;
+        let text = answer
+            .as_ref()
+            .err()
+            .map(Status::message)
+            .unwrap_or_default();
+        assert!(text.find("free space").is_some_and(|at| at < 200), "{text}");
+        refused(answer, Code::ResourceExhausted, &words);
+    }
+    assert_eq!(world.nas.state().await?, before);
+    let sent = shorts(&calls(&world.nas, start).await?);
+    assert!(!sent.contains(&"LUN.create".to_owned()), "{sent:?}");
+    // At the floor itself, however large: what thin LUNs hold in all has no bound.
+    free(&world, "volume1", GIB).await?;
+    let id = created(&csi, with("pvc-1", 10 << 40, &NAMED)).await?;
+    assert_eq!(lun_size(&world.nas, &id).await?, 10 << 40);
+    // The place that the driver chooses has room.
+    free(&world, "volume2", 3 * GIB).await?;
+    let id = created(&csi, with("pvc-2", GIB, &[])).await?;
+    let chosen = lun(&world.nas, &id).await?.unwrap_or_default();
+    assert_eq!(chosen["location"], "/volume2");
+    Ok(())
+}
+
+/// design.md#free-space
+#[tokio::test]
+async fn a_volume_that_exists_is_handed_out_on_a_full_nas() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    // Of this one nobody heard.
+    for method in ["create", "get"] {
+        world.nas.fault(LUN, method, 1, 1, lose()).await?;
+    }
+    csi.create("pvc-2", GIB).await.expect_err("lost");
+    world.nas.no_faults().await?;
+    free(&world, "volume1", 0).await?;
+    assert_eq!(csi.create("pvc-1", GIB).await?, id);
+    csi.create("pvc-2", GIB).await?;
+    assert_eq!(world.nas.luns().await?.len(), 2);
+    // It has to be the same volume still, and a look that fails proves nothing.
+    refused(
+        csi.create("pvc-1", 2 * GIB).await,
+        Code::AlreadyExists,
+        &["it has 1 GiB"],
+    );
+    world.nas.fault(LUN, "get", 1, 1, refuse(117)).await?;
+    refused(csi.create("pvc-3", GIB).await, Code::Unavailable, &["117"]);
+    world
+        .nas
+        .fault(LUN, "get", 1, 1, refuse(18_990_531))
+        .await?;
+    refused(
+        csi.create("pvc-1", GIB).await,
+        Code::Unavailable,
+        &["list shows it"],
+    );
+    Ok(())
+}
+
+/// design.md#free-space
+#[tokio::test]
+async fn growth_stops_at_the_floor_and_a_smaller_wish_is_heard() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", 10 * GIB).await?;
+    free(&world, "volume1", 512 * MIB).await?;
+    let start = now(&world.nas).await?;
+    // RESOURCE_EXHAUSTED would have the resizer ask for the same size for ever.
+    refused(
+        csi.expand(&id, 20 * GIB).await,
+        Code::OutOfRange,
+        &[
+            "/volume1 has 512 MiB free",
+            "kubectl edit pvc",
+            "min_free_space",
+        ],
+    );
+    assert_eq!(
+        shorts(&calls(&world.nas, start).await?),
+        ["LUN.get", "Volume.list"]
+    );
+    // What is large enough takes nothing.
+    assert_eq!(csi.expand(&id, 10 * GIB).await?, 10 * GIB);
+    free(&world, "volume1", GIB).await?;
+    assert_eq!(csi.expand(&id, 20 * GIB).await?, 20 * GIB);
+    Ok(())
+}
+
+/// design.md#free-space
+#[tokio::test]
+async fn thick_luns_leave_the_floor() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    free(&world, "volume1", 11 * GIB).await?;
+    refused(
+        created(&csi, with("thick", 10 * GIB + MIB, &THICK)).await,
+        Code::ResourceExhausted,
+        &["takes 10241 MiB at once", "11 GiB free"],
+    );
+    let id = created(&csi, with("thick", 8 * GIB, &THICK)).await?;
+    // 3 GiB are left.
+    refused(
+        csi.expand(&id, 11 * GIB).await,
+        Code::OutOfRange,
+        &["takes 3 GiB at once", "3 GiB free"],
+    );
+    assert_eq!(csi.expand(&id, 10 * GIB).await?, 10 * GIB);
+    Ok(())
+}
+
+/// design.md#free-space
+#[tokio::test]
+async fn the_class_sets_the_floor_for_growth_too() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let careful = and(&NAMED, ("minFreeSpace", "100Gi"));
+    let careless = and(&NAMED, ("minFreeSpace", "0"));
+    let [a, b] = [
+        created(&csi, with("careful", GIB, &careful)).await?,
+        created(&csi, with("careless", GIB, &careless)).await?,
+    ];
+    free(&world, "volume1", 99 * GIB).await?;
+    for request in [
+        with("another", GIB, &careful),
+        with("another", GIB, &[("minFreeSpace", "5000Gi")]),
+    ] {
+        refused(
+            csi.create_as(request).await,
+            Code::ResourceExhausted,
+            &["GiB that stay free"],
+        );
+    }
+    // The class is not told of when a volume grows: it stands in the LUN's mark, whatever people add to that.
+    let marked = lun(&world.nas, &a).await?.unwrap_or_default();
+    let text = marked["description"].as_str().unwrap_or_default();
+    assert!(text.contains(" f=100G - careful"), "{text}");
+    let edited = json!({"description": format!("Finance: {text}")});
+    world.nas.patch_lun(uuid(&a), &edited).await?;
+    refused(
+        csi.expand(&a, 2 * GIB).await,
+        Code::OutOfRange,
+        &["100 GiB that stay free", "f=100G in the description"],
+    );
+    free(&world, "volume1", 0).await?;
+    assert_eq!(csi.expand(&b, 2 * GIB).await?, 2 * GIB);
+    created(&csi, with("another", GIB, &careless)).await?;
+    // Nobody who asks for the same volume with another floor has made another one.
+    let again = with("careful", GIB, &careless);
+    assert_eq!(created(&csi, again).await?, a);
+    for bad in ["1", "-1Gi", "1.5Gi", "10%", "20000Mi", ""] {
+        refused(
+            csi.create_as(with("x", GIB, &and(&NAMED, ("minFreeSpace", bad))))
+                .await,
+            Code::InvalidArgument,
+            &["parameters[minFreeSpace]", "for instance 10Gi"],
+        );
+    }
+    Ok(())
+}
+
+/// design.md#free-space
+#[tokio::test]
+async fn the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    free(&world, "volume1", 50 * GIB).await?;
+    for (value, least, fits) in [
+        ("100Gi", 100 * GIB, false),
+        ("0", 0, true),
+        ("10Gi", 10 * GIB, true),
+    ] {
+        let plugin = world
+            .another_driver(&format!("floor-{value}"), |settings| {
+                let with = format!("    min_free_space: {value}\nstate_file:");
+                settings.config = settings.config.replace("state_file:", &with);
+            })
+            .await?;
+        let csi = Csi::of(&plugin);
+        let place = HashMap::from([("location".to_owned(), "/volume1".to_owned())]);
+        assert_eq!(
+            csi.capacity(place).await?,
+            (50 * GIB - least).max(0),
+            "{value}"
+        );
+        let made = csi.create(&format!("pvc-{least}"), GIB).await;
+        assert_eq!(made.is_ok(), fits, "{value}: {made:?}");
+        // The class has the last word.
+        created(
+            &csi,
+            with(
+                &format!("own-{least}"),
+                GIB,
+                &and(&NAMED, ("minFreeSpace", "1Gi")),
+            ),
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// design.md#free-space
+#[tokio::test]
+async fn a_nas_that_does_not_tell_is_believed_to_have_room() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    free(&world, "volume1", 0).await?;
+    for (n, code) in [102, 103, 105, 117].into_iter().enumerate() {
+        for method in ["get", "list"] {
+            world.nas.fault(VOLUME, method, 1, 0, refuse(code)).await?;
+        }
+        let name = format!("pvc-{n}");
+        let id = csi.create(&name, GIB).await?;
+        assert_eq!(csi.expand(&id, 2 * GIB).await?, 2 * GIB, "{code}");
+        world.nas.no_faults().await?;
+    }
+    let silent = json!({"without": ["size_free_byte"]});
+    world.nas.patch_volume("volume1", &silent).await?;
+    let id = csi.create("silent", GIB).await?;
+    assert_eq!(csi.expand(&id, 2 * GIB).await?, 2 * GIB);
+    // No answer is another thing.
+    world.nas.fault(VOLUME, "get", 1, 1, lose()).await?;
+    refused(
+        csi.create("lost", GIB).await,
+        Code::Unavailable,
+        &["no answer"],
+    );
+    Ok(())
+}
+
+/// design.md#free-space
+#[tokio::test]
+async fn looking_costs_no_request() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    for (n, parameters) in [&NAMED[..], &[("location", "/volume1")], &[]]
+        .into_iter()
+        .enumerate()
+    {
+        let start = now(&world.nas).await?;
+        let id = created(&csi, with(&format!("pvc-{n}"), GIB, parameters)).await?;
+        let mut made = calls(&world.nas, start).await?;
+        made.dedup_by_key(|call| call.request);
+        assert_eq!(made.len(), 2, "{:?}", shorts(&made));
+        let start = now(&world.nas).await?;
+        csi.expand_within(&id, at_least(2 * GIB)).await?;
+        let mut made = calls(&world.nas, start).await?;
+        made.dedup_by_key(|call| call.request);
+        assert_eq!(made.len(), 3, "{:?}", shorts(&made));
+    }
+    Ok(())
+}
+
+/// What shares a request is asked for by itself where the NAS has no compound requests, or misses the session inside of one.
+/// design.md#free-space
+#[tokio::test]
+async fn what_shares_a_request_can_do_without() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    for (n, (api, method, code)) in [
+        ("SYNO.Entry.Request", "request", 103),
+        (LUN, "create", 119),
+        (LUN, "get", 119),
+        (LUN, "get", 117),
+        (VOLUME, "list", 119),
+        (LUN, "list_snapshot", 119),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let fault = async || world.nas.fault(api, method, 1, 1, refuse(code)).await;
+        let name = format!("pvc-{n}");
+        fault().await?;
+        let id = csi.create(&name, GIB).await?;
+        world.nas.no_faults().await?;
+        fault().await?;
+        let grown = csi.expand(&id, 2 * GIB).await;
+        world.nas.no_faults().await?;
+        // That DSM is busy is no answer to what the call is about.
+        assert_eq!(grown.is_ok(), code != 117, "{api} {method}: {grown:?}");
+        assert_eq!(csi.create(&name, GIB).await?, id);
+        fault().await?;
+        let deleted = csi.delete(&id).await;
+        world.nas.no_faults().await?;
+        assert_eq!(deleted.is_ok(), code != 117, "{api} {method}: {deleted:?}");
+        csi.delete(&id).await?;
+    }
+    assert_eq!(world.leftovers().await?, Vec::<String>::new());
+    Ok(())
+}
+
+/// A unit that can be unplugged says so in either of two fields, and holds nothing that did not ask for it.
+/// design.md#create-first
+#[tokio::test]
+async fn no_unit_beside_the_nas_is_chosen() -> Result<()> {
+    let world = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&world.plugin);
+    for (n, (container, location, outside)) in [
+        ("internal", "internal", false),
+        ("external", "internal", true),
+        ("internal", "external", true),
+        ("external", "external", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let fields = json!({"container": container, "location": location});
+        world.nas.patch_volume("volume1", &fields).await?;
+        // The larger of the two, else.
+        let id = created(&csi, with(&format!("pvc-{n}"), GIB, &[])).await?;
+        let chosen = lun(&world.nas, &id).await?.unwrap_or_default();
+        assert_eq!(chosen["location"] == "/volume2", outside, "{fields}");
+        created(&csi, with(&format!("named-{n}"), GIB, &NAMED)).await?;
+    }
+    Ok(())
+}

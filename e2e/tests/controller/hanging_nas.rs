@@ -1,0 +1,126 @@
+//! A NAS that takes connections and answers nothing: design.md#limits-per-nas. The exact times are proven by unit tests in paused time; here they are
+//! printed, and the wait is bounded.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use e2e::GIB;
+use e2e::harness::test_cluster::Plan;
+use e2e::harness::until::until;
+use futures::future::{BoxFuture, join_all};
+use tonic::{Code, Status};
+
+use super::common::{Csi, NODE_A, refused};
+use super::list::{on_nas, two};
+
+/// Far more than any caller should need, so that a busy machine fails no test.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Twenty callers at once, of every kind that asks the NAS, and what they get within a minute.
+async fn callers(csi: &Csi, id: &str) -> Result<()> {
+    let kinds = ["create", "publish", "expand", "delete", "list"];
+    let one = |number: usize| -> BoxFuture<'_, (&str, Result<(), Status>, Duration)> {
+        Box::pin(async move {
+            let (kind, started) = (kinds[number % kinds.len()], Instant::now());
+            let answer = match kind {
+                "create" => csi.create(&format!("pvc-{number}"), GIB).await.map(drop),
+                "publish" => csi.publish(id, NODE_A).await.map(drop),
+                "expand" => csi.expand(id, 2 * GIB).await.map(drop),
+                "delete" => {
+                    let gone = format!("nas1/00000000-0000-4000-8000-{number:012}");
+                    csi.delete(&gone).await
+                }
+                _ => csi.list(0, "").await.map(drop),
+            };
+            (kind, answer, started.elapsed())
+        })
+    };
+    let answers = tokio::time::timeout(PATIENCE, join_all((0..20).map(one))).await?;
+    for (kind, answer, took) in answers {
+        eprintln!("{kind}: {took:?}");
+        // Two of them are about one volume, and the second is told so.
+        if answer
+            .as_ref()
+            .is_err_and(|status| status.code() == Code::Aborted)
+        {
+            continue;
+        }
+        let words = [
+            "NAS nas1 at http://",
+            "has answered nothing since 20",
+            "look whether",
+        ];
+        refused(answer, Code::Unavailable, &words);
+    }
+    Ok(())
+}
+
+/// design.md#limits-per-nas
+#[tokio::test]
+async fn every_caller_of_a_nas_that_hangs_has_its_cause_and_all_goes_on_afterwards() -> Result<()> {
+    let mut world = Plan::controller().start().await?;
+    let id = Csi::of(&world.plugin).create("first", GIB).await?;
+    // In the middle of a session, and before a login.
+    for fresh in [false, true] {
+        if fresh {
+            world.restart_driver().await?;
+        }
+        let csi = Csi::of(&world.plugin);
+        world.nas.process().freeze()?;
+        let told = callers(&csi, &id).await;
+        world.nas.process().thaw()?;
+        told?;
+        // What may have been carried out is found, and nothing is made twice.
+        for number in [0, 5, 10, 15] {
+            let name = format!("pvc-{number}");
+            until(
+                "the NAS is used again",
+                async || Ok(csi.create(&name, GIB).await.ok()),
+                Option::is_some,
+            )
+            .await?;
+        }
+        ensure!(world.nas.luns().await?.len() == 5, "one for each name");
+    }
+    Ok(())
+}
+
+/// design.md#limits-per-nas
+#[tokio::test]
+async fn a_nas_that_hangs_holds_up_no_other() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let (second, plugin) = two(&world).await?;
+    let csi = Csi::of(&plugin);
+    let there = csi.create_as(on_nas("there", "nas2")).await?.volume_id;
+    let here = csi.create_as(on_nas("here", "nas1")).await?.volume_id;
+    csi.list(0, "").await?;
+    second.process().freeze()?;
+    let stuck = join_all((0..100).map(|n| csi.create_as(on_nas(&format!("pvc-{n}"), "nas2"))));
+    tokio::pin!(stuck);
+    let others = async {
+        csi.publish(&here, NODE_A).await?;
+        csi.expand(&here, 2 * GIB).await?;
+        csi.unpublish(&here, NODE_A).await?;
+        csi.delete(&here).await
+    };
+    tokio::select! {
+        biased;
+        done = others => done?,
+        stuck = &mut stuck => anyhow::bail!("the hanging NAS was first: {stuck:?}"),
+    }
+    for answer in tokio::time::timeout(PATIENCE, stuck).await? {
+        refused(
+            answer,
+            Code::Unavailable,
+            &["NAS nas2 at", "has answered nothing since"],
+        );
+    }
+    // What it had is told of all the same.
+    let entries = csi.list(0, "").await?.entries;
+    let ids: Vec<_> = entries
+        .into_iter()
+        .map(|entry| entry.volume.unwrap_or_default().volume_id)
+        .collect();
+    assert_eq!(ids, [there]);
+    second.process().thaw()
+}

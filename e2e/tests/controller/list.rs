@@ -1,0 +1,383 @@
+//! Listing: design.md#listvolumes. Only ours, in one order, all of it or nothing.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use e2e::GIB;
+use e2e::harness::nas::{Nas, Settings};
+use e2e::harness::plugin::Plugin;
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use proto::csi::CreateVolumeRequest;
+use serde_json::json;
+use tonic::Code;
+
+use super::common::{
+    Csi, LUN, NODE_A, NODE_B, TARGET, VOLUME, calls, lose, now, refuse, refused, shorts, uuid,
+};
+
+/// All volume ids, page by page.
+async fn pages(csi: &Csi, size: i32) -> Result<Vec<Vec<String>>> {
+    let (mut pages, mut token) = (Vec::new(), String::new());
+    loop {
+        let page = csi.list(size, &token).await?;
+        pages.push(
+            page.entries
+                .into_iter()
+                .map(|entry| entry.volume.unwrap_or_default().volume_id)
+                .collect(),
+        );
+        token = page.next_token;
+        if token.is_empty() {
+            return Ok(pages);
+        }
+    }
+}
+
+/// design.md#listvolumes
+#[tokio::test]
+async fn pages_hold_ours_alone_ordered_by_uuid() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let mut ids = Vec::new();
+    for n in 0..23 {
+        ids.push(csi.create(&format!("pvc-{n}"), GIB).await?);
+        world.nas.foreign_lun(&format!("foreign-{n}"), GIB).await?;
+    }
+    ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
+    for (size, sizes) in [
+        (0, vec![23]),
+        (10, vec![10, 10, 3]),
+        (23, vec![23]),
+        (100, vec![23]),
+        (22, vec![22, 1]),
+        (1, vec![1; 23]),
+    ] {
+        let pages = pages(&csi, size).await?;
+        assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), sizes);
+        assert_eq!(pages.concat(), ids);
+    }
+    // A volume that goes between two pages takes no other with it.
+    let first = csi.list(10, "").await?;
+    csi.delete(&ids[9]).await?;
+    let second = csi.list(10, &first.next_token).await?;
+    assert_eq!(
+        second.entries[0]
+            .volume
+            .clone()
+            .unwrap_or_default()
+            .volume_id,
+        ids[10]
+    );
+    for token in [
+        "x",
+        "1",
+        "nas1",
+        &ids[0],
+        &uuid(&ids[0])[1..],
+        "00000000-0000-4000-8000-00000000000G",
+    ] {
+        refused(
+            csi.list(0, token).await,
+            Code::Aborted,
+            &[token, "starting_token"],
+        );
+    }
+    refused(
+        csi.list(-1, "").await,
+        Code::InvalidArgument,
+        &["max_entries"],
+    );
+    Ok(())
+}
+
+/// The ids of one page, and its token.
+async fn next(csi: &Csi, size: i32, token: &str) -> Result<(Vec<String>, String)> {
+    let page = csi.list(size, token).await?;
+    let volumes = page.entries.into_iter();
+    let ids = volumes.map(|entry| entry.volume.unwrap_or_default().volume_id);
+    Ok((ids.collect(), page.next_token))
+}
+
+/// design.md#listvolumes
+#[tokio::test]
+async fn a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<()> {
+    let mut world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let mut ids = Vec::new();
+    for n in 0..12 {
+        ids.push(csi.create(&format!("pvc-{n}"), GIB).await?);
+    }
+    ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
+    let since = now(&world.nas).await?;
+    assert_eq!(pages(&csi, 3).await?.concat(), ids);
+    let once = ["LUN.list", "Target.list", "System.info"];
+    assert_eq!(shorts(&calls(&world.nas, since).await?), once);
+    // A walk that begins sees what is there now; one that goes on needs no NAS.
+    let since = now(&world.nas).await?;
+    let (first, token) = next(&csi, 5, "").await?;
+    assert_eq!(shorts(&calls(&world.nas, since).await?), once);
+    world.nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
+    let (second, token) = next(&csi, 5, &token).await?;
+    refused(csi.list(5, "").await, Code::Unavailable, &["listing"]);
+    world.nas.no_faults().await?;
+    // Nor does it need the process that began it.
+    world.restart_driver().await?;
+    let csi = Csi::of(&world.plugin);
+    let (third, token) = next(&csi, 5, &token).await?;
+    assert_eq!((first.len(), second.len(), third.len()), (5, 5, 2));
+    assert_eq!(([first, second, third].concat(), token.as_str()), (ids, ""));
+    Ok(())
+}
+
+/// design.md#listvolumes
+#[tokio::test]
+async fn two_who_list_while_volumes_come_and_go_miss_nothing_that_stays() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let (mut stay, mut go) = (Vec::new(), Vec::new());
+    for n in 0..10 {
+        stay.push(csi.create(&format!("stays-{n}"), GIB).await?);
+        go.push(csi.create(&format!("goes-{n}"), GIB).await?);
+    }
+    stay.sort_unstable();
+    let mut walks = [(Vec::new(), String::new()), (Vec::new(), String::new())];
+    let mut turn = 0;
+    while turn < 2 || walks.iter().any(|(_, token)| !token.is_empty()) {
+        let (seen, token) = &mut walks[turn % 2];
+        // The second begins when the first is under way.
+        if turn < 2 || !token.is_empty() {
+            let (ids, following) = next(&csi, 2 + i32::try_from(turn % 2)?, token).await?;
+            seen.extend(ids);
+            *token = following;
+        }
+        if let Some(gone) = go.pop() {
+            csi.delete(&gone).await?;
+        }
+        csi.create(&format!("comes-{turn}"), GIB).await?;
+        turn += 1;
+    }
+    for (mut seen, _) in walks {
+        let all = seen.len();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), all, "none twice");
+        seen.retain(|id| stay.contains(id));
+        assert_eq!(seen, stay);
+    }
+    Ok(())
+}
+
+/// design.md#listvolumes
+#[tokio::test]
+async fn entries_tell_size_and_nodes() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let [a, b] = [csi.create("a", GIB).await?, csi.create("b", 2 * GIB).await?];
+    csi.publish(&a, NODE_A).await?;
+    csi.publish(&b, NODE_B).await?;
+    csi.unpublish(&b, NODE_B).await?;
+    let listed: HashMap<String, (i64, Vec<String>)> = csi
+        .list(0, "")
+        .await?
+        .entries
+        .into_iter()
+        .map(|entry| {
+            (
+                entry.volume.unwrap_or_default(),
+                entry.status.unwrap_or_default(),
+            )
+        })
+        .map(|(volume, status)| {
+            (
+                volume.volume_id,
+                (volume.capacity_bytes, status.published_node_ids),
+            )
+        })
+        .collect();
+    assert_eq!(
+        listed,
+        HashMap::from([(a, (GIB, vec![NODE_A.to_owned()])), (b, (2 * GIB, vec![]))])
+    );
+    Ok(())
+}
+
+/// A second NAS in a folder of its own, and a driver that knows both.
+pub(super) async fn two(world: &TestCluster) -> Result<(Nas, Plugin)> {
+    let folder = world.folder().join("second");
+    std::fs::create_dir_all(&folder)?;
+    let nas = Nas::start(&folder, Settings::default()).await?;
+    let plugin = knowing(world, "both", &nas).await?;
+    Ok((nas, plugin))
+}
+
+/// What creates a volume on the NAS of this name.
+pub(super) fn on_nas(name: &str, nas: &str) -> CreateVolumeRequest {
+    let mut request = e2e::harness::test_volume::create_request(
+        name,
+        GIB,
+        e2e::harness::test_volume::Content::Block,
+    );
+    request.parameters.insert("nas".to_owned(), nas.to_owned());
+    request
+}
+
+/// A driver that knows the world's NAS and this one.
+async fn knowing(world: &TestCluster, name: &str, nas: &Nas) -> Result<Plugin> {
+    let more = format!(
+        "  - name: nas2\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['127.0.0.2']\nstate_file:",
+        nas.api,
+        nas.password_file().display()
+    );
+    world
+        .another_driver(name, |settings| {
+            settings.config = settings.config.replace("state_file:", &more);
+        })
+        .await
+}
+
+/// design.md#listvolumes
+#[tokio::test]
+async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let (second, plugin) = two(&world).await?;
+    let csi = Csi::of(&plugin);
+    refused(csi.create("x", GIB).await, Code::Aborted, &["nas1, nas2"]);
+    let mut ids = Vec::new();
+    for n in 0..6 {
+        ids.push(
+            csi.create_as(on_nas(
+                &format!("pvc-{n}"),
+                if n % 2 == 0 { "nas1" } else { "nas2" },
+            ))
+            .await?
+            .volume_id,
+        );
+    }
+    assert_eq!(
+        (world.nas.luns().await?.len(), second.luns().await?.len()),
+        (3, 3)
+    );
+    ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
+    assert_eq!(pages(&csi, 4).await?.concat(), ids);
+
+    let ways = [
+        refuse(100),
+        refuse(105),
+        refuse(117),
+        lose(),
+        json!({"kind": "garble"}),
+        json!({"kind": "http", "status": 502}),
+    ];
+    for nas in [&world.nas, &second] {
+        for (api, method) in [(LUN, "list"), (TARGET, "list")] {
+            for way in &ways {
+                nas.fault(api, method, 1, 0, way.clone()).await?;
+                // It is told of as it was, and the other as it is.
+                assert_eq!(pages(&csi, 4).await?.concat(), ids);
+                nas.no_faults().await?;
+            }
+        }
+    }
+    // Neither answers: there is nothing to tell.
+    for nas in [&world.nas, &second] {
+        nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
+    }
+    refused(
+        csi.list(0, "").await,
+        Code::Unavailable,
+        &["listing the volumes of NAS"],
+    );
+    for nas in [&world.nas, &second] {
+        nas.no_faults().await?;
+    }
+    let on_both = csi.capacity(HashMap::new()).await?;
+    second.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
+    assert_eq!(csi.capacity(HashMap::new()).await?, on_both / 2);
+    world.nas.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
+    refused(
+        csi.capacity(HashMap::new()).await,
+        Code::Unavailable,
+        &["free space"],
+    );
+    for nas in [&world.nas, &second] {
+        nas.no_faults().await?;
+    }
+    let fresh = knowing(&world, "fresh", &second).await?;
+    drop(second);
+    assert_eq!(pages(&csi, 4).await?.concat(), ids);
+    // Who has never heard the dead one cannot tell of it.
+    let fresh = Csi::of(&fresh);
+    refused(fresh.list(0, "").await, Code::Unavailable, &["nas2"]);
+    // What does not concern the dead NAS goes on.
+    assert_eq!(
+        csi.get(ids.iter().find(|id| id.starts_with("nas1/")).expect("one"))
+            .await?
+            .0,
+        GIB
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn capacity_is_what_new_luns_can_have() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let on = |path: &str| HashMap::from([("location".to_owned(), path.to_owned())]);
+    let [all, first, second] = [
+        csi.capacity(HashMap::new()).await?,
+        csi.capacity(on("/volume1")).await?,
+        csi.capacity(on("/volume2")).await?,
+    ];
+    // A GiB of each volume stays free.
+    let room = |free: i64| free - GIB;
+    assert_eq!(
+        (first, second, all),
+        (
+            room(20 << 40),
+            room(2 << 40),
+            room(20 << 40) + room(2 << 40)
+        )
+    );
+    world
+        .nas
+        .patch_volume("volume1", &json!({"status": "crashed"}))
+        .await?;
+    assert_eq!(
+        (
+            csi.capacity(HashMap::new()).await?,
+            csi.capacity(on("/volume1")).await?
+        ),
+        (room(2 << 40), 0)
+    );
+    world
+        .nas
+        .patch_volume("volume2", &json!({"free": 5 * GIB}))
+        .await?;
+    assert_eq!(csi.capacity(on("/volume2")).await?, room(5 * GIB));
+    let free = json!({"free": GIB / 2});
+    world.nas.patch_volume("volume2", &free).await?;
+    assert_eq!(csi.capacity(on("/volume2")).await?, 0);
+    refused(
+        csi.capacity(on("volume1")).await,
+        Code::InvalidArgument,
+        &["location"],
+    );
+    Ok(())
+}
+
+/// A NAS that is coming up shows a part of what it has, and nothing says so but how long it has been up.
+/// design.md#listvolumes
+#[tokio::test]
+async fn a_nas_that_is_coming_up_is_not_listed() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    csi.create("pvc-1", GIB).await?;
+    world.nas.boot(60_000).await?;
+    let words = ["has been up for", "15 minutes"];
+    refused(csi.list(0, "").await, Code::Unavailable, &words);
+    world.nas.advance(60_000).await?;
+    refused(csi.list(0, "").await, Code::Unavailable, &words);
+    world.nas.advance(15 * 60_000).await?;
+    assert_eq!(csi.list(0, "").await?.entries.len(), 1);
+    Ok(())
+}

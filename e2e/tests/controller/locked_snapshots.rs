@@ -1,0 +1,159 @@
+//! What people keep in a volume's LUN: design.md#deletevolume. DSM deletes a LUN with all its snapshots, locked ones too, without a word.
+
+use anyhow::{Context as _, Result};
+use e2e::GIB;
+use e2e::harness::nas::Nas;
+use e2e::harness::test_cluster::Plan;
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::common::{Csi, LUN, NODE_A, calls, lose, lun, now, refuse, refused, shorts, uuid};
+
+/// A person takes a snapshot in SAN Manager.
+async fn snapshot(nas: &Nas, id: &str, name: &str, more: &Value) -> Result<String> {
+    let mut body = json!({"uuid": uuid(id), "name": name});
+    let fields = body.as_object_mut().context("an object")?;
+    fields.extend(more.as_object().context("an object")?.clone());
+    let made = nas.change_setting("san/luns/snapshot", &body).await?;
+    let uuid = made["snapshot_uuid"].as_str().context("a uuid")?;
+    Ok(uuid.to_owned())
+}
+
+async fn drop_snapshot(nas: &Nas, id: &str, snapshot: &str) -> Result<()> {
+    let body = json!({"uuid": uuid(id), "snapshot_uuid": snapshot});
+    nas.change_setting("san/luns/unsnapshot", &body)
+        .await
+        .map(drop)
+}
+
+/// design.md#deletevolume
+#[tokio::test]
+async fn a_locked_snapshot_keeps_the_lun() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    snapshot(&world.nas, &id, "hourly", &json!({})).await?;
+    for (how, why) in [
+        (json!({"locked": true}), "locked"),
+        (json!({"worm_locked": true}), "immutable"),
+        (
+            json!({"app_key": "SnapshotReplication-synodr-1"}),
+            "SnapshotReplication",
+        ),
+    ] {
+        let mut how = how;
+        how["description"] = json!("before the upgrade");
+        let kept = snapshot(&world.nas, &id, "kept", &how).await?;
+        let (before, start) = (world.nas.state().await?, now(&world.nas).await?);
+        for _ in 0..2 {
+            let answer = csi.delete(&id).await;
+            let text = answer
+                .as_ref()
+                .err()
+                .map(tonic::Status::message)
+                .unwrap_or_default();
+            assert!(
+                text.find("unlock or delete").is_some_and(|at| at < 250),
+                "{text}"
+            );
+            assert!(!text.contains("hourly"), "{text}");
+            refused(
+                answer,
+                Code::FailedPrecondition,
+                &[
+                    "\"kept\"",
+                    "before the upgrade",
+                    why,
+                    "SAN Manager",
+                    "Retain",
+                ],
+            );
+        }
+        assert_eq!(world.nas.state().await?, before);
+        let sent = shorts(&calls(&world.nas, start).await?);
+        assert!(!sent.contains(&"LUN.delete".to_owned()), "{sent:?}");
+        drop_snapshot(&world.nas, &id, &kept).await?;
+    }
+    // Without a lock they go with it, and the log says which.
+    let start = now(&world.nas).await?;
+    csi.delete(&id).await?;
+    assert_eq!(lun(&world.nas, &id).await?, None);
+    assert_eq!(
+        shorts(&calls(&world.nas, start).await?),
+        [
+            "LUN.get",
+            "Target.list",
+            "LUN.list_snapshot",
+            "LUN.delete",
+            "LUN.get"
+        ]
+    );
+    let log = std::fs::read_to_string(world.folder().join("driver.log"))?;
+    let told = log.lines().find(|line| line.contains("deleted with it"));
+    assert!(
+        told.is_some_and(|line| line.contains("hourly") && line.contains(uuid(&id))),
+        "{told:?}"
+    );
+    Ok(())
+}
+
+/// design.md#deletevolume
+#[tokio::test]
+async fn many_locked_snapshots_are_counted() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    for n in 0..5 {
+        snapshot(
+            &world.nas,
+            &id,
+            &format!("kept-{n}"),
+            &json!({"locked": true}),
+        )
+        .await?;
+    }
+    refused(
+        csi.delete(&id).await,
+        Code::FailedPrecondition,
+        &["kept-0", "kept-2", "and 2 more"],
+    );
+    // Who uses it comes first: that is what there is to do something about.
+    csi.publish(&id, NODE_A).await?;
+    refused(csi.delete(&id).await, Code::FailedPrecondition, &[NODE_A]);
+    Ok(())
+}
+
+/// design.md#deletevolume
+#[tokio::test]
+async fn a_nas_without_snapshots_deletes_and_one_that_does_not_tell_does_not() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    snapshot(&world.nas, &id, "kept", &json!({"locked": true})).await?;
+    let before = world.nas.state().await?;
+    for way in [
+        refuse(100),
+        refuse(117),
+        refuse(18_990_004),
+        lose(),
+        json!({"kind": "garble"}),
+    ] {
+        world
+            .nas
+            .fault(LUN, "list_snapshot", 1, 1, way.clone())
+            .await?;
+        refused(csi.delete(&id).await, Code::Unavailable, &["snapshots"]);
+    }
+    assert_eq!(world.nas.state().await?, before);
+    for code in [102, 103, 104, 18_990_500] {
+        let name = format!("pvc-{code}");
+        let id = csi.create(&name, GIB).await?;
+        world
+            .nas
+            .fault(LUN, "list_snapshot", 1, 1, refuse(code))
+            .await?;
+        csi.delete(&id).await?;
+        assert_eq!(lun(&world.nas, &id).await?, None, "{code}");
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! Every call that an RPC makes is lost once, in every way: design.md#final-codes. Whatever was answered, the same RPC again must
+//! end as if nothing had happened, and what was answered must have been true.
+
+use anyhow::{Result, ensure};
+use e2e::GIB;
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use serde_json::{Value, json};
+use tonic::Status;
+
+use super::common::{
+    Csi, NODE_A, calls, exports, lose, lun, lun_size, not_final, now, publication, publications,
+    refuse,
+};
+
+/// The ways in which a call can fail. After a lost or garbled reply it was carried out.
+fn ways() -> [Value; 6] {
+    [
+        lose(),
+        json!({"kind": "garble"}),
+        json!({"kind": "http", "status": 502}),
+        refuse(100),
+        refuse(117),
+        refuse(119),
+    ]
+}
+
+/// More calls than any RPC makes.
+const MOST_CALLS: u64 = 10;
+
+/// Runs `rpc` with its n-th call failing, for every n and way. `prepare` makes the volume for it and answers its id, and
+/// `done` checks the NAS once `rpc` has answered OK.
+async fn fail_each_call<Prepare, Rpc, Done>(
+    world: &TestCluster,
+    prepare: Prepare,
+    rpc: Rpc,
+    done: Done,
+) -> Result<()>
+where
+    Prepare: AsyncFn(String) -> Result<String>,
+    Rpc: AsyncFn(&str) -> Result<(), Status>,
+    Done: AsyncFn(&str) -> Result<()>,
+{
+    for way in ways() {
+        let mut failed = 0;
+        for nth in 1..=MOST_CALLS {
+            let subject = prepare(format!("pvc-{nth}-{}", way.to_string().len())).await?;
+            let case = format!("{way} at call {nth} for {subject}");
+            world.nas.fault("*", "*", nth, 1, way.clone()).await?;
+            let start = now(&world.nas).await?;
+            let answer = rpc(&subject).await;
+            world.nas.no_faults().await?;
+            let made = calls(&world.nas, start).await?.len();
+            match answer {
+                Ok(()) => done(&subject)
+                    .await
+                    .map_err(|error| error.context(format!("{case}: OK was not true")))?,
+                Err(status) => {
+                    failed += 1;
+                    not_final(&case, &status);
+                }
+            }
+            rpc(&subject)
+                .await
+                .map_err(|status| anyhow::anyhow!("{case}: the retry failed: {status}"))?;
+            done(&subject)
+                .await
+                .map_err(|error| error.context(format!("{case}: after the retry")))?;
+            if u64::try_from(made)? < nth {
+                break;
+            }
+            ensure!(nth < MOST_CALLS, "{case}: {made} calls, and no end");
+        }
+        // Lost sessions are renewed unseen, and lost replies are often made good by looking; a refusal is always felt.
+        ensure!(failed > 0 || way["code"] != 117, "{way} was never felt");
+    }
+    Ok(())
+}
+
+/// design.md#final-codes
+#[tokio::test]
+async fn create_loses_each_call_once() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let prepare = async |name: String| {
+        for lun in world.nas.luns().await? {
+            csi.delete(&format!(
+                "nas1/{}",
+                lun["uuid"].as_str().unwrap_or_default()
+            ))
+            .await?;
+        }
+        Ok(name)
+    };
+    let done = async |name: &str| {
+        let luns = world.nas.luns().await?;
+        ensure!(
+            luns.len() == 1 && luns[0]["name"] == format!("csi-{name}"),
+            "{luns:?}"
+        );
+        Ok(())
+    };
+    fail_each_call(
+        &world,
+        prepare,
+        async |name| csi.create(name, GIB).await.map(drop),
+        done,
+    )
+    .await
+}
+
+/// design.md#final-codes
+#[tokio::test]
+async fn publish_loses_each_call_once() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    let prepare = async |_| {
+        csi.unpublish(&id, NODE_A).await?;
+        Ok(id.clone())
+    };
+    let done = async |id: &str| {
+        let (targets, exports) = (
+            publications(&world.nas).await?,
+            exports(&world.nas, id).await?,
+        );
+        ensure!(
+            targets == [publication(id, NODE_A)] && exports == targets,
+            "{targets:?}, mapped: {exports:?}"
+        );
+        Ok(())
+    };
+    fail_each_call(
+        &world,
+        prepare,
+        async |id| csi.publish(id, NODE_A).await.map(drop),
+        done,
+    )
+    .await
+}
+
+/// design.md#final-codes
+#[tokio::test]
+async fn unpublish_loses_each_call_once() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let id = csi.create("pvc-1", GIB).await?;
+    let prepare = async |_| {
+        csi.publish(&id, NODE_A).await?;
+        Ok(id.clone())
+    };
+    let done = async |_: &str| {
+        let targets = publications(&world.nas).await?;
+        ensure!(targets.is_empty(), "{targets:?}");
+        Ok(())
+    };
+    fail_each_call(
+        &world,
+        prepare,
+        async |id| csi.unpublish(id, NODE_A).await,
+        done,
+    )
+    .await?;
+    fail_each_call(
+        &world,
+        prepare,
+        async |id| csi.unpublish(id, "").await,
+        done,
+    )
+    .await
+}
+
+/// design.md#final-codes
+#[tokio::test]
+async fn expand_loses_each_call_once() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let prepare = async |name: String| Ok(csi.create(&name, GIB).await?);
+    let done = async |id: &str| {
+        let size = lun_size(&world.nas, id).await?;
+        ensure!(size == 2 * GIB, "{size}");
+        Ok(())
+    };
+    fail_each_call(
+        &world,
+        prepare,
+        async |id| csi.expand(id, 2 * GIB).await.map(drop),
+        done,
+    )
+    .await
+}
+
+/// design.md#final-codes
+#[tokio::test]
+async fn delete_loses_each_call_once() -> Result<()> {
+    let world = Plan::controller().start().await?;
+    let csi = Csi::of(&world.plugin);
+    let prepare = async |name: String| Ok(csi.create(&name, GIB).await?);
+    let done = async |id: &str| {
+        ensure!(
+            lun(&world.nas, id).await?.is_none(),
+            "the LUN is still there"
+        );
+        Ok(())
+    };
+    fail_each_call(&world, prepare, async |id| csi.delete(id).await, done).await
+}

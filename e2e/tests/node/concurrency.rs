@@ -1,0 +1,102 @@
+//! Twenty volumes at a time.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::GIB;
+use e2e::harness::skip::needs_root;
+use e2e::harness::test_cluster::{Plan, TestCluster};
+use e2e::harness::test_volume::{Content, TestVolume};
+use e2e::harness::tools::{device_bytes, fill, sha256};
+use e2e::harness::until::until;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tonic::Code;
+
+const VOLUMES: usize = 20;
+const AT_A_TIME: usize = 5;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_volumes_come_and_go() {
+    if needs_root("crowd::twenty_volumes_come_and_go") {
+        return;
+    }
+    let world = Plan::whole().start().await.unwrap();
+    let one = {
+        let from = journal_end(&world).await;
+        live(&world, 0).await.unwrap();
+        calls_since(&world, from).await
+    };
+    let from = journal_end(&world).await;
+    let lives = stream::iter(1..=VOLUMES).map(|number| {
+        let world = &world;
+        async move {
+            live(world, number)
+                .await
+                .with_context(|| format!("volume {number}"))
+        }
+    });
+    lives
+        .buffer_unordered(AT_A_TIME)
+        .try_collect::<()>()
+        .await
+        .unwrap();
+
+    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+    // Each cost what one alone costs, so no node call of any of them made the NAS hear a thing (design.md#the-node-never-calls-dsm).
+    let expected: BTreeMap<String, usize> = one
+        .into_iter()
+        .map(|(call, times)| (call, times * VOLUMES))
+        .collect();
+    assert_eq!(calls_since(&world, from).await, expected);
+}
+
+/// Attaches a volume as a kubelet does: what is unavailable is asked again. The loop devices of all worlds of this machine
+/// share their numbers, and one was once found busy with what another world had just given back.
+async fn attach(world: &TestCluster, volume: &mut TestVolume) -> Result<()> {
+    volume.publish(world).await?;
+    let stage = async || match volume.stage(world).await {
+        Ok(()) => Ok(None),
+        Err(status) if status.code() == Code::Unavailable => Ok(Some(status)),
+        Err(status) => Err(status.into()),
+    };
+    until("the volume is staged", stage, Option::is_none).await?;
+    Ok(volume.node_publish(world).await?)
+}
+
+/// From nothing to nothing.
+async fn live(world: &TestCluster, number: usize) -> Result<()> {
+    let content = Content::ALL[number % Content::ALL.len()];
+    let mut volume = TestVolume::create(world, &format!("pvc-{number}"), GIB, content).await?;
+    attach(world, &mut volume).await?;
+    let device = volume.device(world)?;
+    let file = volume.file("data");
+    let written = fill(&file, 1 << 20, number as u64)?;
+    volume.expand_lun(world, 2 * GIB).await?;
+    // A mounted ext4 may not grow everywhere; `growth` tells those stories.
+    if content != Content::Fs("ext4") {
+        let grown = volume.expand_on_node(world, 2 * GIB).await?;
+        ensure!(grown == 2 * GIB, "grown to {grown}");
+        ensure!(
+            device_bytes(&device)? == (2 * GIB).unsigned_abs(),
+            "{} is stale",
+            device.display()
+        );
+    }
+    ensure!(sha256(&file, 1 << 20)? == written, "the data have changed");
+    volume.detach(world).await?;
+    volume.delete(world).await?;
+    Ok(())
+}
+
+async fn journal_end(world: &TestCluster) -> u64 {
+    world.nas.journal(u64::MAX).await.unwrap().1
+}
+
+async fn calls_since(world: &TestCluster, seq: u64) -> BTreeMap<String, usize> {
+    let (entries, _) = world.nas.journal(seq).await.unwrap();
+    let mut calls = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| !entry.is_session()) {
+        *calls.entry(entry.short()).or_default() += 1;
+    }
+    calls
+}

@@ -1,0 +1,193 @@
+//! Calls that come twice, in an odd order, or after the node forgot everything (design.md#unstage-needs-no-nas).
+
+use e2e::GIB;
+use e2e::harness::process::run;
+use e2e::harness::test_volume::{Content, TestVolume};
+use tonic::Code;
+
+use crate::story::Story;
+use e2e::harness::inspect;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_node_call_twice() {
+    for content in Content::ALL {
+        let Some(mut story) = Story::begin("again::each_node_call_twice", GIB, content).await
+        else {
+            return;
+        };
+        story.publish().await;
+        let published = story.volume.publish_context.clone();
+        story.publish().await;
+        assert_eq!(story.volume.publish_context, published);
+        for _ in 0..2 {
+            story.stage().await.unwrap();
+        }
+        for _ in 0..2 {
+            story.node_publish().await.unwrap();
+        }
+        assert_eq!(mounts(&story).len(), shown(content));
+        let data = story.write("before");
+        // Also the first call again, when the second has been made.
+        story.stage().await.unwrap();
+        assert_eq!(mounts(&story).len(), shown(content));
+        for _ in 0..2 {
+            story.grow_node(GIB).await.unwrap();
+            story.node(story.volume.stats(&story.world)).await.unwrap();
+        }
+        story.must_hold(&data);
+        for _ in 0..2 {
+            story.node_unpublish().await.unwrap();
+        }
+        for _ in 0..2 {
+            story.unstage().await.unwrap();
+        }
+        for _ in 0..2 {
+            story.volume.unpublish(&story.world).await.unwrap();
+        }
+        // On a node that never saw it, or no longer does.
+        story.node_unpublish().await.unwrap();
+        story.unstage().await.unwrap();
+        story.end().await;
+    }
+}
+
+/// The mounts of a volume: a raw device has nothing at its staging path.
+fn shown(content: Content) -> usize {
+    if content == Content::Block { 1 } else { 2 }
+}
+
+fn mounts(story: &Story) -> Vec<std::path::PathBuf> {
+    e2e::harness::janitor::mounts_below(story.world.folder()).unwrap()
+}
+
+/// A volume that a pod still uses is not taken from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pod_uses_is_not_unstaged() {
+    for content in [Content::Fs("xfs"), Content::Block] {
+        let test = "again::what_a_pod_uses_is_not_unstaged";
+        let Some(mut story) = Story::begin(test, GIB, content).await else {
+            return;
+        };
+        story.attach().await;
+        let data = story.write("before");
+        let refused = story.unstage().await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        let target = story.volume.target.to_string_lossy().into_owned();
+        assert!(refused.message().contains(&target), "{refused}");
+        story.must_hold(&data);
+        story.end().await;
+    }
+}
+
+/// The attacher was faster than the kubelet: the target is gone while the volume is still mounted.
+/// design.md#unstage-needs-no-nas
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_let_go_after_its_target() {
+    for content in Content::ALL {
+        let test = "again::a_volume_is_let_go_after_its_target";
+        let Some(mut story) = Story::begin(test, GIB, content).await else {
+            return;
+        };
+        story.attach().await;
+        story.volume.unpublish(&story.world).await.unwrap();
+        story.node_unpublish().await.unwrap();
+        story.unstage().await.unwrap();
+        story.end().await;
+    }
+}
+
+/// The same, and then the pod comes back before anybody has cleaned up: the mount that has lost its target goes, and the
+/// volume is mounted anew with what was written to it.
+/// design.md#unstage-needs-no-nas
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_removes_a_session_that_lost_its_target() {
+    for content in Content::ALL {
+        let test = "again::a_stage_removes_a_session_that_lost_its_target";
+        let Some(mut story) = Story::begin(test, GIB, content).await else {
+            return;
+        };
+        story.attach().await;
+        let data = story.write("before");
+        story.node_unpublish().await.unwrap();
+        story.volume.unpublish(&story.world).await.unwrap();
+        story.attach().await;
+        story.must_hold(&data);
+        story.end().await;
+    }
+}
+
+/// Power off, power on: no mount, no session, no driver; records, the NAS and the kubelet's wish are still there.
+/// design.md#unstage-needs-no-nas
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_reboots() {
+    for content in Content::ALL {
+        let Some(mut story) = Story::begin("again::a_node_reboots", GIB, content).await else {
+            return;
+        };
+        story.attach().await;
+        let data = story.write("before");
+        story.world.plugin.process.kill();
+        for point in mounts(&story).iter().rev() {
+            run("umount", [point]).unwrap();
+        }
+        let initiator = story.world.initiator().unwrap();
+        initiator.cleanup().unwrap();
+        assert_eq!(initiator.count("etc/iscsi/nodes").unwrap(), 1);
+        story.world.restart_driver().await.unwrap();
+        // The sweep at start took the record, which nobody uses.
+        let initiator = story.world.initiator().unwrap();
+        assert_eq!(initiator.count("etc/iscsi/nodes").unwrap(), 0);
+
+        story.stage().await.unwrap();
+        story.node_publish().await.unwrap();
+        story.must_hold(&data);
+        story.must_have(GIB);
+        story.end().await;
+    }
+}
+
+/// Sessions and devices are gone, and the mounts are still there, over nothing. A session that lives, and its record, stay.
+/// design.md#unstage-needs-no-nas
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_removes_a_mount_over_nothing() {
+    for content in Content::ALL {
+        let test = "again::a_stage_removes_a_mount_over_nothing";
+        let Some(mut story) = Story::begin(test, GIB, content).await else {
+            return;
+        };
+        story.attach().await;
+        let data = story.write("before");
+        story.world.initiator().unwrap().cleanup().unwrap();
+        story.world.restart_driver().await.unwrap();
+        story.node_unpublish().await.unwrap();
+        story.stage().await.unwrap();
+        story.node_publish().await.unwrap();
+        story.must_hold(&data);
+        story.end().await;
+    }
+}
+
+/// The driver starts while volumes are in use: its sweep touches none of them.
+/// design.md#unstage-needs-no-nas
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sweep_leaves_what_is_in_use() {
+    let test = "again::the_sweep_leaves_what_is_in_use";
+    let Some(mut story) = Story::begin(test, GIB, Content::Fs("xfs")).await else {
+        return;
+    };
+    story.attach().await;
+    let raw = TestVolume::create(&story.world, "pvc-raw", GIB, Content::Block)
+        .await
+        .unwrap();
+    let mut raw = raw;
+    raw.publish(&story.world).await.unwrap();
+    raw.stage(&story.world).await.unwrap();
+    let before = story.world.initiator().unwrap().status().unwrap();
+    story.world.restart_driver().await.unwrap();
+    let after = story.world.initiator().unwrap().status().unwrap();
+    assert_eq!(after, before);
+    assert!(inspect::is_mounted(&story.volume.target));
+    raw.detach(&story.world).await.unwrap();
+    raw.delete(&story.world).await.unwrap();
+    story.end().await;
+}
