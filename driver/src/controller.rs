@@ -26,7 +26,7 @@ use rand::rngs::StdRng;
 use tonic::{Request, Response, Status};
 
 use crate::chap::keys::Keys;
-use crate::dsm::{DsmError, Nas};
+use crate::dsm::Nas;
 use crate::error::Error;
 use crate::in_flight::InFlight;
 use crate::owner_tag::Owner;
@@ -124,21 +124,6 @@ impl Shared {
                 remedy: "add it there, or give it as an alias of the NAS that has taken its place"
                     .to_owned(),
             })
-    }
-}
-
-/// Gives a DSM error its context.
-trait Context<T> {
-    /// `what` says what was being done.
-    fn with_context(self, what: impl FnOnce() -> String) -> Result<T, Error>;
-}
-
-impl<T> Context<T> for Result<T, DsmError> {
-    fn with_context(self, what: impl FnOnce() -> String) -> Result<T, Error> {
-        self.map_err(|source| Error::Dsm {
-            doing: what(),
-            source,
-        })
     }
 }
 

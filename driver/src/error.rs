@@ -180,6 +180,38 @@ pub enum Error {
     },
 }
 
+/// Adds what was being done to a failure of the NAS or of this machine.
+pub(crate) trait Context<T>: Sized {
+    fn with_context(self, doing: impl FnOnce() -> String) -> Result<T, Error>;
+
+    fn context(self, doing: impl Into<String>) -> Result<T, Error> {
+        self.with_context(|| doing.into())
+    }
+}
+
+impl<T> Context<T> for Result<T, DsmError> {
+    fn with_context(self, doing: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|source| Error::Dsm {
+            doing: doing(),
+            source,
+        })
+    }
+}
+
+impl<T> Context<T> for Result<T, HostError> {
+    fn with_context(self, doing: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|source| {
+            // The remedy for a locked database must not be buried behind what was to be done with it.
+            let doing = if matches!(source, HostError::Locked { .. }) {
+                "using open-iscsi's database".to_owned()
+            } else {
+                doing()
+            };
+            Error::Host { doing, source }
+        })
+    }
+}
+
 fn limited(limit: Option<Bytes>) -> String {
     limit.map_or_else(String::new, |limit| format!(", limit_bytes {limit}"))
 }

@@ -57,9 +57,9 @@ use proto::csi::node_service_capability::{self, Rpc, rpc};
 use tokio::sync::{RwLock, Semaphore};
 use tonic::{Request, Response, Status};
 
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::kernel_names::Names;
-use crate::host::{Cmd, Exit, Host, HostError, dm_multipath, if_present, session};
+use crate::host::{Cmd, Exit, Host, dm_multipath, if_present, session};
 use crate::in_flight::InFlight;
 use crate::publication::{Iqn, NodeId};
 use crate::telemetry;
@@ -439,23 +439,4 @@ fn initiator_name(file: &str) -> Option<&str> {
         .any(|kind| name.starts_with(kind))
         && !name.contains(char::is_whitespace);
     well_formed.then_some(name)
-}
-
-/// Says what was being done when the machine failed.
-trait Context<T> {
-    fn context(self, what: impl Into<String>) -> Result<T, Error>;
-}
-
-impl<T> Context<T> for Result<T, HostError> {
-    fn context(self, what: impl Into<String>) -> Result<T, Error> {
-        self.map_err(|source| {
-            // Whatever was to be done with the database; the remedy shall not stand behind the names of that.
-            let doing = if matches!(source, HostError::Locked { .. }) {
-                "using open-iscsi's database".to_owned()
-            } else {
-                what.into()
-            };
-            Error::Host { doing, source }
-        })
-    }
 }

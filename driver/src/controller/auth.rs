@@ -1,12 +1,12 @@
 //! What a login to a target must prove: CHAP as the controller sets it and reads it back.
 
+use super::Shared;
 use super::publish::Publish;
 use super::target::differs_from_request;
-use super::{Context as _, Shared};
 use crate::chap::{self, Chap, Method};
 use crate::dsm::target::Target;
 use crate::dsm::{Code, Nas, TargetWrite};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 
 impl Shared {
     /// What a login to a target of an earlier call has to prove; it is set where that is needed.

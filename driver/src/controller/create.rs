@@ -2,13 +2,13 @@
 
 use proto::csi;
 
-use super::{Context as _, Shared};
+use super::Shared;
 use crate::dsm::free_space::Seen;
 use crate::dsm::location::Location;
 use crate::dsm::lun::{Lun, NewLun};
 use crate::dsm::rows::UnreadableRow;
 use crate::dsm::{Code, DsmError, Nas};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::metrics;
 use crate::plan;
 use crate::request::{CreateVolume, LunType};

@@ -1,12 +1,12 @@
 //! `DeleteVolume` (design.md#the-owners-mark, #unknown-is-not-absent and #deletevolume).
 
+use super::Shared;
 use super::target::find_targets;
-use super::{Context as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::lun::{Lun, may_be};
 use crate::dsm::snapshot::Snapshots;
 use crate::dsm::target::Target;
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::owner_tag::OwnerTag;
 use crate::plan;
 use crate::volume::VolumeId;

@@ -1,11 +1,11 @@
 //! `ControllerExpandVolume`: judged against what is required, and read back (design.md#expansion-is-read-back and #large-enough-already).
 
+use super::Shared;
 use super::delete::not_found;
-use super::{Context as _, Shared};
 use crate::dsm::location::Location;
 use crate::dsm::lun::Lun;
 use crate::dsm::{Code, DsmError, Nas};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::owner_tag::OwnerTag;
 use crate::plan::{self, Expand};
 use crate::request::Range;

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Shared;
 use super::publish::Publish;
 use super::target::delete_target;
-use super::{Context as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::target::Target;
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 
 /// How long nobody may have been logged in to a target before it is changed or replaced.
 pub(super) const IDLE_TIME: Duration = Duration::from_secs(60);

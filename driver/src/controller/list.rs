@@ -9,15 +9,15 @@ use proto::csi::controller_get_volume_response::VolumeStatus;
 use proto::csi::{list_volumes_response, validate_volume_capabilities_response::Confirmed};
 use tokio::time::Instant;
 
+use super::Shared;
 use super::delete::not_found;
 use super::paging::{self, Volumes};
-use super::{Context as _, Shared};
 use crate::dsm::Nas;
 use crate::dsm::location::Location;
 use crate::dsm::lun::{Lun, may_be_ours};
 use crate::dsm::rows::UnreadableRow;
 use crate::dsm::target::Target;
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::plan;
 use crate::request::{self, Handle, Page};
 use crate::volume::{Bytes, LunUuid, NasName, VolumeId};

@@ -2,10 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::Context as _;
 use crate::dsm::target::Target;
 use crate::dsm::{Nas, TargetWrite};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::volume::LunUuid;
 
 /// All targets of the NAS. That there is none that `is_it` accepts is an answer only if the NAS has loaded them all: a publication

@@ -3,10 +3,10 @@
 
 use tokio::time::Instant;
 
+use super::Shared;
 use super::target::{delete_target, doubtful};
-use super::{Context as _, Shared};
 use crate::dsm::target::Target;
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::publication::NodeId;
 use crate::volume::VolumeId;
 

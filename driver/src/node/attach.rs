@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
+use super::Machine;
 use super::attachment::Attachment;
 use super::scan::no_answer;
-use super::{Context, Machine};
 use crate::chap::Chap;
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::Host;
 use crate::host::disk::{self, Block, Disk};
 use crate::host::session::Session;

@@ -1,8 +1,8 @@
 //! What this node holds of a volume, read from the kernel: sessions, their disks, the multipath map over these; and letting
 //! all of it go again.
 
-use super::{Context, Machine};
-use crate::error::Error;
+use super::Machine;
+use crate::error::{Context as _, Error};
 use crate::host::disk::{self, Block, Disk};
 use crate::host::dm_multipath::{self, Map};
 use crate::host::kernel_names::Names;

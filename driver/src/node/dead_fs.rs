@@ -9,9 +9,9 @@
 //!
 //! A mount that was asked to be read-only, or whose disk is write-protected, shows `ro` in both places and is none of these.
 
+use super::Machine;
 use super::attachment::Attachment;
-use super::{Context, Machine};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::disk::{self, Block};
 use crate::host::mount::Mount;
 use crate::host::{Host, Stat};

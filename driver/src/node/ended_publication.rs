@@ -4,9 +4,9 @@
 //! A volume that was forced away from this node, used elsewhere and given back comes under another name. Whatever looks right
 //! here may be out of date, and what it still holds to be written would destroy what others have written since.
 
+use super::Machine;
 use super::attachment::Attachment;
-use super::{Context, Machine};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::disk::{self, Disk};
 use crate::host::session::Session;
 use crate::host::{Host, mount};

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
+use super::Machine;
 use super::attach::Attached;
 use super::attachment::Attachment;
 use super::grow::{COPY_IT, Grown, kept};
 use super::mounts::MountState;
 use super::request::Expand;
-use super::{Context, Machine};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::disk::{self, Block, Disk};
 use crate::host::dm_multipath::Map;
 use crate::host::mount::Mount;

@@ -12,9 +12,9 @@
 use futures::future::join_all;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::Machine;
 use super::attach::Attached;
-use super::{Context, Machine};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::filesystem::{self, FormatOptions, Probe, SMALLEST_XFS};
 use crate::host::marker::{self, Seen};
 use crate::host::superblock::{self, Geometry, Superblock};

@@ -1,9 +1,9 @@
 //! A file system is looked at before it is mounted: what a power cut or a dying disk has left is repaired where that is safe, and
 //! refused where only a person may decide (design.md#mkfs-defaults).
 
+use super::Machine;
 use super::attach::Attached;
-use super::{Context, Machine};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::filesystem::{self, Checked};
 use crate::host::{Host, HostError};
 use crate::volume::FsType;

@@ -1,10 +1,10 @@
 //! Growing a file system until it fills its disk, proven by asking it (design.md#expansion-is-read-back and #node-expansion-is-always-required).
 
+use super::Machine;
 use super::attach::Attached;
 use super::fsck::damaged;
 use super::mounts::MountState;
-use super::{Context, Machine};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::filesystem::{self, Cannot, Checked};
 use crate::host::superblock::{self, Geometry, Superblock};
 use crate::host::{Exit, Host, Via};

@@ -1,8 +1,8 @@
 //! Who has a device that nobody should have: by the kernel's own lists, in words for a person.
 
+use super::Machine;
 use super::attachment::Attachment;
-use super::{Context, Machine};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::disk::{self, Block};
 use crate::host::{Host, KernelFiles};
 

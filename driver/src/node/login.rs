@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use futures::future::{join, join_all};
 
+use super::Machine;
 use super::attachment::SESSION_LIST_RETRIES;
-use super::{Context, Machine};
 use crate::chap::{Chap, Method, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN, field};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::disk::{self};
 use crate::host::iscsiadm::{self, Login};
 use crate::host::session::{self, Session};

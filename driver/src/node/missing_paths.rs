@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::attachment::Attachment;
-use super::{Context, Machine, Node};
-use crate::error::Error;
+use super::{Machine, Node};
+use crate::error::{Context as _, Error};
 use crate::host::disk::Disk;
 use crate::host::dm_multipath::Map;
 use crate::host::iscsiadm::{self, Login};

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::OnceCell as Once;
 
-use super::{Context, Machine};
-use crate::error::Error;
+use super::Machine;
+use crate::error::{Context as _, Error};
 use crate::host::disk::{self, Block};
 use crate::host::dm_multipath;
 use crate::host::mount::{self, Line, Mount};

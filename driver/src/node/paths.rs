@@ -15,9 +15,9 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use super::Machine;
 use super::attachment::Attachment;
-use super::{Context, Machine};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::disk::{self, Disk};
 use crate::host::dm_multipath::{self, Map};
 use crate::host::multipath::Daemon;

@@ -1,11 +1,11 @@
 //! NodePublishVolume and NodeUnpublishVolume: one path for one pod.
 
+use super::Machine;
 use super::attachment::Attachment;
 use super::mounts::{MountState, not_ours};
 use super::request::{Publish, Use};
 use super::stage::{is_readonly, label_differs};
-use super::{Context, Machine};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::disk::Block;
 use crate::host::mount::{self, Mount};
 use crate::host::{Host, HostError, Stat, if_present};

@@ -3,9 +3,9 @@
 //! No discovery: DSM's `SendTargets` would list every target of the NAS. What is no secret goes through `iscsiadm`; CHAP names
 //! and passwords go into the record's file, because anybody can read a command line.
 
-use super::{Context, Machine};
+use super::Machine;
 use crate::chap::Chap;
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::{Host, HostError, Stat, if_present, iscsiadm, record};
 use crate::publication::{Iqn, Portal};
 use crate::volume::LunUuid;

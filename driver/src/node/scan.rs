@@ -4,8 +4,8 @@
 //! The kernel is told through sysfs: that reaches the volume's own units and no other, and starts no program. Where this
 //! process may not write there, `iscsiadm --rescan` has to do, which attaches whatever the target has.
 
-use super::{Context, Machine};
-use crate::error::Error;
+use super::Machine;
+use crate::error::{Context as _, Error};
 use crate::host::disk::{self, SysfsWrite};
 use crate::host::session::Session;
 use crate::host::{Host, if_present, iscsiadm};

@@ -1,11 +1,11 @@
 //! NodeStageVolume: a LUN becomes a disk and, unless it is wanted raw, a mounted file system that fills it.
 
+use super::Machine;
 use super::attach::Attached;
 use super::grow::Grown;
 use super::mounts::{MountState, not_ours};
 use super::request::{Stage, Use};
-use super::{Context, Machine};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::mount::{self, Mount};
 use crate::host::{Host, Stat, if_present, selinux};
 use crate::volume::FsType;

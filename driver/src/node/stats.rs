@@ -3,12 +3,12 @@
 use proto::csi::volume_usage::Unit;
 use proto::csi::{VolumeCondition, VolumeUsage};
 
+use super::Machine;
 use super::attach::Attached;
 use super::attachment::Attachment;
 use super::mounts::MountState;
 use super::request::Stats;
-use super::{Context, Machine};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::mount::Mount;
 use crate::host::{Host, Space, Via};
 use crate::volume::{Bytes, FsType};

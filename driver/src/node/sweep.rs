@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Context, Machine, Node};
-use crate::error::Error;
+use super::{Machine, Node};
+use crate::error::{Context as _, Error};
 use crate::host::{Host, if_present, record};
 use crate::publication::Iqn;
 use crate::volume::LunUuid;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::Machine;
 use super::attachment::Attachment;
 use super::request::Unstage;
-use super::{Context as _, Machine};
-use crate::error::Error;
+use crate::error::{Context as _, Error};
 use crate::host::Host;
 use crate::host::disk::{self, Block};
 

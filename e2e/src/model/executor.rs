@@ -124,13 +124,20 @@ impl<'a, P: TestBed> Executor<'a, P> {
     /// A property does not hold.
     pub async fn run_step(&mut self, step: &Step) -> Result<()> {
         let acts = self.model.calls_of(step);
-        if let Step::GrowConcurrently { volume, mib, act } = step {
+        if let Step::GrowConcurrently {
+            volume,
+            mib,
+            call: act,
+        } = step
+        {
             self.run_concurrently(*volume, *mib, *act).await?;
             self.beside = true;
         }
         for (volume, act) in acts {
             let (how, controller) = if let Step::Call {
-                how, controller, ..
+                delivery: how,
+                controller,
+                ..
             } = step
             {
                 (*how, *controller)
@@ -145,7 +152,10 @@ impl<'a, P: TestBed> Executor<'a, P> {
         match step {
             Step::Write { volume } => self.write(*volume)?,
             Step::Fence { volume } => self.fence(*volume).await?,
-            Step::Away { volume, how } => {
+            Step::Away {
+                volume,
+                absence: how,
+            } => {
                 self.in_scenario = true;
                 self.use_elsewhere(*volume, *how).await?;
                 self.in_scenario = false;
@@ -244,7 +254,11 @@ impl<'a, P: TestBed> Executor<'a, P> {
 
     async fn inject(&mut self, mishap: &Fault) -> Result<()> {
         match mishap {
-            Fault::Nas { on, trouble, times } => {
+            Fault::Nas {
+                call: on,
+                fault: trouble,
+                times,
+            } => {
                 let (api, method) = on.names();
                 let rule =
                     json!({"api": api, "method": method, "times": times, "fault": trouble.fault()});
@@ -253,7 +267,7 @@ impl<'a, P: TestBed> Executor<'a, P> {
             Fault::Host {
                 node,
                 command,
-                failing,
+                fault: failing,
                 times,
             } => self.bed.inject_fault(
                 *node,

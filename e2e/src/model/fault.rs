@@ -169,9 +169,9 @@ pub enum Fault {
     /// To calls of the NAS.
     Nas {
         /// To which.
-        on: NasCall,
+        call: NasCall,
         /// What.
-        trouble: NasFault,
+        fault: NasFault,
         /// How many in a row.
         times: u64,
     },
@@ -182,7 +182,7 @@ pub enum Fault {
         /// Which command: one of [`COMMANDS`] or [`FILE_ACCESSES`].
         command: String,
         /// What.
-        failing: CommandFault,
+        fault: CommandFault,
         /// How many in a row.
         times: u32,
     },
@@ -211,7 +211,11 @@ pub(super) fn fault() -> impl Strategy<Value = Fault> {
     let denial =
         select(&DENIALS[..]).prop_map(|(on, code)| (on, NasFault::Refuse { code, after: false }));
     let nas = prop_oneof![3 => (on(), trouble), 1 => denial];
-    let nas = (nas, 1..3_u64).prop_map(|((on, trouble), times)| Fault::Nas { on, trouble, times });
+    let nas = (nas, 1..3_u64).prop_map(|((on, trouble), times)| Fault::Nas {
+        call: on,
+        fault: trouble,
+        times,
+    });
     let host = (
         0..NODES,
         select([&COMMANDS[..], &FILE_ACCESSES[..]].concat()),
@@ -221,7 +225,7 @@ pub(super) fn fault() -> impl Strategy<Value = Fault> {
         .prop_map(|(node, command, failing, times)| Fault::Host {
             node,
             command: command.to_owned(),
-            failing,
+            fault: failing,
             times,
         });
     let death = (process(), 1..12_usize, select(&CrashTiming::ALL[..]))

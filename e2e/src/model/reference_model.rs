@@ -260,7 +260,9 @@ impl ReferenceModel {
         let known = |volume: u8| self.volumes.get(&volume);
         let calls = |volume: u8, acts: &[CsiCall]| acts.iter().map(|act| (volume, *act)).collect();
         match *step {
-            Step::Call { volume, act, .. } => {
+            Step::Call {
+                volume, call: act, ..
+            } => {
                 let act = match (act, known(volume)) {
                     // Another kind would be another request, and this is about the same one.
                     (CsiCall::Create { mib, .. }, Some(known)) => CsiCall::Create {
@@ -298,9 +300,11 @@ impl ReferenceModel {
             Step::Grow { volume, mib } => {
                 calls(volume, &[CsiCall::Expand { mib }, CsiCall::NodeExpand])
             }
-            Step::GrowConcurrently { volume, mib, act } => {
-                calls(volume, &[CsiCall::Expand { mib }, act])
-            }
+            Step::GrowConcurrently {
+                volume,
+                mib,
+                call: act,
+            } => calls(volume, &[CsiCall::Expand { mib }, act]),
             Step::Write { .. }
             | Step::WriteForeignData { .. }
             | Step::MakeUnresizable { .. }

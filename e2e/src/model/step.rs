@@ -127,9 +127,9 @@ pub enum Step {
         /// The number of the volume.
         volume: u8,
         /// The call.
-        act: CsiCall,
+        call: CsiCall,
         /// How it is tried first.
-        how: Delivery,
+        delivery: Delivery,
         /// Through which controller.
         controller: usize,
     },
@@ -159,7 +159,7 @@ pub enum Step {
         /// `required_bytes`, in MiB.
         mib: i64,
         /// A call to the node.
-        act: CsiCall,
+        call: CsiCall,
     },
     /// Somebody has written to a LUN that was never formatted: no file system, but not blank.
     WriteForeignData {
@@ -203,7 +203,7 @@ pub enum Step {
         /// The number of the volume.
         volume: u8,
         /// What else happens.
-        how: Absence,
+        absence: Absence,
     },
     /// Two controllers publish it to two nodes at a time; then it is unpublished from both.
     Race {
@@ -279,8 +279,8 @@ impl ReferenceStateMachine for Steps {
             2 => (0..VOLUMES).prop_map(|volume| Step::Detach { volume }),
             1 => (0..VOLUMES).prop_map(|volume| Step::Fence { volume }),
              2 => (0..VOLUMES, any::<[bool; 4]>()).prop_map(|(volume, [stage, unsynced, restart, kept])| {
-                let how = Absence { stage, unsynced, restart, kept };
-                Step::Away { volume, how }
+                let absence = Absence { stage, unsynced, restart, kept };
+                Step::Away { volume, absence }
             }),
             1 => (0..VOLUMES).prop_map(|volume| Step::Race { volume }),
             9 => fault().prop_map(Step::Fault),
@@ -291,7 +291,7 @@ impl ReferenceStateMachine for Steps {
             1 => Just(Step::ExpireSessions),
             1 => Just(Step::List),
             2 => (0..VOLUMES, mib(), node_act())
-                .prop_map(|(volume, mib, act)| Step::GrowConcurrently { volume, mib, act }),
+                .prop_map(|(volume, mib, call)| Step::GrowConcurrently { volume, mib, call }),
             1 => (0..VOLUMES).prop_map(|volume| Step::WriteForeignData { volume }),
             1 => (0..VOLUMES).prop_map(|volume| Step::SwapLun { volume }),
             1 => (0..VOLUMES).prop_map(|volume| Step::MakeUnresizable { volume }),
@@ -317,8 +317,8 @@ impl ReferenceStateMachine for Steps {
 fn next(book: &ReferenceModel, volume: u8, node: usize, mib: i64, kind: Kind) -> Step {
     let call = |act| Step::Call {
         volume,
-        act,
-        how: Delivery::Once,
+        call: act,
+        delivery: Delivery::Once,
         controller: 0,
     };
     match book.volumes.get(&volume) {
@@ -377,8 +377,8 @@ fn call() -> impl Strategy<Value = Step> {
     ];
     (0..VOLUMES, act, how, 0..2_usize).prop_map(|(volume, act, how, controller)| Step::Call {
         volume,
-        act,
-        how,
+        call: act,
+        delivery: how,
         controller,
     })
 }

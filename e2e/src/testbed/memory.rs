@@ -2,8 +2,8 @@
 //! Time is tokio's and stands still while somebody works, so that a minute of waiting costs nothing and a run can be
 //! repeated byte for byte. It needs no root and leaves nothing but a folder in memory, which goes with it.
 
-mod fault_host;
 mod crashable;
+mod fault_host;
 mod nas;
 
 use std::collections::BTreeMap;
@@ -21,8 +21,8 @@ use driver::dsm::client::{Account, Client, Password};
 use driver::dsm::credential::Refusals;
 use driver::host::fake::{Fake, Mounted};
 use driver::in_flight::InFlight;
-use driver::owner_tag::Owner;
 use driver::node::Node;
+use driver::owner_tag::Owner;
 use driver::volume::Bytes;
 use proto::csi::controller_client::ControllerClient;
 use proto::csi::controller_server::ControllerServer;
@@ -34,12 +34,14 @@ use serde_json::{Value, json};
 use tokio::runtime::Builder;
 use tonic::Status;
 
-use crate::harness::test_volume::{Content, TestVolume};
 use crate::harness::nas::{CHAP_KEY, PASSWORD};
-use crate::testbed::{HostFault, ObservedLun, ObservedMount, ObservedNode, TestBed, Process, Observation, CrashTiming};
 use crate::harness::plugin::{Csi, Line};
-use fault_host::FaultHost;
+use crate::harness::test_volume::{Content, TestVolume};
+use crate::testbed::{
+    CrashTiming, HostFault, Observation, ObservedLun, ObservedMount, ObservedNode, Process, TestBed,
+};
 use crashable::CrashableProcess;
+use fault_host::FaultHost;
 use nas::Nas;
 
 const DRIVER: &str = "csi.synology.com";

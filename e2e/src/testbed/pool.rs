@@ -10,9 +10,9 @@ use clap::ValueEnum;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::harness::test_volume::Content;
-use crate::testbed::memory::{self, Memory};
 use crate::model::step::Kind;
 use crate::testbed::TestBed;
+use crate::testbed::memory::{self, Memory};
 use crate::testbed::real::Real;
 
 /// Which plane a program plays on.

@@ -10,9 +10,9 @@
 //! Both nodes are on one machine and see one mount table and one set of loop devices. They do not get into each other's way:
 //! what a node's driver calls a device of its own it finds through its host root, and each node has one of its own.
 
+mod clients;
 mod disk;
 mod machine;
-mod clients;
 mod observe;
 mod proxy;
 
@@ -26,14 +26,16 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::janitor::Janitor;
-use crate::harness::test_volume::TestVolume;
-use crate::testbed::memory::scratch;
 use crate::harness::nas::{self, Nas, PASSWORD};
-use crate::testbed::{HostFault, TestBed, Process, SHRINK_REFUSED, Observation, CrashTiming, publication};
 use crate::harness::plugin::{self, Plugin};
 use crate::harness::skip::can_grow_mounted_ext4;
-use machine::Machine;
+use crate::harness::test_volume::TestVolume;
+use crate::testbed::memory::scratch;
+use crate::testbed::{
+    CrashTiming, HostFault, Observation, Process, SHRINK_REFUSED, TestBed, publication,
+};
 pub use clients::CsiClients;
+use machine::Machine;
 use proxy::Proxy;
 
 const NODES: [&str; 2] = ["worker-0", "worker-1"];
@@ -449,7 +451,9 @@ impl TestBed for Real {
             // dsm-sim takes it from there at its next start.
             std::fs::write(self.nas.password_file(), password)?;
         }
-        self.nas.change_setting(path.trim_start_matches('/'), &body).await
+        self.nas
+            .change_setting(path.trim_start_matches('/'), &body)
+            .await
     }
 
     async fn patch_control(&self, path: &str, body: Value) -> Result<Value> {
@@ -487,7 +491,10 @@ impl TestBed for Real {
         tokio::time::sleep(short).await;
         if time >= LONGEST_PAUSE && Instant::now() >= self.loaded {
             // Hours in a CO's life. One who cannot be told so now is asked again.
-            let _ = self.nas.change_setting("uptime", &json!({"seconds": 360_000})).await;
+            let _ = self
+                .nas
+                .change_setting("uptime", &json!({"seconds": 360_000}))
+                .await;
         }
     }
 

@@ -45,8 +45,8 @@ fn what_was_written_elsewhere_is_there() {
 fn life(kind: Kind, how: Absence) -> Vec<Step> {
     let call = |act| Step::Call {
         volume: 0,
-        act,
-        how: Delivery::Once,
+        call: act,
+        delivery: Delivery::Once,
         controller: 0,
     };
     let mut steps: Vec<Step> = [
@@ -57,7 +57,13 @@ fn life(kind: Kind, how: Absence) -> Vec<Step> {
     ]
     .map(call)
     .into();
-    let lost = [Step::Write { volume: 0 }, Step::Away { volume: 0, how }];
+    let lost = [
+        Step::Write { volume: 0 },
+        Step::Away {
+            volume: 0,
+            absence: how,
+        },
+    ];
     steps.extend(lost.clone());
     steps.extend(lost);
     steps

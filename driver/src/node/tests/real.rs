@@ -10,20 +10,20 @@ use crate::volume::VolumeId;
 
 #[path = "../../../tests/common/mod.rs"]
 mod common;
-mod played;
+mod simulated_initiator;
 
-use played::Played;
+use simulated_initiator::SimulatedInitiator;
 
 /// A machine and the calls for its one volume.
 struct Life {
-    host: Arc<Played>,
-    machine: Machine<Arc<Played>>,
+    host: Arc<SimulatedInitiator>,
+    machine: Machine<Arc<SimulatedInitiator>>,
     capability: Option<csi::VolumeCapability>,
 }
 
 impl Life {
     async fn new(fs: &'static str, size: Bytes) -> Self {
-        let host = Played::new(size).await;
+        let host = SimulatedInitiator::new(size).await;
         let machine = Machine::new(
             host.clone(),
             NODE.to_owned(),
@@ -49,7 +49,7 @@ impl Life {
     fn context() -> PublishContext {
         PublishContext {
             portals: vec!["127.0.0.1:3260".parse().unwrap()],
-            iqn: Played::iqn(),
+            iqn: SimulatedInitiator::iqn(),
             lun: 1,
             uuid: UUID.parse().unwrap(),
             auth: None,

@@ -33,6 +33,7 @@ pub(crate) struct Lun {
     /// A clone that DSM is still making, until then. A restart before it ends it.
     pub(crate) half_done_until: Option<Millis>,
     /// Deleted, and gone at that moment.
+    #[serde(alias = "dying")]
     pub(crate) deleting_until: Option<Millis>,
     /// Where it comes from, when it is a clone.
     pub(crate) family: Family,

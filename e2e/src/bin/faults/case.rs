@@ -359,8 +359,8 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
 
     async fn inject_on_nas(&mut self, on: NasCall, trouble: NasFault) -> Result<()> {
         let mishap = Fault::Nas {
-            on,
-            trouble,
+            call: on,
+            fault: trouble,
             times: 0,
         };
         self.player.run_event(&Step::Fault(mishap)).await

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::testbed::{HostFault, CrashTiming};
+use crate::testbed::{CrashTiming, HostFault};
 
 /// Something that has begun; it has ended when it has no name any more.
 struct Half<'a> {

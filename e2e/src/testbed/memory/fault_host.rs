@@ -98,7 +98,10 @@ impl FaultHost {
                     Err(failed(&name))
                 }
                 Some(
-                    CommandFault::Fails | CommandFault::Hangs | CommandFault::SaysGarbage | CommandFault::DoesNothing,
+                    CommandFault::Fails
+                    | CommandFault::Hangs
+                    | CommandFault::SaysGarbage
+                    | CommandFault::DoesNothing,
                 ) => Err(failed(&name)),
             }
         };

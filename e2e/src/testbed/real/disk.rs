@@ -11,10 +11,10 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statvfs::statvfs;
 use serde_json::{Value, json};
 
-use crate::harness::test_volume::{Content, TestVolume};
 use crate::harness::inspect;
 use crate::harness::nas::Nas;
 use crate::harness::process;
+use crate::harness::test_volume::{Content, TestVolume};
 use crate::{GIB, MIB};
 
 /// Where a raw volume's data are: each volume reaches that far.

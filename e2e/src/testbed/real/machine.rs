@@ -11,10 +11,10 @@ use nix::mount::{MntFlags, umount2};
 use crate::harness::initiator::Initiator;
 use crate::harness::janitor::mounts_below;
 use crate::harness::test_volume::TestVolume;
-use crate::model::step::FILE_ACCESSES;
-use crate::testbed::{HostFault, CrashTiming};
-use crate::interceptor::{self, CommandInterceptor};
 use crate::harness::until::until;
+use crate::interceptor::{self, CommandInterceptor};
+use crate::model::step::FILE_ACCESSES;
+use crate::testbed::{CrashTiming, HostFault};
 
 const INITIATOR_NAME: &str = "etc/iscsi/initiatorname.iscsi";
 

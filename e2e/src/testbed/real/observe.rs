@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::machine::Machine;
 use crate::harness::nas::Nas;
-use crate::testbed::{ObservedMount, ObservedNode, Observation};
+use crate::testbed::{Observation, ObservedMount, ObservedNode};
 
 /// The files behind loop devices that are ours, by the devices' names.
 type Loops = BTreeMap<String, PathBuf>;

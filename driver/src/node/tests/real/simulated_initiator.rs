@@ -9,11 +9,11 @@ use secrecy::SecretString;
 use super::super::*;
 use super::common;
 use crate::host::linux::Linux;
-use crate::host::{KernelFiles, Space, Span, Stat, Touched, Via, Who};
+use crate::host::{HostError, KernelFiles, Space, Span, Stat, Touched, Via, Who};
 
 /// The real machine with a played initiator: one target, whose LUN is a loop device.
 #[derive(Debug)]
-pub(super) struct Played {
+pub(super) struct SimulatedInitiator {
     linux: Linux,
     dir: tempfile::TempDir,
     pub(super) node: String,
@@ -23,7 +23,7 @@ pub(super) struct Played {
     pub(super) took: std::sync::Mutex<Duration>,
 }
 
-impl Played {
+impl SimulatedInitiator {
     pub(super) async fn new(size: Bytes) -> Arc<Self> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("lun");
@@ -107,7 +107,7 @@ impl Played {
     }
 }
 
-impl Drop for Played {
+impl Drop for SimulatedInitiator {
     fn drop(&mut self) {
         for point in [
             "pods/2",
@@ -121,7 +121,7 @@ impl Drop for Played {
     }
 }
 
-impl Host for Arc<Played> {
+impl Host for Arc<SimulatedInitiator> {
     async fn run(&self, mut cmd: Cmd) -> Result<Exit, HostError> {
         if cmd.program == "iscsiadm" {
             let status = match cmd.args.last().map(String::as_str) {
