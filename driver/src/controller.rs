@@ -9,6 +9,7 @@ mod delete;
 mod expand;
 mod former_node;
 mod list;
+mod lookup;
 mod paging;
 mod publish;
 mod target;

@@ -1,15 +1,11 @@
 //! The NAS, seen from its Web API. Evidence: `proto/dsm/*.json`.
 //!
-//! [`call`], [`reply`], [`rows`], [`lun`], [`target`], [`snapshot`], [`location`] and [`system`] are pure: a request is a value, an answer is parsed by a
-//! function. [`client`] is the one effect, over a [`wire`].
+//! [`call`], [`reply`], [`rows`], [`lun`], [`target`], [`snapshot`], [`location`] and [`system`] are pure: a request is a value, a reply is parsed by a
+//! function. [`client`] is the one effect, over a [`transport`]. [`nas`] is what the controller asks of one NAS.
 
 pub mod call;
 pub mod client;
-pub mod completeness;
-pub mod credential;
-pub mod free_space;
-mod limits;
-pub mod liveness;
+mod compound;
 pub mod location;
 pub mod log_once;
 pub mod lun;
@@ -17,7 +13,6 @@ mod lun_locations;
 pub mod nas;
 pub mod reply;
 pub mod rows;
-mod session;
 #[cfg(test)]
 mod slow_nas;
 pub mod snapshot;

@@ -1,30 +1,31 @@
 //! What a login to a target must prove: CHAP as the controller sets it and reads it back.
 
 use super::Shared;
-use super::publish::Publish;
 use super::target::differs_from_request;
 use crate::chap::{self, Chap, Method};
 use crate::dsm::target::Target;
 use crate::dsm::{Code, Nas, TargetWrite};
 use crate::error::{Context as _, Error};
+use crate::volume::LunUuid;
 
 impl Shared {
-    /// What a login to a target of an earlier call has to prove; it is set where that is needed.
+    /// The CHAP settings of a target that an earlier call made; they are set where that is needed. `secret`: those of the StorageClass's Secret.
     pub(super) async fn ensure_auth(
         &self,
         nas: &Nas,
-        asked: &Publish,
+        lun: &LunUuid,
+        secret: Option<&Chap>,
         target: &Target,
     ) -> Result<Option<Chap>, Error> {
         let what = || format!("the CHAP settings of target {}", target.iqn);
         // DSM tells no password, so one that somebody else chose has to be set each time; but never under a node that is logged in: its
         // session goes on with what it has proven, and when it comes back it proves the same.
-        if let Some(chap) = &asked.chap {
+        if let Some(chap) = secret {
             let in_use = !target.connected_sessions.is_empty();
             if in_use && target.differs_from(Some(chap)).is_none() {
                 return Ok(Some(chap.clone()));
             }
-            self.set(nas, asked, target, Some(chap)).await?;
+            self.set(nas, lun, target, Some(chap)).await?;
             return Ok(Some(chap.clone()));
         }
         let user = target.user.as_deref().unwrap_or_default();
@@ -48,19 +49,19 @@ impl Shared {
             });
         }
         let chap = self.keys.proofs(&iqn);
-        self.set(nas, asked, target, chap.as_ref()).await?;
+        self.set(nas, lun, target, chap.as_ref()).await?;
         Ok(chap)
     }
 
     async fn set(
         &self,
         nas: &Nas,
-        asked: &Publish,
+        lun: &LunUuid,
         target: &Target,
         chap: Option<&Chap>,
     ) -> Result<(), Error> {
         let what = || format!("setting the CHAP settings of target {}", target.iqn);
-        match nas.set_auth(&asked.id.uuid, target, chap).await {
+        match nas.set_auth(lun, target, chap).await {
             Ok(TargetWrite::Done(targets)) => {
                 let now = targets.iter().find(|row| row.is(target));
                 now.map_or(Ok(()), |now| verify_auth(now, chap))

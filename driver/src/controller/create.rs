@@ -3,9 +3,9 @@
 use proto::csi;
 
 use super::Shared;
-use crate::dsm::free_space::Seen;
 use crate::dsm::location::Location;
 use crate::dsm::lun::{Lun, NewLun};
+use crate::dsm::nas::free_space::Seen;
 use crate::dsm::rows::UnreadableRow;
 use crate::dsm::{Code, DsmError, Nas};
 use crate::error::{Context as _, Error};

@@ -1,13 +1,12 @@
 //! `DeleteVolume` (design.md#the-owners-mark, #unknown-is-not-absent and #deletevolume).
 
 use super::Shared;
-use super::target::find_targets;
+use super::lookup::{confirm_absent, find_targets};
 use crate::dsm::Nas;
-use crate::dsm::lun::{Lun, may_be};
+use crate::dsm::lun::Lun;
 use crate::dsm::snapshot::Snapshots;
 use crate::dsm::target::Target;
 use crate::error::{Context as _, Error};
-use crate::owner_tag::OwnerTag;
 use crate::plan;
 use crate::volume::VolumeId;
 
@@ -58,48 +57,6 @@ impl Shared {
                 seen: "DSM still shows the LUN".to_owned(),
             }),
         }
-    }
-
-    /// Refuses a LUN without our mark: it is somebody else's.
-    pub(super) fn owned(&self, id: &VolumeId, lun: &Lun) -> Result<OwnerTag, Error> {
-        let not = match self.owner.read(&lun.description) {
-            Ok(mark) => return Ok(mark),
-            Err(not) => not,
-        };
-        let (seen, remedy) = plan::not_ours(&self.owner, &not, lun);
-        Err(Error::Refused {
-            what: format!("volume {id}"),
-            seen,
-            remedy,
-        })
-    }
-}
-
-/// The answer to every call but deletion about a LUN that DSM denies: NOT_FOUND if that is proven, else UNAVAILABLE.
-pub(super) async fn not_found(nas: &Nas, id: &VolumeId) -> Error {
-    match confirm_absent(nas, id).await {
-        Ok(()) => Error::NoSuchVolume {
-            volume: id.to_string(),
-            seen: format!("the NAS has no LUN {}", id.uuid),
-        },
-        Err(doubt) => doubt,
-    }
-}
-
-/// DSM denies the LUN: what follows needs more than its word (design.md#unknown-is-not-absent).
-async fn confirm_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
-    let what = || format!("the absence of volume {id}");
-    match nas
-        .why_maybe_present(
-            Some(&id.uuid),
-            |lun| lun.uuid == id.uuid.as_str(),
-            |row| may_be(&id.uuid, row),
-        )
-        .await
-        .with_context(|| format!("proving {}", what()))?
-    {
-        None => Ok(()),
-        Some(seen) => Err(Error::Unverified { what: what(), seen }),
     }
 }
 

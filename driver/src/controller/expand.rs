@@ -1,7 +1,7 @@
 //! `ControllerExpandVolume`: judged against what is required, and read back (design.md#expansion-is-read-back and #large-enough-already).
 
 use super::Shared;
-use super::delete::not_found;
+use super::lookup::not_found;
 use crate::dsm::location::Location;
 use crate::dsm::lun::Lun;
 use crate::dsm::{Code, DsmError, Nas};

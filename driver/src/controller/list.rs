@@ -10,7 +10,6 @@ use proto::csi::{list_volumes_response, validate_volume_capabilities_response::C
 use tokio::time::Instant;
 
 use super::Shared;
-use super::delete::not_found;
 use super::paging::{self, Volumes};
 use crate::dsm::Nas;
 use crate::dsm::location::Location;
@@ -72,20 +71,6 @@ impl Shared {
             volume: Some(volume(id.to_string(), lun.size())),
             status: Some(status),
         })
-    }
-
-    /// The volume's LUN, which exists and is ours.
-    pub(super) async fn lun(&self, id: &VolumeId) -> Result<Lun, Error> {
-        let nas = self.nas(id)?;
-        let Some(lun) = nas
-            .lun(&id.uuid)
-            .await
-            .with_context(|| format!("looking for volume {id}"))?
-        else {
-            return Err(not_found(nas, id).await);
-        };
-        self.owned(id, &lun)?;
-        Ok(lun)
     }
 
     /// Only ours, ordered by uuid, of all NASes (design.md#listvolumes). A volume of a NAS that has had other names stands there under each of

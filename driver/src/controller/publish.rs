@@ -10,8 +10,8 @@ use proto::csi;
 use tokio::time::sleep;
 
 use super::auth::{bad_auth_data, verify_auth};
-use super::delete::not_found;
-use super::target::{delete_target, differs_from_request, find_targets, unmap_lun};
+use super::lookup::{find_targets, not_found};
+use super::target::{delete_target, differs_from_request, unmap_lun};
 use super::{Shared, read_node};
 use crate::chap::{Chap, Method};
 use crate::dsm::target::{Mapping, Target};
@@ -261,7 +261,9 @@ impl Shared {
         for other in others {
             delete_target(nas, &asked.id.uuid, other).await?;
         }
-        let chap = self.ensure_auth(nas, asked, own).await?;
+        let chap = self
+            .ensure_auth(nas, &asked.id.uuid, asked.chap.as_ref(), own)
+            .await?;
         self.map(nas, asked, own, chap, false).await
     }
 
@@ -358,7 +360,9 @@ impl Shared {
             delete_target(nas, &asked.id.uuid, other).await?;
         }
         enabled(asked, target)?;
-        let chap = self.ensure_auth(nas, asked, target).await?;
+        let chap = self
+            .ensure_auth(nas, &asked.id.uuid, asked.chap.as_ref(), target)
+            .await?;
         exported(asked, target, mapping, chap).map(Some)
     }
 

@@ -1,36 +1,10 @@
 //! Targets as the controller finds them and ends them, and what it says when DSM did something else than was meant (design.md#dsm-reuses-target-numbers).
 
-use tokio::time::Instant;
-
+use super::lookup::find_targets;
 use crate::dsm::target::Target;
 use crate::dsm::{Nas, TargetWrite};
 use crate::error::{Context as _, Error};
 use crate::volume::LunUuid;
-
-/// All targets of the NAS. That there is none that `is_it` accepts is an answer only if the NAS has loaded them all: a publication
-/// whose target it does not show yet would else be taken for ended, and the target would stay (design.md#unknown-is-not-absent).
-pub(super) async fn find_targets(
-    nas: &Nas,
-    lun: &LunUuid,
-    doing: impl Fn() -> String,
-    is_it: impl Fn(&Target) -> bool,
-) -> Result<Vec<Target>, Error> {
-    let asked = Instant::now();
-    let targets = nas.targets(lun).await.with_context(&doing)?;
-    if !targets.iter().any(is_it)
-        && let Some(seen) = nas
-            .why_targets_incomplete(asked, &targets)
-            .await
-            .with_context(&doing)?
-    {
-        return Err(doubtful(doing(), seen));
-    }
-    Ok(targets)
-}
-
-pub(super) fn doubtful(what: String, seen: String) -> Error {
-    Error::Unverified { what, seen }
-}
 
 /// Deletes a target and reads back that it is gone; answers all others.
 pub(super) async fn delete_target(

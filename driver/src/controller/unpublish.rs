@@ -4,7 +4,8 @@
 use tokio::time::Instant;
 
 use super::Shared;
-use super::target::{delete_target, doubtful};
+use super::lookup::doubtful;
+use super::target::delete_target;
 use crate::dsm::target::Target;
 use crate::error::{Context as _, Error};
 use crate::publication::NodeId;

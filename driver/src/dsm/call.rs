@@ -8,7 +8,6 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::limits::RequestClass;
 use super::reply::{self, Code, DsmError};
 
 /// One call: API, version, method and parameters.
@@ -25,6 +24,31 @@ pub struct Call {
     pub method: &'static str,
     params: Vec<(&'static str, Param)>,
     lane: RequestClass,
+}
+
+/// The API of LUNs.
+pub(super) const LUN_API: &str = "SYNO.Core.ISCSI.LUN";
+
+/// What a request waits with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestClass {
+    /// Whatever the NAS does beside other things.
+    Common,
+    /// What makes a LUN: the NAS does it one after the other.
+    Creates,
+}
+
+impl RequestClass {
+    /// That of a call.
+    pub(super) fn of(api: &str, method: &str) -> Self {
+        // ASSUMED: clones queue up with creates; both take the lock under which DSM makes a LUN.
+        let makes = matches!(method, "create" | "clone" | "clone_snapshot");
+        if api == LUN_API && makes {
+            Self::Creates
+        } else {
+            Self::Common
+        }
+    }
 }
 
 /// The value of a parameter, as the JSON text that is sent.

@@ -1,5 +1,10 @@
 //! Sends calls to one NAS: the effect. Session care lives in [`super::session`] and nowhere else (design.md#one-login).
 
+pub mod credential;
+mod limits;
+mod liveness;
+mod session;
+
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,15 +19,16 @@ use tokio::time::{Instant, timeout};
 use tracing::{Instrument as _, debug, debug_span, trace};
 
 use super::call::Call;
-use super::credential::Refusals;
-use super::limits::{Permit, RequestLimits};
-use super::liveness::Liveness;
-use super::reply::{self, Code, CompoundAnswer, DsmError, NoData, Results};
-use super::session::{Logins, Session};
+use super::compound::{CompoundAnswer, Results};
+use super::reply::{self, Code, DsmError, NoData};
 use super::transport::{Cause, Failure, Http, Transport};
 use super::trust::{Complaint, Trust};
 use crate::metrics::{self, DsmCall};
 use crate::volume::NasName;
+use credential::Refusals;
+use limits::{Permit, RequestLimits};
+use liveness::Liveness;
+use session::{Logins, Session};
 
 /// From when a request is sent: the wait for a place does not count. DSM creates LUNs one at a time and can take longer than 10 s under load.
 /// Questions have as long: a list takes the longer the more there is to list, and one that is always given up too early never comes.
@@ -56,9 +62,9 @@ pub struct Client {
     pub(super) wire: Arc<dyn Transport>,
     pub(super) account: Arc<Account>,
     pub(super) refusals: Arc<Refusals>,
-    pub(super) logins: Arc<Logins>,
-    pub(super) lanes: Arc<RequestLimits>,
-    pub(super) pulse: Arc<Liveness>,
+    logins: Arc<Logins>,
+    lanes: Arc<RequestLimits>,
+    pulse: Arc<Liveness>,
 }
 
 /// A request under way ended without an answer, though the NAS answers others.
@@ -221,7 +227,7 @@ impl Client {
     }
 
     /// Sends a call in a session, with a place among the requests under way if it is one of those that need one.
-    pub(super) async fn send_with<T: DeserializeOwned>(
+    async fn send_with<T: DeserializeOwned>(
         &self,
         call: &Call,
         session: &Session,
@@ -242,7 +248,7 @@ impl Client {
         answer
     }
 
-    pub(super) async fn send<T: DeserializeOwned>(
+    async fn send<T: DeserializeOwned>(
         &self,
         request: Builder,
         form: &[(impl AsRef<str>, impl AsRef<str>)],

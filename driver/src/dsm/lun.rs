@@ -3,12 +3,12 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::call::Call;
+use super::call::{Call, LUN_API};
 use super::rows::{Rows, UnreadableRow, word};
 use crate::owner_tag::Owner;
 use crate::volume::{Bytes, LunUuid};
 
-pub(super) const API: &str = "SYNO.Core.ISCSI.LUN";
+pub(super) const API: &str = LUN_API;
 const ADDITIONAL: [&str; 3] = ["status", "is_action_locked", "is_mapped"];
 
 /// A LUN as `get` and `list` report it. Unknown fields are ignored.

@@ -1,5 +1,8 @@
 //! One configured NAS and what the controller asks of it. Each method is one question or one effect with its read-back.
 
+pub mod completeness;
+pub mod free_space;
+
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,17 +12,18 @@ use tokio::time::{Instant, sleep};
 
 use super::call::Call;
 use super::client::Client;
-use super::completeness::ListHistory;
+use super::compound::Results;
 use super::location::{self, Location, LocationAnswer, LocationsAnswer};
 use super::log_once::LogOnce;
 use super::lun::{self, Lun, LunAnswer};
 use super::lun_locations::Places;
-use super::reply::{DsmError, NoData, Results};
+use super::reply::{DsmError, NoData};
 use super::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
 use crate::chap::Chap;
 use crate::min_free::Floor;
 use crate::publication::{Iqn, Portal, portals_among};
 use crate::volume::{Bytes, LunUuid, NasName};
+use completeness::ListHistory;
 
 /// How long a LUN may stay locked, or a deleted one visible, before the caller is told to come again.
 const LUN_READY_TIMEOUT: Duration = Duration::from_secs(60);

@@ -3,13 +3,11 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
-
-use super::liveness::Silence;
 
 /// An error code of the DSM Web API. The numbers and their grades stand in the reference; named here are those that the
 /// driver acts upon or explains.
@@ -284,6 +282,20 @@ pub enum DsmError {
     },
 }
 
+/// A NAS answers nothing. As text: which, since when and what was seen; the time is one and no span, so that the same outage has the
+/// same words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "NAS {nas} at {url} has answered nothing since {}: {seen}; look whether it is up, and open that address from where the controller runs",
+    humantime::format_rfc3339_seconds(*since)
+)]
+pub struct Silence {
+    pub(super) nas: String,
+    pub(super) url: String,
+    pub(super) since: SystemTime,
+    pub(super) seen: String,
+}
+
 /// When a refused login is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextTry {
@@ -453,90 +465,6 @@ impl<'a> Envelope<'a> {
                 "success is false and there is no error code".to_owned(),
             )),
         }
-    }
-}
-
-/// The answer of `SYNO.Entry.Request`.
-#[derive(Debug, Deserialize)]
-pub(crate) struct CompoundAnswer {
-    result: Vec<Box<RawValue>>,
-}
-
-impl CompoundAnswer {
-    /// The results, one after the other, each with its own envelope.
-    pub(crate) fn into_results(self) -> impl Iterator<Item = Box<RawValue>> {
-        self.result.into_iter()
-    }
-}
-
-/// The results of calls that were sent in one request. There are fewer than calls when DSM stopped at one that failed.
-#[derive(Debug)]
-pub struct Results(Vec<Answered>);
-
-/// The result of a call, whose type is not known yet.
-#[derive(Debug)]
-struct Answered {
-    api: &'static str,
-    method: &'static str,
-    result: Result<Box<RawValue>, DsmError>,
-}
-
-impl Results {
-    pub(crate) fn of(calls: &[super::call::Call], answer: CompoundAnswer) -> Self {
-        let read = |(call, text): (&super::call::Call, Box<RawValue>)| {
-            let (api, method) = (call.api, call.method);
-            let result = read::<Option<Box<RawValue>>>(api, method, text.get().as_bytes());
-            Answered {
-                api,
-                method,
-                result: result.map(Option::unwrap_or_default),
-            }
-        };
-        let read = calls.iter().zip(answer.into_results()).map(read);
-        // DSM may name the calls that it did not make, with a code of their own.
-        let made = |answered: &Answered| {
-            let refusal = answered.result.as_ref().err();
-            refusal.and_then(DsmError::code) != Some(Code::STOPPED)
-        };
-        Self(read.take_while(made).collect())
-    }
-
-    /// The next result. `None`: the call was not made.
-    ///
-    /// # Errors
-    /// [`DsmError`] of this call.
-    pub fn take<T: DeserializeOwned>(&mut self) -> Option<Result<T, DsmError>> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let Answered {
-            api,
-            method,
-            result,
-        } = self.0.remove(0);
-        let garbled = |error: serde_json::Error| DsmError::Garbled {
-            api,
-            method,
-            seen: error.to_string(),
-        };
-        Some(result.and_then(|data| serde_json::from_str(data.get()).map_err(garbled)))
-    }
-
-    /// No call was made beyond those whose results were taken.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn first_refusal(&self) -> Option<&DsmError> {
-        self.0.iter().find_map(|one| one.result.as_ref().err())
-    }
-
-    /// Nothing but questions was answered.
-    pub(crate) fn has_only_asked(&self) -> bool {
-        let asks = |method: &str| matches!(method, "get" | "list");
-        self.0
-            .iter()
-            .all(|one| asks(one.method) || one.result.is_err())
     }
 }
 

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::call::Call;
+use super::client::credential::Refusals;
 use super::client::{Account, Client, Password};
-use super::credential::Refusals;
 use super::reply::{DsmError, NoData};
 use super::transport::{Failure, Transport};
 

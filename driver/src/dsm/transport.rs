@@ -9,12 +9,14 @@ use futures::future::BoxFuture;
 use http::header::LOCATION;
 use http::{Request, Response};
 
-use super::limits::RequestLimits;
 use super::trust::{self, Complaint, Trust};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Below the 20 s after which DSM closes an idle connection.
 const KEEP_IDLE: Duration = Duration::from_secs(15);
+/// Idle connections that are kept: the next request of many finds one, and together with those in use they stay within the bound of
+/// `client/limits.rs`.
+pub(super) const IDLE_CONNECTIONS: usize = 7;
 /// More than any NAS has to say: a LUN takes 2 KiB of a list, and the largest models have some hundreds.
 const LARGEST: usize = 16 << 20;
 
@@ -58,7 +60,7 @@ impl Http {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_DEADLINE)
             .pool_idle_timeout(KEEP_IDLE)
-            .pool_max_idle_per_host(RequestLimits::KEPT);
+            .pool_max_idle_per_host(IDLE_CONNECTIONS);
         if url.starts_with("http://") {
             // The system's authorities are hundreds of files, and nobody would ask them.
             http = http.tls_certs_only([]);

@@ -12,10 +12,10 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument as _, debug, info, warn};
 
-use super::call::Call;
-use super::client::Client;
+use super::Client;
 use super::credential::Credential;
-use super::reply::{Code, DsmError, LOGIN, NoData, SessionLoss};
+use crate::dsm::call::Call;
+use crate::dsm::reply::{Code, DsmError, LOGIN, NoData, SessionLoss};
 use crate::metrics;
 
 /// A login makes nothing and costs the NAS little, and who waits for it shares its outcome: one that sleeps is awake for the next try.
@@ -106,7 +106,7 @@ impl State {
 
 impl Client {
     /// How many sessions the NAS has lost. Those that are renewed on suspicion do not count: it may not know one from another.
-    pub(super) async fn lost_sessions(&self) -> u64 {
+    pub(in crate::dsm) async fn lost_sessions(&self) -> u64 {
         self.logins.state.lock().await.lost
     }
 

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::location::{self, LocationsAnswer};
-use super::lun::{self, Lun, LunsAnswer};
-use super::nas::Nas;
-use super::reply::DsmError;
-use super::rows::{Rows, UnreadableRow};
-use super::system::{self, SystemAnswer};
-use super::target::{self, Target};
+use super::Nas;
+use crate::dsm::location::{self, LocationsAnswer};
+use crate::dsm::lun::{self, Lun, LunsAnswer};
+use crate::dsm::reply::DsmError;
+use crate::dsm::rows::{Rows, UnreadableRow};
+use crate::dsm::system::{self, SystemAnswer};
+use crate::dsm::target::{self, Target};
 use crate::volume::LunUuid;
 
 /// How long after its start a NAS may still be loading its LUNs and targets.
@@ -208,7 +208,7 @@ impl Nas {
     }
 
     /// The targets of a list, if no row that cannot be read concerns this LUN.
-    pub(super) fn targets_about(
+    pub(in crate::dsm) fn targets_about(
         &self,
         lun: &LunUuid,
         targets: Rows<Target>,

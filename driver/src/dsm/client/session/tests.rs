@@ -7,8 +7,8 @@ use http::{Request, Response};
 use tokio::time::advance;
 
 use super::*;
+use crate::dsm::client::credential::Refusals;
 use crate::dsm::client::{Account, Password};
-use crate::dsm::credential::Refusals;
 use crate::dsm::transport::{Failure, Transport};
 
 /// Says the body of the answer to a method; `None`: never.

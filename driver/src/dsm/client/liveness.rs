@@ -9,9 +9,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{Instrument as _, info, warn};
 
-use super::client::Client;
-use super::reply::DsmError;
-use super::transport::Failure;
+use super::Client;
+use crate::dsm::reply::{DsmError, Silence};
+use crate::dsm::transport::Failure;
 use crate::metrics::{self, DsmCall};
 
 /// How long a NAS may say nothing to anybody who waits until it is asked whether it is there.
@@ -26,20 +26,6 @@ const STILL_HEARD: Duration = Duration::from_secs(60);
 
 const API: &str = "SYNO.API.Info";
 const METHOD: &str = "query";
-
-/// A NAS answers nothing. As text: which, since when and what was seen; the time is one and no span, so that the same outage has the
-/// same words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "NAS {nas} at {url} has answered nothing since {}: {seen}; look whether it is up, and open that address from where the controller runs",
-    humantime::format_rfc3339_seconds(*since)
-)]
-pub struct Silence {
-    nas: String,
-    url: String,
-    since: SystemTime,
-    seen: String,
-}
 
 /// What is known of a NAS's answers.
 #[derive(Debug, Default)]

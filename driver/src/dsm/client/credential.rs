@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use super::reply::{Code, LoginRefusal, NextTry};
+use crate::dsm::reply::{Code, LoginRefusal, NextTry};
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;

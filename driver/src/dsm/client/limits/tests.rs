@@ -131,7 +131,7 @@ async fn each_nas_has_its_own_places() {
 /// design.md#limits-per-nas
 #[test]
 fn a_compound_waits_with_its_create() {
-    let call = |method| Call::new(lun::API, 1, method);
+    let call = |method| Call::new(crate::dsm::lun::API, 1, method);
     for (method, lane) in [
         ("create", RequestClass::Creates),
         ("clone", RequestClass::Creates),

@@ -1,10 +1,10 @@
 //! What a NAS is asked together with something else: how much is free where a LUN lies or shall lie. That it does not tell stands
 //! against nothing; then DSM's own refusals are what is left (design.md#free-space).
 
-use super::location::{self, Location, LocationAnswer, LocationsAnswer};
-use super::lun::{self, CreatedLun, Lun, LunAnswer, NewLun};
-use super::nas::Nas;
-use super::reply::DsmError;
+use super::Nas;
+use crate::dsm::location::{self, Location, LocationAnswer, LocationsAnswer};
+use crate::dsm::lun::{self, CreatedLun, Lun, LunAnswer, NewLun};
+use crate::dsm::reply::DsmError;
 use crate::volume::LunUuid;
 
 /// What has come of a `create`.
@@ -46,7 +46,7 @@ impl Nas {
         let seen = match seen {
             Ok(answer) if answer.lun.name == new.name => Seen::Lun(Box::new(self.seen(answer.lun))),
             Ok(_) => Seen::Nothing,
-            Err(error) if error.code().is_some_and(super::Code::no_lun) => Seen::Nothing,
+            Err(error) if error.code().is_some_and(crate::dsm::Code::no_lun) => Seen::Nothing,
             Err(_) => Seen::Unknown,
         };
         Creation {
@@ -88,7 +88,7 @@ impl Nas {
             .await;
         let (lun, volumes) = match answer {
             Ok((found, volumes)) => (self.seen(found.lun), volumes),
-            Err(error) if error.code().is_some_and(super::Code::no_lun) => return Ok(None),
+            Err(error) if error.code().is_some_and(crate::dsm::Code::no_lun) => return Ok(None),
             Err(error) => return Err(error),
         };
         // `get` takes names too: a LUN that is merely called like this uuid is another one.

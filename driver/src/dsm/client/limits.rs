@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::client::Client;
-use super::lun;
-use super::reply::DsmError;
+use super::Client;
+use crate::dsm::call::RequestClass;
+use crate::dsm::reply::DsmError;
+use crate::dsm::transport;
 use crate::metrics;
 
 /// Requests at a time, creates left out. A NAS has two to eight processors, and a request keeps one of its CGI processes busy for 0.2 to
@@ -22,28 +23,6 @@ const CREATES: usize = 4;
 const CONNECTIONS: usize = 30;
 /// Requests that take no place, one of each at a time: a login, a logout, and the question whether the NAS answers.
 const BESIDE: usize = 3;
-
-/// What a request waits with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RequestClass {
-    /// Whatever the NAS does beside other things.
-    Common,
-    /// What makes a LUN: the NAS does it one after the other.
-    Creates,
-}
-
-impl RequestClass {
-    /// That of a call.
-    pub(super) fn of(api: &str, method: &str) -> Self {
-        // ASSUMED: clones queue up with creates; both take the lock under which DSM makes a LUN.
-        let makes = matches!(method, "create" | "clone" | "clone_snapshot");
-        if api == lun::API && makes {
-            Self::Creates
-        } else {
-            Self::Common
-        }
-    }
-}
 
 /// A place among the requests under way: free when the last clone is dropped.
 #[derive(Clone, Debug)]
@@ -61,8 +40,6 @@ pub(super) struct RequestLimits {
 impl RequestLimits {
     /// How many requests there are at a time, both lanes taken together.
     pub(super) const MOST: usize = COMMON + CREATES;
-    /// How many connections are kept that nobody uses: a crowd's next request finds one, and together they stay within the bound.
-    pub(super) const KEPT: usize = CONNECTIONS - BESIDE - Self::MOST;
 
     /// The next free place: who came first has it first.
     async fn place(&self, lane: RequestClass) -> Permit {
@@ -74,6 +51,8 @@ impl RequestLimits {
         Permit(Arc::new(permit.expect("it is never closed")))
     }
 }
+
+const _: () = assert!(transport::IDLE_CONNECTIONS + BESIDE + RequestLimits::MOST == CONNECTIONS);
 
 impl Default for RequestLimits {
     fn default() -> Self {

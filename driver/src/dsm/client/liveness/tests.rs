@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use futures::future::join_all;
 
 use super::*;
-use crate::dsm::limits::RequestLimits;
+use crate::dsm::client::limits::RequestLimits;
 use crate::dsm::slow_nas::{SlowNas, ask, create, later};
 
 /// When a caller has its cause.
