@@ -80,7 +80,9 @@ fn main() -> ExitCode {
             as_tool(&program, "iscsiadm", iscsiadm::run)
         }
         Ok(program) if program.file_name().is_some_and(|name| name == "multipathd") => {
-            as_tool(&program, "multipathd", multipathd::run)
+            as_tool(&program, "multipathd", |root, args, out, err| {
+                multipathd::run(Host::at(root).multipathd(), args, out, err)
+            })
         }
         Ok(program) => match run(Cli::parse().command, &program) {
             Ok(text) => {

@@ -1,8 +1,8 @@
 //! No import circle: the files of a program or a library form layers. Text in, findings out.
 //!
 //! A file imports another where its code names a path that begins with `crate`, `super` or `self` and leads there, in a `use` or
-//! elsewhere. A module is made of its submodules, so what it takes from those is no import; what they take from it is one. Tests
-//! may look wherever they like.
+//! elsewhere; a name that a module re-exports leads to where it comes from. A module is made of its submodules, so what it takes from
+//! those is no import; what they take from it is one. Tests may import what they like.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,9 +13,12 @@ use super::source::{File, code_of};
 type Module = Vec<String>;
 type Imports = BTreeMap<usize, BTreeSet<usize>>;
 
+/// The files of one program or library.
+type Files<'a> = BTreeMap<Module, &'a File>;
+
 /// One line for each group of files that import each other.
 pub(super) fn breaches(files: &[File]) -> Vec<String> {
-    let mut units: BTreeMap<String, BTreeMap<Module, &File>> = BTreeMap::new();
+    let mut units: BTreeMap<String, Files<'_>> = BTreeMap::new();
     for file in files {
         if let Some((unit, module)) = module_of(&file.path)
             && file.tests_from() != Some(0)
@@ -49,12 +52,13 @@ fn module_of(path: &Path) -> Option<(String, Module)> {
     Some((unit, module))
 }
 
-fn circles(modules: &BTreeMap<Module, &File>) -> Vec<String> {
+fn circles(modules: &Files<'_>) -> Vec<String> {
+    let exports = exports(modules);
     let order: Vec<&Module> = modules.keys().collect();
     let mut imports = Imports::new();
     for (from, (module, file)) in modules.iter().enumerate() {
         let targets = paths(&code(file)).into_iter().filter_map(|path| {
-            let found = resolve(module, &path, modules)?;
+            let found = resolve(module, &path, modules, &exports)?;
             // Equal to the file itself, or one of its submodules.
             (!found.starts_with(module)).then_some(found)
         });
@@ -95,8 +99,41 @@ fn reached(imports: &Imports, from: usize) -> BTreeSet<usize> {
     there
 }
 
-/// The longest beginning of a path that is a module with a file.
-fn resolve(from: &Module, path: &[String], modules: &BTreeMap<Module, &File>) -> Option<Module> {
+/// What a module re-exports: where each name comes from.
+type Exports = BTreeMap<(Module, String), Module>;
+
+fn exports(modules: &Files<'_>) -> Exports {
+    let mut found = Exports::new();
+    for (module, file) in modules {
+        let code = code(file);
+        let starts = ["pub use ", "pub(crate) use ", "pub(super) use "];
+        for start in starts {
+            for (at, _) in code.match_indices(start) {
+                let mut paths = Vec::new();
+                written_out(&code[at + start.len()..], &mut Vec::new(), &mut paths);
+                for path in paths {
+                    let Some((name, from)) = path.split_last() else {
+                        continue;
+                    };
+                    let mut source = module.clone();
+                    source.extend(from.iter().filter(|part| *part != "self").cloned());
+                    if modules.contains_key(&source) {
+                        found.insert((module.clone(), name.clone()), source);
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The module that a path leads to: its longest beginning that has a file, or where a re-exported name comes from.
+fn resolve(
+    from: &Module,
+    path: &[String],
+    modules: &Files<'_>,
+    exports: &Exports,
+) -> Option<Module> {
     let mut at = match path.first()?.as_str() {
         "crate" => Module::new(),
         "super" => from.split_last()?.1.to_vec(),
@@ -110,7 +147,8 @@ fn resolve(from: &Module, path: &[String], modules: &BTreeMap<Module, &File>) ->
         at.push(part.clone());
         if !modules.contains_key(&at) {
             at.pop();
-            break;
+            let export = exports.get(&(at.clone(), part.clone()));
+            return Some(export.cloned().unwrap_or(at));
         }
     }
     Some(at)
@@ -228,6 +266,18 @@ mod tests {
                 ("x/src/b.rs", "use crate::a::deep::Deep;"),
             ],
             &["import circle: x/src/a.rs, x/src/a/deep.rs, x/src/b.rs"],
+        );
+    }
+
+    #[test]
+    fn a_name_leads_to_where_it_comes_from() {
+        check(
+            &[
+                ("x/src/a.rs", "mod deep; pub use deep::{Deep, other};"),
+                ("x/src/a/deep.rs", "use crate::b::B;"),
+                ("x/src/b.rs", "use crate::a::Deep;"),
+            ],
+            &["import circle: x/src/a/deep.rs, x/src/b.rs"],
         );
     }
 

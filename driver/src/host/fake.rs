@@ -31,6 +31,7 @@ use crate::volume::{Bytes, FsType};
 
 mod cache;
 mod dead;
+mod exit;
 mod initiator;
 mod multipath;
 mod programs;

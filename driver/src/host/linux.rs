@@ -9,6 +9,7 @@ mod blocking;
 mod command;
 mod daemon;
 mod device;
+mod exec;
 mod files;
 mod host_path;
 pub mod nsenter;

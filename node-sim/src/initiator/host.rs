@@ -189,8 +189,11 @@ impl Host {
         }
     }
 
-    /// How multipathd is.
-    pub(crate) fn multipathd(&self) -> io::Result<State> {
+    /// The state of multipathd that was set last; absent if none was.
+    ///
+    /// # Errors
+    /// The file that holds it cannot be read.
+    pub fn multipathd(&self) -> io::Result<State> {
         Ok(store::read_json(&self.multipathd_file())?.unwrap_or(State::Absent))
     }
 

@@ -11,12 +11,9 @@
 //! | [`State::Failing`] | runs; lists no path; all that it is asked to make is `fail`, status 1 | 0.9.4; ASSUMED: as with a kernel without dm-multipath |
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-
-use super::host::Host;
 
 /// How the daemon is. Where none is installed, there is no program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -43,9 +40,14 @@ const BANNER: &str = "/etc/multipath.conf does not exist, blacklisting all devic
      You can run \"/sbin/mpathconf --enable\" to create\n\
      /etc/multipath.conf. See man mpathconf(8) for more details\n";
 
-/// Is the `multipathd` of the host root at `root`; answers the exit status.
-pub fn run(root: &Path, args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    let said = match Host::at(root).multipathd() {
+/// Is the `multipathd` of a host root, in the state that was set there; returns the exit status.
+pub fn run(
+    state: io::Result<State>,
+    args: &[String],
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> u8 {
+    let said = match state {
         Ok(state) => answer(state, args),
         Err(wrong) => (2, String::new(), format!("node-sim: {wrong}\n")),
     };

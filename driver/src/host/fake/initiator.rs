@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::programs::{end, say};
+use super::exit::{end, say};
 use super::{DeviceNumber, Exit, Machine, SessionState, disk_of, multipath};
 use crate::publication::Portal;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::programs::{end, say};
+use super::exit::{end, say};
 use super::{Bytes, Cmd, DeviceNumber, Exit, Fake, Machine, UUID, disk_of};
 use crate::host::dm_multipath::wwids;
 

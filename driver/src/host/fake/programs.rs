@@ -1,22 +1,9 @@
 //! The programs of the fake machine: what they do to it, and how they end.
 
+use super::exit::{end, say};
 use super::test_api::DATA;
 use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Machine, Mount, head_of};
 use crate::host::selinux;
-
-pub(super) fn end(status: i32) -> Exit {
-    Exit {
-        status,
-        ..Exit::default()
-    }
-}
-
-pub(super) fn say(stdout: String) -> Exit {
-    Exit {
-        stdout,
-        ..Exit::default()
-    }
-}
 
 impl Machine {
     /// Runs a command.

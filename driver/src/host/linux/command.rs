@@ -1,9 +1,8 @@
 //! Running programs: deadline, kill, and what becomes of a child that does not die.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio::process::Child;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::exec::environment;
 use super::nsenter::{self, Whose};
 use crate::host::{Cmd, Exit, HostError};
 use crate::in_flight;
@@ -100,26 +100,6 @@ fn spawn(cmd: &Cmd, whose: Option<Whose>, search: &[PathBuf]) -> io::Result<Chil
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-}
-
-/// Makes this process that program, and returns only when it cannot.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the deadline is that of this process, which the program takes the place of"
-)]
-pub(super) fn exec(path: &Path, args: &[OsString], search: &str) -> io::Error {
-    std::process::Command::new(path)
-        .args(args)
-        .env_clear()
-        .envs(environment(search.into()))
-        .exec()
-}
-
-/// All that a program gets of an environment. The driver's own is none of its business, least of all in another's namespaces, and
-/// some tools are told by theirs where to read and write (`MKE2FS_CONFIG`, `BLKID_FILE`, `LIBMOUNT_FSTAB`).
-fn environment(search: OsString) -> [(&'static str, OsString); 2] {
-    // Messages in English, and paths outside ASCII as they are: some tools escape them in plain C.
-    [("PATH", search), ("LC_ALL", "C.UTF-8".into())]
 }
 
 fn kill(child: &Child) {

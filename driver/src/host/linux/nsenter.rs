@@ -19,8 +19,8 @@ use std::sync::Arc;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{chroot, fchdir};
 
-use super::command;
 use super::daemon::{Daemon, Kept, PROC, Process, Unverified};
+use super::exec::exec;
 use crate::host::HostError;
 
 /// The first argument of a process that enters namespaces instead of serving.
@@ -234,7 +234,7 @@ fn enter(whose: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallible
             SEARCH.join(", ")
         )));
     };
-    let error = command::exec(&path, rest, &SEARCH.join(":"));
+    let error = exec(&path, rest, &SEARCH.join(":"));
     Err(Unverified::Refused(format!(
         "{} cannot be started: {error}",
         path.display()
