@@ -1,5 +1,5 @@
-//! The NAS as a state machine: a call and a moment go in, an answer and the effects still to be made come out.
-//! No clock, no sockets, no files.
+//! The NAS as a state machine: a call and the current time go in, an answer and the effects to apply come out.
+//! No clock, sockets or files. Open this for the `Nas` struct; `dispatch` has its entry points.
 
 pub(crate) mod allocation;
 pub(crate) mod api;
@@ -29,24 +29,24 @@ use crate::nas::model::{Dsm, Generation, Model};
 use crate::nas::settings::Settings;
 use crate::nas::state::State;
 use crate::nas::state::account::Account;
-use crate::nas::state::allocation::Taken;
+use crate::nas::state::allocation::AllocationCache;
 use crate::nas::state::boot::Boot;
 use crate::nas::state::target::Target;
 use crate::nas::state::volume::SpaceReturn;
 use crate::nas::timing::Timing;
 
-/// What does not change while the NAS runs.
+/// What is simulated: DSM version, model, latency and portal.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) dsm: Dsm,
     pub(crate) generation: Generation,
     pub(crate) model: Model,
     pub(crate) timing: Timing,
-    /// Where targets listen: an address of the NAS, and the port that targets tell.
+    /// Address and port of the targets, as answers report them.
     pub(crate) portal: SocketAddr,
 }
 
-/// A NAS.
+/// The simulated NAS. Only `state` survives a restart.
 #[derive(Debug)]
 pub(crate) struct Nas {
     pub(crate) config: Config,
@@ -56,14 +56,14 @@ pub(crate) struct Nas {
     pub(crate) rng: StdRng,
     pub(crate) returning: Vec<SpaceReturn>,
     pub(crate) boot: Option<Boot>,
-    /// When it came up, in milliseconds since 1970; before that, where a clock stands early.
+    /// Boot time in milliseconds since 1970; negative if the uptime is longer than that.
     booted: i64,
     /// Deleted targets that keep their sessions, by IQN; see `lingering`. A restart ends them.
     pub(crate) lingering: BTreeMap<String, Target>,
-    /// When DSM is done with what it does to LUNs after its answers. The LUNs themselves know best.
+    /// When a delete or clone of a LUN is due to finish, by LUN uuid. The LUN's own fields are authoritative.
     timers: BTreeSet<(Millis, String)>,
-    /// What LUNs take of their volumes.
-    pub(crate) taken: Taken,
+    /// Space that LUNs use on their volumes.
+    pub(crate) allocation: AllocationCache,
     effects: BTreeSet<Effect>,
 }
 
@@ -86,7 +86,7 @@ impl Nas {
             booted: 0,
             lingering: BTreeMap::new(),
             timers: BTreeSet::new(),
-            taken: Taken::default(),
+            allocation: AllocationCache::default(),
             effects: BTreeSet::new(),
         }
     }

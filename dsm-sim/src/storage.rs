@@ -1,4 +1,4 @@
-//! What outlives the process: the state file, the images of LUNs, what is exported; [`transaction`] keeps them in step.
+//! Everything outside of the state machine: the state file, the image files, the exports. [`transaction`] keeps them consistent.
 
 pub(crate) mod backstore;
 pub(crate) mod export;

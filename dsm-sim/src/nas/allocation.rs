@@ -1,8 +1,8 @@
-//! What LUNs take of their volumes, without a look at all of them for each question.
+//! Space that LUNs use on their volumes, computed without reading every image file for each query.
 //!
-//! How much of a thin LUN is written only its file knows. Initiators write to LUNs that a target maps; a file that nobody can write
-//! to is looked at once after each change of its LUN, and added up. So a sum costs as many looks as LUNs are mapped, and a NAS
-//! with a thousand that are not costs none.
+//! Only its file knows how much of a thin LUN is written. Initiators can write to LUNs that a target maps; the file of any other
+//! LUN is read once after each change of the LUN, and cached. So a sum reads as many files as there are mapped LUNs, and a
+//! thousand unmapped ones cost nothing.
 
 use std::collections::BTreeSet;
 
@@ -12,51 +12,56 @@ use crate::nas::state::table::IndexKey;
 use crate::nas::state::volume::Volume;
 
 impl Nas {
-    /// Looks at the LUNs that something has happened to since the last time. All that was to follow the state has followed it by
-    /// now: this is for the beginning of a call.
-    pub(crate) fn take_stock(&mut self, outside: &dyn Environment) {
-        let mut touched = self.state.luns.untouch();
-        touched.extend(self.state.targets.untouch());
+    /// Updates the cache for the LUNs that have changed since the last time. Call this at the start of a call, when files and
+    /// exports match the state.
+    pub(crate) fn refresh_allocation(&mut self, env: &dyn Environment) {
+        let mut touched = self.state.luns.take_touched();
+        touched.extend(self.state.targets.take_touched());
         for uuid in touched {
-            self.taken.forget(&uuid);
+            self.allocation.forget(&uuid);
             let Some(lun) = self.state.luns.get(&uuid) else {
                 continue;
             };
             if lun.kind.is_thin() && self.may_be_written(&uuid) {
-                self.taken.moves(uuid, &lun.location);
+                self.allocation.insert_writable(uuid, &lun.location);
             } else {
-                let bytes = lun.uses(outside);
-                self.taken.rests(uuid, &lun.location, bytes);
+                let bytes = lun.used_bytes(env);
+                self.allocation.insert_cached(uuid, &lun.location, bytes);
             }
         }
     }
 
-    /// Whether an initiator can reach it.
+    /// Whether an initiator can write to the LUN.
     pub(crate) fn may_be_written(&self, uuid: &str) -> bool {
         let mapping = IndexKey::Lun(uuid.to_owned());
         self.state.targets.find(&mapping).next().is_some()
             || self.lingering.values().any(|target| target.maps(uuid))
     }
 
-    /// Bytes that LUNs take: thick ones all of their size, thin ones what was written.
-    pub(crate) fn used_by_luns(&self, volume: &Volume, outside: &dyn Environment) -> u64 {
+    /// Bytes that LUNs use on a volume: thick ones their full size, thin ones what was written.
+    pub(crate) fn used_by_luns(&self, volume: &Volume, env: &dyn Environment) -> u64 {
         let (luns, targets) = (&self.state.luns, &self.state.targets);
-        // What this very call has changed.
-        let fresh: BTreeSet<&String> = luns.touched().union(targets.touched()).collect();
-        let mut sum = self.taken.sums.get(&volume.path).copied().unwrap_or(0);
-        for uuid in &fresh {
-            if let Some((at, bytes)) = self.taken.resting.get(*uuid)
-                && *at == volume.path
+        // Changed by the current call, so the cache is stale.
+        let touched: BTreeSet<&String> = luns.touched().union(targets.touched()).collect();
+        let mut sum = self.allocation.sums.get(&volume.path).copied().unwrap_or(0);
+        for uuid in &touched {
+            if let Some((path, bytes)) = self.allocation.cached.get(*uuid)
+                && *path == volume.path
             {
                 sum -= u128::from(*bytes);
             }
         }
-        let moving = self.taken.moving.get(&volume.path).into_iter().flatten();
-        let moving = moving.filter(|uuid| !fresh.contains(uuid));
-        let looked_up = moving.chain(fresh.iter().copied());
-        for lun in looked_up.filter_map(|uuid| luns.get(uuid)) {
+        let writable = self
+            .allocation
+            .writable
+            .get(&volume.path)
+            .into_iter()
+            .flatten();
+        let writable = writable.filter(|uuid| !touched.contains(uuid));
+        let uncached = writable.chain(touched.iter().copied());
+        for lun in uncached.filter_map(|uuid| luns.get(uuid)) {
             if lun.location == volume.path {
-                sum += u128::from(lun.uses(outside));
+                sum += u128::from(lun.used_bytes(env));
             }
         }
         u64::try_from(sum).unwrap_or(u64::MAX)

@@ -1,4 +1,4 @@
-//! The Web API, a file for each API of DSM or for what changes in it.
+//! Handlers of the Web API: one file for each API of DSM, with reads and writes of LUNs and targets split.
 
 pub(crate) mod auth;
 pub(crate) mod boot;

@@ -1,4 +1,4 @@
-//! A call of the Web API and what comes of it, as DSM wraps it.
+//! A call of the Web API, and the reply to it in DSM's envelope.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ pub(crate) struct Call {
     pub(crate) caller: Caller,
 }
 
-/// Who calls, and what they show for it.
+/// The client of a call, with its session ids and SynoToken.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) client: IpAddr,
@@ -30,8 +30,8 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// The session id that counts.
-    // ASSUMED: a parameter outranks the cookie when both are there.
+    /// The session id to use. `in_form`: whether DSM accepts `_sid` in a form body.
+    // ASSUMED: a parameter takes precedence over the cookie.
     pub(crate) fn sid(&self, in_form: bool) -> Option<&str> {
         let form = self.form_sid.as_ref().filter(|_| in_form);
         self.query_sid
@@ -45,17 +45,17 @@ impl Caller {
 /// `data` of the answer, if it has any, or the refusal.
 pub(crate) type Answer = Result<Option<Value>, Refusal>;
 
-/// What comes of a call.
+/// The result of a call.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) answer: Answer,
     /// A `Set-Cookie` value.
     pub(crate) cookie: Option<String>,
-    /// To be made, in this order of kinds, before the answer is sent.
+    /// To be applied, in this order of kinds, before the answer is sent.
     pub(crate) effects: BTreeSet<Effect>,
 }
 
-/// A reply that refuses.
+/// A refusal as a reply without effects.
 pub(crate) fn refused(refusal: Refusal) -> Reply {
     Reply {
         answer: Err(refusal),
@@ -64,7 +64,7 @@ pub(crate) fn refused(refusal: Refusal) -> Reply {
     }
 }
 
-/// The answer as DSM wraps it: dsm-web-api.md 1.1. A call that returns nothing has no `data`.
+/// The answer in DSM's envelope: dsm-web-api.md 1.1. A call that returns nothing has no `data`.
 pub(crate) fn envelope(answer: &Answer) -> Value {
     match answer {
         Ok(Some(data)) => json!({"data": data, "success": true}),

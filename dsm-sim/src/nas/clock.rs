@@ -1,48 +1,46 @@
-//! Time as the simulated NAS sees it: the machine's clock, or a moment that stands still, plus what a test has moved it by.
+//! The clock of the simulated NAS: the system clock or a fixed time, plus whatever a test has advanced it by.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A moment, in milliseconds since 1970; or a span of so many milliseconds.
+/// A time in milliseconds since 1970, or a duration in milliseconds.
 pub(crate) type Millis = u64;
 
-/// The NAS's clock.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    stands_at: Option<Millis>,
-    ahead: AtomicU64,
+    frozen_at: Option<Millis>,
+    offset: AtomicU64,
 }
 
 impl Clock {
-    /// A clock that stands still at this moment, or goes with the machine's.
-    pub(crate) fn new(stands_at: Option<Millis>) -> Self {
+    /// A clock that is frozen at this time; `None`: it follows the system clock.
+    pub(crate) fn new(frozen_at: Option<Millis>) -> Self {
         Self {
-            stands_at,
-            ahead: AtomicU64::new(0),
+            frozen_at,
+            offset: AtomicU64::new(0),
         }
     }
 
-    /// The present moment.
     pub(crate) fn now(&self) -> Millis {
-        let base = self.stands_at.unwrap_or_else(machine);
-        base.saturating_add(self.ahead.load(Ordering::Relaxed))
+        let base = self.frozen_at.unwrap_or_else(system_time);
+        base.saturating_add(self.offset.load(Ordering::Relaxed))
     }
 
     /// Moves the clock forward, so that tests need not wait.
     pub(crate) fn advance(&self, by: Millis) {
-        self.ahead.fetch_add(by, Ordering::Relaxed);
+        self.offset.fetch_add(by, Ordering::Relaxed);
     }
 }
 
-fn machine() -> Millis {
+fn system_time() -> Millis {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A span as the clock counts it.
+/// A duration in milliseconds; saturates.
 pub(crate) fn millis(span: Duration) -> Millis {
     Millis::try_from(span.as_millis()).unwrap_or(Millis::MAX)
 }

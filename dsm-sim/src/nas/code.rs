@@ -1,4 +1,4 @@
-//! The error codes, each named once, and refusals made from them. Source: dsm-web-api.md section 10, which cites where each was seen.
+//! DSM's error codes, and refusals made from them. Source: dsm-web-api.md section 10, which cites where each was seen.
 
 use serde_json::Value;
 
@@ -9,14 +9,14 @@ pub(crate) enum Code {
     /// `api`, `method` or `version` is missing.
     MissingControl = 101,
     NoSuchApi = 102,
-    /// Also what DSM 7 says to a login with version 1 or 2.
+    /// Also DSM 7's answer to a login with version 1 or 2.
     NoSuchMethod = 103,
     BadVersion = 104,
-    /// No permission, or the CSRF token is missing: DSM does not tell them apart.
+    /// No permission, or the CSRF token is missing: DSM does not distinguish them.
     NoPermission = 105,
-    /// DSM 6, for a session that it still remembers.
+    /// DSM 6 only: the session has expired but is still known.
     SessionTimeout = 106,
-    /// A call of a compound that was not made, because one before it failed.
+    /// A call of a compound that was skipped because an earlier one failed.
     CompoundStopped = 112,
     BadCompound = 113,
     MissingParameter = 114,
@@ -27,16 +27,16 @@ pub(crate) enum Code {
     BadParameter = 120,
     WrongAddress = 150,
     BadCredentials = 400,
-    /// From a login. From APIs of shared folders it is [`Code::NO_SUCH_SHARE`].
+    /// From a login. From the APIs of shared folders it is [`Code::NO_SUCH_SHARE`].
     NotAllowed = 402,
     OtpRequired = 403,
     OtpWrong = 404,
     Blocked = 407,
-    /// The share is gone, or its lock was held too long.
+    /// The share does not exist, or its lock was held too long.
     NfsShareGone = 2_370,
     NoSpace = 18_990_002,
     SanBadParameter = 18_990_004,
-    /// A name of exactly 255 characters; the LUN exists all the same.
+    /// A name of exactly 255 characters; the LUN is created anyway.
     NameAtLimit = 18_990_068,
     /// A btrfs type on a volume that is not btrfs.
     NoSubvolume = 18_990_318,
@@ -46,7 +46,7 @@ pub(crate) enum Code {
     BadSize = 18_990_502,
     BadName = 18_990_503,
     BadLunUuid = 18_990_505,
-    /// A parameter that the call cannot do without; only `restore_snapshot` was seen to say so.
+    /// A required parameter is missing; seen only from `restore_snapshot`.
     SanMissingParameter = 18_990_508,
     SnapshotNameExists = 18_990_513,
     /// A parameter of the wrong shape.
@@ -54,7 +54,7 @@ pub(crate) enum Code {
     NoSuchLun = 18_990_531,
     NoSuchSnapshot = 18_990_532,
     LunNameExists = 18_990_538,
-    /// An item of a success: this snapshot is still there.
+    /// In the list of a successful answer: this snapshot still exists.
     SnapshotNotDeleted = 18_990_540,
     TooManyLuns = 18_990_541,
     TooManyTargets = 18_990_542,
@@ -79,15 +79,15 @@ pub(crate) enum Code {
 pub(crate) struct Refusal {
     pub(crate) code: u32,
     pub(crate) why: String,
-    /// What stands beside the code, under `errors`.
+    /// `errors` next to the code.
     pub(crate) errors: Option<Value>,
 }
 
 impl Code {
-    /// The same number means another thing there.
+    /// 402 from the APIs of shared folders.
     pub(crate) const NO_SUCH_SHARE: Self = Self::NotAllowed;
 
-    /// A refusal with this code.
+    /// A refusal with this code and reason.
     pub(crate) fn because(self, why: impl Into<String>) -> Refusal {
         Refusal {
             code: self as u32,
@@ -96,7 +96,7 @@ impl Code {
         }
     }
 
-    /// A refusal because the simulator, not the NAS, cannot do it.
+    /// A refusal because the simulator, unlike a NAS, does not implement `what`.
     pub(crate) fn unsupported(self, what: &str) -> Refusal {
         self.because(format!("simulator gap: {what} is not simulated"))
     }

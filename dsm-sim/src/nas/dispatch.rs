@@ -1,4 +1,4 @@
-//! The NAS at work: a call finds its API, time passes, a restart is survived.
+//! Entry points of the NAS: dispatches calls to the API handlers, advances time, restores the state after a restart.
 
 use crate::nas::Nas;
 use crate::nas::api::info::Api;
@@ -23,12 +23,12 @@ use serde_json::{Value, json};
 
 impl Nas {
     /// Answers one call.
-    pub(crate) fn apply(&mut self, now: Millis, call: &Call, outside: &dyn Environment) -> Reply {
-        self.take_stock(outside);
+    pub(crate) fn apply(&mut self, now: Millis, call: &Call, env: &dyn Environment) -> Reply {
+        self.refresh_allocation(env);
         self.tick(now);
-        self.end_lingering(outside);
+        self.end_lingering(env);
         let mut cookie = None;
-        let answer = self.answer(now, call, outside, &mut cookie);
+        let answer = self.answer(now, call, env, &mut cookie);
         Reply {
             answer,
             cookie,
@@ -36,7 +36,7 @@ impl Nas {
         }
     }
 
-    /// Lets time pass: what DSM finishes on its own is finished.
+    /// Advances to `now`: completes the background work of DSM that is due.
     pub(crate) fn tick(&mut self, now: Millis) {
         self.tick_volumes(now);
         self.tick_boot(now);
@@ -46,7 +46,7 @@ impl Nas {
         }
     }
 
-    /// At that moment DSM is done with a LUN that is being deleted or cloned.
+    /// Schedules the completion of a LUN's delete or clone.
     pub(crate) fn finish_at(&mut self, at: Millis, uuid: &str) {
         self.timers.insert((at, uuid.to_owned()));
     }
@@ -63,26 +63,26 @@ impl Nas {
         }
     }
 
-    /// Wakes up after a restart: deletes that were promised are finished, clones that were not finished are gone, and
-    /// the volumes are those asked for now. Everything outside is to be aligned with the state afterwards.
+    /// Restores the NAS after a restart: completes pending deletes, removes unfinished clones, and sets up the volumes that are
+    /// now configured. The caller must then align files and exports with the state.
     ///
     /// # Errors
-    /// The name of a LUN whose volume is not asked for, and that volume.
-    // ASSUMED: of a clone that a restart has interrupted nothing is left; nobody has tried.
+    /// The name of a LUN whose volume is not configured, and that volume.
+    // ASSUMED: nothing is left of a clone that a restart has interrupted; not tried on a NAS.
     pub(crate) fn restore(
         &mut self,
         now: Millis,
         volumes: &[VolumeSpec],
     ) -> Result<(), (String, String)> {
-        let over = |lun: &&Lun| lun.deleting_until.is_some() || lun.is_cloning(now);
-        let over: Vec<String> = self
+        let unfinished = |lun: &&Lun| lun.deleting_until.is_some() || lun.is_cloning(now);
+        let unfinished: Vec<String> = self
             .state
             .luns
             .values()
-            .filter(over)
+            .filter(unfinished)
             .map(Row::key)
             .collect();
-        for uuid in over {
+        for uuid in unfinished {
             self.remove_lun(&uuid);
         }
         let old: Vec<Volume> = self.state.volumes.values().cloned().collect();
@@ -101,38 +101,38 @@ impl Nas {
             }
             self.state.volumes.put(volume);
         }
-        let lost = |lun: &&Lun| self.volume_of(lun).is_none();
-        if let Some(lun) = self.state.luns.values().find(lost) {
+        let without_volume = |lun: &&Lun| self.volume_of(lun).is_none();
+        if let Some(lun) = self.state.luns.values().find(without_volume) {
             return Err((lun.name.clone(), lun.location.clone()));
         }
         self.take_effects();
         Ok(())
     }
 
-    /// From now on it has been up for so long.
+    /// Sets the uptime, in milliseconds.
     pub(crate) fn set_uptime(&mut self, now: Millis, up: Millis) {
         let signed = |millis| i64::try_from(millis).unwrap_or(i64::MAX);
         self.booted = signed(now).saturating_sub(signed(up));
     }
 
-    /// Seconds since it came up.
+    /// Seconds since the last boot.
     pub(crate) fn uptime(&self, now: Millis) -> u64 {
         let now = i64::try_from(now).unwrap_or(i64::MAX);
         u64::try_from(now.saturating_sub(self.booted)).unwrap_or(0) / 1_000
     }
 
-    /// The effects that are still to be made.
+    /// Takes the pending effects.
     pub(crate) fn take_effects(&mut self) -> BTreeSet<Effect> {
         std::mem::take(&mut self.effects)
     }
 
-    /// Notes an effect. That the state is saved goes without saying.
+    /// Records an effect. Saving the state needs none.
     pub(crate) fn effect(&mut self, effect: Effect) {
         self.effects.insert(effect);
     }
 
-    /// Who may call at all: the checks before any parameter is read.
-    // ASSUMED: in this order: API, version, method, session.
+    /// The checks before any parameter is read: API, version, method and session.
+    // ASSUMED: they are checked in this order: API, version, method, session.
     pub(crate) fn admit(&mut self, now: Millis, call: &Call) -> Result<(), Refusal> {
         let name = format!("{} v{} {}", call.api, call.version, call.method);
         let api = Api::named(&call.api, self.config.generation)
@@ -155,7 +155,7 @@ impl Nas {
         &mut self,
         now: Millis,
         call: &Call,
-        outside: &dyn Environment,
+        env: &dyn Environment,
         cookie: &mut Option<String>,
     ) -> Answer {
         self.admit(now, call)?;
@@ -165,7 +165,7 @@ impl Nas {
         ) {
             self.check_booted(call)?;
         }
-        if let Some(answer) = self.rest_call(call) {
+        if let Some(answer) = self.monitoring_call(call) {
             return answer;
         }
         match call.api.as_str() {
@@ -182,9 +182,9 @@ impl Nas {
                 *cookie = login.cookie;
                 Ok(Some(login.data))
             }
-            // ASSUMED: what it answers; N4S4 reads only the cookie.
+            // ASSUMED: the empty answer; N4S4 reads only the cookie.
             "SYNO.API.Auth.UIConfig" => {
-                *cookie = Some(auth::page_cookie(&mut self.rng));
+                *cookie = Some(auth::login_page_cookie(&mut self.rng));
                 Ok(Some(json!({})))
             }
             "SYNO.API.Auth" => {
@@ -193,13 +193,13 @@ impl Nas {
             }
             "SYNO.API.Encryption" => self.auth.encryption(now, &mut self.rng).map(Some),
             "SYNO.Core.Security.DSM" => Ok(Some(auth::security(&self.settings))),
-            "SYNO.Core.ISCSI.LUN" => self.lun_call(now, call, outside),
-            "SYNO.Core.ISCSI.Target" => self.target_call(call, outside),
-            "SYNO.Core.Storage.Volume" => self.volume_call(call, outside),
+            "SYNO.Core.ISCSI.LUN" => self.lun_call(now, call, env),
+            "SYNO.Core.ISCSI.Target" => self.target_call(call, env),
+            "SYNO.Core.Storage.Volume" => self.volume_call(call, env),
             "SYNO.Core.ISCSI.Node" | "SYNO.Core.ISCSI.Host" => node_host::call(call),
             "SYNO.Core.System" | "SYNO.DSM.Info" => self.system_call(now, call),
             "SYNO.Core.System.Utilization" => Ok(Some(self.utilization(now))),
-            "SYNO.Storage.CGI.Storage" => Ok(Some(self.load_info(outside))),
+            "SYNO.Storage.CGI.Storage" => Ok(Some(self.load_info(env))),
             "SYNO.Core.Network.Interface" => Ok(Some(self.interfaces())),
             "SYNO.DSM.Network" => Ok(Some(self.network())),
             name if name.starts_with("SYNO.Core.Share")
@@ -207,12 +207,12 @@ impl Nas {
             {
                 share::call(call)
             }
-            // The calls inside are taken out and applied one by one by the shell, so it never comes here.
+            // The server unpacks a compound and applies its calls one by one, so this can only be a nested compound.
             _ => Err(Code::BadCompound.because("a compound inside a compound")),
         }
     }
 
-    /// Everything that persists, as the control port shows it: equal JSON means that nothing has changed.
+    /// The state as JSON, for the control port. Equal JSON means that nothing has changed.
     pub(crate) fn dump(&self, now: Millis) -> Value {
         json!({
             "luns": self.luns_by_number().map(|lun| lun.dump(now)).collect::<Vec<_>>(),

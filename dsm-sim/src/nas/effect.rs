@@ -1,35 +1,35 @@
-//! What a call does outside of the state: files and exports that must follow it; and what it may look up there.
+//! Effects of a call outside of the state (image files and exports), and what the state machine may query there.
 
-/// Something outside of the state that must follow it.
+/// A change outside of the state that must follow it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Effect {
-    /// The LUN's file is to have the LUN's size.
+    /// Create or resize the image file of this LUN.
     File(String),
-    /// An image is to become a copy of another, of its LUN's size; who has it open loses it.
+    /// Copy an image over another, at the size of the destination. Whoever has the destination open loses it.
     Copy { from: Image, to: Image },
-    /// The target of this IQN is to be exported no more.
+    /// Stop exporting the target with this IQN.
     Unexport(String),
-    /// The target of this IQN was deleted, and turns new logins away; its sessions go on.
+    /// The target with this IQN was deleted: reject new logins, but keep its sessions.
     Linger(String),
-    /// The target of this number is to be exported as it is now.
+    /// Export the target with this number as it is now.
     Export(u32),
-    /// A file that nothing of the state names any more is to go.
+    /// Delete an image file that the state no longer references.
     Discard(Image),
 }
 
-/// Data on disk, by the uuid of what it is the data of.
+/// An image file, by the uuid of its LUN or snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Image {
     Lun(String),
     Snapshot(String),
 }
 
-/// What the state machine may look up outside of itself.
+/// What the state machine may query outside of the state.
 pub(crate) trait Environment {
-    /// Bytes that data takes on disk.
+    /// Bytes allocated on disk for an image.
     fn allocated(&self, image: &Image) -> u64;
-    /// Who is logged in to a target.
+    /// The sessions of a target.
     fn sessions(&self, iqn: &str) -> Vec<node_sim::target::Session>;
-    /// Whether somebody is logged in to a target, as far as can be known: where nobody can tell, somebody may be.
+    /// Whether a target may have sessions. True if that cannot be determined.
     fn may_be_in_use(&self, iqn: &str) -> bool;
 }

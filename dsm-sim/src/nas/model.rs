@@ -1,8 +1,8 @@
-//! What kind of NAS is simulated: its DSM generation, and how many LUNs and targets its model allows.
+//! Simulated DSM releases, and the LUN and target limits of each model.
 
 use std::str::FromStr;
 
-/// A generation of DSM: what most differences go by. Which they are: dsm-web-api.md 11.1.
+/// A generation of DSM. Most differences depend on it; dsm-web-api.md 11.1 lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Generation {
     Six,
@@ -12,9 +12,9 @@ pub(crate) enum Generation {
 /// A release of DSM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dsm {
-    /// `7.2`.
+    /// Version, such as `7.2`.
     pub version: &'static str,
-    /// As `SYNO.Core.System info` spells it.
+    /// Firmware version as in `SYNO.Core.System info`.
     pub firmware: &'static str,
     pub(crate) generation: Generation,
 }
@@ -27,7 +27,7 @@ const fn release(version: &'static str, firmware: &'static str, generation: Gene
     }
 }
 
-/// The first one of a generation is meant when just the generation is named.
+/// A bare generation number selects the first release of that generation here.
 const RELEASES: [Dsm; 6] = [
     release("6.2", "DSM 6.2.4-25556 Update 7", Generation::Six),
     release("7.2", "DSM 7.2.1-69057 Update 5", Generation::Seven),
@@ -55,8 +55,9 @@ impl FromStr for Dsm {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let meant = |dsm: &&Dsm| dsm.version == text || dsm.version.split('.').next() == Some(text);
-        RELEASES.iter().find(meant).copied().ok_or_else(|| {
+        let matches =
+            |dsm: &&Dsm| dsm.version == text || dsm.version.split('.').next() == Some(text);
+        RELEASES.iter().find(matches).copied().ok_or_else(|| {
             let mut known = RELEASES.map(|dsm| dsm.version);
             known.sort_unstable();
             format!("say 6, 7 or one of {}", known.join(", "))
@@ -64,20 +65,20 @@ impl FromStr for Dsm {
     }
 }
 
-/// A model and its ceilings.
+/// A NAS model and its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// As printed on the box, `DS923+`.
+    /// Product name, such as `DS923+`.
     pub name: &'static str,
-    /// Most LUNs on the NAS.
+    /// Maximum number of LUNs on the NAS.
     pub max_luns: usize,
-    /// Most targets on the NAS.
+    /// Maximum number of targets on the NAS.
     pub max_targets: usize,
 }
 
-/// LUNs and targets per model, as published by Synology. Source: dsm-web-api.md 12 (jt docs/LIMITS.md).
-const CEILINGS: [(usize, usize, &[&str]); 6] = [
-    // No NAS has this name: it is for those who want to know what many LUNs cost.
+/// Maximum LUNs and targets per model, as published by Synology. Source: dsm-web-api.md 12 (jt docs/LIMITS.md).
+const LIMITS: [(usize, usize, &[&str]); 6] = [
+    // Not a real model: for measuring the cost of many LUNs.
     (usize::MAX, usize::MAX, &["unlimited"]),
     (512, 256, &["FS6400", "FS3600", "SA6400", "SA3600"]),
     (
@@ -128,7 +129,7 @@ impl FromStr for Model {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        for (max_luns, max_targets, names) in CEILINGS {
+        for (max_luns, max_targets, names) in LIMITS {
             if let Some(name) = names
                 .iter()
                 .copied()
@@ -141,12 +142,12 @@ impl FromStr for Model {
                 });
             }
         }
-        let known: Vec<&str> = CEILINGS
+        let known: Vec<&str> = LIMITS
             .iter()
             .flat_map(|row| row.2.iter().copied())
             .collect();
         Err(format!(
-            "the limits of this model are not known; take one of {}",
+            "the limits of this model are not known; use one of {}",
             known.join(", ")
         ))
     }
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn ceilings_follow_the_model() {
+    fn limits_follow_the_model() {
         assert_eq!("DS923+".parse::<Model>().unwrap(), Model::default());
         let small: Model = "ds423".parse().unwrap();
         assert_eq!(

@@ -1,8 +1,8 @@
-//! Rows that fit no client's types. Of others (`odd_rows`, `nameless_rows`): a NAS has LUNs, targets and volumes that a driver
-//! did not make (virtual machines, replicas, USB disks, whatever DSM comes up with next), and they stand in the same lists. And of
-//! what a driver has made (`cut_rows`): that it cannot be read says nothing of whether it is there.
-// ASSUMED: each of these shapes. Recorded is a `mapping_index` of -1 and `volume_id`s of none; the rest is what a client must
-// not fall over, since nobody knows all that DSM may say of what is not a driver's own.
+//! Malformed rows in lists. `odd_rows` and `nameless_rows` add foreign rows: a NAS has LUNs, targets and volumes that a driver
+//! did not create (virtual machines, replicas, USB disks, whatever DSM adds next), in the same lists. `cut_rows` removes fields
+//! from the rows of existing objects: that a row cannot be read does not mean that its object is gone.
+// ASSUMED: each of these shapes. Recorded are a `mapping_index` of -1 and volumes without a usable `volume_id`; the others are
+// what a client must tolerate, since not everything that DSM may report about foreign objects is known.
 
 use serde_json::{Value, json};
 
@@ -16,24 +16,24 @@ use crate::nas::state::lun::Lun;
 use crate::nas::state::lun_type::{DevAttribs, LunType};
 use crate::nas::state::target::Target;
 
-/// Numbers that no LUN or target of the NAS itself ever gets.
-const NUMBERS: u32 = 900_001;
+/// First number of the odd rows, above any number of a real LUN or target.
+const FIRST_ODD_NUMBER: u32 = 900_001;
 
 impl Nas {
-    /// What is listed besides the LUNs that are there, on this volume (all when none is asked for).
+    /// Odd rows for the list of LUNs, on this volume (`None`: all).
     pub(crate) fn odd_luns(
         &self,
         now: Millis,
         additional: &Additional,
-        outside: &dyn Environment,
+        env: &dyn Environment,
         location: Option<&str>,
     ) -> Vec<Value> {
         let mut rows = Vec::new();
-        let mut number = NUMBERS;
+        let mut number = FIRST_ODD_NUMBER;
         let mut add = |change: &dyn Fn(&mut Value)| {
             let lun = self.odd_lun(number);
-            if location.is_none_or(|asked| asked == lun.location) {
-                let mut row = self.lun_json(&lun, now, additional, outside, Form::List);
+            if location.is_none_or(|path| path == lun.location) {
+                let mut row = self.lun_json(&lun, now, additional, env, Form::List);
                 change(&mut row);
                 rows.push(row);
             }
@@ -71,28 +71,26 @@ impl Nas {
         rows
     }
 
-    /// What is listed besides the targets that are there.
-    pub(crate) fn odd_targets(
-        &self,
-        additional: &Additional,
-        outside: &dyn Environment,
-    ) -> Vec<Value> {
+    /// Odd rows for the list of targets.
+    pub(crate) fn odd_targets(&self, additional: &Additional, env: &dyn Environment) -> Vec<Value> {
         let mut rows = Vec::new();
-        let mut number = NUMBERS;
+        let mut number = FIRST_ODD_NUMBER;
         let mut add = |change: &dyn Fn(&mut Value)| {
             let target = odd_target(number);
-            let mut row = self.target_json(&target, additional, outside, -1);
+            let mut row = self.target_json(&target, additional, env, -1);
             change(&mut row);
             rows.push(row);
             number += 1;
         };
-        let mapped = |mapped: Value| move |row: &mut Value| asked(row, "mapped_luns", &mapped);
-        let sessions = |is: Value| move |row: &mut Value| asked(row, "connected_sessions", &is);
+        let mapped =
+            |mapped: Value| move |row: &mut Value| set_if_present(row, "mapped_luns", &mapped);
+        let sessions =
+            |is: Value| move |row: &mut Value| set_if_present(row, "connected_sessions", &is);
         if self.settings.odd_rows {
             add(&mapped(
-                json!([{"lun_uuid": uuid(NUMBERS), "mapping_index": -1}]),
+                json!([{"lun_uuid": uuid(FIRST_ODD_NUMBER), "mapping_index": -1}]),
             ));
-            add(&mapped(json!([{"lun_uuid": uuid(NUMBERS)}])));
+            add(&mapped(json!([{"lun_uuid": uuid(FIRST_ODD_NUMBER)}])));
             add(&mapped(json!([null])));
             add(&mapped(Value::Null));
             add(&|row| drop_field(row, "mapped_luns"));
@@ -122,7 +120,7 @@ impl Nas {
         rows
     }
 
-    /// What is listed besides the NAS's own volumes.
+    /// Odd rows for the list of volumes.
     pub(crate) fn odd_volumes(&self) -> Vec<Value> {
         let mut rows = Vec::new();
         if self.settings.odd_rows {
@@ -141,8 +139,8 @@ impl Nas {
         rows
     }
 
-    /// A row of what is there, without this field where `cut_rows` says so.
-    pub(crate) fn cut(&self, mut row: Value, field: &str) -> Value {
+    /// A row of an existing object, without this field if `cut_rows` is on.
+    pub(crate) fn cut_row(&self, mut row: Value, field: &str) -> Value {
         if self.settings.cut_rows {
             drop_field(&mut row, field);
         }
@@ -182,7 +180,7 @@ fn odd_target(number: u32) -> Target {
     }
 }
 
-/// Well-formed, and none that is ever drawn: those are of version 4.
+/// Well-formed, but never equal to a generated uuid: those are version 4.
 fn uuid(number: u32) -> String {
     format!("0dd00000-0000-0000-0000-{number:012}")
 }
@@ -195,8 +193,8 @@ fn drop_field(row: &mut Value, name: &str) {
     row.as_object_mut().map(|row| row.remove(name));
 }
 
-/// Changes a field where it was asked for.
-fn asked(row: &mut Value, name: &str, value: &Value) {
+/// Sets a field only if the row has it, which means that the client requested it.
+fn set_if_present(row: &mut Value, name: &str, value: &Value) {
     if let Some(field) = row.get_mut(name) {
         *field = value.clone();
     }
@@ -209,60 +207,60 @@ mod tests {
 
     const VOLUME: &str = "SYNO.Core.Storage.Volume";
 
-    fn rows(bench: &mut NasFixture, api: &str, name: &str) -> Vec<Value> {
+    fn rows(sim: &mut NasFixture, api: &str, name: &str) -> Vec<Value> {
         let additional = r#"["mapped_lun","connected_sessions","status","is_action_locked"]"#;
-        let data = bench.ok(api, "list", &[("additional", additional)]);
+        let data = sim.ok(api, "list", &[("additional", additional)]);
         data[name].as_array().unwrap().clone()
     }
 
     #[test]
-    fn odd_rows_stand_around_what_is_there_and_tell_whose_they_are() {
-        let mut bench = NasFixture::new();
-        let uuid = bench.lun("a", "BLUN", GIB);
-        bench.target("t");
+    fn odd_rows_are_listed_with_real_ones_and_have_a_name_or_path() {
+        let mut sim = NasFixture::new();
+        let uuid = sim.lun("a", "BLUN", GIB);
+        sim.target("t");
         for (api, name) in [(LUN, "luns"), (TARGET, "targets"), (VOLUME, "volumes")] {
-            let plain = rows(&mut bench, api, name);
-            bench.nas.settings.odd_rows = true;
-            let odd = rows(&mut bench, api, name);
+            let plain = rows(&mut sim, api, name);
+            sim.nas.settings.odd_rows = true;
+            let odd = rows(&mut sim, api, name);
             assert!(odd.len() > plain.len(), "{api}");
             for row in &plain {
                 assert!(odd.contains(row), "{api} {row}");
             }
             for row in &odd {
-                let told = ["name", "iqn", "volume_path"].map(|name| row[name].is_string());
-                assert!(told.contains(&true), "{api} {row}");
+                let names = ["name", "iqn", "volume_path"].map(|name| row[name].is_string());
+                assert!(names.contains(&true), "{api} {row}");
             }
-            bench.nas.settings.nameless_rows = true;
-            assert!(rows(&mut bench, api, name).len() > odd.len(), "{api}");
-            bench.nas.settings.odd_rows = false;
-            bench.nas.settings.nameless_rows = false;
-            assert_eq!(rows(&mut bench, api, name), plain);
+            sim.nas.settings.nameless_rows = true;
+            assert!(rows(&mut sim, api, name).len() > odd.len(), "{api}");
+            sim.nas.settings.odd_rows = false;
+            sim.nas.settings.nameless_rows = false;
+            assert_eq!(rows(&mut sim, api, name), plain);
         }
-        bench.nas.settings.odd_rows = true;
-        let found = bench.ok(TARGET, "list", &[("lun_uuid", &uuid)]);
-        assert_eq!(found["targets"], json!([]), "of this LUN there is none");
-        let elsewhere = bench.ok(LUN, "list", &[("location", "/volume2")]);
+        sim.nas.settings.odd_rows = true;
+        let found = sim.ok(TARGET, "list", &[("lun_uuid", &uuid)]);
+        assert_eq!(found["targets"], json!([]), "no odd row maps a real LUN");
+        let elsewhere = sim.ok(LUN, "list", &[("location", "/volume2")]);
         assert_eq!(elsewhere["luns"], json!([]));
-        let mapped = rows(&mut bench, TARGET, "targets");
-        let minus = |row: &Value| row["mapped_luns"][0]["mapping_index"] == -1;
-        assert!(mapped.iter().any(minus));
-        let sizeless = |row: &Value| row.get("size").is_none();
-        assert!(rows(&mut bench, LUN, "luns").iter().any(sizeless));
+        let mapped = rows(&mut sim, TARGET, "targets");
+        let negative_index = |row: &Value| row["mapped_luns"][0]["mapping_index"] == -1;
+        assert!(mapped.iter().any(negative_index));
+        let without_size = |row: &Value| row.get("size").is_none();
+        assert!(rows(&mut sim, LUN, "luns").iter().any(without_size));
     }
 
     #[test]
-    fn a_row_that_is_cut_is_cut_in_lists_only() {
-        let mut bench = NasFixture::new();
-        let uuid = bench.lun("a", "BLUN", GIB);
-        bench.target("t");
-        bench.nas.settings.cut_rows = true;
+    fn rows_are_cut_in_lists_only() {
+        let mut sim = NasFixture::new();
+        let uuid = sim.lun("a", "BLUN", GIB);
+        sim.target("t");
+        sim.nas.settings.cut_rows = true;
         for (api, name, field) in [(LUN, "luns", "size"), (TARGET, "targets", "mapped_luns")] {
-            let listed = rows(&mut bench, api, name);
+            let listed = rows(&mut sim, api, name);
             assert_eq!(listed.len(), 1, "{api}");
             assert!(listed[0].get(field).is_none(), "{api}: {}", listed[0]);
         }
-        assert_eq!(bench.get(&uuid, "[]")["size"], GIB);
-        let target = bench.ok(
+        assert_eq!(sim.get(&uuid, "[]")["size"], GIB);
+        let target = sim.ok(
             TARGET,
             "get",
             &[("target_id", "\"1\""), ("additional", r#"["mapped_lun"]"#)],

@@ -1,4 +1,4 @@
-//! How DSM reads the parameters of a call: JSON where a value is valid JSON, the raw text where it is not.
+//! Parameters of a call, decoded as DSM does: JSON if the value is valid JSON, otherwise the raw text.
 //! Source: dsm-web-api.md 1.2.
 
 use std::collections::BTreeMap;
@@ -7,27 +7,25 @@ use serde_json::Value;
 
 use crate::nas::code::{Code, Refusal};
 
-/// The parameters of one call, as wire strings.
+/// The parameters of one call, as raw strings.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Params(BTreeMap<String, String>);
 
 impl Params {
-    /// The value as it came.
+    /// The value as received.
     pub(crate) fn raw(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// Removes a parameter.
     pub(crate) fn take(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)
     }
 
-    /// Sets a parameter.
-    pub(crate) fn put(&mut self, name: &str, wire: impl Into<String>) {
-        self.0.insert(name.to_owned(), wire.into());
+    pub(crate) fn put(&mut self, name: &str, raw: impl Into<String>) {
+        self.0.insert(name.to_owned(), raw.into());
     }
 
-    /// All of them, by name.
+    /// All raw values, in order of name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0
             .iter()
@@ -41,8 +39,8 @@ impl Params {
     }
 
     /// A string, quoted or raw.
-    // ASSUMED: where DSM is not known to be strict, a bare number or word stands for its text: a LUN may be named 123
-    // with or without quotes.
+    // ASSUMED: where DSM is not known to be strict, a bare number or word is taken as text: a LUN may be named 123 with or
+    // without quotes.
     pub(crate) fn string(&self, name: &str) -> Option<String> {
         match self.value(name)? {
             Value::String(text) => Some(text),
@@ -54,7 +52,7 @@ impl Params {
         }
     }
 
-    /// Whether any parameter is this text or number, or a list that holds it.
+    /// Whether any parameter is this text or number, or a list that contains it.
     pub(crate) fn mention(&self, text: &str) -> bool {
         let is = |value: &Value| match value {
             Value::String(found) => found == text,
@@ -67,13 +65,13 @@ impl Params {
             .any(|value| is(&value) || value.as_array().is_some_and(|items| items.iter().any(is)))
     }
 
-    /// A string that the call cannot do without.
+    /// A required string.
     pub(crate) fn required(&self, name: &str) -> Result<String, Refusal> {
         self.string(name).ok_or_else(|| missing(name))
     }
 
-    /// A whole number of at least zero; `wrong` is the code for anything else.
-    // ASSUMED: a number in quotes is refused where a number is wanted; no client is known to send one.
+    /// A non-negative integer; `wrong` is the code for anything else.
+    // ASSUMED: a number in quotes is refused where a number is expected; no client is known to send one.
     pub(crate) fn number(&self, name: &str, wrong: Code) -> Result<Option<u64>, Refusal> {
         let Some(value) = self.value(name) else {
             return Ok(None);
@@ -84,8 +82,8 @@ impl Params {
             .ok_or_else(|| wrong.because(format!("{name}={value} is not a whole number")))
     }
 
-    /// A switch, off when it is missing.
-    // ASSUMED: Python's `True` counts too, as N4S4 sends it; any other text is off.
+    /// A boolean, false if missing.
+    // ASSUMED: Python's `True` is true as well, as N4S4 sends it; any other text is false.
     pub(crate) fn boolean(&self, name: &str) -> bool {
         match self.value(name) {
             Some(Value::Bool(on)) => on,
@@ -96,7 +94,7 @@ impl Params {
         }
     }
 
-    /// A JSON array of strings; any other shape is refused with `wrong`. Entries that are no strings are left out.
+    /// A JSON array of strings; any other type is refused with `wrong`. Entries that are not strings are skipped.
     pub(crate) fn strings(&self, name: &str, wrong: Code) -> Result<Option<Vec<String>>, Refusal> {
         match self.value(name) {
             None => Ok(None),
@@ -111,7 +109,7 @@ impl Params {
         }
     }
 
-    /// `additional`: the extra fields that a list or get is asked for.
+    /// `additional`: the extra fields that the client requests from a list or get.
     pub(crate) fn additional(&self) -> Result<Additional, Refusal> {
         self.strings("additional", Code::BadShape)
             .map(|names| Additional(names.unwrap_or_default()))
@@ -129,24 +127,24 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Params {
     }
 }
 
-/// The extra fields that were asked for. Unknown names never matter.
+/// The requested extra fields. Unknown names are ignored.
 #[derive(Debug)]
 pub(crate) struct Additional(Vec<String>);
 
 impl Additional {
-    /// Whether this one was asked for.
+    /// Whether this field is requested.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|asked| asked == name)
+        self.0.iter().any(|requested| requested == name)
     }
 }
 
-/// The refusal for a parameter that is not there.
-// ASSUMED: 114 wherever nothing else was measured; 18990508 is only known from restore_snapshot.
+/// The refusal for a missing parameter.
+// ASSUMED: 114 wherever nothing else was measured; 18990508 is known only from restore_snapshot.
 pub(crate) fn missing(name: &str) -> Refusal {
     Code::MissingParameter.because(format!("{name} is missing"))
 }
 
-/// Strips one level of JSON quoting, as Cinder puts on `api`, `method`, `version` and `_sid`.
+/// Strips one level of JSON quoting, which Cinder adds to `api`, `method`, `version` and `_sid`.
 pub(crate) fn unquoted(raw: &str) -> String {
     serde_json::from_str::<String>(raw).unwrap_or_else(|_| raw.to_owned())
 }
@@ -156,13 +154,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn one(wire: &str) -> Params {
-        Params::from_iter([("x", wire)])
+    fn one(raw: &str) -> Params {
+        Params::from_iter([("x", raw)])
     }
 
     #[test]
     fn strings_come_quoted_or_raw() {
-        for (wire, want) in [
+        for (raw, want) in [
             ("\"k8s-csi-x\"", "k8s-csi-x"),
             ("k8s-csi-x", "k8s-csi-x"),
             ("", ""),
@@ -172,13 +170,13 @@ mod tests {
             ("\"3\"", "3"),
             ("\"unfinished", "\"unfinished"),
         ] {
-            assert_eq!(one(wire).string("x").unwrap(), want, "{wire}");
+            assert_eq!(one(raw).string("x").unwrap(), want, "{raw}");
         }
         assert_eq!(Params::default().string("x"), None);
     }
 
     #[test]
-    fn a_bare_number_is_no_string_for_those_who_care() {
+    fn value_distinguishes_a_bare_number_from_a_string() {
         assert_eq!(one("3").value("x"), Some(json!(3)));
         assert_eq!(one("\"3\"").value("x"), Some(json!("3")));
     }
@@ -189,11 +187,11 @@ mod tests {
             one("1073741824").number("x", Code::BadSize).unwrap(),
             Some(1 << 30)
         );
-        for wire in ["\"5\"", "-1", "1.5", "five", ""] {
+        for raw in ["\"5\"", "-1", "1.5", "five", ""] {
             assert_eq!(
-                one(wire).number("x", Code::BadSize).unwrap_err().code,
+                one(raw).number("x", Code::BadSize).unwrap_err().code,
                 Code::BadSize as u32,
-                "{wire}"
+                "{raw}"
             );
         }
     }

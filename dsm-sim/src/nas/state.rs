@@ -1,4 +1,4 @@
-//! All of the NAS that survives a restart.
+//! The persistent state of the NAS: one table for each kind of object. `storage::store` saves it.
 
 pub(crate) mod account;
 pub(crate) mod allocation;
@@ -20,7 +20,7 @@ use crate::nas::state::table::{Change, Table};
 use crate::nas::state::target::Target;
 use crate::nas::state::volume::Volume;
 
-/// All that survives a restart.
+/// Everything that survives a restart.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct State {
@@ -36,7 +36,7 @@ pub(crate) struct State {
     pub(crate) devices: Table<Device>,
 }
 
-/// What turns the state of the last commit into this one.
+/// The difference between the last commit and now; one line of the state log.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Changes {
@@ -63,7 +63,7 @@ impl Changes {
 }
 
 impl State {
-    /// Whether an image is the data of something.
+    /// Whether the LUN or snapshot of this image exists.
     pub(crate) fn has(&self, image: &Image) -> bool {
         match image {
             Image::Lun(uuid) => self.luns.get(uuid).is_some(),
@@ -71,7 +71,7 @@ impl State {
         }
     }
 
-    /// What has changed since the last commit.
+    /// The changes since the last commit.
     pub(crate) fn changes(&self) -> Changes {
         Changes {
             luns: self.luns.change(),
@@ -82,7 +82,7 @@ impl State {
         }
     }
 
-    /// Makes what has changed permanent.
+    /// Accepts the changes as committed.
     pub(crate) fn commit(&mut self) {
         self.luns.commit();
         self.snapshots.commit();
@@ -91,7 +91,7 @@ impl State {
         self.devices.commit();
     }
 
-    /// Takes back what has changed since the last commit; [`State::changes`] then tells how to follow.
+    /// Reverts to the last commit. [`State::changes`] then returns the reverse changes, so that the log can follow.
     pub(crate) fn undo(&mut self) {
         self.luns.undo();
         self.snapshots.undo();
@@ -100,7 +100,7 @@ impl State {
         self.devices.undo();
     }
 
-    /// Applies what was committed in an earlier life.
+    /// Replays changes that an earlier process committed.
     pub(crate) fn apply(&mut self, changes: Changes) {
         self.luns.apply(changes.luns);
         self.snapshots.apply(changes.snapshots);

@@ -1,4 +1,4 @@
-//! How long the NAS takes. Everything is computed from the call and the moment, so the same calls take the same time.
+//! Simulated latency. It depends only on the call and the current time, so the same calls take the same time.
 
 use std::str::FromStr;
 
@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::nas::clock::Millis;
 use crate::nas::state::lun_type::LunType;
 
-/// Which timing to imitate.
+/// A latency profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Latency {
-    /// Answers at once, and everything is done when the answer comes.
+    /// No delays: all work is done when the answer arrives.
     #[default]
     Instant,
     /// A DS918+ as jt measured it: `jasoncheng7115/jt-pve-storage-synology: docs/TESTING.md`, cited in dsm-web-api.md.
@@ -30,24 +30,24 @@ impl FromStr for Latency {
     }
 }
 
-/// How long the NAS goes on working after its answer.
+/// How long the NAS keeps working after its answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Timing {
-    /// `is_action_locked` after a create.
+    /// How long `is_action_locked` is set after a create.
     pub(crate) lock_after_create: Millis,
-    /// A deleted LUN is still listed for so long.
-    pub(crate) delete_takes: Millis,
-    /// From then on its space is still missing for so long.
-    pub(crate) space_returns: Millis,
-    /// A reflink clone stays locked for so long, for each MiB of data.
+    /// How long a deleted LUN is still listed.
+    pub(crate) delete_duration: Millis,
+    /// How long its space is still missing after that.
+    pub(crate) space_return_delay: Millis,
+    /// How long a reflink clone stays locked, per MiB of data.
     clone_per_mib: Millis,
-    /// Any other clone, for each MiB that has to be copied.
+    /// The same for any other clone, per MiB to copy.
     copy_per_mib: Millis,
 }
 
 impl Timing {
-    /// How long a clone stays locked: of a LUN of this type and size, with so many bytes of data.
-    pub(crate) fn clone_takes(self, kind: LunType, size: u64, data: u64) -> Millis {
+    /// How long a clone stays locked, for a source of this type, size and amount of data (bytes).
+    pub(crate) fn clone_duration(self, kind: LunType, size: u64, data: u64) -> Millis {
         match (kind.is_btrfs(), kind.is_thin()) {
             (true, true) => self.clone_per_mib * (data >> 20),
             (false, true) => self.copy_per_mib * (data >> 20),
@@ -63,21 +63,21 @@ impl Latency {
             Self::Ds918 => Timing {
                 // Measured: 1.2 s for a 1 GiB BLUN (behaviour 1).
                 lock_after_create: 1_200,
-                // ASSUMED: 2 s; known is only that the LUN can stay listed "for seconds" (behaviour 3), and that
-                // democratic waits 5 s before it looks.
-                delete_takes: 2_000,
-                // ASSUMED: 60 s; measured is that free space "can stay low for minutes" after a delete (behaviour 13).
-                space_returns: 60_000,
+                // ASSUMED: 2 s; it is known only that the LUN can stay listed "for seconds" (behaviour 3), and that democratic
+                // waits 5 s before it checks.
+                delete_duration: 2_000,
+                // ASSUMED: 60 s; it was measured only that free space "can stay low for minutes" after a delete (behaviour 13).
+                space_return_delay: 60_000,
                 // Measured: nothing for an empty LUN, 3.5 s for 512 MiB (behaviour 2).
                 clone_per_mib: 7,
-                // ASSUMED: 100 MiB/s; known is only that a clone of a big thick LUN takes much longer than 20 s.
+                // ASSUMED: 100 MiB/s; it is known only that a clone of a big thick LUN takes much longer than 20 s.
                 copy_per_mib: 10,
             },
         }
     }
 
-    /// How long one call takes where its `list` has so many rows.
-    fn takes(self, api: &str, method: &str, rows: usize) -> Millis {
+    /// How long one call takes, if its `list` has this many rows.
+    fn duration(self, api: &str, method: &str, rows: usize) -> Millis {
         if self == Self::Instant {
             return 0;
         }
@@ -86,12 +86,12 @@ impl Latency {
             // Measured: 0.6 s with 7 LUNs (behaviour 25).
             // ASSUMED: 0.25 s for the call and 0.05 s for each LUN; only their sum was measured.
             ("SYNO.Core.ISCSI.LUN", "list") => 250 + rows.saturating_mul(50),
-            // ASSUMED: a list of targets costs by the number of targets; the filter saves no time.
+            // ASSUMED: the cost of a target list depends on the number of targets; the filter saves no time.
             ("SYNO.Core.ISCSI.Target", "list") => 250 + rows.saturating_mul(20),
-            // Measured: 16 creates at once take 15 s in all, one after the other (behaviour 4).
+            // Measured: 16 concurrent creates take 15 s in total, one after the other (behaviour 4).
             ("SYNO.Core.ISCSI.LUN", "create") => 1_000,
-            // ASSUMED: 0.3 s for what changes the NAS and for a login, 0.2 s for what only reads; 0.2 s was measured for
-            // a snapshot, 0.2 to 1 s is the range of all calls.
+            // ASSUMED: 0.3 s for changes and logins, 0.2 s for reads; 0.2 s was measured for a snapshot, 0.2 to 1 s is the range
+            // of all calls.
             ("SYNO.Core.ISCSI.LUN" | "SYNO.Core.ISCSI.Target", "get") => 200,
             ("SYNO.Core.ISCSI.LUN" | "SYNO.Core.ISCSI.Target", _) | ("SYNO.API.Auth", "login") => {
                 300
@@ -101,14 +101,14 @@ impl Latency {
     }
 }
 
-/// When each call is answered. Creates queue up behind each other.
+/// Delays calls. Creates run one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     creates_until: Millis,
 }
 
 impl Queue {
-    /// How long from `now` a call waits until its effect.
+    /// Milliseconds from `now` until the call takes effect.
     pub(crate) fn wait(
         &mut self,
         latency: Latency,
@@ -117,11 +117,11 @@ impl Queue {
         method: &str,
         rows: usize,
     ) -> Millis {
-        let takes = latency.takes(api, method, rows);
-        if takes == 0 || (api, method) != ("SYNO.Core.ISCSI.LUN", "create") {
-            return takes;
+        let duration = latency.duration(api, method, rows);
+        if duration == 0 || (api, method) != ("SYNO.Core.ISCSI.LUN", "create") {
+            return duration;
         }
-        self.creates_until = self.creates_until.max(now) + takes;
+        self.creates_until = self.creates_until.max(now) + duration;
         self.creates_until - now
     }
 }
@@ -153,7 +153,8 @@ mod tests {
             .map(|_| queue.wait(Latency::Ds918, 5_000, LUN, "create", 0))
             .collect();
         assert_eq!(waits, [1_000, 2_000, 3_000]);
-        // Behaviour 26: more than 10 s when many come at once, and a client that waits less is told that its LUN exists.
+        // Behaviour 26: more than 10 s when many run at once; a client with a shorter timeout finds on its retry that its LUN
+        // exists.
         let last = (0..8).map(|_| queue.wait(Latency::Ds918, 5_000, LUN, "create", 0));
         assert_eq!(last.last(), Some(11_000));
         assert_eq!(queue.wait(Latency::Ds918, 5_000, LUN, "get", 0), 200);

@@ -1,4 +1,4 @@
-//! Text that nobody can guess: session ids, tokens, names.
+//! Random text for session ids and tokens.
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;

@@ -1,5 +1,4 @@
-//! The data of LUNs and snapshots: one sparse file each, `luns/<uuid>.img` of exactly the LUN's size, and
-//! `snapshots/<uuid>.img`.
+//! Image files of LUNs and snapshots, all sparse: `luns/<uuid>.img`, exactly as large as the LUN, and `snapshots/<uuid>.img`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -12,7 +11,7 @@ use node_sim::target::loopdev;
 use crate::nas::effect::Image;
 use crate::nas::state::State;
 
-/// The folders of the files.
+/// The directories of the image files.
 #[derive(Clone, Debug)]
 pub(crate) struct Backstore {
     luns: PathBuf,
@@ -20,12 +19,12 @@ pub(crate) struct Backstore {
 }
 
 impl Backstore {
-    /// Opens the folders, and makes them when they are missing.
+    /// Opens the directories, and creates missing ones.
     ///
     /// # Errors
-    /// They can be neither found nor made.
+    /// A directory cannot be created.
     pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
-        // Absolute paths, because they are told to others: loop devices and iSCSI targets.
+        // Absolute paths, because loop devices and iSCSI targets get them.
         let dir = std::path::absolute(state_dir)?;
         let store = Self {
             luns: dir.join("luns"),
@@ -36,7 +35,7 @@ impl Backstore {
         Ok(store)
     }
 
-    /// The file of an image.
+    /// The path of an image file.
     pub(crate) fn path(&self, image: &Image) -> PathBuf {
         match image {
             Image::Lun(uuid) => self.luns.join(format!("{uuid}.img")),
@@ -44,11 +43,11 @@ impl Backstore {
         }
     }
 
-    /// Makes a LUN's file, or gives it this size; what is in it stays.
+    /// Creates a LUN's image file or resizes it; its content stays.
     ///
     /// # Errors
-    /// The disk is full, or a file of this size cannot be.
-    pub(crate) fn size(&self, uuid: &str, size: u64) -> io::Result<()> {
+    /// The disk is full, or the file system does not support this size.
+    pub(crate) fn ensure_size(&self, uuid: &str, size: u64) -> io::Result<()> {
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -60,31 +59,31 @@ impl Backstore {
         Ok(())
     }
 
-    /// Makes an image a copy of another, with this size. Until it is whole, the old one is there. The new one is another
-    /// file, so whoever has the old one open must open it again.
+    /// Copies an image over another, with this size. Atomic: the old image stays until the copy is complete. The copy is a new
+    /// file, so whoever has the old one open must reopen it.
     ///
     /// # Errors
     /// The disk is full, or the source cannot be read.
     pub(crate) fn copy(&self, from: &Image, to: &Image, size: u64) -> io::Result<()> {
         let path = self.path(to);
         // `align` removes it after a kill.
-        let unfinished = path.with_extension("new");
-        let copied = (|| {
-            let (from, to) = (File::open(self.path(from))?, File::create(&unfinished)?);
+        let temporary = path.with_extension("new");
+        let result = (|| {
+            let (from, to) = (File::open(self.path(from))?, File::create(&temporary)?);
             sparse::copy(&from, &to)?;
             to.set_len(size)?;
-            fs::rename(&unfinished, &path)
+            fs::rename(&temporary, &path)
         })();
-        if copied.is_err() {
-            let _ = fs::remove_file(&unfinished);
+        if result.is_err() {
+            let _ = fs::remove_file(&temporary);
         }
-        copied
+        result
     }
 
-    /// Removes the file of something that is gone.
+    /// Deletes an image file. Idempotent.
     ///
     /// # Errors
-    /// It is there and cannot be removed.
+    /// The file exists and cannot be deleted.
     pub(crate) fn discard(&self, image: &Image) -> io::Result<()> {
         match fs::remove_file(self.path(image)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -92,20 +91,20 @@ impl Backstore {
         }
     }
 
-    /// Bytes on disk; 0 when there is no file.
+    /// Bytes allocated on disk; 0 if there is no file.
     pub(crate) fn allocated(&self, image: &Image) -> u64 {
         fs::metadata(self.path(image)).map_or(0, |meta| meta.blocks() * 512)
     }
 
-    /// Makes the files follow the state, after a crash at any moment: files of nothing go, missing ones come, and
-    /// each LUN's gets its size. A file that is too long was grown for a call that nobody got an answer to.
+    /// Makes the files match the state after a crash at any point: deletes orphaned files, creates missing ones, and resizes each
+    /// LUN's. A file that is too long was grown for a call that was never answered.
     ///
     /// # Errors
-    /// A folder cannot be read, or a file cannot be made right.
+    /// A directory cannot be read, or a file cannot be repaired.
     pub(crate) fn align(&self, state: &State) -> io::Result<()> {
-        type Named = fn(String) -> Image;
+        type ToImage = fn(String) -> Image;
         for (dir, image) in [
-            (&self.luns, Image::Lun as Named),
+            (&self.luns, Image::Lun as ToImage),
             (&self.snapshots, Image::Snapshot),
         ] {
             for entry in fs::read_dir(dir)? {
@@ -114,13 +113,13 @@ impl Backstore {
                 let stem = path.file_stem().and_then(|stem| stem.to_str());
                 let image = image(stem.unwrap_or_default().to_owned());
                 if !state.has(&image) || self.path(&image) != path {
-                    tracing::info!(path = %path.display(), "removing a file of nothing");
+                    tracing::info!(path = %path.display(), "removing an orphaned image file");
                     fs::remove_file(&path)?;
                 }
             }
         }
         for lun in state.luns.values() {
-            self.size(&lun.uuid, lun.size)?;
+            self.ensure_size(&lun.uuid, lun.size)?;
         }
         Ok(())
     }

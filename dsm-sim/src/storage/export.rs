@@ -1,4 +1,4 @@
-//! Targets as initiators find them, through node-sim's target side.
+//! Exports targets to initiators, through a target backend of node-sim.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::nas::state::lun::Lun;
 use crate::nas::state::target::Target;
 use crate::storage::backstore::Backstore;
 
-/// How LUNs become block devices for others.
+/// How LUNs become block devices for initiators.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExportKind {
     /// Not at all: only the Web API.
@@ -25,9 +25,9 @@ pub enum ExportKind {
     None,
     /// As loop devices on this machine, through node-sim's `iscsiadm`.
     Loop,
-    /// Over iSCSI by a `tgtd` of our own, in user space.
+    /// Over iSCSI, by our own `tgtd` in user space.
     Tgt,
-    /// Over iSCSI by the kernel of this machine.
+    /// Over iSCSI, by the kernel of this machine (LIO).
     Lio,
 }
 
@@ -45,18 +45,18 @@ impl FromStr for ExportKind {
     }
 }
 
-/// The exporting side. It ends when this is dropped.
+/// The target backend. Dropping this closes it.
 #[derive(Debug)]
 pub(crate) struct Export {
-    side: Option<Arc<dyn TargetBackend>>,
+    backend: Option<Arc<dyn TargetBackend>>,
     portals: Vec<SocketAddr>,
 }
 
 impl Export {
-    /// Opens the exporting side and makes it export the state and nothing beyond, whatever an earlier life has left.
+    /// Opens the backend, and makes it export the targets of the state and no others, whatever an earlier process left behind.
     ///
     /// # Errors
-    /// This machine lacks what it takes, or a target could not be made or removed.
+    /// The backend's requirements are missing on this machine, or a target cannot be created or removed.
     pub(crate) fn open(
         kind: ExportKind,
         state_dir: &Path,
@@ -64,7 +64,7 @@ impl Export {
         state: &State,
         backstore: &Backstore,
     ) -> io::Result<Self> {
-        let side: Option<Arc<dyn TargetBackend>> = match kind {
+        let backend: Option<Arc<dyn TargetBackend>> = match kind {
             ExportKind::None => None,
             ExportKind::Loop => Some(Arc::new(Targets::open(&state_dir.join("targets"))?)),
             ExportKind::Tgt => Some(Arc::new(Tgt::open(
@@ -73,86 +73,89 @@ impl Export {
             )?)),
             ExportKind::Lio => Some(Arc::new(Lio::open(&state_dir.join("lio"))?)),
         };
-        let export = Self { side, portals };
-        if let Some(side) = &export.side {
+        let export = Self { backend, portals };
+        if let Some(backend) = &export.backend {
             let targets: Vec<_> = state
                 .targets
                 .values()
-                .map(|target| export.described(target, state, backstore))
+                .map(|target| export.backend_target(target, state, backstore))
                 .collect();
-            side.align(&targets)?;
+            backend.align(&targets)?;
         }
         Ok(export)
     }
 
-    /// An export through a side that a test made.
+    /// An export through a backend of a test.
     #[cfg(test)]
-    pub(crate) fn through(side: Box<dyn TargetBackend>) -> Self {
+    pub(crate) fn with_backend(backend: Box<dyn TargetBackend>) -> Self {
         Self {
-            side: Some(side.into()),
+            backend: Some(backend.into()),
             portals: Vec::new(),
         }
     }
 
-    /// Ends the exporting side; nothing is exported from now on, whoever asks.
+    /// Closes the backend. Nothing is exported from then on.
     pub(crate) fn close(&mut self) {
-        if let Some(side) = self.side.take()
-            && let Err(error) = side.close()
+        if let Some(backend) = self.backend.take()
+            && let Err(error) = backend.close()
         {
-            tracing::error!(%error, "something of the export is left");
+            tracing::error!(%error, "could not close the export; some targets may still be exported");
         }
     }
 
-    /// Exports a target as it is now. It is up when this returns.
+    /// Exports a target as it is now. The export is up when this returns.
     ///
     /// # Errors
-    /// The export could not be made.
+    /// The export cannot be created.
     pub(crate) fn put(
         &self,
         target: &Target,
         state: &State,
         backstore: &Backstore,
     ) -> io::Result<()> {
-        self.side.as_ref().map_or(Ok(()), |side| {
-            side.put(&self.described(target, state, backstore))
+        self.backend.as_ref().map_or(Ok(()), |backend| {
+            backend.put(&self.backend_target(target, state, backstore))
         })
     }
 
-    /// Exports a target no more, and drops its sessions.
+    /// Stops exporting a target, and drops its sessions.
     ///
     /// # Errors
-    /// The export could not be removed.
+    /// The export cannot be removed.
     pub(crate) fn remove(&self, iqn: &str) -> io::Result<()> {
-        self.side.as_ref().map_or(Ok(()), |side| side.remove(iqn))
+        self.backend
+            .as_ref()
+            .map_or(Ok(()), |backend| backend.remove(iqn))
     }
 
-    /// Who is logged in.
+    /// The sessions of a target; empty if they cannot be read.
     pub(crate) fn sessions(&self, iqn: &str) -> Vec<Session> {
         let sessions = self
-            .side
+            .backend
             .as_ref()
-            .map_or(Ok(Vec::new()), |side| side.sessions(iqn));
+            .map_or(Ok(Vec::new()), |backend| backend.sessions(iqn));
         sessions.unwrap_or_else(|error| {
-            tracing::warn!(%error, iqn, "the sessions of a target cannot be read");
+            tracing::warn!(%error, iqn, "cannot read the sessions of a target");
             Vec::new()
         })
     }
 
-    /// Whether somebody is logged in. Without an exporting side others play the initiators, and only they know.
+    /// Whether a target may have sessions. Always true without a backend, where tests act as the initiators and the NAS cannot
+    /// know.
     pub(crate) fn may_be_in_use(&self, iqn: &str) -> bool {
-        let sessions = self.side.as_ref().map(|side| side.sessions(iqn));
+        let sessions = self.backend.as_ref().map(|backend| backend.sessions(iqn));
         match sessions {
             None | Some(Err(_)) => true,
             Some(Ok(sessions)) => !sessions.is_empty(),
         }
     }
 
-    /// Looks at sessions later, when the NAS is free for others.
+    /// For reading sessions later, without holding the NAS's lock.
     pub(crate) fn watch(&self) -> Watch {
-        Watch(self.side.clone())
+        Watch(self.backend.clone())
     }
 
-    fn described(
+    fn backend_target(
         &self,
         target: &Target,
         state: &State,
@@ -185,18 +188,18 @@ impl Export {
     }
 }
 
-/// Looks at sessions; nothing waits for it but who looks.
+/// Reads sessions without holding the NAS's lock.
 #[derive(Debug)]
 pub(crate) struct Watch(Option<Arc<dyn TargetBackend>>);
 
 impl Watch {
-    /// Who is logged in to each of these targets. What cannot be read is empty.
+    /// The sessions of each of these targets. All are empty if they cannot be read.
     pub(crate) fn of(&self, iqns: &[String]) -> Vec<Vec<Session>> {
-        let sessions = self.0.as_ref().map(|side| side.sessions_of(iqns));
+        let sessions = self.0.as_ref().map(|backend| backend.sessions_of(iqns));
         sessions
             .transpose()
             .unwrap_or_else(|error| {
-                tracing::warn!(%error, "sessions cannot be read");
+                tracing::warn!(%error, "cannot read the sessions of targets");
                 None
             })
             .unwrap_or_else(|| vec![Vec::new(); iqns.len()])
@@ -209,7 +212,7 @@ impl Drop for Export {
     }
 }
 
-/// What SCSI INQUIRY says of a LUN, measured by jt: dsm-web-api.md 4.11.
+/// The SCSI INQUIRY data of a LUN, measured by jt: dsm-web-api.md 4.11.
 fn logical_unit(uuid: &str, lun: Option<&Lun>, backstore: &Backstore) -> LogicalUnit {
     LogicalUnit {
         file: backstore.path(&Image::Lun(uuid.to_owned())),
@@ -218,7 +221,7 @@ fn logical_unit(uuid: &str, lun: Option<&Lun>, backstore: &Backstore) -> Logical
         vendor: "SYNOLOGY".to_owned(),
         product: "Storage".to_owned(),
         revision: "4.0".to_owned(),
-        unmap: lun.is_some_and(Lun::takes_unmap),
+        unmap: lun.is_some_and(Lun::announces_unmap),
         write_cache: lun.is_some_and(Lun::has_write_cache),
     }
 }
@@ -238,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wwid_is_made_by_synologys_rule() {
+    fn the_wwid_follows_synologys_rule() {
         assert_eq!(
             format!("3{}", naa("13a3cd1e-f296-4d4b-b712-a85c139f9dac")),
             "3600140513a3cd1edf296d4d4bdb712da"

@@ -1,8 +1,7 @@
-//! The state on disk: `state.json` is the state as it once was, `state.log` has every change since, one line each.
+//! The state on disk: `state.json` is a full snapshot of the state, `state.log` has every change since, one line each.
 //!
-//! A call costs one line, however much there is on the NAS. A line counts when it is whole, so a kill at any moment
-//! leaves the state before a call or after it. The system's own buffers are trusted: after a power cut the newest lines
-//! may be missing, as the last writes of a NAS may.
+//! A call costs one line, however large the state is. Only complete lines count, so a kill at any moment leaves the state before
+//! a call or after it. The log is not synced: after a power cut the newest lines may be missing, as the last writes of a NAS may.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -16,13 +15,13 @@ use crate::nas::state::{Changes, State};
 const FORMAT: u32 = 2;
 const STATE: &str = "state.json";
 const LOG: &str = "state.log";
-/// A log that is shorter than this is never folded into the state.
-const LEAST: u64 = 1 << 20;
+/// A log shorter than this, in bytes, is not compacted.
+const MIN_COMPACT_LENGTH: u64 = 1 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Saved<S> {
     format: u32,
-    /// The last line of the log that is in it.
+    /// The number of the last log line that `state` includes.
     line: u64,
     state: S,
 }
@@ -38,23 +37,24 @@ struct Format {
     format: u32,
 }
 
-/// Where the state is kept.
+/// The open state directory.
 #[derive(Debug)]
 pub(crate) struct Store {
     dir: PathBuf,
     log: File,
-    /// The number of the last line, and the bytes of all lines.
+    /// The number of the last line.
     line: u64,
+    /// The length of the log, in bytes.
     length: u64,
-    /// The length at which the log is folded into the state.
-    fold_at: u64,
+    /// The log length, in bytes, at which it is compacted.
+    compact_at: u64,
 }
 
 impl Store {
-    /// Opens the store in a folder, with the state as it was last committed; an empty one when there is none yet.
+    /// Opens the store in a directory, and loads the last committed state; an empty one if there is none yet.
     ///
     /// # Errors
-    /// A file cannot be read or written, or is not ours; the message names it.
+    /// A file cannot be read or written, or is not a state of this dsm-sim; the message names it.
     pub(crate) fn open(dir: &Path) -> io::Result<(Self, State)> {
         let mut saved = read_state(&dir.join(STATE))?;
         let path = dir.join(LOG);
@@ -67,14 +67,14 @@ impl Store {
             .open(&path)?;
         let mut text = Vec::new();
         log.read_to_end(&mut text)?;
-        // What follows the last line's end was cut off by a kill, and its call was never answered.
-        let whole = text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0);
-        for line in text[..whole].split(|&byte| byte == b'\n') {
+        // An incomplete last line was cut off by a kill, and its call was never answered.
+        let complete = text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0);
+        for line in text[..complete].split(|&byte| byte == b'\n') {
             if line.is_empty() {
                 continue;
             }
             let line: Line<Changes> =
-                serde_json::from_slice(line).map_err(|error| not_ours(&path, &error))?;
+                serde_json::from_slice(line).map_err(|error| invalid_state(&path, &error))?;
             if line.line > saved.line {
                 saved.line = line.line;
                 saved.state.apply(line.changes);
@@ -85,21 +85,21 @@ impl Store {
             log,
             line: saved.line,
             length: 0,
-            fold_at: LEAST,
+            compact_at: MIN_COMPACT_LENGTH,
         };
-        store.fold(&saved.state)?;
+        store.compact(&saved.state)?;
         Ok((store, saved.state))
     }
 
-    /// How many lines were written in all lives so far.
+    /// How many lines were ever written, over all runs.
     pub(crate) fn lines(&self) -> u64 {
         self.line
     }
 
-    /// Keeps what has changed in the state: when this returns, it survives a kill.
+    /// Saves the changes of the state: when this returns, they survive a kill.
     ///
     /// # Errors
-    /// It could not be written; nothing of it will be read.
+    /// They cannot be written; none of them will be read back.
     pub(crate) fn append(&mut self, state: &State) -> io::Result<()> {
         let changes = state.changes();
         if changes.is_empty() {
@@ -117,15 +117,15 @@ impl Store {
         }
         self.line += 1;
         self.length += text.len() as u64;
-        if self.length >= self.fold_at {
-            self.fold(state)?;
+        if self.length >= self.compact_at {
+            self.compact(state)?;
         }
         Ok(())
     }
 
-    /// Makes the whole state the new beginning, and empties the log. A kill in between is harmless: the lines that are
-    /// left in the log are in the state, by their numbers.
-    fn fold(&mut self, state: &State) -> io::Result<()> {
+    /// Writes the whole state to `state.json`, and empties the log. A kill in between is harmless: by their numbers, lines left
+    /// in the log are recognized as included.
+    fn compact(&mut self, state: &State) -> io::Result<()> {
         let text = serde_json::to_vec(&Saved {
             format: FORMAT,
             line: self.line,
@@ -135,8 +135,8 @@ impl Store {
         self.log.set_len(0)?;
         self.log.seek(SeekFrom::Start(0))?;
         self.length = 0;
-        // In the long run, each byte of a change is written a bounded number of times.
-        self.fold_at = LEAST.max(2 * text.len() as u64);
+        // Amortized, each byte of a change is written a bounded number of times.
+        self.compact_at = MIN_COMPACT_LENGTH.max(2 * text.len() as u64);
         Ok(())
     }
 }
@@ -154,33 +154,33 @@ fn read_state(path: &Path) -> io::Result<Saved<State>> {
         Err(error) => return Err(error),
     };
     let Format { format } =
-        serde_json::from_slice(&text).map_err(|error| not_ours(path, &error))?;
+        serde_json::from_slice(&text).map_err(|error| invalid_state(path, &error))?;
     if format != FORMAT {
-        return Err(not_ours(
+        return Err(invalid_state(
             path,
             &format!("format {format}, this dsm-sim writes {FORMAT}"),
         ));
     }
-    serde_json::from_slice(&text).map_err(|error| not_ours(path, &error))
+    serde_json::from_slice(&text).map_err(|error| invalid_state(path, &error))
 }
 
-fn not_ours(path: &Path, why: &dyn std::fmt::Display) -> io::Error {
+fn invalid_state(path: &Path, why: &dyn std::fmt::Display) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
         format!(
-            "{} is not a state of this dsm-sim ({why}): take another --state-dir, or remove it",
+            "{} is not a state file of this dsm-sim ({why}): use another --state-dir, or remove the file",
             path.display()
         ),
     )
 }
 
-/// Writes a file so that readers see the old or the new content, never a part: temporary file, fsync, rename.
+/// Writes a file atomically: readers see the old or the new content, never a part. Temporary file, fsync, rename.
 ///
 /// # Errors
-/// It could not be written; what was there is still there.
+/// The file cannot be written; the old content is still there.
 pub(crate) fn write_atomically(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let temporary = dir.join(format!(".{name}.new"));
-    // CHAP passwords are in the state, so nobody else may read it.
+    // The state contains CHAP passwords, so only the owner may read it.
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -201,7 +201,7 @@ mod tests {
         spec.parse::<VolumeSpec>().unwrap().into()
     }
 
-    /// A store with two lines in its log.
+    /// Creates a store with two lines in its log. Returns the state.
     fn two_lines(dir: &Path) -> State {
         let (mut store, mut state) = Store::open(dir).unwrap();
         assert_eq!(state, State::default());
@@ -218,13 +218,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = two_lines(dir.path());
         assert_eq!(Store::open(dir.path()).unwrap().1, state);
-        // By now it is in the other file.
+        // Opening has moved the log into the state file.
         assert_eq!(fs::read(dir.path().join(LOG)).unwrap(), b"");
         assert_eq!(Store::open(dir.path()).unwrap().1, state);
     }
 
     #[test]
-    fn a_line_that_was_cut_off_does_not_count_and_is_gone() {
+    fn an_incomplete_line_is_ignored_and_removed() {
         let dir = tempfile::tempdir().unwrap();
         let whole = two_lines(dir.path());
         let log = fs::read(dir.path().join(LOG)).unwrap();
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_in_the_state_already_are_not_applied_again() {
+    fn lines_included_in_the_state_are_not_applied_again() {
         let dir = tempfile::tempdir().unwrap();
         two_lines(dir.path());
         let log = fs::read(dir.path().join(LOG)).unwrap();
@@ -261,7 +261,7 @@ mod tests {
         state.volumes.remove(&"/volume1".to_owned());
         store.append(&state).unwrap();
         let newest = fs::read(dir.path().join(LOG)).unwrap();
-        // As if the fold had been killed before it emptied the log.
+        // As if the process had been killed during compaction, before it emptied the log.
         fs::write(dir.path().join(LOG), [log, newest].concat()).unwrap();
         assert_eq!(Store::open(dir.path()).unwrap().1, state);
     }
@@ -280,12 +280,12 @@ mod tests {
             store.append(&state).unwrap();
             state.commit();
         }
-        assert!(fs::metadata(dir.path().join(LOG)).unwrap().len() <= LEAST);
+        assert!(fs::metadata(dir.path().join(LOG)).unwrap().len() <= MIN_COMPACT_LENGTH);
         assert_eq!(Store::open(dir.path()).unwrap().1, state);
     }
 
     #[test]
-    fn a_file_that_is_not_ours_is_an_error_that_names_it() {
+    fn an_invalid_file_is_an_error_that_names_it() {
         for (name, bad) in [
             (STATE, ""),
             (STATE, "{\"format\":1,\"state\":{\"luns\":{}}}"),

@@ -1,5 +1,5 @@
-//! The state machine with everything that must follow it: files, exports, the saved state. One call at a time, and each
-//! is durable before it is answered.
+//! The NAS with its image files, exports and saved state, which follow every change. One call at a time, and each is durable
+//! before it is answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,7 +16,7 @@ use crate::storage::backstore::Backstore;
 use crate::storage::export::Export;
 use crate::storage::store::Store;
 
-/// The state machine and everything that must follow it.
+/// The state machine with its files, exports and saved state.
 #[derive(Debug)]
 pub(crate) struct DurableNas {
     pub(crate) nas: Nas,
@@ -48,14 +48,14 @@ impl Environment for LiveEnvironment<'_> {
 }
 
 impl DurableNas {
-    /// Answers a call. What the answer promises has happened, and survives a kill.
+    /// Answers a call. The changes that the answer confirms are done, and survive a kill.
     pub(crate) fn apply(&mut self, now: Millis, call: &Call) -> Reply {
-        let outside = LiveEnvironment {
+        let env = LiveEnvironment {
             backstore: &self.backstore,
             export: &self.export,
         };
         let before = self.nas.lingering.clone();
-        let mut reply = self.nas.apply(now, call, &outside);
+        let mut reply = self.nas.apply(now, call, &env);
         if let Err(error) = self.commit(&std::mem::take(&mut reply.effects), before) {
             return refused(
                 code_of(&error).because(format!("the simulator could not do it: {error}")),
@@ -64,31 +64,31 @@ impl DurableNas {
         reply
     }
 
-    /// Changes the NAS from outside of the Web API.
+    /// Changes the NAS other than through the Web API.
     pub(crate) fn change<T>(
         &mut self,
         now: Millis,
         change: impl FnOnce(&mut Nas, &dyn Environment) -> T,
     ) -> io::Result<T> {
-        let outside = LiveEnvironment {
+        let env = LiveEnvironment {
             backstore: &self.backstore,
             export: &self.export,
         };
         let before = self.nas.lingering.clone();
-        self.nas.take_stock(&outside);
+        self.nas.refresh_allocation(&env);
         self.nas.tick(now);
-        self.nas.end_lingering(&outside);
-        let result = change(&mut self.nas, &outside);
+        self.nas.end_lingering(&env);
+        let result = change(&mut self.nas, &env);
         let effects = self.nas.take_effects();
         self.commit(&effects, before).map(|()| result)
     }
 
-    // The order makes a kill at any point harmless: a file is there before the state names it, an export changes only
-    // after the state has, and a file goes last. Whatever is missing after a restart follows from the state.
+    // In this order a kill at any point is harmless: a file exists before the state references it, an export changes only after
+    // the state, and files are deleted last. After a restart, whatever is missing is derived from the state.
     fn commit(&mut self, effects: &BTreeSet<Effect>, before: Lingering) -> io::Result<()> {
         let result = self.apply_effects(effects);
         if let Err(error) = &result {
-            tracing::error!(%error, "an effect failed; going back to the state before");
+            tracing::error!(%error, "an effect failed; rolling back");
             self.nas.lingering = before;
             self.roll_back(effects)?;
         }
@@ -102,7 +102,7 @@ impl DurableNas {
             match effect {
                 Effect::File(uuid) => {
                     if let Some(lun) = state.luns.get(uuid) {
-                        self.backstore.size(uuid, lun.size)?;
+                        self.backstore.ensure_size(uuid, lun.size)?;
                     }
                 }
                 Effect::Copy { from, to } => self.copy(from, to)?,
@@ -138,7 +138,7 @@ impl DurableNas {
         Ok(())
     }
 
-    /// Exports a deleted target so that its sessions go on and no other can begin.
+    /// Exports a deleted target so that its sessions go on and new logins are rejected.
     fn linger(&self, iqn: &str) -> io::Result<()> {
         let Some(target) = self.nas.lingering.get(iqn) else {
             return Ok(());
@@ -150,7 +150,7 @@ impl DurableNas {
         self.export.put(&closed, &self.nas.state, &self.backstore)
     }
 
-    /// Fills an image from another. Initiators lose a LUN whose data is replaced, until it is exported again.
+    /// Copies an image over another. Initiators lose a LUN whose data is replaced, until it is exported again.
     fn copy(&self, from: &Image, to: &Image) -> io::Result<()> {
         let state = &self.nas.state;
         let size = match to {
@@ -158,7 +158,7 @@ impl DurableNas {
                 for target in state.targets.find(&IndexKey::Lun(uuid.clone())) {
                     self.export.remove(&target.iqn)?;
                 }
-                // Nothing brings these back: the next look finds them without a session.
+                // These are not exported again: the next check finds them without a session.
                 for target in self.nas.lingering.values().filter(|it| it.maps(uuid)) {
                     self.export.remove(&target.iqn)?;
                 }
@@ -169,7 +169,7 @@ impl DurableNas {
         size.map_or(Ok(()), |size| self.backstore.copy(from, to, size))
     }
 
-    /// Returns to the state before, and makes everything follow it that the effects may have touched.
+    /// Reverts the state, and makes all files and exports match it that the effects may have touched.
     fn roll_back(&mut self, effects: &BTreeSet<Effect>) -> io::Result<()> {
         let mut touched = BTreeSet::new();
         for effect in effects {
@@ -189,10 +189,10 @@ impl DurableNas {
         for effect in effects {
             match effect {
                 Effect::File(uuid) => match state.luns.get(uuid) {
-                    Some(lun) => self.backstore.size(uuid, lun.size)?,
+                    Some(lun) => self.backstore.ensure_size(uuid, lun.size)?,
                     None => self.backstore.discard(&Image::Lun(uuid.clone()))?,
                 },
-                // A restore that failed has put the old data back in full, or not touched it.
+                // A failed restore has replaced the data completely or not at all.
                 Effect::Copy { to, .. } if !state.has(to) => self.backstore.discard(to)?,
                 Effect::Export(id) => {
                     touched.extend(state.targets.get(id).map(|it| it.iqn.clone()));
@@ -244,7 +244,7 @@ mod tests {
     use crate::nas::timing::Latency;
     use crate::nas::{Config, tests::caller};
 
-    /// Exports all but one target, and knows which it exports.
+    /// Fails to export one target, and remembers which it exports.
     #[derive(Debug, Default)]
     struct FailingExport(Arc<Mutex<BTreeSet<String>>>);
 
@@ -276,7 +276,7 @@ mod tests {
         }
     }
 
-    fn core(dir: &Path, side: FailingExport) -> DurableNas {
+    fn open_nas(dir: &Path, backend: FailingExport) -> DurableNas {
         let config = Config {
             dsm: Dsm::default(),
             generation: Dsm::default().generation,
@@ -291,7 +291,7 @@ mod tests {
             nas: Nas::new(config, Settings::default(), state, accounts, rng),
             store,
             backstore: Backstore::open(dir).unwrap(),
-            export: Export::through(Box::new(side)),
+            export: Export::with_backend(Box::new(backend)),
         }
     }
 
@@ -305,39 +305,39 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_cannot_be_exported_is_not_there_after_a_restart_either() {
+    fn a_target_that_cannot_be_exported_is_rolled_back_for_good() {
         let dir = tempfile::tempdir().unwrap();
         let exported = Arc::default();
-        let mut core = core(dir.path(), FailingExport(Arc::clone(&exported)));
+        let mut durable = open_nas(dir.path(), FailingExport(Arc::clone(&exported)));
         for (id, iqn) in [(1, "iqn.fine"), (2, "iqn.refused")] {
             let change = |nas: &mut Nas, _: &dyn Environment| {
                 nas.state.targets.put(target(id, iqn));
                 nas.effect(Effect::Export(id));
             };
-            assert_eq!(core.change(Millis::default(), change).is_ok(), id == 1);
+            assert_eq!(durable.change(Millis::default(), change).is_ok(), id == 1);
         }
         let names = |state: &State| -> Vec<String> {
             let targets = state.targets.values();
             targets.map(|target| target.iqn.clone()).collect()
         };
-        assert_eq!(names(&core.nas.state), ["iqn.fine"]);
+        assert_eq!(names(&durable.nas.state), ["iqn.fine"]);
         assert_eq!(names(&Store::open(dir.path()).unwrap().1), ["iqn.fine"]);
-        let left = exported.lock().unwrap().clone();
-        assert_eq!(left, BTreeSet::from(["iqn.fine".to_owned()]));
-        drop(core);
-        assert!(exported.lock().unwrap().is_empty(), "closed with the core");
+        let still_exported = exported.lock().unwrap().clone();
+        assert_eq!(still_exported, BTreeSet::from(["iqn.fine".to_owned()]));
+        drop(durable);
+        assert!(exported.lock().unwrap().is_empty(), "closed on drop");
     }
 
     #[test]
     fn a_device_token_survives_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let login = |params: &[(&str, &str)], code: &str| {
-            let mut core = core(dir.path(), FailingExport::default());
-            core.nas.auth.put_account(Account {
+            let mut durable = open_nas(dir.path(), FailingExport::default());
+            durable.nas.auth.put_account(Account {
                 otp_secret: Some("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP".to_owned()),
                 ..Account::new("admin", "admin")
             });
-            let always = [
+            let credentials = [
                 ("account", "admin"),
                 ("passwd", "admin"),
                 ("otp_code", code),
@@ -346,12 +346,12 @@ mod tests {
                 api: "SYNO.API.Auth".to_owned(),
                 method: "login".to_owned(),
                 version: 6,
-                params: always.iter().chain(params).copied().collect(),
+                params: credentials.iter().chain(params).copied().collect(),
                 caller: caller([127, 0, 0, 1]),
             };
-            core.apply(0, &call).answer
+            durable.apply(0, &call).answer
         };
-        // Of that secret in 1970, computed with Python's hmac.
+        // The code for that secret in 1970, computed with Python's hmac.
         let otp = "702218";
         let data = login(&[("enable_device_token", "yes")], otp)
             .unwrap()

@@ -1,7 +1,7 @@
-//! The time after a start in which DSM has not loaded all of its LUNs and targets yet.
-// ASSUMED: all of it; known is only that a NAS answers before it is whole. What a careful client can tell it by is how long the
-// NAS has been up. What volumes say meanwhile nobody has written down: they say what they always do, or a word that is asked for.
-// (`background` is none of a boot's own: it is a disk check or scrubbing on a NAS that runs.)
+//! A boot in progress, during which DSM has not yet loaded all of its LUNs and targets.
+// ASSUMED: all of it; it is known only that a NAS answers before it is fully up. A careful client can detect it by the uptime.
+// The status of volumes meanwhile is not documented: it is the usual one, or one that a test sets. (`background` does not
+// indicate a boot: it is a disk check or scrubbing on a running NAS.)
 
 use crate::nas::state::boot::Boot;
 use crate::nas::state::boot::Loading;
@@ -12,8 +12,7 @@ use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
 
 impl Nas {
-    /// Goes through a restart: nobody is logged in any more, the NAS has just come up, and LUNs and targets come back only at
-    /// that moment.
+    /// Simulates a restart: all sessions end, the uptime starts at 0, and LUNs and targets are loaded only when `boot` ends.
     pub(crate) fn boot(&mut self, now: Millis, boot: Boot) {
         self.auth.forget_sessions();
         self.drop_all_lingering();
@@ -25,8 +24,8 @@ impl Nas {
         self.boot.take_if(|boot| boot.until <= now);
     }
 
-    /// The word that volumes say while the NAS boots, if they have one for that.
-    pub(crate) fn boot_word(&self) -> Option<&String> {
+    /// The status of all volumes during a boot, if a test has set one.
+    pub(crate) fn boot_status(&self) -> Option<&String> {
         self.boot.as_ref()?.status.as_ref()
     }
 
@@ -34,7 +33,7 @@ impl Nas {
         self.boot.as_ref().map(|boot| boot.loading)
     }
 
-    /// Whether a LUN or target of this number is loaded.
+    /// Whether the LUN or target with this number is loaded.
     pub(crate) fn is_loaded(&self, number: u32) -> bool {
         match self.loading() {
             None | Some(Loading::Busy) => true,
@@ -43,12 +42,12 @@ impl Nas {
         }
     }
 
-    /// Refuses what cannot be done while loading: a new name or number could be one that is not loaded.
+    /// Refuses what cannot be done during a boot: a new name or number might belong to an object that is not loaded.
     pub(crate) fn check_booted(&self, call: &Call) -> Result<(), Refusal> {
-        let makes = matches!(call.method.as_str(), "create" | "clone" | "clone_snapshot");
+        let creates = matches!(call.method.as_str(), "create" | "clone" | "clone_snapshot");
         match self.loading() {
             Some(Loading::Busy) => Err(Code::Busy.because("LUNs and targets are being loaded")),
-            Some(Loading::Partial | Loading::Absent) if makes => {
+            Some(Loading::Partial | Loading::Absent) if creates => {
                 Err(Code::Busy
                     .because("nothing can be made while LUNs and targets are being loaded"))
             }
@@ -64,80 +63,80 @@ mod tests {
     use super::*;
     use crate::nas::tests::{GIB, LUN, NasFixture, TARGET};
 
-    /// A NAS with two LUNs and two targets, that boots like this; and the uuids.
+    /// A NAS with two LUNs and two targets that is booting. Returns the LUNs' uuids, too.
     fn booting(loading: Loading) -> (NasFixture, Vec<String>) {
-        let mut bench = NasFixture::new();
-        let uuids = vec![bench.lun("a", "BLUN", GIB), bench.lun("b", "BLUN", GIB)];
+        let mut sim = NasFixture::new();
+        let uuids = vec![sim.lun("a", "BLUN", GIB), sim.lun("b", "BLUN", GIB)];
         for name in ["t", "u"] {
             let iqn = format!("iqn.2000-01.com.synology:{name}");
-            bench.ok(TARGET, "create", &[("name", name), ("iqn", &iqn)]);
+            sim.ok(TARGET, "create", &[("name", name), ("iqn", &iqn)]);
         }
         let boot = Boot {
             loading,
-            until: bench.now + 5_000,
+            until: sim.now + 5_000,
             status: None,
         };
-        bench.nas.boot(bench.now, boot);
-        let old = bench.caller.query_sid.clone();
-        assert_eq!(bench.code(LUN, "list", &[]), 119, "a restart ends sessions");
-        bench.log_in();
-        assert_ne!(bench.caller.query_sid, old);
-        (bench, uuids)
+        sim.nas.boot(sim.now, boot);
+        let old = sim.caller.query_sid.clone();
+        assert_eq!(sim.code(LUN, "list", &[]), 119, "a restart ends sessions");
+        sim.log_in();
+        assert_ne!(sim.caller.query_sid, old);
+        (sim, uuids)
     }
 
-    fn listed(bench: &mut NasFixture, api: &str, rows: &str) -> usize {
-        bench.ok(api, "list", &[])[rows].as_array().unwrap().len()
+    fn listed(sim: &mut NasFixture, api: &str, rows: &str) -> usize {
+        sim.ok(api, "list", &[])[rows].as_array().unwrap().len()
     }
 
-    fn volume(bench: &mut NasFixture) -> Value {
+    fn volume_status(sim: &mut NasFixture) -> Value {
         let api = "SYNO.Core.Storage.Volume";
-        bench.ok(api, "get", &[("volume_path", "/volume1")])["volume"]["status"].take()
+        sim.ok(api, "get", &[("volume_path", "/volume1")])["volume"]["status"].take()
     }
 
     #[test]
-    fn a_busy_nas_answers_for_no_lun() {
-        let (mut bench, uuids) = booting(Loading::Busy);
+    fn a_busy_nas_refuses_all_lun_and_target_calls() {
+        let (mut sim, uuids) = booting(Loading::Busy);
         for (api, method, params) in [
             (LUN, "list", vec![]),
             (LUN, "get", vec![("uuid", &*uuids[0])]),
             (LUN, "delete", vec![("uuid", &*uuids[0])]),
             (TARGET, "list", vec![]),
         ] {
-            assert_eq!(bench.code(api, method, &params), 117, "{api} {method}");
+            assert_eq!(sim.code(api, method, &params), 117, "{api} {method}");
         }
-        bench.now += 5_000;
-        assert_eq!(listed(&mut bench, LUN, "luns"), 2);
+        sim.now += 5_000;
+        assert_eq!(listed(&mut sim, LUN, "luns"), 2);
     }
 
     #[test]
-    fn a_boot_shows_in_how_long_the_nas_is_up_and_in_no_volume() {
-        let mut bench = NasFixture::new();
-        let up = |bench: &mut NasFixture| {
-            let long = bench.ok("SYNO.Core.System", "info", &[])["up_time"].take();
-            let short = bench.call("SYNO.DSM.Info", 2, "getinfo", &[]).answer;
+    fn a_boot_shows_in_the_uptime_and_not_in_the_volume_status() {
+        let mut sim = NasFixture::new();
+        let up = |sim: &mut NasFixture| {
+            let long = sim.ok("SYNO.Core.System", "info", &[])["up_time"].take();
+            let short = sim.call("SYNO.DSM.Info", 2, "getinfo", &[]).answer;
             (long, short.unwrap().unwrap()["uptime"].clone())
         };
-        bench.nas.set_uptime(bench.now, 360_000_000);
-        assert_eq!(up(&mut bench), ("100:0:0".into(), 360_000.into()));
-        let (mut bench, _) = booting(Loading::Absent);
-        assert_eq!(up(&mut bench), ("0:0:0".into(), 0.into()));
-        assert_eq!(volume(&mut bench), "normal");
-        bench.nas.boot.as_mut().unwrap().status = Some("background".to_owned());
-        assert_eq!(volume(&mut bench), "background");
-        bench.now += 4_000_000;
-        bench.log_in();
-        assert_eq!(up(&mut bench), ("1:6:40".into(), 4_000.into()));
-        assert_eq!(volume(&mut bench), "normal");
-        bench.nas.settings.up_time_shown = false;
-        assert_eq!(up(&mut bench), (Value::Null, 4_000.into()));
+        sim.nas.set_uptime(sim.now, 360_000_000);
+        assert_eq!(up(&mut sim), ("100:0:0".into(), 360_000.into()));
+        let (mut sim, _) = booting(Loading::Absent);
+        assert_eq!(up(&mut sim), ("0:0:0".into(), 0.into()));
+        assert_eq!(volume_status(&mut sim), "normal");
+        sim.nas.boot.as_mut().unwrap().status = Some("background".to_owned());
+        assert_eq!(volume_status(&mut sim), "background");
+        sim.now += 4_000_000;
+        sim.log_in();
+        assert_eq!(up(&mut sim), ("1:6:40".into(), 4_000.into()));
+        assert_eq!(volume_status(&mut sim), "normal");
+        sim.nas.settings.up_time_shown = false;
+        assert_eq!(up(&mut sim), (Value::Null, 4_000.into()));
     }
 
     #[test]
-    fn what_is_not_loaded_seems_not_to_exist_and_is_not_lost() {
+    fn unloaded_objects_seem_not_to_exist_but_are_not_lost() {
         for (loading, seen) in [(Loading::Partial, 1), (Loading::Absent, 0)] {
-            let (mut bench, uuids) = booting(loading);
-            assert_eq!(listed(&mut bench, LUN, "luns"), seen, "{loading:?}");
-            assert_eq!(listed(&mut bench, TARGET, "targets"), seen, "{loading:?}");
+            let (mut sim, uuids) = booting(loading);
+            assert_eq!(listed(&mut sim, LUN, "luns"), seen, "{loading:?}");
+            assert_eq!(listed(&mut sim, TARGET, "targets"), seen, "{loading:?}");
             for (api, method, params, code) in [
                 (LUN, "get", vec![("uuid", &*uuids[1])], 18_990_531),
                 (LUN, "get", vec![("uuid", "b")], 18_990_505),
@@ -166,14 +165,14 @@ mod tests {
                 (TARGET, "create", vec![("name", "t")], 117),
             ] {
                 assert_eq!(
-                    bench.code(api, method, &params),
+                    sim.code(api, method, &params),
                     code,
                     "{loading:?} {api} {method}"
                 );
             }
-            bench.now += 5_000;
-            assert_eq!(listed(&mut bench, LUN, "luns"), 2, "{loading:?}");
-            assert_eq!(listed(&mut bench, TARGET, "targets"), 2, "{loading:?}");
+            sim.now += 5_000;
+            assert_eq!(listed(&mut sim, LUN, "luns"), 2, "{loading:?}");
+            assert_eq!(listed(&mut sim, TARGET, "targets"), 2, "{loading:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! New LUNs from old ones: `clone`, `clone_snapshot`, `stop_clone`; dsm-web-api.md 4.9 and 4.10.
+//! Cloning LUNs and snapshots: `clone`, `clone_snapshot`, `stop_clone`; dsm-web-api.md 4.9 and 4.10.
 
 use crate::nas::state::lun::Family;
 use serde_json::{Value, json};
@@ -12,8 +12,8 @@ use crate::nas::effect::{Effect, Environment, Image};
 use crate::nas::state::lun::Lun;
 use crate::nas::state::table::IndexKey;
 
-/// A new LUN that is wanted.
-struct Wanted<'a> {
+/// A LUN to create as a clone.
+struct CloneRequest<'a> {
     name: String,
     location: String,
     size: u64,
@@ -24,12 +24,12 @@ struct Wanted<'a> {
 }
 
 impl Nas {
-    // ASSUMED: a LUN that is still being cloned itself cannot be cloned (18990004); clones across volumes are copies.
+    // ASSUMED: a LUN that is itself still being cloned cannot be cloned (18990004); clones across volumes are copies.
     pub(crate) fn clone_lun(
         &mut self,
         now: Millis,
         call: &Call,
-        outside: &dyn Environment,
+        env: &dyn Environment,
     ) -> Result<Value, Refusal> {
         let params = &call.params;
         for remote in ["dst_node_uuid", "dst_address"] {
@@ -39,28 +39,28 @@ impl Nas {
         }
         let source = self.source(call)?.clone();
         let name = params.required("dst_lun_name")?;
-        // Cinder leaves the location out.
+        // Cinder omits the location.
         let location = params
             .string("dst_location")
             .filter(|path| !path.is_empty());
         let from = Image::Lun(source.uuid.clone());
-        let uuid = self.make_clone(
+        let uuid = self.create_clone(
             now,
-            Wanted {
+            CloneRequest {
                 name,
                 location: location.unwrap_or_else(|| source.location.clone()),
                 size: source.size,
                 family: Family {
                     parent_lun_name: source.name.clone(),
                     parent_lun_uuid: source.uuid.clone(),
-                    shared: outside.allocated(&from),
+                    shared: env.allocated(&from),
                     ..Family::default()
                 },
                 from,
                 source: &source,
                 description: params.string("description").unwrap_or_default(),
             },
-            outside,
+            env,
         )?;
         Ok(json!({"dst_lun_uuid": uuid}))
     }
@@ -69,21 +69,21 @@ impl Nas {
         &mut self,
         now: Millis,
         call: &Call,
-        outside: &dyn Environment,
+        env: &dyn Environment,
     ) -> Result<Value, Refusal> {
         let params = &call.params;
         let source = self.source(call)?.clone();
         let snapshot = self.snapshot(&params.required("snapshot_uuid")?)?.clone();
-        // ASSUMED: a snapshot of another LUN is no snapshot of this one.
+        // ASSUMED: a snapshot of another LUN is as unknown as one that does not exist.
         if snapshot.parent != source.uuid {
             return Err(Code::NoSuchSnapshot
                 .because(format!("{} has no snapshot {}", source.name, snapshot.uuid)));
         }
         let name = params.required("cloned_lun_name")?;
         let from = Image::Snapshot(snapshot.uuid.clone());
-        let uuid = self.make_clone(
+        let uuid = self.create_clone(
             now,
-            Wanted {
+            CloneRequest {
                 name,
                 location: source.location.clone(),
                 size: snapshot.size,
@@ -92,31 +92,31 @@ impl Nas {
                     parent_lun_uuid: source.uuid.clone(),
                     parent_snapshot_time: snapshot.time,
                     parent_snapshot_uuid: snapshot.uuid.clone(),
-                    shared: outside.allocated(&from),
+                    shared: env.allocated(&from),
                 },
                 from,
                 source: &source,
                 description: params.string("description").unwrap_or_default(),
             },
-            outside,
+            env,
         )?;
         Ok(json!({"cloned_lun_uuid": uuid}))
     }
 
-    /// Makes the new LUN. Its data is there at once; DSM goes on working for a while, and keeps it locked.
-    // ASSUMED: a clone keeps its source's type and attributes; the checks come in the order of create's.
-    fn make_clone(
+    /// Creates the clone. Its data is there at once; DSM keeps working, and keeps the clone locked, for a while.
+    // ASSUMED: a clone keeps its source's type and attributes; the checks have the same order as in create.
+    fn create_clone(
         &mut self,
         now: Millis,
-        wanted: Wanted<'_>,
-        outside: &dyn Environment,
+        request: CloneRequest<'_>,
+        env: &dyn Environment,
     ) -> Result<String, Refusal> {
-        let Wanted {
+        let CloneRequest {
             name,
             location,
             source,
             ..
-        } = wanted;
+        } = request;
         check_name(&name)?;
         if name.len() == crate::nas::api::lun_write::NAME_LIMIT {
             return Err(Code::BadName.because("a name of 255 characters"));
@@ -132,61 +132,61 @@ impl Nas {
             .get(&location)
             .ok_or_else(|| Code::BadLocation.because(format!("no volume {location}")))?;
         self.check_name_free(&name)?;
-        self.check_lun_ceiling()?;
-        source.kind.fits(volume.fs)?;
+        self.check_lun_limit()?;
+        source.kind.check_fits(volume.fs)?;
         volume.writable()?;
         let needs = if source.kind.is_thin() {
-            // A reflink needs no space, a copy as much as there is data.
-            let copied = !source.kind.is_btrfs() || location != source.location;
-            if copied { wanted.family.shared } else { 0 }
+            // A reflink needs no space, a copy needs as much as there is data.
+            let is_copy = !source.kind.is_btrfs() || location != source.location;
+            if is_copy { request.family.shared } else { 0 }
         } else {
-            wanted.size
+            request.size
         };
-        if needs > self.free(volume, outside) {
+        if needs > self.free(volume, env) {
             return Err(Code::NoSpace.because(format!("{location} has no {needs} bytes free")));
         }
-        let takes = self
-            .config
-            .timing
-            .clone_takes(source.kind, source.size, wanted.family.shared);
+        let duration =
+            self.config
+                .timing
+                .clone_duration(source.kind, source.size, request.family.shared);
         let lun = Lun {
             uuid: self.new_uuid(),
             lun_id: self.state.luns.free_number(),
             name,
             location,
-            size: wanted.size,
-            description: wanted.description,
-            family: wanted.family,
+            size: request.size,
+            description: request.description,
+            family: request.family,
             restored_time: 0,
             last_snapshot_id: 0,
             held: false,
-            locked_until: now + takes,
-            half_done_until: (takes > 0).then_some(now + takes),
+            locked_until: now + duration,
+            half_done_until: (duration > 0).then_some(now + duration),
             deleting_until: None,
             ..source.clone()
         };
         let uuid = lun.uuid.clone();
-        self.finish_at(now + takes, &uuid);
+        self.finish_at(now + duration, &uuid);
         self.effect(Effect::Copy {
-            from: wanted.from,
+            from: request.from,
             to: Image::Lun(uuid.clone()),
         });
         self.state.luns.put(lun);
         Ok(uuid)
     }
 
-    /// Ends the clones that are still being made of a LUN; what there is of them goes.
-    // ASSUMED: a success when there is none.
+    /// Stops all unfinished clones of a LUN and removes them.
+    // ASSUMED: a success if there is none.
     pub(crate) fn stop_clone(&mut self, now: Millis, call: &Call) -> Result<(), Refusal> {
         let source = self.source(call)?.uuid.clone();
-        let half_done: Vec<String> = self
+        let unfinished: Vec<String> = self
             .state
             .luns
             .find(&IndexKey::Lun(source))
             .filter(|lun| lun.is_cloning(now))
             .map(|lun| lun.uuid.clone())
             .collect();
-        for uuid in half_done {
+        for uuid in unfinished {
             self.remove_lun(&uuid);
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! Logins over plain HTTP whose parameters nobody on the way can read: `SYNO.API.Encryption getinfo`, and a parameter that
-//! holds the others. Source: dsm-web-api.md 3.2.
+//! Encrypted login parameters over plain HTTP: `SYNO.API.Encryption getinfo`, and the parameter that holds the encrypted ones.
+//! Source: dsm-web-api.md 3.2.
 
 use aes::Aes256;
 use aes::cipher::{BlockModeDecrypt, KeyIvInit, block_padding::Pkcs7};
@@ -16,19 +16,19 @@ use crate::nas::clock::Millis;
 use crate::nas::code::{Code, Refusal};
 use crate::nas::params::Params;
 
-/// The parameter that holds the others, and the one among them that holds the server's time.
+/// The parameter that holds the encrypted ones, and the one among those that holds the server's time.
 pub(crate) const CIPHER_KEY: &str = "__cIpHeRtExT";
 const CIPHER_TOKEN: &str = "__cIpHeRtOkEn";
-/// Clients encrypt a passphrase of 501 bytes, which fits no smaller modulus.
+/// Key size. Clients encrypt a passphrase of 501 bytes, which does not fit a smaller modulus.
 const BITS: usize = 4096;
 /// What OpenSSL puts before the salt.
 const SALTED: &[u8] = b"Salted__";
 
-/// The key that logins are encrypted for. It is made when the first client asks for it, and takes a second.
+/// The key that clients encrypt logins with. Generated on the first `getinfo`, which takes a second.
 #[derive(Debug, Default)]
 pub(crate) struct Cipher(Option<PrivateKey>);
 
-/// How a client sends what it has encrypted: both in base64.
+/// Encrypted parameters as a client sends them, both in base64.
 #[derive(Deserialize)]
 struct Sealed {
     /// A passphrase, encrypted for the public key.
@@ -55,8 +55,8 @@ impl Cipher {
         }))
     }
 
-    /// The parameters of a login, with those that were encrypted among them.
-    // ASSUMED: 120 for what cannot be decrypted; the time inside must be there, and may be any.
+    /// The parameters of a login, with the encrypted ones decrypted.
+    // ASSUMED: 120 if it cannot be decrypted; the time inside is required, but may have any value.
     pub(crate) fn open(&self, params: &Params) -> Result<Params, Refusal> {
         let Some(sealed) = params.raw(CIPHER_KEY) else {
             return Ok(params.clone());
@@ -80,7 +80,7 @@ impl Cipher {
         let passphrase = self.0.as_ref()?.pkcs1v15_decrypt(&passphrase).ok()?;
         let salted = STANDARD.decode(sealed.aes).ok()?;
         let (salt, text) = salted.strip_prefix(SALTED)?.split_at_checked(8)?;
-        let (key, iv) = derived(&passphrase, salt);
+        let (key, iv) = derive_key(&passphrase, salt);
         cbc::Decryptor::<Aes256>::new_from_slices(&key, &iv)
             .ok()?
             .decrypt_padded_vec::<Pkcs7>(text)
@@ -88,8 +88,8 @@ impl Cipher {
     }
 }
 
-/// Key and first block, as `openssl enc -md md5` derives them: one round.
-fn derived(passphrase: &[u8], salt: &[u8]) -> ([u8; 32], [u8; 16]) {
+/// Key and IV, as `openssl enc -md md5` derives them: one round.
+fn derive_key(passphrase: &[u8], salt: &[u8]) -> ([u8; 32], [u8; 16]) {
     let mut stream = Vec::new();
     let mut block = Vec::new();
     while stream.len() < 48 {
@@ -115,14 +115,14 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// What a client does with the answer of `getinfo`, written after dsm-web-api.md 3.2.
+    /// Encrypts like a client with the answer of `getinfo`, following dsm-web-api.md 3.2.
     pub(crate) fn seal(info: &Value, text: &str, rng: &mut StdRng) -> String {
         let modulus = hex::decode(info["public_key"].as_str().unwrap()).unwrap();
         let modulus = BoxedUint::from_be_slice_vartime(&modulus);
         let key = PublicKey::new(modulus, 65_537_u32.into()).unwrap();
         let passphrase = [b'p'; 501];
         let text = format!("{text}&{CIPHER_TOKEN}={}", info["server_time"]);
-        let (derived_key, iv) = derived(&passphrase, b"saltsalt");
+        let (derived_key, iv) = derive_key(&passphrase, b"saltsalt");
         let aes = cbc::Encryptor::<Aes256>::new_from_slices(&derived_key, &iv)
             .unwrap()
             .encrypt_padded_vec::<Pkcs7>(text.as_bytes());
@@ -137,14 +137,14 @@ pub(crate) mod tests {
     #[test]
     fn openssl_derives_the_same_key() {
         // printf 'hello' | openssl enc -aes-256-cbc -md md5 -S 0102030405060708 -k secret -P
-        let (key, iv) = derived(b"secret", &[1, 2, 3, 4, 5, 6, 7, 8]);
+        let (key, iv) = derive_key(b"secret", &[1, 2, 3, 4, 5, 6, 7, 8]);
         let want = "C9E5A1BD216DBE1317E230CEF48F38EE7F0E17AD64022144BCCEC4A1AA2879AB";
         assert_eq!(hex::encode_upper(key), want);
         assert_eq!(hex::encode_upper(iv), "E24B32BBBC4EF02ECBCB6576523AD893");
     }
 
     #[test]
-    fn what_a_client_encrypts_is_read() {
+    fn encrypted_parameters_are_read() {
         let mut cipher = Cipher::default();
         let mut rng = StdRng::seed_from_u64(1);
         let sealed = |text: &str| Params::from_iter([(CIPHER_KEY, text), ("version", "6")]);

@@ -1,4 +1,5 @@
-//! Which APIs this NAS has, in which versions, with which methods; and `SYNO.API.Info`, which tells. Source: dsm-web-api.md 2.
+//! The table of APIs, their versions and their simulated methods, and `SYNO.API.Info`, which reports it. Source: dsm-web-api.md
+//! 2.
 
 use serde_json::{Map, Value, json};
 
@@ -9,13 +10,13 @@ use crate::nas::model::Generation;
 #[derive(Debug)]
 pub(crate) struct Api {
     pub(crate) name: &'static str,
-    /// Lowest and highest version on DSM 6 and on DSM 7; 0 where the API is not there.
+    /// Lowest and highest version on DSM 6 and on DSM 7; 0 if the API does not exist there.
     versions: [(u32, u32); 2],
-    /// Those that are simulated. A NAS says which APIs it has, not which methods.
+    /// The simulated methods. A NAS reports its APIs, but not their methods.
     pub(crate) methods: &'static [&'static str],
 }
 
-/// An API with these highest versions on DSM 6 and 7.
+/// An API with these highest versions on DSM 6 and 7, and lowest version 1.
 const fn api(name: &'static str, six: u32, seven: u32, methods: &'static [&'static str]) -> Api {
     Api {
         name,
@@ -53,7 +54,7 @@ const TARGET: &[&str] = &[
     "disable",
 ];
 
-/// The APIs of which dsm-web-api.md tells; a NAS has hundreds more. The versions are those of the DSM 6 and DSM 7 fixtures of
+/// The APIs that dsm-web-api.md covers; a NAS has hundreds more. The versions are those of the DSM 6 and DSM 7 fixtures of
 /// mib1185/py-synologydsm-api.
 static APIS: &[Api] = &[
     api("SYNO.API.Auth", 6, 7, &["login", "logout"]),
@@ -104,7 +105,7 @@ static APIS: &[Api] = &[
 ];
 
 impl Api {
-    /// The API of this name, if this generation of DSM has it.
+    /// The API with this name, if this generation of DSM has it.
     pub(crate) fn named(name: &str, dsm: Generation) -> Option<&'static Self> {
         APIS.iter()
             .find(|api| api.name == name)
@@ -122,9 +123,9 @@ impl Api {
         !self.name.starts_with("SYNO.API.")
     }
 
-    /// Whether `SYNO.API.Info` tells of it. What cannot be called here is not told of: a client would rely on it.
+    /// Whether `SYNO.API.Info` reports it. An API without simulated methods is not reported: a client would rely on it.
     fn is_advertised(&self, dsm: Generation) -> bool {
-        // Recorded (democratic #176): it is there, and its one known method is gone.
+        // Recorded (democratic #176): the API exists, but its one known method does not.
         let known = self.name == "SYNO.Core.Storage.iSCSILUN";
         self.highest(dsm) > 0 && (known || !self.methods.is_empty())
     }
@@ -143,7 +144,7 @@ impl Api {
         };
         let (lowest, highest) = self.versions[dsm as usize];
         let mut info = json!({"maxVersion": highest, "minVersion": lowest, "path": path});
-        // Recorded: the old paths and the login know no JSON.
+        // Recorded: the old paths and the login do not use JSON.
         if path == "entry.cgi" && self.name != "SYNO.API.Auth" {
             info["requestFormat"] = json!("JSON");
         }
@@ -155,18 +156,19 @@ impl Api {
 pub(crate) fn simulated(
     dsm: Generation,
 ) -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
-    let here = APIS.iter().filter(move |api| api.highest(dsm) > 0);
-    here.filter(|api| !api.methods.is_empty())
+    let available = APIS.iter().filter(move |api| api.highest(dsm) > 0);
+    available
+        .filter(|api| !api.methods.is_empty())
         .map(|api| (api.name, api.methods))
 }
 
-/// `SYNO.API.Info query`. Names that do not exist are left out, and that is no error; without `query` all are meant, which is
-/// how Home Assistant asks.
-// ASSUMED: an empty `query` means all, too.
+/// `SYNO.API.Info query`. Unknown names are left out without an error; without `query` it returns all APIs, which is how Home
+/// Assistant asks.
+// ASSUMED: an empty `query` returns all, too.
 pub(crate) fn query(call: &Call, dsm: Generation) -> Value {
-    let asked = call.params.string("query").unwrap_or_default();
-    let all = matches!(asked.as_str(), "" | "all");
-    let wanted = |api: &&Api| all || asked.split(',').any(|name| name.trim() == api.name);
+    let requested = call.params.string("query").unwrap_or_default();
+    let all = matches!(requested.as_str(), "" | "all");
+    let wanted = |api: &&Api| all || requested.split(',').any(|name| name.trim() == api.name);
     let rows: Map<String, Value> = APIS
         .iter()
         .filter(|api| api.is_advertised(dsm))
@@ -206,18 +208,18 @@ mod tests {
     }
 
     #[test]
-    fn without_a_query_all_are_meant() {
-        let mut bench = NasFixture::new();
+    fn without_a_query_all_apis_are_returned() {
+        let mut sim = NasFixture::new();
         let api = "SYNO.API.Info";
-        let all = bench.ok(api, "query", &[("query", "all")]);
+        let all = sim.ok(api, "query", &[("query", "all")]);
         assert!(all.as_object().unwrap().len() > 20);
-        assert_eq!(bench.ok(api, "query", &[]), all);
-        let one = bench.ok(api, "query", &[("query", "SYNO.API.Auth,SYNO.No")]);
+        assert_eq!(sim.ok(api, "query", &[]), all);
+        let one = sim.ok(api, "query", &[("query", "SYNO.API.Auth,SYNO.No")]);
         assert_eq!(one.as_object().unwrap().len(), 1);
     }
 
     #[test]
-    fn each_api_tells_where_it_is() {
+    fn each_api_reports_its_path() {
         for (name, dsm, path, json) in [
             ("SYNO.API.Auth", Generation::Six, "auth.cgi", false),
             ("SYNO.API.Auth", Generation::Seven, "entry.cgi", false),

@@ -1,4 +1,4 @@
-//! LUNs as they are and as answers show them: `SYNO.Core.ISCSI.LUN` `list` and `get`, dsm-web-api.md 4.3 and 4.4.
+//! Reading LUNs: `SYNO.Core.ISCSI.LUN` `list` and `get`, and the rows that they return; dsm-web-api.md 4.3 and 4.4.
 
 use crate::nas::state::lun::Lun;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use crate::nas::state::lun_type::LunType;
 use crate::nas::state::table::IndexKey;
 use crate::nas::state::volume::Volume;
 
-/// The form of an answer.
+/// Which method a row is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     List,
@@ -22,32 +22,27 @@ pub(crate) enum Form {
 }
 
 impl Nas {
-    pub(crate) fn lun_call(
-        &mut self,
-        now: Millis,
-        call: &Call,
-        outside: &dyn Environment,
-    ) -> Answer {
+    pub(crate) fn lun_call(&mut self, now: Millis, call: &Call, env: &dyn Environment) -> Answer {
         match call.method.as_str() {
-            "list" => self.list_luns(now, call, outside).map(Some),
-            "get" => self.get_lun(now, call, outside).map(Some),
-            "create" => self.create_lun(now, call, outside).map(Some),
-            "set" => self.set_lun(call, outside).map(|()| None),
-            "delete" => self.delete_luns(now, call, outside),
+            "list" => self.list_luns(now, call, env).map(Some),
+            "get" => self.get_lun(now, call, env).map(Some),
+            "create" => self.create_lun(now, call, env).map(Some),
+            "set" => self.set_lun(call, env).map(|()| None),
+            "delete" => self.delete_luns(now, call, env),
             "map_target" => self.map_target(call).map(|()| None),
             "unmap_target" => self.unmap_target(call).map(|()| None),
-            "clone" => self.clone_lun(now, call, outside).map(Some),
+            "clone" => self.clone_lun(now, call, env).map(Some),
             "stop_clone" => self.stop_clone(now, call).map(|()| None),
             "take_snapshot" => self.take_snapshot(now, call).map(Some),
             "list_snapshot" => self.list_snapshots(call).map(Some),
             "get_snapshot" => self.get_snapshot(call).map(Some),
             "delete_snapshot" => self.delete_snapshots(call),
             "restore_snapshot" => self.restore_snapshot(now, call).map(|()| None),
-            _ => self.clone_snapshot(now, call, outside).map(Some),
+            _ => self.clone_snapshot(now, call, env).map(Some),
         }
     }
 
-    /// All LUNs in the order they are listed in.
+    /// All LUNs, in the order of lists.
     // ASSUMED: lists are ordered by lun_id.
     pub(crate) fn luns_by_number(&self) -> impl Iterator<Item = &Lun> {
         let mut luns: Vec<&Lun> = self.state.luns.values().collect();
@@ -55,7 +50,7 @@ impl Nas {
         luns.into_iter()
     }
 
-    /// The LUN with this uuid or, as `get` and `set` allow, of this name.
+    /// The LUN with this uuid or, as `get` and `set` allow, with this name.
     pub(crate) fn find_lun(&self, key: &str) -> Result<&Lun, Refusal> {
         let key = key.to_owned();
         let lun = self
@@ -67,7 +62,7 @@ impl Nas {
             .ok_or_else(|| self.no_such_lun(&key))
     }
 
-    /// Whether the NAS knows of it at present: it is loaded, and its volume does not hide it.
+    /// Whether the NAS currently shows the LUN: it is loaded, and its volume does not hide it.
     pub(crate) fn is_shown(&self, lun: &Lun) -> bool {
         self.is_loaded(lun.lun_id) && !self.volume_of(lun).is_some_and(|volume| volume.hides_luns)
     }
@@ -77,7 +72,7 @@ impl Nas {
         self.state.volumes.get(&lun.location)
     }
 
-    /// Which code it is goes by what was asked for: a uuid that no LUN has, or what is no uuid.
+    /// The refusal for an unknown LUN. The code depends on the key: a well-formed uuid, or anything else.
     pub(crate) fn no_such_lun(&self, key: &str) -> Refusal {
         let code = if is_uuid(key) {
             self.settings.missing_lun_code
@@ -92,12 +87,7 @@ impl Nas {
     }
 
     // `offset` and `limit` are ignored, measured: all LUNs come back, without a total.
-    fn list_luns(
-        &self,
-        now: Millis,
-        call: &Call,
-        outside: &dyn Environment,
-    ) -> Result<Value, Refusal> {
+    fn list_luns(&self, now: Millis, call: &Call, env: &dyn Environment) -> Result<Value, Refusal> {
         let additional = call.params.additional()?;
         let location = call.params.string("location");
         let types = call
@@ -113,26 +103,21 @@ impl Nas {
                     .as_ref()
                     .is_none_or(|location| *location == lun.location)
         };
-        // What is not understood comes first: whoever stops there sees none of what is there.
+        // Malformed rows come first: a client that stops there sees none of the real ones.
         let mut luns = match &types {
             Some(types) if !types.contains(&LunType::Blun) => Vec::new(),
-            Some(_) | None => self.odd_luns(now, &additional, outside, location.as_deref()),
+            Some(_) | None => self.odd_luns(now, &additional, env, location.as_deref()),
         };
         luns.extend(
             self.luns_by_number()
                 .filter(wanted)
-                .map(|lun| self.lun_json(lun, now, &additional, outside, Form::List))
-                .map(|row| self.cut(row, "size")),
+                .map(|lun| self.lun_json(lun, now, &additional, env, Form::List))
+                .map(|row| self.cut_row(row, "size")),
         );
         Ok(json!({"luns": luns}))
     }
 
-    fn get_lun(
-        &self,
-        now: Millis,
-        call: &Call,
-        outside: &dyn Environment,
-    ) -> Result<Value, Refusal> {
+    fn get_lun(&self, now: Millis, call: &Call, env: &dyn Environment) -> Result<Value, Refusal> {
         let key = call.params.required("uuid")?;
         let additional = call.params.additional()?;
         // ASSUMED: an empty uuid is a bad one, not a missing LUN.
@@ -143,10 +128,10 @@ impl Nas {
         if lun.deleting_until.is_some() && !self.settings.deleted_luns_answer_get {
             return Err(self.no_such_lun(&key));
         }
-        let mut data = json!({"lun": self.lun_json(lun, now, &additional, outside, Form::Get)});
+        let mut data = json!({"lun": self.lun_json(lun, now, &additional, env, Form::Get)});
         if additional.has("import_status") {
             data["import_done"] = json!(0);
-            // Recorded (N4S4): what DSM says when there is no import.
+            // Recorded (N4S4): DSM's value if there is no import.
             data["import_errno"] = json!(18_990_593);
             data["import_total"] = json!(0);
         }
@@ -164,7 +149,7 @@ impl Nas {
         lun: &Lun,
         now: Millis,
         additional: &Additional,
-        outside: &dyn Environment,
+        env: &dyn Environment,
         form: Form,
     ) -> Value {
         let mut row = json!({
@@ -192,14 +177,14 @@ impl Nas {
                 row["scheduled_task"] = json!([]);
             }
         }
-        // ASSUMED: `get` always says how many snapshots there may be; the one recording asked for everything.
+        // ASSUMED: `get` always has `max_snapshot_count`; the only recording requested every field.
         if form == Form::Get {
             row["max_snapshot_count"] = json!(self.settings.snapshots_per_lun);
         }
         if form == Form::Get && additional.has("sync_progress") {
             put_sync(&mut row);
         }
-        self.put_additional(&mut row, lun, now, additional, outside, form);
+        self.put_additional(&mut row, lun, now, additional, env, form);
         row
     }
 
@@ -209,11 +194,11 @@ impl Nas {
         lun: &Lun,
         now: Millis,
         additional: &Additional,
-        outside: &dyn Environment,
+        env: &dyn Environment,
         form: Form,
     ) {
         if additional.has("allocated_size") {
-            row["allocated_size"] = json!(lun.allocated(outside));
+            row["allocated_size"] = json!(lun.allocated(env));
         }
         if additional.has("status") {
             let healthy = lun.status == "normal";
@@ -251,7 +236,7 @@ impl Nas {
         if additional.has("is_vhost_mapped") && form == Form::Get {
             row["is_vhost_mapped"] = json!(false);
         }
-        // ASSUMED: the access list of a LUN that nobody restricted lets the default initiator read and write.
+        // ASSUMED: the access list of an unrestricted LUN lets the default initiator read and write.
         if additional.has("acls") && self.config.generation == Generation::Seven {
             row["acls"] =
                 json!([{"iqn": "iqn.2000-01.com.synology:default.acl", "permission": "rw"}]);
@@ -259,7 +244,7 @@ impl Nas {
     }
 }
 
-/// 8-4-4-4-12 hex digits. The parser takes other forms, too.
+/// 8-4-4-4-12 hex digits. The parser accepts other forms, too.
 fn is_uuid(key: &str) -> bool {
     key.len() == 36 && uuid::Uuid::try_parse(key).is_ok()
 }

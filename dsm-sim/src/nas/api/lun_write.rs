@@ -1,4 +1,4 @@
-//! What changes LUNs: `create`, `set`, `delete`, `map_target`, `unmap_target`; dsm-web-api.md 4.5 to 4.8 and 4.11.
+//! Changing LUNs: `create`, `set`, `delete`, `map_target`, `unmap_target`; dsm-web-api.md 4.5 to 4.8 and 4.11.
 
 use serde_json::{Value, json};
 
@@ -18,13 +18,13 @@ use crate::nas::state::table::IndexKey;
 pub(crate) const NAME_LIMIT: usize = 255;
 
 impl Nas {
-    // ASSUMED: the order of the checks: parameters one by one, then the name's uniqueness, the ceiling, the type on this
-    // file system, space.
+    // ASSUMED: the order of the checks: each parameter, then the uniqueness of the name, the model's limit, the type on this file
+    // system, space.
     pub(crate) fn create_lun(
         &mut self,
         now: Millis,
         call: &Call,
-        outside: &dyn Environment,
+        env: &dyn Environment,
     ) -> Result<Value, Refusal> {
         let params = &call.params;
         let name = params.required("name")?;
@@ -39,7 +39,7 @@ impl Nas {
             .get(&location)
             .ok_or_else(|| Code::BadLocation.because(format!("no volume {location}")))?;
         if !self.settings.cinder_on_btrfs_refused {
-            kind = kind.on(volume.fs);
+            kind = kind.for_file_system(volume.fs);
         }
         let size = params
             .number("size", Code::BadSize)?
@@ -59,11 +59,11 @@ impl Nas {
         };
         let direct_io_pattern = io_policy(params)?.unwrap_or(0);
         self.check_name_free(&name)?;
-        self.check_lun_ceiling()?;
-        kind.fits(volume.fs)?;
+        self.check_lun_limit()?;
+        kind.check_fits(volume.fs)?;
         volume.writable()?;
-        // ASSUMED: a thin LUN may be larger than the volume's free space, without a bound.
-        if !kind.is_thin() && size > self.free(volume, outside) {
+        // ASSUMED: a thin LUN may exceed the volume's free space without limit.
+        if !kind.is_thin() && size > self.free(volume, env) {
             return Err(
                 Code::NoSpace.because(format!("{location} has no {size} bytes for a thick LUN"))
             );
@@ -101,14 +101,14 @@ impl Nas {
         Ok(data)
     }
 
-    /// A uuid for a new LUN or snapshot.
+    /// A random uuid for a new LUN or snapshot.
     pub(crate) fn new_uuid(&mut self) -> String {
         uuid::Builder::from_random_bytes(rand::RngExt::random(&mut self.rng))
             .into_uuid()
             .to_string()
     }
 
-    pub(crate) fn check_lun_ceiling(&self) -> Result<(), Refusal> {
+    pub(crate) fn check_lun_limit(&self) -> Result<(), Refusal> {
         let model = self.config.model;
         if self.state.luns.len() >= model.max_luns {
             return Err(Code::TooManyLuns
@@ -118,29 +118,26 @@ impl Nas {
     }
 
     pub(crate) fn check_name_free(&self, name: &str) -> Result<(), Refusal> {
-        let term = IndexKey::Name(name.to_owned());
-        if self.state.luns.find(&term).next().is_some() {
+        let index_key = IndexKey::Name(name.to_owned());
+        if self.state.luns.find(&index_key).next().is_some() {
             return Err(Code::LunNameExists.because(format!("there is a LUN {name}")));
         }
         Ok(())
     }
 
-    /// Grows, renames, describes. All or nothing: a refused value leaves the others undone.
-    // ASSUMED: a locked LUN may be set; DSM was only seen to accept a delete meanwhile.
-    pub(crate) fn set_lun(
-        &mut self,
-        call: &Call,
-        outside: &dyn Environment,
-    ) -> Result<(), Refusal> {
+    /// Grows or renames a LUN, or changes its description or attributes. All or nothing: a refused value leaves everything
+    /// unchanged.
+    // ASSUMED: a locked LUN may be set; DSM was only seen to accept a delete while a LUN is locked.
+    pub(crate) fn set_lun(&mut self, call: &Call, env: &dyn Environment) -> Result<(), Refusal> {
         let params = &call.params;
         let key = params.required("uuid")?;
         let mut lun = self.find_lun(&key)?.clone();
-        // ASSUMED: for everything but list and get, a LUN that is being deleted is gone already.
+        // ASSUMED: to all methods but list and get, a LUN that is being deleted no longer exists.
         if lun.deleting_until.is_some() {
             return Err(self.no_such_lun(&key));
         }
         if let Some(size) = params.number("new_size", Code::BadSize)? {
-            self.check_growth(&lun, size, outside)?;
+            self.check_growth(&lun, size, env)?;
             lun.size = size;
         }
         if let Some(name) = params.string("new_name").filter(|name| *name != lun.name) {
@@ -173,7 +170,7 @@ impl Nas {
         Ok(())
     }
 
-    fn check_growth(&self, lun: &Lun, size: u64, outside: &dyn Environment) -> Result<(), Refusal> {
+    fn check_growth(&self, lun: &Lun, size: u64, env: &dyn Environment) -> Result<(), Refusal> {
         let Some(growth) = size.checked_sub(lun.size) else {
             return Err(Refusal {
                 code: self.settings.shrink_code,
@@ -187,27 +184,27 @@ impl Nas {
         if growth > 0 {
             volume.writable()?;
         }
-        let counts = !lun.kind.is_thin() || self.settings.thin_growth_needs_space;
-        if counts && growth > self.free(volume, outside) {
+        let needs_space = !lun.kind.is_thin() || self.settings.thin_growth_needs_space;
+        if needs_space && growth > self.free(volume, env) {
             let why = format!("{} has no {growth} bytes more", lun.location);
             return Err(Code::NoSpace.because(why));
         }
         Ok(())
     }
 
-    /// Puts a changed LUN in the place of the old one.
+    /// Stores a changed LUN.
     pub(crate) fn put_lun(&mut self, lun: Lun) {
         let old = self.state.luns.get(&lun.uuid);
         if old == Some(&lun) {
             return;
         }
         let resized = old.is_none_or(|old| old.size != lun.size);
-        let described = old.is_none_or(|old| old.dev_attribs != lun.dev_attribs);
+        let attributes_changed = old.is_none_or(|old| old.dev_attribs != lun.dev_attribs);
         if resized {
             self.effect(Effect::File(lun.uuid.clone()));
         }
-        if resized || described {
-            // Whoever exports the file has to be told that it is larger now, or another unit.
+        if resized || attributes_changed {
+            // The export has to learn the new size or attributes.
             for id in self.targets_of(&lun.uuid) {
                 self.effect(Effect::Export(id));
             }
@@ -215,25 +212,25 @@ impl Nas {
         self.state.luns.put(lun);
     }
 
-    /// Both forms: `uuid="…"`, and `uuid=""` with `uuids=[…]`. A mapped LUN goes too, and its mappings with it.
+    /// Both forms: `uuid="…"`, and `uuid=""` with `uuids=[…]`. Mapped LUNs are deleted, too, along with their mappings.
     pub(crate) fn delete_luns(
         &mut self,
         now: Millis,
         call: &Call,
-        outside: &dyn Environment,
+        env: &dyn Environment,
     ) -> Answer {
         let uuid = call.params.string("uuid").unwrap_or_default();
         if !uuid.is_empty() {
-            return self.delete_lun(now, &uuid, outside).map(|()| None);
+            return self.delete_lun(now, &uuid, env).map(|()| None);
         }
         let uuids = call
             .params
             .strings("uuids", Code::BadShape)?
             .ok_or_else(|| missing("uuid"))?;
-        // ASSUMED: the list form answers success and names what failed, as delete_snapshot's list form was recorded to.
+        // ASSUMED: the list form succeeds and lists the failures, as delete_snapshot's list form was recorded to.
         let mut failed = Vec::new();
         for uuid in uuids {
-            if let Err(refusal) = self.delete_lun(now, &uuid, outside) {
+            if let Err(refusal) = self.delete_lun(now, &uuid, env) {
                 failed.push(json!({uuid: refusal.code}));
             }
         }
@@ -244,28 +241,28 @@ impl Nas {
         })
     }
 
-    // ASSUMED: only by uuid, not by name; a second delete of a LUN that is still going is refused as "no such LUN".
+    // ASSUMED: by uuid only, not by name; a second delete of a LUN that is still being deleted is refused as "no such LUN".
     fn delete_lun(
         &mut self,
         now: Millis,
         uuid: &str,
-        outside: &dyn Environment,
+        env: &dyn Environment,
     ) -> Result<(), Refusal> {
         let mut timing = self.config.timing;
         if !self.settings.deleted_luns_stay_listed {
-            timing.delete_takes = 0;
+            timing.delete_duration = 0;
         }
         let mut lun = self.living_lun(uuid)?.clone();
-        let (location, used) = (lun.location.clone(), lun.uses(outside));
-        lun.deleting_until = Some(now + timing.delete_takes);
-        self.finish_at(now + timing.delete_takes, uuid);
+        let (location, used) = (lun.location.clone(), lun.used_bytes(env));
+        lun.deleting_until = Some(now + timing.delete_duration);
+        self.finish_at(now + timing.delete_duration, uuid);
         self.state.luns.put(lun);
         for id in self.targets_of(uuid) {
             self.unmap(id, uuid);
         }
-        if timing.space_returns > 0 {
-            let at = now + timing.delete_takes + timing.space_returns;
-            self.space_returns(at, location, used);
+        if timing.space_return_delay > 0 {
+            let at = now + timing.delete_duration + timing.space_return_delay;
+            self.return_space_at(at, location, used);
         }
         self.tick(now);
         Ok(())
@@ -277,7 +274,7 @@ impl Nas {
         mapping.map(|target| target.target_id).collect()
     }
 
-    /// Removes a LUN for good, and its snapshots with it.
+    /// Removes a LUN for good, along with its snapshots.
     pub(crate) fn remove_lun(&mut self, uuid: &str) {
         for id in self.targets_of(uuid) {
             self.unmap(id, uuid);
@@ -304,21 +301,21 @@ impl Nas {
             .ok_or_else(|| self.no_such_lun(uuid))
     }
 
-    /// Adds mappings; those that are there already are a success.
-    // ASSUMED: one unknown target refuses them all; map and unmap take uuids only, not names.
+    /// Adds mappings. Idempotent.
+    // ASSUMED: one unknown target refuses the whole call; map and unmap accept only uuids, not names.
     pub(crate) fn map_target(&mut self, call: &Call) -> Result<(), Refusal> {
-        let (uuid, targets) = self.mapping(call)?;
-        self.check_loads(&uuid)?;
+        let (uuid, targets) = self.mapping_params(call)?;
+        self.check_loadable(&uuid)?;
         for id in targets {
             self.map(id, &uuid);
         }
         Ok(())
     }
 
-    /// Removes the mappings that are named.
-    // ASSUMED: a mapping that is not there is a success.
+    /// Removes the given mappings, and no others.
+    // ASSUMED: a missing mapping is a success.
     pub(crate) fn unmap_target(&mut self, call: &Call) -> Result<(), Refusal> {
-        let (uuid, targets) = self.mapping(call)?;
+        let (uuid, targets) = self.mapping_params(call)?;
         for id in targets {
             self.unmap(id, &uuid);
         }
@@ -327,20 +324,22 @@ impl Nas {
 
     fn with_attributes(
         &self,
-        present: DevAttribs,
+        current: DevAttribs,
         kind: LunType,
         params: &Params,
     ) -> Result<DevAttribs, Refusal> {
         let thin = self.settings.thin_can_snapshot;
-        // The official driver (v1.1.1) says null where its StorageClass says nothing.
+        // The official driver (v1.1.1) sends null if its StorageClass does not set attributes.
         params
             .value("dev_attribs")
-            .filter(|asked| !asked.is_null())
-            .map_or(Ok(present), |asked| present.with(kind, &asked, thin))
+            .filter(|requested| !requested.is_null())
+            .map_or(Ok(current), |requested| {
+                current.with(kind, &requested, thin)
+            })
     }
 
-    /// Refuses to map what DSM cannot load, where it is to be so: an ADV LUN on DSM 7.0, recorded in official #23.
-    pub(crate) fn check_loads(&self, uuid: &str) -> Result<(), Refusal> {
+    /// If `adv_unmappable_on_7_0` is on, refuses to map an ADV LUN on DSM 7.0, which DSM cannot load: recorded in official #23.
+    pub(crate) fn check_loadable(&self, uuid: &str) -> Result<(), Refusal> {
         let lun = self.living_lun(uuid)?;
         let unmappable = self.settings.adv_unmappable_on_7_0 && self.config.dsm.version == "7.0";
         if lun.kind == LunType::Adv && unmappable {
@@ -349,7 +348,7 @@ impl Nas {
         Ok(())
     }
 
-    fn mapping(&self, call: &Call) -> Result<(String, Vec<u32>), Refusal> {
+    fn mapping_params(&self, call: &Call) -> Result<(String, Vec<u32>), Refusal> {
         let uuid = call.params.required("uuid")?;
         let ids = call
             .params
@@ -374,7 +373,7 @@ impl Nas {
 }
 
 /// Letters, digits, `-`, `.`, `:` and `\`; at most 255. Measured by jt with 33 characters.
-// ASSUMED: letters of ASCII only.
+// ASSUMED: ASCII letters only.
 pub(crate) fn check_name(name: &str) -> Result<(), Refusal> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '\\');
     if name.is_empty() || name.len() > NAME_LIMIT || !name.chars().all(legal) {

@@ -1,5 +1,5 @@
-//! What the rest of DSM says to who looks around: its users, its network page, its disks and pools, the security advisor, updates.
-//! Home Assistant and other monitors read it; this NAS has nothing to tell that is not in its state anyway.
+//! Read-only APIs for Home Assistant and other monitors: users, network page, disks and pools, security advisor, updates. The
+//! answers are fixed or derived from the state.
 
 use serde_json::{Value, json};
 
@@ -8,16 +8,16 @@ use crate::nas::api::auth::Auth;
 use crate::nas::call::{Answer, Call};
 use crate::nas::state::volume::{Volume, volume_number};
 
-const DISK: u64 = 4_000_787_030_016;
+const DISK_BYTES: u64 = 4_000_787_030_016;
 
 impl Nas {
-    /// `None` for an API that somebody else answers for.
-    pub(crate) fn rest_call(&self, call: &Call) -> Option<Answer> {
+    /// `None`: the API is handled elsewhere.
+    pub(crate) fn monitoring_call(&self, call: &Call) -> Option<Answer> {
         let data = match call.api.as_str() {
             "SYNO.Core.User" => users(&self.auth),
             "SYNO.Core.Network" => self.network_settings(),
-            "SYNO.Core.Storage.Disk" => listed("disks", &self.disks()),
-            "SYNO.Core.Storage.Pool" => listed("pools", &self.pools()),
+            "SYNO.Core.Storage.Disk" => list_of("disks", &self.disks()),
+            "SYNO.Core.Storage.Pool" => list_of("pools", &self.pools()),
             "SYNO.Core.SecurityScan.Status" => security_scan(),
             // As recorded (mib1185/py-synologydsm-api) from a NAS that is up to date.
             "SYNO.Core.Upgrade.Server" => json!({"update": {"available": false}}),
@@ -38,7 +38,7 @@ impl Nas {
         Some(Ok(Some(data)))
     }
 
-    // ASSUMED: what is there beside `dns_primary`, `gateway` and `server_name`, which clients read.
+    // ASSUMED: the fields other than `dns_primary`, `gateway` and `server_name`, which clients read.
     fn network_settings(&self) -> Value {
         let page = self.network();
         json!({
@@ -74,13 +74,13 @@ impl Nas {
     }
 }
 
-// ASSUMED: `offset` and `total` as in the list of volumes. Clients read the rows alone; one look at DSM 7.4 without any
-// parameter was refused with 101, which other clients never met.
-fn listed(name: &str, rows: &[Value]) -> Value {
+// ASSUMED: `offset` and `total` as in the list of volumes. Clients read only the rows; a single attempt on DSM 7.4 without
+// parameters was refused with 101, which other clients never saw.
+fn list_of(name: &str, rows: &[Value]) -> Value {
     json!({"offset": 0, "total": rows.len(), name: rows})
 }
 
-// ASSUMED: `expired` says `normal` for an account that is in order.
+// ASSUMED: `expired` is `normal` for an account in good standing.
 fn users(auth: &Auth) -> Value {
     let row =
         |name: &str| json!({"description": "", "email": "", "expired": "normal", "name": name});
@@ -88,7 +88,7 @@ fn users(auth: &Auth) -> Value {
     json!({"offset": 0, "total": users.len(), "users": users})
 }
 
-/// As recorded (mib1185/py-synologydsm-api) from a NAS with which nothing is the matter.
+/// As recorded (mib1185/py-synologydsm-api) from a healthy NAS.
 fn security_scan() -> Value {
     let categories = [
         "malware",
@@ -156,7 +156,7 @@ fn disk(number: u32, pool: &str) -> Value {
         "portType": "normal",
         "remain_life": -1,
         "serial": format!("SIMDISK{number:04}"),
-        "size_total": DISK.to_string(),
+        "size_total": DISK_BYTES.to_string(),
         "smart_status": "normal",
         "status": "normal",
         "temp": 35,
@@ -195,47 +195,47 @@ mod tests {
     use crate::nas::tests::NasFixture;
 
     #[test]
-    fn whoever_looks_around_sees_a_nas() {
-        let mut bench = NasFixture::new();
-        let disks = bench.ok("SYNO.Core.Storage.Disk", "list", &[]);
-        let pools = bench.ok("SYNO.Core.Storage.Pool", "list", &[]);
+    fn monitoring_calls_are_answered_consistently() {
+        let mut sim = NasFixture::new();
+        let disks = sim.ok("SYNO.Core.Storage.Disk", "list", &[]);
+        let pools = sim.ok("SYNO.Core.Storage.Pool", "list", &[]);
         assert_eq!((&disks["total"], &pools["total"]), (&4.into(), &2.into()));
         assert_eq!(pools["pools"][1]["disks"][0], disks["disks"][2]["id"]);
-        let load = bench.ok("SYNO.Storage.CGI.Storage", "load_info", &[]);
+        let load = sim.ok("SYNO.Storage.CGI.Storage", "load_info", &[]);
         assert_eq!(
             (&load["disks"], &load["storagePools"]),
             (&disks["disks"], &pools["pools"])
         );
-        let users = bench.ok("SYNO.Core.User", "list", &[]);
+        let users = sim.ok("SYNO.Core.User", "list", &[]);
         assert_eq!(
             (&users["users"][0]["name"], &users["total"]),
             (&"admin".into(), &1.into())
         );
-        let network = bench.ok("SYNO.Core.Network", "get", &[]);
+        let network = sim.ok("SYNO.Core.Network", "get", &[]);
         assert_eq!(network["server_name"], "dsm-sim");
-        let scan = bench.ok("SYNO.Core.SecurityScan.Status", "system_get", &[]);
+        let scan = sim.ok("SYNO.Core.SecurityScan.Status", "system_get", &[]);
         assert_eq!(scan["items"]["network"]["failSeverity"], "safe");
-        let upgrade = bench.ok("SYNO.Core.Upgrade.Server", "check", &[]);
+        let upgrade = sim.ok("SYNO.Core.Upgrade.Server", "check", &[]);
         assert_eq!(upgrade["update"]["available"], false);
-        let fan = bench.ok("SYNO.Core.Hardware.FanSpeed", "get", &[]);
+        let fan = sim.ok("SYNO.Core.Hardware.FanSpeed", "get", &[]);
         assert_eq!(fan["dual_fan_speed"], "coolfan");
-        let usb = bench.ok("SYNO.Core.ExternalDevice.Storage.USB", "list", &[]);
+        let usb = sim.ok("SYNO.Core.ExternalDevice.Storage.USB", "list", &[]);
         assert_eq!(usb["devices"].as_array().unwrap().len(), 0);
-        let nobody = [("name", "x")];
+        let unknown_share = [("name", "x")];
         assert_eq!(
-            bench.code("SYNO.Core.Share.Permission", "list", &nobody),
+            sim.code("SYNO.Core.Share.Permission", "list", &unknown_share),
             402
         );
     }
 
     #[test]
-    fn what_is_advertised_can_be_called() {
+    fn advertised_apis_can_be_called() {
         for dsm in [Generation::Six, Generation::Seven] {
-            let mut bench = NasFixture::with(crate::nas::timing::Timing::default(), dsm);
-            let all = bench.ok("SYNO.API.Info", "query", &[("query", "all")]);
+            let mut sim = NasFixture::with(crate::nas::timing::Timing::default(), dsm);
+            let all = sim.ok("SYNO.API.Info", "query", &[("query", "all")]);
             let callable: Vec<&str> = info::simulated(dsm).map(|row| row.0).collect();
             for name in all.as_object().unwrap().keys() {
-                // Recorded: there, and without a method (democratic #176).
+                // Recorded: it exists, but without a method (democratic #176).
                 let known = name == "SYNO.Core.Storage.iSCSILUN";
                 assert!(known || callable.contains(&name.as_str()), "{name}");
             }

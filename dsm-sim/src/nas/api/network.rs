@@ -1,4 +1,4 @@
-//! How the NAS is connected: `SYNO.Core.Network.Interface list`, `SYNO.DSM.Network list` and the network page of
+//! Network interfaces of the NAS: `SYNO.Core.Network.Interface list`, `SYNO.DSM.Network list` and the network page of
 //! `SYNO.Core.System info`; dsm-web-api.md 9.
 
 use serde_json::{Value, json};
@@ -12,8 +12,8 @@ const MASK: &str = "255.255.255.0";
 const GATEWAY: &str = "192.0.2.1";
 
 impl Nas {
-    /// An array, unlike all other answers. The official driver finds the addresses of targets in it.
-    // ASSUMED: `relay_node`, which asks for the other half of a unified controller, changes nothing on a NAS without one.
+    /// An array, unlike all other answers. The official driver takes the addresses of targets from it.
+    // ASSUMED: `relay_node`, which asks for the other half of a unified controller, has no effect on a NAS without one.
     pub(crate) fn interfaces(&self) -> Value {
         json!([{
             "ifname": INTERFACE,
@@ -73,8 +73,8 @@ mod tests {
 
     #[test]
     fn the_nas_is_where_its_targets_listen() {
-        let mut bench = NasFixture::new();
-        let list = bench.ok("SYNO.Core.Network.Interface", "list", &[]);
+        let mut sim = NasFixture::new();
+        let list = sim.ok("SYNO.Core.Network.Interface", "list", &[]);
         let rows = list
             .as_array()
             .expect("an array, as the official driver wants it");
@@ -82,13 +82,13 @@ mod tests {
             (&rows[0]["ip"], &rows[0]["status"]),
             (&"192.0.2.5".into(), &"connected".into())
         );
-        let reply = bench
+        let reply = sim
             .call("SYNO.DSM.Network", 2, "list", &[])
             .answer
             .unwrap()
             .unwrap();
         assert_eq!(reply["interfaces"][0]["ip"][0]["address"], "192.0.2.5");
-        let page = bench.ok("SYNO.Core.System", "info", &[("type", "network")]);
+        let page = sim.ok("SYNO.Core.System", "info", &[("type", "network")]);
         assert_eq!(page["hostname"], reply["hostname"]);
     }
 }

@@ -9,7 +9,7 @@ use crate::nas::code::Code;
 pub(crate) fn call(call: &Call) -> Answer {
     match (call.api.as_str(), call.method.as_str()) {
         ("SYNO.Core.ISCSI.Node", _) => Ok(Some(json!({"nodes": [{"uuid": NODE_UUID}]}))),
-        // Nobody has made a host, because `create` is not simulated; so there is none to get either.
+        // `create` is not simulated, so there is never a host to get.
         (_, "list") => Ok(Some(json!({"hosts": []}))),
         _ => Err(Code::SanBadParameter.because("no such host")),
     }
@@ -21,12 +21,12 @@ mod tests {
 
     #[test]
     fn there_is_one_node_and_no_host() {
-        let mut bench = NasFixture::new();
-        let node = bench.ok("SYNO.Core.ISCSI.Node", "list", &[]);
+        let mut sim = NasFixture::new();
+        let node = sim.ok("SYNO.Core.ISCSI.Node", "list", &[]);
         assert_eq!(node["nodes"][0]["uuid"].as_str().unwrap().len(), 36);
-        let hosts = bench.ok("SYNO.Core.ISCSI.Host", "list", &[]);
+        let hosts = sim.ok("SYNO.Core.ISCSI.Host", "list", &[]);
         assert_eq!(hosts["hosts"].as_array().unwrap().len(), 0);
         // Measured by jt.
-        assert_eq!(bench.code("SYNO.Core.ISCSI.Host", "get", &[]), 18_990_004);
+        assert_eq!(sim.code("SYNO.Core.ISCSI.Host", "get", &[]), 18_990_004);
     }
 }

@@ -1,4 +1,4 @@
-//! Shared folders, as far as a driver lists them before it does anything else: this NAS has none. dsm-web-api.md 8.
+//! Shared folders, as far as drivers list them at startup: this NAS has none. dsm-web-api.md 8.
 
 use serde_json::json;
 
@@ -6,19 +6,19 @@ use crate::nas::call::{Answer, Call};
 use crate::nas::code::Code;
 use crate::nas::params::missing;
 
-/// Answers for a NAS without shared folders; what would make one is not simulated and says so.
+/// Answers for a NAS without shared folders. Creating one is not simulated, and refused as such.
 pub(crate) fn call(call: &Call) -> Answer {
     match (call.api.as_str(), call.method.as_str()) {
         ("SYNO.Core.Share", "list") => Ok(Some(json!({"shares": [], "total": 0}))),
         ("SYNO.Core.FileServ.NFS", _) => Ok(Some(nfs())),
         ("SYNO.Core.FileServ.NFS.SharePrivilege", _) => {
-            named(call, "share_name", Code::NfsShareGone)
+            no_such_share(call, "share_name", Code::NfsShareGone)
         }
-        _ => named(call, "name", Code::NO_SUCH_SHARE),
+        _ => no_such_share(call, "name", Code::NO_SUCH_SHARE),
     }
 }
 
-fn named(call: &Call, parameter: &str, code: Code) -> Answer {
+fn no_such_share(call: &Call, parameter: &str, code: Code) -> Answer {
     let share = call
         .params
         .string(parameter)
@@ -26,7 +26,7 @@ fn named(call: &Call, parameter: &str, code: Code) -> Answer {
     Err(code.because(format!("no share {share}")))
 }
 
-// ASSUMED: NFS is off, and the sizes; only the names were written down.
+// ASSUMED: that NFS is off, and the sizes; only the names were recorded.
 fn nfs() -> serde_json::Value {
     json!({
         "enable_nfs": false,
@@ -47,8 +47,8 @@ mod tests {
 
     #[test]
     fn a_nas_without_shares_says_so() {
-        let mut bench = NasFixture::new();
-        let list = bench.ok("SYNO.Core.Share", "list", &[("additional", "[]")]);
+        let mut sim = NasFixture::new();
+        let list = sim.ok("SYNO.Core.Share", "list", &[("additional", "[]")]);
         assert_eq!(
             (list["shares"].as_array().unwrap().len(), &list["total"]),
             (0, &0.into())
@@ -72,7 +72,7 @@ mod tests {
             ("SYNO.Core.Share", "create", vec![], 103),
         ] {
             assert_eq!(
-                bench.code(api, method, &params),
+                sim.code(api, method, &params),
                 code,
                 "{api} {method} {params:?}"
             );

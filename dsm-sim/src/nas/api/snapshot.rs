@@ -1,5 +1,5 @@
-//! Snapshots of LUNs: `take_snapshot`, `list_snapshot`, `get_snapshot`, `delete_snapshot`, `restore_snapshot`;
-//! dsm-web-api.md 4.10. What makes a new LUN of one is in `clone`.
+//! Snapshots of LUNs: `take_snapshot`, `list_snapshot`, `get_snapshot`, `delete_snapshot`, `restore_snapshot`; dsm-web-api.md
+//! 4.10. For cloning a snapshot see `clone`.
 
 use crate::nas::state::snapshot::Snapshot;
 use serde_json::{Value, json};
@@ -13,12 +13,12 @@ use crate::nas::params::{Additional, missing};
 use crate::nas::state::lun::Lun;
 use crate::nas::state::table::IndexKey;
 
-/// Names may hold anything, and are at most so many characters long. Measured by jt.
+/// Maximum length of a name in characters; any characters are allowed. Measured by jt.
 const NAME_LIMIT: usize = 256;
 
 impl Snapshot {
-    /// As `list_snapshot` and `get_snapshot` show it, but for what is asked for besides. The keys are those that
-    /// democratic #374 and N4S4 recorded.
+    /// The row of `list_snapshot` and `get_snapshot`, without additional fields. The keys are those that democratic #374 and N4S4
+    /// recorded.
     fn json(&self, lun: &Lun) -> Value {
         json!({
             "create_time": self.time,
@@ -38,21 +38,21 @@ impl Snapshot {
             // Recorded: 2 for BLUN, 1 for ADV.
             "type": if lun.kind.is_btrfs() { 2 } else { 1 },
             "uuid": self.uuid,
-            // ASSUMED: a uuid of its own that nobody reads; any will do.
+            // ASSUMED: another uuid that no client reads, so any will do.
             "version": self.uuid,
         })
     }
 
-    /// As a LUN shows it that is asked for `snapshot_info`: there `status` is an object.
+    /// The row in a LUN's `snapshot_info`, where `status` is an object.
     pub(crate) fn info(&self, lun: &Lun) -> Value {
         let mut row = self.json(lun);
         row["status"] = json!({"progress": {"percent": -1, "step": "waiting"}, "type": "Healthy"});
         row
     }
 
-    /// Adds what is asked for besides.
-    // ASSUMED: a snapshot is ready when its call returns, so it is never locked by an action; democratic's long list of
-    // further names is harmless because unknown ones are.
+    /// Adds the requested additional fields.
+    // ASSUMED: a snapshot is ready when its call returns, so it is never locked by an action; democratic's long list of other
+    // names is harmless because unknown names are ignored.
     fn put_additional(&self, row: &mut Value, additional: &Additional) {
         if additional.has("is_action_locked") {
             row["is_action_locked"] = json!(false);
@@ -67,8 +67,8 @@ impl Snapshot {
 }
 
 impl Nas {
-    // ASSUMED: names longer than 256 characters are refused like a bad LUN name; only shorter ones were tried. A locked
-    // LUN can be snapshotted.
+    // ASSUMED: names longer than 256 characters are refused like a bad LUN name; only shorter ones were tried. A locked LUN can
+    // be snapshotted.
     pub(crate) fn take_snapshot(&mut self, now: Millis, call: &Call) -> Result<Value, Refusal> {
         let params = &call.params;
         let mut lun = self.source(call)?.clone();
@@ -117,13 +117,13 @@ impl Nas {
         Ok(data)
     }
 
-    /// `SnapShot-N`, recorded; a name that somebody gave by hand is skipped.
+    /// The default name `SnapShot-N`, as recorded; names that are already in use are skipped.
     fn snapshot_name(&self, lun: &Lun) -> String {
         let taken: Vec<&str> = self
             .snapshots_of(&lun.uuid)
             .map(|snapshot| snapshot.name.as_str())
             .collect();
-        // One more than there are names is enough for one that is free.
+        // One candidate more than there are names: at least one is free.
         (lun.last_snapshot_id..)
             .take(taken.len() + 1)
             .map(|n| format!("SnapShot-{n}"))
@@ -154,9 +154,9 @@ impl Nas {
         Ok(json!({"snapshot": row}))
     }
 
-    /// Both forms: `snapshot_uuid="…"`, and `snapshot_uuids=[…]`, which succeeds and names what failed (N4S4).
-    // ASSUMED: a lock protects from DSM's own rotation, not from this call; democratic deletes what it has locked. And
-    // 18990540 in the list form whatever the reason: the one code that was recorded there.
+    /// Both forms: `snapshot_uuid="…"`, and `snapshot_uuids=[…]`, which succeeds and lists the failures (N4S4).
+    // ASSUMED: a lock protects from DSM's own rotation, not from this call; democratic deletes snapshots that it has locked. And
+    // 18990540 in the list form for any reason: the only code that was recorded there.
     pub(crate) fn delete_snapshots(&mut self, call: &Call) -> Answer {
         let params = &call.params;
         if let Some(uuid) = params
@@ -181,12 +181,11 @@ impl Nas {
         Ok(Some(Value::Array(failed)))
     }
 
-    /// Puts a LUN back to what it was. Its uuid and its newer snapshots stay; who is connected is asked to log out.
-    // ASSUMED: an unknown snapshot of a LUN that is there is 18990532, as everywhere else. The LUN gets the size that it had
-    // at that moment. A LUN that is locked cannot be restored (18990531 says
-    // nothing of it; 18990004 is the nearest "not now").
+    /// Restores a LUN from a snapshot. Its uuid and its newer snapshots stay; its initiators are logged out.
+    // ASSUMED: an unknown snapshot of an existing LUN is 18990532, as everywhere else. The LUN gets the size that it had then. A
+    // locked LUN cannot be restored (18990531 does not fit; 18990004 is the nearest to "not now").
     pub(crate) fn restore_snapshot(&mut self, now: Millis, call: &Call) -> Result<(), Refusal> {
-        // Measured by jt: 18990508 without src_lun_uuid; 18990505 where that is no uuid, before the snapshot is looked for.
+        // Measured by jt: 18990508 without src_lun_uuid; 18990505 if that is not a uuid, before the snapshot is looked up.
         if call.params.raw("src_lun_uuid").is_none() {
             return Err(Code::SanMissingParameter.because("src_lun_uuid is missing"));
         }
@@ -219,7 +218,7 @@ impl Nas {
         Ok(())
     }
 
-    /// The LUN that `src_lun_uuid` means: by uuid or by name.
+    /// The LUN in `src_lun_uuid`: by uuid or by name.
     pub(crate) fn source(&self, call: &Call) -> Result<&Lun, Refusal> {
         let key = call.params.required("src_lun_uuid")?;
         self.find_lun(&key)
@@ -237,7 +236,7 @@ impl Nas {
             .ok_or_else(|| Code::NoSuchSnapshot.because(format!("no snapshot {uuid}")))
     }
 
-    /// A LUN's snapshots, the oldest first.
+    /// A LUN's snapshots, oldest first.
     pub(crate) fn snapshots_of(&self, uuid: &str) -> impl Iterator<Item = &Snapshot> {
         let mut all: Vec<&Snapshot> = self
             .state
@@ -248,7 +247,7 @@ impl Nas {
         all.into_iter()
     }
 
-    /// Locks a snapshot as packages and immutable snapshots do: no call of clients asks for that.
+    /// Locks a snapshot as immutable or for a package; no call of the Web API does that.
     pub(crate) fn lock_snapshot(&mut self, uuid: &str, worm: bool, app_key: Option<&str>) {
         if let Some(mut snapshot) = self.state.snapshots.get(&uuid.to_owned()).cloned() {
             snapshot.is_worm_locked |= worm;

@@ -1,4 +1,4 @@
-//! What the NAS says of itself: `SYNO.Core.System info` and `SYNO.DSM.Info getinfo`, dsm-web-api.md 9.
+//! System information: `SYNO.Core.System info` and `SYNO.DSM.Info getinfo`, dsm-web-api.md 9.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::nas::model::Generation;
 
 pub(crate) const HOSTNAME: &str = "dsm-sim";
 const SERIAL: &str = "SIM0000000001";
-/// The NAS itself, among those that replicate to each other.
+/// This NAS among the nodes of `SYNO.Core.ISCSI.Node list`.
 pub(crate) const NODE_UUID: &str = "0d51a1a0-5e1f-4c1d-9a8e-000000000001";
 
 impl Nas {
@@ -83,14 +83,14 @@ impl Nas {
             "serial": SERIAL,
             "temperature": 40,
             "temperature_warn": false,
-            "time": date(now).c(),
+            "time": date(now).ctime(),
             "uptime": self.uptime(now),
             "version": build,
             "version_string": self.config.dsm.firmware,
         })
     }
 
-    /// A part of the 300-odd keys: those that a client is known to read, or that say how large the NAS may grow.
+    /// A subset of the 300-odd keys: those that a client is known to read, and the limits of the NAS.
     fn define(&self) -> Value {
         let model = &self.config.model;
         let mut keys = json!({
@@ -121,7 +121,7 @@ impl Nas {
 struct Date(Vec<String>);
 
 fn date(now: Millis) -> Date {
-    // `Sun, 06 Nov 1994 08:49:37 GMT`, always of these parts.
+    // `Sun, 06 Nov 1994 08:49:37 GMT`, always in these parts.
     let text =
         httpdate::fmt_http_date(std::time::UNIX_EPOCH + std::time::Duration::from_millis(now));
     Date(
@@ -133,7 +133,7 @@ fn date(now: Millis) -> Date {
 }
 
 impl Date {
-    /// `2020-10-19 23:33:52`, as `SYNO.Core.System` has it.
+    /// `2020-10-19 23:33:52`, the format of `SYNO.Core.System`.
     fn iso(&self) -> String {
         const MONTHS: [&str; 12] = [
             "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
@@ -146,8 +146,8 @@ impl Date {
         format!("{}-{month:02}-{} {}", self.0[3], self.0[1], self.0[4])
     }
 
-    /// `Sun Mar 29 19:33:41 2020`, as `SYNO.DSM.Info` has it.
-    fn c(&self) -> String {
+    /// `Sun Mar 29 19:33:41 2020` (as `ctime` writes it), the format of `SYNO.DSM.Info`.
+    fn ctime(&self) -> String {
         format!(
             "{} {} {} {} {}",
             self.0[0], self.0[2], self.0[1], self.0[4], self.0[3]
@@ -162,6 +162,6 @@ mod tests {
     #[test]
     fn dates_are_written_as_recorded() {
         assert_eq!(date(784_111_777_000).iso(), "1994-11-06 08:49:37");
-        assert_eq!(date(784_111_777_000).c(), "Sun Nov 06 08:49:37 1994");
+        assert_eq!(date(784_111_777_000).ctime(), "Sun Nov 06 08:49:37 1994");
     }
 }

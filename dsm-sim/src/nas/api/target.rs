@@ -1,4 +1,4 @@
-//! Targets as they are and as answers show them: `SYNO.Core.ISCSI.Target` `list` and `get`, dsm-web-api.md 5.
+//! Reading targets: `SYNO.Core.ISCSI.Target` `list` and `get`, and the rows that they return; dsm-web-api.md 5.
 
 use crate::nas::state::target::Target;
 
@@ -12,7 +12,7 @@ use crate::nas::model::Generation;
 use crate::nas::params::{Additional, missing};
 use crate::nas::state::table::IndexKey;
 
-/// A target number as the arrays of `map_target` carry it: a number, or a string that holds one.
+/// A target number in the arrays of `map_target`: a number, or a string that contains one.
 pub(crate) fn number(value: &Value) -> Option<u32> {
     match value {
         Value::Number(number) => u32::try_from(number.as_u64()?).ok(),
@@ -21,26 +21,26 @@ pub(crate) fn number(value: &Value) -> Option<u32> {
     }
 }
 
-/// Whether a call may say a target's name instead of its number.
+/// Whether a call may give a target's name instead of its number.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NameCheck {
-    Taken,
+    Accepted,
     Refused,
 }
 
 impl Nas {
-    pub(crate) fn target_call(&mut self, call: &Call, outside: &dyn Environment) -> Answer {
+    pub(crate) fn target_call(&mut self, call: &Call, env: &dyn Environment) -> Answer {
         match call.method.as_str() {
-            "list" => self.list_targets(call, outside).map(Some),
-            "get" => self.get_target(call, outside).map(Some),
+            "list" => self.list_targets(call, env).map(Some),
+            "get" => self.get_target(call, env).map(Some),
             "create" => self.create_target(call).map(Some),
-            method => self.change_target(call, method, outside).map(|()| None),
+            method => self.change_target(call, method, env).map(|()| None),
         }
     }
 
-    /// The target that a call means by `target_id`.
-    // ASSUMED: an unknown id is 18990710 like a bad one; 18990722 and 18990724 are only guesses of a client's table.
-    pub(crate) fn named_target(&self, call: &Call, names: NameCheck) -> Result<&Target, Refusal> {
+    /// The target in a call's `target_id`.
+    // ASSUMED: an unknown id is 18990710 like a bad one; 18990722 and 18990724 are only guesses in a client's table.
+    pub(crate) fn find_target(&self, call: &Call, names: NameCheck) -> Result<&Target, Refusal> {
         let value = call
             .params
             .value("target_id")
@@ -52,7 +52,7 @@ impl Nas {
         let targets = &self.state.targets;
         let by_number = text.parse().ok().and_then(|id| targets.get(&id));
         let by_name = || match names {
-            NameCheck::Taken => targets.find(&IndexKey::Name(text.to_owned())).next(),
+            NameCheck::Accepted => targets.find(&IndexKey::Name(text.to_owned())).next(),
             NameCheck::Refused => None,
         };
         by_number
@@ -62,14 +62,14 @@ impl Nas {
     }
 
     // `offset` and `limit` are ignored, as in the list of LUNs.
-    // ASSUMED: the filter by a LUN that is not there finds nothing, and that is no error.
-    fn list_targets(&self, call: &Call, outside: &dyn Environment) -> Result<Value, Refusal> {
+    // ASSUMED: filtering by an unknown LUN finds nothing, without an error.
+    fn list_targets(&self, call: &Call, env: &dyn Environment) -> Result<Value, Refusal> {
         let additional = call.params.additional()?;
         let lun = call.params.string("lun_uuid");
         let targets = &self.state.targets;
         let mut rows = match lun {
             Some(_) => Vec::new(),
-            None => self.odd_targets(&additional, outside),
+            None => self.odd_targets(&additional, env),
         };
         let wanted: Box<dyn Iterator<Item = &Target>> = match lun {
             Some(uuid) => Box::new(targets.find(&IndexKey::Lun(uuid))),
@@ -78,29 +78,29 @@ impl Nas {
         rows.extend(
             wanted
                 .filter(|target| self.is_loaded(target.target_id))
-                .map(|target| self.target_json(target, &additional, outside, -1))
-                .map(|row| self.cut(row, "mapped_luns")),
+                .map(|target| self.target_json(target, &additional, env, -1))
+                .map(|row| self.cut_row(row, "mapped_luns")),
         );
         Ok(json!({"targets": rows}))
     }
 
-    fn get_target(&self, call: &Call, outside: &dyn Environment) -> Result<Value, Refusal> {
+    fn get_target(&self, call: &Call, env: &dyn Environment) -> Result<Value, Refusal> {
         let names = if self.settings.target_get_takes_names {
-            NameCheck::Taken
+            NameCheck::Accepted
         } else {
             NameCheck::Refused
         };
-        let target = self.named_target(call, names)?;
+        let target = self.find_target(call, names)?;
         let additional = call.params.additional()?;
-        Ok(json!({"target": self.target_json(target, &additional, outside, 0)}))
+        Ok(json!({"target": self.target_json(target, &additional, env, 0)}))
     }
 
-    // `mapping_index` on the top level is -1 in a list and 0 in a get, recorded by N4S4. Passwords come back empty.
+    // The top-level `mapping_index` is -1 in a list and 0 in a get, recorded by N4S4. Passwords come back empty.
     pub(crate) fn target_json(
         &self,
         target: &Target,
         additional: &Additional,
-        outside: &dyn Environment,
+        env: &dyn Environment,
         mapping_index: i32,
     ) -> Value {
         let mut row = json!({
@@ -129,11 +129,8 @@ impl Nas {
         }
         if additional.has("connected_sessions") {
             let session = |session: node_sim::target::Session| json!({"iqn": session.initiator, "ip": session.address.to_string()});
-            row["connected_sessions"] = outside
-                .sessions(&target.iqn)
-                .into_iter()
-                .map(session)
-                .collect();
+            row["connected_sessions"] =
+                env.sessions(&target.iqn).into_iter().map(session).collect();
         }
         if additional.has("status") {
             row["status"] = json!(if target.enabled { "online" } else { "offline" });

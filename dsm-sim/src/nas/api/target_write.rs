@@ -1,4 +1,4 @@
-//! What changes targets: `create`, `set`, `delete`, `enable`, `disable`, `map_lun`, `unmap_lun`; dsm-web-api.md 5.
+//! Changing targets: `create`, `set`, `delete`, `enable`, `disable`, `map_lun`, `unmap_lun`; dsm-web-api.md 5.
 
 use serde_json::{Value, json};
 
@@ -11,10 +11,10 @@ use crate::nas::params::{Params, missing};
 use crate::nas::state::table::IndexKey;
 use crate::nas::state::target::Target;
 
-/// What a target's parameters are held against.
-const SEGMENTS: [u64; 4] = [4096, 8192, 65536, 262_144];
+/// The segment sizes that a target accepts, in bytes.
+const SEGMENT_SIZES: [u64; 4] = [4096, 8192, 65536, 262_144];
 const NAME_LIMIT: usize = 255;
-/// RFC 7143's limit for a name.
+/// RFC 7143's limit for an iSCSI name, in bytes.
 const IQN_LIMIT: usize = 223;
 
 impl Nas {
@@ -30,7 +30,7 @@ impl Nas {
                 self.config.model.name, self.config.model.max_targets
             )));
         }
-        // DSM reuses the numbers of targets that are gone.
+        // DSM reuses the numbers of deleted targets.
         target.target_id = self.state.targets.free_number();
         let data = json!({"target_id": target.target_id});
         self.put_target(target);
@@ -41,24 +41,24 @@ impl Nas {
         &mut self,
         call: &Call,
         method: &str,
-        outside: &dyn Environment,
+        env: &dyn Environment,
     ) -> Result<(), Refusal> {
-        // ASSUMED: names are for `get` alone. The official driver was seen to look up by name, and everything that
-        // changes a target to say its number; so a client that deletes by name is told at once.
+        // ASSUMED: only `get` accepts names. The official driver was seen to look up by name, and to send the number in all calls
+        // that change a target; so a client that deletes by name is refused at once.
         let names = if self.settings.target_names_in_changes {
-            NameCheck::Taken
+            NameCheck::Accepted
         } else {
             NameCheck::Refused
         };
-        let mut target = self.named_target(call, names)?.clone();
+        let mut target = self.find_target(call, names)?.clone();
         let id = target.target_id;
         match method {
             "set" => target = self.with_params(target, &call.params)?,
             "enable" => target.enabled = true,
-            // ASSUMED: disabling leaves live sessions alone and turns new logins away.
+            // ASSUMED: disabling keeps live sessions and rejects new logins.
             "disable" => target.enabled = false,
             "delete" => {
-                self.delete_target(id, outside);
+                self.delete_target(id, env);
                 return Ok(());
             }
             _ => return self.map_luns(id, call, method),
@@ -67,12 +67,12 @@ impl Nas {
         Ok(())
     }
 
-    /// A target with the parameters of a call laid over it, if they may be.
+    /// A target with a call's parameters applied, if they are valid.
     // ASSUMED: the order of the checks.
     fn with_params(&self, mut target: Target, params: &Params) -> Result<Target, Refusal> {
         let id = target.target_id;
-        let another_has = |term: IndexKey| {
-            let mut found = self.state.targets.find(&term);
+        let another_has = |index_key: IndexKey| {
+            let mut found = self.state.targets.find(&index_key);
             found.any(|other| other.target_id != id)
         };
         if let Some(name) = params.string("name") {
@@ -92,8 +92,8 @@ impl Nas {
             target.iqn = iqn;
         }
         put_auth(&mut target, params)?;
-        // ASSUMED: 120 for session counts and segment sizes that cannot be; any number of sessions is legal, and fewer
-        // than there are now ends none.
+        // ASSUMED: 120 for impossible session counts and segment sizes; any number of sessions is legal, and a limit below the
+        // current number ends none.
         if let Some(sessions) = params.number("max_sessions", Code::BadParameter)? {
             target.max_sessions = sessions;
         }
@@ -102,9 +102,9 @@ impl Nas {
             ("max_send_seg_bytes", &mut target.max_send_seg_bytes),
         ] {
             if let Some(bytes) = params.number(name, Code::BadParameter)? {
-                if !SEGMENTS.contains(&bytes) {
+                if !SEGMENT_SIZES.contains(&bytes) {
                     return Err(Code::BadParameter
-                        .because(format!("{name}={bytes} is none of {SEGMENTS:?}")));
+                        .because(format!("{name}={bytes} is none of {SEGMENT_SIZES:?}")));
                 }
                 *field = bytes;
             }
@@ -122,9 +122,9 @@ impl Nas {
         Ok(target)
     }
 
-    /// Puts a new or changed target in the place of the old one.
+    /// Stores a new or changed target.
     pub(crate) fn put_target(&mut self, target: Target) {
-        // Sessions of a deleted target of this IQN are sessions of this one from now on.
+        // The sessions of a deleted target with this IQN now belong to this one.
         self.lingering.remove(&target.iqn);
         let old = self.state.targets.get(&target.target_id);
         if old == Some(&target) {
@@ -145,11 +145,11 @@ impl Nas {
             .params
             .strings("lun_uuids", Code::BadShape)?
             .ok_or_else(|| missing("lun_uuids"))?;
-        // ASSUMED: one unknown LUN refuses them all.
+        // ASSUMED: one unknown LUN refuses the whole call.
         for uuid in &uuids {
             self.living_lun(uuid)?;
             if method == "map_lun" {
-                self.check_loads(uuid)?;
+                self.check_loadable(uuid)?;
             }
         }
         for uuid in &uuids {
@@ -161,8 +161,8 @@ impl Nas {
         Ok(())
     }
 
-    /// Maps a LUN to a target under the lowest free index from 1, measured by jt. A mapping that is there stays.
-    // ASSUMED: mapping a pair that is mapped already is a success.
+    /// Maps a LUN to a target under the lowest free index from 1, measured by jt. Idempotent.
+    // ASSUMED: mapping a LUN that is already mapped is a success.
     pub(crate) fn map(&mut self, id: u32, uuid: &str) {
         let Some(mut target) = self.state.targets.get(&id).cloned() else {
             return;
@@ -176,7 +176,7 @@ impl Nas {
         }
     }
 
-    /// Takes a LUN from a target.
+    /// Unmaps a LUN from a target. Idempotent.
     pub(crate) fn unmap(&mut self, id: u32, uuid: &str) {
         if let Some(mut target) = self.state.targets.get(&id).cloned() {
             target.luns.retain(|_, mapped| mapped != uuid);
@@ -185,7 +185,7 @@ impl Nas {
     }
 }
 
-// ASSUMED: a target's name has the letters of a LUN's name and blanks (the factory's target is "Synology iSCSI Target").
+// ASSUMED: a target's name has the characters of a LUN's name, and blanks (the factory's target is "Synology iSCSI Target").
 fn check_name(name: &str) -> Result<(), Refusal> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '\\' | ' ');
     if name.is_empty() || name.len() > NAME_LIMIT || !name.chars().all(legal) {
@@ -194,7 +194,7 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-// ASSUMED: 18990004 for what is no iSCSI name; the code is a client's word for "bad parameter".
+// ASSUMED: 18990004 for an invalid iSCSI name; a client's table calls the code "bad parameter".
 fn check_iqn(iqn: &str) -> Result<(), Refusal> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':');
     if !iqn.starts_with("iqn.") || iqn.len() > IQN_LIMIT || !iqn.chars().all(legal) {
@@ -203,7 +203,7 @@ fn check_iqn(iqn: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-// ASSUMED: CHAP wants a name and a password of 12 to 16 characters, as DSM's page says; mutual CHAP wants both pairs.
+// ASSUMED: CHAP requires a name and a password of 12 to 16 characters, as DSM's page says; mutual CHAP requires both pairs.
 fn put_auth(target: &mut Target, params: &Params) -> Result<(), Refusal> {
     if let Some(kind) = params.number("auth_type", Code::BadAuthType)? {
         if kind > 2 {
@@ -221,16 +221,17 @@ fn put_auth(target: &mut Target, params: &Params) -> Result<(), Refusal> {
             *field = value;
         }
     }
-    let pair = |user: &str, password: &str| !user.is_empty() && (12..=16).contains(&password.len());
-    let fine = match target.auth_type {
+    let valid_pair =
+        |user: &str, password: &str| !user.is_empty() && (12..=16).contains(&password.len());
+    let valid = match target.auth_type {
         0 => true,
-        1 => pair(&target.user, &target.password),
+        1 => valid_pair(&target.user, &target.password),
         _ => {
-            pair(&target.user, &target.password)
-                && pair(&target.mutual_user, &target.mutual_password)
+            valid_pair(&target.user, &target.password)
+                && valid_pair(&target.mutual_user, &target.mutual_password)
         }
     };
-    if fine {
+    if valid {
         Ok(())
     } else {
         Err(Code::BadAuthData.because("CHAP wants a name and a password of 12 to 16 characters"))

@@ -1,5 +1,5 @@
-//! What home automation and monitoring read: `SYNO.Core.System.Utilization get` and `SYNO.Storage.CGI.Storage load_info`;
-//! dsm-web-api.md 6 and 7. Keys and types as recorded by mib1185/py-synologydsm-api; the load is that of a NAS at rest.
+//! Load and storage overview for home automation and monitoring: `SYNO.Core.System.Utilization get` and `SYNO.Storage.CGI.Storage
+//! load_info`; dsm-web-api.md 6 and 7. Keys and types as recorded by mib1185/py-synologydsm-api; the load is that of an idle NAS.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::nas::effect::Environment;
 use crate::nas::state::volume::{Volume, volume_number};
 
 impl Nas {
-    // ASSUMED: the keys of a LUN's row beyond the first six, in the pattern of the six that were written down.
+    // ASSUMED: the keys of a LUN's row beyond the first six, by analogy with the six that were written down.
     pub(crate) fn utilization(&self, now: Millis) -> Value {
         let lun = |lun: &crate::nas::state::lun::Lun| {
             json!({
@@ -79,8 +79,8 @@ impl Nas {
         })
     }
 
-    // ASSUMED: what is said of LUNs and targets; every recording comes from a NAS that has none.
-    pub(crate) fn load_info(&self, outside: &dyn Environment) -> Value {
+    // ASSUMED: the rows of LUNs and targets; every recording comes from a NAS that has none.
+    pub(crate) fn load_info(&self, env: &dyn Environment) -> Value {
         let lun = |lun: &crate::nas::state::lun::Lun| {
             json!({
                 "lid": lun.lun_id,
@@ -101,7 +101,7 @@ impl Nas {
         };
         let volumes = self.state.volumes.values();
         let volumes: Vec<Value> = volumes
-            .map(|volume| self.stored_volume(volume, outside))
+            .map(|volume| self.load_info_volume(volume, env))
             .collect();
         json!({
             "detected_pools": [],
@@ -118,9 +118,9 @@ impl Nas {
         })
     }
 
-    fn stored_volume(&self, volume: &Volume, outside: &dyn Environment) -> Value {
+    fn load_info_volume(&self, volume: &Volume, env: &dyn Environment) -> Value {
         let number = volume_number(&volume.path).unwrap_or_default();
-        let free = self.free(volume, outside);
+        let free = self.free(volume, env);
         json!({
             "atime_checked": false,
             "atime_opt": "relatime",
@@ -133,7 +133,7 @@ impl Nas {
             "disk_failure_number": 0,
             "disks": [],
             "drive_type": 0,
-            "eppool_used": self.used_by_luns(volume, outside).to_string(),
+            "eppool_used": self.used_by_luns(volume, env).to_string(),
             "exist_alive_vdsm": false,
             "fs_type": volume.fs,
             "id": format!("volume_{number}"),
@@ -174,15 +174,15 @@ mod tests {
 
     #[test]
     fn monitors_see_luns_and_volumes() {
-        let mut bench = NasFixture::new();
-        let uuid = bench.lun("a", "BLUN_THICK", 40 * GIB);
-        bench.target("t");
-        let load = bench.ok("SYNO.Core.System.Utilization", "get", &[]);
+        let mut sim = NasFixture::new();
+        let uuid = sim.lun("a", "BLUN_THICK", 40 * GIB);
+        sim.target("t");
+        let load = sim.ok("SYNO.Core.System.Utilization", "get", &[]);
         assert_eq!(
             (&load["lun"][0]["uuid"], &load["lun"][0]["lun_name"]),
             (&uuid.clone().into(), &"a".into())
         );
-        let info = bench.ok("SYNO.Storage.CGI.Storage", "load_info", &[]);
+        let info = sim.ok("SYNO.Storage.CGI.Storage", "load_info", &[]);
         let volume = &info["volumes"][0];
         assert_eq!(
             (&volume["id"], &volume["vol_path"]),

@@ -1,4 +1,4 @@
-//! Volumes: where LUNs take their space from. `SYNO.Core.Storage.Volume`, dsm-web-api.md 7.
+//! Reading volumes, and their free space: `SYNO.Core.Storage.Volume`, dsm-web-api.md 7.
 
 use crate::nas::state::volume::SpaceReturn;
 use crate::nas::state::volume::Volume;
@@ -14,8 +14,8 @@ use crate::nas::effect::Environment;
 use crate::nas::model::Generation;
 
 impl Volume {
-    fn json(&self, nas: &Nas, outside: &dyn Environment) -> Value {
-        let used = nas.used_by_luns(self, outside);
+    fn json(&self, nas: &Nas, env: &dyn Environment) -> Value {
+        let used = nas.used_by_luns(self, env);
         let mut row = json!({
             "container": self.container,
             "display_name": format!("Volume {}", volume_number(&self.path).unwrap_or_default()),
@@ -25,9 +25,9 @@ impl Volume {
             "raid_type": "raid_1",
             "readonly": self.status == "read_only",
             "single_volume": true,
-            "size_free_byte": nas.free_beside(self, used).to_string(),
+            "size_free_byte": nas.free_with_used(self, used).to_string(),
             "size_total_byte": self.size.to_string(),
-            "status": nas.boot_word().unwrap_or(&self.status),
+            "status": nas.boot_status().unwrap_or(&self.status),
             "volume_id": volume_number(&self.path).unwrap_or_default(),
             "volume_path": self.path,
         });
@@ -35,7 +35,7 @@ impl Volume {
         row
     }
 
-    /// Takes out of a row what cannot be told of this volume.
+    /// Removes the fields in `without` from a row.
     fn leave_out(&self, row: &mut Value) {
         if let Some(row) = row.as_object_mut() {
             row.retain(|name, _| !self.without.contains(name));
@@ -44,13 +44,13 @@ impl Volume {
 }
 
 impl Nas {
-    /// Bytes free on a volume.
-    pub(crate) fn free(&self, volume: &Volume, outside: &dyn Environment) -> u64 {
-        self.free_beside(volume, self.used_by_luns(volume, outside))
+    /// Free bytes of a volume.
+    pub(crate) fn free(&self, volume: &Volume, env: &dyn Environment) -> u64 {
+        self.free_with_used(volume, self.used_by_luns(volume, env))
     }
 
-    /// Bytes free on a volume whose LUNs take so many.
-    fn free_beside(&self, volume: &Volume, used: u64) -> u64 {
+    /// Free bytes of a volume whose LUNs use this many bytes.
+    fn free_with_used(&self, volume: &Volume, used: u64) -> u64 {
         let returning = self
             .returning
             .iter()
@@ -64,34 +64,34 @@ impl Nas {
             .saturating_sub(returning)
     }
 
-    /// Space that a deleted LUN took comes back at that moment.
-    pub(crate) fn space_returns(&mut self, at: Millis, volume: String, bytes: u64) {
+    /// Schedules when the space of a deleted LUN becomes free.
+    pub(crate) fn return_space_at(&mut self, at: Millis, volume: String, bytes: u64) {
         self.returning.push(SpaceReturn { at, volume, bytes });
     }
 
-    /// Lets space come back.
+    /// Frees the space that is due.
     pub(crate) fn tick_volumes(&mut self, now: Millis) {
         self.returning.retain(|row| now < row.at);
     }
 
-    pub(crate) fn volume_call(&self, call: &Call, outside: &dyn Environment) -> Answer {
+    pub(crate) fn volume_call(&self, call: &Call, env: &dyn Environment) -> Answer {
         match call.method.as_str() {
-            "list" => Ok(Some(self.list_volumes(outside))),
-            _ => self.get_volume(call, outside).map(Some),
+            "list" => Ok(Some(self.list_volumes(env))),
+            _ => self.get_volume(call, env).map(Some),
         }
     }
 
-    fn list_volumes(&self, outside: &dyn Environment) -> Value {
+    fn list_volumes(&self, env: &dyn Environment) -> Value {
         let own = self.state.volumes.values();
-        let own = own.map(|volume| self.listed_volume(volume, outside));
+        let own = own.map(|volume| self.listed_volume(volume, env));
         let volumes: Vec<Value> = self.odd_volumes().into_iter().chain(own).collect();
         json!({"offset": 0, "total": volumes.len(), "volumes": volumes})
     }
 
     // DSM 6 as recorded in jparklab's volume_test.go, where a list has no eppool_used_byte.
-    // ASSUMED: the values of what DSM 7 adds, and that its list keeps eppool_used_byte; just names were written down.
-    fn listed_volume(&self, volume: &Volume, outside: &dyn Environment) -> Value {
-        let mut row = volume.json(self, outside);
+    // ASSUMED: the values of the fields that DSM 7 adds, and that its list keeps eppool_used_byte; only names were written down.
+    fn listed_volume(&self, volume: &Volume, env: &dyn Environment) -> Value {
+        let mut row = volume.json(self, env);
         row["atime_checked"] = json!(false);
         row["atime_opt"] = json!("relatime");
         row["crashed"] = json!(volume.status == "crashed");
@@ -113,12 +113,12 @@ impl Nas {
         row
     }
 
-    fn get_volume(&self, call: &Call, outside: &dyn Environment) -> Result<Value, Refusal> {
+    fn get_volume(&self, call: &Call, env: &dyn Environment) -> Result<Value, Refusal> {
         let path = call.params.required("volume_path")?;
         if let Some(volume) = self.state.volumes.get(&path) {
-            return Ok(json!({"volume": volume.json(self, outside)}));
+            return Ok(json!({"volume": volume.json(self, env)}));
         }
-        // Measured: an unknown /volumeN is 117, anything that is no volume path a success without a volume.
+        // Measured: an unknown /volumeN is 117; anything that is not a volume path is a success without a volume.
         match volume_number(&path) {
             Some(_) => Err(Code::Busy.because(format!("no volume {path}"))),
             None => Ok(json!({})),

@@ -1,26 +1,26 @@
-//! A boot that goes on.
+//! A boot in progress, while DSM is still loading LUNs and targets. `api::boot` applies it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::nas::clock::Millis;
 
-/// What LUNs and targets are like until then.
+/// What calls see of LUNs and targets during the boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Loading {
-    /// Every call for LUNs or targets is refused with 117.
+    /// Every call about LUNs or targets is refused with 117.
     Busy,
-    /// Every other one is there; the rest is answered for as if it did not exist.
+    /// Every other one is loaded; the rest seem not to exist.
     Partial,
-    /// None is there.
+    /// None seems to exist.
     Absent,
 }
 
-/// A boot that is going on.
+/// A boot in progress.
 #[derive(Clone, Debug)]
 pub(crate) struct Boot {
     pub(crate) loading: Loading,
     pub(crate) until: Millis,
-    /// What volumes say so long, if not what they always do.
+    /// The status of all volumes during the boot; `None`: their usual one.
     pub(crate) status: Option<String>,
 }

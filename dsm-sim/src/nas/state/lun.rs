@@ -1,4 +1,4 @@
-//! A LUN, and where it comes from.
+//! A row of the LUN table, and the origin of a clone.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -9,7 +9,6 @@ use crate::nas::model::Generation;
 use crate::nas::state::lun_type::{DevAttribs, LunType};
 use crate::nas::state::table::{IndexKey, Row};
 
-/// A LUN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(clippy::struct_field_names, reason = "lun_id is what DSM calls it")]
 pub(crate) struct Lun {
@@ -25,21 +24,21 @@ pub(crate) struct Lun {
     pub(crate) dev_attribs: DevAttribs,
     pub(crate) direct_io_pattern: u64,
     pub(crate) status: String,
-    /// Locked by the control port, until it is released there.
+    /// Locked through the control port, until unlocked there.
     pub(crate) held: bool,
-    /// Locked by DSM's own work until then.
+    /// Locked by DSM's own work until this time.
     #[serde(skip)]
     pub(crate) locked_until: Millis,
-    /// A clone that DSM is still making, until then. A restart before it ends it.
+    /// A clone that DSM is still copying, until this time. A restart before then removes it.
     pub(crate) half_done_until: Option<Millis>,
-    /// Deleted, and gone at that moment.
+    /// A deleted LUN, and when it is removed for good.
     #[serde(alias = "dying")]
     pub(crate) deleting_until: Option<Millis>,
-    /// Where it comes from, when it is a clone.
+    /// The origin, if it is a clone.
     pub(crate) family: Family,
     /// Epoch second of the last restore, or 0.
     pub(crate) restored_time: u64,
-    /// The number of its newest snapshot, also of one that is gone.
+    /// The number of its newest snapshot, even if that is deleted by now.
     pub(crate) last_snapshot_id: u32,
 }
 
@@ -50,7 +49,7 @@ impl Row for Lun {
         self.uuid.clone()
     }
 
-    fn terms(&self) -> Vec<IndexKey> {
+    fn index_keys(&self) -> Vec<IndexKey> {
         let parent = &self.family.parent_lun_uuid;
         let parent = (!parent.is_empty()).then(|| IndexKey::Lun(parent.clone()));
         [IndexKey::Name(self.name.clone())]
@@ -69,46 +68,46 @@ impl Row for Lun {
 }
 
 impl Lun {
-    /// `allocated_size`. Measured: what a clone shares with its source counts in each of them, but a clone from a snapshot
-    /// starts with 0.
+    /// `allocated_size`. Measured: blocks that a clone shares with its source count in both, but a clone from a snapshot starts
+    /// with 0.
     // ASSUMED: a thick LUN reports its whole size as allocated.
-    pub(crate) fn allocated(&self, outside: &dyn Environment) -> u64 {
+    pub(crate) fn allocated(&self, env: &dyn Environment) -> u64 {
         match (
             self.kind.is_thin(),
             self.family.parent_snapshot_uuid.is_empty(),
         ) {
             (false, _) => self.size,
-            (true, true) => self.on_disk(outside),
-            (true, false) => self.on_disk(outside).saturating_sub(self.family.shared),
+            (true, true) => self.on_disk(env),
+            (true, false) => self.on_disk(env).saturating_sub(self.family.shared),
         }
     }
 
-    /// Bytes that it takes from its volume.
-    // ASSUMED: a block that was shared at first counts as shared for ever, and a snapshot takes no space of its own.
-    pub(crate) fn uses(&self, outside: &dyn Environment) -> u64 {
+    /// Bytes that the LUN uses on its volume.
+    // ASSUMED: a block that was shared at first counts as shared forever, and a snapshot itself uses no space.
+    pub(crate) fn used_bytes(&self, env: &dyn Environment) -> u64 {
         match (self.kind.is_thin(), self.kind.is_btrfs()) {
             (false, _) => self.size,
-            (true, false) => self.on_disk(outside),
-            (true, true) => self.on_disk(outside).saturating_sub(self.family.shared),
+            (true, false) => self.on_disk(env),
+            (true, true) => self.on_disk(env).saturating_sub(self.family.shared),
         }
     }
 
-    fn on_disk(&self, outside: &dyn Environment) -> u64 {
-        outside.allocated(&Image::Lun(self.uuid.clone()))
+    fn on_disk(&self, env: &dyn Environment) -> u64 {
+        env.allocated(&Image::Lun(self.uuid.clone()))
     }
 
-    /// Whether initiators are told that they may free blocks.
-    pub(crate) fn takes_unmap(&self) -> bool {
+    /// Whether the LUN announces UNMAP to initiators.
+    pub(crate) fn announces_unmap(&self) -> bool {
         self.dev_attribs.can_unmap()
     }
 
-    /// Whether initiators are told of a write cache that they have to flush.
-    // ASSUMED: a LUN without `emulate_sync_cache` announces no write cache, so that initiators never flush; nobody has measured it.
+    /// Whether the LUN announces a write cache, which initiators must flush.
+    // ASSUMED: a LUN without `emulate_sync_cache` announces no write cache, so that initiators never flush; not measured.
     pub(crate) fn has_write_cache(&self) -> bool {
-        self.dev_attribs.flushes()
+        self.dev_attribs.honors_sync_cache()
     }
 
-    /// Whether DSM is still cloning it from another.
+    /// Whether DSM is still copying data into this clone.
     pub(crate) fn is_cloning(&self, now: Millis) -> bool {
         self.half_done_until.is_some_and(|until| now < until)
     }
@@ -117,7 +116,7 @@ impl Lun {
         self.held || self.deleting_until.is_some() || now < self.locked_until
     }
 
-    /// What persists, for the control port.
+    /// The row as JSON, for the control port.
     pub(crate) fn dump(&self, now: Millis) -> Value {
         json!({
             "uuid": self.uuid,
@@ -131,7 +130,7 @@ impl Lun {
             "direct_io_pattern": self.direct_io_pattern,
             "status": self.status,
             "is_action_locked": self.is_action_locked(now),
-            // Deleted: it goes by itself, and a restart ends it.
+            // Deleted: removed when due, or by a restart.
             "is_dying": self.deleting_until.is_some(),
             "family_config": self.family.json(),
             "restored_time": self.restored_time,
@@ -139,7 +138,7 @@ impl Lun {
     }
 }
 
-/// Where a LUN comes from, `family_config` in answers.
+/// The origin of a cloned LUN, `family_config` in answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Family {
@@ -148,7 +147,7 @@ pub(crate) struct Family {
     /// Epoch seconds.
     pub(crate) parent_snapshot_time: u64,
     pub(crate) parent_snapshot_uuid: String,
-    /// Bytes that its data took when it was made. A reflink shares them with where they came from.
+    /// Bytes of data at creation time. A reflink clone shares them with its source.
     pub(crate) shared: u64,
 }
 

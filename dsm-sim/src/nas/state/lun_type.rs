@@ -1,4 +1,4 @@
-//! The types of LUN, and the device attributes that each may have. Source: dsm-web-api.md 4.1 and 4.2.
+//! LUN types, and the device attributes of each. Source: dsm-web-api.md 4.1 and 4.2.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::nas::model::Generation;
 use crate::nas::settings::Asked;
 use crate::nas::state::volume::FileSystem;
 
-/// A type of LUN, named as in `create` and in the `types` filter.
+/// A LUN type, named as in `create` and in the `types` filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) enum LunType {
@@ -31,18 +31,18 @@ pub(crate) enum LunType {
 }
 
 impl LunType {
-    /// The type of this name, if there is one.
+    /// The type with this name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         serde_json::from_value(Value::String(name.to_owned())).ok()
     }
 
-    /// The name, as `type_str` says it.
+    /// The name, as in `type_str`.
     pub(crate) fn name(self) -> Value {
         json!(self)
     }
 
     /// The integer in answers: LUN 1, FILE 2, THIN 4, ADV 8, SINK 16, VDISK 32, BACKUP 64, CINDER 128, BLUN 256.
-    // ASSUMED: only 15, 143, 259, 263 and 295 were seen; the other integers follow the same rule of bits.
+    // ASSUMED: only 15, 143, 259, 263 and 295 were seen; the other integers are composed of the same bits.
     pub(crate) fn bits(self) -> u32 {
         match self {
             Self::Block => 1,
@@ -64,13 +64,13 @@ impl LunType {
         }
     }
 
-    /// Whether blocks are taken from the volume only when they are written.
+    /// Whether blocks are allocated on the volume only when they are written.
     pub(crate) fn is_thin(self) -> bool {
         self.bits() & 4 != 0
     }
 
-    /// The type that is made of it on a volume of this file system.
-    pub(crate) fn on(self, fs: FileSystem) -> Self {
+    /// The type that `create` makes of it on this file system.
+    pub(crate) fn for_file_system(self, fs: FileSystem) -> Self {
         match (self, fs) {
             (Self::Cinder, FileSystem::Btrfs) => Self::CinderBlun,
             _ => self,
@@ -81,11 +81,11 @@ impl LunType {
         self.bits() & 256 != 0
     }
 
-    /// Refuses what cannot be created on a volume of this file system.
-    pub(crate) fn fits(self, on: FileSystem) -> Result<(), Refusal> {
+    /// Refuses types that cannot be created on this file system.
+    pub(crate) fn check_fits(self, fs: FileSystem) -> Result<(), Refusal> {
         match self {
-            // ASSUMED: replication targets, virtual machine disks and backups are made by other parts of DSM, so that
-            // `create` knows no such type.
+            // ASSUMED: replication targets, virtual machine disks and backups are created by other parts of DSM, so `create` does
+            // not know these types.
             Self::Sink
             | Self::BlunSink
             | Self::BlunThickSink
@@ -93,14 +93,15 @@ impl LunType {
             | Self::VdiskBlun
             | Self::BkpThin
             | Self::BkpAdv => Err(Code::BadLunType.because("this type is not for create")),
-            // ASSUMED: on ext4 as on btrfs (measured there): DSM 7 has no raw pools left to put a BLOCK LUN on.
+            // ASSUMED: on ext4 as on btrfs (measured there): DSM 7 has no raw pools anymore to put a BLOCK LUN on.
             Self::Block => Err(Code::TypeNotHere.because("BLOCK wants a raw pool")),
-            // ASSUMED: ADV and (as a switch) CINDER only on ext4, as clients and DSM's pages pair them; nobody recorded the refusal.
-            Self::Adv | Self::Cinder if on == FileSystem::Btrfs => {
+            // ASSUMED: ADV and (by a setting) CINDER only on ext4, as clients and DSM's pages pair them; the refusal was not
+            // recorded.
+            Self::Adv | Self::Cinder if fs == FileSystem::Btrfs => {
                 Err(Code::TypeNotHere.because("ADV and CINDER want ext4"))
             }
             Self::Blun | Self::BlunThick | Self::CinderBlun | Self::CinderBlunThick
-                if on == FileSystem::Ext4 =>
+                if fs == FileSystem::Ext4 =>
             {
                 Err(Code::NoSubvolume.because("BLUN types want btrfs"))
             }
@@ -124,8 +125,8 @@ const SNAPSHOT: u8 = 16;
 const FUA: u8 = 32;
 const SYNC_CACHE: u8 = 64;
 
-/// In the order of the answers. DSM 6 lists the first four.
-// ASSUMED: which of the bits 1, 4 and 8 is which; and of 32 and 64; the samples fix caw 2 and can_snapshot 16.
+/// Names and bits, in the order of the answers. DSM 6 lists the first four.
+// ASSUMED: which of bits 1, 4 and 8 is which, and likewise 32 and 64; the samples fix only caw 2 and can_snapshot 16.
 const ATTRIBUTES: [(&str, u8); 7] = [
     ("emulate_3pc", XCOPY),
     ("emulate_tpws", WRITE_SAME),
@@ -136,13 +137,13 @@ const ATTRIBUTES: [(&str, u8); 7] = [
     ("can_snapshot", SNAPSHOT),
 ];
 
-/// The device attributes of a LUN, as `dev_attribs_bitmap` has them.
+/// The device attributes of a LUN, as in `dev_attribs_bitmap`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DevAttribs(u8);
 
 impl DevAttribs {
-    /// What a LUN starts with when nothing is asked for.
-    // ASSUMED: reports conflict; thin types start with snapshots on and UNMAP off, thick ones with caw alone.
+    /// The attributes of a new LUN, unless the client requests others.
+    // ASSUMED: reports conflict; thin types start with snapshots on and UNMAP off, thick ones with caw only.
     pub(crate) fn default_for(kind: LunType, adv_can_snapshot: bool) -> Self {
         if kind == LunType::Thin {
             Self(0)
@@ -155,16 +156,16 @@ impl DevAttribs {
         }
     }
 
-    /// These attributes with the wire value of `dev_attribs` laid over them.
+    /// These attributes, with those of a `dev_attribs` parameter applied on top.
     pub(crate) fn with(
         self,
         kind: LunType,
-        asked: &Value,
+        requested: &Value,
         thin_can_snapshot: Asked,
     ) -> Result<Self, Refusal> {
         let wrong = |what: &str| Code::BadDevAttribs.because(format!("dev_attribs: {what}"));
         let mut bits = self.0;
-        for item in asked.as_array().ok_or_else(|| wrong("not an array"))? {
+        for item in requested.as_array().ok_or_else(|| wrong("not an array"))? {
             let name = item["dev_attrib"]
                 .as_str()
                 .ok_or_else(|| wrong("an entry without dev_attrib"))?;
@@ -202,17 +203,17 @@ impl DevAttribs {
         self.0 & UNMAP != 0
     }
 
-    /// Whether SYNCHRONIZE CACHE is honoured.
-    pub(crate) fn flushes(self) -> bool {
+    /// Whether SYNCHRONIZE CACHE is honored.
+    pub(crate) fn honors_sync_cache(self) -> bool {
         self.0 & SYNC_CACHE != 0
     }
 
-    /// The integer of all attributes.
+    /// The value of `dev_attribs_bitmap`.
     pub(crate) fn bitmap(self) -> u8 {
         self.0
     }
 
-    /// As answers list them.
+    /// The value of `dev_attribs` in answers.
     pub(crate) fn list(self, dsm: Generation) -> Value {
         let shown = match dsm {
             Generation::Six => 4,
@@ -223,9 +224,9 @@ impl DevAttribs {
     }
 }
 
-/// The attributes that DSM's own page lets one change.
-// ASSUMED: changing any other attribute is 18990622, and fua and sync_cache may be changed on every type, as the official
-// driver's StorageClass offers them for all.
+/// The attributes that can be changed on DSM's own page.
+// ASSUMED: changing any other attribute is refused with 18990622, and fua and sync_cache may be changed on every type, as the
+// official driver's StorageClass offers them for all.
 fn settable(kind: LunType) -> u8 {
     let own = match (kind.is_btrfs(), kind.is_thin()) {
         (true, true) => WRITE_SAME | CAW | XCOPY | UNMAP | SNAPSHOT,
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_are_laid_over_the_defaults() {
+    fn requested_attributes_override_the_defaults() {
         let blun = DevAttribs::default_for(LunType::Blun, true);
         let all = blun
             .with(
@@ -280,16 +281,18 @@ mod tests {
     }
 
     #[test]
-    fn a_thin_lun_may_be_asked_for_snapshots() {
+    fn a_setting_decides_about_snapshots_of_thin_luns() {
         let thin = DevAttribs::default_for(LunType::Thin, true);
-        let asked = json!([{"dev_attrib": "can_snapshot", "enable": 1}]);
+        let requested = json!([{"dev_attrib": "can_snapshot", "enable": 1}]);
         for (thin_can_snapshot, want) in [
             (Asked::Ignored, Ok(false)),
             (Asked::Granted, Ok(true)),
             (Asked::Refused, Err(18_990_622)),
         ] {
-            let made = thin.with(LunType::Thin, &asked, thin_can_snapshot);
-            let made = made.map(DevAttribs::can_snapshot).map_err(|no| no.code);
+            let made = thin.with(LunType::Thin, &requested, thin_can_snapshot);
+            let made = made
+                .map(DevAttribs::can_snapshot)
+                .map_err(|refusal| refusal.code);
             assert_eq!(made, want, "{thin_can_snapshot:?}");
             let other = json!([{"dev_attrib": "emulate_tpu", "enable": 1}]);
             assert!(thin.with(LunType::Thin, &other, thin_can_snapshot).is_err());
@@ -297,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_that_cannot_be_are_refused() {
+    fn invalid_attributes_are_refused() {
         let thick = DevAttribs::default_for(LunType::BlunThick, true);
         for bad in [
             json!([{"dev_attrib": "can_snapshot", "enable": 1}]),

@@ -1,11 +1,11 @@
-//! A snapshot of a LUN.
+//! A row of the snapshot table.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::nas::state::table::{IndexKey, Row};
 
-/// What was in a LUN at one moment.
+/// A snapshot of a LUN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(
     clippy::struct_field_names,
@@ -15,22 +15,22 @@ pub(crate) struct Snapshot {
     pub(crate) uuid: String,
     /// The LUN's uuid.
     pub(crate) parent: String,
-    /// Counts up in its LUN.
+    /// Counts up within its LUN.
     pub(crate) snapshot_id: u32,
     pub(crate) name: String,
     pub(crate) description: String,
     pub(crate) taken_by: String,
     pub(crate) is_locked: bool,
     pub(crate) is_app_consistent: bool,
-    /// Immutable for some days.
+    /// Immutable (WORM) for some days.
     #[serde(default)]
     pub(crate) is_worm_locked: bool,
-    /// Packages that need it, as Snapshot Replication does.
+    /// Packages that need the snapshot, such as Snapshot Replication.
     #[serde(default)]
     pub(crate) locked_app_keys: Vec<String>,
     /// Epoch seconds.
     pub(crate) time: u64,
-    /// The LUN's size at that moment, bytes.
+    /// The LUN's size when the snapshot was taken, in bytes.
     pub(crate) size: u64,
 }
 
@@ -41,7 +41,7 @@ impl Row for Snapshot {
         self.uuid.clone()
     }
 
-    fn terms(&self) -> Vec<IndexKey> {
+    fn index_keys(&self) -> Vec<IndexKey> {
         vec![IndexKey::Lun(self.parent.clone())]
     }
 
@@ -51,7 +51,7 @@ impl Row for Snapshot {
 }
 
 impl Snapshot {
-    /// What persists, for the control port.
+    /// The row as JSON, for the control port.
     pub(crate) fn dump(&self) -> Value {
         json!(self)
     }

@@ -1,28 +1,28 @@
-//! Objects of one kind: by key, by whatever else they are found by, and with what has changed since the last commit.
+//! An indexed table with change tracking: rows by key, secondary index, lowest free number, changes since the last commit.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Something that a [`Table`] can hold.
+/// A row of a [`Table`].
 pub(crate) trait Row: Clone + PartialEq {
     type Key: Ord + Clone;
 
     fn key(&self) -> Self::Key;
 
-    /// What it is found by besides its key. Several rows may share a term.
-    fn terms(&self) -> Vec<IndexKey>;
+    /// The secondary index keys. Several rows may share one.
+    fn index_keys(&self) -> Vec<IndexKey>;
 
-    /// Its number, where DSM gives each new object the lowest free one.
+    /// Its number, if DSM gives each new object of this kind the lowest free one.
     fn number(&self) -> Option<u32>;
 
-    /// The LUNs, by uuid, that may take another space when this row comes, changes or goes.
+    /// Uuids of the LUNs whose used space may change when this row is added, changed or removed.
     fn luns(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// Something that rows are found by.
+/// A key of the secondary index.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum IndexKey {
     Name(String),
@@ -31,19 +31,19 @@ pub(crate) enum IndexKey {
     Lun(String),
 }
 
-/// Objects of one kind. Nothing here takes time that grows with their number, but going through all of them.
+/// Objects of one kind. Only iterating over all rows takes time linear in their number.
 #[derive(Clone, Debug)]
 pub(crate) struct Table<R: Row> {
     rows: BTreeMap<R::Key, R>,
     index: HashMap<IndexKey, BTreeSet<R::Key>>,
     numbers: Numbers,
-    /// What each changed row was at the last commit; `None`: it was not there.
+    /// Each changed row as of the last commit; `None`: it did not exist.
     before: BTreeMap<R::Key, Option<R>>,
-    /// The LUNs of all rows that came, changed or went since somebody asked.
+    /// The LUNs of all rows that were added, changed or removed since [`Table::take_touched`].
     touched: BTreeSet<String>,
 }
 
-/// Rows that were put and rows that went: what turns the table of the last commit into this one.
+/// Rows that were put and removed: the difference between the last commit and now.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound(
     serialize = "R: Serialize, R::Key: Serialize",
@@ -80,40 +80,43 @@ impl<R: Row> Table<R> {
         self.rows.get(key)
     }
 
-    /// All rows, by key.
+    /// All rows, in order of key.
     pub(crate) fn values(&self) -> impl Iterator<Item = &R> {
         self.rows.values()
     }
 
-    /// The rows with this term, by key.
-    pub(crate) fn find<'a>(&'a self, term: &IndexKey) -> impl Iterator<Item = &'a R> + use<'a, R> {
-        let keys = self.index.get(term).into_iter().flatten();
+    /// The rows with this index key, in order of key.
+    pub(crate) fn find<'a>(
+        &'a self,
+        index_key: &IndexKey,
+    ) -> impl Iterator<Item = &'a R> + use<'a, R> {
+        let keys = self.index.get(index_key).into_iter().flatten();
         keys.filter_map(|key| self.rows.get(key))
     }
 
-    /// The LUNs that may take another space since [`Table::untouch`].
+    /// The LUNs whose used space may have changed since [`Table::take_touched`].
     pub(crate) fn touched(&self) -> &BTreeSet<String> {
         &self.touched
     }
 
-    /// The same, and from now on only what is touched later.
-    pub(crate) fn untouch(&mut self) -> BTreeSet<String> {
+    /// Returns the touched LUNs, and starts over with none.
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<String> {
         std::mem::take(&mut self.touched)
     }
 
-    /// The lowest number that no row has, from 1.
+    /// The lowest free number, from 1.
     pub(crate) fn free_number(&self) -> u32 {
         self.numbers.lowest_free()
     }
 
-    /// Adds a row, or puts it in the place of the one with its key.
+    /// Adds a row, or replaces the one with the same key.
     pub(crate) fn put(&mut self, row: R) {
         let key = row.key();
         let old = self.set(&key, Some(row));
         self.before.entry(key).or_insert(old);
     }
 
-    /// Removes a row.
+    /// Removes and returns a row.
     pub(crate) fn remove(&mut self, key: &R::Key) -> Option<R> {
         let old = self.set(key, None)?;
         self.before
@@ -122,7 +125,7 @@ impl<R: Row> Table<R> {
         Some(old)
     }
 
-    /// What has changed since the last commit.
+    /// The changes since the last commit.
     pub(crate) fn change(&self) -> Change<R> {
         let mut change = Change::default();
         for key in self.before.keys() {
@@ -134,12 +137,12 @@ impl<R: Row> Table<R> {
         change
     }
 
-    /// Makes what has changed permanent.
+    /// Accepts the changes as committed.
     pub(crate) fn commit(&mut self) {
         self.before.clear();
     }
 
-    /// Takes back what has changed since the last commit; [`Table::change`] then names the same rows as they were.
+    /// Reverts to the last commit. [`Table::change`] then returns the same rows as they were.
     pub(crate) fn undo(&mut self) {
         let before = std::mem::take(&mut self.before);
         for (key, row) in before {
@@ -148,7 +151,7 @@ impl<R: Row> Table<R> {
         }
     }
 
-    /// Applies a change that was committed in an earlier life.
+    /// Replays a change that an earlier process committed.
     pub(crate) fn apply(&mut self, change: Change<R>) {
         for row in change.put {
             self.set(&row.key(), Some(row));
@@ -158,15 +161,15 @@ impl<R: Row> Table<R> {
         }
     }
 
-    /// The only place where rows change, so that index and numbers always follow.
+    /// The only place that changes rows, so that index, numbers and touched LUNs always match.
     fn set(&mut self, key: &R::Key, row: Option<R>) -> Option<R> {
         let old = self.rows.remove(key);
         if let Some(old) = &old {
-            for term in old.terms() {
-                if let Some(keys) = self.index.get_mut(&term) {
+            for index_key in old.index_keys() {
+                if let Some(keys) = self.index.get_mut(&index_key) {
                     keys.remove(key);
                     if keys.is_empty() {
-                        self.index.remove(&term);
+                        self.index.remove(&index_key);
                     }
                 }
             }
@@ -174,8 +177,8 @@ impl<R: Row> Table<R> {
             self.touched.extend(old.luns());
         }
         if let Some(row) = row {
-            for term in row.terms() {
-                self.index.entry(term).or_default().insert(key.clone());
+            for index_key in row.index_keys() {
+                self.index.entry(index_key).or_default().insert(key.clone());
             }
             row.number().into_iter().for_each(|n| self.numbers.take(n));
             self.touched.extend(row.luns());
@@ -198,7 +201,7 @@ impl<R: Row> Default for Table<R> {
 }
 
 impl<R: Row> FromIterator<R> for Table<R> {
-    /// A table in which nothing counts as changed.
+    /// A table without uncommitted changes.
     fn from_iter<I: IntoIterator<Item = R>>(rows: I) -> Self {
         let mut table = Self::default();
         for row in rows {
@@ -226,10 +229,10 @@ impl<'de, R: Row + Deserialize<'de>> Deserialize<'de> for Table<R> {
     }
 }
 
-/// Which numbers are taken.
+/// The numbers in use.
 #[derive(Clone, Debug, Default)]
 struct Numbers {
-    /// Every number from 1 to here is taken or in `free`.
+    /// Every number from 1 to this one is in use or in `free`.
     highest: u32,
     free: BTreeSet<u32>,
 }
@@ -269,7 +272,7 @@ mod tests {
             self.id
         }
 
-        fn terms(&self) -> Vec<IndexKey> {
+        fn index_keys(&self) -> Vec<IndexKey> {
             vec![IndexKey::Name(self.name.clone())]
         }
 
@@ -285,7 +288,7 @@ mod tests {
         }
     }
 
-    fn named(table: &Table<Thing>, name: &str) -> Vec<u8> {
+    fn ids_with_name(table: &Table<Thing>, name: &str) -> Vec<u8> {
         table
             .find(&IndexKey::Name(name.to_owned()))
             .map(|thing| thing.id)
@@ -293,40 +296,46 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_found_by_their_terms_as_they_are_now() {
+    fn the_index_follows_changes_of_rows() {
         let mut table = Table::default();
         table.put(thing(1, "a"));
         table.put(thing(2, "a"));
-        assert_eq!(named(&table, "a"), [1, 2]);
+        assert_eq!(ids_with_name(&table, "a"), [1, 2]);
         table.put(thing(1, "b"));
-        assert_eq!((named(&table, "a"), named(&table, "b")), (vec![2], vec![1]));
+        assert_eq!(
+            (ids_with_name(&table, "a"), ids_with_name(&table, "b")),
+            (vec![2], vec![1])
+        );
         table.remove(&2);
-        assert!(named(&table, "a").is_empty());
+        assert!(ids_with_name(&table, "a").is_empty());
     }
 
     #[test]
-    fn an_undo_is_as_if_nothing_had_been_and_says_what_it_took_back() {
+    fn undo_restores_the_commit_and_reports_the_reverse_change() {
         let mut table = Table::from_iter([thing(1, "a"), thing(2, "b")]);
         let old = table.clone();
         table.put(thing(1, "x"));
         table.put(thing(1, "y"));
         table.remove(&2);
         table.put(thing(3, "c"));
-        let mut elsewhere = old.clone();
-        elsewhere.apply(table.change());
-        assert_eq!(elsewhere, table);
+        let mut replica = old.clone();
+        replica.apply(table.change());
+        assert_eq!(replica, table);
         table.undo();
         assert_eq!(table, old);
-        assert_eq!((named(&table, "a"), named(&table, "b")), (vec![1], vec![2]));
-        elsewhere.apply(table.change());
-        assert_eq!(elsewhere, old);
+        assert_eq!(
+            (ids_with_name(&table, "a"), ids_with_name(&table, "b")),
+            (vec![1], vec![2])
+        );
+        replica.apply(table.change());
+        assert_eq!(replica, old);
         table.commit();
         assert!(table.change().is_empty());
     }
 
     proptest! {
         #[test]
-        fn the_lowest_free_number_is_given(steps in proptest::collection::vec((1..20_u8, any::<bool>()), 0..60)) {
+        fn free_number_is_the_lowest_free_number(steps in proptest::collection::vec((1..20_u8, any::<bool>()), 0..60)) {
             let mut table = Table::default();
             for (id, put) in steps {
                 if put {

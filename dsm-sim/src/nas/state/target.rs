@@ -1,4 +1,4 @@
-//! A target, and the LUNs that are mapped to it.
+//! A row of the target table, with the LUNs that it maps.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use crate::nas::state::table::{IndexKey, Row};
 
-/// A target.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[expect(clippy::struct_field_names, reason = "target_id is what DSM calls it")]
 pub(crate) struct Target {
@@ -20,7 +19,7 @@ pub(crate) struct Target {
     pub(crate) password: String,
     pub(crate) mutual_user: String,
     pub(crate) mutual_password: String,
-    /// 0 = any number.
+    /// 0: no limit.
     pub(crate) max_sessions: u64,
     pub(crate) has_header_checksum: bool,
     pub(crate) has_data_checksum: bool,
@@ -44,7 +43,7 @@ impl Row for Target {
         self.target_id
     }
 
-    fn terms(&self) -> Vec<IndexKey> {
+    fn index_keys(&self) -> Vec<IndexKey> {
         let names = [
             IndexKey::Name(self.name.clone()),
             IndexKey::Iqn(self.iqn.clone()),
@@ -63,7 +62,7 @@ impl Row for Target {
 }
 
 impl Target {
-    /// What a target is where nobody says otherwise.
+    /// A target with DSM's defaults, without name and IQN.
     pub(crate) fn blank() -> Self {
         Self {
             target_id: 0,
@@ -74,7 +73,7 @@ impl Target {
             password: String::new(),
             mutual_user: String::new(),
             mutual_password: String::new(),
-            // Measured: one initiator unless more are asked for.
+            // Measured: one initiator, unless the client requests more.
             max_sessions: 1,
             has_header_checksum: false,
             has_data_checksum: false,
@@ -85,7 +84,7 @@ impl Target {
         }
     }
 
-    /// Whether this LUN is mapped to it.
+    /// Whether the target maps this LUN.
     pub(crate) fn maps(&self, uuid: &str) -> bool {
         self.luns.values().any(|mapped| mapped == uuid)
     }
@@ -97,7 +96,7 @@ impl Target {
             .collect()
     }
 
-    /// What persists, for the control port. Secrets only as whether they are there.
+    /// The row as JSON, for the control port. Passwords are masked.
     pub(crate) fn dump(&self) -> Value {
         let secret = |text: &str| if text.is_empty() { "" } else { "***" };
         json!({

@@ -1,4 +1,4 @@
-//! A volume of the NAS, and how the command line names one.
+//! A row of the volume table, and the syntax of a volume on the command line.
 
 use std::str::FromStr;
 
@@ -18,16 +18,16 @@ pub enum FileSystem {
     Ext4,
 }
 
-/// A volume as it is asked for: `/volume1=btrfs:2TiB`.
+/// A volume as configured: `/volume1=btrfs:2TiB`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeSpec {
-    /// `/volume1`.
+    /// Path, such as `/volume1`.
     pub path: String,
-    /// Its file system.
+    /// File system: which LUN types it can hold.
     pub fs: FileSystem,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// DSM's word for how it is; `normal`, or what it was, when nothing is said.
+    /// DSM's status; `None`: the status before the restart, or `normal`.
     pub status: Option<String>,
 }
 
@@ -47,7 +47,7 @@ impl FromStr for VolumeSpec {
             "ext4" => FileSystem::Ext4,
             other => {
                 return Err(format!(
-                    "{other} is no file system of a Synology volume (btrfs, ext4); {hint}"
+                    "{other} is not a file system of a Synology volume (btrfs, ext4); {hint}"
                 ));
             }
         };
@@ -86,26 +86,26 @@ pub(crate) fn volume_number(path: &str) -> Option<u32> {
     path.strip_prefix("/volume")?.parse().ok()
 }
 
-/// A volume that is there.
+/// A volume of the NAS.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Volume {
     pub(crate) path: String,
     pub(crate) fs: FileSystem,
     pub(crate) size: u64,
-    /// `normal`, `attention`, `crashed`, `background`, … or a word that nobody has ever seen.
+    /// `normal`, `attention`, `crashed`, `background`, … or any other text.
     pub(crate) status: String,
-    /// Bytes that files other than LUNs take.
+    /// Bytes used by files other than LUNs.
     pub(crate) used_elsewhere: u64,
     /// `internal`, or `external` for a unit that is plugged in.
     #[serde(default = "internal")]
     pub(crate) container: String,
-    /// The same once more, where it is not to be what `container` says.
+    /// The field `location`, if it differs from `container`.
     #[serde(default)]
     pub(crate) location: Option<String>,
-    /// Fields that its rows lack, as those of a crashed one lack what cannot be read.
+    /// Fields that are missing from its rows, as unreadable ones are from those of a crashed volume.
     #[serde(default)]
     pub(crate) without: Vec<String>,
-    /// Whether its LUNs are not known, because they cannot be read.
+    /// Whether its LUNs are hidden because they cannot be read.
     #[serde(default)]
     pub(crate) hides_luns: bool,
 }
@@ -114,7 +114,7 @@ fn internal() -> String {
     "internal".to_owned()
 }
 
-/// Space of a deleted LUN that comes back only later.
+/// Space of a deleted LUN that becomes free only later.
 #[derive(Debug)]
 pub(crate) struct SpaceReturn {
     pub(crate) at: Millis,
@@ -129,7 +129,7 @@ impl Row for Volume {
         self.path.clone()
     }
 
-    fn terms(&self) -> Vec<IndexKey> {
+    fn index_keys(&self) -> Vec<IndexKey> {
         Vec::new()
     }
 
@@ -155,8 +155,9 @@ impl From<VolumeSpec> for Volume {
 }
 
 impl Volume {
-    /// Refuses changes on a volume that cannot be written.
-    // ASSUMED: 18990327, "space cannot be read", on a crashed, read-only or vanishing volume; nobody recorded the answer.
+    /// Refuses changes on a volume that is not writable.
+    // ASSUMED: 18990327, "space cannot be read", on a crashed or read-only volume or one that is being deleted; the answer was
+    // not recorded.
     pub(crate) fn writable(&self) -> Result<(), Refusal> {
         match self.status.as_str() {
             "crashed" | "read_only" | "deleting" => {
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn volumes_are_written_like_this() {
+    fn volume_specs_are_parsed() {
         let spec: VolumeSpec = "/volume1=btrfs:2TiB".parse().unwrap();
         assert_eq!(
             spec,
@@ -183,9 +184,9 @@ mod tests {
                 status: None,
             }
         );
-        let worn: VolumeSpec = "/volume2=ext4:1GiB:attention".parse().unwrap();
+        let with_status: VolumeSpec = "/volume2=ext4:1GiB:attention".parse().unwrap();
         assert_eq!(
-            (worn.size, worn.status.as_deref()),
+            (with_status.size, with_status.status.as_deref()),
             (1 << 30, Some("attention"))
         );
         assert_eq!(

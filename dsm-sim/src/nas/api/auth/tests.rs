@@ -35,7 +35,7 @@ impl AuthFixture {
             .map_err(|refusal| refusal.code)
     }
 
-    /// Why a login is refused, if it is.
+    /// The refusal of a login, if it is refused.
     pub(crate) fn refusal(
         &mut self,
         now: Millis,
@@ -84,15 +84,15 @@ impl AuthFixture {
     }
 
     fn sid(&mut self, now: Millis) -> String {
-        self.login(now, HOME, 6, &RIGHT).unwrap().data["sid"]
+        self.login(now, CLIENT, 6, &RIGHT).unwrap().data["sid"]
             .as_str()
             .unwrap()
             .to_owned()
     }
 }
 
-pub(crate) const HOME: [u8; 4] = [127, 0, 0, 1];
-pub(crate) const AWAY: [u8; 4] = [127, 0, 0, 2];
+pub(crate) const CLIENT: [u8; 4] = [127, 0, 0, 1];
+pub(crate) const OTHER_CLIENT: [u8; 4] = [127, 0, 0, 2];
 const RIGHT: [(&str, &str); 3] = [("account", "admin"), ("passwd", "12345"), ("format", "sid")];
 const WRONG: [(&str, &str); 2] = [("account", "admin"), ("passwd", "54321")];
 
@@ -131,11 +131,11 @@ fn each_version_answers_its_own_fields() {
             ],
         ),
     ] {
-        let mut door = AuthFixture {
+        let mut fixture = AuthFixture {
             dsm,
             ..AuthFixture::new()
         };
-        let login = door.login(0, HOME, version, &with_token).unwrap();
+        let login = fixture.login(0, CLIENT, version, &with_token).unwrap();
         assert_eq!(
             login.data.as_object().unwrap().keys().collect::<Vec<_>>(),
             names,
@@ -149,12 +149,12 @@ fn each_version_answers_its_own_fields() {
         );
     }
     assert_eq!(
-        AuthFixture::new().login(0, HOME, 2, &RIGHT).unwrap_err(),
+        AuthFixture::new().login(0, CLIENT, 2, &RIGHT).unwrap_err(),
         103
     );
     assert!(
         AuthFixture::new()
-            .login(0, HOME, 6, &RIGHT)
+            .login(0, CLIENT, 6, &RIGHT)
             .unwrap()
             .cookie
             .is_none(),
@@ -165,98 +165,105 @@ fn each_version_answers_its_own_fields() {
 #[test]
 fn three_failures_in_five_minutes_lock_one_address_out_for_a_day() {
     // Behaviour 19 of dsm-web-api.md section 11.
-    let mut door = AuthFixture::new();
+    let mut fixture = AuthFixture::new();
     for at in [0, 1, 2] {
-        assert_eq!(door.login(at, HOME, 6, &WRONG).unwrap_err(), 400);
+        assert_eq!(fixture.login(at, CLIENT, 6, &WRONG).unwrap_err(), 400);
     }
-    assert_eq!(door.login(3, HOME, 6, &RIGHT).unwrap_err(), 407);
+    assert_eq!(fixture.login(3, CLIENT, 6, &RIGHT).unwrap_err(), 407);
     assert!(
-        door.login(3, AWAY, 6, &RIGHT).is_ok(),
+        fixture.login(3, OTHER_CLIENT, 6, &RIGHT).is_ok(),
         "other addresses are untouched"
     );
-    assert_eq!(door.login(BLOCKED_FOR, HOME, 6, &RIGHT).unwrap_err(), 407);
-    assert!(door.login(BLOCKED_FOR + 2, HOME, 6, &RIGHT).is_ok());
+    assert_eq!(
+        fixture
+            .login(BLOCK_DURATION, CLIENT, 6, &RIGHT)
+            .unwrap_err(),
+        407
+    );
+    assert!(fixture.login(BLOCK_DURATION + 2, CLIENT, 6, &RIGHT).is_ok());
 }
 
 #[test]
 fn slow_failures_do_not_lock_out() {
-    let mut door = AuthFixture::new();
+    let mut fixture = AuthFixture::new();
     for turn in 0..6 {
         assert_eq!(
-            door.login(turn * WINDOW / 2, HOME, 6, &WRONG).unwrap_err(),
+            fixture
+                .login(turn * FAILURE_WINDOW / 2, CLIENT, 6, &WRONG)
+                .unwrap_err(),
             400
         );
     }
-    door.settings.auto_block = false;
+    fixture.settings.auto_block = false;
     for _ in 0..9 {
-        assert_eq!(door.login(0, HOME, 6, &WRONG).unwrap_err(), 400);
+        assert_eq!(fixture.login(0, CLIENT, 6, &WRONG).unwrap_err(), 400);
     }
 }
 
 #[test]
-fn sessions_live_side_by_side_and_each_use_renews_them() {
+fn sessions_are_independent_and_each_use_renews_them() {
     // Behaviour 18 of dsm-web-api.md section 11.
-    let mut door = AuthFixture::new();
-    let (first, second) = (door.sid(0), door.sid(0));
+    let mut fixture = AuthFixture::new();
+    let (first, second) = (fixture.sid(0), fixture.sid(0));
     let quarter = 15 * MINUTE;
-    assert_eq!(door.check(quarter, HOME, &first, None), 0);
+    assert_eq!(fixture.check(quarter, CLIENT, &first, None), 0);
     assert_eq!(
-        door.check(2 * quarter, HOME, &first, None),
+        fixture.check(2 * quarter, CLIENT, &first, None),
         0,
         "renewed by use"
     );
     assert_eq!(
-        door.check(2 * quarter, HOME, &second, None),
+        fixture.check(2 * quarter, CLIENT, &second, None),
         119,
         "idle for too long"
     );
-    assert_eq!(door.check(2 * quarter, HOME, "nonsense", None), 119);
+    assert_eq!(fixture.check(2 * quarter, CLIENT, "nonsense", None), 119);
 }
 
 #[test]
 fn dsm_6_says_timeout_once() {
-    let mut door = AuthFixture {
+    let mut fixture = AuthFixture {
         dsm: Generation::Six,
         ..AuthFixture::new()
     };
-    let sid = door.sid(0);
-    assert_eq!(door.check(16 * MINUTE, HOME, &sid, None), 106);
-    assert_eq!(door.check(16 * MINUTE, HOME, &sid, None), 119);
+    let sid = fixture.sid(0);
+    assert_eq!(fixture.check(16 * MINUTE, CLIENT, &sid, None), 106);
+    assert_eq!(fixture.check(16 * MINUTE, CLIENT, &sid, None), 119);
 }
 
 #[test]
 fn a_session_belongs_to_its_address() {
-    let mut door = AuthFixture::new();
-    let sid = door.sid(0);
-    assert_eq!(door.check(1, AWAY, &sid, None), 150);
-    door.settings.skip_ip_checking = true;
-    assert_eq!(door.check(1, AWAY, &sid, None), 0);
+    let mut fixture = AuthFixture::new();
+    let sid = fixture.sid(0);
+    assert_eq!(fixture.check(1, OTHER_CLIENT, &sid, None), 150);
+    fixture.settings.skip_ip_checking = true;
+    assert_eq!(fixture.check(1, OTHER_CLIENT, &sid, None), 0);
 }
 
 #[test]
-fn who_does_not_ask_for_a_token_may_get_one_all_the_same() {
+fn a_client_may_get_a_token_without_asking() {
     for (csrf, unasked, given) in [
         (true, false, false),
         (true, true, true),
         (false, true, false),
     ] {
-        let mut door = AuthFixture::new();
-        door.settings.csrf_protection = csrf;
-        door.settings.token_unasked = unasked;
-        let data = door.login(0, HOME, 6, &RIGHT).unwrap().data;
+        let mut fixture = AuthFixture::new();
+        fixture.settings.csrf_protection = csrf;
+        fixture.settings.token_unasked = unasked;
+        let data = fixture.login(0, CLIENT, 6, &RIGHT).unwrap().data;
         assert_eq!(data.get("synotoken").is_some(), given, "{csrf} {unasked}");
     }
 }
 
 #[test]
-fn csrf_protection_wants_the_logins_token() {
-    let mut door = AuthFixture::new();
-    door.settings.csrf_protection = true;
-    let without = door.sid(0);
-    let with = door
+fn csrf_protection_requires_the_logins_token() {
+    let mut fixture = AuthFixture::new();
+    fixture.settings.csrf_protection = true;
+    let without = fixture.sid(0);
+    let with = fixture
         .login(
             0,
-            HOME,
+            CLIENT,
             6,
             &[
                 ("account", "admin"),
@@ -270,33 +277,41 @@ fn csrf_protection_wants_the_logins_token() {
         with["sid"].as_str().unwrap(),
         with["synotoken"].as_str().unwrap(),
     );
-    assert_eq!(door.check(1, HOME, sid, Some(token)), 0);
-    assert_eq!(door.check(1, HOME, sid, Some("other")), 105);
-    assert_eq!(door.check(1, HOME, sid, None), 105);
+    assert_eq!(fixture.check(1, CLIENT, sid, Some(token)), 0);
+    assert_eq!(fixture.check(1, CLIENT, sid, Some("other")), 105);
+    assert_eq!(fixture.check(1, CLIENT, sid, None), 105);
     assert_eq!(
-        door.check(1, HOME, &without, None),
+        fixture.check(1, CLIENT, &without, None),
         105,
-        "a login that asked for no token is of no use"
+        "a login without a token is of no use"
     );
 }
 
 #[test]
 fn a_login_can_be_encrypted() {
-    let mut door = AuthFixture::new();
-    let info = door.auth.encryption(0, &mut door.rng).unwrap();
+    let mut fixture = AuthFixture::new();
+    let info = fixture.auth.encryption(0, &mut fixture.rng).unwrap();
     let sealed = seal(
         &info,
         "account=admin&passwd=12345&session=dsm&format=sid",
-        &mut door.rng,
+        &mut fixture.rng,
     );
-    assert!(door.login(0, HOME, 6, &[(CIPHER_KEY, &sealed)]).is_ok());
-    let wrong = seal(&info, "account=admin&passwd=54321", &mut door.rng);
+    assert!(
+        fixture
+            .login(0, CLIENT, 6, &[(CIPHER_KEY, &sealed)])
+            .is_ok()
+    );
+    let wrong = seal(&info, "account=admin&passwd=54321", &mut fixture.rng);
     assert_eq!(
-        door.login(0, HOME, 6, &[(CIPHER_KEY, &wrong)]).unwrap_err(),
+        fixture
+            .login(0, CLIENT, 6, &[(CIPHER_KEY, &wrong)])
+            .unwrap_err(),
         400
     );
     assert_eq!(
-        door.login(0, HOME, 6, &[(CIPHER_KEY, "{}")]).unwrap_err(),
+        fixture
+            .login(0, CLIENT, 6, &[(CIPHER_KEY, "{}")])
+            .unwrap_err(),
         120
     );
 }
@@ -305,10 +320,10 @@ fn a_login_can_be_encrypted() {
 fn a_browsers_handshake_is_not_answered() {
     let with = [RIGHT[0], RIGHT[1], ("ik_message", "AAAA")];
     let answer =
-        |params: &[(&str, &str)]| AuthFixture::new().login(0, HOME, 7, params).unwrap().data;
+        |params: &[(&str, &str)]| AuthFixture::new().login(0, CLIENT, 7, params).unwrap().data;
     assert_eq!(answer(&RIGHT)["ik_message"], "");
     assert!(answer(&with).get("ik_message").is_none());
-    let cookie = page_cookie(&mut AuthFixture::new().rng);
+    let cookie = login_page_cookie(&mut AuthFixture::new().rng);
     let (key, rest) = cookie
         .strip_prefix("_SSID=")
         .unwrap()
@@ -319,12 +334,12 @@ fn a_browsers_handshake_is_not_answered() {
 }
 
 #[test]
-fn carriers_are_query_form_and_cookie() {
+fn the_session_id_comes_from_query_form_or_cookie() {
     let all = Caller {
         query_sid: Some("query".to_owned()),
         form_sid: Some("form".to_owned()),
         cookie_sid: Some("cookie".to_owned()),
-        ..caller(HOME)
+        ..caller(CLIENT)
     };
     let some = Caller {
         query_sid: None,
@@ -334,24 +349,24 @@ fn carriers_are_query_form_and_cookie() {
         (all.sid(true), some.sid(true), some.sid(false)),
         (Some("query"), Some("form"), Some("cookie"))
     );
-    assert_eq!(caller(HOME).sid(true), None);
+    assert_eq!(caller(CLIENT).sid(true), None);
 }
 
 #[test]
 fn a_logout_ends_its_own_session_only() {
-    let mut door = AuthFixture::new();
-    let (first, second) = (door.sid(0), door.sid(0));
-    door.auth.logout(
+    let mut fixture = AuthFixture::new();
+    let (first, second) = (fixture.sid(0), fixture.sid(0));
+    fixture.auth.logout(
         &Caller {
             cookie_sid: Some(first.clone()),
-            ..caller(HOME)
+            ..caller(CLIENT)
         },
-        &door.settings,
+        &fixture.settings,
     );
     assert_eq!(
         (
-            door.check(1, HOME, &first, None),
-            door.check(1, HOME, &second, None)
+            fixture.check(1, CLIENT, &first, None),
+            fixture.check(1, CLIENT, &second, None)
         ),
         (119, 0)
     );
