@@ -1,4 +1,4 @@
-//! What a person sees with the system's own tools.
+//! Mounts, file systems and LUN images, inspected with the system's own tools.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-/// How many bytes of its device the mounted file system uses: all it could ever give to files and to itself.
+/// The bytes of its device that the mounted file system uses, metadata included.
 ///
 /// # Errors
-/// The tool fails or says something else.
+/// The tool fails, or its output cannot be parsed.
 pub fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
     match fs {
         "ext4" => {
@@ -43,7 +43,7 @@ pub fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
     }
 }
 
-/// What even a file system that fills its device leaves unused at its end, at most: ext4 adds no group that would hold
+/// The most bytes that a file system that fills its device leaves unused at the end: ext4 adds no block group that would hold
 /// little more than its own tables.
 pub fn unusable(fs: &str) -> u64 {
     if fs == "ext4" { 3 << 20 } else { 1 << 20 }
@@ -63,10 +63,10 @@ fn number(text: &str, after: &str) -> Result<u64> {
         .with_context(|| format!("no number after {after} in: {text}"))
 }
 
-/// The options with which `point` is mounted.
+/// The mount options of `point`.
 ///
 /// # Errors
-/// The tool fails or says something else.
+/// The tool fails.
 pub fn options(point: &Path) -> Result<Vec<String>> {
     let told = run(
         "findmnt",
@@ -80,15 +80,15 @@ pub fn options(point: &Path) -> Result<Vec<String>> {
     Ok(told.trim().split(',').map(str::to_owned).collect())
 }
 
-/// True when something is mounted at `point`.
+/// True if something is mounted at `point`.
 pub fn is_mounted(point: &Path) -> bool {
     run("findmnt", ["--mountpoint".as_ref(), point.as_os_str()]).is_ok()
 }
 
-/// A figure of `df`, for instance `itotal`.
+/// A column of `df`, for instance `itotal`; 0 for `-`.
 ///
 /// # Errors
-/// The tool fails or says something else.
+/// The tool fails, or prints nothing.
 pub fn df(column: &str, point: &Path) -> Result<i64> {
     let told = run(
         "df",
@@ -108,18 +108,18 @@ pub fn df(column: &str, point: &Path) -> Result<i64> {
         .unwrap_or_default())
 }
 
-/// What is written in a LUN's file, to see later that nobody has touched it. The file is sparse, and so is this.
+/// The content of a LUN's file, to check later that it was not changed. Sparse, like the file.
 #[derive(Debug)]
 pub struct ImageSnapshot {
     of: PathBuf,
     shows: Vec<(i64, Vec<u8>)>,
 }
 
-/// A piece of a LUN.
+/// The size of a stored piece, in bytes.
 const PIECE: i64 = 64 << 10;
 
 impl ImageSnapshot {
-    /// Takes one of a file.
+    /// Reads a file.
     ///
     /// # Errors
     /// It cannot be read.
@@ -128,8 +128,7 @@ impl ImageSnapshot {
         file.sync_all()?;
         let blank = vec![0; usize::try_from(PIECE)?];
         loop {
-            // Where there is no data there are zeros. The other way round it need not be so: what counts as data depends
-            // on what is in the page cache.
+            // A hole reads as zeros, but zeros need not be a hole: which parts count as data depends on the page cache.
             at = match lseek(&file, at, Whence::SeekData) {
                 Err(Errno::ENXIO) => break,
                 found => found? / PIECE * PIECE,
@@ -147,22 +146,22 @@ impl ImageSnapshot {
         })
     }
 
-    /// There is nothing but zeros.
+    /// The file holds only zeros.
     pub fn is_blank(&self) -> bool {
         self.shows.is_empty()
     }
 
-    /// These bytes are in it somewhere, within one piece.
+    /// These bytes are in the file, within one piece.
     pub fn shows(&self, bytes: &[u8]) -> bool {
         self.shows
             .iter()
             .any(|(_, piece)| piece.windows(bytes.len()).any(|window| window == bytes))
     }
 
-    /// Fails when a byte has changed.
+    /// Reads the file again and compares.
     ///
     /// # Errors
-    /// A byte has changed.
+    /// A byte has changed, or the file cannot be read.
     pub fn ensure_unchanged(&self) -> Result<()> {
         let untouched = Self::take(&self.of)?.shows == self.shows;
         ensure!(untouched, "{} has been written to", self.of.display());

@@ -1,4 +1,4 @@
-//! Starting the programs under test. The only place of this crate that starts anything.
+//! Starts child processes. No other module of this crate may start any.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -10,10 +10,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A program of this workspace, beside the running one: `target/<profile>/<name>`.
+/// The path of a program of this workspace, next to the running one: `target/<profile>/<name>`.
 ///
 /// # Errors
-/// It was not built; names the command that builds it.
+/// It is not built; names the command that builds it.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let found = own
@@ -35,7 +35,7 @@ fn command(program: impl AsRef<OsStr>) -> Command {
 /// Runs a host tool to its end.
 ///
 /// # Errors
-/// It does not start or fails; with its words.
+/// It does not start, or it fails; includes its standard error.
 pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Result<String> {
     let output = command(program)
         .args(args)
@@ -48,7 +48,7 @@ pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) ->
 /// Runs a host tool to its end in a folder.
 ///
 /// # Errors
-/// It does not start or fails; with its words.
+/// It does not start, or it fails; includes its standard error.
 pub fn run_in<S: AsRef<OsStr>>(
     folder: &Path,
     program: &str,
@@ -63,7 +63,7 @@ pub fn run_in<S: AsRef<OsStr>>(
     said(program, output)
 }
 
-/// Runs a test suite to its end: whether it succeeded, and what it printed.
+/// Runs a test suite to its end: returns whether it succeeded, and its output.
 ///
 /// # Errors
 /// It does not start.
@@ -94,7 +94,7 @@ fn said(program: &str, output: Output) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// A process of a world. It is killed when this is dropped.
+/// A child process. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -103,7 +103,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program` with its output appended to `log`. `path` is put in front of `PATH`.
+    /// Starts a program of this workspace with its output appended to `log`. `path` is put in front of `PATH`.
     ///
     /// # Errors
     /// It does not start.
@@ -116,7 +116,7 @@ impl Process {
         Self::start_program(&binary(name)?, args, log, path)
     }
 
-    /// Starts a program of the host, found on `PATH` unless it is a path, with its output appended to `log`.
+    /// Starts a host program, found on `PATH` unless it is a path, with its output appended to `log`.
     ///
     /// # Errors
     /// It does not start.
@@ -157,19 +157,19 @@ impl Process {
         })
     }
 
-    /// Lets it live on without an owner.
+    /// Lets it run without an owner.
     pub fn disown(self) {
         let mut this = std::mem::ManuallyDrop::new(self);
-        // Whoever is not waited for stays as a zombie.
+        // Without a wait it would stay as a zombie.
         std::thread::spawn(move || this.child.wait());
     }
 
-    /// Its id.
+    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Fails, with its last words, when it has ended.
+    /// Fails if it has ended, with the end of its log.
     ///
     /// # Errors
     /// It has ended.
@@ -184,9 +184,9 @@ impl Process {
         Ok(())
     }
 
-    /// It has not ended, killed or by itself.
+    /// Whether it is running: neither killed nor ended.
     pub fn is_alive(&self) -> bool {
-        // proc(5): the state comes after the name in parentheses. Who has ended and was not waited for is a zombie.
+        // proc(5): the state follows the name in parentheses. An ended process that was not waited for is a zombie.
         let told = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
         let state = told
             .rsplit_once(')')
@@ -194,7 +194,7 @@ impl Process {
         state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
     }
 
-    /// The end of its log.
+    /// The last 15 lines of its log.
     pub fn last_words(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -209,7 +209,7 @@ impl Process {
         self.memory("VmRSS:")
     }
 
-    /// The most that its resident memory has ever been, in KiB.
+    /// Peak resident memory, in KiB.
     ///
     /// # Errors
     /// It has ended.
@@ -226,32 +226,32 @@ impl Process {
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
 
-    /// Ends it with SIGKILL, as a crash does.
+    /// Kills it with SIGKILL, as a crash does.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Sends it SIGTERM, and does not wait.
+    /// Sends it SIGTERM without waiting.
     ///
     /// # Errors
-    /// It has been waited for.
+    /// It has already been waited for.
     pub fn ask_to_end(&self) -> Result<()> {
         self.signal(Signal::SIGTERM)
     }
 
-    /// Stops it (SIGSTOP): the kernel takes connections for it, and nobody answers.
+    /// Stops it with SIGSTOP: the kernel still accepts connections for it, but there are no replies.
     ///
     /// # Errors
-    /// It has been waited for.
+    /// It has already been waited for.
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)
     }
 
-    /// Lets it go on where it was stopped.
+    /// Continues it with SIGCONT.
     ///
     /// # Errors
-    /// It has been waited for.
+    /// It has already been waited for.
     pub fn thaw(&self) -> Result<()> {
         self.signal(Signal::SIGCONT)
     }
@@ -261,20 +261,20 @@ impl Process {
         Ok(kill(id, signal)?)
     }
 
-    /// How many sockets it has open.
+    /// The number of its open sockets.
     ///
     /// # Errors
     /// It has ended.
     pub fn sockets(&self) -> Result<usize> {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.id()))?;
-        // One may be closed while they are read.
+        // A descriptor may be closed meanwhile.
         let links = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
         Ok(links
             .filter(|link| link.to_string_lossy().starts_with("socket:"))
             .count())
     }
 
-    /// Ends it with SIGTERM and waits; answers whether it ended with success.
+    /// Sends it SIGTERM and waits; returns whether it ended with success.
     ///
     /// # Errors
     /// It does not end in time.
@@ -302,7 +302,7 @@ impl Drop for Process {
 pub struct Piped(Child);
 
 impl Piped {
-    /// Starts a program of the host.
+    /// Starts a host program.
     ///
     /// # Errors
     /// It does not start.
@@ -320,7 +320,7 @@ impl Piped {
         Ok(Self(child))
     }
 
-    /// What it prints; to be taken once.
+    /// Its standard output; `None` after the first call.
     pub fn stdout(&mut self) -> Option<ChildStdout> {
         self.0.stdout.take()
     }
@@ -333,7 +333,7 @@ impl Piped {
         Ok(self.0.wait()?)
     }
 
-    /// What it said on standard error; to be asked when it has ended.
+    /// Its standard error; call it after the program has ended.
     pub fn complaint(&mut self) -> String {
         let mut said = String::new();
         if let Some(mut stderr) = self.0.stderr.take() {
@@ -350,13 +350,13 @@ impl Drop for Piped {
     }
 }
 
-/// The helper that cleans up when the other end of its standard input is gone.
+/// Starts the helper that cleans up when its standard input is closed.
 ///
 /// # Errors
 /// It does not start.
 pub(crate) fn start_janitor(folder: &Path) -> Result<Child> {
     let log = File::create(folder.join("janitor.log"))?;
-    // A session of its own: Ctrl-C in the terminal ends the test, not its janitor.
+    // In its own session: Ctrl-C in the terminal ends the test, not its janitor.
     let mut command = command("setsid");
     command.arg(binary("janitor")?).arg(folder);
     command

@@ -1,4 +1,4 @@
-//! A pod at work: writes, and verifies what it reads, until it is told to stop.
+//! A pod that writes continuously and verifies what it reads, until it is stopped.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -15,14 +15,14 @@ use anyhow::{Result, anyhow, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 const RECORD: usize = 64 << 10;
-/// Records are written round and round, so that a long story does not fill a disk.
+/// The file is a ring of records, so that a long test does not fill a disk.
 const RECORDS: u64 = 4096;
-/// Of so many more records one at least was begun, and one verified, afterwards.
+/// After this many more records, at least one was begun and verified after the count started.
 pub const MORE: u64 = 3;
-/// Between two records.
+/// The longest pause between two records.
 const LONGEST_PAUSE: Duration = Duration::from_millis(150);
 
-/// A pod at work.
+/// A writing pod.
 #[derive(Debug)]
 pub struct Writer {
     done: Arc<Done>,
@@ -30,7 +30,7 @@ pub struct Writer {
     thread: JoinHandle<io::Result<()>>,
 }
 
-/// What came of its work.
+/// Counters of a writer.
 #[derive(Debug, Default)]
 struct Done {
     written: AtomicU64,
@@ -38,7 +38,7 @@ struct Done {
 }
 
 impl Writer {
-    /// Starts one in `file`, a file or a device, from its beginning.
+    /// Starts a writer on `file`, a file or a device, at offset 0.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -56,17 +56,17 @@ impl Writer {
         Ok(Self { done, stop, thread })
     }
 
-    /// Records written so far.
+    /// The number of records written so far.
     pub fn written(&self) -> u64 {
         self.done.written.load(Ordering::Relaxed)
     }
 
-    /// It has ended, though nobody stopped it.
+    /// It has ended with an error.
     pub fn has_failed(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// Waits until it has written and verified something more.
+    /// Waits until it has written and verified more records.
     ///
     /// # Errors
     /// It does not, or has failed.
@@ -81,7 +81,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits until it has met the end of the disk once more.
+    /// Waits until it meets `ENOSPC` again.
     ///
     /// # Errors
     /// It does not, or has failed.
@@ -96,10 +96,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends it. Fails when it has ever read what it did not write, or an error other than a full disk.
+    /// Stops it, and checks that it never read anything but what it wrote, and met no error but a full disk.
     ///
     /// # Errors
-    /// It has.
+    /// It did.
     pub fn stop(self) -> Result<()> {
         drop(self.stop);
         let ended = self
@@ -132,7 +132,7 @@ fn work(file: &File, done: &Done, stopped: &Receiver<()>) -> io::Result<()> {
         done.written.fetch_add(1, Ordering::Relaxed);
         verify(file, round / 2)?;
         verify(file, round)?;
-        // A pod among others: what is tested needs the processor, too.
+        // Leave processor time to what is tested.
         let pause = (2 * started.elapsed()).min(LONGEST_PAUSE);
         if stopped.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
             return Ok(());
@@ -141,7 +141,7 @@ fn work(file: &File, done: &Done, stopped: &Receiver<()>) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a record back from the disk, unless a later one has taken its place.
+/// Reads a record back from the disk, unless a later one has overwritten it.
 fn verify(file: &File, round: u64) -> io::Result<()> {
     posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     let mut read = vec![0; RECORD];

@@ -1,10 +1,10 @@
-//! PURE: the lines of shell that stand in the place of a program.
+//! PURE: the shell script that replaces a host program.
 
 use std::path::Path;
 
 use crate::testbed::CommandFault;
 
-/// How a gate calls a failure.
+/// The name of a fault in the fault files.
 pub(super) fn word(failing: CommandFault) -> &'static str {
     match failing {
         CommandFault::Fails => "fails",
@@ -16,8 +16,8 @@ pub(super) fn word(failing: CommandFault) -> &'static str {
     }
 }
 
-/// The gate of `program`, which is `real`. It ends by itself when the trap's folder is gone, however that came. What it
-/// starts meets no other gate: it has the `path` of everybody else.
+/// The wrapper script of `program`; the program itself is `real`. A held script ends by itself once the interceptor's `folder` is
+/// gone, for whatever reason. The script runs `real` with the original `path`, so commands that it starts are not wrapped.
 pub(super) fn script(trap: &Path, real: &Path, program: &str, path: &str) -> String {
     SCRIPT
         .replace("@TRAP@", &trap.to_string_lossy())
@@ -26,7 +26,7 @@ pub(super) fn script(trap: &Path, real: &Path, program: &str, path: &str) -> Str
         .replace("@PATH@", path)
 }
 
-// A hang is short, and ends as the driver's deadline would end it: by SIGKILL. In full it takes 15 s to 180 s.
+// A hang is short, and ends as the driver's deadline would end it: by SIGKILL. The real deadlines are 15 s to 180 s.
 const SCRIPT: &str = r#"#!/bin/sh
 trap='@TRAP@' real='@REAL@' PATH='@PATH@' CSI_GATE='@TRAP@'
 export PATH CSI_GATE

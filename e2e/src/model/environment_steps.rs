@@ -1,5 +1,5 @@
-//! Steps in which the world disagrees with the driver: a NAS that lists others' things and has words of its own, one whose
-//! lists cannot be read for a while, people in SAN Manager, and a node that was installed anew.
+//! Steps that change the driver's environment: foreign objects and unusual statuses on the NAS, lists that cannot be trusted for
+//! a while, manual edits in SAN Manager, and a reinstalled node.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ use super::step::{CsiCall, Delivery, Step};
 use crate::harness::plugin::Csi as _;
 use crate::testbed::TestBed;
 
-/// What people write around a mark.
+/// Text that a manual edit adds before and after an owner tag.
 const BEFORE: &str = "Do not delete! ";
 const BEHIND: &str = "; asked for by Eve, n=5";
-/// Others' rows that dsm-sim lists (`odd_rows`): the beginnings of their uuids and of their targets' numbers.
+/// Foreign rows of dsm-sim (`odd_rows`): prefixes of their uuids and of their targets' ids.
 const ODD: [&str; 3] = ["0dd00000-0000-0000-", "\"90000", "[90000"];
-/// Calls that change a LUN or a target that is there.
+/// Calls that modify an existing LUN or target.
 const CHANGES: [&str; 7] = [
     "LUN.set ",
     "LUN.delete ",
@@ -31,19 +31,19 @@ const CHANGES: [&str; 7] = [
     "Target.delete ",
 ];
 
-/// What the world has come to.
+/// The present environment of the driver.
 #[derive(Debug, Default)]
 pub(super) struct EnvironmentState {
     surroundings: Environment,
     blindness: Option<HiddenLists>,
-    /// How many names and snapshots people have made.
+    /// The number of names, snapshots and initiators made so far: makes each name unique.
     made: u32,
-    /// Snapshots that somebody has locked, by the number of the volume.
+    /// The uuids of locked snapshots, by volume number.
     locked: BTreeMap<u8, Vec<String>>,
 }
 
 impl<P: TestBed> Executor<'_, P> {
-    /// The NAS lists what others have, and says what it says.
+    /// Sets the foreign objects and the statuses of the NAS.
     pub(super) async fn change_environment(&mut self, surroundings: &Environment) -> Result<()> {
         self.environment.surroundings = surroundings.clone();
         if !self.bed.can_wait_minutes() {
@@ -52,20 +52,20 @@ impl<P: TestBed> Executor<'_, P> {
         self.send_environment().await
     }
 
-    /// Nobody can tell what the NAS has.
+    /// Makes the lists of the NAS untrustworthy.
     pub(super) async fn hide_lists(&mut self, blindness: HiddenLists) -> Result<()> {
         self.environment.blindness = Some(blindness);
         self.send_environment().await
     }
 
-    /// The NAS can be read again, and tells how long it has been up.
+    /// Makes the lists trustworthy again, and reports the uptime.
     pub(super) async fn show_lists(&mut self) -> Result<()> {
         self.environment.blindness = None;
         self.environment.surroundings.up_time_shown = true;
         self.send_environment().await
     }
 
-    /// Lets the NAS know what it is like: it forgets that when it restarts.
+    /// Sends the environment to the NAS, which forgets it when it restarts.
     pub(super) async fn send_environment(&mut self) -> Result<()> {
         let EnvironmentState {
             surroundings,
@@ -87,8 +87,8 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// A CO waits before it asks again, for the `attempt`th time; the first is 0. Who has asked twice in vain need not wait for the NAS
-    /// any longer.
+    /// The CO's backoff after try number `attempt`; the first is 0. After the second failed try the lists of the NAS can be
+    /// trusted again.
     pub(super) async fn wait(&mut self, attempt: usize) -> Result<()> {
         self.bed.pause(PAUSE * (1 << attempt.min(6))).await;
         if attempt > 0 && self.environment.blindness.take().is_some() {
@@ -97,12 +97,12 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// A CO that waits sees two looks a minute apart, and the NAS tells that it has been up for long.
+    /// A CO that retries gets two observations a minute apart, and the NAS reports a long uptime.
     pub(super) fn waits_past_a_minute(&self) -> bool {
         self.bed.can_wait_minutes() && self.environment.surroundings.up_time_shown
     }
 
-    /// A person is at work in SAN Manager.
+    /// Edits a volume's LUN by hand in SAN Manager.
     pub(super) async fn edit_by_hand(&mut self, volume: u8, what: ManualEdit) -> Result<()> {
         if !self.model.volumes.contains_key(&volume) {
             return Ok(());
@@ -142,7 +142,7 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// Who has locked snapshots of a volume takes them away before he lets it be deleted.
+    /// Deletes the volume's locked snapshots by hand before the volume is deleted.
     pub(super) async fn unlock(&mut self, volume: u8) -> Result<()> {
         if self.model.expected(volume, CsiCall::Delete) != Expected::Done {
             return Ok(());
@@ -154,7 +154,8 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// The description is written over: nothing is done to the LUN, for good, until what the refusal says is written back.
+    /// Overwrites the description: the driver must not touch the LUN, and must fail with a final code, until the owner tag is
+    /// restored as its error message says.
     async fn unmark(&mut self, volume: u8) -> Result<()> {
         let known = &self.model.volumes[&volume];
         let (node, size) = (known.published.unwrap_or(0), known.size);
@@ -184,7 +185,7 @@ impl<P: TestBed> Executor<'_, P> {
         self.describe(volume, &format!("{mark} was lost")).await
     }
 
-    /// The final answer to a call that is due to be refused.
+    /// The final error of a call that is expected to be refused.
     async fn refusal(&mut self, volume: u8, act: CsiCall) -> Result<Status> {
         let mut last = None;
         for attempt in 0..TRIES {
@@ -214,7 +215,7 @@ impl<P: TestBed> Executor<'_, P> {
         self.act_by_hand(volume, "describe", text).await.map(drop)
     }
 
-    /// Does it until it is done: a NAS that is starting has nothing to show.
+    /// Retries until it succeeds: a NAS that is starting lists nothing.
     async fn act_by_hand(&mut self, volume: u8, act: &str, mut how: Value) -> Result<Value> {
         if act != "unsnapshot" {
             how["uuid"] = json!(self.volumes[&volume].uuid());
@@ -235,7 +236,7 @@ impl<P: TestBed> Executor<'_, P> {
         Err(last.context(format!("{act} in SAN Manager, {how}")))
     }
 
-    /// A node loses everything, and comes back under its name with another initiator.
+    /// Reinstalls a node: it loses everything, and comes back under its name with another initiator.
     pub(super) async fn reimage(&mut self, node: usize) -> Result<()> {
         self.environment.made += 1;
         let initiator = format!("iqn.1993-08.org.debian:01:anew-{}", self.environment.made);
@@ -252,7 +253,7 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// Nothing of others' was ever to be changed.
+    /// The driver must never have tried to modify a foreign object.
     pub(super) fn must_have_kept_off(&self, journal: &[String]) -> Result<()> {
         let of_others = |line: &str| {
             ODD.iter().any(|odd| line.contains(odd))

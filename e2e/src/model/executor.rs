@@ -1,4 +1,4 @@
-//! Takes steps on a plane, and repeats calls as a CO does: until they have come to what is due.
+//! Runs steps on a test bed, and retries calls as a CO does, until the expected result.
 
 mod repeat;
 mod single;
@@ -21,21 +21,21 @@ use crate::harness::test_volume::{TestVolume, create_request};
 use crate::testbed::{HostFault, Observation, Process, SECRET_PREFIX, SHRINK_REFUSED, TestBed};
 use crate::{GIB, MIB};
 
-/// Far more tries than there are mishaps in a sequence.
+/// Far more tries than there are faults in a sequence.
 pub(super) const TRIES: usize = 60;
-/// Between the first two of them; it doubles as a sidecar's does, up to a minute.
+/// Between the first two tries; it doubles up to a minute, as a sidecar's backoff does.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
-/// Nothing that was begun is still under way after this, and a NAS has been up for long enough to be believed.
+/// After this time nothing is still in progress, and the uptime of the NAS is long enough to be trusted.
 const SETTLED: Duration = Duration::from_secs(1200);
 const NEVER_MADE: &str = "nas1/00000000-0000-4000-8000-000000000000";
-/// LUNs of somebody else's; the last has the name that the driver would choose for `pvc-9`.
+/// Foreign LUNs; the last one has the name that the driver would choose for `pvc-9`.
 const FOREIGN: [&str; 3] = ["finance", "csi-not-ours", "csi-pvc-9"];
-/// More than a NAS of a plane has.
+/// More bytes than a NAS of a test bed has.
 const BEYOND: i64 = 4 << 40;
-/// The CHAP password of every publication of volume 1. It must not be seen anywhere but in records and at the NAS.
+/// The CHAP password of every publication of volume 1. It must be visible only in node records and on the NAS.
 const SECRET: &str = "planted-chap";
 
-/// What was answered; equal answers are equal promises.
+/// The answer to a call, without what may differ between two identical calls.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Answer {
     Volume(csi::Volume),
@@ -44,14 +44,14 @@ pub(super) enum Answer {
     Done,
 }
 
-/// What a sequence came to.
+/// Counters of a sequence.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
-    /// CSI calls, repetitions included.
+    /// CSI calls, retries included.
     pub calls: usize,
-    /// Processes that have died of one of their effects.
+    /// Crashes of processes at one of their effects.
     pub deaths: usize,
-    /// Faults of commands that were met.
+    /// Commands that were hit by a fault.
     pub hits: usize,
 }
 
@@ -63,34 +63,34 @@ impl AddAssign for Tally {
     }
 }
 
-/// A CO that keeps a book.
+/// A CO that runs steps and keeps a reference model.
 #[derive(Debug)]
 pub struct Executor<'a, P> {
     pub(super) bed: &'a mut P,
     pub(super) model: ReferenceModel,
-    /// Also of volumes that are gone.
+    /// Deleted volumes too.
     pub(super) volumes: BTreeMap<u8, TestVolume>,
-    /// What the driver logs in with.
+    /// The password that the driver logs in with.
     pub(super) password: String,
     /// How often the password was changed.
     pub(super) rotations: u32,
     pub(super) foreign: Observation,
     pub(super) node_ids: Vec<String>,
-    /// Two calls were made at a time, and only one of them is in the book yet.
+    /// A step has made two calls concurrently, and only one of them is in the model yet.
     beside: bool,
-    /// A step that is a story is being told: the book says what will be.
+    /// A scenario is running: the model already has its final state.
     pub(super) in_scenario: bool,
     pub(super) environment: EnvironmentState,
-    /// What the driver has said of its failures.
+    /// The messages of all errors that the driver returned.
     pub(super) said: Vec<String>,
     tally: Tally,
 }
 
 impl<'a, P: TestBed> Executor<'a, P> {
-    /// Takes its seat at a fresh plane.
+    /// Starts on a fresh test bed and adds the foreign objects.
     ///
     /// # Errors
-    /// The plane is not in order.
+    /// The test bed does not answer.
     pub async fn start(plane: &'a mut P) -> Result<Self> {
         for name in FOREIGN {
             add_foreign_objects(plane, name).await?;
@@ -118,10 +118,10 @@ impl<'a, P: TestBed> Executor<'a, P> {
         })
     }
 
-    /// Takes a step, and looks at everything.
+    /// Runs a step, then checks all invariants.
     ///
     /// # Errors
-    /// A property does not hold.
+    /// An invariant is violated.
     pub async fn run_step(&mut self, step: &Step) -> Result<()> {
         let acts = self.model.calls_of(step);
         if let Step::GrowConcurrently {
@@ -197,19 +197,19 @@ impl<'a, P: TestBed> Executor<'a, P> {
         self.check_invariants().await
     }
 
-    /// Everything must be as the book has it.
+    /// Compares the observed state with the model.
     ///
     /// # Errors
-    /// It is not.
+    /// They differ.
     pub async fn check_invariants(&self) -> Result<()> {
         let seen = self.bed.observe().await?;
         check(&self.model, &self.volumes, &self.foreign, self.bed, &seen)
     }
 
-    /// Without faults everything is answered after at most one repetition; then all is taken away, and nothing is left.
+    /// Clears all faults, deletes all volumes with at most one retry per call, and checks that nothing is left.
     ///
     /// # Errors
-    /// A property does not hold.
+    /// An invariant is violated.
     pub async fn finish(mut self) -> Result<Tally> {
         self.bed.clear_faults().await?;
         self.restart_crashed().await?;
@@ -223,7 +223,7 @@ impl<'a, P: TestBed> Executor<'a, P> {
         Ok(self.tally)
     }
 
-    /// What it has said and asked, whatever came of it.
+    /// Checks all error messages and the journal: no leaked secret, no LUN shrunk, no foreign object changed.
     async fn ensure_no_violations(&self) -> Result<()> {
         let told = self.said.iter().find(|text| text.contains(SECRET_PREFIX));
         ensure!(told.is_none(), "a secret is told: {told:?}");
@@ -234,7 +234,7 @@ impl<'a, P: TestBed> Executor<'a, P> {
         self.must_have_kept_off(&journal)
     }
 
-    /// The way back of every volume, with one repetition at most.
+    /// Detaches and deletes every volume with at most one retry per call.
     async fn remove_all(&mut self) -> Result<()> {
         for volume in self.model.volumes.keys().copied().collect::<Vec<_>>() {
             let node = self.model.volumes[&volume].published.unwrap_or(0);
@@ -295,10 +295,10 @@ impl<'a, P: TestBed> Executor<'a, P> {
         self.bed.write(&self.volumes[&volume], node, data)
     }
 
-    /// Starts what has died again. Whether anything had.
+    /// Restarts crashed processes. Returns whether there were any.
     ///
     /// # Errors
-    /// It does not come up.
+    /// One does not come up.
     pub async fn restart_crashed(&mut self) -> Result<bool> {
         let dead = self.bed.crashed_processes();
         self.tally.deaths += dead.len();
@@ -308,7 +308,7 @@ impl<'a, P: TestBed> Executor<'a, P> {
         Ok(!dead.is_empty())
     }
 
-    /// What a CO does before a call.
+    /// Prepares a call as a CO does.
     pub(super) async fn prepare(&mut self, volume: u8, act: CsiCall) -> Result<()> {
         if act == CsiCall::Delete {
             self.unlock(volume).await?;
@@ -338,7 +338,7 @@ impl<'a, P: TestBed> Executor<'a, P> {
         Ok(())
     }
 
-    /// Writes down what has been achieved.
+    /// Records the result of a call.
     pub(super) fn record(
         &mut self,
         volume: u8,
@@ -398,7 +398,7 @@ impl<'a, P: TestBed> Executor<'a, P> {
     }
 }
 
-/// Somebody else has a LUN, exports it at a target of his own, and has a snapshot that nobody may delete.
+/// Adds a foreign LUN with a target of its own and a locked snapshot.
 async fn add_foreign_objects(plane: &impl TestBed, name: &str) -> Result<()> {
     let lun = json!({"name": name, "size": 3 * GIB});
     let uuid = plane.post_control("/luns", lun).await?["uuid"].take();
@@ -426,7 +426,7 @@ pub(super) fn transient(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Aborted)
 }
 
-/// The code of a failure that is due.
+/// The status codes of an expected failure.
 pub(super) fn expected_codes(due: Expected) -> &'static [Code] {
     match due {
         Expected::NotFound => &[Code::NotFound],
@@ -437,7 +437,7 @@ pub(super) fn expected_codes(due: Expected) -> &'static [Code] {
     }
 }
 
-/// A success must be due, and with this size.
+/// A success must be expected, and have the expected size.
 pub(super) fn ensure_expected(answer: &Answer, due: Expected) -> Result<()> {
     let size = match answer {
         Answer::Volume(volume) => Some(volume.capacity_bytes),
@@ -457,7 +457,7 @@ pub(super) fn ensure_expected(answer: &Answer, due: Expected) -> Result<()> {
     Ok(())
 }
 
-/// One try.
+/// Makes a single CSI call.
 pub(super) async fn call(
     seat: &impl Csi,
     volume: u8,
@@ -469,7 +469,7 @@ pub(super) async fn call(
     if let CsiCall::Create { mib, kind } = act {
         let mut request = create_request(&name(volume), mib * MIB, kind.content());
         if volume == 1 {
-            // Of a class that leaves it to the driver where volumes lie.
+            // A StorageClass without `location`: the driver chooses the NAS volume.
             request.parameters.remove("location");
         }
         let answer = seat.controller().create_volume(request).await?.into_inner();
@@ -498,7 +498,7 @@ pub(super) async fn call(
             };
             reader.node_publish(seat).await.map(|()| Answer::Done)
         }
-        // A claim need not be of whole MiB, as LUNs are; what is answered is what there is.
+        // A claim need not be a multiple of 1 MiB, as LUNs are; the answer is the real size.
         CsiCall::NodeExpand => life.expand_on_node(seat, size - 1).await.map(Answer::Size),
         CsiCall::NodeUnpublish => life.node_unpublish(seat).await.map(|()| Answer::Done),
         CsiCall::Unstage => life.unstage(seat).await.map(|()| Answer::Done),

@@ -1,5 +1,5 @@
-//! What a CO does where a plane cannot do all that a NAS and its nodes can. Nothing is left out: what is grown the one way
-//! instead of the other is judged the same.
+//! Replacement calls for a test bed that lacks a feature of a real NAS or node. Nothing is skipped: a volume that grows in
+//! another way must meet the same invariants.
 
 use super::executor::Executor;
 use super::reference_model::Volume;
@@ -8,9 +8,10 @@ use crate::harness::test_volume::Content;
 use crate::testbed::TestBed;
 
 impl<P: TestBed> Executor<'_, P> {
-    /// What has to be done before a call that replaces what a former registration of the node has left, where nobody waits for the
-    /// minute that it takes: the attacher detaches it first. And before one that grows a file system, on a plane where it cannot be grown while it is mounted:
-    /// it is unmounted and mounted again, which grows it too, and the call itself finds nothing to do.
+    /// Calls to make before `rpc`. If it replaces the publication of a node's former registration, and the CO cannot wait the
+    /// minute that this takes, the attacher first detaches the volume. If it grows a file system that this test bed cannot grow
+    /// while it is mounted, the volume is unmounted and mounted again, which grows it too; the call itself then finds nothing to
+    /// do.
     pub(super) fn fallback_calls(&self, volume: u8, act: CsiCall) -> Vec<CsiCall> {
         let Some(known) = self.model.volumes.get(&volume) else {
             return Vec::new();
@@ -42,7 +43,7 @@ impl<P: TestBed> Executor<'_, P> {
         }
     }
 
-    /// True when a call that finds a grown LUN would have to grow its file system while it is mounted, and this plane cannot.
+    /// True if the call would have to grow a mounted file system, and this test bed cannot do that.
     pub(super) fn may_not_grow(&self, known: &Volume, act: CsiCall) -> bool {
         let grows = act == CsiCall::NodeExpand && known.node_published
             || act == CsiCall::Stage && known.staged;

@@ -1,4 +1,4 @@
-//! What can go wrong, and how often. Pure.
+//! The faults that a sequence can inject, and their weights. Pure.
 
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::step::{NODES, process};
 use crate::testbed::{CommandFault, CrashTiming};
 
-/// A call of the NAS that something happens to.
+/// The Web API call that a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(
     missing_docs,
@@ -66,37 +66,37 @@ impl NasCall {
     }
 }
 
-/// What happens to it.
+/// A fault of the NAS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum NasFault {
-    /// Nothing is done, and the connection breaks.
+    /// The call is not executed, and the connection breaks.
     LoseCall,
-    /// All is done, and the connection breaks.
+    /// The call is executed, and the connection breaks.
     LoseReply,
-    /// It is refused with this code, before or after all was done.
+    /// The call is refused with this code, before or after it was executed.
     Refuse {
-        /// The code.
+        /// The DSM error code.
         code: u32,
-        /// All was done.
+        /// The call was executed.
         after: bool,
     },
-    /// All is done; half an answer comes.
+    /// The call is executed; the reply is truncated.
     Garble,
-    /// A page with this status comes.
+    /// An HTML page with this status is returned.
     Http {
-        /// The status.
+        /// The HTTP status.
         status: u16,
-        /// All was done.
+        /// The call was executed.
         after: bool,
     },
-    /// Nothing comes, until the driver gives up.
+    /// No reply, until the driver gives up.
     Hang,
-    /// All is done; the answer takes so many milliseconds.
+    /// The call is executed; the reply takes this many milliseconds.
     Delay(u64),
 }
 
 impl NasFault {
-    /// As dsm-sim calls it.
+    /// As JSON for dsm-sim's control API.
     pub fn fault(self) -> Value {
         match self {
             Self::LoseCall => json!({"kind": "lose_call"}),
@@ -114,10 +114,11 @@ impl NasFault {
     }
 }
 
-/// Codes that say nothing of what was done: unknown error, busy, no session, and the denials that may be wrong.
+/// Codes that do not tell whether the call was executed: unknown error, busy, no session, and "not found" codes that may be
+/// wrong.
 const CODES: [u32; 6] = [100, 117, 119, 18_990_531, 18_990_710, 18_990_722];
 
-/// Denials of what is there: the ones that a driver is most tempted to believe.
+/// False "not found" replies for existing objects: the ones that a driver is most likely to trust.
 const DENIALS: [(NasCall, u32); 5] = [
     (NasCall::LunGet, 18_990_531),
     (NasCall::LunGet, 18_990_505),
@@ -126,7 +127,7 @@ const DENIALS: [(NasCall, u32); 5] = [
     (NasCall::TargetDelete, 18_990_710),
 ];
 
-/// Parts of the commands that the node half runs, by which faults find them.
+/// Parts of the node service's command lines, to select commands for faults.
 pub const COMMANDS: [&str; 19] = [
     "iscsiadm",
     "-o new",
@@ -149,7 +150,7 @@ pub const COMMANDS: [&str; 19] = [
     "btrfs filesystem show",
 ];
 
-/// What faults call its own changes of files, and its looks at them.
+/// The names of the node service's own file accesses, to select them for faults.
 pub const FILE_ACCESSES: [&str; 10] = [
     "echo",
     "mkdir",
@@ -163,36 +164,36 @@ pub const FILE_ACCESSES: [&str; 10] = [
     "read /",
 ];
 
-/// Something that is arranged and happens later.
+/// A fault that is injected now and takes effect later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fault {
-    /// To calls of the NAS.
+    /// In calls of the NAS.
     Nas {
-        /// To which.
+        /// Which call.
         call: NasCall,
-        /// What.
+        /// How it fails.
         fault: NasFault,
-        /// How many in a row.
+        /// The number of consecutive calls.
         times: u64,
     },
-    /// To commands of a node.
+    /// In commands of a node.
     Host {
-        /// Which node.
+        /// The node's number.
         node: usize,
         /// Which command: one of [`COMMANDS`] or [`FILE_ACCESSES`].
         command: String,
-        /// What.
+        /// How it fails.
         fault: CommandFault,
-        /// How many in a row.
+        /// The number of consecutive commands.
         times: u32,
     },
-    /// A process dies at one of its next effects.
+    /// A process crashes at one of its next effects.
     Crash {
-        /// The first controller, or the plugin of this node.
+        /// The plugin of this node; `None`: the first controller.
         node: Option<usize>,
-        /// The number of the effect.
+        /// The number of the effect; the first is 1.
         nth: usize,
-        /// When.
+        /// Before, during or after the effect.
         when: CrashTiming,
     },
 }

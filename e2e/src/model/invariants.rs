@@ -1,4 +1,5 @@
-//! Compares the book with what is seen. Pure, but for what only the plane can tell of a file system and its data.
+//! Compares the reference model with the observation. Pure, except for file systems and their data, which only the test bed can
+//! read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,10 +10,10 @@ use super::step::Kind;
 use crate::harness::test_volume::{Content, TestVolume};
 use crate::testbed::{Observation, ObservedLun, ObservedMount, ObservedNode, TestBed, publication};
 
-/// Everything must be as the book has it, and nothing may be that no volume explains.
+/// The observed state must be that of the model, without anything that belongs to no volume.
 ///
 /// # Errors
-/// What is not.
+/// The first difference.
 pub fn check(
     book: &ReferenceModel,
     lives: &BTreeMap<u8, TestVolume>,
@@ -60,7 +61,7 @@ pub fn check(
     Ok(())
 }
 
-/// What there is of volumes once all of them are gone, in words.
+/// Everything that is left once all volumes are deleted, as text.
 pub fn leftovers(foreign: &Observation, seen: &Observation) -> Vec<String> {
     let mut left: Vec<String> = seen.rest.clone();
     let luns = seen
@@ -116,10 +117,10 @@ fn targets(
     foreign: &Observation,
     seen: &Observation,
 ) -> Result<()> {
-    // The name of a publication's target is new each time: what it is of counts, and that there is one.
+    // A publication's target has a new name each time: only its LUN, its node and their number matter.
     let published = known.iter().filter_map(|(volume, life)| {
         volume.published?;
-        // As the node was called when it was published: it may have been installed anew since.
+        // The node's id at the time of the publication: it may have been reinstalled since.
         let of = (life.uuid().to_owned(), life.node_id.clone());
         Some((Some(of), vec![life.uuid().to_owned()]))
     });
@@ -198,7 +199,7 @@ fn on_node(here: &[(&Volume, &TestVolume)], seen: &Observation, number: usize) -
     Ok(())
 }
 
-/// The device has what was promised, and no more than there is; its file system fills it that far.
+/// The device has at least the promised size and at most that of the LUN; its file system fills the promised size.
 fn grown(
     volume: &Volume,
     life: &TestVolume,

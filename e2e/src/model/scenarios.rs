@@ -1,4 +1,5 @@
-//! Steps that are stories of their own: they end where they began, or where the book says.
+//! Steps that consist of several calls: fencing, use on another node, races, swapped LUNs, password rotation. Each ends in the
+//! state that the model predicts.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +16,11 @@ use crate::harness::test_volume::{TestVolume, create_request};
 use crate::testbed::{Process, SECRET_PREFIX, TestBed};
 use crate::{GIB, MIB};
 
-/// How often a CO asks while the password is wrong.
+/// Calls that a CO makes while the password is wrong.
 const ASKED: usize = 6;
 
 impl<P: TestBed> Executor<'_, P> {
-    /// The CO believes the node to be dead, and takes the volume away from it.
+    /// The CO believes that the node is dead, and unpublishes the volume from it.
     pub(super) async fn fence(&mut self, volume: u8) -> Result<()> {
         let Some(known) = self.model.volumes.get(&volume).cloned() else {
             return Ok(());
@@ -35,7 +36,7 @@ impl<P: TestBed> Executor<'_, P> {
         let seen = self.bed.observe().await?;
         let left = seen.publications(there.uuid(), &there.node_id);
         ensure!(left.is_empty(), "{left:?} is still there");
-        // Back from the dead: nothing there needs the NAS.
+        // The node is back: unpublishing and unstaging there do not need the NAS.
         for act in [CsiCall::NodeUnpublish, CsiCall::Unstage] {
             self.retry_until_expected(volume, act, Delivery::Once, 0, Expected::Done, TRIES)
                 .await
@@ -50,7 +51,7 @@ impl<P: TestBed> Executor<'_, P> {
         self.record(volume, given, context.as_ref())
     }
 
-    /// Taken from its node without the node's knowing, used elsewhere, and given back: what was written elsewhere is there.
+    /// Unpublished behind the node's back, used on the other node, and published back: the data written there must be visible.
     pub(super) async fn use_elsewhere(&mut self, volume: u8, how: Absence) -> Result<()> {
         let Some(known) = self.model.volumes.get(&volume).cloned() else {
             return Ok(());
@@ -60,7 +61,7 @@ impl<P: TestBed> Executor<'_, P> {
         };
         let here = self.volumes[&volume].clone();
         let kept = how.kept && self.bed.keep_deleted_sessions(true).await?;
-        // The pages of a raw device are written when its last pod goes, and a NAS that keeps the session takes them.
+        // The pages of a raw device are written back when its last pod ends, and a NAS that keeps the session accepts them.
         let unsynced = how.unsynced && !(kept && known.kind == Kind::Raw);
         if unsynced && known.node_published && !known.readonly {
             self.bed.write_unsynced(&here, node, u64::MAX)?;
@@ -109,7 +110,7 @@ impl<P: TestBed> Executor<'_, P> {
                 .await
                 .context("the pod of before goes")?;
         }
-        // A Secret of the class comes with the staging.
+        // The Secret of a StorageClass is passed only to NodeStageVolume.
         if how.stage || !here.secrets.is_empty() {
             self.call_until_expected(volume, CsiCall::Stage)
                 .await
@@ -122,7 +123,7 @@ impl<P: TestBed> Executor<'_, P> {
         self.bed.keep_deleted_sessions(false).await.map(drop)
     }
 
-    /// Makes a call until it is done, and writes that down.
+    /// Retries a call until it succeeds, and records it.
     async fn call_until_expected(&mut self, volume: u8, act: CsiCall) -> Result<()> {
         self.prepare(volume, act).await?;
         let answer = self
@@ -162,7 +163,7 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// The first try of both at a time; that each comes to what is due is seen afterwards.
+    /// Makes the first try of both calls concurrently; the caller then retries each until its expected result.
     pub(super) async fn run_concurrently(
         &mut self,
         volume: u8,
@@ -233,7 +234,7 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// It was made with options that rule growth out: nobody knows before it is to grow.
+    /// The file system was made with options that rule out growth, which only shows when it has to grow.
     pub(super) fn make_unresizable(&mut self, volume: u8) -> Result<()> {
         let known = self.model.volumes.get(&volume);
         if known.is_some_and(Volume::may_become_unresizable)
@@ -244,8 +245,8 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// The kernel gives a file system up under its pod: nothing of it is answered with OK, nor for good. Once the pod has ended, the
-    /// next one finds all that was written.
+    /// The kernel shuts a file system down under its pod: no call for it may return OK or a final code. Once the pod has ended,
+    /// the next one finds all data.
     pub(super) async fn kill_file_system(&mut self, volume: u8) -> Result<()> {
         let known = self.model.volumes.get(&volume).cloned();
         let Some(known) = known.filter(|known| known.node_published && known.kind != Kind::Raw)
@@ -281,7 +282,7 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// Another LUN stands in the volume's place: nothing may be done to it.
+    /// Another LUN is exported in place of the volume's: the driver must not touch it.
     pub(super) async fn swap_lun(&mut self, volume: u8) -> Result<()> {
         let Some(known) = self
             .model
@@ -293,7 +294,7 @@ impl<P: TestBed> Executor<'_, P> {
             return Ok(());
         };
         let life = self.volumes[&volume].clone();
-        // A kernel that takes the word to ask a disk anew, and does not, cannot be seen through.
+        // If the kernel accepts a rescan and does nothing, the driver cannot notice it.
         self.bed.clear_faults().await?;
         if !self.bed.swap_lun(&life, true).await? {
             return Ok(());
@@ -321,7 +322,7 @@ impl<P: TestBed> Executor<'_, P> {
         self.restart_crashed().await?;
         self.bed.swap_lun(&life, false).await?;
         if !self.fallback_calls(volume, act).is_empty() {
-            // What is done instead does not look at the disk, which is still another's for the node. So this does.
+            // The replacement calls do not rescan the disk, which the node still sees as the other LUN. So this call does.
             let _ = call(&seat, volume, Some(life), act, "", known.size).await;
         }
         self.call_until_stable(volume, act, Delivery::Once, 0, TRIES)
@@ -329,7 +330,7 @@ impl<P: TestBed> Executor<'_, P> {
             .with_context(|| format!("{act:?} with the volume in its place again"))
     }
 
-    /// What is listed is what there is.
+    /// `ListVolumes` must return exactly the volumes of the model.
     pub(super) async fn list(&mut self, tries: usize) -> Result<()> {
         let mut last = None;
         for attempt in 0..tries {
@@ -372,7 +373,7 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// Whatever is asked for LUNs of others is refused, for good.
+    /// Every call for a foreign LUN is refused with a final code.
     pub(super) async fn use_foreign_lun(&mut self, which: u8) -> Result<()> {
         let foreign = self.foreign.luns.keys().next().context("a foreign LUN")?;
         let volume_id = format!("nas1/{foreign}");
@@ -416,10 +417,10 @@ impl<P: TestBed> Executor<'_, P> {
         anyhow::bail!("call {which} for a LUN of others has no end: {last:?}")
     }
 
-    /// While the password is wrong, the NAS hears of it at most once in each life of a controller. Then it is put right: in the
+    /// While the password is wrong, each controller process tries it at most once. Then the password is corrected: in the
     /// driver's configuration, or on the NAS, where a restart lets the driver notice at once (design.md#one-login).
     pub(super) async fn rotate_password(&mut self) -> Result<()> {
-        // Of an answer that is lost the driver does not know, and three of them would lock it out.
+        // The driver does not count a login whose reply is lost, and three of them would lock it out.
         self.bed.clear_faults().await?;
         self.rotations += 1;
         let on_nas = self.rotations.is_multiple_of(2);
@@ -443,7 +444,7 @@ impl<P: TestBed> Executor<'_, P> {
             refused <= 1 + usize::from(!on_nas),
             "{refused} failed logins with the same password"
         );
-        // Several in ten minutes would lock the address out, and this is not the last time.
+        // Several failed logins within ten minutes would lock the address out, and the step may run again.
         self.bed
             .post_control("/clock", json!({"advance_ms": 600_000}))
             .await?;

@@ -1,6 +1,6 @@
-//! A whole world in this process: the shipped driver's services, dsm-sim without ports, and machines of the imagination.
-//! Time is tokio's and stands still while somebody works, so that a minute of waiting costs nothing and a run can be
-//! repeated byte for byte. It needs no root and leaves nothing but a folder in memory, which goes with it.
+//! The in-memory test bed: the services of the shipped driver, dsm-sim without ports, and fake hosts, all in this process. Time
+//! is tokio's paused clock, so that a minute of waiting costs nothing and a run is reproducible byte for byte. Needs no root; its
+//! only files are in a temporary folder.
 
 mod crashable;
 mod fault_host;
@@ -49,31 +49,31 @@ const NAS: &str = "nas1";
 const PORTAL: &str = "10.0.0.5:3260";
 const NODES: [&str; 2] = ["worker-0", "worker-1"];
 const CONTROLLERS: usize = 2;
-/// The driver's own default.
+/// The driver's default timeout for a session to be replaced.
 const REPLACEMENT: Duration = Duration::from_secs(120);
 
-/// A world in memory.
+/// An in-memory test bed.
 #[derive(Debug)]
 pub struct Memory {
     nas: Arc<Nas>,
     machines: Vec<Fake>,
     processes: BTreeMap<Process, Running>,
-    /// Effects and hits of processes that have died.
+    /// Crashed or restarted processes, for their effects and fault hits.
     past: Vec<Arc<CrashableProcess>>,
     password: String,
     kubelets: Vec<PathBuf>,
 }
 
-/// A process in one of its lives.
+/// A running process of the driver.
 #[derive(Debug)]
 struct Running {
     mortal: Arc<CrashableProcess>,
     line: Line,
-    /// Where its effects were counted from when a trip was set.
+    /// The number of effects when a crash was armed, and the crash's position from there.
     armed: Option<(usize, usize)>,
 }
 
-/// A CO in memory.
+/// CSI clients of an in-memory test bed.
 #[derive(Clone, Debug)]
 pub struct CsiClients {
     controller: Line,
@@ -101,7 +101,7 @@ impl Csi for CsiClients {
     }
 }
 
-/// A folder in memory if this machine has one.
+/// `/dev/shm` if it exists, or else the folder for temporary files.
 pub(crate) fn scratch() -> PathBuf {
     let shared = PathBuf::from("/dev/shm");
     if shared.is_dir() {
@@ -111,10 +111,10 @@ pub(crate) fn scratch() -> PathBuf {
     }
 }
 
-/// Plays in a fresh world with this luck, on a runtime of one thread whose time is paused.
+/// Runs a test on a fresh test bed with this seed, on a single-threaded runtime whose time is paused.
 ///
 /// # Errors
-/// There is no place for its files, or the play's.
+/// The temporary folder cannot be made, or the test's error.
 pub fn run<T>(seed: u64, play: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
     let runtime = Builder::new_current_thread()
         .enable_time()
@@ -124,10 +124,10 @@ pub fn run<T>(seed: u64, play: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Re
 }
 
 impl Memory {
-    /// A world with this luck. It needs a runtime of one thread whose time is paused.
+    /// A test bed with this seed. Needs a single-threaded runtime whose time is paused.
     ///
     /// # Errors
-    /// There is no place for its files.
+    /// The temporary folder cannot be made.
     pub async fn start(seed: u64) -> Result<Self> {
         let first = Fake::node("iqn.1993-08.org.debian:01:0");
         let second = first.on_same_nas("iqn.1993-08.org.debian:01:1");
@@ -168,7 +168,7 @@ impl Memory {
         nas.portals = vec![PORTAL.parse().ok().context("a portal")?];
         let keys = Key::read(CHAP_KEY.as_bytes()).context("a key")?;
         let keys = Keys::new(Method::Mutual, keys, vec![]);
-        // Each life draws other names, and the same ones when the world is played again.
+        // Each restart draws other names, and the same ones when the run is repeated.
         let random = StdRng::seed_from_u64(self.nas.draw());
         let nases = vec![nas];
         let service = Controller::new(
@@ -201,7 +201,7 @@ impl Memory {
         self.line(NodeServer::new(node), mortal)
     }
 
-    /// A line to a service of a process: cut when the process dies.
+    /// A connection to a service of a process: it breaks when the process dies.
     fn line<S>(&self, service: S, mortal: &Arc<CrashableProcess>) -> Line
     where
         S: tower::Service<
@@ -218,7 +218,7 @@ impl Memory {
         Line::new(tower::service_fn(move |request| {
             let (mut service, mortal, nas) = (service.clone(), mortal.clone(), nas.clone());
             async move {
-                // What was done on the NAS without anybody waiting for it is seen by all.
+                // Export what the NAS has done in the background: every node sees it.
                 nas.export()
                     .map_err(|error| Status::internal(error.to_string()))?;
                 tokio::select! {
@@ -266,13 +266,13 @@ impl Memory {
         }
     }
 
-    /// Every process that there is or was.
+    /// All processes, running or dead.
     fn crashables(&self) -> impl Iterator<Item = &Arc<CrashableProcess>> {
         let now = self.processes.values().map(|running| &running.mortal);
         now.chain(&self.past)
     }
 
-    /// Everything that may have been written down somewhere: whoever looks for secrets looks here.
+    /// All texts that could hold a leaked secret: command lines and files.
     pub fn texts(&self) -> Vec<String> {
         let commands = self.machines.iter().flat_map(Fake::commands);
         let files = self.machines.iter().flat_map(Fake::texts);
@@ -346,7 +346,7 @@ impl TestBed for Memory {
         self.patch_control("/settings", json!({"deleted_targets_keep_sessions": keeps}))
             .await?;
         if keeps {
-            // Else the driver takes the LUN out of the target before it deletes that.
+            // Otherwise the driver unmaps the LUN before it deletes the target.
             let refuse = json!({"api": "SYNO.Core.ISCSI.LUN", "method": "unmap_target", "times": 1, "fault": {"kind": "refuse", "code": 18_990_505}});
             self.post_control("/faults", refuse).await?;
         } else {
@@ -402,7 +402,7 @@ impl TestBed for Memory {
 
     async fn refused_logins(&self) -> Result<usize> {
         let journal = self.nas.journal();
-        // Whose answer was lost, the driver cannot know of.
+        // The driver does not know of a login whose reply was lost.
         let refused = |line: &&String| line.contains("Auth.login") && line.ends_with("Some(400) ");
         Ok(journal.iter().filter(refused).count())
     }
@@ -534,7 +534,7 @@ impl TestBed for Memory {
 }
 
 impl Observation {
-    /// The NAS's half, from dsm-sim's state.
+    /// The NAS's part of an observation, from dsm-sim's state.
     pub fn of_nas(state: &Value) -> Self {
         let rows = |name: &str| nas::rows(&state[name]);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -548,7 +548,7 @@ impl Observation {
         let lun = |lun: &Value| ObservedLun {
             name: text(&lun["name"]),
             size: lun["size"].as_u64().unwrap_or_default(),
-            // People may write before it.
+            // A manual edit may add text before the owner tag.
             ours: text(&lun["description"]).contains("csi2 o="),
             description: text(&lun["description"]),
             snapshots: of_lun(&lun["uuid"]),
@@ -558,7 +558,7 @@ impl Observation {
             luns.map(|lun| text(&lun["lun_uuid"])).collect()
         };
         Self {
-            // One that is dying is promised to be gone, and the NAS keeps that.
+            // A LUN that is being deleted counts as gone: the NAS completes the deletion.
             luns: rows("luns")
                 .iter()
                 .filter(|row| row["is_dying"] != true)

@@ -1,14 +1,14 @@
-//! A whole world of processes: two controllers and two nodes of the shipped driver, dsm-sim, node-sim's `iscsiadm`, and real
-//! file systems on loop devices. It needs root. What differs from the world [in memory](crate::testbed::memory), because time is real:
+//! The test bed of processes: two controllers and two nodes of the shipped driver, dsm-sim, node-sim's `iscsiadm`, and real file
+//! systems on loop devices. Needs root. Since time is real, it differs from the [in-memory test bed](crate::testbed::memory):
 //!
-//! - what hangs does so for a moment: a command for 300 ms, until it ends as the driver's deadline would end it; a call of
-//!   the NAS until the [wire] breaks; delays and the loading of LUNs are as short,
-//! - a CO waits less than it says ([`Plane::pause`]), so nothing comes that the driver does after a minute only,
-//! - faults and deaths of a node are met by its commands alone: a fault of a change of files hits the next command instead,
-//! - a mounted ext4 cannot be grown where this process may not ([`can_grow_mounted_ext4`]).
+//! - hangs are short: a command hangs for 300 ms and is then killed, as at the driver's deadline; a call of the NAS hangs
+//!   until the [proxy] breaks the connection; delays and the loading of LUNs are as short,
+//! - a CO waits less than [`TestBed::pause`] asks for, so that nothing happens that the driver does only after a minute,
+//! - faults and crashes of a node apply to its commands only: a fault of a file access hits the next command instead,
+//! - a mounted ext4 cannot be grown without `CAP_SYS_RESOURCE` ([`can_grow_mounted_ext4`]).
 //!
-//! Both nodes are on one machine and see one mount table and one set of loop devices. They do not get into each other's way:
-//! what a node's driver calls a device of its own it finds through its host root, and each node has one of its own.
+//! Both nodes share one machine, one mount table and one set of loop devices without conflicts: a node's driver finds its devices
+//! through its host root, and each node has its own.
 
 mod clients;
 mod disk;
@@ -40,18 +40,18 @@ use proxy::Proxy;
 
 const NODES: [&str; 2] = ["worker-0", "worker-1"];
 const CONTROLLERS: usize = 2;
-/// The longest that the NAS delays an answer or loads LUNs, in milliseconds.
+/// The longest delay of a reply or of loading LUNs, in milliseconds.
 const MOMENT: u64 = 300;
-/// A CO's pauses are shorter by this; all of them together must outlast what the driver itself waits for, 15 s.
+/// A CO's pauses are divided by this; their sum must exceed the longest wait of the driver itself, 15 s.
 const FAST_RETRY: u32 = 200;
-/// The longest between two tries.
+/// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
-/// Longer than a driver lets pass between two logins of which it does not know whether they help.
+/// Longer than the driver's minimum interval between two logins that may not help.
 const SELDOM: Duration = Duration::from_secs(65);
-/// What a CO waits, once the NAS is there, when it does not wait for an answer: every call has come to its end before.
+/// The CO's pause when it waits for everything to complete, once the NAS has loaded its LUNs: all calls have ended before.
 const LAST_PAUSE: Duration = Duration::from_millis(20);
 
-/// A world of processes.
+/// A test bed of processes.
 #[derive(Debug)]
 pub struct Real {
     // Fields are dropped in this order: the processes, then the janitor, who removes the folder.
@@ -63,13 +63,13 @@ pub struct Real {
     _janitor: Janitor,
     folder: PathBuf,
     password: String,
-    /// The effects that processes have died of, until somebody asks.
+    /// The effects at which processes have crashed, until they are read.
     met: BTreeMap<Process, String>,
-    /// What the NAS was asked in its earlier lives.
+    /// Journal of the NAS before its last restart.
     past: Past,
-    /// When the NAS has loaded all of its LUNs.
+    /// When the NAS has loaded all LUNs.
     loaded: Instant,
-    /// When the clients' address was another one for the last time.
+    /// When the clients' IP address changed last.
     moved: Mutex<Option<Instant>>,
 }
 
@@ -80,10 +80,10 @@ struct Past {
 }
 
 impl Real {
-    /// A fresh world.
+    /// Starts a test bed.
     ///
     /// # Errors
-    /// A process does not come up; with its last words.
+    /// A process does not come up; includes the end of its log.
     pub async fn start() -> Result<Self> {
         // Short: the path of a unix socket has at most 107 bytes.
         let folder = TempDir::with_prefix_in("csi-", scratch())?.keep();
@@ -120,10 +120,10 @@ impl Real {
         Ok(world)
     }
 
-    /// As fresh as at its start, whatever has become of it. Cheap when little has.
+    /// Resets everything to the state after [`Self::start`]. Cheap if little has changed.
     ///
     /// # Errors
-    /// Something cannot be freed.
+    /// A resource cannot be freed.
     pub async fn reset(&mut self) -> Result<()> {
         for machine in &self.machines {
             machine.trap.open()?;
@@ -131,7 +131,7 @@ impl Real {
         let used = self.is_used().await?;
         let changed = std::fs::read_to_string(self.nas.password_file())? != PASSWORD;
         for process in every() {
-            // What a failed sequence has begun may be going on in them.
+            // A call of a failed sequence may still be in progress in them.
             if used || self.is_dead(process) || changed && matches!(process, Process::Controller(_))
             {
                 self.processes.remove(&process);
@@ -144,14 +144,14 @@ impl Real {
         PASSWORD.clone_into(&mut self.password);
         std::fs::write(self.nas.password_file(), PASSWORD)?;
         self.nas.reset().await?;
-        // A NAS that was started with another one takes that for its own.
+        // A NAS that was started with another password has that one for its account.
         let account = json!({"name": "admin", "password": PASSWORD});
         self.nas.change_setting("accounts", &account).await?;
         self.settle_nas().await?;
         self.met.clear();
         self.past = Past::default();
         for process in every() {
-            // They are appended to, so that this may be done while somebody writes.
+            // Logs are opened in append mode, so they can be truncated while they are written.
             std::fs::File::create(self.log(process))?;
             if !self.processes.contains_key(&process) {
                 self.forget_refusals(process)?;
@@ -164,7 +164,7 @@ impl Real {
         Ok(())
     }
 
-    /// What the processes say of the time since the last reset.
+    /// The log lines of all processes since the last reset.
     ///
     /// # Errors
     /// A log cannot be read.
@@ -181,7 +181,7 @@ impl Real {
         self.home(process).join("driver.log")
     }
 
-    /// A sequence has left something on a node, or a volume on the NAS.
+    /// Whether a sequence has left something on a node, or a volume on the NAS.
     async fn is_used(&self) -> Result<bool> {
         let seen = self.observe_once().await?;
         let on_node = |node: &crate::testbed::ObservedNode| {
@@ -195,7 +195,7 @@ impl Real {
             || seen.nodes.iter().any(on_node))
     }
 
-    /// What is not known at its start.
+    /// Applies the settings that have no command line option.
     async fn settle_nas(&self) -> Result<()> {
         let settings = json!({"thin_growth_needs_space": true, "shrink_code": SHRINK_REFUSED});
         self.nas.patch_settings(&settings).await
@@ -234,7 +234,7 @@ impl Real {
         killed || !lives
     }
 
-    /// What a process has died of; it is forgotten.
+    /// The effect at which a process has crashed; clears it.
     fn take_death(&mut self, process: Process) -> Result<Option<String>> {
         match process {
             Process::Controller(number) => Ok(self.wires[number].disarm()),
@@ -305,12 +305,12 @@ impl TestBed for Real {
 
     async fn observe(&self) -> Result<Observation> {
         let mut last = self.observe_once().await?;
-        // Files and devices of what is gone may go a moment later.
+        // Files and devices of deleted objects may disappear a moment later.
         for _ in 0..20 {
             if last.rest.is_empty() {
                 break;
             }
-            // sleep: between two looks, with a bound.
+            // sleep: between two observations, with a bound.
             tokio::time::sleep(Duration::from_millis(50)).await;
             last = self.observe_once().await?;
         }
@@ -401,7 +401,7 @@ impl TestBed for Real {
             return Ok(Some(met));
         }
         if self.is_dead(process) {
-            // It stays dead for whoever starts it again.
+            // Do not clear it: the process must count as dead until it is restarted.
             return Ok(match process {
                 Process::Controller(number) => self.wires[number].crashed_at(),
                 Process::Node(number) => self.machines[number].trap.stopped_at(),
@@ -448,7 +448,7 @@ impl TestBed for Real {
             *wait = wait.as_u64().unwrap_or_default().min(MOMENT).into();
         }
         if let ("/accounts", Some(password)) = (path, body["password"].as_str()) {
-            // dsm-sim takes it from there at its next start.
+            // dsm-sim reads it from there at its next start.
             std::fs::write(self.nas.password_file(), password)?;
         }
         self.nas
@@ -490,7 +490,7 @@ impl TestBed for Real {
         // sleep: a CO waits before it tries again, a bounded number of times.
         tokio::time::sleep(short).await;
         if time >= LONGEST_PAUSE && Instant::now() >= self.loaded {
-            // Hours in a CO's life. One who cannot be told so now is asked again.
+            // A long pause of a CO: the uptime grows too. Errors are ignored, the next pause sets it again.
             let _ = self
                 .nas
                 .change_setting("uptime", &json!({"seconds": 360_000}))
@@ -514,8 +514,8 @@ impl TestBed for Real {
 }
 
 impl Real {
-    /// A driver looks whether another login helps once a minute, and no CO here waits for so long: in between its sessions end as
-    /// they do otherwise.
+    /// A driver checks at most once a minute whether another login helps, and no CO here waits that long. In between, its
+    /// sessions expire instead.
     fn may_move(&self) -> bool {
         let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
         let may = moved.is_none_or(|at| at.elapsed() > SELDOM);
@@ -543,7 +543,7 @@ impl Real {
 
     async fn refused_now(&self) -> Result<usize> {
         let (entries, _) = self.nas.journal(0).await?;
-        // Of what a fault refused nobody counts the failures.
+        // Logins that were refused by an injected fault do not count.
         let refused = |entry: &&nas::Entry| {
             entry.short() == "Auth.login" && entry.code == Some(400) && entry.fault.is_none()
         };

@@ -1,4 +1,4 @@
-//! Debian packages: fetched by apt, which checks signatures, and unpacked without being installed.
+//! Debian packages: downloaded by apt, which checks signatures, and unpacked without being installed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -9,19 +9,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::image::only_entry;
 use crate::harness::process::{run, run_in};
 
-/// The keys of all of Debian's suites.
+/// The keyring for all suites of Debian.
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// A package of this machine's Debian at a pinned version.
+/// A package of this machine's Debian release at a pinned version.
 pub(super) struct Package {
     pub(super) name: &'static str,
     pub(super) version: &'static str,
-    /// The package that depends on the newest of its kind, for when the pinned one has left the archive.
+    /// The metapackage that depends on the newest version, for when the pinned one has left the archive.
     pub(super) series: Option<&'static str>,
 }
 
 impl Package {
-    /// The folder into which it is unpacked, fetched when it is not there.
+    /// The folder into which it is unpacked; downloaded if missing.
     pub(super) fn unpacked(&self, folder: &Path) -> Result<PathBuf> {
         let name = format!("{}_{}", self.name, self.version.replace(':', "%3a"));
         unpacked(folder, &name, |place| self.download(place))
@@ -34,7 +34,7 @@ impl Package {
             return Ok(());
         }
         if nix::unistd::geteuid().is_root() {
-            // A fresh container has no lists.
+            // A fresh container has no package lists.
             run("apt-get", ["update", "-q"])?;
         }
         let Err(refused) = own.download(folder, &pinned) else {
@@ -54,14 +54,14 @@ impl Package {
     }
 }
 
-/// A suite of Debian's, with lists of its own: nothing of it is ever installed here. Without options it is this machine's.
+/// A suite of Debian with its own package lists; nothing is installed from it. Without options, it is this machine's suite.
 #[derive(Debug, Default)]
 pub(super) struct Suite {
     options: Vec<OsString>,
 }
 
 impl Suite {
-    /// Fetches the lists of the suite of this name, from where this machine has its own packages.
+    /// Downloads the package lists of the suite of this name, from this machine's mirror.
     ///
     /// # Errors
     /// There is no such suite.
@@ -112,21 +112,21 @@ impl Suite {
         Ok(lists)
     }
 
-    /// The folder into which the newest package that `series` depends on is unpacked, fetched when it is not there.
+    /// The folder into which the newest package that `series` depends on is unpacked; downloaded if missing.
     ///
     /// # Errors
-    /// It cannot be fetched.
+    /// The download fails.
     pub(super) fn newest(&self, folder: &Path, series: &str) -> Result<PathBuf> {
         let name = self.newest_of(series)?;
         unpacked(folder, &name, |place| self.download(place, &name))
     }
 
-    /// The signature of the archive's lists, which apt checks, covers the package.
+    /// Downloads a package. apt verifies it by the signature of the package lists.
     fn download(&self, folder: &Path, what: &str) -> Result<()> {
         run_in(folder, "apt-get", self.arguments(["download", "-q", what])).map(drop)
     }
 
-    /// What the package `series` depends on: the newest kernel.
+    /// The package that the metapackage `series` depends on: the newest kernel.
     fn newest_of(&self, series: &str) -> Result<String> {
         let told = run("apt-cache", self.arguments(["depends", series]))?;
         let name = told
@@ -144,7 +144,7 @@ impl Suite {
     }
 }
 
-/// Another folder and a rename: a killed download is not taken for a finished one.
+/// Downloads and unpacks into a temporary folder and renames that, so that an interrupted download does not look complete.
 fn unpacked(
     folder: &Path,
     name: &str,

@@ -1,4 +1,4 @@
-//! QEMU: a machine, its console and what it reports.
+//! QEMU: starts a machine, and reads its console and its reports.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -12,20 +12,20 @@ use super::guest::Plan;
 use super::image::Image;
 use crate::harness::process::Piped;
 
-/// KVM that does not bring a kernel up within this time is taken for broken; a working one needs two seconds.
+/// If KVM does not boot a kernel within this time, it counts as broken; a working one needs two seconds.
 const KVM_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How instructions are executed.
+/// How the guest's instructions are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
     /// By the processor.
     Kvm,
-    /// Translated, some ten times slower, and the same everywhere.
+    /// Translated by QEMU: about ten times slower, but available everywhere.
     Tcg,
 }
 
 impl Accelerator {
-    /// Its name for QEMU and for people.
+    /// Its name, for QEMU and for messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -36,8 +36,8 @@ impl Accelerator {
     fn arguments(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            // What Debian and its libraries ask for and little more: vectors of 256 bits and what saves them at each switch
-            // are slow to translate, as are repeated byte instructions.
+            // What Debian and its libraries need, and little more: 256-bit vectors, the instructions that save them at each
+            // context switch, and repeated byte instructions are slow to translate.
             Self::Tcg => [
                 "-accel",
                 "tcg,thread=multi",
@@ -51,29 +51,29 @@ impl Accelerator {
     fn kernel_words(self) -> &'static str {
         match self {
             Self::Kvm => "",
-            // No repeated instructions for long words either; and code that is found at the same address again need not be
-            // translated again. Together they halve the time that starting a program takes.
+            // Without repeated instructions for long words too, and without address randomization, so that translated code can be
+            // reused. Together they halve the time that starting a program takes.
             Self::Tcg => "clearcpuid=rep_good init_on_alloc=0 norandmaps nokaslr",
         }
     }
 }
 
-/// Words for every kernel: the host's console, and no guards and accounts that nobody looks at here.
+/// Command line for every kernel: console output to the host, and no hardening or accounting, which these tests do not need.
 const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 lsm= audit=0 \
      hardened_usercopy=off cgroup_disable=memory psi=0";
 
-/// What a machine has.
+/// The parts of a machine.
 #[derive(Clone, Debug)]
 pub struct Spec<'a> {
     /// Kernel and initramfs.
     pub image: &'a Image,
-    /// Processors and memory, in MiB.
+    /// The number of processors, and memory in MiB.
     pub size: (u32, u32),
-    /// What it is to do.
+    /// Its configuration.
     pub plan: &'a Plan,
-    /// The program of this workspace that is its first process.
+    /// The program of this workspace that runs as PID 1.
     pub program: &'a Path,
-    /// Where sockets, plan and console log go, and what the machine finds writable at [`super::guest::OUT`].
+    /// The folder for sockets, plan and console log; mounted writable in the guest at [`super::guest::OUT`].
     pub folder: &'a Path,
     /// A disk that survives a reset.
     pub disk: Option<&'a Path>,
@@ -87,17 +87,17 @@ pub struct Machine {
     console: PathBuf,
     /// How its instructions are executed.
     pub accelerator: Accelerator,
-    /// Why KVM was not used although it is there.
+    /// Why KVM was not used although `/dev/kvm` exists.
     pub kvm_refused: Option<String>,
-    /// From the start of QEMU to the first word of the guest.
+    /// From the start of QEMU to the guest's first report line.
     pub boot: Duration,
 }
 
 impl Machine {
-    /// Starts a machine, with KVM if that really works, and waits for the guest's first word.
+    /// Starts a machine, with KVM if that works, and waits for the guest's first report line.
     ///
     /// # Errors
-    /// It does not boot; with the end of its console.
+    /// It does not boot; includes the end of its console log.
     pub fn boot(spec: &Spec<'_>, kvm: bool, patience: Duration) -> Result<Self> {
         std::fs::write(plan_file(spec), serde_json::to_vec(spec.plan)?)?;
         let mut refused = None;
@@ -149,10 +149,10 @@ impl Machine {
         Ok(machine)
     }
 
-    /// The next line that the guest reports. `None` when the machine is off.
+    /// The next line that the guest reports. `None` if the machine has powered off.
     ///
     /// # Errors
-    /// It says nothing for so long; with the end of its console.
+    /// No line within `timeout`; includes the end of its console log. Or QEMU fails.
     pub fn line(&mut self, patience: Duration) -> Result<Option<String>> {
         match self.lines.recv_timeout(patience) {
             Ok(line) => Ok(Some(line)),
@@ -172,7 +172,7 @@ impl Machine {
         }
     }
 
-    /// The end of its console.
+    /// The last 15 lines of its console log.
     pub fn last_words(&self) -> String {
         let text = std::fs::read(&self.console).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -230,7 +230,7 @@ fn arguments(spec: &Spec<'_>, accelerator: Accelerator, console: &Path) -> Resul
         "virtio-9p-pci,fsdev=out,mount_tag=out".to_owned(),
     );
     for (at, nic) in spec.plan.nics.iter().enumerate() {
-        // Two ends of an Ethernet cable: datagrams between two sockets.
+        // A virtual Ethernet cable: datagrams between two unix sockets.
         let end = |name: &str| format!("{folder}/{}-{at}.{name}", nic.net);
         let (here, there) = (end(&spec.plan.name), end(&spec.plan.peer));
         add(
@@ -256,7 +256,7 @@ fn arguments(spec: &Spec<'_>, accelerator: Accelerator, console: &Path) -> Resul
     Ok(args)
 }
 
-/// QEMU and the kernel's command line split at commas and blanks.
+/// A path for QEMU's options and the kernel's command line, which split at commas and blanks.
 fn text(path: &Path) -> Result<String> {
     let text = path.to_str().context("a path that is no UTF-8")?;
     if text.contains([' ', ',']) {

@@ -1,6 +1,6 @@
-//! A NAS that was in use before: others' LUNs and targets of odd shapes stand in its lists, somebody has a LUN with a snapshot that
-//! is locked, one volume wants attention, and one may have crashed. A driver is on it as on a clean one; only that a LUN is gone nobody
-//! can prove as long as one has crashed (design.md#unknown-is-not-absent).
+//! A NAS that is not empty: its lists contain foreign LUNs and targets of odd shapes, there is a foreign LUN with a locked
+//! snapshot, one volume needs attention, and one may have crashed. The driver must work as on an empty one, except that no LUN
+//! can be confirmed absent while a volume has crashed (design.md#unknown-is-not-absent).
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use super::{Nas, Settings};
 use crate::GIB;
 
-/// The LUN that somebody has.
+/// The name of the foreign LUN.
 const LUN: &str = "accounts-of-2019";
 const ODD: [&str; 2] = ["--setting", "odd_rows=true"];
-/// The first volume that there is.
+/// The name of the first volume.
 const FULL: &str = "volume1";
-/// A volume besides those of the plan. No LUN of the driver's lies there.
+/// An additional volume, which holds no LUN of the driver's.
 const CRASHED: &str = "/volume9=btrfs:2TiB";
 
-/// What `dsm-sim serve` is told.
+/// Additional arguments for `dsm-sim serve`.
 pub(super) fn arguments(settings: &Settings) -> Vec<&'static str> {
     let mut told = Vec::new();
     if settings.shared {
@@ -29,10 +29,10 @@ pub(super) fn arguments(settings: &Settings) -> Vec<&'static str> {
 }
 
 impl Nas {
-    /// Others settle in, where the settings say so.
+    /// Adds the foreign objects, if the settings say so.
     ///
     /// # Errors
-    /// It does not answer or refuses.
+    /// It does not answer, or refuses.
     pub(super) async fn add_foreign_objects(&self) -> Result<()> {
         if !self.settings.shared {
             return Ok(());
@@ -51,7 +51,7 @@ impl Nas {
         Ok(())
     }
 
-    /// What others have is there as on the first day.
+    /// Whether the foreign objects are unchanged.
     ///
     /// # Errors
     /// It does not answer.
@@ -71,7 +71,7 @@ impl Nas {
     }
 }
 
-/// A row of a LUN is others', and of no story.
+/// Whether a LUN's row is the foreign LUN's.
 pub(super) fn is_others(row: &Value) -> bool {
     row["name"] == LUN
 }

@@ -1,4 +1,4 @@
-//! Calls that are made again, as a CO does, until they have come to what is due.
+//! Retries calls, as a CO does, until the expected result.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::model::step::{CsiCall, Delivery};
 use crate::testbed::TestBed;
 
 impl<P: TestBed> Executor<'_, P> {
-    /// Makes a call until it has come to what is due, and then once more: the same call, the same answer.
+    /// Retries a call until its expected result, then makes the same call once more: it must have the same answer.
     pub(in crate::model) async fn call_until_stable(
         &mut self,
         volume: u8,
@@ -37,14 +37,14 @@ impl<P: TestBed> Executor<'_, P> {
         self.record(volume, act, first.as_ref())?;
         let misled = act == CsiCall::Stage && self.bed.fault_hits()? > hits;
         if misled {
-            // A kernel that takes the word to ask a disk anew, and does not, cannot be seen through by a call that names no size.
+            // If the kernel accepts a rescan and does nothing, a call that names no size cannot notice it.
             self.model.promise(volume, promised);
         }
         if !self.beside {
-            // Before a repetition could make good what the first answer promised.
+            // Check now, before the repetition can make up for what the first answer promised.
             self.check_invariants().await?;
         }
-        // After a deletion it is another call: for a volume that is not there.
+        // After a deletion the expected result differs: the volume is not there.
         let (hits, due) = (self.bed.fault_hits()?, self.model.expected(volume, act));
         let again = self
             .retry_until_expected(volume, act, Delivery::Once, controller, due, tries)
@@ -53,13 +53,13 @@ impl<P: TestBed> Executor<'_, P> {
         let same = first == again;
         ensure!(same, "it was answered {first:?}, then {again:?}");
         if misled && self.bed.fault_hits()? == hits {
-            // Nothing has misled this one: what it answered is a promise.
+            // No fault has hit the repetition: its answer is reliable.
             self.model.apply_call(volume, act);
         }
         Ok(())
     }
 
-    /// Makes a call until it has come to what is due. `None` for a failure that was due.
+    /// Retries a call until its expected result. Returns `None` for an expected failure.
     pub(in crate::model) async fn retry_until_expected(
         &mut self,
         volume: u8,
@@ -74,7 +74,7 @@ impl<P: TestBed> Executor<'_, P> {
             let how = if attempt == 0 { how } else { Delivery::Once };
             let hits = self.bed.fault_hits()?;
             let answers = self.attempt(volume, act, how, controller).await;
-            // Each of two callers asks until it is answered.
+            // Two concurrent callers both retry until they have an answer.
             let mut open = false;
             for answer in answers {
                 match answer {
@@ -110,7 +110,7 @@ impl<P: TestBed> Executor<'_, P> {
         bail!("it does not come to {due:?} in {tries} tries; the last answer: {last:?}")
     }
 
-    /// After a final code the CO may forget the matter: it must have had a reason, and all must be as before.
+    /// After a final code the CO may give up: there must have been a fault, and the state must be as before the call.
     async fn ensure_justified_failure(&mut self, status: &Status, hits: usize) -> Result<()> {
         ensure!(
             self.bed.fault_hits()? > hits,

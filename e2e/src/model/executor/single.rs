@@ -1,4 +1,4 @@
-//! A player's calls one by one, for those who look at what comes of each: the crash search and the fault matrix.
+//! Single calls, for the crash search and the fault matrix, which check the result of each one.
 
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use crate::model::reference_model::{Expected, ReferenceModel};
 use crate::model::step::{CsiCall, Delivery, Step};
 use crate::testbed::TestBed;
 
-/// A NAS has done what it was asked, or never will, after this.
+/// After this time the NAS has executed a request, or never will.
 const SOON: Duration = Duration::from_millis(100);
 
 impl<P: TestBed> Executor<'_, P> {
-    /// What it plays on.
+    /// The test bed.
     pub fn bed(&mut self) -> &mut P {
         self.bed
     }
 
-    /// What it believes.
+    /// The reference model.
     pub fn model(&self) -> &ReferenceModel {
         &self.model
     }
 
-    /// How it asks for a volume.
+    /// The volume's arguments for CSI calls.
     ///
     /// # Errors
     /// There is no such volume.
@@ -34,11 +34,11 @@ impl<P: TestBed> Executor<'_, P> {
         self.volumes.get_mut(&volume).context("no such volume")
     }
 
-    /// One call, and no other. What it has come to is written down; after a final code all must be as before, unless a
-    /// process has died of the call.
+    /// Makes a call once, without retries, and records a success. After a final code all invariants must hold, unless a
+    /// process has crashed during the call.
     ///
     /// # Errors
-    /// A success that is not due, or a property does not hold.
+    /// A success that was not expected, or an invariant is violated.
     pub async fn call_once(&mut self, volume: u8, act: CsiCall) -> Result<Result<(), Status>> {
         let due = self.model.expected(volume, act);
         ensure!(
@@ -65,28 +65,28 @@ impl<P: TestBed> Executor<'_, P> {
         }
     }
 
-    /// A call that must succeed at once, and again.
+    /// Makes a call that must succeed at the first try, and then the same call again.
     ///
     /// # Errors
-    /// It does not, or a property does not hold.
+    /// One of them fails, or an invariant is violated.
     pub async fn call_and_repeat(&mut self, volume: u8, act: CsiCall) -> Result<()> {
         self.call_until_stable(volume, act, Delivery::Once, 0, 1)
             .await
             .with_context(|| format!("{act:?}"))
     }
 
-    /// A step that is no call: a pod writes, a node loses its power.
+    /// Runs a step that is not a call: a pod writes, a node loses power.
     ///
     /// # Errors
-    /// A property does not hold.
+    /// An invariant is violated.
     pub async fn run_event(&mut self, step: &Step) -> Result<()> {
         Box::pin(self.run_step(step)).await
     }
 
-    /// The way back of a CO that does not know how far its last call has come: nothing is as the book has it before the end.
+    /// Detaches and deletes a volume when it is not known how far the last call got: the state matches the model only at the end.
     ///
     /// # Errors
-    /// A call does not come to what is due with one repetition.
+    /// A call does not have its expected result with one retry.
     pub async fn tear_down(&mut self, volume: u8) -> Result<()> {
         let node = self.model.volumes.get(&volume);
         let node = node.and_then(|known| known.published).unwrap_or(0);
@@ -110,10 +110,10 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// Nothing that was begun goes on, and everything is taken away. What is left then, in words.
+    /// Clears faults, waits for everything in progress, and deletes all volumes. Returns what is left, as text.
     ///
     /// # Errors
-    /// A call does not come to what is due with one repetition.
+    /// A call does not have its expected result with one retry.
     pub async fn remove_all_and_list_leftovers(mut self) -> Result<Vec<String>> {
         self.bed.clear_faults().await?;
         self.restart_crashed().await?;

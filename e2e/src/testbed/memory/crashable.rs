@@ -1,5 +1,5 @@
-//! A process that can die: at any of its effects, before it or after it. What has died does nothing any more, and whoever
-//! waits for it learns that.
+//! A process that can crash at any of its effects, before or after it. Once crashed it has no more effects, and its clients get
+//! an error.
 
 use std::future::{Future, pending};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::testbed::{CrashTiming, HostFault};
 
-/// Something that has begun; it has ended when it has no name any more.
+/// An operation in progress; `name` is cleared when it completes.
 struct Half<'a> {
     mortal: &'a CrashableProcess,
     name: Option<String>,
@@ -25,7 +25,7 @@ impl Drop for Half<'_> {
     }
 }
 
-/// One life of one process of the driver.
+/// A process of the driver, from its start to its end.
 #[derive(Debug)]
 pub(super) struct CrashableProcess {
     inner: Mutex<Inner>,
@@ -34,14 +34,14 @@ pub(super) struct CrashableProcess {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The effects so far, in words.
+    /// The names of the effects so far.
     effects: Vec<String>,
-    /// The process dies at this one, counted like `effects`.
+    /// The process crashes at this effect, counted like `effects`.
     trip: Option<(usize, CrashTiming)>,
     faults: Vec<HostFault>,
-    /// Faults of the host that were met.
+    /// The number of faults that were applied.
     hits: usize,
-    /// What was begun and given up half-way, though the process lives.
+    /// The names of effects that were cancelled half-way although the process is alive.
     broken_off: Vec<String>,
 }
 
@@ -65,18 +65,18 @@ impl CrashableProcess {
         *self.dead.borrow()
     }
 
-    /// Waits for the end.
+    /// Waits until the process dies.
     pub(super) async fn death(&self) {
-        // The sender lives in `self`, so this ends with a death.
+        // The sender lives in `self`, so this ends only when the process dies.
         let _ = self.dead.subscribe().wait_for(|dead| *dead).await;
     }
 
-    /// What was begun and given up half-way, though the process lives.
+    /// The names of effects that were cancelled half-way although the process is alive.
     pub(super) fn broken_off(&self) -> Vec<String> {
         self.inner().broken_off.clone()
     }
 
-    /// Does what has to come to its end, whatever becomes of the call that it was begun for.
+    /// Runs an effect that must not be cancelled, even if the call that it belongs to is.
     pub(super) async fn whole<T>(&self, name: &str, act: impl Future<Output = T>) -> T {
         let mut half = Half {
             mortal: self,
@@ -87,7 +87,7 @@ impl CrashableProcess {
         done
     }
 
-    /// Lets the process die at its `nth` effect from now; the first is 1.
+    /// Makes the process crash at its `nth` effect from now; the first is 1.
     pub(super) fn crash_at(&self, nth: usize, when: CrashTiming) {
         let mut inner = self.inner();
         inner.trip = Some((inner.effects.len() + nth, when));
@@ -111,7 +111,7 @@ impl CrashableProcess {
         inner.trip = None;
     }
 
-    /// The fault that hits this command, which is then used up by one.
+    /// The fault that applies to this command, if any; counts it down.
     pub(super) fn fault_of(&self, command: &str) -> Option<HostFault> {
         let mut inner = self.inner();
         let meant = |fault: &HostFault| command.contains(&fault.command);
@@ -126,7 +126,7 @@ impl CrashableProcess {
         Some(fault)
     }
 
-    /// Does something to the world, unless the process is dead or dies of it.
+    /// Executes an effect, unless the process is dead or crashes at it.
     pub(super) async fn effect<T>(
         &self,
         name: String,
@@ -160,7 +160,7 @@ impl CrashableProcess {
             return pending().await;
         }
         let lasting = async {
-            // Others come in between, before it and after it.
+            // Other tasks run in between, before the effect and after it.
             tokio::time::sleep(span(number)).await;
             let done = effect.await;
             tokio::time::sleep(span(number + 1)).await;
@@ -178,7 +178,7 @@ impl CrashableProcess {
         done
     }
 
-    /// Looks at the world, which a dead process does not.
+    /// Executes a read access, unless the process is dead.
     pub(super) async fn observe<T>(&self, look: impl Future<Output = T>) -> T {
         if self.is_dead() {
             return pending().await;
@@ -187,7 +187,7 @@ impl CrashableProcess {
     }
 }
 
-/// How long a half of the nth effect takes: never the same as its neighbours, and always the same again.
+/// Half of the time that the nth effect takes: different from its neighbours', and reproducible.
 fn span(number: usize) -> Duration {
     Duration::from_micros((number as u64 * 7_919) % 9_973)
 }

@@ -1,5 +1,5 @@
-//! The host of one process: the machine of the imagination behind a gate that counts effects, lets the process die at one
-//! of them, and lets commands end as a fault says.
+//! The fake host of one process, with fault injection: counts effects, makes the process crash at one of them, and makes commands
+//! fail.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use super::crashable::CrashableProcess;
 use crate::testbed::CommandFault;
 
-/// The file system calls that a fault can name.
+/// Selects all file system calls for a fault.
 const FILES: &str = "files";
 
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub(super) struct FaultHost {
     pub(super) mortal: Arc<CrashableProcess>,
 }
 
-/// What nobody's parser was made for.
+/// Output that no parser accepts.
 const GARBAGE: &str = "\u{fffd}\u{7}%$ blocks= size TYPE 0x00\n\n=\n";
 
 fn failed(what: &str) -> HostError {
@@ -70,7 +70,7 @@ impl FaultHost {
         }
     }
 
-    /// A look at a file or a folder. Only such faults are meant for it as name it.
+    /// Applies a fault to a read access. Only faults that name it match.
     fn unseen(&self, name: &str) -> Result<(), HostError> {
         match self.mortal.fault_of(name) {
             None => Ok(()),
@@ -91,7 +91,7 @@ impl FaultHost {
         let act = async {
             match fault.map(|fault| fault.fault) {
                 None => act.await,
-                // The kernel may take a word and do nothing; of files and disks it does not lie.
+                // The kernel may accept a write to sysfs and do nothing; files and disks are reliable.
                 Some(CommandFault::DoesNothing) if name.starts_with("echo") => Ok(()),
                 Some(CommandFault::FailsAfterwards | CommandFault::HangsAfterwards) => {
                     act.await?;

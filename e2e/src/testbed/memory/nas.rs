@@ -1,4 +1,4 @@
-//! The NAS of a world in memory, and the wire to it.
+//! The NAS of an in-memory test bed, and the transport to it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,25 +23,25 @@ use super::crashable::CrashableProcess;
 use crate::harness::nas::PASSWORD;
 use crate::testbed::SHRINK_REFUSED;
 
-/// The LUN that stands in the place of others.
+/// The LUN that is exported in place of swapped LUNs.
 pub(super) const FOREIGN_LUN: &str = "5ca1ab1e-0000-4000-8000-000000000000";
 /// 2026-01-01, in milliseconds since 1970.
 const BEGINNING: u64 = 1_767_225_600_000;
-/// The second holds no LUN of the driver's: its type fits none that is asked for.
+/// The second holds no LUN of the driver's: no LUN type in use fits its file system.
 const VOLUMES: [&str; 2] = ["/volume1=btrfs:2TiB", "/volume2=ext4:2TiB"];
-/// Longer than any call waits in the NAS, those that hang left out: these are taken back when their client leaves.
+/// Longer than any call takes in the NAS, except calls that hang: these are cancelled when their client disconnects.
 const RESTLESS: Duration = Duration::from_secs(30);
-/// How long a call may hang whose client has left.
+/// How long a hanging call may go on after its client has disconnected.
 const SOON: Duration = Duration::from_millis(1);
 
-/// What dsm-sim has told of its state.
+/// A cached state of dsm-sim.
 struct Recorded {
     state: Arc<Value>,
-    /// Nothing was under way: it is so until the next call.
+    /// Nothing was in progress: it is valid until the next call.
     lasts: bool,
 }
 
-/// A NAS that can be switched off and on, and the machines that its targets are exported to.
+/// A NAS that can be restarted, and the fake hosts that its targets are exported to.
 pub(super) struct Nas {
     folder: TempDir,
     seed: u64,
@@ -49,20 +49,20 @@ pub(super) struct Nas {
     running: Mutex<Option<Arc<Embedded>>>,
     machines: Vec<Fake>,
     started: Instant,
-    /// How far its clock has followed the runtime's.
+    /// How far its clock has been advanced.
     told: Mutex<Duration>,
-    /// The journals of its earlier lives.
+    /// The journal up to its last restart.
     journal: Mutex<Vec<String>>,
-    /// Calls under way that change something; others see what they have done before they are answered.
+    /// Writes in progress; other clients see their effect before they are answered.
     under_way: AtomicUsize,
-    /// Something may change until then: a call goes on when its client has left.
+    /// The state may change until then: a call goes on after its client has disconnected.
     restless_until: Mutex<Instant>,
-    /// Its state, as far as it was told.
+    /// The cached state.
     state: Mutex<Option<Recorded>>,
-    /// The uuids of LUNs in whose place another is shown.
+    /// The uuids of LUNs in whose place another one is exported.
     disguised: Mutex<BTreeSet<String>>,
     latency: Latency,
-    /// Of the account, which dsm-sim takes from its start.
+    /// The account's password, which dsm-sim gets at each start.
     password: Mutex<String>,
 }
 
@@ -74,7 +74,7 @@ impl fmt::Debug for Nas {
 
 impl Nas {
     pub(super) fn start(seed: u64, machines: Vec<Fake>) -> io::Result<Self> {
-        // In memory too, where there is such a place: nothing here has to survive.
+        // In memory too, if possible: nothing here has to survive.
         let folder = TempDir::with_prefix_in("csi-", super::scratch())?;
         let nas = Self {
             folder,
@@ -90,7 +90,7 @@ impl Nas {
             state: Mutex::default(),
             disguised: Mutex::default(),
             password: Mutex::new(PASSWORD.to_owned()),
-            // Half of the worlds are as fast as they can be, so that clients are what one waits for.
+            // For half of the seeds the NAS answers at once, so that the client is the slow part.
             latency: if seed.is_multiple_of(2) {
                 Latency::Instant
             } else {
@@ -112,7 +112,7 @@ impl Nas {
             .settings(Settings {
                 thin_growth_needs_space: true,
                 shrink_code: SHRINK_REFUSED,
-                // Nobody knows whether a NAS lags after a delete, and where.
+                // It is unknown whether and where a NAS lags after a delete.
                 deleted_luns_stay_listed: !self.seed.is_multiple_of(3),
                 deleted_luns_answer_get: self.seed % 4 < 2,
                 ..Settings::default()
@@ -142,7 +142,7 @@ impl Nas {
         Some(nas)
     }
 
-    /// Shows another LUN in the place of this one.
+    /// Exports another LUN in place of this one, or undoes that.
     pub(super) fn swap_lun(&self, uuid: &str, on: bool) {
         *lock(&self.state) = None;
         let mut disguised = lock(&self.disguised);
@@ -153,13 +153,13 @@ impl Nas {
         }
     }
 
-    /// A number that no other call gives.
+    /// A random number for a seed; each call returns another one.
     pub(super) fn draw(&self) -> u64 {
         let drawn = self.drawn.fetch_add(1, Ordering::Relaxed);
         self.seed.wrapping_mul(1_000_003).wrapping_add(drawn)
     }
 
-    /// The folder, for what else must not outlive the world.
+    /// The temporary folder of the test bed.
     pub(super) fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
@@ -179,7 +179,7 @@ impl Nas {
         self.on()?.control(method, path, body).await
     }
 
-    /// What dsm-sim tells of its state. It is asked again only when that can have changed.
+    /// dsm-sim's state; cached while it cannot have changed.
     pub(super) fn state(&self) -> io::Result<Arc<Value>> {
         self.export()?;
         lock(&self.state)
@@ -188,7 +188,7 @@ impl Nas {
             .ok_or_else(|| io::Error::other("the NAS has no state"))
     }
 
-    /// Lets every machine see what is exported now.
+    /// Shows all hosts what is exported now.
     pub(super) fn export(&self) -> io::Result<()> {
         let quiet = self.under_way.load(Ordering::Relaxed) == 0
             && Instant::now() > *lock(&self.restless_until);
@@ -226,7 +226,7 @@ impl Nas {
             .ok_or_else(|| io::Error::other("the NAS is off"))
     }
 
-    /// Every call since its first start, in words without anything that differs from run to run.
+    /// All calls since its first start, as text that is the same in each run.
     pub(super) fn journal(&self) -> Vec<String> {
         let mut lines = lock(&self.journal).clone();
         lines.extend(self.calls());
@@ -276,7 +276,7 @@ impl Nas {
     }
 }
 
-/// A call under way that changes something. It goes on when its client leaves, and a deletion when it has been answered.
+/// A write in progress. It goes on after its client has disconnected, and a deletion even after its reply.
 struct LunWriteWatch<'a> {
     nas: &'a Nas,
     beyond: bool,
@@ -298,12 +298,12 @@ impl Drop for LunWriteWatch<'_> {
     }
 }
 
-/// The rows of a list; none where there is no list.
+/// The rows of a list; empty if there is no list.
 pub(super) fn rows(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// What the targets of a NAS export, from its state.
+/// The exports of a NAS, from its state.
 fn exports(state: &Value) -> Vec<Export> {
     let sizes: std::collections::BTreeMap<&str, u64> = rows(&state["luns"])
         .iter()
@@ -326,7 +326,7 @@ fn exports(state: &Value) -> Vec<Export> {
     deleted.chain(present).filter_map(export).collect()
 }
 
-/// The value of a field of a form, as far as names of calls go.
+/// The value of a form field, without decoding: enough for names of APIs and methods.
 fn field<'a>(form: &'a str, name: &str) -> &'a str {
     let pair = |pair: &&'a str| pair.split_once('=').is_some_and(|(key, _)| key == name);
     form.split('&')
@@ -346,7 +346,7 @@ fn reads(form: &str) -> bool {
     }
 }
 
-/// The wire of one process to the NAS.
+/// The transport of one process to the NAS.
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) nas: Arc<Nas>,
@@ -365,7 +365,7 @@ impl Transport for Line {
     }
 }
 
-/// Lets what goes on without a client come to its end.
+/// Lets calls without a client complete.
 pub(super) async fn settle() {
     tokio::time::sleep(SOON).await;
 }

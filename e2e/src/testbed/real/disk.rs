@@ -1,5 +1,5 @@
-//! What is on a LUN, as its user or somebody at the NAS sees it. No program is started: file systems are asked by `statfs`
-//! and by their superblocks.
+//! The data on a LUN, as a pod or an administrator of the NAS sees it. Starts no programs: file systems are read with `statfs`
+//! and from their superblocks.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,21 +17,21 @@ use crate::harness::process;
 use crate::harness::test_volume::{Content, TestVolume};
 use crate::{GIB, MIB};
 
-/// Where a raw volume's data are: each volume reaches that far.
+/// The offset of a raw volume's data: every volume is larger.
 const PLACE: u64 = 100 << 20;
 /// A block of a raw volume.
 const BLOCK: usize = 4096;
-/// What no probe knows.
+/// Data that no probe recognizes.
 const FOREIGN_DATA: &[u8; 32] = b"somebody else's and no signature";
-/// At the beginning a driver that looks for anything looks; but not where ext4, xfs or btrfs have their marks.
+/// Near the start, where a driver looks for data, but outside of the signatures of ext4, xfs and btrfs.
 const MARGIN: u64 = 8192;
-/// The LUN that stands in the place of others.
+/// The LUN that is exported in place of swapped LUNs.
 const SWAPPED_LUN: &str = "5ca1ab1e-0000-4000-8000-000000000000";
 
 /// Whether the file system of a staged volume fills a device of `size` bytes.
 ///
 /// # Errors
-/// It cannot be asked.
+/// The device or the file system cannot be read.
 pub(super) fn fs_fills_device(life: &TestVolume, device: &Path, size: u64) -> Result<bool> {
     let Content::Fs(fs) = life.content else {
         return Ok(true);
@@ -41,7 +41,7 @@ pub(super) fn fs_fills_device(life: &TestVolume, device: &Path, size: u64) -> Re
     Ok(claimed + inspect::unusable(fs) > size)
 }
 
-/// How many bytes of its device a mounted file system uses.
+/// The bytes of its device that a mounted file system uses.
 fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
     let disk = File::open(device)?;
     let told = statvfs(point)?;
@@ -55,7 +55,7 @@ fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
                 u64::from(u32::from_le_bytes(low)) | u64::from(u32::from_le_bytes(high)) << 32;
             Ok(count * block)
         }
-        // statfs leaves the log out, whose length does not change: sb_logblocks at 0x60.
+        // statfs does not count the log, whose length is constant: sb_logblocks at 0x60.
         "xfs" => {
             let log = u64::from(u32::from_be_bytes(number(&disk, 0x60)?));
             Ok((blocks + log) * told.fragment_size())
@@ -71,15 +71,15 @@ fn number(disk: &File, at: u64) -> io::Result<[u8; 4]> {
     Ok(bytes)
 }
 
-/// A pod writes, and waits until the disk has it.
+/// A pod writes and syncs.
 ///
 /// # Errors
-/// It cannot.
+/// The write fails.
 pub(super) fn write(life: &TestVolume, data: u64) -> Result<()> {
     Ok(write_unsynced(life, data)?.sync_all()?)
 }
 
-/// The same, and leaves it to the kernel when that comes to the disk.
+/// A pod writes without syncing.
 pub(super) fn write_unsynced(life: &TestVolume, data: u64) -> Result<File> {
     let (path, at) = place(life);
     let file = OpenOptions::new()
@@ -91,10 +91,10 @@ pub(super) fn write_unsynced(life: &TestVolume, data: u64) -> Result<File> {
     Ok(file)
 }
 
-/// A pod reads: from the disk, as far as that can be asked for.
+/// A pod reads, bypassing the page cache where possible.
 ///
 /// # Errors
-/// It cannot, or finds several things.
+/// The read fails, or the block is torn.
 pub(super) fn read(life: &TestVolume) -> Result<u64> {
     let (path, at) = place(life);
     let file = File::open(path)?;
@@ -113,10 +113,10 @@ fn place(life: &TestVolume) -> (PathBuf, u64) {
     }
 }
 
-/// The file system dies, as after an error of its disk. False for one that nothing lets die so.
+/// Shuts the file system down, as after an I/O error. Returns false if it has no way to do that.
 ///
 /// # Errors
-/// It lives on.
+/// The shutdown fails.
 pub(super) fn kill_file_system(life: &TestVolume, device: &Path) -> Result<bool> {
     match life.content {
         Content::Fs("ext4") => {
@@ -134,17 +134,17 @@ pub(super) fn kill_file_system(life: &TestVolume, device: &Path) -> Result<bool>
     }
 }
 
-/// Writes what no probe knows to a LUN's file.
+/// Writes data that no probe recognizes to a LUN's file.
 ///
 /// # Errors
-/// It cannot be written.
+/// The write fails.
 pub(super) fn write_foreign_data(lun: &Path) -> Result<()> {
     let file = OpenOptions::new().write(true).open(lun)?;
     file.write_all_at(FOREIGN_DATA, MARGIN)?;
     Ok(file.sync_all()?)
 }
 
-/// Whether that is still there.
+/// Whether the foreign data is still there.
 ///
 /// # Errors
 /// It cannot be read.
@@ -154,7 +154,7 @@ pub(super) fn is_foreign_data_intact(lun: &Path) -> Result<bool> {
     Ok(bytes == *FOREIGN_DATA)
 }
 
-/// Shows another LUN in the place of the volume's at its target, or takes that back. Nodes see it at their next rescan.
+/// Exports another LUN in place of the volume's at its target, or undoes that. Nodes see it at their next rescan.
 ///
 /// # Errors
 /// The target's file cannot be changed.
@@ -181,7 +181,7 @@ pub(super) fn swap_lun(nas: &Nas, folder: &Path, life: &TestVolume, on: bool) ->
     Ok(fs::rename(fresh, target)?)
 }
 
-/// Nobody has written to that other LUN.
+/// Whether nothing was written to the swapped-in LUN.
 ///
 /// # Errors
 /// It cannot be read.

@@ -1,5 +1,5 @@
-//! What there is of volumes, read from files alone: the mount table, the host roots, `/sys/block` and the folders of the NAS
-//! and of the kubelets. It is looked at after each step, so no program is started for it.
+//! Observes volumes by reading files only: the mount table, the host roots, `/sys/block`, and the folders of the NAS and of the
+//! kubelets. Runs after each step, so it starts no programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,10 +12,10 @@ use super::machine::Machine;
 use crate::harness::nas::Nas;
 use crate::testbed::{Observation, ObservedMount, ObservedNode};
 
-/// The files behind loop devices that are ours, by the devices' names.
+/// The backing files of the test bed's loop devices, by device name.
 type Loops = BTreeMap<String, PathBuf>;
 
-/// Adds the nodes, and what is left anywhere, to what the NAS says.
+/// Adds the nodes and all leftovers to the NAS's part of the observation.
 ///
 /// # Errors
 /// A file cannot be read.
@@ -114,7 +114,7 @@ fn disk(unit: &Path, node: &mut ObservedNode, explained: &mut BTreeSet<String>) 
     Ok(())
 }
 
-/// What is mounted below the kubelet's folder, the last at each point.
+/// The mounts below the kubelet's directory, the topmost at each mount point.
 fn mounts(machine: &Machine, table: &str, loops: &Loops, node: &mut ObservedNode) {
     let kubelet = machine.home.join("kubelet");
     for line in table.lines() {
@@ -128,7 +128,7 @@ fn mounts(machine: &Machine, table: &str, loops: &Loops, node: &mut ObservedNode
     }
 }
 
-/// A line of the mount table: proc(5), `/proc/pid/mountinfo`.
+/// Parses a line of the mount table: proc(5), `/proc/pid/mountinfo`.
 fn mount<'a>(line: &'a str, loops: &Loops) -> Option<(&'a str, ObservedMount)> {
     let (place, source) = line.split_once(" - ")?;
     let mut place = place.split(' ').skip(3);
@@ -149,8 +149,8 @@ fn mount<'a>(line: &'a str, loops: &Loops) -> Option<(&'a str, ObservedMount)> {
     Some((point, seen))
 }
 
-/// What there is in a volume's folder of the kubelet's, without the staging path, which the kubelet makes, and without what
-/// is on volumes.
+/// The paths in a volume's directory of the kubelet, without the staging path, which the kubelet makes, and without the content
+/// of volumes.
 fn paths(volume: &Path, table: &str, found: &mut BTreeSet<String>) -> Result<()> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let is_mounted = |path: &Path| {
@@ -171,7 +171,7 @@ fn paths(volume: &Path, table: &str, found: &mut BTreeSet<String>) -> Result<()>
     Ok(())
 }
 
-/// The names in a folder, but for hidden ones: those are locks, which stay.
+/// The names in a folder, without hidden files: those are locks, which stay.
 fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

@@ -1,6 +1,6 @@
-//! The wire from one controller to the NAS: counts its calls, lets it die before or after one, and breaks when an answer
-//! does not come. So a death is met exactly, and nobody has to watch for it; a call that hangs is cut after a second, which
-//! stands for the minute that the driver would wait.
+//! An HTTP proxy between a controller and the NAS. It counts calls, kills the controller before or after a chosen one, and breaks
+//! the connection if a reply does not come. So the controller dies exactly there, without a watcher; a call that hangs is cut
+//! after a second instead of the driver's minute.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,13 +21,13 @@ use tokio::task::JoinHandle;
 
 use crate::testbed::CrashTiming;
 
-/// How long the NAS may take.
+/// The timeout of a call.
 const HANG_LIMIT: Duration = Duration::from_secs(1);
 
-/// A wire. It goes with this value.
+/// A running proxy. It stops when dropped.
 #[derive(Debug)]
 pub(super) struct Proxy {
-    /// Where the controller finds the NAS.
+    /// Base URL for the controller's configuration.
     pub(super) url: String,
     end: Arc<End>,
     task: JoinHandle<()>,
@@ -43,24 +43,24 @@ struct End {
 #[derive(Debug, Default)]
 struct Inner {
     controller: Option<u32>,
-    /// The number of calls until the controller dies, and when.
+    /// The number of calls until the controller is killed, and when.
     trip: Option<(usize, CrashTiming)>,
-    /// The call that it has died of.
+    /// The call at which it was killed.
     tripped: Option<String>,
 }
 
 impl Proxy {
-    /// Lays one to the NAS at this URL, which keeps its address.
+    /// Starts a proxy to the NAS at this URL.
     ///
     /// # Errors
-    /// There is no port.
+    /// No port can be bound.
     pub(super) async fn start(nas: &str) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let http = reqwest::Client::builder().no_proxy().tls_certs_only([]);
         let end = Arc::new(End {
             nas: nas.to_owned(),
-            // Of a NAS that has restarted no connection is left.
+            // No keep-alive: the NAS may restart, which leaves dead connections.
             http: http.pool_max_idle_per_host(0).build()?,
             inner: Mutex::default(),
         });
@@ -68,7 +68,7 @@ impl Proxy {
         Ok(Self { url, end, task })
     }
 
-    /// From now on it is the wire of this process.
+    /// Sets the process id of the controller to kill; disarms the proxy.
     pub(super) fn serve(&self, controller: u32) {
         *self.end.inner() = Inner {
             controller: Some(controller),
@@ -84,7 +84,7 @@ impl Proxy {
         self.end.inner().trip = None;
     }
 
-    /// Nobody dies any more; what of the last has died.
+    /// Disarms the proxy. Returns the call at which the controller was killed, and clears it.
     pub(super) fn disarm(&self) -> Option<String> {
         let mut inner = self.end.inner();
         inner.trip = None;
@@ -109,7 +109,7 @@ async fn listen(listener: TcpListener, end: Arc<End>) {
             let end = end.clone();
             async move { end.carry(request).await }
         });
-        // A call that is not answered breaks the connection: that is all that this error says.
+        // An unanswered call breaks the connection, which is all that this error reports.
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), carry));
     }
 }
@@ -119,7 +119,7 @@ impl End {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Carries a call to the NAS and its answer back. An error breaks the connection, as the NAS has.
+    /// Forwards a call and its reply. An error breaks the connection, as the NAS would.
     async fn carry(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
@@ -155,7 +155,7 @@ impl End {
         answer
     }
 
-    /// Counts a call, and says whether the controller dies of it.
+    /// Counts a call. Returns when to kill the controller, if at this call.
     fn count(&self) -> Option<CrashTiming> {
         let mut inner = self.inner();
         let (left, when) = inner.trip?;
