@@ -46,7 +46,7 @@ pub enum StopAt {
 pub struct CommandInterceptor {
     folder: PathBuf,
     /// The number of injected faults: they apply in this order.
-    planted: usize,
+    injected: usize,
 }
 
 /// A command that waits to be released.
@@ -82,17 +82,17 @@ impl CommandInterceptor {
     /// # Errors
     /// A program is missing, or a file cannot be written.
     pub fn build(folder: &Path, bin: &Path) -> Result<Self> {
-        let trap = Self {
+        let interceptor = Self {
             folder: folder.to_owned(),
-            planted: 0,
+            injected: 0,
         };
         fs::create_dir_all(folder.join("faults"))?;
         // node-sim's iscsiadm finds its host root two folders above itself, so its real program may lie beside bin.
-        let aside = bin.with_file_name("aside");
-        fs::create_dir(&aside)?;
-        fs::rename(bin.join("iscsiadm"), aside.join("iscsiadm"))?;
+        let original_bin = bin.with_file_name("original-bin");
+        fs::create_dir(&original_bin)?;
+        fs::rename(bin.join("iscsiadm"), original_bin.join("iscsiadm"))?;
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let search: Vec<PathBuf> = std::iter::once(aside)
+        let search: Vec<PathBuf> = std::iter::once(original_bin)
             .chain(std::env::split_paths(&path))
             .collect();
         for program in PROGRAMS {
@@ -101,12 +101,12 @@ impl CommandInterceptor {
                 .map(|folder| folder.join(program))
                 .find(|path| path.is_file())
                 .with_context(|| format!("{program} is missing"))?;
-            let gate = bin.join(program);
+            let wrapper = bin.join(program);
             let script = wrapper_script::script(folder, &real, program, &path.to_string_lossy());
-            fs::write(&gate, script)?;
-            fs::set_permissions(&gate, fs::Permissions::from_mode(0o755))?;
+            fs::write(&wrapper, script)?;
+            fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
         }
-        Ok(trap)
+        Ok(interceptor)
     }
 
     /// Holds the `nth` command from now.
@@ -114,7 +114,7 @@ impl CommandInterceptor {
     /// # Errors
     /// A file cannot be written.
     pub fn arm(&self, nth: usize, when: StopAt) -> Result<()> {
-        self.close(&nth.to_string(), when, "hold")
+        self.arm_with(&nth.to_string(), when, "hold")
     }
 
     /// Holds the next call of `program`.
@@ -122,7 +122,7 @@ impl CommandInterceptor {
     /// # Errors
     /// A file cannot be written.
     pub fn arm_for(&self, program: &str, when: StopAt) -> Result<()> {
-        self.close(program, when, "hold")
+        self.arm_with(program, when, "hold")
     }
 
     /// Kills the driver at its `nth` command from now.
@@ -130,18 +130,18 @@ impl CommandInterceptor {
     /// # Errors
     /// A file cannot be written.
     pub fn arm_to_kill(&self, nth: usize, when: StopAt) -> Result<()> {
-        self.close(&nth.to_string(), when, "kill")
+        self.arm_with(&nth.to_string(), when, "kill")
     }
 
-    fn close(&self, left: &str, when: StopAt, act: &str) -> Result<()> {
+    fn arm_with(&self, left: &str, when: StopAt, action: &str) -> Result<()> {
         let when = match when {
             StopAt::Before => "before".to_owned(),
             StopAt::After => "after".to_owned(),
             StopAt::During(micros) => format!("0.{micros:06}"),
         };
         remove(&self.folder.join("held"))?;
-        remove(&self.folder.join("tripped"))?;
-        fs::write(self.folder.join("when"), format!("{when} {act}\n"))?;
+        remove(&self.folder.join("crashed"))?;
+        fs::write(self.folder.join("when"), format!("{when} {action}\n"))?;
         Ok(fs::write(self.folder.join("left"), format!("{left}\n"))?)
     }
 
@@ -155,7 +155,7 @@ impl CommandInterceptor {
 
     /// The command line at which the driver was killed since the interceptor was armed.
     pub fn stopped_at(&self) -> Option<String> {
-        let line = fs::read_to_string(self.folder.join("tripped")).ok()?;
+        let line = fs::read_to_string(self.folder.join("crashed")).ok()?;
         Some(line.trim_end().to_owned())
     }
 
@@ -165,9 +165,9 @@ impl CommandInterceptor {
     /// A file cannot be removed.
     pub fn take_stopped(&self) -> Result<Option<String>> {
         self.disarm()?;
-        let met = self.stopped_at();
-        remove(&self.folder.join("tripped"))?;
-        Ok(met)
+        let stopped = self.stopped_at();
+        remove(&self.folder.join("crashed"))?;
+        Ok(stopped)
     }
 
     /// Waits until a command is held.
@@ -196,15 +196,19 @@ impl CommandInterceptor {
     /// # Errors
     /// A file cannot be written.
     pub fn inject_fault(&mut self, fault: &HostFault) -> Result<()> {
-        self.planted += 1;
-        let line = format!("{} {}\n", wrapper_script::word(fault.fault), fault.command);
-        let fresh = self.folder.join("fault.new");
+        self.injected += 1;
+        let line = format!(
+            "{} {}\n",
+            wrapper_script::fault_name(fault.fault),
+            fault.command
+        );
+        let temporary = self.folder.join("fault.new");
         for time in 1..=fault.times.max(1) {
             let end = if fault.times == 0 { ".always" } else { "" };
-            let name = format!("faults/{:06}-{time:02}{end}", self.planted);
+            let name = format!("faults/{:06}-{time:02}{end}", self.injected);
             // A wrapper script must not read a half-written fault.
-            fs::write(&fresh, &line)?;
-            fs::rename(&fresh, self.folder.join(name))?;
+            fs::write(&temporary, &line)?;
+            fs::rename(&temporary, self.folder.join(name))?;
         }
         Ok(())
     }
@@ -233,7 +237,7 @@ impl CommandInterceptor {
     /// A file cannot be read.
     pub fn kill_commands(&self) -> Result<bool> {
         let text = self.read("journal")?;
-        let mark = format!("CSI_GATE={}", self.folder.display());
+        let marker = format!("CSI_GATE={}", self.folder.display());
         let mut found = false;
         let groups = text.lines().filter_map(|line| line.split(' ').next());
         for group in groups {
@@ -241,7 +245,7 @@ impl CommandInterceptor {
             let environment = fs::read(format!("/proc/{group}/environ")).unwrap_or_default();
             if environment
                 .split(|byte| *byte == 0)
-                .any(|it| it == mark.as_bytes())
+                .any(|it| it == marker.as_bytes())
             {
                 found = true;
                 let _ = killpg(Pid::from_raw(group.parse()?), Signal::SIGKILL);
@@ -268,7 +272,7 @@ impl CommandInterceptor {
     /// A file cannot be removed.
     pub fn reset(&self) -> Result<()> {
         self.open()?;
-        for name in ["held", "go", "tripped", "hits", "journal"] {
+        for name in ["held", "go", "crashed", "hits", "journal"] {
             remove(&self.folder.join(name))?;
         }
         Ok(())

@@ -188,19 +188,19 @@ pub trait TestBed {
     ///
     /// # Errors
     /// There is no file system, or its size cannot be read.
-    fn fs_fills_device(&self, life: &TestVolume, node: usize, size: u64) -> Result<bool>;
+    fn fs_fills_device(&self, volume: &TestVolume, node: usize, size: u64) -> Result<bool>;
 
     /// A pod writes and syncs.
     ///
     /// # Errors
     /// The write fails.
-    fn write(&self, life: &TestVolume, node: usize, data: u64) -> Result<()>;
+    fn write(&self, volume: &TestVolume, node: usize, data: u64) -> Result<()>;
 
     /// A pod writes without syncing.
     ///
     /// # Errors
     /// The write fails.
-    fn write_unsynced(&self, life: &TestVolume, node: usize, data: u64) -> Result<()>;
+    fn write_unsynced(&self, volume: &TestVolume, node: usize, data: u64) -> Result<()>;
 
     /// With `true`, the NAS keeps serving the sessions of targets that it deletes, and keeps their LUNs mapped; with `false`, it
     /// stops that and ends the sessions that are left. Returns false where the nodes could not be kept from writing.
@@ -215,19 +215,19 @@ pub trait TestBed {
     ///
     /// # Errors
     /// The read fails.
-    fn read(&self, life: &TestVolume, node: usize) -> Result<u64>;
+    fn read(&self, volume: &TestVolume, node: usize) -> Result<u64>;
 
     /// Writes data that no probe recognizes to a LUN that is not yet formatted.
     ///
     /// # Errors
     /// The write fails.
-    fn write_foreign_data(&self, life: &TestVolume) -> Result<()>;
+    fn write_foreign_data(&self, volume: &TestVolume) -> Result<()>;
 
     /// Whether the foreign data is still there.
     ///
     /// # Errors
     /// It cannot be read.
-    fn is_foreign_data_intact(&self, life: &TestVolume) -> Result<bool>;
+    fn is_foreign_data_intact(&self, volume: &TestVolume) -> Result<bool>;
 
     /// Turns the ext4 on a volume into one that was made without support for growth. Returns false if not supported.
     ///
@@ -250,13 +250,13 @@ pub trait TestBed {
     ///
     /// # Errors
     /// It fails half-way.
-    async fn swap_lun(&mut self, life: &TestVolume, on: bool) -> Result<bool>;
+    async fn swap_lun(&mut self, volume: &TestVolume, on: bool) -> Result<bool>;
 
     /// Whether the swapped-in LUN is unchanged.
     ///
     /// # Errors
     /// It cannot be read.
-    fn is_swapped_lun_untouched(&self, life: &TestVolume) -> Result<bool>;
+    fn is_swapped_lun_untouched(&self, volume: &TestVolume) -> Result<bool>;
 
     /// Sets the password that the controllers use from their next start on.
     ///

@@ -49,7 +49,7 @@ pub trait TestBedPool: Sync {
     ///
     /// # Errors
     /// No test bed can be started, or the test's error.
-    fn run<T>(&self, play: impl AsyncFnOnce(&mut Self::Bed) -> Result<T>) -> Result<T>;
+    fn run<T>(&self, test: impl AsyncFnOnce(&mut Self::Bed) -> Result<T>) -> Result<T>;
 }
 
 /// In-memory test beds: cheap, so each run starts its own.
@@ -83,8 +83,8 @@ impl TestBedPool for MemoryPool {
         Duration::from_millis(2_500)
     }
 
-    fn run<T>(&self, play: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
-        memory::run(SEED, play)
+    fn run<T>(&self, test: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
+        memory::run(SEED, test)
     }
 }
 
@@ -130,16 +130,19 @@ impl TestBedPool for DevicePool {
         Duration::ZERO
     }
 
-    fn run<T>(&self, play: impl AsyncFnOnce(&mut Real) -> Result<T>) -> Result<T> {
+    fn run<T>(&self, test: impl AsyncFnOnce(&mut Real) -> Result<T>) -> Result<T> {
         let idle = lock(&self.0).pop();
-        let mut stage = idle.map_or_else(PooledBed::open, Ok)?;
-        let PooledBed { world, runtime } = &mut stage;
+        let mut pooled = idle.map_or_else(PooledBed::open, Ok)?;
+        let PooledBed {
+            world: bed,
+            runtime,
+        } = &mut pooled;
         let result = runtime.block_on(async {
-            world.reset().await?;
-            let played = tokio::time::timeout(RUN_TIMEOUT, play(world)).await;
-            played.unwrap_or_else(|_| bail!("it has no end in {RUN_TIMEOUT:?}"))
+            bed.reset().await?;
+            let finished = tokio::time::timeout(RUN_TIMEOUT, test(bed)).await;
+            finished.unwrap_or_else(|_| bail!("no end within {RUN_TIMEOUT:?}"))
         });
-        lock(&self.0).push(stage);
+        lock(&self.0).push(pooled);
         result
     }
 }
@@ -160,10 +163,10 @@ impl PooledBed {
 ///
 /// # Errors
 /// No test bed can be started.
-pub fn kinds_that_grow_online(grounds: &impl TestBedPool) -> Result<Vec<Kind>> {
-    grounds.run(async |plane| {
+pub fn kinds_that_grow_online(pool: &impl TestBedPool) -> Result<Vec<Kind>> {
+    pool.run(async |bed| {
         let grows = |kind: &Kind| match kind.content() {
-            Content::Fs(fs) => plane.grows_online(fs),
+            Content::Fs(fs) => bed.grows_online(fs),
             Content::Block => true,
         };
         Ok(Kind::ALL.into_iter().filter(grows).collect())
@@ -177,18 +180,18 @@ pub fn kinds_that_grow_online(grounds: &impl TestBedPool) -> Result<Vec<Kind>> {
 pub fn map_parallel<I: Sync, T: Send>(
     width: usize,
     items: &[I],
-    act: impl Fn(&I) -> Result<T> + Sync,
+    map: impl Fn(&I) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, T)>> = Mutex::default();
     let work = || -> Result<()> {
         loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(at) else {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(index) else {
                 return Ok(());
             };
-            match act(item) {
-                Ok(result) => lock(&done).push((at, result)),
+            match map(item) {
+                Ok(result) => lock(&done).push((index, result)),
                 Err(error) => {
                     next.store(items.len(), Ordering::Relaxed);
                     return Err(error);
@@ -205,7 +208,7 @@ pub fn map_parallel<I: Sync, T: Send>(
         Ok(())
     })?;
     let mut done = std::mem::take(&mut *lock(&done));
-    done.sort_by_key(|(at, _)| *at);
+    done.sort_by_key(|(index, _)| *index);
     Ok(done.into_iter().map(|(_, result)| result).collect())
 }
 

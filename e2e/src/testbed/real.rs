@@ -41,15 +41,15 @@ use proxy::Proxy;
 const NODES: [&str; 2] = ["worker-0", "worker-1"];
 const CONTROLLERS: usize = 2;
 /// The longest delay of a reply or of loading LUNs, in milliseconds.
-const MOMENT: u64 = 300;
+const MAX_DELAY_MS: u64 = 300;
 /// A CO's pauses are divided by this; their sum must exceed the longest wait of the driver itself, 15 s.
 const FAST_RETRY: u32 = 200;
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 /// Longer than the driver's minimum interval between two logins that may not help.
-const SELDOM: Duration = Duration::from_secs(65);
+const LOGIN_INTERVAL: Duration = Duration::from_secs(65);
 /// The CO's pause when it waits for everything to complete, once the NAS has loaded its LUNs: all calls have ended before.
-const LAST_PAUSE: Duration = Duration::from_millis(20);
+const SETTLE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A test bed of processes.
 #[derive(Debug)]
@@ -57,20 +57,20 @@ pub struct Real {
     // Fields are dropped in this order: the processes, then the janitor, who removes the folder.
     processes: BTreeMap<Process, Plugin>,
     /// From each controller to the NAS.
-    wires: Vec<Proxy>,
+    proxies: Vec<Proxy>,
     nas: Nas,
     machines: Vec<Machine>,
     _janitor: Janitor,
     folder: PathBuf,
     password: String,
     /// The effects at which processes have crashed, until they are read.
-    met: BTreeMap<Process, String>,
+    crashed_effects: BTreeMap<Process, String>,
     /// Journal of the NAS before its last restart.
     past: Past,
     /// When the NAS has loaded all LUNs.
-    loaded: Instant,
+    loaded_at: Instant,
     /// When the clients' IP address changed last.
-    moved: Mutex<Option<Instant>>,
+    address_changed: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -96,28 +96,28 @@ impl Real {
         let nas = Nas::start(&folder, settings).await?;
         let machine = |name: &&str| Machine::make(&folder.join(name), &nas.targets());
         let machines = NODES.iter().map(machine).collect::<Result<_>>()?;
-        let mut wires = Vec::new();
+        let mut proxies = Vec::new();
         for _ in 0..CONTROLLERS {
-            wires.push(Proxy::start(&nas.api).await?);
+            proxies.push(Proxy::start(&nas.api).await?);
         }
-        let mut world = Self {
+        let mut bed = Self {
             processes: BTreeMap::new(),
-            wires,
+            proxies,
             nas,
             machines,
             _janitor: janitor,
             folder,
             password: PASSWORD.to_owned(),
-            met: BTreeMap::new(),
+            crashed_effects: BTreeMap::new(),
             past: Past::default(),
-            loaded: Instant::now(),
-            moved: Mutex::default(),
+            loaded_at: Instant::now(),
+            address_changed: Mutex::default(),
         };
-        world.settle_nas().await?;
-        for process in every() {
-            world.restart(process).await?;
+        bed.apply_nas_settings().await?;
+        for process in all_processes() {
+            bed.restart(process).await?;
         }
-        Ok(world)
+        Ok(bed)
     }
 
     /// Resets everything to the state after [`Self::start`]. Cheap if little has changed.
@@ -126,11 +126,11 @@ impl Real {
     /// A resource cannot be freed.
     pub async fn reset(&mut self) -> Result<()> {
         for machine in &self.machines {
-            machine.trap.open()?;
+            machine.interceptor.open()?;
         }
         let used = self.is_used().await?;
         let changed = std::fs::read_to_string(self.nas.password_file())? != PASSWORD;
-        for process in every() {
+        for process in all_processes() {
             // A call of a failed sequence may still be in progress in them.
             if used || self.is_dead(process) || changed && matches!(process, Process::Controller(_))
             {
@@ -139,7 +139,7 @@ impl Real {
         }
         for machine in &self.machines {
             machine.clear().await?;
-            machine.trap.reset()?;
+            machine.interceptor.reset()?;
         }
         PASSWORD.clone_into(&mut self.password);
         std::fs::write(self.nas.password_file(), PASSWORD)?;
@@ -147,19 +147,19 @@ impl Real {
         // A NAS that was started with another password has that one for its account.
         let account = json!({"name": "admin", "password": PASSWORD});
         self.nas.change_setting("accounts", &account).await?;
-        self.settle_nas().await?;
-        self.met.clear();
+        self.apply_nas_settings().await?;
+        self.crashed_effects.clear();
         self.past = Past::default();
-        for process in every() {
+        for process in all_processes() {
             // Logs are opened in append mode, so they can be truncated while they are written.
             std::fs::File::create(self.log(process))?;
             if !self.processes.contains_key(&process) {
-                self.forget_refusals(process)?;
+                self.remove_login_refusals(process)?;
                 self.restart(process).await?;
             }
         }
-        for wire in &self.wires {
-            wire.disarm();
+        for proxy in &self.proxies {
+            proxy.disarm();
         }
         Ok(())
     }
@@ -170,7 +170,7 @@ impl Real {
     /// A log cannot be read.
     pub fn logs(&self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
-        for process in every() {
+        for process in all_processes() {
             let text = std::fs::read_to_string(self.log(process))?;
             lines.extend(text.lines().map(|line| format!("{process:?}: {line}")));
         }
@@ -196,7 +196,7 @@ impl Real {
     }
 
     /// Applies the settings that have no command line option.
-    async fn settle_nas(&self) -> Result<()> {
+    async fn apply_nas_settings(&self) -> Result<()> {
         let settings = json!({"thin_growth_needs_space": true, "shrink_code": SHRINK_REFUSED});
         self.nas.patch_settings(&settings).await
     }
@@ -215,7 +215,7 @@ impl Real {
         }
     }
 
-    fn forget_refusals(&self, process: Process) -> Result<()> {
+    fn remove_login_refusals(&self, process: Process) -> Result<()> {
         match std::fs::remove_file(self.home(process).join("refused.json")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             Ok(()) | Err(_) => Ok(()),
@@ -224,21 +224,21 @@ impl Real {
 
     fn is_dead(&self, process: Process) -> bool {
         let killed = match process {
-            Process::Controller(number) => self.wires[number].crashed_at().is_some(),
-            Process::Node(number) => self.machines[number].trap.stopped_at().is_some(),
+            Process::Controller(number) => self.proxies[number].crashed_at().is_some(),
+            Process::Node(number) => self.machines[number].interceptor.stopped_at().is_some(),
         };
-        let lives = self
+        let alive = self
             .processes
             .get(&process)
             .is_some_and(|plugin| plugin.process.is_alive());
-        killed || !lives
+        killed || !alive
     }
 
     /// The effect at which a process has crashed; clears it.
-    fn take_death(&mut self, process: Process) -> Result<Option<String>> {
+    fn take_crash(&mut self, process: Process) -> Result<Option<String>> {
         match process {
-            Process::Controller(number) => Ok(self.wires[number].disarm()),
-            Process::Node(number) => self.machines[number].trap.take_stopped(),
+            Process::Controller(number) => Ok(self.proxies[number].disarm()),
+            Process::Node(number) => self.machines[number].interceptor.take_stopped(),
         }
     }
 
@@ -246,7 +246,7 @@ impl Real {
         let folder = self.home(process);
         std::fs::create_dir_all(&folder)?;
         let url = match process {
-            Process::Controller(number) => &self.wires[number].url,
+            Process::Controller(number) => &self.proxies[number].url,
             Process::Node(_) => &self.nas.api,
         };
         let settings = plugin::Settings {
@@ -277,7 +277,7 @@ impl Real {
     }
 }
 
-fn every() -> impl Iterator<Item = Process> {
+fn all_processes() -> impl Iterator<Item = Process> {
     let controllers = (0..CONTROLLERS).map(Process::Controller);
     controllers.chain((0..NODES.len()).map(Process::Node))
 }
@@ -317,40 +317,40 @@ impl TestBed for Real {
         Ok(last)
     }
 
-    fn fs_fills_device(&self, life: &TestVolume, node: usize, size: u64) -> Result<bool> {
-        let device = self.machines[node].device(life)?;
-        disk::fs_fills_device(life, &device, size)
+    fn fs_fills_device(&self, volume: &TestVolume, node: usize, size: u64) -> Result<bool> {
+        let device = self.machines[node].device(volume)?;
+        disk::fs_fills_device(volume, &device, size)
     }
 
-    fn write(&self, life: &TestVolume, _: usize, data: u64) -> Result<()> {
-        disk::write(life, data).with_context(|| format!("writing to {}", life.name))
+    fn write(&self, volume: &TestVolume, _: usize, data: u64) -> Result<()> {
+        disk::write(volume, data).with_context(|| format!("writing to {}", volume.name))
     }
 
-    fn write_unsynced(&self, life: &TestVolume, _: usize, data: u64) -> Result<()> {
-        let written = disk::write_unsynced(life, data);
+    fn write_unsynced(&self, volume: &TestVolume, _: usize, data: u64) -> Result<()> {
+        let written = disk::write_unsynced(volume, data);
         written
             .map(drop)
-            .with_context(|| format!("writing to {}", life.name))
+            .with_context(|| format!("writing to {}", volume.name))
     }
 
-    fn read(&self, life: &TestVolume, _: usize) -> Result<u64> {
-        disk::read(life).with_context(|| format!("reading from {}", life.name))
+    fn read(&self, volume: &TestVolume, _: usize) -> Result<u64> {
+        disk::read(volume).with_context(|| format!("reading from {}", volume.name))
     }
 
-    fn write_foreign_data(&self, life: &TestVolume) -> Result<()> {
-        disk::write_foreign_data(&self.lun_file(life))
+    fn write_foreign_data(&self, volume: &TestVolume) -> Result<()> {
+        disk::write_foreign_data(&self.lun_file(volume))
     }
 
-    fn is_foreign_data_intact(&self, life: &TestVolume) -> Result<bool> {
-        disk::is_foreign_data_intact(&self.lun_file(life))
+    fn is_foreign_data_intact(&self, volume: &TestVolume) -> Result<bool> {
+        disk::is_foreign_data_intact(&self.lun_file(volume))
     }
 
-    fn kill_file_system(&self, life: &TestVolume, node: usize) -> Result<bool> {
-        disk::kill_file_system(life, &self.machines[node].device(life)?)
+    fn kill_file_system(&self, volume: &TestVolume, node: usize) -> Result<bool> {
+        disk::kill_file_system(volume, &self.machines[node].device(volume)?)
     }
 
-    async fn swap_lun(&mut self, life: &TestVolume, on: bool) -> Result<bool> {
-        disk::swap_lun(&self.nas, &self.folder, life, on)?;
+    async fn swap_lun(&mut self, volume: &TestVolume, on: bool) -> Result<bool> {
+        disk::swap_lun(&self.nas, &self.folder, volume, on)?;
         Ok(true)
     }
 
@@ -369,45 +369,47 @@ impl TestBed for Real {
 
     async fn restart(&mut self, process: Process) -> Result<()> {
         self.processes.remove(&process);
-        if let Some(met) = self.take_death(process)? {
-            self.met.insert(process, met);
+        if let Some(effect) = self.take_crash(process)? {
+            self.crashed_effects.insert(process, effect);
         }
         if let Process::Node(number) = process {
-            self.machines[number].trap.open()?;
+            self.machines[number].interceptor.open()?;
         }
         let plugin = self.spawn(process).await?;
         if let Process::Controller(number) = process {
-            self.wires[number].serve(plugin.process.id());
+            self.proxies[number].serve(plugin.process.id());
         }
         self.processes.insert(process, plugin);
         Ok(())
     }
 
     fn crashed_processes(&self) -> Vec<Process> {
-        every().filter(|process| self.is_dead(*process)).collect()
+        all_processes()
+            .filter(|process| self.is_dead(*process))
+            .collect()
     }
 
     async fn crash_at(&mut self, process: Process, nth: usize, when: CrashTiming) -> Result<()> {
-        self.met.remove(&process);
+        self.crashed_effects.remove(&process);
         match process {
-            Process::Controller(number) => self.wires[number].arm(nth, when),
+            Process::Controller(number) => self.proxies[number].arm(nth, when),
             Process::Node(number) => self.machines[number].crash_at(nth, when)?,
         }
         Ok(())
     }
 
     async fn crashed_at(&mut self, process: Process) -> Result<Option<String>> {
-        if let Some(met) = self.met.remove(&process) {
-            return Ok(Some(met));
+        if let Some(effect) = self.crashed_effects.remove(&process) {
+            return Ok(Some(effect));
         }
         if self.is_dead(process) {
             // Do not clear it: the process must count as dead until it is restarted.
             return Ok(match process {
-                Process::Controller(number) => self.wires[number].crashed_at(),
-                Process::Node(number) => self.machines[number].trap.stopped_at(),
+                Process::Controller(number) => self.proxies[number].crashed_at(),
+                Process::Node(number) => self.machines[number].interceptor.stopped_at(),
             });
         }
-        self.take_death(process)
+        self.take_crash(process)
     }
 
     async fn reboot(&mut self, node: usize) -> Result<()> {
@@ -431,21 +433,21 @@ impl TestBed for Real {
         self.past.journal.extend(lines);
         self.past.refused += refused;
         self.nas.restart().await?;
-        self.settle_nas().await?;
+        self.apply_nas_settings().await?;
         if let Some(loading) = loading {
-            let boot = json!({"loading": loading, "for_ms": MOMENT});
+            let boot = json!({"loading": loading, "for_ms": MAX_DELAY_MS});
             self.post_control("/boot", boot).await?;
-            self.loaded = Instant::now() + Duration::from_millis(MOMENT);
+            self.loaded_at = Instant::now() + Duration::from_millis(MAX_DELAY_MS);
         }
         Ok(())
     }
 
     async fn post_control(&self, mut path: &str, mut body: Value) -> Result<Value> {
-        if path == "/sessions/move" && !self.may_move() {
+        if path == "/sessions/move" && !self.may_change_address() {
             path = "/sessions/expire";
         }
         if let Some(Value::Number(wait)) = body.pointer_mut("/fault/ms") {
-            *wait = wait.as_u64().unwrap_or_default().min(MOMENT).into();
+            *wait = wait.as_u64().unwrap_or_default().min(MAX_DELAY_MS).into();
         }
         if let ("/accounts", Some(password)) = (path, body["password"].as_str()) {
             // dsm-sim reads it from there at its next start.
@@ -466,10 +468,10 @@ impl TestBed for Real {
 
     async fn clear_faults(&mut self) -> Result<()> {
         for machine in &self.machines {
-            machine.trap.open()?;
+            machine.interceptor.open()?;
         }
-        for wire in &self.wires {
-            wire.stop_killing();
+        for proxy in &self.proxies {
+            proxy.stop_killing();
         }
         self.nas.no_faults().await
     }
@@ -477,19 +479,19 @@ impl TestBed for Real {
     fn fault_hits(&self) -> Result<usize> {
         self.machines
             .iter()
-            .map(|machine| machine.trap.hits())
+            .map(|machine| machine.interceptor.hits())
             .sum()
     }
 
     async fn pause(&self, time: Duration) {
         let short = if time > LONGEST_PAUSE {
-            self.loaded.saturating_duration_since(Instant::now()) + LAST_PAUSE
+            self.loaded_at.saturating_duration_since(Instant::now()) + SETTLE_PAUSE
         } else {
             time / FAST_RETRY
         };
         // sleep: a CO waits before it tries again, a bounded number of times.
         tokio::time::sleep(short).await;
-        if time >= LONGEST_PAUSE && Instant::now() >= self.loaded {
+        if time >= LONGEST_PAUSE && Instant::now() >= self.loaded_at {
             // A long pause of a CO: the uptime grows too. Errors are ignored, the next pause sets it again.
             let _ = self
                 .nas
@@ -502,7 +504,7 @@ impl TestBed for Real {
         let mut lines = self.past.journal.clone();
         lines.extend(self.calls().await?);
         for (machine, name) in self.machines.iter().zip(NODES) {
-            let commands = machine.trap.journal()?;
+            let commands = machine.interceptor.journal()?;
             lines.extend(commands.iter().map(|line| format!("{name}: {line}")));
         }
         Ok(lines)
@@ -516,17 +518,22 @@ impl TestBed for Real {
 impl Real {
     /// A driver checks at most once a minute whether another login helps, and no CO here waits that long. In between, its
     /// sessions expire instead.
-    fn may_move(&self) -> bool {
-        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = moved.is_none_or(|at| at.elapsed() > SELDOM);
-        if may {
-            *moved = Some(Instant::now());
+    fn may_change_address(&self) -> bool {
+        let mut address_changed = self
+            .address_changed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let allowed = address_changed.is_none_or(|at| at.elapsed() > LOGIN_INTERVAL);
+        if allowed {
+            *address_changed = Some(Instant::now());
         }
-        may
+        allowed
     }
 
-    fn lun_file(&self, life: &TestVolume) -> PathBuf {
-        self.nas.folder().join(format!("luns/{}.img", life.uuid()))
+    fn lun_file(&self, volume: &TestVolume) -> PathBuf {
+        self.nas
+            .folder()
+            .join(format!("luns/{}.img", volume.uuid()))
     }
 
     async fn calls(&self) -> Result<Vec<String>> {

@@ -10,17 +10,17 @@ use tokio::sync::watch;
 use crate::testbed::{CrashTiming, HostFault};
 
 /// An operation in progress; `name` is cleared when it completes.
-struct Half<'a> {
-    mortal: &'a CrashableProcess,
+struct InProgress<'a> {
+    crashable: &'a CrashableProcess,
     name: Option<String>,
 }
 
-impl Drop for Half<'_> {
+impl Drop for InProgress<'_> {
     fn drop(&mut self) {
         if let Some(name) = self.name.take()
-            && !self.mortal.is_dead()
+            && !self.crashable.is_dead()
         {
-            self.mortal.inner().broken_off.push(name);
+            self.crashable.inner().cancelled.push(name);
         }
     }
 }
@@ -37,12 +37,12 @@ struct Inner {
     /// The names of the effects so far.
     effects: Vec<String>,
     /// The process crashes at this effect, counted like `effects`.
-    trip: Option<(usize, CrashTiming)>,
+    armed_crash: Option<(usize, CrashTiming)>,
     faults: Vec<HostFault>,
     /// The number of faults that were applied.
     hits: usize,
     /// The names of effects that were cancelled half-way although the process is alive.
-    broken_off: Vec<String>,
+    cancelled: Vec<String>,
 }
 
 impl CrashableProcess {
@@ -72,25 +72,25 @@ impl CrashableProcess {
     }
 
     /// The names of effects that were cancelled half-way although the process is alive.
-    pub(super) fn broken_off(&self) -> Vec<String> {
-        self.inner().broken_off.clone()
+    pub(super) fn cancelled(&self) -> Vec<String> {
+        self.inner().cancelled.clone()
     }
 
     /// Runs an effect that must not be cancelled, even if the call that it belongs to is.
-    pub(super) async fn whole<T>(&self, name: &str, act: impl Future<Output = T>) -> T {
-        let mut half = Half {
-            mortal: self,
+    pub(super) async fn must_complete<T>(&self, name: &str, effect: impl Future<Output = T>) -> T {
+        let mut operation = InProgress {
+            crashable: self,
             name: Some(name.to_owned()),
         };
-        let done = act.await;
-        half.name = None;
+        let done = effect.await;
+        operation.name = None;
         done
     }
 
     /// Makes the process crash at its `nth` effect from now; the first is 1.
     pub(super) fn crash_at(&self, nth: usize, when: CrashTiming) {
         let mut inner = self.inner();
-        inner.trip = Some((inner.effects.len() + nth, when));
+        inner.armed_crash = Some((inner.effects.len() + nth, when));
     }
 
     pub(super) fn effects(&self) -> Vec<String> {
@@ -108,20 +108,20 @@ impl CrashableProcess {
     pub(super) fn clear(&self) {
         let mut inner = self.inner();
         inner.faults.clear();
-        inner.trip = None;
+        inner.armed_crash = None;
     }
 
     /// The fault that applies to this command, if any; counts it down.
     pub(super) fn fault_of(&self, command: &str) -> Option<HostFault> {
         let mut inner = self.inner();
-        let meant = |fault: &HostFault| command.contains(&fault.command);
-        let at = inner.faults.iter().position(meant)?;
+        let matches = |fault: &HostFault| command.contains(&fault.command);
+        let index = inner.faults.iter().position(matches)?;
         inner.hits += 1;
-        let fault = inner.faults[at].clone();
+        let fault = inner.faults[index].clone();
         if fault.times == 1 {
-            inner.faults.remove(at);
+            inner.faults.remove(index);
         } else {
-            inner.faults[at].times = fault.times.saturating_sub(1);
+            inner.faults[index].times = fault.times.saturating_sub(1);
         }
         Some(fault)
     }
@@ -133,22 +133,22 @@ impl CrashableProcess {
         effect: impl Future<Output = T>,
         begin: impl FnOnce(),
     ) -> T {
-        let (due, number) = {
+        let (timing, number) = {
             let mut inner = self.inner();
             if !self.is_dead() {
                 inner.effects.push(name);
             }
             let now = inner.effects.len();
-            let due = inner
-                .trip
+            let timing = inner
+                .armed_crash
                 .filter(|(at, _)| *at == now)
                 .map(|(_, when)| when);
-            if due.is_some() {
-                inner.trip = None;
+            if timing.is_some() {
+                inner.armed_crash = None;
             }
-            (due, now)
+            (timing, now)
         };
-        match due {
+        match timing {
             Some(CrashTiming::Before) => self.die(),
             Some(CrashTiming::During) => {
                 begin();
@@ -159,19 +159,19 @@ impl CrashableProcess {
         if self.is_dead() {
             return pending().await;
         }
-        let lasting = async {
+        let timed = async {
             // Other tasks run in between, before the effect and after it.
-            tokio::time::sleep(span(number)).await;
+            tokio::time::sleep(half_duration(number)).await;
             let done = effect.await;
-            tokio::time::sleep(span(number + 1)).await;
+            tokio::time::sleep(half_duration(number + 1)).await;
             done
         };
         let done = tokio::select! {
             biased;
             () = self.death() => pending().await,
-            done = lasting => done,
+            done = timed => done,
         };
-        if due == Some(CrashTiming::After) {
+        if timing == Some(CrashTiming::After) {
             self.die();
             return pending().await;
         }
@@ -179,15 +179,15 @@ impl CrashableProcess {
     }
 
     /// Executes a read access, unless the process is dead.
-    pub(super) async fn observe<T>(&self, look: impl Future<Output = T>) -> T {
+    pub(super) async fn observe<T>(&self, access: impl Future<Output = T>) -> T {
         if self.is_dead() {
             return pending().await;
         }
-        look.await
+        access.await
     }
 }
 
 /// Half of the time that the nth effect takes: different from its neighbours', and reproducible.
-fn span(number: usize) -> Duration {
+fn half_duration(number: usize) -> Duration {
     Duration::from_micros((number as u64 * 7_919) % 9_973)
 }

@@ -26,41 +26,41 @@ use crate::testbed::SHRINK_REFUSED;
 /// The LUN that is exported in place of swapped LUNs.
 pub(super) const FOREIGN_LUN: &str = "5ca1ab1e-0000-4000-8000-000000000000";
 /// 2026-01-01, in milliseconds since 1970.
-const BEGINNING: u64 = 1_767_225_600_000;
+const START_TIME_MS: u64 = 1_767_225_600_000;
 /// The second holds no LUN of the driver's: no LUN type in use fits its file system.
 const VOLUMES: [&str; 2] = ["/volume1=btrfs:2TiB", "/volume2=ext4:2TiB"];
 /// Longer than any call takes in the NAS, except calls that hang: these are cancelled when their client disconnects.
-const RESTLESS: Duration = Duration::from_secs(30);
+const MAX_CALL_TIME: Duration = Duration::from_secs(30);
 /// How long a hanging call may go on after its client has disconnected.
-const SOON: Duration = Duration::from_millis(1);
+const SETTLE_TIME: Duration = Duration::from_millis(1);
 
 /// A cached state of dsm-sim.
-struct Recorded {
+struct CachedState {
     state: Arc<Value>,
     /// Nothing was in progress: it is valid until the next call.
-    lasts: bool,
+    stable: bool,
 }
 
 /// A NAS that can be restarted, and the fake hosts that its targets are exported to.
 pub(super) struct Nas {
     folder: TempDir,
     seed: u64,
-    drawn: AtomicU64,
+    seeds_drawn: AtomicU64,
     running: Mutex<Option<Arc<Embedded>>>,
-    machines: Vec<Fake>,
+    hosts: Vec<Fake>,
     started: Instant,
     /// How far its clock has been advanced.
-    told: Mutex<Duration>,
+    clock_offset: Mutex<Duration>,
     /// The journal up to its last restart.
     journal: Mutex<Vec<String>>,
     /// Writes in progress; other clients see their effect before they are answered.
-    under_way: AtomicUsize,
+    writes_in_progress: AtomicUsize,
     /// The state may change until then: a call goes on after its client has disconnected.
-    restless_until: Mutex<Instant>,
+    unstable_until: Mutex<Instant>,
     /// The cached state.
-    state: Mutex<Option<Recorded>>,
+    state: Mutex<Option<CachedState>>,
     /// The uuids of LUNs in whose place another one is exported.
-    disguised: Mutex<BTreeSet<String>>,
+    swapped: Mutex<BTreeSet<String>>,
     latency: Latency,
     /// The account's password, which dsm-sim gets at each start.
     password: Mutex<String>,
@@ -73,22 +73,22 @@ impl fmt::Debug for Nas {
 }
 
 impl Nas {
-    pub(super) fn start(seed: u64, machines: Vec<Fake>) -> io::Result<Self> {
+    pub(super) fn start(seed: u64, hosts: Vec<Fake>) -> io::Result<Self> {
         // In memory too, if possible: nothing here has to survive.
         let folder = TempDir::with_prefix_in("csi-", super::scratch())?;
         let nas = Self {
             folder,
             seed,
-            drawn: AtomicU64::default(),
+            seeds_drawn: AtomicU64::default(),
             running: Mutex::default(),
-            machines,
+            hosts,
             started: Instant::now(),
-            told: Mutex::default(),
+            clock_offset: Mutex::default(),
             journal: Mutex::default(),
-            under_way: AtomicUsize::new(0),
-            restless_until: Mutex::new(Instant::now()),
+            writes_in_progress: AtomicUsize::new(0),
+            unstable_until: Mutex::new(Instant::now()),
             state: Mutex::default(),
-            disguised: Mutex::default(),
+            swapped: Mutex::default(),
             password: Mutex::new(PASSWORD.to_owned()),
             // For half of the seeds the NAS answers at once, so that the client is the slow part.
             latency: if seed.is_multiple_of(2) {
@@ -105,7 +105,7 @@ impl Nas {
         let embedded = DsmSim::builder()
             .state_dir(self.folder.path())
             .seed(self.seed)
-            .clock(BEGINNING)
+            .clock(START_TIME_MS)
             .account("admin", lock(&self.password).clone())
             .latency(self.latency)
             .volumes(VOLUMES.map(|volume| volume.parse().expect("a volume")))
@@ -119,8 +119,8 @@ impl Nas {
             })
             .embed()
             .map_err(io::Error::other)?;
-        let told = *lock(&self.told);
-        embedded.advance_clock(told);
+        let clock_offset = *lock(&self.clock_offset);
+        embedded.advance_clock(clock_offset);
         *lock(&self.running) = Some(Arc::new(embedded));
         Ok(())
     }
@@ -136,27 +136,27 @@ impl Nas {
     pub(super) fn running(&self) -> Option<Arc<Embedded>> {
         let nas = lock(&self.running).clone()?;
         let elapsed = self.started.elapsed();
-        let mut told = lock(&self.told);
-        nas.advance_clock(elapsed.saturating_sub(*told));
-        *told = elapsed;
+        let mut clock_offset = lock(&self.clock_offset);
+        nas.advance_clock(elapsed.saturating_sub(*clock_offset));
+        *clock_offset = elapsed;
         Some(nas)
     }
 
     /// Exports another LUN in place of this one, or undoes that.
     pub(super) fn swap_lun(&self, uuid: &str, on: bool) {
         *lock(&self.state) = None;
-        let mut disguised = lock(&self.disguised);
+        let mut swapped = lock(&self.swapped);
         if on {
-            disguised.insert(uuid.to_owned());
+            swapped.insert(uuid.to_owned());
         } else {
-            disguised.remove(uuid);
+            swapped.remove(uuid);
         }
     }
 
     /// A random number for a seed; each call returns another one.
-    pub(super) fn draw(&self) -> u64 {
-        let drawn = self.drawn.fetch_add(1, Ordering::Relaxed);
-        self.seed.wrapping_mul(1_000_003).wrapping_add(drawn)
+    pub(super) fn next_seed(&self) -> u64 {
+        let seeds_drawn = self.seeds_drawn.fetch_add(1, Ordering::Relaxed);
+        self.seed.wrapping_mul(1_000_003).wrapping_add(seeds_drawn)
     }
 
     /// The temporary folder of the test bed.
@@ -176,7 +176,7 @@ impl Nas {
         if let ("/accounts", Some(password)) = (path, body["password"].as_str()) {
             password.clone_into(&mut lock(&self.password));
         }
-        self.on()?.control(method, path, body).await
+        self.require_running()?.control(method, path, body).await
     }
 
     /// dsm-sim's state; cached while it cannot have changed.
@@ -184,46 +184,50 @@ impl Nas {
         self.export()?;
         lock(&self.state)
             .as_ref()
-            .map(|told| Arc::clone(&told.state))
+            .map(|cached| Arc::clone(&cached.state))
             .ok_or_else(|| io::Error::other("the NAS has no state"))
     }
 
     /// Shows all hosts what is exported now.
     pub(super) fn export(&self) -> io::Result<()> {
-        let quiet = self.under_way.load(Ordering::Relaxed) == 0
-            && Instant::now() > *lock(&self.restless_until);
-        if quiet && lock(&self.state).as_ref().is_some_and(|told| told.lasts) {
+        let quiet = self.writes_in_progress.load(Ordering::Relaxed) == 0
+            && Instant::now() > *lock(&self.unstable_until);
+        if quiet
+            && lock(&self.state)
+                .as_ref()
+                .is_some_and(|cached| cached.stable)
+        {
             return Ok(());
         }
-        let state = Arc::new(self.on()?.state()?);
-        *lock(&self.state) = Some(Recorded {
+        let state = Arc::new(self.require_running()?.state()?);
+        *lock(&self.state) = Some(CachedState {
             state: Arc::clone(&state),
-            lasts: quiet,
+            stable: quiet,
         });
         let mut exports = exports(&state);
-        let disguised = lock(&self.disguised);
+        let swapped = lock(&self.swapped);
         for export in &mut exports {
-            if disguised.contains(&export.serial) {
+            if swapped.contains(&export.serial) {
                 FOREIGN_LUN.clone_into(&mut export.serial);
                 export.size = Bytes::gib(64);
             }
         }
-        drop(disguised);
-        for machine in &self.machines {
-            machine.set_exports(exports.iter().cloned());
+        drop(swapped);
+        for host in &self.hosts {
+            host.set_exports(exports.iter().cloned());
         }
-        if let Some(machine) = self.machines.first() {
+        if let Some(host) = self.hosts.first() {
             let luns = rows(&state["luns"]);
-            machine.keep_content(|serial| {
+            host.keep_content(|serial| {
                 serial == FOREIGN_LUN || luns.iter().any(|lun| lun["uuid"] == serial)
             });
         }
         Ok(())
     }
 
-    fn on(&self) -> io::Result<Arc<Embedded>> {
+    fn require_running(&self) -> io::Result<Arc<Embedded>> {
         self.running()
-            .ok_or_else(|| io::Error::other("the NAS is off"))
+            .ok_or_else(|| io::Error::other("the NAS is not running"))
     }
 
     /// All calls since its first start, as text that is the same in each run.
@@ -256,15 +260,15 @@ impl Nas {
         let Some(nas) = self.running() else {
             return Err(Failure::Unreachable("connection refused".into()));
         };
-        let changes = !reads(request.body());
-        let lasting = request.body().contains("delete");
-        let mut restless = changes.then(|| LunWriteWatch::of(self));
+        let is_write = !is_read(request.body());
+        let is_delete = request.body().contains("delete");
+        let mut write = is_write.then(|| WriteInProgress::start(self));
         let answer = nas.answer(request.map(Body::from)).await;
-        if let Some(restless) = &mut restless {
-            restless.beyond = lasting;
+        if let Some(write) = &mut write {
+            write.outlives_reply = is_delete;
         }
-        drop(restless);
-        if changes {
+        drop(write);
+        if is_write {
             *lock(&self.state) = None;
             self.export().map_err(|error| Failure::Lost(error.into()))?;
         }
@@ -277,23 +281,26 @@ impl Nas {
 }
 
 /// A write in progress. It goes on after its client has disconnected, and a deletion even after its reply.
-struct LunWriteWatch<'a> {
+struct WriteInProgress<'a> {
     nas: &'a Nas,
-    beyond: bool,
+    outlives_reply: bool,
 }
 
-impl<'a> LunWriteWatch<'a> {
-    fn of(nas: &'a Nas) -> Self {
-        nas.under_way.fetch_add(1, Ordering::Relaxed);
-        Self { nas, beyond: true }
+impl<'a> WriteInProgress<'a> {
+    fn start(nas: &'a Nas) -> Self {
+        nas.writes_in_progress.fetch_add(1, Ordering::Relaxed);
+        Self {
+            nas,
+            outlives_reply: true,
+        }
     }
 }
 
-impl Drop for LunWriteWatch<'_> {
+impl Drop for WriteInProgress<'_> {
     fn drop(&mut self) {
-        self.nas.under_way.fetch_sub(1, Ordering::Relaxed);
-        if self.beyond {
-            *lock(&self.nas.restless_until) = Instant::now() + RESTLESS;
+        self.nas.writes_in_progress.fetch_sub(1, Ordering::Relaxed);
+        if self.outlives_reply {
+            *lock(&self.nas.unstable_until) = Instant::now() + MAX_CALL_TIME;
         }
     }
 }
@@ -335,30 +342,30 @@ fn field<'a>(form: &'a str, name: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-fn reads(form: &str) -> bool {
-    let of_compound = |word: &str| form.contains(word);
+fn is_read(form: &str) -> bool {
+    let in_compound = |method: &str| form.contains(method);
     match field(form, "method") {
         "get" | "list" | "query" | "login" | "logout" => true,
         "request" => !["create", "set", "delete", "map"]
             .into_iter()
-            .any(of_compound),
+            .any(in_compound),
         _ => false,
     }
 }
 
 /// The transport of one process to the NAS.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct NasTransport {
     pub(super) nas: Arc<Nas>,
-    pub(super) mortal: Arc<CrashableProcess>,
+    pub(super) crashable: Arc<CrashableProcess>,
 }
 
-impl Transport for Line {
+impl Transport for NasTransport {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Buffer>, Failure>> {
         Box::pin(async move {
             let form = request.body();
             let name = format!("{}.{}", field(form, "api"), field(form, "method"));
-            self.mortal
+            self.crashable
                 .effect(name, self.nas.answer(request), || {})
                 .await
         })
@@ -367,7 +374,7 @@ impl Transport for Line {
 
 /// Lets calls without a client complete.
 pub(super) async fn settle() {
-    tokio::time::sleep(SOON).await;
+    tokio::time::sleep(SETTLE_TIME).await;
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -48,7 +48,7 @@ fn line_or_dead(line: Option<Line>) -> Line {
     Line::new(tower::service_fn(move |request| {
         let line = line.clone();
         async move {
-            let line = line.ok_or_else(|| dead("it does not live"))?;
+            let line = line.ok_or_else(|| dead("it is not running"))?;
             let answer = line.oneshot(request).await.map_err(dead)?;
             Ok(answer.map(|body| tonic::body::Body::new(body.map_err(dead))))
         }

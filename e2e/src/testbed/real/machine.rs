@@ -24,9 +24,9 @@ pub(super) struct Machine {
     /// The folder of its driver and its kubelet.
     pub(super) home: PathBuf,
     pub(super) initiator: Initiator,
-    pub(super) trap: CommandInterceptor,
+    pub(super) interceptor: CommandInterceptor,
     /// The content of the initiator name file, as node-sim made it.
-    named: String,
+    initiator_name: String,
 }
 
 impl Machine {
@@ -37,13 +37,13 @@ impl Machine {
     pub(super) fn make(home: &Path, targets: &Path) -> Result<Self> {
         fs::create_dir_all(home.join("kubelet"))?;
         let initiator = Initiator::init(home, targets)?;
-        let trap = CommandInterceptor::build(&home.join("trap"), &initiator.bin())?;
-        let named = fs::read_to_string(initiator.root().join(INITIATOR_NAME))?;
+        let interceptor = CommandInterceptor::build(&home.join("interceptor"), &initiator.bin())?;
+        let initiator_name = fs::read_to_string(initiator.root().join(INITIATOR_NAME))?;
         Ok(Self {
             home: home.to_owned(),
             initiator,
-            trap,
-            named,
+            interceptor,
+            initiator_name,
         })
     }
 
@@ -51,11 +51,11 @@ impl Machine {
     ///
     /// # Errors
     /// The volume is not attached.
-    pub(super) fn device(&self, life: &TestVolume) -> Result<PathBuf> {
-        let iqn = life
+    pub(super) fn device(&self, volume: &TestVolume) -> Result<PathBuf> {
+        let iqn = volume
             .publish_context
             .get("iqn")
-            .context("it is not published")?;
+            .context("the volume is not published")?;
         self.initiator.device(iqn)
     }
 
@@ -65,7 +65,7 @@ impl Machine {
         if FILE_ACCESSES.contains(&fault.command.as_str()) {
             fault.command.clear();
         }
-        self.trap.inject_fault(&fault)
+        self.interceptor.inject_fault(&fault)
     }
 
     pub(super) fn crash_at(&self, nth: usize, when: CrashTiming) -> Result<()> {
@@ -76,7 +76,7 @@ impl Machine {
             CrashTiming::During => interceptor::StopAt::During(moment),
             CrashTiming::After => interceptor::StopAt::After,
         };
-        self.trap.arm_to_kill(nth, when)
+        self.interceptor.arm_to_kill(nth, when)
     }
 
     /// A power cut: ends all commands, mounts and sessions; what is on disk stays: records and directories. The driver is already
@@ -85,8 +85,8 @@ impl Machine {
     /// # Errors
     /// A resource cannot be freed.
     pub(super) async fn power_off(&self) -> Result<()> {
-        let still = async || self.trap.kill_commands();
-        until("the commands of the node end", still, |still| !still).await?;
+        let running = async || self.interceptor.kill_commands();
+        until("the commands of the node end", running, |running| !running).await?;
         let kubelet = self.home.join("kubelet");
         let unmount = async || unmount_below(&kubelet);
         until("the mounts of the node are gone", unmount, |left| {
@@ -109,7 +109,7 @@ impl Machine {
         for folder in ["nodes", "send_targets", "static"] {
             empty(&root.join("etc/iscsi").join(folder))?;
         }
-        fs::write(root.join(INITIATOR_NAME), &self.named)?;
+        fs::write(root.join(INITIATOR_NAME), &self.initiator_name)?;
         empty(&self.home.join("kubelet"))
     }
 

@@ -20,11 +20,14 @@ type Loops = BTreeMap<String, PathBuf>;
 /// # Errors
 /// A file cannot be read.
 pub(super) fn observe(nas: &Nas, machines: &[Machine], seen: &mut Observation) -> Result<()> {
-    let world = nas
+    let bed_folder = nas
         .folder()
         .parent()
-        .context("the NAS has a folder in the world's")?;
-    let (loops, table) = (loops(world)?, fs::read_to_string("/proc/self/mountinfo")?);
+        .context("the NAS's folder has no parent")?;
+    let (loops, table) = (
+        loops(bed_folder)?,
+        fs::read_to_string("/proc/self/mountinfo")?,
+    );
     let mut explained = BTreeSet::new();
     for machine in machines {
         let mut node = ObservedNode::default();
@@ -48,19 +51,19 @@ pub(super) fn observe(nas: &Nas, machines: &[Machine], seen: &mut Observation) -
 fn leftovers(nas: &Nas, seen: &mut Observation) -> Result<()> {
     for file in names(&nas.folder().join("luns"))? {
         if !seen.luns.contains_key(file.trim_end_matches(".img")) {
-            seen.rest.push(format!("the file {file} of no LUN"));
+            seen.rest.push(format!("file {file} without a LUN"));
         }
     }
     for file in names(&nas.targets())? {
         let iqn = file.trim_end_matches(".json").trim_end_matches(".sessions");
         if !seen.targets.contains_key(iqn) {
-            seen.rest.push(format!("the export {file} of no target"));
+            seen.rest.push(format!("export {file} without a target"));
         }
     }
     Ok(())
 }
 
-fn loops(world: &Path) -> Result<Loops> {
+fn loops(bed_folder: &Path) -> Result<Loops> {
     let mut found = Loops::new();
     for name in names(Path::new("/sys/block"))? {
         if !name.starts_with("loop") {
@@ -69,7 +72,7 @@ fn loops(world: &Path) -> Result<Loops> {
         let file = format!("/sys/block/{name}/loop/backing_file");
         if let Ok(backing) = fs::read_to_string(file) {
             let backing = PathBuf::from(backing.trim_end().trim_end_matches(" (deleted)"));
-            if backing.starts_with(world) {
+            if backing.starts_with(bed_folder) {
                 found.insert(name, backing);
             }
         }

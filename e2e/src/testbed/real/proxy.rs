@@ -29,12 +29,12 @@ const HANG_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Proxy {
     /// Base URL for the controller's configuration.
     pub(super) url: String,
-    end: Arc<End>,
+    shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-struct End {
+struct Shared {
     nas: String,
     http: reqwest::Client,
     inner: Mutex<Inner>,
@@ -44,9 +44,9 @@ struct End {
 struct Inner {
     controller: Option<u32>,
     /// The number of calls until the controller is killed, and when.
-    trip: Option<(usize, CrashTiming)>,
+    armed: Option<(usize, CrashTiming)>,
     /// The call at which it was killed.
-    tripped: Option<String>,
+    crashed_at: Option<String>,
 }
 
 impl Proxy {
@@ -58,41 +58,41 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let http = reqwest::Client::builder().no_proxy().tls_certs_only([]);
-        let end = Arc::new(End {
+        let shared = Arc::new(Shared {
             nas: nas.to_owned(),
             // No keep-alive: the NAS may restart, which leaves dead connections.
             http: http.pool_max_idle_per_host(0).build()?,
             inner: Mutex::default(),
         });
-        let task = tokio::spawn(listen(listener, end.clone()));
-        Ok(Self { url, end, task })
+        let task = tokio::spawn(listen(listener, shared.clone()));
+        Ok(Self { url, shared, task })
     }
 
     /// Sets the process id of the controller to kill; disarms the proxy.
     pub(super) fn serve(&self, controller: u32) {
-        *self.end.inner() = Inner {
+        *self.shared.inner() = Inner {
             controller: Some(controller),
             ..Inner::default()
         };
     }
 
     pub(super) fn arm(&self, nth: usize, when: CrashTiming) {
-        self.end.inner().trip = Some((nth, when));
+        self.shared.inner().armed = Some((nth, when));
     }
 
     pub(super) fn stop_killing(&self) {
-        self.end.inner().trip = None;
+        self.shared.inner().armed = None;
     }
 
     /// Disarms the proxy. Returns the call at which the controller was killed, and clears it.
     pub(super) fn disarm(&self) -> Option<String> {
-        let mut inner = self.end.inner();
-        inner.trip = None;
-        inner.tripped.take()
+        let mut inner = self.shared.inner();
+        inner.armed = None;
+        inner.crashed_at.take()
     }
 
     pub(super) fn crashed_at(&self) -> Option<String> {
-        self.end.inner().tripped.clone()
+        self.shared.inner().crashed_at.clone()
     }
 }
 
@@ -102,32 +102,32 @@ impl Drop for Proxy {
     }
 }
 
-async fn listen(listener: TcpListener, end: Arc<End>) {
+async fn listen(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let end = end.clone();
-        let carry = service_fn(move |request| {
-            let end = end.clone();
-            async move { end.carry(request).await }
+        let shared = shared.clone();
+        let forward = service_fn(move |request| {
+            let shared = shared.clone();
+            async move { shared.forward(request).await }
         });
         // An unanswered call breaks the connection, which is all that this error reports.
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), carry));
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), forward));
     }
 }
 
-impl End {
+impl Shared {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forwards a call and its reply. An error breaks the connection, as the NAS would.
-    async fn carry(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
+    async fn forward(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         let name = name(&head.uri, &body);
-        let due = self.count();
-        if matches!(due, Some(CrashTiming::Before | CrashTiming::During)) {
+        let timing = self.count_call();
+        if matches!(timing, Some(CrashTiming::Before | CrashTiming::During)) {
             self.kill(name);
-            anyhow::bail!("the controller has died before its call");
+            anyhow::bail!("the controller was killed before its call");
         }
         let mut headers = head.headers;
         for own in [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION] {
@@ -148,24 +148,24 @@ impl End {
             anyhow::Ok(reply)
         };
         let answer = tokio::time::timeout(HANG_LIMIT, answer).await?;
-        if due == Some(CrashTiming::After) {
+        if timing == Some(CrashTiming::After) {
             self.kill(name);
-            anyhow::bail!("the controller has died before the answer");
+            anyhow::bail!("the controller was killed before the reply");
         }
         answer
     }
 
     /// Counts a call. Returns when to kill the controller, if at this call.
-    fn count(&self) -> Option<CrashTiming> {
+    fn count_call(&self) -> Option<CrashTiming> {
         let mut inner = self.inner();
-        let (left, when) = inner.trip?;
-        inner.trip = (left > 1).then_some((left - 1, when));
+        let (left, when) = inner.armed?;
+        inner.armed = (left > 1).then_some((left - 1, when));
         (left <= 1).then_some(when)
     }
 
     fn kill(&self, name: String) {
         let mut inner = self.inner();
-        inner.tripped = Some(name);
+        inner.crashed_at = Some(name);
         let controller = inner.controller.and_then(|id| i32::try_from(id).ok());
         if let Some(controller) = controller {
             let _ = kill(Pid::from_raw(controller), Signal::SIGKILL);
