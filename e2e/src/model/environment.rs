@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Statuses of healthy LUNs. The last one is unknown to the driver.
-const LUN_WORDS: [&str; 6] = [
+const LUN_STATUSES: [&str; 6] = [
     "normal",
     "soft_limit_reach",
     "hard_limit_reach",
@@ -17,7 +17,7 @@ const LUN_WORDS: [&str; 6] = [
 ];
 
 /// Statuses that were recorded of volumes of running NASes (`dsm-sim/docs/knobs.md`). The last one is unknown to the driver.
-const VOLUME_WORDS: [&str; 11] = [
+const VOLUME_STATUSES: [&str; 11] = [
     "normal",
     "attention",
     "has_acceptable_disk",
@@ -99,8 +99,8 @@ pub enum ManualEdit {
 pub(super) fn environment() -> impl Strategy<Value = Environment> {
     let shown = prop_oneof![3 => Just(true), 1 => Just(false)];
     let odd = prop_oneof![4 => Just(true), 1 => Just(false)];
-    let words = (select(&LUN_WORDS[..]), select(&VOLUME_WORDS[..]));
-    (odd, words, shown).prop_map(|(odd_rows, (lun, volume), up_time_shown)| Environment {
+    let statuses = (select(&LUN_STATUSES[..]), select(&VOLUME_STATUSES[..]));
+    (odd, statuses, shown).prop_map(|(odd_rows, (lun, volume), up_time_shown)| Environment {
         odd_rows,
         lun: lun.to_owned(),
         volume: volume.to_owned(),

@@ -27,7 +27,7 @@ pub(super) const TRIES: usize = 60;
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
 /// After this time nothing is still in progress, and the uptime of the NAS is long enough to be trusted.
 const SETTLED: Duration = Duration::from_secs(1200);
-const NEVER_MADE: &str = "nas1/00000000-0000-4000-8000-000000000000";
+const NONEXISTENT_ID: &str = "nas1/00000000-0000-4000-8000-000000000000";
 /// Foreign LUNs; the last one has the name that the driver would choose for `pvc-9`.
 const FOREIGN: [&str; 3] = ["finance", "csi-not-ours", "csi-pvc-9"];
 /// More bytes than a NAS of a test bed has.
@@ -77,12 +77,12 @@ pub struct Executor<'a, P> {
     pub(super) foreign: Observation,
     pub(super) node_ids: Vec<String>,
     /// A step has made two calls concurrently, and only one of them is in the model yet.
-    beside: bool,
+    concurrent: bool,
     /// A scenario is running: the model already has its final state.
     pub(super) in_scenario: bool,
     pub(super) environment: EnvironmentState,
     /// The messages of all errors that the driver returned.
-    pub(super) said: Vec<String>,
+    pub(super) messages: Vec<String>,
     tally: Tally,
 }
 
@@ -91,29 +91,29 @@ impl<'a, P: TestBed> Executor<'a, P> {
     ///
     /// # Errors
     /// The test bed does not answer.
-    pub async fn start(plane: &'a mut P) -> Result<Self> {
+    pub async fn start(bed: &'a mut P) -> Result<Self> {
         for name in FOREIGN {
-            add_foreign_objects(plane, name).await?;
+            add_foreign_objects(bed, name).await?;
         }
         let mut node_ids = Vec::new();
-        for node in 0..plane.nodes() {
+        for node in 0..bed.nodes() {
             let info = csi::NodeGetInfoRequest {};
-            let answer = plane.clients(0, node).node().node_get_info(info).await?;
+            let answer = bed.clients(0, node).node().node_get_info(info).await?;
             node_ids.push(answer.into_inner().node_id);
         }
-        let foreign = plane.observe().await?;
+        let foreign = bed.observe().await?;
         Ok(Self {
-            bed: plane,
+            bed,
             model: ReferenceModel::default(),
             volumes: BTreeMap::new(),
             rotations: 0,
             foreign,
             node_ids,
-            beside: false,
+            concurrent: false,
             in_scenario: false,
             environment: EnvironmentState::default(),
             password: crate::harness::nas::PASSWORD.to_owned(),
-            said: Vec::new(),
+            messages: Vec::new(),
             tally: Tally::default(),
         })
     }
@@ -123,45 +123,42 @@ impl<'a, P: TestBed> Executor<'a, P> {
     /// # Errors
     /// An invariant is violated.
     pub async fn run_step(&mut self, step: &Step) -> Result<()> {
-        let acts = self.model.calls_of(step);
+        let rpcs = self.model.calls_of(step);
         if let Step::GrowConcurrently {
             volume,
             mib,
-            call: act,
+            call: rpc,
         } = step
         {
-            self.run_concurrently(*volume, *mib, *act).await?;
-            self.beside = true;
+            self.run_concurrently(*volume, *mib, *rpc).await?;
+            self.concurrent = true;
         }
-        for (volume, act) in acts {
-            let (how, controller) = if let Step::Call {
-                delivery: how,
+        for (volume, rpc) in rpcs {
+            let (delivery, controller) = if let Step::Call {
+                delivery,
                 controller,
                 ..
             } = step
             {
-                (*how, *controller)
+                (*delivery, *controller)
             } else {
                 (Delivery::Once, 0)
             };
-            self.call_until_stable(volume, act, how, controller, TRIES)
+            self.call_until_stable(volume, rpc, delivery, controller, TRIES)
                 .await
-                .with_context(|| format!("{act:?}"))?;
+                .with_context(|| format!("{rpc:?}"))?;
         }
-        self.beside = false;
+        self.concurrent = false;
         match step {
             Step::Write { volume } => self.write(*volume)?,
             Step::Fence { volume } => self.fence(*volume).await?,
-            Step::Away {
-                volume,
-                absence: how,
-            } => {
+            Step::Away { volume, absence } => {
                 self.in_scenario = true;
-                self.use_elsewhere(*volume, *how).await?;
+                self.use_elsewhere(*volume, *absence).await?;
                 self.in_scenario = false;
             }
             Step::Race { volume } => self.race_publish(*volume).await?,
-            Step::Fault(mishap) => self.inject(mishap).await?,
+            Step::Fault(fault) => self.inject(fault).await?,
             Step::Restart { node } => self.bed.restart(process(*node)).await?,
             Step::Reboot { node } => {
                 self.bed.reboot(*node).await?;
@@ -179,8 +176,8 @@ impl<'a, P: TestBed> Executor<'a, P> {
             Step::ChangeClientAddress => {
                 self.bed.post_control("/sessions/move", json!({})).await?;
             }
-            Step::ChangeEnvironment(surroundings) => self.change_environment(surroundings).await?,
-            Step::HideLists(blindness) => self.hide_lists(*blindness).await?,
+            Step::ChangeEnvironment(environment) => self.change_environment(environment).await?,
+            Step::HideLists(hidden_lists) => self.hide_lists(*hidden_lists).await?,
             Step::EditByHand { volume, what } => self.edit_by_hand(*volume, *what).await?,
             Step::WriteForeignData { volume } => self.write_foreign_data(*volume)?,
             Step::MakeUnresizable { volume } => self.make_unresizable(*volume)?,
@@ -217,7 +214,7 @@ impl<'a, P: TestBed> Executor<'a, P> {
         self.bed.pause(SETTLED).await;
         self.list(2).await?;
         self.remove_all().await?;
-        self.check_invariants().await.context("in the end")?;
+        self.check_invariants().await.context("at the end")?;
         self.ensure_no_violations().await?;
         self.tally.hits = self.bed.fault_hits()?;
         Ok(self.tally)
@@ -225,55 +222,60 @@ impl<'a, P: TestBed> Executor<'a, P> {
 
     /// Checks all error messages and the journal: no leaked secret, no LUN shrunk, no foreign object changed.
     async fn ensure_no_violations(&self) -> Result<()> {
-        let told = self.said.iter().find(|text| text.contains(SECRET_PREFIX));
-        ensure!(told.is_none(), "a secret is told: {told:?}");
+        let leaked = self
+            .messages
+            .iter()
+            .find(|text| text.contains(SECRET_PREFIX));
+        ensure!(
+            leaked.is_none(),
+            "an error message leaks a secret: {leaked:?}"
+        );
         let refused = format!("-> Some({SHRINK_REFUSED})");
         let journal = self.bed.journal().await?;
         let shrunk = journal.iter().find(|line| line.contains(&refused));
-        ensure!(shrunk.is_none(), "a LUN was to shrink: {shrunk:?}");
-        self.must_have_kept_off(&journal)
+        ensure!(
+            shrunk.is_none(),
+            "the driver tried to shrink a LUN: {shrunk:?}"
+        );
+        self.ensure_foreign_untouched(&journal)
     }
 
     /// Detaches and deletes every volume with at most one retry per call.
     async fn remove_all(&mut self) -> Result<()> {
         for volume in self.model.volumes.keys().copied().collect::<Vec<_>>() {
             let node = self.model.volumes[&volume].published.unwrap_or(0);
-            for act in [
+            for rpc in [
                 CsiCall::NodeUnpublish,
                 CsiCall::Unstage,
                 CsiCall::Unpublish { node },
                 CsiCall::Delete,
             ] {
-                self.call_until_stable(volume, act, Delivery::Once, 0, 2)
+                self.call_until_stable(volume, rpc, Delivery::Once, 0, 2)
                     .await
-                    .with_context(|| format!("in the end, volume {volume}, {act:?}"))?;
+                    .with_context(|| format!("at the end, volume {volume}, {rpc:?}"))?;
             }
         }
         Ok(())
     }
 
-    async fn inject(&mut self, mishap: &Fault) -> Result<()> {
-        match mishap {
-            Fault::Nas {
-                call: on,
-                fault: trouble,
-                times,
-            } => {
-                let (api, method) = on.names();
+    async fn inject(&mut self, fault: &Fault) -> Result<()> {
+        match fault {
+            Fault::Nas { call, fault, times } => {
+                let (api, method) = call.names();
                 let rule =
-                    json!({"api": api, "method": method, "times": times, "fault": trouble.fault()});
+                    json!({"api": api, "method": method, "times": times, "fault": fault.fault()});
                 self.bed.post_control("/faults", rule).await.map(drop)
             }
             Fault::Host {
                 node,
                 command,
-                fault: failing,
+                fault,
                 times,
             } => self.bed.inject_fault(
                 *node,
                 HostFault {
                     command: command.clone(),
-                    fault: *failing,
+                    fault: *fault,
                     times: *times,
                 },
             ),
@@ -309,9 +311,9 @@ impl<'a, P: TestBed> Executor<'a, P> {
     }
 
     /// Prepares a call as a CO does.
-    pub(super) async fn prepare(&mut self, volume: u8, act: CsiCall) -> Result<()> {
-        if act == CsiCall::Delete {
-            self.unlock(volume).await?;
+    pub(super) async fn prepare(&mut self, volume: u8, rpc: CsiCall) -> Result<()> {
+        if rpc == CsiCall::Delete {
+            self.delete_locked_snapshots(volume).await?;
         }
         if let (
             CsiCall::Publish { .. }
@@ -320,20 +322,24 @@ impl<'a, P: TestBed> Executor<'a, P> {
             | CsiCall::Delete
             | CsiCall::Unpublish { .. },
             None,
-        ) = (act, self.volumes.get(&volume))
+        ) = (rpc, self.volumes.get(&volume))
         {
-            let seat = self.bed.clients(0, 0);
-            let never = csi::Volume {
-                volume_id: NEVER_MADE.to_owned(),
+            let clients = self.bed.clients(0, 0);
+            let nonexistent = csi::Volume {
+                volume_id: NONEXISTENT_ID.to_owned(),
                 ..csi::Volume::default()
             };
-            let life =
-                TestVolume::of(&seat, "pvc-never", super::step::Kind::Ext4.content(), never)?;
-            self.volumes.insert(volume, life);
+            let test_volume = TestVolume::of(
+                &clients,
+                "pvc-nonexistent",
+                super::step::Kind::Ext4.content(),
+                nonexistent,
+            )?;
+            self.volumes.insert(volume, test_volume);
         }
-        if let (CsiCall::Stage, Some(life)) = (act, self.volumes.get(&volume)) {
+        if let (CsiCall::Stage, Some(test_volume)) = (rpc, self.volumes.get(&volume)) {
             let node = self.model.volumes[&volume].published.unwrap_or(0);
-            self.bed.clients(0, node).make_dir(&life.staging)?;
+            self.bed.clients(0, node).make_dir(&test_volume.staging)?;
         }
         Ok(())
     }
@@ -342,33 +348,34 @@ impl<'a, P: TestBed> Executor<'a, P> {
     pub(super) fn record(
         &mut self,
         volume: u8,
-        act: CsiCall,
+        rpc: CsiCall,
         answer: Option<&Answer>,
     ) -> Result<()> {
-        let node = if let CsiCall::Publish { node } = act {
+        let node = if let CsiCall::Publish { node } = rpc {
             node
         } else {
             0
         };
         match answer {
             Some(Answer::Volume(made)) if !self.model.volumes.contains_key(&volume) => {
-                let CsiCall::Create { kind, .. } = act else {
-                    bail!("a volume was answered to {act:?}");
+                let CsiCall::Create { kind, .. } = rpc else {
+                    bail!("{rpc:?} returned a volume");
                 };
                 let old = self.volumes.get(&volume);
                 ensure!(
                     old.is_none_or(|old| old.id != made.volume_id),
-                    "{} was a volume before",
+                    "the id {} is reused",
                     made.volume_id
                 );
-                let seat = self.bed.clients(0, 0);
-                let mut life = TestVolume::of(&seat, &name(volume), kind.content(), made.clone())?;
+                let clients = self.bed.clients(0, 0);
+                let mut test_volume =
+                    TestVolume::of(&clients, &name(volume), kind.content(), made.clone())?;
                 if volume == 1 {
-                    life.secrets = [("username", "alice"), ("password", SECRET)]
+                    test_volume.secrets = [("username", "alice"), ("password", SECRET)]
                         .map(|(key, value)| (format!("node.session.auth.{key}"), value.to_owned()))
                         .into();
                 }
-                self.volumes.insert(volume, life);
+                self.volumes.insert(volume, test_volume);
             }
             Some(Answer::Volume(made)) => {
                 let id = &self.volumes[&volume].id;
@@ -380,36 +387,37 @@ impl<'a, P: TestBed> Executor<'a, P> {
                     .kubelet_dir(node)
                     .join("kubelet")
                     .join(name(volume));
-                let life = self.volumes.get_mut(&volume).context("published")?;
+                let test_volume = self.volumes.get_mut(&volume).context("published")?;
                 ensure!(
-                    context.get("uuid").is_some_and(|uuid| *uuid == life.uuid()),
+                    context
+                        .get("uuid")
+                        .is_some_and(|uuid| *uuid == test_volume.uuid()),
                     "{context:?} for {}",
-                    life.id
+                    test_volume.id
                 );
-                life.publish_context = context.clone().into_iter().collect();
-                life.node_id.clone_from(&self.node_ids[node]);
-                life.staging = folder.join("staging");
-                life.target = folder.join("target");
+                test_volume.publish_context = context.clone().into_iter().collect();
+                test_volume.node_id.clone_from(&self.node_ids[node]);
+                test_volume.staging = folder.join("staging");
+                test_volume.target = folder.join("target");
             }
             Some(Answer::Size(_) | Answer::Done) | None => {}
         }
-        self.model.apply_call(volume, act);
+        self.model.apply_call(volume, rpc);
         Ok(())
     }
 }
 
 /// Adds a foreign LUN with a target of its own and a locked snapshot.
-async fn add_foreign_objects(plane: &impl TestBed, name: &str) -> Result<()> {
+async fn add_foreign_objects(bed: &impl TestBed, name: &str) -> Result<()> {
     let lun = json!({"name": name, "size": 3 * GIB});
-    let uuid = plane.post_control("/luns", lun).await?["uuid"].take();
+    let uuid = bed.post_control("/luns", lun).await?["uuid"].take();
     let iqn = format!("iqn.2000-01.com.synology:somebody.{name}");
     let target = json!({"name": format!("of-{name}"), "iqn": iqn});
-    plane.post_control("/san/targets/create", target).await?;
+    bed.post_control("/san/targets/create", target).await?;
     let map = json!({"iqn": iqn, "lun_uuid": uuid});
-    plane.post_control("/san/targets/map", map).await?;
+    bed.post_control("/san/targets/map", map).await?;
     let snapshot = json!({"uuid": uuid, "name": "kept", "locked": true});
-    plane
-        .post_control("/san/luns/snapshot", snapshot)
+    bed.post_control("/san/luns/snapshot", snapshot)
         .await
         .map(drop)
 }
@@ -427,8 +435,8 @@ pub(super) fn transient(status: &Status) -> bool {
 }
 
 /// The status codes of an expected failure.
-pub(super) fn expected_codes(due: Expected) -> &'static [Code] {
-    match due {
+pub(super) fn expected_codes(expected: Expected) -> &'static [Code] {
+    match expected {
         Expected::NotFound => &[Code::NotFound],
         Expected::Exists => &[Code::AlreadyExists],
         Expected::Refused => &[Code::FailedPrecondition],
@@ -438,13 +446,13 @@ pub(super) fn expected_codes(due: Expected) -> &'static [Code] {
 }
 
 /// A success must be expected, and have the expected size.
-pub(super) fn ensure_expected(answer: &Answer, due: Expected) -> Result<()> {
+pub(super) fn ensure_expected(answer: &Answer, expected: Expected) -> Result<()> {
     let size = match answer {
         Answer::Volume(volume) => Some(volume.capacity_bytes),
         Answer::Size(size) => Some(*size),
         Answer::Context(_) | Answer::Done => None,
     };
-    let meets = match due {
+    let matches = match expected {
         Expected::Done => size.is_none(),
         Expected::Size(wanted) => size == Some(wanted),
         Expected::NotFound
@@ -453,54 +461,74 @@ pub(super) fn ensure_expected(answer: &Answer, due: Expected) -> Result<()> {
         | Expected::TooMuch
         | Expected::Idle => false,
     };
-    ensure!(meets, "{due:?} is due, and it was answered {answer:?}");
+    ensure!(matches, "expected {expected:?}, got {answer:?}");
     Ok(())
 }
 
 /// Makes a single CSI call.
 pub(super) async fn call(
-    seat: &impl Csi,
+    clients: &impl Csi,
     volume: u8,
-    life: Option<TestVolume>,
-    act: CsiCall,
+    test_volume: Option<TestVolume>,
+    rpc: CsiCall,
     node_id: &str,
     size: i64,
 ) -> Result<Answer, Status> {
-    if let CsiCall::Create { mib, kind } = act {
+    if let CsiCall::Create { mib, kind } = rpc {
         let mut request = create_request(&name(volume), mib * MIB, kind.content());
         if volume == 1 {
             // A StorageClass without `location`: the driver chooses the NAS volume.
             request.parameters.remove("location");
         }
-        let answer = seat.controller().create_volume(request).await?.into_inner();
+        let answer = clients
+            .controller()
+            .create_volume(request)
+            .await?
+            .into_inner();
         return Ok(Answer::Volume(answer.volume.unwrap_or_default()));
     }
-    let life = life.ok_or_else(|| Status::internal("the harness knows no such volume"))?;
-    match act {
+    let test_volume =
+        test_volume.ok_or_else(|| Status::internal("no such volume in the harness"))?;
+    match rpc {
         CsiCall::Create { .. } => unreachable!("see above"),
-        CsiCall::Delete => life.delete(seat).await.map(|()| Answer::Done),
-        CsiCall::Expand { mib } => life.expand_lun(seat, mib * MIB).await.map(Answer::Size),
+        CsiCall::Delete => test_volume.delete(clients).await.map(|()| Answer::Done),
+        CsiCall::Expand { mib } => test_volume
+            .expand_lun(clients, mib * MIB)
+            .await
+            .map(Answer::Size),
         CsiCall::Publish { .. } => {
-            let context = life.publish_to(seat, node_id).await?;
+            let context = test_volume.publish_to(clients, node_id).await?;
             Ok(Answer::Context(context.into_iter().collect()))
         }
         CsiCall::Unpublish { .. } => {
-            life.unpublish_from(seat, node_id).await?;
+            test_volume.unpublish_from(clients, node_id).await?;
             Ok(Answer::Done)
         }
-        CsiCall::Stage => life.stage(seat).await.map(|()| Answer::Done),
-        CsiCall::ExpandTooFar => life.expand_lun(seat, BEYOND).await.map(Answer::Size),
-        CsiCall::NodePublish => life.node_publish(seat).await.map(|()| Answer::Done),
+        CsiCall::Stage => test_volume.stage(clients).await.map(|()| Answer::Done),
+        CsiCall::ExpandTooFar => test_volume
+            .expand_lun(clients, BEYOND)
+            .await
+            .map(Answer::Size),
+        CsiCall::NodePublish => test_volume
+            .node_publish(clients)
+            .await
+            .map(|()| Answer::Done),
         CsiCall::NodePublishReadonly => {
             let reader = TestVolume {
                 readonly: true,
-                ..life
+                ..test_volume
             };
-            reader.node_publish(seat).await.map(|()| Answer::Done)
+            reader.node_publish(clients).await.map(|()| Answer::Done)
         }
         // A claim need not be a multiple of 1 MiB, as LUNs are; the answer is the real size.
-        CsiCall::NodeExpand => life.expand_on_node(seat, size - 1).await.map(Answer::Size),
-        CsiCall::NodeUnpublish => life.node_unpublish(seat).await.map(|()| Answer::Done),
-        CsiCall::Unstage => life.unstage(seat).await.map(|()| Answer::Done),
+        CsiCall::NodeExpand => test_volume
+            .expand_on_node(clients, size - 1)
+            .await
+            .map(Answer::Size),
+        CsiCall::NodeUnpublish => test_volume
+            .node_unpublish(clients)
+            .await
+            .map(|()| Answer::Done),
+        CsiCall::Unstage => test_volume.unstage(clients).await.map(|()| Answer::Done),
     }
 }

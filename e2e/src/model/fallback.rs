@@ -12,21 +12,21 @@ impl<P: TestBed> Executor<'_, P> {
     /// minute that this takes, the attacher first detaches the volume. If it grows a file system that this test bed cannot grow
     /// while it is mounted, the volume is unmounted and mounted again, which grows it too; the call itself then finds nothing to
     /// do.
-    pub(super) fn fallback_calls(&self, volume: u8, act: CsiCall) -> Vec<CsiCall> {
+    pub(super) fn fallback_calls(&self, volume: u8, rpc: CsiCall) -> Vec<CsiCall> {
         let Some(known) = self.model.volumes.get(&volume) else {
             return Vec::new();
         };
-        if let CsiCall::Publish { node } = act
+        if let CsiCall::Publish { node } = rpc
             && known.former
             && known.published == Some(node)
             && !self.waits_past_a_minute()
         {
             return vec![CsiCall::Unpublish { node }];
         }
-        if known.promised == known.size || !self.may_not_grow(known, act) {
+        if known.promised == known.size || !self.cannot_grow_online(known, rpc) {
             return Vec::new();
         }
-        let show = if known.readonly {
+        let publish = if known.readonly {
             CsiCall::NodePublishReadonly
         } else {
             CsiCall::NodePublish
@@ -36,7 +36,7 @@ impl<P: TestBed> Executor<'_, P> {
                 CsiCall::NodeUnpublish,
                 CsiCall::Unstage,
                 CsiCall::Stage,
-                show,
+                publish,
             ]
         } else {
             vec![CsiCall::Unstage, CsiCall::Stage]
@@ -44,9 +44,9 @@ impl<P: TestBed> Executor<'_, P> {
     }
 
     /// True if the call would have to grow a mounted file system, and this test bed cannot do that.
-    pub(super) fn may_not_grow(&self, known: &Volume, act: CsiCall) -> bool {
-        let grows = act == CsiCall::NodeExpand && known.node_published
-            || act == CsiCall::Stage && known.staged;
+    pub(super) fn cannot_grow_online(&self, known: &Volume, rpc: CsiCall) -> bool {
+        let grows = rpc == CsiCall::NodeExpand && known.node_published
+            || rpc == CsiCall::Stage && known.staged;
         match known.kind.content() {
             Content::Fs(fs) => grows && !self.bed.grows_online(fs),
             Content::Block => false,

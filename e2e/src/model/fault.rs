@@ -116,10 +116,10 @@ impl NasFault {
 
 /// Codes that do not tell whether the call was executed: unknown error, busy, no session, and "not found" codes that may be
 /// wrong.
-const CODES: [u32; 6] = [100, 117, 119, 18_990_531, 18_990_710, 18_990_722];
+const AMBIGUOUS_CODES: [u32; 6] = [100, 117, 119, 18_990_531, 18_990_710, 18_990_722];
 
 /// False "not found" replies for existing objects: the ones that a driver is most likely to trust.
-const DENIALS: [(NasCall, u32); 5] = [
+const FALSE_NOT_FOUND: [(NasCall, u32); 5] = [
     (NasCall::LunGet, 18_990_531),
     (NasCall::LunGet, 18_990_505),
     (NasCall::TargetGet, 18_990_710),
@@ -199,37 +199,33 @@ pub enum Fault {
 }
 
 pub(super) fn fault() -> impl Strategy<Value = Fault> {
-    let on = || select(&NasCall::ALL[..]);
-    let trouble = prop_oneof![
+    let call = || select(&NasCall::ALL[..]);
+    let fault = prop_oneof![
         3 => Just(NasFault::LoseReply),
         2 => Just(NasFault::LoseCall),
-        2 => (select(&CODES[..]), any::<bool>()).prop_map(|(code, after)| NasFault::Refuse { code, after }),
+        2 => (select(&AMBIGUOUS_CODES[..]), any::<bool>()).prop_map(|(code, after)| NasFault::Refuse { code, after }),
         1 => Just(NasFault::Garble),
         1 => (select(&[302_u16, 404, 500, 502][..]), any::<bool>()).prop_map(|(status, after)| NasFault::Http { status, after }),
         1 => Just(NasFault::Hang),
         1 => (1..5000_u64).prop_map(NasFault::Delay),
     ];
-    let denial =
-        select(&DENIALS[..]).prop_map(|(on, code)| (on, NasFault::Refuse { code, after: false }));
-    let nas = prop_oneof![3 => (on(), trouble), 1 => denial];
-    let nas = (nas, 1..3_u64).prop_map(|((on, trouble), times)| Fault::Nas {
-        call: on,
-        fault: trouble,
-        times,
-    });
+    let false_not_found = select(&FALSE_NOT_FOUND[..])
+        .prop_map(|(call, code)| (call, NasFault::Refuse { code, after: false }));
+    let nas = prop_oneof![3 => (call(), fault), 1 => false_not_found];
+    let nas = (nas, 1..3_u64).prop_map(|((call, fault), times)| Fault::Nas { call, fault, times });
     let host = (
         0..NODES,
         select([&COMMANDS[..], &FILE_ACCESSES[..]].concat()),
         select(&CommandFault::ALL[..]),
         1..3_u32,
     )
-        .prop_map(|(node, command, failing, times)| Fault::Host {
+        .prop_map(|(node, command, fault, times)| Fault::Host {
             node,
             command: command.to_owned(),
-            fault: failing,
+            fault,
             times,
         });
-    let death = (process(), 1..12_usize, select(&CrashTiming::ALL[..]))
+    let crash = (process(), 1..12_usize, select(&CrashTiming::ALL[..]))
         .prop_map(|(node, nth, when)| Fault::Crash { node, nth, when });
-    prop_oneof![3 => nas, 4 => host, 3 => death]
+    prop_oneof![3 => nas, 4 => host, 3 => crash]
 }

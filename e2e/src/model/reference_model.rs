@@ -87,16 +87,16 @@ pub fn rounded(required: i64) -> i64 {
 }
 
 /// The expected result of a call to the node that has the volume.
-fn on_node(known: &Volume, act: CsiCall) -> Expected {
+fn on_node(known: &Volume, rpc: CsiCall) -> Expected {
     let is_raw = known.kind == Kind::Raw;
-    match act {
+    match rpc {
         // Not before the attacher has published it to the node's new id.
         CsiCall::Stage if known.former => Expected::Idle,
         CsiCall::Stage if known.foreign_data && !is_raw => Expected::Refused,
         CsiCall::Unstage if known.node_published => Expected::Refused,
         CsiCall::Stage | CsiCall::NodeUnpublish | CsiCall::Unstage => Expected::Done,
         CsiCall::NodePublish | CsiCall::NodePublishReadonly => {
-            let readonly = act == CsiCall::NodePublishReadonly;
+            let readonly = rpc == CsiCall::NodePublishReadonly;
             match (known.staged, known.node_published) {
                 (false, _) => Expected::Idle,
                 // A raw device is shown the same way, read-only or not.
@@ -124,7 +124,7 @@ fn on_node(known: &Volume, act: CsiCall) -> Expected {
 
 impl ReferenceModel {
     /// The volume was unpublished from its node behind the node's back.
-    pub(super) fn take_from_node(&mut self, volume: u8) {
+    pub(super) fn unpublish_behind_node(&mut self, volume: u8) {
         if let Some(known) = self.volumes.get_mut(&volume) {
             (known.published, known.staged, known.node_published) = (None, false, false);
             known.promised = 0;
@@ -151,9 +151,9 @@ impl ReferenceModel {
     }
 
     /// The expected result of this call.
-    pub fn expected(&self, volume: u8, act: CsiCall) -> Expected {
+    pub fn expected(&self, volume: u8, rpc: CsiCall) -> Expected {
         let known = self.volumes.get(&volume);
-        match act {
+        match rpc {
             CsiCall::Create { mib, .. } => match known {
                 None => Expected::Size(rounded(mib * MIB).max(GIB)),
                 // The provisioner does not ask again for a volume that it has.
@@ -187,17 +187,17 @@ impl ReferenceModel {
             | CsiCall::NodeUnpublish
             | CsiCall::Unstage => known
                 .filter(|known| known.published.is_some())
-                .map_or(Expected::Idle, |known| on_node(known, act)),
+                .map_or(Expected::Idle, |known| on_node(known, rpc)),
         }
     }
 
     /// Applies a call that had its expected result.
-    pub fn apply_call(&mut self, volume: u8, act: CsiCall) {
-        let due = self.expected(volume, act);
-        if !matches!(due, Expected::Done | Expected::Size(_)) {
+    pub fn apply_call(&mut self, volume: u8, rpc: CsiCall) {
+        let expected = self.expected(volume, rpc);
+        if !matches!(expected, Expected::Done | Expected::Size(_)) {
             return;
         }
-        if let (CsiCall::Create { kind, .. }, Expected::Size(size)) = (act, due) {
+        if let (CsiCall::Create { kind, .. }, Expected::Size(size)) = (rpc, expected) {
             self.volumes.entry(volume).or_insert(Volume {
                 kind,
                 size,
@@ -219,7 +219,7 @@ impl ReferenceModel {
         let Some(known) = self.volumes.get_mut(&volume) else {
             return;
         };
-        match act {
+        match rpc {
             CsiCall::Create { .. } | CsiCall::ExpandTooFar => {}
             CsiCall::Delete => {
                 self.volumes.remove(&volume);
@@ -240,7 +240,7 @@ impl ReferenceModel {
             }
             CsiCall::NodePublish | CsiCall::NodePublishReadonly => {
                 known.node_published = true;
-                known.readonly = act == CsiCall::NodePublishReadonly && known.kind != Kind::Raw;
+                known.readonly = rpc == CsiCall::NodePublishReadonly && known.kind != Kind::Raw;
                 known.stale = false;
             }
             CsiCall::NodeExpand => known.promised = known.size,
@@ -258,20 +258,20 @@ impl ReferenceModel {
     /// The calls that a step consists of, in order.
     pub fn calls_of(&self, step: &Step) -> Vec<(u8, CsiCall)> {
         let known = |volume: u8| self.volumes.get(&volume);
-        let calls = |volume: u8, acts: &[CsiCall]| acts.iter().map(|act| (volume, *act)).collect();
+        let calls = |volume: u8, rpcs: &[CsiCall]| rpcs.iter().map(|rpc| (volume, *rpc)).collect();
         match *step {
             Step::Call {
-                volume, call: act, ..
+                volume, call: rpc, ..
             } => {
-                let act = match (act, known(volume)) {
+                let rpc = match (rpc, known(volume)) {
                     // Another kind would be another request; this tests the same request again.
                     (CsiCall::Create { mib, .. }, Some(known)) => CsiCall::Create {
                         mib,
                         kind: known.kind,
                     },
-                    (act, _) => act,
+                    (rpc, _) => rpc,
                 };
-                calls(volume, &[act])
+                calls(volume, &[rpc])
             }
             Step::Attach { volume, node } => {
                 let node = known(volume)
@@ -303,8 +303,8 @@ impl ReferenceModel {
             Step::GrowConcurrently {
                 volume,
                 mib,
-                call: act,
-            } => calls(volume, &[CsiCall::Expand { mib }, act]),
+                call: rpc,
+            } => calls(volume, &[CsiCall::Expand { mib }, rpc]),
             Step::Write { .. }
             | Step::WriteForeignData { .. }
             | Step::MakeUnresizable { .. }
@@ -331,8 +331,8 @@ impl ReferenceModel {
 
     /// Applies a step that has completed.
     pub fn apply_step(&mut self, step: &Step) {
-        for (volume, act) in self.calls_of(step) {
-            self.apply_call(volume, act);
+        for (volume, rpc) in self.calls_of(step) {
+            self.apply_call(volume, rpc);
         }
         match *step {
             Step::Write { volume } => {

@@ -263,13 +263,13 @@ impl ReferenceStateMachine for Steps {
         Just(ReferenceModel::default()).boxed()
     }
 
-    fn transitions(book: &ReferenceModel) -> BoxedStrategy<Step> {
+    fn transitions(model: &ReferenceModel) -> BoxedStrategy<Step> {
         // Mostly the next step of the volume's life cycle, so that sequences get somewhere; and anything at all.
         let volume = 0..VOLUMES;
         let next = {
-            let book = book.clone();
+            let model = model.clone();
             (volume, 0..NODES, mib(), select(&Kind::ALL[..]))
-                .prop_map(move |(volume, node, mib, kind)| next(&book, volume, node, mib, kind))
+                .prop_map(move |(volume, node, mib, kind)| next(&model, volume, node, mib, kind))
         };
         prop_oneof![
             10 => next,
@@ -290,7 +290,7 @@ impl ReferenceStateMachine for Steps {
                 .prop_map(|loading| Step::RestartNas { loading: loading.map(str::to_owned) }),
             1 => Just(Step::ExpireSessions),
             1 => Just(Step::List),
-            2 => (0..VOLUMES, mib(), node_act())
+            2 => (0..VOLUMES, mib(), node_rpc())
                 .prop_map(|(volume, mib, call)| Step::GrowConcurrently { volume, mib, call }),
             1 => (0..VOLUMES).prop_map(|volume| Step::WriteForeignData { volume }),
             1 => (0..VOLUMES).prop_map(|volume| Step::SwapLun { volume }),
@@ -307,21 +307,21 @@ impl ReferenceStateMachine for Steps {
         .boxed()
     }
 
-    fn apply(mut book: ReferenceModel, step: &Step) -> ReferenceModel {
-        book.apply_step(step);
-        book
+    fn apply(mut model: ReferenceModel, step: &Step) -> ReferenceModel {
+        model.apply_step(step);
+        model
     }
 }
 
 /// The next step of a volume's life cycle.
-fn next(book: &ReferenceModel, volume: u8, node: usize, mib: i64, kind: Kind) -> Step {
-    let call = |act| Step::Call {
+fn next(model: &ReferenceModel, volume: u8, node: usize, mib: i64, kind: Kind) -> Step {
+    let call = |rpc| Step::Call {
         volume,
-        call: act,
+        call: rpc,
         delivery: Delivery::Once,
         controller: 0,
     };
-    match book.volumes.get(&volume) {
+    match model.volumes.get(&volume) {
         None => call(CsiCall::Create { mib, kind }),
         Some(known) if !known.node_published => Step::Attach { volume, node },
         Some(known) if known.data.is_none() => Step::Write { volume },
@@ -341,7 +341,7 @@ pub(super) fn process() -> impl Strategy<Value = Option<usize>> {
     select(&[None, Some(0), Some(1)][..])
 }
 
-fn node_act() -> impl Strategy<Value = CsiCall> {
+fn node_rpc() -> impl Strategy<Value = CsiCall> {
     select(
         &[
             CsiCall::Stage,
@@ -355,7 +355,7 @@ fn node_act() -> impl Strategy<Value = CsiCall> {
 
 fn call() -> impl Strategy<Value = Step> {
     let node = || 0..NODES;
-    let act = prop_oneof![
+    let rpc = prop_oneof![
         2 => (mib(), select(&Kind::ALL[..])).prop_map(|(mib, kind)| CsiCall::Create { mib, kind }),
         3 => Just(CsiCall::Delete),
         4 => mib().prop_map(|mib| CsiCall::Expand { mib }),
@@ -369,16 +369,18 @@ fn call() -> impl Strategy<Value = Step> {
         2 => Just(CsiCall::NodeUnpublish),
         2 => Just(CsiCall::Unstage),
     ];
-    let how = prop_oneof![
+    let delivery = prop_oneof![
         5 => Just(Delivery::Once),
         2 => Just(Delivery::Twice),
         1 => Just(Delivery::TwoControllers),
         1 => (0..2000_u64).prop_map(Delivery::Cancelled),
     ];
-    (0..VOLUMES, act, how, 0..2_usize).prop_map(|(volume, act, how, controller)| Step::Call {
-        volume,
-        call: act,
-        delivery: how,
-        controller,
+    (0..VOLUMES, rpc, delivery, 0..2_usize).prop_map(|(volume, rpc, delivery, controller)| {
+        Step::Call {
+            volume,
+            call: rpc,
+            delivery,
+            controller,
+        }
     })
 }

@@ -13,7 +13,7 @@ use crate::model::step::{CsiCall, Delivery, Step};
 use crate::testbed::TestBed;
 
 /// After this time the NAS has executed a request, or never will.
-const SOON: Duration = Duration::from_millis(100);
+const SETTLE_TIME: Duration = Duration::from_millis(100);
 
 impl<P: TestBed> Executor<'_, P> {
     /// The test bed.
@@ -39,26 +39,31 @@ impl<P: TestBed> Executor<'_, P> {
     ///
     /// # Errors
     /// A success that was not expected, or an invariant is violated.
-    pub async fn call_once(&mut self, volume: u8, act: CsiCall) -> Result<Result<(), Status>> {
-        let due = self.model.expected(volume, act);
+    pub async fn call_once(&mut self, volume: u8, rpc: CsiCall) -> Result<Result<(), Status>> {
+        let expected = self.model.expected(volume, rpc);
         ensure!(
-            matches!(due, Expected::Done | Expected::Size(_)),
-            "no CO would call {act:?} now: {due:?}"
+            matches!(expected, Expected::Done | Expected::Size(_)),
+            "no CO would call {rpc:?} now: {expected:?}"
         );
-        self.prepare(volume, act).await?;
-        let mut answers = self.attempt(volume, act, Delivery::Once, 0).await;
+        self.prepare(volume, rpc).await?;
+        let mut answers = self.attempt(volume, rpc, Delivery::Once, 0).await;
         match answers.pop().context("one call, one answer")? {
             Ok(answer) => {
-                ensure_expected(&answer, due)?;
-                self.record(volume, act, Some(&answer))?;
+                ensure_expected(&answer, expected)?;
+                self.record(volume, rpc, Some(&answer))?;
                 Ok(Ok(()))
             }
             Err(status) => {
-                self.said.push(status.message().to_owned());
+                self.messages.push(status.message().to_owned());
                 if !transient(&status) && self.bed.crashed_processes().is_empty() {
-                    let left =
-                        || format!("after the final {:?}, {}", status.code(), status.message());
-                    self.check_invariants().await.with_context(left)?;
+                    let context = || {
+                        format!(
+                            "after the final code {:?}: {}",
+                            status.code(),
+                            status.message()
+                        )
+                    };
+                    self.check_invariants().await.with_context(context)?;
                 }
                 Ok(Err(status))
             }
@@ -69,10 +74,10 @@ impl<P: TestBed> Executor<'_, P> {
     ///
     /// # Errors
     /// One of them fails, or an invariant is violated.
-    pub async fn call_and_repeat(&mut self, volume: u8, act: CsiCall) -> Result<()> {
-        self.call_until_stable(volume, act, Delivery::Once, 0, 1)
+    pub async fn call_and_repeat(&mut self, volume: u8, rpc: CsiCall) -> Result<()> {
+        self.call_until_stable(volume, rpc, Delivery::Once, 0, 1)
             .await
-            .with_context(|| format!("{act:?}"))
+            .with_context(|| format!("{rpc:?}"))
     }
 
     /// Runs a step that is not a call: a pod writes, a node loses power.
@@ -91,21 +96,21 @@ impl<P: TestBed> Executor<'_, P> {
         let node = self.model.volumes.get(&volume);
         let node = node.and_then(|known| known.published).unwrap_or(0);
         let unpublish = CsiCall::Unpublish { node };
-        for act in [
+        for rpc in [
             CsiCall::NodeUnpublish,
             CsiCall::Unstage,
             unpublish,
             CsiCall::Delete,
         ] {
-            let due = self.model.expected(volume, act);
-            if due == Expected::Idle || !self.volumes.contains_key(&volume) {
+            let expected = self.model.expected(volume, rpc);
+            if expected == Expected::Idle || !self.volumes.contains_key(&volume) {
                 continue;
             }
             let done = self
-                .retry_until_expected(volume, act, Delivery::Once, 0, due, 2)
+                .retry_until_expected(volume, rpc, Delivery::Once, 0, expected, 2)
                 .await
-                .with_context(|| format!("{act:?}"))?;
-            self.record(volume, act, done.as_ref())?;
+                .with_context(|| format!("{rpc:?}"))?;
+            self.record(volume, rpc, done.as_ref())?;
         }
         Ok(())
     }
@@ -117,12 +122,12 @@ impl<P: TestBed> Executor<'_, P> {
     pub async fn remove_all_and_list_leftovers(mut self) -> Result<Vec<String>> {
         self.bed.clear_faults().await?;
         self.restart_crashed().await?;
-        self.bed.pause(SOON).await;
+        self.bed.pause(SETTLE_TIME).await;
         self.remove_all().await?;
         let seen = self.bed.observe().await?;
         let left = invariants::leftovers(&self.foreign, &seen);
         if left.is_empty() {
-            self.check_invariants().await.context("in the end")?;
+            self.check_invariants().await.context("at the end")?;
         }
         self.ensure_no_violations().await?;
         Ok(left)
