@@ -45,8 +45,8 @@ impl Initiator {
     /// node-sim fails.
     pub fn set_multipathd(&self, state: &str) -> Result<()> {
         let (root, targets) = (text(&self.root), text(&self.targets));
-        let place = ["init", "--root", &root, "--targets", &targets];
-        node_sim(&[&place[..], &["--multipathd", state]].concat()).map(drop)
+        let init = ["init", "--root", &root, "--targets", &targets];
+        node_sim(&[&init[..], &["--multipathd", state]].concat()).map(drop)
     }
 
     /// This machine's own.

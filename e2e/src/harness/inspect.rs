@@ -16,19 +16,19 @@ use nix::unistd::{Whence, lseek};
 pub fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
     match fs {
         "ext4" => {
-            let told = run("dumpe2fs", ["-h".as_ref(), device.as_os_str()])?;
-            Ok(number(&told, "Block count:")? * number(&told, "Block size:")?)
+            let output = run("dumpe2fs", ["-h".as_ref(), device.as_os_str()])?;
+            Ok(number(&output, "Block count:")? * number(&output, "Block size:")?)
         }
         "xfs" => {
-            let told = run("xfs_info", [point])?;
-            let data = told
+            let output = run("xfs_info", [point])?;
+            let data = output
                 .lines()
                 .find(|line| line.starts_with("data "))
                 .context("no data line")?;
             Ok(number(data, "bsize=")? * number(data, "blocks=")?)
         }
         "btrfs" => {
-            let told = run(
+            let output = run(
                 "btrfs",
                 [
                     "filesystem".as_ref(),
@@ -37,9 +37,9 @@ pub fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
                     point.as_os_str(),
                 ],
             )?;
-            number(&told, "Device size:")
+            number(&output, "Device size:")
         }
-        other => anyhow::bail!("what is {other}?"),
+        other => anyhow::bail!("unknown file system {other}"),
     }
 }
 
@@ -68,7 +68,7 @@ fn number(text: &str, after: &str) -> Result<u64> {
 /// # Errors
 /// The tool fails.
 pub fn options(point: &Path) -> Result<Vec<String>> {
-    let told = run(
+    let output = run(
         "findmnt",
         [
             "--noheadings".as_ref(),
@@ -77,7 +77,7 @@ pub fn options(point: &Path) -> Result<Vec<String>> {
             point.as_os_str(),
         ],
     )?;
-    Ok(told.trim().split(',').map(str::to_owned).collect())
+    Ok(output.trim().split(',').map(str::to_owned).collect())
 }
 
 /// True if something is mounted at `point`.
@@ -90,7 +90,7 @@ pub fn is_mounted(point: &Path) -> bool {
 /// # Errors
 /// The tool fails, or prints nothing.
 pub fn df(column: &str, point: &Path) -> Result<i64> {
-    let told = run(
+    let output = run(
         "df",
         [
             "--block-size=1".as_ref(),
@@ -98,10 +98,10 @@ pub fn df(column: &str, point: &Path) -> Result<i64> {
             point.as_os_str(),
         ],
     )?;
-    Ok(told
+    Ok(output
         .lines()
         .last()
-        .context("df says nothing")?
+        .context("df printed nothing")?
         .trim()
         .trim_end_matches('-')
         .parse()
@@ -111,8 +111,8 @@ pub fn df(column: &str, point: &Path) -> Result<i64> {
 /// The content of a LUN's file, to check later that it was not changed. Sparse, like the file.
 #[derive(Debug)]
 pub struct ImageSnapshot {
-    of: PathBuf,
-    shows: Vec<(i64, Vec<u8>)>,
+    file_path: PathBuf,
+    pieces: Vec<(i64, Vec<u8>)>,
 }
 
 /// The size of a stored piece, in bytes.
@@ -123,37 +123,37 @@ impl ImageSnapshot {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn take(of: &Path) -> Result<Self> {
-        let (file, mut shows, mut at) = (File::open(of)?, Vec::new(), 0);
+    pub fn take(file_path: &Path) -> Result<Self> {
+        let (file, mut pieces, mut offset) = (File::open(file_path)?, Vec::new(), 0);
         file.sync_all()?;
         let blank = vec![0; usize::try_from(PIECE)?];
         loop {
             // A hole reads as zeros, but zeros need not be a hole: which parts count as data depends on the page cache.
-            at = match lseek(&file, at, Whence::SeekData) {
+            offset = match lseek(&file, offset, Whence::SeekData) {
                 Err(Errno::ENXIO) => break,
                 found => found? / PIECE * PIECE,
             };
             let mut piece = blank.clone();
-            file.read_exact_at(&mut piece, at.unsigned_abs())?;
+            file.read_exact_at(&mut piece, offset.unsigned_abs())?;
             if piece != blank {
-                shows.push((at, piece));
+                pieces.push((offset, piece));
             }
-            at += PIECE;
+            offset += PIECE;
         }
         Ok(Self {
-            of: of.to_owned(),
-            shows,
+            file_path: file_path.to_owned(),
+            pieces,
         })
     }
 
     /// The file holds only zeros.
     pub fn is_blank(&self) -> bool {
-        self.shows.is_empty()
+        self.pieces.is_empty()
     }
 
     /// These bytes are in the file, within one piece.
     pub fn shows(&self, bytes: &[u8]) -> bool {
-        self.shows
+        self.pieces
             .iter()
             .any(|(_, piece)| piece.windows(bytes.len()).any(|window| window == bytes))
     }
@@ -163,8 +163,12 @@ impl ImageSnapshot {
     /// # Errors
     /// A byte has changed, or the file cannot be read.
     pub fn ensure_unchanged(&self) -> Result<()> {
-        let untouched = Self::take(&self.of)?.shows == self.shows;
-        ensure!(untouched, "{} has been written to", self.of.display());
+        let untouched = Self::take(&self.file_path)?.pieces == self.pieces;
+        ensure!(
+            untouched,
+            "{} has been written to",
+            self.file_path.display()
+        );
         Ok(())
     }
 }

@@ -99,7 +99,7 @@ fn retry(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
         );
         #[expect(
             clippy::disallowed_methods,
-            reason = "a pause between two looks, with a bound"
+            reason = "a pause between two checks, with a timeout"
         )]
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -122,14 +122,14 @@ fn processes_of(folder: &Path) -> Result<Vec<Pid>> {
             continue;
         };
         let command_line = String::from_utf8_lossy(&command_line);
-        let mut words = command_line.split('\0');
-        let program = words
+        let mut arguments = command_line.split('\0');
+        let program = arguments
             .clone()
             .next()
             .and_then(|program| program.rsplit('/').next())
             .unwrap_or_default();
         // node-sim's iscsiadm has no such argument, but its program lies in the folder.
-        if OURS.contains(&program) && words.any(|word| word.contains(&*folder)) {
+        if OURS.contains(&program) && arguments.any(|argument| argument.contains(&*folder)) {
             found.push(Pid::from_raw(pid));
         }
     }

@@ -145,7 +145,7 @@ impl Nas {
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("password"), PASSWORD)?;
         std::fs::write(folder.join("chap-key"), CHAP_KEY)?;
-        let process = spawn(&folder, &settings, &[ANY, ANY].map(str::to_owned))?;
+        let process = spawn(&folder, &settings, &[ANY_PORT, ANY_PORT].map(str::to_owned))?;
         let mut nas = Self {
             process,
             folder,
@@ -235,7 +235,7 @@ impl Nas {
     /// It does not answer.
     pub async fn boot(&self, for_ms: u64) -> Result<()> {
         let boot = json!({"loading": "absent", "for_ms": for_ms});
-        self.ask(self.post("boot", &boot)?).await.map(drop)
+        self.send(self.post("boot", &boot)?).await.map(drop)
     }
 
     /// Advances its clock.
@@ -244,7 +244,7 @@ impl Nas {
     /// It does not answer.
     pub async fn advance(&self, ms: u64) -> Result<()> {
         let by = json!({"advance_ms": ms});
-        self.ask(self.post("clock", &by)?).await.map(drop)
+        self.send(self.post("clock", &by)?).await.map(drop)
     }
 
     /// The name of its latency profile.
@@ -289,7 +289,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn get_control(&self, path: &str) -> Result<Value> {
-        self.ask(self.http.get(self.post_control(path))).await
+        self.send(self.http.get(self.control_url(path))).await
     }
 
     /// Its complete state without sessions; equal values mean that nothing has changed.
@@ -314,7 +314,7 @@ impl Nas {
         let state = self.state().await?;
         let luns = state["luns"].as_array().context("luns")?.iter();
         Ok(luns
-            .filter(|row| !others::is_others(row))
+            .filter(|row| !others::is_foreign(row))
             .cloned()
             .collect())
     }
@@ -353,7 +353,7 @@ impl Nas {
         kind: Value,
     ) -> Result<()> {
         let rule = json!({"api": api, "method": method, "nth": nth, "times": times, "fault": kind});
-        self.ask(self.post("faults", &rule)?).await.map(drop)
+        self.send(self.post("faults", &rule)?).await.map(drop)
     }
 
     /// The number of calls that have matched each injected fault.
@@ -374,7 +374,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn reset(&self) -> Result<()> {
-        self.ask(self.post("reset", &json!({}))?).await?;
+        self.send(self.post("reset", &json!({}))?).await?;
         self.add_foreign_objects().await
     }
 
@@ -383,7 +383,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn no_faults(&self) -> Result<()> {
-        self.ask(self.http.delete(self.post_control("faults")))
+        self.send(self.http.delete(self.control_url("faults")))
             .await
             .map(drop)
     }
@@ -394,7 +394,7 @@ impl Nas {
     /// It does not answer, or refuses.
     pub async fn foreign_lun(&self, name: &str, size: i64) -> Result<String> {
         let lun = json!({"name": name, "size": size, "location": "/volume1", "type": "BLUN", "description": "somebody else's"});
-        let answer = self.ask(self.post("luns", &lun)?).await?;
+        let answer = self.send(self.post("luns", &lun)?).await?;
         Ok(answer["uuid"].as_str().context("uuid")?.to_owned())
     }
 
@@ -421,7 +421,7 @@ impl Nas {
     /// # Errors
     /// It does not answer, or refuses.
     pub async fn seed(&self, luns: usize) -> Result<()> {
-        self.ask(self.post("seed", &json!({"luns": luns}))?)
+        self.send(self.post("seed", &json!({"luns": luns}))?)
             .await
             .map(drop)
     }
@@ -439,7 +439,7 @@ impl Nas {
     /// # Errors
     /// It does not answer, or refuses.
     pub async fn change_setting(&self, path: &str, body: &Value) -> Result<Value> {
-        self.ask(self.post(path, body)?).await
+        self.send(self.post(path, body)?).await
     }
 
     /// Ends all its Web API sessions.
@@ -447,7 +447,7 @@ impl Nas {
     /// # Errors
     /// It does not answer.
     pub async fn expire_sessions(&self) -> Result<()> {
-        self.ask(self.post("sessions/expire", &json!({}))?)
+        self.send(self.post("sessions/expire", &json!({}))?)
             .await
             .map(drop)
     }
@@ -466,7 +466,7 @@ impl Nas {
             ("format", "sid"),
         ];
         let url = format!("{}/webapi/auth.cgi", self.api);
-        let answer = self.ask(self.http.post(url).form(&login)).await?;
+        let answer = self.send(self.http.post(url).form(&login)).await?;
         let sid = answer["data"]["sid"].as_str().context("no sid")?;
         Ok(Session {
             nas: self,
@@ -482,7 +482,7 @@ impl Nas {
         self.session().await?.ask(call).await
     }
 
-    fn post_control(&self, path: &str) -> String {
+    fn control_url(&self, path: &str) -> String {
         format!("{}/{path}", self.control)
     }
 
@@ -493,21 +493,21 @@ impl Nas {
     pub async fn patch(&self, path: &str, fields: &Value) -> Result<Value> {
         let request = self
             .http
-            .patch(self.post_control(path))
+            .patch(self.control_url(path))
             .header("content-type", "application/json");
-        self.ask(request.body(serde_json::to_vec(fields)?)).await
+        self.send(request.body(serde_json::to_vec(fields)?)).await
     }
 
     fn post(&self, path: &str, body: &Value) -> Result<reqwest::RequestBuilder> {
         Ok(self
             .http
-            .post(self.post_control(path))
+            .post(self.control_url(path))
             .header("content-type", "application/json")
             .body(serde_json::to_vec(body)?))
     }
 
-    async fn ask(&self, request: reqwest::RequestBuilder) -> Result<Value> {
-        let response = request.send().await.context("asking dsm-sim")?;
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value> {
+        let response = request.send().await.context("sending to dsm-sim")?;
         let (status, body) = (response.status(), response.bytes().await?);
         ensure!(
             status.is_success(),
@@ -542,7 +542,7 @@ impl Session<'_> {
             .http
             .post(url)
             .header("cookie", format!("id={}", self.sid));
-        self.nas.ask(request.form(call)).await
+        self.nas.send(request.form(call)).await
     }
 
     /// Makes a call that must succeed. Returns its `data`.
@@ -565,7 +565,7 @@ fn client() -> Result<reqwest::Client> {
 }
 
 /// The system chooses the port.
-const ANY: &str = "127.0.0.1:0";
+const ANY_PORT: &str = "127.0.0.1:0";
 
 fn spawn(folder: &Path, settings: &Settings, listen: &[String; 2]) -> Result<Process> {
     let state = folder.to_string_lossy().into_owned();

@@ -46,7 +46,7 @@ pub trait Csi {
 }
 
 /// The log line (level `info`) of a node that has completed its sweep at start.
-const SWEPT: &str = "node records have been swept";
+const SWEPT_MESSAGE: &str = "node records have been swept";
 
 /// A running `synology-csi`.
 #[derive(Debug)]
@@ -89,8 +89,8 @@ impl Plugin {
             let swept = async || {
                 plugin.process.check()?;
                 let log = std::fs::read(&log)?;
-                let said = log.get(usize::try_from(before)?..).unwrap_or(&log);
-                Ok(String::from_utf8_lossy(said).contains(SWEPT))
+                let new_lines = log.get(usize::try_from(before)?..).unwrap_or(&log);
+                Ok(String::from_utf8_lossy(new_lines).contains(SWEPT_MESSAGE))
             };
             until("the node has swept its records", swept, |swept| *swept).await?;
         }

@@ -27,7 +27,10 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "this module is the one place")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the only module that may start processes"
+)]
 fn command(program: impl AsRef<OsStr>) -> Command {
     Command::new(program)
 }
@@ -42,7 +45,7 @@ pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) ->
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("starting {program}"))?;
-    said(program, output)
+    stdout_of(program, output)
 }
 
 /// Runs a host tool to its end in a folder.
@@ -60,7 +63,7 @@ pub fn run_in<S: AsRef<OsStr>>(
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("starting {program}"))?;
-    said(program, output)
+    stdout_of(program, output)
 }
 
 /// Runs a test suite to its end: returns whether it succeeded, and its output.
@@ -83,7 +86,7 @@ pub fn suite<S: AsRef<OsStr>>(
     ))
 }
 
-fn said(program: &str, output: Output) -> Result<String> {
+fn stdout_of(program: &str, output: Output) -> Result<String> {
     if !output.status.success() {
         bail!(
             "{program} failed ({}): {}",
@@ -177,7 +180,7 @@ impl Process {
         let ended = self.child.try_wait()?;
         ensure!(
             ended.is_none(),
-            "{} has ended ({ended:?}); its last words:\n{}",
+            "{} has ended ({ended:?}); the end of its log:\n{}",
             self.name,
             self.last_words()
         );
@@ -187,8 +190,8 @@ impl Process {
     /// Whether it is running: neither killed nor ended.
     pub fn is_alive(&self) -> bool {
         // proc(5): the state follows the name in parentheses. An ended process that was not waited for is a zombie.
-        let told = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
-        let state = told
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        let state = stat
             .rsplit_once(')')
             .and_then(|(_, rest)| rest.trim_start().chars().next());
         state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
@@ -217,12 +220,12 @@ impl Process {
         self.memory("VmHWM:")
     }
 
-    fn memory(&self, what: &str) -> Result<u64> {
+    fn memory(&self, field: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
         let line = status
             .lines()
-            .find_map(|line| line.strip_prefix(what))
-            .with_context(|| format!("no {what}"))?;
+            .find_map(|line| line.strip_prefix(field))
+            .with_context(|| format!("no {field}"))?;
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
 
@@ -334,12 +337,12 @@ impl Piped {
     }
 
     /// Its standard error; call it after the program has ended.
-    pub fn complaint(&mut self) -> String {
-        let mut said = String::new();
+    pub fn read_stderr(&mut self) -> String {
+        let mut text = String::new();
         if let Some(mut stderr) = self.0.stderr.take() {
-            let _ = stderr.read_to_string(&mut said);
+            let _ = stderr.read_to_string(&mut text);
         }
-        said.trim().to_owned()
+        text.trim().to_owned()
     }
 }
 

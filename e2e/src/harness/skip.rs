@@ -6,10 +6,7 @@ use std::io::Write as _;
 /// Reports that `test` is skipped, and why: on standard error and in the file that `SKIP_LOG` names.
 pub fn skip(test: &str, reason: &str) {
     let line = format!("SKIP: {test}: {reason}\n");
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one variable that cargo ci hands to tests"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "set by cargo ci")]
     let log = std::env::var("SKIP_LOG");
     eprint!("{line}");
     if let Ok(path) = log

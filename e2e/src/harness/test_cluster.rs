@@ -183,7 +183,7 @@ impl TestCluster {
     /// # Errors
     /// The cluster has none.
     pub fn initiator(&self) -> Result<&Initiator> {
-        self.initiator.as_ref().context("this world has no node")
+        self.initiator.as_ref().context("this cluster has no node")
     }
 
     /// Kills the driver, as a crash does, and starts it again.
@@ -248,7 +248,7 @@ impl TestCluster {
             }
         };
         let (luns, state) = (self.nas.luns().await?, self.nas.state().await?);
-        let others = state["luns"].as_array().map_or(0, Vec::len) - luns.len();
+        let foreign = state["luns"].as_array().map_or(0, Vec::len) - luns.len();
         found("LUNs on the NAS", luns.len());
         found(
             "targets on the NAS",
@@ -256,10 +256,10 @@ impl TestCluster {
         );
         found(
             "LUN files in the state directory",
-            files(&self.nas.folder().join("luns"))?.saturating_sub(others),
+            files(&self.nas.folder().join("luns"))?.saturating_sub(foreign),
         );
         found(
-            "changes of what is others'",
+            "changes of foreign objects",
             usize::from(!self.nas.is_untouched().await?),
         );
         found(
@@ -324,10 +324,10 @@ fn with_foreign_objects(nas: nas::Settings) -> nas::Settings {
 fn is_shared() -> bool {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the variable by which cargo ci has the same stories told on another NAS"
+        reason = "set by cargo ci to run the same tests on a shared NAS"
     )]
-    let told = std::env::var("E2E_NAS");
-    told.is_ok_and(|word| word == "shared")
+    let nas = std::env::var("E2E_NAS");
+    nas.is_ok_and(|nas| nas == "shared")
 }
 
 fn files(folder: &Path) -> Result<usize> {
@@ -363,7 +363,7 @@ impl Drop for Reporter {
             let log = std::fs::read_to_string(self.0.join("driver.log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             eprintln!(
-                "the driver's last words:\n{}",
+                "the end of the driver's log:\n{}",
                 lines[lines.len().saturating_sub(30)..].join("\n")
             );
         }

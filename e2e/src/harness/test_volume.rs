@@ -117,12 +117,12 @@ impl TestVolume {
     /// # Errors
     /// The driver's error.
     pub async fn create(
-        world: &impl Csi,
+        clients: &impl Csi,
         name: &str,
         size: i64,
         content: Content,
     ) -> Result<Self, Status> {
-        Self::create_as(world, create_request(name, size, content), content).await
+        Self::create_as(clients, create_request(name, size, content), content).await
     }
 
     /// Creates a volume with this request.
@@ -130,19 +130,19 @@ impl TestVolume {
     /// # Errors
     /// The driver's error.
     pub async fn create_as(
-        world: &impl Csi,
+        clients: &impl Csi,
         request: csi::CreateVolumeRequest,
         content: Content,
     ) -> Result<Self, Status> {
         let name = request.name.clone();
-        let volume = world
+        let volume = clients
             .controller()
             .create_volume(request)
             .await?
             .into_inner()
             .volume
             .unwrap_or_default();
-        Self::of(world, &name, content, volume)
+        Self::of(clients, &name, content, volume)
     }
 
     /// Wraps a volume that `CreateVolume` returned.
@@ -150,15 +150,15 @@ impl TestVolume {
     /// # Errors
     /// The CO cannot make its directories.
     pub fn of(
-        world: &impl Csi,
+        clients: &impl Csi,
         name: &str,
         content: Content,
         volume: csi::Volume,
     ) -> Result<Self, Status> {
-        let kubelet = world.folder().join("kubelet").join(name);
+        let kubelet = clients.folder().join("kubelet").join(name);
         let (staging, target) = (kubelet.join("staging"), kubelet.join("target"));
         // The CO makes the staging path and the parent of the target path.
-        world
+        clients
             .make_dir(&staging)
             .map_err(|error| Status::internal(error.to_string()))?;
         Ok(Self {
@@ -208,14 +208,14 @@ impl TestVolume {
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn publish(&mut self, world: &impl Csi) -> Result<(), Status> {
-        self.node_id = world
+    pub async fn publish(&mut self, clients: &impl Csi) -> Result<(), Status> {
+        self.node_id = clients
             .node()
             .node_get_info(csi::NodeGetInfoRequest {})
             .await?
             .into_inner()
             .node_id;
-        self.publish_context = self.publish_to(world, &self.node_id).await?;
+        self.publish_context = self.publish_to(clients, &self.node_id).await?;
         Ok(())
     }
 
@@ -225,7 +225,7 @@ impl TestVolume {
     /// The driver's error.
     pub async fn publish_to(
         &self,
-        world: &impl Csi,
+        clients: &impl Csi,
         node_id: &str,
     ) -> Result<HashMap<String, String>, Status> {
         let request = csi::ControllerPublishVolumeRequest {
@@ -236,7 +236,7 @@ impl TestVolume {
             secrets: self.secrets.clone(),
             ..csi::ControllerPublishVolumeRequest::default()
         };
-        Ok(world
+        Ok(clients
             .controller()
             .controller_publish_volume(request)
             .await?
@@ -248,7 +248,7 @@ impl TestVolume {
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn stage(&self, world: &impl Csi) -> Result<(), Status> {
+    pub async fn stage(&self, clients: &impl Csi) -> Result<(), Status> {
         let request = csi::NodeStageVolumeRequest {
             volume_id: self.id.clone(),
             publish_context: self.publish_context.clone(),
@@ -257,14 +257,14 @@ impl TestVolume {
             volume_context: self.volume_context.clone(),
             secrets: self.secrets.clone(),
         };
-        world.node().node_stage_volume(request).await.map(drop)
+        clients.node().node_stage_volume(request).await.map(drop)
     }
 
     /// `NodePublishVolume`.
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn node_publish(&self, world: &impl Csi) -> Result<(), Status> {
+    pub async fn node_publish(&self, clients: &impl Csi) -> Result<(), Status> {
         let request = csi::NodePublishVolumeRequest {
             volume_id: self.id.clone(),
             publish_context: self.publish_context.clone(),
@@ -275,31 +275,31 @@ impl TestVolume {
             volume_context: self.volume_context.clone(),
             ..csi::NodePublishVolumeRequest::default()
         };
-        world.node().node_publish_volume(request).await.map(drop)
+        clients.node().node_publish_volume(request).await.map(drop)
     }
 
     /// Publishes, stages and node-publishes: the volume is then at [`TestVolume::path`].
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn attach(&mut self, world: &impl Csi) -> Result<(), Status> {
-        self.publish(world).await?;
-        self.stage(world).await?;
-        self.node_publish(world).await
+    pub async fn attach(&mut self, clients: &impl Csi) -> Result<(), Status> {
+        self.publish(clients).await?;
+        self.stage(clients).await?;
+        self.node_publish(clients).await
     }
 
     /// `ControllerExpandVolume`: returns the new size.
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn expand_lun(&self, world: &impl Csi, size: i64) -> Result<i64, Status> {
+    pub async fn expand_lun(&self, clients: &impl Csi, size: i64) -> Result<i64, Status> {
         let request = csi::ControllerExpandVolumeRequest {
             volume_id: self.id.clone(),
             capacity_range: Some(at_least(size)),
             volume_capability: Some(self.capability()),
             ..csi::ControllerExpandVolumeRequest::default()
         };
-        Ok(world
+        Ok(clients
             .controller()
             .controller_expand_volume(request)
             .await?
@@ -311,7 +311,7 @@ impl TestVolume {
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn expand_on_node(&self, world: &impl Csi, size: i64) -> Result<i64, Status> {
+    pub async fn expand_on_node(&self, clients: &impl Csi, size: i64) -> Result<i64, Status> {
         let request = csi::NodeExpandVolumeRequest {
             volume_id: self.id.clone(),
             volume_path: text(&self.target),
@@ -320,7 +320,7 @@ impl TestVolume {
             volume_capability: Some(self.capability()),
             ..csi::NodeExpandVolumeRequest::default()
         };
-        Ok(world
+        Ok(clients
             .node()
             .node_expand_volume(request)
             .await?
@@ -332,13 +332,16 @@ impl TestVolume {
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn stats(&self, world: &impl Csi) -> Result<csi::NodeGetVolumeStatsResponse, Status> {
+    pub async fn stats(
+        &self,
+        clients: &impl Csi,
+    ) -> Result<csi::NodeGetVolumeStatsResponse, Status> {
         let request = csi::NodeGetVolumeStatsRequest {
             volume_id: self.id.clone(),
             volume_path: text(&self.target),
             staging_target_path: text(&self.staging),
         };
-        Ok(world
+        Ok(clients
             .node()
             .node_get_volume_stats(request)
             .await?
@@ -349,45 +352,49 @@ impl TestVolume {
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn node_unpublish(&self, world: &impl Csi) -> Result<(), Status> {
+    pub async fn node_unpublish(&self, clients: &impl Csi) -> Result<(), Status> {
         let request = csi::NodeUnpublishVolumeRequest {
             volume_id: self.id.clone(),
             target_path: text(&self.target),
         };
-        world.node().node_unpublish_volume(request).await.map(drop)
+        clients
+            .node()
+            .node_unpublish_volume(request)
+            .await
+            .map(drop)
     }
 
     /// `NodeUnstageVolume`.
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn unstage(&self, world: &impl Csi) -> Result<(), Status> {
+    pub async fn unstage(&self, clients: &impl Csi) -> Result<(), Status> {
         let request = csi::NodeUnstageVolumeRequest {
             volume_id: self.id.clone(),
             staging_target_path: text(&self.staging),
         };
-        world.node().node_unstage_volume(request).await.map(drop)
+        clients.node().node_unstage_volume(request).await.map(drop)
     }
 
     /// `ControllerUnpublishVolume` from this node.
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn unpublish(&self, world: &impl Csi) -> Result<(), Status> {
-        self.unpublish_from(world, &self.node_id).await
+    pub async fn unpublish(&self, clients: &impl Csi) -> Result<(), Status> {
+        self.unpublish_from(clients, &self.node_id).await
     }
 
     /// `ControllerUnpublishVolume` from any node.
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn unpublish_from(&self, world: &impl Csi, node_id: &str) -> Result<(), Status> {
+    pub async fn unpublish_from(&self, clients: &impl Csi, node_id: &str) -> Result<(), Status> {
         let request = csi::ControllerUnpublishVolumeRequest {
             volume_id: self.id.clone(),
             node_id: node_id.to_owned(),
             ..csi::ControllerUnpublishVolumeRequest::default()
         };
-        world
+        clients
             .controller()
             .controller_unpublish_volume(request)
             .await
@@ -398,30 +405,30 @@ impl TestVolume {
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn detach(&self, world: &impl Csi) -> Result<(), Status> {
-        self.node_unpublish(world).await?;
-        self.unstage(world).await?;
-        self.unpublish(world).await
+    pub async fn detach(&self, clients: &impl Csi) -> Result<(), Status> {
+        self.node_unpublish(clients).await?;
+        self.unstage(clients).await?;
+        self.unpublish(clients).await
     }
 
     /// `DeleteVolume`.
     ///
     /// # Errors
     /// The driver's error.
-    pub async fn delete(&self, world: &impl Csi) -> Result<(), Status> {
+    pub async fn delete(&self, clients: &impl Csi) -> Result<(), Status> {
         let request = csi::DeleteVolumeRequest {
             volume_id: self.id.clone(),
             ..csi::DeleteVolumeRequest::default()
         };
-        world.controller().delete_volume(request).await.map(drop)
+        clients.controller().delete_volume(request).await.map(drop)
     }
 
     /// The block device of the LUN on the node.
     ///
     /// # Errors
     /// The volume is not attached.
-    pub fn device(&self, world: &TestCluster) -> Result<PathBuf> {
-        world
+    pub fn device(&self, cluster: &TestCluster) -> Result<PathBuf> {
+        cluster
             .initiator()?
             .device(self.publish_context.get("iqn").context("not published")?)
     }
@@ -430,15 +437,19 @@ impl TestVolume {
     ///
     /// # Errors
     /// One of them has another size.
-    pub fn must_have(&self, world: &TestCluster, size: i64) -> Result<()> {
-        let (size, device) = (size.unsigned_abs(), self.device(world)?);
-        let is = device_bytes(&device)?;
-        ensure!(is == size, "{} is {is} bytes, not {size}", device.display());
+    pub fn must_have(&self, cluster: &TestCluster, size: i64) -> Result<()> {
+        let (size, device) = (size.unsigned_abs(), self.device(cluster)?);
+        let found = device_bytes(&device)?;
+        ensure!(
+            found == size,
+            "{} has {found} bytes, not {size}",
+            device.display()
+        );
         if let Content::Fs(fs) = self.content {
             let claimed = inspect::claimed(fs, &self.staging, &device)?;
             ensure!(
                 claimed <= size && size - claimed < inspect::unusable(fs),
-                "the {fs} is {claimed} bytes on a device of {size}"
+                "the {fs} has {claimed} bytes on a device of {size}"
             );
         }
         Ok(())

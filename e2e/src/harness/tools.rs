@@ -38,7 +38,7 @@ pub fn fs_bytes(path: &Path) -> Result<u64> {
     Ok(table
         .lines()
         .last()
-        .context("df says nothing")?
+        .context("df printed nothing")?
         .trim()
         .parse()?)
 }

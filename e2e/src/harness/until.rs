@@ -28,7 +28,7 @@ pub async fn until<T: Debug>(
 /// # Errors
 /// The probe fails, or the timeout is over; names the last value.
 pub async fn until_within<T: Debug>(
-    patience: Duration,
+    timeout: Duration,
     what: &str,
     mut probe: impl AsyncFnMut() -> Result<T>,
     holds: impl Fn(&T) -> bool,
@@ -40,8 +40,8 @@ pub async fn until_within<T: Debug>(
             return Ok(seen);
         }
         let waited = started.elapsed();
-        if waited > patience {
-            bail!("waited {patience:?} for: {what}; last seen: {seen:?}");
+        if waited > timeout {
+            bail!("waited {timeout:?} for: {what}; last seen: {seen:?}");
         }
         // Polling all the time would take the processor from the processes that are waited for.
         tokio::time::sleep((waited / 10).clamp(PAUSE, LONGEST_PAUSE)).await;

@@ -20,19 +20,19 @@ const RECORDS: u64 = 4096;
 /// After this many more records, at least one was begun and verified after the count started.
 pub const MORE: u64 = 3;
 /// The longest pause between two records.
-const LONGEST_PAUSE: Duration = Duration::from_millis(150);
+const MAX_PAUSE: Duration = Duration::from_millis(150);
 
 /// A writing pod.
 #[derive(Debug)]
 pub struct Writer {
-    done: Arc<Done>,
+    counters: Arc<Counters>,
     stop: Sender<()>,
     thread: JoinHandle<io::Result<()>>,
 }
 
 /// Counters of a writer.
 #[derive(Debug, Default)]
-struct Done {
+struct Counters {
     written: AtomicU64,
     full: AtomicU64,
 }
@@ -44,21 +44,25 @@ impl Writer {
     /// The file cannot be opened.
     pub fn start(file: &Path) -> Result<Self> {
         let (stop, stopped) = channel();
-        let done = Arc::new(Done::default());
+        let counters = Arc::new(Counters::default());
         let open = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(file)?;
-        let shared = done.clone();
+        let shared = counters.clone();
         let thread = thread::spawn(move || work(&open, &shared, &stopped));
-        Ok(Self { done, stop, thread })
+        Ok(Self {
+            counters,
+            stop,
+            thread,
+        })
     }
 
     /// The number of records written so far.
     pub fn written(&self) -> u64 {
-        self.done.written.load(Ordering::Relaxed)
+        self.counters.written.load(Ordering::Relaxed)
     }
 
     /// It has ended with an error.
@@ -71,9 +75,9 @@ impl Writer {
     /// # Errors
     /// It does not, or has failed.
     pub async fn must_go_on(&self) -> Result<()> {
-        let before = self.done.written.load(Ordering::Relaxed);
-        let look = async || Ok(self.done.written.load(Ordering::Relaxed));
-        until("the writer writes", look, |now| {
+        let before = self.counters.written.load(Ordering::Relaxed);
+        let read = async || Ok(self.counters.written.load(Ordering::Relaxed));
+        until("the writer writes", read, |now| {
             *now >= before + MORE || self.thread.is_finished()
         })
         .await?;
@@ -86,9 +90,9 @@ impl Writer {
     /// # Errors
     /// It does not, or has failed.
     pub async fn must_be_stuck(&self) -> Result<()> {
-        let before = self.done.full.load(Ordering::Relaxed);
-        let look = async || Ok(self.done.full.load(Ordering::Relaxed));
-        until("the writer meets a full disk", look, |now| {
+        let before = self.counters.full.load(Ordering::Relaxed);
+        let read = async || Ok(self.counters.full.load(Ordering::Relaxed));
+        until("the writer meets a full disk", read, |now| {
             *now > before + 1 || self.thread.is_finished()
         })
         .await?;
@@ -110,17 +114,17 @@ impl Writer {
     }
 }
 
-fn work(file: &File, done: &Done, stopped: &Receiver<()>) -> io::Result<()> {
+fn work(file: &File, counters: &Counters, stopped: &Receiver<()>) -> io::Result<()> {
     for round in 0_u64.. {
         let started = Instant::now();
         loop {
             match file
-                .write_all_at(&record(round), place(round))
+                .write_all_at(&record(round), offset_of(round))
                 .and_then(|()| file.sync_data())
             {
                 Ok(()) => break,
                 Err(full) if full.kind() == ErrorKind::StorageFull => {
-                    done.full.fetch_add(1, Ordering::Relaxed);
+                    counters.full.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error) => return Err(error),
             }
@@ -129,11 +133,11 @@ fn work(file: &File, done: &Done, stopped: &Receiver<()>) -> io::Result<()> {
                 return Ok(());
             }
         }
-        done.written.fetch_add(1, Ordering::Relaxed);
+        counters.written.fetch_add(1, Ordering::Relaxed);
         verify(file, round / 2)?;
         verify(file, round)?;
         // Leave processor time to what is tested.
-        let pause = (2 * started.elapsed()).min(LONGEST_PAUSE);
+        let pause = (2 * started.elapsed()).min(MAX_PAUSE);
         if stopped.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
             return Ok(());
         }
@@ -145,17 +149,17 @@ fn work(file: &File, done: &Done, stopped: &Receiver<()>) -> io::Result<()> {
 fn verify(file: &File, round: u64) -> io::Result<()> {
     posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     let mut read = vec![0; RECORD];
-    file.read_exact_at(&mut read, place(round))?;
-    let told = u64::from_le_bytes(read[..8].try_into().expect("8 bytes"));
-    if told % RECORDS != round % RECORDS || read != record(told) {
+    file.read_exact_at(&mut read, offset_of(round))?;
+    let found = u64::from_le_bytes(read[..8].try_into().expect("8 bytes"));
+    if found % RECORDS != round % RECORDS || read != record(found) {
         return Err(io::Error::other(format!(
-            "record {round} is not what was written"
+            "record {round} differs from what was written"
         )));
     }
     Ok(())
 }
 
-fn place(round: u64) -> u64 {
+fn offset_of(round: u64) -> u64 {
     (round % RECORDS) * RECORD as u64
 }
 

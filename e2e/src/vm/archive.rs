@@ -24,7 +24,7 @@ impl Package {
     /// The folder into which it is unpacked; downloaded if missing.
     pub(super) fn unpacked(&self, folder: &Path) -> Result<PathBuf> {
         let name = format!("{}_{}", self.name, self.version.replace(':', "%3a"));
-        unpacked(folder, &name, |place| self.download(place))
+        unpacked(folder, &name, |path| self.download(path))
     }
 
     fn download(&self, folder: &Path) -> Result<()> {
@@ -46,9 +46,7 @@ impl Package {
                 .with_context(|| format!("{refused:#}"))?,
             None => self.name.to_owned(),
         };
-        eprintln!(
-            "vm: {pinned} is not to be had ({refused}); taking {newest} as the archive has it today"
-        );
+        eprintln!("vm: {pinned} is not available ({refused}); using the present {newest}");
         own.download(folder, &newest)
             .with_context(|| format!("is this Debian 12, and was apt-get update run? {refused:#}"))
     }
@@ -66,10 +64,10 @@ impl Suite {
     /// # Errors
     /// There is no such suite.
     pub(super) fn ready(folder: &Path, name: &str) -> Result<Self> {
-        let letters = |letter: char| letter.is_ascii_lowercase() || letter == '-';
+        let is_allowed = |letter: char| letter.is_ascii_lowercase() || letter == '-';
         ensure!(
-            !name.is_empty() && name.chars().all(letters),
-            "{name:?} is no suite of Debian's: say for instance trixie or bookworm-backports"
+            !name.is_empty() && name.chars().all(is_allowed),
+            "{name:?} is not a suite of Debian: use for instance trixie or bookworm-backports"
         );
         let sites = run(
             "apt-get",
@@ -104,11 +102,11 @@ impl Suite {
                 option("Dir::Cache", &own.join("cache")),
             ],
         };
-        let told = run(
+        let updated = run(
             "apt-get",
             lists.arguments(["update", "-q", "--error-on=any"]),
         );
-        told.with_context(|| format!("the lists of {name} cannot be fetched"))?;
+        updated.with_context(|| format!("cannot download the package lists of {name}"))?;
         Ok(lists)
     }
 
@@ -118,7 +116,7 @@ impl Suite {
     /// The download fails.
     pub(super) fn newest(&self, folder: &Path, series: &str) -> Result<PathBuf> {
         let name = self.newest_of(series)?;
-        unpacked(folder, &name, |place| self.download(place, &name))
+        unpacked(folder, &name, |path| self.download(path, &name))
     }
 
     /// Downloads a package. apt verifies it by the signature of the package lists.
@@ -128,8 +126,8 @@ impl Suite {
 
     /// The package that the metapackage `series` depends on: the newest kernel.
     fn newest_of(&self, series: &str) -> Result<String> {
-        let told = run("apt-cache", self.arguments(["depends", series]))?;
-        let name = told
+        let output = run("apt-cache", self.arguments(["depends", series]))?;
+        let name = output
             .lines()
             .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
         match name {
@@ -150,9 +148,9 @@ fn unpacked(
     name: &str,
     download: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
-    let place = folder.join(name);
-    if place.exists() {
-        return Ok(place);
+    let path = folder.join(name);
+    if path.exists() {
+        return Ok(path);
     }
     let fetch = tempfile::TempDir::with_prefix_in("fetch-", folder)?;
     download(fetch.path())?;
@@ -162,6 +160,6 @@ fn unpacked(
         "dpkg-deb",
         ["-x".as_ref(), archive.as_os_str(), tree.path().as_os_str()],
     )?;
-    fs::rename(tree.keep(), &place)?;
-    Ok(place)
+    fs::rename(tree.keep(), &path)?;
+    Ok(path)
 }

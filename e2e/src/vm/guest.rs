@@ -63,7 +63,7 @@ pub struct Nic {
 }
 
 /// A variable from the kernel's command line, which the kernel passes in the environment of PID 1.
-fn handed(name: &str) -> Result<PathBuf> {
+fn kernel_parameter(name: &str) -> Result<PathBuf> {
     let value = std::env::var_os(name)
         .with_context(|| format!("the kernel's command line has no {name}="))?;
     Ok(PathBuf::from(value))
@@ -74,16 +74,16 @@ fn handed(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// Only if the power cannot be turned off: other errors go to the console.
 pub fn first() -> Result<()> {
-    if let Err(error) = live() {
-        say(&format!("{error:#}"));
+    if let Err(error) = run_plan() {
+        log_to_console(&format!("{error:#}"));
     }
     nix::unistd::sync();
     reboot(RebootMode::RB_POWER_OFF)?;
     Ok(())
 }
 
-fn live() -> Result<()> {
-    let (program, plan) = (handed("program")?, handed("plan")?);
+fn run_plan() -> Result<()> {
+    let (program, plan) = (kernel_parameter("program")?, kernel_parameter("plan")?);
     let plan: Plan =
         serde_json::from_slice(&fs::read(&plan).with_context(|| plan.display().to_string())?)?;
     let _iscsid = prepare(&plan)?;
@@ -103,15 +103,15 @@ fn live() -> Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    let said = fs::read_to_string("/run/program.log").unwrap_or_default();
-    fs::write(Path::new(OUT).join(format!("{}.log", plan.name)), said)?;
+    let log = fs::read_to_string("/run/program.log").unwrap_or_default();
+    fs::write(Path::new(OUT).join(format!("{}.log", plan.name)), log)?;
     Ok(())
 }
 
 /// Writes a line to the console, which the host logs.
-fn say(words: &str) {
+fn log_to_console(line: &str) {
     if let Ok(mut console) = fs::File::options().write(true).open("/dev/console") {
-        let _ = writeln!(console, "{words}");
+        let _ = writeln!(console, "{line}");
     }
 }
 
@@ -141,14 +141,14 @@ fn prepare(plan: &Plan) -> Result<Process> {
         )?;
     }
     if Path::new("/sys/kernel/config").exists() {
-        put("configfs", "/sys/kernel/config", "configfs", "")?;
+        mount_fs("configfs", "/sys/kernel/config", "configfs", "")?;
     }
-    lasting(plan)?;
-    names(plan)?;
+    mount_persistent(plan)?;
+    write_config(plan)?;
     daemons()
 }
 
-fn put(source: &str, at: &str, kind: &str, options: &str) -> Result<()> {
+fn mount_fs(source: &str, at: &str, kind: &str, options: &str) -> Result<()> {
     fs::create_dir_all(at)?;
     mount(
         Some(source),
@@ -181,18 +181,18 @@ fn mounts(plan: &Plan) -> Result<()> {
         MsFlags::MS_SHARED | MsFlags::MS_REC,
         None::<&str>,
     )?;
-    put("devpts", "/dev/pts", "devpts", "mode=620,ptmxmode=666")?;
-    put("cgroup2", CGROUPS, "cgroup2", "")?;
+    mount_fs("devpts", "/dev/pts", "devpts", "mode=620,ptmxmode=666")?;
+    mount_fs("cgroup2", CGROUPS, "cgroup2", "")?;
     for (at, options) in [
         ("/dev/shm", "mode=1777"),
         ("/run", "mode=755"),
         ("/tmp", "mode=1777"),
         ("/etc/iscsi", "mode=755"),
     ] {
-        put("tmpfs", at, "tmpfs", options)?;
+        mount_fs("tmpfs", at, "tmpfs", options)?;
     }
     fs::create_dir_all("/run/lock")?;
-    put(
+    mount_fs(
         "out",
         OUT,
         "9p",
@@ -203,8 +203,8 @@ fn mounts(plan: &Plan) -> Result<()> {
 
 fn network(plan: &Plan) -> Result<()> {
     run("ip", ["link", "set", "lo", "up"])?;
-    for (at, nic) in plan.nics.iter().enumerate() {
-        let card = format!("eth{at}");
+    for (index, nic) in plan.nics.iter().enumerate() {
+        let card = format!("eth{index}");
         let found =
             fs::read_to_string(format!("/sys/class/net/{card}/address")).context(card.clone())?;
         anyhow::ensure!(
@@ -219,7 +219,7 @@ fn network(plan: &Plan) -> Result<()> {
 }
 
 /// Keeps node records and the kubelet's directory on the disk that survives a reset.
-fn lasting(plan: &Plan) -> Result<()> {
+fn mount_persistent(plan: &Plan) -> Result<()> {
     if !plan.disk {
         return Ok(());
     }
@@ -233,7 +233,7 @@ fn lasting(plan: &Plan) -> Result<()> {
     bind(&records, "/etc/iscsi")
 }
 
-fn names(plan: &Plan) -> Result<()> {
+fn write_config(plan: &Plan) -> Result<()> {
     fs::write(
         "/etc/iscsi/initiatorname.iscsi",
         format!("InitiatorName={}\n", plan.initiator),
@@ -258,7 +258,7 @@ const MTU: &str = "61440";
 
 /// The udev rules that a node's disks need. All others are masked: udev evaluates every rule for each of the dozen events of a
 /// session, and some rules start programs.
-const NEEDED: [&str; 9] = [
+const UDEV_RULES: [&str; 9] = [
     "50-udev-default.rules",
     "55-dm.rules",
     "56-dm-mpath.rules",
@@ -278,7 +278,7 @@ fn mask_rules() -> Result<()> {
     fs::create_dir_all(MASKS)?;
     for rules in fs::read_dir("/usr/lib/udev/rules.d")? {
         let name = rules?.file_name();
-        if !NEEDED.iter().any(|needed| name == *needed) {
+        if !UDEV_RULES.iter().any(|needed| name == *needed) {
             fs::write(Path::new(MASKS).join(name), "")?;
         }
     }

@@ -117,7 +117,7 @@ impl Image {
     fn early_modules(&self, kernel: &Path) -> Result<Vec<PathBuf>> {
         let mut files: Vec<PathBuf> = Vec::new();
         for module in EARLY {
-            let told = run(
+            let output = run(
                 "modprobe",
                 [
                     "-d".as_ref(),
@@ -128,7 +128,7 @@ impl Image {
                     module.as_ref(),
                 ],
             )?;
-            let wanted = told
+            let wanted = output
                 .lines()
                 .filter_map(|line| line.strip_prefix("insmod "))
                 .map(|file| PathBuf::from(file.trim()));
@@ -138,7 +138,7 @@ impl Image {
                 }
             }
         }
-        ensure!(!files.is_empty(), "modprobe names no modules");
+        ensure!(!files.is_empty(), "modprobe lists no modules");
         Ok(files)
     }
 }
@@ -152,7 +152,7 @@ fn module_file(file: &Path) -> Result<Vec<u8>> {
         _ => return Ok(fs::read(file)?),
     };
     let place = tempfile::TempDir::with_prefix("module-")?;
-    let packed = place.path().join(file.file_name().context("no file")?);
+    let packed = place.path().join(file.file_name().context("no file name")?);
     fs::copy(file, &packed)?;
     run(
         program,
@@ -177,10 +177,14 @@ fn uncompressed(kernel: &Path) -> Result<PathBuf> {
         let bytes = image.get(at..at + 4)?.try_into().ok()?;
         usize::try_from(u32::from_le_bytes(bytes)).ok()
     };
-    let sectors = usize::from(*image.get(0x1f1).context("no kernel")?);
-    let (offset, length) = number(0x248).zip(number(0x24c)).context("no kernel")?;
+    let sectors = usize::from(*image.get(0x1f1).context("not a kernel image")?);
+    let (offset, length) = number(0x248)
+        .zip(number(0x24c))
+        .context("not a kernel image")?;
     let start = (sectors + 1) * 512 + offset;
-    let payload = image.get(start..start + length).context("a short kernel")?;
+    let payload = image
+        .get(start..start + length)
+        .context("the kernel image is truncated")?;
     if !payload.starts_with(b"\xfd7zXZ\0") {
         return Ok(kernel.to_owned());
     }

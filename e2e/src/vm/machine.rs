@@ -48,7 +48,7 @@ impl Accelerator {
     }
 
     /// For the guest kernel's command line.
-    fn kernel_words(self) -> &'static str {
+    fn kernel_args(self) -> &'static str {
         match self {
             Self::Kvm => "",
             // Without repeated instructions for long words too, and without address randomization, so that translated code can be
@@ -59,7 +59,7 @@ impl Accelerator {
 }
 
 /// Command line for every kernel: console output to the host, and no hardening or accounting, which these tests do not need.
-const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 lsm= audit=0 \
+const KERNEL_ARGS: &str = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 lsm= audit=0 \
      hardened_usercopy=off cgroup_disable=memory psi=0";
 
 /// The parts of a machine.
@@ -98,7 +98,7 @@ impl Machine {
     ///
     /// # Errors
     /// It does not boot; includes the end of its console log.
-    pub fn boot(spec: &Spec<'_>, kvm: bool, patience: Duration) -> Result<Self> {
+    pub fn boot(spec: &Spec<'_>, kvm: bool, timeout: Duration) -> Result<Self> {
         std::fs::write(plan_file(spec), serde_json::to_vec(spec.plan)?)?;
         let mut refused = None;
         if kvm
@@ -108,17 +108,17 @@ impl Machine {
                 .open("/dev/kvm")
                 .is_ok()
         {
-            match Self::start(spec, Accelerator::Kvm, KVM_DEADLINE.min(patience)) {
+            match Self::start(spec, Accelerator::Kvm, KVM_DEADLINE.min(timeout)) {
                 Ok(machine) => return Ok(machine),
                 Err(error) => refused = format!("{error:#}").lines().next().map(str::to_owned),
             }
         }
-        let mut machine = Self::start(spec, Accelerator::Tcg, patience)?;
+        let mut machine = Self::start(spec, Accelerator::Tcg, timeout)?;
         machine.kvm_refused = refused;
         Ok(machine)
     }
 
-    fn start(spec: &Spec<'_>, accelerator: Accelerator, patience: Duration) -> Result<Self> {
+    fn start(spec: &Spec<'_>, accelerator: Accelerator, timeout: Duration) -> Result<Self> {
         let console = spec.folder.join(format!("{}.console", spec.plan.name));
         let started = Instant::now();
         let mut process = Piped::start(
@@ -143,7 +143,7 @@ impl Machine {
             boot: Duration::ZERO,
         };
         machine
-            .line(patience)
+            .line(timeout)
             .with_context(|| format!("{} does not boot", spec.plan.name))?;
         machine.boot = started.elapsed();
         Ok(machine)
@@ -153,19 +153,19 @@ impl Machine {
     ///
     /// # Errors
     /// No line within `timeout`; includes the end of its console log. Or QEMU fails.
-    pub fn line(&mut self, patience: Duration) -> Result<Option<String>> {
-        match self.lines.recv_timeout(patience) {
+    pub fn line(&mut self, timeout: Duration) -> Result<Option<String>> {
+        match self.lines.recv_timeout(timeout) {
             Ok(line) => Ok(Some(line)),
             Err(RecvTimeoutError::Disconnected) => {
                 let end = self.process.wait()?;
                 if end.success() {
                     Ok(None)
                 } else {
-                    bail!("QEMU ended with {end}: {}", self.process.complaint())
+                    bail!("QEMU ended with {end}: {}", self.process.read_stderr())
                 }
             }
             Err(RecvTimeoutError::Timeout) => bail!(
-                "no word for {patience:?}; the end of its console ({}):\n{}",
+                "no report for {timeout:?}; the end of its console ({}):\n{}",
                 self.console.display(),
                 self.last_words()
             ),
@@ -188,9 +188,9 @@ fn plan_file(spec: &Spec<'_>) -> PathBuf {
 fn arguments(spec: &Spec<'_>, accelerator: Accelerator, console: &Path) -> Result<Vec<String>> {
     let (program, plan) = (text(spec.program)?, text(&plan_file(spec))?);
     let folder = text(spec.folder)?;
-    let words = format!(
-        "{KERNEL_WORDS} {} program={program} plan={plan}",
-        accelerator.kernel_words()
+    let command_line = format!(
+        "{KERNEL_ARGS} {} program={program} plan={plan}",
+        accelerator.kernel_args()
     );
     let mut args: Vec<String> = [
         "-M",
@@ -202,14 +202,14 @@ fn arguments(spec: &Spec<'_>, accelerator: Accelerator, console: &Path) -> Resul
     ]
     .iter()
     .chain(&accelerator.arguments())
-    .map(|word| (*word).to_owned())
+    .map(|argument| (*argument).to_owned())
     .collect();
     let mut add = |option: &str, value: String| args.extend([option.to_owned(), value]);
     add("-smp", spec.size.0.to_string());
     add("-m", format!("{}M", spec.size.1));
     add("-kernel", text(&spec.image.kernel)?);
     add("-initrd", text(&spec.image.initramfs)?);
-    add("-append", words);
+    add("-append", command_line);
     add("-serial", format!("file:{}", text(console)?));
     add("-serial", "stdio".to_owned());
     add("-device", "virtio-rng-pci".to_owned());
@@ -229,19 +229,19 @@ fn arguments(spec: &Spec<'_>, accelerator: Accelerator, console: &Path) -> Resul
         "-device",
         "virtio-9p-pci,fsdev=out,mount_tag=out".to_owned(),
     );
-    for (at, nic) in spec.plan.nics.iter().enumerate() {
+    for (index, nic) in spec.plan.nics.iter().enumerate() {
         // A virtual Ethernet cable: datagrams between two unix sockets.
-        let end = |name: &str| format!("{folder}/{}-{at}.{name}", nic.net);
-        let (here, there) = (end(&spec.plan.name), end(&spec.plan.peer));
+        let socket = |name: &str| format!("{folder}/{}-{index}.{name}", nic.net);
+        let (local, remote) = (socket(&spec.plan.name), socket(&spec.plan.peer));
         add(
             "-netdev",
             format!(
-                "dgram,id=n{at},local.type=unix,local.path={here},remote.type=unix,remote.path={there}"
+                "dgram,id=n{index},local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
             ),
         );
         add(
             "-device",
-            format!("virtio-net-pci,netdev=n{at},mac={}", nic.mac),
+            format!("virtio-net-pci,netdev=n{index},mac={}", nic.mac),
         );
     }
     if let Some(disk) = spec.disk {
@@ -258,7 +258,7 @@ fn arguments(spec: &Spec<'_>, accelerator: Accelerator, console: &Path) -> Resul
 
 /// A path for QEMU's options and the kernel's command line, which split at commas and blanks.
 fn text(path: &Path) -> Result<String> {
-    let text = path.to_str().context("a path that is no UTF-8")?;
+    let text = path.to_str().context("the path is not UTF-8")?;
     if text.contains([' ', ',']) {
         bail!("{text}: move the workspace to a path without blanks and commas");
     }

@@ -73,11 +73,11 @@ pub fn paths() -> Result<Vec<PathBuf>> {
         paths.insert(binary(name)?);
     }
     // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, `/lib64/ld-linux-x86-64.so.2 (0x…)`, and `/usr/bin/mount:`
-    let told = run("ldd", &paths)?;
-    let libraries = told
+    let output = run("ldd", &paths)?;
+    let libraries = output
         .lines()
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-        .filter(|word| !word.ends_with(':'));
+        .filter_map(|line| line.split_whitespace().find(|path| path.starts_with('/')))
+        .filter(|path| !path.ends_with(':'));
     for library in libraries {
         paths.extend([PathBuf::from(library), fs::canonicalize(library)?]);
     }
@@ -91,13 +91,13 @@ pub fn paths() -> Result<Vec<PathBuf>> {
 /// In the guest: copies the files to the upper folder of its overlay, which is in memory.
 pub(super) fn copy_up(paths: &[PathBuf]) -> Result<()> {
     for path in paths {
-        touch(path).with_context(|| format!("copying {}", path.display()))?;
+        copy_up_path(path).with_context(|| format!("copying {}", path.display()))?;
     }
     Ok(())
 }
 
 /// Overlayfs copies a file up when it is about to change.
-fn touch(path: &Path) -> io::Result<()> {
+fn copy_up_path(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     lchown(path, Some(found.uid()), Some(found.gid()))?;
     if found.is_file() {
@@ -105,7 +105,7 @@ fn touch(path: &Path) -> io::Result<()> {
     }
     if found.is_dir() {
         for entry in fs::read_dir(path)? {
-            touch(&entry?.path())?;
+            copy_up_path(&entry?.path())?;
         }
     }
     Ok(())

@@ -20,9 +20,9 @@ use crate::harness::process::{Process, run};
 use crate::harness::until::until;
 
 /// Connect timeout: a running machine accepts at once.
-const CONNECT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reply timeout: programs may wait for a NAS that is down.
-const ANSWER: Duration = Duration::from_secs(180);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A request.
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,10 +76,10 @@ async fn answer(connection: TcpStream) -> Result<()> {
             copy_bidirectional(&mut connection, &mut socket).await?;
             return Ok(());
         }
-        Request::Run(words) => {
-            tokio::task::spawn_blocking(move || run(&program(&words[0]), &words[1..])).await?
+        Request::Run(argv) => {
+            tokio::task::spawn_blocking(move || run(&program(&argv[0]), &argv[1..])).await?
         }
-        Request::Start(words, log) => start(&words, &log),
+        Request::Start(argv, log) => start(&argv, &log),
         Request::Read(file) => read(&file),
         Request::List(folder) => list(&folder),
     };
@@ -113,8 +113,8 @@ fn list(folder: &str) -> Result<String> {
 }
 
 /// Starts a program and returns its process id. Nothing owns it: it ends when it is killed, or with the machine.
-fn start(words: &[String], log: &str) -> Result<String> {
-    let process = Process::tool(&program(&words[0]), &words[1..], Path::new(log))?;
+fn start(argv: &[String], log: &str) -> Result<String> {
+    let process = Process::tool(&program(&argv[0]), &argv[1..], Path::new(log))?;
     let id = process.id().to_string();
     process.disown();
     Ok(id)
@@ -149,9 +149,9 @@ impl Remote {
     ///
     /// # Errors
     /// The program fails, or the machine does not reply.
-    pub async fn run(&self, words: &[&str]) -> Result<String> {
-        self.ask(&Request::Run(
-            words.iter().map(|word| (*word).to_owned()).collect(),
+    pub async fn run(&self, argv: &[&str]) -> Result<String> {
+        self.send(&Request::Run(
+            argv.iter().map(|argument| (*argument).to_owned()).collect(),
         ))
         .await
     }
@@ -161,7 +161,7 @@ impl Remote {
     /// # Errors
     /// The file cannot be read, or the machine does not reply.
     pub async fn read(&self, file: &str) -> Result<String> {
-        self.ask(&Request::Read(file.to_owned())).await
+        self.send(&Request::Read(file.to_owned())).await
     }
 
     /// The names in a folder there.
@@ -169,7 +169,7 @@ impl Remote {
     /// # Errors
     /// The folder cannot be listed, or the machine does not reply.
     pub async fn list(&self, folder: &str) -> Result<Vec<String>> {
-        let names = self.ask(&Request::List(folder.to_owned())).await?;
+        let names = self.send(&Request::List(folder.to_owned())).await?;
         Ok(names.lines().map(str::to_owned).collect())
     }
 
@@ -177,10 +177,10 @@ impl Remote {
     ///
     /// # Errors
     /// It does not start, or the machine does not reply.
-    pub async fn start(&self, words: &[&str], log: &str) -> Result<u32> {
-        let words = words.iter().map(|word| (*word).to_owned()).collect();
+    pub async fn start(&self, argv: &[&str], log: &str) -> Result<u32> {
+        let argv = argv.iter().map(|argument| (*argument).to_owned()).collect();
         Ok(self
-            .ask(&Request::Start(words, log.to_owned()))
+            .send(&Request::Start(argv, log.to_owned()))
             .await?
             .parse()?)
     }
@@ -189,8 +189,8 @@ impl Remote {
     ///
     /// # Errors
     /// It does not start, or the machine does not reply.
-    pub async fn start_and_forget(&self, words: &[&str]) -> Result<()> {
-        self.start(words, "/dev/null").await.map(drop)
+    pub async fn start_and_forget(&self, argv: &[&str]) -> Result<()> {
+        self.start(argv, "/dev/null").await.map(drop)
     }
 
     /// A gRPC channel to a unix socket there.
@@ -219,10 +219,10 @@ impl Remote {
             .await?)
     }
 
-    async fn ask(&self, request: &Request) -> Result<String> {
-        let talk = async {
+    async fn send(&self, request: &Request) -> Result<String> {
+        let exchange = async {
             let connect = TcpStream::connect(&self.address);
-            let mut connection = tokio::time::timeout(CONNECT, connect).await??;
+            let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, connect).await??;
             connection
                 .write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes())
                 .await?;
@@ -230,12 +230,12 @@ impl Remote {
             connection.read_to_end(&mut answer).await?;
             Ok::<_, anyhow::Error>(serde_json::from_slice::<Answer>(&answer)?)
         };
-        let answer = tokio::time::timeout(ANSWER, talk)
+        let answer = tokio::time::timeout(REPLY_TIMEOUT, exchange)
             .await
             .with_context(|| format!("no answer to {request:?}"))??;
         match answer.said {
             Ok(said) => Ok(said),
-            Err(why) => bail!("on the other machine: {why}"),
+            Err(error) => bail!("on the other machine: {error}"),
         }
     }
 }

@@ -9,23 +9,23 @@ use super::{Nas, Settings};
 use crate::GIB;
 
 /// The name of the foreign LUN.
-const LUN: &str = "accounts-of-2019";
-const ODD: [&str; 2] = ["--setting", "odd_rows=true"];
+const FOREIGN_LUN: &str = "accounts-of-2019";
+const ODD_ROWS: [&str; 2] = ["--setting", "odd_rows=true"];
 /// The name of the first volume.
-const FULL: &str = "volume1";
+const ATTENTION_VOLUME: &str = "volume1";
 /// An additional volume, which holds no LUN of the driver's.
-const CRASHED: &str = "/volume9=btrfs:2TiB";
+const CRASHED_VOLUME: &str = "/volume9=btrfs:2TiB";
 
 /// Additional arguments for `dsm-sim serve`.
 pub(super) fn arguments(settings: &Settings) -> Vec<&'static str> {
-    let mut told = Vec::new();
+    let mut arguments = Vec::new();
     if settings.shared {
-        told.extend(ODD);
+        arguments.extend(ODD_ROWS);
     }
     if settings.crashed {
-        told.extend(["--volume", CRASHED]);
+        arguments.extend(["--volume", CRASHED_VOLUME]);
     }
-    told
+    arguments
 }
 
 impl Nas {
@@ -37,13 +37,15 @@ impl Nas {
         if !self.settings.shared {
             return Ok(());
         }
-        let uuid = self.foreign_lun(LUN, GIB).await?;
+        let uuid = self.foreign_lun(FOREIGN_LUN, GIB).await?;
         let snapshot = json!({"uuid": uuid, "name": "kept", "locked": true});
         self.change_setting("san/luns/snapshot", &snapshot).await?;
-        self.patch_volume(FULL, &json!({"status": "attention"}))
+        self.patch_volume(ATTENTION_VOLUME, &json!({"status": "attention"}))
             .await?;
         if self.settings.crashed {
-            let (path, _) = CRASHED.split_once('=').context("a path")?;
+            let (path, _) = CRASHED_VOLUME
+                .split_once('=')
+                .context("the volume has a path")?;
             let crash = json!({"status": "crashed", "without": ["size_free_byte"]});
             self.patch_volume(path.trim_start_matches('/'), &crash)
                 .await?;
@@ -61,17 +63,17 @@ impl Nas {
         }
         let state = self.state().await?;
         let rows = |name: &str| state[name].as_array().cloned().unwrap_or_default();
-        let lun = rows("luns").into_iter().find(is_others);
+        let lun = rows("luns").into_iter().find(is_foreign);
         let Some(lun) = lun else { return Ok(false) };
-        let kept = |row: &Value| {
+        let is_locked_snapshot = |row: &Value| {
             row["parent"] == lun["uuid"] && row["is_locked"] == true && row["name"] == "kept"
         };
         let same = lun["size"] == GIB && lun["description"] == "somebody else's";
-        Ok(same && rows("snapshots").iter().any(kept))
+        Ok(same && rows("snapshots").iter().any(is_locked_snapshot))
     }
 }
 
 /// Whether a LUN's row is the foreign LUN's.
-pub(super) fn is_others(row: &Value) -> bool {
-    row["name"] == LUN
+pub(super) fn is_foreign(row: &Value) -> bool {
+    row["name"] == FOREIGN_LUN
 }
