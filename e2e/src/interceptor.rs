@@ -258,7 +258,7 @@ impl CommandInterceptor {
     ///
     /// # Errors
     /// A file cannot be removed.
-    pub fn open(&self) -> Result<()> {
+    pub fn clear(&self) -> Result<()> {
         self.disarm()?;
         for fault in fs::read_dir(self.folder.join("faults"))? {
             remove(&fault?.path())?;
@@ -266,12 +266,12 @@ impl CommandInterceptor {
         Ok(())
     }
 
-    /// Like [`Self::open`]; also clears the journal and the counters.
+    /// Like [`Self::clear`]; also clears the journal and the counters.
     ///
     /// # Errors
     /// A file cannot be removed.
     pub fn reset(&self) -> Result<()> {
-        self.open()?;
+        self.clear()?;
         for name in ["held", "go", "crashed", "hits", "journal"] {
             remove(&self.folder.join(name))?;
         }

@@ -28,12 +28,12 @@ impl Row {
         let mut calls: Vec<Entry> = Vec::new();
         let mut polls = 0;
         for entry in journal.into_iter().filter(|entry| !entry.is_session()) {
-            let repeats = |last: &Entry| {
+            let is_poll = |last: &Entry| {
                 entry.method == "get"
                     && last.short() == entry.short()
                     && last.params == entry.params
             };
-            if calls.last().is_some_and(repeats) {
+            if calls.last().is_some_and(is_poll) {
                 polls += 1;
                 calls.pop();
             }

@@ -10,10 +10,7 @@ use crate::testbed::{CommandFault, CrashTiming};
 
 /// The Web API call that a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[expect(
-    missing_docs,
-    reason = "each is a method of the Web API, as it is spelt there"
-)]
+#[expect(missing_docs, reason = "the names of Web API methods")]
 pub enum NasCall {
     LunCreate,
     LunGet,

@@ -9,7 +9,7 @@ use crate::{GIB, MIB};
 /// An existing volume.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is one thing that a CO or a disk may know"
+    reason = "independent states of a volume"
 )]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {

@@ -26,7 +26,7 @@ pub struct Stats {
 
 impl Stats {
     /// Computes the rates of a run that took this many seconds.
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    #[expect(clippy::cast_precision_loss, reason = "the rates are for display")]
     pub fn new(sequences: usize, steps: usize, calls: usize, seconds: f64) -> Self {
         Self {
             sequences,

@@ -103,10 +103,7 @@ pub enum Delivery {
 }
 
 /// What happens while a volume is used on another node behind its node's back.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each may happen or not, whatever the others do"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "independent events")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Absence {
     /// The CO stages it again afterwards; otherwise it believes that it is still staged.

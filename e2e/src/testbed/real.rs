@@ -126,7 +126,7 @@ impl Real {
     /// A resource cannot be freed.
     pub async fn reset(&mut self) -> Result<()> {
         for machine in &self.machines {
-            machine.interceptor.open()?;
+            machine.interceptor.clear()?;
         }
         let used = self.is_used().await?;
         let changed = std::fs::read_to_string(self.nas.password_file())? != PASSWORD;
@@ -373,11 +373,11 @@ impl TestBed for Real {
             self.crashed_effects.insert(process, effect);
         }
         if let Process::Node(number) = process {
-            self.machines[number].interceptor.open()?;
+            self.machines[number].interceptor.clear()?;
         }
         let plugin = self.spawn(process).await?;
         if let Process::Controller(number) = process {
-            self.proxies[number].serve(plugin.process.id());
+            self.proxies[number].set_controller(plugin.process.id());
         }
         self.processes.insert(process, plugin);
         Ok(())
@@ -468,10 +468,10 @@ impl TestBed for Real {
 
     async fn clear_faults(&mut self) -> Result<()> {
         for machine in &self.machines {
-            machine.interceptor.open()?;
+            machine.interceptor.clear()?;
         }
         for proxy in &self.proxies {
-            proxy.stop_killing();
+            proxy.cancel_kill();
         }
         self.nas.no_faults().await
     }

@@ -93,8 +93,8 @@ impl Image {
     }
 
     fn write_initramfs(&self, kernel: &Path, busybox: &Path) -> Result<()> {
-        let fresh = self.initramfs.with_extension("new");
-        let mut archive = Archive(File::create(&fresh)?);
+        let temporary = self.initramfs.with_extension("new");
+        let mut archive = Archive(File::create(&temporary)?);
         for directory in ["bin", "dev", "host", "modules", "own", "proc", "sys"] {
             archive.add(directory, 0o040_755, &[])?;
         }
@@ -109,7 +109,7 @@ impl Image {
         archive.add("init", 0o100_755, INIT.as_bytes())?;
         trailer(archive.0)?;
         // A machine that is booting has opened either the old file or the new one.
-        fs::rename(fresh, &self.initramfs)?;
+        fs::rename(temporary, &self.initramfs)?;
         Ok(())
     }
 
@@ -151,8 +151,10 @@ fn module_file(file: &Path) -> Result<Vec<u8>> {
         Some("zst") => "zstd",
         _ => return Ok(fs::read(file)?),
     };
-    let place = tempfile::TempDir::with_prefix("module-")?;
-    let packed = place.path().join(file.file_name().context("no file name")?);
+    let folder = tempfile::TempDir::with_prefix("module-")?;
+    let packed = folder
+        .path()
+        .join(file.file_name().context("no file name")?);
     fs::copy(file, &packed)?;
     run(
         program,
@@ -168,9 +170,9 @@ fn module_file(file: &Path) -> Result<Vec<u8>> {
 /// The uncompressed kernel, in a file next to it: QEMU boots that too, in half the time without KVM. The header has its offset
 /// (kernel documentation, x86 boot protocol).
 fn uncompressed(kernel: &Path) -> Result<PathBuf> {
-    let place = kernel.with_file_name("vmlinux");
-    if place.exists() {
-        return Ok(place);
+    let unpacked = kernel.with_file_name("vmlinux");
+    if unpacked.exists() {
+        return Ok(unpacked);
     }
     let image = fs::read(kernel).with_context(|| kernel.display().to_string())?;
     let number = |at: usize| -> Option<usize> {
@@ -189,8 +191,8 @@ fn uncompressed(kernel: &Path) -> Result<PathBuf> {
         return Ok(kernel.to_owned());
     }
     // Write to another name and rename: an interrupted xz must not look complete.
-    let fresh = place.with_extension("new");
-    let packed = place.with_extension("new.xz");
+    let temporary = unpacked.with_extension("new");
+    let packed = unpacked.with_extension("new.xz");
     fs::write(&packed, payload)?;
     // The payload's last four bytes are its size.
     run(
@@ -202,8 +204,8 @@ fn uncompressed(kernel: &Path) -> Result<PathBuf> {
             packed.as_os_str(),
         ],
     )?;
-    fs::rename(fresh, &place)?;
-    Ok(place)
+    fs::rename(temporary, &unpacked)?;
+    Ok(unpacked)
 }
 
 /// The guest's init until the host's files are mounted. `program` comes from the kernel's command line.

@@ -167,7 +167,7 @@ pub(super) fn swap_lun(nas: &Nas, folder: &Path, volume: &TestVolume, on: bool) 
         .get("iqn")
         .context("the volume is not published")?;
     let target = nas.targets().join(format!("{iqn}.json"));
-    let (original, fresh) = (folder.join("original.json"), folder.join("target.new"));
+    let (original, temporary) = (folder.join("original.json"), folder.join("target.new"));
     if !on {
         return Ok(fs::rename(original, target)?);
     }
@@ -180,8 +180,8 @@ pub(super) fn swap_lun(nas: &Nas, folder: &Path, volume: &TestVolume, on: bool) 
         unit["serial"] = json!(SWAPPED_LUN);
         unit["file"] = json!(swapped);
     }
-    fs::write(&fresh, text.to_string())?;
-    Ok(fs::rename(fresh, target)?)
+    fs::write(&temporary, text.to_string())?;
+    Ok(fs::rename(temporary, target)?)
 }
 
 /// Whether nothing was written to the swapped-in LUN.

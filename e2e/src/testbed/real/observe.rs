@@ -133,11 +133,15 @@ fn mounts(machine: &Machine, table: &str, loops: &Loops, node: &mut ObservedNode
 
 /// Parses a line of the mount table: proc(5), `/proc/pid/mountinfo`.
 fn mount<'a>(line: &'a str, loops: &Loops) -> Option<(&'a str, ObservedMount)> {
-    let (place, source) = line.split_once(" - ")?;
-    let mut place = place.split(' ').skip(3);
-    let (root, point, options) = (place.next()?, place.next()?, place.next()?);
-    let mut source = source.split(' ').skip(1);
-    let (device, more) = (source.next()?, source.next()?);
+    let (before, after) = line.split_once(" - ")?;
+    let mut mount_fields = before.split(' ').skip(3);
+    let (root, point, options) = (
+        mount_fields.next()?,
+        mount_fields.next()?,
+        mount_fields.next()?,
+    );
+    let mut source_fields = after.split(' ').skip(1);
+    let (device, fs_options) = (source_fields.next()?, source_fields.next()?);
     let raw = root
         .strip_prefix('/')
         .filter(|name| name.starts_with("loop"));
@@ -147,7 +151,7 @@ fn mount<'a>(line: &'a str, loops: &Loops) -> Option<(&'a str, ObservedMount)> {
     let seen = ObservedMount {
         uuid: uuid.map(str::to_owned),
         raw: raw.is_some(),
-        readonly: readonly(options) || readonly(more),
+        readonly: readonly(options) || readonly(fs_options),
     };
     Some((point, seen))
 }

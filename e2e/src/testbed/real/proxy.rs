@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use crate::testbed::CrashTiming;
 
 /// The timeout of a call.
-const HANG_LIMIT: Duration = Duration::from_secs(1);
+const HANG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running proxy. It stops when dropped.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Proxy {
     }
 
     /// Sets the process id of the controller to kill; disarms the proxy.
-    pub(super) fn serve(&self, controller: u32) {
+    pub(super) fn set_controller(&self, controller: u32) {
         *self.shared.inner() = Inner {
             controller: Some(controller),
             ..Inner::default()
@@ -80,7 +80,7 @@ impl Proxy {
         self.shared.inner().armed = Some((nth, when));
     }
 
-    pub(super) fn stop_killing(&self) {
+    pub(super) fn cancel_kill(&self) {
         self.shared.inner().armed = None;
     }
 
@@ -147,7 +147,7 @@ impl Shared {
             (*reply.status_mut(), *reply.headers_mut()) = (status, headers);
             anyhow::Ok(reply)
         };
-        let answer = tokio::time::timeout(HANG_LIMIT, answer).await?;
+        let answer = tokio::time::timeout(HANG_TIMEOUT, answer).await?;
         if timing == Some(CrashTiming::After) {
             self.kill(name);
             anyhow::bail!("the controller was killed before the reply");
