@@ -35,7 +35,7 @@ const BEYOND: i64 = 4 << 40;
 /// The CHAP password of every publication of volume 1. It must be visible only in node records and on the NAS.
 const SECRET: &str = "planted-chap";
 
-/// The answer to a call, without what may differ between two identical calls.
+/// The answer to a successful call; repeating the call must return an equal one.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Answer {
     Volume(csi::Volume),

@@ -49,7 +49,7 @@ const NAS: &str = "nas1";
 const PORTAL: &str = "10.0.0.5:3260";
 const NODES: [&str; 2] = ["worker-0", "worker-1"];
 const CONTROLLERS: usize = 2;
-/// The driver's default timeout for a session to be replaced.
+/// The driver's default iSCSI replacement timeout.
 const REPLACEMENT: Duration = Duration::from_secs(120);
 
 /// An in-memory test bed.
