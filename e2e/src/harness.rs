@@ -1,8 +1,8 @@
-//! Starts the programs under test and talks to them: dsm-sim as the NAS, node-sim as the node, and the shipped driver.
+//! Starts the programs under test and their clients: dsm-sim as the NAS, node-sim as the node, and the shipped driver.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`test_cluster`] | one NAS, one node and one driver, in a folder of their own; nothing outlives it, not even after `kill -9` |
+//! | [`test_cluster`] | one NAS, one node and one driver; cleaned up even after `kill -9` |
 //! | [`nas`], [`initiator`], [`plugin`] | the three processes and their clients |
 //! | [`test_volume`] | a volume's CSI calls: create, publish, stage, write, expand, and all the way back |
 //! | [`call_costs`] | how many DSM requests each CSI call makes |

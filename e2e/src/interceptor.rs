@@ -1,18 +1,18 @@
-//! Stops the world at a chosen host command of the driver, so that the driver can be killed there; kills it there; or lets
-//! commands go wrong.
+//! Wrapper scripts in front of the driver's host commands: hold a chosen command so that the driver can be killed there, kill the
+//! driver there, or make commands fail.
 //!
-//! Each program that the driver starts is found first in the node's `bin`, where a few lines of shell count the calls down
-//! and let them through, until the chosen one: that is held before it starts, after it has ended, or is killed in between.
-//! A trap that kills needs nobody to watch it: the gate is a child of the driver and knows whom to kill. Files in the
-//! trap's folder say what is to happen, so that an open gate costs a shell and nothing else:
+//! The node's `bin` comes first on the driver's `PATH`. For each program it holds a shell script that counts the calls down and
+//! passes them through, until the chosen one: that is held before it starts or after it has ended, or is killed in between.
+//! To kill the driver no watcher is needed: the script is a child of the driver and kills its parent. Files in the
+//! interceptor's folder control the scripts, so that a disarmed interceptor costs one shell per command:
 //!
 //! ```text
 //! left, when     the number of commands until the chosen one, or its name; before, after, or the seconds after its start
-//! held, go       the command that is held, and the word to let it go on
-//! tripped        the command at which the driver was killed
-//! faults/NNNN    how a command fails and by which part of its line it is known; who removes the file has met the fault
-//! hits           the faults that were met
-//! journal        all commands, with the process groups in which they run
+//! held, go       the command that is held, and the signal to release it
+//! crashed        the command at which the driver was killed
+//! faults/NNNN    how a command fails and a part of its command line; the script that removes the file applies the fault
+//! hits           the faults that were applied
+//! journal        all commands, with their process groups
 //! ```
 
 mod wrapper_script;
@@ -30,41 +30,41 @@ use nix::unistd::Pid;
 use crate::harness::until::until;
 use crate::testbed::HostFault;
 
-/// Where a command is held.
+/// The point of a command at which the driver or the command is stopped.
 #[derive(Clone, Copy, Debug)]
 pub enum StopAt {
-    /// It has not started.
+    /// Before the command starts.
     Before,
-    /// It has ended, and the driver does not know it.
+    /// After the command has ended; the driver has not seen its exit yet.
     After,
-    /// It was killed so many microseconds after its start.
+    /// The command is killed this many microseconds after its start.
     During(u32),
 }
 
-/// The gate that the host commands of a driver go through.
+/// The wrapper scripts of one driver's host commands.
 #[derive(Debug)]
 pub struct CommandInterceptor {
     folder: PathBuf,
-    /// How many faults were planted: they are met in their order.
-    planted: usize,
+    /// The number of injected faults: they apply in this order.
+    injected: usize,
 }
 
-/// A held command.
+/// A command that waits to be released.
 #[derive(Debug)]
 pub struct HeldCommand {
     group: Pid,
     go: PathBuf,
-    /// The program.
+    /// The program's name.
     pub program: String,
 }
 
 impl HeldCommand {
-    /// Ends it, as the end of its container would.
+    /// Kills it, as the end of its container would.
     pub fn kill(&self) {
         let _ = killpg(self.group, Signal::SIGKILL);
     }
 
-    /// Lets it go on, whatever has become of the driver, and waits for its end.
+    /// Lets it continue, even if the driver is dead, and waits until it has ended.
     ///
     /// # Errors
     /// It does not end.
@@ -77,22 +77,22 @@ impl HeldCommand {
 }
 
 impl CommandInterceptor {
-    /// Builds the gate, which is open, in `folder`, for a driver that finds `bin` first on its `PATH`.
+    /// Writes the wrapper scripts, disarmed, for a driver that has `bin` first on its `PATH`. `folder` gets the control files.
     ///
     /// # Errors
     /// A program is missing, or a file cannot be written.
     pub fn build(folder: &Path, bin: &Path) -> Result<Self> {
-        let trap = Self {
+        let interceptor = Self {
             folder: folder.to_owned(),
-            planted: 0,
+            injected: 0,
         };
         fs::create_dir_all(folder.join("faults"))?;
-        // node-sim's iscsiadm finds its host root two folders above itself, so this is as good a place for it as bin.
-        let aside = bin.with_file_name("aside");
-        fs::create_dir(&aside)?;
-        fs::rename(bin.join("iscsiadm"), aside.join("iscsiadm"))?;
+        // node-sim's iscsiadm finds its host root two folders above itself, so its real program may lie beside bin.
+        let original_bin = bin.with_file_name("original-bin");
+        fs::create_dir(&original_bin)?;
+        fs::rename(bin.join("iscsiadm"), original_bin.join("iscsiadm"))?;
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let search: Vec<PathBuf> = std::iter::once(aside)
+        let search: Vec<PathBuf> = std::iter::once(original_bin)
             .chain(std::env::split_paths(&path))
             .collect();
         for program in PROGRAMS {
@@ -101,51 +101,51 @@ impl CommandInterceptor {
                 .map(|folder| folder.join(program))
                 .find(|path| path.is_file())
                 .with_context(|| format!("{program} is missing"))?;
-            let gate = bin.join(program);
+            let wrapper = bin.join(program);
             let script = wrapper_script::script(folder, &real, program, &path.to_string_lossy());
-            fs::write(&gate, script)?;
-            fs::set_permissions(&gate, fs::Permissions::from_mode(0o755))?;
+            fs::write(&wrapper, script)?;
+            fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
         }
-        Ok(trap)
+        Ok(interceptor)
     }
 
-    /// Closes the gate for the `nth` command from now.
+    /// Holds the `nth` command from now.
     ///
     /// # Errors
     /// A file cannot be written.
     pub fn arm(&self, nth: usize, when: StopAt) -> Result<()> {
-        self.close(&nth.to_string(), when, "hold")
+        self.arm_with(&nth.to_string(), when, "hold")
     }
 
-    /// Closes the gate for the next call of `program`.
+    /// Holds the next call of `program`.
     ///
     /// # Errors
     /// A file cannot be written.
     pub fn arm_for(&self, program: &str, when: StopAt) -> Result<()> {
-        self.close(program, when, "hold")
+        self.arm_with(program, when, "hold")
     }
 
-    /// Lets the driver be killed at its `nth` command from now.
+    /// Kills the driver at its `nth` command from now.
     ///
     /// # Errors
     /// A file cannot be written.
     pub fn arm_to_kill(&self, nth: usize, when: StopAt) -> Result<()> {
-        self.close(&nth.to_string(), when, "kill")
+        self.arm_with(&nth.to_string(), when, "kill")
     }
 
-    fn close(&self, left: &str, when: StopAt, act: &str) -> Result<()> {
+    fn arm_with(&self, left: &str, when: StopAt, action: &str) -> Result<()> {
         let when = match when {
             StopAt::Before => "before".to_owned(),
             StopAt::After => "after".to_owned(),
             StopAt::During(micros) => format!("0.{micros:06}"),
         };
         remove(&self.folder.join("held"))?;
-        remove(&self.folder.join("tripped"))?;
-        fs::write(self.folder.join("when"), format!("{when} {act}\n"))?;
+        remove(&self.folder.join("crashed"))?;
+        fs::write(self.folder.join("when"), format!("{when} {action}\n"))?;
         Ok(fs::write(self.folder.join("left"), format!("{left}\n"))?)
     }
 
-    /// Opens it again.
+    /// Cancels the last `arm…`; faults stay.
     ///
     /// # Errors
     /// A file cannot be removed.
@@ -153,27 +153,27 @@ impl CommandInterceptor {
         Ok(remove(&self.folder.join("left"))?)
     }
 
-    /// The command at which the driver was killed since the gate was closed.
+    /// The command line at which the driver was killed since the interceptor was armed.
     pub fn stopped_at(&self) -> Option<String> {
-        let line = fs::read_to_string(self.folder.join("tripped")).ok()?;
+        let line = fs::read_to_string(self.folder.join("crashed")).ok()?;
         Some(line.trim_end().to_owned())
     }
 
-    /// The same; it is forgotten, and nobody is killed any more.
+    /// Like [`Self::stopped_at`]; also disarms and forgets it.
     ///
     /// # Errors
     /// A file cannot be removed.
     pub fn take_stopped(&self) -> Result<Option<String>> {
         self.disarm()?;
-        let met = self.stopped_at();
-        remove(&self.folder.join("tripped"))?;
-        Ok(met)
+        let stopped = self.stopped_at();
+        remove(&self.folder.join("crashed"))?;
+        Ok(stopped)
     }
 
-    /// Waits for the command at the gate.
+    /// Waits until a command is held.
     ///
     /// # Errors
-    /// None comes.
+    /// None is, in time.
     pub async fn held(&self) -> Result<HeldCommand> {
         let note = self.folder.join("held");
         let seen = until(
@@ -191,25 +191,29 @@ impl CommandInterceptor {
         })
     }
 
-    /// Lets commands go wrong. What is no command is never met.
+    /// Makes commands fail. Only commands are affected, not file accesses.
     ///
     /// # Errors
     /// A file cannot be written.
     pub fn inject_fault(&mut self, fault: &HostFault) -> Result<()> {
-        self.planted += 1;
-        let line = format!("{} {}\n", wrapper_script::word(fault.fault), fault.command);
-        let fresh = self.folder.join("fault.new");
+        self.injected += 1;
+        let line = format!(
+            "{} {}\n",
+            wrapper_script::fault_name(fault.fault),
+            fault.command
+        );
+        let temporary = self.folder.join("fault.new");
         for time in 1..=fault.times.max(1) {
             let end = if fault.times == 0 { ".always" } else { "" };
-            let name = format!("faults/{:06}-{time:02}{end}", self.planted);
-            // A gate must not read half a fault.
-            fs::write(&fresh, &line)?;
-            fs::rename(&fresh, self.folder.join(name))?;
+            let name = format!("faults/{:06}-{time:02}{end}", self.injected);
+            // A wrapper script must not read a half-written fault.
+            fs::write(&temporary, &line)?;
+            fs::rename(&temporary, self.folder.join(name))?;
         }
         Ok(())
     }
 
-    /// How many faults were met.
+    /// The number of commands that were hit by a fault.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -217,7 +221,7 @@ impl CommandInterceptor {
         Ok(self.read("hits")?.lines().count())
     }
 
-    /// All commands so far, in order.
+    /// The command lines of all commands so far, in order.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -227,21 +231,21 @@ impl CommandInterceptor {
         Ok(lines.map(|(_, command)| command.to_owned()).collect())
     }
 
-    /// Kills what the driver has started and not lived to wait for. Answers whether anything was left.
+    /// Kills commands that a dead driver has left running. Returns whether there were any.
     ///
     /// # Errors
     /// A file cannot be read.
     pub fn kill_commands(&self) -> Result<bool> {
         let text = self.read("journal")?;
-        let mark = format!("CSI_GATE={}", self.folder.display());
+        let marker = format!("CSI_GATE={}", self.folder.display());
         let mut found = false;
         let groups = text.lines().filter_map(|line| line.split(' ').next());
         for group in groups {
-            // The number may be somebody else's by now.
+            // The number may have been reused by another process.
             let environment = fs::read(format!("/proc/{group}/environ")).unwrap_or_default();
             if environment
                 .split(|byte| *byte == 0)
-                .any(|it| it == mark.as_bytes())
+                .any(|it| it == marker.as_bytes())
             {
                 found = true;
                 let _ = killpg(Pid::from_raw(group.parse()?), Signal::SIGKILL);
@@ -250,11 +254,11 @@ impl CommandInterceptor {
         Ok(found)
     }
 
-    /// Opens all gates: nothing is held, nobody is killed, nothing fails.
+    /// Disarms and removes all faults.
     ///
     /// # Errors
     /// A file cannot be removed.
-    pub fn open(&self) -> Result<()> {
+    pub fn clear(&self) -> Result<()> {
         self.disarm()?;
         for fault in fs::read_dir(self.folder.join("faults"))? {
             remove(&fault?.path())?;
@@ -262,13 +266,13 @@ impl CommandInterceptor {
         Ok(())
     }
 
-    /// The same, and what has been is forgotten.
+    /// Like [`Self::clear`]; also clears the journal and the counters.
     ///
     /// # Errors
     /// A file cannot be removed.
     pub fn reset(&self) -> Result<()> {
-        self.open()?;
-        for name in ["held", "go", "tripped", "hits", "journal"] {
+        self.clear()?;
+        for name in ["held", "go", "crashed", "hits", "journal"] {
             remove(&self.folder.join(name))?;
         }
         Ok(())

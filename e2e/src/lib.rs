@@ -2,8 +2,8 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`harness`] | the programs under test as processes, and a volume's life through them |
-//! | [`testbed`] | places where processes can crash, commands can fail and replies can be lost: in memory, or on block devices |
+//! | [`harness`] | the programs under test as processes, and the CSI calls of a volume |
+//! | [`testbed`] | environments for crashes, failing commands and lost replies: in memory, or on block devices |
 //! | [`model`] | random sequences of calls and faults, the reference model, and the invariants |
 //! | [`interceptor`] | wrapper scripts in front of the driver's host commands |
 //! | [`vm`] | virtual machines with real iSCSI |

@@ -1,19 +1,19 @@
-//! The model: what a CO may rely upon, whatever sequence of calls and mishaps comes.
+//! Model-based testing: random sequences of CSI calls and faults, checked against a reference model.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`book`] | PURE: volumes as the CO believes them to be, and what each call must come to |
-//! | [`mishap`] | PURE: what can go wrong |
-//! | [`step`] | PURE: what can happen, how often, and how a sequence is made |
-//! | [`player`] | EFFECT: takes steps on a [`Plane`](crate::plane::Plane), and repeats calls as a CO does |
-//! | [`detour`] | PURE: other calls in the place of those that a plane cannot have |
-//! | [`surroundings`] | PURE: what a NAS has besides, what it says of itself, what people do there |
-//! | [`people`] | EFFECT: those as steps |
-//! | [`ordeal`] | EFFECT: steps that are stories of their own |
-//! | [`figures`] | PURE: how fast it was |
-//! | [`judge`] | PURE: compares the book with what is seen |
+//! | [`reference_model`] | PURE: the volumes as the CO knows them, and the expected result of each call |
+//! | [`step`] | PURE: the steps, their weights, and how sequences are generated |
+//! | [`fault`] | PURE: the faults and their weights |
+//! | [`environment`] | PURE: foreign objects on the NAS, the statuses that it reports, manual edits in SAN Manager |
+//! | [`executor`] | EFFECT: runs steps on a [`TestBed`](crate::testbed::TestBed), and retries calls as a CO does |
+//! | [`environment_steps`] | EFFECT: the steps that change the environment |
+//! | [`scenarios`] | EFFECT: steps that consist of several calls: fencing, races, swapped LUNs, password rotation |
+//! | [`fallback`] | PURE: replacement calls for what a test bed cannot do |
+//! | [`invariants`] | PURE: compares the reference model with what is observed |
+//! | [`stats`] | PURE: throughput of a run |
 //!
-//! A sequence is the same for every plane, and a value: one that found a bug is kept as JSON in `e2e/regressions`.
+//! A sequence is a value and runs on every test bed: one that found a bug is kept as JSON in `e2e/regressions`.
 
 pub mod environment;
 mod environment_steps;

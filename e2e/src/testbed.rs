@@ -1,6 +1,6 @@
-//! Places to run the model, the crash search and the fault matrix: two controllers on one NAS and a few nodes, where processes can
-//! crash, commands can fail and replies can be lost. [`memory`] is in this process, in virtual time; [`real`] has processes, block
-//! devices and file systems; [`pool`] hands out either.
+//! Test beds for the model, the crash search and the fault matrix: two controllers on one NAS and a few nodes, where processes
+//! can crash, commands can fail and replies can be lost. [`memory`] runs in this process, in virtual time; [`real`] has
+//! processes, block devices and file systems; [`pool`] hands out either.
 
 pub mod memory;
 pub mod pool;
@@ -17,11 +17,11 @@ use serde_json::Value;
 use crate::harness::plugin::Csi;
 use crate::harness::test_volume::TestVolume;
 
-/// Every password of a plane begins with it, and nothing else does: whoever looks for secrets that are told looks for this.
+/// Prefix of every password of a test bed, and of nothing else: leaked secrets are found by searching for it.
 pub const SECRET_PREFIX: &str = "planted-";
 
-/// The code with which the NAS of a plane refuses to make a LUN smaller, and nothing else: nobody knows what a real one would
-/// do, so nobody may ask it to.
+/// The DSM error code with which the NAS of a test bed refuses to shrink a LUN; nothing else returns it. What a real NAS does is
+/// unknown, so the driver must never ask for it.
 pub const SHRINK_REFUSED: u32 = 18_990_599;
 
 /// A process of the driver.
@@ -33,41 +33,41 @@ pub enum Process {
     Node(usize),
 }
 
-/// When a process dies, as seen from one of its effects.
+/// When a process crashes, relative to one of its effects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CrashTiming {
     /// The effect does not happen.
     Before,
-    /// It is broken off. Only some commands can be; with others it is like [`When::Before`].
+    /// The effect is interrupted. Only some commands support that; for the others it is the same as [`CrashTiming::Before`].
     During,
-    /// It has happened, and the process does not know it.
+    /// The effect has happened, and the process does not know it.
     After,
 }
 
 impl CrashTiming {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 3] = [Self::Before, Self::During, Self::After];
 }
 
-/// What is wrong with a command.
+/// How a command fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CommandFault {
     /// It does nothing and exits with 1.
     Fails,
-    /// It does all and exits with 1.
+    /// It does its work and exits with 1.
     FailsAfterwards,
-    /// It does nothing until its deadline.
+    /// It does nothing and blocks until its deadline.
     Hangs,
-    /// It does all, and then nothing until its deadline.
+    /// It does its work, then blocks until its deadline.
     HangsAfterwards,
-    /// It does all, exits with 0 and prints nonsense.
+    /// It does its work, exits with 0 and prints garbage.
     SaysGarbage,
     /// It does nothing and exits with 0.
     DoesNothing,
 }
 
 impl CommandFault {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 6] = [
         Self::Fails,
         Self::FailsAfterwards,
@@ -78,75 +78,75 @@ impl CommandFault {
     ];
 }
 
-/// A command of a node that goes wrong.
+/// A fault of host commands on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostFault {
-    /// A part of the command line, by which it is known: `resize2fs`, `--login`. `files`: any change of a file or directory.
+    /// A part of the command line that selects the commands: `resize2fs`, `--login`. `files`: any change of a file or directory.
     pub command: String,
-    /// What is wrong with it.
+    /// How they fail.
     pub fault: CommandFault,
-    /// How many of such commands; 0 = all of them from now on.
+    /// The number of matching commands to fail; 0 = all from now on.
     pub times: u32,
 }
 
 /// A LUN on the NAS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedLun {
-    /// Its name.
+    /// Its LUN name.
     pub name: String,
     /// Its size, bytes.
     pub size: u64,
-    /// It bears the driver's mark.
+    /// It carries the driver's owner tag.
     pub ours: bool,
-    /// Where that stands.
+    /// The description, which holds the owner tag.
     pub description: String,
-    /// Its snapshots, by uuid, and whether somebody has locked them.
+    /// Its snapshots: uuid, and whether it is locked.
     pub snapshots: BTreeMap<String, bool>,
 }
 
-/// What is visible at a mount point.
+/// The mount that is visible at a mount point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedMount {
-    /// The uuid of the LUN, or nothing when its device is gone.
+    /// The uuid of the LUN; `None` if its device is gone.
     pub uuid: Option<String>,
-    /// A block device and not a file system.
+    /// A block device, not a file system.
     pub raw: bool,
-    /// Nothing can be written through it.
+    /// Mounted read-only.
     pub readonly: bool,
 }
 
-/// A node.
+/// The iSCSI and mount state of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedNode {
-    /// The targets that it has sessions with, one entry a session.
+    /// The IQNs of its sessions, one entry per session.
     pub sessions: Vec<String>,
-    /// The targets that it has records of.
+    /// The IQNs of its node records.
     pub records: BTreeSet<String>,
-    /// The sizes of its disks by the uuids of their LUNs, bytes.
+    /// The sizes of its disks in bytes, by LUN uuid.
     pub disks: BTreeMap<String, u64>,
-    /// What is mounted where the CO may see it.
+    /// The topmost mount at each mount point below the kubelet's directory.
     pub mounts: BTreeMap<String, ObservedMount>,
-    /// The number of all mounts that have to do with volumes.
+    /// The number of all mounts of volumes, hidden ones included.
     pub mount_count: usize,
-    /// What there is below the CO's directories, those that the CO makes left out.
+    /// The paths below the kubelet's directory, without those that the kubelet itself creates.
     pub paths: BTreeSet<String>,
 }
 
-/// Everything, by ways that do not lead through the driver.
+/// The state of the NAS and of all nodes, observed without the driver.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
     /// By uuid.
     pub luns: BTreeMap<String, ObservedLun>,
-    /// The uuids of what is mapped, by IQN.
+    /// The uuids of the mapped LUNs, by IQN.
     pub targets: BTreeMap<String, Vec<String>>,
-    /// In their order.
+    /// By node number.
     pub nodes: Vec<ObservedNode>,
-    /// More that is left of volumes: files, exports, devices; in words.
+    /// Other leftovers of volumes (files, exports, devices), as text.
     pub rest: Vec<String>,
 }
 
 impl Observation {
-    /// The targets of a LUN's publications to a node, by the driver's own rule (design.md, "Fencing").
+    /// The IQNs of a LUN's publications to a node, by the driver's own rule (design.md, "Fencing").
     pub fn publications(&self, uuid: &str, node_id: &str) -> Vec<String> {
         let is_it = |iqn: &&String| {
             publication(iqn).is_some_and(|it| it == (uuid.to_owned(), node_id.to_owned()))
@@ -155,210 +155,210 @@ impl Observation {
     }
 }
 
-/// The LUN and the node that a target publishes one to the other.
+/// The LUN and the node of the publication that a target stands for; `None` if it is no publication's target.
 pub fn publication(iqn: &str) -> Option<(String, String)> {
     let iqn: driver::publication::Iqn = iqn.parse().ok()?;
     let (lun, node) = iqn.publication()?;
     Some((lun.to_string(), node.to_string()))
 }
 
-/// A world of two controllers on one NAS and a few nodes. Its futures are boxed, so that its code is compiled once, in this library,
-/// and not once more in each program that plays on it.
+/// Two controllers on one NAS and a few nodes. The trait's futures are boxed, so that its code is compiled once, in this library,
+/// and not again in each program that uses it.
 #[tonic::async_trait(?Send)]
 pub trait TestBed {
-    /// Who calls, and whom.
+    /// CSI clients of a controller and a node.
     type Clients: Csi + Send + Sync + 'static;
 
-    /// A CO that speaks to one of the controllers and to one of the nodes, in their present life.
+    /// Clients of one of the controllers and one of the nodes, as they run now: after a restart, get new ones.
     fn clients(&self, controller: usize, node: usize) -> Self::Clients;
 
-    /// How many nodes there are.
+    /// The number of nodes.
     fn nodes(&self) -> usize;
 
-    /// Whether a file system of this type can be grown while it is mounted.
+    /// Whether a file system of this type can be grown while mounted.
     fn grows_online(&self, fs: &str) -> bool;
 
-    /// Looks at everything.
+    /// Observes the NAS and all nodes.
     ///
     /// # Errors
-    /// It cannot be seen.
+    /// The state cannot be read.
     async fn observe(&self) -> Result<Observation>;
 
     /// Whether the file system on a volume that is attached to a node fills a device of `size` bytes.
     ///
     /// # Errors
-    /// There is none, or it cannot be asked.
-    fn fs_fills_device(&self, life: &TestVolume, node: usize, size: u64) -> Result<bool>;
+    /// There is no file system, or its size cannot be read.
+    fn fs_fills_device(&self, volume: &TestVolume, node: usize, size: u64) -> Result<bool>;
 
-    /// A pod writes.
+    /// A pod writes and syncs.
     ///
     /// # Errors
-    /// It cannot.
-    fn write(&self, life: &TestVolume, node: usize, data: u64) -> Result<()>;
+    /// The write fails.
+    fn write(&self, volume: &TestVolume, node: usize, data: u64) -> Result<()>;
 
-    /// A pod writes and does not sync.
+    /// A pod writes without syncing.
     ///
     /// # Errors
-    /// It cannot.
-    fn write_unsynced(&self, life: &TestVolume, node: usize, data: u64) -> Result<()>;
+    /// The write fails.
+    fn write_unsynced(&self, volume: &TestVolume, node: usize, data: u64) -> Result<()>;
 
-    /// Lets the NAS go on serving the sessions of targets that it deletes, and keep what is mapped there; or not any more, and ends
-    /// what it still serves. False where the nodes could not be kept from writing.
+    /// With `true`, the NAS keeps serving the sessions of targets that it deletes, and keeps their LUNs mapped; with `false`, it
+    /// stops that and ends the sessions that are left. Returns false where the nodes could not be kept from writing.
     ///
     /// # Errors
-    /// The knob's.
+    /// The control API refuses.
     async fn keep_deleted_sessions(&mut self, _: bool) -> Result<bool> {
         Ok(false)
     }
 
-    /// A pod reads what was written last.
+    /// A pod reads the value that was written last.
     ///
     /// # Errors
-    /// It cannot.
-    fn read(&self, life: &TestVolume, node: usize) -> Result<u64>;
+    /// The read fails.
+    fn read(&self, volume: &TestVolume, node: usize) -> Result<u64>;
 
-    /// Somebody writes to a LUN that bears nothing yet, what no probe knows.
+    /// Writes data that no probe recognizes to a LUN that is not yet formatted.
     ///
     /// # Errors
-    /// It cannot be written.
-    fn write_foreign_data(&self, life: &TestVolume) -> Result<()>;
+    /// The write fails.
+    fn write_foreign_data(&self, volume: &TestVolume) -> Result<()>;
 
-    /// Whether that is still there.
+    /// Whether the foreign data is still there.
     ///
     /// # Errors
     /// It cannot be read.
-    fn is_foreign_data_intact(&self, life: &TestVolume) -> Result<bool>;
+    fn is_foreign_data_intact(&self, volume: &TestVolume) -> Result<bool>;
 
-    /// The ext4 on a volume is one that nothing grows, and always was. False where that cannot be played.
+    /// Turns the ext4 on a volume into one that was made without support for growth. Returns false if not supported.
     ///
     /// # Errors
-    /// It was begun and not done.
+    /// It fails half-way.
     fn make_unresizable(&self, _: &TestVolume) -> Result<bool> {
         Ok(false)
     }
 
-    /// The file system of a volume dies on the node that has it mounted, as after an error of its disk. False where that cannot
-    /// be played.
+    /// Shuts the file system of a volume down on the node that has it mounted, as after an I/O error. Returns false if not
+    /// supported.
     ///
     /// # Errors
-    /// It was begun and not done.
+    /// It fails half-way.
     fn kill_file_system(&self, _: &TestVolume, _: usize) -> Result<bool> {
         Ok(false)
     }
 
-    /// Shows another LUN in the place of this volume's to the nodes, or takes that back. False where that cannot be done.
+    /// Exports another LUN in place of this volume's, or undoes that. Returns false if not supported.
     ///
     /// # Errors
-    /// It was begun and not done.
-    async fn swap_lun(&mut self, life: &TestVolume, on: bool) -> Result<bool>;
+    /// It fails half-way.
+    async fn swap_lun(&mut self, volume: &TestVolume, on: bool) -> Result<bool>;
 
-    /// Whether that other LUN is as it was.
+    /// Whether the swapped-in LUN is unchanged.
     ///
     /// # Errors
     /// It cannot be read.
-    fn is_swapped_lun_untouched(&self, life: &TestVolume) -> Result<bool>;
+    fn is_swapped_lun_untouched(&self, volume: &TestVolume) -> Result<bool>;
 
-    /// From their next start on, the controllers have this password.
+    /// Sets the password that the controllers use from their next start on.
     ///
     /// # Errors
-    /// They cannot be told.
+    /// It cannot be set.
     fn set_password(&mut self, password: &str) -> Result<()>;
 
-    /// Logins that the NAS has refused because of their password.
+    /// The number of logins that the NAS refused because of a wrong password.
     ///
     /// # Errors
-    /// It cannot be told.
+    /// The NAS does not answer.
     async fn refused_logins(&self) -> Result<usize>;
 
-    /// Kills a process, if it still lives, and starts it again.
+    /// Kills a process if it is still alive, and starts it again.
     ///
     /// # Errors
     /// It does not come up.
     async fn restart(&mut self, process: Process) -> Result<()>;
 
-    /// The processes that have died and were not started again.
+    /// The processes that have crashed and were not restarted.
     fn crashed_processes(&self) -> Vec<Process>;
 
-    /// Lets a process die at its `nth` effect from now: the first is 1.
+    /// Makes a process crash at its `nth` effect from now; the first is 1.
     ///
     /// # Errors
-    /// It cannot be arranged.
+    /// The crash cannot be set up.
     async fn crash_at(&mut self, process: Process, nth: usize, when: CrashTiming) -> Result<()>;
 
-    /// Whether the last [`Plane::trip`] has come to its effect; it is taken away. Its name.
+    /// The name of the effect at which the process crashed since the last [`TestBed::crash_at`], if it did. Disarms the crash.
     ///
     /// # Errors
-    /// It cannot be told.
+    /// It cannot be read.
     async fn crashed_at(&mut self, process: Process) -> Result<Option<String>>;
 
-    /// The power of a node fails, and comes back.
+    /// Power-cycles a node.
     ///
     /// # Errors
     /// Its driver does not come up.
     async fn reboot(&mut self, node: usize) -> Result<()>;
 
-    /// A node is installed anew: nothing is left on its own disks, and its initiator has this name.
+    /// Reinstalls a node: its own disks are empty, and its initiator has this name.
     ///
     /// # Errors
     /// Its driver does not come up.
     async fn reimage(&mut self, node: usize, initiator: &str) -> Result<()>;
 
-    /// A minute of a CO's is one of the driver's: who waits sees what the driver does only after a minute.
+    /// Whether a minute of [`TestBed::pause`] is a minute for the driver, so that its actions after one minute can be seen.
     fn can_wait_minutes(&self) -> bool {
         true
     }
 
-    /// The NAS restarts; its LUNs are loaded in a while: `busy`, `partial` or `absent` until then.
+    /// Restarts the NAS. With `loading`, its LUNs take a while to load; until then they are `busy`, `partial` or `absent`.
     ///
     /// # Errors
     /// It does not come up.
     async fn restart_nas(&mut self, loading: Option<&str>) -> Result<()>;
 
-    /// Turns a knob of dsm-sim: a POST to this path.
+    /// POST to dsm-sim's control API.
     ///
     /// # Errors
-    /// The knob's.
+    /// The control API refuses.
     async fn post_control(&self, path: &str, body: Value) -> Result<Value>;
 
-    /// Turns a knob of dsm-sim that lays fields over what is there: a PATCH to this path.
+    /// PATCH to dsm-sim's control API: merges fields into the existing ones.
     ///
     /// # Errors
-    /// The knob's.
+    /// The control API refuses.
     async fn patch_control(&self, path: &str, body: Value) -> Result<Value>;
 
-    /// Lets no node grow an ext4 that is mounted, as if its driver lacked `CAP_SYS_RESOURCE`; or lets it again. Whether it
-    /// is as was asked for.
+    /// Allows or forbids growing a mounted ext4 on all nodes; forbidden, the driver seems to lack `CAP_SYS_RESOURCE`. Returns
+    /// whether the test bed is now as requested.
     fn allow_online_ext4(&mut self, allowed: bool) -> bool {
         allowed == self.grows_online("ext4")
     }
 
-    /// Lets a command on a node go wrong.
+    /// Makes commands on a node fail.
     ///
     /// # Errors
-    /// It cannot be arranged.
+    /// The fault cannot be set up.
     fn inject_fault(&mut self, node: usize, fault: HostFault) -> Result<()>;
 
-    /// Ends all faults, of the NAS and of all nodes.
+    /// Clears all faults of the NAS and of all nodes.
     ///
     /// # Errors
     /// The NAS does not answer.
     async fn clear_faults(&mut self) -> Result<()>;
 
-    /// How many faults of nodes were met so far.
+    /// How many commands and file accesses on nodes were hit by a fault so far.
     ///
     /// # Errors
-    /// It cannot be told.
+    /// The counter cannot be read.
     fn fault_hits(&self) -> Result<usize>;
 
-    /// A CO waits before it tries again.
+    /// The CO's backoff before a retry.
     async fn pause(&self, time: Duration);
 
-    /// What was asked of the NAS and of the nodes' commands, in order.
+    /// All requests to the NAS and all commands of the nodes, in order.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The journal cannot be read.
     async fn journal(&self) -> Result<Vec<String>>;
 
-    /// The CO's directories of a node.
+    /// The folder on a node that holds the kubelet's directory.
     fn kubelet_dir(&self, node: usize) -> &Path;
 }

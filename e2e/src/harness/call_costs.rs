@@ -1,4 +1,4 @@
-//! What each CSI call cost in DSM calls, read from the NAS's own journal.
+//! Counts the DSM calls of each CSI call, from the journal of the NAS.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -8,18 +8,18 @@ use anyhow::Result;
 
 use crate::harness::nas::{Entry, Nas};
 
-/// One CSI call and what the NAS saw of it.
+/// A CSI call and the DSM calls that it caused.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The RPC.
     pub rpc: &'static str,
-    /// The DSM calls in order, logins and polls left out.
+    /// The DSM calls in order, without logins and polls.
     pub calls: Vec<Entry>,
-    /// HTTP requests that carried them: what a NAS makes one wait for.
+    /// The number of HTTP requests that carried them: round trips to the NAS.
     pub requests: usize,
-    /// Repeated looks at a LUN that was still locked or being deleted; they are bounded, and counted apart.
+    /// Repeated reads of a LUN that was still locked or being deleted; their number is bounded, and not part of the cost.
     pub polls: usize,
-    /// How long the caller waited.
+    /// Latency for the caller.
     pub elapsed: Duration,
 }
 
@@ -28,12 +28,12 @@ impl Row {
         let mut calls: Vec<Entry> = Vec::new();
         let mut polls = 0;
         for entry in journal.into_iter().filter(|entry| !entry.is_session()) {
-            let repeats = |last: &Entry| {
+            let is_poll = |last: &Entry| {
                 entry.method == "get"
                     && last.short() == entry.short()
                     && last.params == entry.params
             };
-            if calls.last().is_some_and(repeats) {
+            if calls.last().is_some_and(is_poll) {
                 polls += 1;
                 calls.pop();
             }
@@ -74,7 +74,7 @@ impl Row {
     }
 }
 
-/// Makes CSI calls one at a time and keeps what each cost.
+/// Makes CSI calls one at a time and records their costs.
 #[derive(Debug, Default)]
 pub struct CallCosts {
     /// In the order of the calls.
@@ -82,10 +82,10 @@ pub struct CallCosts {
 }
 
 impl CallCosts {
-    /// Awaits one CSI call and adds its row.
+    /// Awaits a CSI call and adds its row.
     ///
     /// # Errors
-    /// The call's, or the NAS does not answer.
+    /// The call fails, or the NAS does not answer.
     pub async fn call<T, E>(
         &mut self,
         nas: &Nas,

@@ -1,4 +1,4 @@
-//! The node: a host root and an `iscsiadm` of node-sim for the driver, or this machine's own.
+//! The node's iSCSI initiator: a host root and an `iscsiadm` of node-sim for the driver, or this machine's own.
 
 use std::path::{Path, PathBuf};
 
@@ -16,13 +16,13 @@ pub struct Initiator {
 }
 
 impl Initiator {
-    /// Makes one in `folder/node`, which finds the targets in `targets`.
+    /// Makes a host root in `folder/node`; its targets are in the folder `targets`.
     ///
     /// # Errors
     /// node-sim fails.
     pub fn init(folder: &Path, targets: &Path) -> Result<Self> {
         let root = folder.join("node");
-        // Commands are killed all the time; the lock that they leave is waited for, but not for half a minute.
+        // Commands are often killed and leave a lock behind: wait for it, but not for half a minute.
         node_sim(&[
             "init",
             "--root",
@@ -39,14 +39,14 @@ impl Initiator {
         })
     }
 
-    /// Lets its multipathd be like this: `stopped`, `excluding`, as node-sim calls it.
+    /// Sets the state of its multipathd, in node-sim's words: `stopped`, `excluding`.
     ///
     /// # Errors
     /// node-sim fails.
     pub fn set_multipathd(&self, state: &str) -> Result<()> {
         let (root, targets) = (text(&self.root), text(&self.targets));
-        let place = ["init", "--root", &root, "--targets", &targets];
-        node_sim(&[&place[..], &["--multipathd", state]].concat()).map(drop)
+        let init = ["init", "--root", &root, "--targets", &targets];
+        node_sim(&[&init[..], &["--multipathd", state]].concat()).map(drop)
     }
 
     /// This machine's own.
@@ -58,7 +58,7 @@ impl Initiator {
         }
     }
 
-    /// It was made by node-sim.
+    /// Whether node-sim made it.
     pub fn is_simulated(&self) -> bool {
         self.simulated
     }
@@ -68,12 +68,12 @@ impl Initiator {
         &self.root
     }
 
-    /// To stand first on the driver's `PATH`.
+    /// The folder to put first on the driver's `PATH`.
     pub fn bin(&self) -> PathBuf {
         self.root.join("bin")
     }
 
-    /// Sessions, their devices, node records.
+    /// Sessions, their devices and node records, as JSON.
     ///
     /// # Errors
     /// node-sim fails.
@@ -86,7 +86,7 @@ impl Initiator {
         ])?)?)
     }
 
-    /// Logs out of everything and frees all loop devices that nobody uses, as the end of the kernel does. Records stay.
+    /// Logs out of all sessions and frees unused loop devices, as a shutdown does. Node records stay.
     ///
     /// # Errors
     /// node-sim fails.
@@ -94,10 +94,10 @@ impl Initiator {
         node_sim(&["cleanup", "--root", &text(&self.root)]).map(drop)
     }
 
-    /// The loop device that stands for the LUN at `iqn`, for instance `/dev/loop3`.
+    /// The loop device of the LUN at the target `iqn`, for instance `/dev/loop3`.
     ///
     /// # Errors
-    /// There is no session with that target.
+    /// There is no session with that target, or it has no device.
     pub fn device(&self, iqn: &str) -> Result<PathBuf> {
         let sessions = self.root.join("sys/class/iscsi_session");
         for session in std::fs::read_dir(sessions)? {
@@ -112,7 +112,7 @@ impl Initiator {
         anyhow::bail!("no session with {iqn}")
     }
 
-    /// Entries of open-iscsi's tree below `sys/class` and `etc/iscsi`, for instance `iscsi_session`: their number.
+    /// The number of entries in a folder of open-iscsi below the host root, for instance `sys/class/iscsi_session`.
     ///
     /// # Errors
     /// The folder cannot be read.

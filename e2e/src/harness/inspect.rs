@@ -1,4 +1,4 @@
-//! What a person sees with the system's own tools.
+//! Mounts, file systems and LUN images, inspected with the system's own tools.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -9,26 +9,26 @@ use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-/// How many bytes of its device the mounted file system uses: all it could ever give to files and to itself.
+/// The bytes of its device that the mounted file system uses, metadata included.
 ///
 /// # Errors
-/// The tool fails or says something else.
+/// The tool fails, or its output cannot be parsed.
 pub fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
     match fs {
         "ext4" => {
-            let told = run("dumpe2fs", ["-h".as_ref(), device.as_os_str()])?;
-            Ok(number(&told, "Block count:")? * number(&told, "Block size:")?)
+            let output = run("dumpe2fs", ["-h".as_ref(), device.as_os_str()])?;
+            Ok(number(&output, "Block count:")? * number(&output, "Block size:")?)
         }
         "xfs" => {
-            let told = run("xfs_info", [point])?;
-            let data = told
+            let output = run("xfs_info", [point])?;
+            let data = output
                 .lines()
                 .find(|line| line.starts_with("data "))
                 .context("no data line")?;
             Ok(number(data, "bsize=")? * number(data, "blocks=")?)
         }
         "btrfs" => {
-            let told = run(
+            let output = run(
                 "btrfs",
                 [
                     "filesystem".as_ref(),
@@ -37,13 +37,13 @@ pub fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
                     point.as_os_str(),
                 ],
             )?;
-            number(&told, "Device size:")
+            number(&output, "Device size:")
         }
-        other => anyhow::bail!("what is {other}?"),
+        other => anyhow::bail!("unknown file system {other}"),
     }
 }
 
-/// What even a file system that fills its device leaves unused at its end, at most: ext4 adds no group that would hold
+/// The most bytes that a file system that fills its device leaves unused at the end: ext4 adds no block group that would hold
 /// little more than its own tables.
 pub fn unusable(fs: &str) -> u64 {
     if fs == "ext4" { 3 << 20 } else { 1 << 20 }
@@ -63,12 +63,12 @@ fn number(text: &str, after: &str) -> Result<u64> {
         .with_context(|| format!("no number after {after} in: {text}"))
 }
 
-/// The options with which `point` is mounted.
+/// The mount options of `point`.
 ///
 /// # Errors
-/// The tool fails or says something else.
+/// The tool fails.
 pub fn options(point: &Path) -> Result<Vec<String>> {
-    let told = run(
+    let output = run(
         "findmnt",
         [
             "--noheadings".as_ref(),
@@ -77,20 +77,20 @@ pub fn options(point: &Path) -> Result<Vec<String>> {
             point.as_os_str(),
         ],
     )?;
-    Ok(told.trim().split(',').map(str::to_owned).collect())
+    Ok(output.trim().split(',').map(str::to_owned).collect())
 }
 
-/// True when something is mounted at `point`.
+/// True if something is mounted at `point`.
 pub fn is_mounted(point: &Path) -> bool {
     run("findmnt", ["--mountpoint".as_ref(), point.as_os_str()]).is_ok()
 }
 
-/// A figure of `df`, for instance `itotal`.
+/// A column of `df`, for instance `itotal`; 0 for `-`.
 ///
 /// # Errors
-/// The tool fails or says something else.
+/// The tool fails, or prints nothing.
 pub fn df(column: &str, point: &Path) -> Result<i64> {
-    let told = run(
+    let output = run(
         "df",
         [
             "--block-size=1".as_ref(),
@@ -98,74 +98,77 @@ pub fn df(column: &str, point: &Path) -> Result<i64> {
             point.as_os_str(),
         ],
     )?;
-    Ok(told
+    Ok(output
         .lines()
         .last()
-        .context("df says nothing")?
+        .context("df printed nothing")?
         .trim()
         .trim_end_matches('-')
         .parse()
         .unwrap_or_default())
 }
 
-/// What is written in a LUN's file, to see later that nobody has touched it. The file is sparse, and so is this.
+/// The content of a LUN's file, to check later that it was not changed. Sparse, like the file.
 #[derive(Debug)]
 pub struct ImageSnapshot {
-    of: PathBuf,
-    shows: Vec<(i64, Vec<u8>)>,
+    file_path: PathBuf,
+    pieces: Vec<(i64, Vec<u8>)>,
 }
 
-/// A piece of a LUN.
+/// The size of a stored piece, in bytes.
 const PIECE: i64 = 64 << 10;
 
 impl ImageSnapshot {
-    /// Takes one of a file.
+    /// Reads a file.
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn take(of: &Path) -> Result<Self> {
-        let (file, mut shows, mut at) = (File::open(of)?, Vec::new(), 0);
+    pub fn take(file_path: &Path) -> Result<Self> {
+        let (file, mut pieces, mut offset) = (File::open(file_path)?, Vec::new(), 0);
         file.sync_all()?;
         let blank = vec![0; usize::try_from(PIECE)?];
         loop {
-            // Where there is no data there are zeros. The other way round it need not be so: what counts as data depends
-            // on what is in the page cache.
-            at = match lseek(&file, at, Whence::SeekData) {
+            // A hole reads as zeros, but zeros need not be a hole: which parts count as data depends on the page cache.
+            offset = match lseek(&file, offset, Whence::SeekData) {
                 Err(Errno::ENXIO) => break,
                 found => found? / PIECE * PIECE,
             };
             let mut piece = blank.clone();
-            file.read_exact_at(&mut piece, at.unsigned_abs())?;
+            file.read_exact_at(&mut piece, offset.unsigned_abs())?;
             if piece != blank {
-                shows.push((at, piece));
+                pieces.push((offset, piece));
             }
-            at += PIECE;
+            offset += PIECE;
         }
         Ok(Self {
-            of: of.to_owned(),
-            shows,
+            file_path: file_path.to_owned(),
+            pieces,
         })
     }
 
-    /// There is nothing but zeros.
+    /// The file holds only zeros.
     pub fn is_blank(&self) -> bool {
-        self.shows.is_empty()
+        self.pieces.is_empty()
     }
 
-    /// These bytes are in it somewhere, within one piece.
+    /// These bytes are in the file, within one piece.
     pub fn shows(&self, bytes: &[u8]) -> bool {
-        self.shows
+        self.pieces
             .iter()
             .any(|(_, piece)| piece.windows(bytes.len()).any(|window| window == bytes))
     }
 
-    /// Fails when a byte has changed.
+    /// Reads the file again and compares.
     ///
     /// # Errors
-    /// A byte has changed.
+    /// A byte has changed, or the file cannot be read.
     pub fn ensure_unchanged(&self) -> Result<()> {
-        let untouched = Self::take(&self.of)?.shows == self.shows;
-        ensure!(untouched, "{} has been written to", self.of.display());
+        let untouched = Self::take(&self.file_path)?.pieces == self.pieces;
+        ensure!(
+            untouched,
+            "{} has been written to",
+            self.file_path.display()
+        );
         Ok(())
     }
 }

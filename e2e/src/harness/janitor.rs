@@ -1,5 +1,5 @@
-//! Cleans up behind a world, however that ended: a helper process waits until its standard input closes, which also
-//! happens when the test is killed, then frees what the world held: processes, mounts, loop devices, files.
+//! Cleans up after a test cluster, however its process ended: a helper process waits until its standard input closes, which
+//! also happens when the test is killed, then frees the cluster's processes, mounts, loop devices and files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use nix::unistd::Pid;
 
 use crate::harness::process;
 
-/// In a world's folder: keep files and everything else as it is.
+/// A file of this name in a cluster's folder: leave everything as it is.
 pub const KEEP: &str = "keep";
 const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
-/// The programs of a world; nothing else is ever ended.
+/// The programs of a cluster; no others are killed.
 const OURS: [&str; 6] = [
     "synology-csi",
     "dsm-sim",
@@ -25,12 +25,12 @@ const OURS: [&str; 6] = [
     "qemu-system-x86_64",
 ];
 
-/// The living end of a janitor. Dropping it makes the janitor work and waits for it.
+/// A handle of the janitor process. Dropping it starts the cleanup and waits for it.
 #[derive(Debug)]
 pub struct Janitor(Child);
 
 impl Janitor {
-    /// Hires one for `folder`.
+    /// Starts a janitor for `folder`.
     ///
     /// # Errors
     /// It does not start.
@@ -46,10 +46,10 @@ impl Drop for Janitor {
     }
 }
 
-/// Frees everything that the world in `folder` held, then removes the folder.
+/// Frees everything that the cluster in `folder` uses, then removes the folder.
 ///
 /// # Errors
-/// Something cannot be freed.
+/// A resource cannot be freed.
 pub fn clean(folder: &Path) -> Result<()> {
     if folder.join(KEEP).exists() {
         return Ok(());
@@ -80,7 +80,7 @@ pub fn clean(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A world's one, or one for each of its nodes.
+/// The host roots of a cluster: one, or one per node.
 fn host_roots(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut roots = vec![folder.join("node")];
     for entry in fs::read_dir(folder)? {
@@ -99,14 +99,14 @@ fn retry(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
         );
         #[expect(
             clippy::disallowed_methods,
-            reason = "a pause between two looks, with a bound"
+            reason = "a pause between two checks, with a timeout"
         )]
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
 }
 
-/// Processes of our programs that lie in `folder` or were told of it.
+/// Processes of our programs with `folder` in their program path or arguments.
 fn processes_of(folder: &Path) -> Result<Vec<Pid>> {
     let folder = folder.to_string_lossy();
     let mut found = Vec::new();
@@ -122,21 +122,21 @@ fn processes_of(folder: &Path) -> Result<Vec<Pid>> {
             continue;
         };
         let command_line = String::from_utf8_lossy(&command_line);
-        let mut words = command_line.split('\0');
-        let program = words
+        let mut arguments = command_line.split('\0');
+        let program = arguments
             .clone()
             .next()
             .and_then(|program| program.rsplit('/').next())
             .unwrap_or_default();
-        // An iscsiadm is told of nothing; it lies in the folder.
-        if OURS.contains(&program) && words.any(|word| word.contains(&*folder)) {
+        // node-sim's iscsiadm has no such argument, but its program lies in the folder.
+        if OURS.contains(&program) && arguments.any(|argument| argument.contains(&*folder)) {
             found.push(Pid::from_raw(pid));
         }
     }
     Ok(found)
 }
 
-/// Mount points below `folder`, in the order in which they were made.
+/// Mount points below `folder`, in mount order.
 ///
 /// # Errors
 /// `/proc/self/mountinfo` cannot be read.

@@ -1,4 +1,4 @@
-//! The simulated NAS as a process, and its control port.
+//! dsm-sim as a process, and a client of its control API.
 
 mod others;
 
@@ -12,17 +12,17 @@ use serde_json::{Value, json};
 use crate::harness::process::Process;
 use crate::harness::until::until;
 
-/// The key that the proofs of publications are derived from.
+/// The key that CHAP secrets are derived from.
 pub const CHAP_KEY: &str = "planted-key-of-the-controllers-1234";
 /// The password of the simulated NAS's one account, `admin`.
 pub const PASSWORD: &str = "planted-secret-5bd1";
 
-/// How the NAS is to be.
+/// The settings of a simulated NAS.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `none`, `loop`, `tgt` or `lio`.
     pub export: &'static str,
-    /// Where its targets listen.
+    /// The portals of its targets.
     pub portals: Vec<String>,
     /// `instant` or `ds918`.
     pub latency: &'static str,
@@ -30,9 +30,9 @@ pub struct Settings {
     pub volumes: Vec<&'static str>,
     /// More arguments of `dsm-sim serve`.
     pub more: Vec<&'static str>,
-    /// Others use it, too: `others`.
+    /// It also holds foreign objects: see `others`.
     pub shared: bool,
-    /// And a volume has crashed, on which no LUN of the driver's lies.
+    /// And a volume has crashed that holds no LUN of the driver's.
     pub crashed: bool,
 }
 
@@ -56,9 +56,9 @@ pub struct Nas {
     process: Process,
     folder: PathBuf,
     settings: Settings,
-    /// Where its Web API listens.
+    /// Base URL of its Web API.
     pub api: String,
-    /// Where its knobs are.
+    /// Base URL of its control API.
     pub control: String,
     http: reqwest::Client,
 }
@@ -74,12 +74,12 @@ pub struct Entry {
     pub api: String,
     /// For instance `set`.
     pub method: String,
-    /// Its parameters, secrets left out.
+    /// Its parameters, without secrets.
     #[serde(default)]
     pub params: Value,
     /// DSM's error code, if any.
     pub code: Option<u32>,
-    /// The fault that hit it, if any.
+    /// The injected fault that hit it, if any.
     #[serde(default)]
     pub fault: Option<String>,
     /// How long the NAS took, in microseconds.
@@ -88,7 +88,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// `LUN.set`, say.
+    /// For instance `LUN.set`.
     pub fn short(&self) -> String {
         format!(
             "{}.{}",
@@ -97,27 +97,27 @@ impl Entry {
         )
     }
 
-    /// A login or logout, which no CSI call counts as its own.
+    /// A login or logout, which is not counted for any CSI call.
     pub fn is_session(&self) -> bool {
         self.api == "SYNO.API.Auth"
     }
 }
 
-/// What a NAS was asked.
+/// Request counters of a NAS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Counters {
     /// HTTP requests.
     pub requests: u64,
-    /// Bytes of their queries and bodies.
+    /// Bytes of query strings and request bodies.
     pub received: u64,
-    /// Bytes of the answers' bodies.
+    /// Bytes of reply bodies.
     pub sent: u64,
-    /// Calls of each method: one request may carry many.
+    /// Calls by method: one request may carry several.
     pub calls: BTreeMap<String, u64>,
 }
 
 impl Counters {
-    /// Bytes both ways.
+    /// Bytes received and sent.
     pub fn bytes(&self) -> u64 {
         self.received + self.sent
     }
@@ -136,7 +136,7 @@ struct Endpoints {
 }
 
 impl Nas {
-    /// Starts one with its state in `folder/nas`.
+    /// Starts dsm-sim with its state in `folder/nas`.
     ///
     /// # Errors
     /// It does not come up.
@@ -145,7 +145,7 @@ impl Nas {
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("password"), PASSWORD)?;
         std::fs::write(folder.join("chap-key"), CHAP_KEY)?;
-        let process = spawn(&folder, &settings, &[ANY, ANY].map(str::to_owned))?;
+        let process = spawn(&folder, &settings, &[ANY_PORT, ANY_PORT].map(str::to_owned))?;
         let mut nas = Self {
             process,
             folder,
@@ -159,7 +159,7 @@ impl Nas {
         Ok(nas)
     }
 
-    /// Kills it, as a power cut does, and starts it again with the same state at the same addresses.
+    /// Kills it, as a power cut does, and restarts it with the same state and addresses.
     ///
     /// # Errors
     /// It does not come up.
@@ -169,7 +169,7 @@ impl Nas {
         let listen = [address(&self.api), address(&self.control)];
         let _ = std::fs::remove_file(self.folder.join("endpoints.json"));
         self.process = spawn(&self.folder, &self.settings, &listen)?;
-        // The old one may have connections that it does not know to be dead.
+        // The old client may hold connections that it does not know to be dead.
         self.http = client()?;
         self.await_endpoints().await
     }
@@ -184,12 +184,12 @@ impl Nas {
         self.process.kill();
     }
 
-    /// It, to be stopped and let go on.
+    /// The process, to be frozen and thawed.
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// Ends it as an administrator does: it takes its exports with it.
+    /// Shuts it down, as an administrator does: its exports end too. Returns whether it ended with success.
     ///
     /// # Errors
     /// It does not end in time.
@@ -210,17 +210,17 @@ impl Nas {
         Ok(())
     }
 
-    /// Where its Web API listens for HTTPS.
+    /// Base URL of its Web API over HTTPS.
     ///
     /// # Errors
-    /// It was not asked to.
+    /// It was started without HTTPS.
     pub fn https(&self) -> Result<String> {
         let file = self.folder.join("endpoints.json");
         let endpoints: Endpoints = serde_json::from_slice(&std::fs::read(file)?)?;
         endpoints.https.context("no HTTPS")
     }
 
-    /// What it was asked since the start or the last reset.
+    /// Its counters since the start or the last reset.
     ///
     /// # Errors
     /// It does not answer.
@@ -229,25 +229,25 @@ impl Nas {
         Ok(serde_json::from_value(answer)?)
     }
 
-    /// Lets it be as after a restart: for so long none of its LUNs and targets is there.
+    /// Puts it in the state after a restart: for `for_ms`, it lists no LUNs and targets.
     ///
     /// # Errors
     /// It does not answer.
     pub async fn boot(&self, for_ms: u64) -> Result<()> {
         let boot = json!({"loading": "absent", "for_ms": for_ms});
-        self.ask(self.post("boot", &boot)?).await.map(drop)
+        self.send(self.post("boot", &boot)?).await.map(drop)
     }
 
-    /// Moves its clock.
+    /// Advances its clock.
     ///
     /// # Errors
     /// It does not answer.
     pub async fn advance(&self, ms: u64) -> Result<()> {
         let by = json!({"advance_ms": ms});
-        self.ask(self.post("clock", &by)?).await.map(drop)
+        self.send(self.post("clock", &by)?).await.map(drop)
     }
 
-    /// How long its calls take: a profile's name.
+    /// The name of its latency profile.
     ///
     /// # Errors
     /// It does not answer.
@@ -256,17 +256,17 @@ impl Nas {
         Ok(answer["profile"].as_str().context("profile")?.to_owned())
     }
 
-    /// The file with the key of the proofs of publications.
+    /// The file with the key that CHAP secrets are derived from.
     pub fn chap_key_file(&self) -> PathBuf {
         self.folder.join("chap-key")
     }
 
-    /// The file with its account's password.
+    /// The file with the account's password.
     pub fn password_file(&self) -> PathBuf {
         self.folder.join("password")
     }
 
-    /// Where its targets are published for node-sim.
+    /// The folder where its targets are exported for node-sim.
     pub fn targets(&self) -> PathBuf {
         self.folder.join("targets")
     }
@@ -284,21 +284,21 @@ impl Nas {
         self.process.resident_kib()
     }
 
-    /// Reads a knob by its path.
+    /// GET from its control API.
     ///
     /// # Errors
     /// It does not answer.
     pub async fn get_control(&self, path: &str) -> Result<Value> {
-        self.ask(self.http.get(self.post_control(path))).await
+        self.send(self.http.get(self.control_url(path))).await
     }
 
-    /// Everything that the NAS remembers; equal values mean that nothing changed.
+    /// Its complete state without sessions; equal values mean that nothing has changed.
     ///
     /// # Errors
     /// It does not answer.
     pub async fn state(&self) -> Result<Value> {
         let mut state = self.get_control("state").await?;
-        // A login is no change of anybody's data.
+        // A login changes no data.
         state
             .as_object_mut()
             .context("state is an object")?
@@ -306,7 +306,7 @@ impl Nas {
         Ok(state)
     }
 
-    /// The LUNs that it remembers, but for those of [`others`].
+    /// Its LUNs, without those of [`others`].
     ///
     /// # Errors
     /// It does not answer.
@@ -314,12 +314,12 @@ impl Nas {
         let state = self.state().await?;
         let luns = state["luns"].as_array().context("luns")?.iter();
         Ok(luns
-            .filter(|row| !others::is_others(row))
+            .filter(|row| !others::is_foreign(row))
             .cloned()
             .collect())
     }
 
-    /// The targets that it remembers.
+    /// Its targets.
     ///
     /// # Errors
     /// It does not answer.
@@ -330,7 +330,7 @@ impl Nas {
             .clone())
     }
 
-    /// The calls since `seq`, and where the journal stands now.
+    /// The calls since `since`, and the next position.
     ///
     /// # Errors
     /// It does not answer.
@@ -340,10 +340,10 @@ impl Nas {
         Ok((serde_json::from_value(answer["entries"].clone())?, next))
     }
 
-    /// Plants a fault: `kind` as in `{"kind":"refuse","code":18990002}`, for the `nth` call from now and `times` calls.
+    /// Injects a fault: `kind` as in `{"kind":"refuse","code":18990002}`, from the `nth` call on, for `times` calls.
     ///
     /// # Errors
-    /// It does not answer or knows no such fault.
+    /// It does not answer, or knows no such fault.
     pub async fn fault(
         &self,
         api: &str,
@@ -353,10 +353,10 @@ impl Nas {
         kind: Value,
     ) -> Result<()> {
         let rule = json!({"api": api, "method": method, "nth": nth, "times": times, "fault": kind});
-        self.ask(self.post("faults", &rule)?).await.map(drop)
+        self.send(self.post("faults", &rule)?).await.map(drop)
     }
 
-    /// How many calls have matched each fault that is planted.
+    /// The number of calls that have matched each injected fault.
     ///
     /// # Errors
     /// It does not answer.
@@ -369,85 +369,85 @@ impl Nas {
             .collect())
     }
 
-    /// A fresh NAS: no LUNs, targets, sessions, faults, and an empty journal.
+    /// Resets the NAS: no LUNs, targets, sessions, faults, and an empty journal.
     ///
     /// # Errors
     /// It does not answer.
     pub async fn reset(&self) -> Result<()> {
-        self.ask(self.post("reset", &json!({}))?).await?;
+        self.send(self.post("reset", &json!({}))?).await?;
         self.add_foreign_objects().await
     }
 
-    /// Takes all faults away; calls that hang are answered.
+    /// Removes all faults; calls that hang are answered.
     ///
     /// # Errors
     /// It does not answer.
     pub async fn no_faults(&self) -> Result<()> {
-        self.ask(self.http.delete(self.post_control("faults")))
+        self.send(self.http.delete(self.control_url("faults")))
             .await
             .map(drop)
     }
 
-    /// Makes a LUN of somebody else's and answers its uuid.
+    /// Makes a foreign LUN and returns its uuid.
     ///
     /// # Errors
-    /// It does not answer or refuses.
+    /// It does not answer, or refuses.
     pub async fn foreign_lun(&self, name: &str, size: i64) -> Result<String> {
         let lun = json!({"name": name, "size": size, "location": "/volume1", "type": "BLUN", "description": "somebody else's"});
-        let answer = self.ask(self.post("luns", &lun)?).await?;
+        let answer = self.send(self.post("luns", &lun)?).await?;
         Ok(answer["uuid"].as_str().context("uuid")?.to_owned())
     }
 
-    /// Changes fields of a LUN behind everybody's back.
+    /// Changes fields of a LUN without a DSM call.
     ///
     /// # Errors
-    /// It does not answer or refuses.
+    /// It does not answer, or refuses.
     pub async fn patch_lun(&self, uuid: &str, fields: &Value) -> Result<()> {
         self.patch(&format!("luns/{uuid}"), fields).await.map(drop)
     }
 
-    /// Changes fields of a volume of the NAS, for instance `status`.
+    /// Changes fields of a NAS volume, for instance `status`.
     ///
     /// # Errors
-    /// It does not answer or refuses.
+    /// It does not answer, or refuses.
     pub async fn patch_volume(&self, name: &str, fields: &Value) -> Result<()> {
         self.patch(&format!("volumes/{name}"), fields)
             .await
             .map(drop)
     }
 
-    /// Adds LUNs of somebody else's.
+    /// Adds foreign LUNs.
     ///
     /// # Errors
-    /// It does not answer or refuses.
+    /// It does not answer, or refuses.
     pub async fn seed(&self, luns: usize) -> Result<()> {
-        self.ask(self.post("seed", &json!({"luns": luns}))?)
+        self.send(self.post("seed", &json!({"luns": luns}))?)
             .await
             .map(drop)
     }
 
-    /// Changes settings until its end or its reset.
+    /// Changes settings until it ends or is reset.
     ///
     /// # Errors
-    /// It does not answer or knows no such setting.
+    /// It does not answer, or knows no such setting.
     pub async fn patch_settings(&self, fields: &Value) -> Result<()> {
         self.patch("settings", fields).await.map(drop)
     }
 
-    /// Turns any knob: a POST to this path.
+    /// POST to its control API.
     ///
     /// # Errors
-    /// It does not answer or refuses.
+    /// It does not answer, or refuses.
     pub async fn change_setting(&self, path: &str, body: &Value) -> Result<Value> {
-        self.ask(self.post(path, body)?).await
+        self.send(self.post(path, body)?).await
     }
 
-    /// Makes it forget every session.
+    /// Ends all its Web API sessions.
     ///
     /// # Errors
     /// It does not answer.
     pub async fn expire_sessions(&self) -> Result<()> {
-        self.ask(self.post("sessions/expire", &json!({}))?)
+        self.send(self.post("sessions/expire", &json!({}))?)
             .await
             .map(drop)
     }
@@ -466,7 +466,7 @@ impl Nas {
             ("format", "sid"),
         ];
         let url = format!("{}/webapi/auth.cgi", self.api);
-        let answer = self.ask(self.http.post(url).form(&login)).await?;
+        let answer = self.send(self.http.post(url).form(&login)).await?;
         let sid = answer["data"]["sid"].as_str().context("no sid")?;
         Ok(Session {
             nas: self,
@@ -474,7 +474,7 @@ impl Nas {
         })
     }
 
-    /// Calls the Web API itself as an administrator would, and answers DSM's whole answer.
+    /// Logs in to the Web API and makes one call. Returns the whole reply, with `success` and `error`.
     ///
     /// # Errors
     /// It does not answer.
@@ -482,32 +482,32 @@ impl Nas {
         self.session().await?.ask(call).await
     }
 
-    fn post_control(&self, path: &str) -> String {
+    fn control_url(&self, path: &str) -> String {
         format!("{}/{path}", self.control)
     }
 
-    /// Lays fields over what is at a knob.
+    /// PATCH to its control API: merges fields into the existing ones.
     ///
     /// # Errors
     /// It does not answer, or refuses.
     pub async fn patch(&self, path: &str, fields: &Value) -> Result<Value> {
         let request = self
             .http
-            .patch(self.post_control(path))
+            .patch(self.control_url(path))
             .header("content-type", "application/json");
-        self.ask(request.body(serde_json::to_vec(fields)?)).await
+        self.send(request.body(serde_json::to_vec(fields)?)).await
     }
 
     fn post(&self, path: &str, body: &Value) -> Result<reqwest::RequestBuilder> {
         Ok(self
             .http
-            .post(self.post_control(path))
+            .post(self.control_url(path))
             .header("content-type", "application/json")
             .body(serde_json::to_vec(body)?))
     }
 
-    async fn ask(&self, request: reqwest::RequestBuilder) -> Result<Value> {
-        let response = request.send().await.context("asking dsm-sim")?;
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value> {
+        let response = request.send().await.context("sending to dsm-sim")?;
         let (status, body) = (response.status(), response.bytes().await?);
         ensure!(
             status.is_success(),
@@ -522,16 +522,16 @@ impl Nas {
     }
 }
 
-/// An administrator at the Web API.
+/// A Web API session of an administrator.
 #[derive(Debug)]
 pub struct Session<'a> {
     nas: &'a Nas,
-    /// Its id.
+    /// Its session id.
     pub sid: String,
 }
 
 impl Session<'_> {
-    /// DSM's whole answer.
+    /// Makes a call. Returns the whole reply, with `success` and `error`.
     ///
     /// # Errors
     /// It does not answer.
@@ -542,10 +542,10 @@ impl Session<'_> {
             .http
             .post(url)
             .header("cookie", format!("id={}", self.sid));
-        self.nas.ask(request.form(call)).await
+        self.nas.send(request.form(call)).await
     }
 
-    /// A call that must succeed; its data.
+    /// Makes a call that must succeed. Returns its `data`.
     ///
     /// # Errors
     /// It is refused.
@@ -559,13 +559,13 @@ impl Session<'_> {
 
 fn client() -> Result<reqwest::Client> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // Plain HTTP: the system's authorities, hundreds of files, are not read.
+    // Plain HTTP: skip reading the system's CA certificates, hundreds of files.
     let http = reqwest::Client::builder().no_proxy().tls_certs_only([]);
     Ok(http.build()?)
 }
 
-/// An address of the system's choice.
-const ANY: &str = "127.0.0.1:0";
+/// The system chooses the port.
+const ANY_PORT: &str = "127.0.0.1:0";
 
 fn spawn(folder: &Path, settings: &Settings, listen: &[String; 2]) -> Result<Process> {
     let state = folder.to_string_lossy().into_owned();

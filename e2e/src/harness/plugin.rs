@@ -18,25 +18,25 @@ use crate::harness::initiator::Initiator;
 use crate::harness::process::Process;
 use crate::harness::until::until;
 
-/// What carries gRPC to a driver: a channel to a process, or a call to a service in this one.
+/// A gRPC connection to a driver: a channel to a process, or direct calls to a service in this process.
 pub type Line = BoxCloneSyncService<
     http::Request<tonic::body::Body>,
     http::Response<tonic::body::Body>,
     Status,
 >;
 
-/// Whom a CO speaks to: a controller, and the plugin of one node.
+/// CSI clients of a controller and of the plugin of one node.
 pub trait Csi {
     /// The controller service.
     fn controller(&self) -> ControllerClient<Line>;
 
-    /// The node's service.
+    /// The node service.
     fn node(&self) -> NodeClient<Line>;
 
-    /// Where the CO keeps its directories on that node.
+    /// The folder on that node that holds the kubelet's directory.
     fn folder(&self) -> &Path;
 
-    /// Makes a directory on that node, with those above it.
+    /// Makes a directory on that node, with its parents.
     ///
     /// # Errors
     /// It cannot be made.
@@ -45,25 +45,25 @@ pub trait Csi {
     }
 }
 
-/// What a node says, at level `info`, when its sweep at start has ended.
-const SWEPT: &str = "node records have been swept";
+/// The log line (level `info`) of a node that has completed its sweep at start.
+const SWEPT_MESSAGE: &str = "node records have been swept";
 
 /// A running `synology-csi`.
 #[derive(Debug)]
 pub struct Plugin {
     /// The process.
     pub process: Process,
-    /// Its socket.
+    /// The path of its socket.
     pub socket: PathBuf,
     channel: Channel,
 }
 
-/// How the driver is to be started.
+/// The settings of a driver process.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The world's folder.
+    /// The folder for its configuration, socket and log.
     pub folder: PathBuf,
-    /// The configuration's text (YAML).
+    /// The configuration file's content (YAML).
     pub config: String,
     /// For `--node-id`.
     pub node_name: String,
@@ -76,8 +76,8 @@ pub struct Settings {
 }
 
 impl Plugin {
-    /// Starts the driver on the host that `initiator` made, or on this machine's own, and waits until a node has swept its records: who
-    /// looks at a node that rests sees what lasts.
+    /// Starts the driver on the host root of `initiator`, or on this machine, and waits until a node has swept its records, so
+    /// that its state is stable.
     ///
     /// # Errors
     /// It does not come up.
@@ -89,15 +89,15 @@ impl Plugin {
             let swept = async || {
                 plugin.process.check()?;
                 let log = std::fs::read(&log)?;
-                let said = log.get(usize::try_from(before)?..).unwrap_or(&log);
-                Ok(String::from_utf8_lossy(said).contains(SWEPT))
+                let new_lines = log.get(usize::try_from(before)?..).unwrap_or(&log);
+                Ok(String::from_utf8_lossy(new_lines).contains(SWEPT_MESSAGE))
             };
             until("the node has swept its records", swept, |swept| *swept).await?;
         }
         Ok(plugin)
     }
 
-    /// Starts the driver, up to its first answer.
+    /// Starts the driver and waits only until it answers `Probe`.
     ///
     /// # Errors
     /// It does not come up.
@@ -138,7 +138,7 @@ impl Plugin {
             &settings.folder.join("driver.log"),
             bin.as_deref(),
         )?;
-        // A socket that exists is bound, but perhaps not yet listened to.
+        // A socket file that exists is bound, but perhaps not yet listening.
         let opens = async || {
             process.check()?;
             Ok(UnixStream::connect(&socket).await.is_ok())
@@ -175,21 +175,21 @@ impl Plugin {
         NodeClient::new(self.line())
     }
 
-    /// What carries calls to all of its services.
+    /// A connection for clients of all its services.
     pub fn line(&self) -> Line {
         line(self.channel.clone())
     }
 }
 
-/// A channel as a line.
+/// Wraps a channel as a [`Line`].
 pub fn line(channel: Channel) -> Line {
     Line::new(channel.map_err(|error| Status::from_error(error.into())))
 }
 
-/// A channel to whoever listens at a Unix socket.
+/// A channel to a unix socket.
 ///
 /// # Errors
-/// Nobody does.
+/// Nothing listens there.
 pub async fn connect(socket: &Path) -> Result<Channel> {
     let socket = socket.to_owned();
     // The address is a formality: the connector opens the socket.

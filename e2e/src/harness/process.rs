@@ -1,4 +1,4 @@
-//! Starting the programs under test. The only place of this crate that starts anything.
+//! Starts child processes. No other module of this crate may start any.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -10,10 +10,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A program of this workspace, beside the running one: `target/<profile>/<name>`.
+/// The path of a program of this workspace, next to the running one: `target/<profile>/<name>`.
 ///
 /// # Errors
-/// It was not built; names the command that builds it.
+/// It is not built; names the command that builds it.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let found = own
@@ -27,7 +27,10 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "this module is the one place")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the only module that may start processes"
+)]
 fn command(program: impl AsRef<OsStr>) -> Command {
     Command::new(program)
 }
@@ -35,20 +38,20 @@ fn command(program: impl AsRef<OsStr>) -> Command {
 /// Runs a host tool to its end.
 ///
 /// # Errors
-/// It does not start or fails; with its words.
+/// It does not start, or it fails; includes its standard error.
 pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Result<String> {
     let output = command(program)
         .args(args)
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("starting {program}"))?;
-    said(program, output)
+    stdout_of(program, output)
 }
 
 /// Runs a host tool to its end in a folder.
 ///
 /// # Errors
-/// It does not start or fails; with its words.
+/// It does not start, or it fails; includes its standard error.
 pub fn run_in<S: AsRef<OsStr>>(
     folder: &Path,
     program: &str,
@@ -60,10 +63,10 @@ pub fn run_in<S: AsRef<OsStr>>(
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("starting {program}"))?;
-    said(program, output)
+    stdout_of(program, output)
 }
 
-/// Runs a test suite to its end: whether it succeeded, and what it printed.
+/// Runs a test suite to its end: returns whether it succeeded, and its output.
 ///
 /// # Errors
 /// It does not start.
@@ -83,7 +86,7 @@ pub fn suite<S: AsRef<OsStr>>(
     ))
 }
 
-fn said(program: &str, output: Output) -> Result<String> {
+fn stdout_of(program: &str, output: Output) -> Result<String> {
     if !output.status.success() {
         bail!(
             "{program} failed ({}): {}",
@@ -94,7 +97,7 @@ fn said(program: &str, output: Output) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// A process of a world. It is killed when this is dropped.
+/// A child process. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -103,7 +106,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program` with its output appended to `log`. `path` is put in front of `PATH`.
+    /// Starts a program of this workspace with its output appended to `log`. `path` is put in front of `PATH`.
     ///
     /// # Errors
     /// It does not start.
@@ -116,7 +119,7 @@ impl Process {
         Self::start_program(&binary(name)?, args, log, path)
     }
 
-    /// Starts a program of the host, found on `PATH` unless it is a path, with its output appended to `log`.
+    /// Starts a host program, found on `PATH` unless it is a path, with its output appended to `log`.
     ///
     /// # Errors
     /// It does not start.
@@ -157,19 +160,19 @@ impl Process {
         })
     }
 
-    /// Lets it live on without an owner.
+    /// Lets it run without an owner.
     pub fn disown(self) {
         let mut this = std::mem::ManuallyDrop::new(self);
-        // Whoever is not waited for stays as a zombie.
+        // Without a wait it would stay as a zombie.
         std::thread::spawn(move || this.child.wait());
     }
 
-    /// Its id.
+    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Fails, with its last words, when it has ended.
+    /// Fails if it has ended, with the end of its log.
     ///
     /// # Errors
     /// It has ended.
@@ -177,24 +180,24 @@ impl Process {
         let ended = self.child.try_wait()?;
         ensure!(
             ended.is_none(),
-            "{} has ended ({ended:?}); its last words:\n{}",
+            "{} has ended ({ended:?}); the end of its log:\n{}",
             self.name,
             self.last_words()
         );
         Ok(())
     }
 
-    /// It has not ended, killed or by itself.
+    /// Whether it is running: neither killed nor ended.
     pub fn is_alive(&self) -> bool {
-        // proc(5): the state comes after the name in parentheses. Who has ended and was not waited for is a zombie.
-        let told = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
-        let state = told
+        // proc(5): the state follows the name in parentheses. An ended process that was not waited for is a zombie.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        let state = stat
             .rsplit_once(')')
             .and_then(|(_, rest)| rest.trim_start().chars().next());
         state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
     }
 
-    /// The end of its log.
+    /// The last 15 lines of its log.
     pub fn last_words(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -209,7 +212,7 @@ impl Process {
         self.memory("VmRSS:")
     }
 
-    /// The most that its resident memory has ever been, in KiB.
+    /// Peak resident memory, in KiB.
     ///
     /// # Errors
     /// It has ended.
@@ -217,41 +220,41 @@ impl Process {
         self.memory("VmHWM:")
     }
 
-    fn memory(&self, what: &str) -> Result<u64> {
+    fn memory(&self, field: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
         let line = status
             .lines()
-            .find_map(|line| line.strip_prefix(what))
-            .with_context(|| format!("no {what}"))?;
+            .find_map(|line| line.strip_prefix(field))
+            .with_context(|| format!("no {field}"))?;
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
 
-    /// Ends it with SIGKILL, as a crash does.
+    /// Kills it with SIGKILL, as a crash does.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Sends it SIGTERM, and does not wait.
+    /// Sends it SIGTERM without waiting.
     ///
     /// # Errors
-    /// It has been waited for.
+    /// It has already been waited for.
     pub fn ask_to_end(&self) -> Result<()> {
         self.signal(Signal::SIGTERM)
     }
 
-    /// Stops it (SIGSTOP): the kernel takes connections for it, and nobody answers.
+    /// Stops it with SIGSTOP: the kernel still accepts connections for it, but there are no replies.
     ///
     /// # Errors
-    /// It has been waited for.
+    /// It has already been waited for.
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)
     }
 
-    /// Lets it go on where it was stopped.
+    /// Continues it with SIGCONT.
     ///
     /// # Errors
-    /// It has been waited for.
+    /// It has already been waited for.
     pub fn thaw(&self) -> Result<()> {
         self.signal(Signal::SIGCONT)
     }
@@ -261,20 +264,20 @@ impl Process {
         Ok(kill(id, signal)?)
     }
 
-    /// How many sockets it has open.
+    /// The number of its open sockets.
     ///
     /// # Errors
     /// It has ended.
     pub fn sockets(&self) -> Result<usize> {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.id()))?;
-        // One may be closed while they are read.
+        // A descriptor may be closed meanwhile.
         let links = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
         Ok(links
             .filter(|link| link.to_string_lossy().starts_with("socket:"))
             .count())
     }
 
-    /// Ends it with SIGTERM and waits; answers whether it ended with success.
+    /// Sends it SIGTERM and waits; returns whether it ended with success.
     ///
     /// # Errors
     /// It does not end in time.
@@ -302,7 +305,7 @@ impl Drop for Process {
 pub struct Piped(Child);
 
 impl Piped {
-    /// Starts a program of the host.
+    /// Starts a host program.
     ///
     /// # Errors
     /// It does not start.
@@ -320,7 +323,7 @@ impl Piped {
         Ok(Self(child))
     }
 
-    /// What it prints; to be taken once.
+    /// Its standard output; `None` after the first call.
     pub fn stdout(&mut self) -> Option<ChildStdout> {
         self.0.stdout.take()
     }
@@ -333,13 +336,13 @@ impl Piped {
         Ok(self.0.wait()?)
     }
 
-    /// What it said on standard error; to be asked when it has ended.
-    pub fn complaint(&mut self) -> String {
-        let mut said = String::new();
+    /// Its standard error; call it after the program has ended.
+    pub fn read_stderr(&mut self) -> String {
+        let mut text = String::new();
         if let Some(mut stderr) = self.0.stderr.take() {
-            let _ = stderr.read_to_string(&mut said);
+            let _ = stderr.read_to_string(&mut text);
         }
-        said.trim().to_owned()
+        text.trim().to_owned()
     }
 }
 
@@ -350,13 +353,13 @@ impl Drop for Piped {
     }
 }
 
-/// The helper that cleans up when the other end of its standard input is gone.
+/// Starts the helper that cleans up when its standard input is closed.
 ///
 /// # Errors
 /// It does not start.
 pub(crate) fn start_janitor(folder: &Path) -> Result<Child> {
     let log = File::create(folder.join("janitor.log"))?;
-    // A session of its own: Ctrl-C in the terminal ends the test, not its janitor.
+    // In its own session: Ctrl-C in the terminal ends the test, not its janitor.
     let mut command = command("setsid");
     command.arg(binary("janitor")?).arg(folder);
     command

@@ -1,15 +1,12 @@
-//! What cannot run here says so, and is counted by `cargo ci test`.
+//! Reports tests that cannot run on this machine; `cargo ci test` counts them.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
 
-/// Says that `test` does not run here, and why: on standard error and in the file that `SKIP_LOG` names.
+/// Reports that `test` is skipped, and why: on standard error and in the file that `SKIP_LOG` names.
 pub fn skip(test: &str, reason: &str) {
     let line = format!("SKIP: {test}: {reason}\n");
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one variable that cargo ci hands to tests"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "set by cargo ci")]
     let log = std::env::var("SKIP_LOG");
     eprint!("{line}");
     if let Ok(path) = log
@@ -19,7 +16,7 @@ pub fn skip(test: &str, reason: &str) {
     }
 }
 
-/// Skips `test` and answers true unless this process is root and may use loop devices.
+/// Skips `test` and returns true, unless this process is root and may use loop devices.
 pub fn needs_root(test: &str) -> bool {
     let able =
         nix::unistd::geteuid().is_root() && std::path::Path::new("/dev/loop-control").exists();
@@ -29,7 +26,7 @@ pub fn needs_root(test: &str) -> bool {
     !able
 }
 
-/// True when the kernel lets this process grow a mounted ext4 (`CAP_SYS_RESOURCE`, bit 24 of the effective set).
+/// True if the kernel lets this process grow a mounted ext4 (`CAP_SYS_RESOURCE`, bit 24 of the effective set).
 pub fn can_grow_mounted_ext4() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

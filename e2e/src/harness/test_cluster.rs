@@ -1,4 +1,4 @@
-//! One of everything in a folder of its own: NAS, node, driver.
+//! A test cluster: one NAS, one node and one driver, in a temporary folder.
 
 use std::path::{Path, PathBuf};
 
@@ -13,12 +13,12 @@ use crate::harness::janitor::{self, Janitor, mounts_below};
 use crate::harness::nas::{self, Nas};
 use crate::harness::plugin::{self, Csi, Line, Plugin};
 
-/// How a world is to be.
+/// The configuration of a test cluster.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The NAS.
     pub nas: nas::Settings,
-    /// The node, with the driver's node half: needs root.
+    /// The node for the driver's node service; needs root.
     pub node: Node,
     /// For the driver's `--log-level`.
     pub log_level: String,
@@ -26,10 +26,10 @@ pub struct Plan {
     pub driver: Vec<String>,
 }
 
-/// What the driver's node half works on.
+/// The kind of node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Node {
-    /// There is none.
+    /// No node: controller only.
     None,
     /// An `iscsiadm` of node-sim.
     Simulated,
@@ -38,7 +38,7 @@ pub enum Node {
 }
 
 impl Plan {
-    /// NAS and controller: needs no root. Where `E2E_NAS` is `shared`, others use the NAS, too.
+    /// NAS and controller. Needs no root. With `E2E_NAS=shared`, the NAS holds foreign objects.
     pub fn controller() -> Self {
         let nas = nas::Settings::default();
         Self {
@@ -53,7 +53,7 @@ impl Plan {
         }
     }
 
-    /// NAS, controller and node: LUNs become loop devices. Needs root.
+    /// NAS, controller and node, with LUNs as loop devices. Needs root.
     pub fn whole() -> Self {
         Self {
             nas: nas::Settings {
@@ -65,7 +65,7 @@ impl Plan {
         }
     }
 
-    /// NAS, controller and node over real iSCSI: `export` is `tgt` or `lio`. Needs a machine of its own.
+    /// NAS, controller and node over real iSCSI: `export` is `tgt` or `lio`. Needs a machine that runs nothing else.
     pub fn real(export: &'static str, portals: &[&str]) -> Self {
         Self {
             nas: nas::Settings {
@@ -78,21 +78,21 @@ impl Plan {
         }
     }
 
-    /// The same with the reply times of a real NAS.
+    /// With the latency of a real NAS.
     #[must_use]
     pub fn slow(mut self) -> Self {
         self.nas.latency = "ds918";
         self
     }
 
-    /// The same on a NAS that others use, too: see `nas::others`.
+    /// On a NAS that holds foreign objects: see `nas::others`.
     #[must_use]
     pub fn shared(mut self) -> Self {
         self.nas = with_foreign_objects(self.nas);
         self
     }
 
-    /// No volume of the NAS has crashed: for a story in which it is proven that a LUN is gone (design.md#unknown-is-not-absent).
+    /// Without a crashed NAS volume: for tests in which the absence of a LUN is confirmed (design.md#unknown-is-not-absent).
     #[must_use]
     pub fn proving(mut self) -> Self {
         self.nas.crashed = false;
@@ -102,19 +102,19 @@ impl Plan {
     /// Starts it.
     ///
     /// # Errors
-    /// A process does not come up; with its last words.
+    /// A process does not come up; includes the end of its log.
     pub async fn start(self) -> Result<TestCluster> {
         TestCluster::start(self).await
     }
 }
 
-/// A running world. Whatever happens to it, its janitor frees what it held.
+/// A running test cluster. Whatever happens to it, its janitor frees its resources.
 #[derive(Debug)]
 pub struct TestCluster {
     // Fields are dropped in this order: the processes, then the janitor, who removes the folder.
     /// The driver.
     pub plugin: Plugin,
-    /// The simulated node, in a world that has one.
+    /// The node, if the cluster has one.
     pub initiator: Option<Initiator>,
     /// The NAS.
     pub nas: Nas,
@@ -178,12 +178,12 @@ impl TestCluster {
         &self.folder
     }
 
-    /// The node, in a world that has one.
+    /// The node.
     ///
     /// # Errors
-    /// It has none.
+    /// The cluster has none.
     pub fn initiator(&self) -> Result<&Initiator> {
-        self.initiator.as_ref().context("this world has no node")
+        self.initiator.as_ref().context("this cluster has no node")
     }
 
     /// Kills the driver, as a crash does, and starts it again.
@@ -196,7 +196,7 @@ impl TestCluster {
         Ok(())
     }
 
-    /// The same, up to its first answer.
+    /// Like [`Self::restart_driver`], but waits only until it answers `Probe`.
     ///
     /// # Errors
     /// It does not come up.
@@ -225,7 +225,7 @@ impl TestCluster {
         Plugin::start(&settings, self.initiator.as_ref()).await
     }
 
-    /// Leaves everything as it is, processes too, to look around.
+    /// Leaves everything running for inspection: no cleanup.
     ///
     /// # Errors
     /// The folder cannot be written.
@@ -235,11 +235,11 @@ impl TestCluster {
         Ok(())
     }
 
-    /// What volumes have left behind, in words: LUNs and targets on the NAS, files in its state directory, and on the node
-    /// sessions, devices, mounts and node records. Empty when all is clean.
+    /// What volumes have left behind, as text: LUNs and targets on the NAS, files in its state directory, and sessions, devices,
+    /// mounts and node records on the node. Empty if all is clean.
     ///
     /// # Errors
-    /// Somebody does not answer.
+    /// The NAS does not answer, or a file cannot be read.
     pub async fn leftovers(&self) -> Result<Vec<String>> {
         let mut left = Vec::new();
         let mut found = |what: &str, number: usize| {
@@ -248,7 +248,7 @@ impl TestCluster {
             }
         };
         let (luns, state) = (self.nas.luns().await?, self.nas.state().await?);
-        let others = state["luns"].as_array().map_or(0, Vec::len) - luns.len();
+        let foreign = state["luns"].as_array().map_or(0, Vec::len) - luns.len();
         found("LUNs on the NAS", luns.len());
         found(
             "targets on the NAS",
@@ -256,10 +256,10 @@ impl TestCluster {
         );
         found(
             "LUN files in the state directory",
-            files(&self.nas.folder().join("luns"))?.saturating_sub(others),
+            files(&self.nas.folder().join("luns"))?.saturating_sub(foreign),
         );
         found(
-            "changes of what is others'",
+            "changes of foreign objects",
             usize::from(!self.nas.is_untouched().await?),
         );
         found(
@@ -320,14 +320,14 @@ fn with_foreign_objects(nas: nas::Settings) -> nas::Settings {
     }
 }
 
-/// Stories are told on a NAS that others use, too.
+/// Whether tests run on a NAS that holds foreign objects.
 fn is_shared() -> bool {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the variable by which cargo ci has the same stories told on another NAS"
+        reason = "set by cargo ci to run the same tests on a shared NAS"
     )]
-    let told = std::env::var("E2E_NAS");
-    told.is_ok_and(|word| word == "shared")
+    let nas = std::env::var("E2E_NAS");
+    nas.is_ok_and(|nas| nas == "shared")
 }
 
 fn files(folder: &Path) -> Result<usize> {
@@ -353,7 +353,7 @@ fn config(folder: &Path, nas: &Nas) -> String {
     )
 }
 
-/// Prints the driver's last words when a test fails, before the folder goes.
+/// Prints the end of the driver's log when a test fails, before the folder is removed.
 #[derive(Debug)]
 struct Reporter(PathBuf);
 
@@ -363,7 +363,7 @@ impl Drop for Reporter {
             let log = std::fs::read_to_string(self.0.join("driver.log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             eprintln!(
-                "the driver's last words:\n{}",
+                "the end of the driver's log:\n{}",
                 lines[lines.len().saturating_sub(30)..].join("\n")
             );
         }

@@ -1,4 +1,4 @@
-//! A volume's life: each step is one CSI call, with its arguments filled in as a CO would.
+//! The life cycle of a volume: one method per CSI call, with the arguments that a CO would send.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,17 +14,17 @@ use crate::harness::plugin::Csi;
 use crate::harness::test_cluster::TestCluster;
 use crate::harness::tools::device_bytes;
 
-/// What the volume holds.
+/// The content of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// A file system of this type.
     Fs(&'static str),
-    /// Raw data.
+    /// A raw block device.
     Block,
 }
 
 impl Content {
-    /// Every kind, in the order in which stories are told.
+    /// All kinds, in the order in which tests use them.
     pub const ALL: [Self; 4] = [
         Self::Fs("ext4"),
         Self::Fs("xfs"),
@@ -32,7 +32,7 @@ impl Content {
         Self::Block,
     ];
 
-    /// Its name on a command line.
+    /// Its name for command lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fs(name) => name,
@@ -41,7 +41,7 @@ impl Content {
     }
 }
 
-/// A capability with this content and mode.
+/// A volume capability with this content and access mode.
 pub fn capability(content: Content, mode: Mode) -> csi::VolumeCapability {
     let access_type = match content {
         Content::Fs(fs_type) => AccessType::Mount(MountVolume {
@@ -64,14 +64,14 @@ pub fn at_least(required_bytes: i64) -> csi::CapacityRange {
     }
 }
 
-/// The StorageClass of the article.
+/// The StorageClass parameters of the article.
 pub fn storage_class() -> HashMap<String, String> {
     [("location", "/volume1"), ("type", "BLUN")]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into()
 }
 
-/// A `CreateVolume` as the provisioner sends it.
+/// A `CreateVolume` request as the provisioner sends it.
 pub fn create_request(name: &str, size: i64, content: Content) -> csi::CreateVolumeRequest {
     csi::CreateVolumeRequest {
         name: name.to_owned(),
@@ -82,20 +82,20 @@ pub fn create_request(name: &str, size: i64, content: Content) -> csi::CreateVol
     }
 }
 
-/// A volume of the driver in a world, and how far it has come.
+/// A volume in a test cluster, with the arguments for its next CSI call.
 #[derive(Clone, Debug)]
 pub struct TestVolume {
     /// The CSI name.
     pub name: String,
-    /// What it holds.
+    /// Its content.
     pub content: Content,
-    /// How the CO wants to use it: `SINGLE_NODE_WRITER` unless changed.
+    /// The access mode: `SINGLE_NODE_WRITER` unless changed.
     pub mode: Mode,
     /// Mount flags in its capability.
     pub mount_flags: Vec<String>,
-    /// For `NodePublishVolume`: nothing may be written through [`Life::target`].
+    /// `readonly` of `NodePublishVolume`.
     pub readonly: bool,
-    /// The handle.
+    /// The CSI volume id.
     pub id: String,
     /// From `CreateVolume`.
     pub volume_context: HashMap<String, String>,
@@ -105,9 +105,9 @@ pub struct TestVolume {
     pub publish_context: HashMap<String, String>,
     /// From `NodeGetInfo`.
     pub node_id: String,
-    /// Where the CO wants it staged.
+    /// The staging path.
     pub staging: PathBuf,
-    /// Where the CO wants it published.
+    /// The target path.
     pub target: PathBuf,
 }
 
@@ -115,50 +115,50 @@ impl TestVolume {
     /// Creates a volume of `size` bytes.
     ///
     /// # Errors
-    /// The driver's.
+    /// The driver's error.
     pub async fn create(
-        world: &impl Csi,
+        clients: &impl Csi,
         name: &str,
         size: i64,
         content: Content,
     ) -> Result<Self, Status> {
-        Self::create_as(world, create_request(name, size, content), content).await
+        Self::create_as(clients, create_request(name, size, content), content).await
     }
 
-    /// Creates a volume with a request of the caller's own.
+    /// Creates a volume with this request.
     ///
     /// # Errors
-    /// The driver's.
+    /// The driver's error.
     pub async fn create_as(
-        world: &impl Csi,
+        clients: &impl Csi,
         request: csi::CreateVolumeRequest,
         content: Content,
     ) -> Result<Self, Status> {
         let name = request.name.clone();
-        let volume = world
+        let volume = clients
             .controller()
             .create_volume(request)
             .await?
             .into_inner()
             .volume
             .unwrap_or_default();
-        Self::of(world, &name, content, volume)
+        Self::of(clients, &name, content, volume)
     }
 
-    /// The life of a volume that was created.
+    /// Wraps a volume that `CreateVolume` returned.
     ///
     /// # Errors
     /// The CO cannot make its directories.
     pub fn of(
-        world: &impl Csi,
+        clients: &impl Csi,
         name: &str,
         content: Content,
         volume: csi::Volume,
     ) -> Result<Self, Status> {
-        let kubelet = world.folder().join("kubelet").join(name);
+        let kubelet = clients.folder().join("kubelet").join(name);
         let (staging, target) = (kubelet.join("staging"), kubelet.join("target"));
         // The CO makes the staging path and the parent of the target path.
-        world
+        clients
             .make_dir(&staging)
             .map_err(|error| Status::internal(error.to_string()))?;
         Ok(Self {
@@ -182,7 +182,7 @@ impl TestVolume {
         self.id.rsplit('/').next().unwrap_or_default()
     }
 
-    /// Its capability, as the CO repeats it in each call.
+    /// Its capability, as the CO sends it in each call.
     pub fn capability(&self) -> csi::VolumeCapability {
         let mut capability = capability(self.content, self.mode);
         if let Some(AccessType::Mount(mount)) = &mut capability.access_type {
@@ -191,12 +191,12 @@ impl TestVolume {
         capability
     }
 
-    /// Where a user of the volume finds it: a directory, or a device.
+    /// Where a pod finds the volume: a directory, or a device.
     pub fn path(&self) -> PathBuf {
         self.target.clone()
     }
 
-    /// Where a user of the volume keeps data: a file of this name, or else the device itself.
+    /// Where a pod keeps data: a file of this name, or else the device itself.
     pub fn file(&self, name: &str) -> PathBuf {
         match self.content {
             Content::Fs(_) => self.path().join(name),
@@ -207,25 +207,25 @@ impl TestVolume {
     /// `NodeGetInfo` and `ControllerPublishVolume`.
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn publish(&mut self, world: &impl Csi) -> Result<(), Status> {
-        self.node_id = world
+    /// The driver's error.
+    pub async fn publish(&mut self, clients: &impl Csi) -> Result<(), Status> {
+        self.node_id = clients
             .node()
             .node_get_info(csi::NodeGetInfoRequest {})
             .await?
             .into_inner()
             .node_id;
-        self.publish_context = self.publish_to(world, &self.node_id).await?;
+        self.publish_context = self.publish_to(clients, &self.node_id).await?;
         Ok(())
     }
 
     /// `ControllerPublishVolume` to any node.
     ///
     /// # Errors
-    /// The driver's.
+    /// The driver's error.
     pub async fn publish_to(
         &self,
-        world: &impl Csi,
+        clients: &impl Csi,
         node_id: &str,
     ) -> Result<HashMap<String, String>, Status> {
         let request = csi::ControllerPublishVolumeRequest {
@@ -236,7 +236,7 @@ impl TestVolume {
             secrets: self.secrets.clone(),
             ..csi::ControllerPublishVolumeRequest::default()
         };
-        Ok(world
+        Ok(clients
             .controller()
             .controller_publish_volume(request)
             .await?
@@ -247,8 +247,8 @@ impl TestVolume {
     /// `NodeStageVolume`.
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn stage(&self, world: &impl Csi) -> Result<(), Status> {
+    /// The driver's error.
+    pub async fn stage(&self, clients: &impl Csi) -> Result<(), Status> {
         let request = csi::NodeStageVolumeRequest {
             volume_id: self.id.clone(),
             publish_context: self.publish_context.clone(),
@@ -257,14 +257,14 @@ impl TestVolume {
             volume_context: self.volume_context.clone(),
             secrets: self.secrets.clone(),
         };
-        world.node().node_stage_volume(request).await.map(drop)
+        clients.node().node_stage_volume(request).await.map(drop)
     }
 
     /// `NodePublishVolume`.
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn node_publish(&self, world: &impl Csi) -> Result<(), Status> {
+    /// The driver's error.
+    pub async fn node_publish(&self, clients: &impl Csi) -> Result<(), Status> {
         let request = csi::NodePublishVolumeRequest {
             volume_id: self.id.clone(),
             publish_context: self.publish_context.clone(),
@@ -275,31 +275,31 @@ impl TestVolume {
             volume_context: self.volume_context.clone(),
             ..csi::NodePublishVolumeRequest::default()
         };
-        world.node().node_publish_volume(request).await.map(drop)
+        clients.node().node_publish_volume(request).await.map(drop)
     }
 
-    /// From nothing but the LUN to a mounted volume or a device at [`Life::path`].
+    /// Publishes, stages and node-publishes: the volume is then at [`TestVolume::path`].
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn attach(&mut self, world: &impl Csi) -> Result<(), Status> {
-        self.publish(world).await?;
-        self.stage(world).await?;
-        self.node_publish(world).await
+    /// The driver's error.
+    pub async fn attach(&mut self, clients: &impl Csi) -> Result<(), Status> {
+        self.publish(clients).await?;
+        self.stage(clients).await?;
+        self.node_publish(clients).await
     }
 
-    /// `ControllerExpandVolume`: answers the new size.
+    /// `ControllerExpandVolume`: returns the new size.
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn expand_lun(&self, world: &impl Csi, size: i64) -> Result<i64, Status> {
+    /// The driver's error.
+    pub async fn expand_lun(&self, clients: &impl Csi, size: i64) -> Result<i64, Status> {
         let request = csi::ControllerExpandVolumeRequest {
             volume_id: self.id.clone(),
             capacity_range: Some(at_least(size)),
             volume_capability: Some(self.capability()),
             ..csi::ControllerExpandVolumeRequest::default()
         };
-        Ok(world
+        Ok(clients
             .controller()
             .controller_expand_volume(request)
             .await?
@@ -307,11 +307,11 @@ impl TestVolume {
             .capacity_bytes)
     }
 
-    /// `NodeExpandVolume`, as the kubelet calls it: answers the new size.
+    /// `NodeExpandVolume`, as the kubelet calls it: returns the new size.
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn expand_on_node(&self, world: &impl Csi, size: i64) -> Result<i64, Status> {
+    /// The driver's error.
+    pub async fn expand_on_node(&self, clients: &impl Csi, size: i64) -> Result<i64, Status> {
         let request = csi::NodeExpandVolumeRequest {
             volume_id: self.id.clone(),
             volume_path: text(&self.target),
@@ -320,7 +320,7 @@ impl TestVolume {
             volume_capability: Some(self.capability()),
             ..csi::NodeExpandVolumeRequest::default()
         };
-        Ok(world
+        Ok(clients
             .node()
             .node_expand_volume(request)
             .await?
@@ -331,14 +331,17 @@ impl TestVolume {
     /// `NodeGetVolumeStats`: the answer.
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn stats(&self, world: &impl Csi) -> Result<csi::NodeGetVolumeStatsResponse, Status> {
+    /// The driver's error.
+    pub async fn stats(
+        &self,
+        clients: &impl Csi,
+    ) -> Result<csi::NodeGetVolumeStatsResponse, Status> {
         let request = csi::NodeGetVolumeStatsRequest {
             volume_id: self.id.clone(),
             volume_path: text(&self.target),
             staging_target_path: text(&self.staging),
         };
-        Ok(world
+        Ok(clients
             .node()
             .node_get_volume_stats(request)
             .await?
@@ -348,97 +351,105 @@ impl TestVolume {
     /// `NodeUnpublishVolume`.
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn node_unpublish(&self, world: &impl Csi) -> Result<(), Status> {
+    /// The driver's error.
+    pub async fn node_unpublish(&self, clients: &impl Csi) -> Result<(), Status> {
         let request = csi::NodeUnpublishVolumeRequest {
             volume_id: self.id.clone(),
             target_path: text(&self.target),
         };
-        world.node().node_unpublish_volume(request).await.map(drop)
+        clients
+            .node()
+            .node_unpublish_volume(request)
+            .await
+            .map(drop)
     }
 
     /// `NodeUnstageVolume`.
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn unstage(&self, world: &impl Csi) -> Result<(), Status> {
+    /// The driver's error.
+    pub async fn unstage(&self, clients: &impl Csi) -> Result<(), Status> {
         let request = csi::NodeUnstageVolumeRequest {
             volume_id: self.id.clone(),
             staging_target_path: text(&self.staging),
         };
-        world.node().node_unstage_volume(request).await.map(drop)
+        clients.node().node_unstage_volume(request).await.map(drop)
     }
 
     /// `ControllerUnpublishVolume` from this node.
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn unpublish(&self, world: &impl Csi) -> Result<(), Status> {
-        self.unpublish_from(world, &self.node_id).await
+    /// The driver's error.
+    pub async fn unpublish(&self, clients: &impl Csi) -> Result<(), Status> {
+        self.unpublish_from(clients, &self.node_id).await
     }
 
     /// `ControllerUnpublishVolume` from any node.
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn unpublish_from(&self, world: &impl Csi, node_id: &str) -> Result<(), Status> {
+    /// The driver's error.
+    pub async fn unpublish_from(&self, clients: &impl Csi, node_id: &str) -> Result<(), Status> {
         let request = csi::ControllerUnpublishVolumeRequest {
             volume_id: self.id.clone(),
             node_id: node_id.to_owned(),
             ..csi::ControllerUnpublishVolumeRequest::default()
         };
-        world
+        clients
             .controller()
             .controller_unpublish_volume(request)
             .await
             .map(drop)
     }
 
-    /// From a mounted volume back to nothing but the LUN.
+    /// Node-unpublishes, unstages and unpublishes: only the LUN is left.
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn detach(&self, world: &impl Csi) -> Result<(), Status> {
-        self.node_unpublish(world).await?;
-        self.unstage(world).await?;
-        self.unpublish(world).await
+    /// The driver's error.
+    pub async fn detach(&self, clients: &impl Csi) -> Result<(), Status> {
+        self.node_unpublish(clients).await?;
+        self.unstage(clients).await?;
+        self.unpublish(clients).await
     }
 
     /// `DeleteVolume`.
     ///
     /// # Errors
-    /// The driver's.
-    pub async fn delete(&self, world: &impl Csi) -> Result<(), Status> {
+    /// The driver's error.
+    pub async fn delete(&self, clients: &impl Csi) -> Result<(), Status> {
         let request = csi::DeleteVolumeRequest {
             volume_id: self.id.clone(),
             ..csi::DeleteVolumeRequest::default()
         };
-        world.controller().delete_volume(request).await.map(drop)
+        clients.controller().delete_volume(request).await.map(drop)
     }
 
-    /// The device on the node that stands for the LUN.
+    /// The block device of the LUN on the node.
     ///
     /// # Errors
-    /// It is not attached.
-    pub fn device(&self, world: &TestCluster) -> Result<PathBuf> {
-        world
+    /// The volume is not attached.
+    pub fn device(&self, cluster: &TestCluster) -> Result<PathBuf> {
+        cluster
             .initiator()?
             .device(self.publish_context.get("iqn").context("not published")?)
     }
 
-    /// The device has `size` bytes, and so has what is on it, but for what it cannot use.
+    /// Checks that the device has `size` bytes, and that its file system fills it.
     ///
     /// # Errors
-    /// It has not.
-    pub fn must_have(&self, world: &TestCluster, size: i64) -> Result<()> {
-        let (size, device) = (size.unsigned_abs(), self.device(world)?);
-        let is = device_bytes(&device)?;
-        ensure!(is == size, "{} is {is} bytes, not {size}", device.display());
+    /// One of them has another size.
+    pub fn must_have(&self, cluster: &TestCluster, size: i64) -> Result<()> {
+        let (size, device) = (size.unsigned_abs(), self.device(cluster)?);
+        let found = device_bytes(&device)?;
+        ensure!(
+            found == size,
+            "{} has {found} bytes, not {size}",
+            device.display()
+        );
         if let Content::Fs(fs) = self.content {
             let claimed = inspect::claimed(fs, &self.staging, &device)?;
             ensure!(
                 claimed <= size && size - claimed < inspect::unusable(fs),
-                "the {fs} is {claimed} bytes on a device of {size}"
+                "the {fs} has {claimed} bytes on a device of {size}"
             );
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! File systems and devices as a person would look at them: with the system's own tools, never with the driver's code.
+//! File systems and devices, read and written with the system's own tools, never with the driver's code.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::harness::process;
 
-/// A device's size in bytes, as the kernel has it.
+/// A device's size in bytes, from the kernel.
 ///
 /// # Errors
 /// `blockdev` fails.
@@ -22,7 +22,7 @@ pub fn device_bytes(device: &Path) -> Result<u64> {
     )
 }
 
-/// The size of the file system mounted at `path`, in bytes, as `df` has it.
+/// The size of the file system mounted at `path`, in bytes, from `df`.
 ///
 /// # Errors
 /// `df` fails.
@@ -38,7 +38,7 @@ pub fn fs_bytes(path: &Path) -> Result<u64> {
     Ok(table
         .lines()
         .last()
-        .context("df says nothing")?
+        .context("df printed nothing")?
         .trim()
         .parse()?)
 }
@@ -61,7 +61,7 @@ pub fn fs_type(path: &Path) -> Result<String> {
     .to_owned())
 }
 
-/// Writes `bytes` of pseudo-random data (from `seed`) to a file or device, syncs it and answers its SHA-256.
+/// Writes `bytes` of pseudo-random data (from `seed`) to a file or device, syncs it and returns its SHA-256.
 ///
 /// # Errors
 /// The write fails.
@@ -86,7 +86,7 @@ pub fn fill(path: &Path, bytes: u64, seed: u64) -> Result<String> {
     Ok(hex::encode(hasher.finalize()))
 }
 
-/// The SHA-256 of the first `bytes` of a file or device, read from the disk and not from memory.
+/// The SHA-256 of the first `bytes` of a file or device, read from the disk, not from the page cache.
 ///
 /// # Errors
 /// The read fails.

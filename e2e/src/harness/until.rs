@@ -1,4 +1,4 @@
-//! Waiting: on a condition, with a bound, naming what was seen last.
+//! Waits for a condition, with a timeout; a failure names the last value that was seen.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -7,14 +7,14 @@ use anyhow::{Result, bail};
 
 /// How long anything in the harness may take to come up or go away.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between two looks: at first, and after a long wait.
+/// Between two probes: at first, and after a long wait.
 const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Looks at the world with `probe` until `holds` accepts what is seen.
+/// Calls `probe` until `holds` accepts its value.
 ///
 /// # Errors
-/// The probe's own, at once; or the last thing seen, after [`PATIENCE`].
+/// The probe fails, or [`DEFAULT_TIMEOUT`] is over; names the last value.
 pub async fn until<T: Debug>(
     what: &str,
     probe: impl AsyncFnMut() -> Result<T>,
@@ -23,12 +23,12 @@ pub async fn until<T: Debug>(
     until_within(DEFAULT_TIMEOUT, what, probe, holds).await
 }
 
-/// The same with a patience of the caller's own.
+/// Like [`until`], with another timeout.
 ///
 /// # Errors
-/// The probe's own, at once; or the last thing seen, after `patience`.
+/// The probe fails, or the timeout is over; names the last value.
 pub async fn until_within<T: Debug>(
-    patience: Duration,
+    timeout: Duration,
     what: &str,
     mut probe: impl AsyncFnMut() -> Result<T>,
     holds: impl Fn(&T) -> bool,
@@ -40,10 +40,10 @@ pub async fn until_within<T: Debug>(
             return Ok(seen);
         }
         let waited = started.elapsed();
-        if waited > patience {
-            bail!("waited {patience:?} for: {what}; last seen: {seen:?}");
+        if waited > timeout {
+            bail!("waited {timeout:?} for: {what}; last seen: {seen:?}");
         }
-        // Whoever looks all the time takes the processor from those it waits for.
+        // Polling all the time would take the processor from the processes that are waited for.
         tokio::time::sleep((waited / 10).clamp(PAUSE, LONGEST_PAUSE)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A pod at work: writes, and verifies what it reads, until it is told to stop.
+//! A pod that writes continuously and verifies what it reads, until it is stopped.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -15,65 +15,69 @@ use anyhow::{Result, anyhow, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 const RECORD: usize = 64 << 10;
-/// Records are written round and round, so that a long story does not fill a disk.
+/// The file is a ring of records, so that a long test does not fill a disk.
 const RECORDS: u64 = 4096;
-/// Of so many more records one at least was begun, and one verified, afterwards.
+/// After this many more records, at least one was begun and verified after the count started.
 pub const MORE: u64 = 3;
-/// Between two records.
-const LONGEST_PAUSE: Duration = Duration::from_millis(150);
+/// The longest pause between two records.
+const MAX_PAUSE: Duration = Duration::from_millis(150);
 
-/// A pod at work.
+/// A writing pod.
 #[derive(Debug)]
 pub struct Writer {
-    done: Arc<Done>,
+    counters: Arc<Counters>,
     stop: Sender<()>,
     thread: JoinHandle<io::Result<()>>,
 }
 
-/// What came of its work.
+/// Counters of a writer.
 #[derive(Debug, Default)]
-struct Done {
+struct Counters {
     written: AtomicU64,
     full: AtomicU64,
 }
 
 impl Writer {
-    /// Starts one in `file`, a file or a device, from its beginning.
+    /// Starts a writer on `file`, a file or a device, at offset 0.
     ///
     /// # Errors
     /// The file cannot be opened.
     pub fn start(file: &Path) -> Result<Self> {
         let (stop, stopped) = channel();
-        let done = Arc::new(Done::default());
+        let counters = Arc::new(Counters::default());
         let open = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(file)?;
-        let shared = done.clone();
+        let shared = counters.clone();
         let thread = thread::spawn(move || work(&open, &shared, &stopped));
-        Ok(Self { done, stop, thread })
+        Ok(Self {
+            counters,
+            stop,
+            thread,
+        })
     }
 
-    /// Records written so far.
+    /// The number of records written so far.
     pub fn written(&self) -> u64 {
-        self.done.written.load(Ordering::Relaxed)
+        self.counters.written.load(Ordering::Relaxed)
     }
 
-    /// It has ended, though nobody stopped it.
+    /// It has ended with an error.
     pub fn has_failed(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// Waits until it has written and verified something more.
+    /// Waits until it has written and verified more records.
     ///
     /// # Errors
     /// It does not, or has failed.
     pub async fn must_go_on(&self) -> Result<()> {
-        let before = self.done.written.load(Ordering::Relaxed);
-        let look = async || Ok(self.done.written.load(Ordering::Relaxed));
-        until("the writer writes", look, |now| {
+        let before = self.counters.written.load(Ordering::Relaxed);
+        let read = async || Ok(self.counters.written.load(Ordering::Relaxed));
+        until("the writer writes", read, |now| {
             *now >= before + MORE || self.thread.is_finished()
         })
         .await?;
@@ -81,14 +85,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits until it has met the end of the disk once more.
+    /// Waits until it meets `ENOSPC` again.
     ///
     /// # Errors
     /// It does not, or has failed.
     pub async fn must_be_stuck(&self) -> Result<()> {
-        let before = self.done.full.load(Ordering::Relaxed);
-        let look = async || Ok(self.done.full.load(Ordering::Relaxed));
-        until("the writer meets a full disk", look, |now| {
+        let before = self.counters.full.load(Ordering::Relaxed);
+        let read = async || Ok(self.counters.full.load(Ordering::Relaxed));
+        until("the writer meets a full disk", read, |now| {
             *now > before + 1 || self.thread.is_finished()
         })
         .await?;
@@ -96,10 +100,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends it. Fails when it has ever read what it did not write, or an error other than a full disk.
+    /// Stops it, and checks that it never read anything but what it wrote, and met no error but a full disk.
     ///
     /// # Errors
-    /// It has.
+    /// It did.
     pub fn stop(self) -> Result<()> {
         drop(self.stop);
         let ended = self
@@ -110,17 +114,17 @@ impl Writer {
     }
 }
 
-fn work(file: &File, done: &Done, stopped: &Receiver<()>) -> io::Result<()> {
+fn work(file: &File, counters: &Counters, stopped: &Receiver<()>) -> io::Result<()> {
     for round in 0_u64.. {
         let started = Instant::now();
         loop {
             match file
-                .write_all_at(&record(round), place(round))
+                .write_all_at(&record(round), offset_of(round))
                 .and_then(|()| file.sync_data())
             {
                 Ok(()) => break,
                 Err(full) if full.kind() == ErrorKind::StorageFull => {
-                    done.full.fetch_add(1, Ordering::Relaxed);
+                    counters.full.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error) => return Err(error),
             }
@@ -129,11 +133,11 @@ fn work(file: &File, done: &Done, stopped: &Receiver<()>) -> io::Result<()> {
                 return Ok(());
             }
         }
-        done.written.fetch_add(1, Ordering::Relaxed);
+        counters.written.fetch_add(1, Ordering::Relaxed);
         verify(file, round / 2)?;
         verify(file, round)?;
-        // A pod among others: what is tested needs the processor, too.
-        let pause = (2 * started.elapsed()).min(LONGEST_PAUSE);
+        // Leave processor time to what is tested.
+        let pause = (2 * started.elapsed()).min(MAX_PAUSE);
         if stopped.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
             return Ok(());
         }
@@ -141,21 +145,21 @@ fn work(file: &File, done: &Done, stopped: &Receiver<()>) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a record back from the disk, unless a later one has taken its place.
+/// Reads a record back from the disk, unless a later one has overwritten it.
 fn verify(file: &File, round: u64) -> io::Result<()> {
     posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     let mut read = vec![0; RECORD];
-    file.read_exact_at(&mut read, place(round))?;
-    let told = u64::from_le_bytes(read[..8].try_into().expect("8 bytes"));
-    if told % RECORDS != round % RECORDS || read != record(told) {
+    file.read_exact_at(&mut read, offset_of(round))?;
+    let found = u64::from_le_bytes(read[..8].try_into().expect("8 bytes"));
+    if found % RECORDS != round % RECORDS || read != record(found) {
         return Err(io::Error::other(format!(
-            "record {round} is not what was written"
+            "record {round} differs from what was written"
         )));
     }
     Ok(())
 }
 
-fn place(round: u64) -> u64 {
+fn offset_of(round: u64) -> u64 {
     (round % RECORDS) * RECORD as u64
 }
 

@@ -1,12 +1,12 @@
-//! PURE: the lines of shell that stand in the place of a program.
+//! PURE: the shell script that replaces a host program.
 
 use std::path::Path;
 
 use crate::testbed::CommandFault;
 
-/// How a gate calls a failure.
-pub(super) fn word(failing: CommandFault) -> &'static str {
-    match failing {
+/// The name of a fault in the fault files.
+pub(super) fn fault_name(fault: CommandFault) -> &'static str {
+    match fault {
         CommandFault::Fails => "fails",
         CommandFault::FailsAfterwards => "fails-afterwards",
         CommandFault::Hangs => "hangs",
@@ -16,38 +16,38 @@ pub(super) fn word(failing: CommandFault) -> &'static str {
     }
 }
 
-/// The gate of `program`, which is `real`. It ends by itself when the trap's folder is gone, however that came. What it
-/// starts meets no other gate: it has the `path` of everybody else.
-pub(super) fn script(trap: &Path, real: &Path, program: &str, path: &str) -> String {
+/// The wrapper script of `program`; the program itself is `real`. A held script ends by itself once the interceptor's `folder` is
+/// gone, for whatever reason. The script runs `real` with the original `path`, so commands that it starts are not wrapped.
+pub(super) fn script(folder: &Path, real: &Path, program: &str, path: &str) -> String {
     SCRIPT
-        .replace("@TRAP@", &trap.to_string_lossy())
+        .replace("@FOLDER@", &folder.to_string_lossy())
         .replace("@REAL@", &real.to_string_lossy())
         .replace("@PROGRAM@", program)
         .replace("@PATH@", path)
 }
 
-// A hang is short, and ends as the driver's deadline would end it: by SIGKILL. In full it takes 15 s to 180 s.
+// A hang is short, and ends as the driver's deadline would end it: by SIGKILL. The real deadlines are 15 s to 180 s.
 const SCRIPT: &str = r#"#!/bin/sh
-trap='@TRAP@' real='@REAL@' PATH='@PATH@' CSI_GATE='@TRAP@'
+folder='@FOLDER@' real='@REAL@' PATH='@PATH@' CSI_GATE='@FOLDER@'
 export PATH CSI_GATE
 line="@PROGRAM@ $*"
-[ -d "$trap" ] && echo "$$ $line" >>"$trap/journal"
-# All nodes are on one kernel, and xfs refuses another disk with the UUID of one that is mounted: a LUN that was taken away.
+[ -d "$folder" ] && echo "$$ $line" >>"$folder/journal"
+# All nodes share one kernel, and xfs refuses a second disk with the UUID of a mounted one: the disk of an unpublished LUN.
 case $line in "mount -t xfs "*) set -- -o nouuid "$@" ;; esac
 
-# The command, as a fault wants it.
+# Runs the command, with the first injected fault that matches it.
 run() {
-  for fault in "$trap"/faults/*; do
+  for fault in "$folder"/faults/*; do
     [ -e "$fault" ] || break
-    read -r failing part <"$fault" || continue
+    read -r kind part <"$fault" || continue
     case $line in *"$part"*) ;; *) continue ;; esac
     case $fault in
       *.always) ;;
       *) rm "$fault" 2>/dev/null || continue ;;
     esac
-    echo "$failing $line" >>"$trap/hits"
-    case $failing in
-      fails) echo "it fails, as a fault says" >&2; return 1 ;;
+    echo "$kind $line" >>"$folder/hits"
+    case $kind in
+      fails) echo "injected fault" >&2; return 1 ;;
       fails-afterwards) "$real" "$@"; return 1 ;;
       hangs) sleep 0.3; return 137 ;;
       hangs-afterwards) "$real" "$@"; sleep 0.3; return 137 ;;
@@ -61,39 +61,39 @@ run() {
   "$real" "$@"
 }
 
-if ! [ -e "$trap/left" ]; then
-  for fault in "$trap"/faults/*; do
+if ! [ -e "$folder/left" ]; then
+  for fault in "$folder"/faults/*; do
     [ -e "$fault" ] || exec "$real" "$@"
     run "$@"; exit
   done
 fi
-read -r left <"$trap/left"
+read -r left <"$folder/left"
 case $left in
   1 | @PROGRAM@) ;;
   *[!0-9]*) run "$@"; exit ;;
-  *) echo $((left - 1)) >"$trap/left"; run "$@"; exit ;;
+  *) echo $((left - 1)) >"$folder/left"; run "$@"; exit ;;
 esac
-rm "$trap/left"
-read -r when act <"$trap/when"
+rm "$folder/left"
+read -r when action <"$folder/when"
 case $when in
   before) ;;
   after) run "$@" ;;
   *)
     "$real" "$@" & sleep "$when"
-    # What a kill leaves of an ext4 that is being resized unmounted takes a person (design.md#node-expansion-is-always-required).
+    # An ext4 whose offline resize is killed needs manual repair (design.md#node-expansion-is-always-required).
     case $line in resize2fs*) ;; *) kill -9 $! ;; esac
-    # A container that ends does not start again before all its processes have gone.
+    # A container is not restarted before all its processes have ended.
     wait $! ;;
 esac
-if [ "$act" = kill ]; then
-  # The driver is who has started this.
-  echo "$line" >"$trap/tripped.new"
-  mv "$trap/tripped.new" "$trap/tripped"
+if [ "$action" = kill ]; then
+  # The parent is the driver.
+  echo "$line" >"$folder/crashed.new"
+  mv "$folder/crashed.new" "$folder/crashed"
   kill -9 $PPID
   exit 137
 fi
-echo "$$ @PROGRAM@" >"$trap/held.new"
-mv "$trap/held.new" "$trap/held"
-while [ -d "$trap" ] && [ ! -e "$trap/go" ]; do sleep 0.05; done
-[ -d "$trap" ] && [ "$when" = before ] && exec "$real" "$@"
+echo "$$ @PROGRAM@" >"$folder/held.new"
+mv "$folder/held.new" "$folder/held"
+while [ -d "$folder" ] && [ ! -e "$folder/go" ]; do sleep 0.05; done
+[ -d "$folder" ] && [ "$when" = before ] && exec "$real" "$@"
 "#;

@@ -1,13 +1,13 @@
-//! What a NAS has besides the driver's own, what it says of itself, and what people do there. Pure: the values and how they
-//! are drawn. None of it may make a difference to a volume, but where its description says so.
+//! The environment of the driver: foreign objects on the NAS, the statuses that it reports, and manual edits in SAN Manager.
+//! Pure: the values and their proptest strategies. Unless its description says otherwise, none of it may affect a volume.
 
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// Words that healthy LUNs say. The last is in no list.
-const LUN_WORDS: [&str; 6] = [
+/// Statuses of healthy LUNs. The last one is unknown to the driver.
+const LUN_STATUSES: [&str; 6] = [
     "normal",
     "soft_limit_reach",
     "hard_limit_reach",
@@ -16,8 +16,8 @@ const LUN_WORDS: [&str; 6] = [
     "a_word_of_tomorrow",
 ];
 
-/// Words that were recorded of volumes of NASes that run (`dsm-sim/docs/knobs.md`). The last is in no list.
-const VOLUME_WORDS: [&str; 11] = [
+/// Statuses that were recorded of volumes of running NASes (`dsm-sim/docs/knobs.md`). The last one is unknown to the driver.
+const VOLUME_STATUSES: [&str; 11] = [
     "normal",
     "attention",
     "has_acceptable_disk",
@@ -31,16 +31,16 @@ const VOLUME_WORDS: [&str; 11] = [
     "a_word_of_tomorrow",
 ];
 
-/// What a NAS lists besides, and the words that it has for what is well. It lasts, and nothing is different.
+/// Foreign objects and healthy statuses. Permanent, and without effect on any call's result.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Environment {
-    /// Rows of others stand in all lists, and fit no client's types.
+    /// All lists contain foreign rows that do not match the client's types.
     pub odd_rows: bool,
-    /// What all LUNs say.
+    /// The `status` of all LUNs.
     pub lun: String,
-    /// What both volumes say.
+    /// The `status` of both volumes.
     pub volume: String,
-    /// The NAS tells how long it has been up. Where it does not, whatever is proven takes a minute.
+    /// The NAS reports its uptime. If it does not, each confirmation that an object is absent takes a minute.
     pub up_time_shown: bool,
 }
 
@@ -62,14 +62,14 @@ impl Default for Environment {
     }
 }
 
-/// Why nobody can tell from its lists what a NAS has. It lasts until somebody has asked in vain for the second time.
+/// Why the lists of the NAS cannot be trusted. Lasts until the CO has failed a call twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum HiddenLists {
-    /// Rows stand in them that do not tell whose they are.
+    /// Some rows have no name.
     Nameless,
-    /// The rows of LUNs and targets lack something that no client can do without.
+    /// The rows of LUNs and targets lack a field that every client needs.
     Cut,
-    /// The second volume has crashed: LUNs that are in no list may lie there. None of the driver's do.
+    /// The second volume has crashed: it may hold LUNs that are not listed. None of the driver's do.
     Crashed,
 }
 
@@ -80,18 +80,18 @@ impl HiddenLists {
     }
 }
 
-/// What a person does to a volume's LUN in SAN Manager.
+/// A manual edit of a volume's LUN in SAN Manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ManualEdit {
-    /// Gives it another name.
+    /// Renames it.
     Rename,
-    /// Writes around what stands in its description, or takes that away again.
+    /// Adds text before and after the owner tag in its description, or removes that text again.
     Describe,
-    /// Writes over its description, and later back what a refusal says.
+    /// Overwrites its description, and later restores the owner tag as the driver's error message says.
     Unmark,
     /// Takes a snapshot.
     Snapshot {
-        /// And locks it. It goes before the volume does: who has locked it takes it away.
+        /// Locks it. A locked snapshot is deleted by hand before the volume is deleted.
         locked: bool,
     },
 }
@@ -99,8 +99,8 @@ pub enum ManualEdit {
 pub(super) fn environment() -> impl Strategy<Value = Environment> {
     let shown = prop_oneof![3 => Just(true), 1 => Just(false)];
     let odd = prop_oneof![4 => Just(true), 1 => Just(false)];
-    let words = (select(&LUN_WORDS[..]), select(&VOLUME_WORDS[..]));
-    (odd, words, shown).prop_map(|(odd_rows, (lun, volume), up_time_shown)| Environment {
+    let statuses = (select(&LUN_STATUSES[..]), select(&VOLUME_STATUSES[..]));
+    (odd, statuses, shown).prop_map(|(odd_rows, (lun, volume), up_time_shown)| Environment {
         odd_rows,
         lun: lun.to_owned(),
         volume: volume.to_owned(),

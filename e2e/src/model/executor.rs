@@ -1,4 +1,4 @@
-//! Takes steps on a plane, and repeats calls as a CO does: until they have come to what is due.
+//! Runs steps on a test bed, and retries calls as a CO does, until the expected result.
 
 mod repeat;
 mod single;
@@ -21,21 +21,21 @@ use crate::harness::test_volume::{TestVolume, create_request};
 use crate::testbed::{HostFault, Observation, Process, SECRET_PREFIX, SHRINK_REFUSED, TestBed};
 use crate::{GIB, MIB};
 
-/// Far more tries than there are mishaps in a sequence.
+/// Far more tries than there are faults in a sequence.
 pub(super) const TRIES: usize = 60;
-/// Between the first two of them; it doubles as a sidecar's does, up to a minute.
+/// Between the first two tries; it doubles up to a minute, as a sidecar's backoff does.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
-/// Nothing that was begun is still under way after this, and a NAS has been up for long enough to be believed.
+/// After this time nothing is still in progress, and the uptime of the NAS is long enough to be trusted.
 const SETTLED: Duration = Duration::from_secs(1200);
-const NEVER_MADE: &str = "nas1/00000000-0000-4000-8000-000000000000";
-/// LUNs of somebody else's; the last has the name that the driver would choose for `pvc-9`.
+const NONEXISTENT_ID: &str = "nas1/00000000-0000-4000-8000-000000000000";
+/// Foreign LUNs; the last one has the name that the driver would choose for `pvc-9`.
 const FOREIGN: [&str; 3] = ["finance", "csi-not-ours", "csi-pvc-9"];
-/// More than a NAS of a plane has.
+/// More bytes than a NAS of a test bed has.
 const BEYOND: i64 = 4 << 40;
-/// The CHAP password of every publication of volume 1. It must not be seen anywhere but in records and at the NAS.
+/// The CHAP password of every publication of volume 1. It must be visible only in node records and on the NAS.
 const SECRET: &str = "planted-chap";
 
-/// What was answered; equal answers are equal promises.
+/// The answer to a successful call; repeating the call must return an equal one.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Answer {
     Volume(csi::Volume),
@@ -44,14 +44,14 @@ pub(super) enum Answer {
     Done,
 }
 
-/// What a sequence came to.
+/// Counters of a sequence.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
-    /// CSI calls, repetitions included.
+    /// CSI calls, retries included.
     pub calls: usize,
-    /// Processes that have died of one of their effects.
+    /// Crashes of processes at one of their effects.
     pub deaths: usize,
-    /// Faults of commands that were met.
+    /// Commands that were hit by a fault.
     pub hits: usize,
 }
 
@@ -63,105 +63,102 @@ impl AddAssign for Tally {
     }
 }
 
-/// A CO that keeps a book.
+/// A CO that runs steps and keeps a reference model.
 #[derive(Debug)]
 pub struct Executor<'a, P> {
     pub(super) bed: &'a mut P,
     pub(super) model: ReferenceModel,
-    /// Also of volumes that are gone.
+    /// Deleted volumes too.
     pub(super) volumes: BTreeMap<u8, TestVolume>,
-    /// What the driver logs in with.
+    /// The password that the driver logs in with.
     pub(super) password: String,
     /// How often the password was changed.
     pub(super) rotations: u32,
     pub(super) foreign: Observation,
     pub(super) node_ids: Vec<String>,
-    /// Two calls were made at a time, and only one of them is in the book yet.
-    beside: bool,
-    /// A step that is a story is being told: the book says what will be.
+    /// A step has made two calls concurrently, and only one of them is in the model yet.
+    concurrent: bool,
+    /// A scenario is running: the model already has its final state.
     pub(super) in_scenario: bool,
     pub(super) environment: EnvironmentState,
-    /// What the driver has said of its failures.
-    pub(super) said: Vec<String>,
+    /// The messages of all errors that the driver returned.
+    pub(super) messages: Vec<String>,
     tally: Tally,
 }
 
 impl<'a, P: TestBed> Executor<'a, P> {
-    /// Takes its seat at a fresh plane.
+    /// Starts on a fresh test bed and adds the foreign objects.
     ///
     /// # Errors
-    /// The plane is not in order.
-    pub async fn start(plane: &'a mut P) -> Result<Self> {
+    /// The test bed does not answer.
+    pub async fn start(bed: &'a mut P) -> Result<Self> {
         for name in FOREIGN {
-            add_foreign_objects(plane, name).await?;
+            add_foreign_objects(bed, name).await?;
         }
         let mut node_ids = Vec::new();
-        for node in 0..plane.nodes() {
+        for node in 0..bed.nodes() {
             let info = csi::NodeGetInfoRequest {};
-            let answer = plane.clients(0, node).node().node_get_info(info).await?;
+            let answer = bed.clients(0, node).node().node_get_info(info).await?;
             node_ids.push(answer.into_inner().node_id);
         }
-        let foreign = plane.observe().await?;
+        let foreign = bed.observe().await?;
         Ok(Self {
-            bed: plane,
+            bed,
             model: ReferenceModel::default(),
             volumes: BTreeMap::new(),
             rotations: 0,
             foreign,
             node_ids,
-            beside: false,
+            concurrent: false,
             in_scenario: false,
             environment: EnvironmentState::default(),
             password: crate::harness::nas::PASSWORD.to_owned(),
-            said: Vec::new(),
+            messages: Vec::new(),
             tally: Tally::default(),
         })
     }
 
-    /// Takes a step, and looks at everything.
+    /// Runs a step, then checks all invariants.
     ///
     /// # Errors
-    /// A property does not hold.
+    /// An invariant is violated.
     pub async fn run_step(&mut self, step: &Step) -> Result<()> {
-        let acts = self.model.calls_of(step);
+        let rpcs = self.model.calls_of(step);
         if let Step::GrowConcurrently {
             volume,
             mib,
-            call: act,
+            call: rpc,
         } = step
         {
-            self.run_concurrently(*volume, *mib, *act).await?;
-            self.beside = true;
+            self.run_concurrently(*volume, *mib, *rpc).await?;
+            self.concurrent = true;
         }
-        for (volume, act) in acts {
-            let (how, controller) = if let Step::Call {
-                delivery: how,
+        for (volume, rpc) in rpcs {
+            let (delivery, controller) = if let Step::Call {
+                delivery,
                 controller,
                 ..
             } = step
             {
-                (*how, *controller)
+                (*delivery, *controller)
             } else {
                 (Delivery::Once, 0)
             };
-            self.call_until_stable(volume, act, how, controller, TRIES)
+            self.call_until_stable(volume, rpc, delivery, controller, TRIES)
                 .await
-                .with_context(|| format!("{act:?}"))?;
+                .with_context(|| format!("{rpc:?}"))?;
         }
-        self.beside = false;
+        self.concurrent = false;
         match step {
             Step::Write { volume } => self.write(*volume)?,
             Step::Fence { volume } => self.fence(*volume).await?,
-            Step::Away {
-                volume,
-                absence: how,
-            } => {
+            Step::Away { volume, absence } => {
                 self.in_scenario = true;
-                self.use_elsewhere(*volume, *how).await?;
+                self.use_elsewhere(*volume, *absence).await?;
                 self.in_scenario = false;
             }
             Step::Race { volume } => self.race_publish(*volume).await?,
-            Step::Fault(mishap) => self.inject(mishap).await?,
+            Step::Fault(fault) => self.inject(fault).await?,
             Step::Restart { node } => self.bed.restart(process(*node)).await?,
             Step::Reboot { node } => {
                 self.bed.reboot(*node).await?;
@@ -179,8 +176,8 @@ impl<'a, P: TestBed> Executor<'a, P> {
             Step::ChangeClientAddress => {
                 self.bed.post_control("/sessions/move", json!({})).await?;
             }
-            Step::ChangeEnvironment(surroundings) => self.change_environment(surroundings).await?,
-            Step::HideLists(blindness) => self.hide_lists(*blindness).await?,
+            Step::ChangeEnvironment(environment) => self.change_environment(environment).await?,
+            Step::HideLists(hidden_lists) => self.hide_lists(*hidden_lists).await?,
             Step::EditByHand { volume, what } => self.edit_by_hand(*volume, *what).await?,
             Step::WriteForeignData { volume } => self.write_foreign_data(*volume)?,
             Step::MakeUnresizable { volume } => self.make_unresizable(*volume)?,
@@ -197,19 +194,19 @@ impl<'a, P: TestBed> Executor<'a, P> {
         self.check_invariants().await
     }
 
-    /// Everything must be as the book has it.
+    /// Compares the observed state with the model.
     ///
     /// # Errors
-    /// It is not.
+    /// They differ.
     pub async fn check_invariants(&self) -> Result<()> {
         let seen = self.bed.observe().await?;
         check(&self.model, &self.volumes, &self.foreign, self.bed, &seen)
     }
 
-    /// Without faults everything is answered after at most one repetition; then all is taken away, and nothing is left.
+    /// Clears all faults, deletes all volumes with at most one retry per call, and checks that nothing is left.
     ///
     /// # Errors
-    /// A property does not hold.
+    /// An invariant is violated.
     pub async fn finish(mut self) -> Result<Tally> {
         self.bed.clear_faults().await?;
         self.restart_crashed().await?;
@@ -217,63 +214,68 @@ impl<'a, P: TestBed> Executor<'a, P> {
         self.bed.pause(SETTLED).await;
         self.list(2).await?;
         self.remove_all().await?;
-        self.check_invariants().await.context("in the end")?;
+        self.check_invariants().await.context("at the end")?;
         self.ensure_no_violations().await?;
         self.tally.hits = self.bed.fault_hits()?;
         Ok(self.tally)
     }
 
-    /// What it has said and asked, whatever came of it.
+    /// Checks all error messages and the journal: no leaked secret, no LUN shrunk, no foreign object changed.
     async fn ensure_no_violations(&self) -> Result<()> {
-        let told = self.said.iter().find(|text| text.contains(SECRET_PREFIX));
-        ensure!(told.is_none(), "a secret is told: {told:?}");
+        let leaked = self
+            .messages
+            .iter()
+            .find(|text| text.contains(SECRET_PREFIX));
+        ensure!(
+            leaked.is_none(),
+            "an error message leaks a secret: {leaked:?}"
+        );
         let refused = format!("-> Some({SHRINK_REFUSED})");
         let journal = self.bed.journal().await?;
         let shrunk = journal.iter().find(|line| line.contains(&refused));
-        ensure!(shrunk.is_none(), "a LUN was to shrink: {shrunk:?}");
-        self.must_have_kept_off(&journal)
+        ensure!(
+            shrunk.is_none(),
+            "the driver tried to shrink a LUN: {shrunk:?}"
+        );
+        self.ensure_foreign_untouched(&journal)
     }
 
-    /// The way back of every volume, with one repetition at most.
+    /// Detaches and deletes every volume with at most one retry per call.
     async fn remove_all(&mut self) -> Result<()> {
         for volume in self.model.volumes.keys().copied().collect::<Vec<_>>() {
             let node = self.model.volumes[&volume].published.unwrap_or(0);
-            for act in [
+            for rpc in [
                 CsiCall::NodeUnpublish,
                 CsiCall::Unstage,
                 CsiCall::Unpublish { node },
                 CsiCall::Delete,
             ] {
-                self.call_until_stable(volume, act, Delivery::Once, 0, 2)
+                self.call_until_stable(volume, rpc, Delivery::Once, 0, 2)
                     .await
-                    .with_context(|| format!("in the end, volume {volume}, {act:?}"))?;
+                    .with_context(|| format!("at the end, volume {volume}, {rpc:?}"))?;
             }
         }
         Ok(())
     }
 
-    async fn inject(&mut self, mishap: &Fault) -> Result<()> {
-        match mishap {
-            Fault::Nas {
-                call: on,
-                fault: trouble,
-                times,
-            } => {
-                let (api, method) = on.names();
+    async fn inject(&mut self, fault: &Fault) -> Result<()> {
+        match fault {
+            Fault::Nas { call, fault, times } => {
+                let (api, method) = call.names();
                 let rule =
-                    json!({"api": api, "method": method, "times": times, "fault": trouble.fault()});
+                    json!({"api": api, "method": method, "times": times, "fault": fault.fault()});
                 self.bed.post_control("/faults", rule).await.map(drop)
             }
             Fault::Host {
                 node,
                 command,
-                fault: failing,
+                fault,
                 times,
             } => self.bed.inject_fault(
                 *node,
                 HostFault {
                     command: command.clone(),
-                    fault: *failing,
+                    fault: *fault,
                     times: *times,
                 },
             ),
@@ -295,10 +297,10 @@ impl<'a, P: TestBed> Executor<'a, P> {
         self.bed.write(&self.volumes[&volume], node, data)
     }
 
-    /// Starts what has died again. Whether anything had.
+    /// Restarts crashed processes. Returns whether there were any.
     ///
     /// # Errors
-    /// It does not come up.
+    /// One does not come up.
     pub async fn restart_crashed(&mut self) -> Result<bool> {
         let dead = self.bed.crashed_processes();
         self.tally.deaths += dead.len();
@@ -308,10 +310,10 @@ impl<'a, P: TestBed> Executor<'a, P> {
         Ok(!dead.is_empty())
     }
 
-    /// What a CO does before a call.
-    pub(super) async fn prepare(&mut self, volume: u8, act: CsiCall) -> Result<()> {
-        if act == CsiCall::Delete {
-            self.unlock(volume).await?;
+    /// Prepares a call as a CO does.
+    pub(super) async fn prepare(&mut self, volume: u8, rpc: CsiCall) -> Result<()> {
+        if rpc == CsiCall::Delete {
+            self.delete_locked_snapshots(volume).await?;
         }
         if let (
             CsiCall::Publish { .. }
@@ -320,55 +322,60 @@ impl<'a, P: TestBed> Executor<'a, P> {
             | CsiCall::Delete
             | CsiCall::Unpublish { .. },
             None,
-        ) = (act, self.volumes.get(&volume))
+        ) = (rpc, self.volumes.get(&volume))
         {
-            let seat = self.bed.clients(0, 0);
-            let never = csi::Volume {
-                volume_id: NEVER_MADE.to_owned(),
+            let clients = self.bed.clients(0, 0);
+            let nonexistent = csi::Volume {
+                volume_id: NONEXISTENT_ID.to_owned(),
                 ..csi::Volume::default()
             };
-            let life =
-                TestVolume::of(&seat, "pvc-never", super::step::Kind::Ext4.content(), never)?;
-            self.volumes.insert(volume, life);
+            let test_volume = TestVolume::of(
+                &clients,
+                "pvc-nonexistent",
+                super::step::Kind::Ext4.content(),
+                nonexistent,
+            )?;
+            self.volumes.insert(volume, test_volume);
         }
-        if let (CsiCall::Stage, Some(life)) = (act, self.volumes.get(&volume)) {
+        if let (CsiCall::Stage, Some(test_volume)) = (rpc, self.volumes.get(&volume)) {
             let node = self.model.volumes[&volume].published.unwrap_or(0);
-            self.bed.clients(0, node).make_dir(&life.staging)?;
+            self.bed.clients(0, node).make_dir(&test_volume.staging)?;
         }
         Ok(())
     }
 
-    /// Writes down what has been achieved.
+    /// Records the result of a call.
     pub(super) fn record(
         &mut self,
         volume: u8,
-        act: CsiCall,
+        rpc: CsiCall,
         answer: Option<&Answer>,
     ) -> Result<()> {
-        let node = if let CsiCall::Publish { node } = act {
+        let node = if let CsiCall::Publish { node } = rpc {
             node
         } else {
             0
         };
         match answer {
             Some(Answer::Volume(made)) if !self.model.volumes.contains_key(&volume) => {
-                let CsiCall::Create { kind, .. } = act else {
-                    bail!("a volume was answered to {act:?}");
+                let CsiCall::Create { kind, .. } = rpc else {
+                    bail!("{rpc:?} returned a volume");
                 };
                 let old = self.volumes.get(&volume);
                 ensure!(
                     old.is_none_or(|old| old.id != made.volume_id),
-                    "{} was a volume before",
+                    "the id {} is reused",
                     made.volume_id
                 );
-                let seat = self.bed.clients(0, 0);
-                let mut life = TestVolume::of(&seat, &name(volume), kind.content(), made.clone())?;
+                let clients = self.bed.clients(0, 0);
+                let mut test_volume =
+                    TestVolume::of(&clients, &name(volume), kind.content(), made.clone())?;
                 if volume == 1 {
-                    life.secrets = [("username", "alice"), ("password", SECRET)]
+                    test_volume.secrets = [("username", "alice"), ("password", SECRET)]
                         .map(|(key, value)| (format!("node.session.auth.{key}"), value.to_owned()))
                         .into();
                 }
-                self.volumes.insert(volume, life);
+                self.volumes.insert(volume, test_volume);
             }
             Some(Answer::Volume(made)) => {
                 let id = &self.volumes[&volume].id;
@@ -380,36 +387,37 @@ impl<'a, P: TestBed> Executor<'a, P> {
                     .kubelet_dir(node)
                     .join("kubelet")
                     .join(name(volume));
-                let life = self.volumes.get_mut(&volume).context("published")?;
+                let test_volume = self.volumes.get_mut(&volume).context("published")?;
                 ensure!(
-                    context.get("uuid").is_some_and(|uuid| *uuid == life.uuid()),
+                    context
+                        .get("uuid")
+                        .is_some_and(|uuid| *uuid == test_volume.uuid()),
                     "{context:?} for {}",
-                    life.id
+                    test_volume.id
                 );
-                life.publish_context = context.clone().into_iter().collect();
-                life.node_id.clone_from(&self.node_ids[node]);
-                life.staging = folder.join("staging");
-                life.target = folder.join("target");
+                test_volume.publish_context = context.clone().into_iter().collect();
+                test_volume.node_id.clone_from(&self.node_ids[node]);
+                test_volume.staging = folder.join("staging");
+                test_volume.target = folder.join("target");
             }
             Some(Answer::Size(_) | Answer::Done) | None => {}
         }
-        self.model.apply_call(volume, act);
+        self.model.apply_call(volume, rpc);
         Ok(())
     }
 }
 
-/// Somebody else has a LUN, exports it at a target of his own, and has a snapshot that nobody may delete.
-async fn add_foreign_objects(plane: &impl TestBed, name: &str) -> Result<()> {
+/// Adds a foreign LUN with a target of its own and a locked snapshot.
+async fn add_foreign_objects(bed: &impl TestBed, name: &str) -> Result<()> {
     let lun = json!({"name": name, "size": 3 * GIB});
-    let uuid = plane.post_control("/luns", lun).await?["uuid"].take();
+    let uuid = bed.post_control("/luns", lun).await?["uuid"].take();
     let iqn = format!("iqn.2000-01.com.synology:somebody.{name}");
     let target = json!({"name": format!("of-{name}"), "iqn": iqn});
-    plane.post_control("/san/targets/create", target).await?;
+    bed.post_control("/san/targets/create", target).await?;
     let map = json!({"iqn": iqn, "lun_uuid": uuid});
-    plane.post_control("/san/targets/map", map).await?;
+    bed.post_control("/san/targets/map", map).await?;
     let snapshot = json!({"uuid": uuid, "name": "kept", "locked": true});
-    plane
-        .post_control("/san/luns/snapshot", snapshot)
+    bed.post_control("/san/luns/snapshot", snapshot)
         .await
         .map(drop)
 }
@@ -426,9 +434,9 @@ pub(super) fn transient(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Aborted)
 }
 
-/// The code of a failure that is due.
-pub(super) fn expected_codes(due: Expected) -> &'static [Code] {
-    match due {
+/// The status codes of an expected failure.
+pub(super) fn expected_codes(expected: Expected) -> &'static [Code] {
+    match expected {
         Expected::NotFound => &[Code::NotFound],
         Expected::Exists => &[Code::AlreadyExists],
         Expected::Refused => &[Code::FailedPrecondition],
@@ -437,14 +445,14 @@ pub(super) fn expected_codes(due: Expected) -> &'static [Code] {
     }
 }
 
-/// A success must be due, and with this size.
-pub(super) fn ensure_expected(answer: &Answer, due: Expected) -> Result<()> {
+/// A success must be expected, and have the expected size.
+pub(super) fn ensure_expected(answer: &Answer, expected: Expected) -> Result<()> {
     let size = match answer {
         Answer::Volume(volume) => Some(volume.capacity_bytes),
         Answer::Size(size) => Some(*size),
         Answer::Context(_) | Answer::Done => None,
     };
-    let meets = match due {
+    let matches = match expected {
         Expected::Done => size.is_none(),
         Expected::Size(wanted) => size == Some(wanted),
         Expected::NotFound
@@ -453,54 +461,74 @@ pub(super) fn ensure_expected(answer: &Answer, due: Expected) -> Result<()> {
         | Expected::TooMuch
         | Expected::Idle => false,
     };
-    ensure!(meets, "{due:?} is due, and it was answered {answer:?}");
+    ensure!(matches, "expected {expected:?}, got {answer:?}");
     Ok(())
 }
 
-/// One try.
+/// Makes a single CSI call.
 pub(super) async fn call(
-    seat: &impl Csi,
+    clients: &impl Csi,
     volume: u8,
-    life: Option<TestVolume>,
-    act: CsiCall,
+    test_volume: Option<TestVolume>,
+    rpc: CsiCall,
     node_id: &str,
     size: i64,
 ) -> Result<Answer, Status> {
-    if let CsiCall::Create { mib, kind } = act {
+    if let CsiCall::Create { mib, kind } = rpc {
         let mut request = create_request(&name(volume), mib * MIB, kind.content());
         if volume == 1 {
-            // Of a class that leaves it to the driver where volumes lie.
+            // A StorageClass without `location`: the driver chooses the NAS volume.
             request.parameters.remove("location");
         }
-        let answer = seat.controller().create_volume(request).await?.into_inner();
+        let answer = clients
+            .controller()
+            .create_volume(request)
+            .await?
+            .into_inner();
         return Ok(Answer::Volume(answer.volume.unwrap_or_default()));
     }
-    let life = life.ok_or_else(|| Status::internal("the harness knows no such volume"))?;
-    match act {
+    let test_volume =
+        test_volume.ok_or_else(|| Status::internal("no such volume in the harness"))?;
+    match rpc {
         CsiCall::Create { .. } => unreachable!("see above"),
-        CsiCall::Delete => life.delete(seat).await.map(|()| Answer::Done),
-        CsiCall::Expand { mib } => life.expand_lun(seat, mib * MIB).await.map(Answer::Size),
+        CsiCall::Delete => test_volume.delete(clients).await.map(|()| Answer::Done),
+        CsiCall::Expand { mib } => test_volume
+            .expand_lun(clients, mib * MIB)
+            .await
+            .map(Answer::Size),
         CsiCall::Publish { .. } => {
-            let context = life.publish_to(seat, node_id).await?;
+            let context = test_volume.publish_to(clients, node_id).await?;
             Ok(Answer::Context(context.into_iter().collect()))
         }
         CsiCall::Unpublish { .. } => {
-            life.unpublish_from(seat, node_id).await?;
+            test_volume.unpublish_from(clients, node_id).await?;
             Ok(Answer::Done)
         }
-        CsiCall::Stage => life.stage(seat).await.map(|()| Answer::Done),
-        CsiCall::ExpandTooFar => life.expand_lun(seat, BEYOND).await.map(Answer::Size),
-        CsiCall::NodePublish => life.node_publish(seat).await.map(|()| Answer::Done),
+        CsiCall::Stage => test_volume.stage(clients).await.map(|()| Answer::Done),
+        CsiCall::ExpandTooFar => test_volume
+            .expand_lun(clients, BEYOND)
+            .await
+            .map(Answer::Size),
+        CsiCall::NodePublish => test_volume
+            .node_publish(clients)
+            .await
+            .map(|()| Answer::Done),
         CsiCall::NodePublishReadonly => {
             let reader = TestVolume {
                 readonly: true,
-                ..life
+                ..test_volume
             };
-            reader.node_publish(seat).await.map(|()| Answer::Done)
+            reader.node_publish(clients).await.map(|()| Answer::Done)
         }
-        // A claim need not be of whole MiB, as LUNs are; what is answered is what there is.
-        CsiCall::NodeExpand => life.expand_on_node(seat, size - 1).await.map(Answer::Size),
-        CsiCall::NodeUnpublish => life.node_unpublish(seat).await.map(|()| Answer::Done),
-        CsiCall::Unstage => life.unstage(seat).await.map(|()| Answer::Done),
+        // A claim need not be a multiple of 1 MiB, as LUNs are; the answer is the real size.
+        CsiCall::NodeExpand => test_volume
+            .expand_on_node(clients, size - 1)
+            .await
+            .map(Answer::Size),
+        CsiCall::NodeUnpublish => test_volume
+            .node_unpublish(clients)
+            .await
+            .map(|()| Answer::Done),
+        CsiCall::Unstage => test_volume.unstage(clients).await.map(|()| Answer::Done),
     }
 }

@@ -1,5 +1,5 @@
-//! What a CO does where a plane cannot do all that a NAS and its nodes can. Nothing is left out: what is grown the one way
-//! instead of the other is judged the same.
+//! Replacement calls for a test bed that lacks a feature of a real NAS or node. Nothing is skipped: a volume that grows in
+//! another way must meet the same invariants.
 
 use super::executor::Executor;
 use super::reference_model::Volume;
@@ -8,24 +8,25 @@ use crate::harness::test_volume::Content;
 use crate::testbed::TestBed;
 
 impl<P: TestBed> Executor<'_, P> {
-    /// What has to be done before a call that replaces what a former registration of the node has left, where nobody waits for the
-    /// minute that it takes: the attacher detaches it first. And before one that grows a file system, on a plane where it cannot be grown while it is mounted:
-    /// it is unmounted and mounted again, which grows it too, and the call itself finds nothing to do.
-    pub(super) fn fallback_calls(&self, volume: u8, act: CsiCall) -> Vec<CsiCall> {
+    /// Calls to make before `rpc`. If it replaces the publication of a node's former registration, and the CO cannot wait the
+    /// minute that this takes, the attacher first detaches the volume. If it grows a file system that this test bed cannot grow
+    /// while it is mounted, the volume is unmounted and mounted again, which grows it too; the call itself then finds nothing to
+    /// do.
+    pub(super) fn fallback_calls(&self, volume: u8, rpc: CsiCall) -> Vec<CsiCall> {
         let Some(known) = self.model.volumes.get(&volume) else {
             return Vec::new();
         };
-        if let CsiCall::Publish { node } = act
+        if let CsiCall::Publish { node } = rpc
             && known.former
             && known.published == Some(node)
             && !self.waits_past_a_minute()
         {
             return vec![CsiCall::Unpublish { node }];
         }
-        if known.promised == known.size || !self.may_not_grow(known, act) {
+        if known.promised == known.size || !self.cannot_grow_online(known, rpc) {
             return Vec::new();
         }
-        let show = if known.readonly {
+        let publish = if known.readonly {
             CsiCall::NodePublishReadonly
         } else {
             CsiCall::NodePublish
@@ -35,17 +36,17 @@ impl<P: TestBed> Executor<'_, P> {
                 CsiCall::NodeUnpublish,
                 CsiCall::Unstage,
                 CsiCall::Stage,
-                show,
+                publish,
             ]
         } else {
             vec![CsiCall::Unstage, CsiCall::Stage]
         }
     }
 
-    /// True when a call that finds a grown LUN would have to grow its file system while it is mounted, and this plane cannot.
-    pub(super) fn may_not_grow(&self, known: &Volume, act: CsiCall) -> bool {
-        let grows = act == CsiCall::NodeExpand && known.node_published
-            || act == CsiCall::Stage && known.staged;
+    /// True if the call would have to grow a mounted file system, and this test bed cannot do that.
+    pub(super) fn cannot_grow_online(&self, known: &Volume, rpc: CsiCall) -> bool {
+        let grows = rpc == CsiCall::NodeExpand && known.node_published
+            || rpc == CsiCall::Stage && known.staged;
         match known.kind.content() {
             Content::Fs(fs) => grows && !self.bed.grows_online(fs),
             Content::Block => false,

@@ -1,4 +1,4 @@
-//! What can go wrong, and how often. Pure.
+//! The faults that a sequence can inject, and their weights. Pure.
 
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
@@ -8,12 +8,9 @@ use serde_json::{Value, json};
 use super::step::{NODES, process};
 use crate::testbed::{CommandFault, CrashTiming};
 
-/// A call of the NAS that something happens to.
+/// The Web API call that a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[expect(
-    missing_docs,
-    reason = "each is a method of the Web API, as it is spelt there"
-)]
+#[expect(missing_docs, reason = "the names of Web API methods")]
 pub enum NasCall {
     LunCreate,
     LunGet,
@@ -66,37 +63,37 @@ impl NasCall {
     }
 }
 
-/// What happens to it.
+/// A fault of the NAS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum NasFault {
-    /// Nothing is done, and the connection breaks.
+    /// The call is not executed, and the connection breaks.
     LoseCall,
-    /// All is done, and the connection breaks.
+    /// The call is executed, and the connection breaks.
     LoseReply,
-    /// It is refused with this code, before or after all was done.
+    /// The call is refused with this code, before or after it was executed.
     Refuse {
-        /// The code.
+        /// The DSM error code.
         code: u32,
-        /// All was done.
+        /// The call was executed.
         after: bool,
     },
-    /// All is done; half an answer comes.
+    /// The call is executed; the reply is truncated.
     Garble,
-    /// A page with this status comes.
+    /// An HTML page with this status is returned.
     Http {
-        /// The status.
+        /// The HTTP status.
         status: u16,
-        /// All was done.
+        /// The call was executed.
         after: bool,
     },
-    /// Nothing comes, until the driver gives up.
+    /// No reply, until the driver gives up.
     Hang,
-    /// All is done; the answer takes so many milliseconds.
+    /// The call is executed; the reply takes this many milliseconds.
     Delay(u64),
 }
 
 impl NasFault {
-    /// As dsm-sim calls it.
+    /// As JSON for dsm-sim's control API.
     pub fn fault(self) -> Value {
         match self {
             Self::LoseCall => json!({"kind": "lose_call"}),
@@ -114,11 +111,12 @@ impl NasFault {
     }
 }
 
-/// Codes that say nothing of what was done: unknown error, busy, no session, and the denials that may be wrong.
-const CODES: [u32; 6] = [100, 117, 119, 18_990_531, 18_990_710, 18_990_722];
+/// Codes that do not tell whether the call was executed: unknown error, busy, no session, and "not found" codes that may be
+/// wrong.
+const AMBIGUOUS_CODES: [u32; 6] = [100, 117, 119, 18_990_531, 18_990_710, 18_990_722];
 
-/// Denials of what is there: the ones that a driver is most tempted to believe.
-const DENIALS: [(NasCall, u32); 5] = [
+/// False "not found" replies for existing objects: the ones that a driver is most likely to trust.
+const FALSE_NOT_FOUND: [(NasCall, u32); 5] = [
     (NasCall::LunGet, 18_990_531),
     (NasCall::LunGet, 18_990_505),
     (NasCall::TargetGet, 18_990_710),
@@ -126,7 +124,7 @@ const DENIALS: [(NasCall, u32); 5] = [
     (NasCall::TargetDelete, 18_990_710),
 ];
 
-/// Parts of the commands that the node half runs, by which faults find them.
+/// Parts of the node service's command lines, to select commands for faults.
 pub const COMMANDS: [&str; 19] = [
     "iscsiadm",
     "-o new",
@@ -149,7 +147,7 @@ pub const COMMANDS: [&str; 19] = [
     "btrfs filesystem show",
 ];
 
-/// What faults call its own changes of files, and its looks at them.
+/// The names of the node service's own file accesses, to select them for faults.
 pub const FILE_ACCESSES: [&str; 10] = [
     "echo",
     "mkdir",
@@ -163,72 +161,68 @@ pub const FILE_ACCESSES: [&str; 10] = [
     "read /",
 ];
 
-/// Something that is arranged and happens later.
+/// A fault that is injected now and takes effect later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fault {
-    /// To calls of the NAS.
+    /// In calls of the NAS.
     Nas {
-        /// To which.
+        /// Which call.
         call: NasCall,
-        /// What.
+        /// How it fails.
         fault: NasFault,
-        /// How many in a row.
+        /// The number of consecutive calls.
         times: u64,
     },
-    /// To commands of a node.
+    /// In commands of a node.
     Host {
-        /// Which node.
+        /// The node's number.
         node: usize,
         /// Which command: one of [`COMMANDS`] or [`FILE_ACCESSES`].
         command: String,
-        /// What.
+        /// How it fails.
         fault: CommandFault,
-        /// How many in a row.
+        /// The number of consecutive commands.
         times: u32,
     },
-    /// A process dies at one of its next effects.
+    /// A process crashes at one of its next effects.
     Crash {
-        /// The first controller, or the plugin of this node.
+        /// The plugin of this node; `None`: the first controller.
         node: Option<usize>,
-        /// The number of the effect.
+        /// The number of the effect; the first is 1.
         nth: usize,
-        /// When.
+        /// Before, during or after the effect.
         when: CrashTiming,
     },
 }
 
 pub(super) fn fault() -> impl Strategy<Value = Fault> {
-    let on = || select(&NasCall::ALL[..]);
-    let trouble = prop_oneof![
+    let call = || select(&NasCall::ALL[..]);
+    let fault = prop_oneof![
         3 => Just(NasFault::LoseReply),
         2 => Just(NasFault::LoseCall),
-        2 => (select(&CODES[..]), any::<bool>()).prop_map(|(code, after)| NasFault::Refuse { code, after }),
+        2 => (select(&AMBIGUOUS_CODES[..]), any::<bool>()).prop_map(|(code, after)| NasFault::Refuse { code, after }),
         1 => Just(NasFault::Garble),
         1 => (select(&[302_u16, 404, 500, 502][..]), any::<bool>()).prop_map(|(status, after)| NasFault::Http { status, after }),
         1 => Just(NasFault::Hang),
         1 => (1..5000_u64).prop_map(NasFault::Delay),
     ];
-    let denial =
-        select(&DENIALS[..]).prop_map(|(on, code)| (on, NasFault::Refuse { code, after: false }));
-    let nas = prop_oneof![3 => (on(), trouble), 1 => denial];
-    let nas = (nas, 1..3_u64).prop_map(|((on, trouble), times)| Fault::Nas {
-        call: on,
-        fault: trouble,
-        times,
-    });
+    let false_not_found = select(&FALSE_NOT_FOUND[..])
+        .prop_map(|(call, code)| (call, NasFault::Refuse { code, after: false }));
+    let nas = prop_oneof![3 => (call(), fault), 1 => false_not_found];
+    let nas = (nas, 1..3_u64).prop_map(|((call, fault), times)| Fault::Nas { call, fault, times });
     let host = (
         0..NODES,
         select([&COMMANDS[..], &FILE_ACCESSES[..]].concat()),
         select(&CommandFault::ALL[..]),
         1..3_u32,
     )
-        .prop_map(|(node, command, failing, times)| Fault::Host {
+        .prop_map(|(node, command, fault, times)| Fault::Host {
             node,
             command: command.to_owned(),
-            fault: failing,
+            fault,
             times,
         });
-    let death = (process(), 1..12_usize, select(&CrashTiming::ALL[..]))
+    let crash = (process(), 1..12_usize, select(&CrashTiming::ALL[..]))
         .prop_map(|(node, nth, when)| Fault::Crash { node, nth, when });
-    prop_oneof![3 => nas, 4 => host, 3 => death]
+    prop_oneof![3 => nas, 4 => host, 3 => crash]
 }

@@ -1,4 +1,5 @@
-//! Compares the book with what is seen. Pure, but for what only the plane can tell of a file system and its data.
+//! Compares the reference model with the observation. Pure, except for file systems and their data, which only the test bed can
+//! read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,58 +10,58 @@ use super::step::Kind;
 use crate::harness::test_volume::{Content, TestVolume};
 use crate::testbed::{Observation, ObservedLun, ObservedMount, ObservedNode, TestBed, publication};
 
-/// Everything must be as the book has it, and nothing may be that no volume explains.
+/// The observed state must be that of the model, without anything that belongs to no volume.
 ///
 /// # Errors
-/// What is not.
+/// The first difference.
 pub fn check(
-    book: &ReferenceModel,
-    lives: &BTreeMap<u8, TestVolume>,
+    model: &ReferenceModel,
+    test_volumes: &BTreeMap<u8, TestVolume>,
     foreign: &Observation,
-    plane: &impl TestBed,
+    bed: &impl TestBed,
     seen: &Observation,
 ) -> Result<()> {
-    let known: Vec<(&Volume, &TestVolume)> = book
+    let known: Vec<(&Volume, &TestVolume)> = model
         .volumes
         .iter()
-        .filter_map(|(number, volume)| Some((volume, lives.get(number)?)))
+        .filter_map(|(number, volume)| Some((volume, test_volumes.get(number)?)))
         .collect();
     luns(&known, foreign, seen)?;
     targets(&known, foreign, seen)?;
-    for (volume, life) in known.iter().filter(|(volume, _)| volume.foreign_data) {
-        let kept = volume.kind == Kind::Raw || plane.is_foreign_data_intact(life)?;
+    for (volume, test_volume) in known.iter().filter(|(volume, _)| volume.foreign_data) {
+        let intact = volume.kind == Kind::Raw || bed.is_foreign_data_intact(test_volume)?;
         ensure!(
-            kept,
-            "{}: what somebody had written to its LUN is gone",
-            life.name
+            intact,
+            "{}: the foreign data on its LUN is gone",
+            test_volume.name
         );
     }
     for (number, node) in seen.nodes.iter().enumerate() {
-        let here: Vec<(&Volume, &TestVolume)> = known
+        let on_this_node: Vec<(&Volume, &TestVolume)> = known
             .iter()
             .filter(|(volume, _)| volume.published == Some(number))
             .copied()
             .collect();
-        on_node(&here, seen, number)?;
-        for (volume, life) in here {
+        on_node(&on_this_node, seen, number)?;
+        for (volume, test_volume) in on_this_node {
             if volume.staged {
-                grown(volume, life, node, number, plane)?;
+                size(volume, test_volume, node, number, bed)?;
             }
             if let (true, Some(data)) = (volume.node_published, volume.data) {
-                let read = plane.read(life, number)?;
+                let read = bed.read(test_volume, number)?;
                 ensure!(
                     read == data,
-                    "{}: {read} is read where {data} was written",
-                    life.name
+                    "{}: read {read}, written was {data}",
+                    test_volume.name
                 );
             }
         }
     }
-    ensure!(seen.rest.is_empty(), "left: {}", seen.rest.join(", "));
+    ensure!(seen.rest.is_empty(), "left over: {}", seen.rest.join(", "));
     Ok(())
 }
 
-/// What there is of volumes once all of them are gone, in words.
+/// Everything that is left once all volumes are deleted, as text.
 pub fn leftovers(foreign: &Observation, seen: &Observation) -> Vec<String> {
     let mut left: Vec<String> = seen.rest.clone();
     let luns = seen
@@ -81,7 +82,7 @@ pub fn leftovers(foreign: &Observation, seen: &Observation) -> Vec<String> {
         left.extend(node.mounts.keys().map(|point| on("mount", point)));
         left.extend(node.paths.iter().map(|path| on("path", path)));
         if node.mount_count > node.mounts.len() {
-            left.push(on("mounts that are hidden", &node.mount_count.to_string()));
+            left.push(on("hidden mounts", &node.mount_count.to_string()));
         }
     }
     left
@@ -94,20 +95,20 @@ fn luns(known: &[(&Volume, &TestVolume)], foreign: &Observation, seen: &Observat
         .filter(|(_, lun)| lun.ours)
         .map(|(uuid, lun)| (uuid.clone(), lun.size))
         .collect();
-    let wanted: BTreeMap<String, u64> = known
+    let expected: BTreeMap<String, u64> = known
         .iter()
-        .map(|(volume, life)| (life.uuid().to_owned(), volume.size.unsigned_abs()))
+        .map(|(volume, test_volume)| (test_volume.uuid().to_owned(), volume.size.unsigned_abs()))
         .collect();
     ensure!(
-        sizes == wanted,
-        "LUNs of ours are {sizes:?}, volumes {wanted:?}"
+        sizes == expected,
+        "our LUNs are {sizes:?}, expected {expected:?}"
     );
     let of_others = |seen: &Observation| -> BTreeMap<String, ObservedLun> {
         let luns = seen.luns.clone().into_iter();
         luns.filter(|(_, lun)| !lun.ours).collect()
     };
     let (before, now) = (of_others(foreign), of_others(seen));
-    ensure!(before == now, "LUNs of others were {before:?}, are {now:?}");
+    ensure!(before == now, "foreign LUNs were {before:?}, are {now:?}");
     Ok(())
 }
 
@@ -116,69 +117,72 @@ fn targets(
     foreign: &Observation,
     seen: &Observation,
 ) -> Result<()> {
-    // The name of a publication's target is new each time: what it is of counts, and that there is one.
-    let published = known.iter().filter_map(|(volume, life)| {
+    // A publication's target has a new name each time: only its LUN, its node and their number matter.
+    let published = known.iter().filter_map(|(volume, test_volume)| {
         volume.published?;
-        // As the node was called when it was published: it may have been installed anew since.
-        let of = (life.uuid().to_owned(), life.node_id.clone());
-        Some((Some(of), vec![life.uuid().to_owned()]))
+        // The node's id at the time of the publication: it may have been reinstalled since.
+        let publication = (test_volume.uuid().to_owned(), test_volume.node_id.clone());
+        Some((Some(publication), vec![test_volume.uuid().to_owned()]))
     });
     let of_others = foreign.targets.values().map(|luns| (None, luns.clone()));
-    let mut wanted: Vec<_> = published.chain(of_others).collect();
-    let mut there: Vec<_> = seen
+    let mut expected: Vec<_> = published.chain(of_others).collect();
+    let mut found: Vec<_> = seen
         .targets
         .iter()
         .map(|(iqn, luns)| (publication(iqn), luns.clone()))
         .collect();
-    wanted.sort_unstable();
-    there.sort_unstable();
+    expected.sort_unstable();
+    found.sort_unstable();
     ensure!(
-        there == wanted,
-        "targets are {:?}, publications {wanted:?}",
+        found == expected,
+        "targets are {:?}, expected publications {expected:?}",
         seen.targets
     );
-    let kept = |(iqn, luns): (&String, &Vec<String>)| seen.targets.get(iqn) == Some(luns);
+    let unchanged = |(iqn, luns): (&String, &Vec<String>)| seen.targets.get(iqn) == Some(luns);
     ensure!(
-        foreign.targets.iter().all(kept),
-        "targets of others were {:?}, are {:?}",
+        foreign.targets.iter().all(unchanged),
+        "foreign targets were {:?}, are {:?}",
         foreign.targets,
         seen.targets
     );
     Ok(())
 }
 
-fn on_node(here: &[(&Volume, &TestVolume)], seen: &Observation, number: usize) -> Result<()> {
+fn on_node(volumes: &[(&Volume, &TestVolume)], seen: &Observation, number: usize) -> Result<()> {
     let node = &seen.nodes[number];
-    let staged = here.iter().filter(|(volume, _)| volume.staged);
-    let wanted: BTreeSet<String> = staged
-        .flat_map(|(_, life)| seen.publications(life.uuid(), &life.node_id))
+    let staged = volumes.iter().filter(|(volume, _)| volume.staged);
+    let expected: BTreeSet<String> = staged
+        .flat_map(|(_, test_volume)| seen.publications(test_volume.uuid(), &test_volume.node_id))
         .collect();
     let mut sessions = node.sessions.clone();
     sessions.sort_unstable();
     ensure!(
-        sessions.iter().eq(wanted.iter()),
-        "sessions of node {number} are {sessions:?}, staged is {wanted:?}"
+        sessions.iter().eq(expected.iter()),
+        "sessions of node {number} are {sessions:?}, expected {expected:?}"
     );
     ensure!(
-        node.records == wanted,
-        "records of node {number} are {:?}, staged is {wanted:?}",
+        node.records == expected,
+        "records of node {number} are {:?}, expected {expected:?}",
         node.records
     );
     let mut mounts = BTreeMap::new();
     let mut paths = BTreeSet::new();
-    for (volume, life) in here {
-        let shown = ObservedMount {
-            uuid: Some(life.uuid().to_owned()),
-            raw: life.content == Content::Block,
+    for (volume, test_volume) in volumes {
+        let mount = ObservedMount {
+            uuid: Some(test_volume.uuid().to_owned()),
+            raw: test_volume.content == Content::Block,
             readonly: false,
         };
-        let target = life.target.to_string_lossy().into_owned();
-        if volume.staged && life.content != Content::Block {
-            mounts.insert(life.staging.to_string_lossy().into_owned(), shown.clone());
+        let target = test_volume.target.to_string_lossy().into_owned();
+        if volume.staged && test_volume.content != Content::Block {
+            mounts.insert(
+                test_volume.staging.to_string_lossy().into_owned(),
+                mount.clone(),
+            );
         }
         if volume.node_published {
             let readonly = volume.readonly;
-            mounts.insert(target.clone(), ObservedMount { readonly, ..shown });
+            mounts.insert(target.clone(), ObservedMount { readonly, ..mount });
         }
         if volume.node_published || volume.stale {
             paths.insert(target);
@@ -186,40 +190,44 @@ fn on_node(here: &[(&Volume, &TestVolume)], seen: &Observation, number: usize) -
     }
     ensure!(
         node.mounts == mounts && node.mount_count == mounts.len(),
-        "mounts of node {number} are {} in all, {:?}; should be {mounts:?}",
+        "mounts of node {number} are {} in all, {:?}; expected {mounts:?}",
         node.mount_count,
         node.mounts
     );
     ensure!(
         node.paths == paths,
-        "paths of node {number} are {:?}, should be {paths:?}",
+        "paths of node {number} are {:?}, expected {paths:?}",
         node.paths
     );
     Ok(())
 }
 
-/// The device has what was promised, and no more than there is; its file system fills it that far.
-fn grown(
+/// The device has at least the promised size and at most that of the LUN; its file system fills the promised size.
+fn size(
     volume: &Volume,
-    life: &TestVolume,
+    test_volume: &TestVolume,
     node: &ObservedNode,
     number: usize,
-    plane: &impl TestBed,
+    bed: &impl TestBed,
 ) -> Result<()> {
     let (promised, size) = (volume.promised.unsigned_abs(), volume.size.unsigned_abs());
-    let disk = node.disks.get(life.uuid()).copied().unwrap_or_default();
+    let disk = node
+        .disks
+        .get(test_volume.uuid())
+        .copied()
+        .unwrap_or_default();
     ensure!(
         (promised..=size).contains(&disk),
-        "{}: the device on node {number} has {disk} bytes, promised are {promised}, the LUN has {size}",
-        life.name
+        "{}: the device on node {number} has {disk} bytes; {promised} are promised, the LUN has {size}",
+        test_volume.name
     );
     let filled = volume
         .unresizable
-        .map_or(promised, |stiff| promised.min(stiff.unsigned_abs()));
+        .map_or(promised, |max| promised.min(max.unsigned_abs()));
     ensure!(
-        plane.fs_fills_device(life, number, filled)?,
-        "{}: the file system on node {number} does not fill the {filled} bytes that were promised",
-        life.name
+        bed.fs_fills_device(test_volume, number, filled)?,
+        "{}: the file system on node {number} does not fill the promised {filled} bytes",
+        test_volume.name
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Volumes as the CO believes them to be. Pure: what a step makes of them once it has settled.
+//! The reference model: volumes as the CO knows them, and what each step makes of them. Pure.
 
 use std::collections::BTreeMap;
 
@@ -6,40 +6,40 @@ use super::environment::ManualEdit;
 use super::step::{CsiCall, Kind, Step};
 use crate::{GIB, MIB};
 
-/// A volume that exists.
+/// An existing volume.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is one thing that a CO or a disk may know"
+    reason = "independent states of a volume"
 )]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
-    /// What it holds.
+    /// Its content.
     pub kind: Kind,
     /// The size of its LUN, bytes.
     pub size: i64,
     /// The node that it is published to.
     pub published: Option<usize>,
-    /// It is staged there.
+    /// It is staged on that node.
     pub staged: bool,
-    /// A pod there has it.
+    /// It is published to a pod on that node.
     pub node_published: bool,
-    /// The pod may only read.
+    /// The pod has it read-only.
     pub readonly: bool,
-    /// Its LUN may bear a file system of ours.
+    /// Its LUN may hold a file system of the driver's.
     pub formatted: bool,
-    /// Its LUN bears something of somebody else's.
+    /// Its LUN holds data that the driver has not written.
     pub foreign_data: bool,
-    /// Its file system keeps this size for ever, bytes.
+    /// Its file system cannot grow beyond this size, bytes.
     pub unresizable: Option<i64>,
-    /// The size that the node has promised, bytes: what its device and its file system have at least.
+    /// The size that the node has reported, bytes: the minimum for its device and its file system.
     pub promised: i64,
-    /// What was written last.
+    /// The value that was written last.
     pub data: Option<u64>,
-    /// A node was rebooted under it, and what the pod saw of it is still there: an empty directory or file.
+    /// Its node was rebooted, and the target path is still there: an empty directory or file.
     pub stale: bool,
-    /// Its node was installed anew since: it is published to one that there is no more.
+    /// Its node was reinstalled since: it is published to a node id that no longer exists.
     pub former: bool,
-    /// Its LUN has another name than the driver has given it: for a CO that asks for the volume by name, it is another LUN.
+    /// Its LUN was renamed by hand: a CO that asks for the volume by name gets another LUN.
     pub renamed: bool,
 }
 
@@ -56,13 +56,13 @@ impl Volume {
 /// All volumes, by their numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReferenceModel {
-    /// Those that exist.
+    /// The existing ones.
     pub volumes: BTreeMap<u8, Volume>,
-    /// How many writes there were; each writes something else.
+    /// The number of writes so far; each writes a different value.
     pub writes: u64,
 }
 
-/// What a call must come to, at last.
+/// The expected final result of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// OK.
@@ -77,29 +77,29 @@ pub enum Expected {
     Refused,
     /// `RESOURCE_EXHAUSTED` or `OUT_OF_RANGE`.
     TooMuch,
-    /// A CO would not make this call.
+    /// A CO would not make this call now.
     Idle,
 }
 
-/// The size of a LUN for a required one (design.md#sizes).
+/// The size of a LUN for a required size, bytes (design.md#sizes).
 pub fn rounded(required: i64) -> i64 {
     (required + MIB - 1) / MIB * MIB
 }
 
-/// What a call to the node must come to that has the volume.
-fn on_node(known: &Volume, act: CsiCall) -> Expected {
+/// The expected result of a call to the node that has the volume.
+fn on_node(known: &Volume, rpc: CsiCall) -> Expected {
     let is_raw = known.kind == Kind::Raw;
-    match act {
-        // Not before the attacher has seen which node it is by now.
+    match rpc {
+        // Not before the attacher has published it to the node's new id.
         CsiCall::Stage if known.former => Expected::Idle,
         CsiCall::Stage if known.foreign_data && !is_raw => Expected::Refused,
         CsiCall::Unstage if known.node_published => Expected::Refused,
         CsiCall::Stage | CsiCall::NodeUnpublish | CsiCall::Unstage => Expected::Done,
         CsiCall::NodePublish | CsiCall::NodePublishReadonly => {
-            let readonly = act == CsiCall::NodePublishReadonly;
+            let readonly = rpc == CsiCall::NodePublishReadonly;
             match (known.staged, known.node_published) {
                 (false, _) => Expected::Idle,
-                // A path shows a device, whether it is to be written or not.
+                // A raw device is shown the same way, read-only or not.
                 (true, true) if !is_raw && known.readonly != readonly => Expected::Exists,
                 (true, _) => Expected::Done,
             }
@@ -107,7 +107,7 @@ fn on_node(known: &Volume, act: CsiCall) -> Expected {
         CsiCall::NodeExpand => match (known.staged, known.node_published) {
             (false, _) => Expected::NotFound,
             (true, false) => Expected::Idle,
-            // It can never be done; and it is the only call that fails of it.
+            // It can never succeed; and it is the only call that fails because of it.
             (true, true) if known.unresizable.is_some_and(|size| size < known.size) => {
                 Expected::Refused
             }
@@ -123,40 +123,40 @@ fn on_node(known: &Volume, act: CsiCall) -> Expected {
 }
 
 impl ReferenceModel {
-    /// The volume was taken from its node, and the node was not told.
-    pub(super) fn take_from_node(&mut self, volume: u8) {
+    /// The volume was unpublished from its node behind the node's back.
+    pub(super) fn unpublish_behind_node(&mut self, volume: u8) {
         if let Some(known) = self.volumes.get_mut(&volume) {
             (known.published, known.staged, known.node_published) = (None, false, false);
             known.promised = 0;
         }
     }
 
-    /// The size that the node has promised, bytes.
+    /// The size that the node has reported, bytes.
     pub(super) fn promised(&self, volume: u8) -> i64 {
         self.volumes.get(&volume).map_or(0, |known| known.promised)
     }
 
-    /// The node has promised no more than this, bytes.
+    /// Sets the size that the node has reported, bytes.
     pub(super) fn promise(&mut self, volume: u8, promised: i64) {
         if let Some(known) = self.volumes.get_mut(&volume) {
             known.promised = promised;
         }
     }
 
-    /// A pod was shown the volume, and so it is staged.
+    /// The volume was published to a pod, and so it is staged.
     pub(super) fn staged_by_node_publish(&mut self, volume: u8) {
         if let Some(known) = self.volumes.get_mut(&volume) {
             (known.staged, known.promised) = (true, known.size);
         }
     }
 
-    /// What this call must come to.
-    pub fn expected(&self, volume: u8, act: CsiCall) -> Expected {
+    /// The expected result of this call.
+    pub fn expected(&self, volume: u8, rpc: CsiCall) -> Expected {
         let known = self.volumes.get(&volume);
-        match act {
+        match rpc {
             CsiCall::Create { mib, .. } => match known {
                 None => Expected::Size(rounded(mib * MIB).max(GIB)),
-                // The provisioner does not ask for what it has.
+                // The provisioner does not ask again for a volume that it has.
                 Some(known) if known.renamed => Expected::Idle,
                 Some(known) if known.size < mib * MIB => Expected::Exists,
                 Some(known) => Expected::Size(known.size),
@@ -175,7 +175,7 @@ impl ReferenceModel {
                     Some(_) | None => Expected::Done,
                 })
             }
-            // A CO unpublishes what it has unstaged.
+            // A CO unpublishes only what it has unstaged.
             CsiCall::Unpublish { .. } => match known {
                 Some(known) if known.staged || known.stale => Expected::Idle,
                 Some(_) | None => Expected::Done,
@@ -187,17 +187,17 @@ impl ReferenceModel {
             | CsiCall::NodeUnpublish
             | CsiCall::Unstage => known
                 .filter(|known| known.published.is_some())
-                .map_or(Expected::Idle, |known| on_node(known, act)),
+                .map_or(Expected::Idle, |known| on_node(known, rpc)),
         }
     }
 
-    /// What has become of the volume once the call has come to what is due.
-    pub fn apply_call(&mut self, volume: u8, act: CsiCall) {
-        let due = self.expected(volume, act);
-        if !matches!(due, Expected::Done | Expected::Size(_)) {
+    /// Applies a call that had its expected result.
+    pub fn apply_call(&mut self, volume: u8, rpc: CsiCall) {
+        let expected = self.expected(volume, rpc);
+        if !matches!(expected, Expected::Done | Expected::Size(_)) {
             return;
         }
-        if let (CsiCall::Create { kind, .. }, Expected::Size(size)) = (act, due) {
+        if let (CsiCall::Create { kind, .. }, Expected::Size(size)) = (rpc, expected) {
             self.volumes.entry(volume).or_insert(Volume {
                 kind,
                 size,
@@ -219,7 +219,7 @@ impl ReferenceModel {
         let Some(known) = self.volumes.get_mut(&volume) else {
             return;
         };
-        match act {
+        match rpc {
             CsiCall::Create { .. } | CsiCall::ExpandTooFar => {}
             CsiCall::Delete => {
                 self.volumes.remove(&volume);
@@ -240,7 +240,7 @@ impl ReferenceModel {
             }
             CsiCall::NodePublish | CsiCall::NodePublishReadonly => {
                 known.node_published = true;
-                known.readonly = act == CsiCall::NodePublishReadonly && known.kind != Kind::Raw;
+                known.readonly = rpc == CsiCall::NodePublishReadonly && known.kind != Kind::Raw;
                 known.stale = false;
             }
             CsiCall::NodeExpand => known.promised = known.size,
@@ -258,20 +258,20 @@ impl ReferenceModel {
     /// The calls that a step consists of, in order.
     pub fn calls_of(&self, step: &Step) -> Vec<(u8, CsiCall)> {
         let known = |volume: u8| self.volumes.get(&volume);
-        let calls = |volume: u8, acts: &[CsiCall]| acts.iter().map(|act| (volume, *act)).collect();
+        let calls = |volume: u8, rpcs: &[CsiCall]| rpcs.iter().map(|rpc| (volume, *rpc)).collect();
         match *step {
             Step::Call {
-                volume, call: act, ..
+                volume, call: rpc, ..
             } => {
-                let act = match (act, known(volume)) {
-                    // Another kind would be another request, and this is about the same one.
+                let rpc = match (rpc, known(volume)) {
+                    // Another kind would be another request; this tests the same request again.
                     (CsiCall::Create { mib, .. }, Some(known)) => CsiCall::Create {
                         mib,
                         kind: known.kind,
                     },
-                    (act, _) => act,
+                    (rpc, _) => rpc,
                 };
-                calls(volume, &[act])
+                calls(volume, &[rpc])
             }
             Step::Attach { volume, node } => {
                 let node = known(volume)
@@ -303,8 +303,8 @@ impl ReferenceModel {
             Step::GrowConcurrently {
                 volume,
                 mib,
-                call: act,
-            } => calls(volume, &[CsiCall::Expand { mib }, act]),
+                call: rpc,
+            } => calls(volume, &[CsiCall::Expand { mib }, rpc]),
             Step::Write { .. }
             | Step::WriteForeignData { .. }
             | Step::MakeUnresizable { .. }
@@ -329,10 +329,10 @@ impl ReferenceModel {
         }
     }
 
-    /// What a step makes of the volumes once it has settled.
+    /// Applies a step that has completed.
     pub fn apply_step(&mut self, step: &Step) {
-        for (volume, act) in self.calls_of(step) {
-            self.apply_call(volume, act);
+        for (volume, rpc) in self.calls_of(step) {
+            self.apply_call(volume, rpc);
         }
         match *step {
             Step::Write { volume } => {
@@ -378,7 +378,7 @@ impl ReferenceModel {
                     known.former = false;
                 }
             }
-            // Whoever wins, in the end it is nobody's.
+            // Whichever node wins, in the end it is unpublished.
             Step::Race { volume } => {
                 if let Some(known) = self.volumes.get_mut(&volume)
                     && !known.staged
@@ -396,7 +396,7 @@ impl ReferenceModel {
                     }
                 }
             }
-            // Whatever was on its own disks is gone, a kubelet's directories, too.
+            // The node's own disks are empty, so the kubelet's directories are gone too.
             Step::Reimage { node } => {
                 for known in self.volumes.values_mut() {
                     if known.published == Some(node) {

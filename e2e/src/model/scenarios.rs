@@ -1,4 +1,5 @@
-//! Steps that are stories of their own: they end where they began, or where the book says.
+//! Steps that consist of several calls: fencing, use on another node, races, swapped LUNs, password rotation. Each ends in the
+//! state that the model predicts.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +16,11 @@ use crate::harness::test_volume::{TestVolume, create_request};
 use crate::testbed::{Process, SECRET_PREFIX, TestBed};
 use crate::{GIB, MIB};
 
-/// How often a CO asks while the password is wrong.
-const ASKED: usize = 6;
+/// Calls that a CO makes while the password is wrong.
+const WRONG_PASSWORD_CALLS: usize = 6;
 
 impl<P: TestBed> Executor<'_, P> {
-    /// The CO believes the node to be dead, and takes the volume away from it.
+    /// The CO believes that the node is dead, and unpublishes the volume from it.
     pub(super) async fn fence(&mut self, volume: u8) -> Result<()> {
         let Some(known) = self.model.volumes.get(&volume).cloned() else {
             return Ok(());
@@ -27,108 +28,108 @@ impl<P: TestBed> Executor<'_, P> {
         let Some(old) = known.published else {
             return Ok(());
         };
-        let there = self.volumes[&volume].clone();
-        let taken = CsiCall::Unpublish { node: old };
-        self.retry_until_expected(volume, taken, Delivery::Once, 0, Expected::Done, TRIES)
+        let test_volume = self.volumes[&volume].clone();
+        let unpublish = CsiCall::Unpublish { node: old };
+        self.retry_until_expected(volume, unpublish, Delivery::Once, 0, Expected::Done, TRIES)
             .await
-            .context("taking it from the dead node")?;
+            .context("unpublishing it from the dead node")?;
         let seen = self.bed.observe().await?;
-        let left = seen.publications(there.uuid(), &there.node_id);
+        let left = seen.publications(test_volume.uuid(), &test_volume.node_id);
         ensure!(left.is_empty(), "{left:?} is still there");
-        // Back from the dead: nothing there needs the NAS.
-        for act in [CsiCall::NodeUnpublish, CsiCall::Unstage] {
-            self.retry_until_expected(volume, act, Delivery::Once, 0, Expected::Done, TRIES)
+        // The node is back: unpublishing and unstaging there do not need the NAS.
+        for rpc in [CsiCall::NodeUnpublish, CsiCall::Unstage] {
+            self.retry_until_expected(volume, rpc, Delivery::Once, 0, Expected::Done, TRIES)
                 .await
-                .with_context(|| format!("{act:?} on the node that came back"))?;
+                .with_context(|| format!("{rpc:?} on the node that came back"))?;
         }
-        let given = CsiCall::Publish { node: 1 - old };
+        let publish = CsiCall::Publish { node: 1 - old };
         let context = self
-            .retry_until_expected(volume, given, Delivery::Once, 0, Expected::Done, TRIES)
+            .retry_until_expected(volume, publish, Delivery::Once, 0, Expected::Done, TRIES)
             .await
-            .context("giving it to the other node")?;
+            .context("publishing it to the other node")?;
         self.model.apply_step(&Step::Fence { volume });
-        self.record(volume, given, context.as_ref())
+        self.record(volume, publish, context.as_ref())
     }
 
-    /// Taken from its node without the node's knowing, used elsewhere, and given back: what was written elsewhere is there.
-    pub(super) async fn use_elsewhere(&mut self, volume: u8, how: Absence) -> Result<()> {
+    /// Unpublished behind the node's back, used on the other node, and published back: the data written there must be visible.
+    pub(super) async fn use_elsewhere(&mut self, volume: u8, absence: Absence) -> Result<()> {
         let Some(known) = self.model.volumes.get(&volume).cloned() else {
             return Ok(());
         };
         let Some(node) = known.published.filter(|_| known.staged && !known.stale) else {
             return Ok(());
         };
-        let here = self.volumes[&volume].clone();
-        let kept = how.kept && self.bed.keep_deleted_sessions(true).await?;
-        // The pages of a raw device are written when its last pod goes, and a NAS that keeps the session takes them.
-        let unsynced = how.unsynced && !(kept && known.kind == Kind::Raw);
+        let test_volume = self.volumes[&volume].clone();
+        let keeps_session = absence.kept && self.bed.keep_deleted_sessions(true).await?;
+        // The pages of a raw device are written back when its last pod ends, and a NAS that keeps the session accepts them.
+        let unsynced = absence.unsynced && !(keeps_session && known.kind == Kind::Raw);
         if unsynced && known.node_published && !known.readonly {
-            self.bed.write_unsynced(&here, node, u64::MAX)?;
+            self.bed.write_unsynced(&test_volume, node, u64::MAX)?;
         }
         self.call_until_expected(volume, CsiCall::Unpublish { node })
             .await
-            .context("taking it from its node")?;
-        self.model.take_from_node(volume);
+            .context("unpublishing it from its node")?;
+        self.model.unpublish_behind_node(volume);
         let other = 1 - node;
-        for act in [
+        for rpc in [
             CsiCall::Publish { node: other },
             CsiCall::Stage,
             CsiCall::NodePublish,
         ] {
-            self.call_until_expected(volume, act)
+            self.call_until_expected(volume, rpc)
                 .await
-                .with_context(|| format!("{act:?} on the other node"))?;
+                .with_context(|| format!("{rpc:?} on the other node"))?;
         }
         self.write(volume)?;
-        for act in [
+        for rpc in [
             CsiCall::NodeUnpublish,
             CsiCall::Unstage,
             CsiCall::Unpublish { node: other },
         ] {
-            self.call_until_expected(volume, act)
+            self.call_until_expected(volume, rpc)
                 .await
-                .with_context(|| format!("{act:?} on the other node"))?;
+                .with_context(|| format!("{rpc:?} on the other node"))?;
         }
-        if how.restart {
+        if absence.restart {
             self.bed.restart(Process::Node(node)).await?;
         }
         self.call_until_expected(volume, CsiCall::Publish { node })
             .await?;
         if known.node_published {
-            for act in [CsiCall::Stage, CsiCall::NodePublish] {
-                let life = Some(self.volumes[&volume].clone());
-                let seat = self.bed.clients(0, node);
-                let answer = call(&seat, volume, life, act, "", known.size).await;
+            for rpc in [CsiCall::Stage, CsiCall::NodePublish] {
+                let test_volume = Some(self.volumes[&volume].clone());
+                let clients = self.bed.clients(0, node);
+                let answer = call(&clients, volume, test_volume, rpc, "", known.size).await;
                 self.restart_crashed().await?;
                 ensure!(
                     answer.is_err(),
-                    "{act:?} while a pod has it under an ended publication is answered {answer:?}"
+                    "{rpc:?} while a pod uses an ended publication returned {answer:?}"
                 );
             }
             self.call_until_expected(volume, CsiCall::NodeUnpublish)
                 .await
-                .context("the pod of before goes")?;
+                .context("node-unpublishing the former pod")?;
         }
-        // A Secret of the class comes with the staging.
-        if how.stage || !here.secrets.is_empty() {
+        // The Secret of a StorageClass is passed only to NodeStageVolume.
+        if absence.stage || !test_volume.secrets.is_empty() {
             self.call_until_expected(volume, CsiCall::Stage)
                 .await
-                .context("staging it where it was")?;
+                .context("staging it on its former node")?;
         }
         self.model.staged_by_node_publish(volume);
         self.call_until_expected(volume, CsiCall::NodePublish)
             .await
-            .context("showing it where it was")?;
+            .context("node-publishing it on its former node")?;
         self.bed.keep_deleted_sessions(false).await.map(drop)
     }
 
-    /// Makes a call until it is done, and writes that down.
-    async fn call_until_expected(&mut self, volume: u8, act: CsiCall) -> Result<()> {
-        self.prepare(volume, act).await?;
+    /// Retries a call until it succeeds, and records it.
+    async fn call_until_expected(&mut self, volume: u8, rpc: CsiCall) -> Result<()> {
+        self.prepare(volume, rpc).await?;
         let answer = self
-            .retry_until_expected(volume, act, Delivery::Once, 0, Expected::Done, TRIES)
+            .retry_until_expected(volume, rpc, Delivery::Once, 0, Expected::Done, TRIES)
             .await?;
-        self.record(volume, act, answer.as_ref())
+        self.record(volume, rpc, answer.as_ref())
     }
 
     /// Two controllers publish to two nodes at once: at most one may win.
@@ -139,84 +140,87 @@ impl<P: TestBed> Executor<'_, P> {
         if known.staged || known.stale {
             return Ok(());
         }
-        let life = Some(self.volumes[&volume].clone());
-        let one = |controller: usize| {
-            let seat = self.bed.clients(controller, controller);
-            let act = CsiCall::Publish { node: controller };
-            let (life, node_id) = (life.clone(), self.node_ids[controller].clone());
-            async move { call(&seat, volume, life, act, &node_id, 0).await }
+        let test_volume = Some(self.volumes[&volume].clone());
+        let publish = |controller: usize| {
+            let clients = self.bed.clients(controller, controller);
+            let rpc = CsiCall::Publish { node: controller };
+            let (test_volume, node_id) = (test_volume.clone(), self.node_ids[controller].clone());
+            async move { call(&clients, volume, test_volume, rpc, &node_id, 0).await }
         };
-        let (first, second) = futures::join!(one(0), one(1));
+        let (first, second) = futures::join!(publish(0), publish(1));
         ensure!(
             first.is_err() || second.is_err(),
-            "it is published to two nodes: {first:?}, {second:?}"
+            "it was published to two nodes: {first:?}, {second:?}"
         );
         self.restart_crashed().await?;
         for node in [0, 1] {
-            let act = CsiCall::Unpublish { node };
-            self.retry_until_expected(volume, act, Delivery::Once, node, Expected::Done, TRIES)
+            let rpc = CsiCall::Unpublish { node };
+            self.retry_until_expected(volume, rpc, Delivery::Once, node, Expected::Done, TRIES)
                 .await
-                .with_context(|| format!("{act:?} after the race"))?;
+                .with_context(|| format!("{rpc:?} after the race"))?;
         }
         self.model.apply_step(&Step::Race { volume });
         Ok(())
     }
 
-    /// The first try of both at a time; that each comes to what is due is seen afterwards.
+    /// Makes the first try of both calls concurrently; the caller then retries each until its expected result.
     pub(super) async fn run_concurrently(
         &mut self,
         volume: u8,
         mib: i64,
-        act: CsiCall,
+        rpc: CsiCall,
     ) -> Result<()> {
-        if self.model.expected(volume, act) == Expected::Idle
+        if self.model.expected(volume, rpc) == Expected::Idle
             || !self.model.volumes.contains_key(&volume)
         {
             return Ok(());
         }
-        self.prepare(volume, act).await?;
-        let (known, life) = (&self.model.volumes[&volume], self.volumes.get(&volume));
+        self.prepare(volume, rpc).await?;
+        let (known, test_volume) = (&self.model.volumes[&volume], self.volumes.get(&volume));
         let (node, size) = (known.published.unwrap_or(0), known.size);
-        let seat = self.bed.clients(0, node);
+        let clients = self.bed.clients(0, node);
         let grow = call(
-            &seat,
+            &clients,
             volume,
-            life.cloned(),
+            test_volume.cloned(),
             CsiCall::Expand { mib },
             "",
             size,
         );
-        let other = call(&seat, volume, life.cloned(), act, "", size);
+        let other = call(&clients, volume, test_volume.cloned(), rpc, "", size);
         let hits = self.bed.fault_hits()?;
         let (grown, other) = futures::join!(grow, other);
-        let died = self.restart_crashed().await?;
+        let crashed = self.restart_crashed().await?;
         // The node may see the LUN before or after it has grown.
         let grow = self.model.expected(volume, CsiCall::Expand { mib });
-        let after = if self.may_not_grow(&self.model.volumes[&volume], act) {
+        let after = if self.cannot_grow_online(&self.model.volumes[&volume], rpc) {
             Expected::Refused
         } else {
             grow
         };
-        for (answer, dues) in [
+        for (answer, candidates) in [
             (grown, [grow; 2]),
-            (other, [self.model.expected(volume, act), after]),
+            (other, [self.model.expected(volume, rpc), after]),
         ] {
             match answer {
                 Ok(answer) => {
-                    let met = dues
+                    let matches = candidates
                         .into_iter()
-                        .any(|due| ensure_expected(&answer, due).is_ok());
-                    ensure!(met, "{dues:?} are due, and it was answered {answer:?}");
+                        .any(|expected| ensure_expected(&answer, expected).is_ok());
+                    ensure!(matches, "expected one of {candidates:?}, got {answer:?}");
                 }
                 Err(status) => {
-                    self.said.push(status.message().to_owned());
-                    let due = dues
+                    self.messages.push(status.message().to_owned());
+                    let is_expected = candidates
                         .iter()
-                        .any(|due| expected_codes(*due).contains(&status.code()));
-                    let told = transient(&status) || due || died || self.bed.fault_hits()? > hits;
+                        .any(|expected| expected_codes(*expected).contains(&status.code()));
+                    let justified = transient(&status)
+                        || is_expected
+                        || crashed
+                        || self.bed.fault_hits()? > hits;
                     ensure!(
-                        told,
-                        "a final code beside growth, and nothing has gone wrong: {status:?}"
+                        justified,
+                        "a final code during growth without a fault: {status:?}"
                     );
                 }
             }
@@ -233,7 +237,7 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// It was made with options that rule growth out: nobody knows before it is to grow.
+    /// The file system was made with options that rule out growth, which only shows when it has to grow.
     pub(super) fn make_unresizable(&mut self, volume: u8) -> Result<()> {
         let known = self.model.volumes.get(&volume);
         if known.is_some_and(Volume::may_become_unresizable)
@@ -244,44 +248,46 @@ impl<P: TestBed> Executor<'_, P> {
         Ok(())
     }
 
-    /// The kernel gives a file system up under its pod: nothing of it is answered with OK, nor for good. Once the pod has ended, the
-    /// next one finds all that was written.
+    /// The kernel shuts a file system down under its pod: no call for it may return OK or a final code. Once the pod has ended,
+    /// the next one finds all data.
     pub(super) async fn kill_file_system(&mut self, volume: u8) -> Result<()> {
         let known = self.model.volumes.get(&volume).cloned();
         let Some(known) = known.filter(|known| known.node_published && known.kind != Kind::Raw)
         else {
             return Ok(());
         };
-        let node = known.published.context("shown and not published")?;
+        let node = known
+            .published
+            .context("node-published and not published")?;
         if !self.bed.kill_file_system(&self.volumes[&volume], node)? {
             return Ok(());
         }
-        let show = if known.readonly {
+        let publish = if known.readonly {
             CsiCall::NodePublishReadonly
         } else {
             CsiCall::NodePublish
         };
-        for act in [CsiCall::Stage, show] {
+        for rpc in [CsiCall::Stage, publish] {
             let hits = self.bed.fault_hits()?;
-            for answer in self.attempt(volume, act, Delivery::Once, 0).await {
+            for answer in self.attempt(volume, rpc, Delivery::Once, 0).await {
                 let Err(status) = answer else {
-                    bail!("{act:?} of a dead file system was answered with OK");
+                    bail!("{rpc:?} of a dead file system returned OK");
                 };
-                self.said.push(status.message().to_owned());
-                let told = transient(&status) || self.bed.fault_hits()? > hits;
-                ensure!(told, "{act:?} of a dead file system: {status:?}");
+                self.messages.push(status.message().to_owned());
+                let justified = transient(&status) || self.bed.fault_hits()? > hits;
+                ensure!(justified, "{rpc:?} of a dead file system: {status:?}");
             }
             self.restart_crashed().await?;
         }
-        for act in [CsiCall::NodeUnpublish, CsiCall::NodePublish] {
-            self.call_until_stable(volume, act, Delivery::Once, 0, TRIES)
+        for rpc in [CsiCall::NodeUnpublish, CsiCall::NodePublish] {
+            self.call_until_stable(volume, rpc, Delivery::Once, 0, TRIES)
                 .await
-                .with_context(|| format!("{act:?} after the file system had died"))?;
+                .with_context(|| format!("{rpc:?} after the file system had died"))?;
         }
         Ok(())
     }
 
-    /// Another LUN stands in the volume's place: nothing may be done to it.
+    /// Another LUN is exported in place of the volume's: the driver must not touch it.
     pub(super) async fn swap_lun(&mut self, volume: u8) -> Result<()> {
         let Some(known) = self
             .model
@@ -292,44 +298,52 @@ impl<P: TestBed> Executor<'_, P> {
         else {
             return Ok(());
         };
-        let life = self.volumes[&volume].clone();
-        // A kernel that takes the word to ask a disk anew, and does not, cannot be seen through.
+        let test_volume = self.volumes[&volume].clone();
+        // If the kernel accepts a rescan and does nothing, the driver cannot notice it.
         self.bed.clear_faults().await?;
-        if !self.bed.swap_lun(&life, true).await? {
+        if !self.bed.swap_lun(&test_volume, true).await? {
             return Ok(());
         }
-        let (seat, shown) = (
+        let (clients, node_published) = (
             self.bed.clients(0, known.published.unwrap_or(0)),
             known.node_published,
         );
-        let act = if shown {
+        let rpc = if node_published {
             CsiCall::NodeExpand
         } else {
             CsiCall::Stage
         };
         for _ in 0..3 {
-            let answer = call(&seat, volume, Some(life.clone()), act, "", known.size).await;
+            let answer = call(
+                &clients,
+                volume,
+                Some(test_volume.clone()),
+                rpc,
+                "",
+                known.size,
+            )
+            .await;
             ensure!(
                 answer.is_err(),
-                "{act:?} with another LUN in the volume's place is answered {answer:?}"
+                "{rpc:?} with a swapped LUN returned {answer:?}"
             );
         }
         ensure!(
-            self.bed.is_swapped_lun_untouched(&life)?,
-            "{act:?} has written to another LUN"
+            self.bed.is_swapped_lun_untouched(&test_volume)?,
+            "{rpc:?} has written to the swapped-in LUN"
         );
         self.restart_crashed().await?;
-        self.bed.swap_lun(&life, false).await?;
-        if !self.fallback_calls(volume, act).is_empty() {
-            // What is done instead does not look at the disk, which is still another's for the node. So this does.
-            let _ = call(&seat, volume, Some(life), act, "", known.size).await;
+        self.bed.swap_lun(&test_volume, false).await?;
+        if !self.fallback_calls(volume, rpc).is_empty() {
+            // The replacement calls do not rescan the disk, which the node still sees as the other LUN. So this call does.
+            let _ = call(&clients, volume, Some(test_volume), rpc, "", known.size).await;
         }
-        self.call_until_stable(volume, act, Delivery::Once, 0, TRIES)
+        self.call_until_stable(volume, rpc, Delivery::Once, 0, TRIES)
             .await
-            .with_context(|| format!("{act:?} with the volume in its place again"))
+            .with_context(|| format!("{rpc:?} after the LUN was swapped back"))
     }
 
-    /// What is listed is what there is.
+    /// `ListVolumes` must return exactly the volumes of the model.
     pub(super) async fn list(&mut self, tries: usize) -> Result<()> {
         let mut last = None;
         for attempt in 0..tries {
@@ -350,7 +364,7 @@ impl<P: TestBed> Executor<'_, P> {
                 }
             }
         }
-        anyhow::bail!("ListVolumes has no end in {tries} tries: {last:?}")
+        anyhow::bail!("ListVolumes failed {tries} times: {last:?}")
     }
 
     fn ensure_list_complete(&self, answer: csi::ListVolumesResponse) -> Result<()> {
@@ -362,39 +376,40 @@ impl<P: TestBed> Executor<'_, P> {
         };
         let listed: Listed = answer.entries.into_iter().map(entry).collect();
         let wanted = self.model.volumes.iter().map(|(number, volume)| {
-            let life = &self.volumes[number];
+            let test_volume = &self.volumes[number];
             let nodes = volume.published.iter();
-            let nodes = nodes.map(|_| life.node_id.clone()).collect();
-            (life.id.clone(), (volume.size, nodes))
+            let nodes = nodes.map(|_| test_volume.node_id.clone()).collect();
+            (test_volume.id.clone(), (volume.size, nodes))
         });
         let wanted: Listed = wanted.collect();
-        ensure!(listed == wanted, "listed {listed:?}, not {wanted:?}");
+        ensure!(listed == wanted, "listed {listed:?}, expected {wanted:?}");
         Ok(())
     }
 
-    /// Whatever is asked for LUNs of others is refused, for good.
+    /// Every call for a foreign LUN is refused with a final code.
     pub(super) async fn use_foreign_lun(&mut self, which: u8) -> Result<()> {
         let foreign = self.foreign.luns.keys().next().context("a foreign LUN")?;
         let volume_id = format!("nas1/{foreign}");
-        let never = csi::Volume {
+        let foreign_volume = csi::Volume {
             volume_id,
             ..csi::Volume::default()
         };
         let content = Kind::Ext4.content();
         let mut last = None;
         for attempt in 0..TRIES {
-            let seat = self.bed.clients(0, 0);
-            let life = TestVolume::of(&seat, "pvc-foreign", content, never.clone())?;
+            let clients = self.bed.clients(0, 0);
+            let test_volume =
+                TestVolume::of(&clients, "pvc-foreign", content, foreign_volume.clone())?;
             let answer = match which {
-                0 => life.delete(&seat).await,
-                1 => life.expand_lun(&seat, 100 * GIB).await.map(drop),
+                0 => test_volume.delete(&clients).await,
+                1 => test_volume.expand_lun(&clients, 100 * GIB).await.map(drop),
                 2 => {
-                    let to = life.publish_to(&seat, &self.node_ids[0]).await;
-                    to.map(drop)
+                    let published = test_volume.publish_to(&clients, &self.node_ids[0]).await;
+                    published.map(drop)
                 }
                 _ => {
                     let request = create_request("pvc-9", GIB, content);
-                    let made = seat.controller().create_volume(request).await;
+                    let made = clients.controller().create_volume(request).await;
                     made.map(drop)
                 }
             };
@@ -407,19 +422,19 @@ impl<P: TestBed> Executor<'_, P> {
                 Err(status) => {
                     let code = status.code();
                     let refused = matches!(code, Code::FailedPrecondition | Code::AlreadyExists);
-                    ensure!(refused, "a LUN of others: {status:?}");
+                    ensure!(refused, "a foreign LUN: {status:?}");
                     return Ok(());
                 }
-                Ok(()) => anyhow::bail!("call {which} for a LUN of others is answered OK"),
+                Ok(()) => anyhow::bail!("call {which} for a foreign LUN returned OK"),
             }
         }
-        anyhow::bail!("call {which} for a LUN of others has no end: {last:?}")
+        anyhow::bail!("call {which} for a foreign LUN was never refused: {last:?}")
     }
 
-    /// While the password is wrong, the NAS hears of it at most once in each life of a controller. Then it is put right: in the
+    /// While the password is wrong, each controller process tries it at most once. Then the password is corrected: in the
     /// driver's configuration, or on the NAS, where a restart lets the driver notice at once (design.md#one-login).
     pub(super) async fn rotate_password(&mut self) -> Result<()> {
-        // Of an answer that is lost the driver does not know, and three of them would lock it out.
+        // The driver does not count a login whose reply is lost, and three of them would lock it out.
         self.bed.clear_faults().await?;
         self.rotations += 1;
         let on_nas = self.rotations.is_multiple_of(2);
@@ -427,15 +442,17 @@ impl<P: TestBed> Executor<'_, P> {
         self.set_account(&password).await?;
         self.bed.post_control("/sessions/expire", json!({})).await?;
         let before = self.bed.refused_logins().await?;
-        for asked in 0..ASKED {
-            if asked == ASKED / 2 && !on_nas {
+        for attempt in 0..WRONG_PASSWORD_CALLS {
+            if attempt == WRONG_PASSWORD_CALLS / 2 && !on_nas {
                 self.bed.restart(Process::Controller(0)).await?;
             }
             let request = create_request("pvc-8", MIB, Kind::Ext4.content());
-            let seat = self.bed.clients(0, 0);
-            let answer = seat.controller().create_volume(request).await;
-            let status = answer.err().context("a volume is made without a login")?;
-            self.said.push(status.message().to_owned());
+            let clients = self.bed.clients(0, 0);
+            let answer = clients.controller().create_volume(request).await;
+            let status = answer
+                .err()
+                .context("a volume was created without a login")?;
+            self.messages.push(status.message().to_owned());
             self.restart_crashed().await?;
         }
         let refused = self.bed.refused_logins().await? - before;
@@ -443,7 +460,7 @@ impl<P: TestBed> Executor<'_, P> {
             refused <= 1 + usize::from(!on_nas),
             "{refused} failed logins with the same password"
         );
-        // Several in ten minutes would lock the address out, and this is not the last time.
+        // Several failed logins within ten minutes would lock the address out, and the step may run again.
         self.bed
             .post_control("/clock", json!({"advance_ms": 600_000}))
             .await?;
@@ -457,11 +474,11 @@ impl<P: TestBed> Executor<'_, P> {
         for controller in [0, 1] {
             self.bed.restart(Process::Controller(controller)).await?;
         }
-        let seat = self.bed.clients(0, 0);
+        let clients = self.bed.clients(0, 0);
         let list = proto::csi::ListVolumesRequest::default();
-        if let Err(status) = seat.controller().list_volumes(list).await {
+        if let Err(status) = clients.controller().list_volumes(list).await {
             let refused = status.message().contains("refuses the login");
-            ensure!(!refused, "the password was put right: {}", status.message());
+            ensure!(!refused, "the password was corrected: {}", status.message());
         }
         self.restart_crashed().await?;
         Ok(())

@@ -1,32 +1,32 @@
-//! How fast sequences are played.
+//! Throughput of a model run.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The file that holds them as JSON.
+/// The JSON file of [`Stats`].
 pub const STATS_FILE: &str = "figures.json";
 
-/// What a run came to.
+/// Counters and rates of a run.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Stats {
-    /// Sequences.
+    /// The number of sequences.
     pub sequences: usize,
-    /// Steps of all sequences.
+    /// The number of steps in all sequences.
     pub steps: usize,
-    /// CSI calls, repetitions included.
+    /// CSI calls, retries included.
     pub calls: usize,
-    /// Time on the clock.
+    /// Wall-clock time.
     pub seconds: f64,
-    /// Sequences in a second.
+    /// Sequences per second.
     pub sequences_per_second: f64,
-    /// Steps of a sequence, on average.
+    /// Steps per sequence, on average.
     pub mean_steps: f64,
 }
 
 impl Stats {
-    /// Of a run that took so many seconds.
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    /// Computes the rates of a run that took this many seconds.
+    #[expect(clippy::cast_precision_loss, reason = "the rates are for display")]
     pub fn new(sequences: usize, steps: usize, calls: usize, seconds: f64) -> Self {
         Self {
             sequences,

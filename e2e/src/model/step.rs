@@ -1,4 +1,4 @@
-//! What can happen, how often, and how sequences of it are made. Pure.
+//! The steps of a sequence, their weights, and how sequences are generated. Pure.
 
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
@@ -13,29 +13,29 @@ pub use super::fault::{COMMANDS, FILE_ACCESSES, Fault, NasCall, NasFault};
 use super::reference_model::ReferenceModel;
 use crate::harness::test_volume::Content;
 
-/// Few, so that steps meet.
+/// The number of volumes. Few, so that steps interact.
 pub const VOLUMES: u8 = 2;
-/// As many as a plane has at least.
+/// The number of nodes: every test bed has at least as many.
 pub const NODES: usize = 2;
 
-/// What a volume holds.
+/// The content of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
-    /// An ext4.
+    /// An ext4 file system.
     Ext4,
-    /// An xfs.
+    /// An xfs file system.
     Xfs,
-    /// A btrfs.
+    /// A btrfs file system.
     Btrfs,
-    /// Raw data.
+    /// A raw block device.
     Raw,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::Ext4, Self::Xfs, Self::Btrfs, Self::Raw];
 
-    /// As the harness calls it.
+    /// The same as the harness's type.
     pub fn content(self) -> Content {
         match self {
             Self::Ext4 => Content::Fs("ext4"),
@@ -53,7 +53,7 @@ pub enum CsiCall {
     Create {
         /// `required_bytes`, in MiB.
         mib: i64,
-        /// For a volume that does not exist.
+        /// The content, if the volume does not exist yet.
         kind: Kind,
     },
     /// `DeleteVolume`.
@@ -65,21 +65,21 @@ pub enum CsiCall {
     },
     /// `ControllerPublishVolume`.
     Publish {
-        /// To this node.
+        /// The node's number.
         node: usize,
     },
     /// `ControllerUnpublishVolume`.
     Unpublish {
-        /// From this node.
+        /// The node's number.
         node: usize,
     },
-    /// `NodeStageVolume`, where it is published.
+    /// `NodeStageVolume`, on the node that it is published to.
     Stage,
-    /// `ControllerExpandVolume` to more than any NAS has.
+    /// `ControllerExpandVolume` to more than the NAS has.
     ExpandTooFar,
     /// `NodePublishVolume`.
     NodePublish,
-    /// `NodePublishVolume`, to be read only.
+    /// `NodePublishVolume` with `readonly`.
     NodePublishReadonly,
     /// `NodeExpandVolume` to the size of the LUN.
     NodeExpand,
@@ -89,70 +89,67 @@ pub enum CsiCall {
     Unstage,
 }
 
-/// How a CO makes its first try of a call.
+/// How a CO makes the first try of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Delivery {
     /// One call.
     Once,
-    /// The same call twice at a time, to the same process.
+    /// The same call twice concurrently, to the same process.
     Twice,
-    /// The same call twice at a time; what goes to a controller goes to two of them.
+    /// The same call twice concurrently; calls to a controller go to both controllers.
     TwoControllers,
-    /// It goes away after so many milliseconds and comes again.
+    /// The CO cancels it after this many milliseconds and retries.
     Cancelled(u64),
 }
 
-/// How a volume is away from a node that was not told.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each may happen or not, whatever the others do"
-)]
+/// What happens while a volume is used on another node behind its node's back.
+#[expect(clippy::struct_excessive_bools, reason = "independent events")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Absence {
-    /// The CO stages it again afterwards; else it believes it to be staged.
+    /// The CO stages it again afterwards; otherwise it believes that it is still staged.
     pub stage: bool,
-    /// A pod of before has written what was not synced.
+    /// The former pod has written data that it did not sync.
     pub unsynced: bool,
-    /// The node's driver is started anew meanwhile.
+    /// The node's driver is restarted meanwhile.
     pub restart: bool,
-    /// The NAS serves the node's session after it has deleted the target. Only where machines are told so.
+    /// The NAS keeps serving the node's session after it has deleted the target. Only on test beds that support it.
     pub kept: bool,
 }
 
 /// One step of a sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Step {
-    /// A call, repeated until it has come to what is due.
+    /// A call, retried until its expected result.
     Call {
         /// The number of the volume.
         volume: u8,
         /// The call.
         call: CsiCall,
-        /// How it is tried first.
+        /// How the first try is made.
         delivery: Delivery,
-        /// Through which controller.
+        /// The controller's number.
         controller: usize,
     },
-    /// From wherever it is to a pod on this node, or on the node that has it.
+    /// Publishes, stages and node-publishes it on this node, or on the node that already has it.
     Attach {
         /// The number of the volume.
         volume: u8,
-        /// The node.
+        /// The node's number.
         node: usize,
     },
-    /// From wherever it is to nobody.
+    /// Node-unpublishes, unstages and unpublishes it.
     Detach {
         /// The number of the volume.
         volume: u8,
     },
-    /// As a claim grows: the LUN, and then the node.
+    /// A claim grows: the LUN, then the node.
     Grow {
         /// The number of the volume.
         volume: u8,
         /// `required_bytes`, in MiB.
         mib: i64,
     },
-    /// The LUN grows while the node does something else with the volume.
+    /// The LUN grows while the node executes another call for the volume.
     GrowConcurrently {
         /// The number of the volume.
         volume: u8,
@@ -161,97 +158,97 @@ pub enum Step {
         /// A call to the node.
         call: CsiCall,
     },
-    /// Somebody has written to a LUN that was never formatted: no file system, but not blank.
+    /// Foreign data is written to a LUN that was never formatted: no file system, but not blank.
     WriteForeignData {
         /// The number of the volume.
         volume: u8,
     },
-    /// The ext4 of a volume turns out to be one that nothing grows.
+    /// The ext4 of a volume turns out not to be growable.
     MakeUnresizable {
         /// The number of the volume.
         volume: u8,
     },
-    /// A file system dies under its pod; the pod ends, and the next one comes.
+    /// A file system is shut down under its pod; the pod ends, and the next one starts.
     KillFileSystem {
         /// The number of the volume.
         volume: u8,
     },
-    /// The target shows another LUN in the place of the volume's for a while.
+    /// The target exports another LUN in place of the volume's for a while.
     SwapLun {
         /// The number of the volume.
         volume: u8,
     },
-    /// A CO asks for what is somebody else's.
+    /// A CO makes a call for a foreign LUN.
     UseForeignLun {
-        /// Which call.
+        /// Which call: 0 to 3.
         call: u8,
     },
     /// The account's password is changed on the NAS, and later in the driver's configuration.
     RotatePassword,
-    /// A pod writes, if there is one.
+    /// A pod writes, if the volume has one.
     Write {
         /// The number of the volume.
         volume: u8,
     },
-    /// The volume is taken from its node, which is believed to be dead, and given to the other; then that node comes back.
+    /// The volume is unpublished from a node that is believed dead, and published to the other; then the first node comes back.
     Fence {
         /// The number of the volume.
         volume: u8,
     },
-    /// The volume is taken from its node without the node's knowing, used by the other, and given back.
+    /// The volume is unpublished behind its node's back, used on the other node, and published back.
     Away {
         /// The number of the volume.
         volume: u8,
-        /// What else happens.
+        /// What else happens meanwhile.
         absence: Absence,
     },
-    /// Two controllers publish it to two nodes at a time; then it is unpublished from both.
+    /// Two controllers publish it to two nodes concurrently; then it is unpublished from both.
     Race {
         /// The number of the volume.
         volume: u8,
     },
-    /// Something is arranged.
+    /// A fault is injected.
     Fault(Fault),
-    /// A process is killed and started again: the first controller, or the plugin of this node.
+    /// A process is killed and restarted.
     Restart {
-        /// The node.
+        /// The plugin of this node; `None`: the first controller.
         node: Option<usize>,
     },
-    /// A node loses its power.
+    /// A node is power-cycled.
     Reboot {
-        /// The node.
+        /// The node's number.
         node: usize,
     },
-    /// The NAS restarts; LUNs are loaded at once or in a while.
+    /// The NAS restarts; its LUNs are loaded at once or after a while.
     RestartNas {
-        /// `busy`, `partial` or `absent`.
+        /// The state of the LUNs until then: `busy`, `partial` or `absent`.
         loading: Option<String>,
     },
-    /// A node is installed anew, and comes back with another initiator name.
+    /// A node is reinstalled, and comes back with another initiator name.
     Reimage {
-        /// The node.
+        /// The node's number.
         node: usize,
     },
-    /// All sessions of the Web API end.
+    /// All Web API sessions end.
     ExpireSessions,
-    /// The driver's address is another one than that which it logged in from.
+    /// The driver's IP address changes after it has logged in.
     ChangeClientAddress,
-    /// The NAS lists what others have, and has its own words.
+    /// The NAS lists foreign objects and reports unusual statuses.
     ChangeEnvironment(Environment),
-    /// The NAS cannot be read for a while.
+    /// The lists of the NAS cannot be trusted for a while.
     HideLists(HiddenLists),
-    /// A person is at work in SAN Manager.
+    /// A person edits the volume's LUN in SAN Manager.
     EditByHand {
         /// The number of the volume.
         volume: u8,
-        /// What he does.
+        /// The edit.
         what: ManualEdit,
     },
-    /// `ListVolumes`: all of them, or nothing.
+    /// `ListVolumes` must return all volumes, or fail.
     List,
 }
 
-/// Makes sequences.
+/// Generates sequences.
 #[derive(Clone, Debug)]
 pub struct Steps;
 
@@ -263,13 +260,13 @@ impl ReferenceStateMachine for Steps {
         Just(ReferenceModel::default()).boxed()
     }
 
-    fn transitions(book: &ReferenceModel) -> BoxedStrategy<Step> {
-        // Mostly what the present state is waiting for, so that sequences get somewhere; and anything at all.
+    fn transitions(model: &ReferenceModel) -> BoxedStrategy<Step> {
+        // Mostly the next step of the volume's life cycle, so that sequences get somewhere; and anything at all.
         let volume = 0..VOLUMES;
         let next = {
-            let book = book.clone();
+            let model = model.clone();
             (volume, 0..NODES, mib(), select(&Kind::ALL[..]))
-                .prop_map(move |(volume, node, mib, kind)| next(&book, volume, node, mib, kind))
+                .prop_map(move |(volume, node, mib, kind)| next(&model, volume, node, mib, kind))
         };
         prop_oneof![
             10 => next,
@@ -290,7 +287,7 @@ impl ReferenceStateMachine for Steps {
                 .prop_map(|loading| Step::RestartNas { loading: loading.map(str::to_owned) }),
             1 => Just(Step::ExpireSessions),
             1 => Just(Step::List),
-            2 => (0..VOLUMES, mib(), node_act())
+            2 => (0..VOLUMES, mib(), node_rpc())
                 .prop_map(|(volume, mib, call)| Step::GrowConcurrently { volume, mib, call }),
             1 => (0..VOLUMES).prop_map(|volume| Step::WriteForeignData { volume }),
             1 => (0..VOLUMES).prop_map(|volume| Step::SwapLun { volume }),
@@ -307,21 +304,21 @@ impl ReferenceStateMachine for Steps {
         .boxed()
     }
 
-    fn apply(mut book: ReferenceModel, step: &Step) -> ReferenceModel {
-        book.apply_step(step);
-        book
+    fn apply(mut model: ReferenceModel, step: &Step) -> ReferenceModel {
+        model.apply_step(step);
+        model
     }
 }
 
-/// What a CO would do next with a volume.
-fn next(book: &ReferenceModel, volume: u8, node: usize, mib: i64, kind: Kind) -> Step {
-    let call = |act| Step::Call {
+/// The next step of a volume's life cycle.
+fn next(model: &ReferenceModel, volume: u8, node: usize, mib: i64, kind: Kind) -> Step {
+    let call = |rpc| Step::Call {
         volume,
-        call: act,
+        call: rpc,
         delivery: Delivery::Once,
         controller: 0,
     };
-    match book.volumes.get(&volume) {
+    match model.volumes.get(&volume) {
         None => call(CsiCall::Create { mib, kind }),
         Some(known) if !known.node_published => Step::Attach { volume, node },
         Some(known) if known.data.is_none() => Step::Write { volume },
@@ -332,7 +329,7 @@ fn next(book: &ReferenceModel, volume: u8, node: usize, mib: i64, kind: Kind) ->
     }
 }
 
-/// Below and above the least size, whole and odd.
+/// Sizes below and above the minimum, whole GiB and odd.
 fn mib() -> impl Strategy<Value = i64> {
     1..4096_i64
 }
@@ -341,7 +338,7 @@ pub(super) fn process() -> impl Strategy<Value = Option<usize>> {
     select(&[None, Some(0), Some(1)][..])
 }
 
-fn node_act() -> impl Strategy<Value = CsiCall> {
+fn node_rpc() -> impl Strategy<Value = CsiCall> {
     select(
         &[
             CsiCall::Stage,
@@ -355,7 +352,7 @@ fn node_act() -> impl Strategy<Value = CsiCall> {
 
 fn call() -> impl Strategy<Value = Step> {
     let node = || 0..NODES;
-    let act = prop_oneof![
+    let rpc = prop_oneof![
         2 => (mib(), select(&Kind::ALL[..])).prop_map(|(mib, kind)| CsiCall::Create { mib, kind }),
         3 => Just(CsiCall::Delete),
         4 => mib().prop_map(|mib| CsiCall::Expand { mib }),
@@ -369,16 +366,18 @@ fn call() -> impl Strategy<Value = Step> {
         2 => Just(CsiCall::NodeUnpublish),
         2 => Just(CsiCall::Unstage),
     ];
-    let how = prop_oneof![
+    let delivery = prop_oneof![
         5 => Just(Delivery::Once),
         2 => Just(Delivery::Twice),
         1 => Just(Delivery::TwoControllers),
         1 => (0..2000_u64).prop_map(Delivery::Cancelled),
     ];
-    (0..VOLUMES, act, how, 0..2_usize).prop_map(|(volume, act, how, controller)| Step::Call {
-        volume,
-        call: act,
-        delivery: how,
-        controller,
+    (0..VOLUMES, rpc, delivery, 0..2_usize).prop_map(|(volume, rpc, delivery, controller)| {
+        Step::Call {
+            volume,
+            call: rpc,
+            delivery,
+            controller,
+        }
     })
 }

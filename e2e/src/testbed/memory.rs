@@ -1,6 +1,6 @@
-//! A whole world in this process: the shipped driver's services, dsm-sim without ports, and machines of the imagination.
-//! Time is tokio's and stands still while somebody works, so that a minute of waiting costs nothing and a run can be
-//! repeated byte for byte. It needs no root and leaves nothing but a folder in memory, which goes with it.
+//! The in-memory test bed: the services of the shipped driver, dsm-sim without ports, and fake hosts, all in this process. Time
+//! is tokio's paused clock, so that a minute of waiting costs nothing and a run is reproducible byte for byte. Needs no root; its
+//! only files are in a temporary folder.
 
 mod crashable;
 mod fault_host;
@@ -42,44 +42,44 @@ use crate::testbed::{
 };
 use crashable::CrashableProcess;
 use fault_host::FaultHost;
-use nas::Nas;
+use nas::{Nas, NasTransport};
 
 const DRIVER: &str = "csi.synology.com";
 const NAS: &str = "nas1";
 const PORTAL: &str = "10.0.0.5:3260";
 const NODES: [&str; 2] = ["worker-0", "worker-1"];
 const CONTROLLERS: usize = 2;
-/// The driver's own default.
+/// The driver's default iSCSI replacement timeout.
 const REPLACEMENT: Duration = Duration::from_secs(120);
 
-/// A world in memory.
+/// An in-memory test bed.
 #[derive(Debug)]
 pub struct Memory {
     nas: Arc<Nas>,
-    machines: Vec<Fake>,
+    hosts: Vec<Fake>,
     processes: BTreeMap<Process, Running>,
-    /// Effects and hits of processes that have died.
-    past: Vec<Arc<CrashableProcess>>,
+    /// Crashed or restarted processes, for their effects and fault hits.
+    former_processes: Vec<Arc<CrashableProcess>>,
     password: String,
     kubelets: Vec<PathBuf>,
 }
 
-/// A process in one of its lives.
+/// A running process of the driver.
 #[derive(Debug)]
 struct Running {
-    mortal: Arc<CrashableProcess>,
+    crashable: Arc<CrashableProcess>,
     line: Line,
-    /// Where its effects were counted from when a trip was set.
+    /// The number of effects when a crash was armed, and the crash's position from there.
     armed: Option<(usize, usize)>,
 }
 
-/// A CO in memory.
+/// CSI clients of an in-memory test bed.
 #[derive(Clone, Debug)]
 pub struct CsiClients {
     controller: Line,
     node: Line,
     kubelet: PathBuf,
-    machine: Fake,
+    host: Fake,
 }
 
 impl Csi for CsiClients {
@@ -96,12 +96,12 @@ impl Csi for CsiClients {
     }
 
     fn make_dir(&self, path: &Path) -> io::Result<()> {
-        self.machine.make_dir(&path.to_string_lossy());
+        self.host.make_dir(&path.to_string_lossy());
         Ok(())
     }
 }
 
-/// A folder in memory if this machine has one.
+/// `/dev/shm` if it exists, or else the folder for temporary files.
 pub(crate) fn scratch() -> PathBuf {
     let shared = PathBuf::from("/dev/shm");
     if shared.is_dir() {
@@ -111,48 +111,48 @@ pub(crate) fn scratch() -> PathBuf {
     }
 }
 
-/// Plays in a fresh world with this luck, on a runtime of one thread whose time is paused.
+/// Runs a test on a fresh test bed with this seed, on a single-threaded runtime whose time is paused.
 ///
 /// # Errors
-/// There is no place for its files, or the play's.
-pub fn run<T>(seed: u64, play: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
+/// The temporary folder cannot be made, or the test's error.
+pub fn run<T>(seed: u64, test: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()?;
-    runtime.block_on(async { play(&mut Memory::start(seed).await?).await })
+    runtime.block_on(async { test(&mut Memory::start(seed).await?).await })
 }
 
 impl Memory {
-    /// A world with this luck. It needs a runtime of one thread whose time is paused.
+    /// A test bed with this seed. Needs a single-threaded runtime whose time is paused.
     ///
     /// # Errors
-    /// There is no place for its files.
+    /// The temporary folder cannot be made.
     pub async fn start(seed: u64) -> Result<Self> {
         let first = Fake::node("iqn.1993-08.org.debian:01:0");
         let second = first.on_same_nas("iqn.1993-08.org.debian:01:1");
-        let machines = vec![first, second];
-        let nas = Arc::new(Nas::start(seed, machines.clone())?);
+        let hosts = vec![first, second];
+        let nas = Arc::new(Nas::start(seed, hosts.clone())?);
         let kubelets = NODES.map(|name| PathBuf::from(format!("/{name}"))).to_vec();
-        let mut world = Self {
+        let mut bed = Self {
             nas,
-            machines,
+            hosts,
             processes: BTreeMap::new(),
-            past: Vec::new(),
+            former_processes: Vec::new(),
             password: PASSWORD.to_owned(),
             kubelets,
         };
         let controllers = (0..CONTROLLERS).map(Process::Controller);
         for process in controllers.chain((0..NODES.len()).map(Process::Node)) {
-            world.restart(process).await?;
+            bed.restart(process).await?;
         }
-        Ok(world)
+        Ok(bed)
     }
 
-    fn controller(&self, number: usize, mortal: &Arc<CrashableProcess>) -> Result<Line> {
-        let wire = nas::Line {
+    fn controller(&self, number: usize, crashable: &Arc<CrashableProcess>) -> Result<Line> {
+        let transport = NasTransport {
             nas: self.nas.clone(),
-            mortal: mortal.clone(),
+            crashable: crashable.clone(),
         };
         let name: driver::volume::NasName = NAS.parse().ok().context("a name")?;
         let account = Account {
@@ -163,13 +163,13 @@ impl Memory {
         };
         let refusals = self.nas.folder().join(format!("refused-{number}.json"));
         let refusals = Arc::new(Refusals::open(Some(refusals))?);
-        let client = Client::over(Arc::new(wire), account, refusals);
+        let client = Client::over(Arc::new(transport), account, refusals);
         let mut nas = dsm::Nas::new(name, "nas.example".to_owned(), client);
         nas.portals = vec![PORTAL.parse().ok().context("a portal")?];
         let keys = Key::read(CHAP_KEY.as_bytes()).context("a key")?;
         let keys = Keys::new(Method::Mutual, keys, vec![]);
-        // Each life draws other names, and the same ones when the world is played again.
-        let random = StdRng::seed_from_u64(self.nas.draw());
+        // Each restart draws other names, and the same ones when the run is repeated.
+        let random = StdRng::seed_from_u64(self.nas.next_seed());
         let nases = vec![nas];
         let service = Controller::new(
             Owner::new(DRIVER.to_owned(), None),
@@ -179,13 +179,13 @@ impl Memory {
             InFlight::default(),
         );
         let server = ControllerServer::new(service);
-        Ok(self.line(server, mortal))
+        Ok(self.line(server, crashable))
     }
 
-    async fn node(&self, number: usize, mortal: &Arc<CrashableProcess>) -> Line {
+    async fn node(&self, number: usize, crashable: &Arc<CrashableProcess>) -> Line {
         let host = FaultHost {
-            machine: self.machines[number].clone(),
-            mortal: mortal.clone(),
+            host: self.hosts[number].clone(),
+            crashable: crashable.clone(),
         };
         let node = Node::new(
             host,
@@ -196,13 +196,13 @@ impl Memory {
         );
         tokio::select! {
             () = node.sweep() => {}
-            () = mortal.death() => {}
+            () = crashable.death() => {}
         }
-        self.line(NodeServer::new(node), mortal)
+        self.line(NodeServer::new(node), crashable)
     }
 
-    /// A line to a service of a process: cut when the process dies.
-    fn line<S>(&self, service: S, mortal: &Arc<CrashableProcess>) -> Line
+    /// A connection to a service of a process: it breaks when the process dies.
+    fn line<S>(&self, service: S, crashable: &Arc<CrashableProcess>) -> Line
     where
         S: tower::Service<
                 http::Request<tonic::body::Body>,
@@ -214,16 +214,16 @@ impl Memory {
             + 'static,
         S::Future: Send,
     {
-        let (mortal, nas) = (mortal.clone(), self.nas.clone());
+        let (crashable, nas) = (crashable.clone(), self.nas.clone());
         Line::new(tower::service_fn(move |request| {
-            let (mut service, mortal, nas) = (service.clone(), mortal.clone(), nas.clone());
+            let (mut service, crashable, nas) = (service.clone(), crashable.clone(), nas.clone());
             async move {
-                // What was done on the NAS without anybody waiting for it is seen by all.
+                // Export what the NAS has done in the background: every node sees it.
                 nas.export()
                     .map_err(|error| Status::internal(error.to_string()))?;
                 tokio::select! {
                     biased;
-                    () = mortal.death() => Err(Status::unavailable("the process has died")),
+                    () = crashable.death() => Err(Status::unavailable("the process has died")),
                     Ok(answer) = service.call(request) => Ok(answer),
                 }
             }
@@ -234,8 +234,8 @@ impl Memory {
         &self.processes[&process]
     }
 
-    fn machine_sees(&self, number: usize) -> ObservedNode {
-        let seen = self.machines[number].observe();
+    fn observe_node(&self, number: usize) -> ObservedNode {
+        let seen = self.hosts[number].observe();
         let mount = |mounted: Mounted| ObservedMount {
             uuid: mounted.serial,
             raw: mounted.raw,
@@ -243,7 +243,7 @@ impl Memory {
         };
         let kubelet = format!("{}/kubelet/", self.kubelets[number].display());
         // The kubelet makes a directory for each volume, and the staging path in it.
-        let is_drivers = |path: &String| {
+        let is_from_driver = |path: &String| {
             let inside = path.strip_prefix(&kubelet).unwrap_or_default();
             let part = inside.split_once('/').map(|(_, part)| part);
             part.is_some_and(|part| part != "staging")
@@ -262,20 +262,20 @@ impl Memory {
                 .into_iter()
                 .map(|(point, mounted)| (point, mount(mounted)))
                 .collect(),
-            paths: seen.paths.into_iter().filter(is_drivers).collect(),
+            paths: seen.paths.into_iter().filter(is_from_driver).collect(),
         }
     }
 
-    /// Every process that there is or was.
+    /// All processes, running or dead.
     fn crashables(&self) -> impl Iterator<Item = &Arc<CrashableProcess>> {
-        let now = self.processes.values().map(|running| &running.mortal);
-        now.chain(&self.past)
+        let now = self.processes.values().map(|running| &running.crashable);
+        now.chain(&self.former_processes)
     }
 
-    /// Everything that may have been written down somewhere: whoever looks for secrets looks here.
+    /// All texts that could hold a leaked secret: command lines and files.
     pub fn texts(&self) -> Vec<String> {
-        let commands = self.machines.iter().flat_map(Fake::commands);
-        let files = self.machines.iter().flat_map(Fake::texts);
+        let commands = self.hosts.iter().flat_map(Fake::commands);
+        let files = self.hosts.iter().flat_map(Fake::texts);
         commands.chain(files).collect()
     }
 }
@@ -289,7 +289,7 @@ impl TestBed for Memory {
             controller: self.running(Process::Controller(controller)).line.clone(),
             node: self.running(Process::Node(node)).line.clone(),
             kubelet: self.kubelets[node].clone(),
-            machine: self.machines[node].clone(),
+            host: self.hosts[node].clone(),
         }
     }
 
@@ -306,38 +306,40 @@ impl TestBed for Memory {
         let state = self.nas.state()?;
         let mut seen = Observation::of_nas(&state);
         seen.nodes = (0..NODES.len())
-            .map(|number| self.machine_sees(number))
+            .map(|number| self.observe_node(number))
             .collect();
-        let broken_off = self.crashables().flat_map(|mortal| mortal.broken_off());
+        let cancelled = self
+            .crashables()
+            .flat_map(|crashable| crashable.cancelled());
         seen.rest
-            .extend(broken_off.map(|name| format!("{name}, begun and given up half-way")));
+            .extend(cancelled.map(|name| format!("{name}, cancelled half-way")));
         Ok(seen)
     }
 
-    fn fs_fills_device(&self, life: &TestVolume, node: usize, size: u64) -> Result<bool> {
-        let Content::Fs(fs) = life.content else {
+    fn fs_fills_device(&self, volume: &TestVolume, node: usize, size: u64) -> Result<bool> {
+        let Content::Fs(fs) = volume.content else {
             return Ok(true);
         };
-        let found = self.machines[node].file_system(life.uuid(), Bytes(size));
+        let found = self.hosts[node].file_system(volume.uuid(), Bytes(size));
         let (kind, _, fills) = found.context("there is no file system")?;
-        ensure!(kind.as_str() == fs, "it is {kind} and not {fs}");
+        ensure!(kind.as_str() == fs, "the file system is {kind}, not {fs}");
         Ok(fills)
     }
 
-    fn write(&self, life: &TestVolume, node: usize, data: u64) -> Result<()> {
-        let target = life.target.to_string_lossy();
+    fn write(&self, volume: &TestVolume, node: usize, data: u64) -> Result<()> {
+        let target = volume.target.to_string_lossy();
         ensure!(
-            self.machines[node].write_data(&target, data),
-            "nothing can be written at {target}"
+            self.hosts[node].write_data(&target, data),
+            "writing to {target} failed"
         );
         Ok(())
     }
 
-    fn write_unsynced(&self, life: &TestVolume, node: usize, data: u64) -> Result<()> {
-        let target = life.target.to_string_lossy();
+    fn write_unsynced(&self, volume: &TestVolume, node: usize, data: u64) -> Result<()> {
+        let target = volume.target.to_string_lossy();
         ensure!(
-            self.machines[node].write_unsynced(&target, data),
-            "nothing can be written at {target}"
+            self.hosts[node].write_unsynced(&target, data),
+            "writing to {target} failed"
         );
         Ok(())
     }
@@ -346,7 +348,7 @@ impl TestBed for Memory {
         self.patch_control("/settings", json!({"deleted_targets_keep_sessions": keeps}))
             .await?;
         if keeps {
-            // Else the driver takes the LUN out of the target before it deletes that.
+            // Otherwise the driver unmaps the LUN before it deletes the target.
             let refuse = json!({"api": "SYNO.Core.ISCSI.LUN", "method": "unmap_target", "times": 1, "fault": {"kind": "refuse", "code": 18_990_505}});
             self.post_control("/faults", refuse).await?;
         } else {
@@ -360,39 +362,39 @@ impl TestBed for Memory {
         Ok(keeps)
     }
 
-    fn read(&self, life: &TestVolume, node: usize) -> Result<u64> {
-        let target = life.target.to_string_lossy();
-        self.machines[node]
+    fn read(&self, volume: &TestVolume, node: usize) -> Result<u64> {
+        let target = volume.target.to_string_lossy();
+        self.hosts[node]
             .read_data(&target)
-            .with_context(|| format!("nothing can be read at {target}"))
+            .with_context(|| format!("reading from {target} failed"))
     }
 
-    fn write_foreign_data(&self, life: &TestVolume) -> Result<()> {
-        self.machines[0].write_foreign_data(life.uuid());
+    fn write_foreign_data(&self, volume: &TestVolume) -> Result<()> {
+        self.hosts[0].write_foreign_data(volume.uuid());
         Ok(())
     }
 
-    fn is_foreign_data_intact(&self, life: &TestVolume) -> Result<bool> {
-        Ok(self.machines[0].is_foreign_data_intact(life.uuid()))
+    fn is_foreign_data_intact(&self, volume: &TestVolume) -> Result<bool> {
+        Ok(self.hosts[0].is_foreign_data_intact(volume.uuid()))
     }
 
-    fn make_unresizable(&self, life: &TestVolume) -> Result<bool> {
-        Ok(self.machines[0].make_unresizable(life.uuid()))
+    fn make_unresizable(&self, volume: &TestVolume) -> Result<bool> {
+        Ok(self.hosts[0].make_unresizable(volume.uuid()))
     }
 
-    fn kill_file_system(&self, life: &TestVolume, node: usize) -> Result<bool> {
-        let staging = life.staging.to_string_lossy();
-        Ok(self.machines[node].kill_file_system(&staging))
+    fn kill_file_system(&self, volume: &TestVolume, node: usize) -> Result<bool> {
+        let staging = volume.staging.to_string_lossy();
+        Ok(self.hosts[node].kill_file_system(&staging))
     }
 
-    async fn swap_lun(&mut self, life: &TestVolume, on: bool) -> Result<bool> {
-        self.nas.swap_lun(life.uuid(), on);
+    async fn swap_lun(&mut self, volume: &TestVolume, on: bool) -> Result<bool> {
+        self.nas.swap_lun(volume.uuid(), on);
         self.nas.export()?;
         Ok(true)
     }
 
     fn is_swapped_lun_untouched(&self, _: &TestVolume) -> Result<bool> {
-        Ok(self.machines[0].is_blank(nas::FOREIGN_LUN))
+        Ok(self.hosts[0].is_blank(nas::FOREIGN_LUN))
     }
 
     fn set_password(&mut self, password: &str) -> Result<()> {
@@ -402,26 +404,26 @@ impl TestBed for Memory {
 
     async fn refused_logins(&self) -> Result<usize> {
         let journal = self.nas.journal();
-        // Whose answer was lost, the driver cannot know of.
+        // The driver does not know of a login whose reply was lost.
         let refused = |line: &&String| line.contains("Auth.login") && line.ends_with("Some(400) ");
         Ok(journal.iter().filter(refused).count())
     }
 
     async fn restart(&mut self, process: Process) -> Result<()> {
         if let Some(old) = self.processes.remove(&process) {
-            old.mortal.die();
-            self.past.push(old.mortal);
+            old.crashable.die();
+            self.former_processes.push(old.crashable);
         }
-        let mortal = Arc::new(CrashableProcess::start());
+        let crashable = Arc::new(CrashableProcess::start());
         let line = match process {
-            Process::Controller(number) => self.controller(number, &mortal)?,
-            Process::Node(number) => self.node(number, &mortal).await,
+            Process::Controller(number) => self.controller(number, &crashable)?,
+            Process::Node(number) => self.node(number, &crashable).await,
         };
         let armed = None;
         self.processes.insert(
             process,
             Running {
-                mortal,
+                crashable,
                 line,
                 armed,
             },
@@ -433,42 +435,48 @@ impl TestBed for Memory {
         let dead = self
             .processes
             .iter()
-            .filter(|(_, running)| running.mortal.is_dead());
+            .filter(|(_, running)| running.crashable.is_dead());
         dead.map(|(process, _)| *process).collect()
     }
 
     async fn crash_at(&mut self, process: Process, nth: usize, when: CrashTiming) -> Result<()> {
-        let running = self.processes.get_mut(&process).context("it never lived")?;
-        running.armed = Some((running.mortal.effects().len(), nth));
-        running.mortal.crash_at(nth, when);
+        let running = self
+            .processes
+            .get_mut(&process)
+            .context("the process was never started")?;
+        running.armed = Some((running.crashable.effects().len(), nth));
+        running.crashable.crash_at(nth, when);
         Ok(())
     }
 
     async fn crashed_at(&mut self, process: Process) -> Result<Option<String>> {
-        let running = self.processes.get_mut(&process).context("it never lived")?;
+        let running = self
+            .processes
+            .get_mut(&process)
+            .context("the process was never started")?;
         let Some((before, nth)) = running.armed.take() else {
             return Ok(None);
         };
-        let met = running.mortal.effects().get(before + nth - 1).cloned();
-        if met.is_none() {
-            running.mortal.clear();
+        let effect = running.crashable.effects().get(before + nth - 1).cloned();
+        if effect.is_none() {
+            running.crashable.clear();
         }
-        Ok(met)
+        Ok(effect)
     }
 
     async fn reboot(&mut self, node: usize) -> Result<()> {
         if let Some(running) = self.processes.get(&Process::Node(node)) {
-            running.mortal.die();
+            running.crashable.die();
         }
-        self.machines[node].reboot();
+        self.hosts[node].reboot();
         self.restart(Process::Node(node)).await
     }
 
     async fn reimage(&mut self, node: usize, initiator: &str) -> Result<()> {
         if let Some(running) = self.processes.get(&Process::Node(node)) {
-            running.mortal.die();
+            running.crashable.die();
         }
-        self.machines[node].reimage(initiator);
+        self.hosts[node].reimage(initiator);
         self.restart(Process::Node(node)).await
     }
 
@@ -490,20 +498,22 @@ impl TestBed for Memory {
     }
 
     fn allow_online_ext4(&mut self, allowed: bool) -> bool {
-        for machine in &self.machines {
-            machine.set_capable(allowed);
+        for host in &self.hosts {
+            host.set_capable(allowed);
         }
         true
     }
 
     fn inject_fault(&mut self, node: usize, fault: HostFault) -> Result<()> {
-        self.running(Process::Node(node)).mortal.inject_fault(fault);
+        self.running(Process::Node(node))
+            .crashable
+            .inject_fault(fault);
         Ok(())
     }
 
     async fn clear_faults(&mut self) -> Result<()> {
         for running in self.processes.values() {
-            running.mortal.clear();
+            running.crashable.clear();
         }
         self.nas
             .control(http::Method::DELETE, "/faults", &json!(null))
@@ -512,7 +522,7 @@ impl TestBed for Memory {
     }
 
     fn fault_hits(&self) -> Result<usize> {
-        Ok(self.crashables().map(|mortal| mortal.hits()).sum())
+        Ok(self.crashables().map(|crashable| crashable.hits()).sum())
     }
 
     async fn pause(&self, time: Duration) {
@@ -521,8 +531,8 @@ impl TestBed for Memory {
 
     async fn journal(&self) -> Result<Vec<String>> {
         let mut lines = self.nas.journal();
-        for (machine, name) in self.machines.iter().zip(NODES) {
-            let commands = machine.commands();
+        for (host, name) in self.hosts.iter().zip(NODES) {
+            let commands = host.commands();
             lines.extend(commands.iter().map(|line| format!("{name}: {line}")));
         }
         Ok(lines)
@@ -534,31 +544,30 @@ impl TestBed for Memory {
 }
 
 impl Observation {
-    /// The NAS's half, from dsm-sim's state.
+    /// The NAS's part of an observation, from dsm-sim's state.
     pub fn of_nas(state: &Value) -> Self {
         let rows = |name: &str| nas::rows(&state[name]);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let snapshots = rows("snapshots");
-        let of_lun = |uuid: &Value| {
-            let of_it = snapshots.iter().filter(|row| row["parent"] == *uuid);
-            of_it
-                .map(|row| (text(&row["uuid"]), row["is_locked"] == true))
+        let snapshots_of = |uuid: &Value| {
+            let rows = snapshots.iter().filter(|row| row["parent"] == *uuid);
+            rows.map(|row| (text(&row["uuid"]), row["is_locked"] == true))
                 .collect()
         };
         let lun = |lun: &Value| ObservedLun {
             name: text(&lun["name"]),
             size: lun["size"].as_u64().unwrap_or_default(),
-            // People may write before it.
+            // A manual edit may add text before the owner tag.
             ours: text(&lun["description"]).contains("csi2 o="),
             description: text(&lun["description"]),
-            snapshots: of_lun(&lun["uuid"]),
+            snapshots: snapshots_of(&lun["uuid"]),
         };
         let mapped = |target: &Value| {
             let luns = nas::rows(&target["mapped_luns"]).iter();
             luns.map(|lun| text(&lun["lun_uuid"])).collect()
         };
         Self {
-            // One that is dying is promised to be gone, and the NAS keeps that.
+            // A LUN that is being deleted counts as gone: the NAS completes the deletion.
             luns: rows("luns")
                 .iter()
                 .filter(|row| row["is_dying"] != true)

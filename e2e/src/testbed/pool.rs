@@ -1,4 +1,4 @@
-//! Where a search gets its worlds from: it says what is to be played, and need not know on what.
+//! Pool of test beds for the search binaries, which run on either kind.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -15,48 +15,48 @@ use crate::testbed::TestBed;
 use crate::testbed::memory::{self, Memory};
 use crate::testbed::real::Real;
 
-/// Which plane a program plays on.
+/// The kind of test bed to run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Backend {
-    /// In this process, with a time of its own
+    /// In this process, in virtual time
     Memory,
     /// Processes, block devices and file systems (root)
     Real,
 }
 
-/// A supply of worlds in which nothing has happened yet.
+/// A source of fresh test beds.
 pub trait TestBedPool: Sync {
-    /// Each of them.
+    /// The type of the test beds.
     type Bed: TestBed;
 
-    /// Its name, for a report.
+    /// Name for reports.
     fn name(&self) -> &'static str;
 
-    /// How many may be played on at a time.
+    /// The number of test beds that may run at the same time.
     fn parallelism(&self) -> usize;
 
-    /// The part of a command line by which a fault finds what asks a disk anew for its size.
+    /// The part of a command line that selects a rescan of a disk's size for a fault.
     fn rescan(&self) -> &'static str;
 
-    /// The same for what lets a session see its disk; `None` where nothing but a login does it.
+    /// The same for the scan that makes a session's disk appear; `None` if the login does that.
     fn scan(&self) -> Option<&'static str>;
 
-    /// From the death of a process until the CO calls again, beyond what a restart takes here: a container is not started
-    /// again at once, and a sidecar waits before it repeats a call.
+    /// From the crash of a process until the CO's retry, in addition to the restart itself: a container is not restarted at once,
+    /// and a sidecar backs off.
     fn backoff(&self) -> Duration;
 
-    /// Plays on one that is fresh.
+    /// Runs a test on a fresh test bed.
     ///
     /// # Errors
-    /// There is none, or the play's.
-    fn run<T>(&self, play: impl AsyncFnOnce(&mut Self::Bed) -> Result<T>) -> Result<T>;
+    /// No test bed can be started, or the test's error.
+    fn run<T>(&self, test: impl AsyncFnOnce(&mut Self::Bed) -> Result<T>) -> Result<T>;
 }
 
-/// Worlds in memory: so cheap that each play has one of its own.
+/// In-memory test beds: cheap, so each run starts its own.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryPool;
 
-/// Its worlds' NAS is as slow as a DS918+, so that a process can die while the NAS is still at work.
+/// An odd seed: the NAS is as slow as a DS918+, so that a process can crash while the NAS is still working.
 const SEED: u64 = 1;
 
 impl TestBedPool for MemoryPool {
@@ -79,30 +79,30 @@ impl TestBedPool for MemoryPool {
     }
 
     fn backoff(&self) -> Duration {
-        // A DS918+ is at a deletion for 2 s; whoever asks again before is told, rightly, that the LUN is not ready.
+        // A DS918+ takes 2 s to delete a LUN; an earlier retry is told, rightly, that the LUN is not ready.
         Duration::from_millis(2_500)
     }
 
-    fn run<T>(&self, play: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
-        memory::run(SEED, play)
+    fn run<T>(&self, test: impl AsyncFnOnce(&mut Memory) -> Result<T>) -> Result<T> {
+        memory::run(SEED, test)
     }
 }
 
-/// Worlds of processes and block devices. To start one takes seconds, so each is made fresh again for the next play.
+/// Test beds of processes and block devices. Starting one takes seconds, so each is reset and reused.
 #[derive(Debug, Default)]
 pub struct DevicePool(Mutex<Vec<PooledBed>>);
 
-/// A world of processes, and what drives its wires.
+/// A test bed of processes, and the runtime of its proxies.
 #[derive(Debug)]
 pub struct PooledBed {
     // Dropped first: its tasks need the runtime.
-    /// The world.
+    /// The test bed.
     pub world: Real,
     /// Its runtime.
     pub runtime: Runtime,
 }
 
-/// The longest that one play may take in a world of processes.
+/// The timeout of one run on a test bed of processes.
 pub const RUN_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl TestBedPool for DevicePool {
@@ -121,31 +121,34 @@ impl TestBedPool for DevicePool {
     }
 
     fn scan(&self) -> Option<&'static str> {
-        // node-sim's sessions come with their disks.
+        // With node-sim, a session has its disks at login.
         None
     }
 
     fn backoff(&self) -> Duration {
-        // Its NAS deletes at once.
+        // Its NAS deletes LUNs immediately.
         Duration::ZERO
     }
 
-    fn run<T>(&self, play: impl AsyncFnOnce(&mut Real) -> Result<T>) -> Result<T> {
+    fn run<T>(&self, test: impl AsyncFnOnce(&mut Real) -> Result<T>) -> Result<T> {
         let idle = lock(&self.0).pop();
-        let mut stage = idle.map_or_else(PooledBed::open, Ok)?;
-        let PooledBed { world, runtime } = &mut stage;
+        let mut pooled = idle.map_or_else(PooledBed::open, Ok)?;
+        let PooledBed {
+            world: bed,
+            runtime,
+        } = &mut pooled;
         let result = runtime.block_on(async {
-            world.reset().await?;
-            let played = tokio::time::timeout(RUN_TIMEOUT, play(world)).await;
-            played.unwrap_or_else(|_| bail!("it has no end in {RUN_TIMEOUT:?}"))
+            bed.reset().await?;
+            let finished = tokio::time::timeout(RUN_TIMEOUT, test(bed)).await;
+            finished.unwrap_or_else(|_| bail!("no end within {RUN_TIMEOUT:?}"))
         });
-        lock(&self.0).push(stage);
+        lock(&self.0).push(pooled);
         result
     }
 }
 
 impl PooledBed {
-    /// Starts one.
+    /// Starts a test bed.
     ///
     /// # Errors
     /// A process does not come up.
@@ -156,39 +159,39 @@ impl PooledBed {
     }
 }
 
-/// The kinds of volumes that can be grown on these grounds while they are in use.
+/// The kinds of volumes that this pool's test beds can grow while they are mounted.
 ///
 /// # Errors
-/// There is no world.
-pub fn kinds_that_grow_online(grounds: &impl TestBedPool) -> Result<Vec<Kind>> {
-    grounds.run(async |plane| {
+/// No test bed can be started.
+pub fn kinds_that_grow_online(pool: &impl TestBedPool) -> Result<Vec<Kind>> {
+    pool.run(async |bed| {
         let grows = |kind: &Kind| match kind.content() {
-            Content::Fs(fs) => plane.grows_online(fs),
+            Content::Fs(fs) => bed.grows_online(fs),
             Content::Block => true,
         };
         Ok(Kind::ALL.into_iter().filter(grows).collect())
     })
 }
 
-/// Does something to each item, so many at a time; the results are in the items' order. The first error ends it all.
+/// Maps items on `width` threads; the results are in the items' order. The first error stops all.
 ///
 /// # Errors
-/// That of the first item that has one, or a panic.
+/// The error of an item, or a panic.
 pub fn map_parallel<I: Sync, T: Send>(
     width: usize,
     items: &[I],
-    act: impl Fn(&I) -> Result<T> + Sync,
+    map: impl Fn(&I) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, T)>> = Mutex::default();
     let work = || -> Result<()> {
         loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(at) else {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(index) else {
                 return Ok(());
             };
-            match act(item) {
-                Ok(result) => lock(&done).push((at, result)),
+            match map(item) {
+                Ok(result) => lock(&done).push((index, result)),
                 Err(error) => {
                     next.store(items.len(), Ordering::Relaxed);
                     return Err(error);
@@ -205,7 +208,7 @@ pub fn map_parallel<I: Sync, T: Send>(
         Ok(())
     })?;
     let mut done = std::mem::take(&mut *lock(&done));
-    done.sort_by_key(|(at, _)| *at);
+    done.sort_by_key(|(index, _)| *index);
     Ok(done.into_iter().map(|(_, result)| result).collect())
 }
 

@@ -1,14 +1,14 @@
-//! A whole world of processes: two controllers and two nodes of the shipped driver, dsm-sim, node-sim's `iscsiadm`, and real
-//! file systems on loop devices. It needs root. What differs from the world [in memory](crate::testbed::memory), because time is real:
+//! The test bed of processes: two controllers and two nodes of the shipped driver, dsm-sim, node-sim's `iscsiadm`, and real file
+//! systems on loop devices. Needs root. Since time is real, it differs from the [in-memory test bed](crate::testbed::memory):
 //!
-//! - what hangs does so for a moment: a command for 300 ms, until it ends as the driver's deadline would end it; a call of
-//!   the NAS until the [wire] breaks; delays and the loading of LUNs are as short,
-//! - a CO waits less than it says ([`Plane::pause`]), so nothing comes that the driver does after a minute only,
-//! - faults and deaths of a node are met by its commands alone: a fault of a change of files hits the next command instead,
-//! - a mounted ext4 cannot be grown where this process may not ([`can_grow_mounted_ext4`]).
+//! - hangs are short: a command hangs for 300 ms and is then killed, as at the driver's deadline; a call of the NAS hangs
+//!   until the [proxy] breaks the connection; delays and the loading of LUNs are as short,
+//! - a CO waits less than [`TestBed::pause`] asks for, so that nothing happens that the driver does only after a minute,
+//! - faults and crashes of a node apply to its commands only: a fault of a file access hits the next command instead,
+//! - a mounted ext4 cannot be grown without `CAP_SYS_RESOURCE` ([`can_grow_mounted_ext4`]).
 //!
-//! Both nodes are on one machine and see one mount table and one set of loop devices. They do not get into each other's way:
-//! what a node's driver calls a device of its own it finds through its host root, and each node has one of its own.
+//! Both nodes share one machine, one mount table and one set of loop devices without conflicts: a node's driver finds its devices
+//! through its host root, and each node has its own.
 
 mod clients;
 mod disk;
@@ -40,37 +40,37 @@ use proxy::Proxy;
 
 const NODES: [&str; 2] = ["worker-0", "worker-1"];
 const CONTROLLERS: usize = 2;
-/// The longest that the NAS delays an answer or loads LUNs, in milliseconds.
-const MOMENT: u64 = 300;
-/// A CO's pauses are shorter by this; all of them together must outlast what the driver itself waits for, 15 s.
+/// The longest delay of a reply or of loading LUNs, in milliseconds.
+const MAX_DELAY_MS: u64 = 300;
+/// A CO's pauses are divided by this; their sum must exceed the longest wait of the driver itself, 15 s.
 const FAST_RETRY: u32 = 200;
-/// The longest between two tries.
+/// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
-/// Longer than a driver lets pass between two logins of which it does not know whether they help.
-const SELDOM: Duration = Duration::from_secs(65);
-/// What a CO waits, once the NAS is there, when it does not wait for an answer: every call has come to its end before.
-const LAST_PAUSE: Duration = Duration::from_millis(20);
+/// Longer than the driver's minimum interval between two logins that may not help.
+const LOGIN_INTERVAL: Duration = Duration::from_secs(65);
+/// The CO's pause when it waits for everything to complete, once the NAS has loaded its LUNs: all calls have ended before.
+const SETTLE_PAUSE: Duration = Duration::from_millis(20);
 
-/// A world of processes.
+/// A test bed of processes.
 #[derive(Debug)]
 pub struct Real {
     // Fields are dropped in this order: the processes, then the janitor, who removes the folder.
     processes: BTreeMap<Process, Plugin>,
     /// From each controller to the NAS.
-    wires: Vec<Proxy>,
+    proxies: Vec<Proxy>,
     nas: Nas,
     machines: Vec<Machine>,
     _janitor: Janitor,
     folder: PathBuf,
     password: String,
-    /// The effects that processes have died of, until somebody asks.
-    met: BTreeMap<Process, String>,
-    /// What the NAS was asked in its earlier lives.
+    /// The effects at which processes have crashed, until they are read.
+    crashed_effects: BTreeMap<Process, String>,
+    /// Journal of the NAS before its last restart.
     past: Past,
-    /// When the NAS has loaded all of its LUNs.
-    loaded: Instant,
-    /// When the clients' address was another one for the last time.
-    moved: Mutex<Option<Instant>>,
+    /// When the NAS has loaded all LUNs.
+    loaded_at: Instant,
+    /// When the clients' IP address changed last.
+    address_changed: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -80,10 +80,10 @@ struct Past {
 }
 
 impl Real {
-    /// A fresh world.
+    /// Starts a test bed.
     ///
     /// # Errors
-    /// A process does not come up; with its last words.
+    /// A process does not come up; includes the end of its log.
     pub async fn start() -> Result<Self> {
         // Short: the path of a unix socket has at most 107 bytes.
         let folder = TempDir::with_prefix_in("csi-", scratch())?.keep();
@@ -96,42 +96,42 @@ impl Real {
         let nas = Nas::start(&folder, settings).await?;
         let machine = |name: &&str| Machine::make(&folder.join(name), &nas.targets());
         let machines = NODES.iter().map(machine).collect::<Result<_>>()?;
-        let mut wires = Vec::new();
+        let mut proxies = Vec::new();
         for _ in 0..CONTROLLERS {
-            wires.push(Proxy::start(&nas.api).await?);
+            proxies.push(Proxy::start(&nas.api).await?);
         }
-        let mut world = Self {
+        let mut bed = Self {
             processes: BTreeMap::new(),
-            wires,
+            proxies,
             nas,
             machines,
             _janitor: janitor,
             folder,
             password: PASSWORD.to_owned(),
-            met: BTreeMap::new(),
+            crashed_effects: BTreeMap::new(),
             past: Past::default(),
-            loaded: Instant::now(),
-            moved: Mutex::default(),
+            loaded_at: Instant::now(),
+            address_changed: Mutex::default(),
         };
-        world.settle_nas().await?;
-        for process in every() {
-            world.restart(process).await?;
+        bed.apply_nas_settings().await?;
+        for process in all_processes() {
+            bed.restart(process).await?;
         }
-        Ok(world)
+        Ok(bed)
     }
 
-    /// As fresh as at its start, whatever has become of it. Cheap when little has.
+    /// Resets everything to the state after [`Self::start`]. Cheap if little has changed.
     ///
     /// # Errors
-    /// Something cannot be freed.
+    /// A resource cannot be freed.
     pub async fn reset(&mut self) -> Result<()> {
         for machine in &self.machines {
-            machine.trap.open()?;
+            machine.interceptor.clear()?;
         }
         let used = self.is_used().await?;
         let changed = std::fs::read_to_string(self.nas.password_file())? != PASSWORD;
-        for process in every() {
-            // What a failed sequence has begun may be going on in them.
+        for process in all_processes() {
+            // A call of a failed sequence may still be in progress in them.
             if used || self.is_dead(process) || changed && matches!(process, Process::Controller(_))
             {
                 self.processes.remove(&process);
@@ -139,38 +139,38 @@ impl Real {
         }
         for machine in &self.machines {
             machine.clear().await?;
-            machine.trap.reset()?;
+            machine.interceptor.reset()?;
         }
         PASSWORD.clone_into(&mut self.password);
         std::fs::write(self.nas.password_file(), PASSWORD)?;
         self.nas.reset().await?;
-        // A NAS that was started with another one takes that for its own.
+        // A NAS that was started with another password has that one for its account.
         let account = json!({"name": "admin", "password": PASSWORD});
         self.nas.change_setting("accounts", &account).await?;
-        self.settle_nas().await?;
-        self.met.clear();
+        self.apply_nas_settings().await?;
+        self.crashed_effects.clear();
         self.past = Past::default();
-        for process in every() {
-            // They are appended to, so that this may be done while somebody writes.
+        for process in all_processes() {
+            // Logs are opened in append mode, so they can be truncated while they are written.
             std::fs::File::create(self.log(process))?;
             if !self.processes.contains_key(&process) {
-                self.forget_refusals(process)?;
+                self.remove_login_refusals(process)?;
                 self.restart(process).await?;
             }
         }
-        for wire in &self.wires {
-            wire.disarm();
+        for proxy in &self.proxies {
+            proxy.disarm();
         }
         Ok(())
     }
 
-    /// What the processes say of the time since the last reset.
+    /// The log lines of all processes since the last reset.
     ///
     /// # Errors
     /// A log cannot be read.
     pub fn logs(&self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
-        for process in every() {
+        for process in all_processes() {
             let text = std::fs::read_to_string(self.log(process))?;
             lines.extend(text.lines().map(|line| format!("{process:?}: {line}")));
         }
@@ -181,7 +181,7 @@ impl Real {
         self.home(process).join("driver.log")
     }
 
-    /// A sequence has left something on a node, or a volume on the NAS.
+    /// Whether a sequence has left something on a node, or a volume on the NAS.
     async fn is_used(&self) -> Result<bool> {
         let seen = self.observe_once().await?;
         let on_node = |node: &crate::testbed::ObservedNode| {
@@ -195,8 +195,8 @@ impl Real {
             || seen.nodes.iter().any(on_node))
     }
 
-    /// What is not known at its start.
-    async fn settle_nas(&self) -> Result<()> {
+    /// Applies the settings that have no command line option.
+    async fn apply_nas_settings(&self) -> Result<()> {
         let settings = json!({"thin_growth_needs_space": true, "shrink_code": SHRINK_REFUSED});
         self.nas.patch_settings(&settings).await
     }
@@ -215,7 +215,7 @@ impl Real {
         }
     }
 
-    fn forget_refusals(&self, process: Process) -> Result<()> {
+    fn remove_login_refusals(&self, process: Process) -> Result<()> {
         match std::fs::remove_file(self.home(process).join("refused.json")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             Ok(()) | Err(_) => Ok(()),
@@ -224,21 +224,21 @@ impl Real {
 
     fn is_dead(&self, process: Process) -> bool {
         let killed = match process {
-            Process::Controller(number) => self.wires[number].crashed_at().is_some(),
-            Process::Node(number) => self.machines[number].trap.stopped_at().is_some(),
+            Process::Controller(number) => self.proxies[number].crashed_at().is_some(),
+            Process::Node(number) => self.machines[number].interceptor.stopped_at().is_some(),
         };
-        let lives = self
+        let alive = self
             .processes
             .get(&process)
             .is_some_and(|plugin| plugin.process.is_alive());
-        killed || !lives
+        killed || !alive
     }
 
-    /// What a process has died of; it is forgotten.
-    fn take_death(&mut self, process: Process) -> Result<Option<String>> {
+    /// The effect at which a process has crashed; clears it.
+    fn take_crash(&mut self, process: Process) -> Result<Option<String>> {
         match process {
-            Process::Controller(number) => Ok(self.wires[number].disarm()),
-            Process::Node(number) => self.machines[number].trap.take_stopped(),
+            Process::Controller(number) => Ok(self.proxies[number].disarm()),
+            Process::Node(number) => self.machines[number].interceptor.take_stopped(),
         }
     }
 
@@ -246,7 +246,7 @@ impl Real {
         let folder = self.home(process);
         std::fs::create_dir_all(&folder)?;
         let url = match process {
-            Process::Controller(number) => &self.wires[number].url,
+            Process::Controller(number) => &self.proxies[number].url,
             Process::Node(_) => &self.nas.api,
         };
         let settings = plugin::Settings {
@@ -277,7 +277,7 @@ impl Real {
     }
 }
 
-fn every() -> impl Iterator<Item = Process> {
+fn all_processes() -> impl Iterator<Item = Process> {
     let controllers = (0..CONTROLLERS).map(Process::Controller);
     controllers.chain((0..NODES.len()).map(Process::Node))
 }
@@ -305,52 +305,52 @@ impl TestBed for Real {
 
     async fn observe(&self) -> Result<Observation> {
         let mut last = self.observe_once().await?;
-        // Files and devices of what is gone may go a moment later.
+        // Files and devices of deleted objects may disappear a moment later.
         for _ in 0..20 {
             if last.rest.is_empty() {
                 break;
             }
-            // sleep: between two looks, with a bound.
+            // sleep: between two observations, with a bound.
             tokio::time::sleep(Duration::from_millis(50)).await;
             last = self.observe_once().await?;
         }
         Ok(last)
     }
 
-    fn fs_fills_device(&self, life: &TestVolume, node: usize, size: u64) -> Result<bool> {
-        let device = self.machines[node].device(life)?;
-        disk::fs_fills_device(life, &device, size)
+    fn fs_fills_device(&self, volume: &TestVolume, node: usize, size: u64) -> Result<bool> {
+        let device = self.machines[node].device(volume)?;
+        disk::fs_fills_device(volume, &device, size)
     }
 
-    fn write(&self, life: &TestVolume, _: usize, data: u64) -> Result<()> {
-        disk::write(life, data).with_context(|| format!("writing to {}", life.name))
+    fn write(&self, volume: &TestVolume, _: usize, data: u64) -> Result<()> {
+        disk::write(volume, data).with_context(|| format!("writing to {}", volume.name))
     }
 
-    fn write_unsynced(&self, life: &TestVolume, _: usize, data: u64) -> Result<()> {
-        let written = disk::write_unsynced(life, data);
+    fn write_unsynced(&self, volume: &TestVolume, _: usize, data: u64) -> Result<()> {
+        let written = disk::write_unsynced(volume, data);
         written
             .map(drop)
-            .with_context(|| format!("writing to {}", life.name))
+            .with_context(|| format!("writing to {}", volume.name))
     }
 
-    fn read(&self, life: &TestVolume, _: usize) -> Result<u64> {
-        disk::read(life).with_context(|| format!("reading from {}", life.name))
+    fn read(&self, volume: &TestVolume, _: usize) -> Result<u64> {
+        disk::read(volume).with_context(|| format!("reading from {}", volume.name))
     }
 
-    fn write_foreign_data(&self, life: &TestVolume) -> Result<()> {
-        disk::write_foreign_data(&self.lun_file(life))
+    fn write_foreign_data(&self, volume: &TestVolume) -> Result<()> {
+        disk::write_foreign_data(&self.lun_file(volume))
     }
 
-    fn is_foreign_data_intact(&self, life: &TestVolume) -> Result<bool> {
-        disk::is_foreign_data_intact(&self.lun_file(life))
+    fn is_foreign_data_intact(&self, volume: &TestVolume) -> Result<bool> {
+        disk::is_foreign_data_intact(&self.lun_file(volume))
     }
 
-    fn kill_file_system(&self, life: &TestVolume, node: usize) -> Result<bool> {
-        disk::kill_file_system(life, &self.machines[node].device(life)?)
+    fn kill_file_system(&self, volume: &TestVolume, node: usize) -> Result<bool> {
+        disk::kill_file_system(volume, &self.machines[node].device(volume)?)
     }
 
-    async fn swap_lun(&mut self, life: &TestVolume, on: bool) -> Result<bool> {
-        disk::swap_lun(&self.nas, &self.folder, life, on)?;
+    async fn swap_lun(&mut self, volume: &TestVolume, on: bool) -> Result<bool> {
+        disk::swap_lun(&self.nas, &self.folder, volume, on)?;
         Ok(true)
     }
 
@@ -369,45 +369,47 @@ impl TestBed for Real {
 
     async fn restart(&mut self, process: Process) -> Result<()> {
         self.processes.remove(&process);
-        if let Some(met) = self.take_death(process)? {
-            self.met.insert(process, met);
+        if let Some(effect) = self.take_crash(process)? {
+            self.crashed_effects.insert(process, effect);
         }
         if let Process::Node(number) = process {
-            self.machines[number].trap.open()?;
+            self.machines[number].interceptor.clear()?;
         }
         let plugin = self.spawn(process).await?;
         if let Process::Controller(number) = process {
-            self.wires[number].serve(plugin.process.id());
+            self.proxies[number].set_controller(plugin.process.id());
         }
         self.processes.insert(process, plugin);
         Ok(())
     }
 
     fn crashed_processes(&self) -> Vec<Process> {
-        every().filter(|process| self.is_dead(*process)).collect()
+        all_processes()
+            .filter(|process| self.is_dead(*process))
+            .collect()
     }
 
     async fn crash_at(&mut self, process: Process, nth: usize, when: CrashTiming) -> Result<()> {
-        self.met.remove(&process);
+        self.crashed_effects.remove(&process);
         match process {
-            Process::Controller(number) => self.wires[number].arm(nth, when),
+            Process::Controller(number) => self.proxies[number].arm(nth, when),
             Process::Node(number) => self.machines[number].crash_at(nth, when)?,
         }
         Ok(())
     }
 
     async fn crashed_at(&mut self, process: Process) -> Result<Option<String>> {
-        if let Some(met) = self.met.remove(&process) {
-            return Ok(Some(met));
+        if let Some(effect) = self.crashed_effects.remove(&process) {
+            return Ok(Some(effect));
         }
         if self.is_dead(process) {
-            // It stays dead for whoever starts it again.
+            // Do not clear it: the process must count as dead until it is restarted.
             return Ok(match process {
-                Process::Controller(number) => self.wires[number].crashed_at(),
-                Process::Node(number) => self.machines[number].trap.stopped_at(),
+                Process::Controller(number) => self.proxies[number].crashed_at(),
+                Process::Node(number) => self.machines[number].interceptor.stopped_at(),
             });
         }
-        self.take_death(process)
+        self.take_crash(process)
     }
 
     async fn reboot(&mut self, node: usize) -> Result<()> {
@@ -431,24 +433,24 @@ impl TestBed for Real {
         self.past.journal.extend(lines);
         self.past.refused += refused;
         self.nas.restart().await?;
-        self.settle_nas().await?;
+        self.apply_nas_settings().await?;
         if let Some(loading) = loading {
-            let boot = json!({"loading": loading, "for_ms": MOMENT});
+            let boot = json!({"loading": loading, "for_ms": MAX_DELAY_MS});
             self.post_control("/boot", boot).await?;
-            self.loaded = Instant::now() + Duration::from_millis(MOMENT);
+            self.loaded_at = Instant::now() + Duration::from_millis(MAX_DELAY_MS);
         }
         Ok(())
     }
 
     async fn post_control(&self, mut path: &str, mut body: Value) -> Result<Value> {
-        if path == "/sessions/move" && !self.may_move() {
+        if path == "/sessions/move" && !self.may_change_address() {
             path = "/sessions/expire";
         }
         if let Some(Value::Number(wait)) = body.pointer_mut("/fault/ms") {
-            *wait = wait.as_u64().unwrap_or_default().min(MOMENT).into();
+            *wait = wait.as_u64().unwrap_or_default().min(MAX_DELAY_MS).into();
         }
         if let ("/accounts", Some(password)) = (path, body["password"].as_str()) {
-            // dsm-sim takes it from there at its next start.
+            // dsm-sim reads it from there at its next start.
             std::fs::write(self.nas.password_file(), password)?;
         }
         self.nas
@@ -466,10 +468,10 @@ impl TestBed for Real {
 
     async fn clear_faults(&mut self) -> Result<()> {
         for machine in &self.machines {
-            machine.trap.open()?;
+            machine.interceptor.clear()?;
         }
-        for wire in &self.wires {
-            wire.stop_killing();
+        for proxy in &self.proxies {
+            proxy.cancel_kill();
         }
         self.nas.no_faults().await
     }
@@ -477,20 +479,20 @@ impl TestBed for Real {
     fn fault_hits(&self) -> Result<usize> {
         self.machines
             .iter()
-            .map(|machine| machine.trap.hits())
+            .map(|machine| machine.interceptor.hits())
             .sum()
     }
 
     async fn pause(&self, time: Duration) {
         let short = if time > LONGEST_PAUSE {
-            self.loaded.saturating_duration_since(Instant::now()) + LAST_PAUSE
+            self.loaded_at.saturating_duration_since(Instant::now()) + SETTLE_PAUSE
         } else {
             time / FAST_RETRY
         };
         // sleep: a CO waits before it tries again, a bounded number of times.
         tokio::time::sleep(short).await;
-        if time >= LONGEST_PAUSE && Instant::now() >= self.loaded {
-            // Hours in a CO's life. One who cannot be told so now is asked again.
+        if time >= LONGEST_PAUSE && Instant::now() >= self.loaded_at {
+            // A long pause of a CO: the uptime grows too. Errors are ignored, the next pause sets it again.
             let _ = self
                 .nas
                 .change_setting("uptime", &json!({"seconds": 360_000}))
@@ -502,7 +504,7 @@ impl TestBed for Real {
         let mut lines = self.past.journal.clone();
         lines.extend(self.calls().await?);
         for (machine, name) in self.machines.iter().zip(NODES) {
-            let commands = machine.trap.journal()?;
+            let commands = machine.interceptor.journal()?;
             lines.extend(commands.iter().map(|line| format!("{name}: {line}")));
         }
         Ok(lines)
@@ -514,19 +516,24 @@ impl TestBed for Real {
 }
 
 impl Real {
-    /// A driver looks whether another login helps once a minute, and no CO here waits for so long: in between its sessions end as
-    /// they do otherwise.
-    fn may_move(&self) -> bool {
-        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = moved.is_none_or(|at| at.elapsed() > SELDOM);
-        if may {
-            *moved = Some(Instant::now());
+    /// A driver checks at most once a minute whether another login helps, and no CO here waits that long. In between, its
+    /// sessions expire instead.
+    fn may_change_address(&self) -> bool {
+        let mut address_changed = self
+            .address_changed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let allowed = address_changed.is_none_or(|at| at.elapsed() > LOGIN_INTERVAL);
+        if allowed {
+            *address_changed = Some(Instant::now());
         }
-        may
+        allowed
     }
 
-    fn lun_file(&self, life: &TestVolume) -> PathBuf {
-        self.nas.folder().join(format!("luns/{}.img", life.uuid()))
+    fn lun_file(&self, volume: &TestVolume) -> PathBuf {
+        self.nas
+            .folder()
+            .join(format!("luns/{}.img", volume.uuid()))
     }
 
     async fn calls(&self) -> Result<Vec<String>> {
@@ -543,7 +550,7 @@ impl Real {
 
     async fn refused_now(&self) -> Result<usize> {
         let (entries, _) = self.nas.journal(0).await?;
-        // Of what a fault refused nobody counts the failures.
+        // Logins that were refused by an injected fault do not count.
         let refused = |entry: &&nas::Entry| {
             entry.short() == "Auth.login" && entry.code == Some(400) && entry.fault.is_none()
         };

@@ -1,4 +1,4 @@
-//! Debian packages: fetched by apt, which checks signatures, and unpacked without being installed.
+//! Debian packages: downloaded by apt, which checks signatures, and unpacked without being installed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -9,22 +9,22 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::image::only_entry;
 use crate::harness::process::{run, run_in};
 
-/// The keys of all of Debian's suites.
+/// The keyring for all suites of Debian.
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// A package of this machine's Debian at a pinned version.
+/// A package of this machine's Debian release at a pinned version.
 pub(super) struct Package {
     pub(super) name: &'static str,
     pub(super) version: &'static str,
-    /// The package that depends on the newest of its kind, for when the pinned one has left the archive.
+    /// The metapackage that depends on the newest version, for when the pinned one has left the archive.
     pub(super) series: Option<&'static str>,
 }
 
 impl Package {
-    /// The folder into which it is unpacked, fetched when it is not there.
+    /// The folder into which it is unpacked; downloaded if missing.
     pub(super) fn unpacked(&self, folder: &Path) -> Result<PathBuf> {
         let name = format!("{}_{}", self.name, self.version.replace(':', "%3a"));
-        unpacked(folder, &name, |place| self.download(place))
+        unpacked(folder, &name, |path| self.download(path))
     }
 
     fn download(&self, folder: &Path) -> Result<()> {
@@ -34,7 +34,7 @@ impl Package {
             return Ok(());
         }
         if nix::unistd::geteuid().is_root() {
-            // A fresh container has no lists.
+            // A fresh container has no package lists.
             run("apt-get", ["update", "-q"])?;
         }
         let Err(refused) = own.download(folder, &pinned) else {
@@ -46,30 +46,28 @@ impl Package {
                 .with_context(|| format!("{refused:#}"))?,
             None => self.name.to_owned(),
         };
-        eprintln!(
-            "vm: {pinned} is not to be had ({refused}); taking {newest} as the archive has it today"
-        );
+        eprintln!("vm: {pinned} is not available ({refused}); using the present {newest}");
         own.download(folder, &newest)
             .with_context(|| format!("is this Debian 12, and was apt-get update run? {refused:#}"))
     }
 }
 
-/// A suite of Debian's, with lists of its own: nothing of it is ever installed here. Without options it is this machine's.
+/// A suite of Debian with its own package lists; nothing is installed from it. Without options, it is this machine's suite.
 #[derive(Debug, Default)]
 pub(super) struct Suite {
     options: Vec<OsString>,
 }
 
 impl Suite {
-    /// Fetches the lists of the suite of this name, from where this machine has its own packages.
+    /// Downloads the package lists of the suite of this name, from this machine's mirror.
     ///
     /// # Errors
     /// There is no such suite.
     pub(super) fn ready(folder: &Path, name: &str) -> Result<Self> {
-        let letters = |letter: char| letter.is_ascii_lowercase() || letter == '-';
+        let is_allowed = |letter: char| letter.is_ascii_lowercase() || letter == '-';
         ensure!(
-            !name.is_empty() && name.chars().all(letters),
-            "{name:?} is no suite of Debian's: say for instance trixie or bookworm-backports"
+            !name.is_empty() && name.chars().all(is_allowed),
+            "{name:?} is not a suite of Debian: use for instance trixie or bookworm-backports"
         );
         let sites = run(
             "apt-get",
@@ -104,32 +102,32 @@ impl Suite {
                 option("Dir::Cache", &own.join("cache")),
             ],
         };
-        let told = run(
+        let updated = run(
             "apt-get",
             lists.arguments(["update", "-q", "--error-on=any"]),
         );
-        told.with_context(|| format!("the lists of {name} cannot be fetched"))?;
+        updated.with_context(|| format!("cannot download the package lists of {name}"))?;
         Ok(lists)
     }
 
-    /// The folder into which the newest package that `series` depends on is unpacked, fetched when it is not there.
+    /// The folder into which the newest package that `series` depends on is unpacked; downloaded if missing.
     ///
     /// # Errors
-    /// It cannot be fetched.
+    /// The download fails.
     pub(super) fn newest(&self, folder: &Path, series: &str) -> Result<PathBuf> {
         let name = self.newest_of(series)?;
-        unpacked(folder, &name, |place| self.download(place, &name))
+        unpacked(folder, &name, |path| self.download(path, &name))
     }
 
-    /// The signature of the archive's lists, which apt checks, covers the package.
+    /// Downloads a package. apt verifies it by the signature of the package lists.
     fn download(&self, folder: &Path, what: &str) -> Result<()> {
         run_in(folder, "apt-get", self.arguments(["download", "-q", what])).map(drop)
     }
 
-    /// What the package `series` depends on: the newest kernel.
+    /// The package that the metapackage `series` depends on: the newest kernel.
     fn newest_of(&self, series: &str) -> Result<String> {
-        let told = run("apt-cache", self.arguments(["depends", series]))?;
-        let name = told
+        let output = run("apt-cache", self.arguments(["depends", series]))?;
+        let name = output
             .lines()
             .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
         match name {
@@ -144,15 +142,15 @@ impl Suite {
     }
 }
 
-/// Another folder and a rename: a killed download is not taken for a finished one.
+/// Downloads and unpacks into a temporary folder and renames that, so that an interrupted download does not look complete.
 fn unpacked(
     folder: &Path,
     name: &str,
     download: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
-    let place = folder.join(name);
-    if place.exists() {
-        return Ok(place);
+    let path = folder.join(name);
+    if path.exists() {
+        return Ok(path);
     }
     let fetch = tempfile::TempDir::with_prefix_in("fetch-", folder)?;
     download(fetch.path())?;
@@ -162,6 +160,6 @@ fn unpacked(
         "dpkg-deb",
         ["-x".as_ref(), archive.as_os_str(), tree.path().as_os_str()],
     )?;
-    fs::rename(tree.keep(), &place)?;
-    Ok(place)
+    fs::rename(tree.keep(), &path)?;
+    Ok(path)
 }

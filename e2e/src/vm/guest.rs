@@ -1,5 +1,5 @@
-//! Inside a machine: the first process. It makes a Debian of the bare kernel, runs one program, buries the dead and turns the
-//! machine off when that program has ended.
+//! The first process (PID 1) of a guest. It sets up mounts, network and daemons on the bare kernel, runs one program, reaps
+//! zombies, and powers the machine off when that program has ended.
 
 use std::fs;
 use std::io::Write as _;
@@ -15,37 +15,37 @@ use serde::{Deserialize, Serialize};
 use super::page_cache;
 use crate::harness::process::{Process, run};
 
-/// Where the guest finds the host's folder of this run, writable: for logs that are worth keeping.
+/// Where the host's folder of this run is mounted in the guest, writable: for logs to keep.
 pub const OUT: &str = "/run/out";
-/// What the guest reports goes here, a line at a time.
+/// The serial port for report lines to the host.
 const REPORT: &str = "/dev/ttyS1";
-/// Where every node of Kubernetes has its cgroups.
+/// The mount point of cgroup2, as on every Kubernetes node.
 pub const CGROUPS: &str = "/sys/fs/cgroup";
-/// The disk that survives a reset, and where it is mounted.
+/// The disk that survives a reset.
 const DISK: &str = "/dev/vda";
-/// On that disk: what a node keeps over a reboot.
+/// The mount point of that disk: what a node keeps over a reboot.
 pub const PERSISTENT: &str = "/var/lib/node";
 
-/// What a machine is to be.
+/// The configuration of a machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// Its name.
+    /// Its host name.
     pub name: String,
-    /// The machine at the other end of its cables.
+    /// The name of the machine that its network cards connect to.
     pub peer: String,
     /// Its network cards, in order.
     pub nics: Vec<Nic>,
-    /// Kernel modules.
+    /// Kernel modules to load.
     pub modules: Vec<String>,
-    /// Its iSCSI name.
+    /// Its iSCSI initiator name.
     pub initiator: String,
     /// The host's folder with the kernel's modules.
     pub module_folder: PathBuf,
-    /// A reset is part of the plan.
+    /// A reset does not end QEMU.
     pub may_reset: bool,
-    /// Has a disk that survives a reset.
+    /// It has a disk that survives a reset.
     pub disk: bool,
-    /// What [`warm::paths`] has found on the host.
+    /// The result of [`page_cache::paths`] on the host.
     pub warm: Vec<PathBuf>,
     /// Arguments of the program that it runs.
     pub arguments: Vec<String>,
@@ -54,36 +54,36 @@ pub struct Plan {
 /// A network card.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Nic {
-    /// The cable's name.
+    /// The network's name.
     pub net: String,
-    /// Its hardware address.
+    /// Its MAC address.
     pub mac: String,
     /// Its address and prefix, `10.77.0.1/24`.
     pub address: String,
 }
 
-/// What the kernel's command line handed over: the first process's environment.
-fn handed(name: &str) -> Result<PathBuf> {
+/// A variable from the kernel's command line, which the kernel passes in the environment of PID 1.
+fn kernel_parameter(name: &str) -> Result<PathBuf> {
     let value = std::env::var_os(name)
         .with_context(|| format!("the kernel's command line has no {name}="))?;
     Ok(PathBuf::from(value))
 }
 
-/// The life of process 1.
+/// Runs as PID 1.
 ///
 /// # Errors
-/// Never: a machine that cannot go on says why on its console and turns itself off.
+/// Only if the power cannot be turned off: other errors go to the console.
 pub fn first() -> Result<()> {
-    if let Err(error) = live() {
-        say(&format!("{error:#}"));
+    if let Err(error) = run_plan() {
+        log_to_console(&format!("{error:#}"));
     }
     nix::unistd::sync();
     reboot(RebootMode::RB_POWER_OFF)?;
     Ok(())
 }
 
-fn live() -> Result<()> {
-    let (program, plan) = (handed("program")?, handed("plan")?);
+fn run_plan() -> Result<()> {
+    let (program, plan) = (kernel_parameter("program")?, kernel_parameter("plan")?);
     let plan: Plan =
         serde_json::from_slice(&fs::read(&plan).with_context(|| plan.display().to_string())?)?;
     let _iscsid = prepare(&plan)?;
@@ -94,7 +94,7 @@ fn live() -> Result<()> {
     )?;
     let pid = Pid::from_raw(i32::try_from(child.id())?);
     loop {
-        // Whoever loses its parent becomes our child.
+        // Orphans are reparented to PID 1.
         match waitpid(None, None) {
             Ok(WaitStatus::Exited(ended, _) | WaitStatus::Signaled(ended, ..)) if ended == pid => {
                 break;
@@ -103,22 +103,22 @@ fn live() -> Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    let said = fs::read_to_string("/run/program.log").unwrap_or_default();
-    fs::write(Path::new(OUT).join(format!("{}.log", plan.name)), said)?;
+    let log = fs::read_to_string("/run/program.log").unwrap_or_default();
+    fs::write(Path::new(OUT).join(format!("{}.log", plan.name)), log)?;
     Ok(())
 }
 
-/// Words for the host: on the console.
-fn say(words: &str) {
+/// Writes a line to the console, which the host logs.
+fn log_to_console(line: &str) {
     if let Ok(mut console) = fs::File::options().write(true).open("/dev/console") {
-        let _ = writeln!(console, "{words}");
+        let _ = writeln!(console, "{line}");
     }
 }
 
 /// Reports a line to the host.
 ///
 /// # Errors
-/// This is no guest.
+/// This is not a guest.
 pub fn report(line: &str) -> Result<()> {
     let mut port = fs::File::options()
         .write(true)
@@ -127,7 +127,7 @@ pub fn report(line: &str) -> Result<()> {
     Ok(writeln!(port, "{line}")?)
 }
 
-/// Answers the daemon that lives as long as the machine.
+/// Returns the daemon that runs until the machine ends.
 fn prepare(plan: &Plan) -> Result<Process> {
     report("up")?;
     page_cache::copy_up(&plan.warm)?;
@@ -141,14 +141,14 @@ fn prepare(plan: &Plan) -> Result<Process> {
         )?;
     }
     if Path::new("/sys/kernel/config").exists() {
-        put("configfs", "/sys/kernel/config", "configfs", "")?;
+        mount_fs("configfs", "/sys/kernel/config", "configfs", "")?;
     }
-    lasting(plan)?;
-    names(plan)?;
+    mount_persistent(plan)?;
+    write_config(plan)?;
     daemons()
 }
 
-fn put(source: &str, at: &str, kind: &str, options: &str) -> Result<()> {
+fn mount_fs(source: &str, at: &str, kind: &str, options: &str) -> Result<()> {
     fs::create_dir_all(at)?;
     mount(
         Some(source),
@@ -173,7 +173,7 @@ fn bind(source: &Path, at: &str) -> Result<()> {
 }
 
 fn mounts(plan: &Plan) -> Result<()> {
-    // As systemd leaves it; otherwise nothing that is bound here is seen below.
+    // As systemd does; otherwise bind mounts do not propagate.
     mount(
         None::<&str>,
         "/",
@@ -181,18 +181,18 @@ fn mounts(plan: &Plan) -> Result<()> {
         MsFlags::MS_SHARED | MsFlags::MS_REC,
         None::<&str>,
     )?;
-    put("devpts", "/dev/pts", "devpts", "mode=620,ptmxmode=666")?;
-    put("cgroup2", CGROUPS, "cgroup2", "")?;
+    mount_fs("devpts", "/dev/pts", "devpts", "mode=620,ptmxmode=666")?;
+    mount_fs("cgroup2", CGROUPS, "cgroup2", "")?;
     for (at, options) in [
         ("/dev/shm", "mode=1777"),
         ("/run", "mode=755"),
         ("/tmp", "mode=1777"),
         ("/etc/iscsi", "mode=755"),
     ] {
-        put("tmpfs", at, "tmpfs", options)?;
+        mount_fs("tmpfs", at, "tmpfs", options)?;
     }
     fs::create_dir_all("/run/lock")?;
-    put(
+    mount_fs(
         "out",
         OUT,
         "9p",
@@ -203,8 +203,8 @@ fn mounts(plan: &Plan) -> Result<()> {
 
 fn network(plan: &Plan) -> Result<()> {
     run("ip", ["link", "set", "lo", "up"])?;
-    for (at, nic) in plan.nics.iter().enumerate() {
-        let card = format!("eth{at}");
+    for (index, nic) in plan.nics.iter().enumerate() {
+        let card = format!("eth{index}");
         let found =
             fs::read_to_string(format!("/sys/class/net/{card}/address")).context(card.clone())?;
         anyhow::ensure!(
@@ -218,8 +218,8 @@ fn network(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Node records and the kubelet's directory outlive a reset, as on a disk.
-fn lasting(plan: &Plan) -> Result<()> {
+/// Keeps node records and the kubelet's directory on the disk that survives a reset.
+fn mount_persistent(plan: &Plan) -> Result<()> {
     if !plan.disk {
         return Ok(());
     }
@@ -233,18 +233,18 @@ fn lasting(plan: &Plan) -> Result<()> {
     bind(&records, "/etc/iscsi")
 }
 
-fn names(plan: &Plan) -> Result<()> {
+fn write_config(plan: &Plan) -> Result<()> {
     fs::write(
         "/etc/iscsi/initiatorname.iscsi",
         format!("InitiatorName={}\n", plan.initiator),
     )?;
-    // Debian's defaults, as far as a node needs them; a record says the rest.
+    // Debian's defaults, as far as a node needs them; the records hold the rest.
     fs::write("/etc/iscsi/iscsid.conf", "node.startup = manual\n")?;
     fs::write("/etc/multipath.conf", MULTIPATH)?;
     Ok(())
 }
 
-/// Queues for as long as a story takes, and looks often.
+/// Queues longer than any story needs, and checks paths often.
 const MULTIPATH: &str = "defaults {
     user_friendly_names no
     find_multipaths yes
@@ -253,12 +253,12 @@ const MULTIPATH: &str = "defaults {
 }
 ";
 
-/// Bytes of a frame: each costs both machines the same, whatever is in it.
+/// Bytes per frame: each frame costs both machines the same, whatever its size.
 const MTU: &str = "61440";
 
-/// What udev does for the disks of a node. The other rules of a host are looked through for each of the dozen events that
-/// a session brings, and some start programs.
-const NEEDED: [&str; 9] = [
+/// The udev rules that a node's disks need. All others are masked: udev evaluates every rule for each of the dozen events of a
+/// session, and some rules start programs.
+const UDEV_RULES: [&str; 9] = [
     "50-udev-default.rules",
     "55-dm.rules",
     "56-dm-mpath.rules",
@@ -269,16 +269,16 @@ const NEEDED: [&str; 9] = [
     "64-btrfs.rules",
     "95-dm-notify.rules",
 ];
-/// Those of multipathd, which runs only while a story needs it.
+/// The rules of multipathd, which runs only while a story needs it.
 pub const OF_MULTIPATH: &str = "60-multipath.rules";
-/// udev takes an empty file in this folder for the rules of the same name.
+/// An empty file in this folder masks the udev rules of the same name.
 pub const MASKS: &str = "/run/udev/rules.d";
 
 fn mask_rules() -> Result<()> {
     fs::create_dir_all(MASKS)?;
     for rules in fs::read_dir("/usr/lib/udev/rules.d")? {
         let name = rules?.file_name();
-        if !NEEDED.iter().any(|needed| name == *needed) {
+        if !UDEV_RULES.iter().any(|needed| name == *needed) {
             fs::write(Path::new(MASKS).join(name), "")?;
         }
     }

@@ -1,4 +1,4 @@
-//! Kernel, modules and initramfs: of Debian packages, which are unpacked once below `target/vm`.
+//! Kernel, modules and initramfs from Debian packages, unpacked once below `target/vm`.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,21 +11,21 @@ use cpio::newc::{Builder, trailer};
 use super::archive::{Package, Suite};
 use crate::harness::process::run;
 
-/// Debian 12's kernel, the full one: the cloud kernel has no 9p.
+/// Debian 12's standard kernel: the cloud kernel has no 9p.
 const KERNEL: Package = Package {
     name: "linux-image-6.1.0-56-amd64",
     version: "6.1.192-2",
     series: Some(SERIES),
 };
-/// What depends on the newest kernel of a suite.
+/// The metapackage of the newest kernel of a suite.
 const SERIES: &str = "linux-image-amd64";
-/// A shell that needs no libraries, for the initramfs.
+/// A static shell for the initramfs.
 const BUSYBOX: Package = Package {
     name: "busybox-static",
     version: "1:1.35.0-4+deb12u1+b1",
     series: None,
 };
-/// What the initramfs must load before the guest can see the host's files.
+/// Modules that the initramfs loads before the guest can mount the host's files.
 const EARLY: [&str; 6] = [
     "virtio_pci",
     "9pnet_virtio",
@@ -35,25 +35,25 @@ const EARLY: [&str; 6] = [
     "virtio_blk",
 ];
 
-/// What a machine boots.
+/// Kernel and initramfs to boot a machine with.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// The kernel.
     pub kernel: PathBuf,
     /// The initramfs.
     pub initramfs: PathBuf,
-    /// To be bound over the guest's `/lib/modules`.
+    /// The folder to bind-mount on the guest's `/lib/modules`.
     pub modules: PathBuf,
     /// The kernel's release, for instance `6.1.0-56-amd64`.
     pub release: String,
 }
 
 impl Image {
-    /// The image in `folder`, made there when it is not: with the pinned kernel, with the newest of another suite of Debian's (for
-    /// instance `trixie`), or with one whose packages somebody has unpacked, when `kernel` is a path.
+    /// The image in `folder`, made there if missing: with the pinned kernel, with the newest one of another Debian suite (for
+    /// instance `trixie`), or with an unpacked kernel package, if `kernel` is a path.
     ///
     /// # Errors
-    /// A package cannot be fetched or unpacked.
+    /// A package cannot be downloaded or unpacked.
     pub fn ready(folder: &Path, kernel: Option<&str>) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let kernel = match kernel {
@@ -87,14 +87,14 @@ impl Image {
                 ["-b".as_ref(), kernel.as_os_str(), image.release.as_ref()],
             )?;
         }
-        // Cheap, and always in step with this file.
+        // Cheap, so always rewritten to match this file.
         image.write_initramfs(&kernel, &busybox.join("bin/busybox"))?;
         Ok(image)
     }
 
     fn write_initramfs(&self, kernel: &Path, busybox: &Path) -> Result<()> {
-        let fresh = self.initramfs.with_extension("new");
-        let mut archive = Archive(File::create(&fresh)?);
+        let temporary = self.initramfs.with_extension("new");
+        let mut archive = Archive(File::create(&temporary)?);
         for directory in ["bin", "dev", "host", "modules", "own", "proc", "sys"] {
             archive.add(directory, 0o040_755, &[])?;
         }
@@ -108,16 +108,16 @@ impl Image {
         }
         archive.add("init", 0o100_755, INIT.as_bytes())?;
         trailer(archive.0)?;
-        // A machine that boots at this moment has the old one open, or the new one.
-        fs::rename(fresh, &self.initramfs)?;
+        // A machine that is booting has opened either the old file or the new one.
+        fs::rename(temporary, &self.initramfs)?;
         Ok(())
     }
 
-    /// Files of the early modules and what they need, in the order of loading.
+    /// Files of the early modules and their dependencies, in load order.
     fn early_modules(&self, kernel: &Path) -> Result<Vec<PathBuf>> {
         let mut files: Vec<PathBuf> = Vec::new();
         for module in EARLY {
-            let told = run(
+            let output = run(
                 "modprobe",
                 [
                     "-d".as_ref(),
@@ -128,7 +128,7 @@ impl Image {
                     module.as_ref(),
                 ],
             )?;
-            let wanted = told
+            let wanted = output
                 .lines()
                 .filter_map(|line| line.strip_prefix("insmod "))
                 .map(|file| PathBuf::from(file.trim()));
@@ -138,12 +138,12 @@ impl Image {
                 }
             }
         }
-        ensure!(!files.is_empty(), "modprobe names no modules");
+        ensure!(!files.is_empty(), "modprobe lists no modules");
         Ok(files)
     }
 }
 
-/// A kernel module as the kernel loads it. Newer Debians compress them with xz, Ubuntu with zstd.
+/// A kernel module, uncompressed. Newer Debian releases compress modules with xz, Ubuntu with zstd.
 fn module_file(file: &Path) -> Result<Vec<u8>> {
     let ending = file.extension().and_then(|ending| ending.to_str());
     let program = match ending {
@@ -151,8 +151,10 @@ fn module_file(file: &Path) -> Result<Vec<u8>> {
         Some("zst") => "zstd",
         _ => return Ok(fs::read(file)?),
     };
-    let place = tempfile::TempDir::with_prefix("module-")?;
-    let packed = place.path().join(file.file_name().context("no file")?);
+    let folder = tempfile::TempDir::with_prefix("module-")?;
+    let packed = folder
+        .path()
+        .join(file.file_name().context("no file name")?);
     fs::copy(file, &packed)?;
     run(
         program,
@@ -165,28 +167,32 @@ fn module_file(file: &Path) -> Result<Vec<u8>> {
     Ok(fs::read(packed.with_extension(""))?)
 }
 
-/// The kernel without its compression, beside it: QEMU starts that as well, and a machine without KVM is up in half the time.
-/// Where it lies is in the header (kernel documentation, x86 boot protocol).
+/// The uncompressed kernel, in a file next to it: QEMU boots that too, in half the time without KVM. The header has its offset
+/// (kernel documentation, x86 boot protocol).
 fn uncompressed(kernel: &Path) -> Result<PathBuf> {
-    let place = kernel.with_file_name("vmlinux");
-    if place.exists() {
-        return Ok(place);
+    let unpacked = kernel.with_file_name("vmlinux");
+    if unpacked.exists() {
+        return Ok(unpacked);
     }
     let image = fs::read(kernel).with_context(|| kernel.display().to_string())?;
     let number = |at: usize| -> Option<usize> {
         let bytes = image.get(at..at + 4)?.try_into().ok()?;
         usize::try_from(u32::from_le_bytes(bytes)).ok()
     };
-    let sectors = usize::from(*image.get(0x1f1).context("no kernel")?);
-    let (offset, length) = number(0x248).zip(number(0x24c)).context("no kernel")?;
+    let sectors = usize::from(*image.get(0x1f1).context("not a kernel image")?);
+    let (offset, length) = number(0x248)
+        .zip(number(0x24c))
+        .context("not a kernel image")?;
     let start = (sectors + 1) * 512 + offset;
-    let payload = image.get(start..start + length).context("a short kernel")?;
+    let payload = image
+        .get(start..start + length)
+        .context("the kernel image is truncated")?;
     if !payload.starts_with(b"\xfd7zXZ\0") {
         return Ok(kernel.to_owned());
     }
-    // Another name and a rename: a killed xz is not taken for a finished one.
-    let fresh = place.with_extension("new");
-    let packed = place.with_extension("new.xz");
+    // Write to another name and rename: an interrupted xz must not look complete.
+    let temporary = unpacked.with_extension("new");
+    let packed = unpacked.with_extension("new.xz");
     fs::write(&packed, payload)?;
     // The payload's last four bytes are its size.
     run(
@@ -198,11 +204,11 @@ fn uncompressed(kernel: &Path) -> Result<PathBuf> {
             packed.as_os_str(),
         ],
     )?;
-    fs::rename(fresh, &place)?;
-    Ok(place)
+    fs::rename(temporary, &unpacked)?;
+    Ok(unpacked)
 }
 
-/// The first process of the guest until it has found the host's files. `program` comes from the kernel's command line.
+/// The guest's init until the host's files are mounted. `program` comes from the kernel's command line.
 const INIT: &str = "#!/bin/busybox sh
 set -e
 b=/bin/busybox
@@ -218,7 +224,7 @@ for at in proc sys dev; do $b mount --move /$at /own/new/$at; done
 exec $b switch_root /own/new $program first
 ";
 
-/// A cpio archive as the kernel unpacks it.
+/// A cpio archive in the kernel's initramfs format.
 struct Archive(File);
 
 impl Archive {
@@ -231,7 +237,7 @@ impl Archive {
     }
 }
 
-/// The name of the one thing that is in a folder.
+/// The name of the only entry of a folder.
 pub(super) fn only_entry(folder: &Path) -> Result<String> {
     let entry = fs::read_dir(folder)
         .with_context(|| folder.display().to_string())?

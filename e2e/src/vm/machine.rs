@@ -1,4 +1,4 @@
-//! QEMU: a machine, its console and what it reports.
+//! QEMU: starts a machine, and reads its console and its reports.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -12,20 +12,20 @@ use super::guest::Plan;
 use super::image::Image;
 use crate::harness::process::Piped;
 
-/// KVM that does not bring a kernel up within this time is taken for broken; a working one needs two seconds.
+/// If KVM does not boot a kernel within this time, it counts as broken; a working one needs two seconds.
 const KVM_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How instructions are executed.
+/// How the guest's instructions are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
     /// By the processor.
     Kvm,
-    /// Translated, some ten times slower, and the same everywhere.
+    /// Translated by QEMU: about ten times slower, but available everywhere.
     Tcg,
 }
 
 impl Accelerator {
-    /// Its name for QEMU and for people.
+    /// Its name, for QEMU and for messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -36,8 +36,8 @@ impl Accelerator {
     fn arguments(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            // What Debian and its libraries ask for and little more: vectors of 256 bits and what saves them at each switch
-            // are slow to translate, as are repeated byte instructions.
+            // What Debian and its libraries need, and little more: 256-bit vectors, the instructions that save them at each
+            // context switch, and repeated byte instructions are slow to translate.
             Self::Tcg => [
                 "-accel",
                 "tcg,thread=multi",
@@ -48,32 +48,32 @@ impl Accelerator {
     }
 
     /// For the guest kernel's command line.
-    fn kernel_words(self) -> &'static str {
+    fn kernel_args(self) -> &'static str {
         match self {
             Self::Kvm => "",
-            // No repeated instructions for long words either; and code that is found at the same address again need not be
-            // translated again. Together they halve the time that starting a program takes.
+            // Without repeated instructions for long words too, and without address randomization, so that translated code can be
+            // reused. Together they halve the time that starting a program takes.
             Self::Tcg => "clearcpuid=rep_good init_on_alloc=0 norandmaps nokaslr",
         }
     }
 }
 
-/// Words for every kernel: the host's console, and no guards and accounts that nobody looks at here.
-const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 lsm= audit=0 \
+/// Command line for every kernel: console output to the host, and no hardening or accounting, which these tests do not need.
+const KERNEL_ARGS: &str = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 lsm= audit=0 \
      hardened_usercopy=off cgroup_disable=memory psi=0";
 
-/// What a machine has.
+/// The parts of a machine.
 #[derive(Clone, Debug)]
 pub struct Spec<'a> {
     /// Kernel and initramfs.
     pub image: &'a Image,
-    /// Processors and memory, in MiB.
+    /// The number of processors, and memory in MiB.
     pub size: (u32, u32),
-    /// What it is to do.
+    /// Its configuration.
     pub plan: &'a Plan,
-    /// The program of this workspace that is its first process.
+    /// The program of this workspace that runs as PID 1.
     pub program: &'a Path,
-    /// Where sockets, plan and console log go, and what the machine finds writable at [`super::guest::OUT`].
+    /// The folder for sockets, plan and console log; mounted writable in the guest at [`super::guest::OUT`].
     pub folder: &'a Path,
     /// A disk that survives a reset.
     pub disk: Option<&'a Path>,
@@ -87,18 +87,18 @@ pub struct Machine {
     console: PathBuf,
     /// How its instructions are executed.
     pub accelerator: Accelerator,
-    /// Why KVM was not used although it is there.
+    /// Why KVM was not used although `/dev/kvm` exists.
     pub kvm_refused: Option<String>,
-    /// From the start of QEMU to the first word of the guest.
+    /// From the start of QEMU to the guest's first report line.
     pub boot: Duration,
 }
 
 impl Machine {
-    /// Starts a machine, with KVM if that really works, and waits for the guest's first word.
+    /// Starts a machine, with KVM if that works, and waits for the guest's first report line.
     ///
     /// # Errors
-    /// It does not boot; with the end of its console.
-    pub fn boot(spec: &Spec<'_>, kvm: bool, patience: Duration) -> Result<Self> {
+    /// It does not boot; includes the end of its console log.
+    pub fn boot(spec: &Spec<'_>, kvm: bool, timeout: Duration) -> Result<Self> {
         std::fs::write(plan_file(spec), serde_json::to_vec(spec.plan)?)?;
         let mut refused = None;
         if kvm
@@ -108,17 +108,17 @@ impl Machine {
                 .open("/dev/kvm")
                 .is_ok()
         {
-            match Self::start(spec, Accelerator::Kvm, KVM_DEADLINE.min(patience)) {
+            match Self::start(spec, Accelerator::Kvm, KVM_DEADLINE.min(timeout)) {
                 Ok(machine) => return Ok(machine),
                 Err(error) => refused = format!("{error:#}").lines().next().map(str::to_owned),
             }
         }
-        let mut machine = Self::start(spec, Accelerator::Tcg, patience)?;
+        let mut machine = Self::start(spec, Accelerator::Tcg, timeout)?;
         machine.kvm_refused = refused;
         Ok(machine)
     }
 
-    fn start(spec: &Spec<'_>, accelerator: Accelerator, patience: Duration) -> Result<Self> {
+    fn start(spec: &Spec<'_>, accelerator: Accelerator, timeout: Duration) -> Result<Self> {
         let console = spec.folder.join(format!("{}.console", spec.plan.name));
         let started = Instant::now();
         let mut process = Piped::start(
@@ -143,36 +143,36 @@ impl Machine {
             boot: Duration::ZERO,
         };
         machine
-            .line(patience)
+            .line(timeout)
             .with_context(|| format!("{} does not boot", spec.plan.name))?;
         machine.boot = started.elapsed();
         Ok(machine)
     }
 
-    /// The next line that the guest reports. `None` when the machine is off.
+    /// The next line that the guest reports. `None` if the machine has powered off.
     ///
     /// # Errors
-    /// It says nothing for so long; with the end of its console.
-    pub fn line(&mut self, patience: Duration) -> Result<Option<String>> {
-        match self.lines.recv_timeout(patience) {
+    /// No line within `timeout`; includes the end of its console log. Or QEMU fails.
+    pub fn line(&mut self, timeout: Duration) -> Result<Option<String>> {
+        match self.lines.recv_timeout(timeout) {
             Ok(line) => Ok(Some(line)),
             Err(RecvTimeoutError::Disconnected) => {
                 let end = self.process.wait()?;
                 if end.success() {
                     Ok(None)
                 } else {
-                    bail!("QEMU ended with {end}: {}", self.process.complaint())
+                    bail!("QEMU ended with {end}: {}", self.process.read_stderr())
                 }
             }
             Err(RecvTimeoutError::Timeout) => bail!(
-                "no word for {patience:?}; the end of its console ({}):\n{}",
+                "no report for {timeout:?}; the end of its console ({}):\n{}",
                 self.console.display(),
                 self.last_words()
             ),
         }
     }
 
-    /// The end of its console.
+    /// The last 15 lines of its console log.
     pub fn last_words(&self) -> String {
         let text = std::fs::read(&self.console).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -188,9 +188,9 @@ fn plan_file(spec: &Spec<'_>) -> PathBuf {
 fn arguments(spec: &Spec<'_>, accelerator: Accelerator, console: &Path) -> Result<Vec<String>> {
     let (program, plan) = (text(spec.program)?, text(&plan_file(spec))?);
     let folder = text(spec.folder)?;
-    let words = format!(
-        "{KERNEL_WORDS} {} program={program} plan={plan}",
-        accelerator.kernel_words()
+    let command_line = format!(
+        "{KERNEL_ARGS} {} program={program} plan={plan}",
+        accelerator.kernel_args()
     );
     let mut args: Vec<String> = [
         "-M",
@@ -202,14 +202,14 @@ fn arguments(spec: &Spec<'_>, accelerator: Accelerator, console: &Path) -> Resul
     ]
     .iter()
     .chain(&accelerator.arguments())
-    .map(|word| (*word).to_owned())
+    .map(|argument| (*argument).to_owned())
     .collect();
     let mut add = |option: &str, value: String| args.extend([option.to_owned(), value]);
     add("-smp", spec.size.0.to_string());
     add("-m", format!("{}M", spec.size.1));
     add("-kernel", text(&spec.image.kernel)?);
     add("-initrd", text(&spec.image.initramfs)?);
-    add("-append", words);
+    add("-append", command_line);
     add("-serial", format!("file:{}", text(console)?));
     add("-serial", "stdio".to_owned());
     add("-device", "virtio-rng-pci".to_owned());
@@ -229,19 +229,19 @@ fn arguments(spec: &Spec<'_>, accelerator: Accelerator, console: &Path) -> Resul
         "-device",
         "virtio-9p-pci,fsdev=out,mount_tag=out".to_owned(),
     );
-    for (at, nic) in spec.plan.nics.iter().enumerate() {
-        // Two ends of an Ethernet cable: datagrams between two sockets.
-        let end = |name: &str| format!("{folder}/{}-{at}.{name}", nic.net);
-        let (here, there) = (end(&spec.plan.name), end(&spec.plan.peer));
+    for (index, nic) in spec.plan.nics.iter().enumerate() {
+        // A virtual Ethernet cable: datagrams between two unix sockets.
+        let socket = |name: &str| format!("{folder}/{}-{index}.{name}", nic.net);
+        let (local, remote) = (socket(&spec.plan.name), socket(&spec.plan.peer));
         add(
             "-netdev",
             format!(
-                "dgram,id=n{at},local.type=unix,local.path={here},remote.type=unix,remote.path={there}"
+                "dgram,id=n{index},local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
             ),
         );
         add(
             "-device",
-            format!("virtio-net-pci,netdev=n{at},mac={}", nic.mac),
+            format!("virtio-net-pci,netdev=n{index},mac={}", nic.mac),
         );
     }
     if let Some(disk) = spec.disk {
@@ -256,9 +256,9 @@ fn arguments(spec: &Spec<'_>, accelerator: Accelerator, console: &Path) -> Resul
     Ok(args)
 }
 
-/// QEMU and the kernel's command line split at commas and blanks.
+/// A path for QEMU's options and the kernel's command line, which split at commas and blanks.
 fn text(path: &Path) -> Result<String> {
-    let text = path.to_str().context("a path that is no UTF-8")?;
+    let text = path.to_str().context("the path is not UTF-8")?;
     if text.contains([' ', ',']) {
         bail!("{text}: move the workspace to a path without blanks and commas");
     }

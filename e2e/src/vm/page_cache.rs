@@ -1,5 +1,5 @@
-//! What a machine looks at again and again lies in its memory. Each opening of a file of the host asks the host, and a program opens
-//! a dozen of them before it does anything: half of the time that `iscsiadm` takes without KVM.
+//! Files of the host that a guest copies to its own memory. Opening a file of the host is a round trip over 9p, and a program
+//! opens a dozen files before it does anything: half of the run time of `iscsiadm` without KVM.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::harness::process::{binary, run};
 
-/// Programs of the host, wherever the machine finds them.
+/// Host programs, in `/usr/sbin` or `/usr/bin`.
 const PROGRAMS: [&str; 24] = [
     "blkid",
     "blockdev",
@@ -38,9 +38,9 @@ const PROGRAMS: [&str; 24] = [
     "xfs_repair",
     "xfs_spaceman",
 ];
-/// Programs of this workspace, but for the one that copies: a running program cannot be opened for writing.
+/// Programs of this workspace, without the one that copies: a running program cannot be opened for writing.
 const OURS: [&str; 3] = ["dsm-sim", "janitor", "synology-csi"];
-/// What else a program or udev looks at each time, with all that is in it.
+/// Other files and folders that programs or udev read each time.
 const OTHERS: [&str; 12] = [
     "/bin/sh",
     "/etc/ld.so.cache",
@@ -56,10 +56,10 @@ const OTHERS: [&str; 12] = [
     "/usr/share/locale/locale.alias",
 ];
 
-/// Where they are links, half of all paths begin with them.
+/// Half of all paths start with one of these, where it is a link.
 const LINKS: [&str; 4] = ["/bin", "/lib", "/lib64", "/sbin"];
 
-/// On the host: all of that is there, with the libraries of the programs.
+/// On the host: all these files that exist, and the shared libraries of the programs.
 ///
 /// # Errors
 /// The workspace is not built, or `ldd` fails.
@@ -73,11 +73,11 @@ pub fn paths() -> Result<Vec<PathBuf>> {
         paths.insert(binary(name)?);
     }
     // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, `/lib64/ld-linux-x86-64.so.2 (0x…)`, and `/usr/bin/mount:`
-    let told = run("ldd", &paths)?;
-    let libraries = told
+    let output = run("ldd", &paths)?;
+    let libraries = output
         .lines()
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-        .filter(|word| !word.ends_with(':'));
+        .filter_map(|line| line.split_whitespace().find(|path| path.starts_with('/')))
+        .filter(|path| !path.ends_with(':'));
     for library in libraries {
         paths.extend([PathBuf::from(library), fs::canonicalize(library)?]);
     }
@@ -88,16 +88,16 @@ pub fn paths() -> Result<Vec<PathBuf>> {
     Ok(paths.into_iter().collect())
 }
 
-/// In the machine: copies them into the upper folder of its root, which is in memory.
+/// In the guest: copies the files to the upper folder of its overlay, which is in memory.
 pub(super) fn copy_up(paths: &[PathBuf]) -> Result<()> {
     for path in paths {
-        touch(path).with_context(|| format!("copying {}", path.display()))?;
+        copy_up_path(path).with_context(|| format!("copying {}", path.display()))?;
     }
     Ok(())
 }
 
-/// An overlay copies what is about to change.
-fn touch(path: &Path) -> io::Result<()> {
+/// Overlayfs copies a file up when it is about to change.
+fn copy_up_path(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     lchown(path, Some(found.uid()), Some(found.gid()))?;
     if found.is_file() {
@@ -105,7 +105,7 @@ fn touch(path: &Path) -> io::Result<()> {
     }
     if found.is_dir() {
         for entry in fs::read_dir(path)? {
-            touch(&entry?.path())?;
+            copy_up_path(&entry?.path())?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! The second machine does what the first asks: runs programs, starts them and hands a connection through to a socket.
+//! Remote execution on the second machine: runs and starts programs, reads files, and relays a connection to a unix socket.
 //!
-//! A request is a line of JSON on a connection of its own, over a cable that carries nothing else. There is no secrecy: the
-//! cable ends in the other machine.
+//! A request is a line of JSON on its own connection, over a virtual cable that carries nothing else. There is no encryption:
+//! the cable ends in the other machine.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,23 +19,23 @@ use super::guest;
 use crate::harness::process::{Process, run};
 use crate::harness::until::until;
 
-/// A machine that is up takes a connection at once.
-const CONNECT: Duration = Duration::from_secs(2);
-/// Programs may wait for a NAS that is away.
-const ANSWER: Duration = Duration::from_secs(180);
+/// Connect timeout: a running machine accepts at once.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Reply timeout: programs may wait for a NAS that is down.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What may be asked.
+/// A request.
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
-    /// Run a program to its end.
+    /// Runs a program to its end; replies with its output.
     Run(Vec<String>),
-    /// Start a program, with this log.
+    /// Starts a program with this log file; replies with its process id.
     Start(Vec<String>, String),
-    /// Answer what a file holds.
+    /// Replies with the content of a file.
     Read(String),
-    /// Answer the names in a folder, a line each.
+    /// Replies with the names in a folder, one per line.
     List(String),
-    /// Answer an empty line; from then on this connection is one with this unix socket.
+    /// Replies with an empty line, then relays the connection to this unix socket.
     Relay(String),
 }
 
@@ -44,10 +44,10 @@ struct Answer {
     said: Result<String, String>,
 }
 
-/// Serves requests for ever.
+/// Serves requests forever.
 ///
 /// # Errors
-/// The address cannot be had.
+/// The address cannot be bound.
 pub async fn serve(address: &str) -> Result<()> {
     let listener = TcpListener::bind(address)
         .await
@@ -76,10 +76,10 @@ async fn answer(connection: TcpStream) -> Result<()> {
             copy_bidirectional(&mut connection, &mut socket).await?;
             return Ok(());
         }
-        Request::Run(words) => {
-            tokio::task::spawn_blocking(move || run(&program(&words[0]), &words[1..])).await?
+        Request::Run(argv) => {
+            tokio::task::spawn_blocking(move || run(&program(&argv[0]), &argv[1..])).await?
         }
-        Request::Start(words, log) => start(&words, &log),
+        Request::Start(argv, log) => start(&argv, &log),
         Request::Read(file) => read(&file),
         Request::List(folder) => list(&folder),
     };
@@ -89,7 +89,7 @@ async fn answer(connection: TcpStream) -> Result<()> {
     Ok(connection.write_all(&serde_json::to_vec(&answer)?).await?)
 }
 
-/// A program of this workspace, or else of the host.
+/// The path of a program of this workspace, or else the name of a host program.
 fn program(name: &str) -> String {
     crate::harness::process::binary(name).map_or_else(
         |_| name.to_owned(),
@@ -112,15 +112,15 @@ fn list(folder: &str) -> Result<String> {
     Ok(names)
 }
 
-/// Answers the process id. The program belongs to nobody: it ends when it is killed, or with the machine.
-fn start(words: &[String], log: &str) -> Result<String> {
-    let process = Process::tool(&program(&words[0]), &words[1..], Path::new(log))?;
+/// Starts a program and returns its process id. Nothing owns it: it ends when it is killed, or with the machine.
+fn start(argv: &[String], log: &str) -> Result<String> {
+    let process = Process::tool(&program(&argv[0]), &argv[1..], Path::new(log))?;
     let id = process.id().to_string();
     process.disown();
     Ok(id)
 }
 
-/// The other machine.
+/// A client of the other machine.
 #[derive(Clone, Debug)]
 pub struct Remote {
     address: String,
@@ -137,7 +137,7 @@ impl Remote {
     /// Waits until it serves.
     ///
     /// # Errors
-    /// It does not.
+    /// It does not, in time.
     pub async fn ready(&self) -> Result<()> {
         let serves = async || Ok(self.list("/").await.is_ok());
         until("the other machine serves", serves, |serves| *serves)
@@ -145,58 +145,58 @@ impl Remote {
             .map(drop)
     }
 
-    /// Runs a program there to its end; answers what it printed.
+    /// Runs a program there to its end; returns its output.
     ///
     /// # Errors
-    /// It fails, or the machine does not answer.
-    pub async fn run(&self, words: &[&str]) -> Result<String> {
-        self.ask(&Request::Run(
-            words.iter().map(|word| (*word).to_owned()).collect(),
+    /// The program fails, or the machine does not reply.
+    pub async fn run(&self, argv: &[&str]) -> Result<String> {
+        self.send(&Request::Run(
+            argv.iter().map(|argument| (*argument).to_owned()).collect(),
         ))
         .await
     }
 
-    /// What a file there holds. Costs no process, as `cat` does: for looking again and again.
+    /// The content of a file there. Starts no process, unlike `cat`: cheap enough to poll.
     ///
     /// # Errors
-    /// It cannot be read, or the machine does not answer.
+    /// The file cannot be read, or the machine does not reply.
     pub async fn read(&self, file: &str) -> Result<String> {
-        self.ask(&Request::Read(file.to_owned())).await
+        self.send(&Request::Read(file.to_owned())).await
     }
 
     /// The names in a folder there.
     ///
     /// # Errors
-    /// It cannot be listed, or the machine does not answer.
+    /// The folder cannot be listed, or the machine does not reply.
     pub async fn list(&self, folder: &str) -> Result<Vec<String>> {
-        let names = self.ask(&Request::List(folder.to_owned())).await?;
+        let names = self.send(&Request::List(folder.to_owned())).await?;
         Ok(names.lines().map(str::to_owned).collect())
     }
 
-    /// Starts a program there; answers its process id.
+    /// Starts a program there; returns its process id.
     ///
     /// # Errors
-    /// It does not start, or the machine does not answer.
-    pub async fn start(&self, words: &[&str], log: &str) -> Result<u32> {
-        let words = words.iter().map(|word| (*word).to_owned()).collect();
+    /// It does not start, or the machine does not reply.
+    pub async fn start(&self, argv: &[&str], log: &str) -> Result<u32> {
+        let argv = argv.iter().map(|argument| (*argument).to_owned()).collect();
         Ok(self
-            .ask(&Request::Start(words, log.to_owned()))
+            .send(&Request::Start(argv, log.to_owned()))
             .await?
             .parse()?)
     }
 
-    /// Starts a program there that may end the machine before it answers.
+    /// Starts a program there without a log.
     ///
     /// # Errors
-    /// The machine does not answer.
-    pub async fn start_and_forget(&self, words: &[&str]) -> Result<()> {
-        self.start(words, "/dev/null").await.map(drop)
+    /// It does not start, or the machine does not reply.
+    pub async fn start_and_forget(&self, argv: &[&str]) -> Result<()> {
+        self.start(argv, "/dev/null").await.map(drop)
     }
 
-    /// gRPC to a unix socket there.
+    /// A gRPC channel to a unix socket there.
     ///
     /// # Errors
-    /// Nobody listens.
+    /// Nothing listens there.
     pub async fn channel(&self, socket: &str) -> Result<Channel> {
         let (address, request) = (
             self.address.clone(),
@@ -209,7 +209,7 @@ impl Remote {
                 connection
                     .write_all(format!("{request}\n").as_bytes())
                     .await?;
-                // Otherwise a socket that nobody serves yet would pass for a connection that broke.
+                // Otherwise a socket that does not exist yet would look like a broken connection.
                 connection.read_u8().await?;
                 Ok::<_, std::io::Error>(TokioIo::new(connection))
             }
@@ -219,10 +219,10 @@ impl Remote {
             .await?)
     }
 
-    async fn ask(&self, request: &Request) -> Result<String> {
-        let talk = async {
+    async fn send(&self, request: &Request) -> Result<String> {
+        let exchange = async {
             let connect = TcpStream::connect(&self.address);
-            let mut connection = tokio::time::timeout(CONNECT, connect).await??;
+            let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, connect).await??;
             connection
                 .write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes())
                 .await?;
@@ -230,12 +230,12 @@ impl Remote {
             connection.read_to_end(&mut answer).await?;
             Ok::<_, anyhow::Error>(serde_json::from_slice::<Answer>(&answer)?)
         };
-        let answer = tokio::time::timeout(ANSWER, talk)
+        let answer = tokio::time::timeout(REPLY_TIMEOUT, exchange)
             .await
             .with_context(|| format!("no answer to {request:?}"))??;
         match answer.said {
             Ok(said) => Ok(said),
-            Err(why) => bail!("on the other machine: {why}"),
+            Err(error) => bail!("on the other machine: {error}"),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! A NAS that was in use before: others' LUNs and targets of odd shapes stand in its lists, somebody has a LUN with a snapshot that
-//! is locked, one volume wants attention, and one may have crashed. A driver is on it as on a clean one; only that a LUN is gone nobody
-//! can prove as long as one has crashed (design.md#unknown-is-not-absent).
+//! A NAS that is not empty: its lists contain foreign LUNs and targets of odd shapes, there is a foreign LUN with a locked
+//! snapshot, one volume needs attention, and one may have crashed. The driver must work as on an empty one, except that no LUN
+//! can be confirmed absent while a volume has crashed (design.md#unknown-is-not-absent).
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -8,42 +8,44 @@ use serde_json::{Value, json};
 use super::{Nas, Settings};
 use crate::GIB;
 
-/// The LUN that somebody has.
-const LUN: &str = "accounts-of-2019";
-const ODD: [&str; 2] = ["--setting", "odd_rows=true"];
-/// The first volume that there is.
-const FULL: &str = "volume1";
-/// A volume besides those of the plan. No LUN of the driver's lies there.
-const CRASHED: &str = "/volume9=btrfs:2TiB";
+/// The name of the foreign LUN.
+const FOREIGN_LUN: &str = "accounts-of-2019";
+const ODD_ROWS: [&str; 2] = ["--setting", "odd_rows=true"];
+/// The name of the first volume.
+const ATTENTION_VOLUME: &str = "volume1";
+/// An additional volume, which holds no LUN of the driver's.
+const CRASHED_VOLUME: &str = "/volume9=btrfs:2TiB";
 
-/// What `dsm-sim serve` is told.
+/// Additional arguments for `dsm-sim serve`.
 pub(super) fn arguments(settings: &Settings) -> Vec<&'static str> {
-    let mut told = Vec::new();
+    let mut arguments = Vec::new();
     if settings.shared {
-        told.extend(ODD);
+        arguments.extend(ODD_ROWS);
     }
     if settings.crashed {
-        told.extend(["--volume", CRASHED]);
+        arguments.extend(["--volume", CRASHED_VOLUME]);
     }
-    told
+    arguments
 }
 
 impl Nas {
-    /// Others settle in, where the settings say so.
+    /// Adds the foreign objects, if the settings say so.
     ///
     /// # Errors
-    /// It does not answer or refuses.
+    /// It does not answer, or refuses.
     pub(super) async fn add_foreign_objects(&self) -> Result<()> {
         if !self.settings.shared {
             return Ok(());
         }
-        let uuid = self.foreign_lun(LUN, GIB).await?;
+        let uuid = self.foreign_lun(FOREIGN_LUN, GIB).await?;
         let snapshot = json!({"uuid": uuid, "name": "kept", "locked": true});
         self.change_setting("san/luns/snapshot", &snapshot).await?;
-        self.patch_volume(FULL, &json!({"status": "attention"}))
+        self.patch_volume(ATTENTION_VOLUME, &json!({"status": "attention"}))
             .await?;
         if self.settings.crashed {
-            let (path, _) = CRASHED.split_once('=').context("a path")?;
+            let (path, _) = CRASHED_VOLUME
+                .split_once('=')
+                .context("the volume has a path")?;
             let crash = json!({"status": "crashed", "without": ["size_free_byte"]});
             self.patch_volume(path.trim_start_matches('/'), &crash)
                 .await?;
@@ -51,7 +53,7 @@ impl Nas {
         Ok(())
     }
 
-    /// What others have is there as on the first day.
+    /// Whether the foreign objects are unchanged.
     ///
     /// # Errors
     /// It does not answer.
@@ -61,17 +63,17 @@ impl Nas {
         }
         let state = self.state().await?;
         let rows = |name: &str| state[name].as_array().cloned().unwrap_or_default();
-        let lun = rows("luns").into_iter().find(is_others);
+        let lun = rows("luns").into_iter().find(is_foreign);
         let Some(lun) = lun else { return Ok(false) };
-        let kept = |row: &Value| {
+        let is_locked_snapshot = |row: &Value| {
             row["parent"] == lun["uuid"] && row["is_locked"] == true && row["name"] == "kept"
         };
         let same = lun["size"] == GIB && lun["description"] == "somebody else's";
-        Ok(same && rows("snapshots").iter().any(kept))
+        Ok(same && rows("snapshots").iter().any(is_locked_snapshot))
     }
 }
 
-/// A row of a LUN is others', and of no story.
-pub(super) fn is_others(row: &Value) -> bool {
-    row["name"] == LUN
+/// Whether a LUN's row is the foreign LUN's.
+pub(super) fn is_foreign(row: &Value) -> bool {
+    row["name"] == FOREIGN_LUN
 }

@@ -1,4 +1,4 @@
-//! Calls that are made again, as a CO does, until they have come to what is due.
+//! Retries calls, as a CO does, until the expected result.
 
 use std::time::Duration;
 
@@ -11,86 +11,90 @@ use crate::model::step::{CsiCall, Delivery};
 use crate::testbed::TestBed;
 
 impl<P: TestBed> Executor<'_, P> {
-    /// Makes a call until it has come to what is due, and then once more: the same call, the same answer.
+    /// Retries a call until its expected result, then makes the same call once more: it must have the same answer.
     pub(in crate::model) async fn call_until_stable(
         &mut self,
         volume: u8,
-        act: CsiCall,
-        how: Delivery,
+        rpc: CsiCall,
+        delivery: Delivery,
         controller: usize,
         tries: usize,
     ) -> Result<()> {
-        for other in self.fallback_calls(volume, act) {
-            Box::pin(self.call_until_stable(volume, other, how, controller, tries))
+        for other in self.fallback_calls(volume, rpc) {
+            Box::pin(self.call_until_stable(volume, other, delivery, controller, tries))
                 .await
-                .with_context(|| format!("{other:?} instead of {act:?}"))?;
+                .with_context(|| format!("{other:?} instead of {rpc:?}"))?;
         }
-        let due = self.model.expected(volume, act);
-        if due == Expected::Idle {
+        let expected = self.model.expected(volume, rpc);
+        if expected == Expected::Idle {
             return Ok(());
         }
-        self.prepare(volume, act).await?;
+        self.prepare(volume, rpc).await?;
         let (hits, promised) = (self.bed.fault_hits()?, self.model.promised(volume));
         let first = self
-            .retry_until_expected(volume, act, how, controller, due, tries)
+            .retry_until_expected(volume, rpc, delivery, controller, expected, tries)
             .await?;
-        self.record(volume, act, first.as_ref())?;
-        let misled = act == CsiCall::Stage && self.bed.fault_hits()? > hits;
-        if misled {
-            // A kernel that takes the word to ask a disk anew, and does not, cannot be seen through by a call that names no size.
+        self.record(volume, rpc, first.as_ref())?;
+        let unreliable = rpc == CsiCall::Stage && self.bed.fault_hits()? > hits;
+        if unreliable {
+            // If the kernel accepts a rescan and does nothing, a call that names no size cannot notice it.
             self.model.promise(volume, promised);
         }
-        if !self.beside {
-            // Before a repetition could make good what the first answer promised.
+        if !self.concurrent {
+            // Check now, before the repetition can make up for what the first answer promised.
             self.check_invariants().await?;
         }
-        // After a deletion it is another call: for a volume that is not there.
-        let (hits, due) = (self.bed.fault_hits()?, self.model.expected(volume, act));
+        // After a deletion the expected result differs: the volume is not there.
+        let (hits, expected) = (self.bed.fault_hits()?, self.model.expected(volume, rpc));
         let again = self
-            .retry_until_expected(volume, act, Delivery::Once, controller, due, tries)
+            .retry_until_expected(volume, rpc, Delivery::Once, controller, expected, tries)
             .await
-            .context("the same call again")?;
+            .context("repeating the same call")?;
         let same = first == again;
-        ensure!(same, "it was answered {first:?}, then {again:?}");
-        if misled && self.bed.fault_hits()? == hits {
-            // Nothing has misled this one: what it answered is a promise.
-            self.model.apply_call(volume, act);
+        ensure!(same, "the first answer was {first:?}, the second {again:?}");
+        if unreliable && self.bed.fault_hits()? == hits {
+            // No fault has hit the repetition: its answer is reliable.
+            self.model.apply_call(volume, rpc);
         }
         Ok(())
     }
 
-    /// Makes a call until it has come to what is due. `None` for a failure that was due.
+    /// Retries a call until its expected result. Returns `None` for an expected failure.
     pub(in crate::model) async fn retry_until_expected(
         &mut self,
         volume: u8,
-        act: CsiCall,
-        how: Delivery,
+        rpc: CsiCall,
+        delivery: Delivery,
         controller: usize,
-        due: Expected,
+        expected: Expected,
         tries: usize,
     ) -> Result<Option<Answer>> {
         let (mut last, mut answered) = (None, None);
         for attempt in 0..tries {
-            let how = if attempt == 0 { how } else { Delivery::Once };
+            let delivery = if attempt == 0 {
+                delivery
+            } else {
+                Delivery::Once
+            };
             let hits = self.bed.fault_hits()?;
-            let answers = self.attempt(volume, act, how, controller).await;
-            // Each of two callers asks until it is answered.
-            let mut open = false;
+            let answers = self.attempt(volume, rpc, delivery, controller).await;
+            // Two concurrent callers both retry until they have an answer.
+            let mut unanswered = false;
             for answer in answers {
                 match answer {
                     Ok(answer) => {
-                        ensure_expected(&answer, due)?;
+                        ensure_expected(&answer, expected)?;
                         if let Some(Some(before)) = &answered {
-                            ensure!(*before == answer, "{before:?} before, and now {answer:?}");
+                            ensure!(*before == answer, "{before:?} at first, then {answer:?}");
                         }
                         answered = Some(Some(answer));
                     }
                     Err(status) => {
-                        self.said.push(status.message().to_owned());
+                        self.messages.push(status.message().to_owned());
                         if transient(&status) {
-                            open = true;
+                            unanswered = true;
                             last = Some(status);
-                        } else if expected_codes(due).contains(&status.code()) {
+                        } else if expected_codes(expected).contains(&status.code()) {
                             answered.get_or_insert(None);
                         } else {
                             self.ensure_justified_failure(&status, hits).await?;
@@ -99,50 +103,50 @@ impl<P: TestBed> Executor<'_, P> {
                     }
                 }
             }
-            let died = self.restart_crashed().await?;
-            if let (Some(done), false) = (&answered, open) {
+            let crashed = self.restart_crashed().await?;
+            if let (Some(done), false) = (&answered, unanswered) {
                 return Ok(done.clone());
             }
-            if attempt + 1 < tries && !died {
+            if attempt + 1 < tries && !crashed {
                 self.wait(attempt).await?;
             }
         }
-        bail!("it does not come to {due:?} in {tries} tries; the last answer: {last:?}")
+        bail!("not {expected:?} after {tries} tries; the last answer: {last:?}")
     }
 
-    /// After a final code the CO may forget the matter: it must have had a reason, and all must be as before.
+    /// After a final code the CO may give up: there must have been a fault, and the state must be as before the call.
     async fn ensure_justified_failure(&mut self, status: &Status, hits: usize) -> Result<()> {
         ensure!(
             self.bed.fault_hits()? > hits,
-            "a final code, and nothing has gone wrong on the node: {status:?}"
+            "a final code without a fault on the node: {status:?}"
         );
         if self.in_scenario {
             return Ok(());
         }
-        let left = || {
+        let context = || {
             format!(
                 "after the final code {:?}: {}",
                 status.code(),
                 status.message()
             )
         };
-        self.check_invariants().await.with_context(left)
+        self.check_invariants().await.with_context(context)
     }
 
     pub(in crate::model) async fn attempt(
         &mut self,
         volume: u8,
-        act: CsiCall,
-        how: Delivery,
+        rpc: CsiCall,
+        delivery: Delivery,
         controller: usize,
     ) -> Vec<Result<Answer, Status>> {
-        let life = self.volumes.get(&volume).cloned();
+        let test_volume = self.volumes.get(&volume).cloned();
         let node = self
             .model
             .volumes
             .get(&volume)
             .and_then(|known| known.published);
-        let node_id = if let CsiCall::Publish { node } | CsiCall::Unpublish { node } = act {
+        let node_id = if let CsiCall::Publish { node } | CsiCall::Unpublish { node } = rpc {
             self.node_ids[node].clone()
         } else {
             String::new()
@@ -152,31 +156,35 @@ impl<P: TestBed> Executor<'_, P> {
             .volumes
             .get(&volume)
             .map_or(0, |known| known.size);
-        let one = |controller: usize| {
-            let seat = self.bed.clients(controller, node.unwrap_or(0));
-            let (life, node_id) = (life.clone(), node_id.clone());
-            async move { call(&seat, volume, life, act, &node_id, size).await }
+        let call_controller = |controller: usize| {
+            let clients = self.bed.clients(controller, node.unwrap_or(0));
+            let (test_volume, node_id) = (test_volume.clone(), node_id.clone());
+            async move { call(&clients, volume, test_volume, rpc, &node_id, size).await }
         };
-        match how {
+        match delivery {
             Delivery::Once => {
                 self.tally.calls += 1;
-                vec![one(controller).await]
+                vec![call_controller(controller).await]
             }
             Delivery::Twice | Delivery::TwoControllers => {
                 self.tally.calls += 2;
-                let other = if how == Delivery::TwoControllers {
+                let other = if delivery == Delivery::TwoControllers {
                     1 - controller
                 } else {
                     controller
                 };
-                let (first, second) = futures::join!(one(controller), one(other));
+                let (first, second) =
+                    futures::join!(call_controller(controller), call_controller(other));
                 vec![first, second]
             }
             Delivery::Cancelled(millis) => {
                 self.tally.calls += 1;
-                let call = tokio::time::timeout(Duration::from_millis(millis), one(controller));
-                let late = |_| Err(Status::unavailable("the CO did not wait"));
-                vec![call.await.unwrap_or_else(late)]
+                let call = tokio::time::timeout(
+                    Duration::from_millis(millis),
+                    call_controller(controller),
+                );
+                let cancelled = |_| Err(Status::unavailable("the CO cancelled the call"));
+                vec![call.await.unwrap_or_else(cancelled)]
             }
         }
     }

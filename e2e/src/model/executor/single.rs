@@ -1,4 +1,4 @@
-//! A player's calls one by one, for those who look at what comes of each: the crash search and the fault matrix.
+//! Single calls, for the crash search and the fault matrix, which check the result of each one.
 
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use crate::model::reference_model::{Expected, ReferenceModel};
 use crate::model::step::{CsiCall, Delivery, Step};
 use crate::testbed::TestBed;
 
-/// A NAS has done what it was asked, or never will, after this.
-const SOON: Duration = Duration::from_millis(100);
+/// After this time the NAS has executed a request, or never will.
+const SETTLE_TIME: Duration = Duration::from_millis(100);
 
 impl<P: TestBed> Executor<'_, P> {
-    /// What it plays on.
+    /// The test bed.
     pub fn bed(&mut self) -> &mut P {
         self.bed
     }
 
-    /// What it believes.
+    /// The reference model.
     pub fn model(&self) -> &ReferenceModel {
         &self.model
     }
 
-    /// How it asks for a volume.
+    /// The volume's arguments for CSI calls.
     ///
     /// # Errors
     /// There is no such volume.
@@ -34,95 +34,100 @@ impl<P: TestBed> Executor<'_, P> {
         self.volumes.get_mut(&volume).context("no such volume")
     }
 
-    /// One call, and no other. What it has come to is written down; after a final code all must be as before, unless a
-    /// process has died of the call.
+    /// Makes a call once, without retries, and records a success. After a final code all invariants must hold, unless a
+    /// process has crashed during the call.
     ///
     /// # Errors
-    /// A success that is not due, or a property does not hold.
-    pub async fn call_once(&mut self, volume: u8, act: CsiCall) -> Result<Result<(), Status>> {
-        let due = self.model.expected(volume, act);
+    /// A success that was not expected, or an invariant is violated.
+    pub async fn call_once(&mut self, volume: u8, rpc: CsiCall) -> Result<Result<(), Status>> {
+        let expected = self.model.expected(volume, rpc);
         ensure!(
-            matches!(due, Expected::Done | Expected::Size(_)),
-            "no CO would call {act:?} now: {due:?}"
+            matches!(expected, Expected::Done | Expected::Size(_)),
+            "no CO would call {rpc:?} now: {expected:?}"
         );
-        self.prepare(volume, act).await?;
-        let mut answers = self.attempt(volume, act, Delivery::Once, 0).await;
+        self.prepare(volume, rpc).await?;
+        let mut answers = self.attempt(volume, rpc, Delivery::Once, 0).await;
         match answers.pop().context("one call, one answer")? {
             Ok(answer) => {
-                ensure_expected(&answer, due)?;
-                self.record(volume, act, Some(&answer))?;
+                ensure_expected(&answer, expected)?;
+                self.record(volume, rpc, Some(&answer))?;
                 Ok(Ok(()))
             }
             Err(status) => {
-                self.said.push(status.message().to_owned());
+                self.messages.push(status.message().to_owned());
                 if !transient(&status) && self.bed.crashed_processes().is_empty() {
-                    let left =
-                        || format!("after the final {:?}, {}", status.code(), status.message());
-                    self.check_invariants().await.with_context(left)?;
+                    let context = || {
+                        format!(
+                            "after the final code {:?}: {}",
+                            status.code(),
+                            status.message()
+                        )
+                    };
+                    self.check_invariants().await.with_context(context)?;
                 }
                 Ok(Err(status))
             }
         }
     }
 
-    /// A call that must succeed at once, and again.
+    /// Makes a call that must succeed at the first try, and then the same call again.
     ///
     /// # Errors
-    /// It does not, or a property does not hold.
-    pub async fn call_and_repeat(&mut self, volume: u8, act: CsiCall) -> Result<()> {
-        self.call_until_stable(volume, act, Delivery::Once, 0, 1)
+    /// One of them fails, or an invariant is violated.
+    pub async fn call_and_repeat(&mut self, volume: u8, rpc: CsiCall) -> Result<()> {
+        self.call_until_stable(volume, rpc, Delivery::Once, 0, 1)
             .await
-            .with_context(|| format!("{act:?}"))
+            .with_context(|| format!("{rpc:?}"))
     }
 
-    /// A step that is no call: a pod writes, a node loses its power.
+    /// Runs a step that is not a call: a pod writes, a node loses power.
     ///
     /// # Errors
-    /// A property does not hold.
+    /// An invariant is violated.
     pub async fn run_event(&mut self, step: &Step) -> Result<()> {
         Box::pin(self.run_step(step)).await
     }
 
-    /// The way back of a CO that does not know how far its last call has come: nothing is as the book has it before the end.
+    /// Detaches and deletes a volume when it is not known how far the last call got: the state matches the model only at the end.
     ///
     /// # Errors
-    /// A call does not come to what is due with one repetition.
+    /// A call does not have its expected result with one retry.
     pub async fn tear_down(&mut self, volume: u8) -> Result<()> {
         let node = self.model.volumes.get(&volume);
         let node = node.and_then(|known| known.published).unwrap_or(0);
         let unpublish = CsiCall::Unpublish { node };
-        for act in [
+        for rpc in [
             CsiCall::NodeUnpublish,
             CsiCall::Unstage,
             unpublish,
             CsiCall::Delete,
         ] {
-            let due = self.model.expected(volume, act);
-            if due == Expected::Idle || !self.volumes.contains_key(&volume) {
+            let expected = self.model.expected(volume, rpc);
+            if expected == Expected::Idle || !self.volumes.contains_key(&volume) {
                 continue;
             }
             let done = self
-                .retry_until_expected(volume, act, Delivery::Once, 0, due, 2)
+                .retry_until_expected(volume, rpc, Delivery::Once, 0, expected, 2)
                 .await
-                .with_context(|| format!("{act:?}"))?;
-            self.record(volume, act, done.as_ref())?;
+                .with_context(|| format!("{rpc:?}"))?;
+            self.record(volume, rpc, done.as_ref())?;
         }
         Ok(())
     }
 
-    /// Nothing that was begun goes on, and everything is taken away. What is left then, in words.
+    /// Clears faults, waits for everything in progress, and deletes all volumes. Returns what is left, as text.
     ///
     /// # Errors
-    /// A call does not come to what is due with one repetition.
+    /// A call does not have its expected result with one retry.
     pub async fn remove_all_and_list_leftovers(mut self) -> Result<Vec<String>> {
         self.bed.clear_faults().await?;
         self.restart_crashed().await?;
-        self.bed.pause(SOON).await;
+        self.bed.pause(SETTLE_TIME).await;
         self.remove_all().await?;
         let seen = self.bed.observe().await?;
         let left = invariants::leftovers(&self.foreign, &seen);
         if left.is_empty() {
-            self.check_invariants().await.context("in the end")?;
+            self.check_invariants().await.context("at the end")?;
         }
         self.ensure_no_violations().await?;
         Ok(left)

@@ -1,5 +1,5 @@
-//! A process that can die: at any of its effects, before it or after it. What has died does nothing any more, and whoever
-//! waits for it learns that.
+//! A process that can crash at any of its effects, before or after it. Once crashed it has no more effects, and its clients get
+//! an error.
 
 use std::future::{Future, pending};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,23 +9,23 @@ use tokio::sync::watch;
 
 use crate::testbed::{CrashTiming, HostFault};
 
-/// Something that has begun; it has ended when it has no name any more.
-struct Half<'a> {
-    mortal: &'a CrashableProcess,
+/// An operation in progress; `name` is cleared when it completes.
+struct InProgress<'a> {
+    crashable: &'a CrashableProcess,
     name: Option<String>,
 }
 
-impl Drop for Half<'_> {
+impl Drop for InProgress<'_> {
     fn drop(&mut self) {
         if let Some(name) = self.name.take()
-            && !self.mortal.is_dead()
+            && !self.crashable.is_dead()
         {
-            self.mortal.inner().broken_off.push(name);
+            self.crashable.inner().cancelled.push(name);
         }
     }
 }
 
-/// One life of one process of the driver.
+/// A process of the driver, from its start to its end.
 #[derive(Debug)]
 pub(super) struct CrashableProcess {
     inner: Mutex<Inner>,
@@ -34,15 +34,15 @@ pub(super) struct CrashableProcess {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The effects so far, in words.
+    /// The names of the effects so far.
     effects: Vec<String>,
-    /// The process dies at this one, counted like `effects`.
-    trip: Option<(usize, CrashTiming)>,
+    /// The process crashes at this effect, counted like `effects`.
+    armed_crash: Option<(usize, CrashTiming)>,
     faults: Vec<HostFault>,
-    /// Faults of the host that were met.
+    /// The number of faults that were applied.
     hits: usize,
-    /// What was begun and given up half-way, though the process lives.
-    broken_off: Vec<String>,
+    /// The names of effects that were cancelled half-way although the process is alive.
+    cancelled: Vec<String>,
 }
 
 impl CrashableProcess {
@@ -65,32 +65,32 @@ impl CrashableProcess {
         *self.dead.borrow()
     }
 
-    /// Waits for the end.
+    /// Waits until the process dies.
     pub(super) async fn death(&self) {
-        // The sender lives in `self`, so this ends with a death.
+        // The sender lives in `self`, so this ends only when the process dies.
         let _ = self.dead.subscribe().wait_for(|dead| *dead).await;
     }
 
-    /// What was begun and given up half-way, though the process lives.
-    pub(super) fn broken_off(&self) -> Vec<String> {
-        self.inner().broken_off.clone()
+    /// The names of effects that were cancelled half-way although the process is alive.
+    pub(super) fn cancelled(&self) -> Vec<String> {
+        self.inner().cancelled.clone()
     }
 
-    /// Does what has to come to its end, whatever becomes of the call that it was begun for.
-    pub(super) async fn whole<T>(&self, name: &str, act: impl Future<Output = T>) -> T {
-        let mut half = Half {
-            mortal: self,
+    /// Runs an effect that must not be cancelled, even if the call that it belongs to is.
+    pub(super) async fn must_complete<T>(&self, name: &str, effect: impl Future<Output = T>) -> T {
+        let mut operation = InProgress {
+            crashable: self,
             name: Some(name.to_owned()),
         };
-        let done = act.await;
-        half.name = None;
+        let done = effect.await;
+        operation.name = None;
         done
     }
 
-    /// Lets the process die at its `nth` effect from now; the first is 1.
+    /// Makes the process crash at its `nth` effect from now; the first is 1.
     pub(super) fn crash_at(&self, nth: usize, when: CrashTiming) {
         let mut inner = self.inner();
-        inner.trip = Some((inner.effects.len() + nth, when));
+        inner.armed_crash = Some((inner.effects.len() + nth, when));
     }
 
     pub(super) fn effects(&self) -> Vec<String> {
@@ -108,47 +108,47 @@ impl CrashableProcess {
     pub(super) fn clear(&self) {
         let mut inner = self.inner();
         inner.faults.clear();
-        inner.trip = None;
+        inner.armed_crash = None;
     }
 
-    /// The fault that hits this command, which is then used up by one.
+    /// The fault that applies to this command, if any; counts it down.
     pub(super) fn fault_of(&self, command: &str) -> Option<HostFault> {
         let mut inner = self.inner();
-        let meant = |fault: &HostFault| command.contains(&fault.command);
-        let at = inner.faults.iter().position(meant)?;
+        let matches = |fault: &HostFault| command.contains(&fault.command);
+        let index = inner.faults.iter().position(matches)?;
         inner.hits += 1;
-        let fault = inner.faults[at].clone();
+        let fault = inner.faults[index].clone();
         if fault.times == 1 {
-            inner.faults.remove(at);
+            inner.faults.remove(index);
         } else {
-            inner.faults[at].times = fault.times.saturating_sub(1);
+            inner.faults[index].times = fault.times.saturating_sub(1);
         }
         Some(fault)
     }
 
-    /// Does something to the world, unless the process is dead or dies of it.
+    /// Executes an effect, unless the process is dead or crashes at it.
     pub(super) async fn effect<T>(
         &self,
         name: String,
         effect: impl Future<Output = T>,
         begin: impl FnOnce(),
     ) -> T {
-        let (due, number) = {
+        let (timing, number) = {
             let mut inner = self.inner();
             if !self.is_dead() {
                 inner.effects.push(name);
             }
             let now = inner.effects.len();
-            let due = inner
-                .trip
+            let timing = inner
+                .armed_crash
                 .filter(|(at, _)| *at == now)
                 .map(|(_, when)| when);
-            if due.is_some() {
-                inner.trip = None;
+            if timing.is_some() {
+                inner.armed_crash = None;
             }
-            (due, now)
+            (timing, now)
         };
-        match due {
+        match timing {
             Some(CrashTiming::Before) => self.die(),
             Some(CrashTiming::During) => {
                 begin();
@@ -159,35 +159,35 @@ impl CrashableProcess {
         if self.is_dead() {
             return pending().await;
         }
-        let lasting = async {
-            // Others come in between, before it and after it.
-            tokio::time::sleep(span(number)).await;
+        let timed = async {
+            // Other tasks run in between, before the effect and after it.
+            tokio::time::sleep(half_duration(number)).await;
             let done = effect.await;
-            tokio::time::sleep(span(number + 1)).await;
+            tokio::time::sleep(half_duration(number + 1)).await;
             done
         };
         let done = tokio::select! {
             biased;
             () = self.death() => pending().await,
-            done = lasting => done,
+            done = timed => done,
         };
-        if due == Some(CrashTiming::After) {
+        if timing == Some(CrashTiming::After) {
             self.die();
             return pending().await;
         }
         done
     }
 
-    /// Looks at the world, which a dead process does not.
-    pub(super) async fn observe<T>(&self, look: impl Future<Output = T>) -> T {
+    /// Executes a read access, unless the process is dead.
+    pub(super) async fn observe<T>(&self, access: impl Future<Output = T>) -> T {
         if self.is_dead() {
             return pending().await;
         }
-        look.await
+        access.await
     }
 }
 
-/// How long a half of the nth effect takes: never the same as its neighbours, and always the same again.
-fn span(number: usize) -> Duration {
+/// Half of the time that the nth effect takes: different from its neighbours', and reproducible.
+fn half_duration(number: usize) -> Duration {
     Duration::from_micros((number as u64 * 7_919) % 9_973)
 }

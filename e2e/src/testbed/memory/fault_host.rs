@@ -1,5 +1,5 @@
-//! The host of one process: the machine of the imagination behind a gate that counts effects, lets the process die at one
-//! of them, and lets commands end as a fault says.
+//! The fake host of one process, with fault injection: counts effects, makes the process crash at one of them, and makes commands
+//! fail.
 
 use std::io;
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use secrecy::SecretString;
 use super::crashable::CrashableProcess;
 use crate::testbed::CommandFault;
 
-/// The file system calls that a fault can name.
+/// Selects all file system calls for a fault.
 const FILES: &str = "files";
 
 #[derive(Clone, Debug)]
 pub(super) struct FaultHost {
-    pub(super) machine: Fake,
-    pub(super) mortal: Arc<CrashableProcess>,
+    pub(super) host: Fake,
+    pub(super) crashable: Arc<CrashableProcess>,
 }
 
-/// What nobody's parser was made for.
+/// Output that no parser accepts.
 const GARBAGE: &str = "\u{fffd}\u{7}%$ blocks= size TYPE 0x00\n\n=\n";
 
 fn failed(what: &str) -> HostError {
     HostError::Io {
-        doing: format!("{what}, which a fault was asked for"),
+        doing: format!("{what} (injected fault)"),
         source: io::Error::from(io::ErrorKind::Other),
     }
 }
@@ -36,43 +36,43 @@ fn failed(what: &str) -> HostError {
 impl FaultHost {
     async fn command(&self, cmd: &Cmd) -> Result<Exit, HostError> {
         let text = cmd.to_string();
-        let Some(fault) = self.mortal.fault_of(&text) else {
-            return self.machine.run(cmd.clone()).await;
+        let Some(fault) = self.crashable.fault_of(&text) else {
+            return self.host.run(cmd.clone()).await;
         };
-        let late = || HostError::Overran {
+        let overran = || HostError::Overran {
             what: text.clone(),
             limit: cmd.deadline,
         };
         match fault.fault {
             CommandFault::Fails => Ok(Exit {
                 status: 1,
-                stderr: "it fails, as a fault says".to_owned(),
+                stderr: "injected fault".to_owned(),
                 ..Exit::default()
             }),
             CommandFault::FailsAfterwards => {
-                let done = self.machine.run(cmd.clone()).await?;
+                let done = self.host.run(cmd.clone()).await?;
                 Ok(Exit { status: 1, ..done })
             }
             CommandFault::Hangs => {
                 tokio::time::sleep(cmd.deadline).await;
-                Err(late())
+                Err(overran())
             }
             CommandFault::HangsAfterwards => {
-                self.machine.run(cmd.clone()).await?;
+                self.host.run(cmd.clone()).await?;
                 tokio::time::sleep(cmd.deadline).await;
-                Err(late())
+                Err(overran())
             }
             CommandFault::SaysGarbage => Ok(Exit {
                 stdout: GARBAGE.to_owned(),
-                ..self.machine.run(cmd.clone()).await?
+                ..self.host.run(cmd.clone()).await?
             }),
             CommandFault::DoesNothing => Ok(Exit::default()),
         }
     }
 
-    /// A look at a file or a folder. Only such faults are meant for it as name it.
-    fn unseen(&self, name: &str) -> Result<(), HostError> {
-        match self.mortal.fault_of(name) {
+    /// Applies a fault to a read access. Only faults that name it match.
+    fn check_read_fault(&self, name: &str) -> Result<(), HostError> {
+        match self.crashable.fault_of(name) {
             None => Ok(()),
             Some(_) => Err(failed(name)),
         }
@@ -82,19 +82,19 @@ impl FaultHost {
     async fn change(
         &self,
         name: String,
-        act: impl Future<Output = Result<(), HostError>>,
+        operation: impl Future<Output = Result<(), HostError>>,
     ) -> Result<(), HostError> {
         let fault = self
-            .mortal
+            .crashable
             .fault_of(&name)
-            .or_else(|| self.mortal.fault_of(FILES));
-        let act = async {
+            .or_else(|| self.crashable.fault_of(FILES));
+        let operation = async {
             match fault.map(|fault| fault.fault) {
-                None => act.await,
-                // The kernel may take a word and do nothing; of files and disks it does not lie.
+                None => operation.await,
+                // The kernel may accept a write to sysfs and do nothing; files and disks are reliable.
                 Some(CommandFault::DoesNothing) if name.starts_with("echo") => Ok(()),
                 Some(CommandFault::FailsAfterwards | CommandFault::HangsAfterwards) => {
-                    act.await?;
+                    operation.await?;
                     Err(failed(&name))
                 }
                 Some(
@@ -105,82 +105,84 @@ impl FaultHost {
                 ) => Err(failed(&name)),
             }
         };
-        let effect = self.mortal.effect(name.clone(), act, || {});
-        self.mortal.whole(&name, effect).await
+        let effect = self.crashable.effect(name.clone(), operation, || {});
+        self.crashable.must_complete(&name, effect).await
     }
 }
 
 impl KernelFiles for FaultHost {
     fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        self.unseen(&format!("read {path}"))?;
-        KernelFiles::read(&self.machine, path)
+        self.check_read_fault(&format!("read {path}"))?;
+        KernelFiles::read(&self.host, path)
     }
 
     fn entries(&self, path: &str) -> Result<Vec<Entry>, HostError> {
-        self.unseen(&format!("list {path}"))?;
-        self.machine.entries(path)
+        self.check_read_fault(&format!("list {path}"))?;
+        self.host.entries(path)
     }
 }
 
 impl Host for FaultHost {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
-        let begin = || self.machine.begin(&cmd);
+        let begin = || self.host.begin(&cmd);
         let name = cmd.to_string();
-        let effect = self.mortal.effect(name.clone(), self.command(&cmd), begin);
-        self.mortal.whole(&name, effect).await
+        let effect = self
+            .crashable
+            .effect(name.clone(), self.command(&cmd), begin);
+        self.crashable.must_complete(&name, effect).await
     }
 
     fn has(&self, program: &str) -> bool {
-        self.machine.has(program)
+        self.host.has(program)
     }
 
     async fn blocking<T: Send + 'static>(
         &self,
         doing: &str,
-        look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
+        access: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
     ) -> Result<T, HostError> {
-        let gate = self.clone();
-        let look = self.machine.blocking(doing, move |_| look(&gate));
-        self.mortal.observe(look).await
+        let files = self.clone();
+        let access = self.host.blocking(doing, move |_| access(&files));
+        self.crashable.observe(access).await
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        let look = async {
-            self.unseen(&format!("read {path}"))?;
-            Host::read(&self.machine, path).await
+        let access = async {
+            self.check_read_fault(&format!("read {path}"))?;
+            Host::read(&self.host, path).await
         };
-        self.mortal.observe(look).await
+        self.crashable.observe(access).await
     }
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
-        let look = async {
-            self.unseen(&format!("list {path}"))?;
-            self.machine.list(path).await
+        let access = async {
+            self.check_read_fault(&format!("list {path}"))?;
+            self.host.list(path).await
         };
-        self.mortal.observe(look).await
+        self.crashable.observe(access).await
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
-        self.mortal.observe(self.machine.stat(path)).await
+        self.crashable.observe(self.host.stat(path)).await
     }
 
     async fn is_mount_point(&self, path: &str) -> Result<Option<bool>, HostError> {
-        self.mortal.observe(self.machine.is_mount_point(path)).await
+        self.crashable.observe(self.host.is_mount_point(path)).await
     }
 
     async fn resolve(&self, path: &str) -> Result<String, HostError> {
-        self.mortal.observe(self.machine.resolve(path)).await
+        self.crashable.observe(self.host.resolve(path)).await
     }
 
     async fn read_device(&self, device: &str, span: Span, via: Via) -> Result<Vec<u8>, HostError> {
-        self.mortal
-            .observe(self.machine.read_device(device, span, via))
+        self.crashable
+            .observe(self.host.read_device(device, span, via))
             .await
     }
 
     async fn find_data(&self, device: &str, spans: Vec<Span>) -> Result<Option<Span>, HostError> {
-        self.mortal
-            .observe(self.machine.find_data(device, spans))
+        self.crashable
+            .observe(self.host.find_data(device, spans))
             .await
     }
 
@@ -190,40 +192,40 @@ impl Host for FaultHost {
         offset: u64,
         data: Vec<u8>,
     ) -> Result<(), HostError> {
-        let act = self.machine.write_device(device, offset, data);
-        self.change(format!("write {device} at {offset}"), act)
+        let operation = self.host.write_device(device, offset, data);
+        self.change(format!("write {device} at {offset}"), operation)
             .await
     }
 
     async fn opens(&self, device: &str) -> Result<bool, HostError> {
-        self.mortal.observe(self.machine.opens(device)).await
+        self.crashable.observe(self.host.opens(device)).await
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
-        self.mortal.observe(self.machine.is_claimed(device)).await
+        self.crashable.observe(self.host.is_claimed(device)).await
     }
 
     async fn space(&self, path: &str) -> Result<Space, HostError> {
-        self.mortal.observe(self.machine.space(path)).await
+        self.crashable.observe(self.host.space(path)).await
     }
 
     async fn create_dir(&self, path: &str) -> Result<(), HostError> {
-        self.change(format!("mkdir {path}"), self.machine.create_dir(path))
+        self.change(format!("mkdir {path}"), self.host.create_dir(path))
             .await
     }
 
     async fn create_file(&self, path: &str) -> Result<(), HostError> {
-        self.change(format!("touch {path}"), self.machine.create_file(path))
+        self.change(format!("touch {path}"), self.host.create_file(path))
             .await
     }
 
     async fn remove_dir(&self, path: &str) -> Result<(), HostError> {
-        self.change(format!("rmdir {path}"), self.machine.remove_dir(path))
+        self.change(format!("rmdir {path}"), self.host.remove_dir(path))
             .await
     }
 
     async fn remove_file(&self, path: &str) -> Result<(), HostError> {
-        self.change(format!("rm {path}"), self.machine.remove_file(path))
+        self.change(format!("rm {path}"), self.host.remove_file(path))
             .await
     }
 
@@ -233,25 +235,26 @@ impl Host for FaultHost {
         aside: &str,
         text: SecretString,
     ) -> Result<(), HostError> {
-        let act = self.machine.replace_file(path, aside, text);
-        self.change(format!("replace {path}"), act).await
+        let operation = self.host.replace_file(path, aside, text);
+        self.change(format!("replace {path}"), operation).await
     }
 
     async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
-        let act = self.machine.write_attribute(path, text);
-        self.change(format!("echo {text} > {path}"), act).await
+        let operation = self.host.write_attribute(path, text);
+        self.change(format!("echo {text} > {path}"), operation)
+            .await
     }
 
     async fn touched(&self, path: &str) -> Result<Touched, HostError> {
-        self.mortal.observe(self.machine.touched(path)).await
+        self.crashable.observe(self.host.touched(path)).await
     }
 
     async fn runs(&self, program: &'static str, who: Who) -> Result<bool, HostError> {
-        self.mortal.observe(self.machine.runs(program, who)).await
+        self.crashable.observe(self.host.runs(program, who)).await
     }
 
     async fn wake_iscsid(&self) -> Result<bool, HostError> {
-        self.mortal.observe(self.machine.wake_iscsid()).await
+        self.crashable.observe(self.host.wake_iscsid()).await
     }
 
     async fn pause(&self, time: Duration) {

@@ -1,4 +1,4 @@
-//! The NAS of a world in memory, and the wire to it.
+//! The NAS of an in-memory test bed, and the transport to it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,46 +23,46 @@ use super::crashable::CrashableProcess;
 use crate::harness::nas::PASSWORD;
 use crate::testbed::SHRINK_REFUSED;
 
-/// The LUN that stands in the place of others.
+/// The LUN that is exported in place of swapped LUNs.
 pub(super) const FOREIGN_LUN: &str = "5ca1ab1e-0000-4000-8000-000000000000";
 /// 2026-01-01, in milliseconds since 1970.
-const BEGINNING: u64 = 1_767_225_600_000;
-/// The second holds no LUN of the driver's: its type fits none that is asked for.
+const START_TIME_MS: u64 = 1_767_225_600_000;
+/// The second holds no LUN of the driver's: no LUN type in use fits its file system.
 const VOLUMES: [&str; 2] = ["/volume1=btrfs:2TiB", "/volume2=ext4:2TiB"];
-/// Longer than any call waits in the NAS, those that hang left out: these are taken back when their client leaves.
-const RESTLESS: Duration = Duration::from_secs(30);
-/// How long a call may hang whose client has left.
-const SOON: Duration = Duration::from_millis(1);
+/// Longer than any call takes in the NAS, except calls that hang: these are cancelled when their client disconnects.
+const MAX_CALL_TIME: Duration = Duration::from_secs(30);
+/// How long a hanging call may go on after its client has disconnected.
+const SETTLE_TIME: Duration = Duration::from_millis(1);
 
-/// What dsm-sim has told of its state.
-struct Recorded {
+/// A cached state of dsm-sim.
+struct CachedState {
     state: Arc<Value>,
-    /// Nothing was under way: it is so until the next call.
-    lasts: bool,
+    /// Nothing was in progress: it is valid until the next call.
+    stable: bool,
 }
 
-/// A NAS that can be switched off and on, and the machines that its targets are exported to.
+/// A NAS that can be restarted, and the fake hosts that its targets are exported to.
 pub(super) struct Nas {
     folder: TempDir,
     seed: u64,
-    drawn: AtomicU64,
+    seeds_drawn: AtomicU64,
     running: Mutex<Option<Arc<Embedded>>>,
-    machines: Vec<Fake>,
+    hosts: Vec<Fake>,
     started: Instant,
-    /// How far its clock has followed the runtime's.
-    told: Mutex<Duration>,
-    /// The journals of its earlier lives.
+    /// How far its clock has been advanced.
+    clock_offset: Mutex<Duration>,
+    /// The journal up to its last restart.
     journal: Mutex<Vec<String>>,
-    /// Calls under way that change something; others see what they have done before they are answered.
-    under_way: AtomicUsize,
-    /// Something may change until then: a call goes on when its client has left.
-    restless_until: Mutex<Instant>,
-    /// Its state, as far as it was told.
-    state: Mutex<Option<Recorded>>,
-    /// The uuids of LUNs in whose place another is shown.
-    disguised: Mutex<BTreeSet<String>>,
+    /// Writes in progress; other clients see their effect before they are answered.
+    writes_in_progress: AtomicUsize,
+    /// The state may change until then: a call goes on after its client has disconnected.
+    unstable_until: Mutex<Instant>,
+    /// The cached state.
+    state: Mutex<Option<CachedState>>,
+    /// The uuids of LUNs in whose place another one is exported.
+    swapped: Mutex<BTreeSet<String>>,
     latency: Latency,
-    /// Of the account, which dsm-sim takes from its start.
+    /// The account's password, which dsm-sim gets at each start.
     password: Mutex<String>,
 }
 
@@ -73,24 +73,24 @@ impl fmt::Debug for Nas {
 }
 
 impl Nas {
-    pub(super) fn start(seed: u64, machines: Vec<Fake>) -> io::Result<Self> {
-        // In memory too, where there is such a place: nothing here has to survive.
+    pub(super) fn start(seed: u64, hosts: Vec<Fake>) -> io::Result<Self> {
+        // In memory too, if possible: nothing here has to survive.
         let folder = TempDir::with_prefix_in("csi-", super::scratch())?;
         let nas = Self {
             folder,
             seed,
-            drawn: AtomicU64::default(),
+            seeds_drawn: AtomicU64::default(),
             running: Mutex::default(),
-            machines,
+            hosts,
             started: Instant::now(),
-            told: Mutex::default(),
+            clock_offset: Mutex::default(),
             journal: Mutex::default(),
-            under_way: AtomicUsize::new(0),
-            restless_until: Mutex::new(Instant::now()),
+            writes_in_progress: AtomicUsize::new(0),
+            unstable_until: Mutex::new(Instant::now()),
             state: Mutex::default(),
-            disguised: Mutex::default(),
+            swapped: Mutex::default(),
             password: Mutex::new(PASSWORD.to_owned()),
-            // Half of the worlds are as fast as they can be, so that clients are what one waits for.
+            // For half of the seeds the NAS answers at once, so that the client is the slow part.
             latency: if seed.is_multiple_of(2) {
                 Latency::Instant
             } else {
@@ -105,22 +105,22 @@ impl Nas {
         let embedded = DsmSim::builder()
             .state_dir(self.folder.path())
             .seed(self.seed)
-            .clock(BEGINNING)
+            .clock(START_TIME_MS)
             .account("admin", lock(&self.password).clone())
             .latency(self.latency)
             .volumes(VOLUMES.map(|volume| volume.parse().expect("a volume")))
             .settings(Settings {
                 thin_growth_needs_space: true,
                 shrink_code: SHRINK_REFUSED,
-                // Nobody knows whether a NAS lags after a delete, and where.
+                // It is unknown whether and where a NAS lags after a delete.
                 deleted_luns_stay_listed: !self.seed.is_multiple_of(3),
                 deleted_luns_answer_get: self.seed % 4 < 2,
                 ..Settings::default()
             })
             .embed()
             .map_err(io::Error::other)?;
-        let told = *lock(&self.told);
-        embedded.advance_clock(told);
+        let clock_offset = *lock(&self.clock_offset);
+        embedded.advance_clock(clock_offset);
         *lock(&self.running) = Some(Arc::new(embedded));
         Ok(())
     }
@@ -136,30 +136,30 @@ impl Nas {
     pub(super) fn running(&self) -> Option<Arc<Embedded>> {
         let nas = lock(&self.running).clone()?;
         let elapsed = self.started.elapsed();
-        let mut told = lock(&self.told);
-        nas.advance_clock(elapsed.saturating_sub(*told));
-        *told = elapsed;
+        let mut clock_offset = lock(&self.clock_offset);
+        nas.advance_clock(elapsed.saturating_sub(*clock_offset));
+        *clock_offset = elapsed;
         Some(nas)
     }
 
-    /// Shows another LUN in the place of this one.
+    /// Exports another LUN in place of this one, or undoes that.
     pub(super) fn swap_lun(&self, uuid: &str, on: bool) {
         *lock(&self.state) = None;
-        let mut disguised = lock(&self.disguised);
+        let mut swapped = lock(&self.swapped);
         if on {
-            disguised.insert(uuid.to_owned());
+            swapped.insert(uuid.to_owned());
         } else {
-            disguised.remove(uuid);
+            swapped.remove(uuid);
         }
     }
 
-    /// A number that no other call gives.
-    pub(super) fn draw(&self) -> u64 {
-        let drawn = self.drawn.fetch_add(1, Ordering::Relaxed);
-        self.seed.wrapping_mul(1_000_003).wrapping_add(drawn)
+    /// A random number for a seed; each call returns another one.
+    pub(super) fn next_seed(&self) -> u64 {
+        let seeds_drawn = self.seeds_drawn.fetch_add(1, Ordering::Relaxed);
+        self.seed.wrapping_mul(1_000_003).wrapping_add(seeds_drawn)
     }
 
-    /// The folder, for what else must not outlive the world.
+    /// The temporary folder of the test bed.
     pub(super) fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
@@ -176,57 +176,61 @@ impl Nas {
         if let ("/accounts", Some(password)) = (path, body["password"].as_str()) {
             password.clone_into(&mut lock(&self.password));
         }
-        self.on()?.control(method, path, body).await
+        self.require_running()?.control(method, path, body).await
     }
 
-    /// What dsm-sim tells of its state. It is asked again only when that can have changed.
+    /// dsm-sim's state; cached while it cannot have changed.
     pub(super) fn state(&self) -> io::Result<Arc<Value>> {
         self.export()?;
         lock(&self.state)
             .as_ref()
-            .map(|told| Arc::clone(&told.state))
+            .map(|cached| Arc::clone(&cached.state))
             .ok_or_else(|| io::Error::other("the NAS has no state"))
     }
 
-    /// Lets every machine see what is exported now.
+    /// Shows all hosts what is exported now.
     pub(super) fn export(&self) -> io::Result<()> {
-        let quiet = self.under_way.load(Ordering::Relaxed) == 0
-            && Instant::now() > *lock(&self.restless_until);
-        if quiet && lock(&self.state).as_ref().is_some_and(|told| told.lasts) {
+        let quiet = self.writes_in_progress.load(Ordering::Relaxed) == 0
+            && Instant::now() > *lock(&self.unstable_until);
+        if quiet
+            && lock(&self.state)
+                .as_ref()
+                .is_some_and(|cached| cached.stable)
+        {
             return Ok(());
         }
-        let state = Arc::new(self.on()?.state()?);
-        *lock(&self.state) = Some(Recorded {
+        let state = Arc::new(self.require_running()?.state()?);
+        *lock(&self.state) = Some(CachedState {
             state: Arc::clone(&state),
-            lasts: quiet,
+            stable: quiet,
         });
         let mut exports = exports(&state);
-        let disguised = lock(&self.disguised);
+        let swapped = lock(&self.swapped);
         for export in &mut exports {
-            if disguised.contains(&export.serial) {
+            if swapped.contains(&export.serial) {
                 FOREIGN_LUN.clone_into(&mut export.serial);
                 export.size = Bytes::gib(64);
             }
         }
-        drop(disguised);
-        for machine in &self.machines {
-            machine.set_exports(exports.iter().cloned());
+        drop(swapped);
+        for host in &self.hosts {
+            host.set_exports(exports.iter().cloned());
         }
-        if let Some(machine) = self.machines.first() {
+        if let Some(host) = self.hosts.first() {
             let luns = rows(&state["luns"]);
-            machine.keep_content(|serial| {
+            host.keep_content(|serial| {
                 serial == FOREIGN_LUN || luns.iter().any(|lun| lun["uuid"] == serial)
             });
         }
         Ok(())
     }
 
-    fn on(&self) -> io::Result<Arc<Embedded>> {
+    fn require_running(&self) -> io::Result<Arc<Embedded>> {
         self.running()
-            .ok_or_else(|| io::Error::other("the NAS is off"))
+            .ok_or_else(|| io::Error::other("the NAS is not running"))
     }
 
-    /// Every call since its first start, in words without anything that differs from run to run.
+    /// All calls since its first start, as text that is the same in each run.
     pub(super) fn journal(&self) -> Vec<String> {
         let mut lines = lock(&self.journal).clone();
         lines.extend(self.calls());
@@ -256,15 +260,15 @@ impl Nas {
         let Some(nas) = self.running() else {
             return Err(Failure::Unreachable("connection refused".into()));
         };
-        let changes = !reads(request.body());
-        let lasting = request.body().contains("delete");
-        let mut restless = changes.then(|| LunWriteWatch::of(self));
+        let is_write = !is_read(request.body());
+        let is_delete = request.body().contains("delete");
+        let mut write = is_write.then(|| WriteInProgress::start(self));
         let answer = nas.answer(request.map(Body::from)).await;
-        if let Some(restless) = &mut restless {
-            restless.beyond = lasting;
+        if let Some(write) = &mut write {
+            write.outlives_reply = is_delete;
         }
-        drop(restless);
-        if changes {
+        drop(write);
+        if is_write {
             *lock(&self.state) = None;
             self.export().map_err(|error| Failure::Lost(error.into()))?;
         }
@@ -276,34 +280,37 @@ impl Nas {
     }
 }
 
-/// A call under way that changes something. It goes on when its client leaves, and a deletion when it has been answered.
-struct LunWriteWatch<'a> {
+/// A write in progress. It goes on after its client has disconnected, and a deletion even after its reply.
+struct WriteInProgress<'a> {
     nas: &'a Nas,
-    beyond: bool,
+    outlives_reply: bool,
 }
 
-impl<'a> LunWriteWatch<'a> {
-    fn of(nas: &'a Nas) -> Self {
-        nas.under_way.fetch_add(1, Ordering::Relaxed);
-        Self { nas, beyond: true }
-    }
-}
-
-impl Drop for LunWriteWatch<'_> {
-    fn drop(&mut self) {
-        self.nas.under_way.fetch_sub(1, Ordering::Relaxed);
-        if self.beyond {
-            *lock(&self.nas.restless_until) = Instant::now() + RESTLESS;
+impl<'a> WriteInProgress<'a> {
+    fn start(nas: &'a Nas) -> Self {
+        nas.writes_in_progress.fetch_add(1, Ordering::Relaxed);
+        Self {
+            nas,
+            outlives_reply: true,
         }
     }
 }
 
-/// The rows of a list; none where there is no list.
+impl Drop for WriteInProgress<'_> {
+    fn drop(&mut self) {
+        self.nas.writes_in_progress.fetch_sub(1, Ordering::Relaxed);
+        if self.outlives_reply {
+            *lock(&self.nas.unstable_until) = Instant::now() + MAX_CALL_TIME;
+        }
+    }
+}
+
+/// The rows of a list; empty if there is no list.
 pub(super) fn rows(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// What the targets of a NAS export, from its state.
+/// The exports of a NAS, from its state.
 fn exports(state: &Value) -> Vec<Export> {
     let sizes: std::collections::BTreeMap<&str, u64> = rows(&state["luns"])
         .iter()
@@ -326,7 +333,7 @@ fn exports(state: &Value) -> Vec<Export> {
     deleted.chain(present).filter_map(export).collect()
 }
 
-/// The value of a field of a form, as far as names of calls go.
+/// The value of a form field, without decoding: enough for names of APIs and methods.
 fn field<'a>(form: &'a str, name: &str) -> &'a str {
     let pair = |pair: &&'a str| pair.split_once('=').is_some_and(|(key, _)| key == name);
     form.split('&')
@@ -335,39 +342,39 @@ fn field<'a>(form: &'a str, name: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-fn reads(form: &str) -> bool {
-    let of_compound = |word: &str| form.contains(word);
+fn is_read(form: &str) -> bool {
+    let in_compound = |method: &str| form.contains(method);
     match field(form, "method") {
         "get" | "list" | "query" | "login" | "logout" => true,
         "request" => !["create", "set", "delete", "map"]
             .into_iter()
-            .any(of_compound),
+            .any(in_compound),
         _ => false,
     }
 }
 
-/// The wire of one process to the NAS.
+/// The transport of one process to the NAS.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct NasTransport {
     pub(super) nas: Arc<Nas>,
-    pub(super) mortal: Arc<CrashableProcess>,
+    pub(super) crashable: Arc<CrashableProcess>,
 }
 
-impl Transport for Line {
+impl Transport for NasTransport {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Buffer>, Failure>> {
         Box::pin(async move {
             let form = request.body();
             let name = format!("{}.{}", field(form, "api"), field(form, "method"));
-            self.mortal
+            self.crashable
                 .effect(name, self.nas.answer(request), || {})
                 .await
         })
     }
 }
 
-/// Lets what goes on without a client come to its end.
+/// Lets calls without a client complete.
 pub(super) async fn settle() {
-    tokio::time::sleep(SOON).await;
+    tokio::time::sleep(SETTLE_TIME).await;
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

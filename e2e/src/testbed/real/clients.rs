@@ -1,4 +1,4 @@
-//! A CO at the sockets of two processes.
+//! CSI clients of a controller process and a node process.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use tower::ServiceExt as _;
 
 use crate::harness::plugin::{Csi, Line};
 
-/// A CO that speaks to a controller and to a node, in their present life.
+/// CSI clients of a controller and a node, as they run now.
 #[derive(Clone, Debug)]
 pub struct CsiClients {
     controller: Line,
@@ -19,7 +19,7 @@ pub struct CsiClients {
 }
 
 impl CsiClients {
-    /// `None` for who does not live.
+    /// `None` for a process that is not running.
     pub fn take(controller: Option<Line>, node: Option<Line>, folder: &Path) -> Self {
         Self {
             controller: line_or_dead(controller),
@@ -43,13 +43,12 @@ impl Csi for CsiClients {
     }
 }
 
-/// A line whose other end may die: then the answer is `UNAVAILABLE`, as a sidecar understands it, wherever in the answer
-/// that comes.
+/// A connection that returns `UNAVAILABLE`, as a sidecar sees it, when the process dies at any point of the answer.
 fn line_or_dead(line: Option<Line>) -> Line {
     Line::new(tower::service_fn(move |request| {
         let line = line.clone();
         async move {
-            let line = line.ok_or_else(|| dead("it does not live"))?;
+            let line = line.ok_or_else(|| dead("it is not running"))?;
             let answer = line.oneshot(request).await.map_err(dead)?;
             Ok(answer.map(|body| tonic::body::Body::new(body.map_err(dead))))
         }

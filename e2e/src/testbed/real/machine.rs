@@ -1,5 +1,5 @@
-//! A node: a host root of node-sim's, a gate before all host commands, and the kubelet's folder. Cheap to look at and to
-//! clear: no program is started unless there is something to undo.
+//! A node: a host root of node-sim, the command interceptor, and the kubelet's directory. Cheap to observe and to reset: programs
+//! run only if there is something to undo.
 
 use std::fs;
 use std::io;
@@ -21,51 +21,51 @@ const INITIATOR_NAME: &str = "etc/iscsi/initiatorname.iscsi";
 /// A node.
 #[derive(Debug)]
 pub(super) struct Machine {
-    /// Where its driver and its kubelet keep what they have.
+    /// The folder of its driver and its kubelet.
     pub(super) home: PathBuf,
     pub(super) initiator: Initiator,
-    pub(super) trap: CommandInterceptor,
-    /// The file with its initiator's name, as it was made.
-    named: String,
+    pub(super) interceptor: CommandInterceptor,
+    /// The content of the initiator name file, as node-sim made it.
+    initiator_name: String,
 }
 
 impl Machine {
-    /// Makes one that reaches the targets in `targets`.
+    /// Makes a node that logs in to the targets in the folder `targets`.
     ///
     /// # Errors
     /// node-sim fails, or a file cannot be written.
     pub(super) fn make(home: &Path, targets: &Path) -> Result<Self> {
         fs::create_dir_all(home.join("kubelet"))?;
         let initiator = Initiator::init(home, targets)?;
-        let trap = CommandInterceptor::build(&home.join("trap"), &initiator.bin())?;
-        let named = fs::read_to_string(initiator.root().join(INITIATOR_NAME))?;
+        let interceptor = CommandInterceptor::build(&home.join("interceptor"), &initiator.bin())?;
+        let initiator_name = fs::read_to_string(initiator.root().join(INITIATOR_NAME))?;
         Ok(Self {
             home: home.to_owned(),
             initiator,
-            trap,
-            named,
+            interceptor,
+            initiator_name,
         })
     }
 
-    /// The device that stands for the LUN.
+    /// The block device of a volume's LUN.
     ///
     /// # Errors
-    /// It is not attached.
-    pub(super) fn device(&self, life: &TestVolume) -> Result<PathBuf> {
-        let iqn = life
+    /// The volume is not attached.
+    pub(super) fn device(&self, volume: &TestVolume) -> Result<PathBuf> {
+        let iqn = volume
             .publish_context
             .get("iqn")
-            .context("it is not published")?;
+            .context("the volume is not published")?;
         self.initiator.device(iqn)
     }
 
     pub(super) fn inject_fault(&mut self, fault: &HostFault) -> Result<()> {
         let mut fault = fault.clone();
-        // They pass no gate, so it hits the next command instead, whatever that is.
+        // File accesses are not intercepted, so the fault hits the next command instead.
         if FILE_ACCESSES.contains(&fault.command.as_str()) {
             fault.command.clear();
         }
-        self.trap.inject_fault(&fault)
+        self.interceptor.inject_fault(&fault)
     }
 
     pub(super) fn crash_at(&self, nth: usize, when: CrashTiming) -> Result<()> {
@@ -76,17 +76,17 @@ impl Machine {
             CrashTiming::During => interceptor::StopAt::During(moment),
             CrashTiming::After => interceptor::StopAt::After,
         };
-        self.trap.arm_to_kill(nth, when)
+        self.interceptor.arm_to_kill(nth, when)
     }
 
-    /// What the kernel and every process has of volumes is gone; what is written to disks stays: records and directories.
-    /// The driver is dead already.
+    /// A power cut: ends all commands, mounts and sessions; what is on disk stays: records and directories. The driver is already
+    /// dead.
     ///
     /// # Errors
-    /// Something cannot be freed.
+    /// A resource cannot be freed.
     pub(super) async fn power_off(&self) -> Result<()> {
-        let still = async || self.trap.kill_commands();
-        until("the commands of the node end", still, |still| !still).await?;
+        let running = async || self.interceptor.kill_commands();
+        until("the commands of the node end", running, |running| !running).await?;
         let kubelet = self.home.join("kubelet");
         let unmount = async || unmount_below(&kubelet);
         until("the mounts of the node are gone", unmount, |left| {
@@ -99,24 +99,24 @@ impl Machine {
         Ok(())
     }
 
-    /// As if it had never been used.
+    /// Resets the node to its state after [`Self::make`].
     ///
     /// # Errors
-    /// Something cannot be freed.
+    /// A resource cannot be freed.
     pub(super) async fn clear(&self) -> Result<()> {
         self.power_off().await?;
         let root = self.initiator.root();
         for folder in ["nodes", "send_targets", "static"] {
             empty(&root.join("etc/iscsi").join(folder))?;
         }
-        fs::write(root.join(INITIATOR_NAME), &self.named)?;
+        fs::write(root.join(INITIATOR_NAME), &self.initiator_name)?;
         empty(&self.home.join("kubelet"))
     }
 
-    /// Nothing is left of what was on its own disks, and its initiator has this name. The driver is dead already.
+    /// Empties the node's own disks and sets its initiator name. The driver is already dead.
     ///
     /// # Errors
-    /// Something cannot be freed.
+    /// A resource cannot be freed.
     pub(super) async fn reimage(&self, initiator: &str) -> Result<()> {
         self.clear().await?;
         let text = format!("InitiatorName={initiator}\n");
@@ -124,10 +124,10 @@ impl Machine {
     }
 }
 
-/// Answers how many mounts are left.
+/// Returns the number of mounts that are left.
 fn unmount_below(folder: &Path) -> Result<usize> {
     for point in mounts_below(folder)?.iter().rev() {
-        // One that is busy is tried again.
+        // A busy one is retried by the caller.
         let _ = umount2(point, MntFlags::empty());
     }
     Ok(mounts_below(folder)?.len())

@@ -1,5 +1,5 @@
-//! What there is of volumes, read from files alone: the mount table, the host roots, `/sys/block` and the folders of the NAS
-//! and of the kubelets. It is looked at after each step, so no program is started for it.
+//! Observes volumes by reading files only: the mount table, the host roots, `/sys/block`, and the folders of the NAS and of the
+//! kubelets. Runs after each step, so it starts no programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,19 +12,22 @@ use super::machine::Machine;
 use crate::harness::nas::Nas;
 use crate::testbed::{Observation, ObservedMount, ObservedNode};
 
-/// The files behind loop devices that are ours, by the devices' names.
+/// The backing files of the test bed's loop devices, by device name.
 type Loops = BTreeMap<String, PathBuf>;
 
-/// Adds the nodes, and what is left anywhere, to what the NAS says.
+/// Adds the nodes and all leftovers to the NAS's part of the observation.
 ///
 /// # Errors
 /// A file cannot be read.
 pub(super) fn observe(nas: &Nas, machines: &[Machine], seen: &mut Observation) -> Result<()> {
-    let world = nas
+    let bed_folder = nas
         .folder()
         .parent()
-        .context("the NAS has a folder in the world's")?;
-    let (loops, table) = (loops(world)?, fs::read_to_string("/proc/self/mountinfo")?);
+        .context("the NAS's folder has no parent")?;
+    let (loops, table) = (
+        loops(bed_folder)?,
+        fs::read_to_string("/proc/self/mountinfo")?,
+    );
     let mut explained = BTreeSet::new();
     for machine in machines {
         let mut node = ObservedNode::default();
@@ -48,19 +51,19 @@ pub(super) fn observe(nas: &Nas, machines: &[Machine], seen: &mut Observation) -
 fn leftovers(nas: &Nas, seen: &mut Observation) -> Result<()> {
     for file in names(&nas.folder().join("luns"))? {
         if !seen.luns.contains_key(file.trim_end_matches(".img")) {
-            seen.rest.push(format!("the file {file} of no LUN"));
+            seen.rest.push(format!("file {file} without a LUN"));
         }
     }
     for file in names(&nas.targets())? {
         let iqn = file.trim_end_matches(".json").trim_end_matches(".sessions");
         if !seen.targets.contains_key(iqn) {
-            seen.rest.push(format!("the export {file} of no target"));
+            seen.rest.push(format!("export {file} without a target"));
         }
     }
     Ok(())
 }
 
-fn loops(world: &Path) -> Result<Loops> {
+fn loops(bed_folder: &Path) -> Result<Loops> {
     let mut found = Loops::new();
     for name in names(Path::new("/sys/block"))? {
         if !name.starts_with("loop") {
@@ -69,7 +72,7 @@ fn loops(world: &Path) -> Result<Loops> {
         let file = format!("/sys/block/{name}/loop/backing_file");
         if let Ok(backing) = fs::read_to_string(file) {
             let backing = PathBuf::from(backing.trim_end().trim_end_matches(" (deleted)"));
-            if backing.starts_with(world) {
+            if backing.starts_with(bed_folder) {
                 found.insert(name, backing);
             }
         }
@@ -114,7 +117,7 @@ fn disk(unit: &Path, node: &mut ObservedNode, explained: &mut BTreeSet<String>) 
     Ok(())
 }
 
-/// What is mounted below the kubelet's folder, the last at each point.
+/// The mounts below the kubelet's directory, the topmost at each mount point.
 fn mounts(machine: &Machine, table: &str, loops: &Loops, node: &mut ObservedNode) {
     let kubelet = machine.home.join("kubelet");
     for line in table.lines() {
@@ -128,13 +131,17 @@ fn mounts(machine: &Machine, table: &str, loops: &Loops, node: &mut ObservedNode
     }
 }
 
-/// A line of the mount table: proc(5), `/proc/pid/mountinfo`.
+/// Parses a line of the mount table: proc(5), `/proc/pid/mountinfo`.
 fn mount<'a>(line: &'a str, loops: &Loops) -> Option<(&'a str, ObservedMount)> {
-    let (place, source) = line.split_once(" - ")?;
-    let mut place = place.split(' ').skip(3);
-    let (root, point, options) = (place.next()?, place.next()?, place.next()?);
-    let mut source = source.split(' ').skip(1);
-    let (device, more) = (source.next()?, source.next()?);
+    let (before, after) = line.split_once(" - ")?;
+    let mut mount_fields = before.split(' ').skip(3);
+    let (root, point, options) = (
+        mount_fields.next()?,
+        mount_fields.next()?,
+        mount_fields.next()?,
+    );
+    let mut source_fields = after.split(' ').skip(1);
+    let (device, fs_options) = (source_fields.next()?, source_fields.next()?);
     let raw = root
         .strip_prefix('/')
         .filter(|name| name.starts_with("loop"));
@@ -144,13 +151,13 @@ fn mount<'a>(line: &'a str, loops: &Loops) -> Option<(&'a str, ObservedMount)> {
     let seen = ObservedMount {
         uuid: uuid.map(str::to_owned),
         raw: raw.is_some(),
-        readonly: readonly(options) || readonly(more),
+        readonly: readonly(options) || readonly(fs_options),
     };
     Some((point, seen))
 }
 
-/// What there is in a volume's folder of the kubelet's, without the staging path, which the kubelet makes, and without what
-/// is on volumes.
+/// The paths in a volume's directory of the kubelet, without the staging path, which the kubelet makes, and without the content
+/// of volumes.
 fn paths(volume: &Path, table: &str, found: &mut BTreeSet<String>) -> Result<()> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let is_mounted = |path: &Path| {
@@ -171,7 +178,7 @@ fn paths(volume: &Path, table: &str, found: &mut BTreeSet<String>) -> Result<()>
     Ok(())
 }
 
-/// The names in a folder, but for hidden ones: those are locks, which stay.
+/// The names in a folder, without hidden files: those are locks, which stay.
 fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

@@ -1,6 +1,6 @@
-//! The wire from one controller to the NAS: counts its calls, lets it die before or after one, and breaks when an answer
-//! does not come. So a death is met exactly, and nobody has to watch for it; a call that hangs is cut after a second, which
-//! stands for the minute that the driver would wait.
+//! An HTTP proxy between a controller and the NAS. It counts calls, kills the controller before or after a chosen one, and breaks
+//! the connection if a reply does not come. So the controller dies exactly there, without a watcher; a call that hangs is cut
+//! after a second instead of the driver's minute.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,20 +21,20 @@ use tokio::task::JoinHandle;
 
 use crate::testbed::CrashTiming;
 
-/// How long the NAS may take.
-const HANG_LIMIT: Duration = Duration::from_secs(1);
+/// The timeout of a call.
+const HANG_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A wire. It goes with this value.
+/// A running proxy. It stops when dropped.
 #[derive(Debug)]
 pub(super) struct Proxy {
-    /// Where the controller finds the NAS.
+    /// Base URL for the controller's configuration.
     pub(super) url: String,
-    end: Arc<End>,
+    shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-struct End {
+struct Shared {
     nas: String,
     http: reqwest::Client,
     inner: Mutex<Inner>,
@@ -43,56 +43,56 @@ struct End {
 #[derive(Debug, Default)]
 struct Inner {
     controller: Option<u32>,
-    /// The number of calls until the controller dies, and when.
-    trip: Option<(usize, CrashTiming)>,
-    /// The call that it has died of.
-    tripped: Option<String>,
+    /// The number of calls until the controller is killed, and when.
+    armed: Option<(usize, CrashTiming)>,
+    /// The call at which it was killed.
+    crashed_at: Option<String>,
 }
 
 impl Proxy {
-    /// Lays one to the NAS at this URL, which keeps its address.
+    /// Starts a proxy to the NAS at this URL.
     ///
     /// # Errors
-    /// There is no port.
+    /// No port can be bound.
     pub(super) async fn start(nas: &str) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let http = reqwest::Client::builder().no_proxy().tls_certs_only([]);
-        let end = Arc::new(End {
+        let shared = Arc::new(Shared {
             nas: nas.to_owned(),
-            // Of a NAS that has restarted no connection is left.
+            // No keep-alive: the NAS may restart, which leaves dead connections.
             http: http.pool_max_idle_per_host(0).build()?,
             inner: Mutex::default(),
         });
-        let task = tokio::spawn(listen(listener, end.clone()));
-        Ok(Self { url, end, task })
+        let task = tokio::spawn(listen(listener, shared.clone()));
+        Ok(Self { url, shared, task })
     }
 
-    /// From now on it is the wire of this process.
-    pub(super) fn serve(&self, controller: u32) {
-        *self.end.inner() = Inner {
+    /// Sets the process id of the controller to kill; disarms the proxy.
+    pub(super) fn set_controller(&self, controller: u32) {
+        *self.shared.inner() = Inner {
             controller: Some(controller),
             ..Inner::default()
         };
     }
 
     pub(super) fn arm(&self, nth: usize, when: CrashTiming) {
-        self.end.inner().trip = Some((nth, when));
+        self.shared.inner().armed = Some((nth, when));
     }
 
-    pub(super) fn stop_killing(&self) {
-        self.end.inner().trip = None;
+    pub(super) fn cancel_kill(&self) {
+        self.shared.inner().armed = None;
     }
 
-    /// Nobody dies any more; what of the last has died.
+    /// Disarms the proxy. Returns the call at which the controller was killed, and clears it.
     pub(super) fn disarm(&self) -> Option<String> {
-        let mut inner = self.end.inner();
-        inner.trip = None;
-        inner.tripped.take()
+        let mut inner = self.shared.inner();
+        inner.armed = None;
+        inner.crashed_at.take()
     }
 
     pub(super) fn crashed_at(&self) -> Option<String> {
-        self.end.inner().tripped.clone()
+        self.shared.inner().crashed_at.clone()
     }
 }
 
@@ -102,32 +102,32 @@ impl Drop for Proxy {
     }
 }
 
-async fn listen(listener: TcpListener, end: Arc<End>) {
+async fn listen(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let end = end.clone();
-        let carry = service_fn(move |request| {
-            let end = end.clone();
-            async move { end.carry(request).await }
+        let shared = shared.clone();
+        let forward = service_fn(move |request| {
+            let shared = shared.clone();
+            async move { shared.forward(request).await }
         });
-        // A call that is not answered breaks the connection: that is all that this error says.
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), carry));
+        // An unanswered call breaks the connection, which is all that this error reports.
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), forward));
     }
 }
 
-impl End {
+impl Shared {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Carries a call to the NAS and its answer back. An error breaks the connection, as the NAS has.
-    async fn carry(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
+    /// Forwards a call and its reply. An error breaks the connection, as the NAS would.
+    async fn forward(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         let name = name(&head.uri, &body);
-        let due = self.count();
-        if matches!(due, Some(CrashTiming::Before | CrashTiming::During)) {
+        let timing = self.count_call();
+        if matches!(timing, Some(CrashTiming::Before | CrashTiming::During)) {
             self.kill(name);
-            anyhow::bail!("the controller has died before its call");
+            anyhow::bail!("the controller was killed before its call");
         }
         let mut headers = head.headers;
         for own in [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION] {
@@ -147,25 +147,25 @@ impl End {
             (*reply.status_mut(), *reply.headers_mut()) = (status, headers);
             anyhow::Ok(reply)
         };
-        let answer = tokio::time::timeout(HANG_LIMIT, answer).await?;
-        if due == Some(CrashTiming::After) {
+        let answer = tokio::time::timeout(HANG_TIMEOUT, answer).await?;
+        if timing == Some(CrashTiming::After) {
             self.kill(name);
-            anyhow::bail!("the controller has died before the answer");
+            anyhow::bail!("the controller was killed before the reply");
         }
         answer
     }
 
-    /// Counts a call, and says whether the controller dies of it.
-    fn count(&self) -> Option<CrashTiming> {
+    /// Counts a call. Returns when to kill the controller, if at this call.
+    fn count_call(&self) -> Option<CrashTiming> {
         let mut inner = self.inner();
-        let (left, when) = inner.trip?;
-        inner.trip = (left > 1).then_some((left - 1, when));
+        let (left, when) = inner.armed?;
+        inner.armed = (left > 1).then_some((left - 1, when));
         (left <= 1).then_some(when)
     }
 
     fn kill(&self, name: String) {
         let mut inner = self.inner();
-        inner.tripped = Some(name);
+        inner.crashed_at = Some(name);
         let controller = inner.controller.and_then(|id| i32::try_from(id).ok());
         if let Some(controller) = controller {
             let _ = kill(Pid::from_raw(controller), Signal::SIGKILL);
