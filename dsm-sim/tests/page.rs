@@ -79,11 +79,13 @@ async fn long_lists_are_shown_in_pages_and_are_searched() {
     let first = page(&sim, "/page/overview").await;
     assert_eq!(rows(&first), 25);
     assert!(
-        first.contains("page 1 of 3") && first.contains(">after<") && !first.contains(">before<")
+        first.contains("page 1 of 3") && first.contains(">next<") && !first.contains(">previous<")
     );
     let last = page(&sim, "/page/overview?luns_page=99").await;
     assert_eq!(rows(&last), 10);
-    assert!(last.contains("page 3 of 3") && last.contains(">before<") && !last.contains(">after<"));
+    assert!(
+        last.contains("page 3 of 3") && last.contains(">previous<") && !last.contains(">next<")
+    );
     let state = sim.state().await;
     let uuid = state["luns"][41]["uuid"].as_str().unwrap();
     let found = page(&sim, &format!("/page/overview?luns={uuid}")).await;

@@ -1,5 +1,5 @@
-//! One look at the NAS: copies what the page is to show. Here, and nowhere else, the page holds the NAS up, so nothing
-//! is rendered and no file is touched meanwhile.
+//! Copies what the page shows. This is the only place where the page holds the lock of the NAS, so it renders nothing and reads
+//! no file while it does.
 
 use node_sim::target::Session;
 use serde::Deserialize;
@@ -14,26 +14,26 @@ use crate::nas::state::target::Target;
 use crate::nas::state::volume::Volume;
 use crate::server::Server;
 
-/// Rows of a table on the page.
-const LUNS: usize = 25;
-const TARGETS: usize = 15;
-/// Snapshots and mappings of a row.
-const INNER: usize = 20;
+/// Rows per page.
+const LUNS_PER_PAGE: usize = 25;
+const TARGETS_PER_PAGE: usize = 15;
+/// Maximum number of snapshots and mappings per row.
+const MAX_NESTED: usize = 20;
 
-/// Which part of long tables is looked at.
+/// Search texts and page numbers of the tables.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Wanted {
-    /// A part of a LUN's name, uuid or description.
+    /// Part of a LUN's name, uuid or description.
     pub(super) luns: String,
     /// From 0.
     pub(super) luns_page: usize,
-    /// A part of a target's name or IQN.
+    /// Part of a target's name or IQN.
     pub(super) targets: String,
     pub(super) targets_page: usize,
 }
 
-/// What was seen.
+/// Everything that the page shows, except faults and journal.
 #[derive(Debug)]
 pub(super) struct PageData {
     pub(super) model: &'static str,
@@ -45,13 +45,13 @@ pub(super) struct PageData {
     /// By name.
     pub(super) settings: Value,
     pub(super) volumes: Vec<SeenVolume>,
-    /// Some LUNs' files were not looked at yet, so volumes are fuller than they seem.
+    /// Whether the files of some LUNs have not been read yet, so that `used` is too low.
     pub(super) counting: bool,
     pub(super) luns: Part<SeenLun>,
     pub(super) targets: Part<SeenTarget>,
 }
 
-/// A part of a table.
+/// One page of a table.
 #[derive(Debug)]
 pub(super) struct Part<T> {
     pub(super) rows: Vec<T>,
@@ -74,9 +74,9 @@ pub(super) struct SeenLun {
     pub(super) allocated: u64,
     pub(super) locked: bool,
     pub(super) cloning: bool,
-    /// Number and name.
+    /// Target number and name.
     pub(super) targets: Vec<(u32, String)>,
-    /// The newest.
+    /// The newest ones.
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) snapshot_count: usize,
 }
@@ -96,12 +96,12 @@ pub(super) struct SeenTarget {
     pub(super) sessions: Vec<Session>,
 }
 
-/// Looks at the NAS.
+/// Copies the state of the NAS, then reads disk usage and sessions without its lock.
 pub(super) fn take(server: &Server, usage: &mut Usage, wanted: &Wanted) -> PageData {
     let now = server.clock.now();
     let (mut seen, due, files, watch) = {
         let mut core = server.nas();
-        // What DSM has finished by now is done. Should that fail, the next call says so.
+        // Finish the work that DSM has done by now. If that fails, the next call reports it.
         let _ = core.change(now, |_, _| ());
         let nas = &core.nas;
         let due = usage.due(nas.state.luns.values().map(|lun| &lun.uuid));
@@ -163,26 +163,32 @@ fn luns(nas: &Nas, now: u64, wanted: &Wanted) -> Part<SeenLun> {
             .into_iter()
             .any(|field| contains(field, text))
     };
-    part(&nas.state.luns, takes, wanted.luns_page, LUNS, |lun| {
-        let targets = nas.state.targets.find(&IndexKey::Lun(lun.uuid.clone()));
-        let snapshot_count = nas.snapshots_of(&lun.uuid).count();
-        SeenLun {
-            lun: lun.clone(),
-            allocated: 0,
-            locked: lun.is_action_locked(now),
-            cloning: lun.is_cloning(now),
-            targets: targets
-                .take(INNER)
-                .map(|target| (target.target_id, target.name.clone()))
-                .collect(),
-            snapshots: nas
-                .snapshots_of(&lun.uuid)
-                .skip(snapshot_count.saturating_sub(INNER))
-                .cloned()
-                .collect(),
-            snapshot_count,
-        }
-    })
+    part(
+        &nas.state.luns,
+        takes,
+        wanted.luns_page,
+        LUNS_PER_PAGE,
+        |lun| {
+            let targets = nas.state.targets.find(&IndexKey::Lun(lun.uuid.clone()));
+            let snapshot_count = nas.snapshots_of(&lun.uuid).count();
+            SeenLun {
+                lun: lun.clone(),
+                allocated: 0,
+                locked: lun.is_action_locked(now),
+                cloning: lun.is_cloning(now),
+                targets: targets
+                    .take(MAX_NESTED)
+                    .map(|target| (target.target_id, target.name.clone()))
+                    .collect(),
+                snapshots: nas
+                    .snapshots_of(&lun.uuid)
+                    .skip(snapshot_count.saturating_sub(MAX_NESTED))
+                    .cloned()
+                    .collect(),
+                snapshot_count,
+            }
+        },
+    )
 }
 
 fn targets(nas: &Nas, wanted: &Wanted) -> Part<SeenTarget> {
@@ -196,7 +202,7 @@ fn targets(nas: &Nas, wanted: &Wanted) -> Part<SeenTarget> {
         &nas.state.targets,
         takes,
         wanted.targets_page,
-        TARGETS,
+        TARGETS_PER_PAGE,
         |target| SeenTarget {
             id: target.target_id,
             name: target.name.clone(),
@@ -207,7 +213,7 @@ fn targets(nas: &Nas, wanted: &Wanted) -> Part<SeenTarget> {
             luns: target
                 .luns
                 .iter()
-                .take(INNER)
+                .take(MAX_NESTED)
                 .map(|(&index, uuid)| (index, name(uuid)))
                 .collect(),
             lun_count: target.luns.len(),
@@ -216,7 +222,7 @@ fn targets(nas: &Nas, wanted: &Wanted) -> Part<SeenTarget> {
     )
 }
 
-/// The rows of one page of those that are wanted, by their numbers.
+/// One page of the rows that `takes` accepts, sorted by number.
 fn part<R: Row, T>(
     table: &Table<R>,
     takes: impl Fn(&R) -> bool,
@@ -228,9 +234,9 @@ fn part<R: Row, T>(
     matching.sort_by_key(|row| row.number());
     let pages = matching.len().div_ceil(rows).max(1);
     let page = page.min(pages - 1);
-    let here = matching.iter().skip(page * rows).take(rows);
+    let on_page = matching.iter().skip(page * rows).take(rows);
     Part {
-        rows: here.map(|row| show(row)).collect(),
+        rows: on_page.map(|row| show(row)).collect(),
         page,
         pages,
         matching: matching.len(),
@@ -238,7 +244,7 @@ fn part<R: Row, T>(
     }
 }
 
-/// Whether a text holds a part, in any case.
+/// Case-insensitive substring search. An empty `part` is always found.
 fn contains(text: &str, part: &str) -> bool {
     part.is_empty() || text.to_lowercase().contains(&part.to_lowercase())
 }
