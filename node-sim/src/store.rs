@@ -50,7 +50,12 @@ impl Lock {
     }
 
     /// Replaces the content of `path`, which is on the same file system as the lock.
-    pub(crate) fn write(&self, path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+    pub(crate) fn write(
+        &self,
+        path: &Path,
+        content: &[u8],
+        durability: Durability,
+    ) -> io::Result<()> {
         let mut file = File::create(&self.scratch)?;
         file.write_all(content)?;
         if durability == Durability::Always {

@@ -129,7 +129,9 @@ pub(crate) fn add(host: &Host, sessions: &Sessions<'_>, source: &Source) -> Resu
                 .lock()
                 .write(&file, source.text().as_bytes(), Durability::Always)
         });
-        created.map_err(|error| Failure::new(Exit::Database, format!("{}: {error}", file.display())))?;
+        created.map_err(|error| {
+            Failure::new(Exit::Database, format!("{}: {error}", file.display()))
+        })?;
     }
     Ok(())
 }

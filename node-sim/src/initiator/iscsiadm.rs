@@ -320,11 +320,13 @@ impl Command<'_, '_> {
         self.console.print(format!("Logging in to {described}"));
         match self.sessions.login(record) {
             Ok(_) => {
-                self.console.print(format!("Login to {described} successful."));
+                self.console
+                    .print(format!("Login to {described} successful."));
                 Exit::Success
             }
             Err(failure) => {
-                self.console.warn(format!("Could not login to {described}."));
+                self.console
+                    .warn(format!("Could not login to {described}."));
                 self.console.warn(format!(
                     "initiator reported error ({}): {failure}",
                     failure.exit
@@ -341,9 +343,11 @@ impl Command<'_, '_> {
         }
         for session in found {
             let described = described(&session);
-            self.console.print(format!("Logging out of session {described}"));
+            self.console
+                .print(format!("Logging out of session {described}"));
             self.sessions.logout(session)?;
-            self.console.print(format!("Logout of {described} successful."));
+            self.console
+                .print(format!("Logout of {described} successful."));
         }
         Ok(Exit::Success)
     }
@@ -371,7 +375,8 @@ impl Command<'_, '_> {
                 .for_each(|session| self.console.print(print::session(session))),
             Some(level @ 1..=3) => {
                 let initiator = self.host.initiator_name()?;
-                self.console.print(print::sessions(found, level, &initiator));
+                self.console
+                    .print(print::sessions(found, level, &initiator));
             }
             Some(level) => {
                 return Err(Failure::invalid(format!(

@@ -63,7 +63,7 @@ pub(crate) struct Session {
     network: PathBuf,
     key: String,
     /// Boot id: sessions end with a reboot.
-    boot_id: String,
+    boot: String,
 }
 
 impl Session {
@@ -99,7 +99,7 @@ impl<'a> Sessions<'a> {
         };
         let boot_id = boot_id()?;
         for session in read(host)? {
-            if session.stage == Stage::Live && session.boot_id == boot_id {
+            if session.stage == Stage::Live && session.boot == boot_id {
                 sessions.live.insert(session.sid, session);
             } else {
                 sessions.tear_down(session)?;
@@ -147,7 +147,7 @@ impl<'a> Sessions<'a> {
             chap_user: chap.as_ref().map(|chap| chap.user.clone()),
             network: network.dir().to_owned(),
             key: format!("{}-{sid}", self.host.id()?),
-            boot_id: boot_id()?,
+            boot: boot_id()?,
         };
         self.save(&session)?;
         let result = self.establish(&mut session, &initiator, at.ip(), chap.as_ref(), record);
@@ -252,7 +252,11 @@ impl<'a> Sessions<'a> {
         Ok(false)
     }
 
-    fn log_in_again(&self, network: &Targets, session: &Session) -> Result<Option<Target>, Failure> {
+    fn log_in_again(
+        &self,
+        network: &Targets,
+        session: &Session,
+    ) -> Result<Option<Target>, Failure> {
         // iscsid would use the settings of the first login; those of the record will do.
         let records = super::record::list(self.host, &exactly(&session.place()))?;
         let chap = records.iter().find_map(chap_of);

@@ -281,7 +281,9 @@ fn save(backend: &Lio, lock: &Lock, notes: &Notes) -> io::Result<()> {
 fn check_done(rest: &[Op]) -> io::Result<()> {
     match rest.first() {
         None => Ok(()),
-        Some(op) => Err(io::Error::other(format!("the kernel did not accept {op:?}"))),
+        Some(op) => Err(io::Error::other(format!(
+            "the kernel did not accept {op:?}"
+        ))),
     }
 }
 

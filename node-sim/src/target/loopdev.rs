@@ -267,10 +267,14 @@ impl TargetBackend for Targets {
 /// target. A target without CHAP requires no authentication and cannot authenticate itself.
 fn chap_succeeds(required: Option<&Chap>, offered: Option<&Chap>) -> bool {
     let authenticated = required.is_none_or(|required| {
-        offered.is_some_and(|offered| offered.user == required.user && offered.password == required.password)
+        offered.is_some_and(|offered| {
+            offered.user == required.user && offered.password == required.password
+        })
     });
     let expected = offered.and_then(|offered| offered.mutual.as_ref());
-    authenticated && expected.is_none_or(|expected| required.and_then(|chap| chap.mutual.as_ref()) == Some(expected))
+    authenticated
+        && expected
+            .is_none_or(|expected| required.and_then(|chap| chap.mutual.as_ref()) == Some(expected))
 }
 
 /// An IQN as a file name: letters, digits, `-`, `.` and `:` are kept, everything else (slashes, spaces, …) is escaped as `%XX`.

@@ -94,7 +94,10 @@ impl<'a> Daemon<'a> {
         let now = show::portals(&self.show("portal")?);
         match portals.iter().find(|portal| !now.contains(portal)) {
             None => Ok(()),
-            Some(portal) => Err(cannot_listen(portal, "it is missing in its list of portals")),
+            Some(portal) => Err(cannot_listen(
+                portal,
+                "it is missing in its list of portals",
+            )),
         }
     }
 

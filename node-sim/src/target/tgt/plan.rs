@@ -73,7 +73,9 @@ pub(super) fn check(target: &Target, wanted: &BTreeMap<String, Target>) -> io::R
         if file.is_none_or(|file| file.contains([',', '\n']))
             || params.iter().any(|param| param.contains([',', '=', '\n']))
         {
-            return refused(format!("tgtadm cannot take {unit:?}: it contains a comma, '=' or a line break"));
+            return refused(format!(
+                "tgtadm cannot take {unit:?}: it contains a comma, '=' or a line break"
+            ));
         }
     }
     let own = accounts(target);
@@ -183,7 +185,8 @@ fn units(
             }
             Some(shown) => {
                 let opened = memory.sizes.get(&(target.iqn.clone(), lun));
-                let same_size = opened.map_or(megabytes(size) == shown.megabytes, |old| *old == size);
+                let same_size =
+                    opened.map_or(megabytes(size) == shown.megabytes, |old| *old == size);
                 if !same_size || !shown.online {
                     steps.push(Step::Offline { tid, lun });
                     steps.push(Step::Reopen {
@@ -262,7 +265,8 @@ fn accounts_of(
     steps.extend(stale.into_iter().map(|user| Step::DeleteAccount { user }));
     let mut created = BTreeSet::new();
     for (account, password) in own {
-        let exists = memory.passwords.contains_key(&account.user) && !deleted.contains(&account.user);
+        let exists =
+            memory.passwords.contains_key(&account.user) && !deleted.contains(&account.user);
         if !exists && created.insert(account.user.clone()) {
             let user = account.user.clone();
             steps.push(Step::NewAccount { user, password });
