@@ -217,8 +217,8 @@ impl Server {
         Ok(())
     }
 
-    /// Serves a request. A request that has to wait runs in its own task, so that a client that disconnects does not cancel it. One
-    /// that does not wait runs inline, which saves two thread switches.
+    /// Serves a request. A request that has to wait runs in its own task, so that a client that disconnects does not cancel it.
+    /// One that does not wait runs inline, which saves two thread switches.
     pub(crate) async fn serve(self: Arc<Self>, request: Request) -> Outcome {
         let (mut client, reply) = oneshot::channel();
         let mut work = Box::pin(async move {

@@ -56,7 +56,8 @@ async fn real_latency_can_be_enabled() {
     sim.post("/clock", json!({"advance_ms": 1_200})).await;
     assert_eq!(sim.state().await["luns"][0]["is_action_locked"], false);
     assert_eq!(sim.code(LUN, "delete", &[("uuid", &uuid)]).await, 0);
-    // Behaviour 3 of dsm-web-api.md section 11: it leaves the list later; that it stays until then is tested in nas/api/lun_write.
+    // Behaviour 3 of dsm-web-api.md section 11: it leaves the list later; that it stays until then is tested in
+    // nas/api/lun_write.
     sim.post("/clock", json!({"advance_ms": 2_000})).await;
     assert_eq!(sim.state().await["luns"], json!([]));
 }

@@ -16,12 +16,12 @@
 //! - I/O continues when the target is gone or the LUN was unmapped: a loop device cannot be made to fail. The `state` files
 //!   contain `FAILED` and `transport-offline`.
 //! - A disk in use survives its logout as a loop device until its last close; it is removed from the tree at once.
-//! - When another LUN has been mapped in place of a disk's LUN, a rescan shows the identity of the new LUN, but its content only if
-//!   the disk was not in use, because a loop device in use cannot change its file.
+//! - When another LUN has been mapped in place of a disk's LUN, a rescan shows the identity of the new LUN, but its content only
+//!   if the disk was not in use, because a loop device in use cannot change its file.
 //! - There is no device-mapper, so only a multipathd that creates no maps is simulated, see [`multipathd`].
 //! - iscsid does nothing but generate the initiator's name on first use, see [`host::Host::start_iscsid`].
-//! - With `node.session.scan = manual` a login attaches no disk, but `--rescan` does. Control files that a kernel would act on are
-//!   missing in the tree: `scsi_host/hostN/scan`, and a device's `rescan` and `delete`.
+//! - With `node.session.scan = manual` a login attaches no disk, but `--rescan` does. Control files that a kernel would act on
+//!   are missing in the tree: `scsi_host/hostN/scan`, and a device's `rescan` and `delete`.
 
 mod argv;
 mod console;

@@ -84,8 +84,8 @@ impl<'a> Losetup<'a> {
         Ok(parse(&list)?.shows(device, backing))
     }
 
-    /// Attaches the file to `reuse_device`, so that a disk keeps its name when another unit gets its LUN number, or else to a free
-    /// device. `record` is called with the device first; if it fails, nothing is attached.
+    /// Attaches the file to `reuse_device`, so that a disk keeps its name when another unit gets its LUN number, or else to a
+    /// free device. `record` is called with the device first; if it fails, nothing is attached.
     pub(crate) fn attach(
         &self,
         backing: &Backing,
@@ -139,8 +139,8 @@ impl<'a> Losetup<'a> {
         self.losetup(&["--detach", device]).map(drop)
     }
 
-    /// Clears the write protection (`BLKROSET`), which ends with a SCSI disk but stays on a loop device. This is done on detach, and
-    /// again on attach because a killed command may not have done it.
+    /// Clears the write protection (`BLKROSET`), which ends with a SCSI disk but stays on a loop device. This is done on detach,
+    /// and again on attach because a killed command may not have done it.
     fn unprotect(&self, device: &str) -> io::Result<()> {
         if sysfs_number(device, "ro") == Some(0) {
             return Ok(());

@@ -1,7 +1,7 @@
 //! iSCSI targets, whose logical units are files, and the backends that export them.
 //!
-//! [`loopdev`] needs no iSCSI at all, [`tgt`] is a daemon in user space, [`lio`] is the kernel's target. Their features, tested on
-//! a 6.1 kernel with open-iscsi 2.1.8 and tgt 1.0.85:
+//! [`loopdev`] needs no iSCSI at all, [`tgt`] is a daemon in user space, [`lio`] is the kernel's target. Their features, tested
+//! on a 6.1 kernel with open-iscsi 2.1.8 and tgt 1.0.85:
 //!
 //! | | loop | tgt | lio |
 //! |---|---|---|---|

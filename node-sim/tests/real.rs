@@ -1,8 +1,8 @@
-//! Compares our `iscsiadm` with the real one, command by command: records, exit codes, output and the database lock. It needs root
-//! and the package open-iscsi, but no iSCSI in the kernel: the real one runs in a mount namespace with its own `/etc/iscsi`.
+//! Compares our `iscsiadm` with the real one, command by command: records, exit codes, output and the database lock. It needs
+//! root and the package open-iscsi, but no iSCSI in the kernel: the real one runs in a mount namespace with its own `/etc/iscsi`.
 //!
-//! `cargo test -p node-sim --test real -- --nocapture` lists every command with both outputs. Every difference needs a reason, and a
-//! reason without a difference is a failure, too.
+//! `cargo test -p node-sim --test real -- --nocapture` lists every command with both outputs. Every difference needs a reason,
+//! and a reason without a difference is a failure, too.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 

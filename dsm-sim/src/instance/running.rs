@@ -209,7 +209,8 @@ fn run(
         let _ = runtime.block_on(stopped);
     }
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
-    // A call that outlives SHUTDOWN_TIMEOUT keeps the lock of the NAS until its current effect is done. After that it has no export.
+    // A call that outlives SHUTDOWN_TIMEOUT keeps the lock of the NAS until its current effect is done. After that it has no
+    // export.
     server.nas().export.close();
     let _ = fs::remove_file(endpoints);
     // Releases the directory for other processes, or removes it if it is temporary.

@@ -212,8 +212,8 @@ impl Host {
         )
     }
 
-    /// Simulates the start of iscsid (Debian's `startup-checks.sh`): generates the initiator's name if it is a placeholder. Returns
-    /// false if there is a name, or no file at all.
+    /// Simulates the start of iscsid (Debian's `startup-checks.sh`): generates the initiator's name if it is a placeholder.
+    /// Returns false if there is a name, or no file at all.
     ///
     /// # Errors
     /// The file cannot be read or written.
@@ -293,8 +293,8 @@ impl Host {
             .collect()
     }
 
-    /// All targets of a portal, and its address; `None` if nothing listens there. Of a name with several addresses the first one that
-    /// answers is used.
+    /// All targets of a portal, and its address; `None` if nothing listens there. Of a name with several addresses the first one
+    /// that answers is used.
     pub(crate) fn listening(
         &self,
         host: &str,

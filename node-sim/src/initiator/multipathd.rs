@@ -1,5 +1,5 @@
-//! Simulates the client of a `multipathd` that creates no maps: the output that a driver must understand then. Creating maps needs
-//! device-mapper, which test beds with loop devices do not use; the VM has the real one.
+//! Simulates the client of a `multipathd` that creates no maps: the output that a driver must understand then. Creating maps
+//! needs device-mapper, which test beds with loop devices do not use; the VM has the real one.
 //!
 //! | state | what the client does | source |
 //! |---|---|---|

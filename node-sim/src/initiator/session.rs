@@ -231,8 +231,8 @@ impl<'a> Sessions<'a> {
         Ok(())
     }
 
-    /// Whether a disk in use still has the file that its unit had when the target was removed, while the restored target has another
-    /// file for the same unit.
+    /// Whether a disk in use still has the file that its unit had when the target was removed, while the restored target has
+    /// another file for the same unit.
     fn is_mounted_with_old_file(&self, network: &Targets, session: &Session) -> io::Result<bool> {
         let Some(target) = network.get(&session.iqn)? else {
             return Ok(false);
@@ -367,8 +367,8 @@ impl<'a> Sessions<'a> {
             .write_json(&file(self.host, session.sid), session, Durability::Reboot)
     }
 
-    /// Session ids are never reused, as in a running kernel (`iscsi_session_nr` counts up). The counter is written before the session,
-    /// so a killed login also uses up its id. If the counter is lost, the ids of the sessions are used.
+    /// Session ids are never reused, as in a running kernel (`iscsi_session_nr` counts up). The counter is written before the
+    /// session, so a killed login also uses up its id. If the counter is lost, the ids of the sessions are used.
     fn next_sid(&self) -> io::Result<u32> {
         let counter = self.host.state_dir().join("last-sid");
         let used = store::read_json::<u32>(&counter)?.unwrap_or(0);

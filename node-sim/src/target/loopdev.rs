@@ -63,8 +63,8 @@ impl Targets {
         &self.dir
     }
 
-    /// Creates or updates a target. Live sessions continue, and see changes at their next rescan. Their later writes to a unit that
-    /// is removed from the target do not reach its LUN.
+    /// Creates or updates a target. Live sessions continue, and see changes at their next rescan. Their later writes to a unit
+    /// that is removed from the target do not reach its LUN.
     ///
     /// # Errors
     /// The name is invalid, or the file could not be written; then the old one still exists.
@@ -78,8 +78,8 @@ impl Targets {
         lock.write_json(&path, target, Durability::Always)
     }
 
-    /// Removes a target and drops its sessions. Their later writes do not reach its LUNs, unless a session of another target uses the
-    /// LUN, too. Idempotent.
+    /// Removes a target and drops its sessions. Their later writes do not reach its LUNs, unless a session of another target uses
+    /// the LUN, too. Idempotent.
     ///
     /// # Errors
     /// The name is invalid, a LUN's file could not be replaced, or the files could not be removed.
@@ -263,8 +263,8 @@ impl TargetBackend for Targets {
     }
 }
 
-/// Whether CHAP succeeds on both sides. `offered` are the initiator's credentials and, as `mutual`, those that it expects from the
-/// target. A target without CHAP requires no authentication and cannot authenticate itself.
+/// Whether CHAP succeeds on both sides. `offered` are the initiator's credentials and, as `mutual`, those that it expects from
+/// the target. A target without CHAP requires no authentication and cannot authenticate itself.
 fn chap_succeeds(required: Option<&Chap>, offered: Option<&Chap>) -> bool {
     let authenticated = required.is_none_or(|required| {
         offered.is_some_and(|offered| {

@@ -4,16 +4,16 @@
 //! <dir>/control-port     the daemon's control port, for `tgtadm -C <port> --op show --mode target`
 //! <dir>/lock             serializes all operations
 //! ```
-//! The daemon survives a kill of its user, and is found again by the directory's name in its environment. It opens its portals only
-//! after all targets are created, because an initiator that reconnects to a portal without its target gives up for good. Like a
-//! NAS, it has no portals while it has no targets. A daemon that died is restarted with all targets by the next change.
+//! The daemon survives a kill of its user, and is found again by the directory's name in its environment. It opens its portals
+//! only after all targets are created, because an initiator that reconnects to a portal without its target gives up for good.
+//! Like a NAS, it has no portals while it has no targets. A daemon that died is restarted with all targets by the next change.
 //!
 //! # What tgt cannot do
 //! - All targets listen on all portals of the daemon, which are those of [`Tgt::open`].
 //! - A CHAP name has one password for the whole daemon: a target with another password is refused.
 //! - A target has no limit on its sessions: `max_sessions` is not enforced.
-//! - It announces TPGS 0 (a NAS: 1, implicit ALUA), and the T10 designator of VPD page 0x83 is the SCSI ID without the vendor: both
-//!   are hard-coded. The kernel's target ([`super::lio`]) has them right.
+//! - It announces TPGS 0 (a NAS: 1, implicit ALUA), and the T10 designator of VPD page 0x83 is the SCSI ID without the vendor:
+//!   both are hard-coded. The kernel's target ([`super::lio`]) has them right.
 //! - A unit below 512 bytes would announce 2 TiB, so it is not exported.
 //! - A new unit has tgt's own serial for a moment between two commands.
 //! - Growth takes a unit offline for some ms; the initiator's commands wait.
@@ -53,8 +53,8 @@ struct State {
 }
 
 impl Tgt {
-    /// Opens the backend. Its daemon listens on these portals and is started by the first change. `dir`, for its state, is created if
-    /// missing.
+    /// Opens the backend. Its daemon listens on these portals and is started by the first change. `dir`, for its state, is
+    /// created if missing.
     ///
     /// # Errors
     /// There is no portal, or the directory cannot be created.

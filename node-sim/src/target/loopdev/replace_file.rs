@@ -2,9 +2,9 @@
 //!
 //! All writes are cut off at the same moment, as when a real target drops its sessions. While the file is copied it is immutable,
 //! which makes writes through a loop device fail (`chattr(1)`; setting the flag waits for writes in progress). After the copy has
-//! replaced it, the old file stays immutable. Only during the rename, which fails on an immutable file, it is not; a write at that
-//! moment goes to the old file and is lost. If the file system has no such flag (or permission is missing), all writes after the
-//! copy go to the old file.
+//! replaced it, the old file stays immutable. Only during the rename, which fails on an immutable file, it is not; a write at
+//! that moment goes to the old file and is lost. If the file system has no such flag (or permission is missing), all writes after
+//! the copy go to the old file.
 //!
 //! `kill -9` in between leaves a temporary file next to the LUN's file, and the LUN's file immutable: see [`thaw`].
 

@@ -129,8 +129,8 @@ impl<'a> Daemon<'a> {
         exec::run(self.lock, "tgtadm", &all, &[])
     }
 
-    /// Kills the daemon and removes its sockets. It has nothing to save: acknowledged writes are in the files. (On SIGTERM it stops
-    /// answering but does not exit.)
+    /// Kills the daemon and removes its sockets. It has nothing to save: acknowledged writes are in the files. (On SIGTERM it
+    /// stops answering but does not exit.)
     pub(super) fn stop(&self) -> io::Result<()> {
         for pid in self.pids()? {
             // It may have ended already.
@@ -187,7 +187,7 @@ pub(super) fn cannot_listen(portal: &SocketAddr, why: &str) -> io::Error {
 }
 
 fn sockets(control: &str) -> [PathBuf; 2] {
-    ["", ".lock"].map(|stop| Path::new(SOCKETS).join(format!("socket.{control}{stop}")))
+    ["", ".lock"].map(|suffix| Path::new(SOCKETS).join(format!("socket.{control}{suffix}")))
 }
 
 /// A control port that no daemon uses. Tgt parses it as a signed 16-bit number.
