@@ -135,12 +135,12 @@ async fn journal(
 impl Page {
     fn overview(&self, wanted: &Wanted) -> Overview {
         // This reads files and runs programs that list sessions, so it must not block other requests.
-        let seen = run_blocking(|| {
+        let data = run_blocking(|| {
             let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
             snapshot::take(&self.server, &mut usage, wanted)
         });
         let faults = self.server.faults().rules().to_vec();
-        Overview::new(seen, faults, self.server.latency())
+        Overview::new(data, faults, self.server.latency())
     }
 
     fn lines(&self, filter: &Filter, since: u64) -> Lines {

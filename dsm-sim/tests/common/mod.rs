@@ -228,6 +228,6 @@ pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> 
 
 /// Sleeps.
 pub async fn pause(ms: u64) {
-    // sleep: between two looks at a condition, or before a look at something that must not happen.
+    // sleep: between two polls of a condition, or before checking that something has not happened.
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }

@@ -44,16 +44,16 @@ pub(super) struct PageData {
     pub(super) max_targets: usize,
     /// By name.
     pub(super) settings: Value,
-    pub(super) volumes: Vec<SeenVolume>,
+    pub(super) volumes: Vec<VolumeRow>,
     /// Whether the files of some LUNs have not been read yet, so that `used` is too low.
     pub(super) counting: bool,
-    pub(super) luns: Part<SeenLun>,
-    pub(super) targets: Part<SeenTarget>,
+    pub(super) luns: TablePage<LunRow>,
+    pub(super) targets: TablePage<TargetRow>,
 }
 
 /// One page of a table.
 #[derive(Debug)]
-pub(super) struct Part<T> {
+pub(super) struct TablePage<T> {
     pub(super) rows: Vec<T>,
     /// From 0.
     pub(super) page: usize,
@@ -63,13 +63,13 @@ pub(super) struct Part<T> {
 }
 
 #[derive(Debug)]
-pub(super) struct SeenVolume {
+pub(super) struct VolumeRow {
     pub(super) volume: Volume,
     pub(super) free: u64,
 }
 
 #[derive(Debug)]
-pub(super) struct SeenLun {
+pub(super) struct LunRow {
     pub(super) lun: Lun,
     pub(super) allocated: u64,
     pub(super) locked: bool,
@@ -83,7 +83,7 @@ pub(super) struct SeenLun {
 
 /// A target, without its secrets.
 #[derive(Debug)]
-pub(super) struct SeenTarget {
+pub(super) struct TargetRow {
     pub(super) id: u32,
     pub(super) name: String,
     pub(super) iqn: String,
@@ -99,45 +99,45 @@ pub(super) struct SeenTarget {
 /// Copies the state of the NAS, then reads disk usage and sessions without its lock.
 pub(super) fn take(server: &Server, usage: &mut Usage, wanted: &Wanted) -> PageData {
     let now = server.clock.now();
-    let (mut seen, due, files, watch) = {
-        let mut core = server.nas();
+    let (mut data, due, files, watch) = {
+        let mut durable = server.nas();
         // Finish the work that DSM has done by now. If that fails, the next call reports it.
-        let _ = core.change(now, |_, _| ());
-        let nas = &core.nas;
+        let _ = durable.change(now, |_, _| ());
+        let nas = &durable.nas;
         let due = usage.due(nas.state.luns.values().map(|lun| &lun.uuid));
-        let (files, watch) = (core.backstore.clone(), core.export.watch());
+        let (files, watch) = (durable.backstore.clone(), durable.export.watch());
         (copy(nas, now, wanted), due, files, watch)
     };
-    let shown: Vec<String> = seen
+    let shown: Vec<String> = data
         .luns
         .rows
         .iter()
         .map(|row| row.lun.uuid.clone())
         .collect();
     usage.visit(&due, &shown, &files);
-    for row in &mut seen.luns.rows {
+    for row in &mut data.luns.rows {
         row.allocated = row.lun.allocated(usage);
     }
-    let iqns: Vec<String> = seen
+    let iqns: Vec<String> = data
         .targets
         .rows
         .iter()
         .map(|row| row.iqn.clone())
         .collect();
-    for (row, sessions) in seen.targets.rows.iter_mut().zip(watch.of(&iqns)) {
+    for (row, sessions) in data.targets.rows.iter_mut().zip(watch.of(&iqns)) {
         row.sessions = sessions;
     }
-    let core = server.nas();
-    seen.counting = usage.len() < core.nas.state.luns.len();
-    for row in &mut seen.volumes {
-        row.free = core.nas.free(&row.volume, usage);
+    let durable = server.nas();
+    data.counting = usage.len() < durable.nas.state.luns.len();
+    for row in &mut data.volumes {
+        row.free = durable.nas.free(&row.volume, usage);
     }
-    seen
+    data
 }
 
 fn copy(nas: &Nas, now: u64, wanted: &Wanted) -> PageData {
     let (state, config) = (&nas.state, &nas.config);
-    let volumes = state.volumes.values().map(|volume| SeenVolume {
+    let volumes = state.volumes.values().map(|volume| VolumeRow {
         volume: volume.clone(),
         free: 0,
     });
@@ -156,14 +156,14 @@ fn copy(nas: &Nas, now: u64, wanted: &Wanted) -> PageData {
     }
 }
 
-fn luns(nas: &Nas, now: u64, wanted: &Wanted) -> Part<SeenLun> {
+fn luns(nas: &Nas, now: u64, wanted: &Wanted) -> TablePage<LunRow> {
     let text = wanted.luns.trim();
     let takes = |lun: &Lun| {
         [&lun.name, &lun.uuid, &lun.description]
             .into_iter()
             .any(|field| contains(field, text))
     };
-    part(
+    table_page(
         &nas.state.luns,
         takes,
         wanted.luns_page,
@@ -171,7 +171,7 @@ fn luns(nas: &Nas, now: u64, wanted: &Wanted) -> Part<SeenLun> {
         |lun| {
             let targets = nas.state.targets.find(&IndexKey::Lun(lun.uuid.clone()));
             let snapshot_count = nas.snapshots_of(&lun.uuid).count();
-            SeenLun {
+            LunRow {
                 lun: lun.clone(),
                 allocated: 0,
                 locked: lun.is_action_locked(now),
@@ -191,19 +191,19 @@ fn luns(nas: &Nas, now: u64, wanted: &Wanted) -> Part<SeenLun> {
     )
 }
 
-fn targets(nas: &Nas, wanted: &Wanted) -> Part<SeenTarget> {
+fn targets(nas: &Nas, wanted: &Wanted) -> TablePage<TargetRow> {
     let text = wanted.targets.trim();
     let takes = |target: &Target| contains(&target.name, text) || contains(&target.iqn, text);
     let name = |uuid: &String| {
         let lun = nas.state.luns.get(uuid);
         lun.map_or_else(|| uuid.clone(), |lun| lun.name.clone())
     };
-    part(
+    table_page(
         &nas.state.targets,
         takes,
         wanted.targets_page,
         TARGETS_PER_PAGE,
-        |target| SeenTarget {
+        |target| TargetRow {
             id: target.target_id,
             name: target.name.clone(),
             iqn: target.iqn.clone(),
@@ -223,19 +223,19 @@ fn targets(nas: &Nas, wanted: &Wanted) -> Part<SeenTarget> {
 }
 
 /// One page of the rows that `takes` accepts, sorted by number.
-fn part<R: Row, T>(
+fn table_page<R: Row, T>(
     table: &Table<R>,
     takes: impl Fn(&R) -> bool,
     page: usize,
     rows: usize,
     show: impl Fn(&R) -> T,
-) -> Part<T> {
+) -> TablePage<T> {
     let mut matching: Vec<&R> = table.values().filter(|row| takes(row)).collect();
     matching.sort_by_key(|row| row.number());
     let pages = matching.len().div_ceil(rows).max(1);
     let page = page.min(pages - 1);
     let on_page = matching.iter().skip(page * rows).take(rows);
-    Part {
+    TablePage {
         rows: on_page.map(|row| show(row)).collect(),
         page,
         pages,

@@ -4,7 +4,7 @@ use askama::Template;
 use serde_json::Value;
 
 use super::format::{Micros, Moment, Size, percent};
-use super::snapshot::{PageData, Part, SeenLun, SeenTarget, SeenVolume};
+use super::snapshot::{LunRow, PageData, TablePage, TargetRow, VolumeRow};
 use crate::nas::state::volume::FileSystem;
 use crate::nas::timing::Latency;
 use crate::server::fault::{ActiveRule, Fault};
@@ -14,15 +14,15 @@ use crate::server::journal::Entry;
 #[derive(Template)]
 #[template(path = "overview.html")]
 pub(super) struct Overview {
-    seen: PageData,
+    data: PageData,
     faults: Vec<ActiveRule>,
     settings: Vec<Setting>,
     latency: &'static str,
 }
 
 impl Overview {
-    pub(super) fn new(seen: PageData, faults: Vec<ActiveRule>, latency: Latency) -> Self {
-        let settings = seen.settings.as_object().into_iter().flatten();
+    pub(super) fn new(data: PageData, faults: Vec<ActiveRule>, latency: Latency) -> Self {
+        let settings = data.settings.as_object().into_iter().flatten();
         Self {
             settings: settings
                 .map(|(name, value)| Setting::new(name, value))
@@ -31,13 +31,13 @@ impl Overview {
                 Latency::Instant => "instant",
                 Latency::Ds918 => "ds918",
             },
-            seen,
+            data,
             faults,
         }
     }
 
     fn clock(&self) -> Moment {
-        Moment(self.seen.now)
+        Moment(self.data.now)
     }
 }
 
@@ -85,7 +85,7 @@ impl Setting {
     }
 }
 
-impl<T> Part<T> {
+impl<T> TablePage<T> {
     /// Number of rows: `60`, or `1 of 60` with a search text.
     fn count(&self) -> String {
         if self.matching == self.total {
@@ -104,7 +104,7 @@ impl<T> Part<T> {
     }
 }
 
-impl SeenVolume {
+impl VolumeRow {
     fn fs(&self) -> &'static str {
         match self.volume.fs {
             FileSystem::Btrfs => "btrfs",
@@ -129,7 +129,7 @@ impl SeenVolume {
     }
 }
 
-impl SeenLun {
+impl LunRow {
     fn size(&self) -> Size {
         Size(self.lun.size)
     }
@@ -167,7 +167,7 @@ impl SeenLun {
     }
 }
 
-impl SeenTarget {
+impl TargetRow {
     fn auth(&self) -> &'static str {
         match self.auth_type {
             0 => "none",
