@@ -1,4 +1,4 @@
-//! A LUN is made, but the answer gets lost: what is on the NAS? `cargo run -p dsm-sim --example lost_reply`
+//! Creates a LUN and loses the reply, then shows what is on the NAS. `cargo run -p dsm-sim --example lost_reply`
 
 use std::io::Write;
 
@@ -28,7 +28,7 @@ async fn main() -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     writeln!(
         out,
-        "The client saw: {saw:?}\nThe NAS has: {list}\nIt was asked for:"
+        "The client saw: {saw:?}\nThe NAS has: {list}\nIt received:"
     )?;
     for entry in nas.journal() {
         writeln!(out, "  {} {} {:?}", entry.api, entry.method, entry.fault)?;

@@ -1,15 +1,15 @@
-//! The guesses: every comment in the sources that is marked `ASSUMED`. It is the list of what to try first on a real NAS.
+//! The assumptions about DSM: collects every `ASSUMED` comment from the sources. They are what to test first on a real NAS.
 
 use serde::Serialize;
 
-/// A guess about DSM that the simulator makes.
+/// An assumption about DSM that the simulator makes without evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Assumption {
     /// The source file.
     pub file: &'static str,
-    /// The line where it starts.
+    /// The line where it starts, from 1.
     pub line: usize,
-    /// The guess, and its reason.
+    /// The assumption and its reason.
     pub text: String,
 }
 
@@ -17,7 +17,7 @@ macro_rules! sources {
     ($($file:literal),* $(,)?) => { [$(($file, include_str!($file))),*] };
 }
 
-/// The sources with what DSM does; a test checks that none is forgotten.
+/// The source files with `ASSUMED` comments. A test checks that the list is complete.
 const SOURCES: &[(&str, &str)] = &sources![
     "nas/api/auth.rs",
     "nas/api/boot.rs",
@@ -52,7 +52,7 @@ const SOURCES: &[(&str, &str)] = &sources![
 
 const MARK: &str = "// ASSUMED: ";
 
-/// All guesses, by file and line.
+/// All assumptions, by file and line.
 pub fn all() -> Vec<Assumption> {
     SOURCES
         .iter()
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guess_may_take_several_lines() {
+    fn an_assumption_may_span_several_lines() {
         let text =
             "// ASSUMED: one\n// goes on\nfn f() {}\n    // not\n    // ASSUMED: two\n/// doc\n";
         let found = in_source("x.rs", text);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn no_source_with_a_guess_is_forgotten() {
+    fn every_source_with_an_assumption_is_listed() {
         let sources = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
         let mut folders = vec![sources.to_owned()];
         while let Some(folder) = folders.pop() {

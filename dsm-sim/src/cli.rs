@@ -1,4 +1,4 @@
-//! What the program does with a NAS that is not simulated: flags and words of `diff` and `record`.
+//! The `diff` and `record` subcommands, which talk to a real NAS: their flags and output.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -12,14 +12,14 @@ use dsm_sim::compare::{diff, record};
 use dsm_sim::{TlsTrust, Upstream};
 use url::Url;
 
-/// Whom to believe.
+/// How to verify the NAS's certificate.
 #[derive(Args)]
 struct TrustFlags {
-    /// The authority, in PEM form, that vouches for the NAS; without it, whom this machine trusts
+    /// CA certificate of the NAS, in PEM form. Default: the CAs that this machine trusts
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
 
-    /// Believe any certificate: whoever sits between reads the password
+    /// Accept any certificate: a man in the middle can read the password
     #[arg(long, conflicts_with = "ca_file")]
     insecure: bool,
 }
@@ -37,19 +37,19 @@ impl TrustFlags {
 
 #[derive(Args)]
 pub(crate) struct Diff {
-    /// The NAS, as https://nas:5001
+    /// URL of the NAS, as https://nas:5001
     #[arg(long, value_name = "URL")]
     nas: Url,
 
-    /// Say that you know: a session is opened and ended, and nothing else but reading calls is sent
+    /// Confirm what is sent: a login, read-only calls and a logout
     #[arg(long, required = true)]
     read_only: bool,
 
-    /// An account of the NAS, an administrator without a second factor
+    /// Administrator account of the NAS, without two-factor authentication
     #[arg(long, value_name = "NAME")]
     account: String,
 
-    /// File with its password
+    /// File with the account's password
     #[arg(long, value_name = "FILE")]
     password_file: PathBuf,
 
@@ -63,15 +63,15 @@ pub(crate) struct Diff {
 
 #[derive(Args)]
 pub(crate) struct Record {
-    /// The NAS, as https://nas:5001
+    /// URL of the NAS, as https://nas:5001
     #[arg(long, value_name = "URL")]
     upstream: Url,
 
-    /// Where clients find the NAS instead, over HTTP; port 0 takes any free port
+    /// Listen address of the proxy (HTTP); port 0 takes any free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
     listen: SocketAddr,
 
-    /// Where exchanges are written, one file each; made when missing, and must be empty
+    /// Directory for the exchanges, one file each; created if missing, and must be empty
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 
@@ -89,10 +89,10 @@ pub(crate) fn record(task: Record) -> anyhow::Result<()> {
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(task.listen)
             .await
-            .with_context(|| format!("cannot listen at {}", task.listen))?;
+            .with_context(|| format!("cannot listen on {}", task.listen))?;
         writeln!(
             io::stdout(),
-            "The NAS answers at http://{}; what is said goes to {}.",
+            "Listening at http://{}; exchanges are written to {}.",
             listener.local_addr()?,
             task.out.display()
         )?;
@@ -104,14 +104,14 @@ pub(crate) fn record(task: Record) -> anyhow::Result<()> {
     })
 }
 
-/// A file's text without the end of its line.
+/// Reads a password file, without its trailing line breaks.
 pub(crate) fn password(path: &PathBuf) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read --password-file {}", path.display()))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Exits with 0 where nothing differs, 1 where something does, 2 where the NAS could not be asked.
+/// Exit code: 0 if nothing differs, 1 if something does, 2 if the comparison failed.
 pub(crate) fn diff(task: Diff) -> ExitCode {
     match compare(task) {
         Ok(false) => ExitCode::SUCCESS,
@@ -135,12 +135,12 @@ fn compare(task: Diff) -> anyhow::Result<bool> {
         serde_json::to_writer_pretty(&mut out, &report)?;
         writeln!(out)?;
     } else {
-        write!(out, "{}", text(&report))?;
+        write!(out, "{}", render(&report))?;
     }
     Ok(report.differs())
 }
 
-fn text(report: &diff::Report) -> String {
+fn render(report: &diff::Report) -> String {
     let mut table = Table::new();
     table
         .load_style(presets::UTF8_FULL_CONDENSED)

@@ -1,4 +1,5 @@
-//! What a NAS answers, beside what another does: `diff` asks both the same, `json_shape` judges; `record` writes down what one says.
+//! Compares the simulator with a real NAS: `diff` sends both the same calls and compares the replies by `json_shape`; `record`
+//! is a recording proxy.
 
 pub mod diff;
 mod fixture;

@@ -1,4 +1,4 @@
-//! The control port: knobs for tests, next to the API and never inside it. JSON, no login.
+//! The control port: a second HTTP server, without a login, through which tests read and change the simulated NAS. JSON.
 
 use std::sync::Arc;
 
@@ -26,9 +26,9 @@ use crate::server::{Server, run_blocking};
 mod change;
 mod origin_check;
 pub(crate) mod page;
-mod person;
+mod san_manager;
 
-/// What the routes share.
+/// Shared state of the routes.
 #[derive(Debug)]
 pub(crate) struct Control {
     server: Arc<Server>,
@@ -38,7 +38,7 @@ pub(crate) struct Control {
 type Shared = State<Arc<Control>>;
 type Body<T> = Result<Json<T>, JsonRejection>;
 
-/// Why a knob could not be turned.
+/// An error reply of the control port: status and message.
 #[derive(Debug)]
 pub(crate) struct Problem(StatusCode, String);
 
@@ -95,9 +95,9 @@ pub(crate) fn router(server: Arc<Server>, options: Builder) -> Router {
         .route("/luns", post(change::make_lun))
         .route("/luns/{uuid}", patch(change::patch_lun))
         .route("/seed", post(change::seed))
-        .route("/san/targets/{act}", post(person::act))
-        .route("/san/luns/{act}", post(person::act_on_lun))
-        .route("/lingering/forget", post(person::forget))
+        .route("/san/targets/{act}", post(san_manager::act_on_target))
+        .route("/san/luns/{act}", post(san_manager::act_on_lun))
+        .route("/lingering/forget", post(san_manager::forget))
         .route("/volumes/{name}", patch(change::patch_volume))
         .route("/latency", get(latency).patch(patch_latency))
         .route("/accounts", post(put_account))
@@ -109,7 +109,7 @@ pub(crate) fn router(server: Arc<Server>, options: Builder) -> Router {
         .fallback(|| async {
             Problem::new(
                 StatusCode::NOT_FOUND,
-                format!("there is no such knob; there are {ROUTES}"),
+                format!("no such endpoint; there are {ROUTES}"),
             )
         })
         .with_state(Arc::new(Control { server, options }))
@@ -141,7 +141,7 @@ async fn state(State(control): Shared) -> Result<Json<Value>, Problem> {
 struct Since {
     #[serde(default)]
     since: u64,
-    /// At most so many, the newest; all when it is left out.
+    /// Return only this many of the newest entries; all if absent.
     newest: Option<usize>,
 }
 
@@ -150,7 +150,7 @@ async fn journal(
     Query(Since { since, newest }): Query<Since>,
     Query(wanted): Query<Filter>,
 ) -> Json<Value> {
-    let (next, entries) = if newest.is_none() && wanted.is_idle() {
+    let (next, entries) = if newest.is_none() && wanted.matches_all() {
         control.server.journal().since(since)
     } else {
         let most = newest.unwrap_or(usize::MAX);
@@ -161,12 +161,12 @@ async fn journal(
 
 async fn counters(State(control): Shared) -> Json<Value> {
     let journal = control.server.journal();
-    let (carried, calls) = journal.counters();
+    let (traffic, calls) = journal.counters();
     Json(json!({
-        "requests": carried.requests,
-        "received": carried.received,
-        "sent": carried.sent,
-        "most_in_flight": carried.most_in_flight,
+        "requests": traffic.requests,
+        "received": traffic.received,
+        "sent": traffic.sent,
+        "most_in_flight": traffic.most_in_flight,
         "calls": calls,
     }))
 }
@@ -188,7 +188,7 @@ async fn add_fault(State(control): Shared, rule: Body<Rule>) -> Result<Json<Valu
     Ok(Json(json!({"id": id})))
 }
 
-/// Ends one fault; a call that hangs because of it goes on.
+/// Removes one fault. A call that hangs because of it continues.
 async fn remove_fault(State(control): Shared, Path(id): Path<u64>) -> Result<Json<Value>, Problem> {
     if control.server.remove_fault(id) {
         Ok(Json(json!({})))
@@ -205,17 +205,17 @@ async fn clear_faults(State(control): Shared) -> Json<Value> {
     Json(json!({}))
 }
 
-/// Who is logged in to a target.
+/// The iSCSI sessions of a target.
 async fn sessions(State(control): Shared, Path(id): Path<u32>) -> Result<Json<Value>, Problem> {
     let (iqn, sessions) = {
-        let core = control.server.nas();
-        let iqn = core
+        let nas = control.server.nas();
+        let iqn = nas
             .nas
             .state
             .targets
             .get(&id)
             .map(|target| target.iqn.clone());
-        (iqn, core.export.watch())
+        (iqn, nas.export.watch())
     };
     let iqn = iqn.ok_or_else(|| {
         Problem::new(
@@ -235,7 +235,7 @@ async fn settings(State(control): Shared) -> Json<Settings> {
     Json(control.server.change_settings(|settings| settings.clone()))
 }
 
-/// Lays the given fields over the present settings.
+/// Changes the given settings and keeps the others.
 async fn patch_settings(
     State(control): Shared,
     patch: Body<Value>,
@@ -269,7 +269,7 @@ async fn patch_latency(
     Ok(Json(wanted))
 }
 
-/// Adds an account, or changes one.
+/// Adds or changes an account.
 async fn put_account(
     State(control): Shared,
     account: Body<Account>,
@@ -297,11 +297,11 @@ async fn move_clients(State(control): Shared) -> Json<Value> {
 struct Restart {
     loading: Loading,
     for_ms: Millis,
-    /// What volumes say so long.
+    /// Status of the volumes during the restart.
     status: Option<String>,
 }
 
-/// What a restart of the NAS looks like from outside.
+/// Simulates a restart of the NAS, as clients see it.
 async fn boot(State(control): Shared, restart: Body<Restart>) -> Result<Json<Value>, Problem> {
     let Restart {
         loading,
@@ -324,7 +324,7 @@ struct Uptime {
     seconds: u64,
 }
 
-/// How long the NAS has been up; nothing else of a restart.
+/// Sets the uptime of the NAS, without any other effect of a restart.
 async fn uptime(State(control): Shared, up: Body<Uptime>) -> Result<Json<Value>, Problem> {
     let (now, up) = (control.now(), up?.0.seconds.saturating_mul(1_000));
     control.change(|nas, _| nas.set_uptime(now, up))?;

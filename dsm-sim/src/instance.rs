@@ -1,4 +1,5 @@
-//! A simulated NAS that runs: behind ports ([`running`]), or inside of its caller ([`embedded`]); [`handle`] is what both offer.
+//! Instances of the simulator: with ports and threads ([`running`]), or embedded in the caller ([`embedded`]). [`handle`] is
+//! the interface that both share.
 
 pub(crate) mod embedded;
 pub(crate) mod handle;

@@ -1,4 +1,4 @@
-//! A Synology NAS seen from its Web API, without a NAS: for those who write clients of DSM, and for their tests.
+//! A simulator of the DSM Web API of a Synology NAS, for the tests of DSM clients.
 //!
 //! ```
 //! use dsm_sim::{DsmSim, Fault, Rule};
@@ -7,38 +7,39 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let _ = rustls::crypto::ring::default_provider().install_default();
 //! let nas = DsmSim::builder().model("DS423".parse()?).start().await?;
-//! // The next login is carried out, but its answer gets lost.
+//! // The next login succeeds, but its reply is lost.
 //! nas.add_fault(Rule::new("SYNO.API.Auth", "login", Fault::LoseReply));
 //!
-//! // Your client goes here. The account is admin, admin.
+//! // Your client goes here. Account and password are both admin.
 //! let url = format!("{}/webapi/entry.cgi", nas.api());
 //! let form = "api=SYNO.API.Auth&version=7&method=login&account=admin&passwd=admin";
 //! let login = || reqwest::Client::new().post(&url).body(form).send();
 //! assert!(login().await.is_err());
 //! assert!(login().await?.text().await?.contains("\"success\":true"));
 //!
-//! let fates: Vec<_> = nas.journal().iter().map(|call| call.fault).collect();
-//! assert_eq!(fates, [Some("lose_reply"), None]);
+//! let faults: Vec<_> = nas.journal().iter().map(|call| call.fault).collect();
+//! assert_eq!(faults, [Some("lose_reply"), None]);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`Builder`] says what to simulate; [`DsmSim`] is the running NAS with the knobs that tests turn most. Everything else is
-//! at its control port, over HTTP. As a program it is `dsm-sim serve`.
+//! [`Builder`] configures the simulated NAS. [`DsmSim`] is the running NAS, with the controls that tests need most. The
+//! control port offers all of them over HTTP. The command line is `dsm-sim serve`.
 //!
-//! **Evidence.** `proto/dsm/*.json` holds exchanges, each with its source, that the simulator must repeat in shape; every
-//! guess is a comment marked `ASSUMED`, and [`assumptions`] lists them. It knows nothing of CSI or of any driver.
+//! **Evidence.** `proto/dsm/*.json` holds recorded exchanges, each with its source. The simulator's replies must have the same
+//! shape. Every guess is a comment marked `ASSUMED`, and [`assumptions`] lists them. The simulator knows nothing about CSI.
 //!
 //! **Inside.**
-//! - A request comes in at `http` (axum; `tls` and `listener` below it), is decoded by `decode`, and becomes a call.
-//! - `server` lets `latency` and `fault` have their say, and notes each call in the `journal`.
-//! - `core` takes calls one at a time: `nas` answers, and the effects are made durable (`store`, `backstore`, `export`).
-//! - `nas` with `auth`, `lun`, `target`, `lingering`, `volume` and `system` is a pure state machine: no clock, no sockets, no files.
-//! - `diff` asks a real NAS and a simulated one the same, and `shape` judges their answers; `record` writes down what
-//!   a NAS says, `upstream` is that NAS.
-//! - `embedded` is all of this without ports and threads.
-//! - `control` is a second port for tests, `knobs` the same from Rust: state, journal, faults, clock; `page`
-//!   shows it all to people.
+//! - `server::http` (axum; `tls` and `server::listener` below it) decodes a request into a call.
+//! - `server` applies latency and faults, and records each call in its `journal`.
+//! - `storage::transaction` takes one call at a time: `nas` computes the reply, and the effects are made durable (`store`,
+//!   `backstore`, `export`).
+//! - `nas` is a pure state machine: no clock, no sockets, no files. `nas::api` has one file per DSM API.
+//! - `compare::diff` sends the same calls to a real and a simulated NAS and compares the replies by `json_shape`;
+//!   `compare::record` is a recording proxy in front of a NAS; `compare::upstream` is the real NAS.
+//! - `instance` starts it all; `instance::embedded` runs without ports and threads.
+//! - `control` is the control port for tests: state, journal, faults, clock; `instance::handle` is the same from Rust, and
+//!   `control::page` is the web page.
 
 pub mod assumptions;
 pub mod compare;

@@ -1,4 +1,4 @@
-//! `dsm-sim`: the simulator as a program.
+//! The `dsm-sim` program: command-line flags, and the `serve` subcommand.
 
 mod cli;
 
@@ -17,15 +17,15 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// A Synology NAS seen from its Web API, without a NAS.
+/// Simulates the DSM Web API of a Synology NAS
 ///
-/// Start it, then talk to it as to DSM:
+/// Start it, then send it requests as you would to DSM:
 ///
 ///   dsm-sim serve --state-dir ./nas &
 ///
 ///   curl 'http://127.0.0.1:5000/webapi/query.cgi?api=SYNO.API.Info&version=1&method=query&query=all'
 ///
-/// A second port has knobs for tests: faults, the journal of all calls, the clock, LUNs of somebody else.
+/// A second port, the control port, is for tests: faults, the journal of all calls, the clock, foreign LUNs.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -35,38 +35,38 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Run the NAS until Ctrl-C or SIGTERM. State is durable: kill it at any moment and start it again
+    /// Run the simulated NAS until Ctrl-C or SIGTERM. Its state is durable: it survives a kill at any moment
     Serve(Box<Serve>),
-    /// Ask a NAS what it can be asked without changing it, and tell where the simulator would answer otherwise
+    /// Send read-only calls to a NAS and print where the simulator's replies differ
     Diff(cli::Diff),
-    /// Stand between a client and a NAS, and write down what they say, without secrets
+    /// Record the exchanges between a client and a NAS as a proxy, with secrets redacted
     Record(cli::Record),
-    /// Print every guess about DSM that no evidence backs yet
+    /// Print every assumption about DSM that has no evidence yet
     Assumptions,
 }
 
 #[derive(Args)]
-#[command(after_help = switches_help())]
+#[command(after_help = settings_help())]
 struct Serve {
-    /// Where the DSM Web API listens; port 0 takes any free port
+    /// Listen address of the DSM Web API; port 0 takes any free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
     listen: SocketAddr,
 
-    /// Where the control port listens: GET / on it lists the knobs
+    /// Listen address of the control port; GET / lists its endpoints
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5080")]
     control: SocketAddr,
 
-    /// A name under which the control port may be asked, besides addresses and localhost; may be given several times. It has
-    /// no login, so no other name is answered: a web page could have made it lead there
+    /// Host name that the control port accepts in addition to IP addresses and localhost; repeatable. The port has no login, so
+    /// requests for other names are refused to prevent DNS rebinding by a web page
     #[arg(long = "control-name", value_name = "NAME")]
     control_names: Vec<String>,
 
-    /// Folder for state, LUN files and exports; made when missing
+    /// Directory for state, LUN files and exports; created if missing
     #[arg(long, value_name = "DIR")]
     state_dir: PathBuf,
 
-    /// A volume, as PATH=FILESYSTEM:SIZE or PATH=FILESYSTEM:SIZE:STATUS, with btrfs or ext4 and any word of DSM's
-    /// (attention, background, crashed …); may be given several times
+    /// A volume, as PATH=FILESYSTEM:SIZE or PATH=FILESYSTEM:SIZE:STATUS, with btrfs or ext4 and any DSM volume status
+    /// (attention, background, crashed …); repeatable
     #[arg(
         long = "volume",
         value_name = "VOLUME",
@@ -74,15 +74,13 @@ struct Serve {
     )]
     volumes: Vec<VolumeSpec>,
 
-    /// How LUNs become block devices: none; loop (node-sim's iscsiadm on this machine); or real iSCSI, by tgt (a tgtd of
-    /// its own; needs the package tgt) or by lio (this kernel's target; needs root, configfs, target_core_mod). What
-    /// tgtd or the kernel was given is taken back at the end; after a kill -9 it lives on until the next start, which
-    /// makes it follow the state again
+    /// How LUNs become block devices: none; loop (node-sim's iscsiadm on this machine); or real iSCSI, by tgt (a private
+    /// tgtd; needs the package tgt) or by lio (this kernel's target; needs root, configfs, target_core_mod). tgtd and kernel
+    /// targets are removed on exit; after a kill -9 they stay until the next start, which reconciles them with the state
     #[arg(long, value_name = "KIND", default_value = "none")]
     export: ExportKind,
 
-    /// Where targets listen: IP:PORT, several with commas or by giving it several times. The first one's port is what the
-    /// Web API tells
+    /// Portal that targets listen on, as IP:PORT; comma-separated or repeatable. The Web API reports the port of the first
     #[arg(
         long = "portal",
         value_name = "ADDRESS",
@@ -91,43 +89,43 @@ struct Serve {
     )]
     portals: Vec<SocketAddr>,
 
-    /// The account, an administrator; the control port takes more
+    /// Name of the administrator account; the control port can add more accounts
     #[arg(long, value_name = "NAME", default_value = "admin")]
     account: String,
 
-    /// The base32 secret of the account's second factor (RFC 6238, 6 digits, 30 s); at least 128 bits
+    /// Base32 TOTP secret of the account (RFC 6238, 6 digits, 30 s); at least 128 bits
     #[arg(long, value_name = "SECRET")]
     otp_secret: Option<String>,
 
-    /// File with the account's password; without it the password is "admin"
+    /// File with the account's password; the default password is "admin"
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 
-    /// The release of DSM: 6.2, 7.0 … 7.4; 6 and 7 mean 6.2 and 7.2
+    /// DSM release: 6.2, 7.0 … 7.4; 6 and 7 mean 6.2 and 7.2
     #[arg(long, value_name = "VERSION", default_value = "7")]
     dsm: Dsm,
 
-    /// The model, which decides how many LUNs and targets fit; "unlimited" is none that can be bought
+    /// NAS model, which limits the number of LUNs and targets; "unlimited" is no real model
     #[arg(long, value_name = "NAME", default_value = "DS923+")]
     model: Model,
 
-    /// How long calls take: instant, or ds918 as measured on a DS918+
+    /// Latency profile: instant, or ds918 as measured on a DS918+
     #[arg(long, value_name = "TIMING", default_value = "instant")]
     latency: Latency,
 
-    /// Draw uuids and session ids from this seed: the same calls then have the same answers, byte for byte with --clock
+    /// Seed for uuids and session ids: the same calls then get the same replies, byte for byte with --clock
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
 
-    /// Let the NAS's clock stand still at this moment until POST /clock moves it: milliseconds since 1970
+    /// Freeze the NAS's clock at this time, in milliseconds since 1970; POST /clock advances it
     #[arg(long, value_name = "MS")]
     clock: Option<u64>,
 
-    /// How many seconds the NAS has been up when this starts; SYNO.Core.System tells it
+    /// Uptime of the NAS at start, in seconds, as SYNO.Core.System reports it
     #[arg(long, value_name = "SECONDS", default_value_t = 360_000)]
     uptime: u64,
 
-    /// Switch CSRF protection on: calls must carry the login's SynoToken
+    /// Enable CSRF protection: calls must carry the login's SynoToken
     #[arg(long)]
     csrf: bool,
 
@@ -135,17 +133,16 @@ struct Serve {
     #[arg(long)]
     strict_sid: bool,
 
-    /// Turn a switch, as NAME=VALUE: they are listed below, and explained in docs/knobs.md; PATCH /settings on the control port
-    /// turns them later; may be given several times
-    #[arg(long = "setting", value_name = "SWITCH", value_parser = switch)]
-    switches: Vec<(String, Value)>,
+    /// Change a setting, as NAME=VALUE; repeatable. Settings are listed below and explained in docs/knobs.md. PATCH /settings on
+    /// the control port changes them later
+    #[arg(long = "setting", value_name = "NAME=VALUE", value_parser = parse_setting)]
+    settings: Vec<(String, Value)>,
 
-    /// Also append the journal to this file, one JSON object a line. At 64 MiB it is renamed to FILE.1, in the place of the one
-    /// before, and begins anew
+    /// Also append the journal to this file, one JSON object per line. At 64 MiB it is rotated to FILE.1, which is overwritten
     #[arg(long, value_name = "FILE")]
     journal_file: Option<PathBuf>,
 
-    /// What is logged on stderr: error, warn, info, debug or trace
+    /// Log level on stderr: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
 
@@ -153,37 +150,37 @@ struct Serve {
     https: HttpsFlags,
 }
 
-/// Where HTTPS listens unless told otherwise.
-const HTTPS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5001);
+/// Default of `--https`.
+const DEFAULT_HTTPS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5001);
 
 #[derive(Args)]
 #[command(next_help_heading = "HTTPS (off unless one of these is given)")]
 struct HttpsFlags {
-    /// Answer HTTPS here too, 127.0.0.1:5001 unless told otherwise; port 0 takes any free port
+    /// Listen address of HTTPS, by default 127.0.0.1:5001; port 0 takes any free port
     #[arg(long, value_name = "ADDRESS")]
     https: Option<SocketAddr>,
 
-    /// Where the certificate is kept: ca.pem (for clients to trust), cert.pem and key.pem. They are made on the first start,
-    /// by a private CA, for localhost, 127.0.0.1 and ::1. Without this it is the folder "tls" in --state-dir
+    /// Directory of the generated certificate: ca.pem (for clients to trust), cert.pem and key.pem. They are created on the
+    /// first start, by a private CA, for localhost, 127.0.0.1 and ::1. Default: the directory "tls" in --state-dir
     #[arg(long, value_name = "DIR", conflicts_with_all = ["tls_cert", "tls_key"])]
     tls_self_signed: Option<PathBuf>,
 
-    /// A name or address besides those that the made certificate is for; may be given several times
+    /// Additional host name or address for the generated certificate; repeatable
     #[arg(long = "tls-name", value_name = "NAME", conflicts_with_all = ["tls_cert", "tls_key"])]
     tls_names: Vec<String>,
 
-    /// A certificate of your own in PEM form, with its chain
+    /// Use this certificate chain, in PEM form, instead of a generated one
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
-    /// Its key in PEM form
+    /// Private key of --tls-cert, in PEM form
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 }
 
 impl HttpsFlags {
-    fn asked(self) -> Option<Https> {
-        let asked = self.https.is_some()
+    fn into_https(self) -> Option<Https> {
+        let enabled = self.https.is_some()
             || self.tls_self_signed.is_some()
             || self.tls_cert.is_some()
             || !self.tls_names.is_empty();
@@ -194,8 +191,8 @@ impl HttpsFlags {
                 names: self.tls_names,
             },
         };
-        asked.then_some(Https {
-            listen: self.https.unwrap_or(HTTPS),
+        enabled.then_some(Https {
+            listen: self.https.unwrap_or(DEFAULT_HTTPS),
             certificate,
         })
     }
@@ -213,7 +210,7 @@ impl Serve {
             ..Settings::default()
         };
         let settings = settings
-            .patched(self.switches.into_iter().collect())
+            .patched(self.settings.into_iter().collect())
             .context("--setting")?;
         let mut builder = DsmSim::builder()
             .listen(self.listen)
@@ -232,13 +229,13 @@ impl Serve {
         if let Some(seed) = self.seed {
             builder = builder.seed(seed);
         }
-        if let Some(moment) = self.clock {
-            builder = builder.clock(moment);
+        if let Some(frozen_at) = self.clock {
+            builder = builder.clock(frozen_at);
         }
         if let Some(secret) = self.otp_secret {
             builder = builder.otp_secret(secret);
         }
-        if let Some(https) = self.https.asked() {
+        if let Some(https) = self.https.into_https() {
             builder = builder.https(https);
         }
         if let Some(path) = self.journal_file {
@@ -248,10 +245,10 @@ impl Serve {
     }
 }
 
-/// `NAME=VALUE`, the value in JSON, or a bare word.
-fn switch(text: &str) -> Result<(String, Value), String> {
+/// Parses `NAME=VALUE`. The value is JSON or a bare word.
+fn parse_setting(text: &str) -> Result<(String, Value), String> {
     let parsed = text.split_once('=').and_then(|(name, value)| {
-        // A word is a text without quotes.
+        // A bare word is a string without quotes.
         let word = || {
             let letter = |c: char| c.is_ascii_alphabetic() || c == '_';
             let word = !value.is_empty() && value.chars().all(letter);
@@ -263,15 +260,15 @@ fn switch(text: &str) -> Result<(String, Value), String> {
     parsed.ok_or_else(|| "say NAME=true, NAME=false, NAME=NUMBER or NAME=WORD".to_owned())
 }
 
-/// Every switch, as it is unless it is turned.
-fn switches_help() -> String {
+/// Every setting with its default, for `--help`.
+fn settings_help() -> String {
     let all = serde_json::to_value(Settings::default()).unwrap_or_default();
     let rows = all.as_object().into_iter().flatten();
     let rows: Vec<String> = rows
         .map(|(name, value)| format!("  {name}={value}"))
         .collect();
     let rows = rows.join("\n");
-    format!("Switches for --setting, and what they are unless they are turned:\n{rows}")
+    format!("Settings for --setting, with their defaults:\n{rows}")
 }
 
 fn main() -> ExitCode {
@@ -293,7 +290,7 @@ fn main() -> ExitCode {
 fn serve(task: Serve) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&task.log_level).with_context(|| {
         format!(
-            "--log-level {}: say error, warn, info, debug or trace",
+            "--log-level {}: use error, warn, info, debug or trace",
             task.log_level
         )
     })?;
@@ -302,7 +299,7 @@ fn serve(task: Serve) -> anyhow::Result<()> {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
-    // Signals are caught before anything is started, so that an early one still ends it cleanly.
+    // Install the signal handlers before anything is started, so that an early signal still shuts down cleanly.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -328,7 +325,7 @@ fn serve(task: Serve) -> anyhow::Result<()> {
     };
     writeln!(
         io::stdout(),
-        "A simulated {model} answers at {}{https}, its control port at {}; {exported}.",
+        "A simulated {model} listens at {}{https}, its control port at {}; {exported}.",
         nas.api(),
         nas.control()
     )?;

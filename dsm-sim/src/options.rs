@@ -1,4 +1,4 @@
-//! What to simulate, and where.
+//! [`Builder`]: the configuration of a simulated NAS.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,8 +13,9 @@ use crate::nas::timing::Latency;
 use crate::storage::export::ExportKind;
 use crate::tls::Https;
 
-/// What to simulate, and where. [`DsmSim::builder`](crate::DsmSim::builder) begins with a DS923+ on DSM 7 that has one btrfs volume of 2 TiB and
-/// the account admin, admin; on free ports of 127.0.0.1, in a temporary folder that goes when the simulator stops.
+/// Configures a simulated NAS. The default ([`DsmSim::builder`](crate::DsmSim::builder)) is a DS923+ on DSM 7 with one btrfs
+/// volume of 2 TiB and the account admin with the password admin, on free ports of 127.0.0.1, in a temporary directory that
+/// is removed when the simulator stops.
 #[derive(Clone)]
 pub struct Builder {
     pub(crate) listen: SocketAddr,
@@ -73,7 +74,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// The first account and the further ones.
+    /// The first account, then the additional ones.
     pub(crate) fn all_accounts(&self) -> Vec<Account> {
         let first = Account {
             otp_secret: self.otp_secret.clone(),
@@ -84,37 +85,37 @@ impl Builder {
             .collect()
     }
 
-    /// Where the Web API listens. Port 0 takes any free port.
+    /// Listen address of the Web API. Port 0 takes any free port.
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = address;
         self
     }
 
-    /// Where the control port listens.
+    /// Listen address of the control port. Port 0 takes any free port.
     #[must_use]
     pub fn control(mut self, address: SocketAddr) -> Self {
         self.control = address;
         self
     }
 
-    /// Names under which the control port may be asked, besides addresses and localhost. It has no login, so a name of
-    /// somebody else's, made to lead to it, would let their web page read it.
+    /// Host names that the control port accepts in addition to IP addresses and localhost. It has no login, so accepting any
+    /// name would let a web page read it by DNS rebinding.
     #[must_use]
     pub fn control_names(mut self, names: impl IntoIterator<Item = String>) -> Self {
         self.control_names = names.into_iter().collect();
         self
     }
 
-    /// Answers HTTPS too. [`Https::default`] takes any free port and a certificate made by a private CA:
-    /// [`DsmSim::ca_file`](crate::DsmSim::ca_file) is what clients must trust.
+    /// Also serves HTTPS. [`Https::default`] takes any free port and a certificate signed by a private CA, which clients must
+    /// trust: [`DsmSim::ca_file`](crate::DsmSim::ca_file).
     #[must_use]
     pub fn https(mut self, https: Https) -> Self {
         self.https = Some(https);
         self
     }
 
-    /// Where state, LUNs and exports are kept, for the next start as well.
+    /// Directory for state, LUN files and exports. It is kept for the next start.
     #[must_use]
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(dir.into());
@@ -135,85 +136,85 @@ impl Builder {
         self
     }
 
-    /// Where targets listen; with [`ExportKind::Loop`], where they are said to.
+    /// Portals that targets listen on. With [`ExportKind::Loop`] they are only reported.
     #[must_use]
     pub fn portals(mut self, portals: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.portals = portals.into_iter().collect();
         self
     }
 
-    /// The first account, an administrator.
+    /// Name and password of the first account, an administrator.
     #[must_use]
     pub fn account(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         (self.account, self.password) = (name.into(), password.into());
         self
     }
 
-    /// The base32 secret of the first account's second factor: RFC 6238, 6 digits, 30 s; at least 128 bits.
+    /// Base32 TOTP secret of the first account: RFC 6238, 6 digits, 30 s; at least 128 bits.
     #[must_use]
     pub fn otp_secret(mut self, secret: impl Into<String>) -> Self {
         self.otp_secret = Some(secret.into());
         self
     }
 
-    /// Further accounts.
+    /// Additional accounts.
     #[must_use]
     pub fn accounts(mut self, accounts: impl IntoIterator<Item = Account>) -> Self {
         self.accounts = accounts.into_iter().collect();
         self
     }
 
-    /// The release of DSM: `"7.2".parse()`.
+    /// DSM release: `"7.2".parse()`.
     #[must_use]
     pub fn dsm(mut self, dsm: Dsm) -> Self {
         self.dsm = dsm;
         self
     }
 
-    /// The model, for its limits: `"DS423".parse()`.
+    /// NAS model, which limits the number of LUNs and targets: `"DS423".parse()`.
     #[must_use]
     pub fn model(mut self, model: Model) -> Self {
         self.model = model;
         self
     }
 
-    /// How long calls take.
+    /// Latency profile of the calls.
     #[must_use]
     pub fn latency(mut self, latency: Latency) -> Self {
         self.latency = latency;
         self
     }
 
-    /// The switches to start with; a reset goes back to them.
+    /// Initial settings. [`Handle::reset`](crate::Handle::reset) restores them.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// Draws uuids, session ids and the luck of faults from this seed, so that the same calls have the same answers. Ids
-    /// that can be guessed are for tests only.
+    /// Seed for uuids, session ids and the probability of faults, so that the same calls get the same replies. For tests only:
+    /// session ids become predictable.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Lets the NAS's clock stand still at this moment, in milliseconds since 1970, until it is moved.
+    /// Freezes the NAS's clock at this time, in milliseconds since 1970, until it is advanced.
     #[must_use]
-    pub fn clock(mut self, stands_at: u64) -> Self {
-        self.clock = Some(stands_at);
+    pub fn clock(mut self, frozen_at: u64) -> Self {
+        self.clock = Some(frozen_at);
         self
     }
 
-    /// How long the NAS has been up when the simulator starts: 100 hours, unless told otherwise.
+    /// Uptime of the NAS when the simulator starts. Default: 100 hours.
     #[must_use]
     pub fn uptime(mut self, uptime: Duration) -> Self {
         self.uptime = uptime;
         self
     }
 
-    /// Also writes the journal to this file. At 64 MiB it is renamed, with `.1` behind its name, and begins anew.
+    /// Also appends the journal to this file. At 64 MiB it is rotated: renamed with the suffix `.1`.
     #[must_use]
     pub fn journal_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.journal_file = Some(path.into());

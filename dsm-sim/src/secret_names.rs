@@ -1,7 +1,7 @@
-//! Which names stand for secrets. Nobody knows all names of a NAS, so it goes by what a name is made of; a name too many that
-//! is hidden harms nobody.
+//! Tells by a field's or parameter's name whether its value is secret. The names of a NAS are not all known, so this looks at
+//! the parts of a name. A false positive is harmless.
 
-/// A name that holds one of these, however it is written.
+/// A name that contains one of these is secret, in any spelling.
 const PARTS: [&str; 14] = [
     "passw",
     "passphrase",
@@ -19,14 +19,14 @@ const PARTS: [&str; 14] = [
     "authorization",
 ];
 
-/// A name that has one of these among its words.
+/// A name that has one of these as a word is secret.
 const WORDS: [&str; 16] = [
     "auth", "cred", "creds", "did", "hash", "jwt", "key", "keys", "otp", "pass", "pin", "psk",
     "pwd", "salt", "sid", "totp",
 ];
 
-/// What looks like one and is none: switches, and words that DSM tells everybody.
-const INNOCENT: [&str; 5] = [
+/// Exceptions: switches, and values that DSM gives to unauthenticated clients.
+const NOT_SECRET: [&str; 5] = [
     "cipherkey",
     "ciphertoken",
     "enable_device_token",
@@ -34,21 +34,21 @@ const INNOCENT: [&str; 5] = [
     "locked_app_keys",
 ];
 
-/// Whether what stands under this name is nobody's business.
+/// Whether the value of a field or parameter with this name must not be shown.
 pub(crate) fn is_secret(name: &str) -> bool {
-    if INNOCENT.contains(&name) {
+    if NOT_SECRET.contains(&name) {
         return false;
     }
     let words = words(name);
     let whole = words.concat();
     PARTS.iter().any(|part| whole.contains(part))
         || words.iter().any(|word| {
-            // How a target authenticates is no secret.
+            // How a target authenticates is not secret.
             WORDS.contains(&word.as_str()) && name != "auth_type"
         })
 }
 
-/// `chap_password`, `chapPassword` and `CHAP-Password` are of the same words.
+/// Splits a name into lower-case words: `chap_password`, `chapPassword` and `CHAP-Password` give the same words.
 fn words(name: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut before = ' ';
@@ -71,7 +71,7 @@ fn words(name: &str) -> Vec<String> {
 pub(crate) mod tests {
     use super::*;
 
-    /// Names under which a NAS keeps secrets, as they are written here and there.
+    /// Names of secret fields, in the spellings that occur.
     pub(crate) const NAMES: [&str; 30] = [
         "passwd",
         "password",
@@ -106,7 +106,7 @@ pub(crate) mod tests {
     ];
 
     #[test]
-    fn secrets_are_known_by_the_parts_of_their_names() {
+    fn secrets_are_recognized_by_the_parts_of_their_names() {
         for name in NAMES {
             assert!(is_secret(name), "{name}");
         }

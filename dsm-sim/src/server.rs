@@ -1,4 +1,4 @@
-//! The NAS in motion: takes the core and adds what a NAS on a network has besides: latency, faults, a journal.
+//! The running NAS: passes calls to the state machine and adds latency, injected faults and the journal.
 
 pub(crate) mod compound;
 pub(crate) mod fault;
@@ -27,33 +27,33 @@ use crate::nas::settings::Settings;
 use crate::nas::timing::{Latency, Queue};
 use crate::options::Builder;
 use crate::server::fault::{Fault, Hit, Plan};
-use crate::server::journal::{Entry, Journal, shown};
+use crate::server::journal::{Entry, Journal, redacted};
 use crate::storage::transaction::DurableNas;
 
-/// A request to the Web API, decoded as far as DSM's front door does.
+/// A decoded request to the Web API.
 #[derive(Debug)]
 pub(crate) struct Request {
-    /// The call, or why the request holds none.
+    /// The call, or why the request contains none.
     pub(crate) call: Result<Call, Refusal>,
     pub(crate) client: String,
 }
 
-/// What goes back over the wire.
+/// The reply to an HTTP request.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Json {
         body: Value,
         cookie: Option<String>,
     },
-    /// Half a body.
+    /// The first half of this body.
     Garbled(Value),
-    /// An HTML page with this status.
+    /// An HTML error page with this status.
     Page(u16),
-    /// Nothing: the connection is closed.
+    /// No reply: the connection is closed.
     Cut,
 }
 
-/// What has come of one call.
+/// The result of one call, which may be part of a compound.
 #[derive(Debug)]
 pub(crate) enum Step {
     Answered(Reply),
@@ -63,7 +63,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    /// The answer to a request that holds just this call.
+    /// The reply to a request with just this call.
     pub(crate) fn outcome(self) -> Outcome {
         match self {
             Self::Answered(reply) => Outcome::Json {
@@ -77,37 +77,37 @@ impl Step {
     }
 }
 
-/// In whose turn a call is made.
+/// Whether a call waits for a running compound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// In its own: it waits while a compound holds others back.
+    /// A call on its own: waits while a compound has exclusive access.
     Own,
-    /// In that of the compound it is part of.
+    /// A call of a compound, which already has its turn.
     Compound,
 }
 
-/// A call that is under way.
+/// A call in progress.
 #[derive(Debug)]
 pub(crate) struct Started {
     at: Instant,
     hit: Option<Hit>,
     entry: Entry,
-    /// Its number in the journal, when it got there before its end.
-    hung: Option<u64>,
+    /// Number of its journal entry, if a hang recorded it before its end.
+    hang_entry: Option<u64>,
 }
 
 impl Started {
-    /// A call that begins now.
+    /// A call that starts now.
     pub(crate) fn now(number: u64, now: Millis, call: &Call, hit: Option<Hit>) -> Self {
         Self {
             at: Instant::now(),
             hit,
             entry: entry(number, now, call, hit),
-            hung: None,
+            hang_entry: None,
         }
     }
 
-    /// The fault that hits it.
+    /// The fault injected into it.
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.hit.map(|hit| hit.fault)
     }
@@ -116,32 +116,32 @@ impl Started {
 /// The running NAS.
 #[derive(Debug)]
 pub(crate) struct Server {
-    core: Mutex<DurableNas>,
+    nas: Mutex<DurableNas>,
     pub(crate) clock: Clock,
     latency: Mutex<Latency>,
     queue: Mutex<Queue>,
     faults: Mutex<Plan>,
     journal: Mutex<Journal>,
-    /// Shared by all calls; a compound that lets nobody in has it alone.
+    /// Calls hold it for reading. A compound that must not be interleaved holds it for writing.
     turns: RwLock<()>,
-    /// Tells hanging calls to look whether their fault is still there.
+    /// Wakes hanging calls, so that they check whether their fault still exists.
     removed: watch::Sender<()>,
 }
 
 impl Server {
     pub(crate) fn new(
-        mut core: DurableNas,
+        mut nas: DurableNas,
         clock: Clock,
         latency: Latency,
         journal: Journal,
     ) -> Self {
-        let luck = StdRng::from_rng(&mut core.nas.rng);
+        let fault_rng = StdRng::from_rng(&mut nas.nas.rng);
         Self {
-            core: Mutex::new(core),
+            nas: Mutex::new(nas),
             clock,
             latency: Mutex::new(latency),
             queue: Mutex::default(),
-            faults: Mutex::new(Plan::new(luck)),
+            faults: Mutex::new(Plan::new(fault_rng)),
             journal: Mutex::new(journal),
             turns: RwLock::default(),
             removed: watch::Sender::new(()),
@@ -149,7 +149,7 @@ impl Server {
     }
 
     pub(crate) fn nas(&self) -> MutexGuard<'_, DurableNas> {
-        lock(&self.core)
+        lock(&self.nas)
     }
 
     pub(crate) fn faults(&self) -> MutexGuard<'_, Plan> {
@@ -164,35 +164,35 @@ impl Server {
         *lock(&self.latency)
     }
 
-    /// From now on calls take so long.
+    /// Sets the latency profile of future calls.
     pub(crate) fn set_latency(&self, latency: Latency) {
         *lock(&self.latency) = latency;
         self.nas().nas.config.timing = latency.timing();
     }
 
-    /// Ends all faults; calls that hang because of one go on.
+    /// Removes all faults. Hanging calls continue.
     pub(crate) fn clear_faults(&self) {
         self.faults().clear();
         self.removed.send_replace(());
     }
 
-    /// Ends one fault; whether it was there.
+    /// Removes one fault. Returns whether it existed.
     pub(crate) fn remove_fault(&self, id: u64) -> bool {
-        let was_there = self.faults().remove(id);
+        let existed = self.faults().remove(id);
         self.removed.send_replace(());
-        was_there
+        existed
     }
 
-    /// Waits until this fault is no more.
+    /// Waits until this fault is removed.
     async fn removal_of(&self, id: u64) {
         let mut removed = self.removed.subscribe();
         while self.faults().has(id) {
-            // The sender lives as long as the server does, so this ends with a removal.
+            // The sender lives as long as the server, so this returns only on a removal.
             let _ = removed.changed().await;
         }
     }
 
-    /// Turns switches; they count from the next call on.
+    /// Changes settings, from the next call on.
     pub(crate) fn change_settings<T>(&self, change: impl FnOnce(&mut Settings) -> T) -> T {
         let nas = &mut self.nas().nas;
         let result = change(&mut nas.settings);
@@ -202,7 +202,7 @@ impl Server {
         result
     }
 
-    /// Makes it a fresh NAS, as it was first started.
+    /// Resets to a fresh NAS with the initial configuration.
     pub(crate) fn reset(&self, builder: &Builder) -> io::Result<()> {
         self.clear_faults();
         self.set_latency(builder.latency);
@@ -217,24 +217,24 @@ impl Server {
         Ok(())
     }
 
-    /// Serves a request. What waits for anything goes on in a task of its own: a client that hangs up does not stop what it
-    /// has asked for. What waits for nothing is done at once, and spares two changes of the thread.
+    /// Serves a request. A request that has to wait runs in its own task, so that a client that disconnects does not cancel it.
+    /// One that does not wait runs inline, which saves two thread switches.
     pub(crate) async fn serve(self: Arc<Self>, request: Request) -> Outcome {
-        let (mut answer, answered) = oneshot::channel();
+        let (mut client, reply) = oneshot::channel();
         let mut work = Box::pin(async move {
-            let outcome = self.handle(request, &mut answer).await;
-            // The client may be gone by now, and then nobody wants the answer.
-            let _ = answer.send(outcome);
+            let outcome = self.handle(request, &mut client).await;
+            // An error means that the client has disconnected.
+            let _ = client.send(outcome);
         });
         if futures::poll!(work.as_mut()).is_pending() {
             tokio::spawn(work);
         }
-        answered.await.unwrap_or(Outcome::Cut)
+        reply.await.unwrap_or(Outcome::Cut)
     }
 
     async fn handle(&self, request: Request, client: &mut oneshot::Sender<Outcome>) -> Outcome {
         let number = self.journal().request();
-        let _in_work = InFlight(self);
+        let _in_flight = InFlight(self);
         let call = match request.call {
             Ok(call) => call,
             Err(refusal) => {
@@ -242,7 +242,7 @@ impl Server {
                     client = request.client,
                     code = refusal.code,
                     why = refusal.why,
-                    "refused"
+                    "request refused"
                 );
                 return Outcome::Json {
                     body: envelope(&Err(refusal)),
@@ -256,17 +256,17 @@ impl Server {
         self.step(number, &call, Turn::Own, client).await.outcome()
     }
 
-    /// Holds other calls back, where the settings say that a compound does so.
-    pub(crate) async fn compounds_turn(&self) -> Option<RwLockWriteGuard<'_, ()>> {
-        let alone = !self.nas().nas.settings.compounds_interleave;
-        if alone {
+    /// Blocks other calls while a compound runs, unless the setting `compounds_interleave` is on.
+    pub(crate) async fn exclusive_turn(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        let exclusive = !self.nas().nas.settings.compounds_interleave;
+        if exclusive {
             Some(self.turns.write().await)
         } else {
             None
         }
     }
 
-    /// One call, with the fault that is due and the time that it takes.
+    /// Runs one call, with latency and its fault, if any.
     pub(crate) async fn step(
         &self,
         number: u64,
@@ -284,12 +284,12 @@ impl Server {
                 Turn::Own => Some(self.turns.read().await),
                 Turn::Compound => None,
             };
-            self.act(call).await
+            self.apply(call).await
         };
         self.after(started, reply).await
     }
 
-    /// What a fault does before the call does anything; an answer here is the end of it.
+    /// Applies faults that act before the call. If this returns a step, the call is not made.
     pub(crate) async fn before(
         &self,
         started: &mut Started,
@@ -298,7 +298,7 @@ impl Server {
         let hit = started.hit?;
         match hit.fault {
             Fault::Refuse { code, after: false } => {
-                let reply = refused(object_of(code));
+                let reply = refused(injected(code));
                 self.note(started, &reply);
                 Some(Step::Answered(reply))
             }
@@ -306,21 +306,21 @@ impl Server {
                 status,
                 after: false,
             } => {
-                self.note(started, &refused(object_of(status.into())));
+                self.note(started, &refused(injected(status.into())));
                 Some(Step::Page(status))
             }
             Fault::LoseCall => {
-                started.entry.note = Some("the call was lost; nothing was done".to_owned());
+                started.entry.note = Some("the call was lost; nothing was changed".to_owned());
                 self.record(started);
                 Some(Step::Cut)
             }
             Fault::Hang => {
-                // A hanging call is in the journal while it hangs.
-                started.hung = Some(self.journal().push(started.entry.clone()));
+                // Record a hanging call in the journal while it hangs.
+                started.hang_entry = Some(self.journal().push(started.entry.clone()));
                 tokio::select! {
                     () = self.removal_of(hit.id) => None,
                     () = client.closed() => {
-                        let why = "the client left while the call was hanging; nothing was done";
+                        let why = "the client disconnected while the call was hanging; nothing was changed";
                         started.entry.note = Some(why.to_owned());
                         self.record(started);
                         Some(Step::Cut)
@@ -335,14 +335,14 @@ impl Server {
         }
     }
 
-    /// What a fault does to the answer of a call that was carried out.
+    /// Applies faults that act after the call was made.
     pub(crate) async fn after(&self, mut started: Started, reply: Reply) -> Step {
         if let Some(Fault::Delay { ms }) = started.fault() {
             tokio::time::sleep(Duration::from_millis(ms)).await;
         }
         let fault = started.fault();
         let reply = match fault {
-            Some(Fault::Refuse { code, after: true }) => refused(object_of(code)),
+            Some(Fault::Refuse { code, after: true }) => refused(injected(code)),
             Some(_) | None => reply,
         };
         self.note(&mut started, &reply);
@@ -355,7 +355,7 @@ impl Server {
         }
     }
 
-    async fn act(&self, call: &Call) -> Reply {
+    async fn apply(&self, call: &Call) -> Reply {
         let latency = self.latency();
         if latency != Latency::Instant {
             let rows = {
@@ -375,8 +375,8 @@ impl Server {
             call.method.as_str(),
             "get" | "list" | "query" | "info" | "getinfo"
         );
-        // Changes wait for the disk, a target's sessions are asked of a program, a key takes long to make; the other
-        // requests shall not wait.
+        // Changes wait for the disk, a program lists a target's sessions, and a key takes long to generate: do not block other
+        // requests.
         let slow = ["SYNO.Core.ISCSI.Target", "SYNO.API.Encryption"];
         if reads && !slow.contains(&call.api.as_str()) {
             apply()
@@ -402,11 +402,11 @@ impl Server {
         self.record(started);
     }
 
-    /// Puts the entry into the journal, or in the place of what it was when the call began to hang.
+    /// Adds the entry to the journal, or replaces the one that was added when the call began to hang.
     fn record(&self, started: &Started) {
         let entry = started.entry.clone();
         let mut journal = self.journal();
-        match started.hung {
+        match started.hang_entry {
             None => {
                 journal.push(entry);
             }
@@ -415,12 +415,12 @@ impl Server {
     }
 }
 
-/// A request, until it is answered or given up.
+/// Counts a request as in flight until it is dropped.
 struct InFlight<'a>(&'a Server);
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.journal().done();
+        self.0.journal().request_done();
     }
 }
 
@@ -432,7 +432,7 @@ fn entry(request: u64, at: Millis, call: &Call, hit: Option<Hit>) -> Entry {
         api: call.api.clone(),
         version: call.version,
         method: call.method.clone(),
-        params: shown(&call.params),
+        params: redacted(&call.params),
         code: None,
         fault: hit.map(|hit| hit.fault.name()),
         note: None,
@@ -441,16 +441,16 @@ fn entry(request: u64, at: Millis, call: &Call, hit: Option<Hit>) -> Entry {
     }
 }
 
-/// The refusal of a fault.
-fn object_of(code: u32) -> Refusal {
+/// The refusal of an injected fault.
+fn injected(code: u32) -> Refusal {
     Refusal {
         code,
-        why: "a fault that was asked for".to_owned(),
+        why: "injected fault".to_owned(),
         errors: None,
     }
 }
 
-/// Does what takes a while, and lets other tasks go on; on a runtime of one thread there is nobody to go on.
+/// Runs blocking work without blocking other tasks. On a single-threaded runtime it just runs the work.
 pub(crate) fn run_blocking<T>(work: impl FnOnce() -> T) -> T {
     if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
         work()
@@ -459,7 +459,7 @@ pub(crate) fn run_blocking<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-// A panic while a lock is held is a bug, but the lock's content is whole: the state is changed by plain assignments.
+// Ignores poisoning: a panic under a lock is a bug, but the content is consistent, since it is changed by plain assignments.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,4 @@
-//! HTTPS: the certificate that the simulator shows, given or made once and kept. It knows nothing of connections but
-//! how they are greeted (`stream`).
+//! HTTPS: the server certificate, which is given as files, or generated once and kept. The TLS connection is in `stream`.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -21,23 +20,23 @@ use tokio_rustls::TlsAcceptor;
 
 pub(crate) mod stream;
 
-/// The names that a made certificate is always for.
+/// Names that every generated certificate covers.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 const CA: &str = "ca.pem";
 const CERT: &str = "cert.pem";
 const KEY: &str = "key.pem";
 
-/// Where HTTPS listens, and what it shows.
+/// Listen address and certificate of HTTPS.
 #[derive(Clone, Debug)]
 pub struct Https {
     /// Port 0 takes any free port.
     pub listen: SocketAddr,
-    /// What clients are shown.
+    /// Server certificate.
     pub certificate: Certificate,
 }
 
 impl Default for Https {
-    /// Any free port, and a certificate for this machine that is kept in the state folder.
+    /// Any free port of 127.0.0.1, and a generated certificate for localhost that is kept in the state directory.
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -49,15 +48,15 @@ impl Default for Https {
     }
 }
 
-/// Where the certificate comes from.
+/// Source of the server certificate.
 #[derive(Clone, Debug)]
 pub enum Certificate {
-    /// Made once by a private authority, and kept: `ca.pem` (what clients trust), `cert.pem` and `key.pem` in `dir`. The
-    /// authority's own key is thrown away, so it signs nothing else ever.
+    /// Generated once, signed by a private CA, and kept: `ca.pem` (what clients trust), `cert.pem` and `key.pem` in `dir`. The
+    /// CA's own key is discarded, so that it can sign nothing else.
     SelfSigned {
-        /// The folder, made when missing; `tls` in the state folder unless told otherwise.
+        /// Directory, created if missing. Default: `tls` in the state directory.
         dir: Option<PathBuf>,
-        /// Names and addresses besides localhost, 127.0.0.1 and ::1.
+        /// Names and addresses in addition to localhost, 127.0.0.1 and ::1.
         names: Vec<String>,
     },
     /// PEM files: the certificate with its chain, and its key.
@@ -69,65 +68,65 @@ pub enum Certificate {
     },
 }
 
-/// Why there is no HTTPS.
+/// Why HTTPS could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file or folder cannot be read or written.
+    /// A file or directory cannot be read or written.
     #[error("cannot use {path}")]
     File {
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The I/O error.
         #[source]
         source: io::Error,
     },
-    /// A file is not what it should be.
+    /// A file does not contain what it should.
     #[error("{path} holds no {wanted} in PEM form")]
     Pem {
         /// The file.
         path: PathBuf,
         /// A certificate, or a key.
         wanted: &'static str,
-        /// What is wrong with it.
+        /// The parser's error.
         #[source]
         source: pem::Error,
     },
-    /// The files are fine, each by itself.
+    /// Each file is valid, but they do not belong together.
     #[error("{cert} and {key} do not make a server's certificate")]
     Mismatch {
         /// The certificate.
         cert: PathBuf,
         /// The key.
         key: PathBuf,
-        /// Why not.
+        /// The error of rustls.
         #[source]
         source: rustls::Error,
     },
-    /// The kept certificate was made for other names.
+    /// The kept certificate does not cover this name.
     #[error("{path} is not for {name}: remove {CA}, {CERT} and {KEY} there to have new ones made")]
     NotFor {
         /// The certificate.
         path: PathBuf,
-        /// What it should be for.
+        /// The name that it should cover.
         name: String,
     },
-    /// A certificate cannot be for that.
+    /// Not a name that a certificate can cover.
     #[error("\"{0}\" is neither a host name nor an address")]
     NoName(String),
-    /// No certificate can be made.
-    #[error("cannot make a certificate")]
+    /// The certificate cannot be generated.
+    #[error("cannot generate a certificate")]
     Make(#[source] rcgen::Error),
 }
 
-/// A certificate that is ready to be shown.
+/// A loaded server certificate.
 pub(crate) struct Identity {
     pub(crate) acceptor: TlsAcceptor,
-    /// The authority to trust, when it was made here.
+    /// The CA file to trust, if the certificate was generated.
     pub(crate) ca: Option<PathBuf>,
 }
 
 impl Certificate {
-    /// Reads the certificate, and makes it before that when it is to be made and not there yet.
+    /// Loads the certificate, and generates it first if necessary.
     ///
     /// # Errors
     /// [`TlsError`] names the file.
@@ -138,33 +137,33 @@ impl Certificate {
                 ca: None,
             }),
             Self::SelfSigned { dir, names } => match dir {
-                Some(dir) => kept(dir, names),
-                None => kept(&state_dir.join("tls"), names),
+                Some(dir) => load_or_generate(dir, names),
+                None => load_or_generate(&state_dir.join("tls"), names),
             },
         }
     }
 }
 
-fn kept(dir: &Path, more: &[String]) -> Result<Identity, TlsError> {
+fn load_or_generate(dir: &Path, extra_names: &[String]) -> Result<Identity, TlsError> {
     let names: Vec<String> = LOCAL
         .map(str::to_owned)
         .into_iter()
-        .chain(more.iter().cloned())
+        .chain(extra_names.iter().cloned())
         .collect();
     if let Some(name) = names.iter().find(|name| server_name(name).is_none()) {
         return Err(TlsError::NoName(name.clone()));
     }
-    fs::create_dir_all(dir).map_err(wrong(dir))?;
-    // Two simulators that start at once must not mix their files.
-    let lock = File::open(dir).map_err(wrong(dir))?;
-    lock.lock().map_err(wrong(dir))?;
+    fs::create_dir_all(dir).map_err(file_error(dir))?;
+    // Lock: two simulators that start at the same time must not mix their files.
+    let lock = File::open(dir).map_err(file_error(dir))?;
+    lock.lock().map_err(file_error(dir))?;
     let (cert, ca) = (dir.join(CERT), dir.join(CA));
-    // It is written last, so where it is the others are too.
+    // The certificate is written last, so if it exists the other files do too.
     if !cert.exists() {
-        make(dir, &names)?;
+        generate(dir, &names)?;
     }
     check_names(&cert, names)?;
-    // Clients will ask for it; a missing one is better told now.
+    // Clients need the CA file: report a missing one now.
     certificates(&ca)?;
     Ok(Identity {
         acceptor: acceptor(&cert, &dir.join(KEY))?,
@@ -172,14 +171,14 @@ fn kept(dir: &Path, more: &[String]) -> Result<Identity, TlsError> {
     })
 }
 
-fn make(dir: &Path, names: &[String]) -> Result<(), TlsError> {
+fn generate(dir: &Path, names: &[String]) -> Result<(), TlsError> {
     let [ca, cert, key] = pem(names).map_err(TlsError::Make)?;
     write(dir, KEY, &key, 0o600)?;
     write(dir, CA, &ca, 0o644)?;
     write(dir, CERT, &cert, 0o644)
 }
 
-/// An authority, a certificate signed by it, and that certificate's key.
+/// Generates a CA, a certificate signed by it, and that certificate's key: PEM, in this order.
 fn pem(names: &[String]) -> Result<[String; 3], rcgen::Error> {
     let mut params = CertificateParams::new([])?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -213,7 +212,7 @@ fn write(dir: &Path, name: &str, text: &str, mode: u32) -> Result<(), TlsError> 
         file.persist(&path)?;
         Ok(())
     };
-    write().map_err(wrong(&path))
+    write().map_err(file_error(&path))
 }
 
 fn check_names(cert: &Path, names: Vec<String>) -> Result<(), TlsError> {
@@ -253,7 +252,7 @@ fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// All certificates of a file, which are at least one.
+/// All certificates of a file; an error if there is none.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let wanted = "certificate";
     let found = CertificateDer::pem_file_iter(path)
@@ -265,7 +264,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(found)
 }
 
-fn wrong(path: &Path) -> impl Fn(io::Error) -> TlsError {
+fn file_error(path: &Path) -> impl Fn(io::Error) -> TlsError {
     let path = path.to_owned();
     move |source| TlsError::File {
         path: path.clone(),

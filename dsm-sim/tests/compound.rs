@@ -1,4 +1,4 @@
-//! What nobody has seen a compound do yet: a guard that fails, its other possible outcomes, and who gets in between.
+//! Behavior of compounds that is not known of DSM, for each setting: a guard call that fails, and requests between two calls.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,7 +8,7 @@ use common::{Sim, TARGET, code, ok, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// Looks a target up by its name, and deletes by number only when that name is there.
+/// A compound that deletes a target by number only if `get` finds its name.
 fn guarded(name: &str, number: &str) -> String {
     json!([
         {"api": TARGET, "method": "get", "version": 1, "target_id": name},
@@ -18,7 +18,7 @@ fn guarded(name: &str, number: &str) -> String {
     .to_string()
 }
 
-/// The code of each result of a compound, and whether it says that something failed.
+/// Sends a compound: the code of each result, and `has_fail`.
 async fn compound(sim: &Sim, calls: &str) -> (Vec<u64>, Value) {
     let params = [("compound", calls), ("stop_when_error", "true")];
     let data = ok(&sim.call("SYNO.Entry.Request", "request", &params).await);
@@ -34,33 +34,37 @@ async fn names(sim: &Sim) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_guard_that_fails_stops_the_rest_or_does_not() {
-    let gone = 18_990_710;
-    for (switch, codes, left) in [
-        (json!({}), vec![gone], vec!["foreign"]),
+async fn a_failed_guard_stops_the_rest_unless_the_setting_says_otherwise() {
+    let not_found = 18_990_710;
+    for (setting, codes, left) in [
+        (json!({}), vec![not_found], vec!["foreign"]),
         (
             json!({"compound_fills_stopped": true}),
-            vec![gone, 112, 112],
+            vec![not_found, 112, 112],
             vec!["foreign"],
         ),
-        (json!({"compounds_go_on": true}), vec![gone, 0, 0], vec![]),
+        (
+            json!({"compounds_go_on": true}),
+            vec![not_found, 0, 0],
+            vec![],
+        ),
         (
             json!({"compounds_go_on": true, "compound_fills_stopped": true}),
-            vec![gone, 0, 0],
+            vec![not_found, 0, 0],
             vec![],
         ),
     ] {
         let sim = Sim::new().await;
-        sim.patch("/settings", switch.clone()).await;
+        sim.patch("/settings", setting.clone()).await;
         sim.target("foreign").await;
         let answer = compound(&sim, &guarded("ours", "1")).await;
-        assert_eq!(answer, (codes, json!(true)), "{switch}");
-        assert_eq!(names(&sim).await, left, "{switch}");
+        assert_eq!(answer, (codes, json!(true)), "{setting}");
+        assert_eq!(names(&sim).await, left, "{setting}");
     }
 }
 
 #[tokio::test]
-async fn a_guard_that_holds_is_one_request_whatever_the_switches() {
+async fn a_successful_guard_is_one_request_with_any_settings() {
     let sim = Sim::new().await;
     sim.patch(
         "/settings",
@@ -74,7 +78,7 @@ async fn a_guard_that_holds_is_one_request_whatever_the_switches() {
 }
 
 #[tokio::test]
-async fn a_nas_that_gets_no_target_by_name_fails_every_guard() {
+async fn every_guard_fails_if_get_does_not_take_names() {
     let sim = Sim::new().await;
     sim.patch("/settings", json!({"target_get_takes_names": false}))
         .await;
@@ -86,10 +90,10 @@ async fn a_nas_that_gets_no_target_by_name_fails_every_guard() {
     assert_eq!(names(&sim).await, ["ours"]);
 }
 
-/// Between the look and the act of a guarded delete, somebody else's request deletes the target, and another one takes
-/// its number.
+/// Between the `get` and the `delete` of a guarded compound, another client deletes the target and creates one that gets its
+/// number.
 #[tokio::test]
-async fn another_request_gets_between_two_calls_of_a_compound_or_waits() {
+async fn another_request_runs_between_two_calls_of_a_compound_or_waits() {
     for (interleave, left) in [(true, vec![]), (false, vec!["foreign"])] {
         let sim = Sim::new().await;
         sim.patch("/settings", json!({"compounds_interleave": interleave}))
@@ -97,36 +101,36 @@ async fn another_request_gets_between_two_calls_of_a_compound_or_waits() {
         sim.target("ours").await;
         let hang = json!({"api": TARGET, "method": "delete", "fault": {"kind": "hang"}});
         let fault = sim.post("/faults", hang).await["id"].clone();
-        let others = async {
+        let other_requests = async {
             until("the compound hangs at its delete", async || {
                 let hanging = sim.get("/journal?faulted=true").await;
                 (hanging["entries"] != json!([])).then_some(())
             })
             .await;
-            let person = async {
-                // The fault is for one call, and that one has it.
-                let gone = sim.code(TARGET, "delete", &[("target_id", "\"1\"")]).await;
+            let other_client = async {
+                // The fault hits one call only, and that was the compound's.
+                let not_found = sim.code(TARGET, "delete", &[("target_id", "\"1\"")]).await;
                 sim.target("foreign").await;
-                gone
+                not_found
             };
             let release = async {
                 if !interleave {
-                    // Nobody gets in, so nothing would ever come of waiting for somebody.
+                    // The other client has to wait for the compound, so release the compound first.
                     let path = format!("/faults/{fault}");
                     sim.control(Method::DELETE, &path, None).await;
                 }
             };
-            let (gone, ()) = tokio::join!(person, release);
+            let (not_found, ()) = tokio::join!(other_client, release);
             if interleave {
                 let path = format!("/faults/{fault}");
                 sim.control(Method::DELETE, &path, None).await;
             }
-            gone
+            not_found
         };
         let calls = guarded("ours", "1");
-        let (answer, gone) = tokio::join!(compound(&sim, &calls), others);
+        let (answer, not_found) = tokio::join!(compound(&sim, &calls), other_requests);
         assert_eq!(answer, (vec![0, 0, 0], json!(false)), "{interleave}");
-        assert_eq!(gone, if interleave { 0 } else { 18_990_710 });
+        assert_eq!(not_found, if interleave { 0 } else { 18_990_710 });
         assert_eq!(names(&sim).await, left, "{interleave}");
     }
 }

@@ -1,4 +1,4 @@
-//! The control port: one fault at a time, the journal's filter, sessions, and who may turn knobs.
+//! The control port: removing one fault, the journal filter, sessions, latency, and the origin check.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,7 +8,7 @@ use common::{LUN, Sim, TARGET, ok, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// The numbers of the journal's entries that a query finds.
+/// The sequence numbers of the journal entries that match a query.
 async fn seqs(sim: &Sim, query: &str) -> Vec<u64> {
     let journal = sim.get(&format!("/journal?{query}")).await;
     let entries = journal["entries"].as_array().unwrap();
@@ -19,7 +19,7 @@ async fn seqs(sim: &Sim, query: &str) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn one_fault_is_removed_and_only_its_call_goes_on() {
+async fn removing_one_fault_releases_only_its_call() {
     let sim = Sim::new().await;
     let hang = |method: &str| json!({"api": LUN, "method": method, "fault": {"kind": "hang"}});
     let first = sim.post("/faults", hang("list")).await["id"].clone();
@@ -37,7 +37,7 @@ async fn one_fault_is_removed_and_only_its_call_goes_on() {
         .await;
         sim.control(Method::DELETE, &format!("/faults/{first}"), None)
             .await;
-        // The other one goes on hanging until its own fault goes.
+        // The other call hangs until its own fault is removed.
         until("the first has ended", async || {
             let ended = |entry: &Value| entry["micros"].as_u64().unwrap() > 0;
             let by_method = |name: &str, entries: &[Value]| {
@@ -80,7 +80,7 @@ async fn the_journal_is_filtered_and_bounded() {
         .await;
     sim.code(TARGET, "list", &[]).await;
     sim.code("SYNO.DSM.Info", "getinfo", &[]).await;
-    // 1 is the login; getinfo is called with a version that is not there.
+    // 1 is the login; getinfo is called with a version that does not exist.
     for (query, want) in [
         ("", vec![1, 2, 3, 4, 5]),
         ("newest=2", vec![4, 5]),
@@ -104,26 +104,26 @@ async fn the_journal_is_filtered_and_bounded() {
 }
 
 #[tokio::test]
-async fn knobs_for_things_that_are_not_there_say_so() {
+async fn requests_for_missing_objects_are_404() {
     let sim = Sim::new().await;
     sim.target("t").await;
     assert_eq!(
         sim.get("/targets/1/sessions").await,
         json!({"sessions": []})
     );
-    for (method, path, says) in [
+    for (method, path, hint) in [
         (Method::GET, "/targets/2/sessions", "GET /state"),
         (Method::DELETE, "/faults/7", "GET /faults"),
     ] {
         let url = format!("{}{path}", sim.nas.control());
         let reply = sim.http.request(method, url).send().await.unwrap();
         assert_eq!(reply.status().as_u16(), 404, "{path}");
-        assert!(reply.text().await.unwrap().contains(says), "{path}");
+        assert!(reply.text().await.unwrap().contains(hint), "{path}");
     }
 }
 
 #[tokio::test]
-async fn web_pages_of_others_turn_no_knob() {
+async fn foreign_web_pages_cannot_change_anything() {
     let sim = Sim::new().await;
     sim.lun("a", "BLUN", 1 << 30).await;
     let before = sim.state().await;
@@ -135,7 +135,7 @@ async fn web_pages_of_others_turn_no_knob() {
         }
         request.body("{}").send().await.unwrap().status().as_u16()
     };
-    // What a form can send, and what a script may try.
+    // What a form can send, then what a script may try.
     for kind in ["text/plain", "application/x-www-form-urlencoded"] {
         assert_eq!(
             send(Method::POST, "/reset", &[("content-type", kind)]).await,
@@ -144,10 +144,10 @@ async fn web_pages_of_others_turn_no_knob() {
     }
     assert_eq!(send(Method::POST, "/reset", &[]).await, 415);
     let json = ("content-type", "application/json");
-    let stranger = [json, ("origin", "http://evil.example")];
-    assert_eq!(send(Method::POST, "/reset", &stranger).await, 403);
-    assert_eq!(send(Method::DELETE, "/faults", &stranger).await, 403);
-    assert_eq!(send(Method::PATCH, "/settings", &stranger).await, 403);
+    let foreign = [json, ("origin", "http://evil.example")];
+    assert_eq!(send(Method::POST, "/reset", &foreign).await, 403);
+    assert_eq!(send(Method::DELETE, "/faults", &foreign).await, 403);
+    assert_eq!(send(Method::PATCH, "/settings", &foreign).await, 403);
     assert_eq!(sim.state().await, before);
     assert_eq!(
         send(Method::PATCH, "/settings", &[json, ("origin", &own)]).await,
@@ -174,7 +174,7 @@ async fn a_nas_becomes_slow_and_fast_again() {
 }
 
 #[tokio::test]
-async fn the_most_requests_in_work_at_a_time_are_counted() {
+async fn the_maximum_of_requests_in_flight_is_counted() {
     let sim = Sim::new().await;
     let most = async || sim.get("/counters").await["most_in_flight"].clone();
     for _ in 0..3 {
@@ -195,7 +195,7 @@ async fn the_most_requests_in_work_at_a_time_are_counted() {
     };
     tokio::join!(lists, release);
     ok(&sim.call(LUN, "list", &[]).await);
-    assert_eq!(most().await, 5, "it stays the most");
+    assert_eq!(most().await, 5, "the maximum stays");
     sim.post("/reset", json!({})).await;
     assert_eq!(most().await, 0);
 }

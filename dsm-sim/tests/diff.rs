@@ -1,4 +1,4 @@
-//! `dsm-sim diff`, with a second simulator as the NAS: it finds what differs, and sends nothing that changes anything.
+//! `dsm-sim diff` with a second simulator as the NAS: it finds the differences and sends only read-only calls.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,7 +15,7 @@ use dsm_sim::compare::diff::{Read, Report, diff};
 use dsm_sim::{Builder, DsmSim, Https, Settings, TlsTrust, Upstream};
 use serde_json::{Value, json};
 
-/// A NAS that is in use.
+/// A NAS with a LUN, a target, a mapping and a snapshot.
 async fn used(builder: Builder) -> Sim {
     let sim = Sim::with(builder).await;
     let dev_attribs = r#"[{"dev_attrib":"can_snapshot","enable":1}]"#;
@@ -48,11 +48,11 @@ fn at(url: &str) -> Upstream {
     }
 }
 
-async fn asked(url: &str) -> Report {
+async fn run_diff(url: &str) -> Report {
     diff(&at(url), "admin", "admin").await.unwrap()
 }
 
-fn told(report: &Report) -> Vec<String> {
+fn lines(report: &Report) -> Vec<String> {
     let calls = report.calls.iter();
     calls
         .flat_map(|call| {
@@ -77,15 +77,15 @@ async fn a_simulator_does_not_differ_from_itself() {
             let sim = Sim::with(nas.settings(settings)).await;
             sim.nas
                 .change_settings(|settings| settings.csrf_protection = csrf_protection);
-            let report = asked(sim.nas.api()).await;
-            assert_eq!(told(&report), [""; 0], "{dsm}");
+            let report = run_diff(sim.nas.api()).await;
+            assert_eq!(lines(&report), [""; 0], "{dsm}");
             assert_eq!(report.nas, report.simulated, "{dsm}");
             assert_eq!(report.nas[0], "DS423");
         }
     }
-    let report = asked(used(DsmSim::builder()).await.nas.api()).await;
+    let report = run_diff(used(DsmSim::builder()).await.nas.api()).await;
     assert_eq!(report.calls.len(), Read::ALL.len());
-    assert_eq!((told(&report), report.notes), (vec![], vec![]));
+    assert_eq!((lines(&report), report.notes), (vec![], vec![]));
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn only_reading_calls_arrive() {
     let sim = used(DsmSim::builder()).await;
     let state = sim.state().await;
     let before = sim.nas.journal().len();
-    asked(sim.nas.api()).await;
+    run_diff(sim.nas.api()).await;
     let journal = sim.nas.journal();
     let arrived: Vec<(&str, &str)> = journal[before..]
         .iter()
@@ -126,7 +126,7 @@ async fn only_reading_calls_arrive() {
     }));
 }
 
-/// A NAS whose LUNs have a field less, one more, and one of another type; and who says that it is DSM 7.2, whatever it is.
+/// A proxy in front of a NAS that removes, adds and changes a field of a LUN, and reports DSM 7.2.4 instead of 6.2.4.
 async fn odd_nas(upstream: String) -> String {
     async fn forward(
         State(upstream): State<String>,
@@ -157,11 +157,11 @@ async fn odd_nas(upstream: String) -> String {
 }
 
 #[tokio::test]
-async fn each_difference_is_told() {
+async fn each_difference_is_reported() {
     let sim = used(DsmSim::builder()).await;
     let url = odd_nas(sim.nas.api().to_owned()).await;
     assert_eq!(
-        told(&asked(&url).await),
+        lines(&run_diff(&url).await),
         [
             "SYNO.Core.ISCSI.LUN get.data.lun.extent_size is simulated and not recorded",
             "SYNO.Core.ISCSI.LUN get.data.lun.only_here is recorded and not simulated",
@@ -171,23 +171,23 @@ async fn each_difference_is_told() {
 }
 
 #[tokio::test]
-async fn another_release_is_seen() {
+async fn another_release_is_detected() {
     let sim = Sim::with(DsmSim::builder().dsm("6.2".parse().unwrap())).await;
-    let report = asked(&odd_nas(sim.nas.api().to_owned()).await).await;
-    let told = told(&report);
+    let report = run_diff(&odd_nas(sim.nas.api().to_owned()).await).await;
+    let lines = lines(&report);
     for difference in [
         "SYNO.API.Info query.data.SYNO.API.Auth.maxVersion: recorded 6, simulated 7",
         "SYNO.API.Info query.data.SYNO.API.Auth.path: recorded \"auth.cgi\", simulated \"entry.cgi\"",
         "SYNO.Core.ISCSI.Host list.success: recorded false, simulated true",
     ] {
-        assert!(told.iter().any(|line| line == difference), "{told:#?}");
+        assert!(lines.iter().any(|line| line == difference), "{lines:#?}");
     }
-    // It has no LUN to ask for.
+    // It has no LUN to read.
     let missing = "SYNO.Core.ISCSI.LUN get: not asked, the NAS has no such object";
     assert!(report.notes.iter().any(|note| note == missing));
 }
 
-/// Runs the program: its exit code and what it says.
+/// Runs the program: exit code, stdout and stderr.
 async fn run(url: &str, more: &[&str], password: &str) -> (i32, String, String) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("password");
@@ -205,7 +205,7 @@ async fn run(url: &str, more: &[&str], password: &str) -> (i32, String, String) 
 }
 
 #[tokio::test]
-async fn the_program_says_it_with_its_exit_code() {
+async fn the_exit_code_tells_the_result() {
     let sim = used(DsmSim::builder().https(Https::default())).await;
     let url = sim.nas.api();
     let (code, out, error) = run(url, &["--read-only"], "admin").await;

@@ -1,5 +1,5 @@
-//! Replays every recorded exchange in `proto/dsm` against the simulator: same keys, same JSON types, same codes. The
-//! driver replays the same files from the other end, so a field that is misread on either side fails.
+//! Replays every recorded exchange in `proto/dsm` against the simulator: same keys, JSON types and codes. The driver replays the
+//! same files as a client, so a field that either side misreads fails a test.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -21,9 +21,9 @@ struct Exchange {
     note: String,
     /// R recorded, C seen in code, M measured.
     grade: String,
-    /// The generation of DSM; 7 unless said otherwise.
+    /// Generation of DSM; default 7.
     dsm: Option<u8>,
-    /// What was done to the NAS before.
+    /// Requests and settings that prepare the NAS.
     #[serde(default)]
     given: Vec<Given>,
     request: Value,
@@ -34,7 +34,7 @@ struct Exchange {
 #[serde(deny_unknown_fields)]
 struct Given {
     request: Option<Value>,
-    /// The uuid that the exchange knows the LUN or snapshot by which this request makes.
+    /// The recorded uuid of the LUN or snapshot that this request creates.
     called: Option<String>,
     settings: Option<Value>,
 }
@@ -49,7 +49,7 @@ async fn every_exchange_has_the_recorded_shape() {
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let exchange: Exchange = serde_json::from_str(&std::fs::read_to_string(&path).unwrap())
             .unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert!(!exchange.source.is_empty(), "{name} names no source");
+        assert!(!exchange.source.is_empty(), "{name} has no source");
         assert!(
             matches!(exchange.grade.as_str(), "R" | "C" | "M"),
             "{name}: grade {}",

@@ -1,4 +1,4 @@
-//! The control port: faults, journal, counters, and changes that somebody else makes.
+//! The control port: faults, journal, counters, and changes behind the client's back.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,7 +15,7 @@ fn set<'a>(uuid: &'a str, size: &'a str) -> [(&'a str, &'a str); 2] {
     [("uuid", uuid), ("new_size", size)]
 }
 
-/// Sends a call and hands out whatever comes back.
+/// Sends a call: HTTP status and body.
 async fn send(sim: &Sim, method: &str, params: &[(&str, &str)]) -> reqwest::Result<(u16, String)> {
     let mut pairs = vec![
         ("api", LUN),
@@ -29,7 +29,7 @@ async fn send(sim: &Sim, method: &str, params: &[(&str, &str)]) -> reqwest::Resu
 }
 
 #[tokio::test]
-async fn refuse_does_nothing_and_says_the_code() {
+async fn refuse_has_no_effect_and_returns_the_code() {
     let sim = Sim::new().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     let before = sim.state().await;
@@ -43,12 +43,12 @@ async fn refuse_does_nothing_and_says_the_code() {
     assert_eq!(
         sim.code(LUN, "set", &set(&uuid, "2147483648")).await,
         0,
-        "once is once"
+        "the fault hits only one call"
     );
 }
 
 #[tokio::test]
-async fn lose_reply_does_everything_and_says_nothing() {
+async fn lose_reply_takes_effect_without_a_reply() {
     let sim = Sim::new().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     sim.fault(LUN, "set", json!({"kind": "lose_reply"})).await;
@@ -67,7 +67,7 @@ async fn lose_reply_does_everything_and_says_nothing() {
 }
 
 #[tokio::test]
-async fn garble_and_http_errors_are_no_json() {
+async fn garble_and_http_errors_are_not_json() {
     let sim = Sim::new().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     sim.fault(LUN, "set", json!({"kind": "garble"})).await;
@@ -84,7 +84,7 @@ async fn garble_and_http_errors_are_no_json() {
         status == 502 && text.starts_with("<html>"),
         "{status} {text}"
     );
-    // Half of an answer may end within a letter.
+    // The truncation may split a UTF-8 character.
     for before in 0..4 {
         let description = format!("{}{}", "x".repeat(before), "é".repeat(400));
         sim.patch(
@@ -100,7 +100,7 @@ async fn garble_and_http_errors_are_no_json() {
 }
 
 #[tokio::test]
-async fn delay_answers_later() {
+async fn delay_delays_the_reply() {
     let sim = Sim::new().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     sim.fault(LUN, "set", json!({"kind": "delay", "ms": 300}))
@@ -137,20 +137,23 @@ async fn a_hanging_call_waits_for_its_release() {
 }
 
 #[tokio::test]
-async fn a_hanging_call_whose_client_left_is_never_carried_out() {
+async fn a_hanging_call_whose_client_disconnects_is_never_carried_out() {
     let sim = Sim::new().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     sim.fault(LUN, "set", json!({"kind": "hang"})).await;
     let params = set(&uuid, "2147483648");
     let gone = tokio::time::timeout(Duration::from_millis(300), send(&sim, "set", &params)).await;
     assert!(gone.is_err());
-    until("the simulator notices that the client left", async || {
-        let journal = sim.get("/journal").await;
-        let note = journal["entries"].as_array()?.last()?["note"]
-            .as_str()?
-            .to_owned();
-        note.contains("the client left").then_some(())
-    })
+    until(
+        "the simulator notices that the client disconnected",
+        async || {
+            let journal = sim.get("/journal").await;
+            let note = journal["entries"].as_array()?.last()?["note"]
+                .as_str()?
+                .to_owned();
+            note.contains("the client disconnected").then_some(())
+        },
+    )
     .await;
     sim.control(reqwest::Method::DELETE, "/faults", None).await;
     pause(100).await;
@@ -215,7 +218,11 @@ async fn a_lost_reply_inside_a_compound_ends_it_there() {
     let text = compound().await.unwrap();
     let result = serde_json::from_str::<Value>(&text).unwrap()["data"]["result"].clone();
     let codes: Vec<u64> = result.as_array().unwrap().iter().map(code).collect();
-    assert_eq!(codes, [117, 0, 0], "a refusal inside, and the rest goes on");
+    assert_eq!(
+        codes,
+        [117, 0, 0],
+        "a refused call inside, and the rest continues"
+    );
 
     sim.fault(
         "SYNO.Entry.Request",
@@ -341,7 +348,7 @@ async fn equal_state_means_that_nothing_changed() {
 }
 
 #[tokio::test]
-async fn somebody_else_changes_luns_and_volumes() {
+async fn the_control_port_changes_luns_and_volumes() {
     let sim = Sim::new().await;
     let uuid = sim
         .post(
@@ -424,13 +431,13 @@ async fn a_reset_forgets_accounts_and_devices() {
     assert_eq!(
         code(&login(&device).await),
         400,
-        "an account of a test that is over"
+        "the account was removed by the reset"
     );
     sim.post("/accounts", guarded).await;
     assert_eq!(
         code(&login(&device).await),
         403,
-        "a device of a test that is over"
+        "the device was removed by the reset"
     );
 }
 
@@ -455,7 +462,7 @@ async fn a_reset_leaves_a_fresh_nas() {
     assert_eq!(
         code(&sim.login().await),
         0,
-        "no faults, and the settings of the start"
+        "no faults, and the initial settings"
     );
     assert_eq!(
         std::fs::read_dir(sim.nas.state_dir().join("luns"))
@@ -466,9 +473,9 @@ async fn a_reset_leaves_a_fresh_nas() {
 }
 
 #[tokio::test]
-async fn wrong_knobs_are_named() {
+async fn invalid_requests_to_the_control_port_are_explained() {
     let sim = Sim::new().await;
-    for (method, path, body, want, says) in [
+    for (method, path, body, want, hint) in [
         ("GET", "/nonsense", "", 404, "POST /reset"),
         (
             "POST",
@@ -499,7 +506,7 @@ async fn wrong_knobs_are_named() {
         let reply = request.send().await.unwrap();
         let (status, text) = (reply.status().as_u16(), reply.text().await.unwrap());
         assert!(
-            status == want && text.contains(says),
+            status == want && text.contains(hint),
             "{method} {path} {body}: {status} {text}"
         );
     }
@@ -510,7 +517,7 @@ async fn a_fault_comes_before_the_effect_or_after_it() {
     let sim = Sim::new().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     let mut size = GIB;
-    for (kind, done, status) in [
+    for (kind, takes_effect, status) in [
         (json!({"kind": "lose_call"}), false, None),
         (json!({"kind": "lose_reply"}), true, None),
         (json!({"kind": "http", "status": 504}), false, Some(504)),
@@ -533,7 +540,7 @@ async fn a_fault_comes_before_the_effect_or_after_it() {
         if status == Some(200) {
             assert!(reply.unwrap().1.contains("117"), "{kind}");
         }
-        if done {
+        if takes_effect {
             size += GIB;
         }
         assert_eq!(sim.state().await["luns"][0]["size"], size, "{kind}");
@@ -543,21 +550,20 @@ async fn a_fault_comes_before_the_effect_or_after_it() {
 #[tokio::test]
 async fn a_fault_can_be_for_one_lun() {
     let sim = Sim::new().await;
-    let (hit, spared) = (
+    let (hit, other) = (
         sim.lun("a", "BLUN", GIB).await,
         sim.lun("b", "BLUN", GIB).await,
     );
     let rule = json!({"api": LUN, "method": "get", "object": hit, "times": 0, "fault": {"kind": "refuse", "code": 117}});
     sim.post("/faults", rule).await;
     assert_eq!(sim.code(LUN, "get", &[("uuid", &hit)]).await, 117);
-    assert_eq!(sim.code(LUN, "get", &[("uuid", &spared)]).await, 0);
-    let impossible =
-        json!({"api": LUN, "method": "get", "probability": 2, "fault": {"kind": "hang"}});
+    assert_eq!(sim.code(LUN, "get", &[("uuid", &other)]).await, 0);
+    let invalid = json!({"api": LUN, "method": "get", "probability": 2, "fault": {"kind": "hang"}});
     let reply = sim
         .http
         .post(format!("{}/faults", sim.nas.control()))
         .header("content-type", "application/json")
-        .body(impossible.to_string())
+        .body(invalid.to_string())
         .send()
         .await
         .unwrap();
@@ -566,7 +572,7 @@ async fn a_fault_can_be_for_one_lun() {
 }
 
 #[tokio::test]
-async fn a_nas_that_boots_does_not_know_all_of_its_luns() {
+async fn a_booting_nas_does_not_know_its_luns() {
     let sim = Sim::new().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     sim.post("/boot", json!({"loading": "absent", "for_ms": 60_000}))

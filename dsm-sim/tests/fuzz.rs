@@ -1,9 +1,9 @@
-//! Anything over HTTP: random APIs, methods, parameters, sessions and broken requests, mixed with calls that a client would
-//! make, so that there is something to break. Whatever comes, dsm-sim answers; its answer is DSM's JSON or a page with a
-//! client's error; and a call that is refused has changed nothing.
+//! Fuzz test of the Web API: random APIs, methods, parameters, sessions and malformed requests, mixed with valid calls that
+//! create objects. dsm-sim must always reply, with DSM's JSON or a page with a 4xx status, and a refused call must have changed
+//! nothing.
 //!
-//! Each case has a seed of its own, which is printed when it fails: `cargo ci fuzz --seed SEED` begins with that case.
-//! `FUZZ_SECONDS` and `FUZZ_SEED` are how `cargo ci fuzz` says so; without them a few cases run, always the same.
+//! Each case has its own seed, which is printed on failure: `cargo ci fuzz --seed SEED` starts with that case. `cargo ci fuzz`
+//! sets `FUZZ_SECONDS` and `FUZZ_SEED`; without them a few fixed cases run.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,14 +24,14 @@ use dsm_sim::DsmSim;
 use run::Run;
 use step::steps;
 
-/// Cases of a run that nobody asked for.
+/// Number of cases without `FUZZ_SECONDS`; a minimum with it.
 const CASES: u64 = 25;
 const SEED: u64 = 918;
 
 #[test]
-fn whatever_comes_is_answered_and_a_refusal_changes_nothing() {
-    let seconds = number("FUZZ_SECONDS");
-    let first = number("FUZZ_SEED").unwrap_or_else(|| seconds.map_or(SEED, |_| rand::random()));
+fn every_request_gets_a_reply_and_a_refusal_changes_nothing() {
+    let seconds = env_number("FUZZ_SECONDS");
+    let first = env_number("FUZZ_SEED").unwrap_or_else(|| seconds.map_or(SEED, |_| rand::random()));
     eprintln!("seed: {first}");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let with = |dsm: &str| {
@@ -54,21 +54,21 @@ fn whatever_comes_is_answered_and_a_refusal_changes_nothing() {
         let sim = &sims[usize::from(seed % 3 == 0)];
         let tally = std::cell::RefCell::new(&mut tally);
         let result = TestRunner::new(config).run(&steps(), |steps| {
-            let played = runtime.block_on(Run::of(sim, &steps, &mut tally.borrow_mut()));
-            played.map_err(TestCaseError::fail)
+            let result = runtime.block_on(Run::of(sim, &steps, &mut tally.borrow_mut()));
+            result.map_err(TestCaseError::fail)
         });
         if let Err(TestError::Fail(reason, steps)) = result {
             panic!(
-                "{reason}\nthe shortest sequence that was found: {steps:#?}\nagain: cargo ci fuzz --seed {seed}"
+                "{reason}\nshortest failing sequence: {steps:#?}\nreproduce: cargo ci fuzz --seed {seed}"
             );
         }
         cases += 1;
     }
     eprintln!("{cases} cases: {tally:?}");
-    // A fuzzer that is refused everything looks at the door only.
+    // Enough calls must be accepted, or the fuzzer tests only the decoding.
     assert!(tally.succeeded * 20 > tally.sent, "{tally:?}");
     assert!(tally.refused * 20 > tally.sent, "{tally:?}");
-    let deep = [
+    let stateful = [
         "map_lun",
         "set",
         "take_snapshot",
@@ -77,10 +77,12 @@ fn whatever_comes_is_answered_and_a_refusal_changes_nothing() {
         "restore_snapshot",
         "delete",
     ];
-    let missed = deep.iter().find(|method| !tally.reached.contains(**method));
+    let missed = stateful
+        .iter()
+        .find(|method| !tally.reached.contains(**method));
     assert_eq!(missed, None, "{tally:?}");
 }
 
-fn number(name: &str) -> Option<u64> {
+fn env_number(name: &str) -> Option<u64> {
     std::env::var_os(name)?.to_str()?.parse().ok()
 }

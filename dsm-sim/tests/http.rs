@@ -1,4 +1,4 @@
-//! The Web API over HTTP: envelopes, carriers, decoding, headers, sessions, compound.
+//! The Web API over HTTP: envelopes, decoding, headers, sessions, compounds.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,7 @@ async fn text(reply: reqwest::RequestBuilder) -> Value {
 }
 
 #[tokio::test]
-async fn answers_carry_the_recorded_headers() {
+async fn replies_have_the_recorded_headers() {
     let sim = Sim::new().await;
     let query = "api=SYNO.API.Info&version=1&method=query&query=all";
     let reply = sim
@@ -51,7 +51,7 @@ async fn answers_carry_the_recorded_headers() {
 }
 
 #[tokio::test]
-async fn the_front_door_refuses_what_is_no_call() {
+async fn requests_that_are_not_calls_are_refused() {
     let sim = Sim::new().await;
     let base = format!("{}/webapi", sim.nas.api());
     let sid = &sim.sid;
@@ -92,7 +92,7 @@ async fn the_front_door_refuses_what_is_no_call() {
             format!("entry.cgi?api=%22{LUN}%22&version=%221%22&method=%22list%22&_sid=%22{sid}%22"),
             0,
         ),
-        // Behaviour 23 of dsm-web-api.md section 11: what nobody knows never matters.
+        // Behaviour 23 of dsm-web-api.md section 11: unknown parameters are ignored.
         (
             format!(
                 "entry.cgi?api={LUN}&version=1&method=list&_sid={sid}&path=entry.cgi&unknown=[1"
@@ -133,7 +133,7 @@ async fn parameters_come_in_query_and_form_with_any_content_type() {
     assert_eq!(
         code(&text(get).await),
         0,
-        "GET with everything in the query, as the official driver"
+        "GET with everything in the query, as the official driver sends it"
     );
     let mixed = sim
         .http
@@ -142,7 +142,7 @@ async fn parameters_come_in_query_and_form_with_any_content_type() {
     assert_eq!(
         code(&text(mixed).await),
         0,
-        "POST with half of it in a body without a type"
+        "POST with half of it in a body without a content type"
     );
     let cookie = sim
         .http
@@ -157,7 +157,7 @@ async fn parameters_come_in_query_and_form_with_any_content_type() {
 
 /// design.md#how-strict-dsm-sim-is
 #[tokio::test]
-async fn a_strict_nas_takes_no_sid_from_a_form() {
+async fn a_strict_nas_accepts_no_sid_from_a_form() {
     let sim = Sim::new().await;
     assert_eq!(sim.code(LUN, "list", &[]).await, 0);
     sim.patch("/settings", json!({"sid_in_form": false})).await;
@@ -195,14 +195,14 @@ async fn a_cookie_login_sets_the_cookie() {
 }
 
 #[tokio::test]
-async fn csrf_protection_wants_the_token_as_parameter_or_header() {
+async fn csrf_protection_needs_the_token_as_parameter_or_header() {
     let sim = Sim::new().await;
     sim.patch("/settings", json!({"csrf_protection": true}))
         .await;
     assert_eq!(
         sim.code(LUN, "list", &[]).await,
         105,
-        "this login asked for no token"
+        "this login did not request a token"
     );
     let form = [
         ("api", AUTH),
@@ -254,7 +254,7 @@ async fn csrf_protection_wants_the_token_as_parameter_or_header() {
 async fn auto_block_and_address_binding_go_by_source_address() {
     // Behaviour 19 of dsm-web-api.md section 11.
     let sim = Sim::new().await;
-    let there = client()
+    let other_address = client()
         .local_address(IpAddr::from(Ipv4Addr::new(127, 0, 0, 2)))
         .build()
         .unwrap();
@@ -264,28 +264,32 @@ async fn auto_block_and_address_binding_go_by_source_address() {
         sim.entry(),
         sim.sid
     );
-    assert_eq!(code(&text(there.get(&list)).await), 150);
+    assert_eq!(code(&text(other_address.get(&list)).await), 150);
     let wrong = format!(
         "{}?api={AUTH}&version=6&method=login&account=admin&passwd=no",
         sim.entry()
     );
     let right = wrong.replace("=no", "=admin");
     for _ in 0..3 {
-        assert_eq!(code(&text(there.get(&wrong)).await), 400);
+        assert_eq!(code(&text(other_address.get(&wrong)).await), 400);
     }
-    assert_eq!(code(&text(there.get(&right)).await), 407);
+    assert_eq!(code(&text(other_address.get(&right)).await), 407);
     assert_eq!(
         code(&text(sim.http.get(&right)).await),
         0,
-        "other addresses are untouched"
+        "other addresses are not blocked"
     );
     sim.post("/clock", json!({"advance_ms": 24 * 3_600_000}))
         .await;
-    assert_eq!(code(&text(there.get(&right)).await), 0, "a day later");
+    assert_eq!(
+        code(&text(other_address.get(&right)).await),
+        0,
+        "a day later"
+    );
 }
 
 #[tokio::test]
-async fn sessions_expire_and_can_be_thrown_away() {
+async fn sessions_expire_and_can_be_invalidated() {
     let sim = Sim::new().await;
     sim.post("/clock", json!({"advance_ms": 15 * 60_000 - 5_000}))
         .await;
@@ -335,7 +339,7 @@ async fn a_compound_runs_many_calls_in_one_request() {
     assert_eq!(
         result[2]["error"],
         json!({"code": 18_990_710}),
-        "a number is no string inside a compound either"
+        "inside a compound, too, a number is not a string"
     );
     assert_eq!(
         result[3]["data"]["targets"][0]["mapped_luns"],
@@ -407,7 +411,7 @@ async fn a_compound_may_be_refused_as_a_whole() {
 }
 
 #[tokio::test]
-async fn the_bytes_of_requests_and_answers_are_counted() {
+async fn the_bytes_of_requests_and_replies_are_counted() {
     let sim = Sim::new().await;
     let count = async || {
         let counters = sim.get("/counters").await;

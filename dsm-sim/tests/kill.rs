@@ -1,6 +1,6 @@
-//! The real program, killed again and again while a client works: every answer that was given holds, nothing half-made
-//! is left, and the LUNs' data survives. Behaviour 30 of dsm-web-api.md section 11: uuids, names, target ids and mapping
-//! indexes are kept.
+//! Crash test: kills the program again and again while a client works. Every acknowledged change must survive, no partial
+//! objects may remain, and the LUNs' data must survive. Behaviour 30 of dsm-web-api.md section 11: uuids, names, target ids and
+//! mapping indexes are kept.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,7 +20,7 @@ const KILLS: u64 = 200;
 const SEED: u64 = 20_240_607;
 const MIB: u64 = 1 << 20;
 
-/// A program that is running.
+/// A running dsm-sim.
 struct Program {
     child: Child,
     api: String,
@@ -80,7 +80,7 @@ impl Program {
         serde_json::from_str(&reply.text().await.ok()?).ok()
     }
 
-    /// The answer, or `None` when it never came.
+    /// The reply, or `None` if none came.
     async fn call(&self, api: &str, method: &str, params: &[(&str, &str)]) -> Option<Value> {
         let mut pairs = vec![
             ("api", api),
@@ -111,22 +111,23 @@ impl Drop for Program {
     }
 }
 
-/// What the client knows of a LUN.
+/// The client's model of a LUN.
 #[derive(Clone, Debug)]
 struct Known {
     uuid: String,
-    /// The size that was acknowledged last, and one that was asked for without an answer.
+    /// The last acknowledged size, and a requested one without a reply.
     size: u64,
-    maybe: Option<u64>,
-    /// Whether it is mapped; `None` = asked for without an answer.
+    pending_size: Option<u64>,
+    /// Whether it is mapped; `None` = a change without a reply.
     mapped: Option<bool>,
-    /// What it holds at its start.
+    /// Its first bytes.
     data: Data,
-    /// Its snapshots and what they hold, and deletes without an answer.
+    /// Its snapshots with their first bytes.
     snapshots: BTreeMap<String, Data>,
-    dropped: Option<String>,
-    /// What a snapshot without an answer would hold.
-    taken: Option<Data>,
+    /// A snapshot whose delete had no reply.
+    deleting_snapshot: Option<String>,
+    /// First bytes of a snapshot whose creation had no reply.
+    pending_snapshot: Option<Data>,
 }
 
 impl Known {
@@ -134,36 +135,36 @@ impl Known {
         Self {
             uuid,
             size,
-            maybe: None,
+            pending_size: None,
             mapped: Some(false),
             data,
             snapshots: BTreeMap::new(),
-            dropped: None,
-            taken: None,
+            deleting_snapshot: None,
+            pending_snapshot: None,
         }
     }
 }
 
-/// The texts of which data begins with one: uuids, or nothing at all. More than one after a restore without an answer.
+/// The possible first bytes of an image: a uuid, or empty. More than one after a restore without a reply.
 type Data = BTreeSet<String>;
 
 fn blank() -> Data {
     BTreeSet::from([String::new()])
 }
 
-/// What the client knows of the NAS, by name: only what was acknowledged, and what may have happened.
+/// The client's model of the NAS: acknowledged changes, and those without a reply.
 #[derive(Debug, Default)]
 struct Expected {
     luns: BTreeMap<String, Known>,
-    /// Creates, clones and deletes without an answer, and what such a LUN holds: both outcomes are right.
+    /// LUNs whose create, clone or delete had no reply, with their data: both outcomes are correct.
     unsure: BTreeMap<String, Data>,
-    made: u64,
-    /// Calls that were answered, by method.
-    answered: BTreeMap<&'static str, u64>,
+    created: u64,
+    /// Number of acknowledged calls, by method.
+    acknowledged: BTreeMap<&'static str, u64>,
 }
 
 impl Expected {
-    async fn act(&mut self, program: &Program, rng: &mut StdRng) -> Option<()> {
+    async fn random_call(&mut self, program: &Program, rng: &mut StdRng) -> Option<()> {
         let names: Vec<String> = self.luns.keys().cloned().collect();
         let pick = names.get(rng.random_range(0..names.len().max(1))).cloned();
         let (what, done) = match (rng.random_range(0..14), pick) {
@@ -181,7 +182,7 @@ impl Expected {
             (_, Some(name)) => ("delete", self.delete(program, &name).await),
         };
         if done? {
-            *self.answered.entry(what).or_default() += 1;
+            *self.acknowledged.entry(what).or_default() += 1;
         }
         Some(())
     }
@@ -194,8 +195,11 @@ impl Expected {
         if self.is_full() {
             return Some(false);
         }
-        self.made += 1;
-        let (name, size) = (format!("lun-{}", self.made), rng.random_range(1..64) * MIB);
+        self.created += 1;
+        let (name, size) = (
+            format!("lun-{}", self.created),
+            rng.random_range(1..64) * MIB,
+        );
         self.unsure.insert(name.clone(), blank());
         let size_text = size.to_string();
         let params = [
@@ -204,7 +208,7 @@ impl Expected {
             ("location", "/volume1"),
             ("size", &*size_text),
         ];
-        let uuid = made(&program.call(LUN, "create", &params).await?, "uuid");
+        let uuid = new_uuid(&program.call(LUN, "create", &params).await?, "uuid");
         self.unsure.remove(&name);
         self.luns.insert(name, Known::new(uuid, size, blank()));
         Some(true)
@@ -216,8 +220,8 @@ impl Expected {
         if self.is_full() || (snapshot && taken.is_none()) {
             return Some(false);
         }
-        self.made += 1;
-        let clone = format!("clone-{}", self.made);
+        self.created += 1;
+        let clone = format!("clone-{}", self.created);
         let (method, key, data, more) = match taken.filter(|_| snapshot) {
             Some((uuid, data)) => (
                 "clone_snapshot",
@@ -234,7 +238,7 @@ impl Expected {
         };
         let params = [vec![("src_lun_uuid", &*source.uuid)], more].concat();
         self.unsure.insert(clone.clone(), data.clone());
-        let uuid = made(&program.call(LUN, method, &params).await?, key);
+        let uuid = new_uuid(&program.call(LUN, method, &params).await?, key);
         let lun = program.call(LUN, "get", &[("uuid", &*uuid)]).await?;
         self.unsure.remove(&clone);
         let size = lun["data"]["lun"]["size"].as_u64().unwrap();
@@ -248,13 +252,13 @@ impl Expected {
         if lun.snapshots.len() >= 3 {
             return Some(false);
         }
-        lun.taken = Some(lun.data.clone());
+        lun.pending_snapshot = Some(lun.data.clone());
         let take = [("src_lun_uuid", &*lun.uuid)];
-        let uuid = made(
+        let uuid = new_uuid(
             &program.call(LUN, "take_snapshot", &take).await?,
             "snapshot_uuid",
         );
-        lun.snapshots.insert(uuid, lun.taken.take()?);
+        lun.snapshots.insert(uuid, lun.pending_snapshot.take()?);
         Some(true)
     }
 
@@ -263,17 +267,17 @@ impl Expected {
         let Some((uuid, _)) = lun.snapshots.pop_first() else {
             return Some(false);
         };
-        lun.dropped = Some(uuid.clone());
-        succeeds(
+        lun.deleting_snapshot = Some(uuid.clone());
+        assert_success(
             &program
                 .call(LUN, "delete_snapshot", &[("snapshot_uuid", &uuid)])
                 .await?,
         );
-        lun.dropped = None;
+        lun.deleting_snapshot = None;
         Some(true)
     }
 
-    /// Sizes change too, so what the LUN was and what it becomes are both right until the answer is there.
+    /// A restore also changes the size, so the old and the new LUN are both correct until the reply has arrived.
     async fn restore(&mut self, program: &Program, name: &str) -> Option<bool> {
         let lun = self.luns.get_mut(name)?;
         let Some((uuid, data)) = lun.snapshots.last_key_value() else {
@@ -284,22 +288,22 @@ impl Expected {
         let rows = listed["data"]["snapshots"].as_array().unwrap();
         let row = rows.iter().find(|row| row["uuid"] == **uuid).unwrap();
         let size = row["total_size"].as_u64().unwrap();
-        lun.maybe = Some(size);
+        lun.pending_size = Some(size);
         let data = data.clone();
         lun.data.extend(data.iter().cloned());
         let params = [("src_lun_uuid", &*lun.uuid), ("snapshot_uuid", uuid)];
-        succeeds(&program.call(LUN, "restore_snapshot", &params).await?);
-        (lun.size, lun.maybe, lun.data) = (size, None, data);
+        assert_success(&program.call(LUN, "restore_snapshot", &params).await?);
+        (lun.size, lun.pending_size, lun.data) = (size, None, data);
         Some(true)
     }
 
     async fn grow(&mut self, program: &Program, name: &str, rng: &mut StdRng) -> Option<bool> {
         let lun = self.luns.get_mut(name)?;
         let size = lun.size + rng.random_range(1..64) * MIB;
-        lun.maybe = Some(size);
+        lun.pending_size = Some(size);
         let params = [("uuid", &*lun.uuid), ("new_size", &*size.to_string())];
-        succeeds(&program.call(LUN, "set", &params).await?);
-        (lun.size, lun.maybe) = (size, None);
+        assert_success(&program.call(LUN, "set", &params).await?);
+        (lun.size, lun.pending_size) = (size, None);
         Some(true)
     }
 
@@ -309,7 +313,7 @@ impl Expected {
         lun.mapped = None;
         let method = if map { "map_target" } else { "unmap_target" };
         let params = [("uuid", &*lun.uuid), ("target_ids", "[1]")];
-        succeeds(&program.call(LUN, method, &params).await?);
+        assert_success(&program.call(LUN, method, &params).await?);
         lun.mapped = Some(map);
         Some(true)
     }
@@ -317,12 +321,12 @@ impl Expected {
     async fn delete(&mut self, program: &Program, name: &str) -> Option<bool> {
         let lun = self.luns.remove(name)?;
         self.unsure.insert(name.to_owned(), lun.data);
-        succeeds(&program.call(LUN, "delete", &[("uuid", &*lun.uuid)]).await?);
+        assert_success(&program.call(LUN, "delete", &[("uuid", &*lun.uuid)]).await?);
         self.unsure.remove(name);
         Some(true)
     }
 
-    /// Compares with what the NAS says after a restart, and takes over what was unsure.
+    /// Compares the model with the state after a restart, and adopts the outcome of calls without a reply.
     fn reconcile(&mut self, state: &Value, dir: &Path) {
         let luns = state["luns"].as_array().unwrap();
         let by_name: BTreeMap<&str, &Value> = luns
@@ -338,16 +342,16 @@ impl Expected {
         for (name, known) in &mut self.luns {
             let lun = by_name
                 .get(name.as_str())
-                .unwrap_or_else(|| panic!("{name} was acknowledged and is gone"));
+                .unwrap_or_else(|| panic!("{name} was acknowledged and is missing"));
             assert_eq!(lun["uuid"], *known.uuid);
             let size = lun["size"].as_u64().unwrap();
             assert!(
-                size == known.size || Some(size) == known.maybe,
+                size == known.size || Some(size) == known.pending_size,
                 "{name}: {size} is neither {} nor {:?}",
                 known.size,
-                known.maybe
+                known.pending_size
             );
-            (known.size, known.maybe) = (size, None);
+            (known.size, known.pending_size) = (size, None);
             let is_mapped = mapped.contains(&&lun["uuid"]);
             assert!(
                 known.mapped.is_none_or(|before| before == is_mapped),
@@ -363,7 +367,7 @@ impl Expected {
             let data = self
                 .unsure
                 .get(name)
-                .unwrap_or_else(|| panic!("{name} was deleted and is back"));
+                .unwrap_or_else(|| panic!("{name} was deleted and still exists"));
             let uuid = lun["uuid"].as_str().unwrap().to_owned();
             let data = check_data(&dir.join("luns"), &uuid, data);
             let known = Known {
@@ -389,37 +393,38 @@ impl Known {
         for uuid in self.snapshots.keys() {
             assert!(
                 found.contains(uuid),
-                "snapshot {uuid} was acknowledged and is gone"
+                "snapshot {uuid} was acknowledged and is missing"
             );
         }
-        let mut taken = self.taken.take();
+        let mut taken = self.pending_snapshot.take();
         for uuid in found {
             let known = self.snapshots.get(&uuid).cloned();
-            let dropped = self.dropped.as_ref() == Some(&uuid);
-            // A snapshot that nobody knows is of a LUN that nobody was sure of, or the one without an answer. What one
-            // holds whose delete had no answer was forgotten with it.
-            let data = known.or_else(|| taken.take()).filter(|_| !dropped);
+            let deleting = self.deleting_snapshot.as_ref() == Some(&uuid);
+            // A snapshot that is not in the model belongs to an unsure LUN, or its creation had no reply. The data of
+            // one whose delete had no reply is no longer in the model.
+            let data = known.or_else(|| taken.take()).filter(|_| !deleting);
             let dir = dir.join("snapshots");
             let data = match data {
                 Some(data) => check_data(&dir, &uuid, &data),
-                None => BTreeSet::from([begin(&dir, &uuid)]),
+                None => BTreeSet::from([first_bytes(&dir, &uuid)]),
             };
             self.snapshots.insert(uuid, data);
         }
-        self.dropped = None;
+        self.deleting_snapshot = None;
     }
 }
 
-fn made(reply: &Value, key: &str) -> String {
-    let made = reply["data"][key].as_str();
-    made.unwrap_or_else(|| panic!("{reply}")).to_owned()
+fn new_uuid(reply: &Value, key: &str) -> String {
+    let uuid = reply["data"][key].as_str();
+    uuid.unwrap_or_else(|| panic!("{reply}")).to_owned()
 }
 
-fn succeeds(reply: &Value) {
+fn assert_success(reply: &Value) {
     assert_eq!(*reply, json!({"success": true}));
 }
 
-/// Every LUN has its file of the exact size, and no file is left over; exports follow the state.
+/// Checks that every LUN and snapshot has its file of the exact size, that there are no other files, and that the exports match
+/// the state.
 fn check_files(dir: &Path, state: &Value) {
     for kind in ["luns", "snapshots"] {
         let want: BTreeMap<String, u64> = state[kind]
@@ -466,15 +471,15 @@ fn check_files(dir: &Path, state: &Value) {
     assert_eq!(units, mapped);
 }
 
-/// What an initiator wrote: the LUN's own uuid, at its start.
+/// Writes the LUN's uuid as its first bytes, as an initiator would.
 fn write_data(dir: &Path, uuid: &str) {
     let path = dir.join(format!("luns/{uuid}.img"));
     let file = std::fs::File::options().write(true).open(path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, uuid.as_bytes(), 0).unwrap();
 }
 
-/// What an image begins with.
-fn begin(dir: &Path, uuid: &str) -> String {
+/// The first bytes of an image, up to the length of a uuid, without trailing zeros.
+fn first_bytes(dir: &Path, uuid: &str) -> String {
     let file = std::fs::File::open(dir.join(format!("{uuid}.img"))).unwrap();
     let mut text = vec![0; uuid.len()];
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut text, 0).unwrap();
@@ -484,9 +489,9 @@ fn begin(dir: &Path, uuid: &str) -> String {
         .to_owned()
 }
 
-/// Refuses data that no answered call explains; what it is.
+/// Checks that the first bytes of an image are expected, and returns them.
 fn check_data(dir: &Path, uuid: &str, want: &Data) -> Data {
-    let data = begin(dir, uuid);
+    let data = first_bytes(dir, uuid);
     assert!(
         want.contains(&data),
         "{uuid} holds {data:?}, not one of {want:?}"
@@ -495,11 +500,11 @@ fn check_data(dir: &Path, uuid: &str, want: &Data) -> Data {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "what it has tried")]
-async fn every_answer_survives_a_kill_at_any_moment() {
+#[expect(clippy::print_stderr, reason = "shows the number of calls")]
+async fn acknowledged_changes_survive_a_kill_at_any_moment() {
     let dir = tempfile::tempdir().unwrap();
     let mut rng = StdRng::seed_from_u64(SEED);
-    let mut book = Expected::default();
+    let mut model = Expected::default();
     for round in 0..KILLS {
         let mut program = Program::start(dir.path()).await;
         if round == 0 {
@@ -515,32 +520,40 @@ async fn every_answer_survives_a_kill_at_any_moment() {
         }
         let state = program.state().await;
         check_files(dir.path(), &state);
-        book.reconcile(&state, dir.path());
-        for lun in book.luns.values_mut() {
+        model.reconcile(&state, dir.path());
+        for lun in model.luns.values_mut() {
             write_data(dir.path(), &lun.uuid);
             lun.data = BTreeSet::from([lun.uuid.clone()]);
         }
         for _ in 0..rng.random_range(0..12) {
-            book.act(&program, &mut rng)
+            model
+                .random_call(&program, &mut rng)
                 .await
-                .expect("nobody has killed it yet");
+                .expect("it has not been killed yet");
         }
-        // The kill comes at a random moment of the next call, whose answer is then never read: a call takes a few
-        // milliseconds, most of them between its effects.
-        let lives = Duration::from_micros(rng.random_range(100..15_000));
-        let work = async { while book.act(&program, &mut rng).await.is_some() {} };
-        let _ = tokio::time::timeout(lives, work).await;
+        // Kill it at a random moment of the next call, whose reply is then never read. A call takes a few milliseconds, most
+        // of them between its effects.
+        let until_kill = Duration::from_micros(rng.random_range(100..15_000));
+        let work = async { while model.random_call(&program, &mut rng).await.is_some() {} };
+        let _ = tokio::time::timeout(until_kill, work).await;
         program.child.kill().unwrap();
         program.child.wait().unwrap();
     }
-    eprintln!("seed {SEED}, {KILLS} kills, answered: {:?}", book.answered);
+    eprintln!(
+        "seed {SEED}, {KILLS} kills, acknowledged: {:?}",
+        model.acknowledged
+    );
     assert!(
-        book.answered.len() == 9 && book.answered.values().all(|&count| count >= KILLS / 20),
+        model.acknowledged.len() == 9
+            && model
+                .acknowledged
+                .values()
+                .all(|&count| count >= KILLS / 20),
         "seed {SEED}: {:?}",
-        book.answered
+        model.acknowledged
     );
     let program = Program::start(dir.path()).await;
     let state = program.state().await;
     check_files(dir.path(), &state);
-    book.reconcile(&state, dir.path());
+    model.reconcile(&state, dir.path());
 }

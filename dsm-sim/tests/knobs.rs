@@ -1,4 +1,4 @@
-//! The knobs of `docs/knobs.md`: each is in it, and does what it says.
+//! The settings and endpoints of `docs/knobs.md`: each is documented and works.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ const VOLUME: &str = "SYNO.Core.Storage.Volume";
 const GIB: u64 = 1 << 30;
 
 #[tokio::test]
-async fn each_knob_is_in_the_book() {
+async fn each_setting_and_endpoint_is_documented() {
     let settings = json!(Settings::default());
     for (name, default) in settings.as_object().unwrap() {
         assert!(
@@ -23,19 +23,19 @@ async fn each_knob_is_in_the_book() {
     }
     let sim = Sim::new().await;
     let answer = sim.http.get(format!("{}/nothing", sim.nas.control()));
-    let said = answer.send().await.unwrap().text().await.unwrap();
-    let paths = said
+    let list = answer.send().await.unwrap().text().await.unwrap();
+    let paths = list
         .split([' ', ',', ';', '"', '\n'])
         .filter(|word| word.starts_with('/'));
     let paths: Vec<&str> = paths.filter(|path| path.len() > 1).collect();
-    assert!(paths.len() > 15, "{said}");
+    assert!(paths.len() > 15, "{list}");
     for path in paths {
-        let fixed = path
+        let prefix = path
             .split(['?', '{'])
             .next()
             .unwrap()
             .replace("/NAME", "/volume2");
-        assert!(DOC.contains(&fixed), "{fixed}");
+        assert!(DOC.contains(&prefix), "{prefix}");
     }
 }
 
@@ -45,15 +45,16 @@ async fn volumes(sim: &Sim) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_volume_says_any_word_and_a_crashed_one_may_lack_its_sizes_and_its_luns() {
+async fn a_volume_can_have_any_status_and_a_crashed_one_may_lack_sizes_and_luns() {
     let specs = ["/volume1=btrfs:2TiB:attention", "/volume2=ext4:1TiB"];
     let specs = specs.map(|text| text.parse().unwrap());
     let sim = Sim::with(DsmSim::builder().volumes(specs)).await;
     assert_eq!(volumes(&sim).await[0]["status"], "attention");
-    for word in ["background", "has_unverified_disk", "moonlit"] {
-        sim.patch("/volumes/volume1", json!({"status": word})).await;
-        assert_eq!(volumes(&sim).await[0]["status"], word);
-        sim.lun(&word.replace('_', "-"), "BLUN", GIB).await;
+    for status in ["background", "has_unverified_disk", "moonlit"] {
+        sim.patch("/volumes/volume1", json!({"status": status}))
+            .await;
+        assert_eq!(volumes(&sim).await[0]["status"], status);
+        sim.lun(&status.replace('_', "-"), "BLUN", GIB).await;
     }
     let uuid = ok(&sim.call(LUN, "get", &[("uuid", "moonlit")]).await)["lun"]["uuid"].clone();
     let crash = json!({"status": "crashed", "without": ["size_free_byte"], "hides_luns": true, "container": "external"});
@@ -79,12 +80,12 @@ async fn a_volume_says_any_word_and_a_crashed_one_may_lack_its_sizes_and_its_lun
     .await;
     assert_eq!(sim.code(LUN, "get", &get).await, 0);
     sim.post("/reset", json!({})).await;
-    let sim = again(sim).await;
+    let sim = log_in_again(sim).await;
     assert_eq!(volumes(&sim).await[0]["status"], "attention");
 }
 
-/// After a new login.
-async fn again(sim: Sim) -> Sim {
+/// Logs in again.
+async fn log_in_again(sim: Sim) -> Sim {
     let sid = sim.login().await["data"]["sid"]
         .as_str()
         .unwrap()
@@ -93,7 +94,7 @@ async fn again(sim: Sim) -> Sim {
 }
 
 #[tokio::test]
-async fn a_client_that_moved_is_a_stranger_until_it_logs_in_again() {
+async fn a_client_with_a_new_address_is_refused_until_it_logs_in_again() {
     let sim = Sim::new().await;
     sim.post("/sessions/move", json!({})).await;
     assert_eq!(sim.code(LUN, "list", &[]).await, 150);
@@ -102,33 +103,33 @@ async fn a_client_that_moved_is_a_stranger_until_it_logs_in_again() {
         150,
         "the session is still there"
     );
-    let sim = again(sim).await;
+    let sim = log_in_again(sim).await;
     assert_eq!(sim.code(LUN, "list", &[]).await, 0);
 }
 
 #[tokio::test]
-async fn the_nas_says_how_long_it_is_up_or_does_not() {
+async fn the_uptime_can_be_set_hidden_and_refused() {
     let sim = Sim::with(DsmSim::builder().clock(1_767_225_600_000)).await;
-    let up = async |sim: &Sim| {
+    let up_time = async |sim: &Sim| {
         let info = sim.call("SYNO.Core.System", "info", &[]).await;
         info["data"]["up_time"].clone()
     };
-    assert_eq!(up(&sim).await, "100:0:0");
+    assert_eq!(up_time(&sim).await, "100:0:0");
     sim.post("/uptime", json!({"seconds": 899})).await;
-    assert_eq!(up(&sim).await, "0:14:59");
+    assert_eq!(up_time(&sim).await, "0:14:59");
     sim.post("/clock", json!({"advance_ms": 1_000})).await;
-    assert_eq!(up(&sim).await, "0:15:0");
+    assert_eq!(up_time(&sim).await, "0:15:0");
     sim.post(
         "/boot",
         json!({"loading": "absent", "for_ms": 5, "status": "background"}),
     )
     .await;
-    let sim = again(sim).await;
-    assert_eq!(up(&sim).await, "0:0:0");
+    let sim = log_in_again(sim).await;
+    assert_eq!(up_time(&sim).await, "0:0:0");
     assert_eq!(volumes(&sim).await[0]["status"], "background");
     sim.patch("/settings", json!({"up_time_shown": false}))
         .await;
-    assert_eq!(up(&sim).await, Value::Null);
+    assert_eq!(up_time(&sim).await, Value::Null);
     let refuse = json!({"api": "SYNO.Core.System", "method": "info", "times": 0, "fault": {"kind": "refuse", "code": 105}});
     sim.post("/faults", refuse).await;
     for _ in 0..3 {
@@ -137,13 +138,13 @@ async fn the_nas_says_how_long_it_is_up_or_does_not() {
 }
 
 #[tokio::test]
-async fn people_rename_describe_and_snapshot() {
+async fn san_manager_changes_luns_and_targets_outside_the_journal() {
     let sim = Sim::new().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     sim.target("t").await;
-    let act = async |act: &str, mut body: Value| {
+    let act = async |action: &str, mut body: Value| {
         body["uuid"] = json!(uuid);
-        sim.post(&format!("/san/luns/{act}"), body).await
+        sim.post(&format!("/san/luns/{action}"), body).await
     };
     act("rename", json!({"name": "b"})).await;
     act("describe", json!({"description": "mine"})).await;
@@ -178,21 +179,21 @@ async fn people_rename_describe_and_snapshot() {
     act("delete", json!({})).await;
     assert_eq!(sim.code(LUN, "get", &[("uuid", &uuid)]).await, 18_990_531);
     let journal = sim.get("/journal").await.to_string();
-    assert!(!journal.contains("of Anna"), "nobody called");
+    assert!(!journal.contains("of Anna"), "no Web API call was made");
 }
 
 #[tokio::test]
-async fn healthy_luns_say_the_word_that_is_set() {
+async fn healthy_luns_have_the_configured_status() {
     let sim = Sim::new().await;
-    let (uuid, sick) = (
+    let (uuid, crashed) = (
         sim.lun("a", "BLUN", GIB).await,
         sim.lun("b", "BLUN", GIB).await,
     );
-    sim.patch(&format!("/luns/{sick}"), json!({"status": "crashed"}))
+    sim.patch(&format!("/luns/{crashed}"), json!({"status": "crashed"}))
         .await;
     sim.patch("/settings", json!({"lun_status": "soft_limit_reach"}))
         .await;
-    for (uuid, want) in [(uuid, "soft_limit_reach"), (sick, "crashed")] {
+    for (uuid, want) in [(uuid, "soft_limit_reach"), (crashed, "crashed")] {
         let params = [("uuid", &*uuid), ("additional", "[\"status\"]")];
         let lun = ok(&sim.call(LUN, "get", &params).await)["lun"].clone();
         assert_eq!(lun["status"], want);

@@ -1,4 +1,4 @@
-//! The simulator as a library: what [`DsmSim`] itself can do, without the control port.
+//! The simulator as a library: the Rust methods of [`DsmSim`], without the control port.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,11 +11,11 @@ use std::time::Duration;
 use common::{AUTH, LUN, Sim, code};
 use dsm_sim::{DsmSim, Fault, Rule, Settings, StartError};
 
-/// Everything that a NAS answers to the same calls, and what it keeps.
-async fn life(seed: u64, dir: &std::path::Path) -> Vec<String> {
+/// Runs a fixed sequence of calls: the replies and the state file.
+async fn run(seed: u64, dir: &std::path::Path) -> Vec<String> {
     let builder = DsmSim::builder().seed(seed).clock(1_700_000_000_000);
     let sim = Sim::with(builder.state_dir(dir)).await;
-    let mut said = vec![sim.sid.clone(), sim.login().await.to_string()];
+    let mut outputs = vec![sim.sid.clone(), sim.login().await.to_string()];
     let size = [
         ("name", "a"),
         ("type", "BLUN"),
@@ -24,41 +24,41 @@ async fn life(seed: u64, dir: &std::path::Path) -> Vec<String> {
     ];
     let made = sim.call(LUN, "create", &size).await;
     let uuid = made["data"]["uuid"].as_str().unwrap().to_owned();
-    said.push(made.to_string());
+    outputs.push(made.to_string());
     for (method, name) in [
         ("take_snapshot", "src_lun_uuid"),
         ("list_snapshot", "src_lun_uuid"),
         ("get", "uuid"),
     ] {
-        said.push(sim.call(LUN, method, &[(name, &uuid)]).await.to_string());
+        outputs.push(sim.call(LUN, method, &[(name, &uuid)]).await.to_string());
     }
     drop(sim);
-    said.push(std::fs::read_to_string(dir.join("state.log")).unwrap());
-    said
+    outputs.push(std::fs::read_to_string(dir.join("state.log")).unwrap());
+    outputs
 }
 
 #[tokio::test]
-async fn a_seed_repeats_a_life_byte_for_byte() {
+async fn runs_with_the_same_seed_are_identical() {
     let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
-    let first = life(5, dirs[0].path()).await;
-    assert_eq!(first, life(5, dirs[1].path()).await);
-    let other = life(6, dirs[2].path()).await;
+    let first = run(5, dirs[0].path()).await;
+    assert_eq!(first, run(5, dirs[1].path()).await);
+    let other = run(6, dirs[2].path()).await;
     assert!(
         first
             .iter()
             .zip(&other)
             .all(|(first, other)| first != other)
     );
-    // The next life in the same folder is another one: no id comes twice.
+    // After a restart in the same directory no id occurs twice.
     let builder = DsmSim::builder().seed(5).clock(1_700_000_000_000);
     let sim = Sim::with(builder.state_dir(dirs[0].path())).await;
-    assert!(first.iter().all(|said| !said.contains(&sim.sid)));
+    assert!(first.iter().all(|outputs| !outputs.contains(&sim.sid)));
     let uuid = sim.lun("b", "BLUN", 1 << 20).await;
-    assert!(first.iter().all(|said| !said.contains(&uuid)));
+    assert!(first.iter().all(|outputs| !outputs.contains(&uuid)));
 }
 
 #[tokio::test]
-async fn knobs_turn() {
+async fn faults_counters_journal_and_clock_work() {
     let sim = Sim::new().await;
     let list = async || sim.code(LUN, "list", &[]).await;
     let busy = Rule::new(
@@ -83,9 +83,9 @@ async fn knobs_turn() {
         .map(|entry| (entry.method.as_str(), entry.code, entry.fault))
         .collect();
     let refused = ("list", Some(117), Some("refuse"));
-    let fine = ("list", None, None);
+    let succeeded = ("list", None, None);
     let login = ("login", None, None);
-    assert_eq!(calls, [login, fine, refused, refused, fine]);
+    assert_eq!(calls, [login, succeeded, refused, refused, succeeded]);
     assert_eq!(journal[0].params["passwd"], "***");
 
     sim.nas.advance_clock(Duration::from_secs(14 * 60));
@@ -95,7 +95,7 @@ async fn knobs_turn() {
 }
 
 #[tokio::test]
-async fn sessions_settings_and_everything_can_be_reset() {
+async fn sessions_settings_and_the_whole_nas_can_be_reset() {
     let sim = Sim::new().await;
     sim.nas.expire_sessions();
     assert_eq!(sim.code(LUN, "list", &[]).await, 119);
@@ -128,7 +128,7 @@ async fn sessions_settings_and_everything_can_be_reset() {
 }
 
 #[tokio::test]
-async fn a_drop_stops_it_and_frees_everything() {
+async fn dropping_it_stops_it_and_releases_everything() {
     let nas = DsmSim::builder().start().await.unwrap();
     let dir = nas.state_dir().to_owned();
     let api = nas.api().trim_start_matches("http://").parse().unwrap();
@@ -138,12 +138,12 @@ async fn a_drop_stops_it_and_frees_everything() {
     let taken = DsmSim::builder().listen(api).start().await;
     assert!(matches!(taken, Err(StartError::Listen { .. })));
     drop(nas);
-    assert!(!dir.exists(), "a temporary folder goes");
+    assert!(!dir.exists(), "a temporary directory is removed");
     DsmSim::builder().listen(api).start().await.unwrap();
 }
 
 #[tokio::test]
-async fn who_gives_up_waiting_leaves_nothing_behind() {
+async fn a_cancelled_start_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let start = || DsmSim::builder().state_dir(dir.path()).start();
     {
@@ -151,5 +151,5 @@ async fn who_gives_up_waiting_leaves_nothing_behind() {
         let mut cx = Context::from_waker(Waker::noop());
         assert!(matches!(started.as_mut().poll(&mut cx), Poll::Pending));
     }
-    common::until("the folder is free", async || start().await.ok()).await;
+    common::until("the directory is unlocked", async || start().await.ok()).await;
 }

@@ -1,4 +1,4 @@
-//! LUNs as a client and an initiator find them: many of them, their export, their timing, their space.
+//! LUNs, as clients and initiators see them: long lists, export, latency, disk usage, sessions.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ use serde_json::json;
 const GIB: u64 = 1 << 30;
 
 #[tokio::test]
-async fn a_hundred_luns_are_listed_whole_and_got_one_by_one() {
+async fn a_hundred_luns_are_listed_completely_and_one_by_one() {
     let sim = Sim::new().await;
     sim.post("/seed", json!({"luns": 100})).await;
     let uuid = sim.lun("mine", "BLUN", GIB).await;
@@ -34,7 +34,7 @@ async fn a_hundred_luns_are_listed_whole_and_got_one_by_one() {
 
 #[tokio::test]
 async fn sixteen_creates_at_once_all_succeed() {
-    // Behaviour 4 of dsm-web-api.md section 11; the time that they take is tested in latency.rs.
+    // Behaviour 4 of dsm-web-api.md section 11; their latency is tested in nas/timing.rs.
     let sim = Sim::new().await;
     let names: Vec<String> = (0..16).map(|n| format!("lun-{n}")).collect();
     let creates = names.iter().map(|name| sim.lun(name, "BLUN", GIB));
@@ -45,7 +45,7 @@ async fn sixteen_creates_at_once_all_succeed() {
 }
 
 #[tokio::test]
-async fn real_timing_can_be_switched_on() {
+async fn real_latency_can_be_enabled() {
     let sim = Sim::with(DsmSim::builder().latency(Latency::Ds918)).await;
     let started = std::time::Instant::now();
     let uuid = sim.lun("a", "BLUN", GIB).await;
@@ -56,13 +56,14 @@ async fn real_timing_can_be_switched_on() {
     sim.post("/clock", json!({"advance_ms": 1_200})).await;
     assert_eq!(sim.state().await["luns"][0]["is_action_locked"], false);
     assert_eq!(sim.code(LUN, "delete", &[("uuid", &uuid)]).await, 0);
-    // Behaviour 3 of dsm-web-api.md section 11: it leaves the list later; that it stays till then is tested in lun_change.
+    // Behaviour 3 of dsm-web-api.md section 11: it leaves the list later; that it stays until then is tested in
+    // nas/api/lun_write.
     sim.post("/clock", json!({"advance_ms": 2_000})).await;
     assert_eq!(sim.state().await["luns"], json!([]));
 }
 
 #[tokio::test]
-async fn luns_are_exported_before_the_answer() {
+async fn luns_are_exported_before_the_reply() {
     let sim = Sim::with(DsmSim::builder().export(ExportKind::Loop)).await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     let id = sim.target("t").await;
@@ -123,7 +124,7 @@ async fn thin_luns_report_what_was_written() {
 }
 
 #[tokio::test]
-async fn a_size_that_cannot_be_leaves_nothing_behind() {
+async fn an_impossible_size_leaves_nothing_behind() {
     let sim = Sim::new().await;
     let fresh = sim.state().await;
     let create = [
@@ -148,7 +149,7 @@ async fn a_size_that_cannot_be_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn sessions_come_from_the_target_side() {
+async fn sessions_are_those_of_the_export() {
     let sim = Sim::with(DsmSim::builder().export(ExportKind::Loop)).await;
     let id = sim.target("t").await;
     let targets = Targets::open(&sim.nas.state_dir().join("targets")).unwrap();

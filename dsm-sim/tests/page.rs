@@ -1,4 +1,4 @@
-//! The page at the control port, as it is without a browser: what it shows, and that a form of another page changes nothing.
+//! The web page of the control port, without a browser: its content, and that forms of other pages change nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use serde_json::json;
 
 const HOSTILE: &str = "<script>document.title='taken'</script>";
 
-/// The page, or a part of it.
+/// Fetches the page or a part of it.
 async fn page(sim: &Sim, path: &str) -> String {
     let request = sim.http.get(format!("{}{path}", sim.nas.control()));
     let reply = request.header("accept", "text/html").send().await.unwrap();
@@ -21,7 +21,7 @@ async fn page(sim: &Sim, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn it_shows_what_is_there_and_no_name_becomes_a_tag() {
+async fn it_shows_the_objects_and_escapes_their_names() {
     let sim = Sim::new().await;
     let lun = json!({"name": "pvc-1", "description": HOSTILE, "size": 1u64 << 30, "location": "/volume1", "type": "BLUN"});
     let uuid = sim.post("/luns", lun).await["uuid"].clone();
@@ -65,25 +65,27 @@ async fn it_shows_what_is_there_and_no_name_becomes_a_tag() {
 }
 
 #[tokio::test]
-async fn who_does_not_ask_for_html_gets_the_names_of_the_knobs() {
+async fn clients_that_do_not_accept_html_get_the_list_of_endpoints() {
     let sim = Sim::new().await;
-    let knobs = sim.get("/").await;
-    assert!(knobs["knobs"].as_str().unwrap().contains("POST /reset"));
+    let endpoints = sim.get("/").await;
+    assert!(endpoints["knobs"].as_str().unwrap().contains("POST /reset"));
 }
 
 #[tokio::test]
-async fn long_lists_are_shown_in_pages_and_are_searched() {
+async fn long_lists_have_pages_and_a_search() {
     let sim = Sim::new().await;
     sim.post("/seed", json!({"luns": 60})).await;
     let rows = |html: &str| html.matches("<meter").count() - 1;
     let first = page(&sim, "/page/overview").await;
     assert_eq!(rows(&first), 25);
     assert!(
-        first.contains("page 1 of 3") && first.contains(">after<") && !first.contains(">before<")
+        first.contains("page 1 of 3") && first.contains(">next<") && !first.contains(">previous<")
     );
     let last = page(&sim, "/page/overview?luns_page=99").await;
     assert_eq!(rows(&last), 10);
-    assert!(last.contains("page 3 of 3") && last.contains(">before<") && !last.contains(">after<"));
+    assert!(
+        last.contains("page 3 of 3") && last.contains(">previous<") && !last.contains(">next<")
+    );
     let state = sim.state().await;
     let uuid = state["luns"][41]["uuid"].as_str().unwrap();
     let found = page(&sim, &format!("/page/overview?luns={uuid}")).await;
@@ -91,7 +93,7 @@ async fn long_lists_are_shown_in_pages_and_are_searched() {
 }
 
 #[tokio::test]
-async fn its_journal_shows_what_the_filter_takes() {
+async fn the_journal_can_be_filtered() {
     let sim = Sim::new().await;
     sim.call(LUN, "get", &[("uuid", "none")]).await;
     let refused = page(&sim, "/page/journal?failed=true").await;

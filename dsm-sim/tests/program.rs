@@ -1,4 +1,4 @@
-//! The program: its folder, its signals, its words.
+//! The dsm-sim program: state directory, signals, flags, messages and help.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,7 +11,7 @@ use common::{endpoints, program};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-fn serve(dir: &Path, more: &[&str]) -> Command {
+fn serve(dir: &Path, flags: &[&str]) -> Command {
     let mut command = program(&[
         "serve",
         "--listen",
@@ -20,7 +20,7 @@ fn serve(dir: &Path, more: &[&str]) -> Command {
         "127.0.0.1:0",
     ]);
     command
-        .args(more)
+        .args(flags)
         .arg("--state-dir")
         .arg(dir)
         .stdout(Stdio::piped())
@@ -47,13 +47,13 @@ fn terminate(child: &Child) {
 }
 
 #[tokio::test]
-async fn it_says_where_it_is_and_ends_cleanly_on_sigterm() {
+async fn it_prints_its_addresses_and_exits_cleanly_on_sigterm() {
     let dir = tempfile::tempdir().unwrap();
     let password = dir.path().join("password");
     std::fs::write(&password, "planted-secret\n").unwrap();
     let journal = dir.path().join("journal.jsonl");
     let (password, journal) = (password.to_str().unwrap(), journal.to_str().unwrap());
-    let more = [
+    let flags = [
         "--password-file",
         password,
         "--journal-file",
@@ -63,7 +63,7 @@ async fn it_says_where_it_is_and_ends_cleanly_on_sigterm() {
         "--model",
         "ds218play",
     ];
-    let mut child = serve(dir.path(), &more).spawn().unwrap();
+    let mut child = serve(dir.path(), &flags).spawn().unwrap();
     let endpoints = endpoints(&mut child, dir.path()).await;
     let api = endpoints["api"].as_str().unwrap();
     let login =
@@ -80,9 +80,9 @@ async fn it_says_where_it_is_and_ends_cleanly_on_sigterm() {
         .unwrap();
     assert!(reply.contains("\"success\":true"), "{reply}");
 
-    let (fine, _, stderr) = run(serve(dir.path(), &[]));
+    let (success, _, stderr) = run(serve(dir.path(), &[]));
     assert!(
-        !fine && stderr.contains("another dsm-sim is running") && stderr.contains("--state-dir"),
+        !success && stderr.contains("another dsm-sim is running") && stderr.contains("--state-dir"),
         "{stderr}"
     );
 
@@ -114,7 +114,7 @@ async fn it_says_where_it_is_and_ends_cleanly_on_sigterm() {
 }
 
 #[tokio::test]
-async fn https_needs_one_flag() {
+async fn https_needs_only_one_flag() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = serve(dir.path(), &["--https", "127.0.0.1:0"])
         .spawn()
@@ -129,19 +129,22 @@ async fn https_needs_one_flag() {
     let reply = http.get(format!("{https}/webapi/query.cgi?{query}"));
     assert!(reply.send().await.unwrap().status().is_success());
     terminate(&child);
-    let said = child.wait_with_output().unwrap().stdout;
-    let said = String::from_utf8(said).unwrap();
-    assert!(said.contains(https) && said.contains("ca.pem"), "{said}");
+    let stdout = child.wait_with_output().unwrap().stdout;
+    let stdout = String::from_utf8(stdout).unwrap();
+    assert!(
+        stdout.contains(https) && stdout.contains("ca.pem"),
+        "{stdout}"
+    );
 }
 
 #[tokio::test]
-async fn switches_are_turned_at_the_start() {
+async fn settings_can_be_changed_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
-    let more = [
+    let flags = [
         "--setting=compounds_go_on=true",
         "--setting=timeout_minutes=3",
     ];
-    let mut child = serve(dir.path(), &more).spawn().unwrap();
+    let mut child = serve(dir.path(), &flags).spawn().unwrap();
     let endpoints = endpoints(&mut child, dir.path()).await;
     let url = format!("{}/settings", endpoints["control"].as_str().unwrap());
     let http = common::client().build().unwrap();
@@ -155,9 +158,9 @@ async fn switches_are_turned_at_the_start() {
 }
 
 #[test]
-fn mistakes_name_the_next_step() {
+fn error_messages_name_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
-    for (more, says) in [
+    for (flags, hint) in [
         (vec!["--volume", "/volume1=xfs:1TiB"], "btrfs, ext4"),
         (vec!["--model", "DS1"], "DS923+"),
         (vec!["--dsm", "5"], "say 6, 7 or one of 6.2, 7.0"),
@@ -175,13 +178,13 @@ fn mistakes_name_the_next_step() {
         (vec!["--tls-cert", "c", "--tls-name", "n"], "cannot be used"),
     ] {
         let mut command = program(&["serve", "--control", "127.0.0.1:0"]);
-        command.args(&more).arg("--state-dir").arg(dir.path());
-        let (fine, _, stderr) = run(command);
-        assert!(!fine && stderr.contains(says), "{more:?}: {stderr}");
+        command.args(&flags).arg("--state-dir").arg(dir.path());
+        let (success, _, stderr) = run(command);
+        assert!(!success && stderr.contains(hint), "{flags:?}: {stderr}");
     }
     std::fs::write(dir.path().join("state.json"), "nonsense").unwrap();
-    let (fine, _, stderr) = run(serve(dir.path(), &[]));
-    assert!(!fine && stderr.contains("state.json"), "{stderr}");
+    let (success, _, stderr) = run(serve(dir.path(), &[]));
+    assert!(!success && stderr.contains("state.json"), "{stderr}");
 }
 
 #[tokio::test]
@@ -210,29 +213,32 @@ async fn a_volume_with_luns_cannot_be_left_out() {
 }
 
 #[test]
-fn the_guesses_can_be_printed() {
-    let (fine, stdout, _) = run(program(&["assumptions"]));
-    assert!(fine && stdout.lines().count() >= 40, "{stdout}");
-    for guess in [
+fn the_assumptions_can_be_printed() {
+    let (success, stdout, _) = run(program(&["assumptions"]));
+    assert!(success && stdout.lines().count() >= 40, "{stdout}");
+    for assumption in [
         "live sessions are dropped",
         "18990502; every driver refuses to shrink",
         "stop_when_error",
     ] {
-        assert!(stdout.contains(guess), "{guess} is not in {stdout}");
+        assert!(
+            stdout.contains(assumption),
+            "{assumption} is not in {stdout}"
+        );
     }
     assert!(stdout.lines().all(|line| line.contains(".rs:")), "{stdout}");
 }
 
 #[test]
-fn help_tells_how_to_begin() {
-    for (args, says) in [
+fn help_shows_how_to_start() {
+    for (args, text) in [
         (vec!["--help"], "curl"),
         (vec!["serve", "--help"], "127.0.0.1:5000"),
         (vec!["serve", "--help"], "\"admin\""),
         (vec!["serve", "--help"], "ca.pem"),
         (vec!["serve", "--help"], "PATCH /settings"),
     ] {
-        let (fine, stdout, _) = run(program(&args));
-        assert!(fine && stdout.contains(says), "{args:?}: {stdout}");
+        let (success, stdout, _) = run(program(&args));
+        assert!(success && stdout.contains(text), "{args:?}: {stdout}");
     }
 }

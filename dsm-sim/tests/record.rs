@@ -1,4 +1,4 @@
-//! `dsm-sim record` in front of a second simulator: everything passes, everything is written down, no secret is.
+//! `dsm-sim record` in front of a second simulator: every call is forwarded and recorded, and no secret is.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -37,12 +37,12 @@ const ACCOUNT: &str = "grace.hopper";
 const PASSWORD: &str = "Pa\"ss w\\örd&1=2";
 const PORTAL: &str = "10.77.3.21:3260";
 
-/// A client that keeps what it was told.
+/// A client that keeps all replies.
 struct Client {
     http: reqwest::Client,
     base: String,
     sid: String,
-    said: Vec<Value>,
+    replies: Vec<Value>,
 }
 
 impl Client {
@@ -55,7 +55,7 @@ impl Client {
         assert_eq!(reply.status(), 200);
         assert_eq!(reply.headers()["x-content-type-options"], "nosniff");
         let reply: Value = serde_json::from_str(&reply.text().await.unwrap()).unwrap();
-        self.said.push(reply.clone());
+        self.replies.push(reply.clone());
         reply
     }
 }
@@ -72,14 +72,14 @@ async fn recorder(nas: &DsmSim, out: &Path) -> String {
     base
 }
 
-/// A session with everything secret in it; the secrets.
+/// Runs a session that contains all kinds of secrets; returns the secrets.
 async fn session(client: &mut Client) -> Vec<String> {
     let login = [
         ("account", ACCOUNT),
         ("passwd", PASSWORD),
         ("enable_syno_token", "yes"),
     ];
-    // Before the login, so that the account is not known yet when it is written.
+    // Before the login, so that the redactor does not know the account yet when it records this call.
     let early = [("query", ACCOUNT)];
     client.call("SYNO.API.Info", "query", &early).await;
     let login = ok(&client.call(AUTH, "login", &login).await);
@@ -167,7 +167,7 @@ fn forms(secret: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn everything_passes_and_no_secret_is_written() {
+async fn every_call_is_forwarded_and_no_secret_is_recorded() {
     let out = tempfile::tempdir().unwrap();
     let nas = DsmSim::builder()
         .account(ACCOUNT, PASSWORD)
@@ -182,19 +182,19 @@ async fn everything_passes_and_no_secret_is_written() {
         http,
         base,
         sid: String::new(),
-        said: Vec::new(),
+        replies: Vec::new(),
     };
     let secrets = session(&mut client).await;
-    assert_eq!(nas.journal().len(), client.said.len());
+    assert_eq!(nas.journal().len(), client.replies.len());
 
     let mut paths: Vec<_> = std::fs::read_dir(out.path())
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
     paths.sort();
-    assert_eq!(paths.len(), client.said.len());
+    assert_eq!(paths.len(), client.replies.len());
     let mut all = String::new();
-    for (path, said) in paths.iter().zip(&client.said) {
+    for (path, reply) in paths.iter().zip(&client.replies) {
         let text = std::fs::read_to_string(path).unwrap();
         let exchange: Exchange = serde_json::from_str(&text).unwrap();
         assert!(!exchange.source.is_empty() && !exchange.note.is_empty());
@@ -202,7 +202,7 @@ async fn everything_passes_and_no_secret_is_written() {
         let request = &exchange.request;
         assert!(request.version > 0 && !request.api.is_empty() && !request.method.is_empty());
         assert!(request.params.values().all(Value::is_string), "{text}");
-        assert_eq!(compare(&exchange.reply, said), [], "{}", path.display());
+        assert_eq!(compare(&exchange.reply, reply), [], "{}", path.display());
         all += path.to_str().unwrap();
         all += &text;
     }
@@ -212,7 +212,7 @@ async fn everything_passes_and_no_secret_is_written() {
             assert!(at.is_none(), "{form}: {}", &all[at.unwrap()..][..60]);
         }
     }
-    // One original has one replacement, alone and inside other text.
+    // The same original has the same replacement, alone and inside other text.
     let (account, address) = ("account-0001", "198.18.0.");
     assert!(
         all.contains(&format!("\"account\": \"{account}\"")),
@@ -227,7 +227,7 @@ async fn everything_passes_and_no_secret_is_written() {
 }
 
 #[tokio::test]
-async fn a_folder_with_something_in_it_is_left_alone() {
+async fn a_directory_that_is_not_empty_is_refused() {
     let out = tempfile::tempdir().unwrap();
     std::fs::write(out.path().join("mine"), "mine").unwrap();
     let upstream = Upstream {
@@ -238,8 +238,8 @@ async fn a_folder_with_something_in_it_is_left_alone() {
     assert!(error.to_string().contains("is not empty"));
 }
 
-/// A NAS that says the same to everybody.
-async fn parrot(reply: Value) -> String {
+/// A fake NAS that always returns the same reply.
+async fn fake_nas(reply: Value) -> String {
     let answer = move || {
         let reply = reply.clone();
         async move { axum::Json(reply) }
@@ -251,8 +251,8 @@ async fn parrot(reply: Value) -> String {
     base
 }
 
-/// Names that this project never heard of, one of each kind, with a secret under each.
-const STRANGE: [&str; 24] = [
+/// Fields that are not on the allowlist, each with a secret as its value.
+const UNKNOWN_FIELDS: [&str; 24] = [
     "enc_passwd",
     "passphrase",
     "chap_password",
@@ -280,7 +280,7 @@ const STRANGE: [&str; 24] = [
 ];
 
 #[tokio::test]
-async fn what_stands_under_a_name_that_nobody_knows_is_not_written() {
+async fn values_of_unknown_fields_are_not_recorded() {
     let secret = |n: usize| format!("planted-{n:02}-secret");
     let fields = |list: &[&str], at: usize| -> Map<String, Value> {
         let pairs = list.iter().enumerate();
@@ -288,7 +288,7 @@ async fn what_stands_under_a_name_that_nobody_knows_is_not_written() {
             .map(|(n, name)| ((*name).to_owned(), Value::from(secret(at + n))))
             .collect()
     };
-    let flat = fields(&STRANGE, 0);
+    let flat = fields(&UNKNOWN_FIELDS, 0);
     let nested =
         json!({"list": [{"deep": flat}], "secret": {"name": secret(50)}, "serial": 99_887_766});
     let text = json!(flat).to_string();
@@ -299,7 +299,7 @@ async fn what_stands_under_a_name_that_nobody_knows_is_not_written() {
     for (api, full) in [(LUN, true), ("SYNO.Core.User", false)] {
         let out = tempfile::tempdir().unwrap();
         let upstream = Upstream {
-            url: parrot(reply.clone()).await.parse().unwrap(),
+            url: fake_nas(reply.clone()).await.parse().unwrap(),
             trust: TlsTrust::Platform,
         };
         let router = record::proxy(upstream, out.path()).unwrap();
@@ -308,7 +308,7 @@ async fn what_stands_under_a_name_that_nobody_knows_is_not_written() {
         tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
         let compound =
             json!([{"api": "SYNO.Core.User", "method": "get", "version": 1, "name": secret(60)}]);
-        let mut params: Vec<(String, String)> = fields(&STRANGE, 100)
+        let mut params: Vec<(String, String)> = fields(&UNKNOWN_FIELDS, 100)
             .into_iter()
             .map(|(name, value)| (name, value.as_str().unwrap().to_owned()))
             .collect();
@@ -319,7 +319,11 @@ async fn what_stands_under_a_name_that_nobody_knows_is_not_written() {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
-        assert_eq!(ask(&base, api, &params).await, reply, "all of it passes");
+        assert_eq!(
+            ask(&base, api, &params).await,
+            reply,
+            "all of it is forwarded"
+        );
         let file = std::fs::read_dir(out.path()).unwrap().next().unwrap();
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
         for leak in ["planted", "55443322", "99887766"] {
@@ -332,13 +336,13 @@ async fn what_stands_under_a_name_that_nobody_knows_is_not_written() {
         assert_eq!(written["request"]["params"]["name"] == "kept", full);
         if full {
             let differences = compare(&written["reply"], &reply);
-            assert_eq!(differences, [], "names and types stay");
+            assert_eq!(differences, [], "names and types are kept");
             assert_eq!(written["reply"]["data"]["is_fine"], true);
         }
     }
 }
 
-/// What the NAS says to a call with these parameters.
+/// Makes a call with these parameters; its reply.
 async fn ask(base: &str, api: &str, params: &[(&str, &str)]) -> Value {
     let mut form = vec![("api", api), ("version", "1"), ("method", "get")];
     form.extend_from_slice(params);

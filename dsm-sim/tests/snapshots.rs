@@ -1,4 +1,4 @@
-//! Snapshots and clones hold real data: what was in the LUN at that moment, for the initiators of whoever maps them.
+//! Snapshots and clones contain the real data of the LUN at that time, which initiators can read.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,7 +17,7 @@ const GIB: u64 = 1 << 30;
 const AT: u64 = 100 << 20;
 const IQN: &str = "iqn.2000-01.com.synology:t";
 
-/// A NAS whose LUNs initiators on this machine can attach.
+/// A NAS whose LUNs can be attached by initiators on this machine.
 async fn exporting() -> Sim {
     Sim::with(DsmSim::builder().export(ExportKind::Loop)).await
 }
@@ -47,7 +47,7 @@ async fn snapshot(sim: &Sim, lun: &str) -> String {
     ok(&reply)["snapshot_uuid"].as_str().unwrap().to_owned()
 }
 
-/// Maps a LUN to the target, and gives what an initiator gets of it.
+/// Maps a LUN to the target, and returns the exported logical unit.
 async fn unit(sim: &Sim, target: &str, uuid: &str) -> LogicalUnit {
     let ids = format!("[{}]", target.trim_matches('"'));
     let map = [("uuid", uuid), ("target_ids", &*ids)];
@@ -59,7 +59,7 @@ async fn unit(sim: &Sim, target: &str, uuid: &str) -> LogicalUnit {
 }
 
 #[tokio::test]
-async fn a_clone_of_a_snapshot_has_what_was_there_then() {
+async fn a_clone_of_a_snapshot_has_the_data_of_the_snapshot() {
     let sim = exporting().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     write(file(&sim, &uuid), "old");
@@ -89,7 +89,7 @@ async fn a_clone_of_a_snapshot_has_what_was_there_then() {
     let of_lun = clone(vec![("dst_lun_name", "c".into())], "clone", "dst_lun_uuid").await;
     assert_eq!(read(file(&sim, &of_snapshot)), "old");
     assert_eq!(read(file(&sim, &of_lun)), "new");
-    // Through the data plane they are LUNs like any other, and none sees what is written to another.
+    // Clones are exported like any LUN, and writes to one do not appear in another.
     let target = sim.target("t").await;
     let attached = unit(&sim, &target, &of_snapshot).await;
     assert_eq!(attached.file.metadata().unwrap().len(), GIB);
@@ -97,7 +97,7 @@ async fn a_clone_of_a_snapshot_has_what_was_there_then() {
     for (uuid, want) in [(&uuid, "new"), (&of_snapshot, "own"), (&of_lun, "new")] {
         assert_eq!(read(file(&sim, uuid)), want);
     }
-    // What they came from may go: behaviour 8 of dsm-web-api.md section 11.
+    // Their source may be deleted: behaviour 8 of dsm-web-api.md section 11.
     for (method, params) in [
         ("delete_snapshot", ("snapshot_uuid", &taken)),
         ("delete", ("uuid", &uuid)),
@@ -110,7 +110,7 @@ async fn a_clone_of_a_snapshot_has_what_was_there_then() {
 }
 
 #[tokio::test]
-async fn a_restore_brings_the_data_back_and_ends_the_sessions() {
+async fn a_restore_restores_the_data_and_ends_the_sessions() {
     // Behaviour 20 of dsm-web-api.md section 11.
     let sim = exporting().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
@@ -175,11 +175,11 @@ async fn snapshots_survive_a_restart_and_unfinished_files_do_not() {
 }
 
 #[tokio::test]
-async fn a_clone_that_cannot_be_made_leaves_nothing() {
+async fn a_failed_clone_leaves_nothing_behind() {
     let sim = Sim::new().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     let before = sim.state().await;
-    // As if the disk under the simulator had an error.
+    // Simulates an error of the simulator's disk.
     std::fs::remove_file(file(&sim, &uuid)).unwrap();
     let params = [("src_lun_uuid", &*uuid), ("dst_lun_name", "b")];
     assert_eq!(sim.code(LUN, "clone", &params).await, 117);

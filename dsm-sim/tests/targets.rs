@@ -1,4 +1,4 @@
-//! What happens to targets behind a client's back: what people do to them, and what a deletion leaves.
+//! Changes of targets behind the client's back, by SAN Manager, and sessions that outlive their deleted target.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 const GIB: u64 = 1 << 30;
 const T: &str = "iqn.2000-01.com.synology:t";
 
-/// A simulator that lets sessions of deleted targets go on, with a target that maps a LUN; and the LUN's uuid.
+/// A simulator that keeps the sessions of deleted targets, with a target that maps a LUN; and the LUN's uuid.
 async fn keeping_sessions(export: ExportKind) -> (Sim, String) {
     let settings = Settings {
         deleted_targets_keep_sessions: true,
@@ -44,7 +44,7 @@ async fn lingering(sim: &Sim) -> Value {
 }
 
 #[tokio::test]
-async fn people_change_targets_and_the_journal_does_not_tell() {
+async fn san_manager_changes_targets_outside_the_journal() {
     let sim = Sim::new().await;
     let uuid = sim.lun("a", "BLUN", GIB).await;
     let before = sim.get("/counters").await;
@@ -77,10 +77,10 @@ async fn people_change_targets_and_the_journal_does_not_tell() {
 }
 
 #[tokio::test]
-async fn acts_that_cannot_be_say_why() {
+async fn impossible_actions_explain_why() {
     let sim = Sim::new().await;
     sim.target("t").await;
-    for (path, body, want, says) in [
+    for (path, body, want, hint) in [
         ("/san/targets/paint", json!({"iqn": T}), 404, "unmap"),
         ("/san/targets/delete", json!({"iqn": "x"}), 404, "/state"),
         ("/san/targets/delete", json!({}), 422, "target_id"),
@@ -108,13 +108,13 @@ async fn acts_that_cannot_be_say_why() {
         let reply = request.body(body.to_string()).send().await.unwrap();
         let (status, text) = (reply.status().as_u16(), reply.text().await.unwrap());
         assert!(
-            status == want && text.contains(says),
+            status == want && text.contains(hint),
             "{path} {body}: {status} {text}"
         );
     }
 }
 
-/// Without an export others play the initiators, and only they know who has a session.
+/// Without an export the test simulates the initiators, and only it knows the sessions.
 #[tokio::test]
 async fn without_an_export_a_deleted_target_lingers_until_it_is_forgotten() {
     let (sim, uuid) = keeping_sessions(ExportKind::None).await;
@@ -131,7 +131,7 @@ async fn without_an_export_a_deleted_target_lingers_until_it_is_forgotten() {
     sim.post("/lingering/forget", json!({"iqn": T})).await;
     assert_eq!(lingering(&sim).await, json!([]));
 
-    // A person's deletion is no other one, and a restart ends it.
+    // A deletion by SAN Manager has the same effect, and a restart ends the session.
     sim.target("t").await;
     sim.post("/san/targets/delete", json!({"iqn": T})).await;
     assert_eq!(lingering(&sim).await[0]["iqn"], T);
@@ -156,7 +156,7 @@ fn session() -> Session {
 }
 
 #[tokio::test]
-async fn a_session_outlives_its_target_and_no_other_begins() {
+async fn a_session_outlives_its_target_and_new_logins_are_refused() {
     let (sim, _) = keeping_sessions(ExportKind::Loop).await;
     let targets = Targets::open(&sim.nas.state_dir().join("targets")).unwrap();
     targets.login(T, "old", &session(), None).unwrap();
@@ -168,7 +168,11 @@ async fn a_session_outlives_its_target_and_no_other_begins() {
 
     targets.logout(T, "old").unwrap();
     assert_eq!(sim.code(LUN, "list", &[]).await, 0);
-    assert_eq!(targets.get(T).unwrap(), None, "it went with its session");
+    assert_eq!(
+        targets.get(T).unwrap(),
+        None,
+        "it was removed with its session"
+    );
     assert_eq!(lingering(&sim).await, json!([]));
 }
 
@@ -194,7 +198,7 @@ async fn a_new_target_of_that_iqn_inherits_the_session() {
 }
 
 #[tokio::test]
-async fn a_restart_ends_what_lingers() {
+async fn a_restart_ends_lingering_targets() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings {
         deleted_targets_keep_sessions: true,
@@ -216,9 +220,10 @@ async fn a_restart_ends_what_lingers() {
     assert_eq!(lingering(&sim).await, json!([]));
 }
 
-/// The session is dropped, and what it writes late is not in the LUN; that the file is another one is nobody's business.
+/// The session is dropped, and later writes on it do not reach the LUN. That the LUN's file is replaced for this is an
+/// implementation detail.
 #[tokio::test]
-async fn what_a_dropped_session_writes_is_not_in_the_lun() {
+async fn writes_of_a_dropped_session_do_not_reach_the_lun() {
     let (sim, uuid) = keeping_sessions(ExportKind::Loop).await;
     sim.patch("/settings", json!({"deleted_targets_keep_sessions": false}))
         .await;
@@ -228,7 +233,7 @@ async fn what_a_dropped_session_writes_is_not_in_the_lun() {
     let device = File::options().write(true).open(&path).unwrap();
     device.write_all_at(b"early", 0).unwrap();
     delete(&sim).await;
-    // It fails, or it goes nowhere.
+    // The write fails, or has no effect.
     let _ = device.write_all_at(b"later", 4096);
     let lun = File::open(&path).unwrap();
     let mut read = [0; 5];
@@ -243,9 +248,9 @@ async fn what_a_dropped_session_writes_is_not_in_the_lun() {
     assert_eq!(device.metadata().unwrap().len(), GIB);
 }
 
-/// As `kill -9` leaves a LUN whose file was just being replaced.
+/// A LUN as `kill -9` leaves it while its file is being replaced.
 #[tokio::test]
-async fn a_lun_that_was_being_parted_is_whole_after_a_restart() {
+async fn a_lun_whose_file_was_being_replaced_is_intact_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let builder = DsmSim::builder()
         .export(ExportKind::Loop)
@@ -256,7 +261,7 @@ async fn a_lun_that_was_being_parted_is_whole_after_a_restart() {
     let path = dir.path().join(format!("luns/{uuid}.img"));
     let fresh = dir.path().join(format!("luns/{uuid}.img.fresh"));
     std::fs::write(&fresh, b"half").unwrap();
-    // Without root it stays as it is, and the rest is tested all the same.
+    // Without root this has no effect, and the rest is tested anyway.
     let lun = File::open(&path).unwrap();
     let _ = ioctl_getflags(&lun).and_then(|flags| ioctl_setflags(&lun, flags | IFlags::IMMUTABLE));
     let sim = Sim::with(builder).await;
@@ -267,7 +272,7 @@ async fn a_lun_that_was_being_parted_is_whole_after_a_restart() {
 }
 
 #[tokio::test]
-async fn without_a_session_or_the_switch_a_deletion_is_the_end() {
+async fn without_a_session_or_the_setting_a_deletion_is_final() {
     let (sim, _) = keeping_sessions(ExportKind::Loop).await;
     let targets = Targets::open(&sim.nas.state_dir().join("targets")).unwrap();
     delete(&sim).await;

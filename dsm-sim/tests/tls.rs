@@ -1,4 +1,4 @@
-//! HTTPS next to HTTP: certificates that are made, kept, given and wrong; lost replies; clients that do not greet.
+//! HTTPS: generated, kept, given and invalid certificates; lost replies; clients without a TLS handshake.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -30,7 +30,7 @@ fn with(certificate: Certificate) -> Builder {
     })
 }
 
-/// A client that trusts just this authority.
+/// A client that trusts only this CA.
 fn trusting(ca: &Path) -> Client {
     let ca = reqwest::Certificate::from_pem(&fs::read(ca).unwrap()).unwrap();
     client().tls_certs_only([ca]).build().unwrap()
@@ -56,7 +56,7 @@ fn https(nas: &DsmSim) -> &str {
 }
 
 #[tokio::test]
-async fn https_and_http_are_one_nas() {
+async fn https_and_http_serve_the_same_nas() {
     let dir = tempfile::tempdir().unwrap();
     let sim = Sim::with(self_signed(dir.path(), &["nas.test"])).await;
     let ca = sim.nas.ca_file().unwrap();
@@ -72,28 +72,28 @@ async fn https_and_http_are_one_nas() {
     assert_eq!(ok(&secure)["luns"][0]["name"], "one");
     assert_eq!(secure, plain);
 
-    // Each name that the certificate is for leads to the NAS; nobody trusts it unasked.
+    // The certificate is valid for each of its names, but only for clients that trust the CA.
     let at: url::Url = https(&sim.nas).parse().unwrap();
     let at = SocketAddr::from(([127, 0, 0, 1], at.port().unwrap()));
     for name in ["localhost", "nas.test"] {
-        let there = client()
+        let client_of_name = client()
             .tls_certs_only([reqwest::Certificate::from_pem(&fs::read(ca).unwrap()).unwrap()])
             .resolve(name, at)
             .build()
             .unwrap();
         let base = format!("https://{name}:{}", at.port());
         assert_eq!(
-            code(&json(list(&there, &base, &sim.sid).await.unwrap()).await),
+            code(&json(list(&client_of_name, &base, &sim.sid).await.unwrap()).await),
             0,
             "{name}"
         );
     }
-    let stranger = client().tls_certs_only([]).build().unwrap();
-    assert!(list(&stranger, https(&sim.nas), &sim.sid).await.is_err());
+    let untrusting = client().tls_certs_only([]).build().unwrap();
+    assert!(list(&untrusting, https(&sim.nas), &sim.sid).await.is_err());
 }
 
 #[tokio::test]
-async fn a_lost_reply_cuts_a_tls_connection_too() {
+async fn a_lost_reply_also_aborts_a_tls_connection() {
     let dir = tempfile::tempdir().unwrap();
     let sim = Sim::with(self_signed(dir.path(), &[])).await;
     let http = trusting(&dir.path().join("ca.pem"));
@@ -116,11 +116,11 @@ async fn a_lost_reply_cuts_a_tls_connection_too() {
         "{lost:?}"
     );
     let luns = json(list(&http, https(&sim.nas), &sim.sid).await.unwrap()).await;
-    assert_eq!(ok(&luns)["luns"][0]["name"], "lost", "the effect is there");
+    assert_eq!(ok(&luns)["luns"][0]["name"], "lost", "the call took effect");
 }
 
 #[tokio::test]
-async fn who_does_not_greet_disturbs_nobody() {
+async fn clients_without_a_handshake_block_no_other_client() {
     let dir = tempfile::tempdir().unwrap();
     let sim = Sim::with(self_signed(dir.path(), &[])).await;
     let http = trusting(&dir.path().join("ca.pem"));
@@ -130,16 +130,16 @@ async fn who_does_not_greet_disturbs_nobody() {
     for _ in 0..50 {
         silent.push(TcpStream::connect(&at).await.unwrap());
     }
-    // The start of a handshake that never goes on.
+    // The start of a handshake that is never continued.
     silent[0].write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
-    let mut babbling = TcpStream::connect(&at).await.unwrap();
-    babbling
+    let mut plain_http = TcpStream::connect(&at).await.unwrap();
+    plain_http
         .write_all(b"GET /webapi/query.cgi HTTP/1.1\r\n\r\n")
         .await
         .unwrap();
     let mut answer = Vec::new();
-    // The end of the connection may come as an error; both are an end.
-    let _ = babbling.read_to_end(&mut answer).await;
+    // The end of the connection may be an error or EOF.
+    let _ = plain_http.read_to_end(&mut answer).await;
     assert!(
         !String::from_utf8_lossy(&answer).contains("HTTP"),
         "{answer:?}"
@@ -155,13 +155,13 @@ async fn who_does_not_greet_disturbs_nobody() {
         let soon = std::time::Duration::from_millis(1);
         assert!(
             tokio::time::timeout(soon, still).await.is_err(),
-            "it is waited for"
+            "the connection is still open"
         );
     }
 }
 
 #[tokio::test]
-async fn the_certificate_is_made_once() {
+async fn the_certificate_is_generated_once() {
     let dir = tempfile::tempdir().unwrap();
     let tls = dir.path().join("deep/tls");
     let read = || ["ca.pem", "cert.pem", "key.pem"].map(|name| fs::read(tls.join(name)).unwrap());
@@ -185,7 +185,7 @@ async fn the_certificate_is_made_once() {
     list(&http, https(&sim.nas), "").await.unwrap();
     drop(sim);
 
-    // The user's own files: here those that were just made.
+    // Files given by the user: here those that were just generated.
     let certificate = Certificate::Files {
         cert: tls.join("cert.pem"),
         key: tls.join("key.pem"),
@@ -195,7 +195,7 @@ async fn the_certificate_is_made_once() {
     list(&http, https(&given), "").await.unwrap();
 }
 
-/// Everything that an error says, down to its cause.
+/// An error message with all its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes
@@ -205,7 +205,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 #[tokio::test]
-async fn a_bad_file_is_named() {
+async fn an_invalid_file_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     for (folder, names) in [("a", &["nas.test"][..]), ("b", &[])] {
@@ -219,56 +219,56 @@ async fn a_bad_file_is_named() {
             key: at(key),
         })
     };
-    let says = async |nas: Builder, words: &[&str]| {
+    let assert_error = async |nas: Builder, words: &[&str]| {
         let error = chain(&nas.start().await.unwrap_err());
         for word in words {
             assert!(error.contains(word), "{word} is not in: {error}");
         }
     };
-    says(
+    assert_error(
         files("a/cert.pem", "none.pem"),
         &["none.pem", "No such file"],
     )
     .await;
-    says(
+    assert_error(
         files("none.pem", "a/key.pem"),
         &["none.pem", "No such file"],
     )
     .await;
-    says(
+    assert_error(
         files("text.pem", "a/key.pem"),
         &["text.pem holds no certificate"],
     )
     .await;
-    says(
+    assert_error(
         files("a/cert.pem", "torn.pem"),
         &["torn.pem holds no private key"],
     )
     .await;
-    says(
+    assert_error(
         files("a/cert.pem", "a/cert.pem"),
         &["cert.pem holds no private key"],
     )
     .await;
-    says(
+    assert_error(
         files("a/cert.pem", "b/key.pem"),
         &["a/cert.pem", "b/key.pem"],
     )
     .await;
-    says(
+    assert_error(
         self_signed(&at("b"), &["nas.test"]),
         &["b/cert.pem is not for nas.test", "remove"],
     )
     .await;
-    says(
+    assert_error(
         self_signed(&at("c"), &["no name"]),
         &["\"no name\" is neither"],
     )
     .await;
-    assert!(!at("c").exists(), "nothing is made for a wrong name");
-    says(self_signed(&at("text.pem"), &[]), &["text.pem"]).await;
+    assert!(!at("c").exists(), "nothing is created for an invalid name");
+    assert_error(self_signed(&at("text.pem"), &[]), &["text.pem"]).await;
     fs::remove_file(at("a/key.pem")).unwrap();
-    says(self_signed(&at("a"), &[]), &["a/key.pem"]).await;
+    assert_error(self_signed(&at("a"), &[]), &["a/key.pem"]).await;
     fs::remove_file(at("b/ca.pem")).unwrap();
-    says(self_signed(&at("b"), &[]), &["b/ca.pem"]).await;
+    assert_error(self_signed(&at("b"), &[]), &["b/ca.pem"]).await;
 }

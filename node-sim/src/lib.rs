@@ -1,12 +1,10 @@
-//! iSCSI without iSCSI: an exporting side and an `iscsiadm`, so that a driver can be tried on any Linux box.
+//! iSCSI targets and a simulated `iscsiadm`, to test a driver on any Linux machine, even without iSCSI in the kernel.
 //!
-//! - [`target`]: the exporting side. Whoever plays the NAS says which targets exist and which files are their LUNs.
-//!   Used as a library by the NAS simulator.
-//! - [`initiator`]: a program that answers as open-iscsi's `iscsiadm` and attaches LUNs as loop devices, and the host
-//!   root (`/sys`, `/etc/iscsi`) in which the driver finds them.
+//! - [`target`]: exports targets, whose LUNs are files. The NAS simulator uses it as a library.
+//! - [`initiator`]: simulates open-iscsi's `iscsiadm`, with loop devices as disks, and a host root (`/sys`, `/etc/iscsi`) in
+//!   which the driver finds them.
 //!
-//! The two meet in one folder, the one that [`target::loopdev::Targets`] opens.
-//! It knows nothing of DSM's API, of CSI or of the driver.
+//! The two share a directory, which [`target::loopdev::Targets`] opens. The crate knows nothing about DSM, CSI or the driver.
 
 mod exec;
 pub mod initiator;

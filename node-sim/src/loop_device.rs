@@ -1,9 +1,9 @@
-//! Loop devices, by way of util-linux' `losetup` and `blockdev`.
+//! Attaches, grows and detaches loop devices with util-linux' `losetup` and `blockdev`.
 //!
-//! A loop device has no name tag of ours, so it is known by what it shows: the device we said we would use *and* the file
-//! we said we would put there, written down before it is done. Whoever finds that note after a crash knows what to look at.
-//! (Two host roots that attach the very same file at the same time, one of them killed between note and deed, could
-//! mistake the other's device for theirs; a disk in use would even then live on until it is closed.)
+//! A loop device carries no owner tag. It is identified by its name *and* its backing file, both recorded before the device is
+//! attached, so that the record is enough to recover after a crash. (If two host roots attach the same file at the same time and
+//! one of them is killed between record and attach, it could mistake the other's device for its own; even then a disk in use
+//! would survive until it is closed.)
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,13 +17,13 @@ use serde_json::Value;
 use crate::exec;
 use crate::store::Lock;
 
-/// How often another program may snatch a free device from under us.
+/// Number of attempts, since another program may take the free device first.
 const TRIES: u32 = 50;
 
-/// A file as the kernel tells files apart: the same path may be another file tomorrow.
+/// A file, identified by inode and file system as in the kernel: another file may have the same path later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Backing {
-    /// As it was called when it was attached.
+    /// The path when it was attached.
     pub(crate) path: PathBuf,
     inode: u64,
     /// `major:minor` of its file system.
@@ -31,10 +31,10 @@ pub(crate) struct Backing {
 }
 
 impl Backing {
-    /// The file at `path` now.
+    /// The file that is at `path` now.
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
-        let stat = std::fs::metadata(path).map_err(|wrong| {
-            io::Error::new(wrong.kind(), format!("{}: {wrong}", path.display()))
+        let stat = std::fs::metadata(path).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         })?;
         let filesystem = format!("{}:{}", major(stat.dev()), minor(stat.dev()));
         Ok(Self {
@@ -44,18 +44,18 @@ impl Backing {
         })
     }
 
-    /// Whether both are one file, whatever they are called.
+    /// Whether both are the same file, regardless of their paths.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.inode == other.inode && self.filesystem == other.filesystem
     }
 }
 
-/// Loop devices, seen at one moment.
+/// A list of loop devices: name, inode and file system of the backing file.
 #[derive(Debug)]
 struct Loops(Vec<(String, u64, String)>);
 
 impl Loops {
-    /// Whether `device` shows this file.
+    /// Whether this file is attached to `device`.
     fn shows(&self, device: &str, backing: &Backing) -> bool {
         self.0.iter().any(|(name, inode, filesystem)| {
             name == device && *inode == backing.inode && *filesystem == backing.filesystem
@@ -63,7 +63,7 @@ impl Loops {
     }
 }
 
-/// Starts `losetup` and `blockdev`, on behalf of the holder of a lock.
+/// Runs `losetup` and `blockdev` under a lock.
 #[derive(Debug)]
 pub(crate) struct Losetup<'a> {
     lock: &'a Lock,
@@ -74,75 +74,75 @@ impl<'a> Losetup<'a> {
         Self { lock }
     }
 
-    /// Whether `device` shows this file now. Asked of that one device: there may be hundreds of others.
+    /// Whether this file is attached to `device` now. Lists only this device: there may be hundreds.
     pub(crate) fn shows(&self, device: &str, backing: &Backing) -> io::Result<bool> {
         if !is_attached(device) {
             return Ok(false);
         }
         let columns = "NAME,BACK-INO,BACK-MAJ:MIN";
-        let said = self.losetup(&["--list", "--json", "--output", columns, device])?;
-        Ok(parse(&said)?.shows(device, backing))
+        let list = self.losetup(&["--list", "--json", "--output", columns, device])?;
+        Ok(parse(&list)?.shows(device, backing))
     }
 
-    /// Attaches the file: in the place of what the `occupied` device shows, so that a disk keeps its name when another unit takes
-    /// its index, else to a free device. `note` is told the device first; nothing is attached when it fails.
+    /// Attaches the file to `reuse_device`, so that a disk keeps its name when another unit gets its LUN number, or else to a
+    /// free device. `record` is called with the device first; if it fails, nothing is attached.
     pub(crate) fn attach(
         &self,
         backing: &Backing,
-        mut occupied: Option<&str>,
-        mut note: impl FnMut(&str) -> io::Result<()>,
+        mut reuse_device: Option<&str>,
+        mut record: impl FnMut(&str) -> io::Result<()>,
     ) -> io::Result<String> {
-        let control = File::open("/dev/loop-control").map_err(|wrong| {
+        let control = File::open("/dev/loop-control").map_err(|error| {
             io::Error::new(
-                wrong.kind(),
-                format!("/dev/loop-control: {wrong} (loop devices need root)"),
+                error.kind(),
+                format!("/dev/loop-control: {error} (loop devices need root)"),
             )
         })?;
-        // Between asking for a free device and taking it, other host roots wait; other programs do not know of this lock.
+        // Other host roots wait from the search for a free device until it is attached. Other programs do not use this lock.
         control.lock()?;
-        if let Some(device) = occupied {
+        if let Some(device) = reuse_device {
             self.detach(device)?;
         }
         let mut last = io::Error::other("no free loop device");
         for _ in 0..TRIES {
-            // Somebody may have it open still: then it is freed later, and another one has to do.
-            let device = match occupied.take() {
+            // A device that is still open is freed later, so fall back to a free one.
+            let device = match reuse_device.take() {
                 Some(device) => device.to_owned(),
                 None => self.losetup(&["--find"])?.trim().to_owned(),
             };
-            note(&device)?;
+            record(&device)?;
             let file = backing.path.display().to_string();
             match self.losetup(&["--sector-size", "512", &device, &file]) {
                 Ok(_) => {
                     self.unprotect(&device)?;
-                    // As an iSCSI disk would: no second copy of the data in the NAS's page cache. Not every file system can.
-                    if is_direct(&backing.path) {
+                    // Like an iSCSI disk, avoid a second copy of the data in the page cache. Not every file system supports this.
+                    if supports_direct_io(&backing.path) {
                         let _ = self.losetup(&["--direct-io=on", &device]);
                     }
                     return Ok(device);
                 }
-                Err(taken) if taken.to_string().contains("busy") => last = taken,
+                Err(busy) if busy.to_string().contains("busy") => last = busy,
                 Err(other) => return Err(other),
             }
         }
         Err(last)
     }
 
-    /// Makes the device as large as its file is now.
+    /// Grows the device to the current size of its file.
     pub(crate) fn grow(&self, device: &str) -> io::Result<()> {
         self.losetup(&["--set-capacity", device]).map(drop)
     }
 
-    /// Frees the device, now or, when somebody has it open, at its last close.
+    /// Detaches the device, at once or, if it is open, at its last close.
     pub(crate) fn detach(&self, device: &str) -> io::Result<()> {
         self.unprotect(device)?;
         self.losetup(&["--detach", device]).map(drop)
     }
 
-    /// A SCSI disk takes its write protection (`BLKROSET`) with it when it goes. A loop device keeps it for whoever has it
-    /// next, so it is taken away at both ends: there, as good manners, and here, because a killed command may have had none.
+    /// Clears the write protection (`BLKROSET`), which ends with a SCSI disk but stays on a loop device. This is done on detach,
+    /// and again on attach because a killed command may not have done it.
     fn unprotect(&self, device: &str) -> io::Result<()> {
-        if number(device, "ro") == Some(0) {
+        if sysfs_number(device, "ro") == Some(0) {
             return Ok(());
         }
         self.run("blockdev", &["--setrw", device]).map(drop)
@@ -157,32 +157,32 @@ impl<'a> Losetup<'a> {
     }
 }
 
-/// Whether somebody has the device for themselves: it is mounted, swapped on, or part of another device.
+/// Whether the device is opened exclusively: mounted, used as swap, or part of another device.
 pub(crate) fn is_claimed(device: &str) -> bool {
     // open(2): O_EXCL without O_CREAT fails with EBUSY on a block device that is in use by the system.
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(nix::libc::O_EXCL)
         .open(device);
-    opened.is_err_and(|wrong| wrong.raw_os_error() == Some(nix::libc::EBUSY))
+    opened.is_err_and(|error| error.raw_os_error() == Some(nix::libc::EBUSY))
 }
 
-/// Whether the file's file system lets anyone past its page cache.
-fn is_direct(file: &Path) -> bool {
+/// Whether the file system supports O_DIRECT.
+fn supports_direct_io(file: &Path) -> bool {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(nix::libc::O_DIRECT);
     options.open(file).is_ok()
 }
 
-/// Bytes that the device shows now; `None` when it is not attached.
+/// Current size of the device in bytes; `None` if it is not attached.
 pub(crate) fn size(device: &str) -> Option<u64> {
     // sysfs counts in units of 512 bytes whatever the sector size.
-    number(device, "size")?
+    sysfs_number(device, "size")?
         .checked_mul(512)
         .filter(|bytes| *bytes > 0)
 }
 
-/// Makes the kernel take the device for one with a volatile write cache, or for one without.
+/// Makes the kernel treat the device as one with or without a volatile write cache.
 pub(crate) fn set_write_cache(device: &str, volatile: bool) -> io::Result<()> {
     let name = Path::new(device).file_name().unwrap_or_default();
     let file = Path::new("/sys/class/block")
@@ -198,22 +198,22 @@ pub(crate) fn set_write_cache(device: &str, volatile: bool) -> io::Result<()> {
     )
 }
 
-/// Whether the device shows any file at all; one that is not there shows none.
+/// Whether any file is attached to the device; false if it does not exist.
 fn is_attached(device: &str) -> bool {
     let name = Path::new(device).file_name().unwrap_or_default();
-    let shown = Path::new("/sys/class/block").join(name);
-    shown.join("loop/backing_file").exists()
+    let dir = Path::new("/sys/class/block").join(name);
+    dir.join("loop/backing_file").exists()
 }
 
-/// What sysfs says of a device; `None` when it does not.
-fn number(device: &str, attribute: &str) -> Option<u64> {
+/// A numeric sysfs attribute of a device; `None` if it is missing.
+fn sysfs_number(device: &str, attribute: &str) -> Option<u64> {
     let name = Path::new(device).file_name()?;
     let file = Path::new("/sys/class/block").join(name).join(attribute);
     let text = std::fs::read_to_string(file).ok()?;
     text.trim().parse().ok()
 }
 
-/// `losetup --list --json`. It prints nothing at all when nothing is attached; older versions print numbers as strings.
+/// Parses `losetup --list --json`. It prints nothing if nothing is attached; older versions print numbers as strings.
 fn parse(text: &str) -> io::Result<Loops> {
     if text.trim().is_empty() {
         return Ok(Loops(Vec::new()));
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_of_loop_devices_in_all_its_forms() {
+    fn lists_of_old_and_new_versions_are_parsed() {
         let backing = Backing {
             path: "/lun".into(),
             inode: 42,

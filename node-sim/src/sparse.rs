@@ -1,5 +1,4 @@
-//! Copies of sparse files that cost no more than their data: a reflink where the file system has them, else the data
-//! between the holes.
+//! Copies sparse files: by reflink if the file system supports it, or else only the data between the holes.
 
 use std::fs::File;
 use std::io;
@@ -10,12 +9,12 @@ use rustix::io::Errno;
 
 const BLOCK: usize = 1 << 20;
 
-/// Copies all of a file into an empty one. The holes stay holes.
+/// Copies a file into an empty one. Holes are preserved.
 ///
 /// # Errors
-/// One of them cannot be read or written.
+/// A file cannot be read or written.
 pub fn copy(from: &File, to: &File) -> io::Result<()> {
-    // Whatever keeps it from sharing blocks (another file system, no support) does not keep it from copying them.
+    // If blocks cannot be shared (another file system, no support), copy them.
     if ioctl_ficlone(to, from).is_ok() {
         return Ok(());
     }
@@ -35,11 +34,11 @@ pub fn copy(from: &File, to: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// The next run of data from this offset on.
+/// Start and end of the next data extent from this offset on.
 fn data(file: &File, from: u64) -> io::Result<Option<(u64, u64)>> {
     match seek(file, SeekFrom::Data(from)) {
         Ok(start) => Ok(Some((start, seek(file, SeekFrom::Hole(start))?))),
-        // Nothing but a hole up to the end.
+        // Only a hole up to the end.
         Err(Errno::NXIO) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -52,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holes_stay_holes_and_data_stays_data() {
+    fn holes_and_data_are_preserved() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let from = File::create(path("from")).unwrap();
@@ -73,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_copied_too() {
+    fn a_file_that_is_one_hole_is_copied() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         File::create(path("from")).unwrap().set_len(8192).unwrap();

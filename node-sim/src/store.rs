@@ -1,7 +1,7 @@
-//! Small files that are there whole or not at all, and the lock that orders their writers.
+//! Atomic writes of small files, and the lock that serializes their writers.
 //!
-//! A file is written under another name, synced, renamed, and the folder is synced: `kill -9` or a power cut at any moment
-//! leaves the old content or the new one.
+//! A file is written under another name, synced and renamed, then the directory is synced: `kill -9` or a power cut at any moment
+//! leaves the old or the new content.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -11,25 +11,25 @@ use std::process::Stdio;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// How long a file has to last.
+/// What a file must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durability {
-    /// Over a power cut.
+    /// A power cut: synced.
     Always,
-    /// As long as the kernel runs: what describes sessions, which end with it. Not synced.
+    /// Only until the next reboot: files of sessions, which end with it. Not synced.
     Reboot,
 }
 
-/// Holds an advisory lock on a file until it is dropped; other processes wait. Who holds it may write.
+/// An advisory lock on a file, held until it is dropped; other processes wait. Only its holder writes files.
 #[derive(Debug)]
 pub(crate) struct Lock {
     file: File,
-    /// Where a file is written before it gets its name: one place for all, so that a killed writer leaves at most one.
+    /// Temporary file of all writes: one path for all, so that killed writers leave at most one file.
     scratch: PathBuf,
 }
 
 impl Lock {
-    /// Waits for the lock on `path`, which is made when missing.
+    /// Waits for the lock on `path`, which is created if missing.
     pub(crate) fn take(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new()
             .create(true)
@@ -43,46 +43,51 @@ impl Lock {
         })
     }
 
-    /// The lock as another process's standard input: it is then held until that process, too, has ended. So a program
-    /// we started and did not live to wait for cannot act behind the back of the next holder.
+    /// The lock as the stdin of a child process: it is then held until the child has ended, too. So a child that survives this
+    /// process cannot interfere with the next holder.
     pub(crate) fn share(&self) -> io::Result<Stdio> {
         Ok(Stdio::from(self.file.try_clone()?))
     }
 
-    /// Replaces the content of `path`, which is on the lock's own file system.
-    pub(crate) fn write(&self, path: &Path, content: &[u8], until: Durability) -> io::Result<()> {
+    /// Replaces the content of `path`, which is on the same file system as the lock.
+    pub(crate) fn write(
+        &self,
+        path: &Path,
+        content: &[u8],
+        durability: Durability,
+    ) -> io::Result<()> {
         let mut file = File::create(&self.scratch)?;
         file.write_all(content)?;
-        if until == Durability::Always {
+        if durability == Durability::Always {
             file.sync_all()?;
         }
         fs::rename(&self.scratch, path)?;
-        match (until, path.parent()) {
+        match (durability, path.parent()) {
             (Durability::Always, Some(folder)) => sync_folder(folder),
             (Durability::Always | Durability::Reboot, _) => Ok(()),
         }
     }
 
-    /// Replaces `path` by `value` as JSON.
+    /// Replaces the content of `path` with `value` as JSON.
     pub(crate) fn write_json<T: Serialize>(
         &self,
         path: &Path,
         value: &T,
-        until: Durability,
+        durability: Durability,
     ) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
-        self.write(path, &text, until)
+        self.write(path, &text, durability)
     }
 }
 
-/// Reads JSON from `path`; `None` when there is no such file.
+/// Reads JSON from `path`; `None` if the file does not exist.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|wrong| {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("{}: {wrong}", path.display()),
+                format!("{}: {error}", path.display()),
             )
         }),
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -90,22 +95,22 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
     }
 }
 
-/// Removes a file; a missing one is no error.
+/// Removes a file. Idempotent.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    gone_is_fine(fs::remove_file(path))
+    ignore_missing(fs::remove_file(path))
 }
 
-/// Removes a folder and all below it (never what a symlink points at); a missing one is no error.
+/// Removes a directory tree (symlinks are not followed). Idempotent.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    gone_is_fine(fs::remove_dir_all(path))
+    ignore_missing(fs::remove_dir_all(path))
 }
 
-/// Makes the entries of `folder` survive a power cut.
+/// Syncs a directory, so that its entries survive a power cut.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The names in `folder` that do not begin with a dot, sorted; none when the folder is missing.
+/// The names in `folder` that do not start with a dot, sorted; empty if it does not exist.
 pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -114,7 +119,7 @@ pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
     };
     let mut names = Vec::new();
     for entry in entries {
-        // Whatever is not UTF-8 was not written by us.
+        // Names that are not UTF-8 are not ours.
         if let Ok(name) = entry?.file_name().into_string()
             && !name.starts_with('.')
         {
@@ -125,7 +130,7 @@ pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
@@ -137,14 +142,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shared_lock_is_free_when_the_last_holder_ends() {
+    fn a_shared_lock_is_released_when_the_last_holder_ends() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let lock = Lock::take(&path).unwrap();
         let childs = lock.share().unwrap();
         let other = File::open(&path).unwrap();
         assert!(other.try_lock().is_err());
-        // As after kill -9: the child goes on, and so does the lock.
+        // As after kill -9: the child keeps running and keeps the lock.
         drop(lock);
         assert!(other.try_lock().is_err());
         drop(childs);
@@ -152,12 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
+    fn a_file_is_replaced_atomically_and_no_temporary_file_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let lock = Lock::take(&dir.path().join("lock")).unwrap();
         let path = dir.path().join("file");
-        for (content, until) in [("one", Durability::Always), ("two", Durability::Reboot)] {
-            lock.write(&path, content.as_bytes(), until).unwrap();
+        for (content, durability) in [("one", Durability::Always), ("two", Durability::Reboot)] {
+            lock.write(&path, content.as_bytes(), durability).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
         assert_eq!(names(dir.path()).unwrap(), ["file", "lock"]);

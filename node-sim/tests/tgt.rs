@@ -1,4 +1,4 @@
-//! A real `tgtd`, without an initiator: it takes root and the package tgt, and no kernel module.
+//! Tests with a real `tgtd`, without an initiator. They need root and the package tgt, but no kernel module.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -9,14 +9,14 @@ use std::path::Path;
 use node_sim::target::tgt::Tgt;
 use node_sim::target::{Chap, LogicalUnit, Target, TargetBackend};
 
-/// A side in a folder of its own. Its daemon ends with the test, even with one that fails.
-struct Bench {
-    side: Tgt,
+/// A backend in its own directory. Its daemon is stopped after the test, even if it fails.
+struct Fixture {
+    backend: Tgt,
     portal: SocketAddr,
     dir: tempfile::TempDir,
 }
 
-impl Bench {
+impl Fixture {
     fn new(test: &str) -> Option<Self> {
         let missing = if nix::unistd::geteuid().is_root() {
             let found = |dir| Path::new(dir).join("tgtd").exists();
@@ -31,8 +31,12 @@ impl Bench {
         }
         let dir = tempfile::tempdir().unwrap();
         let portal = free_port();
-        let side = Tgt::open(&dir.path().join("tgt"), vec![portal]).unwrap();
-        Some(Self { side, portal, dir })
+        let backend = Tgt::open(&dir.path().join("tgt"), vec![portal]).unwrap();
+        Some(Self {
+            backend,
+            portal,
+            dir,
+        })
     }
 
     fn target(&self, iqn: &str, serials: &[&str]) -> Target {
@@ -66,15 +70,15 @@ impl Bench {
         TcpStream::connect(self.portal).is_ok()
     }
 
-    /// As after `kill -9` of whoever used the side: nothing is remembered but the folder.
-    fn again(&self) -> Tgt {
+    /// Opens the backend again, as after a `kill -9` of its user: only the directory is left.
+    fn reopen(&self) -> Tgt {
         Tgt::open(&self.dir.path().join("tgt"), vec![self.portal]).unwrap()
     }
 }
 
-impl Drop for Bench {
+impl Drop for Fixture {
     fn drop(&mut self) {
-        self.side.close().unwrap();
+        self.backend.close().unwrap();
     }
 }
 
@@ -94,86 +98,86 @@ fn chap(password: &str) -> Chap {
 }
 
 #[test]
-fn a_target_is_made_grown_changed_and_removed() {
-    let Some(bench) = Bench::new("a_target_is_made_grown_changed_and_removed") else {
+fn a_target_is_created_grown_changed_and_removed() {
+    let Some(fixture) = Fixture::new("a_target_is_created_grown_changed_and_removed") else {
         return;
     };
-    let side = &bench.side;
-    side.align(&[]).unwrap();
-    assert!(!bench.listens(), "without a target");
-    // Each step is read back by the side itself: it fails when the daemon shows anything else.
-    let mut target = bench.target("iqn.t", &["one", "two"]);
-    side.put(&target).unwrap();
-    assert!(bench.listens());
-    side.put(&target).unwrap();
+    let backend = &fixture.backend;
+    backend.align(&[]).unwrap();
+    assert!(!fixture.listens(), "without a target");
+    // The backend verifies each step: it fails if the daemon shows anything else.
+    let mut target = fixture.target("iqn.t", &["one", "two"]);
+    backend.put(&target).unwrap();
+    assert!(fixture.listens());
+    backend.put(&target).unwrap();
     target.luns.get_mut(&1).unwrap().unmap = false;
-    side.put(&target).unwrap();
+    backend.put(&target).unwrap();
     let grown = File::options()
         .write(true)
         .open(&target.luns[&1].file)
         .unwrap();
     grown.set_len(5 << 20).unwrap();
-    side.put(&target).unwrap();
+    backend.put(&target).unwrap();
     target.chap = Some(chap("secretsecret12"));
-    side.put(&target).unwrap();
+    backend.put(&target).unwrap();
     target.chap = Some(chap("secretsecret34"));
     target.luns.remove(&1);
-    side.put(&target).unwrap();
+    backend.put(&target).unwrap();
     target.enabled = false;
-    side.put(&target).unwrap();
+    backend.put(&target).unwrap();
     let clash = Target {
         iqn: "iqn.clash".to_owned(),
         chap: Some(chap("secretsecret56")),
         ..target.clone()
     };
-    let wrong = side.put(&clash).unwrap_err().to_string();
-    assert!(wrong.contains("joe"), "{wrong}");
-    assert_eq!(side.sessions("iqn.t").unwrap(), []);
-    side.remove("iqn.t").unwrap();
-    side.remove("iqn.t").unwrap();
-    assert!(!bench.listens(), "the last target is gone");
-    // With the old target its account is gone too.
-    side.put(&clash).unwrap();
-    assert!(bench.listens());
+    let error = backend.put(&clash).unwrap_err().to_string();
+    assert!(error.contains("joe"), "{error}");
+    assert_eq!(backend.sessions("iqn.t").unwrap(), []);
+    backend.remove("iqn.t").unwrap();
+    backend.remove("iqn.t").unwrap();
+    assert!(!fixture.listens(), "the last target is gone");
+    // The account of the old target was removed with it.
+    backend.put(&clash).unwrap();
+    assert!(fixture.listens());
 }
 
 #[test]
-fn the_daemon_of_an_earlier_life_is_found_and_made_to_follow() {
-    let Some(bench) = Bench::new("the_daemon_of_an_earlier_life_is_found_and_made_to_follow")
+fn the_daemon_of_an_earlier_process_is_found_and_updated() {
+    let Some(fixture) = Fixture::new("the_daemon_of_an_earlier_process_is_found_and_updated")
     else {
         return;
     };
-    let mut kept = bench.target("iqn.kept", &["one"]);
+    let mut kept = fixture.target("iqn.kept", &["one"]);
     kept.chap = Some(chap("secretsecret12"));
-    bench
-        .side
-        .align(&[kept.clone(), bench.target("iqn.stray", &["two"])])
+    fixture
+        .backend
+        .align(&[kept.clone(), fixture.target("iqn.stray", &["two"])])
         .unwrap();
-    let port = fs::read_to_string(bench.dir.path().join("tgt/control-port")).unwrap();
+    let port = fs::read_to_string(fixture.dir.path().join("tgt/control-port")).unwrap();
     let socket = format!("/var/run/tgtd/socket.{port}");
     assert!(Path::new(&socket).exists());
 
-    let again = bench.again();
-    again.align(std::slice::from_ref(&kept)).unwrap();
-    assert!(bench.listens());
-    // The stray's file is nobody's any more, and the account of before is no obstacle.
+    let reopen = fixture.reopen();
+    reopen.align(std::slice::from_ref(&kept)).unwrap();
+    assert!(fixture.listens());
+    // The stale target and the old account are not in the way.
     kept.chap = Some(chap("secretsecret34"));
-    again.put(&kept).unwrap();
-    again.close().unwrap();
-    again.close().unwrap();
-    assert!(!bench.listens());
+    reopen.put(&kept).unwrap();
+    reopen.close().unwrap();
+    reopen.close().unwrap();
+    assert!(!fixture.listens());
     assert!(!Path::new(&socket).exists());
-    // Whoever comes next starts a new one.
-    again.put(&kept).unwrap();
-    assert!(bench.listens());
+    // The next change starts a new daemon.
+    reopen.put(&kept).unwrap();
+    assert!(fixture.listens());
 }
 
 #[test]
-fn a_portal_that_is_taken_is_named() {
-    let Some(bench) = Bench::new("a_portal_that_is_taken_is_named") else {
+fn a_portal_in_use_is_named() {
+    let Some(fixture) = Fixture::new("a_portal_in_use_is_named") else {
         return;
     };
-    let _taken = TcpListener::bind(bench.portal).unwrap();
-    let wrong = bench.side.align(&[]).unwrap_err().to_string();
-    assert!(wrong.contains(&bench.portal.to_string()), "{wrong}");
+    let _taken = TcpListener::bind(fixture.portal).unwrap();
+    let error = fixture.backend.align(&[]).unwrap_err().to_string();
+    assert!(error.contains(&fixture.portal.to_string()), "{error}");
 }

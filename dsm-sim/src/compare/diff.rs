@@ -1,5 +1,5 @@
-//! Asks a NAS and a simulator of its kind the same questions, and tells in which shapes the answers differ. Everything that
-//! it can ask is a [`Read`]: there is no way to have it change something.
+//! `dsm-sim diff`: sends the same calls to a NAS and to a simulator of its model and release, and reports where the shapes of
+//! the replies differ. It can only send [`Read`]s, so it cannot change anything.
 
 use anyhow::Context;
 use serde::Serialize;
@@ -14,25 +14,25 @@ use crate::compare::upstream::{TlsTrust, Upstream};
 use crate::instance::running::DsmSim;
 use crate::nas::model::{Dsm, Model};
 
-/// What came out.
+/// Result of a comparison.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// What the NAS says that it is: model and firmware.
+    /// Model and firmware that the NAS reports.
     pub nas: [String; 2],
-    /// What was simulated: model and firmware.
+    /// Model and firmware that were simulated.
     pub simulated: [String; 2],
-    /// What one should know of the comparison: what could not be compared, and why.
+    /// What could not be compared, and why.
     pub notes: Vec<String>,
-    /// Each call with what differs.
+    /// Each call with its differences.
     pub calls: Vec<Compared>,
 }
 
-/// One call, asked of both.
+/// One call that was sent to both.
 #[derive(Debug, Serialize)]
 pub struct Compared {
     /// `SYNO.Core.ISCSI.LUN list`.
     pub call: String,
-    /// What differs.
+    /// Differences between the two replies.
     pub differences: Vec<Difference>,
 }
 
@@ -46,25 +46,25 @@ impl Report {
 /// Compares a NAS with a simulator of its release and model that has one LUN, one target and one snapshot.
 ///
 /// # Errors
-/// One of them cannot be asked, or does not let the account in.
+/// A request or a login fails.
 pub async fn diff(nas: &Upstream, account: &str, password: &str) -> anyhow::Result<Report> {
     let session = Session::login(nas, account, password)
         .await
-        .with_context(|| format!("cannot ask {}", nas.url))?;
-    let answers = session.ask_all().await;
-    // The session ends whatever came of it.
+        .with_context(|| format!("cannot log in to {}", nas.url))?;
+    let answers = session.read_all().await;
+    // Log out even if a call failed.
     let logout = session.logout().await;
     let answers = answers?;
     logout?;
-    let about = |key: &str| {
+    let system_info = |key: &str| {
         let value = &answers.of(Read::SystemInfo)["data"][key];
         value.as_str().unwrap_or_default().to_owned()
     };
     let mut notes = Vec::new();
-    let told = [about("model"), about("firmware_ver")];
+    let identity = [system_info("model"), system_info("firmware_ver")];
     let (dsm, model) = (
-        release(&told[1], &mut notes),
-        known_model(&told[0], &mut notes),
+        release(&identity[1], &mut notes),
+        known_model(&identity[0], &mut notes),
     );
     let ours = simulated(dsm, model).await?;
     let calls = Read::ALL
@@ -73,7 +73,7 @@ pub async fn diff(nas: &Upstream, account: &str, password: &str) -> anyhow::Resu
         .flatten()
         .collect();
     Ok(Report {
-        nas: told,
+        nas: identity,
         simulated: [model.name.to_owned(), dsm.firmware.to_owned()],
         notes,
         calls,
@@ -87,7 +87,10 @@ async fn simulated(dsm: Dsm, model: Model) -> anyhow::Result<reads::Answers> {
         trust: TlsTrust::Platform,
     };
     fixture::populate(&sim).await?;
-    Session::login(&at, "admin", "admin").await?.ask_all().await
+    Session::login(&at, "admin", "admin")
+        .await?
+        .read_all()
+        .await
 }
 
 fn compared(
@@ -108,7 +111,7 @@ fn compared(
     };
     let mut differences = Vec::new();
     for difference in found {
-        // How many rows there are is what the NAS is used for, not what it is.
+        // The number of rows depends on the use of the NAS, not on DSM.
         if let Kind::Rows { .. } = difference.kind {
             notes.push(format!("{call}: {difference}; rows not compared"));
         } else {
@@ -118,7 +121,7 @@ fn compared(
     Some(Compared { call, differences })
 }
 
-/// Compares what `SYNO.API.Info` tells of each API that both have: a NAS has hundreds that are not simulated.
+/// Compares the `SYNO.API.Info` entries of the APIs that both have: a NAS has hundreds that are not simulated.
 fn versions(nas: &Value, simulated: &Value) -> Vec<Difference> {
     let mut found = Vec::new();
     for (name, ours) in simulated["data"].as_object().into_iter().flatten() {
@@ -140,15 +143,18 @@ fn versions(nas: &Value, simulated: &Value) -> Vec<Difference> {
     found
 }
 
-/// The release that is simulated: the one that the NAS tells, or the nearest.
+/// The release to simulate: that of the NAS, or the nearest one.
 fn release(firmware: &str, notes: &mut Vec<String>) -> Dsm {
-    let told = number(firmware);
-    let near = |dsm: &Dsm| {
-        let (known, told) = (number(dsm.firmware), told.0 * 10 + told.1);
-        (known.0 * 10 + known.1).abs_diff(told)
+    let reported = major_minor(firmware);
+    let distance = |dsm: &Dsm| {
+        let (known, reported) = (major_minor(dsm.firmware), reported.0 * 10 + reported.1);
+        (known.0 * 10 + known.1).abs_diff(reported)
     };
-    let nearest = Dsm::all().into_iter().min_by_key(near).unwrap_or_default();
-    if number(nearest.firmware) != told {
+    let nearest = Dsm::all()
+        .into_iter()
+        .min_by_key(distance)
+        .unwrap_or_default();
+    if major_minor(nearest.firmware) != reported {
         notes.push(format!(
             "\"{firmware}\" is not simulated; compared with {}",
             nearest.firmware
@@ -157,8 +163,8 @@ fn release(firmware: &str, notes: &mut Vec<String>) -> Dsm {
     nearest
 }
 
-/// `(7, 2)` of `DSM 7.2.1-69057 Update 5`.
-fn number(firmware: &str) -> (u32, u32) {
+/// Major and minor version: `(7, 2)` of `DSM 7.2.1-69057 Update 5`.
+fn major_minor(firmware: &str) -> (u32, u32) {
     let mut parts = firmware
         .split(|c: char| !c.is_ascii_digit())
         .filter(|part| !part.is_empty())
@@ -185,8 +191,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_release_is_taken_and_said() {
-        for (told, taken, said) in [
+    fn the_nearest_release_is_simulated_and_noted() {
+        for (firmware, simulated, noted) in [
             ("DSM 7.2.1-69057 Update 5", "7.2", false),
             ("DSM 7.2.2-72806", "7.2", false),
             ("DSM 6.2.4-25556", "6.2", false),
@@ -195,8 +201,12 @@ mod tests {
             ("DSM 8.0-1", "7.4", true),
         ] {
             let mut notes = Vec::new();
-            assert_eq!(release(told, &mut notes).version, taken, "{told}");
-            assert_eq!(!notes.is_empty(), said, "{told}: {notes:?}");
+            assert_eq!(
+                release(firmware, &mut notes).version,
+                simulated,
+                "{firmware}"
+            );
+            assert_eq!(!notes.is_empty(), noted, "{firmware}: {notes:?}");
         }
     }
 }

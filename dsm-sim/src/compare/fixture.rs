@@ -1,5 +1,5 @@
-//! Gives the simulator that a NAS is compared with something to tell of. It takes a [`DsmSim`]: these calls, which change
-//! things, cannot go anywhere else.
+//! Creates the objects of the simulator that a NAS is compared with. It takes a [`DsmSim`], so that these calls, which change
+//! things, cannot reach a real NAS.
 
 use anyhow::ensure;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::instance::running::DsmSim;
 const LUN: &str = "SYNO.Core.ISCSI.LUN";
 const TARGET: &str = "SYNO.Core.ISCSI.Target";
 
-/// Makes one LUN, one target that it is mapped to, and one snapshot. The simulator is a fresh one: admin, admin.
+/// Creates one LUN, one target that it is mapped to, and one snapshot in a fresh simulator (admin, admin).
 pub(super) async fn populate(sim: &DsmSim) -> anyhow::Result<()> {
     let at = Upstream {
         url: sim.api().parse()?,

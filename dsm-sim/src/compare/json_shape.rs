@@ -1,4 +1,4 @@
-//! Judges whether two answers have one shape: the same keys, the same JSON types, the same codes. Values may differ.
+//! Compares the shapes of two replies: the same keys, JSON types and codes. Other values may differ.
 
 use std::fmt;
 
@@ -8,43 +8,43 @@ use serde_json::{Map, Value};
 /// Keys whose values are part of the shape.
 const EXACT: [&str; 3] = ["success", "code", "import_errno"];
 
-/// One difference between a recorded answer and a simulated one.
+/// One difference between a recorded reply and a simulated one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Difference {
-    /// Where: `.data.lun.size`, `.data.luns[0].name`.
+    /// JSON path: `.data.lun.size`, `.data.luns[0].name`.
     pub at: String,
-    /// What differs.
+    /// Kind of the difference.
     #[serde(flatten)]
     pub kind: Kind,
 }
 
-/// What differs. Only codes and versions are told as values, so that a difference can be shown to anybody.
+/// Kind of a difference. The only values in it are codes and versions, so that a report contains no private data.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Kind {
-    /// A key that is recorded and not simulated.
+    /// A key that is only in the recorded reply.
     Missing,
-    /// A key that is simulated and not recorded.
+    /// A key that is only in the simulated reply.
     Additional,
-    /// The JSON type differs; a number with a fraction is a type of its own.
+    /// The JSON type differs. Integers and floats are different types.
     Type {
         /// The recorded type.
         recorded: &'static str,
         /// The simulated type.
         simulated: &'static str,
     },
-    /// A value that clients decide by differs.
+    /// A value that clients depend on differs.
     Value {
         /// The recorded value.
         recorded: String,
         /// The simulated value.
         simulated: String,
     },
-    /// Just one of the two has rows, so that the shape of a row cannot be judged.
+    /// Only one of the two has rows, so that the shape of a row cannot be compared.
     Rows {
-        /// How many are recorded.
+        /// Number of recorded rows.
         recorded: usize,
-        /// How many are simulated.
+        /// Number of simulated rows.
         simulated: usize,
     },
 }
@@ -71,7 +71,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Everything in which the shapes of two answers differ.
+/// All differences between the shapes of two replies.
 pub fn compare(recorded: &Value, simulated: &Value) -> Vec<Difference> {
     let mut found = Vec::new();
     values("", recorded, simulated, &mut found);
@@ -111,7 +111,7 @@ fn objects(
     for name in names {
         let at = format!("{at}.{name}");
         let kind = match (recorded.get(name), simulated.get(name)) {
-            // A code that is a text may be anything, a second factor's too.
+            // A code that is a string may be private, for instance an OTP code.
             (Some(recorded), Some(simulated))
                 if EXACT.contains(&name.as_str())
                     && !recorded.is_string()
@@ -136,7 +136,8 @@ fn objects(
     }
 }
 
-/// Rows of a table have one shape; the calls of a compound have each their own.
+/// Rows of a table share one shape, but each result of a compound has its own: a row without a recorded counterpart is compared
+/// with the first one.
 fn rows(at: &str, recorded: &[Value], simulated: &[Value], found: &mut Vec<Difference>) {
     if recorded.is_empty() != simulated.is_empty() {
         found.push(Difference {
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_judge_sees_each_kind_of_difference() {
+    fn each_kind_of_difference_is_found() {
         for (recorded, simulated, count) in [
             (json!({"a": 1}), json!({"a": 2}), 0),
             (json!({"a": 1}), json!({"a": "1"}), 1),

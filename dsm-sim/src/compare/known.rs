@@ -1,14 +1,14 @@
-//! What a recording may show: APIs that this project is about, and the fields in them that are nobody's secret. Everything
-//! else is a NAS's own affair: it may be named, and what it is called and of which type it is may be seen, but not its value.
+//! Allowlists for recordings: the APIs that this project needs, and the fields that are not private. Of any other field a
+//! recording shows the name and the type, but not the value.
 
-/// Whether calls of this API are written down with what they say. Of any other it is known only that it was called, and how
-/// that ended.
+/// Whether calls of this API are recorded with parameters and data. Of other APIs only the call and its result code are
+/// recorded.
 pub(super) fn is_api(name: &str) -> bool {
     const FAMILIES: [&str; 2] = ["SYNO.Core.ISCSI.", "SYNO.San.Nvme."];
     APIS.contains(&name) || FAMILIES.iter().any(|family| name.starts_with(family))
 }
 
-/// Whether a value under this name may be shown.
+/// Whether the value of a field with this name may be shown.
 pub(super) fn is_field(name: &str) -> bool {
     FIELDS.binary_search(&name).is_ok()
 }
@@ -36,7 +36,7 @@ const APIS: [&str; 20] = [
     "SYNO.Storage.CGI.Storage",
 ];
 
-/// In the order of a binary search.
+/// Sorted, for a binary search.
 #[rustfmt::skip]
 const FIELDS: &[&str] = &[
     "15min_load", "1min_load", "5min_load", "acls", "action", "additional", "addr", "address", "allocated_size",
@@ -102,7 +102,7 @@ mod tests {
     use crate::secret_names::is_secret;
 
     #[test]
-    fn fields_are_in_order_and_none_is_a_secret() {
+    fn fields_are_sorted_and_none_is_secret() {
         assert!(FIELDS.is_sorted());
         for name in FIELDS {
             assert!(!is_secret(name), "{name}");
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn apis_of_other_trades_are_not_written_down() {
+    fn other_apis_are_not_recorded() {
         for (name, is) in [
             ("SYNO.Core.ISCSI.LUN", true),
             ("SYNO.API.Auth", true),

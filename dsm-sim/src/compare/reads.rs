@@ -1,5 +1,5 @@
-//! What may be asked of a NAS, and the session that asks it. The request is built here and nowhere else, from a [`Read`],
-//! a login or a logout: no caller can name an API or a method.
+//! The read-only calls of `dsm-sim diff`, and the session that sends them. Requests are built only here, from a [`Read`], a
+//! login or a logout: a caller cannot name an API or a method.
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
@@ -11,13 +11,13 @@ use crate::compare::upstream::Upstream;
 pub enum Read {
     /// All APIs with their versions.
     Info,
-    /// Model, firmware, and what is built in.
+    /// Model, firmware and hardware.
     SystemInfo,
     /// All volumes.
     Volumes,
     /// The first volume.
     Volume,
-    /// All LUNs, with everything that can be asked of them.
+    /// All LUNs, with all `additional` fields.
     Luns,
     /// The first LUN.
     Lun,
@@ -27,21 +27,21 @@ pub enum Read {
     Target,
     /// The snapshots of the first LUN.
     Snapshots,
-    /// The NAS among those that replicate.
+    /// Nodes of a replication.
     Nodes,
     /// Host groups.
     Hosts,
-    /// The addresses of the NAS.
+    /// Network interfaces.
     Interfaces,
-    /// The load.
+    /// CPU, memory, disk and network utilization.
     Utilization,
-    /// Volumes, pools and disks as Storage Manager sees them.
+    /// Volumes, pools and disks as in Storage Manager.
     Storage,
     /// Session settings.
     Security,
 }
 
-/// What the lists told: objects to ask for one by one.
+/// The first objects of the lists, to be read one by one.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     volume: Option<String>,
@@ -54,7 +54,7 @@ const LUN_TYPES: &str = r#"["BLOCK","FILE","THIN","ADV","SINK","CINDER","CINDER_
 const TARGET_EXTRAS: &str = r#"["mapped_lun","acls","connected_sessions","status"]"#;
 
 impl Read {
-    /// All of them; lists before what they list.
+    /// All reads. A list comes before the reads of its objects.
     pub const ALL: [Self; 15] = [
         Self::Info,
         Self::SystemInfo,
@@ -73,7 +73,7 @@ impl Read {
         Self::Security,
     ];
 
-    /// `SYNO.Core.ISCSI.LUN`.
+    /// API name: `SYNO.Core.ISCSI.LUN`.
     pub fn api(self) -> &'static str {
         match self {
             Self::Info => "SYNO.API.Info",
@@ -90,7 +90,7 @@ impl Read {
         }
     }
 
-    /// `list`.
+    /// Method name: `list`.
     pub fn method(self) -> &'static str {
         match self {
             Self::Info => "query",
@@ -107,7 +107,7 @@ impl Read {
         }
     }
 
-    /// The parameters; `None` where the NAS has no such object.
+    /// The parameters; `None` if the NAS has no such object.
     fn params(self, found: &Found) -> Option<Vec<(&'static str, String)>> {
         let quoted = |text: &String| json!(text).to_string();
         Some(match self {
@@ -157,18 +157,18 @@ impl Found {
     }
 }
 
-/// The answers, one for each [`Read::ALL`].
+/// The replies, one for each of [`Read::ALL`].
 pub(super) struct Answers(Vec<(Read, Value)>);
 
 impl Answers {
-    /// The answer; null where there was nothing to ask for.
+    /// The reply; null if the NAS has no such object.
     pub(super) fn of(&self, read: Read) -> &Value {
         let answer = self.0.iter().find(|answer| answer.0 == read);
         answer.map_or(&Value::Null, |answer| &answer.1)
     }
 }
 
-/// Somebody who is logged in.
+/// A logged-in session.
 pub(super) struct Session<'a> {
     http: reqwest::Client,
     nas: &'a Upstream,
@@ -203,7 +203,7 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    pub(super) async fn ask_all(&self) -> anyhow::Result<Answers> {
+    pub(super) async fn read_all(&self) -> anyhow::Result<Answers> {
         let mut found = Found::default();
         let mut answers = Vec::new();
         for read in Read::ALL {
@@ -222,7 +222,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    // The session is a cookie: some NAS take no _sid in a form (jt), and a query ends up in logs.
+    // The session id is sent as a cookie: some NASes accept no _sid in a form (jt), and a query ends up in logs.
     async fn send(
         &self,
         api: &'static str,
@@ -233,7 +233,7 @@ impl<'a> Session<'a> {
         let version = version.to_string();
         let mut form = vec![("api", api), ("version", &version), ("method", method)];
         form.extend(params.iter().map(|(name, value)| (*name, value.as_str())));
-        // These have their own places on DSM 6, where they still are on DSM 7.
+        // These have their own paths on DSM 6, which still work on DSM 7.
         let cgi = match api {
             "SYNO.API.Info" => "query.cgi",
             "SYNO.API.Auth" => "auth.cgi",
@@ -246,16 +246,16 @@ impl<'a> Session<'a> {
         if let Some(token) = &self.token {
             request = request.header("x-syno-token", token);
         }
-        let asked = || format!("{api} {method}");
+        let call = || format!("{api} {method}");
         let request = request.timeout(std::time::Duration::from_secs(60));
-        let reply = request.form(&form).send().await.with_context(asked)?;
+        let reply = request.form(&form).send().await.with_context(call)?;
         let status = reply.status();
         ensure!(
             status.is_success(),
-            "{} was answered with {status}",
-            asked()
+            "{} failed with HTTP status {status}",
+            call()
         );
-        let text = reply.text().await.with_context(asked)?;
-        serde_json::from_str(&text).with_context(|| format!("{} was answered no JSON", asked()))
+        let text = reply.text().await.with_context(call)?;
+        serde_json::from_str(&text).with_context(|| format!("the reply to {} is not JSON", call()))
     }
 }

@@ -1,5 +1,5 @@
-//! Stands between a client and a NAS, passes every call through, and writes down what was said, without what its owner
-//! would not tell a stranger: exchanges as in `proto/dsm`.
+//! `dsm-sim record`: a proxy between a client and a NAS that forwards every call and records the exchanges, redacted, in the
+//! format of `proto/dsm`.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +17,8 @@ use super::known::is_api;
 use super::redact::Redactor;
 use crate::compare::upstream::Upstream;
 
-/// What belongs to one connection; and what would make the NAS compress what is to be written down.
-const OURS: [HeaderName; 7] = [
+/// Headers that are not forwarded: hop-by-hop headers, and the one that would make the NAS compress its replies.
+const NOT_FORWARDED: [HeaderName; 7] = [
     header::HOST,
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -35,12 +35,12 @@ struct Proxy {
     recording: Mutex<Recording>,
 }
 
-/// The routes of the proxy, for `axum::serve`: everything below `/webapi`. The folder must be empty.
+/// The routes of the proxy, for `axum::serve`: everything below `/webapi`. The directory `out` must be empty.
 ///
 /// # Errors
-/// The folder cannot be used; the authority cannot be read.
+/// The directory cannot be used, or the CA file cannot be read.
 pub fn proxy(upstream: Upstream, out: &Path) -> anyhow::Result<Router> {
-    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let empty = std::fs::read_dir(out)?.next().is_none();
     ensure!(empty, "{} is not empty", out.display());
     let mut redactor = Redactor::new()?;
@@ -59,11 +59,11 @@ pub fn proxy(upstream: Upstream, out: &Path) -> anyhow::Result<Router> {
         recording,
     });
     Ok(Router::new()
-        .route("/webapi/{*path}", any(pass))
+        .route("/webapi/{*path}", any(forward))
         .with_state(proxy))
 }
 
-async fn pass(
+async fn forward(
     State(proxy): State<Arc<Proxy>>,
     method: Method,
     uri: Uri,
@@ -84,10 +84,13 @@ async fn pass(
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = recording.add(exchange) {
-            tracing::error!("cannot write an exchange down: {error:#}");
+            tracing::error!("cannot record an exchange: {error:#}");
         }
     } else {
-        tracing::warn!("{} {status} is no exchange", uri.path());
+        tracing::warn!(
+            "not recorded: {} {status} is not an API call with a JSON reply",
+            uri.path()
+        );
     }
     let mut response = Response::new(Body::from(reply));
     *response.status_mut() = status;
@@ -107,36 +110,36 @@ impl Proxy {
         let request = self
             .http
             .request(method, self.upstream.at(path))
-            .headers(passed(headers))
+            .headers(forwarded(headers))
             .body(body);
         let reply = request.send().await?;
-        let (status, headers) = (reply.status(), passed(reply.headers()));
+        let (status, headers) = (reply.status(), forwarded(reply.headers()));
         Ok((status, headers, reply.bytes().await?))
     }
 }
 
-fn passed(headers: &HeaderMap) -> HeaderMap {
+fn forwarded(headers: &HeaderMap) -> HeaderMap {
     let mut headers = headers.clone();
-    for name in OURS {
+    for name in NOT_FORWARDED {
         headers.remove(name);
     }
     headers.remove("keep-alive");
     headers
 }
 
-/// What was said in one call.
+/// A call and its reply.
 #[derive(Debug)]
 struct Exchange {
     api: String,
     method: String,
     request: Value,
     reply: Value,
-    /// What carried the session. It is only learned from, never written.
+    /// Session ids, tokens and cookies. The redactor learns them; they are never written.
     session: Value,
 }
 
 impl Exchange {
-    /// `None` where the request names no call or the answer is no JSON.
+    /// `None` if the request is not an API call or the reply is not JSON.
     fn read(uri: &Uri, headers: &HeaderMap, body: &[u8], reply: &[u8]) -> Option<Self> {
         let reply = serde_json::from_slice(reply).ok()?;
         let query = uri.query().unwrap_or_default().as_bytes();
@@ -173,7 +176,7 @@ fn session(sid: Option<&str>, token: Option<&str>, headers: &HeaderMap) -> Value
             .collect::<Vec<_>>()
     };
     let cookies = text("cookie");
-    // Each cookie names a session or a device.
+    // Every cookie identifies a session or a device.
     let cookies: Vec<&str> = cookies
         .iter()
         .flat_map(|line| line.split(';'))
@@ -190,14 +193,14 @@ struct Recording {
 }
 
 impl Recording {
-    /// Writes an exchange down. What is new as a secret is taken out of those before, too.
+    /// Records an exchange. If it reveals a new secret, earlier exchanges are rewritten without it.
     fn add(&mut self, exchange: Exchange) -> anyhow::Result<()> {
-        let said = [
+        let sources = [
             &exchange.session,
             &exchange.request["params"],
             &exchange.reply,
         ];
-        let new = self.redactor.learn(&said)?;
+        let new = self.redactor.learn(&sources)?;
         self.exchanges.push(exchange);
         let first = if new { 0 } else { self.exchanges.len() - 1 };
         for index in first..self.exchanges.len() {
@@ -214,16 +217,13 @@ impl Recording {
             reply,
             ..
         } = &self.exchanges[index];
-        let mut note = format!(
-            "Call {}. How the session was carried is left out.",
-            index + 1
-        );
-        let (mut params, mut said) = (request["params"].clone(), reply.clone());
+        let mut note = format!("Call {}. Session id and token are left out.", index + 1);
+        let (mut params, mut reply) = (request["params"].clone(), reply.clone());
         if !is_api(api) {
-            note += " So is what was said: the API is none of those that are written down.";
+            note += " So are parameters and data: this API is not on the list of recorded APIs.";
             params = json!({});
-            if let Value::Object(said) = &mut said {
-                said.remove("data");
+            if let Value::Object(reply) = &mut reply {
+                reply.remove("data");
             }
         }
         let request = json!({
@@ -237,14 +237,14 @@ impl Recording {
             "note": note,
             "grade": "R",
             "request": request,
-            "reply": self.redactor.redact(&said),
+            "reply": self.redactor.redact(&reply),
         }))?;
         let path = self.out.join(file_name(index, &request));
         std::fs::write(&path, text + "\n").with_context(|| path.display().to_string())
     }
 }
 
-/// `0007_lun_create.json`; the same for each writing, since names of APIs and methods are no secrets.
+/// `0007_lun_create.json`. It stays the same on each rewrite, since names of APIs and methods are not secret.
 fn file_name(index: usize, request: &Value) -> String {
     let word = |name: &str| {
         let text = request[name].as_str().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Takes out of an exchange what its owner would not tell a stranger. The same original always becomes the same
-//! replacement, wherever it stands: alone, inside other text, percent-encoded, escaped in JSON.
+//! Redacts private data in recorded exchanges. The same original always gets the same replacement, wherever it occurs: alone,
+//! inside other text, percent-encoded, escaped in JSON.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Number, Value, json};
 use super::known::{is_api, is_field};
 use crate::secret_names::is_secret;
 
-/// What a value is, by the name that it stands under.
+/// Kind of a secret, by the name of its field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Account,
@@ -24,19 +24,19 @@ enum Kind {
     Secret,
 }
 
-/// Shorter originals are only replaced where their key tells what they are: everywhere they would hit innocent text.
-const LEAST: usize = 3;
+/// Shorter secrets are replaced only in their own field: elsewhere they would match unrelated text.
+const MIN_SECRET_CHARS: usize = 3;
 
-/// Addresses, names and numbers that look like what they are.
+/// Addresses, names and ids that are recognized by their form.
 const PATTERNS: &str = r"(?i)(?P<iqn>\biqn\.[0-9]{4}-[0-9]{2}\.[a-z0-9.-]+(?::[^\s\x22'\\,;&/]*)?)|(?P<uuid>\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b)|(?P<hex>\b[0-9a-f]{32}\b)|(?P<mac>\b[0-9a-f]{2}(?:(?::[0-9a-f]{2}){5}|(?:-[0-9a-f]{2}){5})\b)|(?P<six>(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}:)+(?::[0-9a-f]{1,4})+|(?:[0-9a-f]{1,4}:){2,}:)|(?P<four>\b[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b)";
 
-/// What may be seen of a call whose API is none of ours.
+/// Fields that are kept of a call whose API is not on the allowlist.
 const OUTLINE: [&str; 5] = ["api", "method", "version", "success", "error"];
 
-/// Texts that say nothing of anybody, whatever they stand under.
+/// Texts that are harmless in any field.
 const HARMLESS: [&str; 3] = ["", "yes", "no"];
 
-/// Who names targets and initiators without telling whose they are.
+/// Naming authorities in IQNs that do not identify an owner.
 const AUTHORITIES: [&str; 5] = [
     "com.synology",
     "org.debian",
@@ -45,12 +45,12 @@ const AUTHORITIES: [&str; 5] = [
     "com.microsoft",
 ];
 
-/// Everything that was replaced in one recording.
+/// The secrets found so far in one recording, and their replacements.
 #[derive(Debug)]
 pub(super) struct Redactor {
     known: BTreeMap<String, String>,
     matched: HashMap<String, String>,
-    /// What stood under a name that nobody knows.
+    /// Values of fields that are not on the allowlist.
     unknown: HashMap<String, String>,
     counts: HashMap<&'static str, usize>,
     finder: Regex,
@@ -71,14 +71,14 @@ impl Kind {
             "hostname" | "host_name" | "server_name" | "servername" | "node_name" | "workgroup"
             | "fqdn" | "domain" | "dns_name" | "ddns" => Self::Host,
             "__ciphertext" | "ik_message" | "public_key" | "secret" => Self::Secret,
-            // Of the NAS, of disks, of whatever else has one.
+            // Of the NAS, of disks, of anything else.
             lower if lower.contains("serial") => Self::Serial,
             _ if is_secret(key) => Self::Secret,
             _ => return None,
         })
     }
 
-    fn word(self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
             Self::Account => "account",
             Self::Password => "password",
@@ -104,7 +104,7 @@ impl Redactor {
         })
     }
 
-    /// Learns what is secret in these; whether there was anything new.
+    /// Collects the secrets in these values. Returns whether any was new.
     pub(super) fn learn(&mut self, values: &[&Value]) -> anyhow::Result<bool> {
         let before = self.known.len();
         for value in values {
@@ -128,38 +128,38 @@ impl Redactor {
                     self.collect(key, &inner)
                 }
                 (Some(Value::String(inner)), Some(kind)) => {
-                    self.know(kind, &inner);
-                    self.know(kind, text);
+                    self.add_secret(kind, &inner);
+                    self.add_secret(kind, text);
                 }
-                (_, Some(kind)) => self.know(kind, text),
+                (_, Some(kind)) => self.add_secret(kind, text),
                 (_, None) => {}
             },
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
 
-    fn know(&mut self, kind: Kind, text: &str) {
+    fn add_secret(&mut self, kind: Kind, text: &str) {
         let plain = match inner(text) {
             Some(Value::String(inner)) => inner,
             _ => text.to_owned(),
         };
-        if plain.chars().count() < LEAST || self.known.contains_key(&plain) {
+        if plain.chars().count() < MIN_SECRET_CHARS || self.known.contains_key(&plain) {
             return;
         }
-        let replacement = self.next(kind.word());
+        let replacement = self.next(kind.label());
         for form in forms(&plain) {
             let replacement = replacement.clone();
             self.known.entry(form).or_insert(replacement);
         }
     }
 
-    fn next(&mut self, word: &'static str) -> String {
-        let count = self.counts.entry(word).or_default();
+    fn next(&mut self, label: &'static str) -> String {
+        let count = self.counts.entry(label).or_default();
         *count += 1;
-        format!("{word}-{count:04}")
+        format!("{label}-{count:04}")
     }
 
-    /// The value without what is secret in it. Learn from all values first.
+    /// The redacted value. Call [`learn`](Self::learn) with all values first.
     pub(super) fn redact(&mut self, value: &Value) -> Value {
         self.value(None, value)
     }
@@ -169,13 +169,13 @@ impl Redactor {
             Value::Object(map) => Value::Object(self.object(key, map)),
             Value::Array(values) => values.iter().map(|value| self.value(key, value)).collect(),
             Value::String(text) => Value::String(self.keyed(key, text)),
-            Value::Number(number) if key.is_none_or(hides) => nought(number),
+            Value::Number(number) if key.is_none_or(hides) => zero(number),
             Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
         }
     }
 
     fn object(&mut self, at: Option<&str>, map: &Map<String, Value>) -> Map<String, Value> {
-        // A call of a compound, or its answer.
+        // A call of a compound, or its result.
         let api = map.get("api").and_then(Value::as_str);
         let foreign = api.is_some_and(|api| !is_api(api));
         map.iter()
@@ -183,11 +183,11 @@ impl Redactor {
             .map(|(key, value)| {
                 let code = value.get("code").filter(|code| code.is_u64());
                 let mut value = self.value(Some(under(at, key)), value);
-                // The one place where a code is no secret of anybody.
+                // The only place where a code is not secret.
                 if let (Some(code), "error") = (code, key.as_str()) {
                     value["code"] = code.clone();
                 }
-                // Keys are DSM's own words, unless they are an address or a secret as a whole.
+                // Keys are DSM's own names, unless they are an address or a secret as a whole.
                 let known = self.known.get(key).cloned();
                 (known.unwrap_or_else(|| self.patterns(key)), value)
             })
@@ -206,21 +206,21 @@ impl Redactor {
     fn keyed(&mut self, key: Option<&str>, text: &str) -> String {
         let kind = key.and_then(Kind::of);
         match (inner(text), kind) {
-            // Text that is JSON keeps being JSON.
+            // JSON inside a string stays JSON.
             (Some(inner @ (Value::Object(_) | Value::Array(_))), _) => {
                 self.value(key, &inner).to_string()
             }
             (Some(Value::String(inner)), _) => json!(self.keyed(key, &inner)).to_string(),
-            (_, Some(kind)) if !text.is_empty() && text.chars().count() < LEAST => {
-                format!("{}-0000", kind.word())
+            (_, Some(kind)) if !text.is_empty() && text.chars().count() < MIN_SECRET_CHARS => {
+                format!("{}-0000", kind.label())
             }
             (_, None) if key.is_none_or(|key| !is_field(key)) => self.unknown(text),
             _ => self.text(text),
         }
     }
 
-    /// What stands in the place of a text under a name that nobody knows. It is not looked for elsewhere: it may be a word
-    /// like any other.
+    /// The replacement for the text of a field that is not on the allowlist. The text is not replaced elsewhere: it may be an
+    /// ordinary word.
     fn unknown(&mut self, text: &str) -> String {
         if HARMLESS.contains(&text) {
             return text.to_owned();
@@ -236,7 +236,7 @@ impl Redactor {
         replacement
     }
 
-    /// Text without the secrets that are known and without what looks like an address.
+    /// Replaces known secrets and everything that looks like an address.
     pub(super) fn text(&mut self, text: &str) -> String {
         let finder = self.finder.clone();
         finder
@@ -249,7 +249,7 @@ impl Redactor {
         if let Some(known) = self.known.get(original) {
             return known.clone();
         }
-        // Addresses are the same in small and in capital letters.
+        // Addresses are case-insensitive.
         let original = original.to_ascii_lowercase();
         if let Some(matched) = self.matched.get(&original) {
             return matched.clone();
@@ -268,8 +268,8 @@ impl Redactor {
         {
             return original.to_owned();
         }
-        let mut count = |word| {
-            let count = self.counts.entry(word).or_default();
+        let mut count = |label| {
+            let count = self.counts.entry(label).or_default();
             *count += 1;
             *count
         };
@@ -297,20 +297,20 @@ impl Redactor {
         } else if is("six") {
             format!("2001:db8::{:x}", count("six"))
         } else {
-            // RFC 2544 keeps 198.18.0.0/15 free for tests.
+            // RFC 2544 reserves 198.18.0.0/15 for tests.
             let number = count("four");
             format!("198.18.{}.{}", number / 254, number % 254 + 1)
         }
     }
 }
 
-/// Whether a number under this name is not to be seen.
+/// Whether the numbers of this field are hidden.
 fn hides(key: &str) -> bool {
     Kind::of(key).is_some() || !is_field(key)
 }
 
-/// A number of the same type that says nothing.
-fn nought(number: &Number) -> Value {
+/// Zero, of the same JSON number type.
+fn zero(number: &Number) -> Value {
     if number.is_f64() {
         json!(0.0)
     } else {
@@ -318,12 +318,12 @@ fn nought(number: &Number) -> Value {
     }
 }
 
-/// The name that decides of a value: what is inside of a secret is secret.
+/// The name that decides how a value is treated: everything inside a secret field is secret.
 fn under<'a>(at: Option<&'a str>, key: &'a str) -> &'a str {
     at.filter(|at| Kind::of(at).is_some()).unwrap_or(key)
 }
 
-/// What a text is that is JSON itself.
+/// Parses a string that contains JSON.
 fn inner(text: &str) -> Option<Value> {
     text.trim_start()
         .starts_with(['"', '{', '['])
@@ -331,7 +331,7 @@ fn inner(text: &str) -> Option<Value> {
         .flatten()
 }
 
-/// The forms in which an original may stand inside other text.
+/// The encodings in which a secret may occur inside other text.
 fn forms(plain: &str) -> Vec<String> {
     let json = json!(plain).to_string();
     let escaped = json[1..json.len() - 1].to_owned();
@@ -344,7 +344,7 @@ fn forms(plain: &str) -> Vec<String> {
     forms
 }
 
-/// Finds the longest known secret, or else an address.
+/// Matches the longest known secret, or else an address.
 fn finder(known: &BTreeMap<String, String>) -> anyhow::Result<Regex> {
     let mut known: Vec<&String> = known.keys().collect();
     known.sort_by_key(|text| std::cmp::Reverse(text.len()));

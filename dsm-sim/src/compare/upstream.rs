@@ -1,4 +1,4 @@
-//! A NAS that is not simulated here: where it is, and whom to believe that it is the one.
+//! The real NAS that `diff` and `record` talk to: its URL, and how its certificate is verified.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,30 +6,30 @@ use std::time::Duration;
 use anyhow::Context;
 use url::Url;
 
-/// A NAS to talk to.
+/// Address of a real NAS, and how to trust it.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    /// `https://nas:5001`.
+    /// Base URL: `https://nas:5001`.
     pub url: Url,
-    /// Whom to believe.
+    /// How its certificate is verified.
     pub trust: TlsTrust,
 }
 
-/// Who may vouch for the certificate of a NAS.
+/// How the certificate of a NAS is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsTrust {
-    /// Whom this machine trusts.
+    /// By the CAs that this machine trusts.
     Platform,
-    /// Just the authorities in this PEM file.
+    /// By the CAs in this PEM file only.
     File(PathBuf),
-    /// Anybody: whoever sits between can read the password.
+    /// Not at all: a man in the middle can read the password.
     Insecure,
 }
 
 impl Upstream {
-    /// A client that follows no redirect and asks no proxy.
+    /// A client that follows no redirects and uses no proxy.
     pub(crate) fn client(&self) -> anyhow::Result<reqwest::Client> {
-        // Only the first of several installs succeeds, and any will do.
+        // Only the first install in a process succeeds, which is enough.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .no_proxy()
@@ -41,15 +41,15 @@ impl Upstream {
             TlsTrust::File(path) => {
                 let pem = std::fs::read(path)
                     .with_context(|| format!("cannot read {}", path.display()))?;
-                let authorities = reqwest::Certificate::from_pem_bundle(&pem)
+                let cas = reqwest::Certificate::from_pem_bundle(&pem)
                     .with_context(|| format!("{} holds no certificate", path.display()))?;
-                client.tls_certs_only(authorities)
+                client.tls_certs_only(cas)
             }
         };
         Ok(client.build()?)
     }
 
-    /// The address of a path of the NAS, query included.
+    /// The URL of a path, query included, on this NAS.
     pub(crate) fn at(&self, path: &str) -> String {
         format!("{}{path}", self.url.as_str().trim_end_matches('/'))
     }

@@ -1,4 +1,4 @@
-//! Knobs that change what is on the NAS: what somebody else did at DSM's own page.
+//! Endpoints that change LUNs and volumes behind the client's back, as another user of DSM would.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -15,7 +15,7 @@ use crate::nas::params::Params;
 use crate::nas::state::table::Row;
 use crate::nas::state::volume::{FileSystem, VolumeSpec};
 
-/// A LUN that somebody else makes. What is left out is what a page would offer.
+/// A foreign LUN to create. Defaults are those of SAN Manager.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewLun {
@@ -34,8 +34,8 @@ pub(crate) async fn make_lun(
 ) -> Result<Json<Value>, Problem> {
     let (now, lun) = (control.now(), lun?.0);
     let uuid = control
-        .change(|nas, outside| nas.foreign_lun(now, lun, outside))?
-        .map_err(|refusal| refused(&refusal))?;
+        .change(|nas, environment| nas.create_foreign_lun(now, lun, environment))?
+        .map_err(|refusal| conflict(&refusal))?;
     Ok(Json(json!({"uuid": uuid})))
 }
 
@@ -45,10 +45,10 @@ pub(crate) struct Seed {
     luns: usize,
 }
 
-/// Makes LUNs that are nobody's, so that lists are long.
+/// Creates many foreign LUNs, so that lists get long.
 pub(crate) async fn seed(State(control): Shared, seed: Body<Seed>) -> Result<Json<Value>, Problem> {
     let (now, count) = (control.now(), seed?.0.luns);
-    let uuids = control.change(|nas, outside| {
+    let uuids = control.change(|nas, environment| {
         let first = nas.state.luns.len();
         let lun = |n| NewLun {
             name: format!("foreign-{n}"),
@@ -58,11 +58,11 @@ pub(crate) async fn seed(State(control): Shared, seed: Body<Seed>) -> Result<Jso
             description: "made by /seed".to_owned(),
         };
         (first..first + count)
-            .map(|n| nas.foreign_lun(now, lun(n), outside))
+            .map(|n| nas.create_foreign_lun(now, lun(n), environment))
             .collect::<Result<Vec<_>, _>>()
     })?;
     Ok(Json(
-        json!({"uuids": uuids.map_err(|refusal| refused(&refusal))?}),
+        json!({"uuids": uuids.map_err(|refusal| conflict(&refusal))?}),
     ))
 }
 
@@ -107,11 +107,11 @@ pub(crate) struct VolumePatch {
     free: Option<u64>,
     /// `internal` or `external`.
     container: Option<String>,
-    /// The field of this name, where it is not to say what `container` says.
+    /// The `location` field of its rows, if it is to differ from `container`.
     location: Option<String>,
-    /// Fields that its rows lack.
+    /// Fields that are missing in its rows.
     without: Option<Vec<String>>,
-    /// Whether its LUNs are not known.
+    /// Whether its LUNs are unknown: in no list, and not found by uuid.
     hides_luns: Option<bool>,
 }
 
@@ -122,7 +122,7 @@ pub(crate) async fn patch_volume(
 ) -> Result<Json<Value>, Problem> {
     let patch = patch?.0;
     let at = format!("/{name}");
-    let found = control.change(|nas, outside| nas.patch_volume(&at, &patch, outside))?;
+    let found = control.change(|nas, environment| nas.patch_volume(&at, &patch, environment))?;
     found.map(|()| Json(json!({}))).ok_or_else(|| {
         Problem::new(
             StatusCode::NOT_FOUND,
@@ -131,8 +131,8 @@ pub(crate) async fn patch_volume(
     })
 }
 
-/// The call that DSM's page makes for somebody who sits at it.
-pub(super) fn by_hand(
+/// The call that DSM's web UI makes for a user.
+pub(super) fn ui_call(
     api: &str,
     method: &str,
     params: impl IntoIterator<Item = (&'static str, String)>,
@@ -152,7 +152,7 @@ pub(super) fn by_hand(
     }
 }
 
-pub(super) fn refused(refusal: &Refusal) -> Problem {
+pub(super) fn conflict(refusal: &Refusal) -> Problem {
     Problem::new(
         StatusCode::CONFLICT,
         format!("{}: {}", refusal.code, refusal.why),
@@ -160,7 +160,7 @@ pub(super) fn refused(refusal: &Refusal) -> Problem {
 }
 
 impl Nas {
-    /// A fresh NAS with these volumes.
+    /// Removes everything: a fresh NAS with these volumes.
     pub(crate) fn reset(&mut self, volumes: impl Iterator<Item = VolumeSpec>) {
         let targets: Vec<u32> = self.state.targets.values().map(Row::key).collect();
         for id in targets {
@@ -190,17 +190,17 @@ impl Nas {
         self.auth.unblock();
     }
 
-    fn foreign_lun(
+    fn create_foreign_lun(
         &mut self,
         now: u64,
         lun: NewLun,
-        outside: &dyn Environment,
+        environment: &dyn Environment,
     ) -> Result<String, Refusal> {
         let volume = lun.location.as_ref().map_or_else(
             || self.state.volumes.values().next(),
             |path| self.state.volumes.get(path),
         );
-        let usual = match volume.map(|volume| volume.fs) {
+        let default_type = match volume.map(|volume| volume.fs) {
             Some(FileSystem::Ext4) => "ADV",
             Some(FileSystem::Btrfs) | None => "BLUN",
         };
@@ -211,14 +211,14 @@ impl Nas {
         let params = [
             ("name", json!(lun.name).to_string()),
             ("size", lun.size.unwrap_or(1 << 30).to_string()),
-            ("type", lun.kind.unwrap_or_else(|| usual.to_owned())),
+            ("type", lun.kind.unwrap_or_else(|| default_type.to_owned())),
             ("location", json!(location).to_string()),
             ("description", json!(lun.description).to_string()),
         ];
-        let call = by_hand("SYNO.Core.ISCSI.LUN", "create", params);
-        let data = self.create_lun(now, &call, outside)?;
+        let call = ui_call("SYNO.Core.ISCSI.LUN", "create", params);
+        let data = self.create_lun(now, &call, environment)?;
         let uuid = data["uuid"].as_str().unwrap_or_default().to_owned();
-        // It was made long ago, as far as anybody can see.
+        // A foreign LUN is not locked as a new one would be: it looks old.
         if let Some(mut lun) = self.state.luns.get(&uuid).cloned() {
             lun.locked_until = 0;
             self.state.luns.put(lun);
@@ -230,7 +230,7 @@ impl Nas {
         &mut self,
         at: &str,
         patch: &VolumePatch,
-        outside: &dyn Environment,
+        environment: &dyn Environment,
     ) -> Option<()> {
         let mut volume = self.state.volumes.get(&at.to_owned())?.clone();
         if let Some(status) = &patch.status {
@@ -248,7 +248,7 @@ impl Nas {
         volume.hides_luns = patch.hides_luns.unwrap_or(volume.hides_luns);
         if let Some(free) = patch.free {
             self.returning.retain(|row| row.volume != at);
-            let for_luns = self.used_by_luns(&volume, outside);
+            let for_luns = self.used_by_luns(&volume, environment);
             volume.used_elsewhere = volume.size.saturating_sub(for_luns).saturating_sub(free);
         }
         self.state.volumes.put(volume);

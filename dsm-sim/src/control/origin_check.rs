@@ -1,7 +1,6 @@
-//! Who may turn knobs, and look at them. The control port has no login, so a web page that somebody has open must not reach it:
-//! browsers let any page send forms anywhere, but say where they come from, and ask before they send JSON or a DELETE. A page
-//! whose own name was made to lead here after it was loaded may read, too, as far as its browser knows; but its requests are
-//! for that name, and not for an address.
+//! Protects the control port, which has no login, from web pages: CSRF and DNS rebinding. Browsers let any page send forms to
+//! any host, but with an `Origin` header, and they send a CORS preflight before JSON or a DELETE. With DNS rebinding a page may
+//! read replies, too, but its requests carry its own name in `Host`, not an address.
 
 use std::net::IpAddr;
 
@@ -15,24 +14,24 @@ use axum::response::{IntoResponse, Response};
 
 use super::Problem;
 
-/// The names, besides addresses and localhost, under which the port may be asked.
+/// Accepted host names, in addition to IP addresses and localhost.
 pub(super) type Names = Arc<[String]>;
 
-/// Refuses what may come from a web page of somebody else.
+/// Middleware: refuses requests that may come from a foreign web page.
 pub(super) async fn check_origin(
     State(names): State<Names>,
     request: Request,
     next: Next,
 ) -> Response {
-    let host = asked(&request);
+    let host = requested_host(&request);
     match decide(request.method(), request.headers(), host.as_deref(), &names) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
 }
 
-/// Which host a request is for, as far as it says.
-fn asked(request: &Request) -> Option<String> {
+/// The host that a request is for: the `Host` header, or else the authority of the URI.
+fn requested_host(request: &Request) -> Option<String> {
     let header = request.headers().get(header::HOST);
     let header = header.map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
     header.or_else(|| request.uri().authority().map(ToString::to_string))
@@ -44,18 +43,18 @@ fn decide(
     host: Option<&str>,
     names: &[String],
 ) -> Result<(), Problem> {
-    let fixed = |host: &str| {
+    let trusted = |host: &str| {
         host.parse::<Authority>()
-            .is_ok_and(|host| is_fixed(&host, names))
+            .is_ok_and(|host| is_trusted_host(&host, names))
     };
-    // Browsers always say it.
+    // Browsers always send it.
     if let Some(host) = host
-        && !fixed(host)
+        && !trusted(host)
     {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
             format!(
-                "this is not {host}: ask for its address or for localhost, or start it with --control-name {host}"
+                "host {host} is not allowed: use the IP address or localhost, or start dsm-sim with --control-name {host}"
             ),
         ));
     }
@@ -63,26 +62,26 @@ fn decide(
         return Ok(());
     }
     if let Some(origin) = headers.get(header::ORIGIN)
-        && !is_own(origin, host)
+        && !is_same_origin(origin, host)
     {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
-            "this comes from a web page of another origin",
+            "the request comes from a web page of another origin",
         ));
     }
-    // A DELETE has no body to describe; no page sends one to another host without asking first, and nobody answers.
+    // A DELETE has no body, hence no type. A browser sends a CORS preflight before it, which is never answered.
     let kind = headers.get(header::CONTENT_TYPE);
     if kind.map_or(method != Method::DELETE, |kind| !is_json(kind)) {
         return Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "say Content-Type: application/json, which no form of a web page can",
+            "set Content-Type: application/json, which a form of a web page cannot",
         ));
     }
     Ok(())
 }
 
-/// Whether a page of this origin was served by the host that the request is for.
-fn is_own(origin: &HeaderValue, host: Option<&str>) -> bool {
+/// Whether this origin is the host that the request is for.
+fn is_same_origin(origin: &HeaderValue, host: Option<&str>) -> bool {
     let origin = origin
         .to_str()
         .ok()
@@ -93,8 +92,8 @@ fn is_own(origin: &HeaderValue, host: Option<&str>) -> bool {
         .is_some_and(|(authority, host)| authority.as_str().eq_ignore_ascii_case(host))
 }
 
-/// A name of somebody else's may be made to lead here after its page was loaded; an address cannot.
-fn is_fixed(host: &Authority, names: &[String]) -> bool {
+/// Only these hosts are safe from DNS rebinding: IP addresses, localhost and the configured names.
+fn is_trusted_host(host: &Authority, names: &[String]) -> bool {
     let name = host.host().trim_matches(['[', ']']);
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<IpAddr>().is_ok()
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_read_under_a_name_that_somebody_else_may_point_here() {
+    fn requests_for_unknown_host_names_are_refused() {
         for (host, want) in [
             ("127.0.0.1:5080", None),
             ("[::1]:5080", None),
@@ -141,12 +140,12 @@ mod tests {
                 check(&method, &[("host", host)], want);
             }
         }
-        // A program of old; no browser.
+        // An HTTP/1.0 client without Host; not a browser.
         check(&Method::GET, &[], None);
     }
 
     #[test]
-    fn forms_and_strangers_are_turned_away() {
+    fn forms_and_other_origins_are_refused() {
         let json = ("content-type", "application/json");
         let host = ("host", "127.0.0.1:5080");
         check(&Method::GET, &[("origin", "http://evil.example")], None);
@@ -184,7 +183,7 @@ mod tests {
         for (host, origin, want) in [
             ("localhost:5080", "http://localhost:5080", None),
             ("[::1]:5080", "http://[::1]:5080", None),
-            // A name that was made to lead here after its page was loaded.
+            // DNS rebinding.
             ("evil.example:5080", "http://evil.example:5080", Some(403)),
         ] {
             check(

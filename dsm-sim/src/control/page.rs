@@ -1,8 +1,8 @@
-//! The page at the control port: what is on the NAS and what is asked of it, for people. Everything on it is rendered
-//! here; a small script fetches the parts again while somebody looks. Nothing is rendered while the NAS waits.
+//! The web page of the control port: shows the objects of the NAS and the journal. It is rendered on the server; a small script
+//! refreshes its parts. The NAS is not locked while a page is rendered.
 //!
-//! Templates are askama's: they stay HTML that a person can read, every value in them is escaped but for the two parts,
-//! which are templates themselves, and a name that is not there does not compile.
+//! The templates are askama's: plain HTML, checked at compile time. Every value is escaped, except for the two parts, which are
+//! templates themselves.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,10 +27,10 @@ mod format;
 mod snapshot;
 mod template;
 
-/// So many calls are shown at most; the filter looks through all that are kept.
-const LINES: usize = 300;
+/// Maximum number of calls on the page. The filter searches all entries of the journal.
+const MAX_LINES: usize = 300;
 
-/// Only what comes from here may run or be shown, whatever gets into the page, and nobody may frame it.
+/// Security headers: only this server's scripts and styles are loaded, whatever gets into the page, and it cannot be framed.
 const HEADERS: [(HeaderName, &str); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -43,21 +43,22 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
 
-/// What the routes share.
+/// Shared state of the routes.
 #[derive(Debug)]
 struct Page {
     server: Arc<Server>,
-    knobs: &'static str,
+    /// The list of endpoints, for clients other than browsers.
+    endpoints: &'static str,
     usage: Mutex<Usage>,
 }
 
 type Shared = State<Arc<Page>>;
 
-/// The routes of the page. Who does not ask for HTML gets the names of the knobs, as JSON.
-pub(crate) fn router(server: Arc<Server>, knobs: &'static str) -> Router {
+/// The routes of the page. A client that does not accept HTML gets the list of endpoints, as JSON.
+pub(crate) fn router(server: Arc<Server>, endpoints: &'static str) -> Router {
     let page = Page {
         server,
-        knobs,
+        endpoints,
         usage: Mutex::default(),
     };
     Router::new()
@@ -86,7 +87,7 @@ struct Front {
 }
 
 impl Front {
-    /// Of all APIs, each once.
+    /// The methods of all APIs, without duplicates.
     fn methods(&self) -> BTreeSet<&'static str> {
         let all = self.apis.iter().flat_map(|api| api.1);
         all.copied().collect()
@@ -100,7 +101,7 @@ async fn front(
     Query(filter): Query<Filter>,
 ) -> Response {
     if !wants_html(&headers) {
-        return Json(json!({"knobs": page.knobs})).into_response();
+        return Json(json!({"knobs": page.endpoints})).into_response();
     }
     let lines = page.lines(&filter, 0);
     let overview = page.overview(&wanted);
@@ -133,17 +134,17 @@ async fn journal(
 
 impl Page {
     fn overview(&self, wanted: &Wanted) -> Overview {
-        // Files are looked at, and programs asked for sessions; the other requests shall not wait.
-        let seen = run_blocking(|| {
+        // This reads files and runs programs that list sessions, so it must not block other requests.
+        let data = run_blocking(|| {
             let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
             snapshot::take(&self.server, &mut usage, wanted)
         });
         let faults = self.server.faults().rules().to_vec();
-        Overview::new(seen, faults, self.server.latency())
+        Overview::new(data, faults, self.server.latency())
     }
 
     fn lines(&self, filter: &Filter, since: u64) -> Lines {
-        let (next, entries) = filter::newest(|| self.server.journal(), filter, since, LINES);
+        let (next, entries) = filter::newest(|| self.server.journal(), filter, since, MAX_LINES);
         Lines::new(next, entries)
     }
 }

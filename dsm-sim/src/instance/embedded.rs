@@ -1,7 +1,7 @@
-//! A NAS inside of its caller: no ports, no threads, no time of its own. Whoever sends the same requests to one with the
-//! same seed and a clock that stands still gets the same answers, byte for byte.
+//! A simulator embedded in its caller: no ports, no threads. With a seed and a frozen clock it is deterministic: the same
+//! requests get the same replies, byte for byte.
 //!
-//! What waits (latency, a delay, a call that hangs) waits in tokio's time, which a test may pause.
+//! Latency, delays and hanging calls wait in tokio's time, which a test may pause.
 
 use std::fmt;
 use std::io;
@@ -18,21 +18,21 @@ use tower::ServiceExt as _;
 
 use crate::control;
 use crate::instance::handle::Handle;
-use crate::instance::running::{Folder, Opened, StartError};
+use crate::instance::running::{Opened, StartError, StateDir};
 use crate::options::Builder;
 use crate::server::http;
 use crate::server::listener::Peer;
 
-/// Far more than any answer of a NAS in a test.
-const LONGEST: usize = 64 << 20;
+/// Bytes; far more than any reply in a test.
+const MAX_BODY: usize = 64 << 20;
 
-/// A NAS that is a value. It is gone when this is dropped; its folder stays, if it was given one.
+/// An embedded simulator. It stops when this is dropped; a temporary state directory is removed, a given one is kept.
 pub struct Embedded {
-    knobs: Handle,
+    handle: Handle,
     api: Router,
     control: Router,
     client: SocketAddr,
-    _folder: Folder,
+    _folder: StateDir,
 }
 
 impl fmt::Debug for Embedded {
@@ -45,7 +45,7 @@ impl Deref for Embedded {
     type Target = Handle;
 
     fn deref(&self) -> &Handle {
-        &self.knobs
+        &self.handle
     }
 }
 
@@ -56,7 +56,7 @@ impl Embedded {
             api: http::router(Arc::clone(&server)),
             control: control::router(Arc::clone(&server), builder.clone()),
             client: SocketAddr::from(([127, 0, 0, 1], 1)),
-            knobs: Handle {
+            handle: Handle {
                 server,
                 builder: builder.clone(),
             },
@@ -64,10 +64,11 @@ impl Embedded {
         })
     }
 
-    /// Answers a request to the Web API. `None`: the connection was cut. Dropping this is a client that hangs up.
+    /// Sends a request to the Web API. `None` means that the connection was closed without a reply. Dropping the future is like a
+    /// client that disconnects.
     ///
     /// # Errors
-    /// The answer has no end.
+    /// The body of the reply cannot be read.
     pub async fn answer(
         &self,
         mut request: Request<Body>,
@@ -76,14 +77,14 @@ impl Embedded {
         request.extensions_mut().insert(ConnectInfo(peer.clone()));
         let Ok(answer) = self.api.clone().oneshot(request).await;
         let (head, body) = answer.into_parts();
-        let body = to_bytes(body, LONGEST).await?;
+        let body = to_bytes(body, MAX_BODY).await?;
         Ok((!peer.is_aborted()).then(|| Response::from_parts(head, body)))
     }
 
-    /// Turns a knob of the control port: the same methods, paths and bodies, and the body of the answer.
+    /// Sends a request to the control port: the same methods, paths and bodies as over HTTP. Returns the body of the reply.
     ///
     /// # Errors
-    /// The knob says what is wrong.
+    /// The status is not a success; the error holds the body.
     pub async fn control(&self, method: Method, path: &str, body: &Value) -> io::Result<Value> {
         let wrong = |error: &dyn fmt::Display| io::Error::other(format!("{path}: {error}"));
         let request = Request::builder()
@@ -95,7 +96,7 @@ impl Embedded {
             .map_err(|error| wrong(&error))?;
         let Ok(answer) = self.control.clone().oneshot(request).await;
         let status = answer.status();
-        let text = to_bytes(answer.into_body(), LONGEST)
+        let text = to_bytes(answer.into_body(), MAX_BODY)
             .await
             .map_err(|error| wrong(&error))?;
         if !status.is_success() {

@@ -1,4 +1,4 @@
-//! What tests turn most often, without the detour over the control port, which has all knobs.
+//! [`Handle`]: the endpoints of the control port that tests need most, as Rust methods.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,89 +13,89 @@ use crate::server::Server;
 use crate::server::fault::Rule;
 use crate::server::journal::Entry;
 
-/// What tests turn most often at a simulator of either kind, [`DsmSim`](crate::DsmSim) and
-/// [`Embedded`](crate::Embedded).
+/// Controls a simulator of either kind, [`DsmSim`](crate::DsmSim) or [`Embedded`](crate::Embedded). The control port can do
+/// more.
 #[derive(Debug)]
 pub struct Handle {
     pub(crate) server: Arc<Server>,
     pub(crate) builder: Builder,
 }
 
-/// How much was asked of the NAS since the start or the last reset.
+/// Traffic since the start or the last reset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// HTTP requests.
     pub requests: u64,
     /// Bytes of their queries and bodies.
     pub received: u64,
-    /// Bytes of the answers' bodies.
+    /// Bytes of the replies' bodies.
     pub sent: u64,
-    /// The most HTTP requests that were in work at a time, from their arrival to their answer; one that hangs is in work.
+    /// Maximum number of HTTP requests in flight at a time, including hanging ones.
     pub most_in_flight: u64,
     /// Calls by `API.method`; the calls of a compound count one by one.
     pub calls: BTreeMap<String, u64>,
 }
 
 impl Handle {
-    /// Lets something go wrong with calls to come.
+    /// Injects a fault into future calls.
     pub fn add_fault(&self, rule: Rule) {
         self.server.faults().add(rule);
     }
 
-    /// Ends all faults; calls that were left hanging go on.
+    /// Removes all faults. Hanging calls continue.
     pub fn clear_faults(&self) {
         self.server.clear_faults();
     }
 
-    /// Moves the NAS's clock forward: sessions expire, Auto Block ends, deleted LUNs vanish, without waiting for it.
+    /// Advances the NAS's clock: sessions expire, Auto Block ends and deleted LUNs vanish without waiting.
     pub fn advance_clock(&self, by: Duration) {
         let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         self.server.clock.advance(millis);
     }
 
-    /// Everything that persists, as `GET /state` of the control port answers it.
+    /// The persistent state, as `GET /state` of the control port returns it.
     ///
     /// # Errors
-    /// Something had changed by itself since the last look, and that cannot be saved.
+    /// Work that DSM has finished since the last call cannot be saved.
     pub fn state(&self) -> io::Result<Value> {
         let now = self.server.clock.now();
         self.server.nas().change(now, |nas, _| nas.dump(now))
     }
 
-    /// Every call since the start or the last reset, oldest first; of very many, the newest 100,000.
+    /// The calls since the start or the last reset, oldest first; at most the newest 100,000.
     pub fn journal(&self) -> Vec<Entry> {
         self.server.journal().since(0).1
     }
 
-    /// How many requests came in, and how many calls of each method.
+    /// Number of requests, bytes, and calls of each method.
     pub fn counters(&self) -> Counters {
         let journal = self.server.journal();
-        let (carried, calls) = journal.counters();
+        let (traffic, calls) = journal.counters();
         Counters {
-            requests: carried.requests,
-            received: carried.received,
-            sent: carried.sent,
-            most_in_flight: carried.most_in_flight,
+            requests: traffic.requests,
+            received: traffic.received,
+            sent: traffic.sent,
+            most_in_flight: traffic.most_in_flight,
             calls: calls.clone(),
         }
     }
 
-    /// The switches as they are.
+    /// The current settings.
     pub fn settings(&self) -> Settings {
         self.server.change_settings(|settings| settings.clone())
     }
 
-    /// Turns switches, from the next call on.
+    /// Changes settings, from the next call on.
     pub fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
         self.server.change_settings(change);
     }
 
-    /// Every session id is unknown from now on, as after a restart of DSM.
+    /// Invalidates all session ids, as a restart of DSM does.
     pub fn expire_sessions(&self) {
         self.server.nas().nas.auth.forget_sessions();
     }
 
-    /// Makes it a fresh NAS: no LUN, no target, no session, no fault, an empty journal, the settings of the start.
+    /// Resets to a fresh NAS: no LUNs, targets, sessions or faults, an empty journal, and the initial settings.
     ///
     /// # Errors
     /// The change cannot be saved.

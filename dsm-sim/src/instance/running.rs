@@ -1,4 +1,4 @@
-//! A running simulator: starting it, where it is, and its end.
+//! [`DsmSim`], a simulator with ports and threads: start, addresses, shutdown.
 
 use crate::nas::clock::millis;
 use std::fs::{self, File, TryLockError};
@@ -35,71 +35,70 @@ use crate::storage::transaction::DurableNas;
 use crate::tls::{Identity, TlsError};
 
 const ENDPOINTS: &str = "endpoints.json";
-/// How long one that is just ending, or has been killed, may still hold its folder.
+/// How long to wait for the lock of the state directory, which a process that is exiting or was killed may still hold.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long calls under way may take to end when the simulator stops.
+/// How long calls in flight may take when the simulator stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the simulator did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Something about a file or folder.
+    /// A file or directory cannot be used.
     #[error("cannot use {path}")]
     File {
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The I/O error.
         #[source]
         source: io::Error,
     },
-    /// Somebody else works in the folder.
+    /// Another process uses the state directory.
     #[error("another dsm-sim is running in {path}: stop it, or take another --state-dir")]
     InUse {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
     },
-    /// A LUN is on a volume that was not asked for.
+    /// A LUN in the state is on a volume that is not configured.
     #[error("LUN {lun} is on {volume}: add --volume {volume}=…, or take an empty --state-dir")]
     VolumeGone {
         /// The LUN's name.
         lun: String,
-        /// Where it is.
+        /// The volume's path.
         volume: String,
     },
-    /// An account cannot be.
+    /// An account is invalid.
     #[error("{0}")]
     Account(String),
-    /// A port cannot be had.
+    /// A port cannot be opened.
     #[error("cannot listen on {address}: take another port, or port 0 for any free one")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The I/O error.
         #[source]
         source: io::Error,
     },
-    /// LUNs cannot be exported in the way that was asked for.
+    /// LUNs cannot be exported in the configured way.
     #[error("cannot export LUNs")]
     Export(#[source] io::Error),
-    /// HTTPS was asked for and cannot be had.
+    /// HTTPS cannot be set up.
     #[error("cannot serve HTTPS")]
     Tls(#[source] TlsError),
-    /// The system gives no threads.
+    /// Threads cannot be started.
     #[error("cannot start threads")]
     Threads(#[source] io::Error),
 }
 
-/// A simulator that is running, on threads of its own. It stops when this is dropped, within seconds, and the drop waits
-/// for that.
+/// A running simulator with its own threads. Dropping it stops it, and blocks for up to a few seconds until it has stopped.
 #[derive(Debug)]
 pub struct DsmSim {
-    knobs: Handle,
+    handle: Handle,
     at: Addresses,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where everything is.
+/// URLs and paths of a running simulator.
 #[derive(Debug)]
 struct Addresses {
     api: String,
@@ -110,32 +109,32 @@ struct Addresses {
 }
 
 impl DsmSim {
-    /// A DS923+ on DSM 7, unless told otherwise.
+    /// Configures a simulator. The default is a DS923+ on DSM 7.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// The Web API, `http://127.0.0.1:PORT`.
+    /// URL of the Web API: `http://127.0.0.1:PORT`.
     pub fn api(&self) -> &str {
         &self.at.api
     }
 
-    /// The Web API again, `https://127.0.0.1:PORT`, when HTTPS was asked for.
+    /// URL of the Web API over HTTPS, if configured: `https://127.0.0.1:PORT`.
     pub fn https(&self) -> Option<&str> {
         self.at.https.as_deref()
     }
 
-    /// The authority to trust there, when the simulator made the certificate itself.
+    /// CA file that HTTPS clients must trust, if the simulator generated the certificate.
     pub fn ca_file(&self) -> Option<&Path> {
         self.at.ca_file.as_deref()
     }
 
-    /// The control port, `http://127.0.0.1:PORT`: all knobs, over HTTP.
+    /// URL of the control port: `http://127.0.0.1:PORT`.
     pub fn control(&self) -> &str {
         &self.at.control
     }
 
-    /// Where its state is.
+    /// The state directory.
     pub fn state_dir(&self) -> &Path {
         &self.at.state_dir
     }
@@ -145,14 +144,14 @@ impl Deref for DsmSim {
     type Target = Handle;
 
     fn deref(&self) -> &Handle {
-        &self.knobs
+        &self.handle
     }
 }
 
 impl Drop for DsmSim {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
-            // The thread may have ended on its own; then there is nobody to tell.
+            // An error means that the thread has already ended.
             let _ = stop.send(());
         }
         if self
@@ -168,33 +167,33 @@ impl Drop for DsmSim {
 /// Starts a simulator in this process.
 pub(crate) async fn start(builder: Builder) -> Result<DsmSim, StartError> {
     let (stop, stopped) = oneshot::channel();
-    let (tell, told) = oneshot::channel();
+    let (started_sender, started) = oneshot::channel();
     let options = builder.clone();
     let thread = std::thread::Builder::new()
         .name("dsm-sim".to_owned())
-        .spawn(move || run(&options, tell, stopped))
+        .spawn(move || run(&options, started_sender, stopped))
         .map_err(StartError::Threads)?;
-    let (server, at) = told
+    let (server, at) = started
         .await
         .unwrap_or_else(|_| Err(StartError::Threads(io::ErrorKind::BrokenPipe.into())))?;
     Ok(DsmSim {
-        knobs: Handle { server, builder },
+        handle: Handle { server, builder },
         at,
         stop: Some(stop),
         thread: Some(thread),
     })
 }
 
-/// The thread of a simulator: it ends when it is told to, when nobody wants it any more, or when it cannot begin.
+/// The main thread of a simulator. It ends on a stop, when the handle is dropped, or when the start fails.
 fn run(
     options: &Builder,
-    tell: oneshot::Sender<Result<(Arc<Server>, Addresses), StartError>>,
+    started: oneshot::Sender<Result<(Arc<Server>, Addresses), StartError>>,
     stopped: oneshot::Receiver<()>,
 ) {
-    let begun = match Listening::new(options) {
-        Ok(begun) => begun,
+    let listening = match Listening::new(options) {
+        Ok(listening) => listening,
         Err(error) => {
-            let _ = tell.send(Err(error));
+            let _ = started.send(Err(error));
             return;
         }
     };
@@ -203,29 +202,30 @@ fn run(
         runtime,
         at,
         folder,
-    } = begun;
+    } = listening;
     let endpoints = at.state_dir.join(ENDPOINTS);
-    if tell.send(Ok((Arc::clone(&server), at))).is_ok() {
-        // An error means that the handle was dropped, which is a stop as well.
+    if started.send(Ok((Arc::clone(&server), at))).is_ok() {
+        // An error means that the handle was dropped, which also stops the simulator.
         let _ = runtime.block_on(stopped);
     }
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
-    // A call that outlives its grace holds the core for as long as its last effect takes, and has no export after that.
+    // A call that outlives SHUTDOWN_TIMEOUT keeps the lock of the NAS until its current effect is done. After that it has no
+    // export.
     server.nas().export.close();
     let _ = fs::remove_file(endpoints);
-    // From now on the folder is free for others, or gone if it was temporary.
+    // Releases the directory for other processes, or removes it if it is temporary.
     drop(folder);
 }
 
-/// A simulator that could answer: everything but ports and threads.
+/// An opened simulator: everything except ports and threads.
 pub(crate) struct Opened {
     pub(crate) server: Arc<Server>,
-    pub(crate) folder: Folder,
+    pub(crate) folder: StateDir,
 }
 
-/// A folder that is ours alone. Dropping it frees it for others, or removes it if it was temporary.
+/// A locked state directory. Dropping it releases the lock, or removes the directory if it is temporary.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct StateDir {
     path: PathBuf,
     _lock: File,
     _temporary: Option<TempDir>,
@@ -235,10 +235,10 @@ impl Opened {
     pub(crate) fn new(options: &Builder) -> Result<Self, StartError> {
         let (path, temporary) = folder(options)?;
         let lock = lock(&path)?;
-        let server = Arc::new(prepare(options, &path)?);
+        let server = Arc::new(open_server(options, &path)?);
         Ok(Self {
             server,
-            folder: Folder {
+            folder: StateDir {
                 path,
                 _lock: lock,
                 _temporary: temporary,
@@ -247,12 +247,12 @@ impl Opened {
     }
 }
 
-/// A simulator that answers.
+/// A simulator whose ports are open.
 struct Listening {
     server: Arc<Server>,
     runtime: Runtime,
     at: Addresses,
-    folder: Folder,
+    folder: StateDir,
 }
 
 impl Listening {
@@ -289,7 +289,7 @@ impl Listening {
 }
 
 impl Addresses {
-    /// Writes down what a client must know, for those who did not start it.
+    /// Writes the file `endpoints.json`, for clients in other processes.
     fn write_endpoints(&self) -> io::Result<()> {
         let mut endpoints =
             json!({"api": self.api, "control": self.control, "pid": std::process::id()});
@@ -304,7 +304,7 @@ impl Addresses {
     }
 }
 
-/// Opens the ports and serves them.
+/// Opens the ports and starts the servers.
 async fn bind(
     server: &Arc<Server>,
     options: &Builder,
@@ -344,24 +344,24 @@ fn serve(listener: AbortableListener, router: axum::Router) {
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let wrong = |source| StartError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(wrong)?;
-    let at = listener.local_addr().map_err(wrong)?;
+    let error = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let at = listener.local_addr().map_err(error)?;
     Ok((listener, at))
 }
 
 fn folder(options: &Builder) -> Result<(PathBuf, Option<TempDir>), StartError> {
-    let wrong = |path: &Path, source| StartError::File {
+    let error = |path: &Path, source| StartError::File {
         path: path.to_owned(),
         source,
     };
     let Some(dir) = &options.state_dir else {
         let temporary = TempDir::with_prefix("dsm-sim-")
-            .map_err(|source| wrong(&std::env::temp_dir(), source))?;
+            .map_err(|source| error(&std::env::temp_dir(), source))?;
         return Ok((temporary.path().to_owned(), Some(temporary)));
     };
-    let dir = std::path::absolute(dir).map_err(|source| wrong(dir, source))?;
-    fs::create_dir_all(&dir).map_err(|source| wrong(&dir, source))?;
+    let dir = std::path::absolute(dir).map_err(|source| error(dir, source))?;
+    fs::create_dir_all(&dir).map_err(|source| error(&dir, source))?;
     Ok((dir, None))
 }
 
@@ -394,8 +394,8 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
-/// Loads the state and makes everything else follow it.
-fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
+/// Loads the state and reconciles backstore and exports with it.
+fn open_server(options: &Builder, dir: &Path) -> Result<Server, StartError> {
     let in_dir = |source| StartError::File {
         path: dir.to_owned(),
         source,
@@ -416,7 +416,7 @@ fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
     for account in &accounts {
         account.check().map_err(StartError::Account)?;
     }
-    // Each life draws other numbers, or a uuid would come twice.
+    // Use other random numbers after each start, to avoid duplicate uuids.
     let rng = match options.seed {
         Some(seed) => StdRng::seed_from_u64(seed.wrapping_add(store.lines())),
         None => StdRng::from_rng(&mut rand::rng()),
@@ -439,7 +439,7 @@ fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
     )
     .map_err(StartError::Export)?;
     let journal = options.journal_file.as_ref().map(|path| {
-        let file = JournalFile::open(path, file::MOST);
+        let file = JournalFile::open(path, file::MAX_BYTES);
         file.map_err(|source| StartError::File {
             path: path.clone(),
             source,
@@ -458,7 +458,7 @@ fn prepare(options: &Builder, dir: &Path) -> Result<Server, StartError> {
     ))
 }
 
-/// The first portal; where it is any address of this machine, the one that is always there.
+/// The first portal; 127.0.0.1 replaces an unspecified address.
 fn portal(portals: &[SocketAddr]) -> SocketAddr {
     let local = SocketAddr::from(([127, 0, 0, 1], 3260));
     let mut portal = portals.first().copied().unwrap_or(local);

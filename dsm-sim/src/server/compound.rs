@@ -14,10 +14,10 @@ use crate::server::{Outcome, Server, Started, Step, Turn};
 /// The API's name.
 pub(crate) const API: &str = "SYNO.Entry.Request";
 
-/// Serves a compound. Its calls are in the journal one by one and share the request's number; the compound itself is
-/// there only when it is refused, or hit by a fault, as a whole.
-// ASSUMED: the calls run one after the other, in their order, in `parallel` mode too. Each is whole, but between two of
-// them another request may get in, as soon as its own thread does or while a call waits (latency, a delay, a hang).
+/// Serves a compound. The journal has one entry per call, with the same request number. The compound itself has an entry only
+/// if it is refused or hit by a fault as a whole.
+// ASSUMED: the calls run in order, one after the other, even in `parallel` mode. Each call is atomic, but another request may
+// run between two of them (at once, or while a call waits because of latency, a delay or a hang).
 pub(crate) async fn serve(
     server: &Server,
     number: u64,
@@ -29,7 +29,7 @@ pub(crate) async fn serve(
     if let Some(step) = server.before(&mut started, client).await {
         return step.outcome();
     }
-    let outcome = match open(server, call) {
+    let outcome = match admit_and_parse(server, call) {
         Ok((calls, stop_when_error)) => run(server, number, &calls, stop_when_error, client).await,
         Err(refusal) => return server.after(started, refused(refusal)).await.outcome(),
     };
@@ -60,7 +60,7 @@ async fn run(
     stop_when_error: bool,
     client: &mut oneshot::Sender<Outcome>,
 ) -> Outcome {
-    let _turn = server.compounds_turn().await;
+    let _turn = server.exclusive_turn().await;
     let settings = server.change_settings(|settings| settings.clone());
     let stops = stop_when_error && !settings.compounds_go_on;
     let mut results = Vec::new();
@@ -73,7 +73,7 @@ async fn run(
                 reply
             }
             Step::Page(status) => return Outcome::Page(status),
-            // The effect of this call is there; the calls after it were never made.
+            // This call has taken effect; the calls after it are not made.
             Step::Cut => return Outcome::Cut,
         };
         failed |= reply.answer.is_err();
@@ -96,13 +96,13 @@ async fn run(
     }
 }
 
-fn open(server: &Server, call: &Call) -> Result<(Vec<Call>, bool), Refusal> {
+fn admit_and_parse(server: &Server, call: &Call) -> Result<(Vec<Call>, bool), Refusal> {
     let now = server.clock.now();
     server.nas().nas.admit(now, call)?;
     parse(call)
 }
 
-/// The calls inside, and whether the first failure stops the rest.
+/// The calls in the compound, and whether the first failure stops the rest.
 pub(crate) fn parse(call: &Call) -> Result<(Vec<Call>, bool), Refusal> {
     let items = call
         .params
@@ -124,16 +124,16 @@ pub(crate) fn parse(call: &Call) -> Result<(Vec<Call>, bool), Refusal> {
     ))
 }
 
-// ASSUMED: 113 for an entry that is no call. Values are inline JSON, so each keeps its type: "3" is a string, 3 a number.
+// ASSUMED: 113 for an entry that is not a call. Values are inline JSON, so each keeps its type: "3" is a string, 3 a number.
 fn inner(outer: &Call, item: &Value) -> Result<Call, Refusal> {
-    let wrong = || Code::BadCompound.because(format!("{item} is not a call"));
-    let fields: &Map<String, Value> = item.as_object().ok_or_else(wrong)?;
+    let invalid = || Code::BadCompound.because(format!("{item} is not a call"));
+    let fields: &Map<String, Value> = item.as_object().ok_or_else(invalid)?;
     let text = |name: &str| {
         fields
             .get(name)
             .and_then(Value::as_str)
             .map(str::to_owned)
-            .ok_or_else(wrong)
+            .ok_or_else(invalid)
     };
     let version = match fields.get("version") {
         Some(Value::String(text)) => text.parse().ok(),
@@ -149,7 +149,7 @@ fn inner(outer: &Call, item: &Value) -> Result<Call, Refusal> {
     Ok(Call {
         api: text("api")?,
         method: text("method")?,
-        version: version.ok_or_else(wrong)?,
+        version: version.ok_or_else(invalid)?,
         params,
         caller: outer.caller.clone(),
     })

@@ -1,4 +1,4 @@
-//! Faults that a test asks for: which calls they hit, and what then happens. Pure: it only chooses.
+//! Fault injection: the rules that decide which calls a fault hits. Pure: `server` carries the faults out.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -6,43 +6,43 @@ use serde::{Deserialize, Serialize};
 
 use crate::nas::call::Call;
 
-/// What goes wrong with a call.
+/// A fault injected into a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
-    /// The answer is this code; nothing is done, or everything.
+    /// The reply is this error code. The call has no effect, or its full effect.
     Refuse {
-        /// As DSM would give it.
+        /// DSM error code.
         code: u32,
-        /// Whether everything is done before.
+        /// Whether the call takes effect first.
         #[serde(default)]
         after: bool,
     },
-    /// Everything is done; the connection closes without an answer, as in a crash just after the effect.
+    /// The call takes effect, then the connection closes without a reply, as in a crash just after the effect.
     LoseReply,
-    /// Nothing is done; the connection closes without an answer, as in a crash just before the effect.
+    /// The call has no effect; the connection closes without a reply, as in a crash just before the effect.
     LoseCall,
-    /// Everything is done at once; the answer comes later.
+    /// The call takes effect at once; the reply is delayed.
     Delay {
         /// Milliseconds.
         ms: u64,
     },
-    /// Nothing happens until this fault is deleted; then it is done and answered, unless the client has left.
+    /// The call hangs until this fault is removed. Then it is carried out, unless the client has disconnected.
     Hang,
-    /// Everything is done; the answer is half a JSON text.
+    /// The call takes effect; the reply is truncated JSON.
     Garble,
-    /// The answer is an HTML page with this HTTP status; nothing is done, or everything.
+    /// The reply is an HTML page with this HTTP status. The call has no effect, or its full effect.
     Http {
-        /// Of the page.
+        /// HTTP status code.
         status: u16,
-        /// Whether everything is done before.
+        /// Whether the call takes effect first.
         #[serde(default)]
         after: bool,
     },
 }
 
 impl Fault {
-    /// Its name in the journal.
+    /// Name in the journal.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Refuse { .. } => "refuse",
@@ -56,28 +56,28 @@ impl Fault {
     }
 }
 
-/// A fault and the calls that it hits: [`Rule::new`] means the next matching call.
+/// A fault and the calls that it hits; by default ([`Rule::new`]) the next matching call.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// An API's name, or `*`.
+    /// API name, or `*`.
     pub(crate) api: String,
-    /// A method, or `*`.
+    /// Method name, or `*`.
     pub(crate) method: String,
-    /// A uuid, name, number or path: only calls with such a parameter, or with a list that holds it.
+    /// A uuid, name, number or path: only calls with this parameter value, or with a list that contains it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) object: Option<String>,
-    /// The first matching call from now that is hit; 1 = the next.
+    /// The first matching call to hit, counted from now; 1 = the next.
     #[serde(default = "one")]
     pub(crate) nth: u64,
-    /// How many matching calls in a row are hit; 0 = all from then on.
+    /// Number of consecutive matching calls to hit; 0 = all from then on.
     #[serde(default = "one")]
     pub(crate) times: u64,
-    /// How likely each of those is hit: 0 to 1.
+    /// Probability that each of those is hit, 0 to 1.
     #[serde(default = "always")]
     pub(crate) probability: f64,
     pub(crate) fault: Fault,
-    /// Matching calls so far.
+    /// Number of matching calls so far.
     #[serde(default, skip_deserializing)]
     pub(crate) seen: u64,
 }
@@ -91,7 +91,7 @@ fn always() -> f64 {
 }
 
 impl Rule {
-    /// Hits the next call of this method; `*` stands for any API or method.
+    /// Hits the next call of this method; `*` matches any API or method.
     #[must_use]
     pub fn new(api: impl Into<String>, method: impl Into<String>, fault: Fault) -> Self {
         Self {
@@ -106,35 +106,35 @@ impl Rule {
         }
     }
 
-    /// Hits only calls with a parameter that is this uuid, name, number or path, or a list that holds it.
+    /// Hits only calls with a parameter that is this uuid, name, number or path, or a list that contains it.
     #[must_use]
     pub fn object(mut self, object: impl Into<String>) -> Self {
         self.object = Some(object.into());
         self
     }
 
-    /// Hits the nth matching call instead of the next.
+    /// Hits the nth matching call instead of the next one.
     #[must_use]
     pub fn nth(mut self, nth: u64) -> Self {
         self.nth = nth;
         self
     }
 
-    /// Hits so many matching calls in a row; 0 = all from then on.
+    /// Hits this many consecutive matching calls; 0 = all from then on.
     #[must_use]
     pub fn times(mut self, times: u64) -> Self {
         self.times = times;
         self
     }
 
-    /// Hits each of them only so likely, 0 to 1; more or less is taken for 1 or 0.
+    /// Hits each of them with this probability, clamped to 0 to 1.
     #[must_use]
     pub fn probability(mut self, probability: f64) -> Self {
         self.probability = probability.clamp(0.0, 1.0);
         self
     }
 
-    /// Refuses a rule that cannot be meant.
+    /// Validates the rule. The error is for the client.
     pub(crate) fn check(&self) -> Result<(), String> {
         if (0.0..=1.0).contains(&self.probability) {
             return Ok(());
@@ -143,7 +143,7 @@ impl Rule {
         Err(format!("probability {probability} is not between 0 and 1"))
     }
 
-    /// Counts a call, and says whether it is hit.
+    /// Counts a matching call. Returns whether it is hit.
     fn hit(&mut self, call: &Call, rng: &mut StdRng) -> bool {
         let matches = |pattern: &str, text: &str| pattern == "*" || pattern == text;
         let named = |object: &String| call.params.mention(object);
@@ -161,29 +161,29 @@ impl Rule {
     }
 }
 
-/// A rule that is set.
+/// An active rule.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Planned {
-    /// From 1; never used again.
+pub(crate) struct ActiveRule {
+    /// From 1; never reused.
     pub(crate) id: u64,
     #[serde(flatten)]
     pub(crate) rule: Rule,
 }
 
-/// What hits a call.
+/// The fault that hits a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hit {
-    /// The rule that says so.
+    /// Id of its rule.
     pub(crate) id: u64,
     pub(crate) fault: Fault,
 }
 
-/// All faults that are set.
+/// All active rules.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    rules: Vec<Planned>,
+    rules: Vec<ActiveRule>,
     last: u64,
-    /// Decides where a rule is only likely.
+    /// For rules with a probability below 1.
     rng: StdRng,
 }
 
@@ -196,10 +196,10 @@ impl Plan {
         }
     }
 
-    /// Sets a rule, and numbers it.
+    /// Adds a rule. Returns its id.
     pub(crate) fn add(&mut self, rule: Rule) -> u64 {
         self.last += 1;
-        self.rules.push(Planned {
+        self.rules.push(ActiveRule {
             id: self.last,
             rule,
         });
@@ -210,40 +210,40 @@ impl Plan {
         self.rules.clear();
     }
 
-    /// Removes a rule; whether it was there.
+    /// Removes a rule. Returns whether it existed.
     pub(crate) fn remove(&mut self, id: u64) -> bool {
         let before = self.rules.len();
-        self.rules.retain(|planned| planned.id != id);
+        self.rules.retain(|active| active.id != id);
         self.rules.len() < before
     }
 
     pub(crate) fn has(&self, id: u64) -> bool {
-        self.rules.iter().any(|planned| planned.id == id)
+        self.rules.iter().any(|active| active.id == id)
     }
 
-    pub(crate) fn rules(&self) -> &[Planned] {
+    pub(crate) fn rules(&self) -> &[ActiveRule] {
         &self.rules
     }
 
-    /// The fault for a compound as a whole: `*` means the calls inside, so only a rule that names the compound counts.
+    /// The fault for a compound as a whole. Only a rule that names the compound's API applies: `*` means the calls in it.
     pub(crate) fn hit_by_name(&mut self, call: &Call) -> Option<Hit> {
-        let named = |planned: &&mut Planned| planned.rule.api == call.api;
+        let named = |active: &&mut ActiveRule| active.rule.api == call.api;
         first_hit(self.rules.iter_mut().filter(named), call, &mut self.rng)
     }
 
-    /// The fault for this call, if any. Every rule counts the call; the rule that was set first wins.
+    /// The fault for this call, if any. Every rule counts the call; the oldest matching rule wins.
     pub(crate) fn hit(&mut self, call: &Call) -> Option<Hit> {
         first_hit(self.rules.iter_mut(), call, &mut self.rng)
     }
 }
 
 fn first_hit<'a>(
-    rules: impl Iterator<Item = &'a mut Planned>,
+    rules: impl Iterator<Item = &'a mut ActiveRule>,
     call: &Call,
     rng: &mut StdRng,
 ) -> Option<Hit> {
     let mut found = None;
-    for Planned { id, rule } in rules {
+    for ActiveRule { id, rule } in rules {
         let hit = rule.hit(call, rng);
         found = found.or(hit.then_some(Hit {
             id: *id,
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nth_call_is_hit_and_so_many_after_it() {
+    fn the_nth_call_is_hit_and_the_given_number_after_it() {
         let refuse = json!({"kind": "refuse", "code": 5});
         let mut plan =
             plan([json!({"api": "A", "method": "*", "nth": 2, "times": 2, "fault": refuse})]);
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_times_is_for_ever_and_the_default_is_the_next_call_once() {
+    fn zero_times_means_forever_and_the_default_is_the_next_call_once() {
         let mut plan = plan([
             json!({"api": "A", "method": "set", "fault": {"kind": "delay", "ms": 3}}),
             json!({"api": "*", "method": "set", "times": 0, "fault": {"kind": "hang"}}),
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_removed_by_its_number() {
+    fn a_rule_is_removed_by_its_id() {
         let always =
             |kind: &str| json!({"api": "A", "method": "*", "times": 0, "fault": {"kind": kind}});
         let mut plan = plan([always("garble"), always("hang")]);
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(plan.id("A", "get"), Some(2));
         plan.clear();
         let third = serde_json::from_value(always("hang")).unwrap();
-        assert_eq!(plan.add(third), 3, "numbers are not used again");
+        assert_eq!(plan.add(third), 3, "ids are not reused");
     }
 
     #[test]
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_can_be_a_matter_of_luck() {
+    fn a_rule_can_have_a_probability() {
         let rule = |probability: f64| {
             json!({"api": "*", "method": "*", "times": 0, "probability": probability,
                    "fault": {"kind": "http", "status": 502, "after": true}})
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!((hits(0.0), hits(1.0)), (0, 1_000));
         let some = hits(0.1);
         assert!((50..200).contains(&some), "{some}");
-        assert_eq!(some, hits(0.1), "the same seed, the same luck");
+        assert_eq!(some, hits(0.1), "the same seed gives the same hits");
         let more: Rule = serde_json::from_value(rule(1.5)).unwrap();
         assert!(more.check().unwrap_err().contains("1.5"));
     }

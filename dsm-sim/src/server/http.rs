@@ -1,4 +1,4 @@
-//! The Web API's front door: turns HTTP requests into calls and outcomes into HTTP answers. Source: dsm-web-api.md 1.
+//! HTTP routes of the Web API: decodes requests into calls and encodes outcomes as HTTP responses. Source: dsm-web-api.md 1.
 
 use std::sync::Arc;
 
@@ -34,12 +34,12 @@ const HEADERS: [(&str, &str); 10] = [
     ("x-content-type-options", "nosniff"),
     ("x-xss-protection", "1; mode=block"),
 ];
-/// The compact privacy policy that a login's answer carries.
-// ASSUMED: its words; only the header's name was written down.
+/// The P3P header (compact privacy policy) of a login's response.
+// ASSUMED: its value; only the header's name was recorded.
 const P3P: &str = "CP=\"IDC DSP COR ADM DEVi TAIi PSA PSD IVAi IVDi CONi HIS OUR IND CNT\"";
 
-/// What HTTPS answers carry besides.
-// ASSUMED: half a year; only the header's name was written down.
+/// The HSTS header of HTTPS responses.
+// ASSUMED: half a year; only the header's name was recorded.
 const HSTS: &str = "max-age=15768000";
 
 /// The routes of the Web API.
@@ -51,7 +51,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .with_state(server)
 }
 
-/// The same routes over HTTPS.
+/// The same routes with the HSTS header, for HTTPS.
 pub(crate) fn secured(router: Router) -> Router {
     router.layer(map_response(async |mut response: Response| {
         response.headers_mut().insert(
@@ -136,7 +136,7 @@ async fn respond(
     }
 }
 
-/// Finds the call in a request: parameters come in the query, in the form body, or in both.
+/// Decodes the call in a request. Parameters may be in the query, in the form body, or in both.
 fn decode(
     peer: &Peer,
     cgi: &str,
@@ -155,10 +155,10 @@ fn decode(
         token: None,
     };
     if caller.form_sid.is_some() && caller.query_sid.is_none() {
-        // Shown in the journal as a parameter wherever it came.
+        // The journal shows it as a parameter, wherever it was sent.
         params.put("_sid", "");
     }
-    // ASSUMED: where query and body disagree, the body counts.
+    // ASSUMED: if query and body disagree, the body wins.
     for (name, value) in form.iter() {
         params.put(name, value);
     }
@@ -176,16 +176,16 @@ fn decode(
             .map(|raw| unquoted(&raw))
             .filter(|text| !text.is_empty())
     };
-    let absent = |name: &str| Code::MissingControl.because(format!("{name} is missing"));
+    let missing = |name: &str| Code::MissingControl.because(format!("{name} is missing"));
     let api = control(&mut params, "api")
         .or(path_api)
-        .ok_or_else(|| absent("api"))?;
-    let version = control(&mut params, "version").ok_or_else(|| absent("version"))?;
-    let method = control(&mut params, "method").ok_or_else(|| absent("method"))?;
+        .ok_or_else(|| missing("api"))?;
+    let version = control(&mut params, "version").ok_or_else(|| missing("version"))?;
+    let method = control(&mut params, "method").ok_or_else(|| missing("method"))?;
     let version = version
         .parse()
         .map_err(|_| Code::BadVersion.because(format!("version={version} is not a number")))?;
-    // ASSUMED: the old paths serve just the one API that they are named after.
+    // ASSUMED: each old path serves only the API that it is named after.
     let served = match cgi {
         "query.cgi" => api == "SYNO.API.Info",
         "auth.cgi" => api == "SYNO.API.Auth",
@@ -204,7 +204,7 @@ fn decode(
     })
 }
 
-/// The pairs of a query or of a form body, whatever its Content-Type says: clients send none, or a wrong one.
+/// The pairs of a query or form body. The Content-Type is ignored: clients send none, or a wrong one.
 fn pairs(text: &[u8]) -> impl Iterator<Item = (String, String)> {
     url::form_urlencoded::parse(text).map(|(name, value)| (name.into_owned(), value.into_owned()))
 }

@@ -1,4 +1,4 @@
-//! The journal: every call that came in, with what became of it. Secrets never get in.
+//! The journal: every Web API call with its result. Secrets are hidden before they get in.
 
 pub(crate) mod file;
 pub(crate) mod filter;
@@ -14,67 +14,67 @@ use crate::secret_names::is_secret;
 
 use file::JournalFile;
 
-/// Entries kept in memory; older ones are dropped.
-const KEPT: usize = 100_000;
-/// What stands in the place of a secret.
+/// Maximum number of entries in memory; older ones are dropped.
+const MAX_ENTRIES: usize = 100_000;
+/// Replacement for a secret.
 const HIDDEN: &str = "***";
 
-/// One call, and what became of it.
+/// One call and its result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
-    /// From 1, without gaps.
+    /// Sequence number, from 1, without gaps.
     pub seq: u64,
-    /// The HTTP request that it came in; the calls of one compound share it.
+    /// Number of the HTTP request. The calls of one compound share it.
     pub request: u64,
-    /// When it came in, by the NAS's clock: milliseconds since 1970.
+    /// Time of arrival by the NAS's clock, in milliseconds since 1970.
     pub at: Millis,
-    /// `SYNO.Core.ISCSI.LUN`.
+    /// API name: `SYNO.Core.ISCSI.LUN`.
     pub api: String,
-    /// The API's version.
+    /// Version of the API.
     pub version: u32,
-    /// `create`.
+    /// Method name: `create`.
     pub method: String,
-    /// As they came, secrets hidden.
+    /// Parameters as received, with secrets hidden.
     pub params: BTreeMap<String, String>,
-    /// The error code; null for a success, and for a call that is still hanging.
+    /// Error code; `None` for a success and for a call that still hangs.
     pub code: Option<u32>,
-    /// The fault that hit it.
+    /// Name of the fault that hit it.
     pub fault: Option<&'static str>,
-    /// Why it was refused, for people.
+    /// Human-readable reason of the refusal.
     pub note: Option<String>,
-    /// How long it took in the simulator, latency included.
+    /// Duration in the simulator in µs, including simulated latency.
     pub micros: u64,
-    /// Address and port of who called.
+    /// Address and port of the client.
     pub client: String,
 }
 
-/// What went over the wire.
+/// HTTP traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traffic {
     /// HTTP requests.
     pub(crate) requests: u64,
     /// Bytes of their queries and bodies.
     pub(crate) received: u64,
-    /// Bytes of the answers' bodies.
+    /// Bytes of the replies' bodies.
     pub(crate) sent: u64,
-    /// The most HTTP requests that were in work at a time.
+    /// Maximum number of HTTP requests in flight at a time.
     pub(crate) most_in_flight: u64,
 }
 
-/// What came in.
+/// The journal and the counters.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     entries: VecDeque<Entry>,
     last: u64,
-    carried: Traffic,
-    /// HTTP requests in work.
+    traffic: Traffic,
+    /// HTTP requests in flight.
     in_flight: u64,
     calls: BTreeMap<String, u64>,
     file: Option<JournalFile>,
 }
 
 impl Journal {
-    /// A journal that is also written to a file, one JSON object a line.
+    /// A journal that is also written to a file, one JSON object per line.
     pub(crate) fn to_file(file: Option<JournalFile>) -> Self {
         Self {
             file,
@@ -82,26 +82,26 @@ impl Journal {
         }
     }
 
-    /// Numbers an HTTP request, which is in work from now on.
+    /// Counts an HTTP request as in flight. Returns its number.
     pub(crate) fn request(&mut self) -> u64 {
-        self.carried.requests += 1;
+        self.traffic.requests += 1;
         self.in_flight += 1;
-        self.carried.most_in_flight = self.carried.most_in_flight.max(self.in_flight);
-        self.carried.requests
+        self.traffic.most_in_flight = self.traffic.most_in_flight.max(self.in_flight);
+        self.traffic.requests
     }
 
-    /// A request is in work no more.
-    pub(crate) fn done(&mut self) {
+    /// Ends a request.
+    pub(crate) fn request_done(&mut self) {
         self.in_flight -= 1;
     }
 
-    /// Counts the bytes of a request and of its answer.
+    /// Counts the bytes of a request and of its reply.
     pub(crate) fn add_traffic(&mut self, received: usize, sent: usize) {
-        self.carried.received += received as u64;
-        self.carried.sent += sent as u64;
+        self.traffic.received += received as u64;
+        self.traffic.sent += sent as u64;
     }
 
-    /// Adds an entry, and numbers it.
+    /// Adds an entry. Returns its sequence number.
     pub(crate) fn push(&mut self, mut entry: Entry) -> u64 {
         self.last += 1;
         entry.seq = self.last;
@@ -114,23 +114,23 @@ impl Journal {
                 .map_err(Into::into)
                 .and_then(|line| file.add(line))
         {
-            tracing::warn!(%error, "the journal file cannot be written");
+            tracing::warn!(%error, "cannot write to the journal file");
         }
-        if self.entries.len() == KEPT {
+        if self.entries.len() == MAX_ENTRIES {
             self.entries.pop_front();
         }
         self.entries.push_back(entry);
         self.last
     }
 
-    /// Completes an entry that was added before its call had ended.
+    /// Changes an entry that was added before its call had ended.
     pub(crate) fn amend(&mut self, seq: u64, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.entries.iter_mut().rev().find(|entry| entry.seq == seq) {
             change(entry);
         }
     }
 
-    /// The entries from `seq` on, and the number to ask for next.
+    /// The entries from `seq` on, and the `seq` to pass next time.
     pub(crate) fn since(&self, seq: u64) -> (u64, Vec<Entry>) {
         let first = self.entries.partition_point(|entry| entry.seq < seq);
         (
@@ -139,38 +139,38 @@ impl Journal {
         )
     }
 
-    /// The entries of these numbers that are still there: from the first, up to and without the second.
+    /// The entries of `begin..end` that are still in memory.
     fn between(&self, begin: u64, end: u64) -> std::collections::vec_deque::Iter<'_, Entry> {
         let at = |seq| self.entries.partition_point(|entry| entry.seq < seq);
         self.entries.range(at(begin)..at(end))
     }
 
-    /// The newest entry with a smaller number.
+    /// The newest entry before `seq`.
     fn last_before(&self, seq: u64) -> Option<&Entry> {
         let at = self.entries.partition_point(|entry| entry.seq < seq);
         self.entries.get(at.checked_sub(1)?)
     }
 
-    /// What was carried, and how many calls of each method.
+    /// The traffic, and the number of calls by `API.method`.
     pub(crate) fn counters(&self) -> (Traffic, &BTreeMap<String, u64>) {
-        (self.carried, &self.calls)
+        (self.traffic, &self.calls)
     }
 
-    /// Forgets everything but the numbering.
+    /// Clears everything except the sequence number.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
         self.calls.clear();
-        self.carried = Traffic::default();
+        self.traffic = Traffic::default();
     }
 }
 
-/// The parameters of a call, fit to be shown.
-pub(crate) fn shown(params: &Params) -> BTreeMap<String, String> {
+/// The parameters of a call, with secrets hidden.
+pub(crate) fn redacted(params: &Params) -> BTreeMap<String, String> {
     let show = |name: &str, value: &str| {
         if is_secret(name) {
             return HIDDEN.to_owned();
         }
-        // The calls of a compound are JSON, and have parameters of their own.
+        // The calls of a compound are JSON with their own parameters.
         match serde_json::from_str(value) {
             Ok(mut nested @ (Value::Array(_) | Value::Object(_))) => {
                 hide(&mut nested);
@@ -225,27 +225,27 @@ pub(crate) mod tests {
     #[test]
     fn entries_are_numbered_and_bounded() {
         let mut journal = Journal::default();
-        for _ in 0..KEPT + 5 {
+        for _ in 0..MAX_ENTRIES + 5 {
             journal.push(entry("A"));
         }
         let (next, entries) = journal.since(0);
         assert_eq!(
             (entries.len(), entries[0].seq, next),
-            (KEPT, 6, KEPT as u64 + 6)
+            (MAX_ENTRIES, 6, MAX_ENTRIES as u64 + 6)
         );
         assert_eq!(journal.since(next).1.len(), 0);
         assert_eq!(journal.since(next - 2).1.len(), 2);
-        assert_eq!(journal.counters().1["A.get"], KEPT as u64 + 5);
+        assert_eq!(journal.counters().1["A.get"], MAX_ENTRIES as u64 + 5);
     }
 
     #[test]
-    fn whatever_a_secret_is_called_it_is_hidden_alone_and_in_a_compound() {
+    fn secrets_of_any_name_are_hidden_alone_and_in_a_compound() {
         for name in crate::secret_names::tests::NAMES {
             let compound = serde_json::json!([{"method": "set", name: ["planted"]}]).to_string();
             let params = Params::from_iter([(name, "planted"), ("compound", &compound)]);
-            let shown = shown(&params);
-            assert_eq!(shown[name], HIDDEN, "{name}");
-            assert!(!shown["compound"].contains("planted"), "{shown:?}");
+            let redacted = redacted(&params);
+            assert_eq!(redacted[name], HIDDEN, "{name}");
+            assert!(!redacted["compound"].contains("planted"), "{redacted:?}");
         }
     }
 
@@ -263,10 +263,10 @@ pub(crate) mod tests {
                 r#"[{"method":"set","user":"u","password":"planted"},{"mutual_password":["planted"]}]"#,
             ),
         ]);
-        let shown = shown(&params);
-        assert_eq!(shown["account"], "d");
-        assert_eq!(shown["additional"], r#"["mapped_lun"]"#);
-        let compound = &shown["compound"];
+        let redacted = redacted(&params);
+        assert_eq!(redacted["account"], "d");
+        assert_eq!(redacted["additional"], r#"["mapped_lun"]"#);
+        let compound = &redacted["compound"];
         assert!(
             compound.contains("set") && !compound.contains("planted"),
             "{compound}"
@@ -274,7 +274,7 @@ pub(crate) mod tests {
         assert!(
             ["passwd", "_sid", "SynoToken", "mutual_password"]
                 .iter()
-                .all(|name| shown[*name] == "***")
+                .all(|name| redacted[*name] == "***")
         );
     }
 }

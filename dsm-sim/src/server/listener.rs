@@ -1,4 +1,4 @@
-//! Connections that can be cut: a lost reply is a connection that closes without a byte of answer.
+//! A TCP or TLS listener whose connections can be aborted: a lost reply is a connection that closes without any data.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,49 +15,49 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::tls::stream::TlsConnection;
 
-/// Who is at the other end, and the way to cut them off.
+/// The client of a connection, and a switch that aborts it.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
-    cut: Arc<AtomicBool>,
+    aborted: Arc<AtomicBool>,
 }
 
 impl Peer {
-    /// Somebody who has not been cut off.
+    /// A client whose connection is not aborted.
     pub(crate) fn at(address: SocketAddr) -> Self {
         Self {
             address,
-            cut: Arc::default(),
+            aborted: Arc::default(),
         }
     }
 
-    /// Whether they have been.
+    /// Whether the connection was aborted.
     pub(crate) fn is_aborted(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
+        self.aborted.load(Ordering::Relaxed)
     }
 
-    /// No more byte is written on this connection.
+    /// Aborts the connection: nothing more is written to it.
     pub(crate) fn abort(&self) {
-        self.cut.store(true, Ordering::Relaxed);
+        self.aborted.store(true, Ordering::Relaxed);
     }
 }
 
-/// A TCP listener whose connections can be cut.
+/// A TCP listener whose connections can be aborted.
 pub(crate) struct AbortableListener {
     pub(crate) tcp: TcpListener,
-    /// With this its connections are TLS.
+    /// If set, its connections use TLS.
     pub(crate) tls: Option<TlsAcceptor>,
 }
 
-/// What carries the bytes.
-trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+/// The byte stream of a connection: TCP or TLS.
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
-/// A connection that can be cut.
+/// A connection that can be aborted.
 pub(crate) struct AbortableStream {
-    wire: Box<dyn Wire>,
-    cut: Arc<AtomicBool>,
+    transport: Box<dyn Transport>,
+    aborted: Arc<AtomicBool>,
 }
 
 impl Listener for AbortableListener {
@@ -66,18 +66,18 @@ impl Listener for AbortableListener {
 
     async fn accept(&mut self) -> (AbortableStream, SocketAddr) {
         let (stream, address) = Listener::accept(&mut self.tcp).await;
-        // Answers are small and wanted at once.
+        // Replies are small and must not be delayed.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "no TCP_NODELAY");
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let wire: Box<dyn Wire> = match &self.tls {
+        let transport: Box<dyn Transport> = match &self.tls {
             None => Box::new(stream),
             Some(acceptor) => Box::new(TlsConnection::new(acceptor, stream)),
         };
         (
             AbortableStream {
-                wire,
-                cut: Arc::default(),
+                transport,
+                aborted: Arc::default(),
             },
             address,
         )
@@ -92,7 +92,7 @@ impl Connected<IncomingStream<'_, AbortableListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, AbortableListener>) -> Self {
         Self {
             address: *stream.remote_addr(),
-            cut: Arc::clone(&stream.io().cut),
+            aborted: Arc::clone(&stream.io().aborted),
         }
     }
 }
@@ -103,13 +103,13 @@ impl AsyncRead for AbortableStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_read(cx, buf)
+        Pin::new(&mut self.transport).poll_read(cx, buf)
     }
 }
 
 impl AbortableStream {
     fn check(&self) -> io::Result<()> {
-        if self.cut.load(Ordering::Relaxed) {
+        if self.aborted.load(Ordering::Relaxed) {
             Err(io::ErrorKind::ConnectionAborted.into())
         } else {
             Ok(())
@@ -124,7 +124,7 @@ impl AsyncWrite for AbortableStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        Pin::new(&mut self.wire).poll_write(cx, buf)
+        Pin::new(&mut self.transport).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -133,18 +133,18 @@ impl AsyncWrite for AbortableStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        Pin::new(&mut self.wire).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.transport).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.wire.is_write_vectored()
+        self.transport.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_flush(cx)
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_shutdown(cx)
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }

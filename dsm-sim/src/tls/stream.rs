@@ -1,4 +1,4 @@
-//! A TLS connection that greets its client by itself.
+//! A TLS server connection that does its handshake lazily, on the first read or write.
 
 use std::io;
 use std::pin::Pin;
@@ -11,46 +11,46 @@ use tokio::time::{Timeout, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
-/// How long a client may take to say hello.
+/// Timeout of the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A TLS connection whose handshake is made by whoever reads first. That is the connection's own task, so a client that
-/// is slow at it, says nonsense or nothing, is nobody else's business.
+/// A TLS connection whose handshake runs in the first read or write. That happens in the connection's own task, so a client
+/// with a slow or invalid handshake blocks no other client.
 pub(crate) enum TlsConnection {
-    Greeting(Pin<Box<Timeout<Accept<TcpStream>>>>),
+    Handshaking(Pin<Box<Timeout<Accept<TcpStream>>>>),
     Open(Box<TlsStream<TcpStream>>),
     Broken,
 }
 
 impl TlsConnection {
     pub(crate) fn new(acceptor: &TlsAcceptor, stream: TcpStream) -> Self {
-        Self::Greeting(Box::pin(timeout(
+        Self::Handshaking(Box::pin(timeout(
             HANDSHAKE_TIMEOUT,
             acceptor.accept(stream),
         )))
     }
 
-    /// The open connection, once the handshake is made.
+    /// The open connection, once the handshake has completed.
     fn poll_open(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Pin<&mut TlsStream<TcpStream>>>> {
-        if let Self::Greeting(greeting) = self {
-            let greeted = match ready!(greeting.as_mut().poll(cx)) {
-                Ok(greeted) => greeted,
+        if let Self::Handshaking(handshake) = self {
+            let result = match ready!(handshake.as_mut().poll(cx)) {
+                Ok(result) => result,
                 Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
             };
-            *self = match greeted {
+            *self = match result {
                 Ok(stream) => Self::Open(Box::new(stream)),
                 Err(error) => {
-                    tracing::debug!(%error, "no TLS handshake");
+                    tracing::debug!(%error, "TLS handshake failed");
                     Self::Broken
                 }
             };
         }
         Poll::Ready(match self {
             Self::Open(stream) => Ok(Pin::new(stream.as_mut())),
-            Self::Greeting(_) | Self::Broken => Err(io::ErrorKind::NotConnected.into()),
+            Self::Handshaking(_) | Self::Broken => Err(io::ErrorKind::NotConnected.into()),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! A simulator in this process, and a client for it.
+//! A simulator in this process with a logged-in client, and helpers for tests.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use std::path::Path;
@@ -8,37 +8,37 @@ use std::time::{Duration, Instant};
 use dsm_sim::{Builder, DsmSim};
 use serde_json::{Value, json};
 
-/// LUNs.
+/// API of LUNs.
 pub const LUN: &str = "SYNO.Core.ISCSI.LUN";
-/// Targets.
+/// API of targets.
 pub const TARGET: &str = "SYNO.Core.ISCSI.Target";
-/// Logins.
+/// API of logins.
 pub const AUTH: &str = "SYNO.API.Auth";
 
-/// A simulator, and somebody logged in to it.
+/// A simulator and a logged-in client.
 pub struct Sim {
     /// The simulator.
     pub nas: DsmSim,
-    /// Talks HTTP.
+    /// HTTP client.
     pub http: reqwest::Client,
-    /// The session.
+    /// Session id.
     pub sid: String,
 }
 
-/// A client. The TLS provider is only there because reqwest asks for one.
+/// An HTTP client. reqwest needs the TLS provider even without TLS.
 pub fn client() -> reqwest::ClientBuilder {
-    // Only the first of several installs succeeds, and any will do.
+    // Only the first install in a process succeeds, which is enough.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().no_proxy()
 }
 
 impl Sim {
-    /// With the defaults.
+    /// Starts a simulator with the defaults.
     pub async fn new() -> Self {
         Self::with(DsmSim::builder()).await
     }
 
-    /// As asked for.
+    /// Starts a configured simulator.
     pub async fn with(builder: Builder) -> Self {
         let mut sim = Self {
             nas: builder.start().await.unwrap(),
@@ -53,7 +53,7 @@ impl Sim {
         sim
     }
 
-    /// A login with the default account.
+    /// Logs in with the default account; the whole reply.
     pub async fn login(&self) -> Value {
         self.form(&[
             ("api", AUTH),
@@ -66,12 +66,12 @@ impl Sim {
         .await
     }
 
-    /// The Web API's entry.
+    /// URL of the Web API.
     pub fn entry(&self) -> String {
         format!("{}/webapi/entry.cgi", self.nas.api())
     }
 
-    /// Posts a form and reads the JSON answer.
+    /// Posts a form; the JSON reply.
     pub async fn form<N: AsRef<str>, V: AsRef<str>>(&self, pairs: &[(N, V)]) -> Value {
         let pairs: Vec<(&str, &str)> = pairs
             .iter()
@@ -87,7 +87,7 @@ impl Sim {
         serde_json::from_str(&reply.text().await.unwrap()).unwrap()
     }
 
-    /// Calls a method of version 1 in the session; the whole answer.
+    /// Calls a method of version 1 in the session; the whole reply.
     pub async fn call(&self, api: &str, method: &str, params: &[(&str, &str)]) -> Value {
         let mut pairs = vec![
             ("api", api),
@@ -99,7 +99,7 @@ impl Sim {
         self.form(&pairs).await
     }
 
-    /// Makes a LUN; its uuid.
+    /// Creates a LUN; its uuid.
     pub async fn lun(&self, name: &str, kind: &str, size: u64) -> String {
         let params = [
             ("name", &*json!(name).to_string()),
@@ -111,7 +111,7 @@ impl Sim {
         ok(&reply)["uuid"].as_str().unwrap().to_owned()
     }
 
-    /// Makes a target; its number, quoted as the API wants it.
+    /// Creates a target; its number, quoted as the API needs it.
     pub async fn target(&self, name: &str) -> String {
         let iqn = format!("iqn.2000-01.com.synology:{name}");
         let reply = self
@@ -120,7 +120,7 @@ impl Sim {
         format!("\"{}\"", ok(&reply)["target_id"])
     }
 
-    /// The code of a call, 0 for a success.
+    /// Makes a call; its error code, 0 for a success.
     pub async fn code(&self, api: &str, method: &str, params: &[(&str, &str)]) -> u64 {
         code(&self.call(api, method, params).await)
     }
@@ -140,7 +140,7 @@ impl Sim {
         self.control(reqwest::Method::PATCH, path, Some(body)).await
     }
 
-    /// Any request to the control port; it must succeed.
+    /// Sends a request to the control port, which must succeed.
     pub async fn control(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
         let mut request = self
             .http
@@ -156,7 +156,7 @@ impl Sim {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Sets a fault.
+    /// Adds a fault.
     pub async fn fault(&self, api: &str, method: &str, fault: Value) {
         self.post(
             "/faults",
@@ -165,13 +165,13 @@ impl Sim {
         .await;
     }
 
-    /// What persists.
+    /// The persistent state.
     pub async fn state(&self) -> Value {
         self.get("/state").await
     }
 }
 
-/// The code of an answer, 0 for a success.
+/// The error code of a reply, 0 for a success.
 pub fn code(reply: &Value) -> u64 {
     if reply["success"] == true {
         0
@@ -180,14 +180,14 @@ pub fn code(reply: &Value) -> u64 {
     }
 }
 
-/// The data of an answer that must be a success.
+/// The data of a reply, which must be a success.
 #[track_caller]
 pub fn ok(reply: &Value) -> Value {
     assert_eq!(reply["success"], true, "{reply}");
     reply["data"].clone()
 }
 
-/// The program with these arguments.
+/// The dsm-sim program with these arguments.
 pub fn program(args: &[&str]) -> Command {
     #[expect(
         clippy::disallowed_methods,
@@ -198,7 +198,7 @@ pub fn program(args: &[&str]) -> Command {
     command
 }
 
-/// What a program that was started says about where it listens. The file of a killed one does not count.
+/// Waits for `endpoints.json` of a started program. The file of a killed one is ignored.
 pub async fn endpoints(child: &mut Child, dir: &Path) -> Value {
     let id = child.id();
     until("it comes up", async || {
@@ -211,7 +211,7 @@ pub async fn endpoints(child: &mut Child, dir: &Path) -> Value {
     .await
 }
 
-/// Waits until `probe` finds what it looks for, with a bound.
+/// Polls `probe` until it returns a value, with a timeout.
 pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -226,8 +226,8 @@ pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> 
     }
 }
 
-/// Lets the other side do something.
+/// Sleeps.
 pub async fn pause(ms: u64) {
-    // sleep: between two looks at a condition, or before a look at something that must not happen.
+    // sleep: between two polls of a condition, or before checking that something has not happened.
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }

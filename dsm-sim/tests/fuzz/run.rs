@@ -1,4 +1,4 @@
-//! Sends the steps, and judges what comes back.
+//! Sends the steps of a fuzz case and checks the replies.
 
 use std::collections::BTreeSet;
 
@@ -10,44 +10,44 @@ use url::form_urlencoded::byte_serialize;
 use super::step::{Call, Sent, Session, Step};
 use crate::common::{AUTH, Sim, client};
 
-/// The one refusal with an effect: behaviour 24 of dsm-web-api.md section 11.
+/// The only refusal with an effect: behaviour 24 of dsm-web-api.md section 11.
 const NAME_AT_LIMIT: u64 = 18_990_068;
-/// Statuses of a request that is no call. DSM itself answers 200.
+/// HTTP statuses of requests that are not calls. DSM itself replies with 200.
 const NO_CALL: [u16; 6] = [400, 404, 405, 413, 414, 431];
 
-/// A body of so many bytes is read; axum's default.
-const LONGEST: usize = 2 << 20;
+/// Maximum body size in bytes; axum's default.
+const MAX_BODY: usize = 2 << 20;
 
-/// What has happened.
+/// Counters of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// Requests.
     pub(crate) sent: u64,
-    /// Answered with a success.
+    /// Successful calls.
     pub(crate) succeeded: u64,
-    /// Refused by the API.
+    /// Calls refused by the API.
     pub(crate) refused: u64,
-    /// No call.
+    /// Requests that are not calls.
     pub(crate) no_call: u64,
     /// Methods that succeeded.
     pub(crate) reached: BTreeSet<String>,
 }
 
-/// A case under way.
+/// A case in progress.
 pub(crate) struct Run<'a> {
     sim: &'a Sim,
-    /// Takes a new connection for each request: what was refused half-way leaves one that ends.
+    /// Opens a new connection for each request, since a request that is refused half-way closes its connection.
     http: reqwest::Client,
     sid: String,
     state: Value,
 }
 
 impl<'a> Run<'a> {
-    /// Plays a case on a fresh NAS.
+    /// Runs a case on a fresh NAS.
     pub(crate) async fn of(sim: &'a Sim, steps: &[Step], tally: &mut Tally) -> Result<(), String> {
         sim.post("/reset", json!({})).await;
         let login = sim.login().await;
-        let mut play = Self {
+        let mut run = Self {
             sim,
             http: client().pool_max_idle_per_host(0).build().unwrap(),
             sid: login["data"]["sid"]
@@ -58,26 +58,26 @@ impl<'a> Run<'a> {
         };
         for step in steps {
             tally.sent += 1;
-            let told = match step {
-                Step::Call(call, sent) => play.send(call, sent, tally).await,
+            let result = match step {
+                Step::Call(call, sent) => run.send(call, sent, tally).await,
                 Step::Compound(calls, sent) => {
                     let inner: Vec<Value> =
-                        calls.iter().map(|call| call.inner(&play.state)).collect();
-                    play.send(&compound(&inner), sent, tally).await
+                        calls.iter().map(|call| call.inner(&run.state)).collect();
+                    run.send(&compound(&inner), sent, tally).await
                 }
-                Step::Bytes(bytes) => play.send_raw(bytes).await,
+                Step::Bytes(bytes) => run.send_raw(bytes).await,
             };
-            told.map_err(|why| format!("{why}\nafter {step:?}"))?;
+            result.map_err(|why| format!("{why}\nafter {step:?}"))?;
         }
         Ok(())
     }
 
     async fn send(&mut self, call: &Call, sent: &Sent, tally: &mut Tally) -> Result<(), String> {
         let reply = self.request(call, sent).send().await;
-        // It hangs up on too long a body, and the answer may be lost with the rest.
+        // The server closes the connection on a body that is too long, and its reply may be lost.
         let reply = match reply {
-            Err(_) if sent.tail.len() > LONGEST => return self.unchanged().await,
-            reply => reply.map_err(|error| format!("no answer: {error:?}"))?,
+            Err(_) if sent.tail.len() > MAX_BODY => return self.unchanged().await,
+            reply => reply.map_err(|error| format!("no reply: {error:?}"))?,
         };
         let status = reply.status().as_u16();
         let json_type = reply
@@ -96,11 +96,12 @@ impl<'a> Run<'a> {
             }
             false
         } else if sent.http == "HEAD" {
-            // What is asked for is done, and only the answer has no body.
+            // The call is carried out, but the reply has no body.
             true
         } else {
-            let answer: Value = serde_json::from_slice(&body)
-                .map_err(|error| format!("no JSON: {error}: {}", String::from_utf8_lossy(&body)))?;
+            let answer: Value = serde_json::from_slice(&body).map_err(|error| {
+                format!("not JSON: {error}: {}", String::from_utf8_lossy(&body))
+            })?;
             let may_change = check_reply(&answer, json_type, tally)?;
             if answer["success"] == true {
                 tally.reached.insert(call.method.clone());
@@ -115,7 +116,7 @@ impl<'a> Run<'a> {
             ));
         }
         self.state = after;
-        // Who has logged itself out comes back, or the rest of the case is one long refusal.
+        // Log in again after a logout, or the rest of the case would only be refused.
         if call.api == AUTH
             && call.method == "logout"
             && let Some(sid) = self.sim.login().await["data"]["sid"].as_str()
@@ -157,7 +158,7 @@ impl<'a> Run<'a> {
         let in_query = |at: usize| sent.http == "GET" || sent.in_query >> (at % 32) & 1 == 1;
         let encode = |wanted: bool| {
             let chosen = pairs.iter().enumerate().filter(|(at, (_, value))| {
-                // No server takes a line of any length.
+                // Servers limit the length of the request line.
                 (in_query(*at) && value.len() < 4_000) == wanted
             });
             let pair = |(_, (name, value)): (usize, &(String, Vec<u8>))| {
@@ -182,7 +183,7 @@ impl<'a> Run<'a> {
             request = request.header(COOKIE, format!("stay_login=1; id={sid}"));
         }
         for (name, value) in &sent.headers {
-            // A promise of a body's end or of a pause is HTTP's own matter.
+            // These two headers change the HTTP exchange itself.
             if *name != "expect" && *name != ACCEPT_ENCODING.as_str() {
                 request = request.header(*name, HeaderValue::from_bytes(value).unwrap());
             }
@@ -190,19 +191,19 @@ impl<'a> Run<'a> {
         request
     }
 
-    /// Whatever it makes of these bytes, it does nothing and lives on.
+    /// Sends raw bytes: the server must survive, and nothing must change.
     async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), String> {
         let address = self.sim.nas.api().trim_start_matches("http://");
         let mut stream = tokio::net::TcpStream::connect(address)
             .await
             .map_err(|error| error.to_string())?;
-        // It may close before it has read everything; what counts is what it says.
+        // The server may close the connection before it has read everything; only its reply matters.
         let _ = stream.write_all(bytes).await;
         let _ = stream.shutdown().await;
-        let mut said = Vec::new();
-        let _ = stream.read_to_end(&mut said).await;
-        let text = String::from_utf8_lossy(&said);
-        // "HTTP Version Not Supported" is what HTTP wants there.
+        let mut reply = Vec::new();
+        let _ = stream.read_to_end(&mut reply).await;
+        let text = String::from_utf8_lossy(&reply);
+        // 505 is "HTTP Version Not Supported", which is correct.
         if text.starts_with("HTTP/1.1 5") && !text.starts_with("HTTP/1.1 505") {
             return Err(text.into_owned());
         }
@@ -213,7 +214,7 @@ impl<'a> Run<'a> {
         let after = state(self.sim).await;
         if after != self.state {
             return Err(format!(
-                "what is no request changed the state\nbefore {}\nafter  {after}",
+                "an invalid request changed the state\nbefore {}\nafter  {after}",
                 self.state
             ));
         }
@@ -221,10 +222,10 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Whether an answer with this body may have changed something.
+/// Checks a reply. Returns whether its call may have changed something.
 fn check_reply(answer: &Value, json_type: bool, tally: &mut Tally) -> Result<bool, String> {
     if !json_type {
-        return Err("JSON without its type".to_owned());
+        return Err("JSON without its content type".to_owned());
     }
     match answer["success"].as_bool() {
         Some(true) => {
@@ -252,7 +253,7 @@ fn compound(inner: &[Value]) -> Call {
     }
 }
 
-/// What persists. A login is no change of anybody's data.
+/// The persistent state without the number of sessions: a login is not a change.
 async fn state(sim: &Sim) -> Value {
     let mut state = sim.state().await;
     state.as_object_mut().unwrap().remove("sessions");

@@ -1,4 +1,4 @@
-//! What may be sent.
+//! The generators of requests.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -10,15 +10,15 @@ use crate::common::{AUTH, LUN, TARGET};
 /// One request.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// A call, in whatever way it is sent.
+    /// A single call.
     Call(Call, Sent),
-    /// Many calls in one.
+    /// A compound.
     Compound(Vec<Call>, Sent),
-    /// Bytes on a connection.
+    /// Raw bytes on a connection.
     Bytes(Vec<u8>),
 }
 
-/// A call. An empty part is left out.
+/// A call. Empty fields are not sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     /// The API.
@@ -27,41 +27,41 @@ pub(crate) struct Call {
     pub(crate) version: String,
     /// The method.
     pub(crate) method: String,
-    /// Parameters, some twice.
+    /// Parameters; some names occur twice.
     pub(crate) params: Vec<(String, Wire)>,
 }
 
-/// How a call is sent.
+/// How a call is sent over HTTP.
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     /// The path below `/webapi/`.
     pub(crate) path: String,
     /// The HTTP method.
     pub(crate) http: &'static str,
-    /// Which parameters go into the query: those whose bit is set.
+    /// Bit mask of the parameters that go into the query.
     pub(crate) in_query: u32,
-    /// `api`, `version` and `method` are JSON strings.
+    /// Whether `api`, `version` and `method` are sent as JSON strings.
     pub(crate) quoted: bool,
-    /// Where the session is told.
+    /// How the session id is sent.
     pub(crate) session: Session,
-    /// The body's type.
+    /// The body's `Content-Type`.
     pub(crate) kind: Option<&'static str>,
-    /// More headers.
+    /// Additional headers.
     pub(crate) headers: Vec<(&'static str, Vec<u8>)>,
     /// Appended to the body.
     pub(crate) tail: Vec<u8>,
 }
 
-/// Where the session is told.
+/// How the session id is sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Session {
     /// In the cookie `id`.
     Cookie,
     /// As the parameter `_sid`.
     Param,
-    /// Nowhere.
+    /// Not at all.
     Nowhere,
-    /// One that is none.
+    /// A session id that does not exist.
     Wrong,
 }
 
@@ -166,12 +166,12 @@ const PARAMS: [&str; 44] = [
     "stop_when_error",
 ];
 
-/// A case: a NAS with something on it, and then anything.
+/// A case: creates some objects, then sends random requests.
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step(), 1..40).prop_map(|steps| setup().chain(steps).collect())
 }
 
-/// Two LUNs, a target and a snapshot, all of which can be had.
+/// Creates two LUNs, a target and a snapshot; all of it succeeds.
 fn setup() -> impl Iterator<Item = Step> {
     let calls = [
         create_lun("a", 1 << 30, "BLUN"),
@@ -212,13 +212,13 @@ fn take_snapshot(lun: usize, name: &str) -> Call {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (usual(), plain()).prop_map(|(call, sent)| Step::Call(call, sent)),
-        3 => (bent(), plain()).prop_map(|(call, sent)| Step::Call(call, sent)),
-        3 => (wild(), plain()).prop_map(|(call, sent)| Step::Call(call, sent)),
-        2 => (prop_oneof![usual(), wild()], odd()).prop_map(|(call, sent)| Step::Call(call, sent)),
-        1 => (proptest::collection::vec(prop_oneof![usual(), wild()], 0..4), prop_oneof![plain(), odd()])
+        6 => (valid(), usual_http()).prop_map(|(call, sent)| Step::Call(call, sent)),
+        3 => (altered(), usual_http()).prop_map(|(call, sent)| Step::Call(call, sent)),
+        3 => (random(), usual_http()).prop_map(|(call, sent)| Step::Call(call, sent)),
+        2 => (prop_oneof![valid(), random()], unusual_http()).prop_map(|(call, sent)| Step::Call(call, sent)),
+        1 => (proptest::collection::vec(prop_oneof![valid(), random()], 0..4), prop_oneof![usual_http(), unusual_http()])
             .prop_map(|(calls, sent)| Step::Compound(calls, sent)),
-        1 => broken().prop_map(Step::Bytes),
+        1 => malformed().prop_map(Step::Bytes),
     ]
 }
 
@@ -234,8 +234,8 @@ fn call(api: &str, method: &str, params: Vec<(&str, Wire)>) -> Call {
     }
 }
 
-/// What a client would do.
-fn usual() -> impl Strategy<Value = Call> {
+/// A call that a client would make.
+fn valid() -> impl Strategy<Value = Call> {
     let name =
         || prop_oneof![4 => "[a-d]", 1 => Just("é-1".to_owned()), 1 => Just("n".repeat(255))];
     let size = || select(vec![1_u64, 1 << 20, 1 << 30, 3 << 40]);
@@ -279,10 +279,10 @@ fn usual() -> impl Strategy<Value = Call> {
     ]
 }
 
-/// A usual call with one parameter changed, missing or twice.
-fn bent() -> impl Strategy<Value = Call> {
+/// A valid call with one parameter changed, removed or sent twice.
+fn altered() -> impl Strategy<Value = Call> {
     (
-        usual(),
+        valid(),
         any::<prop::sample::Index>(),
         proptest::option::of(wire()),
         any::<bool>(),
@@ -302,7 +302,7 @@ fn bent() -> impl Strategy<Value = Call> {
 }
 
 /// Any method with any parameters.
-fn wild() -> impl Strategy<Value = Call> {
+fn random() -> impl Strategy<Value = Call> {
     let mostly = |list: &[&str]| {
         let list: Vec<String> = list.iter().map(|text| (*text).to_owned()).collect();
         prop_oneof![12 => select(list), 1 => any::<String>()]
@@ -322,8 +322,8 @@ fn wild() -> impl Strategy<Value = Call> {
     })
 }
 
-/// A form, as clients send it.
-fn plain() -> impl Strategy<Value = Sent> {
+/// A form in the body, as clients send it.
+fn usual_http() -> impl Strategy<Value = Sent> {
     any::<bool>().prop_map(form)
 }
 
@@ -340,8 +340,8 @@ fn form(quoted: bool) -> Sent {
     }
 }
 
-/// Any other way.
-fn odd() -> impl Strategy<Value = Sent> {
+/// Any other path, HTTP method, session, content type, headers or body.
+fn unusual_http() -> impl Strategy<Value = Sent> {
     let path = prop_oneof![
         6 => select(["entry.cgi", "auth.cgi", "query.cgi", "encryption.cgi"].map(str::to_owned).to_vec()),
         1 => select([format!("entry.cgi/{LUN}"), "entry.cgi/".into(), "none.cgi".into(), "entry.cgi/a/b".into(), "..%2f".into()].to_vec()),
@@ -407,8 +407,8 @@ fn odd() -> impl Strategy<Value = Sent> {
         )
 }
 
-/// What is hardly HTTP.
-fn broken() -> impl Strategy<Value = Vec<u8>> {
+/// Malformed HTTP.
+fn malformed() -> impl Strategy<Value = Vec<u8>> {
     let lines = select(vec![
         "POST /webapi/entry.cgi HTTP/1.1\r\n",
         "GET /webapi/entry.cgi?api=%zz HTTP/1.1\r\n",

@@ -1,24 +1,24 @@
-//! Values as they go over the wire.
+//! The generators of parameter values.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// A value before it is written down. What it refers to is looked up in the present state.
+/// A parameter value before it is encoded. References to objects are resolved by the current state.
 #[derive(Clone, Debug)]
 pub(crate) enum Wire {
     /// Any bytes.
     Raw(Vec<u8>),
     /// JSON text.
     Json(Value),
-    /// A text many times over.
+    /// A character repeated many times.
     Long(char, usize),
-    /// Arrays in arrays.
+    /// Nested arrays.
     Deep(usize),
-    /// A LUN, target or snapshot that is there.
+    /// A LUN, target or snapshot that exists.
     Known(Known, Shape),
 }
 
-/// Which things.
+/// A reference to an existing object, by index.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Known {
     /// By uuid.
@@ -31,7 +31,7 @@ pub(crate) enum Known {
     Snapshot(usize),
 }
 
-/// In which form.
+/// How a reference is encoded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
     /// As it is.
@@ -52,7 +52,7 @@ impl Known {
             Self::Target(index) => ("targets", "target_id", index),
             Self::Snapshot(index) => ("snapshots", "uuid", index),
         };
-        // By name: uuids are others in each run, and so would be their order.
+        // Sort by name: uuids, and hence their order, differ in each run.
         let mut rows: Vec<&Value> = state[table].as_array().into_iter().flatten().collect();
         rows.sort_by_key(|row| row["name"].to_string());
         let Some(row) = rows.get(index % rows.len().max(1)) else {
@@ -66,17 +66,17 @@ impl Known {
 }
 
 impl Wire {
-    /// A text as the API takes it best.
+    /// A text as a JSON string, which the API always accepts.
     pub(crate) fn text(text: &str) -> Self {
         Self::Json(json!(text))
     }
 
-    /// A thing, quoted.
+    /// A reference as a JSON string.
     pub(crate) fn quoted(known: Known) -> Self {
         Self::Known(known, Shape::Quoted)
     }
 
-    /// What is sent.
+    /// The encoded bytes.
     pub(crate) fn bytes(&self, state: &Value) -> Vec<u8> {
         match self {
             Self::Raw(bytes) => bytes.clone(),
@@ -101,7 +101,7 @@ impl Wire {
         }
     }
 
-    /// The same inside a compound: JSON where it is, else a string.
+    /// The value inside a compound: JSON if it is valid JSON, else a string.
     pub(crate) fn json(&self, state: &Value) -> Value {
         let text = String::from_utf8_lossy(&self.bytes(state)).into_owned();
         serde_json::from_str(&text).unwrap_or(Value::String(text))
@@ -134,7 +134,7 @@ pub(crate) fn wire() -> impl Strategy<Value = Wire> {
     ]
 }
 
-/// Words that mean something somewhere, or are on an edge.
+/// Strings with a meaning in some parameter, and edge cases.
 fn word() -> impl Strategy<Value = String> {
     let words = [
         "",

@@ -190,13 +190,9 @@ async fn fault(browser: &Browser, nas: &Nas, uuid: &str) -> Result<()> {
         .call(LUN, "get", &[("uuid", uuid)])
         .await;
     ensure!(refused.is_err(), "the fault did nothing");
-    browser
-        .shows("#journal", "a fault that was asked for")
-        .await?;
+    browser.shows("#journal", "injected fault").await?;
     browser.click("[data-remove-fault]").await?;
-    browser
-        .shows("#overview", "None: the NAS does what it is asked to.")
-        .await?;
+    browser.shows("#overview", "No faults are set.").await?;
     nas.session()
         .await?
         .call(LUN, "get", &[("uuid", uuid)])
@@ -205,8 +201,8 @@ async fn fault(browser: &Browser, nas: &Nas, uuid: &str) -> Result<()> {
 }
 
 async fn journal(browser: &Browser) -> Result<()> {
-    browser.fill("#look [name=api]", "LUN.take").await?;
-    browser.click("#look button").await?;
+    browser.fill("#search [name=api]", "LUN.take").await?;
+    browser.click("#search button").await?;
     until(
         "only snapshots are listed",
         async || browser.text("#journal").await,

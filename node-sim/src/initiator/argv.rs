@@ -1,8 +1,8 @@
-//! The command line of `iscsiadm`, read more strictly than the real one reads it: it judges its caller.
+//! Parser of the `iscsiadm` command line. It is stricter than the real one, to find mistakes of its caller.
 //!
-//! The options, their short forms and the modes that allow them are open-iscsi's. Stricter here: no abbreviated option
-//! names, no stray words, no option twice, numbers that are numbers. What the real tool has and this one does not is
-//! refused by name, never silently accepted.
+//! The options, their short forms and the modes that allow them are those of open-iscsi. Unlike there, abbreviated option names,
+//! stray arguments, repeated options and malformed numbers are refused. Options that are not simulated are refused by name,
+//! never ignored.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,14 +13,14 @@ mod known;
 
 use known::{KNOWN, Known};
 
-/// What a command is about.
+/// `--mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// `SendTargets`, with records made on the way.
+    /// `SendTargets`, which creates node records.
     Discovery,
     /// `SendTargets` with a persistent discovery record.
     DiscoveryDb,
-    /// Node records and what is done with them.
+    /// Node records: show, change, log in.
     Node,
     /// Live sessions.
     Session,
@@ -33,7 +33,7 @@ pub(crate) enum Mode {
 /// `--op`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Op {
-    /// Make a record.
+    /// Create a record.
     New,
     /// Remove records.
     Delete,
@@ -41,7 +41,7 @@ pub(crate) enum Op {
     Update,
     /// Print records.
     Show,
-    /// Discover and keep nothing.
+    /// Discover without creating records.
     NonPersistent,
 }
 
@@ -50,13 +50,13 @@ pub(crate) enum Op {
 pub(crate) struct Portal {
     /// Address or name, without brackets.
     pub(crate) host: String,
-    /// `None` where the command line has none.
+    /// `None` if the command line has none.
     pub(crate) port: Option<u16>,
     /// Portal group tag.
     pub(crate) tpgt: Option<u16>,
 }
 
-/// A command line that makes sense.
+/// A valid command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -84,7 +84,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The one operation, if there is one.
+    /// The only operation, if there is one.
     pub(crate) fn op(&self) -> Result<Option<Op>, Failure> {
         if self.ops.len() > 1 {
             return Err(Failure::invalid("only discovery takes more than one --op"));
@@ -93,9 +93,9 @@ impl Options {
     }
 }
 
-/// Reads a command line (without the program's own name).
+/// Parses a command line (without the program name).
 pub(crate) fn parse(args: &[String]) -> Result<Options, Failure> {
-    let given = split(args)?;
+    let given = split_options(args)?;
     let mut options = Options::default();
     let mut seen = BTreeSet::new();
     let (mut name, mut value) = (None, None);
@@ -123,8 +123,8 @@ pub(crate) fn parse(args: &[String]) -> Result<Options, Failure> {
     Ok(options)
 }
 
-/// Options and their values, in order: `--long value`, `--long=value`, `-o value`, `-ovalue`, `-lR`.
-fn split(args: &[String]) -> Result<Vec<(char, String)>, Failure> {
+/// Splits into options and values, in order: `--long value`, `--long=value`, `-o value`, `-ovalue`, `-lR`.
+fn split_options(args: &[String]) -> Result<Vec<(char, String)>, Failure> {
     let mut given = Vec::new();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -138,7 +138,7 @@ fn split(args: &[String]) -> Result<Vec<(char, String)>, Failure> {
             )?;
             let text = match (known.value, inline) {
                 (true, Some(text)) => text,
-                (true, None) => follow(&mut args, known)?,
+                (true, None) => next_value(&mut args, known)?,
                 (false, None) => String::new(),
                 (false, Some(_)) => {
                     return Err(Failure::invalid(format!(
@@ -159,7 +159,7 @@ fn split(args: &[String]) -> Result<Vec<(char, String)>, Failure> {
                 }
                 let rest = &cluster[at + short.len_utf8()..];
                 let text = if rest.is_empty() {
-                    follow(&mut args, known)?
+                    next_value(&mut args, known)?
                 } else {
                     rest.to_owned()
                 };
@@ -167,7 +167,7 @@ fn split(args: &[String]) -> Result<Vec<(char, String)>, Failure> {
                 break;
             }
         } else {
-            return Err(Failure::invalid(format!("unexpected word '{arg}'")));
+            return Err(Failure::invalid(format!("unexpected argument '{arg}'")));
         }
     }
     Ok(given)
@@ -191,7 +191,7 @@ fn find(
     }
 }
 
-fn follow(args: &mut std::slice::Iter<'_, String>, known: &Known) -> Result<String, Failure> {
+fn next_value(args: &mut std::slice::Iter<'_, String>, known: &Known) -> Result<String, Failure> {
     args.next()
         .cloned()
         .ok_or_else(|| Failure::invalid(format!("option '--{}' needs a value", known.long)))
@@ -265,23 +265,23 @@ fn number<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, Failure> {
 
 /// `10.0.0.5`, `10.0.0.5:3260`, `10.0.0.5:3260,1`, `[fd00::5]:3260`, `fd00::5`, `nas.example:3260`.
 pub(crate) fn portal(text: &str) -> Result<Portal, Failure> {
-    let wrong = || Failure::invalid(format!("invalid portal '{text}'"));
+    let invalid = || Failure::invalid(format!("invalid portal '{text}'"));
     let (place, tpgt) = match text.split_once(',') {
         Some((place, tpgt)) => (place, Some(number(tpgt, "portal group tag")?)),
         None => (text, None),
     };
     let (host, port) = if let Some(rest) = place.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
-        host.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
+        let (host, rest) = rest.split_once(']').ok_or_else(invalid)?;
+        host.parse::<std::net::Ipv6Addr>().map_err(|_| invalid())?;
         match rest {
             "" => (host, None),
-            _ => (host, Some(rest.strip_prefix(':').ok_or_else(wrong)?)),
+            _ => (host, Some(rest.strip_prefix(':').ok_or_else(invalid)?)),
         }
     } else {
         match place.split_once(':') {
-            // More than one colon and no brackets: an IPv6 address without a port.
+            // Two or more colons without brackets: an IPv6 address without a port.
             Some((_, rest)) if rest.contains(':') => {
-                place.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
+                place.parse::<std::net::Ipv6Addr>().map_err(|_| invalid())?;
                 (place, None)
             }
             Some((host, port)) => (host, Some(port)),
@@ -289,10 +289,10 @@ pub(crate) fn portal(text: &str) -> Result<Portal, Failure> {
         }
     };
     let port = port.map(|port| number(port, "port")).transpose()?;
-    // The host becomes a part of a file name.
+    // The host becomes part of a file name.
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '_');
     if host.is_empty() || host.starts_with('.') || !host.chars().all(plain) || port == Some(0) {
-        return Err(wrong());
+        return Err(invalid());
     }
     Ok(Portal {
         host: host.to_owned(),
@@ -301,7 +301,7 @@ pub(crate) fn portal(text: &str) -> Result<Portal, Failure> {
     })
 }
 
-/// Which options a mode takes, and what cannot be asked for at the same time.
+/// Checks which options a mode allows, and which exclude each other.
 fn check(options: &Options, given: &[(char, String)]) -> Result<(), Failure> {
     if options.version || options.help {
         return Ok(());
@@ -321,17 +321,17 @@ fn check(options: &Options, given: &[(char, String)]) -> Result<(), Failure> {
             "{mode} mode: option '-{option}' is not allowed/supported"
         )));
     }
-    let acts = [options.login, options.logout, options.rescan]
+    let actions = [options.login, options.logout, options.rescan]
         .into_iter()
-        .filter(|act| *act)
+        .filter(|action| *action)
         .count();
-    if acts > 1 {
+    if actions > 1 {
         return Err(Failure::invalid(
             "only one of --login, --logout and --rescan at a time",
         ));
     }
     let discovers = matches!(mode, Mode::Discovery | Mode::DiscoveryDb);
-    if acts > 0 && !options.ops.is_empty() && !discovers {
+    if actions > 0 && !options.ops.is_empty() && !discovers {
         return Err(Failure::invalid(
             "--op does not go with --login, --logout or --rescan",
         ));

@@ -1,35 +1,35 @@
-//! What a command says and how it ends: open-iscsi's exit codes, in our own words.
+//! Exit codes and output of a command. The codes are those of open-iscsi, the messages are not.
 //! Source: `include/iscsi_err.h` and the section EXIT STATUS of the manual page of `iscsiadm`.
 
 use std::fmt;
 use std::io::{self, Write};
 
-/// How a command ends.
+/// Exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// All done.
+    /// Success.
     Success = 0,
-    /// Something went wrong that has no number of its own.
+    /// An error without a code of its own.
     Error = 1,
     /// The node database cannot be read or written.
     Database = 6,
-    /// The command makes no sense.
+    /// Invalid command line.
     Invalid = 7,
-    /// Nothing answers at the portal.
+    /// The portal does not accept a connection.
     ConnectTimeout = 8,
-    /// The simulator itself failed, for instance to make a loop device.
+    /// The simulator itself failed, for instance to create a loop device.
     Internal = 9,
-    /// Discovery gave up on the portal.
+    /// The portal did not answer a discovery.
     PduTimeout = 11,
-    /// There is a session already.
+    /// The session already exists.
     SessionExists = 15,
-    /// The target turned the login down and will do so again.
+    /// The target refused the login; retries are pointless.
     FatalLogin = 19,
-    /// Nothing found to work on.
+    /// No matching record, session or portal.
     NoObjects = 21,
-    /// No such session in sysfs.
+    /// The session does not exist in sysfs.
     SysfsLookup = 22,
-    /// The initiator did not prove itself.
+    /// CHAP authentication failed.
     Authentication = 24,
 }
 
@@ -40,10 +40,10 @@ impl Exit {
             Exit::Error => "error",
             Exit::Database => "node database failure",
             Exit::Invalid => "invalid argument",
-            Exit::ConnectTimeout => "nobody answers at the portal",
+            Exit::ConnectTimeout => "the portal does not answer",
             Exit::Internal => "internal error of the simulator",
             Exit::PduTimeout => "no answer from the portal",
-            Exit::SessionExists => "session exists already",
+            Exit::SessionExists => "session already exists",
             Exit::FatalLogin => "the target refuses the login",
             Exit::NoObjects => "nothing found",
             Exit::SysfsLookup => "not in sysfs",
@@ -58,13 +58,13 @@ impl fmt::Display for Exit {
     }
 }
 
-/// A command, or a step of one, that failed.
+/// Error of a command or of one of its steps.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct Failure {
-    /// What the process answers.
+    /// Exit code of the process.
     pub(crate) exit: Exit,
-    /// What stderr says.
+    /// Message for stderr.
     pub(crate) text: String,
 }
 
@@ -81,14 +81,14 @@ impl Failure {
     }
 }
 
-/// A file of the simulator that cannot be read or written.
+/// A file of the simulator cannot be read or written.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::new(Exit::Internal, error.to_string())
     }
 }
 
-/// The two streams of the program. A reader that went away is nobody to tell.
+/// stdout and stderr of the program. Write errors are ignored: the reader may be gone.
 pub(crate) struct Console<'a> {
     out: &'a mut dyn Write,
     err: &'a mut dyn Write,
@@ -99,12 +99,12 @@ impl<'a> Console<'a> {
         Self { out, err }
     }
 
-    /// A line on stdout.
-    pub(crate) fn say(&mut self, line: impl fmt::Display) {
+    /// Prints a line on stdout.
+    pub(crate) fn print(&mut self, line: impl fmt::Display) {
         let _ = writeln!(self.out, "{line}");
     }
 
-    /// A line on stderr.
+    /// Prints a line on stderr.
     pub(crate) fn warn(&mut self, line: impl fmt::Display) {
         let _ = writeln!(self.err, "iscsiadm: {line}");
     }

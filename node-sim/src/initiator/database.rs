@@ -1,8 +1,8 @@
-//! The lock of the database of records, as open-iscsi has it: a hard link that whoever works on records makes and removes. One who
-//! is killed in between leaves it.
+//! The lock of the record database, as in open-iscsi: a hard link that a command creates and removes. A killed command leaves it
+//! behind.
 //!
-//! Until 2.1.9 `iscsiadm` waits 30 s for it, and then takes no notice of it and removes it at its end (what lists records fails
-//! first); since 2.1.10 it fails and leaves it where it is.
+//! Until 2.1.9 `iscsiadm` waits 30 s for it, then ignores it and removes it on exit (commands that list records fail instead);
+//! since 2.1.10 it fails and leaves it in place.
 
 use std::fs;
 use std::io;
@@ -14,45 +14,45 @@ use super::host::Host;
 use crate::exec::until;
 use crate::store;
 
-/// Below the host root.
+/// Directory of the lock, below the host root.
 const FOLDER: &str = "run/lock/iscsi";
 
-/// Works on records, until it is dropped.
+/// Holds the lock until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Database {
     lock: PathBuf,
 }
 
 impl Database {
-    /// Waits for the lock. `lists`: for a command that only reads.
-    pub(crate) fn open(host: &Host, lists: bool) -> Result<Self, Failure> {
+    /// Waits for the lock. `read_only` is for commands that only list records.
+    pub(crate) fn open(host: &Host, read_only: bool) -> Result<Self, Failure> {
         let folder = host.root().join(FOLDER);
         let (file, lock) = (folder.join("lock"), folder.join("lock.write"));
-        let failed = |wrong: &io::Error| {
+        let failure = |error: &io::Error| {
             Failure::new(
                 Exit::Database,
-                format!("Could not lock discovery DB: {}: {wrong}", lock.display()),
+                format!("Could not lock discovery DB: {}: {error}", lock.display()),
             )
         };
-        fs::create_dir_all(&folder).map_err(|wrong| failed(&wrong))?;
+        fs::create_dir_all(&folder).map_err(|error| failure(&error))?;
         fs::OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&file)
-            .map_err(|wrong| failed(&wrong))?;
-        let (wait, stays_locked) = host.patience()?;
+            .map_err(|error| failure(&error))?;
+        let (wait, stays_locked) = host.database_lock()?;
         let take = || match fs::hard_link(&file, &lock) {
             Ok(()) => Ok(true),
             Err(taken) if taken.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(wrong) => Err(wrong),
+            Err(error) => Err(error),
         };
-        let taken = until(Duration::from_millis(wait), take).map_err(|wrong| failed(&wrong))?;
+        let taken = until(Duration::from_millis(wait), take).map_err(|error| failure(&error))?;
         let opened = Self { lock: lock.clone() };
         if taken {
             return Ok(opened);
         }
-        let late = Failure::new(
+        let timeout = Failure::new(
             Exit::Database,
             format!(
                 "Timeout on acquiring lock on DB: {}: 17: File exists",
@@ -60,17 +60,17 @@ impl Database {
             ),
         );
         if stays_locked {
-            // It is not ours to remove.
+            // Do not remove the lock of another command.
             std::mem::forget(opened);
-            return Err(late);
+            return Err(timeout);
         }
-        if lists { Err(late) } else { Ok(opened) }
+        if read_only { Err(timeout) } else { Ok(opened) }
     }
 }
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // The next one waits for nobody then.
+        // Release the lock for the next command.
         let _ = store::remove(&self.lock);
     }
 }
@@ -80,22 +80,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_that_is_left_is_waited_for_and_then_each_release_has_its_way() {
+    fn a_stale_lock_times_out_and_is_then_handled_as_in_each_release() {
         let dir = tempfile::tempdir().unwrap();
         let program = std::env::current_exe().unwrap();
         let host = Host::init(dir.path(), &[], Some("iqn.me"), &program).unwrap();
         let lock = host.root().join(FOLDER).join("lock.write");
         drop(Database::open(&host, true).unwrap());
         assert!(!lock.exists());
-        for (stays_locked, lists, opens, left) in [
+        for (stays_locked, read_only, opens, left) in [
             (false, false, true, false),
             (false, true, false, false),
             (true, false, false, true),
             (true, true, false, true),
         ] {
-            host.set_patience(50, stays_locked).unwrap();
+            host.set_database_lock(50, stays_locked).unwrap();
             fs::write(&lock, "").unwrap();
-            match Database::open(&host, lists) {
+            match Database::open(&host, read_only) {
                 Ok(_) => assert!(opens),
                 Err(failure) => {
                     assert!(!opens);
@@ -103,7 +103,7 @@ mod tests {
                     assert!(failure.text.contains("Timeout on acquiring lock on DB"));
                 }
             }
-            assert_eq!(lock.exists(), left, "{stays_locked} {lists}");
+            assert_eq!(lock.exists(), left, "{stays_locked} {read_only}");
             store::remove(&lock).unwrap();
         }
     }

@@ -1,4 +1,4 @@
-//! `SendTargets` discovery, and the records that it makes and takes away.
+//! `SendTargets` discovery, and the node records that it creates and removes.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::record::{self, Origin, Pattern, Place, Record, VERSION, exactly};
 use super::session::Sessions;
 use crate::store::{self, Durability};
 
-/// A portal that is asked.
+/// A discovery portal.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) address: String,
@@ -42,7 +42,7 @@ impl Source {
     }
 }
 
-/// Asks the portal which targets it has, prints them, brings the records up to date, and answers those that were found.
+/// Discovers the targets of a portal, prints them, updates the node records, and returns the records found.
 pub(crate) fn discover(
     host: &Host,
     sessions: &Sessions<'_>,
@@ -52,12 +52,12 @@ pub(crate) fn discover(
 ) -> Result<Vec<Record>, Failure> {
     host.initiator_name()?;
     let keep = !options.ops.contains(&Op::NonPersistent);
-    // The real tool notes where it asks before it asks.
+    // Like the real tool, create the discovery record before the discovery.
     if keep {
         add(host, sessions, source)?;
     }
     let Some((at, targets)) = host.listening(&source.address, source.port)? else {
-        // The real tool connects five times and then says so, with this code and not with that of a login.
+        // The real tool fails after five attempts to connect, with this code and not with that of a login.
         let text = format!(
             "Could not perform SendTargets discovery: {} does not listen",
             record::portal(&source.address, source.port)
@@ -85,26 +85,26 @@ pub(crate) fn discover(
     if found.is_empty() {
         return Err(Failure::new(Exit::NoObjects, "No portals found"));
     }
-    let asked = |op| options.ops.is_empty() || options.ops.contains(&op);
-    if keep && asked(Op::Delete) {
-        forget(host, sessions, source, &found)?;
+    let requested = |op| options.ops.is_empty() || options.ops.contains(&op);
+    if keep && requested(Op::Delete) {
+        delete_stale(host, sessions, source, &found)?;
     }
-    if keep && (asked(Op::New) || asked(Op::Update)) {
+    if keep && (requested(Op::New) || requested(Op::Update)) {
         for new in &mut found {
-            // A record that is there keeps its settings unless an update was asked for.
-            if asked(Op::Update) || list(host, &new.place)?.is_empty() {
+            // An existing record keeps its settings unless an update was requested.
+            if requested(Op::Update) || list(host, &new.place)?.is_empty() {
                 record::write(host, sessions.lock(), new)?;
             }
         }
     }
     for record in &found {
-        console.say(super::print::node(record));
+        console.print(super::print::node(record));
     }
     Ok(found)
 }
 
-/// Removes the records that this portal once gave and gives no more, unless a session uses them.
-fn forget(
+/// Removes the records from earlier discoveries of this portal that were not found again, unless a session uses them.
+fn delete_stale(
     host: &Host,
     sessions: &Sessions<'_>,
     source: &Source,
@@ -120,21 +120,23 @@ fn forget(
     Ok(())
 }
 
-/// Makes a discovery record, if there is none.
+/// Creates a discovery record, if there is none.
 pub(crate) fn add(host: &Host, sessions: &Sessions<'_>, source: &Source) -> Result<(), Failure> {
     let file = source.file(host);
     if !file.exists() {
-        let made = std::fs::create_dir_all(source.folder(host)).and_then(|()| {
+        let created = std::fs::create_dir_all(source.folder(host)).and_then(|()| {
             sessions
                 .lock()
                 .write(&file, source.text().as_bytes(), Durability::Always)
         });
-        made.map_err(|wrong| Failure::new(Exit::Database, format!("{}: {wrong}", file.display())))?;
+        created.map_err(|error| {
+            Failure::new(Exit::Database, format!("{}: {error}", file.display()))
+        })?;
     }
     Ok(())
 }
 
-/// A discovery record as it is printed.
+/// The text of a discovery record.
 pub(crate) fn show(host: &Host, source: &Source) -> Result<String, Failure> {
     let missing = || {
         Failure::new(
@@ -148,7 +150,7 @@ pub(crate) fn show(host: &Host, source: &Source) -> Result<String, Failure> {
     std::fs::read_to_string(source.file(host)).map_err(|_| missing())
 }
 
-/// Removes a discovery record and the node records that came of it.
+/// Removes a discovery record and the node records that it created.
 pub(crate) fn delete(host: &Host, source: &Source) -> Result<(), Failure> {
     show(host, source)?;
     for old in record::list(host, &Pattern::default())?
@@ -159,7 +161,7 @@ pub(crate) fn delete(host: &Host, source: &Source) -> Result<(), Failure> {
     }
     let folder = source.folder(host);
     store::remove_tree(&folder)
-        .map_err(|wrong| Failure::new(Exit::Database, format!("{}: {wrong}", folder.display())))
+        .map_err(|error| Failure::new(Exit::Database, format!("{}: {error}", folder.display())))
 }
 
 /// All discovery records: `10.0.0.5:3260 via sendtargets`.

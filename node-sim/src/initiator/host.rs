@@ -1,15 +1,15 @@
-//! The host root: the folder in which a driver finds `/sys` and `/etc/iscsi`, and in which we keep what we know.
+//! The host root: the directory with the simulated `/sys` and `/etc/iscsi` for the driver, and with node-sim's own state.
 //!
 //! ```text
-//! bin/iscsiadm, bin/multipathd        this program under those names
+//! bin/iscsiadm, bin/multipathd        this program under these names
 //! etc/iscsi/initiatorname.iscsi       InitiatorName=iqn.…
 //! etc/iscsi/nodes, send_targets, static   node records, see `record`
-//! etc/iscsi/node-sim.json             which targets this host can reach, and how long the lock of the database is waited for
-//! etc/iscsi/iscsid.conf               if it is there: what new records say
+//! etc/iscsi/node-sim.json             the targets that this host can reach, and the timeout of the database lock
+//! etc/iscsi/iscsid.conf               optional: default settings of new records
 //! run/lock/iscsi/lock.write           see `database`
 //! sys/class/…, sys/devices/…          see `tree`
-//! var/node-sim/multipathd.json        how multipathd is; without it: not installed
-//! var/node-sim/lock                   one command at a time
+//! var/node-sim/multipathd.json        state of multipathd; missing: not installed
+//! var/node-sim/lock                   serializes all commands
 //! var/node-sim/sessions/<sid>.json    see `session`
 //! ```
 
@@ -27,10 +27,10 @@ use crate::store::{self, Durability, Lock};
 use crate::target::Target;
 use crate::target::loopdev::Targets;
 
-/// The name an initiator gets when `init` is told none; the last part is the host's own.
+/// Prefix of a generated initiator name; the host's id follows.
 const NAME_PREFIX: &str = "iqn.1993-08.org.debian:01:";
-/// What stands in the name's place in an image (Ubuntu's; open-iscsi's `startup-checks.sh`, Debian).
-const GENERATE: &str = "GenerateName=yes";
+/// Placeholder for the name in an OS image (Ubuntu's; open-iscsi's `startup-checks.sh`, Debian).
+const GENERATE_NAME: &str = "GenerateName=yes";
 
 /// A host root.
 #[derive(Clone, Debug)]
@@ -41,14 +41,14 @@ pub struct Host {
 /// `etc/iscsi/node-sim.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Config {
-    /// Folders of targets: what is on the network.
+    /// Directories of targets: the network that this host can reach.
     targets: Vec<PathBuf>,
-    /// Tells this host's sessions from those of other hosts.
+    /// Distinguishes this host's sessions from those of other hosts.
     id: String,
-    /// How long `iscsiadm` waits for the lock of its database, milliseconds.
+    /// How long `iscsiadm` waits for the lock of its database, in milliseconds.
     #[serde(default = "thirty_seconds")]
     lock_wait: u64,
-    /// It never takes the lock of somebody else, as since 2.1.10.
+    /// Whether it fails on a stale lock instead of ignoring it, as since 2.1.10.
     #[serde(default)]
     stays_locked: bool,
 }
@@ -58,30 +58,30 @@ fn thirty_seconds() -> u64 {
 }
 
 impl Host {
-    /// The host root at `root`, whether it is made already or not.
+    /// The host root at `root`, which need not exist yet.
     pub fn at(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
         }
     }
 
-    /// The folder.
+    /// Path of the host root.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Makes the host root, or makes it what it should be now: an initiator's name, once given, stays unless `name` says
-    /// otherwise. `program` becomes `bin/iscsiadm`.
+    /// Creates or updates the host root. An existing initiator name is kept unless `name` replaces it. `program` becomes
+    /// `bin/iscsiadm`.
     ///
     /// # Errors
-    /// A file or folder cannot be made.
+    /// A file or directory cannot be created.
     pub fn init(
         root: &Path,
         targets: &[PathBuf],
         name: Option<&str>,
         program: &Path,
     ) -> io::Result<Self> {
-        let bare = |path: &str| root.join(path);
+        let path_of = |path: &str| root.join(path);
         let mut private = fs::DirBuilder::new();
         private.recursive(true).mode(0o700);
         for folder in [
@@ -91,11 +91,11 @@ impl Host {
             "sys/class/block",
             "bin",
         ] {
-            fs::create_dir_all(bare(folder))?;
+            fs::create_dir_all(path_of(folder))?;
         }
         // Records may hold passwords.
         for folder in ["etc/iscsi/nodes", "var/node-sim/sessions"] {
-            private.create(bare(folder))?;
+            private.create(path_of(folder))?;
         }
         let host = Self {
             root: fs::canonicalize(root)?,
@@ -132,7 +132,7 @@ impl Host {
         let text = match (name, host.initiator_name()) {
             (Some(name), _) => format!("InitiatorName={name}\n"),
             (None, Ok(old)) => format!("InitiatorName={old}\n"),
-            (None, Err(_)) if host.is_unnamed() => format!("{GENERATE}\n"),
+            (None, Err(_)) if host.is_unnamed() => format!("{GENERATE_NAME}\n"),
             (None, Err(_)) => format!("InitiatorName={NAME_PREFIX}{id}\n"),
         };
         let file = host.initiator_name_file();
@@ -141,30 +141,31 @@ impl Host {
         Ok(host)
     }
 
-    /// One command at a time. The lock is free again when its holder is gone, however it went.
+    /// Serializes commands. The kernel releases the lock when its holder exits or is killed.
     pub(crate) fn lock(&self) -> io::Result<Lock> {
-        Lock::take(&self.state_dir().join("lock")).map_err(|wrong| {
+        Lock::take(&self.state_dir().join("lock")).map_err(|error| {
             io::Error::new(
-                wrong.kind(),
+                error.kind(),
                 format!(
-                    "{} is not a host root made by node-sim init: {wrong}",
+                    "{} is not a host root made by node-sim init: {error}",
                     self.root.display()
                 ),
             )
         })
     }
 
-    /// How long the lock of the database is waited for, in milliseconds, and whether one that is left stays.
-    pub(crate) fn patience(&self) -> io::Result<(u64, bool)> {
+    /// Timeout of the database lock in milliseconds, and whether a stale lock is an error (see [`super::database`]).
+    pub(crate) fn database_lock(&self) -> io::Result<(u64, bool)> {
         let config = self.config()?;
         Ok((config.lock_wait, config.stays_locked))
     }
 
-    /// Changes that: 30,000 ms are open-iscsi's, `stays_locked` is how it is since 2.1.10.
+    /// Sets how the database lock behaves: the timeout in milliseconds (open-iscsi's is 30,000), and whether a stale lock is an
+    /// error, as since 2.1.10.
     ///
     /// # Errors
     /// There is no host root, or its file cannot be written.
-    pub fn set_patience(&self, lock_wait: u64, stays_locked: bool) -> io::Result<()> {
+    pub fn set_database_lock(&self, lock_wait: u64, stays_locked: bool) -> io::Result<()> {
         let config = Config {
             lock_wait,
             stays_locked,
@@ -174,7 +175,7 @@ impl Host {
             .write_json(&self.config_file(), &config, Durability::Always)
     }
 
-    /// Lets multipathd be like this. `program` becomes `bin/multipathd`.
+    /// Sets the state of multipathd. `program` becomes `bin/multipathd`.
     ///
     /// # Errors
     /// There is no host root, or a file cannot be written.
@@ -201,12 +202,12 @@ impl Host {
         self.state_dir().join("multipathd.json")
     }
 
-    /// Takes the initiator's name away, as images of Ubuntu have it: iscsid makes one when it starts.
+    /// Replaces the initiator's name by the placeholder of an Ubuntu image: iscsid generates a name when it starts.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn unname(&self) -> io::Result<()> {
-        let text = format!("{GENERATE}\n");
+    pub fn remove_initiator_name(&self) -> io::Result<()> {
+        let text = format!("{GENERATE_NAME}\n");
         self.lock()?.write(
             &self.initiator_name_file(),
             text.as_bytes(),
@@ -214,8 +215,8 @@ impl Host {
         )
     }
 
-    /// What happens as iscsid starts (Debian's `startup-checks.sh`): an initiator whose name is to be made gets one. False: it has
-    /// one, or no file at all.
+    /// Simulates the start of iscsid (Debian's `startup-checks.sh`): generates the initiator's name if it is a placeholder.
+    /// Returns false if there is a name, or no file at all.
     ///
     /// # Errors
     /// The file cannot be read or written.
@@ -235,10 +236,10 @@ impl Host {
 
     fn is_unnamed(&self) -> bool {
         let text = fs::read_to_string(self.initiator_name_file()).unwrap_or_default();
-        text.lines().any(|line| line.trim() == GENERATE)
+        text.lines().any(|line| line.trim() == GENERATE_NAME)
     }
 
-    /// What `iscsid.conf` says, in order; nothing where there is none.
+    /// The settings in `iscsid.conf`, in order; empty if the file is missing.
     pub(crate) fn defaults(&self) -> Vec<(String, String)> {
         let text = fs::read_to_string(self.iscsi_dir().join("iscsid.conf")).unwrap_or_default();
         let lines = text.lines().map(str::trim);
@@ -265,7 +266,7 @@ impl Host {
         self.root.join("var/node-sim")
     }
 
-    /// The name this initiator logs in with.
+    /// The initiator name for logins.
     pub(crate) fn initiator_name(&self) -> Result<String, Failure> {
         let file = self.initiator_name_file();
         let text = fs::read_to_string(&file).unwrap_or_default();
@@ -281,12 +282,12 @@ impl Host {
         }
     }
 
-    /// What tells this host's sessions from others'.
+    /// The id that distinguishes this host's sessions from those of other hosts.
     pub(crate) fn id(&self) -> io::Result<String> {
         Ok(self.config()?.id)
     }
 
-    /// The network as far as this host can see it.
+    /// The directories of targets that this host can reach.
     pub(crate) fn networks(&self) -> io::Result<Vec<Targets>> {
         self.config()?
             .targets
@@ -295,57 +296,57 @@ impl Host {
             .collect()
     }
 
-    /// All targets that share a portal, as one box with that address has them; none when nobody listens there. A name that
-    /// several addresses belong to is the first of them that answers.
+    /// All targets of a portal, and its address; `None` if nothing listens there. Of a name with several addresses the first one
+    /// that answers is used.
     pub(crate) fn listening(
         &self,
         host: &str,
         port: u16,
     ) -> Result<Option<(SocketAddr, Vec<Target>)>, Failure> {
-        let found = self.look_for(host, port, |network, address| {
+        let found = self.find_network(host, port, |network, address| {
             let all = network.list()?;
             Ok(all.iter().any(|target| listens_at(target, address)))
         })?;
         let Some((address, network)) = found else {
             return Ok(None);
         };
-        let mut here = network.list()?;
-        here.retain(|target| listens_at(target, address));
-        Ok(Some((address, here)))
+        let mut targets = network.list()?;
+        targets.retain(|target| listens_at(target, address));
+        Ok(Some((address, targets)))
     }
 
-    /// The network in which a target is found at an address: the one that [`Host::listening`] answers, but a target that is there
-    /// is found without a look at the others.
+    /// The network in which the portal listens: the same as in [`Host::listening`], but without reading the other targets if this
+    /// target exists.
     pub(crate) fn network_of(
         &self,
         iqn: &str,
         host: &str,
         port: u16,
     ) -> Result<Option<(SocketAddr, Targets)>, Failure> {
-        self.look_for(host, port, |network, address| {
+        self.find_network(host, port, |network, address| {
             let listens = |target: &Target| listens_at(target, address);
             Ok(network.get(iqn)?.is_some_and(|it| listens(&it))
                 || network.list()?.iter().any(listens))
         })
     }
 
-    /// The first network in which somebody listens at the address; a name that several addresses belong to is each of them in turn.
-    fn look_for(
+    /// The first network that `listens` accepts for an address. All addresses of a name are tried in turn.
+    fn find_network(
         &self,
         host: &str,
         port: u16,
-        anybody: impl Fn(&Targets, SocketAddr) -> io::Result<bool>,
+        listens: impl Fn(&Targets, SocketAddr) -> io::Result<bool>,
     ) -> Result<Option<(SocketAddr, Targets)>, Failure> {
-        let addresses = (host, port).to_socket_addrs().map_err(|wrong| {
+        let addresses = (host, port).to_socket_addrs().map_err(|error| {
             Failure::new(
                 Exit::ConnectTimeout,
-                format!("cannot resolve '{host}': {wrong}"),
+                format!("cannot resolve '{host}': {error}"),
             )
         })?;
         let networks = self.networks()?;
         for address in addresses {
             for network in &networks {
-                if anybody(network, address)? {
+                if listens(network, address)? {
                     return Ok(Some((address, network.clone())));
                 }
             }
@@ -382,14 +383,14 @@ fn listens(portal: SocketAddr, address: SocketAddr) -> bool {
     portal.port() == address.port() && (portal.ip() == address.ip() || portal.ip().is_unspecified())
 }
 
-/// Puts the program into `bin` under this name: a hard link, so that the running program sees that name as its own, or a copy.
+/// Installs the program in `bin` under this name, as a hard link (so that the program sees its name) or else as a copy.
 fn install(program: &Path, bin: &Path, name: &str) -> io::Result<()> {
-    let (fresh, place) = (bin.join(format!(".{name}.new")), bin.join(name));
+    let (fresh, target) = (bin.join(format!(".{name}.new")), bin.join(name));
     store::remove(&fresh)?;
     if fs::hard_link(program, &fresh).is_err() {
         fs::copy(program, &fresh)?;
     }
-    fs::rename(&fresh, &place)?;
-    // Renaming a link over another link to the same file does nothing and leaves both.
+    fs::rename(&fresh, &target)?;
+    // rename(2) of a link over another link to the same file does nothing and leaves both.
     store::remove(&fresh)
 }

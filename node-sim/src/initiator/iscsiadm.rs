@@ -1,4 +1,4 @@
-//! The modes of `iscsiadm`. What each answers, and with which exit code, follows open-iscsi; see `console` for the codes.
+//! The modes of `iscsiadm`. Output and exit codes follow open-iscsi; see `console` for the codes.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,20 +13,20 @@ use super::session::{Session, Sessions};
 
 mod discover;
 
-/// Where a portal listens that names no port. RFC 7143 section 4.2.7.1.
+/// Port of a portal without one. RFC 7143 section 4.2.7.1.
 const DEFAULT_PORT: u16 = 3260;
 
-/// What every mode works with.
+/// Context of a command.
 struct Command<'a, 'b> {
     host: &'a Host,
     sessions: Sessions<'a>,
     console: &'a mut Console<'b>,
 }
 
-/// Runs one command against the host root at `root` and answers its exit code. `args` lack the program's own name.
+/// Runs one command against the host root at `root`. `args` are without the program name. Returns the exit code.
 pub fn run(root: &Path, args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let mut console = Console::new(out, err);
-    let exit = match answer(&Host::at(root), args, &mut console) {
+    let exit = match execute(&Host::at(root), args, &mut console) {
         Ok(exit) => exit,
         Err(failure) => {
             console.warn(&failure);
@@ -36,14 +36,14 @@ pub fn run(root: &Path, args: &[String], out: &mut dyn Write, err: &mut dyn Writ
     exit as u8
 }
 
-fn answer(host: &Host, args: &[String], console: &mut Console<'_>) -> Result<Exit, Failure> {
+fn execute(host: &Host, args: &[String], console: &mut Console<'_>) -> Result<Exit, Failure> {
     let options = argv::parse(args)?;
     if options.help {
-        console.say("iscsiadm -m discovery|discoverydb|node|session|host|iface …, as open-iscsi's manual page has it (node-sim's stand-in)");
+        console.print("iscsiadm -m discovery|discoverydb|node|session|host|iface …, as open-iscsi's manual page has it (node-sim's simulation)");
         return Ok(Exit::Success);
     }
     if options.version {
-        console.say(format!("iscsiadm version {VERSION}"));
+        console.print(format!("iscsiadm version {VERSION}"));
         return Ok(Exit::Success);
     }
     if options.iface.as_ref().is_some_and(|iface| iface != IFACE) {
@@ -52,13 +52,13 @@ fn answer(host: &Host, args: &[String], console: &mut Console<'_>) -> Result<Exi
             options.iface.unwrap_or_default()
         )));
     }
-    // Before the simulator's own lock: who waits for this one keeps nobody from logging out.
-    let _database = match of_records(&options) {
-        Some(lists) => Some(Database::open(host, lists)?),
+    // Take this lock before the simulator's own one: a command that waits for it must not block a logout.
+    let _database = match database_access(&options) {
+        Some(read_only) => Some(Database::open(host, read_only)?),
         None => None,
     };
     if options.login || matches!(options.mode, Some(Mode::Discovery | Mode::DiscoveryDb)) {
-        // Whoever calls iscsid starts it.
+        // These commands start iscsid.
         host.start_iscsid()?;
     }
     let lock = host.lock()?;
@@ -79,8 +79,8 @@ fn answer(host: &Host, args: &[String], console: &mut Console<'_>) -> Result<Exi
     }
 }
 
-/// Whether a command works on the database of records, and then whether it only reads it.
-fn of_records(options: &Options) -> Option<bool> {
+/// Whether a command uses the record database, and if so whether it only reads it.
+fn database_access(options: &Options) -> Option<bool> {
     let acts = options.logout || options.rescan;
     let reads = !options.login
         && options
@@ -117,7 +117,7 @@ impl Command<'_, '_> {
         {
             return self.list_records(options);
         }
-        self.act(&pattern, options)
+        self.run_on(&pattern, options)
     }
 
     fn session(&mut self, options: &Options) -> Result<Exit, Failure> {
@@ -134,7 +134,7 @@ impl Command<'_, '_> {
                 ));
             };
             if options.logout || options.rescan {
-                return self.act(&pattern, options);
+                return self.run_on(&pattern, options);
             }
             if options.ops.is_empty() && options.print.is_some_and(|level| level > 0) {
                 return self.list_sessions(&found, options);
@@ -144,20 +144,20 @@ impl Command<'_, '_> {
                     "a second session to the same portal is not simulated by node-sim",
                 ));
             }
-            // As in the real tool, the rest is about the session's node record.
-            return self.act(&exactly(&session.place()), options);
+            // As in the real tool, other operations concern the session's node record.
+            return self.run_on(&exactly(&session.place()), options);
         }
         if !options.ops.is_empty() {
             return Err(Failure::invalid("session mode: --op needs --sid"));
         }
         if options.logout || options.rescan {
-            return self.act(&pattern, options);
+            return self.run_on(&pattern, options);
         }
         self.list_sessions(&found, options)
     }
 
-    /// What node mode and session mode have in common.
-    fn act(&mut self, pattern: &Pattern, options: &Options) -> Result<Exit, Failure> {
+    /// The operations that node mode and session mode share.
+    fn run_on(&mut self, pattern: &Pattern, options: &Options) -> Result<Exit, Failure> {
         if options.rescan {
             return self.rescan(pattern);
         }
@@ -189,7 +189,7 @@ impl Command<'_, '_> {
         match options.op()? {
             None | Some(Op::Show) => {
                 for record in &records {
-                    self.console.say(record.print(options.show));
+                    self.console.print(record.print(options.show));
                 }
                 Ok(Exit::Success)
             }
@@ -210,7 +210,7 @@ impl Command<'_, '_> {
             address: portal.host.clone(),
             port: portal.port.unwrap_or(DEFAULT_PORT),
         };
-        // One that is there is replaced: its settings are the defaults again.
+        // An existing record is replaced: its settings are reset to the defaults.
         record::must_not_be_torn(self.host, &exactly(&place))?;
         let mut record = Record::new(place, portal.tpgt, Origin::Static);
         record.take_defaults(&self.host.defaults());
@@ -225,7 +225,7 @@ impl Command<'_, '_> {
         record::write(self.host, self.sessions.lock(), &mut record)?;
         let Place { iqn, address, port } = &record.place;
         let tpgt = record.get("node.tpgt");
-        self.console.say(format!("New iSCSI node [tcp:[hw=,ip=,net_if=,iscsi_if={IFACE}] {address},{port},{tpgt} {iqn}] added"));
+        self.console.print(format!("New iSCSI node [tcp:[hw=,ip=,net_if=,iscsi_if={IFACE}] {address},{port},{tpgt} {iqn}] added"));
         Ok(Exit::Success)
     }
 
@@ -243,14 +243,14 @@ impl Command<'_, '_> {
             return Err(Failure::new(Exit::NoObjects, "No records found"));
         }
         for torn in torn.iter().filter(|_| level == 0) {
-            self.console.say(print::torn(torn.name.as_deref()));
+            self.console.print(print::torn(torn.name.as_deref()));
         }
         if level == 1 {
-            self.console.say(print::nodes(&records));
+            self.console.print(print::nodes(&records));
             return Ok(Exit::Success);
         }
         for record in &records {
-            self.console.say(print::node(record));
+            self.console.print(print::node(record));
         }
         Ok(Exit::Success)
     }
@@ -263,7 +263,7 @@ impl Command<'_, '_> {
         if params.is_empty() {
             return Err(Failure::invalid("update requires name and value"));
         }
-        // Nothing is written unless all of it makes sense.
+        // Validate all changes before anything is written.
         for record in &mut records {
             for (name, value) in params {
                 record.set(name, value)?;
@@ -316,15 +316,17 @@ impl Command<'_, '_> {
 
     fn login_once(&mut self, record: &Record) -> Exit {
         let Place { iqn, address, port } = &record.place;
-        let whom = format!("[iface: {IFACE}, target: {iqn}, portal: {address},{port}]");
-        self.console.say(format!("Logging in to {whom}"));
+        let described = format!("[iface: {IFACE}, target: {iqn}, portal: {address},{port}]");
+        self.console.print(format!("Logging in to {described}"));
         match self.sessions.login(record) {
             Ok(_) => {
-                self.console.say(format!("Login to {whom} successful."));
+                self.console
+                    .print(format!("Login to {described} successful."));
                 Exit::Success
             }
             Err(failure) => {
-                self.console.warn(format!("Could not login to {whom}."));
+                self.console
+                    .warn(format!("Could not login to {described}."));
                 self.console.warn(format!(
                     "initiator reported error ({}): {failure}",
                     failure.exit
@@ -340,10 +342,12 @@ impl Command<'_, '_> {
             return Err(Failure::new(Exit::NoObjects, "No matching sessions found"));
         }
         for session in found {
-            let whom = whom(&session);
-            self.console.say(format!("Logging out of session {whom}"));
+            let described = described(&session);
+            self.console
+                .print(format!("Logging out of session {described}"));
             self.sessions.logout(session)?;
-            self.console.say(format!("Logout of {whom} successful."));
+            self.console
+                .print(format!("Logout of {described} successful."));
         }
         Ok(Exit::Success)
     }
@@ -355,7 +359,7 @@ impl Command<'_, '_> {
         }
         for mut session in found {
             self.console
-                .say(format!("Rescanning session {}", whom(&session)));
+                .print(format!("Rescanning session {}", described(&session)));
             self.sessions.rescan(&mut session)?;
         }
         Ok(Exit::Success)
@@ -368,10 +372,11 @@ impl Command<'_, '_> {
         match options.print {
             None | Some(0) => found
                 .iter()
-                .for_each(|session| self.console.say(print::session(session))),
+                .for_each(|session| self.console.print(print::session(session))),
             Some(level @ 1..=3) => {
                 let initiator = self.host.initiator_name()?;
-                self.console.say(print::sessions(found, level, &initiator));
+                self.console
+                    .print(print::sessions(found, level, &initiator));
             }
             Some(level) => {
                 return Err(Failure::invalid(format!(
@@ -388,7 +393,7 @@ impl Command<'_, '_> {
             return Err(Failure::new(Exit::NoObjects, "No iSCSI hosts found."));
         }
         for session in &found {
-            self.console.say(print::host(session));
+            self.console.print(print::host(session));
         }
         Ok(Exit::Success)
     }
@@ -399,12 +404,12 @@ impl Command<'_, '_> {
                 "interface records are not simulated by node-sim",
             ));
         }
-        self.console.say(print::ifaces());
+        self.console.print(print::ifaces());
         Ok(Exit::Success)
     }
 }
 
-fn whom(session: &Session) -> String {
+fn described(session: &Session) -> String {
     format!(
         "[sid: {}, target: {}, portal: {},{}]",
         session.sid, session.iqn, session.address, session.port

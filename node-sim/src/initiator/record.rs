@@ -1,11 +1,11 @@
-//! Node records: the database of targets and their settings that a login works from.
+//! Node records: the database of targets and their login settings.
 //!
-//! Laid out as open-iscsi does it, so that another reader of `/etc/iscsi` finds its way:
+//! It has the layout of open-iscsi, for other readers of `/etc/iscsi`:
 //! ```text
 //! nodes/<iqn>/<address>,<port>,<tpgt>/default    a record
-//! nodes/<iqn>/<address>,<port>                   a record whose portal group tag nobody knows (made by --op new)
-//! static/<iqn>,<address>,<port>,<tpgt>,default                          -> the record's folder, if made by --op new
-//! send_targets/<address>,<port>/<iqn>,<address>,<port>,<tpgt>,default   -> the same, if made by discovery
+//! nodes/<iqn>/<address>,<port>                   a record without a portal group tag (created by --op new)
+//! static/<iqn>,<address>,<port>,<tpgt>,default                          -> the record's directory, if created by --op new
+//! send_targets/<address>,<port>/<iqn>,<address>,<port>,<tpgt>,default   -> the same, if created by discovery
 //! ```
 
 use std::collections::BTreeMap;
@@ -22,13 +22,13 @@ mod setting;
 
 use setting::{Kind, SETTINGS, Setting};
 
-/// The one interface record there is.
+/// The only interface record.
 pub(crate) const IFACE: &str = "default";
 
-/// The version that records are stamped with and `--version` prints: the release whose behaviour this follows.
+/// The open-iscsi release that is simulated: printed by `--version` and written into records.
 pub(crate) const VERSION: &str = "2.1.9";
 
-/// How a record came to be.
+/// How a record was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// `--op new`.
@@ -37,7 +37,7 @@ pub(crate) enum Origin {
     SendTargets { address: String, port: u16 },
 }
 
-/// Where a target is: what a record is found by.
+/// A target at a portal: the key of a record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) iqn: String,
@@ -49,13 +49,13 @@ pub(crate) struct Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) place: Place,
-    /// `None` = not known, written as -1.
+    /// Portal group tag; `None` = unknown, written as -1.
     pub(crate) tpgt: Option<u16>,
     pub(crate) origin: Origin,
     settings: BTreeMap<&'static str, String>,
 }
 
-/// Which places a command means; what is `None` does not matter.
+/// Selects records and sessions; `None` matches anything.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pattern {
     pub(crate) iqn: Option<String>,
@@ -65,7 +65,7 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
-    pub(crate) fn fits(&self, place: &Place) -> bool {
+    pub(crate) fn matches(&self, place: &Place) -> bool {
         self.iqn.as_ref().is_none_or(|iqn| *iqn == place.iqn)
             && self
                 .address
@@ -74,13 +74,13 @@ impl Pattern {
             && self.port.is_none_or(|port| port == place.port)
     }
 
-    /// Nothing was asked for in particular.
+    /// Whether it matches everything.
     pub(crate) fn is_any(&self) -> bool {
         self.iqn.is_none() && self.address.is_none() && self.port.is_none() && self.sid.is_none()
     }
 }
 
-/// The pattern that only this place fits.
+/// The pattern that matches only this place.
 pub(crate) fn exactly(place: &Place) -> Pattern {
     Pattern {
         iqn: Some(place.iqn.clone()),
@@ -97,7 +97,7 @@ impl Place {
     }
 }
 
-/// An address and a port, with brackets where there are colons.
+/// `address:port`, with brackets around an IPv6 address.
 pub(crate) fn portal(address: &str, port: u16) -> String {
     if address.contains(':') {
         format!("[{address}]:{port}")
@@ -117,7 +117,7 @@ impl Record {
         }
     }
 
-    /// A setting's value, empty where it has none.
+    /// The value of a setting; empty if it has none.
     pub(crate) fn get(&self, name: &str) -> String {
         let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else {
             return String::new();
@@ -149,9 +149,9 @@ impl Record {
         }
     }
 
-    /// Changes a setting.
+    /// Validates and changes a setting.
     pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
-        // An old name that open-iscsi still takes.
+        // An old name that open-iscsi still accepts.
         let name = if name == "node.transport_name" {
             "iface.transport_name"
         } else {
@@ -168,10 +168,10 @@ impl Record {
         Ok(())
     }
 
-    /// What `iscsid.conf` says takes the place of our defaults; what makes no sense there is left out, as with a warning.
+    /// Applies the settings of `iscsid.conf`. Invalid ones are ignored, where open-iscsi warns.
     pub(crate) fn take_defaults(&mut self, defaults: &[(String, String)]) {
         for (name, value) in defaults {
-            // Not `set`: nobody is told what a file has that is not about records.
+            // Not `set`: the file also contains settings that are not for records.
             if let Ok(setting) = find(name)
                 && setting.accept(value).is_ok()
             {
@@ -180,7 +180,7 @@ impl Record {
         }
     }
 
-    /// As `--op show` prints it; passwords are starred unless `secrets`.
+    /// The output of `--op show`. Passwords are masked unless `secrets`.
     pub(crate) fn print(&self, secrets: bool) -> String {
         let mut text = format!("# BEGIN RECORD {VERSION}\n");
         for setting in SETTINGS {
@@ -231,7 +231,7 @@ impl Record {
     }
 }
 
-/// The setting of this name, if a command may change it.
+/// The setting with this name, if a command may change it.
 fn find(name: &str) -> Result<&'static Setting, Failure> {
     match SETTINGS.iter().find(|setting| setting.name == name) {
         Some(setting) if setting.kind == Kind::Fixed => Err(Failure::invalid(format!(
@@ -244,82 +244,82 @@ fn find(name: &str) -> Result<&'static Setting, Failure> {
     }
 }
 
-/// A record that has lost a part of its file.
+/// A record whose file is truncated, as after a power cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Torn {
-    /// The target's name, as the file has it.
+    /// The target's name in the file, if it is left.
     pub(crate) name: Option<String>,
     place: Place,
 }
 
-/// A record's file.
-struct Filed {
+/// The file of a record.
+struct RecordFile {
     place: Place,
     tpgt: Option<u16>,
     path: PathBuf,
     text: String,
 }
 
-impl Filed {
-    /// A last line without an end is left out.
+impl RecordFile {
+    /// Names and values. A last line without a line break is ignored.
     fn lines(&self) -> impl Iterator<Item = (&str, &str)> {
-        let whole = self.text.rfind('\n').map_or("", |end| &self.text[..end]);
-        let lines = whole.lines().filter(|line| !line.starts_with('#'));
+        let complete = self.text.rfind('\n').map_or("", |end| &self.text[..end]);
+        let lines = complete.lines().filter(|line| !line.starts_with('#'));
         lines.filter_map(|line| line.split_once(" = "))
     }
 
-    fn says(&self, name: &str) -> Option<&str> {
+    fn value_of(&self, name: &str) -> Option<&str> {
         let mut lines = self.lines();
         lines.find_map(|(key, value)| (key == name).then_some(value))
     }
 
     fn is_torn(&self) -> bool {
-        self.says("node.conn[0].address").is_none()
+        self.value_of("node.conn[0].address").is_none()
     }
 }
 
-/// All records that fit, by target and portal. What is torn is none; settings that are not known are left out.
+/// All records that match, sorted by target and portal. Truncated records and unknown settings are ignored.
 pub(crate) fn list(host: &Host, pattern: &Pattern) -> Result<Vec<Record>, Failure> {
-    let mut filed = filed(host)?;
-    filed.retain(|filed| pattern.fits(&filed.place) && !filed.is_torn());
-    let mut records: Vec<Record> = filed
+    let mut files = files(host)?;
+    files.retain(|file| pattern.matches(&file.place) && !file.is_torn());
+    let mut records: Vec<Record> = files
         .iter()
-        .map(|filed| Record::parse(filed.place.clone(), filed.tpgt, &filed.lines().collect()))
+        .map(|file| Record::parse(file.place.clone(), file.tpgt, &file.lines().collect()))
         .collect();
     records.sort_by(|a, b| (&a.place, a.tpgt).cmp(&(&b.place, b.tpgt)));
     Ok(records)
 }
 
-/// The records that are torn.
+/// The truncated records.
 pub(crate) fn torn(host: &Host) -> Result<Vec<Torn>, Failure> {
-    let torn = filed(host)?.into_iter().filter(Filed::is_torn);
+    let torn = files(host)?.into_iter().filter(RecordFile::is_torn);
     Ok(torn
-        .map(|filed| Torn {
-            name: filed.says("node.name").map(str::to_owned),
-            place: filed.place,
+        .map(|file| Torn {
+            name: file.value_of("node.name").map(str::to_owned),
+            place: file.place,
         })
         .collect())
 }
 
-/// Whatever is shown, all records are read for it, and one of another release keeps all from being shown (2.1.8).
+/// Checks that all records can be read: like 2.1.8, showing any record fails if one record of another release exists.
 pub(crate) fn must_be_readable(host: &Host) -> Result<(), Failure> {
-    for filed in filed(host)? {
+    for file in files(host)? {
         let known = |name: &str| {
             name.starts_with("iface.") || SETTINGS.iter().any(|setting| setting.name == name)
         };
-        if let Some((name, _)) = filed.lines().find(|(name, _)| !known(name)) {
+        if let Some((name, _)) = file.lines().find(|(name, _)| !known(name)) {
             return Err(Failure::invalid(format!(
                 "Unknown parameter name {name}: config file {} invalid.",
-                filed.path.display()
+                file.path.display()
             )));
         }
     }
     Ok(())
 }
 
-/// One that is torn behind its name can neither be deleted nor made anew.
+/// Checks that no matching record is truncated after its name: it can be neither deleted nor created again.
 pub(crate) fn must_not_be_torn(host: &Host, pattern: &Pattern) -> Result<(), Failure> {
-    let named = |torn: &&Torn| torn.name.is_some() && pattern.fits(&torn.place);
+    let named = |torn: &&Torn| torn.name.is_some() && pattern.matches(&torn.place);
     match torn(host)?.iter().find(named) {
         None => Ok(()),
         Some(torn) => Err(Failure::new(
@@ -333,7 +333,7 @@ pub(crate) fn must_not_be_torn(host: &Host, pattern: &Pattern) -> Result<(), Fai
 }
 
 /// The files of all records.
-fn filed(host: &Host) -> Result<Vec<Filed>, Failure> {
+fn files(host: &Host) -> Result<Vec<RecordFile>, Failure> {
     let nodes = nodes(host);
     let mut all = Vec::new();
     for iqn in names(&nodes)? {
@@ -354,10 +354,10 @@ fn filed(host: &Host) -> Result<Vec<Filed>, Failure> {
             } else {
                 path
             };
-            // Between folder and file a record may be missing: it was never finished.
+            // A directory without a file is a record that was never completed.
             if path.is_file() {
-                let text = fs::read_to_string(&path).map_err(|wrong| database(&path, &wrong))?;
-                all.push(Filed {
+                let text = fs::read_to_string(&path).map_err(|error| database(&path, &error))?;
+                all.push(RecordFile {
                     place,
                     tpgt,
                     path,
@@ -369,55 +369,55 @@ fn filed(host: &Host) -> Result<Vec<Filed>, Failure> {
     Ok(all)
 }
 
-/// Writes a record as it is. One without a portal group tag takes over the tag of a record for the same portal.
+/// Writes a record. One without a portal group tag gets the tag of an existing record for the same portal.
 pub(crate) fn write(host: &Host, lock: &Lock, record: &mut Record) -> Result<(), Failure> {
-    let folder = nodes(host).join(safe(&record.place.iqn)?);
-    let plain = folder.join(format!("{},{}", record.place.address, record.place.port));
+    let folder = nodes(host).join(checked_name(&record.place.iqn)?);
+    let without_tag = folder.join(format!("{},{}", record.place.address, record.place.port));
     if record.tpgt.is_none() {
         record.tpgt = list(host, &exactly(&record.place))?
             .iter()
             .find_map(|known| known.tpgt);
     }
     let text = record.file_text();
-    let saved = |path: &Path| -> std::io::Result<()> {
+    let save = |path: &Path| -> std::io::Result<()> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
         lock.write(path, text.as_bytes(), Durability::Always)
     };
     match record.tpgt {
-        None => saved(&plain).map_err(|wrong| database(&plain, &wrong)),
+        None => save(&without_tag).map_err(|error| database(&without_tag, &error)),
         Some(tpgt) => {
             let path = folder.join(format!(
                 "{},{},{tpgt}",
                 record.place.address, record.place.port
             ));
-            saved(&path.join(IFACE)).map_err(|wrong| database(&path, &wrong))?;
-            store::remove(&plain).map_err(|wrong| database(&plain, &wrong))?;
+            save(&path.join(IFACE)).map_err(|error| database(&path, &error))?;
+            store::remove(&without_tag).map_err(|error| database(&without_tag, &error))?;
             let link = link(host, record, tpgt)?;
-            linked(&path, &link).map_err(|wrong| database(&link, &wrong))
+            make_link(&path, &link).map_err(|error| database(&link, &error))
         }
     }
 }
 
-/// Removes a record and the folders it leaves empty.
+/// Removes a record and the directories that become empty.
 pub(crate) fn delete(host: &Host, record: &Record) -> Result<(), Failure> {
-    let folder = nodes(host).join(safe(&record.place.iqn)?);
-    let plain = format!("{},{}", record.place.address, record.place.port);
-    let gone = || -> std::io::Result<()> {
+    let folder = nodes(host).join(checked_name(&record.place.iqn)?);
+    let without_tag = format!("{},{}", record.place.address, record.place.port);
+    let remove = || -> std::io::Result<()> {
         match record.tpgt {
-            None => store::remove(&folder.join(&plain))?,
-            Some(tpgt) => store::remove_tree(&folder.join(format!("{plain},{tpgt}")))?,
+            None => store::remove(&folder.join(&without_tag))?,
+            Some(tpgt) => store::remove_tree(&folder.join(format!("{without_tag},{tpgt}")))?,
         }
-        // The folder may hold other portals of the target.
+        // The directory may contain other portals of the target.
         let _ = fs::remove_dir(&folder);
         Ok(())
     };
     if let Some(tpgt) = record.tpgt {
         let link = link(host, record, tpgt)?;
-        store::remove(&link).map_err(|wrong| database(&link, &wrong))?;
+        store::remove(&link).map_err(|error| database(&link, &error))?;
     }
-    gone().map_err(|wrong| database(&folder, &wrong))
+    remove().map_err(|error| database(&folder, &error))
 }
 
 fn nodes(host: &Host) -> PathBuf {
@@ -426,7 +426,7 @@ fn nodes(host: &Host) -> PathBuf {
 
 fn link(host: &Host, record: &Record, tpgt: u16) -> Result<PathBuf, Failure> {
     let Place { iqn, address, port } = &record.place;
-    let name = format!("{},{address},{port},{tpgt},{IFACE}", safe(iqn)?);
+    let name = format!("{},{address},{port},{tpgt},{IFACE}", checked_name(iqn)?);
     Ok(match &record.origin {
         Origin::Static => host.iscsi_dir().join("static").join(name),
         Origin::SendTargets { address, port } => host
@@ -437,7 +437,7 @@ fn link(host: &Host, record: &Record, tpgt: u16) -> Result<PathBuf, Failure> {
     })
 }
 
-fn linked(to: &Path, link: &Path) -> std::io::Result<()> {
+fn make_link(to: &Path, link: &Path) -> std::io::Result<()> {
     if let Some(parent) = link.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -461,8 +461,8 @@ fn place_of(iqn: &str, name: &str) -> Option<(Place, Option<u16>)> {
     ))
 }
 
-/// A target's name as the name of a folder. Real names are; anything else was never discovered and gets no record.
-fn safe(iqn: &str) -> Result<&str, Failure> {
+/// A target's name as a directory name. Real names are valid; any other name is refused.
+fn checked_name(iqn: &str) -> Result<&str, Failure> {
     if iqn.is_empty() || iqn.len() > 223 || iqn.starts_with('.') || iqn.contains(['/', '\0']) {
         return Err(Failure::invalid(format!(
             "'{iqn}' cannot be the name of a target"
@@ -472,11 +472,11 @@ fn safe(iqn: &str) -> Result<&str, Failure> {
 }
 
 fn names(folder: &Path) -> Result<Vec<String>, Failure> {
-    store::names(folder).map_err(|wrong| database(folder, &wrong))
+    store::names(folder).map_err(|error| database(folder, &error))
 }
 
-fn database(path: &Path, wrong: &std::io::Error) -> Failure {
-    Failure::new(Exit::Database, format!("{}: {wrong}", path.display()))
+fn database(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Database, format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a person or a test harness wants to know of a host root, and how to take everything away.
+//! `node-sim status` and `node-sim cleanup`: reports on a host root, and removes all its sessions and loop devices.
 
 use std::io;
 
@@ -10,10 +10,10 @@ use super::record::{self, Pattern};
 use super::session::{self, Sessions, Stage};
 use crate::loop_device;
 
-/// A host root at one moment.
+/// Snapshot of a host root.
 #[derive(Debug, Serialize)]
 pub struct Status {
-    /// Sessions, half-made ones included.
+    /// Sessions, including half-made ones.
     pub sessions: Vec<SessionStatus>,
     /// Node records.
     pub records: Vec<RecordStatus>,
@@ -22,13 +22,13 @@ pub struct Status {
 /// One session.
 #[derive(Debug, Serialize)]
 pub struct SessionStatus {
-    /// Its number.
+    /// Session id.
     pub sid: u32,
     /// The target's name.
     pub target: String,
     /// `address:port`.
     pub portal: String,
-    /// `logged in`, `target lost`, or `half-made`: left by a killed command; the next command removes it.
+    /// `logged in`, `target lost`, or `half-made` (left by a killed command; the next command removes it).
     pub state: &'static str,
     /// Its disks.
     pub disks: Vec<DiskStatus>,
@@ -37,7 +37,7 @@ pub struct SessionStatus {
 /// One disk.
 #[derive(Debug, Serialize)]
 pub struct DiskStatus {
-    /// The logical unit's number.
+    /// Logical unit number.
     pub lun: u16,
     /// `/dev/loopN`.
     pub device: String,
@@ -45,9 +45,9 @@ pub struct DiskStatus {
     pub file: String,
     /// The unit serial number as of the last rescan.
     pub serial: String,
-    /// Bytes that the device shows; `None` = not attached.
+    /// Size of the device in bytes; `None` = not attached.
     pub bytes: Option<u64>,
-    /// Bytes of the file; `None` = it is gone. More than `bytes` = grown and not rescanned yet.
+    /// Size of the file in bytes; `None` = it does not exist. More than `bytes` = grown and not rescanned yet.
     pub file_bytes: Option<u64>,
 }
 
@@ -62,7 +62,7 @@ pub struct RecordStatus {
     pub tpgt: Option<u16>,
 }
 
-/// Looks, and changes nothing.
+/// Reports the state without changing anything.
 ///
 /// # Errors
 /// `root` is not a host root, or cannot be read.
@@ -82,8 +82,8 @@ pub fn status(host: &Host) -> io::Result<Status> {
     })
 }
 
-/// Logs out of everything and frees every loop device of this host root, those of killed commands included. Records stay.
-/// Answers how many sessions there were.
+/// Logs out of everything and frees all loop devices of this host root, including those of killed commands. Records are kept.
+/// Returns the number of sessions.
 ///
 /// # Errors
 /// `root` is not a host root, or a device cannot be freed.
@@ -99,7 +99,7 @@ pub fn cleanup(host: &Host) -> io::Result<usize> {
 }
 
 impl Status {
-    /// As a table for a person.
+    /// Human-readable tables.
     pub fn table(&self) -> String {
         if self.sessions.is_empty() && self.records.is_empty() {
             return "No sessions, no node records.".to_owned();
@@ -178,7 +178,7 @@ fn session_status(session: &session::Session) -> SessionStatus {
     }
 }
 
-/// In the largest binary unit that leaves a whole number.
+/// In the largest binary unit that gives a whole number.
 fn bytes(count: u64) -> String {
     let units = [
         (1 << 40, "TiB"),

@@ -1,7 +1,8 @@
-//! Sessions: what a login does, what a rescan finds out, what a logout undoes.
+//! Sessions: login, rescan and logout, and the recovery of killed ones.
 //!
-//! A session is written down before anything is done for it, each disk before it is attached. `kill -9` leaves a session
-//! that is not [`Stage::Live`]; the next command undoes it ([`Sessions::open`]), as a target drops a half-made login.
+//! A session's file is written before anything else is done for it, and each disk is recorded before it is attached. `kill -9`
+//! leaves a session that is not [`Stage::Live`]; the next command removes it ([`Sessions::open`]), as a target drops a half-made
+//! login.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,25 +22,25 @@ use crate::store::{self, Durability, Lock};
 use crate::target::loopdev::{Refusal, Targets};
 use crate::target::{self, Chap, Credential, LogicalUnit, Target};
 
-/// How far a session is.
+/// Life cycle of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Stage {
-    /// Its login is under way, or was killed.
+    /// Its login is in progress or was killed.
     Starting,
     /// Logged in.
     Live,
-    /// Its logout is under way, or was killed.
+    /// Its logout is in progress or was killed.
     Ending,
 }
 
 /// A disk of a session.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Disk {
-    /// `/dev/loopN`. Ours only as long as it shows `backing`.
+    /// `/dev/loopN`. It belongs to this session only while `backing` is attached to it.
     pub(crate) device: String,
     pub(crate) backing: Backing,
-    /// As of the last rescan.
+    /// The unit as of the last rescan.
     pub(crate) unit: LogicalUnit,
 }
 
@@ -54,14 +55,14 @@ pub(crate) struct Session {
     pub(crate) port: u16,
     pub(crate) tpgt: u16,
     pub(crate) stage: Stage,
-    /// The target did not know us at the last rescan.
+    /// Whether the target did not know this session at the last rescan.
     pub(crate) lost: bool,
     pub(crate) disks: BTreeMap<u16, Disk>,
     pub(crate) chap_user: Option<String>,
-    /// The folder of targets it is logged in to, and its name there.
+    /// The directory of targets it is logged in to, and its key there.
     network: PathBuf,
     key: String,
-    /// Sessions end with the kernel.
+    /// Boot id: sessions end with a reboot.
     boot: String,
 }
 
@@ -75,7 +76,7 @@ impl Session {
     }
 }
 
-/// All sessions of a host, held by the one command that may change them.
+/// All sessions of a host, for the command that holds the lock.
 #[derive(Debug)]
 pub(crate) struct Sessions<'a> {
     host: &'a Host,
@@ -86,7 +87,7 @@ pub(crate) struct Sessions<'a> {
 }
 
 impl<'a> Sessions<'a> {
-    /// Reads them, and undoes what a killed command or a reboot has left behind.
+    /// Reads all sessions, and removes those that a killed command or a reboot has left behind.
     pub(crate) fn open(host: &'a Host, lock: &'a Lock) -> io::Result<Self> {
         let tree = Tree::new(host.sys_dir(), lock);
         let mut sessions = Self {
@@ -96,28 +97,28 @@ impl<'a> Sessions<'a> {
             tree,
             live: BTreeMap::new(),
         };
-        let boot = boot()?;
+        let boot_id = boot_id()?;
         for session in read(host)? {
-            if session.stage == Stage::Live && session.boot == boot {
+            if session.stage == Stage::Live && session.boot == boot_id {
                 sessions.live.insert(session.sid, session);
             } else {
-                sessions.undo(session)?;
+                sessions.tear_down(session)?;
             }
         }
         Ok(sessions)
     }
 
-    /// The lock that is held: what is written is written under it.
+    /// The lock under which all files are written.
     pub(crate) fn lock(&self) -> &'a Lock {
         self.lock
     }
 
-    /// Those that fit, by number.
+    /// The sessions that match, sorted by id.
     pub(crate) fn find(&self, pattern: &Pattern) -> Vec<Session> {
-        let fits = |session: &&Session| {
-            pattern.sid.is_none_or(|sid| sid == session.sid) && pattern.fits(&session.place())
+        let matches = |session: &&Session| {
+            pattern.sid.is_none_or(|sid| sid == session.sid) && pattern.matches(&session.place())
         };
-        self.live.values().filter(fits).cloned().collect()
+        self.live.values().filter(matches).cloned().collect()
     }
 
     /// Logs in at the record's portal and attaches the target's disks.
@@ -131,10 +132,10 @@ impl<'a> Sessions<'a> {
             ));
         };
         let sid = self.next_sid()?;
-        let chap = proof(record);
+        let chap = chap_of(record);
         let mut session = Session {
             sid,
-            // Another number on purpose: whoever mixes the two up shall notice.
+            // Deliberately different from the session id, so that mixing them up is noticed.
             host: sid + 10,
             iqn,
             address,
@@ -146,19 +147,19 @@ impl<'a> Sessions<'a> {
             chap_user: chap.as_ref().map(|chap| chap.user.clone()),
             network: network.dir().to_owned(),
             key: format!("{}-{sid}", self.host.id()?),
-            boot: boot()?,
+            boot: boot_id()?,
         };
         self.save(&session)?;
-        let made = self.make(&mut session, &initiator, at.ip(), chap.as_ref(), record);
-        if let Err(failure) = made {
-            self.undo(session)?;
+        let result = self.establish(&mut session, &initiator, at.ip(), chap.as_ref(), record);
+        if let Err(failure) = result {
+            self.tear_down(session)?;
             return Err(failure);
         }
         self.live.insert(sid, session.clone());
         Ok(session)
     }
 
-    fn make(
+    fn establish(
         &self,
         session: &mut Session,
         initiator: &str,
@@ -167,7 +168,7 @@ impl<'a> Sessions<'a> {
         record: &Record,
     ) -> Result<(), Failure> {
         let network = Targets::open(&session.network)?;
-        let target = knock(&network, session, initiator, from, chap)?;
+        let target = target_login(&network, session, initiator, from, chap)?;
         self.tree.build(&SessionView {
             sid: session.sid,
             host: session.host,
@@ -188,7 +189,7 @@ impl<'a> Sessions<'a> {
         Ok(self.save(session)?)
     }
 
-    /// Looks at the target again: sizes, identities, new units, and whether it is there at all.
+    /// Updates a session from its target: sizes, identities, new units, and whether the target still exists.
     pub(crate) fn rescan(&mut self, session: &mut Session) -> Result<(), Failure> {
         let result = self.refresh(session);
         self.save(session)?;
@@ -200,10 +201,10 @@ impl<'a> Sessions<'a> {
         let network = Targets::open(&session.network)?;
         let target = match network.attached(&session.iqn, &session.key)? {
             Some(target) => Some(target),
-            // What somebody has mounted cannot be swapped for the file that the LUN has now, so such a session stays out.
-            None if self.is_cut_off(&network, session)? => None,
-            // A session whose target went away tries to log in again and again, so it succeeds when the target is back.
-            None => self.knock_again(&network, session)?,
+            // A mounted loop device cannot switch to the LUN's new file, so such a session stays lost.
+            None if self.is_mounted_with_old_file(&network, session)? => None,
+            // iscsid keeps trying to log in again, so that succeeds once the target is back.
+            None => self.log_in_again(&network, session)?,
         };
         session.lost = target.is_none();
         let link = if session.lost {
@@ -222,17 +223,17 @@ impl<'a> Sessions<'a> {
         };
         for (lun, unit) in &target.luns {
             match session.disks.get(lun).cloned() {
-                Some(disk) => self.look(session, *lun, unit, &disk)?,
+                Some(disk) => self.rescan_disk(session, *lun, unit, &disk)?,
                 None => self.attach(session, *lun, unit, None)?,
             }
         }
-        // A unit that is no longer mapped stays as it was: nothing answers, so nothing is learned.
+        // A unit that is no longer mapped is left as it is: the kernel gets no answer from it.
         Ok(())
     }
 
-    /// Whether a disk in use shows the file that its unit had when the target was removed, and the target that is back
-    /// has another one for the same unit.
-    fn is_cut_off(&self, network: &Targets, session: &Session) -> io::Result<bool> {
+    /// Whether a disk in use still has the file that its unit had when the target was removed, while the restored target has
+    /// another file for the same unit.
+    fn is_mounted_with_old_file(&self, network: &Targets, session: &Session) -> io::Result<bool> {
         let Some(target) = network.get(&session.iqn)? else {
             return Ok(false);
         };
@@ -251,16 +252,20 @@ impl<'a> Sessions<'a> {
         Ok(false)
     }
 
-    fn knock_again(&self, network: &Targets, session: &Session) -> Result<Option<Target>, Failure> {
-        // iscsid would use the settings of the first login; those of the record are as good.
+    fn log_in_again(
+        &self,
+        network: &Targets,
+        session: &Session,
+    ) -> Result<Option<Target>, Failure> {
+        // iscsid would use the settings of the first login; those of the record will do.
         let records = super::record::list(self.host, &exactly(&session.place()))?;
-        let chap = records.iter().find_map(proof);
+        let chap = records.iter().find_map(chap_of);
         let (address, port) = (&session.address, session.port);
         let Some((at, _)) = self.host.network_of(&session.iqn, address, port)? else {
             return Ok(None);
         };
         let initiator = self.host.initiator_name()?;
-        match knock(network, session, &initiator, at.ip(), chap.as_ref()) {
+        match target_login(network, session, &initiator, at.ip(), chap.as_ref()) {
             Ok(target) => Ok(Some(target)),
             Err(refused) if matches!(refused.exit, Exit::FatalLogin | Exit::Authentication) => {
                 Ok(None)
@@ -269,8 +274,8 @@ impl<'a> Sessions<'a> {
         }
     }
 
-    /// One disk at a rescan.
-    fn look(
+    /// Rescans one disk.
+    fn rescan_disk(
         &self,
         session: &mut Session,
         lun: u16,
@@ -278,21 +283,21 @@ impl<'a> Sessions<'a> {
         disk: &Disk,
     ) -> Result<(), Failure> {
         let attached = self.losetup.shows(&disk.device, &disk.backing)?;
-        // Asked first: a unit without a file must not cost us the disk we have.
+        // Check the file first: if it is missing, the existing disk must be kept.
         let same_file = disk.backing.is_same(&Backing::of(&unit.file)?);
         if attached && !same_file && loop_device::is_claimed(&disk.device) {
-            // The real disk would show the new unit's blocks from now on, under a mounted file system. This one cannot.
+            // A real disk would now have the new unit's content, under a mounted file system. A loop device cannot.
             self.tree.identify(session.sid, session.host, lun, unit)?;
         } else if attached && same_file {
             self.losetup.grow(&disk.device)?;
-            // All of it, not only the identity: a killed command may have attached the disk and shown nothing.
+            // Write all files, not only the identity: a killed command may have attached the disk without writing them.
             self.tree
                 .add_disk(session.sid, session.host, lun, unit, &disk.device)?;
         } else {
             self.tree
                 .remove_disk(session.sid, session.host, lun, &disk.device)?;
-            let occupied = attached.then_some(disk.device.as_str());
-            return self.attach(session, lun, unit, occupied);
+            let reuse_device = attached.then_some(disk.device.as_str());
+            return self.attach(session, lun, unit, reuse_device);
         }
         if let Some(disk) = session.disks.get_mut(&lun) {
             disk.unit = unit.clone();
@@ -300,27 +305,27 @@ impl<'a> Sessions<'a> {
         Ok(())
     }
 
-    /// Logs out: the disks and all that shows the session go. It works for a lost session as well.
+    /// Logs out: removes the disks and the session. Also works for a lost session.
     pub(crate) fn logout(&mut self, session: Session) -> io::Result<()> {
         self.live.remove(&session.sid);
-        self.undo(session)
+        self.tear_down(session)
     }
 
-    /// After everything was logged out: takes away what no session accounts for.
+    /// Removes everything that belongs to no session. Only after all sessions have been logged out.
     pub(crate) fn sweep(&self) -> io::Result<()> {
         self.tree.sweep()
     }
 
-    /// Shows the unit as a disk, in the place of what the `occupied` device shows, if there is one.
+    /// Attaches the unit as a disk, on `reuse_device` if given, whose current file is detached.
     fn attach(
         &self,
         session: &mut Session,
         lun: u16,
         unit: &LogicalUnit,
-        occupied: Option<&str>,
+        reuse_device: Option<&str>,
     ) -> Result<(), Failure> {
         let backing = Backing::of(&unit.file)?;
-        let device = self.losetup.attach(&backing, occupied, |device| {
+        let device = self.losetup.attach(&backing, reuse_device, |device| {
             let disk = Disk {
                 device: device.to_owned(),
                 backing: backing.clone(),
@@ -334,8 +339,8 @@ impl<'a> Sessions<'a> {
             .add_disk(session.sid, session.host, lun, unit, &device)?)
     }
 
-    /// From any stage to nothing, in an order that can be taken up again at any point.
-    fn undo(&self, mut session: Session) -> io::Result<()> {
+    /// Removes a session in any stage, in an order that can be resumed after a kill at any point.
+    fn tear_down(&self, mut session: Session) -> io::Result<()> {
         if session.stage != Stage::Ending {
             session.stage = Stage::Ending;
             self.save(&session)?;
@@ -362,19 +367,19 @@ impl<'a> Sessions<'a> {
             .write_json(&file(self.host, session.sid), session, Durability::Reboot)
     }
 
-    /// Numbers are not used twice, as in a kernel that runs (`iscsi_session_nr` counts up). The counter is written before the
-    /// session is, so a killed login uses its number up, too; should the counter be lost, the sessions tell.
+    /// Session ids are never reused, as in a running kernel (`iscsi_session_nr` counts up). The counter is written before the
+    /// session, so a killed login also uses up its id. If the counter is lost, the ids of the sessions are used.
     fn next_sid(&self) -> io::Result<u32> {
         let counter = self.host.state_dir().join("last-sid");
         let used = store::read_json::<u32>(&counter)?.unwrap_or(0);
-        let lives = self.live.keys().last().copied().unwrap_or(0);
-        let sid = used.max(lives) + 1;
+        let newest = self.live.keys().last().copied().unwrap_or(0);
+        let sid = used.max(newest) + 1;
         self.lock.write_json(&counter, &sid, Durability::Reboot)?;
         Ok(sid)
     }
 }
 
-/// The sessions as they are written down, whatever their stage.
+/// All sessions on disk, in any stage.
 pub(crate) fn read(host: &Host) -> io::Result<Vec<Session>> {
     let dir = host.state_dir().join("sessions");
     let mut sessions: Vec<Session> = Vec::new();
@@ -385,22 +390,22 @@ pub(crate) fn read(host: &Host) -> io::Result<Vec<Session>> {
     Ok(sessions)
 }
 
-/// What the record says to prove ourselves with.
-fn proof(record: &Record) -> Option<Chap> {
+/// The CHAP credentials of a record.
+fn chap_of(record: &Record) -> Option<Chap> {
     (record.get("node.session.auth.authmethod") == "CHAP").then(|| Chap {
         user: record.get("node.session.auth.username"),
         password: record.get("node.session.auth.password"),
-        // As open-iscsi does: whoever has a password for the target wants to hear it.
+        // As in open-iscsi, a password for the target enables mutual CHAP.
         mutual: Some(Credential {
             user: record.get("node.session.auth.username_in"),
             password: record.get("node.session.auth.password_in"),
         })
-        .filter(|asked| !asked.password.is_empty()),
+        .filter(|mutual| !mutual.password.is_empty()),
     })
 }
 
-/// The target's answer to a login, in open-iscsi's exit codes.
-fn knock(
+/// Logs in to the target. Refusals are mapped to open-iscsi's exit codes.
+fn target_login(
     network: &Targets,
     session: &Session,
     initiator: &str,
@@ -415,7 +420,7 @@ fn knock(
         .login(&session.iqn, &session.key, &ours, chap)
         .map_err(|refusal| {
             let exit = match refusal {
-                // RFC 7143 section 11.13.5: 0203 and 0206 are initiator errors, which an initiator does not try again.
+                // RFC 7143 section 11.13.5: 0203 and 0206 are initiator errors, after which an initiator does not retry.
                 Refusal::NoTarget | Refusal::SessionLimit => Exit::FatalLogin,
                 Refusal::Authentication => Exit::Authentication,
                 Refusal::Io(_) => Exit::Internal,
@@ -428,7 +433,7 @@ fn file(host: &Host, sid: u32) -> PathBuf {
     host.state_dir().join(format!("sessions/{sid}.json"))
 }
 
-fn boot() -> io::Result<String> {
+fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
         .trim()
         .to_owned())

@@ -1,4 +1,4 @@
-//! The part of `/sys` that shows iSCSI sessions and their disks: the files, symlinks and formats of the kernel's.
+//! The simulated part of `/sys` for iSCSI sessions and their disks, with the kernel's files, symlinks and formats.
 //!
 //! ```text
 //! devices/platform/hostH/iscsi_host/hostH/…
@@ -8,8 +8,8 @@
 //! class/{iscsi_host,iscsi_session,iscsi_connection}/… -> the folders above
 //! class/block/loopX -> the real /sys/class/block/loopX
 //! ```
-//! A session appears when all of it is there (its link in `class/iscsi_session` is made last) and goes link first.
-//! Identity is a copy taken at attach and at rescan, like the kernel's: it may be stale.
+//! A session becomes visible when it is complete (its link in `class/iscsi_session` is created last), and its link is removed
+//! first. As in the kernel, a disk's identity is a copy from its attach or last rescan: it may be stale.
 
 use std::fs;
 use std::io;
@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 use crate::store::{self, Durability, Lock};
 use crate::target::LogicalUnit;
 
-/// Below here the kernel shows the real loop devices.
+/// The real loop devices in the kernel's sysfs.
 const REAL_BLOCK: &str = "/sys/class/block";
 
-/// What the tree tells of a session.
+/// A session as shown in the tree.
 #[derive(Debug)]
 pub(crate) struct SessionView<'a> {
     pub(crate) sid: u32,
@@ -32,16 +32,16 @@ pub(crate) struct SessionView<'a> {
     pub(crate) address: &'a str,
     pub(crate) port: u16,
     pub(crate) tpgt: u16,
-    /// Seconds until I/O fails when the target is gone.
+    /// Seconds after which I/O fails when the target is gone.
     pub(crate) recovery_tmo: &'a str,
 }
 
-/// Whether the target is there.
+/// State of the connection to the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinkState {
-    /// All is well.
+    /// Logged in.
     Up,
-    /// The target does not know us any more.
+    /// The target no longer knows the session.
     Lost,
 }
 
@@ -61,7 +61,7 @@ impl LinkState {
     }
 }
 
-/// The `sys` folder of a host root.
+/// The `sys` directory of a host root.
 #[derive(Debug)]
 pub(crate) struct Tree<'a> {
     sys: PathBuf,
@@ -73,7 +73,7 @@ impl<'a> Tree<'a> {
         Self { sys, lock }
     }
 
-    /// Writes the session's own folders. Nobody sees it before [`Tree::show`].
+    /// Writes the session's directories. It is invisible until [`Tree::show`].
     pub(crate) fn build(&self, shown: &SessionView<'_>) -> io::Result<()> {
         let SessionView { sid, host, .. } = *shown;
         let line = |text: &str| format!("{text}\n").into_bytes();
@@ -91,7 +91,7 @@ impl<'a> Tree<'a> {
                 ("creator", line("1")),
             ],
         )?;
-        linked(&format!("../../../session{sid}"), &session.join("device"))?;
+        make_link(&format!("../../../session{sid}"), &session.join("device"))?;
         let connection = device.join(format!(
             "session{sid}/connection{sid}:0/iscsi_connection/connection{sid}:0"
         ));
@@ -106,20 +106,20 @@ impl<'a> Tree<'a> {
                 ("state", line("up")),
             ],
         )?;
-        linked(
+        make_link(
             &format!("../../../connection{sid}:0"),
             &connection.join("device"),
         )?;
-        let place = device.join(format!("iscsi_host/host{host}"));
+        let host_class = device.join(format!("iscsi_host/host{host}"));
         self.files(
-            &place,
+            &host_class,
             &[
                 ("initiatorname", line(shown.initiator)),
                 ("ipaddress", line(shown.address)),
                 ("netdev", line("<NULL>")),
             ],
         )?;
-        linked(&format!("../../../host{host}"), &place.join("device"))
+        make_link(&format!("../../../host{host}"), &host_class.join("device"))
     }
 
     /// Makes the session visible.
@@ -127,12 +127,12 @@ impl<'a> Tree<'a> {
         for (class, inner) in entries(sid, host) {
             let name = inner.rsplit('/').next().unwrap_or_default();
             let to = format!("../../devices/platform/host{host}/{inner}");
-            linked(&to, &self.sys.join("class").join(class).join(name))?;
+            make_link(&to, &self.sys.join("class").join(class).join(name))?;
         }
         Ok(())
     }
 
-    /// Takes all that shows the session away; what is gone already is no error.
+    /// Removes everything of a session. Idempotent.
     pub(crate) fn remove(&self, sid: u32, host: u32, devices: &[String]) -> io::Result<()> {
         for (class, inner) in entries(sid, host).iter().rev() {
             let name = inner.rsplit('/').next().unwrap_or_default();
@@ -144,7 +144,7 @@ impl<'a> Tree<'a> {
         store::remove_tree(&self.host(host))
     }
 
-    /// Shows a disk, or what is missing of it.
+    /// Adds a disk, or those of its files that are missing.
     pub(crate) fn add_disk(
         &self,
         sid: u32,
@@ -166,11 +166,11 @@ impl<'a> Tree<'a> {
         )?;
         let name = short(device);
         let real = format!("{REAL_BLOCK}/{name}");
-        linked(&real, &self.block(device))?;
-        linked(&real, &folder.join("block").join(name))
+        make_link(&real, &self.block(device))?;
+        make_link(&real, &folder.join("block").join(name))
     }
 
-    /// Takes a disk away.
+    /// Removes a disk. Idempotent.
     pub(crate) fn remove_disk(
         &self,
         sid: u32,
@@ -182,7 +182,7 @@ impl<'a> Tree<'a> {
         store::remove(&self.block(device))
     }
 
-    /// Copies what SCSI INQUIRY says of the unit now.
+    /// Writes the unit's current INQUIRY data.
     pub(crate) fn identify(
         &self,
         sid: u32,
@@ -208,7 +208,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Shows whether the target is there.
+    /// Writes the state of a session and its disks.
     pub(crate) fn state(
         &self,
         sid: u32,
@@ -229,7 +229,7 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Takes away whatever no session accounts for. Only when there is none.
+    /// Removes everything. Only when there is no session.
     pub(crate) fn sweep(&self) -> io::Result<()> {
         for class in ["iscsi_session", "iscsi_connection", "iscsi_host", "block"] {
             let folder = self.sys.join("class").join(class);
@@ -240,7 +240,7 @@ impl<'a> Tree<'a> {
         store::remove_tree(&self.sys.join("devices/platform"))
     }
 
-    /// Writes files that readers may be reading: each changes in one step, and only when it changes.
+    /// Writes files that may be read at the same time: each is replaced atomically, and only if its content changes.
     fn files(&self, folder: &Path, contents: &[(&str, Vec<u8>)]) -> io::Result<()> {
         fs::create_dir_all(folder)?;
         for (name, content) in contents {
@@ -266,7 +266,7 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// Class and place of what a session shows, the session itself last.
+/// Class and path of each directory of a session, the session itself last.
 fn entries(sid: u32, host: u32) -> [(&'static str, String); 3] {
     [
         ("iscsi_host", format!("iscsi_host/host{host}")),
@@ -281,7 +281,7 @@ fn entries(sid: u32, host: u32) -> [(&'static str, String); 3] {
     ]
 }
 
-/// `/dev/loop3` is `loop3`.
+/// `loop3` of `/dev/loop3`.
 fn short(device: &str) -> &str {
     device.rsplit('/').next().unwrap_or(device)
 }
@@ -295,7 +295,7 @@ fn page(code: u8, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// SPC-4 section 7.8.6: one designator of the logical unit, binary, of type NAA. `None` for digits that are none.
+/// SPC-4 section 7.8.6: one designator of the logical unit, binary, of type NAA. `None` if `naa` is not hexadecimal.
 fn designator(naa: &str) -> Option<Vec<u8>> {
     let digits = naa.as_bytes();
     if !digits.len().is_multiple_of(2) || digits.len() > 32 {
@@ -308,8 +308,8 @@ fn designator(naa: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Makes a link, unless it is there already: a reader must not miss it for a moment.
-fn linked(to: &str, link: &Path) -> io::Result<()> {
+/// Creates a link, unless it already exists: a reader must always see it.
+fn make_link(to: &str, link: &Path) -> io::Result<()> {
     if fs::read_link(link).is_ok_and(|old| old == Path::new(to)) {
         return Ok(());
     }
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_comes_and_goes_like_the_kernels() {
+    fn a_session_appears_and_disappears_as_in_the_kernel() {
         let dir = tempfile::tempdir().unwrap();
         let lock = Lock::take(&dir.path().join("lock")).unwrap();
         let tree = Tree::new(dir.path().to_owned(), &lock);

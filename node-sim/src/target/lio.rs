@@ -1,23 +1,23 @@
-//! Targets of the kernel's own iSCSI target (LIO), through configfs alone.
+//! Exports targets through the kernel's iSCSI target (LIO), using only configfs.
 //!
-//! A unit's file becomes a loop device, that an iblock backstore named by the unit's serial, and that a LUN of each target
-//! that maps it. Targets admit any initiator (demo mode), with CHAP where it is wanted.
+//! A unit's file becomes a loop device, which becomes an iblock backstore named after the unit's serial, which becomes a LUN of
+//! each target that maps it. Targets accept any initiator (demo mode), with CHAP if configured.
 //!
 //! ```text
 //! <configfs>/target/core/iblock_3260/<serial>         a backstore, linked to by …
 //! <configfs>/target/iscsi/<iqn>/tpgt_1/lun/lun_<N>    … the LUNs
-//! <dir>/notes.json       targets, loop devices and their files, written down before they are made
-//! <dir>/lock             orders all that is done
+//! <dir>/notes.json       our targets and loop devices with their files, recorded before they are created
+//! <dir>/lock             serializes all operations
 //! ```
-//! What is in configfs and not in the notes belongs to somebody else and is left alone.
+//! Everything else in configfs belongs to others and is left alone.
 //!
 //! # What stock LIO cannot do
-//! - The NAA is `6001405` and the first 25 hex digits of the serial; hyphens are dropped, and nothing else can be said.
+//! - The NAA is always `6001405` and the first 25 hex digits of the serial, without hyphens.
 //! - A target has no limit on its sessions: `max_sessions` is not enforced.
-//! - Writing 0 to a portal group's `enable` drops its sessions, so a disabled target is one without portals. When no other
-//!   target listens there, an initiator's connection is refused.
-//! - Sessions of demo mode show no address. It is known as long as all connections to the portals come from one; else
-//!   it is told as `0.0.0.0`.
+//! - Writing 0 to a portal group's `enable` drops its sessions, so a disabled target is one without portals. If no other target
+//!   listens there, an initiator's connection is refused.
+//! - Sessions in demo mode have no address. It is known only if all connections to the portals come from the same address; else
+//!   it is reported as `0.0.0.0`.
 //! - The unit serial page (VPD 0x80) ends with a NUL after the serial.
 
 mod configfs;
@@ -40,17 +40,17 @@ use super::{LogicalUnit, Session, Target, TargetBackend};
 use crate::loop_device::{self, Backing, Losetup};
 use crate::store::{self, Durability, Lock};
 
-/// Longest that the kernel may take for one call; tenths of a second are normal.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Timeout of a configfs operation; tenths of a second are normal.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The kernel's target, as far as it is ours.
+/// The backend of the kernel's target.
 #[derive(Clone, Debug)]
 pub struct Lio {
     dir: PathBuf,
     tree: Tree,
 }
 
-/// What we have made, or were about to make.
+/// `notes.json`: everything that was created, or was about to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Notes {
     targets: BTreeSet<String>,
@@ -58,7 +58,7 @@ struct Notes {
     units: BTreeMap<String, Attached>,
 }
 
-/// A unit's loop device. Ours only as long as it shows the file.
+/// The loop device of a unit. It is ours only while this file is attached to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Attached {
     device: String,
@@ -66,10 +66,10 @@ struct Attached {
 }
 
 impl Lio {
-    /// The kernel's target; `dir` is for notes, and is made when missing.
+    /// Opens the backend. `dir`, for its state, is created if missing.
     ///
     /// # Errors
-    /// The kernel has no target, or the folder cannot be made.
+    /// The kernel has no iSCSI target, or the directory cannot be created.
     pub fn open(dir: &Path) -> io::Result<Self> {
         let tree = Tree::at(Path::new("/sys/kernel/config/target"));
         tree.check()?;
@@ -80,17 +80,17 @@ impl Lio {
         })
     }
 
-    /// Does some work under the lock, on a thread that is left to itself when the kernel does not come back.
+    /// Runs an operation under the lock, on a thread that is abandoned if the kernel hangs.
     fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Work<'_>) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let side = self.clone();
-        bounded(move || {
-            let lock = Lock::take(&side.dir.join("lock"))?;
-            let notes = store::read_json(&side.dir.join("notes.json"))?.unwrap_or_default();
+        let backend = self.clone();
+        with_timeout(move || {
+            let lock = Lock::take(&backend.dir.join("lock"))?;
+            let notes = store::read_json(&backend.dir.join("notes.json"))?.unwrap_or_default();
             work(&mut Work {
-                side: &side,
+                backend: &backend,
                 lock: &lock,
                 losetup: Losetup::new(&lock),
                 notes,
@@ -123,21 +123,21 @@ impl TargetBackend for Lio {
 
     fn sessions(&self, iqn: &str) -> io::Result<Vec<Session>> {
         let (tree, iqn) = (self.tree.clone(), iqn.to_owned());
-        bounded(move || session::list(&tree, &iqn))
+        with_timeout(move || session::list(&tree, &iqn))
     }
 
     fn close(&self) -> io::Result<()> {
         self.work(|work| {
             work.align(&[])?;
-            work.side.tree.leave();
+            work.backend.tree.remove_parents();
             Ok(())
         })
     }
 }
 
-/// Work on the tree, by the holder of the lock.
+/// An operation on the tree, under the lock.
 struct Work<'a> {
-    side: &'a Lio,
+    backend: &'a Lio,
     lock: &'a Lock,
     losetup: Losetup<'a>,
     notes: Notes,
@@ -146,9 +146,9 @@ struct Work<'a> {
 impl Work<'_> {
     fn align(&mut self, targets: &[Target]) -> io::Result<()> {
         let wanted = |iqn: &String| targets.iter().any(|target| target.iqn == *iqn);
-        let strays: Vec<String> = self.notes.targets.iter().cloned().collect();
-        for stray in strays.iter().filter(|iqn| !wanted(iqn)) {
-            self.remove(stray)?;
+        let stale: Vec<String> = self.notes.targets.iter().cloned().collect();
+        for iqn in stale.iter().filter(|iqn| !wanted(iqn)) {
+            self.remove(iqn)?;
         }
         for portals in [Portals::Keep, Portals::Open] {
             for target in targets {
@@ -158,10 +158,10 @@ impl Work<'_> {
         self.sweep()
     }
 
-    /// Makes a target what it should be, and looks whether the kernel has it so.
+    /// Creates or updates a target, and verifies the result.
     fn make(&mut self, target: &Target, portals: Portals) -> io::Result<()> {
         plan::check(target)?;
-        let tree = &self.side.tree;
+        let tree = &self.backend.tree;
         if !self.notes.targets.contains(&target.iqn) {
             if tree.target(&target.iqn)?.is_some() {
                 return Err(io::Error::new(
@@ -175,90 +175,90 @@ impl Work<'_> {
         for unit in target.luns.values() {
             self.attach(unit)?;
         }
-        let tree = &self.side.tree;
-        let shown = tree.target(&target.iqn)?;
-        tree.apply(&plan::target(target, shown.as_ref(), portals))?;
-        let shown = tree.target(&target.iqn)?;
-        taken(&plan::target(target, shown.as_ref(), portals))
+        let tree = &self.backend.tree;
+        let state = tree.target(&target.iqn)?;
+        tree.apply(&plan::target(target, state.as_ref(), portals))?;
+        let state = tree.target(&target.iqn)?;
+        check_done(&plan::target(target, state.as_ref(), portals))
     }
 
     fn remove(&mut self, iqn: &str) -> io::Result<()> {
         if !self.notes.targets.contains(iqn) {
             return Ok(());
         }
-        let tree = &self.side.tree;
-        if let Some(shown) = tree.target(iqn)? {
-            tree.apply(&plan::removal(iqn, &shown))?;
+        let tree = &self.backend.tree;
+        if let Some(state) = tree.target(iqn)? {
+            tree.apply(&plan::removal(iqn, &state))?;
         }
         self.notes.targets.remove(iqn);
         self.save()
     }
 
-    /// Makes the unit's loop device and backstore what they should be, its capacity first of all.
+    /// Creates or updates the unit's loop device, its capacity and its backstore.
     fn attach(&mut self, unit: &LogicalUnit) -> io::Result<()> {
         let backing = Backing::of(&unit.file)?;
-        let good = match self.notes.units.get(&unit.serial) {
+        let up_to_date = match self.notes.units.get(&unit.serial) {
             Some(attached) => {
                 attached.backing.is_same(&backing)
                     && self.losetup.shows(&attached.device, &attached.backing)?
             }
             None => false,
         };
-        if !good {
+        if !up_to_date {
             self.detach(&unit.serial)?;
-            let (notes, side, lock) = (&mut self.notes, self.side, self.lock);
+            let (notes, backend, lock) = (&mut self.notes, self.backend, self.lock);
             self.losetup.attach(&backing, None, |device| {
                 let attached = Attached {
                     device: device.to_owned(),
                     backing: backing.clone(),
                 };
                 notes.units.insert(unit.serial.clone(), attached);
-                save(side, lock, notes)
+                save(backend, lock, notes)
             })?;
         }
         let device = self.notes.units[&unit.serial].device.clone();
-        // A loop device counts in sectors.
+        // The size of a loop device is in sectors.
         let capacity = super::capacity(unit)? / 512 * 512;
         if loop_device::size(&device) != Some(capacity) {
             self.losetup.grow(&device)?;
         }
-        // An iblock backstore announces the write cache that its device has.
+        // An iblock backstore announces the write cache of its device.
         loop_device::set_write_cache(&device, unit.write_cache)?;
-        let tree = &self.side.tree;
-        let shown = tree.backstore(&unit.serial)?;
-        if !plan::is_backstore(unit, &device, shown.as_ref()) {
+        let tree = &self.backend.tree;
+        let state = tree.backstore(&unit.serial)?;
+        if !plan::is_backstore(unit, &device, state.as_ref()) {
             tree.apply(&plan::backstore_removal(&unit.serial))?;
             tree.apply(&plan::backstore(unit, &device))?;
         }
-        let shown = tree.backstore(&unit.serial)?;
-        if plan::is_backstore(unit, &device, shown.as_ref()) {
+        let state = tree.backstore(&unit.serial)?;
+        if plan::is_backstore(unit, &device, state.as_ref()) {
             Ok(())
         } else {
             Err(io::Error::other(format!(
-                "the kernel did not make a backstore of {device}: {shown:?}"
+                "the kernel did not create a backstore of {device}: {state:?}"
             )))
         }
     }
 
-    /// Takes the unit's backstore and loop device away, as far as they are there.
+    /// Removes the unit's backstore and loop device. Idempotent.
     fn detach(&mut self, serial: &str) -> io::Result<()> {
-        let Some(noted) = self.notes.units.get(serial).cloned() else {
+        let Some(attached) = self.notes.units.get(serial).cloned() else {
             return Ok(());
         };
-        self.side.tree.apply(&plan::backstore_removal(serial))?;
-        if self.losetup.shows(&noted.device, &noted.backing)? {
-            self.losetup.detach(&noted.device)?;
+        self.backend.tree.apply(&plan::backstore_removal(serial))?;
+        if self.losetup.shows(&attached.device, &attached.backing)? {
+            self.losetup.detach(&attached.device)?;
         }
         self.notes.units.remove(serial);
         self.save()
     }
 
-    /// Takes away the units that no target of ours maps any more.
+    /// Removes the units that none of our targets maps.
     fn sweep(&mut self) -> io::Result<()> {
         let mut mapped = BTreeSet::new();
         for iqn in &self.notes.targets {
-            if let Some(shown) = self.side.tree.target(iqn)? {
-                mapped.extend(shown.luns.into_values().flatten());
+            if let Some(state) = self.backend.tree.target(iqn)? {
+                mapped.extend(state.luns.into_values().flatten());
             }
         }
         let units: Vec<String> = self.notes.units.keys().cloned().collect();
@@ -269,33 +269,35 @@ impl Work<'_> {
     }
 
     fn save(&self) -> io::Result<()> {
-        save(self.side, self.lock, &self.notes)
+        save(self.backend, self.lock, &self.notes)
     }
 }
 
-fn save(side: &Lio, lock: &Lock, notes: &Notes) -> io::Result<()> {
-    lock.write_json(&side.dir.join("notes.json"), notes, Durability::Always)
+fn save(backend: &Lio, lock: &Lock, notes: &Notes) -> io::Result<()> {
+    lock.write_json(&backend.dir.join("notes.json"), notes, Durability::Always)
 }
 
-/// Whatever would still have to be done was not taken by the kernel.
-fn taken(rest: &[Op]) -> io::Result<()> {
+/// Fails if any operation is left to do: the kernel has not accepted it.
+fn check_done(rest: &[Op]) -> io::Result<()> {
     match rest.first() {
         None => Ok(()),
-        Some(op) => Err(io::Error::other(format!("the kernel did not take {op:?}"))),
+        Some(op) => Err(io::Error::other(format!(
+            "the kernel did not accept {op:?}"
+        ))),
     }
 }
 
-fn bounded<T: Send + 'static>(
+fn with_timeout<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || send.send(work()));
-    receive.recv_timeout(DEADLINE).unwrap_or_else(|_| {
+    receive.recv_timeout(TIMEOUT).unwrap_or_else(|_| {
         Err(io::Error::new(
             io::ErrorKind::TimedOut,
             format!(
-                "the kernel's target does not come back after {} s",
-                DEADLINE.as_secs()
+                "the kernel's target did not respond within {} s",
+                TIMEOUT.as_secs()
             ),
         ))
     })

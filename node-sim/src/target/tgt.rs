@@ -1,24 +1,24 @@
-//! Targets of tgt, an iSCSI target in user space: a `tgtd` of our own, told what to do by `tgtadm`.
+//! Exports targets through tgt, an iSCSI target in user space: a private `tgtd`, controlled by `tgtadm`.
 //!
 //! ```text
-//! <dir>/control-port     the daemon's control port: `tgtadm -C <port> --op show --mode target` looks into it
-//! <dir>/lock             orders all that is done
+//! <dir>/control-port     the daemon's control port, for `tgtadm -C <port> --op show --mode target`
+//! <dir>/lock             serializes all operations
 //! ```
-//! The daemon outlives a user that is killed. It bears the folder's name in its environment, by which it is found again; it
-//! opens its portals only after all targets are made, because an initiator that comes back to a portal without its target
-//! gives up for good, and it has none while there is no target, as a NAS. A daemon that died is started again by the next change, with all targets.
+//! The daemon survives a kill of its user, and is found again by the directory's name in its environment. It opens its portals
+//! only after all targets are created, because an initiator that reconnects to a portal without its target gives up for good.
+//! Like a NAS, it has no portals while it has no targets. A daemon that died is restarted with all targets by the next change.
 //!
 //! # What tgt cannot do
 //! - All targets listen on all portals of the daemon, which are those of [`Tgt::open`].
-//! - A CHAP name has one password for the whole daemon: a target that wants another is refused.
+//! - A CHAP name has one password for the whole daemon: a target with another password is refused.
 //! - A target has no limit on its sessions: `max_sessions` is not enforced.
-//! - It says TPGS 0 (a NAS: 1, implicit ALUA), and the T10 designator of VPD page 0x83 is the SCSI ID without the vendor: both
-//!   are written into its sources, and no parameter changes them. The kernel's target ([`super::lio`]) has them right.
-//! - A unit below 512 bytes has no block, and it would say that it has 2 TiB: it is not exported.
-//! - A new unit bears tgt's own serial for the moment between two commands.
+//! - It announces TPGS 0 (a NAS: 1, implicit ALUA), and the T10 designator of VPD page 0x83 is the SCSI ID without the vendor:
+//!   both are hard-coded. The kernel's target ([`super::lio`]) has them right.
+//! - A unit below 512 bytes would announce 2 TiB, so it is not exported.
+//! - A new unit has tgt's own serial for a moment between two commands.
 //! - Growth takes a unit offline for some ms; the initiator's commands wait.
-//! - `tgtadm` takes passwords on its command line only, where everybody on this machine can read them. They are a
-//!   simulator's; a real NAS has its own ways.
+//! - `tgtadm` takes passwords only on its command line, where every process on this machine can read them. They are only a
+//!   simulator's.
 
 mod argv;
 mod daemon;
@@ -37,98 +37,98 @@ use self::plan::Memory;
 use super::{Session, Target, TargetBackend};
 use crate::store::Lock;
 
-/// A daemon of our own.
+/// The backend of a private tgtd.
 #[derive(Debug)]
 pub struct Tgt {
     dir: PathBuf,
     portals: Vec<SocketAddr>,
-    /// What the daemon shall do, to the best of our knowledge: it cannot be asked for all of it.
-    known: Mutex<Known>,
+    /// Desired and assumed state of the daemon, which does not show all of its state.
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct State {
     wanted: BTreeMap<String, Target>,
     memory: Memory,
 }
 
 impl Tgt {
-    /// A daemon that listens on these portals; it is started by the first change. `dir` is for notes, and is made when
-    /// missing.
+    /// Opens the backend. Its daemon listens on these portals and is started by the first change. `dir`, for its state, is
+    /// created if missing.
     ///
     /// # Errors
-    /// There is no portal, or the folder cannot be made.
+    /// There is no portal, or the directory cannot be created.
     pub fn open(dir: &Path, portals: Vec<SocketAddr>) -> io::Result<Self> {
         if portals.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "tgt wants at least one portal",
+                "tgt needs at least one portal",
             ));
         }
         fs::create_dir_all(dir)?;
         Ok(Self {
             dir: fs::canonicalize(dir)?,
             portals,
-            known: Mutex::default(),
+            state: Mutex::default(),
         })
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> io::Result<Lock> {
         Lock::take(&self.dir.join("lock"))
     }
 
-    /// Starts a daemon when there is none, and makes all that is wanted.
-    fn revive<'a>(&self, lock: &'a Lock, known: &mut Known) -> io::Result<Daemon<'a>> {
+    /// Starts the daemon if it is not running, with all targets.
+    fn ensure_running<'a>(&self, lock: &'a Lock, state: &mut State) -> io::Result<Daemon<'a>> {
         let daemon = Daemon::of(&self.dir, lock)?;
-        if !daemon.lives()? {
-            known.memory = Memory::default();
+        if !daemon.is_running()? {
+            state.memory = Memory::default();
             daemon.start()?;
-            for target in known.wanted.values() {
-                make(&daemon, &mut known.memory, target, &known.wanted)?;
+            for target in state.wanted.values() {
+                apply(&daemon, &mut state.memory, target, &state.wanted)?;
             }
-            self.listen(&daemon, known)?;
+            self.listen(&daemon, state)?;
         }
         Ok(daemon)
     }
 
-    /// Opens the portals while there is a target, and closes them when there is none.
-    fn listen(&self, daemon: &Daemon<'_>, known: &Known) -> io::Result<()> {
-        let none = known.wanted.is_empty();
+    /// Opens the portals if there are targets, and closes them if there are none.
+    fn listen(&self, daemon: &Daemon<'_>, state: &State) -> io::Result<()> {
+        let none = state.wanted.is_empty();
         daemon.listen(if none { &[] } else { &self.portals })
     }
 
-    /// Tells now that a portal cannot be had, and not only when there is a target.
-    fn try_portals(&self) -> io::Result<()> {
+    /// Checks that the portals can be opened, before there is a target.
+    fn check_portals(&self) -> io::Result<()> {
         self.portals.iter().try_for_each(|portal| {
             let tried = TcpListener::bind(portal);
             tried
                 .map(drop)
-                .map_err(|why| daemon::cannot(portal, &why.to_string()))
+                .map_err(|why| daemon::cannot_listen(portal, &why.to_string()))
         })
     }
 }
 
 impl TargetBackend for Tgt {
     fn align(&self, targets: &[Target]) -> io::Result<()> {
-        let (lock, mut known) = (self.lock()?, self.known());
-        let known = &mut *known;
-        known.memory = Memory::default();
-        known.wanted = targets
+        let (lock, mut state) = (self.lock()?, self.state());
+        let state = &mut *state;
+        state.memory = Memory::default();
+        state.wanted = targets
             .iter()
             .map(|target| (target.iqn.clone(), target.clone()))
             .collect();
         let daemon = Daemon::of(&self.dir, &lock)?;
-        if daemon.lives()? {
-            // Accounts do not tell their passwords, so they are made anew; nobody logs in meanwhile.
+        if daemon.is_running()? {
+            // The daemon does not show passwords, so create the accounts again, with the portals closed.
             daemon.listen(&[])?;
-            for step in plan::strays(
+            for step in plan::stale(
                 &show::targets(&daemon.show("target")?)?,
                 &show::accounts(&daemon.show("account")?),
-                &known.wanted,
+                &state.wanted,
             ) {
                 daemon.run(&step)?;
             }
@@ -136,47 +136,47 @@ impl TargetBackend for Tgt {
             daemon.start()?;
         }
         for target in targets {
-            make(&daemon, &mut known.memory, target, &known.wanted)?;
+            apply(&daemon, &mut state.memory, target, &state.wanted)?;
         }
-        self.listen(&daemon, known)?;
+        self.listen(&daemon, state)?;
         if targets.is_empty() {
-            self.try_portals()?;
+            self.check_portals()?;
         }
         Ok(())
     }
 
     fn put(&self, target: &Target) -> io::Result<()> {
-        let (lock, mut known) = (self.lock()?, self.known());
-        let known = &mut *known;
-        plan::check(target, &known.wanted)?;
-        known.wanted.insert(target.iqn.clone(), target.clone());
-        let daemon = self.revive(&lock, known)?;
-        make(&daemon, &mut known.memory, target, &known.wanted)?;
-        if known.wanted.len() == 1 {
-            self.listen(&daemon, known)?;
+        let (lock, mut state) = (self.lock()?, self.state());
+        let state = &mut *state;
+        plan::check(target, &state.wanted)?;
+        state.wanted.insert(target.iqn.clone(), target.clone());
+        let daemon = self.ensure_running(&lock, state)?;
+        apply(&daemon, &mut state.memory, target, &state.wanted)?;
+        if state.wanted.len() == 1 {
+            self.listen(&daemon, state)?;
         }
         Ok(())
     }
 
     fn remove(&self, iqn: &str) -> io::Result<()> {
-        let (lock, mut known) = (self.lock()?, self.known());
-        let known = &mut *known;
-        known.wanted.remove(iqn);
-        let daemon = self.revive(&lock, known)?;
+        let (lock, mut state) = (self.lock()?, self.state());
+        let state = &mut *state;
+        state.wanted.remove(iqn);
+        let daemon = self.ensure_running(&lock, state)?;
         let shown = show::targets(&daemon.show("target")?)?;
         let Some(shown) = shown.into_iter().find(|shown| shown.iqn == iqn) else {
-            return self.listen(&daemon, known);
+            return self.listen(&daemon, state);
         };
-        for step in plan::removal(&shown, &known.memory, &known.wanted) {
+        for step in plan::removal(&shown, &state.memory, &state.wanted) {
             daemon.run(&step)?;
-            known.memory.learn(iqn, &step);
+            state.memory.learn(iqn, &step);
         }
         let left = show::targets(&daemon.show("target")?)?;
         if left.iter().any(|shown| shown.iqn == iqn) {
             return Err(io::Error::other(format!("tgtd still has {iqn}")));
         }
-        if known.wanted.is_empty() {
-            self.listen(&daemon, known)?;
+        if state.wanted.is_empty() {
+            self.listen(&daemon, state)?;
         }
         Ok(())
     }
@@ -189,7 +189,7 @@ impl TargetBackend for Tgt {
     fn sessions_of(&self, iqns: &[String]) -> io::Result<Vec<Vec<Session>>> {
         let lock = self.lock()?;
         let daemon = Daemon::of(&self.dir, &lock)?;
-        let shown = if daemon.lives()? {
+        let shown = if daemon.is_running()? {
             show::targets(&daemon.show("target")?)?
         } else {
             Vec::new()
@@ -202,14 +202,14 @@ impl TargetBackend for Tgt {
     }
 
     fn close(&self) -> io::Result<()> {
-        let (lock, mut known) = (self.lock()?, self.known());
-        *known = Known::default();
-        Daemon::of(&self.dir, &lock)?.end()
+        let (lock, mut state) = (self.lock()?, self.state());
+        *state = State::default();
+        Daemon::of(&self.dir, &lock)?.stop()
     }
 }
 
-/// Makes a target what it should be, and looks whether the daemon has it so.
-fn make(
+/// Creates or updates a target, and verifies the result.
+fn apply(
     daemon: &Daemon<'_>,
     memory: &mut Memory,
     target: &Target,
@@ -229,6 +229,6 @@ fn make(
     let shown = show::targets(&daemon.show("target")?)?;
     match plan::target(target, &shown, memory, wanted, &sizes).first() {
         None => Ok(()),
-        Some(step) => Err(io::Error::other(format!("tgtd did not take {step:?}"))),
+        Some(step) => Err(io::Error::other(format!("tgtd did not accept {step:?}"))),
     }
 }

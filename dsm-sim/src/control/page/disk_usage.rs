@@ -1,5 +1,4 @@
-//! What LUNs take on disk, as it was when each was last looked at. With many LUNs a look visits only some of their files,
-//! and the others' turn comes later.
+//! Cached disk usage of LUNs. With many LUNs, each refresh of the page reads only some of their files, in turn.
 
 use std::collections::HashMap;
 
@@ -8,7 +7,7 @@ use node_sim::target::Session;
 use crate::nas::effect::{Environment, Image};
 use crate::storage::backstore::Backstore;
 
-/// Files that are visited in a look, besides those that are shown.
+/// Number of files that are read in a refresh, in addition to those of the LUNs on the page.
 pub(super) const VISITS: usize = 500;
 
 /// Bytes on disk by LUN.
@@ -16,7 +15,7 @@ pub(super) const VISITS: usize = 500;
 pub(super) struct Usage {
     known: HashMap<String, Known>,
     round: u64,
-    /// The last LUN of the present round that was visited.
+    /// The last LUN that was read in the current round.
     cursor: String,
 }
 
@@ -27,14 +26,13 @@ struct Known {
 }
 
 impl Usage {
-    /// Of all LUNs, in the order of their uuids: those to be visited in the next look. The order matters, since the turn
-    /// goes around.
+    /// The LUNs to read in the next refresh. `uuids` are those of all LUNs, sorted, since this continues after the cursor.
     pub(super) fn due<'a>(&self, uuids: impl Iterator<Item = &'a String>) -> Vec<String> {
         let later = uuids.filter(|uuid| **uuid > self.cursor);
         later.take(VISITS).cloned().collect()
     }
 
-    /// Looks at the files of LUNs: `due` ones, and others that are to be fresh.
+    /// Reads the disk usage of `due`, as returned by [`Self::due`], and of `others`, which are on the page.
     pub(super) fn visit(&mut self, due: &[String], others: &[String], files: &Backstore) {
         let round = self.round;
         for uuid in due.iter().chain(others) {
@@ -44,14 +42,14 @@ impl Usage {
         if due.len() == VISITS {
             self.cursor.clone_from(&due[VISITS - 1]);
         } else {
-            // All the way round: what was not met is gone.
+            // The round is complete: LUNs that were not read in it are gone.
             self.known.retain(|_, known| known.round == round);
             self.cursor.clear();
             self.round += 1;
         }
     }
 
-    /// How many LUNs were ever visited and are not known to be gone.
+    /// Number of LUNs that were read and are not known to be gone.
     pub(super) fn len(&self) -> usize {
         self.known.len()
     }
@@ -79,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_visits_some_and_all_get_their_turn() {
+    fn a_refresh_reads_some_files_and_all_get_their_turn() {
         let dir = tempfile::tempdir().unwrap();
         let files = Backstore::open(dir.path()).unwrap();
         let all: Vec<String> = (0..VISITS * 2 + 10).map(|n| format!("{n:05}")).collect();
@@ -102,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_shown_is_fresh_and_who_is_gone_is_forgotten() {
+    fn shown_luns_are_fresh_and_deleted_luns_are_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let files = Backstore::open(dir.path()).unwrap();
         let names = |names: &[&str]| -> Vec<String> {

@@ -1,10 +1,10 @@
-//! How numbers are written for people.
+//! Human-readable sizes, times and percentages.
 
 use std::fmt;
 
 use crate::nas::clock::Millis;
 
-/// Bytes, written in the largest unit that leaves at least 1.
+/// Bytes, displayed in the largest unit that gives at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub(super) u64);
 
@@ -28,7 +28,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// A moment, written as the time of day in UTC.
+/// A time, displayed as the time of day in UTC.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment(pub(super) Millis);
 
@@ -50,13 +50,13 @@ impl Moment {
     /// With the date.
     pub(super) fn in_full(self) -> String {
         let since = std::time::Duration::from_millis(self.0);
-        // A clock that was moved beyond the year 9999 has no date that this could write.
+        // httpdate cannot format dates after the year 9999, to which a clock may have been advanced.
         let latest = std::time::Duration::from_secs(253_402_300_799);
         httpdate::fmt_http_date(std::time::UNIX_EPOCH + since.min(latest))
     }
 }
 
-/// How long a call took.
+/// A duration in µs, displayed in ms.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Micros(pub(super) u64);
 
@@ -66,7 +66,7 @@ impl fmt::Display for Micros {
     }
 }
 
-/// How many hundredths of the whole a part is.
+/// `part` in percent of `whole`, at most 100; 0 if `whole` is 0.
 pub(super) fn percent(part: u64, whole: u64) -> u64 {
     let percent = (u128::from(part) * 100).checked_div(u128::from(whole));
     u64::try_from(percent.unwrap_or(0).min(100)).unwrap_or(100)
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_written_in_units() {
+    fn sizes_are_displayed_in_units() {
         for (bytes, want) in [
             (0, "0 B"),
             (1023, "1023 B"),

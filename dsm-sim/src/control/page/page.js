@@ -1,19 +1,19 @@
-// Fetches the parts of the page again while somebody looks, and turns the control port's knobs.
+// Refreshes the parts of the page, and sends changes to the control port.
 "use strict";
 
-const EVERY_MS = 2000;
+const INTERVAL_MS = 2000;
 const find = (selector) => document.querySelector(selector);
-const look = find("#look");
+const search = find("#search");
 const journal = find("#journal");
 
-const trouble = (text) => {
-  find("#trouble").textContent = text;
-  find("#trouble").hidden = !text;
+const showError = (text) => {
+  find("#error").textContent = text;
+  find("#error").hidden = !text;
 };
 
-const wanted = () => new URLSearchParams(new FormData(look)).toString();
+const query = () => new URLSearchParams(new FormData(search)).toString();
 
-const ask = async (path, method = "GET", body = undefined) => {
+const request = async (path, method = "GET", body = undefined) => {
   const reply = await fetch(path, {
     method,
     headers: body === undefined ? {} : { "content-type": "application/json" },
@@ -24,12 +24,12 @@ const ask = async (path, method = "GET", body = undefined) => {
   return text;
 };
 
-// A part that somebody uses just now stays as it is.
+// A part is not replaced while one of its inputs has the focus.
 const inUse = (part) => part.contains(document.activeElement) && document.activeElement.matches("select, input");
 
-const seeOverview = async () => {
+const refreshOverview = async () => {
   const part = find("#overview");
-  const html = await ask(`/page/overview?${wanted()}`);
+  const html = await request(`/page/overview?${query()}`);
   if (!inUse(part)) {
     const open = [...part.querySelectorAll("details")].map((details) => details.open);
     part.innerHTML = html;
@@ -37,45 +37,45 @@ const seeOverview = async () => {
   }
 };
 
-// All of it again, since an entry that hangs changes later.
-const seeJournal = async () => {
-  journal.innerHTML = await ask(`/page/journal?${wanted()}`);
+// Fetches the whole journal, since the entry of a hanging call changes later.
+const refreshJournal = async () => {
+  journal.innerHTML = await request(`/page/journal?${query()}`);
 };
 
-const see = async () => {
+const refresh = async () => {
   try {
-    await Promise.all([seeOverview(), seeJournal()]);
-    trouble("");
+    await Promise.all([refreshOverview(), refreshJournal()]);
+    showError("");
   } catch (error) {
-    trouble(`${error.message}. Is dsm-sim still running?`);
+    showError(`${error.message}. Is dsm-sim still running?`);
   }
 };
 
-const turn = async (...what) => {
+const change = async (...args) => {
   try {
-    await ask(...what);
+    await request(...args);
     document.activeElement?.blur();
-    await see();
+    await refresh();
   } catch (error) {
-    trouble(error.message);
+    showError(error.message);
   }
 };
 
-const watch = async () => {
-  if (!document.hidden) await see();
-  setTimeout(watch, EVERY_MS);
+const poll = async () => {
+  if (!document.hidden) await refresh();
+  setTimeout(poll, INTERVAL_MS);
 };
 
-look.addEventListener("submit", (event) => {
+search.addEventListener("submit", (event) => {
   event.preventDefault();
   const button = event.submitter;
   if (button?.name) {
-    look.elements[button.name].value = button.value;
+    search.elements[button.name].value = button.value;
   } else {
-    look.elements.luns_page.value = look.elements.targets_page.value = 0;
+    search.elements.luns_page.value = search.elements.targets_page.value = 0;
   }
-  history.replaceState(null, "", `/?${wanted()}`);
-  see();
+  history.replaceState(null, "", `/?${query()}`);
+  refresh();
 });
 
 find("#fault").addEventListener("submit", (event) => {
@@ -98,20 +98,20 @@ find("#fault").addEventListener("submit", (event) => {
     fault,
   };
   if (form.get("object")) rule.object = form.get("object");
-  turn("/faults", "POST", rule);
+  change("/faults", "POST", rule);
 });
 
 document.addEventListener("click", (event) => {
   const { removeFault, advance, expire } = event.target.dataset;
-  if (removeFault) turn(`/faults/${removeFault}`, "DELETE");
-  if (advance) turn("/clock", "POST", { advance_ms: Number(advance) });
-  if (expire !== undefined) turn("/sessions/expire", "POST", {});
+  if (removeFault) change(`/faults/${removeFault}`, "DELETE");
+  if (advance) change("/clock", "POST", { advance_ms: Number(advance) });
+  if (expire !== undefined) change("/sessions/expire", "POST", {});
 });
 
 document.addEventListener("change", (event) => {
   const { latency, setting } = event.target.dataset;
-  if (latency !== undefined) turn("/latency", "PATCH", { profile: event.target.value });
-  if (setting) turn("/settings", "PATCH", { [setting]: event.target.checked });
+  if (latency !== undefined) change("/latency", "PATCH", { profile: event.target.value });
+  if (setting) change("/settings", "PATCH", { [setting]: event.target.checked });
 });
 
-setTimeout(watch, EVERY_MS);
+setTimeout(poll, INTERVAL_MS);

@@ -1,5 +1,5 @@
-//! One look at the NAS: copies what the page is to show. Here, and nowhere else, the page holds the NAS up, so nothing
-//! is rendered and no file is touched meanwhile.
+//! Copies what the page shows. This is the only place where the page holds the lock of the NAS, so it renders nothing and reads
+//! no file while it does.
 
 use node_sim::target::Session;
 use serde::Deserialize;
@@ -14,26 +14,26 @@ use crate::nas::state::target::Target;
 use crate::nas::state::volume::Volume;
 use crate::server::Server;
 
-/// Rows of a table on the page.
-const LUNS: usize = 25;
-const TARGETS: usize = 15;
-/// Snapshots and mappings of a row.
-const INNER: usize = 20;
+/// Rows per page.
+const LUNS_PER_PAGE: usize = 25;
+const TARGETS_PER_PAGE: usize = 15;
+/// Maximum number of snapshots and mappings per row.
+const MAX_NESTED: usize = 20;
 
-/// Which part of long tables is looked at.
+/// Search texts and page numbers of the tables.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Wanted {
-    /// A part of a LUN's name, uuid or description.
+    /// Part of a LUN's name, uuid or description.
     pub(super) luns: String,
     /// From 0.
     pub(super) luns_page: usize,
-    /// A part of a target's name or IQN.
+    /// Part of a target's name or IQN.
     pub(super) targets: String,
     pub(super) targets_page: usize,
 }
 
-/// What was seen.
+/// Everything that the page shows, except faults and journal.
 #[derive(Debug)]
 pub(super) struct PageData {
     pub(super) model: &'static str,
@@ -44,16 +44,16 @@ pub(super) struct PageData {
     pub(super) max_targets: usize,
     /// By name.
     pub(super) settings: Value,
-    pub(super) volumes: Vec<SeenVolume>,
-    /// Some LUNs' files were not looked at yet, so volumes are fuller than they seem.
+    pub(super) volumes: Vec<VolumeRow>,
+    /// Whether the files of some LUNs have not been read yet, so that `used` is too low.
     pub(super) counting: bool,
-    pub(super) luns: Part<SeenLun>,
-    pub(super) targets: Part<SeenTarget>,
+    pub(super) luns: TablePage<LunRow>,
+    pub(super) targets: TablePage<TargetRow>,
 }
 
-/// A part of a table.
+/// One page of a table.
 #[derive(Debug)]
-pub(super) struct Part<T> {
+pub(super) struct TablePage<T> {
     pub(super) rows: Vec<T>,
     /// From 0.
     pub(super) page: usize,
@@ -63,27 +63,27 @@ pub(super) struct Part<T> {
 }
 
 #[derive(Debug)]
-pub(super) struct SeenVolume {
+pub(super) struct VolumeRow {
     pub(super) volume: Volume,
     pub(super) free: u64,
 }
 
 #[derive(Debug)]
-pub(super) struct SeenLun {
+pub(super) struct LunRow {
     pub(super) lun: Lun,
     pub(super) allocated: u64,
     pub(super) locked: bool,
     pub(super) cloning: bool,
-    /// Number and name.
+    /// Target number and name.
     pub(super) targets: Vec<(u32, String)>,
-    /// The newest.
+    /// The newest ones.
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) snapshot_count: usize,
 }
 
 /// A target, without its secrets.
 #[derive(Debug)]
-pub(super) struct SeenTarget {
+pub(super) struct TargetRow {
     pub(super) id: u32,
     pub(super) name: String,
     pub(super) iqn: String,
@@ -96,48 +96,48 @@ pub(super) struct SeenTarget {
     pub(super) sessions: Vec<Session>,
 }
 
-/// Looks at the NAS.
+/// Copies the state of the NAS, then reads disk usage and sessions without its lock.
 pub(super) fn take(server: &Server, usage: &mut Usage, wanted: &Wanted) -> PageData {
     let now = server.clock.now();
-    let (mut seen, due, files, watch) = {
-        let mut core = server.nas();
-        // What DSM has finished by now is done. Should that fail, the next call says so.
-        let _ = core.change(now, |_, _| ());
-        let nas = &core.nas;
+    let (mut data, due, files, watch) = {
+        let mut durable = server.nas();
+        // Finish the work that DSM has done by now. If that fails, the next call reports it.
+        let _ = durable.change(now, |_, _| ());
+        let nas = &durable.nas;
         let due = usage.due(nas.state.luns.values().map(|lun| &lun.uuid));
-        let (files, watch) = (core.backstore.clone(), core.export.watch());
+        let (files, watch) = (durable.backstore.clone(), durable.export.watch());
         (copy(nas, now, wanted), due, files, watch)
     };
-    let shown: Vec<String> = seen
+    let shown: Vec<String> = data
         .luns
         .rows
         .iter()
         .map(|row| row.lun.uuid.clone())
         .collect();
     usage.visit(&due, &shown, &files);
-    for row in &mut seen.luns.rows {
+    for row in &mut data.luns.rows {
         row.allocated = row.lun.allocated(usage);
     }
-    let iqns: Vec<String> = seen
+    let iqns: Vec<String> = data
         .targets
         .rows
         .iter()
         .map(|row| row.iqn.clone())
         .collect();
-    for (row, sessions) in seen.targets.rows.iter_mut().zip(watch.of(&iqns)) {
+    for (row, sessions) in data.targets.rows.iter_mut().zip(watch.of(&iqns)) {
         row.sessions = sessions;
     }
-    let core = server.nas();
-    seen.counting = usage.len() < core.nas.state.luns.len();
-    for row in &mut seen.volumes {
-        row.free = core.nas.free(&row.volume, usage);
+    let durable = server.nas();
+    data.counting = usage.len() < durable.nas.state.luns.len();
+    for row in &mut data.volumes {
+        row.free = durable.nas.free(&row.volume, usage);
     }
-    seen
+    data
 }
 
 fn copy(nas: &Nas, now: u64, wanted: &Wanted) -> PageData {
     let (state, config) = (&nas.state, &nas.config);
-    let volumes = state.volumes.values().map(|volume| SeenVolume {
+    let volumes = state.volumes.values().map(|volume| VolumeRow {
         volume: volume.clone(),
         free: 0,
     });
@@ -156,48 +156,54 @@ fn copy(nas: &Nas, now: u64, wanted: &Wanted) -> PageData {
     }
 }
 
-fn luns(nas: &Nas, now: u64, wanted: &Wanted) -> Part<SeenLun> {
+fn luns(nas: &Nas, now: u64, wanted: &Wanted) -> TablePage<LunRow> {
     let text = wanted.luns.trim();
     let takes = |lun: &Lun| {
         [&lun.name, &lun.uuid, &lun.description]
             .into_iter()
             .any(|field| contains(field, text))
     };
-    part(&nas.state.luns, takes, wanted.luns_page, LUNS, |lun| {
-        let targets = nas.state.targets.find(&IndexKey::Lun(lun.uuid.clone()));
-        let snapshot_count = nas.snapshots_of(&lun.uuid).count();
-        SeenLun {
-            lun: lun.clone(),
-            allocated: 0,
-            locked: lun.is_action_locked(now),
-            cloning: lun.is_cloning(now),
-            targets: targets
-                .take(INNER)
-                .map(|target| (target.target_id, target.name.clone()))
-                .collect(),
-            snapshots: nas
-                .snapshots_of(&lun.uuid)
-                .skip(snapshot_count.saturating_sub(INNER))
-                .cloned()
-                .collect(),
-            snapshot_count,
-        }
-    })
+    table_page(
+        &nas.state.luns,
+        takes,
+        wanted.luns_page,
+        LUNS_PER_PAGE,
+        |lun| {
+            let targets = nas.state.targets.find(&IndexKey::Lun(lun.uuid.clone()));
+            let snapshot_count = nas.snapshots_of(&lun.uuid).count();
+            LunRow {
+                lun: lun.clone(),
+                allocated: 0,
+                locked: lun.is_action_locked(now),
+                cloning: lun.is_cloning(now),
+                targets: targets
+                    .take(MAX_NESTED)
+                    .map(|target| (target.target_id, target.name.clone()))
+                    .collect(),
+                snapshots: nas
+                    .snapshots_of(&lun.uuid)
+                    .skip(snapshot_count.saturating_sub(MAX_NESTED))
+                    .cloned()
+                    .collect(),
+                snapshot_count,
+            }
+        },
+    )
 }
 
-fn targets(nas: &Nas, wanted: &Wanted) -> Part<SeenTarget> {
+fn targets(nas: &Nas, wanted: &Wanted) -> TablePage<TargetRow> {
     let text = wanted.targets.trim();
     let takes = |target: &Target| contains(&target.name, text) || contains(&target.iqn, text);
     let name = |uuid: &String| {
         let lun = nas.state.luns.get(uuid);
         lun.map_or_else(|| uuid.clone(), |lun| lun.name.clone())
     };
-    part(
+    table_page(
         &nas.state.targets,
         takes,
         wanted.targets_page,
-        TARGETS,
-        |target| SeenTarget {
+        TARGETS_PER_PAGE,
+        |target| TargetRow {
             id: target.target_id,
             name: target.name.clone(),
             iqn: target.iqn.clone(),
@@ -207,7 +213,7 @@ fn targets(nas: &Nas, wanted: &Wanted) -> Part<SeenTarget> {
             luns: target
                 .luns
                 .iter()
-                .take(INNER)
+                .take(MAX_NESTED)
                 .map(|(&index, uuid)| (index, name(uuid)))
                 .collect(),
             lun_count: target.luns.len(),
@@ -216,21 +222,21 @@ fn targets(nas: &Nas, wanted: &Wanted) -> Part<SeenTarget> {
     )
 }
 
-/// The rows of one page of those that are wanted, by their numbers.
-fn part<R: Row, T>(
+/// One page of the rows that `takes` accepts, sorted by number.
+fn table_page<R: Row, T>(
     table: &Table<R>,
     takes: impl Fn(&R) -> bool,
     page: usize,
     rows: usize,
     show: impl Fn(&R) -> T,
-) -> Part<T> {
+) -> TablePage<T> {
     let mut matching: Vec<&R> = table.values().filter(|row| takes(row)).collect();
     matching.sort_by_key(|row| row.number());
     let pages = matching.len().div_ceil(rows).max(1);
     let page = page.min(pages - 1);
-    let here = matching.iter().skip(page * rows).take(rows);
-    Part {
-        rows: here.map(|row| show(row)).collect(),
+    let on_page = matching.iter().skip(page * rows).take(rows);
+    TablePage {
+        rows: on_page.map(|row| show(row)).collect(),
         page,
         pages,
         matching: matching.len(),
@@ -238,7 +244,7 @@ fn part<R: Row, T>(
     }
 }
 
-/// Whether a text holds a part, in any case.
+/// Case-insensitive substring search. An empty `part` is always found.
 fn contains(text: &str, part: &str) -> bool {
     part.is_empty() || text.to_lowercase().contains(&part.to_lowercase())
 }

@@ -1,28 +1,28 @@
-//! What was seen, in the words of the page. Pure.
+//! The templates' data as displayed text. Pure: no I/O.
 
 use askama::Template;
 use serde_json::Value;
 
 use super::format::{Micros, Moment, Size, percent};
-use super::snapshot::{PageData, Part, SeenLun, SeenTarget, SeenVolume};
+use super::snapshot::{LunRow, PageData, TablePage, TargetRow, VolumeRow};
 use crate::nas::state::volume::FileSystem;
 use crate::nas::timing::Latency;
-use crate::server::fault::{Fault, Planned};
+use crate::server::fault::{ActiveRule, Fault};
 use crate::server::journal::Entry;
 
-/// All of the page that is fetched again and again, but for the journal.
+/// The part of the page that is refreshed, without the journal.
 #[derive(Template)]
 #[template(path = "overview.html")]
 pub(super) struct Overview {
-    seen: PageData,
-    faults: Vec<Planned>,
+    data: PageData,
+    faults: Vec<ActiveRule>,
     settings: Vec<Setting>,
     latency: &'static str,
 }
 
 impl Overview {
-    pub(super) fn new(seen: PageData, faults: Vec<Planned>, latency: Latency) -> Self {
-        let settings = seen.settings.as_object().into_iter().flatten();
+    pub(super) fn new(data: PageData, faults: Vec<ActiveRule>, latency: Latency) -> Self {
+        let settings = data.settings.as_object().into_iter().flatten();
         Self {
             settings: settings
                 .map(|(name, value)| Setting::new(name, value))
@@ -31,13 +31,13 @@ impl Overview {
                 Latency::Instant => "instant",
                 Latency::Ds918 => "ds918",
             },
-            seen,
+            data,
             faults,
         }
     }
 
     fn clock(&self) -> Moment {
-        Moment(self.seen.now)
+        Moment(self.data.now)
     }
 }
 
@@ -51,7 +51,7 @@ impl PageData {
     }
 }
 
-/// How many a model allows.
+/// A model's limit as text.
 fn allowed(most: usize) -> String {
     if most == usize::MAX {
         "any number".to_owned()
@@ -60,9 +60,9 @@ fn allowed(most: usize) -> String {
     }
 }
 
-/// A switch of the NAS.
+/// A setting of the NAS.
 struct Setting {
-    /// Its name for programs.
+    /// Its JSON name.
     key: String,
     label: String,
     value: Value,
@@ -85,8 +85,8 @@ impl Setting {
     }
 }
 
-impl<T> Part<T> {
-    /// How many rows there are, and how many of them were looked for.
+impl<T> TablePage<T> {
+    /// Number of rows: `60`, or `1 of 60` with a search text.
     fn count(&self) -> String {
         if self.matching == self.total {
             self.total.to_string()
@@ -95,16 +95,16 @@ impl<T> Part<T> {
         }
     }
 
-    fn before(&self) -> Option<usize> {
+    fn previous(&self) -> Option<usize> {
         self.page.checked_sub(1)
     }
 
-    fn after(&self) -> Option<usize> {
+    fn next(&self) -> Option<usize> {
         Some(self.page + 1).filter(|&page| page < self.pages)
     }
 }
 
-impl SeenVolume {
+impl VolumeRow {
     fn fs(&self) -> &'static str {
         match self.volume.fs {
             FileSystem::Btrfs => "btrfs",
@@ -129,7 +129,7 @@ impl SeenVolume {
     }
 }
 
-impl SeenLun {
+impl LunRow {
     fn size(&self) -> Size {
         Size(self.lun.size)
     }
@@ -147,19 +147,19 @@ impl SeenLun {
         name.as_str().unwrap_or_default().to_owned()
     }
 
-    /// What is out of the ordinary with it.
-    fn marks(&self) -> Vec<&str> {
-        let mut marks = Vec::new();
+    /// Labels for unusual states.
+    fn labels(&self) -> Vec<&str> {
+        let mut labels = Vec::new();
         if self.lun.status != "normal" {
-            marks.push(self.lun.status.as_str());
+            labels.push(self.lun.status.as_str());
         }
         match (self.lun.deleting_until.is_some(), self.cloning, self.locked) {
-            (true, ..) => marks.push("being deleted"),
-            (_, true, _) => marks.push("being cloned"),
-            (.., true) => marks.push("locked"),
+            (true, ..) => labels.push("being deleted"),
+            (_, true, _) => labels.push("being cloned"),
+            (.., true) => labels.push("locked"),
             (false, false, false) => {}
         }
-        marks
+        labels
     }
 
     fn parent(&self) -> &str {
@@ -167,7 +167,7 @@ impl SeenLun {
     }
 }
 
-impl SeenTarget {
+impl TargetRow {
     fn auth(&self) -> &'static str {
         match self.auth_type {
             0 => "none",
@@ -184,26 +184,26 @@ impl SeenTarget {
     }
 }
 
-/// Whether the effect comes before the failure.
-fn when(after: bool) -> &'static str {
+/// Suffix of a fault that comes after the effect.
+fn after_effect(after: bool) -> &'static str {
     if after { " after the effect" } else { "" }
 }
 
-impl Planned {
-    /// What it does.
+impl ActiveRule {
+    /// The fault as text.
     fn does(&self) -> String {
         match self.rule.fault {
-            Fault::Refuse { code, after } => format!("refuse with {code}{}", when(after)),
+            Fault::Refuse { code, after } => format!("refuse with {code}{}", after_effect(after)),
             Fault::LoseReply => "lose the reply".to_owned(),
             Fault::LoseCall => "lose the call".to_owned(),
             Fault::Delay { ms } => format!("delay by {ms} ms"),
             Fault::Hang => "hang".to_owned(),
             Fault::Garble => "garble the reply".to_owned(),
-            Fault::Http { status, after } => format!("HTTP {status}{}", when(after)),
+            Fault::Http { status, after } => format!("HTTP {status}{}", after_effect(after)),
         }
     }
 
-    /// Which calls it hits.
+    /// The calls that it hits, as text.
     fn hits(&self) -> String {
         let (nth, times) = (self.rule.nth.max(1), self.rule.times);
         match times {
@@ -213,14 +213,14 @@ impl Planned {
         }
     }
 
-    /// Whether it has hit all that it was set for.
+    /// Whether it has hit all its calls.
     fn is_over(&self) -> bool {
         let last = self.rule.nth.max(1).saturating_add(self.rule.times);
         self.rule.times > 0 && self.rule.seen.saturating_add(1) >= last
     }
 }
 
-/// A part of the journal, the newest first.
+/// Rows of the journal, newest first.
 #[derive(Template)]
 #[template(path = "journal.html")]
 pub(super) struct Lines {
@@ -235,7 +235,7 @@ impl Lines {
     }
 }
 
-/// A call.
+/// A row of the journal: one call.
 struct Line(Entry);
 
 impl Line {
@@ -243,7 +243,7 @@ impl Line {
         Moment(self.0.at)
     }
 
-    /// The API without what all have in common.
+    /// API name without the prefix `SYNO.`.
     fn api(&self) -> &str {
         self.0.api.strip_prefix("SYNO.").unwrap_or(&self.0.api)
     }
@@ -256,7 +256,7 @@ impl Line {
         self.0.fault == Some("hang") && self.0.micros == 0 && self.0.note.is_none()
     }
 
-    /// The parameters in one line.
+    /// The parameters on one line, without the session id.
     fn params(&self) -> String {
         let shown = |(name, value): (&String, &String)| format!("{name}={value}");
         let own = self.0.params.iter().filter(|(name, _)| *name != "_sid");

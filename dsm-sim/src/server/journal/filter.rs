@@ -1,4 +1,4 @@
-//! Which entries somebody wants to see, and finding the newest of them without holding the journal for long.
+//! The journal filter, and a search for the newest matching entries that does not hold the journal's lock for long.
 
 use std::sync::MutexGuard;
 
@@ -6,36 +6,37 @@ use serde::Deserialize;
 
 use super::{Entry, Journal};
 
-/// So many entries are looked at before others get their turn.
-const STEP: u64 = 2_000;
+/// Number of entries to search before the lock is released.
+const BATCH: u64 = 2_000;
 
-/// What an entry must be like. Nothing is asked for what is left out.
+/// Conditions on an entry. Fields with their default value match everything.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Filter {
-    /// Words that are somewhere in it, in any case.
+    /// Words that must occur in it, case-insensitive.
     pub(crate) text: String,
-    /// A part of its API's or method's name.
+    /// Part of `API.method`, case-insensitive.
     pub(crate) api: String,
-    /// It was refused.
+    /// Only refused calls.
     pub(crate) failed: bool,
-    /// A fault hit it.
+    /// Only calls that were hit by a fault.
     pub(crate) faulted: bool,
 }
 
 impl Filter {
-    /// Whether it lets everything through.
-    pub(crate) fn is_idle(&self) -> bool {
+    /// Whether it matches everything.
+    pub(crate) fn matches_all(&self) -> bool {
         self.text.trim().is_empty() && self.api.trim().is_empty() && !self.failed && !self.faulted
     }
 
-    fn takes(&self, entry: &Entry) -> bool {
+    fn matches(&self, entry: &Entry) -> bool {
         let called = || format!("{}.{}", entry.api, entry.method);
         let texts = || {
             let params = entry.params.iter().flat_map(|(name, value)| [name, value]);
             let code = entry.code.map(|code| code.to_string());
-            let own = [called(), entry.client.clone()].into_iter().chain(code);
-            own.chain(entry.note.clone())
+            let fields = [called(), entry.client.clone()].into_iter().chain(code);
+            fields
+                .chain(entry.note.clone())
                 .chain(params.cloned())
                 .map(|text| text.to_lowercase())
                 .collect::<Vec<_>>()
@@ -59,26 +60,25 @@ impl Filter {
     }
 }
 
-/// The newest entries from `since` on that the filter takes, at most so many, oldest first; and the number to ask for
-/// next.
+/// The newest entries from `since` on that match the filter, at most `max`, oldest first; and the `since` to pass next time.
 pub(crate) fn newest<'a>(
     journal: impl Fn() -> MutexGuard<'a, Journal>,
     filter: &Filter,
     since: u64,
-    most: usize,
+    max: usize,
 ) -> (u64, Vec<Entry>) {
     let next = journal().last + 1;
     let mut found = Vec::new();
     let mut end = next;
-    while end > since && found.len() < most {
-        let begin = end.saturating_sub(STEP).max(since);
+    while end > since && found.len() < max {
+        let begin = end.saturating_sub(BATCH).max(since);
         let journal = journal();
         if journal.last_before(end).is_none() {
             break;
         }
-        let step = journal.between(begin, end).rev();
-        let wanted = step.filter(|entry| filter.takes(entry));
-        found.extend(wanted.take(most - found.len()).cloned());
+        let batch = journal.between(begin, end).rev();
+        let wanted = batch.filter(|entry| filter.matches(entry));
+        found.extend(wanted.take(max - found.len()).cloned());
         end = begin;
     }
     found.reverse();
@@ -112,13 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_asked_for_must_hold() {
+    fn all_conditions_must_hold() {
         let (fine, refused) = (entry("SYNO.Core.System"), refused("get"));
         let faulted = Entry {
             fault: Some("lose_reply"),
             ..entry("SYNO.API.Auth")
         };
-        for (wanted, takes) in [
+        for (wanted, matches) in [
             (Filter::default(), [true, true, true]),
             (filter("", "", true, false), [false, true, false]),
             (filter("", "", false, true), [false, false, true]),
@@ -132,33 +132,33 @@ mod tests {
             (filter("pvc-8", "", false, false), [false, false, false]),
             (filter("pvc", "System", false, false), [false, false, false]),
         ] {
-            let took = [&fine, &refused, &faulted].map(|entry| wanted.takes(entry));
-            assert_eq!(took, takes, "{wanted:?}");
+            let took = [&fine, &refused, &faulted].map(|entry| wanted.matches(entry));
+            assert_eq!(took, matches, "{wanted:?}");
         }
     }
 
     #[test]
-    fn the_newest_are_found_however_far_back_and_no_more_than_asked_for() {
+    fn the_newest_are_found_at_any_distance_up_to_the_maximum() {
         let mut journal = Journal::default();
-        for n in 0..3 * STEP {
-            journal.push(if n % STEP == 7 {
+        for n in 0..3 * BATCH {
+            journal.push(if n % BATCH == 7 {
                 refused("get")
             } else {
                 entry("A")
             });
         }
         let journal = Mutex::new(journal);
-        let seqs = |filter: &Filter, since, most| {
-            let (next, found) = newest(|| journal.lock().unwrap(), filter, since, most);
-            assert_eq!(next, 3 * STEP + 1);
+        let seqs = |filter: &Filter, since, max| {
+            let (next, found) = newest(|| journal.lock().unwrap(), filter, since, max);
+            assert_eq!(next, 3 * BATCH + 1);
             found.iter().map(|entry| entry.seq).collect::<Vec<_>>()
         };
         let failed = filter("", "", true, false);
-        assert_eq!(seqs(&failed, 0, 9), [8, STEP + 8, 2 * STEP + 8]);
-        assert_eq!(seqs(&failed, 0, 2), [STEP + 8, 2 * STEP + 8]);
-        assert_eq!(seqs(&failed, STEP + 9, 9), [2 * STEP + 8]);
-        assert_eq!(seqs(&Filter::default(), 0, 2), [3 * STEP - 1, 3 * STEP]);
-        assert!(seqs(&Filter::default(), 3 * STEP + 1, 2).is_empty());
+        assert_eq!(seqs(&failed, 0, 9), [8, BATCH + 8, 2 * BATCH + 8]);
+        assert_eq!(seqs(&failed, 0, 2), [BATCH + 8, 2 * BATCH + 8]);
+        assert_eq!(seqs(&failed, BATCH + 9, 9), [2 * BATCH + 8]);
+        assert_eq!(seqs(&Filter::default(), 0, 2), [3 * BATCH - 1, 3 * BATCH]);
+        assert!(seqs(&Filter::default(), 3 * BATCH + 1, 2).is_empty());
         journal.lock().unwrap().clear();
         assert!(seqs(&Filter::default(), 0, 2).is_empty());
     }

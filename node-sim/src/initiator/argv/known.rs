@@ -1,14 +1,14 @@
 //! The options of open-iscsi's `iscsiadm`: their names, whether they take a value, and whether they are simulated.
 //! Source: its manual page.
 
-/// One of them.
+/// An option.
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) short: char,
     pub(super) long: &'static str,
-    /// It takes one.
+    /// Whether it takes a value.
     pub(super) value: bool,
-    /// False: refused by name.
+    /// If not, it is refused by name.
     pub(super) simulated: bool,
 }
 
@@ -21,7 +21,7 @@ const fn known(short: char, long: &'static str, value: bool, simulated: bool) ->
     }
 }
 
-/// All of them.
+/// All options.
 pub(super) const KNOWN: &[Known] = &[
     known('m', "mode", true, true),
     known('p', "portal", true, true),

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::initiator::console::Exit;
 
-fn read(line: &str) -> Result<Options, Failure> {
+fn parse_line(line: &str) -> Result<Options, Failure> {
     parse(
         &line
             .split_whitespace()
@@ -13,12 +13,12 @@ fn read(line: &str) -> Result<Options, Failure> {
 }
 
 #[track_caller]
-fn good(line: &str) -> Options {
-    read(line).unwrap_or_else(|failure| panic!("{line}: {failure}"))
+fn parse_ok(line: &str) -> Options {
+    parse_line(line).unwrap_or_else(|failure| panic!("{line}: {failure}"))
 }
 
 #[test]
-fn command_lines_that_make_sense() {
+fn valid_command_lines() {
     let lines = [
         "--version",
         "-V",
@@ -52,21 +52,21 @@ fn command_lines_that_make_sense() {
         "-m iface -I default",
     ];
     for line in lines {
-        good(line);
+        parse_ok(line);
     }
 }
 
 #[test]
-fn command_lines_that_do_not() {
+fn invalid_command_lines() {
     let lines = [
         ("", "no mode specified"),
         ("-T iqn.t", "no mode specified"),
         ("-m", "needs a value"),
         ("-m nodes", "unknown mode 'nodes'"),
         ("-m fw", "not simulated"),
-        ("-m node login", "unexpected word 'login'"),
+        ("-m node login", "unexpected argument 'login'"),
         ("-m node -- -l", "unrecognized option '--'"),
-        ("-m node -", "unexpected word '-'"),
+        ("-m node -", "unexpected argument '-'"),
         ("-m node --log", "unrecognized option '--log'"),
         ("-m node --login=yes", "takes no value"),
         ("-m node -z", "unrecognized option '-z'"),
@@ -117,12 +117,12 @@ fn command_lines_that_do_not() {
         ("-m node -p [::1]3260", "invalid portal"),
         ("-m node -p ::zz:1", "invalid portal"),
     ];
-    for (line, says) in lines {
-        match read(line).and_then(|options| options.op()) {
-            Ok(_) => panic!("{line} was taken"),
+    for (line, message) in lines {
+        match parse_line(line).and_then(|options| options.op()) {
+            Ok(_) => panic!("{line} was accepted"),
             Err(failure) => {
                 assert_eq!(failure.exit, Exit::Invalid, "{line}");
-                assert!(failure.text.contains(says), "{line}: {}", failure.text);
+                assert!(failure.text.contains(message), "{line}: {}", failure.text);
             }
         }
     }
@@ -131,14 +131,14 @@ fn command_lines_that_do_not() {
 }
 
 #[test]
-fn one_meaning_in_any_order_and_form() {
-    let one = good("--mode node --targetname iqn.t --portal 127.0.0.1:3260 --login");
+fn options_have_the_same_meaning_in_any_order_and_form() {
+    let one = parse_ok("--mode node --targetname iqn.t --portal 127.0.0.1:3260 --login");
     for other in [
         "-l -p 127.0.0.1:3260 -T iqn.t -m node",
         "-lmnode -Tiqn.t -p127.0.0.1:3260",
         "--login --portal=127.0.0.1:3260 -T iqn.t --mode=node",
     ] {
-        assert_eq!(good(other), one);
+        assert_eq!(parse_ok(other), one);
     }
 }
 
@@ -166,7 +166,7 @@ fn portals_in_all_their_forms() {
 
 proptest! {
     #[test]
-    fn no_command_line_is_too_odd(args in prop::collection::vec("-{0,2}[a-zA-Z:,.=\\[\\]0-9ü]{0,8}", 0..8)) {
+    fn no_command_line_makes_the_parser_panic(args in prop::collection::vec("-{0,2}[a-zA-Z:,.=\\[\\]0-9ü]{0,8}", 0..8)) {
         let _ = parse(&args);
     }
 }

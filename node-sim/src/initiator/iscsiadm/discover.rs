@@ -26,7 +26,7 @@ impl Command<'_, '_> {
         match options.op()? {
             Some(Op::New) => {
                 discovery::add(self.host, &self.sessions, &source)?;
-                self.console.say(format!(
+                self.console.print(format!(
                     "New discovery record for [{},{}] added.",
                     source.address, source.port
                 ));
@@ -34,7 +34,7 @@ impl Command<'_, '_> {
             Some(Op::Delete) => discovery::delete(self.host, &source)?,
             None | Some(Op::Show) => self
                 .console
-                .say(discovery::show(self.host, &source)?.trim_end()),
+                .print(discovery::show(self.host, &source)?.trim_end()),
             Some(Op::Update | Op::NonPersistent) => {
                 return Err(Failure::invalid(
                     "this operation on a discovery record is not simulated by node-sim",
@@ -52,7 +52,7 @@ impl Command<'_, '_> {
         if !options.login {
             return Ok(Exit::Success);
         }
-        // A portal of one target found twice is logged in to once.
+        // Log in only once to a portal that was found twice.
         let places: BTreeSet<_> = found.iter().map(|record| record.place.clone()).collect();
         let mut records = Vec::new();
         for place in places {
@@ -72,7 +72,7 @@ impl Command<'_, '_> {
         }
         let sources = discovery::sources(self.host)?;
         for source in &sources {
-            self.console.say(source);
+            self.console.print(source);
         }
         Ok(if sources.is_empty() {
             Exit::NoObjects

@@ -1,4 +1,4 @@
-//! Exit codes and texts, without root: targets without LUNs need no loop devices.
+//! Exit codes and output, without root: targets without LUNs need no loop devices.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,12 +8,12 @@ use super::*;
 use crate::target::loopdev::Targets;
 use crate::target::{Chap, Credential, Target};
 
-struct Bench {
+struct Fixture {
     dir: tempfile::TempDir,
     targets: Targets,
 }
 
-impl Bench {
+impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let targets = dir.path().join("targets");
@@ -56,12 +56,12 @@ impl Bench {
     }
 
     #[track_caller]
-    fn check(&self, line: &str, exit: u8, says: &str) {
+    fn check(&self, line: &str, exit: u8, output: &str) {
         let (got, out, err) = self.run(line);
         assert_eq!(got, exit, "{line}\n{out}{err}");
         assert!(
-            format!("{out}{err}").contains(says),
-            "{line}: want {says}\n{out}{err}"
+            format!("{out}{err}").contains(output),
+            "{line}: want {output}\n{out}{err}"
         );
     }
 
@@ -72,9 +72,9 @@ impl Bench {
 }
 
 #[test]
-fn an_empty_host() {
-    let bench = Bench::new();
-    for (line, exit, says) in [
+fn commands_on_an_empty_host() {
+    let fixture = Fixture::new();
+    for (line, exit, output) in [
         ("--version", 0, "iscsiadm version 2.1.9\n"),
         ("-h", 0, "manual page"),
         ("-m session", 21, "iscsiadm: No active sessions.\n"),
@@ -136,151 +136,151 @@ fn an_empty_host() {
         ),
         ("-m node --bogus", 7, "unrecognized option"),
     ] {
-        bench.check(line, exit, says);
+        fixture.check(line, exit, output);
     }
-    let nowhere = run(
+    let exit = run(
         Path::new("/nonexistent"),
         &["-m".into(), "session".into()],
         &mut Vec::new(),
         &mut Vec::new(),
     );
-    assert_eq!(nowhere, 9);
+    assert_eq!(exit, 9);
 }
 
 #[test]
-fn a_session_from_record_to_record() {
-    let bench = Bench::new();
-    bench.target("iqn.t");
+fn a_session_from_creating_its_record_to_deleting_it() {
+    let fixture = Fixture::new();
+    fixture.target("iqn.t");
     let node = "-m node -T iqn.t -p 127.0.0.1:3260";
-    bench.check(
+    fixture.check(
         &format!("{node},1 -o new"),
         0,
         "New iSCSI node [tcp:[hw=,ip=,net_if=,iscsi_if=default] 127.0.0.1,3260,1 iqn.t] added\n",
     );
-    bench.check("-m node", 0, "127.0.0.1:3260,1 iqn.t\n");
-    bench.check(
+    fixture.check("-m node", 0, "127.0.0.1:3260,1 iqn.t\n");
+    fixture.check(
         "-m node -P 1",
         0,
         "Target: iqn.t\n\tPortal: 127.0.0.1:3260,1\n\t\tIface Name: default\n",
     );
-    bench.check(
+    fixture.check(
         &format!("{node} -o update -n node.session.timeo.replacement_timeout -v 5"),
         0,
         "",
     );
-    bench.check(node, 0, "# BEGIN RECORD 2.1.9\nnode.name = iqn.t\n");
-    bench.check(
+    fixture.check(node, 0, "# BEGIN RECORD 2.1.9\nnode.name = iqn.t\n");
+    fixture.check(
         "-m node -o show",
         0,
         "node.session.timeo.replacement_timeout = 5\n",
     );
-    bench.check(
+    fixture.check(
         &format!("{node} --login"),
         0,
         "Login to [iface: default, target: iqn.t, portal: 127.0.0.1,3260] successful.\n",
     );
     assert_eq!(
-        bench.targets.sessions("iqn.t").unwrap()[0].initiator,
+        fixture.targets.sessions("iqn.t").unwrap()[0].initiator,
         "iqn.me"
     );
-    assert_eq!(bench.session_state(1), "LOGGED_IN\n");
+    assert_eq!(fixture.session_state(1), "LOGGED_IN\n");
 
-    bench.check(
+    fixture.check(
         &format!("{node} --login"),
         15,
         "iscsiadm: default: 1 session requested, but 1 already present.\n",
     );
-    bench.check(
+    fixture.check(
         "-m session",
         0,
         "tcp: [1] 127.0.0.1:3260,1 iqn.t (non-flash)\n",
     );
-    bench.check(
+    fixture.check(
         "-m session -r 1 -P 1",
         0,
         "\t\tiSCSI Session State: LOGGED_IN\n",
     );
-    bench.check("-m session -P 3", 0, "Host Number: 11\tState: running");
-    bench.check("-m session -P 4", 7, "Invalid info level 4");
-    bench.check(
+    fixture.check("-m session -P 3", 0, "Host Number: 11\tState: running");
+    fixture.check("-m session -P 4", 7, "Invalid info level 4");
+    fixture.check(
         "-m session -r 1",
         0,
         "node.session.timeo.replacement_timeout = 5\n",
     );
-    bench.check("-m session -r 1 -o new", 7, "not simulated");
-    bench.check(
+    fixture.check("-m session -r 1 -o new", 7, "not simulated");
+    fixture.check(
         "-m host",
         0,
         "tcp: [11] 127.0.0.1,[<empty>],<empty> <empty>\n",
     );
-    bench.check(
+    fixture.check(
         &format!("{node} -R"),
         0,
         "Rescanning session [sid: 1, target: iqn.t, portal: 127.0.0.1,3260]\n",
     );
-    bench.check("-m session -r 1 --rescan", 0, "Rescanning session [sid: 1");
-    bench.check(&format!("{node} -o delete"), 15, "in use by a session");
-    bench.check("-m node -T iqn.other -u", 21, "No matching sessions found");
-    bench.check("-m node -p 127.0.0.2 -u", 21, "No matching sessions found");
-    bench.check(
+    fixture.check("-m session -r 1 --rescan", 0, "Rescanning session [sid: 1");
+    fixture.check(&format!("{node} -o delete"), 15, "in use by a session");
+    fixture.check("-m node -T iqn.other -u", 21, "No matching sessions found");
+    fixture.check("-m node -p 127.0.0.2 -u", 21, "No matching sessions found");
+    fixture.check(
         "-m session -r 1 -u",
         0,
         "Logout of [sid: 1, target: iqn.t, portal: 127.0.0.1,3260] successful.\n",
     );
-    bench.check("-m session", 21, "");
-    assert_eq!(bench.targets.sessions("iqn.t").unwrap(), []);
-    bench.check(&format!("{node} -l"), 0, "");
-    bench.check("-m session", 0, "tcp: [2] ");
-    bench.check(&format!("{node} -u"), 0, "");
-    bench.check(&format!("{node} -o delete"), 0, "");
-    bench.check("-m node", 21, "");
+    fixture.check("-m session", 21, "");
+    assert_eq!(fixture.targets.sessions("iqn.t").unwrap(), []);
+    fixture.check(&format!("{node} -l"), 0, "");
+    fixture.check("-m session", 0, "tcp: [2] ");
+    fixture.check(&format!("{node} -u"), 0, "");
+    fixture.check(&format!("{node} -o delete"), 0, "");
+    fixture.check("-m node", 21, "");
 }
 
 #[test]
 fn a_new_record_over_an_old_one_has_default_settings() {
-    let bench = Bench::new();
+    let fixture = Fixture::new();
     for tpgt in [",1", ""] {
         let new = format!("-m node -T iqn.t{tpgt} -p 127.0.0.1:3260{tpgt} -o new")
             .replace("iqn.t,1", "iqn.t");
-        bench.check(&new, 0, "added");
-        bench.check(
+        fixture.check(&new, 0, "added");
+        fixture.check(
             "-m node -T iqn.t -o update -n node.session.scan -v manual",
             0,
             "",
         );
-        bench.check(&new, 0, "added");
-        bench.check("-m node -T iqn.t", 0, "node.session.scan = auto\n");
-        bench.check("-m node -T iqn.t -o delete", 0, "");
+        fixture.check(&new, 0, "added");
+        fixture.check("-m node -T iqn.t", 0, "node.session.scan = auto\n");
+        fixture.check("-m node -T iqn.t -o delete", 0, "");
     }
-    bench.check(
+    fixture.check(
         "-m node -T iqn.t -p 127.0.0.1 -o new",
         0,
         "127.0.0.1,3260,-1 iqn.t] added\n",
     );
-    bench.check("-m node", 0, "127.0.0.1:3260,4294967295 iqn.t\n");
+    fixture.check("-m node", 0, "127.0.0.1:3260,4294967295 iqn.t\n");
 }
 
 #[test]
-fn a_bad_update_changes_nothing() {
-    let bench = Bench::new();
-    bench.check("-m node -T iqn.t -p 127.0.0.1,1 -o new", 0, "");
-    bench.check("-m node -T iqn.t -o update", 7, "requires name and value");
-    bench.check(
+fn an_invalid_update_changes_nothing() {
+    let fixture = Fixture::new();
+    fixture.check("-m node -T iqn.t -p 127.0.0.1,1 -o new", 0, "");
+    fixture.check("-m node -T iqn.t -o update", 7, "requires name and value");
+    fixture.check(
         "-m node -T iqn.t -o update -n node.session.scan -v manual -n node.bogus -v 1",
         7,
         "Invalid param name",
     );
-    bench.check("-m node -T iqn.t", 0, "node.session.scan = auto\n");
+    fixture.check("-m node -T iqn.t", 0, "node.session.scan = auto\n");
 }
 
 #[test]
-fn logins_that_are_turned_down() {
-    let bench = Bench::new();
-    let target = bench.target("iqn.t");
+fn refused_logins() {
+    let fixture = Fixture::new();
+    let target = fixture.target("iqn.t");
     let login = |iqn: &str, portal: &str| {
         let node = format!("-m node -T {iqn} -p {portal}");
-        assert_eq!(bench.run(&format!("{node} -o new")).0, 0);
-        let (exit, _, err) = bench.run(&format!("{node} -l"));
+        assert_eq!(fixture.run(&format!("{node} -o new")).0, 0);
+        let (exit, _, err) = fixture.run(&format!("{node} -l"));
         assert!(
             err.contains(&format!("initiator reported error ({exit} - ")),
             "{err}"
@@ -289,16 +289,16 @@ fn logins_that_are_turned_down() {
             err.ends_with("iscsiadm: Could not log into all portals\n"),
             "{err}"
         );
-        assert_eq!(bench.run("-m session").0, 21);
-        let left = fs::read_dir(bench.dir.path().join("root/var/node-sim/sessions"))
+        assert_eq!(fixture.run("-m session").0, 21);
+        let left = fs::read_dir(fixture.dir.path().join("root/var/node-sim/sessions"))
             .unwrap()
             .count();
         assert_eq!(left, 0);
         exit
     };
-    assert_eq!(login("iqn.t", "127.0.0.1:3261"), 8, "nobody listens there");
+    assert_eq!(login("iqn.t", "127.0.0.1:3261"), 8, "no portal there");
     assert_eq!(login("iqn.other", "127.0.0.1:3260"), 19, "no such target");
-    bench
+    fixture
         .targets
         .put(&Target {
             enabled: false,
@@ -306,7 +306,7 @@ fn logins_that_are_turned_down() {
         })
         .unwrap();
     assert_eq!(login("iqn.t", "127.0.0.1:3260"), 19, "disabled");
-    bench
+    fixture
         .targets
         .put(&Target {
             max_sessions: 1,
@@ -317,12 +317,12 @@ fn logins_that_are_turned_down() {
         initiator: "iqn.you".into(),
         address: "127.0.0.1".parse().unwrap(),
     };
-    bench
+    fixture
         .targets
         .login("iqn.t", "other-host-1", &other, None)
         .unwrap();
     assert_eq!(login("iqn.t", "127.0.0.1:3260"), 19, "too many sessions");
-    bench.targets.remove("iqn.t").unwrap();
+    fixture.targets.remove("iqn.t").unwrap();
     assert_eq!(
         login("iqn.t", "127.0.0.1:3260"),
         8,
@@ -331,8 +331,8 @@ fn logins_that_are_turned_down() {
 }
 
 #[test]
-fn chap() {
-    let bench = Bench::new();
+fn chap_and_mutual_chap() {
+    let fixture = Fixture::new();
     let chap = Some(Chap {
         user: "me".into(),
         password: "secret-secret".into(),
@@ -341,133 +341,135 @@ fn chap() {
             password: "other-secret".into(),
         }),
     });
-    bench
+    fixture
         .targets
         .put(&Target {
             chap,
-            ..bench.target("iqn.t")
+            ..fixture.target("iqn.t")
         })
         .unwrap();
     let node = "-m node -T iqn.t -p 127.0.0.1";
-    bench.check(&format!("{node} -o new"), 0, "");
-    bench.check(&format!("{node} -l"), 24, "(24 - ");
-    bench.check(&format!("{node} -o update -n node.session.auth.authmethod -v CHAP -n node.session.auth.username -v me -n node.session.auth.password -v wrong"), 0, "");
-    bench.check(&format!("{node} -l"), 24, "(24 - ");
-    bench.check(
+    fixture.check(&format!("{node} -o new"), 0, "");
+    fixture.check(&format!("{node} -l"), 24, "(24 - ");
+    fixture.check(&format!("{node} -o update -n node.session.auth.authmethod -v CHAP -n node.session.auth.username -v me -n node.session.auth.password -v wrong"), 0, "");
+    fixture.check(&format!("{node} -l"), 24, "(24 - ");
+    fixture.check(
         &format!("{node} -o update -n node.session.auth.password -v secret-secret"),
         0,
         "",
     );
-    let (_, out, _) = bench.run(node);
+    let (_, out, _) = fixture.run(node);
     assert!(!out.contains("secret-secret"));
     let mutual = |password: &str| {
         format!(
             "{node} -o update -n node.session.auth.username_in -v nas -n node.session.auth.password_in -v {password}"
         )
     };
-    bench.check(&mutual("wrong"), 0, "");
-    bench.check(&format!("{node} -l"), 24, "(24 - ");
-    bench.check(&mutual("other-secret"), 0, "");
-    bench.check(&format!("{node} -l"), 0, "successful");
-    bench.check("-m session -P 2", 0, "username: me\n");
+    fixture.check(&mutual("wrong"), 0, "");
+    fixture.check(&format!("{node} -l"), 24, "(24 - ");
+    fixture.check(&mutual("other-secret"), 0, "");
+    fixture.check(&format!("{node} -l"), 0, "successful");
+    fixture.check("-m session -P 2", 0, "username: me\n");
 }
 
 #[test]
-fn discovery_makes_and_forgets_records() {
-    let bench = Bench::new();
-    bench.target("iqn.a");
-    bench.target("iqn.b");
+fn discovery_creates_and_deletes_records() {
+    let fixture = Fixture::new();
+    fixture.target("iqn.a");
+    fixture.target("iqn.b");
     let found = "127.0.0.1:3260,1 iqn.a\n127.0.0.1:3260,1 iqn.b\n";
-    let node = |line: &str| bench.run(line).1;
-    bench.check("-m discovery -t st -p 127.0.0.1 -o nonpersistent", 0, found);
-    bench.check("-m node", 21, "");
-    bench.check("-m discovery -t st -p 127.0.0.1", 0, found);
+    let node = |line: &str| fixture.run(line).1;
+    fixture.check("-m discovery -t st -p 127.0.0.1 -o nonpersistent", 0, found);
+    fixture.check("-m node", 21, "");
+    fixture.check("-m discovery -t st -p 127.0.0.1", 0, found);
     assert_eq!(node("-m node"), found);
-    bench.check("-m discovery", 0, "127.0.0.1:3260 via sendtargets\n");
-    bench.check(
+    fixture.check("-m discovery", 0, "127.0.0.1:3260 via sendtargets\n");
+    fixture.check(
         "-m node -T iqn.a -p 127.0.0.1",
         0,
         "node.discovery_type = send_targets\n",
     );
 
-    bench.check("-m node -T iqn.b -l", 0, "");
-    bench.targets.remove("iqn.b").unwrap();
-    bench.check("-m discovery -t st -p 127.0.0.1", 0, "");
-    assert_eq!(node("-m node"), found, "a record in use stays");
-    bench.check("-m node -T iqn.b -u", 0, "");
-    bench.check(
+    fixture.check("-m node -T iqn.b -l", 0, "");
+    fixture.targets.remove("iqn.b").unwrap();
+    fixture.check("-m discovery -t st -p 127.0.0.1", 0, "");
+    assert_eq!(node("-m node"), found, "a record in use is kept");
+    fixture.check("-m node -T iqn.b -u", 0, "");
+    fixture.check(
         "-m node -T iqn.a -o update -n node.startup -v automatic",
         0,
         "",
     );
-    bench.check("-m discovery -t st -p 127.0.0.1 -o new -o delete", 0, "");
+    fixture.check("-m discovery -t st -p 127.0.0.1 -o new -o delete", 0, "");
     assert_eq!(node("-m node"), "127.0.0.1:3260,1 iqn.a\n");
-    bench.check("-m node -T iqn.a", 0, "node.startup = automatic\n");
-    bench.check("-m discoverydb -t st -p 127.0.0.1 --discover", 0, "iqn.a");
-    bench.check("-m node -T iqn.a", 0, "node.startup = manual\n");
+    fixture.check("-m node -T iqn.a", 0, "node.startup = automatic\n");
+    fixture.check("-m discoverydb -t st -p 127.0.0.1 --discover", 0, "iqn.a");
+    fixture.check("-m node -T iqn.a", 0, "node.startup = manual\n");
 
-    bench.check(
+    fixture.check(
         "-m discovery -t st -p 127.0.0.1 -l",
         0,
         "target: iqn.a, portal: 127.0.0.1,3260] successful.\n",
     );
-    bench.check("-m node -u", 0, "");
-    bench.check(
+    fixture.check("-m node -u", 0, "");
+    fixture.check(
         "-m discoverydb -t st -p 127.0.0.1 -o show",
         0,
         "discovery.sendtargets.address = 127.0.0.1\n",
     );
-    bench.check("-m discoverydb -t st -p 127.0.0.1 -o delete", 0, "");
-    bench.check("-m node", 21, "");
+    fixture.check("-m discoverydb -t st -p 127.0.0.1 -o delete", 0, "");
+    fixture.check("-m node", 21, "");
     let disabled = Target {
         enabled: false,
-        ..bench.target("iqn.a")
+        ..fixture.target("iqn.a")
     };
-    bench.targets.put(&disabled).unwrap();
-    bench.check("-m discovery -t st -p 127.0.0.1", 21, "No portals found");
+    fixture.targets.put(&disabled).unwrap();
+    fixture.check("-m discovery -t st -p 127.0.0.1", 21, "No portals found");
 }
 
 #[test]
-fn a_target_that_goes_and_comes_back() {
-    let bench = Bench::new();
-    bench.target("iqn.t");
-    // Keeps the portal up.
-    bench.target("iqn.z");
-    bench.check("-m node -T iqn.t -p 127.0.0.1 -o new", 0, "");
-    bench.check("-m node -T iqn.t -l", 0, "");
-    bench.targets.remove("iqn.t").unwrap();
-    assert_eq!(
-        bench.session_state(1),
-        "LOGGED_IN\n",
-        "nobody has looked yet"
-    );
-    bench.check("-m session -R", 0, "");
-    assert_eq!(bench.session_state(1), "FAILED\n");
-    bench.check("-m session", 0, "tcp: [1] ");
-    bench.check("-m session -P 1", 0, "iSCSI Session State: FAILED\n");
-    bench.target("iqn.t");
-    bench.check("-m session -R", 0, "");
-    assert_eq!(bench.session_state(1), "LOGGED_IN\n");
-    assert_eq!(bench.targets.sessions("iqn.t").unwrap().len(), 1);
-    bench.targets.remove("iqn.t").unwrap();
-    bench.targets.remove("iqn.z").unwrap();
-    bench.check("-m session -R", 0, "");
-    assert_eq!(bench.session_state(1), "FAILED\n");
-    bench.check("-m node -T iqn.t -u", 0, "successful");
-    assert_eq!(bench.session_state(1), "");
+fn a_target_that_is_removed_and_restored() {
+    let fixture = Fixture::new();
+    fixture.target("iqn.t");
+    // Keeps the portal open.
+    fixture.target("iqn.z");
+    fixture.check("-m node -T iqn.t -p 127.0.0.1 -o new", 0, "");
+    fixture.check("-m node -T iqn.t -l", 0, "");
+    fixture.targets.remove("iqn.t").unwrap();
+    assert_eq!(fixture.session_state(1), "LOGGED_IN\n", "not rescanned yet");
+    fixture.check("-m session -R", 0, "");
+    assert_eq!(fixture.session_state(1), "FAILED\n");
+    fixture.check("-m session", 0, "tcp: [1] ");
+    fixture.check("-m session -P 1", 0, "iSCSI Session State: FAILED\n");
+    fixture.target("iqn.t");
+    fixture.check("-m session -R", 0, "");
+    assert_eq!(fixture.session_state(1), "LOGGED_IN\n");
+    assert_eq!(fixture.targets.sessions("iqn.t").unwrap().len(), 1);
+    fixture.targets.remove("iqn.t").unwrap();
+    fixture.targets.remove("iqn.z").unwrap();
+    fixture.check("-m session -R", 0, "");
+    assert_eq!(fixture.session_state(1), "FAILED\n");
+    fixture.check("-m node -T iqn.t -u", 0, "successful");
+    assert_eq!(fixture.session_state(1), "");
 }
 
 #[test]
 fn init_again_keeps_the_initiators_name() {
-    let bench = Bench::new();
-    let root = bench.dir.path().join("root");
+    let fixture = Fixture::new();
+    let root = fixture.dir.path().join("root");
     let program = std::env::current_exe().unwrap();
     let name = || fs::read_to_string(root.join("etc/iscsi/initiatorname.iscsi")).unwrap();
-    Host::init(&root, &[bench.dir.path().join("elsewhere")], None, &program).unwrap();
+    Host::init(
+        &root,
+        &[fixture.dir.path().join("elsewhere")],
+        None,
+        &program,
+    )
+    .unwrap();
     assert_eq!(name(), "InitiatorName=iqn.me\n");
     Host::init(
         &root,
-        &[bench.dir.path().join("targets")],
+        &[fixture.dir.path().join("targets")],
         Some("iqn.new"),
         &program,
     )
@@ -479,92 +481,92 @@ fn init_again_keeps_the_initiators_name() {
         .collect();
     assert_eq!(bin, ["iscsiadm"]);
     fs::remove_file(root.join("etc/iscsi/initiatorname.iscsi")).unwrap();
-    bench.target("iqn.t");
-    bench.check("-m discovery -t st -p 127.0.0.1", 7, "no InitiatorName");
+    fixture.target("iqn.t");
+    fixture.check("-m discovery -t st -p 127.0.0.1", 7, "no InitiatorName");
 }
 
 #[test]
-fn an_initiator_without_a_name_gets_one_when_iscsid_is_called() {
-    let bench = Bench::new();
-    let root = bench.dir.path().join("root");
+fn an_initiator_without_a_name_gets_one_when_iscsid_starts() {
+    let fixture = Fixture::new();
+    let root = fixture.dir.path().join("root");
     let host = Host::at(&root);
     let text = || fs::read_to_string(root.join("etc/iscsi/initiatorname.iscsi")).unwrap();
-    assert!(!host.start_iscsid().unwrap(), "it has one");
-    host.unname().unwrap();
+    assert!(!host.start_iscsid().unwrap(), "it already has a name");
+    host.remove_initiator_name().unwrap();
     let program = std::env::current_exe().unwrap();
-    Host::init(&root, &[bench.dir.path().join("targets")], None, &program).unwrap();
+    Host::init(&root, &[fixture.dir.path().join("targets")], None, &program).unwrap();
     assert_eq!(
         text(),
         "GenerateName=yes\n",
-        "no more than a reboot names it"
+        "like a reboot, it does not generate a name"
     );
-    bench.check("-m node", 21, "");
+    fixture.check("-m node", 21, "");
     assert_eq!(text(), "GenerateName=yes\n");
     assert!(host.start_iscsid().unwrap());
-    let made = text();
-    assert!(made.starts_with("InitiatorName=iqn.1993-08.org.debian:01:"));
+    let name = text();
+    assert!(name.starts_with("InitiatorName=iqn.1993-08.org.debian:01:"));
     assert!(!host.start_iscsid().unwrap());
-    // A login calls it, too.
-    host.unname().unwrap();
-    bench.target("iqn.t");
-    bench.check("-m discovery -t st -p 127.0.0.1", 0, "iqn.t");
-    assert_eq!(text(), made);
+    // A discovery starts iscsid, too.
+    host.remove_initiator_name().unwrap();
+    fixture.target("iqn.t");
+    fixture.check("-m discovery -t st -p 127.0.0.1", 0, "iqn.t");
+    assert_eq!(text(), name);
 }
 
 #[test]
-fn multipathd_is_there_when_it_is_installed() {
-    let bench = Bench::new();
-    let root = bench.dir.path().join("root");
+fn multipathd_exists_if_it_is_installed() {
+    let fixture = Fixture::new();
+    let root = fixture.dir.path().join("root");
     let (host, program) = (Host::at(&root), std::env::current_exe().unwrap());
-    for (state, there) in [
+    for (state, installed) in [
         (State::Stopped, true),
         (State::Absent, false),
         (State::Excluding, true),
     ] {
         host.set_multipathd(state, &program).unwrap();
         assert_eq!(host.multipathd().unwrap(), state);
-        assert_eq!(root.join("bin/multipathd").exists(), there);
+        assert_eq!(root.join("bin/multipathd").exists(), installed);
     }
 }
 
 #[test]
-fn a_session_number_is_never_given_again() {
-    let bench = Bench::new();
-    let numbers = |bench: &Bench| -> Vec<u32> {
-        let read = super::super::session::read(&Host::at(&bench.dir.path().join("root")));
+fn a_session_id_is_never_reused() {
+    let fixture = Fixture::new();
+    let sids = |fixture: &Fixture| -> Vec<u32> {
+        let read = super::super::session::read(&Host::at(&fixture.dir.path().join("root")));
         read.unwrap().iter().map(|session| session.sid).collect()
     };
     for iqn in ["iqn.a", "iqn.b"] {
-        bench.target(iqn);
-        bench.check(&format!("-m node -T {iqn} -p 127.0.0.1 -o new"), 0, "added");
-        bench.check(&format!("-m node -T {iqn} -l"), 0, "successful");
+        fixture.target(iqn);
+        fixture.check(&format!("-m node -T {iqn} -p 127.0.0.1 -o new"), 0, "added");
+        fixture.check(&format!("-m node -T {iqn} -l"), 0, "successful");
     }
-    assert_eq!(numbers(&bench), [1, 2]);
-    // The newest is gone, and so are all: the next has another number.
+    assert_eq!(sids(&fixture), [1, 2]);
+    // Even the id of the newest session is not reused.
     for (out, left) in [("iqn.b", vec![1, 3]), ("iqn.a", vec![3, 4])] {
-        bench.check(&format!("-m node -T {out} -u"), 0, "successful");
-        bench.check(&format!("-m node -T {out} -l"), 0, "successful");
-        assert_eq!(numbers(&bench), left);
+        fixture.check(&format!("-m node -T {out} -u"), 0, "successful");
+        fixture.check(&format!("-m node -T {out} -l"), 0, "successful");
+        assert_eq!(sids(&fixture), left);
     }
-    bench.check("-m session -u", 0, "successful");
-    bench.check("-m node -T iqn.a -l", 0, "successful");
-    assert_eq!(numbers(&bench), [5]);
-    // A login that fails has used its number up, as one that is killed has.
-    bench.targets.remove("iqn.b").unwrap();
-    bench.check("-m node -T iqn.b -l", 19, "refuses");
-    bench.target("iqn.b");
-    bench.check("-m node -T iqn.b -l", 0, "successful");
-    assert_eq!(numbers(&bench), [5, 7]);
-    // Not even where the counter is lost, as long as a session lives.
-    fs::remove_file(bench.dir.path().join("root/var/node-sim/last-sid")).unwrap();
-    bench.check("-m node -T iqn.b -u", 0, "successful");
-    bench.check("-m node -T iqn.b -l", 0, "successful");
-    assert_eq!(numbers(&bench), [5, 6]);
-    // An update of the host root keeps them as well.
-    let root = bench.dir.path().join("root");
+    fixture.check("-m session -u", 0, "successful");
+    fixture.check("-m node -T iqn.a -l", 0, "successful");
+    assert_eq!(sids(&fixture), [5]);
+    // A failed login uses up its id, as a killed one does.
+    fixture.targets.remove("iqn.b").unwrap();
+    fixture.check("-m node -T iqn.b -l", 19, "refuses");
+    fixture.target("iqn.b");
+    fixture.check("-m node -T iqn.b -l", 0, "successful");
+    assert_eq!(sids(&fixture), [5, 7]);
+    // Without the counter, the ids of live sessions are not reused.
+    fs::remove_file(fixture.dir.path().join("root/var/node-sim/last-sid")).unwrap();
+    fixture.check("-m node -T iqn.b -u", 0, "successful");
+    fixture.check("-m node -T iqn.b -l", 0, "successful");
+    assert_eq!(sids(&fixture), [5, 6]);
+    // An update of the host root keeps the counter.
+    let root = fixture.dir.path().join("root");
     let program = std::env::current_exe().unwrap();
-    Host::init(&root, &[bench.dir.path().join("targets")], None, &program).unwrap();
-    bench.check("-m session -u", 0, "successful");
-    bench.check("-m node -T iqn.a -l", 0, "successful");
-    assert_eq!(numbers(&bench), [7]);
+    Host::init(&root, &[fixture.dir.path().join("targets")], None, &program).unwrap();
+    fixture.check("-m session -u", 0, "successful");
+    fixture.check("-m node -T iqn.a -l", 0, "successful");
+    assert_eq!(sids(&fixture), [7]);
 }

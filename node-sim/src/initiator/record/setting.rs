@@ -1,17 +1,17 @@
-//! The settings a node record has, with open-iscsi's names, its shipped defaults, and what it takes for a value.
+//! The settings of a node record: names, shipped defaults and valid values of open-iscsi.
 
 use crate::initiator::console::Failure;
 
-/// What a value may be.
+/// Type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Part of what a record is found by, or told by its origin.
+    /// Part of the record's key or origin; cannot be changed.
     Fixed,
     /// A whole number.
     Number,
     /// Anything on one line.
     Text,
-    /// Like text, but starred in print.
+    /// Like text, but masked in output.
     Secret,
     /// One of these.
     Choice(&'static [&'static str]),
@@ -26,16 +26,16 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    /// Whether the value makes sense.
+    /// Validates a value.
     pub(super) fn accept(&self, value: &str) -> Result<(), Failure> {
-        let fits = match self.kind {
+        let valid = match self.kind {
             Kind::Fixed => false,
             Kind::Number => value.parse::<i64>().is_ok(),
             // A line break would be read back as another setting.
             Kind::Text | Kind::Secret => !value.contains(['\n', '\r']),
             Kind::Choice(choices) => choices.contains(&value),
         };
-        if fits {
+        if valid {
             return Ok(());
         }
         let shown = if self.kind == Kind::Secret {
@@ -62,7 +62,7 @@ const fn setting(name: &'static str, default: &'static str, kind: Kind) -> Setti
     }
 }
 
-/// All of them, in the order in which a record lists them.
+/// All settings, in the order of a record's file.
 pub(super) const SETTINGS: &[Setting] = &[
     setting("node.name", "", Kind::Fixed),
     setting("node.tpgt", "", Kind::Fixed),

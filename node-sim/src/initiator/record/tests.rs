@@ -15,7 +15,7 @@ fn place(iqn: &str, port: u16) -> Place {
     }
 }
 
-fn fixed(iqn: &str, tpgt: Option<u16>) -> Record {
+fn static_record(iqn: &str, tpgt: Option<u16>) -> Record {
     Record::new(place(iqn, 3260), tpgt, Origin::Static)
 }
 
@@ -44,10 +44,10 @@ fn files(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn laid_out_as_open_iscsi_does() {
+fn the_layout_is_that_of_open_iscsi() {
     let (_dir, host, lock) = host();
-    write(&host, &lock, &mut fixed("iqn.a", Some(1))).unwrap();
-    write(&host, &lock, &mut fixed("iqn.b", None)).unwrap();
+    write(&host, &lock, &mut static_record("iqn.a", Some(1))).unwrap();
+    write(&host, &lock, &mut static_record("iqn.b", None)).unwrap();
     let source = Origin::SendTargets {
         address: "10.0.0.5".into(),
         port: 3260,
@@ -89,7 +89,7 @@ fn laid_out_as_open_iscsi_does() {
 }
 
 #[test]
-fn what_is_written_is_read_again() {
+fn a_written_record_is_read_back() {
     let (_dir, host, lock) = host();
     let source = Origin::SendTargets {
         address: "fd00::5".into(),
@@ -135,8 +135,8 @@ fn what_is_written_is_read_again() {
 }
 
 #[test]
-fn settings_are_checked() {
-    let mut record = fixed("iqn.a", Some(1));
+fn settings_are_validated() {
+    let mut record = static_record("iqn.a", Some(1));
     for (name, value) in [
         ("node.startup", "automatic"),
         ("node.session.timeo.replacement_timeout", "5"),
@@ -170,22 +170,22 @@ fn settings_are_checked() {
 }
 
 #[test]
-fn a_portal_group_tag_is_taken_over_and_is_never_lost() {
+fn a_portal_group_tag_is_inherited_and_never_lost() {
     let (_dir, host, lock) = host();
-    write(&host, &lock, &mut fixed("iqn.a", None)).unwrap();
-    write(&host, &lock, &mut fixed("iqn.a", Some(1))).unwrap();
+    write(&host, &lock, &mut static_record("iqn.a", None)).unwrap();
+    write(&host, &lock, &mut static_record("iqn.a", Some(1))).unwrap();
     assert_eq!(files(&host)[0], "nodes/iqn.a/127.0.0.1,3260,1/default");
-    write(&host, &lock, &mut fixed("iqn.a", None)).unwrap();
+    write(&host, &lock, &mut static_record("iqn.a", None)).unwrap();
     assert_eq!(list(&host, &Pattern::default()).unwrap().len(), 1);
     assert_eq!(files(&host)[0], "nodes/iqn.a/127.0.0.1,3260,1/default");
 }
 
 #[test]
-fn names_that_are_paths_are_refused() {
+fn names_that_contain_paths_are_refused() {
     let (_dir, host, lock) = host();
     for iqn in ["", "..", "../x", "a/b", ".x"] {
         assert_eq!(
-            write(&host, &lock, &mut fixed(iqn, Some(1)))
+            write(&host, &lock, &mut static_record(iqn, Some(1)))
                 .unwrap_err()
                 .exit,
             Exit::Invalid,
@@ -195,13 +195,13 @@ fn names_that_are_paths_are_refused() {
 }
 
 #[test]
-fn a_record_that_a_power_cut_has_torn_is_none_and_in_the_way() {
+fn a_truncated_record_is_not_listed_and_blocks_its_name() {
     let (_dir, host, lock) = host();
-    write(&host, &lock, &mut fixed("iqn.a", None)).unwrap();
-    write(&host, &lock, &mut fixed("iqn.b", None)).unwrap();
+    write(&host, &lock, &mut static_record("iqn.a", None)).unwrap();
+    write(&host, &lock, &mut static_record("iqn.b", None)).unwrap();
     let file = host.iscsi_dir().join("nodes/iqn.a/127.0.0.1,3260");
     let text = fs::read_to_string(&file).unwrap();
-    // A last line without an end is left out, and no harm comes of it.
+    // An incomplete last line is ignored.
     fs::write(&file, format!("{text}node.session.scan = ")).unwrap();
     assert_eq!(list(&host, &Pattern::default()).unwrap().len(), 2);
     let a = exactly(&place("iqn.a", 3260));
@@ -216,10 +216,10 @@ fn a_record_that_a_power_cut_has_torn_is_none_and_in_the_way() {
 }
 
 #[test]
-fn a_record_of_another_release_keeps_all_from_being_shown() {
+fn one_record_of_another_release_makes_showing_all_records_fail() {
     let (_dir, host, lock) = host();
-    write(&host, &lock, &mut fixed("iqn.a", None)).unwrap();
-    write(&host, &lock, &mut fixed("iqn.b", None)).unwrap();
+    write(&host, &lock, &mut static_record("iqn.a", None)).unwrap();
+    write(&host, &lock, &mut static_record("iqn.b", None)).unwrap();
     must_be_readable(&host).unwrap();
     let file = host.iscsi_dir().join("nodes/iqn.b/127.0.0.1,3260");
     let text = fs::read_to_string(&file).unwrap() + "node.future = 1\n";
@@ -227,7 +227,7 @@ fn a_record_of_another_release_keeps_all_from_being_shown() {
     let failure = must_be_readable(&host).unwrap_err();
     assert_eq!(failure.exit, Exit::Invalid);
     assert!(failure.text.contains("node.future"));
-    // Who changes or deletes records does not mind.
+    // Changing and deleting records still works.
     assert_eq!(list(&host, &Pattern::default()).unwrap().len(), 2);
     fs::write(host.iscsi_dir().join("nodes/stray"), "").unwrap();
     assert_eq!(
@@ -237,12 +237,12 @@ fn a_record_of_another_release_keeps_all_from_being_shown() {
 }
 
 #[test]
-fn iscsid_conf_leaks_into_new_records() {
+fn new_records_get_the_settings_of_iscsid_conf() {
     let (_dir, host, _lock) = host();
     let conf = "# node.session.nr_sessions = 9\nnode.session.nr_sessions = 2\nnode.startup=automatic\nnode.name = x\nnode.session.scan = never\niscsid.startup = y\n";
     fs::create_dir_all(host.iscsi_dir()).unwrap();
     fs::write(host.iscsi_dir().join("iscsid.conf"), conf).unwrap();
-    let mut record = fixed("iqn.a", None);
+    let mut record = static_record("iqn.a", None);
     record.take_defaults(&host.defaults());
     assert_eq!(record.get("node.session.nr_sessions"), "2");
     assert_eq!(record.get("node.startup"), "automatic");

@@ -57,7 +57,7 @@ fn put_get_list_remove() {
 }
 
 #[test]
-fn strange_names_stay_in_the_folder_and_apart() {
+fn unusual_names_stay_in_the_directory_and_are_unique() {
     let (dir, targets) = targets();
     for iqn in [
         "../../evil",
@@ -80,7 +80,7 @@ fn strange_names_stay_in_the_folder_and_apart() {
 }
 
 #[test]
-fn a_session_lives_until_logout_or_until_its_target_goes() {
+fn a_session_lives_until_logout_or_until_its_target_is_removed() {
     let (_dir, targets) = targets();
     targets.put(&target(IQN)).unwrap();
     targets.login(IQN, "h-1", &session(), None).unwrap();
@@ -94,15 +94,15 @@ fn a_session_lives_until_logout_or_until_its_target_goes() {
     assert!(targets.attached(IQN, "h-1").unwrap().is_some());
     targets.remove(IQN).unwrap();
     assert_eq!(targets.sessions(IQN).unwrap(), []);
-    // A target of the same name that comes later knows nothing of the old session.
+    // A later target of the same name does not know the old session.
     targets.put(&target(IQN)).unwrap();
     assert!(targets.attached(IQN, "h-1").unwrap().is_none());
 }
 
 #[test]
-fn logins_are_turned_down_for_the_reasons_a_target_has() {
+fn logins_are_refused_for_each_reason() {
     let (_dir, targets) = targets();
-    let login = |key, proof: Option<&Chap>| targets.login(IQN, key, &session(), proof);
+    let login = |key, offered: Option<&Chap>| targets.login(IQN, key, &session(), offered);
     assert!(matches!(login("k", None), Err(Refusal::NoTarget)));
     let chap = Chap {
         user: "u".into(),
@@ -141,7 +141,7 @@ fn logins_are_turned_down_for_the_reasons_a_target_has() {
 }
 
 #[test]
-fn an_initiator_that_asks_for_proof_wants_the_right_one() {
+fn mutual_chap_needs_the_right_credentials_of_the_target() {
     let (_dir, targets) = targets();
     let nas = |password: &str| Credential {
         user: "nas".into(),
@@ -152,7 +152,7 @@ fn an_initiator_that_asks_for_proof_wants_the_right_one() {
         password: "secret-secret".into(),
         mutual,
     };
-    let login = |proof: &Chap| targets.login(IQN, "k", &session(), Some(proof));
+    let login = |offered: &Chap| targets.login(IQN, "k", &session(), Some(offered));
     let put = |chap| {
         targets
             .put(&Target {
@@ -175,14 +175,14 @@ fn an_initiator_that_asks_for_proof_wants_the_right_one() {
 }
 
 #[test]
-fn a_target_written_before_mutual_chap_is_still_read() {
+fn a_file_from_before_mutual_chap_can_be_read() {
     let old = r#"{"user": "u", "password": "p"}"#;
     let chap: Chap = serde_json::from_str(old).unwrap();
     assert_eq!(chap.mutual, None);
 }
 
 #[test]
-fn align_makes_these_targets_and_no_others() {
+fn align_exports_exactly_these_targets() {
     let (_dir, targets) = targets();
     targets.put(&target("iqn.a")).unwrap();
     targets.put(&target("iqn.b")).unwrap();
@@ -191,11 +191,11 @@ fn align_makes_these_targets_and_no_others() {
 }
 
 #[test]
-fn no_other_target_is_read_where_nothing_is_taken_out() {
+fn other_targets_are_read_only_if_a_unit_is_removed() {
     let (_dir, targets) = targets();
     targets.put(&target(IQN)).unwrap();
     targets.login(IQN, "key", &session(), None).unwrap();
-    // Whoever looks at all targets falls over this one.
+    // Reading all targets fails at this one.
     fs::write(targets.dir().join("iqn.broken.json"), "{").unwrap();
     targets.list().unwrap_err();
     let mut changed = target(IQN);

@@ -1,11 +1,11 @@
-//! PURE: what `tgtadm` is told, one command each.
+//! PURE: the `tgtadm` commands.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use crate::target::LogicalUnit;
 
-/// One change of the daemon.
+/// A change of the daemon: one `tgtadm` command.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Step {
     NewTarget {
@@ -21,23 +21,23 @@ pub(super) enum Step {
         lun: u16,
         file: String,
     },
-    /// What the unit says of itself.
+    /// Sets the unit's INQUIRY data.
     Describe {
         tid: u32,
         lun: u16,
         params: String,
     },
-    /// The unit's commands wait from now on.
+    /// Takes the unit offline: its commands wait.
     Offline {
         tid: u32,
         lun: u16,
     },
-    /// Opens the unit's file anew, which is when the daemon looks how large it is, and lets its commands go on.
+    /// Reopens the unit's file, which updates its size, and takes it online again.
     Reopen {
         tid: u32,
         lun: u16,
         file: String,
-        /// What is to be found there; the daemon is not told.
+        /// Expected size in bytes; not part of the command.
         size: u64,
     },
     DeleteUnit {
@@ -59,28 +59,28 @@ pub(super) enum Step {
         tid: u32,
         account: Account,
     },
-    /// Lets any initiator in.
-    Admit {
+    /// Allows all initiators.
+    AllowAll {
         tid: u32,
     },
-    /// Lets no initiator in; sessions go on.
-    Shut {
+    /// Refuses all initiators; sessions continue.
+    DenyAll {
         tid: u32,
     },
     NewPortal(SocketAddr),
     DeletePortal(SocketAddr),
 }
 
-/// An account as a target knows it.
+/// An account that is bound to a target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Account {
     pub(super) user: String,
-    /// The target proves itself with it, instead of the initiator.
+    /// Whether it authenticates the target (mutual CHAP) instead of the initiator.
     pub(super) outgoing: bool,
 }
 
 impl Step {
-    /// The command's arguments, but for the control port.
+    /// The command's arguments, without the control port.
     pub(super) fn argv(&self) -> Vec<String> {
         let words = |fixed: &str| -> Vec<String> {
             ["--lld", "iscsi"]
@@ -89,7 +89,7 @@ impl Step {
                 .map(ToOwned::to_owned)
                 .collect()
         };
-        // Whatever may hold a blank is pushed as a word of its own.
+        // A value that may contain spaces is a separate argument.
         let with = |fixed: String, last: &[&str]| {
             let mut argv = words(&fixed);
             argv.extend(last.iter().map(|word| (*word).to_owned()));
@@ -142,10 +142,10 @@ impl Step {
             }
             Self::Bind { tid, account } => bind("bind", tid, account),
             Self::Unbind { tid, account } => bind("unbind", tid, account),
-            Self::Admit { tid } => words(&format!(
+            Self::AllowAll { tid } => words(&format!(
                 "--op bind --mode target --tid {tid} --initiator-address ALL"
             )),
-            Self::Shut { tid } => words(&format!(
+            Self::DenyAll { tid } => words(&format!(
                 "--op unbind --mode target --tid {tid} --initiator-address ALL"
             )),
             Self::NewPortal(portal) => {
@@ -158,7 +158,7 @@ impl Step {
     }
 }
 
-/// As the command line, without its password.
+/// The command line without the password.
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut argv = self.argv();
@@ -170,8 +170,7 @@ impl fmt::Debug for Step {
     }
 }
 
-/// A unit's parameters: vendor, product, revision, serial and the NAA. Tgt makes the NAA of a `scsi_id` that is `3` and
-/// 32 hex digits.
+/// A unit's parameters: vendor, product, revision, serial and NAA. Tgt derives the NAA from a `scsi_id` of `3` and 32 hex digits.
 pub(super) fn description(unit: &LogicalUnit) -> String {
     format!(
         "vendor_id={},product_id={},product_rev={},scsi_sn={},scsi_id={},{},{}",
@@ -185,19 +184,18 @@ pub(super) fn description(unit: &LogicalUnit) -> String {
     )
 }
 
-/// The caching mode page (SBC-3, page 8, 18 bytes): byte 2 has WCE, the volatile write cache, in bit 2; the rest is what tgt has
-/// there by itself.
+/// The caching mode page (SBC-3, page 8, 18 bytes): bit 2 of byte 2 is WCE, the volatile write cache; the rest is tgt's default.
 fn caching(unit: &LogicalUnit) -> String {
     let wce = if unit.write_cache { "0x14" } else { "0x10" };
     format!("mode_page=8:0:18:{wce}:0:0xff:0xff:0:0:0xff:0xff:0xff:0xff:0x80:0x14:0:0:0:0:0:0")
 }
 
-/// Tgt announces UNMAP for a unit that it is told is thin, and punches holes then.
+/// For a thin unit tgt announces UNMAP and punches holes.
 pub(super) fn thinness(unit: &LogicalUnit) -> String {
     format!("thin_provisioning={}", u8::from(unit.unmap))
 }
 
-/// What `--op show` tells as the unit's SCSI ID once it is described.
+/// The unit's SCSI ID in `--op show`, once its parameters are set.
 pub(super) fn scsi_id(unit: &LogicalUnit) -> String {
     format!("3{}", unit.naa)
 }
@@ -207,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commands_that_were_tried_by_hand() {
+    fn commands_are_those_that_were_tested_manually() {
         let check = |step: Step, want: &str| {
             assert_eq!(
                 step.argv(),
@@ -266,7 +264,7 @@ mod tests {
             "--op unbind --mode account --tid 3 --user joe",
         );
         check(
-            Step::Admit { tid },
+            Step::AllowAll { tid },
             "--op bind --mode target --tid 3 --initiator-address ALL",
         );
         check(
@@ -276,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_in_a_name_splits_no_word_and_no_password_is_shown() {
+    fn a_name_with_a_space_is_one_argument_and_passwords_are_hidden() {
         let step = Step::NewAccount {
             user: "a b".into(),
             password: "hush hush".into(),

@@ -1,4 +1,4 @@
-//! EFFECT: the daemon's life, and `tgtadm`.
+//! EFFECT: starts, finds and stops the daemon, and runs `tgtadm`.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -15,73 +15,73 @@ use super::show;
 use crate::exec;
 use crate::store::{self, Durability, Lock};
 
-/// The daemon's environment names the folder that it works for.
-const MARK: &str = "NODE_SIM_TGT";
-/// Where tgt keeps its control sockets: `socket.<port>` and `socket.<port>.lock`.
+/// Environment variable of the daemon with its directory.
+const ENV_NAME: &str = "NODE_SIM_TGT";
+/// Directory of tgt's control sockets: `socket.<port>` and `socket.<port>.lock`.
 const SOCKETS: &str = "/var/run/tgtd";
-/// What `tgtadm` says of a unit with a command under way.
+/// Error of `tgtadm` for a unit with a command in progress.
 const STILL_ACTIVE: &str = "this logical unit is still active";
-/// Longest that the daemon may take to answer, or to be gone.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Timeout for the daemon to answer or to end.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The daemon of one folder, alive or not.
+/// The daemon of a directory, running or not.
 #[derive(Debug)]
 pub(super) struct Daemon<'a> {
     lock: &'a Lock,
-    mark: String,
+    env_entry: String,
     control: String,
 }
 
 impl<'a> Daemon<'a> {
-    /// The daemon of this folder, for the holder of the folder's lock. Its control port is chosen once, and written down.
+    /// The daemon of this directory, under its lock. Its control port is chosen once and recorded.
     pub(super) fn of(dir: &Path, lock: &'a Lock) -> io::Result<Self> {
-        let note = dir.join("control-port");
-        let control = match fs::read_to_string(&note) {
+        let port_file = dir.join("control-port");
+        let control = match fs::read_to_string(&port_file) {
             Ok(text) => text.trim().to_owned(),
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
                 let control = free_control_port(dir)?;
-                lock.write(&note, control.as_bytes(), Durability::Always)?;
+                lock.write(&port_file, control.as_bytes(), Durability::Always)?;
                 control
             }
-            Err(wrong) => return Err(wrong),
+            Err(error) => return Err(error),
         };
         Ok(Self {
             lock,
-            mark: format!("{MARK}={}", dir.display()),
+            env_entry: format!("{ENV_NAME}={}", dir.display()),
             control,
         })
     }
 
-    pub(super) fn lives(&self) -> io::Result<bool> {
+    pub(super) fn is_running(&self) -> io::Result<bool> {
         Ok(!self.pids()?.is_empty())
     }
 
-    /// Starts the daemon, with no portal that an initiator would knock at.
+    /// Starts the daemon without a portal that initiators use.
     pub(super) fn start(&self) -> io::Result<()> {
-        self.sweep()?;
-        // Told of no portal it takes all of port 3260, so it gets one that nobody knows, until it is told to listen.
-        let nowhere = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
-        let portal = format!("portal={nowhere}");
-        let (name, value) = self.mark.split_once('=').unwrap_or_default();
+        self.remove_sockets()?;
+        // Without a portal it listens on port 3260 of all addresses, so give it a free port until `listen` is called.
+        let unused = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        let portal = format!("portal={unused}");
+        let (name, value) = self.env_entry.split_once('=').unwrap_or_default();
         exec::run(
             self.lock,
             "tgtd",
             &["-C", &self.control, "--iscsi", &portal],
             &[(name, value)],
         )?;
-        let mut said = String::new();
-        exec::until(DEADLINE, || match self.show("system") {
+        let mut last_error = String::new();
+        exec::until(TIMEOUT, || match self.show("system") {
             Ok(_) => Ok(true),
-            Err(wrong) => {
-                said = wrong.to_string();
+            Err(error) => {
+                last_error = error.to_string();
                 Ok(false)
             }
         })?
         .then_some(())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, format!("tgtd: {said}")))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, format!("tgtd: {last_error}")))
     }
 
-    /// Makes the daemon listen on these portals and no others; live sessions go on.
+    /// Makes the daemon listen on exactly these portals. Live sessions continue.
     pub(super) fn listen(&self, portals: &[SocketAddr]) -> io::Result<()> {
         let now = show::portals(&self.show("portal")?);
         for portal in now.iter().filter(|portal| !portals.contains(portal)) {
@@ -89,12 +89,15 @@ impl<'a> Daemon<'a> {
         }
         for portal in portals.iter().filter(|portal| !now.contains(portal)) {
             self.run(&Step::NewPortal(*portal))
-                .map_err(|wrong| cannot(portal, &wrong.to_string()))?;
+                .map_err(|error| cannot_listen(portal, &error.to_string()))?;
         }
         let now = show::portals(&self.show("portal")?);
         match portals.iter().find(|portal| !now.contains(portal)) {
             None => Ok(()),
-            Some(portal) => Err(cannot(portal, "it is not among its portals")),
+            Some(portal) => Err(cannot_listen(
+                portal,
+                "it is missing in its list of portals",
+            )),
         }
     }
 
@@ -103,14 +106,14 @@ impl<'a> Daemon<'a> {
         self.tgtadm(&["--lld", "iscsi", "--op", "show", "--mode", mode])
     }
 
-    /// A unit that an initiator's command is busy with can be taken away a moment later.
+    /// Runs a command. It is retried if a unit is busy with a command of an initiator.
     pub(super) fn run(&self, step: &Step) -> io::Result<()> {
         let argv = step.argv();
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         let mut busy = None;
-        let done = exec::until(DEADLINE, || match self.tgtadm(&argv) {
-            Err(wrong) if wrong.to_string().contains(STILL_ACTIVE) => {
-                busy = Some(wrong);
+        let done = exec::until(TIMEOUT, || match self.tgtadm(&argv) {
+            Err(error) if error.to_string().contains(STILL_ACTIVE) => {
+                busy = Some(error);
                 Ok(false)
             }
             answer => answer.map(|_| true),
@@ -126,24 +129,24 @@ impl<'a> Daemon<'a> {
         exec::run(self.lock, "tgtadm", &all, &[])
     }
 
-    /// Ends the daemon and removes its sockets. It has nothing to save: what initiators were told is written is in the
-    /// files. (Asked politely, by SIGTERM, it stops answering and lives on.)
-    pub(super) fn end(&self) -> io::Result<()> {
+    /// Kills the daemon and removes its sockets. It has nothing to save: acknowledged writes are in the files. (On SIGTERM it
+    /// stops answering but does not exit.)
+    pub(super) fn stop(&self) -> io::Result<()> {
         for pid in self.pids()? {
-            // It may be gone by itself by now.
+            // It may have ended already.
             let _ = kill(pid, Signal::SIGKILL);
         }
-        if exec::until(DEADLINE, || Ok(!self.lives()?))? {
-            self.sweep()
+        if exec::until(TIMEOUT, || Ok(!self.is_running()?))? {
+            self.remove_sockets()
         } else {
             Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "tgtd does not end when it is killed",
+                "tgtd did not end after SIGKILL",
             ))
         }
     }
 
-    fn sweep(&self) -> io::Result<()> {
+    fn remove_sockets(&self) -> io::Result<()> {
         sockets(&self.control)
             .iter()
             .try_for_each(|socket| store::remove(socket))
@@ -157,13 +160,13 @@ impl<'a> Daemon<'a> {
                 continue;
             };
             let process = Path::new("/proc").join(name);
-            // A process that ends while we look is not there.
+            // Ignore a process that ends in the meantime.
             let is_tgtd = fs::read(process.join("comm")).is_ok_and(|comm| comm == b"tgtd\n");
             let is_ours = || {
                 let environ = fs::read(process.join("environ")).unwrap_or_default();
                 environ
                     .split(|byte| *byte == 0)
-                    .any(|entry| entry == self.mark.as_bytes())
+                    .any(|entry| entry == self.env_entry.as_bytes())
             };
             if is_tgtd && is_ours() {
                 pids.push(Pid::from_raw(pid));
@@ -173,8 +176,8 @@ impl<'a> Daemon<'a> {
     }
 }
 
-/// A portal that cannot be had.
-pub(super) fn cannot(portal: &SocketAddr, why: &str) -> io::Error {
+/// Error for a portal that cannot be opened.
+pub(super) fn cannot_listen(portal: &SocketAddr, why: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::AddrInUse,
         format!(
@@ -184,10 +187,10 @@ pub(super) fn cannot(portal: &SocketAddr, why: &str) -> io::Error {
 }
 
 fn sockets(control: &str) -> [PathBuf; 2] {
-    ["", ".lock"].map(|end| Path::new(SOCKETS).join(format!("socket.{control}{end}")))
+    ["", ".lock"].map(|suffix| Path::new(SOCKETS).join(format!("socket.{control}{suffix}")))
 }
 
-/// A control port that no daemon has. Tgt reads a signed 16-bit number.
+/// A control port that no daemon uses. Tgt parses it as a signed 16-bit number.
 fn free_control_port(dir: &Path) -> io::Result<String> {
     let mut hasher = DefaultHasher::new();
     dir.hash(&mut hasher);

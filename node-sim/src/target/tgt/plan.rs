@@ -1,4 +1,4 @@
-//! PURE: what the daemon has and what it should have → the steps between them.
+//! PURE: current and desired state of the daemon → the steps between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,15 +7,15 @@ use super::argv::{self, Account, Step};
 use super::show::{TgtState, Unit};
 use crate::target::{Target, capacity};
 
-/// The size of a block, of each unit.
+/// Block size of all units in bytes.
 const BLOCK: u64 = 512;
 
-/// What the daemon was told and does not tell again.
+/// State of the daemon that it does not show.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// Of every account that there is.
+    /// Passwords of all accounts, by name.
     passwords: BTreeMap<String, String>,
-    /// The capacity that a unit was opened with, where we opened it.
+    /// Size in bytes with which a unit was last reopened, by target and LUN.
     sizes: BTreeMap<(String, u16), u64>,
 }
 
@@ -29,7 +29,7 @@ impl std::fmt::Debug for Memory {
 }
 
 impl Memory {
-    /// Takes note of a step that was done for a target.
+    /// Records a step that was done for a target.
     pub(super) fn learn(&mut self, iqn: &str, step: &Step) {
         match step {
             Step::NewAccount { user, password } => {
@@ -50,15 +50,15 @@ impl Memory {
             | Step::Offline { .. }
             | Step::Bind { .. }
             | Step::Unbind { .. }
-            | Step::Admit { .. }
-            | Step::Shut { .. }
+            | Step::AllowAll { .. }
+            | Step::DenyAll { .. }
             | Step::NewPortal(_)
             | Step::DeletePortal(_) => {}
         }
     }
 }
 
-/// Refuses what tgt cannot do.
+/// Refuses targets that tgt cannot export.
 pub(super) fn check(target: &Target, wanted: &BTreeMap<String, Target>) -> io::Result<()> {
     let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     for unit in target.luns.values() {
@@ -73,7 +73,9 @@ pub(super) fn check(target: &Target, wanted: &BTreeMap<String, Target>) -> io::R
         if file.is_none_or(|file| file.contains([',', '\n']))
             || params.iter().any(|param| param.contains([',', '=', '\n']))
         {
-            return refused(format!("tgtadm cannot be told of {unit:?}: it has a comma"));
+            return refused(format!(
+                "tgtadm cannot take {unit:?}: it contains a comma, '=' or a line break"
+            ));
         }
     }
     let own = accounts(target);
@@ -88,7 +90,7 @@ pub(super) fn check(target: &Target, wanted: &BTreeMap<String, Target>) -> io::R
             .any(|(ours, secret)| ours.user == theirs.user && *secret != password);
         if clash {
             return refused(format!(
-                "tgt has one password for each CHAP name, and {} is used with another already: take another name, or export through lio",
+                "tgt has one password per CHAP name, and {} is already used with another one: use another name, or export through lio",
                 theirs.user
             ));
         }
@@ -96,7 +98,7 @@ pub(super) fn check(target: &Target, wanted: &BTreeMap<String, Target>) -> io::R
     Ok(())
 }
 
-/// The capacities of a target's units now.
+/// The current capacities of a target's units, by LUN.
 pub(super) fn sizes(target: &Target) -> io::Result<BTreeMap<u16, u64>> {
     target
         .luns
@@ -105,7 +107,7 @@ pub(super) fn sizes(target: &Target) -> io::Result<BTreeMap<u16, u64>> {
         .collect()
 }
 
-/// From what the daemon shows to `target`, one of `wanted`. Nothing to do when they agree.
+/// The steps from the current state to `target`, which is one of `wanted`; empty if they agree.
 pub(super) fn target(
     target: &Target,
     shown: &[TgtState],
@@ -127,15 +129,15 @@ pub(super) fn target(
     });
     steps.extend(units(target, &now, memory, sizes));
     let accounts = accounts_of(target, &now, memory, wanted);
-    let mut admits = now.admits;
-    if admits && (!target.enabled || !accounts.is_empty()) {
-        // A target without accounts asks nobody for a password, so it is shut while they change.
-        steps.push(Step::Shut { tid: now.tid });
-        admits = false;
+    let mut allows_all = now.allows_all;
+    if allows_all && (!target.enabled || !accounts.is_empty()) {
+        // A target without accounts requires no password, so refuse all initiators while they change.
+        steps.push(Step::DenyAll { tid: now.tid });
+        allows_all = false;
     }
     steps.extend(accounts);
-    if target.enabled && !admits {
-        steps.push(Step::Admit { tid: now.tid });
+    if target.enabled && !allows_all {
+        steps.push(Step::AllowAll { tid: now.tid });
     }
     steps
 }
@@ -155,7 +157,7 @@ fn units(
                 && wanted.file.to_str() == Some(&unit.file)
         })
     };
-    // The file of a unit that is offline is not shown. It is described before it is ever taken offline.
+    // The daemon does not show the file of an offline unit. Its parameters were set before it was taken offline.
     let kept = |lun: &u16| {
         now.units.get(lun).filter(|unit| {
             same(lun, unit)
@@ -166,13 +168,13 @@ fn units(
                         .is_some_and(|wanted| wanted.serial == unit.serial))
         })
     };
-    // What has not one block is taken for a unit of 2 TiB, so it is not exported.
-    let fits = |lun: &u16| sizes.get(lun).is_some_and(|size| *size >= BLOCK);
-    let gone = |lun: &&u16| kept(lun).is_none() || !fits(lun);
+    // A unit without a block would announce 2 TiB, so it is not exported.
+    let has_block = |lun: &u16| sizes.get(lun).is_some_and(|size| *size >= BLOCK);
+    let gone = |lun: &&u16| kept(lun).is_none() || !has_block(lun);
     for lun in now.units.keys().filter(gone) {
         steps.push(Step::DeleteUnit { tid, lun: *lun });
     }
-    for (lun, unit) in target.luns.iter().filter(|(lun, _)| fits(lun)) {
+    for (lun, unit) in target.luns.iter().filter(|(lun, _)| has_block(lun)) {
         let (lun, file) = (*lun, unit.file.to_string_lossy().into_owned());
         let size = sizes.get(&lun).copied().unwrap_or_default();
         match kept(&lun) {
@@ -183,8 +185,9 @@ fn units(
             }
             Some(shown) => {
                 let opened = memory.sizes.get(&(target.iqn.clone(), lun));
-                let fits = opened.map_or(megabytes(size) == shown.megabytes, |old| *old == size);
-                if !fits || !shown.online {
+                let same_size =
+                    opened.map_or(megabytes(size) == shown.megabytes, |old| *old == size);
+                if !same_size || !shown.online {
                     steps.push(Step::Offline { tid, lun });
                     steps.push(Step::Reopen {
                         tid,
@@ -203,7 +206,7 @@ fn units(
     steps
 }
 
-/// As the daemon prints a size.
+/// Size in MB, rounded as the daemon prints it.
 fn megabytes(size: u64) -> u64 {
     (size + 500_000) / 1_000_000
 }
@@ -226,7 +229,7 @@ fn accounts(target: &Target) -> Vec<(Account, String)> {
         .collect()
 }
 
-/// Accounts that are to be unbound, deleted, made and bound.
+/// The steps to unbind, delete, create and bind accounts.
 fn accounts_of(
     target: &Target,
     now: &TgtState,
@@ -257,13 +260,14 @@ fn accounts_of(
         .filter(|other| other.iqn != target.iqn)
         .flat_map(accounts)
         .chain(own.iter().cloned());
-    let stale = stale(&rest.collect::<Vec<_>>(), memory);
-    let gone: BTreeSet<String> = stale.iter().cloned().collect();
+    let stale = stale_accounts(&rest.collect::<Vec<_>>(), memory);
+    let deleted: BTreeSet<String> = stale.iter().cloned().collect();
     steps.extend(stale.into_iter().map(|user| Step::DeleteAccount { user }));
-    let mut made = BTreeSet::new();
+    let mut created = BTreeSet::new();
     for (account, password) in own {
-        let there = memory.passwords.contains_key(&account.user) && !gone.contains(&account.user);
-        if !there && made.insert(account.user.clone()) {
+        let exists =
+            memory.passwords.contains_key(&account.user) && !deleted.contains(&account.user);
+        if !exists && created.insert(account.user.clone()) {
             let user = account.user.clone();
             steps.push(Step::NewAccount { user, password });
         }
@@ -272,8 +276,8 @@ fn accounts_of(
     steps
 }
 
-/// Accounts that nobody wants, or not with this password.
-fn stale(wanted: &[(Account, String)], memory: &Memory) -> Vec<String> {
+/// Accounts that no target needs with this password.
+fn stale_accounts(wanted: &[(Account, String)], memory: &Memory) -> Vec<String> {
     let wants = |user: &String, password: &String| {
         wanted
             .iter()
@@ -287,7 +291,7 @@ fn stale(wanted: &[(Account, String)], memory: &Memory) -> Vec<String> {
         .collect()
 }
 
-/// Takes a target away that is no longer among the wanted ones, with the accounts that only it had.
+/// Removes a target that is no longer wanted, and the accounts that only it had.
 pub(super) fn removal(
     shown: &TgtState,
     memory: &Memory,
@@ -295,14 +299,14 @@ pub(super) fn removal(
 ) -> Vec<Step> {
     let others: Vec<_> = wanted.values().flat_map(accounts).collect();
     let delete = Step::DeleteTarget { tid: shown.tid };
-    let accounts = stale(&others, memory).into_iter();
+    let accounts = stale_accounts(&others, memory).into_iter();
     std::iter::once(delete)
         .chain(accounts.map(|user| Step::DeleteAccount { user }))
         .collect()
 }
 
-/// What an earlier life has left in the daemon: targets that nobody wants, and all accounts.
-pub(super) fn strays(
+/// Removes what an earlier process has left in the daemon: unwanted targets, and all accounts.
+pub(super) fn stale(
     shown: &[TgtState],
     accounts: &[String],
     wanted: &BTreeMap<String, Target>,

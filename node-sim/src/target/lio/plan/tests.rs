@@ -41,8 +41,8 @@ pub(in super::super) fn target() -> Target {
     }
 }
 
-/// What the kernel shows once `target()` is made.
-fn made() -> ConfigfsState {
+/// The state in the kernel after `target()` was created.
+fn created() -> ConfigfsState {
     let text = |pairs: &[(&str, &str)]| {
         pairs
             .iter()
@@ -70,7 +70,7 @@ fn made() -> ConfigfsState {
     }
 }
 
-/// The operations as lines, values of writes included, `GROUP` as `G`.
+/// The operations as lines, with the values of writes, `GROUP` as `G`.
 fn lines(ops: &[Op]) -> Vec<String> {
     let line = |op: &Op| {
         let value = match op {
@@ -83,7 +83,7 @@ fn lines(ops: &[Op]) -> Vec<String> {
 }
 
 #[test]
-fn a_new_target_opens_last() {
+fn a_new_target_opens_its_portals_last() {
     let ops = super::target(&target(), None, Portals::Open);
     assert_eq!(
         lines(&ops),
@@ -112,19 +112,19 @@ fn a_new_target_opens_last() {
 }
 
 #[test]
-fn nothing_to_do_when_all_is_as_it_should_be() {
+fn there_is_nothing_to_do_in_the_desired_state() {
     for portals in [Portals::Keep, Portals::Open] {
-        assert_eq!(super::target(&target(), Some(&made()), portals), []);
+        assert_eq!(super::target(&target(), Some(&created()), portals), []);
     }
 }
 
 #[test]
-fn without_chap_nobody_is_asked_before_the_secrets_go() {
-    let bare = Target {
+fn authentication_is_disabled_before_the_secrets_are_removed() {
+    let without_chap = Target {
         chap: None,
         ..target()
     };
-    let ops = super::target(&bare, Some(&made()), Portals::Open);
+    let ops = super::target(&without_chap, Some(&created()), Portals::Open);
     assert_eq!(
         lines(&ops),
         [
@@ -135,12 +135,15 @@ fn without_chap_nobody_is_asked_before_the_secrets_go() {
             "write to G/auth/password_mutual NULL",
         ]
     );
-    let mut shown = made();
-    shown.attribs.insert("authentication".into(), "0".into());
-    for value in shown.auth.values_mut() {
+    let mut state = created();
+    state.attribs.insert("authentication".into(), "0".into());
+    for value in state.auth.values_mut() {
         *value = "NULL".into();
     }
-    assert_eq!(super::target(&bare, Some(&shown), Portals::Open), []);
+    assert_eq!(
+        super::target(&without_chap, Some(&state), Portals::Open),
+        []
+    );
 }
 
 #[test]
@@ -149,7 +152,7 @@ fn a_disabled_target_has_no_portals_and_keeps_its_sessions() {
         enabled: false,
         ..target()
     };
-    let ops = super::target(&disabled, Some(&made()), Portals::Open);
+    let ops = super::target(&disabled, Some(&created()), Portals::Open);
     assert_eq!(
         lines(&ops),
         ["rmdir G/np/10.9.0.1:3260", "rmdir G/np/[2001:db8::1]:3260"]
@@ -157,14 +160,14 @@ fn a_disabled_target_has_no_portals_and_keeps_its_sessions() {
 }
 
 #[test]
-fn another_unit_at_the_same_index_takes_the_place_of_the_old_one() {
+fn another_unit_at_the_same_index_replaces_the_old_one() {
     let mut changed = target();
     changed.luns.get_mut(&1).unwrap().serial = "other".into();
-    let mut shown = made();
-    // A LUN that was only begun when the simulator was killed.
-    shown.luns.insert(2, None);
+    let mut state = created();
+    // A LUN that was incomplete when the simulator was killed.
+    state.luns.insert(2, None);
     assert_eq!(
-        lines(&super::target(&changed, Some(&shown), Portals::Open)),
+        lines(&super::target(&changed, Some(&state), Portals::Open)),
         [
             "unlink G/lun/lun_1/13a3cd1e-f296-4d4b-b712-a85c139f9dac",
             "rmdir G/lun/lun_1",
@@ -176,9 +179,9 @@ fn another_unit_at_the_same_index_takes_the_place_of_the_old_one() {
 }
 
 #[test]
-fn removal_goes_from_the_leaves_up_and_drops_sessions_first() {
+fn removal_drops_sessions_first_then_goes_from_the_leaves_up() {
     assert_eq!(
-        lines(&removal(IQN, &made())),
+        lines(&removal(IQN, &created())),
         [
             "rmdir G/np/10.9.0.1:3260",
             "rmdir G/np/[2001:db8::1]:3260",
@@ -192,16 +195,16 @@ fn removal_goes_from_the_leaves_up_and_drops_sessions_first() {
 }
 
 #[test]
-fn names_that_lead_elsewhere_are_refused() {
+fn names_that_escape_the_directory_are_refused() {
     check(&target()).unwrap();
     for name in ["", "../core", "a/b", ".", "a b"] {
-        let evil = Target {
+        let invalid = Target {
             iqn: name.into(),
             ..target()
         };
-        assert!(check(&evil).is_err(), "{name}");
-        let mut evil = target();
-        evil.luns.get_mut(&1).unwrap().serial = name.into();
-        assert!(check(&evil).is_err(), "{name}");
+        assert!(check(&invalid).is_err(), "{name}");
+        let mut invalid = target();
+        invalid.luns.get_mut(&1).unwrap().serial = name.into();
+        assert!(check(&invalid).is_err(), "{name}");
     }
 }

@@ -17,7 +17,7 @@ fn unit(serial: &str) -> LogicalUnit {
     }
 }
 
-fn wish(chap: Option<Chap>) -> Target {
+fn desired(chap: Option<Chap>) -> Target {
     Target {
         iqn: IQN.into(),
         enabled: true,
@@ -39,32 +39,32 @@ fn chap(password: &str) -> Chap {
     }
 }
 
-/// The daemon, as far as a plan can see it.
+/// A fake daemon.
 #[derive(Default)]
-struct Fake {
-    shown: Vec<TgtState>,
+struct FakeDaemon {
+    state: Vec<TgtState>,
     memory: Memory,
 }
 
-impl Fake {
-    /// Makes a target and answers the steps; a second look must find nothing to do.
-    fn make(&mut self, wish: &Target, others: &[Target], size: u64) -> Vec<String> {
+impl FakeDaemon {
+    /// Applies a target and returns the steps. A second plan must be empty.
+    fn apply(&mut self, desired: &Target, others: &[Target], size: u64) -> Vec<String> {
         let wanted: BTreeMap<String, Target> = others
             .iter()
-            .chain([wish])
+            .chain([desired])
             .map(|target| (target.iqn.clone(), target.clone()))
             .collect();
-        let sizes: BTreeMap<u16, u64> = wish.luns.keys().map(|lun| (*lun, size)).collect();
-        let steps = target(wish, &self.shown, &self.memory, &wanted, &sizes);
-        let opened: BTreeMap<u16, u64> = wish.luns.keys().map(|lun| (*lun, size)).collect();
+        let sizes: BTreeMap<u16, u64> = desired.luns.keys().map(|lun| (*lun, size)).collect();
+        let steps = target(desired, &self.state, &self.memory, &wanted, &sizes);
+        let opened: BTreeMap<u16, u64> = desired.luns.keys().map(|lun| (*lun, size)).collect();
         for step in &steps {
-            self.take(wish, step, &opened);
-            self.memory.learn(&wish.iqn, step);
+            self.apply_step(desired, step, &opened);
+            self.memory.learn(&desired.iqn, step);
         }
         assert_eq!(
-            target(wish, &self.shown, &self.memory, &wanted, &sizes),
+            target(desired, &self.state, &self.memory, &wanted, &sizes),
             [],
-            "a second look"
+            "a second plan"
         );
         steps
             .iter()
@@ -72,18 +72,18 @@ impl Fake {
             .collect()
     }
 
-    fn take(&mut self, wish: &Target, step: &Step, sizes: &BTreeMap<u16, u64>) {
+    fn apply_step(&mut self, desired: &Target, step: &Step, sizes: &BTreeMap<u16, u64>) {
         if let Step::NewTarget { tid, iqn } = step {
-            self.shown.push(TgtState {
+            self.state.push(TgtState {
                 tid: *tid,
                 iqn: iqn.clone(),
                 ..TgtState::default()
             });
         }
-        let shown = self
-            .shown
+        let state = self
+            .state
             .iter_mut()
-            .find(|shown| shown.iqn == wish.iqn)
+            .find(|state| state.iqn == desired.iqn)
             .unwrap();
         match step {
             Step::NewUnit { lun, file, .. } => {
@@ -95,35 +95,41 @@ impl Fake {
                     scsi_id: "IET".into(),
                     thin: false,
                 };
-                assert_eq!(shown.units.insert(*lun, unit), None, "a free number");
+                assert_eq!(state.units.insert(*lun, unit), None, "a free number");
             }
             Step::Describe { lun, params, .. } => {
-                let unit = shown.units.get_mut(lun).unwrap();
+                let unit = state.units.get_mut(lun).unwrap();
                 unit.thin = params.ends_with("thin_provisioning=1");
-                unit.serial.clone_from(&wish.luns[lun].serial);
-                unit.scsi_id = argv::scsi_id(&wish.luns[lun]);
+                unit.serial.clone_from(&desired.luns[lun].serial);
+                unit.scsi_id = argv::scsi_id(&desired.luns[lun]);
             }
-            Step::Offline { lun, .. } => shown.units.get_mut(lun).unwrap().online = false,
+            Step::Offline { lun, .. } => state.units.get_mut(lun).unwrap().online = false,
             Step::Reopen { lun, size, .. } => {
-                let unit = shown.units.get_mut(lun).unwrap();
+                let unit = state.units.get_mut(lun).unwrap();
                 unit.online = true;
                 unit.megabytes = megabytes(*size);
             }
-            Step::DeleteUnit { lun, .. } => drop(shown.units.remove(lun).unwrap()),
+            Step::DeleteUnit { lun, .. } => drop(state.units.remove(lun).unwrap()),
             Step::Bind { account, .. } => {
-                assert!(!shown.admits, "shut while accounts change");
+                assert!(
+                    !state.allows_all,
+                    "initiators are refused while accounts change"
+                );
                 assert!(self.memory.passwords.contains_key(&account.user));
-                shown.accounts.push(account.clone());
+                state.accounts.push(account.clone());
             }
             Step::Unbind { account, .. } => {
-                assert!(!shown.admits, "shut while accounts change");
-                shown.accounts.retain(|bound| bound != account);
+                assert!(
+                    !state.allows_all,
+                    "initiators are refused while accounts change"
+                );
+                state.accounts.retain(|bound| bound != account);
             }
             Step::NewAccount { user, .. } => {
                 assert!(!self.memory.passwords.contains_key(user), "a free name");
             }
-            Step::Admit { .. } => shown.admits = true,
-            Step::Shut { .. } => shown.admits = false,
+            Step::AllowAll { .. } => state.allows_all = true,
+            Step::DenyAll { .. } => state.allows_all = false,
             Step::NewTarget { .. } | Step::DeleteAccount { .. } => {}
             Step::DeleteTarget { .. } | Step::NewPortal(_) | Step::DeletePortal(_) => {
                 unreachable!()
@@ -133,10 +139,10 @@ impl Fake {
 }
 
 #[test]
-fn a_new_target_lets_initiators_in_last() {
-    let mut fake = Fake::default();
+fn a_new_target_allows_initiators_last() {
+    let mut daemon = FakeDaemon::default();
     assert_eq!(
-        fake.make(&wish(Some(chap("secretsecret"))), &[], GIB),
+        daemon.apply(&desired(Some(chap("secretsecret"))), &[], GIB),
         [
             "new --mode target --tid 1 --targetname iqn.t",
             "new --mode logicalunit --tid 1 --lun 1 --bstype rdwr --backing-store /luns/a.img",
@@ -151,32 +157,32 @@ fn a_new_target_lets_initiators_in_last() {
 }
 
 #[test]
-fn growth_opens_the_file_anew_and_goes_by_the_byte() {
-    let mut fake = Fake::default();
-    fake.make(&wish(None), &[], GIB);
+fn growth_reopens_the_file_and_is_exact_to_the_byte() {
+    let mut daemon = FakeDaemon::default();
+    daemon.apply(&desired(None), &[], GIB);
     let grown = [
         "update --mode logicalunit --tid 1 --lun 1 --params online=0",
         "update --mode logicalunit --tid 1 --lun 1 --params path=/luns/a.img",
     ];
-    assert_eq!(fake.make(&wish(None), &[], 2 * GIB), grown);
-    assert_eq!(fake.make(&wish(None), &[], 2 * GIB + 512), grown);
-    assert_eq!(fake.make(&wish(None), &[], 2 * GIB + 512), [""; 0]);
-    // After a restart only what the daemon shows is known, and that it was killed in the middle.
-    fake.memory = Memory::default();
-    assert_eq!(fake.make(&wish(None), &[], 2 * GIB), [""; 0]);
-    fake.shown[0].units.get_mut(&1).unwrap().online = false;
-    fake.shown[0].units.get_mut(&1).unwrap().file = "None".into();
-    let steps = fake.make_offline();
+    assert_eq!(daemon.apply(&desired(None), &[], 2 * GIB), grown);
+    assert_eq!(daemon.apply(&desired(None), &[], 2 * GIB + 512), grown);
+    assert_eq!(daemon.apply(&desired(None), &[], 2 * GIB + 512), [""; 0]);
+    // After a restart only the daemon's output is known; here it was killed while a unit was offline.
+    daemon.memory = Memory::default();
+    assert_eq!(daemon.apply(&desired(None), &[], 2 * GIB), [""; 0]);
+    daemon.state[0].units.get_mut(&1).unwrap().online = false;
+    daemon.state[0].units.get_mut(&1).unwrap().file = "None".into();
+    let steps = daemon.plan_offline();
     assert_eq!(steps, grown);
 }
 
-impl Fake {
-    /// An offline unit shows no file until it is opened again.
-    fn make_offline(&mut self) -> Vec<String> {
-        let wish = wish(None);
-        let wanted = BTreeMap::from([(IQN.to_owned(), wish.clone())]);
+impl FakeDaemon {
+    /// The daemon shows no file of an offline unit until it is reopened.
+    fn plan_offline(&mut self) -> Vec<String> {
+        let desired = desired(None);
+        let wanted = BTreeMap::from([(IQN.to_owned(), desired.clone())]);
         let sizes = BTreeMap::from([(1, 2 * GIB)]);
-        target(&wish, &self.shown, &self.memory, &wanted, &sizes)
+        target(&desired, &self.state, &self.memory, &wanted, &sizes)
             .iter()
             .map(|step| format!("{step:?}").replace("tgtadm --lld iscsi --op ", ""))
             .collect()
@@ -184,43 +190,43 @@ impl Fake {
 }
 
 #[test]
-fn another_unit_at_the_same_index_takes_the_place_of_the_old_one() {
-    let mut fake = Fake::default();
-    fake.make(&wish(None), &[], GIB);
-    let mut changed = wish(None);
+fn another_unit_at_the_same_index_replaces_the_old_one() {
+    let mut daemon = FakeDaemon::default();
+    daemon.apply(&desired(None), &[], GIB);
+    let mut changed = desired(None);
     changed.luns.insert(1, unit("b"));
-    let steps = fake.make(&changed, &[], GIB);
+    let steps = daemon.apply(&changed, &[], GIB);
     assert_eq!(steps[0], "delete --mode logicalunit --tid 1 --lun 1");
     assert_eq!(steps.len(), 3);
     changed.luns.clear();
     assert_eq!(
-        fake.make(&changed, &[], GIB),
+        daemon.apply(&changed, &[], GIB),
         ["delete --mode logicalunit --tid 1 --lun 1"]
     );
 }
 
 #[test]
-fn a_disabled_target_lets_nobody_in() {
-    let mut fake = Fake::default();
-    fake.make(&wish(None), &[], GIB);
-    let mut disabled = wish(None);
+fn a_disabled_target_refuses_all_initiators() {
+    let mut daemon = FakeDaemon::default();
+    daemon.apply(&desired(None), &[], GIB);
+    let mut disabled = desired(None);
     disabled.enabled = false;
     assert_eq!(
-        fake.make(&disabled, &[], GIB),
+        daemon.apply(&disabled, &[], GIB),
         ["unbind --mode target --tid 1 --initiator-address ALL"]
     );
     assert_eq!(
-        fake.make(&wish(None), &[], GIB),
+        daemon.apply(&desired(None), &[], GIB),
         ["bind --mode target --tid 1 --initiator-address ALL"]
     );
 }
 
 #[test]
-fn a_changed_password_shuts_the_target_while_it_changes() {
-    let mut fake = Fake::default();
-    fake.make(&wish(Some(chap("secretsecret"))), &[], GIB);
+fn initiators_are_refused_while_a_password_changes() {
+    let mut daemon = FakeDaemon::default();
+    daemon.apply(&desired(Some(chap("secretsecret"))), &[], GIB);
     assert_eq!(
-        fake.make(&wish(Some(chap("another-secret"))), &[], GIB),
+        daemon.apply(&desired(Some(chap("another-secret"))), &[], GIB),
         [
             "unbind --mode target --tid 1 --initiator-address ALL",
             "unbind --mode account --tid 1 --user joe",
@@ -232,21 +238,21 @@ fn a_changed_password_shuts_the_target_while_it_changes() {
             "bind --mode target --tid 1 --initiator-address ALL",
         ]
     );
-    let none = fake.make(&wish(None), &[], GIB);
+    let none = daemon.apply(&desired(None), &[], GIB);
     assert!(none.contains(&"delete --mode account --user nas".to_owned()));
-    assert!(fake.memory.passwords.is_empty());
+    assert!(daemon.memory.passwords.is_empty());
 }
 
 #[test]
-fn targets_share_an_account_and_cannot_disagree_on_its_password() {
-    let mut fake = Fake::default();
-    let first = wish(Some(chap("secretsecret")));
+fn targets_share_an_account_and_must_agree_on_its_password() {
+    let mut daemon = FakeDaemon::default();
+    let first = desired(Some(chap("secretsecret")));
     let second = Target {
         iqn: "iqn.second".into(),
         ..first.clone()
     };
-    fake.make(&first, &[], GIB);
-    let steps = fake.make(&second, std::slice::from_ref(&first), GIB);
+    daemon.apply(&first, &[], GIB);
+    let steps = daemon.apply(&second, std::slice::from_ref(&first), GIB);
     assert!(!steps.iter().any(|step| step.contains("new --mode account")));
     assert!(steps.contains(&"new --mode target --tid 2 --targetname iqn.second".to_owned()));
 
@@ -256,24 +262,24 @@ fn targets_share_an_account_and_cannot_disagree_on_its_password() {
         chap: Some(chap("another-secret")),
         ..second.clone()
     };
-    let wrong = check(&other, &wanted).unwrap_err().to_string();
+    let error = check(&other, &wanted).unwrap_err().to_string();
     assert!(
-        wrong.contains("joe") && !wrong.contains("secret"),
-        "{wrong}"
+        error.contains("joe") && !error.contains("secret"),
+        "{error}"
     );
-    // The last one with an account takes it along.
-    let shown = &fake.shown[1];
-    let steps = removal(shown, &fake.memory, &wanted);
+    // An account is deleted with its last target.
+    let state = &daemon.state[1];
+    let steps = removal(state, &daemon.memory, &wanted);
     assert_eq!(steps, [Step::DeleteTarget { tid: 2 }]);
-    assert_eq!(removal(shown, &fake.memory, &BTreeMap::new()).len(), 3);
+    assert_eq!(removal(state, &daemon.memory, &BTreeMap::new()).len(), 3);
 }
 
 #[test]
-fn strays_of_an_earlier_life() {
-    let shown = super::super::show::targets(super::super::show::tests::RECORDED).unwrap();
-    let wanted = BTreeMap::from([("iqn.2000-01.com.synology:t1".to_owned(), wish(None))]);
+fn targets_and_accounts_of_an_earlier_process_are_stale() {
+    let state = super::super::show::targets(super::super::show::tests::RECORDED).unwrap();
+    let wanted = BTreeMap::from([("iqn.2000-01.com.synology:t1".to_owned(), desired(None))]);
     assert_eq!(
-        strays(&shown, &["joe".to_owned()], &wanted),
+        stale(&state, &["joe".to_owned()], &wanted),
         [
             Step::DeleteTarget { tid: 7 },
             Step::DeleteAccount { user: "joe".into() }
@@ -282,9 +288,9 @@ fn strays_of_an_earlier_life() {
 }
 
 #[test]
-fn a_comma_would_end_a_parameter() {
+fn a_comma_in_a_parameter_is_refused() {
     let check = |change: &dyn Fn(&mut LogicalUnit)| {
-        let mut target = wish(None);
+        let mut target = desired(None);
         change(target.luns.get_mut(&1).unwrap());
         check(&target, &BTreeMap::new())
     };
@@ -294,20 +300,20 @@ fn a_comma_would_end_a_parameter() {
 }
 
 #[test]
-fn a_unit_says_that_it_takes_unmap_when_it_does() {
-    let mut fake = Fake::default();
-    let mut wish = wish(None);
-    let unmap = |on: bool, wish: &mut Target| {
-        wish.luns.get_mut(&1).unwrap().unmap = on;
+fn a_unit_announces_unmap_if_configured() {
+    let mut daemon = FakeDaemon::default();
+    let mut desired = desired(None);
+    let unmap = |on: bool, desired: &mut Target| {
+        desired.luns.get_mut(&1).unwrap().unmap = on;
     };
-    unmap(false, &mut wish);
-    let made = fake.make(&wish, &[], GIB);
-    assert!(made[2].ends_with("thin_provisioning=0"), "{made:?}");
+    unmap(false, &mut desired);
+    let steps = daemon.apply(&desired, &[], GIB);
+    assert!(steps[2].ends_with("thin_provisioning=0"), "{steps:?}");
     for on in [true, false] {
-        unmap(on, &mut wish);
+        unmap(on, &mut desired);
         let params = format!("thin_provisioning={}", u8::from(on));
         assert_eq!(
-            fake.make(&wish, &[], GIB),
+            daemon.apply(&desired, &[], GIB),
             [format!(
                 "update --mode logicalunit --tid 1 --lun 1 --params {params}"
             )]
@@ -317,17 +323,17 @@ fn a_unit_says_that_it_takes_unmap_when_it_does() {
 
 #[test]
 fn a_unit_without_a_block_is_not_exported() {
-    let mut fake = Fake::default();
-    let wish = wish(None);
-    let tiny = fake.make(&wish, &[], 511);
+    let mut daemon = FakeDaemon::default();
+    let desired = desired(None);
+    let tiny = daemon.apply(&desired, &[], 511);
     assert!(
         !tiny.iter().any(|step| step.contains("logicalunit")),
         "{tiny:?}"
     );
-    assert!(fake.make(&wish, &[], 512)[0].starts_with("new --mode logicalunit"));
-    // Whoever was told of it before is not, when it has shrunk to nothing.
+    assert!(daemon.apply(&desired, &[], 512)[0].starts_with("new --mode logicalunit"));
+    // A unit that has shrunk below a block is removed.
     assert_eq!(
-        fake.make(&wish, &[], 1),
+        daemon.apply(&desired, &[], 1),
         ["delete --mode logicalunit --tid 1 --lun 1"]
     );
 }
