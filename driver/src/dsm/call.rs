@@ -24,7 +24,7 @@ pub struct Call {
     /// For instance `set`.
     pub method: &'static str,
     params: Vec<(&'static str, Param)>,
-    lane: RequestClass,
+    class: RequestClass,
 }
 
 /// The value of a parameter, as the JSON text that is sent.
@@ -35,7 +35,7 @@ enum Param {
 }
 
 impl Param {
-    fn sent(&self) -> String {
+    fn json(&self) -> String {
         match self {
             Self::Plain(value) => value.to_string(),
             Self::Secret(text) => text.expose_secret().to_owned(),
@@ -45,7 +45,7 @@ impl Param {
 
 impl PartialEq for Param {
     fn eq(&self, other: &Self) -> bool {
-        self.sent() == other.sent()
+        self.json() == other.json()
     }
 }
 
@@ -66,13 +66,13 @@ impl Call {
             version,
             method,
             params: Vec::new(),
-            lane: RequestClass::of(api, method),
+            class: RequestClass::of(api, method),
         }
     }
 
-    /// What it waits with: of a compound, what its slowest call does.
-    pub(super) fn lane(&self) -> RequestClass {
-        self.lane
+    /// Which request limit it counts against; a compound with a create counts as a create.
+    pub(super) fn class(&self) -> RequestClass {
+        self.class
     }
 
     /// Adds a parameter.
@@ -82,7 +82,7 @@ impl Call {
         self
     }
 
-    /// Adds a parameter that is sent and never shown.
+    /// Adds a parameter that `Debug` does not show.
     #[must_use]
     pub fn with_secret(mut self, name: &'static str, value: &SecretString) -> Self {
         let text = json!(value.expose_secret()).to_string();
@@ -90,10 +90,10 @@ impl Call {
         self
     }
 
-    /// Reads its result in the answer of a compound request. `None`: there is none.
+    /// Parses the result of this call in the reply to a compound request. `None`: there is none.
     ///
     /// # Errors
-    /// [`DsmError`].
+    /// [`DsmError::Garbled`] if there is none; else see [`reply::read`].
     pub(super) fn result<T: DeserializeOwned>(
         &self,
         text: Option<Box<RawValue>>,
@@ -107,7 +107,7 @@ impl Call {
         reply::read(api, method, text.get().as_bytes())
     }
 
-    /// As if DSM had refused it with this code.
+    /// The error as if DSM had refused this call with `code`.
     pub(super) fn refused(&self, code: Code) -> DsmError {
         DsmError::Refused {
             api: self.api,
@@ -116,7 +116,7 @@ impl Call {
         }
     }
 
-    /// The form fields to send. They hold secrets: for people there is the `Debug` text of a call.
+    /// The form fields to send. They hold secrets: for logs use the `Debug` text of a call.
     pub fn form(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![
             ("api", self.api.to_owned()),
@@ -126,7 +126,7 @@ impl Call {
         fields.extend(
             self.params
                 .iter()
-                .map(|(name, value)| (*name, value.sent())),
+                .map(|(name, value)| (*name, value.json())),
         );
         fields
     }
@@ -137,7 +137,7 @@ impl Call {
         Self::compound(calls, true)
     }
 
-    /// The same, but each is carried out whatever has come of those before it.
+    /// Like [`Call::sequence`], but DSM continues after a call that fails.
     pub fn each(calls: &[Self]) -> Self {
         Self::compound(calls, false)
     }
@@ -147,8 +147,8 @@ impl Call {
         let mut whole = Self::new("SYNO.Entry.Request", 1, "request")
             .with("stop_when_error", stop)
             .with("mode", "sequential");
-        if calls.iter().any(|call| call.lane == RequestClass::Creates) {
-            whole.lane = RequestClass::Creates;
+        if calls.iter().any(|call| call.class == RequestClass::Creates) {
+            whole.class = RequestClass::Creates;
         }
         let compound = json!(compound);
         let secret = calls
@@ -171,7 +171,7 @@ impl Call {
         for (name, value) in &self.params {
             object[*name] = match value {
                 Param::Plain(value) => value.clone(),
-                // What `with_secret` made of a string.
+                // `with_secret` has encoded a string.
                 Param::Secret(text) => {
                     serde_json::from_str(text.expose_secret()).unwrap_or_default()
                 }
