@@ -414,7 +414,7 @@ impl NasConfig {
         }
         if self.sends_password_in_clear() && !self.plain_http {
             return Err(self.problem(&format!(
-                "url: {} would send the administrator's password and the proofs of all volumes in the clear: write https:// (port 5001; driver/docs/tls.md), or plain_http: true beside it (plainHttp in the chart's values)",
+                "url: {} would send the administrator's password and the CHAP secrets of all volumes in the clear: write https:// (port 5001; driver/docs/tls.md), or add plain_http: true (plainHttp in the chart's values)",
                 self.url
             )));
         }

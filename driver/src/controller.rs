@@ -48,7 +48,7 @@ struct Shared {
     random: Mutex<StdRng>,
     /// Since when targets to be changed or replaced have had no session.
     idle_targets: former_node::IdleTargets,
-    /// The volumes of each NAS when it was last last_listed, for when it is unreachable and another NAS is not.
+    /// The volumes of each NAS when it was last listed, for when it is unreachable and another NAS is not.
     last_listed: Mutex<HashMap<NasName, paging::Volumes>>,
     /// For the next pages of `ListVolumes`.
     snapshot: paging::Snapshot,

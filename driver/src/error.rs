@@ -247,13 +247,13 @@ impl Error {
 
     /// The whole error chain in one line: what was being attempted, then each cause.
     ///
-    /// If the NAS is inaccessible (see [`DsmError::is_access_denied`]) the order is reversed: that cause is what needs fixing,
+    /// If the NAS is inaccessible (see [`DsmError::is_inaccessible`]) the order is reversed: that cause is what needs fixing,
     /// whatever was being attempted.
     pub fn chain(&self) -> String {
         let Self::Dsm { doing, source } = self else {
             return with_causes(self);
         };
-        if !source.is_access_denied() {
+        if !source.is_inaccessible() {
             return with_causes(self);
         }
         let text = with_causes(source);

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`config`] | command-line flags and the configuration file |
 //! | [`identity`], [`controller`], [`node`] | the three CSI services, one method per RPC |
-//! | [`request`], [`volume`], [`publication`], [`chap`], [`floor`], [`plan`] | pure: CSI messages to internal types; what to do next |
+//! | [`request`], [`volume`], [`publication`], [`chap`], [`min_free`], [`owner_tag`], [`plan`] | pure: CSI messages to internal types; what to do next |
 //! | [`in_flight`] | one operation per volume, each in its own task |
 //! | [`dsm`] | the NAS: requests and replies (pure), HTTP client (side effects) |
 //! | [`host`] | this machine: command builders and parsers (pure), `linux` (side effects) |

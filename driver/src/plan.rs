@@ -81,7 +81,10 @@ pub fn check_compatible(owner: &Owner, lun: &Lun, request: &CreateVolume) -> Res
     match owner.read(&lun.description) {
         Ok(tag) if !tag.matches_name(&request.name) => {
             return differs(
-                format!("its description {:?} is another volume's", lun.description),
+                format!(
+                    "its description {:?} is that of another volume",
+                    lun.description
+                ),
                 format!("volume {:?}", request.name),
             );
         }
@@ -114,7 +117,7 @@ pub fn check_compatible(owner: &Owner, lun: &Lun, request: &CreateVolume) -> Res
         .as_deref()
         .filter(|location| *location != lun.location)
     {
-        return differs(format!("it lies on {}", lun.location), location.to_owned());
+        return differs(format!("it is on {}", lun.location), location.to_owned());
     }
     if request.parameters.kind_given && !type_fits(lun, request) {
         return differs(
@@ -135,7 +138,7 @@ pub fn check_compatible(owner: &Owner, lun: &Lun, request: &CreateVolume) -> Res
 pub fn not_ours(owner: &Owner, reason: &NotOurs, lun: &Lun) -> (String, String) {
     match reason {
         NotOurs::Unmarked => (
-            format!("LUN {} lacks the mark of {}", lun.name, owner.driver()),
+            format!("LUN {} lacks the owner tag of {}", lun.name, owner.driver()),
             format!(
                 "this driver touches its own LUNs only; if somebody has edited its description, write {:?} at the beginning of it in SAN Manager; it is {:?}",
                 owner.short(),

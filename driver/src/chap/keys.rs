@@ -151,13 +151,13 @@ mod tests {
     #[test]
     fn the_user_name_shows_the_key_that_a_target_was_created_with() {
         let old = Keys::new(Method::Mutual, key(b'a'), vec![]);
-        let made = old.credentials(&iqn("a")).unwrap();
-        let user = made.initiator.user.clone();
+        let original = old.credentials(&iqn("a")).unwrap();
+        let user = original.initiator.user.clone();
         let rotated = Keys::new(Method::Chap, key(b'b'), vec![key(b'a')]);
-        assert_eq!(rotated.find(&iqn("a"), 2, &user), Some(made.clone()));
+        assert_eq!(rotated.find(&iqn("a"), 2, &user), Some(original.clone()));
         assert_eq!(
             Keys::off(vec![key(b'a')]).find(&iqn("a"), 2, &user),
-            Some(made)
+            Some(original)
         );
         let lost = Keys::new(Method::Mutual, key(b'b'), vec![]);
         assert_eq!(lost.find(&iqn("a"), 2, &user), None);

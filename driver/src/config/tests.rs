@@ -182,8 +182,8 @@ fn metrics_addresses_are_parsed() {
 #[test]
 fn the_path_interval_defaults_to_a_minute_and_zero_means_never() {
     let seconds = |flags: &[&str]| {
-        let words = ["synology-csi", "--endpoint=/csi.sock"];
-        let all = words.iter().chain(flags);
+        let args = ["synology-csi", "--endpoint=/csi.sock"];
+        let all = args.iter().chain(flags);
         Args::try_parse_from(all).map(|args| args.path_interval.as_secs())
     };
     assert_eq!(seconds(&[]).unwrap(), 60);
@@ -197,8 +197,8 @@ fn the_path_interval_defaults_to_a_minute_and_zero_means_never() {
 #[test]
 fn the_maximum_number_of_volumes_defaults_to_none() {
     let given = |flags: &[&str]| {
-        let words = ["synology-csi", "--endpoint=/csi.sock"];
-        Args::try_parse_from(words.iter().chain(flags))
+        let args = ["synology-csi", "--endpoint=/csi.sock"];
+        Args::try_parse_from(args.iter().chain(flags))
             .map(|args| args.max_volumes_per_node)
             .map_err(|error| error.to_string())
     };

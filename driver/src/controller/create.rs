@@ -55,7 +55,7 @@ impl Shared {
     fn nas_for(&self, request: &CreateVolume) -> Result<&Nas, Error> {
         let parameters = &request.parameters;
         let mut fitting = self.nases.iter().filter(|nas| parameters.match_nas(nas));
-        let named = format!(
+        let criteria = format!(
             "nas={:?} dsm={:?}",
             parameters.nas.as_ref().map(ToString::to_string),
             parameters.dsm
@@ -71,14 +71,14 @@ impl Shared {
             (Some(nas), None) => Ok(nas),
             (None, _) => Err(Error::Refused {
                 what: format!("volume {:?}", request.name),
-                seen: format!("no configured NAS is meant by the parameters ({named})"),
+                seen: format!("no configured NAS matches the parameters ({criteria})"),
                 remedy: format!("configured are: {}", configured()),
             }),
             // Not final: else the CO would forget a volume that an earlier call created when there was only one NAS.
             (Some(_), Some(_)) => Err(Error::NotReady {
                 what: format!("volume {:?}", request.name),
                 seen: format!(
-                    "several NASes fit the parameters ({named}): name one of them as nas in the StorageClass ({})",
+                    "several NASes fit the parameters ({criteria}): name one of them as nas in the StorageClass ({})",
                     configured()
                 ),
             }),
@@ -231,7 +231,7 @@ async fn roll_back(nas: &Nas, lun: &Lun, new: &NewLun, differs: Error) -> Error 
         return differs;
     }
     let what = format!(
-        "DSM has made LUN {} otherwise than asked for ({}; its description is {:?}, not {:?}), and deleting it",
+        "DSM has created LUN {} differently than requested ({}; its description is {:?}, not {:?}), and deleting it",
         lun.uuid,
         differs.chain(),
         lun.description,
@@ -252,7 +252,10 @@ async fn roll_back(nas: &Nas, lun: &Lun, new: &NewLun, differs: Error) -> Error 
     {
         Ok(None) if sent.is_ok() => Error::Refused {
             what: format!("volume of LUN {}", lun.name),
-            seen: format!("DSM makes it otherwise than asked for: {}", differs.chain()),
+            seen: format!(
+                "DSM creates it differently than requested: {}",
+                differs.chain()
+            ),
             remedy: "it was deleted again; report this with the release of DSM".to_owned(),
         },
         Ok(_) => Error::Unverified {
@@ -364,7 +367,7 @@ fn not_created(nas: &Nas, request: &CreateVolume, refusal: DsmError, doing: Stri
             field: "parameters[enableFuaSyncCache]".to_owned(),
             value: "true".to_owned(),
             remedy: format!(
-                "the NAS has it not for this type ({refusal}): leave it out, or choose another type"
+                "the NAS does not support it for this type ({refusal}): leave it out, or choose another type"
             ),
         },
         Some(Code::BAD_SIZE) => request.range.unmet(&refusal.to_string()),

@@ -39,7 +39,7 @@ pub struct Location {
 const INTERNAL: &str = "internal";
 
 /// States in which the LUNs of a volume are not listed. Source: the reference's lists of status values (part 2, section G.1).
-/// ASSUMED: the words for one that is encrypted and locked.
+/// ASSUMED: the values for a volume that is encrypted and locked.
 const HIDES_LUNS: [&str; 8] = [
     "crashed",
     "locked",
@@ -58,8 +58,8 @@ impl Location {
     /// A new LUN may be created here. Only states that are known to be bad count: DSM has many, and a volume that is merely full,
     /// being checked or on an unverified disk has its own status.
     pub fn takes_luns(&self) -> bool {
-        let known_bad = |words: &[&str]| words.contains(&self.status.as_str());
-        !self.readonly && !known_bad(&HIDES_LUNS) && !known_bad(&TAKES_NO_LUNS)
+        let is_in = |states: &[&str]| states.contains(&self.status.as_str());
+        !self.readonly && !is_in(&HIDES_LUNS) && !is_in(&TAKES_NO_LUNS)
     }
 
     /// The status is a known one, so there is no need to log it.
@@ -78,8 +78,10 @@ impl Location {
             "raid_syncing",
             "syncing",
         ];
-        let word = self.status.as_str();
-        harmless.contains(&word) || HIDES_LUNS.contains(&word) || TAKES_NO_LUNS.contains(&word)
+        let status = self.status.as_str();
+        harmless.contains(&status)
+            || HIDES_LUNS.contains(&status)
+            || TAKES_NO_LUNS.contains(&status)
     }
 
     /// It is in a unit that can be unplugged, so it is used only if the StorageClass names it. Either of two fields may say so;
@@ -90,10 +92,10 @@ impl Location {
 
     /// DSM's value for the external unit, if it is in one.
     fn external_unit(&self) -> Option<&str> {
-        let words = [self.location.as_str(), self.container.as_str()];
-        words
+        let values = [self.location.as_str(), self.container.as_str()];
+        values
             .into_iter()
-            .find(|word| !word.is_empty() && *word != INTERNAL)
+            .find(|value| !value.is_empty() && *value != INTERNAL)
     }
 }
 
@@ -109,8 +111,8 @@ impl std::fmt::Display for Location {
         if self.readonly {
             write!(f, ", read-only")?;
         }
-        if let Some(word) = self.external_unit() {
-            write!(f, ", {word}")?;
+        if let Some(unit) = self.external_unit() {
+            write!(f, ", {unit}")?;
         }
         write!(f, ")")
     }
@@ -121,11 +123,11 @@ impl std::fmt::Display for Location {
 /// volume's state counts: LUNs do not move.
 pub fn hides_luns(volumes: &Rows<Location>, place: Option<&str>) -> Option<String> {
     let hides = |volume: &&Location| HIDES_LUNS.contains(&volume.status.as_str());
-    let its_own = |volume: &&Location| Some(volume.path.as_str()) == place;
+    let is_own = |volume: &&Location| Some(volume.path.as_str()) == place;
     if volumes
         .fit
         .iter()
-        .find(its_own)
+        .find(is_own)
         .is_some_and(|own| !hides(&own))
     {
         return None;
@@ -198,7 +200,7 @@ mod tests {
             (json!("attention"), true, false),
             (json!("has_unverified_disk"), true, false),
             (json!("background"), true, false),
-            (json!("a word of DSM 8"), true, false),
+            (json!("a status of DSM 8"), true, false),
             (json!(""), true, false),
             (json!(7), true, false),
             (json!(null), true, false),

@@ -98,8 +98,8 @@ impl Lun {
 
     /// The status is a known one, so there is no need to log it.
     pub fn has_known_status(&self) -> bool {
-        let word = self.status.as_str();
-        HARMLESS.contains(&word) || UNUSABLE.contains(&word)
+        let status = self.status.as_str();
+        HARMLESS.contains(&status) || UNUSABLE.contains(&status)
     }
 }
 
@@ -296,7 +296,7 @@ mod tests {
                 true,
             ),
             (
-                r#","status":"a word of DSM 8","is_action_locked":false"#,
+                r#","status":"a status of DSM 8","is_action_locked":false"#,
                 false,
                 true,
             ),

@@ -33,7 +33,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Also what a NAS with CSRF protection answers to a call without token.
+    /// Also the reply of a NAS with CSRF protection to a call without token.
     NO_PERMISSION = 105, "no permission, or the CSRF token is missing; the account must be an administrator";
     /// DSM 6.
     SESSION_TIMEOUT = 106, "the session timed out";
@@ -66,9 +66,9 @@ codes! {
     /// Auth: Auto Block, per source address, a day by default.
     ADDRESS_BLOCKED = 407, "the NAS blocks this address after failed logins: remove it from the block list (Control Panel, Security)";
     /// Auth.
-    PASSWORD_EXPIRED = 408, "the password has expired: set it anew on the NAS, without an expiry (Control Panel, User & Group)";
+    PASSWORD_EXPIRED = 408, "the password has expired: set a new one on the NAS, without an expiry (Control Panel, User & Group)";
     /// Auth.
-    PASSWORD_EXPIRED_TOO = 409, "the password has expired: set it anew on the NAS, without an expiry (Control Panel, User & Group)";
+    PASSWORD_EXPIRED_TOO = 409, "the password has expired: set a new one on the NAS, without an expiry (Control Panel, User & Group)";
     /// Auth.
     PASSWORD_MUST_CHANGE = 410, "the password must be changed: log in to DSM once with this account";
     /// Auth.
@@ -331,7 +331,7 @@ impl DsmError {
     }
 
     /// The NAS is inaccessible, whatever the call.
-    pub fn is_access_denied(&self) -> bool {
+    pub fn is_inaccessible(&self) -> bool {
         match self {
             Self::Untrusted { .. }
             | Self::Misplaced { .. }

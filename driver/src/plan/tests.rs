@@ -155,8 +155,8 @@ fn another_volume_is_incompatible() {
         ("at most", |lun| lun.size += 1),
         ("/volume2", |lun| lun.location = "/volume2".to_owned()),
         ("ADV", |lun| lun.type_str = Some("ADV".to_owned())),
-        ("mark", |lun| lun.description = "mine".to_owned()),
-        ("another volume's", |lun| {
+        ("owner tag", |lun| lun.description = "mine".to_owned()),
+        ("that of another volume", |lun| {
             lun.description = lun.description.replace("n=", "n=0");
         }),
         ("fsType", |lun| {

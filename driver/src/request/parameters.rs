@@ -25,7 +25,7 @@ pub enum LunType {
 impl fmt::Display for LunType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Exactly(word) => word,
+            Self::Exactly(name) => name,
             Self::Thin => "thin",
             Self::Thick => "thick",
         })
@@ -38,7 +38,7 @@ impl LunType {
     /// DSM's type name on a volume with this file system. Source: `SynologyOpenSource/synology-csi`.
     pub fn on(&self, fs_type: &str) -> &'static str {
         match (self, fs_type == "btrfs") {
-            (Self::Exactly(word), _) => word,
+            (Self::Exactly(name), _) => name,
             (Self::Thin, true) => "BLUN",
             (Self::Thin, false) => "ADV",
             (Self::Thick, true) => "BLUN_THICK",
@@ -293,7 +293,7 @@ fn lun_type(value: &str) -> Result<LunType, Error> {
         "thick" => Ok(LunType::Thick),
         _ => DSM_TYPES
             .into_iter()
-            .find(|word| *word == value)
+            .find(|name| *name == value)
             .map(LunType::Exactly)
             .ok_or_else(|| {
                 invalid(
