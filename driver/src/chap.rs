@@ -34,7 +34,7 @@ const PASSWORD_LENGTH: std::ops::RangeInclusive<usize> = 12..=16;
 /// Characters of a name. ASSUMED: the longest that DSM takes is not known; open-iscsi takes 255.
 const NAME_LENGTH: std::ops::RangeInclusive<usize> = 1..=128;
 
-/// One side's name and password.
+/// CHAP name and password of one side.
 #[derive(Clone, Debug)]
 pub struct Account {
     /// Not secret: DSM shows it to every administrator.

@@ -271,7 +271,7 @@ pub enum ConfigError {
     Value {
         /// The NAS.
         nas: String,
-        /// What is wrong and what to do.
+        /// What is wrong, and the remedy.
         problem: String,
     },
     /// No NAS.
@@ -284,7 +284,7 @@ pub enum ConfigError {
     NoKey,
     /// A key that is too short, and could be guessed.
     #[error(
-        "the key {path} has {bytes} bytes, and {} are the least: head -c 32 /dev/urandom > FILE makes one",
+        "the key {path} has {bytes} bytes, and the minimum is {}: head -c 32 /dev/urandom > FILE creates one",
         keys::MIN_LEN
     )]
     ShortKey {

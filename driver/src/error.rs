@@ -21,7 +21,7 @@ pub enum Error {
     Missing {
         /// The field, as the CSI specification spells it.
         field: &'static str,
-        /// What to put there.
+        /// How to fix it.
         remedy: String,
     },
     /// A field has a value that is not allowed.
@@ -31,7 +31,7 @@ pub enum Error {
         field: String,
         /// The rejected value.
         value: String,
-        /// What to put there.
+        /// How to fix it.
         remedy: String,
     },
     /// A key of the call's secrets is absent, unknown or has an invalid value. The message never contains the value.
@@ -39,7 +39,7 @@ pub enum Error {
     BadSecret {
         /// The key, in brackets.
         field: String,
-        /// What to put there.
+        /// How to fix it.
         remedy: String,
     },
     /// The peer does not accept the call's secrets, and nothing was created.
@@ -49,7 +49,7 @@ pub enum Error {
         what: String,
         /// What was seen.
         seen: String,
-        /// What to do.
+        /// How to fix it.
         remedy: String,
     },
     /// The volume does not exist: confirmed, not assumed (design.md#unknown-is-not-absent).
@@ -65,7 +65,7 @@ pub enum Error {
     NoSuchNode {
         /// The id.
         node: String,
-        /// What to do.
+        /// How to fix it.
         remedy: &'static str,
     },
     /// This volume is not mounted at the path.
@@ -105,7 +105,7 @@ pub enum Error {
         what: String,
         /// What was seen.
         seen: String,
-        /// What to do.
+        /// How to fix it.
         remedy: String,
     },
     /// The NAS has no room (space, LUNs or targets), and nothing was created.
@@ -124,7 +124,7 @@ pub enum Error {
         what: String,
         /// How much space is free.
         seen: String,
-        /// What to do.
+        /// How to fix it.
         remedy: String,
     },
     /// Another operation on the same volume is in progress.
@@ -147,9 +147,9 @@ pub enum Error {
     /// The NAS did not do it, or it is unknown whether it did.
     #[error("{doing}")]
     Dsm {
-        /// What was being done.
+        /// What was being attempted.
         doing: String,
-        /// What came back.
+        /// The underlying error.
         #[source]
         source: DsmError,
     },
@@ -164,9 +164,9 @@ pub enum Error {
     /// This machine did not do it, or it is unknown whether it did.
     #[error("{doing}")]
     Host {
-        /// What was being done.
+        /// What was being attempted.
         doing: String,
-        /// What came back.
+        /// The underlying error.
         #[source]
         source: HostError,
     },

@@ -292,7 +292,7 @@ impl Metrics {
     fn text(&self) -> String {
         let mut text = String::new();
         prometheus_text::encode(&mut text, &self.registry)
-            .expect("a String takes all that is written");
+            .expect("writing to a String cannot fail");
         text
     }
 }

@@ -42,7 +42,7 @@ impl NodeId {
         Self(format!("{name}:{}", digest(initiator, 8)))
     }
 
-    /// As the CO passes it.
+    /// The text of the id.
     pub fn as_str(&self) -> &str {
         &self.0
     }

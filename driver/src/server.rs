@@ -232,7 +232,7 @@ async fn listen(path: &Path) -> io::Result<(UnixListener, SocketIdentity)> {
         Ok(_) => {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                format!("{} exists and is no socket", path.display()),
+                format!("{} exists and is not a socket", path.display()),
             ));
         }
         Err(_) => {}

@@ -24,7 +24,7 @@ pub enum LogFormat {
 /// Starts logging to standard error. `level` is a level or a filter such as `info,driver::dsm=trace`.
 ///
 /// # Errors
-/// `level` is neither, or logging was started before.
+/// `level` is invalid, or logging was already started.
 pub fn start(
     level: &str,
     format: LogFormat,
@@ -59,7 +59,7 @@ pub fn log_late_completion(error: Option<&Error>) {
     }
 }
 
-/// Runs the body of one RPC in its span, logs how it ended and turns its error into a gRPC status.
+/// Runs the body of one RPC in its span, logs the outcome and converts its error to a gRPC status.
 ///
 /// # Errors
 /// The body's error, with the code from the error table.

@@ -71,7 +71,7 @@ impl FromStr for LunUuid {
 }
 
 impl LunUuid {
-    /// As DSM writes it.
+    /// The text of the uuid.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -81,13 +81,13 @@ impl LunUuid {
         self.0.replace('-', "")
     }
 
-    /// As a number of 128 bits.
+    /// As a 128-bit number.
     pub fn number(&self) -> u128 {
         // 32 hexadecimal digits fit exactly.
         u128::from_str_radix(&self.digits(), 16).unwrap_or_default()
     }
 
-    /// From a number of 128 bits.
+    /// From a 128-bit number.
     pub fn from_number(number: u128) -> Self {
         let d = format!("{number:032x}");
         Self(format!(
@@ -103,7 +103,7 @@ impl LunUuid {
     /// From the 32 digits without hyphens.
     ///
     /// # Errors
-    /// Other than 32 lower-case hexadecimal digits.
+    /// The text is not 32 lower-case hexadecimal digits.
     pub fn from_digits(digits: &str) -> Result<Self, Malformed> {
         let well_formed = digits.len() == 32
             && digits
@@ -204,9 +204,9 @@ pub fn lun_name(name: &str) -> String {
 pub enum FsType {
     /// The default.
     Ext4,
-    /// Grows only mounted.
+    /// Can be grown only while mounted.
     Xfs,
-    /// Grows only mounted.
+    /// Can be grown only while mounted.
     Btrfs,
 }
 

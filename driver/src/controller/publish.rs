@@ -28,7 +28,7 @@ const POLLS: usize = 8;
 const MAX_ATTEMPTS: usize = 4;
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// `ControllerPublishVolume`, checked.
+/// A validated `ControllerPublishVolume` request.
 #[derive(Debug)]
 pub(super) struct Publish {
     pub(super) id: VolumeId,

@@ -19,7 +19,7 @@ use super::reply::{self, Code, DsmError};
 pub struct Call {
     /// For instance `SYNO.Core.ISCSI.LUN`.
     pub api: &'static str,
-    /// One that DSM 6 and DSM 7 both offer.
+    /// A version that both DSM 6 and DSM 7 support.
     pub version: u8,
     /// For instance `set`.
     pub method: &'static str,
@@ -102,7 +102,7 @@ impl Call {
         let text = text.ok_or_else(|| DsmError::Garbled {
             api,
             method,
-            seen: "no result in a compound answer".to_owned(),
+            seen: "no result in a compound reply".to_owned(),
         })?;
         reply::read(api, method, text.get().as_bytes())
     }
@@ -131,7 +131,7 @@ impl Call {
         fields
     }
 
-    /// Several calls in one request: `SYNO.Entry.Request` v1 `request`, one after the other, up to the first that fails.
+    /// A compound request (`SYNO.Entry.Request` v1 `request`): calls are carried out in order, up to the first one that fails.
     /// Source: N4S4 `synology_api` and DSM's own pages.
     pub fn sequence(calls: &[Self]) -> Self {
         Self::compound(calls, true)

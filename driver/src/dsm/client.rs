@@ -29,7 +29,7 @@ use crate::volume::NasName;
 /// be read.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where the password comes from. A file is read at each login, so a rotated secret needs no restart.
+/// The source of the password. A file is read at each login, so a rotated secret needs no restart.
 #[derive(Clone, Debug)]
 pub enum Password {
     /// Given in the configuration.
@@ -370,7 +370,7 @@ impl Client {
                 let text = SecretString::from(text);
                 let password = bare(text.expose_secret());
                 if password.is_empty() {
-                    // Sent, it would be a failed login, and Auto Block would count it.
+                    // Sending it would be a failed login, which Auto Block counts.
                     return Err(unreadable(std::io::Error::other(
                         "the file is empty: write the account's password into it (in Kubernetes: into the Secret)",
                     )));

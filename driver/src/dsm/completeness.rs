@@ -16,7 +16,7 @@ use super::system::{self, SystemAnswer};
 use super::target::{self, Target};
 use crate::volume::LunUuid;
 
-/// How long after its start a NAS may still be loading its LUNs and targets.
+/// How long a NAS may take to load its LUNs and targets after it has started.
 const LOAD_TIME: Duration = Duration::from_secs(15 * 60);
 /// If the NAS does not report its uptime, two lists are compared that are at least [`MIN_INTERVAL`] and at most [`MAX_INTERVAL`]
 /// apart.
@@ -194,7 +194,7 @@ impl Nas {
         let doubt = history.why_incomplete(what, Instant::now(), list, volumes);
         Ok(doubt.map(|doubt| {
             format!(
-                "the NAS may just have started, and SYNO.Core.System info does not tell, so {doubt}"
+                "the NAS may just have started, and SYNO.Core.System info does not report its uptime, so {doubt}"
             )
         }))
     }
@@ -242,7 +242,7 @@ impl Nas {
 fn why_still_loading(up: Duration) -> Option<String> {
     (up < LOAD_TIME).then(|| {
         format!(
-            "the NAS has been up for {} s only and may still be loading: wait until it has been up for {} minutes",
+            "the NAS has been up for only {} s and may still be loading: wait until it has been up for {} minutes",
             up.as_secs(),
             LOAD_TIME.as_secs() / 60
         )

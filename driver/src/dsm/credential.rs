@@ -215,7 +215,7 @@ impl Refusals {
     /// The file exists, and cannot be read or parsed.
     pub fn open(file: Option<PathBuf>) -> io::Result<Self> {
         let known = match file.as_deref().map(std::fs::read) {
-            // A crash of the machine may leave the name without the bytes.
+            // After a crash of the machine the file may be empty.
             Some(Ok(text)) if text.trim_ascii().is_empty() => BTreeMap::new(),
             Some(Ok(text)) => serde_json::from_slice(&text)?,
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),

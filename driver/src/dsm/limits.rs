@@ -35,7 +35,7 @@ pub(super) enum RequestClass {
 impl RequestClass {
     /// The class of a call.
     pub(super) fn of(api: &str, method: &str) -> Self {
-        // ASSUMED: clones queue up with creates; both take the lock under which DSM makes a LUN.
+        // ASSUMED: clones queue up with creates; both take the lock under which DSM creates a LUN.
         let creates = matches!(method, "create" | "clone" | "clone_snapshot");
         if api == lun::API && creates {
             Self::Creates
@@ -71,7 +71,7 @@ impl RequestLimits {
             RequestClass::Creates => &self.creates,
         };
         let permit = Arc::clone(semaphore).acquire_owned().await;
-        Permit(Arc::new(permit.expect("it is never closed")))
+        Permit(Arc::new(permit.expect("the semaphore is never closed")))
     }
 }
 

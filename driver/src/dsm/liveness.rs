@@ -177,7 +177,7 @@ impl Client {
                     self.note_outcome(&outcome, sent);
                     return Ok(outcome);
                 }
-                silence = async { silence.expect("there is one") }, if silence.is_some() => return Err(silence),
+                silence = async { silence.expect("checked by the branch condition") }, if silence.is_some() => return Err(silence),
                 _ = watch.changed() => {}
                 () = sleep_until(last + PROBE_AFTER), if !probing => {}
             }

@@ -115,7 +115,7 @@ const UNUSABLE: [&str; 8] = [
     "deleting",
 ];
 
-/// The others of that list.
+/// The other states of that list.
 const HARMLESS: [&str; 8] = [
     "",
     "normal",
@@ -246,7 +246,7 @@ pub fn map_target(uuid: &LunUuid, target_id: u64) -> Call {
 /// The method of [`unmap_target`].
 pub(super) const UNMAP: &str = "unmap_target";
 
-/// `unmap_target`: takes a target from those that export the LUN.
+/// `unmap_target`: removes a target from those that export the LUN.
 pub fn unmap_target(uuid: &LunUuid, target_id: u64) -> Call {
     Call::new(API, 1, UNMAP)
         .with("uuid", uuid.as_str())

@@ -11,7 +11,8 @@ use crate::volume::LunUuid;
 const MAX_LUNS: usize = 4096;
 
 /// Paths of volumes by LUN uuid.
-// ASSUMED: a LUN keeps its volume for as long as it has its uuid. SAN Manager moves none; a clone on another volume has a uuid of its own.
+// ASSUMED: a LUN keeps its volume for as long as it has its uuid. SAN Manager cannot move LUNs; a clone on another volume has its
+// own uuid.
 #[derive(Debug, Default)]
 pub(super) struct LunLocations(Mutex<HashMap<String, String>>);
 

@@ -195,7 +195,7 @@ impl Nas {
             .map(drop)
     }
 
-    /// Polls a LUN until `done` accepts it, for at most [`LUN_READY_TIMEOUT`]; returns its last state.
+    /// Polls a LUN until `done` accepts it, for at most a minute; returns its last state.
     ///
     /// # Errors
     /// [`DsmError`] of the first poll that fails.

@@ -25,7 +25,7 @@ macro_rules! codes {
                 match self.0 {
                     $($number => $text,)*
                     122..=127 => "no permission, or the session has ended: the account must be an administrator",
-                    _ => "no text known for this code",
+                    _ => "unknown error code",
                 }
             }
         }
@@ -41,7 +41,7 @@ codes! {
     SESSION_DUPLICATE = 107, "the session was ended by another login";
     /// For a call in a compound: an earlier one failed.
     STOPPED = 112, "not carried out, because a call before it failed";
-    /// `Storage.Volume get` says this of a volume that does not exist.
+    /// `Storage.Volume get` returns this for a volume that does not exist.
     NO_SUCH_LOCATION = 117, "no such volume, or the NAS is busy";
     /// DSM 7, also after a restart.
     SESSION_UNKNOWN = 119, "the session is unknown or expired";
@@ -395,7 +395,7 @@ impl DsmError {
 /// [`NoData`].
 ///
 /// # Errors
-/// [`DsmError::Refused`] with DSM's code; [`DsmError::Garbled`] for anything that is not a DSM answer of this shape.
+/// [`DsmError::Refused`] with DSM's code; [`DsmError::Garbled`] for anything that is not a DSM reply of this shape.
 pub fn read<T: DeserializeOwned>(
     api: &'static str,
     method: &'static str,

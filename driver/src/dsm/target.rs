@@ -82,11 +82,11 @@ impl Target {
         let other =
             |seen: &Option<String>, wanted: &str| seen.as_ref().is_some_and(|seen| seen != wanted);
         if other(&self.user, &chap.initiator.user) {
-            return Some("the name of the initiator is another".to_owned());
+            return Some("the initiator's CHAP name differs".to_owned());
         }
         match &chap.target {
             Some(target) if other(&self.mutual_user, &target.user) => {
-                Some("the name of the target is another".to_owned())
+                Some("the target's CHAP name differs".to_owned())
             }
             Some(_) | None => None,
         }
@@ -128,7 +128,7 @@ pub(super) fn no_result(call: &Call) -> DsmError {
     DsmError::Garbled {
         api: call.api,
         method: call.method,
-        seen: "no result in a compound answer".to_owned(),
+        seen: "no result in a compound reply".to_owned(),
     }
 }
 

@@ -108,7 +108,7 @@ fn respond(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Byte
             StatusCode::NOT_FOUND,
             CONTENT_TYPE,
             FORMAT,
-            format!("nothing here but {PATH}\n"),
+            format!("not found; metrics are at {PATH}\n"),
         ),
     };
     let mut response = Response::new(Full::from(body));

@@ -148,7 +148,7 @@ impl Parameters {
             Err(bad) => Err(invalid(
                 "formatOptions",
                 options,
-                &format!("{:?} stands in the way; {}", bad.word, bad.remedy),
+                &format!("{:?} is not allowed; {}", bad.word, bad.remedy),
             )),
         }
     }
@@ -202,7 +202,7 @@ impl Parameters {
                     Some(parsed.map_err(|expected| invalid(key, value, &remedy(expected)))?);
             }
             "protocol" if value.eq_ignore_ascii_case("iscsi") => {}
-            "protocol" => return Err(invalid(key, value, "this driver speaks iscsi only")),
+            "protocol" => return Err(invalid(key, value, "this driver supports iscsi only")),
             "csi.storage.k8s.io/pvc/namespace" => self.claim.0 = Some(value.to_owned()),
             "csi.storage.k8s.io/pvc/name" => self.claim.1 = Some(value.to_owned()),
             // Used by the provisioner.

@@ -77,7 +77,7 @@ fn errors_name_unknown_and_contradicting_parameters() {
         (
             &[("formatOptions", "-O bigalloc -C 65536")],
             "",
-            "\"-O bigalloc\" stands in the way",
+            "\"-O bigalloc\" is not allowed",
         ),
         (
             &[("formatOptions", "-m uuid=6f1c"), ("fsType", "xfs")],
