@@ -26,7 +26,8 @@ pub fn new_size(range: &Range) -> Result<Bytes, Error> {
 /// The smallest logical block size of a LUN, in bytes.
 const BLOCK: u64 = 512;
 
-/// `least` rounded up to whole MiB if `limit` leaves room for it, else to whole blocks of 4096 or 512 bytes. `None`: there is no such size.
+/// `least` rounded up to whole MiB if `limit` leaves room for it, else to whole blocks of 4096 or 512 bytes. `None`: there is no
+/// such size.
 fn whole_blocks(least: Bytes, limit: Option<Bytes>) -> Option<Bytes> {
     [Bytes::MIB.0, 4096, BLOCK]
         .into_iter()

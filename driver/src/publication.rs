@@ -82,8 +82,9 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// Distinguishes publications of a LUN to the same node: a letter from `g` on, then 6 base-36 digits. The letter distinguishes
-/// such names from legacy ones, which have a hexadecimal digit there.
+/// Distinguishes publications of a LUN to the same node: a letter from `g` on, then 6 base-36 digits.
+///
+/// The letter distinguishes such names from legacy ones, which have a hexadecimal digit there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nonce(String);
 

@@ -65,11 +65,11 @@ impl Shared {
                 let updated = targets.iter().find(|row| row.is(target));
                 updated.map_or(Ok(()), |updated| verify_auth(updated, chap))
             }
-            Ok(TargetWrite::NotThere(_)) => Err(Error::NotReady {
+            Ok(TargetWrite::NotFound(_)) => Err(Error::NotReady {
                 what: what(),
                 seen: "the target is gone".to_owned(),
             }),
-            Ok(TargetWrite::UponAnother { holder, .. }) => {
+            Ok(TargetWrite::WrongTarget { holder, .. }) => {
                 Err(foreign_target_changed(what(), target, holder))
             }
             Err(source) if source.code() == Some(Code::BAD_AUTH_DATA) => Err(Error::Unverified {

@@ -40,18 +40,18 @@ impl Shared {
         let grown = |lun: Option<&Lun>| {
             sent.is_err() || lun.is_none_or(|lun| lun.size() >= size && lun.not_ready().is_none())
         };
-        let seen = nas
+        let lun = nas
             .lun_until(&id.uuid, grown)
             .await
             .with_context(|| format!("reading back the size of volume {id}"))?;
-        let Some(seen) = seen.map(|lun| lun.size()) else {
+        let Some(reported) = lun.map(|lun| lun.size()) else {
             return Err(not_found(nas, id).await);
         };
         match sent {
-            _ if seen >= range.required => Ok(seen),
+            _ if reported >= range.required => Ok(reported),
             Ok(()) => Err(Error::Unverified {
                 what: format!("growth of volume {id} to {size}"),
-                seen: format!("DSM reports {seen}"),
+                seen: format!("DSM reports {reported}"),
             }),
             Err(error) => Err(not_grown(id, size, &range, error)),
         }

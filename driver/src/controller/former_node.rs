@@ -71,13 +71,13 @@ impl Shared {
         if let Some(target) = used {
             return Err(in_use(request, target));
         }
-        let mut left = None;
+        let mut remaining = None;
         for target in former {
             tracing::warn!(target = target.iqn, node = %request.node, "the node's initiator name has changed: deleting the unused target of its former name");
-            left = Some(delete_target(nas, &request.id.uuid, target).await?);
+            remaining = Some(delete_target(nas, &request.id.uuid, target).await?);
             self.idle_targets.forget(&target.iqn);
         }
-        Ok(left)
+        Ok(remaining)
     }
 
     /// The target had no sessions at two observations a minute apart, on a NAS that had been up for a minute at the first one.

@@ -288,13 +288,13 @@ impl Shared {
                 .with_context(what)?
             {
                 TargetWrite::Done(targets) => current = targets,
-                TargetWrite::NotThere(_) => {
+                TargetWrite::NotFound(_) => {
                     return Err(Error::NotReady {
                         what: what(),
                         seen: "another controller is changing it".to_owned(),
                     });
                 }
-                TargetWrite::UponAnother { holder, .. } => {
+                TargetWrite::WrongTarget { holder, .. } => {
                     return Err(foreign_target_changed(what(), target, holder));
                 }
             }
@@ -317,13 +317,13 @@ impl Shared {
         // call, or unpublishes.
         let targets = match nas.map_target(uuid, own).await.with_context(doing)? {
             TargetWrite::Done(targets) => targets,
-            TargetWrite::NotThere(_) => {
+            TargetWrite::NotFound(_) => {
                 return Err(Error::NotReady {
                     what: doing(),
                     seen: "the target is gone, or another controller has taken it over".to_owned(),
                 });
             }
-            TargetWrite::UponAnother { holder, .. } => {
+            TargetWrite::WrongTarget { holder, .. } => {
                 return Err(undo_foreign_mapping(nas, uuid, own, holder).await);
             }
         };

@@ -50,10 +50,10 @@ pub(super) async fn delete_target(
         TargetWrite::Done(left) => left,
         // Another controller may have deleted it; only the full list of a NAS that is up proves that
         // (design.md#dsm-reuses-target-numbers).
-        TargetWrite::NotThere(_) => {
+        TargetWrite::NotFound(_) => {
             find_targets(nas, lun, what, |row| row.iqn == target.iqn).await?
         }
-        TargetWrite::UponAnother { holder, .. } => {
+        TargetWrite::WrongTarget { holder, .. } => {
             return Err(foreign_target_changed(what(), target, holder));
         }
     };

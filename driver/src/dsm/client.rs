@@ -97,8 +97,8 @@ impl Client {
     /// refusal is returned.
     ///
     /// # Errors
-    /// [`DsmError`]; only [`DsmError::Refused`], [`DsmError::Unreachable`], [`DsmError::Silent`] and [`DsmError::Login`] prove that the
-    /// call did nothing.
+    /// [`DsmError`]; only [`DsmError::Refused`], [`DsmError::Unreachable`], [`DsmError::Silent`] and [`DsmError::Login`] prove
+    /// that the call did nothing.
     pub async fn call<T: DeserializeOwned>(&self, call: &Call) -> Result<T, DsmError> {
         // Before waiting for a permit: if the login fails, all waiting calls get that error together.
         self.session().await?;

@@ -110,7 +110,8 @@ impl Nas {
     ) -> Result<Option<String>, DsmError> {
         let location = uuid.and_then(|uuid| self.lun_locations.of(uuid));
         let queried = Instant::now();
-        // In this order: a volume that comes up in between would be too late for the list of LUNs, but not for the check of volumes.
+        // In this order: a volume that comes up in between would be too late for the list of LUNs, but not for the check of
+        // volumes.
         let (volumes, luns) = self
             .client
             .call_both::<LocationsAnswer, LunsAnswer>(&location::list(), &lun::list())

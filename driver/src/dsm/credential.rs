@@ -30,7 +30,7 @@ const MAX_FORMER: usize = 8;
 /// Seconds until a credential that was refused `times` times in a row is tried again.
 fn pause(kind: LoginRefusal, times: u32) -> u64 {
     match (kind, times) {
-        (LoginRefusal::Passing, _) => 0,
+        (LoginRefusal::Transient, _) => 0,
         (LoginRefusal::Credential, ..=1) => 15 * MINUTE,
         (LoginRefusal::Credential, 2) => HOUR,
         (LoginRefusal::Credential, 3) => 6 * HOUR,
@@ -245,7 +245,7 @@ impl Refusals {
 
     /// Remembers that `nas` refused this credential, and returns when to try it again. `None`: with the next call.
     pub fn remember(&self, nas: &str, credential: Credential<'_>, code: Code) -> Option<NextTry> {
-        if code.login() == LoginRefusal::Passing {
+        if code.login() == LoginRefusal::Transient {
             return None;
         }
         let now = self.now();

@@ -32,9 +32,9 @@ pub enum TargetWrite {
     /// Done; all targets afterwards.
     Done(Vec<Target>),
     /// The target no longer exists, and nothing was done; all targets.
-    NotThere(Vec<Target>),
+    NotFound(Vec<Target>),
     /// DSM has applied the change although the number belongs to another target by now.
-    UponAnother {
+    WrongTarget {
         /// The target that had the number just before, if DSM reported it.
         holder: Option<Target>,
         /// All targets afterwards.
@@ -358,7 +358,7 @@ impl Nas {
         if self.continues_after_error.load(Ordering::Relaxed)
             && let Some(all) = self.list_if_absent(lun, target).await?
         {
-            return Ok(TargetWrite::NotThere(all));
+            return Ok(TargetWrite::NotFound(all));
         }
         let calls = target::guarded(target, true, writes);
         let mut results = self.client.call_sequence(&calls).await?;
@@ -374,7 +374,7 @@ impl Nas {
             return self.write_outcome(lun, target, writes, results).await;
         }
         if let Some(all) = self.list_if_absent(lun, target).await? {
-            return Ok(TargetWrite::NotThere(all));
+            return Ok(TargetWrite::NotFound(all));
         }
         // It exists, but `get` does not find it by its name: that DSM accepts names there is known only from other clients.
         let calls = target::guarded(target, false, writes);
@@ -423,7 +423,7 @@ impl Nas {
         let is_own = |row: &Target| row.is(target);
         if any_done && !holder.as_ref().is_ok_and(is_own) {
             let all = self.final_list(lun, &mut results).await?;
-            return Ok(TargetWrite::UponAnother {
+            return Ok(TargetWrite::WrongTarget {
                 holder: holder.ok(),
                 all,
             });
@@ -431,7 +431,7 @@ impl Nas {
         match done {
             Ok(()) => Ok(TargetWrite::Done(self.final_list(lun, &mut results).await?)),
             Err(refusal) if refusal.code().is_some_and(super::Code::no_target) => Ok(
-                TargetWrite::NotThere(self.final_list(lun, &mut results).await?),
+                TargetWrite::NotFound(self.final_list(lun, &mut results).await?),
             ),
             Err(refusal) => Err(refusal),
         }

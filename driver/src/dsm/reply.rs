@@ -144,7 +144,7 @@ impl Code {
             407 => LoginRefusal::Address,
             // Including unknown codes: likely of the same kind, and retrying with each call would not help.
             401..=497 => LoginRefusal::Account,
-            _ => LoginRefusal::Passing,
+            _ => LoginRefusal::Transient,
         }
     }
 
@@ -189,7 +189,7 @@ pub enum LoginRefusal {
     /// The source address is blocked.
     Address,
     /// Transient: DSM is starting, being upgraded, or busy.
-    Passing,
+    Transient,
 }
 
 impl fmt::Display for Code {
@@ -305,7 +305,7 @@ fn with_next_try(code: Code, next: Option<NextTry>) -> String {
             text += ", since failures lock this address out; at once with another password here";
         }
         LoginRefusal::Address => text += ", and not sooner",
-        LoginRefusal::Account | LoginRefusal::Passing => {}
+        LoginRefusal::Account | LoginRefusal::Transient => {}
     }
     if next.restart {
         text += "; at once after kubectl -n NAMESPACE rollout restart deployment -l app.kubernetes.io/component=controller";
@@ -418,8 +418,9 @@ impl From<IgnoredAny> for NoData {
     }
 }
 
-/// `{"success":true,"data":…}` or `{"success":false,"error":{"code":N}}`, also inside a compound reply. `data` is parsed once its
-/// type is known: a tree of `Value`s takes sixty times the memory of its text.
+/// `{"success":true,"data":…}` or `{"success":false,"error":{"code":N}}`, also inside a compound reply.
+///
+/// `data` is parsed once its type is known: a tree of `Value`s takes sixty times the memory of its text.
 #[derive(Debug, Deserialize)]
 struct Envelope<'a> {
     success: bool,

@@ -176,8 +176,9 @@ fn get_numbered(target_id: u64) -> Call {
 }
 
 /// The calls to change a target by its number, in one request that stops at the first error: `get` by its name, which is never
-/// reused, to check that the target exists; `get` by the number, to see which target has it; the writes; the list. Without the
-/// `get` by name for a NAS that does not support it.
+/// reused, to check that the target exists; `get` by the number, to see which target has it; the writes; the list.
+///
+/// Without the `get` by name for a NAS that does not support it.
 pub fn guarded(target: &Target, by_name: bool, writes: &[Call]) -> Vec<Call> {
     let name = by_name.then(|| get(&target.name));
     name.into_iter()

@@ -26,8 +26,8 @@ fn volume(number: u32, name: &str) -> Listed {
     (uuid(number), name.parse().unwrap(), entry)
 }
 
-fn ids(answer: &csi::ListVolumesResponse) -> Vec<String> {
-    let volumes = answer
+fn ids(reply: &csi::ListVolumesResponse) -> Vec<String> {
+    let volumes = reply
         .entries
         .iter()
         .filter_map(|entry| entry.volume.as_ref());
@@ -46,10 +46,10 @@ fn request(size: usize, token: &str) -> Page {
 fn list_all(size: usize, mut lists: impl FnMut() -> Vec<Volumes>) -> Vec<String> {
     let (mut all, mut token) = (Vec::new(), String::new());
     loop {
-        let answer = page(&lists(), &request(size, &token));
-        assert!(answer.entries.len() <= size);
-        all.extend(ids(&answer));
-        token = answer.next_token;
+        let reply = page(&lists(), &request(size, &token));
+        assert!(reply.entries.len() <= size);
+        all.extend(ids(&reply));
+        token = reply.next_token;
         if token.is_empty() {
             return all;
         }

@@ -45,7 +45,7 @@ fn each_login_code_has_a_kind_of_refusal() {
             &[401, 402, 403, 405, 406, 408, 409, 410, 411, 412],
         ),
         (LoginRefusal::Address, &[407]),
-        (LoginRefusal::Passing, &[498, 119, 100]),
+        (LoginRefusal::Transient, &[498, 119, 100]),
     ] {
         for code in codes {
             assert_eq!(Code(*code).login(), kind, "{code}");
