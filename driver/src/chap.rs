@@ -1,9 +1,9 @@
-//! CHAP: what initiator and target prove to each other at a login. Pure. By default each publication has proofs of its own
-//! ([`keys`]); a Secret that the StorageClass names takes their place.
+//! CHAP credentials, by which initiator and target authenticate each other at a login. Pure. By default each publication has its
+//! own credentials ([`keys`]); a Secret named in the StorageClass replaces them.
 //!
-//! One Secret serves `ControllerPublishVolume`, which sets it on the target, and `NodeStageVolume`, which logs in with it.
-//! Its keys are those of Kubernetes' own Secrets of type `kubernetes.io/iscsi-chap`, which are open-iscsi's names.
-//! No text that leaves this module holds a value of the Secret.
+//! One Secret serves `ControllerPublishVolume`, which sets it on the target, and `NodeStageVolume`, which logs in with it. Its
+//! keys are those of Kubernetes Secrets of type `kubernetes.io/iscsi-chap`, which are open-iscsi's names. No error message of
+//! this module contains a value of the Secret.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,35 +16,35 @@ use crate::volume::Malformed;
 
 pub mod keys;
 
-/// The name that the initiator proves.
+/// The initiator's CHAP name.
 pub const USERNAME: &str = "node.session.auth.username";
-/// The password that the initiator proves.
+/// The initiator's CHAP password.
 pub const PASSWORD: &str = "node.session.auth.password";
-/// The name that the target proves, for mutual CHAP.
+/// The target's CHAP name, for mutual CHAP.
 pub const USERNAME_IN: &str = "node.session.auth.username_in";
-/// The password that the target proves, for mutual CHAP.
+/// The target's CHAP password, for mutual CHAP.
 pub const PASSWORD_IN: &str = "node.session.auth.password_in";
-/// A Secret of type `kubernetes.io/iscsi-chap` may also hold what a discovery proves; the driver makes none.
+/// A Secret of type `kubernetes.io/iscsi-chap` may also hold discovery credentials; the driver does no discovery.
 const DISCOVERY: &str = "discovery.sendtargets.auth.";
 const KEYS: [&str; 4] = [USERNAME, PASSWORD, USERNAME_IN, PASSWORD_IN];
 
-/// Characters of a password. RFC 7143, section 9.2.1 wants 96 bits at least, which are 12 characters; that DSM takes no more
-/// than 16 is the limit of common initiators and ASSUMED of DSM: democratic-csi tells of 18990708 for a wrong length.
+/// Characters of a password. RFC 7143, section 9.2.1 requires at least 96 bits, which are 12 characters; that DSM takes no more
+/// than 16 is the limit of common initiators and ASSUMED of DSM: democratic-csi reports 18990708 for a wrong length.
 const PASSWORD_LENGTH: std::ops::RangeInclusive<usize> = 12..=16;
 /// Characters of a name. ASSUMED: the longest that DSM takes is not known; open-iscsi takes 255.
 const NAME_LENGTH: std::ops::RangeInclusive<usize> = 1..=128;
 
-/// One side's name and password.
+/// CHAP name and password of one side.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// Not secret: DSM tells it to every administrator.
+    /// Not secret: DSM shows it to every administrator.
     pub user: String,
     /// 12 to 16 characters.
     pub password: SecretString,
 }
 
 impl Account {
-    /// A name and password that a node record can hold; `None` for others.
+    /// `None` unless both fit into an open-iscsi node record.
     pub fn read(user: &str, password: &str) -> Option<Self> {
         let fits = |text: &str, length: &std::ops::RangeInclusive<usize>| {
             length.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
@@ -62,28 +62,28 @@ impl PartialEq for Account {
     }
 }
 
-/// The proofs of one login.
+/// The CHAP credentials of one login.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chap {
-    /// What the initiator proves to the target.
+    /// Authenticates the initiator to the target.
     pub initiator: Account,
-    /// What the target proves to the initiator: mutual CHAP.
+    /// Authenticates the target to the initiator: mutual CHAP.
     pub target: Option<Account>,
 }
 
-/// Who proves himself at a login: `auth` of a publish context, and DSM's `auth_type`.
+/// The authentication method of a login: `auth` of a publish context, and DSM's `auth_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// Nobody.
+    /// No CHAP.
     None,
-    /// The initiator.
+    /// One-way: the initiator authenticates itself.
     Chap,
-    /// Both.
+    /// Initiator and target authenticate themselves.
     Mutual,
 }
 
 impl Method {
-    /// What these proofs are for.
+    /// The method for which these are the credentials.
     pub fn of(chap: Option<&Chap>) -> Self {
         match chap {
             None => Self::None,
@@ -126,16 +126,16 @@ impl FromStr for Method {
 }
 
 impl Chap {
-    /// Reads the `secrets` of a CSI call. No secrets: no CHAP.
+    /// Parses the `secrets` of a CSI call. No secrets: no CHAP.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT naming the key, never its value: a key that is not of CHAP, half of a pair, a size or a character that
-    /// DSM or open-iscsi does not take.
+    /// INVALID_ARGUMENT naming the key, never its value: an unknown key, a name without password or the reverse, a length or a
+    /// character that DSM or open-iscsi does not accept.
     pub fn read(secrets: &HashMap<String, String>) -> Result<Option<Self>, Error> {
         if secrets.is_empty() {
             return Ok(None);
         }
-        // In order, so that the same Secret is always refused for the same reason.
+        // Sorted, so that the same Secret always yields the same message.
         let mut unknown: Vec<&String> = secrets
             .keys()
             .filter(|key| !KEYS.contains(&key.as_str()) && !key.starts_with(DISCOVERY))
@@ -157,7 +157,8 @@ impl Chap {
                 "mutual CHAP needs the initiator's pair too",
             ));
         };
-        // RFC 7143, section 9.2.1: each direction has a secret of its own, or a target's proof could be had by asking it.
+        // RFC 7143, section 9.2.1: each direction must have a different secret, or an attacker could have the target compute the
+        // initiator's response.
         if target
             .as_ref()
             .is_some_and(|target| same(&target.password, &initiator.password))
@@ -195,7 +196,7 @@ fn pair(
     }))
 }
 
-/// Only what a node record of open-iscsi can hold on its line. That DSM takes all of these characters is ASSUMED.
+/// Accepts only what an open-iscsi node record can hold on one line. That DSM takes all of these characters is ASSUMED.
 fn check(key: &str, value: &str, length: &std::ops::RangeInclusive<usize>) -> Result<(), Error> {
     if !length.contains(&value.chars().count()) {
         return Err(bad(
@@ -212,7 +213,7 @@ fn check(key: &str, value: &str, length: &std::ops::RangeInclusive<usize>) -> Re
     }
     Err(bad(
         key,
-        "it must be of letters, digits and signs of ASCII, without blanks or line ends (does the Secret hold a trailing line end?)",
+        "it must consist of ASCII letters, digits and punctuation, without blanks or line ends (does the Secret hold a trailing line end?)",
     ))
 }
 
@@ -227,7 +228,7 @@ fn absent(key: &str, why: &str) -> Error {
     bad(key, &format!("it is missing, and {why}"))
 }
 
-/// The field, as a message names it.
+/// The field name for error messages: `secrets[key]`.
 pub fn field(key: &str) -> String {
     format!("secrets[{key}]")
 }

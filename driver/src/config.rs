@@ -1,4 +1,4 @@
-//! Flags and the configuration file: read once at start, unknown keys are errors. Nothing else reads the environment.
+//! Command-line flags and the configuration file: read once at startup; unknown keys are errors. The environment is not read.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -22,73 +22,73 @@ use crate::publication::Portal;
 use crate::telemetry::LogFormat;
 use crate::volume::NasName;
 
-/// A CSI driver for Synology NAS: block volumes (iSCSI LUNs) that grow.
+/// A CSI driver for Synology NAS: expandable block volumes (iSCSI LUNs).
 #[derive(Clone, Debug, Parser)]
 #[command(name = "synology-csi", version)]
 pub struct Args {
-    /// Where to serve: a unix socket that the driver makes, as unix:///path or a bare path.
+    /// CSI endpoint: a unix socket that the driver creates, as unix:///path or a bare path.
     #[arg(long, value_parser = socket_path)]
     pub endpoint: PathBuf,
-    /// Which services to offer: the controller speaks to the NAS, the node to this machine's kernel.
+    /// Which CSI services to serve: the controller service talks to the NAS, the node service to this machine's kernel.
     #[arg(long, value_enum, default_value_t = Mode::All)]
     pub mode: Mode,
-    /// The NASes (YAML). The controller needs it, the node does not.
+    /// Configuration file with the NASes (YAML). Required for the controller service only.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// This node's name, usually spec.nodeName. The node needs it.
+    /// This node's name, usually spec.nodeName. Required for the node service.
     #[arg(long, value_name = "NAME")]
     pub node_id: Option<String>,
-    /// Where the host's /sys and /etc/iscsi are seen, when not at /.
+    /// Where the host's /sys and /etc/iscsi are mounted, if not at /.
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub host_root: PathBuf,
-    /// In whose mount and network namespaces iscsiadm and the multipath tools run, when the driver runs in a container.
+    /// The mount and network namespaces in which to run iscsiadm and the multipath tools if the driver runs in a container.
     #[arg(long, value_enum, default_value_t = Namespaces::Own)]
     pub host_namespaces: Namespaces,
-    /// Where the kubelet keeps its files: paths of volumes lie below it, and no symbolic link leads out of it. Default: anywhere.
+    /// The kubelet's root directory: volume paths must be below it, and not leave it through symbolic links. Default: any path.
     #[arg(long, value_name = "DIR", value_parser = kubelet_dir)]
     pub kubelet_dir: Option<String>,
-    /// How long I/O waits for a NAS that does not answer, before it fails: 30s, 2m. Volumes staged later take it on.
+    /// How long I/O waits for an unreachable NAS before it fails: 30s, 2m. Applies to volumes that are staged afterwards.
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = replacement_timeout)]
     pub replacement_timeout: Duration,
-    /// How often to look for portals that volumes with several paths lack, and to join them: 60s, 5m; 0s: never.
+    /// How often to look for missing paths of multipath volumes, and to log in to their portals: 60s, 5m; 0s: never.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = path_interval)]
     pub path_interval: Duration,
-    /// How many volumes the CO may attach to this node at once; 0 leaves it to the CO. Linux has no low bound of its own, and
-    /// what a NAS allows it allows all nodes together.
+    /// Maximum number of volumes that the CO may attach to this node; 0 leaves it to the CO. Linux itself has no low limit, and
+    /// the limits of a NAS apply to all nodes together.
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = max_volumes)]
     pub max_volumes_per_node: u32,
-    /// Where to show metrics for Prometheus, at /metrics over plain HTTP. Default: nowhere.
+    /// Address for Prometheus metrics, at /metrics over plain HTTP. Default: not served.
     #[arg(long, value_name = "ADDR:PORT", value_parser = metrics_address)]
     pub metrics_address: Option<SocketAddr>,
-    /// The provisioner's name, which is also the owner's mark on each LUN: never change it on a NAS that has volumes.
+    /// The CSI driver name (provisioner), which is also part of each LUN's owner tag: never change it if a NAS has volumes.
     #[arg(long, value_name = "NAME", default_value = "csi.synology.com", value_parser = driver_name)]
     pub driver_name: String,
-    /// error, warn, info, debug, trace, or a filter such as info,driver::dsm=trace.
+    /// Log level: error, warn, info, debug, trace, or a filter such as info,driver::dsm=trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
-    /// How log lines look.
+    /// Log format.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }
 
-/// Which services a process offers. Identity is always among them.
+/// Which CSI services a process serves. The identity service is always included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// The controller service.
+    /// The controller service only.
     Controller,
-    /// The node service.
+    /// The node service only.
     Node,
     /// Both.
     All,
 }
 
 impl Mode {
-    /// The controller service is offered.
+    /// The controller service is included.
     pub fn controller(self) -> bool {
         matches!(self, Self::Controller | Self::All)
     }
 
-    /// The node service is offered.
+    /// The node service is included.
     pub fn node(self) -> bool {
         matches!(self, Self::Node | Self::All)
     }
@@ -109,7 +109,6 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// open-iscsi takes whole seconds; 0 would fail I/O at each hiccup, and what waits for days is never seen to have failed.
 fn kubelet_dir(text: &str) -> Result<String, String> {
     let plain = text.trim_end_matches('/');
     if plain.starts_with('/') && !plain.split('/').any(|part| part == "..") {
@@ -119,30 +118,31 @@ fn kubelet_dir(text: &str) -> Result<String, String> {
     }
 }
 
+/// open-iscsi takes whole seconds; 0 would fail I/O at each hiccup, and with a timeout of days a failure would never be noticed.
 fn replacement_timeout(text: &str) -> Result<Duration, String> {
-    let told = "give whole seconds from 1s to 1day, for instance 120s or 2m";
-    let time = humantime::parse_duration(text).map_err(|_| told.to_owned())?;
+    let usage = "give whole seconds from 1s to 1day, for instance 120s or 2m";
+    let time = humantime::parse_duration(text).map_err(|_| usage.to_owned())?;
     let sound = time.subsec_nanos() == 0 && (1..=86_400).contains(&time.as_secs());
     if sound {
         Ok(time)
     } else {
-        Err(told.to_owned())
+        Err(usage.to_owned())
     }
 }
 
 fn path_interval(text: &str) -> Result<Duration, String> {
-    let told = "give a time from 1s to 1day, for instance 60s or 5m, or 0s for never";
-    let time = humantime::parse_duration(text).map_err(|_| told.to_owned())?;
+    let usage = "give a time from 1s to 1day, for instance 60s or 5m, or 0s for never";
+    let time = humantime::parse_duration(text).map_err(|_| usage.to_owned())?;
     if time.is_zero() || (1..=86_400).contains(&time.as_secs()) {
         Ok(time)
     } else {
-        Err(told.to_owned())
+        Err(usage.to_owned())
     }
 }
 
-/// Brackets around an IPv6 address may be left out: a pod learns its own without them.
+/// Brackets around an IPv6 address are optional: the pod IP from the downward API comes without them.
 fn metrics_address(text: &str) -> Result<SocketAddr, String> {
-    let read = || {
+    let parse = || {
         let (address, port) = text.rsplit_once(':')?;
         let inside = address
             .strip_prefix('[')
@@ -150,18 +150,18 @@ fn metrics_address(text: &str) -> Result<SocketAddr, String> {
         let address: IpAddr = inside.unwrap_or(address).parse().ok()?;
         Some(SocketAddr::new(address, port.parse().ok()?))
     };
-    read().ok_or_else(|| {
+    parse().ok_or_else(|| {
         "give an address and a port, for instance 127.0.0.1:9810 or [::]:9810".to_owned()
     })
 }
 
-/// CSI v1.12, `NodeGetInfo`: not negative. Kubernetes keeps the number in 32 bits with a sign.
+/// CSI v1.12, `NodeGetInfo`: not negative. Kubernetes stores the number as a signed 32-bit integer.
 fn max_volumes(text: &str) -> Result<u32, String> {
-    let told = "give a whole number from 1 to 2147483647, or 0 to leave it to the CO";
+    let usage = "give a whole number from 1 to 2147483647, or 0 to leave it to the CO";
     let number = text.parse::<i32>().ok();
     number
         .and_then(|number| u32::try_from(number).ok())
-        .ok_or_else(|| told.to_owned())
+        .ok_or_else(|| usage.to_owned())
 }
 
 /// CSI v1.12, `GetPluginInfo`: a domain name, 63 characters or less.
@@ -185,19 +185,20 @@ fn driver_name(text: &str) -> Result<String, String> {
 pub struct Config {
     /// The NASes; at least one.
     pub nas: Vec<NasConfig>,
-    /// Who proves itself at a login to a target: both sides, the initiator alone, or nobody.
+    /// Which side authenticates itself at an iSCSI login: both, the initiator only, or neither.
     #[serde(default)]
     pub chap: ChapMode,
-    /// The key from which the proofs of each publication are derived: the same for all controllers, and nobody else's.
+    /// The key from which the CHAP credentials of each publication are derived: the same for all controllers, and otherwise
+    /// secret.
     pub chap_key_file: Option<PathBuf>,
-    /// Keys that were used before. Publications that were made with them go on.
+    /// Former keys. Publications that were created with them remain valid.
     #[serde(default)]
     pub chap_former_key_files: Vec<PathBuf>,
-    /// Which of several clusters this is that keep volumes on the same NASes under the same driver name. Volumes made in another one are
-    /// not touched; those made before it was set are this one's.
-    #[serde(default, deserialize_with = "maybe_parsed")]
+    /// The name of this cluster, if several share NASes and driver name. Volumes of other clusters are not touched; volumes that
+    /// were created before it was set belong to this one.
+    #[serde(default, deserialize_with = "optional_parsed")]
     pub cluster: Option<Cluster>,
-    /// Where refused credentials are remembered across restarts. Without it they are remembered by the process alone.
+    /// Where to remember refused credentials across restarts. Without it they are kept in memory only.
     pub state_file: Option<PathBuf>,
 }
 
@@ -205,12 +206,12 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChapMode {
-    /// Initiator and target.
+    /// Initiator and target authenticate themselves (mutual CHAP).
     #[default]
     Mutual,
-    /// The initiator.
+    /// Only the initiator does.
     OneWay,
-    /// Nobody: whoever reaches the portal may log in.
+    /// No CHAP: any host that reaches the portal may log in.
     Off,
 }
 
@@ -221,38 +222,39 @@ pub struct NasConfig {
     /// Its permanent name: part of every volume id.
     #[serde(deserialize_with = "parsed")]
     pub name: NasName,
-    /// Names that it had before.
+    /// Its former names.
     #[serde(default, deserialize_with = "all_parsed")]
     pub aliases: Vec<NasName>,
-    /// `http://` or `https://`, host and port.
+    /// URL of DSM: `http://` or `https://`, host and port.
     pub url: Url,
-    /// An administrator without second factor.
+    /// An administrator account without a second factor.
     pub username: String,
     password: Option<SecretString>,
     password_file: Option<PathBuf>,
-    /// A PEM file with the authority that signed the NAS's certificate, or with that very certificate.
+    /// A PEM file with the CA that signed the NAS's certificate, or with that certificate itself.
     pub ca_file: Option<PathBuf>,
-    /// The name that the NAS's certificate must be for, where it is not that of `url`.
+    /// The host name that the NAS's certificate must be valid for, if not the host of `url`.
     #[serde(default, deserialize_with = "server_name")]
     pub tls_server_name: Option<ServerName<'static>>,
-    /// The public keys that the NAS's certificate may have: then neither who signed it nor its name matters.
+    /// Pinned public keys for the NAS's certificate: with pins, neither its issuer nor its name is checked.
     #[serde(default, deserialize_with = "all_parsed")]
     pub tls_pins: Vec<Pin>,
-    /// `http://` is meant, though the password can be read on its way.
+    /// Allows `http://` although the password can be intercepted.
     #[serde(default)]
     pub plain_http: bool,
-    /// Where the NAS's targets listen; default: the NAS's address, port 3260.
+    /// The portals of the NAS's targets; default: the NAS's address, port 3260.
     #[serde(default, deserialize_with = "all_parsed")]
     pub portals: Vec<Portal>,
-    /// What stays free on each of its volumes when a LUN is made or grown there, unless the class says otherwise. Default: 1 GiB.
+    /// Minimum free space on each of its volumes when a LUN is created or expanded, unless the StorageClass sets another.
+    /// Default: 1 GiB.
     #[serde(default, deserialize_with = "floor")]
     pub min_free_space: Floor,
 }
 
-/// Why a configuration is refused.
+/// Why a configuration is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
+    /// A file cannot be read.
     #[error("the configuration {path} cannot be read")]
     Unreadable {
         /// The file.
@@ -261,37 +263,37 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// Not YAML, or not of this shape.
+    /// Not YAML, or a missing, unknown or mistyped key.
     #[error("the configuration does not have the right shape")]
     Shape(#[source] serde_yaml_ng::Error),
-    /// A value that cannot be.
+    /// An invalid value.
     #[error("nas {nas:?}: {problem}")]
     Value {
         /// The NAS.
         nas: String,
-        /// What is wrong and what to do.
+        /// What is wrong, and the remedy.
         problem: String,
     },
     /// No NAS.
     #[error("the configuration names no nas: add at least one")]
     Empty,
-    /// No key, and proofs are wanted.
+    /// No key, although CHAP is on.
     #[error(
-        "chap_key_file is missing: without it whoever reaches port 3260 could log in to published volumes. Make a key once, for all controllers (head -c 32 /dev/urandom > FILE; the chart makes one), or say chap: off"
+        "chap_key_file is missing: without it any host that reaches port 3260 could log in to published volumes. Create a key once, for all controllers (head -c 32 /dev/urandom > FILE; the chart creates one), or set chap: off"
     )]
     NoKey,
-    /// A key that could be guessed.
+    /// A key that is too short, and could be guessed.
     #[error(
-        "the key {path} has {bytes} bytes, and {} is the least: head -c 32 /dev/urandom > FILE makes one",
-        keys::LEAST
+        "the key {path} has {bytes} bytes, and the minimum is {}: head -c 32 /dev/urandom > FILE creates one",
+        keys::MIN_LEN
     )]
     ShortKey {
         /// The file.
         path: PathBuf,
-        /// What it holds.
+        /// Its length.
         bytes: usize,
     },
-    /// A flag that this mode needs.
+    /// A flag that this mode requires is missing.
     #[error("--{flag} is needed in mode {mode:?}")]
     FlagMissing {
         /// The flag.
@@ -299,7 +301,7 @@ pub enum ConfigError {
         /// The mode.
         mode: Mode,
     },
-    /// TLS or the state file.
+    /// TLS, the state file or the metrics endpoint cannot be set up.
     #[error("{what}")]
     SetUp {
         /// What could not be set up.
@@ -311,7 +313,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads and checks a configuration file's text.
+    /// Parses and validates the text of a configuration file.
     ///
     /// # Errors
     /// [`ConfigError`], naming the NAS and the key.
@@ -337,10 +339,10 @@ impl Config {
 }
 
 impl Config {
-    /// The keys of the proofs, read from their files.
+    /// The CHAP keys, read from their files.
     ///
     /// # Errors
-    /// A file that cannot be read or is too short; none where one is needed.
+    /// A file cannot be read or is too short; no key although CHAP is on.
     pub fn keys(&self) -> Result<Keys, ConfigError> {
         let former = self.chap_former_key_files.iter().map(|path| key(path));
         let former = former.collect::<Result<_, _>>()?;
@@ -366,7 +368,7 @@ fn key(path: &Path) -> Result<Key, ConfigError> {
 }
 
 impl NasConfig {
-    /// Where the password comes from; checked to be given exactly once.
+    /// The source of the password; [`Config::read`] has checked that there is exactly one.
     pub fn password(&self) -> Password {
         match (&self.password, &self.password_file) {
             (Some(password), _) => Password::Given(password.clone()),
@@ -374,10 +376,10 @@ impl NasConfig {
         }
     }
 
-    /// Whom to take for the NAS.
+    /// Which TLS certificates to accept for the NAS.
     ///
     /// # Errors
-    /// `ca_file` is none.
+    /// `ca_file` cannot be read, or holds no valid certificate.
     pub fn trust(&self) -> Result<Trust, CertificateFileError> {
         let certificates = self
             .ca_file
@@ -391,15 +393,15 @@ impl NasConfig {
         })
     }
 
-    /// The password would go over a network as it is.
-    pub fn tells_password(&self) -> bool {
-        let here = match self.url.host() {
+    /// The password would be sent unencrypted over a network; loopback does not count.
+    pub fn sends_password_in_clear(&self) -> bool {
+        let is_loopback = match self.url.host() {
             Some(Host::Domain(name)) => name == "localhost",
             Some(Host::Ipv4(address)) => address.is_loopback(),
             Some(Host::Ipv6(address)) => address.is_loopback(),
             None => false,
         };
-        self.url.scheme() == "http" && !here
+        self.url.scheme() == "http" && !is_loopback
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -410,9 +412,9 @@ impl NasConfig {
             return Err(self
                 .problem("url must not hold a user or password: give username and password_file"));
         }
-        if self.tells_password() && !self.plain_http {
+        if self.sends_password_in_clear() && !self.plain_http {
             return Err(self.problem(&format!(
-                "url: {} would send the administrator's password and the proofs of all volumes in the clear: write https:// (port 5001; driver/docs/tls.md), or plain_http: true beside it (plainHttp in the chart's values)",
+                "url: {} would send the administrator's password and the CHAP secrets of all volumes in the clear: write https:// (port 5001; driver/docs/tls.md), or add plain_http: true (plainHttp in the chart's values)",
                 self.url
             )));
         }
@@ -420,7 +422,7 @@ impl NasConfig {
             && (self.tls_server_name.is_some() || !self.tls_pins.is_empty())
         {
             return Err(self.problem(
-                "tls_server_name and tls_pins say whom to trust over https://, and url is http://",
+                "tls_server_name and tls_pins apply only over https://, and url is http://",
             ));
         }
         if !self.tls_pins.is_empty() && (self.tls_server_name.is_some() || self.ca_file.is_some()) {
@@ -460,30 +462,30 @@ where
     D: serde::Deserializer<'de>,
 {
     let name = String::deserialize(deserializer)?;
-    let told = || {
+    let invalid = || {
         serde::de::Error::custom(format!(
             "tls_server_name {name:?}: give a host name or an address, for instance synology"
         ))
     };
     ServerName::try_from(name.clone())
         .map(Some)
-        .map_err(|_| told())
+        .map_err(|_| invalid())
 }
 
-/// YAML takes a bare 0 for a number.
+/// In YAML a bare 0 is a number.
 fn floor<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Floor, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Written {
+    enum Value {
         Number(u64),
         Text(String),
     }
-    let text = match Written::deserialize(deserializer)? {
-        Written::Number(number) => number.to_string(),
-        Written::Text(text) => text,
+    let text = match Value::deserialize(deserializer)? {
+        Value::Number(number) => number.to_string(),
+        Value::Text(text) => text,
     };
-    let told = |wrong| serde::de::Error::custom(format!("min_free_space {text:?}: {wrong}"));
-    text.parse().map_err(told)
+    let invalid = |error| serde::de::Error::custom(format!("min_free_space {text:?}: {error}"));
+    text.parse().map_err(invalid)
 }
 
 fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
@@ -496,7 +498,7 @@ where
         .map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")))
 }
 
-fn maybe_parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+fn optional_parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: std::str::FromStr<Err: std::fmt::Display>,

@@ -1,7 +1,7 @@
-//! The CSI controller service: one method per RPC; the work stands in the modules below.
+//! The CSI controller service. One method per RPC; the implementations are in the submodules.
 //!
-//! No state: the NAS holds the truth. Locks are per process, and sidecars elect their leaders one by one, so every
-//! sequence here is also safe when two controllers interleave (design.md#one-operation-per-volume).
+//! Stateless: the NAS is the source of truth. Locks are per process, and each sidecar elects its own leader, so every sequence
+//! here must also be safe when two controllers interleave (design.md#one-operation-per-volume).
 
 mod auth;
 mod create;
@@ -45,18 +45,18 @@ struct Shared {
     owner: Owner,
     nases: Vec<Nas>,
     keys: Keys,
-    /// Names of targets are drawn from it.
+    /// For nonces in target names, and for backoff.
     random: Mutex<StdRng>,
-    /// Targets whose password is not known, or whose node has another name by now.
-    unused: former_node::Unused,
-    /// The volumes of each NAS when it was last listed, for when it does not answer and another does.
-    listed: Mutex<HashMap<NasName, paging::Volumes>>,
-    /// For the pages that follow.
-    look: paging::Snapshot,
+    /// Since when targets to be changed or replaced have had no session.
+    idle_targets: former_node::IdleTargets,
+    /// The volumes of each NAS when it was last listed, for when it is unreachable and another NAS is not.
+    last_listed: Mutex<HashMap<NasName, paging::Volumes>>,
+    /// For the next pages of `ListVolumes`.
+    snapshot: paging::Snapshot,
     in_flight: InFlight,
 }
 
-/// What is advertised (design.md#capabilities). Not PUBLISH_READONLY: read-only is enforced on the node.
+/// The advertised capabilities (design.md#capabilities). Not PUBLISH_READONLY: read-only is enforced on the node.
 const CAPABILITIES: [rpc::Type; 8] = [
     rpc::Type::CreateDeleteVolume,
     rpc::Type::PublishUnpublishVolume,
@@ -69,8 +69,8 @@ const CAPABILITIES: [rpc::Type; 8] = [
 ];
 
 impl Controller {
-    /// A controller for `nases`; `owner` marks its LUNs. `keys` make the proofs of publications, and `random` the
-    /// names of their targets: nobody else may draw the same.
+    /// A controller for `nases`, whose LUNs are tagged with `owner`. CHAP credentials of publications are derived from `keys`.
+    /// `random` is for target names: no other controller may draw the same.
     pub fn new(
         owner: Owner,
         nases: Vec<Nas>,
@@ -83,14 +83,14 @@ impl Controller {
             nases,
             keys,
             random: Mutex::new(random),
-            unused: former_node::Unused::default(),
-            listed: Mutex::default(),
-            look: paging::Snapshot::default(),
+            idle_targets: former_node::IdleTargets::default(),
+            last_listed: Mutex::default(),
+            snapshot: paging::Snapshot::default(),
             in_flight,
         }))
     }
 
-    /// Ends the sessions on all NASes.
+    /// Logs out of all NASes.
     pub async fn logout(&self) {
         for nas in &self.0.nases {
             nas.client.logout().await;
@@ -99,14 +99,14 @@ impl Controller {
 }
 
 impl Shared {
-    /// What tells a new target from all others of its LUN and node.
+    /// A nonce that distinguishes a new target from all others of its LUN and node.
     fn nonce(&self) -> Nonce {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         Nonce::draw(&mut *random)
     }
 
-    /// Some time up to `longest`, so that two who have met do not meet again.
-    fn up_to(&self, longest: Duration) -> Duration {
+    /// A random delay of at most `longest`, so that two controllers that collided do not collide again.
+    fn random_delay(&self, longest: Duration) -> Duration {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         longest.mul_f64(random.random())
     }
@@ -115,7 +115,7 @@ impl Shared {
     fn nas(&self, id: &VolumeId) -> Result<&Nas, Error> {
         self.nases
             .iter()
-            .find(|nas| nas.is_called(&id.nas))
+            .find(|nas| nas.has_name(&id.nas))
             .ok_or_else(|| Error::Refused {
                 what: format!("volume {id}"),
                 seen: format!(
@@ -136,12 +136,12 @@ impl Service for Controller {
     ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("CreateVolume", &message.name, async {
-            let asked = crate::request::CreateVolume::read(&message)?;
+            let request = crate::request::CreateVolume::read(&message)?;
             let shared = self.0.clone();
             self.0
                 .in_flight
-                .run(&format!("named {}", asked.name), async move {
-                    shared.create(&asked).await
+                .run(&format!("named {}", request.name), async move {
+                    shared.create(&request).await
                 })
                 .await
         })
@@ -175,14 +175,14 @@ impl Service for Controller {
     ) -> Result<Response<csi::ControllerPublishVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("ControllerPublishVolume", &message.volume_id, async {
-            let asked = publish::Publish::read(&message)?;
+            let request = publish::Publish::read(&message)?;
             let shared = self.0.clone();
             let context = self
                 .0
                 .in_flight
-                .run(asked.id.uuid.clone().as_str(), async move {
-                    // It is large, and waits in several places at a time.
-                    Box::pin(shared.publish(&asked)).await
+                .run(request.id.uuid.clone().as_str(), async move {
+                    // Boxed: the future is large.
+                    Box::pin(shared.publish(&request)).await
                 })
                 .await?;
             Ok(csi::ControllerPublishVolumeResponse {
@@ -264,7 +264,7 @@ impl Service for Controller {
                     shared.expand(&id, range).await
                 })
                 .await?;
-            // Always: the node decides by what it sees (design.md#node-expansion-is-always-required).
+            // Always: the node decides from its own state (design.md#node-expansion-is-always-required).
             Ok(csi::ControllerExpandVolumeResponse {
                 capacity_bytes: size.as_i64(),
                 node_expansion_required: true,
@@ -289,39 +289,39 @@ impl Service for Controller {
         &self,
         _: Request<csi::CreateSnapshotRequest>,
     ) -> Result<Response<csi::CreateSnapshotResponse>, Status> {
-        Err(not_offered("CreateSnapshot"))
+        Err(unimplemented("CreateSnapshot"))
     }
 
     async fn delete_snapshot(
         &self,
         _: Request<csi::DeleteSnapshotRequest>,
     ) -> Result<Response<csi::DeleteSnapshotResponse>, Status> {
-        Err(not_offered("DeleteSnapshot"))
+        Err(unimplemented("DeleteSnapshot"))
     }
 
     async fn list_snapshots(
         &self,
         _: Request<csi::ListSnapshotsRequest>,
     ) -> Result<Response<csi::ListSnapshotsResponse>, Status> {
-        Err(not_offered("ListSnapshots"))
+        Err(unimplemented("ListSnapshots"))
     }
 
     async fn get_snapshot(
         &self,
         _: Request<csi::GetSnapshotRequest>,
     ) -> Result<Response<csi::GetSnapshotResponse>, Status> {
-        Err(not_offered("GetSnapshot"))
+        Err(unimplemented("GetSnapshot"))
     }
 
     async fn controller_modify_volume(
         &self,
         _: Request<csi::ControllerModifyVolumeRequest>,
     ) -> Result<Response<csi::ControllerModifyVolumeResponse>, Status> {
-        Err(not_offered("ControllerModifyVolume"))
+        Err(unimplemented("ControllerModifyVolume"))
     }
 }
 
-fn not_offered(rpc: &str) -> Status {
+fn unimplemented(rpc: &str) -> Status {
     Status::unimplemented(format!(
         "{rpc} is not among the capabilities of this driver"
     ))
@@ -331,7 +331,7 @@ fn read_expand(message: &csi::ControllerExpandVolumeRequest) -> Result<(VolumeId
     let handle = Handle::read(&message.volume_id)?;
     let missing = || Error::Missing {
         field: "capacity_range",
-        remedy: "say how large the volume shall be (required_bytes)".to_owned(),
+        remedy: "give the size of the volume (required_bytes)".to_owned(),
     };
     let range = message
         .capacity_range
@@ -345,7 +345,7 @@ fn read_expand(message: &csi::ControllerExpandVolumeRequest) -> Result<(VolumeId
     Ok((handle.ours()?, range))
 }
 
-/// Reads the required fields of a call about a volume and a node.
+/// Parses the required `node_id` of a call.
 fn read_node(node_id: &str) -> Result<crate::publication::NodeId, Error> {
     required("node_id", node_id, "name the node as NodeGetInfo does")?;
     node_id.parse().map_err(|_| Error::NoSuchNode {

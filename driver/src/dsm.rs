@@ -1,7 +1,8 @@
-//! The NAS, seen from its Web API. Evidence: `proto/dsm/*.json`.
+//! The client of a NAS's Web API. Evidence: `proto/dsm/*.json`.
 //!
-//! [`call`], [`reply`], [`rows`], [`lun`], [`target`], [`snapshot`], [`location`] and [`system`] are pure: a request is a value, a reply is parsed by a
-//! function. [`client`] is the one effect, over a [`transport`]. [`nas`] is what the controller asks of one NAS.
+//! [`call`], [`reply`], [`rows`], [`lun`], [`target`], [`snapshot`], [`location`] and [`system`] are pure: a request is a value,
+//! a reply is parsed by a function. Only [`client`] does I/O, over a [`transport`]. [`nas`] is what the controller asks of
+//! one NAS.
 
 pub mod call;
 pub mod client;

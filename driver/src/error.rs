@@ -1,9 +1,9 @@
-//! The one error table: every way in which an RPC can fail, its text and its gRPC code.
+//! The error table: every way in which an RPC can fail, its message and its gRPC code.
 //!
-//! A *final* code (any but ABORTED, UNAVAILABLE, CANCELLED, DEADLINE_EXCEEDED) tells the CO that nothing is in progress, and
-//! it may forget the object. So a variant with a final code is made only where the effect provably did not happen or was
-//! undone; everything else is UNAVAILABLE or ABORTED (design.md#final-codes). Source of the codes: CSI specification v1.12, the
-//! error tables of the RPCs.
+//! A *final* code (any but ABORTED, UNAVAILABLE, CANCELLED, DEADLINE_EXCEEDED) tells the CO that nothing is in progress and that
+//! it may forget the object. So a variant with a final code is constructed only if the effect provably did not happen or was
+//! rolled back; everything else is UNAVAILABLE or ABORTED (design.md#final-codes). Source of the codes: CSI specification v1.12,
+//! the error tables of the RPCs.
 
 use std::fmt::Write as _;
 
@@ -21,55 +21,55 @@ pub enum Error {
     Missing {
         /// The field, as the CSI specification spells it.
         field: &'static str,
-        /// What to put there.
+        /// How to fix it.
         remedy: String,
     },
-    /// A field has a value that it may not have.
-    #[error("{field} {} is not accepted: {remedy}", shown(value))]
+    /// A field has a value that is not allowed.
+    #[error("{field} {} is not accepted: {remedy}", quoted(value))]
     Invalid {
         /// The field, as the CSI specification spells it; a key in brackets.
         field: String,
-        /// What stood there.
+        /// The rejected value.
         value: String,
-        /// What to put there.
+        /// How to fix it.
         remedy: String,
     },
-    /// A key of the call's secrets is absent, unknown or has a value that it may not have. The value is not told.
-    #[error("{} is not accepted: {remedy}", cut(field.clone(), LONGEST_VALUE))]
+    /// A key of the call's secrets is absent, unknown or has an invalid value. The message never contains the value.
+    #[error("{} is not accepted: {remedy}", truncated(field.clone(), MAX_VALUE))]
     BadSecret {
         /// The key, in brackets.
         field: String,
-        /// What to put there.
+        /// How to fix it.
         remedy: String,
     },
-    /// The other side does not accept the call's secrets, and nothing was made.
+    /// The peer does not accept the call's secrets, and nothing was created.
     #[error("{what}: {seen}; {remedy}")]
     Unauthenticated {
         /// What was refused.
         what: String,
         /// What was seen.
         seen: String,
-        /// What to do.
+        /// How to fix it.
         remedy: String,
     },
-    /// No such volume: proven, not guessed (design.md#unknown-is-not-absent).
-    #[error("volume {} does not exist: {seen}", shown(volume))]
+    /// The volume does not exist: confirmed, not assumed (design.md#unknown-is-not-absent).
+    #[error("volume {} does not exist: {seen}", quoted(volume))]
     NoSuchVolume {
         /// The handle.
         volume: String,
         /// What was seen.
         seen: String,
     },
-    /// No node could have this id.
-    #[error("node {} does not exist: {remedy}", shown(node))]
+    /// This is not a valid node id.
+    #[error("node {} does not exist: {remedy}", quoted(node))]
     NoSuchNode {
         /// The id.
         node: String,
-        /// What to do.
+        /// How to fix it.
         remedy: &'static str,
     },
-    /// Nothing of this volume is at the path.
-    #[error("volume {} is not at {}: {seen}", shown(volume), shown(path))]
+    /// This volume is not mounted at the path.
+    #[error("volume {} is not at {}: {seen}", quoted(volume), quoted(path))]
     NotMounted {
         /// The handle.
         volume: String,
@@ -78,62 +78,62 @@ pub enum Error {
         /// What was seen.
         seen: String,
     },
-    /// The object exists, but it is another one than asked for.
+    /// The object exists, but does not match the request.
     #[error("{what} exists already and differs: {seen}; asked for {asked}")]
     Incompatible {
         /// The object.
         what: String,
-        /// How it is.
+        /// Its actual state.
         seen: String,
-        /// How it should have been.
+        /// The requested state.
         asked: String,
     },
-    /// The present size is above the limit, or no size fits the range.
-    #[error("no size fits capacity_range (required_bytes {required}{}): {seen}", limited(*.limit))]
+    /// The current size is above the limit, or no size fits the range.
+    #[error("no size fits capacity_range (required_bytes {required}{}): {seen}", and_limit(*.limit))]
     OutOfRange {
         /// `required_bytes`.
         required: Bytes,
         /// `limit_bytes`; `None` where there is none.
         limit: Option<Bytes>,
-        /// What stands against it.
+        /// Why no size fits.
         seen: String,
     },
-    /// The state of the world forbids it; a person has to act.
+    /// The current state does not allow it; an administrator has to act.
     #[error("{what}: {seen}; {remedy}")]
     Refused {
         /// What was refused.
         what: String,
         /// What was seen.
         seen: String,
-        /// What to do.
+        /// How to fix it.
         remedy: String,
     },
-    /// The NAS has no room (of any kind), and nothing was made.
+    /// The NAS has no room (space, LUNs or targets), and nothing was created.
     #[error("{what}")]
     Exhausted {
         /// What there is no room for.
         what: String,
-        /// DSM's answer.
+        /// DSM's reply.
         #[source]
         source: DsmError,
     },
-    /// The NAS would have no room left for others, and nothing was made.
+    /// Free space on the NAS would fall below the configured minimum, and nothing was created.
     #[error("{what}: {seen}; {remedy}")]
     Full {
         /// What there is no room for.
         what: String,
-        /// How much there is.
+        /// How much space is free.
         seen: String,
-        /// What to do.
+        /// How to fix it.
         remedy: String,
     },
-    /// Another operation on the same volume has not ended.
+    /// Another operation on the same volume is in progress.
     #[error("an operation on volume {volume:?} is in progress: try again later")]
     Busy {
         /// The handle, or the name while there is no handle.
         volume: String,
     },
-    /// The NAS or the node is still at work on the object.
+    /// The NAS or the node has not finished with the object.
     #[error("{what} is not ready: {seen}; try again later")]
     NotReady {
         /// The object.
@@ -141,19 +141,19 @@ pub enum Error {
         /// What was seen.
         seen: String,
     },
-    /// `starting_token` is none of ours.
-    #[error("starting_token {} is not a token of this driver: list again from the start", shown(.0))]
+    /// `starting_token` was not issued by this driver.
+    #[error("starting_token {} is not a token of this driver: list again from the start", quoted(.0))]
     BadToken(String),
-    /// The NAS did not do it, or nobody knows whether it did.
+    /// The NAS did not do it, or it is unknown whether it did.
     #[error("{doing}")]
     Dsm {
-        /// What was being done.
+        /// What was being attempted.
         doing: String,
-        /// What came back.
+        /// The underlying error.
         #[source]
         source: DsmError,
     },
-    /// The effect was asked for, but reading it back did not show it.
+    /// The effect was requested, but reading it back did not show it.
     #[error("{what} could not be verified: {seen}; try again later")]
     Unverified {
         /// The effect.
@@ -161,16 +161,16 @@ pub enum Error {
         /// What was seen.
         seen: String,
     },
-    /// This machine did not do it, or nobody knows whether it did.
+    /// This machine did not do it, or it is unknown whether it did.
     #[error("{doing}")]
     Host {
-        /// What was being done.
+        /// What was being attempted.
         doing: String,
-        /// What came back.
+        /// The underlying error.
         #[source]
         source: HostError,
     },
-    /// The task that ran the operation died; its effects are unknown.
+    /// The task that ran the operation panicked; its effects are unknown.
     #[error(
         "the operation on volume {volume:?} broke off: this is a bug in the driver; its log says more; try again"
     )]
@@ -180,7 +180,7 @@ pub enum Error {
     },
 }
 
-/// Adds what was being done to a failure of the NAS or of this machine.
+/// Adds what was being attempted to an error of the NAS or of this machine.
 pub(crate) trait Context<T>: Sized {
     fn with_context(self, doing: impl FnOnce() -> String) -> Result<T, Error>;
 
@@ -201,7 +201,7 @@ impl<T> Context<T> for Result<T, DsmError> {
 impl<T> Context<T> for Result<T, HostError> {
     fn with_context(self, doing: impl FnOnce() -> String) -> Result<T, Error> {
         self.map_err(|source| {
-            // The remedy for a locked database must not be buried behind what was to be done with it.
+            // The remedy for a locked database must not be buried behind the operation that needed it.
             let doing = if matches!(source, HostError::Locked { .. }) {
                 "using open-iscsi's database".to_owned()
             } else {
@@ -212,12 +212,12 @@ impl<T> Context<T> for Result<T, HostError> {
     }
 }
 
-fn limited(limit: Option<Bytes>) -> String {
+fn and_limit(limit: Option<Bytes>) -> String {
     limit.map_or_else(String::new, |limit| format!(", limit_bytes {limit}"))
 }
 
 impl Error {
-    /// The code that the CO acts upon.
+    /// The gRPC code that the CO acts on.
     pub fn code(&self) -> Code {
         match self {
             Self::Missing { .. } | Self::Invalid { .. } | Self::BadSecret { .. } => {
@@ -237,7 +237,7 @@ impl Error {
         }
     }
 
-    /// The CO may forget the object: nothing is in progress.
+    /// The code is final: nothing is in progress, and the CO may forget the object.
     pub fn is_final(&self) -> bool {
         !matches!(
             self.code(),
@@ -245,14 +245,15 @@ impl Error {
         )
     }
 
-    /// The whole chain in one line: what was being done, then each cause.
+    /// The whole error chain in one line: what was being attempted, then each cause.
     ///
-    /// When the NAS lets nobody in it is the other way round: that is what there is to do something about, whatever was being done.
+    /// If the NAS is inaccessible (see [`DsmError::is_inaccessible`]) the order is reversed: that cause is what needs fixing,
+    /// whatever was being attempted.
     pub fn chain(&self) -> String {
         let Self::Dsm { doing, source } = self else {
             return with_causes(self);
         };
-        if !source.keeps_out() {
+        if !source.is_inaccessible() {
             return with_causes(self);
         }
         let text = with_causes(source);
@@ -275,22 +276,22 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Self::new(error.code(), cut(error.chain(), LONGEST_MESSAGE))
+        Self::new(error.code(), truncated(error.chain(), MAX_MESSAGE))
     }
 }
 
-/// A status travels in HTTP headers, for which clients have 16 KiB or less; beyond that the caller would see a broken
-/// connection instead of the code. A character may take 12 bytes there.
-const LONGEST_MESSAGE: usize = 1000;
-/// More of a value than this helps nobody.
-const LONGEST_VALUE: usize = 200;
+/// In characters. A status is sent in HTTP headers, for which clients allow 16 KiB or less; beyond that the caller would see a
+/// broken connection instead of the code. A character may take 12 bytes there.
+const MAX_MESSAGE: usize = 1000;
+/// In characters; more of a value is not helpful.
+const MAX_VALUE: usize = 200;
 
-/// A value as it came, in quotes, and cut when it is very long.
-fn shown(value: &str) -> String {
-    format!("{:?}", cut(value.to_owned(), LONGEST_VALUE))
+/// The value in quotes, truncated if it is very long.
+fn quoted(value: &str) -> String {
+    format!("{:?}", truncated(value.to_owned(), MAX_VALUE))
 }
 
-fn cut(mut text: String, characters: usize) -> String {
+fn truncated(mut text: String, characters: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(characters) {
         text.truncate(end);
         text.push('…');
@@ -311,8 +312,7 @@ mod tests {
         }
     }
 
-    /// A row per variant, with the cell of the specification's error tables that it answers from.
-    /// design.md#final-codes
+    /// One row per variant, with the entry of the specification's error tables that it implements. design.md#final-codes
     #[test]
     #[expect(
         clippy::too_many_lines,
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_tells_the_whole_chain() {
+    fn a_status_contains_the_whole_error_chain() {
         let error = Error::Dsm {
             doing: "creating LUN csi-a".to_owned(),
             source: dsm(),
@@ -504,7 +504,7 @@ mod tests {
             Status::from(error).message(),
             "creating LUN csi-a: DSM refuses SYNO.Core.ISCSI.LUN.create with code 18990002 (no free space on the volume)"
         );
-        // Who cannot log in has to read on for nothing.
+        // If the login fails, its remedy comes first.
         let error = Error::Dsm {
             doing: "creating LUN csi-a".to_owned(),
             source: DsmError::Login {

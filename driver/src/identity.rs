@@ -1,9 +1,9 @@
-//! The CSI identity service. `Probe` reports this process and never calls a NAS: an outage of the NAS must not restart
-//! pods (design.md#probe).
+//! The CSI identity service. `Probe` reports on this process and never calls a NAS: a NAS outage must not restart pods
+//! (design.md#probe).
 //!
-//! What the host lacks is no reason either: the liveness sidecar takes an error and `ready: false` alike, the kubelet then
-//! starts the container again, for ever, and nothing is installed by that. So it is a warning in the log, a metric, and the
-//! refusal of the call that needs it; a node without an initiator's name is not even registered (`NodeGetInfo`).
+//! Programs missing on the host do not fail it either: the liveness sidecar treats an error and `ready: false` alike, and the
+//! kubelet would restart the container for ever, which installs nothing. So they cause a warning in the log, a metric, and an
+//! error from the call that needs them; a node without an initiator name is not registered at all (`NodeGetInfo`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,57 +21,60 @@ use crate::metrics;
 pub struct Identity<H> {
     driver: String,
     controller: bool,
-    /// The node's machine, when the node service is offered.
+    /// Set if the node service is offered.
     host: Option<H>,
-    /// What the log says that the machine lacks.
-    told: Arc<Mutex<Option<String>>>,
+    /// The problem that was last logged.
+    last_reported: Arc<Mutex<Option<String>>>,
 }
 
 impl<H: Host> Identity<H> {
-    /// For a plugin named `driver`.
+    /// An identity service for the driver name `driver`.
     pub fn new(driver: String, controller: bool, host: Option<H>) -> Self {
         Self {
             driver,
             controller,
             host,
-            told: Arc::default(),
+            last_reported: Arc::default(),
         }
     }
 
-    /// Looks for what the node's machine lacks, and tells it to the log when that has changed.
+    /// Checks the host for missing programs, and logs a change.
     pub fn check_host(&self) {
         let Some(host) = &self.host else { return };
         match self.readiness_change(host) {
             Some(ReadinessChange::Lacks(lack)) => {
-                warn!(lack, "this node can do only a part of its work")
+                warn!(lack, "node is degraded")
             }
-            Some(ReadinessChange::Complete) => info!("this node has everything that it needs"),
+            Some(ReadinessChange::Complete) => info!("node is ready: no programs are missing"),
             None => {}
         }
     }
 
-    /// What has changed since the last look.
+    /// What has changed since the last report.
     fn readiness_change(&self, host: &H) -> Option<ReadinessChange> {
         let lack = lack(host);
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if *told == lack {
+        let mut last_reported = self
+            .last_reported
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *last_reported == lack {
             return None;
         }
-        told.clone_from(&lack);
+        last_reported.clone_from(&lack);
         Some(lack.map_or(ReadinessChange::Complete, ReadinessChange::Lacks))
     }
 }
 
-/// How a node's machine is now.
+/// A change in the readiness of the host.
 #[derive(Debug, PartialEq)]
 enum ReadinessChange {
-    /// This is missing, and this is to be done.
+    /// What is missing, and the remedy.
     Lacks(String),
-    /// Nothing is missing any more.
+    /// Nothing is missing.
     Complete,
 }
 
-/// What this machine lacks and what to do.
+/// What is missing on this machine, and the remedy.
 fn lack(host: &impl Host) -> Option<String> {
     let missing = host::tools_present(host);
     metrics::of_process().missing_programs(missing.len());
@@ -125,7 +128,7 @@ impl<H: Host + 'static> Service for Identity<H> {
         }))
     }
 
-    /// The configuration was checked before the socket was opened: a process that answers is as ready as it can be.
+    /// Always ready: the configuration was checked before the socket was opened.
     async fn probe(
         &self,
         _: Request<csi::ProbeRequest>,
@@ -141,29 +144,36 @@ mod tests {
     use crate::host::fake::Fake;
 
     #[tokio::test]
-    async fn what_the_host_lacks_is_told_once_and_restarts_nothing() {
+    async fn missing_programs_are_reported_once_and_do_not_fail_the_probe() {
         let fake = Fake::with_lun();
         let identity = Identity::new("csi.synology.com".to_owned(), false, Some(fake.clone()));
         let ready = async || {
-            let answer = identity.probe(Request::new(csi::ProbeRequest {})).await;
-            answer.unwrap().into_inner().ready
+            let reply = identity.probe(Request::new(csi::ProbeRequest {})).await;
+            reply.unwrap().into_inner().ready
         };
-        let said = || identity.told.lock().unwrap().clone().unwrap_or_default();
+        let reported = || {
+            identity
+                .last_reported
+                .lock()
+                .unwrap()
+                .clone()
+                .unwrap_or_default()
+        };
 
         fake.machine().unreachable = true;
         assert_eq!(ready().await, Some(true));
-        assert!(said().contains("namespaces"), "{}", said());
-        assert_eq!(identity.readiness_change(&fake), None, "it was told");
+        assert!(reported().contains("namespaces"), "{}", reported());
+        assert_eq!(identity.readiness_change(&fake), None, "already reported");
 
         fake.machine().unreachable = false;
-        let Some(ReadinessChange::Lacks(news)) = identity.readiness_change(&fake) else {
+        let Some(ReadinessChange::Lacks(lack)) = identity.readiness_change(&fake) else {
             panic!("programs are missing");
         };
         assert!(
-            news.contains("mkfs.btrfs") && news.contains("install"),
-            "{news}"
+            lack.contains("mkfs.btrfs") && lack.contains("install"),
+            "{lack}"
         );
-        assert!(!news.contains("mkfs.ext4"), "{news}");
+        assert!(!lack.contains("mkfs.ext4"), "{lack}");
         assert_eq!(ready().await, Some(true));
         assert_eq!(identity.readiness_change(&fake), None);
 
@@ -171,7 +181,7 @@ mod tests {
         assert_eq!(
             identity.readiness_change(&fake),
             Some(ReadinessChange::Complete),
-            "that it is mended is told, too"
+            "recovery is reported, too"
         );
         assert_eq!(ready().await, Some(true));
     }

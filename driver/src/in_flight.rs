@@ -1,9 +1,9 @@
 //! One operation per volume (design.md#one-operation-per-volume).
 //!
-//! A mutating operation runs in a task of its own, which keeps the volume's lock until its last effect has ended: gRPC drops
-//! a handler at the caller's deadline, but an effect under way cannot be recalled. CSI v1.12, *Concurrency*: the CO should
-//! not have two calls in flight for one volume, and a plugin may answer ABORTED when it does. What the driver does on its own
-//! is no call of the CO's: it stops when one comes, which waits for that instead of being refused.
+//! A mutating operation runs in its own task, which holds the volume's lock until its last effect has ended: gRPC drops a handler
+//! at the caller's deadline, but an effect in progress cannot be cancelled. CSI v1.12, *Concurrency*: the CO should not have two
+//! calls in flight for one volume, and a plugin may answer ABORTED if it does. The driver's background tasks are not CO calls: a
+//! background task yields to a CO call, which waits for it instead of being refused.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,13 +21,13 @@ tokio::task_local! {
     static CURRENT: Option<Guard>;
 }
 
-/// The volumes that are being worked upon.
+/// The locks of the volumes that have an operation in progress.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Those that the driver works upon on its own have a sign that a call waits.
+    /// By volume. `Some` for background tasks: set when a call waits for the lock.
     keys: Mutex<HashMap<String, Option<Wanted>>>,
     released: Notify,
 }
@@ -38,18 +38,18 @@ impl Shared {
     }
 }
 
-/// A sign to what the driver does on its own: a call of the CO's waits for the volume.
+/// Tells a background task that a CO call waits for its volume.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted(Arc<AtomicBool>);
 
 impl Wanted {
-    /// A call waits: nothing new is begun.
+    /// A call is waiting: the background task must not start anything new.
     pub fn is_wanted(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Keeps a volume's lock. The lock is free when the last clone is dropped.
+/// Holds a volume's lock, which is released when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Guard(#[expect(dead_code, reason = "held for its Drop")] Arc<Entry>);
 
@@ -62,7 +62,7 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.shared.keys().remove(&self.key);
-        metrics::of_process().ended();
+        metrics::of_process().operation_ended();
         self.shared.released.notify_waiters();
     }
 }
@@ -70,29 +70,29 @@ impl Drop for Entry {
 type Operation<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 
 impl InFlight {
-    /// Runs `operation` to its end, whatever becomes of the caller, with the lock of `volume` held.
+    /// Runs `operation` to completion with the lock of `volume` held, even if the caller gives up.
     ///
     /// # Errors
-    /// [`Error::Busy`] when the volume is being worked upon, [`Error::Died`] when the operation panicked, else the
-    /// operation's own.
+    /// [`Error::Busy`] if another operation holds the lock, [`Error::Panicked`] if the operation panicked, else the operation's
+    /// own error.
     pub fn run<T: Send + 'static>(
         &self,
         volume: &str,
         operation: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        // Operations are large, and are not kept in the handlers' futures.
+        // Boxed: operations are large, and would bloat the handlers' futures.
         let operation: Operation<T> = Box::pin(operation);
         async move {
-            let guard = self.begin_in_turn(volume).await?;
+            let guard = self.acquire_preempting(volume).await?;
             self.spawn(volume, guard, operation).await
         }
     }
 
-    /// Runs what no call has asked for, with the lock of `volume` held. A call that comes meanwhile says so through
-    /// [`Wanted`] and waits.
+    /// Runs a background task with the lock of `volume` held. A call that arrives meanwhile signals this through [`Wanted`] and
+    /// waits.
     ///
     /// # Errors
-    /// Those of [`InFlight::run`].
+    /// See [`InFlight::run`].
     pub async fn run_aside<T: Send + 'static, F>(
         &self,
         volume: &str,
@@ -102,14 +102,14 @@ impl InFlight {
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let wanted = Wanted::default();
-        let guard = self.begin(volume, Some(wanted.clone()))?;
+        let guard = self.acquire(volume, Some(wanted.clone()))?;
         let (shared, key) = (self.0.clone(), volume.to_owned());
         let operation = operation(wanted);
         let operation: Operation<T> = Box::pin(async move {
             let done = operation.await;
-            // An effect that cannot be stopped may keep the lock: nobody waits for that.
-            if let Some(aside) = shared.keys().get_mut(&key) {
-                *aside = None;
+            // An effect that cannot be stopped may still hold the lock. Calls do not wait for that; they get `Busy`.
+            if let Some(wanted) = shared.keys().get_mut(&key) {
+                *wanted = None;
             }
             shared.released.notify_waiters();
             done
@@ -123,23 +123,23 @@ impl InFlight {
         guard: Guard,
         operation: Operation<T>,
     ) -> Result<T, Error> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let operation = async move {
             let outcome = CURRENT.scope(Some(guard), operation).await;
-            // Only now, when the lock is free: whoever is told may come back at once.
-            if let Err(outcome) = tell.send(outcome) {
-                telemetry::late(outcome.as_ref().err());
+            // Only now that the lock is free: the caller may retry at once.
+            if let Err(outcome) = sender.send(outcome) {
+                telemetry::log_late_completion(outcome.as_ref().err());
             }
         };
         tokio::spawn(operation.in_current_span());
-        told.await.unwrap_or_else(|_| {
+        receiver.await.unwrap_or_else(|_| {
             Err(Error::Panicked {
                 volume: volume.to_owned(),
             })
         })
     }
 
-    /// Waits until nothing is in flight.
+    /// Waits until no operation is in flight.
     pub async fn idle(&self) {
         loop {
             let released = self.0.released.notified();
@@ -150,41 +150,41 @@ impl InFlight {
         }
     }
 
-    /// The lock for a call: what the driver does on its own is asked to stop, and waited for.
-    async fn begin_in_turn(&self, volume: &str) -> Result<Guard, Error> {
+    /// Takes the lock for a call. A background task that holds it is asked to stop, and waited for.
+    async fn acquire_preempting(&self, volume: &str) -> Result<Guard, Error> {
         loop {
             let released = self.0.released.notified();
-            let begun = self.begin(volume, None);
-            if begun.is_ok() || !self.wants(volume) {
-                return begun;
+            let acquired = self.acquire(volume, None);
+            if acquired.is_ok() || !self.preempt(volume) {
+                return acquired;
             }
             released.await;
         }
     }
 
-    /// Tells what the driver does on its own that a call waits; false: it does nothing there.
-    fn wants(&self, volume: &str) -> bool {
+    /// Signals a background task that a call waits for this volume. False: the lock is not held by a background task.
+    fn preempt(&self, volume: &str) -> bool {
         let keys = self.0.keys();
-        // One that has just ended leaves the lock free: then a call may try once more.
-        let Some(held) = keys.get(volume) else {
+        // The lock was released just now: try to take it again.
+        let Some(background) = keys.get(volume) else {
             return true;
         };
-        if let Some(wanted) = held {
+        if let Some(wanted) = background {
             wanted.0.store(true, Ordering::Relaxed);
         }
-        held.is_some()
+        background.is_some()
     }
 
-    fn begin(&self, volume: &str, aside: Option<Wanted>) -> Result<Guard, Error> {
+    fn acquire(&self, volume: &str, background: Option<Wanted>) -> Result<Guard, Error> {
         let mut keys = self.0.keys();
         if keys.contains_key(volume) {
             return Err(Error::Busy {
                 volume: volume.to_owned(),
             });
         }
-        keys.insert(volume.to_owned(), aside);
+        keys.insert(volume.to_owned(), background);
         drop(keys);
-        metrics::of_process().begun();
+        metrics::of_process().operation_started();
         Ok(Guard(Arc::new(Entry {
             shared: self.0.clone(),
             key: volume.to_owned(),
@@ -192,16 +192,16 @@ impl InFlight {
     }
 }
 
-/// The lock that the current operation holds. Whoever leaves an effect behind that cannot be stopped (a host command in
+/// The lock that the current operation holds. Code that leaves an effect running that cannot be stopped (a host command in
 /// uninterruptible sleep) keeps a clone until that effect has ended.
 pub fn current() -> Option<Guard> {
     CURRENT.try_with(Clone::clone).ok().flatten()
 }
 
-/// Runs a look that is given up as soon as its operation has ended. It changes nothing, so what is left of it then keeps no
-/// lock: else the next call would be refused for a moment, after this one was answered.
-pub async fn unlocked<T>(look: impl Future<Output = T>) -> T {
-    CURRENT.scope(None, look).await
+/// Runs a read-only check that is abandoned as soon as its operation has ended. It changes nothing, so it must not hold the lock
+/// after that: else the next call would briefly be refused although this one was answered.
+pub async fn unlocked<T>(check: impl Future<Output = T>) -> T {
+    CURRENT.scope(None, check).await
 }
 
 #[cfg(test)]
@@ -235,7 +235,7 @@ mod tests {
         let _ = caller.await;
         assert!(
             is_busy(&in_flight.run("v", async { Ok(()) }).await),
-            "the lock lives as long as the effect"
+            "the lock is held as long as the effect lasts"
         );
         release.send(()).unwrap();
         in_flight.idle().await;
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn how_an_operation_ended_whose_caller_gave_up_is_counted() {
+    async fn an_operation_whose_caller_gave_up_is_counted_by_its_outcome() {
         let in_flight = InFlight::default();
         let late = |code| metrics::of_process().late_operations(code);
         let before = late("NotFound");
@@ -266,7 +266,7 @@ mod tests {
         let _ = caller.await;
         release.send(()).unwrap();
         in_flight.idle().await;
-        // The lock is free, and the task about to tell.
+        // The lock is free, and the task is about to record the outcome.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -286,19 +286,19 @@ mod tests {
 
     /// design.md#one-operation-per-volume
     #[tokio::test]
-    async fn a_look_that_is_given_up_keeps_no_lock() {
+    async fn an_abandoned_read_only_check_holds_no_lock() {
         let in_flight = InFlight::default();
-        let look = unlocked(async { Ok(current()) });
-        let none = in_flight.run("v", look).await.unwrap();
+        let check = unlocked(async { Ok(current()) });
+        let none = in_flight.run("v", check).await.unwrap();
         assert!(none.is_none());
     }
 
     #[tokio::test]
-    async fn what_the_driver_does_on_its_own_stops_for_a_call_which_waits() {
+    async fn a_background_task_stops_for_a_call_which_waits_for_it() {
         let in_flight = InFlight::default();
         let (started, has_started) = oneshot::channel();
-        let own = in_flight.clone();
-        let own = tokio::spawn(async move {
+        let background = in_flight.clone();
+        let background = tokio::spawn(async move {
             let work = |wanted: Wanted| async move {
                 started.send(()).unwrap();
                 while !wanted.is_wanted() {
@@ -306,14 +306,17 @@ mod tests {
                 }
                 Ok("stopped")
             };
-            own.run_aside("v", work).await
+            background.run_aside("v", work).await
         });
         has_started.await.unwrap();
         let another = in_flight.run_aside("v", |_| async { Ok(()) }).await;
-        assert!(is_busy(&another), "it waits for nobody");
+        assert!(
+            is_busy(&another),
+            "background tasks do not wait for the lock"
+        );
         assert!(in_flight.run("v", async { Ok(()) }).await.is_ok());
-        assert_eq!(own.await.unwrap().unwrap(), "stopped");
-        // What it leaves behind that cannot be stopped is not waited for.
+        assert_eq!(background.await.unwrap().unwrap(), "stopped");
+        // Calls do not wait for an effect that it leaves running.
         let left = in_flight.run_aside("v", |_| async { Ok(current()) });
         let left = left.await.unwrap();
         assert!(is_busy(&in_flight.run("v", async { Ok(()) }).await));

@@ -1,22 +1,23 @@
-//! The Synology CSI driver: block volumes (iSCSI LUNs) that grow.
+//! The Synology CSI driver: expandable block volumes (iSCSI LUNs).
 //!
-//! Parse once at the edge, decide in pure functions, act through two named effects, answer from one error table.
+//! Messages are parsed once at the edge, decisions are made in pure functions, side effects go through two modules, and one table
+//! maps errors to gRPC codes.
 //!
-//! | module | owns |
+//! | module | contents |
 //! |---|---|
-//! | [`config`] | flags and the configuration file |
+//! | [`config`] | command-line flags and the configuration file |
 //! | [`identity`], [`controller`], [`node`] | the three CSI services, one method per RPC |
-//! | [`request`], [`volume`], [`publication`], [`chap`], [`floor`], [`plan`] | pure: CSI message to our types; what to do next |
-//! | [`in_flight`] | one operation per volume, in a task of its own |
-//! | [`dsm`] | the NAS: calls and replies (pure), client (effect) |
-//! | [`host`] | this machine: command builders and parsers (pure), `linux` (effect) |
-//! | [`error`] | every error and its gRPC code |
-//! | [`telemetry`], [`metrics`] | logs; counts and times |
+//! | [`request`], [`volume`], [`publication`], [`chap`], [`min_free`], [`owner_tag`], [`plan`] | pure: CSI messages to internal types; what to do next |
+//! | [`in_flight`] | one operation per volume, each in its own task |
+//! | [`dsm`] | the NAS: requests and replies (pure), HTTP client (side effects) |
+//! | [`host`] | this machine: command builders and parsers (pure), `linux` (side effects) |
+//! | [`error`] | all errors and their gRPC codes |
+//! | [`telemetry`], [`metrics`] | logging; Prometheus metrics |
 //!
 //! **Invariants.** `node` and `host` never import `dsm`. `plan`, `request`, `volume` and `publication` are synchronous
 //! and do no I/O. No module imports a simulator.
 
-// The tests with real tools share `tests/common`, which names this crate as integration tests do.
+// Tests that run real tools share `tests/common`, which refers to this crate by name, as integration tests do.
 #[cfg(test)]
 extern crate self as driver;
 

@@ -1,4 +1,4 @@
-//! `synology-csi`: reads its flags, serves CSI on a unix socket, ends on SIGTERM or SIGINT.
+//! `synology-csi`: parses flags, serves CSI on a unix socket, shuts down on SIGTERM or SIGINT.
 
 use std::io;
 use std::num::NonZero;
@@ -15,11 +15,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
-/// The driver waits more than it computes, on however large a node.
+/// Tokio worker threads. The driver is I/O-bound, so a large node needs no more.
 const WORKERS: usize = 4;
-/// Looks at the kernel's files, and look-ups of names, at the same time; each takes moments.
+/// Concurrent sysfs/procfs reads and DNS lookups; each is short.
 const BLOCKING_THREADS: usize = 16;
-/// How long threads that hang in the kernel may hold up the end of the process.
+/// How long threads that hang in the kernel may delay process exit.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     }
     let outcome = runtime().map_err(Into::into).and_then(|runtime| {
         let outcome = runtime.block_on(run(&args));
-        // A reading of a dead device cannot be recalled; the kernel ends it with the process.
+        // A read from a dead device cannot be cancelled; the kernel ends it with the process.
         runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
         outcome
     });
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Bounded, so that a burst of calls does not become hundreds of threads. What may hang has threads of its own.
+/// Bounded, so that a burst of calls does not start hundreds of threads. Operations that may hang use dedicated threads.
 fn runtime() -> io::Result<Runtime> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     Builder::new_multi_thread()

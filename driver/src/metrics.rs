@@ -1,7 +1,7 @@
-//! Counts and times of this process, like its logs: how calls of the CO, requests to NASes and programs of the host ended.
+//! Prometheus metrics of this process: counts and durations of CSI calls, NAS requests and host commands, by outcome.
 //!
-//! Labels are names from the source, codes, exit statuses and the NASes' names in the configuration: nothing of a message, a
-//! volume or a secret, so that their number is bounded. [`serve`] shows them.
+//! Label values are names from the source, codes, exit statuses and the configured NAS names, never messages, volumes or secrets:
+//! the number of time series is bounded. [`serve`] exports them.
 
 pub mod serve;
 
@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Upper ends of the histograms' buckets, seconds: from a look at sysfs to the patience of a sidecar.
+/// Upper bounds of the histogram buckets, in seconds: from a sysfs read to the timeout of a sidecar.
 const SECONDS: [f64; 12] = [
     0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 ];
@@ -30,21 +30,21 @@ pub fn of_process() -> &'static Metrics {
     &METRICS
 }
 
-/// Times of one kind of effects.
-type Times<L> = Family<L, Histogram, fn() -> Histogram>;
+/// A histogram of durations per label set.
+type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// Everything that is counted.
+/// All metrics, with their registry.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    rpc: Times<RpcLabels>,
-    dsm: Times<DsmLabels>,
-    queue: Times<NasLabels>,
+    rpc: Durations<RpcLabels>,
+    dsm: Durations<DsmLabels>,
+    queue: Durations<NasLabels>,
     answers: Family<NasLabels, Gauge>,
     refused: Family<RefusedLabels, Gauge>,
-    /// The codes that `refused` shows.
+    /// The code for each NAS that `refused` currently shows.
     codes: Mutex<BTreeMap<String, u32>>,
-    host: Times<HostLabels>,
+    host: Durations<HostLabels>,
     in_flight: Gauge,
     late: Family<CodeLabels, Counter>,
     missing_programs: Gauge<u64, AtomicU64>,
@@ -89,14 +89,14 @@ struct HostLabels {
     exit: Cow<'static, str>,
 }
 
-/// A request to a NAS, as metrics name it.
+/// The labels of a request to a NAS.
 #[derive(Clone, Copy, Debug)]
 pub struct DsmCall<'a> {
     /// The NAS's permanent name.
     pub nas: &'a str,
-    /// The API.
+    /// For instance `SYNO.Core.ISCSI.LUN`.
     pub api: &'static str,
-    /// The method.
+    /// For instance `set`.
     pub method: &'static str,
 }
 
@@ -104,13 +104,13 @@ impl Metrics {
     fn new() -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
-            rpc: times(),
-            dsm: times(),
-            queue: times(),
+            rpc: durations(),
+            dsm: durations(),
+            queue: durations(),
             answers: Family::default(),
             refused: Family::default(),
             codes: Mutex::default(),
-            host: times(),
+            host: durations(),
             in_flight: Gauge::default(),
             late: Family::default(),
             missing_programs: Gauge::default(),
@@ -121,82 +121,83 @@ impl Metrics {
         let registry = &mut metrics.registry;
         registry.register_with_unit(
             "csi_rpc",
-            "CSI calls, by gRPC code; Cancelled: the caller gave up, the work may go on",
+            "CSI calls, by gRPC code; Cancelled: the caller gave up, the operation may continue",
             Unit::Seconds,
             metrics.rpc.clone(),
         );
         registry.register_with_unit(
             "dsm_request",
-            "Requests to NASes, by DSM's code, ok, or what became of the answer",
+            "Requests to NASes, by DSM's error code, ok, or why there was no DSM reply",
             Unit::Seconds,
             metrics.dsm.clone(),
         );
         registry.register_with_unit(
             "dsm_queue",
-            "Waits for a place among the requests that this NAS is sent at a time; not part of dsm_request_seconds",
+            "Waits for the limit of concurrent requests to this NAS; not part of dsm_request_seconds",
             Unit::Seconds,
             metrics.queue.clone(),
         );
         registry.register(
             "dsm_answers",
-            "1 when the last request to this NAS was answered by DSM; idle drivers send none",
+            "1 if DSM answered the last request to this NAS; an idle driver sends none",
             metrics.answers.clone(),
         );
         registry.register(
             "dsm_login_refused",
-            "1 while DSM refuses the login with this code: the log says what to change, and when it is tried again",
+            "1 while DSM refuses the login with this code: the log has the remedy and the time of the next attempt",
             metrics.refused.clone(),
         );
         registry.register_with_unit(
             "host_command",
-            "Programs run on this machine, by exit status or why there is none",
+            "Programs run on this machine, by exit status, or why there is none",
             Unit::Seconds,
             metrics.host.clone(),
         );
         registry.register(
             "csi_in_flight",
-            "Operations that hold a lock, those whose caller gave up among them",
+            "Operations that hold a lock, including those whose caller gave up",
             metrics.in_flight.clone(),
         );
         registry.register(
             "csi_late_operations",
-            "Operations that ended after their caller had given up, by gRPC code; the log says more",
+            "Operations that ended after their caller had given up, by gRPC code; see the log",
             metrics.late.clone(),
         );
         registry.register(
             "csi_node_missing_programs",
-            "Programs that this node needs and lacks, at the last Probe; the log names them",
+            "Required programs that are missing on this node, at the last Probe; the log names them",
             metrics.missing_programs.clone(),
         );
         registry.register(
             "csi_node_missing_paths",
-            "Paths that volumes on this node lack: lost sessions, and portals below a multipath map without one; the log names them",
+            "Missing paths of volumes on this node: lost sessions, and portals of a multipath map without a session; the log names them",
             metrics.missing_paths.clone(),
         );
         registry.register(
             "csi_targets_without_chap",
-            "1 when new targets let in whoever reaches the portal (chap: off in the configuration)",
+            "1 if new targets accept any initiator that reaches the portal (chap: off in the configuration)",
             metrics.open_targets.clone(),
         );
         registry.register(
             "csi_luns_without_flush",
-            "LUNs made on which flushes do not count, because DSM has no such attributes for them",
+            "LUNs created without reliable flushes, because DSM has no such attributes for them",
             metrics.luns_without_flush.clone(),
         );
         metrics
     }
 
-    /// A LUN was made on which flushes do not count.
+    /// A LUN was created on which flushes do not reach the disks.
     pub fn lun_without_flush(&self) {
         self.luns_without_flush.inc();
     }
 
-    /// Whether a login to a new target takes a proof.
-    pub fn chap_is(&self, on: bool) {
+    /// Whether new targets require CHAP.
+    pub fn set_chap_enabled(&self, on: bool) {
         self.open_targets.set(i64::from(!on));
     }
 
-    /// Starts the clock of a CSI call. Unless it is told how the call ended, it says that the caller gave up.
+    /// Starts the timer of a CSI call. A timer that is dropped without [`RpcTimer::ended`] counts as `Cancelled`: the caller gave
+    /// up.
     pub fn rpc(&self, rpc: &'static str) -> RpcTimer<'_> {
         RpcTimer {
             metrics: self,
@@ -206,7 +207,7 @@ impl Metrics {
         }
     }
 
-    /// A request to a NAS has ended. `code`: DSM's, or a word. `answered`: by DSM.
+    /// A request to a NAS has ended. `code`: DSM's error code, or [`crate::dsm::DsmError::label`]. `answered`: by DSM itself.
     pub fn dsm(&self, call: DsmCall<'_>, code: Cow<'static, str>, answered: bool, took: Duration) {
         let DsmCall { nas, api, method } = call;
         let nas = nas.to_owned();
@@ -221,7 +222,7 @@ impl Metrics {
         self.dsm.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    /// A request had to wait for so long until the NAS could be sent it, or the wait was given up.
+    /// How long a request waited until it could be sent to the NAS, or until the wait was given up.
     pub fn dsm_queue(&self, nas: &str, waited: Duration) {
         let labels = NasLabels {
             nas: nas.to_owned(),
@@ -230,7 +231,7 @@ impl Metrics {
         times.observe(waited.as_secs_f64());
     }
 
-    /// What DSM last said to a login: `None`, or the code with which it refuses it.
+    /// The outcome of the last login: `None` if it succeeded, else DSM's code.
     pub fn login(&self, nas: &str, refused: Option<u32>) {
         let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
         let labels = |code| RefusedLabels {
@@ -246,59 +247,61 @@ impl Metrics {
         }
     }
 
-    /// A program has ended. `exit`: its status, or a word.
+    /// A program has ended. `exit`: its status, or why there is none.
     pub fn host(&self, program: &'static str, exit: Cow<'static, str>, took: Duration) {
         let labels = HostLabels { program, exit };
         self.host.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    /// An operation has taken its lock.
-    pub fn begun(&self) {
+    /// An operation has acquired its lock.
+    pub fn operation_started(&self) {
         self.in_flight.inc();
     }
 
-    /// An operation has let its lock go.
-    pub fn ended(&self) {
+    /// An operation has released its lock.
+    pub fn operation_ended(&self) {
         self.in_flight.dec();
     }
 
-    /// An operation has ended that nobody waits for.
-    pub fn late(&self, code: tonic::Code) {
-        let labels = CodeLabels { code: word(code) };
+    /// An operation has ended after its caller had given up.
+    pub fn late_completion(&self, code: tonic::Code) {
+        let labels = CodeLabels {
+            code: code_label(code),
+        };
         self.late.get_or_create(&labels).inc();
     }
 
-    /// How many did with this code, by its word.
+    /// The number of late completions with this code label.
     #[cfg(test)]
     pub(crate) fn late_operations(&self, code: &'static str) -> u64 {
         let code = Cow::Borrowed(code);
         self.late.get_or_create(&CodeLabels { code }).get()
     }
 
-    /// So many programs are missing.
+    /// Sets the number of missing programs.
     pub fn missing_programs(&self, count: usize) {
         self.missing_programs.set(count as u64);
     }
 
-    /// So many paths are missing.
+    /// Sets the number of missing paths.
     pub fn missing_paths(&self, count: usize) {
         self.missing_paths.set(count as u64);
     }
 
-    /// All of it in the text format of Prometheus.
+    /// All metrics in the Prometheus text format.
     fn text(&self) -> String {
         let mut text = String::new();
         prometheus_text::encode(&mut text, &self.registry)
-            .expect("a String takes all that is written");
+            .expect("writing to a String cannot fail");
         text
     }
 }
 
-fn times<L: Clone + std::hash::Hash + Eq>() -> Times<L> {
+fn durations<L: Clone + std::hash::Hash + Eq>() -> Durations<L> {
     Family::new_with_constructor(|| Histogram::new(SECONDS))
 }
 
-/// The clock of one CSI call: it stops when it is dropped.
+/// The timer of one CSI call. It stops when it is dropped.
 #[derive(Debug)]
 pub struct RpcTimer<'a> {
     metrics: &'a Metrics,
@@ -310,12 +313,12 @@ pub struct RpcTimer<'a> {
 impl RpcTimer<'_> {
     /// The call ended with this code.
     pub fn ended(mut self, code: tonic::Code) {
-        self.code = word(code);
+        self.code = code_label(code);
     }
 }
 
-/// As the logs say it, and the sidecars.
-fn word(code: tonic::Code) -> Cow<'static, str> {
+/// As in the logs, and in those of the sidecars.
+fn code_label(code: tonic::Code) -> Cow<'static, str> {
     if code == tonic::Code::Ok {
         Cow::Borrowed("OK")
     } else {
@@ -361,10 +364,10 @@ mod tests {
         metrics.login("nas2", Some(407));
         metrics.host("mount", Cow::Borrowed("32"), took);
         metrics.dsm_queue("nas1", took);
-        metrics.begun();
+        metrics.operation_started();
         metrics.missing_programs(2);
         metrics.missing_paths(3);
-        metrics.late(tonic::Code::Ok);
+        metrics.late_completion(tonic::Code::Ok);
         let text = metrics.text();
         for line in [
             "# TYPE csi_rpc_seconds histogram",
@@ -384,9 +387,9 @@ mod tests {
             "csi_node_missing_paths 3",
             "csi_late_operations_total{code=\"OK\"} 1",
         ] {
-            assert!(text.lines().any(|there| there == line), "{line}\n{text}");
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        metrics.ended();
+        metrics.operation_ended();
         metrics.login("nas1", None);
         let text = metrics.text();
         assert!(text.contains("csi_in_flight 0"));

@@ -1,4 +1,5 @@
-//! How much of a NAS's volume stays free (design.md#free-space): a volume that is full stops every thin LUN on it. Pure.
+//! The minimum free space on a volume of the NAS, `minFreeSpace` (design.md#free-space): a full volume stops every thin LUN on
+//! it. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,34 +7,34 @@ use std::str::FromStr;
 use crate::dsm::location::Location;
 use crate::volume::{Bytes, Malformed};
 
-/// The least that a volume of the NAS has free when a LUN is made or grown; 0 switches that off.
+/// The minimum free space that must remain on a volume of the NAS when a LUN is created or expanded; 0 disables the check.
 ///
-/// It stands in the mark of a LUN whose class gives one, so it is written in at most 5 characters.
+/// It is part of a LUN's owner tag if the StorageClass sets it, so its text has at most 5 characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Floor(Bytes);
 
-/// The largest number before its unit.
-const MOST: u64 = 9999;
-/// The units of a mark, the largest first.
+/// The largest number before a unit.
+const MAX_NUMBER: u64 = 9999;
+/// Units as written in an owner tag, with their shifts, the largest first.
 const UNITS: [(&str, u32); 3] = [("T", 40), ("G", 30), ("M", 20)];
 
 impl Default for Floor {
-    /// 1 GiB: below that DSM itself makes no LUN and no snapshot any more.
+    /// 1 GiB: below that DSM itself creates no LUN and no snapshot.
     fn default() -> Self {
         Self(Bytes::GIB)
     }
 }
 
 impl Floor {
-    /// What may be had of a volume that has so much free.
-    pub fn leaves(self, free: Bytes) -> Bytes {
+    /// How much of the `free` space of a volume may be used.
+    pub fn usable(self, free: Bytes) -> Bytes {
         Bytes(free.0.saturating_sub(self.0.0))
     }
 
-    /// Why a LUN may not take `at_once` more of a volume, as far as the NAS tells what is free.
-    pub fn refuses(self, location: &Location, at_once: Bytes) -> Option<String> {
+    /// Why a LUN may not allocate `at_once` more on a volume; `None` if it may, or if the NAS does not report free space.
+    pub fn shortage(self, location: &Location, at_once: Bytes) -> Option<String> {
         let free = location.free.filter(|_| self.0 > Bytes::default())?;
-        if free >= self.0 && self.leaves(free) >= at_once {
+        if free >= self.0 && self.usable(free) >= at_once {
             return None;
         }
         let path = &location.path;
@@ -67,7 +68,7 @@ impl fmt::Display for Floor {
 impl FromStr for Floor {
     type Err = Malformed;
 
-    /// Reads `0`, what Kubernetes writes (`500Mi`, `10Gi`, `1Ti`), and the same as a mark has it, without `i`.
+    /// Parses `0`, Kubernetes quantities (`500Mi`, `10Gi`, `1Ti`), and the form in an owner tag, without `i`.
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let wrong = || Malformed("0 or 1 to 9999 Mi, Gi or Ti, for instance 10Gi");
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -77,7 +78,7 @@ impl FromStr for Floor {
         let shift = UNITS.into_iter().find(|(name, _)| *name == unit);
         match (number, shift) {
             (0, _) if digits == text || shift.is_some() => Ok(Self(Bytes::default())),
-            (1..=MOST, Some((_, shift))) => Ok(Self(Bytes(number << shift))),
+            (1..=MAX_NUMBER, Some((_, shift))) => Ok(Self(Bytes(number << shift))),
             _ => Err(wrong()),
         }
     }
@@ -93,8 +94,8 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_is_written_as_kubernetes_does() {
-        for (text, bytes, mark) in [
+    fn min_free_space_is_a_kubernetes_quantity() {
+        for (text, bytes, in_tag) in [
             ("0", 0, "0"),
             ("0Gi", 0, "0"),
             ("500Mi", 500 << 20, "500M"),
@@ -104,8 +105,8 @@ mod tests {
             ("9999Ti", 9999 << 40, "9999T"),
         ] {
             assert_eq!(floor(text), Floor(Bytes(bytes)), "{text}");
-            assert_eq!(floor(text).to_string(), mark);
-            assert_eq!(floor(mark), floor(text));
+            assert_eq!(floor(text).to_string(), in_tag);
+            assert_eq!(floor(in_tag), floor(text));
         }
         for bad in [
             "",
@@ -127,7 +128,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_stands_in_a_mark_is_read_back(number in 0_u64..=MOST, unit in 0_usize..3) {
+        fn the_form_in_an_owner_tag_is_read_back(number in 0_u64..=MAX_NUMBER, unit in 0_usize..3) {
             let floor = floor(&format!("{number}{}i", UNITS[unit].0));
             let text = floor.to_string();
             prop_assert!(text.len() <= 5, "{}", text);
@@ -137,7 +138,7 @@ mod tests {
 
     /// design.md#free-space
     #[test]
-    fn what_is_taken_leaves_the_floor() {
+    fn an_allocation_leaves_the_minimum_free() {
         let at = |free: Option<u64>| -> Location {
             let mut row = serde_json::json!({"volume_path": "/volume1"});
             if let Some(free) = free {
@@ -156,7 +157,7 @@ mod tests {
             ("0", Some(0), gib(10), false),
             ("10Gi", Some(gib(10) - 1), 0, true),
         ] {
-            let seen = floor(text).refuses(&at(free), Bytes(at_once));
+            let seen = floor(text).shortage(&at(free), Bytes(at_once));
             assert_eq!(
                 seen.is_some(),
                 refused,

@@ -1,12 +1,12 @@
-//! The mark of a LUN of this driver's, which stands in its description (design.md#the-owners-mark). Pure.
+//! The owner tag: text in a LUN's description that marks it as this driver's (design.md#the-owners-mark). Pure.
 //!
-//! `csi2 o=5f3a9c01 p=01234567 n=0123456789ab - pvc-1 for default/data`: owner, parameters and CSI name as digests, then words for people. The
-//! mark itself is 64 characters at most, whatever it is about. People may write before and behind it. `c=` names the cluster, where
-//! one is configured, `f=10G` the floor of free space, where the class gives one: nothing else tells it when the volume grows. Words of
-//! this form that a release does not know are passed over; `d=` is kept free for volumes that are deleted and still needed (they grow no
-//! more, so it may take the place of `f=`).
+//! `csi2 o=5f3a9c01 p=01234567 n=0123456789ab - pvc-1 for default/data`: digests of owner, parameters and CSI name, then a
+//! human-readable part. The tag itself has at most 64 characters. Users may add text before and after it. `c=` names the cluster,
+//! if one is configured, `f=10G` the minimum free space, if the StorageClass sets it: it is stored nowhere else for when the
+//! volume expands. Unknown fields of this form are ignored; `d=` is reserved for volumes that are deleted and still needed (they
+//! no longer expand, so it may replace `f=`).
 //!
-//! Releases before this one wrote `csi.synology.com parameters=… name=pvc-1`. That is read for ever, and never rewritten unasked.
+//! Earlier releases wrote `csi.synology.com parameters=… name=pvc-1`. That form is supported for ever, and never rewritten.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,12 +14,12 @@ use std::str::FromStr;
 use crate::min_free::Floor;
 use crate::volume::{Malformed, digest};
 
-/// The first word of a mark.
+/// The first word of a tag.
 const PREFIX: &str = "csi2";
-/// The longest description that is sent: what people are told is cut there.
-const LONGEST: usize = 200;
+/// The longest description that is sent, in characters: the human-readable part is truncated.
+const MAX_DESCRIPTION: usize = 200;
 
-/// A cluster's name among those that share a NAS: 1 to 12 characters of `[a-z0-9-]`.
+/// The name of a cluster that shares a NAS with others: 1 to 12 characters of `[a-z0-9-]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster(String);
 
@@ -42,26 +42,26 @@ impl fmt::Display for Cluster {
     }
 }
 
-/// Whose LUNs this driver touches: those that were made under its name and in its cluster.
+/// The identity that LUNs are tagged with: driver name and cluster. The driver touches only LUNs with this owner.
 #[derive(Clone, Debug)]
 pub struct Owner {
     driver: String,
     cluster: Option<Cluster>,
 }
 
-/// What a mark says of its volume.
+/// A parsed owner tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnerTag {
     parameters: Option<String>,
     name: Option<Name>,
-    /// What the class says of free space.
+    /// `minFreeSpace` of the StorageClass.
     pub floor: Option<Floor>,
 }
 
-/// The CSI name in a mark.
+/// The CSI name in a tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Name {
-    /// In those of earlier releases.
+    /// Written by earlier releases.
     Whole(String),
     Digest(String),
 }
@@ -69,14 +69,14 @@ enum Name {
 /// Why a LUN is not this driver's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotOurs {
-    /// No mark, or that of another driver.
+    /// No tag, or that of another driver.
     Unmarked,
-    /// Another cluster's, or that of one where this driver has none configured.
+    /// The tag of another cluster, or of any cluster if this driver has none configured.
     OfCluster(String),
 }
 
 impl Owner {
-    /// The driver of this name, perhaps in a cluster that shares its NASes with others.
+    /// An owner with this driver name; `cluster` if several clusters share the NASes.
     pub fn new(driver: String, cluster: Option<Cluster>) -> Self {
         Self { driver, cluster }
     }
@@ -86,15 +86,15 @@ impl Owner {
         &self.driver
     }
 
-    /// What makes a LUN this driver's, and no more: what a person writes back into a description that lost it.
+    /// The minimal tag, with owner and cluster only: what a user writes into a description that has lost its tag.
     pub fn short(&self) -> String {
         let cluster = self.cluster.as_ref();
         let cluster = cluster.map_or_else(String::new, |cluster| format!(" c={cluster}"));
         format!("{PREFIX} o={}{cluster}", digest(&self.driver, 8))
     }
 
-    /// The description of the LUN of the volume `name` with these parameters (a digest of them) and the floor of its class; `claim` is
-    /// told to people.
+    /// The description of the LUN of the volume `name`, with a digest of its parameters and the minimum free space of its
+    /// StorageClass; `claim` is for humans only.
     pub fn description(
         &self,
         name: &str,
@@ -110,16 +110,16 @@ impl Owner {
             &parameters[..8.min(parameters.len())],
             digest(name, 12)
         );
-        text.chars().take(LONGEST).collect()
+        text.chars().take(MAX_DESCRIPTION).collect()
     }
 
-    /// Reads a description.
+    /// Parses a LUN's description.
     ///
     /// # Errors
-    /// Why the LUN is not this driver's.
+    /// [`NotOurs`]: why the LUN is not this driver's.
     pub fn read(&self, description: &str) -> Result<OwnerTag, NotOurs> {
-        if let Some(mark) = self.read_old(description) {
-            return Ok(mark);
+        if let Some(tag) = self.read_legacy(description) {
+            return Ok(tag);
         }
         let owner = format!("o={}", digest(&self.driver, 8));
         let mut words = description.split_whitespace();
@@ -147,7 +147,7 @@ impl Owner {
         Err(NotOurs::Unmarked)
     }
 
-    fn read_old(&self, description: &str) -> Option<OwnerTag> {
+    fn read_legacy(&self, description: &str) -> Option<OwnerTag> {
         let rest = description
             .strip_prefix(&self.driver)?
             .strip_prefix(" parameters=")?;
@@ -161,8 +161,8 @@ impl Owner {
 }
 
 impl OwnerTag {
-    /// It may be the mark of the volume `name`. One without a name is: the LUN's own name stands for it.
-    pub fn is_of(&self, name: &str) -> bool {
+    /// It may be the tag of the volume `name`. A tag without a name matches any: then the LUN's own name counts.
+    pub fn matches_name(&self, name: &str) -> bool {
         match &self.name {
             None => true,
             Some(Name::Whole(whole)) => whole == name,
@@ -170,8 +170,8 @@ impl OwnerTag {
         }
     }
 
-    /// The volume may have been made with the parameters of this digest.
-    pub fn has(&self, parameters: &str) -> bool {
+    /// The volume may have been created with parameters of this digest.
+    pub fn matches_parameters(&self, parameters: &str) -> bool {
         self.parameters
             .as_ref()
             .is_none_or(|seen| seen.len() >= 8 && parameters.starts_with(seen.as_str()))
@@ -191,24 +191,28 @@ mod tests {
 
     /// design.md#the-owners-mark
     #[test]
-    fn a_mark_survives_any_name_and_what_people_add() {
+    fn a_tag_survives_any_name_and_text_that_users_add() {
         let owner = owner(Some("home"));
         let longest = "x".repeat(128);
         let floor: Floor = "9999Gi".parse().unwrap();
         for name in ["pvc-1", "with blanks n=x", "ünï", "csi2 o=1 f=1G", &longest] {
             let text = owner.description(name, PARAMETERS, Some(floor), Some("default/data"));
-            assert!(text.chars().count() <= LONGEST);
+            assert!(text.chars().count() <= MAX_DESCRIPTION);
             for text in [
                 text.clone(),
                 format!("Do not delete! {text}"),
                 format!("{text}; asked for by Eve, n=5"),
                 text.chars().take(64).collect(),
             ] {
-                let mark = owner.read(&text).unwrap();
-                assert!(mark.is_of(name) && !mark.is_of("other"), "{text}");
-                assert_eq!(mark.floor, Some(floor), "{text}");
+                let tag = owner.read(&text).unwrap();
                 assert!(
-                    mark.has(PARAMETERS) && !mark.has("fedcba9876543210"),
+                    tag.matches_name(name) && !tag.matches_name("other"),
+                    "{text}"
+                );
+                assert_eq!(tag.floor, Some(floor), "{text}");
+                assert!(
+                    tag.matches_parameters(PARAMETERS)
+                        && !tag.matches_parameters("fedcba9876543210"),
                     "{text}"
                 );
             }
@@ -216,17 +220,17 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_short() {
+    fn a_tag_is_short() {
         let longest = Owner::new("d".repeat(63), Some("c".repeat(12).parse().unwrap()));
         let floor = "9999Ti".parse().unwrap();
         let text = longest.description("pvc-1", PARAMETERS, Some(floor), None);
-        let mark = text.split(" - ").next().unwrap();
-        assert!(mark.len() <= 64, "{mark}: {}", mark.len());
-        assert_eq!(longest.read(mark).unwrap().floor, Some(floor));
+        let tag = text.split(" - ").next().unwrap();
+        assert!(tag.len() <= 64, "{tag}: {}", tag.len());
+        assert_eq!(longest.read(tag).unwrap().floor, Some(floor));
     }
 
     #[test]
-    fn a_mark_without_a_floor_that_can_be_read_has_none() {
+    fn an_unreadable_minimum_free_space_is_ignored() {
         let owner = owner(None);
         let without = owner.description("f=1G", PARAMETERS, None, None);
         for text in [without.as_str(), &format!("{} f=much", owner.short())] {
@@ -235,17 +239,19 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_earlier_releases_are_read_for_ever() {
+    fn tags_of_earlier_releases_are_still_read() {
         let text = "csi.synology.com parameters=0123456789abcdef name=a name=b";
         for cluster in [None, Some("home")] {
-            let mark = owner(cluster).read(text).unwrap();
-            assert!(mark.is_of("a name=b") && !mark.is_of("b"));
-            assert!(mark.has(PARAMETERS) && !mark.has("0023456789abcdef"));
+            let tag = owner(cluster).read(text).unwrap();
+            assert!(tag.matches_name("a name=b") && !tag.matches_name("b"));
+            assert!(
+                tag.matches_parameters(PARAMETERS) && !tag.matches_parameters("0023456789abcdef")
+            );
         }
     }
 
     #[test]
-    fn what_is_not_ours_is_told_apart() {
+    fn foreign_descriptions_are_rejected() {
         for foreign in [
             "",
             "my LUN",
@@ -261,22 +267,22 @@ mod tests {
                 "{foreign}"
             );
         }
-        let there = owner(Some("home")).short();
+        let home = owner(Some("home")).short();
         for other in [None, Some("work")] {
-            let not = owner(other).read(&there);
+            let not = owner(other).read(&home);
             assert_eq!(not, Err(NotOurs::OfCluster("home".to_owned())));
         }
-        // Made before a cluster was named.
+        // Created before a cluster was configured.
         assert!(owner(Some("home")).read(&owner(None).short()).is_ok());
     }
 
     #[test]
-    fn what_a_person_writes_back_is_enough() {
+    fn the_minimal_tag_is_enough() {
         let owner = owner(Some("home"));
-        let mark = owner
+        let tag = owner
             .read(&format!("{} was edited", owner.short()))
             .unwrap();
-        assert!(mark.is_of("any") && mark.has(PARAMETERS));
+        assert!(tag.matches_name("any") && tag.matches_parameters(PARAMETERS));
     }
 
     #[test]

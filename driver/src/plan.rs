@@ -1,4 +1,4 @@
-//! What to do next, decided from what was asked for and what was seen. Pure and synchronous.
+//! Decisions: what to do next, from the request and the observed state. Pure and synchronous.
 
 use crate::dsm::location::Location;
 use crate::dsm::lun::Lun;
@@ -9,10 +9,10 @@ use crate::publication::{Iqn, NodeId};
 use crate::request::{CreateVolume, LunType, Range};
 use crate::volume::{Bytes, LunUuid};
 
-/// The size of a new LUN (design.md#sizes): at least 1 GiB, of whole blocks, within the range.
+/// The size of a new LUN (design.md#sizes): at least 1 GiB, a whole number of blocks, within the range.
 ///
 /// # Errors
-/// OUT_OF_RANGE.
+/// OUT_OF_RANGE if there is no such size.
 pub fn new_size(range: &Range) -> Result<Bytes, Error> {
     let least = range.required.max(Bytes::GIB);
     whole_blocks(least, range.limit).ok_or_else(|| {
@@ -23,10 +23,11 @@ pub fn new_size(range: &Range) -> Result<Bytes, Error> {
     })
 }
 
-/// The smallest block of a LUN, in bytes: what it is exported in.
+/// The smallest logical block size of a LUN, in bytes.
 const BLOCK: u64 = 512;
 
-/// `least` rounded up to whole MiB if `limit` leaves room for it, else to whole blocks of 4096 or 512 bytes. `None`: there is no such size.
+/// `least` rounded up to whole MiB if `limit` leaves room for it, else to whole blocks of 4096 or 512 bytes. `None`: there is no
+/// such size.
 fn whole_blocks(least: Bytes, limit: Option<Bytes>) -> Option<Bytes> {
     [Bytes::MIB.0, 4096, BLOCK]
         .into_iter()
@@ -37,24 +38,24 @@ fn whole_blocks(least: Bytes, limit: Option<Bytes>) -> Option<Bytes> {
 /// What `ControllerExpandVolume` has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Expand {
-    /// Nothing: the LUN has this size already.
+    /// Nothing: the LUN is large enough, with this size.
     Done(Bytes),
-    /// Grow it to this size, which is above the present one.
+    /// Grow it to this size, which is above the current one.
     Grow(Bytes),
 }
 
-/// Growth is judged against what is required; nothing ever shrinks (design.md#large-enough-already).
+/// Grows only if the LUN is smaller than required; never shrinks it (design.md#large-enough-already).
 ///
 /// # Errors
-/// OUT_OF_RANGE.
-pub fn expand(present: Bytes, range: &Range) -> Result<Expand, Error> {
-    if range.limit.is_some_and(|limit| present > limit) {
+/// OUT_OF_RANGE if the LUN is above the limit, or no size fits the range.
+pub fn expand(current: Bytes, range: &Range) -> Result<Expand, Error> {
+    if range.limit.is_some_and(|limit| current > limit) {
         return Err(range.unmet(&format!(
-            "the volume has {present} already, and volumes do not shrink"
+            "the volume has {current} already, and volumes do not shrink"
         )));
     }
-    if range.required <= present {
-        return Ok(Expand::Done(present));
+    if range.required <= current {
+        return Ok(Expand::Done(current));
     }
     whole_blocks(range.required, range.limit)
         .map(Expand::Grow)
@@ -66,11 +67,11 @@ pub fn expand(present: Bytes, range: &Range) -> Result<Expand, Error> {
         })
 }
 
-/// Whether a LUN that bears the name of the volume asked for *is* that volume (design.md#sizes), and may be handed out.
+/// Whether a LUN with the name of the requested volume *is* that volume (design.md#sizes), and may be returned.
 ///
 /// # Errors
-/// ALREADY_EXISTS when it is another one, ABORTED when it is not ready (design.md#create-first).
-pub fn check_compatible(owner: &Owner, lun: &Lun, asked: &CreateVolume) -> Result<(), Error> {
+/// ALREADY_EXISTS if it is incompatible, ABORTED if it is not ready (design.md#create-first).
+pub fn check_compatible(owner: &Owner, lun: &Lun, request: &CreateVolume) -> Result<(), Error> {
     let differs = |seen: String, wanted: String| {
         Err(Error::Incompatible {
             what: format!("LUN {} ({})", lun.name, lun.uuid),
@@ -79,28 +80,31 @@ pub fn check_compatible(owner: &Owner, lun: &Lun, asked: &CreateVolume) -> Resul
         })
     };
     match owner.read(&lun.description) {
-        Ok(mark) if !mark.is_of(&asked.name) => {
+        Ok(tag) if !tag.matches_name(&request.name) => {
             return differs(
-                format!("its description {:?} is another volume's", lun.description),
-                format!("volume {:?}", asked.name),
+                format!(
+                    "its description {:?} is that of another volume",
+                    lun.description
+                ),
+                format!("volume {:?}", request.name),
             );
         }
-        Ok(mark) if !mark.has(&asked.parameters.digest()) => {
+        Ok(tag) if !tag.matches_parameters(&request.parameters.digest()) => {
             return differs(
-                "it was made with another fsType or formatOptions".to_owned(),
+                "it was created with another fsType or formatOptions".to_owned(),
                 "those of this request".to_owned(),
             );
         }
         Ok(_) => {}
-        Err(not) => {
-            let (seen, remedy) = not_ours(owner, &not, lun);
+        Err(reason) => {
+            let (seen, remedy) = not_ours(owner, &reason, lun);
             return differs(
                 format!("{seen} ({remedy})"),
                 "a LUN of this driver".to_owned(),
             );
         }
     }
-    let Range { required, limit } = asked.range;
+    let Range { required, limit } = request.range;
     if lun.size() < required || limit.is_some_and(|limit| lun.size() > limit) {
         let limit = limit.map_or_else(String::new, |limit| format!(" and at most {limit}"));
         return differs(
@@ -108,34 +112,34 @@ pub fn check_compatible(owner: &Owner, lun: &Lun, asked: &CreateVolume) -> Resul
             format!("at least {required}{limit}"),
         );
     }
-    if let Some(location) = asked
+    if let Some(location) = request
         .parameters
         .location
         .as_deref()
         .filter(|location| *location != lun.location)
     {
-        return differs(format!("it lies on {}", lun.location), location.to_owned());
+        return differs(format!("it is on {}", lun.location), location.to_owned());
     }
-    if asked.parameters.kind_given && !type_fits(lun, asked) {
+    if request.parameters.kind_given && !type_fits(lun, request) {
         return differs(
             format!("it has type {}", lun.type_name().unwrap_or("unknown")),
-            format!("type {}", asked.parameters.kind),
+            format!("type {}", request.parameters.kind),
         );
     }
     match lun.not_ready() {
         None => Ok(()),
         Some(seen) => Err(Error::NotReady {
-            what: format!("volume {:?}", asked.name),
+            what: format!("volume {:?}", request.name),
             seen,
         }),
     }
 }
 
-/// A LUN is not this driver's, and so is not touched: what was seen, and what to do about it.
-pub fn not_ours(owner: &Owner, not: &NotOurs, lun: &Lun) -> (String, String) {
-    match not {
+/// Why a LUN is not this driver's, and so is not touched, and the remedy.
+pub fn not_ours(owner: &Owner, reason: &NotOurs, lun: &Lun) -> (String, String) {
+    match reason {
         NotOurs::Unmarked => (
-            format!("LUN {} lacks the mark of {}", lun.name, owner.driver()),
+            format!("LUN {} lacks the owner tag of {}", lun.name, owner.driver()),
             format!(
                 "this driver touches its own LUNs only; if somebody has edited its description, write {:?} at the beginning of it in SAN Manager; it is {:?}",
                 owner.short(),
@@ -144,69 +148,70 @@ pub fn not_ours(owner: &Owner, not: &NotOurs, lun: &Lun) -> (String, String) {
         ),
         NotOurs::OfCluster(cluster) => (
             format!("LUN {} belongs to cluster {cluster:?}", lun.name),
-            "if that is this one, name it so in the driver's configuration (cluster)".to_owned(),
+            "if that is this cluster, set this name in the driver's configuration (cluster)"
+                .to_owned(),
         ),
     }
 }
 
-fn type_fits(lun: &Lun, asked: &CreateVolume) -> bool {
-    let kind = &asked.parameters.kind;
+fn type_fits(lun: &Lun, request: &CreateVolume) -> bool {
+    let kind = &request.parameters.kind;
     lun.type_name()
         .is_none_or(|name| name == kind.on("btrfs") || name == kind.on("ext4"))
 }
 
-/// How much of `more` a LUN of this type takes from its volume before anybody writes: all of it, or nothing.
-pub fn taken_at_once(kind: Option<&str>, more: Bytes) -> Bytes {
+/// How much of `more` bytes a LUN of this type allocates immediately: all of it if thick, else nothing.
+pub fn allocated_at_once(kind: Option<&str>, more: Bytes) -> Bytes {
     match kind {
         Some("BLUN_THICK" | "FILE") => more,
         Some(_) | None => Bytes::default(),
     }
 }
 
-/// The volume of the NAS for a new LUN when the StorageClass names none: the one with the most free space of those that may be.
+/// The volume of the NAS for a new LUN if the StorageClass names none: the candidate with the most free space.
 pub fn choose_location(locations: Vec<Location>, kind: &LunType) -> Option<Location> {
     locations
         .into_iter()
-        .filter(|location| may_choose(location, kind))
+        .filter(|location| is_candidate(location, kind))
         .max_by_key(|location| location.free)
 }
 
-/// A volume of the NAS that the StorageClass does not name may hold a LUN of this type.
-pub fn may_choose(location: &Location, kind: &LunType) -> bool {
+/// The driver may choose this volume of the NAS for a LUN of this type, without the StorageClass naming it.
+pub fn is_candidate(location: &Location, kind: &LunType) -> bool {
     location.takes_luns() && !location.is_external() && kind.fits(&location.fs_type)
 }
 
-/// What all targets of a NAS say about the publication of a LUN to one node.
+/// The targets of a NAS that concern the publication of a LUN to one node.
 #[derive(Debug, Default)]
 pub struct Publication<'a> {
-    /// Targets of this LUN and node that export the LUN, in the order in which they count: one with a session, the least name.
-    /// One, save after two controllers at a time.
+    /// Targets of this LUN and node that export the LUN, in order of preference: with a session first, then by IQN. More than one
+    /// only after two concurrent controllers.
     pub exporting: Vec<(&'a Target, &'a Mapping)>,
-    /// Targets of this LUN and node that do not export it, in the order of their names: begun and not ended.
-    pub idle: Vec<&'a Target>,
-    /// Targets of this LUN and of this node under another initiator name.
+    /// Targets of this LUN and node that do not export it, by IQN: publications that were not completed.
+    pub unmapped: Vec<&'a Target>,
+    /// Targets of this LUN and this node under a former initiator name.
     pub former: Vec<&'a Target>,
-    /// Somebody else who may not have the LUN, and has it.
+    /// Another holder of the LUN, with which it may not be shared.
     pub conflict: Option<Holder>,
 }
 
 impl Publication<'_> {
-    /// The publication has a target besides `mine`.
-    pub fn has_another(&self, mine: &Iqn) -> bool {
+    /// The publication has a target other than `own`.
+    pub fn has_another(&self, own: &Iqn) -> bool {
         let exporting = self.exporting.iter().map(|(target, _)| *target);
-        let mut all = exporting.chain(self.idle.iter().copied());
-        all.any(|target| target.iqn != mine.as_str())
+        let mut all = exporting.chain(self.unmapped.iter().copied());
+        all.any(|target| target.iqn != own.as_str())
     }
 }
 
-/// Reads all targets of a NAS.
+/// Finds the publication of `lun` to `node` among all targets of a NAS.
 pub fn publication<'a>(
     lun: &LunUuid,
     node: &NodeId,
     multi_node: bool,
     targets: &'a [Target],
 ) -> Publication<'a> {
-    let mut seen = Publication::default();
+    let mut publication = Publication::default();
     for target in targets {
         let published = target.iqn().and_then(|iqn| iqn.publication());
         let to = published.filter(|(published, _)| published == lun);
@@ -215,29 +220,32 @@ pub fn publication<'a>(
             .as_ref()
             .is_some_and(|to| to != node && to.is_same_node(node))
         {
-            seen.former.push(target);
+            publication.former.push(target);
         }
         let ours = to.is_some_and(|to| to == *node);
         match (ours, target.mapping_of(lun)) {
-            (true, Some(mapping)) => seen.exporting.push((target, mapping)),
-            (true, None) => seen.idle.push(target),
+            (true, Some(mapping)) => publication.exporting.push((target, mapping)),
+            (true, None) => publication.unmapped.push(target),
             (false, _) => {}
         }
     }
     let in_use = |target: &Target| !target.connected_sessions.is_empty();
-    seen.exporting
+    publication
+        .exporting
         .sort_unstable_by_key(|(target, _)| (!in_use(target), &target.iqn));
-    seen.idle.sort_unstable_by_key(|target| &target.iqn);
-    seen.conflict = holders(lun, targets)
+    publication
+        .unmapped
+        .sort_unstable_by_key(|target| &target.iqn);
+    publication.conflict = holders(lun, targets)
         .into_iter()
         .find(|holder| holder.exports && !holder.may_share(node, multi_node));
-    seen
+    publication
 }
 
-/// Who else a LUN is exported to.
+/// A target through which a LUN is exported or published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// The node, when the target is a publication of ours.
+    /// The node, if the target is a publication of this driver.
     pub node: Option<NodeId>,
     /// The target exports the LUN.
     pub exports: bool,
@@ -250,7 +258,7 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// It may have the LUN beside `node`.
+    /// It may have the LUN at the same time as `node`.
     fn may_share(&self, node: &NodeId, multi_node: bool) -> bool {
         self.node
             .as_ref()
@@ -280,8 +288,8 @@ impl std::fmt::Display for Holder {
     }
 }
 
-/// Everybody to whom `targets` export `lun`, or who is published to. The `lun_uuid` filter of `list` is not proven, so
-/// every row is checked.
+/// All `targets` that export `lun`, or are a publication of it. The `lun_uuid` filter of `list` is not verified, so every row is
+/// checked.
 pub fn holders(lun: &LunUuid, targets: &[Target]) -> Vec<Holder> {
     let holder = |target: &Target| {
         let published = target

@@ -1,6 +1,7 @@
-//! One publication: a volume made reachable for one node (design.md, "Fencing: one publication, one name"). Pure.
+//! A publication: a volume exported to one node (design.md, "Fencing: one publication, one name"). Node ids, IQNs and the publish
+//! context. Pure.
 //!
-//! Its target bears a name that is never made twice, and is the only record of the publication.
+//! Its target has a name that is never reused, and is the only record of the publication.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +15,7 @@ use crate::volume::{LunUuid, Malformed, digest};
 
 mod portal;
 
-pub use portal::{MOST_PORTALS, Portal, portals_among};
+pub use portal::{MAX_PORTALS, Portal, portals_among};
 
 const IQN_PREFIX: &str = "iqn.2000-01.com.synology:";
 
@@ -23,8 +24,8 @@ const IQN_PREFIX: &str = "iqn.2000-01.com.synology:";
 pub struct NodeId(String);
 
 impl NodeId {
-    /// The id of the node `name` whose initiator is `initiator`. A name beyond 61 bytes or outside `[a-z0-9.-]` is cut,
-    /// cleaned and told apart by a hash.
+    /// The id of the node `name` whose initiator is `initiator`. A name beyond 61 bytes or outside `[a-z0-9.-]` is shortened,
+    /// stripped of other characters and made unique by a hash.
     pub fn derive(name: &str, initiator: &str) -> Self {
         let allowed = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-');
         let name = if (1..=61).contains(&name.len()) && name.bytes().all(|b| allowed(&b)) {
@@ -41,12 +42,12 @@ impl NodeId {
         Self(format!("{name}:{}", digest(initiator, 8)))
     }
 
-    /// As the CO passes it.
+    /// The text of the id.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// It has the same name, whatever initiator name it was registered with.
+    /// It has the same node name, whatever the initiator name.
     pub fn is_same_node(&self, other: &Self) -> bool {
         let name = |id: &Self| id.0.rsplit_once(':').map(|(name, _)| name.to_owned());
         name(self) == name(other)
@@ -81,22 +82,22 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// What tells two publications of a LUN to a node apart: a letter from `g` on, then 6 digits of base 36.
+/// Distinguishes publications of a LUN to the same node: a letter from `g` on, then 6 base-36 digits.
 ///
-/// The letter keeps the names in which it stands apart from those that end in a hexadecimal digit there.
+/// The letter distinguishes such names from legacy ones, which have a hexadecimal digit there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nonce(String);
 
-/// Digits of a nonce.
-const NONCE: usize = 7;
-/// Digits of a uuid in base 36: 36^25 > 2^128.
-const UUID: usize = 25;
+/// Length of a nonce.
+const NONCE_LEN: usize = 7;
+/// Length of a uuid in base 36: 36^25 > 2^128.
+const UUID_LEN: usize = 25;
 
 impl Nonce {
-    /// A new one: 4 × 10¹⁰ are equally likely.
+    /// A random nonce, one of 4 × 10¹⁰.
     pub fn draw(random: &mut impl Rng) -> Self {
         let first = random.random_range(16..36);
-        let rest = (1..NONCE).map(|_| random.random_range(0..36));
+        let rest = (1..NONCE_LEN).map(|_| random.random_range(0..36));
         let digits: Vec<u32> = std::iter::once(first).chain(rest).collect();
         Self(
             digits
@@ -113,24 +114,24 @@ impl fmt::Display for Nonce {
     }
 }
 
-/// The uuid of a LUN as a number of 25 digits.
+/// The uuid of a LUN as 25 base-36 digits.
 fn in_base_36(lun: &LunUuid) -> String {
-    let digits = in_base(36, lun.number(), UUID);
+    let digits = in_base(36, lun.number(), UUID_LEN);
     digits.into_iter().map(char::from).collect()
 }
 
-/// The uuid and the nonce that stand together in a name.
+/// Parses a uuid in base 36 followed by a nonce.
 fn from_base_36(name: &str) -> Option<LunUuid> {
-    let (uuid, nonce) = name.split_at_checked(UUID)?;
+    let (uuid, nonce) = name.split_at_checked(UUID_LEN)?;
     let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'z');
     let well_formed = uuid.bytes().chain(nonce.bytes()).all(is_digit)
-        && nonce.len() == NONCE
+        && nonce.len() == NONCE_LEN
         && nonce.starts_with(|c: char| c >= 'g');
     let number = well_formed.then(|| u128::from_str_radix(uuid, 36).ok())??;
     Some(LunUuid::from_number(number))
 }
 
-/// The last `digits` digits of `number`: ASCII digits, then lower-case and upper-case letters.
+/// The last `digits` digits of `number` in `base`, at most 62: digits, then lower-case and upper-case letters.
 pub(crate) fn in_base(base: u128, mut number: u128, digits: usize) -> Vec<u8> {
     const DIGITS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
     let mut text = vec![b'0'; digits];
@@ -142,7 +143,7 @@ pub(crate) fn in_base(base: u128, mut number: u128, digits: usize) -> Vec<u8> {
     text
 }
 
-/// The name of a publication's target in DSM, where it is unique too. Unlike the IQN it shows the uuid as DSM does.
+/// The DSM name of a publication's target, also unique. Unlike the IQN it contains the uuid in hexadecimal, as DSM shows it.
 pub fn target_name(lun: &LunUuid, nonce: &Nonce) -> String {
     format!("csi-{}-{nonce}", lun.digits())
 }
@@ -157,17 +158,17 @@ impl Iqn {
         Self(format!("{IQN_PREFIX}{}{nonce}.{node}", in_base_36(lun)))
     }
 
-    /// What releases before 0.2 called it: without a nonce, so that the same name came back.
+    /// The IQN that releases before 0.2 used: without a nonce, so that names were reused.
     pub fn without_nonce(lun: &LunUuid, node: &NodeId) -> Self {
         Self(format!("{IQN_PREFIX}{}.{node}", lun.digits()))
     }
 
-    /// What the targets of all publications of `lun` begin with, in either form.
+    /// The IQN prefixes of all publications of `lun`, in either form.
     pub fn beginnings(lun: &LunUuid) -> [String; 2] {
         [in_base_36(lun), lun.digits()].map(|name| format!("{IQN_PREFIX}{name}"))
     }
 
-    /// The publication that this target is, in either form, when it is one of ours.
+    /// The LUN and node of this publication, in either form; `None` if it is not one of this driver.
     pub fn publication(&self) -> Option<(LunUuid, NodeId)> {
         let (name, node) = self.0.strip_prefix(IQN_PREFIX)?.split_once('.')?;
         let lun = match LunUuid::from_digits(name) {
@@ -177,7 +178,7 @@ impl Iqn {
         Some((lun, node.parse().ok()?))
     }
 
-    /// As it goes over the wire.
+    /// The text of the IQN.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -186,7 +187,7 @@ impl Iqn {
 impl FromStr for Iqn {
     type Err = Malformed;
 
-    /// Lenient about the authority, strict about what could be mistaken for an option or a path.
+    /// Lenient about the naming authority, strict about characters that could be mistaken for an option or a path.
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let well_formed = text.starts_with("iqn.")
             && text.len() <= 223
@@ -207,7 +208,7 @@ impl fmt::Display for Iqn {
     }
 }
 
-/// What `ControllerPublishVolume` tells the node: where the LUN is and how to know it. Under 4 KiB.
+/// The publish context that `ControllerPublishVolume` passes to the node: where the LUN is and how to identify it. Under 4 KiB.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PublishContext {
     /// At least one.
@@ -218,9 +219,9 @@ pub struct PublishContext {
     pub lun: u16,
     /// The LUN, and the unit serial of the device.
     pub uuid: LunUuid,
-    /// What a login has to prove. `None`: the publication was made before this was told, or by hand.
+    /// The CHAP method of logins. `None`: the publication was created by an earlier release, or by hand.
     pub auth: Option<Method>,
-    /// The proofs of this very publication. `None`: nothing is to be proven, or a Secret of the class holds the proofs.
+    /// The CHAP credentials of this publication. `None`: no CHAP, or the credentials are in a Secret of the StorageClass.
     pub chap: Option<Chap>,
 }
 
@@ -229,14 +230,14 @@ pub struct PublishContext {
 pub struct BadContext {
     /// The key.
     pub key: &'static str,
-    /// What stood there; empty when the key is absent.
+    /// The rejected value; empty if the key is absent.
     pub value: String,
     /// What it should be.
     pub wanted: &'static str,
 }
 
 impl PublishContext {
-    /// As the CO carries it.
+    /// The map that the CO passes to the node.
     pub fn to_map(&self) -> HashMap<String, String> {
         let portals: Vec<String> = self.portals.iter().map(Portal::to_string).collect();
         let mut map = HashMap::from([
@@ -261,10 +262,10 @@ impl PublishContext {
         map
     }
 
-    /// Reads what the CO carried.
+    /// Parses the map that the CO passed.
     ///
     /// # Errors
-    /// A key is absent (all but `auth` have to be there) or does not parse.
+    /// A key is absent (all but `auth` and the CHAP credentials are required) or does not parse.
     pub fn read(map: &HashMap<String, String>) -> Result<Self, BadContext> {
         fn value<T: FromStr>(
             map: &HashMap<String, String>,
@@ -281,14 +282,14 @@ impl PublishContext {
             value: listed,
             wanted: "a comma-separated list of ADDRESS:PORT",
         })?;
-        if let Some(bad) = portals.iter().find(|portal| portal.is_useless()) {
+        if let Some(bad) = portals.iter().find(|portal| portal.is_unusable()) {
             return Err(BadContext {
                 key: "portals",
                 value: bad.to_string(),
                 wanted: "addresses that a NAS can listen at: not link-local, multicast or unspecified",
             });
         }
-        if portals.len() > MOST_PORTALS {
+        if portals.len() > MAX_PORTALS {
             return Err(BadContext {
                 key: "portals",
                 value: format!("{} portals", portals.len()),
@@ -304,16 +305,16 @@ impl PublishContext {
                 .contains_key("auth")
                 .then(|| value(map, "auth", "none, chap or mutual"))
                 .transpose()?,
-            chap: proofs(map)?,
+            chap: credentials(map)?,
         })
     }
 }
 
-/// The keys of what the initiator proves, and of what the target proves.
+/// The keys of the initiator's credentials, and of the target's.
 const INITIATOR: [&str; 2] = ["chap_username", "chap_password"];
 const TARGET: [&str; 2] = ["chap_username_in", "chap_password_in"];
 
-fn proofs(map: &HashMap<String, String>) -> Result<Option<Chap>, BadContext> {
+fn credentials(map: &HashMap<String, String>) -> Result<Option<Chap>, BadContext> {
     let account = |[name, password]: [&'static str; 2]| {
         match (map.get(name), map.get(password)) {
         (None, None) => Ok(None),
@@ -326,7 +327,7 @@ fn proofs(map: &HashMap<String, String>) -> Result<Option<Chap>, BadContext> {
             key: if user.is_some() { password } else { name },
             // It may be a password.
             value: "***".to_owned(),
-            wanted: "one half of a CHAP name and its password, as ControllerPublishVolume told them",
+            wanted: "a CHAP name together with its password, as ControllerPublishVolume returned them",
         }),
     }
     };
@@ -347,7 +348,7 @@ mod tests {
 
     /// design.md#node-id
     #[test]
-    fn node_ids_have_one_form() {
+    fn node_ids_have_a_fixed_format() {
         let id = NodeId::derive("worker-1", "iqn.1993-08.org.debian:01:abc");
         assert!(id.as_str().starts_with("worker-1:"));
         for name in ["", "Worker_1", &"n".repeat(62), &"n".repeat(500), "ü"] {
@@ -376,7 +377,7 @@ mod tests {
 
     /// design.md#one-target-per-publication
     #[test]
-    fn the_iqn_is_the_record_of_the_publication() {
+    fn an_iqn_identifies_its_publication() {
         let node = NodeId::derive(&"n".repeat(100), "iqn.x");
         let mut random = StdRng::seed_from_u64(7);
         let nonce = Nonce::draw(&mut random);
@@ -417,7 +418,7 @@ mod tests {
 
     /// design.md#portals
     #[test]
-    fn a_publish_context_is_held_to_what_a_portal_can_be() {
+    fn a_publish_context_with_invalid_portals_is_rejected() {
         let with = |portals: &str| {
             let mut map = HashMap::from([
                 ("iqn".to_owned(), "iqn.2000-01.com.synology:x".to_owned()),
@@ -446,7 +447,7 @@ mod tests {
 
     /// design.md#portals
     #[test]
-    fn a_publish_context_survives_the_trip() {
+    fn a_publish_context_round_trips() {
         let context = PublishContext {
             portals: vec![
                 "10.0.0.5".parse().unwrap(),

@@ -1,7 +1,7 @@
-//! CSI messages of the controller, and what both services share, turned into our types: every check that needs nothing
-//! but the message. Pure.
+//! Parses and validates CSI messages of the controller, and types that both services share: all checks that need only the
+//! message. Pure.
 //!
-//! Order of the checks (design.md#volume-handle): missing required fields first, then values, then ids that we never issued.
+//! Order of the checks (design.md#volume-handle): missing required fields first, then values, then foreign ids.
 
 use proto::csi;
 use proto::csi::volume_capability::{AccessType, access_mode};
@@ -14,31 +14,31 @@ mod parameters;
 
 pub use parameters::{LunType, Parameters};
 
-/// How a volume is to be used.
+/// A parsed `VolumeCapability`: how a volume is to be used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Capability {
     /// File system or raw device.
     pub access: Access,
-    /// By whom.
+    /// The CSI access mode.
     pub mode: access_mode::Mode,
 }
 
-/// File system or raw device.
+/// The access type of a capability.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Access {
     /// A mounted file system.
     Mount {
-        /// As asked for; `None` when left open.
+        /// The requested file system; `None` if unspecified.
         fs_type: Option<FsType>,
-        /// For `mount -o`.
+        /// Options for `mount -o`.
         flags: Vec<String>,
     },
-    /// The device itself.
+    /// The raw block device.
     Block,
 }
 
 impl Capability {
-    /// Reads a capability and refuses what this driver does not offer.
+    /// Parses a capability and rejects unsupported ones.
     ///
     /// # Errors
     /// INVALID_ARGUMENT.
@@ -50,7 +50,8 @@ impl Capability {
             field,
             remedy: what.to_owned(),
         };
-        let capability = capability.ok_or_else(|| missing("say how the volume is to be used"))?;
+        let capability =
+            capability.ok_or_else(|| missing("specify how the volume is to be used"))?;
         let access = match &capability.access_type {
             None => return Err(missing("its access_type must be block or mount")),
             Some(AccessType::Block(_)) => Access::Block,
@@ -85,7 +86,7 @@ impl Capability {
         Ok(capability)
     }
 
-    /// Several nodes at once.
+    /// A MULTI_NODE access mode.
     pub fn multi_node(&self) -> bool {
         use access_mode::Mode::{MultiNodeMultiWriter, MultiNodeReaderOnly, MultiNodeSingleWriter};
         matches!(
@@ -94,7 +95,7 @@ impl Capability {
         )
     }
 
-    /// Nobody writes.
+    /// A READER_ONLY access mode.
     pub fn reader_only(&self) -> bool {
         matches!(
             self.mode,
@@ -117,7 +118,7 @@ impl Capability {
     }
 }
 
-/// A file system's name in any case; empty is `None`.
+/// Parses the name of a file system, case-insensitively; empty is `None`.
 ///
 /// # Errors
 /// INVALID_ARGUMENT, naming `field`.
@@ -133,20 +134,20 @@ pub fn fs_type(field: &str, text: &str) -> Result<Option<FsType>, Error> {
     text.parse().map(Some).map_err(invalid)
 }
 
-/// `capacity_range`, with what cannot be a size already refused.
+/// A validated `capacity_range`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Range {
-    /// Zero when left open.
+    /// Zero if unspecified.
     pub required: Bytes,
-    /// `None` when left open.
+    /// `None` if unspecified.
     pub limit: Option<Bytes>,
 }
 
 impl Range {
-    /// Reads a range; an absent one is open at both ends.
+    /// Parses a range; an absent one has no bounds.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for negative sizes, OUT_OF_RANGE where no size fits.
+    /// INVALID_ARGUMENT for negative sizes, OUT_OF_RANGE if no size fits.
     pub fn read(range: Option<&csi::CapacityRange>) -> Result<Self, Error> {
         let Some(range) = range else {
             return Ok(Self::default());
@@ -181,7 +182,7 @@ impl Range {
         Ok(range)
     }
 
-    /// No size fits, and why.
+    /// The OUT_OF_RANGE error: why no size fits.
     pub fn unmet(&self, seen: &str) -> Error {
         Error::OutOfRange {
             required: self.required,
@@ -191,20 +192,20 @@ impl Range {
     }
 }
 
-/// A volume id as it came.
+/// A volume id of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Handle {
-    /// It has the form of ours.
+    /// A valid id of this driver.
     Ours(VolumeId),
-    /// We could never have issued it.
+    /// Not in the format of this driver, so no such volume can exist.
     Foreign(String),
 }
 
 impl Handle {
-    /// Reads a required volume id.
+    /// Parses a required volume id.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when it is empty.
+    /// INVALID_ARGUMENT if it is empty.
     pub fn read(text: &str) -> Result<Self, Error> {
         required("volume_id", text, "name the volume")?;
         Ok(text
@@ -212,7 +213,7 @@ impl Handle {
             .map_or_else(|_| Self::Foreign(text.to_owned()), Self::Ours))
     }
 
-    /// Ours, or the answer to a call about a volume that cannot exist.
+    /// The id, or the error for a volume that cannot exist.
     ///
     /// # Errors
     /// NOT_FOUND.
@@ -227,7 +228,7 @@ impl Handle {
     }
 }
 
-/// Refuses an empty required field.
+/// Rejects an empty required field.
 ///
 /// # Errors
 /// INVALID_ARGUMENT.
@@ -242,26 +243,26 @@ pub fn required(field: &'static str, text: &str, remedy: &str) -> Result<(), Err
     }
 }
 
-/// `CreateVolume`, checked.
+/// A validated `CreateVolume` request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CreateVolume {
     /// The CSI name.
     pub name: String,
-    /// The sizes that fit.
+    /// The requested size.
     pub range: Range,
-    /// The StorageClass.
+    /// The parameters of the StorageClass.
     pub parameters: Parameters,
 }
 
 impl CreateVolume {
-    /// Reads and checks the message.
+    /// Parses and validates the message.
     ///
     /// # Errors
     /// INVALID_ARGUMENT or OUT_OF_RANGE.
     pub fn read(message: &csi::CreateVolumeRequest) -> Result<Self, Error> {
         required("name", &message.name, "give the volume a name")?;
         let capabilities = capabilities(&message.volume_capabilities)?;
-        legal_name(&message.name)?;
+        check_name(&message.name)?;
         if message.volume_content_source.is_some() {
             return Err(not_offered("volume_content_source", "snapshots and clones"));
         }
@@ -269,7 +270,7 @@ impl CreateVolume {
             return Err(not_offered("mutable_parameters", "volume modification"));
         }
         let parameters = Parameters::read(&message.parameters, &capabilities)?;
-        // The node reads these again; here they are refused before anything is made.
+        // The node parses these again; here they are rejected before anything is created.
         for flags in capabilities.iter().map(Capability::flags) {
             mount::parse_flags(flags).map_err(|bad| Error::Invalid {
                 field: "volume_capabilities.mount.mount_flags".to_owned(),
@@ -277,7 +278,7 @@ impl CreateVolume {
                 remedy: bad.remedy.to_owned(),
             })?;
         }
-        parameters.must_format()?;
+        parameters.check_format_options()?;
         Ok(Self {
             name: message.name.clone(),
             range: Range::read(message.capacity_range.as_ref())?,
@@ -295,11 +296,11 @@ fn not_offered(field: &str, what: &str) -> Error {
     }
 }
 
-/// What else `ValidateVolumeCapabilities` is asked to confirm: that the parameters are legal and that a volume with this
-/// `volume_context` has these capabilities. Keys that are not ours (the provisioner adds one) are passed over.
+/// Further checks of `ValidateVolumeCapabilities`: the parameters are valid, and a volume with this `volume_context` supports
+/// these capabilities. Unknown keys (the provisioner adds one) are ignored.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: why it is not confirmed.
+/// INVALID_ARGUMENT: the reason for not confirming.
 pub fn confirm(
     message: &csi::ValidateVolumeCapabilitiesRequest,
     capabilities: &[Capability],
@@ -313,18 +314,18 @@ pub fn confirm(
         .volume_context
         .get("fsType")
         .map_or("", String::as_str);
-    let Some(made) = fs_type(FIELD, text)? else {
+    let Some(actual) = fs_type(FIELD, text)? else {
         return Ok(());
     };
     match capabilities
         .iter()
         .filter_map(Capability::fs_type)
-        .find(|asked| *asked != made)
+        .find(|requested| *requested != actual)
     {
         None => Ok(()),
-        Some(asked) => {
+        Some(requested) => {
             let remedy = format!(
-                "it disagrees with the fs_type {asked} of volume_capabilities: make them equal or leave one out"
+                "it disagrees with the fs_type {requested} of volume_capabilities: make them equal or leave one out"
             );
             Err(Error::Invalid {
                 field: FIELD.to_owned(),
@@ -335,7 +336,7 @@ pub fn confirm(
     }
 }
 
-/// Reads a required list of capabilities.
+/// Parses a required list of capabilities.
 ///
 /// # Errors
 /// INVALID_ARGUMENT.
@@ -344,7 +345,7 @@ pub fn capabilities(messages: &[csi::VolumeCapability]) -> Result<Vec<Capability
     if messages.is_empty() {
         return Err(Error::Missing {
             field: FIELD,
-            remedy: "say how the volume is to be used".to_owned(),
+            remedy: "specify how the volume is to be used".to_owned(),
         });
     }
     messages
@@ -353,8 +354,8 @@ pub fn capabilities(messages: &[csi::VolumeCapability]) -> Result<Vec<Capability
         .collect()
 }
 
-/// What the CSI specification bans from strings, and nothing else (design.md#lun-names).
-fn legal_name(name: &str) -> Result<(), Error> {
+/// Rejects only what the CSI specification bans from strings (design.md#lun-names).
+fn check_name(name: &str) -> Result<(), Error> {
     let invalid = |remedy: &str| {
         Err(Error::Invalid {
             field: "name".to_owned(),
@@ -373,20 +374,20 @@ fn legal_name(name: &str) -> Result<(), Error> {
     }
 }
 
-/// A page of a listing.
+/// A request for a page of `ListVolumes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Everything up to and including this was shown before: a uuid, under this name of its NAS or under all of them.
+    /// The last entry of the previous page: a uuid, with this name of its NAS or with all of them.
     pub after: Option<(LunUuid, Option<NasName>)>,
-    /// At most so many; `None` for all.
+    /// Maximum number of entries; `None` for all.
     pub size: Option<usize>,
 }
 
 impl Page {
-    /// Reads `starting_token` and `max_entries` (design.md#listvolumes).
+    /// Parses `starting_token` and `max_entries` (design.md#listvolumes).
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for a negative count, ABORTED for a token that is none.
+    /// INVALID_ARGUMENT for a negative count, ABORTED for an invalid token.
     pub fn read(message: &csi::ListVolumesRequest) -> Result<Self, Error> {
         let negative = |_| Error::Invalid {
             field: "max_entries".to_owned(),

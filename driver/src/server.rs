@@ -1,4 +1,4 @@
-//! Puts the services together, serves them on a unix socket and ends in good order.
+//! Wires up the CSI services, serves them on a unix socket and shuts down gracefully.
 
 use std::convert::Infallible;
 use std::fs::Permissions;
@@ -31,14 +31,15 @@ use crate::metrics::{self, serve::Endpoint};
 use crate::node::Node;
 use crate::owner_tag::Owner;
 
-/// How long the NAS may take to end the session.
+/// How long the NAS may take to log out.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long operations in flight may still run after SIGTERM; Kubernetes kills after 30 s. Each is safe to break off; this only spares retries.
+/// How long operations in flight may still run after SIGTERM; Kubernetes sends SIGKILL after 30 s. Each is safe to interrupt;
+/// waiting only saves retries.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
-/// Connections that wait for the process.
+/// `listen(2)` backlog of the CSI socket.
 const BACKLOG: u32 = 1024;
 
-/// What a process offers, put together from its flags and configuration.
+/// The services of this process, built from its flags and configuration.
 #[derive(Debug)]
 pub struct Plugin {
     identity: Identity<Linux>,
@@ -46,12 +47,12 @@ pub struct Plugin {
     node: Option<Node<Linux>>,
     in_flight: InFlight,
     metrics: Option<Endpoint>,
-    /// How often missing paths are looked for; zero: never.
+    /// How often to look for missing multipath paths; zero: never.
     path_interval: Duration,
 }
 
 impl Plugin {
-    /// Reads the configuration and sets everything up, without a word to any NAS.
+    /// Reads the configuration and sets up the services, without contacting any NAS.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -71,10 +72,10 @@ impl Plugin {
             let keys = config.keys()?;
             if config.chap == ChapMode::Off {
                 warn!(
-                    "chap is off: whoever reaches port 3260 of the NAS can log in to published volumes"
+                    "chap is off: any host that reaches port 3260 of the NAS can log in to published volumes"
                 );
             }
-            metrics::of_process().chap_is(config.chap != ChapMode::Off);
+            metrics::of_process().set_chap_enabled(config.chap != ChapMode::Off);
             Some(Controller::new(
                 Owner::new(args.driver_name.clone(), config.cluster.clone()),
                 nases(&config)?,
@@ -126,23 +127,23 @@ impl Plugin {
         })
     }
 
-    /// Where metrics are shown.
+    /// The address at which metrics are served, with the actual port.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics
             .as_ref()
             .and_then(|endpoint| endpoint.address().ok())
     }
 
-    /// Serves on the socket at `path` until `stop` resolves, then lets operations in flight end and logs out.
+    /// Serves on the socket at `path` until `stop` resolves, then drains operations in flight and logs out of all NASes.
     ///
     /// # Errors
-    /// The socket cannot be made or served.
+    /// The socket cannot be created or served.
     pub async fn serve(
         self,
         path: &Path,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let (listener, mark) = listen(path).await?;
+        let (listener, identity) = listen(path).await?;
         self.identity.check_host();
         let address = self.metrics_address().map(tracing::field::display);
         info!(socket = %path.display(), metrics = address, "serving");
@@ -152,7 +153,7 @@ impl Plugin {
             info!("stopping");
             signalled.notify_one();
         };
-        let own = run_background_tasks(self.node.clone(), self.path_interval);
+        let background = run_background_tasks(self.node.clone(), self.path_interval);
         let serving = Server::builder()
             .add_service(IdentityServer::new(self.identity))
             .add_optional_service(self.controller.clone().map(ControllerServer::new))
@@ -161,12 +162,12 @@ impl Plugin {
         let all_done = async {
             tokio::select! {
                 served = serving => served?,
-                never = own => match never {},
+                never = background => match never {},
             }
             self.in_flight.idle().await;
             Ok::<(), tonic::transport::Error>(())
         };
-        let farewell = async {
+        let drain_timeout = async {
             signalled.notified().await;
             tokio::time::sleep(DRAIN_TIMEOUT).await;
         };
@@ -179,23 +180,23 @@ impl Plugin {
         tokio::select! {
             done = all_done => done?,
             ended = metrics => match ended? {},
-            () = farewell => warn!(
-                "operations were still in flight; each is repeated safely after the next start"
+            () = drain_timeout => warn!(
+                "shutting down with operations in flight: each can be retried safely after the next start"
             ),
         }
         if let Some(controller) = &self.controller {
-            // A session that is not ended here ends by itself.
+            // If logging out fails, the session expires by itself.
             let _ = tokio::time::timeout(LOGOUT_TIMEOUT, controller.logout()).await;
         }
-        // Whoever starts while this process ends has taken the place over, and is served there.
-        if socket_file(path).is_ok_and(|now| now == mark) {
+        // A process that was started meanwhile has replaced the socket with its own, which must stay.
+        if socket_identity(path).is_ok_and(|now| now == identity) {
             let _ = std::fs::remove_file(path);
         }
         Ok(())
     }
 }
 
-/// What a node does on its own while calls are served: it removes what a crash has left, then it joins missing paths.
+/// Background tasks of a node while calls are served: clean up after a crash, then log in to missing multipath paths.
 async fn run_background_tasks(node: Option<Node<Linux>>, every: Duration) -> Infallible {
     if let Some(node) = node {
         Box::pin(node.sweep()).await;
@@ -207,16 +208,17 @@ async fn run_background_tasks(node: Option<Node<Linux>>, every: Duration) -> Inf
     std::future::pending().await
 }
 
-/// What tells a socket from the next one at its path. File systems give the numbers of deleted files away again, hence the time.
-type SocketFile = (u64, u64, i64, i64);
+/// Distinguishes a socket from its successor at the same path: device, inode, change time (s, ns). Inode numbers are reused,
+/// hence the time.
+type SocketIdentity = (u64, u64, i64, i64);
 
-fn socket_file(path: &Path) -> io::Result<SocketFile> {
+fn socket_identity(path: &Path) -> io::Result<SocketIdentity> {
     let found = std::fs::symlink_metadata(path)?;
     Ok((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
 }
 
-/// Opens the socket, for its owner alone. One left behind by a process that was killed is taken over; one that is served is not.
-async fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+/// Opens the socket with mode 0600. A stale socket of a killed process is replaced; one that is being served is not.
+async fn listen(path: &Path) -> io::Result<(UnixListener, SocketIdentity)> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
             if UnixStream::connect(path).await.is_ok() {
@@ -230,7 +232,7 @@ async fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         Ok(_) => {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                format!("{} exists and is no socket", path.display()),
+                format!("{} exists and is not a socket", path.display()),
             ));
         }
         Err(_) => {}
@@ -240,10 +242,10 @@ async fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     }
     let socket = UnixSocket::new_stream()?;
     socket.bind(path)?;
-    // Before anybody can connect: whoever speaks here may do all that the driver may, and what the umask says is luck.
+    // Before any client can connect: a client of this socket has all the driver's rights, and the umask cannot be relied on.
     std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    let mark = socket_file(path)?;
-    Ok((socket.listen(BACKLOG)?, mark))
+    let identity = socket_identity(path)?;
+    Ok((socket.listen(BACKLOG)?, identity))
 }
 
 fn nases(config: &Config) -> Result<Vec<Nas>, ConfigError> {
@@ -273,10 +275,10 @@ fn connect(
     nas: &NasConfig,
     refusals: Arc<Refusals>,
 ) -> Result<Nas, Box<dyn std::error::Error + Send + Sync>> {
-    if nas.tells_password() {
+    if nas.sends_password_in_clear() {
         warn!(
             nas = %nas.name,
-            "plain_http: the administrator's password and the proofs of all volumes go over the network in the clear"
+            "plain_http: the administrator's password and the CHAP secrets of all volumes are sent over the network in the clear"
         );
     }
     let trust = nas.trust()?;
@@ -288,11 +290,11 @@ fn connect(
     };
     let host = nas.url.host_str().unwrap_or_default().to_owned();
     let client = Client::new(account, trust, refusals)?;
-    let mut made = Nas::new(nas.name.clone(), host, client);
-    made.aliases.clone_from(&nas.aliases);
-    made.portals.clone_from(&nas.portals);
-    made.floor = nas.min_free_space;
-    Ok(made)
+    let mut connected = Nas::new(nas.name.clone(), host, client);
+    connected.aliases.clone_from(&nas.aliases);
+    connected.portals.clone_from(&nas.portals);
+    connected.floor = nas.min_free_space;
+    Ok(connected)
 }
 
 #[cfg(test)]
@@ -308,15 +310,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_socket_is_its_owner_s_and_its_successor_s_is_left_alone() {
+    async fn the_socket_is_private_and_a_successors_socket_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("csi.sock");
-        let (first, mark) = listen(&path).await.unwrap();
+        let (first, identity) = listen(&path).await.unwrap();
         assert_eq!(mode(&path), 0o600);
-        assert!(listen(&path).await.is_err(), "it is served");
+        assert!(listen(&path).await.is_err(), "another process serves it");
         drop(first);
         let (_second, successor) = listen(&path).await.unwrap();
-        assert_eq!(socket_file(&path).unwrap(), successor);
-        assert_ne!(mark, successor, "what ended takes nothing along");
+        assert_eq!(socket_identity(&path).unwrap(), successor);
+        assert_ne!(
+            identity, successor,
+            "the first process must not remove the second one's socket"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Logs: one span per RPC, one line per finished RPC, facts in fields. Secrets are types that print nothing.
+//! Logging setup: one span per RPC, one line per finished RPC, details in fields. Secrets have types that do not print their
+//! value.
 
 use std::future::Future;
 use std::io::IsTerminal as _;
@@ -11,24 +12,24 @@ use tracing_subscriber::EnvFilter;
 use crate::error::Error;
 use crate::metrics;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable.
     Text,
-    /// For machines.
+    /// One JSON object per line.
     Json,
 }
 
 /// Starts logging to standard error. `level` is a level or a filter such as `info,driver::dsm=trace`.
 ///
 /// # Errors
-/// `level` is neither, or logging was started before.
+/// `level` is invalid, or logging was already started.
 pub fn start(
     level: &str,
     format: LogFormat,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    // A bare level is meant for this driver; what its libraries say of HTTP is noise below their warnings.
+    // A bare level applies to this driver only; below WARN the HTTP libraries are just noise.
     let bare = level.parse::<tracing::Level>().is_ok();
     let filter = if bare {
         format!("warn,driver={level},synology_csi={level}")
@@ -45,10 +46,11 @@ pub fn start(
     }
 }
 
-/// An operation has ended whose caller had given up, so that nobody else will hear of it. Its span says which.
-pub fn late(error: Option<&Error>) {
+/// Logs and counts an operation that ended after its caller had given up: nothing else reports its outcome. The span identifies
+/// it.
+pub fn log_late_completion(error: Option<&Error>) {
     let code = error.map_or(Code::Ok, Error::code);
-    metrics::of_process().late(code);
+    metrics::of_process().late_completion(code);
     match error {
         None => info!(code = "OK", "finished after its caller had given up"),
         Some(error) => {
@@ -57,10 +59,10 @@ pub fn late(error: Option<&Error>) {
     }
 }
 
-/// Runs the body of one RPC in its span, logs how it ended and turns its error into a gRPC status.
+/// Runs the body of one RPC in its span, logs the outcome and converts its error to a gRPC status.
 ///
 /// # Errors
-/// The body's, as the error table has it.
+/// The body's error, with the code from the error table.
 pub async fn rpc<T>(
     rpc: &'static str,
     volume_id: &str,

@@ -1,4 +1,4 @@
-//! What a volume is: its size, its handle and the LUN that holds it. Pure.
+//! Basic types of a volume: size, handle, LUN uuid and name, NAS name, file system. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ impl Bytes {
     pub const MIB: Self = Self(1 << 20);
     /// 2^30 bytes: the smallest LUN.
     pub const GIB: Self = Self(1 << 30);
-    /// The largest LUN whose size we send: 2^60 bytes, far above any NAS and below every integer edge.
+    /// The largest LUN size that is requested: 2^60 bytes, far above any NAS and far from integer overflow.
     pub const MAX: Self = Self(1 << 60);
 
     /// `n` gibibytes.
@@ -27,7 +27,7 @@ impl Bytes {
         Self(n << 20)
     }
 
-    /// As CSI's `int64`. Sizes never pass [`Bytes::MAX`] on the way in; one that does is cut there.
+    /// As CSI's `int64`. Requested sizes never exceed [`Bytes::MAX`]; anything beyond `int64` saturates.
     pub fn as_i64(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }
@@ -44,11 +44,11 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// DSM's key of a LUN, which is also its SCSI unit serial: 8-4-4-4-12 lower-case hexadecimal digits.
+/// DSM's key of a LUN, which is also its SCSI unit serial number: 8-4-4-4-12 lower-case hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LunUuid(String);
 
-/// The text is not what it should be.
+/// The text does not parse; says what it should be.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not {0}")]
 pub struct Malformed(pub &'static str);
@@ -71,23 +71,23 @@ impl FromStr for LunUuid {
 }
 
 impl LunUuid {
-    /// As DSM writes it.
+    /// The text of the uuid.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The 32 digits alone.
+    /// The 32 digits without hyphens.
     pub fn digits(&self) -> String {
         self.0.replace('-', "")
     }
 
-    /// As a number of 128 bits.
+    /// As a 128-bit number.
     pub fn number(&self) -> u128 {
         // 32 hexadecimal digits fit exactly.
         u128::from_str_radix(&self.digits(), 16).unwrap_or_default()
     }
 
-    /// From a number of 128 bits.
+    /// From a 128-bit number.
     pub fn from_number(number: u128) -> Self {
         let d = format!("{number:032x}");
         Self(format!(
@@ -100,10 +100,10 @@ impl LunUuid {
         ))
     }
 
-    /// From the 32 digits alone.
+    /// From the 32 digits without hyphens.
     ///
     /// # Errors
-    /// Other than 32 lower-case hexadecimal digits.
+    /// The text is not 32 lower-case hexadecimal digits.
     pub fn from_digits(digits: &str) -> Result<Self, Malformed> {
         let well_formed = digits.len() == 32
             && digits
@@ -123,7 +123,7 @@ impl fmt::Display for LunUuid {
     }
 }
 
-/// A NAS's permanent name in the configuration: 1 to 32 characters of `[a-z0-9-]`.
+/// The permanent name of a NAS in the configuration: 1 to 32 characters of `[a-z0-9-]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NasName(String);
 
@@ -179,12 +179,12 @@ impl fmt::Display for VolumeId {
     }
 }
 
-/// The name that the LUN of the CSI volume `name` bears: at most 64 characters of DSM's alphabet, and no two CSI names
-/// share one (design.md#lun-names).
+/// The LUN name for the CSI volume `name`: at most 64 characters of DSM's alphabet, unique for each CSI name
+/// (design.md#lun-names).
 ///
-/// A short name in lower case stays readable behind `csi-`. Any other becomes `csih-`, its readable part and 128 bits of
-/// its SHA-256; the prefixes keep the two kinds apart. Upper case is hashed too, because nobody has measured whether DSM
-/// tells `A` from `a`.
+/// A short name in lower case stays readable behind `csi-`. Any other becomes `csih-`, its readable part and 128 bits of its
+/// SHA-256; the prefixes keep the two kinds apart. Upper case is hashed too, because it has not been measured whether DSM's names
+/// are case-sensitive.
 pub fn lun_name(name: &str) -> String {
     let readable = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
     if !name.is_empty() && name.len() <= 60 && name.bytes().all(readable) {
@@ -204,9 +204,9 @@ pub fn lun_name(name: &str) -> String {
 pub enum FsType {
     /// The default.
     Ext4,
-    /// Grows only mounted.
+    /// Can be grown only while mounted.
     Xfs,
-    /// Grows only mounted.
+    /// Can be grown only while mounted.
     Btrfs,
 }
 
@@ -230,7 +230,7 @@ impl fmt::Display for FsType {
 impl FromStr for FsType {
     type Err = Malformed;
 
-    /// In any case (design.md#parameters).
+    /// Case-insensitive (design.md#parameters).
     fn from_str(text: &str) -> Result<Self, Malformed> {
         match text.to_ascii_lowercase().as_str() {
             "ext4" => Ok(Self::Ext4),

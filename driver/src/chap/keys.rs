@@ -1,7 +1,8 @@
-//! The proofs of each publication, derived from a key that only controllers have (design.md, "CHAP for each publication"). Pure.
+//! The CHAP credentials of each publication, derived from a key that only controllers have (design.md, "CHAP for each
+//! publication"). Pure.
 //!
-//! DSM never tells a password and the driver keeps no state, so a password is computed from the target's IQN, which is never
-//! made twice. The names are computed too: by the name that DSM tells of a target one sees which key it was made with.
+//! DSM never returns a password and the driver keeps no state, so a password is computed from the target's IQN, which is never
+//! reused. The names are computed too: the name that DSM reports for a target shows which key it was created with.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use secrecy::{ExposeSecret as _, SecretSlice};
@@ -10,10 +11,10 @@ use sha2::Sha256;
 use super::{Account, Chap, Method};
 use crate::publication::{Iqn, in_base};
 
-/// The fewest bytes that a key has.
-pub const LEAST: usize = 32;
+/// The minimum length of a key, in bytes.
+pub const MIN_LEN: usize = 32;
 
-/// Who proves itself to whom, and by which keys.
+/// The CHAP method for new targets, and the keys.
 #[derive(Clone, Debug)]
 pub struct Keys {
     method: Method,
@@ -21,17 +22,17 @@ pub struct Keys {
     former: Vec<Key>,
 }
 
-/// A secret of at least [`LEAST`] bytes.
+/// A secret of at least [`MIN_LEN`] bytes.
 #[derive(Clone, Debug)]
 pub struct Key(SecretSlice<u8>);
 
 impl Key {
-    /// `None` when it is too short.
+    /// `None` if it is shorter than [`MIN_LEN`].
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        (bytes.len() >= LEAST).then(|| Self(bytes.to_vec().into()))
+        (bytes.len() >= MIN_LEN).then(|| Self(bytes.to_vec().into()))
     }
 
-    fn proofs(&self, method: Method, iqn: &Iqn) -> Option<Chap> {
+    fn credentials(&self, method: Method, iqn: &Iqn) -> Option<Chap> {
         let account = |role: &str| Account {
             user: format!("{role}{}", self.text(36, 9, &["name", role, iqn.as_str()])),
             password: self.text(62, 16, &["password", role, iqn.as_str()]).into(),
@@ -49,13 +50,13 @@ impl Key {
         }
     }
 
-    /// So many digits of this base. 128 bits of the HMAC make them: what the remainder favours is beyond counting.
+    /// A text of `digits` digits in `base`, from 128 bits of the HMAC of `words`: the modulo bias is negligible.
     fn text(&self, base: u128, digits: usize, words: &[&str]) -> String {
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()) else {
             // HMAC takes keys of any length.
             return String::new();
         };
-        // No word holds a blank, so no two lists of words are the same text.
+        // No word contains a blank, so different lists of words give different texts.
         mac.update(words.join(" ").as_bytes());
         let number = mac.finalize().into_bytes();
         let number = number
@@ -70,7 +71,7 @@ impl Key {
 }
 
 impl Keys {
-    /// Targets are made that ask nobody for a proof.
+    /// New targets are created without CHAP.
     pub fn off(former: Vec<Key>) -> Self {
         Self {
             method: Method::None,
@@ -79,7 +80,7 @@ impl Keys {
         }
     }
 
-    /// Targets are made with the proofs of `current`; those made with one of `former` are known too.
+    /// New targets get credentials from `current`; targets created with one of `former` are recognized.
     pub fn new(method: Method, current: Key, former: Vec<Key>) -> Self {
         Self {
             method,
@@ -88,20 +89,21 @@ impl Keys {
         }
     }
 
-    /// The proofs for a target that is to be made or set.
-    pub fn proofs(&self, iqn: &Iqn) -> Option<Chap> {
-        self.current.as_ref()?.proofs(self.method, iqn)
+    /// The credentials for a target that is to be created or updated; `None`: no CHAP.
+    pub fn credentials(&self, iqn: &Iqn) -> Option<Chap> {
+        self.current.as_ref()?.credentials(self.method, iqn)
     }
 
-    /// The proofs of a target that there is, by what DSM tells of it. `None`: made with none of these keys.
-    pub fn known(&self, iqn: &Iqn, auth_type: u8, user: &str) -> Option<Chap> {
+    /// The credentials of an existing target, by the `auth_type` and user name that DSM reports. `None`: created with none of
+    /// these keys.
+    pub fn find(&self, iqn: &Iqn, auth_type: u8, user: &str) -> Option<Chap> {
         let method = [Method::Chap, Method::Mutual]
             .into_iter()
             .find(|method| method.auth_type() == auth_type)?;
         self.current
             .iter()
             .chain(&self.former)
-            .filter_map(|key| key.proofs(method, iqn))
+            .filter_map(|key| key.credentials(method, iqn))
             .find(|chap| chap.initiator.user == user)
     }
 }
@@ -113,7 +115,7 @@ mod tests {
     use super::*;
 
     fn key(letter: u8) -> Key {
-        Key::read(&[letter; LEAST]).unwrap()
+        Key::read(&[letter; MIN_LEN]).unwrap()
     }
 
     fn iqn(node: &str) -> Iqn {
@@ -123,12 +125,15 @@ mod tests {
     }
 
     #[test]
-    fn each_publication_and_each_side_has_proofs_of_its_own() {
+    fn each_publication_and_each_side_has_its_own_credentials() {
         let keys = Keys::new(Method::Mutual, key(b'a'), vec![]);
         let mut seen = BTreeSet::new();
         for node in 0..100 {
-            let chap = keys.proofs(&iqn(&node.to_string())).unwrap();
-            assert_eq!(keys.proofs(&iqn(&node.to_string())), Some(chap.clone()));
+            let chap = keys.credentials(&iqn(&node.to_string())).unwrap();
+            assert_eq!(
+                keys.credentials(&iqn(&node.to_string())),
+                Some(chap.clone())
+            );
             for account in [Some(chap.initiator), chap.target].into_iter().flatten() {
                 let password = account.password.expose_secret();
                 assert!(Account::read(&account.user, password).is_some());
@@ -138,36 +143,36 @@ mod tests {
             }
         }
         assert_eq!(seen.len(), 400, "no two are the same");
-        assert_eq!(Keys::off(vec![]).proofs(&iqn("a")), None);
+        assert_eq!(Keys::off(vec![]).credentials(&iqn("a")), None);
         let one_way = Keys::new(Method::Chap, key(b'a'), vec![]);
-        assert_eq!(one_way.proofs(&iqn("a")).unwrap().target, None);
+        assert_eq!(one_way.credentials(&iqn("a")).unwrap().target, None);
     }
 
     #[test]
-    fn a_target_tells_the_key_that_it_was_made_with() {
+    fn the_user_name_shows_the_key_that_a_target_was_created_with() {
         let old = Keys::new(Method::Mutual, key(b'a'), vec![]);
-        let made = old.proofs(&iqn("a")).unwrap();
-        let user = made.initiator.user.clone();
+        let original = old.credentials(&iqn("a")).unwrap();
+        let user = original.initiator.user.clone();
         let rotated = Keys::new(Method::Chap, key(b'b'), vec![key(b'a')]);
-        assert_eq!(rotated.known(&iqn("a"), 2, &user), Some(made.clone()));
+        assert_eq!(rotated.find(&iqn("a"), 2, &user), Some(original.clone()));
         assert_eq!(
-            Keys::off(vec![key(b'a')]).known(&iqn("a"), 2, &user),
-            Some(made)
+            Keys::off(vec![key(b'a')]).find(&iqn("a"), 2, &user),
+            Some(original)
         );
         let lost = Keys::new(Method::Mutual, key(b'b'), vec![]);
-        assert_eq!(lost.known(&iqn("a"), 2, &user), None);
-        assert_eq!(rotated.known(&iqn("b"), 2, &user), None, "another target");
-        assert_eq!(rotated.known(&iqn("a"), 0, ""), None);
+        assert_eq!(lost.find(&iqn("a"), 2, &user), None);
+        assert_eq!(rotated.find(&iqn("b"), 2, &user), None, "another target");
+        assert_eq!(rotated.find(&iqn("a"), 0, ""), None);
     }
 
     #[test]
-    fn a_key_is_long_and_shown_nowhere() {
-        assert!(Key::read(&[b'k'; LEAST - 1]).is_none());
+    fn a_key_is_long_and_never_printed() {
+        assert!(Key::read(&[b'k'; MIN_LEN - 1]).is_none());
         let key = Key::read(b"planted-planted-planted-planted-\n").unwrap();
         let keys = Keys::new(Method::Mutual, key, vec![]);
-        let shown = format!("{keys:?} {:?}", keys.proofs(&iqn("a")));
+        let shown = format!("{keys:?} {:?}", keys.credentials(&iqn("a")));
         assert!(!shown.contains("planted"), "{shown}");
-        let password = keys.proofs(&iqn("a")).unwrap().initiator.password;
+        let password = keys.credentials(&iqn("a")).unwrap().initiator.password;
         assert!(!shown.contains(password.expose_secret()));
     }
 }

@@ -11,7 +11,7 @@ fn read(pairs: &[(&str, &str)]) -> Result<Option<Chap>, Error> {
 }
 
 #[test]
-fn a_secret_is_for_one_side_or_both() {
+fn a_secret_is_for_one_way_or_mutual_chap() {
     assert_eq!(read(&[]).unwrap(), None);
     let one = read(&[USER, PASS]).unwrap().unwrap();
     assert_eq!(one.initiator.user, "alice");
@@ -34,7 +34,7 @@ fn a_secret_is_for_one_side_or_both() {
 }
 
 #[test]
-fn what_is_wrong_is_named_and_no_value_is_told() {
+fn errors_name_the_key_and_never_the_value() {
     for (pairs, key, says) in [
         (vec![USER], PASSWORD, "missing"),
         (vec![PASS], USERNAME, "missing"),
@@ -83,16 +83,16 @@ fn what_is_wrong_is_named_and_no_value_is_told() {
     }
 }
 
-/// As Kubernetes' own iSCSI volumes have it: a Secret of type kubernetes.io/iscsi-chap.
+/// Discovery keys occur in Secrets of type kubernetes.io/iscsi-chap, as in-tree iSCSI volumes use them.
 #[test]
-fn what_a_discovery_would_prove_is_passed_over() {
+fn discovery_credentials_are_ignored() {
     let discovery = [
         ("discovery.sendtargets.auth.username", "bob"),
         ("discovery.sendtargets.auth.password", "planted-56789"),
     ];
     let both = [&[USER, PASS], &discovery[..]].concat();
     assert_eq!(read(&both).unwrap(), read(&[USER, PASS]).unwrap());
-    // Nothing but these is no proof: then somebody has forgotten the other half.
+    // A Secret with discovery credentials only is an error: the session credentials were forgotten.
     let text = read(&discovery).unwrap_err().to_string();
     assert!(text.starts_with(&format!("secrets[{USERNAME}]")), "{text}");
 }

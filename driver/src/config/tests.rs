@@ -27,7 +27,7 @@ fn a_good_configuration_is_read() {
 }
 
 #[test]
-fn a_bad_one_is_refused_by_name() {
+fn a_bad_configuration_is_rejected_naming_the_key() {
     for (from, to, named) in [
         ("username: csi", "user: csi", "user"),
         ("name: nas1", "name: NAS_1", "NAS_1"),
@@ -90,17 +90,17 @@ fn a_bad_one_is_refused_by_name() {
 }
 
 #[test]
-fn plain_http_leaves_this_machine_only_by_the_word() {
-    let told = |url: &str| {
+fn plain_http_beyond_loopback_needs_plain_http_true() {
+    let in_clear = |url: &str| {
         let text = GOOD.replace("https://nas.example:5001", url);
-        Config::read(&text).map(|config| config.nas[0].tells_password())
+        Config::read(&text).map(|config| config.nas[0].sends_password_in_clear())
     };
     for url in [
         "http://127.0.0.1:5000",
         "http://[::1]:5000",
         "http://localhost:5000",
     ] {
-        assert!(!told(url).unwrap(), "{url}");
+        assert!(!in_clear(url).unwrap(), "{url}");
     }
     for url in [
         "http://nas",
@@ -108,11 +108,11 @@ fn plain_http_leaves_this_machine_only_by_the_word() {
         "http://localhost.example",
         "http://[fd00::5]",
     ] {
-        told(url).unwrap_err();
-        let word = format!("{url}\n    plain_http: true");
-        assert!(told(&word).unwrap(), "{url}");
+        in_clear(url).unwrap_err();
+        let allowed = format!("{url}\n    plain_http: true");
+        assert!(in_clear(&allowed).unwrap(), "{url}");
     }
-    assert!(!told("https://nas.example\n    plain_http: true").unwrap());
+    assert!(!in_clear("https://nas.example\n    plain_http: true").unwrap());
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn secrets_are_not_printed() {
 
 /// design.md#free-space
 #[test]
-fn a_nas_keeps_a_gibibyte_free_unless_told_otherwise() {
+fn min_free_space_defaults_to_one_gibibyte() {
     let floor = |line: &str| {
         let text = GOOD.replace("username:", &format!("{line}\n    username:"));
         Config::read(&text).map(|config| config.nas[0].min_free_space.to_string())
@@ -155,7 +155,7 @@ fn the_replacement_timeout_is_in_whole_seconds() {
 }
 
 #[test]
-fn metrics_have_an_address() {
+fn metrics_addresses_are_parsed() {
     for (text, read) in [
         ("127.0.0.1:9810", "127.0.0.1:9810"),
         ("[fd00::5]:0", "[fd00::5]:0"),
@@ -180,10 +180,10 @@ fn metrics_have_an_address() {
 }
 
 #[test]
-fn missing_paths_are_looked_for_once_a_minute_or_never() {
+fn the_path_interval_defaults_to_a_minute_and_zero_means_never() {
     let seconds = |flags: &[&str]| {
-        let words = ["synology-csi", "--endpoint=/csi.sock"];
-        let all = words.iter().chain(flags);
+        let args = ["synology-csi", "--endpoint=/csi.sock"];
+        let all = args.iter().chain(flags);
         Args::try_parse_from(all).map(|args| args.path_interval.as_secs())
     };
     assert_eq!(seconds(&[]).unwrap(), 60);
@@ -195,10 +195,10 @@ fn missing_paths_are_looked_for_once_a_minute_or_never() {
 }
 
 #[test]
-fn the_number_of_volumes_is_told_or_left_to_the_co() {
+fn the_maximum_number_of_volumes_defaults_to_none() {
     let given = |flags: &[&str]| {
-        let words = ["synology-csi", "--endpoint=/csi.sock"];
-        Args::try_parse_from(words.iter().chain(flags))
+        let args = ["synology-csi", "--endpoint=/csi.sock"];
+        Args::try_parse_from(args.iter().chain(flags))
             .map(|args| args.max_volumes_per_node)
             .map_err(|error| error.to_string())
     };
@@ -216,9 +216,9 @@ fn the_number_of_volumes_is_told_or_left_to_the_co() {
             &format!("'{bad}'"),
             "from 1 to 2147483647",
         ] {
-            // clap says of an empty value that it is missing.
-            let told = bad.is_empty() || text.contains(part);
-            assert!(told, "{bad}: {text}");
+            // clap reports an empty value as missing.
+            let named = bad.is_empty() || text.contains(part);
+            assert!(named, "{bad}: {text}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! `CreateVolume`: create first, look later (design.md#create-first).
+//! `CreateVolume`: create the LUN first, look it up by name only if that fails (design.md#create-first).
 
 use proto::csi;
 
 use super::Shared;
 use crate::dsm::location::Location;
 use crate::dsm::lun::{Lun, NewLun};
-use crate::dsm::nas::free_space::Seen;
+use crate::dsm::nas::free_space::NameLookup;
 use crate::dsm::rows::UnreadableRow;
 use crate::dsm::{Code, DsmError, Nas};
 use crate::error::{Context as _, Error};
@@ -17,27 +17,27 @@ use crate::volume::{Bytes, LunUuid, lun_name};
 impl Shared {
     pub(super) async fn create(
         &self,
-        asked: &CreateVolume,
+        request: &CreateVolume,
     ) -> Result<csi::CreateVolumeResponse, Error> {
-        let size = plan::new_size(&asked.range)?;
-        let nas = self.nas_for(asked)?;
-        let (mut new, full) = self.new_lun(nas, asked, size).await?;
-        let made = match full {
-            None => create_lun(nas, &mut new, asked).await,
-            // What an earlier call has made is handed out as ever.
+        let size = plan::new_size(&request.range)?;
+        let nas = self.nas_for(request)?;
+        let (mut new, full) = self.new_lun(nas, request, size).await?;
+        let created = match full {
+            None => create_lun(nas, &mut new, request).await,
+            // A LUN that an earlier call has created is returned all the same.
             Some(full) => Err(CreateFailure::Full(full)),
         };
-        let lun = match made {
-            Ok((uuid, seen)) => {
-                let lun = read_back(nas, &uuid, seen, asked).await?;
-                if let Err(differs) = plan::check_compatible(&self.owner, &lun, asked) {
-                    return Err(rolled_back(nas, &lun, &new, differs).await);
+        let lun = match created {
+            Ok((uuid, found)) => {
+                let lun = read_back(nas, &uuid, found, request).await?;
+                if let Err(differs) = plan::check_compatible(&self.owner, &lun, request) {
+                    return Err(roll_back(nas, &lun, &new, differs).await);
                 }
                 lun
             }
             Err(refusal) => {
-                let lun = look_up(nas, &new, asked, refusal).await?;
-                plan::check_compatible(&self.owner, &lun, asked)?;
+                let lun = look_up(nas, &new, request, refusal).await?;
+                plan::check_compatible(&self.owner, &lun, request)?;
                 lun
             }
         };
@@ -45,17 +45,17 @@ impl Shared {
             volume: Some(csi::Volume {
                 capacity_bytes: lun.size().as_i64(),
                 volume_id: format!("{}/{}", nas.name, lun.uuid),
-                volume_context: asked.parameters.volume_context(),
+                volume_context: request.parameters.volume_context(),
                 content_source: None,
                 accessible_topology: Vec::new(),
             }),
         })
     }
 
-    fn nas_for(&self, asked: &CreateVolume) -> Result<&Nas, Error> {
-        let parameters = &asked.parameters;
-        let mut fitting = self.nases.iter().filter(|nas| parameters.means(nas));
-        let named = format!(
+    fn nas_for(&self, request: &CreateVolume) -> Result<&Nas, Error> {
+        let parameters = &request.parameters;
+        let mut fitting = self.nases.iter().filter(|nas| parameters.match_nas(nas));
+        let criteria = format!(
             "nas={:?} dsm={:?}",
             parameters.nas.as_ref().map(ToString::to_string),
             parameters.dsm
@@ -70,35 +70,35 @@ impl Shared {
         match (fitting.next(), fitting.next()) {
             (Some(nas), None) => Ok(nas),
             (None, _) => Err(Error::Refused {
-                what: format!("volume {:?}", asked.name),
-                seen: format!("no configured NAS is meant by the parameters ({named})"),
+                what: format!("volume {:?}", request.name),
+                seen: format!("no configured NAS matches the parameters ({criteria})"),
                 remedy: format!("configured are: {}", configured()),
             }),
-            // Not final: a volume that an earlier call has made, when there was one NAS only, would be forgotten.
+            // Not final: else the CO would forget a volume that an earlier call created when there was only one NAS.
             (Some(_), Some(_)) => Err(Error::NotReady {
-                what: format!("volume {:?}", asked.name),
+                what: format!("volume {:?}", request.name),
                 seen: format!(
-                    "several NASes fit the parameters ({named}): name one of them as nas in the StorageClass ({})",
+                    "several NASes fit the parameters ({criteria}): name one of them as nas in the StorageClass ({})",
                     configured()
                 ),
             }),
         }
     }
 
-    /// What to create, and what stands against it if there is too little room: one look at the NAS's volumes.
+    /// The LUN to create, and an error if there is too little free space: one request about the NAS's volumes.
     async fn new_lun(
         &self,
         nas: &Nas,
-        asked: &CreateVolume,
+        request: &CreateVolume,
         size: Bytes,
     ) -> Result<(NewLun, Option<Error>), Error> {
-        let parameters = &asked.parameters;
+        let parameters = &request.parameters;
         let (path, kind, location) = match (&parameters.location, &parameters.kind) {
-            // Nothing has to be known of it but how much is free: whether it is there and takes the type DSM says of the create.
-            (Some(path), LunType::Exactly(word)) => {
-                let location = nas.location_if_told(path).await;
-                let doing = || format!("looking at {path} of NAS {}", nas.name);
-                (path.clone(), *word, location.with_context(doing)?)
+            // Only its free space is needed: DSM refuses the create if the volume does not exist or does not support the type.
+            (Some(path), LunType::Exactly(kind)) => {
+                let location = nas.location_if_reported(path).await;
+                let doing = || format!("reading volume {path} of NAS {}", nas.name);
+                (path.clone(), *kind, location.with_context(doing)?)
             }
             (path, kind) => {
                 let location = find_location(nas, path.as_deref(), kind).await?;
@@ -110,9 +110,9 @@ impl Shared {
         let digest = parameters.digest();
         let description =
             self.owner
-                .description(&asked.name, &digest, parameters.floor, claim.as_deref());
+                .description(&request.name, &digest, parameters.floor, claim.as_deref());
         let new = NewLun {
-            name: lun_name(&asked.name),
+            name: lun_name(&request.name),
             size,
             kind: kind.to_owned(),
             location: path,
@@ -120,13 +120,13 @@ impl Shared {
             flushes: parameters.flushes.unwrap_or(true),
         };
         let floor = parameters.floor.unwrap_or(nas.floor);
-        let at_once = plan::taken_at_once(Some(kind), size);
-        let lacking = location.and_then(|location| floor.refuses(&location, at_once));
-        let full = lacking.map(|seen| Error::Full {
-            what: format!("no room for volume {:?} on NAS {}", asked.name, nas.name),
+        let at_once = plan::allocated_at_once(Some(kind), size);
+        let shortage = location.and_then(|location| floor.shortage(&location, at_once));
+        let full = shortage.map(|seen| Error::Full {
+            what: format!("no room for volume {:?} on NAS {}", request.name, nas.name),
             seen,
             remedy: format!(
-                "free space there in DSM, ask for less, or lower {FLOOR} (it was to be LUN {} of {size}, {kind})",
+                "free space there in DSM, ask for less, or lower {MIN_FREE_SETTINGS} (it was to be LUN {} of {size}, {kind})",
                 new.name
             ),
         });
@@ -134,36 +134,37 @@ impl Shared {
     }
 }
 
-/// Where the floor of free space is set.
-const FLOOR: &str =
+/// Where the minimum free space is configured, for error messages.
+const MIN_FREE_SETTINGS: &str =
     "minFreeSpace in the StorageClass or min_free_space of the NAS in the configuration";
 
-/// Why a LUN was not made by this very call.
+/// Why this call did not create a LUN.
 enum CreateFailure {
-    /// DSM did not, or nobody knows; and what was found by its name then.
-    Refused(DsmError, Seen),
-    /// There is too little room, so DSM was not asked to.
+    /// DSM refused, or the outcome is unknown; with the result of the look-up by name in the same request.
+    Refused(DsmError, NameLookup),
+    /// There is too little free space, so nothing was sent to DSM.
     Full(Error),
 }
 
-/// Creates the LUN; without the attributes that make flushes count if DSM does not have them and the class does not insist.
+/// Creates the LUN; without the attributes for reliable flushes if DSM does not have them and the StorageClass does not require
+/// them.
 async fn create_lun(
     nas: &Nas,
     new: &mut NewLun,
-    asked: &CreateVolume,
-) -> Result<(String, Seen), CreateFailure> {
-    let mut made = nas.create_lun(new).await;
-    let refused = made.uuid.as_ref().err().and_then(DsmError::code);
-    let may_do_without = new.flushes && asked.parameters.flushes.is_none();
-    if refused == Some(Code::BAD_ATTRIBUTE) && may_do_without {
+    request: &CreateVolume,
+) -> Result<(String, NameLookup), CreateFailure> {
+    let mut creation = nas.create_lun(new).await;
+    let refused = creation.uuid.as_ref().err().and_then(DsmError::code);
+    let flushes_optional = new.flushes && request.parameters.flushes.is_none();
+    if refused == Some(Code::BAD_ATTRIBUTE) && flushes_optional {
         tracing::warn!(nas = %nas.name, lun = new.name, kind = new.kind, "DSM has no emulate_fua_write and emulate_sync_cache for this LUN: what a pod has flushed may not survive a power cut of the NAS");
         metrics::of_process().lun_without_flush();
         new.flushes = false;
-        made = nas.create_lun(new).await;
+        creation = nas.create_lun(new).await;
     }
-    match made.uuid {
-        Ok(uuid) => Ok((uuid, made.seen)),
-        Err(refusal) => Err(CreateFailure::Refused(refusal, made.seen)),
+    match creation.uuid {
+        Ok(uuid) => Ok((uuid, creation.found)),
+        Err(refusal) => Err(CreateFailure::Refused(refusal, creation.found)),
     }
 }
 
@@ -195,15 +196,20 @@ fn no_location(nas: &Nas, path: &str) -> Error {
     }
 }
 
-/// Reads the LUN that was just created, until the NAS has finished with it. Perhaps it has already been `seen` to have.
-async fn read_back(nas: &Nas, uuid: &str, seen: Seen, asked: &CreateVolume) -> Result<Lun, Error> {
-    let what = || format!("the new LUN {uuid} of volume {:?}", asked.name);
+/// Polls the LUN that was just created until the NAS has finished with it. Returns `found` if that LUN is ready already.
+async fn read_back(
+    nas: &Nas,
+    uuid: &str,
+    found: NameLookup,
+    request: &CreateVolume,
+) -> Result<Lun, Error> {
+    let what = || format!("the new LUN {uuid} of volume {:?}", request.name);
     let uuid: LunUuid = uuid.parse().map_err(|_| Error::Unverified {
         what: what(),
-        seen: "DSM answered something that is no uuid".to_owned(),
+        seen: "DSM's reply is not a uuid".to_owned(),
     })?;
     let ready = |lun: Option<&Lun>| lun.is_some_and(|lun| lun.not_ready().is_none());
-    if let Seen::Lun(lun) = seen
+    if let NameLookup::Found(lun) = found
         && lun.uuid == uuid.as_str()
         && ready(Some(&lun))
     {
@@ -219,24 +225,24 @@ async fn read_back(nas: &Nas, uuid: &str, seen: Seen, asked: &CreateVolume) -> R
     })
 }
 
-/// The LUN that this very call has made is not as it was asked for. It holds nothing yet: it goes, and nobody is told of it.
-async fn rolled_back(nas: &Nas, lun: &Lun, new: &NewLun, differs: Error) -> Error {
+/// The LUN that this call has created does not match the request. It holds no data yet: deletes it, and returns the error.
+async fn roll_back(nas: &Nas, lun: &Lun, new: &NewLun, differs: Error) -> Error {
     if !differs.is_final() {
         return differs;
     }
     let what = format!(
-        "DSM has made LUN {} otherwise than asked for ({}; its description is {:?}, not {:?}), and taking it back",
+        "DSM has created LUN {} differently than requested ({}; its description is {:?}, not {:?}), and deleting it",
         lun.uuid,
         differs.chain(),
         lun.description,
         new.description
     );
-    let made = |uuid: &LunUuid| lun.name == new.name && lun.uuid == uuid.as_str();
-    let uuid = lun.uuid.parse::<LunUuid>().ok().filter(made);
+    let is_new = |uuid: &LunUuid| lun.name == new.name && lun.uuid == uuid.as_str();
+    let uuid = lun.uuid.parse::<LunUuid>().ok().filter(is_new);
     let Some(uuid) = uuid.filter(|_| lun.is_mapped == Some(false)) else {
         return Error::Unverified {
             what,
-            seen: "it is not certain that it is this one".to_owned(),
+            seen: "it is not certain that this is the new LUN".to_owned(),
         };
     };
     let sent = nas.delete_lun(&uuid).await;
@@ -246,12 +252,15 @@ async fn rolled_back(nas: &Nas, lun: &Lun, new: &NewLun, differs: Error) -> Erro
     {
         Ok(None) if sent.is_ok() => Error::Refused {
             what: format!("volume of LUN {}", lun.name),
-            seen: format!("DSM makes it otherwise than asked for: {}", differs.chain()),
+            seen: format!(
+                "DSM creates it differently than requested: {}",
+                differs.chain()
+            ),
             remedy: "it was deleted again; report this with the release of DSM".to_owned(),
         },
         Ok(_) => Error::Unverified {
             what,
-            seen: "DSM still shows it, or has not said that it deletes it".to_owned(),
+            seen: "DSM still shows it, or did not accept the deletion".to_owned(),
         },
         Err(source) => Error::Dsm {
             doing: what,
@@ -260,11 +269,11 @@ async fn rolled_back(nas: &Nas, lun: &Lun, new: &NewLun, differs: Error) -> Erro
     }
 }
 
-/// After a failed or lost create, or none: is the LUN there all the same?
+/// After a create that failed, was lost or was not sent: looks whether the LUN exists all the same.
 async fn look_up(
     nas: &Nas,
     new: &NewLun,
-    asked: &CreateVolume,
+    request: &CreateVolume,
     refusal: CreateFailure,
 ) -> Result<Lun, Error> {
     let NewLun {
@@ -276,59 +285,64 @@ async fn look_up(
     let doing = || {
         format!(
             "creating LUN {name} of {size} for volume {:?} on {location} of NAS {}",
-            asked.name, nas.name
+            request.name, nas.name
         )
     };
-    let (verdict, seen) = match refusal {
-        // Nobody was let in: asking once more would only double the time until the caller hears of it.
+    let (failure, found) = match refusal {
+        // The NAS is inaccessible: another request would only double the time until the caller gets the error.
         CreateFailure::Refused(refusal, _) if refusal.is_before_sending() => {
             return Err(refusal).with_context(doing);
         }
-        CreateFailure::Refused(refusal, seen) => (not_created(nas, asked, refusal, doing()), seen),
-        CreateFailure::Full(full) => (full, Seen::Unknown),
+        CreateFailure::Refused(refusal, found) => {
+            (not_created(nas, request, refusal, doing()), found)
+        }
+        CreateFailure::Full(full) => (full, NameLookup::Unknown),
     };
-    let found = match seen {
-        Seen::Lun(lun) => Ok(Some(*lun)),
-        Seen::Nothing => Ok(None),
-        Seen::Unknown => nas.lun_called(name).await,
+    let found = match found {
+        NameLookup::Found(lun) => Ok(Some(*lun)),
+        NameLookup::NotFound => Ok(None),
+        NameLookup::Unknown => nas.lun_by_name(name).await,
     };
     match found {
         Ok(Some(lun)) if lun.name == *name => Ok(lun),
         Ok(_) => {
-            if matches!(verdict, Error::Dsm { .. }) {
-                Err(verdict)
+            if matches!(failure, Error::Dsm { .. }) {
+                Err(failure)
             } else {
-                Err(confirm_not_created(nas, name, verdict).await)
+                Err(confirm_not_created(nas, name, failure).await)
             }
         }
         Err(error) => {
-            tracing::warn!(refusal = %verdict.chain(), "a create failed, and the look-up after it failed too");
+            tracing::warn!(refusal = %failure.chain(), "creating a LUN failed, and so did the look-up by its name");
             Err(error).with_context(doing)
         }
     }
 }
 
-/// A final verdict lets the CO forget the volume, so no earlier try may have left a LUN that a NAS which is still coming up
-/// does not show yet (design.md#unknown-is-not-absent and #final-codes).
-async fn confirm_not_created(nas: &Nas, name: &str, verdict: Error) -> Error {
+/// A final error lets the CO forget the volume, so it must be certain that no earlier attempt left a LUN that a NAS which is
+/// still starting does not list yet (design.md#unknown-is-not-absent and #final-codes).
+async fn confirm_not_created(nas: &Nas, name: &str, failure: Error) -> Error {
     let is_it = |lun: &Lun| lun.name == name;
     let could_be = |row: &UnreadableRow| row.text("name").is_none_or(|seen| seen == name);
     match nas.why_maybe_present(None, is_it, could_be).await {
-        Ok(None) => verdict,
+        Ok(None) => failure,
         Ok(Some(seen)) => Error::Unverified {
-            what: format!("that there is no LUN {name} ({})", verdict.chain()),
+            what: format!("that there is no LUN {name} ({})", failure.chain()),
             seen,
         },
         Err(source) => Error::Dsm {
-            doing: format!("proving that there is no LUN {name} ({})", verdict.chain()),
+            doing: format!(
+                "confirming that there is no LUN {name} ({})",
+                failure.chain()
+            ),
             source,
         },
     }
 }
 
-/// DSM refused the create and does not know the name: nothing was made. Only codes that say so are final.
-fn not_created(nas: &Nas, asked: &CreateVolume, refusal: DsmError, doing: String) -> Error {
-    let parameters = &asked.parameters;
+/// DSM refused the create and does not know the name: nothing was created. Only codes that prove this become final errors.
+fn not_created(nas: &Nas, request: &CreateVolume, refusal: DsmError, doing: String) -> Error {
+    let parameters = &request.parameters;
     let bad_type = |remedy: &str| Error::Invalid {
         field: "parameters[type]".to_owned(),
         value: parameters.kind.to_string(),
@@ -353,10 +367,10 @@ fn not_created(nas: &Nas, asked: &CreateVolume, refusal: DsmError, doing: String
             field: "parameters[enableFuaSyncCache]".to_owned(),
             value: "true".to_owned(),
             remedy: format!(
-                "the NAS has it not for this type ({refusal}): leave it out, or choose another type"
+                "the NAS does not support it for this type ({refusal}): leave it out, or choose another type"
             ),
         },
-        Some(Code::BAD_SIZE) => asked.range.unmet(&refusal.to_string()),
+        Some(Code::BAD_SIZE) => request.range.unmet(&refusal.to_string()),
         Some(_) | None => Error::Dsm {
             doing,
             source: refusal,

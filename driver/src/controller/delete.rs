@@ -21,35 +21,35 @@ impl Shared {
             return confirm_absent(nas, id).await;
         };
         self.owned(id, &lun)?;
-        // A LUN that is broken may be deleted, one at which DSM is at work not yet.
+        // A damaged LUN may be deleted, but not one that DSM has locked for an operation in progress.
         if let Some(seen) = lun.locked() {
             return Err(Error::NotReady {
                 what: format!("volume {id}"),
                 seen,
             });
         }
-        let doing = || format!("asking who uses volume {id}, and for its snapshots");
+        let doing = || format!("listing the targets and snapshots of volume {id}");
         let (targets, snapshots) = nas
             .targets_and_snapshots(&id.uuid)
             .await
             .with_context(doing)?;
         refuse_published(nas, id, &lun, targets).await?;
         refuse_locked_snapshots(id, &snapshots)?;
-        if !snapshots.free.is_empty() {
-            tracing::warn!(volume = %id, snapshots = snapshots.free.join(", "), "these snapshots of the LUN are deleted with it");
+        if !snapshots.unlocked.is_empty() {
+            tracing::warn!(volume = %id, snapshots = snapshots.unlocked.join(", "), "these snapshots of the LUN are deleted with it");
         }
         let sent = nas.delete_lun(&id.uuid).await;
-        // DSM deletes after it has answered: what `get` says decides. Without a yes there is nothing to wait for, and one look
-        // tells whether the answer alone was lost.
+        // DSM deletes asynchronously, so `get` decides. If DSM did not accept the deletion there is nothing to wait for, and one
+        // `get` shows whether only the reply was lost.
         let seen = nas
             .lun_until(&id.uuid, |lun| sent.is_err() || lun.is_none())
             .await;
         match (
-            seen.with_context(|| format!("waiting for LUN {} to be gone", id.uuid))?,
+            seen.with_context(|| format!("waiting for LUN {} to disappear", id.uuid))?,
             sent,
         ) {
             (None, Ok(())) => Ok(()),
-            // DSM never said that it deletes, so that it now denies the LUN proves no more than at any other time.
+            // DSM did not confirm the deletion, so a LUN that it does not find may still exist, as at any other time.
             (None, Err(_)) => confirm_absent(nas, id).await,
             (Some(_), Err(error)) => Err(error).with_context(|| format!("deleting volume {id}")),
             (Some(_), Ok(())) => Err(Error::Unverified {
@@ -60,23 +60,23 @@ impl Shared {
     }
 }
 
-/// Refuses to delete what somebody may be using. The `lun_uuid` filter of `list` is not proven: that it shows nobody counts
-/// only if the LUN itself says so too, else the full list decides.
+/// Refuses to delete a LUN that may be in use. The `lun_uuid` filter of `list` is not verified: an empty result counts only if
+/// the LUN is not mapped either, else the full list decides.
 async fn refuse_published(
     nas: &Nas,
     id: &VolumeId,
     lun: &Lun,
     mut targets: Vec<Target>,
 ) -> Result<(), Error> {
-    let doing = || format!("asking who uses volume {id}");
+    let doing = || format!("listing the targets of volume {id}");
     if lun.is_mapped != Some(false) && plan::holders(&id.uuid, &targets).is_empty() {
         let exports = |target: &Target| target.mapping_of(&id.uuid).is_some();
         targets = find_targets(nas, &id.uuid, doing, exports).await?;
     }
     match plan::holders(&id.uuid, &targets).first() {
-        // Fibre Channel, for instance, is not among the targets.
+        // For instance over Fibre Channel, which `list` does not show.
         None if lun.is_mapped == Some(true) => Err(Error::Unverified {
-            what: format!("that nobody uses volume {id}"),
+            what: format!("that volume {id} is unused"),
             seen: "the LUN has is_mapped true, but no target exports it".to_owned(),
         }),
         None => Ok(()),
@@ -88,20 +88,20 @@ async fn refuse_published(
     }
 }
 
-/// So many snapshots are named; the message says how many more there are.
-const NAMED: usize = 3;
+/// How many snapshots the message names; of the others it gives the number.
+const MAX_NAMED: usize = 3;
 
-/// DSM deletes a LUN with all its snapshots, and no lock of theirs stops it: so it is stopped here.
+/// Refuses to delete a LUN with locked snapshots: DSM would delete them too, despite their locks.
 fn refuse_locked_snapshots(id: &VolumeId, snapshots: &Snapshots) -> Result<(), Error> {
-    let kept = &snapshots.kept;
-    if kept.is_empty() {
+    let locked = &snapshots.locked;
+    if locked.is_empty() {
         return Ok(());
     }
-    let more = match kept.len().saturating_sub(NAMED) {
+    let more = match locked.len().saturating_sub(MAX_NAMED) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let named: Vec<&str> = kept.iter().take(NAMED).map(String::as_str).collect();
+    let named: Vec<&str> = locked.iter().take(MAX_NAMED).map(String::as_str).collect();
     Err(Error::Refused {
         what: format!("deletion of volume {id}"),
         seen: format!(

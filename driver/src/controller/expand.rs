@@ -1,4 +1,5 @@
-//! `ControllerExpandVolume`: judged against what is required, and read back (design.md#expansion-is-read-back and #large-enough-already).
+//! `ControllerExpandVolume`: grows the LUN if it is smaller than required, and reads its size back
+//! (design.md#expansion-is-read-back and #large-enough-already).
 
 use super::Shared;
 use super::lookup::not_found;
@@ -19,7 +20,7 @@ impl Shared {
         else {
             return Err(not_found(nas, id).await);
         };
-        let mark = self.owned(id, &lun)?;
+        let tag = self.owned(id, &lun)?;
         let size = match plan::expand(lun.size(), &range)? {
             Expand::Done(size) => return Ok(size),
             Expand::Grow(size) => size,
@@ -30,64 +31,64 @@ impl Shared {
                 seen,
             });
         }
-        if let Some(seen) = too_full(nas, &mark, &lun, location, size) {
-            // Not RESOURCE_EXHAUSTED, for the reason that is given below.
+        if let Some(seen) = too_full(nas, &tag, &lun, location, size) {
+            // Not RESOURCE_EXHAUSTED, for the reason given in `not_grown`.
             return Err(range.unmet(&format!("{seen} (growing volume {id} to {size})")));
         }
         let sent = nas.grow_lun(&id.uuid, size).await;
-        // A refused or lost `set` may have taken effect: the size that DSM now reports decides.
+        // A refused or lost `set` may have taken effect: the size that DSM reports now decides.
         let grown = |lun: Option<&Lun>| {
             sent.is_err() || lun.is_none_or(|lun| lun.size() >= size && lun.not_ready().is_none())
         };
-        let seen = nas
+        let lun = nas
             .lun_until(&id.uuid, grown)
             .await
             .with_context(|| format!("reading back the size of volume {id}"))?;
-        let Some(seen) = seen.map(|lun| lun.size()) else {
+        let Some(reported) = lun.map(|lun| lun.size()) else {
             return Err(not_found(nas, id).await);
         };
         match sent {
-            _ if seen >= range.required => Ok(seen),
+            _ if reported >= range.required => Ok(reported),
             Ok(()) => Err(Error::Unverified {
                 what: format!("growth of volume {id} to {size}"),
-                seen: format!("DSM reports {seen}"),
+                seen: format!("DSM reports {reported}"),
             }),
             Err(error) => Err(not_grown(id, size, &range, error)),
         }
     }
 }
 
-/// What stands against growing to `size`, if the NAS would have too little room left for others (design.md#free-space).
+/// Why the LUN must not grow to `size`, if free space would fall below the minimum (design.md#free-space).
 fn too_full(
     nas: &Nas,
-    mark: &OwnerTag,
+    tag: &OwnerTag,
     lun: &Lun,
     location: Option<Location>,
     size: Bytes,
 ) -> Option<String> {
-    let floor = mark.floor.unwrap_or(nas.floor);
+    let floor = tag.floor.unwrap_or(nas.floor);
     let more = Bytes(size.0.saturating_sub(lun.size().0));
-    let at_once = plan::taken_at_once(lun.type_name(), more);
-    let seen = floor.refuses(&location?, at_once)?;
-    let set = mark.floor.map_or_else(
+    let at_once = plan::allocated_at_once(lun.type_name(), more);
+    let seen = floor.shortage(&location?, at_once)?;
+    let setting = tag.floor.map_or_else(
         || "min_free_space of the NAS in the configuration".to_owned(),
         |floor| {
             format!(
-                "f={floor} in the description of the LUN (SAN Manager), where its class has put it"
+                "f={floor} in the description of the LUN (SAN Manager), which was set by its StorageClass"
             )
         },
     );
     Some(format!(
-        "{seen}; free space there in DSM, ask for less (kubectl edit pvc), or lower {set}"
+        "{seen}; free space there in DSM, ask for less (kubectl edit pvc), or lower {setting}"
     ))
 }
 
-/// DSM refused, and the size is the old one. Only codes that say why are final.
+/// DSM refused, and the size has not changed. Only codes that explain why become final errors.
 fn not_grown(id: &VolumeId, size: Bytes, range: &Range, refusal: DsmError) -> Error {
     let doing = format!("growing volume {id} to {size}");
     match refusal.code() {
-        // RESOURCE_EXHAUSTED says to the resizer that the growth may still go on: it would ask for the same size for ever, and
-        // a claim that was edited to less would not be heard.
+        // RESOURCE_EXHAUSTED tells the resizer that the expansion may still be in progress: it would retry the same size for
+        // ever, and ignore a claim that was edited to a smaller size.
         Some(Code::NO_SPACE) => range.unmet(&format!(
             "{doing} (ask for less, or free space on the NAS): {refusal}"
         )),

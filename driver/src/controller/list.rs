@@ -1,4 +1,4 @@
-//! The questions: `ValidateVolumeCapabilities`, `ListVolumes`, `ControllerGetVolume`, `GetCapacity`.
+//! The read-only RPCs: `ValidateVolumeCapabilities`, `ListVolumes`, `ControllerGetVolume`, `GetCapacity`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{MutexGuard, PoisonError};
@@ -62,7 +62,7 @@ impl Shared {
             .nas(id)?
             .targets_of(&id.uuid)
             .await
-            .with_context(|| format!("asking who uses volume {id}"))?;
+            .with_context(|| format!("listing the targets of volume {id}"))?;
         let status = VolumeStatus {
             published_node_ids: published_nodes(&id.uuid, &targets),
             volume_condition: None,
@@ -73,51 +73,53 @@ impl Shared {
         })
     }
 
-    /// Only ours, ordered by uuid, of all NASes (design.md#listvolumes). A volume of a NAS that has had other names stands there under each of
-    /// them: nobody knows by which the CO calls it, and one that it does not find there it takes for detached.
+    /// Our volumes on all NASes, ordered by uuid (design.md#listvolumes). If a NAS has aliases, each volume is listed under each
+    /// name: it is unknown which one the CO uses, and the CO takes a volume that it does not find in the list for detached.
     pub(super) async fn list(&self, page: &Page) -> Result<csi::ListVolumesResponse, Error> {
-        // A walk that begins sees what is there now.
-        let known = page.after.as_ref().and_then(|_| self.look.lists());
+        // The first page always queries the NASes.
+        let known = page.after.as_ref().and_then(|_| self.snapshot.lists());
         if let Some(lists) = known {
             return Ok(paging::page(&lists, page));
         }
-        let asked = Instant::now();
+        let queried = Instant::now();
         let lists = self.all_volumes().await?;
         let listed = paging::page(&lists, page);
         if !listed.next_token.is_empty() {
-            self.look.keep(asked, &lists);
+            self.snapshot.store(queried, &lists);
         }
         Ok(listed)
     }
 
-    /// A NAS that does not answer while another does is told of as it was when it last did: nothing is left out, and what is on the other is
-    /// listed all the same.
+    /// If a NAS fails while another one answers, its volumes are reported as last listed: nothing is left out, and the volumes of
+    /// the other NAS are still listed.
     async fn all_volumes(&self) -> Result<Vec<Volumes>, Error> {
-        // All at once: one that hangs is waited for no longer than if it were alone.
-        let answers = join_all(self.nases.iter().map(|nas| self.volumes_of(nas))).await;
-        let heard = answers.iter().any(Result::is_ok);
-        let told = |(nas, answer): (&Nas, Result<Volumes, Error>)| match answer {
+        // Concurrently: several NASes that hang take no longer than one.
+        let results = join_all(self.nases.iter().map(|nas| self.volumes_of(nas))).await;
+        let any_ok = results.iter().any(Result::is_ok);
+        let or_last_listed = |(nas, result): (&Nas, Result<Volumes, Error>)| match result {
             Ok(volumes) => {
-                self.listed().insert(nas.name.clone(), volumes.clone());
+                self.last_listed().insert(nas.name.clone(), volumes.clone());
                 Ok(volumes)
             }
             Err(error) => {
-                let before = self.listed().get(&nas.name).cloned();
-                let Some(before) = before.filter(|_| heard) else {
+                let before = self.last_listed().get(&nas.name).cloned();
+                let Some(before) = before.filter(|_| any_ok) else {
                     return Err(error);
                 };
-                tracing::warn!(nas = %nas.name, error = error.chain(), "a NAS cannot be listed: its volumes are told of as they were");
+                tracing::warn!(nas = %nas.name, error = error.chain(), "a NAS cannot be listed: reporting its volumes as last listed");
                 Ok(before)
             }
         };
-        self.nases.iter().zip(answers).map(told).collect()
+        self.nases.iter().zip(results).map(or_last_listed).collect()
     }
 
-    fn listed(&self) -> MutexGuard<'_, HashMap<NasName, Volumes>> {
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_listed(&self) -> MutexGuard<'_, HashMap<NasName, Volumes>> {
+        self.last_listed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// In the order of all lists.
+    /// The volumes of one NAS, sorted.
     async fn volumes_of(&self, nas: &Nas) -> Result<Volumes, Error> {
         let doing = || format!("listing the volumes of NAS {}", nas.name);
         let could_be = |row: &UnreadableRow| may_be_ours(&self.owner, row);
@@ -159,7 +161,7 @@ impl Shared {
             Some(nas.names().map(under).collect::<Vec<_>>())
         };
         let volumes = luns.iter().filter_map(entry).flatten();
-        Ok(paging::in_order(volumes.collect()))
+        Ok(paging::sorted(volumes.collect()))
     }
 
     pub(super) async fn capacity(
@@ -171,30 +173,30 @@ impl Shared {
             messages => request::capabilities(messages)?,
         };
         let parameters = request::Parameters::read(&message.parameters, &capabilities)?;
-        let (mut free, mut silent, mut heard) = (Vec::new(), None, false);
-        let meant = self.nases.iter().filter(|nas| parameters.means(nas));
-        let asked = meant.map(async |nas| (nas, nas.locations().await));
-        for (nas, locations) in join_all(asked).await {
-            let doing = || format!("asking NAS {} for free space", nas.name);
+        let (mut free, mut failure, mut any_ok) = (Vec::new(), None, false);
+        let matching = self.nases.iter().filter(|nas| parameters.match_nas(nas));
+        let requests = matching.map(async |nas| (nas, nas.locations().await));
+        for (nas, locations) in join_all(requests).await {
+            let doing = || format!("reading the free space of NAS {}", nas.name);
             let locations = match locations.with_context(doing) {
                 Ok(locations) => locations,
                 Err(error) => {
-                    silent.get_or_insert(error);
+                    failure.get_or_insert(error);
                     continue;
                 }
             };
-            heard = true;
+            any_ok = true;
             let fits = |location: &Location| match &parameters.location {
                 Some(path) => location.takes_luns() && *path == location.path,
-                None => plan::may_choose(location, &parameters.kind),
+                None => plan::is_candidate(location, &parameters.kind),
             };
             let floor = parameters.floor.unwrap_or(nas.floor);
             let fitting = locations.into_iter().filter(fits);
             let free_here = fitting.filter_map(|location| location.free);
-            free.extend(free_here.map(|free| floor.leaves(free)));
+            free.extend(free_here.map(|free| floor.usable(free)));
         }
-        // One that does not answer has no room at present; the others have theirs.
-        if let Some(error) = silent.filter(|_| !heard) {
+        // A NAS that does not answer counts as full, unless none answers.
+        if let Some(error) = failure.filter(|_| !any_ok) {
             return Err(error);
         }
         let total = Bytes(free.iter().map(|free| free.0).sum());
@@ -218,7 +220,7 @@ fn published_nodes(lun: &LunUuid, targets: &[Target]) -> Vec<String> {
     let mapped = targets
         .iter()
         .filter(|target| target.mapping_of(lun).is_some());
-    // Two controllers at a time may have made two targets for one node.
+    // Two concurrent controllers may have created two targets for one node.
     let nodes: BTreeSet<String> = mapped.filter_map(|target| node_of(lun, target)).collect();
     nodes.into_iter().collect()
 }

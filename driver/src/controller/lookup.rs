@@ -12,7 +12,7 @@ use crate::plan;
 use crate::volume::{LunUuid, VolumeId};
 
 impl Shared {
-    /// The volume's LUN, which exists and is ours.
+    /// The volume's LUN, checked to exist and to be ours.
     pub(super) async fn lun(&self, id: &VolumeId) -> Result<Lun, Error> {
         let nas = self.nas(id)?;
         let Some(lun) = nas
@@ -26,13 +26,13 @@ impl Shared {
         Ok(lun)
     }
 
-    /// Refuses a LUN without our mark: it is somebody else's.
+    /// Refuses a LUN without our owner tag: it is not this driver's.
     pub(super) fn owned(&self, id: &VolumeId, lun: &Lun) -> Result<OwnerTag, Error> {
-        let not = match self.owner.read(&lun.description) {
-            Ok(mark) => return Ok(mark),
-            Err(not) => not,
+        let reason = match self.owner.read(&lun.description) {
+            Ok(tag) => return Ok(tag),
+            Err(reason) => reason,
         };
-        let (seen, remedy) = plan::not_ours(&self.owner, &not, lun);
+        let (seen, remedy) = plan::not_ours(&self.owner, &reason, lun);
         Err(Error::Refused {
             what: format!("volume {id}"),
             seen,
@@ -41,18 +41,19 @@ impl Shared {
     }
 }
 
-/// The answer to every call but deletion about a LUN that DSM denies: NOT_FOUND if that is proven, else UNAVAILABLE.
+/// The error of every call but `DeleteVolume` about a LUN that DSM does not find: NOT_FOUND if its absence is confirmed, else
+/// UNAVAILABLE.
 pub(super) async fn not_found(nas: &Nas, id: &VolumeId) -> Error {
     match confirm_absent(nas, id).await {
         Ok(()) => Error::NoSuchVolume {
             volume: id.to_string(),
             seen: format!("the NAS has no LUN {}", id.uuid),
         },
-        Err(doubt) => doubt,
+        Err(error) => error,
     }
 }
 
-/// DSM denies the LUN: what follows needs more than its word (design.md#unknown-is-not-absent).
+/// DSM does not find the LUN, which alone is no proof of absence: checks the full list (design.md#unknown-is-not-absent).
 pub(super) async fn confirm_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error> {
     let what = || format!("the absence of volume {id}");
     match nas
@@ -62,34 +63,35 @@ pub(super) async fn confirm_absent(nas: &Nas, id: &VolumeId) -> Result<(), Error
             |row| may_be(&id.uuid, row),
         )
         .await
-        .with_context(|| format!("proving {}", what()))?
+        .with_context(|| format!("confirming {}", what()))?
     {
         None => Ok(()),
         Some(seen) => Err(Error::Unverified { what: what(), seen }),
     }
 }
 
-/// All targets of the NAS. That there is none that `is_it` accepts is an answer only if the NAS has loaded them all: a publication
-/// whose target it does not show yet would else be taken for ended, and the target would stay (design.md#unknown-is-not-absent).
+/// All targets of the NAS. If none matches `is_it`, this is an error unless the NAS has loaded all its targets: else a
+/// publication whose target is not listed yet would be taken for ended, and its target would stay
+/// (design.md#unknown-is-not-absent).
 pub(super) async fn find_targets(
     nas: &Nas,
     lun: &LunUuid,
     doing: impl Fn() -> String,
     is_it: impl Fn(&Target) -> bool,
 ) -> Result<Vec<Target>, Error> {
-    let asked = Instant::now();
+    let queried = Instant::now();
     let targets = nas.targets(lun).await.with_context(&doing)?;
     if !targets.iter().any(is_it)
         && let Some(seen) = nas
-            .why_targets_incomplete(asked, &targets)
+            .why_targets_incomplete(queried, &targets)
             .await
             .with_context(&doing)?
     {
-        return Err(doubtful(doing(), seen));
+        return Err(unverified(doing(), seen));
     }
     Ok(targets)
 }
 
-pub(super) fn doubtful(what: String, seen: String) -> Error {
+pub(super) fn unverified(what: String, seen: String) -> Error {
     Error::Unverified { what, seen }
 }

@@ -1,8 +1,9 @@
-//! `ListVolumes` page by page (design.md#listvolumes): what one look at the NASes has shown serves all pages that are asked for soon afterwards.
+//! Pagination of `ListVolumes` (design.md#listvolumes): a snapshot of the volumes of all NASes serves the pages that are
+//! requested soon afterwards.
 //!
-//! A token stays a position, so it never becomes invalid: a page whose look has been forgotten takes another one. Whichever looks the pages
-//! of a walk come from, none is older than the walk's first page, and every volume has one place in the order: one that was there all the
-//! time is listed once under each of its names.
+//! A token is a position in the order, so it never becomes invalid: if the snapshot has expired, a new one is taken. Whichever
+//! snapshots the pages of a listing come from, none is older than its first page, and every volume has one place in the order: a
+//! volume that existed all the time is listed exactly once under each of its names.
 
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,19 +16,19 @@ use tokio::time::{Instant, sleep_until};
 use crate::request::Page;
 use crate::volume::{LunUuid, NasName};
 
-/// How long a look is kept after it was last used: a CO asks for the next page at once.
+/// How long a snapshot is cached after its last use: a CO requests the next page immediately.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
-/// And how long at most: what is told of a volume is not older.
+/// The maximum age of a snapshot: no reply is based on older data.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// A volume as it is listed: its uuid, the name of its NAS, and what is said of it.
+/// A volume in a listing: its uuid, the name of its NAS, and the CSI entry.
 pub(super) type Listed = (LunUuid, NasName, Entry);
 
-/// The volumes of a NAS in the order of all lists.
+/// The volumes of a NAS, sorted by uuid, then by the name of the NAS.
 pub(super) type Volumes = Arc<[Listed]>;
 
-/// Puts volumes in order.
-pub(super) fn in_order(mut volumes: Vec<Listed>) -> Volumes {
+/// Sorts volumes.
+pub(super) fn sorted(mut volumes: Vec<Listed>) -> Volumes {
     volumes.sort_unstable_by(|a, b| position(a).cmp(&position(b)));
     volumes.into()
 }
@@ -36,7 +37,7 @@ fn position((uuid, name, _): &Listed) -> (&LunUuid, &NasName) {
     (uuid, name)
 }
 
-/// A volume stands after this token: a uuid, with all its names or up to one of them.
+/// The volume comes after this token: a uuid, with all NAS names or up to one of them.
 fn is_after(volume: &Listed, (after, under): &(LunUuid, Option<NasName>)) -> bool {
     let (uuid, name, _) = volume;
     match uuid.cmp(after) {
@@ -46,25 +47,25 @@ fn is_after(volume: &Listed, (after, under): &(LunUuid, Option<NasName>)) -> boo
     }
 }
 
-/// One page of the lists of several NASes, each of which is in order. Nothing but the page is copied.
+/// One page of the merged, sorted lists of several NASes. Only the entries of the page are copied.
 pub(super) fn page(lists: &[Volumes], page: &Page) -> csi::ListVolumesResponse {
     let mut rest: Vec<&[Listed]> = lists
         .iter()
         .map(|list| {
-            let shown = page.after.as_ref().map_or(0, |token| {
+            let start = page.after.as_ref().map_or(0, |token| {
                 list.partition_point(|volume| !is_after(volume, token))
             });
-            &list[shown..]
+            &list[start..]
         })
         .collect();
     let mut entries = Vec::new();
-    let (mut last, mut following) = (None, first_of(&mut rest));
+    let (mut last, mut following) = (None, pop_first(&mut rest));
     while let Some(volume) = following
         && page.size.is_none_or(|size| entries.len() < size)
     {
         entries.push(volume.2.clone());
         last = Some(volume);
-        following = first_of(&mut rest);
+        following = pop_first(&mut rest);
     }
     let next_token = match (last, following) {
         (Some((uuid, name, _)), Some((next, _, _))) if uuid == next => format!("{uuid}/{name}"),
@@ -77,8 +78,8 @@ pub(super) fn page(lists: &[Volumes], page: &Page) -> csi::ListVolumesResponse {
     }
 }
 
-/// Takes the first of what is left.
-fn first_of<'a>(rest: &mut [&'a [Listed]]) -> Option<&'a Listed> {
+/// Removes the smallest volume of the remaining lists.
+fn pop_first<'a>(rest: &mut [&'a [Listed]]) -> Option<&'a Listed> {
     let heads = rest.iter_mut().filter(|list| !list.is_empty());
     let list = heads.min_by(|a, b| position(&a[0]).cmp(&position(&b[0])))?;
     let (first, others) = list.split_first()?;
@@ -86,80 +87,80 @@ fn first_of<'a>(rest: &mut [&'a [Listed]]) -> Option<&'a Listed> {
     Some(first)
 }
 
-/// The newest look at the NASes that more pages may be asked of: one at the most, whoever lists.
+/// The latest listing of all NASes, for further pages: at most one, shared by all callers.
 #[derive(Debug, Default)]
-pub(super) struct Snapshot(Arc<Mutex<Snapshots>>);
+pub(super) struct Snapshot(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
-struct Snapshots {
-    kept: Option<Kept>,
-    /// When the NASes were asked for the newest that was ever kept.
+struct State {
+    cached: Option<Cached>,
+    /// When the newest snapshot that was ever cached was queried.
     newest: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Kept {
-    /// When the NASes were asked.
-    asked: Instant,
+struct Cached {
+    /// When the NASes were queried.
+    queried: Instant,
     used: Instant,
     lists: Vec<Volumes>,
 }
 
-impl Kept {
-    fn until(&self) -> Instant {
-        (self.used + IDLE_LIMIT).min(self.asked + MAX_AGE)
+impl Cached {
+    fn expires(&self) -> Instant {
+        (self.used + IDLE_LIMIT).min(self.queried + MAX_AGE)
     }
 }
 
-fn lock(looks: &Mutex<Snapshots>) -> MutexGuard<'_, Snapshots> {
-    looks.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Snapshot {
-    /// The lists of the last look, if it is not too old.
+    /// The lists of the cached snapshot, if it has not expired.
     pub(super) fn lists(&self) -> Option<Vec<Volumes>> {
-        let mut looks = lock(&self.0);
-        let kept = looks.kept.as_mut()?;
+        let mut state = lock(&self.0);
+        let cached = state.cached.as_mut()?;
         let now = Instant::now();
-        (now < kept.until()).then(|| {
-            kept.used = now;
-            kept.lists.clone()
+        (now < cached.expires()).then(|| {
+            cached.used = now;
+            cached.lists.clone()
         })
     }
 
-    /// Keeps what the NASes, asked at `asked`, have shown. Of two looks the one that began later is kept, even when it is forgotten by now:
-    /// the other may lack what was made before the walk of the later one began.
-    pub(super) fn keep(&self, asked: Instant, lists: &[Volumes]) {
-        let mut looks = lock(&self.0);
-        if looks.newest.is_some_and(|newest| newest > asked) {
+    /// Caches the lists of NASes, which were queried at `queried`. Never replaces a later snapshot with an earlier one, even if
+    /// the later one has expired: the earlier one may lack volumes that were created before the later listing began.
+    pub(super) fn store(&self, queried: Instant, lists: &[Volumes]) {
+        let mut state = lock(&self.0);
+        if state.newest.is_some_and(|newest| newest > queried) {
             return;
         }
-        looks.newest = Some(asked);
-        let fresh = Kept {
-            asked,
+        state.newest = Some(queried);
+        let fresh = Cached {
+            queried,
             used: Instant::now(),
             lists: lists.to_vec(),
         };
-        if looks.kept.replace(fresh).is_none() {
-            tokio::spawn(forget(Arc::downgrade(&self.0)));
+        if state.cached.replace(fresh).is_none() {
+            tokio::spawn(evict_expired(Arc::downgrade(&self.0)));
         }
     }
 }
 
-/// Frees a look when its time is over, whether anybody calls or not.
-async fn forget(looks: Weak<Mutex<Snapshots>>) {
-    while let Some(until) = looks.upgrade().and_then(|looks| until_forgotten(&looks)) {
-        sleep_until(until).await;
+/// Frees a snapshot when it expires, even without further calls.
+async fn evict_expired(state: Weak<Mutex<State>>) {
+    while let Some(expiry) = state.upgrade().and_then(|state| evict_or_expiry(&state)) {
+        sleep_until(expiry).await;
     }
 }
 
-/// When the look is to be forgotten. `None`: now, and that is done.
-fn until_forgotten(looks: &Mutex<Snapshots>) -> Option<Instant> {
-    let mut looks = lock(looks);
-    let until = looks.kept.as_ref().map(Kept::until);
+/// When the snapshot expires. `None`: it has expired, and was evicted.
+fn evict_or_expiry(state: &Mutex<State>) -> Option<Instant> {
+    let mut state = lock(state);
+    let until = state.cached.as_ref().map(Cached::expires);
     let until = until.filter(|until| *until > Instant::now());
     if until.is_none() {
-        looks.kept = None;
+        state.cached = None;
     }
     until
 }

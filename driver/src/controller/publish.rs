@@ -1,7 +1,7 @@
-//! `ControllerPublishVolume`: one target per publication, under a name that is never made twice
+//! `ControllerPublishVolume`: one target per publication, under a name that is never reused
 //! (design.md, "Fencing: one publication, one name").
 //!
-//! The target's IQN is the only record of the publication, and its absence is the fence: what a node still holds of an earlier
+//! The target's IQN is the only record of the publication, and its absence is the fence: a node that still has an earlier
 //! publication finds no target to log in to.
 
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::auth::{bad_auth_data, verify_auth};
 use super::lookup::{find_targets, not_found};
-use super::target::{delete_target, differs_from_request, unmap_lun};
+use super::target::{delete_target, foreign_target_changed, undo_foreign_mapping};
 use super::{Shared, read_node};
 use crate::chap::{Chap, Method};
 use crate::dsm::target::{Mapping, Target};
@@ -22,13 +22,13 @@ use crate::publication::{Iqn, NodeId, PublishContext, target_name};
 use crate::request::{Capability, Handle, required};
 use crate::volume::{LunUuid, VolumeId};
 
-/// How often another controller's target is looked for that is about to export the LUN, and the time between two looks.
+/// How often to poll for the mapping of another controller's target, every [`POLL_INTERVAL`].
 const POLLS: usize = 8;
-/// How often a target is made when two controllers step back before each other.
-const TRIES: usize = 4;
+/// How often to create a target when two controllers back off for each other.
+const MAX_ATTEMPTS: usize = 4;
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// `ControllerPublishVolume`, checked.
+/// A validated `ControllerPublishVolume` request.
 #[derive(Debug)]
 pub(super) struct Publish {
     pub(super) id: VolumeId,
@@ -68,7 +68,7 @@ impl Publish {
         format!("publication of volume {} to node {}", self.id, self.node)
     }
 
-    pub(super) fn seen<'a>(&self, targets: &'a [Target]) -> plan::Publication<'a> {
+    pub(super) fn publication<'a>(&self, targets: &'a [Target]) -> plan::Publication<'a> {
         plan::publication(&self.id.uuid, &self.node, self.multi_node, targets)
     }
 
@@ -86,7 +86,7 @@ impl Publish {
     }
 }
 
-/// The target of a publication and what its login takes.
+/// The target of a publication, its LUN number, and the CHAP credentials of its logins.
 struct Exported {
     iqn: Iqn,
     lun: u16,
@@ -94,14 +94,14 @@ struct Exported {
 }
 
 impl Shared {
-    pub(super) async fn publish(&self, asked: &Publish) -> Result<PublishContext, Error> {
-        let id = &asked.id;
+    pub(super) async fn publish(&self, request: &Publish) -> Result<PublishContext, Error> {
+        let id = &request.id;
         let nas = self.nas(id)?;
-        let seen = nas
+        let found = nas
             .lun_and_targets(&id.uuid)
             .await
             .with_context(|| format!("looking for volume {id}"))?;
-        let Some((lun, targets)) = seen else {
+        let Some((lun, targets)) = found else {
             return Err(not_found(nas, id).await);
         };
         self.owned(id, &lun)?;
@@ -118,10 +118,13 @@ impl Shared {
                 nas.host
             ),
         })?;
-        let exported = match self.end_former_publications(nas, asked, &targets).await? {
-            None => self.export(nas, asked, &targets, lun.is_mapped).await?,
-            // The LUN was mapped to what is gone now.
-            Some(left) => self.export(nas, asked, &left, None).await?,
+        let exported = match self
+            .delete_former_publications(nas, request, &targets)
+            .await?
+        {
+            None => self.export(nas, request, &targets, lun.is_mapped).await?,
+            // `is_mapped` is outdated: the LUN was mapped to a target that is deleted now.
+            Some(left) => self.export(nas, request, &left, None).await?,
         };
         let chap = exported.chap.as_ref();
         Ok(PublishContext {
@@ -130,262 +133,273 @@ impl Shared {
             lun: exported.lun,
             uuid: id.uuid.clone(),
             auth: Some(Method::of(chap)),
-            // A Secret of the class reaches the node by itself.
-            chap: chap.filter(|_| asked.chap.is_none()).cloned(),
+            // The node gets credentials from a Secret through the CO.
+            chap: chap.filter(|_| request.chap.is_none()).cloned(),
         })
     }
 
-    /// Finds the target of the publication, or makes one.
+    /// Finds the target of the publication, or creates one.
     async fn export(
         &self,
         nas: &Nas,
-        asked: &Publish,
+        request: &Publish,
         targets: &[Target],
         is_mapped: Option<bool>,
     ) -> Result<Exported, Error> {
-        // Looking first spares the calls when there is nothing to do, and makes nothing that would have to be taken back from
-        // beside another node's target, where a crash could leave it. What counts is still what is seen after the map.
-        let seen = asked.seen(targets);
-        if let Some(holder) = &seen.conflict {
+        // Checking first saves calls if there is nothing to do, and avoids creating a target next to another node's that would
+        // have to be rolled back, and that a crash could leave behind. What counts is still the state after the mapping.
+        let publication = request.publication(targets);
+        if let Some(holder) = &publication.conflict {
             return Err(self
-                .abort(nas, asked, targets, asked.conflict(holder))
+                .abort(nas, request, targets, request.conflict(holder))
                 .await);
         }
-        if let Some(exported) = self.keep(nas, asked, &seen).await? {
+        if let Some(exported) = self.reuse(nas, request, &publication).await? {
             return Ok(exported);
         }
-        if !seen.idle.is_empty() {
-            return self.resume(nas, asked, targets).await;
+        if !publication.unmapped.is_empty() {
+            return self.resume(nas, request, targets).await;
         }
-        let is_exported = |target: &Target| target.mapping_of(&asked.id.uuid).is_some();
+        let is_exported = |target: &Target| target.mapping_of(&request.id.uuid).is_some();
         if is_mapped == Some(true) && !targets.iter().any(is_exported) {
             return Err(Error::Unverified {
-                what: asked.what(),
+                what: request.what(),
                 seen: "the LUN has is_mapped true, and the NAS lists no target that exports it: it may still be starting"
                     .to_owned(),
             });
         }
-        self.create_target(nas, asked).await
+        self.create_target(nas, request).await
     }
 
-    /// Makes a target and maps the LUN to it. Of two controllers the one that finds the target of the other beside its own takes its
-    /// own back, which was never mapped, so that nobody can have answered it. Both may do so; then luck decides who is first.
-    async fn create_target(&self, nas: &Nas, asked: &Publish) -> Result<Exported, Error> {
-        for _ in 0..TRIES {
+    /// Creates a target and maps the LUN to it. Of two concurrent controllers, the one that finds the other's target next to its
+    /// own deletes its own, which was never mapped, so that no call can have returned it. If both do so, they retry after random
+    /// delays.
+    async fn create_target(&self, nas: &Nas, request: &Publish) -> Result<Exported, Error> {
+        for _ in 0..MAX_ATTEMPTS {
             let nonce = self.nonce();
-            let iqn = Iqn::of_publication(&asked.id.uuid, &asked.node, &nonce);
-            let name = target_name(&asked.id.uuid, &nonce);
-            let chap = asked.chap.clone().or_else(|| self.keys.proofs(&iqn));
+            let iqn = Iqn::of_publication(&request.id.uuid, &request.node, &nonce);
+            let name = target_name(&request.id.uuid, &nonce);
+            let chap = request.chap.clone().or_else(|| self.keys.credentials(&iqn));
             let targets = match nas
-                .create_target(&asked.id.uuid, &name, &iqn, chap.as_ref())
+                .create_target(&request.id.uuid, &name, &iqn, chap.as_ref())
                 .await
             {
                 Ok(targets) => targets,
                 Err(refusal) => {
-                    created_despite_error(nas, &asked.id.uuid, &name, &iqn, refusal).await?
+                    created_despite_error(nas, &request.id.uuid, &name, &iqn, refusal).await?
                 }
             };
-            let Some(mine) = targets.iter().find(|target| target.iqn == iqn.as_str()) else {
+            let Some(own) = targets.iter().find(|target| target.iqn == iqn.as_str()) else {
                 return Err(Error::Unverified {
                     what: format!("creating target {iqn}"),
                     seen: "DSM does not list it".to_owned(),
                 });
             };
-            if !asked.seen(&targets).has_another(&iqn) {
-                return self.map(nas, asked, mine, chap, true).await;
+            if !request.publication(&targets).has_another(&iqn) {
+                return self.map(nas, request, own, chap, true).await;
             }
-            let left = delete_target(nas, &asked.id.uuid, mine).await?;
-            if let Some(exported) = self.wait_for_another(nas, asked, left).await? {
+            let left = delete_target(nas, &request.id.uuid, own).await?;
+            if let Some(exported) = self.wait_for_other_controller(nas, request, left).await? {
                 return Ok(exported);
             }
-            sleep(self.up_to(POLL_INTERVAL)).await;
+            sleep(self.random_delay(POLL_INTERVAL)).await;
         }
         Err(Error::NotReady {
-            what: asked.what(),
+            what: request.what(),
             seen: "another controller is making its target".to_owned(),
         })
     }
 
-    /// Another controller is making the target. `None`: it has stepped back, too.
-    async fn wait_for_another(
+    /// Another controller is creating the target. `None`: it has backed off, too.
+    async fn wait_for_other_controller(
         &self,
         nas: &Nas,
-        asked: &Publish,
+        request: &Publish,
         mut targets: Vec<Target>,
     ) -> Result<Option<Exported>, Error> {
         for _ in 0..POLLS {
-            let seen = asked.seen(&targets);
-            if let Some(holder) = &seen.conflict {
-                return Err(asked.conflict(holder));
+            let publication = request.publication(&targets);
+            if let Some(holder) = &publication.conflict {
+                return Err(request.conflict(holder));
             }
-            if let Some(exported) = self.keep(nas, asked, &seen).await? {
+            if let Some(exported) = self.reuse(nas, request, &publication).await? {
                 return Ok(Some(exported));
             }
-            if seen.idle.is_empty() {
+            if publication.unmapped.is_empty() {
                 return Ok(None);
             }
             sleep(POLL_INTERVAL).await;
-            let doing = || format!("waiting for the target of the {}", asked.what());
-            targets = nas.targets(&asked.id.uuid).await.with_context(doing)?;
+            let doing = || format!("waiting for the target of the {}", request.what());
+            targets = nas.targets(&request.id.uuid).await.with_context(doing)?;
         }
         Err(Error::NotReady {
-            what: asked.what(),
+            what: request.what(),
             seen: "another controller has begun to make its target".to_owned(),
         })
     }
 
-    /// There are targets that a call has made and not mapped. It may have died, or be about to map: so each is given another name
-    /// first, and the guard of a call that knows the old one fails. The first then is the publication's; the others go.
+    /// There are targets that an earlier call has created and not mapped. It may have crashed, or be about to map: so each is
+    /// renamed first, which makes the guard of a call with the old name fail. The first one becomes the publication's; the others
+    /// are deleted.
     async fn resume(
         &self,
         nas: &Nas,
-        asked: &Publish,
+        request: &Publish,
         targets: &[Target],
     ) -> Result<Exported, Error> {
-        let targets = self.take_over(nas, asked, targets).await?;
-        let seen = asked.seen(&targets);
-        if let Some(holder) = &seen.conflict {
+        let targets = self.take_over(nas, request, targets).await?;
+        let publication = request.publication(&targets);
+        if let Some(holder) = &publication.conflict {
             return Err(self
-                .abort(nas, asked, &targets, asked.conflict(holder))
+                .abort(nas, request, &targets, request.conflict(holder))
                 .await);
         }
-        if let Some(exported) = self.keep(nas, asked, &seen).await? {
+        if let Some(exported) = self.reuse(nas, request, &publication).await? {
             return Ok(exported);
         }
-        let [own, others @ ..] = seen.idle.as_slice() else {
+        let [own, others @ ..] = publication.unmapped.as_slice() else {
             return Err(Error::NotReady {
-                what: asked.what(),
-                seen: "somebody else ends it at the same time".to_owned(),
+                what: request.what(),
+                seen: "it is being unpublished at the same time".to_owned(),
             });
         };
         for other in others {
-            delete_target(nas, &asked.id.uuid, other).await?;
+            delete_target(nas, &request.id.uuid, other).await?;
         }
         let chap = self
-            .ensure_auth(nas, &asked.id.uuid, asked.chap.as_ref(), own)
+            .ensure_auth(nas, &request.id.uuid, request.chap.as_ref(), own)
             .await?;
-        self.map(nas, asked, own, chap, false).await
+        self.map(nas, request, own, chap, false).await
     }
 
-    /// Gives every target of the publication that does not export the LUN a name that only this call knows; answers all targets as
-    /// they are then.
+    /// Renames every target of the publication that does not export the LUN to a name that only this call knows; returns all
+    /// targets after that.
     async fn take_over(
         &self,
         nas: &Nas,
-        asked: &Publish,
+        request: &Publish,
         targets: &[Target],
     ) -> Result<Vec<Target>, Error> {
-        let mut now = targets.to_vec();
-        for begun in asked.seen(targets).idle {
-            let name = target_name(&asked.id.uuid, &self.nonce());
-            let what = || format!("giving target {} another name", begun.iqn);
+        let mut current = targets.to_vec();
+        for target in request.publication(targets).unmapped {
+            let name = target_name(&request.id.uuid, &self.nonce());
+            let what = || format!("renaming target {}", target.iqn);
             match nas
-                .rename_target(&asked.id.uuid, begun, &name)
+                .rename_target(&request.id.uuid, target, &name)
                 .await
                 .with_context(what)?
             {
-                TargetWrite::Done(targets) => now = targets,
-                TargetWrite::NotThere(_) => {
+                TargetWrite::Done(targets) => current = targets,
+                TargetWrite::NotFound(_) => {
                     return Err(Error::NotReady {
                         what: what(),
-                        seen: "another controller is at it".to_owned(),
+                        seen: "another controller is changing it".to_owned(),
                     });
                 }
-                TargetWrite::UponAnother { holder, .. } => {
-                    return Err(differs_from_request(what(), begun, holder));
+                TargetWrite::WrongTarget { holder, .. } => {
+                    return Err(foreign_target_changed(what(), target, holder));
                 }
             }
         }
-        Ok(now)
+        Ok(current)
     }
 
-    /// Maps the LUN to a target of this publication, which this call `made` or has taken over.
+    /// Maps the LUN to a target of this publication, which this call has `created` or taken over.
     async fn map(
         &self,
         nas: &Nas,
-        asked: &Publish,
+        request: &Publish,
         own: &Target,
         chap: Option<Chap>,
-        made: bool,
+        created: bool,
     ) -> Result<Exported, Error> {
-        let (uuid, iqn) = (&asked.id.uuid, &own.iqn);
-        let doing = || format!("mapping volume {} to target {iqn}", asked.id);
-        // Nothing is taken back when this fails: another controller may have found the target, and answered for it. The CO
-        // repeats the call, or unpublishes.
+        let (uuid, iqn) = (&request.id.uuid, &own.iqn);
+        let doing = || format!("mapping volume {} to target {iqn}", request.id);
+        // Nothing is rolled back if this fails: another controller may have found the target, and returned it. The CO retries the
+        // call, or unpublishes.
         let targets = match nas.map_target(uuid, own).await.with_context(doing)? {
             TargetWrite::Done(targets) => targets,
-            TargetWrite::NotThere(_) => {
+            TargetWrite::NotFound(_) => {
                 return Err(Error::NotReady {
                     what: doing(),
                     seen: "the target is gone, or another controller has taken it over".to_owned(),
                 });
             }
-            TargetWrite::UponAnother { holder, .. } => {
-                return Err(unmap_lun(nas, uuid, own, holder).await);
+            TargetWrite::WrongTarget { holder, .. } => {
+                return Err(undo_foreign_mapping(nas, uuid, own, holder).await);
             }
         };
-        let seen = asked.seen(&targets);
-        if let Some(holder) = &seen.conflict {
-            let failure = asked.conflict(holder);
-            if made {
-                return Err(rolled_back(nas, asked, own, failure).await);
+        let publication = request.publication(&targets);
+        if let Some(holder) = &publication.conflict {
+            let failure = request.conflict(holder);
+            if created {
+                return Err(roll_back(nas, request, own, failure).await);
             }
-            return Err(self.abort(nas, asked, &targets, failure).await);
+            return Err(self.abort(nas, request, &targets, failure).await);
         }
-        let here = seen.exporting.iter().find(|(target, _)| target.is(own));
-        let Some((target, mapping)) = here else {
+        let mapped = publication
+            .exporting
+            .iter()
+            .find(|(target, _)| target.is(own));
+        let Some((target, mapping)) = mapped else {
             return Err(Error::Unverified {
-                what: asked.what(),
+                what: request.what(),
                 seen: format!("target {iqn} does not export the LUN"),
             });
         };
-        enabled(asked, target)?;
+        ensure_enabled(request, target)?;
         verify_auth(target, chap.as_ref())?;
-        exported(asked, target, mapping, chap)
+        exported(request, target, mapping, chap)
     }
 
-    /// The publication that there is, and nothing beside it: whoever has made another target has found this one, and so has not
-    /// mapped the LUN to its own. It steps back, or has died before it could.
-    async fn keep(
+    /// Returns the existing publication, if any, and deletes other targets beside it: a call that created another target has
+    /// found this one, so it has not mapped the LUN to its own. It backs off, or has crashed before it could.
+    async fn reuse(
         &self,
         nas: &Nas,
-        asked: &Publish,
-        seen: &plan::Publication<'_>,
+        request: &Publish,
+        publication: &plan::Publication<'_>,
     ) -> Result<Option<Exported>, Error> {
-        let Some((target, mapping)) = seen.exporting.first() else {
+        let Some((target, mapping)) = publication.exporting.first() else {
             return Ok(None);
         };
-        let unused = |target: &&&Target| target.connected_sessions.is_empty();
-        for other in seen.idle.iter().filter(unused) {
-            delete_target(nas, &asked.id.uuid, other).await?;
+        let is_unused = |target: &&&Target| target.connected_sessions.is_empty();
+        for other in publication.unmapped.iter().filter(is_unused) {
+            delete_target(nas, &request.id.uuid, other).await?;
         }
-        enabled(asked, target)?;
+        ensure_enabled(request, target)?;
         let chap = self
-            .ensure_auth(nas, &asked.id.uuid, asked.chap.as_ref(), target)
+            .ensure_auth(nas, &request.id.uuid, request.chap.as_ref(), target)
             .await?;
-        exported(asked, target, mapping, chap).map(Some)
+        exported(request, target, mapping, chap).map(Some)
     }
 
-    /// Somebody else has the LUN. Own targets that do not export it go before `failure` is answered; one that does may be in use:
-    /// then, and when it cannot be proven that the others are gone, the answer is not final.
-    async fn abort(&self, nas: &Nas, asked: &Publish, targets: &[Target], failure: Error) -> Error {
-        let targets = match self.take_over(nas, asked, targets).await {
+    /// The LUN is exported to somebody else. Deletes own targets that do not export it before `failure` is returned. If an own
+    /// target exports it, and so may be in use, or if the others cannot be verified to be deleted, the error is not final.
+    async fn abort(
+        &self,
+        nas: &Nas,
+        request: &Publish,
+        targets: &[Target],
+        failure: Error,
+    ) -> Error {
+        let targets = match self.take_over(nas, request, targets).await {
             Ok(targets) => targets,
             Err(error) => return not_final(&failure, error.chain()),
         };
-        let seen = asked.seen(&targets);
-        for begun in &seen.idle {
-            if let Err(error) = delete_target(nas, &asked.id.uuid, begun).await {
+        let publication = request.publication(&targets);
+        for target in &publication.unmapped {
+            if let Err(error) = delete_target(nas, &request.id.uuid, target).await {
                 return not_final(&failure, error.chain());
             }
         }
-        match seen.exporting.first() {
+        match publication.exporting.first() {
             None => failure,
             Some((target, _)) => not_final(
                 &failure,
                 format!(
                     "target {} (id {}) of node {} exports it too and may be in use",
-                    target.iqn, target.target_id, asked.node
+                    target.iqn, target.target_id, request.node
                 ),
             ),
         }
@@ -393,20 +407,23 @@ impl Shared {
 }
 
 fn exported(
-    asked: &Publish,
+    request: &Publish,
     target: &Target,
     mapping: &Mapping,
     chap: Option<Chap>,
 ) -> Result<Exported, Error> {
-    let unproven = |seen: String| Error::Unverified {
-        what: asked.what(),
+    let unverified = |seen: String| Error::Unverified {
+        what: request.what(),
         seen,
     };
-    let iqn = target
-        .iqn()
-        .ok_or_else(|| unproven(format!("{} is no name that this driver makes", target.iqn)))?;
+    let iqn = target.iqn().ok_or_else(|| {
+        unverified(format!(
+            "{} is not a target name of this driver",
+            target.iqn
+        ))
+    })?;
     let lun = mapping.unit().ok_or_else(|| {
-        unproven(format!(
+        unverified(format!(
             "target {iqn} has the LUN under number {}, so the NAS has not loaded it: look at it in SAN Manager",
             mapping.mapping_index
         ))
@@ -414,22 +431,22 @@ fn exported(
     Ok(Exported { iqn, lun, chap })
 }
 
-/// A target that a person has disabled exports nothing. It is not enabled here, for it may be a fence.
-fn enabled(asked: &Publish, target: &Target) -> Result<(), Error> {
+/// A target that an administrator has disabled exports nothing. It is not enabled here, because it may be a fence.
+fn ensure_enabled(request: &Publish, target: &Target) -> Result<(), Error> {
     if target.is_enabled == Some(false) {
         return Err(Error::Unverified {
             what: format!("target {}", target.iqn),
             seen: format!(
                 "somebody has disabled it, and it may be a fence: enable {} in SAN Manager, or delete the pods that use the volume (kubectl delete pod), and they get another; this is the {}",
                 target.name,
-                asked.what()
+                request.what()
             ),
         });
     }
     Ok(())
 }
 
-/// DSM has not said that it made the target. All targets, if it is among them; else what that means.
+/// DSM did not confirm that it created the target. Returns all targets if it is among them; else the error.
 async fn created_despite_error(
     nas: &Nas,
     lun: &LunUuid,
@@ -463,14 +480,14 @@ async fn created_despite_error(
     })
 }
 
-/// Takes back the target that this call has made before `failure` is answered.
-async fn rolled_back(nas: &Nas, asked: &Publish, own: &Target, failure: Error) -> Error {
-    match delete_target(nas, &asked.id.uuid, own).await {
+/// Deletes the target that this call has created before `failure` is returned.
+async fn roll_back(nas: &Nas, request: &Publish, own: &Target, failure: Error) -> Error {
+    match delete_target(nas, &request.id.uuid, own).await {
         Err(error) => not_final(&failure, error.chain()),
         Ok(targets) => {
-            let seen = asked.seen(&targets);
-            // What another controller has made for this node meanwhile is its own to judge.
-            if seen.exporting.is_empty() {
+            let publication = request.publication(&targets);
+            // Another controller may have created a target for this node meanwhile, and decides about that itself.
+            if publication.exporting.is_empty() {
                 failure
             } else {
                 not_final(
@@ -484,7 +501,7 @@ async fn rolled_back(nas: &Nas, asked: &Publish, own: &Target, failure: Error) -
 
 fn not_final(failure: &Error, seen: String) -> Error {
     Error::Unverified {
-        what: format!("taking back a publication ({})", failure.chain()),
+        what: format!("rolling back a publication ({})", failure.chain()),
         seen,
     }
 }

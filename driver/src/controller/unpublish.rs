@@ -1,10 +1,10 @@
-//! `ControllerUnpublishVolume`: every target of a LUN and a node goes, whatever it is called. A node is meant by its name: it may have
-//! been installed anew since, and the CO then names it by the new id.
+//! `ControllerUnpublishVolume`: deletes every target of a LUN and a node, whatever its name. Nodes are compared by name: the node
+//! may have been reinstalled since, and the CO then passes its new id.
 
 use tokio::time::Instant;
 
 use super::Shared;
-use super::lookup::doubtful;
+use super::lookup::unverified;
 use super::target::delete_target;
 use crate::dsm::target::Target;
 use crate::error::{Context as _, Error};
@@ -14,7 +14,7 @@ use crate::volume::VolumeId;
 impl Shared {
     pub(super) async fn unpublish(&self, id: &VolumeId, node_id: &str) -> Result<(), Error> {
         let nas = self.nas(id)?;
-        // An id that no node of ours can have never had a target; an empty one means all nodes.
+        // There is no target for an invalid node id; an empty one means all nodes.
         let node = match node_id {
             "" => None,
             id => match id.parse::<NodeId>() {
@@ -29,7 +29,7 @@ impl Shared {
             })
         };
         let doing = || format!("looking for the targets of volume {id}");
-        let asked = Instant::now();
+        let queried = Instant::now();
         let targets = nas.targets(&id.uuid).await.with_context(doing)?;
         let (mut withdrawn, mut left) = (0, 0);
         for target in targets.iter().filter(|target| ours(target)) {
@@ -43,17 +43,17 @@ impl Shared {
         if left > 0 {
             return Err(Error::NotReady {
                 what: format!("unpublishing volume {id}"),
-                seen: "somebody publishes it at the same time".to_owned(),
+                seen: "it is being published at the same time".to_owned(),
             });
         }
-        // There is one target for a node, save after two controllers at a time: who has found it need not look for more.
+        // A node has one target, except after two concurrent controllers: if it was found, an incomplete list does not matter.
         if (withdrawn == 0 || node.is_none())
             && let Some(seen) = nas
-                .why_targets_incomplete(asked, &targets)
+                .why_targets_incomplete(queried, &targets)
                 .await
                 .with_context(doing)?
         {
-            return Err(doubtful(doing(), seen));
+            return Err(unverified(doing(), seen));
         }
         Ok(())
     }

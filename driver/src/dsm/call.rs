@@ -18,32 +18,32 @@ use super::reply::{self, Code, DsmError};
 pub struct Call {
     /// For instance `SYNO.Core.ISCSI.LUN`.
     pub api: &'static str,
-    /// One that DSM 6 and DSM 7 both offer.
+    /// A version that both DSM 6 and DSM 7 support.
     pub version: u8,
     /// For instance `set`.
     pub method: &'static str,
     params: Vec<(&'static str, Param)>,
-    lane: RequestClass,
+    class: RequestClass,
 }
 
 /// The API of LUNs.
 pub(super) const LUN_API: &str = "SYNO.Core.ISCSI.LUN";
 
-/// What a request waits with.
+/// Which limit a request counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RequestClass {
-    /// Whatever the NAS does beside other things.
+    /// Everything that the NAS does concurrently.
     Common,
-    /// What makes a LUN: the NAS does it one after the other.
+    /// Requests that create a LUN: the NAS does them one at a time.
     Creates,
 }
 
 impl RequestClass {
-    /// That of a call.
+    /// The class of a call.
     pub(super) fn of(api: &str, method: &str) -> Self {
-        // ASSUMED: clones queue up with creates; both take the lock under which DSM makes a LUN.
-        let makes = matches!(method, "create" | "clone" | "clone_snapshot");
-        if api == LUN_API && makes {
+        // ASSUMED: clones queue up with creates; both take the lock under which DSM creates a LUN.
+        let creates = matches!(method, "create" | "clone" | "clone_snapshot");
+        if api == LUN_API && creates {
             Self::Creates
         } else {
             Self::Common
@@ -59,7 +59,7 @@ enum Param {
 }
 
 impl Param {
-    fn sent(&self) -> String {
+    fn json(&self) -> String {
         match self {
             Self::Plain(value) => value.to_string(),
             Self::Secret(text) => text.expose_secret().to_owned(),
@@ -69,7 +69,7 @@ impl Param {
 
 impl PartialEq for Param {
     fn eq(&self, other: &Self) -> bool {
-        self.sent() == other.sent()
+        self.json() == other.json()
     }
 }
 
@@ -90,13 +90,13 @@ impl Call {
             version,
             method,
             params: Vec::new(),
-            lane: RequestClass::of(api, method),
+            class: RequestClass::of(api, method),
         }
     }
 
-    /// What it waits with: of a compound, what its slowest call does.
-    pub(super) fn lane(&self) -> RequestClass {
-        self.lane
+    /// Which request limit it counts against; a compound with a create counts as a create.
+    pub(super) fn class(&self) -> RequestClass {
+        self.class
     }
 
     /// Adds a parameter.
@@ -106,7 +106,7 @@ impl Call {
         self
     }
 
-    /// Adds a parameter that is sent and never shown.
+    /// Adds a parameter that `Debug` does not show.
     #[must_use]
     pub fn with_secret(mut self, name: &'static str, value: &SecretString) -> Self {
         let text = json!(value.expose_secret()).to_string();
@@ -114,10 +114,10 @@ impl Call {
         self
     }
 
-    /// Reads its result in the answer of a compound request. `None`: there is none.
+    /// Parses the result of this call in the reply to a compound request. `None`: there is none.
     ///
     /// # Errors
-    /// [`DsmError`].
+    /// [`DsmError::Garbled`] if there is none; else see [`reply::read`].
     pub(super) fn result<T: DeserializeOwned>(
         &self,
         text: Option<Box<RawValue>>,
@@ -126,12 +126,12 @@ impl Call {
         let text = text.ok_or_else(|| DsmError::Garbled {
             api,
             method,
-            seen: "no result in a compound answer".to_owned(),
+            seen: "no result in a compound reply".to_owned(),
         })?;
         reply::read(api, method, text.get().as_bytes())
     }
 
-    /// As if DSM had refused it with this code.
+    /// The error as if DSM had refused this call with `code`.
     pub(super) fn refused(&self, code: Code) -> DsmError {
         DsmError::Refused {
             api: self.api,
@@ -140,7 +140,7 @@ impl Call {
         }
     }
 
-    /// The form fields to send. They hold secrets: for people there is the `Debug` text of a call.
+    /// The form fields to send. They hold secrets: for logs use the `Debug` text of a call.
     pub fn form(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![
             ("api", self.api.to_owned()),
@@ -150,18 +150,18 @@ impl Call {
         fields.extend(
             self.params
                 .iter()
-                .map(|(name, value)| (*name, value.sent())),
+                .map(|(name, value)| (*name, value.json())),
         );
         fields
     }
 
-    /// Several calls in one request: `SYNO.Entry.Request` v1 `request`, one after the other, up to the first that fails.
+    /// A compound request (`SYNO.Entry.Request` v1 `request`): calls are carried out in order, up to the first one that fails.
     /// Source: N4S4 `synology_api` and DSM's own pages.
     pub fn sequence(calls: &[Self]) -> Self {
         Self::compound(calls, true)
     }
 
-    /// The same, but each is carried out whatever has come of those before it.
+    /// Like [`Call::sequence`], but DSM continues after a call that fails.
     pub fn each(calls: &[Self]) -> Self {
         Self::compound(calls, false)
     }
@@ -171,8 +171,8 @@ impl Call {
         let mut whole = Self::new("SYNO.Entry.Request", 1, "request")
             .with("stop_when_error", stop)
             .with("mode", "sequential");
-        if calls.iter().any(|call| call.lane == RequestClass::Creates) {
-            whole.lane = RequestClass::Creates;
+        if calls.iter().any(|call| call.class == RequestClass::Creates) {
+            whole.class = RequestClass::Creates;
         }
         let compound = json!(compound);
         let secret = calls
@@ -195,7 +195,7 @@ impl Call {
         for (name, value) in &self.params {
             object[*name] = match value {
                 Param::Plain(value) => value.clone(),
-                // What `with_secret` made of a string.
+                // `with_secret` has encoded a string.
                 Param::Secret(text) => {
                     serde_json::from_str(text.expose_secret()).unwrap_or_default()
                 }

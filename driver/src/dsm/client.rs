@@ -1,4 +1,4 @@
-//! Sends calls to one NAS: the effect. Session care lives in [`super::session`] and nowhere else (design.md#one-login).
+//! Sends calls to one NAS. Sessions are managed in [`super::session`] and nowhere else (design.md#one-login).
 
 pub mod credential;
 mod limits;
@@ -30,27 +30,28 @@ use limits::{Permit, RequestLimits};
 use liveness::Liveness;
 use session::{Logins, Session};
 
-/// From when a request is sent: the wait for a place does not count. DSM creates LUNs one at a time and can take longer than 10 s under load.
-/// Questions have as long: a list takes the longer the more there is to list, and one that is always given up too early never comes.
-const DEADLINE: Duration = Duration::from_secs(60);
+/// Timeout of a request, from when it is sent: the wait for a permit does not count. DSM creates LUNs one at a time and can take
+/// longer than 10 s under load. Reads have the same timeout: long lists take long, and a list that always times out would never
+/// be read.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where the password comes from. A file is read at each login, so a rotated secret needs no restart.
+/// The source of the password. A file is read at each login, so a rotated secret needs no restart.
 #[derive(Clone, Debug)]
 pub enum Password {
-    /// Stands in the configuration.
+    /// Given in the configuration.
     Given(SecretString),
-    /// Stands in a file, perhaps with a line end.
+    /// In a file, possibly with a trailing line end.
     File(PathBuf),
 }
 
-/// What a client must know of its NAS.
+/// Address and credentials of a NAS.
 #[derive(Clone, Debug)]
 pub struct Account {
     /// The NAS's permanent name.
     pub nas: NasName,
     /// For instance `https://nas.example:5001`.
     pub url: String,
-    /// An administrator.
+    /// The account, an administrator.
     pub username: String,
     /// Its password.
     pub password: Password,
@@ -59,24 +60,24 @@ pub struct Account {
 /// One NAS, one shared session. Clones are the same client.
 #[derive(Clone, Debug)]
 pub struct Client {
-    pub(super) wire: Arc<dyn Transport>,
+    pub(super) transport: Arc<dyn Transport>,
     pub(super) account: Arc<Account>,
     pub(super) refusals: Arc<Refusals>,
     logins: Arc<Logins>,
-    lanes: Arc<RequestLimits>,
-    pulse: Arc<Liveness>,
+    limits: Arc<RequestLimits>,
+    liveness: Arc<Liveness>,
 }
 
-/// A request under way ended without an answer, though the NAS answers others.
+/// A request timed out although the NAS answers others.
 #[derive(Debug, thiserror::Error)]
 #[error("NAS {nas} gave none within {} s, though it answers other requests", .limit.as_secs())]
-struct Late {
+struct TimedOut {
     nas: NasName,
     limit: Duration,
 }
 
 impl Client {
-    /// A client that has not logged in yet, for a NAS that is trusted on these terms.
+    /// A client that has not logged in yet. `trust`: which TLS certificates to accept.
     ///
     /// # Errors
     /// TLS cannot be set up.
@@ -85,47 +86,47 @@ impl Client {
         Ok(Self::over(Arc::new(http), account, refusals))
     }
 
-    /// The same over a wire of the caller's.
-    pub fn over(wire: Arc<dyn Transport>, account: Account, refusals: Arc<Refusals>) -> Self {
+    /// Like [`Client::new`], over another transport than HTTP.
+    pub fn over(transport: Arc<dyn Transport>, account: Account, refusals: Arc<Refusals>) -> Self {
         Self {
-            wire,
+            transport,
             account: Arc::new(account),
             refusals,
             logins: Arc::default(),
-            lanes: Arc::default(),
-            pulse: Arc::default(),
+            limits: Arc::default(),
+            liveness: Arc::default(),
         }
     }
 
-    /// Sends one call and reads its answer. A lost session is renewed once, for all who wait, and the call sent once more:
-    /// DSM refused it before it did anything. Where another login may not help it is not tried again and again: then the
-    /// refusal is the answer.
+    /// Sends one call and parses its reply. A lost session is renewed once, for all waiting calls, and the call is sent again:
+    /// DSM refused it before it did anything. If it is unclear whether another login helps, renewal is rate-limited: then the
+    /// refusal is returned.
     ///
     /// # Errors
-    /// [`DsmError`]; only [`DsmError::Refused`], [`DsmError::Unreachable`], [`DsmError::Silent`] and [`DsmError::Login`] prove that the
-    /// call did nothing.
+    /// [`DsmError`]; only [`DsmError::Refused`], [`DsmError::Unreachable`], [`DsmError::Silent`] and [`DsmError::Login`] prove
+    /// that the call did nothing.
     pub async fn call<T: DeserializeOwned>(&self, call: &Call) -> Result<T, DsmError> {
-        // Before the wait for a place: whoever cannot log in learns it together with all others.
+        // Before waiting for a permit: if the login fails, all waiting calls get that error together.
         self.session().await?;
-        let place = self.place(call.lane()).await?;
-        // And after it: the session may have been renewed meanwhile.
+        let permit = self.permit(call.class()).await?;
+        // And again after it: the session may have been renewed meanwhile.
         let session = self.session().await?;
-        match self.send_with(call, &session, Some(place.clone())).await {
+        match self.send_with(call, &session, Some(permit.clone())).await {
             Err(DsmError::Refused { api, method, code }) if code.wants_login() => {
                 match self.renew(&session, code).await? {
-                    Some(session) => self.send_with(call, &session, Some(place)).await,
+                    Some(session) => self.send_with(call, &session, Some(permit)).await,
                     None => Err(DsmError::Refused { api, method, code }),
                 }
             }
-            answer => answer,
+            reply => reply,
         }
     }
 
-    /// Sends two calls in one request, the second only if the first succeeds, and reads both answers. A NAS that knows no
+    /// Sends two calls in one request, the second only if the first succeeds, and parses both replies. A NAS without
     /// compound requests gets them one by one.
     ///
     /// # Errors
-    /// Of the call that failed; then the first may have been carried out.
+    /// The error of the call that failed; if it is the second, the first was carried out.
     pub async fn call_both<A: DeserializeOwned, B: DeserializeOwned>(
         &self,
         first: &Call,
@@ -135,10 +136,10 @@ impl Client {
         Ok((first, second?))
     }
 
-    /// The same for who can do without the second answer.
+    /// Like [`Client::call_both`], but the second call may fail.
     ///
     /// # Errors
-    /// Of the request, or of the first call.
+    /// The error of the request, or of the first call.
     pub async fn call_pair<A: DeserializeOwned, B: DeserializeOwned>(
         &self,
         first: &Call,
@@ -149,10 +150,10 @@ impl Client {
         Ok((answer?, second))
     }
 
-    /// Sends two calls in one request, the second whatever comes of the first, and reads both answers.
+    /// Sends two calls in one request, the second even if the first fails, and parses both replies.
     ///
     /// # Errors
-    /// Of the request; those of the calls are in the answer.
+    /// The error of the request; those of the calls are in the result.
     pub async fn call_each<A: DeserializeOwned, B: DeserializeOwned>(
         &self,
         first: &Call,
@@ -177,7 +178,7 @@ impl Client {
         let mut results = answer.into_results();
         let lost = |error: &DsmError| error.code().is_some_and(Code::wants_login);
         let first_answer = first.result(results.next());
-        // A session may be missed inside of a compound as well. What is sent by itself renews it.
+        // A lost session may be reported inside a compound reply as well. Sending the call by itself renews it.
         if first_answer.as_ref().err().is_some_and(lost) {
             return Ok(self.one_by_one(first, second).await);
         }
@@ -187,7 +188,7 @@ impl Client {
         }
     }
 
-    /// The second only if the first succeeds.
+    /// Without a compound request. The second call is sent only if the first succeeds.
     async fn one_by_one<A: DeserializeOwned, B: DeserializeOwned>(
         &self,
         first: &Call,
@@ -201,8 +202,8 @@ impl Client {
         (answer, second)
     }
 
-    /// Sends calls in one request that stops at the first that fails, and answers as many results as DSM gives. It is never sent
-    /// in parts: for sequences of which a later call is right only because an earlier one has just been answered.
+    /// Sends calls in one request that stops at the first one that fails, and returns the results that DSM gives. It is never
+    /// split: for sequences in which an earlier call guards the later ones.
     ///
     /// # Errors
     /// The request itself failed; only [`DsmError::Refused`], [`DsmError::Unreachable`], [`DsmError::Silent`] and
@@ -212,11 +213,11 @@ impl Client {
         let answer = self.call::<CompoundAnswer>(&whole).await?;
         let results = Results::of(calls, answer);
         let lost = |error: &DsmError| error.code().is_some_and(Code::wants_login);
-        // A session may be missed inside of a compound as well. Nothing was carried out then but questions, so all of it may be sent
-        // anew, once the session is renewed by a question.
-        if results.first_refusal().is_some_and(lost) && results.has_only_asked() {
-            let asked = self.call::<NoData>(&calls[0]).await;
-            if let Err(error) = asked
+        // A lost session may be reported inside a compound reply as well. Only reads were carried out then, so the whole request
+        // may be sent again, once a read has renewed the session.
+        if results.first_refusal().is_some_and(lost) && results.has_only_reads() {
+            let read = self.call::<NoData>(&calls[0]).await;
+            if let Err(error) = read
                 && error.code().is_none_or(Code::wants_login)
             {
                 return Err(error);
@@ -226,25 +227,32 @@ impl Client {
         Ok(results)
     }
 
-    /// Sends a call in a session, with a place among the requests under way if it is one of those that need one.
+    /// Sends a call in a session, with a permit if it counts against the request limits.
     async fn send_with<T: DeserializeOwned>(
         &self,
         call: &Call,
         session: &Session,
-        place: Option<Permit>,
+        permit: Option<Permit>,
     ) -> Result<T, DsmError> {
         let mut form = call.form();
         trace!(nas = %self.account.nas, ?call, "DSM call");
-        // DSM 7.1 wants the cookie, other versions are known to work with `_sid`: send both.
+        // DSM 7.1 requires the cookie, other versions are known to work with `_sid`: send both.
         form.push(("_sid", session.sid().to_owned()));
         let mut request = self.request("entry.cgi").header(COOKIE, session.cookie());
         if let Some(token) = session.token() {
             request = request.header("X-SYNO-TOKEN", token);
         }
-        // On the heap: several of these wait in one call of the CO, one after the other.
-        let sent = Box::pin(self.send(request, &form, call.api, call.method, DEADLINE, place));
+        // Boxed: a CSI call awaits several of these large futures.
+        let sent = Box::pin(self.send(
+            request,
+            &form,
+            call.api,
+            call.method,
+            REQUEST_TIMEOUT,
+            permit,
+        ));
         let answer = sent.await;
-        session.judge(&answer);
+        session.note_reply(&answer);
         answer
     }
 
@@ -255,7 +263,7 @@ impl Client {
         api: &'static str,
         method: &'static str,
         deadline: Duration,
-        place: Option<Permit>,
+        permit: Option<Permit>,
     ) -> Result<T, DsmError> {
         let form = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(form)
@@ -265,8 +273,8 @@ impl Client {
         let request = request.body(form).map_err(unfit)?;
         let started = Instant::now();
         let span = debug_span!("dsm", nas = %self.account.nas, api, method);
-        // In a task of its own: the NAS is at work, and the place taken, until there is an answer, whoever still waits for it.
-        let exchange = self.clone().exchange(request, deadline, place);
+        // In its own task: the NAS is busy, and the permit in use, until there is a reply, even if the caller has given up.
+        let exchange = self.clone().exchange(request, deadline, permit);
         let exchange = tokio::spawn(exchange.instrument(span)).await;
         let answer = exchange
             .unwrap_or_else(|broken| Err(Failure::Lost(broken.into())))
@@ -276,7 +284,7 @@ impl Client {
             .as_ref()
             .err()
             .map_or(Cow::Borrowed("ok"), DsmError::label);
-        let answered = answer.as_ref().err().is_none_or(DsmError::is_of_dsm);
+        let answered = answer.as_ref().err().is_none_or(DsmError::is_from_dsm);
         let nas = self.account.nas.to_string();
         let call = DsmCall {
             nas: &nas,
@@ -292,20 +300,20 @@ impl Client {
         answer
     }
 
-    /// One request and its answer, within a deadline, as long as the NAS answers at all.
+    /// One HTTP exchange, with a timeout, as long as the NAS answers at all.
     async fn exchange(
         self,
         request: http::Request<String>,
         deadline: Duration,
-        place: Option<Permit>,
+        permit: Option<Permit>,
     ) -> Result<http::Response<bytes::Bytes>, Failure> {
-        let exchange = self.while_heard(self.wire.send(request));
+        let exchange = self.while_alive(self.transport.send(request));
         let ended = timeout(deadline, exchange).await;
-        drop(place);
+        drop(permit);
         match ended {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(silence)) => Err(Failure::Lost(silence.into())),
-            Err(_) => Err(Failure::Lost(Box::new(Late {
+            Err(_) => Err(Failure::Lost(Box::new(TimedOut {
                 nas: self.account.nas.clone(),
                 limit: deadline,
             }))),
@@ -368,7 +376,7 @@ impl Client {
                 let text = SecretString::from(text);
                 let password = bare(text.expose_secret());
                 if password.is_empty() {
-                    // Sent, it would be a failed login, and Auto Block would count it.
+                    // Sending it would be a failed login, which Auto Block counts.
                     return Err(unreadable(std::io::Error::other(
                         "the file is empty: write the account's password into it (in Kubernetes: into the Secret)",
                     )));
@@ -385,35 +393,35 @@ impl Client {
     }
 }
 
-/// A password without what editors put around it: a byte-order mark, a line end.
+/// Strips what editors add to a password: a byte-order mark, a line end.
 fn bare(text: &str) -> &str {
     text.trim_start_matches('\u{feff}')
         .trim_end_matches(['\r', '\n'])
 }
 
-/// What an answer without success says about the address: then nothing was done.
+/// The error for an HTTP status that indicates a wrong URL: then nothing was done.
 fn misplaced(url: &str, answer: &http::Response<bytes::Bytes>) -> Option<DsmError> {
-    let told = |seen| {
+    let misplaced = |seen| {
         Some(DsmError::Misplaced {
             url: url.to_owned(),
             seen,
         })
     };
     if answer.status().is_redirection() {
-        let place = answer.headers().get(LOCATION)?.to_str().ok()?;
-        // Without its path: that is a page for people.
-        let place = url::Url::parse(url).ok()?.join(place).ok()?.origin();
-        return told(format!(
+        let target = answer.headers().get(LOCATION)?.to_str().ok()?;
+        // Without the path: that is a page for browsers.
+        let origin = url::Url::parse(url).ok()?.join(target).ok()?.origin();
+        return misplaced(format!(
             "sends its callers elsewhere: write url: {} into the configuration",
-            place.ascii_serialization()
+            origin.ascii_serialization()
         ));
     }
-    // ASSUMED: DSM's web server says so when it hears plain HTTP where it expects TLS, as any nginx does.
+    // ASSUMED: DSM's web server answers with this status to plain HTTP on a TLS port, as any nginx does.
     let plain = url.starts_with("http://") && answer.status() == StatusCode::BAD_REQUEST;
     let host = url.trim_start_matches("http://").trim_end_matches('/');
     plain.then_some(()).and_then(|()| {
-        told(format!(
-            "answers plain HTTP with status 400, as the port of HTTPS does: write url: https://{host} into the configuration"
+        misplaced(format!(
+        "answers plain HTTP with status 400, as the port of HTTPS does: write url: https://{host} into the configuration"
         ))
     })
 }

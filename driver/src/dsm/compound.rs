@@ -7,26 +7,26 @@ use serde_json::value::RawValue;
 use super::call::Call;
 use super::reply::{Code, DsmError, read as read_reply};
 
-/// The answer of `SYNO.Entry.Request`.
+/// The reply of `SYNO.Entry.Request`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct CompoundAnswer {
     result: Vec<Box<RawValue>>,
 }
 
 impl CompoundAnswer {
-    /// The results, one after the other, each with its own envelope.
+    /// The results in order, each with its own envelope.
     pub(crate) fn into_results(self) -> impl Iterator<Item = Box<RawValue>> {
         self.result.into_iter()
     }
 }
 
-/// The results of calls that were sent in one request. There are fewer than calls when DSM stopped at one that failed.
+/// The results of calls that were sent in one request. Fewer than calls if DSM stopped at one that failed.
 #[derive(Debug)]
-pub struct Results(Vec<Answered>);
+pub struct Results(Vec<RawResult>);
 
-/// The result of a call, whose type is not known yet.
+/// The unparsed result of a call.
 #[derive(Debug)]
-struct Answered {
+struct RawResult {
     api: &'static str,
     method: &'static str,
     result: Result<Box<RawValue>, DsmError>,
@@ -37,22 +37,22 @@ impl Results {
         let read = |(call, text): (&Call, Box<RawValue>)| {
             let (api, method) = (call.api, call.method);
             let result = read_reply::<Option<Box<RawValue>>>(api, method, text.get().as_bytes());
-            Answered {
+            RawResult {
                 api,
                 method,
                 result: result.map(Option::unwrap_or_default),
             }
         };
         let read = calls.iter().zip(answer.into_results()).map(read);
-        // DSM may name the calls that it did not make, with a code of their own.
-        let made = |answered: &Answered| {
-            let refusal = answered.result.as_ref().err();
+        // DSM may return a special code for calls that it did not carry out.
+        let carried_out = |raw: &RawResult| {
+            let refusal = raw.result.as_ref().err();
             refusal.and_then(DsmError::code) != Some(Code::STOPPED)
         };
-        Self(read.take_while(made).collect())
+        Self(read.take_while(carried_out).collect())
     }
 
-    /// The next result. `None`: the call was not made.
+    /// Takes the next result. `None`: the call was not carried out.
     ///
     /// # Errors
     /// [`DsmError`] of this call.
@@ -60,7 +60,7 @@ impl Results {
         if self.0.is_empty() {
             return None;
         }
-        let Answered {
+        let RawResult {
             api,
             method,
             result,
@@ -73,7 +73,7 @@ impl Results {
         Some(result.and_then(|data| serde_json::from_str(data.get()).map_err(garbled)))
     }
 
-    /// No call was made beyond those whose results were taken.
+    /// No results are left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -82,11 +82,11 @@ impl Results {
         self.0.iter().find_map(|one| one.result.as_ref().err())
     }
 
-    /// Nothing but questions was answered.
-    pub(crate) fn has_only_asked(&self) -> bool {
-        let asks = |method: &str| matches!(method, "get" | "list");
+    /// Only reads were carried out.
+    pub(crate) fn has_only_reads(&self) -> bool {
+        let is_read = |method: &str| matches!(method, "get" | "list");
         self.0
             .iter()
-            .all(|one| asks(one.method) || one.result.is_err())
+            .all(|one| is_read(one.method) || one.result.is_err())
     }
 }

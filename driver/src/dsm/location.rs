@@ -1,4 +1,5 @@
-//! `SYNO.Core.Storage.Volume` v1: the NAS's own volumes (`/volume1`), where LUNs live. Pure. Evidence: `proto/dsm/volume_*.json`.
+//! `SYNO.Core.Storage.Volume` v1: the volumes of the NAS (`/volume1`), on which LUNs are stored. Pure. Evidence:
+//! `proto/dsm/volume_*.json`.
 
 use serde::{Deserialize, Deserializer};
 
@@ -15,31 +16,31 @@ pub struct Location {
     #[serde(rename = "volume_path")]
     pub path: String,
     /// `btrfs` or `ext4`.
-    #[serde(default, deserialize_with = "rows::word")]
+    #[serde(default, deserialize_with = "rows::any_string")]
     pub fs_type: String,
-    /// One of DSM's words, of which nobody knows all: `normal`, `attention`, `background`, `degrade`, `crashed`, …
-    #[serde(default, deserialize_with = "rows::word")]
+    /// DSM's status; the full set of values is not known: `normal`, `attention`, `background`, `degrade`, `crashed`, …
+    #[serde(default, deserialize_with = "rows::any_string")]
     pub status: String,
-    /// No writes.
+    /// The volume is read-only.
     #[serde(default)]
     pub readonly: bool,
-    /// DSM writes a string of bytes, and nothing for a volume that has crashed.
+    /// Free space. DSM sends the number of bytes as a string, and nothing for a crashed volume.
     #[serde(rename = "size_free_byte", default, deserialize_with = "bytes")]
     pub free: Option<Bytes>,
-    /// `internal`, or `external` for one in a unit beside the NAS.
-    #[serde(default, deserialize_with = "rows::word")]
+    /// `internal`, or `external` for a volume in an expansion unit or on an external disk.
+    #[serde(default, deserialize_with = "rows::any_string")]
     pub location: String,
-    /// The same once more; nobody has seen the two differ.
-    #[serde(default, deserialize_with = "rows::word")]
+    /// The same information again; the two have never been seen to differ.
+    #[serde(default, deserialize_with = "rows::any_string")]
     pub container: String,
 }
 
-/// What DSM says of a volume in the NAS itself.
+/// DSM's value for a volume in the NAS itself.
 const INTERNAL: &str = "internal";
 
-/// States in which a volume shows no LUNs that lie on it. Source: the reference's lists of words (part 2, section G.1).
-/// ASSUMED: the words for one that is encrypted and locked.
-const HIDES: [&str; 8] = [
+/// States in which the LUNs of a volume are not listed. Source: the reference's lists of status values (part 2, section G.1).
+/// ASSUMED: the values for a volume that is encrypted and locked.
+const HIDES_LUNS: [&str; 8] = [
     "crashed",
     "locked",
     "unmounted",
@@ -50,18 +51,18 @@ const HIDES: [&str; 8] = [
     "failure",
 ];
 
-/// States besides in which a volume takes no new LUN.
-const TAKES_NONE: [&str; 3] = ["read_only", "deleting", "creating"];
+/// Further states in which a volume takes no new LUN.
+const TAKES_NO_LUNS: [&str; 3] = ["read_only", "deleting", "creating"];
 
 impl Location {
-    /// A new LUN may be put here. Only what is known to be bad stands against it: DSM's words are many, and a volume that is
-    /// merely full, being checked or with a disk that Synology has not verified says so with a word of its own.
+    /// A new LUN may be created here. Only states that are known to be bad count: DSM has many, and a volume that is merely full,
+    /// being checked or on an unverified disk has its own status.
     pub fn takes_luns(&self) -> bool {
-        let known_bad = |words: &[&str]| words.contains(&self.status.as_str());
-        !self.readonly && !known_bad(&HIDES) && !known_bad(&TAKES_NONE)
+        let is_in = |states: &[&str]| states.contains(&self.status.as_str());
+        !self.readonly && !is_in(&HIDES_LUNS) && !is_in(&TAKES_NO_LUNS)
     }
 
-    /// Words that are known to be harmless: there is nothing to say about them.
+    /// The status is a known one, so there is no need to log it.
     pub fn has_known_status(&self) -> bool {
         let harmless = [
             "normal",
@@ -77,22 +78,24 @@ impl Location {
             "raid_syncing",
             "syncing",
         ];
-        let word = self.status.as_str();
-        harmless.contains(&word) || HIDES.contains(&word) || TAKES_NONE.contains(&word)
+        let status = self.status.as_str();
+        harmless.contains(&status)
+            || HIDES_LUNS.contains(&status)
+            || TAKES_NO_LUNS.contains(&status)
     }
 
-    /// It lies in a unit that can be unplugged, so it is used only where it is named. One of two fields that says so is enough; one that
-    /// says nothing says nothing.
+    /// It is in a unit that can be unplugged, so it is used only if the StorageClass names it. Either of two fields may say so;
+    /// an empty field means nothing.
     pub fn is_external(&self) -> bool {
-        self.outside().is_some()
+        self.external_unit().is_some()
     }
 
-    /// DSM's word for the unit outside of the NAS in which it lies.
-    fn outside(&self) -> Option<&str> {
-        let words = [self.location.as_str(), self.container.as_str()];
-        words
+    /// DSM's value for the external unit, if it is in one.
+    fn external_unit(&self) -> Option<&str> {
+        let values = [self.location.as_str(), self.container.as_str()];
+        values
             .into_iter()
-            .find(|word| !word.is_empty() && *word != INTERNAL)
+            .find(|value| !value.is_empty() && *value != INTERNAL)
     }
 }
 
@@ -108,28 +111,28 @@ impl std::fmt::Display for Location {
         if self.readonly {
             write!(f, ", read-only")?;
         }
-        if let Some(word) = self.outside() {
-            write!(f, ", {word}")?;
+        if let Some(unit) = self.external_unit() {
+            write!(f, ", {unit}")?;
         }
         write!(f, ")")
     }
 }
 
-/// What stands against the NAS's showing all LUNs that it has loaded: a volume that has crashed or is locked shows none of its own
-/// (design.md#unknown-is-not-absent). A word that nobody knows is no doubt. Of a LUN that is known to have lain in one `place` nothing counts but that
-/// volume's state: LUNs do not move.
+/// Why LUNs may be missing from the list: those of a volume that has crashed or is locked are not listed
+/// (design.md#unknown-is-not-absent). Unknown states do not count. For a LUN that is known to be on the volume `place` only that
+/// volume's state counts: LUNs do not move.
 pub fn hides_luns(volumes: &Rows<Location>, place: Option<&str>) -> Option<String> {
-    let hides = |volume: &&Location| HIDES.contains(&volume.status.as_str());
-    let its_own = |volume: &&Location| Some(volume.path.as_str()) == place;
+    let hides = |volume: &&Location| HIDES_LUNS.contains(&volume.status.as_str());
+    let is_own = |volume: &&Location| Some(volume.path.as_str()) == place;
     if volumes
         .fit
         .iter()
-        .find(its_own)
+        .find(is_own)
         .is_some_and(|own| !hides(&own))
     {
         return None;
     }
-    if let Some(row) = volumes.unfit.first() {
+    if let Some(row) = volumes.unreadable.first() {
         return Some(format!(
             "of the volumes of the NAS, {}, so LUNs may be missing from its list",
             row.seen()
@@ -147,7 +150,7 @@ pub fn hides_luns(volumes: &Rows<Location>, place: Option<&str>) -> Option<Strin
 }
 
 fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
-    let text = rows::word(deserializer)?;
+    let text = rows::any_string(deserializer)?;
     Ok(text.parse().ok().map(Bytes))
 }
 
@@ -190,14 +193,14 @@ mod tests {
 
     /// design.md#unknown-is-not-absent
     #[test]
-    fn only_what_is_known_to_hide_luns_is_a_doubt() {
+    fn only_states_that_are_known_to_hide_luns_count() {
         for (status, takes, hides) in [
             (json!("normal"), true, false),
             (json!("degrade"), true, false),
             (json!("attention"), true, false),
             (json!("has_unverified_disk"), true, false),
             (json!("background"), true, false),
-            (json!("a word of DSM 8"), true, false),
+            (json!("a status of DSM 8"), true, false),
             (json!(""), true, false),
             (json!(7), true, false),
             (json!(null), true, false),
@@ -213,7 +216,7 @@ mod tests {
             assert_eq!(rows.fit[1].takes_luns(), takes, "{status}");
             let doubt = hides_luns(&rows, None);
             assert_eq!(doubt.is_some(), hides, "{status}");
-            // Where it lay counts, and nothing else.
+            // Only the volume of the LUN counts.
             for (place, hides) in [
                 ("/volume1", false),
                 ("/volume2", hides),
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn either_field_tells_of_a_unit_that_can_be_unplugged() {
+    fn either_field_shows_an_external_unit() {
         for (fields, external) in [
             (json!({}), false),
             (json!({"location": null, "container": ""}), false),

@@ -1,24 +1,24 @@
-//! What is said once, and not each time that it is seen again.
+//! Suppresses repeated log messages.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-/// Enough for what a NAS has to say; beyond that it is said each time.
-const MOST: usize = 256;
+/// Maximum number of remembered messages; beyond that they are logged each time.
+const MAX_MESSAGES: usize = 256;
 
-/// What this process has said already.
+/// The messages that this process has logged.
 #[derive(Debug, Default)]
 pub struct LogOnce(Mutex<BTreeSet<String>>);
 
 impl LogOnce {
-    /// It has not been said before.
-    pub fn first(&self, text: &str) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.contains(text) {
+    /// Whether `text` has not been logged before; remembers it.
+    pub fn is_first(&self, text: &str) -> bool {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.contains(text) {
             return false;
         }
-        if told.len() < MOST {
-            told.insert(text.to_owned());
+        if logged.len() < MAX_MESSAGES {
+            logged.insert(text.to_owned());
         }
         true
     }
@@ -29,8 +29,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thing_is_said_once() {
-        let told = LogOnce::default();
-        assert!(told.first("a") && told.first("b") && !told.first("a"));
+    fn a_message_is_logged_once() {
+        let log = LogOnce::default();
+        assert!(log.is_first("a") && log.is_first("b") && !log.is_first("a"));
     }
 }

@@ -1,10 +1,10 @@
-//! `SYNO.Core.ISCSI.LUN` v1: calls and answers. Pure. Evidence: `proto/dsm/lun_*.json`.
+//! `SYNO.Core.ISCSI.LUN` v1: calls and replies. Pure. Evidence: `proto/dsm/lun_*.json`.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::call::{Call, LUN_API};
-use super::rows::{Rows, UnreadableRow, word};
+use super::rows::{Rows, UnreadableRow, any_string};
 use crate::owner_tag::Owner;
 use crate::volume::{Bytes, LunUuid};
 
@@ -22,24 +22,24 @@ pub struct Lun {
     pub size: u64,
     /// For instance `/volume1`.
     pub location: String,
-    /// Free text: here stands the mark.
+    /// Free text; contains the owner tag.
     #[serde(default)]
     pub description: String,
-    /// The type's integer, or its name (older answers).
+    /// The type as a number, or its name (older releases).
     #[serde(rename = "type")]
     pub kind: Kind,
     /// The type's name (DSM 7).
     pub type_str: Option<String>,
-    /// One of DSM's words, of which nobody knows all; `normal` when all is well. Always asked for.
-    #[serde(default, deserialize_with = "word")]
+    /// DSM's status; the full set of values is not known, `normal` if healthy. Always requested.
+    #[serde(default, deserialize_with = "any_string")]
     pub status: String,
-    /// Create, clone, restore or delete is under way. Always asked for.
+    /// Create, clone, restore or delete is in progress. Always requested.
     pub is_action_locked: Option<bool>,
-    /// Something exports it. Always asked for.
+    /// It is exported, by a target or otherwise. Always requested.
     pub is_mapped: Option<bool>,
 }
 
-/// `type` in answers.
+/// `type` in replies.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
 pub enum Kind {
@@ -50,7 +50,7 @@ pub enum Kind {
 }
 
 impl Lun {
-    /// The type's name as `create` takes it, when it can be told.
+    /// The type's name as `create` takes it, if it is known.
     pub fn type_name(&self) -> Option<&str> {
         match (&self.type_str, &self.kind) {
             (Some(name), _) | (None, Kind::Name(name)) => Some(name),
@@ -64,13 +64,13 @@ impl Lun {
         }
     }
 
-    /// Its size.
+    /// The provisioned size.
     pub fn size(&self) -> Bytes {
         Bytes(self.size)
     }
 
-    /// Why nothing can be done with it at present; `None` when something can. This is DSM's own sign for create, clone, restore and
-    /// delete. An answer that leaves it out is no assurance.
+    /// Why it cannot be changed now; `None` if it can. `is_action_locked` is DSM's own flag during create, clone, restore and
+    /// delete. If the reply lacks it, the LUN counts as locked.
     pub fn locked(&self) -> Option<String> {
         let seen = match self.is_action_locked {
             Some(false) => return None,
@@ -83,7 +83,7 @@ impl Lun {
         ))
     }
 
-    /// Why it cannot be used at present; `None` when it can. Only words that are known to be bad count: DSM's are many.
+    /// Why it cannot be used now; `None` if it can. Only states that are known to be bad count: DSM has many.
     pub fn not_ready(&self) -> Option<String> {
         if let Some(seen) = self.locked() {
             return Some(seen);
@@ -96,10 +96,10 @@ impl Lun {
         })
     }
 
-    /// Its status is one about which there is nothing to say.
+    /// The status is a known one, so there is no need to log it.
     pub fn has_known_status(&self) -> bool {
-        let word = self.status.as_str();
-        HARMLESS.contains(&word) || UNUSABLE.contains(&word)
+        let status = self.status.as_str();
+        HARMLESS.contains(&status) || UNUSABLE.contains(&status)
     }
 }
 
@@ -115,7 +115,7 @@ const UNUSABLE: [&str; 8] = [
     "deleting",
 ];
 
-/// The others of that list.
+/// The other states of that list.
 const HARMLESS: [&str; 8] = [
     "",
     "normal",
@@ -127,7 +127,7 @@ const HARMLESS: [&str; 8] = [
     "processing",
 ];
 
-/// A row that cannot be read could be the LUN of this key.
+/// An unreadable row could be the LUN with this key.
 pub fn may_be(uuid: &LunUuid, row: &UnreadableRow) -> bool {
     match (row.text("uuid"), row.text("name")) {
         (Some(seen), _) => seen == uuid.as_str(),
@@ -136,10 +136,10 @@ pub fn may_be(uuid: &LunUuid, row: &UnreadableRow) -> bool {
     }
 }
 
-/// All names that this driver gives to LUNs begin so.
+/// The prefix of all LUN names of this driver.
 const PREFIX: &str = "csi";
 
-/// A row that cannot be read could be a LUN of this driver's: it bears the mark, or nobody can tell.
+/// An unreadable row could be a LUN of this driver: it has the owner tag, or that cannot be determined.
 pub fn may_be_ours(owner: &Owner, row: &UnreadableRow) -> bool {
     match (row.text("description"), row.text("name")) {
         (Some(description), _) => owner.read(description).is_ok(),
@@ -181,7 +181,7 @@ pub fn list() -> Call {
     Call::new(API, 1, "list").with("additional", ADDITIONAL)
 }
 
-/// What `create` is told.
+/// The parameters of `create`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewLun {
     /// At most 64 characters of DSM's alphabet.
@@ -192,10 +192,10 @@ pub struct NewLun {
     pub kind: String,
     /// For instance `/volume1`.
     pub location: String,
-    /// The mark.
+    /// Contains the owner tag.
     pub description: String,
-    /// A node's flushes reach the NAS's disks before they are answered: off unless it is asked for, and then nothing can switch it on
-    /// but `set`.
+    /// A node's flushes are acknowledged only when they have reached the NAS's disks. Off unless requested; afterwards only `set`
+    /// can switch it on.
     pub flushes: bool,
 }
 
@@ -246,7 +246,7 @@ pub fn map_target(uuid: &LunUuid, target_id: u64) -> Call {
 /// The method of [`unmap_target`].
 pub(super) const UNMAP: &str = "unmap_target";
 
-/// `unmap_target`: takes a target from those that export the LUN.
+/// `unmap_target`: removes a target from those that export the LUN.
 pub fn unmap_target(uuid: &LunUuid, target_id: u64) -> Call {
     Call::new(API, 1, UNMAP)
         .with("uuid", uuid.as_str())
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_type_is_told_from_either_field() {
+    fn the_type_is_read_from_either_field() {
         assert_eq!(lun("").type_name(), Some("BLUN"));
         assert_eq!(
             lun(r#","type_str":"BLUN_THICK""#).type_name(),
@@ -280,7 +280,7 @@ mod tests {
 
     /// design.md#create-first
     #[test]
-    fn a_lock_decides_and_only_words_known_to_be_bad_count() {
+    fn locked_luns_and_known_bad_states_are_not_ready() {
         for (extra, locked, ready) in [
             (
                 r#","status":"normal","is_action_locked":false"#,
@@ -296,7 +296,7 @@ mod tests {
                 true,
             ),
             (
-                r#","status":"a word of DSM 8","is_action_locked":false"#,
+                r#","status":"a status of DSM 8","is_action_locked":false"#,
                 false,
                 true,
             ),
@@ -321,25 +321,25 @@ mod tests {
     }
 
     #[test]
-    fn whose_an_unfit_row_is() {
+    fn an_unreadable_row_may_be_ours() {
         let owner = Owner::new("csi.synology.com".to_owned(), None);
-        let mark = owner.short();
+        let tag = owner.short();
         for (row, ours) in [
             (json!({"name": "vm", "description": "my LUN"}), false),
             (json!({"name": "vm"}), false),
             (json!({"name": "csi-pvc-1"}), true),
-            (json!({"name": "vm", "description": mark}), true),
+            (json!({"name": "vm", "description": tag}), true),
             (json!({"uuid": "u"}), true),
             (json!(null), true),
         ] {
             let rows: Rows<Lun> = serde_json::from_value(json!([row])).unwrap();
-            assert_eq!(may_be_ours(&owner, &rows.unfit[0]), ours, "{row}");
+            assert_eq!(may_be_ours(&owner, &rows.unreadable[0]), ours, "{row}");
         }
     }
 
     /// design.md#mkfs-defaults
     #[test]
-    fn thin_luns_ask_for_unmap_and_snapshots() {
+    fn thin_luns_are_created_with_unmap_and_snapshots() {
         let new = |kind: &str| NewLun {
             name: "n".to_owned(),
             size: Bytes::GIB,

@@ -1,5 +1,5 @@
-//! On which volumes of the NAS this process has seen LUNs. One that is gone was there, and nowhere else: a volume that hides its LUNs is a
-//! doubt about those that may lie on it (design.md#unknown-is-not-absent). Forgotten with the process, and then every such volume is one.
+//! Remembers on which volume of the NAS each LUN was seen: a volume that hides its LUNs matters only for LUNs that may be on it
+//! (design.md#unknown-is-not-absent). Kept in memory only; for a LUN that has not been seen, every such volume matters.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,28 +7,29 @@ use std::sync::{Mutex, PoisonError};
 use super::lun::Lun;
 use crate::volume::LunUuid;
 
-/// More than a NAS has LUNs, several times over.
-const MOST: usize = 4096;
+/// Capacity, several times the number of LUNs of a NAS.
+const MAX_LUNS: usize = 4096;
 
-/// The volumes of LUNs.
-// ASSUMED: a LUN keeps its volume for as long as it has its uuid. SAN Manager moves none; a clone on another volume has a uuid of its own.
+/// Paths of volumes by LUN uuid.
+// ASSUMED: a LUN keeps its volume for as long as it has its uuid. SAN Manager cannot move LUNs; a clone on another volume has its
+// own uuid.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<HashMap<String, String>>);
+pub(super) struct LunLocations(Mutex<HashMap<String, String>>);
 
-impl Places {
-    /// The LUN was seen.
+impl LunLocations {
+    /// Remembers the volume of this LUN.
     pub(super) fn remember(&self, lun: &Lun) {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if places.len() >= MOST {
-            places.clear();
+        let mut locations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if locations.len() >= MAX_LUNS {
+            locations.clear();
         }
-        places.insert(lun.uuid.clone(), lun.location.clone());
+        locations.insert(lun.uuid.clone(), lun.location.clone());
     }
 
-    /// Where the LUN was seen.
+    /// The volume on which the LUN was seen.
     pub(super) fn of(&self, uuid: &LunUuid) -> Option<String> {
-        let places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        places.get(uuid.as_str()).cloned()
+        let locations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        locations.get(uuid.as_str()).cloned()
     }
 }
 
@@ -39,20 +40,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_seen_is_known_until_there_is_too_much() {
-        let places = Places::default();
+    fn volumes_are_remembered_up_to_the_capacity() {
+        let locations = LunLocations::default();
         let uuid = |number: usize| format!("00000000-0000-4000-8000-{number:012}");
         let lun = |number: usize| -> Lun {
             let row = json!({"uuid": uuid(number), "name": "n", "size": 1, "location": "/volume2", "type": 263});
             serde_json::from_value(row).unwrap()
         };
-        let place = |number: usize| places.of(&uuid(number).parse().unwrap());
-        assert_eq!(place(0), None);
-        for number in 0..MOST {
-            places.remember(&lun(number));
+        let location = |number: usize| locations.of(&uuid(number).parse().unwrap());
+        assert_eq!(location(0), None);
+        for number in 0..MAX_LUNS {
+            locations.remember(&lun(number));
         }
-        assert_eq!(place(0).as_deref(), Some("/volume2"));
-        places.remember(&lun(MOST));
-        assert_eq!((place(0), place(MOST).as_deref()), (None, Some("/volume2")));
+        assert_eq!(location(0).as_deref(), Some("/volume2"));
+        locations.remember(&lun(MAX_LUNS));
+        assert_eq!(
+            (location(0), location(MAX_LUNS).as_deref()),
+            (None, Some("/volume2"))
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! One configured NAS and what the controller asks of it. Each method is one question or one effect with its read-back.
+//! A configured NAS and the operations of the controller on it. Each method is one query, or one change with its read-back.
 
 pub mod completeness;
 pub mod free_space;
@@ -16,7 +16,7 @@ use super::compound::Results;
 use super::location::{self, Location, LocationAnswer, LocationsAnswer};
 use super::log_once::LogOnce;
 use super::lun::{self, Lun, LunAnswer};
-use super::lun_locations::Places;
+use super::lun_locations::LunLocations;
 use super::reply::{DsmError, NoData};
 use super::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
 use crate::chap::Chap;
@@ -25,21 +25,21 @@ use crate::publication::{Iqn, Portal, portals_among};
 use crate::volume::{Bytes, LunUuid, NasName};
 use completeness::ListHistory;
 
-/// How long a LUN may stay locked, or a deleted one visible, before the caller is told to come again.
+/// How long a LUN may stay locked, or a deleted one visible, before the call fails with a retryable error.
 const LUN_READY_TIMEOUT: Duration = Duration::from_secs(60);
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(250);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(4);
 
-/// What came of an act upon a target.
+/// The outcome of a change to a target.
 #[derive(Debug)]
 pub enum TargetWrite {
-    /// It is done; all targets afterwards.
+    /// Done; all targets afterwards.
     Done(Vec<Target>),
-    /// The target is not there any more, and nothing was done; all targets.
-    NotThere(Vec<Target>),
-    /// DSM has carried it out although the number is another target's by now.
-    UponAnother {
-        /// Whose the number was just before, if anybody said so.
+    /// The target no longer exists, and nothing was done; all targets.
+    NotFound(Vec<Target>),
+    /// DSM has applied the change although the number belongs to another target by now.
+    WrongTarget {
+        /// The target that had the number just before, if DSM reported it.
         holder: Option<Target>,
         /// All targets afterwards.
         all: Vec<Target>,
@@ -51,28 +51,28 @@ pub enum TargetWrite {
 pub struct Nas {
     /// Its permanent name.
     pub name: NasName,
-    /// Names that it had before.
+    /// Its former names.
     pub aliases: Vec<NasName>,
-    /// The host of its address, as StorageClasses of the official driver name it (`dsm`).
+    /// The host of its URL, as `dsm` in StorageClasses of the official driver.
     pub host: String,
-    /// Configured portals; empty: the address of `host`.
+    /// Configured portals; empty: the addresses of `host`.
     pub portals: Vec<Portal>,
-    /// What stays free on its volumes, where a class says nothing of it.
+    /// Minimum free space on its volumes, unless the StorageClass sets another.
     pub floor: Floor,
-    /// The effect.
+    /// The client of its Web API.
     pub client: Client,
-    /// It was seen to go on with a compound request after a call that failed.
-    goes_on: AtomicBool,
-    /// What was said of it already.
-    pub(super) told: LogOnce,
-    /// What was seen of it, if it does not tell how long it has been up.
-    pub(super) memory: Mutex<ListHistory>,
-    /// Where its LUNs lie.
-    pub(super) places: Places,
+    /// DSM was seen to continue a compound request after a call that failed.
+    continues_after_error: AtomicBool,
+    /// Messages that were logged about it.
+    pub(super) logged: LogOnce,
+    /// Earlier lists, for a NAS that does not report its uptime.
+    pub(super) history: Mutex<ListHistory>,
+    /// The volumes of its LUNs.
+    pub(super) lun_locations: LunLocations,
 }
 
 impl Nas {
-    /// A NAS without aliases and configured portals.
+    /// A NAS without aliases, with the default portals.
     pub fn new(name: NasName, host: String, client: Client) -> Self {
         Self {
             name,
@@ -81,27 +81,27 @@ impl Nas {
             portals: Vec::new(),
             floor: Floor::default(),
             client,
-            goes_on: AtomicBool::default(),
-            told: LogOnce::default(),
-            memory: Mutex::default(),
-            places: Places::default(),
+            continues_after_error: AtomicBool::default(),
+            logged: LogOnce::default(),
+            history: Mutex::default(),
+            lun_locations: LunLocations::default(),
         }
     }
 
-    /// All names under which it is known, the present one first.
+    /// Its current name, then its aliases.
     pub fn names(&self) -> impl Iterator<Item = &NasName> {
         std::iter::once(&self.name).chain(&self.aliases)
     }
 
-    /// It is known under this name.
-    pub fn is_called(&self, name: &NasName) -> bool {
+    /// This is its name or one of its aliases.
+    pub fn has_name(&self, name: &NasName) -> bool {
         self.names().any(|known| known == name)
     }
 
-    /// Where its targets listen (design.md#portals).
+    /// The portals of its targets (design.md#portals).
     ///
     /// # Errors
-    /// No portal is configured and the NAS's name cannot be resolved.
+    /// No portal is configured, and the NAS's name cannot be resolved to a usable address.
     pub async fn portals(&self) -> std::io::Result<Vec<Portal>> {
         if !self.portals.is_empty() {
             return Ok(self.portals.clone());
@@ -120,35 +120,35 @@ impl Nas {
         Ok(portals)
     }
 
-    /// The LUN with this key. `None`: DSM says that it does not know it, which alone is no proof (design.md#unknown-is-not-absent).
+    /// The LUN with this key. `None`: DSM reports no such LUN, which alone is no proof (design.md#unknown-is-not-absent).
     ///
     /// # Errors
-    /// Anything else than a LUN or that answer.
+    /// Any other reply.
     pub async fn lun(&self, uuid: &LunUuid) -> Result<Option<Lun>, DsmError> {
-        // `get` takes names too: a LUN that is merely called like this uuid is another one.
+        // `get` takes names too: a LUN whose name is this uuid is another one.
         Ok(self
-            .lun_called(uuid.as_str())
+            .lun_by_name(uuid.as_str())
             .await?
             .filter(|lun| lun.uuid == uuid.as_str()))
     }
 
-    /// The LUN with this key or name, under the same terms.
+    /// The LUN with this name or key. `None`: DSM reports no such LUN, which alone is no proof.
     ///
     /// # Errors
-    /// Anything else than a LUN or DSM's word that there is none.
-    pub async fn lun_called(&self, name: &str) -> Result<Option<Lun>, DsmError> {
+    /// Any other reply.
+    pub async fn lun_by_name(&self, name: &str) -> Result<Option<Lun>, DsmError> {
         match self.client.call::<LunAnswer>(&lun::get(name)).await {
-            Ok(answer) => Ok(Some(self.seen(answer.lun))),
+            Ok(answer) => Ok(Some(self.note_lun(answer.lun))),
             Err(error) if error.code().is_some_and(super::Code::no_lun) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// The LUN with this key, under the same terms, and all targets of the NAS: one request. Those that were never mapped are not
-    /// among the targets of a LUN.
+    /// The LUN with this key, as [`Nas::lun`] returns it, and all targets of the NAS, in one request. All targets, because those
+    /// that were never mapped are not in the list for a LUN.
     ///
     /// # Errors
-    /// Anything else than both or DSM's word that there is no such LUN.
+    /// Any other reply.
     pub async fn lun_and_targets(
         &self,
         uuid: &LunUuid,
@@ -160,7 +160,7 @@ impl Nas {
         {
             Ok((found, all)) => {
                 let targets = self.targets_about(uuid, all.targets)?;
-                let found = Some((self.seen(found.lun), targets));
+                let found = Some((self.note_lun(found.lun), targets));
                 Ok(found.filter(|(lun, _)| lun.uuid == uuid.as_str()))
             }
             Err(error) if error.code().is_some_and(super::Code::no_lun) => Ok(None),
@@ -168,16 +168,16 @@ impl Nas {
         }
     }
 
-    /// A word for a LUN's state that nobody knows is worth a line in the log, and nothing else.
-    pub(super) fn seen(&self, lun: Lun) -> Lun {
-        self.places.remember(&lun);
-        if !lun.has_known_status() && self.told.first(&lun.status) {
-            tracing::info!(nas = %self.name, lun = lun.uuid, status = lun.status, "DSM has a word for a LUN that this driver does not know; it goes on");
+    /// Remembers the volume of a LUN, and logs an unknown status once.
+    pub(super) fn note_lun(&self, lun: Lun) -> Lun {
+        self.lun_locations.remember(&lun);
+        if !lun.has_known_status() && self.logged.is_first(&lun.status) {
+            tracing::info!(nas = %self.name, lun = lun.uuid, status = lun.status, "unknown status of a LUN: ignored");
         }
         lun
     }
 
-    /// Grows a LUN. Read its size back.
+    /// Grows a LUN. The caller must read its size back.
     ///
     /// # Errors
     /// [`DsmError`].
@@ -188,7 +188,7 @@ impl Nas {
             .map(drop)
     }
 
-    /// Starts the deletion of a LUN, which DSM carries out after it has answered.
+    /// Starts the deletion of a LUN, which DSM carries out asynchronously.
     ///
     /// # Errors
     /// [`DsmError`].
@@ -199,49 +199,49 @@ impl Nas {
             .map(drop)
     }
 
-    /// Reads a LUN until `done` accepts what `get` says, for a bounded time; answers the last that was seen.
+    /// Polls a LUN until `done` accepts it, for at most a minute; returns its last state.
     ///
     /// # Errors
-    /// [`DsmError`] of the first reading that fails.
+    /// [`DsmError`] of the first poll that fails.
     pub async fn lun_until(
         &self,
         uuid: &LunUuid,
         done: impl Fn(Option<&Lun>) -> bool,
     ) -> Result<Option<Lun>, DsmError> {
         let deadline = Instant::now() + LUN_READY_TIMEOUT;
-        let mut pause = FIRST_PAUSE;
+        let mut pause = MIN_POLL_INTERVAL;
         loop {
             let seen = self.lun(uuid).await?;
             if done(seen.as_ref()) || Instant::now() + pause > deadline {
                 return Ok(seen);
             }
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_POLL_INTERVAL);
         }
     }
 
     /// The targets that export `uuid`.
     ///
     /// # Errors
-    /// [`DsmError`]; a row that cannot be read and may concern the LUN is one.
+    /// [`DsmError`], also for an unreadable row that may concern the LUN.
     pub async fn targets_of(&self, uuid: &LunUuid) -> Result<Vec<Target>, DsmError> {
         let answer: TargetsAnswer = self.client.call(&target::list_of(uuid)).await?;
         self.targets_about(uuid, answer.targets)
     }
 
-    /// Every target of the NAS that can be read: the answer grows with their number.
+    /// Every readable target of the NAS: the reply grows with their number.
     ///
     /// # Errors
-    /// [`DsmError`]; a row that cannot be read and may concern `lun` is one.
+    /// [`DsmError`], also for an unreadable row that may concern `lun`.
     pub async fn targets(&self, lun: &LunUuid) -> Result<Vec<Target>, DsmError> {
         let answer: TargetsAnswer = self.client.call(&target::list()).await?;
         self.targets_about(lun, answer.targets)
     }
 
-    /// Creates a target, then reads all targets.
+    /// Creates a target, and returns all targets.
     ///
     /// # Errors
-    /// [`DsmError`]; whatever it is, the target may exist.
+    /// [`DsmError`]; the target may exist all the same.
     pub async fn create_target(
         &self,
         lun: &LunUuid,
@@ -259,65 +259,65 @@ impl Nas {
         self.targets_about(lun, all.targets)
     }
 
-    /// Sets what a login to a target must prove.
+    /// Sets the CHAP credentials of a target; `None`: no CHAP.
     ///
     /// # Errors
-    /// See [`Nas::act`].
+    /// See [`Nas::write_target`].
     pub async fn set_auth(
         &self,
         lun: &LunUuid,
         target: &Target,
         chap: Option<&Chap>,
     ) -> Result<TargetWrite, DsmError> {
-        self.act(lun, target, target::set_auth(target.target_id, chap))
+        self.write_target(lun, target, target::set_auth(target.target_id, chap))
             .await
     }
 
     /// Maps a LUN to a target.
     ///
     /// # Errors
-    /// See [`Nas::act`].
+    /// See [`Nas::write_target`].
     pub async fn map_target(
         &self,
         uuid: &LunUuid,
         target: &Target,
     ) -> Result<TargetWrite, DsmError> {
-        self.act(uuid, target, lun::map_target(uuid, target.target_id))
+        self.write_target(uuid, target, lun::map_target(uuid, target.target_id))
             .await
     }
 
-    /// Takes a LUN from a target.
+    /// Unmaps a LUN from a target.
     ///
     /// # Errors
-    /// See [`Nas::act`].
+    /// See [`Nas::write_target`].
     pub async fn unmap_target(
         &self,
         uuid: &LunUuid,
         target: &Target,
     ) -> Result<TargetWrite, DsmError> {
-        self.act(uuid, target, lun::unmap_target(uuid, target.target_id))
+        self.write_target(uuid, target, lun::unmap_target(uuid, target.target_id))
             .await
     }
 
-    /// Gives a target another name.
+    /// Renames a target.
     ///
     /// # Errors
-    /// See [`Nas::act`].
+    /// See [`Nas::write_target`].
     pub async fn rename_target(
         &self,
         lun: &LunUuid,
         target: &Target,
         name: &str,
     ) -> Result<TargetWrite, DsmError> {
-        self.act(lun, target, target::rename(target.target_id, name))
+        self.write_target(lun, target, target::rename(target.target_id, name))
             .await
     }
 
-    /// Deletes a target. `lun` is taken out of it first: what `delete` does to a live session is not known, and a unit that is not
-    /// mapped takes no more writes.
+    /// Deletes a target. `lun` is unmapped from it first: what `delete` does to a live session is not known, and an unmapped LUN
+    /// takes no more writes.
     ///
     /// # Errors
-    /// See [`Nas::act`].
+    /// See [`Nas::write_target`].
     pub async fn delete_target(
         &self,
         lun: &LunUuid,
@@ -325,84 +325,84 @@ impl Nas {
     ) -> Result<TargetWrite, DsmError> {
         let delete = target::delete(target.target_id);
         if target.mapping_of(lun).is_none() {
-            return self.act(lun, target, delete).await;
+            return self.write_target(lun, target, delete).await;
         }
         let unmap = lun::unmap_target(lun, target.target_id);
         let both = [unmap, delete.clone()];
-        match self.act_in_order(lun, target, &both).await {
-            // Somebody was faster, or DSM does not take a LUN from a target in use.
+        match self.write_target_in_order(lun, target, &both).await {
+            // It was unmapped meanwhile, or DSM does not unmap a LUN from a target in use.
             Err(DsmError::Refused {
                 method: lun::UNMAP, ..
-            }) => self.act(lun, target, delete).await,
-            acted => acted,
+            }) => self.write_target(lun, target, delete).await,
+            outcome => outcome,
         }
     }
 
-    /// Acts upon a target, a publication of `lun`, that was seen in an earlier request. DSM gives the numbers of deleted targets away again, so the request
-    /// that acts by the number finds the target by its name first, and stops if it is gone.
+    /// Changes a target, a publication of `lun`, that was read in an earlier request. DSM reuses the numbers of deleted targets,
+    /// so the request looks up the target by its name before the change by number, and stops if it is gone.
     ///
     /// # Errors
-    /// [`DsmError`]; unless DSM refused, the act may have been carried out.
-    async fn act(
+    /// [`DsmError`]; unless DSM refused it, the change may have been carried out.
+    async fn write_target(
         &self,
         lun: &LunUuid,
         target: &Target,
-        act: Call,
+        write: Call,
     ) -> Result<TargetWrite, DsmError> {
-        self.act_in_order(lun, target, &[act]).await
+        self.write_target_in_order(lun, target, &[write]).await
     }
 
-    async fn act_in_order(
+    async fn write_target_in_order(
         &self,
         lun: &LunUuid,
         target: &Target,
-        acts: &[Call],
+        writes: &[Call],
     ) -> Result<TargetWrite, DsmError> {
-        // On a NAS that goes on after a call that fails, the guard only guards when it is asked before.
-        if self.goes_on.load(Ordering::Relaxed)
-            && let Some(all) = self.absent(lun, target).await?
+        // On a NAS that continues after a failed call, the guard has to be a separate request before the change.
+        if self.continues_after_error.load(Ordering::Relaxed)
+            && let Some(all) = self.list_if_absent(lun, target).await?
         {
-            return Ok(TargetWrite::NotThere(all));
+            return Ok(TargetWrite::NotFound(all));
         }
-        let calls = target::guarded(target, true, acts);
+        let calls = target::guarded(target, true, writes);
         let mut results = self.client.call_sequence(&calls).await?;
         let refusal = match results.take::<TargetAnswer>() {
-            Some(Ok(_)) => return self.acted(lun, target, acts, results).await,
+            Some(Ok(_)) => return self.write_outcome(lun, target, writes, results).await,
             Some(Err(refusal)) if refusal.code().is_some_and(super::Code::no_target) => refusal,
             Some(Err(error)) => return Err(error),
             None => return Err(target::no_result(&calls[0])),
         };
         if !results.is_empty() {
-            self.goes_on.store(true, Ordering::Relaxed);
-            tracing::warn!(nas = %self.name, %refusal, "DSM goes on with a compound request after a call that fails");
-            return self.acted(lun, target, acts, results).await;
+            self.continues_after_error.store(true, Ordering::Relaxed);
+            tracing::warn!(nas = %self.name, %refusal, "DSM continues a compound request after a call that fails");
+            return self.write_outcome(lun, target, writes, results).await;
         }
-        if let Some(all) = self.absent(lun, target).await? {
-            return Ok(TargetWrite::NotThere(all));
+        if let Some(all) = self.list_if_absent(lun, target).await? {
+            return Ok(TargetWrite::NotFound(all));
         }
-        // It is there, and `get` does not find it by its name: that DSM takes names there was only ever seen by others.
-        let calls = target::guarded(target, false, acts);
+        // It exists, but `get` does not find it by its name: that DSM accepts names there is known only from other clients.
+        let calls = target::guarded(target, false, writes);
         let results = self.client.call_sequence(&calls).await?;
-        self.acted(lun, target, acts, results).await
+        self.write_outcome(lun, target, writes, results).await
     }
 
-    /// All targets, if this one is not among them any more under its name.
-    async fn absent(
+    /// All targets, if this one is no longer among them under its name.
+    async fn list_if_absent(
         &self,
         lun: &LunUuid,
         target: &Target,
     ) -> Result<Option<Vec<Target>>, DsmError> {
         let all = self.targets(lun).await?;
-        let there = |row: &Target| row.is(target) && row.name == target.name;
-        Ok((!all.iter().any(there)).then_some(all))
+        let is_it = |row: &Target| row.is(target) && row.name == target.name;
+        Ok((!all.iter().any(is_it)).then_some(all))
     }
 
-    /// What came of the acts, and upon whom: the results of `get` by number, the acts, `list`.
-    async fn acted(
+    /// The outcome of the writes, and which target they affected, from the results of `get` by number, the writes, `list`.
+    async fn write_outcome(
         &self,
         lun: &LunUuid,
         target: &Target,
-        acts: &[Call],
+        writes: &[Call],
         mut results: Results,
     ) -> Result<TargetWrite, DsmError> {
         let holder = match results.take::<TargetAnswer>() {
@@ -410,46 +410,50 @@ impl Nas {
             Some(holder) => holder.map(|answer| answer.target),
         };
         let mut done = Ok(());
-        let mut any = false;
-        for act in acts {
+        let mut any_done = false;
+        for write in writes {
             match (results.take::<NoData>(), &done) {
-                (Some(Ok(NoData)), _) => any = true,
+                (Some(Ok(NoData)), _) => any_done = true,
                 (Some(Err(refusal)), Ok(())) => done = Err(refusal),
-                // Stopped: the number is nobody's.
+                // DSM stopped: there is no target with this number.
                 (None, Ok(())) => {
                     let code = holder.as_ref().err().and_then(DsmError::code);
-                    let refused = code.map(|code| act.refused(code));
-                    done = Err(refused.unwrap_or_else(|| target::no_result(act)));
+                    let refused = code.map(|code| write.refused(code));
+                    done = Err(refused.unwrap_or_else(|| target::no_result(write)));
                 }
                 (None | Some(Err(_)), Err(_)) => {}
             }
         }
-        let mine = |row: &Target| row.is(target);
-        if any && !holder.as_ref().is_ok_and(mine) {
-            let all = self.listed(lun, &mut results).await?;
-            return Ok(TargetWrite::UponAnother {
+        let is_own = |row: &Target| row.is(target);
+        if any_done && !holder.as_ref().is_ok_and(is_own) {
+            let all = self.final_list(lun, &mut results).await?;
+            return Ok(TargetWrite::WrongTarget {
                 holder: holder.ok(),
                 all,
             });
         }
         match done {
-            Ok(()) => Ok(TargetWrite::Done(self.listed(lun, &mut results).await?)),
-            Err(refusal) if refusal.code().is_some_and(super::Code::no_target) => {
-                Ok(TargetWrite::NotThere(self.listed(lun, &mut results).await?))
-            }
+            Ok(()) => Ok(TargetWrite::Done(self.final_list(lun, &mut results).await?)),
+            Err(refusal) if refusal.code().is_some_and(super::Code::no_target) => Ok(
+                TargetWrite::NotFound(self.final_list(lun, &mut results).await?),
+            ),
             Err(refusal) => Err(refusal),
         }
     }
 
-    /// The list that a sequence ends with; asked for by itself where it is missing.
-    async fn listed(&self, lun: &LunUuid, results: &mut Results) -> Result<Vec<Target>, DsmError> {
+    /// The list at the end of a sequence; requested separately if it is missing.
+    async fn final_list(
+        &self,
+        lun: &LunUuid,
+        results: &mut Results,
+    ) -> Result<Vec<Target>, DsmError> {
         match results.take::<TargetsAnswer>() {
             Some(Ok(all)) => self.targets_about(lun, all.targets),
             None | Some(Err(_)) => self.targets(lun).await,
         }
     }
 
-    /// All volumes of the NAS that can be read.
+    /// All readable volumes of the NAS.
     ///
     /// # Errors
     /// [`DsmError`].
@@ -462,8 +466,8 @@ impl Nas {
             .iter()
             .filter(|volume| !volume.has_known_status())
         {
-            if self.told.first(status) {
-                tracing::info!(nas = %self.name, volume = path, status, "DSM has a word for a volume that this driver does not know; it goes on");
+            if self.logged.is_first(status) {
+                tracing::info!(nas = %self.name, volume = path, status, "unknown status of a volume: ignored");
             }
         }
         Ok(volumes.fit)

@@ -1,4 +1,4 @@
-//! DSM's answers: the envelope, the error codes and every way in which an answer can fail to be one. Pure.
+//! DSM's replies: the envelope, the error codes and all errors of a call. Pure.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 
-/// An error code of the DSM Web API. The numbers and their grades stand in the reference; named here are those that the
-/// driver acts upon or explains.
+/// An error code of the DSM Web API. The reference lists all with their sources; named here are those that the driver acts on or
+/// explains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Code(pub u32);
 
@@ -23,7 +23,7 @@ macro_rules! codes {
                 match self.0 {
                     $($number => $text,)*
                     122..=127 => "no permission, or the session has ended: the account must be an administrator",
-                    _ => "no text known for this code",
+                    _ => "unknown error code",
                 }
             }
         }
@@ -31,19 +31,19 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Also what a NAS with CSRF protection answers to a call without token.
+    /// Also the reply of a NAS with CSRF protection to a call without token.
     NO_PERMISSION = 105, "no permission, or the CSRF token is missing; the account must be an administrator";
     /// DSM 6.
     SESSION_TIMEOUT = 106, "the session timed out";
     /// Ended by another login.
     SESSION_DUPLICATE = 107, "the session was ended by another login";
-    /// Of a call in a compound: one before it failed.
+    /// For a call in a compound: an earlier one failed.
     STOPPED = 112, "not carried out, because a call before it failed";
-    /// `Storage.Volume get` says this of a volume that does not exist.
+    /// `Storage.Volume get` returns this for a volume that does not exist.
     NO_SUCH_LOCATION = 117, "no such volume, or the NAS is busy";
     /// DSM 7, also after a restart.
     SESSION_UNKNOWN = 119, "the session is unknown or expired";
-    /// Bound to another source address than the call's.
+    /// The session is bound to another source address.
     WRONG_ADDRESS = 150, "the session belongs to another source address: let the controller's address be the same for all calls, or switch the check of addresses off (Control Panel, Security)";
     /// The account lacks an application's privilege.
     NO_APPLICATION = 160, "the account may not use this application: allow it (Control Panel, Application Privileges), or add the account to the group administrators";
@@ -64,9 +64,9 @@ codes! {
     /// Auth: Auto Block, per source address, a day by default.
     ADDRESS_BLOCKED = 407, "the NAS blocks this address after failed logins: remove it from the block list (Control Panel, Security)";
     /// Auth.
-    PASSWORD_EXPIRED = 408, "the password has expired: set it anew on the NAS, without an expiry (Control Panel, User & Group)";
+    PASSWORD_EXPIRED = 408, "the password has expired: set a new one on the NAS, without an expiry (Control Panel, User & Group)";
     /// Auth.
-    PASSWORD_EXPIRED_TOO = 409, "the password has expired: set it anew on the NAS, without an expiry (Control Panel, User & Group)";
+    PASSWORD_EXPIRED_TOO = 409, "the password has expired: set a new one on the NAS, without an expiry (Control Panel, User & Group)";
     /// Auth.
     PASSWORD_MUST_CHANGE = 410, "the password must be changed: log in to DSM once with this account";
     /// Auth.
@@ -89,7 +89,7 @@ codes! {
     BAD_SIZE = 18_990_502, "bad size";
     /// LUN `create` and `set`.
     BAD_NAME = 18_990_503, "illegal LUN name";
-    /// Some methods say this where others say [`Code::NO_SUCH_LUN`].
+    /// Some methods return this where others return [`Code::NO_SUCH_LUN`].
     BAD_LUN_UUID = 18_990_505, "bad LUN uuid";
     /// SynologyOpenSource/synology-csi: pkg/dsm/webapi/iscsi.go.
     NO_SUCH_LUN = 18_990_531, "no such LUN";
@@ -101,9 +101,9 @@ codes! {
     TOO_MANY_TARGETS = 18_990_542, "the NAS holds as many iSCSI targets as its model allows";
     /// `map_target`.
     LOAD_FAILED = 18_990_570, "the NAS could not load the LUN";
-    /// LUN `create`: one of `dev_attribs` that this type or release does not have.
+    /// LUN `create`: this type or release does not have one of the `dev_attribs`.
     BAD_ATTRIBUTE = 18_990_622, "bad device attribute";
-    /// Target `create` and `set`: a length, or a name or password missing.
+    /// Target `create` and `set`: invalid length, or name or password missing.
     BAD_AUTH_DATA = 18_990_708, "bad CHAP name or password";
     /// Bad id or no such target: never a proof of absence (design.md#dsm-reuses-target-numbers).
     BAD_TARGET_ID = 18_990_710, "bad target id";
@@ -120,7 +120,7 @@ codes! {
 }
 
 impl Code {
-    /// The session cannot be used for this call: what there is to do about it (design.md#one-login).
+    /// Whether this code means that the session is lost (design.md#one-login).
     pub fn session(self) -> SessionLoss {
         match self.0 {
             106 | 107 | 119 => SessionLoss::Gone,
@@ -130,28 +130,28 @@ impl Code {
         }
     }
 
-    /// DSM may have meant the session and not the call.
+    /// The session may be the cause, and not the call.
     pub fn wants_login(self) -> bool {
         self.session() != SessionLoss::No
     }
 
-    /// What a refused login with this answer was refused for.
+    /// Why a login with this code was refused.
     pub fn login(self) -> LoginRefusal {
         match self.0 {
             400 | 404 => LoginRefusal::Credential,
             407 => LoginRefusal::Address,
-            // Unknown ones among them: they are of the same kind, and asking at each call would help nobody.
+            // Including unknown codes: likely of the same kind, and retrying with each call would not help.
             401..=497 => LoginRefusal::Account,
-            _ => LoginRefusal::Passing,
+            _ => LoginRefusal::Transient,
         }
     }
 
-    /// DSM says that it does not know the LUN. Not yet a proof (design.md#unknown-is-not-absent).
+    /// DSM reports no such LUN. No proof of absence by itself (design.md#unknown-is-not-absent).
     pub fn no_lun(self) -> bool {
         matches!(self, Self::NO_SUCH_LUN | Self::BAD_LUN_UUID)
     }
 
-    /// DSM says that it does not know the target. Never a proof (design.md#dsm-reuses-target-numbers).
+    /// DSM reports no such target. Never a proof of absence (design.md#dsm-reuses-target-numbers).
     pub fn no_target(self) -> bool {
         matches!(
             self,
@@ -159,35 +159,35 @@ impl Code {
         )
     }
 
-    /// The NAS has no such API, or not this method or version of it: the call did nothing. Of a compound, that it was refused before any
-    /// call in it was looked at.
+    /// The NAS has no such API, method or version: the call did nothing. A compound with this code was refused before any of its
+    /// calls.
     pub(crate) fn no_such_call(self) -> bool {
         matches!(self.0, 102..=104)
     }
 }
 
-/// Whether a refused call was refused for its session.
+/// Whether a call was refused because of its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionLoss {
-    /// For something else.
+    /// For another reason.
     No,
     /// The session is gone: another login helps.
     Gone,
-    /// Another login may help, or the account lacks a right and it never will.
+    /// Another login may help; or the account lacks a permission, and it never will.
     Perhaps,
 }
 
-/// What a login was refused for, as far as the next try is concerned.
+/// Why a login was refused, as far as retries are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginRefusal {
     /// The password, or another factor, is wrong: Auto Block counts it.
     Credential,
-    /// The password was right; something about the account stands against it, which can change on the NAS.
+    /// The password was right, but the account may not log in, which can be fixed on the NAS.
     Account,
     /// The source address is blocked.
     Address,
-    /// Nothing of these: DSM starts, is upgraded, or is busy.
-    Passing,
+    /// Transient: DSM is starting, being upgraded, or busy.
+    Transient,
 }
 
 impl fmt::Display for Code {
@@ -196,10 +196,10 @@ impl fmt::Display for Code {
     }
 }
 
-/// The API of logins.
+/// The API for logins.
 pub(super) const LOGIN: &str = "SYNO.API.Auth";
 
-/// Why a call has no good answer. It can be told to several: those who wait for one login share what becomes of it.
+/// Why a call failed. `Clone`, because calls that wait for the same login share its error.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DsmError {
     /// No connection: the call was not sent.
@@ -216,18 +216,18 @@ pub enum DsmError {
     Untrusted {
         /// Where.
         url: String,
-        /// Why, and what to type.
+        /// Why, and the remedy.
         seen: String,
     },
-    /// Who is at that address does not take calls there: the call was not carried out.
+    /// The server at that address does not serve the Web API: the call was not carried out.
     #[error("the NAS at {url} {seen}")]
     Misplaced {
         /// Where.
         url: String,
-        /// What was seen, and what to type.
+        /// What was seen, and the remedy.
         seen: String,
     },
-    /// The NAS answers nothing at all: the call was not sent.
+    /// The NAS does not answer any request: the call was not sent.
     #[error(transparent)]
     Silent(Silence),
     /// Sent, but no answer: it may have been carried out.
@@ -241,14 +241,14 @@ pub enum DsmError {
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// An answer, but not one of DSM: a proxy, a booting or an upgrading NAS. It may have been carried out.
+    /// The reply is not one of DSM: a proxy, a booting or an upgrading NAS. The call may have been carried out.
     #[error("{api}.{method} was answered with something that is not a DSM answer: {seen}")]
     Garbled {
         /// The API.
         api: &'static str,
         /// The method.
         method: &'static str,
-        /// HTTP status and what does not fit; never the body, which may hold a session id.
+        /// The HTTP status or parse error; never the body, which may contain a session id.
         seen: String,
     },
     /// DSM refused the call.
@@ -282,30 +282,30 @@ pub enum DsmError {
     },
 }
 
-/// A NAS answers nothing. As text: which, since when and what was seen; the time is one and no span, so that the same outage has the
-/// same words.
+/// The NAS does not answer. The text has its name, since when, and the cause; a point in time and no duration, so that the text
+/// stays the same during an outage.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "NAS {nas} at {url} has answered nothing since {}: {seen}; look whether it is up, and open that address from where the controller runs",
+    "NAS {nas} at {url} has answered nothing since {}: {cause}; look whether it is up, and open that address from where the controller runs",
     humantime::format_rfc3339_seconds(*since)
 )]
 pub struct Silence {
     pub(super) nas: String,
     pub(super) url: String,
     pub(super) since: SystemTime,
-    pub(super) seen: String,
+    pub(super) cause: String,
 }
 
 /// When a refused login is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextTry {
-    /// In seconds since 1970.
+    /// Unix seconds.
     pub at: u64,
-    /// A restart of the controller would try at once.
+    /// After a restart the controller would try immediately.
     pub restart: bool,
 }
 
-/// A time and no span: the same failure has the same text, so that Kubernetes counts its events instead of keeping each.
+/// A point in time and no duration: the same failure has the same text, so that Kubernetes aggregates its events.
 fn with_next_try(code: Code, next: Option<NextTry>) -> String {
     let Some(next) = next else {
         return String::new();
@@ -317,7 +317,7 @@ fn with_next_try(code: Code, next: Option<NextTry>) -> String {
             text += ", since failures lock this address out; at once with another password here";
         }
         LoginRefusal::Address => text += ", and not sooner",
-        LoginRefusal::Account | LoginRefusal::Passing => {}
+        LoginRefusal::Account | LoginRefusal::Transient => {}
     }
     if next.restart {
         text += "; at once after kubectl -n NAMESPACE rollout restart deployment -l app.kubernetes.io/component=controller";
@@ -326,7 +326,7 @@ fn with_next_try(code: Code, next: Option<NextTry>) -> String {
 }
 
 impl DsmError {
-    /// A word or code for metrics: bounded, and nothing of the message.
+    /// The metrics label: DSM's code or the kind of error, a bounded set.
     pub fn label(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::Refused { code, .. } | Self::Login { code, .. } => {
@@ -342,8 +342,8 @@ impl DsmError {
         })
     }
 
-    /// The NAS lets nobody in: it is of no matter what for.
-    pub fn keeps_out(&self) -> bool {
+    /// The NAS is inaccessible, whatever the call.
+    pub fn is_inaccessible(&self) -> bool {
         match self {
             Self::Untrusted { .. }
             | Self::Misplaced { .. }
@@ -357,13 +357,13 @@ impl DsmError {
         }
     }
 
-    /// The call was not sent: there was no way to the NAS, or no session.
+    /// The call was not sent: the NAS was unreachable, or there was no session.
     pub fn is_before_sending(&self) -> bool {
         match self {
             Self::Lost { api, .. } | Self::Garbled { api, .. } | Self::Refused { api, .. } => {
                 *api == LOGIN
             }
-            // What is said of an address may have been said by who stands before the NAS.
+            // The reply may be from a proxy in front of the NAS.
             Self::Misplaced { .. } => false,
             Self::Unreachable { .. }
             | Self::Untrusted { .. }
@@ -373,8 +373,8 @@ impl DsmError {
         }
     }
 
-    /// DSM itself said so.
-    pub fn is_of_dsm(&self) -> bool {
+    /// DSM itself replied.
+    pub fn is_from_dsm(&self) -> bool {
         match self {
             Self::Refused { .. } | Self::Login { .. } => true,
             Self::Unreachable { .. }
@@ -387,7 +387,7 @@ impl DsmError {
         }
     }
 
-    /// DSM's code, when DSM refused the call itself.
+    /// DSM's code, if DSM refused the call itself (not the login).
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Refused { code, .. } => Some(*code),
@@ -403,11 +403,11 @@ impl DsmError {
     }
 }
 
-/// Reads the answer to `api.method`: DSM's envelope around `T`. A call that returns nothing has no `data`: read it as
-/// [`Nothing`].
+/// Parses the reply to `api.method`: DSM's envelope around `T`. A call that returns nothing has no `data`: parse it as
+/// [`NoData`].
 ///
 /// # Errors
-/// [`DsmError::Refused`] with DSM's code; [`DsmError::Garbled`] for anything that is not a DSM answer of this shape.
+/// [`DsmError::Refused`] with DSM's code; [`DsmError::Garbled`] for anything that is not a DSM reply of this shape.
 pub fn read<T: DeserializeOwned>(
     api: &'static str,
     method: &'static str,
@@ -419,7 +419,7 @@ pub fn read<T: DeserializeOwned>(
     envelope.open(api, method)
 }
 
-/// The `data` of a call that returns nothing: absent, `null`, an object or an array, all the same.
+/// The `data` of a call that returns nothing: absent, `null` or any value.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(from = "IgnoredAny")]
 pub struct NoData;
@@ -430,9 +430,9 @@ impl From<IgnoredAny> for NoData {
     }
 }
 
-/// `{"success":true,"data":…}` or `{"success":false,"error":{"code":N}}`, also inside a compound answer.
+/// `{"success":true,"data":…}` or `{"success":false,"error":{"code":N}}`, also inside a compound reply.
 ///
-/// What is in it is looked at once its type is known: a tree of values of any kind takes sixty times the room of its text.
+/// `data` is parsed once its type is known: a tree of `Value`s takes sixty times the memory of its text.
 #[derive(Debug, Deserialize)]
 struct Envelope<'a> {
     success: bool,

@@ -1,4 +1,4 @@
-//! The rows of a list, read one by one: a row of an unknown shape, of somebody else's LUN for instance, hides no other. Pure.
+//! Lists of DSM, parsed row by row: an unreadable row, of somebody else's LUN for instance, does not hide the others. Pure.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,13 +13,14 @@ use super::reply::DsmError;
 /// All rows of a list.
 #[derive(Debug)]
 pub struct Rows<T> {
-    /// Those that could be read.
+    /// The readable rows.
     pub fit: Vec<T>,
-    /// Those that could not.
-    pub unfit: Vec<UnreadableRow>,
+    /// The unreadable rows.
+    pub unreadable: Vec<UnreadableRow>,
 }
 
-/// A row that is not as it should be. It may be anybody's: who looks for something in the list has to ask whether it could be that.
+/// A row of an unexpected shape. It may be anything: code that looks for something in the list must check whether this row could
+/// be it.
 #[derive(Clone, Debug)]
 pub struct UnreadableRow {
     row: Value,
@@ -27,17 +28,17 @@ pub struct UnreadableRow {
 }
 
 impl UnreadableRow {
-    /// A field, if it is there and a text.
+    /// A field, if it is a string.
     pub fn text(&self, field: &str) -> Option<&str> {
         self.row.get(field)?.as_str()
     }
 
-    /// `text` stands anywhere in it.
+    /// `text` occurs anywhere in it.
     pub fn mentions(&self, text: &str) -> bool {
         self.row.to_string().contains(text)
     }
 
-    /// What is known of it: its name or key, and what does not fit.
+    /// For messages: its name or key, and why it cannot be read.
     pub fn seen(&self) -> String {
         let name = ["name", "iqn", "uuid", "volume_path"]
             .iter()
@@ -56,7 +57,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Rows<T> {
     }
 }
 
-/// Reads rows one after the other: a tree of values takes many times the room of its row, and there is one at a time.
+/// Parses one row at a time: a `Value` takes many times the memory of its text, and only one exists at a time.
 struct OneByOne<T>(PhantomData<T>);
 
 impl<'de, T: DeserializeOwned> Visitor<'de> for OneByOne<T> {
@@ -69,12 +70,12 @@ impl<'de, T: DeserializeOwned> Visitor<'de> for OneByOne<T> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Rows<T>, A::Error> {
         let mut rows = Rows {
             fit: Vec::new(),
-            unfit: Vec::new(),
+            unreadable: Vec::new(),
         };
         while let Some(row) = list.next_element::<Value>()? {
             match T::deserialize(&row) {
-                Ok(fit) => rows.fit.push(fit),
-                Err(error) => rows.unfit.push(UnreadableRow {
+                Ok(parsed) => rows.fit.push(parsed),
+                Err(error) => rows.unreadable.push(UnreadableRow {
                     row,
                     why: error.to_string(),
                 }),
@@ -85,28 +86,28 @@ impl<'de, T: DeserializeOwned> Visitor<'de> for OneByOne<T> {
 }
 
 impl<T> Rows<T> {
-    /// The rows in which everything is that is looked for.
+    /// The readable rows, if no unreadable row could be of interest.
     ///
     /// # Errors
-    /// [`DsmError::Garbled`]: a row of `list` that cannot be read `could_be` what is looked for. Unknown is not absent.
-    pub fn unless(
+    /// [`DsmError::Garbled`]: an unreadable row of `list` `could_be` of interest. Unknown is not absent.
+    pub fn complete(
         self,
         list: &Call,
         could_be: impl Fn(&UnreadableRow) -> bool,
     ) -> Result<Vec<T>, DsmError> {
-        match self.unfit.iter().find(|row| could_be(row)) {
-            Some(doubt) => Err(DsmError::Garbled {
+        match self.unreadable.iter().find(|row| could_be(row)) {
+            Some(row) => Err(DsmError::Garbled {
                 api: list.api,
                 method: list.method,
-                seen: doubt.seen(),
+                seen: row.seen(),
             }),
             None => Ok(self.fit),
         }
     }
 }
 
-/// A word of a vocabulary that nobody knows whole: whatever DSM writes there is a word.
-pub(super) fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+/// Deserializes a string whose possible values are not fully known: any JSON value is accepted.
+pub(super) fn any_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::String(word) => word,
         Value::Null => String::new(),
@@ -127,24 +128,24 @@ mod tests {
     }
 
     #[test]
-    fn an_unfit_row_hides_no_other() {
+    fn an_unreadable_row_hides_no_other() {
         let rows: Rows<Row> = serde_json::from_str(
             r#"[{"name":"a","size":1},{"name":"b"},null,{"name":"c","size":-1},{"name":"d","size":4}]"#,
         )
         .unwrap();
         let names: Vec<&str> = rows.fit.iter().map(|row| row.name.as_str()).collect();
         assert_eq!(names, ["a", "d"]);
-        assert_eq!(rows.unfit.len(), 3);
-        assert!(rows.unfit[0].seen().contains("\"b\""));
+        assert_eq!(rows.unreadable.len(), 3);
+        assert!(rows.unreadable[0].seen().contains("\"b\""));
         let list = Call::new("A", 1, "list");
         let error = rows
-            .unless(&list, |row| row.text("name").is_none_or(|name| name == "x"))
+            .complete(&list, |row| row.text("name").is_none_or(|name| name == "x"))
             .unwrap_err();
         assert!(error.to_string().contains("unknown name"), "{error}");
     }
 
     #[test]
-    fn a_list_that_is_none_is_no_empty_list() {
+    fn a_malformed_list_is_not_an_empty_list() {
         for text in ["null", "{}", "1", r#""""#] {
             assert!(serde_json::from_str::<Rows<Row>>(text).is_err(), "{text}");
         }

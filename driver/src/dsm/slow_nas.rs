@@ -1,4 +1,4 @@
-//! A NAS for tests of how many requests it gets and what becomes of those that it does not answer: in paused time.
+//! A fake NAS for tests of request limits and timeouts, with paused time. It can be slow, hang, or be off.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,44 +20,44 @@ use super::reply::{DsmError, NoData};
 use super::transport::{Failure, Transport};
 
 const LUN: &str = "SYNO.Core.ISCSI.LUN";
-/// What the client has for connecting.
-const CONNECTS: Duration = Duration::from_secs(10);
+/// The client's connect timeout.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Does what it is told to; answers each request at first, after the time that its method takes.
+/// By default it answers each request after a delay.
 pub(super) struct SlowNas {
-    /// How long everything but logins and questions takes.
+    /// The delay of everything but logins, logouts and probes.
     pub(super) takes: Mutex<Duration>,
-    /// It carries creates out one after the other.
+    /// Serializes creates.
     creating: tokio::sync::Mutex<()>,
-    /// Nothing is answered while this is so, as if it were stopped.
+    /// No request is answered while this is true.
     hangs: watch::Sender<bool>,
-    /// These are never answered.
+    /// Methods that are never answered.
     pub(super) mute: Mutex<BTreeSet<&'static str>>,
-    /// Nobody is there.
+    /// Connecting times out.
     pub(super) off: AtomicBool,
-    /// The methods that were sent; a compound is called `create` if it holds one.
+    /// The methods of all requests; every compound counts as `create`.
     seen: Mutex<Vec<String>>,
-    /// How many are under way, and how many were at most: creates, others, questions.
-    lanes: [(AtomicUsize, AtomicUsize); 3],
+    /// Requests in progress now and at most: creates, others, probes.
+    in_progress: [(AtomicUsize, AtomicUsize); 3],
 }
 
 impl fmt::Debug for SlowNas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Played")
+        f.write_str("SlowNas")
     }
 }
 
-/// A request under way.
-struct UnderWay<'a>(&'a AtomicUsize);
+/// A request in progress.
+struct InProgress<'a>(&'a AtomicUsize);
 
-impl Drop for UnderWay<'_> {
+impl Drop for InProgress<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl SlowNas {
-    /// The NAS, and a client that knows it.
+    /// The NAS, and a client for it.
     pub(super) fn nas() -> (Arc<Self>, Client) {
         let nas = Arc::new(Self {
             takes: Mutex::new(Duration::from_secs(1)),
@@ -66,7 +66,7 @@ impl SlowNas {
             mute: Mutex::default(),
             off: AtomicBool::new(false),
             seen: Mutex::default(),
-            lanes: Default::default(),
+            in_progress: Default::default(),
         });
         let account = Account {
             nas: "nas1".parse().unwrap(),
@@ -89,31 +89,31 @@ impl SlowNas {
         seen.iter().filter(|seen| *seen == method).count()
     }
 
-    /// How many creates, other requests, and questions were under way at most.
+    /// The maximum number of concurrent creates, other requests, and probes.
     pub(super) fn most(&self) -> [usize; 3] {
-        [0, 1, 2].map(|lane: usize| self.lanes[lane].1.load(Ordering::Relaxed))
+        [0, 1, 2].map(|class: usize| self.in_progress[class].1.load(Ordering::Relaxed))
     }
 
-    /// How many creates, other requests, and questions are under way.
+    /// How many creates, other requests, and probes are in progress.
     pub(super) fn now(&self) -> [usize; 3] {
-        [0, 1, 2].map(|lane: usize| self.lanes[lane].0.load(Ordering::Relaxed))
+        [0, 1, 2].map(|class: usize| self.in_progress[class].0.load(Ordering::Relaxed))
     }
 
-    fn begin(&self, method: &str) -> UnderWay<'_> {
-        let lane = match method {
+    fn begin(&self, method: &str) -> InProgress<'_> {
+        let class = match method {
             "create" => 0,
             "query" => 2,
             _ => 1,
         };
-        let (now, most) = &self.lanes[lane];
+        let (now, most) = &self.in_progress[class];
         let count = now.fetch_add(1, Ordering::Relaxed) + 1;
         most.fetch_max(count, Ordering::Relaxed);
-        UnderWay(now)
+        InProgress(now)
     }
 
     async fn answer(&self, method: &str) -> Result<&'static str, Failure> {
         if self.off.load(Ordering::Relaxed) {
-            sleep(CONNECTS).await;
+            sleep(CONNECT_TIMEOUT).await;
             return Err(Failure::Unreachable("timed out".into()));
         }
         if self.mute.lock().unwrap().contains(method) {
@@ -133,7 +133,7 @@ impl SlowNas {
             }
             _ => sleep(takes).await,
         }
-        // What had been begun when it came to hang is answered afterwards.
+        // Requests that were in progress when the NAS started to hang are answered after it.
         let _ = self.hangs.subscribe().wait_for(|hangs| !hangs).await;
         Ok(r#"{"success":true}"#)
     }
@@ -150,29 +150,29 @@ impl Transport for SlowNas {
                 &method
             };
             self.seen.lock().unwrap().push(method.to_owned());
-            let _under_way = self.begin(method);
+            let _in_progress = self.begin(method);
             let body = self.answer(method).await?;
             Ok(Response::new(body.into()))
         })
     }
 }
 
-/// A question that takes a place.
-pub(super) async fn ask(client: &Client) -> Result<(), DsmError> {
+/// A read, which needs a permit.
+pub(super) async fn read(client: &Client) -> Result<(), DsmError> {
     let call = Call::new(LUN, 1, "list");
     client.call::<NoData>(&call).await.map(drop)
 }
 
-/// A create, in one request with a look at what has come of it.
+/// A create, in one request with a look-up of its result.
 pub(super) async fn create(client: &Client) -> Result<(), DsmError> {
     let create = Call::new(LUN, 1, "create").with("name", json!("n"));
-    let look = Call::new(LUN, 1, "get").with("uuid", json!("n"));
-    let both = client.call_each::<NoData, NoData>(&create, &look).await?;
+    let get = Call::new(LUN, 1, "get").with("uuid", json!("n"));
+    let both = client.call_each::<NoData, NoData>(&create, &get).await?;
     both.0.map(drop)
 }
 
-/// Lets so much paused time pass.
-pub(super) async fn later(time: Duration) {
-    // sleep: in paused time it takes none.
+/// Advances the paused time, and runs other tasks.
+pub(super) async fn wait(time: Duration) {
+    // sleep: returns at once in paused time.
     sleep(time).await;
 }

@@ -1,5 +1,5 @@
-//! `SYNO.Core.ISCSI.LUN` v1 `list_snapshot`: the snapshots of a LUN, which `delete` of the LUN takes along without a word. Pure, but for the
-//! question itself. Evidence: `proto/dsm/lun_list_snapshot*.json`.
+//! `SYNO.Core.ISCSI.LUN` v1 `list_snapshot`: the snapshots of a LUN, which `delete` of the LUN silently deletes. Pure, except for
+//! the request itself. Evidence: `proto/dsm/lun_list_snapshot*.json`.
 
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
@@ -18,34 +18,34 @@ use crate::volume::LunUuid;
 /// A snapshot of a LUN. Unknown fields are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Snapshot {
-    /// SAN Manager does not show it.
-    #[serde(default, deserialize_with = "rows::word")]
+    /// Not shown in SAN Manager.
+    #[serde(default, deserialize_with = "rows::any_string")]
     pub name: String,
-    /// What people see of it, beside its time and lock.
-    #[serde(default, deserialize_with = "rows::word")]
+    /// Shown in SAN Manager, with its time and lock.
+    #[serde(default, deserialize_with = "rows::any_string")]
     pub description: String,
-    /// Epoch seconds.
+    /// Unix seconds.
     #[serde(default)]
     pub create_time: Value,
-    /// Somebody has locked it. All recorded rows tell it, so one that does not is not as expected.
+    /// A user has locked it. All recorded rows have this field, so its absence is unexpected.
     #[serde(default)]
     pub is_user_locked: Value,
-    /// It may not be deleted for some days (WORM). Asked for; older releases know nothing of it.
+    /// It must not be deleted for some days (WORM). Requested; older releases do not have it.
     #[serde(default)]
     pub is_worm_locked: Value,
-    /// Packages that need it: Snapshot Replication, for instance. Asked for.
+    /// Packages that need it: Snapshot Replication, for instance. Requested.
     #[serde(default)]
     pub locked_app_keys: Value,
 }
 
 impl Snapshot {
-    /// Why it must not go. `None`: DSM says that nobody has locked it.
+    /// Why it must not be deleted. `None`: DSM reports that it is not locked.
     pub fn locked(&self) -> Option<String> {
         if self.is_user_locked == Value::Bool(true) {
             return Some("locked".to_owned());
         }
         if self.is_user_locked != Value::Bool(false) {
-            return Some("DSM does not tell whether it is locked".to_owned());
+            return Some("DSM does not report whether it is locked".to_owned());
         }
         if !matches!(self.is_worm_locked, Value::Null | Value::Bool(false)) {
             return Some("immutable".to_owned());
@@ -56,14 +56,14 @@ impl Snapshot {
     }
 }
 
-/// As people find it in SAN Manager.
+/// As shown in SAN Manager.
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             name, description, ..
         } = self;
         write!(f, "{name:?}")?;
-        // Later than the year 9999 has no such text.
+        // RFC 3339 has no years after 9999.
         if let Some(seconds) = self
             .create_time
             .as_u64()
@@ -83,17 +83,17 @@ impl fmt::Display for Snapshot {
 /// `data` of `list_snapshot`.
 #[derive(Debug, Deserialize)]
 pub struct SnapshotsAnswer {
-    /// All of the LUN's.
+    /// All snapshots of the LUN.
     pub snapshots: Rows<Snapshot>,
 }
 
-/// The snapshots of a LUN: which may go with it, and what stands against it.
+/// The snapshots of a LUN, by whether they may be deleted with it.
 #[derive(Debug, Default, PartialEq)]
 pub struct Snapshots {
-    /// Those that nobody has locked, in words.
-    pub free: Vec<String>,
-    /// The others, and rows that cannot be read.
-    pub kept: Vec<String>,
+    /// Unlocked ones, as text for messages.
+    pub unlocked: Vec<String>,
+    /// Locked ones with the reason, and unreadable rows.
+    pub locked: Vec<String>,
 }
 
 impl From<SnapshotsAnswer> for Snapshots {
@@ -101,22 +101,22 @@ impl From<SnapshotsAnswer> for Snapshots {
         let mut all = Self::default();
         for snapshot in &answer.snapshots.fit {
             match snapshot.locked() {
-                None => all.free.push(snapshot.to_string()),
-                Some(why) => all.kept.push(format!("{snapshot}: {why}")),
+                None => all.unlocked.push(snapshot.to_string()),
+                Some(why) => all.locked.push(format!("{snapshot}: {why}")),
             }
         }
         // Unknown is not unlocked.
-        let unfit = answer.snapshots.unfit.iter();
-        all.kept.extend(unfit.map(rows::UnreadableRow::seen));
+        let unreadable = answer.snapshots.unreadable.iter();
+        all.locked.extend(unreadable.map(rows::UnreadableRow::seen));
         all
     }
 }
 
-/// What a refused `list_snapshot` says. `None`: there are none that it could know of.
-fn refused(refusal: DsmError) -> Option<DsmError> {
+/// Classifies an error of `list_snapshot`. `None`: the LUN cannot have snapshots.
+fn unless_unsupported(refusal: DsmError) -> Option<DsmError> {
     let none = |code: Code| {
-        // A release or model without snapshots; a type of LUN without them; a LUN that somebody has just deleted, of which `delete` and
-        // `get` tell more.
+        // A release or model without snapshots; a LUN type without them; a LUN that was deleted just now, which `delete` and
+        // `get` will notice.
         code.no_such_call() || code == Code::BAD_TYPE || code.no_lun()
     };
     (!refusal.code().is_some_and(none)).then_some(refusal)
@@ -130,11 +130,10 @@ pub fn list_of(lun: &LunUuid) -> Call {
 }
 
 impl Nas {
-    /// The targets that export `uuid` and the snapshots of it: one request.
+    /// The targets that export `uuid`, and its snapshots, in one request.
     ///
     /// # Errors
-    /// [`DsmError`]: anything else than both, or a refusal that proves that it has no snapshots. A target's row that cannot be read and
-    /// may concern the LUN is one.
+    /// [`DsmError`], unless it proves that the LUN has no snapshots; also for an unreadable target row that may concern the LUN.
     pub async fn targets_and_snapshots(
         &self,
         uuid: &LunUuid,
@@ -146,7 +145,7 @@ impl Nas {
         let targets = self.targets_about(uuid, targets.targets)?;
         let snapshots = match snapshots {
             Ok(answer) => Snapshots::from(answer),
-            Err(error) => match refused(error) {
+            Err(error) => match unless_unsupported(error) {
                 Some(error) => return Err(error),
                 None => Snapshots::default(),
             },
@@ -168,8 +167,8 @@ mod tests {
     }
 
     #[test]
-    fn only_a_snapshot_that_dsm_calls_unlocked_may_go() {
-        for (row, kept) in [
+    fn only_a_snapshot_that_dsm_reports_as_unlocked_may_be_deleted() {
+        for (row, locked) in [
             (json!({"is_user_locked": false}), false),
             (
                 json!({"is_user_locked": false, "is_worm_locked": false, "locked_app_keys": []}),
@@ -194,10 +193,10 @@ mod tests {
             (json!(null), true),
             (json!(7), true),
         ] {
-            let seen = of(&json!([row]));
+            let snapshots = of(&json!([row]));
             assert_eq!(
-                (seen.kept.len(), seen.free.len()),
-                (usize::from(kept), usize::from(!kept)),
+                (snapshots.locked.len(), snapshots.unlocked.len()),
+                (usize::from(locked), usize::from(!locked)),
                 "{row}"
             );
         }
@@ -205,27 +204,27 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_named_as_people_see_it() {
+    fn a_snapshot_is_described_as_in_san_manager() {
         let row = json!({"name": "SnapShot-1", "description": "before the upgrade", "create_time": 1_742_739_365, "is_user_locked": true});
         assert_eq!(
-            of(&json!([row])).kept,
+            of(&json!([row])).locked,
             [r#""SnapShot-1" of 2025-03-23T14:16:05Z (before the upgrade): locked"#]
         );
         for time in [json!("yesterday"), json!(u64::MAX), json!(-1), json!(null)] {
             let row = json!({"name": "s", "create_time": time, "is_user_locked": false});
-            assert_eq!(of(&json!([row])).free, [r#""s""#], "{time}");
+            assert_eq!(of(&json!([row])).unlocked, [r#""s""#], "{time}");
         }
     }
 
     #[test]
-    fn a_list_that_is_none_is_no_empty_list() {
+    fn a_malformed_list_is_not_an_empty_list() {
         for text in ["{}", r#"{"snapshots":null}"#, "null"] {
             assert!(
                 serde_json::from_str::<SnapshotsAnswer>(text).is_err(),
                 "{text}"
             );
         }
-        let said = |code| DsmError::Refused {
+        let refusal = |code| DsmError::Refused {
             api: lun::API,
             method: "list_snapshot",
             code: Code(code),
@@ -242,7 +241,7 @@ mod tests {
             (117, false),
             (18_990_004, false),
         ] {
-            assert_eq!(refused(said(code)).is_none(), none, "{code}");
+            assert_eq!(unless_unsupported(refusal(code)).is_none(), none, "{code}");
         }
     }
 }

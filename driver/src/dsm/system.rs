@@ -1,4 +1,4 @@
-//! `SYNO.Core.System` v1 `info`: how long the NAS has been up. Pure. Evidence: `proto/dsm/system_info.json`.
+//! `SYNO.Core.System` v1 `info`: the uptime of the NAS. Pure. Evidence: `proto/dsm/system_info.json`.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::call::Call;
 
-/// `data` of `info`, of which DSM 6 and 7 tell some thirty fields.
+/// `data` of `info`. DSM 6 and 7 return some thirty fields; only this one is used.
 #[derive(Debug, Deserialize)]
 pub struct SystemAnswer {
     #[serde(default)]
@@ -15,7 +15,7 @@ pub struct SystemAnswer {
 }
 
 impl SystemAnswer {
-    /// Since when the NAS is up: `75:12:9` is hours, minutes and seconds. `None`: it does not tell in this way.
+    /// The uptime of the NAS: `75:12:9` is hours, minutes and seconds. `None`: absent, or in another format.
     pub fn up_time(&self) -> Option<Duration> {
         let text = self.up_time.as_str()?;
         let parts: Vec<u64> = text

@@ -1,4 +1,4 @@
-//! `SYNO.Core.ISCSI.Target` v1: calls and answers. Pure. Evidence: `proto/dsm/target_*.json`.
+//! `SYNO.Core.ISCSI.Target` v1: calls and replies. Pure. Evidence: `proto/dsm/target_*.json`.
 //!
 //! `target_id` is a JSON *string* holding the number; a bare number is refused (measured).
 
@@ -25,15 +25,15 @@ pub struct Target {
     pub iqn: String,
     /// A disabled target takes no logins.
     pub is_enabled: Option<bool>,
-    /// Who proves himself at a login: 0 nobody, 1 the initiator, 2 both.
+    /// CHAP: 0 none, 1 one-way (initiator), 2 mutual.
     pub auth_type: Option<u8>,
-    /// The name that the initiator proves. The passwords come back empty.
+    /// The initiator's CHAP name. DSM returns passwords empty.
     pub user: Option<String>,
-    /// The name that the target proves.
+    /// The target's CHAP name.
     pub mutual_user: Option<String>,
-    /// Always asked for.
+    /// Always requested.
     pub mapped_luns: Vec<Mapping>,
-    /// Always asked for.
+    /// Always requested.
     #[serde(default)]
     pub connected_sessions: Vec<ConnectedSession>,
 }
@@ -43,12 +43,12 @@ pub struct Target {
 pub struct Mapping {
     /// The LUN's key.
     pub lun_uuid: String,
-    /// The SCSI logical unit number; −1 was seen of a target that is not loaded.
+    /// The SCSI logical unit number; −1 was seen for a target that is not loaded.
     pub mapping_index: i64,
 }
 
 impl Mapping {
-    /// The SCSI logical unit number, if it can be one.
+    /// The SCSI logical unit number, if it is valid.
     pub fn unit(&self) -> Option<u16> {
         u16::try_from(self.mapping_index).ok()
     }
@@ -57,22 +57,22 @@ impl Mapping {
 /// An initiator that is logged in.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ConnectedSession {
-    /// Its name.
+    /// Its IQN.
     pub iqn: String,
-    /// Its address.
+    /// Its IP address.
     #[serde(default)]
     pub ip: String,
 }
 
 impl Target {
-    /// Under which number it exports `lun`.
+    /// The mapping of `lun` to this target.
     pub fn mapping_of(&self, lun: &LunUuid) -> Option<&Mapping> {
         self.mapped_luns
             .iter()
             .find(|mapping| mapping.lun_uuid == lun.as_str())
     }
 
-    /// What speaks against it asking for just this proof, as far as DSM tells: it never tells a password.
+    /// How its CHAP settings differ from `chap`, as far as DSM reports them: it never returns a password.
     pub fn differs_from(&self, chap: Option<&Chap>) -> Option<String> {
         let wanted = Method::of(chap).auth_type();
         if let Some(seen) = self.auth_type.filter(|seen| *seen != wanted) {
@@ -82,53 +82,53 @@ impl Target {
         let other =
             |seen: &Option<String>, wanted: &str| seen.as_ref().is_some_and(|seen| seen != wanted);
         if other(&self.user, &chap.initiator.user) {
-            return Some("the name of the initiator is another".to_owned());
+            return Some("the initiator's CHAP name differs".to_owned());
         }
         match &chap.target {
             Some(target) if other(&self.mutual_user, &target.user) => {
-                Some("the name of the target is another".to_owned())
+                Some("the target's CHAP name differs".to_owned())
             }
             Some(_) | None => None,
         }
     }
 
-    /// It is the same target, as seen at another time.
+    /// It is the same target, read at another time.
     pub fn is(&self, other: &Self) -> bool {
         self.target_id == other.target_id && self.iqn == other.iqn
     }
 
-    /// Its IQN, when it has the form of one.
+    /// Its IQN, if it is well-formed.
     pub fn iqn(&self) -> Option<Iqn> {
         self.iqn.parse().ok()
     }
 }
 
-/// A row that cannot be read could concern `lun`: it is a publication of it or names it, or nobody can tell. A person's target that does
-/// not say which LUNs it exports is passed over: that somebody exports the LUN, DSM says of the LUN, too (`is_mapped`).
+/// An unreadable row could concern `lun`: it is a publication of it or mentions it, or that cannot be determined. A foreign
+/// target without readable mappings is ignored: DSM also reports for the LUN that it is exported (`is_mapped`).
 pub fn may_concern(row: &UnreadableRow, lun: &LunUuid) -> bool {
     row.text("iqn").is_none_or(|iqn| {
         publication_of(iqn).is_some_and(|published| published == *lun) || row.mentions(lun.as_str())
     })
 }
 
-/// A row that cannot be read could be a publication of this driver's.
+/// An unreadable row could be a publication of this driver.
 pub fn may_be_ours(row: &UnreadableRow) -> bool {
     row.text("iqn")
         .is_none_or(|iqn| publication_of(iqn).is_some())
 }
 
-/// Which LUN the target of this name is a publication of.
+/// The LUN of which the target with this IQN is a publication.
 fn publication_of(iqn: &str) -> Option<LunUuid> {
     let iqn: Iqn = iqn.parse().ok()?;
     iqn.publication().map(|(lun, _)| lun)
 }
 
-/// A compound answer lacks the result of a call that must have been made.
+/// The error for a compound reply that lacks the result of a call.
 pub(super) fn no_result(call: &Call) -> DsmError {
     DsmError::Garbled {
         api: call.api,
         method: call.method,
-        seen: "no result in a compound answer".to_owned(),
+        seen: "no result in a compound reply".to_owned(),
     }
 }
 
@@ -158,7 +158,7 @@ pub fn list() -> Call {
     Call::new(API, 1, "list").with("additional", ADDITIONAL)
 }
 
-/// `list` of the targets that export `lun`. The filter is not proven: check every row.
+/// `list` of the targets that export `lun`. The filter is not verified: check every row.
 pub fn list_of(lun: &LunUuid) -> Call {
     list().with("lun_uuid", lun.as_str())
 }
@@ -175,15 +175,15 @@ fn get_numbered(target_id: u64) -> Call {
     get(&target_id.to_string())
 }
 
-/// What is sent to act upon a target by its number, all in one request that stops at the first error: `get` by its name, which
-/// is never made twice, so that the target is there; `get` by the number, which tells whose it is; the acts; the list.
+/// The calls to change a target by its number, in one request that stops at the first error: `get` by its name, which is never
+/// reused, to check that the target exists; `get` by the number, to see which target has it; the writes; the list.
 ///
-/// Without the name for a NAS whose `get` does not take names.
-pub fn guarded(target: &Target, by_name: bool, acts: &[Call]) -> Vec<Call> {
+/// Without the `get` by name for a NAS that does not support it.
+pub fn guarded(target: &Target, by_name: bool, writes: &[Call]) -> Vec<Call> {
     let name = by_name.then(|| get(&target.name));
     name.into_iter()
         .chain([get_numbered(target.target_id)])
-        .chain(acts.iter().cloned())
+        .chain(writes.iter().cloned())
         .chain([list()])
         .collect()
 }
@@ -196,7 +196,7 @@ pub fn create(name: &str, iqn: &Iqn, chap: Option<&Chap>) -> Call {
     with_auth(call, chap).with("max_sessions", 0)
 }
 
-/// `set` of what a login must prove, by numeric id only (design.md#dsm-reuses-target-numbers).
+/// `set` of the CHAP credentials, by numeric id only (design.md#dsm-reuses-target-numbers).
 pub fn set_auth(target_id: u64, chap: Option<&Chap>) -> Call {
     let call = Call::new(API, 1, "set").with("target_id", target_id.to_string());
     with_auth(call, chap)
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_held_against_what_was_asked() {
+    fn chap_settings_are_compared() {
         let seen = |fields: &str| {
             let text =
                 format!(r#"{{"target_id":1,"name":"n","iqn":"iqn.x","mapped_luns":[]{fields}}}"#);
@@ -260,7 +260,7 @@ mod tests {
         };
         let one = r#","auth_type":1,"user":"alice","mutual_user":"""#;
         let both = r#","auth_type":2,"user":"alice","mutual_user":"nas""#;
-        for (fields, asked, differs) in [
+        for (fields, chap, differs) in [
             (r#","auth_type":0,"user":"left over""#, None, false),
             (one, None, true),
             (one, Some(chap(None)), false),
@@ -271,7 +271,7 @@ mod tests {
             (both, Some(chap(None)), true),
             ("", Some(chap(Some("nas"))), false),
         ] {
-            let found = seen(fields).differs_from(asked.as_ref());
+            let found = seen(fields).differs_from(chap.as_ref());
             assert_eq!(found.is_some(), differs, "{fields}: {found:?}");
         }
     }
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_somebody_else_blinds_nobody() {
+    fn unreadable_rows_of_foreign_targets_are_ignored() {
         use serde_json::json;
         const UUID: &str = "13a3cd1e-f296-4d4b-b712-a85c139f9dac";
         let (lun, other): (LunUuid, LunUuid) = (
@@ -331,10 +331,10 @@ mod tests {
             (json!(17), true, true),
         ] {
             let rows: Rows<Target> = serde_json::from_value(json!([row])).unwrap();
-            assert_eq!(may_concern(&rows.unfit[0], &lun), concerns, "{row}");
-            assert_eq!(may_be_ours(&rows.unfit[0]), may_be, "{row}");
+            assert_eq!(may_concern(&rows.unreadable[0], &lun), concerns, "{row}");
+            assert_eq!(may_be_ours(&rows.unreadable[0]), may_be, "{row}");
             if row.get("iqn").is_some() {
-                assert!(!may_concern(&rows.unfit[0], &other), "{row}");
+                assert!(!may_concern(&rows.unreadable[0], &other), "{row}");
             }
         }
         let odd = json!([{

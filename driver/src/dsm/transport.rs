@@ -1,5 +1,5 @@
-//! The wire between the client and its NAS: one request out, one answer back. Here it is HTTP; what stands in its place
-//! elsewhere (a simulated NAS in the same process, whose time is simulated too) is none of the client's business.
+//! The transport between the client and its NAS: one request, one reply. Here it is HTTP; tests use another one (an in-process
+//! simulated NAS with simulated time).
 
 use std::fmt;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use http::{Request, Response};
 
 use super::trust::{self, Complaint, Trust};
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Below the 20 s after which DSM closes an idle connection.
-const KEEP_IDLE: Duration = Duration::from_secs(15);
-/// Idle connections that are kept: the next request of many finds one, and together with those in use they stay within the bound of
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How many idle connections to keep: the next burst of requests reuses them, and the total stays within the limit in
 /// `client/limits.rs`.
-pub(super) const IDLE_CONNECTIONS: usize = 7;
-/// More than any NAS has to say: a LUN takes 2 KiB of a list, and the largest models have some hundreds.
-const LARGEST: usize = 16 << 20;
+pub(super) const MAX_IDLE_CONNECTIONS: usize = 7;
+/// The largest reply in bytes, more than any NAS sends: a LUN takes 2 KiB of a list, and the largest models have some hundreds.
+const MAX_REPLY: usize = 16 << 20;
 
-/// Why there is no answer, in the wire's own words.
+/// Why there is no reply: the error of the HTTP library.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// How a request failed.
@@ -28,17 +28,18 @@ pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 pub enum Failure {
     /// No connection: nothing was sent.
     Unreachable(Cause),
-    /// No connection, for a reason that says what to type: nothing was sent.
+    /// TLS failed for a reason with a known remedy: nothing was sent.
     Refused(Complaint),
-    /// Sent, as far as one can tell, and no whole answer came.
+    /// The request may have been sent, and there was no complete reply.
     Lost(Cause),
-    /// An answer of more than so many bytes, the rest of which was not read.
+    /// The reply exceeds this limit in bytes, and was not read to its end.
     TooLarge(usize),
 }
 
-/// Carries requests to one NAS. There is no deadline here: the client has one.
+/// Sends requests to one NAS. Without a timeout: the client has one.
 pub trait Transport: fmt::Debug + Send + Sync {
-    /// Sends a request with an absolute URL and a form as its body, and reads the whole answer: status, body, and where else to go.
+    /// Sends a request with an absolute URL and a form as its body, and reads the complete reply: status, body, and `Location`
+    /// header.
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>>;
 }
 
@@ -47,30 +48,30 @@ pub trait Transport: fmt::Debug + Send + Sync {
 pub struct Http(reqwest::Client);
 
 impl Http {
-    /// For a NAS at `url`, which is trusted on these terms.
+    /// For a NAS at `url`. `trust`: which TLS certificates to accept.
     ///
     /// # Errors
     /// TLS cannot be set up.
     pub fn new(url: &str, trust: Trust) -> Result<Self, Cause> {
-        // The first client of the process chooses the cryptography; that it was chosen before is no error.
+        // The first client installs the crypto provider of the process; later ones fail, which is harmless.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder()
-            // A NAS stands in the local network; a proxy of the environment is for other traffic.
+            // The NAS is in the local network; a proxy in the environment is for other traffic.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_DEADLINE)
-            .pool_idle_timeout(KEEP_IDLE)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS);
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS);
         if url.starts_with("http://") {
-            // The system's authorities are hundreds of files, and nobody would ask them.
+            // Loading the system's CA certificates takes hundreds of files, and plain HTTP does not use them.
             http = http.tls_certs_only([]);
         } else {
-            let nobody = |error| {
+            let no_roots = |error| {
                 format!(
-                    "there is nobody to trust: give ca_file, or tls_pins (driver/docs/tls.md): {error}"
+                    "no trusted CA certificates: give ca_file, or tls_pins (driver/docs/tls.md): {error}"
                 )
             };
-            http = http.tls_backend_preconfigured(trust.client().map_err(nobody)?);
+            http = http.tls_backend_preconfigured(trust.client().map_err(no_roots)?);
         }
         Ok(Self(http.build()?))
     }
@@ -80,20 +81,20 @@ impl Transport for Http {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
         Box::pin(async {
             let request = reqwest::Request::try_from(request).map_err(not_sent)?;
-            let mut answer = self.0.execute(request).await.map_err(not_sent)?;
+            let mut reply = self.0.execute(request).await.map_err(not_sent)?;
             let mut body = BytesMut::new();
-            while let Some(chunk) = answer.chunk().await.map_err(lost)? {
-                if body.len() + chunk.len() > LARGEST {
-                    return Err(Failure::TooLarge(LARGEST));
+            while let Some(chunk) = reply.chunk().await.map_err(lost)? {
+                if body.len() + chunk.len() > MAX_REPLY {
+                    return Err(Failure::TooLarge(MAX_REPLY));
                 }
                 body.extend_from_slice(&chunk);
             }
-            let mut whole = Response::new(body.freeze());
-            *whole.status_mut() = answer.status();
-            if let Some(place) = answer.headers_mut().remove(LOCATION) {
-                whole.headers_mut().insert(LOCATION, place);
+            let mut response = Response::new(body.freeze());
+            *response.status_mut() = reply.status();
+            if let Some(location) = reply.headers_mut().remove(LOCATION) {
+                response.headers_mut().insert(LOCATION, location);
             }
-            Ok(whole)
+            Ok(response)
         })
     }
 }

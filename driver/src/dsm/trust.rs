@@ -1,7 +1,7 @@
-//! Whom the controller takes for the NAS: what is trusted of a TLS certificate, and what to type when it is not.
+//! Verification of the NAS's TLS certificate (CAs, pins, server name), and the remedy in the error if it is not trusted.
 //!
-//! A NAS shows a certificate of a well-known authority, of a private one, DSM's own for `synology`, or one that its owner made with
-//! openssl. Each of them has a way here that does not end with switching the verification off.
+//! A NAS may have a certificate of a public CA, of a private CA, DSM's default one for `synology`, or a self-signed one made with
+//! openssl. Each of them is supported without disabling verification.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -23,14 +23,14 @@ use rustls::{
 use rustls_platform_verifier::Verifier;
 use sha2::{Digest as _, Sha256};
 
-/// What is trusted beside the system's authorities.
+/// What is trusted in addition to the system's CAs.
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
-    /// Authorities, and certificates that are trusted as they are, byte for byte.
+    /// CA certificates, and server certificates that are trusted byte for byte.
     pub certificates: Vec<CertificateDer<'static>>,
-    /// The name that the certificate must be for, in the place of the address's.
+    /// The host name that the certificate must be valid for, instead of the URL's host.
     pub server_name: Option<ServerName<'static>>,
-    /// Public keys. With these neither who signed the certificate nor its name matters.
+    /// Pinned public keys. With pins, neither the issuer nor the name of the certificate is checked.
     pub pins: Vec<Pin>,
 }
 
@@ -60,7 +60,8 @@ impl fmt::Debug for Pin {
 impl FromStr for Pin {
     type Err = &'static str;
 
-    /// `sha256//` and 44 characters of base64, as curl has it, or 64 hexadecimal digits, perhaps with colons, as openssl prints them.
+    /// `sha256//` and 44 characters of base64, as in curl, or 64 hexadecimal digits, optionally with colons, as openssl prints
+    /// them.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bare = text.strip_prefix("sha256//").unwrap_or(text);
         let digits = bare.replace(':', "");
@@ -73,7 +74,7 @@ impl FromStr for Pin {
     }
 }
 
-/// Why a file does not say whom to trust.
+/// Why a certificate file is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateFileError {
     /// It cannot be read.
@@ -85,7 +86,7 @@ pub enum CertificateFileError {
         #[source]
         source: std::io::Error,
     },
-    /// It holds none.
+    /// It holds no certificate.
     #[error(
         "{path} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----): convert another form with openssl x509 -inform der -in FILE -out FILE.pem"
     )]
@@ -93,7 +94,7 @@ pub enum CertificateFileError {
         /// The file.
         path: PathBuf,
     },
-    /// One of them is none.
+    /// A certificate in it cannot be parsed.
     #[error(
         "certificate {number} in {path} is damaged: fetch it again from the NAS (Control Panel, Security, Certificate)"
     )]
@@ -102,7 +103,7 @@ pub enum CertificateFileError {
         path: PathBuf,
         /// Which, from 1.
         number: usize,
-        /// What is wrong with it.
+        /// The parse error.
         #[source]
         source: TlsError,
     },
@@ -120,7 +121,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Certifi
     let empty = || CertificateFileError::Empty {
         path: path.to_owned(),
     };
-    // Editors of Windows put a mark there.
+    // Windows editors add a byte-order mark.
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&text);
     let found = CertificateDer::pem_slice_iter(text)
         .collect::<Result<Vec<_>, _>>()
@@ -141,20 +142,20 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Certifi
 }
 
 impl Trust {
-    /// What a TLS client needs to know.
+    /// The TLS client configuration.
     ///
     /// # Errors
-    /// There is nobody to trust: neither authorities of the system nor anything else.
+    /// There are no trusted certificates: neither CAs of the system nor others.
     pub(super) fn client(self) -> Result<ClientConfig, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        // Who names keys needs no authorities, and a container may have none.
+        // With pins no CAs are needed, and a container may have none.
         let authorities = if self.pins.is_empty() {
             let extra = self.certificates.clone();
             Some(Verifier::new_with_extra_roots(extra, provider.clone())?)
         } else {
             None
         };
-        let judge = CertificateVerifier {
+        let verifier = CertificateVerifier {
             trust: self,
             authorities,
             provider: provider.clone(),
@@ -162,14 +163,14 @@ impl Trust {
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(judge))
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
 }
 
-/// Judges a certificate when a connection is made.
+/// Verifies the NAS's certificate during the TLS handshake.
 #[derive(Debug)]
 struct CertificateVerifier {
     trust: Trust,
@@ -178,8 +179,12 @@ struct CertificateVerifier {
 }
 
 impl CertificateVerifier {
-    /// A certificate that is known by itself: a pin stands for chain and name, and for nothing else.
-    fn in_time(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), TlsError> {
+    /// Checks the validity period of a certificate that is trusted by itself: a pin replaces chain and name, and nothing else.
+    fn verify_validity_period(
+        &self,
+        certificate: &CertificateDer<'_>,
+        now: UnixTime,
+    ) -> Result<(), TlsError> {
         let parsed = ParsedCertificate::try_from(certificate)?;
         let outcome = verify_server_cert_signed_by_trust_anchor(
             &parsed,
@@ -188,7 +193,7 @@ impl CertificateVerifier {
             now,
             self.provider.signature_verification_algorithms.all,
         );
-        // Time is looked at first; without authorities it always ends with some other complaint.
+        // The validity period is checked first; without CAs some later check always fails.
         match outcome {
             Err(TlsError::InvalidCertificate(
                 error @ (CertificateError::Expired
@@ -201,17 +206,17 @@ impl CertificateVerifier {
         }
     }
 
-    fn judge(
+    fn verify(
         &self,
         certificate: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<(), TlsError> {
         let pin = Pin::of(certificate)?;
         if self.trust.pins.contains(&pin) {
-            return self.in_time(certificate, now);
+            return self.verify_validity_period(certificate, now);
         }
         let Some(authorities) = &self.authorities else {
             return Err(CertificateError::ApplicationVerificationFailure.into());
@@ -222,11 +227,11 @@ impl CertificateVerifier {
             .iter()
             .any(|known| known == certificate)
         {
-            return self.in_time(certificate, now);
+            return self.verify_validity_period(certificate, now);
         }
         let name = self.trust.server_name.as_ref().unwrap_or(name);
         authorities
-            .verify_server_cert(certificate, between, name, ocsp, now)
+            .verify_server_cert(certificate, intermediates, name, ocsp, now)
             .map(drop)
     }
 }
@@ -235,19 +240,19 @@ impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        match self.judge(certificate, between, name, ocsp, now) {
+        match self.verify(certificate, intermediates, name, ocsp, now) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
             Err(TlsError::InvalidCertificate(problem)) => {
                 let pin =
                     Pin::of(certificate).map_or_else(|_| String::new(), |pin| pin.to_string());
-                let told = Untrusted(remedy(&problem, &pin));
-                let told = CertificateError::Other(OtherError(Arc::new(told)));
-                Err(told.into())
+                let untrusted = Untrusted(remedy(&problem, &pin));
+                let error = CertificateError::Other(OtherError(Arc::new(untrusted)));
+                Err(error.into())
             }
             Err(error) => Err(error),
         }
@@ -280,34 +285,34 @@ impl ServerCertVerifier for CertificateVerifier {
     }
 }
 
-/// A certificate that is not trusted: why, and what to type.
+/// An untrusted certificate: why, and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Untrusted(String);
 
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "whatever else is wrong with it, these are the ways out"
+    reason = "for any other problem these are the remedies"
 )]
 fn remedy(problem: &CertificateError, pin: &str) -> String {
-    let look = "look it up at the NAS first (driver/docs/tls.md)";
+    let verify = "verify it at the NAS first (driver/docs/tls.md)";
     match problem {
         CertificateError::NotValidForNameContext { presented, .. } => {
             let names: Vec<String> = presented.iter().map(|name| bare(name)).collect();
             let first = names.first().map_or("NAME", String::as_str);
             format!(
-                "it is for {}: write tls_server_name: {first} below the NAS's url, or trust its key, tls_pins: [\"{pin}\"]; {look}",
+                "it is for {}: write tls_server_name: {first} below the NAS's url, or trust its key, tls_pins: [\"{pin}\"]; {verify}",
                 if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") }
             )
         }
         CertificateError::NotValidForName => format!(
-            "it is for another name: write tls_server_name: NAME below the NAS's url, or trust its key, tls_pins: [\"{pin}\"]; {look}"
+            "it is for another name: write tls_server_name: NAME below the NAS's url, or trust its key, tls_pins: [\"{pin}\"]; {verify}"
         ),
         CertificateError::UnknownIssuer => format!(
-            "no authority that is known has signed it: give that authority's (or this very one) as ca_file, or trust its key, tls_pins: [\"{pin}\"]; {look}"
+            "no authority that is known has signed it: give that authority's (or this very one) as ca_file, or trust its key, tls_pins: [\"{pin}\"]; {verify}"
         ),
         CertificateError::ApplicationVerificationFailure => format!(
-            "its key is none of tls_pins: if the NAS has got a new one, add \"{pin}\" there; {look}"
+            "its key is none of tls_pins: if the NAS has got a new one, add \"{pin}\" there; {verify}"
         ),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "it has expired: renew it on the NAS (Control Panel, Security, Certificate), or put the clock of this node right (timedatectl)".to_owned()
@@ -316,25 +321,25 @@ fn remedy(problem: &CertificateError, pin: &str) -> String {
             "it is not valid yet: put the clocks of the NAS and of this node right (timedatectl)".to_owned()
         }
         CertificateError::BadSignature => format!(
-            "its authority has the name of one that is known, and another key: give its own one as ca_file, or trust its key, tls_pins: [\"{pin}\"]; {look}"
+            "its authority has the name of one that is known, and another key: give its own one as ca_file, or trust its key, tls_pins: [\"{pin}\"]; {verify}"
         ),
-        // As openssl makes it: rustls calls it CaUsedAsEndEntity.
+        // A self-signed certificate of openssl: rustls reports CaUsedAsEndEntity.
         CertificateError::Other(_) => format!(
-            "it is an authority's, or of a form that is not read: give this very certificate as ca_file, or trust its key, tls_pins: [\"{pin}\"]; {look}"
+            "it is an authority's, or of a form that is not read: give this very certificate as ca_file, or trust its key, tls_pins: [\"{pin}\"]; {verify}"
         ),
         other => format!(
-            "{other}: give this very certificate as ca_file, or trust its key, tls_pins: [\"{pin}\"]; {look}"
+            "{other}: give this very certificate as ca_file, or trust its key, tls_pins: [\"{pin}\"]; {verify}"
         ),
     }
 }
 
-/// rustls shows names as `DnsName("synology")` and `IpAddress(10.0.0.5)`.
+/// Extracts the name: rustls prints names as `DnsName("synology")` and `IpAddress(10.0.0.5)`.
 fn bare(name: &str) -> String {
     let inside = name.split_once('(').map_or(name, |(_, inside)| inside);
     inside.trim_matches(['"', '(', ')']).to_owned()
 }
 
-/// What to type when a TLS connection cannot be made for a reason that is known: found somewhere in the causes of `error`.
+/// The TLS problem with a known remedy in the causes of `error`, if any.
 pub(super) fn complaint(error: &(dyn std::error::Error + 'static)) -> Option<Complaint> {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -342,11 +347,13 @@ pub(super) fn complaint(error: &(dyn std::error::Error + 'static)) -> Option<Com
             return Some(Complaint::Untrusted(text.clone()));
         }
         if let Some(tls) = error.downcast_ref::<TlsError>() {
-            if let TlsError::InvalidCertificate(CertificateError::Other(OtherError(told))) = tls {
-                return Some(Complaint::Untrusted(told.to_string()));
+            if let TlsError::InvalidCertificate(CertificateError::Other(OtherError(untrusted))) =
+                tls
+            {
+                return Some(Complaint::Untrusted(untrusted.to_string()));
             }
-            let spoke = matches!(tls, TlsError::InvalidMessage(_));
-            return spoke.then_some(Complaint::NoTls);
+            let is_not_tls = matches!(tls, TlsError::InvalidMessage(_));
+            return is_not_tls.then_some(Complaint::NoTls);
         }
         let inner = error.downcast_ref::<std::io::Error>();
         cause = match inner.and_then(std::io::Error::get_ref) {
@@ -360,9 +367,9 @@ pub(super) fn complaint(error: &(dyn std::error::Error + 'static)) -> Option<Com
 /// Why a TLS connection cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Complaint {
-    /// The certificate: why, and what to type.
+    /// The certificate: why, and the remedy.
     Untrusted(String),
-    /// Who listens there does not speak TLS.
+    /// The server does not speak TLS.
     NoTls,
 }
 

@@ -1,4 +1,4 @@
-//! `GET /metrics` over HTTP: for a scraper in the cluster, never for the CO. It holds no secret and takes no orders.
+//! Serves `GET /metrics` over HTTP to Prometheus. The endpoint exposes no secrets and is read-only.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,43 +21,42 @@ use tracing::{debug, warn};
 
 use super::Metrics;
 
-/// Where the metrics are.
 const PATH: &str = "/metrics";
 const FORMAT: HeaderValue = HeaderValue::from_static(prometheus_text::CONTENT_TYPE);
-/// Connections at once; for one more, the oldest is closed.
+/// Concurrent connections; when the limit is reached, the oldest is closed.
 const MAX_CONNECTIONS: usize = 16;
 /// How long a connection may take, from its first byte to its last.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to leave the system alone when it gives no connection.
+/// Pause after `accept` failed, for instance because there are too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 
-/// A socket that waits for scrapers.
+/// The listening socket of the metrics endpoint.
 #[derive(Debug)]
 pub struct Endpoint(TcpListener);
 
 impl Endpoint {
-    /// Opens the socket.
+    /// Binds the socket.
     ///
     /// # Errors
-    /// The address is not this machine's, or is taken.
+    /// The address is not local, or is in use.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         Ok(Self(listener))
     }
 
-    /// Where it is, with the port that the system chose for port 0.
+    /// The bound address, with the actual port if port 0 was requested.
     ///
     /// # Errors
-    /// The system does not tell.
+    /// `getsockname` failed.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
     }
 
-    /// Answers until it is dropped.
+    /// Serves until it is dropped.
     ///
     /// # Errors
-    /// The runtime cannot watch the socket.
+    /// The socket cannot be registered with the runtime.
     pub async fn serve(self, metrics: &'static Metrics) -> io::Result<Infallible> {
         let listener = tokio::net::TcpListener::from_std(self.0)?;
         let mut open = JoinSet::new();
@@ -66,26 +65,27 @@ impl Endpoint {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     while open.try_join_next().is_some() {}
-                    oldest_first.retain(|one: &AbortHandle| !one.is_finished());
-                    // Those who are slow must not keep the next one waiting, who is not.
+                    oldest_first.retain(|connection: &AbortHandle| !connection.is_finished());
+                    // Slow clients must not block others.
                     if oldest_first.len() >= MAX_CONNECTIONS
                         && let Some(slow) = oldest_first.pop_front()
                     {
                         slow.abort();
                     }
                     oldest_first.push_back(open.spawn(async move {
-                        let answer =
-                            |request| async move { Ok::<_, Infallible>(answer(&request, metrics)) };
+                        let respond = |request| async move {
+                            Ok::<_, Infallible>(respond(&request, metrics))
+                        };
                         let connection = http1::Builder::new()
                             .keep_alive(false)
-                            .serve_connection(TokioIo::new(stream), service_fn(answer));
+                            .serve_connection(TokioIo::new(stream), service_fn(respond));
                         let outcome = timeout(REQUEST_TIMEOUT, connection).await;
-                        debug!(%peer, ?outcome, "metrics asked for");
+                        debug!(%peer, ?outcome, "metrics scraped");
                     }));
                 }
                 Err(error) => {
-                    warn!(%error, "no connection for metrics");
-                    // sleep: between two tries of a system that has no room.
+                    warn!(%error, "cannot accept a connection to the metrics endpoint");
+                    // sleep: between two attempts while the system is out of resources.
                     sleep(ACCEPT_BACKOFF).await;
                 }
             }
@@ -93,7 +93,7 @@ impl Endpoint {
     }
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn respond(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
     let (status, name, value, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, PATH) => {
             (StatusCode::OK, CONTENT_TYPE, FORMAT, metrics.text())
@@ -108,7 +108,7 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes
             StatusCode::NOT_FOUND,
             CONTENT_TYPE,
             FORMAT,
-            format!("nothing here but {PATH}\n"),
+            format!("not found; metrics are at {PATH}\n"),
         ),
     };
     let mut response = Response::new(Full::from(body));

@@ -12,7 +12,7 @@ fn uuid() -> LunUuid {
     "13a3cd1e-f296-4d4b-b712-a85c139f9dac".parse().unwrap()
 }
 
-fn asked(range: Range) -> CreateVolume {
+fn request(range: Range) -> CreateVolume {
     let parameters = Parameters {
         nas: None,
         dsm: None,
@@ -36,13 +36,13 @@ fn owner() -> Owner {
     Owner::new("csi.synology.com".to_owned(), None)
 }
 
-fn lun(asked: &CreateVolume) -> Lun {
+fn lun(request: &CreateVolume) -> Lun {
     Lun {
         uuid: uuid().to_string(),
         name: "csi-pvc-1".to_owned(),
         size: Bytes::gib(10).0,
         location: "/volume1".to_owned(),
-        description: owner().description(&asked.name, &asked.parameters.digest(), None, None),
+        description: owner().description(&request.name, &request.parameters.digest(), None, None),
         kind: Kind::Number(263),
         type_str: Some("BLUN".to_owned()),
         status: "normal".to_owned(),
@@ -86,7 +86,7 @@ fn new_sizes() {
 
 /// design.md#large-enough-already
 #[test]
-fn a_smaller_expansion_is_done_already() {
+fn an_expansion_to_a_smaller_size_does_nothing() {
     let plan = |required, limit: Option<Bytes>| {
         expand(Bytes::gib(10), &Range { required, limit }).map_err(|error| error.code())
     };
@@ -118,7 +118,7 @@ fn a_smaller_expansion_is_done_already() {
 proptest! {
     /// design.md#large-enough-already
     #[test]
-    fn no_plan_shrinks_or_leaves_the_range(present in 1_u64..1 << 50, required in 0_u64..1 << 50, limit in proptest::option::of(1_u64..1 << 50)) {
+    fn an_expansion_never_shrinks_and_stays_within_the_range(present in 1_u64..1 << 50, required in 0_u64..1 << 50, limit in proptest::option::of(1_u64..1 << 50)) {
         let range = Range { required: Bytes(required), limit: limit.map(Bytes) };
         match expand(Bytes(present), &range) {
             Ok(Expand::Done(size)) => prop_assert!(size.0 == present && size.0 >= required),
@@ -133,8 +133,8 @@ proptest! {
 
 /// design.md#sizes
 #[test]
-fn the_same_volume_is_adopted() {
-    let volume = asked(Range {
+fn the_same_volume_is_compatible() {
+    let volume = request(Range {
         required: Bytes::gib(10),
         limit: None,
     });
@@ -145,8 +145,8 @@ type Change = fn(&mut Lun);
 
 /// design.md#sizes
 #[test]
-fn another_volume_is_not() {
-    let volume = asked(Range {
+fn another_volume_is_incompatible() {
+    let volume = request(Range {
         required: Bytes::gib(10),
         limit: Some(Bytes::gib(10)),
     });
@@ -155,8 +155,8 @@ fn another_volume_is_not() {
         ("at most", |lun| lun.size += 1),
         ("/volume2", |lun| lun.location = "/volume2".to_owned()),
         ("ADV", |lun| lun.type_str = Some("ADV".to_owned())),
-        ("mark", |lun| lun.description = "mine".to_owned()),
-        ("another volume's", |lun| {
+        ("owner tag", |lun| lun.description = "mine".to_owned()),
+        ("that of another volume", |lun| {
             lun.description = lun.description.replace("n=", "n=0");
         }),
         ("fsType", |lun| {
@@ -174,21 +174,21 @@ fn another_volume_is_not() {
 
 /// design.md#sizes
 #[test]
-fn a_word_for_a_type_means_one_of_two() {
+fn thin_and_thick_mean_one_of_two_lun_types() {
     for (kind, fitting) in [
         (LunType::Thin, ["BLUN", "ADV"]),
         (LunType::Thick, ["BLUN_THICK", "FILE"]),
         (LunType::Exactly("THIN"), ["THIN", "THIN"]),
     ] {
-        let mut volume = asked(Range::default());
+        let mut volume = request(Range::default());
         volume.parameters.kind = kind;
         volume.parameters.kind_given = true;
         for name in ["BLUN", "BLUN_THICK", "ADV", "FILE", "THIN"] {
             let mut other = lun(&volume);
             other.type_str = Some(name.to_owned());
-            let adopted = check_compatible(&owner(), &other, &volume).is_ok();
+            let compatible = check_compatible(&owner(), &other, &volume).is_ok();
             assert_eq!(
-                adopted,
+                compatible,
                 fitting.contains(&name),
                 "{name} for {:?}",
                 volume.parameters.kind
@@ -199,8 +199,8 @@ fn a_word_for_a_type_means_one_of_two() {
 
 /// design.md#create-first
 #[test]
-fn a_locked_lun_is_not_handed_out() {
-    let volume = asked(Range::default());
+fn a_locked_lun_is_not_returned() {
+    let volume = request(Range::default());
     for (locked, status) in [
         (Some(true), "normal"),
         (None, "normal"),
@@ -255,35 +255,35 @@ fn other() -> Iqn {
 
 /// design.md#one-target-per-publication
 #[test]
-fn a_publication_is_judged_by_every_row() {
-    let judge = |multi, targets: &[Target]| {
+fn a_publication_is_found_among_all_targets() {
+    let counts = |multi, targets: &[Target]| {
         let seen = publication(&uuid(), &node("a"), multi, targets);
         (
             seen.exporting.len(),
-            seen.idle.len(),
+            seen.unmapped.len(),
             seen.conflict.is_some(),
         )
     };
     let own = iqn("a", 1);
     let (mine, theirs) = (target(own.as_str(), true), target(other().as_str(), true));
-    let begun = target(iqn("a", 2).as_str(), false);
+    let unmapped = target(iqn("a", 2).as_str(), false);
     let old = target(Iqn::without_nonce(&uuid(), &node("a")).as_str(), true);
     let foreign = target("iqn.2000-01.com.synology:nas.default-target.1", true);
-    // Rows about other LUNs say nothing.
+    // Targets of other LUNs are ignored.
     let mut unrelated = target("iqn.2000-01.com.synology:nas.x", true);
     unrelated.mapped_luns[0].lun_uuid = "00000000-0000-0000-0000-000000000000".to_owned();
     for (multi, targets, seen) in [
         (false, vec![], (0, 0, false)),
         (false, vec![&mine], (1, 0, false)),
         (false, vec![&old], (1, 0, false)),
-        (false, vec![&begun], (0, 1, false)),
-        (false, vec![&mine, &begun, &unrelated], (1, 1, false)),
+        (false, vec![&unmapped], (0, 1, false)),
+        (false, vec![&mine, &unmapped, &unrelated], (1, 1, false)),
         (false, vec![&mine, &theirs], (1, 0, true)),
         (true, vec![&mine, &theirs], (1, 0, false)),
         (false, vec![&theirs], (0, 0, true)),
         (true, vec![&theirs], (0, 0, false)),
         (true, vec![&mine, &foreign], (1, 0, true)),
-        // Who has not mapped its target yet sees ours when it does, and gives up.
+        // A controller that has not mapped its target yet sees ours when it does, and backs off.
         (
             false,
             vec![&mine, &target(other().as_str(), false)],
@@ -291,7 +291,7 @@ fn a_publication_is_judged_by_every_row() {
         ),
     ] {
         let rows: Vec<Target> = targets.into_iter().cloned().collect();
-        assert_eq!(judge(multi, &rows), seen, "{rows:?}");
+        assert_eq!(counts(multi, &rows), seen, "{rows:?}");
     }
 }
 
@@ -328,7 +328,7 @@ fn a_holder_is_described() {
 }
 
 #[test]
-fn a_volume_is_chosen_that_the_type_fits() {
+fn a_volume_is_chosen_that_supports_the_lun_type() {
     let volume = |path: &str, fs_type: &str, free: Option<u64>, more: serde_json::Value| {
         let mut row =
             serde_json::json!({"volume_path": path, "fs_type": fs_type, "status": "normal"});
@@ -382,7 +382,7 @@ fn a_volume_is_chosen_that_the_type_fits() {
         assert_eq!(chosen(kind, &all).as_deref(), Some(path));
     }
     assert_eq!(chosen(LunType::Exactly("BLUN"), &all[2..5]), None);
-    // Of those that do not tell, one is better than none.
+    // Of volumes that do not report free space, any is better than none.
     assert_eq!(
         chosen(LunType::Thin, &all[4..]).as_deref(),
         Some("/volume6")

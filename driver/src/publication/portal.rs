@@ -1,4 +1,4 @@
-//! Where targets listen. Pure.
+//! Portals: the addresses and TCP ports of targets. Pure.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::volume::Malformed;
 
-/// Where a target listens: an address (never a name: open-iscsi's records hold addresses) and a TCP port.
+/// A portal of a target: an IP address (never a host name: open-iscsi's records hold addresses) and a TCP port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Portal(SocketAddr);
 
@@ -19,18 +19,18 @@ impl Portal {
         Self(SocketAddr::new(address, Self::PORT))
     }
 
-    /// Its address.
+    /// The IP address.
     pub fn address(&self) -> IpAddr {
         self.0.ip()
     }
 
-    /// Its TCP port.
+    /// The TCP port.
     pub fn port(&self) -> u16 {
         self.0.port()
     }
 
-    /// No NAS can listen there for other machines: an address that means nobody, many, or only something on one wire.
-    pub fn is_useless(&self) -> bool {
+    /// No NAS can be reached there from other machines: unspecified, multicast, broadcast or link-local, or port 0.
+    pub fn is_unusable(&self) -> bool {
         let (v4, v6) = match self.0.ip().to_canonical() {
             IpAddr::V4(v4) => (Some(v4), None),
             IpAddr::V6(v6) => (None, Some(v6)),
@@ -43,8 +43,8 @@ impl Portal {
         self.0.port() == 0 || v4.is_some_and(bad_v4) || v6.is_some_and(bad_v6)
     }
 
-    /// Of this machine itself, or of the bridge that Docker makes on every machine that runs it, a NAS too.
-    fn is_of_any_machine(&self) -> bool {
+    /// A loopback address, or one of Docker's default bridge, which exists on every machine that runs Docker, including a NAS.
+    fn is_loopback_or_docker(&self) -> bool {
         match self.0.ip().to_canonical() {
             IpAddr::V4(v4) => v4.is_loopback() || v4.octets()[..2] == [172, 17],
             IpAddr::V6(v6) => v6.is_loopback(),
@@ -52,19 +52,19 @@ impl Portal {
     }
 }
 
-/// The most portals of a publication; each costs a login.
-pub const MOST_PORTALS: usize = 16;
+/// The maximum number of portals of a publication; each costs a login.
+pub const MAX_PORTALS: usize = 16;
 
-/// Of the addresses that a NAS's name has, those that can be portals: mDNS and hosts files name link-local and loopback addresses
-/// and those of Docker's bridge, too. One of these last two stays only where there is no other. In order, each once.
+/// Filters the resolved addresses of a NAS's name for usable portals: mDNS and hosts files also return link-local and loopback
+/// addresses and those of Docker's bridge. The latter two are kept only if there is no other. Sorted, without duplicates.
 pub fn portals_among(mut resolved: Vec<Portal>) -> Vec<Portal> {
-    resolved.retain(|portal| !portal.is_useless());
-    if !resolved.iter().all(Portal::is_of_any_machine) {
-        resolved.retain(|portal| !portal.is_of_any_machine());
+    resolved.retain(|portal| !portal.is_unusable());
+    if !resolved.iter().all(Portal::is_loopback_or_docker) {
+        resolved.retain(|portal| !portal.is_loopback_or_docker());
     }
     resolved.sort_unstable();
     resolved.dedup();
-    resolved.truncate(MOST_PORTALS);
+    resolved.truncate(MAX_PORTALS);
     resolved
 }
 
@@ -117,7 +117,7 @@ mod tests {
 
     /// design.md#portals
     #[test]
-    fn what_a_name_also_means_is_no_portal() {
+    fn unusable_resolved_addresses_are_filtered_out() {
         let among = |addresses: &[&str]| {
             let resolved = addresses.iter().map(|it| it.parse().unwrap()).collect();
             let portals: Vec<String> = portals_among(resolved)
@@ -139,12 +139,12 @@ mod tests {
             "ff02::1",
         ];
         assert_eq!(among(&of_mdns), ["10.0.0.5:3260", "[fd00::5]:3260"]);
-        // A simulator beside the driver, or a network that happens to be Docker's.
+        // A simulator on the same machine, or a network that happens to use Docker's range.
         assert_eq!(among(&["127.0.0.1", "fe80::1"]), ["127.0.0.1:3260"]);
         assert_eq!(among(&["172.17.0.9"]), ["172.17.0.9:3260"]);
         assert!(among(&["fe80::1", "169.254.0.1"]).is_empty());
         let many: Vec<String> = (1..40).map(|host| format!("10.0.0.{host}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(among(&many).len(), MOST_PORTALS);
+        assert_eq!(among(&many).len(), MAX_PORTALS);
     }
 }

@@ -1,4 +1,4 @@
-//! A StorageClass's parameters (design.md#parameters). Pure.
+//! Parameters of a StorageClass (design.md#parameters): parsing, validation, digest. Pure.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,21 +11,21 @@ use crate::host::filesystem::FormatOptions;
 use crate::min_free::Floor;
 use crate::volume::{FsType, NasName, digest};
 
-/// A LUN type as the StorageClass asks for it.
+/// The LUN type that the StorageClass requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LunType {
-    /// DSM's own word: `BLUN`, `BLUN_THICK`, `ADV`, `FILE`, `THIN`.
+    /// A type name of DSM: `BLUN`, `BLUN_THICK`, `ADV`, `FILE`, `THIN`.
     Exactly(&'static str),
-    /// `thin` or nothing: what the volume's file system offers.
+    /// `thin` or unspecified: the thin type for the volume's file system.
     Thin,
-    /// `thick`: what the volume's file system offers.
+    /// `thick`: the thick type for the volume's file system.
     Thick,
 }
 
 impl fmt::Display for LunType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Exactly(word) => word,
+            Self::Exactly(name) => name,
             Self::Thin => "thin",
             Self::Thick => "thick",
         })
@@ -35,10 +35,10 @@ impl fmt::Display for LunType {
 const DSM_TYPES: [&str; 5] = ["BLUN", "BLUN_THICK", "ADV", "FILE", "THIN"];
 
 impl LunType {
-    /// DSM's word for it on a volume with this file system. Source: `SynologyOpenSource/synology-csi`.
+    /// DSM's type name on a volume with this file system. Source: `SynologyOpenSource/synology-csi`.
     pub fn on(&self, fs_type: &str) -> &'static str {
         match (self, fs_type == "btrfs") {
-            (Self::Exactly(word), _) => word,
+            (Self::Exactly(name), _) => name,
             (Self::Thin, true) => "BLUN",
             (Self::Thin, false) => "ADV",
             (Self::Thick, true) => "BLUN_THICK",
@@ -46,7 +46,7 @@ impl LunType {
         }
     }
 
-    /// It can be on a volume with this file system. Source: the reference, section 4.1.
+    /// Whether a volume with this file system supports it. Source: the reference, section 4.1.
     pub fn fits(&self, fs_type: &str) -> bool {
         match self {
             Self::Exactly("BLUN" | "BLUN_THICK") => fs_type == "btrfs",
@@ -61,23 +61,23 @@ impl LunType {
 pub struct Parameters {
     /// The NAS: by name or alias (`nas`).
     pub nas: Option<NasName>,
-    /// The NAS: by the host of its address (`dsm`, the official driver's word).
+    /// The NAS: by the host of its URL (`dsm`, as in the official driver).
     pub dsm: Option<String>,
-    /// The NAS's volume; `None` lets the driver choose.
+    /// The volume of the NAS; `None`: the driver chooses one.
     pub location: Option<String>,
     /// The LUN's type.
     pub kind: LunType,
-    /// `type` was given.
+    /// `type` was set explicitly.
     pub kind_given: bool,
-    /// As asked for in the StorageClass or, failing that, in the capability.
+    /// From the StorageClass or, failing that, from the capability.
     pub fs_type: Option<FsType>,
-    /// Options for mkfs.
+    /// Options for mkfs (`formatOptions`).
     pub format_options: Option<String>,
-    /// A node's flushes must reach the NAS's disks (`enableFuaSyncCache`); `None`: where DSM can.
+    /// A node's flushes must reach the NAS's disks (`enableFuaSyncCache`); `None`: if DSM supports it.
     pub flushes: Option<bool>,
-    /// What stays free on the NAS's volume (`minFreeSpace`); `None`: what the NAS's configuration says.
+    /// Minimum free space on the volume of the NAS (`minFreeSpace`); `None`: as configured for the NAS.
     pub floor: Option<Floor>,
-    /// Namespace and name of the claim, if the provisioner tells them (`--extra-create-metadata`); for people.
+    /// Namespace and name of the claim, if the provisioner passes them (`--extra-create-metadata`); for humans only.
     pub claim: (Option<String>, Option<String>),
 }
 
@@ -85,16 +85,16 @@ const KNOWN: &str =
     "location, type, fsType, formatOptions, nas, dsm, protocol, enableFuaSyncCache, minFreeSpace";
 
 impl Parameters {
-    /// This NAS may be meant.
-    pub fn means(&self, nas: &Nas) -> bool {
-        self.nas.as_ref().is_none_or(|name| nas.is_called(name))
+    /// The parameters `nas` and `dsm` match this NAS, or are not set.
+    pub fn match_nas(&self, nas: &Nas) -> bool {
+        self.nas.as_ref().is_none_or(|name| nas.has_name(name))
             && self
                 .dsm
                 .as_ref()
                 .is_none_or(|host| same_host(&nas.host, host))
     }
 
-    /// Reads a StorageClass's parameters.
+    /// Parses the parameters of a StorageClass.
     ///
     /// # Errors
     /// INVALID_ARGUMENT.
@@ -116,13 +116,13 @@ impl Parameters {
         for (key, value) in sorted {
             parameters.set(key, value)?;
         }
-        for asked in capabilities.iter().filter_map(Capability::fs_type) {
-            let told = *parameters.fs_type.get_or_insert(asked);
-            if told == asked {
+        for requested in capabilities.iter().filter_map(Capability::fs_type) {
+            let fs_type = *parameters.fs_type.get_or_insert(requested);
+            if fs_type == requested {
                 continue;
             }
             let remedy = format!(
-                "it disagrees with the fs_type {asked} of volume_capabilities: make them equal or leave one out"
+                "it disagrees with the fs_type {requested} of volume_capabilities: make them equal or leave one out"
             );
             let given = ["fsType", "fstype"].into_iter().find_map(|key| {
                 let text = map.get(key).filter(|text| !text.is_empty())?;
@@ -132,7 +132,7 @@ impl Parameters {
                 Some((key, text)) => invalid(key, text, &remedy),
                 None => Error::Invalid {
                     field: "volume_capabilities.mount.fs_type".to_owned(),
-                    value: told.to_string(),
+                    value: fs_type.to_string(),
                     remedy,
                 },
             });
@@ -140,15 +140,15 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// Refuses `formatOptions` that mkfs will not be given.
-    pub(super) fn must_format(&self) -> Result<(), Error> {
+    /// Rejects `formatOptions` that the driver does not pass to mkfs.
+    pub(super) fn check_format_options(&self) -> Result<(), Error> {
         let options = self.format_options.as_deref().unwrap_or_default();
         match FormatOptions::accept(self.fs_type.unwrap_or(FsType::Ext4), options) {
             Ok(_) => Ok(()),
             Err(bad) => Err(invalid(
                 "formatOptions",
                 options,
-                &format!("{:?} stands in the way; {}", bad.word, bad.remedy),
+                &format!("{:?} is not allowed; {}", bad.word, bad.remedy),
             )),
         }
     }
@@ -170,40 +170,42 @@ impl Parameters {
                 self.kind = lun_type(value)?;
                 self.kind_given = true;
             }
-            // The second is the word of older classes.
+            // `fstype` is the key in older classes.
             "fsType" | "fstype" => {
-                let asked = fs_type(&format!("parameters[{key}]"), value)?;
-                if let (Some(told), Some(asked)) = (self.fs_type, asked)
-                    && told != asked
+                let parsed = fs_type(&format!("parameters[{key}]"), value)?;
+                if let (Some(other), Some(fs_type)) = (self.fs_type, parsed)
+                    && other != fs_type
                 {
                     let remedy =
-                        format!("parameters[fsType] says {told}: make them equal or leave one out");
+                        format!("parameters[fsType] is {other}: make them equal or leave one out");
                     return Err(invalid(key, value, &remedy));
                 }
-                self.fs_type = self.fs_type.or(asked);
+                self.fs_type = self.fs_type.or(parsed);
             }
             "formatOptions" => {
                 self.format_options = Some(value.to_owned()).filter(|options| !options.is_empty());
             }
             "enableFuaSyncCache" => {
-                let asked = value.to_ascii_lowercase().parse();
-                let remedy = "say true or false, or leave it out: then it is on where the NAS can";
-                self.flushes = Some(asked.map_err(|_| invalid(key, value, remedy))?);
+                let parsed = value.to_ascii_lowercase().parse();
+                let remedy =
+                    "set true or false, or leave it out: then it is on if the NAS supports it";
+                self.flushes = Some(parsed.map_err(|_| invalid(key, value, remedy))?);
             }
             "minFreeSpace" => {
-                let asked = value.parse();
-                let remedy = |wrong| {
+                let parsed = value.parse();
+                let remedy = |expected| {
                     format!(
-                        "it is {wrong}: what stays free on the NAS's volume when a LUN is made or grown"
+                        "it is {expected}: the minimum free space on the volume of the NAS when a LUN is created or expanded"
                     )
                 };
-                self.floor = Some(asked.map_err(|wrong| invalid(key, value, &remedy(wrong)))?);
+                self.floor =
+                    Some(parsed.map_err(|expected| invalid(key, value, &remedy(expected)))?);
             }
             "protocol" if value.eq_ignore_ascii_case("iscsi") => {}
-            "protocol" => return Err(invalid(key, value, "this driver speaks iscsi only")),
+            "protocol" => return Err(invalid(key, value, "this driver supports iscsi only")),
             "csi.storage.k8s.io/pvc/namespace" => self.claim.0 = Some(value.to_owned()),
             "csi.storage.k8s.io/pvc/name" => self.claim.1 = Some(value.to_owned()),
-            // The provisioner's own.
+            // Used by the provisioner.
             _ if key.starts_with("csi.storage.k8s.io/") => {}
             _ => {
                 return Err(invalid(
@@ -216,7 +218,8 @@ impl Parameters {
         Ok(())
     }
 
-    /// A digest of what DSM does not store of them, so that a second `CreateVolume` with others is told apart: 16 hexadecimal digits.
+    /// A digest of the parameters that DSM does not store, to detect a second `CreateVolume` with other parameters: 16
+    /// hexadecimal digits.
     pub fn digest(&self) -> String {
         let stored = format!(
             "fsType={:?} formatOptions={:?}",
@@ -226,7 +229,7 @@ impl Parameters {
         digest(&stored, 16)
     }
 
-    /// The claim as people name it.
+    /// The claim as `namespace/name`.
     pub fn claim(&self) -> Option<String> {
         let (Some(namespace), Some(name)) = &self.claim else {
             return None;
@@ -234,7 +237,7 @@ impl Parameters {
         Some(format!("{namespace}/{name}"))
     }
 
-    /// What the node must know.
+    /// The parameters that the node needs.
     pub fn volume_context(&self) -> HashMap<String, String> {
         let fs_type = self
             .fs_type
@@ -247,8 +250,8 @@ impl Parameters {
     }
 }
 
-/// Two ways to write one host: names in any letters, with or without the dot at their end; IPv6 addresses however they are
-/// shortened, in brackets or not.
+/// Whether two texts denote the same host: names ignore case and a trailing dot; IPv6 addresses may be shortened, and in
+/// brackets.
 fn same_host(one: &str, other: &str) -> bool {
     let plain = |host: &str| {
         let host = host.trim().trim_end_matches('.');
@@ -262,7 +265,7 @@ fn same_host(one: &str, other: &str) -> bool {
     }
 }
 
-/// A parameter that is not accepted.
+/// The error for a rejected parameter.
 fn invalid(key: &str, value: &str, remedy: &str) -> Error {
     Error::Invalid {
         field: format!("parameters[{key}]"),
@@ -290,7 +293,7 @@ fn lun_type(value: &str) -> Result<LunType, Error> {
         "thick" => Ok(LunType::Thick),
         _ => DSM_TYPES
             .into_iter()
-            .find(|word| *word == value)
+            .find(|name| *name == value)
             .map(LunType::Exactly)
             .ok_or_else(|| {
                 invalid(
@@ -307,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_the_same_however_it_is_written() {
+    fn hosts_are_compared_in_normalized_form() {
         for (one, other) in [
             ("[fd00::5]", "fd00::5"),
             ("[fd00::5]", "FD00:0:0::0005"),

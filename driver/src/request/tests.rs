@@ -27,7 +27,7 @@ fn create(parameters: &[(&str, &str)], fs_type: &str) -> Result<CreateVolume, Er
 
 /// design.md#parameters
 #[test]
-fn the_articles_storage_class_works() {
+fn the_storage_class_of_the_article_works() {
     let volume = create(
         &[
             ("location", "/volume1"),
@@ -63,7 +63,7 @@ fn the_articles_storage_class_works() {
 
 /// design.md#parameters
 #[test]
-fn unknown_or_contradicting_parameters_are_named() {
+fn errors_name_unknown_and_contradicting_parameters() {
     for (parameters, fs_type, named) in [
         (&[("locatoin", "/volume1")][..], "", "location, type"),
         (&[("fsType", "xfs")], "ext4", "disagrees"),
@@ -77,7 +77,7 @@ fn unknown_or_contradicting_parameters_are_named() {
         (
             &[("formatOptions", "-O bigalloc -C 65536")],
             "",
-            "\"-O bigalloc\" stands in the way",
+            "\"-O bigalloc\" is not allowed",
         ),
         (
             &[("formatOptions", "-m uuid=6f1c"), ("fsType", "xfs")],
@@ -117,7 +117,7 @@ fn multi_node_is_for_raw_block() {
 
 /// design.md#sizes
 #[test]
-fn ranges_that_cannot_be_met_are_refused() {
+fn impossible_ranges_are_rejected() {
     let read = |required_bytes, limit_bytes| {
         Range::read(Some(&csi::CapacityRange {
             required_bytes,
@@ -141,25 +141,25 @@ fn ranges_that_cannot_be_met_are_refused() {
 
 /// design.md#lun-names
 #[test]
-fn only_what_the_specification_bans_is_refused() {
+fn only_names_that_the_specification_bans_are_rejected() {
     for name in ["a_b", "with blanks", "ü/€", "tab\there", &"n".repeat(128)] {
-        assert!(legal_name(name).is_ok(), "{name}");
+        assert!(check_name(name).is_ok(), "{name}");
     }
     for name in ["bell\x07", "\0", "\u{85}", &"n".repeat(129)] {
-        assert!(legal_name(name).is_err(), "{name:?}");
+        assert!(check_name(name).is_err(), "{name:?}");
     }
 }
 
 #[test]
-fn the_mark_tells_parameters_apart() {
-    let mark = |parameters, fs_type| create(parameters, fs_type).unwrap().parameters.digest();
+fn the_digest_distinguishes_parameters() {
+    let digest = |parameters, fs_type| create(parameters, fs_type).unwrap().parameters.digest();
     assert_eq!(
-        mark(&[("fsType", "xfs")], ""),
-        mark(&[("fsType", "XFS")], "xfs")
+        digest(&[("fsType", "xfs")], ""),
+        digest(&[("fsType", "XFS")], "xfs")
     );
     assert_ne!(
-        mark(&[("fsType", "xfs")], ""),
-        mark(&[("fsType", "ext4")], "")
+        digest(&[("fsType", "xfs")], ""),
+        digest(&[("fsType", "ext4")], "")
     );
-    assert_ne!(mark(&[("formatOptions", "-i 8192")], ""), mark(&[], ""));
+    assert_ne!(digest(&[("formatOptions", "-i 8192")], ""), digest(&[], ""));
 }

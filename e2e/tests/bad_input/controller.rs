@@ -22,7 +22,7 @@ const NO_SUCH_ID: [&str; 2] = [
 const NO_SUCH_NAS: [&str; 3] = ["volume nas9/", "no nas named \"nas9\"", "add it there"];
 const NO_MARK: [&str; 3] = [
     "somebodys",
-    "lacks the mark of csi.synology.com",
+    "lacks the owner tag of csi.synology.com",
     "touches its own LUNs only",
 ];
 const NO_SUCH_LUN: [&str; 2] = [UUID, "the NAS has no LUN"];

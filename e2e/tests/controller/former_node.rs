@@ -75,7 +75,7 @@ async fn a_former_target_is_replaced_once_nobody_has_used_it_for_a_minute() -> R
     let words = [
         former.as_str(),
         "another initiator name",
-        "nobody is logged in",
+        "no initiator is logged in",
     ];
     refused(world.publish(&id, NODE_A_ANEW).await, Code::Aborted, &words);
     seconds(59).await;

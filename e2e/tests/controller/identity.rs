@@ -151,7 +151,7 @@ async fn a_lun_without_our_mark_is_never_touched() -> Result<()> {
                 _ => refused(
                     answer,
                     Code::FailedPrecondition,
-                    &["mark", "csi.synology.com"],
+                    &["owner tag", "csi.synology.com"],
                 ),
             }
         }
@@ -171,7 +171,7 @@ async fn a_lun_that_only_bears_the_name_is_not_handed_out() -> Result<()> {
     refused(
         csi.create("pvc-1", 5 * GIB).await,
         Code::AlreadyExists,
-        &["csi-pvc-1", "mark"],
+        &["csi-pvc-1", "owner tag"],
     );
     assert_eq!(world.nas.state().await?, before);
     Ok(())

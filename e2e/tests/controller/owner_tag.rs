@@ -26,7 +26,7 @@ async fn what_a_create_has_made_otherwise_is_not_left_behind() -> Result<()> {
             assert_eq!(world.create(&name, &[]).await?, id, "{length}");
             world.delete(&id).await?;
         } else {
-            let words = ["otherwise than asked for", "csi2 o=", "deleted again"];
+            let words = ["differently than requested", "csi2 o=", "deleted again"];
             refused(
                 world.create(&name, &[]).await,
                 Code::FailedPrecondition,
@@ -71,7 +71,11 @@ async fn a_mark_that_a_person_has_edited_is_written_back_as_the_message_says() -
         world.unpublish(&id, NODE_A).await?;
     }
     describe("Finance, do not touch").await?;
-    let words = ["lacks the mark", "SAN Manager", "Finance, do not touch"];
+    let words = [
+        "lacks the owner tag",
+        "SAN Manager",
+        "Finance, do not touch",
+    ];
     for answer in [
         world.publish(&id, NODE_A).await.map(drop),
         world.delete(&id).await,

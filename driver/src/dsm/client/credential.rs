@@ -1,8 +1,8 @@
-//! The memory of refused logins (design.md#one-login): what is tried again, and when.
+//! Remembers refused logins (design.md#one-login), and decides when a refused credential is tried again.
 //!
-//! Auto Block locks an address out after a few wrong passwords, three in five minutes by what was measured; both numbers are
-//! settings of the NAS, and the way out is a person's. What DSM says after a right password is not counted, and a person puts
-//! it right on the NAS, where the driver sees nothing of it but the answer to the next try.
+//! DSM's Auto Block locks out an address after a few wrong passwords, as measured three in five minutes; both numbers are
+//! settings of the NAS, and only an administrator can unblock it. Other login errors are not counted by Auto Block. They are
+//! fixed on the NAS, and the driver notices only by trying again.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
@@ -20,17 +20,17 @@ use crate::dsm::reply::{Code, LoginRefusal, NextTry};
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
-/// How long an address that Auto Block refuses stays silent.
-const BLOCKED: u64 = 10 * MINUTE;
-/// In which time so many failures that Auto Block counts may fall: no more than without any restart ([`pause`]).
-const BOUNDS: [(u64, usize); 2] = [(HOUR, 2), (DAY, 4)];
-/// Refused passwords that are known beside the last one: whoever goes back to one of them has not changed it.
-const FORMER: usize = 8;
+/// How long to send no login after Auto Block has refused this address, in seconds.
+const BLOCKED_PAUSE: u64 = 10 * MINUTE;
+/// Limits for failures that Auto Block counts, as (seconds, failures): no more than without restarts ([`pause`]).
+const FAILURE_LIMITS: [(u64, usize); 2] = [(HOUR, 2), (DAY, 4)];
+/// How many refused passwords to remember besides the last one: going back to one of them is no new password.
+const MAX_FORMER: usize = 8;
 
-/// How long a credential rests that was refused so many times in a row.
+/// Seconds until a credential that was refused `times` times in a row is tried again.
 fn pause(kind: LoginRefusal, times: u32) -> u64 {
     match (kind, times) {
-        (LoginRefusal::Passing, _) => 0,
+        (LoginRefusal::Transient, _) => 0,
         (LoginRefusal::Credential, ..=1) => 15 * MINUTE,
         (LoginRefusal::Credential, 2) => HOUR,
         (LoginRefusal::Credential, 3) => 6 * HOUR,
@@ -38,12 +38,12 @@ fn pause(kind: LoginRefusal, times: u32) -> u64 {
         (LoginRefusal::Account, ..=1) => MINUTE,
         (LoginRefusal::Account, 2) => 2 * MINUTE,
         (LoginRefusal::Account, _) => 5 * MINUTE,
-        (LoginRefusal::Address, _) => BLOCKED,
+        (LoginRefusal::Address, _) => BLOCKED_PAUSE,
     }
 }
 
-/// The memory of refused logins of all NASes, kept in a file where one is configured, so that a driver that restarts again and
-/// again does not spend a try each time.
+/// The refused logins of all NASes. Persisted in a file if one is configured, so that a driver in a restart loop does not use an
+/// attempt each time.
 #[derive(Debug)]
 pub struct Refusals {
     file: Option<PathBuf>,
@@ -51,26 +51,26 @@ pub struct Refusals {
     started: (u64, Instant),
 }
 
-/// What is known of one NAS. Times are seconds since 1970; the file is readable by its owner alone. The first three fields are what
-/// the version before wrote and reads.
+/// The refused logins of one NAS. Times are Unix seconds; the file is readable by its owner only. The first three fields are the
+/// format of the previous version.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Record {
     #[serde(flatten)]
     last: Hash,
     code: u32,
-    /// How often it was refused in a row, for what this code stands for.
+    /// How often it was refused in a row, for the same kind of reason.
     #[serde(default)]
     times: u32,
-    /// When last.
+    /// When it was last refused.
     #[serde(default)]
     at: u64,
     /// The failures of the last day that Auto Block counts.
     #[serde(default)]
     counted: Vec<u64>,
-    /// When DSM last said that it blocks this address.
+    /// When DSM last reported that it blocks this address.
     #[serde(default)]
     blocked: Option<u64>,
-    /// Refused before the last one.
+    /// Credentials that were refused before the last one.
     #[serde(default)]
     former: Vec<Hash>,
     /// When a known credential is tried next.
@@ -88,7 +88,7 @@ struct Hash {
 /// A credential as one NAS sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Credential<'a> {
-    /// The NAS's address; the same password may be right elsewhere.
+    /// The URL of the NAS; the same password may be right elsewhere.
     pub url: &'a str,
     /// The account.
     pub account: &'a str,
@@ -130,13 +130,14 @@ impl Record {
             .any(|hash| credential.is(hash))
     }
 
-    /// When a process that has just started may try: at once, unless DSM blocks the address, or a wrong password was tried
-    /// as often as without restarts. Then it waits for whichever comes first, its turn or room within the bounds.
+    /// When a process that has just started may try: immediately, unless a wrong password was tried as often as is allowed
+    /// without restarts. Then it waits for its regular retry, or until the failure limits allow another attempt, whichever is
+    /// first.
     fn after_restart(&self, now: u64) -> u64 {
         if self.kind() != LoginRefusal::Credential {
             return now;
         }
-        let room = BOUNDS.map(|(span, most)| {
+        let room = FAILURE_LIMITS.map(|(span, most)| {
             let newest_first = self.counted.iter().rev();
             newest_first
                 .skip(most - 1)
@@ -148,9 +149,9 @@ impl Record {
         room.into_iter().max().unwrap_or(now).min(turn).max(now)
     }
 
-    /// Whether and until when nothing is sent.
-    fn rest(&self, credential: Credential<'_>, now: u64) -> Option<(Code, NextTry)> {
-        if let Some(at) = self.blocked.map(|at| at + BLOCKED)
+    /// The last refusal and the next attempt, if no login may be sent now.
+    fn pending(&self, credential: Credential<'_>, now: u64) -> Option<(Code, NextTry)> {
+        if let Some(at) = self.blocked.map(|at| at + BLOCKED_PAUSE)
             && now < at
         {
             let restart = false;
@@ -181,15 +182,15 @@ impl Record {
             if !last.hash.is_empty() {
                 self.former.push(last);
             }
-            let surplus = self.former.len().saturating_sub(FORMER);
+            let surplus = self.former.len().saturating_sub(MAX_FORMER);
             self.former.drain(..surplus);
         }
         (self.code, self.at) = (code.0, now);
         self.next = now + pause(kind, self.times);
     }
 
-    /// As read from a file, by a process that starts now. A clock that was set back makes nothing wait for longer.
-    fn read(mut self, now: u64) -> Self {
+    /// Adjusts a record from the file at startup. If the clock was set back, no pause becomes longer.
+    fn restored(mut self, now: u64) -> Self {
         self.at = self.at.min(now);
         self.blocked = self.blocked.map(|at| at.min(now));
         for at in &mut self.counted {
@@ -208,13 +209,13 @@ impl Default for Refusals {
 }
 
 impl Refusals {
-    /// The memory in `file`; one that does not exist, or that nothing was written to, is empty.
+    /// Loads `file`; a missing or empty file has no records.
     ///
     /// # Errors
-    /// The file exists and cannot be read or understood.
+    /// The file exists, and cannot be read or parsed.
     pub fn open(file: Option<PathBuf>) -> io::Result<Self> {
         let known = match file.as_deref().map(std::fs::read) {
-            // A crash of the machine may leave the name without the bytes.
+            // After a crash of the machine the file may be empty.
             Some(Ok(text)) if text.trim_ascii().is_empty() => BTreeMap::new(),
             Some(Ok(text)) => serde_json::from_slice(&text)?,
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -228,7 +229,7 @@ impl Refusals {
         let now = now.map_or(0, |since| since.as_secs());
         let known = known
             .into_iter()
-            .map(|(nas, record)| (nas, record.read(now)))
+            .map(|(nas, record)| (nas, record.restored(now)))
             .collect();
         Self {
             file,
@@ -237,28 +238,28 @@ impl Refusals {
         }
     }
 
-    /// What `nas` last said to a login with this credential, if it is not yet time to ask again.
-    pub fn rest(&self, nas: &str, credential: Credential<'_>) -> Option<(Code, NextTry)> {
-        self.known().get(nas)?.rest(credential, self.now())
+    /// The code with which `nas` refused this credential and the time of the next attempt, if that is not due yet.
+    pub fn pending(&self, nas: &str, credential: Credential<'_>) -> Option<(Code, NextTry)> {
+        self.known().get(nas)?.pending(credential, self.now())
     }
 
-    /// Remembers that `nas` refused this credential, and answers when it is to be tried again. `None`: with the next call.
+    /// Remembers that `nas` refused this credential, and returns when to try it again. `None`: with the next call.
     pub fn remember(&self, nas: &str, credential: Credential<'_>, code: Code) -> Option<NextTry> {
-        if code.login() == LoginRefusal::Passing {
+        if code.login() == LoginRefusal::Transient {
             return None;
         }
         let now = self.now();
-        self.change(|known| {
+        self.update(|known| {
             let record = known.entry(nas.to_owned()).or_default();
             record.refuse(credential, code, now);
         });
-        self.rest(nas, credential).map(|(_, next)| next)
+        self.pending(nas, credential).map(|(_, next)| next)
     }
 
     /// `nas` has accepted a credential.
     pub fn forget(&self, nas: &str) {
         if self.known().contains_key(nas) {
-            self.change(|known| {
+            self.update(|known| {
                 known.remove(nas);
             });
         }
@@ -268,19 +269,19 @@ impl Refusals {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Seconds since 1970. A clock that is set while the driver runs changes no pause.
+    /// Unix seconds, by the monotonic clock since startup: setting the clock does not change pauses.
     fn now(&self) -> u64 {
-        let (then, since) = self.started;
-        then + since.elapsed().as_secs()
+        let (started, since) = self.started;
+        started + since.elapsed().as_secs()
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Record>)) {
+    fn update(&self, change: impl FnOnce(&mut BTreeMap<String, Record>)) {
         let mut known = self.known();
         change(&mut known);
         if let Some(file) = &self.file
             && let Err(error) = write(file, &known)
         {
-            // The memory of this process still protects the account.
+            // The records in memory still protect the account.
             tracing::warn!(file = %file.display(), %error, "refused logins cannot be written to state_file");
         }
     }

@@ -1,5 +1,5 @@
-//! How many requests a NAS has to deal with at a time (design.md#limits-per-nas). More than it can work upon only queue up inside of it,
-//! where the wait counts as its own; here it does not, and who waits knows why.
+//! Limits the concurrent requests to a NAS (design.md#limits-per-nas). Beyond its capacity requests would queue up inside the
+//! NAS, where the wait counts against the request timeout; here it does not, and is measured.
 
 use std::sync::Arc;
 
@@ -12,25 +12,25 @@ use crate::dsm::reply::DsmError;
 use crate::dsm::transport;
 use crate::metrics;
 
-/// Requests at a time, creates left out. A NAS has two to eight processors, and a request keeps one of its CGI processes busy for 0.2 to
-/// 1 s: so it is never idle, and a call of the CO that comes behind 200 others waits for some 12 requests' time and not for 200.
+/// Concurrent requests, except creates. A NAS has two to eight processors, and a request keeps a CGI process busy for 0.2 to 1 s:
+/// so the NAS is never idle, and a CSI call behind 200 others waits for the time of some 12 requests instead of 200.
 const COMMON: usize = 16;
-/// Creates at a time. The NAS carries them out one after the other, so more gain nothing and only wait there: four, at 10 s each (the
-/// longest that was seen under load), end within a request's deadline; with two the NAS would be idle while an answer is on its way.
+/// Concurrent creates. The NAS carries them out one at a time, so more would gain nothing: four, at 10 s each (the longest that
+/// was seen under load), end within the request timeout; with two the NAS would be idle while a reply is in transit.
 const CREATES: usize = 4;
 
-/// Connections at a time, those among them that nobody uses at present.
+/// Maximum number of connections, including idle ones.
 const CONNECTIONS: usize = 30;
-/// Requests that take no place, one of each at a time: a login, a logout, and the question whether the NAS answers.
-const BESIDE: usize = 3;
+/// Requests without a permit, one of each at a time: login, logout and liveness probe.
+const EXEMPT: usize = 3;
 
-/// A place among the requests under way: free when the last clone is dropped.
+/// A permit for a request in progress, which is released when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(super) struct Permit(
     #[expect(dead_code, reason = "held for its Drop")] Arc<OwnedSemaphorePermit>,
 );
 
-/// The places of one NAS.
+/// The request limits of one NAS.
 #[derive(Debug)]
 pub(super) struct RequestLimits {
     common: Arc<Semaphore>,
@@ -38,21 +38,22 @@ pub(super) struct RequestLimits {
 }
 
 impl RequestLimits {
-    /// How many requests there are at a time, both lanes taken together.
-    pub(super) const MOST: usize = COMMON + CREATES;
+    /// The maximum number of concurrent requests of both classes.
+    pub(super) const MAX_REQUESTS: usize = COMMON + CREATES;
 
-    /// The next free place: who came first has it first.
-    async fn place(&self, lane: RequestClass) -> Permit {
-        let places = match lane {
+    /// Waits for a permit, first come, first served.
+    async fn acquire(&self, class: RequestClass) -> Permit {
+        let semaphore = match class {
             RequestClass::Common => &self.common,
             RequestClass::Creates => &self.creates,
         };
-        let permit = Arc::clone(places).acquire_owned().await;
-        Permit(Arc::new(permit.expect("it is never closed")))
+        let permit = Arc::clone(semaphore).acquire_owned().await;
+        Permit(Arc::new(permit.expect("the semaphore is never closed")))
     }
 }
 
-const _: () = assert!(transport::IDLE_CONNECTIONS + BESIDE + RequestLimits::MOST == CONNECTIONS);
+const _: () =
+    assert!(transport::MAX_IDLE_CONNECTIONS + EXEMPT + RequestLimits::MAX_REQUESTS == CONNECTIONS);
 
 impl Default for RequestLimits {
     fn default() -> Self {
@@ -64,21 +65,21 @@ impl Default for RequestLimits {
 }
 
 impl Client {
-    /// Waits for a place, for as long as the NAS answers others.
+    /// Waits for a permit, as long as the NAS answers others.
     ///
     /// # Errors
-    /// [`DsmError::Silent`]: it answers nobody.
-    pub(super) async fn place(&self, lane: RequestClass) -> Result<Permit, DsmError> {
-        self.listen().await?;
-        let came = Instant::now();
-        let place = tokio::select! {
+    /// [`DsmError::Silent`]: the NAS does not answer.
+    pub(super) async fn permit(&self, class: RequestClass) -> Result<Permit, DsmError> {
+        self.check_alive().await?;
+        let started = Instant::now();
+        let permit = tokio::select! {
             biased;
-            // First: those that are given up leave their places, and nothing more is sent to a NAS that hangs.
-            silence = self.pulse.silence() => Err(DsmError::Silent(silence)),
-            place = self.lanes.place(lane) => Ok(place),
+            // Silence first: requests that are given up release their permits, and nothing more must be sent to a NAS that hangs.
+            silence = self.liveness.silence() => Err(DsmError::Silent(silence)),
+            permit = self.limits.acquire(class) => Ok(permit),
         };
-        metrics::of_process().dsm_queue(&self.account.nas.to_string(), came.elapsed());
-        place
+        metrics::of_process().dsm_queue(&self.account.nas.to_string(), started.elapsed());
+        permit
     }
 }
 

@@ -1,4 +1,4 @@
-//! Session care (design.md#one-login): one session of a NAS for all who call, one login for all who wait for it.
+//! Session management (design.md#one-login): all calls to a NAS share one session, and all waiting calls share one login.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,34 +18,36 @@ use crate::dsm::call::Call;
 use crate::dsm::reply::{Code, DsmError, LOGIN, NoData, SessionLoss};
 use crate::metrics;
 
-/// A login makes nothing and costs the NAS little, and who waits for it shares its outcome: one that sleeps is awake for the next try.
-const DEADLINE: Duration = Duration::from_secs(15);
-/// How long one may take to end: it ends by itself.
+/// Timeout of a login: it is cheap for the NAS, and all waiting calls share its outcome. A NAS that was asleep is awake for the
+/// next attempt.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Timeout of a logout: sessions also expire by themselves.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often a session is renewed that another login may not help.
-const SELDOM: Duration = Duration::from_secs(60);
+/// Minimum interval between renewals if it is unclear whether another login helps.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The logins to one NAS.
+/// The login state of one NAS.
 #[derive(Debug, Default)]
 pub(super) struct Logins {
     state: Arc<Mutex<State>>,
-    /// How many of them have failed.
+    /// How many logins have failed.
     failed: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct State {
     session: Option<Session>,
+    /// How many logins were attempted.
     count: u64,
     /// How many sessions the NAS has lost.
     lost: u64,
-    /// The last one that failed: its number, and why.
+    /// The last failed login: its number, and the error.
     failure: Option<(u64, DsmError)>,
-    /// When a session was last renewed of which one cannot know whether it was to blame.
-    doubted: Option<Instant>,
+    /// When a session was last renewed on suspicion ([`SessionLoss::Perhaps`]).
+    last_suspicious_renewal: Option<Instant>,
 }
 
-/// A session.
+/// A DSM session.
 #[derive(Clone)]
 pub(super) struct Session {
     number: u64,
@@ -53,9 +55,9 @@ pub(super) struct Session {
     cookie: HeaderValue,
     token: Option<HeaderValue>,
     since: Instant,
-    /// It was made in the place of another.
+    /// It replaced another session.
     renewed: bool,
-    /// A call was answered in it.
+    /// A call in it has succeeded, or failed for another reason than the session.
     worked: Arc<AtomicBool>,
 }
 
@@ -78,8 +80,8 @@ impl Session {
         self.token.clone()
     }
 
-    /// Learns from the answer to a call.
-    pub(super) fn judge<T>(&self, answer: &Result<T, DsmError>) {
+    /// Notes from the reply to a call whether the session works.
+    pub(super) fn note_reply<T>(&self, answer: &Result<T, DsmError>) {
         let worked = answer.as_ref().map_or_else(
             |error| error.code().is_some_and(|code| !code.wants_login()),
             |_| true,
@@ -91,26 +93,26 @@ impl Session {
 }
 
 impl State {
-    /// Another login in the place of this session is worth a try.
+    /// Whether to try another login in place of this session.
     fn may_renew(&self, stale: &Session, code: Code) -> bool {
-        let seldom = |at: Instant| at.elapsed() >= SELDOM;
+        let is_due = |at: Instant| at.elapsed() >= RENEWAL_INTERVAL;
         match code.session() {
             SessionLoss::No => false,
             SessionLoss::Gone => {
-                !stale.renewed || stale.worked.load(Ordering::Relaxed) || seldom(stale.since)
+                !stale.renewed || stale.worked.load(Ordering::Relaxed) || is_due(stale.since)
             }
-            SessionLoss::Perhaps => self.doubted.is_none_or(seldom),
+            SessionLoss::Perhaps => self.last_suspicious_renewal.is_none_or(is_due),
         }
     }
 }
 
 impl Client {
-    /// How many sessions the NAS has lost. Those that are renewed on suspicion do not count: it may not know one from another.
+    /// How many sessions the NAS has lost. Renewals on suspicion do not count.
     pub(in crate::dsm) async fn lost_sessions(&self) -> u64 {
         self.logins.state.lock().await.lost
     }
 
-    /// The shared session; a new one when there is none.
+    /// The shared session; logs in if there is none.
     pub(super) async fn session(&self) -> Result<Session, DsmError> {
         let logins = self.after_logins().await?;
         match &logins.session {
@@ -119,8 +121,8 @@ impl Client {
         }
     }
 
-    /// Another session than this one, in which a call was refused with `code`. `None`: another one was tried only just now, and
-    /// may have helped nothing.
+    /// A session to replace `stale`, in which a call was refused with `code`. `None`: one was replaced just now, so another login
+    /// would likely not help.
     pub(super) async fn renew(
         &self,
         stale: &Session,
@@ -141,7 +143,7 @@ impl Client {
         Box::pin(self.log_in(logins, Some(stale))).await.map(Some)
     }
 
-    /// Ends the session, if there is one. A failure is only logged: the session ends by itself.
+    /// Logs out, if there is a session. A failure is only logged: the session expires by itself.
     pub async fn logout(&self) {
         let session = self.logins.state.lock().await.session.take();
         if let Some(session) = session {
@@ -158,7 +160,7 @@ impl Client {
         }
     }
 
-    /// Waits for a login that is under way, and shares its failure: who waits for a NAS that hangs waits once.
+    /// Waits for a login in progress, and shares its failure: waiting calls do not repeat it one by one.
     async fn after_logins(&self) -> Result<OwnedMutexGuard<State>, DsmError> {
         let known = self.logins.failed.load(Ordering::Relaxed);
         let state = Arc::clone(&self.logins.state).lock_owned().await;
@@ -168,8 +170,8 @@ impl Client {
         }
     }
 
-    /// Logs in, in a task of its own: what becomes of it is shared even when the call that has begun it is given up, and no session is
-    /// left that nobody knows. `stale`: the session in whose place the new one is to stand, and how it was lost.
+    /// Logs in, in its own task: its outcome is shared even if the call that started it is dropped, and no session is leaked.
+    /// `stale`: the session to be replaced, and how it was lost.
     async fn log_in(
         &self,
         mut logins: OwnedMutexGuard<State>,
@@ -177,24 +179,24 @@ impl Client {
     ) -> Result<Session, DsmError> {
         let client = self.clone();
         let login = async move {
-            let made = client.try_login(&mut logins, stale.is_some()).await;
-            match &made {
+            let outcome = client.try_login(&mut logins, stale.is_some()).await;
+            match &outcome {
                 Ok(session) => logins.session = Some(session.clone()),
                 Err(error) => {
                     let number = client.logins.failed.fetch_add(1, Ordering::Relaxed) + 1;
                     logins.failure = Some((number, error.clone()));
                 }
             }
-            if let (Ok(_), Some((stale, SessionLoss::Perhaps))) = (&made, stale) {
-                logins.doubted = Some(Instant::now());
+            if let (Ok(_), Some((stale, SessionLoss::Perhaps))) = (&outcome, stale) {
+                logins.last_suspicious_renewal = Some(Instant::now());
                 drop(logins);
-                // It may live on, and a NAS has room for so many.
+                // The old session may still be valid, and the number of sessions on a NAS is limited.
                 client.end(&stale).await;
             }
-            made
+            outcome
         };
-        let made = tokio::spawn(login.in_current_span()).await;
-        made.unwrap_or_else(|broken| {
+        let outcome = tokio::spawn(login.in_current_span()).await;
+        outcome.unwrap_or_else(|broken| {
             Err(DsmError::Lost {
                 api: LOGIN,
                 method: "login",
@@ -216,11 +218,11 @@ impl Client {
             code,
             next,
         };
-        if let Some((code, next)) = self.refusals.rest(&nas, credential) {
+        if let Some((code, next)) = self.refusals.pending(&nas, credential) {
             metrics::of_process().login(&nas, Some(code.0));
             return Err(refused(code, Some(next)));
         }
-        self.listen().await?;
+        self.check_alive().await?;
         state.count += 1;
         match self.send_login(&password).await {
             Ok(answer) => {
@@ -241,7 +243,7 @@ impl Client {
     }
 
     async fn send_login(&self, password: &SecretString) -> Result<LoginAnswer, DsmError> {
-        // Version 6 is the highest that DSM 6 offers, and DSM 7 still takes it. Values are plain: this API is not JSON.
+        // Version 6 is the highest that DSM 6 supports, and DSM 7 still accepts it. Values are plain: this API does not use JSON.
         let form = [
             ("api", LOGIN),
             ("version", "6"),
@@ -253,7 +255,7 @@ impl Client {
             ("enable_syno_token", "yes"),
         ];
         let request = self.request("auth.cgi");
-        self.send(request, &form, LOGIN, "login", DEADLINE, None)
+        self.send(request, &form, LOGIN, "login", LOGIN_TIMEOUT, None)
             .await
     }
 }
@@ -270,7 +272,7 @@ impl LoginAnswer {
             let garbled = |_| DsmError::Garbled {
                 api: LOGIN,
                 method: "login",
-                seen: "a sid or token that cannot stand in a header".to_owned(),
+                seen: "a sid or token that is not valid in a header".to_owned(),
             };
             let mut value = HeaderValue::from_str(text).map_err(garbled)?;
             value.set_sensitive(true);

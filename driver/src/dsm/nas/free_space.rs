@@ -1,5 +1,5 @@
-//! What a NAS is asked together with something else: how much is free where a LUN lies or shall lie. That it does not tell stands
-//! against nothing; then DSM's own refusals are what is left (design.md#free-space).
+//! Requests that combine another call with a look-up: creating a LUN, and the free space of a volume. If the NAS does not report
+//! free space, nothing is refused for it; DSM's own errors remain (design.md#free-space).
 
 use super::Nas;
 use crate::dsm::location::{self, Location, LocationAnswer, LocationsAnswer};
@@ -7,59 +7,63 @@ use crate::dsm::lun::{self, CreatedLun, Lun, LunAnswer, NewLun};
 use crate::dsm::reply::DsmError;
 use crate::volume::LunUuid;
 
-/// What has come of a `create`.
+/// The outcome of a `create`.
 #[derive(Debug)]
 pub struct Creation {
-    /// The key of the LUN that DSM says it has made. An error says little: the LUN may exist (design.md#create-first).
+    /// The key of the new LUN as DSM reports it. After an error the LUN may exist all the same (design.md#create-first).
     pub uuid: Result<String, DsmError>,
-    /// What was then found by its name.
-    pub seen: Seen,
+    /// The result of the look-up by name in the same request.
+    pub found: NameLookup,
 }
 
-/// What is found by a LUN's name.
+/// The result of looking up a LUN by name.
 #[derive(Debug)]
-pub enum Seen {
-    /// A LUN of this name.
-    Lun(Box<Lun>),
-    /// DSM says that there is none, which alone is no proof (design.md#unknown-is-not-absent).
-    Nothing,
-    /// DSM has not said.
+pub enum NameLookup {
+    /// A LUN with this name.
+    Found(Box<Lun>),
+    /// DSM reports that there is none, which alone is no proof (design.md#unknown-is-not-absent).
+    NotFound,
+    /// There was no usable reply.
     Unknown,
 }
 
 impl Nas {
-    /// Creates a LUN, and looks whether it is there by its name whatever DSM says of that: one request.
+    /// Creates a LUN, and looks it up by name even if that fails, in one request.
     pub async fn create_lun(&self, new: &NewLun) -> Creation {
-        let answers = self
+        let replies = self
             .client
             .call_each::<CreatedLun, LunAnswer>(&lun::create(new), &lun::get(&new.name))
             .await;
-        let (created, seen) = match answers {
-            Ok(answers) => answers,
+        let (created, found) = match replies {
+            Ok(replies) => replies,
             Err(error) => {
                 return Creation {
                     uuid: Err(error),
-                    seen: Seen::Unknown,
+                    found: NameLookup::Unknown,
                 };
             }
         };
-        let seen = match seen {
-            Ok(answer) if answer.lun.name == new.name => Seen::Lun(Box::new(self.seen(answer.lun))),
-            Ok(_) => Seen::Nothing,
-            Err(error) if error.code().is_some_and(crate::dsm::Code::no_lun) => Seen::Nothing,
-            Err(_) => Seen::Unknown,
+        let found = match found {
+            Ok(answer) if answer.lun.name == new.name => {
+                NameLookup::Found(Box::new(self.note_lun(answer.lun)))
+            }
+            Ok(_) => NameLookup::NotFound,
+            Err(error) if error.code().is_some_and(crate::dsm::Code::no_lun) => {
+                NameLookup::NotFound
+            }
+            Err(_) => NameLookup::Unknown,
         };
         Creation {
             uuid: created.map(|created| created.uuid),
-            seen,
+            found,
         }
     }
 
-    /// A volume of the NAS, as far as it tells: for who can do without.
+    /// A volume of the NAS, if the NAS reports it: for callers that can do without.
     ///
     /// # Errors
-    /// [`DsmError`]: there was no answer of DSM's.
-    pub async fn location_if_told(&self, path: &str) -> Result<Option<Location>, DsmError> {
+    /// [`DsmError`], if DSM itself did not reply.
+    pub async fn location_if_reported(&self, path: &str) -> Result<Option<Location>, DsmError> {
         let answer = self
             .client
             .call::<LocationAnswer>(&location::get(path))
@@ -67,17 +71,17 @@ impl Nas {
         match answer {
             Ok(answer) => Ok(answer.volume),
             Err(error @ (DsmError::Refused { .. } | DsmError::Garbled { .. })) => {
-                self.is_no_space(&error);
+                self.log_free_space_unknown(&error);
                 Ok(None)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// The LUN with this key, under the terms of [`Nas::lun`], and where it lies, as far as the NAS tells: one request.
+    /// The LUN with this key, as [`Nas::lun`] returns it, and its volume, if the NAS reports it: one request.
     ///
     /// # Errors
-    /// Anything else than a LUN or DSM's word that there is none.
+    /// Any reply other than a LUN or DSM's code for no such LUN.
     pub async fn lun_and_location(
         &self,
         uuid: &LunUuid,
@@ -87,11 +91,11 @@ impl Nas {
             .call_pair::<LunAnswer, LocationsAnswer>(&lun::get(uuid.as_str()), &location::list())
             .await;
         let (lun, volumes) = match answer {
-            Ok((found, volumes)) => (self.seen(found.lun), volumes),
+            Ok((found, volumes)) => (self.note_lun(found.lun), volumes),
             Err(error) if error.code().is_some_and(crate::dsm::Code::no_lun) => return Ok(None),
             Err(error) => return Err(error),
         };
-        // `get` takes names too: a LUN that is merely called like this uuid is another one.
+        // `get` takes names too: a LUN whose name is this uuid is another one.
         if lun.uuid != uuid.as_str() {
             return Ok(None);
         }
@@ -102,17 +106,17 @@ impl Nas {
                 volumes.find(|volume| volume.path == lun.location)
             }
             Err(error) => {
-                self.is_no_space(&error);
+                self.log_free_space_unknown(&error);
                 None
             }
         };
         Ok(Some((lun, location)))
     }
 
-    fn is_no_space(&self, error: &DsmError) {
+    fn log_free_space_unknown(&self, error: &DsmError) {
         let text = format!("free space: {error}");
-        if self.told.first(&text) {
-            tracing::warn!(nas = %self.name, %error, "the NAS does not tell how much is free: a LUN is made or grown all the same");
+        if self.logged.is_first(&text) {
+            tracing::warn!(nas = %self.name, %error, "the NAS does not report free space: LUNs are created and expanded without that check");
         }
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 use serde_json::Value;
 
 #[test]
-fn an_answer_is_data_or_a_code_or_garbled() {
+fn a_reply_is_data_or_a_code_or_garbled() {
     let read = |body: &str| read::<Value>("A", "m", body.as_bytes());
     assert_eq!(read(r#"{"data":{"x":1},"success":true}"#).unwrap()["x"], 1);
     let refused = read(r#"{"error":{"code":18990531,"errors":[]},"success":false}"#).unwrap_err();
@@ -24,7 +24,7 @@ fn an_answer_is_data_or_a_code_or_garbled() {
 }
 
 #[test]
-fn nothing_is_read_from_any_data() {
+fn no_data_is_parsed_from_any_data() {
     for body in [
         r#"{"success":true}"#,
         r#"{"success":true,"data":null}"#,
@@ -37,7 +37,7 @@ fn nothing_is_read_from_any_data() {
 
 /// design.md#one-login
 #[test]
-fn each_refused_login_is_of_one_kind() {
+fn each_login_code_has_a_kind_of_refusal() {
     for (kind, codes) in [
         (LoginRefusal::Credential, &[400, 404][..]),
         (
@@ -45,7 +45,7 @@ fn each_refused_login_is_of_one_kind() {
             &[401, 402, 403, 405, 406, 408, 409, 410, 411, 412],
         ),
         (LoginRefusal::Address, &[407]),
-        (LoginRefusal::Passing, &[498, 119, 100]),
+        (LoginRefusal::Transient, &[498, 119, 100]),
     ] {
         for code in codes {
             assert_eq!(Code(*code).login(), kind, "{code}");
@@ -55,7 +55,7 @@ fn each_refused_login_is_of_one_kind() {
 
 /// design.md#one-login
 #[test]
-fn a_refused_login_says_what_to_change_and_when_it_is_tried_again() {
+fn a_refused_login_names_the_remedy_and_the_next_attempt() {
     for (code, words) in [
         (400, ["on the NAS", "at once with another password"]),
         (402, ["administrators", "at once after kubectl"]),
@@ -74,6 +74,6 @@ fn a_refused_login_says_what_to_change_and_when_it_is_tried_again() {
             assert!(text.contains(word), "{word}: {text}");
         }
         let remedy = text.find(words[0]).unwrap();
-        assert!(remedy < 150, "within what an event shows: {text}");
+        assert!(remedy < 150, "early enough to be shown in an event: {text}");
     }
 }

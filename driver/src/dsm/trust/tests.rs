@@ -11,7 +11,7 @@ use super::*;
 /// 2026-01-01.
 const NOW: Duration = Duration::from_secs(1_767_225_600);
 
-/// As `openssl req -x509` makes it: it may sign others, and says no name but its subject's.
+/// As `openssl req -x509` makes it: a CA certificate without subject alternative names.
 fn self_signed(change: impl Fn(&mut CertificateParams)) -> (CertificateDer<'static>, KeyPair) {
     let mut params = CertificateParams::new([]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -20,7 +20,7 @@ fn self_signed(change: impl Fn(&mut CertificateParams)) -> (CertificateDer<'stat
     (params.self_signed(&key).unwrap().der().clone(), key)
 }
 
-/// As a NAS has it from the start: for `synology`, signed by an authority that nobody knows. And that authority.
+/// DSM's default certificate: for `synology`, signed by an unknown CA; and that CA.
 fn of_dsm() -> [CertificateDer<'static>; 2] {
     let mut params = CertificateParams::new([]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -33,21 +33,21 @@ fn of_dsm() -> [CertificateDer<'static>; 2] {
     [certificate, authority]
 }
 
-/// What comes of showing this certificate to who asked for `nas.example`.
-fn shown(trust: Trust, certificate: &CertificateDer<'_>) -> Result<(), String> {
+/// Verifies this certificate for `nas.example`; returns the remedy if it is not trusted.
+fn verify(trust: Trust, certificate: &CertificateDer<'_>) -> Result<(), String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    // No authority of this machine: what it knows is none of the test's business.
-    let stranger = self_signed(|_| {}).0;
-    let known = trust.certificates.iter().cloned().chain([stranger]);
+    // A dummy CA instead of those of this machine.
+    let dummy = self_signed(|_| {}).0;
+    let known = trust.certificates.iter().cloned().chain([dummy]);
     let authorities = Verifier::new_with_extra_roots(known, provider.clone()).unwrap();
-    let judge = CertificateVerifier {
+    let verifier = CertificateVerifier {
         authorities: trust.pins.is_empty().then_some(authorities),
         trust,
         provider,
     };
     let name = ServerName::try_from("nas.example").unwrap();
     let now = UnixTime::since_unix_epoch(NOW);
-    let outcome = judge.verify_server_cert(certificate, &[], &name, &[], now);
+    let outcome = verifier.verify_server_cert(certificate, &[], &name, &[], now);
     outcome.map(drop).map_err(|error| match complaint(&error) {
         Some(Complaint::Untrusted(text)) => text,
         other => panic!("{error}: {other:?}"),
@@ -61,7 +61,7 @@ fn pinned(certificate: &CertificateDer<'_>) -> Trust {
     }
 }
 
-fn known(certificate: &CertificateDer<'static>) -> Trust {
+fn trusting(certificate: &CertificateDer<'static>) -> Trust {
     Trust {
         certificates: vec![certificate.clone()],
         ..Trust::default()
@@ -69,62 +69,62 @@ fn known(certificate: &CertificateDer<'static>) -> Trust {
 }
 
 #[test]
-fn dsm_s_own_certificate_is_trusted_under_its_name_or_by_its_key() {
+fn dsms_default_certificate_is_trusted_by_its_name_or_its_key() {
     let [certificate, authority] = of_dsm();
     let pin = Pin::of(&certificate).unwrap().to_string();
-    let refusal = shown(Trust::default(), &certificate).unwrap_err();
+    let refusal = verify(Trust::default(), &certificate).unwrap_err();
     assert!(
         refusal.contains(&format!("tls_pins: [\"{pin}\"]")),
         "{refusal}"
     );
-    let refusal = shown(known(&authority), &certificate).unwrap_err();
+    let refusal = verify(trusting(&authority), &certificate).unwrap_err();
     assert!(
         refusal.starts_with("it is for synology: write tls_server_name: synology"),
         "{refusal}"
     );
     let named = Trust {
         server_name: Some(ServerName::try_from("synology").unwrap()),
-        ..known(&authority)
+        ..trusting(&authority)
     };
-    assert_eq!(shown(named.clone(), &certificate), Ok(()));
-    // Whatever an authority calls itself.
+    assert_eq!(verify(named.clone(), &certificate), Ok(()));
+    // Another CA with the same name.
     let [_, namesake] = of_dsm();
-    let refusal = shown(known(&namesake), &certificate).unwrap_err();
+    let refusal = verify(trusting(&namesake), &certificate).unwrap_err();
     assert!(refusal.contains("another key"), "{refusal}");
-    // The name alone is no reason to trust anybody.
+    // The name alone is not enough.
     let alone = Trust {
         certificates: vec![],
         ..named.clone()
     };
-    shown(alone, &certificate).unwrap_err();
+    verify(alone, &certificate).unwrap_err();
     let elsewhere = Trust {
         server_name: Some(ServerName::try_from("other").unwrap()),
         ..named
     };
-    shown(elsewhere, &certificate).unwrap_err();
-    assert_eq!(shown(pinned(&certificate), &certificate), Ok(()));
+    verify(elsewhere, &certificate).unwrap_err();
+    assert_eq!(verify(pinned(&certificate), &certificate), Ok(()));
     let read = Trust {
         pins: vec![pin.parse().unwrap()],
         ..Trust::default()
     };
-    assert_eq!(shown(read, &certificate), Ok(()));
+    assert_eq!(verify(read, &certificate), Ok(()));
 }
 
 #[test]
-fn a_pin_takes_the_place_of_chain_and_name_and_of_nothing_else() {
+fn a_pin_replaces_chain_and_name_and_nothing_else() {
     let (old, _) = self_signed(|params| params.not_after = date_time_ymd(2025, 12, 31));
     let (early, _) = self_signed(|params| params.not_before = date_time_ymd(2026, 1, 2));
-    for trust in [pinned(&old), known(&old)] {
-        let refusal = shown(trust, &old).unwrap_err();
+    for trust in [pinned(&old), trusting(&old)] {
+        let refusal = verify(trust, &old).unwrap_err();
         assert!(refusal.contains("has expired"), "{refusal}");
     }
-    for trust in [pinned(&early), known(&early)] {
-        let refusal = shown(trust, &early).unwrap_err();
+    for trust in [pinned(&early), trusting(&early)] {
+        let refusal = verify(trust, &early).unwrap_err();
         assert!(refusal.contains("timedatectl"), "{refusal}");
     }
     let (one, _) = self_signed(|_| {});
     let (other, _) = self_signed(|_| {});
-    let refusal = shown(pinned(&one), &other).unwrap_err();
+    let refusal = verify(pinned(&one), &other).unwrap_err();
     let seen = Pin::of(&other).unwrap().to_string();
     assert!(refusal.contains(&format!("add \"{seen}\"")), "{refusal}");
     let both = Trust {
@@ -132,31 +132,31 @@ fn a_pin_takes_the_place_of_chain_and_name_and_of_nothing_else() {
         ..Trust::default()
     };
     for certificate in [&one, &other] {
-        assert_eq!(shown(both.clone(), certificate), Ok(()));
+        assert_eq!(verify(both.clone(), certificate), Ok(()));
     }
-    // With pins, who is signed by a known authority is not trusted for that.
+    // With pins, a certificate of a trusted CA is not accepted.
     let [certificate, authority] = of_dsm();
     let mut trust = pinned(&one);
     trust.certificates.push(authority);
-    shown(trust, &certificate).unwrap_err();
+    verify(trust, &certificate).unwrap_err();
 }
 
 #[test]
 fn a_self_signed_certificate_is_trusted_byte_for_byte() {
     let (certificate, _) = self_signed(|_| {});
     let (twin, _) = self_signed(|_| {});
-    assert_eq!(shown(known(&certificate), &certificate), Ok(()));
-    shown(known(&certificate), &twin).unwrap_err();
-    // Unknown, it is refused with a way out, whatever rustls finds about it.
-    let refusal = shown(Trust::default(), &certificate).unwrap_err();
+    assert_eq!(verify(trusting(&certificate), &certificate), Ok(()));
+    verify(trusting(&certificate), &twin).unwrap_err();
+    // An unknown one is refused with a remedy, whatever the error of rustls.
+    let refusal = verify(Trust::default(), &certificate).unwrap_err();
     assert!(refusal.contains("as ca_file"), "{refusal}");
 }
 
-/// Shows one certificate, and has the key of another.
+/// Presents a certificate with another key.
 #[derive(Debug)]
-struct Thief(Arc<CertifiedKey>);
+struct StolenCertificate(Arc<CertifiedKey>);
 
-impl ResolvesServerCert for Thief {
+impl ResolvesServerCert for StolenCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.clone())
     }
@@ -170,12 +170,12 @@ fn handshake(
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let key = provider.key_provider.load_private_key(key).unwrap();
-    let shown = Thief(Arc::new(CertifiedKey::new(vec![certificate], key)));
+    let resolver = StolenCertificate(Arc::new(CertifiedKey::new(vec![certificate], key)));
     let server = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(shown));
+        .with_cert_resolver(Arc::new(resolver));
     let mut server = ServerConnection::new(Arc::new(server)).unwrap();
     let name = ServerName::try_from("nas.example").unwrap();
     let mut client = ClientConnection::new(Arc::new(trust.client().unwrap()), name).unwrap();
@@ -194,12 +194,12 @@ fn handshake(
 }
 
 #[test]
-fn who_shows_a_pinned_certificate_must_have_its_key() {
+fn a_pinned_certificate_needs_its_private_key() {
     let (certificate, key) = self_signed(|_| {});
     let (_, another) = self_signed(|_| {});
     handshake(certificate.clone(), &key, pinned(&certificate)).unwrap();
-    handshake(certificate.clone(), &key, known(&certificate)).unwrap();
-    for trust in [pinned(&certificate), known(&certificate)] {
+    handshake(certificate.clone(), &key, trusting(&certificate)).unwrap();
+    for trust in [pinned(&certificate), trusting(&certificate)] {
         let error = handshake(certificate.clone(), &another, trust).unwrap_err();
         assert!(
             matches!(
@@ -226,7 +226,7 @@ fn pins_are_read_in_the_forms_that_tools_print() {
 }
 
 #[test]
-fn a_file_without_a_certificate_is_refused_by_name() {
+fn a_file_without_a_certificate_is_rejected_naming_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ca.crt");
     let refusal = || certificates(&path).unwrap_err().to_string();

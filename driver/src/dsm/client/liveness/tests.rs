@@ -1,4 +1,4 @@
-//! A NAS that stops answering, with many who wait for it, in paused time.
+//! A NAS that stops answering many pending calls, with paused time.
 
 use std::sync::atomic::Ordering;
 
@@ -6,20 +6,20 @@ use futures::future::join_all;
 
 use super::*;
 use crate::dsm::client::limits::RequestLimits;
-use crate::dsm::slow_nas::{SlowNas, ask, create, later};
+use crate::dsm::slow_nas::{SlowNas, create, read, wait};
 
-/// When a caller has its cause.
-const TOLD: Duration = Duration::from_secs(14);
+/// When a caller gets the error of a NAS that hangs.
+const DETECTED_AFTER: Duration = Duration::from_secs(14);
 
-/// Whoever calls has to have its cause by then.
+/// When each caller must have an error.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// What so many get that ask and create at the same time, and after which time.
-async fn crowd(client: &Client, count: usize) -> Vec<(Duration, Result<(), DsmError>)> {
+/// Duration and result of `count` concurrent calls, reads and creates.
+async fn call_many(client: &Client, count: usize) -> Vec<(Duration, Result<(), DsmError>)> {
     let started = Instant::now();
     let one = async |number: usize| {
         let answer = if number.is_multiple_of(2) {
-            ask(client).await
+            read(client).await
         } else {
             create(client).await
         };
@@ -29,7 +29,7 @@ async fn crowd(client: &Client, count: usize) -> Vec<(Duration, Result<(), DsmEr
 }
 
 #[track_caller]
-fn is_told(error: &DsmError) {
+fn assert_names_the_silence(error: &DsmError) {
     let source = std::error::Error::source(error);
     let text = format!(
         "{error}: {}",
@@ -46,98 +46,101 @@ fn is_told(error: &DsmError) {
 
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn a_nas_that_hangs_before_the_login_is_told_of_to_all_at_once() {
+async fn a_nas_that_hangs_before_the_login_fails_all_calls_together() {
     let (nas, client) = SlowNas::nas();
     nas.hang(true);
-    for (after, answer) in crowd(&client, 200).await {
-        is_told(&answer.unwrap_err());
-        assert_eq!(after, TOLD);
+    for (after, answer) in call_many(&client, 200).await {
+        assert_names_the_silence(&answer.unwrap_err());
+        assert_eq!(after, DETECTED_AFTER);
     }
     assert_eq!((nas.count("login"), nas.count("query")), (1, 1));
 }
 
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn a_nas_that_hangs_in_a_session_is_told_of_to_all_at_once() {
+async fn a_nas_that_hangs_in_a_session_fails_all_calls_together() {
     let (nas, client) = SlowNas::nas();
-    ask(&client).await.unwrap();
+    read(&client).await.unwrap();
     nas.hang(true);
     let (mut lost, mut unsent) = (0, 0);
-    for (after, answer) in crowd(&client, 200).await {
+    for (after, answer) in call_many(&client, 200).await {
         let error = answer.unwrap_err();
-        is_told(&error);
+        assert_names_the_silence(&error);
         if matches!(error, DsmError::Lost { .. }) {
             lost += 1;
         } else {
             assert!(matches!(error, DsmError::Silent(_)), "{error}");
             unsent += 1;
         }
-        assert_eq!(after, TOLD);
+        assert_eq!(after, DETECTED_AFTER);
     }
     // Only what was sent may have been carried out.
     assert_eq!(
         (lost, unsent),
-        (RequestLimits::MOST, 200 - RequestLimits::MOST)
+        (
+            RequestLimits::MAX_REQUESTS,
+            200 - RequestLimits::MAX_REQUESTS
+        )
     );
     assert_eq!(
         (nas.now(), nas.count("query")),
         ([0, 0, 1], 1),
-        "no connection is kept but the question's"
+        "only the probe's connection is left open"
     );
 
-    // Who comes next learns it at once, and after a while another question is asked, by one for all.
-    let first = crowd(&client, 200).await.pop().unwrap();
+    // Later calls fail immediately, and after a while a single probe is sent for all.
+    let first = call_many(&client, 200).await.pop().unwrap();
     assert_eq!((first.0, nas.count("query")), (Duration::ZERO, 1));
-    later(PROBE_INTERVAL).await;
-    for (after, answer) in crowd(&client, 200).await {
+    wait(PROBE_INTERVAL).await;
+    for (after, answer) in call_many(&client, 200).await {
         let error = answer.unwrap_err();
         assert!(matches!(error, DsmError::Silent(_)), "{error}");
         assert_eq!(after, SILENCE_LIMIT);
     }
     assert_eq!((nas.count("query"), nas.most()[2]), (2, 1), "one at a time");
 
-    // It comes to itself, and everything goes on at once.
+    // It recovers, and calls work again immediately.
     nas.hang(false);
-    later(Duration::from_millis(1)).await;
+    wait(Duration::from_millis(1)).await;
     let started = Instant::now();
-    ask(&client).await.unwrap();
+    read(&client).await.unwrap();
     assert_eq!(
         started.elapsed(),
         Duration::from_secs(1),
-        "what it takes by itself"
+        "its own duration"
     );
     assert_eq!(
         nas.count("query"),
         2,
-        "the answer to the last question was enough"
+        "the late reply to the last probe was enough"
     );
 }
 
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn the_same_outage_is_told_in_the_same_words() {
+async fn the_error_text_stays_the_same_during_an_outage() {
     let (nas, client) = SlowNas::nas();
-    ask(&client).await.unwrap();
+    read(&client).await.unwrap();
     nas.hang(true);
-    ask(&client).await.unwrap_err();
-    let mut words = Vec::new();
+    read(&client).await.unwrap_err();
+    let mut texts = Vec::new();
     for _ in 0..4 {
-        later(PROBE_INTERVAL * 5).await;
-        words.push(ask(&client).await.unwrap_err().to_string());
+        wait(PROBE_INTERVAL * 5).await;
+        texts.push(read(&client).await.unwrap_err().to_string());
     }
     assert_eq!(nas.count("query"), 5);
-    assert!(words.iter().all(|text| *text == words[0]), "{words:?}");
+    assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
 }
 
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
 async fn a_nas_that_comes_back_in_time_loses_nothing() {
     let (nas, client) = SlowNas::nas();
-    ask(&client).await.unwrap();
+    read(&client).await.unwrap();
     nas.hang(true);
-    let waiting = crowd(&client, 40);
+    let waiting = call_many(&client, 40);
     let back = async {
-        later(Duration::from_secs(12)).await;
+        wait(Duration::from_secs(12)).await;
         assert_eq!(nas.count("query"), 1);
         nas.hang(false);
     };
@@ -150,17 +153,17 @@ async fn a_nas_that_comes_back_in_time_loses_nothing() {
 
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn one_that_hangs_again_and_again_is_believed_each_time() {
+async fn each_hang_of_a_nas_is_detected() {
     let (nas, client) = SlowNas::nas();
     for _ in 0..3 {
-        ask(&client).await.unwrap();
+        read(&client).await.unwrap();
         nas.hang(true);
-        for (after, answer) in crowd(&client, 30).await {
-            is_told(&answer.unwrap_err());
-            assert_eq!(after, TOLD);
+        for (after, answer) in call_many(&client, 30).await {
+            assert_names_the_silence(&answer.unwrap_err());
+            assert_eq!(after, DETECTED_AFTER);
         }
         nas.hang(false);
-        later(Duration::from_millis(1)).await;
+        wait(Duration::from_millis(1)).await;
     }
 }
 
@@ -181,13 +184,13 @@ async fn a_slow_nas_is_waited_for() {
 
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn a_nas_of_which_one_call_hangs_is_not_called_hung() {
+async fn a_nas_that_hangs_in_one_call_only_is_not_silent() {
     let (nas, client) = SlowNas::nas();
     nas.mute.lock().unwrap().insert("list");
     let started = Instant::now();
-    let (asked, made) = tokio::join!(ask(&client), create(&client));
-    made.unwrap();
-    let error = asked.unwrap_err();
+    let (read, created) = tokio::join!(read(&client), create(&client));
+    created.unwrap();
+    let error = read.unwrap_err();
     assert_eq!(started.elapsed(), Duration::from_secs(60));
     let DsmError::Lost { source, .. } = error else {
         panic!("{error}");
@@ -197,10 +200,10 @@ async fn a_nas_of_which_one_call_hangs_is_not_called_hung() {
         text.contains("nas1 gave none within 60 s, though it answers other"),
         "{text}"
     );
-    // The same of the login, which has less time because others wait for it.
+    // Likewise for a login, which has a shorter timeout because others wait for it.
     let (nas, client) = SlowNas::nas();
     nas.mute.lock().unwrap().insert("login");
-    for (after, answer) in crowd(&client, 200).await {
+    for (after, answer) in call_many(&client, 200).await {
         let error = answer.unwrap_err();
         assert!(
             matches!(
@@ -219,44 +222,44 @@ async fn a_nas_of_which_one_call_hangs_is_not_called_hung() {
 
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn a_nas_that_is_off_is_told_of_to_all_at_once() {
+async fn a_nas_that_is_off_fails_all_calls_together() {
     let (nas, client) = SlowNas::nas();
     nas.off.store(true, Ordering::Relaxed);
-    for (after, answer) in crowd(&client, 200).await {
+    for (after, answer) in call_many(&client, 200).await {
         answer.unwrap_err();
         assert!(after <= BOUND, "{after:?}");
     }
     assert_eq!(nas.count("login"), 1);
-    // In a session: those that wait for a place do not find out in turns.
+    // In a session: calls that wait for a permit do not run into the timeout in turns.
     nas.off.store(false, Ordering::Relaxed);
-    // The last question was sent to nobody, and its answer does not come any more.
-    later(SILENCE_LIMIT + PROBE_INTERVAL).await;
-    ask(&client).await.unwrap();
+    // The last probe was lost, so there is no late reply.
+    wait(SILENCE_LIMIT + PROBE_INTERVAL).await;
+    read(&client).await.unwrap();
     nas.off.store(true, Ordering::Relaxed);
-    for (after, answer) in crowd(&client, 200).await {
+    for (after, answer) in call_many(&client, 200).await {
         answer.unwrap_err();
         assert!(after <= BOUND, "{after:?}");
     }
     nas.off.store(false, Ordering::Relaxed);
-    later(SILENCE_LIMIT + PROBE_INTERVAL).await;
+    wait(SILENCE_LIMIT + PROBE_INTERVAL).await;
     let started = Instant::now();
-    ask(&client).await.unwrap();
+    read(&client).await.unwrap();
     assert_eq!(started.elapsed(), Duration::from_secs(1));
 }
 
 /// design.md#limits-per-nas
 #[tokio::test(start_paused = true)]
-async fn a_login_whose_caller_leaves_is_not_begun_anew() {
+async fn a_login_whose_caller_gives_up_is_not_restarted() {
     let (nas, client) = SlowNas::nas();
     nas.hang(true);
     let first = tokio::spawn({
         let client = client.clone();
-        async move { ask(&client).await }
+        async move { read(&client).await }
     });
-    later(Duration::from_secs(5)).await;
+    wait(Duration::from_secs(5)).await;
     first.abort();
     let started = Instant::now();
-    is_told(&ask(&client).await.unwrap_err());
-    assert_eq!(started.elapsed() + Duration::from_secs(5), TOLD);
+    assert_names_the_silence(&read(&client).await.unwrap_err());
+    assert_eq!(started.elapsed() + Duration::from_secs(5), DETECTED_AFTER);
     assert_eq!(nas.count("login"), 1);
 }

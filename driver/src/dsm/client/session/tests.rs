@@ -1,4 +1,4 @@
-//! A NAS that is played, in paused time.
+//! Sessions with a scripted NAS and paused time.
 
 use std::sync::Mutex as Plain;
 
@@ -11,21 +11,21 @@ use crate::dsm::client::credential::Refusals;
 use crate::dsm::client::{Account, Password};
 use crate::dsm::transport::{Failure, Transport};
 
-/// Says the body of the answer to a method; `None`: never.
+/// The body of the reply to a method; `None`: no reply.
 type Script = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-struct Played {
+struct ScriptedNas {
     script: Plain<Script>,
     seen: Plain<Vec<String>>,
 }
 
-impl fmt::Debug for Played {
+impl fmt::Debug for ScriptedNas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Played")
+        f.write_str("ScriptedNas")
     }
 }
 
-impl Transport for Played {
+impl Transport for ScriptedNas {
     fn send(
         &self,
         request: Request<String>,
@@ -35,7 +35,7 @@ impl Transport for Played {
             let method = pairs.find(|(key, _)| key == "method").unwrap().1;
             self.seen.lock().unwrap().push(method.clone().into_owned());
             let body = (self.script.lock().unwrap())(&method);
-            // So that others come to wait.
+            // Let other calls start waiting.
             tokio::task::yield_now().await;
             match body {
                 Some(body) => Ok(Response::new(body.into())),
@@ -52,7 +52,7 @@ fn refused(code: u32) -> String {
     format!(r#"{{"success":false,"error":{{"code":{code}}}}}"#)
 }
 
-/// Logins go well, and calls are refused with this code.
+/// Logins succeed, and calls are refused with this code.
 fn refusing(code: u32) -> Script {
     Box::new(move |method| {
         Some(match method {
@@ -67,8 +67,8 @@ fn healthy() -> Script {
     Box::new(|method| Some(if method == "login" { LOGGED_IN } else { OK }.to_owned()))
 }
 
-fn client(script: Script) -> (Arc<Played>, Client) {
-    let wire = Arc::new(Played {
+fn client(script: Script) -> (Arc<ScriptedNas>, Client) {
+    let transport = Arc::new(ScriptedNas {
         script: Plain::new(script),
         seen: Plain::default(),
     });
@@ -79,13 +79,13 @@ fn client(script: Script) -> (Arc<Played>, Client) {
         password: Password::Given("right".into()),
     };
     (
-        wire.clone(),
-        Client::over(wire, account, Arc::new(Refusals::default())),
+        transport.clone(),
+        Client::over(transport, account, Arc::new(Refusals::default())),
     )
 }
 
-impl Played {
-    fn play(&self, script: Script) {
+impl ScriptedNas {
+    fn set_script(&self, script: Script) {
         *self.script.lock().unwrap() = script;
     }
 
@@ -95,61 +95,61 @@ impl Played {
     }
 }
 
-async fn ask(client: &Client) -> Result<(), DsmError> {
+async fn read(client: &Client) -> Result<(), DsmError> {
     let call = Call::new("SYNO.Core.ISCSI.LUN", 1, "list");
     client.call::<NoData>(&call).await.map(drop)
 }
 
 /// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn a_changed_address_takes_a_new_session_once_a_minute() {
+async fn a_session_is_renewed_on_suspicion_at_most_once_a_minute() {
     for code in [150, 105, 122, 127] {
         let (nas, client) = client(healthy());
-        ask(&client).await.unwrap();
-        // Once: the address has changed, or the CSRF protection was switched on.
+        read(&client).await.unwrap();
+        // Refused once: the address has changed, or the CSRF protection was switched on.
         let first = std::sync::atomic::AtomicBool::new(true);
-        nas.play(Box::new(move |method| {
+        nas.set_script(Box::new(move |method| {
             Some(match method {
                 "login" => LOGGED_IN.to_owned(),
                 "list" if first.swap(false, Ordering::Relaxed) => refused(code),
                 _ => OK.to_owned(),
             })
         }));
-        ask(&client).await.unwrap();
+        read(&client).await.unwrap();
         assert_eq!(nas.count("login"), 2, "{code}");
-        // For ever: the address changes with each call, or the account lacks the right.
-        nas.play(refusing(code));
+        // Always refused: the address changes with each call, or the account lacks the permission.
+        nas.set_script(refusing(code));
         for _ in 0..20 {
-            let error = ask(&client).await.unwrap_err();
+            let error = read(&client).await.unwrap_err();
             assert_eq!(error.code(), Some(Code(code)));
             advance(Duration::from_secs(2)).await;
         }
         assert_eq!(nas.count("login"), 2, "{code}");
         advance(Duration::from_secs(20)).await;
-        ask(&client).await.unwrap_err();
-        ask(&client).await.unwrap_err();
+        read(&client).await.unwrap_err();
+        read(&client).await.unwrap_err();
         assert_eq!(nas.count("login"), 3, "{code}");
         assert_eq!(
             nas.count("logout"),
             2,
-            "{code}: the NAS is not filled with sessions"
+            "{code}: old sessions are not leaked"
         );
     }
 }
 
 /// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn a_nas_that_knows_no_session_is_not_logged_in_to_with_each_call() {
+async fn a_nas_that_rejects_every_session_does_not_cause_a_login_per_call() {
     let (nas, client) = client(refusing(119));
     for _ in 0..10 {
-        let error = ask(&client).await.unwrap_err();
+        let error = read(&client).await.unwrap_err();
         assert_eq!(error.code(), Some(Code::SESSION_UNKNOWN));
     }
     assert_eq!(nas.count("login"), 2);
-    nas.play(healthy());
-    ask(&client).await.unwrap();
-    nas.play(refusing(119));
-    ask(&client).await.unwrap_err();
+    nas.set_script(healthy());
+    read(&client).await.unwrap();
+    nas.set_script(refusing(119));
+    read(&client).await.unwrap_err();
     assert_eq!(
         nas.count("login"),
         3,
@@ -159,45 +159,45 @@ async fn a_nas_that_knows_no_session_is_not_logged_in_to_with_each_call() {
 
 /// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_one_login_shares_what_becomes_of_it() {
+async fn waiting_calls_share_the_outcome_of_one_login() {
     let (nas, client) = client(Box::new(|method| {
         (method == "query").then(|| OK.to_owned())
     }));
     let started = Instant::now();
-    for answer in join_all((0..5).map(|_| ask(&client))).await {
+    for answer in join_all((0..5).map(|_| read(&client))).await {
         let error = answer.unwrap_err();
         assert!(matches!(error, DsmError::Lost { .. }), "{error}");
     }
-    assert_eq!((started.elapsed(), nas.count("login")), (DEADLINE, 1));
-    nas.play(Box::new(|_| Some(refused(498))));
-    for answer in join_all((0..5).map(|_| ask(&client))).await {
+    assert_eq!((started.elapsed(), nas.count("login")), (LOGIN_TIMEOUT, 1));
+    nas.set_script(Box::new(|_| Some(refused(498))));
+    for answer in join_all((0..5).map(|_| read(&client))).await {
         assert!(matches!(answer, Err(DsmError::Login { .. })), "{answer:?}");
     }
     assert_eq!(nas.count("login"), 2);
-    // Who comes afterwards tries anew.
-    nas.play(healthy());
-    ask(&client).await.unwrap();
+    // A later call logs in again.
+    nas.set_script(healthy());
+    read(&client).await.unwrap();
     assert_eq!(nas.count("login"), 3);
 }
 
 /// design.md#one-login
 #[tokio::test(start_paused = true)]
-async fn an_account_put_right_on_the_nas_works_without_a_restart() {
+async fn an_account_fixed_on_the_nas_works_without_a_restart() {
     for code in [401, 402, 403, 406, 410, 411] {
         let (nas, client) = client(Box::new(move |_| Some(refused(code))));
         for _ in 0..3 {
-            let error = ask(&client).await.unwrap_err();
+            let error = read(&client).await.unwrap_err();
             assert!(error.to_string().contains("next try at"), "{error}");
         }
         assert_eq!(nas.count("login"), 1, "{code}");
-        nas.play(healthy());
+        nas.set_script(healthy());
         advance(Duration::from_secs(60)).await;
-        ask(&client).await.unwrap();
+        read(&client).await.unwrap();
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_password_file_is_read_as_it_is_meant_and_an_empty_one_costs_no_login() {
+async fn line_ends_in_a_password_file_are_ignored_and_an_empty_file_causes_no_login() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("password");
     let (nas, client) = client(healthy());
@@ -208,7 +208,7 @@ async fn a_password_file_is_read_as_it_is_meant_and_an_empty_one_costs_no_login(
     let client = Client::over(nas.clone(), account, Arc::new(Refusals::default()));
     for nothing in ["", "\n", "\u{feff}", "\u{feff}\r\n"] {
         std::fs::write(&path, nothing).unwrap();
-        let error = ask(&client).await.unwrap_err();
+        let error = read(&client).await.unwrap_err();
         assert!(
             matches!(error, DsmError::Password { .. }),
             "{nothing:?}: {error}"
