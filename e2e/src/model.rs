@@ -3,25 +3,27 @@
 //! | module | owns |
 //! |---|---|
 //! | [`reference_model`] | PURE: the volumes as the CO knows them, and the expected result of each call |
-//! | [`step`] | PURE: the steps, their weights, and how sequences are generated |
+//! | [`step`] | PURE: the steps that a sequence consists of |
+//! | [`sequence`] | PURE: how sequences are generated: weights, sizes, nodes |
 //! | [`fault`] | PURE: the faults and their weights |
 //! | [`environment`] | PURE: foreign objects on the NAS, the statuses that it reports, manual edits in SAN Manager |
-//! | [`executor`] | EFFECT: runs steps on a [`TestBed`](crate::testbed::TestBed), and retries calls as a CO does |
-//! | [`environment_steps`] | EFFECT: the steps that change the environment |
-//! | [`scenarios`] | EFFECT: steps that consist of several calls: fencing, races, swapped LUNs, password rotation |
-//! | [`fallback`] | PURE: replacement calls for what a test bed cannot do |
+//! | [`executor`] | EFFECT: runs steps on a [`TestBed`](crate::testbed::TestBed), and retries calls as a CO does; below it the steps that change the environment, the scenarios
+//! (steps of several calls) and the replacement calls for what a test bed cannot do |
 //! | [`invariants`] | PURE: compares the reference model with what is observed |
 //! | [`stats`] | PURE: throughput of a run |
 //!
 //! A sequence is a value and runs on every test bed: one that found a bug is kept as JSON in `e2e/regressions`.
 
 pub mod environment;
-mod environment_steps;
 pub mod executor;
-mod fallback;
 mod fault;
 pub mod invariants;
 pub mod reference_model;
-mod scenarios;
+pub mod sequence;
 pub mod stats;
 pub mod step;
+
+/// The number of volumes. Few, so that steps interact.
+pub const VOLUMES: u8 = 2;
+/// The number of nodes: every test bed has at least as many.
+pub const NODES: usize = 2;

@@ -1,6 +1,9 @@
 //! Runs steps on a test bed, and retries calls as a CO does, until the expected result.
 
+mod environment_steps;
+mod fallback;
 mod repeat;
+mod scenarios;
 mod single;
 
 use std::collections::BTreeMap;
@@ -12,7 +15,6 @@ use proto::csi;
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::environment_steps::EnvironmentState;
 use super::invariants::check;
 use super::reference_model::{Expected, ReferenceModel};
 use super::step::{CsiCall, Delivery, Fault, Step};
@@ -20,6 +22,7 @@ use crate::harness::plugin::Csi;
 use crate::harness::test_volume::{TestVolume, create_request};
 use crate::testbed::{HostFault, Observation, Process, SECRET_PREFIX, SHRINK_REFUSED, TestBed};
 use crate::{GIB, MIB};
+use environment_steps::EnvironmentState;
 
 /// Far more tries than there are faults in a sequence.
 pub(super) const TRIES: usize = 60;
@@ -80,7 +83,7 @@ pub struct Executor<'a, P> {
     concurrent: bool,
     /// A scenario is running: the model already has its final state.
     pub(super) in_scenario: bool,
-    pub(super) environment: EnvironmentState,
+    environment: EnvironmentState,
     /// The messages of all errors that the driver returned.
     pub(super) messages: Vec<String>,
     tally: Tally,

@@ -5,7 +5,7 @@ use proptest::sample::select;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::step::{NODES, process};
+use super::NODES;
 use crate::testbed::{CommandFault, CrashTiming};
 
 /// The Web API call that a fault applies to.
@@ -225,4 +225,8 @@ pub(super) fn fault() -> impl Strategy<Value = Fault> {
     let crash = (process(), 1..12_usize, select(&CrashTiming::ALL[..]))
         .prop_map(|(node, nth, when)| Fault::Crash { node, nth, when });
     prop_oneof![3 => nas, 4 => host, 3 => crash]
+}
+
+pub(super) fn process() -> impl Strategy<Value = Option<usize>> {
+    select(&[None, Some(0), Some(1)][..])
 }

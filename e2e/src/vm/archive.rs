@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::image::only_entry;
 use crate::harness::process::{run, run_in};
 
 /// The keyring for all suites of Debian.
@@ -162,4 +161,13 @@ fn unpacked(
     )?;
     fs::rename(tree.keep(), &path)?;
     Ok(path)
+}
+
+/// The name of the only entry of a folder.
+pub(super) fn only_entry(folder: &Path) -> Result<String> {
+    let entry = fs::read_dir(folder)
+        .with_context(|| folder.display().to_string())?
+        .next()
+        .with_context(|| format!("{} is empty", folder.display()))??;
+    Ok(entry.file_name().to_string_lossy().into_owned())
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use cpio::newc::{Builder, trailer};
 
-use super::archive::{Package, Suite};
+use super::archive::{Package, Suite, only_entry};
 use crate::harness::process::run;
 
 /// Debian 12's standard kernel: the cloud kernel has no 9p.
@@ -235,13 +235,4 @@ impl Archive {
         entry.finish()?;
         Ok(())
     }
-}
-
-/// The name of the only entry of a folder.
-pub(super) fn only_entry(folder: &Path) -> Result<String> {
-    let entry = fs::read_dir(folder)
-        .with_context(|| folder.display().to_string())?
-        .next()
-        .with_context(|| format!("{} is empty", folder.display()))??;
-    Ok(entry.file_name().to_string_lossy().into_owned())
 }

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use anyhow::{Result, ensure};
 use e2e::model::executor::Tally;
-use e2e::model::step::{Step, Steps};
+use e2e::model::sequence::Steps;
+use e2e::model::step::Step;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use proptest_state_machine::ReferenceStateMachine as _;
 use sha2::{Digest as _, Sha256};

@@ -1,10 +1,10 @@
 //! Replacement calls for a test bed that lacks a feature of a real NAS or node. Nothing is skipped: a volume that grows in
 //! another way must meet the same invariants.
 
-use super::executor::Executor;
-use super::reference_model::Volume;
-use super::step::CsiCall;
+use super::Executor;
 use crate::harness::test_volume::Content;
+use crate::model::reference_model::Volume;
+use crate::model::step::CsiCall;
 use crate::testbed::TestBed;
 
 impl<P: TestBed> Executor<'_, P> {

@@ -8,11 +8,11 @@ use proto::csi;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-use super::environment::{Environment, HiddenLists, ManualEdit};
-use super::executor::{Executor, PAUSE, TRIES, transient};
-use super::reference_model::Expected;
-use super::step::{CsiCall, Delivery, Step};
+use super::{Executor, PAUSE, TRIES, transient};
 use crate::harness::plugin::Csi as _;
+use crate::model::environment::{Environment, HiddenLists, ManualEdit};
+use crate::model::reference_model::Expected;
+use crate::model::step::{CsiCall, Delivery, Step};
 use crate::testbed::TestBed;
 
 /// Text that a manual edit adds before and after an owner tag.

@@ -8,11 +8,11 @@ use proto::csi;
 use serde_json::json;
 use tonic::Code;
 
-use super::executor::{Executor, TRIES, call, ensure_expected, expected_codes, transient};
-use super::reference_model::{Expected, Volume};
-use super::step::{Absence, CsiCall, Delivery, Kind, Step};
+use super::{Executor, TRIES, call, ensure_expected, expected_codes, transient};
 use crate::harness::plugin::Csi as _;
 use crate::harness::test_volume::{TestVolume, create_request};
+use crate::model::reference_model::{Expected, Volume};
+use crate::model::step::{Absence, CsiCall, Delivery, Kind, Step};
 use crate::testbed::{Process, SECRET_PREFIX, TestBed};
 use crate::{GIB, MIB};
 
