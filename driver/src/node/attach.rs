@@ -1,8 +1,9 @@
-//! Attaching: sessions, disks, identity, the map (design.md#portals, #identity-before-action and #unstage-needs-no-nas).
+//! Attaching a volume: sessions, disks, identity check, multipath map (design.md#portals, #identity-before-action and
+//! #unstage-needs-no-nas).
 //!
-//! Portals: where multipathd runs, the node logs in to all of them and uses the map over their disks. Elsewhere it logs in to
-//! the first that accepts: a second session would be a second disk of the same LUN with nobody to choose between them, so the
-//! other portals are only there for when the first does not answer.
+//! Portals: if multipathd runs, the node logs in to all of them and uses the map over their disks. Otherwise it logs in to the
+//! first that accepts: a second session would be a second disk of the same LUN without a map over both, so the other portals
+//! are only fallbacks.
 
 use std::time::Duration;
 
@@ -20,22 +21,21 @@ use crate::volume::{Bytes, LunUuid};
 /// How long a disk may take to appear after a login or rescan.
 const DISK_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A volume's device, proven to be the volume's.
+/// A volume's device, whose identity was verified.
 #[derive(Clone, Debug)]
 pub(super) struct Attached {
     /// A disk, or the multipath map over several.
     pub(super) device: Block,
-    /// The device's size.
+    /// Measured size of the device.
     pub(super) size: Bytes,
 }
 
-/// Without a map over them, only one of several portals can be used.
 fn one_path(context: &PublishContext, why: &str) {
-    tracing::warn!(target = %context.iqn, why, "one portal of several is used, and I/O waits when its path is lost");
+    tracing::warn!(target = %context.iqn, why, "using only one of several portals: I/O stalls while its path is lost");
 }
 
 impl<H: Host> Machine<H> {
-    /// Logs in where there is no good session, finds the disks, proves that they are the volume's, and sees to the map.
+    /// Logs in where there is no usable session, finds the disks, verifies that they are the volume's, and ensures the map.
     pub(super) async fn attach(
         &self,
         context: &PublishContext,
@@ -53,7 +53,7 @@ impl<H: Host> Machine<H> {
             if self.is_alone(&context.uuid, &alone).await? {
                 one_path(
                     context,
-                    "its disk is in use without multipathd, or excluded from it",
+                    "its disk is in use without a map, or excluded by multipathd",
                 );
                 every = false;
             }
@@ -95,7 +95,7 @@ impl<H: Host> Machine<H> {
             .await
     }
 
-    /// The map over the volume's disks, or its disk.
+    /// The map over the volume's disks, or its only disk; measured.
     async fn device_over(
         &self,
         context: &PublishContext,
@@ -122,7 +122,7 @@ impl<H: Host> Machine<H> {
         let size = if complete {
             self.resize_map(&map, disks).await?
         } else {
-            // The kernel lets no map grow beyond a path that cannot be asked for its size.
+            // A map cannot grow beyond its smallest path, and a lost path cannot be rescanned.
             let doing = format!("measuring map {}", map.name);
             map.block.size(&self.host).await.context(doing)?
         };
@@ -132,8 +132,8 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// The sessions that were there before: those that are good, with their disks, and those that have lost their target and
-    /// are left to iscsid, because the map above them is in use. All others are ended.
+    /// The existing sessions: the usable ones with their disks, and the lost ones that are left to iscsid to reconnect because the
+    /// map over them is in use. All others are logged out.
     async fn reuse(
         &self,
         context: &PublishContext,
@@ -180,7 +180,7 @@ impl<H: Host> Machine<H> {
             }
             (false, false) => {
                 for session in &lost {
-                    tracing::warn!(%session, "a path is lost; iscsid goes on trying");
+                    tracing::warn!(%session, "a path is lost; iscsid keeps trying to reconnect");
                 }
                 self.restore_queueing(&held).await;
                 Ok((good, lost))
@@ -188,8 +188,8 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Several disks and no map: their multipathd has gone, or a record asked for more than one session. The one in use stays;
-    /// where none is, all is begun anew. Nobody may choose while several are in use.
+    /// Several disks and no map: multipathd was stopped, or a record asked for more than one session. The disk in use stays; if
+    /// none is in use, all sessions are logged out and the caller logs in again; if several are, that is an error.
     async fn one_of(
         &self,
         held: &Attachment,
@@ -228,19 +228,19 @@ impl<H: Host> Machine<H> {
             });
         }
         for session in &idle {
-            tracing::warn!(%session, "ending a session that nobody uses: there is another, and no multipath map over both");
+            tracing::warn!(%session, "logging out an unused session: there is another, and no multipath map over both");
             self.log_out(session).await?;
         }
         Ok((used, vec![]))
     }
 
-    /// The disk of a session that answers; `None` when the session is stale.
+    /// The verified disk of a usable session; `None` if the session is stale or its disk is offline.
     async fn good_disk(
         &self,
         session: &Session,
         context: &PublishContext,
     ) -> Result<Option<Disk>, Error> {
-        // A session of another time, at another name of this initiator, would be another publication.
+        // A session with another target name belongs to another publication.
         let usable = session.alive && session.target == context.iqn.as_str();
         if !usable || !self.scan(session, context.lun).await? {
             return Ok(None);
@@ -248,7 +248,7 @@ impl<H: Host> Machine<H> {
         let Some(disk) = self.disk_of(session, context.lun).await? else {
             return Ok(None);
         };
-        // A disk that the kernel has taken offline stays so; another login gives another disk.
+        // A disk that the kernel has taken offline stays offline; a new login gives a new disk.
         let doing = || format!("looking at {}", disk.block.node());
         if !disk.is_running(&self.host).await.context(doing())? {
             return Ok(None);
@@ -257,7 +257,7 @@ impl<H: Host> Machine<H> {
         Ok(Some(disk))
     }
 
-    /// Attaches the logical unit `lun` of a session that was just made, and proves it to be the volume's.
+    /// Attaches the logical unit `lun` of a new session, and verifies that it is the volume's.
     pub(super) async fn admit(
         &self,
         session: &Session,
@@ -286,7 +286,10 @@ impl<H: Host> Machine<H> {
             .context("waiting for the disk")
     }
 
-    /// The disk is the volume's, by its unit serial. To be called after [`Machine::rescan`].
+    /// Verifies by the unit serial that the disk is the volume's. Call [`Machine::rescan`] first: sysfs may be out of date.
+    ///
+    /// # Errors
+    /// `Refused` for another serial; `NotReady` if the disk is offline or has no size.
     pub(super) async fn verify_identity(&self, disk: &Disk, uuid: &LunUuid) -> Result<(), Error> {
         let node = disk.block.node();
         let doing = || format!("identifying {node}");
@@ -294,10 +297,10 @@ impl<H: Host> Machine<H> {
         if !seen.running {
             return Err(Error::NotReady {
                 what: node,
-                seen: "it is offline, and what is known of it may be out of date".to_owned(),
+                seen: "it is offline, so its size and serial may be out of date".to_owned(),
             });
         }
-        // A unit that is no longer mapped keeps its old serial in sysfs, but has lost its size (seen with Linux 6.1).
+        // A logical unit that is no longer mapped keeps its old serial in sysfs, but its size is 0 (seen with Linux 6.1).
         if seen.size == Bytes(0) {
             return Err(Error::NotReady {
                 what: node,

@@ -1,5 +1,6 @@
-//! NodeExpandVolume: rescan, identity, size, file system, measure (design.md#identity-before-action, #expansion-is-read-back, #large-enough-already and #node-expansion-is-always-required). Every step looks before it
-//! acts, so that the call may be repeated after a crash anywhere.
+//! NodeExpandVolume: rescan, verify identity, resize the map, grow the file system, read back the size
+//! (design.md#identity-before-action, #expansion-is-read-back, #large-enough-already and #node-expansion-is-always-required).
+//! Every step checks before it acts, so that the call may be repeated after a crash anywhere.
 
 use std::time::Duration;
 
@@ -21,11 +22,11 @@ use crate::volume::{Bytes, FsType};
 const NEW_SIZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a lost path may take to come back before a map grows without it.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long multipathd may take to let a path go.
+/// How long multipathd may take to remove a path from its map.
 const PATH_REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<H: Host> Machine<H> {
-    /// Lets disk and file system follow the LUN; answers the disk's measured size.
+    /// Grows disk, map and file system to the LUN's size; returns the device's measured size.
     pub(super) async fn expand(&self, ask: &Expand) -> Result<Bytes, Error> {
         let (device, mount) = self.locate(ask).await?;
         let attached = self.measure(ask, device).await?;
@@ -41,7 +42,7 @@ impl<H: Host> Machine<H> {
         Ok(attached.size)
     }
 
-    /// The volume's device, and what of it is mounted at the path: staged or published, a file system or the device.
+    /// The volume's device and its mount at the path (staging or target path); no mount for a staged raw device.
     async fn locate(&self, ask: &Expand) -> Result<(Block, Option<Mount>), Error> {
         let not_there = |seen: &str| Error::NotMounted {
             volume: ask.volume.to_string(),
@@ -80,8 +81,8 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Rescan, identity, size, map: in this order, because before a rescan the kernel only repeats what it once heard. Every
-    /// path that is there must answer: a map that is larger than one of its paths would lose what is written through that path.
+    /// Rescans, verifies identity, waits for the new size, resizes the map: in this order, because before a rescan the kernel
+    /// shows cached values. Every live path must answer: a map that is larger than one of its paths would lose writes through it.
     async fn measure(&self, ask: &Expand, device: Block) -> Result<Attached, Error> {
         let held = self.attachment(&ask.volume.uuid).await?;
         let map = held.map.as_ref().filter(|map| map.block == device);
@@ -89,7 +90,7 @@ impl<H: Host> Machine<H> {
             held.sessions.iter().partition(|session| session.alive);
         let (there, lost) = match map {
             Some(_) if !there.is_empty() => (there, lost),
-            // The only path, or all of them: they have to answer.
+            // The only path, or all paths are lost: they have to answer.
             _ => (held.sessions.iter().collect(), vec![]),
         };
         let mut paths = held.paths_of(&device);
@@ -120,7 +121,7 @@ impl<H: Host> Machine<H> {
         Ok(Attached { device, size })
     }
 
-    /// A session that is there has to be a path, and its disk has to tell its size.
+    /// A live session must be a path of the device, and its disk must answer a rescan.
     async fn must_answer(
         &self,
         device: &Block,
@@ -132,9 +133,9 @@ impl<H: Host> Machine<H> {
             return Ok(());
         }
         let seen = if answers {
-            "is no path to it yet"
+            "is not a path to it yet"
         } else {
-            "has lost its target, or its disk does not run"
+            "has lost its target, or its disk is not running"
         };
         Err(Error::NotReady {
             what: device.node(),
@@ -145,9 +146,9 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// Takes lost paths out of a map that has to grow. The kernel lets no map become larger than a path below it, and a path
-    /// that cannot be asked keeps its old size; were it let, what is written behind that size through such a path, once it is
-    /// back, would fail. So the path goes, which is lost anyhow, and comes back with the LUN's new size when it is joined.
+    /// Removes lost paths from a map that has to grow. The kernel refuses a map that is larger than one of its paths, and a lost
+    /// path cannot be rescanned, so it keeps its old size (if the map could grow, writes beyond that size would fail on that path
+    /// after it reconnects). The removed path is added again, with the LUN's new size, by [`super::missing_paths`].
     async fn end_lost(&self, held: &Attachment, map: &Map, lost: &[&Session]) -> Result<(), Error> {
         let is_lost = |id: u32| lost.iter().any(|session| session.id == id);
         let back = disk::until(&self.host, RECONNECT_TIMEOUT, || async {
@@ -166,7 +167,7 @@ impl<H: Host> Machine<H> {
             });
         }
         for session in lost {
-            tracing::warn!(%session, map = map.name, "ending a lost path, for the map has to grow: it is joined when its portal answers");
+            tracing::warn!(%session, map = map.name, "logging out a lost path so that the map can grow: it is added again when its portal answers");
             self.log_out(session).await?;
         }
         let disks = held.disks.iter().filter(|disk| is_lost(disk.session));
@@ -219,7 +220,7 @@ impl<H: Host> Machine<H> {
             return Err(Error::NotReady {
                 what: format!("growing the {fs} at {}", mount.point),
                 seen: format!(
-                    "it is dead ({why}): delete the pods that use it, and it is mounted anew and grows"
+                    "it is dead ({why}): delete the pods that use it, and it is mounted again and grows"
                 ),
             });
         }
@@ -239,8 +240,8 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// A path to grow the file system through: the path asked about, or another writable mount of it when that one is
-    /// read-only (a pod that may only read, of a volume that is staged writable).
+    /// A mount point to grow the file system at: the requested one, or a writable one if that is read-only (a read-only pod of a
+    /// volume that is staged read-write).
     async fn writable_mount(&self, attached: &Attached, mount: &Mount) -> Result<String, Error> {
         if !mount.is_readonly() {
             return Ok(mount.point.clone());

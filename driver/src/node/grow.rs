@@ -1,4 +1,4 @@
-//! Growing a file system until it fills its disk, proven by asking it (design.md#expansion-is-read-back and #node-expansion-is-always-required).
+//! Growing a file system to the size of its disk, verified by reading its size back (design.md#expansion-is-read-back and #node-expansion-is-always-required).
 
 use super::Machine;
 use super::attach::Attached;
@@ -10,16 +10,16 @@ use crate::host::superblock::{self, Geometry, Superblock};
 use crate::host::{Exit, Host, Via};
 use crate::volume::FsType;
 
-/// How it went. Whatever another try may bring is an error instead.
+/// The outcome of growing. A failure that a retry may fix is an error instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Grown {
     /// The file system fills its disk.
     Full,
-    /// It could grow, but is mounted read-only.
+    /// It is mounted read-only; it can grow once it is mounted read-write.
     ReadOnly,
-    /// It can grow only while it is not mounted: why, and what would change that.
+    /// It can grow only while it is not mounted: reason and remedy.
     OnlyUnmounted(String, &'static str),
-    /// It keeps its size for good: why.
+    /// It can never grow: reason.
     Never(String),
 }
 
@@ -27,7 +27,7 @@ const WHEN_STAGED_AGAIN: &str =
     "end the pods that use the volume: it grows, unmounted, when it is staged again";
 
 impl<H: Host> Machine<H> {
-    /// Grows the file system mounted at `point` to the end of its disk. Does nothing when it is there already.
+    /// Grows the file system mounted at `point` to the size of its disk. Idempotent.
     pub(super) async fn grow_to_device(
         &self,
         attached: &Attached,
@@ -66,7 +66,7 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// How large a mounted file system is, by its own account: what is on the disk may be stale.
+    /// The size of a mounted file system as its tools report it: for xfs and btrfs the superblock on disk may be stale.
     async fn mounted_geometry(
         &self,
         attached: &Attached,
@@ -115,7 +115,7 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// Grows an ext4 that was just mounted at `staging` and that nobody else uses: unmount, check, grow, mount again.
+    /// Grows an ext4 that is mounted at `staging` and nowhere else: unmount, check, grow, mount again.
     pub(super) async fn grow_offline(
         &self,
         attached: &Attached,
@@ -152,7 +152,7 @@ impl<H: Host> Machine<H> {
         );
         let program = cmd.program;
         let exit = self.host.run(cmd).await.context(&doing)?;
-        // What it says of a mounted one would only mean that somebody has it mounted after all.
+        // The other variants are about mounted file systems, so they would only mean that it is mounted after all: an error below.
         if filesystem::cannot_grow(fs, &exit) == Some(Cannot::Never) {
             return Ok(Grown::Never(words(&exit)));
         }
@@ -166,7 +166,7 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// What the tool's refusal means for this file system.
+/// The outcome that the tool's refusal means for this file system.
 fn for_good(cannot: Cannot, geometry: &Geometry, exit: &Exit) -> Grown {
     match cannot {
         Cannot::Never => Grown::Never(words(exit)),
@@ -182,7 +182,7 @@ fn for_good(cannot: Cannot, geometry: &Geometry, exit: &Exit) -> Grown {
     }
 }
 
-/// What `resize2fs` has said, without its banner.
+/// The output of `resize2fs` on one line, without its banner.
 fn words(exit: &Exit) -> String {
     let said = format!("{}\n{}", exit.stderr, exit.stdout);
     let lines = said.lines().map(str::trim);
@@ -192,7 +192,7 @@ fn words(exit: &Exit) -> String {
     lines.join(" ")
 }
 
-/// A tool that says yes and does nothing has failed.
+/// Verifies that the file system fills its disk: a tool that reports success and does nothing has failed.
 fn ensure_full(attached: &Attached, geometry: &Geometry, program: &str) -> Result<(), Error> {
     if geometry.fills(attached.size) {
         return Ok(());
@@ -211,7 +211,7 @@ fn ensure_full(attached: &Attached, geometry: &Geometry, program: &str) -> Resul
     })
 }
 
-/// A file system that was to grow and keeps its size.
+/// The error for a file system that cannot grow.
 pub(super) fn kept(fs: FsType, point: &str, seen: String, remedy: &str) -> Error {
     Error::Refused {
         what: format!("growing the {fs} at {point}"),
@@ -220,5 +220,5 @@ pub(super) fn kept(fs: FsType, point: &str, seen: String, remedy: &str) -> Error
     }
 }
 
-/// What to do about one that never grows.
+/// The remedy for a file system that can never grow.
 pub(super) const COPY_IT: &str = "its data are intact and it can be used as it is; for more room copy them into a new volume, whose StorageClass has no such formatOptions";

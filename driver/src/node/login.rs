@@ -1,4 +1,5 @@
-//! Logging in: to the first portal that accepts, or to all of them (design.md#portals, #unstage-needs-no-nas and #final-codes).
+//! iSCSI logins: to the first portal that accepts, or to all of them, and which failures are final (design.md#portals,
+//! #unstage-needs-no-nas and #final-codes).
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,16 +16,16 @@ use crate::host::session::{self, Session};
 use crate::host::{Exit, Host, HostError, KernelFiles};
 use crate::publication::{Iqn, Portal, PublishContext};
 
-/// How long the first portal is asked alone. One that is there has answered by then, and what it says of our proofs the others
-/// would say, too: each attempt more is one more failure in the log of the NAS.
+/// How long the first portal is tried alone. A reachable one has answered by then, and if it rejects the CHAP credentials, the
+/// others would, too: each further attempt is one more failed login in the log of the NAS.
 const HEAD_START: Duration = Duration::from_secs(1);
 
-/// What came of a login at a portal.
+/// A portal and the result of the login there.
 type Try = (Portal, Result<Exit, HostError>);
 
 impl<H: Host> Machine<H> {
-    /// Logs in to the first of `portals` that accepts, or to `every` one that does. When the volume is `reachable` without
-    /// them, a portal that does not answer is only worth a warning.
+    /// Logs in to the first of `portals` that accepts, or, with `every`, to all that do. If the volume is `reachable` through
+    /// other sessions, failures are only logged.
     pub(super) async fn login(
         &self,
         context: &PublishContext,
@@ -66,7 +67,7 @@ impl<H: Host> Machine<H> {
         Ok(sessions)
     }
 
-    /// One after the other: a second session would be a second disk, with nobody to choose between them.
+    /// Stops at the first session: a second one would be a second disk without a map over both.
     async fn try_in_turn(
         &self,
         iqn: &Iqn,
@@ -77,7 +78,7 @@ impl<H: Host> Machine<H> {
         for portal in portals {
             self.write_record(iqn, portal, chap).await?;
             let one = self.try_one(iqn, portal).await;
-            // One that hangs may still make its session.
+            // A login that hangs may still create its session.
             let enough = one.1.is_err() || speaks_for_all(&one, chap) || is_accepted(&one);
             tries.push(one);
             if enough {
@@ -87,8 +88,8 @@ impl<H: Host> Machine<H> {
         Ok(tries)
     }
 
-    /// All at a time: one that is not there takes as long as a login may take. The records come first, for those that are not
-    /// there are joined later by what stands in them.
+    /// Tries all at once, because an unreachable portal takes the whole login timeout. All records are written first:
+    /// [`super::missing_paths`] uses them for portals that are down now.
     async fn try_all(
         &self,
         iqn: &Iqn,
@@ -125,7 +126,7 @@ impl<H: Host> Machine<H> {
         (*portal, self.run_on_records(login).await)
     }
 
-    /// The session that a login has made.
+    /// Waits for the session of a login to appear in sysfs.
     pub(super) async fn wait_for_session(
         &self,
         iqn: &Iqn,
@@ -153,7 +154,7 @@ impl<H: Host> Machine<H> {
             })
     }
 
-    /// Nobody let us in. A final answer only when every portal said so for good and nothing is left behind.
+    /// No portal accepted the login. Final only if every portal's refusal is permanent and nothing is left behind.
     async fn no_session(
         &self,
         context: &PublishContext,
@@ -168,7 +169,7 @@ impl<H: Host> Machine<H> {
             let published = "check that the volume is still published to this node";
             let remedy = match Method::of(chap) {
                 Method::None | Method::Chap => published.to_owned(),
-                // iscsiadm says 19, as for a target that does not exist, when it is we who are not convinced.
+                // iscsiadm also returns 19 (no such target) if the target fails mutual authentication.
                 Method::Mutual => format!(
                     "{published}, and that the target proves itself with {} and {}",
                     field(USERNAME_IN),
@@ -189,7 +190,7 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// The target does not take our proofs. A final answer only when nothing is left behind.
+    /// The target rejects the CHAP credentials, or wants some. Final only if nothing is left behind.
     async fn unproven(
         &self,
         context: &PublishContext,
@@ -219,8 +220,8 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// No record and no session of this publication is left. A login may report failure and have made its session: the record stays
-    /// with it, for the next call goes on with both.
+    /// Deletes the records if there is no session; true if neither is left. A failed login may still have created its session: then
+    /// the records stay with it, and the next call continues with both.
     async fn is_clean(&self, context: &PublishContext) -> bool {
         let no_session = async || {
             matches!(
@@ -237,7 +238,8 @@ fn is_accepted((_, exit): &Try) -> bool {
     matches!(exit, Ok(Login::New | Login::Existing))
 }
 
-/// The other portals are the same target: they would say the same. What keeps one login from being started keeps all.
+/// True if the result makes logins at the other portals pointless: they are the same target and would refuse for the same
+/// reason, or iscsiadm cannot be started at all.
 fn speaks_for_all((_, exit): &Try, chap: Option<&Chap>) -> bool {
     let exit = match exit {
         Ok(exit) => exit,

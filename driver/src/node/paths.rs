@@ -1,16 +1,17 @@
-//! Several portals: one map over all paths, made by multipathd (design.md#portals). Its configuration is the operator's.
+//! Multipath: one map over all paths of a volume, made by multipathd (design.md#portals): waiting for it, resizing, queueing,
+//! flushing. multipathd's configuration is the operator's.
 //!
 //! Recommended in `/etc/multipath.conf`:
 //! ```text
 //! defaults {
-//!     find_multipaths      strict   # no map but those that the driver asks for
+//!     find_multipaths      strict   # no maps except those that the driver requests
 //!     user_friendly_names  yes
-//!     no_path_retry        12       # × polling_interval 5 s; "queue" holds the processes of a pod for as long as the NAS is away
+//!     no_path_retry        12       # × polling_interval 5 s; with "queue", a pod's I/O hangs for as long as the NAS is unreachable
 //!     recheck_wwid         yes      # a path that comes back as another LUN is not used
 //! }
 //! ```
-//! `find_multipaths` may be anything. The driver asks for its map, and where every disk is grabbed it uses that map even for
-//! one portal. `no_path_retry queue` is survived: an unstage whose paths are all lost stops the queueing.
+//! Any value of `find_multipaths` works: the driver requests its map, and if multipathd makes maps over all disks, the driver uses
+//! that map even for one portal. `no_path_retry queue` works, too: an unstage whose paths are all lost stops the queueing.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -25,20 +26,23 @@ use crate::host::{Host, HostError, KernelFiles, Stat, Who, if_present, multipath
 use crate::in_flight;
 use crate::volume::{Bytes, LunUuid};
 
-/// How long multipathd may take to put a new disk below its map.
+/// How long multipathd may take to add a new disk to its map.
 const MAP_CREATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two times of asking it.
+/// How often a map is requested, or flushed, before the call gives up.
 const ADD_MAP_RETRIES: usize = 4;
 /// How long a map may take to vanish or grow.
 const MAP_CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two looks at the paths of a map that is being let go.
+/// Poll interval while waiting for a volume to be released.
 const WATCH: Duration = Duration::from_secs(5);
-/// Between two times of letting the I/O of a map fail.
+/// How often queueing is disabled again while an action runs.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<H: Host> Machine<H> {
-    /// True when multipathd runs on this node. That it is not installed or not started is as ordinary as that it is; whether one
-    /// that says nothing of use runs is looked up, for its words differ between releases.
+    /// True if multipathd runs on this node. That it is not installed or not started is normal. If its client's answer is not
+    /// understood (the messages differ between releases), the process list decides.
+    ///
+    /// # Errors
+    /// If it runs and does not answer.
     pub(super) async fn multipathd_runs(&self) -> Result<bool, Error> {
         let doing = "asking whether multipathd runs";
         match multipath::read_daemon(self.host.run(multipath::show_daemon()).await)
@@ -57,7 +61,7 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// True when the only disk there is is used as it is and can be below no map any more.
+    /// True if there is one disk only and it cannot get a map any more: it is in use directly, or multipathd excludes it.
     pub(super) async fn is_alone(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<bool, Error> {
         let [disk] = disks else {
             return Ok(false);
@@ -75,7 +79,7 @@ impl<H: Host> Machine<H> {
             || self.is_excluded(uuid, disks).await?)
     }
 
-    /// True when multipathd's configuration keeps it from the disks. Only its own word counts: a disk may be new to it.
+    /// True if multipathd's configuration excludes the disks. Only its explicit answer counts: it may not know a new disk yet.
     pub(super) async fn is_excluded(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<bool, Error> {
         let Some(disk) = disks.first() else {
             return Ok(false);
@@ -98,7 +102,7 @@ impl<H: Host> Machine<H> {
         Ok(multipath::is_excluded(&asked))
     }
 
-    /// Waits for the map over all of `disks`, and asks multipathd for what is missing.
+    /// Waits for the map over all of `disks`; requests missing maps and paths from multipathd.
     pub(super) async fn map_of_all(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<Map, Error> {
         let mut map = None;
         for _ in 0..ADD_MAP_RETRIES {
@@ -149,7 +153,7 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// What multipathd answers is not believed; sysfs shows what came of it.
+    /// Requests a map over `disk`, or adds it to the existing map. The answer is ignored: the caller checks the result in sysfs.
     async fn ask_for(&self, disk: &Disk, has_map: bool) -> Result<(), Error> {
         let name = &disk.block.name;
         let doing = format!("asking multipathd for a map over {name}");
@@ -157,7 +161,7 @@ impl<H: Host> Machine<H> {
             let asked = self.host.run(multipath::add_path(name)).await;
             return asked.context(&doing).map(|_| ());
         }
-        // It learns of a new disk from udev, a little later than we do.
+        // multipathd learns of a new disk from udev, a little later than this process.
         let look = || async {
             let listed = self.host.run(multipath::show_paths()).await?;
             multipath::read_wwid(listed, name)
@@ -187,7 +191,7 @@ impl<H: Host> Machine<H> {
             })
     }
 
-    /// Makes a map as large as its paths, which must agree; answers that size.
+    /// Resizes a map to the size of its paths, which must all be equal; returns that size.
     pub(super) async fn resize_map(&self, map: &Map, paths: &[Disk]) -> Result<Bytes, Error> {
         let doing = format!("measuring map {}", map.name);
         let mut sizes = Vec::new();
@@ -235,7 +239,7 @@ impl<H: Host> Machine<H> {
         Ok(size)
     }
 
-    /// Removes a map. udev may still hold it for a moment, so it is tried a few times.
+    /// Removes a map. Retries, because udev may still have it open for a moment.
     pub(super) async fn flush(&self, map: &Map) -> Result<(), Error> {
         let doing = format!("removing map {}", map.name);
         let mut said = String::new();
@@ -279,8 +283,8 @@ impl<H: Host> Machine<H> {
         Ok(!all.is_empty())
     }
 
-    /// Lets the I/O of a map fail when no path of it works: else an unmount waits for as long as the NAS is away, and udev's
-    /// look at a map keeps it in use for as long.
+    /// Makes the I/O of a map fail when it has no working path. Otherwise an unmount hangs for as long as the NAS is unreachable, and
+    /// udev's probe keeps the map open for as long.
     pub(super) async fn disable_queueing(&self, held: &Attachment) {
         let Some(map) = &held.map else {
             return;
@@ -291,11 +295,11 @@ impl<H: Host> Machine<H> {
             .await;
         // Without its daemon a map does not queue.
         if let Err(error) = exit.and_then(|exit| exit.ok(multipath::DAEMON)) {
-            tracing::warn!(map = map.name, %error, "the map may go on queueing");
+            tracing::warn!(map = map.name, %error, "disabling the map's queueing failed: it may keep queueing");
         }
     }
 
-    /// Lets a map that is used again do what its configuration says.
+    /// Lets a map that is used again queue as configured.
     pub(super) async fn restore_queueing(&self, held: &Attachment) {
         if let Some(map) = &held.map {
             let exit = self
@@ -303,13 +307,13 @@ impl<H: Host> Machine<H> {
                 .run(multipath::restore_queueing(&map.block.name))
                 .await;
             if let Err(error) = exit.and_then(|exit| exit.ok(multipath::DAEMON)) {
-                tracing::warn!(map = map.name, %error, "the map may not queue");
+                tracing::warn!(map = map.name, %error, "restoring the map's queueing failed: it may fail I/O at once");
             }
         }
     }
 
-    /// Runs `act`, which ends the use of disks that are gone, and lets the I/O of the map over them fail meanwhile. Once is not
-    /// enough: multipathd queues again when it takes a path out of a map (0.9.4).
+    /// Runs `act`, which unmounts lost disks, while the I/O of the map over them fails. Queueing is disabled repeatedly, because
+    /// multipathd enables it again when it removes a path from a map (0.9.4).
     pub(super) async fn failing_io<T>(
         &self,
         held: &Attachment,
@@ -328,10 +332,10 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Stops the queueing of the volume's map when it has not been let go for as long as a single path may be lost. Sessions
-    /// tell nothing: they also live on when their LUN is unmapped. Of a map with a working path nothing fails by it.
+    /// Disables the queueing of the volume's map if the map still exists after the replacement timeout. Session state does not
+    /// tell whether that is needed: sessions stay alive when their LUN is unmapped. Harmless for a map with a working path.
     pub(super) async fn stop_queueing(&self, uuid: &LunUuid) {
-        // (multipathd lowers that of a map's sessions to its `fast_io_fail_tmo`, 5 s, and queues instead.)
+        // (multipathd lowers the replacement timeout of a map's sessions to its `fast_io_fail_tmo`, 5 s, and queues instead.)
         for _ in 0..self.replacement_timeout.as_secs().div_ceil(WATCH.as_secs()) {
             match in_flight::unlocked(self.attachment(uuid)).await {
                 Ok(held) if held.map.is_none() => return,
@@ -339,12 +343,13 @@ impl<H: Host> Machine<H> {
             }
         }
         if let Ok(held) = in_flight::unlocked(self.attachment(uuid)).await {
-            tracing::warn!(%uuid, "the volume takes too long to be let go: what cannot be written now is lost");
+            tracing::warn!(%uuid, "the volume takes too long to be released: data that cannot be written now is lost");
             self.disable_queueing(&held).await;
         }
     }
 
-    /// Runs `act`, which lets a volume go, and [`Machine::unblock`]s it meanwhile, again and again.
+    /// Runs `act`, which releases a volume. After the replacement timeout, the I/O of the volume's map is made to fail, repeatedly, so
+    /// that `act` cannot hang on an unreachable NAS.
     pub(super) async fn unblocking<T>(
         &self,
         uuid: &LunUuid,

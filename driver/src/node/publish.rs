@@ -1,4 +1,4 @@
-//! NodePublishVolume and NodeUnpublishVolume: one path for one pod.
+//! NodePublishVolume and NodeUnpublishVolume: bind mounts of the staged file system, or of the device node, at a target path.
 
 use super::Machine;
 use super::attachment::Attachment;
@@ -12,19 +12,19 @@ use crate::host::{Host, HostError, Stat, if_present};
 use crate::volume::{FsType, LunUuid, VolumeId};
 
 impl<H: Host> Machine<H> {
-    /// Beside the staging path: where a mount is made read-only before it is shown at the target path.
+    /// The temporary mount next to the staging path: [`Self::bind_readonly`] makes it read-only before it binds it to the target.
     pub(super) fn temp_mount(&self, staging: &str) -> String {
         format!("{staging}.{}-readonly", self.driver_name)
     }
 
-    /// Those of the mount points that are not the driver's own for a volume staged at `staging`: pods'.
+    /// Keeps only pods' mount points: removes the staging path and the temporary mount next to it.
     pub(super) fn of_pods(&self, staging: &str, mut points: Vec<String>) -> Vec<String> {
         let own = [staging, &self.temp_mount(staging)];
         points.retain(|point| !own.contains(&point.as_str()));
         points
     }
 
-    /// Shows a staged volume at one more path.
+    /// Publishes a staged volume at a target path. Idempotent.
     pub(super) async fn publish(&self, ask: &Publish) -> Result<(), Error> {
         let not_staged = |seen: &str| refused(&ask.volume, seen, "stage the volume first");
         let staging = self
@@ -42,7 +42,7 @@ impl<H: Host> Machine<H> {
         if held.sessions.is_empty() {
             return Err(not_staged("this node has no session with its target"));
         }
-        // A file system's mount says itself which of several disks it is on.
+        // Of several disks without a map, the staged file system is on one: the mount table has it.
         let mounted = held.disks.first().map(|disk| &disk.block);
         let mounted = mounted.filter(|_| ask.intent.by != Use::Device);
         let device = held.device().or(mounted).ok_or_else(|| {
@@ -69,14 +69,14 @@ impl<H: Host> Machine<H> {
             }
         };
         if self.is_published(ask, &target, &blocks).await? {
-            // An earlier call may have got as far as the target, and no further.
+            // An earlier call may have died after it mounted the target, before this cleanup.
             return self.remove_temp_mount(&staging, &blocks).await;
         }
         if !ask.intent.shared {
             self.must_be_only(ask, &staging, &target, &blocks).await?;
         }
         let was_there = self.must_be_kind(&target, show.kind()).await?;
-        // All that can be decided is decided: after a final answer the CO forgets the path (design.md#final-codes).
+        // All checks come before the first mount: after a final error the CO forgets the path (design.md#final-codes).
         let shown = self
             .mount_target(ask, &show, &staging, &target, &blocks)
             .await;
@@ -107,7 +107,7 @@ impl<H: Host> Machine<H> {
         Err(unseen(format!("publishing at {target}")))
     }
 
-    /// Removes what a call has made that ends with a final error.
+    /// Undoes what the call has done before its final error; retryable if that fails.
     async fn roll_back(
         &self,
         staging: &str,
@@ -127,16 +127,16 @@ impl<H: Host> Machine<H> {
         match undone.await {
             Ok(()) => error,
             Err(left) => Error::Unverified {
-                what: format!("taking back what was made at {target}"),
+                what: format!("rolling back the publication at {target}"),
                 seen: format!("{}; the failure: {}", left.chain(), error.chain()),
             },
         }
     }
 
-    /// What this node holds of the volume under this publication. It is staged anew where an earlier publication, or a call that was
-    /// broken off while it took that down, has left nothing of use: the CO does not stage what it believes to be staged.
+    /// The volume's attachment under this publication, staged again if necessary: the teardown of an earlier publication may have
+    /// removed the staged mount, and the CO does not stage a volume that it believes to be staged.
     ///
-    /// And what was seen at the staging path, if nothing was done since.
+    /// Also returns the mount state of the staging path, unless it may have changed since.
     async fn staged_now(
         &self,
         ask: &Publish,
@@ -147,7 +147,7 @@ impl<H: Host> Machine<H> {
             .await?;
         let held = self.attachment(&ask.volume.uuid).await?;
         let (mounted, seen) = match &ask.intent.by {
-            // A call that was broken off after its login has not looked for the disk.
+            // A call that was interrupted after its login has not attached the disk yet.
             Use::Device => (held.device().is_some(), None),
             Use::FileSystem { .. } => {
                 let seen = self.mount_state_at(staging, &held.blocks()).await?;
@@ -161,30 +161,30 @@ impl<H: Host> Machine<H> {
                 (mounted, Some(seen))
             }
         };
-        // Somebody uses the device as something else.
+        // The device is in use elsewhere than at the staging path.
         let used = !mounted && !self.uses(&held.blocks()).await?.is_empty();
         if used || mounted && !held.sessions.is_empty() {
             return Ok((held, seen));
         }
-        // Where there is a session with its disk, no login needs a Secret.
+        // With a live session and its disk no login is necessary, and so no Secret.
         let attached = held.is_alive() && held.device().is_some();
         let again = attached.then(|| ask.staging_again());
         match ask.staging().or(again) {
             Some(stage) => {
-                tracing::warn!(volume = %ask.volume, staging, "staging from a publish call what is not staged under this publication");
+                tracing::warn!(volume = %ask.volume, staging, "the volume is not staged under this publication: NodePublishVolume stages it again");
                 Box::pin(self.stage(&stage)).await?;
                 Ok((self.attachment(&ask.volume.uuid).await?, None))
             }
             None if ended => Err(Error::NotReady {
                 what: format!("publishing volume {}", ask.volume),
-                seen: "an earlier publication of it was taken down here, and only NodeStageVolume brings the Secret to log in anew: delete the pod".to_owned(),
+                seen: "an earlier publication of it was torn down here, and only NodeStageVolume brings the Secret to log in again: delete the pod".to_owned(),
             }),
             None => Ok((held, seen)),
         }
     }
 
-    /// Mounts a dead file system anew: the CO does not stage what it believes to be staged. Its session is there, so that no login
-    /// needs a Secret.
+    /// Remounts a dead file system: the CO does not stage a volume that it believes to be staged. The session exists, so no login
+    /// and no Secret is necessary.
     async fn remount_dead(
         &self,
         ask: &Publish,
@@ -197,7 +197,7 @@ impl<H: Host> Machine<H> {
         self.attachment(&ask.volume.uuid).await
     }
 
-    /// A raw device is the volume's: of a map every path that answers, and at least one.
+    /// Verifies a raw device's identity: of a map every path that answers, and at least one.
     async fn verify_device(
         &self,
         uuid: &LunUuid,
@@ -229,7 +229,10 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// True when the volume is at the target path as asked for.
+    /// True if the volume is mounted at the target path as requested.
+    ///
+    /// # Errors
+    /// If it is mounted there in another way, or if something else is.
     async fn is_published(
         &self,
         ask: &Publish,
@@ -258,7 +261,7 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// CSI v1.12, NodePublishVolume: with these access modes a volume has one target path at a time.
+    /// CSI v1.12, NodePublishVolume: the single-writer access modes allow one target path at a time.
     async fn must_be_only(
         &self,
         ask: &Publish,
@@ -310,21 +313,21 @@ impl<H: Host> Machine<H> {
         .map(|_| ())
     }
 
-    /// Something of another kind at the target path is not ours to replace. Whether it is there.
+    /// Refuses to replace something of another kind at the target path. Returns whether the path exists.
     async fn must_be_kind(&self, target: &str, kind: Stat) -> Result<bool, Error> {
         match if_present(self.host.stat(target).await).context(format!("looking at {target}"))? {
             Some(found) if found != kind => Err(Error::Refused {
                 what: format!("publishing at {target}"),
-                seen: format!("there is something else already: {found:?}"),
+                seen: format!("something else exists there: {found:?}"),
                 remedy: "remove it if it may go".to_owned(),
             }),
             found => Ok(found.is_some()),
         }
     }
 
-    /// A read-only view of a writable file system. A bind mount starts as writable as its source, so the source is a mount
-    /// that was made read-only before: the target is read-only from its first moment, in every mount namespace that it
-    /// spreads to, and no crash can leave it writable.
+    /// Binds a writable file system read-only. A bind mount starts as writable as its source, so it is bound from a temporary
+    /// mount that was made read-only before: the target is read-only from its first moment, in every mount namespace that it
+    /// propagates to, and no crash can leave it writable.
     async fn bind_readonly(
         &self,
         staging: &str,
@@ -339,7 +342,7 @@ impl<H: Host> Machine<H> {
             mount::make_readonly(&stone),
         )
         .await?;
-        // What mount reports is not believed: the target would be writable, and no later call would change that.
+        // Do not trust mount's exit status: the target would be writable, and no later call would change that.
         match self.mount_state_at(&stone, blocks).await? {
             MountState::Ours(mount) if mount.is_readonly() => {}
             MountState::Ours(_)
@@ -353,7 +356,7 @@ impl<H: Host> Machine<H> {
         self.remove_temp_mount(staging, blocks).await
     }
 
-    /// Removes the stepping stone, also one that a crash left.
+    /// Removes the temporary mount and its directory. Idempotent: a crash may have left it.
     pub(super) async fn remove_temp_mount(
         &self,
         staging: &str,
@@ -367,21 +370,21 @@ impl<H: Host> Machine<H> {
             .context(format!("removing {stone}"))
     }
 
-    /// Clears one path. Nothing there is fine; what is not ours stays.
+    /// Unmounts and removes one target path. Idempotent; refuses to touch a foreign mount.
     pub(super) async fn unpublish(&self, volume: &VolumeId, target: &str) -> Result<(), Error> {
         let Some(target) = self.resolve(target).await? else {
             return Ok(());
         };
         let blocks = self.attachment(&volume.uuid).await?.blocks();
         self.clear(&target, &blocks).await?;
-        // What a publication that came to no end has left beside the staging path.
+        // An interrupted publication may have left its temporary mount.
         for staging in self.uses(&blocks).await? {
             self.remove_temp_mount(&staging, &blocks).await?;
         }
         self.remove_path(&target).await
     }
 
-    /// Removes what the driver makes at a target path: an empty directory or file.
+    /// Removes what the driver creates at a target path: an empty directory or file.
     async fn remove_path(&self, target: &str) -> Result<(), Error> {
         let doing = format!("removing {target}");
         match if_present(self.host.stat(target).await).context(&doing)? {
@@ -400,7 +403,7 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// The staged file system, if it is what the capability says.
+/// The mount of the staged file system, if it matches the capability.
 fn staged(
     ask: &Publish,
     staging: &str,
@@ -413,7 +416,7 @@ fn staged(
             format!("it is staged as {}, not {fs}", mount.fs)
         }
         MountState::Ours(mount) if mount.is_readonly() && !wants_readonly(ask) => {
-            "it is staged read-only, and is to be written".to_owned()
+            "it is staged read-only, and read-write is requested".to_owned()
         }
         MountState::Ours(mount) => {
             match (mount::lacks(&mount, flags), label_differs(&mount, flags)) {
@@ -436,18 +439,18 @@ fn staged(
     ))
 }
 
-/// What is shown at a target path.
+/// What is mounted at a target path.
 enum PublishMode {
-    /// The device with this node.
+    /// This device node.
     Device(String),
-    /// The file system as it is staged.
+    /// The file system, as it is staged.
     Staged,
-    /// The file system, which is staged to be written, read-only.
+    /// The file system, read-only although it is staged read-write.
     Readonly,
 }
 
 impl PublishMode {
-    /// What it is shown on.
+    /// What the target path must be: a bind mount of a device node needs a file.
     fn kind(&self) -> Stat {
         match self {
             Self::Device(_) => Stat::File(0),
@@ -456,7 +459,6 @@ impl PublishMode {
     }
 }
 
-/// Nothing is to be written through this path.
 fn wants_readonly(ask: &Publish) -> bool {
     let flagged = matches!(&ask.intent.by, Use::FileSystem { flags, .. } if is_readonly(flags));
     ask.readonly || flagged
@@ -472,7 +474,7 @@ fn unseen(what: String) -> Error {
 fn not_empty(target: &str) -> Error {
     Error::Refused {
         what: format!("removing {target}"),
-        seen: "nothing is mounted there, but it holds data or is not what the driver made"
+        seen: "nothing is mounted there, but it holds data or was not created by the driver"
             .to_owned(),
         remedy: "save what is there, remove it and try again".to_owned(),
     }

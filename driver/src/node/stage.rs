@@ -1,4 +1,4 @@
-//! NodeStageVolume: a LUN becomes a disk and, unless it is wanted raw, a mounted file system that fills it.
+//! NodeStageVolume: attaches the LUN and, for a file system volume, formats it if blank, checks, mounts and grows it.
 
 use super::Machine;
 use super::attach::Attached;
@@ -11,10 +11,10 @@ use crate::host::{Host, Stat, if_present, selinux};
 use crate::volume::FsType;
 
 impl<H: Host> Machine<H> {
-    /// Stages a volume. May be repeated after a crash at any point.
+    /// Stages a volume. Idempotent; may be repeated after a crash at any point.
     pub(super) async fn stage(&self, ask: &Stage) -> Result<(), Error> {
         ask.must_be_for(&self.node_id().await?)?;
-        // First of all: a file system that an ended publication has left may not even let its mount point be looked at.
+        // This comes first: the file system of an ended publication may fail even a stat of its mount point.
         if let Some(staging) = self.resolve(&ask.staging).await? {
             self.tear_down_ended(&ask.volume.uuid, &ask.context.iqn, &staging)
                 .await?;
@@ -40,12 +40,12 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// The staging path as the mount table spells it. The CO makes the directory.
+    /// The staging path as spelled in the mount table. The CO creates the directory.
     async fn staging_directory(&self, path: &str) -> Result<String, Error> {
         let resolved = self.resolve(path).await?;
         let found = match &resolved {
             Some(resolved) => match if_present(self.host.stat(resolved).await) {
-                // The root of a dead file system; what becomes of it is decided later.
+                // The root of a dead file system, which is handled later.
                 Err(error) if error.is_io() => Some(Stat::Directory),
                 other => other.context(format!("looking at {path}"))?,
             },
@@ -56,7 +56,7 @@ impl<H: Host> Machine<H> {
             (_, found) => Err(Error::Refused {
                 what: format!("staging at {path}"),
                 seen: if found.is_some() {
-                    "it is no directory"
+                    "it is not a directory"
                 } else {
                     "it does not exist"
                 }
@@ -66,8 +66,8 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Removes what a crash left behind: a mount without a device, a mount and session whose target is lost. What is
-    /// mounted there and in order must be what is asked for.
+    /// Removes what a crash left behind: a mount without a device, or a mount and session whose target is lost. A healthy mount
+    /// at the staging path must match the request.
     async fn drop_stale_state(&self, ask: &Stage, staging: &str) -> Result<(), Error> {
         let held = self.attachment(&ask.volume.uuid).await?;
         let blocks = held.blocks();
@@ -98,7 +98,7 @@ impl<H: Host> Machine<H> {
         self.detach(&held).await
     }
 
-    /// A raw device needs nothing more than the right write protection.
+    /// For a raw device, only the write protection has to be set.
     async fn stage_device(&self, attached: &Attached, readonly: bool) -> Result<(), Error> {
         let node = attached.device.node();
         let doing = format!("setting the write protection of {node}");
@@ -108,7 +108,7 @@ impl<H: Host> Machine<H> {
         }
         let device = std::slice::from_ref(&attached.device);
         if let Some(point) = self.uses(device).await?.first() {
-            // Whoever has it would find that it can be written no more, or that others write.
+            // Its present users would lose write access, or a reader's device would become writable.
             let word = |readonly| {
                 if readonly {
                     "to be read only"
@@ -161,7 +161,7 @@ impl<H: Host> Machine<H> {
         }
         match self.grow_staged(attached, staging, fs, flags).await {
             Err(error) if error.is_final() && !mounted => {
-                // What this call has mounted must not outlive a final answer; the session goes with it.
+                // After a final error nothing that this call mounted may remain; the session is ended as well.
                 match self.clear(staging, device).await {
                     Ok(()) => Err(error),
                     Err(left) => Err(left_behind(&left, &error)),
@@ -171,8 +171,8 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Growth is an improvement: where another try cannot bring it, the volume is staged as it is. After a restore to a larger
-    /// size nobody calls NodeExpandVolume, so what another try may bring is asked for here.
+    /// Grows the file system if its disk is larger. Where a retry cannot help, the volume is staged at its present size; where a
+    /// retry may help, this is an error, because after a restore to a larger size the CO never calls NodeExpandVolume.
     async fn grow_staged(
         &self,
         attached: &Attached,
@@ -197,7 +197,7 @@ impl<H: Host> Machine<H> {
             Grown::ReadOnly => {
                 tracing::info!(
                     staging,
-                    "the file system is mounted read-only and not grown"
+                    "the file system is mounted read-only and is not grown"
                 );
             }
             Grown::OnlyUnmounted(why, _) | Grown::Never(why) => {
@@ -247,7 +247,7 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// mount(8) mounts a write-protected disk read-only, with a warning, whatever it was asked for.
+    /// mount(8) mounts a write-protected disk read-only, with a warning, even if read-write was requested.
     async fn must_be_writable(
         &self,
         attached: &Attached,
@@ -258,9 +258,9 @@ impl<H: Host> Machine<H> {
             attached.device.node(),
             std::slice::from_ref(&attached.device),
         );
-        let what = format!("mounting {node} to be written");
+        let what = format!("mounting {node} read-write");
         if let Some(seen) = self.death_of(mount).await? {
-            // Somebody else had it mounted still; or it has died anew.
+            // The dead instance was still mounted elsewhere, or it has died again.
             self.clear(&mount.point, device).await?;
             self.wait_until_unused(&attached.device).await?;
             return Err(Error::Unverified { what, seen });
@@ -275,7 +275,7 @@ impl<H: Host> Machine<H> {
             return Err(Error::Refused {
                 what,
                 seen: "the disk is write-protected".to_owned(),
-                remedy: "look in SAN Manager why the LUN is read-only (a volume that is full or has crashed), or use an access mode for readers".to_owned(),
+                remedy: "look in SAN Manager why the LUN is read-only (a volume that is full or has crashed), or use a read-only access mode".to_owned(),
             });
         }
         Err(Error::Unverified {
@@ -284,8 +284,8 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// mount(8) leaves a label out, without a word, where it believes that SELinux does not run: a pod would then find files
-    /// that it may not open. Such a mount does not stay.
+    /// mount(8) silently drops the label where it believes that SELinux is off: a pod would then find files that it may not
+    /// open. Such a mount is undone.
     async fn must_be_labelled(&self, mount: &Mount, flags: &[String]) -> Result<(), Error> {
         let Some((seen, asked)) = label_differs(mount, flags) else {
             return Ok(());
@@ -298,8 +298,8 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// After a final answer the CO may forget the volume on this node, so no session may be left (design.md#final-codes). One
-    /// whose disk is in use belongs to an earlier, successful call.
+    /// After a final error the CO may forget the volume on this node, so no session may be left (design.md#final-codes). A
+    /// session whose disk is in use belongs to an earlier, successful call and stays.
     async fn undo_if_final(&self, ask: &Stage, error: Error) -> Error {
         if !error.is_final() {
             return error;
@@ -324,7 +324,7 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// A failure that would be final, if what the call has made could be undone.
+/// Turns a final error into a retryable one, because what the call had made could not be undone.
 fn left_behind(left: &Error, failure: &Error) -> Error {
     Error::Unverified {
         what: "undoing what was done before a failure".to_owned(),
@@ -332,7 +332,7 @@ fn left_behind(left: &Error, failure: &Error) -> Error {
     }
 }
 
-/// The label that a mount has and the one that flags ask for, when they are not the same.
+/// The SELinux labels of the mount and of the requested flags, as text, if they differ.
 pub(super) fn label_differs(mount: &Mount, flags: &[String]) -> Option<(String, String)> {
     let (seen, asked) = (mount.context(), selinux::context(flags.iter()));
     let word = |label: Option<&str>| {
@@ -344,12 +344,11 @@ pub(super) fn label_differs(mount: &Mount, flags: &[String]) -> Option<(String, 
     (!selinux::same(seen, asked)).then(|| (word(seen), word(asked)))
 }
 
-/// Nothing is to be written.
 pub(super) fn is_readonly(flags: &[String]) -> bool {
     flags.iter().any(|flag| flag == "ro")
 }
 
-/// The volume is staged already: as asked for?
+/// Checks that an already staged volume matches the request.
 fn compatible(ask: &Stage, mounted: &Mount) -> Result<(), Error> {
     let differs = |seen: String, asked: String| {
         Err(Error::Incompatible {

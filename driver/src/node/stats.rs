@@ -1,4 +1,4 @@
-//! NodeGetVolumeStats: how full a volume is, and what is wrong with it.
+//! NodeGetVolumeStats: usage and condition of a volume.
 
 use proto::csi::volume_usage::Unit;
 use proto::csi::{VolumeCondition, VolumeUsage};
@@ -14,7 +14,7 @@ use crate::host::{Host, Space, Via};
 use crate::volume::{Bytes, FsType};
 
 impl<H: Host> Machine<H> {
-    /// Bytes and inodes of a file system, or the size of a raw device; and its condition.
+    /// Bytes and inodes of a file system, or the size in bytes of a raw device; and the volume's condition.
     pub(super) async fn stats(
         &self,
         ask: &Stats,
@@ -47,9 +47,9 @@ impl<H: Host> Machine<H> {
         }
         if let Some(why) = self.death_of(&mount).await? {
             let told = format!(
-                "the file system is dead ({why}): delete the pods that use it, and it is mounted anew"
+                "the file system is dead ({why}): delete the pods that use it, and it is mounted again"
             );
-            // Some still tell how full they are, and some nothing at all.
+            // Some dead file systems still report their usage.
             let space = self.host.space(&path).await.ok();
             let usage = space.as_ref().map(of_file_system).unwrap_or_default();
             return Ok((usage, condition(Some(told))));
@@ -58,7 +58,8 @@ impl<H: Host> Machine<H> {
         Ok((usage, condition(self.falls_short(&mount, &held).await)))
     }
 
-    /// The disk has grown, and its file system has not: known of ext4, which alone may be unable to. What cannot be read is no news.
+    /// A message if the disk has grown and its file system has not. Checked for ext4 only, which alone may be unable to grow.
+    /// Read errors are ignored: they are no reason to report the volume as abnormal.
     async fn falls_short(&self, mount: &Mount, held: &Attachment) -> Option<String> {
         let fs = FsType::Ext4;
         let device = held.device_of(mount).filter(|_| mount.fs == fs.as_str())?;
@@ -74,7 +75,6 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// Abnormal for a reason, or as it should be.
 fn condition(abnormal: Option<String>) -> VolumeCondition {
     VolumeCondition {
         abnormal: abnormal.is_some(),
@@ -88,7 +88,7 @@ fn of_file_system(space: &Space) -> Vec<VolumeUsage> {
         space.total,
         Some((space.used, space.available)),
     );
-    // btrfs makes inodes as it goes and reports none.
+    // btrfs allocates inodes on demand and reports none.
     let used = Bytes(space.inodes.saturating_sub(space.inodes_free));
     let inodes = (space.inodes > 0).then(|| {
         usage(

@@ -1,4 +1,5 @@
-//! NodeUnstageVolume: unmount, log out, forget. It needs neither a NAS nor a readable disk (design.md#unstage-needs-no-nas).
+//! NodeUnstageVolume: unmounts, logs out, deletes the node records. Works without a reachable NAS and without a readable disk
+//! (design.md#unstage-needs-no-nas).
 
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use crate::error::{Context as _, Error};
 use crate::host::Host;
 use crate::host::disk::{self, Block};
 
-/// The kernel takes a file system down a moment after the last mount has gone, where who unmounted it was killed.
+/// How long the kernel may take to shut a file system down after its last mount is gone: if umount was killed, that happens
+/// in the background.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl<H: Host> Machine<H> {
-    /// Lets a volume go. What is gone already is fine.
+    /// Idempotent: succeeds if already unstaged.
     pub(super) async fn unstage(&self, ask: &Unstage) -> Result<(), Error> {
         let act = Box::pin(self.teardown(ask));
         self.unblocking(&ask.volume.uuid, act).await
@@ -31,11 +33,11 @@ impl<H: Host> Machine<H> {
             self.must_be_unused(held).await?;
             self.detach(held).await?;
         }
-        // Without a session there may still be records, and those of an earlier publication beside it.
+        // Records may exist without a session, also those of an earlier publication.
         self.delete_records_of(ask).await
     }
 
-    /// Logging out under a pod would lose what it has written.
+    /// A logout while a pod has the volume mounted would lose its unwritten data.
     async fn must_be_unpublished(
         &self,
         ask: &Unstage,
@@ -53,21 +55,21 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// A file system may live on in a mount namespace that is not ours; the kernel knows. Asked only of a session that
-    /// answers: a lost target cannot be waited for, and nothing can be written to it any more.
+    /// The file system may still be mounted in another mount namespace; an exclusive open shows that. Checked only while the
+    /// session has its target: with a lost target nothing can be written any more, so there is no point in waiting.
     pub(super) async fn must_be_unused(&self, held: &Attachment) -> Result<(), Error> {
         if !held.is_alive() {
             return Ok(());
         }
         let mut used: Vec<&Block> = match &held.map {
-            // Its paths are claimed by the map itself.
+            // The map itself claims its paths.
             Some(map) => vec![&map.block],
             None => held.disks.iter().map(|disk| &disk.block).collect(),
         };
         used.extend(held.strangers.iter().map(|disk| &disk.block));
         for block in used {
             let node = block.node();
-            // An error says that the disk cannot even be opened, and so cannot be in use.
+            // On an error the disk cannot even be opened, so it cannot be in use.
             let free = || async {
                 let claimed = matches!(self.host.is_claimed(&node).await, Ok(true));
                 Ok((!claimed).then_some(()))

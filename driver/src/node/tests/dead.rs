@@ -68,10 +68,10 @@ async fn a_dead_file_system_that_the_kernel_still_has_is_waited_for() {
     co.stage().await.unwrap();
     co.fake.pin("/staging");
     co.fake.kill_as("/staging", Death::ShutDown);
-    fails(co.stage().await, Code::Aborted, "still holds it");
+    fails(co.stage().await, Code::Aborted, "still has it mounted");
     let mounts = co.fake.ran("mount -t");
     assert_eq!(mounts.len(), 1, "the dead one would come back: {mounts:?}");
-    fails(co.stage().await, Code::Aborted, "still holds it");
+    fails(co.stage().await, Code::Aborted, "still has it mounted");
     co.fake.machine().pinned.clear();
     co.fake.machine().deaths.clear();
     co.stage().await.unwrap();

@@ -205,7 +205,7 @@ async fn a_device_without_a_path_or_a_size_is_not_published() {
 
 #[tokio::test]
 async fn an_offline_disk_that_nobody_uses_is_replaced() {
-    for (since_6_6, seen) in [(false, "offline"), (true, "does not run")] {
+    for (since_6_6, seen) in [(false, "offline"), (true, "is not running")] {
         let co = Co::raw();
         co.fake.machine().since_6_6 = since_6_6;
         co.stage().await.unwrap();

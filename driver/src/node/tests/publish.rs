@@ -212,7 +212,7 @@ async fn a_final_answer_leaves_no_publication() {
         fails(
             co.publish("/pods/1", false).await,
             Code::Unavailable,
-            "taking back",
+            "rolling back",
         );
         fails(
             co.publish("/pods/1", false).await,

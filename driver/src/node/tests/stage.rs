@@ -516,7 +516,11 @@ async fn the_staging_directory_must_be_there() {
         .machine()
         .files
         .insert("/staging".to_owned(), vec![]);
-    fails(co.stage().await, Code::FailedPrecondition, "no directory");
+    fails(
+        co.stage().await,
+        Code::FailedPrecondition,
+        "not a directory",
+    );
     assert!(co.fake.machine().log.is_empty());
 }
 
