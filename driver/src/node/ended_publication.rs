@@ -1,8 +1,8 @@
-//! What an ended publication has left on this node: sessions under a name that is never made again, their disks, a map over
-//! these, mounts with a stale page cache (design.md, "Fencing: one publication, one name").
+//! Teardown of what an ended publication has left on this node: sessions with a target name that is never reused, their disks and
+//! map, mounts with a stale page cache (design.md, "Fencing: one publication, one name").
 //!
-//! A volume that was forced away from this node, used elsewhere and given back comes under another name. Whatever looks right
-//! here may be out of date, and what it still holds to be written would destroy what others have written since.
+//! A volume that was detached by force, used on another node and published here again has a new target name. What is left of the old
+//! publication may be out of date, and flushing its dirty pages would destroy what others have written since.
 
 use super::Machine;
 use super::attachment::Attachment;
@@ -14,9 +14,10 @@ use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
 impl<H: Host> Machine<H> {
-    /// Takes down what publications of the LUN other than `present` have left here. True: there was something.
+    /// Tears down what publications of the LUN other than `present` have left here. True: there was something.
     ///
-    /// Nothing is touched while a pod still has it.
+    /// # Errors
+    /// `NotReady`, before anything is changed, while a pod still has it mounted.
     pub(super) async fn tear_down_ended(
         &self,
         uuid: &LunUuid,
@@ -31,12 +32,12 @@ impl<H: Host> Machine<H> {
         tracing::warn!(
             %uuid,
             sessions = ?ended.sessions.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "taking down what an ended publication has left on this node"
+            "tearing down what an ended publication has left on this node"
         );
         self.stop_writes(&ended).await?;
         let dead = !ended.is_alive();
         if dead {
-            // Nobody can log in again after this, and I/O that waits fails: an unmount would wait for it.
+            // After a logout iscsid cannot reconnect, and pending I/O fails: an unmount would wait for it.
             self.log_out_all(&ended).await?;
         } else {
             self.must_be_offline(&ended).await?;
@@ -55,7 +56,7 @@ impl<H: Host> Machine<H> {
         Ok(true)
     }
 
-    /// Removes the records of the LUN's ended publications that have no session any more: they hold secrets.
+    /// Deletes the records of the LUN's ended publications: they hold secrets.
     pub(super) async fn forget_ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<(), Error> {
         for iqn in self.records_of(Some(uuid)).await? {
             if iqn != *present {
@@ -65,7 +66,7 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    /// What is here of the LUN under other names. A map without paths is of no publication that lasts.
+    /// What is attached of the LUN under other target names. A map without paths belongs to an ended publication.
     async fn ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<Attachment, Error> {
         let mut sessions = self.sessions_of(Some(uuid)).await?;
         let is_present = !sessions
@@ -86,8 +87,8 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// The pods that have it go first: what they have written and not synced is lost either way, but they must not be left with a
-    /// file system that fails for no reason that they could see.
+    /// Its pods must be deleted first: their unsynced data is lost either way, but their file system must not fail under them without a
+    /// visible reason.
     async fn must_be_out_of_use(
         &self,
         uuid: &LunUuid,
@@ -100,7 +101,7 @@ impl<H: Host> Machine<H> {
         }
         let names: Vec<String> = ended.targets().iter().map(ToString::to_string).collect();
         Err(Error::NotReady {
-            what: format!("using LUN {uuid} anew"),
+            what: format!("using LUN {uuid} again"),
             seen: format!(
                 "an earlier publication ({}) has ended and is still mounted at {}: delete the pods that use it there",
                 names.join(", "),
@@ -109,7 +110,7 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// From here on nothing is written: an unmount and a logout both flush.
+    /// Takes the disks offline, so that nothing is written from here on: an unmount and a logout both flush.
     async fn stop_writes(&self, ended: &Attachment) -> Result<(), Error> {
         for disk in &ended.disks {
             let doing = format!("taking {} offline", disk.block.node());
@@ -118,7 +119,7 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    /// Mounts, then the map.
+    /// Removes the mounts, then the map.
     async fn clear_all(&self, staging: &str, ended: &Attachment) -> Result<(), Error> {
         self.remove_temp_mount(staging, &ended.blocks()).await?;
         self.clear_ended(staging, ended).await?;
@@ -128,7 +129,7 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    /// A disk whose target still answers must be offline before anything is unmounted from it.
+    /// Verifies that disks with a live target are offline, before anything is unmounted from them.
     async fn must_be_offline(&self, ended: &Attachment) -> Result<(), Error> {
         let alive = |disk: &&Disk| {
             let of = |session: &Session| session.id == disk.session && session.alive;
@@ -147,7 +148,7 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    /// Unmounts the staging path; the name goes at once where the file system cannot end yet.
+    /// Unmounts the staging path; lazily if it is busy.
     async fn clear_ended(&self, staging: &str, ended: &Attachment) -> Result<(), Error> {
         let blocks = ended.blocks();
         let Err(failure) = self.clear(staging, &blocks).await else {
@@ -175,8 +176,8 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    /// A file system lives on for as long as anybody has it mounted, in whatever mount namespace, and the kernel would give its stale
-    /// pages to the next who mounts the same one.
+    /// Verifies that the file system is unmounted in every mount namespace: until then the next mount would get the same instance
+    /// with its stale page cache.
     async fn wait_until_released(&self, uuid: &LunUuid, ended: &Attachment) -> Result<(), Error> {
         for block in ended.blocks() {
             let doing = format!("looking whether {} is still mounted", block.node());
@@ -185,9 +186,9 @@ impl<H: Host> Machine<H> {
                 .context(doing)?
             {
                 return Err(Error::NotReady {
-                    what: format!("using LUN {uuid} anew"),
+                    what: format!("using LUN {uuid} again"),
                     seen: format!(
-                        "the kernel still has the file system of {}, which an earlier publication has left: something on this node holds it: {}",
+                        "the file system of {}, left by an earlier publication, is still mounted on this node: {}",
                         block.node(),
                         self.who_holds(&block).await
                     ),

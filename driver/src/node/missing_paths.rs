@@ -1,10 +1,9 @@
-//! Portals that were down when a volume was staged, and are joined later (design.md#portals).
+//! Adds paths through portals that were down when a volume was staged (design.md#portals). Runs periodically in the background.
 //!
-//! **Fencing** decides what is joined. A path is only ever added to a publication that has one: beside a live session with the very
-//! same target, below a map that a mount here shows, at a portal that the last stage has left a record of. So nothing of an ended
-//! publication comes back: NodeUnstage begins by unmounting, what [`super::ended`] takes down begins by taking its disks offline,
-//! and a target that was deleted lets nobody in. With the volume's lock held, and a call that comes stops it: the session under way
-//! is ended, and nothing is begun.
+//! **Fencing.** A path is only added to a publication that already has one: there must be a live session with the same target, a
+//! mounted map, and a record of the portal from the last stage. So an ended publication never gets a path back: NodeUnstage
+//! unmounts first, [`super::ended_publication`] takes the disks offline first, and a deleted target refuses logins. It holds the
+//! volume's lock, and yields to an RPC that waits for it: a session being added is logged out, and no further one is started.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,10 +21,10 @@ use crate::metrics;
 use crate::publication::{Iqn, Portal};
 use crate::volume::LunUuid;
 
-/// For so many looks a portal is left alone that has said no for good: each attempt is a line in the log of the NAS.
+/// For how many rounds a portal is skipped after it has refused the login: each attempt is a line in the log of the NAS.
 const LEFT_ALONE: u32 = 15;
 
-/// What earlier looks have found. It only spares attempts.
+/// Portals that are skipped after a refusal, and for how many more rounds. Only saves attempts.
 #[derive(Debug, Default)]
 pub struct Backoff(BTreeMap<(Iqn, Portal), u32>);
 
@@ -38,32 +37,32 @@ impl Backoff {
     }
 }
 
-/// A publication on this node, and the paths that it lacks.
+/// A publication on this node, and its missing paths.
 #[derive(Debug)]
 struct MissingPaths {
     uuid: LunUuid,
     iqn: Iqn,
-    /// Sessions without a target: iscsid goes on trying.
+    /// Number of sessions that have lost their target: iscsid keeps trying to reconnect them.
     lost: usize,
-    /// Portals without a session, or with one that is no path: the process has died in between.
+    /// Portals without a session, or whose session is not a path of the map (after a crash between login and adding it).
     portals: Vec<Portal>,
 }
 
-/// What came of a portal.
+/// The outcome for a portal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Joined {
-    /// It is a path now.
+    /// It is a path of the map now.
     Path,
-    /// Nothing was to be done, or a call of the CO's came.
+    /// Nothing to do, or an RPC has precedence.
     No,
-    /// It does not answer: nor will it for another volume.
+    /// It does not answer; it is not tried for other volumes in this round.
     Silent,
-    /// The target does not let this node in there.
+    /// The target refuses the login there.
     Refused,
 }
 
 impl<H: Host> Node<H> {
-    /// Joins what volumes lack, `every` so often, for as long as the process lives.
+    /// Runs [`Self::join_paths`] every `every`, forever.
     pub async fn keep_paths(&self, every: Duration) {
         let mut patience = Backoff::default();
         loop {
@@ -72,8 +71,8 @@ impl<H: Host> Node<H> {
         }
     }
 
-    /// Looks once which paths the volumes of this node lack, and joins those whose portals answer. Tells how many are missing
-    /// afterwards.
+    /// One round: finds missing paths of this node's volumes and adds those whose portals answer. Returns the number of paths that
+    /// are still missing.
     pub async fn join_paths(&self, patience: &mut Backoff) -> usize {
         patience.one_look_less();
         let all = match self.machine.missing_paths().await {
@@ -81,7 +80,7 @@ impl<H: Host> Node<H> {
             Err(error) => {
                 tracing::warn!(
                     error = error.chain(),
-                    "nobody knows which paths are missing"
+                    "cannot determine which paths are missing"
                 );
                 return 0;
             }
@@ -118,11 +117,11 @@ impl<H: Host> Node<H> {
         let key = lacking.uuid.to_string();
         match self.in_flight.run_aside(&key, work).await {
             Ok(joined) => joined,
-            // A call of the CO's is at work.
+            // An RPC holds the lock.
             Err(Error::Busy { .. }) => Joined::No,
             Err(error) => {
                 let target = &lacking.iqn;
-                tracing::warn!(%target, %portal, error = error.chain(), "a path could not be joined");
+                tracing::warn!(%target, %portal, error = error.chain(), "adding a path failed");
                 Joined::No
             }
         }
@@ -130,7 +129,7 @@ impl<H: Host> Node<H> {
 }
 
 impl<H: Host> Machine<H> {
-    /// The publications on this node that lack paths, as far as sessions and records tell.
+    /// The publications on this node with missing paths, according to sessions and records.
     async fn missing_paths(&self) -> Result<Vec<MissingPaths>, Error> {
         let mut sessions: BTreeMap<Iqn, Vec<Session>> = BTreeMap::new();
         for session in self.sessions_of(None).await? {
@@ -142,9 +141,9 @@ impl<H: Host> Machine<H> {
         for (iqn, sessions) in sessions {
             match self.lacks(&iqn, &sessions).await {
                 Ok(found) => lacking.extend(found),
-                // What is odd about one volume keeps no other one from its paths.
+                // A problem with one volume must not affect the others.
                 Err(error) => {
-                    tracing::warn!(target = %iqn, error = error.chain(), "nobody knows which paths are missing");
+                    tracing::warn!(target = %iqn, error = error.chain(), "cannot determine which paths are missing");
                 }
             }
         }
@@ -171,8 +170,8 @@ impl<H: Host> Machine<H> {
         Ok((lost > 0 || !lacking.portals.is_empty()).then_some(lacking))
     }
 
-    /// Those of the portals that are no path, however often their session is lost. Without a map none is wanted: the others are
-    /// only there for when the first does not answer.
+    /// Those of `portals` that have no path (a lost session counts as a path). Empty without a map: then the other portals are only
+    /// fallbacks.
     async fn unjoined(
         &self,
         uuid: &LunUuid,
@@ -190,7 +189,7 @@ impl<H: Host> Machine<H> {
         Ok(portals)
     }
 
-    /// Makes a portal one more path of a volume in use. Whatever comes in between, there is no session left that is no path.
+    /// Adds a path through `portal` to a volume in use. If that fails, no session without a path is left behind.
     async fn join(
         &self,
         uuid: &LunUuid,
@@ -220,17 +219,18 @@ impl<H: Host> Machine<H> {
             Some(self.add_to_map(uuid, &map, &session, lun).await)
         };
         if let Some(Ok(())) = adopted {
-            tracing::info!(%session, "a path is there again");
+            tracing::info!(%session, "added a path");
             return Ok(Joined::Path);
         }
-        // One that was made here goes, even if multipathd took its disk at once: it is not proven to be a path.
+        // A session that was created here is logged out even if multipathd has already added its disk: its identity is not
+        // verified.
         if !found || !self.is_taken(&session).await? {
             self.log_out(&session).await?;
         }
         adopted.map_or(Ok(Joined::No), |failed| failed.map(|()| Joined::Path))
     }
 
-    /// A session at one more portal; or why there is none.
+    /// Logs in at one more portal; the inner error is the reason why there is no session.
     async fn log_in_beside(
         &self,
         iqn: &Iqn,
@@ -252,16 +252,16 @@ impl<H: Host> Machine<H> {
                 Ok(Err(Joined::Silent))
             }
             Login::Unconfirmed | Login::Refused { .. } => {
-                tracing::warn!(target = %iqn, %portal, status, said, "the target does not let this node in at this portal");
+                tracing::warn!(target = %iqn, %portal, status, said, "the target refuses the login at this portal");
                 Ok(Err(Joined::Refused))
             }
         }
     }
 
-    /// Somebody has the disk of a session, which is no path.
+    /// True if the disk of a session is in use.
     async fn is_taken(&self, session: &Session) -> Result<bool, Error> {
         for disk in self.disks_of(std::slice::from_ref(session)).await? {
-            // An error says that it cannot even be opened.
+            // On an error it cannot even be opened, so it is not in use.
             if matches!(self.host.is_claimed(&disk.block.node()).await, Ok(true)) {
                 return Ok(true);
             }
@@ -269,14 +269,14 @@ impl<H: Host> Machine<H> {
         Ok(false)
     }
 
-    /// What is held of a publication that a path may be added to, its map and its logical unit's number.
+    /// The attachment, map and LUN number of a publication that a path may be added to; `None` if none may (see "Fencing").
     async fn joinable(
         &self,
         uuid: &LunUuid,
         iqn: &Iqn,
     ) -> Result<Option<(Attachment, Map, u16)>, Error> {
         let held = self.attachment(uuid).await?;
-        // Which of several is the present one, nobody here knows.
+        // With sessions of several publications, the present one is not known here.
         if held.targets() != [iqn.clone()] {
             return Ok(None);
         }
@@ -285,7 +285,7 @@ impl<H: Host> Machine<H> {
         };
         let mut lun = None;
         for disk in held.disks.iter().filter(|disk| is_alive(&held, disk)) {
-            // Somebody has taken it offline, perhaps because its publication has ended.
+            // It was taken offline, perhaps because its publication has ended.
             let doing = format!("looking at {}", disk.block.node());
             if !disk.is_running(&self.host).await.context(doing)? {
                 return Ok(None);
@@ -298,7 +298,7 @@ impl<H: Host> Machine<H> {
         Ok(lun.map(|lun| (held, map, lun)))
     }
 
-    /// Puts the disk of a session below the volume's map.
+    /// Verifies the disk of a session and adds it to the volume's map.
     async fn add_to_map(
         &self,
         uuid: &LunUuid,
@@ -314,7 +314,7 @@ impl<H: Host> Machine<H> {
             return Err(Error::NotReady {
                 what: format!("map {}", map.name),
                 seen: format!(
-                    "it is {present}, and the LUN {size}: a path is joined when NodeExpandVolume has let the others grow"
+                    "it is {present}, and the LUN {size}: a path is added after NodeExpandVolume has resized the others"
                 ),
             });
         }
@@ -322,15 +322,15 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// How a portal stands to a volume.
+/// The state of a portal as a path of a volume.
 enum PathState<'a> {
-    /// Its disk is below the map, or its session is lost and left to iscsid.
+    /// Its disk is a path of the map, or its session is lost and left to iscsid.
     Path,
-    /// Its session has its target, and is no path.
+    /// Its session is alive, but its disk is not a path of the map.
     Stray(&'a Session),
     /// There is no session.
     Absent,
-    /// The kernel does not say where some session was made.
+    /// The kernel does not show the portal of some session.
     Unknown,
 }
 

@@ -319,7 +319,7 @@ impl<H: Host> Machine<H> {
             Some(found) if found != kind => Err(Error::Refused {
                 what: format!("publishing at {target}"),
                 seen: format!("something else exists there: {found:?}"),
-                remedy: "remove it if it may go".to_owned(),
+                remedy: "remove it if it is not needed".to_owned(),
             }),
             found => Ok(found.is_some()),
         }

@@ -1,22 +1,20 @@
-//! open-iscsi's database and its lock: a file that whoever works on records makes and removes ([`record::LOCK`]). One who is
-//! killed in between leaves it, and newer releases then fail for ever, which no restart of a pod heals.
+//! The stale lock of open-iscsi's record database: [`record::LOCK`] is a file that each program creates and removes. If iscsiadm is
+//! killed in between, the lock stays, and newer releases fail forever, which no restart of a pod fixes.
 //!
-//! It is removed only when it has stood still for as long as we watched it, all processes of the host can be seen and no iscsiadm is
-//! among them: two that write the same record at a time would leave half of each. (iscsid and libopeniscsiusr take the lock
-//! too, for moments.)
+//! It is removed only if it has not changed for [`STALE_LOCK_AGE`], all processes of the host are visible and no iscsiadm is
+//! among them: two concurrent writers would corrupt a record. (iscsid and libopeniscsiusr take the lock too, but only briefly.)
 
 use std::time::Duration;
 
 use super::Machine;
 use crate::host::{Cmd, Exit, Host, HostError, Touched, Who, if_present, iscsiadm, record};
 
-/// How long the lock must stand still.
+/// How long the lock must be unchanged.
 const STALE_LOCK_AGE: Duration = Duration::from_secs(60);
-/// Between two looks at it.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<H: Host> Machine<H> {
-    /// Runs a command of iscsiadm that works on records, and once more if the database was kept from it by a lock that is gone now.
+    /// Runs an iscsiadm command on records. If it failed because the database was locked, removes a stale lock and runs it again.
     pub(super) async fn run_on_records(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let ended = self.in_turn(cmd.clone()).await;
         let kept_from_it = match &ended {
@@ -30,13 +28,13 @@ impl<H: Host> Machine<H> {
         ended
     }
 
-    /// While somebody makes sure that nobody is at work, nobody begins.
+    /// Runs the command, but not while [`Self::remove_stale_lock`] checks that no iscsiadm runs.
     async fn in_turn(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let _turn = self.database.read().await;
         self.host.run(cmd).await
     }
 
-    /// Sees to it that the database is not locked for ever. False: it is not locked.
+    /// Waits for the lock to change, and removes it if it is stale. True: a retry makes sense; false: the database is not locked.
     async fn free_database(&self) -> Result<bool, HostError> {
         let Some(first) = self.lock().await? else {
             return Ok(false);
@@ -64,7 +62,7 @@ impl<H: Host> Machine<H> {
         if self.lock().await? == Some(first) {
             tracing::warn!(
                 path = record::LOCK,
-                "removing the lock of open-iscsi's database: nobody has touched it for a minute, and no iscsiadm runs"
+                "removing the stale lock of open-iscsi's database: unchanged for a minute, and no iscsiadm runs"
             );
             self.host.remove_file(record::LOCK).await?;
         }

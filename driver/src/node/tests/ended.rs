@@ -128,7 +128,11 @@ async fn another_mount_namespace_keeps_the_file_system() {
         co.stage().await.unwrap();
         co.fake.pin("/staging");
         co.fake.publish_anew();
-        fails(co.stage().await, Code::Aborted, "still has the file system");
+        fails(
+            co.stage().await,
+            Code::Aborted,
+            "is still mounted on this node",
+        );
         co.fake.machine().pinned.clear();
         co.stage().await.unwrap();
     }

@@ -205,7 +205,7 @@ async fn another_file_system_is_left_alone() {
 
 /// design.md#identity-before-action
 #[tokio::test]
-async fn nobody_formats_for_a_reader() {
+async fn a_read_only_volume_is_never_formatted() {
     for flags in [vec![], vec!["ro".to_owned()]] {
         let mut co = Co::new();
         if flags.is_empty() {
@@ -215,7 +215,7 @@ async fn nobody_formats_for_a_reader() {
         fails(
             co.stage().await,
             Code::FailedPrecondition,
-            "nobody formats for a reader",
+            "a read-only volume is never formatted",
         );
         assert!(co.fake.ran("mkfs").is_empty() && co.fake.ran("write").is_empty());
         assert!(co.fake.machine().sessions.is_empty());
