@@ -85,7 +85,7 @@ struct Machine<H> {
     driver_name: String,
     replacement_timeout: Duration,
     /// Read-locked by each command on open-iscsi's records; write-locked to remove a stale lock of their database.
-    database: RwLock<()>,
+    record_db: RwLock<()>,
     /// All paths of volumes must be below this directory. `None`: no restriction.
     kubelet_dir: Option<String>,
     /// Limits the additional reader threads of all blank-disk checks together; the first reader of each disk needs no permit.
@@ -201,9 +201,9 @@ impl<H: Host> Service for Node<H> {
     ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("NodeStageVolume", &message.volume_id, async {
-            let ask = Stage::read(&message)?;
-            let key = ask.volume.uuid.to_string();
-            self.locked(&key, |machine| async move { machine.stage(&ask).await })
+            let request = Stage::read(&message)?;
+            let key = request.volume.uuid.to_string();
+            self.locked(&key, |machine| async move { machine.stage(&request).await })
                 .await?;
             Ok(csi::NodeStageVolumeResponse {})
         })
@@ -216,10 +216,13 @@ impl<H: Host> Service for Node<H> {
     ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("NodeUnstageVolume", &message.volume_id, async {
-            let ask = Unstage::read(&message)?;
-            let key = ask.volume.uuid.to_string();
-            let uuid = ask.volume.uuid.clone();
-            let work = self.locked(&key, |machine| async move { machine.unstage(&ask).await });
+            let request = Unstage::read(&message)?;
+            let key = request.volume.uuid.to_string();
+            let uuid = request.volume.uuid.clone();
+            let work = self.locked(
+                &key,
+                |machine| async move { machine.unstage(&request).await },
+            );
             let done = work.await;
             if matches!(done, Err(Error::Busy { .. })) {
                 self.stop_queueing_later(uuid);
@@ -236,10 +239,13 @@ impl<H: Host> Service for Node<H> {
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("NodePublishVolume", &message.volume_id, async {
-            let ask = Publish::read(&message)?;
-            let key = ask.volume.uuid.to_string();
-            self.locked(&key, |machine| async move { machine.publish(&ask).await })
-                .await?;
+            let request = Publish::read(&message)?;
+            let key = request.volume.uuid.to_string();
+            self.locked(
+                &key,
+                |machine| async move { machine.publish(&request).await },
+            )
+            .await?;
             Ok(csi::NodePublishVolumeResponse {})
         })
         .await
@@ -251,11 +257,11 @@ impl<H: Host> Service for Node<H> {
     ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("NodeUnpublishVolume", &message.volume_id, async {
-            let ask = Unpublish::read(&message)?;
-            if let Some(volume) = ask.volume {
+            let request = Unpublish::read(&message)?;
+            if let Some(volume) = request.volume {
                 let key = volume.uuid.to_string();
                 self.locked(&key, |machine| async move {
-                    machine.unpublish(&volume, &ask.target).await
+                    machine.unpublish(&volume, &request.target).await
                 })
                 .await?;
             }
@@ -271,10 +277,10 @@ impl<H: Host> Service for Node<H> {
     ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("NodeGetVolumeStats", &message.volume_id, async {
-            let ask = Stats::read(&message)?;
-            let key = format!("stats of {}", ask.volume.uuid);
+            let request = Stats::read(&message)?;
+            let key = format!("stats of {}", request.volume.uuid);
             let (usage, condition) = self
-                .locked(&key, |machine| async move { machine.stats(&ask).await })
+                .locked(&key, |machine| async move { machine.stats(&request).await })
                 .await?;
             Ok(csi::NodeGetVolumeStatsResponse {
                 usage,
@@ -290,10 +296,13 @@ impl<H: Host> Service for Node<H> {
     ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("NodeExpandVolume", &message.volume_id, async {
-            let ask = Expand::read(&message)?;
-            let key = ask.volume.uuid.to_string();
+            let request = Expand::read(&message)?;
+            let key = request.volume.uuid.to_string();
             let size = self
-                .locked(&key, |machine| async move { machine.expand(&ask).await })
+                .locked(
+                    &key,
+                    |machine| async move { machine.expand(&request).await },
+                )
                 .await?;
             Ok(csi::NodeExpandVolumeResponse {
                 capacity_bytes: size.as_i64(),
@@ -347,9 +356,9 @@ impl<H: Host> Service for Node<H> {
 
 const INITIATOR_NAME: &str = "/etc/iscsi/initiatorname.iscsi";
 /// How long iscsid may take to start and to generate the initiator name.
-const NAMED: Duration = Duration::from_secs(10);
+const INITIATOR_NAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Poll interval while waiting for it.
-const HOST_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+const INITIATOR_NAME_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 impl<H> Machine<H> {
     fn new(host: H, node_name: String, driver_name: String, replacement_timeout: Duration) -> Self {
@@ -358,7 +367,7 @@ impl<H> Machine<H> {
             node_name,
             driver_name,
             replacement_timeout,
-            database: RwLock::default(),
+            record_db: RwLock::default(),
             kubelet_dir: None,
             shared_reads: Arc::new(Semaphore::new(format::SHARED_READS)),
             targets: session::target_names(),
@@ -377,12 +386,12 @@ impl<H: Host> Machine<H> {
         let called = self.host.wake_iscsid().await;
         tracing::info!(?called, "no initiator name yet: waking iscsid");
         let looks = if matches!(called, Ok(true)) {
-            NAMED.as_millis() / HOST_CHECK_INTERVAL.as_millis()
+            INITIATOR_NAME_TIMEOUT.as_millis() / INITIATOR_NAME_POLL_INTERVAL.as_millis()
         } else {
             1
         };
         for _ in 0..looks {
-            self.host.pause(HOST_CHECK_INTERVAL).await;
+            self.host.pause(INITIATOR_NAME_POLL_INTERVAL).await;
             if let Some(name) = self.initiator_name().await? {
                 return Ok(NodeId::derive(&self.node_name, &name));
             }

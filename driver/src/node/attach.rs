@@ -30,7 +30,7 @@ pub(super) struct Attached {
     pub(super) size: Bytes,
 }
 
-fn one_path(context: &PublishContext, why: &str) {
+fn warn_single_path(context: &PublishContext, why: &str) {
     tracing::warn!(target = %context.iqn, why, "using only one of several portals: I/O stalls while its path is lost");
 }
 
@@ -42,27 +42,28 @@ impl<H: Host> Machine<H> {
         chap: Option<&Chap>,
     ) -> Result<Attached, Error> {
         let several = context.portals.len() > 1;
-        let mut every = several && self.multipathd_runs().await?;
-        if several && !every {
-            one_path(context, "multipathd does not run on this node");
+        let mut all_portals = several && self.multipathd_runs().await?;
+        if several && !all_portals {
+            warn_single_path(context, "multipathd does not run on this node");
         }
-        self.forget_portals(&context.iqn, &context.portals).await;
-        let (mut disks, lost) = self.reuse(context, every).await?;
-        if every && lost.is_empty() {
+        self.delete_former_portals(&context.iqn, &context.portals)
+            .await;
+        let (mut disks, lost) = self.reuse(context, all_portals).await?;
+        if all_portals && lost.is_empty() {
             let alone: Vec<Disk> = disks.iter().map(|(_, disk)| disk.clone()).collect();
-            if self.is_alone(&context.uuid, &alone).await? {
-                one_path(
+            if self.is_single_path(&context.uuid, &alone).await? {
+                warn_single_path(
                     context,
                     "its disk is in use without a map, or excluded by multipathd",
                 );
-                every = false;
+                all_portals = false;
             }
         }
         let known = |portal: &&Portal| {
             let at = |session: &Session| session.portal == Some(**portal);
             lost.iter().any(at) || disks.iter().any(|(session, _)| at(session))
         };
-        let wanted: Vec<Portal> = match (every, disks.is_empty()) {
+        let wanted: Vec<Portal> = match (all_portals, disks.is_empty()) {
             (true, _) => context
                 .portals
                 .iter()
@@ -73,15 +74,17 @@ impl<H: Host> Machine<H> {
             (false, false) => vec![],
         };
         let reachable = !disks.is_empty();
-        let logins = self.login(context, chap, &wanted, (every, reachable));
+        let logins = self.login(context, chap, &wanted, (all_portals, reachable));
         for session in Box::pin(logins).await? {
-            let disk = self.admit(&session, context.lun, &context.uuid).await?;
+            let disk = self
+                .attach_disk(&session, context.lun, &context.uuid)
+                .await?;
             disks.push((session, disk));
         }
         let sessions: Vec<Session> = disks.iter().map(|(session, _)| session.clone()).collect();
         let mut disks: Vec<Disk> = disks.into_iter().map(|(_, disk)| disk).collect();
-        if every && lost.is_empty() && self.is_excluded(&context.uuid, &disks).await? {
-            one_path(
+        if all_portals && lost.is_empty() && self.is_excluded(&context.uuid, &disks).await? {
+            warn_single_path(
                 context,
                 "the configuration of multipathd excludes its disks (multipathd show blacklist)",
             );
@@ -89,9 +92,9 @@ impl<H: Host> Machine<H> {
                 self.log_out(session).await?;
             }
             disks.truncate(1);
-            every = false;
+            all_portals = false;
         }
-        self.device_over(context, &disks, every, lost.is_empty())
+        self.device_over(context, &disks, all_portals, lost.is_empty())
             .await
     }
 
@@ -100,11 +103,11 @@ impl<H: Host> Machine<H> {
         &self,
         context: &PublishContext,
         disks: &[Disk],
-        every: bool,
+        all_portals: bool,
         complete: bool,
     ) -> Result<Attached, Error> {
-        let map = if every {
-            Some(self.map_of_all(&context.uuid, disks).await?)
+        let map = if all_portals {
+            Some(self.ensure_map(&context.uuid, disks).await?)
         } else {
             self.attachment(&context.uuid).await?.map
         };
@@ -137,28 +140,28 @@ impl<H: Host> Machine<H> {
     async fn reuse(
         &self,
         context: &PublishContext,
-        every: bool,
+        all_portals: bool,
     ) -> Result<(Vec<(Session, Disk)>, Vec<Session>), Error> {
-        let held = self.attachment(&context.uuid).await?;
+        let attachment = self.attachment(&context.uuid).await?;
         let (mut good, mut lost) = (Vec::new(), Vec::new());
-        for session in &held.sessions {
-            match self.good_disk(session, context).await? {
+        for session in &attachment.sessions {
+            match self.usable_disk(session, context).await? {
                 Some(disk) => good.push((session.clone(), disk)),
                 None => lost.push(session.clone()),
             }
         }
-        let superfluous = !every && good.len() > 1 && held.map.is_none();
+        let superfluous = !all_portals && good.len() > 1 && attachment.map.is_none();
         if lost.is_empty() && !superfluous {
-            self.restore_queueing(&held).await;
+            self.restore_queueing(&attachment).await;
             return Ok((good, lost));
         }
-        let in_use = self.uses(&held.blocks()).await?;
+        let in_use = self.mount_points(&attachment.blocks()).await?;
         if superfluous {
-            return self.one_of(&held, good, &in_use).await;
+            return self.keep_used_disk(&attachment, good, &in_use).await;
         }
         match (good.is_empty(), in_use.is_empty()) {
             (true, true) => {
-                self.detach(&held).await?;
+                self.detach(&attachment).await?;
                 Ok((good, vec![]))
             }
             (true, false) => Err(Error::NotReady {
@@ -182,7 +185,7 @@ impl<H: Host> Machine<H> {
                 for session in &lost {
                     tracing::warn!(%session, "a path is lost; iscsid keeps trying to reconnect");
                 }
-                self.restore_queueing(&held).await;
+                self.restore_queueing(&attachment).await;
                 Ok((good, lost))
             }
         }
@@ -190,22 +193,22 @@ impl<H: Host> Machine<H> {
 
     /// Several disks and no map: multipathd was stopped, or a record asked for more than one session. The disk in use stays; if
     /// none is in use, all sessions are logged out and the caller logs in again; if several are, that is an error.
-    async fn one_of(
+    async fn keep_used_disk(
         &self,
-        held: &Attachment,
+        attachment: &Attachment,
         good: Vec<(Session, Disk)>,
         in_use: &[String],
     ) -> Result<(Vec<(Session, Disk)>, Vec<Session>), Error> {
         if in_use.is_empty() {
-            self.must_be_unused(held).await?;
-            self.detach(held).await?;
+            self.must_be_unused(attachment).await?;
+            self.detach(attachment).await?;
             return Ok((vec![], vec![]));
         }
         let (mut used, mut idle) = (Vec::new(), Vec::new());
         for (session, disk) in good {
             let node = disk.block.node();
             let mounted = !self
-                .uses(std::slice::from_ref(&disk.block))
+                .mount_points(std::slice::from_ref(&disk.block))
                 .await?
                 .is_empty();
             let claimed = self.host.is_claimed(&node).await;
@@ -216,7 +219,11 @@ impl<H: Host> Machine<H> {
             }
         }
         if used.len() != 1 {
-            let seen: Vec<String> = held.sessions.iter().map(ToString::to_string).collect();
+            let seen: Vec<String> = attachment
+                .sessions
+                .iter()
+                .map(ToString::to_string)
+                .collect();
             return Err(Error::Refused {
                 what: "choosing the disk of the volume".to_owned(),
                 seen: format!(
@@ -235,7 +242,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// The verified disk of a usable session; `None` if the session is stale or its disk is offline.
-    async fn good_disk(
+    async fn usable_disk(
         &self,
         session: &Session,
         context: &PublishContext,
@@ -258,7 +265,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// Attaches the logical unit `lun` of a new session, and verifies that it is the volume's.
-    pub(super) async fn admit(
+    pub(super) async fn attach_disk(
         &self,
         session: &Session,
         lun: u16,

@@ -13,7 +13,7 @@ use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
 /// How long a session may take to appear or vanish in sysfs.
-pub(super) const SESSION_LIST_RETRIES: std::time::Duration = std::time::Duration::from_secs(10);
+pub(super) const SESSION_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What is attached of a volume; nothing at all if it is empty.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +24,7 @@ pub(super) struct Attachment {
     /// The volume's disks of these sessions.
     pub(super) disks: Vec<Disk>,
     /// Disks of other LUNs that somebody has mapped to the volume's target. A logout removes them, too.
-    pub(super) strangers: Vec<Disk>,
+    pub(super) foreign_disks: Vec<Disk>,
     /// The multipath map over these disks, or one that has outlived them.
     pub(super) map: Option<Map>,
 }
@@ -105,7 +105,7 @@ impl<H: Host> Machine<H> {
             self.maps.clone(),
         );
         let lun = uuid.clone();
-        let look = move |files: &dyn KernelFiles| {
+        let read = move |files: &dyn KernelFiles| {
             let mut sessions = session::sessions(files, &targets, |target| ours.include(target))?;
             if apart {
                 sessions.sort_by(|a, b| a.target.cmp(&b.target));
@@ -120,32 +120,35 @@ impl<H: Host> Machine<H> {
             Ok(shown)
         };
         let doing = format!("looking what this node has of LUN {uuid}");
-        let shown = self.host.blocking(&doing, look).await.context(&doing)?;
-        shown.into_iter().map(|shown| shown.held(uuid)).collect()
+        let shown = self.host.blocking(&doing, read).await.context(&doing)?;
+        shown
+            .into_iter()
+            .map(|shown| shown.into_attachment(uuid))
+            .collect()
     }
 
     pub(super) async fn disks_of(&self, sessions: &[Session]) -> Result<Vec<Disk>, Error> {
         let ids: Vec<u32> = sessions.iter().map(|session| session.id).collect();
         let doing = "listing the disks of sessions";
-        let look = move |files: &dyn KernelFiles| disks_of(files, &ids);
-        self.host.blocking(doing, look).await.context(doing)
+        let read = move |files: &dyn KernelFiles| disks_of(files, &ids);
+        self.host.blocking(doing, read).await.context(doing)
     }
 
     /// This node's sessions with targets of the LUN `uuid`, or of all volumes.
     pub(super) async fn sessions_of(&self, uuid: Option<&LunUuid>) -> Result<Vec<Session>, Error> {
         let (ours, targets) = (self.publications(uuid), self.targets.clone());
         let doing = "listing iSCSI sessions";
-        let look = move |files: &dyn KernelFiles| {
+        let read = move |files: &dyn KernelFiles| {
             session::sessions(files, &targets, |target| ours.include(target))
         };
-        self.host.blocking(doing, look).await.context(doing)
+        self.host.blocking(doing, read).await.context(doing)
     }
 
     /// Re-reads a session; `None` if it has ended.
     pub(super) async fn session_now(&self, id: u32) -> Result<Option<Session>, HostError> {
         let doing = format!("looking at session {id}");
-        let look = move |files: &dyn KernelFiles| session::session(files, id);
-        self.host.blocking(&doing, look).await
+        let read = move |files: &dyn KernelFiles| session::session(files, id);
+        self.host.blocking(&doing, read).await
     }
 
     /// The multipath map over some of `disks`. A map without paths is found by the volume's WWID.
@@ -156,36 +159,36 @@ impl<H: Host> Machine<H> {
     ) -> Result<Option<Map>, Error> {
         let (maps, lun, disks) = (self.maps.clone(), uuid.clone(), disks.to_vec());
         let doing = "listing multipath maps";
-        let look = move |files: &dyn KernelFiles| {
-            let over = MapsOverDisks::look(files, &maps, &lun, &disks)?;
+        let read = move |files: &dyn KernelFiles| {
+            let over = MapsOverDisks::read(files, &maps, &lun, &disks)?;
             Ok((over, disks))
         };
-        let (over, disks) = self.host.blocking(doing, look).await.context(doing)?;
+        let (over, disks) = self.host.blocking(doing, read).await.context(doing)?;
         over.only(uuid, &disks)
     }
 
     /// The multipath maps with one of these WWIDs.
     pub(super) async fn maps_with(&self, wwids: Vec<String>) -> Result<Vec<Map>, HostError> {
         let maps = self.maps.clone();
-        let look = move |files: &dyn KernelFiles| dm_multipath::with_wwid(files, &maps, &wwids);
-        self.host.blocking("listing multipath maps", look).await
+        let read = move |files: &dyn KernelFiles| dm_multipath::with_wwid(files, &maps, &wwids);
+        self.host.blocking("listing multipath maps", read).await
     }
 
     /// Tears the attachment down: map, sessions, records. The caller has checked that it is unused. After a crash the next call
     /// continues.
-    pub(super) async fn detach(&self, held: &Attachment) -> Result<(), Error> {
-        self.disable_queueing(held).await;
-        if let Some(map) = &held.map {
+    pub(super) async fn detach(&self, attachment: &Attachment) -> Result<(), Error> {
+        self.disable_queueing(attachment).await;
+        if let Some(map) = &attachment.map {
             self.flush(map).await?;
         }
-        for session in &held.sessions {
+        for session in &attachment.sessions {
             self.log_out(session).await?;
         }
-        if let Some(map) = &held.map {
+        if let Some(map) = &attachment.map {
             // A multipathd that makes maps over all disks may have recreated it in between.
             self.must_be_flushed(map).await?;
         }
-        for iqn in held.targets() {
+        for iqn in attachment.targets() {
             self.delete_records(&iqn).await?;
         }
         Ok(())
@@ -199,7 +202,7 @@ impl<H: Host> Machine<H> {
             .await
             .and_then(iscsiadm::read_logout)
             .context(&doing)?;
-        let gone = disk::until(&self.host, SESSION_LIST_RETRIES, || async {
+        let gone = disk::until(&self.host, SESSION_TIMEOUT, || async {
             let left = self.session_now(session.id).await?;
             Ok(left.is_none().then_some(()))
         });
@@ -217,7 +220,7 @@ impl<H: Host> Machine<H> {
 struct KernelView {
     sessions: Vec<Session>,
     disks: Vec<Disk>,
-    strangers: Vec<Disk>,
+    foreign_disks: Vec<Disk>,
     over: MapsOverDisks,
 }
 
@@ -229,22 +232,22 @@ impl KernelView {
         sessions: Vec<Session>,
     ) -> Result<Self, HostError> {
         let ids: Vec<u32> = sessions.iter().map(|session| session.id).collect();
-        let (disks, strangers) = own(files, uuid, disks_of(files, &ids)?)?;
-        let over = MapsOverDisks::look(files, maps, uuid, &disks)?;
+        let (disks, foreign_disks) = own(files, uuid, disks_of(files, &ids)?)?;
+        let over = MapsOverDisks::read(files, maps, uuid, &disks)?;
         Ok(Self {
             sessions,
             disks,
-            strangers,
+            foreign_disks,
             over,
         })
     }
 
-    fn held(self, uuid: &LunUuid) -> Result<Attachment, Error> {
+    fn into_attachment(self, uuid: &LunUuid) -> Result<Attachment, Error> {
         let map = self.over.only(uuid, &self.disks)?;
         Ok(Attachment {
             sessions: self.sessions,
             disks: self.disks,
-            strangers: self.strangers,
+            foreign_disks: self.foreign_disks,
             map,
         })
     }
@@ -290,7 +293,7 @@ struct MapsOverDisks {
 }
 
 impl MapsOverDisks {
-    fn look(
+    fn read(
         files: &dyn KernelFiles,
         names: &Names,
         uuid: &LunUuid,

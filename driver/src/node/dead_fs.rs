@@ -21,7 +21,7 @@ const SUPERBLOCK_RELEASE_TIMEOUT: std::time::Duration = std::time::Duration::fro
 
 impl<H: Host> Machine<H> {
     /// Why the file system of this mount is dead; `None` if it is not.
-    pub(super) async fn death_of(&self, mount: &Mount) -> Result<Option<String>, Error> {
+    pub(super) async fn why_dead(&self, mount: &Mount) -> Result<Option<String>, Error> {
         if let Some(why) = mount.death() {
             return Ok(Some(why.to_owned()));
         }
@@ -42,11 +42,11 @@ impl<H: Host> Machine<H> {
     pub(super) async fn unmount_dead(
         &self,
         staging: &str,
-        held: &Attachment,
+        attachment: &Attachment,
         why: &str,
     ) -> Result<(), Error> {
-        let blocks = held.blocks();
-        let others = self.of_pods(staging, self.shows(&blocks).await?);
+        let blocks = attachment.blocks();
+        let others = self.pod_mount_points(staging, self.all_mount_points(&blocks).await?);
         if !others.is_empty() {
             return Err(Error::NotReady {
                 what: format!("the file system at {staging}"),

@@ -24,7 +24,7 @@ impl<H: Host> Machine<H> {
         present: &Iqn,
         staging: &str,
     ) -> Result<bool, Error> {
-        let ended = self.ended(uuid, present).await?;
+        let ended = self.ended_attachment(uuid, present).await?;
         if ended.sessions.is_empty() && ended.map.is_none() {
             return Ok(false);
         }
@@ -43,7 +43,7 @@ impl<H: Host> Machine<H> {
             self.must_be_offline(&ended).await?;
         }
         let act = Box::pin(self.clear_all(staging, &ended));
-        self.failing_io(&ended, act).await?;
+        self.with_queueing_disabled(&ended, act).await?;
         if !dead {
             self.log_out_all(&ended).await?;
         }
@@ -52,12 +52,16 @@ impl<H: Host> Machine<H> {
             self.must_be_flushed(map).await?;
         }
         self.wait_until_released(uuid, &ended).await?;
-        self.forget_ended(uuid, present).await?;
+        self.delete_ended_records(uuid, present).await?;
         Ok(true)
     }
 
     /// Deletes the records of the LUN's ended publications: they hold secrets.
-    pub(super) async fn forget_ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<(), Error> {
+    pub(super) async fn delete_ended_records(
+        &self,
+        uuid: &LunUuid,
+        present: &Iqn,
+    ) -> Result<(), Error> {
         for iqn in self.records_of(Some(uuid)).await? {
             if iqn != *present {
                 self.delete_records(&iqn).await?;
@@ -67,7 +71,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// What is attached of the LUN under other target names. A map without paths belongs to an ended publication.
-    async fn ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<Attachment, Error> {
+    async fn ended_attachment(&self, uuid: &LunUuid, present: &Iqn) -> Result<Attachment, Error> {
         let mut sessions = self.sessions_of(Some(uuid)).await?;
         let is_present = !sessions
             .iter()
@@ -82,7 +86,7 @@ impl<H: Host> Machine<H> {
         Ok(Attachment {
             sessions,
             disks,
-            strangers: vec![],
+            foreign_disks: vec![],
             map,
         })
     }
@@ -95,7 +99,7 @@ impl<H: Host> Machine<H> {
         ended: &Attachment,
         staging: &str,
     ) -> Result<(), Error> {
-        let others = self.of_pods(staging, self.shows(&ended.blocks()).await?);
+        let others = self.pod_mount_points(staging, self.all_mount_points(&ended.blocks()).await?);
         if others.is_empty() {
             return Ok(());
         }
@@ -155,7 +159,7 @@ impl<H: Host> Machine<H> {
             return Ok(());
         };
         if !self
-            .shows(&blocks)
+            .all_mount_points(&blocks)
             .await?
             .iter()
             .any(|point| point == staging)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Machine;
 use super::attach::Attached;
 use super::attachment::Attachment;
-use super::grow::{COPY_IT, Grown, kept};
+use super::grow::{COPY_IT, Grown, growth_error};
 use super::mounts::MountState;
 use super::request::Expand;
 use crate::error::{Context as _, Error};
@@ -27,11 +27,11 @@ const PATH_REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<H: Host> Machine<H> {
     /// Grows disk, map and file system to the LUN's size; returns the device's measured size.
-    pub(super) async fn expand(&self, ask: &Expand) -> Result<Bytes, Error> {
-        let (device, mount) = self.locate(ask).await?;
-        let attached = self.measure(ask, device).await?;
-        if let Some(limit) = ask.range.limit.filter(|limit| attached.size > *limit) {
-            return Err(ask.range.unmet(&format!(
+    pub(super) async fn expand(&self, request: &Expand) -> Result<Bytes, Error> {
+        let (device, mount) = self.locate(request).await?;
+        let attached = self.measure(request, device).await?;
+        if let Some(limit) = request.range.limit.filter(|limit| attached.size > *limit) {
+            return Err(request.range.unmet(&format!(
                 "the volume is already {}, above the limit of {limit}: it is never made smaller",
                 attached.size
             )));
@@ -43,28 +43,29 @@ impl<H: Host> Machine<H> {
     }
 
     /// The volume's device and its mount at the path (staging or target path); no mount for a staged raw device.
-    async fn locate(&self, ask: &Expand) -> Result<(Block, Option<Mount>), Error> {
+    async fn locate(&self, request: &Expand) -> Result<(Block, Option<Mount>), Error> {
         let not_there = |seen: &str| Error::NotMounted {
-            volume: ask.volume.to_string(),
-            path: ask.path.clone(),
+            volume: request.volume.to_string(),
+            path: request.path.clone(),
             seen: seen.to_owned(),
         };
         let path = self
-            .resolve(&ask.path)
+            .resolve(&request.path)
             .await?
             .ok_or_else(|| not_there("the path does not exist"))?;
-        let held = self.attachment(&ask.volume.uuid).await?;
-        match self.mount_state_at(&path, &held.blocks()).await? {
+        let attachment = self.attachment(&request.volume.uuid).await?;
+        match self.mount_state_at(&path, &attachment.blocks()).await? {
             MountState::Ours(mount) => Ok((
-                held.device_of(&mount)
+                attachment
+                    .device_of(&mount)
                     .ok_or_else(|| not_there("the volume has no disk here"))?,
                 Some(mount),
             )),
-            MountState::Nothing if ask.may_be_staged_device => {
+            MountState::Nothing if request.may_be_staged_device => {
                 let exists = if_present(self.host.stat(&path).await)
                     .context(format!("looking at {path}"))?
                     .is_some();
-                let device = held.device().cloned().filter(|_| exists);
+                let device = attachment.device().cloned().filter(|_| exists);
                 Ok((
                     device.ok_or_else(|| not_there("the volume is not staged on this node"))?,
                     None,
@@ -83,17 +84,19 @@ impl<H: Host> Machine<H> {
 
     /// Rescans, verifies identity, waits for the new size, resizes the map: in this order, because before a rescan the kernel
     /// shows cached values. Every live path must answer: a map that is larger than one of its paths would lose writes through it.
-    async fn measure(&self, ask: &Expand, device: Block) -> Result<Attached, Error> {
-        let held = self.attachment(&ask.volume.uuid).await?;
-        let map = held.map.as_ref().filter(|map| map.block == device);
-        let (there, lost): (Vec<&Session>, Vec<&Session>) =
-            held.sessions.iter().partition(|session| session.alive);
+    async fn measure(&self, request: &Expand, device: Block) -> Result<Attached, Error> {
+        let attachment = self.attachment(&request.volume.uuid).await?;
+        let map = attachment.map.as_ref().filter(|map| map.block == device);
+        let (there, lost): (Vec<&Session>, Vec<&Session>) = attachment
+            .sessions
+            .iter()
+            .partition(|session| session.alive);
         let (there, lost) = match map {
             Some(_) if !there.is_empty() => (there, lost),
             // The only path, or all paths are lost: they have to answer.
-            _ => (held.sessions.iter().collect(), vec![]),
+            _ => (attachment.sessions.iter().collect(), vec![]),
         };
-        let mut paths = held.paths_of(&device);
+        let mut paths = attachment.paths_of(&device);
         paths.retain(|path| there.iter().any(|session| session.id == path.session));
         for session in there {
             self.must_answer(&device, session, &paths).await?;
@@ -105,15 +108,15 @@ impl<H: Host> Machine<H> {
             });
         }
         for path in &paths {
-            self.verify_identity(path, &ask.volume.uuid).await?;
-            self.must_have_grown(ask, &path.block).await?;
+            self.verify_identity(path, &request.volume.uuid).await?;
+            self.must_have_grown(request, &path.block).await?;
         }
         let doing = format!("measuring {}", device.node());
         let present = device.size(&self.host).await.context(doing)?;
         let size = match map {
             Some(map) if lost.is_empty() => self.resize_map(map, &paths).await?,
-            Some(map) if present < ask.range.required => {
-                self.end_lost(&held, map, &lost).await?;
+            Some(map) if present < request.range.required => {
+                self.end_lost(&attachment, map, &lost).await?;
                 self.resize_map(map, &paths).await?
             }
             Some(_) | None => present,
@@ -149,7 +152,12 @@ impl<H: Host> Machine<H> {
     /// Removes lost paths from a map that has to grow. The kernel refuses a map that is larger than one of its paths, and a lost
     /// path cannot be rescanned, so it keeps its old size (if the map could grow, writes beyond that size would fail on that path
     /// after it reconnects). The removed path is added again, with the LUN's new size, by [`super::missing_paths`].
-    async fn end_lost(&self, held: &Attachment, map: &Map, lost: &[&Session]) -> Result<(), Error> {
+    async fn end_lost(
+        &self,
+        attachment: &Attachment,
+        map: &Map,
+        lost: &[&Session],
+    ) -> Result<(), Error> {
         let is_lost = |id: u32| lost.iter().any(|session| session.id == id);
         let back = disk::until(&self.host, RECONNECT_TIMEOUT, || async {
             for session in lost {
@@ -170,7 +178,7 @@ impl<H: Host> Machine<H> {
             tracing::warn!(%session, map = map.name, "logging out a lost path so that the map can grow: it is added again when its portal answers");
             self.log_out(session).await?;
         }
-        let disks = held.disks.iter().filter(|disk| is_lost(disk.session));
+        let disks = attachment.disks.iter().filter(|disk| is_lost(disk.session));
         let names: Vec<&String> = disks.map(|disk| &disk.block.name).collect();
         let left = || async {
             let maps = self.maps_with(vec![map.wwid.clone()]).await?;
@@ -188,13 +196,13 @@ impl<H: Host> Machine<H> {
             })
     }
 
-    async fn must_have_grown(&self, ask: &Expand, block: &Block) -> Result<(), Error> {
+    async fn must_have_grown(&self, request: &Expand, block: &Block) -> Result<(), Error> {
         let doing = format!("measuring {}", block.node());
-        let look = || async {
+        let check = || async {
             let size = block.size(&self.host).await?;
-            Ok((size >= ask.range.required).then_some(()))
+            Ok((size >= request.range.required).then_some(()))
         };
-        if disk::until(&self.host, NEW_SIZE_TIMEOUT, look)
+        if disk::until(&self.host, NEW_SIZE_TIMEOUT, check)
             .await
             .context(&doing)?
             .is_some()
@@ -202,7 +210,11 @@ impl<H: Host> Machine<H> {
             return Ok(());
         }
         Err(Error::Unverified {
-            what: format!("the growth of {} to {}", block.node(), ask.range.required),
+            what: format!(
+                "the growth of {} to {}",
+                block.node(),
+                request.range.required
+            ),
             seen: format!(
                 "after a rescan the disk is {}: has the LUN been grown on the NAS?",
                 block.size(&self.host).await.context(doing)?
@@ -216,7 +228,7 @@ impl<H: Host> Machine<H> {
             seen: format!("it is {}", mount.fs),
             remedy: "this driver grows ext4, xfs and btrfs".to_owned(),
         })?;
-        if let Some(why) = self.death_of(mount).await? {
+        if let Some(why) = self.why_dead(mount).await? {
             return Err(Error::NotReady {
                 what: format!("growing the {fs} at {}", mount.point),
                 seen: format!(
@@ -235,8 +247,8 @@ impl<H: Host> Machine<H> {
                 );
                 Ok(())
             }
-            Grown::OnlyUnmounted(seen, remedy) => Err(kept(fs, &point, seen, remedy)),
-            Grown::Never(seen) => Err(kept(fs, &point, seen, COPY_IT)),
+            Grown::OnlyUnmounted(seen, remedy) => Err(growth_error(fs, &point, seen, remedy)),
+            Grown::Never(seen) => Err(growth_error(fs, &point, seen, COPY_IT)),
         }
     }
 
@@ -247,7 +259,7 @@ impl<H: Host> Machine<H> {
             return Ok(mount.point.clone());
         }
         let device = std::slice::from_ref(&attached.device);
-        for point in self.uses(device).await? {
+        for point in self.mount_points(device).await? {
             if let MountState::Ours(other) = self.mount_state_at(&point, device).await?
                 && !other.is_readonly()
             {

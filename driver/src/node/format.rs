@@ -22,7 +22,7 @@ use crate::host::{Host, Via, blank};
 use crate::volume::{Bytes, FsType, LunUuid};
 
 /// The marker does not fit on a smaller disk.
-const SMALLEST: Bytes = Bytes::mib(64);
+const MIN_SIZE: Bytes = Bytes::mib(64);
 /// Additional readers of a disk, besides the first: parallel reads are faster, because the NAS reorders them.
 const EXTRA_READS: usize = 7;
 /// Limit of additional readers of all disks together: each is a thread.
@@ -169,7 +169,7 @@ impl<H: Host> Machine<H> {
     /// `blkid` reports that it found nothing.
     async fn inspect(&self, attached: &Attached, uuid: &LunUuid) -> Result<Contents, Error> {
         let node = attached.device.node();
-        if attached.size < SMALLEST {
+        if attached.size < MIN_SIZE {
             return Err(refused(
                 attached,
                 format!("it is only {}", attached.size),

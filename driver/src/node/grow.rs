@@ -45,7 +45,7 @@ impl<H: Host> Machine<H> {
         let (program, doing) = (cmd.program, format!("growing the {fs} at {point}"));
         let exit = self.host.run(cmd).await.context(&doing)?;
         if let Some(cannot) = filesystem::cannot_grow(fs, &exit) {
-            return Ok(for_good(cannot, &present, &exit));
+            return Ok(outcome_of_refusal(cannot, &present, &exit));
         }
         exit.ok(program).context(&doing)?;
         ensure_full(
@@ -154,7 +154,7 @@ impl<H: Host> Machine<H> {
         let exit = self.host.run(cmd).await.context(&doing)?;
         // The other variants are about mounted file systems, so they would only mean that it is mounted after all: an error below.
         if filesystem::cannot_grow(fs, &exit) == Some(Cannot::Never) {
-            return Ok(Grown::Never(words(&exit)));
+            return Ok(Grown::Never(output_of(&exit)));
         }
         exit.ok(program).context(&doing)?;
         ensure_full(
@@ -167,23 +167,23 @@ impl<H: Host> Machine<H> {
 }
 
 /// The outcome that the tool's refusal means for this file system.
-fn for_good(cannot: Cannot, geometry: &Geometry, exit: &Exit) -> Grown {
+fn outcome_of_refusal(cannot: Cannot, geometry: &Geometry, exit: &Exit) -> Grown {
     match cannot {
-        Cannot::Never => Grown::Never(words(exit)),
+        Cannot::Never => Grown::Never(output_of(exit)),
         Cannot::NotPermitted | Cannot::OnlyUnmounted if !geometry.grows_unmounted() => {
             let why = "it is made with bigalloc, which resize2fs does not grow";
-            Grown::Never(format!("{why} ({})", words(exit)))
+            Grown::Never(format!("{why} ({})", output_of(exit)))
         }
         Cannot::NotPermitted => Grown::OnlyUnmounted(
             "the kernel refuses it (EPERM): the driver's process lacks CAP_SYS_RESOURCE".to_owned(),
             "grant CAP_SYS_RESOURCE to the node plugin's container; or end the pods that use the volume: it grows, unmounted, when it is staged again",
         ),
-        Cannot::OnlyUnmounted => Grown::OnlyUnmounted(words(exit), WHEN_STAGED_AGAIN),
+        Cannot::OnlyUnmounted => Grown::OnlyUnmounted(output_of(exit), WHEN_STAGED_AGAIN),
     }
 }
 
 /// The output of `resize2fs` on one line, without its banner.
-fn words(exit: &Exit) -> String {
+fn output_of(exit: &Exit) -> String {
     let said = format!("{}\n{}", exit.stderr, exit.stdout);
     let lines = said.lines().map(str::trim);
     let lines: Vec<&str> = lines
@@ -212,7 +212,7 @@ fn ensure_full(attached: &Attached, geometry: &Geometry, program: &str) -> Resul
 }
 
 /// The error for a file system that cannot grow.
-pub(super) fn kept(fs: FsType, point: &str, seen: String, remedy: &str) -> Error {
+pub(super) fn growth_error(fs: FsType, point: &str, seen: String, remedy: &str) -> Error {
     Error::Refused {
         what: format!("growing the {fs} at {point}"),
         seen,

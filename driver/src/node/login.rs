@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::{join, join_all};
 
 use super::Machine;
-use super::attachment::SESSION_LIST_RETRIES;
+use super::attachment::SESSION_TIMEOUT;
 use crate::chap::{Chap, Method, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN, field};
 use crate::error::{Context as _, Error};
 use crate::host::disk::{self};
@@ -21,19 +21,19 @@ use crate::publication::{Iqn, Portal, PublishContext};
 const HEAD_START: Duration = Duration::from_secs(1);
 
 /// A portal and the result of the login there.
-type Try = (Portal, Result<Exit, HostError>);
+type LoginAttempt = (Portal, Result<Exit, HostError>);
 
 impl<H: Host> Machine<H> {
-    /// Logs in to the first of `portals` that accepts, or, with `every`, to all that do. If the volume is `reachable` through
+    /// Logs in to the first of `portals` that accepts, or, with `all_portals`, to all that do. If the volume is `reachable` through
     /// other sessions, failures are only logged.
     pub(super) async fn login(
         &self,
         context: &PublishContext,
         chap: Option<&Chap>,
         portals: &[Portal],
-        (every, reachable): (bool, bool),
+        (all_portals, reachable): (bool, bool),
     ) -> Result<Vec<Session>, Error> {
-        let tries = if every {
+        let tries = if all_portals {
             self.try_all(&context.iqn, chap, portals).await?
         } else {
             self.try_in_turn(&context.iqn, chap, portals).await?
@@ -42,7 +42,7 @@ impl<H: Host> Machine<H> {
         for (portal, exit) in tries {
             let doing = format!("logging in to {} at {portal}", context.iqn);
             let exit = match exit {
-                Err(hung @ HostError::Overran { .. }) if every => {
+                Err(hung @ HostError::Overran { .. }) if all_portals => {
                     tracing::warn!(%portal, target = %context.iqn, "the portal does not answer in time");
                     refusals.push((format!("{portal}: no answer in time"), false, hung));
                     continue;
@@ -53,7 +53,7 @@ impl<H: Host> Machine<H> {
                 Login::New | Login::Existing => {
                     sessions.push(self.wait_for_session(&context.iqn, portal).await?);
                 }
-                Login::Unconfirmed => return Err(self.unproven(context, &portal, chap).await),
+                Login::Unconfirmed => return Err(self.auth_failed(context, &portal, chap).await),
                 Login::Refused { cause, for_good } => {
                     tracing::warn!(%portal, target = %context.iqn, cause, status = exit.status, "login refused");
                     let refusal = exit.failed(iscsiadm::PROGRAM);
@@ -73,13 +73,13 @@ impl<H: Host> Machine<H> {
         iqn: &Iqn,
         chap: Option<&Chap>,
         portals: &[Portal],
-    ) -> Result<Vec<Try>, Error> {
+    ) -> Result<Vec<LoginAttempt>, Error> {
         let mut tries = Vec::new();
         for portal in portals {
             self.write_record(iqn, portal, chap).await?;
             let one = self.try_one(iqn, portal).await;
             // A login that hangs may still create its session.
-            let enough = one.1.is_err() || speaks_for_all(&one, chap) || is_accepted(&one);
+            let enough = one.1.is_err() || is_conclusive(&one, chap) || is_accepted(&one);
             tries.push(one);
             if enough {
                 break;
@@ -95,7 +95,7 @@ impl<H: Host> Machine<H> {
         iqn: &Iqn,
         chap: Option<&Chap>,
         portals: &[Portal],
-    ) -> Result<Vec<Try>, Error> {
+    ) -> Result<Vec<LoginAttempt>, Error> {
         for portal in portals {
             self.write_record(iqn, portal, chap).await?;
         }
@@ -109,7 +109,7 @@ impl<H: Host> Machine<H> {
             () = self.host.pause(HEAD_START) => None,
         };
         if let Some(tried) = early.as_ref()
-            && speaks_for_all(tried, chap)
+            && is_conclusive(tried, chap)
         {
             return Ok(early.into_iter().collect());
         }
@@ -121,7 +121,7 @@ impl<H: Host> Machine<H> {
         Ok(std::iter::once(first).chain(others).collect())
     }
 
-    async fn try_one(&self, iqn: &Iqn, portal: &Portal) -> Try {
+    async fn try_one(&self, iqn: &Iqn, portal: &Portal) -> LoginAttempt {
         let login = iscsiadm::login(iqn, portal);
         (*portal, self.run_on_records(login).await)
     }
@@ -133,19 +133,19 @@ impl<H: Host> Machine<H> {
         portal: Portal,
     ) -> Result<Session, Error> {
         let doing = format!("waiting for the session with {iqn}");
-        let look = || async {
+        let check = || async {
             let (names, wanted) = (self.targets.clone(), iqn.to_string());
-            let look = move |files: &dyn KernelFiles| {
+            let read = move |files: &dyn KernelFiles| {
                 session::sessions(files, &names, |target| target == wanted)
             };
             let mut all = self
                 .host
-                .blocking("listing iSCSI sessions", look)
+                .blocking("listing iSCSI sessions", read)
                 .await?
                 .into_iter();
             Ok(all.find(|session| session.portal.is_none_or(|at| at == portal)))
         };
-        disk::until(&self.host, SESSION_LIST_RETRIES, look)
+        disk::until(&self.host, SESSION_TIMEOUT, check)
             .await
             .context(&doing)?
             .ok_or_else(|| Error::Unverified {
@@ -162,7 +162,7 @@ impl<H: Host> Machine<H> {
         refusals: Vec<(String, bool, HostError)>,
     ) -> Error {
         let for_good =
-            self.is_clean(context).await && refusals.iter().all(|(_, for_good, _)| *for_good);
+            self.clean_up(context).await && refusals.iter().all(|(_, for_good, _)| *for_good);
         let seen: Vec<String> = refusals.iter().map(|(cause, ..)| cause.clone()).collect();
         let (what, seen) = (format!("logging in to {}", context.iqn), seen.join("; "));
         if for_good {
@@ -191,7 +191,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// The target rejects the CHAP credentials, or wants some. Final only if nothing is left behind.
-    async fn unproven(
+    async fn auth_failed(
         &self,
         context: &PublishContext,
         portal: &Portal,
@@ -212,7 +212,7 @@ impl<H: Host> Machine<H> {
                 ),
             ),
         };
-        if self.is_clean(context).await {
+        if self.clean_up(context).await {
             Error::Unauthenticated { what, seen, remedy }
         } else {
             let seen = format!("{seen} ({remedy}), and a session or record may be left");
@@ -222,7 +222,7 @@ impl<H: Host> Machine<H> {
 
     /// Deletes the records if there is no session; true if neither is left. A failed login may still have created its session: then
     /// the records stay with it, and the next call continues with both.
-    async fn is_clean(&self, context: &PublishContext) -> bool {
+    async fn clean_up(&self, context: &PublishContext) -> bool {
         let no_session = async || {
             matches!(
                 self.sessions_of(Some(&context.uuid)).await.as_deref(),
@@ -233,14 +233,14 @@ impl<H: Host> Machine<H> {
     }
 }
 
-fn is_accepted((_, exit): &Try) -> bool {
+fn is_accepted((_, exit): &LoginAttempt) -> bool {
     let exit = exit.as_ref().map(iscsiadm::read_login);
     matches!(exit, Ok(Login::New | Login::Existing))
 }
 
 /// True if the result makes logins at the other portals pointless: they are the same target and would refuse for the same
 /// reason, or iscsiadm cannot be started at all.
-fn speaks_for_all((_, exit): &Try, chap: Option<&Chap>) -> bool {
+fn is_conclusive((_, exit): &LoginAttempt, chap: Option<&Chap>) -> bool {
     let exit = match exit {
         Ok(exit) => exit,
         Err(error) => return !matches!(error, HostError::Overran { .. }),

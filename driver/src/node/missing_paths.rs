@@ -22,14 +22,14 @@ use crate::publication::{Iqn, Portal};
 use crate::volume::LunUuid;
 
 /// For how many rounds a portal is skipped after it has refused the login: each attempt is a line in the log of the NAS.
-const LEFT_ALONE: u32 = 15;
+const REFUSED_ROUNDS: u32 = 15;
 
 /// Portals that are skipped after a refusal, and for how many more rounds. Only saves attempts.
 #[derive(Debug, Default)]
 pub struct Backoff(BTreeMap<(Iqn, Portal), u32>);
 
 impl Backoff {
-    fn one_look_less(&mut self) {
+    fn next_round(&mut self) {
         self.0.retain(|_, looks| {
             *looks -= 1;
             *looks > 0
@@ -50,13 +50,13 @@ struct MissingPaths {
 
 /// The outcome for a portal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Joined {
+enum JoinOutcome {
     /// It is a path of the map now.
-    Path,
+    Added,
     /// Nothing to do, or an RPC has precedence.
-    No,
+    Skipped,
     /// It does not answer; it is not tried for other volumes in this round.
-    Silent,
+    NoAnswer,
     /// The target refuses the login there.
     Refused,
 }
@@ -64,17 +64,17 @@ enum Joined {
 impl<H: Host> Node<H> {
     /// Runs [`Self::join_paths`] every `every`, forever.
     pub async fn keep_paths(&self, every: Duration) {
-        let mut patience = Backoff::default();
+        let mut backoff = Backoff::default();
         loop {
             self.machine.host.pause(every).await;
-            self.join_paths(&mut patience).await;
+            self.join_paths(&mut backoff).await;
         }
     }
 
     /// One round: finds missing paths of this node's volumes and adds those whose portals answer. Returns the number of paths that
     /// are still missing.
-    pub async fn join_paths(&self, patience: &mut Backoff) -> usize {
-        patience.one_look_less();
+    pub async fn join_paths(&self, backoff: &mut Backoff) -> usize {
+        backoff.next_round();
         let all = match self.machine.missing_paths().await {
             Ok(all) => all,
             Err(error) => {
@@ -86,22 +86,22 @@ impl<H: Host> Node<H> {
             }
         };
         let mut missing = 0;
-        let mut silent = BTreeSet::new();
-        for lacking in all {
-            missing += lacking.lost;
-            for portal in &lacking.portals {
-                let key = (lacking.iqn.clone(), *portal);
-                let left_alone = silent.contains(portal) || patience.0.contains_key(&key);
-                let joined = if left_alone {
-                    Joined::No
+        let mut unreachable = BTreeSet::new();
+        for publication in all {
+            missing += publication.lost;
+            for portal in &publication.portals {
+                let key = (publication.iqn.clone(), *portal);
+                let skip = unreachable.contains(portal) || backoff.0.contains_key(&key);
+                let outcome = if skip {
+                    JoinOutcome::Skipped
                 } else {
-                    self.join_one(&lacking, *portal).await
+                    self.join_one(&publication, *portal).await
                 };
-                match joined {
-                    Joined::Path => continue,
-                    Joined::No => {}
-                    Joined::Silent => drop(silent.insert(*portal)),
-                    Joined::Refused => drop(patience.0.insert(key, LEFT_ALONE)),
+                match outcome {
+                    JoinOutcome::Added => continue,
+                    JoinOutcome::Skipped => {}
+                    JoinOutcome::NoAnswer => drop(unreachable.insert(*portal)),
+                    JoinOutcome::Refused => drop(backoff.0.insert(key, REFUSED_ROUNDS)),
                 }
                 missing += 1;
             }
@@ -110,19 +110,19 @@ impl<H: Host> Node<H> {
         missing
     }
 
-    async fn join_one(&self, lacking: &MissingPaths, portal: Portal) -> Joined {
-        let (uuid, iqn) = (lacking.uuid.clone(), lacking.iqn.clone());
+    async fn join_one(&self, publication: &MissingPaths, portal: Portal) -> JoinOutcome {
+        let (uuid, iqn) = (publication.uuid.clone(), publication.iqn.clone());
         let machine = self.machine.clone();
         let work = |wanted| async move { machine.join(&uuid, &iqn, portal, &wanted).await };
-        let key = lacking.uuid.to_string();
+        let key = publication.uuid.to_string();
         match self.in_flight.run_aside(&key, work).await {
             Ok(joined) => joined,
             // An RPC holds the lock.
-            Err(Error::Busy { .. }) => Joined::No,
+            Err(Error::Busy { .. }) => JoinOutcome::Skipped,
             Err(error) => {
-                let target = &lacking.iqn;
+                let target = &publication.iqn;
                 tracing::warn!(%target, %portal, error = error.chain(), "adding a path failed");
-                Joined::No
+                JoinOutcome::Skipped
             }
         }
     }
@@ -137,42 +137,46 @@ impl<H: Host> Machine<H> {
                 sessions.entry(iqn).or_default().push(session);
             }
         }
-        let mut lacking = Vec::new();
+        let mut found = Vec::new();
         for (iqn, sessions) in sessions {
-            match self.lacks(&iqn, &sessions).await {
-                Ok(found) => lacking.extend(found),
+            match self.missing_paths_of(&iqn, &sessions).await {
+                Ok(missing) => found.extend(missing),
                 // A problem with one volume must not affect the others.
                 Err(error) => {
                     tracing::warn!(target = %iqn, error = error.chain(), "cannot determine which paths are missing");
                 }
             }
         }
-        Ok(lacking)
+        Ok(found)
     }
 
-    async fn lacks(&self, iqn: &Iqn, sessions: &[Session]) -> Result<Option<MissingPaths>, Error> {
+    async fn missing_paths_of(
+        &self,
+        iqn: &Iqn,
+        sessions: &[Session],
+    ) -> Result<Option<MissingPaths>, Error> {
         let Some((uuid, _)) = iqn.publication() else {
             return Ok(None);
         };
         let recorded = self.recorded_portals(iqn).await?;
         let lost = sessions.iter().filter(|session| !session.alive).count();
         let portals = if recorded.len() > 1 {
-            self.unjoined(&uuid, sessions, recorded).await?
+            self.portals_without_path(&uuid, sessions, recorded).await?
         } else {
             vec![]
         };
-        let lacking = MissingPaths {
+        let missing = MissingPaths {
             uuid,
             iqn: iqn.clone(),
             lost,
             portals,
         };
-        Ok((lost > 0 || !lacking.portals.is_empty()).then_some(lacking))
+        Ok((lost > 0 || !missing.portals.is_empty()).then_some(missing))
     }
 
     /// Those of `portals` that have no path (a lost session counts as a path). Empty without a map: then the other portals are only
     /// fallbacks.
-    async fn unjoined(
+    async fn portals_without_path(
         &self,
         uuid: &LunUuid,
         sessions: &[Session],
@@ -196,49 +200,52 @@ impl<H: Host> Machine<H> {
         iqn: &Iqn,
         portal: Portal,
         wanted: &Wanted,
-    ) -> Result<Joined, Error> {
-        let Some((held, map, lun)) = self.joinable(uuid, iqn).await? else {
-            return Ok(Joined::No);
+    ) -> Result<JoinOutcome, Error> {
+        let Some((attachment, map, lun)) = self.joinable(uuid, iqn).await? else {
+            return Ok(JoinOutcome::Skipped);
         };
-        let (session, found) = match path_state(&held.sessions, &held.disks, &map, &portal) {
-            PathState::Path | PathState::Unknown => return Ok(Joined::No),
-            PathState::Stray(session) => (session.clone(), true),
-            PathState::Absent => {
-                if !self.is_sound(iqn, &portal).await? || wanted.is_wanted() {
-                    return Ok(Joined::No);
+        let (session, existed) =
+            match path_state(&attachment.sessions, &attachment.disks, &map, &portal) {
+                PathState::Path | PathState::Unknown => return Ok(JoinOutcome::Skipped),
+                PathState::Stray(session) => (session.clone(), true),
+                PathState::Absent => {
+                    if !self.has_required_settings(iqn, &portal).await? || wanted.is_wanted() {
+                        return Ok(JoinOutcome::Skipped);
+                    }
+                    match self.log_in_at_portal(iqn, portal).await? {
+                        Ok(session) => (session, false),
+                        Err(refused) => return Ok(refused),
+                    }
                 }
-                match self.log_in_beside(iqn, portal).await? {
-                    Ok(session) => (session, false),
-                    Err(refused) => return Ok(refused),
-                }
-            }
-        };
-        let adopted = if wanted.is_wanted() {
+            };
+        let added = if wanted.is_wanted() {
             None
         } else {
             Some(self.add_to_map(uuid, &map, &session, lun).await)
         };
-        if let Some(Ok(())) = adopted {
+        if let Some(Ok(())) = added {
             tracing::info!(%session, "added a path");
-            return Ok(Joined::Path);
+            return Ok(JoinOutcome::Added);
         }
         // A session that was created here is logged out even if multipathd has already added its disk: its identity is not
         // verified.
-        if !found || !self.is_taken(&session).await? {
+        if !existed || !self.is_disk_in_use(&session).await? {
             self.log_out(&session).await?;
         }
-        adopted.map_or(Ok(Joined::No), |failed| failed.map(|()| Joined::Path))
+        added.map_or(Ok(JoinOutcome::Skipped), |failed| {
+            failed.map(|()| JoinOutcome::Added)
+        })
     }
 
     /// Logs in at one more portal; the inner error is the reason why there is no session.
-    async fn log_in_beside(
+    async fn log_in_at_portal(
         &self,
         iqn: &Iqn,
         portal: Portal,
-    ) -> Result<Result<Session, Joined>, Error> {
+    ) -> Result<Result<Session, JoinOutcome>, Error> {
         let doing = format!("logging in to {iqn} at {portal}");
         let exit = match self.run_on_records(iscsiadm::login(iqn, &portal)).await {
-            Err(HostError::Overran { .. }) => return Ok(Err(Joined::Silent)),
+            Err(HostError::Overran { .. }) => return Ok(Err(JoinOutcome::NoAnswer)),
             other => other.context(doing)?,
         };
         let (status, said) = (exit.status, exit.said());
@@ -249,17 +256,17 @@ impl<H: Host> Machine<H> {
                 cause,
             } => {
                 tracing::info!(target = %iqn, %portal, status, cause, "a path is still missing");
-                Ok(Err(Joined::Silent))
+                Ok(Err(JoinOutcome::NoAnswer))
             }
             Login::Unconfirmed | Login::Refused { .. } => {
                 tracing::warn!(target = %iqn, %portal, status, said, "the target refuses the login at this portal");
-                Ok(Err(Joined::Refused))
+                Ok(Err(JoinOutcome::Refused))
             }
         }
     }
 
     /// True if the disk of a session is in use.
-    async fn is_taken(&self, session: &Session) -> Result<bool, Error> {
+    async fn is_disk_in_use(&self, session: &Session) -> Result<bool, Error> {
         for disk in self.disks_of(std::slice::from_ref(session)).await? {
             // On an error it cannot even be opened, so it is not in use.
             if matches!(self.host.is_claimed(&disk.block.node()).await, Ok(true)) {
@@ -275,16 +282,20 @@ impl<H: Host> Machine<H> {
         uuid: &LunUuid,
         iqn: &Iqn,
     ) -> Result<Option<(Attachment, Map, u16)>, Error> {
-        let held = self.attachment(uuid).await?;
+        let attachment = self.attachment(uuid).await?;
         // With sessions of several publications, the present one is not known here.
-        if held.targets() != [iqn.clone()] {
+        if attachment.targets() != [iqn.clone()] {
             return Ok(None);
         }
-        let Some(map) = held.map.clone() else {
+        let Some(map) = attachment.map.clone() else {
             return Ok(None);
         };
         let mut lun = None;
-        for disk in held.disks.iter().filter(|disk| is_alive(&held, disk)) {
+        for disk in attachment
+            .disks
+            .iter()
+            .filter(|disk| is_alive(&attachment, disk))
+        {
             // It was taken offline, perhaps because its publication has ended.
             let doing = format!("looking at {}", disk.block.node());
             if !disk.is_running(&self.host).await.context(doing)? {
@@ -292,10 +303,10 @@ impl<H: Host> Machine<H> {
             }
             lun = Some(disk.lun);
         }
-        if self.uses(&held.blocks()).await?.is_empty() {
+        if self.mount_points(&attachment.blocks()).await?.is_empty() {
             return Ok(None);
         }
-        Ok(lun.map(|lun| (held, map, lun)))
+        Ok(lun.map(|lun| (attachment, map, lun)))
     }
 
     /// Verifies the disk of a session and adds it to the volume's map.
@@ -306,7 +317,7 @@ impl<H: Host> Machine<H> {
         session: &Session,
         lun: u16,
     ) -> Result<(), Error> {
-        let disk = self.admit(session, lun, uuid).await?;
+        let disk = self.attach_disk(session, lun, uuid).await?;
         let doing = || format!("measuring {}", disk.block.node());
         let size = disk.block.size(&self.host).await.context(doing())?;
         let present = map.block.size(&self.host).await.context(doing())?;
@@ -318,7 +329,7 @@ impl<H: Host> Machine<H> {
                 ),
             });
         }
-        self.map_of_all(uuid, &[disk]).await.map(drop)
+        self.ensure_map(uuid, &[disk]).await.map(drop)
     }
 }
 
@@ -356,7 +367,7 @@ fn path_state<'a>(
     }
 }
 
-fn is_alive(held: &Attachment, disk: &Disk) -> bool {
+fn is_alive(attachment: &Attachment, disk: &Disk) -> bool {
     let of = |session: &Session| session.id == disk.session && session.alive;
-    held.sessions.iter().any(of)
+    attachment.sessions.iter().any(of)
 }

@@ -53,9 +53,9 @@ impl<H: Host> Machine<H> {
         wanted: impl Fn(&Line<'_>) -> bool + Send + 'static,
     ) -> Result<Vec<Mount>, Error> {
         let doing = "reading the mount table";
-        let look =
+        let read =
             move |files: &dyn KernelFiles| mount::select(&files.read(mount::MOUNTINFO)?, &wanted);
-        self.host.blocking(doing, look).await.context(doing)
+        self.host.blocking(doing, read).await.context(doing)
     }
 
     /// `path` as the mount table would spell it. `None` if even its parent does not exist.
@@ -193,13 +193,13 @@ impl<H: Host> Machine<H> {
 
     /// The mount points of the whole devices, and bind mounts of the device nodes. Bind mounts of a directory (a pod's `subPath`)
     /// are left out: they are not publications.
-    pub(super) async fn uses(&self, blocks: &[Block]) -> Result<Vec<String>, Error> {
+    pub(super) async fn mount_points(&self, blocks: &[Block]) -> Result<Vec<String>, Error> {
         let whole = |mount: &Mount| mount.device_node().is_some() || mount.root == "/";
         self.mounts_of(blocks, whole).await
     }
 
     /// All mount points of the devices, `subPath` mounts included.
-    pub(super) async fn shows(&self, blocks: &[Block]) -> Result<Vec<String>, Error> {
+    pub(super) async fn all_mount_points(&self, blocks: &[Block]) -> Result<Vec<String>, Error> {
         self.mounts_of(blocks, |_| true).await
     }
 
@@ -227,7 +227,7 @@ impl<H: Host> Machine<H> {
     async fn mounts_that_may_be_of(&self, blocks: &[Block]) -> Result<Vec<Mount>, Error> {
         let blocks = blocks.to_vec();
         let doing = "reading the mount table";
-        let look = move |files: &dyn KernelFiles| {
+        let read = move |files: &dyn KernelFiles| {
             let table = files.read(mount::MOUNTINFO)?;
             let disks = OnceCell::new();
             let names = || disk::names(files).unwrap_or_default();
@@ -245,7 +245,7 @@ impl<H: Host> Machine<H> {
                     || !disks.get_or_init(names).contains(name)
             })
         };
-        self.host.blocking(doing, look).await.context(doing)
+        self.host.blocking(doing, read).await.context(doing)
     }
 
     /// Unmounts the uppermost mount at `point`.

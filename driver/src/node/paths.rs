@@ -29,13 +29,13 @@ use crate::volume::{Bytes, LunUuid};
 /// How long multipathd may take to add a new disk to its map.
 const MAP_CREATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a map is requested, or flushed, before the call gives up.
-const ADD_MAP_RETRIES: usize = 4;
+const MAP_ATTEMPTS: usize = 4;
 /// How long a map may take to vanish or grow.
 const MAP_CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Poll interval while waiting for a volume to be released.
-const WATCH: Duration = Duration::from_secs(5);
+const RELEASE_POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// How often queueing is disabled again while an action runs.
-const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
+const DISABLE_QUEUEING_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<H: Host> Machine<H> {
     /// True if multipathd runs on this node. That it is not installed or not started is normal. If its client's answer is not
@@ -62,7 +62,11 @@ impl<H: Host> Machine<H> {
     }
 
     /// True if there is one disk only and it cannot get a map any more: it is in use directly, or multipathd excludes it.
-    pub(super) async fn is_alone(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<bool, Error> {
+    pub(super) async fn is_single_path(
+        &self,
+        uuid: &LunUuid,
+        disks: &[Disk],
+    ) -> Result<bool, Error> {
         let [disk] = disks else {
             return Ok(false);
         };
@@ -73,7 +77,7 @@ impl<H: Host> Machine<H> {
         let claimed = self.host.is_claimed(&node).await;
         Ok(claimed.context(format!("looking who uses {node}"))?
             || !self
-                .uses(std::slice::from_ref(&disk.block))
+                .mount_points(std::slice::from_ref(&disk.block))
                 .await?
                 .is_empty()
             || self.is_excluded(uuid, disks).await?)
@@ -103,9 +107,9 @@ impl<H: Host> Machine<H> {
     }
 
     /// Waits for the map over all of `disks`; requests missing maps and paths from multipathd.
-    pub(super) async fn map_of_all(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<Map, Error> {
+    pub(super) async fn ensure_map(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<Map, Error> {
         let mut map = None;
-        for _ in 0..ADD_MAP_RETRIES {
+        for _ in 0..MAP_ATTEMPTS {
             map = self.attachment(uuid).await?.map;
             let lacks = |disk: &&Disk| {
                 map.as_ref()
@@ -114,16 +118,16 @@ impl<H: Host> Machine<H> {
             let Some(missing) = disks.iter().find(lacks) else {
                 break;
             };
-            self.ask_for(missing, map.is_some()).await?;
+            self.request_path(missing, map.is_some()).await?;
             let doing = "waiting for the multipath map";
-            let look = || async {
+            let check = || async {
                 let (names, missing) = (self.maps.clone(), [missing.clone()]);
-                let look =
+                let read =
                     move |files: &dyn KernelFiles| dm_multipath::over(files, &names, &missing, &[]);
-                let maps = self.host.blocking(doing, look).await?;
+                let maps = self.host.blocking(doing, read).await?;
                 Ok((!maps.is_empty()).then_some(()))
             };
-            disk::until(&self.host, MAP_CREATION_TIMEOUT, look)
+            disk::until(&self.host, MAP_CREATION_TIMEOUT, check)
                 .await
                 .context(doing)?;
         }
@@ -154,7 +158,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// Requests a map over `disk`, or adds it to the existing map. The answer is ignored: the caller checks the result in sysfs.
-    async fn ask_for(&self, disk: &Disk, has_map: bool) -> Result<(), Error> {
+    async fn request_path(&self, disk: &Disk, has_map: bool) -> Result<(), Error> {
         let name = &disk.block.name;
         let doing = format!("asking multipathd for a map over {name}");
         if has_map {
@@ -162,11 +166,11 @@ impl<H: Host> Machine<H> {
             return asked.context(&doing).map(|_| ());
         }
         // multipathd learns of a new disk from udev, a little later than this process.
-        let look = || async {
+        let check = || async {
             let listed = self.host.run(multipath::show_paths()).await?;
             multipath::read_wwid(listed, name)
         };
-        let wwid = disk::until(&self.host, MAP_CREATION_TIMEOUT, look)
+        let wwid = disk::until(&self.host, MAP_CREATION_TIMEOUT, check)
             .await
             .context(&doing)?;
         if let Some(wwid) = wwid {
@@ -178,11 +182,11 @@ impl<H: Host> Machine<H> {
 
     async fn wait_for_node(&self, map: &Map) -> Result<(), Error> {
         let (node, number) = (map.block.node(), map.block.number);
-        let look = || async {
+        let check = || async {
             let there = if_present(self.host.stat(&node).await)?;
             Ok((there == Some(Stat::BlockDevice(number))).then_some(()))
         };
-        disk::until(&self.host, MAP_CREATION_TIMEOUT, look)
+        disk::until(&self.host, MAP_CREATION_TIMEOUT, check)
             .await
             .context(format!("waiting for {node}"))?
             .ok_or_else(|| Error::Unverified {
@@ -221,11 +225,11 @@ impl<H: Host> Machine<H> {
             let doing = format!("resizing map {} (does multipathd run?)", map.name);
             self.run(&doing, multipath::resize(&map.block.name)).await?;
         }
-        let look = || async {
+        let check = || async {
             let seen = map.block.size(&self.host).await?;
             Ok((seen == size).then_some(()))
         };
-        if disk::until(&self.host, MAP_CHANGE_TIMEOUT, look)
+        if disk::until(&self.host, MAP_CHANGE_TIMEOUT, check)
             .await
             .context(&doing)?
             .is_none()
@@ -243,7 +247,7 @@ impl<H: Host> Machine<H> {
     pub(super) async fn flush(&self, map: &Map) -> Result<(), Error> {
         let doing = format!("removing map {}", map.name);
         let mut said = String::new();
-        for _ in 0..ADD_MAP_RETRIES {
+        for _ in 0..MAP_ATTEMPTS {
             let exit = self
                 .host
                 .run(multipath::flush(&map.name))
@@ -252,7 +256,7 @@ impl<H: Host> Machine<H> {
             if exit.status == 0 {
                 return self.must_be_flushed(map).await;
             }
-            if !self.is_there(map).await.context(&doing)? {
+            if !self.map_exists(map).await.context(&doing)? {
                 return Ok(());
             }
             said = exit.failed(multipath::PROGRAM).to_string();
@@ -268,8 +272,8 @@ impl<H: Host> Machine<H> {
 
     pub(super) async fn must_be_flushed(&self, map: &Map) -> Result<(), Error> {
         let doing = format!("removing map {}", map.name);
-        let look = || async { Ok((!self.is_there(map).await?).then_some(())) };
-        let gone = disk::until(&self.host, MAP_CHANGE_TIMEOUT, look)
+        let check = || async { Ok((!self.map_exists(map).await?).then_some(())) };
+        let gone = disk::until(&self.host, MAP_CHANGE_TIMEOUT, check)
             .await
             .context(&doing)?;
         gone.ok_or_else(|| Error::Unverified {
@@ -278,15 +282,15 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    async fn is_there(&self, map: &Map) -> Result<bool, HostError> {
+    async fn map_exists(&self, map: &Map) -> Result<bool, HostError> {
         let all = self.maps_with(vec![map.wwid.clone()]).await?;
         Ok(!all.is_empty())
     }
 
     /// Makes the I/O of a map fail when it has no working path. Otherwise an unmount hangs for as long as the NAS is unreachable, and
     /// udev's probe keeps the map open for as long.
-    pub(super) async fn disable_queueing(&self, held: &Attachment) {
-        let Some(map) = &held.map else {
+    pub(super) async fn disable_queueing(&self, attachment: &Attachment) {
+        let Some(map) = &attachment.map else {
             return;
         };
         let exit = self
@@ -300,8 +304,8 @@ impl<H: Host> Machine<H> {
     }
 
     /// Lets a map that is used again queue as configured.
-    pub(super) async fn restore_queueing(&self, held: &Attachment) {
-        if let Some(map) = &held.map {
+    pub(super) async fn restore_queueing(&self, attachment: &Attachment) {
+        if let Some(map) = &attachment.map {
             let exit = self
                 .host
                 .run(multipath::restore_queueing(&map.block.name))
@@ -314,20 +318,20 @@ impl<H: Host> Machine<H> {
 
     /// Runs `act`, which unmounts lost disks, while the I/O of the map over them fails. Queueing is disabled repeatedly, because
     /// multipathd enables it again when it removes a path from a map (0.9.4).
-    pub(super) async fn failing_io<T>(
+    pub(super) async fn with_queueing_disabled<T>(
         &self,
-        held: &Attachment,
+        attachment: &Attachment,
         mut act: Pin<Box<impl Future<Output = T> + Send>>,
     ) -> T {
-        if held.map.is_none() {
+        if attachment.map.is_none() {
             return act.await;
         }
         loop {
-            self.disable_queueing(held).await;
+            self.disable_queueing(attachment).await;
             tokio::select! {
                 biased;
                 done = &mut act => return done,
-                () = self.host.pause(RECHECK_INTERVAL) => {}
+                () = self.host.pause(DISABLE_QUEUEING_INTERVAL) => {}
             }
         }
     }
@@ -336,21 +340,25 @@ impl<H: Host> Machine<H> {
     /// tell whether that is needed: sessions stay alive when their LUN is unmapped. Harmless for a map with a working path.
     pub(super) async fn stop_queueing(&self, uuid: &LunUuid) {
         // (multipathd lowers the replacement timeout of a map's sessions to its `fast_io_fail_tmo`, 5 s, and queues instead.)
-        for _ in 0..self.replacement_timeout.as_secs().div_ceil(WATCH.as_secs()) {
+        for _ in 0..self
+            .replacement_timeout
+            .as_secs()
+            .div_ceil(RELEASE_POLL_INTERVAL.as_secs())
+        {
             match in_flight::unlocked(self.attachment(uuid)).await {
-                Ok(held) if held.map.is_none() => return,
-                Ok(_) | Err(_) => self.host.pause(WATCH).await,
+                Ok(attachment) if attachment.map.is_none() => return,
+                Ok(_) | Err(_) => self.host.pause(RELEASE_POLL_INTERVAL).await,
             }
         }
-        if let Ok(held) = in_flight::unlocked(self.attachment(uuid)).await {
+        if let Ok(attachment) = in_flight::unlocked(self.attachment(uuid)).await {
             tracing::warn!(%uuid, "the volume takes too long to be released: data that cannot be written now is lost");
-            self.disable_queueing(&held).await;
+            self.disable_queueing(&attachment).await;
         }
     }
 
     /// Runs `act`, which releases a volume. After the replacement timeout, the I/O of the volume's map is made to fail, repeatedly, so
     /// that `act` cannot hang on an unreachable NAS.
-    pub(super) async fn unblocking<T>(
+    pub(super) async fn with_queueing_timeout<T>(
         &self,
         uuid: &LunUuid,
         mut act: Pin<Box<impl Future<Output = T> + Send>>,
@@ -358,9 +366,9 @@ impl<H: Host> Machine<H> {
         let unblock = Box::pin(async {
             self.stop_queueing(uuid).await;
             loop {
-                self.host.pause(WATCH).await;
-                if let Ok(held) = in_flight::unlocked(self.attachment(uuid)).await {
-                    self.disable_queueing(&held).await;
+                self.host.pause(RELEASE_POLL_INTERVAL).await;
+                if let Ok(attachment) = in_flight::unlocked(self.attachment(uuid)).await {
+                    self.disable_queueing(&attachment).await;
                 }
             }
         });

@@ -3,7 +3,7 @@
 use super::Machine;
 use super::attachment::Attachment;
 use super::mounts::{MountState, not_ours};
-use super::request::{Publish, Use};
+use super::request::{Publish, VolumeMode};
 use super::stage::{is_readonly, label_differs};
 use crate::error::{Context as _, Error};
 use crate::host::disk::Block;
@@ -18,71 +18,73 @@ impl<H: Host> Machine<H> {
     }
 
     /// Keeps only pods' mount points: removes the staging path and the temporary mount next to it.
-    pub(super) fn of_pods(&self, staging: &str, mut points: Vec<String>) -> Vec<String> {
+    pub(super) fn pod_mount_points(&self, staging: &str, mut points: Vec<String>) -> Vec<String> {
         let own = [staging, &self.temp_mount(staging)];
         points.retain(|point| !own.contains(&point.as_str()));
         points
     }
 
     /// Publishes a staged volume at a target path. Idempotent.
-    pub(super) async fn publish(&self, ask: &Publish) -> Result<(), Error> {
-        let not_staged = |seen: &str| refused(&ask.volume, seen, "stage the volume first");
+    pub(super) async fn publish(&self, request: &Publish) -> Result<(), Error> {
+        let not_staged = |seen: &str| refused(&request.volume, seen, "stage the volume first");
         let staging = self
-            .resolve(&ask.staging)
+            .resolve(&request.staging)
             .await?
             .ok_or_else(|| not_staged("the staging path does not exist"))?;
-        let target = self.resolve(&ask.target).await?.ok_or_else(|| {
+        let target = self.resolve(&request.target).await?.ok_or_else(|| {
             refused(
-                &ask.volume,
-                &format!("the directory that {} is in does not exist", ask.target),
+                &request.volume,
+                &format!("the directory that {} is in does not exist", request.target),
                 "make it: the CO owns it",
             )
         })?;
-        let (held, seen) = self.staged_now(ask, &staging).await?;
-        if held.sessions.is_empty() {
+        let (attachment, seen) = self.ensure_staged(request, &staging).await?;
+        if attachment.sessions.is_empty() {
             return Err(not_staged("this node has no session with its target"));
         }
         // Of several disks without a map, the staged file system is on one: the mount table has it.
-        let mounted = held.disks.first().map(|disk| &disk.block);
-        let mounted = mounted.filter(|_| ask.intent.by != Use::Device);
-        let device = held.device().or(mounted).ok_or_else(|| {
+        let mounted = attachment.disks.first().map(|disk| &disk.block);
+        let mounted = mounted.filter(|_| request.intent.mode != VolumeMode::Device);
+        let device = attachment.device().or(mounted).ok_or_else(|| {
             not_staged("its session has no disk, or it has several and no multipath map")
         })?;
-        let blocks = held.blocks();
-        let show = match &ask.intent.by {
-            Use::FileSystem { fs, flags } => {
+        let blocks = attachment.blocks();
+        let mode = match &request.intent.mode {
+            VolumeMode::FileSystem { fs, flags } => {
                 let seen = match seen {
                     Some(seen) => seen,
                     None => self.mount_state_at(&staging, &blocks).await?,
                 };
-                let staged = staged(ask, &staging, seen, *fs, flags)?;
-                if staged.is_readonly() || !ask.readonly {
+                let staged = check_staged(request, &staging, seen, *fs, flags)?;
+                if staged.is_readonly() || !request.readonly {
                     PublishMode::Staged
                 } else {
                     PublishMode::Readonly
                 }
             }
-            Use::Device => {
-                self.verify_device(&ask.volume.uuid, &held, device).await?;
+            VolumeMode::Device => {
+                self.verify_device(&request.volume.uuid, &attachment, device)
+                    .await?;
                 self.must_be_unclaimed(device).await?;
                 PublishMode::Device(device.node())
             }
         };
-        if self.is_published(ask, &target, &blocks).await? {
+        if self.is_published(request, &target, &blocks).await? {
             // An earlier call may have died after it mounted the target, before this cleanup.
             return self.remove_temp_mount(&staging, &blocks).await;
         }
-        if !ask.intent.shared {
-            self.must_be_only(ask, &staging, &target, &blocks).await?;
+        if !request.intent.shared {
+            self.must_be_only_target(request, &staging, &target, &blocks)
+                .await?;
         }
-        let was_there = self.must_be_kind(&target, show.kind()).await?;
+        let existed = self.must_be_kind(&target, mode.kind()).await?;
         // All checks come before the first mount: after a final error the CO forgets the path (design.md#final-codes).
         let shown = self
-            .mount_target(ask, &show, &staging, &target, &blocks)
+            .mount_target(request, &mode, &staging, &target, &blocks)
             .await;
         match shown {
             Err(error) if error.is_final() => Err(self
-                .roll_back(&staging, &target, &blocks, was_there, error)
+                .roll_back(&staging, &target, &blocks, existed, error)
                 .await),
             other => other,
         }
@@ -90,21 +92,21 @@ impl<H: Host> Machine<H> {
 
     async fn mount_target(
         &self,
-        ask: &Publish,
-        show: &PublishMode,
+        request: &Publish,
+        mode: &PublishMode,
         staging: &str,
         target: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
-        match show {
+        match mode {
             PublishMode::Device(node) => self.bind_file(node, target).await?,
             PublishMode::Readonly => self.bind_readonly(staging, target, blocks).await?,
             PublishMode::Staged => self.bind_dir(staging, target).await?,
         }
-        if self.is_published(ask, target, blocks).await? {
+        if self.is_published(request, target, blocks).await? {
             return Ok(());
         }
-        Err(unseen(format!("publishing at {target}")))
+        Err(not_in_mount_table(format!("publishing at {target}")))
     }
 
     /// Undoes what the call has done before its final error; retryable if that fails.
@@ -113,18 +115,18 @@ impl<H: Host> Machine<H> {
         staging: &str,
         target: &str,
         blocks: &[Block],
-        was_there: bool,
+        existed: bool,
         error: Error,
     ) -> Error {
-        let undone = async {
+        let rollback = async {
             self.remove_temp_mount(staging, blocks).await?;
             self.clear(target, blocks).await?;
-            if was_there {
+            if existed {
                 return Ok(());
             }
             self.remove_path(target).await
         };
-        match undone.await {
+        match rollback.await {
             Ok(()) => error,
             Err(left) => Error::Unverified {
                 what: format!("rolling back the publication at {target}"),
@@ -137,49 +139,51 @@ impl<H: Host> Machine<H> {
     /// removed the staged mount, and the CO does not stage a volume that it believes to be staged.
     ///
     /// Also returns the mount state of the staging path, unless it may have changed since.
-    async fn staged_now(
+    async fn ensure_staged(
         &self,
-        ask: &Publish,
+        request: &Publish,
         staging: &str,
     ) -> Result<(Attachment, Option<MountState>), Error> {
         let ended = self
-            .tear_down_ended(&ask.volume.uuid, &ask.context.iqn, staging)
+            .tear_down_ended(&request.volume.uuid, &request.context.iqn, staging)
             .await?;
-        let held = self.attachment(&ask.volume.uuid).await?;
-        let (mounted, seen) = match &ask.intent.by {
+        let attachment = self.attachment(&request.volume.uuid).await?;
+        let (mounted, seen) = match &request.intent.mode {
             // A call that was interrupted after its login has not attached the disk yet.
-            Use::Device => (held.device().is_some(), None),
-            Use::FileSystem { .. } => {
-                let seen = self.mount_state_at(staging, &held.blocks()).await?;
+            VolumeMode::Device => (attachment.device().is_some(), None),
+            VolumeMode::FileSystem { .. } => {
+                let seen = self.mount_state_at(staging, &attachment.blocks()).await?;
                 if let MountState::Ours(mount) = &seen
-                    && let Some(why) = self.death_of(mount).await?
+                    && let Some(why) = self.why_dead(mount).await?
                 {
-                    let held = self.remount_dead(ask, staging, &held, &why).await?;
-                    return Ok((held, None));
+                    let attachment = self
+                        .remount_dead(request, staging, &attachment, &why)
+                        .await?;
+                    return Ok((attachment, None));
                 }
                 let mounted = matches!(seen, MountState::Ours(_) | MountState::Foreign(_));
                 (mounted, Some(seen))
             }
         };
         // The device is in use elsewhere than at the staging path.
-        let used = !mounted && !self.uses(&held.blocks()).await?.is_empty();
-        if used || mounted && !held.sessions.is_empty() {
-            return Ok((held, seen));
+        let used = !mounted && !self.mount_points(&attachment.blocks()).await?.is_empty();
+        if used || mounted && !attachment.sessions.is_empty() {
+            return Ok((attachment, seen));
         }
         // With a live session and its disk no login is necessary, and so no Secret.
-        let attached = held.is_alive() && held.device().is_some();
-        let again = attached.then(|| ask.staging_again());
-        match ask.staging().or(again) {
+        let attached = attachment.is_alive() && attachment.device().is_some();
+        let again = attached.then(|| request.staging_again());
+        match request.staging().or(again) {
             Some(stage) => {
-                tracing::warn!(volume = %ask.volume, staging, "the volume is not staged under this publication: NodePublishVolume stages it again");
+                tracing::warn!(volume = %request.volume, staging, "the volume is not staged under this publication: NodePublishVolume stages it again");
                 Box::pin(self.stage(&stage)).await?;
-                Ok((self.attachment(&ask.volume.uuid).await?, None))
+                Ok((self.attachment(&request.volume.uuid).await?, None))
             }
             None if ended => Err(Error::NotReady {
-                what: format!("publishing volume {}", ask.volume),
+                what: format!("publishing volume {}", request.volume),
                 seen: "an earlier publication of it was torn down here, and only NodeStageVolume brings the Secret to log in again: delete the pod".to_owned(),
             }),
-            None => Ok((held, seen)),
+            None => Ok((attachment, seen)),
         }
     }
 
@@ -187,27 +191,27 @@ impl<H: Host> Machine<H> {
     /// and no Secret is necessary.
     async fn remount_dead(
         &self,
-        ask: &Publish,
+        request: &Publish,
         staging: &str,
-        held: &Attachment,
+        attachment: &Attachment,
         why: &str,
     ) -> Result<Attachment, Error> {
-        self.unmount_dead(staging, held, why).await?;
-        Box::pin(self.stage(&ask.staging_again())).await?;
-        self.attachment(&ask.volume.uuid).await
+        self.unmount_dead(staging, attachment, why).await?;
+        Box::pin(self.stage(&request.staging_again())).await?;
+        self.attachment(&request.volume.uuid).await
     }
 
     /// Verifies a raw device's identity: of a map every path that answers, and at least one.
     async fn verify_device(
         &self,
         uuid: &LunUuid,
-        held: &Attachment,
+        attachment: &Attachment,
         device: &Block,
     ) -> Result<(), Error> {
-        let alive = held.is_alive();
+        let alive = attachment.is_alive();
         let mut proven = 0;
-        for disk in held.paths_of(device) {
-            let session = held
+        for disk in attachment.paths_of(device) {
+            let session = attachment
                 .sessions
                 .iter()
                 .find(|session| session.id == disk.session);
@@ -235,50 +239,53 @@ impl<H: Host> Machine<H> {
     /// If it is mounted there in another way, or if something else is.
     async fn is_published(
         &self,
-        ask: &Publish,
+        request: &Publish,
         target: &str,
         blocks: &[Block],
     ) -> Result<bool, Error> {
-        let there = match self.clear_gone(target, blocks).await? {
+        let mount = match self.clear_gone(target, blocks).await? {
             MountState::Ours(mount) => mount,
             MountState::Foreign(mount) => return Err(not_ours(&mount)),
             MountState::Nothing | MountState::Gone(_) => return Ok(false),
         };
-        let word = |device: bool, readonly: bool| match (device, readonly) {
+        let describe = |device: bool, readonly: bool| match (device, readonly) {
             (true, _) => "a device",
             (false, true) => "a file system, read-only",
             (false, false) => "a file system, read-write",
         };
-        let seen = word(there.device_node().is_some(), there.is_readonly());
-        let asked = word(ask.intent.by == Use::Device, wants_readonly(ask));
+        let seen = describe(mount.device_node().is_some(), mount.is_readonly());
+        let asked = describe(
+            request.intent.mode == VolumeMode::Device,
+            wants_readonly(request),
+        );
         if seen == asked {
             return Ok(true);
         }
         Err(Error::Incompatible {
-            what: format!("the publication of volume {} at {target}", ask.volume),
+            what: format!("the publication of volume {} at {target}", request.volume),
             seen: seen.to_owned(),
             asked: asked.to_owned(),
         })
     }
 
     /// CSI v1.12, NodePublishVolume: the single-writer access modes allow one target path at a time.
-    async fn must_be_only(
+    async fn must_be_only_target(
         &self,
-        ask: &Publish,
+        request: &Publish,
         staging: &str,
         target: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
         let own = [staging, target, &self.temp_mount(staging)];
         match self
-            .uses(blocks)
+            .mount_points(blocks)
             .await?
             .into_iter()
             .find(|point| !own.contains(&point.as_str()))
         {
             None => Ok(()),
             Some(other) => Err(refused(
-                &ask.volume,
+                &request.volume,
                 &format!("it is already published at {other}, and its access mode allows one path"),
                 "unpublish it there, or use SINGLE_NODE_MULTI_WRITER (ReadWriteOnce instead of ReadWriteOncePod)",
             )),
@@ -334,25 +341,25 @@ impl<H: Host> Machine<H> {
         target: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
-        let stone = self.temp_mount(staging);
+        let temp = self.temp_mount(staging);
         self.remove_temp_mount(staging, blocks).await?;
-        self.bind_dir(staging, &stone).await?;
+        self.bind_dir(staging, &temp).await?;
         self.run(
-            &format!("making {stone} read-only"),
-            mount::make_readonly(&stone),
+            &format!("making {temp} read-only"),
+            mount::make_readonly(&temp),
         )
         .await?;
         // Do not trust mount's exit status: the target would be writable, and no later call would change that.
-        match self.mount_state_at(&stone, blocks).await? {
+        match self.mount_state_at(&temp, blocks).await? {
             MountState::Ours(mount) if mount.is_readonly() => {}
             MountState::Ours(_)
             | MountState::Nothing
             | MountState::Gone(_)
             | MountState::Foreign(_) => {
-                return Err(unseen(format!("making {stone} read-only")));
+                return Err(not_in_mount_table(format!("making {temp} read-only")));
             }
         }
-        self.bind_dir(&stone, target).await?;
+        self.bind_dir(&temp, target).await?;
         self.remove_temp_mount(staging, blocks).await
     }
 
@@ -362,12 +369,12 @@ impl<H: Host> Machine<H> {
         staging: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
-        let stone = self.temp_mount(staging);
-        self.clear(&stone, blocks).await?;
+        let temp = self.temp_mount(staging);
+        self.clear(&temp, blocks).await?;
         self.host
-            .remove_dir(&stone)
+            .remove_dir(&temp)
             .await
-            .context(format!("removing {stone}"))
+            .context(format!("removing {temp}"))
     }
 
     /// Unmounts and removes one target path. Idempotent; refuses to touch a foreign mount.
@@ -378,7 +385,7 @@ impl<H: Host> Machine<H> {
         let blocks = self.attachment(&volume.uuid).await?.blocks();
         self.clear(&target, &blocks).await?;
         // An interrupted publication may have left its temporary mount.
-        for staging in self.uses(&blocks).await? {
+        for staging in self.mount_points(&blocks).await? {
             self.remove_temp_mount(&staging, &blocks).await?;
         }
         self.remove_path(&target).await
@@ -404,8 +411,8 @@ impl<H: Host> Machine<H> {
 }
 
 /// The mount of the staged file system, if it matches the capability.
-fn staged(
-    ask: &Publish,
+fn check_staged(
+    request: &Publish,
     staging: &str,
     seen: MountState,
     fs: FsType,
@@ -415,7 +422,7 @@ fn staged(
         MountState::Ours(mount) if mount.fs != fs.as_str() => {
             format!("it is staged as {}, not {fs}", mount.fs)
         }
-        MountState::Ours(mount) if mount.is_readonly() && !wants_readonly(ask) => {
+        MountState::Ours(mount) if mount.is_readonly() && !wants_readonly(request) => {
             "it is staged read-only, and read-write is requested".to_owned()
         }
         MountState::Ours(mount) => {
@@ -433,7 +440,7 @@ fn staged(
         }
     };
     Err(refused(
-        &ask.volume,
+        &request.volume,
         &seen,
         "stage the volume first, with the same capability",
     ))
@@ -459,12 +466,13 @@ impl PublishMode {
     }
 }
 
-fn wants_readonly(ask: &Publish) -> bool {
-    let flagged = matches!(&ask.intent.by, Use::FileSystem { flags, .. } if is_readonly(flags));
-    ask.readonly || flagged
+fn wants_readonly(request: &Publish) -> bool {
+    let flagged =
+        matches!(&request.intent.mode, VolumeMode::FileSystem { flags, .. } if is_readonly(flags));
+    request.readonly || flagged
 }
 
-fn unseen(what: String) -> Error {
+fn not_in_mount_table(what: String) -> Error {
     Error::Unverified {
         what,
         seen: "mount reports success, but the mount table does not show it".to_owned(),

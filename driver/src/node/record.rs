@@ -56,7 +56,7 @@ impl<H: Host> Machine<H> {
             .await
             .and_then(iscsiadm::read_delete)
             .context(&doing)?;
-        let Some(left) = self.left_of(iqn).await.context(&doing)? else {
+        let Some(left) = self.nonempty_record_dir(iqn).await.context(&doing)? else {
             return Ok(());
         };
         tracing::warn!(
@@ -65,17 +65,17 @@ impl<H: Host> Machine<H> {
             "iscsiadm has not deleted all records: removing their files"
         );
         self.remove_records(&left).await.context(&doing)?;
-        match self.left_of(iqn).await.context(&doing)? {
+        match self.nonempty_record_dir(iqn).await.context(&doing)? {
             None => Ok(()),
             Some(left) => Err(Error::Unverified {
                 what: doing,
-                seen: format!("{left} is still there: look who writes to it"),
+                seen: format!("{left} is still there: check what writes to it"),
             }),
         }
     }
 
     /// The directory of a target's records, if it is not empty.
-    async fn left_of(&self, iqn: &Iqn) -> Result<Option<String>, HostError> {
+    async fn nonempty_record_dir(&self, iqn: &Iqn) -> Result<Option<String>, HostError> {
         for database in record::DATABASES {
             let folder = record::folder(database, iqn);
             let left = if_present(self.host.list(&folder).await)?;
@@ -109,7 +109,7 @@ impl<H: Host> Machine<H> {
         portal: &Portal,
         chap: Option<&Chap>,
     ) -> Result<(), Error> {
-        self.forget_discovered(iqn).await?;
+        self.delete_discovered(iqn).await?;
         let doing = format!("writing the record of {iqn} at {portal}");
         // This replaces an existing record and resets all settings to those of iscsid.conf.
         let made = self.new_record(iqn, portal).await;
@@ -139,7 +139,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// Deletes all records of the target if one was made by discovery: a login would use it as well as ours.
-    async fn forget_discovered(&self, iqn: &Iqn) -> Result<(), Error> {
+    async fn delete_discovered(&self, iqn: &Iqn) -> Result<(), Error> {
         for database in record::DATABASES {
             let folder = record::folder(database, iqn);
             let names = if_present(self.host.list(&folder).await)
@@ -219,7 +219,11 @@ impl<H: Host> Machine<H> {
     }
 
     /// True if the record has the settings that the driver requires: one session, manual scan.
-    pub(super) async fn is_sound(&self, iqn: &Iqn, portal: &Portal) -> Result<bool, Error> {
+    pub(super) async fn has_required_settings(
+        &self,
+        iqn: &Iqn,
+        portal: &Portal,
+    ) -> Result<bool, Error> {
         for database in record::DATABASES {
             let path = format!("{}/{}", record::folder(database, iqn), record::name(portal));
             let text =
@@ -235,7 +239,7 @@ impl<H: Host> Machine<H> {
 
     /// Deletes the records at portals that the publication no longer names, so that no path is added there. Best effort; a record
     /// with a session stays until the session ends.
-    pub(super) async fn forget_portals(&self, iqn: &Iqn, present: &[Portal]) {
+    pub(super) async fn delete_former_portals(&self, iqn: &Iqn, present: &[Portal]) {
         let recorded = match self.recorded_portals(iqn).await {
             Ok(recorded) => recorded,
             Err(error) => {

@@ -16,36 +16,36 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 impl<H: Host> Machine<H> {
     /// Runs an iscsiadm command on records. If it failed because the database was locked, removes a stale lock and runs it again.
     pub(super) async fn run_on_records(&self, cmd: Cmd) -> Result<Exit, HostError> {
-        let ended = self.in_turn(cmd.clone()).await;
+        let ended = self.run_shared(cmd.clone()).await;
         let kept_from_it = match &ended {
             Ok(exit) => iscsiadm::is_kept_from_database(exit),
             Err(HostError::Overran { .. }) => true,
             Err(_) => false,
         };
-        if kept_from_it && self.free_database().await? {
-            return self.in_turn(cmd).await;
+        if kept_from_it && self.remove_stale_lock().await? {
+            return self.run_shared(cmd).await;
         }
         ended
     }
 
     /// Runs the command, but not while [`Self::remove_stale_lock`] checks that no iscsiadm runs.
-    async fn in_turn(&self, cmd: Cmd) -> Result<Exit, HostError> {
-        let _turn = self.database.read().await;
+    async fn run_shared(&self, cmd: Cmd) -> Result<Exit, HostError> {
+        let _turn = self.record_db.read().await;
         self.host.run(cmd).await
     }
 
     /// Waits for the lock to change, and removes it if it is stale. True: a retry makes sense; false: the database is not locked.
-    async fn free_database(&self) -> Result<bool, HostError> {
-        let Some(first) = self.lock().await? else {
+    async fn remove_stale_lock(&self) -> Result<bool, HostError> {
+        let Some(first) = self.lock_state().await? else {
             return Ok(false);
         };
         for _ in 0..STALE_LOCK_AGE.as_secs() / POLL_INTERVAL.as_secs() {
             self.host.pause(POLL_INTERVAL).await;
-            if self.lock().await? != Some(first) {
+            if self.lock_state().await? != Some(first) {
                 return Ok(true);
             }
         }
-        let _nobody_begins = self.database.write().await;
+        let _nobody_begins = self.record_db.write().await;
         let seen = match self.host.runs(iscsiadm::PROGRAM, Who::Anybody).await {
             Ok(false) => return self.remove_lock(first).await.map(|()| true),
             Ok(true) => "an iscsiadm runs".to_owned(),
@@ -59,7 +59,7 @@ impl<H: Host> Machine<H> {
     }
 
     async fn remove_lock(&self, first: Touched) -> Result<(), HostError> {
-        if self.lock().await? == Some(first) {
+        if self.lock_state().await? == Some(first) {
             tracing::warn!(
                 path = record::LOCK,
                 "removing the stale lock of open-iscsi's database: unchanged for a minute, and no iscsiadm runs"
@@ -69,7 +69,7 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    async fn lock(&self) -> Result<Option<Touched>, HostError> {
+    async fn lock_state(&self) -> Result<Option<Touched>, HostError> {
         if_present(self.host.touched(record::LOCK).await)
     }
 }

@@ -16,7 +16,7 @@ use crate::volume::{FsType, VolumeId};
 
 /// File system or raw device, as in Kubernetes's `volumeMode`.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Use {
+pub(crate) enum VolumeMode {
     /// A file system.
     FileSystem {
         /// Its type.
@@ -32,7 +32,7 @@ pub(crate) enum Use {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Intent {
     /// File system or device.
-    pub(crate) by: Use,
+    pub(crate) mode: VolumeMode,
     /// The access mode is read-only.
     pub(crate) readonly: bool,
     /// The access mode allows more than one target path.
@@ -49,8 +49,8 @@ impl Intent {
         let readonly = capability.reader_only();
         // CSI v1.12, NodePublishVolume, the table of second calls: the other modes allow one target path.
         let shared = capability.multi_node() || capability.mode == Mode::SingleNodeMultiWriter;
-        let by = match capability.access {
-            Access::Block => Use::Device,
+        let mode = match capability.access {
+            Access::Block => VolumeMode::Device,
             Access::Mount {
                 fs_type: asked,
                 flags,
@@ -64,11 +64,11 @@ impl Intent {
                     flags.retain(|flag| flag != "rw");
                     flags.push("ro".to_owned());
                 }
-                Use::FileSystem { fs, flags }
+                VolumeMode::FileSystem { fs, flags }
             }
         };
         Ok(Self {
-            by,
+            mode,
             readonly,
             shared,
         })
@@ -132,14 +132,14 @@ impl Stage {
                 remedy: "the volume was published with proofs of its own: name the Secret of csi.storage.k8s.io/node-stage-secret-name as csi.storage.k8s.io/controller-publish-secret-name too, or leave both out".to_owned(),
             });
         }
-        let format = match &intent.by {
-            Use::FileSystem { fs, flags } => {
+        let format = match &intent.mode {
+            VolumeMode::FileSystem { fs, flags } => {
                 let options = format_options(*fs, &message.volume_context)?;
                 // A read-only volume is never formatted.
                 let readonly = flags.iter().any(|flag| flag == "ro");
                 (!readonly).then_some(options)
             }
-            Use::Device => None,
+            VolumeMode::Device => None,
         };
         Ok(Self {
             volume,

@@ -22,7 +22,7 @@ impl<H: Host> Machine<H> {
         if known.iter().any(|disk| disk.lun == lun) {
             return Ok(true);
         }
-        let told = match self.scsi_host(session).await? {
+        let written = match self.scsi_host(session).await? {
             // Channel and target are 0: iscsi_tcp makes a SCSI host for each session.
             Some(host) => {
                 let file = format!("/sys/class/scsi_host/{host}/scan");
@@ -33,7 +33,7 @@ impl<H: Host> Machine<H> {
             }
             None => SysfsWrite::NotAllowed,
         };
-        if told == SysfsWrite::NotAllowed {
+        if written == SysfsWrite::NotAllowed {
             self.run(&doing, iscsiadm::rescan(session.id)).await?;
         }
         self.is_alive(session).await

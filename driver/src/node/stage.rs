@@ -4,7 +4,7 @@ use super::Machine;
 use super::attach::Attached;
 use super::grow::Grown;
 use super::mounts::{MountState, not_ours};
-use super::request::{Stage, Use};
+use super::request::{Stage, VolumeMode};
 use crate::error::{Context as _, Error};
 use crate::host::mount::{self, Mount};
 use crate::host::{Host, Stat, if_present, selinux};
@@ -12,29 +12,29 @@ use crate::volume::FsType;
 
 impl<H: Host> Machine<H> {
     /// Stages a volume. Idempotent; may be repeated after a crash at any point.
-    pub(super) async fn stage(&self, ask: &Stage) -> Result<(), Error> {
-        ask.must_be_for(&self.node_id().await?)?;
+    pub(super) async fn stage(&self, request: &Stage) -> Result<(), Error> {
+        request.must_be_for(&self.node_id().await?)?;
         // This comes first: the file system of an ended publication may fail even a stat of its mount point.
-        if let Some(staging) = self.resolve(&ask.staging).await? {
-            self.tear_down_ended(&ask.volume.uuid, &ask.context.iqn, &staging)
+        if let Some(staging) = self.resolve(&request.staging).await? {
+            self.tear_down_ended(&request.volume.uuid, &request.context.iqn, &staging)
                 .await?;
         }
-        let staging = self.staging_directory(&ask.staging).await?;
-        match self.bring_up(ask, &staging).await {
-            Err(error) => Err(self.undo_if_final(ask, error).await),
+        let staging = self.staging_directory(&request.staging).await?;
+        match self.bring_up(request, &staging).await {
+            Err(error) => Err(self.undo_if_final(request, error).await),
             Ok(()) => Ok(()),
         }
     }
 
-    async fn bring_up(&self, ask: &Stage, staging: &str) -> Result<(), Error> {
-        self.forget_ended(&ask.volume.uuid, &ask.context.iqn)
+    async fn bring_up(&self, request: &Stage, staging: &str) -> Result<(), Error> {
+        self.delete_ended_records(&request.volume.uuid, &request.context.iqn)
             .await?;
-        self.drop_stale_state(ask, staging).await?;
-        let attached = Box::pin(self.attach(&ask.context, ask.proofs())).await?;
-        match &ask.intent.by {
-            Use::Device => self.stage_device(&attached, ask.intent.readonly).await,
-            Use::FileSystem { fs, flags } => {
-                self.stage_file_system(ask, &attached, staging, *fs, flags)
+        self.drop_stale_state(request, staging).await?;
+        let attached = Box::pin(self.attach(&request.context, request.proofs())).await?;
+        match &request.intent.mode {
+            VolumeMode::Device => self.stage_device(&attached, request.intent.readonly).await,
+            VolumeMode::FileSystem { fs, flags } => {
+                self.stage_file_system(request, &attached, staging, *fs, flags)
                     .await
             }
         }
@@ -68,34 +68,35 @@ impl<H: Host> Machine<H> {
 
     /// Removes what a crash left behind: a mount without a device, or a mount and session whose target is lost. A healthy mount
     /// at the staging path must match the request.
-    async fn drop_stale_state(&self, ask: &Stage, staging: &str) -> Result<(), Error> {
-        let held = self.attachment(&ask.volume.uuid).await?;
-        let blocks = held.blocks();
+    async fn drop_stale_state(&self, request: &Stage, staging: &str) -> Result<(), Error> {
+        let attachment = self.attachment(&request.volume.uuid).await?;
+        let blocks = attachment.blocks();
         let mounted = match self.clear_gone(staging, &blocks).await? {
             MountState::Ours(mount) => mount,
             MountState::Foreign(mount) => return Err(not_ours(&mount)),
             MountState::Nothing | MountState::Gone(_) => return Ok(()),
         };
-        if let Some(why) = self.death_of(&mounted).await? {
-            return self.unmount_dead(staging, &held, &why).await;
+        if let Some(why) = self.why_dead(&mounted).await? {
+            return self.unmount_dead(staging, &attachment, &why).await;
         }
         let others: Vec<String> = self
-            .uses(&blocks)
+            .mount_points(&blocks)
             .await?
             .into_iter()
             .filter(|point| point != staging)
             .collect();
-        if held.is_alive() || held.sessions.is_empty() || !others.is_empty() {
-            return compatible(ask, &mounted);
+        if attachment.is_alive() || attachment.sessions.is_empty() || !others.is_empty() {
+            return compatible(request, &mounted);
         }
         tracing::warn!(
             staging,
-            sessions = held.sessions.len(),
+            sessions = attachment.sessions.len(),
             "removing a mount whose sessions have lost their target"
         );
         let act = Box::pin(self.clear(staging, &blocks));
-        self.unblocking(&ask.volume.uuid, act).await?;
-        self.detach(&held).await
+        self.with_queueing_timeout(&request.volume.uuid, act)
+            .await?;
+        self.detach(&attachment).await
     }
 
     /// For a raw device, only the write protection has to be set.
@@ -107,9 +108,9 @@ impl<H: Host> Machine<H> {
             return Ok(());
         }
         let device = std::slice::from_ref(&attached.device);
-        if let Some(point) = self.uses(device).await?.first() {
+        if let Some(point) = self.mount_points(device).await?.first() {
             // Its present users would lose write access, or a reader's device would become writable.
-            let word = |readonly| {
+            let describe = |readonly| {
                 if readonly {
                     "to be read only"
                 } else {
@@ -118,8 +119,8 @@ impl<H: Host> Machine<H> {
             };
             return Err(Error::Incompatible {
                 what: format!("the staging of {node}, which is in use at {point},"),
-                seen: word(!readonly).to_owned(),
-                asked: word(readonly).to_owned(),
+                seen: describe(!readonly).to_owned(),
+                asked: describe(readonly).to_owned(),
             });
         }
         self.run(&doing, mount::protect(&node, readonly)).await?;
@@ -135,7 +136,7 @@ impl<H: Host> Machine<H> {
 
     async fn stage_file_system(
         &self,
-        ask: &Stage,
+        request: &Stage,
         attached: &Attached,
         staging: &str,
         fs: FsType,
@@ -147,9 +148,9 @@ impl<H: Host> Machine<H> {
             MountState::Ours(_)
         );
         if !mounted {
-            let (uuid, readonly) = (&ask.volume.uuid, is_readonly(flags));
+            let (uuid, readonly) = (&request.volume.uuid, is_readonly(flags));
             let made = self
-                .ensure_file_system(attached, uuid, fs, ask.format.as_ref(), readonly)
+                .ensure_file_system(attached, uuid, fs, request.format.as_ref(), readonly)
                 .await?;
             if !made {
                 self.check(attached, fs, readonly).await?;
@@ -184,7 +185,7 @@ impl<H: Host> Machine<H> {
         let mut grown = self.grow_to_device(attached, fs, staging).await?;
         if let Grown::OnlyUnmounted(why, _) = &grown
             && self
-                .uses(device)
+                .mount_points(device)
                 .await?
                 .iter()
                 .all(|point| point == staging)
@@ -259,7 +260,7 @@ impl<H: Host> Machine<H> {
             std::slice::from_ref(&attached.device),
         );
         let what = format!("mounting {node} read-write");
-        if let Some(seen) = self.death_of(mount).await? {
+        if let Some(seen) = self.why_dead(mount).await? {
             // The dead instance was still mounted elsewhere, or it has died again.
             self.clear(&mount.point, device).await?;
             self.wait_until_unused(&attached.device).await?;
@@ -300,20 +301,22 @@ impl<H: Host> Machine<H> {
 
     /// After a final error the CO may forget the volume on this node, so no session may be left (design.md#final-codes). A
     /// session whose disk is in use belongs to an earlier, successful call and stays.
-    async fn undo_if_final(&self, ask: &Stage, error: Error) -> Error {
+    async fn undo_if_final(&self, request: &Stage, error: Error) -> Error {
         if !error.is_final() {
             return error;
         }
-        let undone = async {
-            let held = self.attachment(&ask.volume.uuid).await?;
-            if !held.sessions.is_empty() && self.uses(&held.blocks()).await?.is_empty() {
-                self.must_be_alone(&held).await?;
-                self.detach(&held).await
+        let rollback = async {
+            let attachment = self.attachment(&request.volume.uuid).await?;
+            if !attachment.sessions.is_empty()
+                && self.mount_points(&attachment.blocks()).await?.is_empty()
+            {
+                self.foreign_luns_must_be_unused(&attachment).await?;
+                self.detach(&attachment).await
             } else {
                 Ok(())
             }
         };
-        match undone.await {
+        match rollback.await {
             Ok(()) => error,
             Err(left) if left.chain() == error.chain() => Error::Unverified {
                 what: "the state of this node".to_owned(),
@@ -335,13 +338,13 @@ fn left_behind(left: &Error, failure: &Error) -> Error {
 /// The SELinux labels of the mount and of the requested flags, as text, if they differ.
 pub(super) fn label_differs(mount: &Mount, flags: &[String]) -> Option<(String, String)> {
     let (seen, asked) = (mount.context(), selinux::context(flags.iter()));
-    let word = |label: Option<&str>| {
+    let describe = |label: Option<&str>| {
         label.map_or_else(
             || "no SELinux label of the mount".to_owned(),
             |label| format!("the SELinux label {label}"),
         )
     };
-    (!selinux::same(seen, asked)).then(|| (word(seen), word(asked)))
+    (!selinux::same(seen, asked)).then(|| (describe(seen), describe(asked)))
 }
 
 pub(super) fn is_readonly(flags: &[String]) -> bool {
@@ -349,27 +352,30 @@ pub(super) fn is_readonly(flags: &[String]) -> bool {
 }
 
 /// Checks that an already staged volume matches the request.
-fn compatible(ask: &Stage, mounted: &Mount) -> Result<(), Error> {
+fn compatible(request: &Stage, mounted: &Mount) -> Result<(), Error> {
     let differs = |seen: String, asked: String| {
         Err(Error::Incompatible {
-            what: format!("the staging of volume {} at {}", ask.volume, mounted.point),
+            what: format!(
+                "the staging of volume {} at {}",
+                request.volume, mounted.point
+            ),
             seen,
             asked,
         })
     };
-    match &ask.intent.by {
-        Use::Device => differs(
+    match &request.intent.mode {
+        VolumeMode::Device => differs(
             format!("it is mounted as {}", mounted.fs),
             "a raw block device".to_owned(),
         ),
-        Use::FileSystem { fs, .. } if fs.as_str() != mounted.fs => {
+        VolumeMode::FileSystem { fs, .. } if fs.as_str() != mounted.fs => {
             differs(mounted.fs.clone(), fs.to_string())
         }
-        Use::FileSystem { flags, .. } => {
+        VolumeMode::FileSystem { flags, .. } => {
             let readonly = is_readonly(flags);
-            let word = |readonly| if readonly { "read-only" } else { "read-write" }.to_owned();
+            let describe = |readonly| if readonly { "read-only" } else { "read-write" }.to_owned();
             if readonly != mounted.is_readonly() {
-                return differs(word(mounted.is_readonly()), word(readonly));
+                return differs(describe(mounted.is_readonly()), describe(readonly));
             }
             if let Some((seen, asked)) = label_differs(mounted, flags) {
                 return differs(seen, asked);

@@ -17,18 +17,18 @@ impl<H: Host> Machine<H> {
     /// Bytes and inodes of a file system, or the size in bytes of a raw device; and the volume's condition.
     pub(super) async fn stats(
         &self,
-        ask: &Stats,
+        request: &Stats,
     ) -> Result<(Vec<VolumeUsage>, VolumeCondition), Error> {
         let not_there = |seen: String| Error::NotMounted {
-            volume: ask.volume.to_string(),
-            path: ask.path.clone(),
+            volume: request.volume.to_string(),
+            path: request.path.clone(),
             seen,
         };
-        let Some(path) = self.resolve(&ask.path).await? else {
+        let Some(path) = self.resolve(&request.path).await? else {
             return Err(not_there("the path does not exist".to_owned()));
         };
-        let held = self.attachment(&ask.volume.uuid).await?;
-        let blocks = held.blocks();
+        let attachment = self.attachment(&request.volume.uuid).await?;
+        let blocks = attachment.blocks();
         let mount = match self.mount_state_at(&path, &blocks).await? {
             MountState::Ours(mount) => mount,
             MountState::Nothing => return Err(not_there("nothing is mounted there".to_owned())),
@@ -40,29 +40,34 @@ impl<H: Host> Machine<H> {
         if let Some(name) = mount.device_node() {
             let named = blocks.iter().find(|block| block.name == name);
             let device = named
-                .or(held.device())
+                .or(attachment.device())
                 .ok_or_else(|| not_there("the volume has no disk here".to_owned()))?;
             let size = device.size(&self.host).await.context(doing)?;
             return Ok((vec![usage(Unit::Bytes, size, None)], condition(None)));
         }
-        if let Some(why) = self.death_of(&mount).await? {
-            let told = format!(
+        if let Some(why) = self.why_dead(&mount).await? {
+            let message = format!(
                 "the file system is dead ({why}): delete the pods that use it, and it is mounted again"
             );
             // Some dead file systems still report their usage.
             let space = self.host.space(&path).await.ok();
             let usage = space.as_ref().map(of_file_system).unwrap_or_default();
-            return Ok((usage, condition(Some(told))));
+            return Ok((usage, condition(Some(message))));
         }
         let usage = of_file_system(&self.host.space(&path).await.context(doing)?);
-        Ok((usage, condition(self.falls_short(&mount, &held).await)))
+        Ok((
+            usage,
+            condition(self.smaller_than_disk(&mount, &attachment).await),
+        ))
     }
 
     /// A message if the disk has grown and its file system has not. Checked for ext4 only, which alone may be unable to grow.
     /// Read errors are ignored: they are no reason to report the volume as abnormal.
-    async fn falls_short(&self, mount: &Mount, held: &Attachment) -> Option<String> {
+    async fn smaller_than_disk(&self, mount: &Mount, attachment: &Attachment) -> Option<String> {
         let fs = FsType::Ext4;
-        let device = held.device_of(mount).filter(|_| mount.fs == fs.as_str())?;
+        let device = attachment
+            .device_of(mount)
+            .filter(|_| mount.fs == fs.as_str())?;
         let size = device.size(&self.host).await.ok()?;
         let attached = Attached { device, size };
         let geometry = self.superblock(&attached, fs, Via::Cache).await.ok()?;

@@ -15,7 +15,7 @@ use crate::volume::LunUuid;
 impl<H: Host> Node<H> {
     /// Deletes the records of this node's publications that have no session, hence no disk, and no mount.
     pub async fn sweep(&self) {
-        if let Err(error) = self.sweep_in_background().await {
+        if let Err(error) = self.sweep_temp_files().await {
             tracing::warn!(error = error.chain(), "temporary record files may be left");
         }
         let records = match self.machine.unused_records().await {
@@ -52,7 +52,7 @@ impl<H: Host> Node<H> {
             }
             machine.delete_records(&record).await.map(|()| true)
         };
-        if self.alone(uuid, work).await? == Some(true) {
+        if self.run_if_idle(uuid, work).await? == Some(true) {
             let target_name = iqn.to_string();
             tracing::info!(
                 target_name,
@@ -63,7 +63,7 @@ impl<H: Host> Node<H> {
     }
 
     /// Removes temporary record files that a crash left behind: they hold secrets.
-    async fn sweep_in_background(&self) -> Result<(), Error> {
+    async fn sweep_temp_files(&self) -> Result<(), Error> {
         for database in record::DATABASES {
             let names = if_present(self.machine.host.list(database).await)
                 .context(format!("listing {database}"))?;
@@ -78,7 +78,7 @@ impl<H: Host> Node<H> {
                 };
                 match iqn.parse::<Iqn>().ok().and_then(|iqn| iqn.publication()) {
                     // An RPC may be writing this file right now.
-                    Some((uuid, _)) => drop(self.alone(&uuid, remove).await?),
+                    Some((uuid, _)) => drop(self.run_if_idle(&uuid, remove).await?),
                     None => remove(self.machine.clone()).await?,
                 }
             }
@@ -87,7 +87,7 @@ impl<H: Host> Node<H> {
     }
 
     /// Runs `work` while holding the LUN's lock; `None` if an RPC holds it, which cleans up its volume itself.
-    async fn alone<T, F>(
+    async fn run_if_idle<T, F>(
         &self,
         uuid: &LunUuid,
         work: impl FnOnce(Arc<Machine<H>>) -> F,

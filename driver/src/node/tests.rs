@@ -358,12 +358,12 @@ async fn a_fresh_node_has_its_name_made() {
     for file in [Some("GenerateName=yes\n"), Some(""), None] {
         let co = Co::new();
         {
-            let mut world = co.fake.machine();
-            world.files.remove(INITIATOR_NAME);
-            world
+            let mut machine = co.fake.machine();
+            machine.files.remove(INITIATOR_NAME);
+            machine
                 .files
                 .extend(file.map(|text| (INITIATOR_NAME.to_owned(), text.into())));
-            world.unnamed = Some("iqn.1993-08.org.debian:01:fresh".to_owned());
+            machine.unnamed = Some("iqn.1993-08.org.debian:01:fresh".to_owned());
         }
         let info = co
             .node
@@ -488,12 +488,12 @@ fn the_node_half_never_speaks_to_dsm() {
     assert!(seen > 20);
 }
 
-fn visit(path: &std::path::Path, look: &mut dyn FnMut(&std::path::Path, &str)) {
+fn visit(path: &std::path::Path, check: &mut dyn FnMut(&std::path::Path, &str)) {
     if path.is_dir() {
         for entry in std::fs::read_dir(path).unwrap() {
-            visit(&entry.unwrap().path(), look);
+            visit(&entry.unwrap().path(), check);
         }
     } else {
-        look(path, &std::fs::read_to_string(path).unwrap());
+        check(path, &std::fs::read_to_string(path).unwrap());
     }
 }

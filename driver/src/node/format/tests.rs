@@ -19,17 +19,17 @@ fn complete(fs: FsType, size: Bytes) -> Vec<Superblock> {
 
 #[track_caller]
 fn check(probe: Probe, superblocks: Vec<Superblock>, marker: Seen, want: &Next) {
-    let look = Contents {
+    let contents = Contents {
         probe,
         superblocks,
         marker,
     };
-    let next = look.decide(FsType::Ext4, SIZE);
+    let next = contents.decide(FsType::Ext4, SIZE);
     match (&next, want) {
         (Next::Refuse(seen, _), Next::Refuse(part, _)) => {
             assert!(seen.contains(part.as_str()), "{seen}");
         }
-        _ => assert_eq!(&next, want, "{look:?}"),
+        _ => assert_eq!(&next, want, "{contents:?}"),
     }
 }
 

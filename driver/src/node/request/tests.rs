@@ -99,15 +99,15 @@ fn published(change: impl FnOnce(&mut csi::NodePublishVolumeRequest)) -> Result<
 
 #[test]
 fn a_good_stage_is_understood() {
-    let ask = staged(|_| {}).unwrap();
+    let request = staged(|_| {}).unwrap();
     assert_eq!(
-        (ask.staging.as_str(), &ask.context),
+        (request.staging.as_str(), &request.context),
         ("/staging", &context())
     );
     assert_eq!(
-        ask.intent,
+        request.intent,
         Intent {
-            by: Use::FileSystem {
+            mode: VolumeMode::FileSystem {
                 fs: FsType::Ext4,
                 flags: vec![]
             },
@@ -332,13 +332,13 @@ fn paths_mean_one_thing_only() {
 #[test]
 fn the_file_system_is_agreed_upon() {
     let fs = |asked: &str, made: &[(&str, &str)]| {
-        let ask = staged(|m| {
+        let request = staged(|m| {
             m.volume_capability = mounted(asked, &[], Mode::SingleNodeWriter);
             m.volume_context = map(made);
         })?;
-        Ok(match ask.intent.by {
-            Use::FileSystem { fs, .. } => fs,
-            Use::Device => unreachable!("a file system was asked for"),
+        Ok(match request.intent.mode {
+            VolumeMode::FileSystem { fs, .. } => fs,
+            VolumeMode::Device => unreachable!("a file system was asked for"),
         })
     };
     assert_eq!(fs("", &[]).unwrap(), FsType::Ext4);
@@ -371,7 +371,8 @@ fn the_file_system_is_agreed_upon() {
 
 #[test]
 fn access_modes() {
-    let intent = |capability| staged(|m| m.volume_capability = capability).map(|ask| ask.intent);
+    let intent =
+        |capability| staged(|m| m.volume_capability = capability).map(|request| request.intent);
     let shared = |mode| intent(raw(mode)).unwrap().shared;
     assert!(
         !shared(Mode::SingleNodeWriter)
@@ -386,8 +387,8 @@ fn access_modes() {
     let reader = intent(mounted("xfs", &["noatime"], Mode::SingleNodeReaderOnly)).unwrap();
     assert!(reader.readonly);
     assert_eq!(
-        reader.by,
-        Use::FileSystem {
+        reader.mode,
+        VolumeMode::FileSystem {
             fs: FsType::Xfs,
             flags: vec!["noatime".to_owned(), "ro".to_owned()]
         }
@@ -445,15 +446,15 @@ fn publish_contexts_belong_to_the_volume_and_the_node() {
         Code::InvalidArgument,
         "uuid",
     );
-    let ask = staged(|_| {}).unwrap();
-    assert!(ask.must_be_for(&NodeId::derive(NODE, "iqn.x")).is_ok());
+    let request = staged(|_| {}).unwrap();
+    assert!(request.must_be_for(&NodeId::derive(NODE, "iqn.x")).is_ok());
     fails(
-        ask.must_be_for(&NodeId::derive("worker-2", "iqn.x")),
+        request.must_be_for(&NodeId::derive("worker-2", "iqn.x")),
         Code::InvalidArgument,
         "worker-2",
     );
     fails(
-        ask.must_be_for(&NodeId::derive(NODE, "iqn.y")),
+        request.must_be_for(&NodeId::derive(NODE, "iqn.y")),
         Code::InvalidArgument,
         "initiator",
     );

@@ -36,9 +36,9 @@ impl Co {
 
     #[track_caller]
     fn must_be_clean(&self) {
-        let world = self.fake.machine();
-        assert!(world.records.is_empty() && world.sessions.is_empty());
-        let text = world
+        let machine = self.fake.machine();
+        assert!(machine.records.is_empty() && machine.sessions.is_empty());
+        let text = machine
             .files
             .values()
             .map(|text| String::from_utf8_lossy(text).into_owned());

@@ -10,7 +10,7 @@ const MANY: u32 = 120;
 
 /// Other volumes of this node, staged and published: sessions, disks, records, mounts.
 fn put_others(co: &Co, fs: &str, count: u32) {
-    let mut world = co.fake.machine();
+    let mut machine = co.fake.machine();
     for number in 0..count {
         let node = NodeId::derive(NODE, "an initiator");
         let target =
@@ -22,8 +22,8 @@ fn put_others(co: &Co, fs: &str, count: u32) {
             portal: "10.0.0.9:3260".to_owned(),
             offline: false,
         };
-        world.records.insert(target);
-        world.sessions.insert(200 + number, state);
+        machine.records.insert(target);
+        machine.sessions.insert(200 + number, state);
         let (minor, device) = (16 * (200 + number), format!("/dev/other{number}"));
         let number = if fs == "btrfs" {
             "0:52".to_owned()
@@ -33,11 +33,11 @@ fn put_others(co: &Co, fs: &str, count: u32) {
         for place in ["staged", "pods"] {
             let line =
                 format!("36 35 {number} / /{place}{device} rw,relatime - {fs} {device} rw\n");
-            world.mounts.extend(parse(line.as_bytes()).unwrap());
+            machine.mounts.extend(parse(line.as_bytes()).unwrap());
         }
         let secret = format!("36 35 0:53 / /secret{device} rw - tmpfs tmpfs rw\n");
-        world.mounts.extend(parse(secret.as_bytes()).unwrap());
-        world.files.insert(
+        machine.mounts.extend(parse(secret.as_bytes()).unwrap());
+        machine.files.insert(
             format!("/sys{}", device.replace("/dev", "/class/block")) + "/dev",
             b"8:1\n".to_vec(),
         );
@@ -56,9 +56,9 @@ async fn costs(fs: &'static str, others: u32) -> BTreeMap<&'static str, (usize, 
     co.unstage().await.unwrap();
     let mut costs = BTreeMap::new();
     let mut count = |name: &'static str| {
-        let mut world = co.fake.machine();
-        let looks = std::mem::take(&mut world.looks);
-        let programs = std::mem::take(&mut world.log).len();
+        let mut machine = co.fake.machine();
+        let looks = std::mem::take(&mut machine.looks);
+        let programs = std::mem::take(&mut machine.log).len();
         costs.insert(name, (looks, programs));
     };
     count("before");

@@ -214,9 +214,9 @@ async fn several_paths_and_their_map_go_before_the_new_ones_come() {
             }
             co.publish_through(&portals, "/pods/2").await.unwrap();
             assert_eq!(co.fake.read_data("/pods/2"), Some(THEIRS));
-            let world = co.fake.machine();
-            assert_eq!((world.sessions.len(), world.records.len()), (2, 1));
-            let paths = world.map.as_ref().map(|map| map.paths.len());
+            let machine = co.fake.machine();
+            assert_eq!((machine.sessions.len(), machine.records.len()), (2, 1));
+            let paths = machine.map.as_ref().map(|map| map.paths.len());
             assert_eq!(paths, Some(2));
         }
     }
@@ -298,9 +298,9 @@ async fn unstage_lets_all_publications_go() {
     co.fake.log_in();
     assert_eq!(co.fake.machine().sessions.len(), 2);
     co.unstage().await.unwrap();
-    let world = co.fake.machine();
+    let machine = co.fake.machine();
     assert!(
-        world.sessions.is_empty() && world.records.is_empty(),
+        machine.sessions.is_empty() && machine.records.is_empty(),
         "{before}"
     );
 }

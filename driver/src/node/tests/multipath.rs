@@ -27,10 +27,10 @@ impl Co {
     }
 
     fn lose(&self, portal: &str) {
-        let mut world = self.fake.machine();
-        world.dead.insert(portal.to_owned());
+        let mut machine = self.fake.machine();
+        machine.dead.insert(portal.to_owned());
         let lost = |session: &&mut crate::host::fake::SessionState| session.portal == portal;
-        world
+        machine
             .sessions
             .values_mut()
             .filter(lost)
@@ -38,10 +38,10 @@ impl Co {
     }
 
     fn find(&self, portal: &str) {
-        let mut world = self.fake.machine();
-        world.dead.remove(portal);
+        let mut machine = self.fake.machine();
+        machine.dead.remove(portal);
         let found = |session: &&mut crate::host::fake::SessionState| session.portal == portal;
-        world
+        machine
             .sessions
             .values_mut()
             .filter(found)
@@ -57,9 +57,9 @@ impl Co {
     }
 
     fn nothing_is_left(&self) {
-        let world = self.fake.machine();
-        assert!(world.mounts.is_empty() && world.map.is_none());
-        assert!(world.sessions.is_empty() && world.records.is_empty());
+        let machine = self.fake.machine();
+        assert!(machine.mounts.is_empty() && machine.map.is_none());
+        assert!(machine.sessions.is_empty() && machine.records.is_empty());
     }
 }
 
@@ -324,8 +324,8 @@ async fn a_disk_that_is_in_use_when_multipathd_is_started_stays_alone() {
         co.publish_through(&PORTALS, "/pods/1").await.unwrap();
         co.fake.start_multipathd();
         co.stage_both().await.unwrap();
-        let world = co.fake.machine();
-        assert!(world.sessions.len() == 1 && world.map.is_none());
+        let machine = co.fake.machine();
+        assert!(machine.sessions.len() == 1 && machine.map.is_none());
     }
 }
 
@@ -336,10 +336,10 @@ async fn a_map_over_a_foreign_path_is_refused_with_its_serial() {
     co.stage_both().await.unwrap();
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
     {
-        let mut world = co.fake.machine();
-        world.map.as_mut().unwrap().foreign = Some("sdz".to_owned());
+        let mut machine = co.fake.machine();
+        machine.map.as_mut().unwrap().foreign = Some("sdz".to_owned());
         let page = [&[0, 0x80, 0, 36][..], other.as_bytes()].concat();
-        world
+        machine
             .files
             .insert("/sys/class/block/sdz/device/vpd_pg80".to_owned(), page);
     }

@@ -117,11 +117,11 @@ impl Life {
     }
 
     async fn bytes(&self, path: &str) -> i64 {
-        let ask = Stats {
+        let request = Stats {
             volume: Self::volume_id().parse().unwrap(),
             path: self.host.path(path),
         };
-        self.machine.stats(&ask).await.unwrap().0[0].total
+        self.machine.stats(&request).await.unwrap().0[0].total
     }
 }
 

@@ -40,9 +40,10 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
         );
         let mount = format!("mount -t {fs} -o {} /dev/sdb /staging", default_options(fs));
         assert_eq!(log[9..], [mount], "nothing new is measured");
-        let world = co.fake.machine();
-        let text =
-            String::from_utf8_lossy(&world.files[&format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260")]);
+        let machine = co.fake.machine();
+        let text = String::from_utf8_lossy(
+            &machine.files[&format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260")],
+        );
         for line in [
             "node.session.nr_sessions = 1\n",
             "node.session.reopen_max = 0\n",

@@ -82,9 +82,9 @@ async fn many_records_mounts_and_disks_are_looked_at_once() {
     const DISKS: usize = 200;
     let co = Co::new();
     {
-        let mut world = co.fake.machine();
+        let mut machine = co.fake.machine();
         for number in 0..RECORDS {
-            world.records.insert(unused(number));
+            machine.records.insert(unused(number));
         }
         for id in 1..=u32::try_from(DISKS).unwrap() {
             let state = SessionState {
@@ -94,29 +94,29 @@ async fn many_records_mounts_and_disks_are_looked_at_once() {
                 portal: "10.0.0.9:3260".to_owned(),
                 offline: false,
             };
-            world.sessions.insert(id, state);
+            machine.sessions.insert(id, state);
         }
         for number in 0..MOUNTS / 2 {
             for (device, fs) in [
                 ("8:16", "ext4 /dev/sdb"),
                 ("0:52", "btrfs /dev/mapper/mpatha"),
             ] {
-                world.mounts.push(mounted(&format!(
+                machine.mounts.push(mounted(&format!(
                     "36 35 {device} / /other/{number} rw,relatime - {fs} rw\n"
                 )));
             }
         }
-        world.make_map();
-        world.looks = 0;
-        world.log.clear();
+        machine.make_map();
+        machine.looks = 0;
+        machine.log.clear();
     }
     co.node.sweep().await;
-    let world = co.fake.machine();
-    assert!(world.records.is_empty());
-    assert_eq!(world.log.len(), RECORDS, "{:?}", world.log);
+    let machine = co.fake.machine();
+    assert!(machine.records.is_empty());
+    assert_eq!(machine.log.len(), RECORDS, "{:?}", machine.log);
     // The name of each session and the number of each disk; for a record the names of maps' sessions, and two folders.
     let bound = DISKS + DISKS + MOUNTS + 3 * RECORDS + 20;
-    assert!(world.looks <= bound, "{} looks", world.looks);
+    assert!(machine.looks <= bound, "{} looks", machine.looks);
 }
 
 /// Each further record would take as long, and the CO waits.

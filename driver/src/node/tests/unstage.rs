@@ -16,9 +16,11 @@ async fn unstaging_leaves_nothing() {
         co.stage().await.unwrap();
         for _ in 0..2 {
             co.unstage().await.unwrap();
-            let world = co.fake.machine();
+            let machine = co.fake.machine();
             assert!(
-                world.mounts.is_empty() && world.sessions.is_empty() && world.records.is_empty()
+                machine.mounts.is_empty()
+                    && machine.sessions.is_empty()
+                    && machine.records.is_empty()
             );
         }
     }
@@ -30,10 +32,10 @@ async fn unstaging_needs_neither_nas_nor_disk() {
     let co = Co::new();
     co.stage().await.unwrap();
     {
-        let mut world = co.fake.machine();
-        world.targets.clear();
-        world.unreadable = true;
-        world.sessions.get_mut(&1).unwrap().alive = false;
+        let mut machine = co.fake.machine();
+        machine.targets.clear();
+        machine.unreadable = true;
+        machine.sessions.get_mut(&1).unwrap().alive = false;
     }
     let before = co.fake.machine().log.len();
     co.unstage().await.unwrap();
@@ -175,9 +177,9 @@ async fn a_record_that_a_power_cut_has_left_is_in_nobodys_way() {
     cut_short();
     co.unstage().await.unwrap();
     {
-        let world = co.fake.machine();
-        assert!(world.records.is_empty());
-        assert!(!world.files.keys().any(|path| path.contains(&iqn)));
+        let machine = co.fake.machine();
+        assert!(machine.records.is_empty());
+        assert!(!machine.files.keys().any(|path| path.contains(&iqn)));
     }
     // And it is met when the volume is staged.
     let file = format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260");
@@ -197,8 +199,8 @@ async fn any_number_of_sessions_is_released() {
     co.publish("/pods/1", false).await.unwrap();
     co.unpublish("/pods/1").await.unwrap();
     co.unstage().await.unwrap();
-    let world = co.fake.machine();
-    assert!(world.sessions.is_empty() && world.records.is_empty());
+    let machine = co.fake.machine();
+    assert!(machine.sessions.is_empty() && machine.records.is_empty());
 }
 
 /// The watch over a queueing map reads on for a moment after the call that it stands by is answered.

@@ -95,8 +95,11 @@ async fn an_ended_publication_gets_no_path_back() {
     let co = Co::multipath();
     up_again(&co).await;
     let offline = |co: &Co| {
-        let mut world = co.fake.machine();
-        world.sessions.values_mut().for_each(|it| it.offline = true);
+        let mut machine = co.fake.machine();
+        machine
+            .sessions
+            .values_mut()
+            .for_each(|it| it.offline = true);
     };
     offline(&co);
     is_left_alone(&co).await;
@@ -133,8 +136,8 @@ async fn a_record_that_is_not_as_a_stage_leaves_it_is_not_used() {
     up_again(&co).await;
     let file = format!("/etc/iscsi/nodes/{}/fd00::5,3261", co.fake.iqn());
     {
-        let mut world = co.fake.machine();
-        let text = world.files.get_mut(&file).unwrap();
+        let mut machine = co.fake.machine();
+        let text = machine.files.get_mut(&file).unwrap();
         let other = String::from_utf8_lossy(text).replace("nr_sessions = 1", "nr_sessions = 2");
         *text = other.into_bytes();
     }
@@ -170,8 +173,8 @@ async fn a_path_that_has_another_size_or_another_unit_is_not_kept() {
         if grown {
             co.fake.grow_lun(GIB2);
         } else {
-            let mut world = co.fake.machine();
-            let targets = world.targets.values_mut();
+            let mut machine = co.fake.machine();
+            let targets = machine.targets.values_mut();
             targets.for_each(|target| target.serial = other.to_owned());
         }
         look(&co).await;

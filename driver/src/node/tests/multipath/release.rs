@@ -84,9 +84,9 @@ async fn a_map_that_outlived_its_sessions_is_removed() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     {
-        let mut world = co.fake.machine();
-        world.sessions.clear();
-        world.map.as_mut().unwrap().paths.clear();
+        let mut machine = co.fake.machine();
+        machine.sessions.clear();
+        machine.map.as_mut().unwrap().paths.clear();
     }
     co.unstage().await.unwrap();
     co.nothing_is_left();
@@ -146,9 +146,9 @@ async fn of_two_disks_and_no_multipathd_the_one_in_use_stays() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     {
-        let mut world = co.fake.machine();
-        (world.multipathd, world.map) = (None, None);
-        world.mounts.clear();
+        let mut machine = co.fake.machine();
+        (machine.multipathd, machine.map) = (None, None);
+        machine.mounts.clear();
     }
     co.stage_both().await.unwrap();
     assert_eq!(co.fake.machine().sessions.len(), 1);
