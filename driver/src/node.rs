@@ -383,20 +383,20 @@ impl<H: Host> Machine<H> {
             return Ok(NodeId::derive(&self.node_name, &name));
         }
         // Some distributions generate the name at iscsid's first start, and start iscsid by socket activation.
-        let called = self.host.wake_iscsid().await;
-        tracing::info!(?called, "no initiator name yet: waking iscsid");
-        let looks = if matches!(called, Ok(true)) {
+        let woken = self.host.wake_iscsid().await;
+        tracing::info!(?woken, "no initiator name yet: waking iscsid");
+        let polls = if matches!(woken, Ok(true)) {
             INITIATOR_NAME_TIMEOUT.as_millis() / INITIATOR_NAME_POLL_INTERVAL.as_millis()
         } else {
             1
         };
-        for _ in 0..looks {
+        for _ in 0..polls {
             self.host.pause(INITIATOR_NAME_POLL_INTERVAL).await;
             if let Some(name) = self.initiator_name().await? {
                 return Ok(NodeId::derive(&self.node_name, &name));
             }
         }
-        let iscsid = match called {
+        let iscsid = match woken {
             Ok(true) => "iscsid was woken and has generated none".to_owned(),
             Ok(false) => "nobody listens on iscsid's socket".to_owned(),
             Err(error) => error.to_string(),

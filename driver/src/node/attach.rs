@@ -50,8 +50,8 @@ impl<H: Host> Machine<H> {
             .await;
         let (mut disks, lost) = self.reuse(context, all_portals).await?;
         if all_portals && lost.is_empty() {
-            let alone: Vec<Disk> = disks.iter().map(|(_, disk)| disk.clone()).collect();
-            if self.is_single_path(&context.uuid, &alone).await? {
+            let usable: Vec<Disk> = disks.iter().map(|(_, disk)| disk.clone()).collect();
+            if self.is_single_path(&context.uuid, &usable).await? {
                 warn_single_path(
                     context,
                     "its disk is in use without a map, or excluded by multipathd",
@@ -59,22 +59,22 @@ impl<H: Host> Machine<H> {
                 all_portals = false;
             }
         }
-        let known = |portal: &&Portal| {
+        let has_session = |portal: &&Portal| {
             let at = |session: &Session| session.portal == Some(**portal);
             lost.iter().any(at) || disks.iter().any(|(session, _)| at(session))
         };
-        let wanted: Vec<Portal> = match (all_portals, disks.is_empty()) {
+        let to_try: Vec<Portal> = match (all_portals, disks.is_empty()) {
             (true, _) => context
                 .portals
                 .iter()
-                .filter(|at| !known(at))
+                .filter(|portal| !has_session(portal))
                 .copied()
                 .collect(),
             (false, true) => context.portals.clone(),
             (false, false) => vec![],
         };
         let reachable = !disks.is_empty();
-        let logins = self.login(context, chap, &wanted, (all_portals, reachable));
+        let logins = self.login(context, chap, &to_try, (all_portals, reachable));
         for session in Box::pin(logins).await? {
             let disk = self
                 .attach_disk(&session, context.lun, &context.uuid)
@@ -150,13 +150,13 @@ impl<H: Host> Machine<H> {
                 None => lost.push(session.clone()),
             }
         }
-        let superfluous = !all_portals && good.len() > 1 && attachment.map.is_none();
-        if lost.is_empty() && !superfluous {
+        let too_many = !all_portals && good.len() > 1 && attachment.map.is_none();
+        if lost.is_empty() && !too_many {
             self.restore_queueing(&attachment).await;
             return Ok((good, lost));
         }
         let in_use = self.mount_points(&attachment.blocks()).await?;
-        if superfluous {
+        if too_many {
             return self.keep_used_disk(&attachment, good, &in_use).await;
         }
         match (good.is_empty(), in_use.is_empty()) {

@@ -51,11 +51,11 @@ impl Attachment {
     /// The device that a mount is on. Mounts of btrfs and of device nodes do not show its number; for these it is
     /// [`Self::device`].
     pub(super) fn device_of(&self, mount: &Mount) -> Option<Block> {
-        let shown = self
+        let by_number = self
             .blocks()
             .into_iter()
             .find(|block| block.number == mount.device);
-        shown.or_else(|| self.device().cloned())
+        by_number.or_else(|| self.device().cloned())
     }
 
     /// The disks below a device: a map's paths, or the disk itself.
@@ -113,17 +113,17 @@ impl<H: Host> Machine<H> {
             let groups = sessions.chunk_by(|a, b| !apart || a.target == b.target);
             let groups =
                 groups.map(|sessions| KernelView::of(files, &maps, &lun, sessions.to_vec()));
-            let mut shown = groups.collect::<Result<Vec<KernelView>, _>>()?;
-            if shown.is_empty() {
-                shown.push(KernelView::of(files, &maps, &lun, vec![])?);
+            let mut views = groups.collect::<Result<Vec<KernelView>, _>>()?;
+            if views.is_empty() {
+                views.push(KernelView::of(files, &maps, &lun, vec![])?);
             }
-            Ok(shown)
+            Ok(views)
         };
         let doing = format!("looking what this node has of LUN {uuid}");
-        let shown = self.host.blocking(&doing, read).await.context(&doing)?;
-        shown
+        let views = self.host.blocking(&doing, read).await.context(&doing)?;
+        views
             .into_iter()
-            .map(|shown| shown.into_attachment(uuid))
+            .map(|view| view.into_attachment(uuid))
             .collect()
     }
 
@@ -332,7 +332,7 @@ impl MapsOverDisks {
             return Ok(self.maps.pop());
         }
         let seen = self.maps.iter().zip(&self.paths);
-        let seen = seen.map(|(map, paths)| format!("map {} lies over {paths}", map.name));
+        let seen = seen.map(|(map, paths)| format!("map {} is over {paths}", map.name));
         let seen: Vec<String> = seen.collect();
         let own: Vec<&str> = disks.iter().map(|disk| disk.block.name.as_str()).collect();
         Err(Error::Refused {

@@ -42,13 +42,13 @@ impl<H: Host> Machine<H> {
         } else {
             self.must_be_offline(&ended).await?;
         }
-        let act = Box::pin(self.clear_all(staging, &ended));
-        self.with_queueing_disabled(&ended, act).await?;
+        let action = Box::pin(self.clear_all(staging, &ended));
+        self.with_queueing_disabled(&ended, action).await?;
         if !dead {
             self.log_out_all(&ended).await?;
         }
         if let Some(map) = &ended.map {
-            // A daemon that grabs every disk may have made it anew in between.
+            // A multipathd that makes maps over all disks may have recreated it in between.
             self.must_be_flushed(map).await?;
         }
         self.wait_until_released(uuid, &ended).await?;

@@ -44,7 +44,7 @@ impl<H: Host> Machine<H> {
 
     /// The volume's device and its mount at the path (staging or target path); no mount for a staged raw device.
     async fn locate(&self, request: &Expand) -> Result<(Block, Option<Mount>), Error> {
-        let not_there = |seen: &str| Error::NotMounted {
+        let not_mounted = |seen: &str| Error::NotMounted {
             volume: request.volume.to_string(),
             path: request.path.clone(),
             seen: seen.to_owned(),
@@ -52,13 +52,13 @@ impl<H: Host> Machine<H> {
         let path = self
             .resolve(&request.path)
             .await?
-            .ok_or_else(|| not_there("the path does not exist"))?;
+            .ok_or_else(|| not_mounted("the path does not exist"))?;
         let attachment = self.attachment(&request.volume.uuid).await?;
         match self.mount_state_at(&path, &attachment.blocks()).await? {
             MountState::Ours(mount) => Ok((
                 attachment
                     .device_of(&mount)
-                    .ok_or_else(|| not_there("the volume has no disk here"))?,
+                    .ok_or_else(|| not_mounted("the volume has no disk here"))?,
                 Some(mount),
             )),
             MountState::Nothing if request.may_be_staged_device => {
@@ -67,18 +67,19 @@ impl<H: Host> Machine<H> {
                     .is_some();
                 let device = attachment.device().cloned().filter(|_| exists);
                 Ok((
-                    device.ok_or_else(|| not_there("the volume is not staged on this node"))?,
+                    device.ok_or_else(|| not_mounted("the volume is not staged on this node"))?,
                     None,
                 ))
             }
-            MountState::Nothing => Err(not_there("nothing is mounted there")),
-            MountState::Gone(mount) => Err(not_there(&format!(
+            MountState::Nothing => Err(not_mounted("nothing is mounted there")),
+            MountState::Gone(mount) => Err(not_mounted(&format!(
                 "{} is mounted there, whose device is gone",
                 mount.describe()
             ))),
-            MountState::Foreign(mount) => {
-                Err(not_there(&format!("{} is mounted there", mount.describe())))
-            }
+            MountState::Foreign(mount) => Err(not_mounted(&format!(
+                "{} is mounted there",
+                mount.describe()
+            ))),
         }
     }
 
@@ -87,18 +88,18 @@ impl<H: Host> Machine<H> {
     async fn measure(&self, request: &Expand, device: Block) -> Result<Attached, Error> {
         let attachment = self.attachment(&request.volume.uuid).await?;
         let map = attachment.map.as_ref().filter(|map| map.block == device);
-        let (there, lost): (Vec<&Session>, Vec<&Session>) = attachment
+        let (live, lost): (Vec<&Session>, Vec<&Session>) = attachment
             .sessions
             .iter()
             .partition(|session| session.alive);
-        let (there, lost) = match map {
-            Some(_) if !there.is_empty() => (there, lost),
+        let (live, lost) = match map {
+            Some(_) if !live.is_empty() => (live, lost),
             // The only path, or all paths are lost: they have to answer.
             _ => (attachment.sessions.iter().collect(), vec![]),
         };
         let mut paths = attachment.paths_of(&device);
-        paths.retain(|path| there.iter().any(|session| session.id == path.session));
-        for session in there {
+        paths.retain(|path| live.iter().any(|session| session.id == path.session));
+        for session in live {
             self.must_answer(&device, session, &paths).await?;
         }
         if paths.is_empty() {
@@ -116,7 +117,7 @@ impl<H: Host> Machine<H> {
         let size = match map {
             Some(map) if lost.is_empty() => self.resize_map(map, &paths).await?,
             Some(map) if present < request.range.required => {
-                self.end_lost(&attachment, map, &lost).await?;
+                self.log_out_lost_paths(&attachment, map, &lost).await?;
                 self.resize_map(map, &paths).await?
             }
             Some(_) | None => present,
@@ -152,7 +153,7 @@ impl<H: Host> Machine<H> {
     /// Removes lost paths from a map that has to grow. The kernel refuses a map that is larger than one of its paths, and a lost
     /// path cannot be rescanned, so it keeps its old size (if the map could grow, writes beyond that size would fail on that path
     /// after it reconnects). The removed path is added again, with the LUN's new size, by [`super::missing_paths`].
-    async fn end_lost(
+    async fn log_out_lost_paths(
         &self,
         attachment: &Attachment,
         map: &Map,

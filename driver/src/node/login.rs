@@ -33,13 +33,13 @@ impl<H: Host> Machine<H> {
         portals: &[Portal],
         (all_portals, reachable): (bool, bool),
     ) -> Result<Vec<Session>, Error> {
-        let tries = if all_portals {
+        let attempts = if all_portals {
             self.try_all(&context.iqn, chap, portals).await?
         } else {
             self.try_in_turn(&context.iqn, chap, portals).await?
         };
         let (mut sessions, mut refusals) = (Vec::new(), Vec::new());
-        for (portal, exit) in tries {
+        for (portal, exit) in attempts {
             let doing = format!("logging in to {} at {portal}", context.iqn);
             let exit = match exit {
                 Err(hung @ HostError::Overran { .. }) if all_portals => {
@@ -74,18 +74,19 @@ impl<H: Host> Machine<H> {
         chap: Option<&Chap>,
         portals: &[Portal],
     ) -> Result<Vec<LoginAttempt>, Error> {
-        let mut tries = Vec::new();
+        let mut attempts = Vec::new();
         for portal in portals {
             self.write_record(iqn, portal, chap).await?;
-            let one = self.try_one(iqn, portal).await;
+            let attempt = self.try_one(iqn, portal).await;
             // A login that hangs may still create its session.
-            let enough = one.1.is_err() || is_conclusive(&one, chap) || is_accepted(&one);
-            tries.push(one);
+            let enough =
+                attempt.1.is_err() || is_conclusive(&attempt, chap) || is_accepted(&attempt);
+            attempts.push(attempt);
             if enough {
                 break;
             }
         }
-        Ok(tries)
+        Ok(attempts)
     }
 
     /// Tries all at once, because an unreachable portal takes the whole login timeout. All records are written first:
@@ -105,17 +106,17 @@ impl<H: Host> Machine<H> {
         let mut first = pin!(self.try_one(iqn, first));
         let early = tokio::select! {
             biased;
-            tried = &mut first => Some(tried),
+            attempt = &mut first => Some(attempt),
             () = self.host.pause(HEAD_START) => None,
         };
-        if let Some(tried) = early.as_ref()
-            && is_conclusive(tried, chap)
+        if let Some(attempt) = early.as_ref()
+            && is_conclusive(attempt, chap)
         {
             return Ok(early.into_iter().collect());
         }
         let others = join_all(others.iter().map(|portal| self.try_one(iqn, portal)));
         let (first, others) = match early {
-            Some(tried) => (tried, others.await),
+            Some(attempt) => (attempt, others.await),
             None => join(first, others).await,
         };
         Ok(std::iter::once(first).chain(others).collect())

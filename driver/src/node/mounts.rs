@@ -40,7 +40,7 @@ enum Backing {
 
 /// The kernel's lists of block devices, each read at most once per check of several mounts: there may be hundreds of both.
 #[derive(Default)]
-struct Kernel {
+struct KernelDevices {
     present: Once<BTreeSet<DeviceNumber>>,
     /// Device-mapper devices by name.
     mapped: Once<BTreeMap<String, DeviceNumber>>,
@@ -101,7 +101,7 @@ impl<H: Host> Machine<H> {
         let Some(visible) = self.mounts(move |line| line.is_at(&at)).await?.pop() else {
             return Ok(MountState::Nothing);
         };
-        let kernel = Kernel::default();
+        let kernel = KernelDevices::default();
         Ok(match self.backing(&visible, &kernel).await? {
             Backing::Vanished => MountState::Gone(visible),
             Backing::Device(number) if ours.iter().any(|block| block.number == number) => {
@@ -114,7 +114,7 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    async fn backing(&self, mount: &Mount, kernel: &Kernel) -> Result<Backing, Error> {
+    async fn backing(&self, mount: &Mount, kernel: &KernelDevices) -> Result<Backing, Error> {
         let doing = || format!("looking at what is mounted at {}", mount.point);
         if mount.device_node().is_some() {
             // A deleted bind source need not be a device: it may be a file, as of a Secret that is mounted by `subPath` and was changed.
@@ -156,7 +156,7 @@ impl<H: Host> Machine<H> {
         &self,
         mount: &Mount,
         number: DeviceNumber,
-        kernel: &Kernel,
+        kernel: &KernelDevices,
     ) -> Result<bool, Error> {
         let doing = || format!("looking for the device {number} of {}", mount.point);
         let present = kernel
@@ -173,7 +173,7 @@ impl<H: Host> Machine<H> {
     /// True if some mount is on a disk that the kernel no longer has. Loop devices are ignored: nothing tells whether they are
     /// ours.
     pub(super) async fn any_stale_mount(&self) -> Result<bool, Error> {
-        let kernel = Kernel::default();
+        let kernel = KernelDevices::default();
         let of_device =
             |line: &Line<'_>| line.source().starts_with("/dev/") || line.device_node().is_some();
         for mount in self.mounts(of_device).await? {
@@ -211,7 +211,7 @@ impl<H: Host> Machine<H> {
         if blocks.is_empty() {
             return Ok(vec![]);
         }
-        let (mut points, kernel) = (Vec::new(), Kernel::default());
+        let (mut points, kernel) = (Vec::new(), KernelDevices::default());
         for mount in self.mounts_that_may_be_of(blocks).await? {
             if counts(&mount)
                 && let Backing::Device(number) = self.backing(&mount, &kernel).await?

@@ -316,21 +316,21 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Runs `act`, which unmounts lost disks, while the I/O of the map over them fails. Queueing is disabled repeatedly, because
+    /// Runs `action`, which unmounts lost disks, while the I/O of the map over them fails. Queueing is disabled repeatedly, because
     /// multipathd enables it again when it removes a path from a map (0.9.4).
     pub(super) async fn with_queueing_disabled<T>(
         &self,
         attachment: &Attachment,
-        mut act: Pin<Box<impl Future<Output = T> + Send>>,
+        mut action: Pin<Box<impl Future<Output = T> + Send>>,
     ) -> T {
         if attachment.map.is_none() {
-            return act.await;
+            return action.await;
         }
         loop {
             self.disable_queueing(attachment).await;
             tokio::select! {
                 biased;
-                done = &mut act => return done,
+                done = &mut action => return done,
                 () = self.host.pause(DISABLE_QUEUEING_INTERVAL) => {}
             }
         }
@@ -356,12 +356,12 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Runs `act`, which releases a volume. After the replacement timeout, the I/O of the volume's map is made to fail, repeatedly, so
-    /// that `act` cannot hang on an unreachable NAS.
+    /// Runs `action`, which releases a volume. After the replacement timeout, the I/O of the volume's map is made to fail, repeatedly, so
+    /// that `action` cannot hang on an unreachable NAS.
     pub(super) async fn with_queueing_timeout<T>(
         &self,
         uuid: &LunUuid,
-        mut act: Pin<Box<impl Future<Output = T> + Send>>,
+        mut action: Pin<Box<impl Future<Output = T> + Send>>,
     ) -> T {
         let unblock = Box::pin(async {
             self.stop_queueing(uuid).await;
@@ -374,8 +374,8 @@ impl<H: Host> Machine<H> {
         });
         tokio::select! {
             biased;
-            done = &mut act => done,
-            () = unblock => act.await,
+            done = &mut action => done,
+            () = unblock => action.await,
         }
     }
 }

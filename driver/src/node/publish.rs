@@ -172,8 +172,8 @@ impl<H: Host> Machine<H> {
         }
         // With a live session and its disk no login is necessary, and so no Secret.
         let attached = attachment.is_alive() && attachment.device().is_some();
-        let again = attached.then(|| request.staging_again());
-        match request.staging().or(again) {
+        let again = attached.then(|| request.stage_request_without_login());
+        match request.stage_request().or(again) {
             Some(stage) => {
                 tracing::warn!(volume = %request.volume, staging, "the volume is not staged under this publication: NodePublishVolume stages it again");
                 Box::pin(self.stage(&stage)).await?;
@@ -197,7 +197,7 @@ impl<H: Host> Machine<H> {
         why: &str,
     ) -> Result<Attachment, Error> {
         self.unmount_dead(staging, attachment, why).await?;
-        Box::pin(self.stage(&request.staging_again())).await?;
+        Box::pin(self.stage(&request.stage_request_without_login())).await?;
         self.attachment(&request.volume.uuid).await
     }
 

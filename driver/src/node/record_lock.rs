@@ -16,21 +16,21 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 impl<H: Host> Machine<H> {
     /// Runs an iscsiadm command on records. If it failed because the database was locked, removes a stale lock and runs it again.
     pub(super) async fn run_on_records(&self, cmd: Cmd) -> Result<Exit, HostError> {
-        let ended = self.run_shared(cmd.clone()).await;
-        let kept_from_it = match &ended {
+        let result = self.run_shared(cmd.clone()).await;
+        let locked_out = match &result {
             Ok(exit) => iscsiadm::is_kept_from_database(exit),
             Err(HostError::Overran { .. }) => true,
             Err(_) => false,
         };
-        if kept_from_it && self.remove_stale_lock().await? {
+        if locked_out && self.remove_stale_lock().await? {
             return self.run_shared(cmd).await;
         }
-        ended
+        result
     }
 
     /// Runs the command, but not while [`Self::remove_stale_lock`] checks that no iscsiadm runs.
     async fn run_shared(&self, cmd: Cmd) -> Result<Exit, HostError> {
-        let _turn = self.record_db.read().await;
+        let _shared = self.record_db.read().await;
         self.host.run(cmd).await
     }
 
@@ -45,11 +45,11 @@ impl<H: Host> Machine<H> {
                 return Ok(true);
             }
         }
-        let _nobody_begins = self.record_db.write().await;
+        let _exclusive = self.record_db.write().await;
         let seen = match self.host.runs(iscsiadm::PROGRAM, Who::Anybody).await {
             Ok(false) => return self.remove_lock(first).await.map(|()| true),
             Ok(true) => "an iscsiadm runs".to_owned(),
-            Err(error) => format!("nobody knows whether an iscsiadm runs ({error})"),
+            Err(error) => format!("it is unknown whether an iscsiadm runs ({error})"),
         };
         Err(HostError::Locked {
             path: record::LOCK.to_owned(),

@@ -55,7 +55,7 @@ impl Intent {
                 fs_type: asked,
                 flags,
             } => {
-                let fs = one_fs_type(asked, context)?;
+                let fs = agreed_fs_type(asked, context)?;
                 let mut flags = mount::parse_flags(&flags).map_err(|bad| {
                     invalid("volume_capability.mount.mount_flags", &bad.flag, bad.remedy)
                 })?;
@@ -77,7 +77,10 @@ impl Intent {
 
 /// The file system type of capability and volume context, which must not differ; ext4 if neither names one
 /// (design.md#parameters).
-fn one_fs_type(asked: Option<FsType>, context: &HashMap<String, String>) -> Result<FsType, Error> {
+fn agreed_fs_type(
+    asked: Option<FsType>,
+    context: &HashMap<String, String>,
+) -> Result<FsType, Error> {
     const FIELD: &str = "volume_context[fsType]";
     let text = context.get("fsType").map_or("", String::as_str);
     match (asked, fs_type(FIELD, text)?) {
@@ -152,7 +155,7 @@ impl Stage {
     }
 
     /// The CHAP credentials of a login: from a Secret of the StorageClass, or generated for this publication.
-    pub(crate) fn proofs(&self) -> Option<&Chap> {
+    pub(crate) fn chap_credentials(&self) -> Option<&Chap> {
         self.chap.as_ref().or(self.context.chap.as_ref())
     }
 
@@ -174,16 +177,16 @@ impl Stage {
 }
 
 /// Checks that ControllerPublishVolume and NodeStageVolume were given the same Secret, as far as the CHAP method shows.
-fn must_agree(published: Option<Method>, brought: Method) -> Result<(), Error> {
+fn must_agree(published: Option<Method>, given: Method) -> Result<(), Error> {
     let refused = |remedy: &str| {
         Err(Error::BadSecret {
             field: "secrets".to_owned(),
             remedy: remedy.to_owned(),
         })
     };
-    match (published, brought) {
+    match (published, given) {
         (None, _) => Ok(()),
-        (Some(published), brought) if published == brought => Ok(()),
+        (Some(published), given) if published == given => Ok(()),
         (Some(_), Method::None) => refused(
             "the volume was published with CHAP, and this call brings no secrets: name the Secret of csi.storage.k8s.io/controller-publish-secret-name as csi.storage.k8s.io/node-stage-secret-name too",
         ),
@@ -317,14 +320,14 @@ impl Publish {
     }
 
     /// The stage request that this publication implies. `None`: the login needs a Secret that only `NodeStageVolume` brings.
-    pub(crate) fn staging(&self) -> Option<Stage> {
+    pub(crate) fn stage_request(&self) -> Option<Stage> {
         let proven = self.context.chap.is_some()
             || !matches!(self.context.auth, Some(Method::Chap | Method::Mutual));
-        proven.then(|| self.staging_again())
+        proven.then(|| self.stage_request_without_login())
     }
 
     /// The same if there is a session, so that no login and no Secret is necessary.
-    pub(crate) fn staging_again(&self) -> Stage {
+    pub(crate) fn stage_request_without_login(&self) -> Stage {
         Stage {
             volume: self.volume.clone(),
             staging: self.staging.clone(),

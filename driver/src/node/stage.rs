@@ -30,7 +30,7 @@ impl<H: Host> Machine<H> {
         self.delete_ended_records(&request.volume.uuid, &request.context.iqn)
             .await?;
         self.drop_stale_state(request, staging).await?;
-        let attached = Box::pin(self.attach(&request.context, request.proofs())).await?;
+        let attached = Box::pin(self.attach(&request.context, request.chap_credentials())).await?;
         match &request.intent.mode {
             VolumeMode::Device => self.stage_device(&attached, request.intent.readonly).await,
             VolumeMode::FileSystem { fs, flags } => {
@@ -93,8 +93,8 @@ impl<H: Host> Machine<H> {
             sessions = attachment.sessions.len(),
             "removing a mount whose sessions have lost their target"
         );
-        let act = Box::pin(self.clear(staging, &blocks));
-        self.with_queueing_timeout(&request.volume.uuid, act)
+        let action = Box::pin(self.clear(staging, &blocks));
+        self.with_queueing_timeout(&request.volume.uuid, action)
             .await?;
         self.detach(&attachment).await
     }

@@ -19,21 +19,24 @@ impl<H: Host> Machine<H> {
         &self,
         request: &Stats,
     ) -> Result<(Vec<VolumeUsage>, VolumeCondition), Error> {
-        let not_there = |seen: String| Error::NotMounted {
+        let not_mounted = |seen: String| Error::NotMounted {
             volume: request.volume.to_string(),
             path: request.path.clone(),
             seen,
         };
         let Some(path) = self.resolve(&request.path).await? else {
-            return Err(not_there("the path does not exist".to_owned()));
+            return Err(not_mounted("the path does not exist".to_owned()));
         };
         let attachment = self.attachment(&request.volume.uuid).await?;
         let blocks = attachment.blocks();
         let mount = match self.mount_state_at(&path, &blocks).await? {
             MountState::Ours(mount) => mount,
-            MountState::Nothing => return Err(not_there("nothing is mounted there".to_owned())),
+            MountState::Nothing => return Err(not_mounted("nothing is mounted there".to_owned())),
             MountState::Gone(mount) | MountState::Foreign(mount) => {
-                return Err(not_there(format!("{} is mounted there", mount.describe())));
+                return Err(not_mounted(format!(
+                    "{} is mounted there",
+                    mount.describe()
+                )));
             }
         };
         let doing = format!("measuring {path}");
@@ -41,7 +44,7 @@ impl<H: Host> Machine<H> {
             let named = blocks.iter().find(|block| block.name == name);
             let device = named
                 .or(attachment.device())
-                .ok_or_else(|| not_there("the volume has no disk here".to_owned()))?;
+                .ok_or_else(|| not_mounted("the volume has no disk here".to_owned()))?;
             let size = device.size(&self.host).await.context(doing)?;
             return Ok((vec![usage(Unit::Bytes, size, None)], condition(None)));
         }

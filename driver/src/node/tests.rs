@@ -1,4 +1,4 @@
-//! The node service on the fake host: whole calls, and every section of design.md that binds them.
+//! Tests of the node service on the fake host: whole RPCs, against the sections of design.md that they cite.
 
 mod chap;
 mod cost;
@@ -30,7 +30,7 @@ use crate::host::fake::{Fake, NODE, UUID};
 use crate::publication::PublishContext;
 use crate::volume::{Bytes, FsType};
 
-/// A CO that talks to one node.
+/// A CO with one node and one volume.
 struct Co {
     fake: Fake,
     node: Node<Fake>,
@@ -44,7 +44,7 @@ struct Co {
     auth: Option<Method>,
 }
 
-/// An operation under way.
+/// An operation that holds a LUN's lock until [`Operation::end`].
 struct Operation {
     release: tokio::sync::oneshot::Sender<()>,
     task: tokio::task::JoinHandle<Result<(), Error>>,
@@ -58,17 +58,15 @@ impl Operation {
 }
 
 impl Co {
-    /// With a blank LUN of 1 GiB.
+    /// A blank LUN of 1 GiB, replacement timeout 120 s.
     fn new() -> Self {
         Self::patient(Duration::from_secs(120))
     }
 
-    /// With this replacement timeout.
     fn patient(replacement_timeout: Duration) -> Self {
         Self::with(Fake::with_lun(), replacement_timeout)
     }
 
-    /// On this machine.
     fn on(fake: Fake) -> Self {
         Self::with(fake, Duration::from_secs(120))
     }
@@ -106,7 +104,7 @@ impl Co {
         }
     }
 
-    /// An operation on the LUN that does not come to its end by itself.
+    /// Takes the LUN's lock.
     async fn occupy(&self) -> Operation {
         self.occupy_lun(UUID).await
     }
@@ -243,7 +241,7 @@ impl Co {
         self.stats_and_condition(path).await.map(|told| told.0)
     }
 
-    /// Usage, and what is wrong if anything is.
+    /// Usage, and the message of an abnormal condition.
     async fn stats_and_condition(
         &self,
         path: &str,
@@ -264,7 +262,7 @@ impl Co {
             })
     }
 
-    /// With nothing but what is required.
+    /// Sends only the required fields and the capacity range.
     async fn expand(&self, path: &str, required: Bytes, limit: Bytes) -> Result<Bytes, Status> {
         let capacity_range = Some(csi::CapacityRange {
             required_bytes: required.as_i64(),
@@ -283,7 +281,7 @@ impl Co {
     }
 }
 
-/// The options that a file system is mounted with by default.
+/// The driver's default mount options.
 fn default_options(fs: &str) -> &'static str {
     match fs {
         "ext4" => "nodev,nosuid,errors=remount-ro",
@@ -352,9 +350,9 @@ async fn the_node_id_comes_from_name_and_initiator() {
     );
 }
 
-/// As Ubuntu's cloud images are before iscsid has started, and others.
+/// As on Ubuntu's cloud images, and others, before iscsid's first start.
 #[tokio::test]
-async fn a_fresh_node_has_its_name_made() {
+async fn a_fresh_node_gets_an_initiator_name() {
     for file in [Some("GenerateName=yes\n"), Some(""), None] {
         let co = Co::new();
         {
@@ -450,7 +448,7 @@ async fn one_operation_per_lun_whatever_the_alias() {
             Code::Aborted,
             "in progress",
         );
-        // Statistics have a lock of their own.
+        // NodeGetVolumeStats has its own lock.
         fails(
             co.stats("/staging").await,
             Code::NotFound,
@@ -471,7 +469,7 @@ fn missing_tools_are_named() {
 
 /// design.md#the-node-never-calls-dsm
 #[test]
-fn the_node_half_never_speaks_to_dsm() {
+fn the_node_service_never_calls_dsm() {
     let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut seen = 0;
     for part in ["node.rs", "node", "host"] {

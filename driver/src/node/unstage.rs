@@ -17,8 +17,9 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 impl<H: Host> Machine<H> {
     /// Idempotent: succeeds if already unstaged.
     pub(super) async fn unstage(&self, request: &Unstage) -> Result<(), Error> {
-        let act = Box::pin(self.teardown(request));
-        self.with_queueing_timeout(&request.volume.uuid, act).await
+        let action = Box::pin(self.teardown(request));
+        self.with_queueing_timeout(&request.volume.uuid, action)
+            .await
     }
 
     async fn teardown(&self, request: &Unstage) -> Result<(), Error> {
@@ -74,8 +75,8 @@ impl<H: Host> Machine<H> {
                 let claimed = matches!(self.host.is_claimed(&node).await, Ok(true));
                 Ok((!claimed).then_some(()))
             };
-            let let_go = disk::until(&self.host, RELEASE_TIMEOUT, free);
-            if let_go.await.context("looking who uses it")?.is_none() {
+            let released = disk::until(&self.host, RELEASE_TIMEOUT, free);
+            if released.await.context("looking who uses it")?.is_none() {
                 return Err(Error::NotReady {
                     what: format!("the release of {node}"),
                     seen: format!(

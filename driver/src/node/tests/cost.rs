@@ -1,4 +1,4 @@
-//! What a call costs: as much as its own volume, however many others are on the node (design.md#cost-of-a-call-on-a-node).
+//! The cost of an RPC does not depend on how many other volumes the node has (design.md#cost-of-a-call-on-a-node).
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ fn put_others(co: &Co, fs: &str, count: u32) {
     }
 }
 
-/// How many files, directories and paths each call looks at, and how many programs it starts.
+/// Per RPC: how many files, directories and paths it reads, and how many programs it starts.
 async fn costs(fs: &'static str, others: u32) -> BTreeMap<&'static str, (usize, usize)> {
     let co = if fs == "raw" {
         Co::raw()
@@ -52,7 +52,7 @@ async fn costs(fs: &'static str, others: u32) -> BTreeMap<&'static str, (usize, 
         Co::with_fs(fs)
     };
     put_others(&co, fs, others);
-    // What they are called is asked once.
+    // Fill the caches of names.
     co.unstage().await.unwrap();
     let mut costs = BTreeMap::new();
     let mut count = |name: &'static str| {
@@ -86,14 +86,14 @@ async fn costs(fs: &'static str, others: u32) -> BTreeMap<&'static str, (usize, 
 }
 
 #[tokio::test]
-async fn a_call_looks_at_its_own_volume() {
+async fn the_cost_of_a_call_does_not_depend_on_other_volumes() {
     for fs in ["ext4", "xfs", "btrfs", "raw"] {
         let one = costs(fs, 1).await;
         assert_eq!(costs(fs, MANY).await, one, "{fs}");
     }
 }
 
-/// One that mkfs has made a moment ago, and whose superblock was read back, is not measured again.
+/// A new file system, whose superblock was read back after mkfs, is not measured again.
 #[tokio::test]
 async fn a_new_file_system_costs_few_programs() {
     for fs in ["ext4", "xfs", "btrfs"] {
