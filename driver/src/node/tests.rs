@@ -60,14 +60,14 @@ impl Operation {
 impl Co {
     /// A blank LUN of 1 GiB, replacement timeout 120 s.
     fn new() -> Self {
-        Self::patient(Duration::from_secs(120))
+        Self::with_replacement_timeout(Duration::from_secs(120))
     }
 
-    fn patient(replacement_timeout: Duration) -> Self {
+    fn with_replacement_timeout(replacement_timeout: Duration) -> Self {
         Self::with(Fake::with_lun(), replacement_timeout)
     }
 
-    fn on(fake: Fake) -> Self {
+    fn on_host(fake: Fake) -> Self {
         Self::with(fake, Duration::from_secs(120))
     }
 
@@ -238,7 +238,7 @@ impl Co {
     }
 
     async fn stats(&self, path: &str) -> Result<Vec<csi::VolumeUsage>, Status> {
-        self.stats_and_condition(path).await.map(|told| told.0)
+        self.stats_and_condition(path).await.map(|reply| reply.0)
     }
 
     /// Usage, and the message of an abnormal condition.

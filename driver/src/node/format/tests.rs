@@ -1,4 +1,4 @@
-//! The table of what may be formatted.
+//! The decision table: mount, format or refuse.
 
 use super::*;
 use crate::host::fake::head_of;
@@ -74,7 +74,7 @@ fn a_complete_file_system_is_mounted() {
 
 /// design.md#identity-before-action
 #[test]
-fn only_our_own_unfinished_work_is_started_again() {
+fn only_our_own_interrupted_format_is_restarted() {
     check(Probe::Nothing, vec![], Seen::Ours, &Next::Format);
     for fs in [FsType::Ext4, FsType::Xfs, FsType::Btrfs] {
         let begun = || vec![Superblock::Begun(fs)];

@@ -1,4 +1,4 @@
-//! Bad input changes nothing, because it never leaves this module.
+//! Validation of the node service's requests: bad input is refused before anything is done.
 
 use proto::csi::volume_capability::{
     AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode,
@@ -202,7 +202,7 @@ fn missing_fields_come_first() {
         MISSING,
         "volume_path",
     );
-    // CSI v1.12 gives this one a code of its own.
+    // CSI v1.12 has a different code for this one.
     fails(
         published(|m| m.staging_target_path = String::new()),
         Code::FailedPrecondition,
@@ -274,7 +274,7 @@ fn ids_that_we_never_issued() {
 }
 
 #[test]
-fn paths_mean_one_thing_only() {
+fn ambiguous_paths_are_refused() {
     let long = format!("/{}", "x".repeat(5000));
     for (path, cause) in [
         ("relative/path", "absolute"),
@@ -330,7 +330,7 @@ fn paths_mean_one_thing_only() {
 
 /// design.md#parameters
 #[test]
-fn the_file_system_is_agreed_upon() {
+fn the_file_system_type_comes_from_capability_or_context() {
     let fs = |asked: &str, made: &[(&str, &str)]| {
         let request = staged(|m| {
             m.volume_capability = mounted(asked, &[], Mode::SingleNodeWriter);
@@ -338,7 +338,7 @@ fn the_file_system_is_agreed_upon() {
         })?;
         Ok(match request.intent.mode {
             VolumeMode::FileSystem { fs, .. } => fs,
-            VolumeMode::Device => unreachable!("a file system was asked for"),
+            VolumeMode::Device => unreachable!("a file system was requested"),
         })
     };
     assert_eq!(fs("", &[]).unwrap(), FsType::Ext4);
@@ -413,7 +413,7 @@ fn access_modes() {
         Code::InvalidArgument,
         "mount_flags",
     );
-    // So Kubernetes asks for a pod with `readOnly: true` on a claim of volumeMode Block.
+    // This is what Kubernetes sends for a pod with `readOnly: true` on a claim of volumeMode Block.
     for mode in [Mode::SingleNodeWriter, Mode::SingleNodeReaderOnly] {
         let asked = published(|m| (m.readonly, m.volume_capability) = (true, raw(mode)));
         assert!(asked.unwrap().readonly);

@@ -51,13 +51,13 @@ async fn readonly_is_enforced_from_the_first_moment() {
         "read-write",
     );
     let binds = co.fake.ran("mount -o");
-    let stone = "/staging.csi.synology.com-readonly";
+    let temp_mount = "/staging.csi.synology.com-readonly";
     assert_eq!(
         binds[..3],
         [
-            format!("mount -o bind /staging {stone}"),
-            format!("mount -o remount,bind,ro {stone}"),
-            format!("mount -o bind {stone} /pods/1")
+            format!("mount -o bind /staging {temp_mount}"),
+            format!("mount -o remount,bind,ro {temp_mount}"),
+            format!("mount -o bind {temp_mount} /pods/1")
         ]
     );
 }
@@ -230,7 +230,7 @@ async fn paths_stay_below_the_kubelets_directory() {
     let fake = Fake::with_lun();
     fake.make_dir("/kubelet/staging");
     fake.make_dir("/kubelet/pods");
-    let mut co = Co::on(fake);
+    let mut co = Co::on_host(fake);
     co.node = Node::new(
         co.fake.clone(),
         NODE.to_owned(),

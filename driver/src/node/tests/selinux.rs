@@ -24,7 +24,7 @@ async fn a_label_is_passed_to_mount_unchanged_and_not_to_bind_mounts() {
     co.publish("/pods/1", false).await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
     co.publish("/pods/2", true).await.unwrap();
-    let stone = "/staging.csi.synology.com-readonly";
+    let temp_mount = "/staging.csi.synology.com-readonly";
     assert_eq!(
         co.fake.ran("mount"),
         [
@@ -32,9 +32,9 @@ async fn a_label_is_passed_to_mount_unchanged_and_not_to_bind_mounts() {
                 "mount -t ext4 -o nodev,nosuid,errors=remount-ro,noatime,{LABEL} /dev/sdb /staging"
             ),
             "mount -o bind /staging /pods/1".to_owned(),
-            format!("mount -o bind /staging {stone}"),
-            format!("mount -o remount,bind,ro {stone}"),
-            format!("mount -o bind {stone} /pods/2"),
+            format!("mount -o bind /staging {temp_mount}"),
+            format!("mount -o remount,bind,ro {temp_mount}"),
+            format!("mount -o bind {temp_mount} /pods/2"),
         ]
     );
 }

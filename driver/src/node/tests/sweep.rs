@@ -162,14 +162,14 @@ async fn the_sweep_skips_a_volume_that_an_rpc_has_locked() {
     co.fake.machine().records.insert(record.clone());
     let iqn: Iqn = record.parse().unwrap();
     let (uuid, _) = iqn.publication().unwrap();
-    let aside = format!("/etc/iscsi/{}{iqn}", crate::host::record::TEMP_PREFIX);
-    co.fake.machine().files.insert(aside.clone(), vec![]);
+    let temp_file = format!("/etc/iscsi/{}{iqn}", crate::host::record::TEMP_PREFIX);
+    co.fake.machine().files.insert(temp_file.clone(), vec![]);
     let occupied = co.occupy_lun(uuid.as_str()).await;
     co.node.sweep().await;
     assert!(co.fake.machine().records.contains(&record));
-    assert!(co.fake.machine().files.contains_key(&aside));
+    assert!(co.fake.machine().files.contains_key(&temp_file));
     occupied.end().await;
     co.node.sweep().await;
     assert!(!co.fake.machine().records.contains(&record));
-    assert!(!co.fake.machine().files.contains_key(&aside));
+    assert!(!co.fake.machine().files.contains_key(&temp_file));
 }
