@@ -1,4 +1,5 @@
-//! The CSI node service: attaches, formats, mounts and grows disks on this node. It never calls a NAS (design.md#the-node-never-calls-dsm).
+//! The CSI node service: attaches, formats, mounts and grows disks on this node. It never calls a NAS
+//! (design.md#the-node-never-calls-dsm).
 //!
 //! One method per RPC. The implementations are in the submodules:
 //!

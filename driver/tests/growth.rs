@@ -1,5 +1,5 @@
-//! `Geometry::fills` against the real tools, MiB by MiB (design.md#expansion-is-read-back): it is true exactly if the tool would not
-//! grow the file system.
+//! `Geometry::fills` against the real tools, MiB by MiB (design.md#expansion-is-read-back): it is true exactly if the tool would
+//! not grow the file system.
 
 #![allow(
     clippy::unwrap_used,

@@ -94,7 +94,7 @@ struct ProcessSpec<'a> {
     exits: bool,
 }
 
-const UNPRIVILEGED: ProcessSpec<'_> = ProcessSpec {
+const DEFAULT_SPEC: ProcessSpec<'_> = ProcessSpec {
     name: "",
     tools: "",
     listens: None,
@@ -109,7 +109,7 @@ fn pod_named(name: &str) -> ProcessSpec<'_> {
     ProcessSpec {
         name,
         tools: "pod",
-        ..UNPRIVILEGED
+        ..DEFAULT_SPEC
     }
 }
 
@@ -119,7 +119,7 @@ fn real<'a>(listens: &'a str, tools: &'a str) -> ProcessSpec<'a> {
         name: "daemon",
         tools,
         listens: Some(listens),
-        ..UNPRIVILEGED
+        ..DEFAULT_SPEC
     }
 }
 

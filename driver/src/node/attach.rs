@@ -135,8 +135,8 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// The existing sessions: the usable ones with their disks, and the lost ones that are left to iscsid to reconnect because the
-    /// map over them is in use. All others are logged out.
+    /// The existing sessions: the usable ones with their disks, and the lost ones that are left to iscsid to reconnect because
+    /// the map over them is in use. All others are logged out.
     async fn reuse(
         &self,
         context: &PublishContext,

@@ -3,7 +3,7 @@
 //!
 //! | | how it is detected |
 //! |---|---|
-//! | ext4 after an error or an abort | `emergency_ro` or `shutdown` among the file system's options (since Linux 6.15), `ro` before |
+//! | ext4 after an error or an abort | `emergency_ro` or `shutdown` among the file system's options (Linux 6.15+), `ro` before |
 //! | btrfs forced read-only | `ro` among the file system's options, and `rw` among the mount's |
 //! | xfs shut down | not in the mount table; a stat of its root fails with EIO |
 //!
@@ -38,7 +38,8 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Unmounts a dead file system, so that it can be mounted again. Does nothing while a pod has it mounted: then this is an error.
+    /// Unmounts a dead file system, so that it can be mounted again. Does nothing while a pod has it mounted: then this is an
+    /// error.
     pub(super) async fn unmount_dead(
         &self,
         staging: &str,

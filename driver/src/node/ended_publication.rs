@@ -1,8 +1,8 @@
 //! Teardown of what an ended publication has left on this node: sessions with a target name that is never reused, their disks and
 //! map, mounts with a stale page cache (design.md, "Fencing: one publication, one name").
 //!
-//! A volume that was detached by force, used on another node and published here again has a new target name. What is left of the old
-//! publication may be out of date, and flushing its dirty pages would destroy what others have written since.
+//! A volume that was detached by force, used on another node and published here again has a new target name. What is left of the
+//! old publication may be out of date, and flushing its dirty pages would destroy what others have written since.
 
 use super::Machine;
 use super::attachment::Attachment;
@@ -91,8 +91,8 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// Its pods must be deleted first: their unsynced data is lost either way, but their file system must not fail under them without a
-    /// visible reason.
+    /// Its pods must be deleted first: their unsynced data is lost either way, but their file system must not fail under them
+    /// without a visible reason.
     async fn must_be_out_of_use(
         &self,
         uuid: &LunUuid,

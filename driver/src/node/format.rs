@@ -1,4 +1,5 @@
-//! Decides whether a disk is mounted, formatted or refused, and makes mkfs crash-safe with a marker (design.md#identity-before-action).
+//! Decides whether a disk is mounted, formatted or refused, and makes mkfs crash-safe with a marker
+//! (design.md#identity-before-action).
 //!
 //! ```text
 //! inspect ─▶ decide ─┬▶ mount as it is
@@ -118,8 +119,8 @@ fn mountable(geometry: &Geometry, size: Bytes, marker: &Seen) -> Next {
 }
 
 impl<H: Host> Machine<H> {
-    /// Ensures that the disk holds a complete file system. Formats it only if it is ours or blank, and `options` are given. Writes
-    /// nothing if `readonly`. True: it was formatted by this call, and fills the disk.
+    /// Ensures that the disk holds a complete file system. Formats it only if it is ours or blank, and `options` are given.
+    /// Writes nothing if `readonly`. True: it was formatted by this call, and fills the disk.
     pub(super) async fn ensure_file_system(
         &self,
         attached: &Attached,
@@ -134,7 +135,8 @@ impl<H: Host> Machine<H> {
             .decide(fs, attached.size);
         match (next, options) {
             (Next::Mount, _) => Ok(false),
-            // The file system has never been mounted since mkfs, and a reader does not change it: the next writer erases the marker.
+            // The file system has never been mounted since mkfs, and a reader does not change it: the next writer erases the
+            // marker.
             (Next::EraseMarker, _) if readonly => Ok(false),
             (Next::EraseMarker, _) => self.erase_marker(attached, uuid).await.map(|()| false),
             (Next::Format | Next::FormatIfBlank, None) => Err(refused(

@@ -9,8 +9,8 @@ use crate::host::{Host, HostError};
 use crate::volume::FsType;
 
 impl<H: Host> Machine<H> {
-    /// Checks an ext4 before it is mounted; quick if its journal is clean. xfs and btrfs need no fsck: the kernel recovers them at
-    /// mount time.
+    /// Checks an ext4 before it is mounted; quick if its journal is clean. xfs and btrfs need no fsck: the kernel recovers them
+    /// at mount time.
     pub(super) async fn check(
         &self,
         attached: &Attached,

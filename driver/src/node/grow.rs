@@ -1,4 +1,5 @@
-//! Growing a file system to the size of its disk, verified by reading its size back (design.md#expansion-is-read-back and #node-expansion-is-always-required).
+//! Growing a file system to the size of its disk, verified by reading its size back (design.md#expansion-is-read-back and
+//! #node-expansion-is-always-required).
 
 use super::Machine;
 use super::attach::Attached;
@@ -152,7 +153,8 @@ impl<H: Host> Machine<H> {
         );
         let program = cmd.program;
         let exit = self.host.run(cmd).await.context(&doing)?;
-        // The other variants are about mounted file systems, so they would only mean that it is mounted after all: an error below.
+        // The other variants are about mounted file systems, so they would only mean that it is mounted after all: an error
+        // below.
         if filesystem::cannot_grow(fs, &exit) == Some(Cannot::Never) {
             return Ok(Grown::Never(output_of(&exit)));
         }

@@ -24,8 +24,8 @@ const HEAD_START: Duration = Duration::from_secs(1);
 type LoginAttempt = (Portal, Result<Exit, HostError>);
 
 impl<H: Host> Machine<H> {
-    /// Logs in to the first of `portals` that accepts, or, with `all_portals`, to all that do. If the volume is `reachable` through
-    /// other sessions, failures are only logged.
+    /// Logs in to the first of `portals` that accepts, or, with `all_portals`, to all that do. If the volume is `reachable`
+    /// through other sessions, failures are only logged.
     pub(super) async fn login(
         &self,
         context: &PublishContext,
@@ -221,8 +221,8 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Deletes the records if there is no session; true if neither is left. A failed login may still have created its session: then
-    /// the records stay with it, and the next call continues with both.
+    /// Deletes the records if there is no session; true if neither is left. A failed login may still have created its session:
+    /// then the records stay with it, and the next call continues with both.
     async fn clean_up(&self, context: &PublishContext) -> bool {
         let no_session = async || {
             matches!(

@@ -71,8 +71,8 @@ impl<H: Host> Node<H> {
         }
     }
 
-    /// One round: finds missing paths of this node's volumes and adds those whose portals answer. Returns the number of paths that
-    /// are still missing.
+    /// One round: finds missing paths of this node's volumes and adds those whose portals answer. Returns the number of paths
+    /// that are still missing.
     pub async fn join_paths(&self, backoff: &mut Backoff) -> usize {
         backoff.next_round();
         let all = match self.machine.missing_paths().await {
@@ -174,8 +174,8 @@ impl<H: Host> Machine<H> {
         Ok((lost > 0 || !missing.portals.is_empty()).then_some(missing))
     }
 
-    /// Those of `portals` that have no path (a lost session counts as a path). Empty without a map: then the other portals are only
-    /// fallbacks.
+    /// Those of `portals` that have no path (a lost session counts as a path). Empty without a map: then the other portals are
+    /// only fallbacks.
     async fn portals_without_path(
         &self,
         uuid: &LunUuid,

@@ -117,7 +117,8 @@ impl<H: Host> Machine<H> {
     async fn backing(&self, mount: &Mount, kernel: &KernelDevices) -> Result<Backing, Error> {
         let doing = || format!("looking at what is mounted at {}", mount.point);
         if mount.device_node().is_some() {
-            // A deleted bind source need not be a device: it may be a file, as of a Secret that is mounted by `subPath` and was changed.
+            // A deleted bind source need not be a device: it may be a file, as of a Secret that is mounted by `subPath` and was
+            // changed.
             return Ok(match self.host.stat(&mount.point).await.context(doing())? {
                 Stat::BlockDevice(_) if mount.is_deleted() => Backing::Vanished,
                 Stat::BlockDevice(number) => Backing::Device(number),

@@ -6,12 +6,12 @@
 //! defaults {
 //!     find_multipaths      strict   # no maps except those that the driver requests
 //!     user_friendly_names  yes
-//!     no_path_retry        12       # × polling_interval 5 s; with "queue", a pod's I/O hangs for as long as the NAS is unreachable
+//!     no_path_retry        12       # × polling_interval 5 s; with "queue", I/O hangs for as long as the NAS is unreachable
 //!     recheck_wwid         yes      # a path that comes back as another LUN is not used
 //! }
 //! ```
-//! Any value of `find_multipaths` works: the driver requests its map, and if multipathd makes maps over all disks, the driver uses
-//! that map even for one portal. `no_path_retry queue` works, too: an unstage whose paths are all lost stops the queueing.
+//! Any value of `find_multipaths` works: the driver requests its map, and if multipathd makes maps over all disks, the driver
+//! uses that map even for one portal. `no_path_retry queue` works, too: an unstage whose paths are all lost stops the queueing.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -287,8 +287,8 @@ impl<H: Host> Machine<H> {
         Ok(!all.is_empty())
     }
 
-    /// Makes the I/O of a map fail when it has no working path. Otherwise an unmount hangs for as long as the NAS is unreachable, and
-    /// udev's probe keeps the map open for as long.
+    /// Makes the I/O of a map fail when it has no working path. Otherwise an unmount hangs for as long as the NAS is unreachable,
+    /// and udev's probe keeps the map open for as long.
     pub(super) async fn disable_queueing(&self, attachment: &Attachment) {
         let Some(map) = &attachment.map else {
             return;
@@ -316,8 +316,8 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Runs `action`, which unmounts lost disks, while the I/O of the map over them fails. Queueing is disabled repeatedly, because
-    /// multipathd enables it again when it removes a path from a map (0.9.4).
+    /// Runs `action`, which unmounts lost disks, while the I/O of the map over them fails. Queueing is disabled repeatedly,
+    /// because multipathd enables it again when it removes a path from a map (0.9.4).
     pub(super) async fn with_queueing_disabled<T>(
         &self,
         attachment: &Attachment,
@@ -356,8 +356,8 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Runs `action`, which releases a volume. After the replacement timeout, the I/O of the volume's map is made to fail, repeatedly, so
-    /// that `action` cannot hang on an unreachable NAS.
+    /// Runs `action`, which releases a volume. After the replacement timeout, the I/O of the volume's map is made to fail,
+    /// repeatedly, so that `action` cannot hang on an unreachable NAS.
     pub(super) async fn with_queueing_timeout<T>(
         &self,
         uuid: &LunUuid,

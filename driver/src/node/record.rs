@@ -1,4 +1,5 @@
-//! open-iscsi node records: the settings of a login, written before each login and deleted on unstage (design.md#unstage-needs-no-nas).
+//! open-iscsi node records: the settings of a login, written before each login and deleted on unstage
+//! (design.md#unstage-needs-no-nas).
 //!
 //! No discovery: DSM's `SendTargets` would list every target of the NAS. Non-secret settings are written with `iscsiadm`; CHAP
 //! names and passwords are written into the record's file, because command lines are world-readable.
@@ -13,8 +14,8 @@ use crate::volume::LunUuid;
 impl<H: Host> Machine<H> {
     /// The targets of node records that are publications to this node: of one LUN, or of all.
     ///
-    /// Found by directory name, because `iscsiadm -m node` lists nothing if a single record, even a foreign one, cannot be read by
-    /// this release. `iscsiadm` is the fallback if the database is not at a known path.
+    /// Found by directory name, because `iscsiadm -m node` lists nothing if a single record, even a foreign one, cannot be read
+    /// by this release. `iscsiadm` is the fallback if the database is not at a known path.
     pub(super) async fn records_of(&self, uuid: Option<&LunUuid>) -> Result<Vec<Iqn>, Error> {
         let names = match self.record_names().await? {
             Some(names) => names,

@@ -1,5 +1,5 @@
-//! The stale lock of open-iscsi's record database: [`record::LOCK`] is a file that each program creates and removes. If iscsiadm is
-//! killed in between, the lock stays, and newer releases fail forever, which no restart of a pod fixes.
+//! The stale lock of open-iscsi's record database: [`record::LOCK`] is a file that each program creates and removes. If iscsiadm
+//! is killed in between, the lock stays, and newer releases fail forever, which no restart of a pod fixes.
 //!
 //! It is removed only if it has not changed for [`STALE_LOCK_AGE`], all processes of the host are visible and no iscsiadm is
 //! among them: two concurrent writers would corrupt a record. (iscsid and libopeniscsiusr take the lock too, but only briefly.)

@@ -272,8 +272,8 @@ pub(crate) struct Publish {
     pub(crate) target: String,
     /// The requested use.
     pub(crate) intent: Intent,
-    /// Nothing may be written through this path. For a raw device the container runtime enforces that (the kubelet gives the pod the
-    /// device without write permission): a read-only bind mount of a device node does not prevent writes to the device.
+    /// Nothing may be written through this path. For a raw device the container runtime enforces that (the kubelet gives the pod
+    /// the device without write permission): a read-only bind mount of a device node does not prevent writes to the device.
     pub(crate) readonly: bool,
     /// The publication that it must be staged under.
     pub(crate) context: PublishContext,

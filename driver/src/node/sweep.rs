@@ -1,4 +1,5 @@
-//! The sweep at start: deletes node records that a crash left behind (design.md#unstage-needs-no-nas). Best effort; touches only records.
+//! The sweep at start: deletes node records that a crash left behind (design.md#unstage-needs-no-nas). Best effort; touches only
+//! records.
 //!
 //! RPCs are served meanwhile, so each record is checked again while holding its volume's lock; an RPC waits at most for the
 //! deletion in progress.
