@@ -183,7 +183,7 @@ impl<H: Host> Node<H> {
     fn stop_queueing_later(&self, uuid: LunUuid) {
         let (machine, in_flight) = (self.machine.clone(), self.in_flight.clone());
         tokio::spawn(async move {
-            let key = format!("unblocking of {uuid}");
+            let key = format!("disabling the queueing of {uuid}");
             let watch = async move {
                 machine.stop_queueing(&uuid).await;
                 Ok(())
@@ -405,7 +405,7 @@ impl<H: Host> Machine<H> {
         Err(Error::Refused {
             what: "deriving this node's id".to_owned(),
             seen: format!("{INITIATOR_NAME} holds no InitiatorName, and {iscsid}"),
-            remedy: "on the node: systemctl start iscsid (where open-iscsi is not installed, install it; iscsi-iname makes a name)".to_owned(),
+            remedy: "on the node: systemctl start iscsid (install open-iscsi first if it is missing; iscsi-iname generates a name)".to_owned(),
         })
     }
 

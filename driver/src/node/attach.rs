@@ -212,7 +212,7 @@ impl<H: Host> Machine<H> {
                 .await?
                 .is_empty();
             let claimed = self.host.is_claimed(&node).await;
-            if mounted || claimed.context(format!("looking who uses {node}"))? {
+            if mounted || claimed.context(format!("checking what uses {node}"))? {
                 used.push((session, disk));
             } else {
                 idle.push(session);
@@ -256,7 +256,7 @@ impl<H: Host> Machine<H> {
             return Ok(None);
         };
         // A disk that the kernel has taken offline stays offline; a new login gives a new disk.
-        let doing = || format!("looking at {}", disk.block.node());
+        let doing = || format!("checking {}", disk.block.node());
         if !disk.is_running(&self.host).await.context(doing())? {
             return Ok(None);
         }

@@ -119,7 +119,7 @@ impl<H: Host> Machine<H> {
             }
             Ok(views)
         };
-        let doing = format!("looking what this node has of LUN {uuid}");
+        let doing = format!("reading the attachment of LUN {uuid}");
         let views = self.host.blocking(&doing, read).await.context(&doing)?;
         views
             .into_iter()
@@ -146,7 +146,7 @@ impl<H: Host> Machine<H> {
 
     /// Re-reads a session; `None` if it has ended.
     pub(super) async fn session_now(&self, id: u32) -> Result<Option<Session>, HostError> {
-        let doing = format!("looking at session {id}");
+        let doing = format!("reading session {id}");
         let read = move |files: &dyn KernelFiles| session::session(files, id);
         self.host.blocking(&doing, read).await
     }
@@ -338,7 +338,7 @@ impl MapsOverDisks {
         Err(Error::Refused {
             what: format!("choosing the multipath map of LUN {uuid}"),
             seen: format!("{}; the volume's disks are {}", seen.join("; "), own.join(", ")),
-            remedy: "let multipathd make one map of just these disks: check its configuration, and end what is not the volume's".to_owned(),
+            remedy: "let multipathd make one map of just these disks: check its configuration, and log out what is not the volume's".to_owned(),
         })
     }
 }

@@ -34,7 +34,7 @@ impl<H: Host> Machine<H> {
             )),
             other => other
                 .map(|_: Stat| None)
-                .context(format!("looking at {}", mount.point)),
+                .context(format!("checking {}", mount.point)),
         }
     }
 
@@ -68,7 +68,7 @@ impl<H: Host> Machine<H> {
 
     /// Waits until the file system is unmounted in every mount namespace: until then a mount would return the same dead instance.
     pub(super) async fn wait_until_unused(&self, block: &Block) -> Result<(), Error> {
-        let doing = format!("looking whether {} is still mounted", block.node());
+        let doing = format!("checking whether {} is still mounted", block.node());
         let gone = || async {
             let lives = disk::is_mounted_anywhere(&self.host, block).await?;
             Ok((!lives).then_some(()))

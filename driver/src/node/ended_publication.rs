@@ -141,7 +141,7 @@ impl<H: Host> Machine<H> {
         };
         for disk in ended.disks.iter().filter(alive) {
             let node = disk.block.node();
-            let doing = format!("looking at {node}");
+            let doing = format!("checking {node}");
             if !disk.is_offline(&self.host).await.context(doing)? {
                 return Err(Error::NotReady {
                     what: format!("taking {node} offline"),
@@ -184,7 +184,7 @@ impl<H: Host> Machine<H> {
     /// with its stale page cache.
     async fn wait_until_released(&self, uuid: &LunUuid, ended: &Attachment) -> Result<(), Error> {
         for block in ended.blocks() {
-            let doing = format!("looking whether {} is still mounted", block.node());
+            let doing = format!("checking whether {} is still mounted", block.node());
             if disk::is_mounted_anywhere(&self.host, &block)
                 .await
                 .context(doing)?

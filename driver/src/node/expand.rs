@@ -63,7 +63,7 @@ impl<H: Host> Machine<H> {
             )),
             MountState::Nothing if request.may_be_staged_device => {
                 let exists = if_present(self.host.stat(&path).await)
-                    .context(format!("looking at {path}"))?
+                    .context(format!("checking {path}"))?
                     .is_some();
                 let device = attachment.device().cloned().filter(|_| exists);
                 Ok((

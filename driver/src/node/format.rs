@@ -48,8 +48,7 @@ enum Next {
     Refuse(String, &'static str),
 }
 
-const NOT_OURS: &str =
-    "nothing was written; if the data may go, wipe the LUN, else use the volume as what it is";
+const NOT_OURS: &str = "nothing was written; if the data is not needed, wipe the LUN; otherwise use the volume as what it is";
 
 impl Contents {
     fn decide(&self, fs: FsType, size: Bytes) -> Next {
@@ -76,7 +75,7 @@ impl Contents {
             (Probe::Nothing, _, Seen::None) if self.superblocks.is_empty() => Next::FormatIfBlank,
             (Probe::Nothing, ..) => Next::Refuse(
                 "it holds an incomplete or damaged file system".to_owned(),
-                "nothing was written; repair it, or wipe the LUN if the data may go",
+                "nothing was written; repair it, or wipe the LUN if the data is not needed",
             ),
             (Probe::Several, ..) => Next::Refuse(
                 "it holds signatures of several file systems or partition tables".to_owned(),
@@ -84,7 +83,7 @@ impl Contents {
             ),
             (Probe::Found(found), ..) if confirmed(found) => Next::Refuse(
                 format!("it holds an incomplete or damaged {found}"),
-                "nothing was written; repair it, or wipe the LUN if the data may go",
+                "nothing was written; repair it, or wipe the LUN if the data is not needed",
             ),
             (Probe::Found(found), ..) => {
                 Next::Refuse(format!("it holds {found}, not {fs}"), NOT_OURS)
@@ -213,7 +212,7 @@ impl<H: Host> Machine<H> {
         let finds = parts.map(|part| self.host.find_data(&node, part.to_vec()));
         // Wait for all of them: none may still be reading when a refusal ends the session.
         for found in join_all(finds).await {
-            if let Some(span) = found.context(format!("making sure that {node} is blank"))? {
+            if let Some(span) = found.context(format!("checking that {node} is blank"))? {
                 return Err(refused(
                     attached,
                     format!(
@@ -244,7 +243,7 @@ impl<H: Host> Machine<H> {
         let node = attached.device.node();
         self.write_mark(attached, marker::block(uuid)).await?;
         self.run(
-            &format!("making an {fs} on {node}"),
+            &format!("formatting {node} with {fs}"),
             filesystem::make(fs, &node, options),
         )
         .await?;
@@ -267,7 +266,7 @@ impl<H: Host> Machine<H> {
                 Ok(())
             }
             found => Err(Error::Unverified {
-                what: format!("making an {fs} on {node}"),
+                what: format!("formatting {node} with {fs}"),
                 seen: format!("mkfs reports success, but the disk holds {found:?}"),
             }),
         }

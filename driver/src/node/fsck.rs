@@ -79,7 +79,7 @@ impl<H: Host> Machine<H> {
         let said = match why.as_str() {
             _ if said.contains("busy") => {
                 format!(
-                    "{said}; it is held: {}",
+                    "{said}; in use by: {}",
                     self.who_holds(&attached.device).await
                 )
             }

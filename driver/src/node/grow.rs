@@ -142,9 +142,7 @@ impl<H: Host> Machine<H> {
             Checked::Sound => {}
             Checked::Damaged(said) => return Err(damaged(attached, &said)),
             Checked::Unchecked(said) => {
-                return Ok(Grown::Never(format!(
-                    "it cannot be checked before ({said})"
-                )));
+                return Ok(Grown::Never(format!("it cannot be checked first ({said})")));
             }
         }
         let (cmd, doing) = (

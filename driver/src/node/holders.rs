@@ -78,7 +78,10 @@ impl<H: Host> Machine<H> {
     async fn holders(&self, block: &Block) -> Vec<String> {
         let block = block.clone();
         let read = move |files: &dyn KernelFiles| disk::holders(files, &block);
-        let found = self.host.blocking("looking who holds a disk", read).await;
+        let found = self
+            .host
+            .blocking("listing the holders of a disk", read)
+            .await;
         found.unwrap_or_default()
     }
 
@@ -113,7 +116,7 @@ impl<H: Host> Machine<H> {
         };
         let found = self
             .host
-            .blocking("looking who has a disk mounted", read)
+            .blocking("searching all mount namespaces for a disk", read)
             .await;
         found.unwrap_or_default()
     }

@@ -297,7 +297,7 @@ impl<H: Host> Machine<H> {
             .filter(|disk| is_alive(&attachment, disk))
         {
             // It was taken offline, perhaps because its publication has ended.
-            let doing = format!("looking at {}", disk.block.node());
+            let doing = format!("checking {}", disk.block.node());
             if !disk.is_running(&self.host).await.context(doing)? {
                 return Ok(None);
             }

@@ -115,7 +115,7 @@ impl<H: Host> Machine<H> {
     }
 
     async fn backing(&self, mount: &Mount, kernel: &KernelDevices) -> Result<Backing, Error> {
-        let doing = || format!("looking at what is mounted at {}", mount.point);
+        let doing = || format!("checking what is mounted at {}", mount.point);
         if mount.device_node().is_some() {
             // A deleted bind source need not be a device: it may be a file, as of a Secret that is mounted by `subPath` and was
             // changed.

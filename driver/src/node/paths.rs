@@ -75,7 +75,7 @@ impl<H: Host> Machine<H> {
         }
         let node = disk.block.node();
         let claimed = self.host.is_claimed(&node).await;
-        Ok(claimed.context(format!("looking who uses {node}"))?
+        Ok(claimed.context(format!("checking what uses {node}"))?
             || !self
                 .mount_points(std::slice::from_ref(&disk.block))
                 .await?

@@ -35,7 +35,7 @@ impl<H: Host> Machine<H> {
             refused(
                 &request.volume,
                 &format!("the directory that {} is in does not exist", request.target),
-                "make it: the CO owns it",
+                "create it: that is the CO's task",
             )
         })?;
         let (attachment, seen) = self.ensure_staged(request, &staging).await?;
@@ -322,7 +322,7 @@ impl<H: Host> Machine<H> {
 
     /// Refuses to replace something of another kind at the target path. Returns whether the path exists.
     async fn must_be_kind(&self, target: &str, kind: Stat) -> Result<bool, Error> {
-        match if_present(self.host.stat(target).await).context(format!("looking at {target}"))? {
+        match if_present(self.host.stat(target).await).context(format!("checking {target}"))? {
             Some(found) if found != kind => Err(Error::Refused {
                 what: format!("publishing at {target}"),
                 seen: format!("something else exists there: {found:?}"),

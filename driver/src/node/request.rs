@@ -132,7 +132,7 @@ impl Stage {
         } else if chap.is_some() {
             return Err(Error::BadSecret {
                 field: "secrets".to_owned(),
-                remedy: "the volume was published with proofs of its own: name the Secret of csi.storage.k8s.io/node-stage-secret-name as csi.storage.k8s.io/controller-publish-secret-name too, or leave both out".to_owned(),
+                remedy: "the volume was published with generated CHAP credentials: name the Secret of csi.storage.k8s.io/node-stage-secret-name as csi.storage.k8s.io/controller-publish-secret-name too, or leave both out".to_owned(),
             });
         }
         let format = match &intent.mode {

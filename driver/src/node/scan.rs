@@ -70,7 +70,7 @@ impl<H: Host> Machine<H> {
     }
 
     async fn is_alive(&self, session: &Session) -> Result<bool, Error> {
-        let doing = format!("looking at {session}");
+        let doing = format!("reading {session}");
         let now = self.session_now(session.id).await.context(doing)?;
         Ok(now.is_some_and(|now| now.alive && now.target == session.target))
     }

@@ -47,7 +47,7 @@ impl<H: Host> Machine<H> {
             Some(resolved) => match if_present(self.host.stat(resolved).await) {
                 // The root of a dead file system, which is handled later.
                 Err(error) if error.is_io() => Some(Stat::Directory),
-                other => other.context(format!("looking at {path}"))?,
+                other => other.context(format!("checking {path}"))?,
             },
             None => None,
         };
@@ -111,11 +111,7 @@ impl<H: Host> Machine<H> {
         if let Some(point) = self.mount_points(device).await?.first() {
             // Its present users would lose write access, or a reader's device would become writable.
             let describe = |readonly| {
-                if readonly {
-                    "to be read only"
-                } else {
-                    "to be written"
-                }
+                if readonly { "read-only" } else { "read-write" }
             };
             return Err(Error::Incompatible {
                 what: format!("the staging of {node}, which is in use at {point},"),
@@ -270,13 +266,13 @@ impl<H: Host> Machine<H> {
             return Ok(());
         }
         let is_protected = attached.device.is_protected(&self.host).await;
-        let is_protected = is_protected.context(format!("looking at {node}"))?;
+        let is_protected = is_protected.context(format!("checking {node}"))?;
         self.clear(&mount.point, device).await?;
         if is_protected {
             return Err(Error::Refused {
                 what,
                 seen: "the disk is write-protected".to_owned(),
-                remedy: "look in SAN Manager why the LUN is read-only (a volume that is full or has crashed), or use a read-only access mode".to_owned(),
+                remedy: "check in SAN Manager why the LUN is read-only (a volume that is full or has crashed), or use a read-only access mode".to_owned(),
             });
         }
         Err(Error::Unverified {

@@ -76,7 +76,7 @@ impl<H: Host> Machine<H> {
                 Ok((!claimed).then_some(()))
             };
             let released = disk::until(&self.host, RELEASE_TIMEOUT, free);
-            if released.await.context("looking who uses it")?.is_none() {
+            if released.await.context("checking what uses it")?.is_none() {
                 return Err(Error::NotReady {
                     what: format!("the release of {node}"),
                     seen: format!(

@@ -66,7 +66,7 @@ async fn a_holder_that_blocks_mkfs_or_mount_is_named() {
         32,
         "mount: /staging: /dev/sdb already mounted or mount point busy.",
     );
-    fails(co.stage().await, Code::Unavailable, "it is held: md127");
+    fails(co.stage().await, Code::Unavailable, "in use by: md127");
 }
 
 /// A mount that was leaked into a container's mount namespace.
