@@ -92,9 +92,9 @@ struct Machine<H> {
     /// Limits the additional reader threads of all blank-disk checks together; the first reader of each disk needs no permit.
     shared_reads: Arc<Semaphore>,
     /// Cached target names of sessions.
-    targets: Names,
+    target_names: Names,
     /// Cached uuids of device-mapper devices.
-    maps: Names,
+    map_names: Names,
 }
 
 /// Matches target names of publications to this node: of one LUN, or of all.
@@ -109,8 +109,8 @@ impl Publications {
     /// Ignores the initiator part of the node id: a session made under an earlier initiator name is still this node's to end.
     fn include(&self, target: &str) -> bool {
         // Cheap prefix check first: there may be hundreds of other targets.
-        if let Some((_, beginnings)) = &self.lun
-            && !beginnings.iter().any(|begin| target.starts_with(begin))
+        if let Some((_, prefixes)) = &self.lun
+            && !prefixes.iter().any(|prefix| target.starts_with(prefix))
         {
             return false;
         }
@@ -371,8 +371,8 @@ impl<H> Machine<H> {
             record_db: RwLock::default(),
             kubelet_dir: None,
             shared_reads: Arc::new(Semaphore::new(format::SHARED_READS)),
-            targets: session::target_names(),
-            maps: dm_multipath::uuids(),
+            target_names: session::target_names(),
+            map_names: dm_multipath::uuids(),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 #![allow(
     clippy::unwrap_used,
-    reason = "this is a test; clippy takes its helper functions for something else"
+    reason = "a test; clippy does not treat its helper functions as test code"
 )]
 
 mod common;

@@ -26,7 +26,7 @@ const DISK_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) struct Attached {
     /// A disk, or the multipath map over several.
     pub(super) device: Block,
-    /// Measured size of the device.
+    /// Its size, read back from the kernel.
     pub(super) size: Bytes,
 }
 

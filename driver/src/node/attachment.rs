@@ -101,8 +101,8 @@ impl<H: Host> Machine<H> {
     async fn attachments(&self, uuid: &LunUuid, apart: bool) -> Result<Vec<Attachment>, Error> {
         let (ours, targets, maps) = (
             self.publications(Some(uuid)),
-            self.targets.clone(),
-            self.maps.clone(),
+            self.target_names.clone(),
+            self.map_names.clone(),
         );
         let lun = uuid.clone();
         let read = move |files: &dyn KernelFiles| {
@@ -136,7 +136,7 @@ impl<H: Host> Machine<H> {
 
     /// This node's sessions with targets of the LUN `uuid`, or of all volumes.
     pub(super) async fn sessions_of(&self, uuid: Option<&LunUuid>) -> Result<Vec<Session>, Error> {
-        let (ours, targets) = (self.publications(uuid), self.targets.clone());
+        let (ours, targets) = (self.publications(uuid), self.target_names.clone());
         let doing = "listing iSCSI sessions";
         let read = move |files: &dyn KernelFiles| {
             session::sessions(files, &targets, |target| ours.include(target))
@@ -157,7 +157,7 @@ impl<H: Host> Machine<H> {
         uuid: &LunUuid,
         disks: &[Disk],
     ) -> Result<Option<Map>, Error> {
-        let (maps, lun, disks) = (self.maps.clone(), uuid.clone(), disks.to_vec());
+        let (maps, lun, disks) = (self.map_names.clone(), uuid.clone(), disks.to_vec());
         let doing = "listing multipath maps";
         let read = move |files: &dyn KernelFiles| {
             let over = MapsOverDisks::read(files, &maps, &lun, &disks)?;
@@ -169,7 +169,7 @@ impl<H: Host> Machine<H> {
 
     /// The multipath maps with one of these WWIDs.
     pub(super) async fn maps_with(&self, wwids: Vec<String>) -> Result<Vec<Map>, HostError> {
-        let maps = self.maps.clone();
+        let maps = self.map_names.clone();
         let read = move |files: &dyn KernelFiles| dm_multipath::with_wwid(files, &maps, &wwids);
         self.host.blocking("listing multipath maps", read).await
     }

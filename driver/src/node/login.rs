@@ -135,7 +135,7 @@ impl<H: Host> Machine<H> {
     ) -> Result<Session, Error> {
         let doing = format!("waiting for the session with {iqn}");
         let check = || async {
-            let (names, wanted) = (self.targets.clone(), iqn.to_string());
+            let (names, wanted) = (self.target_names.clone(), iqn.to_string());
             let read = move |files: &dyn KernelFiles| {
                 session::sessions(files, &names, |target| target == wanted)
             };

@@ -121,7 +121,7 @@ impl<H: Host> Machine<H> {
             self.request_path(missing, map.is_some()).await?;
             let doing = "waiting for the multipath map";
             let check = || async {
-                let (names, missing) = (self.maps.clone(), [missing.clone()]);
+                let (names, missing) = (self.map_names.clone(), [missing.clone()]);
                 let read =
                     move |files: &dyn KernelFiles| dm_multipath::over(files, &names, &missing, &[]);
                 let maps = self.host.blocking(doing, read).await?;

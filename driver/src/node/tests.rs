@@ -123,7 +123,10 @@ impl Co {
         Operation { release, task }
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "as the messages hold it")]
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "the field of the message is an Option"
+    )]
     fn capability(&self) -> Option<csi::VolumeCapability> {
         let mount = || MountVolume {
             fs_type: self.fs.to_owned(),

@@ -12,7 +12,10 @@ fn id() -> String {
     format!("nas1/{UUID}")
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "as the messages hold it")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the field of the message is an Option"
+)]
 fn mounted(fs_type: &str, flags: &[&str], mode: Mode) -> Option<csi::VolumeCapability> {
     let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     let mount = MountVolume {
@@ -26,7 +29,10 @@ fn mounted(fs_type: &str, flags: &[&str], mode: Mode) -> Option<csi::VolumeCapab
     })
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "as the messages hold it")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the field of the message is an Option"
+)]
 fn raw(mode: Mode) -> Option<csi::VolumeCapability> {
     Some(csi::VolumeCapability {
         access_mode: Some(AccessMode { mode: mode.into() }),
