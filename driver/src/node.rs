@@ -1,24 +1,28 @@
-//! The CSI node service: the half of the driver that touches people's disks. It never speaks to a NAS (design.md#the-node-never-calls-dsm).
+//! The CSI node service: attaches, formats, mounts and grows disks on this node. It never calls a NAS
+//! (design.md#the-node-never-calls-dsm).
 //!
-//! | module | tells the story of |
+//! One method per RPC. The implementations are in the submodules:
+//!
+//! | module | contents |
 //! |---|---|
-//! | [`stage`], [`unstage`] | a LUN that becomes a mounted file system, and back |
-//! | [`attach`], [`login`] | sessions, disks, identity; portals |
-//! | [`join`] | portals that were down at first |
-//! | [`database`] | open-iscsi's, and a lock that nobody holds any more |
-//! | [`record`], [`scan`] | what a login works from; the one logical unit that it is made for, and asking its disk anew |
-//! | [`ended`] | what an ended publication has left, and how it goes without writing anything |
-//! | [`dead`] | file systems that the kernel has given up, and how they come back |
-//! | [`held`], [`paths`] | what this node holds of a volume; several paths and the map over them |
-//! | [`holders`] | who else on this node has its device |
-//! | [`format`], [`check`] | what may be formatted, and how a format survives a crash; what is checked before it is mounted |
-//! | [`grow`], [`expand`] | a file system that follows its device |
-//! | [`publish`], [`stats`] | one path for one pod; how full it is |
-//! | [`place`] | what is mounted where, and whose it is |
-//! | [`request`] | PURE: CSI messages to our types |
+//! | [`stage`], [`unstage`] | NodeStageVolume, NodeUnstageVolume |
+//! | [`publish`] | NodePublishVolume, NodeUnpublishVolume |
+//! | [`expand`], [`stats`] | NodeExpandVolume, NodeGetVolumeStats |
+//! | [`attach`], [`login`] | sessions, disks, identity; logins at portals |
+//! | [`attachment`], [`paths`] | a volume's sessions, disks and map as the kernel shows them; multipath maps |
+//! | [`missing_paths`] | adds paths through portals that were down at stage time |
+//! | [`record`], [`record_lock`], [`sweep`] | open-iscsi's node records; the stale lock of their database; leftovers of a crash |
+//! | [`scan`] | attaching one logical unit of a session; rescans |
+//! | [`ended_publication`] | teardown of an ended publication, without writing anything |
+//! | [`dead_fs`] | file systems that the kernel has shut down |
+//! | [`holders`] | who else on this node uses the device |
+//! | [`format`], [`fsck`] | what may be formatted, and how a format survives a crash; the check before a mount |
+//! | [`grow`] | growing a file system to the size of its device |
+//! | [`mounts`] | what is mounted where, and whether it is the volume's |
+//! | [`request`] | pure: CSI messages to our types |
 //!
 //! **Invariants.** Every mutating call holds its volume's lock until its last effect has ended, and may be repeated after a
-//! crash at any point: nothing is remembered but what the kernel, the disk and open-iscsi's records say.
+//! crash at any point: there is no state but what the kernel, the disk and open-iscsi's records show.
 
 mod attach;
 mod attachment;
@@ -74,40 +78,39 @@ pub struct Node<H> {
     max_volumes: u32,
 }
 
-/// This node: its machine and its name.
+/// What the implementations of the RPCs share: the host, this node's name, settings and caches.
 #[derive(Debug)]
 struct Machine<H> {
     host: H,
     node_name: String,
     driver_name: String,
     replacement_timeout: Duration,
-    /// Held by each command that works on open-iscsi's records.
-    database: RwLock<()>,
-    /// All paths of volumes lie below it. `None`: anywhere.
+    /// Read-locked by each command on open-iscsi's records; write-locked to remove a stale lock of their database.
+    record_db: RwLock<()>,
+    /// All paths of volumes must be below this directory. `None`: no restriction.
     kubelet_dir: Option<String>,
-    /// Readers of blank disks beside the first of each.
+    /// Limits the additional reader threads of all blank-disk checks together; the first reader of each disk needs no permit.
     shared_reads: Arc<Semaphore>,
-    /// Of the targets of sessions.
-    targets: Names,
-    /// Of the devices of device-mapper: their uuids.
-    maps: Names,
+    /// Cached target names of sessions.
+    target_names: Names,
+    /// Cached uuids of device-mapper devices.
+    map_names: Names,
 }
 
-/// Publications to this node, by the names of their targets: those of one LUN, or all.
+/// Matches target names of publications to this node: of one LUN, or of all.
 #[derive(Clone, Debug)]
 struct Publications {
     node_name: String,
-    /// And what the names of its targets begin with.
+    /// The LUN, and the prefixes of its target names.
     lun: Option<(LunUuid, [String; 2])>,
 }
 
 impl Publications {
-    /// The initiator's part of the node's id is left out of the comparison: a session that was made under an earlier initiator
-    /// name is still this node's to end.
+    /// Ignores the initiator part of the node id: a session made under an earlier initiator name is still this node's to end.
     fn include(&self, target: &str) -> bool {
-        // There may be hundreds of others.
-        if let Some((_, beginnings)) = &self.lun
-            && !beginnings.iter().any(|begin| target.starts_with(begin))
+        // Cheap prefix check first: there may be hundreds of other targets.
+        if let Some((_, prefixes)) = &self.lun
+            && !prefixes.iter().any(|prefix| target.starts_with(prefix))
         {
             return false;
         }
@@ -120,8 +123,8 @@ impl Publications {
 }
 
 impl<H: Host> Node<H> {
-    /// The service of the node `node_name`, for the driver `driver_name`. I/O waits `replacement_timeout` for a NAS that does
-    /// not answer, then it fails.
+    /// The service of the node `node_name`, for the driver `driver_name`. I/O to a NAS that does not answer fails after
+    /// `replacement_timeout`.
     pub fn new(
         host: H,
         node_name: String,
@@ -141,7 +144,7 @@ impl<H: Host> Node<H> {
         }
     }
 
-    /// The same, with a bound on how many volumes the CO may attach to this node; 0 leaves it to the CO.
+    /// Sets `max_volumes_per_node` of NodeGetInfo; 0 leaves the limit to the CO.
     #[must_use]
     pub fn with_max_volumes(self, max_volumes: u32) -> Self {
         Self {
@@ -150,7 +153,7 @@ impl<H: Host> Node<H> {
         }
     }
 
-    /// The same, for a CO that keeps all its paths below this directory. To be called before the service is shared.
+    /// Accepts only paths below this directory. Call it before the service is cloned: it has no effect on a shared one.
     #[must_use]
     pub fn below(mut self, kubelet_dir: Option<String>) -> Self {
         if let Some(machine) = Arc::get_mut(&mut self.machine) {
@@ -159,8 +162,8 @@ impl<H: Host> Node<H> {
         self
     }
 
-    /// Runs `operation` with the lock of the LUN held. The lock is the LUN's, not the handle's, because a NAS may have
-    /// aliases (design.md#volume-handle).
+    /// Runs `operation` while holding the lock `key`: the LUN's uuid, not the volume handle, because a NAS may have aliases
+    /// (design.md#volume-handle).
     async fn locked<T, F>(
         &self,
         key: &str,
@@ -175,16 +178,17 @@ impl<H: Host> Node<H> {
             .await
     }
 
-    /// What keeps a volume busy that the CO wants to be let go may wait for a NAS that is away.
+    /// Called when an unstage finds the volume busy: the operation that holds the lock may be waiting for I/O to an unreachable
+    /// NAS, which [`Machine::stop_queueing`] makes fail.
     fn stop_queueing_later(&self, uuid: LunUuid) {
         let (machine, in_flight) = (self.machine.clone(), self.in_flight.clone());
         tokio::spawn(async move {
-            let key = format!("unblocking of {uuid}");
+            let key = format!("disabling the queueing of {uuid}");
             let watch = async move {
                 machine.stop_queueing(&uuid).await;
                 Ok(())
             };
-            // Busy: one is at it already.
+            // Busy: another task is already doing this.
             let _: Result<(), Error> = in_flight.run(&key, watch).await;
         });
     }
@@ -198,9 +202,9 @@ impl<H: Host> Service for Node<H> {
     ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("NodeStageVolume", &message.volume_id, async {
-            let ask = Stage::read(&message)?;
-            let key = ask.volume.uuid.to_string();
-            self.locked(&key, |machine| async move { machine.stage(&ask).await })
+            let request = Stage::read(&message)?;
+            let key = request.volume.uuid.to_string();
+            self.locked(&key, |machine| async move { machine.stage(&request).await })
                 .await?;
             Ok(csi::NodeStageVolumeResponse {})
         })
@@ -213,10 +217,13 @@ impl<H: Host> Service for Node<H> {
     ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("NodeUnstageVolume", &message.volume_id, async {
-            let ask = Unstage::read(&message)?;
-            let key = ask.volume.uuid.to_string();
-            let uuid = ask.volume.uuid.clone();
-            let work = self.locked(&key, |machine| async move { machine.unstage(&ask).await });
+            let request = Unstage::read(&message)?;
+            let key = request.volume.uuid.to_string();
+            let uuid = request.volume.uuid.clone();
+            let work = self.locked(
+                &key,
+                |machine| async move { machine.unstage(&request).await },
+            );
             let done = work.await;
             if matches!(done, Err(Error::Busy { .. })) {
                 self.stop_queueing_later(uuid);
@@ -233,10 +240,13 @@ impl<H: Host> Service for Node<H> {
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("NodePublishVolume", &message.volume_id, async {
-            let ask = Publish::read(&message)?;
-            let key = ask.volume.uuid.to_string();
-            self.locked(&key, |machine| async move { machine.publish(&ask).await })
-                .await?;
+            let request = Publish::read(&message)?;
+            let key = request.volume.uuid.to_string();
+            self.locked(
+                &key,
+                |machine| async move { machine.publish(&request).await },
+            )
+            .await?;
             Ok(csi::NodePublishVolumeResponse {})
         })
         .await
@@ -248,11 +258,11 @@ impl<H: Host> Service for Node<H> {
     ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("NodeUnpublishVolume", &message.volume_id, async {
-            let ask = Unpublish::read(&message)?;
-            if let Some(volume) = ask.volume {
+            let request = Unpublish::read(&message)?;
+            if let Some(volume) = request.volume {
                 let key = volume.uuid.to_string();
                 self.locked(&key, |machine| async move {
-                    machine.unpublish(&volume, &ask.target).await
+                    machine.unpublish(&volume, &request.target).await
                 })
                 .await?;
             }
@@ -261,17 +271,17 @@ impl<H: Host> Service for Node<H> {
         .await
     }
 
-    /// Has a lock of its own: a hung file system holds up one call, not one thread per call, and an expansion none.
+    /// Has its own lock: a hung file system blocks one thread instead of one per call, and an expansion does not block it.
     async fn node_get_volume_stats(
         &self,
         request: Request<csi::NodeGetVolumeStatsRequest>,
     ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("NodeGetVolumeStats", &message.volume_id, async {
-            let ask = Stats::read(&message)?;
-            let key = format!("stats of {}", ask.volume.uuid);
+            let request = Stats::read(&message)?;
+            let key = format!("stats of {}", request.volume.uuid);
             let (usage, condition) = self
-                .locked(&key, |machine| async move { machine.stats(&ask).await })
+                .locked(&key, |machine| async move { machine.stats(&request).await })
                 .await?;
             Ok(csi::NodeGetVolumeStatsResponse {
                 usage,
@@ -287,10 +297,13 @@ impl<H: Host> Service for Node<H> {
     ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
         let message = request.into_inner();
         telemetry::rpc("NodeExpandVolume", &message.volume_id, async {
-            let ask = Expand::read(&message)?;
-            let key = ask.volume.uuid.to_string();
+            let request = Expand::read(&message)?;
+            let key = request.volume.uuid.to_string();
             let size = self
-                .locked(&key, |machine| async move { machine.expand(&ask).await })
+                .locked(
+                    &key,
+                    |machine| async move { machine.expand(&request).await },
+                )
                 .await?;
             Ok(csi::NodeExpandVolumeResponse {
                 capacity_bytes: size.as_i64(),
@@ -343,10 +356,10 @@ impl<H: Host> Service for Node<H> {
 }
 
 const INITIATOR_NAME: &str = "/etc/iscsi/initiatorname.iscsi";
-/// How long iscsid may take to start and to make the initiator's name.
-const NAMED: Duration = Duration::from_secs(10);
-/// Between two looks for it.
-const HOST_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+/// How long iscsid may take to start and to generate the initiator name.
+const INITIATOR_NAME_TIMEOUT: Duration = Duration::from_secs(10);
+/// Poll interval while waiting for it.
+const INITIATOR_NAME_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 impl<H> Machine<H> {
     fn new(host: H, node_name: String, driver_name: String, replacement_timeout: Duration) -> Self {
@@ -355,48 +368,48 @@ impl<H> Machine<H> {
             node_name,
             driver_name,
             replacement_timeout,
-            database: RwLock::default(),
+            record_db: RwLock::default(),
             kubelet_dir: None,
             shared_reads: Arc::new(Semaphore::new(format::SHARED_READS)),
-            targets: session::target_names(),
-            maps: dm_multipath::uuids(),
+            target_names: session::target_names(),
+            map_names: dm_multipath::uuids(),
         }
     }
 }
 
 impl<H: Host> Machine<H> {
-    /// This node's id, from its name and its initiator's (design.md#node-id).
+    /// This node's id, derived from its name and its initiator name (design.md#node-id).
     async fn node_id(&self) -> Result<NodeId, Error> {
         if let Some(name) = self.initiator_name().await? {
             return Ok(NodeId::derive(&self.node_name, &name));
         }
-        // Some distributions make the name when iscsid starts for the first time, and start it when somebody calls.
-        let called = self.host.wake_iscsid().await;
-        tracing::info!(?called, "there is no initiator name yet: calling iscsid");
-        let looks = if matches!(called, Ok(true)) {
-            NAMED.as_millis() / HOST_CHECK_INTERVAL.as_millis()
+        // Some distributions generate the name at iscsid's first start, and start iscsid by socket activation.
+        let woken = self.host.wake_iscsid().await;
+        tracing::info!(?woken, "no initiator name yet: waking iscsid");
+        let polls = if matches!(woken, Ok(true)) {
+            INITIATOR_NAME_TIMEOUT.as_millis() / INITIATOR_NAME_POLL_INTERVAL.as_millis()
         } else {
             1
         };
-        for _ in 0..looks {
-            self.host.pause(HOST_CHECK_INTERVAL).await;
+        for _ in 0..polls {
+            self.host.pause(INITIATOR_NAME_POLL_INTERVAL).await;
             if let Some(name) = self.initiator_name().await? {
                 return Ok(NodeId::derive(&self.node_name, &name));
             }
         }
-        let iscsid = match called {
-            Ok(true) => "iscsid was called and has made none".to_owned(),
+        let iscsid = match woken {
+            Ok(true) => "iscsid was woken and has generated none".to_owned(),
             Ok(false) => "nobody listens on iscsid's socket".to_owned(),
             Err(error) => error.to_string(),
         };
         Err(Error::Refused {
-            what: "telling this node's id".to_owned(),
+            what: "deriving this node's id".to_owned(),
             seen: format!("{INITIATOR_NAME} holds no InitiatorName, and {iscsid}"),
-            remedy: "on the node: systemctl start iscsid (where open-iscsi is not installed, install it; iscsi-iname makes a name)".to_owned(),
+            remedy: "on the node: systemctl start iscsid (install open-iscsi first if it is missing; iscsi-iname generates a name)".to_owned(),
         })
     }
 
-    /// `None` while none was made.
+    /// `None` if the file is missing or holds no valid name.
     async fn initiator_name(&self) -> Result<Option<String>, Error> {
         let file = if_present(self.host.read(INITIATOR_NAME).await)
             .context("reading the initiator name")?
@@ -404,7 +417,7 @@ impl<H: Host> Machine<H> {
         Ok(initiator_name(&String::from_utf8_lossy(&file)).map(str::to_owned))
     }
 
-    /// The publications to this node: of one LUN, or of all.
+    /// A matcher for publications to this node: of one LUN, or of all.
     fn publications(&self, uuid: Option<&LunUuid>) -> Publications {
         Publications {
             node_name: self.node_name.clone(),
@@ -412,7 +425,7 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Runs a command that has to succeed.
+    /// Runs a command; an exit status other than 0 is an error.
     async fn run(&self, doing: &str, cmd: Cmd) -> Result<Exit, Error> {
         let program = cmd.program;
         self.host
@@ -423,7 +436,7 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// The name in a line `InitiatorName=iqn.…`.
+/// The name from the line `InitiatorName=iqn.…`.
 fn initiator_name(file: &str) -> Option<&str> {
     let name = file
         .lines()

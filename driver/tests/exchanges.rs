@@ -1,9 +1,9 @@
-//! Replays every exchange in `proto/dsm` from the driver's end: what the driver would have sent, and what it reads in the
-//! reply. The simulator replays the same files from the other end, so a field that either side misreads fails a test.
+//! Replays every exchange in `proto/dsm` on the driver's side: the request that the driver would have sent, and what it parses
+//! from the reply. dsm-sim replays the same files on the server side, so a field that either side misreads fails a test.
 //!
-//! A value may be JSON or raw text (dsm-web-api.md 1.2): both mean the same, so values are compared as values.
+//! A value may be JSON or raw text (dsm-web-api.md 1.2): both are equivalent, so parsed values are compared.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(clippy::unwrap_used, reason = "a panic shows where the test failed")]
 
 #[path = "exchanges/nas.rs"]
 mod nas;
@@ -26,7 +26,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// A recorded exchange; who says so and what was done before are for people and for the simulator.
+/// A recorded exchange. Its source and its setup are not needed here.
 #[derive(Deserialize)]
 struct Exchange {
     request: Request,
@@ -57,9 +57,9 @@ impl Exchange {
         entries.map(|entry| read(&entry.unwrap().path())).collect()
     }
 
-    /// A parameter as the value that it means.
+    /// A parameter, parsed.
     fn value(&self, name: &str) -> Value {
-        meant(self.request.params.get(name).map_or("", String::as_str))
+        parse_value(self.request.params.get(name).map_or("", String::as_str))
     }
 
     fn text(&self, name: &str) -> String {
@@ -72,7 +72,7 @@ impl Exchange {
     fn number(&self, name: &str) -> u64 {
         self.value(name)
             .as_u64()
-            .unwrap_or_else(|| panic!("{name} is no number"))
+            .unwrap_or_else(|| panic!("{name} is not a number"))
     }
 
     fn data(&self) -> &Value {
@@ -80,11 +80,11 @@ impl Exchange {
     }
 }
 
-fn meant(text: &str) -> Value {
+fn parse_value(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
 }
 
-/// What the driver sends where the recorded client sent this request. `None`: the driver has no use for such a call.
+/// The call that the driver would send instead of this recorded request. `None`: the driver never makes such a call.
 fn call(exchange: &Exchange) -> Option<Call> {
     let Request { api, method, .. } = &exchange.request;
     let uuid = || exchange.text("uuid").parse().unwrap();
@@ -136,7 +136,7 @@ fn call(exchange: &Exchange) -> Option<Call> {
     })
 }
 
-/// The proofs that a target is told of.
+/// The CHAP credentials in a request that creates or changes a target.
 fn chap(exchange: &Exchange) -> Option<Chap> {
     let account = |user, password| Account {
         user: exchange.text(user),
@@ -151,24 +151,24 @@ fn chap(exchange: &Exchange) -> Option<Chap> {
     }
 }
 
-/// Exchanges whose request the driver would never send: what is wrong with it, or how the driver does it instead. Their
-/// replies are read all the same.
+/// Exchanges whose request the driver would never send: what is wrong with it, or what the driver does instead. Their
+/// replies are checked, too.
 const NOT_SENT: [(&str, &str); 10] = [
     ("lun_create_bad_attribute", "no such attribute"),
     ("lun_create_official", "without attributes"),
     ("lun_delete_list_form", "one LUN at a time"),
     ("lun_list_additional_not_an_array", "an array"),
     ("lun_map_target_strings", "numbers"),
-    ("lun_set_rename", "names are for ever"),
+    ("lun_set_rename", "names never change"),
     ("no_such_version", "version 1"),
     ("target_create_bad_auth_data", "never without a password"),
     ("target_create_bad_auth_type", "0, 1 or 2"),
     ("target_get_bare_number", "in quotes"),
 ];
-/// Parameters that others send and the driver does not, and why.
+/// Parameters that the recorded clients send and the driver does not, and why.
 const LEFT_OUT: [(&str, &str); 3] = [
     ("types", "a filter hides some LUNs"),
-    ("direct_io_pattern", "the NAS's own default"),
+    ("direct_io_pattern", "the NAS's default"),
     ("_sid", "the client adds it"),
 ];
 /// Parameters that the driver adds to what the recorded clients sent.
@@ -199,7 +199,7 @@ fn what_the_driver_sends_is_what_was_recorded() {
     );
 }
 
-/// Everything that some client asked this API for in `additional`.
+/// All values of `additional` that some recorded client sent to this API.
 fn askable(exchanges: &BTreeMap<String, Exchange>, api: &str) -> BTreeSet<String> {
     let lists = exchanges
         .values()
@@ -240,15 +240,15 @@ fn differences(exchange: &Exchange, call: &Call, askable: &BTreeSet<String>) -> 
     for name in names {
         match (params.get(name), form.get(name)) {
             (Some(recorded), Some(sent)) => {
-                let (recorded, sent) = (meant(recorded), meant(sent));
+                let (recorded, sent) = (parse_value(recorded), parse_value(sent));
                 let agree = match name {
-                    // Wanted fields: any that DSM is known to know.
+                    // Requested fields: any that DSM is known to support.
                     "additional" => sent.as_array().is_some_and(|names| {
                         names
                             .iter()
                             .all(|name| name.as_str().is_some_and(|name| askable.contains(name)))
                     }),
-                    // The recorded client wants both answers, the driver stops.
+                    // The recorded client wants both replies; the driver stops at the first error.
                     "stop_when_error" => recorded.is_boolean() && sent.is_boolean(),
                     _ => recorded == sent,
                 };
@@ -271,7 +271,7 @@ fn differences(exchange: &Exchange, call: &Call, askable: &BTreeSet<String>) -> 
 #[test]
 fn every_reply_is_read_as_it_was_recorded() {
     for (name, exchange) in Exchange::all() {
-        let Some(seen) = seen(&exchange) else {
+        let Some(seen) = parsed_by_driver(&exchange) else {
             continue;
         };
         match (seen, exchange.reply["error"]["code"].as_u64()) {
@@ -292,64 +292,64 @@ fn every_reply_is_read_as_it_was_recorded() {
     }
 }
 
-/// What the driver reads in a reply, in DSM's words. `None`: the driver has no use for such a reply.
-fn seen(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
-    fn told<T: DeserializeOwned>(
+/// What the driver parses from a reply, with DSM's field names. `None`: the driver never makes such a call.
+fn parsed_by_driver(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
+    fn parse<T: DeserializeOwned>(
         exchange: &Exchange,
-        tell: impl FnOnce(T) -> Value,
+        to_json: impl FnOnce(T) -> Value,
     ) -> Result<Value, DsmError> {
         reply::read::<T>(
             "the API",
             "the method",
             exchange.reply.to_string().as_bytes(),
         )
-        .map(tell)
+        .map(to_json)
     }
     let Request { api, method, .. } = &exchange.request;
     Some(match (api.as_str(), method.as_str()) {
-        ("SYNO.Core.ISCSI.LUN", "get") => told(
+        ("SYNO.Core.ISCSI.LUN", "get") => parse(
             exchange,
-            |answer: LunAnswer| json!({"lun": lun_told(&answer.lun)}),
+            |answer: LunAnswer| json!({"lun": lun_json(&answer.lun)}),
         ),
-        ("SYNO.Core.ISCSI.LUN", "list") => told(
+        ("SYNO.Core.ISCSI.LUN", "list") => parse(
             exchange,
-            |answer: LunsAnswer| json!({"luns": answer.luns.fit.iter().map(lun_told).collect::<Vec<_>>()}),
+            |answer: LunsAnswer| json!({"luns": answer.luns.fit.iter().map(lun_json).collect::<Vec<_>>()}),
         ),
         ("SYNO.Core.ISCSI.LUN", "create") => {
-            told(exchange, |answer: CreatedLun| json!({"uuid": answer.uuid}))
+            parse(exchange, |answer: CreatedLun| json!({"uuid": answer.uuid}))
         }
-        ("SYNO.Core.ISCSI.LUN", "list_snapshot") => told(
+        ("SYNO.Core.ISCSI.LUN", "list_snapshot") => parse(
             exchange,
-            |answer: SnapshotsAnswer| json!({"snapshots": answer.snapshots.fit.iter().map(snapshot_told).collect::<Vec<_>>()}),
+            |answer: SnapshotsAnswer| json!({"snapshots": answer.snapshots.fit.iter().map(snapshot_json).collect::<Vec<_>>()}),
         ),
-        ("SYNO.Core.ISCSI.Target", "get") => told(
+        ("SYNO.Core.ISCSI.Target", "get") => parse(
             exchange,
-            |answer: TargetAnswer| json!({"target": target_told(&answer.target)}),
+            |answer: TargetAnswer| json!({"target": target_json(&answer.target)}),
         ),
-        ("SYNO.Core.ISCSI.Target", "list") => told(
+        ("SYNO.Core.ISCSI.Target", "list") => parse(
             exchange,
-            |answer: TargetsAnswer| json!({"targets": answer.targets.fit.iter().map(target_told).collect::<Vec<_>>()}),
+            |answer: TargetsAnswer| json!({"targets": answer.targets.fit.iter().map(target_json).collect::<Vec<_>>()}),
         ),
-        ("SYNO.Core.ISCSI.Target", "create") => told(
+        ("SYNO.Core.ISCSI.Target", "create") => parse(
             exchange,
             |answer: CreatedTarget| json!({"target_id": answer.target_id}),
         ),
-        ("SYNO.Core.Storage.Volume", "get") => told(
+        ("SYNO.Core.Storage.Volume", "get") => parse(
             exchange,
-            |answer: LocationAnswer| json!({"volume": answer.volume.as_ref().map(location_told)}),
+            |answer: LocationAnswer| json!({"volume": answer.volume.as_ref().map(location_json)}),
         ),
-        ("SYNO.Core.Storage.Volume", "list") => told(
+        ("SYNO.Core.Storage.Volume", "list") => parse(
             exchange,
-            |answer: LocationsAnswer| json!({"volumes": answer.volumes.fit.iter().map(location_told).collect::<Vec<_>>()}),
+            |answer: LocationsAnswer| json!({"volumes": answer.volumes.fit.iter().map(location_json).collect::<Vec<_>>()}),
         ),
         ("SYNO.Core.ISCSI.LUN" | "SYNO.Core.ISCSI.Target" | "SYNO.No.Such.Api", _) => {
-            told(exchange, |_: NoData| json!({}))
+            parse(exchange, |_: NoData| json!({}))
         }
         _ => return None,
     })
 }
 
-fn lun_told(lun: &Lun) -> Value {
+fn lun_json(lun: &Lun) -> Value {
     let kind = match &lun.kind {
         Kind::Number(number) => json!(number),
         Kind::Name(name) => json!(name),
@@ -360,7 +360,7 @@ fn lun_told(lun: &Lun) -> Value {
     })
 }
 
-fn snapshot_told(snapshot: &Snapshot) -> Value {
+fn snapshot_json(snapshot: &Snapshot) -> Value {
     json!({
         "name": snapshot.name, "description": snapshot.description, "create_time": snapshot.create_time,
         "is_user_locked": snapshot.is_user_locked, "is_worm_locked": snapshot.is_worm_locked,
@@ -368,7 +368,7 @@ fn snapshot_told(snapshot: &Snapshot) -> Value {
     })
 }
 
-fn target_told(target: &Target) -> Value {
+fn target_json(target: &Target) -> Value {
     let mapping = |mapping: &target::Mapping| json!({"lun_uuid": mapping.lun_uuid, "mapping_index": mapping.mapping_index});
     let session =
         |session: &target::ConnectedSession| json!({"iqn": session.iqn, "ip": session.ip});
@@ -380,7 +380,7 @@ fn target_told(target: &Target) -> Value {
     })
 }
 
-fn location_told(location: &Location) -> Value {
+fn location_json(location: &Location) -> Value {
     json!({
         "volume_path": location.path, "fs_type": location.fs_type, "status": location.status, "readonly": location.readonly,
         "size_free_byte": location.free.map(|free| free.0.to_string()),
@@ -388,7 +388,7 @@ fn location_told(location: &Location) -> Value {
     })
 }
 
-/// Every field that the driver reads must be there as it reads it; what is not there it must read as nothing.
+/// Every field that the driver parses must equal the recorded one; a field that was not recorded must be null or empty.
 fn compare(at: &str, read: &Value, recorded: &Value, misread: &mut Vec<String>) {
     match (read, recorded) {
         (Value::Object(read), recorded) => {
@@ -397,7 +397,7 @@ fn compare(at: &str, read: &Value, recorded: &Value, misread: &mut Vec<String>) 
                 match recorded.get(name) {
                     Some(recorded) => compare(&format!("{at}.{name}"), read, recorded, misread),
                     None if nothing => {}
-                    None => misread.push(format!("{at}.{name} is not there and read as {read}")),
+                    None => misread.push(format!("{at}.{name} is missing and read as {read}")),
                 }
             }
         }
@@ -412,7 +412,7 @@ fn compare(at: &str, read: &Value, recorded: &Value, misread: &mut Vec<String>) 
 }
 
 #[test]
-fn the_judge_sees_each_kind_of_misreading() {
+fn compare_finds_each_kind_of_misreading() {
     for (read, recorded, count) in [
         (
             json!({"size": 1}),

@@ -1,8 +1,9 @@
-//! `fills` against the real tools, MiB by MiB (design.md#expansion-is-read-back): it says "full" exactly when the tool adds nothing.
+//! `Geometry::fills` against the real tools, MiB by MiB (design.md#expansion-is-read-back): it is true exactly if the tool would
+//! not grow the file system.
 
 #![allow(
     clippy::unwrap_used,
-    reason = "this is a test; clippy takes its helper functions for something else"
+    reason = "a test; clippy does not treat its helper functions as test code"
 )]
 
 mod common;
@@ -34,9 +35,9 @@ async fn make(fs: FsType, path: &str) {
     assert_eq!(exit.status, 0, "{}", exit.stderr);
 }
 
-/// "Full" before the tool ran means that the tool could add nothing, and after it ran the disk is full.
+/// Asserts that `fills` was true before the tool ran exactly if the tool changed nothing, and is true afterwards.
 #[track_caller]
-fn judge(before: &Geometry, after: &Geometry, device: Bytes) {
+fn check_fills(before: &Geometry, after: &Geometry, device: Bytes) {
     assert_eq!(
         before.fills(device),
         before.size() == after.size(),
@@ -68,9 +69,9 @@ async fn ext4_offline() {
         common::sparse(&path, device.0);
         let before = on_disk(name).await;
         run("resize2fs", &[name]).await;
-        judge(&before, &on_disk(name).await, device);
+        check_fills(&before, &on_disk(name).await, device);
     }
-    // What mke2fs leaves at the end is full, too.
+    // A new file system counts as full, even if mke2fs leaves a rest at the end.
     for mib in (1024..1032).chain(1150..1160).chain(3198..3210) {
         let _ = std::fs::remove_file(&path);
         common::sparse(&path, mib * MIB);
@@ -79,10 +80,10 @@ async fn ext4_offline() {
     }
 }
 
-/// What the real tool says of an ext4 that it does not grow unmounted is understood; its features tell it before.
+/// An ext4 that resize2fs cannot grow unmounted is recognized by the tool's message, and beforehand by its features.
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn what_never_grows_is_known() {
+async fn an_ext4_that_never_grows_is_recognized() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     let name = path.to_str().unwrap();
@@ -121,7 +122,7 @@ async fn mounted(fs: FsType, disk: &Loop) -> Geometry {
     }
 }
 
-/// Grows step by step, mounted, as a volume that is expanded several times.
+/// Grows a mounted file system step by step, like a volume that is expanded several times.
 async fn online(fs: FsType, sizes: impl Iterator<Item = u64>) {
     let disk = Loop::of(Bytes::GIB.0).await;
     let point = disk.point.to_str().unwrap();
@@ -132,7 +133,7 @@ async fn online(fs: FsType, sizes: impl Iterator<Item = u64>) {
         let before = mounted(fs, &disk).await;
         let cmd = filesystem::grow(fs, &disk.node, point);
         host().run(cmd).await.unwrap().ok("growth").unwrap();
-        judge(&before, &mounted(fs, &disk).await, Bytes(size));
+        check_fills(&before, &mounted(fs, &disk).await, Bytes(size));
     }
 }
 

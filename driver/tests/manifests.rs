@@ -1,8 +1,8 @@
-//! The plain manifests start the driver as it can be started: flags and configuration that it reads itself.
+//! The flags and configurations in the plain manifests and in the chart are accepted by the driver's own parsers.
 
 #![allow(
     clippy::unwrap_used,
-    reason = "this is a test; clippy takes its helper functions for something else"
+    reason = "a test; clippy does not treat its helper functions as test code"
 )]
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use driver::config::{Args, ChapMode, Config, Mode};
 use serde::Deserialize as _;
 use serde_yaml_ng::Value;
 
-/// Every object of every manifest, by the file that it stands in.
+/// Every object of every manifest, with its file.
 fn objects() -> Vec<(PathBuf, Value)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests");
     let mut objects = Vec::new();
@@ -35,7 +35,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// The arguments of a container as its process sees them: `$(NAME)` is what the environment says, here the name itself.
+/// The arguments of a container as its process sees them: `$(NAME)` is expanded, here to the variable's own name.
 fn arguments(container: &Value) -> Vec<String> {
     let names = list(&container["env"]).iter().map(|it| text(&it["name"]));
     let known: HashMap<String, &str> = names.map(|name| (format!("$({name})"), name)).collect();
@@ -43,13 +43,13 @@ fn arguments(container: &Value) -> Vec<String> {
         let plain = known.iter().fold(text(arg).to_owned(), |arg, (from, to)| {
             arg.replace(from, to)
         });
-        assert!(!plain.contains("$("), "{plain}: nobody sets that");
+        assert!(!plain.contains("$("), "{plain}: no such variable in env");
         plain
     };
     list(&container["args"]).iter().map(expand).collect()
 }
 
-/// Where a container that starts the driver stands, and what the driver makes of its arguments.
+/// File and kind of each object with a driver container, and its parsed arguments.
 fn drivers() -> Vec<(String, Args)> {
     let mut found = Vec::new();
     for (path, object) in objects() {
@@ -67,7 +67,7 @@ fn drivers() -> Vec<(String, Args)> {
 }
 
 #[test]
-fn the_driver_takes_every_flag_of_the_manifests() {
+fn the_driver_accepts_every_flag_of_the_manifests() {
     let drivers = drivers();
     let modes = |mode| drivers.iter().filter(|(_, args)| args.mode == mode).count();
     assert_eq!(
@@ -80,19 +80,18 @@ fn the_driver_takes_every_flag_of_the_manifests() {
         match args.mode {
             Mode::Controller => assert!(args.config.is_some(), "{place}: --config is needed"),
             Mode::Node => assert_eq!(args.node_id.as_deref(), Some("NODE_NAME"), "{place}"),
-            Mode::All => panic!("{place}: a pod has one half"),
+            Mode::All => panic!("{place}: a pod runs either the controller or the node service"),
         }
     }
 }
 
-/// The names of the flags that a template of the chart may give to the driver, those of values that the manifests do not
-/// set among them.
+/// The names of all flags that a template of the chart may pass to the driver, also those that depend on values.
 fn flags_of(template: &str) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/chart/templates");
     let text = std::fs::read_to_string(folder.join(template)).unwrap();
     let (_, driver) = text.split_once("        - name: driver\n").unwrap();
     let own = driver.split("        - name: ").next().unwrap();
-    // As it is, or as a text that the template puts together and quotes.
+    // A literal argument, or one built with printf.
     let starts = ["- --", "- {{ printf \"--"];
     let flags = own.lines().filter_map(|line| {
         let line = line.trim();
@@ -140,7 +139,7 @@ fn the_driver_reads_the_configurations_of_the_manifests() {
 }
 
 #[test]
-fn the_driver_knows_every_word_of_the_chart_for_chap() {
+fn the_driver_knows_every_chap_mode_of_the_chart() {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/chart/values.schema.json");
     let schema: Value = serde_yaml_ng::from_str(&std::fs::read_to_string(chart).unwrap()).unwrap();
     let words = list(&schema["properties"]["chap"]["properties"]["mode"]["enum"]);

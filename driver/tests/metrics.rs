@@ -1,8 +1,8 @@
-//! What a driver at work shows to Prometheus: one process, so one test.
+//! The metrics endpoint of a running driver. One test, because metrics are per process.
 
 #![allow(
     clippy::unwrap_used,
-    reason = "this is a test; clippy takes its helper functions for something else"
+    reason = "a test; clippy does not treat its helper functions as test code"
 )]
 
 use std::collections::HashMap;
@@ -39,7 +39,7 @@ async fn connect(socket: &Path) -> Channel {
     for _ in 0..200 {
         match endpoint.connect_with_connector(connector.clone()).await {
             Ok(channel) => return channel,
-            // sleep: between two looks at the socket.
+            // sleep: poll interval for the socket.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
@@ -68,8 +68,8 @@ async fn get(url: &str) -> (u16, String, String) {
     (answer.status().as_u16(), kind, answer.text().await.unwrap())
 }
 
-/// More clients that say nothing than the driver has room for.
-async fn crowd(address: std::net::SocketAddr) -> Vec<tokio::net::TcpStream> {
+/// Opens more idle connections than the driver accepts at a time.
+async fn open_idle_connections(address: std::net::SocketAddr) -> Vec<tokio::net::TcpStream> {
     let mut silent = Vec::new();
     for _ in 0..40 {
         silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
@@ -78,7 +78,7 @@ async fn crowd(address: std::net::SocketAddr) -> Vec<tokio::net::TcpStream> {
 }
 
 #[tokio::test]
-async fn calls_requests_and_programs_are_counted_and_no_secret_is_told() {
+async fn calls_requests_and_programs_are_counted_and_no_secret_is_exposed() {
     let folder = tempfile::tempdir().unwrap();
     let sim = DsmSim::builder().account("csi", PASSWORD);
     let nas = sim.start().await.unwrap();
@@ -157,23 +157,26 @@ async fn calls_requests_and_programs_are_counted_and_no_secret_is_told() {
         assert!(text.lines().any(|there| there == line), "{line}\n{text}");
     }
     let uuid = volume.rsplit('/').next().unwrap();
-    for told in [PASSWORD, NAME, uuid, "csi.sock", "127.0.0.1"] {
-        assert!(!text.contains(told), "{told}\n{text}");
+    for secret in [PASSWORD, NAME, uuid, "csi.sock", "127.0.0.1"] {
+        assert!(!text.contains(secret), "{secret}\n{text}");
     }
     assert_eq!(get(&format!("http://{address}/")).await.0, 404);
     let post = reqwest::Client::new().post(format!("http://{address}/metrics"));
     assert_eq!(post.send().await.unwrap().status().as_u16(), 405);
 
-    // Whoever says nothing keeps nobody else waiting, and is not waited for at the end.
-    let _silent = crowd(address).await;
+    // Idle connections block neither other clients nor the shutdown.
+    let _silent = open_idle_connections(address).await;
     let scrape = format!("http://{address}/metrics");
     let scrape = tokio::time::timeout(Duration::from_secs(5), get(&scrape)).await;
-    assert_eq!(scrape.expect("nobody is waited for").0, 200);
-    let taken = Args {
+    assert_eq!(
+        scrape.expect("idle connections do not block a scrape").0,
+        200
+    );
+    let taken_address = Args {
         metrics_address: Some(address),
         ..args
     };
-    let problem = Plugin::new(&taken).unwrap_err().to_string();
+    let problem = Plugin::new(&taken_address).unwrap_err().to_string();
     assert!(
         problem.contains(&format!("--metrics-address {address}")),
         "{problem}"

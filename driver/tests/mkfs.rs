@@ -1,9 +1,9 @@
-//! The real `mkfs` programs against what the driver believes of them: the pinned options are accepted, the superblock tells
-//! a complete file system that fills its disk, and the marker's place is never written (design.md#identity-before-action and #mkfs-defaults).
+//! The driver's assumptions about the real `mkfs` programs: they accept the pinned options, the superblock shows a complete file
+//! system that fills its disk, and they never write to the marker's block (design.md#identity-before-action and #mkfs-defaults).
 
 #![allow(
     clippy::unwrap_used,
-    reason = "this is a test; clippy takes its helper functions for something else"
+    reason = "a test; clippy does not treat its helper functions as test code"
 )]
 
 mod common;
@@ -33,7 +33,7 @@ fn read(path: &Path, span: driver::host::Span) -> Vec<u8> {
     bytes
 }
 
-/// A sparse file with a marker, formatted.
+/// Formats a new sparse file that holds a marker.
 async fn formatted(path: &Path, size: Bytes, fs: FsType, options: &str) {
     let _ = std::fs::remove_file(path);
     sparse(path, size.0);
@@ -50,7 +50,7 @@ async fn formatted(path: &Path, size: Bytes, fs: FsType, options: &str) {
 
 /// design.md#identity-before-action
 #[tokio::test]
-async fn no_mkfs_writes_where_the_marker_stands() {
+async fn mkfs_never_writes_to_the_markers_block() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     for fs in ALL {
@@ -82,7 +82,7 @@ async fn no_mkfs_writes_where_the_marker_stands() {
 
 /// design.md#identity-before-action
 #[tokio::test]
-async fn options_of_the_user_leave_the_marker_or_overwrite_all_of_it() {
+async fn user_options_leave_the_marker_or_overwrite_all_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     for (fs, options) in [
@@ -119,10 +119,10 @@ async fn options_of_the_user_leave_the_marker_or_overwrite_all_of_it() {
     }
 }
 
-/// A last allocation group of less than 16 MiB is left out by `mkfs.xfs`: that is no failure of it.
+/// `mkfs.xfs` leaves out a last allocation group of less than 16 MiB: that is not a failure.
 /// design.md#expansion-is-read-back
 #[tokio::test]
-async fn an_xfs_with_a_small_last_group_is_as_it_was_made() {
+async fn an_xfs_without_its_small_last_group_counts_as_complete() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     for (size, options) in [
@@ -144,7 +144,7 @@ async fn an_xfs_with_a_small_last_group_is_as_it_was_made() {
 
 /// design.md#mkfs-defaults
 #[tokio::test]
-async fn an_older_kernel_can_mount_what_is_made() {
+async fn an_older_kernel_can_mount_new_file_systems() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     formatted(&path, Bytes::GIB, FsType::Ext4, "").await;
@@ -156,7 +156,7 @@ async fn an_older_kernel_can_mount_what_is_made() {
         .find(|line| line.starts_with("Filesystem features:"))
         .unwrap()
         .to_owned();
-    for young in [
+    for new_feature in [
         "orphan_file",
         "metadata_csum_seed",
         "casefold",
@@ -164,20 +164,20 @@ async fn an_older_kernel_can_mount_what_is_made() {
         "encrypt",
         "fast_commit",
     ] {
-        assert!(!features.contains(young), "{features}");
+        assert!(!features.contains(new_feature), "{features}");
     }
     formatted(&path, Bytes::GIB, FsType::Xfs, "").await;
     let geometry = common::run("xfs_db", &["-r", "-c", "version", path.to_str().unwrap()])
         .await
         .stdout;
-    for young in ["REFLINK", "RMAPBT", "BIGTIME", "INOBTCNT", "NREXT64"] {
-        assert!(!geometry.to_uppercase().contains(young), "{geometry}");
+    for new_feature in ["REFLINK", "RMAPBT", "BIGTIME", "INOBTCNT", "NREXT64"] {
+        assert!(!geometry.to_uppercase().contains(new_feature), "{geometry}");
     }
 }
 
 /// design.md#identity-before-action
 #[tokio::test]
-async fn blkid_confirms_what_the_driver_reads() {
+async fn blkid_agrees_with_the_drivers_superblock_reader() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lun");
     for fs in ALL {

@@ -1,10 +1,10 @@
-//! Programs of the host, run from a driver that lives elsewhere, and who may be taken for the host.
+//! Running the host's programs from a driver in other namespaces, and which process is trusted as iscsid or multipathd.
 //!
-//! Each test is a machine of its own: it runs itself again in new process, network, mount and cgroup namespaces, where process 1
-//! is a shell with the host's tools, and the driver is a process with another network and without the tools.
-//! So `/proc/1`, abstract sockets and process numbers are this machine's, whatever else runs here.
+//! Each test re-executes itself in new PID, network, mount and cgroup namespaces, where process 1 is a shell with the host's
+//! tools, and the driver is a process in another network namespace and without the tools. So `/proc/1`, abstract sockets and
+//! PIDs are isolated from the real machine.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(clippy::unwrap_used, reason = "a panic shows where the test failed")]
 
 mod common;
 
@@ -23,14 +23,15 @@ use driver::host::linux::nsenter::Namespaces;
 use driver::host::{Cmd, Exit, Host as _, HostError, Who};
 
 const DRIVER: &str = env!("CARGO_BIN_EXE_synology-csi");
-const NAME: &str = "/etc/iscsi/initiatorname.iscsi";
+const INITIATOR_NAME: &str = "/etc/iscsi/initiatorname.iscsi";
 const SECRET: &str = "/etc/iscsi/record";
-/// What a daemon listens at: see the driver's `host/linux/daemon.rs`.
+/// The abstract socket that the daemon listens on: see the driver's `host/linux/daemon.rs`.
 const ISCSID: &str = "ISCSIADM_ABSTRACT_NAMESPACE";
 const MULTIPATHD: &str = "/org/kernel/linux/storage/multipathd";
 const SHELL: &str = "/bin/sh";
 
-/// The host, process 1. What it runs is the driver: in a mount namespace without the tools, and in another network.
+/// The script of process 1, the host. It runs the test as the driver: in a mount namespace without the tools, and in another
+/// network namespace.
 const HOST: &str = r#"
 mount -t tmpfs none /usr/local/sbin
 printf '#!/bin/sh\necho "tool $*"; cat /usr/local/sbin/seen\n' >/usr/local/sbin/iscsiadm
@@ -40,9 +41,9 @@ ON_ITS_OWN=1 unshare --mount --net sh -c 'umount /usr/local/sbin; exec "$0" --ex
 exit $?
 "#;
 
-/// True in a machine of its own; else it runs the test in one, or skips it.
-async fn on_its_own(test: &str) -> bool {
-    listen_if_asked().await;
+/// True inside the new namespaces; otherwise re-executes the test in new ones, or skips it without root.
+async fn in_own_namespaces(test: &str) -> bool {
+    listen_if_requested().await;
     if std::env::var_os("ON_ITS_OWN").is_some() {
         return true;
     }
@@ -53,7 +54,10 @@ async fn on_its_own(test: &str) -> bool {
             .args([HOST, &this_program(), test]);
         let exit = common::host().run(cmd).await.unwrap();
         eprintln!("{}{}", exit.stdout, exit.stderr);
-        assert_eq!(exit.status, 0, "{test} fails on its own machine: see above");
+        assert_eq!(
+            exit.status, 0,
+            "{test} fails in its own namespaces: see above"
+        );
         assert!(exit.stdout.contains("1 passed"), "no test is called {test}");
     }
     false
@@ -64,67 +68,67 @@ fn this_program() -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// Someone with a mount namespace of its own, and an iscsiadm and an initiator name of its own in there.
-struct Someone {
-    number: u32,
+/// A running process with its own mount namespace, which has its own iscsiadm and initiator name.
+struct Process {
+    pid: u32,
     alive: PathBuf,
     _folder: tempfile::TempDir,
 }
 
-/// What someone does.
+/// What process to start.
 #[derive(Clone, Copy)]
-struct RunningDriver<'a> {
-    /// What it is called.
-    called: &'a str,
-    /// Whose tools it has.
+struct ProcessSpec<'a> {
+    /// Its name in `/proc/PID/comm`.
+    name: &'a str,
+    /// What its tools print first, and the end of its initiator name.
     tools: &'a str,
-    /// The abstract address that it listens at.
+    /// The abstract socket that it listens on.
     listens: Option<&'a str>,
-    /// How long that address is, if it is filled with zeros.
-    length: usize,
-    /// A program that starts it, and options.
-    by: &'a str,
-    /// What it is in the end.
+    /// Minimum length of that address; padded with zeros.
+    min_length: usize,
+    /// A wrapper program that starts it, with options.
+    wrapper: &'a str,
+    /// The user id that it changes to.
     user: u32,
-    /// It ends, and leaves the socket to a child.
-    ends: bool,
+    /// It exits, and its child inherits the socket.
+    exits: bool,
 }
 
-const NOTHING: RunningDriver<'_> = RunningDriver {
-    called: "",
+const DEFAULT_SPEC: ProcessSpec<'_> = ProcessSpec {
+    name: "",
     tools: "",
     listens: None,
-    length: 0,
-    by: "",
+    min_length: 0,
+    wrapper: "",
     user: 0,
-    ends: false,
+    exits: false,
 };
 
-/// What a pod does that nobody has given any right.
-fn pod_called(called: &str) -> RunningDriver<'_> {
-    RunningDriver {
-        called,
+/// A process of an unprivileged pod.
+fn pod_named(name: &str) -> ProcessSpec<'_> {
+    ProcessSpec {
+        name,
         tools: "pod",
-        ..NOTHING
+        ..DEFAULT_SPEC
     }
 }
 
-/// The real one; its own name is nothing that anybody has promised.
-fn real<'a>(listens: &'a str, tools: &'a str) -> RunningDriver<'a> {
-    RunningDriver {
-        called: "daemon",
+/// A real daemon; its process name does not matter.
+fn real<'a>(listens: &'a str, tools: &'a str) -> ProcessSpec<'a> {
+    ProcessSpec {
+        name: "daemon",
         tools,
         listens: Some(listens),
-        ..NOTHING
+        ..DEFAULT_SPEC
     }
 }
 
-impl Someone {
-    async fn starts(test: &str, doing: RunningDriver<'_>) -> Self {
+impl Process {
+    async fn start(test: &str, spec: ProcessSpec<'_>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let (alive, script, program) = (at("alive"), at("script"), at(doing.called));
-        let (target, rest) = match doing.listens {
+        let (alive, script, program) = (at("alive"), at("script"), at(spec.name));
+        let (target, rest) = match spec.listens {
             Some(_) => (this_program(), format!("--exact {test} --nocapture")),
             None => (
                 SHELL.to_owned(),
@@ -135,7 +139,7 @@ impl Someone {
             ),
         };
         symlink(target, &program).unwrap();
-        let tools = doing.tools;
+        let tools = spec.tools;
         let steps = format!(
             "set -e
 mount -t tmpfs none /usr/local/sbin
@@ -145,58 +149,58 @@ for tool in iscsiadm multipath multipathd; do
 done
 mount -t tmpfs none /etc
 mkdir /etc/iscsi
-echo InitiatorName=iqn.2026-01.test:{tools} >{NAME}
+echo InitiatorName=iqn.2026-01.test:{tools} >{INITIATOR_NAME}
 export LISTEN='{}' LENGTH={} RUN_AS={} ENDS={} ALIVE={}
 exec {} {} {rest}
 ",
-            doing.listens.unwrap_or_default(),
-            doing.length,
-            doing.user,
-            u8::from(doing.ends),
+            spec.listens.unwrap_or_default(),
+            spec.min_length,
+            spec.user,
+            u8::from(spec.exits),
             alive.display(),
-            doing.by,
+            spec.wrapper,
             program.display(),
         );
         fs::write(&script, steps).unwrap();
-        // In the network of process 1.
+        // In the network namespace of process 1.
         let cmd = Cmd::new("nsenter", 100)
             .args(["--net=/proc/1/ns/net", "unshare", "--mount", SHELL])
             .arg(script.to_str().unwrap());
         tokio::spawn(async move { common::host().run(cmd).await });
-        let number = first_line(&alive).await.parse().unwrap();
-        let called = fs::read_to_string(format!("/proc/{number}/comm")).unwrap();
-        assert_eq!(called.trim_end(), doing.called);
+        let pid = first_line(&alive).await.parse().unwrap();
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        assert_eq!(name.trim_end(), spec.name);
         Self {
-            number,
+            pid,
             alive,
             _folder: folder,
         }
     }
 
-    async fn ends(self) {
+    async fn stop(self) {
         fs::remove_file(&self.alive).unwrap();
-        let place = format!("/proc/{}", self.number);
+        let place = format!("/proc/{}", self.pid);
         for _ in 0..100 {
             if !Path::new(&place).exists() {
                 return;
             }
-            // sleep: between two looks at the process.
+            // sleep: poll interval for the end of the process.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("process {} does not end", self.number);
+        panic!("process {} does not end", self.pid);
     }
 }
 
-/// The part of a process that [`Someone`] has started to listen.
-async fn listen_if_asked() {
-    let word = |name: &str| {
+/// The main function of a listening process that [`Process::start`] has started.
+async fn listen_if_requested() {
+    let env_var = |name: &str| {
         let value: OsString = std::env::var_os(name)?;
         value.into_string().ok()
     };
-    let Some(address) = word("LISTEN").filter(|address| !address.is_empty()) else {
+    let Some(address) = env_var("LISTEN").filter(|address| !address.is_empty()) else {
         return;
     };
-    let number = |name: &str| word(name).unwrap().parse::<usize>().unwrap();
+    let number = |name: &str| env_var(name).unwrap().parse::<usize>().unwrap();
     let mut address = address.into_bytes();
     address.resize(address.len().max(number("LENGTH")), 0);
     let listener =
@@ -204,43 +208,43 @@ async fn listen_if_asked() {
     if number("ENDS") == 1 {
         return leave_to_a_child(listener);
     }
-    let mut alive = fs::File::create(word("ALIVE").unwrap()).unwrap();
-    // What the kernel says of who has called listen() is of that moment.
+    let mut alive = fs::File::create(env_var("ALIVE").unwrap()).unwrap();
+    // The kernel keeps the credentials of the moment of listen(), so the user changes only afterwards.
     nix::unistd::setuid(u32::try_from(number("RUN_AS")).unwrap().into()).unwrap();
     writeln!(alive, "{}", std::process::id()).unwrap();
     while alive.metadata().unwrap().nlink() > 0 {
-        // sleep: between two looks at the file.
+        // sleep: poll interval for the removal of the file.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     drop(listener);
-    #[expect(clippy::exit, reason = "this process is no test")]
+    #[expect(clippy::exit, reason = "this process is not a test")]
     std::process::exit(0);
 }
 
-/// What a daemon does that puts itself into the background.
+/// Leaves the socket to a child and exits, like a daemon that forks into the background.
 #[expect(clippy::disallowed_methods, reason = "the child has a socket")]
 fn leave_to_a_child(listener: UnixListener) {
     let wait = "echo $$ >$ALIVE; while [ -e $ALIVE ]; do sleep 0.05; done";
     let mut child = std::process::Command::new(SHELL);
     child.args(["-c", wait]).stdin(OwnedFd::from(listener));
     child.spawn().unwrap();
-    #[expect(clippy::exit, reason = "this process is no test")]
+    #[expect(clippy::exit, reason = "this process is not a test")]
     std::process::exit(0);
 }
 
-/// The file's line, once it is written.
+/// Waits for the file's line and returns it.
 async fn first_line(file: &Path) -> String {
     for _ in 0..200 {
         match fs::read_to_string(file) {
             Ok(text) if text.ends_with('\n') => return text.trim_end().to_owned(),
-            // sleep: between two looks at the file.
+            // sleep: poll interval for the file.
             _ => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
     panic!("{} does not appear", file.display());
 }
 
-/// A host's program, started as the driver starts it.
+/// Runs a host's program through the driver's `enter-namespaces` subcommand.
 async fn enter(whose: &str, words: &[&str]) -> Exit {
     let cmd = Cmd::new(DRIVER, 20)
         .args(["enter-namespaces", whose])
@@ -252,21 +256,23 @@ fn linux() -> Linux {
     Linux::new(PathBuf::from("/")).in_namespaces(Namespaces::Iscsid)
 }
 
-/// Whose initiator name the driver believes.
-async fn believed(linux: &Linux) -> Result<String, HostError> {
-    let text = String::from_utf8(linux.read(NAME).await?).unwrap();
+/// The end of the initiator name that the driver reads: the `tools` of the process that it trusts.
+async fn trusted_initiator(linux: &Linux) -> Result<String, HostError> {
+    let text = String::from_utf8(linux.read(INITIATOR_NAME).await?).unwrap();
     Ok(text.trim().rsplit_once(':').unwrap().1.to_owned())
 }
 
-/// A record of open-iscsi's, with a password.
-async fn writes_a_secret(linux: &Linux) -> Result<(), HostError> {
-    let aside = "/etc/iscsi/.aside";
-    linux.replace_file(SECRET, aside, "password".into()).await
+/// Writes an open-iscsi record with a password.
+async fn write_secret(linux: &Linux) -> Result<(), HostError> {
+    let temp_file = "/etc/iscsi/.aside";
+    linux
+        .replace_file(SECRET, temp_file, "password".into())
+        .await
 }
 
-/// Nothing of iscsid's container is used, for this reason.
-async fn nobody_is_believed(linux: &Linux, says: &str) {
-    let error = believed(linux).await.unwrap_err();
+/// Asserts that nothing of iscsid's container is used, and that the error contains `says`.
+async fn assert_not_trusted(linux: &Linux, says: &str) {
+    let error = trusted_initiator(linux).await.unwrap_err();
     assert!(matches!(&error, HostError::NoNamespaces { .. }), "{error}");
     assert!(error.to_string().contains(says), "{error}");
     assert!(linux.reach().unwrap_err().to_string().contains(says));
@@ -276,9 +282,9 @@ async fn nobody_is_believed(linux: &Linux, says: &str) {
     assert!(exit.stderr.contains(says), "{exit:?}");
 }
 
-/// All of iscsid's container is used.
-async fn the_real_one_is_believed(linux: &Linux) {
-    assert_eq!(believed(linux).await.unwrap(), "real");
+/// Asserts that files and tools of iscsid's container are used.
+async fn assert_trusted(linux: &Linux) {
+    assert_eq!(trusted_initiator(linux).await.unwrap(), "real");
     linux.reach().unwrap();
     assert!(linux.has("iscsiadm"));
     let exit = enter("iscsid", &["iscsiadm", "-m", "two words"]).await;
@@ -287,8 +293,8 @@ async fn the_real_one_is_believed(linux: &Linux) {
 }
 
 #[tokio::test]
-async fn a_program_runs_in_the_namespaces_and_below_the_root_of_process_1() {
-    if !on_its_own("a_program_runs_in_the_namespaces_and_below_the_root_of_process_1").await {
+async fn a_program_runs_in_the_namespaces_and_root_of_process_1() {
+    if !in_own_namespaces("a_program_runs_in_the_namespaces_and_root_of_process_1").await {
         return;
     }
     let exit = enter("init", &["iscsiadm", "one", "two words"]).await;
@@ -310,26 +316,26 @@ async fn a_program_runs_in_the_namespaces_and_below_the_root_of_process_1() {
 
 /// design.md#whose-namespaces-the-driver-enters
 #[tokio::test]
-async fn a_pod_called_iscsid_is_nobody() {
-    let test = "a_pod_called_iscsid_is_nobody";
-    if !on_its_own(test).await {
+async fn a_pod_named_iscsid_is_not_trusted() {
+    let test = "a_pod_named_iscsid_is_not_trusted";
+    if !in_own_namespaces(test).await {
         return;
     }
     let linux = linux();
-    let pod = Someone::starts(test, pod_called("iscsid")).await;
-    nobody_is_believed(&linux, "nobody listens on iscsid's socket").await;
-    assert!(writes_a_secret(&linux).await.is_err());
+    let pod = Process::start(test, pod_named("iscsid")).await;
+    assert_not_trusted(&linux, "nobody listens on iscsid's socket").await;
+    assert!(write_secret(&linux).await.is_err());
 
-    let iscsid = Someone::starts(test, real(ISCSID, "real")).await;
-    assert!(pod.number < iscsid.number, "the pod's is the lowest number");
-    the_real_one_is_believed(&linux).await;
-    writes_a_secret(&linux).await.unwrap();
-    for (one, has) in [(&iscsid, true), (&pod, false)] {
-        let seen = format!("/proc/{}/root{SECRET}", one.number);
+    let iscsid = Process::start(test, real(ISCSID, "real")).await;
+    assert!(pod.pid < iscsid.pid, "the pod has the lower PID");
+    assert_trusted(&linux).await;
+    write_secret(&linux).await.unwrap();
+    for (process, has) in [(&iscsid, true), (&pod, false)] {
+        let seen = format!("/proc/{}/root{SECRET}", process.pid);
         assert_eq!(Path::new(&seen).exists(), has, "{seen}");
     }
 
-    // A driver that does not see the host's processes.
+    // A driver that cannot see the host's processes.
     let words = "--net=/proc/1/ns/net unshare --pid --fork --mount-proc";
     let cmd = Cmd::new("nsenter", 20).args(words.split(' '));
     let cmd = cmd.args([DRIVER, "enter-namespaces", "iscsid", "iscsiadm"]);
@@ -337,25 +343,25 @@ async fn a_pod_called_iscsid_is_nobody() {
     assert_eq!((exit.status, exit.stdout.as_str()), (125, ""), "{exit:?}");
     assert!(exit.stderr.contains("hostPID: true"), "{exit:?}");
 
-    // Nobody is believed for longer than it lives, and who comes next is.
-    iscsid.ends().await;
-    nobody_is_believed(&linux, "nobody listens on iscsid's socket").await;
-    let iscsid = Someone::starts(test, real(ISCSID, "real")).await;
-    the_real_one_is_believed(&linux).await;
-    iscsid.ends().await;
-    pod.ends().await;
+    // The trust ends with the process; the next iscsid is trusted again.
+    iscsid.stop().await;
+    assert_not_trusted(&linux, "nobody listens on iscsid's socket").await;
+    let iscsid = Process::start(test, real(ISCSID, "real")).await;
+    assert_trusted(&linux).await;
+    iscsid.stop().await;
+    pod.stop().await;
 }
 
 /// design.md#whose-namespaces-the-driver-enters
 #[tokio::test]
 async fn multipath_tools_run_where_multipathd_does() {
     let test = "multipath_tools_run_where_multipathd_does";
-    if !on_its_own(test).await {
+    if !in_own_namespaces(test).await {
         return;
     }
-    // iscsid's container has tools of that name, too.
-    let iscsid = Someone::starts(test, real(ISCSID, "iscsid")).await;
-    let pod = Someone::starts(test, pod_called("multipathd")).await;
+    // iscsid's container has tools of the same names.
+    let iscsid = Process::start(test, real(ISCSID, "iscsid")).await;
+    let pod = Process::start(test, pod_named("multipathd")).await;
     for words in [["multipathd", "show", "daemon"], ["multipath", "-f", "m"]] {
         let exit = enter("multipathd", &words).await;
         assert_eq!((exit.status, exit.stdout.as_str()), (127, ""), "{exit:?}");
@@ -363,159 +369,159 @@ async fn multipath_tools_run_where_multipathd_does() {
         assert!(exit.stderr.contains(says), "{exit:?}");
     }
 
-    let pretender = RunningDriver {
+    let pretender = ProcessSpec {
         listens: Some(MULTIPATHD),
         user: 65534,
-        ..pod_called("multipathd")
+        ..pod_named("multipathd")
     };
-    let pretender = Someone::starts(test, pretender).await;
+    let pretender = Process::start(test, pretender).await;
     let exit = enter("multipathd", &["multipathd", "show", "daemon"]).await;
     assert_eq!((exit.status, exit.stdout.as_str()), (125, ""), "{exit:?}");
     assert!(exit.stderr.contains("does not run as root"), "{exit:?}");
-    pretender.ends().await;
+    pretender.stop().await;
 
-    let multipathd = Someone::starts(test, real(MULTIPATHD, "real")).await;
+    let multipathd = Process::start(test, real(MULTIPATHD, "real")).await;
     let exit = enter("multipathd", &["multipathd", "show", "daemon"]).await;
     let said = "real /usr/local/sbin/multipathd show daemon\n";
     assert_eq!((exit.status, exit.stdout.as_str()), (0, said), "{exit:?}");
-    for one in [multipathd, pod, iscsid] {
-        one.ends().await;
+    for process in [multipathd, pod, iscsid] {
+        process.stop().await;
     }
 }
 
 /// design.md#whose-namespaces-the-driver-enters
 #[tokio::test]
-async fn a_pod_called_multipathd_does_not_run_on_the_host() {
-    let test = "a_pod_called_multipathd_does_not_run_on_the_host";
-    if !on_its_own(test).await {
+async fn a_pod_named_multipathd_does_not_count_as_the_hosts() {
+    let test = "a_pod_named_multipathd_does_not_count_as_the_hosts";
+    if !in_own_namespaces(test).await {
         return;
     }
     let linux = Linux::new(PathBuf::from("/")).in_namespaces(Namespaces::Init);
     let runs = async |who| linux.runs("multipathd", who).await.unwrap();
     assert!(!runs(Who::Anybody).await);
-    let pod = RunningDriver {
-        by: "setpriv --bounding-set=-sys_admin",
-        ..pod_called("multipathd")
+    let pod = ProcessSpec {
+        wrapper: "setpriv --bounding-set=-sys_admin",
+        ..pod_named("multipathd")
     };
-    let pod = Someone::starts(test, pod).await;
+    let pod = Process::start(test, pod).await;
     assert!(runs(Who::Anybody).await && !runs(Who::Host).await);
-    // Without a socket, as one that hangs while it starts.
-    let multipathd = Someone::starts(test, pod_called("multipathd")).await;
+    // Without a socket, like a daemon that hangs during startup.
+    let multipathd = Process::start(test, pod_named("multipathd")).await;
     assert!(runs(Who::Host).await);
-    multipathd.ends().await;
+    multipathd.stop().await;
     assert!(!runs(Who::Host).await);
-    pod.ends().await;
+    pod.stop().await;
     assert!(!runs(Who::Anybody).await);
 }
 
-/// systemd listens at iscsid's socket, and starts it when somebody calls.
+/// Socket activation: systemd listens on iscsid's socket, and starts iscsid at the first connection.
 #[tokio::test]
-async fn iscsid_is_called_in_the_network_of_the_host() {
-    let test = "iscsid_is_called_in_the_network_of_the_host";
-    if !on_its_own(test).await {
+async fn iscsid_is_woken_in_the_network_of_the_host() {
+    let test = "iscsid_is_woken_in_the_network_of_the_host";
+    if !in_own_namespaces(test).await {
         return;
     }
     let linux = Linux::new(PathBuf::from("/")).in_namespaces(Namespaces::Init);
     assert!(!linux.wake_iscsid().await.unwrap());
-    let systemd = Someone::starts(test, real(ISCSID, "real")).await;
+    let systemd = Process::start(test, real(ISCSID, "real")).await;
     assert!(linux.wake_iscsid().await.unwrap());
     let own = Linux::new(PathBuf::from("/"));
     assert!(
         !own.wake_iscsid().await.unwrap(),
         "it is in another network"
     );
-    systemd.ends().await;
+    systemd.stop().await;
     assert!(!linux.wake_iscsid().await.unwrap());
 }
 
 /// design.md#whose-namespaces-the-driver-enters
 #[tokio::test]
-async fn who_takes_iscsids_socket_is_judged() {
-    let test = "who_takes_iscsids_socket_is_judged";
-    if !on_its_own(test).await {
+async fn a_process_on_iscsids_socket_is_trusted_only_if_it_is_the_hosts() {
+    let test = "a_process_on_iscsids_socket_is_trusted_only_if_it_is_the_hosts";
+    if !in_own_namespaces(test).await {
         return;
     }
-    let pretends = RunningDriver {
+    let pretends = ProcessSpec {
         listens: Some(ISCSID),
-        ..pod_called("iscsid")
+        ..pod_named("iscsid")
     };
-    let user = RunningDriver {
+    let user = ProcessSpec {
         user: 65534,
         ..pretends
     };
-    for (doing, says) in [
+    for (spec, says) in [
         (user, "does not run as root"),
         (
-            RunningDriver {
-                by: "setpriv --bounding-set=-sys_admin",
+            ProcessSpec {
+                wrapper: "setpriv --bounding-set=-sys_admin",
                 ..pretends
             },
             "lacks capabilities of process 1 (0x200000)",
         ),
         (
-            RunningDriver {
-                by: "unshare --user --map-root-user",
+            ProcessSpec {
+                wrapper: "unshare --user --map-root-user",
                 ..pretends
             },
             "is in another user namespace",
         ),
     ] {
-        let pretender = Someone::starts(test, doing).await;
-        nobody_is_believed(&linux(), says).await;
-        nobody_is_believed(&linux(), &format!("process {}", pretender.number)).await;
-        pretender.ends().await;
+        let pretender = Process::start(test, spec).await;
+        assert_not_trusted(&linux(), says).await;
+        assert_not_trusted(&linux(), &format!("process {}", pretender.pid)).await;
+        pretender.stop().await;
     }
 
-    // Its number may be anybody's by now.
-    let background = RunningDriver {
-        called: "sh",
-        ends: true,
+    // The listener has exited, so its PID may belong to any process by now.
+    let background = ProcessSpec {
+        name: "sh",
+        exits: true,
         ..real(ISCSID, "real")
     };
-    let child = Someone::starts(test, background).await;
-    nobody_is_believed(&linux(), "has ended: start iscsid anew, in the foreground").await;
-    child.ends().await;
+    let child = Process::start(test, background).await;
+    assert_not_trusted(&linux(), "has ended: start iscsid anew, in the foreground").await;
+    child.stop().await;
 
-    // An older open-iscsi binds its name with zeros behind it. Who takes the other name does not hide it.
-    let pretender = Someone::starts(test, user).await;
-    let older = RunningDriver {
-        length: 107,
+    // An older open-iscsi binds its address padded with zeros. A pretender at the unpadded address does not hide it.
+    let pretender = Process::start(test, user).await;
+    let older = ProcessSpec {
+        min_length: 107,
         ..real(ISCSID, "real")
     };
-    let iscsid = Someone::starts(test, older).await;
-    the_real_one_is_believed(&linux()).await;
-    iscsid.ends().await;
-    pretender.ends().await;
+    let iscsid = Process::start(test, older).await;
+    assert_trusted(&linux()).await;
+    iscsid.stop().await;
+    pretender.stop().await;
 }
 
-/// A pod that is privileged differs from the host in one thing only.
+/// A privileged pod differs from the host only in its cgroup.
 /// design.md#whose-namespaces-the-driver-enters
 #[tokio::test]
 async fn a_privileged_pod_is_not_the_host() {
     let test = "a_privileged_pod_is_not_the_host";
-    if !on_its_own(test).await {
+    if !in_own_namespaces(test).await {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path().to_str().unwrap();
     let mount = Cmd::new("mount", 20).args(["-t", "cgroup2", "none", at]);
     let mounted = common::host().run(mount).await.unwrap();
-    // What a test that failed has left behind is another's.
+    // A unique name: a failed test may have left its cgroup behind.
     let name = folder.path().file_name().unwrap().to_str().unwrap();
     let pods = folder.path().join(format!("kubepods{name}"));
     if mounted.status != 0 || fs::create_dir(&pods).is_err() {
         common::skip(test, "needs version 2 of cgroups");
         return;
     }
-    let iscsid = Someone::starts(test, real(ISCSID, "real")).await;
-    the_real_one_is_believed(&linux()).await;
-    let moved = fs::write(pods.join("cgroup.procs"), iscsid.number.to_string());
+    let iscsid = Process::start(test, real(ISCSID, "real")).await;
+    assert_trusted(&linux()).await;
+    let moved = fs::write(pods.join("cgroup.procs"), iscsid.pid.to_string());
     if moved.is_ok() {
-        nobody_is_believed(&linux(), &format!("is in a pod (cgroup /kubepods{name})")).await;
+        assert_not_trusted(&linux(), &format!("is in a pod (cgroup /kubepods{name})")).await;
     } else {
         common::skip(test, "needs a cgroup that takes processes");
     }
-    iscsid.ends().await;
+    iscsid.stop().await;
     fs::remove_dir(pods).unwrap();
     common::run("umount", &[at]).await;
 }

@@ -1,8 +1,9 @@
-//! Attaching: sessions, disks, identity, the map (design.md#portals, #identity-before-action and #unstage-needs-no-nas).
+//! Attaching a volume: sessions, disks, identity check, multipath map (design.md#portals, #identity-before-action and
+//! #unstage-needs-no-nas).
 //!
-//! Portals: where multipathd runs, the node logs in to all of them and uses the map over their disks. Elsewhere it logs in to
-//! the first that accepts: a second session would be a second disk of the same LUN with nobody to choose between them, so the
-//! other portals are only there for when the first does not answer.
+//! Portals: if multipathd runs, the node logs in to all of them and uses the map over their disks. Otherwise it logs in to the
+//! first that accepts: a second session would be a second disk of the same LUN without a map over both, so the other portals
+//! are only fallbacks.
 
 use std::time::Duration;
 
@@ -20,68 +21,70 @@ use crate::volume::{Bytes, LunUuid};
 /// How long a disk may take to appear after a login or rescan.
 const DISK_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A volume's device, proven to be the volume's.
+/// A volume's device, whose identity was verified.
 #[derive(Clone, Debug)]
 pub(super) struct Attached {
     /// A disk, or the multipath map over several.
     pub(super) device: Block,
-    /// The device's size.
+    /// Its size, read back from the kernel.
     pub(super) size: Bytes,
 }
 
-/// Without a map over them, only one of several portals can be used.
-fn one_path(context: &PublishContext, why: &str) {
-    tracing::warn!(target = %context.iqn, why, "one portal of several is used, and I/O waits when its path is lost");
+fn warn_single_path(context: &PublishContext, why: &str) {
+    tracing::warn!(target = %context.iqn, why, "using only one of several portals: I/O stalls while its path is lost");
 }
 
 impl<H: Host> Machine<H> {
-    /// Logs in where there is no good session, finds the disks, proves that they are the volume's, and sees to the map.
+    /// Logs in where there is no usable session, finds the disks, verifies that they are the volume's, and ensures the map.
     pub(super) async fn attach(
         &self,
         context: &PublishContext,
         chap: Option<&Chap>,
     ) -> Result<Attached, Error> {
         let several = context.portals.len() > 1;
-        let mut every = several && self.multipathd_runs().await?;
-        if several && !every {
-            one_path(context, "multipathd does not run on this node");
+        let mut all_portals = several && self.multipathd_runs().await?;
+        if several && !all_portals {
+            warn_single_path(context, "multipathd does not run on this node");
         }
-        self.forget_portals(&context.iqn, &context.portals).await;
-        let (mut disks, lost) = self.reuse(context, every).await?;
-        if every && lost.is_empty() {
-            let alone: Vec<Disk> = disks.iter().map(|(_, disk)| disk.clone()).collect();
-            if self.is_alone(&context.uuid, &alone).await? {
-                one_path(
+        self.delete_former_portals(&context.iqn, &context.portals)
+            .await;
+        let (mut disks, lost) = self.reuse(context, all_portals).await?;
+        if all_portals && lost.is_empty() {
+            let usable: Vec<Disk> = disks.iter().map(|(_, disk)| disk.clone()).collect();
+            if self.is_single_path(&context.uuid, &usable).await? {
+                warn_single_path(
                     context,
-                    "its disk is in use without multipathd, or excluded from it",
+                    "its disk is in use without a map, or excluded by multipathd",
                 );
-                every = false;
+                all_portals = false;
             }
         }
-        let known = |portal: &&Portal| {
+        let has_session = |portal: &&Portal| {
             let at = |session: &Session| session.portal == Some(**portal);
             lost.iter().any(at) || disks.iter().any(|(session, _)| at(session))
         };
-        let wanted: Vec<Portal> = match (every, disks.is_empty()) {
+        let to_try: Vec<Portal> = match (all_portals, disks.is_empty()) {
             (true, _) => context
                 .portals
                 .iter()
-                .filter(|at| !known(at))
+                .filter(|portal| !has_session(portal))
                 .copied()
                 .collect(),
             (false, true) => context.portals.clone(),
             (false, false) => vec![],
         };
         let reachable = !disks.is_empty();
-        let logins = self.login(context, chap, &wanted, (every, reachable));
+        let logins = self.login(context, chap, &to_try, (all_portals, reachable));
         for session in Box::pin(logins).await? {
-            let disk = self.admit(&session, context.lun, &context.uuid).await?;
+            let disk = self
+                .attach_disk(&session, context.lun, &context.uuid)
+                .await?;
             disks.push((session, disk));
         }
         let sessions: Vec<Session> = disks.iter().map(|(session, _)| session.clone()).collect();
         let mut disks: Vec<Disk> = disks.into_iter().map(|(_, disk)| disk).collect();
-        if every && lost.is_empty() && self.is_excluded(&context.uuid, &disks).await? {
-            one_path(
+        if all_portals && lost.is_empty() && self.is_excluded(&context.uuid, &disks).await? {
+            warn_single_path(
                 context,
                 "the configuration of multipathd excludes its disks (multipathd show blacklist)",
             );
@@ -89,22 +92,22 @@ impl<H: Host> Machine<H> {
                 self.log_out(session).await?;
             }
             disks.truncate(1);
-            every = false;
+            all_portals = false;
         }
-        self.device_over(context, &disks, every, lost.is_empty())
+        self.device_over(context, &disks, all_portals, lost.is_empty())
             .await
     }
 
-    /// The map over the volume's disks, or its disk.
+    /// The map over the volume's disks, or its only disk; measured.
     async fn device_over(
         &self,
         context: &PublishContext,
         disks: &[Disk],
-        every: bool,
+        all_portals: bool,
         complete: bool,
     ) -> Result<Attached, Error> {
-        let map = if every {
-            Some(self.map_of_all(&context.uuid, disks).await?)
+        let map = if all_portals {
+            Some(self.ensure_map(&context.uuid, disks).await?)
         } else {
             self.attachment(&context.uuid).await?.map
         };
@@ -122,7 +125,7 @@ impl<H: Host> Machine<H> {
         let size = if complete {
             self.resize_map(&map, disks).await?
         } else {
-            // The kernel lets no map grow beyond a path that cannot be asked for its size.
+            // A map cannot grow beyond its smallest path, and a lost path cannot be rescanned.
             let doing = format!("measuring map {}", map.name);
             map.block.size(&self.host).await.context(doing)?
         };
@@ -132,33 +135,33 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// The sessions that were there before: those that are good, with their disks, and those that have lost their target and
-    /// are left to iscsid, because the map above them is in use. All others are ended.
+    /// The existing sessions: the usable ones with their disks, and the lost ones that are left to iscsid to reconnect because
+    /// the map over them is in use. All others are logged out.
     async fn reuse(
         &self,
         context: &PublishContext,
-        every: bool,
+        all_portals: bool,
     ) -> Result<(Vec<(Session, Disk)>, Vec<Session>), Error> {
-        let held = self.attachment(&context.uuid).await?;
+        let attachment = self.attachment(&context.uuid).await?;
         let (mut good, mut lost) = (Vec::new(), Vec::new());
-        for session in &held.sessions {
-            match self.good_disk(session, context).await? {
+        for session in &attachment.sessions {
+            match self.usable_disk(session, context).await? {
                 Some(disk) => good.push((session.clone(), disk)),
                 None => lost.push(session.clone()),
             }
         }
-        let superfluous = !every && good.len() > 1 && held.map.is_none();
-        if lost.is_empty() && !superfluous {
-            self.restore_queueing(&held).await;
+        let too_many = !all_portals && good.len() > 1 && attachment.map.is_none();
+        if lost.is_empty() && !too_many {
+            self.restore_queueing(&attachment).await;
             return Ok((good, lost));
         }
-        let in_use = self.uses(&held.blocks()).await?;
-        if superfluous {
-            return self.one_of(&held, good, &in_use).await;
+        let in_use = self.mount_points(&attachment.blocks()).await?;
+        if too_many {
+            return self.keep_used_disk(&attachment, good, &in_use).await;
         }
         match (good.is_empty(), in_use.is_empty()) {
             (true, true) => {
-                self.detach(&held).await?;
+                self.detach(&attachment).await?;
                 Ok((good, vec![]))
             }
             (true, false) => Err(Error::NotReady {
@@ -180,43 +183,47 @@ impl<H: Host> Machine<H> {
             }
             (false, false) => {
                 for session in &lost {
-                    tracing::warn!(%session, "a path is lost; iscsid goes on trying");
+                    tracing::warn!(%session, "a path is lost; iscsid keeps trying to reconnect");
                 }
-                self.restore_queueing(&held).await;
+                self.restore_queueing(&attachment).await;
                 Ok((good, lost))
             }
         }
     }
 
-    /// Several disks and no map: their multipathd has gone, or a record asked for more than one session. The one in use stays;
-    /// where none is, all is begun anew. Nobody may choose while several are in use.
-    async fn one_of(
+    /// Several disks and no map: multipathd was stopped, or a record asked for more than one session. The disk in use stays; if
+    /// none is in use, all sessions are logged out and the caller logs in again; if several are, that is an error.
+    async fn keep_used_disk(
         &self,
-        held: &Attachment,
+        attachment: &Attachment,
         good: Vec<(Session, Disk)>,
         in_use: &[String],
     ) -> Result<(Vec<(Session, Disk)>, Vec<Session>), Error> {
         if in_use.is_empty() {
-            self.must_be_unused(held).await?;
-            self.detach(held).await?;
+            self.must_be_unused(attachment).await?;
+            self.detach(attachment).await?;
             return Ok((vec![], vec![]));
         }
         let (mut used, mut idle) = (Vec::new(), Vec::new());
         for (session, disk) in good {
             let node = disk.block.node();
             let mounted = !self
-                .uses(std::slice::from_ref(&disk.block))
+                .mount_points(std::slice::from_ref(&disk.block))
                 .await?
                 .is_empty();
             let claimed = self.host.is_claimed(&node).await;
-            if mounted || claimed.context(format!("looking who uses {node}"))? {
+            if mounted || claimed.context(format!("checking what uses {node}"))? {
                 used.push((session, disk));
             } else {
                 idle.push(session);
             }
         }
         if used.len() != 1 {
-            let seen: Vec<String> = held.sessions.iter().map(ToString::to_string).collect();
+            let seen: Vec<String> = attachment
+                .sessions
+                .iter()
+                .map(ToString::to_string)
+                .collect();
             return Err(Error::Refused {
                 what: "choosing the disk of the volume".to_owned(),
                 seen: format!(
@@ -228,19 +235,19 @@ impl<H: Host> Machine<H> {
             });
         }
         for session in &idle {
-            tracing::warn!(%session, "ending a session that nobody uses: there is another, and no multipath map over both");
+            tracing::warn!(%session, "logging out an unused session: there is another, and no multipath map over both");
             self.log_out(session).await?;
         }
         Ok((used, vec![]))
     }
 
-    /// The disk of a session that answers; `None` when the session is stale.
-    async fn good_disk(
+    /// The verified disk of a usable session; `None` if the session is stale or its disk is offline.
+    async fn usable_disk(
         &self,
         session: &Session,
         context: &PublishContext,
     ) -> Result<Option<Disk>, Error> {
-        // A session of another time, at another name of this initiator, would be another publication.
+        // A session with another target name belongs to another publication.
         let usable = session.alive && session.target == context.iqn.as_str();
         if !usable || !self.scan(session, context.lun).await? {
             return Ok(None);
@@ -248,8 +255,8 @@ impl<H: Host> Machine<H> {
         let Some(disk) = self.disk_of(session, context.lun).await? else {
             return Ok(None);
         };
-        // A disk that the kernel has taken offline stays so; another login gives another disk.
-        let doing = || format!("looking at {}", disk.block.node());
+        // A disk that the kernel has taken offline stays offline; a new login gives a new disk.
+        let doing = || format!("checking {}", disk.block.node());
         if !disk.is_running(&self.host).await.context(doing())? {
             return Ok(None);
         }
@@ -257,8 +264,8 @@ impl<H: Host> Machine<H> {
         Ok(Some(disk))
     }
 
-    /// Attaches the logical unit `lun` of a session that was just made, and proves it to be the volume's.
-    pub(super) async fn admit(
+    /// Attaches the logical unit `lun` of a new session, and verifies that it is the volume's.
+    pub(super) async fn attach_disk(
         &self,
         session: &Session,
         lun: u16,
@@ -286,7 +293,10 @@ impl<H: Host> Machine<H> {
             .context("waiting for the disk")
     }
 
-    /// The disk is the volume's, by its unit serial. To be called after [`Machine::rescan`].
+    /// Verifies by the unit serial that the disk is the volume's. Call [`Machine::rescan`] first: sysfs may be out of date.
+    ///
+    /// # Errors
+    /// `Refused` for another serial; `NotReady` if the disk is offline or has no size.
     pub(super) async fn verify_identity(&self, disk: &Disk, uuid: &LunUuid) -> Result<(), Error> {
         let node = disk.block.node();
         let doing = || format!("identifying {node}");
@@ -294,10 +304,10 @@ impl<H: Host> Machine<H> {
         if !seen.running {
             return Err(Error::NotReady {
                 what: node,
-                seen: "it is offline, and what is known of it may be out of date".to_owned(),
+                seen: "it is offline, so its size and serial may be out of date".to_owned(),
             });
         }
-        // A unit that is no longer mapped keeps its old serial in sysfs, but has lost its size (seen with Linux 6.1).
+        // A logical unit that is no longer mapped keeps its old serial in sysfs, but its size is 0 (seen with Linux 6.1).
         if seen.size == Bytes(0) {
             return Err(Error::NotReady {
                 what: node,

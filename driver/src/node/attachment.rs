@@ -1,5 +1,5 @@
-//! What this node holds of a volume, read from the kernel: sessions, their disks, the multipath map over these; and letting
-//! all of it go again.
+//! A volume's attachment to this node as the kernel shows it: sessions, their disks, the multipath map; and its teardown
+//! (logout).
 
 use super::Machine;
 use crate::error::{Context as _, Error};
@@ -13,24 +13,24 @@ use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
 /// How long a session may take to appear or vanish in sysfs.
-pub(super) const SESSION_LIST_RETRIES: std::time::Duration = std::time::Duration::from_secs(10);
+pub(super) const SESSION_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// A volume as this node holds it.
+/// What is attached of a volume; nothing at all if it is empty.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Attachment {
-    /// The sessions with its target: one, or one at each of several portals. More were made by somebody else, or from a record
-    /// that said so; they are ended with the others, and nobody is kept from that by their number.
+    /// The sessions with its target: one, or one per portal. More than that were made by hand or by a record with
+    /// `nr_sessions` above 1; any number is torn down alike.
     pub(super) sessions: Vec<Session>,
-    /// Their disks that are the volume's.
+    /// The volume's disks of these sessions.
     pub(super) disks: Vec<Disk>,
-    /// Other logical units that somebody has mapped to the volume's target. They go with its session.
-    pub(super) strangers: Vec<Disk>,
-    /// The map over these disks, or one that has outlived them.
+    /// Disks of other LUNs that somebody has mapped to the volume's target. A logout removes them, too.
+    pub(super) foreign_disks: Vec<Disk>,
+    /// The multipath map over these disks, or one that has outlived them.
     pub(super) map: Option<Map>,
 }
 
 impl Attachment {
-    /// Everything that a mount of the volume may show.
+    /// All block devices that a mount of the volume may be on.
     pub(super) fn blocks(&self) -> Vec<Block> {
         let disks = self.disks.iter().map(|disk| disk.block.clone());
         disks
@@ -38,8 +38,8 @@ impl Attachment {
             .collect()
     }
 
-    /// What the volume is used through: the map, or else its only disk. A path below a map is never used by itself, and of
-    /// several disks without a map none is.
+    /// The device to use: the map, or else the only disk. `None` for several disks without a map. A path of a map is never used
+    /// directly.
     pub(super) fn device(&self) -> Option<&Block> {
         match (&self.map, self.sessions.as_slice()) {
             (Some(map), _) => Some(&map.block),
@@ -48,16 +48,17 @@ impl Attachment {
         }
     }
 
-    /// The device that a mount shows. btrfs and device nodes have no number of their own; then it is the volume's.
+    /// The device that a mount is on. Mounts of btrfs and of device nodes do not show its number; for these it is
+    /// [`Self::device`].
     pub(super) fn device_of(&self, mount: &Mount) -> Option<Block> {
-        let shown = self
+        let by_number = self
             .blocks()
             .into_iter()
             .find(|block| block.number == mount.device);
-        shown.or_else(|| self.device().cloned())
+        by_number.or_else(|| self.device().cloned())
     }
 
-    /// The disks below a device: itself, or a map's paths.
+    /// The disks below a device: a map's paths, or the disk itself.
     pub(super) fn paths_of(&self, device: &Block) -> Vec<Disk> {
         let below = |disk: &&Disk| match &self.map {
             Some(map) if map.block == *device => map.paths.contains(&disk.block.name),
@@ -66,7 +67,7 @@ impl Attachment {
         self.disks.iter().filter(below).cloned().collect()
     }
 
-    /// The targets that there are sessions with.
+    /// The targets of the sessions, sorted, without duplicates.
     pub(super) fn targets(&self) -> Vec<Iqn> {
         let targets = self.sessions.iter().map(|session| session.target.parse());
         let mut targets: Vec<Iqn> = targets.flatten().collect();
@@ -75,20 +76,20 @@ impl Attachment {
         targets
     }
 
-    /// Some session has its target. Without one there is nobody left to write to.
+    /// True if at least one session has its target. Without one, nothing can be written any more.
     pub(super) fn is_alive(&self) -> bool {
         self.sessions.iter().any(|session| session.alive)
     }
 }
 
 impl<H: Host> Machine<H> {
-    /// What this node holds of the volume, however many sessions that are.
+    /// What is attached of the volume, by the sessions of all its publications together.
     pub(super) async fn attachment(&self, uuid: &LunUuid) -> Result<Attachment, Error> {
         let mut all = self.attachments(uuid, false).await?;
         Ok(all.pop().unwrap_or_default())
     }
 
-    /// The same for each publication: one, save when a node was not told that the one before has ended.
+    /// The same, per publication: more than one only if this node missed the end of an earlier one.
     pub(super) async fn attachments_by_target(
         &self,
         uuid: &LunUuid,
@@ -96,15 +97,15 @@ impl<H: Host> Machine<H> {
         self.attachments(uuid, true).await
     }
 
-    /// At least one; one look at sysfs.
+    /// Returns at least one, maybe empty. Reads sysfs once.
     async fn attachments(&self, uuid: &LunUuid, apart: bool) -> Result<Vec<Attachment>, Error> {
         let (ours, targets, maps) = (
             self.publications(Some(uuid)),
-            self.targets.clone(),
-            self.maps.clone(),
+            self.target_names.clone(),
+            self.map_names.clone(),
         );
         let lun = uuid.clone();
-        let look = move |files: &dyn KernelFiles| {
+        let read = move |files: &dyn KernelFiles| {
             let mut sessions = session::sessions(files, &targets, |target| ours.include(target))?;
             if apart {
                 sessions.sort_by(|a, b| a.target.cmp(&b.target));
@@ -112,86 +113,88 @@ impl<H: Host> Machine<H> {
             let groups = sessions.chunk_by(|a, b| !apart || a.target == b.target);
             let groups =
                 groups.map(|sessions| KernelView::of(files, &maps, &lun, sessions.to_vec()));
-            let mut shown = groups.collect::<Result<Vec<KernelView>, _>>()?;
-            if shown.is_empty() {
-                shown.push(KernelView::of(files, &maps, &lun, vec![])?);
+            let mut views = groups.collect::<Result<Vec<KernelView>, _>>()?;
+            if views.is_empty() {
+                views.push(KernelView::of(files, &maps, &lun, vec![])?);
             }
-            Ok(shown)
+            Ok(views)
         };
-        let doing = format!("looking what this node has of LUN {uuid}");
-        let shown = self.host.blocking(&doing, look).await.context(&doing)?;
-        shown.into_iter().map(|shown| shown.held(uuid)).collect()
+        let doing = format!("reading the attachment of LUN {uuid}");
+        let views = self.host.blocking(&doing, read).await.context(&doing)?;
+        views
+            .into_iter()
+            .map(|view| view.into_attachment(uuid))
+            .collect()
     }
 
-    /// The disks of these sessions.
     pub(super) async fn disks_of(&self, sessions: &[Session]) -> Result<Vec<Disk>, Error> {
         let ids: Vec<u32> = sessions.iter().map(|session| session.id).collect();
         let doing = "listing the disks of sessions";
-        let look = move |files: &dyn KernelFiles| disks_of(files, &ids);
-        self.host.blocking(doing, look).await.context(doing)
+        let read = move |files: &dyn KernelFiles| disks_of(files, &ids);
+        self.host.blocking(doing, read).await.context(doing)
     }
 
-    /// The sessions of this node with the target of `uuid`; or with those of all volumes.
+    /// This node's sessions with targets of the LUN `uuid`, or of all volumes.
     pub(super) async fn sessions_of(&self, uuid: Option<&LunUuid>) -> Result<Vec<Session>, Error> {
-        let (ours, targets) = (self.publications(uuid), self.targets.clone());
+        let (ours, targets) = (self.publications(uuid), self.target_names.clone());
         let doing = "listing iSCSI sessions";
-        let look = move |files: &dyn KernelFiles| {
+        let read = move |files: &dyn KernelFiles| {
             session::sessions(files, &targets, |target| ours.include(target))
         };
-        self.host.blocking(doing, look).await.context(doing)
+        self.host.blocking(doing, read).await.context(doing)
     }
 
-    /// A session as it is now; `None` when it has ended.
+    /// Re-reads a session; `None` if it has ended.
     pub(super) async fn session_now(&self, id: u32) -> Result<Option<Session>, HostError> {
-        let doing = format!("looking at session {id}");
-        let look = move |files: &dyn KernelFiles| session::session(files, id);
-        self.host.blocking(&doing, look).await
+        let doing = format!("reading session {id}");
+        let read = move |files: &dyn KernelFiles| session::session(files, id);
+        self.host.blocking(&doing, read).await
     }
 
-    /// The multipath map over some of `disks`. A map that nobody can reach any more is known by the volume's WWID.
+    /// The multipath map over some of `disks`. A map without paths is found by the volume's WWID.
     pub(super) async fn map_over(
         &self,
         uuid: &LunUuid,
         disks: &[Disk],
     ) -> Result<Option<Map>, Error> {
-        let (maps, lun, disks) = (self.maps.clone(), uuid.clone(), disks.to_vec());
+        let (maps, lun, disks) = (self.map_names.clone(), uuid.clone(), disks.to_vec());
         let doing = "listing multipath maps";
-        let look = move |files: &dyn KernelFiles| {
-            let over = MapsOverDisks::look(files, &maps, &lun, &disks)?;
+        let read = move |files: &dyn KernelFiles| {
+            let over = MapsOverDisks::read(files, &maps, &lun, &disks)?;
             Ok((over, disks))
         };
-        let (over, disks) = self.host.blocking(doing, look).await.context(doing)?;
+        let (over, disks) = self.host.blocking(doing, read).await.context(doing)?;
         over.only(uuid, &disks)
     }
 
     /// The multipath maps with one of these WWIDs.
     pub(super) async fn maps_with(&self, wwids: Vec<String>) -> Result<Vec<Map>, HostError> {
-        let maps = self.maps.clone();
-        let look = move |files: &dyn KernelFiles| dm_multipath::with_wwid(files, &maps, &wwids);
-        self.host.blocking("listing multipath maps", look).await
+        let maps = self.map_names.clone();
+        let read = move |files: &dyn KernelFiles| dm_multipath::with_wwid(files, &maps, &wwids);
+        self.host.blocking("listing multipath maps", read).await
     }
 
-    /// Lets the volume go: map, sessions, records. The caller knows that nobody uses it. What a crash leaves of it is let go
-    /// by the next call.
-    pub(super) async fn detach(&self, held: &Attachment) -> Result<(), Error> {
-        self.disable_queueing(held).await;
-        if let Some(map) = &held.map {
+    /// Tears the attachment down: map, sessions, records. The caller has checked that it is unused. After a crash the next call
+    /// continues.
+    pub(super) async fn detach(&self, attachment: &Attachment) -> Result<(), Error> {
+        self.disable_queueing(attachment).await;
+        if let Some(map) = &attachment.map {
             self.flush(map).await?;
         }
-        for session in &held.sessions {
+        for session in &attachment.sessions {
             self.log_out(session).await?;
         }
-        if let Some(map) = &held.map {
-            // A daemon that grabs every disk may have made it anew in between.
+        if let Some(map) = &attachment.map {
+            // A multipathd that makes maps over all disks may have recreated it in between.
             self.must_be_flushed(map).await?;
         }
-        for iqn in held.targets() {
+        for iqn in attachment.targets() {
             self.delete_records(&iqn).await?;
         }
         Ok(())
     }
 
-    /// Ends one session. Its records stay.
+    /// Logs out one session and waits until the kernel has removed it. Its records stay.
     pub(super) async fn log_out(&self, session: &Session) -> Result<(), Error> {
         let doing = format!("logging out {session}");
         self.host
@@ -199,7 +202,7 @@ impl<H: Host> Machine<H> {
             .await
             .and_then(iscsiadm::read_logout)
             .context(&doing)?;
-        let gone = disk::until(&self.host, SESSION_LIST_RETRIES, || async {
+        let gone = disk::until(&self.host, SESSION_TIMEOUT, || async {
             let left = self.session_now(session.id).await?;
             Ok(left.is_none().then_some(()))
         });
@@ -213,11 +216,11 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// What sysfs shows of a volume.
+/// A volume's sessions, disks and maps, read from sysfs in one go.
 struct KernelView {
     sessions: Vec<Session>,
     disks: Vec<Disk>,
-    strangers: Vec<Disk>,
+    foreign_disks: Vec<Disk>,
     over: MapsOverDisks,
 }
 
@@ -229,22 +232,22 @@ impl KernelView {
         sessions: Vec<Session>,
     ) -> Result<Self, HostError> {
         let ids: Vec<u32> = sessions.iter().map(|session| session.id).collect();
-        let (disks, strangers) = own(files, uuid, disks_of(files, &ids)?)?;
-        let over = MapsOverDisks::look(files, maps, uuid, &disks)?;
+        let (disks, foreign_disks) = own(files, uuid, disks_of(files, &ids)?)?;
+        let over = MapsOverDisks::read(files, maps, uuid, &disks)?;
         Ok(Self {
             sessions,
             disks,
-            strangers,
+            foreign_disks,
             over,
         })
     }
 
-    fn held(self, uuid: &LunUuid) -> Result<Attachment, Error> {
+    fn into_attachment(self, uuid: &LunUuid) -> Result<Attachment, Error> {
         let map = self.over.only(uuid, &self.disks)?;
         Ok(Attachment {
             sessions: self.sessions,
             disks: self.disks,
-            strangers: self.strangers,
+            foreign_disks: self.foreign_disks,
             map,
         })
     }
@@ -258,8 +261,8 @@ fn disks_of(files: &dyn KernelFiles, sessions: &[u32]) -> Result<Vec<Disk>, Host
     Ok(all)
 }
 
-/// The disks that bear the volume's serial, as far as the kernel knows, and those that bear another. Where none bears it they are
-/// all the volume's until the proof of identity says what they are.
+/// Splits disks into those with the volume's serial, as far as the kernel knows it, and others. If none has it, all count as the
+/// volume's until [`Machine::verify_identity`] decides.
 fn own(
     files: &dyn KernelFiles,
     uuid: &LunUuid,
@@ -282,15 +285,15 @@ fn own(
     Ok((own, others))
 }
 
-/// The maps over a volume's disks: one, if all is well.
+/// The maps over a volume's disks: at most one, unless something is wrong.
 struct MapsOverDisks {
     maps: Vec<Map>,
-    /// What is below each, in words; looked up when there is a question.
+    /// The paths of each map with their serials, for an error message; empty unless the maps are ambiguous.
     paths: Vec<String>,
 }
 
 impl MapsOverDisks {
-    fn look(
+    fn read(
         files: &dyn KernelFiles,
         names: &Names,
         uuid: &LunUuid,
@@ -320,19 +323,22 @@ impl MapsOverDisks {
         self.maps.len() > 1 || self.maps.iter().any(|map| !map.paths.iter().all(ours))
     }
 
-    /// The only one; nobody may choose between several, nor use one that lies over what is not the volume's.
+    /// The only map.
+    ///
+    /// # Errors
+    /// If there are several, or if one has paths that are not the volume's.
     fn only(mut self, uuid: &LunUuid, disks: &[Disk]) -> Result<Option<Map>, Error> {
         if !self.is_in_question(disks) {
             return Ok(self.maps.pop());
         }
         let seen = self.maps.iter().zip(&self.paths);
-        let seen = seen.map(|(map, paths)| format!("map {} lies over {paths}", map.name));
+        let seen = seen.map(|(map, paths)| format!("map {} is over {paths}", map.name));
         let seen: Vec<String> = seen.collect();
         let own: Vec<&str> = disks.iter().map(|disk| disk.block.name.as_str()).collect();
         Err(Error::Refused {
             what: format!("choosing the multipath map of LUN {uuid}"),
             seen: format!("{}; the volume's disks are {}", seen.join("; "), own.join(", ")),
-            remedy: "let multipathd make one map of just these disks: check its configuration, and end what is not the volume's".to_owned(),
+            remedy: "let multipathd make one map of just these disks: check its configuration, and log out what is not the volume's".to_owned(),
         })
     }
 }

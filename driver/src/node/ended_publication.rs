@@ -1,8 +1,8 @@
-//! What an ended publication has left on this node: sessions under a name that is never made again, their disks, a map over
-//! these, mounts with a stale page cache (design.md, "Fencing: one publication, one name").
+//! Teardown of what an ended publication has left on this node: sessions with a target name that is never reused, their disks and
+//! map, mounts with a stale page cache (design.md, "Fencing: one publication, one name").
 //!
-//! A volume that was forced away from this node, used elsewhere and given back comes under another name. Whatever looks right
-//! here may be out of date, and what it still holds to be written would destroy what others have written since.
+//! A volume that was detached by force, used on another node and published here again has a new target name. What is left of the
+//! old publication may be out of date, and flushing its dirty pages would destroy what others have written since.
 
 use super::Machine;
 use super::attachment::Attachment;
@@ -14,16 +14,17 @@ use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
 impl<H: Host> Machine<H> {
-    /// Takes down what publications of the LUN other than `present` have left here. True: there was something.
+    /// Tears down what publications of the LUN other than `present` have left here. True: there was something.
     ///
-    /// Nothing is touched while a pod still has it.
+    /// # Errors
+    /// `NotReady`, before anything is changed, while a pod still has it mounted.
     pub(super) async fn tear_down_ended(
         &self,
         uuid: &LunUuid,
         present: &Iqn,
         staging: &str,
     ) -> Result<bool, Error> {
-        let ended = self.ended(uuid, present).await?;
+        let ended = self.ended_attachment(uuid, present).await?;
         if ended.sessions.is_empty() && ended.map.is_none() {
             return Ok(false);
         }
@@ -31,32 +32,36 @@ impl<H: Host> Machine<H> {
         tracing::warn!(
             %uuid,
             sessions = ?ended.sessions.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "taking down what an ended publication has left on this node"
+            "tearing down what an ended publication has left on this node"
         );
         self.stop_writes(&ended).await?;
         let dead = !ended.is_alive();
         if dead {
-            // Nobody can log in again after this, and I/O that waits fails: an unmount would wait for it.
+            // After a logout iscsid cannot reconnect, and pending I/O fails: an unmount would wait for it.
             self.log_out_all(&ended).await?;
         } else {
             self.must_be_offline(&ended).await?;
         }
-        let act = Box::pin(self.clear_all(staging, &ended));
-        self.failing_io(&ended, act).await?;
+        let action = Box::pin(self.clear_all(staging, &ended));
+        self.with_queueing_disabled(&ended, action).await?;
         if !dead {
             self.log_out_all(&ended).await?;
         }
         if let Some(map) = &ended.map {
-            // A daemon that grabs every disk may have made it anew in between.
+            // A multipathd that makes maps over all disks may have recreated it in between.
             self.must_be_flushed(map).await?;
         }
         self.wait_until_released(uuid, &ended).await?;
-        self.forget_ended(uuid, present).await?;
+        self.delete_ended_records(uuid, present).await?;
         Ok(true)
     }
 
-    /// Removes the records of the LUN's ended publications that have no session any more: they hold secrets.
-    pub(super) async fn forget_ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<(), Error> {
+    /// Deletes the records of the LUN's ended publications: they hold secrets.
+    pub(super) async fn delete_ended_records(
+        &self,
+        uuid: &LunUuid,
+        present: &Iqn,
+    ) -> Result<(), Error> {
         for iqn in self.records_of(Some(uuid)).await? {
             if iqn != *present {
                 self.delete_records(&iqn).await?;
@@ -65,8 +70,8 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    /// What is here of the LUN under other names. A map without paths is of no publication that lasts.
-    async fn ended(&self, uuid: &LunUuid, present: &Iqn) -> Result<Attachment, Error> {
+    /// What is attached of the LUN under other target names. A map without paths belongs to an ended publication.
+    async fn ended_attachment(&self, uuid: &LunUuid, present: &Iqn) -> Result<Attachment, Error> {
         let mut sessions = self.sessions_of(Some(uuid)).await?;
         let is_present = !sessions
             .iter()
@@ -81,26 +86,26 @@ impl<H: Host> Machine<H> {
         Ok(Attachment {
             sessions,
             disks,
-            strangers: vec![],
+            foreign_disks: vec![],
             map,
         })
     }
 
-    /// The pods that have it go first: what they have written and not synced is lost either way, but they must not be left with a
-    /// file system that fails for no reason that they could see.
+    /// Its pods must be deleted first: their unsynced data is lost either way, but their file system must not fail under them
+    /// without a visible reason.
     async fn must_be_out_of_use(
         &self,
         uuid: &LunUuid,
         ended: &Attachment,
         staging: &str,
     ) -> Result<(), Error> {
-        let others = self.of_pods(staging, self.shows(&ended.blocks()).await?);
+        let others = self.pod_mount_points(staging, self.all_mount_points(&ended.blocks()).await?);
         if others.is_empty() {
             return Ok(());
         }
         let names: Vec<String> = ended.targets().iter().map(ToString::to_string).collect();
         Err(Error::NotReady {
-            what: format!("using LUN {uuid} anew"),
+            what: format!("using LUN {uuid} again"),
             seen: format!(
                 "an earlier publication ({}) has ended and is still mounted at {}: delete the pods that use it there",
                 names.join(", "),
@@ -109,7 +114,7 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// From here on nothing is written: an unmount and a logout both flush.
+    /// Takes the disks offline, so that nothing is written from here on: an unmount and a logout both flush.
     async fn stop_writes(&self, ended: &Attachment) -> Result<(), Error> {
         for disk in &ended.disks {
             let doing = format!("taking {} offline", disk.block.node());
@@ -118,7 +123,7 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    /// Mounts, then the map.
+    /// Removes the mounts, then the map.
     async fn clear_all(&self, staging: &str, ended: &Attachment) -> Result<(), Error> {
         self.remove_temp_mount(staging, &ended.blocks()).await?;
         self.clear_ended(staging, ended).await?;
@@ -128,7 +133,7 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    /// A disk whose target still answers must be offline before anything is unmounted from it.
+    /// Verifies that disks with a live target are offline, before anything is unmounted from them.
     async fn must_be_offline(&self, ended: &Attachment) -> Result<(), Error> {
         let alive = |disk: &&Disk| {
             let of = |session: &Session| session.id == disk.session && session.alive;
@@ -136,7 +141,7 @@ impl<H: Host> Machine<H> {
         };
         for disk in ended.disks.iter().filter(alive) {
             let node = disk.block.node();
-            let doing = format!("looking at {node}");
+            let doing = format!("checking {node}");
             if !disk.is_offline(&self.host).await.context(doing)? {
                 return Err(Error::NotReady {
                     what: format!("taking {node} offline"),
@@ -147,14 +152,14 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    /// Unmounts the staging path; the name goes at once where the file system cannot end yet.
+    /// Unmounts the staging path; lazily if it is busy.
     async fn clear_ended(&self, staging: &str, ended: &Attachment) -> Result<(), Error> {
         let blocks = ended.blocks();
         let Err(failure) = self.clear(staging, &blocks).await else {
             return Ok(());
         };
         if !self
-            .shows(&blocks)
+            .all_mount_points(&blocks)
             .await?
             .iter()
             .any(|point| point == staging)
@@ -175,19 +180,19 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    /// A file system lives on for as long as anybody has it mounted, in whatever mount namespace, and the kernel would give its stale
-    /// pages to the next who mounts the same one.
+    /// Verifies that the file system is unmounted in every mount namespace: until then the next mount would get the same instance
+    /// with its stale page cache.
     async fn wait_until_released(&self, uuid: &LunUuid, ended: &Attachment) -> Result<(), Error> {
         for block in ended.blocks() {
-            let doing = format!("looking whether {} is still mounted", block.node());
+            let doing = format!("checking whether {} is still mounted", block.node());
             if disk::is_mounted_anywhere(&self.host, &block)
                 .await
                 .context(doing)?
             {
                 return Err(Error::NotReady {
-                    what: format!("using LUN {uuid} anew"),
+                    what: format!("using LUN {uuid} again"),
                     seen: format!(
-                        "the kernel still has the file system of {}, which an earlier publication has left: something on this node holds it: {}",
+                        "the file system of {}, left by an earlier publication, is still mounted on this node: {}",
                         block.node(),
                         self.who_holds(&block).await
                     ),

@@ -1,12 +1,13 @@
-//! NodeExpandVolume: rescan, identity, size, file system, measure (design.md#identity-before-action, #expansion-is-read-back, #large-enough-already and #node-expansion-is-always-required). Every step looks before it
-//! acts, so that the call may be repeated after a crash anywhere.
+//! NodeExpandVolume: rescan, verify identity, resize the map, grow the file system, read back the size
+//! (design.md#identity-before-action, #expansion-is-read-back, #large-enough-already and #node-expansion-is-always-required).
+//! Every step checks before it acts, so that the call may be repeated after a crash anywhere.
 
 use std::time::Duration;
 
 use super::Machine;
 use super::attach::Attached;
 use super::attachment::Attachment;
-use super::grow::{COPY_IT, Grown, kept};
+use super::grow::{COPY_IT, Grown, growth_error};
 use super::mounts::MountState;
 use super::request::Expand;
 use crate::error::{Context as _, Error};
@@ -21,16 +22,16 @@ use crate::volume::{Bytes, FsType};
 const NEW_SIZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a lost path may take to come back before a map grows without it.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long multipathd may take to let a path go.
+/// How long multipathd may take to remove a path from its map.
 const PATH_REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<H: Host> Machine<H> {
-    /// Lets disk and file system follow the LUN; answers the disk's measured size.
-    pub(super) async fn expand(&self, ask: &Expand) -> Result<Bytes, Error> {
-        let (device, mount) = self.locate(ask).await?;
-        let attached = self.measure(ask, device).await?;
-        if let Some(limit) = ask.range.limit.filter(|limit| attached.size > *limit) {
-            return Err(ask.range.unmet(&format!(
+    /// Grows disk, map and file system to the LUN's size; returns the device's measured size.
+    pub(super) async fn expand(&self, request: &Expand) -> Result<Bytes, Error> {
+        let (device, mount) = self.locate(request).await?;
+        let attached = self.measure(request, device).await?;
+        if let Some(limit) = request.range.limit.filter(|limit| attached.size > *limit) {
+            return Err(request.range.unmet(&format!(
                 "the volume is already {}, above the limit of {limit}: it is never made smaller",
                 attached.size
             )));
@@ -41,60 +42,64 @@ impl<H: Host> Machine<H> {
         Ok(attached.size)
     }
 
-    /// The volume's device, and what of it is mounted at the path: staged or published, a file system or the device.
-    async fn locate(&self, ask: &Expand) -> Result<(Block, Option<Mount>), Error> {
-        let not_there = |seen: &str| Error::NotMounted {
-            volume: ask.volume.to_string(),
-            path: ask.path.clone(),
+    /// The volume's device and its mount at the path (staging or target path); no mount for a staged raw device.
+    async fn locate(&self, request: &Expand) -> Result<(Block, Option<Mount>), Error> {
+        let not_mounted = |seen: &str| Error::NotMounted {
+            volume: request.volume.to_string(),
+            path: request.path.clone(),
             seen: seen.to_owned(),
         };
         let path = self
-            .resolve(&ask.path)
+            .resolve(&request.path)
             .await?
-            .ok_or_else(|| not_there("the path does not exist"))?;
-        let held = self.attachment(&ask.volume.uuid).await?;
-        match self.mount_state_at(&path, &held.blocks()).await? {
+            .ok_or_else(|| not_mounted("the path does not exist"))?;
+        let attachment = self.attachment(&request.volume.uuid).await?;
+        match self.mount_state_at(&path, &attachment.blocks()).await? {
             MountState::Ours(mount) => Ok((
-                held.device_of(&mount)
-                    .ok_or_else(|| not_there("the volume has no disk here"))?,
+                attachment
+                    .device_of(&mount)
+                    .ok_or_else(|| not_mounted("the volume has no disk here"))?,
                 Some(mount),
             )),
-            MountState::Nothing if ask.may_be_staged_device => {
+            MountState::Nothing if request.may_be_staged_device => {
                 let exists = if_present(self.host.stat(&path).await)
-                    .context(format!("looking at {path}"))?
+                    .context(format!("checking {path}"))?
                     .is_some();
-                let device = held.device().cloned().filter(|_| exists);
+                let device = attachment.device().cloned().filter(|_| exists);
                 Ok((
-                    device.ok_or_else(|| not_there("the volume is not staged on this node"))?,
+                    device.ok_or_else(|| not_mounted("the volume is not staged on this node"))?,
                     None,
                 ))
             }
-            MountState::Nothing => Err(not_there("nothing is mounted there")),
-            MountState::Gone(mount) => Err(not_there(&format!(
+            MountState::Nothing => Err(not_mounted("nothing is mounted there")),
+            MountState::Gone(mount) => Err(not_mounted(&format!(
                 "{} is mounted there, whose device is gone",
                 mount.describe()
             ))),
-            MountState::Foreign(mount) => {
-                Err(not_there(&format!("{} is mounted there", mount.describe())))
-            }
+            MountState::Foreign(mount) => Err(not_mounted(&format!(
+                "{} is mounted there",
+                mount.describe()
+            ))),
         }
     }
 
-    /// Rescan, identity, size, map: in this order, because before a rescan the kernel only repeats what it once heard. Every
-    /// path that is there must answer: a map that is larger than one of its paths would lose what is written through that path.
-    async fn measure(&self, ask: &Expand, device: Block) -> Result<Attached, Error> {
-        let held = self.attachment(&ask.volume.uuid).await?;
-        let map = held.map.as_ref().filter(|map| map.block == device);
-        let (there, lost): (Vec<&Session>, Vec<&Session>) =
-            held.sessions.iter().partition(|session| session.alive);
-        let (there, lost) = match map {
-            Some(_) if !there.is_empty() => (there, lost),
-            // The only path, or all of them: they have to answer.
-            _ => (held.sessions.iter().collect(), vec![]),
+    /// Rescans, verifies identity, waits for the new size, resizes the map: in this order, because before a rescan the kernel
+    /// shows cached values. Every live path must answer: a map that is larger than one of its paths would lose writes through it.
+    async fn measure(&self, request: &Expand, device: Block) -> Result<Attached, Error> {
+        let attachment = self.attachment(&request.volume.uuid).await?;
+        let map = attachment.map.as_ref().filter(|map| map.block == device);
+        let (live, lost): (Vec<&Session>, Vec<&Session>) = attachment
+            .sessions
+            .iter()
+            .partition(|session| session.alive);
+        let (live, lost) = match map {
+            Some(_) if !live.is_empty() => (live, lost),
+            // The only path, or all paths are lost: they have to answer.
+            _ => (attachment.sessions.iter().collect(), vec![]),
         };
-        let mut paths = held.paths_of(&device);
-        paths.retain(|path| there.iter().any(|session| session.id == path.session));
-        for session in there {
+        let mut paths = attachment.paths_of(&device);
+        paths.retain(|path| live.iter().any(|session| session.id == path.session));
+        for session in live {
             self.must_answer(&device, session, &paths).await?;
         }
         if paths.is_empty() {
@@ -104,15 +109,15 @@ impl<H: Host> Machine<H> {
             });
         }
         for path in &paths {
-            self.verify_identity(path, &ask.volume.uuid).await?;
-            self.must_have_grown(ask, &path.block).await?;
+            self.verify_identity(path, &request.volume.uuid).await?;
+            self.must_have_grown(request, &path.block).await?;
         }
         let doing = format!("measuring {}", device.node());
         let present = device.size(&self.host).await.context(doing)?;
         let size = match map {
             Some(map) if lost.is_empty() => self.resize_map(map, &paths).await?,
-            Some(map) if present < ask.range.required => {
-                self.end_lost(&held, map, &lost).await?;
+            Some(map) if present < request.range.required => {
+                self.log_out_lost_paths(&attachment, map, &lost).await?;
                 self.resize_map(map, &paths).await?
             }
             Some(_) | None => present,
@@ -120,7 +125,7 @@ impl<H: Host> Machine<H> {
         Ok(Attached { device, size })
     }
 
-    /// A session that is there has to be a path, and its disk has to tell its size.
+    /// A live session must be a path of the device, and its disk must answer a rescan.
     async fn must_answer(
         &self,
         device: &Block,
@@ -132,9 +137,9 @@ impl<H: Host> Machine<H> {
             return Ok(());
         }
         let seen = if answers {
-            "is no path to it yet"
+            "is not a path to it yet"
         } else {
-            "has lost its target, or its disk does not run"
+            "has lost its target, or its disk is not running"
         };
         Err(Error::NotReady {
             what: device.node(),
@@ -145,10 +150,15 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// Takes lost paths out of a map that has to grow. The kernel lets no map become larger than a path below it, and a path
-    /// that cannot be asked keeps its old size; were it let, what is written behind that size through such a path, once it is
-    /// back, would fail. So the path goes, which is lost anyhow, and comes back with the LUN's new size when it is joined.
-    async fn end_lost(&self, held: &Attachment, map: &Map, lost: &[&Session]) -> Result<(), Error> {
+    /// Removes lost paths from a map that has to grow. The kernel refuses a map that is larger than one of its paths, and a lost
+    /// path cannot be rescanned, so it keeps its old size (if the map could grow, writes beyond that size would fail on that path
+    /// after it reconnects). The removed path is added again, with the LUN's new size, by [`super::missing_paths`].
+    async fn log_out_lost_paths(
+        &self,
+        attachment: &Attachment,
+        map: &Map,
+        lost: &[&Session],
+    ) -> Result<(), Error> {
         let is_lost = |id: u32| lost.iter().any(|session| session.id == id);
         let back = disk::until(&self.host, RECONNECT_TIMEOUT, || async {
             for session in lost {
@@ -166,10 +176,10 @@ impl<H: Host> Machine<H> {
             });
         }
         for session in lost {
-            tracing::warn!(%session, map = map.name, "ending a lost path, for the map has to grow: it is joined when its portal answers");
+            tracing::warn!(%session, map = map.name, "logging out a lost path so that the map can grow: it is added again when its portal answers");
             self.log_out(session).await?;
         }
-        let disks = held.disks.iter().filter(|disk| is_lost(disk.session));
+        let disks = attachment.disks.iter().filter(|disk| is_lost(disk.session));
         let names: Vec<&String> = disks.map(|disk| &disk.block.name).collect();
         let left = || async {
             let maps = self.maps_with(vec![map.wwid.clone()]).await?;
@@ -187,13 +197,13 @@ impl<H: Host> Machine<H> {
             })
     }
 
-    async fn must_have_grown(&self, ask: &Expand, block: &Block) -> Result<(), Error> {
+    async fn must_have_grown(&self, request: &Expand, block: &Block) -> Result<(), Error> {
         let doing = format!("measuring {}", block.node());
-        let look = || async {
+        let check = || async {
             let size = block.size(&self.host).await?;
-            Ok((size >= ask.range.required).then_some(()))
+            Ok((size >= request.range.required).then_some(()))
         };
-        if disk::until(&self.host, NEW_SIZE_TIMEOUT, look)
+        if disk::until(&self.host, NEW_SIZE_TIMEOUT, check)
             .await
             .context(&doing)?
             .is_some()
@@ -201,7 +211,11 @@ impl<H: Host> Machine<H> {
             return Ok(());
         }
         Err(Error::Unverified {
-            what: format!("the growth of {} to {}", block.node(), ask.range.required),
+            what: format!(
+                "the growth of {} to {}",
+                block.node(),
+                request.range.required
+            ),
             seen: format!(
                 "after a rescan the disk is {}: has the LUN been grown on the NAS?",
                 block.size(&self.host).await.context(doing)?
@@ -215,11 +229,11 @@ impl<H: Host> Machine<H> {
             seen: format!("it is {}", mount.fs),
             remedy: "this driver grows ext4, xfs and btrfs".to_owned(),
         })?;
-        if let Some(why) = self.death_of(mount).await? {
+        if let Some(why) = self.why_dead(mount).await? {
             return Err(Error::NotReady {
                 what: format!("growing the {fs} at {}", mount.point),
                 seen: format!(
-                    "it is dead ({why}): delete the pods that use it, and it is mounted anew and grows"
+                    "it is dead ({why}): delete the pods that use it, and it is mounted again and grows"
                 ),
             });
         }
@@ -234,19 +248,19 @@ impl<H: Host> Machine<H> {
                 );
                 Ok(())
             }
-            Grown::OnlyUnmounted(seen, remedy) => Err(kept(fs, &point, seen, remedy)),
-            Grown::Never(seen) => Err(kept(fs, &point, seen, COPY_IT)),
+            Grown::OnlyUnmounted(seen, remedy) => Err(growth_error(fs, &point, seen, remedy)),
+            Grown::Never(seen) => Err(growth_error(fs, &point, seen, COPY_IT)),
         }
     }
 
-    /// A path to grow the file system through: the path asked about, or another writable mount of it when that one is
-    /// read-only (a pod that may only read, of a volume that is staged writable).
+    /// A mount point to grow the file system at: the requested one, or a writable one if that is read-only (a read-only pod of a
+    /// volume that is staged read-write).
     async fn writable_mount(&self, attached: &Attached, mount: &Mount) -> Result<String, Error> {
         if !mount.is_readonly() {
             return Ok(mount.point.clone());
         }
         let device = std::slice::from_ref(&attached.device);
-        for point in self.uses(device).await? {
+        for point in self.mount_points(device).await? {
             if let MountState::Ours(other) = self.mount_state_at(&point, device).await?
                 && !other.is_readonly()
             {

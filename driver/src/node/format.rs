@@ -1,11 +1,12 @@
-//! What may be formatted, and how a format survives a crash (design.md#identity-before-action).
+//! Decides whether a disk is mounted, formatted or refused, and makes mkfs crash-safe with a marker
+//! (design.md#identity-before-action).
 //!
 //! ```text
-//! look ─▶ decide ─┬▶ mount as it is
-//!                 ├▶ erase our marker, mount        mkfs had ended, the crash came after it
-//!                 ├▶ format                         our marker and nothing complete: our own interrupted mkfs
-//!                 ├▶ format if all samples are zero
-//!                 └▶ refuse
+//! inspect ─▶ decide ─┬▶ mount as it is
+//!                    ├▶ erase our marker, mount        mkfs had finished before the crash
+//!                    ├▶ format                         our marker and nothing complete: our own interrupted mkfs
+//!                    ├▶ format if all samples are zero
+//!                    └▶ refuse
 //! format = marker written and synced ─▶ mkfs ─▶ superblock read back ─▶ marker erased and synced
 //! ```
 
@@ -21,14 +22,14 @@ use crate::host::superblock::{self, Geometry, Superblock};
 use crate::host::{Host, Via, blank};
 use crate::volume::{Bytes, FsType, LunUuid};
 
-/// Nothing smaller can hold the marker.
-const SMALLEST: Bytes = Bytes::mib(64);
-/// Readers of a disk beside the first: a NAS answers them together, and disks in it choose the order.
+/// The marker does not fit on a smaller disk.
+const MIN_SIZE: Bytes = Bytes::mib(64);
+/// Additional readers of a disk, besides the first: parallel reads are faster, because the NAS reorders them.
 const EXTRA_READS: usize = 7;
-/// All of these readers, of however many disks that are looked at at once: each is a thread.
+/// Limit of additional readers of all disks together: each is a thread.
 pub(super) const SHARED_READS: usize = 16;
 
-/// What stands on a disk.
+/// What was found on a disk.
 #[derive(Debug)]
 struct Contents {
     probe: Probe,
@@ -36,19 +37,18 @@ struct Contents {
     marker: Seen,
 }
 
-/// What to do about it.
+/// What to do with a disk.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Mount,
     EraseMarker,
     Format,
     FormatIfBlank,
-    /// What was seen, and what to do.
+    /// What was found, and the remedy.
     Refuse(String, &'static str),
 }
 
-const NOT_OURS: &str =
-    "nothing was written; if the data may go, wipe the LUN, else use the volume as what it is";
+const NOT_OURS: &str = "nothing was written; if the data is not needed, wipe the LUN; otherwise use the volume as what it is";
 
 impl Contents {
     fn decide(&self, fs: FsType, size: Bytes) -> Next {
@@ -61,7 +61,7 @@ impl Contents {
             (Probe::Found(found), Some(geometry), marker) if confirmed(found) => {
                 mountable(geometry, size, marker)
             }
-            // Begun by us and never mounted: whatever a killed mkfs leaves, it is nobody's data.
+            // Our own format, never mounted: whatever a killed mkfs has left, it is not user data.
             (Probe::Nothing, _, Seen::Ours) => Next::Format,
             (Probe::Found(found), _, Seen::Ours)
                 if found.parse::<FsType>().is_ok() && !self.holds_another(fs) =>
@@ -69,13 +69,13 @@ impl Contents {
                 Next::Format
             }
             (Probe::Nothing, _, Seen::Other(other)) => Next::Refuse(
-                format!("it bears the mark of a format begun for another volume, {other}"),
+                format!("it has the marker of an unfinished format for another volume, {other}"),
                 NOT_OURS,
             ),
             (Probe::Nothing, _, Seen::None) if self.superblocks.is_empty() => Next::FormatIfBlank,
             (Probe::Nothing, ..) => Next::Refuse(
                 "it holds an incomplete or damaged file system".to_owned(),
-                "nothing was written; repair it, or wipe the LUN if the data may go",
+                "nothing was written; repair it, or wipe the LUN if the data is not needed",
             ),
             (Probe::Several, ..) => Next::Refuse(
                 "it holds signatures of several file systems or partition tables".to_owned(),
@@ -83,7 +83,7 @@ impl Contents {
             ),
             (Probe::Found(found), ..) if confirmed(found) => Next::Refuse(
                 format!("it holds an incomplete or damaged {found}"),
-                "nothing was written; repair it, or wipe the LUN if the data may go",
+                "nothing was written; repair it, or wipe the LUN if the data is not needed",
             ),
             (Probe::Found(found), ..) => {
                 Next::Refuse(format!("it holds {found}, not {fs}"), NOT_OURS)
@@ -91,7 +91,7 @@ impl Contents {
         }
     }
 
-    /// A complete file system of another kind.
+    /// True if there is a complete file system of another type.
     fn holds_another(&self, fs: FsType) -> bool {
         self.superblocks
             .iter()
@@ -112,14 +112,14 @@ fn mountable(geometry: &Geometry, size: Bytes, marker: &Seen) -> Next {
     }
     match marker {
         Seen::Ours => Next::EraseMarker,
-        // Inside a complete file system another volume's marker is a piece of somebody's file.
+        // Inside a complete file system, another volume's marker is part of a user's file.
         Seen::None | Seen::Other(_) => Next::Mount,
     }
 }
 
 impl<H: Host> Machine<H> {
-    /// Sees to it that the disk holds a complete file system, formatting it only if it is ours and blank, and there are `options`.
-    /// For a reader nothing is written. True: it was made just now, and seen to fill the disk.
+    /// Ensures that the disk holds a complete file system. Formats it only if it is ours or blank, and `options` are given.
+    /// Writes nothing if `readonly`. True: it was formatted by this call, and fills the disk.
     pub(super) async fn ensure_file_system(
         &self,
         attached: &Attached,
@@ -134,22 +134,23 @@ impl<H: Host> Machine<H> {
             .decide(fs, attached.size);
         match (next, options) {
             (Next::Mount, _) => Ok(false),
-            // Nobody has written to it since it was made, and a reader does not either: the next writer erases it.
+            // The file system has never been mounted since mkfs, and a reader does not change it: the next writer erases the
+            // marker.
             (Next::EraseMarker, _) if readonly => Ok(false),
             (Next::EraseMarker, _) => self.erase_marker(attached, uuid).await.map(|()| false),
             (Next::Format | Next::FormatIfBlank, None) => Err(refused(
                 attached,
                 "it holds no file system".to_owned(),
                 if readonly {
-                    "nobody formats for a reader: stage it once to be written (ReadWriteOnce, without ro among the mountOptions)"
+                    "a read-only volume is never formatted: stage it once read-write (ReadWriteOnce, without ro among the mountOptions)"
                 } else {
-                    "stage the volume first: only NodeStageVolume makes one"
+                    "stage the volume first: only NodeStageVolume formats"
                 },
             )),
             (Next::Format, Some(options)) => {
                 tracing::warn!(
                     disk = attached.device.node(),
-                    "starting an interrupted format again"
+                    "restarting an interrupted format"
                 );
                 self.format(attached, uuid, fs, options)
                     .await
@@ -165,10 +166,11 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Reads what decides. Our own reads come first: `blkid` finds nothing on a disk that it cannot open.
+    /// Reads superblocks, marker and blkid's probe. Our own reads come first, because they fail on an unreadable disk, while
+    /// `blkid` reports that it found nothing.
     async fn inspect(&self, attached: &Attached, uuid: &LunUuid) -> Result<Contents, Error> {
         let node = attached.device.node();
-        if attached.size < SMALLEST {
+        if attached.size < MIN_SIZE {
             return Err(refused(
                 attached,
                 format!("it is only {}", attached.size),
@@ -203,14 +205,14 @@ impl<H: Host> Machine<H> {
         let node = attached.device.node();
         let (samples, shared) = (blank::samples(attached.size), self.shared_reads.clone());
         let more = u32::try_from(shared.available_permits().min(EXTRA_READS)).unwrap_or_default();
-        // None left: the only one does all of it.
+        // No permit left: a single reader reads all samples.
         let more = shared.try_acquire_many_owned(more).ok();
         let readers = 1 + more.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let parts = samples.chunks(samples.len().div_ceil(readers).max(1));
         let finds = parts.map(|part| self.host.find_data(&node, part.to_vec()));
-        // All of them come to their end: none may still be under way when a refusal has the disk taken away.
+        // Wait for all of them: none may still be reading when a refusal ends the session.
         for found in join_all(finds).await {
-            if let Some(span) = found.context(format!("making sure that {node} is blank"))? {
+            if let Some(span) = found.context(format!("checking that {node} is blank"))? {
                 return Err(refused(
                     attached,
                     format!(
@@ -241,7 +243,7 @@ impl<H: Host> Machine<H> {
         let node = attached.device.node();
         self.write_mark(attached, marker::block(uuid)).await?;
         self.run(
-            &format!("making an {fs} on {node}"),
+            &format!("formatting {node} with {fs}"),
             filesystem::make(fs, &node, options),
         )
         .await?;
@@ -249,7 +251,7 @@ impl<H: Host> Machine<H> {
         self.erase_marker(attached, uuid).await
     }
 
-    /// What mkfs reports is not believed.
+    /// Reads the superblock back: mkfs's exit status is not trusted.
     async fn must_be_formatted(&self, attached: &Attached, fs: FsType) -> Result<(), Error> {
         let node = attached.device.node();
         let head = self
@@ -264,13 +266,13 @@ impl<H: Host> Machine<H> {
                 Ok(())
             }
             found => Err(Error::Unverified {
-                what: format!("making an {fs} on {node}"),
+                what: format!("formatting {node} with {fs}"),
                 seen: format!("mkfs reports success, but the disk holds {found:?}"),
             }),
         }
     }
 
-    /// Erases the marker if it is still there: it must never live inside a file system in use.
+    /// Erases the marker if it is still there: it must not remain inside a file system in use.
     async fn erase_marker(&self, attached: &Attached, uuid: &LunUuid) -> Result<(), Error> {
         let node = attached.device.node();
         let mark = self
@@ -280,7 +282,7 @@ impl<H: Host> Machine<H> {
             .context(format!("reading the marker on {node}"))?;
         match marker::read(&mark, uuid) {
             Seen::Ours => self.write_mark(attached, marker::blank_block()).await,
-            // mkfs, with options of the user's own, has used the place.
+            // mkfs has overwritten it, with options from the StorageClass.
             Seen::None | Seen::Other(_) => Ok(()),
         }
     }

@@ -1,5 +1,5 @@
-//! A file system is looked at before it is mounted: what a power cut or a dying disk has left is repaired where that is safe, and
-//! refused where only a person may decide (design.md#mkfs-defaults).
+//! fsck before mount: damage by a power cut or a failing disk is repaired where that is safe, and refused where a person has to
+//! decide (design.md#mkfs-defaults). Also turns mount(8) failures into messages with advice.
 
 use super::Machine;
 use super::attach::Attached;
@@ -9,8 +9,8 @@ use crate::host::{Host, HostError};
 use crate::volume::FsType;
 
 impl<H: Host> Machine<H> {
-    /// Checks what is about to be mounted, as quickly as its journal allows. xfs and btrfs need no such thing: the kernel looks after
-    /// them as it mounts them.
+    /// Checks an ext4 before it is mounted; quick if its journal is clean. xfs and btrfs need no fsck: the kernel recovers them
+    /// at mount time.
     pub(super) async fn check(
         &self,
         attached: &Attached,
@@ -33,14 +33,14 @@ impl<H: Host> Machine<H> {
                 tracing::warn!(
                     disk = node,
                     said,
-                    "the file system cannot be checked and is mounted as it is"
+                    "the file system cannot be checked and is mounted unchecked"
                 );
                 Ok(())
             }
         }
     }
 
-    /// Why a file system was not mounted: mount(8) leaves that to the kernel's log.
+    /// Adds to a mount failure what the kernel log says about it, and what to do: mount(8) reports only a generic cause.
     pub(super) async fn with_advice(
         &self,
         attached: &Attached,
@@ -61,7 +61,7 @@ impl<H: Host> Machine<H> {
         };
         let why = match self.host.kernel_log().await {
             Ok(log) => kernel_says(&log, fs, &attached.device.name),
-            // mount(8) points to it in words that are of no use in a pod's events.
+            // mount(8)'s own hint at dmesg does not say on which machine.
             Err(error) => format!("nothing that the driver may read ({error}); dmesg on the node"),
         };
         let (node, tool) = (attached.device.node(), repairer(fs));
@@ -79,7 +79,7 @@ impl<H: Host> Machine<H> {
         let said = match why.as_str() {
             _ if said.contains("busy") => {
                 format!(
-                    "{said}; it is held: {}",
+                    "{said}; in use by: {}",
                     self.who_holds(&attached.device).await
                 )
             }
@@ -97,7 +97,7 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// Words of mount(8) and of the kernel for what no other try will change: EUCLEAN, and what leads to it.
+/// Phrases of mount(8) and of the kernel for damage that no retry fixes: EUCLEAN and its causes. In lower case.
 const DAMAGED: [&str; 4] = [
     "structure needs cleaning",
     "corruption",
@@ -105,7 +105,7 @@ const DAMAGED: [&str; 4] = [
     "unmount and run xfs_repair",
 ];
 
-/// What a person would repair it with.
+/// The command that an administrator would repair it with.
 fn repairer(fs: FsType) -> &'static str {
     match fs {
         FsType::Ext4 => "e2fsck -f",
@@ -114,7 +114,7 @@ fn repairer(fs: FsType) -> &'static str {
     }
 }
 
-/// The newest lines of the kernel's log that are about this device, or about options that this type of file system does not have.
+/// The newest kernel log lines about this device, or about mount options unknown to this type of file system.
 fn kernel_says(log: &[String], fs: FsType, name: &str) -> String {
     const LINES: usize = 2;
     let in_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
@@ -133,7 +133,8 @@ fn kernel_says(log: &[String], fs: FsType, name: &str) -> String {
         .join("; ")
 }
 
-/// What only a person may repair. The way leads by a target of one's own, because the volume's goes with its publication.
+/// The error for damage that only a person may repair. The recipe uses a new target, because the volume's own is deleted when the
+/// publication ends.
 pub(super) fn damaged(attached: &Attached, said: &str) -> Error {
     Error::Refused {
         what: format!("using the ext4 on {}", attached.device.node()),

@@ -1,4 +1,5 @@
-//! Growing a file system until it fills its disk, proven by asking it (design.md#expansion-is-read-back and #node-expansion-is-always-required).
+//! Growing a file system to the size of its disk, verified by reading its size back (design.md#expansion-is-read-back and
+//! #node-expansion-is-always-required).
 
 use super::Machine;
 use super::attach::Attached;
@@ -10,16 +11,16 @@ use crate::host::superblock::{self, Geometry, Superblock};
 use crate::host::{Exit, Host, Via};
 use crate::volume::FsType;
 
-/// How it went. Whatever another try may bring is an error instead.
+/// The outcome of growing. A failure that a retry may fix is an error instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Grown {
     /// The file system fills its disk.
     Full,
-    /// It could grow, but is mounted read-only.
+    /// It is mounted read-only; it can grow once it is mounted read-write.
     ReadOnly,
-    /// It can grow only while it is not mounted: why, and what would change that.
+    /// It can grow only while it is not mounted: reason and remedy.
     OnlyUnmounted(String, &'static str),
-    /// It keeps its size for good: why.
+    /// It can never grow: reason.
     Never(String),
 }
 
@@ -27,7 +28,7 @@ const WHEN_STAGED_AGAIN: &str =
     "end the pods that use the volume: it grows, unmounted, when it is staged again";
 
 impl<H: Host> Machine<H> {
-    /// Grows the file system mounted at `point` to the end of its disk. Does nothing when it is there already.
+    /// Grows the file system mounted at `point` to the size of its disk. Idempotent.
     pub(super) async fn grow_to_device(
         &self,
         attached: &Attached,
@@ -45,7 +46,7 @@ impl<H: Host> Machine<H> {
         let (program, doing) = (cmd.program, format!("growing the {fs} at {point}"));
         let exit = self.host.run(cmd).await.context(&doing)?;
         if let Some(cannot) = filesystem::cannot_grow(fs, &exit) {
-            return Ok(for_good(cannot, &present, &exit));
+            return Ok(outcome_of_refusal(cannot, &present, &exit));
         }
         exit.ok(program).context(&doing)?;
         ensure_full(
@@ -66,7 +67,7 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// How large a mounted file system is, by its own account: what is on the disk may be stale.
+    /// The size of a mounted file system as its tools report it: for xfs and btrfs the superblock on disk may be stale.
     async fn mounted_geometry(
         &self,
         attached: &Attached,
@@ -115,7 +116,7 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// Grows an ext4 that was just mounted at `staging` and that nobody else uses: unmount, check, grow, mount again.
+    /// Grows an ext4 that is mounted at `staging` and nowhere else: unmount, check, grow, mount again.
     pub(super) async fn grow_offline(
         &self,
         attached: &Attached,
@@ -141,9 +142,7 @@ impl<H: Host> Machine<H> {
             Checked::Sound => {}
             Checked::Damaged(said) => return Err(damaged(attached, &said)),
             Checked::Unchecked(said) => {
-                return Ok(Grown::Never(format!(
-                    "it cannot be checked before ({said})"
-                )));
+                return Ok(Grown::Never(format!("it cannot be checked first ({said})")));
             }
         }
         let (cmd, doing) = (
@@ -152,9 +151,10 @@ impl<H: Host> Machine<H> {
         );
         let program = cmd.program;
         let exit = self.host.run(cmd).await.context(&doing)?;
-        // What it says of a mounted one would only mean that somebody has it mounted after all.
+        // The other variants are about mounted file systems, so they would only mean that it is mounted after all: an error
+        // below.
         if filesystem::cannot_grow(fs, &exit) == Some(Cannot::Never) {
-            return Ok(Grown::Never(words(&exit)));
+            return Ok(Grown::Never(output_of(&exit)));
         }
         exit.ok(program).context(&doing)?;
         ensure_full(
@@ -166,24 +166,24 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// What the tool's refusal means for this file system.
-fn for_good(cannot: Cannot, geometry: &Geometry, exit: &Exit) -> Grown {
+/// The outcome that the tool's refusal means for this file system.
+fn outcome_of_refusal(cannot: Cannot, geometry: &Geometry, exit: &Exit) -> Grown {
     match cannot {
-        Cannot::Never => Grown::Never(words(exit)),
+        Cannot::Never => Grown::Never(output_of(exit)),
         Cannot::NotPermitted | Cannot::OnlyUnmounted if !geometry.grows_unmounted() => {
             let why = "it is made with bigalloc, which resize2fs does not grow";
-            Grown::Never(format!("{why} ({})", words(exit)))
+            Grown::Never(format!("{why} ({})", output_of(exit)))
         }
         Cannot::NotPermitted => Grown::OnlyUnmounted(
             "the kernel refuses it (EPERM): the driver's process lacks CAP_SYS_RESOURCE".to_owned(),
             "grant CAP_SYS_RESOURCE to the node plugin's container; or end the pods that use the volume: it grows, unmounted, when it is staged again",
         ),
-        Cannot::OnlyUnmounted => Grown::OnlyUnmounted(words(exit), WHEN_STAGED_AGAIN),
+        Cannot::OnlyUnmounted => Grown::OnlyUnmounted(output_of(exit), WHEN_STAGED_AGAIN),
     }
 }
 
-/// What `resize2fs` has said, without its banner.
-fn words(exit: &Exit) -> String {
+/// The output of `resize2fs` on one line, without its banner.
+fn output_of(exit: &Exit) -> String {
     let said = format!("{}\n{}", exit.stderr, exit.stdout);
     let lines = said.lines().map(str::trim);
     let lines: Vec<&str> = lines
@@ -192,7 +192,7 @@ fn words(exit: &Exit) -> String {
     lines.join(" ")
 }
 
-/// A tool that says yes and does nothing has failed.
+/// Verifies that the file system fills its disk: a tool that reports success and does nothing has failed.
 fn ensure_full(attached: &Attached, geometry: &Geometry, program: &str) -> Result<(), Error> {
     if geometry.fills(attached.size) {
         return Ok(());
@@ -211,8 +211,8 @@ fn ensure_full(attached: &Attached, geometry: &Geometry, program: &str) -> Resul
     })
 }
 
-/// A file system that was to grow and keeps its size.
-pub(super) fn kept(fs: FsType, point: &str, seen: String, remedy: &str) -> Error {
+/// The error for a file system that cannot grow.
+pub(super) fn growth_error(fs: FsType, point: &str, seen: String, remedy: &str) -> Error {
     Error::Refused {
         what: format!("growing the {fs} at {point}"),
         seen,
@@ -220,5 +220,5 @@ pub(super) fn kept(fs: FsType, point: &str, seen: String, remedy: &str) -> Error
     }
 }
 
-/// What to do about one that never grows.
+/// The remedy for a file system that can never grow.
 pub(super) const COPY_IT: &str = "its data are intact and it can be used as it is; for more room copy them into a new volume, whose StorageClass has no such formatOptions";

@@ -1,4 +1,4 @@
-//! Who has a device that nobody should have: by the kernel's own lists, in words for a person.
+//! Finds who holds a device that should be free (LVM, md, leaked mounts) and names the holders in error messages.
 
 use super::Machine;
 use super::attachment::Attachment;
@@ -6,16 +6,20 @@ use crate::error::{Context as _, Error};
 use crate::host::disk::{self, Block};
 use crate::host::{Host, KernelFiles};
 
-/// More would not fit into a message.
-const NAMED: usize = 3;
-/// So many processes are looked at.
-const PROCESSES: usize = 4000;
+/// Maximum number of holders in a message.
+const MAX_NAMED_HOLDERS: usize = 3;
+/// Maximum number of processes whose mount tables are read.
+const MAX_SCANNED_PROCESSES: usize = 4000;
 
 impl<H: Host> Machine<H> {
-    /// The host has taken a raw device for itself: LVM and md do that with whatever bears their signs, and what a pod then writes
-    /// goes beside what they write. Asked before the first publication: later the pods' own claims could not be told from it.
+    /// Refuses a raw device that the host has claimed: LVM and md activate whatever has their signatures, and then would write to
+    /// the same disk as the pod. Checked only before the first publication: later claims may be the pods' own.
     pub(super) async fn must_be_unclaimed(&self, device: &Block) -> Result<(), Error> {
-        if !self.uses(std::slice::from_ref(device)).await?.is_empty() {
+        if !self
+            .mount_points(std::slice::from_ref(device))
+            .await?
+            .is_empty()
+        {
             return Ok(());
         }
         let (node, doing) = (device.node(), format!("opening {}", device.node()));
@@ -39,9 +43,12 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// Nobody uses what somebody else has mapped to the volume's target: it would go with the session.
-    pub(super) async fn must_be_alone(&self, held: &Attachment) -> Result<(), Error> {
-        for disk in &held.strangers {
+    /// Refuses a logout while another LUN of the volume's target is in use: its disk would vanish with the session.
+    pub(super) async fn foreign_luns_must_be_unused(
+        &self,
+        attachment: &Attachment,
+    ) -> Result<(), Error> {
+        for disk in &attachment.foreign_disks {
             let node = disk.block.node();
             if matches!(self.host.is_claimed(&node).await, Ok(true)) {
                 return Err(Error::NotReady {
@@ -53,7 +60,7 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    /// What holds a device that nobody has mounted here, as far as can be told.
+    /// Names what holds a device that is not mounted in this mount namespace; or, if nothing was found, what to check.
     pub(super) async fn who_holds(&self, block: &Block) -> String {
         let mut found = self.holders(block).await;
         found.extend(self.mounts_elsewhere(block).await);
@@ -64,40 +71,44 @@ impl<H: Host> Machine<H> {
                 block.number
             );
         }
-        found.truncate(NAMED);
+        found.truncate(MAX_NAMED_HOLDERS);
         found.join(", ")
     }
 
     async fn holders(&self, block: &Block) -> Vec<String> {
         let block = block.clone();
-        let look = move |files: &dyn KernelFiles| disk::holders(files, &block);
-        let found = self.host.blocking("looking who holds a disk", look).await;
+        let read = move |files: &dyn KernelFiles| disk::holders(files, &block);
+        let found = self
+            .host
+            .blocking("listing the holders of a disk", read)
+            .await;
         found.unwrap_or_default()
     }
 
-    /// Processes that have it mounted in mount namespaces of their own.
+    /// Processes that have it mounted in other mount namespaces; one per mount point.
     async fn mounts_elsewhere(&self, block: &Block) -> Vec<String> {
         let block = block.clone();
-        let look = move |files: &dyn KernelFiles| {
+        let read = move |files: &dyn KernelFiles| {
             let mut found: Vec<String> = Vec::new();
             let names = disk::list(files, "/proc")?;
             let pids = names.iter().filter(|name| name.parse::<u32>().is_ok());
-            for pid in pids.take(PROCESSES) {
+            for pid in pids.take(MAX_SCANNED_PROCESSES) {
                 let Ok(table) = files.read(&format!("/proc/{pid}/mountinfo")) else {
                     continue;
                 };
                 let table = String::from_utf8_lossy(&table);
-                let Some(point) = table.lines().find_map(|line| shown_at(line, &block)) else {
+                let Some(point) = table.lines().find_map(|line| mount_point_in(line, &block))
+                else {
                     continue;
                 };
                 let name = files.read(&format!("/proc/{pid}/comm")).unwrap_or_default();
                 let name = String::from_utf8_lossy(&name);
-                // Whoever shares the namespace shows the same.
+                // Processes of the same mount namespace have the same mount.
                 let at = format!("mounted at {point}");
                 if !found.iter().any(|other| other.ends_with(&at)) {
                     found.push(format!("process {pid} ({}) has it {at}", name.trim()));
                 }
-                if found.len() >= NAMED {
+                if found.len() >= MAX_NAMED_HOLDERS {
                     break;
                 }
             }
@@ -105,14 +116,14 @@ impl<H: Host> Machine<H> {
         };
         let found = self
             .host
-            .blocking("looking who has a disk mounted", look)
+            .blocking("searching all mount namespaces for a disk", read)
             .await;
         found.unwrap_or_default()
     }
 }
 
-/// Where a line of a mount table shows the device; btrfs has an invented number and is known by its source.
-fn shown_at(line: &str, block: &Block) -> Option<String> {
+/// The mount point of a mountinfo line, if it is on the device. btrfs shows another device number, so its source is compared.
+fn mount_point_in(line: &str, block: &Block) -> Option<String> {
     let (mount, fs) = line.split_once(" - ")?;
     let mut mount = mount.split(' ');
     let number = mount.nth(2)?;

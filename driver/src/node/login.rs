@@ -1,4 +1,5 @@
-//! Logging in: to the first portal that accepts, or to all of them (design.md#portals, #unstage-needs-no-nas and #final-codes).
+//! iSCSI logins: to the first portal that accepts, or to all of them, and which failures are final (design.md#portals,
+//! #unstage-needs-no-nas and #final-codes).
 
 use std::pin::pin;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use futures::future::{join, join_all};
 
 use super::Machine;
-use super::attachment::SESSION_LIST_RETRIES;
+use super::attachment::SESSION_TIMEOUT;
 use crate::chap::{Chap, Method, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN, field};
 use crate::error::{Context as _, Error};
 use crate::host::disk::{self};
@@ -15,33 +16,33 @@ use crate::host::session::{self, Session};
 use crate::host::{Exit, Host, HostError, KernelFiles};
 use crate::publication::{Iqn, Portal, PublishContext};
 
-/// How long the first portal is asked alone. One that is there has answered by then, and what it says of our proofs the others
-/// would say, too: each attempt more is one more failure in the log of the NAS.
+/// How long the first portal is tried alone. A reachable one has answered by then, and if it rejects the CHAP credentials, the
+/// others would, too: each further attempt is one more failed login in the log of the NAS.
 const HEAD_START: Duration = Duration::from_secs(1);
 
-/// What came of a login at a portal.
-type Try = (Portal, Result<Exit, HostError>);
+/// A portal and the result of the login there.
+type LoginAttempt = (Portal, Result<Exit, HostError>);
 
 impl<H: Host> Machine<H> {
-    /// Logs in to the first of `portals` that accepts, or to `every` one that does. When the volume is `reachable` without
-    /// them, a portal that does not answer is only worth a warning.
+    /// Logs in to the first of `portals` that accepts, or, with `all_portals`, to all that do. If the volume is `reachable`
+    /// through other sessions, failures are only logged.
     pub(super) async fn login(
         &self,
         context: &PublishContext,
         chap: Option<&Chap>,
         portals: &[Portal],
-        (every, reachable): (bool, bool),
+        (all_portals, reachable): (bool, bool),
     ) -> Result<Vec<Session>, Error> {
-        let tries = if every {
+        let attempts = if all_portals {
             self.try_all(&context.iqn, chap, portals).await?
         } else {
             self.try_in_turn(&context.iqn, chap, portals).await?
         };
         let (mut sessions, mut refusals) = (Vec::new(), Vec::new());
-        for (portal, exit) in tries {
+        for (portal, exit) in attempts {
             let doing = format!("logging in to {} at {portal}", context.iqn);
             let exit = match exit {
-                Err(hung @ HostError::Overran { .. }) if every => {
+                Err(hung @ HostError::Overran { .. }) if all_portals => {
                     tracing::warn!(%portal, target = %context.iqn, "the portal does not answer in time");
                     refusals.push((format!("{portal}: no answer in time"), false, hung));
                     continue;
@@ -52,7 +53,7 @@ impl<H: Host> Machine<H> {
                 Login::New | Login::Existing => {
                     sessions.push(self.wait_for_session(&context.iqn, portal).await?);
                 }
-                Login::Unconfirmed => return Err(self.unproven(context, &portal, chap).await),
+                Login::Unconfirmed => return Err(self.auth_failed(context, &portal, chap).await),
                 Login::Refused { cause, for_good } => {
                     tracing::warn!(%portal, target = %context.iqn, cause, status = exit.status, "login refused");
                     let refusal = exit.failed(iscsiadm::PROGRAM);
@@ -66,35 +67,36 @@ impl<H: Host> Machine<H> {
         Ok(sessions)
     }
 
-    /// One after the other: a second session would be a second disk, with nobody to choose between them.
+    /// Stops at the first session: a second one would be a second disk without a map over both.
     async fn try_in_turn(
         &self,
         iqn: &Iqn,
         chap: Option<&Chap>,
         portals: &[Portal],
-    ) -> Result<Vec<Try>, Error> {
-        let mut tries = Vec::new();
+    ) -> Result<Vec<LoginAttempt>, Error> {
+        let mut attempts = Vec::new();
         for portal in portals {
             self.write_record(iqn, portal, chap).await?;
-            let one = self.try_one(iqn, portal).await;
-            // One that hangs may still make its session.
-            let enough = one.1.is_err() || speaks_for_all(&one, chap) || is_accepted(&one);
-            tries.push(one);
+            let attempt = self.try_one(iqn, portal).await;
+            // A login that hangs may still create its session.
+            let enough =
+                attempt.1.is_err() || is_conclusive(&attempt, chap) || is_accepted(&attempt);
+            attempts.push(attempt);
             if enough {
                 break;
             }
         }
-        Ok(tries)
+        Ok(attempts)
     }
 
-    /// All at a time: one that is not there takes as long as a login may take. The records come first, for those that are not
-    /// there are joined later by what stands in them.
+    /// Tries all at once, because an unreachable portal takes the whole login timeout. All records are written first:
+    /// [`super::missing_paths`] uses them for portals that are down now.
     async fn try_all(
         &self,
         iqn: &Iqn,
         chap: Option<&Chap>,
         portals: &[Portal],
-    ) -> Result<Vec<Try>, Error> {
+    ) -> Result<Vec<LoginAttempt>, Error> {
         for portal in portals {
             self.write_record(iqn, portal, chap).await?;
         }
@@ -104,47 +106,47 @@ impl<H: Host> Machine<H> {
         let mut first = pin!(self.try_one(iqn, first));
         let early = tokio::select! {
             biased;
-            tried = &mut first => Some(tried),
+            attempt = &mut first => Some(attempt),
             () = self.host.pause(HEAD_START) => None,
         };
-        if let Some(tried) = early.as_ref()
-            && speaks_for_all(tried, chap)
+        if let Some(attempt) = early.as_ref()
+            && is_conclusive(attempt, chap)
         {
             return Ok(early.into_iter().collect());
         }
         let others = join_all(others.iter().map(|portal| self.try_one(iqn, portal)));
         let (first, others) = match early {
-            Some(tried) => (tried, others.await),
+            Some(attempt) => (attempt, others.await),
             None => join(first, others).await,
         };
         Ok(std::iter::once(first).chain(others).collect())
     }
 
-    async fn try_one(&self, iqn: &Iqn, portal: &Portal) -> Try {
+    async fn try_one(&self, iqn: &Iqn, portal: &Portal) -> LoginAttempt {
         let login = iscsiadm::login(iqn, portal);
         (*portal, self.run_on_records(login).await)
     }
 
-    /// The session that a login has made.
+    /// Waits for the session of a login to appear in sysfs.
     pub(super) async fn wait_for_session(
         &self,
         iqn: &Iqn,
         portal: Portal,
     ) -> Result<Session, Error> {
         let doing = format!("waiting for the session with {iqn}");
-        let look = || async {
-            let (names, wanted) = (self.targets.clone(), iqn.to_string());
-            let look = move |files: &dyn KernelFiles| {
+        let check = || async {
+            let (names, wanted) = (self.target_names.clone(), iqn.to_string());
+            let read = move |files: &dyn KernelFiles| {
                 session::sessions(files, &names, |target| target == wanted)
             };
             let mut all = self
                 .host
-                .blocking("listing iSCSI sessions", look)
+                .blocking("listing iSCSI sessions", read)
                 .await?
                 .into_iter();
             Ok(all.find(|session| session.portal.is_none_or(|at| at == portal)))
         };
-        disk::until(&self.host, SESSION_LIST_RETRIES, look)
+        disk::until(&self.host, SESSION_TIMEOUT, check)
             .await
             .context(&doing)?
             .ok_or_else(|| Error::Unverified {
@@ -153,7 +155,7 @@ impl<H: Host> Machine<H> {
             })
     }
 
-    /// Nobody let us in. A final answer only when every portal said so for good and nothing is left behind.
+    /// No portal accepted the login. Final only if every portal's refusal is permanent and nothing is left behind.
     async fn no_session(
         &self,
         context: &PublishContext,
@@ -161,14 +163,14 @@ impl<H: Host> Machine<H> {
         refusals: Vec<(String, bool, HostError)>,
     ) -> Error {
         let for_good =
-            self.is_clean(context).await && refusals.iter().all(|(_, for_good, _)| *for_good);
+            self.clean_up(context).await && refusals.iter().all(|(_, for_good, _)| *for_good);
         let seen: Vec<String> = refusals.iter().map(|(cause, ..)| cause.clone()).collect();
         let (what, seen) = (format!("logging in to {}", context.iqn), seen.join("; "));
         if for_good {
             let published = "check that the volume is still published to this node";
             let remedy = match Method::of(chap) {
                 Method::None | Method::Chap => published.to_owned(),
-                // iscsiadm says 19, as for a target that does not exist, when it is we who are not convinced.
+                // iscsiadm also returns 19 (no such target) if the target fails mutual authentication.
                 Method::Mutual => format!(
                     "{published}, and that the target proves itself with {} and {}",
                     field(USERNAME_IN),
@@ -189,8 +191,8 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// The target does not take our proofs. A final answer only when nothing is left behind.
-    async fn unproven(
+    /// The target rejects the CHAP credentials, or wants some. Final only if nothing is left behind.
+    async fn auth_failed(
         &self,
         context: &PublishContext,
         portal: &Portal,
@@ -211,7 +213,7 @@ impl<H: Host> Machine<H> {
                 ),
             ),
         };
-        if self.is_clean(context).await {
+        if self.clean_up(context).await {
             Error::Unauthenticated { what, seen, remedy }
         } else {
             let seen = format!("{seen} ({remedy}), and a session or record may be left");
@@ -219,9 +221,9 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// No record and no session of this publication is left. A login may report failure and have made its session: the record stays
-    /// with it, for the next call goes on with both.
-    async fn is_clean(&self, context: &PublishContext) -> bool {
+    /// Deletes the records if there is no session; true if neither is left. A failed login may still have created its session:
+    /// then the records stay with it, and the next call continues with both.
+    async fn clean_up(&self, context: &PublishContext) -> bool {
         let no_session = async || {
             matches!(
                 self.sessions_of(Some(&context.uuid)).await.as_deref(),
@@ -232,13 +234,14 @@ impl<H: Host> Machine<H> {
     }
 }
 
-fn is_accepted((_, exit): &Try) -> bool {
+fn is_accepted((_, exit): &LoginAttempt) -> bool {
     let exit = exit.as_ref().map(iscsiadm::read_login);
     matches!(exit, Ok(Login::New | Login::Existing))
 }
 
-/// The other portals are the same target: they would say the same. What keeps one login from being started keeps all.
-fn speaks_for_all((_, exit): &Try, chap: Option<&Chap>) -> bool {
+/// True if the result makes logins at the other portals pointless: they are the same target and would refuse for the same
+/// reason, or iscsiadm cannot be started at all.
+fn is_conclusive((_, exit): &LoginAttempt, chap: Option<&Chap>) -> bool {
     let exit = match exit {
         Ok(exit) => exit,
         Err(error) => return !matches!(error, HostError::Overran { .. }),

@@ -1,10 +1,9 @@
-//! Portals that were down when a volume was staged, and are joined later (design.md#portals).
+//! Adds paths through portals that were down when a volume was staged (design.md#portals). Runs periodically in the background.
 //!
-//! **Fencing** decides what is joined. A path is only ever added to a publication that has one: beside a live session with the very
-//! same target, below a map that a mount here shows, at a portal that the last stage has left a record of. So nothing of an ended
-//! publication comes back: NodeUnstage begins by unmounting, what [`super::ended`] takes down begins by taking its disks offline,
-//! and a target that was deleted lets nobody in. With the volume's lock held, and a call that comes stops it: the session under way
-//! is ended, and nothing is begun.
+//! **Fencing.** A path is only added to a publication that already has one: there must be a live session with the same target, a
+//! mounted map, and a record of the portal from the last stage. So an ended publication never gets a path back: NodeUnstage
+//! unmounts first, [`super::ended_publication`] takes the disks offline first, and a deleted target refuses logins. It holds the
+//! volume's lock, and yields to an RPC that waits for it: a session being added is logged out, and no further one is started.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,15 +21,15 @@ use crate::metrics;
 use crate::publication::{Iqn, Portal};
 use crate::volume::LunUuid;
 
-/// For so many looks a portal is left alone that has said no for good: each attempt is a line in the log of the NAS.
-const LEFT_ALONE: u32 = 15;
+/// For how many rounds a portal is skipped after it has refused the login: each attempt is a line in the log of the NAS.
+const REFUSED_ROUNDS: u32 = 15;
 
-/// What earlier looks have found. It only spares attempts.
+/// Portals that are skipped after a refusal, and for how many more rounds. Only saves attempts.
 #[derive(Debug, Default)]
 pub struct Backoff(BTreeMap<(Iqn, Portal), u32>);
 
 impl Backoff {
-    fn one_look_less(&mut self) {
+    fn next_round(&mut self) {
         self.0.retain(|_, looks| {
             *looks -= 1;
             *looks > 0
@@ -38,71 +37,71 @@ impl Backoff {
     }
 }
 
-/// A publication on this node, and the paths that it lacks.
+/// A publication on this node, and its missing paths.
 #[derive(Debug)]
 struct MissingPaths {
     uuid: LunUuid,
     iqn: Iqn,
-    /// Sessions without a target: iscsid goes on trying.
+    /// Number of sessions that have lost their target: iscsid keeps trying to reconnect them.
     lost: usize,
-    /// Portals without a session, or with one that is no path: the process has died in between.
+    /// Portals without a session, or whose session is not a path of the map (after a crash between login and adding it).
     portals: Vec<Portal>,
 }
 
-/// What came of a portal.
+/// The outcome for a portal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Joined {
-    /// It is a path now.
-    Path,
-    /// Nothing was to be done, or a call of the CO's came.
-    No,
-    /// It does not answer: nor will it for another volume.
-    Silent,
-    /// The target does not let this node in there.
+enum JoinOutcome {
+    /// It is a path of the map now.
+    Added,
+    /// Nothing to do, or an RPC has precedence.
+    Skipped,
+    /// It does not answer; it is not tried for other volumes in this round.
+    NoAnswer,
+    /// The target refuses the login there.
     Refused,
 }
 
 impl<H: Host> Node<H> {
-    /// Joins what volumes lack, `every` so often, for as long as the process lives.
+    /// Runs [`Self::join_paths`] every `every`, forever.
     pub async fn keep_paths(&self, every: Duration) {
-        let mut patience = Backoff::default();
+        let mut backoff = Backoff::default();
         loop {
             self.machine.host.pause(every).await;
-            self.join_paths(&mut patience).await;
+            self.join_paths(&mut backoff).await;
         }
     }
 
-    /// Looks once which paths the volumes of this node lack, and joins those whose portals answer. Tells how many are missing
-    /// afterwards.
-    pub async fn join_paths(&self, patience: &mut Backoff) -> usize {
-        patience.one_look_less();
+    /// One round: finds missing paths of this node's volumes and adds those whose portals answer. Returns the number of paths
+    /// that are still missing.
+    pub async fn join_paths(&self, backoff: &mut Backoff) -> usize {
+        backoff.next_round();
         let all = match self.machine.missing_paths().await {
             Ok(all) => all,
             Err(error) => {
                 tracing::warn!(
                     error = error.chain(),
-                    "nobody knows which paths are missing"
+                    "cannot determine which paths are missing"
                 );
                 return 0;
             }
         };
         let mut missing = 0;
-        let mut silent = BTreeSet::new();
-        for lacking in all {
-            missing += lacking.lost;
-            for portal in &lacking.portals {
-                let key = (lacking.iqn.clone(), *portal);
-                let left_alone = silent.contains(portal) || patience.0.contains_key(&key);
-                let joined = if left_alone {
-                    Joined::No
+        let mut unreachable = BTreeSet::new();
+        for publication in all {
+            missing += publication.lost;
+            for portal in &publication.portals {
+                let key = (publication.iqn.clone(), *portal);
+                let skip = unreachable.contains(portal) || backoff.0.contains_key(&key);
+                let outcome = if skip {
+                    JoinOutcome::Skipped
                 } else {
-                    self.join_one(&lacking, *portal).await
+                    self.join_one(&publication, *portal).await
                 };
-                match joined {
-                    Joined::Path => continue,
-                    Joined::No => {}
-                    Joined::Silent => drop(silent.insert(*portal)),
-                    Joined::Refused => drop(patience.0.insert(key, LEFT_ALONE)),
+                match outcome {
+                    JoinOutcome::Added => continue,
+                    JoinOutcome::Skipped => {}
+                    JoinOutcome::NoAnswer => drop(unreachable.insert(*portal)),
+                    JoinOutcome::Refused => drop(backoff.0.insert(key, REFUSED_ROUNDS)),
                 }
                 missing += 1;
             }
@@ -111,26 +110,26 @@ impl<H: Host> Node<H> {
         missing
     }
 
-    async fn join_one(&self, lacking: &MissingPaths, portal: Portal) -> Joined {
-        let (uuid, iqn) = (lacking.uuid.clone(), lacking.iqn.clone());
+    async fn join_one(&self, publication: &MissingPaths, portal: Portal) -> JoinOutcome {
+        let (uuid, iqn) = (publication.uuid.clone(), publication.iqn.clone());
         let machine = self.machine.clone();
         let work = |wanted| async move { machine.join(&uuid, &iqn, portal, &wanted).await };
-        let key = lacking.uuid.to_string();
+        let key = publication.uuid.to_string();
         match self.in_flight.run_aside(&key, work).await {
             Ok(joined) => joined,
-            // A call of the CO's is at work.
-            Err(Error::Busy { .. }) => Joined::No,
+            // An RPC holds the lock.
+            Err(Error::Busy { .. }) => JoinOutcome::Skipped,
             Err(error) => {
-                let target = &lacking.iqn;
-                tracing::warn!(%target, %portal, error = error.chain(), "a path could not be joined");
-                Joined::No
+                let target = &publication.iqn;
+                tracing::warn!(%target, %portal, error = error.chain(), "adding a path failed");
+                JoinOutcome::Skipped
             }
         }
     }
 }
 
 impl<H: Host> Machine<H> {
-    /// The publications on this node that lack paths, as far as sessions and records tell.
+    /// The publications on this node with missing paths, according to sessions and records.
     async fn missing_paths(&self) -> Result<Vec<MissingPaths>, Error> {
         let mut sessions: BTreeMap<Iqn, Vec<Session>> = BTreeMap::new();
         for session in self.sessions_of(None).await? {
@@ -138,42 +137,46 @@ impl<H: Host> Machine<H> {
                 sessions.entry(iqn).or_default().push(session);
             }
         }
-        let mut lacking = Vec::new();
+        let mut found = Vec::new();
         for (iqn, sessions) in sessions {
-            match self.lacks(&iqn, &sessions).await {
-                Ok(found) => lacking.extend(found),
-                // What is odd about one volume keeps no other one from its paths.
+            match self.missing_paths_of(&iqn, &sessions).await {
+                Ok(missing) => found.extend(missing),
+                // A problem with one volume must not affect the others.
                 Err(error) => {
-                    tracing::warn!(target = %iqn, error = error.chain(), "nobody knows which paths are missing");
+                    tracing::warn!(target = %iqn, error = error.chain(), "cannot determine which paths are missing");
                 }
             }
         }
-        Ok(lacking)
+        Ok(found)
     }
 
-    async fn lacks(&self, iqn: &Iqn, sessions: &[Session]) -> Result<Option<MissingPaths>, Error> {
+    async fn missing_paths_of(
+        &self,
+        iqn: &Iqn,
+        sessions: &[Session],
+    ) -> Result<Option<MissingPaths>, Error> {
         let Some((uuid, _)) = iqn.publication() else {
             return Ok(None);
         };
         let recorded = self.recorded_portals(iqn).await?;
         let lost = sessions.iter().filter(|session| !session.alive).count();
         let portals = if recorded.len() > 1 {
-            self.unjoined(&uuid, sessions, recorded).await?
+            self.portals_without_path(&uuid, sessions, recorded).await?
         } else {
             vec![]
         };
-        let lacking = MissingPaths {
+        let missing = MissingPaths {
             uuid,
             iqn: iqn.clone(),
             lost,
             portals,
         };
-        Ok((lost > 0 || !lacking.portals.is_empty()).then_some(lacking))
+        Ok((lost > 0 || !missing.portals.is_empty()).then_some(missing))
     }
 
-    /// Those of the portals that are no path, however often their session is lost. Without a map none is wanted: the others are
-    /// only there for when the first does not answer.
-    async fn unjoined(
+    /// Those of `portals` that have no path (a lost session counts as a path). Empty without a map: then the other portals are
+    /// only fallbacks.
+    async fn portals_without_path(
         &self,
         uuid: &LunUuid,
         sessions: &[Session],
@@ -190,55 +193,59 @@ impl<H: Host> Machine<H> {
         Ok(portals)
     }
 
-    /// Makes a portal one more path of a volume in use. Whatever comes in between, there is no session left that is no path.
+    /// Adds a path through `portal` to a volume in use. If that fails, no session without a path is left behind.
     async fn join(
         &self,
         uuid: &LunUuid,
         iqn: &Iqn,
         portal: Portal,
         wanted: &Wanted,
-    ) -> Result<Joined, Error> {
-        let Some((held, map, lun)) = self.joinable(uuid, iqn).await? else {
-            return Ok(Joined::No);
+    ) -> Result<JoinOutcome, Error> {
+        let Some((attachment, map, lun)) = self.joinable(uuid, iqn).await? else {
+            return Ok(JoinOutcome::Skipped);
         };
-        let (session, found) = match path_state(&held.sessions, &held.disks, &map, &portal) {
-            PathState::Path | PathState::Unknown => return Ok(Joined::No),
-            PathState::Stray(session) => (session.clone(), true),
-            PathState::Absent => {
-                if !self.is_sound(iqn, &portal).await? || wanted.is_wanted() {
-                    return Ok(Joined::No);
+        let (session, existed) =
+            match path_state(&attachment.sessions, &attachment.disks, &map, &portal) {
+                PathState::Path | PathState::Unknown => return Ok(JoinOutcome::Skipped),
+                PathState::Stray(session) => (session.clone(), true),
+                PathState::Absent => {
+                    if !self.has_required_settings(iqn, &portal).await? || wanted.is_wanted() {
+                        return Ok(JoinOutcome::Skipped);
+                    }
+                    match self.log_in_at_portal(iqn, portal).await? {
+                        Ok(session) => (session, false),
+                        Err(refused) => return Ok(refused),
+                    }
                 }
-                match self.log_in_beside(iqn, portal).await? {
-                    Ok(session) => (session, false),
-                    Err(refused) => return Ok(refused),
-                }
-            }
-        };
-        let adopted = if wanted.is_wanted() {
+            };
+        let added = if wanted.is_wanted() {
             None
         } else {
             Some(self.add_to_map(uuid, &map, &session, lun).await)
         };
-        if let Some(Ok(())) = adopted {
-            tracing::info!(%session, "a path is there again");
-            return Ok(Joined::Path);
+        if let Some(Ok(())) = added {
+            tracing::info!(%session, "added a path");
+            return Ok(JoinOutcome::Added);
         }
-        // One that was made here goes, even if multipathd took its disk at once: it is not proven to be a path.
-        if !found || !self.is_taken(&session).await? {
+        // A session that was created here is logged out even if multipathd has already added its disk: its identity is not
+        // verified.
+        if !existed || !self.is_disk_in_use(&session).await? {
             self.log_out(&session).await?;
         }
-        adopted.map_or(Ok(Joined::No), |failed| failed.map(|()| Joined::Path))
+        added.map_or(Ok(JoinOutcome::Skipped), |failed| {
+            failed.map(|()| JoinOutcome::Added)
+        })
     }
 
-    /// A session at one more portal; or why there is none.
-    async fn log_in_beside(
+    /// Logs in at one more portal; the inner error is the reason why there is no session.
+    async fn log_in_at_portal(
         &self,
         iqn: &Iqn,
         portal: Portal,
-    ) -> Result<Result<Session, Joined>, Error> {
+    ) -> Result<Result<Session, JoinOutcome>, Error> {
         let doing = format!("logging in to {iqn} at {portal}");
         let exit = match self.run_on_records(iscsiadm::login(iqn, &portal)).await {
-            Err(HostError::Overran { .. }) => return Ok(Err(Joined::Silent)),
+            Err(HostError::Overran { .. }) => return Ok(Err(JoinOutcome::NoAnswer)),
             other => other.context(doing)?,
         };
         let (status, said) = (exit.status, exit.said());
@@ -249,19 +256,19 @@ impl<H: Host> Machine<H> {
                 cause,
             } => {
                 tracing::info!(target = %iqn, %portal, status, cause, "a path is still missing");
-                Ok(Err(Joined::Silent))
+                Ok(Err(JoinOutcome::NoAnswer))
             }
             Login::Unconfirmed | Login::Refused { .. } => {
-                tracing::warn!(target = %iqn, %portal, status, said, "the target does not let this node in at this portal");
-                Ok(Err(Joined::Refused))
+                tracing::warn!(target = %iqn, %portal, status, said, "the target refuses the login at this portal");
+                Ok(Err(JoinOutcome::Refused))
             }
         }
     }
 
-    /// Somebody has the disk of a session, which is no path.
-    async fn is_taken(&self, session: &Session) -> Result<bool, Error> {
+    /// True if the disk of a session is in use.
+    async fn is_disk_in_use(&self, session: &Session) -> Result<bool, Error> {
         for disk in self.disks_of(std::slice::from_ref(session)).await? {
-            // An error says that it cannot even be opened.
+            // On an error it cannot even be opened, so it is not in use.
             if matches!(self.host.is_claimed(&disk.block.node()).await, Ok(true)) {
                 return Ok(true);
             }
@@ -269,36 +276,40 @@ impl<H: Host> Machine<H> {
         Ok(false)
     }
 
-    /// What is held of a publication that a path may be added to, its map and its logical unit's number.
+    /// The attachment, map and LUN number of a publication that a path may be added to; `None` if none may (see "Fencing").
     async fn joinable(
         &self,
         uuid: &LunUuid,
         iqn: &Iqn,
     ) -> Result<Option<(Attachment, Map, u16)>, Error> {
-        let held = self.attachment(uuid).await?;
-        // Which of several is the present one, nobody here knows.
-        if held.targets() != [iqn.clone()] {
+        let attachment = self.attachment(uuid).await?;
+        // With sessions of several publications, the present one is not known here.
+        if attachment.targets() != [iqn.clone()] {
             return Ok(None);
         }
-        let Some(map) = held.map.clone() else {
+        let Some(map) = attachment.map.clone() else {
             return Ok(None);
         };
         let mut lun = None;
-        for disk in held.disks.iter().filter(|disk| is_alive(&held, disk)) {
-            // Somebody has taken it offline, perhaps because its publication has ended.
-            let doing = format!("looking at {}", disk.block.node());
+        for disk in attachment
+            .disks
+            .iter()
+            .filter(|disk| is_alive(&attachment, disk))
+        {
+            // It was taken offline, perhaps because its publication has ended.
+            let doing = format!("checking {}", disk.block.node());
             if !disk.is_running(&self.host).await.context(doing)? {
                 return Ok(None);
             }
             lun = Some(disk.lun);
         }
-        if self.uses(&held.blocks()).await?.is_empty() {
+        if self.mount_points(&attachment.blocks()).await?.is_empty() {
             return Ok(None);
         }
-        Ok(lun.map(|lun| (held, map, lun)))
+        Ok(lun.map(|lun| (attachment, map, lun)))
     }
 
-    /// Puts the disk of a session below the volume's map.
+    /// Verifies the disk of a session and adds it to the volume's map.
     async fn add_to_map(
         &self,
         uuid: &LunUuid,
@@ -306,7 +317,7 @@ impl<H: Host> Machine<H> {
         session: &Session,
         lun: u16,
     ) -> Result<(), Error> {
-        let disk = self.admit(session, lun, uuid).await?;
+        let disk = self.attach_disk(session, lun, uuid).await?;
         let doing = || format!("measuring {}", disk.block.node());
         let size = disk.block.size(&self.host).await.context(doing())?;
         let present = map.block.size(&self.host).await.context(doing())?;
@@ -314,23 +325,23 @@ impl<H: Host> Machine<H> {
             return Err(Error::NotReady {
                 what: format!("map {}", map.name),
                 seen: format!(
-                    "it is {present}, and the LUN {size}: a path is joined when NodeExpandVolume has let the others grow"
+                    "it is {present}, and the LUN {size}: a path is added after NodeExpandVolume has resized the others"
                 ),
             });
         }
-        self.map_of_all(uuid, &[disk]).await.map(drop)
+        self.ensure_map(uuid, &[disk]).await.map(drop)
     }
 }
 
-/// How a portal stands to a volume.
+/// The state of a portal as a path of a volume.
 enum PathState<'a> {
-    /// Its disk is below the map, or its session is lost and left to iscsid.
+    /// Its disk is a path of the map, or its session is lost and left to iscsid.
     Path,
-    /// Its session has its target, and is no path.
+    /// Its session is alive, but its disk is not a path of the map.
     Stray(&'a Session),
     /// There is no session.
     Absent,
-    /// The kernel does not say where some session was made.
+    /// The kernel does not show the portal of some session.
     Unknown,
 }
 
@@ -356,7 +367,7 @@ fn path_state<'a>(
     }
 }
 
-fn is_alive(held: &Attachment, disk: &Disk) -> bool {
+fn is_alive(attachment: &Attachment, disk: &Disk) -> bool {
     let of = |session: &Session| session.id == disk.session && session.alive;
-    held.sessions.iter().any(of)
+    attachment.sessions.iter().any(of)
 }

@@ -1,5 +1,5 @@
-//! What is mounted where, and whose it is. Nothing is unmounted that is provably not ours, and nothing is taken for stale
-//! that is not proven to be (design.md#identity-before-action and #unstage-needs-no-nas).
+//! Mount points: what is mounted where, and whether it is the volume's, stale or foreign. A foreign mount is never unmounted, and
+//! a mount counts as stale only if its device is proven gone (design.md#identity-before-action and #unstage-needs-no-nas).
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,17 +13,17 @@ use crate::host::dm_multipath;
 use crate::host::mount::{self, Line, Mount};
 use crate::host::{DeviceNumber, Host, KernelFiles, Stat, if_present};
 
-/// Loop devices: their nodes in `/dev` outlive what was attached to them, so a node proves nothing.
+/// Major number of loop devices: their nodes in `/dev` always exist, so a node does not prove that the device is in use.
 const LOOP_MAJOR: u64 = 7;
-/// Mounts piled up at one path; more is not an accident.
+/// How many stacked mounts at one path are unmounted before the call gives up.
 const MAX_STACKED_MOUNTS: usize = 16;
 
-/// What is visible at a path.
+/// The uppermost mount at a path.
 #[derive(Clone, Debug)]
 pub(super) enum MountState {
     /// Nothing is mounted.
     Nothing,
-    /// A mount of one of the devices asked about.
+    /// A mount of one of the volume's devices.
     Ours(Mount),
     /// A mount whose device the kernel no longer has.
     Gone(Mount),
@@ -31,44 +31,44 @@ pub(super) enum MountState {
     Foreign(Mount),
 }
 
-/// What a mount shows.
+/// The block device behind a mount.
 enum Backing {
     Device(DeviceNumber),
     Vanished,
     NoDevice,
 }
 
-/// What the kernel says of its block devices, asked at most once for all mounts that are looked at together: there may be
-/// hundreds of both.
+/// The kernel's lists of block devices, each read at most once per check of several mounts: there may be hundreds of both.
 #[derive(Default)]
-struct Kernel {
+struct KernelDevices {
     present: Once<BTreeSet<DeviceNumber>>,
-    /// By the names that device-mapper gives them.
+    /// Device-mapper devices by name.
     mapped: Once<BTreeMap<String, DeviceNumber>>,
 }
 
 impl<H: Host> Machine<H> {
-    /// Those of this mount namespace's table that are wanted.
+    /// The entries of this mount namespace's table that match `wanted`.
     pub(super) async fn mounts(
         &self,
         wanted: impl Fn(&Line<'_>) -> bool + Send + 'static,
     ) -> Result<Vec<Mount>, Error> {
         let doing = "reading the mount table";
-        let look =
+        let read =
             move |files: &dyn KernelFiles| mount::select(&files.read(mount::MOUNTINFO)?, &wanted);
-        self.host.blocking(doing, look).await.context(doing)
+        self.host.blocking(doing, read).await.context(doing)
     }
 
-    /// `path` as the mount table would spell it. `None` when even its parent does not exist.
+    /// `path` as the mount table would spell it. `None` if even its parent does not exist.
     ///
-    /// Where it is known which directory is the CO's, nothing outside of it is looked at or touched, and no link leads out of it.
+    /// # Errors
+    /// `Refused` if the path is not below the kubelet's directory, if that is configured, or contains a symbolic link.
     pub(super) async fn resolve(&self, path: &str) -> Result<Option<String>, Error> {
         let resolved =
             if_present(self.host.resolve(path).await).context(format!("resolving {path}"))?;
         let (Some(dir), Some(real)) = (&self.kubelet_dir, &resolved) else {
             return Ok(resolved);
         };
-        // The directory itself may be a link.
+        // The kubelet's directory itself may be a link.
         let inside = self.host.resolve(&format!("{dir}/x")).await;
         let inside = inside.context(format!("resolving {dir}"))?;
         let base = inside.strip_suffix("/x").unwrap_or(&inside);
@@ -85,22 +85,23 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// What is visible at `point`, where `ours` are the devices of the volume.
+    /// The uppermost mount at `point`; `ours` are the volume's devices.
     pub(super) async fn mount_state_at(
         &self,
         point: &str,
         ours: &[Block],
     ) -> Result<MountState, Error> {
-        // The whole table takes the kernel longer the more is mounted, and mostly there is nothing. Of a dead file system it may not tell.
+        // A cheap check for the common case: reading the whole table takes longer the more is mounted. It may fail on a dead file
+        // system.
         if matches!(self.host.is_mount_point(point).await, Ok(Some(false))) {
             return Ok(MountState::Nothing);
         }
         let at = point.to_owned();
-        // Of several the last is visible.
+        // Of several stacked mounts the last is the uppermost.
         let Some(visible) = self.mounts(move |line| line.is_at(&at)).await?.pop() else {
             return Ok(MountState::Nothing);
         };
-        let kernel = Kernel::default();
+        let kernel = KernelDevices::default();
         Ok(match self.backing(&visible, &kernel).await? {
             Backing::Vanished => MountState::Gone(visible),
             Backing::Device(number) if ours.iter().any(|block| block.number == number) => {
@@ -113,11 +114,11 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// The block device that a mount shows.
-    async fn backing(&self, mount: &Mount, kernel: &Kernel) -> Result<Backing, Error> {
-        let doing = || format!("looking at what is mounted at {}", mount.point);
+    async fn backing(&self, mount: &Mount, kernel: &KernelDevices) -> Result<Backing, Error> {
+        let doing = || format!("checking what is mounted at {}", mount.point);
         if mount.device_node().is_some() {
-            // A file below it may be deleted and be no device at all: a Secret that is mounted by `subPath` and was changed since.
+            // A deleted bind source need not be a device: it may be a file, as of a Secret that is mounted by `subPath` and was
+            // changed.
             return Ok(match self.host.stat(&mount.point).await.context(doing())? {
                 Stat::BlockDevice(_) if mount.is_deleted() => Backing::Vanished,
                 Stat::BlockDevice(number) => Backing::Device(number),
@@ -125,16 +126,16 @@ impl<H: Host> Machine<H> {
             });
         }
         if mount.fs != "btrfs" {
-            // Major 0 is invented for file systems without a device: tmpfs, overlay, nfs.
+            // Major 0 is for file systems without a device: tmpfs, overlay, nfs.
             return Ok(if mount.device.major == 0 {
                 Backing::NoDevice
             } else {
                 Backing::Device(mount.device)
             });
         }
-        // btrfs has an invented number too. Its device's name cannot be given to another one while it is mounted.
+        // btrfs has major 0, too. Its source names the device, and the name cannot be reused while it is mounted.
         if let Some(name) = mount.source.strip_prefix("/dev/mapper/") {
-            // Usually a symbolic link, and not always there in a container.
+            // The node is usually a symbolic link, and may be missing in a container, so look the name up in sysfs.
             let mapped = kernel
                 .mapped
                 .get_or_try_init(|| self.host.blocking("listing maps", dm_multipath::numbers))
@@ -151,12 +152,12 @@ impl<H: Host> Machine<H> {
         )
     }
 
-    /// True when the kernel no longer has the device of a mount.
+    /// True if the kernel no longer has the device of a mount.
     async fn is_gone(
         &self,
         mount: &Mount,
         number: DeviceNumber,
-        kernel: &Kernel,
+        kernel: &KernelDevices,
     ) -> Result<bool, Error> {
         let doing = || format!("looking for the device {number} of {}", mount.point);
         let present = kernel
@@ -170,10 +171,10 @@ impl<H: Host> Machine<H> {
         Ok(number.major == LOOP_MAJOR || node != Some(Stat::BlockDevice(number)))
     }
 
-    /// True when some mount here shows a disk that the kernel no longer has. Loop devices are left out: without a disk to
-    /// compare them with, they could be anybody's.
+    /// True if some mount is on a disk that the kernel no longer has. Loop devices are ignored: nothing tells whether they are
+    /// ours.
     pub(super) async fn any_stale_mount(&self) -> Result<bool, Error> {
-        let kernel = Kernel::default();
+        let kernel = KernelDevices::default();
         let of_device =
             |line: &Line<'_>| line.source().starts_with("/dev/") || line.device_node().is_some();
         for mount in self.mounts(of_device).await? {
@@ -191,15 +192,15 @@ impl<H: Host> Machine<H> {
         Ok(false)
     }
 
-    /// Where the devices are mounted as a whole, or bound as devices. A part bound elsewhere (a pod's `subPath`) is not a
-    /// publication of its own.
-    pub(super) async fn uses(&self, blocks: &[Block]) -> Result<Vec<String>, Error> {
+    /// The mount points of the whole devices, and bind mounts of the device nodes. Bind mounts of a directory (a pod's `subPath`)
+    /// are left out: they are not publications.
+    pub(super) async fn mount_points(&self, blocks: &[Block]) -> Result<Vec<String>, Error> {
         let whole = |mount: &Mount| mount.device_node().is_some() || mount.root == "/";
         self.mounts_of(blocks, whole).await
     }
 
-    /// Where the devices are mounted or bound, parts of them included.
-    pub(super) async fn shows(&self, blocks: &[Block]) -> Result<Vec<String>, Error> {
+    /// All mount points of the devices, `subPath` mounts included.
+    pub(super) async fn all_mount_points(&self, blocks: &[Block]) -> Result<Vec<String>, Error> {
         self.mounts_of(blocks, |_| true).await
     }
 
@@ -211,7 +212,7 @@ impl<H: Host> Machine<H> {
         if blocks.is_empty() {
             return Ok(vec![]);
         }
-        let (mut points, kernel) = (Vec::new(), Kernel::default());
+        let (mut points, kernel) = (Vec::new(), KernelDevices::default());
         for mount in self.mounts_that_may_be_of(blocks).await? {
             if counts(&mount)
                 && let Backing::Device(number) = self.backing(&mount, &kernel).await?
@@ -223,11 +224,11 @@ impl<H: Host> Machine<H> {
         Ok(points)
     }
 
-    /// Mounts that show one of these devices, or of which the table alone does not tell what they show.
+    /// Mounts of these devices, and those whose device the table alone does not tell.
     async fn mounts_that_may_be_of(&self, blocks: &[Block]) -> Result<Vec<Mount>, Error> {
         let blocks = blocks.to_vec();
         let doing = "reading the mount table";
-        let look = move |files: &dyn KernelFiles| {
+        let read = move |files: &dyn KernelFiles| {
             let table = files.read(mount::MOUNTINFO)?;
             let disks = OnceCell::new();
             let names = || disk::names(files).unwrap_or_default();
@@ -238,24 +239,24 @@ impl<H: Host> Machine<H> {
                 if line.fs != "btrfs" {
                     return blocks.iter().any(|block| block.number == line.device);
                 }
-                // Where it was mounted from a disk by the kernel's own name for it, that name is no other's.
+                // A source that is a present disk's kernel name can be ruled out by its name alone.
                 let source = line.source();
                 let name = source.strip_prefix("/dev/").unwrap_or(&source);
                 blocks.iter().any(|block| block.name == name)
                     || !disks.get_or_init(names).contains(name)
             })
         };
-        self.host.blocking(doing, look).await.context(doing)
+        self.host.blocking(doing, read).await.context(doing)
     }
 
-    /// Unmounts what is visible at `point`.
+    /// Unmounts the uppermost mount at `point`.
     pub(super) async fn unmount(&self, point: &str) -> Result<(), Error> {
         self.run(&format!("unmounting {point}"), mount::unmount(point))
             .await
             .map(|_| ())
     }
 
-    /// Unmounts what is visible at `point` and has lost its device, even if somebody still looks at it.
+    /// Unmounts the uppermost mount at `point`, whose device is gone; lazily if it is busy.
     async fn unmount_gone(&self, point: &str) -> Result<(), Error> {
         if self.unmount(point).await.is_ok() {
             return Ok(());
@@ -268,7 +269,7 @@ impl<H: Host> Machine<H> {
         .map(|_| ())
     }
 
-    /// Unmounts everything at `point` that is ours or has lost its device, and refuses to touch anything else.
+    /// Unmounts everything at `point` that is ours or has lost its device. Idempotent; a foreign mount is an error.
     pub(super) async fn clear(&self, point: &str, ours: &[Block]) -> Result<(), Error> {
         for _ in 0..MAX_STACKED_MOUNTS {
             match self.mount_state_at(point, ours).await? {
@@ -284,7 +285,7 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// Removes mounts at `point` that have lost their device, and tells what is visible then.
+    /// Unmounts everything at `point` that has lost its device; returns what is uppermost then, never [`MountState::Gone`].
     pub(super) async fn clear_gone(
         &self,
         point: &str,
@@ -312,7 +313,7 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// Somebody else's mount is in the way.
+/// The error for a foreign mount.
 pub(super) fn not_ours(mount: &Mount) -> Error {
     Error::Refused {
         what: format!("using {}", mount.point),
@@ -320,6 +321,6 @@ pub(super) fn not_ours(mount: &Mount) -> Error {
             "{} is mounted there, which is not this volume",
             mount.describe()
         ),
-        remedy: "unmount it if it may go".to_owned(),
+        remedy: "unmount it if it is not needed".to_owned(),
     }
 }

@@ -1,16 +1,17 @@
-//! Several portals: one map over all paths, made by multipathd (design.md#portals). Its configuration is the operator's.
+//! Multipath: one map over all paths of a volume, made by multipathd (design.md#portals): waiting for it, resizing, queueing,
+//! flushing. multipathd's configuration is the operator's.
 //!
 //! Recommended in `/etc/multipath.conf`:
 //! ```text
 //! defaults {
-//!     find_multipaths      strict   # no map but those that the driver asks for
+//!     find_multipaths      strict   # no maps except those that the driver requests
 //!     user_friendly_names  yes
-//!     no_path_retry        12       # × polling_interval 5 s; "queue" holds the processes of a pod for as long as the NAS is away
+//!     no_path_retry        12       # × polling_interval 5 s; with "queue", I/O hangs for as long as the NAS is unreachable
 //!     recheck_wwid         yes      # a path that comes back as another LUN is not used
 //! }
 //! ```
-//! `find_multipaths` may be anything. The driver asks for its map, and where every disk is grabbed it uses that map even for
-//! one portal. `no_path_retry queue` is survived: an unstage whose paths are all lost stops the queueing.
+//! Any value of `find_multipaths` works: the driver requests its map, and if multipathd makes maps over all disks, the driver
+//! uses that map even for one portal. `no_path_retry queue` works, too: an unstage whose paths are all lost stops the queueing.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -25,20 +26,23 @@ use crate::host::{Host, HostError, KernelFiles, Stat, Who, if_present, multipath
 use crate::in_flight;
 use crate::volume::{Bytes, LunUuid};
 
-/// How long multipathd may take to put a new disk below its map.
+/// How long multipathd may take to add a new disk to its map.
 const MAP_CREATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two times of asking it.
-const ADD_MAP_RETRIES: usize = 4;
+/// How often a map is requested, or flushed, before the call gives up.
+const MAP_ATTEMPTS: usize = 4;
 /// How long a map may take to vanish or grow.
 const MAP_CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two looks at the paths of a map that is being let go.
-const WATCH: Duration = Duration::from_secs(5);
-/// Between two times of letting the I/O of a map fail.
-const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Poll interval while waiting for a volume to be released.
+const RELEASE_POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// How often queueing is disabled again while an action runs.
+const DISABLE_QUEUEING_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<H: Host> Machine<H> {
-    /// True when multipathd runs on this node. That it is not installed or not started is as ordinary as that it is; whether one
-    /// that says nothing of use runs is looked up, for its words differ between releases.
+    /// True if multipathd runs on this node. That it is not installed or not started is normal. If its client's answer is not
+    /// understood (the messages differ between releases), the process list decides.
+    ///
+    /// # Errors
+    /// If it runs and does not answer.
     pub(super) async fn multipathd_runs(&self) -> Result<bool, Error> {
         let doing = "asking whether multipathd runs";
         match multipath::read_daemon(self.host.run(multipath::show_daemon()).await)
@@ -57,8 +61,12 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// True when the only disk there is is used as it is and can be below no map any more.
-    pub(super) async fn is_alone(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<bool, Error> {
+    /// True if there is one disk only and it cannot get a map any more: it is in use directly, or multipathd excludes it.
+    pub(super) async fn is_single_path(
+        &self,
+        uuid: &LunUuid,
+        disks: &[Disk],
+    ) -> Result<bool, Error> {
         let [disk] = disks else {
             return Ok(false);
         };
@@ -67,15 +75,15 @@ impl<H: Host> Machine<H> {
         }
         let node = disk.block.node();
         let claimed = self.host.is_claimed(&node).await;
-        Ok(claimed.context(format!("looking who uses {node}"))?
+        Ok(claimed.context(format!("checking what uses {node}"))?
             || !self
-                .uses(std::slice::from_ref(&disk.block))
+                .mount_points(std::slice::from_ref(&disk.block))
                 .await?
                 .is_empty()
             || self.is_excluded(uuid, disks).await?)
     }
 
-    /// True when multipathd's configuration keeps it from the disks. Only its own word counts: a disk may be new to it.
+    /// True if multipathd's configuration excludes the disks. Only its explicit answer counts: it may not know a new disk yet.
     pub(super) async fn is_excluded(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<bool, Error> {
         let Some(disk) = disks.first() else {
             return Ok(false);
@@ -98,10 +106,10 @@ impl<H: Host> Machine<H> {
         Ok(multipath::is_excluded(&asked))
     }
 
-    /// Waits for the map over all of `disks`, and asks multipathd for what is missing.
-    pub(super) async fn map_of_all(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<Map, Error> {
+    /// Waits for the map over all of `disks`; requests missing maps and paths from multipathd.
+    pub(super) async fn ensure_map(&self, uuid: &LunUuid, disks: &[Disk]) -> Result<Map, Error> {
         let mut map = None;
-        for _ in 0..ADD_MAP_RETRIES {
+        for _ in 0..MAP_ATTEMPTS {
             map = self.attachment(uuid).await?.map;
             let lacks = |disk: &&Disk| {
                 map.as_ref()
@@ -110,16 +118,16 @@ impl<H: Host> Machine<H> {
             let Some(missing) = disks.iter().find(lacks) else {
                 break;
             };
-            self.ask_for(missing, map.is_some()).await?;
+            self.request_path(missing, map.is_some()).await?;
             let doing = "waiting for the multipath map";
-            let look = || async {
-                let (names, missing) = (self.maps.clone(), [missing.clone()]);
-                let look =
+            let check = || async {
+                let (names, missing) = (self.map_names.clone(), [missing.clone()]);
+                let read =
                     move |files: &dyn KernelFiles| dm_multipath::over(files, &names, &missing, &[]);
-                let maps = self.host.blocking(doing, look).await?;
+                let maps = self.host.blocking(doing, read).await?;
                 Ok((!maps.is_empty()).then_some(()))
             };
-            disk::until(&self.host, MAP_CREATION_TIMEOUT, look)
+            disk::until(&self.host, MAP_CREATION_TIMEOUT, check)
                 .await
                 .context(doing)?;
         }
@@ -149,20 +157,20 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// What multipathd answers is not believed; sysfs shows what came of it.
-    async fn ask_for(&self, disk: &Disk, has_map: bool) -> Result<(), Error> {
+    /// Requests a map over `disk`, or adds it to the existing map. The answer is ignored: the caller checks the result in sysfs.
+    async fn request_path(&self, disk: &Disk, has_map: bool) -> Result<(), Error> {
         let name = &disk.block.name;
         let doing = format!("asking multipathd for a map over {name}");
         if has_map {
             let asked = self.host.run(multipath::add_path(name)).await;
             return asked.context(&doing).map(|_| ());
         }
-        // It learns of a new disk from udev, a little later than we do.
-        let look = || async {
+        // multipathd learns of a new disk from udev, a little later than this process.
+        let check = || async {
             let listed = self.host.run(multipath::show_paths()).await?;
             multipath::read_wwid(listed, name)
         };
-        let wwid = disk::until(&self.host, MAP_CREATION_TIMEOUT, look)
+        let wwid = disk::until(&self.host, MAP_CREATION_TIMEOUT, check)
             .await
             .context(&doing)?;
         if let Some(wwid) = wwid {
@@ -174,11 +182,11 @@ impl<H: Host> Machine<H> {
 
     async fn wait_for_node(&self, map: &Map) -> Result<(), Error> {
         let (node, number) = (map.block.node(), map.block.number);
-        let look = || async {
+        let check = || async {
             let there = if_present(self.host.stat(&node).await)?;
             Ok((there == Some(Stat::BlockDevice(number))).then_some(()))
         };
-        disk::until(&self.host, MAP_CREATION_TIMEOUT, look)
+        disk::until(&self.host, MAP_CREATION_TIMEOUT, check)
             .await
             .context(format!("waiting for {node}"))?
             .ok_or_else(|| Error::Unverified {
@@ -187,7 +195,7 @@ impl<H: Host> Machine<H> {
             })
     }
 
-    /// Makes a map as large as its paths, which must agree; answers that size.
+    /// Resizes a map to the size of its paths, which must all be equal; returns that size.
     pub(super) async fn resize_map(&self, map: &Map, paths: &[Disk]) -> Result<Bytes, Error> {
         let doing = format!("measuring map {}", map.name);
         let mut sizes = Vec::new();
@@ -217,11 +225,11 @@ impl<H: Host> Machine<H> {
             let doing = format!("resizing map {} (does multipathd run?)", map.name);
             self.run(&doing, multipath::resize(&map.block.name)).await?;
         }
-        let look = || async {
+        let check = || async {
             let seen = map.block.size(&self.host).await?;
             Ok((seen == size).then_some(()))
         };
-        if disk::until(&self.host, MAP_CHANGE_TIMEOUT, look)
+        if disk::until(&self.host, MAP_CHANGE_TIMEOUT, check)
             .await
             .context(&doing)?
             .is_none()
@@ -235,11 +243,11 @@ impl<H: Host> Machine<H> {
         Ok(size)
     }
 
-    /// Removes a map. udev may still hold it for a moment, so it is tried a few times.
+    /// Removes a map. Retries, because udev may still have it open for a moment.
     pub(super) async fn flush(&self, map: &Map) -> Result<(), Error> {
         let doing = format!("removing map {}", map.name);
         let mut said = String::new();
-        for _ in 0..ADD_MAP_RETRIES {
+        for _ in 0..MAP_ATTEMPTS {
             let exit = self
                 .host
                 .run(multipath::flush(&map.name))
@@ -248,7 +256,7 @@ impl<H: Host> Machine<H> {
             if exit.status == 0 {
                 return self.must_be_flushed(map).await;
             }
-            if !self.is_there(map).await.context(&doing)? {
+            if !self.map_exists(map).await.context(&doing)? {
                 return Ok(());
             }
             said = exit.failed(multipath::PROGRAM).to_string();
@@ -264,8 +272,8 @@ impl<H: Host> Machine<H> {
 
     pub(super) async fn must_be_flushed(&self, map: &Map) -> Result<(), Error> {
         let doing = format!("removing map {}", map.name);
-        let look = || async { Ok((!self.is_there(map).await?).then_some(())) };
-        let gone = disk::until(&self.host, MAP_CHANGE_TIMEOUT, look)
+        let check = || async { Ok((!self.map_exists(map).await?).then_some(())) };
+        let gone = disk::until(&self.host, MAP_CHANGE_TIMEOUT, check)
             .await
             .context(&doing)?;
         gone.ok_or_else(|| Error::Unverified {
@@ -274,15 +282,15 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    async fn is_there(&self, map: &Map) -> Result<bool, HostError> {
+    async fn map_exists(&self, map: &Map) -> Result<bool, HostError> {
         let all = self.maps_with(vec![map.wwid.clone()]).await?;
         Ok(!all.is_empty())
     }
 
-    /// Lets the I/O of a map fail when no path of it works: else an unmount waits for as long as the NAS is away, and udev's
-    /// look at a map keeps it in use for as long.
-    pub(super) async fn disable_queueing(&self, held: &Attachment) {
-        let Some(map) = &held.map else {
+    /// Makes the I/O of a map fail when it has no working path. Otherwise an unmount hangs for as long as the NAS is unreachable,
+    /// and udev's probe keeps the map open for as long.
+    pub(super) async fn disable_queueing(&self, attachment: &Attachment) {
+        let Some(map) = &attachment.map else {
             return;
         };
         let exit = self
@@ -291,78 +299,83 @@ impl<H: Host> Machine<H> {
             .await;
         // Without its daemon a map does not queue.
         if let Err(error) = exit.and_then(|exit| exit.ok(multipath::DAEMON)) {
-            tracing::warn!(map = map.name, %error, "the map may go on queueing");
+            tracing::warn!(map = map.name, %error, "disabling the map's queueing failed: it may keep queueing");
         }
     }
 
-    /// Lets a map that is used again do what its configuration says.
-    pub(super) async fn restore_queueing(&self, held: &Attachment) {
-        if let Some(map) = &held.map {
+    /// Lets a map that is used again queue as configured.
+    pub(super) async fn restore_queueing(&self, attachment: &Attachment) {
+        if let Some(map) = &attachment.map {
             let exit = self
                 .host
                 .run(multipath::restore_queueing(&map.block.name))
                 .await;
             if let Err(error) = exit.and_then(|exit| exit.ok(multipath::DAEMON)) {
-                tracing::warn!(map = map.name, %error, "the map may not queue");
+                tracing::warn!(map = map.name, %error, "restoring the map's queueing failed: it may fail I/O at once");
             }
         }
     }
 
-    /// Runs `act`, which ends the use of disks that are gone, and lets the I/O of the map over them fail meanwhile. Once is not
-    /// enough: multipathd queues again when it takes a path out of a map (0.9.4).
-    pub(super) async fn failing_io<T>(
+    /// Runs `action`, which unmounts lost disks, while the I/O of the map over them fails. Queueing is disabled repeatedly,
+    /// because multipathd enables it again when it removes a path from a map (0.9.4).
+    pub(super) async fn with_queueing_disabled<T>(
         &self,
-        held: &Attachment,
-        mut act: Pin<Box<impl Future<Output = T> + Send>>,
+        attachment: &Attachment,
+        mut action: Pin<Box<impl Future<Output = T> + Send>>,
     ) -> T {
-        if held.map.is_none() {
-            return act.await;
+        if attachment.map.is_none() {
+            return action.await;
         }
         loop {
-            self.disable_queueing(held).await;
+            self.disable_queueing(attachment).await;
             tokio::select! {
                 biased;
-                done = &mut act => return done,
-                () = self.host.pause(RECHECK_INTERVAL) => {}
+                done = &mut action => return done,
+                () = self.host.pause(DISABLE_QUEUEING_INTERVAL) => {}
             }
         }
     }
 
-    /// Stops the queueing of the volume's map when it has not been let go for as long as a single path may be lost. Sessions
-    /// tell nothing: they also live on when their LUN is unmapped. Of a map with a working path nothing fails by it.
+    /// Disables the queueing of the volume's map if the map still exists after the replacement timeout. Session state does not
+    /// tell whether that is needed: sessions stay alive when their LUN is unmapped. Harmless for a map with a working path.
     pub(super) async fn stop_queueing(&self, uuid: &LunUuid) {
-        // (multipathd lowers that of a map's sessions to its `fast_io_fail_tmo`, 5 s, and queues instead.)
-        for _ in 0..self.replacement_timeout.as_secs().div_ceil(WATCH.as_secs()) {
+        // (multipathd lowers the replacement timeout of a map's sessions to its `fast_io_fail_tmo`, 5 s, and queues instead.)
+        for _ in 0..self
+            .replacement_timeout
+            .as_secs()
+            .div_ceil(RELEASE_POLL_INTERVAL.as_secs())
+        {
             match in_flight::unlocked(self.attachment(uuid)).await {
-                Ok(held) if held.map.is_none() => return,
-                Ok(_) | Err(_) => self.host.pause(WATCH).await,
+                Ok(attachment) if attachment.map.is_none() => return,
+                Ok(_) | Err(_) => self.host.pause(RELEASE_POLL_INTERVAL).await,
             }
         }
-        if let Ok(held) = in_flight::unlocked(self.attachment(uuid)).await {
-            tracing::warn!(%uuid, "the volume takes too long to be let go: what cannot be written now is lost");
-            self.disable_queueing(&held).await;
+        if let Ok(attachment) = in_flight::unlocked(self.attachment(uuid)).await {
+            tracing::warn!(%uuid, "the volume takes too long to be released: data that cannot be written now is lost");
+            self.disable_queueing(&attachment).await;
         }
     }
 
-    /// Runs `act`, which lets a volume go, and [`Machine::unblock`]s it meanwhile, again and again.
-    pub(super) async fn unblocking<T>(
+    /// Runs `action`, which releases a volume. After the replacement timeout, the I/O of the volume's map is made to fail,
+    /// repeatedly, so that `action` cannot hang on an unreachable NAS.
+    pub(super) async fn with_queueing_timeout<T>(
         &self,
         uuid: &LunUuid,
-        mut act: Pin<Box<impl Future<Output = T> + Send>>,
+        mut action: Pin<Box<impl Future<Output = T> + Send>>,
     ) -> T {
         let unblock = Box::pin(async {
             self.stop_queueing(uuid).await;
             loop {
-                self.host.pause(WATCH).await;
-                if let Ok(held) = in_flight::unlocked(self.attachment(uuid)).await {
-                    self.disable_queueing(&held).await;
+                self.host.pause(RELEASE_POLL_INTERVAL).await;
+                if let Ok(attachment) = in_flight::unlocked(self.attachment(uuid)).await {
+                    self.disable_queueing(&attachment).await;
                 }
             }
         });
         tokio::select! {
             biased;
-            done = &mut act => done,
-            () = unblock => act.await,
+            done = &mut action => done,
+            () = unblock => action.await,
         }
     }
 }

@@ -1,9 +1,9 @@
-//! NodePublishVolume and NodeUnpublishVolume: one path for one pod.
+//! NodePublishVolume and NodeUnpublishVolume: bind mounts of the staged file system, or of the device node, at a target path.
 
 use super::Machine;
 use super::attachment::Attachment;
 use super::mounts::{MountState, not_ours};
-use super::request::{Publish, Use};
+use super::request::{Publish, VolumeMode};
 use super::stage::{is_readonly, label_differs};
 use crate::error::{Context as _, Error};
 use crate::host::disk::Block;
@@ -12,77 +12,79 @@ use crate::host::{Host, HostError, Stat, if_present};
 use crate::volume::{FsType, LunUuid, VolumeId};
 
 impl<H: Host> Machine<H> {
-    /// Beside the staging path: where a mount is made read-only before it is shown at the target path.
+    /// The temporary mount next to the staging path: [`Self::bind_readonly`] makes it read-only before it binds it to the target.
     pub(super) fn temp_mount(&self, staging: &str) -> String {
         format!("{staging}.{}-readonly", self.driver_name)
     }
 
-    /// Those of the mount points that are not the driver's own for a volume staged at `staging`: pods'.
-    pub(super) fn of_pods(&self, staging: &str, mut points: Vec<String>) -> Vec<String> {
+    /// Keeps only pods' mount points: removes the staging path and the temporary mount next to it.
+    pub(super) fn pod_mount_points(&self, staging: &str, mut points: Vec<String>) -> Vec<String> {
         let own = [staging, &self.temp_mount(staging)];
         points.retain(|point| !own.contains(&point.as_str()));
         points
     }
 
-    /// Shows a staged volume at one more path.
-    pub(super) async fn publish(&self, ask: &Publish) -> Result<(), Error> {
-        let not_staged = |seen: &str| refused(&ask.volume, seen, "stage the volume first");
+    /// Publishes a staged volume at a target path. Idempotent.
+    pub(super) async fn publish(&self, request: &Publish) -> Result<(), Error> {
+        let not_staged = |seen: &str| refused(&request.volume, seen, "stage the volume first");
         let staging = self
-            .resolve(&ask.staging)
+            .resolve(&request.staging)
             .await?
             .ok_or_else(|| not_staged("the staging path does not exist"))?;
-        let target = self.resolve(&ask.target).await?.ok_or_else(|| {
+        let target = self.resolve(&request.target).await?.ok_or_else(|| {
             refused(
-                &ask.volume,
-                &format!("the directory that {} is in does not exist", ask.target),
-                "make it: the CO owns it",
+                &request.volume,
+                &format!("the directory that {} is in does not exist", request.target),
+                "create it: that is the CO's task",
             )
         })?;
-        let (held, seen) = self.staged_now(ask, &staging).await?;
-        if held.sessions.is_empty() {
+        let (attachment, seen) = self.ensure_staged(request, &staging).await?;
+        if attachment.sessions.is_empty() {
             return Err(not_staged("this node has no session with its target"));
         }
-        // A file system's mount says itself which of several disks it is on.
-        let mounted = held.disks.first().map(|disk| &disk.block);
-        let mounted = mounted.filter(|_| ask.intent.by != Use::Device);
-        let device = held.device().or(mounted).ok_or_else(|| {
+        // Of several disks without a map, the staged file system is on one: the mount table has it.
+        let mounted = attachment.disks.first().map(|disk| &disk.block);
+        let mounted = mounted.filter(|_| request.intent.mode != VolumeMode::Device);
+        let device = attachment.device().or(mounted).ok_or_else(|| {
             not_staged("its session has no disk, or it has several and no multipath map")
         })?;
-        let blocks = held.blocks();
-        let show = match &ask.intent.by {
-            Use::FileSystem { fs, flags } => {
+        let blocks = attachment.blocks();
+        let mode = match &request.intent.mode {
+            VolumeMode::FileSystem { fs, flags } => {
                 let seen = match seen {
                     Some(seen) => seen,
                     None => self.mount_state_at(&staging, &blocks).await?,
                 };
-                let staged = staged(ask, &staging, seen, *fs, flags)?;
-                if staged.is_readonly() || !ask.readonly {
+                let staged = check_staged(request, &staging, seen, *fs, flags)?;
+                if staged.is_readonly() || !request.readonly {
                     PublishMode::Staged
                 } else {
                     PublishMode::Readonly
                 }
             }
-            Use::Device => {
-                self.verify_device(&ask.volume.uuid, &held, device).await?;
+            VolumeMode::Device => {
+                self.verify_device(&request.volume.uuid, &attachment, device)
+                    .await?;
                 self.must_be_unclaimed(device).await?;
                 PublishMode::Device(device.node())
             }
         };
-        if self.is_published(ask, &target, &blocks).await? {
-            // An earlier call may have got as far as the target, and no further.
+        if self.is_published(request, &target, &blocks).await? {
+            // An earlier call may have died after it mounted the target, before this cleanup.
             return self.remove_temp_mount(&staging, &blocks).await;
         }
-        if !ask.intent.shared {
-            self.must_be_only(ask, &staging, &target, &blocks).await?;
+        if !request.intent.shared {
+            self.must_be_only_target(request, &staging, &target, &blocks)
+                .await?;
         }
-        let was_there = self.must_be_kind(&target, show.kind()).await?;
-        // All that can be decided is decided: after a final answer the CO forgets the path (design.md#final-codes).
+        let existed = self.must_be_kind(&target, mode.kind()).await?;
+        // All checks come before the first mount: after a final error the CO forgets the path (design.md#final-codes).
         let shown = self
-            .mount_target(ask, &show, &staging, &target, &blocks)
+            .mount_target(request, &mode, &staging, &target, &blocks)
             .await;
         match shown {
             Err(error) if error.is_final() => Err(self
-                .roll_back(&staging, &target, &blocks, was_there, error)
+                .roll_back(&staging, &target, &blocks, existed, error)
                 .await),
             other => other,
         }
@@ -90,124 +92,126 @@ impl<H: Host> Machine<H> {
 
     async fn mount_target(
         &self,
-        ask: &Publish,
-        show: &PublishMode,
+        request: &Publish,
+        mode: &PublishMode,
         staging: &str,
         target: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
-        match show {
+        match mode {
             PublishMode::Device(node) => self.bind_file(node, target).await?,
             PublishMode::Readonly => self.bind_readonly(staging, target, blocks).await?,
             PublishMode::Staged => self.bind_dir(staging, target).await?,
         }
-        if self.is_published(ask, target, blocks).await? {
+        if self.is_published(request, target, blocks).await? {
             return Ok(());
         }
-        Err(unseen(format!("publishing at {target}")))
+        Err(not_in_mount_table(format!("publishing at {target}")))
     }
 
-    /// Removes what a call has made that ends with a final error.
+    /// Undoes what the call has done before its final error; retryable if that fails.
     async fn roll_back(
         &self,
         staging: &str,
         target: &str,
         blocks: &[Block],
-        was_there: bool,
+        existed: bool,
         error: Error,
     ) -> Error {
-        let undone = async {
+        let rollback = async {
             self.remove_temp_mount(staging, blocks).await?;
             self.clear(target, blocks).await?;
-            if was_there {
+            if existed {
                 return Ok(());
             }
             self.remove_path(target).await
         };
-        match undone.await {
+        match rollback.await {
             Ok(()) => error,
             Err(left) => Error::Unverified {
-                what: format!("taking back what was made at {target}"),
+                what: format!("rolling back the publication at {target}"),
                 seen: format!("{}; the failure: {}", left.chain(), error.chain()),
             },
         }
     }
 
-    /// What this node holds of the volume under this publication. It is staged anew where an earlier publication, or a call that was
-    /// broken off while it took that down, has left nothing of use: the CO does not stage what it believes to be staged.
+    /// The volume's attachment under this publication, staged again if necessary: the teardown of an earlier publication may have
+    /// removed the staged mount, and the CO does not stage a volume that it believes to be staged.
     ///
-    /// And what was seen at the staging path, if nothing was done since.
-    async fn staged_now(
+    /// Also returns the mount state of the staging path, unless it may have changed since.
+    async fn ensure_staged(
         &self,
-        ask: &Publish,
+        request: &Publish,
         staging: &str,
     ) -> Result<(Attachment, Option<MountState>), Error> {
         let ended = self
-            .tear_down_ended(&ask.volume.uuid, &ask.context.iqn, staging)
+            .tear_down_ended(&request.volume.uuid, &request.context.iqn, staging)
             .await?;
-        let held = self.attachment(&ask.volume.uuid).await?;
-        let (mounted, seen) = match &ask.intent.by {
-            // A call that was broken off after its login has not looked for the disk.
-            Use::Device => (held.device().is_some(), None),
-            Use::FileSystem { .. } => {
-                let seen = self.mount_state_at(staging, &held.blocks()).await?;
+        let attachment = self.attachment(&request.volume.uuid).await?;
+        let (mounted, seen) = match &request.intent.mode {
+            // A call that was interrupted after its login has not attached the disk yet.
+            VolumeMode::Device => (attachment.device().is_some(), None),
+            VolumeMode::FileSystem { .. } => {
+                let seen = self.mount_state_at(staging, &attachment.blocks()).await?;
                 if let MountState::Ours(mount) = &seen
-                    && let Some(why) = self.death_of(mount).await?
+                    && let Some(why) = self.why_dead(mount).await?
                 {
-                    let held = self.remount_dead(ask, staging, &held, &why).await?;
-                    return Ok((held, None));
+                    let attachment = self
+                        .remount_dead(request, staging, &attachment, &why)
+                        .await?;
+                    return Ok((attachment, None));
                 }
                 let mounted = matches!(seen, MountState::Ours(_) | MountState::Foreign(_));
                 (mounted, Some(seen))
             }
         };
-        // Somebody uses the device as something else.
-        let used = !mounted && !self.uses(&held.blocks()).await?.is_empty();
-        if used || mounted && !held.sessions.is_empty() {
-            return Ok((held, seen));
+        // The device is in use elsewhere than at the staging path.
+        let used = !mounted && !self.mount_points(&attachment.blocks()).await?.is_empty();
+        if used || mounted && !attachment.sessions.is_empty() {
+            return Ok((attachment, seen));
         }
-        // Where there is a session with its disk, no login needs a Secret.
-        let attached = held.is_alive() && held.device().is_some();
-        let again = attached.then(|| ask.staging_again());
-        match ask.staging().or(again) {
+        // With a live session and its disk no login is necessary, and so no Secret.
+        let attached = attachment.is_alive() && attachment.device().is_some();
+        let again = attached.then(|| request.stage_request_without_login());
+        match request.stage_request().or(again) {
             Some(stage) => {
-                tracing::warn!(volume = %ask.volume, staging, "staging from a publish call what is not staged under this publication");
+                tracing::warn!(volume = %request.volume, staging, "the volume is not staged under this publication: NodePublishVolume stages it again");
                 Box::pin(self.stage(&stage)).await?;
-                Ok((self.attachment(&ask.volume.uuid).await?, None))
+                Ok((self.attachment(&request.volume.uuid).await?, None))
             }
             None if ended => Err(Error::NotReady {
-                what: format!("publishing volume {}", ask.volume),
-                seen: "an earlier publication of it was taken down here, and only NodeStageVolume brings the Secret to log in anew: delete the pod".to_owned(),
+                what: format!("publishing volume {}", request.volume),
+                seen: "an earlier publication of it was torn down here, and only NodeStageVolume brings the Secret to log in again: delete the pod".to_owned(),
             }),
-            None => Ok((held, seen)),
+            None => Ok((attachment, seen)),
         }
     }
 
-    /// Mounts a dead file system anew: the CO does not stage what it believes to be staged. Its session is there, so that no login
-    /// needs a Secret.
+    /// Remounts a dead file system: the CO does not stage a volume that it believes to be staged. The session exists, so no login
+    /// and no Secret is necessary.
     async fn remount_dead(
         &self,
-        ask: &Publish,
+        request: &Publish,
         staging: &str,
-        held: &Attachment,
+        attachment: &Attachment,
         why: &str,
     ) -> Result<Attachment, Error> {
-        self.unmount_dead(staging, held, why).await?;
-        Box::pin(self.stage(&ask.staging_again())).await?;
-        self.attachment(&ask.volume.uuid).await
+        self.unmount_dead(staging, attachment, why).await?;
+        Box::pin(self.stage(&request.stage_request_without_login())).await?;
+        self.attachment(&request.volume.uuid).await
     }
 
-    /// A raw device is the volume's: of a map every path that answers, and at least one.
+    /// Verifies a raw device's identity: of a map every path that answers, and at least one.
     async fn verify_device(
         &self,
         uuid: &LunUuid,
-        held: &Attachment,
+        attachment: &Attachment,
         device: &Block,
     ) -> Result<(), Error> {
-        let alive = held.is_alive();
+        let alive = attachment.is_alive();
         let mut proven = 0;
-        for disk in held.paths_of(device) {
-            let session = held
+        for disk in attachment.paths_of(device) {
+            let session = attachment
                 .sessions
                 .iter()
                 .find(|session| session.id == disk.session);
@@ -229,53 +233,59 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// True when the volume is at the target path as asked for.
+    /// True if the volume is mounted at the target path as requested.
+    ///
+    /// # Errors
+    /// If it is mounted there in another way, or if something else is.
     async fn is_published(
         &self,
-        ask: &Publish,
+        request: &Publish,
         target: &str,
         blocks: &[Block],
     ) -> Result<bool, Error> {
-        let there = match self.clear_gone(target, blocks).await? {
+        let mount = match self.clear_gone(target, blocks).await? {
             MountState::Ours(mount) => mount,
             MountState::Foreign(mount) => return Err(not_ours(&mount)),
             MountState::Nothing | MountState::Gone(_) => return Ok(false),
         };
-        let word = |device: bool, readonly: bool| match (device, readonly) {
+        let describe = |device: bool, readonly: bool| match (device, readonly) {
             (true, _) => "a device",
             (false, true) => "a file system, read-only",
             (false, false) => "a file system, read-write",
         };
-        let seen = word(there.device_node().is_some(), there.is_readonly());
-        let asked = word(ask.intent.by == Use::Device, wants_readonly(ask));
+        let seen = describe(mount.device_node().is_some(), mount.is_readonly());
+        let asked = describe(
+            request.intent.mode == VolumeMode::Device,
+            wants_readonly(request),
+        );
         if seen == asked {
             return Ok(true);
         }
         Err(Error::Incompatible {
-            what: format!("the publication of volume {} at {target}", ask.volume),
+            what: format!("the publication of volume {} at {target}", request.volume),
             seen: seen.to_owned(),
             asked: asked.to_owned(),
         })
     }
 
-    /// CSI v1.12, NodePublishVolume: with these access modes a volume has one target path at a time.
-    async fn must_be_only(
+    /// CSI v1.12, NodePublishVolume: the single-writer access modes allow one target path at a time.
+    async fn must_be_only_target(
         &self,
-        ask: &Publish,
+        request: &Publish,
         staging: &str,
         target: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
         let own = [staging, target, &self.temp_mount(staging)];
         match self
-            .uses(blocks)
+            .mount_points(blocks)
             .await?
             .into_iter()
             .find(|point| !own.contains(&point.as_str()))
         {
             None => Ok(()),
             Some(other) => Err(refused(
-                &ask.volume,
+                &request.volume,
                 &format!("it is already published at {other}, and its access mode allows one path"),
                 "unpublish it there, or use SINGLE_NODE_MULTI_WRITER (ReadWriteOnce instead of ReadWriteOncePod)",
             )),
@@ -310,78 +320,78 @@ impl<H: Host> Machine<H> {
         .map(|_| ())
     }
 
-    /// Something of another kind at the target path is not ours to replace. Whether it is there.
+    /// Refuses to replace something of another kind at the target path. Returns whether the path exists.
     async fn must_be_kind(&self, target: &str, kind: Stat) -> Result<bool, Error> {
-        match if_present(self.host.stat(target).await).context(format!("looking at {target}"))? {
+        match if_present(self.host.stat(target).await).context(format!("checking {target}"))? {
             Some(found) if found != kind => Err(Error::Refused {
                 what: format!("publishing at {target}"),
-                seen: format!("there is something else already: {found:?}"),
-                remedy: "remove it if it may go".to_owned(),
+                seen: format!("something else exists there: {found:?}"),
+                remedy: "remove it if it is not needed".to_owned(),
             }),
             found => Ok(found.is_some()),
         }
     }
 
-    /// A read-only view of a writable file system. A bind mount starts as writable as its source, so the source is a mount
-    /// that was made read-only before: the target is read-only from its first moment, in every mount namespace that it
-    /// spreads to, and no crash can leave it writable.
+    /// Binds a writable file system read-only. A bind mount starts as writable as its source, so it is bound from a temporary
+    /// mount that was made read-only before: the target is read-only from its first moment, in every mount namespace that it
+    /// propagates to, and no crash can leave it writable.
     async fn bind_readonly(
         &self,
         staging: &str,
         target: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
-        let stone = self.temp_mount(staging);
+        let temp = self.temp_mount(staging);
         self.remove_temp_mount(staging, blocks).await?;
-        self.bind_dir(staging, &stone).await?;
+        self.bind_dir(staging, &temp).await?;
         self.run(
-            &format!("making {stone} read-only"),
-            mount::make_readonly(&stone),
+            &format!("making {temp} read-only"),
+            mount::make_readonly(&temp),
         )
         .await?;
-        // What mount reports is not believed: the target would be writable, and no later call would change that.
-        match self.mount_state_at(&stone, blocks).await? {
+        // Do not trust mount's exit status: the target would be writable, and no later call would change that.
+        match self.mount_state_at(&temp, blocks).await? {
             MountState::Ours(mount) if mount.is_readonly() => {}
             MountState::Ours(_)
             | MountState::Nothing
             | MountState::Gone(_)
             | MountState::Foreign(_) => {
-                return Err(unseen(format!("making {stone} read-only")));
+                return Err(not_in_mount_table(format!("making {temp} read-only")));
             }
         }
-        self.bind_dir(&stone, target).await?;
+        self.bind_dir(&temp, target).await?;
         self.remove_temp_mount(staging, blocks).await
     }
 
-    /// Removes the stepping stone, also one that a crash left.
+    /// Removes the temporary mount and its directory. Idempotent: a crash may have left it.
     pub(super) async fn remove_temp_mount(
         &self,
         staging: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
-        let stone = self.temp_mount(staging);
-        self.clear(&stone, blocks).await?;
+        let temp = self.temp_mount(staging);
+        self.clear(&temp, blocks).await?;
         self.host
-            .remove_dir(&stone)
+            .remove_dir(&temp)
             .await
-            .context(format!("removing {stone}"))
+            .context(format!("removing {temp}"))
     }
 
-    /// Clears one path. Nothing there is fine; what is not ours stays.
+    /// Unmounts and removes one target path. Idempotent; refuses to touch a foreign mount.
     pub(super) async fn unpublish(&self, volume: &VolumeId, target: &str) -> Result<(), Error> {
         let Some(target) = self.resolve(target).await? else {
             return Ok(());
         };
         let blocks = self.attachment(&volume.uuid).await?.blocks();
         self.clear(&target, &blocks).await?;
-        // What a publication that came to no end has left beside the staging path.
-        for staging in self.uses(&blocks).await? {
+        // An interrupted publication may have left its temporary mount.
+        for staging in self.mount_points(&blocks).await? {
             self.remove_temp_mount(&staging, &blocks).await?;
         }
         self.remove_path(&target).await
     }
 
-    /// Removes what the driver makes at a target path: an empty directory or file.
+    /// Removes what the driver creates at a target path: an empty directory or file.
     async fn remove_path(&self, target: &str) -> Result<(), Error> {
         let doing = format!("removing {target}");
         match if_present(self.host.stat(target).await).context(&doing)? {
@@ -400,9 +410,9 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// The staged file system, if it is what the capability says.
-fn staged(
-    ask: &Publish,
+/// The mount of the staged file system, if it matches the capability.
+fn check_staged(
+    request: &Publish,
     staging: &str,
     seen: MountState,
     fs: FsType,
@@ -412,8 +422,8 @@ fn staged(
         MountState::Ours(mount) if mount.fs != fs.as_str() => {
             format!("it is staged as {}, not {fs}", mount.fs)
         }
-        MountState::Ours(mount) if mount.is_readonly() && !wants_readonly(ask) => {
-            "it is staged read-only, and is to be written".to_owned()
+        MountState::Ours(mount) if mount.is_readonly() && !wants_readonly(request) => {
+            "it is staged read-only, and read-write is requested".to_owned()
         }
         MountState::Ours(mount) => {
             match (mount::lacks(&mount, flags), label_differs(&mount, flags)) {
@@ -430,24 +440,24 @@ fn staged(
         }
     };
     Err(refused(
-        &ask.volume,
+        &request.volume,
         &seen,
         "stage the volume first, with the same capability",
     ))
 }
 
-/// What is shown at a target path.
+/// What is mounted at a target path.
 enum PublishMode {
-    /// The device with this node.
+    /// This device node.
     Device(String),
-    /// The file system as it is staged.
+    /// The file system, as it is staged.
     Staged,
-    /// The file system, which is staged to be written, read-only.
+    /// The file system, read-only although it is staged read-write.
     Readonly,
 }
 
 impl PublishMode {
-    /// What it is shown on.
+    /// What the target path must be: a bind mount of a device node needs a file.
     fn kind(&self) -> Stat {
         match self {
             Self::Device(_) => Stat::File(0),
@@ -456,13 +466,13 @@ impl PublishMode {
     }
 }
 
-/// Nothing is to be written through this path.
-fn wants_readonly(ask: &Publish) -> bool {
-    let flagged = matches!(&ask.intent.by, Use::FileSystem { flags, .. } if is_readonly(flags));
-    ask.readonly || flagged
+fn wants_readonly(request: &Publish) -> bool {
+    let flagged =
+        matches!(&request.intent.mode, VolumeMode::FileSystem { flags, .. } if is_readonly(flags));
+    request.readonly || flagged
 }
 
-fn unseen(what: String) -> Error {
+fn not_in_mount_table(what: String) -> Error {
     Error::Unverified {
         what,
         seen: "mount reports success, but the mount table does not show it".to_owned(),
@@ -472,7 +482,7 @@ fn unseen(what: String) -> Error {
 fn not_empty(target: &str) -> Error {
     Error::Refused {
         what: format!("removing {target}"),
-        seen: "nothing is mounted there, but it holds data or is not what the driver made"
+        seen: "nothing is mounted there, but it holds data or was not created by the driver"
             .to_owned(),
         remedy: "save what is there, remove it and try again".to_owned(),
     }

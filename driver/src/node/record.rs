@@ -1,7 +1,8 @@
-//! Node records: what a login works from, written anew before each (design.md#unstage-needs-no-nas).
+//! open-iscsi node records: the settings of a login, written before each login and deleted on unstage
+//! (design.md#unstage-needs-no-nas).
 //!
-//! No discovery: DSM's `SendTargets` would list every target of the NAS. What is no secret goes through `iscsiadm`; CHAP names
-//! and passwords go into the record's file, because anybody can read a command line.
+//! No discovery: DSM's `SendTargets` would list every target of the NAS. Non-secret settings are written with `iscsiadm`; CHAP
+//! names and passwords are written into the record's file, because command lines are world-readable.
 
 use super::Machine;
 use crate::chap::Chap;
@@ -11,10 +12,10 @@ use crate::publication::{Iqn, Portal};
 use crate::volume::LunUuid;
 
 impl<H: Host> Machine<H> {
-    /// The targets of node records that are publications to this node: of one LUN, or of any.
+    /// The targets of node records that are publications to this node: of one LUN, or of all.
     ///
-    /// They are found by their names. `iscsiadm -m node` lists nothing when one record, somebody else's, cannot be read by this
-    /// release; it is asked where the database lies at a place that the driver does not know.
+    /// Found by directory name, because `iscsiadm -m node` lists nothing if a single record, even a foreign one, cannot be read
+    /// by this release. `iscsiadm` is the fallback if the database is not at a known path.
     pub(super) async fn records_of(&self, uuid: Option<&LunUuid>) -> Result<Vec<Iqn>, Error> {
         let names = match self.record_names().await? {
             Some(names) => names,
@@ -24,7 +25,7 @@ impl<H: Host> Machine<H> {
                 .and_then(iscsiadm::read_records)
                 .context("listing node records")?,
         };
-        // What is no name of a target is no record of ours.
+        // A name that does not parse as an IQN is not ours.
         let ours = self.publications(uuid);
         let targets = names.iter().filter(|name| ours.include(name));
         let mut targets: Vec<Iqn> = targets.filter_map(|name| name.parse().ok()).collect();
@@ -33,7 +34,7 @@ impl<H: Host> Machine<H> {
         Ok(targets)
     }
 
-    /// The names of the folders of records; `None` when there is no database where one is looked for.
+    /// The target names (directories) in all databases; `None` if there is no database at a known path.
     async fn record_names(&self) -> Result<Option<Vec<String>>, Error> {
         let mut all = None;
         for database in record::DATABASES {
@@ -47,8 +48,8 @@ impl<H: Host> Machine<H> {
         Ok(all)
     }
 
-    /// Removes the records of a target. They hold secrets, and whoever starts open-iscsi anew logs in to what there are records
-    /// of; so what iscsiadm leaves, because a power cut or another release has made it unreadable, is removed without it.
+    /// Deletes the records of a target. They hold secrets, and a restart of open-iscsi may log in to their targets. What iscsiadm
+    /// cannot delete, because a power cut or another release has made it unreadable, is removed as files.
     pub(super) async fn delete_records(&self, iqn: &Iqn) -> Result<(), Error> {
         let doing = format!("removing the records of {iqn}");
         let failed = self
@@ -56,26 +57,26 @@ impl<H: Host> Machine<H> {
             .await
             .and_then(iscsiadm::read_delete)
             .context(&doing)?;
-        let Some(left) = self.left_of(iqn).await.context(&doing)? else {
+        let Some(left) = self.nonempty_record_dir(iqn).await.context(&doing)? else {
             return Ok(());
         };
         tracing::warn!(
             folder = left,
             error = failed.map(|error| error.to_string()),
-            "iscsiadm leaves records: removing their files"
+            "iscsiadm has not deleted all records: removing their files"
         );
         self.remove_records(&left).await.context(&doing)?;
-        match self.left_of(iqn).await.context(&doing)? {
+        match self.nonempty_record_dir(iqn).await.context(&doing)? {
             None => Ok(()),
             Some(left) => Err(Error::Unverified {
                 what: doing,
-                seen: format!("{left} is still there: look who writes to it"),
+                seen: format!("{left} is still there: check what writes to it"),
             }),
         }
     }
 
-    /// The folder of a target's records, if there is anything in it.
-    async fn left_of(&self, iqn: &Iqn) -> Result<Option<String>, HostError> {
+    /// The directory of a target's records, if it is not empty.
+    async fn nonempty_record_dir(&self, iqn: &Iqn) -> Result<Option<String>, HostError> {
         for database in record::DATABASES {
             let folder = record::folder(database, iqn);
             let left = if_present(self.host.list(&folder).await)?;
@@ -86,7 +87,7 @@ impl<H: Host> Machine<H> {
         Ok(None)
     }
 
-    /// A record is a file, or a folder of files.
+    /// Removes a target's directory. A record is a file, or a directory of files.
     async fn remove_records(&self, folder: &str) -> Result<(), HostError> {
         for name in self.host.list(folder).await? {
             let path = format!("{folder}/{name}");
@@ -102,19 +103,19 @@ impl<H: Host> Machine<H> {
         self.host.remove_dir(folder).await
     }
 
-    /// Makes the record of the target at one portal what it has to be: our settings, these proofs and no others.
+    /// Writes the record of the target at one portal: our settings and exactly these CHAP credentials.
     pub(super) async fn write_record(
         &self,
         iqn: &Iqn,
         portal: &Portal,
         chap: Option<&Chap>,
     ) -> Result<(), Error> {
-        self.forget_discovered(iqn).await?;
+        self.delete_discovered(iqn).await?;
         let doing = format!("writing the record of {iqn} at {portal}");
-        // It takes the place of an older one, with all settings as iscsid.conf has them.
+        // This replaces an existing record and resets all settings to those of iscsid.conf.
         let made = self.new_record(iqn, portal).await;
         if matches!(made, Err(HostError::Failed { .. })) {
-            // What a power cut has left of the older one is in the way.
+            // An existing record that a power cut has damaged is in the way.
             for database in record::DATABASES {
                 let path = format!("{}/{}", record::folder(database, iqn), record::name(portal));
                 self.host.remove_file(&path).await.context(&doing)?;
@@ -138,13 +139,13 @@ impl<H: Host> Machine<H> {
             .map(drop)
     }
 
-    /// A record that somebody's discovery made stands beside ours, and a login would use both.
-    async fn forget_discovered(&self, iqn: &Iqn) -> Result<(), Error> {
+    /// Deletes all records of the target if one was made by discovery: a login would use it as well as ours.
+    async fn delete_discovered(&self, iqn: &Iqn) -> Result<(), Error> {
         for database in record::DATABASES {
             let folder = record::folder(database, iqn);
             let names = if_present(self.host.list(&folder).await)
                 .context(format!("listing the records of {iqn}"))?;
-            // Only discovery knows the portal group, the third part.
+            // Only records made by discovery have a portal group, the third part.
             if names
                 .iter()
                 .flatten()
@@ -173,7 +174,7 @@ impl<H: Host> Machine<H> {
             if let Some(line) = record::disagreeing(&text, &pinned) {
                 return Err(Error::Unverified {
                     what: format!("writing the record of {iqn} at {portal}"),
-                    seen: format!("iscsiadm has ended well, and the record says {line:?}"),
+                    seen: format!("iscsiadm reports success, but the record has {line:?}"),
                 });
             }
             let Some(text) = record::with_auth(&text, chap) else {
@@ -186,7 +187,7 @@ impl<H: Host> Machine<H> {
                 .context(doing());
         }
         match chap {
-            // Then nothing of it can be in the record either.
+            // The record was just created, so there are no CHAP settings to remove.
             None => Ok(()),
             Some(_) => Err(Error::Unverified {
                 what: doing(),
@@ -199,7 +200,7 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// The portals that there are records of the target at, by their names: those of the last stage.
+    /// The portals of the target's records, by file name: those of the last stage.
     pub(super) async fn recorded_portals(&self, iqn: &Iqn) -> Result<Vec<Portal>, Error> {
         let mut portals = Vec::new();
         for database in record::DATABASES {
@@ -218,8 +219,12 @@ impl<H: Host> Machine<H> {
         Ok(portals)
     }
 
-    /// True when a record is as a login of ours leaves it: one session, no unit but the one that is asked for.
-    pub(super) async fn is_sound(&self, iqn: &Iqn, portal: &Portal) -> Result<bool, Error> {
+    /// True if the record has the settings that the driver requires: one session, manual scan.
+    pub(super) async fn has_required_settings(
+        &self,
+        iqn: &Iqn,
+        portal: &Portal,
+    ) -> Result<bool, Error> {
         for database in record::DATABASES {
             let path = format!("{}/{}", record::folder(database, iqn), record::name(portal));
             let text =
@@ -233,20 +238,20 @@ impl<H: Host> Machine<H> {
         Ok(false)
     }
 
-    /// Removes the records at portals that the volume is not to be reached through any more: nothing is to be joined there. Best
-    /// effort; one that has a session stays until that ends.
-    pub(super) async fn forget_portals(&self, iqn: &Iqn, present: &[Portal]) {
+    /// Deletes the records at portals that the publication no longer names, so that no path is added there. Best effort; a record
+    /// with a session stays until the session ends.
+    pub(super) async fn delete_former_portals(&self, iqn: &Iqn, present: &[Portal]) {
         let recorded = match self.recorded_portals(iqn).await {
             Ok(recorded) => recorded,
             Err(error) => {
-                tracing::warn!(%iqn, error = error.chain(), "records of former portals may be left");
+                tracing::warn!(%iqn, error = error.chain(), "deleting the records of former portals failed: they may be left");
                 return;
             }
         };
         for portal in recorded.iter().filter(|portal| !present.contains(portal)) {
             let gone = self.run_on_records(iscsiadm::delete_record(iqn, portal));
             if let Err(error) = gone.await.and_then(iscsiadm::read_delete) {
-                tracing::warn!(%iqn, %portal, %error, "the record of a former portal is left");
+                tracing::warn!(%iqn, %portal, %error, "deleting the record of a former portal failed");
             }
         }
     }

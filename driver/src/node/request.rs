@@ -1,4 +1,4 @@
-//! CSI messages of the node service turned into our types: every check that needs nothing but the message. Pure.
+//! Parses and validates the CSI requests of the node service: all checks that need only the message. Pure.
 //!
 //! Order of the checks (design.md#volume-handle): missing required fields first, then values, then ids that we never issued.
 
@@ -14,28 +14,28 @@ use crate::publication::{NodeId, PublishContext};
 use crate::request::{Access, Capability, Handle, Range, fs_type, required};
 use crate::volume::{FsType, VolumeId};
 
-/// A volume as somebody wants to use it on this node.
+/// File system or raw device, as in Kubernetes's `volumeMode`.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Use {
+pub(crate) enum VolumeMode {
     /// A file system.
     FileSystem {
         /// Its type.
         fs: FsType,
-        /// Mount options, `ro` among them for readers.
+        /// Mount options; `ro` is among them if the access mode is read-only.
         flags: Vec<String>,
     },
-    /// The device.
+    /// The raw block device.
     Device,
 }
 
-/// How a volume is to be used on this node, and by how many.
+/// The requested use of a volume on this node, from its capability.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Intent {
     /// File system or device.
-    pub(crate) by: Use,
-    /// Nobody writes.
+    pub(crate) mode: VolumeMode,
+    /// The access mode is read-only.
     pub(crate) readonly: bool,
-    /// More than one target path.
+    /// The access mode allows more than one target path.
     pub(crate) shared: bool,
 }
 
@@ -49,34 +49,38 @@ impl Intent {
         let readonly = capability.reader_only();
         // CSI v1.12, NodePublishVolume, the table of second calls: the other modes allow one target path.
         let shared = capability.multi_node() || capability.mode == Mode::SingleNodeMultiWriter;
-        let by = match capability.access {
-            Access::Block => Use::Device,
+        let mode = match capability.access {
+            Access::Block => VolumeMode::Device,
             Access::Mount {
                 fs_type: asked,
                 flags,
             } => {
-                let fs = one_fs_type(asked, context)?;
+                let fs = agreed_fs_type(asked, context)?;
                 let mut flags = mount::parse_flags(&flags).map_err(|bad| {
                     invalid("volume_capability.mount.mount_flags", &bad.flag, bad.remedy)
                 })?;
                 if readonly && !flags.iter().any(|flag| flag == "ro") {
-                    // The access mode decides.
+                    // The access mode overrides the mount flags.
                     flags.retain(|flag| flag != "rw");
                     flags.push("ro".to_owned());
                 }
-                Use::FileSystem { fs, flags }
+                VolumeMode::FileSystem { fs, flags }
             }
         };
         Ok(Self {
-            by,
+            mode,
             readonly,
             shared,
         })
     }
 }
 
-/// The file system that capability and volume agree on; ext4 when both are silent (design.md#parameters).
-fn one_fs_type(asked: Option<FsType>, context: &HashMap<String, String>) -> Result<FsType, Error> {
+/// The file system type of capability and volume context, which must not differ; ext4 if neither names one
+/// (design.md#parameters).
+fn agreed_fs_type(
+    asked: Option<FsType>,
+    context: &HashMap<String, String>,
+) -> Result<FsType, Error> {
     const FIELD: &str = "volume_context[fsType]";
     let text = context.get("fsType").map_or("", String::as_str);
     match (asked, fs_type(FIELD, text)?) {
@@ -99,13 +103,13 @@ pub(crate) struct Stage {
     pub(crate) volume: VolumeId,
     /// Where to mount a file system.
     pub(crate) staging: String,
-    /// How it is to be used.
+    /// The requested use.
     pub(crate) intent: Intent,
-    /// For mkfs. `None`: nothing is formatted.
+    /// Options of mkfs. `None`: never format.
     pub(crate) format: Option<FormatOptions>,
-    /// Where the LUN is.
+    /// Portals, target and LUN number.
     pub(crate) context: PublishContext,
-    /// What the login proves, by a Secret of the class.
+    /// CHAP credentials from the node-stage Secret of the StorageClass.
     pub(crate) chap: Option<Chap>,
 }
 
@@ -128,17 +132,17 @@ impl Stage {
         } else if chap.is_some() {
             return Err(Error::BadSecret {
                 field: "secrets".to_owned(),
-                remedy: "the volume was published with proofs of its own: name the Secret of csi.storage.k8s.io/node-stage-secret-name as csi.storage.k8s.io/controller-publish-secret-name too, or leave both out".to_owned(),
+                remedy: "the volume was published with generated CHAP credentials: name the Secret of csi.storage.k8s.io/node-stage-secret-name as csi.storage.k8s.io/controller-publish-secret-name too, or leave both out".to_owned(),
             });
         }
-        let format = match &intent.by {
-            Use::FileSystem { fs, flags } => {
+        let format = match &intent.mode {
+            VolumeMode::FileSystem { fs, flags } => {
                 let options = format_options(*fs, &message.volume_context)?;
-                // Nobody formats for who may only read.
+                // A read-only volume is never formatted.
                 let readonly = flags.iter().any(|flag| flag == "ro");
                 (!readonly).then_some(options)
             }
-            Use::Device => None,
+            VolumeMode::Device => None,
         };
         Ok(Self {
             volume,
@@ -150,12 +154,12 @@ impl Stage {
         })
     }
 
-    /// What a login proves: a Secret of the class, or the proofs of this very publication.
-    pub(crate) fn proofs(&self) -> Option<&Chap> {
+    /// The CHAP credentials of a login: from a Secret of the StorageClass, or generated for this publication.
+    pub(crate) fn chap_credentials(&self) -> Option<&Chap> {
         self.chap.as_ref().or(self.context.chap.as_ref())
     }
 
-    /// The publication is for the node `id`.
+    /// Checks that the publication is for the node `id`.
     pub(crate) fn must_be_for(&self, id: &NodeId) -> Result<(), Error> {
         if self.context.iqn.publication() == Some((self.volume.uuid.clone(), id.clone())) {
             return Ok(());
@@ -172,17 +176,17 @@ impl Stage {
     }
 }
 
-/// Publication and staging are given the same Secret.
-fn must_agree(published: Option<Method>, brought: Method) -> Result<(), Error> {
+/// Checks that ControllerPublishVolume and NodeStageVolume were given the same Secret, as far as the CHAP method shows.
+fn must_agree(published: Option<Method>, given: Method) -> Result<(), Error> {
     let refused = |remedy: &str| {
         Err(Error::BadSecret {
             field: "secrets".to_owned(),
             remedy: remedy.to_owned(),
         })
     };
-    match (published, brought) {
+    match (published, given) {
         (None, _) => Ok(()),
-        (Some(published), brought) if published == brought => Ok(()),
+        (Some(published), given) if published == given => Ok(()),
         (Some(_), Method::None) => refused(
             "the volume was published with CHAP, and this call brings no secrets: name the Secret of csi.storage.k8s.io/controller-publish-secret-name as csi.storage.k8s.io/node-stage-secret-name too",
         ),
@@ -264,14 +268,14 @@ pub(crate) struct Publish {
     pub(crate) volume: VolumeId,
     /// Where it is staged.
     pub(crate) staging: String,
-    /// The path to make.
+    /// The target path.
     pub(crate) target: String,
-    /// How it is to be used.
+    /// The requested use.
     pub(crate) intent: Intent,
-    /// Nothing may be written through this path. Of a raw device the container runtime sees to that: the kubelet hands it to the pod
-    /// without the right to write, while a read-only bind mount of a device node keeps nobody from writing to the device.
+    /// Nothing may be written through this path. For a raw device the container runtime enforces that (the kubelet gives the pod
+    /// the device without write permission): a read-only bind mount of a device node does not prevent writes to the device.
     pub(crate) readonly: bool,
-    /// The publication that it must be staged from.
+    /// The publication that it must be staged under.
     pub(crate) context: PublishContext,
 }
 
@@ -315,20 +319,20 @@ impl Publish {
         })
     }
 
-    /// The staging that this publication needs. `None`: the login takes a Secret that only `NodeStageVolume` brings.
-    pub(crate) fn staging(&self) -> Option<Stage> {
+    /// The stage request that this publication implies. `None`: the login needs a Secret that only `NodeStageVolume` brings.
+    pub(crate) fn stage_request(&self) -> Option<Stage> {
         let proven = self.context.chap.is_some()
             || !matches!(self.context.auth, Some(Method::Chap | Method::Mutual));
-        proven.then(|| self.staging_again())
+        proven.then(|| self.stage_request_without_login())
     }
 
-    /// The same where there is a session.
-    pub(crate) fn staging_again(&self) -> Stage {
+    /// The same if there is a session, so that no login and no Secret is necessary.
+    pub(crate) fn stage_request_without_login(&self) -> Stage {
         Stage {
             volume: self.volume.clone(),
             staging: self.staging.clone(),
             intent: self.intent.clone(),
-            // It was staged before, or it has not been used by a pod yet: nobody but NodeStageVolume formats.
+            // Only NodeStageVolume formats: the volume was staged before, so it has a file system.
             format: None,
             context: self.context.clone(),
             chap: None,
@@ -339,9 +343,9 @@ impl Publish {
 /// `NodeUnpublishVolume`, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Unpublish {
-    /// The volume; `None` when we could never have issued its id, so that nothing of it can be there (design.md#volume-handle).
+    /// The volume; `None` if we never issued such an id, so nothing of it can be published (design.md#volume-handle).
     pub(crate) volume: Option<VolumeId>,
-    /// The path to remove.
+    /// The target path.
     pub(crate) target: String,
 }
 
@@ -392,10 +396,10 @@ pub(crate) struct Expand {
     pub(crate) volume: VolumeId,
     /// Where it is published or staged.
     pub(crate) path: String,
-    /// The sizes that fit.
+    /// The acceptable sizes.
     pub(crate) range: Range,
-    /// The caller says that the volume is a raw device, or that `path` is its staging path: only then may `path` have
-    /// nothing mounted, because a staged raw device leaves no trace there.
+    /// The request says that the volume is a raw device, or that `path` is its staging path: only then may nothing be mounted at
+    /// `path`, because staging a raw device mounts nothing.
     pub(crate) may_be_staged_device: bool,
 }
 
@@ -425,7 +429,7 @@ impl Expand {
     }
 }
 
-/// A volume and a path to look it up at. Nothing of ours can be at a relative path.
+/// Volume and path of a look-up. A relative path is NOT_FOUND: nothing is ever mounted there.
 fn volume_at(handle: Handle, text: &str) -> Result<(VolumeId, String), Error> {
     if !text.starts_with('/') {
         let volume = handle.ours()?.to_string();
@@ -439,8 +443,8 @@ fn volume_at(handle: Handle, text: &str) -> Result<(VolumeId, String), Error> {
     Ok((handle.ours()?, path))
 }
 
-/// A path that can only mean one thing: absolute, not the root, no `.` or `..`, no control characters. A slash at the end is
-/// dropped.
+/// Validates a path: absolute, not the root, no `.` or `..`, no control characters, at most 4000 bytes. Removes duplicate and
+/// trailing slashes.
 fn path(field: &str, text: &str) -> Result<String, Error> {
     let plain = text.trim_end_matches('/');
     let remedy = if !text.starts_with('/') {

@@ -1,8 +1,8 @@
-//! Asking a target anew. sysfs is a cache of what the kernel once heard, so each unit is asked again before it is believed;
-//! and a session made with `node.session.scan=manual` has no unit at all until one is asked for.
+//! Scans and rescans. Size and serial in sysfs are cached by the kernel, so each disk is rescanned before they are used; and a
+//! session made with `node.session.scan=manual` has no disk until its logical unit is scanned.
 //!
-//! The kernel is told through sysfs: that reaches the volume's own units and no other, and starts no program. Where this
-//! process may not write there, `iscsiadm --rescan` has to do, which attaches whatever the target has.
+//! Done by writing to sysfs, which affects only the volume's own logical unit and starts no program. If this process may not
+//! write there, the fallback is `iscsiadm --rescan`, which attaches every logical unit of the target.
 
 use super::Machine;
 use crate::error::{Context as _, Error};
@@ -11,8 +11,8 @@ use crate::host::session::Session;
 use crate::host::{Host, if_present, iscsiadm};
 
 impl<H: Host> Machine<H> {
-    /// Attaches the logical unit `lun` of a session and no other; or asks it anew, when it is there already. False when the
-    /// session has lost its target, or its disk does not run.
+    /// Attaches the logical unit `lun` of a session and no other, or rescans it if it is already attached. False if the session
+    /// has lost its target, or its disk is not running.
     pub(super) async fn scan(&self, session: &Session, lun: u16) -> Result<bool, Error> {
         let doing = format!("attaching logical unit {lun} of {session}");
         if !self.rescan_answered(session).await? {
@@ -22,7 +22,7 @@ impl<H: Host> Machine<H> {
         if known.iter().any(|disk| disk.lun == lun) {
             return Ok(true);
         }
-        let told = match self.scsi_host(session).await? {
+        let written = match self.scsi_host(session).await? {
             // Channel and target are 0: iscsi_tcp makes a SCSI host for each session.
             Some(host) => {
                 let file = format!("/sys/class/scsi_host/{host}/scan");
@@ -33,13 +33,13 @@ impl<H: Host> Machine<H> {
             }
             None => SysfsWrite::NotAllowed,
         };
-        if told == SysfsWrite::NotAllowed {
+        if written == SysfsWrite::NotAllowed {
             self.run(&doing, iscsiadm::rescan(session.id)).await?;
         }
         self.is_alive(session).await
     }
 
-    /// Asks the disks of a session anew for their size and serial.
+    /// Rescans the disks of a session: the kernel re-reads their size and serial.
     pub(super) async fn rescan(&self, session: &Session) -> Result<(), Error> {
         if self.rescan_answered(session).await? {
             Ok(())
@@ -48,9 +48,10 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// The kernel obeys also when nobody answers, so the session is looked at afterwards.
+    /// The same; false if the target or the disk did not answer. The kernel accepts the write even if the target is unreachable,
+    /// so the session's state is checked afterwards.
     pub(super) async fn rescan_answered(&self, session: &Session) -> Result<bool, Error> {
-        // The rescan of a lost session would only wait until its disks are given up.
+        // The rescan of a lost session would only block until its replacement timeout.
         if !session.alive {
             return Ok(false);
         }
@@ -69,7 +70,7 @@ impl<H: Host> Machine<H> {
     }
 
     async fn is_alive(&self, session: &Session) -> Result<bool, Error> {
-        let doing = format!("looking at {session}");
+        let doing = format!("reading {session}");
         let now = self.session_now(session.id).await.context(doing)?;
         Ok(now.is_some_and(|now| now.alive && now.target == session.target))
     }
@@ -77,7 +78,7 @@ impl<H: Host> Machine<H> {
     /// The session's SCSI host: `host4`.
     async fn scsi_host(&self, session: &Session) -> Result<Option<String>, Error> {
         let name = format!("session{}", session.id);
-        // A file in the session's folder, for the sake of the folder: …/host4/session1/power.
+        // `resolve` leaves the last component unresolved, so this names a file inside: …/host4/session1/power.
         let inside = format!("/sys/class/iscsi_session/{name}/device/power");
         let real = if_present(self.host.resolve(&inside).await)
             .context(format!("looking for the SCSI host of {name}"))?;
@@ -85,11 +86,11 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// What is known of the session's disks may be out of date.
+/// The error for a session whose rescan got no answer.
 pub(super) fn no_answer(session: &Session) -> Error {
     Error::NotReady {
         what: session.to_string(),
-        seen: "it has lost its target, or its disk does not run: what is known of it may be out of date"
+        seen: "it has lost its target, or its disk is not running: its size and serial may be out of date"
             .to_owned(),
     }
 }
@@ -106,7 +107,7 @@ mod tests {
     use super::host_in;
 
     #[test]
-    fn the_host_is_the_folder_above_the_session() {
+    fn the_host_is_the_directory_above_the_session() {
         let real = "/sys/devices/platform/host12/session3/power";
         assert_eq!(host_in(real, "session3").as_deref(), Some("host12"));
         for (path, session) in [

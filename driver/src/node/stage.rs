@@ -1,53 +1,53 @@
-//! NodeStageVolume: a LUN becomes a disk and, unless it is wanted raw, a mounted file system that fills it.
+//! NodeStageVolume: attaches the LUN and, for a file system volume, formats it if blank, checks, mounts and grows it.
 
 use super::Machine;
 use super::attach::Attached;
 use super::grow::Grown;
 use super::mounts::{MountState, not_ours};
-use super::request::{Stage, Use};
+use super::request::{Stage, VolumeMode};
 use crate::error::{Context as _, Error};
 use crate::host::mount::{self, Mount};
 use crate::host::{Host, Stat, if_present, selinux};
 use crate::volume::FsType;
 
 impl<H: Host> Machine<H> {
-    /// Stages a volume. May be repeated after a crash at any point.
-    pub(super) async fn stage(&self, ask: &Stage) -> Result<(), Error> {
-        ask.must_be_for(&self.node_id().await?)?;
-        // First of all: a file system that an ended publication has left may not even let its mount point be looked at.
-        if let Some(staging) = self.resolve(&ask.staging).await? {
-            self.tear_down_ended(&ask.volume.uuid, &ask.context.iqn, &staging)
+    /// Stages a volume. Idempotent; may be repeated after a crash at any point.
+    pub(super) async fn stage(&self, request: &Stage) -> Result<(), Error> {
+        request.must_be_for(&self.node_id().await?)?;
+        // This comes first: the file system of an ended publication may fail even a stat of its mount point.
+        if let Some(staging) = self.resolve(&request.staging).await? {
+            self.tear_down_ended(&request.volume.uuid, &request.context.iqn, &staging)
                 .await?;
         }
-        let staging = self.staging_directory(&ask.staging).await?;
-        match self.bring_up(ask, &staging).await {
-            Err(error) => Err(self.undo_if_final(ask, error).await),
+        let staging = self.staging_directory(&request.staging).await?;
+        match self.bring_up(request, &staging).await {
+            Err(error) => Err(self.undo_if_final(request, error).await),
             Ok(()) => Ok(()),
         }
     }
 
-    async fn bring_up(&self, ask: &Stage, staging: &str) -> Result<(), Error> {
-        self.forget_ended(&ask.volume.uuid, &ask.context.iqn)
+    async fn bring_up(&self, request: &Stage, staging: &str) -> Result<(), Error> {
+        self.delete_ended_records(&request.volume.uuid, &request.context.iqn)
             .await?;
-        self.drop_stale_state(ask, staging).await?;
-        let attached = Box::pin(self.attach(&ask.context, ask.proofs())).await?;
-        match &ask.intent.by {
-            Use::Device => self.stage_device(&attached, ask.intent.readonly).await,
-            Use::FileSystem { fs, flags } => {
-                self.stage_file_system(ask, &attached, staging, *fs, flags)
+        self.drop_stale_state(request, staging).await?;
+        let attached = Box::pin(self.attach(&request.context, request.chap_credentials())).await?;
+        match &request.intent.mode {
+            VolumeMode::Device => self.stage_device(&attached, request.intent.readonly).await,
+            VolumeMode::FileSystem { fs, flags } => {
+                self.stage_file_system(request, &attached, staging, *fs, flags)
                     .await
             }
         }
     }
 
-    /// The staging path as the mount table spells it. The CO makes the directory.
+    /// The staging path as spelled in the mount table. The CO creates the directory.
     async fn staging_directory(&self, path: &str) -> Result<String, Error> {
         let resolved = self.resolve(path).await?;
         let found = match &resolved {
             Some(resolved) => match if_present(self.host.stat(resolved).await) {
-                // The root of a dead file system; what becomes of it is decided later.
+                // The root of a dead file system, which is handled later.
                 Err(error) if error.is_io() => Some(Stat::Directory),
-                other => other.context(format!("looking at {path}"))?,
+                other => other.context(format!("checking {path}"))?,
             },
             None => None,
         };
@@ -56,7 +56,7 @@ impl<H: Host> Machine<H> {
             (_, found) => Err(Error::Refused {
                 what: format!("staging at {path}"),
                 seen: if found.is_some() {
-                    "it is no directory"
+                    "it is not a directory"
                 } else {
                     "it does not exist"
                 }
@@ -66,39 +66,40 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Removes what a crash left behind: a mount without a device, a mount and session whose target is lost. What is
-    /// mounted there and in order must be what is asked for.
-    async fn drop_stale_state(&self, ask: &Stage, staging: &str) -> Result<(), Error> {
-        let held = self.attachment(&ask.volume.uuid).await?;
-        let blocks = held.blocks();
+    /// Removes what a crash left behind: a mount without a device, or a mount and session whose target is lost. A healthy mount
+    /// at the staging path must match the request.
+    async fn drop_stale_state(&self, request: &Stage, staging: &str) -> Result<(), Error> {
+        let attachment = self.attachment(&request.volume.uuid).await?;
+        let blocks = attachment.blocks();
         let mounted = match self.clear_gone(staging, &blocks).await? {
             MountState::Ours(mount) => mount,
             MountState::Foreign(mount) => return Err(not_ours(&mount)),
             MountState::Nothing | MountState::Gone(_) => return Ok(()),
         };
-        if let Some(why) = self.death_of(&mounted).await? {
-            return self.unmount_dead(staging, &held, &why).await;
+        if let Some(why) = self.why_dead(&mounted).await? {
+            return self.unmount_dead(staging, &attachment, &why).await;
         }
         let others: Vec<String> = self
-            .uses(&blocks)
+            .mount_points(&blocks)
             .await?
             .into_iter()
             .filter(|point| point != staging)
             .collect();
-        if held.is_alive() || held.sessions.is_empty() || !others.is_empty() {
-            return compatible(ask, &mounted);
+        if attachment.is_alive() || attachment.sessions.is_empty() || !others.is_empty() {
+            return compatible(request, &mounted);
         }
         tracing::warn!(
             staging,
-            sessions = held.sessions.len(),
+            sessions = attachment.sessions.len(),
             "removing a mount whose sessions have lost their target"
         );
-        let act = Box::pin(self.clear(staging, &blocks));
-        self.unblocking(&ask.volume.uuid, act).await?;
-        self.detach(&held).await
+        let action = Box::pin(self.clear(staging, &blocks));
+        self.with_queueing_timeout(&request.volume.uuid, action)
+            .await?;
+        self.detach(&attachment).await
     }
 
-    /// A raw device needs nothing more than the right write protection.
+    /// For a raw device, only the write protection has to be set.
     async fn stage_device(&self, attached: &Attached, readonly: bool) -> Result<(), Error> {
         let node = attached.device.node();
         let doing = format!("setting the write protection of {node}");
@@ -107,19 +108,15 @@ impl<H: Host> Machine<H> {
             return Ok(());
         }
         let device = std::slice::from_ref(&attached.device);
-        if let Some(point) = self.uses(device).await?.first() {
-            // Whoever has it would find that it can be written no more, or that others write.
-            let word = |readonly| {
-                if readonly {
-                    "to be read only"
-                } else {
-                    "to be written"
-                }
+        if let Some(point) = self.mount_points(device).await?.first() {
+            // Its present users would lose write access, or a reader's device would become writable.
+            let describe = |readonly| {
+                if readonly { "read-only" } else { "read-write" }
             };
             return Err(Error::Incompatible {
                 what: format!("the staging of {node}, which is in use at {point},"),
-                seen: word(!readonly).to_owned(),
-                asked: word(readonly).to_owned(),
+                seen: describe(!readonly).to_owned(),
+                asked: describe(readonly).to_owned(),
             });
         }
         self.run(&doing, mount::protect(&node, readonly)).await?;
@@ -135,7 +132,7 @@ impl<H: Host> Machine<H> {
 
     async fn stage_file_system(
         &self,
-        ask: &Stage,
+        request: &Stage,
         attached: &Attached,
         staging: &str,
         fs: FsType,
@@ -147,9 +144,9 @@ impl<H: Host> Machine<H> {
             MountState::Ours(_)
         );
         if !mounted {
-            let (uuid, readonly) = (&ask.volume.uuid, is_readonly(flags));
+            let (uuid, readonly) = (&request.volume.uuid, is_readonly(flags));
             let made = self
-                .ensure_file_system(attached, uuid, fs, ask.format.as_ref(), readonly)
+                .ensure_file_system(attached, uuid, fs, request.format.as_ref(), readonly)
                 .await?;
             if !made {
                 self.check(attached, fs, readonly).await?;
@@ -161,7 +158,7 @@ impl<H: Host> Machine<H> {
         }
         match self.grow_staged(attached, staging, fs, flags).await {
             Err(error) if error.is_final() && !mounted => {
-                // What this call has mounted must not outlive a final answer; the session goes with it.
+                // After a final error nothing that this call mounted may remain; the session is ended as well.
                 match self.clear(staging, device).await {
                     Ok(()) => Err(error),
                     Err(left) => Err(left_behind(&left, &error)),
@@ -171,8 +168,8 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Growth is an improvement: where another try cannot bring it, the volume is staged as it is. After a restore to a larger
-    /// size nobody calls NodeExpandVolume, so what another try may bring is asked for here.
+    /// Grows the file system if its disk is larger. Where a retry cannot help, the volume is staged at its present size; where a
+    /// retry may help, this is an error, because after a restore to a larger size the CO never calls NodeExpandVolume.
     async fn grow_staged(
         &self,
         attached: &Attached,
@@ -184,7 +181,7 @@ impl<H: Host> Machine<H> {
         let mut grown = self.grow_to_device(attached, fs, staging).await?;
         if let Grown::OnlyUnmounted(why, _) = &grown
             && self
-                .uses(device)
+                .mount_points(device)
                 .await?
                 .iter()
                 .all(|point| point == staging)
@@ -197,7 +194,7 @@ impl<H: Host> Machine<H> {
             Grown::ReadOnly => {
                 tracing::info!(
                     staging,
-                    "the file system is mounted read-only and not grown"
+                    "the file system is mounted read-only and is not grown"
                 );
             }
             Grown::OnlyUnmounted(why, _) | Grown::Never(why) => {
@@ -247,7 +244,7 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// mount(8) mounts a write-protected disk read-only, with a warning, whatever it was asked for.
+    /// mount(8) mounts a write-protected disk read-only, with a warning, even if read-write was requested.
     async fn must_be_writable(
         &self,
         attached: &Attached,
@@ -258,9 +255,9 @@ impl<H: Host> Machine<H> {
             attached.device.node(),
             std::slice::from_ref(&attached.device),
         );
-        let what = format!("mounting {node} to be written");
-        if let Some(seen) = self.death_of(mount).await? {
-            // Somebody else had it mounted still; or it has died anew.
+        let what = format!("mounting {node} read-write");
+        if let Some(seen) = self.why_dead(mount).await? {
+            // The dead instance was still mounted elsewhere, or it has died again.
             self.clear(&mount.point, device).await?;
             self.wait_until_unused(&attached.device).await?;
             return Err(Error::Unverified { what, seen });
@@ -269,13 +266,13 @@ impl<H: Host> Machine<H> {
             return Ok(());
         }
         let is_protected = attached.device.is_protected(&self.host).await;
-        let is_protected = is_protected.context(format!("looking at {node}"))?;
+        let is_protected = is_protected.context(format!("checking {node}"))?;
         self.clear(&mount.point, device).await?;
         if is_protected {
             return Err(Error::Refused {
                 what,
                 seen: "the disk is write-protected".to_owned(),
-                remedy: "look in SAN Manager why the LUN is read-only (a volume that is full or has crashed), or use an access mode for readers".to_owned(),
+                remedy: "check in SAN Manager why the LUN is read-only (a volume that is full or has crashed), or use a read-only access mode".to_owned(),
             });
         }
         Err(Error::Unverified {
@@ -284,8 +281,8 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// mount(8) leaves a label out, without a word, where it believes that SELinux does not run: a pod would then find files
-    /// that it may not open. Such a mount does not stay.
+    /// mount(8) silently drops the label where it believes that SELinux is off: a pod would then find files that it may not
+    /// open. Such a mount is undone.
     async fn must_be_labelled(&self, mount: &Mount, flags: &[String]) -> Result<(), Error> {
         let Some((seen, asked)) = label_differs(mount, flags) else {
             return Ok(());
@@ -298,22 +295,24 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    /// After a final answer the CO may forget the volume on this node, so no session may be left (design.md#final-codes). One
-    /// whose disk is in use belongs to an earlier, successful call.
-    async fn undo_if_final(&self, ask: &Stage, error: Error) -> Error {
+    /// After a final error the CO may forget the volume on this node, so no session may be left (design.md#final-codes). A
+    /// session whose disk is in use belongs to an earlier, successful call and stays.
+    async fn undo_if_final(&self, request: &Stage, error: Error) -> Error {
         if !error.is_final() {
             return error;
         }
-        let undone = async {
-            let held = self.attachment(&ask.volume.uuid).await?;
-            if !held.sessions.is_empty() && self.uses(&held.blocks()).await?.is_empty() {
-                self.must_be_alone(&held).await?;
-                self.detach(&held).await
+        let rollback = async {
+            let attachment = self.attachment(&request.volume.uuid).await?;
+            if !attachment.sessions.is_empty()
+                && self.mount_points(&attachment.blocks()).await?.is_empty()
+            {
+                self.foreign_luns_must_be_unused(&attachment).await?;
+                self.detach(&attachment).await
             } else {
                 Ok(())
             }
         };
-        match undone.await {
+        match rollback.await {
             Ok(()) => error,
             Err(left) if left.chain() == error.chain() => Error::Unverified {
                 what: "the state of this node".to_owned(),
@@ -324,7 +323,7 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// A failure that would be final, if what the call has made could be undone.
+/// Turns a final error into a retryable one, because what the call had made could not be undone.
 fn left_behind(left: &Error, failure: &Error) -> Error {
     Error::Unverified {
         what: "undoing what was done before a failure".to_owned(),
@@ -332,45 +331,47 @@ fn left_behind(left: &Error, failure: &Error) -> Error {
     }
 }
 
-/// The label that a mount has and the one that flags ask for, when they are not the same.
+/// The SELinux labels of the mount and of the requested flags, as text, if they differ.
 pub(super) fn label_differs(mount: &Mount, flags: &[String]) -> Option<(String, String)> {
     let (seen, asked) = (mount.context(), selinux::context(flags.iter()));
-    let word = |label: Option<&str>| {
+    let describe = |label: Option<&str>| {
         label.map_or_else(
             || "no SELinux label of the mount".to_owned(),
             |label| format!("the SELinux label {label}"),
         )
     };
-    (!selinux::same(seen, asked)).then(|| (word(seen), word(asked)))
+    (!selinux::same(seen, asked)).then(|| (describe(seen), describe(asked)))
 }
 
-/// Nothing is to be written.
 pub(super) fn is_readonly(flags: &[String]) -> bool {
     flags.iter().any(|flag| flag == "ro")
 }
 
-/// The volume is staged already: as asked for?
-fn compatible(ask: &Stage, mounted: &Mount) -> Result<(), Error> {
+/// Checks that an already staged volume matches the request.
+fn compatible(request: &Stage, mounted: &Mount) -> Result<(), Error> {
     let differs = |seen: String, asked: String| {
         Err(Error::Incompatible {
-            what: format!("the staging of volume {} at {}", ask.volume, mounted.point),
+            what: format!(
+                "the staging of volume {} at {}",
+                request.volume, mounted.point
+            ),
             seen,
             asked,
         })
     };
-    match &ask.intent.by {
-        Use::Device => differs(
+    match &request.intent.mode {
+        VolumeMode::Device => differs(
             format!("it is mounted as {}", mounted.fs),
             "a raw block device".to_owned(),
         ),
-        Use::FileSystem { fs, .. } if fs.as_str() != mounted.fs => {
+        VolumeMode::FileSystem { fs, .. } if fs.as_str() != mounted.fs => {
             differs(mounted.fs.clone(), fs.to_string())
         }
-        Use::FileSystem { flags, .. } => {
+        VolumeMode::FileSystem { flags, .. } => {
             let readonly = is_readonly(flags);
-            let word = |readonly| if readonly { "read-only" } else { "read-write" }.to_owned();
+            let describe = |readonly| if readonly { "read-only" } else { "read-write" }.to_owned();
             if readonly != mounted.is_readonly() {
-                return differs(word(mounted.is_readonly()), word(readonly));
+                return differs(describe(mounted.is_readonly()), describe(readonly));
             }
             if let Some((seen, asked)) = label_differs(mounted, flags) {
                 return differs(seen, asked);

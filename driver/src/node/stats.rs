@@ -1,4 +1,4 @@
-//! NodeGetVolumeStats: how full a volume is, and what is wrong with it.
+//! NodeGetVolumeStats: usage and condition of a volume.
 
 use proto::csi::volume_usage::Unit;
 use proto::csi::{VolumeCondition, VolumeUsage};
@@ -14,54 +14,63 @@ use crate::host::{Host, Space, Via};
 use crate::volume::{Bytes, FsType};
 
 impl<H: Host> Machine<H> {
-    /// Bytes and inodes of a file system, or the size of a raw device; and its condition.
+    /// Bytes and inodes of a file system, or the size in bytes of a raw device; and the volume's condition.
     pub(super) async fn stats(
         &self,
-        ask: &Stats,
+        request: &Stats,
     ) -> Result<(Vec<VolumeUsage>, VolumeCondition), Error> {
-        let not_there = |seen: String| Error::NotMounted {
-            volume: ask.volume.to_string(),
-            path: ask.path.clone(),
+        let not_mounted = |seen: String| Error::NotMounted {
+            volume: request.volume.to_string(),
+            path: request.path.clone(),
             seen,
         };
-        let Some(path) = self.resolve(&ask.path).await? else {
-            return Err(not_there("the path does not exist".to_owned()));
+        let Some(path) = self.resolve(&request.path).await? else {
+            return Err(not_mounted("the path does not exist".to_owned()));
         };
-        let held = self.attachment(&ask.volume.uuid).await?;
-        let blocks = held.blocks();
+        let attachment = self.attachment(&request.volume.uuid).await?;
+        let blocks = attachment.blocks();
         let mount = match self.mount_state_at(&path, &blocks).await? {
             MountState::Ours(mount) => mount,
-            MountState::Nothing => return Err(not_there("nothing is mounted there".to_owned())),
+            MountState::Nothing => return Err(not_mounted("nothing is mounted there".to_owned())),
             MountState::Gone(mount) | MountState::Foreign(mount) => {
-                return Err(not_there(format!("{} is mounted there", mount.describe())));
+                return Err(not_mounted(format!(
+                    "{} is mounted there",
+                    mount.describe()
+                )));
             }
         };
         let doing = format!("measuring {path}");
         if let Some(name) = mount.device_node() {
             let named = blocks.iter().find(|block| block.name == name);
             let device = named
-                .or(held.device())
-                .ok_or_else(|| not_there("the volume has no disk here".to_owned()))?;
+                .or(attachment.device())
+                .ok_or_else(|| not_mounted("the volume has no disk here".to_owned()))?;
             let size = device.size(&self.host).await.context(doing)?;
             return Ok((vec![usage(Unit::Bytes, size, None)], condition(None)));
         }
-        if let Some(why) = self.death_of(&mount).await? {
-            let told = format!(
-                "the file system is dead ({why}): delete the pods that use it, and it is mounted anew"
+        if let Some(why) = self.why_dead(&mount).await? {
+            let message = format!(
+                "the file system is dead ({why}): delete the pods that use it, and it is mounted again"
             );
-            // Some still tell how full they are, and some nothing at all.
+            // Some dead file systems still report their usage.
             let space = self.host.space(&path).await.ok();
             let usage = space.as_ref().map(of_file_system).unwrap_or_default();
-            return Ok((usage, condition(Some(told))));
+            return Ok((usage, condition(Some(message))));
         }
         let usage = of_file_system(&self.host.space(&path).await.context(doing)?);
-        Ok((usage, condition(self.falls_short(&mount, &held).await)))
+        Ok((
+            usage,
+            condition(self.smaller_than_disk(&mount, &attachment).await),
+        ))
     }
 
-    /// The disk has grown, and its file system has not: known of ext4, which alone may be unable to. What cannot be read is no news.
-    async fn falls_short(&self, mount: &Mount, held: &Attachment) -> Option<String> {
+    /// A message if the disk has grown and its file system has not. Checked for ext4 only, which alone may be unable to grow.
+    /// Read errors are ignored: they are no reason to report the volume as abnormal.
+    async fn smaller_than_disk(&self, mount: &Mount, attachment: &Attachment) -> Option<String> {
         let fs = FsType::Ext4;
-        let device = held.device_of(mount).filter(|_| mount.fs == fs.as_str())?;
+        let device = attachment
+            .device_of(mount)
+            .filter(|_| mount.fs == fs.as_str())?;
         let size = device.size(&self.host).await.ok()?;
         let attached = Attached { device, size };
         let geometry = self.superblock(&attached, fs, Via::Cache).await.ok()?;
@@ -74,7 +83,6 @@ impl<H: Host> Machine<H> {
     }
 }
 
-/// Abnormal for a reason, or as it should be.
 fn condition(abnormal: Option<String>) -> VolumeCondition {
     VolumeCondition {
         abnormal: abnormal.is_some(),
@@ -88,7 +96,7 @@ fn of_file_system(space: &Space) -> Vec<VolumeUsage> {
         space.total,
         Some((space.used, space.available)),
     );
-    // btrfs makes inodes as it goes and reports none.
+    // btrfs allocates inodes on demand and reports none.
     let used = Bytes(space.inodes.saturating_sub(space.inodes_free));
     let inodes = (space.inodes > 0).then(|| {
         usage(

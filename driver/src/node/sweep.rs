@@ -1,7 +1,8 @@
-//! The sweep at start: node records that a crash left behind (design.md#unstage-needs-no-nas). Best effort; nothing but records is touched.
+//! The sweep at start: deletes node records that a crash left behind (design.md#unstage-needs-no-nas). Best effort; touches only
+//! records.
 //!
-//! Calls are served meanwhile, so each record is judged once more with its volume's lock held, and a call that comes does not wait
-//! for more than the one that is under way.
+//! RPCs are served meanwhile, so each record is checked again while holding its volume's lock; an RPC waits at most for the
+//! deletion in progress.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,30 +14,37 @@ use crate::publication::Iqn;
 use crate::volume::LunUuid;
 
 impl<H: Host> Node<H> {
-    /// Removes records of this node's publications that have no session, hence no disk, and no mount.
+    /// Deletes the records of this node's publications that have no session, hence no disk, and no mount.
     pub async fn sweep(&self) {
-        if let Err(error) = self.sweep_in_background().await {
-            tracing::warn!(error = error.chain(), "unfinished node records may be left");
+        if let Err(error) = self.sweep_temp_files().await {
+            tracing::warn!(error = error.chain(), "temporary record files may be left");
         }
         let records = match self.machine.unused_records().await {
             Ok(records) => records,
             Err(error) => {
                 let error = error.chain();
-                tracing::warn!(error, "node records cannot be judged; none are swept");
+                tracing::warn!(
+                    error,
+                    "cannot tell which node records are unused; none are deleted"
+                );
                 return;
             }
         };
         for (uuid, iqn) in records {
-            // Where a database is locked, each record would take minutes.
+            // If the database is locked, each further record would take minutes.
             if let Err(error) = self.sweep_one(&uuid, &iqn).await {
                 let (target_name, error) = (iqn.to_string(), error.chain());
-                tracing::warn!(target_name, error, "records are left where they are");
+                tracing::warn!(
+                    target_name,
+                    error,
+                    "deleting unused records failed; the others are left in place"
+                );
                 return;
             }
         }
     }
 
-    /// Removes the records of one publication, unless it has come to life again.
+    /// Deletes the records of one publication, unless it has a session again or its volume is busy.
     pub(super) async fn sweep_one(&self, uuid: &LunUuid, iqn: &Iqn) -> Result<(), Error> {
         let (lun, record) = (uuid.clone(), iqn.clone());
         let work = |machine: Arc<Machine<H>>| async move {
@@ -45,18 +53,18 @@ impl<H: Host> Node<H> {
             }
             machine.delete_records(&record).await.map(|()| true)
         };
-        if self.alone(uuid, work).await? == Some(true) {
+        if self.run_if_idle(uuid, work).await? == Some(true) {
             let target_name = iqn.to_string();
             tracing::info!(
                 target_name,
-                "removed a record without session, disk or mount"
+                "deleted the records of a publication without session, disk or mount"
             );
         }
         Ok(())
     }
 
-    /// Removes files that a crash kept from becoming records: they hold secrets.
-    async fn sweep_in_background(&self) -> Result<(), Error> {
+    /// Removes temporary record files that a crash left behind: they hold secrets.
+    async fn sweep_temp_files(&self) -> Result<(), Error> {
         for database in record::DATABASES {
             let names = if_present(self.machine.host.list(database).await)
                 .context(format!("listing {database}"))?;
@@ -70,8 +78,8 @@ impl<H: Host> Node<H> {
                     removed.context(format!("removing {path}"))
                 };
                 match iqn.parse::<Iqn>().ok().and_then(|iqn| iqn.publication()) {
-                    // A call may be writing just this file.
-                    Some((uuid, _)) => drop(self.alone(&uuid, remove).await?),
+                    // An RPC may be writing this file right now.
+                    Some((uuid, _)) => drop(self.run_if_idle(&uuid, remove).await?),
                     None => remove(self.machine.clone()).await?,
                 }
             }
@@ -79,8 +87,8 @@ impl<H: Host> Node<H> {
         Ok(())
     }
 
-    /// Does something with the lock of a LUN held; `None` where a call is at work, which sees to its volume itself.
-    async fn alone<T, F>(
+    /// Runs `work` while holding the LUN's lock; `None` if an RPC holds it, which cleans up its volume itself.
+    async fn run_if_idle<T, F>(
         &self,
         uuid: &LunUuid,
         work: impl FnOnce(Arc<Machine<H>>) -> F,
@@ -99,8 +107,8 @@ impl<H: Host> Node<H> {
 }
 
 impl<H: Host> Machine<H> {
-    /// The records of this node's publications that nothing seems to hang on: one look at sessions, mounts and devices for all of
-    /// them, however many there are.
+    /// The records of this node's publications that have no session or mount. Sessions, mounts and devices are read once, not
+    /// once per record.
     pub(super) async fn unused_records(&self) -> Result<Vec<(LunUuid, Iqn)>, Error> {
         let sessions = self.sessions_of(None).await?;
         let in_session: BTreeSet<LunUuid> = sessions
@@ -115,7 +123,7 @@ impl<H: Host> Machine<H> {
                 unused.push((uuid, iqn));
             }
         }
-        // A mount that has lost its disk cannot be told by its volume, so any such mount keeps all records.
+        // A mount that has lost its disk cannot be matched to a volume, so any such mount keeps all records.
         if !unused.is_empty() && self.any_stale_mount().await? {
             unused.clear();
         }

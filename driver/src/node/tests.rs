@@ -1,4 +1,4 @@
-//! The node service on the fake host: whole calls, and every section of design.md that binds them.
+//! Tests of the node service on the fake host: whole RPCs, against the sections of design.md that they cite.
 
 mod chap;
 mod cost;
@@ -30,7 +30,7 @@ use crate::host::fake::{Fake, NODE, UUID};
 use crate::publication::PublishContext;
 use crate::volume::{Bytes, FsType};
 
-/// A CO that talks to one node.
+/// A CO with one node and one volume.
 struct Co {
     fake: Fake,
     node: Node<Fake>,
@@ -44,7 +44,7 @@ struct Co {
     auth: Option<Method>,
 }
 
-/// An operation under way.
+/// An operation that holds a LUN's lock until [`Operation::end`].
 struct Operation {
     release: tokio::sync::oneshot::Sender<()>,
     task: tokio::task::JoinHandle<Result<(), Error>>,
@@ -58,18 +58,16 @@ impl Operation {
 }
 
 impl Co {
-    /// With a blank LUN of 1 GiB.
+    /// A blank LUN of 1 GiB, replacement timeout 120 s.
     fn new() -> Self {
-        Self::patient(Duration::from_secs(120))
+        Self::with_replacement_timeout(Duration::from_secs(120))
     }
 
-    /// With this replacement timeout.
-    fn patient(replacement_timeout: Duration) -> Self {
+    fn with_replacement_timeout(replacement_timeout: Duration) -> Self {
         Self::with(Fake::with_lun(), replacement_timeout)
     }
 
-    /// On this machine.
-    fn on(fake: Fake) -> Self {
+    fn on_host(fake: Fake) -> Self {
         Self::with(fake, Duration::from_secs(120))
     }
 
@@ -106,7 +104,7 @@ impl Co {
         }
     }
 
-    /// An operation on the LUN that does not come to its end by itself.
+    /// Takes the LUN's lock.
     async fn occupy(&self) -> Operation {
         self.occupy_lun(UUID).await
     }
@@ -125,7 +123,10 @@ impl Co {
         Operation { release, task }
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "as the messages hold it")]
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "the field of the message is an Option"
+    )]
     fn capability(&self) -> Option<csi::VolumeCapability> {
         let mount = || MountVolume {
             fs_type: self.fs.to_owned(),
@@ -240,10 +241,10 @@ impl Co {
     }
 
     async fn stats(&self, path: &str) -> Result<Vec<csi::VolumeUsage>, Status> {
-        self.stats_and_condition(path).await.map(|told| told.0)
+        self.stats_and_condition(path).await.map(|reply| reply.0)
     }
 
-    /// Usage, and what is wrong if anything is.
+    /// Usage, and the message of an abnormal condition.
     async fn stats_and_condition(
         &self,
         path: &str,
@@ -264,7 +265,7 @@ impl Co {
             })
     }
 
-    /// With nothing but what is required.
+    /// Sends only the required fields and the capacity range.
     async fn expand(&self, path: &str, required: Bytes, limit: Bytes) -> Result<Bytes, Status> {
         let capacity_range = Some(csi::CapacityRange {
             required_bytes: required.as_i64(),
@@ -283,7 +284,7 @@ impl Co {
     }
 }
 
-/// The options that a file system is mounted with by default.
+/// The driver's default mount options.
 fn default_options(fs: &str) -> &'static str {
     match fs {
         "ext4" => "nodev,nosuid,errors=remount-ro",
@@ -352,18 +353,18 @@ async fn the_node_id_comes_from_name_and_initiator() {
     );
 }
 
-/// As Ubuntu's cloud images are before iscsid has started, and others.
+/// As on Ubuntu's cloud images, and others, before iscsid's first start.
 #[tokio::test]
-async fn a_fresh_node_has_its_name_made() {
+async fn a_fresh_node_gets_an_initiator_name() {
     for file in [Some("GenerateName=yes\n"), Some(""), None] {
         let co = Co::new();
         {
-            let mut world = co.fake.machine();
-            world.files.remove(INITIATOR_NAME);
-            world
+            let mut machine = co.fake.machine();
+            machine.files.remove(INITIATOR_NAME);
+            machine
                 .files
                 .extend(file.map(|text| (INITIATOR_NAME.to_owned(), text.into())));
-            world.unnamed = Some("iqn.1993-08.org.debian:01:fresh".to_owned());
+            machine.unnamed = Some("iqn.1993-08.org.debian:01:fresh".to_owned());
         }
         let info = co
             .node
@@ -450,7 +451,7 @@ async fn one_operation_per_lun_whatever_the_alias() {
             Code::Aborted,
             "in progress",
         );
-        // Statistics have a lock of their own.
+        // NodeGetVolumeStats has its own lock.
         fails(
             co.stats("/staging").await,
             Code::NotFound,
@@ -471,7 +472,7 @@ fn missing_tools_are_named() {
 
 /// design.md#the-node-never-calls-dsm
 #[test]
-fn the_node_half_never_speaks_to_dsm() {
+fn the_node_service_never_calls_dsm() {
     let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut seen = 0;
     for part in ["node.rs", "node", "host"] {
@@ -488,12 +489,12 @@ fn the_node_half_never_speaks_to_dsm() {
     assert!(seen > 20);
 }
 
-fn visit(path: &std::path::Path, look: &mut dyn FnMut(&std::path::Path, &str)) {
+fn visit(path: &std::path::Path, check: &mut dyn FnMut(&std::path::Path, &str)) {
     if path.is_dir() {
         for entry in std::fs::read_dir(path).unwrap() {
-            visit(&entry.unwrap().path(), look);
+            visit(&entry.unwrap().path(), check);
         }
     } else {
-        look(path, &std::fs::read_to_string(path).unwrap());
+        check(path, &std::fs::read_to_string(path).unwrap());
     }
 }

@@ -1,4 +1,5 @@
-//! NodeUnstageVolume: unmount, log out, forget. It needs neither a NAS nor a readable disk (design.md#unstage-needs-no-nas).
+//! NodeUnstageVolume: unmounts, logs out, deletes the node records. Works without a reachable NAS and without a readable disk
+//! (design.md#unstage-needs-no-nas).
 
 use std::time::Duration;
 
@@ -9,71 +10,73 @@ use crate::error::{Context as _, Error};
 use crate::host::Host;
 use crate::host::disk::{self, Block};
 
-/// The kernel takes a file system down a moment after the last mount has gone, where who unmounted it was killed.
+/// How long the kernel may take to shut a file system down after its last mount is gone: if umount was killed, that happens
+/// in the background.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl<H: Host> Machine<H> {
-    /// Lets a volume go. What is gone already is fine.
-    pub(super) async fn unstage(&self, ask: &Unstage) -> Result<(), Error> {
-        let act = Box::pin(self.teardown(ask));
-        self.unblocking(&ask.volume.uuid, act).await
+    /// Idempotent: succeeds if already unstaged.
+    pub(super) async fn unstage(&self, request: &Unstage) -> Result<(), Error> {
+        let action = Box::pin(self.teardown(request));
+        self.with_queueing_timeout(&request.volume.uuid, action)
+            .await
     }
 
-    async fn teardown(&self, ask: &Unstage) -> Result<(), Error> {
-        let all = self.attachments_by_target(&ask.volume.uuid).await?;
+    async fn teardown(&self, request: &Unstage) -> Result<(), Error> {
+        let all = self.attachments_by_target(&request.volume.uuid).await?;
         let blocks: Vec<Block> = all.iter().flat_map(Attachment::blocks).collect();
-        if let Some(staging) = self.resolve(&ask.staging).await? {
-            self.must_be_unpublished(ask, &staging, &blocks).await?;
+        if let Some(staging) = self.resolve(&request.staging).await? {
+            self.must_be_unpublished(request, &staging, &blocks).await?;
             self.remove_temp_mount(&staging, &blocks).await?;
             self.clear(&staging, &blocks).await?;
         }
-        for held in &all {
-            self.must_be_unused(held).await?;
-            self.detach(held).await?;
+        for attachment in &all {
+            self.must_be_unused(attachment).await?;
+            self.detach(attachment).await?;
         }
-        // Without a session there may still be records, and those of an earlier publication beside it.
-        self.delete_records_of(ask).await
+        // Records may exist without a session, also those of an earlier publication.
+        self.delete_records_of(request).await
     }
 
-    /// Logging out under a pod would lose what it has written.
+    /// A logout while a pod has the volume mounted would lose its unwritten data.
     async fn must_be_unpublished(
         &self,
-        ask: &Unstage,
+        request: &Unstage,
         staging: &str,
         blocks: &[Block],
     ) -> Result<(), Error> {
-        let others = self.of_pods(staging, self.uses(blocks).await?);
+        let others = self.pod_mount_points(staging, self.mount_points(blocks).await?);
         if others.is_empty() {
             return Ok(());
         }
         Err(Error::Refused {
-            what: format!("unstaging volume {}", ask.volume),
+            what: format!("unstaging volume {}", request.volume),
             seen: format!("it is still mounted at {}", others.join(", ")),
             remedy: "unpublish it there first".to_owned(),
         })
     }
 
-    /// A file system may live on in a mount namespace that is not ours; the kernel knows. Asked only of a session that
-    /// answers: a lost target cannot be waited for, and nothing can be written to it any more.
-    pub(super) async fn must_be_unused(&self, held: &Attachment) -> Result<(), Error> {
-        if !held.is_alive() {
+    /// The file system may still be mounted in another mount namespace; an exclusive open shows that. Checked only while the
+    /// session has its target: with a lost target nothing can be written any more, so there is no point in waiting.
+    pub(super) async fn must_be_unused(&self, attachment: &Attachment) -> Result<(), Error> {
+        if !attachment.is_alive() {
             return Ok(());
         }
-        let mut used: Vec<&Block> = match &held.map {
-            // Its paths are claimed by the map itself.
+        let mut used: Vec<&Block> = match &attachment.map {
+            // The map itself claims its paths.
             Some(map) => vec![&map.block],
-            None => held.disks.iter().map(|disk| &disk.block).collect(),
+            None => attachment.disks.iter().map(|disk| &disk.block).collect(),
         };
-        used.extend(held.strangers.iter().map(|disk| &disk.block));
+        used.extend(attachment.foreign_disks.iter().map(|disk| &disk.block));
         for block in used {
             let node = block.node();
-            // An error says that the disk cannot even be opened, and so cannot be in use.
+            // On an error the disk cannot even be opened, so it cannot be in use.
             let free = || async {
                 let claimed = matches!(self.host.is_claimed(&node).await, Ok(true));
                 Ok((!claimed).then_some(()))
             };
-            let let_go = disk::until(&self.host, RELEASE_TIMEOUT, free);
-            if let_go.await.context("looking who uses it")?.is_none() {
+            let released = disk::until(&self.host, RELEASE_TIMEOUT, free);
+            if released.await.context("checking what uses it")?.is_none() {
                 return Err(Error::NotReady {
                     what: format!("the release of {node}"),
                     seen: format!(
@@ -86,8 +89,8 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    async fn delete_records_of(&self, ask: &Unstage) -> Result<(), Error> {
-        for iqn in self.records_of(Some(&ask.volume.uuid)).await? {
+    async fn delete_records_of(&self, request: &Unstage) -> Result<(), Error> {
+        for iqn in self.records_of(Some(&request.volume.uuid)).await? {
             self.delete_records(&iqn).await?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What the tests with real tools share: sparse files, loop devices that always go again, and honest skips.
+//! Shared by the tests with real tools: sparse files, loop devices with cleanup, and logged skips.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use driver::host::linux::Linux;
 use driver::host::{Cmd, Exit, Host as _};
 
-/// The real machine.
+/// The real host.
 pub fn host() -> Linux {
     Linux::new(PathBuf::from("/"))
 }
 
-/// Runs a command that has to succeed.
+/// Runs a command; panics if it fails.
 pub async fn run(program: &'static str, args: &[&str]) -> Exit {
     let cmd = Cmd::new(program, 300).args(args.iter().copied());
     let exit = host()
@@ -27,7 +27,7 @@ pub async fn run(program: &'static str, args: &[&str]) -> Exit {
     exit
 }
 
-/// True as root; else says and logs that the test is skipped.
+/// True as root; otherwise reports that the test is skipped, see [`skip`].
 pub fn is_root(test: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
@@ -36,7 +36,7 @@ pub fn is_root(test: &str) -> bool {
     root
 }
 
-/// Says, and appends to the file named by `SKIP_LOG`, that a test is skipped.
+/// Reports a skipped test on stderr and in the file named by `SKIP_LOG`.
 pub fn skip(test: &str, why: &str) {
     let line = format!("SKIP: {test}: {why}");
     eprintln!("{line}");
@@ -50,15 +50,15 @@ pub fn skip(test: &str, why: &str) {
     }
 }
 
-/// A sparse file of `size` bytes.
+/// Creates a sparse file of `size` bytes, or resizes it.
 pub fn sparse(path: &Path, size: u64) {
     let file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .open(path)
-        .expect("a file can be made");
-    file.set_len(size).expect("a file can be sized");
+        .expect("a file can be created");
+    file.set_len(size).expect("a file can be resized");
 }
 
 /// A loop device, detached when dropped, and a directory to mount it at, unmounted when dropped.
@@ -70,11 +70,11 @@ pub struct Loop {
 }
 
 impl Loop {
-    /// Over a fresh sparse file.
+    /// Over a new sparse file of `size` bytes.
     pub async fn of(size: u64) -> Self {
-        let dir = tempfile::tempdir().expect("a directory can be made");
+        let dir = tempfile::tempdir().expect("a directory can be created");
         let (file, point) = (dir.path().join("lun"), dir.path().join("mount"));
-        std::fs::create_dir(&point).expect("a directory can be made");
+        std::fs::create_dir(&point).expect("a directory can be created");
         sparse(&file, size);
         let node = run(
             "losetup",
@@ -92,7 +92,7 @@ impl Loop {
         }
     }
 
-    /// As a grown LUN after a rescan.
+    /// Resizes file and device, like a grown LUN after a rescan.
     pub async fn grow(&self, size: u64) {
         sparse(&self.file, size);
         run("losetup", &["--set-capacity", &self.node]).await;
@@ -111,7 +111,7 @@ impl Drop for Loop {
     }
 }
 
-/// Runs a command, whatever comes of it, from where nothing can be awaited.
+/// Runs a command from synchronous code, as in `drop`; ignores its result.
 pub fn blocking_run(cmd: Cmd) {
     let ended = std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,4 +1,4 @@
-//! A NAS that gives recorded replies, whatever it is asked, and remembers what it was asked.
+//! A stub NAS that returns recorded replies in order, whatever the request, and records the requests.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -13,7 +13,7 @@ use serde_json::Value;
 pub(crate) struct Seen {
     pub(crate) path: String,
     headers: BTreeMap<String, String>,
-    /// The fields of its body.
+    /// The form fields of its body.
     pub(crate) form: BTreeMap<String, String>,
 }
 
@@ -24,7 +24,7 @@ impl Seen {
     }
 }
 
-/// The NAS.
+/// A stub NAS, served by a background thread.
 #[derive(Debug)]
 pub(crate) struct Nas {
     pub(crate) url: String,
@@ -32,16 +32,16 @@ pub(crate) struct Nas {
 }
 
 impl Nas {
-    /// Gives these replies, one for each request, and is gone then.
+    /// Returns these replies, one per request, and then stops listening.
     pub(crate) fn answering(replies: Vec<Value>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (tell, seen) = mpsc::channel();
+        let (sender, seen) = mpsc::channel();
         thread::spawn(move || {
             for reply in replies {
                 let (stream, _) = listener.accept().unwrap();
-                // Whoever is told of a request must already be able to count it.
-                let _ = tell.send(read(&stream));
+                // Record the request before the reply: a client that has a reply must find its request in `seen`.
+                let _ = sender.send(read(&stream));
                 answer(stream, &reply.to_string());
             }
         });
@@ -83,7 +83,7 @@ fn answer(mut stream: TcpStream, body: &str) {
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
-    // A client that has gone away is none of this NAS's business.
+    // Ignore a client that has disconnected.
     let _ = stream
         .write_all(head.as_bytes())
         .and_then(|()| stream.write_all(body.as_bytes()));

@@ -1,4 +1,4 @@
-//! The exchanges that only the client itself has: login, lost sessions, several calls in one request.
+//! The exchanges of `driver::dsm::Client` itself: login, lost sessions, compound requests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use driver::dsm::{Client, DsmError};
 use crate::exchange;
 use crate::nas::{Nas, Seen};
 
-/// A client of a NAS that gives these recorded replies, one after the other.
+/// A client of a stub NAS that returns these recorded replies in order.
 fn client(replies: &[&str]) -> (Client, Nas) {
     let nas = Nas::answering(replies.iter().map(|name| exchange(name).reply).collect());
     let account = Account {
@@ -37,7 +37,7 @@ fn parameters(seen: &Seen) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
-async fn the_login_is_as_recorded_and_its_session_is_carried() {
+async fn the_login_is_as_recorded_and_later_requests_carry_its_session() {
     for login in ["auth_login_v6", "auth_login"] {
         let (client, nas) = client(&[login, "lun_list_empty", "auth_logout"]);
         let answer: LunsAnswer = client.call(&lun::list()).await.unwrap();
@@ -49,7 +49,7 @@ async fn the_login_is_as_recorded_and_its_session_is_carried() {
         assert_eq!(
             sent.remove("session").as_deref(),
             Some("dsm"),
-            "the one that others leave out"
+            "a parameter that the recorded clients leave out"
         );
         assert_eq!(
             (first.path.as_str(), sent),
@@ -80,7 +80,7 @@ async fn the_login_is_as_recorded_and_its_session_is_carried() {
 }
 
 #[tokio::test]
-async fn a_refused_login_is_known_by_its_code() {
+async fn a_refused_login_is_reported_with_its_code() {
     for name in [
         "auth_login_wrong_password",
         "auth_login_blocked",
@@ -100,7 +100,7 @@ async fn a_refused_login_is_known_by_its_code() {
 /// design.md#one-login
 #[tokio::test]
 async fn a_lost_session_is_renewed_once() {
-    // A session whose token is missing lives on, and is ended.
+    // If only the token is missing, the session still exists and is logged out.
     for (refusal, ended) in [
         ("session_unknown", &[][..]),
         ("csrf_token_missing", &["auth_logout"]),
@@ -123,7 +123,7 @@ async fn a_lost_session_is_renewed_once() {
 }
 
 #[tokio::test]
-async fn a_compound_answer_is_taken_apart() {
+async fn a_compound_reply_is_split() {
     let (client, _nas) = client(&["auth_login_v6", "entry_request"]);
     let error = client
         .call_both::<LunsAnswer, TargetAnswer>(&lun::list(), &target::get("77"))
@@ -145,7 +145,7 @@ async fn a_compound_answer_is_taken_apart() {
 }
 
 #[tokio::test]
-async fn a_nas_without_compound_requests_is_asked_one_by_one() {
+async fn without_compound_requests_the_calls_are_sent_one_by_one() {
     for refusal in ["no_such_api", "no_such_method", "no_such_version"] {
         let (client, nas) = client(&["auth_login_v6", refusal, "lun_list_empty", "target_list"]);
         let (luns, targets): (LunsAnswer, TargetsAnswer) = client

@@ -35,7 +35,7 @@ struct Disk {
     target: PathBuf,
 }
 
-const WIPE: &str = "nothing was written; if the data may go, wipe the LUN";
+const WIPE: &str = "nothing was written; if the data is not needed, wipe the LUN";
 
 #[rustfmt::skip] // A row is a line.
 const ROWS: [Spoiled; 17] = [

@@ -1,4 +1,4 @@
-//! The table of what may be formatted.
+//! The decision table: mount, format or refuse.
 
 use super::*;
 use crate::host::fake::head_of;
@@ -19,17 +19,17 @@ fn complete(fs: FsType, size: Bytes) -> Vec<Superblock> {
 
 #[track_caller]
 fn check(probe: Probe, superblocks: Vec<Superblock>, marker: Seen, want: &Next) {
-    let look = Contents {
+    let contents = Contents {
         probe,
         superblocks,
         marker,
     };
-    let next = look.decide(FsType::Ext4, SIZE);
+    let next = contents.decide(FsType::Ext4, SIZE);
     match (&next, want) {
         (Next::Refuse(seen, _), Next::Refuse(part, _)) => {
             assert!(seen.contains(part.as_str()), "{seen}");
         }
-        _ => assert_eq!(&next, want, "{look:?}"),
+        _ => assert_eq!(&next, want, "{contents:?}"),
     }
 }
 
@@ -74,7 +74,7 @@ fn a_complete_file_system_is_mounted() {
 
 /// design.md#identity-before-action
 #[test]
-fn only_our_own_unfinished_work_is_started_again() {
+fn only_our_own_interrupted_format_is_restarted() {
     check(Probe::Nothing, vec![], Seen::Ours, &Next::Format);
     for fs in [FsType::Ext4, FsType::Xfs, FsType::Btrfs] {
         let begun = || vec![Superblock::Begun(fs)];

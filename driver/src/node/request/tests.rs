@@ -1,4 +1,4 @@
-//! Bad input changes nothing, because it never leaves this module.
+//! Validation of the node service's requests: bad input is refused before anything is done.
 
 use proto::csi::volume_capability::{
     AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode,
@@ -12,7 +12,10 @@ fn id() -> String {
     format!("nas1/{UUID}")
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "as the messages hold it")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the field of the message is an Option"
+)]
 fn mounted(fs_type: &str, flags: &[&str], mode: Mode) -> Option<csi::VolumeCapability> {
     let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     let mount = MountVolume {
@@ -26,7 +29,10 @@ fn mounted(fs_type: &str, flags: &[&str], mode: Mode) -> Option<csi::VolumeCapab
     })
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "as the messages hold it")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the field of the message is an Option"
+)]
 fn raw(mode: Mode) -> Option<csi::VolumeCapability> {
     Some(csi::VolumeCapability {
         access_mode: Some(AccessMode { mode: mode.into() }),
@@ -99,15 +105,15 @@ fn published(change: impl FnOnce(&mut csi::NodePublishVolumeRequest)) -> Result<
 
 #[test]
 fn a_good_stage_is_understood() {
-    let ask = staged(|_| {}).unwrap();
+    let request = staged(|_| {}).unwrap();
     assert_eq!(
-        (ask.staging.as_str(), &ask.context),
+        (request.staging.as_str(), &request.context),
         ("/staging", &context())
     );
     assert_eq!(
-        ask.intent,
+        request.intent,
         Intent {
-            by: Use::FileSystem {
+            mode: VolumeMode::FileSystem {
                 fs: FsType::Ext4,
                 flags: vec![]
             },
@@ -202,7 +208,7 @@ fn missing_fields_come_first() {
         MISSING,
         "volume_path",
     );
-    // CSI v1.12 gives this one a code of its own.
+    // CSI v1.12 has a different code for this one.
     fails(
         published(|m| m.staging_target_path = String::new()),
         Code::FailedPrecondition,
@@ -274,7 +280,7 @@ fn ids_that_we_never_issued() {
 }
 
 #[test]
-fn paths_mean_one_thing_only() {
+fn ambiguous_paths_are_refused() {
     let long = format!("/{}", "x".repeat(5000));
     for (path, cause) in [
         ("relative/path", "absolute"),
@@ -330,15 +336,15 @@ fn paths_mean_one_thing_only() {
 
 /// design.md#parameters
 #[test]
-fn the_file_system_is_agreed_upon() {
+fn the_file_system_type_comes_from_capability_or_context() {
     let fs = |asked: &str, made: &[(&str, &str)]| {
-        let ask = staged(|m| {
+        let request = staged(|m| {
             m.volume_capability = mounted(asked, &[], Mode::SingleNodeWriter);
             m.volume_context = map(made);
         })?;
-        Ok(match ask.intent.by {
-            Use::FileSystem { fs, .. } => fs,
-            Use::Device => unreachable!("a file system was asked for"),
+        Ok(match request.intent.mode {
+            VolumeMode::FileSystem { fs, .. } => fs,
+            VolumeMode::Device => unreachable!("a file system was requested"),
         })
     };
     assert_eq!(fs("", &[]).unwrap(), FsType::Ext4);
@@ -371,7 +377,8 @@ fn the_file_system_is_agreed_upon() {
 
 #[test]
 fn access_modes() {
-    let intent = |capability| staged(|m| m.volume_capability = capability).map(|ask| ask.intent);
+    let intent =
+        |capability| staged(|m| m.volume_capability = capability).map(|request| request.intent);
     let shared = |mode| intent(raw(mode)).unwrap().shared;
     assert!(
         !shared(Mode::SingleNodeWriter)
@@ -386,8 +393,8 @@ fn access_modes() {
     let reader = intent(mounted("xfs", &["noatime"], Mode::SingleNodeReaderOnly)).unwrap();
     assert!(reader.readonly);
     assert_eq!(
-        reader.by,
-        Use::FileSystem {
+        reader.mode,
+        VolumeMode::FileSystem {
             fs: FsType::Xfs,
             flags: vec!["noatime".to_owned(), "ro".to_owned()]
         }
@@ -412,7 +419,7 @@ fn access_modes() {
         Code::InvalidArgument,
         "mount_flags",
     );
-    // So Kubernetes asks for a pod with `readOnly: true` on a claim of volumeMode Block.
+    // This is what Kubernetes sends for a pod with `readOnly: true` on a claim of volumeMode Block.
     for mode in [Mode::SingleNodeWriter, Mode::SingleNodeReaderOnly] {
         let asked = published(|m| (m.readonly, m.volume_capability) = (true, raw(mode)));
         assert!(asked.unwrap().readonly);
@@ -445,15 +452,15 @@ fn publish_contexts_belong_to_the_volume_and_the_node() {
         Code::InvalidArgument,
         "uuid",
     );
-    let ask = staged(|_| {}).unwrap();
-    assert!(ask.must_be_for(&NodeId::derive(NODE, "iqn.x")).is_ok());
+    let request = staged(|_| {}).unwrap();
+    assert!(request.must_be_for(&NodeId::derive(NODE, "iqn.x")).is_ok());
     fails(
-        ask.must_be_for(&NodeId::derive("worker-2", "iqn.x")),
+        request.must_be_for(&NodeId::derive("worker-2", "iqn.x")),
         Code::InvalidArgument,
         "worker-2",
     );
     fails(
-        ask.must_be_for(&NodeId::derive(NODE, "iqn.y")),
+        request.must_be_for(&NodeId::derive(NODE, "iqn.y")),
         Code::InvalidArgument,
         "initiator",
     );

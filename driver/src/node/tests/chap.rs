@@ -1,4 +1,4 @@
-//! CHAP: what the Secret of a stage call does, and what is left of it.
+//! CHAP: logins with the Secret of a stage call, and that no credentials are left behind.
 
 use super::*;
 use crate::chap::{PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN};
@@ -6,8 +6,8 @@ use crate::chap::{PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN};
 const PORTALS: [&str; 2] = ["10.0.0.5:3260", "[fd00::5]:3261"];
 
 impl Co {
-    /// A target that wants alice's password, and a call that brings `password`.
-    fn bringing(password: &str) -> Self {
+    /// A target that requires alice's password, and a stage call with `password`.
+    fn with_password(password: &str) -> Self {
         let co = Self {
             secrets: HashMap::from([
                 (USERNAME.to_owned(), "alice".to_owned()),
@@ -35,10 +35,10 @@ impl Co {
     }
 
     #[track_caller]
-    fn must_be_clean(&self) {
-        let world = self.fake.machine();
-        assert!(world.records.is_empty() && world.sessions.is_empty());
-        let text = world
+    fn assert_clean(&self) {
+        let machine = self.fake.machine();
+        assert!(machine.records.is_empty() && machine.sessions.is_empty());
+        let text = machine
             .files
             .values()
             .map(|text| String::from_utf8_lossy(text).into_owned());
@@ -48,7 +48,7 @@ impl Co {
 
 #[tokio::test]
 async fn the_right_secret_logs_in_and_is_on_no_command_line() {
-    let co = Co::bringing("planted-right").mutual();
+    let co = Co::with_password("planted-right").mutual();
     co.stage().await.unwrap();
     let record = co.record("10.0.0.5,3260");
     assert!(
@@ -63,12 +63,12 @@ async fn the_right_secret_logs_in_and_is_on_no_command_line() {
         co.fake.iqn()
     )));
     co.unstage().await.unwrap();
-    co.must_be_clean();
+    co.assert_clean();
 }
 
 #[tokio::test]
 async fn a_wrong_secret_is_tried_once_and_leaves_nothing() {
-    let co = Co::bringing("planted-wrong");
+    let co = Co::with_password("planted-wrong");
     let refused = co.stage_through(&PORTALS).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
     for word in [
@@ -80,8 +80,8 @@ async fn a_wrong_secret_is_tried_once_and_leaves_nothing() {
     }
     assert!(!refused.message().contains("planted"));
     assert_eq!(co.logins(), 1, "the second portal is the same target");
-    co.must_be_clean();
-    // Not final as long as something may be left.
+    co.assert_clean();
+    // Not final while something may be left.
     let iqn = co.fake.iqn();
     co.fake
         .hang(&format!("iscsiadm -m node -T {iqn} -o delete"));
@@ -95,12 +95,12 @@ async fn a_wrong_secret_is_tried_once_and_leaves_nothing() {
         Code::Unauthenticated,
         "csi.storage.k8s.io/node-stage-secret-name",
     );
-    co.must_be_clean();
+    co.assert_clean();
 }
 
 #[tokio::test]
-async fn a_target_that_does_not_prove_itself_is_not_asked_again() {
-    let co = Co::bringing("planted-right").mutual();
+async fn a_target_that_fails_mutual_authentication_is_not_tried_again() {
+    let co = Co::with_password("planted-right").mutual();
     let login = format!(
         "iscsiadm -m node -T {} -p 10.0.0.5:3260 --login",
         co.fake.iqn()
@@ -112,27 +112,27 @@ async fn a_target_that_does_not_prove_itself_is_not_asked_again() {
         "secrets[node.session.auth.password_in]",
     );
     assert_eq!(co.logins(), 1);
-    co.must_be_clean();
+    co.assert_clean();
 }
 
 #[tokio::test]
 async fn an_old_record_keeps_no_secret_and_no_portal_group() {
-    let co = Co::bringing("planted-right");
+    let co = Co::with_password("planted-right");
     co.stage().await.unwrap();
     co.fake.machine().sessions.clear();
     co.fake.machine().mounts.clear();
-    // The Secret is gone, a discovery has been here, and a crash left an unfinished record.
+    // The Secret is gone, there is a record made by discovery, and a crash left a temporary record file.
     co.fake.machine().chap = None;
     let discovered = format!("/etc/iscsi/nodes/{}/10.0.0.5,3260,1/default", co.fake.iqn());
     co.fake
         .machine()
         .files
         .insert(discovered.clone(), Vec::new());
-    let aside = "/etc/iscsi/.synology-csi-iqn.x".to_owned();
+    let temp_file = "/etc/iscsi/.synology-csi-iqn.x".to_owned();
     co.fake
         .machine()
         .files
-        .insert(aside.clone(), b"planted".to_vec());
+        .insert(temp_file.clone(), b"planted".to_vec());
     let co = Co {
         secrets: HashMap::new(),
         ..co
@@ -141,12 +141,12 @@ async fn an_old_record_keeps_no_secret_and_no_portal_group() {
     assert!(!co.record("10.0.0.5,3260").contains("planted"));
     assert!(!co.fake.machine().files.contains_key(&discovered));
     co.node.sweep().await;
-    assert!(!co.fake.machine().files.contains_key(&aside));
+    assert!(!co.fake.machine().files.contains_key(&temp_file));
     assert_eq!(co.fake.mounted(), ["/staging"]);
 }
 
 #[tokio::test]
-async fn publication_and_staging_must_be_given_the_same_secret() {
+async fn publish_and_stage_must_get_the_same_secret() {
     for (auth, secrets, fits) in [
         (None, "", true),
         (None, "chap", true),
@@ -158,7 +158,7 @@ async fn publication_and_staging_must_be_given_the_same_secret() {
         (Some(Method::Mutual), "chap", false),
         (Some(Method::Mutual), "mutual", true),
     ] {
-        let mut co = Co::bringing("planted-right");
+        let mut co = Co::with_password("planted-right");
         match secrets {
             "" => {
                 co.secrets.clear();

@@ -1,4 +1,4 @@
-//! What a call costs: as much as its own volume, however many others are on the node (design.md#cost-of-a-call-on-a-node).
+//! The cost of an RPC does not depend on how many other volumes the node has (design.md#cost-of-a-call-on-a-node).
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ const MANY: u32 = 120;
 
 /// Other volumes of this node, staged and published: sessions, disks, records, mounts.
 fn put_others(co: &Co, fs: &str, count: u32) {
-    let mut world = co.fake.machine();
+    let mut machine = co.fake.machine();
     for number in 0..count {
         let node = NodeId::derive(NODE, "an initiator");
         let target =
@@ -22,8 +22,8 @@ fn put_others(co: &Co, fs: &str, count: u32) {
             portal: "10.0.0.9:3260".to_owned(),
             offline: false,
         };
-        world.records.insert(target);
-        world.sessions.insert(200 + number, state);
+        machine.records.insert(target);
+        machine.sessions.insert(200 + number, state);
         let (minor, device) = (16 * (200 + number), format!("/dev/other{number}"));
         let number = if fs == "btrfs" {
             "0:52".to_owned()
@@ -33,18 +33,18 @@ fn put_others(co: &Co, fs: &str, count: u32) {
         for place in ["staged", "pods"] {
             let line =
                 format!("36 35 {number} / /{place}{device} rw,relatime - {fs} {device} rw\n");
-            world.mounts.extend(parse(line.as_bytes()).unwrap());
+            machine.mounts.extend(parse(line.as_bytes()).unwrap());
         }
         let secret = format!("36 35 0:53 / /secret{device} rw - tmpfs tmpfs rw\n");
-        world.mounts.extend(parse(secret.as_bytes()).unwrap());
-        world.files.insert(
+        machine.mounts.extend(parse(secret.as_bytes()).unwrap());
+        machine.files.insert(
             format!("/sys{}", device.replace("/dev", "/class/block")) + "/dev",
             b"8:1\n".to_vec(),
         );
     }
 }
 
-/// How many files, directories and paths each call looks at, and how many programs it starts.
+/// Per RPC: how many files, directories and paths it reads, and how many programs it starts.
 async fn costs(fs: &'static str, others: u32) -> BTreeMap<&'static str, (usize, usize)> {
     let co = if fs == "raw" {
         Co::raw()
@@ -52,13 +52,13 @@ async fn costs(fs: &'static str, others: u32) -> BTreeMap<&'static str, (usize, 
         Co::with_fs(fs)
     };
     put_others(&co, fs, others);
-    // What they are called is asked once.
+    // Fill the caches of names.
     co.unstage().await.unwrap();
     let mut costs = BTreeMap::new();
     let mut count = |name: &'static str| {
-        let mut world = co.fake.machine();
-        let looks = std::mem::take(&mut world.looks);
-        let programs = std::mem::take(&mut world.log).len();
+        let mut machine = co.fake.machine();
+        let looks = std::mem::take(&mut machine.looks);
+        let programs = std::mem::take(&mut machine.log).len();
         costs.insert(name, (looks, programs));
     };
     count("before");
@@ -86,14 +86,14 @@ async fn costs(fs: &'static str, others: u32) -> BTreeMap<&'static str, (usize, 
 }
 
 #[tokio::test]
-async fn a_call_looks_at_its_own_volume() {
+async fn the_cost_of_a_call_does_not_depend_on_other_volumes() {
     for fs in ["ext4", "xfs", "btrfs", "raw"] {
         let one = costs(fs, 1).await;
         assert_eq!(costs(fs, MANY).await, one, "{fs}");
     }
 }
 
-/// One that mkfs has made a moment ago, and whose superblock was read back, is not measured again.
+/// A new file system, whose superblock was read back after mkfs, is not measured again.
 #[tokio::test]
 async fn a_new_file_system_costs_few_programs() {
     for fs in ["ext4", "xfs", "btrfs"] {

@@ -1,4 +1,4 @@
-//! open-iscsi's database, locked by one who was killed.
+//! The stale lock of open-iscsi's record database.
 
 use super::*;
 
@@ -15,7 +15,7 @@ impl Co {
 }
 
 #[tokio::test]
-async fn a_lock_that_nobody_holds_is_removed_after_a_minute() {
+async fn a_stale_lock_is_removed_after_a_minute() {
     let co = Co::locked();
     co.stage().await.unwrap();
     assert!(!co.is_locked());
@@ -28,7 +28,7 @@ async fn a_lock_that_nobody_holds_is_removed_after_a_minute() {
 }
 
 #[tokio::test]
-async fn a_lock_that_may_be_held_stays_and_is_named() {
+async fn a_lock_that_may_be_held_stays_and_is_reported() {
     for (processes, why) in [
         (Some(vec!["iscsiadm"]), "an iscsiadm runs"),
         (None, "hostPID: true"),
@@ -47,7 +47,7 @@ async fn a_lock_that_may_be_held_stays_and_is_named() {
     }
 }
 
-/// Somebody is at work, whether or not its processes can be seen.
+/// A changing lock is in use, whether or not its processes are visible.
 #[tokio::test]
 async fn a_lock_that_changes_stays() {
     let co = Co::locked();

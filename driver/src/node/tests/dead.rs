@@ -1,4 +1,4 @@
-//! File systems that die under their mounts, and those that are damaged before they are mounted.
+//! File systems that the kernel shuts down while they are mounted, and those that are damaged before they are mounted.
 
 use super::*;
 use crate::host::fake::Death;
@@ -11,7 +11,7 @@ const ALL: [(&str, Death, &str); 4] = [
 ];
 
 #[tokio::test]
-async fn a_dead_file_system_is_mounted_anew_once_nobody_has_it() {
+async fn a_dead_file_system_is_remounted_once_it_is_unused() {
     for (fs, death, why) in ALL {
         let co = Co::with_fs(fs);
         co.stage().await.unwrap();
@@ -35,10 +35,10 @@ async fn a_dead_file_system_is_mounted_anew_once_nobody_has_it() {
             "nothing is touched"
         );
         co.unpublish("/pods/1").await.unwrap();
-        // Once more dead, it is found by the next call that the CO makes, whichever that is.
+        // Any of the CO's next calls detects that it is dead and remounts it.
         co.publish("/pods/1", false).await.unwrap();
         assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
-        assert!(co.fake.write_data("/pods/1", 7), "{fs} lives");
+        assert!(co.fake.write_data("/pods/1", 7), "{fs} works again");
         co.unpublish("/pods/1").await.unwrap();
         co.fake.kill_as("/staging", death);
         co.stage().await.unwrap();
@@ -48,9 +48,8 @@ async fn a_dead_file_system_is_mounted_anew_once_nobody_has_it() {
     }
 }
 
-/// A part of it that a pod has, too, is a use.
 #[tokio::test]
-async fn a_dead_file_system_can_be_let_go() {
+async fn a_dead_file_system_can_be_unstaged() {
     for (fs, death, _) in ALL {
         let co = Co::with_fs(fs);
         co.stage().await.unwrap();
@@ -63,15 +62,15 @@ async fn a_dead_file_system_can_be_let_go() {
 }
 
 #[tokio::test]
-async fn a_dead_file_system_that_the_kernel_still_has_is_waited_for() {
+async fn a_dead_file_system_still_mounted_elsewhere_is_not_remounted() {
     let co = Co::with_fs("xfs");
     co.stage().await.unwrap();
     co.fake.pin("/staging");
     co.fake.kill_as("/staging", Death::ShutDown);
-    fails(co.stage().await, Code::Aborted, "still holds it");
+    fails(co.stage().await, Code::Aborted, "still has it mounted");
     let mounts = co.fake.ran("mount -t");
     assert_eq!(mounts.len(), 1, "the dead one would come back: {mounts:?}");
-    fails(co.stage().await, Code::Aborted, "still holds it");
+    fails(co.stage().await, Code::Aborted, "still has it mounted");
     co.fake.machine().pinned.clear();
     co.fake.machine().deaths.clear();
     co.stage().await.unwrap();
@@ -79,7 +78,7 @@ async fn a_dead_file_system_that_the_kernel_still_has_is_waited_for() {
 }
 
 #[tokio::test]
-async fn statistics_tell_what_is_wrong() {
+async fn the_volume_condition_reports_a_dead_file_system() {
     for (fs, death, why) in ALL {
         let co = Co::with_fs(fs);
         co.stage().await.unwrap();
@@ -93,9 +92,9 @@ async fn statistics_tell_what_is_wrong() {
     }
 }
 
-/// mount(8) says the same of everything that it cannot mount.
+/// mount(8) has one generic message for all failures.
 #[tokio::test]
-async fn a_mount_that_fails_says_what_the_kernel_said() {
+async fn a_mount_failure_quotes_the_kernel_log() {
     const SAID: &str = "mount: /staging: wrong fs type, bad option, bad superblock on /dev/sdb, missing codepage or helper program, or other error.";
     let log = |co: &Co, lines: &str| {
         let file = ("/dev/kmsg".to_owned(), lines.as_bytes().to_vec());
@@ -124,7 +123,7 @@ async fn a_mount_that_fails_says_what_the_kernel_said() {
         "Unknown parameter 'errors'",
     );
 
-    // Where the log may not be read, somebody is told where it is.
+    // If the log cannot be read, the message says where to look.
     let co = Co::new();
     co.fake.machine().unseen.insert("/dev/kmsg".to_owned());
     co.fake.answer("mount -t", 32, SAID);
@@ -144,7 +143,7 @@ async fn a_mount_that_fails_says_what_the_kernel_said() {
     co.stage().await.unwrap();
 }
 
-/// `blockdev --setro`, or a LUN that the NAS has made read-only: mount(8) mounts it read-only, with a warning.
+/// After `blockdev --setro`, or if the NAS has made the LUN read-only: mount(8) mounts it read-only, with a warning.
 #[tokio::test]
 async fn a_write_protected_disk_is_not_a_dead_file_system() {
     let mut co = Co::new();
@@ -192,7 +191,7 @@ async fn an_ext4_is_checked_before_it_is_mounted() {
 }
 
 #[tokio::test]
-async fn only_damage_that_is_left_keeps_an_ext4_from_being_mounted() {
+async fn only_unrepaired_damage_prevents_mounting_an_ext4() {
     let co = Co::new();
     co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
     for status in [4, 12] {
@@ -210,13 +209,13 @@ async fn only_damage_that_is_left_keeps_an_ext4_from_being_mounted() {
         assert!(refused.message().contains("e2fsck -f"), "{refused}");
         assert!(co.fake.mounted().is_empty() && co.fake.machine().sessions.is_empty());
     }
-    // Repaired; or not to be checked, which is no damage.
+    // Repaired, or the check itself failed: neither is damage.
     for status in [1, 2, 8, 16] {
         co.fake.answer("e2fsck", status, "what it says");
         co.stage().await.unwrap();
         co.unstage().await.unwrap();
     }
-    // Killed: it is done again.
+    // Killed: retryable.
     co.fake.answer("e2fsck", 143, "");
     fails(co.stage().await, Code::Unavailable, "143");
     assert!(co.fake.mounted().is_empty());

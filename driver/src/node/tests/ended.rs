@@ -1,13 +1,13 @@
-//! A volume that was taken from this node without its knowing, used elsewhere and given back: design.md, "Fencing".
+//! A volume that was detached from this node by force, used on another node and published here again: design.md, "Fencing".
 
 use super::*;
 
-/// What a pod here has written, what one elsewhere writes, and what was never synced here.
+/// Data that a pod here has written; that a pod on the other node writes; that was written here and never synced.
 const OURS: u64 = 1;
 const THEIRS: u64 = 2;
 const LATE: u64 = 3;
 
-fn contents() -> [Co; 4] {
+fn volume_kinds() -> [Co; 4] {
     [
         Co::new(),
         Co::with_fs("xfs"),
@@ -16,9 +16,9 @@ fn contents() -> [Co; 4] {
     ]
 }
 
-/// Another node has the volume, writes, and lets it go.
+/// Another node stages the volume, writes, and unstages it.
 async fn write_elsewhere(here: &Co) {
-    let co = Co::on(here.fake.beside_with_lun());
+    let co = Co::on_host(here.fake.beside_with_lun());
     let co = Co {
         fs: here.fs,
         raw: here.raw,
@@ -31,8 +31,8 @@ async fn write_elsewhere(here: &Co) {
     co.unstage().await.unwrap();
 }
 
-/// A pod here writes, and writes without a sync; then the volume is cut off.
-async fn cut_off(co: &Co) {
+/// A pod here writes, with and without a sync; then the target is deleted.
+async fn write_and_lose_target(co: &Co) {
     co.stage().await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
     assert!(co.fake.write_data("/pods/1", OURS));
@@ -43,13 +43,13 @@ async fn cut_off(co: &Co) {
 }
 
 #[tokio::test]
-async fn what_others_have_written_meanwhile_is_kept_and_seen() {
+async fn data_written_on_another_node_meanwhile_is_kept_and_visible() {
     for second_stage in [false, true] {
-        for co in contents() {
+        for co in volume_kinds() {
             let what = format!("{} raw {} stage {second_stage}", co.fs, co.raw);
-            cut_off(&co).await;
+            write_and_lose_target(&co).await;
             write_elsewhere(&co).await;
-            // The pod here is gone, and the CO believes the volume to be staged.
+            // The pod here is gone, and the CO believes that the volume is still staged.
             co.unpublish("/pods/1").await.unwrap();
             co.fake.come_back();
             if second_stage {
@@ -66,18 +66,18 @@ async fn what_others_have_written_meanwhile_is_kept_and_seen() {
 }
 
 #[tokio::test]
-async fn a_target_side_that_keeps_the_session_is_no_way_to_write() {
+async fn nothing_is_written_through_a_session_that_the_nas_keeps() {
     for second_stage in [false, true] {
-        for co in contents() {
+        for co in volume_kinds() {
             let what = format!("{} raw {}", co.fs, co.raw);
-            cut_off(&co).await;
+            write_and_lose_target(&co).await;
             write_elsewhere(&co).await;
             let kept = co.fake.iqn().to_string();
-            // The session lives again just before the volume comes back, and what waited here would be written.
+            // The session reconnects just before the volume comes back, and dirty pages here would be written.
             co.fake.machine().caches.clear();
             co.fake.come_back();
             co.fake.keep_session_with(&kept);
-            // The pages of a raw device go with its last pod, before the driver is asked anything.
+            // A raw device's dirty pages are dropped when its last pod closes it, before any call of the driver.
             assert!(co.raw || co.fake.write_unsynced("/pods/1", LATE));
             co.unpublish("/pods/1").await.unwrap();
             if second_stage {
@@ -90,8 +90,8 @@ async fn a_target_side_that_keeps_the_session_is_no_way_to_write() {
 }
 
 #[tokio::test]
-async fn what_a_pod_still_has_is_not_touched() {
-    for co in contents() {
+async fn a_volume_that_a_pod_still_uses_is_not_touched() {
+    for co in volume_kinds() {
         co.stage().await.unwrap();
         co.publish("/pods/1", false).await.unwrap();
         co.fake.publish_anew();
@@ -111,7 +111,7 @@ async fn what_a_pod_still_has_is_not_touched() {
 }
 
 #[tokio::test]
-async fn a_part_that_a_pod_has_counts() {
+async fn a_subpath_mount_of_a_pod_counts_as_a_use() {
     let co = Co::new();
     co.stage().await.unwrap();
     let mut part = co.fake.machine().mounts[0].clone();
@@ -123,12 +123,16 @@ async fn a_part_that_a_pod_has_counts() {
 }
 
 #[tokio::test]
-async fn another_mount_namespace_keeps_the_file_system() {
+async fn a_mount_in_another_mount_namespace_blocks_staging() {
     for co in [Co::new(), Co::with_fs("xfs"), Co::with_fs("btrfs")] {
         co.stage().await.unwrap();
         co.fake.pin("/staging");
         co.fake.publish_anew();
-        fails(co.stage().await, Code::Aborted, "still has the file system");
+        fails(
+            co.stage().await,
+            Code::Aborted,
+            "is still mounted on this node",
+        );
         co.fake.machine().pinned.clear();
         co.stage().await.unwrap();
     }
@@ -148,7 +152,7 @@ async fn a_disk_that_cannot_be_taken_offline_is_not_unmounted() {
 }
 
 #[tokio::test]
-async fn every_step_may_be_the_last_one() {
+async fn teardown_recovers_from_a_crash_at_any_step() {
     for broken in [
         "umount /staging",
         "iscsiadm -m session -r 1 --logout",
@@ -156,7 +160,7 @@ async fn every_step_may_be_the_last_one() {
     ] {
         for second_stage in [false, true] {
             let co = Co::new();
-            cut_off(&co).await;
+            write_and_lose_target(&co).await;
             write_elsewhere(&co).await;
             co.unpublish("/pods/1").await.unwrap();
             co.fake.come_back();
@@ -183,7 +187,7 @@ async fn every_step_may_be_the_last_one() {
 }
 
 #[tokio::test]
-async fn several_paths_and_their_map_go_before_the_new_ones_come() {
+async fn old_paths_and_their_map_are_removed_before_new_logins() {
     for second_stage in [false, true] {
         for kept in [false, true] {
             let portals = ["10.0.0.5:3260", "10.0.0.6:3260"];
@@ -210,16 +214,16 @@ async fn several_paths_and_their_map_go_before_the_new_ones_come() {
             }
             co.publish_through(&portals, "/pods/2").await.unwrap();
             assert_eq!(co.fake.read_data("/pods/2"), Some(THEIRS));
-            let world = co.fake.machine();
-            assert_eq!((world.sessions.len(), world.records.len()), (2, 1));
-            let paths = world.map.as_ref().map(|map| map.paths.len());
+            let machine = co.fake.machine();
+            assert_eq!((machine.sessions.len(), machine.records.len()), (2, 1));
+            let paths = machine.map.as_ref().map(|map| map.paths.len());
             assert_eq!(paths, Some(2));
         }
     }
 }
 
 #[tokio::test]
-async fn a_map_without_paths_is_of_an_ended_publication() {
+async fn a_map_without_paths_belongs_to_an_ended_publication() {
     let portals = ["10.0.0.5:3260", "10.0.0.6:3260"];
     let co = Co::new();
     co.fake.start_multipathd();
@@ -235,7 +239,7 @@ async fn a_map_without_paths_is_of_an_ended_publication() {
 }
 
 #[tokio::test]
-async fn a_secret_of_the_class_comes_with_the_next_stage_only() {
+async fn with_a_secret_of_the_class_only_a_stage_call_can_log_in_again() {
     let mut co = Co::new();
     co.secrets = [
         ("node.session.auth.username", "alice"),
@@ -263,8 +267,8 @@ async fn a_secret_of_the_class_comes_with_the_next_stage_only() {
 }
 
 #[tokio::test]
-async fn a_volume_of_the_release_before_is_used_as_it_is() {
-    for co in contents() {
+async fn a_target_name_of_the_previous_release_is_used_as_it_is() {
+    for co in volume_kinds() {
         let old = crate::publication::Iqn::without_nonce(
             &UUID.parse().unwrap(),
             &co.fake.iqn().publication().unwrap().1,
@@ -287,22 +291,22 @@ async fn a_volume_of_the_release_before_is_used_as_it_is() {
 }
 
 #[tokio::test]
-async fn unstage_lets_all_publications_go() {
+async fn unstage_tears_down_all_publications() {
     let co = Co::new();
     co.stage().await.unwrap();
     let before = co.fake.iqn_now_and_kept();
     co.fake.log_in();
     assert_eq!(co.fake.machine().sessions.len(), 2);
     co.unstage().await.unwrap();
-    let world = co.fake.machine();
+    let machine = co.fake.machine();
     assert!(
-        world.sessions.is_empty() && world.records.is_empty(),
+        machine.sessions.is_empty() && machine.records.is_empty(),
         "{before}"
     );
 }
 
 #[tokio::test]
-async fn a_session_without_a_disk_is_not_staged() {
+async fn a_session_without_a_disk_is_staged_again() {
     let co = Co::raw();
     // The driver died after its login.
     co.fake.log_in();

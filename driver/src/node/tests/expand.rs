@@ -40,7 +40,7 @@ async fn rescan_then_identity_then_size_then_growth() {
         assert_eq!(
             co.fake.ran(grow).len(),
             1,
-            "what fills its disk is not grown again"
+            "a file system that fills its disk is not grown again"
         );
     }
 }
@@ -48,7 +48,7 @@ async fn rescan_then_identity_then_size_then_growth() {
 /// A container with a read-only `/sys`: iscsiadm writes there in the host's namespaces.
 /// design.md#expansion-is-read-back
 #[tokio::test]
-async fn where_sysfs_may_not_be_written_iscsiadm_rescans() {
+async fn without_write_access_to_sysfs_iscsiadm_rescans() {
     for kind in [
         ErrorKind::ReadOnlyFilesystem,
         ErrorKind::PermissionDenied,
@@ -82,14 +82,14 @@ async fn staging_and_publish_paths_are_accepted() {
         assert_eq!(
             co.expand(path, ANY, ANY).await.unwrap(),
             GIB2,
-            "without a range: all there is"
+            "without a range: the whole disk"
         );
     }
 }
 
 /// design.md#large-enough-already
 #[tokio::test]
-async fn a_smaller_retry_is_fine_and_the_limit_is_kept() {
+async fn a_smaller_retry_succeeds_and_the_limit_is_enforced() {
     let co = staged("xfs").await;
     co.fake.grow_lun(GIB2);
     assert_eq!(co.expand("/pods/1", Bytes::GIB, ANY).await.unwrap(), GIB2);
@@ -103,7 +103,7 @@ async fn a_smaller_retry_is_fine_and_the_limit_is_kept() {
 
 /// design.md#sizes
 #[tokio::test]
-async fn the_answer_is_the_measured_size() {
+async fn the_reply_has_the_measured_size() {
     let co = staged("btrfs").await;
     co.fake.grow_lun(Bytes::mib(1537));
     let required = Bytes(Bytes::mib(1536).0 + 1);
@@ -190,7 +190,7 @@ async fn a_missing_capability_is_named() {
     assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
 }
 
-/// `formatOptions: -O bigalloc`, for instance. The data are intact, and must be had.
+/// For instance with `formatOptions: -O bigalloc`. The data is intact, so the volume must be usable.
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
 async fn a_file_system_that_never_grows_is_staged_as_it_is() {
@@ -216,14 +216,14 @@ async fn a_file_system_that_never_grows_is_staged_as_it_is() {
         co.stage().await.unwrap();
         assert_eq!(co.fake.mounted(), ["/staging"]);
         let checks = co.fake.ran("e2fsck -f");
-        assert!(checks.is_empty(), "a long check, for nothing: {checks:?}");
+        assert!(checks.is_empty(), "a pointless, long check: {checks:?}");
     }
 }
 
-/// It could grow if nobody had it mounted: that is no reason to keep a volume from a pod.
+/// A file system that can grow only unmounted, and is mounted: staging succeeds without growth.
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn growth_that_has_to_wait_for_a_pod_keeps_no_volume_from_it() {
+async fn growth_that_needs_an_unmount_does_not_block_staging() {
     let co = staged("ext4").await;
     co.fake.machine().capable = false;
     co.fake.grow_lun(GIB2);
@@ -235,7 +235,7 @@ async fn growth_that_has_to_wait_for_a_pod_keeps_no_volume_from_it() {
     assert_eq!(co.stats_and_condition("/staging").await.unwrap().1, None);
 }
 
-/// What another try may bring is asked for at every stage: nobody else does after a restore to a larger size.
+/// Every stage retries growth: after a restore to a larger size the CO never calls NodeExpandVolume.
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
 async fn growth_that_failed_is_tried_again() {
@@ -279,13 +279,13 @@ async fn a_read_only_path_of_a_writable_file_system_grows_it() {
 
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn a_raw_device_only_shows_its_size() {
+async fn expanding_a_raw_device_only_reads_its_size() {
     let co = Co::raw();
     co.stage().await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
     co.fake.grow_lun(GIB2);
     assert_eq!(co.expand("/pods/1", GIB2, ANY).await.unwrap(), GIB2);
-    // Staged, a device leaves no trace: then the caller has to say what the path is.
+    // Staging a raw device mounts nothing, so the request has to say that the path is its staging path.
     fails(
         co.expand("/staging", GIB2, ANY).await,
         Code::NotFound,
@@ -307,7 +307,7 @@ async fn a_raw_device_only_shows_its_size() {
 }
 
 #[tokio::test]
-async fn nothing_of_ours_there_is_not_found() {
+async fn a_path_without_the_volume_is_not_found() {
     let co = staged("ext4").await;
     fails(
         co.expand("/pods/2", GIB2, ANY).await,

@@ -1,27 +1,27 @@
-//! Who else has a volume's device, and what else there is in its target.
+//! Other holders of a volume's device, and other LUNs of its target.
 
 use super::*;
 
 const UNIT: &str = "/sys/class/iscsi_session/session1/device/target4:0:0/4:0:0:1/block/sdb";
 
-fn put(co: &Co, path: &str, text: &str) {
+fn put_file(co: &Co, path: &str, text: &str) {
     let file = (path.to_owned(), text.as_bytes().to_vec());
     co.fake.machine().files.extend([file]);
 }
 
-/// LVM activates by itself what bears its signs; a pod would write beside it.
+/// LVM auto-activates what has its signature; then a pod and LVM would both write to the disk.
 #[tokio::test]
 async fn a_raw_device_that_the_host_has_claimed_is_not_published() {
     for holder in [
         format!("{UNIT}/holders/dm-1/dev"),
-        // The sign is on a partition.
+        // The signature is on a partition.
         format!("{UNIT}/sdb1/holders/dm-1/dev"),
     ] {
         let co = Co::raw();
         co.stage().await.unwrap();
         co.fake.machine().claimed = true;
-        put(&co, &holder, "254:1");
-        put(&co, "/sys/class/block/dm-1/dm/name", "vg0-data\n");
+        put_file(&co, &holder, "254:1");
+        put_file(&co, "/sys/class/block/dm-1/dm/name", "vg0-data\n");
         let refused = co.publish("/pods/1", false).await.unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
         let begin: String = refused.message().chars().take(200).collect();
@@ -32,12 +32,12 @@ async fn a_raw_device_that_the_host_has_claimed_is_not_published() {
         fails(co.unstage().await, Code::Aborted, "dm-1 (vg0-data)");
         co.fake.machine().claimed = false;
         co.publish("/pods/1", false).await.unwrap();
-        // From now on it is the pods who may have claimed it.
+        // From now on the claim may be the pods' own.
         co.fake.machine().claimed = true;
         co.publish("/pods/1", false).await.unwrap();
         co.publish("/pods/2", false).await.unwrap();
     }
-    // Nobody knows who: it may pass.
+    // The holder is unknown: retryable.
     let co = Co::raw();
     co.stage().await.unwrap();
     co.fake.machine().claimed = true;
@@ -49,12 +49,12 @@ async fn a_raw_device_that_the_host_has_claimed_is_not_published() {
     assert!(co.fake.mounted().is_empty());
 }
 
-/// The same where a file system is to be used.
+/// The same for a file system volume.
 #[tokio::test]
-async fn who_keeps_a_file_system_from_being_made_or_mounted_is_named() {
+async fn a_holder_that_blocks_mkfs_or_mount_is_named() {
     let co = Co::new();
     co.fake.machine().claimed = true;
-    put(&co, &format!("{UNIT}/holders/md127/dev"), "9:127");
+    put_file(&co, &format!("{UNIT}/holders/md127/dev"), "9:127");
     fails(
         co.stage().await,
         Code::FailedPrecondition,
@@ -66,12 +66,12 @@ async fn who_keeps_a_file_system_from_being_made_or_mounted_is_named() {
         32,
         "mount: /staging: /dev/sdb already mounted or mount point busy.",
     );
-    fails(co.stage().await, Code::Unavailable, "it is held: md127");
+    fails(co.stage().await, Code::Unavailable, "in use by: md127");
 }
 
-/// A mount that a container has taken along into a namespace of its own.
+/// A mount that was leaked into a container's mount namespace.
 #[tokio::test]
-async fn who_keeps_a_volume_from_being_let_go_is_named() {
+async fn a_holder_that_blocks_unstage_is_named() {
     for (fs, line) in [
         ("ext4", "36 35 8:16 / /leak rw,relatime - ext4 /dev/sdb rw"),
         (
@@ -83,31 +83,31 @@ async fn who_keeps_a_volume_from_being_let_go_is_named() {
         co.stage().await.unwrap();
         co.fake.machine().claimed = true;
         fails(co.unstage().await, Code::Aborted, "/proc/[0-9]*/mountinfo");
-        put(
+        put_file(
             &co,
             "/proc/1/mountinfo",
             "22 28 0:21 / /proc rw - proc proc rw\n",
         );
-        put(
+        put_file(
             &co,
             "/proc/4242/mountinfo",
             &format!("22 28 0:21 / / rw - overlay o rw\n{line}\n"),
         );
-        put(&co, "/proc/4242/comm", "node_exporter\n");
-        put(&co, "/proc/4243/mountinfo", &format!("{line}\n"));
+        put_file(&co, "/proc/4242/comm", "node_exporter\n");
+        put_file(&co, "/proc/4243/mountinfo", &format!("{line}\n"));
         let refused = co.unstage().await.unwrap_err();
         let named = "process 4242 (node_exporter) has it mounted at /leak";
         assert!(refused.message().contains(named), "{refused}");
         assert!(
             !refused.message().contains("4243"),
-            "once is enough: {refused}"
+            "one process per mount point: {refused}"
         );
         co.fake.machine().claimed = false;
         co.unstage().await.unwrap();
     }
 }
 
-/// Somebody has mapped another LUN to the volume's target, below its number.
+/// Another LUN is mapped to the volume's target, with a lower LUN number.
 #[tokio::test]
 async fn another_lun_in_the_target_is_not_taken_for_the_volume() {
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
@@ -120,7 +120,7 @@ async fn another_lun_in_the_target_is_not_taken_for_the_volume() {
             .machine()
             .files
             .insert(format!("{unit}/vpd_pg80"), page);
-        put(&co, &format!("{unit}/block/sdx/dev"), "65:112\n");
+        put_file(&co, &format!("{unit}/block/sdx/dev"), "65:112\n");
         co.publish("/pods/1", false).await.unwrap();
         co.publish("/pods/1", false).await.unwrap();
         if co.raw {
@@ -133,7 +133,7 @@ async fn another_lun_in_the_target_is_not_taken_for_the_volume() {
         assert_eq!(size, Bytes::GIB);
         co.stats("/pods/1").await.unwrap();
         co.unpublish("/pods/1").await.unwrap();
-        // Whoever uses that other one keeps the session.
+        // A user of the other LUN keeps the session.
         co.fake.machine().claimed = true;
         fails(co.unstage().await, Code::Aborted, "still uses it");
         assert_eq!(co.fake.machine().sessions.len(), 1);

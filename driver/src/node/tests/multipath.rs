@@ -14,10 +14,10 @@ const PORTALS: [&str; 2] = ["10.0.0.5:3260", "[fd00::5]:3261"];
 const REPLACEMENT: Duration = Duration::from_secs(35);
 
 impl Co {
-    /// With two portals, on a node that runs multipathd.
+    /// Two portals, on a node that runs multipathd.
     fn multipath() -> Self {
-        // Another than the default.
-        let co = Self::patient(REPLACEMENT);
+        // Not the default timeout.
+        let co = Self::with_replacement_timeout(REPLACEMENT);
         co.fake.start_multipathd();
         co
     }
@@ -26,22 +26,22 @@ impl Co {
         self.stage_through(&PORTALS).await
     }
 
-    fn lose(&self, portal: &str) {
-        let mut world = self.fake.machine();
-        world.dead.insert(portal.to_owned());
+    fn bring_down(&self, portal: &str) {
+        let mut machine = self.fake.machine();
+        machine.dead.insert(portal.to_owned());
         let lost = |session: &&mut crate::host::fake::SessionState| session.portal == portal;
-        world
+        machine
             .sessions
             .values_mut()
             .filter(lost)
             .for_each(|session| session.alive = false);
     }
 
-    fn find(&self, portal: &str) {
-        let mut world = self.fake.machine();
-        world.dead.remove(portal);
+    fn bring_up(&self, portal: &str) {
+        let mut machine = self.fake.machine();
+        machine.dead.remove(portal);
         let found = |session: &&mut crate::host::fake::SessionState| session.portal == portal;
-        world
+        machine
             .sessions
             .values_mut()
             .filter(found)
@@ -56,10 +56,10 @@ impl Co {
             .count()
     }
 
-    fn nothing_is_left(&self) {
-        let world = self.fake.machine();
-        assert!(world.mounts.is_empty() && world.map.is_none());
-        assert!(world.sessions.is_empty() && world.records.is_empty());
+    fn assert_nothing_left(&self) {
+        let machine = self.fake.machine();
+        assert!(machine.mounts.is_empty() && machine.map.is_none());
+        assert!(machine.sessions.is_empty() && machine.records.is_empty());
     }
 }
 
@@ -94,7 +94,7 @@ async fn every_portal_is_a_path_to_one_map() {
         co.unpublish("/pods/1").await.unwrap();
         for _ in 0..2 {
             co.unstage().await.unwrap();
-            co.nothing_is_left();
+            co.assert_nothing_left();
         }
     }
 }
@@ -108,7 +108,7 @@ async fn without_multipathd_one_portal_is_used() {
         co.fake.ran("mount"),
         ["mount -t ext4 -o nodev,nosuid,errors=remount-ro /dev/sdb /staging"]
     );
-    // One portal needs no question.
+    // With one portal, multipathd is not asked.
     let co = Co::multipath();
     co.stage().await.unwrap();
     assert!(co.fake.ran("multipath").is_empty());
@@ -129,7 +129,7 @@ async fn a_daemon_that_hangs_is_not_absent() {
 }
 
 #[tokio::test]
-async fn one_portal_below_a_daemon_that_grabs_every_disk() {
+async fn one_portal_if_multipathd_makes_maps_over_all_disks() {
     for raw in [false, true] {
         let co = Co { raw, ..Co::new() };
         co.fake.machine().multipathd = Some(Daemon::Greedy);
@@ -148,7 +148,7 @@ async fn one_portal_below_a_daemon_that_grabs_every_disk() {
         assert_eq!(co.fake.machine().map.as_ref().unwrap().size, GIB2);
         co.unpublish("/pods/1").await.unwrap();
         co.unstage().await.unwrap();
-        co.nothing_is_left();
+        co.assert_nothing_left();
     }
 }
 
@@ -167,10 +167,10 @@ async fn a_raw_map_is_published_protected_and_measured() {
         co.stats("/pods/1").await.unwrap()[0].total,
         Bytes::GIB.as_i64()
     );
-    // Every path that answers must be the volume's, and one must answer.
-    co.lose(PORTALS[0]);
+    // Every live path is verified, and at least one must be live.
+    co.bring_down(PORTALS[0]);
     co.publish("/pods/1", true).await.unwrap();
-    co.lose(PORTALS[1]);
+    co.bring_down(PORTALS[1]);
     fails(
         co.publish("/pods/1", true).await,
         Code::Aborted,
@@ -204,8 +204,8 @@ async fn a_device_without_a_path_or_a_size_is_not_published() {
 }
 
 #[tokio::test]
-async fn an_offline_disk_that_nobody_uses_is_replaced() {
-    for (since_6_6, seen) in [(false, "offline"), (true, "does not run")] {
+async fn an_unused_offline_disk_is_replaced() {
+    for (since_6_6, seen) in [(false, "offline"), (true, "is not running")] {
         let co = Co::raw();
         co.fake.machine().since_6_6 = since_6_6;
         co.stage().await.unwrap();
@@ -217,29 +217,29 @@ async fn an_offline_disk_that_nobody_uses_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_portal_that_does_not_answer_is_no_hindrance_and_is_used_later() {
+async fn an_unreachable_portal_does_not_block_and_is_used_later() {
     for portal in PORTALS {
         let co = Co::multipath();
-        co.lose(portal);
+        co.bring_down(portal);
         co.stage_both().await.unwrap();
         assert_eq!(co.fake.machine().map.as_ref().unwrap().paths.len(), 1);
-        co.find(portal);
+        co.bring_up(portal);
         co.stage_both().await.unwrap();
         assert_eq!(co.fake.machine().map.as_ref().unwrap().paths.len(), 2);
         assert_eq!(co.fake.ran("mkfs").len(), 1);
         co.unstage().await.unwrap();
-        co.nothing_is_left();
+        co.assert_nothing_left();
     }
     let co = Co::multipath();
     for portal in PORTALS {
-        co.lose(portal);
+        co.bring_down(portal);
     }
     fails(co.stage_both().await, Code::Unavailable, "does not answer");
-    co.nothing_is_left();
+    co.assert_nothing_left();
 }
 
 #[tokio::test]
-async fn a_login_that_hangs_at_one_portal_is_no_hindrance() {
+async fn a_login_that_hangs_at_one_portal_does_not_block() {
     let co = Co::multipath();
     let iqn = co.fake.iqn();
     co.fake.hang(&format!(
@@ -254,11 +254,11 @@ async fn a_login_that_hangs_at_one_portal_is_no_hindrance() {
 async fn a_lost_path_in_use_is_left_to_iscsid_and_otherwise_replaced() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
-    co.lose(PORTALS[0]);
+    co.bring_down(PORTALS[0]);
     co.stage_both().await.unwrap();
     assert!(co.fake.ran("iscsiadm -m session -r 1 --logout").is_empty());
     assert_eq!(co.logins(), 2);
-    // Nobody uses the map: the stale session ends, and its portal is asked again.
+    // The map is unused: the stale session is logged out, and its portal is tried again.
     co.fake.machine().mounts.clear();
     co.fake.machine().dead.clear();
     co.stage_both().await.unwrap();
@@ -277,19 +277,19 @@ async fn a_daemon_that_excludes_the_disks_leaves_one_path() {
         for _ in 0..2 {
             co.stage_both().await.unwrap();
             assert_eq!(co.fake.machine().sessions.len(), 1);
-            // Not again: it is known by the first disk.
+            // No further logins: the first disk shows that it is excluded.
             assert_eq!(co.logins(), 2);
         }
         co.publish_through(&PORTALS, "/pods/1").await.unwrap();
         co.unpublish("/pods/1").await.unwrap();
         co.unstage().await.unwrap();
-        co.nothing_is_left();
+        co.assert_nothing_left();
     }
 }
 
-/// The texts of 0.9, of 0.11 and of Red Hat's without a configuration; and whatever may come.
+/// The messages of 0.9, 0.11 and Red Hat's without a configuration; and an unknown one.
 #[tokio::test]
-async fn without_multipathd_there_is_one_path_whatever_its_client_says() {
+async fn without_multipathd_there_is_one_path_for_any_message_of_its_client() {
     for said in [
         "",
         "ERROR: failed to connect to multipathd\n",
@@ -304,7 +304,7 @@ async fn without_multipathd_there_is_one_path_whatever_its_client_says() {
         let mount = format!("mount -t ext4 -o {options} /dev/sdb /staging");
         assert_eq!(co.fake.ran("mount"), [mount]);
 
-        // It runs: then it is no question of one path or two.
+        // The process exists: then its silence is an error.
         let co = Co::new();
         said.clone_into(&mut co.fake.machine().client_says);
         co.fake.machine().processes = Some(vec!["multipathd"]);
@@ -317,15 +317,15 @@ async fn without_multipathd_there_is_one_path_whatever_its_client_says() {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_in_use_when_multipathd_is_started_stays_alone() {
+async fn a_disk_in_use_gets_no_map_when_multipathd_is_started() {
     for raw in [false, true] {
         let co = Co { raw, ..Co::new() };
         co.stage_both().await.unwrap();
         co.publish_through(&PORTALS, "/pods/1").await.unwrap();
         co.fake.start_multipathd();
         co.stage_both().await.unwrap();
-        let world = co.fake.machine();
-        assert!(world.sessions.len() == 1 && world.map.is_none());
+        let machine = co.fake.machine();
+        assert!(machine.sessions.len() == 1 && machine.map.is_none());
     }
 }
 
@@ -336,10 +336,10 @@ async fn a_map_over_a_foreign_path_is_refused_with_its_serial() {
     co.stage_both().await.unwrap();
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
     {
-        let mut world = co.fake.machine();
-        world.map.as_mut().unwrap().foreign = Some("sdz".to_owned());
+        let mut machine = co.fake.machine();
+        machine.map.as_mut().unwrap().foreign = Some("sdz".to_owned());
         let page = [&[0, 0x80, 0, 36][..], other.as_bytes()].concat();
-        world
+        machine
             .files
             .insert("/sys/class/block/sdz/device/vpd_pg80".to_owned(), page);
     }
@@ -352,7 +352,7 @@ async fn a_map_over_a_foreign_path_is_refused_with_its_serial() {
 
 /// design.md#identity-before-action
 #[tokio::test]
-async fn every_path_is_proven() {
+async fn every_path_is_verified() {
     let co = Co::multipath();
     co.fake.log_in_at(PORTALS[1]);
     co.fake
@@ -364,7 +364,7 @@ async fn every_path_is_proven() {
         .as_mut()
         .unwrap()
         .serial = "stale".to_owned();
-    // The rescan shows the truth.
+    // The rescan corrects the serial.
     co.stage_both().await.unwrap();
     co.unstage().await.unwrap();
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
@@ -391,7 +391,7 @@ async fn all_paths_and_the_map_grow_or_nothing_is_reported() {
         };
         co.stage_both().await.unwrap();
         co.fake.grow_lun(GIB2);
-        // A daemon that says yes and does nothing.
+        // multipathd reports success and does nothing.
         co.fake.answer("multipathd resize", 0, "");
         fails(
             co.expand("/staging", GIB2, ANY).await,
@@ -415,12 +415,12 @@ async fn a_map_grows_without_a_path_that_is_lost() {
                 ..Co::multipath()
             };
             co.stage_both().await.unwrap();
-            co.lose(lost);
-            // Nothing has to grow, so nothing has to go.
+            co.bring_down(lost);
+            // The size does not change, so no session is logged out.
             let same = co.expand("/staging", Bytes::GIB, ANY).await;
             assert_eq!(same.unwrap(), Bytes::GIB);
             assert_eq!(co.fake.machine().sessions.len(), 2);
-            // The LUN has not been grown: the path may still be wanted.
+            // The LUN has not been grown, so the lost path stays.
             let early = co.expand("/staging", GIB2, ANY).await;
             fails(early, Code::Unavailable, "has the LUN been grown");
             assert_eq!(co.fake.machine().sessions.len(), 2);
@@ -428,7 +428,7 @@ async fn a_map_grows_without_a_path_that_is_lost() {
             assert_eq!(co.expand("/staging", GIB2, ANY).await.unwrap(), GIB2);
             let map = co.fake.machine().map.clone().unwrap();
             assert_eq!((map.size, map.paths.len()), (GIB2, 1), "{fs}");
-            co.find(lost);
+            co.bring_up(lost);
             assert_eq!(co.node.join_paths(&mut Backoff::default()).await, 0);
             assert_eq!(co.fake.machine().map.as_ref().unwrap().paths.len(), 2);
         }
@@ -437,7 +437,7 @@ async fn a_map_grows_without_a_path_that_is_lost() {
     co.stage_both().await.unwrap();
     co.fake.grow_lun(GIB2);
     for portal in PORTALS {
-        co.lose(portal);
+        co.bring_down(portal);
     }
     fails(
         co.expand("/staging", GIB2, ANY).await,
@@ -453,7 +453,7 @@ async fn a_map_does_not_grow_while_multipathd_keeps_a_lost_path() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     co.fake.grow_lun(GIB2);
-    co.lose(PORTALS[0]);
+    co.bring_down(PORTALS[0]);
     co.fake.machine().keeps_paths = true;
     let kept = co.expand("/staging", GIB2, ANY).await;
     fails(kept, Code::Unavailable, "multipathd del path");
@@ -461,12 +461,12 @@ async fn a_map_does_not_grow_while_multipathd_keeps_a_lost_path() {
 }
 
 #[tokio::test]
-async fn portals_are_asked_at_the_same_time_but_the_first_alone_about_proofs() {
+async fn logins_are_concurrent_unless_the_first_portal_rejects_the_credentials() {
     let co = Co::multipath();
     co.fake.machine().together = 2;
     co.stage_both().await.unwrap();
     assert_eq!(co.fake.machine().sessions.len(), 2);
-    // What one says of the proofs the other would say, too.
+    // The other portal would reject the credentials, too.
     let co = Co::multipath();
     co.fake.machine().chap = Some(("alice".to_owned(), "another-secret".to_owned()));
     fails(co.stage_both().await, Code::Unauthenticated, "wants CHAP");
@@ -475,7 +475,7 @@ async fn portals_are_asked_at_the_same_time_but_the_first_alone_about_proofs() {
 
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn staging_again_lets_the_map_follow() {
+async fn staging_again_resizes_the_map() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     co.fake.grow_lun(GIB2);

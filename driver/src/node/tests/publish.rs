@@ -37,7 +37,7 @@ async fn readonly_is_enforced_from_the_first_moment() {
     assert_eq!(
         co.fake.mounted(),
         ["/staging", "/pods/1", "/pods/2"],
-        "no stepping stone is left"
+        "no temporary mount is left"
     );
     assert_eq!(readonly, [false, true, false]);
     fails(
@@ -51,20 +51,20 @@ async fn readonly_is_enforced_from_the_first_moment() {
         "read-write",
     );
     let binds = co.fake.ran("mount -o");
-    let stone = "/staging.csi.synology.com-readonly";
+    let temp_mount = "/staging.csi.synology.com-readonly";
     assert_eq!(
         binds[..3],
         [
-            format!("mount -o bind /staging {stone}"),
-            format!("mount -o remount,bind,ro {stone}"),
-            format!("mount -o bind {stone} /pods/1")
+            format!("mount -o bind /staging {temp_mount}"),
+            format!("mount -o remount,bind,ro {temp_mount}"),
+            format!("mount -o bind {temp_mount} /pods/1")
         ]
     );
 }
 
-/// What Kubernetes asks for where a pod has `readOnly: true` on a claim of volumeMode Block; another pod may write.
+/// What Kubernetes requests if a pod has `readOnly: true` on a claim of volumeMode Block; another pod may write.
 #[tokio::test]
-async fn a_raw_device_is_published_to_readers_beside_a_writer() {
+async fn a_raw_device_is_published_to_a_reader_and_a_writer() {
     let co = Co::raw();
     co.stage().await.unwrap();
     for _ in 0..2 {
@@ -130,7 +130,7 @@ async fn single_writers_have_one_path() {
 #[tokio::test]
 async fn a_volume_is_published_as_it_is_staged() {
     let mut co = Co::new();
-    // Only a staging formats.
+    // Only NodeStageVolume formats.
     fails(
         co.publish("/pods/1", false).await,
         Code::FailedPrecondition,
@@ -138,7 +138,7 @@ async fn a_volume_is_published_as_it_is_staged() {
     );
     assert!(co.fake.ran("mkfs").is_empty() && co.fake.machine().sessions.is_empty());
     co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
-    // The CO may believe a volume to be staged that an ended publication has taken along.
+    // The CO may believe that a volume is staged although the teardown of an ended publication has unmounted it.
     co.publish("/pods/1", false).await.unwrap();
     assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
     co.unpublish("/pods/1").await.unwrap();
@@ -163,11 +163,11 @@ async fn a_volume_is_published_as_it_is_staged() {
     assert_eq!(co.fake.mounted(), ["/staging"]);
 }
 
-/// After a final answer the CO forgets the target path, and never unpublishes it: the volume could not be unstaged any more.
+/// After a final error the CO forgets the target path and never unpublishes it: the volume could never be unstaged.
 /// design.md#final-codes
 #[tokio::test]
 async fn a_final_answer_leaves_no_publication() {
-    // Staged to be read only, and then asked for to be written.
+    // Staged read-only, and then requested read-write.
     let mut co = Co::new();
     co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
     co.mode = Mode::SingleNodeReaderOnly;
@@ -181,7 +181,7 @@ async fn a_final_answer_leaves_no_publication() {
     assert!(co.fake.ran("mount -o bind").is_empty());
     co.unstage().await.unwrap();
 
-    // Something is in the way of a reader's path, which takes two steps.
+    // A foreign file at the target path of a read-only publication, which takes two steps.
     let co = Co::new();
     co.stage().await.unwrap();
     co.fake.machine().files.insert("/pods/1".to_owned(), vec![]);
@@ -193,7 +193,7 @@ async fn a_final_answer_leaves_no_publication() {
     assert_eq!(co.fake.mounted(), ["/staging"]);
     assert!(co.fake.ran("mount -o bind").is_empty());
 
-    // The kernel shows something else than was asked for.
+    // The kernel shows another mount than requested.
     for was_there in [false, true] {
         let co = Co::new();
         co.stage().await.unwrap();
@@ -212,7 +212,7 @@ async fn a_final_answer_leaves_no_publication() {
         fails(
             co.publish("/pods/1", false).await,
             Code::Unavailable,
-            "taking back",
+            "rolling back",
         );
         fails(
             co.publish("/pods/1", false).await,
@@ -224,13 +224,13 @@ async fn a_final_answer_leaves_no_publication() {
     }
 }
 
-/// A link in the place of a directory would let a path lead anywhere on the node.
+/// With a symbolic link in it, a path could lead anywhere on the node.
 #[tokio::test]
 async fn paths_stay_below_the_kubelets_directory() {
     let fake = Fake::with_lun();
     fake.make_dir("/kubelet/staging");
     fake.make_dir("/kubelet/pods");
-    let mut co = Co::on(fake);
+    let mut co = Co::on_host(fake);
     co.node = Node::new(
         co.fake.clone(),
         NODE.to_owned(),
@@ -273,7 +273,7 @@ async fn paths_stay_below_the_kubelets_directory() {
 }
 
 #[tokio::test]
-async fn what_stands_at_the_target_is_not_replaced() {
+async fn foreign_files_at_the_target_are_not_replaced() {
     let co = Co::new();
     co.stage().await.unwrap();
     co.fake
@@ -304,7 +304,7 @@ async fn what_stands_at_the_target_is_not_replaced() {
 }
 
 #[tokio::test]
-async fn a_raw_device_is_a_file() {
+async fn a_raw_device_is_published_at_a_file() {
     let co = Co::raw();
     for _ in 0..2 {
         co.publish("/pods/1", false).await.unwrap();
@@ -344,7 +344,7 @@ async fn a_raw_device_is_identified_again() {
 
 /// design.md#volume-handle
 #[tokio::test]
-async fn unpublishing_what_never_was_is_fine() {
+async fn unpublishing_is_idempotent() {
     let mut co = Co::new();
     co.unpublish("/pods/1").await.unwrap();
     co.unpublish("/nowhere/1").await.unwrap();
@@ -365,12 +365,12 @@ async fn unpublishing_what_never_was_is_fine() {
 }
 
 #[tokio::test]
-async fn a_publication_that_lost_its_device_can_go() {
+async fn a_publication_that_lost_its_device_can_be_unpublished() {
     for co in [Co::new(), Co::raw()] {
         co.stage().await.unwrap();
         co.publish("/pods/1", false).await.unwrap();
         co.fake.machine().sessions.clear();
-        // The kernel marks a device node that is no more.
+        // The kernel marks a deleted device node.
         for mount in &mut co.fake.machine().mounts {
             if mount.fs == "devtmpfs" {
                 mount.root += "//deleted";

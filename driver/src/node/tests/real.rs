@@ -1,4 +1,5 @@
-//! Whole calls with the real mkfs, mount and resize tools on a loop device; only iSCSI and its part of sysfs are played.
+//! Whole RPCs with the real mkfs, mount and resize tools on a loop device; only iSCSI and its part of sysfs are simulated. Needs
+//! root.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,14 +15,14 @@ mod simulated_initiator;
 
 use simulated_initiator::SimulatedInitiator;
 
-/// A machine and the calls for its one volume.
-struct Life {
+/// One volume on its own host.
+struct TestVolume {
     host: Arc<SimulatedInitiator>,
     machine: Machine<Arc<SimulatedInitiator>>,
     capability: Option<csi::VolumeCapability>,
 }
 
-impl Life {
+impl TestVolume {
     async fn new(fs: &'static str, size: Bytes) -> Self {
         let host = SimulatedInitiator::new(size).await;
         let machine = Machine::new(
@@ -117,113 +118,113 @@ impl Life {
     }
 
     async fn bytes(&self, path: &str) -> i64 {
-        let ask = Stats {
+        let request = Stats {
             volume: Self::volume_id().parse().unwrap(),
             path: self.host.path(path),
         };
-        self.machine.stats(&ask).await.unwrap().0[0].total
+        self.machine.stats(&request).await.unwrap().0[0].total
     }
 }
 
-async fn live(fs: &'static str) {
-    let life = Life::new(fs, Bytes::GIB).await;
+async fn full_lifecycle(fs: &'static str) {
+    let volume = TestVolume::new(fs, Bytes::GIB).await;
     let text = "x".repeat(3 << 20);
-    life.stage().await.unwrap();
-    life.stage().await.unwrap();
-    life.publish("pods/1", false).await.unwrap();
-    life.publish("pods/2", true).await.unwrap();
-    std::fs::write(life.host.path("pods/1/file"), &text).unwrap();
+    volume.stage().await.unwrap();
+    volume.stage().await.unwrap();
+    volume.publish("pods/1", false).await.unwrap();
+    volume.publish("pods/2", true).await.unwrap();
+    std::fs::write(volume.host.path("pods/1/file"), &text).unwrap();
     assert!(
-        std::fs::write(life.host.path("pods/2/other"), "x").is_err(),
+        std::fs::write(volume.host.path("pods/2/other"), "x").is_err(),
         "read-only is read-only"
     );
-    let before = life.bytes("pods/1").await;
+    let before = volume.bytes("pods/1").await;
     let grown = Bytes::mib(1536);
-    life.grow_lun(grown);
-    match life.expand("pods/1", grown).await {
+    volume.grow_lun(grown);
+    match volume.expand("pods/1", grown).await {
         Ok(size) => assert_eq!(size, grown),
         Err(error) if fs == "ext4" && error.chain().contains("CAP_SYS_RESOURCE") => {
             common::skip(
-                "ext4_lives (mounted growth)",
+                "ext4_lifecycle (mounted growth)",
                 "growth of a mounted ext4 needs CAP_SYS_RESOURCE",
             );
             assert_eq!(error.code(), Code::FailedPrecondition);
-            life.unpublish("pods/1").await.unwrap();
-            life.unpublish("pods/2").await.unwrap();
-            life.unstage().await.unwrap();
-            life.stage().await.unwrap();
-            life.publish("pods/1", false).await.unwrap();
+            volume.unpublish("pods/1").await.unwrap();
+            volume.unpublish("pods/2").await.unwrap();
+            volume.unstage().await.unwrap();
+            volume.stage().await.unwrap();
+            volume.publish("pods/1", false).await.unwrap();
         }
         Err(error) => panic!("{}", error.chain()),
     }
-    assert_eq!(life.expand("staging", grown).await.unwrap(), grown);
-    let after = life.bytes("pods/1").await;
+    assert_eq!(volume.expand("staging", grown).await.unwrap(), grown);
+    let after = volume.bytes("pods/1").await;
     assert!(after - before > 480 << 20, "{before} became {after}");
     assert_eq!(
-        std::fs::read_to_string(life.host.path("pods/1/file")).unwrap(),
+        std::fs::read_to_string(volume.host.path("pods/1/file")).unwrap(),
         text
     );
     for target in ["pods/1", "pods/2"] {
-        life.unpublish(target).await.unwrap();
-        life.unpublish(target).await.unwrap();
-        assert!(!PathBuf::from(life.host.path(target)).exists());
+        volume.unpublish(target).await.unwrap();
+        volume.unpublish(target).await.unwrap();
+        assert!(!PathBuf::from(volume.host.path(target)).exists());
     }
-    life.unstage().await.unwrap();
-    life.unstage().await.unwrap();
-    let mounts = life.machine.mounts(|_| true).await.unwrap();
+    volume.unstage().await.unwrap();
+    volume.unstage().await.unwrap();
+    let mounts = volume.machine.mounts(|_| true).await.unwrap();
     assert!(
         mounts
             .iter()
-            .all(|mount| !mount.point.starts_with(&life.host.path("")))
+            .all(|mount| !mount.point.starts_with(&volume.host.path("")))
     );
 }
 
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn ext4_lives() {
-    if common::is_root("ext4_lives") {
-        live("ext4").await;
+async fn ext4_lifecycle() {
+    if common::is_root("ext4_lifecycle") {
+        full_lifecycle("ext4").await;
     }
 }
 
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn xfs_lives() {
-    if common::is_root("xfs_lives") {
-        live("xfs").await;
+async fn xfs_lifecycle() {
+    if common::is_root("xfs_lifecycle") {
+        full_lifecycle("xfs").await;
     }
 }
 
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn btrfs_lives() {
-    if common::is_root("btrfs_lives") {
-        live("btrfs").await;
+async fn btrfs_lifecycle() {
+    if common::is_root("btrfs_lifecycle") {
+        full_lifecycle("btrfs").await;
     }
 }
 
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn a_raw_device_lives() {
-    if !common::is_root("a_raw_device_lives") {
+async fn raw_device_lifecycle() {
+    if !common::is_root("raw_device_lifecycle") {
         return;
     }
-    let life = Life::new("raw", Bytes::GIB).await;
-    life.stage().await.unwrap();
+    let volume = TestVolume::new("raw", Bytes::GIB).await;
+    volume.stage().await.unwrap();
     for _ in 0..2 {
-        life.publish("pods/1", false).await.unwrap();
+        volume.publish("pods/1", false).await.unwrap();
     }
-    life.grow_lun(Bytes::gib(2));
+    volume.grow_lun(Bytes::gib(2));
     assert_eq!(
-        life.expand("pods/1", Bytes::gib(2)).await.unwrap(),
+        volume.expand("pods/1", Bytes::gib(2)).await.unwrap(),
         Bytes::gib(2)
     );
-    assert_eq!(life.bytes("pods/1").await, Bytes::gib(2).as_i64());
-    life.unpublish("pods/1").await.unwrap();
-    life.unstage().await.unwrap();
+    assert_eq!(volume.bytes("pods/1").await, Bytes::gib(2).as_i64());
+    volume.unpublish("pods/1").await.unwrap();
+    volume.unstage().await.unwrap();
 }
 
-/// Kills the real mkfs at random moments, as often as it takes, and then stages to the end.
+/// Kills the real mkfs at random moments, at least 12 times; then staging must succeed.
 async fn survive_kills(test: &str, fs: &'static str, check: &'static str, check_args: &[&str]) {
     if !common::is_root(test) {
         return;
@@ -233,19 +234,19 @@ async fn survive_kills(test: &str, fs: &'static str, check: &'static str, check_
         .unwrap_or(20_251);
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let mut killed = 0;
-    // How long it takes undisturbed is measured again and again, so that the kills fall on all of it.
-    let mut whole = Duration::ZERO;
+    // Duration of an undisturbed mkfs, measured in every round, so that the kills are spread over all of it.
+    let mut mkfs_duration = Duration::ZERO;
     for round in 0..60 {
         if killed >= 12 {
             break;
         }
-        let life = Life::new(fs, Bytes::GIB).await;
+        let volume = TestVolume::new(fs, Bytes::GIB).await;
         for _ in 0..if round == 0 { 0 } else { 3 } {
-            *life.host.patience.lock().unwrap() =
-                Some(whole.mul_f64(random.random_range(0.05..1.0)));
-            match life.stage().await {
+            *volume.host.mkfs_timeout.lock().unwrap() =
+                Some(mkfs_duration.mul_f64(random.random_range(0.05..1.0)));
+            match volume.stage().await {
                 Ok(()) => break,
-                // ABORTED; or UNAVAILABLE, when what was killed still holds the disk for a moment. Never a final code.
+                // ABORTED; or UNAVAILABLE, if the killed process still has the disk open for a moment. Never a final code.
                 Err(error) => assert!(
                     !error.is_final(),
                     "seed {seed}, round {round}: {}",
@@ -254,15 +255,16 @@ async fn survive_kills(test: &str, fs: &'static str, check: &'static str, check_
             }
             killed += 1;
         }
-        *life.host.patience.lock().unwrap() = None;
-        life.stage()
+        *volume.host.mkfs_timeout.lock().unwrap() = None;
+        volume
+            .stage()
             .await
             .unwrap_or_else(|error| panic!("seed {seed}, round {round}: {}", error.chain()));
-        whole = *life.host.took.lock().unwrap();
-        life.unstage().await.unwrap();
-        common::run(check, &[check_args, &[life.host.node.as_str()]].concat()).await;
+        mkfs_duration = *volume.host.mkfs_duration.lock().unwrap();
+        volume.unstage().await.unwrap();
+        common::run(check, &[check_args, &[volume.host.node.as_str()]].concat()).await;
     }
-    eprintln!("seed {seed}: {killed} mkfs.{fs} were killed within {whole:?}");
+    eprintln!("seed {seed}: killed mkfs.{fs} {killed} times within {mkfs_duration:?}");
     assert!(
         killed >= 12,
         "seed {seed}: only {killed} were killed in time"
@@ -306,21 +308,21 @@ async fn real_data_is_left_alone() {
         ("mkfs.xfs", &["-q"], "xfs"),
         ("mkfs.btrfs", &["-q"], "btrfs"),
     ] {
-        let life = Life::new("ext4", Bytes::mib(400)).await;
-        common::run(program, &[args, &[life.host.node.as_str()]].concat()).await;
-        let before = common::run("sha256sum", &[&life.host.path("lun")])
+        let volume = TestVolume::new("ext4", Bytes::mib(400)).await;
+        common::run(program, &[args, &[volume.host.node.as_str()]].concat()).await;
+        let before = common::run("sha256sum", &[&volume.host.path("lun")])
             .await
             .stdout;
-        let error = life.stage().await.unwrap_err();
+        let error = volume.stage().await.unwrap_err();
         assert_eq!(error.code(), Code::FailedPrecondition, "{}", error.chain());
         assert!(error.chain().contains(cause), "{}", error.chain());
         assert_eq!(
-            common::run("sha256sum", &[&life.host.path("lun")])
+            common::run("sha256sum", &[&volume.host.path("lun")])
                 .await
                 .stdout,
             before,
             "{program}"
         );
-        assert!(!PathBuf::from(life.host.path("sys/class/iscsi_session/session1")).exists());
+        assert!(!PathBuf::from(volume.host.path("sys/class/iscsi_session/session1")).exists());
     }
 }

@@ -1,4 +1,4 @@
-//! Labels for whole mounts, as the kubelet gives them at both calls.
+//! SELinux labels as mount options (`context=`), as the kubelet passes them at stage and publish.
 
 use super::*;
 
@@ -17,14 +17,14 @@ fn node() -> Co {
 }
 
 #[tokio::test]
-async fn a_label_reaches_mount_whole_and_is_no_matter_of_binds() {
+async fn a_label_is_passed_to_mount_unchanged_and_not_to_bind_mounts() {
     let co = node();
     co.stage().await.unwrap();
     co.stage().await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
     co.publish("/pods/2", true).await.unwrap();
-    let stone = "/staging.csi.synology.com-readonly";
+    let temp_mount = "/staging.csi.synology.com-readonly";
     assert_eq!(
         co.fake.ran("mount"),
         [
@@ -32,15 +32,15 @@ async fn a_label_reaches_mount_whole_and_is_no_matter_of_binds() {
                 "mount -t ext4 -o nodev,nosuid,errors=remount-ro,noatime,{LABEL} /dev/sdb /staging"
             ),
             "mount -o bind /staging /pods/1".to_owned(),
-            format!("mount -o bind /staging {stone}"),
-            format!("mount -o remount,bind,ro {stone}"),
-            format!("mount -o bind {stone} /pods/2"),
+            format!("mount -o bind /staging {temp_mount}"),
+            format!("mount -o remount,bind,ro {temp_mount}"),
+            format!("mount -o bind {temp_mount} /pods/2"),
         ]
     );
 }
 
 #[tokio::test]
-async fn the_same_label_in_other_words_is_the_same() {
+async fn a_label_with_reordered_categories_is_the_same() {
     let mut co = node();
     co.stage().await.unwrap();
     labelled(
@@ -90,7 +90,7 @@ async fn a_volume_has_one_label() {
 }
 
 #[tokio::test]
-async fn a_label_that_mount_leaves_out_is_noticed() {
+async fn a_label_that_mount_drops_is_detected() {
     let co = node();
     co.fake.machine().selinux = false;
     fails(
@@ -98,20 +98,17 @@ async fn a_label_that_mount_leaves_out_is_noticed() {
         Code::FailedPrecondition,
         "/sys/fs/selinux",
     );
-    assert!(
-        co.fake.mounted().is_empty(),
-        "no file without its label is left to be seen"
-    );
+    assert!(co.fake.mounted().is_empty(), "no unlabelled mount is left");
     assert!(
         co.fake.machine().sessions.is_empty(),
-        "final, so nothing stays"
+        "a final error leaves no session"
     );
     co.fake.machine().selinux = true;
     co.stage().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_label_that_the_kernel_refuses_is_told() {
+async fn a_label_that_the_kernel_refuses_is_reported() {
     let co = node();
     co.fake
         .answer("mount -t", 32, "mount: /staging: wrong fs type, bad option");

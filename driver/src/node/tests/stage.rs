@@ -40,9 +40,10 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
         );
         let mount = format!("mount -t {fs} -o {} /dev/sdb /staging", default_options(fs));
         assert_eq!(log[9..], [mount], "nothing new is measured");
-        let world = co.fake.machine();
-        let text =
-            String::from_utf8_lossy(&world.files[&format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260")]);
+        let machine = co.fake.machine();
+        let text = String::from_utf8_lossy(
+            &machine.files[&format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260")],
+        );
         for line in [
             "node.session.nr_sessions = 1\n",
             "node.session.reopen_max = 0\n",
@@ -52,7 +53,7 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
     }
 }
 
-/// Between the node in `/dev` and the device there is a moment; a slow machine was seen in it.
+/// The device node appears in `/dev` a moment before the device can be opened (seen on a slow machine).
 #[tokio::test]
 async fn a_disk_is_waited_for_until_it_can_be_opened() {
     let co = Co::new();
@@ -75,7 +76,7 @@ async fn staging_twice_changes_nothing() {
 }
 
 #[tokio::test]
-async fn staged_otherwise_already_exists() {
+async fn a_different_staging_is_already_exists() {
     let mut co = Co::new();
     co.stage().await.unwrap();
     co.fs = "xfs";
@@ -105,10 +106,10 @@ async fn flags_and_reader_modes_reach_mount() {
 
 /// design.md#identity-before-action
 #[tokio::test]
-async fn the_serial_is_read_fresh() {
+async fn the_serial_is_read_after_a_rescan() {
     let co = Co::new();
     co.fake.log_in();
-    // The mapping was given to another LUN under the live session: sysfs still tells the old serial.
+    // Another LUN was mapped under the live session: sysfs still has the old serial.
     let other = "00000000-f296-4d4b-b712-a85c139f9dac";
     co.fake
         .machine()
@@ -119,7 +120,7 @@ async fn the_serial_is_read_fresh() {
     assert!(co.fake.content().is_empty(), "nothing was written");
     assert!(
         co.fake.machine().sessions.is_empty() && co.fake.machine().records.is_empty(),
-        "and nobody is logged in"
+        "and no session is left"
     );
 }
 
@@ -149,10 +150,10 @@ async fn only_a_blank_disk_is_formatted() {
     }
 }
 
-/// The last samples, too: there are not always as many as are read at a time.
+/// The last chunk of samples may be smaller than the others.
 /// design.md#identity-before-action
 #[tokio::test]
-async fn the_end_of_a_disk_of_any_size_is_looked_at() {
+async fn the_end_of_a_disk_of_any_size_is_sampled() {
     for size in [Bytes::gib(1), Bytes::mib(3001), Bytes::gib(10)] {
         let co = Co::new();
         for target in co.fake.machine().targets.values_mut() {
@@ -205,7 +206,7 @@ async fn another_file_system_is_left_alone() {
 
 /// design.md#identity-before-action
 #[tokio::test]
-async fn nobody_formats_for_a_reader() {
+async fn a_read_only_volume_is_never_formatted() {
     for flags in [vec![], vec!["ro".to_owned()]] {
         let mut co = Co::new();
         if flags.is_empty() {
@@ -215,11 +216,11 @@ async fn nobody_formats_for_a_reader() {
         fails(
             co.stage().await,
             Code::FailedPrecondition,
-            "nobody formats for a reader",
+            "a read-only volume is never formatted",
         );
         assert!(co.fake.ran("mkfs").is_empty() && co.fake.ran("write").is_empty());
         assert!(co.fake.machine().sessions.is_empty());
-        // Nor is anything else written for one.
+        // Nothing else is written for a read-only volume, either.
         co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
         co.fake
             .write(marker::PLACE.offset, &marker::block(&UUID.parse().unwrap()));
@@ -335,7 +336,7 @@ async fn the_first_portal_that_accepts_is_used() {
 }
 
 #[tokio::test]
-async fn logins_that_fail_say_why() {
+async fn a_failed_login_reports_its_cause() {
     for (status, code, cause) in [
         (8, Code::Unavailable, "does not answer"),
         (19, Code::FailedPrecondition, "refuses the login for good"),
@@ -398,7 +399,7 @@ async fn a_session_without_its_target_is_replaced() {
     co.stage().await.unwrap();
     assert_eq!(co.fake.ran("iscsiadm -m session -r 1 --logout").len(), 1);
     assert_eq!(co.fake.mounted(), ["/staging"]);
-    // The same with the mount that a crash left on it.
+    // The same with a mount that a crash has left behind.
     co.fake.machine().sessions.get_mut(&1).unwrap().alive = false;
     co.stage().await.unwrap();
     assert_eq!(co.fake.mounted(), ["/staging"]);
@@ -407,11 +408,11 @@ async fn a_session_without_its_target_is_replaced() {
 
 /// design.md#identity-before-action
 #[tokio::test]
-async fn what_a_lost_target_once_said_is_no_identity() {
+async fn a_cached_serial_of_a_lost_target_does_not_prove_identity() {
     let co = Co::new();
     co.stage().await.unwrap();
     co.publish("/pods/1", false).await.unwrap();
-    // The rescan succeeds, and sysfs still tells the right serial.
+    // The rescan succeeds, and sysfs still has the right serial.
     co.fake.machine().targets.clear();
     fails(co.stage().await, Code::Aborted, "/pods/1");
     fails(
@@ -452,7 +453,7 @@ async fn a_lost_session_in_use_is_left_alone() {
 async fn a_mount_without_its_device_is_removed() {
     let co = Co::new();
     co.stage().await.unwrap();
-    // Somebody logged out by hand, and sdb is no more.
+    // A logout by hand: sdb is gone.
     co.fake.machine().sessions.clear();
     co.stage().await.unwrap();
     assert_eq!(
@@ -467,7 +468,7 @@ async fn a_mount_without_its_device_is_removed() {
 
 /// design.md#identity-before-action
 #[tokio::test]
-async fn somebody_elses_mount_is_left_alone() {
+async fn a_foreign_mount_is_left_alone() {
     for (fs, device, source) in [
         ("ext4", "8:0", "/dev/sda"),
         ("tmpfs", "0:50", "tmpfs"),
@@ -488,7 +489,7 @@ async fn somebody_elses_mount_is_left_alone() {
 }
 
 #[tokio::test]
-async fn sessions_that_somebody_else_has_made_do_not_block() {
+async fn additional_sessions_made_by_hand_do_not_block() {
     for raw in [false, true] {
         let co = Co { raw, ..Co::new() };
         for _ in 0..3 {
@@ -508,7 +509,7 @@ async fn sessions_that_somebody_else_has_made_do_not_block() {
 }
 
 #[tokio::test]
-async fn the_staging_directory_must_be_there() {
+async fn the_staging_directory_must_exist() {
     let co = Co::new();
     co.fake.machine().dirs.remove("/staging");
     fails(co.stage().await, Code::FailedPrecondition, "does not exist");
@@ -516,13 +517,17 @@ async fn the_staging_directory_must_be_there() {
         .machine()
         .files
         .insert("/staging".to_owned(), vec![]);
-    fails(co.stage().await, Code::FailedPrecondition, "no directory");
+    fails(
+        co.stage().await,
+        Code::FailedPrecondition,
+        "not a directory",
+    );
     assert!(co.fake.machine().log.is_empty());
 }
 
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn staging_grows_what_is_too_small() {
+async fn staging_grows_a_file_system_smaller_than_its_disk() {
     for fs in ["ext4", "xfs", "btrfs"] {
         let co = Co::with_fs(fs);
         co.fake.put_file_system(fs.parse().unwrap(), Bytes::GIB);
@@ -540,7 +545,7 @@ async fn staging_grows_what_is_too_small() {
 
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn without_the_capability_ext4_grows_unmounted() {
+async fn without_cap_sys_resource_ext4_grows_unmounted() {
     let co = Co::new();
     co.fake.put_file_system(FsType::Ext4, Bytes::GIB);
     co.fake.grow_lun(GIB2);

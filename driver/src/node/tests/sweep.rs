@@ -4,7 +4,7 @@ use super::*;
 use crate::host::fake::SessionState;
 use crate::host::mount::{Mount, parse};
 
-/// A record of a publication to this node that nothing hangs on.
+/// The name of a record of a publication to this node without session and mount.
 fn unused(number: usize) -> String {
     let node = NodeId::derive(NODE, "an earlier initiator name");
     format!("iqn.2000-01.com.synology:{number:08x}f2964d4bb712a85c139f9dac.{node}")
@@ -16,7 +16,7 @@ fn mounted(line: &str) -> Mount {
 
 /// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn the_sweep_touches_only_records_that_nothing_hangs_on() {
+async fn the_sweep_deletes_only_unused_records() {
     let other_lun = "iqn.2000-01.com.synology:00000000f2964d4bb712a85c139f9dac";
     let own = format!(
         "{other_lun}.{}",
@@ -37,16 +37,16 @@ async fn the_sweep_touches_only_records_that_nothing_hangs_on() {
         [staged, of_another_node, foreign].into()
     );
 
-    // A mount that lost its disk might be anybody's.
+    // A mount that has lost its disk might belong to any volume.
     co.fake.machine().records.insert(own.clone());
     co.fake.machine().sessions.clear();
     co.node.sweep().await;
     assert!(co.fake.machine().records.contains(&own));
 }
 
-/// kubelet binds the file of a Secret into a pod, and removes it when the Secret has changed.
+/// The kubelet bind-mounts the file of a Secret into a pod, and deletes the file when the Secret changes.
 #[tokio::test]
-async fn a_changed_secret_that_a_pod_has_mounted_is_no_lost_disk() {
+async fn a_changed_secret_mounted_by_a_pod_is_not_a_lost_disk() {
     let co = Co::new();
     co.fake.machine().records.insert(unused(0));
     let secret = mounted(
@@ -55,7 +55,7 @@ async fn a_changed_secret_that_a_pod_has_mounted_is_no_lost_disk() {
     co.fake.machine().mounts.push(secret.clone());
     co.node.sweep().await;
     assert!(co.fake.machine().records.is_empty());
-    // Nor is it anybody's to unmount.
+    // And it is not unmounted.
     let mut there = secret;
     "/staging".clone_into(&mut there.point);
     co.fake.machine().mounts.push(there);
@@ -74,17 +74,17 @@ async fn a_device_whose_node_was_deleted_is_a_lost_disk() {
     assert!(co.fake.machine().records.contains(&unused(0)));
 }
 
-/// What it costs is a look at each record, mount and disk, and not at each disk for each mount for each record.
+/// Cost: each record, mount and disk is read once, not each disk for each mount for each record.
 #[tokio::test]
-async fn many_records_mounts_and_disks_are_looked_at_once() {
+async fn many_records_mounts_and_disks_are_read_once() {
     const RECORDS: usize = 20;
     const MOUNTS: usize = 200;
     const DISKS: usize = 200;
     let co = Co::new();
     {
-        let mut world = co.fake.machine();
+        let mut machine = co.fake.machine();
         for number in 0..RECORDS {
-            world.records.insert(unused(number));
+            machine.records.insert(unused(number));
         }
         for id in 1..=u32::try_from(DISKS).unwrap() {
             let state = SessionState {
@@ -94,32 +94,32 @@ async fn many_records_mounts_and_disks_are_looked_at_once() {
                 portal: "10.0.0.9:3260".to_owned(),
                 offline: false,
             };
-            world.sessions.insert(id, state);
+            machine.sessions.insert(id, state);
         }
         for number in 0..MOUNTS / 2 {
             for (device, fs) in [
                 ("8:16", "ext4 /dev/sdb"),
                 ("0:52", "btrfs /dev/mapper/mpatha"),
             ] {
-                world.mounts.push(mounted(&format!(
+                machine.mounts.push(mounted(&format!(
                     "36 35 {device} / /other/{number} rw,relatime - {fs} rw\n"
                 )));
             }
         }
-        world.make_map();
-        world.looks = 0;
-        world.log.clear();
+        machine.make_map();
+        machine.looks = 0;
+        machine.log.clear();
     }
     co.node.sweep().await;
-    let world = co.fake.machine();
-    assert!(world.records.is_empty());
-    assert_eq!(world.log.len(), RECORDS, "{:?}", world.log);
+    let machine = co.fake.machine();
+    assert!(machine.records.is_empty());
+    assert_eq!(machine.log.len(), RECORDS, "{:?}", machine.log);
     // The name of each session and the number of each disk; for a record the names of maps' sessions, and two folders.
     let bound = DISKS + DISKS + MOUNTS + 3 * RECORDS + 20;
-    assert!(world.looks <= bound, "{} looks", world.looks);
+    assert!(machine.looks <= bound, "{} looks", machine.looks);
 }
 
-/// Each further record would take as long, and the CO waits.
+/// Each further record would take as long, and the CO waits meanwhile.
 #[tokio::test]
 async fn a_database_that_does_not_answer_is_tried_once() {
     let co = Co::new();
@@ -132,7 +132,7 @@ async fn a_database_that_does_not_answer_is_tried_once() {
     assert_eq!(co.fake.machine().records.len(), 3);
 }
 
-/// Calls are served while records are swept: what was judged a moment ago is judged again.
+/// RPCs are served during the sweep, so a record is checked again before it is deleted.
 #[tokio::test]
 async fn a_record_that_has_a_session_again_stays() {
     let co = Co::new();
@@ -149,24 +149,27 @@ async fn a_record_that_has_a_session_again_stays() {
     co.unstage().await.unwrap();
     co.fake.machine().records.insert(iqn.to_string());
     co.node.sweep_one(uuid, record).await.unwrap();
-    assert!(co.fake.machine().records.is_empty(), "and else it goes");
+    assert!(
+        co.fake.machine().records.is_empty(),
+        "and otherwise it is deleted"
+    );
 }
 
 #[tokio::test]
-async fn a_volume_that_a_call_is_at_work_on_is_left_to_it() {
+async fn the_sweep_skips_a_volume_that_an_rpc_has_locked() {
     let co = Co::new();
     let record = unused(0);
     co.fake.machine().records.insert(record.clone());
     let iqn: Iqn = record.parse().unwrap();
     let (uuid, _) = iqn.publication().unwrap();
-    let aside = format!("/etc/iscsi/{}{iqn}", crate::host::record::TEMP_PREFIX);
-    co.fake.machine().files.insert(aside.clone(), vec![]);
+    let temp_file = format!("/etc/iscsi/{}{iqn}", crate::host::record::TEMP_PREFIX);
+    co.fake.machine().files.insert(temp_file.clone(), vec![]);
     let occupied = co.occupy_lun(uuid.as_str()).await;
     co.node.sweep().await;
     assert!(co.fake.machine().records.contains(&record));
-    assert!(co.fake.machine().files.contains_key(&aside));
+    assert!(co.fake.machine().files.contains_key(&temp_file));
     occupied.end().await;
     co.node.sweep().await;
     assert!(!co.fake.machine().records.contains(&record));
-    assert!(!co.fake.machine().files.contains_key(&aside));
+    assert!(!co.fake.machine().files.contains_key(&temp_file));
 }

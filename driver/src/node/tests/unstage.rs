@@ -1,4 +1,4 @@
-//! NodeUnstageVolume and the sweep.
+//! NodeUnstageVolume.
 
 use std::time::Duration;
 
@@ -16,9 +16,11 @@ async fn unstaging_leaves_nothing() {
         co.stage().await.unwrap();
         for _ in 0..2 {
             co.unstage().await.unwrap();
-            let world = co.fake.machine();
+            let machine = co.fake.machine();
             assert!(
-                world.mounts.is_empty() && world.sessions.is_empty() && world.records.is_empty()
+                machine.mounts.is_empty()
+                    && machine.sessions.is_empty()
+                    && machine.records.is_empty()
             );
         }
     }
@@ -30,10 +32,10 @@ async fn unstaging_needs_neither_nas_nor_disk() {
     let co = Co::new();
     co.stage().await.unwrap();
     {
-        let mut world = co.fake.machine();
-        world.targets.clear();
-        world.unreadable = true;
-        world.sessions.get_mut(&1).unwrap().alive = false;
+        let mut machine = co.fake.machine();
+        machine.targets.clear();
+        machine.unreadable = true;
+        machine.sessions.get_mut(&1).unwrap().alive = false;
     }
     let before = co.fake.machine().log.len();
     co.unstage().await.unwrap();
@@ -67,9 +69,9 @@ async fn a_published_volume_is_not_unstaged() {
     co.unstage().await.unwrap();
 }
 
-/// As after a killed umount: the mount has gone, and the kernel takes the file system down a moment later.
+/// As after a killed umount: the mount is gone, and the kernel releases the file system a moment later.
 #[tokio::test]
-async fn a_file_system_that_is_still_being_taken_down_is_waited_for() {
+async fn unstaging_waits_until_the_kernel_has_released_the_file_system() {
     let co = Co::new();
     co.stage().await.unwrap();
     co.fake.machine().claimed = true;
@@ -142,10 +144,10 @@ async fn a_list_that_cannot_be_read_is_not_empty() {
     }
 }
 
-/// A database where the driver does not look for one.
+/// A record database at a path that the driver does not know.
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn what_iscsiadm_lists_is_believed_as_a_whole_or_not_at_all() {
+async fn a_partly_garbled_list_of_iscsiadm_is_an_error() {
     let co = Co::new();
     let ours = co.fake.iqn().to_string();
     let lists = |listed: String| {
@@ -165,7 +167,7 @@ async fn what_iscsiadm_lists_is_believed_as_a_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_record_that_a_power_cut_has_left_is_in_nobodys_way() {
+async fn a_record_damaged_by_a_power_cut_is_removed() {
     let co = Co::new();
     co.stage().await.unwrap();
     let iqn = co.fake.iqn().to_string();
@@ -175,11 +177,11 @@ async fn a_record_that_a_power_cut_has_left_is_in_nobodys_way() {
     cut_short();
     co.unstage().await.unwrap();
     {
-        let world = co.fake.machine();
-        assert!(world.records.is_empty());
-        assert!(!world.files.keys().any(|path| path.contains(&iqn)));
+        let machine = co.fake.machine();
+        assert!(machine.records.is_empty());
+        assert!(!machine.files.keys().any(|path| path.contains(&iqn)));
     }
-    // And it is met when the volume is staged.
+    // The same at stage time.
     let file = format!("/etc/iscsi/nodes/{iqn}/10.0.0.5,3260");
     co.fake.machine().files.insert(file, vec![]);
     co.fake.machine().records.insert(iqn.clone());
@@ -188,7 +190,7 @@ async fn a_record_that_a_power_cut_has_left_is_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn any_number_of_sessions_is_released() {
+async fn any_number_of_sessions_is_logged_out() {
     let co = Co::new();
     co.stage().await.unwrap();
     for _ in 0..2 {
@@ -197,14 +199,14 @@ async fn any_number_of_sessions_is_released() {
     co.publish("/pods/1", false).await.unwrap();
     co.unpublish("/pods/1").await.unwrap();
     co.unstage().await.unwrap();
-    let world = co.fake.machine();
-    assert!(world.sessions.is_empty() && world.records.is_empty());
+    let machine = co.fake.machine();
+    assert!(machine.sessions.is_empty() && machine.records.is_empty());
 }
 
-/// The watch over a queueing map reads on for a moment after the call that it stands by is answered.
+/// The lock is free as soon as the RPC has returned, although [`Machine::with_queueing_timeout`] reads sysfs in the background.
 /// design.md#one-operation-per-volume
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_is_free_when_its_unstaging_is_answered() {
+async fn a_volume_is_unlocked_when_its_unstage_returns() {
     let root = tempfile::tempdir().unwrap();
     let in_flight = InFlight::default();
     let node = Node::new(
@@ -214,14 +216,14 @@ async fn a_volume_is_free_when_its_unstaging_is_answered() {
         Duration::from_secs(120),
         in_flight.clone(),
     );
-    for turn in 0..300 {
+    for round in 0..300 {
         let request = csi::NodeUnstageVolumeRequest {
             volume_id: format!("nas1/{UUID}"),
             staging_target_path: "/none".to_owned(),
         };
-        // Without iscsiadm it fails; what counts is that it is over.
+        // It fails without iscsiadm; only the lock matters here.
         let _ = node.node_unstage_volume(Request::new(request)).await;
         let free = in_flight.run(UUID, async { Ok(()) }).await;
-        assert!(free.is_ok(), "turn {turn}: {free:?}");
+        assert!(free.is_ok(), "round {round}: {free:?}");
     }
 }

@@ -1,19 +1,19 @@
-//! Letting a map go, whatever has become of its paths.
+//! Releasing a map: with lost paths, after crashes, and when it is in use.
 
 use super::*;
 
 /// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn unstaging_needs_no_nas_and_ends_the_queueing() {
+async fn unstaging_needs_no_nas_and_disables_queueing() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     for portal in PORTALS {
-        co.lose(portal);
+        co.bring_down(portal);
     }
     co.fake.machine().targets.clear();
     let before = co.fake.machine().log.len();
     co.unstage().await.unwrap();
-    co.nothing_is_left();
+    co.assert_nothing_left();
     let log = co.fake.machine().log[before..].to_vec();
     // The unmount waits until the queueing ends.
     assert_eq!(
@@ -30,7 +30,7 @@ async fn unstaging_needs_no_nas_and_ends_the_queueing() {
 
 /// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn a_crash_between_any_two_steps_of_unstaging_is_made_good() {
+async fn unstaging_recovers_from_a_crash_at_any_step() {
     for step in [
         "umount /staging",
         "multipath -f",
@@ -43,13 +43,13 @@ async fn a_crash_between_any_two_steps_of_unstaging_is_made_good() {
         co.fake.hang(step);
         fails(co.unstage().await, Code::Aborted, "may still run");
         co.unstage().await.unwrap();
-        co.nothing_is_left();
+        co.assert_nothing_left();
     }
 }
 
 /// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn a_crash_between_any_two_steps_of_staging_is_made_good() {
+async fn staging_recovers_from_a_crash_at_any_step() {
     for (step, count) in [
         ("iscsiadm", 6),
         ("echo", 2),
@@ -59,17 +59,17 @@ async fn a_crash_between_any_two_steps_of_staging_is_made_good() {
     ] {
         for skipped in 0..count {
             let co = Co::multipath();
-            // One login that hangs is no hindrance.
+            // A login that hangs at one portal does not fail the stage.
             let broken = |staged: Result<(), Status>| match (step, skipped) {
                 ("iscsiadm", 4 | 5) => staged.unwrap(),
                 _ => fails(staged, Code::Aborted, "may still run"),
             };
             co.fake.hang_after(step, skipped);
             broken(co.stage_both().await);
-            // Unstaged from there, or staged again.
+            // Then either unstage, or stage again.
             let unstaged = co.unstage().await;
             unstaged.unwrap_or_else(|status| panic!("{step} {skipped}: {status}"));
-            co.nothing_is_left();
+            co.assert_nothing_left();
             co.fake.hang_after(step, skipped);
             broken(co.stage_both().await);
             co.stage_both().await.unwrap();
@@ -84,12 +84,12 @@ async fn a_map_that_outlived_its_sessions_is_removed() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     {
-        let mut world = co.fake.machine();
-        world.sessions.clear();
-        world.map.as_mut().unwrap().paths.clear();
+        let mut machine = co.fake.machine();
+        machine.sessions.clear();
+        machine.map.as_mut().unwrap().paths.clear();
     }
     co.unstage().await.unwrap();
-    co.nothing_is_left();
+    co.assert_nothing_left();
 }
 
 #[tokio::test]
@@ -102,17 +102,17 @@ async fn a_map_in_use_elsewhere_is_not_removed() {
     co.fake.machine().claimed = false;
     co.fake.answer("multipath -f", 1, "map in use");
     co.unstage().await.unwrap();
-    co.nothing_is_left();
+    co.assert_nothing_left();
 }
 
 #[tokio::test]
-async fn a_map_that_queues_without_a_path_is_let_go_all_the_same() {
+async fn a_map_that_queues_without_a_path_is_released() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
-    // The LUN is unmapped on the NAS: the sessions live, and something waits for an answer of the map.
+    // The LUN is unmapped on the NAS: the sessions are alive, and I/O to the map hangs.
     co.fake.machine().map.as_mut().unwrap().paths.clear();
     co.unstage().await.unwrap();
-    co.nothing_is_left();
+    co.assert_nothing_left();
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn a_busy_volume_without_paths_is_unblocked_by_its_unstaging() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     for portal in PORTALS {
-        co.lose(portal);
+        co.bring_down(portal);
     }
     let operation = co.occupy().await;
     let before = co.fake.machine().paused;
@@ -133,9 +133,9 @@ async fn a_busy_volume_without_paths_is_unblocked_by_its_unstaging() {
     assert!(!co.fake.machine().map.as_ref().unwrap().queueing);
     assert_eq!(co.fake.machine().paused, before + REPLACEMENT);
     operation.end().await;
-    // Used again, it queues again.
+    // Once it is used again, it queues again.
     for portal in PORTALS {
-        co.find(portal);
+        co.bring_up(portal);
     }
     co.stage_both().await.unwrap();
     assert!(co.fake.machine().map.as_ref().unwrap().queueing);
@@ -146,9 +146,9 @@ async fn of_two_disks_and_no_multipathd_the_one_in_use_stays() {
     let co = Co::multipath();
     co.stage_both().await.unwrap();
     {
-        let mut world = co.fake.machine();
-        (world.multipathd, world.map) = (None, None);
-        world.mounts.clear();
+        let mut machine = co.fake.machine();
+        (machine.multipathd, machine.map) = (None, None);
+        machine.mounts.clear();
     }
     co.stage_both().await.unwrap();
     assert_eq!(co.fake.machine().sessions.len(), 1);
@@ -161,7 +161,7 @@ async fn of_two_disks_and_no_multipathd_the_one_in_use_stays() {
         assert_eq!(co.fake.machine().sessions.len(), 1, "{portal}");
         assert_eq!(co.fake.machine().mounts, staged);
     }
-    // Nobody chooses between two that are in use.
+    // With two in use, it is an error.
     co.fake.log_in_at(PORTALS[1]);
     co.fake.machine().claimed = true;
     fails(

@@ -1,4 +1,4 @@
-//! The real machine, but for an initiator that is played.
+//! The real host with a simulated iSCSI initiator.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -11,16 +11,16 @@ use super::common;
 use crate::host::linux::Linux;
 use crate::host::{HostError, KernelFiles, Space, Span, Stat, Touched, Via, Who};
 
-/// The real machine with a played initiator: one target, whose LUN is a loop device.
+/// The real host with a simulated initiator: one target, whose LUN is a loop device.
 #[derive(Debug)]
 pub(super) struct SimulatedInitiator {
     linux: Linux,
     dir: tempfile::TempDir,
     pub(super) node: String,
-    /// Kills mkfs after so long.
-    pub(super) patience: std::sync::Mutex<Option<Duration>>,
+    /// The next mkfs is killed after this time.
+    pub(super) mkfs_timeout: std::sync::Mutex<Option<Duration>>,
     /// How long the last mkfs took.
-    pub(super) took: std::sync::Mutex<Duration>,
+    pub(super) mkfs_duration: std::sync::Mutex<Duration>,
 }
 
 impl SimulatedInitiator {
@@ -52,8 +52,8 @@ impl SimulatedInitiator {
             linux,
             dir,
             node,
-            patience: std::sync::Mutex::default(),
-            took: std::sync::Mutex::default(),
+            mkfs_timeout: std::sync::Mutex::default(),
+            mkfs_duration: std::sync::Mutex::default(),
         })
     }
 
@@ -142,10 +142,15 @@ impl Host for Arc<SimulatedInitiator> {
             });
         }
         if cmd.program.starts_with("mkfs") {
-            cmd.deadline = self.patience.lock().unwrap().take().unwrap_or(cmd.deadline);
+            cmd.deadline = self
+                .mkfs_timeout
+                .lock()
+                .unwrap()
+                .take()
+                .unwrap_or(cmd.deadline);
             let started = std::time::Instant::now();
             let exit = self.linux.run(cmd).await;
-            *self.took.lock().unwrap() = started.elapsed();
+            *self.mkfs_duration.lock().unwrap() = started.elapsed();
             return exit;
         }
         self.linux.run(cmd).await
