@@ -92,12 +92,12 @@ pub(super) fn verify(facts: &Facts, init: &Facts, own: &[Cgroup]) -> Result<(), 
     facts
         .cgroups
         .iter()
-        .try_for_each(|cgroup| verify_cgroup(cgroup, own))
+        .try_for_each(|cgroup| outside_of_pods(cgroup, own))
 }
 
 /// The kubelet puts all pods below a cgroup `kubepods` (or `kubepods.slice`), which may be at any level. With `cgroupsPerQOS:
 /// false` it does not, and the container runtime puts all containers below one cgroup, including the driver's.
-fn verify_cgroup(cgroup: &Cgroup, own: &[Cgroup]) -> Result<(), Distrust> {
+fn outside_of_pods(cgroup: &Cgroup, own: &[Cgroup]) -> Result<(), Distrust> {
     let path = &cgroup.path;
     if path.split('/').any(|part| part.starts_with("kubepods")) {
         return Err(Distrust::Pod(path.clone()));
